@@ -1,0 +1,163 @@
+"""The decorator of every command: Hydra composes, help is made of the yaml comments, mistakes become one line."""
+
+import difflib
+import functools
+import logging
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import hydra
+from hydra import compose, initialize_config_dir
+from hydra._internal.utils import get_args_parser
+from hydra.errors import HydraException, InstantiationException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from dataset.errors import UserError
+
+ROOT = Path(__file__).resolve().parent.parent
+CONFIG = ROOT / "config"
+
+
+def command(config_name: str) -> Callable:
+    """Makes `main(cfg)` a command line over `config/<config_name>.yaml`; `python script.py --help` lists every option.
+
+    A `UserError`, and whatever Hydra refuses, ends as one line on stderr and exit code 1.
+    """
+
+    def decorate(main: Callable[[DictConfig], None]) -> Callable[[], None]:
+        @functools.wraps(main)
+        def run() -> None:
+            logging.captureWarnings(True)
+            arguments = get_args_parser().parse_args()
+            own = arguments.config_path is None and arguments.config_name is None
+            if arguments.help and own:
+                print(help_text(config_name, arguments.overrides))
+                return
+            if own and not (arguments.multirun or arguments.hydra_help or arguments.info):
+                _refuse_bad_overrides(config_name, arguments.overrides)
+            hydra.main(version_base="1.3", config_path=str(CONFIG), config_name=config_name)(_guard(main))()
+
+        return run
+
+    return decorate
+
+
+def _guard(main: Callable[[DictConfig], None]) -> Callable[[DictConfig], None]:
+    @functools.wraps(main)
+    def guarded(cfg: DictConfig) -> None:
+        try:
+            main(cfg)
+        except UserError as error:
+            _stop(str(error))
+        except InstantiationException as error:  # a wrong value that a constructor refused
+            cause = error.__cause__
+            if not isinstance(cause, ValueError | TypeError | UserError | ImportError):
+                raise
+            _stop(str(cause))
+        except OmegaConfBaseException as error:
+            _stop(f"{getattr(error, 'full_key', None) or 'config'}: {str(error).splitlines()[0]}")
+
+    return guarded
+
+
+def _stop(message: str) -> None:
+    sys.stdout.flush()
+    sys.stderr.write(f"error: {' '.join(message.split())}\n")
+    sys.exit(1)
+
+
+def _refuse_bad_overrides(config_name: str, overrides: list[str]) -> None:
+    with initialize_config_dir(str(CONFIG), version_base="1.3"):
+        try:
+            compose(config_name, overrides, return_hydra_config=True)
+        except OverrideParseException as error:
+            key, _, value = str(error.override).partition("=")
+            _stop(
+                f"{error.override}: Hydra cannot parse this value; quote it twice, as in "
+                f"'{key}=\"{value}\"' (characters such as = , ( ) [ ] need it)"
+            )
+        except MissingConfigException as error:
+            group, _, name = str(error.missing_cfg_file).rpartition("/")
+            choices = sorted(p.stem for p in (CONFIG / group).glob("*.yaml"))
+            _stop(f"{group}={name}: no such choice; there are {', '.join(choices)}")
+        except (HydraException, OmegaConfBaseException) as error:
+            _stop(_explain(config_name, overrides, error))
+
+
+def _explain(config_name: str, overrides: list[str], error: Exception) -> str:
+    found = re.search(r"Could not override '([^']+)'", str(error))
+    if not found:
+        return str(error).splitlines()[0]
+    key = found.group(1)
+    groups = [o for o in overrides if (CONFIG / o.partition("=")[0]).is_dir()]
+    known = _keys(OmegaConf.to_container(compose(config_name, groups)))
+    close = difflib.get_close_matches(key, known, n=3, cutoff=0.6)
+    close = close or [k for k in known if k.rpartition(".")[2] == key.rpartition(".")[2]]
+    hint = f"; did you mean {' or '.join(close)}?" if close else "; --help lists every option"
+    return f"{key}: unknown key{hint}"
+
+
+def _keys(tree: dict, prefix: str = "") -> list[str]:
+    keys = []
+    for name, value in tree.items():
+        keys.append(f"{prefix}{name}")
+        if isinstance(value, dict):
+            keys += _keys(value, f"{prefix}{name}.")
+    return keys
+
+
+def help_text(config_name: str, overrides: list[str]) -> str:
+    """Every option of a command with its value and the comment that stands beside it in the yaml."""
+    with initialize_config_dir(str(CONFIG), version_base="1.3"):
+        cfg = compose(config_name, overrides, return_hydra_config=True)
+    choices = {k: v for k, v in cfg.hydra.runtime.choices.items() if not k.startswith("hydra/")}
+    lines = [_first_comment(CONFIG / f"{config_name}.yaml"), "", "Options are written key=value. Groups:"]
+    for group, chosen in choices.items():
+        folder = group.split("@")[0]
+        names = sorted(p.stem for p in (CONFIG / folder).glob("*.yaml"))
+        lines.append(f"  {group}={chosen}".ljust(34) + f"# one of {', '.join(names)}")
+    files = [("", CONFIG / f"{config_name}.yaml")]
+    files += [(_package(g), CONFIG / g.split("@")[0] / f"{c}.yaml") for g, c in choices.items() if c]
+    for package, file in files:
+        entries = [(k, c) for k, c in _commented(file) if OmegaConf.select(cfg, _join(package, k)) is not None or c]
+        if entries and file.parent.name != "experiment":
+            lines += ["", f"{file.relative_to(CONFIG)}: {_first_comment(file)}"]
+            for key, comment in entries:
+                value = OmegaConf.select(cfg, _join(package, key), throw_on_missing=False)
+                if not OmegaConf.is_dict(value):
+                    value = "null" if value is None else value
+                    lines.append(f"  {_join(package, key)}={value}".ljust(60) + f" # {comment}")
+    return "\n".join(lines)
+
+
+def _package(group: str) -> str:
+    group, _, package = group.partition("@")
+    return package or group.replace("/", ".")
+
+
+def _join(package: str, key: str) -> str:
+    return f"{package}.{key}" if package else key
+
+
+def _first_comment(file: Path) -> str:
+    first = next(
+        (line for line in file.read_text().splitlines() if line.startswith("# ") and "@package" not in line), ""
+    )
+    return first.removeprefix("# ")
+
+
+def _commented(file: Path) -> list[tuple[str, str]]:
+    """`(dotted key, comment)` of every line `key: value  # comment` of a yaml file."""
+    entries, path = [], []
+    for line in file.read_text().splitlines():
+        match = re.match(r"^( *)([A-Za-z_]\w*):(.*?)(?:\s# (.*))?$", line)
+        if not match or match.group(2) == "defaults":
+            continue
+        depth = len(match.group(1)) // 2
+        path = [*path[:depth], match.group(2)]
+        if match.group(4):
+            entries.append((".".join(path), match.group(4)))
+    return entries

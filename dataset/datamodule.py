@@ -1,0 +1,209 @@
+"""The LightningDataModule: prepared cases, seeded batches, and a position from which a stopped run goes on."""
+
+import logging
+import math
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytorch_lightning as pl
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from dataset.cases import CaseDataset, Source, case_key, prepare_cases, source_folder, stored
+from dataset.errors import UserError
+from dataset.intensity import Window
+from dataset.manifest import SPLITS, write_manifest
+from dataset.sampler import StepBatchSampler
+
+log = logging.getLogger(__name__)
+
+
+class CTDataModule(pl.LightningDataModule):
+    """Batches for training, validation and test out of one source.
+
+    A run is one Lightning epoch of `num_batches` batches: use `max_epochs=1`, `use_distributed_sampler=False` and an
+    integer `val_check_interval`. After `setup()` the attributes `train`, `val` and `test` hold `CaseDataset`s; they
+    may be replaced by a wrapper that takes the same items.
+
+    Args:
+        source: `PhantomSource`, `FolderSource` or anything with their methods.
+        window: HU window: `ctpa`, `lidc`, `wide` or two numbers.
+        batch_size: training samples per batch and process.
+        num_batches: length of the whole training run; one pass over the training set by default.
+        num_workers: loading processes.
+        seed: of the order of samples and of the crops.
+        cache_dir: folder for prepared cases.
+        prepare_workers: processes that prepare cases; one per core by default.
+        crop: voxels `[d, h, w]` of random training crops, or None.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        window="wide",
+        batch_size: int = 1,
+        num_batches: int | None = None,
+        num_workers: int = 0,
+        seed: int = 0,
+        cache_dir: str | Path = "outputs/cache",
+        prepare_workers: int | None = None,
+        crop=None,
+    ):
+        super().__init__()
+        self.source, self.window = source, Window.parse(window)
+        self.batch_size, self.num_batches, self.num_workers = int(batch_size), num_batches, int(num_workers)
+        self.seed, self.cache_dir, self.prepare_workers = int(seed), Path(cache_dir), prepare_workers
+        self.crop = None if crop is None else tuple(int(n) for n in crop)
+        self.train: CaseDataset | Dataset | None = None
+        self.val: CaseDataset | Dataset | None = None
+        self.test: CaseDataset | Dataset | None = None
+        self.batches_done = 0
+        self._protocol: dict | None = None
+
+    @property
+    def manifest_path(self) -> Path:
+        """The table that says which case is in which split."""
+        return source_folder(self.source, self.cache_dir) / "manifest.csv"
+
+    def prepare_data(self) -> None:
+        """Build what is not cached and write the manifest (one process does this).
+
+        Raises:
+            UserError: if something is missing or an input cannot be used.
+        """
+        missing = self.source.missing()
+        if missing:
+            raise UserError(f"missing: {'; '.join(missing)}")
+        paths = prepare_cases(self.source, self.cache_dir, self.prepare_workers)
+        write_manifest(_with_labels(self.source.rows, paths), self.manifest_path)
+
+    def setup(self, stage: str | None = None) -> None:
+        """Open the three splits. A split without a case is served by its neighbour, and a line says so."""
+        self.batches_done = 0  # a checkpoint, loaded after this, sets it
+        if self.train is not None:
+            return
+        paths = prepare_cases(self.source, self.cache_dir, self.prepare_workers)
+        rows = _with_labels(self.source.rows, paths)
+        chosen = {split: np.flatnonzero(rows["split"] == split) for split in SPLITS}
+        if not len(chosen["train"]):
+            raise UserError(f"{self.source.name}: no case in the split train; its manifest or counts must give one")
+        if not len(chosen["val"]):
+            log.warning("%s: no case for validation; validation repeats the training cases", self.source.name)
+            chosen["val"] = chosen["train"]
+        if not len(chosen["test"]):
+            log.warning("%s: no case for the test; the test repeats the validation cases", self.source.name)
+            chosen["test"] = chosen["val"]
+        for split, indices in chosen.items():
+            crop = self.crop if split == "train" else None
+            cases = CaseDataset([paths[i] for i in indices], rows.iloc[indices], self.window, crop, self.seed)
+            setattr(self, split, cases)
+        self._protocol = self._make_protocol(paths, rows)
+
+    def train_dataloader(self) -> DataLoader:
+        """`num_batches` batches in all, of which those that the run has already done are left out."""
+        total = self.num_batches or math.ceil(len(self.train) / self.batch_size)
+        self._reopen_epoch(total)
+        sampler = StepBatchSampler(len(self.train), self.batch_size, total, self.seed, start=self.batches_done)
+        return self._loader(self.train, _StepLoader, batch_sampler=sampler)
+
+    def val_dataloader(self) -> DataLoader:
+        """Validation cases in order, whole, without augmentation."""
+        return self._loader(self.val, batch_size=self.batch_size)
+
+    def test_dataloader(self) -> DataLoader:
+        """Test cases in order, whole, without augmentation."""
+        return self._loader(self.test, batch_size=self.batch_size)
+
+    def _loader(self, dataset: Dataset, kind: type[DataLoader] = DataLoader, **options) -> DataLoader:
+        return kind(
+            dataset,
+            num_workers=self.num_workers,
+            persistent_workers=False,
+            pin_memory=torch.cuda.is_available(),
+            # Without one, each iterator draws from the global generator and so shifts what the model draws after it.
+            generator=torch.Generator().manual_seed(self.seed),
+            **options,
+        )
+
+    def state_dict(self) -> dict:
+        """`{"batches_done": n}`, for the checkpoint.
+
+        Lightning's own counter is the truth: loading processes have fetched further. `processed`, not `ready`: it
+        counts a batch once its optimizer step is done, and it is what Lightning falls back to after an exception.
+        """
+        trainer = self.trainer
+        if trainer is not None and trainer.state.fn == "fit":
+            return {"batches_done": int(trainer.fit_loop.epoch_loop.batch_progress.current.processed)}
+        return {"batches_done": self.batches_done}
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        """Go on behind the last batch that was done. Lightning calls this after `setup`, before the loaders."""
+        self.batches_done = int(state_dict["batches_done"])
+
+    def _reopen_epoch(self, total: int) -> None:
+        """Let a run that had reached its end go on when it has become longer.
+
+        How Lightning 2.6 resumes within an epoch (read in its loops, kept true by the tests):
+        - `fit_loop` asks for the loader after it restored its counters, adds the batches done to the fetcher's
+          count and compares with `len(loader)`: so the length is that of the whole run, only iteration starts later.
+        - A checkpoint of the last batch says `is_last_batch`, and one written at or after the epoch's end says that
+          the epoch is processed; either ends the resumed run at once, whatever the new length. Both are taken back
+          here, which leaves the counters as a checkpoint in the middle of a longer run would have left them.
+        """
+        if self.trainer is None or not 0 < self.batches_done < total:
+            return
+        fit_loop = self.trainer.fit_loop
+        fit_loop.epoch_loop.batch_progress.is_last_batch = False
+        if fit_loop.epoch_progress.current.processed:
+            for counter in (fit_loop.epoch_progress.total, fit_loop.epoch_progress.current):
+                counter.processed -= 1
+                counter.completed = counter.processed
+            fit_loop.restarting = True
+
+    def protocol(self) -> dict:
+        """What a result must say about its data; plain JSON.
+
+        `dataset`, `version`, `window` in HU, `volume_size`, median `spacing` and `extent` in mm
+        `[D, H, W]`, `xray_size`, `views`, `split` counts, and what the source adds.
+        """
+        if self._protocol is None:
+            raise RuntimeError("protocol() needs setup() first")
+        return self._protocol
+
+    def cache_bytes(self) -> int:
+        """Size on disk of the prepared cases of all splits, after `setup()`."""
+        paths = {path for split in (self.train, self.val, self.test) for path in getattr(split, "paths", ())}
+        return sum(path.stat().st_size for path in paths)
+
+    def _make_protocol(self, paths: list[Path], rows: pd.DataFrame) -> dict:
+        spacing = np.median([stored(path, "spacing").numpy() for path in paths], axis=0)
+        size = self.source.describe()["volume_size"]
+        counts = rows["split"].value_counts()
+        return {
+            "version": case_key({"cases": sorted(path.stem for path in paths)}),
+            **self.source.describe(),
+            "window": [self.window.low, self.window.high],
+            "spacing": [round(float(s), 4) for s in spacing],
+            "extent": [round(float(n * s), 2) for n, s in zip(size, spacing, strict=True)],
+            "split": {split: int(counts.get(split, 0)) for split in SPLITS},
+        }
+
+
+class _StepLoader(DataLoader):
+    """A loader whose position the data module keeps; having these two methods tells Lightning that it resumes."""
+
+    def state_dict(self) -> dict:
+        return {}
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        """Nothing to do: the sampler was built with its start."""
+
+
+def _with_labels(rows: pd.DataFrame, paths: list[Path]) -> pd.DataFrame:
+    """Rows whose unknown labels are those that the cases carry (phantoms know theirs once drawn)."""
+    rows = rows.copy()
+    unknown = np.flatnonzero(rows["label"] == -1)
+    found = [stored(paths[i], "label") for i in unknown]
+    rows.loc[rows.index[unknown], "label"] = [-1 if label is None else int(label) for label in found]
+    return rows

@@ -1,0 +1,11 @@
+"""The one exception that reaches the user as a line instead of a traceback."""
+
+
+class UserError(Exception):
+    """A mistake that the user can mend: one line with the file or key, the value found and the remedy.
+
+    `dataset.command.command` prints the line and exits with code 1.
+    """
+
+    def __init__(self, message: str):
+        super().__init__(" ".join(str(message).split()))

@@ -1,0 +1,131 @@
+"""Where things are: patient axes, affines, the X-ray cone beam, and the one place that turns a volume for display.
+
+Volumes are indexed `(D, H, W)`: D inferior to superior, H anterior to posterior, W patient right to left.
+Points are in mm, in the same order `(d, h, w)`, relative to the centre of the volume.
+"""
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+# A pose is a plain vector, so that it batches; these are its entries.
+POSE_FIELDS = (
+    "source_detector",  # mm, source to detector plane (SID)
+    "source_centre",  # mm, source to the isocentre
+    "azimuth",  # degrees around D; 0 = posterior-anterior, 90 = lateral with the source at the patient's right
+    "elevation",  # degrees; positive moves the source upward
+    "centre_d",  # mm, isocentre relative to the centre of the volume
+    "centre_h",
+    "centre_w",
+    "field_height",  # mm on the detector, rows
+    "field_width",  # mm on the detector, columns
+)
+SOURCE_DETECTOR_MM = 1800.0  # erect chest radiograph, PA: 180 cm from tube to detector
+PATIENT_DETECTOR_MM = 30.0  # gap between the volume and the detector plane
+
+
+def make_pose(
+    extent: tuple[float, float, float],
+    azimuth: float = 0.0,
+    elevation: float = 0.0,
+    source_detector: float = SOURCE_DETECTOR_MM,
+) -> Float[Tensor, "9"]:
+    """Cone-beam pose whose square detector field just holds a volume of `extent` mm `(D, H, W)`.
+
+    The centre of the volume lies half its depth plus `PATIENT_DETECTOR_MM` before the detector.
+    """
+    depth, across = (extent[1], extent[2]) if abs(azimuth) % 180 < 45 else (extent[2], extent[1])
+    source_centre = source_detector - depth / 2.0 - PATIENT_DETECTOR_MM
+    nearest = source_centre - depth / 2.0  # the face of the volume that is magnified most
+    field = max(extent[0], across) * source_detector / nearest
+    return torch.tensor(
+        [source_detector, source_centre, azimuth, elevation, 0.0, 0.0, 0.0, field, field], dtype=torch.float32
+    )
+
+
+def unknown_pose(views: int = 1) -> Float[Tensor, "v 9"]:
+    """The pose of a film whose geometry nobody recorded: NaN in every field."""
+    return torch.full((views, len(POSE_FIELDS)), float("nan"))
+
+
+def fill_unknown(pose: Float[Tensor, "*b 9"], extent: tuple[float, float, float]) -> Float[Tensor, "*b 9"]:
+    """Poses in which every unknown one (NaN) is replaced by the nominal PA pose of a volume of `extent` mm."""
+    nominal = make_pose(extent).to(pose)
+    return torch.where(torch.isnan(pose).any(dim=-1, keepdim=True), nominal, pose)
+
+
+def camera_axes(pose: Float[Tensor, "*b 9"]) -> tuple[Tensor, Tensor, Tensor]:
+    """Unit vectors `(…, 3)` in `(d, h, w)`: beam direction (source to detector), image column, image row.
+
+    At azimuth 0 the beam runs posterior to anterior (-h), columns run right to left (+w), rows downward (-d).
+    """
+    azimuth, elevation = torch.deg2rad(pose[..., 2]), torch.deg2rad(pose[..., 3])
+    sin_a, cos_a = torch.sin(azimuth), torch.cos(azimuth)
+    sin_e, cos_e = torch.sin(elevation), torch.cos(elevation)
+    beam = torch.stack([-sin_e, -cos_e * cos_a, cos_e * sin_a], dim=-1)
+    column = torch.stack([torch.zeros_like(sin_a), sin_a, cos_a], dim=-1)
+    row = torch.stack([-cos_e, sin_e * cos_a, -sin_e * sin_a], dim=-1)
+    return beam, column, row
+
+
+def source_position(pose: Float[Tensor, "*b 9"]) -> Float[Tensor, "*b 3"]:
+    """Position of the X-ray source in mm `(d, h, w)` relative to the centre of the volume."""
+    beam, _, _ = camera_axes(pose)
+    return pose[..., 4:7] - beam * pose[..., 1:2]
+
+
+def project(points: Float[Tensor, "*p 3"], pose: Float[Tensor, "9"]) -> Float[Tensor, "*p 2"]:
+    """Detector coordinates of points in mm: `(column, row)` in `[-1, 1]` from edge to edge of the field.
+
+    The order and the range are those of `torch.nn.functional.grid_sample` with `align_corners=False`.
+    """
+    beam, column, row = camera_axes(pose)
+    ray = points - source_position(pose)
+    scale = pose[0] / (ray @ beam)  # central projection: magnification source-detector over distance along the beam
+    return torch.stack([scale * (ray @ column) * 2.0 / pose[8], scale * (ray @ row) * 2.0 / pose[7]], dim=-1)
+
+
+def voxel_centres(
+    size: tuple[int, int, int], extent: tuple[float, float, float], device=None
+) -> Float[Tensor, "d h w 3"]:
+    """Centres of the voxels of a grid that fills `extent` mm, relative to the centre of the volume, in mm."""
+    axes = [
+        ((torch.arange(n, device=device, dtype=torch.float32) + 0.5) / n - 0.5) * length
+        for n, length in zip(size, extent, strict=True)
+    ]
+    return torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)
+
+
+def extent_mm(size, spacing) -> tuple[float, float, float]:
+    """Edge-to-edge size in mm of a grid of `size` voxels with `spacing` mm, both `(D, H, W)`."""
+    return tuple(float(n) * float(s) for n, s in zip(size, spacing, strict=True))
+
+
+def nifti_affine(spacing, centre_ras=(0.0, 0.0, 0.0), size=(1, 1, 1)) -> np.ndarray:
+    """RAS affine `(4, 4)` of a NIfTI whose array axes are `(W, H, D)`, W toward left, H toward posterior, D up.
+
+    `centre_ras` is where the centre of a volume of `size` `(D, H, W)` lies, in mm.
+    """
+    affine = np.diag([-float(spacing[2]), -float(spacing[1]), float(spacing[0]), 1.0])
+    middle = np.array([size[2] - 1, size[1] - 1, size[0] - 1]) / 2.0
+    affine[:3, 3] = np.asarray(centre_ras, dtype=float) - affine[:3, :3] @ middle
+    return affine
+
+
+def display_slice(volume, plane: str, index: int | None = None):
+    """A slice as radiologists read it: superior up, patient's right on the left, anterior on the left in sagittals.
+
+    `volume` is `(D, H, W)`, tensor or array; `plane` is `axial`, `coronal` or `sagittal`; the middle by default.
+    No other function turns a volume for display. Axials are seen from below, anterior up.
+    """
+    axis = {"axial": 0, "coronal": 1, "sagittal": 2}[plane]
+    middle = volume.shape[axis] // 2 if index is None else index
+    if plane == "axial":
+        return volume[middle]
+    flip = torch.flip if isinstance(volume, torch.Tensor) else np.flip
+    return flip(volume[:, middle] if plane == "coronal" else volume[:, :, middle], (0,))
+
+
+DISPLAY_MARKS = {"axial": ("R", "L", "A", "P"), "coronal": ("R", "L", "S", "I"), "sagittal": ("A", "P", "S", "I")}
+"""Marks at the left, right, top and bottom edge of `display_slice`."""

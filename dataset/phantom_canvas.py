@@ -1,0 +1,211 @@
+"""A grid on which anatomy given in mm is painted with smooth edges: the drawing tools of the phantoms.
+
+Body coordinates `(x, y, z)` in mm: x toward the patient's left, y toward the back, z upward. The grid is `(D, H, W)`.
+A field is a distance in mm, negative inside; a coverage is the share of a voxel that a structure fills, 0 to 1.
+"""
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+AIR_HU = -1000.0
+
+
+@dataclass(frozen=True)
+class Posture:
+    """How the patient stands in the field: shift in mm, turn about the long axis in radians, lean in mm per mm."""
+
+    shift: tuple[float, float, float]  # x, y, z
+    turn: float
+    lean: tuple[float, float]  # x and y per z
+
+
+@lru_cache(maxsize=1)
+def _keep_freed_memory() -> None:
+    """Frees one large block that was never touched, once a process.
+
+    glibc then keeps freed blocks up to that size for the next array (its dynamic mmap threshold) instead of returning
+    them to the kernel, whose page faults were a quarter of the time of a phantom. Elsewhere it does nothing.
+    """
+    np.empty(30 << 20, np.uint8)
+
+
+@lru_cache(maxsize=8)
+def _grid(size: tuple, extent: tuple) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Voxel centres along D, H, W in mm from the middle, float32."""
+    shares = [((np.arange(n) + 0.5) / n - 0.5).astype(np.float32) for n in size]
+    return tuple(share * np.float32(length) for share, length in zip(shares, extent, strict=True))
+
+
+class Canvas:
+    """HU without contrast, the enhancement that contrast adds, and labels; painted back to front.
+
+    Attributes:
+        x, y: Body coordinates of every voxel, `(D, H, W)`; z: `(D, 1, 1)`.
+        soft: Width in mm over which an edge goes from 0 to 1: one voxel, as the partial volume of a CT.
+    """
+
+    def __init__(self, size: tuple[int, int, int], extent: tuple[float, float, float], posture: Posture):
+        _keep_freed_memory()
+        self.size, self.posture = size, posture
+        self.spacing = np.array(extent, np.float32) / np.array(size, np.float32)
+        self.soft = float(self.spacing.prod()) ** (1.0 / 3.0)
+        self.coarsest = float(self.spacing.max())
+        self._first = tuple(-length / 2 for length in extent)  # mm, the outer edge of voxel 0, (D, H, W)
+        self._step = tuple(float(s) for s in self.spacing)
+        self._cos, self._sin = float(np.cos(posture.turn)), float(np.sin(posture.turn))
+        grid_z, grid_y, grid_x = _grid(tuple(size), tuple(extent))
+        self.z = (grid_z - np.float32(posture.shift[2]))[:, None, None]
+        shift_x = posture.shift[0] + posture.lean[0] * self.z
+        shift_y = posture.shift[1] + posture.lean[1] * self.z
+        cos, sin = self._cos, self._sin
+        self.x = (cos * grid_x + sin * grid_y[:, None]) - (cos * shift_x + sin * shift_y)
+        self.y = (cos * grid_y[:, None] - sin * grid_x) + (sin * shift_x - cos * shift_y)
+        self.hu = np.full(size, AIR_HU, np.float32)
+        self.enhancement = np.zeros(size, np.float32)
+        self.labels = np.zeros(size, np.uint8)
+
+    def to_grid(self, points: np.ndarray) -> np.ndarray:
+        """Body points `(…, 3)` as `(x, y, z)` to voxel coordinates `(…, 3)` as `(d, h, w)`; 0 is a voxel's centre."""
+        x, y, z = points[..., 0], points[..., 1], points[..., 2]
+        shift, lean = self.posture.shift, self.posture.lean
+        grid_x = self._cos * x - self._sin * y + shift[0] + lean[0] * z
+        grid_y = self._sin * x + self._cos * y + shift[1] + lean[1] * z
+        return (np.stack([z + shift[2], grid_y, grid_x], axis=-1) - self._first) / self.spacing - 0.5
+
+    def box(self, centre, half) -> tuple[slice, slice, slice]:
+        """Slices of the voxels that a box of half sides `half` mm around a body point may touch (may be empty)."""
+        # plain numbers: called some forty times a phantom, where array overhead would be a tenth of the time
+        x, y, z = (float(v) for v in centre)
+        hx, hy, hz = (float(h) + self.soft for h in half)
+        cos, sin = self._cos, self._sin
+        shift, lean = self.posture.shift, self.posture.lean
+        middle = (
+            z + shift[2],
+            sin * x + cos * y + shift[1] + lean[1] * z,
+            cos * x - sin * y + shift[0] + lean[0] * z,
+        )
+        cos, sin = abs(cos), abs(sin)
+        reach = (hz, sin * hx + cos * hy + abs(lean[1]) * hz, cos * hx + sin * hy + abs(lean[0]) * hz)
+        slices = []
+        for at, span, first, step, count in zip(middle, reach, self._first, self._step, self.size, strict=True):
+            at, span = (at - first) / step - 0.5, span / step
+            low = max(math.ceil(at - span), 0)
+            slices.append(slice(low, max(low, min(math.floor(at + span) + 1, count))))
+        return tuple(slices)
+
+    def coverage(self, field: np.ndarray) -> np.ndarray:
+        """Coverage from a distance field in mm."""
+        cover = field * np.float32(-1.0 / self.soft)
+        cover += np.float32(0.5)
+        return np.clip(cover, 0.0, 1.0, out=cover)
+
+    def paint(self, cover, hu, label: int | None = None, enhancement: float | None = None, where=...) -> None:
+        """Blend a structure of `hu` over what is there; `where` are the slices that `cover` belongs to.
+
+        `enhancement` is what contrast adds to its HU. None for either leaves what was there.
+        """
+        if hu is not None:
+            change = hu - self.hu[where]
+            change *= cover
+            self.hu[where] += change
+        if enhancement is not None:
+            change = np.float32(enhancement) - self.enhancement[where]
+            change *= cover
+            self.enhancement[where] += change
+        if label is not None:
+            np.copyto(self.labels[where], np.uint8(label), where=cover > 0.5)
+
+    def paint_spots(self, spots, cover, hu, label: int, enhancement: float | None = None, at_least: float = 0.5):
+        """`paint` for a scattered structure: `spots` are flat voxel numbers, `cover` and `hu` belong to them.
+
+        Voxels that are covered by more than `at_least` get the label.
+        """
+        flat = self.hu.reshape(-1)
+        flat[spots] += cover * (hu - flat[spots])
+        if enhancement is not None:
+            flat = self.enhancement.reshape(-1)
+            flat[spots] += cover * (enhancement - flat[spots])
+        self.labels.reshape(-1)[spots[cover > at_least]] = label
+
+    def ellipsoid(self, centre, half, rotation: np.ndarray | None = None) -> tuple[np.ndarray, tuple]:
+        """Distance field (first order) of an ellipsoid and the slices it belongs to.
+
+        `rotation` has the ellipsoid's axes as rows, in body coordinates.
+        """
+        half = np.asarray(half, np.float64)
+        reach = half if rotation is None else np.sqrt(((rotation * half[:, None]) ** 2).sum(axis=0))
+        where = self.box(centre, reach)
+        x, y, z = self._offsets(where, centre)
+        if rotation is not None:
+            r = rotation.astype(np.float32)
+            x, y, z = (r[i, 0] * x + r[i, 1] * y + r[i, 2] * z for i in range(3))
+        a, b, c = (np.float32(1.0 / h) for h in half)
+        x, y, z = x * a, y * b, z * c
+        x2, y2, z2 = x * x, y * y, z * z
+        level = np.sqrt(x2 + y2 + z2)
+        slope = np.sqrt(x2 * (a * a) + y2 * (b * b) + z2 * (c * c))  # |gradient| of level, times level
+        return (level - 1.0) * level / np.maximum(slope, np.float32(1e-4)), where
+
+    def tube(self, points: np.ndarray, radii: np.ndarray, margin: float = 0.0) -> tuple[np.ndarray, tuple]:
+        """Distance field of a tube through body `points` `(n, 3)` with a radius at each, and its slices.
+
+        The slices reach `margin` mm beyond the tube.
+        """
+        points, radii = np.asarray(points, np.float64), np.asarray(radii, np.float64)
+        reach = radii[:, None] + margin
+        low, high = (points - reach).min(axis=0), (points + reach).max(axis=0)
+        where = self.box((low + high) / 2, (high - low) / 2)
+        field = None
+        for start, end, r0, r1 in zip(points[:-1], points[1:], radii[:-1], radii[1:], strict=True):
+            x, y, z = self._offsets(where, start)
+            ax, ay, az = (np.float32(v) for v in end - start)
+            along = (x * ax + y * ay + z * az) * np.float32(1.0 / max(float(((end - start) ** 2).sum()), 1e-6))
+            np.clip(along, 0.0, 1.0, out=along)
+            x, y, z = x - along * ax, y - along * ay, z - along * az
+            distance = np.sqrt(x * x + y * y + z * z) - (np.float32(r0) + along * np.float32(r1 - r0))
+            field = distance if field is None else np.minimum(field, distance, out=field)
+        return field, where
+
+    def scatter(self, points: np.ndarray, volumes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Flat voxels and coverage of `volumes` in mm^3 deposited at body points: for tubes thinner than a voxel."""
+        place = self.to_grid(points)
+        base = np.floor(place)
+        part = (place - base).astype(np.float32)
+        base = base.astype(np.int64)
+        inside = ((base >= 0) & (base < np.array(self.size) - 1)).all(axis=-1)
+        base, part = base[inside], part[inside]
+        share = (volumes[inside] / self.spacing.prod()).astype(np.float32)
+        stride = np.array([self.size[1] * self.size[2], self.size[2], 1])
+        flat = base @ stride
+        weight = [(1.0 - part[:, axis], part[:, axis]) for axis in range(3)]
+        places, shares = [], []
+        for corner in range(8):
+            i, j, k = corner >> 2, corner >> 1 & 1, corner & 1
+            places.append(flat + (i * stride[0] + j * stride[1] + k))
+            shares.append(share * weight[0][i] * weight[1][j] * weight[2][k])
+        cover = np.bincount(np.concatenate(places), np.concatenate(shares), minlength=int(np.prod(self.size)))
+        spots = np.flatnonzero(cover)
+        return spots, np.minimum(cover[spots], 1.0).astype(np.float32)
+
+    def texture(self, coarse: np.ndarray) -> np.ndarray:
+        """A small random cube `(n, n, n)` stretched over the field by linear interpolation: same at any size."""
+        for axis, count in reversed(list(enumerate(self.size))):  # the longest rows last; no BLAS, whose threads wait
+            at = (np.arange(count) + 0.5) / count * (coarse.shape[axis] - 1)
+            left = np.minimum(at.astype(int), coarse.shape[axis] - 2)
+            part = (at - left).astype(np.float32).reshape([-1 if i == axis else 1 for i in range(3)])
+            low, high = coarse.take(left, axis), coarse.take(left + 1, axis)
+            high -= low
+            high *= part
+            high += low
+            coarse = high
+        return coarse
+
+    def _offsets(self, where: tuple, centre) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        return (
+            self.x[where] - np.float32(centre[0]),
+            self.y[where] - np.float32(centre[1]),
+            self.z[where[0]] - np.float32(centre[2]),
+        )

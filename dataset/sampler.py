@@ -1,0 +1,67 @@
+"""The order of training samples as a pure function of (seed, position), so that a run can stop and go on anywhere."""
+
+from collections.abc import Iterator
+
+import numpy as np
+from torch import distributed
+from torch.utils.data import Sampler
+
+
+class StepBatchSampler(Sampler[list[tuple[int, int]]]):
+    """Batches of `(index, step)`: an endless stream of seeded permutations, cut into batches.
+
+    Epoch `e` of the stream is a permutation seeded by `(seed, e)`; batch `step` is cut out of the stream at
+    `step * batch_size * world size`, across the borders of epochs, and rank `r` takes the r-th slice of it. So the
+    samples of a step depend neither on how often the run was stopped nor on the number of workers, and the global
+    batch not on the number of processes.
+
+    Args:
+        size: number of samples in the data set.
+        batch_size: samples per batch and process.
+        num_batches: length of the whole run in batches; `len()` is this, also where iteration starts later.
+        seed: of the permutations.
+        start: first step to yield.
+
+    Raises:
+        ValueError: if `size`, `batch_size` or `num_batches` is not positive, or `start` negative.
+    """
+
+    def __init__(self, size: int, batch_size: int, num_batches: int, seed: int = 0, start: int = 0):
+        for name, value, lowest in (
+            ("size", size, 1),
+            ("batch_size", batch_size, 1),
+            ("num_batches", num_batches, 1),
+            ("start", start, 0),
+        ):
+            if value < lowest:
+                raise ValueError(f"{name}={value}: must be at least {lowest}")
+        self.size, self.batch_size, self.num_batches = int(size), int(batch_size), int(num_batches)
+        self.seed, self.start = int(seed), int(start)
+        self._epoch, self._order = -1, []
+
+    def __len__(self) -> int:
+        return self.num_batches
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        for step in range(self.start, self.num_batches):
+            yield self.batch(step)
+
+    def batch(self, step: int) -> list[tuple[int, int]]:
+        """The samples `(index, step)` of this process in batch number `step`."""
+        rank, world = _rank_and_world()
+        first = (step * world + rank) * self.batch_size
+        return [(self._index(position), step) for position in range(first, first + self.batch_size)]
+
+    def _index(self, position: int) -> int:
+        epoch, offset = divmod(position, self.size)
+        if epoch != self._epoch:
+            # not torch's generator: on a CPU it takes only the low 32 bits of a seed, too few for two numbers
+            self._epoch = epoch
+            self._order = np.random.default_rng((self.seed, epoch)).permutation(self.size).tolist()
+        return self._order[offset]
+
+
+def _rank_and_world() -> tuple[int, int]:
+    if distributed.is_available() and distributed.is_initialized():
+        return distributed.get_rank(), distributed.get_world_size()
+    return 0, 1

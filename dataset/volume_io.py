@@ -1,0 +1,217 @@
+"""CT volumes in and out: NIfTI and DICOM to HU arrays `(D, H, W)` in one orientation, and back to NIfTI.
+
+`D` runs inferior to superior, `H` anterior to posterior, `W` patient right to left. An oblique volume is turned by the
+nearest of the 24 axis-aligned rotations and flips, never resampled: up to 45 degrees of tilt stay in the array and are
+dropped from its geometry, the spacing stays that of the voxels.
+"""
+
+import logging
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from jaxtyping import Float
+
+from dataset.errors import UserError
+from dataset.files import atomic_path
+from dataset.geometry import nifti_affine
+
+NIFTI_ENDINGS = (".nii.gz", ".nii")
+SYNTHETIC = "SYNTHETIC - not for diagnosis"
+SPACING_MM = (0.05, 50.0)  # outside of this a header is wrong
+SMALLEST = 4  # voxels along each axis
+AIR_BELOW_HU = -900.0  # a volume without anything above it holds nothing
+SOFT_BELOW_HU = -150.0  # a chest without anything below it has no air and no lung: the numbers are not HU
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Volume:
+    """A CT volume.
+
+    Attributes:
+        hu: HU `(D, H, W)`, float32.
+        spacing: mm `(D, H, W)`.
+        centre: where the centre of the volume lies, RAS mm `(right-left, posterior-anterior, inferior-superior)`.
+    """
+
+    hu: Float[np.ndarray, "d h w"]
+    spacing: tuple[float, float, float]
+    centre: tuple[float, float, float] = (0.0, 0.0, 0.0)
+
+    @property
+    def extent(self) -> tuple[float, float, float]:
+        """Edge-to-edge size in mm `(D, H, W)`."""
+        return tuple(n * s for n, s in zip(self.hu.shape, self.spacing, strict=True))
+
+
+def read_volume(path: str | Path) -> Volume:
+    """A CT volume from a NIfTI file, a folder with a DICOM series, or one of several series as `folder#SeriesUID`.
+
+    Raises:
+        UserError: if there is no such file, it is damaged, not 3-dimensional, has NaN or a spacing that cannot be,
+            or holds no HU. The line names the file, what was found and what to do.
+    """
+    text = str(path)
+    folder, _, series = text.partition("#")
+    if Path(text).is_file():
+        volume = _read_nifti(Path(text))
+    elif Path(folder).is_dir():
+        volume = _read_dicom(Path(folder), series)
+    else:
+        raise UserError(f"{path}: no such file or folder; a CT is a .nii, a .nii.gz or a folder with a DICOM series")
+    _check_geometry(volume, path)
+    check_hu(volume.hu, path)
+    return volume
+
+
+def write_nifti(path: str | Path, hu, spacing, centre=(0.0, 0.0, 0.0), description: str = SYNTHETIC) -> None:
+    """Write HU `(D, H, W)` as int16 NIfTI with its affine, atomically.
+
+    `description` goes into the header (79 characters). The default marks what a model made; give your own text, such
+    as "original CT", for what a scanner made.
+    """
+    hu = np.asarray(hu)
+    if hu.ndim != 3:
+        raise ValueError(f"a volume has the shape (D, H, W), found {hu.shape}")
+    path = Path(path)
+    stored = np.rint(np.clip(hu, -32768, 32767)).astype(np.int16).transpose(2, 1, 0)
+    image = nib.Nifti1Image(stored, nifti_affine(spacing, centre, hu.shape))
+    image.header.set_xyzt_units("mm")
+    image.header.set_slope_inter(1.0, 0.0)
+    image.header["descrip"] = description[:79].encode("ascii", "replace")
+    image.set_qform(image.affine, code="scanner")
+    image.set_sform(image.affine, code="scanner")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(path) as temporary:
+        nib.save(image, temporary)
+
+
+def volume_name(path: str | Path) -> str:
+    """The name of a volume file or series folder without its endings."""
+    name = Path(str(path).partition("#")[0]).name
+    for ending in NIFTI_ENDINGS:
+        if name.lower().endswith(ending):
+            return name[: -len(ending)]
+    return name
+
+
+def check_hu(hu: np.ndarray, path: str | Path) -> None:
+    """Refuse numbers that cannot be the HU of a chest.
+
+    Raises:
+        UserError: for NaN or infinity, a constant, nothing above air, grey values, or nothing as dark as air or lung.
+    """
+    if not np.isfinite(hu).all():
+        share = 100.0 * (1.0 - np.isfinite(hu).mean())
+        raise UserError(f"{path}: {share:.2g} % of the voxels are NaN or infinite; replace them by -1024 HU (air)")
+    low, high = float(hu.min()), float(hu.max())
+    found = f"values from {low:g} to {high:g}"
+    if low == high:
+        raise UserError(f"{path}: every voxel is {low:g}; it holds no image, export it again")
+    if high < AIR_BELOW_HU:
+        raise UserError(f"{path}: no HU in range, {found} are all air; export it with its rescale slope and intercept")
+    if low >= 0 and high <= 255:
+        raise UserError(f"{path}: no HU in range, {found} look like 8-bit grey; export the CT in Hounsfield units")
+    if low > SOFT_BELOW_HU:
+        hint = (
+            "subtract 1024 if the rescale intercept was lost" if high > 1500 else "export the CT in Hounsfield units"
+        )
+        raise UserError(f"{path}: no HU in range, {found} hold neither air nor lung; {hint}")
+
+
+def _check_geometry(volume: Volume, path: str | Path) -> None:
+    if not all(SPACING_MM[0] <= s <= SPACING_MM[1] for s in volume.spacing):
+        spacing = ", ".join(f"{s:g}" for s in volume.spacing)
+        raise UserError(f"{path}: voxel spacing [{spacing}] mm (D, H, W); correct the header (affine or pixdim)")
+    if min(volume.hu.shape) < SMALLEST:
+        raise UserError(f"{path}: {list(volume.hu.shape)} voxels are too few for a volume; give the whole CT")
+
+
+def _read_nifti(path: Path) -> Volume:
+    try:
+        image = nib.load(path)
+        shape = image.shape
+        if len(shape) != 3:
+            remedy = "join its slices into one volume" if len(shape) < 3 else "save one 3-dimensional volume of it"
+            raise UserError(f"{path}: {len(shape)} dimensions {list(shape)} where a CT has 3; {remedy}")
+        zooms = _raw_zooms(path, type(image))
+        if not np.isfinite(image.affine).all() or not all(zoom > 0 for zoom in zooms):
+            shown = ", ".join(f"{zoom:g}" for zoom in zooms)
+            raise UserError(f"{path}: voxel spacing [{shown}] mm in the header; correct it (affine and pixdim)")
+        lengths = np.linalg.norm(image.affine[:3, :3], axis=0)
+        if (lengths <= 0).any():
+            raise UserError(f"{path}: the affine has an axis of length 0; correct the header (sform or qform)")
+        if image.header["sform_code"] == 0 and image.header["qform_code"] == 0:
+            log.warning(
+                "%s: no orientation in the header (sform and qform codes are 0); left and right may be wrong", path
+            )
+        # float32 straight from the stored integers: slope and intercept are applied per voxel, once
+        oriented = image.as_reoriented(_turn(image.affine, "SPL"))
+        hu = np.ascontiguousarray(oriented.get_fdata(dtype=np.float32, caching="unchanged"))
+    except (EOFError, zlib.error, OSError, ValueError, nib.filebasedimages.ImageFileError) as error:
+        raise UserError(f"{path}: damaged or not NIfTI ({error}); copy or export it again") from error
+    spacing = tuple(float(s) for s in np.linalg.norm(oriented.affine[:3, :3], axis=0))
+    middle = (np.array(hu.shape) - 1) / 2.0
+    centre = oriented.affine[:3, :3] @ middle + oriented.affine[:3, 3]
+    return Volume(hu, spacing, tuple(float(c) for c in centre))
+
+
+def _raw_zooms(path: Path, kind: type[nib.Nifti1Image]) -> list[float]:
+    """`pixdim` as it stands in the file: nibabel turns a zero into 1 mm when it loads."""
+    with nib.openers.ImageOpener(path) as file:
+        return [abs(float(zoom)) for zoom in kind.header_class.from_fileobj(file, check=False)["pixdim"][1:4]]
+
+
+def _turn(affine: np.ndarray, axcodes: str) -> np.ndarray:
+    """The nearest axis-aligned turn from `affine` to array axes that grow toward `axcodes`."""
+    return nib.orientations.ornt_transform(nib.io_orientation(affine), nib.orientations.axcodes2ornt(tuple(axcodes)))
+
+
+def _read_dicom(folder: Path, series: str) -> Volume:
+    import SimpleITK as sitk
+
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)  # what matters in ITK's warnings is raised below
+    reader = sitk.ImageSeriesReader()
+    found = reader.GetGDCMSeriesIDs(str(folder))
+    if not found:
+        raise UserError(f"{folder}: no DICOM series in this folder; give the folder that holds the slices")
+    if series and series not in found:
+        raise UserError(f"{folder}: no series {series}; found {', '.join(found)}")
+    if not series and len(found) > 1:
+        raise UserError(f"{folder}: {len(found)} DICOM series; name one as {folder}#{found[0]}")
+    reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(folder), series or found[0]))
+    reader.MetaDataDictionaryArrayUpdateOn()
+    try:
+        image = reader.Execute()
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise UserError(f"{folder}: the DICOM series cannot be read ({reason}); copy or export it again") from error
+    if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
+        raise UserError(
+            f"{folder}: {image.GetDimension()} dimensions where a CT has 3; give one series of single slices"
+        )
+    _check_slices(reader, image.GetSize()[2], folder)
+    image = sitk.DICOMOrient(image, "LPS")
+    hu = sitk.GetArrayFromImage(image).astype(np.float32)
+    middle = [(n - 1) / 2.0 for n in image.GetSize()]
+    left, posterior, superior = image.TransformContinuousIndexToPhysicalPoint(middle)
+    return Volume(hu, tuple(float(s) for s in image.GetSpacing()[::-1]), (-left, -posterior, superior))
+
+
+def _check_slices(reader, count: int, folder: Path) -> None:
+    """A slice that is missing, damaged or there twice: the reader would spread the others evenly over the gap."""
+    first = [float(v) for v in reader.GetMetaData(0, "0020|0037").split("\\")]
+    normal = np.cross(first[:3], first[3:])
+    places = [[float(v) for v in reader.GetMetaData(i, "0020|0032").split("\\")] for i in range(count)]
+    gaps = np.abs(np.diff(np.array(places) @ normal))
+    usual = float(np.median(gaps))
+    odd = int((np.abs(gaps - usual) > 0.1 * usual).sum())
+    if odd:
+        raise UserError(
+            f"{folder}: slices lie {gaps.min():g} to {gaps.max():g} mm apart, usually {usual:g} ({odd} odd gaps); "
+            "a slice is missing, damaged or there twice: export the whole series again"
+        )

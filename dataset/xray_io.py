@@ -1,0 +1,158 @@
+"""An X-ray from any common file to one grey image: bright bone, square, in [0, 1].
+
+PNG and JPEG of 8 or 16 bits, DICOM and NIfTI. DICOM states its polarity and is inverted where it says so; the other
+formats cannot, and are taken as they are displayed: bright bone. A NIfTI is turned by its affine: columns run toward
+the patient's left, rows downward (or, where it was saved as an axial slice, toward posterior).
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from dataset.drr import scale_xray
+from dataset.errors import UserError
+from dataset.volume_io import NIFTI_ENDINGS
+
+XRAY_ENDINGS = (".png", ".jpg", ".jpeg", ".dcm", ".dicom", *NIFTI_ENDINGS)
+COLOUR_TOLERANCE = 0.02  # of the range: JPEG's colour channels of a grey image differ by rounding
+SMALLEST = 16  # pixels along each side
+LARGEST_ASPECT = 3.0  # a strip is no chest X-ray
+
+
+def read_xray(path: str | Path, size: tuple[int, int] = (128, 128)) -> Float[Tensor, "h w"]:
+    """The X-ray in `[0, 1]`, MONOCHROME2 (bright bone), row 0 superior, scaled by `dataset.drr.scale_xray`.
+
+    A film that is not square is padded with 0 around its middle, after scaling; then it is resized with a low-pass.
+
+    Raises:
+        UserError: for a file that is missing or damaged, not an image, in colour, with an alpha channel, with several
+            frames, or all one value. The line names the file and the remedy.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; give an X-ray as PNG, JPEG, DICOM or NIfTI")
+    lower = path.name.lower()
+    if lower.endswith(NIFTI_ENDINGS):
+        image = _read_nifti(path)
+    elif lower.endswith((".dcm", ".dicom")) or _has_dicom_mark(path):
+        image = _read_dicom(path)
+    else:
+        image = _read_picture(path)
+    _check(image, path)
+    scaled = scale_xray(torch.from_numpy(np.ascontiguousarray(image, dtype=np.float32)))
+    return resize_xray(scaled, size).clamp(0.0, 1.0)
+
+
+def resize_xray(image: Float[Tensor, "h w"], size: tuple[int, int]) -> Float[Tensor, "rows columns"]:
+    """Padded with 0 to the aspect of `size` around its middle, then resized with a low-pass."""
+    height, width = image.shape
+    wanted_height = max(height, round(width * size[0] / size[1]))
+    wanted_width = max(width, round(wanted_height * size[1] / size[0]))
+    top, left = (wanted_height - height) // 2, (wanted_width - width) // 2
+    pad = (left, wanted_width - width - left, top, wanted_height - height - top)
+    return F.interpolate(F.pad(image, pad)[None, None], size=tuple(size), mode="bilinear", antialias=True)[0, 0]
+
+
+def find_xrays(folder: str | Path) -> list[Path]:
+    """X-ray files directly in a folder, sorted by name.
+
+    Raises:
+        UserError: if there is none.
+    """
+    folder = Path(folder)
+    found = sorted(p for p in folder.iterdir() if p.name.lower().endswith(XRAY_ENDINGS) and not p.name.startswith("."))
+    if not found:
+        raise UserError(f"{folder}: no X-ray in it; give files ending in {', '.join(XRAY_ENDINGS)}")
+    return found
+
+
+def _check(image: np.ndarray, path: Path) -> None:
+    if image.ndim != 2:
+        raise UserError(f"{path}: shape {list(image.shape)} where an X-ray is one grey image; export a single frame")
+    if not np.isfinite(image).all():
+        raise UserError(f"{path}: pixels that are NaN or infinite; export the X-ray again")
+    if min(image.shape) < SMALLEST or max(image.shape) > LARGEST_ASPECT * min(image.shape):
+        raise UserError(f"{path}: {image.shape[1]}x{image.shape[0]} pixels; give a whole frontal chest X-ray")
+    # The percentiles that scale an X-ray must differ too: one bright pixel on a blank image is still blank.
+    low, high = np.percentile(image, [0.5, 99.5])
+    if not high > low:
+        raise UserError(f"{path}: (almost) every pixel is {np.median(image):g}; the image is blank, export it again")
+
+
+def _read_picture(path: Path) -> np.ndarray:
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as picture:
+            picture.load()
+            mode, frames = picture.mode, getattr(picture, "n_frames", 1)
+            transparent = "transparency" in picture.info
+            array = np.asarray(picture.convert("RGB") if mode == "P" else picture)
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(f"{path}: not an image or damaged ({error}); give a PNG, JPEG, DICOM or NIfTI file") from error
+    if frames > 1:
+        raise UserError(f"{path}: {frames} frames where an X-ray is one image; export a single frame")
+    if mode in ("RGBA", "LA", "PA", "RGBa", "La") or transparent:
+        raise UserError(f"{path}: has an alpha channel (mode {mode}); export it as grey without transparency")
+    if mode in ("L", "I", "F", "1") or mode.startswith("I;16"):
+        return array.astype(np.float32)
+    if mode not in ("RGB", "P"):
+        raise UserError(f"{path}: colour mode {mode}; export it as a grey PNG")
+    array = array.astype(np.float32)
+    if float((array.max(axis=2) - array.min(axis=2)).max()) > COLOUR_TOLERANCE * 255.0:
+        raise UserError(f"{path}: a colour image where an X-ray is grey; export the X-ray itself, without overlays")
+    return array.mean(axis=2)
+
+
+def _read_dicom(path: Path) -> np.ndarray:
+    import pydicom
+    from pydicom.pixels import apply_modality_lut, apply_voi_lut
+
+    try:
+        header = pydicom.dcmread(path)
+        if "PixelData" not in header:
+            raise UserError(f"{path}: a DICOM file without pixel data; give the image itself")
+        photometric = str(header.get("PhotometricInterpretation", "MONOCHROME2"))
+        if photometric not in ("MONOCHROME1", "MONOCHROME2"):
+            raise UserError(f"{path}: {photometric} where an X-ray is grey; export it as MONOCHROME2")
+        pixels = header.pixel_array
+    except (pydicom.errors.InvalidDicomError, AttributeError, RuntimeError, ValueError, OSError, KeyError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{path}: not readable as DICOM ({reason}); export it uncompressed or as PNG") from error
+    rescaled = apply_modality_lut(pixels, header)
+    if "VOILUTSequence" in header:  # a table, looked up by whole numbers
+        rescaled = np.rint(rescaled).astype(np.int64)
+    image = apply_voi_lut(rescaled, header).astype(np.float32)
+    inverse = str(header.get("PresentationLUTShape", "")).upper() == "INVERSE"
+    return image.max() - image if (photometric == "MONOCHROME1") or inverse else image
+
+
+def _read_nifti(path: Path) -> np.ndarray:
+    import zlib
+
+    import nibabel as nib
+
+    try:
+        image = nib.load(path)
+        array = image.get_fdata(dtype=np.float32)
+    except (EOFError, zlib.error, OSError, ValueError, TypeError, nib.filebasedimages.ImageFileError) as error:
+        raise UserError(f"{path}: damaged or not NIfTI ({error}); copy or export it again") from error
+    axes = [axis for axis, n in enumerate(array.shape) if n > 1]
+    if len(axes) != 2 or max(axes) > 2:
+        raise UserError(f"{path}: shape {list(array.shape)} where an X-ray is one slice; give a PNG, JPEG or DICOM")
+    codes = nib.aff2axcodes(image.affine)
+    array = np.squeeze(array)
+    for axis, code in enumerate(codes[a] for a in axes):
+        if code in "RAS":  # turned to grow toward left, posterior or inferior
+            array = np.flip(array, axis)
+    across = [codes[a] in "LR" for a in axes]
+    return array.T if across[0] or not across[1] else array  # the left-right axis becomes the columns
+
+
+def _has_dicom_mark(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(132)[128:] == b"DICM"

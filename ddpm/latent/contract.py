@@ -1,0 +1,81 @@
+"""What every latent encoder of CT does: raw volume to raw latents to whitened latents, and back, frozen.
+
+The whitening per channel lives inside the encoder (as in Karras et al., "Analyzing and Improving the Training Dynamics
+of Diffusion Models", 2024): the denoiser sees about zero mean and unit deviation, and no range is typed into a config.
+"""
+
+import hashlib
+
+import torch
+from diffusers import ConfigMixin, ModelMixin
+from jaxtyping import Float
+from torch import Tensor
+
+
+class LatentEncoder(ModelMixin, ConfigMixin):
+    """Base of the encoders. A subclass calls `_make_statistics(channels)` and writes `encode_raw` and `decode_raw`.
+
+    Volumes are `(b, 1, D, H, W)` in [-1, 1]; latents `(b, c, d, h, w)`.
+    """
+
+    def _make_statistics(self, channels: int) -> None:
+        self.register_buffer("latent_mean", torch.zeros(channels))
+        self.register_buffer("latent_std", torch.ones(channels))
+        self.register_buffer("measured", torch.zeros((), dtype=torch.bool))
+
+    def encode_raw(self, volume: Float[Tensor, "b 1 D H W"]) -> Float[Tensor, "b c d h w"]:
+        """Latents as the network gives them: the mean of a posterior, never a sample of it."""
+        raise TypeError(f"{type(self).__name__} has no encode_raw")
+
+    def decode_raw(self, raw: Float[Tensor, "b c d h w"]) -> Float[Tensor, "b 1 D H W"]:
+        """Volume of raw latents, not clipped."""
+        raise TypeError(f"{type(self).__name__} has no decode_raw")
+
+    def measure(self, raw: Float[Tensor, "n c d h w"]) -> None:
+        """Stores mean and standard deviation per channel of raw training latents."""
+        std, mean = torch.std_mean(raw.float(), dim=(0, 2, 3, 4))
+        self.latent_mean.copy_(mean)
+        self.latent_std.copy_(std.clamp_min(1e-6))
+        self.measured.fill_(True)
+
+    def whiten(self, raw: Float[Tensor, "b c d h w"]) -> Float[Tensor, "b c d h w"]:
+        """Raw to whitened latents.
+
+        Raises:
+            RuntimeError: before `measure`.
+        """
+        if not self.measured:
+            raise RuntimeError("latent statistics were not measured: call measure(raw training latents) first")
+        return (raw - _channels(self.latent_mean)) / _channels(self.latent_std)
+
+    def colour(self, latents: Float[Tensor, "b c d h w"]) -> Float[Tensor, "b c d h w"]:
+        """Inverse of `whiten`."""
+        return latents * _channels(self.latent_std) + _channels(self.latent_mean)
+
+    @torch.no_grad()
+    def encode(self, volume: Float[Tensor, "b 1 D H W"]) -> Float[Tensor, "b c d h w"]:
+        """Whitened latents of volumes in [-1, 1]."""
+        return self.whiten(self.encode_raw(volume))
+
+    def decode(self, latents: Float[Tensor, "b c d h w"]) -> Float[Tensor, "b 1 D H W"]:
+        """Volumes in [-1, 1] of whitened latents; differentiable, so that losses on the volume reach the denoiser."""
+        return self.decode_raw(self.colour(latents)).clamp(-1.0, 1.0)
+
+    @torch.no_grad()
+    def latent_shape(self, volume_size: tuple[int, int, int]) -> tuple[int, int, int, int]:
+        """`(c, d, h, w)` of the latents of a volume, found by encoding one."""
+        device = self.latent_mean.device
+        return tuple(self.encode_raw(torch.zeros(1, 1, *volume_size, device=device)).shape[1:])
+
+    def fingerprint(self) -> str:
+        """16 hex digits that change with any weight, but not with the statistics: the key of cached raw latents."""
+        digest = hashlib.sha256(type(self).__name__.encode())
+        for name, value in sorted(self.state_dict().items()):
+            if name not in ("latent_mean", "latent_std", "measured"):
+                digest.update(name.encode())
+                digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+
+def _channels(x: Float[Tensor, " c"]) -> Float[Tensor, "1 c 1 1 1"]:
+    return x.view(1, -1, 1, 1, 1)

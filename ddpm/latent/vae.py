@@ -1,0 +1,72 @@
+"""Latents of a 2D SDXL VAE applied slice by slice along D, under a memory bound."""
+
+import torch
+from diffusers import AutoencoderKL, AutoencoderTiny
+from diffusers.configuration_utils import register_to_config
+from jaxtyping import Float
+from torch import Tensor
+
+from ddpm.latent.contract import LatentEncoder
+
+VAE_CLASSES = {cls.__name__: cls for cls in (AutoencoderKL, AutoencoderTiny)}
+
+
+class SliceVAELatents(LatentEncoder):
+    """A frozen 2D autoencoder of diffusers behind the contract; latents `(b, c, D, H/8, W/8)`.
+
+    Grey goes in as three equal channels and comes out as their mean. Scaling and shift come from the VAE's own config,
+    and of a posterior the mean is taken.
+
+    Args:
+        vae_class: `AutoencoderKL` or `AutoencoderTiny`.
+        vae: its constructor arguments.
+        source: hub id or path that it came from, for the record.
+        slices_per_batch: axial slices encoded or decoded at once: bounds the memory.
+    """
+
+    @register_to_config
+    def __init__(self, vae_class: str, vae: dict, source: str = "", slices_per_batch: int = 8):
+        super().__init__()
+        if vae_class not in VAE_CLASSES:
+            raise ValueError(f"vae_class={vae_class}: choose one of {', '.join(VAE_CLASSES)}")
+        self.network = VAE_CLASSES[vae_class](**vae)
+        self._make_statistics(self.network.config.latent_channels)
+        self.eval().requires_grad_(False)
+
+    @classmethod
+    def from_vae(cls, vae: AutoencoderKL | AutoencoderTiny, source: str, slices_per_batch: int = 8):
+        """The encoder of a loaded VAE, in float32: the SDXL VAE overflows in float16."""
+        config = {k: v for k, v in dict(vae.config).items() if not k.startswith("_")}
+        encoder = cls(type(vae).__name__, config, source, slices_per_batch)
+        encoder.network.load_state_dict(vae.float().state_dict())
+        return encoder
+
+    def encode_raw(self, volume: Float[Tensor, "b 1 D H W"]) -> Float[Tensor, "b c d h w"]:
+        """Posterior means, scaled as the VAE's config says."""
+        b = volume.shape[0]
+        slices = volume.movedim(2, 1).flatten(0, 1).expand(-1, 3, -1, -1)
+        latents = torch.cat([self._encode_slices(chunk) for chunk in slices.split(self.config.slices_per_batch)])
+        return latents.unflatten(0, (b, -1)).movedim(1, 2)
+
+    def decode_raw(self, raw: Float[Tensor, "b c d h w"]) -> Float[Tensor, "b 1 D H W"]:
+        """Decodes slice by slice and averages the three channels."""
+        b = raw.shape[0]
+        slices = raw.movedim(2, 1).flatten(0, 1)
+        images = torch.cat([self._decode_slices(chunk) for chunk in slices.split(self.config.slices_per_batch)])
+        return images.mean(dim=1, keepdim=True).unflatten(0, (b, -1)).movedim(1, 2)
+
+    def _encode_slices(self, images: Tensor) -> Tensor:
+        encoded = self.network.encode(images)
+        latents = encoded.latents if isinstance(self.network, AutoencoderTiny) else encoded.latent_dist.mode()
+        return (latents - self._shift) * self._scale
+
+    def _decode_slices(self, latents: Tensor) -> Tensor:
+        return self.network.decode(latents / self._scale + self._shift).sample
+
+    @property
+    def _scale(self) -> float:
+        return float(self.network.config.scaling_factor or 1.0)
+
+    @property
+    def _shift(self) -> float:
+        return float(getattr(self.network.config, "shift_factor", None) or 0.0)

@@ -1,0 +1,225 @@
+"""Training of the denoiser: noise, condition dropping, EMA, and validation at fixed noise and timesteps."""
+
+from contextlib import contextmanager
+from functools import partial
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from diffusers.optimization import get_cosine_schedule_with_warmup
+from diffusers.training_utils import EMAModel
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from dataset.geometry import fill_unknown
+from ddpm.checkpoint import FORMAT, component
+from ddpm.latent.contract import LatentEncoder
+from ddpm.lifting import RayLift
+from ddpm.losses import pointwise_loss
+from ddpm.objective import NoiseObjective, NoiseSchedule
+from ddpm.pipeline import XrayToCTPipeline
+from ddpm.unet import UNet3D
+from ddpm.xray_encoder.contract import XrayEncoder
+
+VALIDATION_LEVELS = 8  # timesteps at which every validation case is judged, evenly spread
+
+
+class DDPMModule(pl.LightningModule):
+    """Latent diffusion conditioned on X-rays.
+
+    Batches are dicts with whitened `latent` `(b, c, d, h, w)`, `xray`, `pose`, `spacing`, `index` and `step`.
+
+    Args:
+        latent_encoder: frozen; it stays outside the registered modules, so that no optimizer, EMA or device copy
+            meets it, and is written once into a checkpoint.
+        optimizer: partial, completed with the parameters that train.
+        num_batches: length of the training in batches; `accumulate` batches make one step of the optimizer.
+        volume_size: voxels `(D, H, W)` of the CT behind the latents.
+        condition_drop: probability that a sample trains without its X-ray, so that guidance works.
+        freeze_xray_encoder: leaves a pretrained X-ray encoder as it is.
+        protocol: plain JSON about the data that generation needs (window, sizes, extent); written into checkpoints.
+    """
+
+    def __init__(
+        self,
+        denoiser: UNet3D,
+        xray_encoder: XrayEncoder,
+        lift: RayLift,
+        latent_encoder: LatentEncoder,
+        objective: NoiseObjective,
+        optimizer: partial,
+        num_batches: int,
+        volume_size: tuple[int, int, int],
+        protocol: dict,
+        loss_type: str = "l2",
+        warmup_steps: int = 50,
+        accumulate: int = 1,
+        ema_decay: float = 0.999,
+        condition_drop: float = 0.1,
+        freeze_xray_encoder: bool = False,
+        seed: int = 0,
+    ):
+        super().__init__()
+        self.trained = nn.ModuleDict({"denoiser": denoiser, "xray_encoder": xray_encoder, "lift": lift})
+        if freeze_xray_encoder:
+            xray_encoder.requires_grad_(False)
+        self._frozen = (latent_encoder.eval().requires_grad_(False),)
+        self.objective, self.schedule = objective, NoiseSchedule(objective)
+        self.optimizer, self.num_batches, self.accumulate = optimizer, num_batches, accumulate
+        self.warmup_steps, self.loss = warmup_steps, pointwise_loss(loss_type)
+        self.volume_size, self.protocol = tuple(volume_size), protocol
+        self.condition_drop, self.freeze_xray_encoder, self.seed = condition_drop, freeze_xray_encoder, seed
+        # a warm-up of the decay: early averages forget the initial weights
+        self.ema = EMAModel(self._trainable(), decay=ema_decay, use_ema_warmup=True, power=0.75, foreach=True)
+        self._swapped = False
+
+    @property
+    def latent_encoder(self) -> LatentEncoder:
+        """The frozen encoder."""
+        return self._frozen[0]
+
+    def _parameters(self) -> list[nn.Parameter]:
+        return [p for p in self.trained.parameters() if p.requires_grad]
+
+    def configure_optimizers(self) -> dict:
+        """Only what trains; linear warm-up, then cosine to zero, counted in steps of the optimizer."""
+        optimizer = self.optimizer(self._trainable())
+        steps = max(1, self.num_batches // self.accumulate)
+        schedule = get_cosine_schedule_with_warmup(optimizer, self.warmup_steps, steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def predict(
+        self, noisy: Tensor, timestep: Int[Tensor, " b"], batch: dict, keep: Float[Tensor, " b"]
+    ) -> Float[Tensor, "b c d h w"]:
+        """The denoiser's prediction for noisy latents of a batch."""
+        size = torch.tensor(self.volume_size, device=noisy.device)
+        extent = batch["spacing"] * size
+        pose = torch.stack([fill_unknown(p, tuple(e.tolist())) for p, e in zip(batch["pose"], extent, strict=True)])
+        encoded = self.trained["xray_encoder"](batch["xray"])
+        features = self.trained["lift"](encoded.maps, pose, extent, tuple(noisy.shape[2:]))
+        return self.trained["denoiser"](noisy, timestep, encoded.embedding.mean(dim=1), features, keep)
+
+    def losses(self, batch: dict, eps: Tensor, timestep: Tensor, keep: Tensor) -> Float[Tensor, " b"]:
+        """Weighted loss of each sample of a batch at given noise, timesteps and conditioning."""
+        clean = batch["latent"]
+        prediction = self.predict(self.schedule.add_noise(clean, eps, timestep), timestep, batch, keep)
+        error = self.loss(prediction.float(), self.schedule.target(clean, eps, timestep))
+        return error.mean(dim=(1, 2, 3, 4)) * self.schedule.weight(timestep)
+
+    def training_step(self, batch: dict, batch_idx: int) -> Tensor:
+        """Noise, timestep and drop of each sample depend on (seed, step, index) alone: see `dataset.sampler`."""
+        eps, timestep, keep = self._draw(batch)
+        loss = self.losses(batch, eps, timestep, keep).mean()
+        if not torch.isfinite(loss):
+            raise FloatingPointError(
+                f"the loss is {float(loss)} at batch {int(batch['step'][0])}: lower model.train_lr or set "
+                "model.precision=32; the last checkpoint is untouched"
+            )
+        self.log("train/loss", loss.detach(), prog_bar=True)
+        return loss
+
+    def on_train_batch_end(self, outputs, batch: dict, batch_idx: int) -> None:
+        """The average follows every step of the optimizer, from the first on."""
+        if (batch_idx + 1) % self.accumulate == 0:
+            self.ema.to(self.device)
+            self.ema.step(self._trainable())
+
+    def validation_step(self, batch: dict, batch_idx: int) -> None:
+        """Loss at the same noise and timesteps for every checkpoint, so that the curve means something."""
+        clean = batch["latent"]
+        levels = (torch.arange(VALIDATION_LEVELS) + 0.5) * self.objective.timesteps / VALIDATION_LEVELS
+        keep = clean.new_ones(len(clean))
+        total = clean.new_zeros(())
+        for k, level in enumerate(levels.long()):
+            eps = torch.stack([_normal(clean.shape[1:], (self.seed, int(i), k)) for i in batch["index"]]).to(clean)
+            total = total + self.losses(batch, eps, level.to(clean.device).expand(len(clean)), keep).mean()
+        self.log("val/loss", total / VALIDATION_LEVELS, prog_bar=True, batch_size=len(clean), sync_dist=True)
+
+    @contextmanager
+    def averaged_weights(self):
+        """Inside, the module holds the averaged weights."""
+        self._use_average()
+        try:
+            yield
+        finally:
+            self._use_raw()
+
+    def on_validation_start(self) -> None:
+        """Validation judges the averaged weights."""
+        self._use_average()
+
+    def on_validation_end(self) -> None:
+        """Training goes on with the raw ones."""
+        self._use_raw()
+
+    def on_exception(self, exception: BaseException) -> None:
+        """An exception during validation must not leave the averages where the raw weights belong."""
+        self._use_raw()
+
+    def pipeline(self) -> XrayToCTPipeline:
+        """The generating pipeline over the present weights of this module (shared, not copied)."""
+        return XrayToCTPipeline(
+            **dict(self.trained.items()),
+            latent_encoder=self.latent_encoder.to(self.device),
+            scheduler=self.objective.scheduler(),
+            protocol=self.protocol,
+        )
+
+    def on_save_checkpoint(self, checkpoint: dict) -> None:
+        """Adds what rebuilds the pipeline: averaged weights, latent encoder, and a header of plain JSON."""
+        self._use_raw()
+        names = [n for n, p in self.trained.named_parameters() if p.requires_grad]
+        averages = {n: a.detach().clone() for n, a in zip(names, self.ema.shadow_params, strict=True)}
+        checkpoint["ema"] = averages
+        checkpoint["ema_steps"] = int(self.ema.optimization_step)
+        prefixed = self.latent_encoder.state_dict(prefix="latent_encoder.")
+        checkpoint["latent_encoder"] = {k: v.detach().cpu() for k, v in prefixed.items()}
+        checkpoint["state_dict"] = {k.removeprefix("trained."): v for k, v in checkpoint["state_dict"].items()}
+        components = {name: component(module, f"{name}.") for name, module in self.trained.items()}
+        components["latent_encoder"] = component(self.latent_encoder, "latent_encoder.")
+        components["scheduler"] = component(self.objective.scheduler())
+        checkpoint["header"] = {
+            "format": FORMAT,
+            "stage": "ddpm",
+            "components": components,
+            "protocol": self.protocol,
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict) -> None:
+        """Restores the averages; the rest is Lightning's."""
+        names = [n for n, p in self.trained.named_parameters() if p.requires_grad]
+        self.ema.shadow_params = [checkpoint["ema"][name].clone() for name in names]
+        self.ema.optimization_step = checkpoint["ema_steps"]
+        checkpoint["state_dict"] = {f"trained.{k}": v for k, v in checkpoint["state_dict"].items()}
+
+    def _draw(self, batch: dict) -> tuple[Tensor, Tensor, Tensor]:
+        clean = batch["latent"]
+        eps, timestep, keep = [], [], []
+        for step, index in zip(batch["step"].tolist(), batch["index"].tolist(), strict=True):
+            generator = _generator((self.seed, step, index))
+            timestep.append(self.objective.draw_timestep(generator))
+            keep.append(float(torch.rand((), generator=generator) >= self.condition_drop))
+            eps.append(torch.randn(clean.shape[1:], generator=generator))
+        device = clean.device
+        return torch.stack(eps).to(device), torch.tensor(timestep, device=device), torch.tensor(keep, device=device)
+
+    def _use_average(self) -> None:
+        if not self._swapped:
+            self.ema.to(self.device)
+            self.ema.store(self._trainable())
+            self.ema.copy_to(self._trainable())
+            self._swapped = True
+
+    def _use_raw(self) -> None:
+        if self._swapped:
+            self.ema.restore(self._trainable())
+            self._swapped = False
+
+
+def _generator(words: tuple[int, ...]) -> torch.Generator:
+    state = np.random.SeedSequence([abs(int(w)) for w in words]).generate_state(1, np.uint64)[0]
+    return torch.Generator().manual_seed(int(state >> np.uint64(1)))
+
+
+def _normal(shape: torch.Size, words: tuple[int, ...]) -> Tensor:
+    return torch.randn(shape, generator=_generator(words))

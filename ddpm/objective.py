@@ -1,0 +1,111 @@
+"""What the denoiser learns to predict: noise schedule, target, weight, and the way back to clean latents."""
+
+from dataclasses import dataclass
+
+import torch
+from diffusers import DDPMScheduler
+from jaxtyping import Float, Int
+from torch import Tensor
+
+PREDICTIONS = ("epsilon", "v_prediction", "sample")
+
+
+@dataclass(frozen=True)
+class NoiseObjective:
+    """A diffusers schedule and one of three targets (Ho et al. 2020; Salimans and Ho 2022 for v).
+
+    Args:
+        timesteps: T.
+        schedule: diffusers' name (`squaredcos_cap_v2` is the cosine schedule of Nichol and Dhariwal 2021).
+        prediction: `epsilon`, `v_prediction` or `sample`.
+        zero_terminal_snr: the last timestep is pure noise (Lin et al., "Common Diffusion Noise Schedules and Sample
+            Steps Are Flawed", 2024).
+        min_snr_gamma: caps the weight of easy timesteps (Hang et al., "Efficient Diffusion Training via Min-SNR
+            Weighting Strategy", 2023); None weighs all alike.
+        timestep_power: 1 draws timesteps uniformly; k > 1 draws T·u^(1/k), more often the noisy ones.
+
+    Raises:
+        ValueError: for an unknown prediction, or epsilon with zero terminal SNR, where the target carries no signal.
+    """
+
+    timesteps: int = 1000
+    schedule: str = "squaredcos_cap_v2"
+    prediction: str = "v_prediction"
+    zero_terminal_snr: bool = True
+    min_snr_gamma: float | None = None
+    timestep_power: float = 1.0
+
+    def __post_init__(self):
+        if self.prediction not in PREDICTIONS:
+            raise ValueError(f"model.prediction={self.prediction}: choose one of {', '.join(PREDICTIONS)}")
+        if self.zero_terminal_snr and self.prediction == "epsilon":
+            raise ValueError(
+                "model.zero_terminal_snr=true with model.prediction=epsilon: the last step has nothing to learn from; "
+                "use model.prediction=v_prediction or sample, or model.zero_terminal_snr=false"
+            )
+
+    def scheduler(self) -> DDPMScheduler:
+        """The diffusers scheduler of this objective; samplers are made from its config."""
+        return DDPMScheduler(
+            num_train_timesteps=self.timesteps,
+            beta_schedule=self.schedule,
+            prediction_type=self.prediction,
+            rescale_betas_zero_snr=self.zero_terminal_snr,
+            timestep_spacing="trailing",
+            clip_sample=False,  # the default clips latents of unit variance to [-1, 1]
+        )
+
+    def draw_timestep(self, generator: torch.Generator) -> int:
+        """One timestep in 0 … T-1."""
+        u = torch.rand((), generator=generator, dtype=torch.float64).item()
+        return min(int(self.timesteps * u ** (1.0 / self.timestep_power)), self.timesteps - 1)
+
+
+class NoiseSchedule:
+    """Signal and noise levels of an objective as tensors, and the algebra between the three predictions.
+
+    A noisy latent is `x_t = signal_t · x_0 + noise_t · ε` with `signal_t² + noise_t² = 1`.
+    """
+
+    def __init__(self, objective: NoiseObjective):
+        self.objective = objective
+        alphas_cumprod = objective.scheduler().alphas_cumprod.double()
+        self.signal, self.noise = alphas_cumprod.sqrt().float(), (1.0 - alphas_cumprod).sqrt().float()
+
+    def levels(self, timestep: Int[Tensor, " b"]) -> tuple[Tensor, Tensor]:
+        """`signal_t` and `noise_t`, shaped to multiply `(b, c, d, h, w)`."""
+        index = timestep.cpu()
+        return tuple(a[index].to(timestep.device).view(-1, 1, 1, 1, 1) for a in (self.signal, self.noise))
+
+    def add_noise(
+        self, clean: Float[Tensor, "b c d h w"], eps: Float[Tensor, "b c d h w"], timestep: Int[Tensor, " b"]
+    ) -> Float[Tensor, "b c d h w"]:
+        """`x_t` of clean latents and noise."""
+        signal, noise = self.levels(timestep)
+        return signal * clean + noise * eps
+
+    def target(self, clean: Tensor, eps: Tensor, timestep: Int[Tensor, " b"]) -> Tensor:
+        """What the denoiser should say: ε, `signal·ε − noise·x_0`, or x_0."""
+        signal, noise = self.levels(timestep)
+        return {"epsilon": eps, "v_prediction": signal * eps - noise * clean, "sample": clean}[
+            self.objective.prediction
+        ]
+
+    def clean(self, prediction: Tensor, noisy: Tensor, timestep: Int[Tensor, " b"]) -> Tensor:
+        """The clean latents that a prediction implies."""
+        signal, noise = self.levels(timestep)
+        if self.objective.prediction == "epsilon":
+            return (noisy - noise * prediction) / signal
+        return signal * noisy - noise * prediction if self.objective.prediction == "v_prediction" else prediction
+
+    def weight(self, timestep: Int[Tensor, " b"]) -> Float[Tensor, " b"]:
+        """Min-SNR weight in the units of the target: min(SNR, γ) over SNR, SNR + 1 or 1 for ε, v and x_0."""
+        gamma = self.objective.min_snr_gamma
+        if gamma is None:
+            return torch.ones(timestep.shape, device=timestep.device)
+        signal, noise = (a.flatten() for a in self.levels(timestep))
+        snr = (signal / noise).square()
+        capped = snr.clamp(max=gamma)
+        if self.objective.prediction == "epsilon":
+            return capped / snr
+        return capped / (snr + 1.0) if self.objective.prediction == "v_prediction" else capped

@@ -1,0 +1,216 @@
+"""X-ray in, CT volume in HU out: the one sampling loop of the project."""
+
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from diffusers import DDPMScheduler, DiffusionPipeline, SchedulerMixin
+from jaxtyping import Float
+from torch import Tensor
+
+from dataset.geometry import fill_unknown
+from dataset.intensity import Window
+from ddpm.latent.contract import LatentEncoder
+from ddpm.lifting import RayLift
+from ddpm.samplers import make_sampler
+from ddpm.unet import UNet3D
+from ddpm.xray_encoder.contract import XrayEncoder
+
+DEFAULT_SAMPLER, DEFAULT_STEPS = "DPMSolverMultistepScheduler", 12
+
+
+@dataclass(frozen=True)
+class GeneratedCT:
+    """Samples of CT volumes: synthetic, not for diagnosis."""
+
+    volumes: Float[Tensor, "b n D H W"]  # HU, clipped to the window
+
+
+class XrayToCTPipeline(DiffusionPipeline):
+    """X-ray encoder, ray lifting, denoiser, sampler and latent decoder in a row.
+
+    Args:
+        protocol: plain JSON that training wrote: `window`, `volume_size`, `extent` in mm, `dataset`, ….
+    """
+
+    def __init__(
+        self,
+        denoiser: UNet3D,
+        xray_encoder: XrayEncoder,
+        lift: RayLift,
+        latent_encoder: LatentEncoder,
+        scheduler: SchedulerMixin,
+        protocol: dict,
+    ):
+        super().__init__()
+        self.register_modules(
+            denoiser=denoiser,
+            xray_encoder=xray_encoder,
+            lift=lift,
+            latent_encoder=latent_encoder,
+            scheduler=scheduler,
+        )
+        self.register_to_config(protocol=protocol)
+        for module in (denoiser, xray_encoder, lift, latent_encoder):
+            module.eval()
+        self.training_scheduler = DDPMScheduler.from_config(scheduler.config)
+        self.sampler, self.steps, self.guidance_scale = DEFAULT_SAMPLER, DEFAULT_STEPS, 1.0
+        self.set_sampler(DEFAULT_SAMPLER, DEFAULT_STEPS)
+
+    @property
+    def protocol(self) -> dict:
+        """How the training data were made."""
+        return dict(self.config.protocol)
+
+    @property
+    def window(self) -> Window:
+        """HU window of the volumes."""
+        return Window.parse(self.protocol["window"])
+
+    @property
+    def volume_size(self) -> tuple[int, int, int]:
+        """Voxels `(D, H, W)` of a generated volume."""
+        return tuple(self.protocol["volume_size"])
+
+    @property
+    def extent(self) -> tuple[float, float, float]:
+        """Size in mm `(D, H, W)` of a typical training volume: nominal for a film, which does not tell its own."""
+        return tuple(self.protocol["extent"])
+
+    def set_sampler(self, scheduler: str, steps: int, guidance_scale: float = 1.0, **options) -> "XrayToCTPipeline":
+        """Chooses sampler (its diffusers name, of `ddpm.samplers.SAMPLERS`), number of steps and guidance."""
+        self.scheduler = make_sampler(scheduler, self.training_scheduler, **options)
+        self.sampler, self.steps, self.guidance_scale = scheduler, int(steps), float(guidance_scale)
+        return self
+
+    def describe(self) -> dict:
+        """Plain JSON: sampler, steps, guidance, network and parameters."""
+        parts = {name: getattr(self, name) for name in ("denoiser", "xray_encoder", "lift", "latent_encoder")}
+        return {
+            "sampler": self.sampler,
+            "steps": self.steps,
+            "guidance_scale": self.guidance_scale,
+            "prediction": self.scheduler.config.prediction_type,
+            "latent_encoder": type(self.latent_encoder).__name__,
+            "parameters": {name: sum(p.numel() for p in module.parameters()) for name, module in parts.items()},
+        }
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        xray: Float[Tensor, "b v 1 h w"],
+        pose: Float[Tensor, "b v 9"] | None = None,
+        num_samples: int = 1,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        seed: int = 0,
+        ids: list[str] | None = None,
+        extent: Float[Tensor, "b 3"] | None = None,
+        batch_size: int = 8,
+        progress: Callable[[int, int], None] | None = None,
+        preview: Callable[[int, Float[Tensor, "n c d h w"]], None] | None = None,
+    ) -> GeneratedCT:
+        """Volumes for X-rays in [0, 1] (bright bone).
+
+        The noise of sample j of an X-ray depends on `(seed, ids[i], j)` alone, so that neither the batch nor the order
+        of the X-rays changes a volume beyond rounding.
+
+        Args:
+            pose: geometry of each view, NaN or None where unknown: the nominal posterior-anterior one is taken.
+            num_samples: n, samples of the posterior an X-ray.
+            num_inference_steps: steps of the sampler; `set_sampler` gives the default.
+            guidance_scale: 1 samples the model as trained; above 1 exaggerates what the X-ray says.
+            ids: one name an X-ray, by default its position.
+            extent: size in mm of each volume, by default `self.extent`.
+            batch_size: latents denoised and decoded at once.
+            progress: called with (steps done, steps in all) after every step of every batch.
+            preview: called with (step, predicted clean latents) after every step.
+
+        Raises:
+            ValueError: if the lengths of the arguments disagree.
+        """
+        b, v = xray.shape[:2]
+        device = self.denoiser.device
+        ids = [str(i) for i in range(b)] if ids is None else [str(i) for i in ids]
+        if len(ids) != b:
+            raise ValueError(f"{len(ids)} ids for {b} X-rays")
+        steps = self.steps if num_inference_steps is None else int(num_inference_steps)
+        guidance = self.guidance_scale if guidance_scale is None else float(guidance_scale)
+        if extent is None:
+            extent = torch.tensor(self.extent).expand(b, 3)
+        if pose is None:
+            pose = torch.full((b, v, 9), float("nan"))
+        pose = torch.stack([fill_unknown(pose[i], tuple(extent[i].tolist())) for i in range(b)])
+
+        shape = self.latent_encoder.latent_shape(self.volume_size)
+        embedding, features = self._condition(xray.to(device), pose.to(device), extent.to(device), shape[1:])
+        jobs = [(i, j) for i in range(b) for j in range(num_samples)]
+        total, done = -(-len(jobs) // batch_size) * steps, 0
+        volumes = torch.empty(b, num_samples, *self.volume_size)
+        for first in range(0, len(jobs), batch_size):
+            chunk = jobs[first : first + batch_size]
+            rows = torch.tensor([i for i, _ in chunk], device=device)
+            latents = torch.stack([_noise(shape, seed, ids[i], j) for i, j in chunk]).to(device)
+            emb, feat = embedding[rows], features[rows]
+            self.scheduler.set_timesteps(steps, device=device)
+            # ancestral samplers draw noise in every step, one stream a sample
+            streams = [_generator(seed, ids[i], j, "steps") for i, j in chunk]
+            for t in self.scheduler.timesteps:
+                prediction = self._predict(latents, t, emb, feat, guidance)
+                out = self.scheduler.step(prediction, t, latents, **self._step_options(streams))
+                latents = out.prev_sample
+                done += 1
+                if preview is not None:
+                    preview(done, latents)
+                if progress is not None:
+                    progress(done, total)
+            decoded = self.window.denormalise(self._decode(latents)).cpu()
+            for (i, j), volume in zip(chunk, decoded, strict=True):
+                volumes[i, j] = volume[0]
+        return GeneratedCT(volumes)
+
+    def _condition(self, xray: Tensor, pose: Tensor, extent: Tensor, size: tuple) -> tuple[Tensor, Tensor]:
+        """Embedding and lifted features of every X-ray, computed once for all steps and samples."""
+        with self._autocast():
+            encoded = self.xray_encoder(xray)
+            features = self.lift(encoded.maps, pose, extent, size)
+        return encoded.embedding.float().mean(dim=1), features.float()
+
+    def _predict(self, latents: Tensor, t: Tensor, emb: Tensor, feat: Tensor, guidance: float) -> Tensor:
+        timestep = t.expand(latents.shape[0])
+        with self._autocast():
+            with_xray = self.denoiser(latents, timestep, emb, feat).float()
+            if guidance == 1.0:
+                return with_xray
+            without = self.denoiser(latents, timestep, emb, feat, torch.zeros(len(latents), device=emb.device)).float()
+        return without + guidance * (with_xray - without)
+
+    def _decode(self, latents: Tensor) -> Tensor:
+        with self._autocast():
+            return self.latent_encoder.decode(latents).float()
+
+    def _step_options(self, streams: list[torch.Generator]) -> dict:
+        if isinstance(self.scheduler, DDPMScheduler):
+            return {"generator": streams}
+        return {}
+
+    def _autocast(self):
+        """bfloat16 matrix products: on a CPU without such instructions they are no slower than they must be."""
+        return torch.autocast(self.denoiser.device.type, dtype=torch.bfloat16, enabled=self._bfloat16())
+
+    def _bfloat16(self) -> bool:
+        if self.denoiser.device.type == "cpu":
+            return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        return torch.cuda.is_bf16_supported()
+
+
+def _generator(seed: int, name: str, sample: int, purpose: str) -> torch.Generator:
+    words = [seed, zlib.crc32(name.encode()), sample, zlib.crc32(purpose.encode())]
+    state = np.random.SeedSequence(words).generate_state(1, np.uint64)[0]
+    return torch.Generator().manual_seed(int(state >> np.uint64(1)))
+
+
+def _noise(shape: tuple[int, ...], seed: int, name: str, sample: int) -> Tensor:
+    return torch.randn(shape, generator=_generator(seed, name, sample, "start"))

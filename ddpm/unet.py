@@ -1,0 +1,217 @@
+"""The 3D U-Net denoiser: factorised 1×3×3 convolutions with attention along depth, conditioned on X-ray and time.
+
+The layout follows Ho et al., "Video Diffusion Models" (2022), with depth in place of time. Channels-last memory and
+fused attention make it fast; adaptive group norm as in Dhariwal and Nichol, "Diffusion Models Beat GANs" (2021).
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from einops import rearrange
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+
+class UNet3D(ModelMixin, ConfigMixin):
+    """Noisy latents `(b, in_channels, d, h, w)` to a prediction of the same shape.
+
+    Args:
+        in_channels: channels of the latents, in and out.
+        dim: width of the first level; `dim_mults` give the widths of all levels.
+        condition_channels: channels of the lifted X-ray features; 0 for none.
+        embedding_dim: length of the global X-ray embedding.
+        blocks: residual blocks a level, on each side.
+        full_conv: 3×3×3 convolutions and halving along all axes, in place of 1×3×3 and halving in plane.
+        depth_attention: attention along D at each level.
+        head_dim: of the attention heads.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        in_channels: int = 8,
+        dim: int = 64,
+        dim_mults: tuple[int, ...] = (1, 2),
+        condition_channels: int = 16,
+        embedding_dim: int = 512,
+        blocks: int = 2,
+        full_conv: bool = False,
+        depth_attention: bool = True,
+        head_dim: int = 32,
+    ):
+        super().__init__()
+        widths = [dim * m for m in dim_mults]
+        time_dim = 4 * dim
+        self.time = nn.Sequential(nn.Linear(dim, time_dim), nn.SiLU(), nn.Linear(time_dim, time_dim))
+        self.xray = nn.Sequential(nn.LayerNorm(embedding_dim), nn.Linear(embedding_dim, time_dim))
+        self.no_xray = nn.Parameter(torch.zeros(time_dim))  # in place of a dropped X-ray
+        self.stem = nn.Conv3d(in_channels + condition_channels + POSITION_CHANNELS, widths[0], 3, padding=1)
+
+        def level(width_in: int, width: int) -> nn.ModuleList:
+            parts: list[nn.Module] = [
+                ResBlock(width_in if i == 0 else width, width, time_dim, full_conv) for i in range(blocks)
+            ]
+            return nn.ModuleList([*parts, DepthAttention(width, head_dim)] if depth_attention else parts)
+
+        self.down = nn.ModuleList(level(w, w) for w in widths)
+        kernel = (2, 2, 2) if full_conv else (1, 2, 2)
+        pairs = list(zip(widths[:-1], widths[1:], strict=True))
+        self.downsample = nn.ModuleList(nn.Conv3d(a, b, kernel, stride=kernel) for a, b in pairs)
+        self.middle = nn.ModuleList(
+            [
+                ResBlock(widths[-1], widths[-1], time_dim, full_conv),
+                PlaneAttention(widths[-1], head_dim),
+                DepthAttention(widths[-1], head_dim),
+                ResBlock(widths[-1], widths[-1], time_dim, full_conv),
+            ]
+        )
+        self.up = nn.ModuleList(level(2 * w, w) for w in widths)
+        self.upsample = nn.ModuleList(nn.ConvTranspose3d(b, a, kernel, stride=kernel) for a, b in pairs)
+        self.norm = nn.GroupNorm(8, widths[0])
+        self.out = nn.Conv3d(widths[0], in_channels, 3, padding=1)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+        self.to(memory_format=torch.channels_last_3d)
+
+    def forward(
+        self,
+        sample: Float[Tensor, "b c d h w"],
+        timestep: Int[Tensor, " b"] | Float[Tensor, " b"],
+        embedding: Float[Tensor, "b e"] | None = None,
+        features: Float[Tensor, "b f d h w"] | None = None,
+        keep: Float[Tensor, " b"] | None = None,
+    ) -> Float[Tensor, "b c d h w"]:
+        """Prediction of the objective's target.
+
+        Args:
+            timestep: 0 … T-1.
+            embedding: global X-ray embedding; None means no X-ray at all.
+            features: X-ray features on the latent grid (`ddpm.lifting.RayLift`).
+            keep: 1 keeps a sample's X-ray, 0 drops it; None keeps all. Guidance needs both.
+
+        Raises:
+            ValueError: where a side cannot be halved often enough.
+        """
+        self._check_size(sample.shape[2:])
+        b = sample.shape[0]
+        emb = self.time(sinusoids(timestep, self.config.dim).to(sample.dtype))
+        nothing = self.no_xray.expand(b, -1)
+        if embedding is None:
+            emb = emb + nothing
+        else:
+            k = sample.new_ones(b) if keep is None else keep.to(sample.dtype)
+            emb = emb + torch.lerp(nothing, self.xray(embedding).to(nothing.dtype), k[:, None].to(nothing.dtype))
+        parts = [sample, positions(sample.shape[2:], sample.device).to(sample.dtype).expand(b, -1, -1, -1, -1)]
+        if self.config.condition_channels:
+            if features is None or embedding is None:
+                features = sample.new_zeros(b, self.config.condition_channels, *sample.shape[2:])
+            elif keep is not None:
+                features = features * keep.to(features.dtype)[:, None, None, None, None]
+            parts.append(features.to(sample.dtype))
+        x = self.stem(torch.cat(parts, dim=1).contiguous(memory_format=torch.channels_last_3d))
+
+        skips = []
+        for i, level in enumerate(self.down):
+            for part in level:
+                x = part(x, emb)
+            skips.append(x)
+            if i < len(self.downsample):
+                x = self.downsample[i](x)
+        for part in self.middle:
+            x = part(x, emb)
+        for i in reversed(range(len(self.up))):
+            x = torch.cat([x, skips[i]], dim=1)
+            for part in self.up[i]:
+                x = part(x, emb)
+            if i > 0:
+                x = self.upsample[i - 1](x)
+        return self.out(F.silu(self.norm(x)))
+
+    def _check_size(self, size: torch.Size) -> None:
+        factor = 2 ** (len(self.config.dim_mults) - 1)
+        sides = size if self.config.full_conv else size[1:]
+        if any(side % factor for side in sides):
+            raise ValueError(
+                f"latents of {tuple(size)}: sides must be multiples of {factor} with "
+                f"dim_mults={list(self.config.dim_mults)}; take fewer dim_mults or another volume_size"
+            )
+
+
+class ResBlock(nn.Module):
+    """Two convolutions; the embedding scales and shifts the second norm."""
+
+    def __init__(self, width_in: int, width: int, embedding: int, full_conv: bool):
+        super().__init__()
+        kernel, padding = ((3, 3, 3), (1, 1, 1)) if full_conv else ((1, 3, 3), (0, 1, 1))
+        self.norm1, self.norm2 = nn.GroupNorm(8, width_in), nn.GroupNorm(8, width, affine=False)
+        self.conv1 = nn.Conv3d(width_in, width, kernel, padding=padding)
+        self.conv2 = nn.Conv3d(width, width, kernel, padding=padding)
+        self.modulate = nn.Linear(embedding, 2 * width)
+        self.skip = nn.Conv3d(width_in, width, 1) if width_in != width else nn.Identity()
+        nn.init.zeros_(self.conv2.weight)
+        nn.init.zeros_(self.conv2.bias)
+
+    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+        """`(b, width_in, d, h, w)` and `(b, embedding)` to `(b, width, d, h, w)`."""
+        h = self.norm2(self.conv1(F.silu(self.norm1(x))))
+        scale, shift = self.modulate(F.silu(emb))[:, :, None, None, None].chunk(2, dim=1)
+        return self.skip(x) + self.conv2(F.silu(torch.addcmul(shift, h, 1 + scale)))
+
+
+class DepthAttention(nn.Module):
+    """Self-attention among the voxels of one column along D."""
+
+    pattern = "b c d h w -> (b h w) d c"
+
+    def __init__(self, width: int, head_dim: int):
+        super().__init__()
+        self.heads = max(1, width // head_dim)
+        self.norm = nn.LayerNorm(width)
+        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.out = nn.Linear(width, width)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+
+    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+        """`(b, c, d, h, w)`, same shape out; the embedding is not read."""
+        b, _, d, h, w = x.shape
+        tokens = self.norm(rearrange(x, self.pattern))
+        q, k, v = rearrange(self.qkv(tokens), "n t (three heads c) -> three n heads t c", three=3, heads=self.heads)
+        if x.device.type == "cpu":
+            # in bfloat16 the fused attention is many times slower backward on a CPU without AMX
+            with torch.autocast("cpu", enabled=False):
+                mixed = F.scaled_dot_product_attention(q.float(), k.float(), v.float())
+        else:
+            mixed = F.scaled_dot_product_attention(q, k, v)
+        mixed = rearrange(mixed, "n heads t c -> n t (heads c)").to(x.dtype)
+        left, right = self.pattern.split(" -> ")
+        return x + rearrange(self.out(mixed), f"{right} -> {left}", b=b, d=d, h=h, w=w)
+
+
+class PlaneAttention(DepthAttention):
+    """Self-attention among the voxels of one axial plane."""
+
+    pattern = "b c d h w -> (b d) (h w) c"
+
+
+_FREQUENCIES = (1.0, 2.0, 4.0)
+POSITION_CHANNELS = 3 * (1 + 2 * len(_FREQUENCIES))
+
+
+def positions(size: torch.Size, device: torch.device) -> Float[Tensor, "1 p d h w"]:
+    """Where a voxel lies: its coordinates in [-1, 1] and their sines and cosines; a chest has a top and a front."""
+    axes = [(torch.arange(n, device=device, dtype=torch.float32) + 0.5) * (2.0 / n) - 1.0 for n in size]
+    grid = torch.stack(torch.meshgrid(*axes, indexing="ij"))
+    waves = [f(math.pi / 2 * frequency * grid) for frequency in _FREQUENCIES for f in (torch.sin, torch.cos)]
+    return torch.cat([grid, *waves]).unsqueeze(0)
+
+
+def sinusoids(timestep: Tensor, dim: int) -> Float[Tensor, "b dim"]:
+    """Sinusoidal embedding of the timestep, wavelengths from 2π to 20000π (Vaswani et al., 2017)."""
+    half = dim // 2
+    rate = torch.exp(-math.log(10000.0) / half * torch.arange(half, device=timestep.device, dtype=torch.float32))
+    angle = timestep.float()[:, None] * rate
+    return torch.cat([angle.sin(), angle.cos()], dim=-1)

@@ -1,0 +1,91 @@
+"""A small convolutional X-ray encoder that is trained together with the denoiser: the embedded default."""
+
+import torch
+import torch.nn.functional as F
+from diffusers.configuration_utils import register_to_config
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ddpm.xray_encoder.contract import XrayEncoder, XrayFeatures
+
+MEAN, STD = 0.5, 0.25  # of X-rays after the 0.5 to 99.5 percentile scaling, roughly
+
+
+class CNNXrayEncoder(XrayEncoder):
+    """Pixels folded 4×4 into channels, an hourglass for context, a feature map at an eighth of the image.
+
+    Args:
+        width: channels at a quarter of the image; doubled once below.
+        blocks: residual blocks per resolution.
+        stride: of the feature map: 4 or 8.
+        image_size: X-rays are resized to `(image_size, image_size)` first; None takes them as they come.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        width: int = 64,
+        blocks: int = 2,
+        stride: int = 8,
+        feature_channels: int = 128,
+        embedding_dim: int = 512,
+        image_size: int | None = None,
+    ):
+        super().__init__()
+        if stride not in (4, 8):
+            raise ValueError(f"stride={stride}: the feature map lies at stride 4 or 8")
+        self.embedding_dim, self.feature_channels = embedding_dim, feature_channels
+        widths = [width, 2 * width, 2 * width, 2 * width]
+        self.stem = nn.Conv2d(16, width, 3, padding=1)
+        self.down = nn.ModuleList(_stage(w, blocks) for w in widths)
+        self.halve = nn.ModuleList(nn.Conv2d(a, b, 2, stride=2) for a, b in zip(widths[:-1], widths[1:], strict=True))
+        self.up = nn.ModuleList(_stage(w, blocks) for w in widths[:-1])
+        self.merge = nn.ModuleList(nn.Conv2d(a + b, a, 1) for a, b in zip(widths[:-1], widths[1:], strict=True))
+        self.to_maps = nn.Conv2d(widths[0 if stride == 4 else 1], feature_channels, 1)
+        self.to_embedding = nn.Sequential(
+            nn.Linear(widths[-1], embedding_dim), nn.SiLU(), nn.Linear(embedding_dim, embedding_dim)
+        )
+
+    def forward(self, xray: Float[Tensor, "b v 1 h w"]) -> XrayFeatures:
+        """Features of each view; sides of the X-ray must be multiples of 32.
+
+        Raises:
+            ValueError: naming the size found.
+        """
+        b, v = xray.shape[:2]
+        image = xray.flatten(0, 1)
+        if self.config.image_size is not None:
+            size = (self.config.image_size, self.config.image_size)
+            image = F.interpolate(image, size, mode="bilinear", antialias=True, align_corners=False)
+        if any(side % 32 for side in image.shape[-2:]):
+            raise ValueError(f"X-ray of {tuple(image.shape[-2:])} pixels: sides must be multiples of 32")
+        x = F.pixel_unshuffle((image - MEAN) / STD, 4)
+        x = self.stem(x.contiguous(memory_format=torch.channels_last))
+        levels = []
+        for i, stage in enumerate(self.down):
+            x = stage(x)
+            levels.append(x)
+            if i < len(self.halve):
+                x = self.halve[i](x)
+        embedding = self.to_embedding(x.mean(dim=(2, 3)))
+        for i in reversed(range(0 if self.config.stride == 4 else 1, len(self.up))):
+            x = F.interpolate(x, scale_factor=2.0, mode="nearest")
+            x = self.up[i](self.merge[i](torch.cat([levels[i], x], dim=1)))
+        maps = self.to_maps(x)
+        return XrayFeatures(embedding.unflatten(0, (b, v)), maps.unflatten(0, (b, v)))
+
+
+class _Block(nn.Module):
+    def __init__(self, width: int):
+        super().__init__()
+        self.norm1, self.norm2 = nn.GroupNorm(8, width), nn.GroupNorm(8, width)
+        self.conv1, self.conv2 = nn.Conv2d(width, width, 3, padding=1), nn.Conv2d(width, width, 3, padding=1)
+        nn.init.zeros_(self.conv2.weight)
+        nn.init.zeros_(self.conv2.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.conv2(F.silu(self.norm2(self.conv1(F.silu(self.norm1(x))))))
+
+
+def _stage(width: int, blocks: int) -> nn.Sequential:
+    return nn.Sequential(*(_Block(width) for _ in range(blocks)))

@@ -1,0 +1,1 @@
+"""Judging generated CT volumes: metrics in HU, patient bootstrap, baselines, pictures and the report."""

@@ -1,0 +1,170 @@
+"""Baselines that need no network: each answers an X-ray with a weighted sum of the training volumes.
+
+The mean volume weighs all alike, the nearest case has one weight of 1, and ridge regression from X-ray pixels to the
+principal components of the volumes is, in its dual form, a weighted sum as well. So the volumes themselves are read
+one by one, never held together, and any size fits in memory.
+"""
+
+import logging
+from collections.abc import Iterable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+log = logging.getLogger(__name__)
+
+RIDGE_PIXELS = 32  # X-rays are averaged down to this many pixels a side before the regression
+GRAM_VOXELS = 32  # components are found on volumes averaged down to this: they are smooth, and all of them must fit
+PENALTIES = tuple(10.0**k for k in range(-4, 4))  # in units of the mean squared feature norm
+COMPONENTS = (4, 8, 16, 32, 64, 128)
+BLOCK = 64  # training volumes in memory at a time
+
+
+def mean_weights(xrays: Float[Tensor, "m p"], train: int) -> Float[Tensor, "m n"]:
+    """The training mean, whatever the X-ray shows."""
+    return torch.full((len(xrays), train), 1.0 / train)
+
+
+def nearest_weights(xrays: Float[Tensor, "m p"], train_xrays: Float[Tensor, "n p"]) -> Float[Tensor, "m n"]:
+    """The training case whose X-ray has the smallest squared pixel difference."""
+    closest = torch.cdist(xrays, train_xrays, compute_mode="donot_use_mm_for_euclid_dist").argmin(dim=1)
+    return F.one_hot(closest, len(train_xrays)).float()
+
+
+def xray_features(xrays: Float[Tensor, "n v 1 h w"], pixels: int = RIDGE_PIXELS) -> Float[Tensor, "n p"]:
+    """All views of each X-ray, averaged down to `pixels` a side, in one row."""
+    small = F.adaptive_avg_pool2d(xrays.flatten(0, 1).float(), pixels)
+    return small.reshape(len(xrays), -1)
+
+
+def gram_row(volume: Float[Tensor, "d h w"]) -> Float[Tensor, " p"]:
+    """A volume as the vector that inner products are taken of: pooled to `GRAM_VOXELS` a side where it is larger."""
+    size = [min(n, GRAM_VOXELS) for n in volume.shape]
+    if list(volume.shape) == size:
+        return volume.float().flatten()
+    return F.adaptive_avg_pool3d(volume.float()[None], size).flatten()
+
+
+class RidgeToComponents:
+    """Ridge regression from X-ray features to principal components of the training volumes.
+
+    With standardised features Z, K = Z Zᵀ and the components U of the centred Gram matrix of the volumes, the
+    predicted volume is the mean plus a weighted sum of centred training volumes, weights `k(x)ᵀ (K + λI)⁻¹ U Uᵀ`
+    (dual form: Saunders, Gammerman and Vovk 1998). λ and the number of components are the pair with the smallest
+    squared error on the validation cases; the test cases are never seen.
+    """
+
+    def __init__(self, penalties: Iterable[float] = PENALTIES, components: Iterable[int] = COMPONENTS):
+        self.penalties = tuple(penalties)
+        self.components = tuple(components)
+        self.penalty: float | None = None  # λ in units of the mean squared feature norm
+        self.num_components: int | None = None
+
+    def fit(
+        self,
+        features: Float[Tensor, "n p"],
+        volumes: Float[Tensor, "n q"],
+        val_features: Float[Tensor, "k p"],
+        val_volumes: Float[Tensor, "k q"],
+    ) -> "RidgeToComponents":
+        """Fits on training cases and chooses λ and the number of components on validation cases."""
+        self._offset = features.mean(dim=0)
+        # A pixel that never varies in training says nothing; without the floor its noise would be blown up.
+        self._scale = features.std(dim=0, correction=0).clamp(min=1e-3)
+        self._train = self._standardise(features)
+        kernel_values, kernel_vectors = torch.linalg.eigh((self._train @ self._train.T).double())
+        mean = volumes.mean(dim=0)
+        centred = volumes - mean
+        gram = (centred @ centred.T).double()
+        values, vectors = torch.linalg.eigh(gram)
+        self._basis = vectors[:, values > 1e-6 * values[-1].clamp(min=1e-30)].flip(1)  # strongest component first
+        self._kernel = (kernel_values.clamp(min=0.0), kernel_vectors)
+        cross = ((val_volumes - mean) @ centred.T).double()
+
+        choices = {}
+        for penalty in self.penalties:
+            for count in self.components:
+                weights = self._centred_weights(val_features, penalty, count)
+                # Squared error up to a constant, without a single voxel: |v - Σ w c|² = |v|² - 2 w·(Cv) + w G w
+                choices[penalty, count] = float(((weights @ gram) * weights - 2.0 * weights * cross).sum())
+        self.penalty, self.num_components = min(choices, key=choices.get)
+        log.info("ridge baseline: penalty %g, %d components", self.penalty, self.num_components)
+        return self
+
+    def weights(self, features: Float[Tensor, "m p"]) -> Float[Tensor, "m n"]:
+        """Weights of the training volumes for new X-rays; they add up to 1."""
+        centred = self._centred_weights(features, self.penalty, self.num_components)
+        return (centred - centred.mean(dim=1, keepdim=True) + 1.0 / centred.shape[1]).float()
+
+    def _standardise(self, features: Tensor) -> Tensor:
+        return (features - self._offset) / self._scale
+
+    def _centred_weights(self, features: Tensor, penalty: float, count: int) -> Tensor:
+        values, vectors = self._kernel
+        shrink = values + penalty * values.mean().clamp(min=1e-12)
+        against_train = (self._standardise(features) @ self._train.T).double()
+        dual = against_train @ (vectors / shrink) @ vectors.T
+        basis = self._basis[:, :count]
+        return dual @ basis @ basis.T
+
+
+class Baselines:
+    """The three baselines, fitted together on one pass over training and validation cases.
+
+    Args:
+        train: a `CaseDataset`; each of its cases is read once here and once per `predict`.
+        val: another, of validation cases, for the ridge penalty alone.
+        window: `Window` that volumes are clipped to.
+    """
+
+    names = ("mean_volume", "nearest", "ridge")
+
+    def __init__(self, train, val, window):
+        self._cases, self._window = train, window
+        xrays, volumes = self._read(train)
+        val_xrays, val_volumes = self._read(val)
+        self._features = xray_features(xrays)
+        self._pixels = xrays.flatten(1)
+        self.ridge = RidgeToComponents().fit(self._features, volumes, xray_features(val_xrays), val_volumes)
+
+    def describe(self) -> dict:
+        """What a reader needs to repeat the baselines; plain JSON."""
+        return {
+            "training_cases": len(self._pixels),
+            "ridge_pixels": RIDGE_PIXELS,
+            "ridge_gram_voxels": GRAM_VOXELS,
+            "ridge_penalty": self.ridge.penalty,
+            "ridge_components": self.ridge.num_components,
+        }
+
+    def predict(self, xrays: Float[Tensor, "m v 1 h w"]) -> dict[str, Float[Tensor, "m d h w"]]:
+        """Volumes in HU by the name of the baseline."""
+        train = len(self._pixels)
+        weights = torch.stack(
+            [
+                mean_weights(xrays.flatten(1), train),
+                nearest_weights(xrays.flatten(1).float(), self._pixels),
+                self.ridge.weights(xray_features(xrays)),
+            ]
+        )
+        weights = weights.flatten(0, 1)
+        size = self._cases.case(0)["ct"].shape
+        total = torch.zeros(len(weights), size.numel())
+        for start in range(0, train, BLOCK):
+            block = [self._volume(i).flatten() for i in range(start, min(start + BLOCK, train))]
+            total.addmm_(weights[:, start : start + BLOCK], torch.stack(block))
+        total = total.clamp_(self._window.low, self._window.high).view(len(self.names), -1, *size)
+        return dict(zip(self.names, total, strict=True))
+
+    def _volume(self, index: int) -> Float[Tensor, "d h w"]:
+        return self._cases.case(index)["ct"].float().clamp_(self._window.low, self._window.high)
+
+    def _read(self, cases) -> tuple[Tensor, Tensor]:
+        xrays, rows = [], []
+        for index in range(len(cases)):
+            case = cases.case(index)
+            xrays.append(case["xray"].float().unsqueeze(1))
+            rows.append(gram_row(case["ct"].float().clamp_(self._window.low, self._window.high)))
+        return torch.stack(xrays), torch.stack(rows)

@@ -1,0 +1,57 @@
+"""Judges a trained generator on unseen cases beside the baselines: CSV, metrics.json, pictures and a report.
+
+`python evaluation/evaluate.py checkpoint=<path> dataset=phantom samples=4`
+"""
+
+import sys
+from pathlib import Path
+
+sys.path[0] = str(Path(__file__).resolve().parent.parent)  # replaced, so that a file here shadows no library
+
+from dataset.command import command  # noqa: E402
+
+
+@command("evaluate")
+def main(cfg) -> None:
+    from hydra.utils import instantiate
+    from omegaconf import OmegaConf
+
+    from dataset.datamodule import CTDataModule
+    from ddpm.checkpoint import load_pipeline
+    from evaluation.judge import evaluate
+    from evaluation.results import sentence
+    from evaluation.sampling import find_checkpoint, resolve_device, set_sampler
+
+    device = resolve_device(cfg.device)
+    print(f"device: {device}")
+    checkpoint = find_checkpoint(cfg.checkpoint)
+    print(f"checkpoint: {checkpoint}")
+    pipeline = load_pipeline(checkpoint, device=device)
+    set_sampler(pipeline, OmegaConf.to_container(cfg.sampler, resolve=True))
+    data = cfg.dataset
+    datamodule = CTDataModule(
+        instantiate(data.source), data.window, cache_dir=data.cache_dir, prepare_workers=data.prepare_workers
+    )
+    datamodule.prepare_data()
+    datamodule.setup()
+    output = Path(cfg.output)
+    result = evaluate(
+        datamodule,
+        pipeline,
+        output,
+        samples=cfg.samples,
+        seed=cfg.seed,
+        batch_size=cfg.batch_size,
+        split=cfg.split,
+        cases=cfg.cases,
+        nifti=cfg.nifti,
+        methods=tuple(cfg.methods),
+        checkpoint=checkpoint,
+        runs={"VQ-GAN": cfg.vqgan_run, "DDPM": cfg.ddpm_run},
+    )
+    print(sentence(result))
+    print(output / "report.html")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,45 @@
+"""Turns X-ray files into synthetic CT volumes: NIfTI in HU, GIF and PNG.
+
+`python evaluation/generate.py xray=<file or folder> checkpoint=<path>`
+"""
+
+import sys
+from pathlib import Path
+
+sys.path[0] = str(Path(__file__).resolve().parent.parent)  # replaced, so that a file here shadows no library
+
+from dataset.command import command  # noqa: E402
+
+
+@command("generate")
+def main(cfg) -> None:
+    from omegaconf import OmegaConf
+
+    from ddpm.checkpoint import load_pipeline
+    from evaluation.pictures import SYNTHETIC
+    from evaluation.sampling import find_checkpoint, resolve_device, set_sampler
+    from evaluation.synthesis import find_xrays, generate
+
+    device = resolve_device(cfg.device)
+    print(f"device: {device}")
+    xrays = find_xrays(cfg.xray)
+    checkpoint = find_checkpoint(cfg.checkpoint)
+    print(f"checkpoint: {checkpoint}")
+    pipeline = load_pipeline(checkpoint, device=device)
+    set_sampler(pipeline, OmegaConf.to_container(cfg.sampler, resolve=True))
+    paths = generate(
+        pipeline,
+        xrays,
+        Path(cfg.output),
+        samples=cfg.samples,
+        seed=cfg.seed,
+        batch_size=cfg.batch_size,
+        checkpoint=checkpoint,
+    )
+    print(SYNTHETIC)
+    for path in paths:
+        print(path)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,237 @@
+"""One evaluation from end to end: generate, fit the baselines, score, draw, and write it all into a folder."""
+
+import logging
+import os
+import re
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from time import perf_counter
+
+import numpy as np
+import torch
+
+from dataset.errors import UserError
+from dataset.geometry import extent_mm
+from dataset.volume_io import write_nifti
+from ddpm.checkpoint import sha256
+from evaluation import pictures, results
+from evaluation.baselines import Baselines
+from evaluation.metrics import PSNR_CAP_DB, SSIM_SIGMA, ssim_window
+from evaluation.report import write_report
+from evaluation.sampling import sample_volumes
+from evaluation.scoring import missing_reasons, score_cases
+from evaluation.statistics import DRAWS, LEVEL, derangement
+
+log = logging.getLogger(__name__)
+
+METHODS = ("model", "model_sample", *Baselines.names, "shuffled_xray")
+SHEET_ROWS = 6
+HELD_CASES = 64
+
+
+def evaluate(
+    datamodule,
+    pipeline,
+    output: Path,
+    samples: int = 4,
+    seed: int = 0,
+    batch_size: int = 16,
+    split: str = "test",
+    cases: int | None = None,
+    nifti: int = 8,
+    methods=METHODS,
+    checkpoint: Path | None = None,
+    runs: dict[str, str | None] | None = None,
+) -> dict:
+    """Generates, scores and writes everything into `output`; gives back what `metrics.json` holds.
+
+    Args:
+        datamodule: `CTDataModule` after `setup()`.
+        pipeline: `XrayToCTPipeline`, its sampler set.
+        samples: volumes per X-ray; the model's estimate is their mean.
+        cases: judge only the first so many cases of the split.
+        nifti: cases that get NIfTI and GIF files.
+        checkpoint: the file behind `pipeline`, for the protocol.
+        runs: training folders by stage, whose `metrics.csv` become loss curves.
+
+    Raises:
+        UserError: data of another window or size than the model was trained on, or a setting out of range.
+    """
+    clock, timings = perf_counter(), {}
+
+    def lap(stage: str) -> None:
+        nonlocal clock
+        now = perf_counter()
+        timings[stage], clock = round(now - clock, 2), now
+
+    data, window = datamodule.protocol(), pipeline.window
+    check_protocol(data, pipeline.protocol)
+    chosen, count, methods = _check_settings(datamodule, split, cases, methods)
+    output.mkdir(parents=True, exist_ok=True)
+    rows = chosen.rows.iloc[:count]
+    ids, patients = [str(i) for i in rows["id"]], rows["patient"].astype(str).to_numpy()
+    inputs = _Cases(chosen, count)
+    xrays = torch.stack([case["xray"].float().unsqueeze(1) for case in inputs])
+    poses = torch.stack([case["pose"] for case in inputs])
+    size = tuple(data["volume_size"])
+    extents = torch.tensor([extent_mm(size, case["spacing"]) for case in inputs])
+    partner = derangement(patients, seed) if "shuffled_xray" in methods else None
+    if "shuffled_xray" in methods and partner is None:
+        log.warning("shuffled_xray is left out: split %s holds one patient only", split)
+    lap("reading")
+
+    with TemporaryDirectory(dir=output, prefix=".volumes_") as scratch:
+        # On disk, mapped: small sets stay in the page cache, large ones need no memory.
+        generated = _mapped(Path(scratch) / "generated.npy", (count, 2, *size))
+        spread = np.zeros(count)
+        for part, volumes in sample_volumes(pipeline, xrays, poses, ids, samples, batch_size, seed, extents):
+            generated[part.start : part.stop, 0] = volumes.mean(dim=1)
+            generated[part.start : part.stop, 1] = volumes[:, 0]
+            spread[part.start : part.stop] = volumes.std(dim=1, correction=0).mean(dim=(1, 2, 3))
+        lap("generation")
+
+        named = [name for name in Baselines.names if name in methods]
+        baselines = Baselines(datamodule.train, datamodule.val, window) if named else None
+        predicted = _mapped(Path(scratch) / "baselines.npy", (count, len(named), *size)) if named else None
+        together = max(1, 2**28 // (3 * int(np.prod(size))))  # a gigabyte of float32 at a time
+        for start in range(0, count if named else 0, together):
+            volumes = baselines.predict(xrays[start : start + together])
+            for column, name in enumerate(named):
+                predicted[start : start + together, column] = volumes[name]
+        lap("baselines")
+
+        def volumes_of(index: int) -> dict[str, torch.Tensor]:
+            found = {"model": generated[index, 0], "model_sample": generated[index, 1]}
+            found |= {name: predicted[index, column] for column, name in enumerate(named)}
+            if partner is not None:  # what the model made of the partner's X-ray, judged against this case
+                found["shuffled_xray"] = generated[partner[index], 0]
+            return {name: found[name] for name in methods if name in found}
+
+        scores = score_cases(inputs, volumes_of, window, patients, ids)
+        scores.loc[scores.method == "model", "spread_hu"] = spread
+        scores.round(6).to_csv(output / "cases.csv", index=False)
+        lap("scoring")
+        _write_pictures(output, inputs, ids, generated, scores, window, nifti)
+        lap("pictures")
+
+    result = {"protocol": {}} | results.summarise(scores, seed)
+    result["protocol"] = {
+        "estimator": f"mean of {samples} samples" if samples > 1 else "one sample",
+        "samples": samples,
+        "window": [window.low, window.high],
+        "data_range_hu": window.width,
+        "volume_size": list(size),
+        "spacing": data.get("spacing"),
+        "split": split,
+        "cases": count,
+        "patients": len(set(patients)),
+        "dataset": data.get("dataset"),
+        "data_version": data.get("version"),
+        "data": data,
+        "checkpoint": None if checkpoint is None else {"file": str(checkpoint), "sha256": sha256(checkpoint)},
+        **pipeline.describe(),
+        "seed": seed,
+        "bootstrap": {"draws": DRAWS, "seed": seed, "level": LEVEL, "unit": "patient"},
+        "definitions": _definitions(size),
+        "baselines": baselines.describe() if baselines else None,
+        "not_measured": missing_reasons(scores, window),
+        "machine": {"cpus": os.cpu_count(), "threads": torch.get_num_threads(), "torch": torch.__version__},
+        "timings_s": timings,
+    }
+    results.write_metrics(output / "metrics.json", result)
+    write_report(output, runs or {})
+    return result
+
+
+def check_protocol(data: dict, trained: dict) -> None:
+    """Refuses data that the checkpoint was not trained for; warns about another version of the population.
+
+    Raises:
+        UserError: another HU window or volume size; the line names both.
+    """
+    for key in ("window", "volume_size"):
+        ours, theirs = [float(x) for x in data[key]], [float(x) for x in trained[key]]
+        if ours != theirs:
+            shown = "[" + ",".join(f"{x:g}" for x in theirs) + "]"
+            raise UserError(
+                f"dataset.{key}={[f'{x:g}' for x in ours]}: the checkpoint was trained with {shown}; "
+                f"set dataset.{key}={shown} or take another checkpoint".replace("'", "")
+            )
+    for key in ("dataset", "version", "extent", "views"):
+        if key in data and key in trained and data[key] != trained[key]:
+            log.warning("the checkpoint was trained on data with %s %s, these have %s", key, trained[key], data[key])
+
+
+class _Cases:
+    """The first cases of a data set; a large set is read again each time, for it cannot be held."""
+
+    def __init__(self, dataset, count: int):
+        self._read, self._count = dataset.case, count
+        self._held = [dataset.case(i) for i in range(count)] if count <= HELD_CASES else None
+
+    def __iter__(self):
+        return (self.case(i) for i in range(self._count))
+
+    def case(self, index: int) -> dict:
+        return self._read(index) if self._held is None else self._held[index]
+
+
+def _check_settings(datamodule, split: str, cases: int | None, methods) -> tuple:
+    if split not in ("train", "val", "test"):
+        raise UserError(f"split={split}: choose train, val or test")
+    unknown = [name for name in methods if name not in METHODS]
+    if unknown or "model" not in methods:
+        raise UserError(f"methods={list(methods)}: choose model and any of {', '.join(METHODS[1:])}")
+    if cases is not None and cases < 1:
+        raise UserError(f"cases={cases}: give at least 1, or null for all")
+    chosen = getattr(datamodule, split)
+    return chosen, min(len(chosen), cases or len(chosen)), [name for name in METHODS if name in methods]
+
+
+def _mapped(path: Path, shape: tuple[int, ...]) -> torch.Tensor:
+    return torch.from_numpy(np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape))
+
+
+def _write_pictures(output: Path, cases, ids, generated, scores, window, nifti: int) -> None:
+    """The sheet, over cases from the best to the worst, and NIfTI and GIF files of the first `nifti` cases."""
+    grey = pictures.display_window(window)
+    model = scores[scores.method == "model"].reset_index(drop=True)
+    order = model.psnr.to_numpy().argsort()[::-1]
+    places = np.unique(np.linspace(0, len(order) - 1, min(SHEET_ROWS, len(order))).round().astype(int))
+    shown = []
+    for place in places:
+        index, case = int(order[place]), cases.case(int(order[place]))
+        title = f"{ids[index]}: PSNR {model.psnr[index]:.1f} dB, rank {place + 1} of {len(order)}"
+        volumes = (case["xray"][0].float(), case["ct"].float(), generated[index, 0])
+        shown.append(pictures.CasePicture(title, *volumes, tuple(case["spacing"].tolist())))
+    pictures.case_sheet(shown, grey).save(output / "sheet.png")
+    for folder in ("nifti", "gif"):
+        (output / folder).mkdir(exist_ok=True)
+
+    def write(index: int) -> None:
+        case, name = cases.case(index), re.sub(r"[^\w.-]", "_", ids[index])
+        spacing, centre = case["spacing"].tolist(), case["centre"].tolist()
+        write_nifti(output / "nifti" / f"{name}_generated.nii.gz", generated[index, 0], spacing, centre)
+        write_nifti(output / "nifti" / f"{name}_true.nii.gz", case["ct"].float(), spacing, centre, "reference volume")
+        frames = pictures.comparison_frames(case["ct"], generated[index, 0], spacing, grey)
+        pictures.save_gif(output / "gif" / f"{name}.gif", frames)
+
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        list(pool.map(write, range(min(nifti, len(ids)))))
+
+
+def _definitions(size: tuple[int, ...]) -> dict[str, str]:
+    """What each number is, for whoever wants to compute it again."""
+    windows = " x ".join(str(ssim_window(n)) for n in size)
+    return {
+        "all": "prediction and truth in HU, both clipped to the window; one number per volume, then the mean",
+        "psnr": f"10 log10(range^2 / MSE), dB, at most {PSNR_CAP_DB:g}",
+        "ssim": f"3D, of HU minus the lower end of the window; Gaussian window {windows} voxels, sigma "
+        f"{SSIM_SIGMA:g}, K 0.01 and 0.03, borders left out",
+        "mae_hu": "mean absolute difference, whole volume; mae_hu_body: inside the body of the unwindowed truth",
+        "lung_dice": "dataset.lungs.segment_lungs on both; truth segmented before windowing",
+        "reprojection": "mean |DRR of the volume - X-ray|, both scaled to [0, 1], at the pose of the X-ray",
+        "shuffled_xray": "the volume generated from another patient's X-ray (derangement by seed) against this truth",
+        "differences": "model minus the other on the same cases; p by sign flips of patients, Holm over the methods",
+    }

@@ -1,0 +1,121 @@
+"""What `metrics.json` holds: means with patient-bootstrap intervals, paired differences, and one honest sentence."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from dataset.files import atomic_path
+from evaluation.scoring import HIGHER_IS_BETTER, METRICS, TRUTH
+from evaluation.statistics import DRAWS, bootstrap_mean, holm, paired_difference, sign_flip_p
+
+MODEL = "model"
+LABELS = {
+    "model": "model, mean of samples",
+    "model_sample": "model, one sample",
+    "mean_volume": "training mean volume",
+    "nearest": "nearest training case",
+    "ridge": "ridge regression",
+    "shuffled_xray": "model, shuffled X-rays",
+    TRUTH: "the true volume itself",
+}
+METRIC_LABELS = {
+    "psnr": "PSNR, dB",
+    "ssim": "SSIM",
+    "mae_hu": "MAE, HU",
+    "mae_hu_body": "MAE in the body, HU",
+    "lung_dice": "lung Dice",
+    "reprojection": "re-projection error",
+}
+COMPARED = ("mean_volume", "nearest", "ridge", "shuffled_xray")
+
+
+def summarise(scores: pd.DataFrame, seed: int = 0, draws: int = DRAWS) -> dict[str, dict]:
+    """`{"methods": {method: {metric: {"mean", "low", "high"} or None}}, "reference": …, "differences": …}`.
+
+    A metric that no case has is None. `differences` are model minus the other method on the same cases; their
+    `p_holm` is a sign-flip p value over patients, Holm-adjusted over the methods compared for that metric.
+    """
+    names = [name for name in scores.method.unique() if name != TRUTH]
+    return {
+        "methods": {name: _estimates(scores, name, METRICS, seed, draws) for name in names},
+        "reference": {TRUTH: _estimates(scores, TRUTH, ("reprojection",), seed, draws)},
+        "differences": _differences(scores, [name for name in COMPARED if name in names], seed, draws),
+    }
+
+
+def sentence(result: dict) -> str:
+    """The outcome in PSNR in words; "no difference shown" where the interval or the adjusted p value says so."""
+    protocol, model = result["protocol"], result["methods"][MODEL]["psnr"]
+    start = f"On {protocol['cases']} {protocol['split']} cases the model ({protocol['estimator']}) reaches"
+    claims = [f"{start} {_span(model)} dB PSNR"]
+    for name, metrics in result["differences"].items():
+        difference = metrics["psnr"]
+        shown, size = _is_shown(difference), f"{_span(difference, '+')} dB"
+        if not shown and difference["p_holm"] is not None:
+            size += f", adjusted p {difference['p_holm']:.2g}"
+        if name == "shuffled_xray":
+            own = "with the patient's own X-ray instead of another patient's it"
+            claims.append(f"{own} gains {size}" if shown else f"{own} shows no difference ({size})")
+        elif not shown:
+            claims.append(f"against the {LABELS[name]} no difference is shown ({size})")
+        elif difference["mean"] > 0:
+            claims.append(f"it beats the {LABELS[name]} by {_span(difference)} dB")
+        else:
+            claims.append(f"it falls behind the {LABELS[name]} ({size})")
+    return "; ".join(claims) + "."
+
+
+def write_metrics(path: Path, result: dict) -> None:
+    """Writes `metrics.json` whole or not at all; NaN, which is not JSON, is refused."""
+    with atomic_path(path) as temporary:
+        Path(temporary).write_text(json.dumps(result, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def _is_shown(difference: dict) -> bool:
+    """Whether the interval and the adjusted p value both leave zero out."""
+    if difference["low"] is None or difference["p_holm"] is None:
+        return False
+    return difference["p_holm"] <= 0.05 and not difference["low"] <= 0 <= difference["high"]
+
+
+def _estimates(scores: pd.DataFrame, method: str, names, seed: int, draws: int) -> dict:
+    rows = scores[scores.method == method]
+    patients = rows.patient.to_numpy(dtype=str)
+    result = {}
+    for name in names:
+        estimate = bootstrap_mean(rows[name].to_numpy(), patients, draws, seed)
+        result[name] = None if estimate.mean is None else estimate.as_dict()
+    return result
+
+
+def _differences(scores: pd.DataFrame, others: list[str], seed: int, draws: int) -> dict:
+    model = scores[scores.method == MODEL].set_index("id")
+    patients = model.patient.to_numpy(dtype=str)
+    result = {name: {} for name in others}
+    for metric in METRICS:
+        p_values, estimates = {}, {}
+        for name in others:
+            other = scores[scores.method == name].set_index("id")[metric].reindex(model.index).to_numpy()
+            estimates[name] = paired_difference(model[metric].to_numpy(), other, patients, draws, seed)
+            p_values[name] = sign_flip_p(np.subtract(model[metric].to_numpy(), other), patients, seed=seed)
+        adjusted = holm(p_values)
+        for name in others:
+            known = estimates[name].mean is not None
+            result[name][metric] = estimates[name].as_dict() | {"p_holm": adjusted[name]} if known else None
+    return result
+
+
+def best_of(methods: dict, metric: str) -> str | None:
+    """The method with the best mean of a metric; the shuffled control does not compete."""
+    means = {name: values[metric]["mean"] for name, values in methods.items() if values[metric] is not None}
+    means.pop("shuffled_xray", None)
+    if not means:
+        return None
+    return max(means, key=means.get) if metric in HIGHER_IS_BETTER else min(means, key=means.get)
+
+
+def _span(estimate: dict, sign: str = "") -> str:
+    text = f"{estimate['mean']:{sign}.2f}"
+    return text if estimate["low"] is None else f"{text} [{estimate['low']:{sign}.2f}, {estimate['high']:{sign}.2f}]"

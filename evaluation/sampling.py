@@ -1,0 +1,113 @@
+"""Running the generator over many X-rays: which checkpoint, which device, in what batches, with one progress bar."""
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch import Tensor
+
+from dataset.errors import UserError
+
+log = logging.getLogger(__name__)
+
+TRAINING_FOLDER = "outputs/train_ddpm"
+
+
+def resolve_device(name: str) -> torch.device:
+    """`auto` is a GPU where torch can use one, else the CPU; anything else is a torch device name.
+
+    Raises:
+        UserError: a device that torch does not know or cannot use.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"device={name}: torch cannot use it ({reason}); use device=auto or device=cpu") from error
+
+
+def find_checkpoint(path: str | None, folder: str | Path = TRAINING_FOLDER) -> Path:
+    """The checkpoint named, or the newest DDPM checkpoint under the folder named, or under `folder`.
+
+    Raises:
+        UserError: there is none; the line names the command that trains one.
+    """
+    remedy = "train one with `python train/train_ddpm.py`, or name one with checkpoint=<path>"
+    if path is not None:
+        if not Path(path).exists():
+            raise UserError(f"checkpoint={path}: no such file; {remedy}")
+        if Path(path).is_file():
+            return Path(path)
+        folder = path
+    found = [file for file in Path(folder).glob("**/*.ckpt") if file.is_file()]
+    if not found:
+        raise UserError(f"checkpoint: none given and no *.ckpt under {folder}; {remedy}")
+    # Of two files written in the same instant (a numbered one and last.ckpt) the name decides, so that it is fixed.
+    newest = max(found, key=lambda file: (file.stat().st_mtime, file.name == "last.ckpt", str(file)))
+    log.info("checkpoint: %s, the newest under %s", newest, folder)
+    return newest
+
+
+def set_sampler(pipeline, sampler: dict) -> None:
+    """Gives the pipeline its sampler from the node `sampler` of a config.
+
+    Raises:
+        UserError: an unknown sampler, or steps below 1.
+    """
+    if int(sampler["steps"]) < 1:
+        raise UserError(f"sampler.steps={sampler['steps']}: give at least 1")
+    try:
+        pipeline.set_sampler(**sampler)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
+def sample_volumes(
+    pipeline,
+    xrays: Float[Tensor, "n v 1 h w"],
+    poses: Float[Tensor, "n v 9"] | None,
+    ids: list[str],
+    samples: int,
+    batch_size: int,
+    seed: int = 0,
+    extents: Float[Tensor, "n 3"] | None = None,
+) -> Iterator[tuple[range, Float[Tensor, "b s d h w"]]]:
+    """Volumes in HU for every X-ray, batch by batch, each with the positions of its X-rays.
+
+    `batch_size` counts volumes, so more samples mean fewer X-rays at a time. The noise of a case depends on the seed,
+    its id and the number of the sample, never on the batch it stands in. `extents` are the sizes of the volumes in mm;
+    sampler, steps and guidance are those that the pipeline was set to.
+
+    Raises:
+        UserError: `samples` or `batch_size` is below 1.
+    """
+    for name, value in (("samples", samples), ("batch_size", batch_size)):
+        if value < 1:
+            raise UserError(f"{name}={value}: give at least 1")
+    together = max(1, batch_size // samples)
+    starts = range(0, len(xrays), together)
+    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()]
+    with Progress(*columns, TimeRemainingColumn()) as bar:
+        task = bar.add_task("denoising steps", total=None)
+        for number, start in enumerate(starts):
+            part = range(start, min(start + together, len(xrays)))
+
+            def advance(step: int, total: int, number: int = number) -> None:
+                bar.update(task, completed=number * total + step, total=len(starts) * total)
+
+            result = pipeline(
+                xrays[start : part.stop],
+                None if poses is None else poses[start : part.stop],
+                num_samples=samples,
+                seed=seed,
+                ids=[ids[i] for i in part],
+                extent=None if extents is None else extents[start : part.stop],
+                batch_size=batch_size,
+                progress=advance,
+            )
+            yield part, result.volumes.float().cpu()

@@ -1,0 +1,115 @@
+"""From X-ray files to CT files: NIfTI with HU and affine, GIF, PNG, and the settings that make them again."""
+
+import json
+import logging
+import platform
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from dataset.errors import UserError
+from dataset.files import atomic_path
+from dataset.geometry import unknown_pose
+from dataset.volume_io import write_nifti
+from dataset.xray_io import XRAY_ENDINGS, read_xray
+from dataset.xray_io import find_xrays as xrays_in
+from ddpm.checkpoint import sha256
+from evaluation import pictures
+from evaluation.sampling import sample_volumes
+
+log = logging.getLogger(__name__)
+
+
+def find_xrays(path: str | None) -> list[Path]:
+    """The file itself, or the X-ray files of a folder in the order of their names.
+
+    Raises:
+        UserError: nothing was given, nothing is there, or the folder holds no X-ray.
+    """
+    if not path:
+        raise UserError("xray: missing; give an X-ray file or a folder of them, for example xray=chest.png")
+    given = Path(path)
+    if given.is_file():
+        return [given]
+    if not given.is_dir():
+        raise UserError(f"xray={path}: no such file or folder; give an X-ray file or a folder of them")
+    return xrays_in(given)
+
+
+def generate(
+    pipeline,
+    xrays: list[Path],
+    output: Path,
+    samples: int = 1,
+    seed: int = 0,
+    batch_size: int = 4,
+    checkpoint: Path | None = None,
+) -> list[Path]:
+    """Writes for every X-ray `<stem>_synthetic_ct.nii.gz`, `.gif`, `.png` and `<stem>_settings.json` into `output`.
+
+    With several samples the first file is their mean; `<stem>_sample_<n>_synthetic_ct.nii.gz` are the samples and
+    `<stem>_synthetic_spread.nii.gz` is their standard deviation in HU. The noise depends on the seed and on what the
+    X-ray's file holds: the same file gives the same volumes under any name and in any company. Gives back the paths
+    of the volumes.
+
+    Raises:
+        UserError: an X-ray that cannot be read; nothing has been generated then.
+    """
+    protocol, size = pipeline.protocol, pipeline.volume_size
+    if protocol.get("views", 1) > 1:
+        raise UserError(f"checkpoint={checkpoint}: it needs {protocol['views']} views of a patient, a file holds one")
+    images = torch.stack([read_xray(path, tuple(protocol["xray_size"])) for path in xrays])
+    hashes = [sha256(path) for path in xrays]
+    stems, spacing = _stems(xrays), tuple(e / n for e, n in zip(pipeline.extent, size, strict=True))
+    poses = unknown_pose(1).expand(len(xrays), 1, -1)
+    output.mkdir(parents=True, exist_ok=True)
+    shared = {
+        "mark": pictures.SYNTHETIC,
+        "checkpoint": None if checkpoint is None else {"file": str(checkpoint), "sha256": sha256(checkpoint)},
+        **pipeline.describe(),
+        "samples": samples,
+        "seed": seed,
+        "volume_size": list(size),
+        "spacing": list(spacing),
+        "geometry": "nominal: the pose of the film and the size of the patient are unknown",
+        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+    }
+    written = []
+    # One id per file content: the noise must not depend on where the file lies.
+    ids = [digest[:16] for digest in hashes]
+    for part, volumes in sample_volumes(pipeline, images[:, None, None], poses, ids, samples, batch_size, seed):
+        for index, drawn in zip(part, volumes, strict=True):
+            stem = stems[index]
+            settings = {"xray": {"file": str(xrays[index]), "sha256": hashes[index]}, "noise_id": ids[index], **shared}
+            written.append(_write(output, stem, images[index], drawn, spacing, pipeline.window))
+            with atomic_path(output / f"{stem}_settings.json") as temporary:
+                Path(temporary).write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
+    return written
+
+
+def _write(
+    output: Path, stem: str, xray: Float[Tensor, "h w"], drawn: Float[Tensor, "s d h w"], spacing, window
+) -> Path:
+    mean, grey = drawn.mean(dim=0), pictures.display_window(window)
+    path = output / f"{stem}_synthetic_ct.nii.gz"
+    write_nifti(path, mean, spacing)
+    if len(drawn) > 1:
+        for number, sample in enumerate(drawn, start=1):
+            write_nifti(output / f"{stem}_sample_{number}_synthetic_ct.nii.gz", sample, spacing)
+        spread = drawn.std(dim=0, correction=0)
+        description = f"{pictures.SYNTHETIC}; standard deviation, HU"
+        write_nifti(output / f"{stem}_synthetic_spread.nii.gz", spread, spacing, description=description)
+    pictures.save_gif(output / f"{stem}_synthetic_ct.gif", pictures.volume_frames(mean, spacing, grey))
+    pictures.planes_picture(xray, mean, spacing, grey).save(output / f"{stem}_synthetic_ct.png")
+    return path
+
+
+def _stems(xrays: list[Path]) -> list[str]:
+    """File names without their ending; with it where two X-rays would write the same files."""
+    bare = []
+    for path in xrays:
+        ending = next((e for e in sorted(XRAY_ENDINGS, key=len, reverse=True) if path.name.lower().endswith(e)), "")
+        bare.append(path.name[: len(path.name) - len(ending)])
+    return [p.name.replace(".", "_") if bare.count(stem) > 1 else stem for stem, p in zip(bare, xrays, strict=True)]

@@ -1,0 +1,240 @@
+"""A run that stops anywhere and goes on sees the samples, and reaches the weights, of one that never stopped."""
+
+import contextlib
+import json
+import logging
+
+import pandas as pd
+import pytest
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback, ModelCheckpoint
+
+from dataset.cases import case_key, pack_case
+from dataset.datamodule import CTDataModule
+from dataset.geometry import make_pose
+from dataset.manifest import COLUMNS
+
+TOTAL = 11  # batches of 2 out of 5 cases: batches cross the borders of epochs
+
+
+class NoiseSource:
+    """Five cases of noise: enough for order and counters, and quick."""
+
+    name = "noise"
+
+    def __init__(self, splits=("train",) * 5 + ("val", "test")):
+        rows = [(f"case_{i}", f"p{i}", "", "", "PA", "drr", i % 2, split) for i, split in enumerate(splits)]
+        self.rows = pd.DataFrame(rows, columns=list(COLUMNS))
+
+    def missing(self):
+        return []
+
+    def home(self):
+        return {}
+
+    def key(self, row):
+        return case_key({"id": row["id"]})
+
+    def build(self, row):
+        generator = torch.Generator().manual_seed(int(row["id"][-1]))
+        hu = torch.rand(6, 5, 4, generator=generator) * 1000 - 900
+        xray = torch.rand(1, 8, 8, generator=generator)
+        return pack_case(hu, xray, make_pose((6.0, 5.0, 4.0))[None], (1.0, 1.0, 1.0))
+
+    def describe(self):
+        return {"dataset": self.name, "volume_size": [6, 5, 4], "xray_size": [8, 8], "views": 1}
+
+
+class Recorder(pl.LightningModule):
+    """One weight that depends on every sample it saw and on their order."""
+
+    def __init__(self, manual: bool):
+        super().__init__()
+        self.automatic_optimization = not manual
+        self.weight = torch.nn.Parameter(torch.zeros(6 * 5 * 4))
+        self.seen: list[tuple[int, int]] = []
+        self.validated = 0
+
+    def training_step(self, batch, batch_idx):
+        self.seen += list(zip(batch["index"].tolist(), batch["step"].tolist(), strict=True))
+        assert batch["step"].tolist() == [batch_idx] * len(batch["step"])
+        loss = (self.weight - batch["ct"].flatten(1)).square().mean()
+        if not self.automatic_optimization:
+            optimizer = self.optimizers()
+            optimizer.zero_grad()
+            self.manual_backward(loss)
+            optimizer.step()
+        return loss
+
+    def validation_step(self, batch, batch_idx):
+        self.validated += 1
+
+    def configure_optimizers(self):
+        return torch.optim.Adam([self.weight], lr=0.1)
+
+
+class StopAt(Callback):
+    def __init__(self, batches: int, inside: bool = False):
+        self.batches, self.inside = batches, inside
+
+    def on_train_batch_start(self, trainer, module, batch, batch_idx):
+        if self.inside and batch_idx == self.batches:
+            raise InterruptedError
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        if not self.inside and batch_idx + 1 == self.batches:
+            raise InterruptedError
+
+
+def fit(cache, total=TOTAL, workers=0, manual=True, callbacks=(), checkpoint=None, validate=None, source=None):
+    module = Recorder(manual)
+    data = CTDataModule(
+        source or NoiseSource(),
+        batch_size=2,
+        num_batches=total,
+        num_workers=workers,
+        seed=3,
+        cache_dir=cache,
+        prepare_workers=0,
+    )
+    trainer = pl.Trainer(
+        max_epochs=1,
+        accelerator="cpu",
+        devices=1,
+        logger=False,
+        enable_checkpointing=any(isinstance(c, ModelCheckpoint) for c in callbacks),
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=list(callbacks),
+        use_distributed_sampler=False,
+        val_check_interval=validate or total,
+        check_val_every_n_epoch=None,
+        num_sanity_val_steps=0,
+    )
+    with contextlib.suppress(InterruptedError):
+        trainer.fit(module, datamodule=data, ckpt_path=checkpoint)
+    return module, trainer
+
+
+def every_batch(folder):
+    return ModelCheckpoint(folder, filename="at_{step}", every_n_train_steps=1, save_top_k=-1, save_last=False)
+
+
+@pytest.fixture
+def quiet():
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+
+
+@pytest.mark.parametrize(("workers", "manual"), [(0, True), (0, False), (2, True)])
+def test_resuming_in_the_middle_equals_not_stopping(tmp_path, workers, manual, quiet, recwarn):
+    whole, _ = fit(tmp_path, workers=workers, manual=manual)
+    saver = ModelCheckpoint(tmp_path / "ckpt", filename="stop", every_n_train_steps=4)
+    first, stopped = fit(tmp_path, workers=workers, manual=manual, callbacks=[saver, StopAt(6)])
+    assert stopped.state.status == "interrupted" and len(first.seen) == 12  # two batches further than the checkpoint
+    second, _ = fit(tmp_path, workers=workers, manual=manual, checkpoint=tmp_path / "ckpt" / "stop.ckpt")
+    assert first.seen[:8] + second.seen == whole.seen
+    assert len(whole.seen) == 2 * TOTAL
+    torch.testing.assert_close(second.weight, whole.weight, rtol=0, atol=0)
+    assert not [w for w in recwarn if "not resumable" in str(w.message)]
+
+
+@pytest.mark.parametrize("stop", range(1, TOTAL + 1))
+@pytest.mark.parametrize("validate", [None, 3])
+def test_any_batch_is_a_place_to_stop(tmp_path, stop, validate, quiet):
+    whole, _ = fit(tmp_path, validate=validate)
+    fit(tmp_path, validate=validate, callbacks=[every_batch(tmp_path / "ckpt")])
+    checkpoint = next((tmp_path / "ckpt").glob(f"at_step={stop}.ckpt"))
+    rest, _ = fit(tmp_path, validate=validate, checkpoint=checkpoint)
+    assert rest.seen == whole.seen[2 * stop :]
+    torch.testing.assert_close(rest.weight, whole.weight, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("saved", ["last_batch", "validation_end", "epoch_end", "after_fit"])
+@pytest.mark.parametrize("validate", [None, 3])
+def test_a_finished_run_goes_on_when_it_becomes_longer(tmp_path, saved, validate, quiet):
+    class SaveThen(Callback):
+        def on_validation_end(self, trainer, module):
+            if saved == "validation_end":
+                trainer.save_checkpoint(tmp_path / "end.ckpt")
+
+        def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+            if saved == "last_batch" and batch_idx + 1 == 6:
+                trainer.save_checkpoint(tmp_path / "end.ckpt")
+
+        def on_train_epoch_end(self, trainer, module):
+            if saved == "epoch_end":
+                trainer.save_checkpoint(tmp_path / "end.ckpt")
+
+    whole, _ = fit(tmp_path, validate=validate)
+    short, trainer = fit(tmp_path, total=6, validate=validate, callbacks=[SaveThen()])
+    if saved == "after_fit":
+        trainer.save_checkpoint(tmp_path / "end.ckpt")
+    rest, longer = fit(tmp_path, validate=validate, checkpoint=tmp_path / "end.ckpt")
+    assert short.seen + rest.seen == whole.seen
+    torch.testing.assert_close(rest.weight, whole.weight, rtol=0, atol=0)
+    assert longer.global_step == TOTAL
+    if validate:
+        assert short.validated + rest.validated == whole.validated
+    again, _ = fit(tmp_path, total=6, validate=validate, checkpoint=tmp_path / "end.ckpt")
+    assert again.seen == []  # the same length once more: nothing left to do
+
+
+def test_an_exception_inside_a_batch_loses_only_that_batch(tmp_path, quiet):
+    whole, _ = fit(tmp_path)
+    first, trainer = fit(tmp_path, callbacks=[StopAt(5, inside=True)])
+    trainer.state.fn = "fit"  # as an exception hook finds it
+    trainer.save_checkpoint(tmp_path / "crash.ckpt")
+    rest, _ = fit(tmp_path, checkpoint=tmp_path / "crash.ckpt")
+    assert first.seen + rest.seen == whole.seen
+    torch.testing.assert_close(rest.weight, whole.weight, rtol=0, atol=0)
+
+
+def test_workers_and_global_random_state_do_not_matter(tmp_path, quiet):
+    def drawn(workers):
+        pl.seed_everything(0, verbose=False)
+        module, _ = fit(tmp_path, workers=workers)
+        return module.seen, torch.rand(3)
+
+    (seen, state), (seen_too, state_too) = drawn(0), drawn(2)
+    assert seen == seen_too
+    torch.testing.assert_close(state, state_too, rtol=0, atol=0)
+
+
+def test_splits_are_apart_and_written_down(tmp_path):
+    data = CTDataModule(NoiseSource(), cache_dir=tmp_path, prepare_workers=0)
+    data.prepare_data()
+    data.setup()
+    ids = [set(split.rows["id"]) for split in (data.train, data.val, data.test)]
+    assert [len(i) for i in ids] == [5, 1, 1] and not ids[0] & ids[1] and not ids[1] & ids[2]
+    written = pd.read_csv(data.manifest_path)
+    assert set(written.columns) == set(COLUMNS)
+    assert written.loc[written["split"] == "train", "id"].tolist() == data.train.rows["id"].tolist()
+
+
+def test_validation_has_neither_crop_nor_step(tmp_path):
+    data = CTDataModule(NoiseSource(), cache_dir=tmp_path, prepare_workers=0, crop=[3, 3, 3], num_batches=2)
+    data.prepare_data()
+    data.setup()
+    assert next(iter(data.train_dataloader()))["ct"].shape == (1, 1, 3, 3, 3)
+    batch = next(iter(data.val_dataloader()))
+    assert batch["ct"].shape == (1, 1, 6, 5, 4) and batch["step"].tolist() == [-1]
+
+
+def test_one_case_serves_all_splits_and_says_so(tmp_path, caplog):
+    data = CTDataModule(NoiseSource(("train",)), cache_dir=tmp_path, prepare_workers=0)
+    with caplog.at_level(logging.WARNING):
+        data.prepare_data()
+        data.setup()
+    assert "validation repeats" in caplog.text
+    assert data.val.rows["id"].tolist() == data.test.rows["id"].tolist() == data.train.rows["id"].tolist()
+
+
+def test_protocol_is_plain_json_and_complete(tmp_path):
+    data = CTDataModule(NoiseSource(), window="ctpa", cache_dir=tmp_path, prepare_workers=0)
+    data.prepare_data()
+    data.setup()
+    protocol = json.loads(json.dumps(data.protocol()))
+    assert protocol["window"] == [-200.0, 500.0] and protocol["extent"] == [6.0, 5.0, 4.0]
+    assert data.cache_bytes() == sum(p.stat().st_size for p in tmp_path.rglob("*.safetensors"))
+    assert protocol["split"] == {"train": 5, "val": 1, "test": 1} and protocol["version"]

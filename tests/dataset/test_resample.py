@@ -1,0 +1,77 @@
+"""Resampling keeps every structure where it was in mm, states its grid truly, and does not alias."""
+
+import numpy as np
+import pytest
+
+from dataset.resample import reduced, resample
+from dataset.volume_io import Volume
+
+SIZE, SPACING, CENTRE = (40, 50, 60), (2.5, 0.8, 0.7), (10.0, -20.0, 30.0)
+
+
+def positions(volume):
+    """RAS mm of every voxel `(3, D, H, W)`: D grows upward, H backward, W leftward."""
+    axes = [(np.arange(n) - (n - 1) / 2) * s for n, s in zip(volume.hu.shape, volume.spacing, strict=True)]
+    d, h, w = np.meshgrid(*axes, indexing="ij")
+    right, front, up = volume.centre
+    return np.stack([right - w, front - h, up + d])
+
+
+def ramp(world):
+    """A volume whose HU is its own coordinate along one world axis."""
+    volume = Volume(np.zeros(SIZE, dtype=np.float32), SPACING, CENTRE)
+    return Volume(positions(volume)[world].astype(np.float32), SPACING, CENTRE)
+
+
+GRIDS = [
+    ((16, 16, 16), None),
+    ((55, 64, 70), None),
+    ((12, 12, 12), (3.3, 1.5, 1.7)),
+    ((20, 20, 30), (1.0, 1.0, 1.0)),
+    ((96, 96, 96), (1.2, 0.9, 1.1)),
+]
+
+
+@pytest.mark.parametrize(("size", "spacing"), GRIDS)
+@pytest.mark.parametrize("world", [0, 1, 2])
+def test_a_coordinate_keeps_its_place(world, size, spacing):
+    made = resample(ramp(world), size, spacing)
+    assert made.hu.shape == size
+    if spacing is not None:
+        np.testing.assert_allclose(made.spacing, spacing, atol=1e-5)
+    else:
+        np.testing.assert_allclose(made.extent, ramp(0).extent, atol=1e-3)
+        np.testing.assert_allclose(made.centre, CENTRE, atol=1e-3)
+    where = positions(made)
+    reach = np.array([0.3 * n * s for n, s in zip(SIZE, SPACING, strict=True)])[[2, 1, 0], None, None, None]
+    inside = (np.abs(where - np.array(CENTRE)[:, None, None, None]) < reach).all(axis=0)
+    assert inside.sum() > 20
+    np.testing.assert_allclose(made.hu[inside], where[world][inside], atol=0.02)
+
+
+def test_padding_is_air():
+    made = resample(Volume(np.full((10, 10, 10), 40, np.float32), (2.0, 2.0, 2.0)), (20, 20, 20), (2.0, 2.0, 2.0))
+    assert made.hu[0].max() == -1024 and made.hu[10, 10, 10] == 40
+    assert (made.hu == 40).sum() == 1000
+
+
+@pytest.mark.parametrize("spacing", [None, (4.0, 4.0, 4.0)])
+def test_shrinking_averages_instead_of_aliasing(spacing):
+    checks = (np.indices((64, 64, 64)).sum(axis=0) % 2 * 2000.0 - 1000.0).astype(np.float32)
+    made = resample(Volume(checks, (1.0, 1.0, 1.0)), (16, 16, 16), spacing)
+    assert np.abs(made.hu[2:-2, 2:-2, 2:-2]).max() < 20
+
+
+def test_same_grid_changes_nothing():
+    hu = np.random.default_rng(0).normal(size=(8, 9, 10)).astype(np.float32)
+    made = resample(Volume(hu, (2.0, 1.0, 1.5), CENTRE), (8, 9, 10))
+    np.testing.assert_allclose(made.hu, hu, atol=1e-4)
+
+
+def test_reduction_keeps_extent_and_mean():
+    volume = Volume(np.random.default_rng(0).normal(size=(30, 64, 62)).astype(np.float32), (2.5, 0.7, 0.7), CENTRE)
+    made = reduced(volume, 1.5)
+    assert made.hu.shape == (30, 32, 31)
+    np.testing.assert_allclose(made.extent, volume.extent)
+    np.testing.assert_allclose(made.hu.mean(), volume.hu.mean(), atol=1e-5)
+    assert reduced(volume, 0.5) is volume

@@ -1,0 +1,55 @@
+"""Small parts of the second stage, made alike by all its tests."""
+
+from functools import partial
+
+import torch
+
+from dataset.geometry import make_pose
+from ddpm.latent.vqgan import VQGANLatents
+from ddpm.lifting import RayLift
+from ddpm.module import DDPMModule
+from ddpm.objective import NoiseObjective
+from ddpm.unet import UNet3D
+from ddpm.xray_encoder import CNNXrayEncoder
+
+VOLUME = (32, 32, 32)
+EXTENT = (320.0, 256.0, 352.0)
+PROTOCOL = {"dataset": "test", "window": [-1000.0, 1000.0], "volume_size": list(VOLUME), "extent": list(EXTENT)}
+
+
+def latent_encoder() -> VQGANLatents:
+    encoder = VQGANLatents(
+        {"n_codes": 64, "embedding_dim": 4, "n_hiddens": 8, "downsample": 4, "patch": 2, "n_res_blocks": 1}
+    )
+    encoder.measure(encoder.encode_raw(torch.tanh(torch.randn(4, 1, *VOLUME))))
+    return encoder
+
+
+def module(num_batches: int = 4, **options) -> DDPMModule:
+    torch.manual_seed(0)
+    options = {"objective": NoiseObjective(), "optimizer": partial(torch.optim.AdamW, lr=1e-3), **options}
+    return DDPMModule(
+        UNet3D(4, dim=8, dim_mults=(1, 2), condition_channels=4, embedding_dim=32, blocks=1, head_dim=8),
+        CNNXrayEncoder(width=8, blocks=1, feature_channels=8, embedding_dim=32),
+        RayLift(8, 4, depth_bins=4),
+        latent_encoder(),
+        num_batches=num_batches,
+        volume_size=VOLUME,
+        protocol=PROTOCOL,
+        warmup_steps=1,
+        **options,
+    )
+
+
+def item(index: int, step: int = 0) -> dict:
+    generator = torch.Generator().manual_seed(index)
+    return {
+        "latent": torch.randn(4, 8, 8, 8, generator=generator),
+        "xray": torch.rand(1, 1, 64, 64, generator=generator),
+        "pose": make_pose(EXTENT)[None],
+        "spacing": torch.tensor(EXTENT) / 32,
+        "label": 0,
+        "id": f"case{index}",
+        "index": index,
+        "step": step,
+    }

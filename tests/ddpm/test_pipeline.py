@@ -1,0 +1,84 @@
+"""Generation: the same seed gives the same volume, whatever it is batched with; guidance; sizes and units."""
+
+import pytest
+import torch
+from ddpm_parts import EXTENT, VOLUME, item, module
+
+from ddpm.checkpoint import export_pipeline, load_pipeline
+
+
+@pytest.fixture(scope="module")
+def pipeline():
+    m = module()
+    for p in m.trained["denoiser"].parameters():
+        if not p.any():
+            torch.nn.init.normal_(p, std=0.02)
+    return m.pipeline().set_sampler("DPMSolverMultistepScheduler", 3)
+
+
+@pytest.fixture(scope="module")
+def xrays():
+    return torch.stack([item(i)["xray"] for i in range(3)])
+
+
+def test_volumes_are_in_hu_and_in_the_window(pipeline, xrays):
+    out = pipeline(xrays, num_samples=2).volumes
+    assert out.shape == (3, 2, *VOLUME)
+    assert out.min() >= -1000 and out.max() <= 1000 and out.std() > 1
+
+
+def test_a_volume_depends_on_seed_and_id_not_on_its_batch(pipeline, xrays):
+    together = pipeline(xrays, num_samples=2, ids=["a", "b", "c"], batch_size=5).volumes
+    alone = pipeline(xrays[1:2], num_samples=2, ids=["b"], batch_size=1).volumes
+    assert (together[1] - alone[0]).abs().mean() < 1.0  # HU; bfloat16 rounds by the shape of the batch
+    assert torch.equal(alone, pipeline(xrays[1:2], num_samples=2, ids=["b"], batch_size=1).volumes)
+    assert (pipeline(xrays[1:2], ids=["b"], seed=1).volumes - alone[:, :1]).abs().mean() > 1.0
+    assert (together[1, 0] - together[1, 1]).abs().mean() > 1.0
+
+
+def test_the_xray_changes_the_volume(pipeline, xrays):
+    a, b = (pipeline(xrays[i : i + 1], ids=["same"]).volumes for i in (0, 1))
+    assert (a - b).abs().mean() > 0.1
+
+
+def test_guidance_of_zero_ignores_the_xray(pipeline, xrays):
+    a, b = (pipeline(xrays[i : i + 1], ids=["same"], guidance_scale=0.0).volumes for i in (0, 1))
+    assert (a - b).abs().max() < 1e-3 * 2000
+
+
+def test_an_unknown_pose_is_the_nominal_one(pipeline, xrays):
+    nominal = torch.stack([item(0)["pose"]])
+    a = pipeline(xrays[:1], None).volumes
+    b = pipeline(xrays[:1], torch.full((1, 1, 9), float("nan"))).volumes
+    c = pipeline(xrays[:1], nominal, extent=torch.tensor([EXTENT])).volumes
+    assert torch.equal(a, b) and torch.allclose(a, c, atol=1.0)
+
+
+def test_progress_counts_every_step_of_every_batch(pipeline, xrays):
+    seen = []
+    pipeline(xrays, num_samples=2, batch_size=4, progress=lambda step, total: seen.append((step, total)))
+    assert seen == [(i + 1, 6) for i in range(6)]
+
+
+@pytest.mark.parametrize("sampler", ["DDPMScheduler", "DDIMScheduler"])
+def test_other_samplers_repeat_too(pipeline, xrays, sampler):
+    other = module().pipeline().set_sampler(sampler, 3)
+    assert torch.equal(other(xrays[:1]).volumes, other(xrays[:1]).volumes)
+
+
+def test_exported_pipeline_gives_the_same_volume(pipeline, xrays, tmp_path):
+    path = export_pipeline(pipeline, tmp_path / "model.safetensors", dtype=torch.float32)
+    again = load_pipeline(path).set_sampler("DPMSolverMultistepScheduler", 3)
+    assert torch.equal(again(xrays[:1]).volumes, pipeline(xrays[:1]).volumes)
+    small = export_pipeline(pipeline, tmp_path / "small.safetensors")
+    assert small.stat().st_size < 0.6 * path.stat().st_size
+
+
+def test_two_views_go_through_the_same_code(pipeline):
+    two = torch.rand(1, 2, 1, 64, 64)
+    assert pipeline(two).volumes.shape == (1, 1, *VOLUME)
+
+
+def test_ids_must_fit(pipeline, xrays):
+    with pytest.raises(ValueError, match="2 ids for 3 X-rays"):
+        pipeline(xrays, ids=["a", "b"])

@@ -1,0 +1,91 @@
+"""The denoiser: shapes, conditioning that can be dropped, gradients, saving."""
+
+import pytest
+import torch
+
+from ddpm.unet import UNet3D, positions
+
+
+def small(**options) -> UNet3D:
+    torch.manual_seed(0)
+    net = UNet3D(**{"in_channels": 4, "dim": 16, "dim_mults": (1, 2), "condition_channels": 3, "embedding_dim": 24,
+                    "blocks": 1, "head_dim": 8, **options})  # fmt: skip
+    for name, p in net.named_parameters():  # layers that start at zero hide what lies behind them
+        if not p.any():
+            torch.nn.init.normal_(p, std=0.05, generator=torch.Generator().manual_seed(len(name)))
+    return net
+
+
+def inputs(b: int = 2, size=(6, 8, 8)) -> dict:
+    g = torch.Generator().manual_seed(1)
+    return {
+        "sample": torch.randn(b, 4, *size, generator=g),
+        "timestep": torch.tensor([10, 900][:b]),
+        "embedding": torch.randn(b, 24, generator=g),
+        "features": torch.randn(b, 3, *size, generator=g),
+    }
+
+
+@pytest.mark.parametrize("full_conv", [False, True])
+def test_output_has_the_shape_of_the_input(full_conv):
+    x = inputs(size=(8, 8, 12))
+    assert small(full_conv=full_conv)(**x).shape == x["sample"].shape
+
+
+def test_a_dropped_xray_is_the_same_as_none_and_other_than_kept():
+    net, x = small(), inputs()
+    none = net(x["sample"], x["timestep"])
+    dropped = net(**x, keep=torch.zeros(2))
+    half = net(**x, keep=torch.tensor([1.0, 0.0]))
+    kept = net(**x)
+    assert torch.allclose(dropped, none, atol=1e-5)
+    assert torch.allclose(half[0], kept[0], atol=1e-5) and torch.allclose(half[1], none[1], atol=1e-5)
+    assert not torch.allclose(kept, none, atol=1e-3)
+
+
+def test_gradient_reaches_every_weight_and_the_condition():
+    net, x = small(), inputs()
+    x["embedding"].requires_grad_()
+    x["features"].requires_grad_()
+    net(**x, keep=torch.tensor([1.0, 0.0])).square().mean().backward()
+    assert [n for n, p in net.named_parameters() if p.grad is None or not p.grad.any()] == []
+    assert x["embedding"].grad[0].any() and not x["embedding"].grad[1].any()
+    assert x["features"].grad[0].any() and not x["features"].grad[1].any()
+
+
+def test_samples_of_a_batch_do_not_meet():
+    net, x = small().eval(), inputs()
+    alone = net(**{k: v[:1] for k, v in x.items()})
+    assert torch.allclose(net(**x)[:1], alone, atol=1e-5)
+
+
+def test_depth_attention_carries_along_depth_and_1x3x3_does_not():
+    """Information may pass between slices only by attention (the first and last layers reach one slice)."""
+    x = inputs(size=(12, 8, 8))
+    for attention in (True, False):
+        net = small(depth_attention=attention).eval()
+        for part in net.middle:
+            if not attention and hasattr(part, "qkv"):
+                torch.nn.init.zeros_(part.out.weight)
+        moved = {**x, "sample": x["sample"].clone()}
+        moved["sample"][:, :, 0] += 1.0
+        # a normalisation over all voxels reaches everywhere, faintly: compare with the near slice
+        change = (net(**moved) - net(**x)).abs().mean(dim=(0, 1, 3, 4))
+        ratio = (change[-1] / change[0]).item()
+        assert ratio > 0.05 if attention else ratio < 0.05
+
+
+def test_positions_tell_all_voxels_apart():
+    p = positions(torch.Size((4, 6, 5)), torch.device("cpu"))[0].flatten(1).T
+    assert torch.cdist(p, p).fill_diagonal_(1).min() > 0.05
+
+
+def test_saved_denoiser_is_the_same(tmp_path):
+    net, x = small().eval(), inputs()
+    net.save_pretrained(tmp_path)
+    assert torch.equal(UNet3D.from_pretrained(tmp_path).eval()(**x), net(**x))
+
+
+def test_sides_that_cannot_be_halved_are_refused():
+    with pytest.raises(ValueError, match="multiples of 2.*dim_mults"):
+        small()(**inputs(size=(6, 7, 8)))

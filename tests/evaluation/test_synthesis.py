@@ -1,0 +1,92 @@
+"""From an X-ray file to CT files: what is written, and that settings and seed make them again."""
+
+import json
+
+import nibabel as nib
+import numpy as np
+import pytest
+from evaluation_fakes import EXTENT, FakePipeline, chest_world, oracle, protocol
+from PIL import Image
+
+from dataset.errors import UserError
+from evaluation.synthesis import find_xrays, generate
+
+
+@pytest.fixture
+def film(tmp_path):
+    cases = chest_world(1, seed=0)
+    array = (cases.case(0)["xray"][0].float().numpy() * 255).astype(np.uint8)
+    Image.fromarray(array).save(tmp_path / "chest.png")
+    return tmp_path / "chest.png", FakePipeline(oracle(cases), protocol())
+
+
+def test_files_geometry_and_mark(film, tmp_path):
+    path, pipeline = film
+    written = generate(pipeline, [path], tmp_path / "out", samples=3, seed=1)
+    names = {p.name for p in (tmp_path / "out").iterdir()}
+    samples = {f"chest_sample_{n}_synthetic_ct.nii.gz" for n in (1, 2, 3)}
+    endings = ("synthetic_ct.nii.gz", "synthetic_ct.gif", "synthetic_ct.png", "synthetic_spread.nii.gz")
+    assert names == samples | {f"chest_{ending}" for ending in endings} | {"chest_settings.json"}
+    image = nib.load(written[0])
+    assert image.shape == (24, 24, 24)
+    extent = [n * z for n, z in zip(image.shape, image.header.get_zooms(), strict=True)]
+    assert extent == pytest.approx(EXTENT[::-1], rel=1e-4)
+    assert b"SYNTHETIC" in image.header["descrip"].tobytes()
+    drawn = np.stack([nib.load(tmp_path / "out" / name).get_fdata() for name in sorted(samples)])
+    assert np.abs(image.get_fdata() - drawn.mean(axis=0)).max() <= 1.0  # both are rounded to whole HU
+    spread = nib.load(tmp_path / "out" / "chest_synthetic_spread.nii.gz").get_fdata()
+    assert np.abs(spread - drawn.std(axis=0)).max() <= 1.5
+    with Image.open(tmp_path / "out" / "chest_synthetic_ct.gif") as gif:
+        assert gif.n_frames == 24
+
+
+def test_the_same_seed_gives_the_same_volume_under_any_name(film, tmp_path):
+    path, pipeline = film
+    other = tmp_path / "renamed.png"
+    other.write_bytes(path.read_bytes())
+    decoy = tmp_path / "decoy.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (30, 30), dtype=np.uint8)).save(decoy)
+    first = generate(pipeline, [path], tmp_path / "a", seed=4)[0]
+    again = generate(pipeline, [decoy, other], tmp_path / "b", seed=4)[1]
+    different = generate(pipeline, [path], tmp_path / "c", seed=5)[0]
+    volumes = [nib.load(p).get_fdata() for p in (first, again, different)]
+    assert np.array_equal(volumes[0], volumes[1])
+    assert not np.array_equal(volumes[0], volumes[2])
+
+
+def test_settings_say_how_to_make_it_again(film, tmp_path):
+    path, pipeline = film
+    generate(pipeline, [path], tmp_path / "out", samples=1, seed=9, checkpoint=path)
+    settings = json.loads((tmp_path / "out" / "chest_settings.json").read_text())
+    assert settings["seed"] == 9 and settings["samples"] == 1 and settings["sampler"] == "Fake"
+    assert len(settings["xray"]["sha256"]) == len(settings["checkpoint"]["sha256"]) == 64
+    assert "nominal" in settings["geometry"] and "SYNTHETIC" in settings["mark"]
+
+
+def test_equal_stems_do_not_overwrite_each_other(film, tmp_path):
+    path, pipeline = film
+    Image.open(path).save(tmp_path / "chest.jpg", quality=95)
+    written = generate(pipeline, [path, tmp_path / "chest.jpg"], tmp_path / "out")
+    assert len(set(written)) == 2 and all(p.is_file() for p in written)
+
+
+def test_inputs_that_are_not_there_are_one_line(tmp_path):
+    for value, line in (
+        (None, "xray: missing"),
+        (str(tmp_path / "none.png"), "no such file"),
+        (str(tmp_path), "no X-ray"),
+    ):
+        with pytest.raises(UserError, match=line):
+            find_xrays(value)
+    (tmp_path / "b.png").write_bytes(b"")
+    (tmp_path / "a.dcm").write_bytes(b"")
+    (tmp_path / "notes.txt").write_bytes(b"")
+    assert [p.name for p in find_xrays(str(tmp_path))] == ["a.dcm", "b.png"]
+
+
+def test_a_generator_of_two_views_refuses_a_film(film, tmp_path):
+    path, pipeline = film
+    pipeline.protocol["views"] = 2
+    with pytest.raises(UserError, match="2 views"):
+        generate(pipeline, [path], tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,93 @@
+"""What a user types, and types wrongly: one line that names the key and the remedy, no traceback, exit code 1."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+README_COMMAND = [
+    "model=ddpm", "dataset=xrayctpa", "model.vae_ckpt=stabilityai/stable-diffusion-xl-base-1.0",
+    "model.results_folder_postfix=lora_finetune", "model.vqgan_ckpt=missing.ckpt", "model.diffusion_img_size=32",
+    "model.diffusion_depth_size=64", "model.diffusion_num_channels=4", "model.dim_mults=[1,2,4,8]",
+    "model.batch_size=10", "model.gpus=1",
+]  # fmt: skip
+TINY = ["dataset.train=2", "dataset.val=1", "dataset.test=1", "dataset.volume_size=[16,16,16]",
+        "dataset.xray_size=[32,32]", "dataset.prepare_workers=0", "model.gpus=0"]  # fmt: skip
+
+
+def run(script: str, *arguments: str, cwd: Path = ROOT, module: bool = False) -> subprocess.CompletedProcess:
+    env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+    env.update(HF_HUB_OFFLINE="1", OMP_NUM_THREADS="1")
+    start = ["-m", script.removesuffix(".py").replace("/", ".")] if module else [str(ROOT / script)]
+    return subprocess.run([sys.executable, *start, *arguments], cwd=cwd, env=env, capture_output=True, text=True)
+
+
+def refused(done: subprocess.CompletedProcess) -> str:
+    """The one line of an error."""
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1, done.stderr
+    return lines[0]
+
+
+def test_the_readme_command_lists_all_that_is_missing_data_first():
+    line = refused(run("train/train_ddpm.py", *README_COMMAND))
+    assert line.index("dataset.root_dir") < line.index("stabilityai/stable-diffusion-xl-base-1.0")
+    assert "huggingface-cli download" in line
+
+
+@pytest.mark.parametrize("script", ["train/train_vqgan.py", "train/train_ddpm.py", "evaluation/evaluate.py",
+                                    "evaluation/generate.py"])  # fmt: skip
+def test_help_lists_every_option_with_a_line(script, tmp_path):
+    done = run(script, "--help", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    options = [line for line in done.stdout.splitlines() if line.startswith("  ") and "=" in line]
+    assert len(options) > 8 and all("# " in line for line in options)
+
+
+def test_cfg_job_shows_the_composed_config_from_anywhere(tmp_path):
+    done = run("train/train_ddpm.py", "--cfg", "job", "model.batch_size=77", cwd=tmp_path)
+    assert done.returncode == 0 and "batch_size: 77" in done.stdout
+    done = run("train/train_ddpm.py", "--cfg", "job", module=True)
+    assert done.returncode == 0 and "batch_size:" in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("overrides", "parts"),
+    [
+        (["model.batchsize=3"], ["model.batchsize", "unknown key", "model.batch_size"]),
+        (["batch_size=3"], ["batch_size", "model.batch_size"]),
+        (["dataset=lung"], ["dataset=lung", "phantom"]),
+        (["model.vqgan_ckpt=runs/epoch=0-step=3.ckpt"], ["cannot parse", "quote"]),
+        (["model.prediction=epsilon"], ["zero_terminal_snr", "epsilon"]),
+        (["model.gpus=-2"], ["model.gpus=-2"]),
+        (["model.resume=nowhere.ckpt", *TINY, "model.vae_ckpt=nowhere"], ["model.vae_ckpt=nowhere"]),
+        (["dataset=default"], ["dataset.root_dir"]),
+        (["dataset=default", "dataset.root_dir=/nonexistent/folder"], ["/nonexistent/folder"]),
+    ],
+)
+def test_mistakes_become_one_line(overrides, parts, tmp_path):
+    vqgan = "model.latent.search=" + str(tmp_path)
+    line = refused(run("train/train_ddpm.py", *overrides, vqgan, f"model.results_folder={tmp_path}"))
+    for part in parts:
+        assert part in line
+
+
+def test_without_a_latent_encoder_the_line_says_what_to_train_first(tmp_path):
+    overrides = [*TINY, f"dataset.cache_dir={tmp_path}", f"model.latent.search={tmp_path}"]
+    assert "train_vqgan.py" in refused(run("train/train_ddpm.py", *overrides))
+
+
+def test_sizes_that_contradict_the_encoder_show_both(tmp_path):
+    from diffusers import AutoencoderTiny
+
+    options = {"encoder_block_out_channels": (8, 8), "decoder_block_out_channels": (8, 8)}
+    AutoencoderTiny(**options, num_encoder_blocks=(1, 1), num_decoder_blocks=(1, 1)).save_pretrained(tmp_path / "vae")
+    overrides = [*TINY, f"dataset.cache_dir={tmp_path}", f"model.vae_ckpt={tmp_path}/vae"]
+    line = refused(run("train/train_ddpm.py", *overrides, "model.diffusion_img_size=32"))
+    assert "model.diffusion_img_size=32" in line and "gives 8" in line

@@ -1,0 +1,101 @@
+"""Laws of the quantiser: nearest codes, gradients, moving averages, memory."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from vq_gan_3d.codebook import Codebook, perplexity
+
+
+@pytest.fixture
+def codebook():
+    torch.manual_seed(0)
+    return Codebook(n_codes=50, embedding_dim=4)
+
+
+def test_every_vector_gets_its_nearest_code(codebook):
+    vectors = torch.randn(2, 4, 3, 5, 7)
+    out = codebook.eval()(vectors)
+    flat = vectors.movedim(1, -1).reshape(-1, 4)
+    expected = torch.cdist(flat, codebook.codes).argmin(dim=1)
+    assert torch.equal(out.indices.flatten(), expected)
+    assert torch.allclose(out.latents, codebook.lookup(out.indices), atol=1e-6)
+
+
+def test_chunks_do_not_change_the_assignment(codebook, monkeypatch):
+    vectors = torch.randn(500, 4)
+    whole = codebook.nearest(vectors)
+    monkeypatch.setattr("vq_gan_3d.codebook.SCORES_PER_CHUNK", 50 * 7)
+    assert torch.equal(codebook.nearest(vectors), whole)
+
+
+def test_gradient_passes_straight_through_and_commitment_pulls(codebook):
+    vectors = torch.randn(1, 4, 2, 2, 2, requires_grad=True)
+    out = codebook.eval()(vectors)
+    weight = torch.randn_like(out.latents)
+    (out.latents * weight).sum().backward(retain_graph=True)
+    assert torch.allclose(vectors.grad, weight)
+    vectors.grad = None
+    out.commitment.backward()
+    assert torch.allclose(vectors.grad, 2 * (vectors - codebook.lookup(out.indices)) / vectors.numel(), atol=1e-6)
+
+
+def test_moving_averages_converge_to_cluster_means():
+    torch.manual_seed(0)
+    centres = torch.tensor([[4.0, 0.0], [-4.0, 0.0], [0.0, 4.0]])
+    codebook = Codebook(n_codes=3, embedding_dim=2, decay=0.8).train()
+    for _ in range(200):
+        points = centres.repeat(40, 1) + 0.1 * torch.randn(120, 2)
+        codebook(points.T.reshape(1, 2, 120, 1, 1))
+    assert torch.cdist(codebook.codes, centres).min(dim=0).values.max() < 0.1
+
+
+def test_dead_codes_come_back_to_the_data():
+    codebook = Codebook(n_codes=64, embedding_dim=2, decay=0.5, restart_below=0.05).train()
+    data = torch.randn(1, 2, 8, 8, 8)
+    codebook(data)
+    with torch.no_grad():
+        codebook.codes[1:] = 100.0  # far from anything
+        codebook.average_sum[1:] = 100.0
+    for _ in range(40):
+        out = codebook(data)
+    assert codebook.codes.abs().max() < 10
+    assert perplexity(out.indices, 64)[0] > 20
+
+
+def test_evaluation_leaves_the_codebook_alone(codebook):
+    before = {k: v.clone() for k, v in codebook.state_dict().items()}
+    codebook.eval()(torch.randn(1, 4, 4, 4, 4))
+    assert all(torch.equal(before[k], v) for k, v in codebook.state_dict().items())
+
+
+def test_reloaded_codebook_is_not_initialised_again(codebook):
+    data = torch.randn(1, 4, 4, 4, 4)
+    codebook.train()(data)
+    other = Codebook(n_codes=50, embedding_dim=4).train()
+    other.load_state_dict(codebook.state_dict())
+    codebook(data)
+    other(data)
+    assert torch.equal(codebook.codes, other.codes)
+
+
+def test_perplexity_of_known_distributions():
+    assert perplexity(torch.zeros(100, dtype=torch.long), 8)[0].item() == pytest.approx(1.0)
+    spread, used = perplexity(torch.arange(8).repeat(5), 8)
+    assert spread.item() == pytest.approx(8.0, rel=1e-5) and used.item() == 1.0
+
+
+def test_large_codebook_needs_little_memory():
+    """16,384 codes on 32³×8 latents: a distance matrix would take 2 GB, one-hot codes as much again."""
+    code = """
+import resource, torch
+from vq_gan_3d.codebook import Codebook
+codebook, data = Codebook(16384, 8).train(), torch.randn(1, 8, 32, 32, 32)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+codebook(data)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+"""
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert float(out.stdout) < 600

@@ -1,0 +1,131 @@
+"""Training of the VQ-GAN: who gets a gradient, when, and what stops it."""
+
+from functools import partial
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from monai.networks.nets import PatchDiscriminator
+from torch.utils.data import DataLoader
+
+from vq_gan_3d import VQGAN3D
+from vq_gan_3d.module import TrainingStopped, VQGANModule
+from vq_gan_3d.perceptual import EfficientNetLiteFeatures, SlicePerceptualLoss, make_perceptual
+
+adam = partial(torch.optim.AdamW, lr=1e-3)
+
+
+def batches(n: int, value: float | None = None) -> DataLoader:
+    generator = torch.Generator().manual_seed(0)
+    volumes = [torch.tanh(torch.randn(1, 16, 16, 16, generator=generator)) for _ in range(n)]
+    if value is not None:
+        volumes = [torch.full_like(v, value) for v in volumes]
+    return DataLoader([{"ct": v, "index": i, "step": i} for i, v in enumerate(volumes)], batch_size=1)
+
+
+def make(n: int = 4, **options) -> VQGANModule:
+    torch.manual_seed(0)
+    network = VQGAN3D(n_codes=64, embedding_dim=4, n_hiddens=8, n_res_blocks=1)
+    discriminator = PatchDiscriminator(3, channels=8, in_channels=1, num_layers_d=1, norm="INSTANCE")
+    options = {"discriminator": discriminator, "discriminator_optimizer": adam, **options}
+    return VQGANModule(network, adam, num_batches=n, warmup_batches=1, **options)
+
+
+def fit(module: VQGANModule, loader: DataLoader) -> pl.Trainer:
+    trainer = pl.Trainer(
+        max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False,
+    )  # fmt: skip
+    trainer.fit(module, loader)
+    return trainer
+
+
+def snapshot(module: torch.nn.Module) -> dict:
+    return {k: v.clone() for k, v in module.state_dict().items()}
+
+
+def test_discriminator_rests_until_its_batch_and_then_trains():
+    module = make(discriminator_iter_start=3)
+    before = snapshot(module.discriminator)
+    fit(module, batches(3))
+    assert all(torch.equal(v, before[k]) for k, v in module.discriminator.state_dict().items())
+    module = make(discriminator_iter_start=2)
+    fit(module, batches(4))
+    assert any(not torch.equal(v, before[k]) for k, v in module.discriminator.state_dict().items())
+
+
+def test_batches_are_counted_once_with_two_optimizers():
+    module = make(discriminator_iter_start=0)
+    fit(module, batches(4))
+    assert int(module.batches_done) == 4
+
+
+def test_adversarial_gradient_reaches_the_generator_and_leaves_the_discriminator():
+    module = make()
+    volume = torch.rand(1, 1, 16, 16, 16)
+    out = module.model(volume)
+    module.discriminator.requires_grad_(False)
+    judged = module.discriminator(out.volume)[-1]
+    module.adversarial_loss(judged, target_is_real=True, for_discriminator=False).backward()
+    assert module.model.decoder[-1].weight.grad.abs().max() > 0
+    assert all(p.grad is None for p in module.discriminator.parameters())
+
+
+def test_adversarial_term_changes_the_training_of_the_generator():
+    plain, judged = make(adversarial_weight=0.0), make(adversarial_weight=1.0)
+    fit(plain, batches(3))
+    fit(judged, batches(3))
+    assert not torch.equal(plain.model.decoder[-1].weight, judged.model.decoder[-1].weight)
+
+
+def test_not_a_number_stops_with_the_cause():
+    with pytest.raises(TrainingStopped, match="not finite.*model.lr"):
+        fit(make(), batches(2, value=float("nan")))
+
+
+def test_collapsed_codebook_stops_with_the_cause():
+    module = make(n=8, collapse_perplexity=1000.0, collapse_patience=3)
+    with pytest.raises(TrainingStopped, match="collapsed.*n_codes"):
+        fit(module, batches(8))
+    assert int(module.batches_done) == 2
+
+
+class Edges(torch.nn.Module):
+    """Two fixed feature maps."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = torch.nn.Conv2d(3, 4, 3)
+
+    def forward(self, x):
+        return [self.conv(x), x]
+
+
+def test_perceptual_loss_is_zero_for_equals_reaches_the_first_and_stays_frozen():
+    loss = SlicePerceptualLoss(Edges())
+    a = torch.rand(1, 1, 12, 12, 12, requires_grad=True)
+    assert loss(a, a.detach(), torch.Generator().manual_seed(0)).item() == pytest.approx(0, abs=1e-10)
+    loss(a, torch.rand(1, 1, 12, 12, 12), torch.Generator().manual_seed(0)).backward()
+    assert a.grad.abs().max() > 0
+    assert all(p.grad is None for p in loss.network.parameters())
+
+
+def test_perceptual_network_outside_of_the_module_state():
+    module = make(perceptual=SlicePerceptualLoss(Edges()))
+    assert not any("conv.weight" in k and "perceptual" in k for k in module.state_dict())
+    fit(module, batches(2))
+
+
+def test_perceptual_choices():
+    assert make_perceptual("none") is None
+    with pytest.raises(ValueError, match="perceptual_network=vgg"):
+        make_perceptual("vgg")
+
+
+def test_packaged_perceptual_network_or_how_to_get_it():
+    try:
+        features = EfficientNetLiteFeatures()(torch.rand(1, 3, 64, 64) * 2 - 1)
+    except ImportError as error:
+        assert "pip install" in str(error)
+    else:
+        assert [f.shape[-1] for f in features] == [32, 16, 8, 4]

@@ -1,0 +1,1 @@
+"""Training commands and what only they need: devices, run folders, checkpoints on disk, callbacks."""

@@ -1,0 +1,86 @@
+"""The data of the second stage: cached latents in place of volumes, and the checks before they are made."""
+
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig
+
+from dataset.datamodule import CTDataModule
+from dataset.errors import UserError
+from ddpm.latent import LatentEncoder
+from ddpm.latent.cache import LatentDataset, raw_latents
+from ddpm.latent.factory import missing
+
+
+def refuse_missing(source, model: DictConfig) -> None:
+    """Everything that is missing in one line, data first.
+
+    Raises:
+        UserError: with the list and how to go on.
+    """
+    lacks = [*source.missing(), *missing(model.vae_ckpt, model.vqgan_ckpt, model.latent_encoder)]
+    if lacks:
+        raise UserError("missing: " + "; ".join(f"({i}) {text}" for i, text in enumerate(lacks, 1)))
+
+
+def check_latent_size(
+    encoder: LatentEncoder, volume_size: tuple[int, int, int], model: DictConfig
+) -> tuple[int, int, int, int]:
+    """`(c, d, h, w)` of the latents, from one encoded sample; sizes that the user typed are compared.
+
+    Raises:
+        UserError: showing both where they differ.
+    """
+    try:
+        c, d, h, w = encoder.latent_shape(volume_size)
+    except ValueError as error:
+        raise UserError(
+            f"dataset.volume_size={list(volume_size)} does not suit the latent encoder: {error}"
+        ) from error
+    found = {"diffusion_num_channels": c, "diffusion_depth_size": d, "diffusion_img_size": h}
+    wrong = [
+        f"model.{key}={model[key]} but the encoder gives {value}"
+        for key, value in found.items()
+        if model[key] is not None and int(model[key]) != value
+    ]
+    if wrong:
+        raise UserError(
+            f"{'; '.join(wrong)}: latents of {list(volume_size)} voxels are {[c, d, h, w]}; leave these keys out, or "
+            "change dataset.volume_size or the encoder"
+        )
+    return c, d, h, w
+
+
+class LatentData(CTDataModule):
+    """`CTDataModule` over latents: encoded once, whitened by statistics of the training split.
+
+    The latents lie beside the cases in the cache, under the fingerprint of the encoder.
+    """
+
+    def __init__(self, cases: CTDataModule, encoder: LatentEncoder, device: torch.device):
+        super().__init__(
+            cases.source,
+            cases.window,
+            cases.batch_size,
+            cases.num_batches,
+            cases.num_workers,
+            cases.seed,
+            cases.cache_dir,
+        )
+        folder = Path(cases.manifest_path).parent
+        raw = {}
+        for split, name in (("train", "training"), ("val", "validation")):
+            volumes = getattr(cases, split)
+            names = [path.stem for path in volumes.paths]
+            raw[split] = raw_latents(encoder, volumes, names, folder, device, f"Encoding {name} latents")
+        encoder.cpu().measure(raw["train"])
+        self.train = LatentDataset(cases.train, encoder.whiten(raw["train"]))
+        self.val = LatentDataset(cases.val, encoder.whiten(raw["val"]))
+
+    @property
+    def bytes(self) -> int:
+        """Memory of the latents."""
+        return sum(d.latents.numel() * d.latents.element_size() for d in (self.train, self.val))
+
+    def prepare_data(self) -> None:
+        """Nothing: the cases were prepared before they were encoded."""

@@ -1,0 +1,52 @@
+"""Curves and pictures: CSV and PNG files always, TensorBoard or Weights and Biases beside them."""
+
+from pathlib import Path
+
+import numpy as np
+import pytorch_lightning as pl
+from PIL import Image
+from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger, WandbLogger
+
+
+def make_loggers(folder: Path, name: str, offline: bool, images: bool, project: str) -> list:
+    """The loggers of a run. Files of the run are written by all of them; `images` lets pictures leave for wandb.
+
+    Raises:
+        ValueError: for an unknown name.
+    """
+    loggers: list = [CSVLogger(folder, name="", version="curves", flush_logs_every_n_steps=10)]
+    if name == "tensorboard":
+        loggers.append(TensorBoardLogger(folder, name="", version="tensorboard"))
+    elif name == "wandb":
+        # offline needs no login, and online fails at once instead of waiting for one at a prompt
+        import wandb
+
+        settings = wandb.Settings(login_timeout=10, silent=True)
+        loggers.append(
+            PrivateWandbLogger(images, project=project, save_dir=folder, offline=offline, settings=settings)
+        )
+    elif name != "csv":
+        raise ValueError(f"logger.name={name}: choose csv, tensorboard or wandb")
+    return loggers
+
+
+class PrivateWandbLogger(WandbLogger):
+    """Weights and Biases that receives no picture unless told so: pictures may be patients."""
+
+    def __init__(self, images: bool, **options):
+        super().__init__(**options)
+        self.images = images
+
+
+def log_picture(trainer: pl.Trainer, name: str, picture: np.ndarray, step: int) -> None:
+    """A grey or RGB picture `(h, w[, 3])` uint8 to every logger of the run; CSV runs get a PNG file."""
+    for logger in trainer.loggers:
+        if isinstance(logger, CSVLogger):
+            folder = Path(logger.log_dir).parent / "pictures"
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(picture).save(folder / f"{name}_{step:06d}.png")
+        elif isinstance(logger, TensorBoardLogger):
+            layout = "HWC" if picture.ndim == 3 else "HW"
+            logger.experiment.add_image(name, picture, step, dataformats=layout)
+        elif isinstance(logger, PrivateWandbLogger) and logger.images:
+            logger.log_image(name, [picture], step=step)

@@ -1,0 +1,60 @@
+"""One line before training: parameters, memory to expect, size of the data, what to change if it does not fit."""
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+OPTIMIZER_COPIES = 4  # weights, gradients and Adam's two moments, in float32
+GB = 1024**3
+
+
+def activation_bytes(module: nn.Module, *shapes: tuple[int, ...], half: bool) -> int:
+    """Bytes that autograd keeps for one forward pass over inputs of `shapes`, counted on torch's meta device."""
+    kept: dict[int, int] = {}
+
+    def count(tensor: Tensor) -> Tensor:
+        # parameters are counted elsewhere, and a tensor saved twice takes its memory once
+        if not isinstance(tensor, nn.Parameter):
+            kept[tensor.untyped_storage()._cdata] = tensor.numel() * tensor.element_size()
+        return tensor
+
+    shadow = copy.deepcopy(module).to("meta").train()
+    inputs = [torch.zeros(shape, device="meta") for shape in shapes]
+    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+        out = shadow(*inputs)
+    del out
+    return sum(kept.values()) // (2 if half else 1)
+
+
+def preflight(parameters: int, trained: int, activations: int, data_bytes: int, gpu: bool, averaged: bool) -> str:
+    """The line.
+
+    Args:
+        parameters: of all networks.
+        trained: of those that the optimizer moves.
+        activations: bytes of one training step.
+        data_bytes: of the cached data in memory.
+        averaged: whether an EMA copy is kept.
+    """
+    state = 4 * (parameters + trained * (OPTIMIZER_COPIES - 1 + averaged))
+    peak = state + activations + (0 if gpu else data_bytes)
+    available = torch.cuda.mem_get_info()[0] if gpu else _available()
+    line = (
+        f"{parameters / 1e6:.1f} M parameters ({trained / 1e6:.1f} M trained), about {peak / GB:.1f} GB at peak of "
+        f"{available / GB:.0f} GB free, cached data {data_bytes / GB:.2f} GB"
+    )
+    if peak > available:
+        line += (
+            "; this will not fit: lower model.batch_size (and raise model.gradient_accumulate_every), then model.dim"
+        )
+    return line
+
+
+def _available() -> int:
+    try:
+        with open("/proc/meminfo") as file:
+            fields = dict(line.split(":", 1) for line in file)
+        return int(fields["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError):  # not Linux: torch cannot tell either
+        return 1 << 62

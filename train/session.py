@@ -1,0 +1,87 @@
+"""Assembling a Lightning run: trainer, loggers, checkpoints, progress; and errors that end it as one line."""
+
+import logging
+import warnings
+from pathlib import Path
+
+import pytorch_lightning as pl
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from pytorch_lightning.callbacks import RichProgressBar
+
+from dataset.errors import UserError
+from train.checkpoint_io import AtomicCheckpointIO
+from train.loggers import make_loggers
+from vq_gan_3d.module import TrainingStopped
+
+
+def make_trainer(
+    trainer: DictConfig,
+    logger: DictConfig,
+    folder: Path,
+    devices: dict,
+    validate_every: int,
+    checkpoint_every: int,
+    batches: int,
+    callbacks: list[pl.Callback],
+    accumulate: int = 1,
+) -> pl.Trainer:
+    """A Trainer of one epoch of `batches` batches that validates, and saves `last.ckpt`, every so many batches.
+
+    Raises:
+        UserError: where the trainer's own keys contradict `model.gpus`.
+    """
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="pytorch_lightning")
+    for key, value in devices.items():
+        if trainer[key] not in ("auto", value):
+            raise UserError(
+                f"trainer.{key}={trainer[key]} contradicts model.gpus, which means {key}={value}; give one of them"
+            )
+    return instantiate(
+        trainer,
+        **devices,
+        max_epochs=1,
+        use_distributed_sampler=False,  # our sampler knows its rank
+        check_val_every_n_epoch=1,
+        val_check_interval=min(validate_every, batches),
+        accumulate_grad_batches=accumulate,
+        num_sanity_val_steps=0,
+        default_root_dir=str(folder),
+        logger=make_loggers(folder, **logger),
+        plugins=[AtomicCheckpointIO()],
+        enable_checkpointing=False,
+        callbacks=[RichProgressBar(leave=True), *callbacks, SaveLast(folder, checkpoint_every)],
+    )
+
+
+class SaveLast(pl.Callback):
+    """Writes `checkpoints/last.ckpt` every so many batches and at the end.
+
+    Lightning's ModelCheckpoint counts steps of all optimizers, two a batch for the VQ-GAN: this one counts batches.
+    """
+
+    def __init__(self, folder: Path, every: int):
+        self.path, self.every = folder / "checkpoints" / "last.ckpt", every
+
+    def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, outputs, batch, batch_idx) -> None:
+        """Lightning's hook; runs after the module's own, so that the average of the weights is up to date."""
+        if (batch_idx + 1) % self.every == 0 or batch_idx + 1 == trainer.num_training_batches:
+            trainer.save_checkpoint(self.path)
+
+
+def fit(trainer: pl.Trainer, module: pl.LightningModule, datamodule: pl.LightningDataModule, checkpoint: Path | None):
+    """Trains, from a checkpoint if one is given.
+
+    Raises:
+        UserError: where training stopped for a reason that has a name.
+    """
+    try:
+        trainer.fit(module, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
+    except (TrainingStopped, FloatingPointError) as error:
+        raise UserError(str(error)) from error
+    except torch.OutOfMemoryError as error:
+        raise UserError(f"out of GPU memory: lower model.batch_size ({str(error).splitlines()[0]})") from error
+    if trainer.interrupted:
+        raise UserError("interrupted; model.resume=auto goes on from the last checkpoint")

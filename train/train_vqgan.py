@@ -1,0 +1,89 @@
+"""Trains the 3D VQ-GAN: `python train/train_vqgan.py dataset=default dataset.root_dir=<folder>`; --help lists all."""
+
+import sys
+from pathlib import Path
+
+sys.path[0] = str(Path(__file__).resolve().parent.parent)  # replaced: a file in train/ must not shadow a library
+
+from dataset.command import command  # noqa: E402
+
+
+@command("train_vqgan")
+def main(cfg) -> None:
+    """Data, model, fit."""
+    from train.devices import choose_devices
+
+    model = cfg.model
+    devices = choose_devices(model.gpus)
+
+    import pytorch_lightning as pl
+    import torch
+    from hydra.utils import instantiate
+
+    from dataset.datamodule import CTDataModule
+    from evaluation.metrics import psnr
+    from train.callbacks import ReconstructionPictures
+    from train.preflight import activation_bytes, preflight
+    from train.runs import run_folder, save_config
+    from train.session import fit, make_trainer
+    from vq_gan_3d.module import VQGANModule
+    from vq_gan_3d.perceptual import make_perceptual
+
+    data = CTDataModule(
+        instantiate(cfg.dataset.source),
+        window=cfg.dataset.window,
+        batch_size=model.batch_size,
+        num_batches=model.max_steps,
+        num_workers=model.num_workers,
+        seed=model.seed,
+        cache_dir=cfg.dataset.cache_dir,
+        prepare_workers=cfg.dataset.prepare_workers,
+        crop=model.crop,
+    )
+    data.prepare_data()
+    data.setup()
+    pl.seed_everything(model.seed, verbose=False)
+    network = instantiate(model.network)
+    adversarial = model.adversarial_weight > 0 and model.discriminator_iter_start < model.max_steps
+    module = VQGANModule(
+        network,
+        optimizer=instantiate(model.optimizer),
+        num_batches=model.max_steps,
+        warmup_batches=model.warmup_steps,
+        commitment_weight=model.commitment_weight,
+        discriminator=instantiate(model.discriminator) if adversarial else None,
+        discriminator_optimizer=instantiate(model.discriminator_optimizer) if adversarial else None,
+        discriminator_iter_start=model.discriminator_iter_start,
+        adversarial_weight=model.adversarial_weight,
+        perceptual=make_perceptual(model.perceptual_network),
+        perceptual_weight=model.perceptual_weight,
+        gradient_clip=model.gradient_clip,
+        metrics={"psnr": lambda a, b: psnr(a, b, data_range=2.0)},
+        header={"protocol": data.protocol()},
+        seed=model.seed,
+    )
+    folder, checkpoint = run_folder(model.default_root_dir, model.results_folder_postfix, model.resume)
+    save_config(cfg, folder)
+    trainer = make_trainer(
+        cfg.trainer,
+        cfg.logger,
+        folder,
+        devices,
+        validate_every=model.validate_every,
+        checkpoint_every=model.checkpoint_every,
+        batches=model.max_steps,
+        callbacks=[ReconstructionPictures(model.picture_every)],
+    )
+    folded = [side // model.patch for side in (model.crop or cfg.dataset.volume_size)]
+    layers = torch.nn.Sequential(network.encoder, network.decoder)
+    one = activation_bytes(layers, (1, model.patch**3, *folded), half="16" in str(model.precision))
+    activations = one * model.batch_size
+    parameters = sum(p.numel() for p in module.parameters())
+    on_gpu = devices["accelerator"] == "gpu"
+    print(preflight(parameters, parameters, activations, 0, on_gpu, averaged=False), flush=True)
+    fit(trainer, module, data, checkpoint)
+    print(folder / "checkpoints" / "last.ckpt")
+
+
+if __name__ == "__main__":
+    main()

