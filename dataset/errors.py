@@ -1,5 +1,8 @@
 """The one exception that reaches the user as a line instead of a traceback."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class UserError(Exception):
     """A mistake that the user can mend: one line with the file or key, the value found and the remedy.
@@ -9,3 +12,12 @@ class UserError(Exception):
 
     def __init__(self, message: str):
         super().__init__(" ".join(str(message).split()))
+
+
+@contextmanager
+def refusals() -> Iterator[None]:
+    """Around the building of objects from a config: what a constructor refuses is the user's to mend."""
+    try:
+        yield
+    except (ValueError, ImportError) as error:
+        raise UserError(str(error)) from error

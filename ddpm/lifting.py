@@ -57,7 +57,8 @@ class RayLift(ModelMixin, ConfigMixin):
         """
         b, v = maps.shape[:2]
         bins = self.spread(maps.flatten(0, 1)).unflatten(1, (self.config.channels, self.config.depth_bins))
-        grid = torch.stack([ray_coordinates(size, extent[i], pose[i, j]) for i in range(b) for j in range(v)])
+        with torch.autocast(maps.device.type, enabled=False):  # in bfloat16 a ray would miss its pixel
+            grid = torch.stack([ray_coordinates(size, extent[i], pose[i, j]) for i in range(b) for j in range(v)])
         if self.config.depth_bins == 1:
             grid = torch.cat([grid[..., :2], torch.zeros_like(grid[..., :1])], dim=-1)
         else:

@@ -78,7 +78,7 @@ class DDPMModule(pl.LightningModule):
         """The frozen encoder."""
         return self._frozen[0]
 
-    def _parameters(self) -> list[nn.Parameter]:
+    def _trainable(self) -> list[nn.Parameter]:
         return [p for p in self.trained.parameters() if p.requires_grad]
 
     def configure_optimizers(self) -> dict:
@@ -107,7 +107,7 @@ class DDPMModule(pl.LightningModule):
         return error.mean(dim=(1, 2, 3, 4)) * self.schedule.weight(timestep)
 
     def training_step(self, batch: dict, batch_idx: int) -> Tensor:
-        """Noise, timestep and drop of each sample depend on (seed, step, index) alone: see `dataset.sampler`."""
+        """Noise, timestep and drop of a sample depend on (seed, step, position in the global batch) alone."""
         eps, timestep, keep = self._draw(batch)
         loss = self.losses(batch, eps, timestep, keep).mean()
         if not torch.isfinite(loss):
@@ -118,11 +118,11 @@ class DDPMModule(pl.LightningModule):
         self.log("train/loss", loss.detach(), prog_bar=True)
         return loss
 
-    def on_train_batch_end(self, outputs, batch: dict, batch_idx: int) -> None:
-        """The average follows every step of the optimizer, from the first on."""
-        if (batch_idx + 1) % self.accumulate == 0:
-            self.ema.to(self.device)
-            self.ema.step(self._trainable())
+    def optimizer_step(self, *arguments, **options) -> None:
+        """The average follows every step of the optimizer, from the first on, before any callback saves it."""
+        super().optimizer_step(*arguments, **options)
+        self.ema.to(self.device)
+        self.ema.step(self._trainable())
 
     def validation_step(self, batch: dict, batch_idx: int) -> None:
         """Loss at the same noise and timesteps for every checkpoint, so that the curve means something."""
@@ -138,11 +138,14 @@ class DDPMModule(pl.LightningModule):
     @contextmanager
     def averaged_weights(self):
         """Inside, the module holds the averaged weights."""
+        modes = {part: part.training for part in self.trained.modules()}
         self._use_average()
         try:
             yield
         finally:
             self._use_raw()
+            for part, training in modes.items():
+                part.training = training
 
     def on_validation_start(self) -> None:
         """Validation judges the averaged weights."""
@@ -152,9 +155,9 @@ class DDPMModule(pl.LightningModule):
         """Training goes on with the raw ones."""
         self._use_raw()
 
-    def on_exception(self, exception: BaseException) -> None:
+    def configure_callbacks(self) -> list[pl.Callback]:
         """An exception during validation must not leave the averages where the raw weights belong."""
-        self._use_raw()
+        return [_RawWeightsOnException()]
 
     def pipeline(self) -> XrayToCTPipeline:
         """The generating pipeline over the present weights of this module (shared, not copied)."""
@@ -195,8 +198,10 @@ class DDPMModule(pl.LightningModule):
     def _draw(self, batch: dict) -> tuple[Tensor, Tensor, Tensor]:
         clean = batch["latent"]
         eps, timestep, keep = [], [], []
-        for step, index in zip(batch["step"].tolist(), batch["index"].tolist(), strict=True):
-            generator = _generator((self.seed, step, index))
+        first = self.global_rank * len(clean)
+        for row, step in enumerate(batch["step"].tolist()):
+            # the position in the global batch, not the case: a small data set meets itself within one batch
+            generator = _generator((self.seed, step, first + row))
             timestep.append(self.objective.draw_timestep(generator))
             keep.append(float(torch.rand((), generator=generator) >= self.condition_drop))
             eps.append(torch.randn(clean.shape[1:], generator=generator))
@@ -214,6 +219,11 @@ class DDPMModule(pl.LightningModule):
         if self._swapped:
             self.ema.restore(self._trainable())
             self._swapped = False
+
+
+class _RawWeightsOnException(pl.Callback):
+    def on_exception(self, trainer: pl.Trainer, module: DDPMModule, exception: BaseException) -> None:
+        module._use_raw()
 
 
 def _generator(words: tuple[int, ...]) -> torch.Generator:

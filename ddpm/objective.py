@@ -25,7 +25,7 @@ class NoiseObjective:
         timestep_power: 1 draws timesteps uniformly; k > 1 draws T·u^(1/k), more often the noisy ones.
 
     Raises:
-        ValueError: for an unknown prediction, or epsilon with zero terminal SNR, where the target carries no signal.
+        ValueError: for an unknown prediction, and for what zero terminal SNR rules out: epsilon, min-SNR weights.
     """
 
     timesteps: int = 1000
@@ -42,6 +42,11 @@ class NoiseObjective:
             raise ValueError(
                 "model.zero_terminal_snr=true with model.prediction=epsilon: the last step has nothing to learn from; "
                 "use model.prediction=v_prediction or sample, or model.zero_terminal_snr=false"
+            )
+        if self.zero_terminal_snr and self.min_snr_gamma is not None:
+            raise ValueError(
+                f"model.min_snr_gamma={self.min_snr_gamma:g} with model.zero_terminal_snr=true: the step where "
+                "sampling starts would weigh nothing; set one of them to null or false"
             )
 
     def scheduler(self) -> DDPMScheduler:

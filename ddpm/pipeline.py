@@ -14,6 +14,7 @@ from dataset.geometry import fill_unknown
 from dataset.intensity import Window
 from ddpm.latent.contract import LatentEncoder
 from ddpm.lifting import RayLift
+from ddpm.precision import inference_autocast
 from ddpm.samplers import make_sampler
 from ddpm.unet import UNet3D
 from ddpm.xray_encoder.contract import XrayEncoder
@@ -173,14 +174,14 @@ class XrayToCTPipeline(DiffusionPipeline):
 
     def _condition(self, xray: Tensor, pose: Tensor, extent: Tensor, size: tuple) -> tuple[Tensor, Tensor]:
         """Embedding and lifted features of every X-ray, computed once for all steps and samples."""
-        with self._autocast():
+        with inference_autocast(self.denoiser.device):
             encoded = self.xray_encoder(xray)
             features = self.lift(encoded.maps, pose, extent, size)
         return encoded.embedding.float().mean(dim=1), features.float()
 
     def _predict(self, latents: Tensor, t: Tensor, emb: Tensor, feat: Tensor, guidance: float) -> Tensor:
         timestep = t.expand(latents.shape[0])
-        with self._autocast():
+        with inference_autocast(self.denoiser.device):
             with_xray = self.denoiser(latents, timestep, emb, feat).float()
             if guidance == 1.0:
                 return with_xray
@@ -188,22 +189,13 @@ class XrayToCTPipeline(DiffusionPipeline):
         return without + guidance * (with_xray - without)
 
     def _decode(self, latents: Tensor) -> Tensor:
-        with self._autocast():
+        with inference_autocast(self.denoiser.device):
             return self.latent_encoder.decode(latents).float()
 
     def _step_options(self, streams: list[torch.Generator]) -> dict:
         if isinstance(self.scheduler, DDPMScheduler):
             return {"generator": streams}
         return {}
-
-    def _autocast(self):
-        """bfloat16 matrix products: on a CPU without such instructions they are no slower than they must be."""
-        return torch.autocast(self.denoiser.device.type, dtype=torch.bfloat16, enabled=self._bfloat16())
-
-    def _bfloat16(self) -> bool:
-        if self.denoiser.device.type == "cpu":
-            return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-        return torch.cuda.is_bf16_supported()
 
 
 def _generator(seed: int, name: str, sample: int, purpose: str) -> torch.Generator:

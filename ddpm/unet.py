@@ -95,7 +95,7 @@ class UNet3D(ModelMixin, ConfigMixin):
         Raises:
             ValueError: where a side cannot be halved often enough.
         """
-        self._check_size(sample.shape[2:])
+        self.check_size(sample.shape[2:])
         b = sample.shape[0]
         emb = self.time(sinusoids(timestep, self.config.dim).to(sample.dtype))
         nothing = self.no_xray.expand(b, -1)
@@ -130,7 +130,8 @@ class UNet3D(ModelMixin, ConfigMixin):
                 x = self.upsample[i - 1](x)
         return self.out(F.silu(self.norm(x)))
 
-    def _check_size(self, size: torch.Size) -> None:
+    def check_size(self, size: tuple[int, int, int]) -> None:
+        """Refuses latents `(d, h, w)` that cannot be halved often enough with a ValueError."""
         factor = 2 ** (len(self.config.dim_mults) - 1)
         sides = size if self.config.full_conv else size[1:]
         if any(side % factor for side in sides):

@@ -1,7 +1,5 @@
 """What watches a training: pictures of reconstructions, and sampled volumes with their scores in HU."""
 
-from collections.abc import Callable
-
 import numpy as np
 import pytorch_lightning as pl
 import torch
@@ -9,6 +7,7 @@ from torch import Tensor
 
 from dataset.geometry import display_slice
 from dataset.intensity import Window
+from evaluation.metrics import mae_hu, psnr, ssim
 from train.loggers import log_picture
 
 
@@ -44,43 +43,42 @@ class SampleAndScore(pl.Callback):
     """Volumes sampled for validation X-rays with the averaged weights: PSNR, SSIM and MAE in HU, and a picture.
 
     Args:
-        cases: the data set with true volumes (`ct` in [-1, 1]), of which the first `count` are sampled.
-        metrics: name to function of (generated, true) `(D, H, W)` in HU.
+        sampler: `scheduler`, `guidance_scale` and options of the sampler.
+        steps: of the sampler.
+        window: of the model; its width is the data range of PSNR and SSIM.
+        count: how many of `cases`, a data set with true volumes that is set before training.
     """
 
-    def __init__(
-        self,
-        every: int,
-        cases,
-        window: Window,
-        metrics: dict[str, Callable[[Tensor, Tensor], float]],
-        count: int = 4,
-        sampler: dict | None = None,
-        seed: int = 0,
-    ):
-        self.every, self.cases, self.window, self.metrics = every, cases, window, metrics
-        self.count, self.sampler, self.seed = min(count, len(cases)), sampler, seed
+    def __init__(self, every: int, sampler: dict, steps: int, window: Window, count: int = 4, seed: int = 0):
+        self.every, self.sampler, self.window = every, {**sampler, "steps": steps}, window
+        self.count, self.seed, self.cases = count, seed, None
+
+    def pipeline(self, module: pl.LightningModule):
+        """The generating pipeline with this callback's sampler.
+
+        Raises:
+            ValueError: for an unknown sampler.
+        """
+        return module.pipeline().set_sampler(**self.sampler)
 
     @torch.no_grad()
     def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, outputs, batch, batch_idx) -> None:
         """Lightning's hook."""
         if (batch_idx + 1) % self.every or not trainer.is_global_zero:
             return
-        items = [self.cases[i] for i in range(self.count)]
+        items = [self.cases[i] for i in range(min(self.count, len(self.cases)))]
         with module.averaged_weights():
-            pipeline = module.pipeline()
-            if self.sampler:
-                pipeline.set_sampler(**self.sampler)
-            generated = pipeline(
+            generated = self.pipeline(module)(
                 torch.stack([item["xray"] for item in items]),
                 torch.stack([item["pose"] for item in items]),
                 seed=self.seed,
                 ids=[item["id"] for item in items],
                 extent=torch.stack([item["spacing"] * torch.tensor(item["ct"].shape[1:]) for item in items]),
             ).volumes[:, 0]
-        true = [self.window.denormalise(item["ct"][0]) for item in items]
-        for name, metric in self.metrics.items():
-            score = sum(metric(a, b) for a, b in zip(generated, true, strict=True)) / self.count
-            module.log(f"sample/{name}", float(score), rank_zero_only=True)
+        true = torch.stack([self.window.denormalise(item["ct"][0]) for item in items])
+        module.log("sample/psnr", psnr(generated, true, self.window.width).mean(), rank_zero_only=True)
+        similarity = ssim(generated, true, self.window.width, low=self.window.low).mean()
+        module.log("sample/ssim", similarity, rank_zero_only=True)
+        module.log("sample/mae_hu", mae_hu(generated, true).mean(), rank_zero_only=True)
         pair = [self.window.normalise(true[0]), self.window.normalise(generated[0])]
         log_picture(trainer, "sample", compare_slices(pair), batch_idx + 1)

@@ -8,15 +8,30 @@ import torch
 from dataset.errors import UserError
 
 
-def choose_devices(gpus: int | None) -> dict:
+def choose_devices(gpus: int | None, accelerator: str = "auto", devices: str | int = "auto") -> dict:
     """`accelerator` and `devices` of the Trainer for `model.gpus`, and one line on stdout that says which.
 
     Args:
-        gpus: number of devices; 0 for the CPU; None for all there are.
+        gpus: number of devices; 0 for the CPU; None for all there are, or what the trainer's own keys say.
+        accelerator: `trainer.accelerator`.
+        devices: `trainer.devices`.
 
     Raises:
-        UserError: for a negative number, or an NVIDIA driver that this torch cannot use.
+        UserError: for a negative number, keys that contradict each other, or an NVIDIA driver that this torch cannot
+            use.
     """
+    chosen = _choose(gpus if (accelerator, devices) == ("auto", "auto") or gpus is not None else 0)
+    for key, own in (("accelerator", accelerator), ("devices", devices)):
+        if own != "auto" and gpus is not None and own != chosen[key]:
+            raise UserError(
+                f"trainer.{key}={own} contradicts model.gpus={gpus}, which means {key}={chosen[key]}; give one of them"
+            )
+        if own != "auto":
+            chosen[key] = own
+    return chosen
+
+
+def _choose(gpus: int | None) -> dict:
     if gpus is not None and (int(gpus) != gpus or gpus < 0):
         raise UserError(f"model.gpus={gpus}: give the number of devices, 0 for the CPU")
     there = torch.cuda.device_count() if torch.cuda.is_available() else 0

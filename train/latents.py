@@ -9,18 +9,25 @@ from dataset.datamodule import CTDataModule
 from dataset.errors import UserError
 from ddpm.latent import LatentEncoder
 from ddpm.latent.cache import LatentDataset, raw_latents
-from ddpm.latent.factory import missing
+from ddpm.latent.factory import make_latent_encoder
 
 
-def refuse_missing(source, model: DictConfig) -> None:
-    """Everything that is missing in one line, data first.
+def load_latent_encoder(source, latent: DictConfig) -> LatentEncoder:
+    """The frozen encoder; everything that is missing comes in one line, data first.
 
     Raises:
         UserError: with the list and how to go on.
     """
-    lacks = [*source.missing(), *missing(model.vae_ckpt, model.vqgan_ckpt, model.latent_encoder)]
+    lacks, encoder = list(source.missing()), None
+    try:
+        encoder = make_latent_encoder(**latent)
+    except UserError as error:
+        lacks.append(str(error))
+    if len(lacks) == 1:
+        raise UserError(f"missing: {lacks[0]}")
     if lacks:
         raise UserError("missing: " + "; ".join(f"({i}) {text}" for i, text in enumerate(lacks, 1)))
+    return encoder
 
 
 def check_latent_size(
@@ -71,7 +78,8 @@ class LatentData(CTDataModule):
         raw = {}
         for split, name in (("train", "training"), ("val", "validation")):
             volumes = getattr(cases, split)
-            names = [path.stem for path in volumes.paths]
+            window = f"{cases.window.low:g}_{cases.window.high:g}"  # a case holds HU: the window is applied on reading
+            names = [f"{path.stem}-{window}" for path in volumes.paths]
             raw[split] = raw_latents(encoder, volumes, names, folder, device, f"Encoding {name} latents")
         encoder.cpu().measure(raw["train"])
         self.train = LatentDataset(cases.train, encoder.whiten(raw["train"]))

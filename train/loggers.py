@@ -14,13 +14,19 @@ def make_loggers(folder: Path, name: str, offline: bool, images: bool, project: 
     Raises:
         ValueError: for an unknown name.
     """
-    loggers: list = [CSVLogger(folder, name="", version="curves", flush_logs_every_n_steps=10)]
+    # a resumed run writes new files: CSVLogger deletes those that it finds
+    part = next(f"curves_{i}" for i in range(1, 1_000_000) if not (folder / f"curves_{i}").exists())
+    loggers: list = [CSVLogger(folder, name="", version=part, flush_logs_every_n_steps=10)]
     if name == "tensorboard":
         loggers.append(TensorBoardLogger(folder, name="", version="tensorboard"))
     elif name == "wandb":
         # offline needs no login, and online fails at once instead of waiting for one at a prompt
         import wandb
 
+        if not offline and not wandb.api.api_key:
+            raise ValueError(
+                "logger.offline=false but wandb knows no key: run wandb login, or leave logger.offline=true"
+            )
         settings = wandb.Settings(login_timeout=10, silent=True)
         loggers.append(
             PrivateWandbLogger(images, project=project, save_dir=folder, offline=offline, settings=settings)
@@ -39,7 +45,7 @@ class PrivateWandbLogger(WandbLogger):
 
 
 def log_picture(trainer: pl.Trainer, name: str, picture: np.ndarray, step: int) -> None:
-    """A grey or RGB picture `(h, w[, 3])` uint8 to every logger of the run; CSV runs get a PNG file."""
+    """A grey or RGB picture `(h, w[, 3])` uint8: a PNG file in the folder of the run, and to its other loggers."""
     for logger in trainer.loggers:
         if isinstance(logger, CSVLogger):
             folder = Path(logger.log_dir).parent / "pictures"

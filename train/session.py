@@ -27,24 +27,16 @@ def make_trainer(
     callbacks: list[pl.Callback],
     accumulate: int = 1,
 ) -> pl.Trainer:
-    """A Trainer of one epoch of `batches` batches that validates, and saves `last.ckpt`, every so many batches.
-
-    Raises:
-        UserError: where the trainer's own keys contradict `model.gpus`.
-    """
+    """A Trainer of one epoch of `batches` batches that validates, and saves `last.ckpt`, every so many batches."""
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="pytorch_lightning")
-    for key, value in devices.items():
-        if trainer[key] not in ("auto", value):
-            raise UserError(
-                f"trainer.{key}={trainer[key]} contradicts model.gpus, which means {key}={value}; give one of them"
-            )
+    checkpoint_every = -(-checkpoint_every // accumulate) * accumulate  # gradients half gathered cannot be saved
     return instantiate(
         trainer,
         **devices,
         max_epochs=1,
         use_distributed_sampler=False,  # our sampler knows its rank
-        check_val_every_n_epoch=1,
+        check_val_every_n_epoch=None,  # validation counts batches
         val_check_interval=min(validate_every, batches),
         accumulate_grad_batches=accumulate,
         num_sanity_val_steps=0,
@@ -66,7 +58,7 @@ class SaveLast(pl.Callback):
         self.path, self.every = folder / "checkpoints" / "last.ckpt", every
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, outputs, batch, batch_idx) -> None:
-        """Lightning's hook; runs after the module's own, so that the average of the weights is up to date."""
+        """Lightning's hook, after the step of the optimizer."""
         if (batch_idx + 1) % self.every == 0 or batch_idx + 1 == trainer.num_training_batches:
             trainer.save_checkpoint(self.path)
 
@@ -83,5 +75,10 @@ def fit(trainer: pl.Trainer, module: pl.LightningModule, datamodule: pl.Lightnin
         raise UserError(str(error)) from error
     except torch.OutOfMemoryError as error:
         raise UserError(f"out of GPU memory: lower model.batch_size ({str(error).splitlines()[0]})") from error
-    if trainer.interrupted:
-        raise UserError("interrupted; model.resume=auto goes on from the last checkpoint")
+    except (SystemExit, KeyboardInterrupt) as error:  # Lightning turns Ctrl-C into an exit of its own
+        raise UserError("interrupted; model.resume=auto goes on from the last checkpoint") from error
+    except (RuntimeError, KeyError) as error:
+        if checkpoint is None or "state_dict" not in str(error):
+            raise
+        what = " ".join(str(error).split())[:200]
+        raise UserError(f"{checkpoint} does not fit the model of this config, resume with its own: {what}") from error

@@ -14,25 +14,29 @@ def main(cfg) -> None:
     from train.devices import choose_devices
 
     model = cfg.model
-    devices = choose_devices(model.gpus)
+    devices = choose_devices(model.gpus, cfg.trainer.accelerator, cfg.trainer.devices)
+    on_gpu = devices["accelerator"] == "gpu"
+
+    import os
 
     import pytorch_lightning as pl
     import torch
     from hydra.utils import instantiate
-    from omegaconf import OmegaConf
 
     from dataset.datamodule import CTDataModule
-    from ddpm.lifting import RayLift
-    from ddpm.module import DDPMModule
-    from evaluation.metrics import mae_hu, psnr, ssim
+    from dataset.errors import refusals
     from train.callbacks import SampleAndScore
-    from train.latents import LatentData, check_latent_size, refuse_missing
+    from train.denoising import build_module
+    from train.latents import LatentData, check_latent_size, load_latent_encoder
     from train.preflight import activation_bytes, preflight
     from train.runs import run_folder, save_config
     from train.session import fit, make_trainer
 
     source = instantiate(cfg.dataset.source)
-    refuse_missing(source, model)
+    latent_encoder = load_latent_encoder(source, model.latent)
+    shape = check_latent_size(latent_encoder, tuple(cfg.dataset.volume_size), model)
+    folder, checkpoint = run_folder("ddpm", model.results_folder, model.results_folder_postfix, model.resume)
+    pl.seed_everything(model.seed, verbose=False)
     cases = CTDataModule(
         source,
         window=cfg.dataset.window,
@@ -43,58 +47,31 @@ def main(cfg) -> None:
         cache_dir=cfg.dataset.cache_dir,
         prepare_workers=cfg.dataset.prepare_workers,
     )
-    latent_encoder = instantiate(model.latent)
+    with refusals():
+        module = build_module(model, cfg.dataset, latent_encoder, shape)
+        sampling = SampleAndScore(model.save_and_sample_every, cfg.sampler, model.sampling_timesteps, cases.window)
+        sampling.pipeline(module)  # an unknown sampler is refused now, not after hours
     cases.prepare_data()
     cases.setup()
-    volume_size = tuple(cfg.dataset.volume_size)
-    shape = check_latent_size(latent_encoder, volume_size, model)
-    on_gpu = devices["accelerator"] == "gpu"
-    data = LatentData(cases, latent_encoder, torch.device("cuda" if on_gpu else "cpu"))
-
-    pl.seed_everything(model.seed, verbose=False)
-    xray_encoder = instantiate(model.xray_encoder)
-    denoiser = instantiate(
-        model.denoiser, in_channels=shape[0], embedding_dim=xray_encoder.embedding_dim, _convert_="all"
-    )
-    module = DDPMModule(
-        denoiser,
-        xray_encoder,
-        RayLift(xray_encoder.feature_channels, model.condition_channels, model.depth_bins),
-        latent_encoder,
-        objective=instantiate(model.objective),
-        optimizer=instantiate(model.optimizer),
-        num_batches=model.train_num_steps,
-        volume_size=volume_size,
-        protocol=cases.protocol(),
-        loss_type=model.loss_type,
-        warmup_steps=model.warmup_steps,
-        accumulate=model.gradient_accumulate_every,
-        ema_decay=model.ema_decay,
-        condition_drop=model.condition_drop,
-        freeze_xray_encoder=model.freeze_xray_encoder,
-        seed=model.seed,
-    )
-    folder, checkpoint = run_folder(model.results_folder, model.results_folder_postfix, model.resume)
+    device = torch.device(f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if on_gpu else "cpu")
+    data = LatentData(cases, latent_encoder, device)
+    module.protocol = cases.protocol()
+    sampling.cases = cases.val
     save_config(cfg, folder)
-    window = cases.window
-    sampler = {**OmegaConf.to_container(cfg.sampler), "steps": model.sampling_timesteps}
-    scores = {
-        "psnr": lambda a, b: psnr(a, b, data_range=window.width),
-        "ssim": lambda a, b: ssim(a, b, data_range=window.width, low=window.low),
-        "mae_hu": mae_hu,
-    }
-    trainer = make_trainer(
-        cfg.trainer,
-        cfg.logger,
-        folder,
-        devices,
-        validate_every=model.validate_every,
-        checkpoint_every=model.save_and_sample_every,
-        batches=model.train_num_steps,
-        callbacks=[SampleAndScore(model.save_and_sample_every, cases.val, window, scores, sampler=sampler)],
-        accumulate=model.gradient_accumulate_every,
-    )
-    activations = activation_bytes(denoiser, (1, *shape), (1,), half="16" in str(model.precision)) * model.batch_size
+    with refusals():
+        trainer = make_trainer(
+            cfg.trainer,
+            cfg.logger,
+            folder,
+            devices,
+            validate_every=model.validate_every,
+            checkpoint_every=model.save_and_sample_every,
+            batches=model.train_num_steps,
+            callbacks=[sampling],
+            accumulate=model.gradient_accumulate_every,
+        )
+    half = "16" in str(model.precision)
+    activations = activation_bytes(module.trained["denoiser"], (1, *shape), (1,), half=half) * model.batch_size
     frozen = sum(p.numel() for p in latent_encoder.parameters())
     trained = sum(p.numel() for p in module.parameters() if p.requires_grad)
     line = preflight(frozen + trained, trained, activations, data.bytes, on_gpu, averaged=True)

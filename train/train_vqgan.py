@@ -14,13 +14,14 @@ def main(cfg) -> None:
     from train.devices import choose_devices
 
     model = cfg.model
-    devices = choose_devices(model.gpus)
+    devices = choose_devices(model.gpus, cfg.trainer.accelerator, cfg.trainer.devices)
 
     import pytorch_lightning as pl
     import torch
     from hydra.utils import instantiate
 
     from dataset.datamodule import CTDataModule
+    from dataset.errors import refusals
     from evaluation.metrics import psnr
     from train.callbacks import ReconstructionPictures
     from train.preflight import activation_bytes, preflight
@@ -29,6 +30,13 @@ def main(cfg) -> None:
     from vq_gan_3d.module import VQGANModule
     from vq_gan_3d.perceptual import make_perceptual
 
+    pl.seed_everything(model.seed, verbose=False)
+    size = tuple(model.crop or cfg.dataset.volume_size)
+    with refusals():
+        network = instantiate(model.network)
+        network.check_size(size)
+        perceptual = make_perceptual(model.perceptual_network)
+    folder, checkpoint = run_folder("vqgan", model.default_root_dir, model.results_folder_postfix, model.resume)
     data = CTDataModule(
         instantiate(cfg.dataset.source),
         window=cfg.dataset.window,
@@ -42,8 +50,6 @@ def main(cfg) -> None:
     )
     data.prepare_data()
     data.setup()
-    pl.seed_everything(model.seed, verbose=False)
-    network = instantiate(model.network)
     adversarial = model.adversarial_weight > 0 and model.discriminator_iter_start < model.max_steps
     module = VQGANModule(
         network,
@@ -55,14 +61,13 @@ def main(cfg) -> None:
         discriminator_optimizer=instantiate(model.discriminator_optimizer) if adversarial else None,
         discriminator_iter_start=model.discriminator_iter_start,
         adversarial_weight=model.adversarial_weight,
-        perceptual=make_perceptual(model.perceptual_network),
+        perceptual=perceptual,
         perceptual_weight=model.perceptual_weight,
         gradient_clip=model.gradient_clip,
         metrics={"psnr": lambda a, b: psnr(a, b, data_range=2.0)},
         header={"protocol": data.protocol()},
         seed=model.seed,
     )
-    folder, checkpoint = run_folder(model.default_root_dir, model.results_folder_postfix, model.resume)
     save_config(cfg, folder)
     trainer = make_trainer(
         cfg.trainer,
@@ -74,13 +79,12 @@ def main(cfg) -> None:
         batches=model.max_steps,
         callbacks=[ReconstructionPictures(model.picture_every)],
     )
-    folded = [side // model.patch for side in (model.crop or cfg.dataset.volume_size)]
+    folded = [side // model.patch for side in size]
     layers = torch.nn.Sequential(network.encoder, network.decoder)
     one = activation_bytes(layers, (1, model.patch**3, *folded), half="16" in str(model.precision))
-    activations = one * model.batch_size
     parameters = sum(p.numel() for p in module.parameters())
     on_gpu = devices["accelerator"] == "gpu"
-    print(preflight(parameters, parameters, activations, 0, on_gpu, averaged=False), flush=True)
+    print(preflight(parameters, parameters, one * model.batch_size, data.cache_bytes(), on_gpu, averaged=False))
     fit(trainer, module, data, checkpoint)
     print(folder / "checkpoints" / "last.ckpt")
 

@@ -77,6 +77,8 @@ class VQGAN3D(ModelMixin, ConfigMixin):
         restart_below: float = 0.05,
     ):
         super().__init__()
+        if not isinstance(downsample, int):
+            raise ValueError(f"downsample={downsample}: give one number, the factor along every axis")
         if downsample & (downsample - 1) or downsample < 1:
             raise ValueError(f"downsample={downsample}: give a power of two")
         if downsample % patch:
@@ -106,9 +108,15 @@ class VQGAN3D(ModelMixin, ConfigMixin):
         Raises:
             ValueError: if a side of the volume is no multiple of `downsample`.
         """
-        if any(side % self.config.downsample for side in volume.shape[2:]):
-            raise ValueError(f"volume {tuple(volume.shape[2:])}: sides must be multiples of {self.config.downsample}")
+        self.check_size(tuple(volume.shape[2:]))
         return self.encoder(fold(volume, self.config.patch))
+
+    def check_size(self, size: tuple[int, int, int]) -> None:
+        """Refuses a volume or crop of a size that `downsample` does not divide with a ValueError."""
+        if any(side % self.config.downsample for side in size):
+            raise ValueError(
+                f"volume {tuple(size)}: sides must be multiples of model.downsample={self.config.downsample}"
+            )
 
     def decode(self, latents: Float[Tensor, "b c d h w"], quantise: bool = True) -> Float[Tensor, "b 1 D H W"]:
         """Volume of continuous latents, which are quantised first unless told otherwise. Not clipped."""

@@ -5,11 +5,13 @@ from pathlib import Path
 
 import torch
 from rich.progress import track
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from ddpm.latent.contract import LatentEncoder
+from ddpm.precision import inference_autocast
 
 
 @torch.no_grad()
@@ -24,20 +26,29 @@ def raw_latents(
     """Raw latents `(n, c, d, h, w)` of `cases[i]["ct"]`, float32; read from disk, or encoded and written.
 
     Args:
-        names: one a case, unique, and changed with its content (the name of its cache file).
+        names: one a case, unique, and changed with its content (the name of its cache file, and the window).
         folder: a sub-folder named by the encoder's fingerprint is made in it.
     """
     folder = Path(folder) / f"latents-{encoder.fingerprint()}"
     folder.mkdir(parents=True, exist_ok=True)
     files = [folder / f"{name}.safetensors" for name in names]
-    todo = [i for i, file in enumerate(files) if not file.is_file()]
+    todo = [i for i, file in enumerate(files) if not _is_whole(file)]
     encoder.to(device)
     for i in track(todo, description=description, disable=not todo):
-        raw = encoder.encode_raw(cases[i]["ct"].unsqueeze(0).to(device))[0].cpu().contiguous()
+        with inference_autocast(device):
+            raw = encoder.encode_raw(cases[i]["ct"].unsqueeze(0).to(device))[0].float().cpu().contiguous()
         beside = files[i].with_suffix(".partial")
         save_file({"raw": raw}, beside)
         os.replace(beside, files[i])
     return torch.stack([load_file(file)["raw"] for file in files])
+
+
+def _is_whole(file: Path) -> bool:
+    try:
+        with safe_open(file, framework="pt") as content:  # checks the header against the length of the file
+            return "raw" in content.keys()  # noqa: SIM118 (no dict)
+    except (SafetensorError, FileNotFoundError):
+        return False
 
 
 class LatentDataset(Dataset):

@@ -5,6 +5,7 @@ of Diffusion Models", 2024): the denoiser sees about zero mean and unit deviatio
 """
 
 import hashlib
+import json
 
 import torch
 from diffusers import ConfigMixin, ModelMixin
@@ -64,12 +65,17 @@ class LatentEncoder(ModelMixin, ConfigMixin):
     @torch.no_grad()
     def latent_shape(self, volume_size: tuple[int, int, int]) -> tuple[int, int, int, int]:
         """`(c, d, h, w)` of the latents of a volume, found by encoding one."""
-        device = self.latent_mean.device
-        return tuple(self.encode_raw(torch.zeros(1, 1, *volume_size, device=device)).shape[1:])
+        known = self.__dict__.setdefault("_shapes", {})
+        if volume_size not in known:
+            volume = torch.zeros(1, 1, *volume_size, device=self.latent_mean.device)
+            known[volume_size] = tuple(self.encode_raw(volume).shape[1:])
+        return known[volume_size]
 
     def fingerprint(self) -> str:
-        """16 hex digits that change with any weight, but not with the statistics: the key of cached raw latents."""
-        digest = hashlib.sha256(type(self).__name__.encode())
+        """16 hex digits that change with any weight or setting but not with the statistics: keys cached latents."""
+        ignored = ("source", "slices_per_batch")  # where it came from, how it is batched: not what it computes
+        settings = {k: v for k, v in dict(self.config).items() if not k.startswith("_") and k not in ignored}
+        digest = hashlib.sha256(f"{type(self).__name__} {json.dumps(settings, sort_keys=True)}".encode())
         for name, value in sorted(self.state_dict().items()):
             if name not in ("latent_mean", "latent_std", "measured"):
                 digest.update(name.encode())

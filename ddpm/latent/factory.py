@@ -68,19 +68,6 @@ def choose(vae_ckpt: str | None, vqgan_ckpt: str | None, latent_encoder: str | N
     return latent_encoder or ("vae" if vae_ckpt else "vqgan")
 
 
-def missing(vae_ckpt: str | None, vqgan_ckpt: str | None, latent_encoder: str | None) -> list[str]:
-    """What the chosen encoder lacks on this disk, as phrases for one line; a hub id counts where it is cached."""
-    if choose(vae_ckpt, vqgan_ckpt, latent_encoder) == "vqgan":
-        if vqgan_ckpt and not Path(vqgan_ckpt).is_file():
-            return [f"model.vqgan_ckpt={vqgan_ckpt} (no such file; python train/train_vqgan.py writes one)"]
-        return []
-    try:
-        load_vae(vae_ckpt)
-    except UserError as error:
-        return [str(error)]
-    return []
-
-
 def newest_checkpoint(folder: str | Path) -> Path | None:
     """The `last.ckpt` written most recently anywhere under a folder, or None."""
     found = [p for p in Path(folder).glob("**/last.ckpt") if p.is_file()]
@@ -99,7 +86,7 @@ def load_vae(vae_ckpt: str, slices_per_batch: int = 8) -> SliceVAELatents:
             vae = _load_hub(vae_ckpt)
     except (OSError, ValueError, RuntimeError, LocalEntryNotFoundError, HfHubHTTPError) as error:
         reason = (
-            "no such file or folder here, and the hub cannot be reached" if not path.exists() else str(error)[:200]
+            " ".join(str(error).split())[:160] if path.exists() else "not on this disk, and not to be had from the hub"
         )
         raise UserError(
             f"model.vae_ckpt={vae_ckpt}: {reason}. Looked for a local path, then in the Hugging Face cache and hub. "

@@ -39,9 +39,11 @@ class CNNXrayEncoder(XrayEncoder):
         self.stem = nn.Conv2d(16, width, 3, padding=1)
         self.down = nn.ModuleList(_stage(w, blocks) for w in widths)
         self.halve = nn.ModuleList(nn.Conv2d(a, b, 2, stride=2) for a, b in zip(widths[:-1], widths[1:], strict=True))
-        self.up = nn.ModuleList(_stage(w, blocks) for w in widths[:-1])
-        self.merge = nn.ModuleList(nn.Conv2d(a + b, a, 1) for a, b in zip(widths[:-1], widths[1:], strict=True))
-        self.to_maps = nn.Conv2d(widths[0 if stride == 4 else 1], feature_channels, 1)
+        self.finest = 0 if stride == 4 else 1  # level at which the map is read
+        self.up = nn.ModuleList(_stage(w, blocks) for w in widths[self.finest : -1])
+        pairs = list(zip(widths[:-1], widths[1:], strict=True))[self.finest :]
+        self.merge = nn.ModuleList(nn.Conv2d(a + b, a, 1) for a, b in pairs)
+        self.to_maps = nn.Conv2d(widths[self.finest], feature_channels, 1)
         self.to_embedding = nn.Sequential(
             nn.Linear(widths[-1], embedding_dim), nn.SiLU(), nn.Linear(embedding_dim, embedding_dim)
         )
@@ -68,9 +70,9 @@ class CNNXrayEncoder(XrayEncoder):
             if i < len(self.halve):
                 x = self.halve[i](x)
         embedding = self.to_embedding(x.mean(dim=(2, 3)))
-        for i in reversed(range(0 if self.config.stride == 4 else 1, len(self.up))):
+        for i in reversed(range(len(self.up))):
             x = F.interpolate(x, scale_factor=2.0, mode="nearest")
-            x = self.up[i](self.merge[i](torch.cat([levels[i], x], dim=1)))
+            x = self.up[i](self.merge[i](torch.cat([levels[i + self.finest], x], dim=1)))
         maps = self.to_maps(x)
         return XrayFeatures(embedding.unflatten(0, (b, v)), maps.unflatten(0, (b, v)))
 

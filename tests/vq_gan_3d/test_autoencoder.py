@@ -46,7 +46,7 @@ def test_saved_model_is_the_same_model(tmp_path):
 
 
 def test_wrong_sizes_are_refused():
-    with pytest.raises(ValueError, match="multiples of 4"):
+    with pytest.raises(ValueError, match="multiples of model.downsample=4"):
         small().encode(torch.zeros(1, 1, 16, 18, 16))
     with pytest.raises(ValueError, match="power of two"):
         small(downsample=6)
