@@ -32,7 +32,8 @@ class AtomicCheckpointIO(CheckpointIO):
                 os.fsync(file.fileno())
             os.replace(beside, path)
         except (OSError, RuntimeError) as error:
-            beside.unlink(missing_ok=True)
+            if beside.is_file():
+                beside.unlink()
             raise UserError(
                 f"{path}: the checkpoint cannot be written ({error}); the last good one is kept. Free space, or give "
                 "another model.results_folder, then go on with model.resume=auto"

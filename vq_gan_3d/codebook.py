@@ -66,12 +66,20 @@ class Codebook(nn.Module):
             straight_through.reshape(*shape, -1).movedim(-1, 1).to(latents.dtype), indices.reshape(shape), commitment
         )
 
+    @torch.no_grad()
     def nearest(self, flat: Float[Tensor, "n c"]) -> Int[Tensor, " n"]:
         """Index of the nearest code of each vector, in chunks: |x - e|² is least where x·e - |e|²/2 is greatest."""
         half_norm = self.codes.square().sum(dim=1).mul_(-0.5)
         rows = max(1, SCORES_PER_CHUNK // self.n_codes)
         table = self.codes.t().contiguous()
-        return torch.cat([torch.addmm(half_norm, chunk, table).argmax(dim=1) for chunk in flat.split(rows)])
+        # one buffer for all chunks: fresh ones can fragment the heap up to the size of the whole matrix
+        scores = flat.new_empty(min(rows, len(flat)), self.n_codes)
+        indices = torch.empty(len(flat), dtype=torch.long, device=flat.device)
+        for chunk, found in zip(flat.split(rows), indices.split(rows), strict=True):
+            part = scores[: len(chunk)]
+            torch.addmm(half_norm, chunk, table, out=part)
+            torch.argmax(part, dim=1, out=found)
+        return indices
 
     def lookup(self, indices: Int[Tensor, "b d h w"]) -> Float[Tensor, "b c d h w"]:
         """The codes of `indices`."""

@@ -1,5 +1,7 @@
 """Latents of a 2D SDXL VAE applied slice by slice along D, under a memory bound."""
 
+import inspect
+
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny
 from diffusers.configuration_utils import register_to_config
@@ -36,7 +38,8 @@ class SliceVAELatents(LatentEncoder):
     @classmethod
     def from_vae(cls, vae: AutoencoderKL | AutoencoderTiny, source: str, slices_per_batch: int = 8):
         """The encoder of a loaded VAE, in float32: the SDXL VAE overflows in float16."""
-        config = {k: v for k, v in dict(vae.config).items() if not k.startswith("_")}
+        known = inspect.signature(type(vae).__init__).parameters  # AutoencoderTiny registers more than it takes
+        config = {k: v for k, v in dict(vae.config).items() if k in known}
         encoder = cls(type(vae).__name__, config, source, slices_per_batch)
         encoder.network.load_state_dict(vae.float().state_dict())
         return encoder

@@ -12,7 +12,7 @@ from dataset.errors import UserError
 from ddpm.checkpoint import component
 from ddpm.latent import SliceVAELatents, VQGANLatents
 from ddpm.latent.cache import LatentDataset, raw_latents
-from ddpm.latent.factory import choose, load_vae, make_latent_encoder, missing, newest_checkpoint
+from ddpm.latent.factory import choose, load_vae, make_latent_encoder, newest_checkpoint
 from vq_gan_3d import VQGAN3D
 
 
@@ -172,8 +172,10 @@ def test_offline_hub_id_names_the_id_and_the_remedy(monkeypatch, tmp_path):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(UserError, match="stabilityai/none.*huggingface-cli download"):
         load_vae("stabilityai/none")
-    assert len(missing("stabilityai/none", None, None)) == 1
-    assert missing(None, str(tmp_path / "no.ckpt"), None)[0].startswith("model.vqgan_ckpt=")
+    with pytest.raises(UserError, match="no.ckpt: no such checkpoint"):
+        make_latent_encoder(vqgan_ckpt=str(tmp_path / "no.ckpt"))
+    with pytest.raises(UserError, match="latent_encoder=vae needs model.vae_ckpt"):
+        make_latent_encoder(latent_encoder="vae")
 
 
 def test_folders_that_hold_something_else(tmp_path):

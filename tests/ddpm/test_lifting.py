@@ -55,3 +55,12 @@ def test_views_are_averaged_and_gradients_reach_the_maps():
     assert torch.allclose(both, (single[0] + single[1]) / 2, atol=1e-6)
     both.sum().backward()
     assert (maps.grad.abs().amax(dim=(0, 2, 3, 4)) > 0).all()
+
+
+def test_rays_keep_their_pixels_under_autocast():
+    lift = RayLift(1, 1, depth_bins=4)
+    maps, pose = torch.rand(1, 1, 1, 64, 64), make_pose(EXTENT)[None, None]
+    exact = lift(maps, pose, torch.tensor(EXTENT)[None], SIZE)
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = lift(maps, pose, torch.tensor(EXTENT)[None], SIZE)
+    assert (exact - rounded).abs().max() < 0.02 * exact.abs().max()

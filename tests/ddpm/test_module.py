@@ -58,13 +58,13 @@ def test_a_frozen_xray_encoder_stays_and_is_in_no_optimizer():
     assert all(torch.equal(v, before[k]) for k, v in state(m).items() if k.startswith("xray_encoder"))
 
 
-def test_noise_depends_on_step_and_index_alone():
+def test_noise_depends_on_step_and_position_alone():
     m = module()
-    one = default_collate([item(0, 5), item(1, 5)])
-    other = default_collate([item(1, 5), item(2, 5)])
+    one, other = default_collate([item(0, 5), item(1, 5)]), default_collate([item(2, 5), item(2, 5)])
     (eps, t, keep), (eps2, t2, keep2) = m._draw(one), m._draw(other)
-    assert torch.equal(eps[1], eps2[0]) and t[1] == t2[0] and keep[1] == keep2[0]
-    assert not torch.equal(m._draw(default_collate([item(1, 6)]))[0][0], eps2[0])
+    assert torch.equal(eps, eps2) and torch.equal(t, t2) and torch.equal(keep, keep2)
+    assert not torch.equal(eps[0], eps[1])  # a case that meets itself in a batch gets other noise
+    assert not torch.equal(m._draw(default_collate([item(0, 6)]))[0][0], eps[0])
 
 
 def test_condition_is_dropped_as_often_as_asked():

@@ -38,6 +38,8 @@ def test_zero_terminal_snr_ends_on_pure_noise_and_refuses_epsilon():
     assert NoiseSchedule(NoiseObjective(zero_terminal_snr=True)).signal[-1] < 1e-4
     with pytest.raises(ValueError, match="zero_terminal_snr.*epsilon"):
         NoiseObjective(prediction="epsilon", zero_terminal_snr=True)
+    with pytest.raises(ValueError, match="min_snr_gamma=5.*zero_terminal_snr"):
+        NoiseObjective(zero_terminal_snr=True, min_snr_gamma=5.0)
     with pytest.raises(ValueError, match="prediction=x"):
         NoiseObjective(prediction="x")
 

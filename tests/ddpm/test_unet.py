@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ddpm.unet import UNet3D, positions
+from ddpm.unet import DepthAttention, PlaneAttention, ResBlock, UNet3D, positions
 
 
 def small(**options) -> UNet3D:
@@ -59,20 +59,31 @@ def test_samples_of_a_batch_do_not_meet():
     assert torch.allclose(net(**x)[:1], alone, atol=1e-5)
 
 
-def test_depth_attention_carries_along_depth_and_1x3x3_does_not():
-    """Information may pass between slices only by attention (the first and last layers reach one slice)."""
-    x = inputs(size=(12, 8, 8))
-    for attention in (True, False):
-        net = small(depth_attention=attention).eval()
-        for part in net.middle:
-            if not attention and hasattr(part, "qkv"):
-                torch.nn.init.zeros_(part.out.weight)
-        moved = {**x, "sample": x["sample"].clone()}
-        moved["sample"][:, :, 0] += 1.0
-        # a normalisation over all voxels reaches everywhere, faintly: compare with the near slice
-        change = (net(**moved) - net(**x)).abs().mean(dim=(0, 1, 3, 4))
-        ratio = (change[-1] / change[0]).item()
-        assert ratio > 0.05 if attention else ratio < 0.05
+def test_attention_mixes_along_depth_and_nothing_else():
+    torch.manual_seed(0)
+    for part, axis in ((DepthAttention(16, 8), 2), (PlaneAttention(16, 8), None)):
+        torch.nn.init.normal_(part.out.weight)
+        x = torch.randn(1, 16, 5, 4, 4)
+        moved = x.clone()
+        moved[0, :, 0, 1, 2] += 1.0
+        change = (part(moved, None) - part(x, None)).abs().sum(dim=1)[0] > 1e-6
+        expected = torch.zeros(5, 4, 4, dtype=torch.bool)
+        if axis == 2:
+            expected[:, 1, 2] = True  # the column of the voxel
+        else:
+            expected[0] = True  # its plane
+        assert torch.equal(change, expected)
+
+
+def test_factorised_convolutions_stay_in_their_plane():
+    block = ResBlock(16, 16, 8, full_conv=False)
+    torch.nn.init.normal_(block.conv2.weight)
+    block.norm1, block.norm2 = torch.nn.Identity(), torch.nn.Identity()  # a norm reaches everywhere
+    x, emb = torch.randn(1, 16, 5, 6, 6), torch.zeros(1, 8)
+    moved = x.clone()
+    moved[0, :, 2] += 1.0
+    change = (block(moved, emb) - block(x, emb)).abs().amax(dim=(0, 1, 3, 4)) > 0
+    assert change.tolist() == [False, False, True, False, False]
 
 
 def test_positions_tell_all_voxels_apart():

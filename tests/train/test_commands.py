@@ -64,7 +64,7 @@ def test_cfg_job_shows_the_composed_config_from_anywhere(tmp_path):
         (["batch_size=3"], ["batch_size", "model.batch_size"]),
         (["dataset=lung"], ["dataset=lung", "phantom"]),
         (["model.vqgan_ckpt=runs/epoch=0-step=3.ckpt"], ["cannot parse", "quote"]),
-        (["model.prediction=epsilon"], ["zero_terminal_snr", "epsilon"]),
+        (["model.gpus=1", "trainer.devices=3"], ["trainer.devices=3", "model.gpus=1"]),
         (["model.gpus=-2"], ["model.gpus=-2"]),
         (["model.resume=nowhere.ckpt", *TINY, "model.vae_ckpt=nowhere"], ["model.vae_ckpt=nowhere"]),
         (["dataset=default"], ["dataset.root_dir"]),
