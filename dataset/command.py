@@ -144,7 +144,12 @@ def _join(package: str, key: str) -> str:
 
 def _first_comment(file: Path) -> str:
     first = next(
-        (line for line in file.read_text().splitlines() if line.startswith("# ") and "@package" not in line), ""
+        (
+            line
+            for line in file.read_text(encoding="utf-8").splitlines()
+            if line.startswith("# ") and "@package" not in line
+        ),
+        "",
     )
     return first.removeprefix("# ")
 
@@ -152,7 +157,7 @@ def _first_comment(file: Path) -> str:
 def _commented(file: Path) -> list[tuple[str, str]]:
     """`(dotted key, comment)` of every line `key: value  # comment` of a yaml file."""
     entries, path = [], []
-    for line in file.read_text().splitlines():
+    for line in file.read_text(encoding="utf-8").splitlines():
         match = re.match(r"^( *)([A-Za-z_]\w*):(.*?)(?:\s# (.*))?$", line)
         if not match or match.group(2) == "defaults":
             continue

@@ -1,6 +1,7 @@
 """One line before training: parameters, memory to expect, size of the data, what to change if it does not fit."""
 
 import copy
+import os
 
 import torch
 from torch import Tensor, nn
@@ -38,17 +39,24 @@ def preflight(parameters: int, trained: int, activations: int, data_bytes: int, 
         averaged: whether an EMA copy is kept.
     """
     state = 4 * (parameters + trained * (OPTIMIZER_COPIES - 1 + averaged))
-    peak = state + activations + (0 if gpu else data_bytes)
+    # on a CPU the libraries and the data share the memory with the training
+    peak = state + activations + (0 if gpu else data_bytes + _resident())
     available = torch.cuda.mem_get_info()[0] if gpu else _available()
     line = (
         f"{parameters / 1e6:.1f} M parameters ({trained / 1e6:.1f} M trained), about {peak / GB:.1f} GB at peak of "
         f"{available / GB:.0f} GB free, cached data {data_bytes / GB:.2f} GB"
     )
     if peak > available:
-        line += (
-            "; this will not fit: lower model.batch_size (and raise model.gradient_accumulate_every), then model.dim"
-        )
+        line += "; this will not fit: lower model.batch_size (and raise model.gradient_accumulate_every), then the width of the network"
     return line
+
+
+def _resident() -> int:
+    try:
+        with open("/proc/self/statm") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError):  # not Linux
+        return 0
 
 
 def _available() -> int:

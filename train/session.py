@@ -44,8 +44,16 @@ def make_trainer(
         logger=make_loggers(folder, **logger),
         plugins=[AtomicCheckpointIO()],
         enable_checkpointing=False,
-        callbacks=[RichProgressBar(leave=True), *callbacks, SaveLast(folder, checkpoint_every)],
+        callbacks=[Progress(leave=True), *callbacks, SaveLast(folder, checkpoint_every)],
     )
+
+
+class Progress(RichProgressBar):
+    """The bar without the version of the logger, which says nothing here."""
+
+    def get_metrics(self, trainer: pl.Trainer, module: pl.LightningModule) -> dict:
+        """What stands beside the bar."""
+        return {k: v for k, v in super().get_metrics(trainer, module).items() if k != "v_num"}
 
 
 class SaveLast(pl.Callback):

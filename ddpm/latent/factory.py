@@ -103,14 +103,14 @@ def _load_folder(path: Path):
     name = json.loads((folder / "config.json").read_text()).get("_class_name")
     if name not in VAE_CLASSES:
         raise ValueError(f"{folder}/config.json names the class {name}, not one of {', '.join(VAE_CLASSES)}")
-    return VAE_CLASSES[name].from_pretrained(folder, local_files_only=True)
+    return VAE_CLASSES[name].from_pretrained(folder, local_files_only=True, low_cpu_mem_usage=False)
 
 
 def _load_hub(hub_id: str):
     try:  # a whole Stable Diffusion repository keeps its VAE in a subfolder
-        return AutoencoderKL.from_pretrained(hub_id, subfolder="vae")
+        return AutoencoderKL.from_pretrained(hub_id, subfolder="vae", low_cpu_mem_usage=False)
     except (OSError, ValueError):
-        return AutoencoderKL.from_pretrained(hub_id)
+        return AutoencoderKL.from_pretrained(hub_id, low_cpu_mem_usage=False)
 
 
 def _repository(vae_ckpt: str) -> str:
