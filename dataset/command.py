@@ -143,14 +143,8 @@ def _join(package: str, key: str) -> str:
 
 
 def _first_comment(file: Path) -> str:
-    first = next(
-        (
-            line
-            for line in file.read_text(encoding="utf-8").splitlines()
-            if line.startswith("# ") and "@package" not in line
-        ),
-        "",
-    )
+    lines = file.read_text(encoding="utf-8").splitlines()
+    first = next((line for line in lines if line.startswith("# ") and "@package" not in line), "")
     return first.removeprefix("# ")
 
 

@@ -86,9 +86,10 @@ def test_two_dimensional_vae_path_with_taesdxl(tmp_path, real_data):
     if not folder.is_dir():
         pytest.skip("TAESDXL not found at ../shared/models/taesdxl")
     out = run(
-        "train/train_ddpm.py", "model=ddpm", "dataset=phantom", "dataset.train=4", "dataset.val=1", "dataset.test=1",
-        "dataset.volume_size=[16,64,64]", f"dataset.cache_dir={tmp_path}", f"model.vae_ckpt={folder}",
-        "model.diffusion_img_size=8", "model.diffusion_depth_size=16", "model.diffusion_num_channels=4", "model.gpus=1",
+        "train/train_ddpm.py", "model=ddpm", "dataset=phantom", "dataset.train=4", "dataset.val=1",
+        "dataset.test=1", "dataset.volume_size=[16,64,64]", f"dataset.cache_dir={tmp_path}",
+        "model.diffusion_img_size=8", "model.diffusion_depth_size=16", "model.diffusion_num_channels=4",
+        f"model.vae_ckpt={folder}", "model.gpus=1",
         "model.dim=16", "model.batch_size=2", "model.train_num_steps=6", "model.save_and_sample_every=3",
         f"model.results_folder={tmp_path}/runs",
     )  # fmt: skip

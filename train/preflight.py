@@ -47,7 +47,7 @@ def preflight(parameters: int, trained: int, activations: int, data_bytes: int, 
         f"{available / GB:.0f} GB free, cached data {data_bytes / GB:.2f} GB"
     )
     if peak > available:
-        line += "; this will not fit: lower model.batch_size (and raise model.gradient_accumulate_every), then the width of the network"
+        line += "; this will not fit: lower model.batch_size, then the width of the network or dataset.volume_size"
     return line
 
 

@@ -68,6 +68,8 @@ def main(cfg) -> None:
         header={"protocol": data.protocol()},
         seed=model.seed,
     )
+    if adversarial and devices["devices"] not in (1, "auto") and cfg.trainer.strategy == "auto":
+        devices["strategy"] = "ddp_find_unused_parameters_true"  # the discriminator rests at first
     save_config(cfg, folder)
     trainer = make_trainer(
         cfg.trainer,

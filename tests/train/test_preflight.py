@@ -1,0 +1,31 @@
+"""The line before training: activations counted exactly, a run that does not fit is told."""
+
+import pytest
+import torch
+from torch import nn
+
+from train.preflight import GB, activation_bytes, preflight
+
+
+def test_activations_of_a_known_network():
+    """A linear layer keeps its input for the weight's gradient, a sigmoid its output: 4 bytes each number."""
+    net = nn.Sequential(nn.Linear(100, 50, bias=False), nn.Sigmoid())
+    assert activation_bytes(net, (8, 100), half=False) == pytest.approx(4 * (8 * 100 + 8 * 50), rel=0.05)
+    assert activation_bytes(net, (8, 100), half=True) == activation_bytes(net, (8, 100), half=False) // 2
+    assert next(net.parameters()).device.type == "cpu"  # counted on a copy
+
+
+def test_line_says_what_and_what_to_change(monkeypatch):
+    fits = preflight(2_000_000, 1_000_000, 10**8, 10**9, gpu=False, averaged=True)
+    assert "2.0 M parameters (1.0 M trained)" in fits and "cached data 0.93 GB" in fits
+    assert "will not fit" not in fits
+    monkeypatch.setattr("train.preflight._available", lambda: GB)
+    tight = preflight(2_000_000, 1_000_000, 10 * GB, 0, gpu=False, averaged=True)
+    assert "will not fit" in tight and "model.batch_size" in tight
+
+
+def test_estimate_follows_the_batch():
+    net = nn.Conv3d(1, 4, 3, padding=1)
+    one, two = (activation_bytes(net, (b, 1, 8, 8, 8), half=False) for b in (1, 2))
+    assert two == 2 * one
+    assert torch.zeros(1).device.type == "cpu"
