@@ -27,7 +27,7 @@ def pipeline_figure() -> Figure:
 
     # Conditioning: the X-ray becomes an embedding and a feature volume.
     xray = _box(axis, 0.2, top, 1.55, "X-ray", "frontal, [0, 1]\nDRR or film", DATA)
-    encoder = _box(axis, 2.25, top, 1.95, "X-ray encoder", "CNN, or pretrained", TRAINED)
+    encoder = _box(axis, 2.25, top, 1.95, "X-ray encoder", "CNN, trained jointly", TRAINED)
     lift = _box(axis, 4.75, top, 2.2, "lifted features", "each latent voxel reads\nits own cone-beam ray", TRAINED)
     embedding = _box(axis, 4.75, middle, 2.2, "embedding", "adaptive normalisation", TRAINED)
     _arrow(axis, xray, encoder)

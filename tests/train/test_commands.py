@@ -34,6 +34,13 @@ def refused(done: subprocess.CompletedProcess) -> str:
     return lines[0]
 
 
+def save_tiny_vae(folder: Path) -> None:
+    from diffusers import AutoencoderTiny
+
+    widths = {"encoder_block_out_channels": (8, 8), "decoder_block_out_channels": (8, 8)}
+    AutoencoderTiny(**widths, num_encoder_blocks=(1, 1), num_decoder_blocks=(1, 1)).save_pretrained(folder)
+
+
 def test_the_readme_command_lists_all_that_is_missing_data_first():
     line = refused(run("train/train_ddpm.py", *README_COMMAND))
     assert line.index("dataset.root_dir") < line.index("stabilityai/stable-diffusion-xl-base-1.0")
@@ -66,6 +73,7 @@ def test_cfg_job_shows_the_composed_config_from_anywhere(tmp_path):
         (["model.vqgan_ckpt=runs/epoch=0-step=3.ckpt"], ["cannot parse", "quote"]),
         (["model.gpus=1", "trainer.devices=3"], ["trainer.devices=3", "model.gpus=1"]),
         (["model.gpus=-2"], ["model.gpus=-2"]),
+        (["model/xray_encoder=biomedclip", *TINY, "model.vae_ckpt={vae}"], ["xray_encoder=biomedclip", "cnn"]),
         (["model.resume=nowhere.ckpt", *TINY, "model.vae_ckpt=nowhere"], ["model.vae_ckpt=nowhere"]),
         (["dataset=default"], ["dataset.root_dir"]),
         (["dataset=default", "dataset.root_dir=/nonexistent/folder"], ["/nonexistent/folder"]),
@@ -73,6 +81,9 @@ def test_cfg_job_shows_the_composed_config_from_anywhere(tmp_path):
 )
 def test_mistakes_become_one_line(overrides, parts, tmp_path):
     vqgan = "model.latent.search=" + str(tmp_path)
+    if "model.vae_ckpt={vae}" in overrides:
+        save_tiny_vae(tmp_path / "vae")
+        overrides = [o.replace("{vae}", str(tmp_path / "vae")) for o in overrides]
     line = refused(run("train/train_ddpm.py", *overrides, vqgan, f"model.results_folder={tmp_path}"))
     for part in parts:
         assert part in line
@@ -84,10 +95,7 @@ def test_without_a_latent_encoder_the_line_says_what_to_train_first(tmp_path):
 
 
 def test_sizes_that_contradict_the_encoder_show_both(tmp_path):
-    from diffusers import AutoencoderTiny
-
-    options = {"encoder_block_out_channels": (8, 8), "decoder_block_out_channels": (8, 8)}
-    AutoencoderTiny(**options, num_encoder_blocks=(1, 1), num_decoder_blocks=(1, 1)).save_pretrained(tmp_path / "vae")
+    save_tiny_vae(tmp_path / "vae")
     overrides = [*TINY, f"dataset.cache_dir={tmp_path}", f"model.vae_ckpt={tmp_path}/vae"]
     line = refused(run("train/train_ddpm.py", *overrides, "model.diffusion_img_size=32"))
     assert "model.diffusion_img_size=32" in line and "gives 8" in line
