@@ -48,7 +48,7 @@ class UNet3D(ModelMixin, ConfigMixin):
         self.time = nn.Sequential(nn.Linear(dim, time_dim), nn.SiLU(), nn.Linear(time_dim, time_dim))
         self.xray = nn.Sequential(nn.LayerNorm(embedding_dim), nn.Linear(embedding_dim, time_dim))
         self.no_xray = nn.Parameter(torch.zeros(time_dim))  # in place of a dropped X-ray
-        self.stem = nn.Conv3d(in_channels + condition_channels + POSITION_CHANNELS, widths[0], 3, padding=1)
+        self.stem = Conv3d(in_channels + condition_channels + POSITION_CHANNELS, widths[0], 3, padding=1)
 
         def level(width_in: int, width: int) -> nn.ModuleList:
             parts: list[nn.Module] = [
@@ -71,7 +71,7 @@ class UNet3D(ModelMixin, ConfigMixin):
         self.up = nn.ModuleList(level(2 * w, w) for w in widths)
         self.upsample = nn.ModuleList(nn.ConvTranspose3d(b, a, kernel, stride=kernel) for a, b in pairs)
         self.norm = nn.GroupNorm(8, widths[0])
-        self.out = nn.Conv3d(widths[0], in_channels, 3, padding=1)
+        self.out = Conv3d(widths[0], in_channels, 3, padding=1)
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
         self.to(memory_format=torch.channels_last_3d)
@@ -141,6 +141,21 @@ class UNet3D(ModelMixin, ConfigMixin):
             )
 
 
+class Conv3d(nn.Conv3d):
+    """A convolution that stays in float32 where oneDNN's bfloat16 one is wrong.
+
+    On a CPU its weight gradient reads memory that nobody wrote when the input is two voxels deep and the kernel three
+    (torch 2.14; about every third call), which ends as a gradient of 1e31.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(b, c, d, h, w)`."""
+        if x.device.type == "cpu" and x.shape[2] == 2 and self.kernel_size[0] == 3:
+            with torch.autocast("cpu", enabled=False):
+                return super().forward(x.float())
+        return super().forward(x)
+
+
 class ResBlock(nn.Module):
     """Two convolutions; the embedding scales and shifts the second norm."""
 
@@ -148,8 +163,8 @@ class ResBlock(nn.Module):
         super().__init__()
         kernel, padding = ((3, 3, 3), (1, 1, 1)) if full_conv else ((1, 3, 3), (0, 1, 1))
         self.norm1, self.norm2 = nn.GroupNorm(8, width_in), nn.GroupNorm(8, width, affine=False)
-        self.conv1 = nn.Conv3d(width_in, width, kernel, padding=padding)
-        self.conv2 = nn.Conv3d(width, width, kernel, padding=padding)
+        self.conv1 = Conv3d(width_in, width, kernel, padding=padding)
+        self.conv2 = Conv3d(width, width, kernel, padding=padding)
         self.modulate = nn.Linear(embedding, 2 * width)
         self.skip = nn.Conv3d(width_in, width, 1) if width_in != width else nn.Identity()
         nn.init.zeros_(self.conv2.weight)

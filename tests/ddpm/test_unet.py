@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ddpm.unet import DepthAttention, PlaneAttention, ResBlock, UNet3D, positions
+from ddpm.unet import Conv3d, DepthAttention, PlaneAttention, ResBlock, UNet3D, positions
 
 
 def small(**options) -> UNet3D:
@@ -100,3 +100,17 @@ def test_saved_denoiser_is_the_same(tmp_path):
 def test_sides_that_cannot_be_halved_are_refused():
     with pytest.raises(ValueError, match="multiples of 2.*dim_mults"):
         small()(**inputs(size=(6, 7, 8)))
+
+
+def test_bfloat16_gradient_two_voxels_deep_is_that_of_float32():
+    """A library bug on CPUs: every third gradient was made of memory that nobody wrote."""
+    torch.manual_seed(0)
+    conv, x, g = Conv3d(32, 32, 3, padding=1), torch.randn(2, 32, 2, 4, 4), torch.randn(2, 32, 2, 4, 4)
+    exact = torch.autograd.grad(torch.nn.functional.conv3d(x, conv.weight, conv.bias, padding=1), conv.weight, g)[0]
+    for _ in range(20):
+        junk = torch.full((2 * exact.numel(),), 3e31)
+        del junk
+        with torch.autocast("cpu", torch.bfloat16):
+            out = conv(x)
+        found = torch.autograd.grad(out, conv.weight, g.to(out.dtype))[0]
+        assert torch.allclose(found, exact, atol=0.05 * exact.abs().max().item())
