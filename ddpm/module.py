@@ -112,7 +112,7 @@ class DDPMModule(pl.LightningModule):
         loss = self.losses(batch, eps, timestep, keep).mean()
         if not torch.isfinite(loss):
             raise FloatingPointError(
-                f"the loss is {float(loss)} at batch {int(batch['step'][0])}: lower model.train_lr or set "
+                f"the loss is {float(loss.detach())} at batch {int(batch['step'][0])}: lower model.train_lr or set "
                 "model.precision=32; the last checkpoint is untouched"
             )
         self.log("train/loss", loss.detach(), prog_bar=True)
