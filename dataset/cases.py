@@ -1,35 +1,37 @@
-"""Cases: what is prepared once from a source, cached as one safetensors file each, and read as training samples."""
+"""Cases: what is prepared once from a source and cached, one safetensors file each."""
 
 import hashlib
 import json
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float
 from rich.progress import track
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from dataset.errors import UserError
 from dataset.files import atomic_path
-from dataset.geometry import make_pose
-from dataset.intensity import AIR_HU, Window
+from dataset.handling import XrayHandling
+from dataset.intensity import AIR_HU
+from dataset.lung_box import lung_box_in_volume
 
-CASE_VERSION = 1  # raise it when a case of the same file and settings would come out different
+CASE_VERSION = 2  # raise it when a case of the same file and settings would come out different
 HIGHEST_HU = 3071.0
 
 Case = dict[str, Tensor]
 """`ct` int16 (D, H, W) HU; `xray` float16 (V, h, w) in [0, 1]; `pose` float32 (V, 9), NaN = unknown;
-`spacing` float32 (3,) mm; `centre` float32 (3,) RAS mm of the centre of the volume; of phantoms also
-`labels` uint8 (D, H, W) and `label` int64 ()."""
+`spacing` float32 (3,) mm; `centre` float32 (3,) RAS mm of the centre of the volume; `lung_box` float32 (6,), see
+`dataset.lung_box`; of phantoms also `labels` uint8 (D, H, W) and `label` int64 (); of CTs whose X-ray is a DRR also
+`iodine_ml` float32 ()."""
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +41,7 @@ class Source(Protocol):
 
     name: str
     rows: pd.DataFrame
+    handling: XrayHandling
 
     def missing(self) -> list[str]: ...
     def home(self) -> dict: ...
@@ -60,12 +63,9 @@ def positive(key: str, value, count: int, kind: type = int) -> tuple:
     return tuple(kind(v) for v in values)
 
 
-def view_poses(extent: tuple[float, float, float], views: int) -> Float[Tensor, "v 9"]:
-    """Poses spread evenly over 180 degrees, the first frontal (PA); two views are frontal and lateral."""
-    return torch.stack([make_pose(extent, azimuth=180.0 * i / views) for i in range(views)])
-
-
-def pack_case(hu, xray, pose, spacing, centre=(0.0, 0.0, 0.0), label: int | None = None, labels=None) -> Case:
+def pack_case(
+    hu, xray, pose, spacing, centre=(0.0, 0.0, 0.0), label: int | None = None, labels=None, iodine_ml=None
+) -> Case:
     """A case from HU (D, H, W), X-rays (V, h, w) in [0, 1] and geometry, in the types it is stored in."""
     hu = torch.as_tensor(np.asarray(hu), dtype=torch.float32)
     case = {
@@ -74,7 +74,10 @@ def pack_case(hu, xray, pose, spacing, centre=(0.0, 0.0, 0.0), label: int | None
         "pose": torch.as_tensor(pose, dtype=torch.float32),
         "spacing": torch.tensor([float(s) for s in spacing], dtype=torch.float32),
         "centre": torch.tensor([float(c) for c in centre], dtype=torch.float32),
+        "lung_box": lung_box_in_volume(hu.numpy(), tuple(float(s) for s in spacing)),
     }
+    if iodine_ml is not None:
+        case["iodine_ml"] = torch.tensor(float(iodine_ml))
     if label is not None:
         case["label"] = torch.tensor(int(label))
     if labels is not None:
@@ -151,7 +154,7 @@ def _is_whole(path: Path) -> bool:
         return False
     try:
         with safe_open(path, framework="pt") as file:  # checks the header against the length of the file
-            return {"ct", "xray", "pose", "spacing", "centre"} <= set(file.keys())
+            return {"ct", "xray", "pose", "spacing", "centre", "lung_box"} <= set(file.keys())
     except SafetensorError as error:
         log.warning("%s is damaged (%s) and is built again", path, error)
         return False
@@ -159,8 +162,14 @@ def _is_whole(path: Path) -> bool:
 
 def stored(path: str | Path, name: str) -> Tensor | None:
     """One tensor of a case without reading the others; None if the case has none of that name."""
-    with safe_open(path, framework="pt") as file:
+    with _opened(path) as file:
         return file.get_tensor(name) if name in file.keys() else None  # noqa: SIM118 (not a dict)
+
+
+def stored_shape(path: str | Path, name: str) -> tuple[int, ...]:
+    """Shape of one tensor of a case, from the header."""
+    with _opened(path) as file:
+        return tuple(file.get_slice(name).get_shape())
 
 
 def read_case(path: str | Path) -> Case:
@@ -169,90 +178,14 @@ def read_case(path: str | Path) -> Case:
     Raises:
         UserError: if the file is missing or damaged.
     """
+    with _opened(path) as file:
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+
+
+@contextmanager
+def _opened(path: str | Path) -> Iterator:
     try:
-        return load_file(path)
+        with safe_open(path, framework="pt") as file:
+            yield file
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path}: cannot be read ({error}); delete it, the next run builds it again") from error
-
-
-class CaseDataset(Dataset):
-    """Cases as training samples.
-
-    An item is a dict: `ct` (1, D, H, W) float32 in [-1, 1]; `xray` (V, 1, h, w) float32 in [0, 1]; `pose` (V, 9);
-    `spacing` (3,) mm; `label` 0, 1 or -1; `id`; `index`; `step` (-1 outside training).
-
-    Args:
-        paths: case files.
-        rows: their rows of the manifest, in the same order.
-        window: HU window of the model.
-        crop: voxels `[d, h, w]` of a crop, or None for the whole volume. It is random where an item is asked for as
-            `(index, step)`, by a generator seeded by `(seed, step, index)`, and the middle where only as `index`.
-        seed: of the crops.
-
-    Raises:
-        UserError: at an item, if the crop is larger than the volume.
-    """
-
-    def __init__(
-        self,
-        paths: Sequence[Path],
-        rows: pd.DataFrame,
-        window: Window,
-        crop: Sequence[int] | None = None,
-        seed: int = 0,
-    ):
-        if len(paths) != len(rows):
-            raise ValueError(f"{len(paths)} paths but {len(rows)} rows")
-        self.paths, self.rows = list(paths), rows.reset_index(drop=True)
-        self.window, self.seed = Window.parse(window), int(seed)
-        self.crop = None if crop is None else tuple(int(n) for n in crop)
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def case(self, index: int) -> Case:
-        """Everything that is stored of one case: HU, X-rays, geometry, of phantoms the label map."""
-        return read_case(self.paths[index])
-
-    def condition(self, index: int) -> dict[str, Any]:
-        """What goes with a volume, without the volume, which is not read: X-rays, pose, spacing, label, id."""
-        row, path = self.rows.iloc[index], self.paths[index]
-        return {
-            "xray": stored(path, "xray").float()[:, None],
-            "pose": stored(path, "pose"),
-            "label": int(row["label"]),
-            "id": str(row["id"]),
-            "spacing": stored(path, "spacing"),
-        }
-
-    def __getitem__(self, item: int | tuple[int, int]) -> dict[str, Any]:
-        index, step = item if isinstance(item, tuple) else (item, -1)
-        case, row = self.case(index), self.rows.iloc[index]
-        ct, pose = case["ct"], case["pose"]
-        if self.crop is not None:
-            ct, pose = self._cropped(ct, pose, case["spacing"], index, step)
-        return {
-            "ct": self.window.normalise(ct.float())[None],
-            "xray": case["xray"].float()[:, None],
-            "pose": pose,
-            "label": int(row["label"]),
-            "id": str(row["id"]),
-            "spacing": case["spacing"],
-            "index": int(index),
-            "step": int(step),
-        }
-
-    def _cropped(self, ct: Tensor, pose: Tensor, spacing: Tensor, index: int, step: int) -> tuple[Tensor, Tensor]:
-        room = [size - n for size, n in zip(ct.shape, self.crop, strict=True)]
-        if min(room) < 0:
-            raise UserError(f"crop {list(self.crop)} is larger than the volume {list(ct.shape)}; make it smaller")
-        if step < 0:
-            start = [free // 2 for free in room]
-        else:
-            start = np.random.default_rng((self.seed, step, index)).integers(0, np.array(room) + 1).tolist()
-        window = tuple(slice(s, s + n) for s, n in zip(start, self.crop, strict=True))
-        # Poses are relative to the centre of the volume, which the crop moves.
-        moved = torch.tensor([s - free / 2.0 for s, free in zip(start, room, strict=True)]) * spacing
-        pose = pose.clone()
-        pose[:, 4:7] -= moved
-        return ct[window], pose

@@ -114,7 +114,8 @@ def help_text(config_name: str, overrides: list[str]) -> str:
     with initialize_config_dir(str(CONFIG), version_base="1.3"):
         cfg = compose(config_name, overrides, return_hydra_config=True)
     choices = {k: v for k, v in cfg.hydra.runtime.choices.items() if not k.startswith("hydra/")}
-    lines = [_first_comment(CONFIG / f"{config_name}.yaml"), "", "Options are written key=value. Groups:"]
+    options = f"Options are written key=value.{' Groups:' if choices else ''}"
+    lines = [_first_comment(CONFIG / f"{config_name}.yaml"), "", options]
     for group, chosen in choices.items():
         folder = group.split("@")[0]
         names = sorted(p.stem for p in (CONFIG / folder).glob("*.yaml"))
@@ -122,7 +123,8 @@ def help_text(config_name: str, overrides: list[str]) -> str:
     files = [("", CONFIG / f"{config_name}.yaml")]
     files += [(_package(g), CONFIG / g.split("@")[0] / f"{c}.yaml") for g, c in choices.items() if c]
     for package, file in files:
-        entries = [(k, c) for k, c in _commented(file) if OmegaConf.select(cfg, _join(package, k)) is not None or c]
+        known = {key: comment for source in _with_bases(file) for key, comment in _commented(source)}
+        entries = [(k, c) for k, c in known.items() if OmegaConf.select(cfg, _join(package, k)) is not None or c]
         if entries and file.parent.name != "experiment":
             lines += ["", f"{file.relative_to(CONFIG)}: {_first_comment(file)}"]
             for key, comment in entries:
@@ -131,6 +133,13 @@ def help_text(config_name: str, overrides: list[str]) -> str:
                     value = "null" if value is None else value
                     lines.append(f"  {_join(package, key)}={value}".ljust(60) + f" # {comment}")
     return "\n".join(lines)
+
+
+def _with_bases(file: Path) -> list[Path]:
+    """The files that a yaml's defaults name in folders below it, most basic first, and the yaml itself."""
+    names = [name for name in OmegaConf.load(file).get("defaults", []) if isinstance(name, str) and name != "_self_"]
+    bases = [file.parent / f"{name}.yaml" for name in names]
+    return [*(found for base in bases if base.is_file() for found in _with_bases(base)), file]
 
 
 def _package(group: str) -> str:

@@ -10,11 +10,13 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from dataset.cases import CaseDataset, Source, case_key, prepare_cases, source_folder, stored
+from dataset.cases import Source, case_key, prepare_cases, source_folder, stored
+from dataset.contrast import CONTRAST_ML
 from dataset.errors import UserError
 from dataset.intensity import Window
-from dataset.manifest import SPLITS, write_manifest
+from dataset.manifest import DRR, DRR_CONTRAST, SPLITS, write_manifest
 from dataset.sampler import StepBatchSampler
+from dataset.samples import CaseDataset
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +66,7 @@ class CTDataModule(pl.LightningDataModule):
     @property
     def manifest_path(self) -> Path:
         """The table that says which case is in which split."""
-        return source_folder(self.source, self.cache_dir) / "manifest.csv"
+        return source_folder(self.source, self.cache_dir) / getattr(self.source, "manifest", "manifest.csv")
 
     def prepare_data(self) -> None:
         """Build what is not cached and write the manifest (one process does this).
@@ -76,7 +78,7 @@ class CTDataModule(pl.LightningDataModule):
         if missing:
             raise UserError(f"missing: {'; '.join(missing)}")
         paths = prepare_cases(self.source, self.cache_dir, self.prepare_workers)
-        write_manifest(_with_labels(self.source.rows, paths), self.manifest_path)
+        write_manifest(_completed(self.source.rows, paths), self.manifest_path)
 
     def setup(self, stage: str | None = None) -> None:
         """Open the three splits. A split without a case is served by its neighbour, and a line says so."""
@@ -84,7 +86,7 @@ class CTDataModule(pl.LightningDataModule):
         if self.train is not None:
             return
         paths = prepare_cases(self.source, self.cache_dir, self.prepare_workers)
-        rows = _with_labels(self.source.rows, paths)
+        rows = _completed(self.source.rows, paths)
         chosen = {split: np.flatnonzero(rows["split"] == split) for split in SPLITS}
         if not len(chosen["train"]):
             raise UserError(f"{self.source.name}: no case in the split train; its manifest or counts must give one")
@@ -94,11 +96,14 @@ class CTDataModule(pl.LightningDataModule):
         if not len(chosen["test"]):
             log.warning("%s: no case for the test; the test repeats the validation cases", self.source.name)
             chosen["test"] = chosen["val"]
+        lung_box = _mean_lung_box([paths[i] for i in chosen["train"]])
         for split, indices in chosen.items():
             crop = self.crop if split == "train" else None
-            cases = CaseDataset([paths[i] for i in indices], rows.iloc[indices], self.window, crop, self.seed)
+            handling = self.source.handling
+            files = [paths[i] for i in indices]
+            cases = CaseDataset(files, rows.iloc[indices], self.window, crop, self.seed, handling, lung_box)
             setattr(self, split, cases)
-        self._protocol = self._make_protocol(paths, rows)
+        self._protocol = self._make_protocol(paths, rows, lung_box)
 
     def train_dataloader(self) -> DataLoader:
         """`num_batches` batches in all, of which those that the run has already done are left out."""
@@ -165,7 +170,8 @@ class CTDataModule(pl.LightningDataModule):
         """What a result must say about its data; plain JSON.
 
         `dataset`, `version`, `window` in HU, `volume_size`, median `spacing` and `extent` in mm
-        `[D, H, W]`, `xray_size`, `views`, `split` counts, and what the source adds.
+        `[D, H, W]`, `lung_box` of the training volumes (`dataset.lung_box`; None where none was found), `xray_size`,
+        `views`, `align`, `film`, `xray_sources` and `split` counts, and what the source adds.
         """
         if self._protocol is None:
             raise RuntimeError("protocol() needs setup() first")
@@ -176,7 +182,7 @@ class CTDataModule(pl.LightningDataModule):
         paths = {path for split in (self.train, self.val, self.test) for path in getattr(split, "paths", ())}
         return sum(path.stat().st_size for path in paths)
 
-    def _make_protocol(self, paths: list[Path], rows: pd.DataFrame) -> dict:
+    def _make_protocol(self, paths: list[Path], rows: pd.DataFrame, lung_box: list[float] | None) -> dict:
         spacing = np.median([stored(path, "spacing").numpy() for path in paths], axis=0)
         size = self.source.describe()["volume_size"]
         counts = rows["split"].value_counts()
@@ -186,6 +192,9 @@ class CTDataModule(pl.LightningDataModule):
             "window": [self.window.low, self.window.high],
             "spacing": [round(float(s), 4) for s in spacing],
             "extent": [round(float(n * s), 2) for n, s in zip(size, spacing, strict=True)],
+            **self.source.handling.describe(),
+            "lung_box": lung_box,
+            "xray_sources": {str(k): int(v) for k, v in rows["xray_source"].value_counts().items()},
             "split": {split: int(counts.get(split, 0)) for split in SPLITS},
         }
 
@@ -200,10 +209,22 @@ class _StepLoader(DataLoader):
         """Nothing to do: the sampler was built with its start."""
 
 
-def _with_labels(rows: pd.DataFrame, paths: list[Path]) -> pd.DataFrame:
-    """Rows whose unknown labels are those that the cases carry (phantoms know theirs once drawn)."""
+def _completed(rows: pd.DataFrame, paths: list[Path]) -> pd.DataFrame:
+    """Rows with what only the cases know: labels of phantoms once drawn, and iodine in the CT behind a DRR."""
     rows = rows.copy()
     unknown = np.flatnonzero(rows["label"] == -1)
     found = [stored(paths[i], "label") for i in unknown]
     rows.loc[rows.index[unknown], "label"] = [-1 if label is None else int(label) for label in found]
+    made = np.flatnonzero(rows["xray_source"].isin((DRR, DRR_CONTRAST)))
+    for i in made:
+        iodine = stored(paths[i], "iodine_ml")
+        if iodine is not None:
+            rows.loc[rows.index[i], "xray_source"] = DRR_CONTRAST if float(iodine) > CONTRAST_ML else DRR
     return rows
+
+
+def _mean_lung_box(paths: list[Path]) -> list[float] | None:
+    """The median over the training volumes of each side of their lung box; None where no lungs were found."""
+    boxes = np.stack([stored(path, "lung_box").numpy() for path in paths])
+    boxes = boxes[~np.isnan(boxes).any(axis=1)]
+    return [round(float(x), 4) for x in np.median(boxes, axis=0)] if len(boxes) else None

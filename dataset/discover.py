@@ -10,8 +10,9 @@ from pathlib import Path
 import pandas as pd
 
 from dataset.errors import UserError
-from dataset.manifest import COLUMNS
-from dataset.volume_io import NIFTI_ENDINGS, SMALLEST, volume_name
+from dataset.manifest import DRR, FILM, make_rows
+from dataset.preparation.series import find_ct_series
+from dataset.volume_io import NIFTI_ENDINGS, volume_name
 
 FILM_ENDINGS = (".png", ".jpg", ".jpeg", ".dcm")
 DICOM_ENDINGS = ("", ".dcm", ".dicom", ".ima")
@@ -19,17 +20,20 @@ DICOM_ENDINGS = ("", ".dcm", ".dicom", ".ima")
 log = logging.getLogger(__name__)
 
 
-def discover(root: str | Path) -> pd.DataFrame:
+def discover(root: str | Path, dicom: bool = True) -> pd.DataFrame:
     """The manifest of a folder that has none: one row per CT, labels unknown, splits empty.
 
     The names of files carry no meaning, except that an X-ray with the stem of a CT beside it is its X-ray. A patient
     is a CT; where folders of the first level hold several CTs, each such folder is a patient.
 
+    Args:
+        dicom: also look for DICOM series, not for NIfTI alone.
+
     Raises:
         UserError: if there is no CT.
     """
     root = Path(root)
-    volumes = sorted(_volumes(root))
+    volumes = sorted(_volumes(root, dicom))
     if not volumes:
         raise UserError(f"{root}: no .nii, .nii.gz or DICOM series of a CT in it; put CT volumes there")
     parts = [Path(ct.partition("#")[0]).parts for ct in volumes]
@@ -44,18 +48,18 @@ def discover(root: str | Path) -> pd.DataFrame:
     for ct, name, top in zip(volumes, names, tops, strict=True):
         unique = name if name.lower() not in twice else _plain(ct.removesuffix(".gz").removesuffix(".nii"))
         film = _film_beside(root, ct)
-        source = "film" if film else "drr"
-        rows.append((unique, _plain(top) if top in crowded else unique, ct, film, "PA", source, -1, ""))
+        patient, source = _plain(top) if top in crowded else unique, FILM if film else DRR
+        rows.append({"id": unique, "patient": patient, "ct": ct, "xray": film, "xray_source": source})
     if crowded:
         log.warning(
             "%s: %d folders with several volumes are taken as one patient each; a manifest.csv can say otherwise",
             root,
             len(crowded),
         )
-    return pd.DataFrame(rows, columns=list(COLUMNS))
+    return make_rows(rows)
 
 
-def _volumes(root: Path) -> Iterator[str]:
+def _volumes(root: Path, dicom: bool) -> Iterator[str]:
     """Paths relative to `root`; a folder with several series gives `folder#SeriesInstanceUID` for each."""
     visited = set()
     for folder, children, files in os.walk(root, followlinks=True):
@@ -70,24 +74,18 @@ def _volumes(root: Path) -> Iterator[str]:
             if name.lower().endswith(NIFTI_ENDINGS):
                 yield Path(folder, name).relative_to(root).as_posix()
         slices = [name for name in files if Path(name).suffix.lower() in DICOM_ENDINGS]
-        if len(slices) >= SMALLEST:
+        if dicom and slices:
             yield from _series(Path(folder), root)
 
 
 def _series(folder: Path, root: Path) -> Iterator[str]:
-    import pydicom
-    import SimpleITK as sitk
-
     relative = folder.relative_to(root).as_posix()
-    found = []
-    for series in sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder)):
-        slices = sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), series)
-        modality = pydicom.dcmread(slices[0], stop_before_pixels=True, force=True).get("Modality", "")
-        if modality == "CT" and len(slices) >= SMALLEST:
-            found.append(series)
-        else:
-            log.info("%s: series of %d %s images is left out", folder, len(slices), modality or "unknown")
-    yield from [relative] if len(found) == 1 else [f"{relative}#{series}" for series in found]
+    found = find_ct_series(folder, recursive=False)
+    for one in found:
+        if one.dropped:
+            log.info("%s: a CT series is left out (%s)", folder, one.dropped)
+    names = list(dict.fromkeys(one.series_uid for one in found if not one.dropped))
+    yield from [relative] if len(names) == 1 else [f"{relative}#{name}" for name in names]
 
 
 def _film_beside(root: Path, ct: str) -> str:

@@ -4,9 +4,6 @@ import math
 
 import torch
 from jaxtyping import Bool, Float
-from nanodrr.camera import make_k_inv
-from nanodrr.data import Subject
-from nanodrr.drr import render
 from torch import Tensor
 
 from dataset.geometry import camera_axes, extent_mm, source_position
@@ -16,6 +13,7 @@ from dataset.geometry import camera_axes, extent_mm, source_position
 # voxel make that a third, in twice the time.
 SAMPLES_PER_VOXEL = 1.0
 LOW_PERCENTILE, HIGH_PERCENTILE = 0.5, 99.5  # of the collimated field: what is black and white on the displayed image
+IMAGES = ("log", "linear")
 _SAMPLES_PER_CHUNK = 4_000_000  # rays are cast in bands of rows: bounds memory to some 100 MB at any size
 
 
@@ -38,6 +36,10 @@ def line_integrals(
     Raises:
         ValueError: a volume that is not 3-dimensional or holds NaN, a spacing or a pose that cannot be.
     """
+    # here, so that machines which only read X-rays that were made elsewhere need no renderer
+    from nanodrr.camera import make_k_inv
+    from nanodrr.drr import render
+
     spacing = tuple(float(s) for s in spacing)
     _check(hu, spacing, pose, size)
     hu = hu if hu.is_floating_point() else hu.float()
@@ -46,7 +48,9 @@ def line_integrals(
     samples = samples or _samples_needed(hu.shape, spacing, pose)
     height, width = size
     source_detector = float(pose[0])
-    k_inv = make_k_inv(source_detector, float(pose[8]) / width, float(pose[7]) / height, 0.0, 0.0, height, width)
+    turned_over = bool(pose[8] < 0)
+    across = abs(float(pose[8])) / width
+    k_inv = make_k_inv(source_detector, across, float(pose[7]) / height, 0.0, 0.0, height, width)
     pixels = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
     pixels = torch.stack([pixels[1], pixels[0], torch.ones(height, width)], dim=-1)  # (u, v, 1)
     targets = (source_detector * pixels @ k_inv[0].T).to(hu)
@@ -61,7 +65,8 @@ def line_integrals(
         shape = (band.shape[0], width)
         image = render(subject, k_inv.to(hu), camera, source_detector, *shape, n_samples=samples, src=source, tgt=flat)
         bands.append(image[0, 0])
-    return torch.cat(bands)
+    image = torch.cat(bands)
+    return image.flip(1) if turned_over else image
 
 
 def scale_xray(
@@ -87,12 +92,27 @@ def scale_xray(
 
 
 def render_xray(
-    hu: Float[Tensor, "d h w"], spacing, poses: Float[Tensor, "v 9"], size: tuple[int, int] = (128, 128)
+    hu: Float[Tensor, "d h w"],
+    spacing,
+    poses: Float[Tensor, "v 9"],
+    size: tuple[int, int] = (128, 128),
+    image: str = "log",
 ) -> Float[Tensor, "v rows columns"]:
-    """Digitally reconstructed radiographs in `[0, 1]`, one per pose: `scale_xray` of `line_integrals`."""
+    """Digitally reconstructed radiographs in `[0, 1]`, bright bone, one per pose, by `scale_xray`.
+
+    Args:
+        image: `log` shows line integrals L, as processed films do; `linear` what a detector without a logarithm
+            counts, Beer and Lambert's exp(-L), with its sign turned so that bone is bright.
+
+    Raises:
+        ValueError: poses of another shape, another word for `image`.
+    """
     if poses.ndim != 2:
         raise ValueError(f"poses must be (views, 9), found {tuple(poses.shape)}")
-    return torch.stack([scale_xray(line_integrals(hu, spacing, pose, size)) for pose in poses])
+    if image not in IMAGES:
+        raise ValueError(f"image={image}: choose {' or '.join(IMAGES)}")
+    views = [line_integrals(hu, spacing, pose, size) for pose in poses]
+    return torch.stack([scale_xray(view if image == "log" else -torch.exp(-view)) for view in views])
 
 
 def _scale_one(image: Tensor, mask: Tensor | None) -> Tensor:
@@ -118,7 +138,7 @@ def _check(hu: Tensor, spacing: tuple, pose: Tensor, size: tuple) -> None:
         raise ValueError(f"spacing must be three positive mm (D, H, W), found {spacing}")
     if pose.shape != (9,) or not torch.isfinite(pose).all():
         raise ValueError(f"pose must be 9 known numbers (dataset.geometry.POSE_FIELDS), found {pose.tolist()}")
-    if not (pose[0] > 0 and pose[1] > 0 and pose[7] > 0 and pose[8] > 0):
+    if not (pose[0] > 0 and pose[1] > 0 and pose[7] > 0 and pose[8] != 0):
         raise ValueError(f"pose must have positive distances and field, found {pose.tolist()}")
     if len(size) != 2 or min(size) < 1:
         raise ValueError(f"size must be (rows, columns) of at least 1, found {tuple(size)}")
@@ -146,7 +166,9 @@ def _camera_to_world(pose: Tensor) -> Tensor:
     return matrix
 
 
-def _subject(hu: Tensor, spacing: tuple) -> Subject:
+def _subject(hu: Tensor, spacing: tuple):
+    from nanodrr.data import Subject
+
     """nanodrr's view of a volume centred at the world's origin."""
     middle = [(n - 1) / 2 * s for n, s in zip(hu.shape, spacing, strict=True)]
     voxel_to_world = torch.eye(4, dtype=torch.float64)

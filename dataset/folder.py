@@ -8,36 +8,53 @@ import numpy as np
 import pandas as pd
 import torch
 
-from dataset.cases import Case, case_key, pack_case, positive, source_folder, view_poses
+from dataset.cases import Case, case_key, pack_case, positive, source_folder
+from dataset.contrast import iodine_ml
 from dataset.discover import discover
-from dataset.drr import render_xray
+from dataset.drr_settings import DrrSettings
 from dataset.errors import UserError
+from dataset.film import FilmAugmentation
 from dataset.geometry import unknown_pose
+from dataset.handling import XrayHandling
 from dataset.intensity import AIR_HU, Window
-from dataset.manifest import COLUMN_HELP, assign_splits, read_manifest
-from dataset.resample import reduced, resample
+from dataset.manifest import COLUMN_HELP, VOLUME, parts, read_manifest
+from dataset.resample import reduced, resample, resample_onto
+from dataset.splits import assign_folds, assign_splits
 from dataset.volume_io import Volume, read_volume
 from dataset.xray_io import read_xray
+
+IODINE_GRID_MM = 5.0  # fine enough to tell a contrast CT
 
 log = logging.getLogger(__name__)
 
 
 class FolderSource:
-    """CT volumes of a folder, each with its X-ray: a film that comes with it, else a DRR of its own geometry.
+    """CT volumes of a folder, each with its X-ray: films that come with it, else DRRs of its own geometry.
 
     Args:
         root_dir: the folder. A `manifest.csv` in it says what belongs together; without one it is scanned.
         volume_size: voxels `[D, H, W]` of a case.
         spacing: None resizes each whole volume to `volume_size`; mm `[d, h, w]` resamples to that and crops or pads.
         xray_size: pixels `[h, w]`.
-        views: DRRs per case, spread over 180 degrees, the first frontal; a film is always one view.
+        views: X-rays a case. Films: the frontal first, then as the manifest lists them; DRRs: `DrrSettings.poses`.
         window: HU window of the model, only to refuse volumes with nothing in it: cases keep all HU.
         val_share, test_share: shares of the patients, for those whose split the manifest leaves open.
+        n_folds, fold: cross-validation in place of the splits (`dataset.splits.assign_folds`).
         seed: of the split.
         label_column: column of the manifest that holds the label (0, 1, -1 = unknown).
+        source_column: column that holds what the model is shown: X-rays or, with `source_window`, volumes.
+        source_window: HU window of these volumes. Each is then given as `D` axial slices of `xray_size` in the place
+            of the target, scaled to [0, 1], instead of X-rays; `drr`, `film` and `align` have no part then.
+        target_column: column that holds the volumes to be generated.
         require_manifest: do not scan: a `manifest.csv` must be there.
+        drr: how X-rays are made.
+        film: random changes of X-rays in training; None, or not `film_augment`: none.
+        align: `lungs` lays films, whose pose nobody knows, by their lungs; `none` takes them as they are.
         cache_dir: where an earlier split is looked up, so that patients keep theirs when the folder grows.
         name: how results call the data set.
+
+    Raises:
+        UserError: a size, window, fold or alignment that cannot be.
     """
 
     def __init__(
@@ -50,9 +67,18 @@ class FolderSource:
         window="wide",
         val_share: float = 0.1,
         test_share: float = 0.1,
+        n_folds: int | None = None,
+        fold: int = 0,
         seed: int = 0,
         label_column: str = "label",
+        source_column: str = "xray",
+        source_window=None,
+        target_column: str = "ct",
         require_manifest: bool = False,
+        drr: DrrSettings | None = None,
+        film: FilmAugmentation | None = None,
+        film_augment: bool = True,
+        align: str = "none",
         cache_dir: str | Path = "outputs/cache",
         name: str = "default",
     ):
@@ -63,7 +89,18 @@ class FolderSource:
         self.views = positive("dataset.views", views, 1)[0]
         self.window = Window.parse(window)
         self.val_share, self.test_share, self.seed = float(val_share), float(test_share), int(seed)
-        self.label_column, self.require_manifest = label_column, bool(require_manifest)
+        self.n_folds, self.fold = None if n_folds is None else int(n_folds), int(fold)
+        self.label_column = label_column
+        self.source_column, self.target_column = source_column, target_column
+        self.source_window = None if source_window is None else Window.parse(source_window)
+        film = film if film_augment else None
+        own_columns = (source_column, target_column) != ("xray", "ct")
+        self.require_manifest = bool(require_manifest) or own_columns or self.source_window is not None
+        self.drr = drr or DrrSettings()
+        if self.source_window is None:
+            self.handling = XrayHandling(film, align, self.drr.render)
+        else:  # there are no X-rays
+            self.handling = XrayHandling()
         self.cache_dir, self.name = Path(cache_dir), name
 
     def missing(self) -> list[str]:
@@ -90,14 +127,30 @@ class FolderSource:
             raise UserError(f"missing: {'; '.join(missing)}")
         path = self.root / "manifest.csv"
         if path.is_file():
-            rows = read_manifest(path, self.label_column)
+            rows = read_manifest(path, self.label_column, self.target_column)
+            if self.source_column not in rows.columns:
+                found = ", ".join(rows.columns)
+                raise UserError(
+                    f"{path}: no column {self.source_column} as dataset.source_column asks; it has {found}"
+                )
+            rows["xray"] = rows[self.source_column]
+            if self.source_window is not None:
+                rows["xray_source"] = VOLUME
             self._check_files(rows, path)
         else:
             rows = discover(self.root)
-        rows = assign_splits(rows, self.val_share, self.test_share, self.seed, self._known_splits())
+        if self.n_folds is None:
+            rows = assign_splits(rows, self.val_share, self.test_share, self.seed, self._known("split"))
+        else:
+            rows = assign_folds(rows, self.n_folds, self.fold, self.seed, self._known("fold"))
         counts = rows["split"].value_counts().to_dict()
         log.info("%s: %d volumes of %d patients, %s", self.root, len(rows), rows["patient"].nunique(), counts)
         return rows
+
+    @property
+    def manifest(self) -> str:
+        """Name of the table that is written into the cache; each fold has its own."""
+        return "manifest.csv" if self.n_folds is None else f"manifest_fold_{self.fold}_of_{self.n_folds}.csv"
 
     def home(self) -> dict:
         """What decides the cache folder: the folder and its split, not the size of the volumes."""
@@ -106,8 +159,9 @@ class FolderSource:
 
     def key(self, row) -> str:
         """Hash of path, size and time of the files of a case, and of the settings it is made with."""
-        files = [_stamp(self.root, part) for part in (row["ct"], row["xray"]) if part]
-        return case_key({**self.describe(), "spacing": self.spacing, "files": files})
+        files = [_stamp(self.root, part) for part in (row["ct"], *parts(row["xray"]))]
+        made = self._preparation() | ({} if row["xray"] else {"drr": self.drr.describe()})
+        return case_key({**made, "spacing": self.spacing, "view": row["view"], "files": files})
 
     def build(self, row) -> Case:
         """Read, project and resample one volume.
@@ -125,47 +179,76 @@ class FolderSource:
                 f"{path}: no HU in range, values from {low:g} to {high:g} lie outside dataset.window={window}"
             )
         volume.hu = np.maximum(volume.hu, AIR_HU, dtype=np.float32)  # padding such as -2000 is air
-        xray, poses = self._xray(row, volume)
         small = resample(volume, self.volume_size, self.spacing)
+        iodine = None
+        if self.source_window is not None:
+            xray, poses = self._slices(row, small), unknown_pose(self.volume_size[0])
+        elif row["xray"]:
+            xray, poses = self._films(row)
+        else:
+            poses = self.drr.poses(volume.extent, self.views)
+            xray = self.drr.render(volume, poses, self.xray_size)
+            coarse = reduced(volume, IODINE_GRID_MM)
+            iodine = 0.0 if self.drr.remove_iodine else iodine_ml(coarse.hu, coarse.spacing)
         # Cropping and padding may move the centre by part of a voxel; poses are relative to it.
         right_left, back_front, down_up = np.subtract(small.centre, volume.centre)
         poses[:, 4:7] -= torch.tensor([down_up, -back_front, -right_left], dtype=torch.float32)
-        return pack_case(small.hu, xray, poses, small.spacing, small.centre)
+        return pack_case(small.hu, xray, poses, small.spacing, small.centre, iodine_ml=iodine)
 
     def describe(self) -> dict:
         """Protocol of the data: plain JSON, no path."""
-        return {
+        said = self._preparation()
+        if self.source_window is None:
+            said["drr"] = self.drr.describe()
+        if self.n_folds is not None:
+            said |= {"n_folds": self.n_folds, "fold": self.fold}
+        return said
+
+    def _preparation(self) -> dict:
+        said = {
             "dataset": self.name,
             "volume_size": list(self.volume_size),
             "resampling": "resize" if self.spacing is None else "spacing",
             "xray_size": list(self.xray_size),
             "views": self.views,
         }
+        if self.source_window is not None:
+            window = [self.source_window.low, self.source_window.high]
+            said |= {"views": self.volume_size[0], "input": "volume", "input_window": window}
+        return said
 
-    def _xray(self, row, volume: Volume) -> tuple[torch.Tensor, torch.Tensor]:
-        if row["xray"]:
-            if self.views > 1:
-                raise UserError(
-                    f"{row['xray']}: a film is one view but dataset.views={self.views}; set dataset.views=1"
-                )
-            return read_xray(self.root / row["xray"], self.xray_size)[None], unknown_pose(1)
-        poses = view_poses(volume.extent, self.views)
-        # Rays cross the volume at points: means over half a pixel's width at the patient keep its noise out.
-        finest = min(float(poses[0, 7]) / self.xray_size[0], float(poses[0, 8]) / self.xray_size[1]) / 2.0
-        coarse = reduced(volume, finest)
-        return render_xray(torch.from_numpy(coarse.hu), coarse.spacing, poses, self.xray_size), poses
+    def _films(self, row) -> tuple[torch.Tensor, torch.Tensor]:
+        """The films of a case, frontal first."""
+        films, views = parts(row["xray"]), parts(row["view"]) or [""] * len(parts(row["xray"]))
+        order = sorted(range(len(films)), key=lambda i: views[i] == "lateral")
+        if len(films) < self.views:
+            raise UserError(
+                f"{row['xray']}: {len(films)} film{'s' * (len(films) > 1)} but dataset.views={self.views}; name all "
+                "in manifest.csv as frontal.png;lateral.png, or set dataset.views=1"
+            )
+        chosen = order[: self.views]
+        images = [read_xray(self.root / films[i], self.xray_size) for i in chosen]
+        return torch.stack(images), unknown_pose(self.views, [views[i] for i in chosen])
 
-    def _known_splits(self) -> dict[str, str]:
-        path = source_folder(self, self.cache_dir) / "manifest.csv"
-        if not path.is_file():
-            return {}
-        return read_manifest(path).groupby("patient")["split"].first().to_dict()
+    def _slices(self, row, target: Volume) -> torch.Tensor:
+        """The source volume where the target lies, its slices from inferior to superior, in [0, 1]."""
+        if not row["xray"]:
+            raise UserError(f"{row['id']}: no file in the column {self.source_column}; give the source volume")
+        volume = read_volume(self.root / row["xray"])
+        onto = resample_onto(volume, target, (self.volume_size[0], *self.xray_size))
+        return self.source_window.normalise(torch.from_numpy(onto)) * 0.5 + 0.5
+
+    def _known(self, column: str) -> dict:
+        """Splits or folds of patients in a table that an earlier run has written."""
+        folder = source_folder(self, self.cache_dir)
+        pattern = "manifest.csv" if column == "split" else f"manifest_fold_*_of_{self.n_folds}.csv"
+        tables = sorted(folder.glob(pattern))
+        return read_manifest(tables[0]).groupby("patient")[column].first().to_dict() if tables else {}
 
     def _check_files(self, rows: pd.DataFrame, path: Path) -> None:
         for i, row in enumerate(rows.to_dict("records")):
-            for column in ("ct", "xray"):
-                part = row[column].partition("#")[0]
-                if part and not (self.root / part).exists():
+            for column, files in (("ct", [row["ct"]]), ("xray", parts(row["xray"]))):
+                if not all((self.root / file.partition("#")[0]).exists() for file in files):
                     raise UserError(f"{path}: row {i + 2}, {column}={row[column]}: no such file; correct the path")
 
 

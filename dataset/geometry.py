@@ -4,6 +4,8 @@ Volumes are indexed `(D, H, W)`: D inferior to superior, H anterior to posterior
 Points are in mm, in the same order `(d, h, w)`, relative to the centre of the volume.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from jaxtyping import Float
@@ -19,9 +21,11 @@ POSE_FIELDS = (
     "centre_h",
     "centre_w",
     "field_height",  # mm on the detector, rows
-    "field_width",  # mm on the detector, columns
+    "field_width",  # mm on the detector, columns; negative: the columns are turned over for display (AP)
 )
+VIEW_AZIMUTH = {"PA": 0.0, "AP": 180.0, "lateral": 90.0}  # degrees
 SOURCE_DETECTOR_MM = 1800.0  # erect chest radiograph, PA: 180 cm from tube to detector
+AP_SOURCE_DETECTOR_MM = 1200.0  # at the bedside, AP: 100 to 130 cm
 PATIENT_DETECTOR_MM = 30.0  # gap between the volume and the detector plane
 
 
@@ -44,15 +48,52 @@ def make_pose(
     )
 
 
-def unknown_pose(views: int = 1) -> Float[Tensor, "v 9"]:
-    """The pose of a film whose geometry nobody recorded: NaN in every field."""
-    return torch.full((views, len(POSE_FIELDS)), float("nan"))
+def view_pose(
+    extent: tuple[float, float, float],
+    view: str = "PA",
+    source_detector: float | None = None,
+    field: tuple[float, float] | None = None,
+) -> Float[Tensor, "9"]:
+    """Pose of a named view in the standard display: column 0 is the patient's right, anterior in a lateral.
+
+    An AP beam meets the patient from the front, so its columns are turned over: its `field_width` is negative.
+
+    Args:
+        view: PA, AP or lateral.
+        source_detector: mm; by default 1800, for AP 1200.
+        field: height and width of the detector in mm; by default it just holds the volume.
+
+    Raises:
+        ValueError: another view.
+    """
+    if view not in VIEW_AZIMUTH:
+        raise ValueError(f"view={view}: choose {', '.join(VIEW_AZIMUTH)}")
+    if source_detector is None:
+        source_detector = AP_SOURCE_DETECTOR_MM if view == "AP" else SOURCE_DETECTOR_MM
+    pose = make_pose(extent, VIEW_AZIMUTH[view], source_detector=float(source_detector))
+    if field is not None:
+        pose[7:9] = torch.tensor([float(f) for f in field])
+    if view == "AP":
+        pose[8] = -pose[8]
+    return pose
+
+
+def unknown_pose(views: int = 1, names: Sequence[str] = ()) -> Float[Tensor, "v 9"]:
+    """The poses of films whose geometry nobody recorded: NaN, but for the azimuth where the view has a name."""
+    pose = torch.full((views, len(POSE_FIELDS)), float("nan"))
+    for view, name in enumerate(names):
+        pose[view, 2] = VIEW_AZIMUTH.get(name, float("nan"))
+    return pose
 
 
 def fill_unknown(pose: Float[Tensor, "*b 9"], extent: tuple[float, float, float]) -> Float[Tensor, "*b 9"]:
-    """Poses in which every unknown one (NaN) is replaced by the nominal PA pose of a volume of `extent` mm."""
-    nominal = make_pose(extent).to(pose)
-    return torch.where(torch.isnan(pose).any(dim=-1, keepdim=True), nominal, pose)
+    """Poses in which every incomplete one (with a NaN) is replaced by a nominal one of a volume of `extent` mm.
+
+    It is the one of the named view that its azimuth tells, posterior-anterior where that is unknown as well.
+    """
+    nominal = torch.stack([view_pose(extent, name) for name in ("PA", "lateral", "AP")]).to(pose)
+    quarter = torch.nan_to_num(pose[..., 2].detach(), nan=0.0).abs().div(90.0).round().clamp(max=2.0).long()
+    return torch.where(torch.isnan(pose).any(dim=-1, keepdim=True), nominal[quarter], pose)
 
 
 def camera_axes(pose: Float[Tensor, "*b 9"]) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,9 +1,10 @@
-"""The manifest: one table `manifest.csv` says which CT, X-ray, patient, label and split make a case.
+"""The manifest: one table `manifest.csv` says which CT, X-rays, patient, label and split make a case.
 
-Paths in it are relative to the folder that holds it.
+Paths in it are relative to the folder that holds it. A case with several films names them with a semicolon between:
+`xray=a_pa.png;a_lat.png`, `view=PA;lateral`.
 """
 
-import logging
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -12,23 +13,53 @@ import pandas as pd
 from dataset.errors import UserError
 from dataset.files import atomic_path
 
-COLUMNS = ("id", "patient", "ct", "xray", "view", "xray_source", "label", "split")
-REQUIRED = ("id", "patient", "ct")  # the others may be missing or empty
+EMPTY = {  # every column, with what it holds where nobody knows
+    "id": "",
+    "patient": "",
+    "ct": "",
+    "xray": "",  # empty = made from the CT
+    "view": "",
+    "xray_source": "",
+    "hours_xray_to_ct": np.nan,
+    "age": -1,
+    "sex": "",
+    "label": -1,
+    "split": "",
+    "fold": -1,
+    "spacing": "",  # "d h w" mm of the CT
+    "source_hash": "",
+}
+COLUMNS = tuple(EMPTY)
+NUMBERS = {"hours_xray_to_ct": float, "age": int, "label": int, "fold": int}
 SPLITS = ("train", "val", "test")
 LABELS = (0, 1, -1)  # negative, positive, unknown
-XRAY_SOURCES = ("drr", "film")
+VIEWS = ("PA", "AP", "lateral")
+DRR, DRR_CONTRAST, FILM, VOLUME = XRAY_SOURCES = ("drr", "drr_contrast", "film", "volume")
+SEPARATOR = ";"  # between the films, and the views, of one case
 COLUMN_HELP = (
     "id, patient, ct (NIfTI file or DICOM folder, relative to this folder); "
-    "optional: xray (file; empty = made from the CT), view, label (0, 1, -1 = unknown), split (train, val, test)"
+    "optional: xray (file; empty = made from the CT; frontal;lateral for two), view (PA, AP, lateral), "
+    "label (0, 1, -1 = unknown), split (train, val, test), fold (0, 1, ...), age, sex, hours_xray_to_ct"
 )
 
-log = logging.getLogger(__name__)
+
+def make_rows(records: Iterable[dict]) -> pd.DataFrame:
+    """A manifest out of records that name only what they know; the other columns are filled with `EMPTY`."""
+    records = [{**EMPTY, **record} for record in records]
+    extra = [name for name in records[0] if name not in COLUMNS] if records else []
+    return pd.DataFrame(records, columns=[*COLUMNS, *extra])
 
 
-def read_manifest(path: str | Path, label_column: str = "label") -> pd.DataFrame:
+def parts(value: str) -> list[str]:
+    """The films, or the views, of one case."""
+    return [part.strip() for part in str(value).split(SEPARATOR)] if str(value).strip() else []
+
+
+def read_manifest(path: str | Path, label_column: str = "label", target_column: str = "ct") -> pd.DataFrame:
     """A validated manifest with all of `COLUMNS`; columns beyond them are kept.
 
-    `label_column` names the column that holds the label, which becomes `label`. An empty split stays empty.
+    `label_column` names the column that holds the label, which becomes `label`; `target_column` the one that holds the
+    volumes to be generated, which becomes `ct`. An empty split stays empty.
 
     Raises:
         UserError: if the table cannot be read or breaks a rule of `validate_manifest`.
@@ -41,7 +72,7 @@ def read_manifest(path: str | Path, label_column: str = "label") -> pd.DataFrame
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not a readable CSV table ({error}); columns: {COLUMN_HELP}") from error
     rows.columns = [str(name).strip() for name in rows.columns]
-    absent = [name for name in REQUIRED if name not in rows.columns]
+    absent = [name for name in ("id", "patient", target_column) if name not in rows.columns]
     if absent:
         raise UserError(f"{path}: column {', '.join(absent)} is missing; columns: {COLUMN_HELP}")
     if label_column != "label" and label_column not in rows.columns:
@@ -49,15 +80,15 @@ def read_manifest(path: str | Path, label_column: str = "label") -> pd.DataFrame
         raise UserError(f"{path}: no column {label_column} as dataset.label_column asks; the table has {found}")
     if label_column in rows.columns:
         rows["label"] = rows[label_column]
-    defaults = {"xray": "", "view": "PA", "label": "-1", "split": ""}
-    for name, value in defaults.items():
-        rows[name] = rows[name].str.strip().replace("", value) if name in rows.columns else value
-    if "xray_source" not in rows.columns:
-        rows["xray_source"] = ""
-    implied = rows["xray"].map(lambda xray: "film" if xray else "drr")
+    rows["ct"] = rows[target_column]
+    for name, value in EMPTY.items():
+        text = "" if isinstance(value, float) else str(value)
+        rows[name] = rows[name].str.strip().replace("", text) if name in rows.columns else text
+    implied = rows["xray"].map(lambda xray: FILM if xray else DRR)
     rows["xray_source"] = rows["xray_source"].where(rows["xray_source"] != "", implied)
     validate_manifest(rows, path)
-    rows["label"] = rows["label"].astype(float).astype(int)
+    for name, kind in NUMBERS.items():
+        rows[name] = pd.to_numeric(rows[name]).astype(kind)
     return rows[[*COLUMNS, *(name for name in rows.columns if name not in COLUMNS)]]
 
 
@@ -65,18 +96,24 @@ def validate_manifest(rows: pd.DataFrame, path: str | Path = "manifest.csv") -> 
     """Refuse a table that would train on a lie.
 
     Raises:
-        UserError: for no row at all, an empty or repeated id, an empty patient or ct, a label, split or X-ray source
-            outside its choices, or a patient in two splits.
+        UserError: for no row at all, an empty or repeated id, an empty patient or ct, a label, split, view or X-ray
+            source outside its choices, an age, fold or number of hours that is no number, as many views as there are
+            no films, or a patient in two splits or two folds.
     """
     if rows.empty:
         raise UserError(f"{path}: no rows; give one per CT with {COLUMN_HELP}")
-    for name in REQUIRED:
+    for name in ("id", "patient", "ct"):
         empty = np.flatnonzero(rows[name].astype(str).str.strip() == "")
         if len(empty):
             raise UserError(f"{path}: row {empty[0] + 2} has no {name}; fill it in")
     repeated = rows["id"][rows["id"].duplicated()]
     if len(repeated):
         raise UserError(f"{path}: id {repeated.iloc[0]} stands in two rows; ids must be unique")
+    for name in ("hours_xray_to_ct", "age", "fold"):
+        text = rows[name].astype(str)
+        wrong = np.flatnonzero(pd.to_numeric(rows[name], errors="coerce").isna() & ~text.isin(("", "nan")))
+        if len(wrong):
+            raise UserError(f"{path}: row {wrong[0] + 2} has {name}={text.iloc[wrong[0]]}; give a number")
     choices = {"label": [str(v) for v in LABELS], "split": [*SPLITS, ""], "xray_source": list(XRAY_SOURCES)}
     for name, allowed in choices.items():
         values = rows[name].astype(str).str.removesuffix(".0")
@@ -84,12 +121,19 @@ def validate_manifest(rows: pd.DataFrame, path: str | Path = "manifest.csv") -> 
         if len(wrong):
             shown = ", ".join(value for value in allowed if value)
             raise UserError(f"{path}: row {wrong[0] + 2} has {name}={values.iloc[wrong[0]]}; choose {shown}")
-    given = rows[rows["split"] != ""]
-    splits = given.groupby("patient")["split"].nunique()
-    if (splits > 1).any():
-        patient = splits.index[splits > 1][0]
-        where = " and ".join(sorted(given.loc[given["patient"] == patient, "split"].unique()))
-        raise UserError(f"{path}: patient {patient} is in {where}; a patient belongs to one split")
+    for i, (xray, view) in enumerate(zip(rows["xray"], rows["view"], strict=True)):
+        films, views = parts(xray), parts(view)
+        if any(v not in VIEWS for v in views):
+            raise UserError(f"{path}: row {i + 2} has view={view}; choose {', '.join(VIEWS)}")
+        if len(films) > 1 and len(films) != len(views):
+            raise UserError(f"{path}: row {i + 2} has {len(films)} films but view={view}; name a view for each")
+    known_fold = pd.to_numeric(rows["fold"]).fillna(-1) >= 0
+    for name, given in (("split", rows[rows["split"] != ""]), ("fold", rows[known_fold])):
+        places = given.groupby("patient")[name].nunique()
+        if (places > 1).any():
+            patient = places.index[places > 1][0]
+            where = " and ".join(sorted(given.loc[given["patient"] == patient, name].astype(str).unique()))
+            raise UserError(f"{path}: patient {patient} is in {where}; a patient belongs to one {name}")
 
 
 def write_manifest(rows: pd.DataFrame, path: str | Path) -> None:
@@ -98,38 +142,3 @@ def write_manifest(rows: pd.DataFrame, path: str | Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as temporary:
         rows.to_csv(temporary, index=False)
-
-
-def assign_splits(
-    rows: pd.DataFrame, val: float = 0.1, test: float = 0.1, seed: int = 0, known: dict[str, str] | None = None
-) -> pd.DataFrame:
-    """Fill empty splits by patient, stratified by label, fixed by `seed`; a split that is given stays.
-
-    `val` and `test` are shares of the patients. From three patients on each of the two has at least one; two patients
-    are train and val; one is train. `known` maps patients to the split they had before: they keep it, so that
-    a folder that grows never moves a patient from test to train.
-    """
-    known = {patient: split for patient, split in (known or {}).items() if split}
-    rows = rows.copy()
-    given = rows[rows["split"] != ""].groupby("patient")["split"].first().to_dict()
-    settled = {**known, **given}
-    open_rows = rows[~rows["patient"].isin(settled)]
-    labels = open_rows.groupby("patient")["label"].max()
-    # Within each label the patients are shuffled and spread evenly over [0, 1); sorted by that place, every stretch
-    # of the list holds the labels in about their overall proportion.
-    placed = []
-    for label in sorted(labels.unique()):
-        patients = sorted(labels.index[labels == label])
-        order = np.random.default_rng([int(seed), int(label) + 1]).permutation(len(patients))
-        placed += [((rank + 0.5) / len(patients), patients[i]) for rank, i in enumerate(order)]
-    patients = [patient for _, patient in sorted(placed)]
-    count = len(patients)
-    if settled:  # newcomers join at the same shares, without the guarantee of one each
-        n_val, n_test = round(count * val), round(count * test)
-    else:
-        n_val = max(1, round(count * val)) if count >= 2 and val > 0 else 0
-        n_test = max(1, round(count * test)) if count >= 3 and test > 0 else 0
-    for i, patient in enumerate(patients):
-        settled[patient] = "test" if i < n_test else "val" if i < n_test + n_val else "train"
-    rows["split"] = rows["patient"].map(settled)
-    return rows

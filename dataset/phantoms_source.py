@@ -1,13 +1,23 @@
 """The embedded data set as a source of cases: thorax phantoms with their DRR, drawn when they are first needed."""
 
 from functools import cached_property
+from pathlib import Path
 
 import pandas as pd
 import torch
+from jaxtyping import Float
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
 
-from dataset.cases import Case, case_key, pack_case, positive, view_poses
+from dataset.cases import Case, case_key, pack_case, positive
 from dataset.drr import render_xray
-from dataset.manifest import COLUMNS
+from dataset.drr_settings import DrrSettings
+from dataset.errors import UserError
+from dataset.files import atomic_path
+from dataset.film import FilmAugmentation
+from dataset.handling import XrayHandling
+from dataset.manifest import make_rows
 from dataset.phantom import POPULATION_VERSION, render_phantom
 
 # Splits draw from far apart in the population: more training phantoms never turn a test phantom into a training one.
@@ -26,6 +36,9 @@ class PhantomSource:
         views: X-rays per phantom, spread evenly over 180 degrees; the first is frontal.
         pe_share: share of phantoms with emboli, 0 to 1.
         sign_rate: share of those whose X-ray shows a sign of them, 0 to 1.
+        film: random changes of X-rays in training; None, or not `film_augment`: none.
+        test_from: population index of the first test phantom; another one draws other cases, for calibration say.
+        xray_file: X-rays made elsewhere (`write_xrays`), which needs no renderer; None renders them.
         name: how results call the data set.
     """
 
@@ -41,6 +54,10 @@ class PhantomSource:
         views: int = 1,
         pe_share: float = 0.5,
         sign_rate: float = 0.6,
+        film: FilmAugmentation | None = None,
+        film_augment: bool = True,
+        test_from: int = FIRST_INDEX["test"],
+        xray_file: str | None = None,
         name: str = "phantom",
     ):
         self.counts = {"train": int(train), "val": int(val), "test": int(test)}
@@ -50,19 +67,28 @@ class PhantomSource:
         self.xray_size = positive("dataset.xray_size", xray_size, 2)
         self.views = positive("dataset.views", views, 1)[0]
         self.pe_share, self.sign_rate = float(pe_share), float(sign_rate)
+        self.first = {**FIRST_INDEX, "test": int(test_from)}
+        if self.first["test"] < FIRST_INDEX["test"]:
+            raise UserError(f"dataset.test_from={test_from}: must be {FIRST_INDEX['test']} or more, past the others")
+        self.xray_file = None if xray_file is None else Path(xray_file)
+        film = film if film_augment else None
+        if film is not None and film.settings["reproject"]:
+            raise UserError("dataset.film.reproject=true: a phantom's case shows contrast, its X-ray must not")
+        self.handling = XrayHandling(film)
 
     def missing(self) -> list[str]:
-        """What the user has yet to provide: nothing."""
-        return []
+        """What the user has yet to provide: the file of X-rays, if one was named."""
+        if self.xray_file is None or self.xray_file.is_file():
+            return []
+        return [f"dataset.xray_file={self.xray_file}: no such file; leave it out to render the X-rays here"]
 
     @cached_property
     def rows(self) -> pd.DataFrame:
         """The manifest. `label` is -1 here: it is known once a phantom is drawn, and its case carries it."""
-        names = [
-            (f"phantom_{FIRST_INDEX[split] + i:08d}", split) for split, n in self.counts.items() for i in range(n)
-        ]
-        rows = [(name, name, "", "", "PA", "drr", -1, split) for name, split in names]
-        return pd.DataFrame(rows, columns=list(COLUMNS))
+        names = [(f"phantom_{self.first[split] + i:08d}", split) for split, n in self.counts.items() for i in range(n)]
+        return make_rows(
+            {"id": name, "patient": name, "view": "PA", "xray_source": "drr", "split": split} for name, split in names
+        )
 
     def home(self) -> dict:
         """What decides the cache folder: one a population."""
@@ -83,9 +109,12 @@ class PhantomSource:
             pe_share=self.pe_share,
             sign_rate=self.sign_rate,
         )
-        poses = view_poses(self.extent, self.views)
-        plain = torch.as_tensor(phantom.hu_plain, dtype=torch.float32)
-        xray = render_xray(plain, phantom.spacing, poses, self.xray_size)
+        poses = DrrSettings().poses(self.extent, self.views)
+        if self.xray_file is None:
+            plain = torch.as_tensor(phantom.hu_plain, dtype=torch.float32)
+            xray = render_xray(plain, phantom.spacing, poses, self.xray_size)
+        else:
+            xray = read_xray_row(self.xray_file, _index(row), (self.views, *self.xray_size))
         return pack_case(
             hu=phantom.hu, xray=xray, pose=poses, spacing=phantom.spacing, label=phantom.label, labels=phantom.labels
         )
@@ -102,8 +131,33 @@ class PhantomSource:
             "views": self.views,
             "pe_share": self.pe_share,
             "sign_rate": self.sign_rate,
+            "test_from": self.first["test"],
+            "xrays": "rendered" if self.xray_file is None else "8 bit, from a file",
         }
 
 
 def _index(row) -> int:
     return int(str(row["id"]).rsplit("_", 1)[1])
+
+
+def write_xrays(path: str | Path, indices: list[int], xrays: Float[Tensor, "n v h w"]) -> None:
+    """X-rays in [0, 1] of phantoms by their index in the population, with 8 bits, for `PhantomSource(xray_file=path)`."""
+    with atomic_path(Path(path)) as temporary:
+        pixels = (xrays * 255.0).round().to(torch.uint8)
+        save_file({"index": torch.tensor(indices), "xray": pixels.contiguous()}, temporary)
+
+
+def read_xray_row(path: Path, index: int, size: tuple[int, int, int]) -> Float[Tensor, "v h w"]:
+    """The X-rays of one phantom, of a file of `write_xrays`.
+
+    Raises:
+        UserError: if the file does not hold it, or in another size.
+    """
+    with safe_open(path, framework="pt") as file:
+        found = (file.get_tensor("index") == index).nonzero()
+        pixels = file.get_slice("xray")
+        if not len(found) or tuple(pixels.get_shape()[1:]) != size:
+            held = f"{pixels.get_shape()[0]} X-rays of {pixels.get_shape()[1:]}"
+            raise UserError(f"dataset.xray_file={path}: phantom {index} in {list(size)} is not among its {held}")
+        row = int(found[0])
+        return pixels[row : row + 1][0].float() / 255.0

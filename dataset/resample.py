@@ -2,6 +2,7 @@
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from monai.data import MetaTensor
 from monai.transforms import Compose, Orientation, Resize, ResizeWithPadOrCrop, Spacing
 from scipy.ndimage import gaussian_filter
@@ -50,6 +51,23 @@ def reduced(volume: Volume, finest: float) -> Volume:
         return volume
     hu = F.interpolate(torch.from_numpy(volume.hu)[None, None], size=size, mode="area")[0, 0].numpy()
     return Volume(hu, tuple(e / n for e, n in zip(volume.extent, size, strict=True)), volume.centre)
+
+
+def resample_onto(volume: Volume, frame: Volume, size: tuple[int, int, int]) -> Float[np.ndarray, "d h w"]:
+    """HU of `volume` on a grid of `size` voxels in the place of `frame` in the world; air where it has none."""
+    extent = frame.extent
+    sigma = [max(0.0, (e / n / s - 1.0) / 2.0) for e, n, s in zip(extent, size, volume.spacing, strict=True)]
+    hu = torch.from_numpy(gaussian_filter(volume.hu, sigma, mode="nearest", truncate=3.0))
+    right, front, up = np.subtract(frame.centre, volume.centre)  # RAS; the array runs up, back, left
+    offset = (up, -front, -right)
+    axes = [
+        (((torch.arange(n) + 0.5) / n - 0.5) * e + o) * 2.0 / (m * s)
+        for n, e, o, m, s in zip(size, extent, offset, volume.hu.shape, volume.spacing, strict=True)
+    ]
+    grid = torch.stack(torch.meshgrid(*axes, indexing="ij")[::-1], dim=-1)[None].float()
+    # Air is subtracted first: grid_sample pads with zero.
+    sampled = F.grid_sample(hu[None, None] - AIR_HU, grid, mode="bilinear", align_corners=False)
+    return (sampled[0, 0] + AIR_HU).numpy()
 
 
 def _affine(volume: Volume) -> np.ndarray:

@@ -1,8 +1,8 @@
 """CT volumes in and out: NIfTI and DICOM to HU arrays `(D, H, W)` in one orientation, and back to NIfTI.
 
 `D` runs inferior to superior, `H` anterior to posterior, `W` patient right to left. An oblique volume is turned by the
-nearest of the 24 axis-aligned rotations and flips, never resampled: up to 45 degrees of tilt stay in the array and are
-dropped from its geometry, the spacing stays that of the voxels.
+nearest of the 24 axis-aligned rotations and flips, never resampled: up to 45 degrees of tilt stay in the array and in
+`Volume.direction`; who works without that takes the tilt for straight, the spacing stays that of the voxels.
 """
 
 import logging
@@ -22,6 +22,7 @@ NIFTI_ENDINGS = (".nii.gz", ".nii")
 SYNTHETIC = "SYNTHETIC - not for diagnosis"
 SPACING_MM = (0.05, 50.0)  # outside of this a header is wrong
 SMALLEST = 4  # voxels along each axis
+STRAIGHT = np.array([[0.0, 0.0, -1.0], [0.0, -1.0, 0.0], [1.0, 0.0, 0.0]])  # RAS columns of D, H, W: up, back, left
 AIR_BELOW_HU = -900.0  # a volume without anything above it holds nothing
 SOFT_BELOW_HU = -150.0  # a chest without anything below it has no air and no lung: the numbers are not HU
 
@@ -36,16 +37,28 @@ class Volume:
         hu: HU `(D, H, W)`, float32.
         spacing: mm `(D, H, W)`.
         centre: where the centre of the volume lies, RAS mm `(right-left, posterior-anterior, inferior-superior)`.
+        direction: of an oblique volume the unit vectors (RAS, columns) along its axes D, H, W; None if it is straight.
     """
 
     hu: Float[np.ndarray, "d h w"]
     spacing: tuple[float, float, float]
     centre: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    direction: Float[np.ndarray, "3 3"] | None = None
 
     @property
     def extent(self) -> tuple[float, float, float]:
         """Edge-to-edge size in mm `(D, H, W)`."""
         return tuple(n * s for n, s in zip(self.hu.shape, self.spacing, strict=True))
+
+    @property
+    def affine(self) -> Float[np.ndarray, "4 4"]:
+        """RAS affine of the axes `(W, H, D)`, the order in which a NIfTI file holds them."""
+        if self.direction is None:
+            return nifti_affine(self.spacing, self.centre, self.hu.shape)
+        affine = np.eye(4)
+        affine[:3, :3] = (np.asarray(self.direction) * np.asarray(self.spacing))[:, ::-1]
+        affine[:3, 3] = self.centre - affine[:3, :3] @ ((np.array(self.hu.shape[::-1]) - 1) / 2.0)
+        return affine
 
 
 def read_volume(path: str | Path) -> Volume:
@@ -63,13 +76,15 @@ def read_volume(path: str | Path) -> Volume:
         volume = _read_dicom(Path(folder), series)
     else:
         raise UserError(f"{path}: no such file or folder; a CT is a .nii, a .nii.gz or a folder with a DICOM series")
-    _check_geometry(volume, path)
+    check_geometry(volume, path)
     check_hu(volume.hu, path)
     return volume
 
 
-def write_nifti(path: str | Path, hu, spacing, centre=(0.0, 0.0, 0.0), description: str = SYNTHETIC) -> None:
-    """Write HU `(D, H, W)` as int16 NIfTI with its affine, atomically.
+def write_nifti(
+    path: str | Path, hu, spacing, centre=(0.0, 0.0, 0.0), description: str = SYNTHETIC, direction=None
+) -> None:
+    """Write HU `(D, H, W)` as int16 NIfTI with its affine, atomically; `direction` as in `Volume`.
 
     `description` goes into the header (79 characters). The default marks what a model made; give your own text, such
     as "original CT", for what a scanner made.
@@ -79,7 +94,7 @@ def write_nifti(path: str | Path, hu, spacing, centre=(0.0, 0.0, 0.0), descripti
         raise ValueError(f"a volume has the shape (D, H, W), found {hu.shape}")
     path = Path(path)
     stored = np.rint(np.clip(hu, -32768, 32767)).astype(np.int16).transpose(2, 1, 0)
-    image = nib.Nifti1Image(stored, nifti_affine(spacing, centre, hu.shape))
+    image = nib.Nifti1Image(stored, Volume(hu, spacing, centre, direction).affine)
     image.header.set_xyzt_units("mm")
     image.header.set_slope_inter(1.0, 0.0)
     image.header["descrip"] = description[:79].encode("ascii", "replace")
@@ -123,7 +138,12 @@ def check_hu(hu: np.ndarray, path: str | Path) -> None:
         raise UserError(f"{path}: no HU in range, {found} hold neither air nor lung; {hint}")
 
 
-def _check_geometry(volume: Volume, path: str | Path) -> None:
+def check_geometry(volume: Volume, path: str | Path) -> None:
+    """Refuse a spacing that cannot be one in mm, and fewer than 4 voxels along an axis.
+
+    Raises:
+        UserError: naming `path` and what was found.
+    """
     if not all(SPACING_MM[0] <= s <= SPACING_MM[1] for s in volume.spacing):
         spacing = ", ".join(f"{s:g}" for s in volume.spacing)
         raise UserError(f"{path}: voxel spacing [{spacing}] mm (D, H, W); correct the header (affine or pixdim)")
@@ -150,14 +170,10 @@ def _read_nifti(path: Path) -> Volume:
                 "%s: no orientation in the header (sform and qform codes are 0); left and right may be wrong", path
             )
         # float32 straight from the stored integers: slope and intercept are applied per voxel, once
-        oriented = image.as_reoriented(_turn(image.affine, "SPL"))
-        hu = np.ascontiguousarray(oriented.get_fdata(dtype=np.float32, caching="unchanged"))
+        hu = image.get_fdata(dtype=np.float32, caching="unchanged")
     except (EOFError, zlib.error, OSError, ValueError, nib.filebasedimages.ImageFileError) as error:
         raise UserError(f"{path}: damaged or not NIfTI ({error}); copy or export it again") from error
-    spacing = tuple(float(s) for s in np.linalg.norm(oriented.affine[:3, :3], axis=0))
-    middle = (np.array(hu.shape) - 1) / 2.0
-    centre = oriented.affine[:3, :3] @ middle + oriented.affine[:3, 3]
-    return Volume(hu, spacing, tuple(float(c) for c in centre))
+    return turned(hu, image.affine)
 
 
 def _raw_zooms(path: Path, kind: type[nib.Nifti1Image]) -> list[float]:
@@ -166,52 +182,37 @@ def _raw_zooms(path: Path, kind: type[nib.Nifti1Image]) -> list[float]:
         return [abs(float(zoom)) for zoom in kind.header_class.from_fileobj(file, check=False)["pixdim"][1:4]]
 
 
-def _turn(affine: np.ndarray, axcodes: str) -> np.ndarray:
-    """The nearest axis-aligned turn from `affine` to array axes that grow toward `axcodes`."""
-    return nib.orientations.ornt_transform(nib.io_orientation(affine), nib.orientations.axcodes2ornt(tuple(axcodes)))
+def turned(array: Float[np.ndarray, "i j k"], affine: Float[np.ndarray, "4 4"]) -> Volume:
+    """The volume of an array in any axis order with its RAS affine: flipped and transposed, never resampled."""
+    orientations = nib.orientations
+    turn = orientations.ornt_transform(orientations.io_orientation(affine), orientations.axcodes2ornt(tuple("SPL")))
+    hu = np.ascontiguousarray(orientations.apply_orientation(array, turn), dtype=np.float32)
+    affine = affine @ orientations.inv_ornt_aff(turn, array.shape)
+    spacing = np.linalg.norm(affine[:3, :3], axis=0)
+    centre = affine[:3, :3] @ ((np.array(hu.shape) - 1) / 2.0) + affine[:3, 3]
+    direction = affine[:3, :3] / spacing
+    straight = np.allclose(direction, STRAIGHT, atol=1e-6)
+    return Volume(
+        hu, tuple(float(s) for s in spacing), tuple(float(c) for c in centre), None if straight else direction
+    )
 
 
 def _read_dicom(folder: Path, series: str) -> Volume:
-    import SimpleITK as sitk
+    from dataset.preparation.reading import read_series
+    from dataset.preparation.series import find_ct_series
 
-    sitk.ProcessObject.SetGlobalWarningDisplay(False)  # what matters in ITK's warnings is raised below
-    reader = sitk.ImageSeriesReader()
-    found = reader.GetGDCMSeriesIDs(str(folder))
+    found = find_ct_series(folder, recursive=False)
     if not found:
-        raise UserError(f"{folder}: no DICOM series in this folder; give the folder that holds the slices")
-    if series and series not in found:
-        raise UserError(f"{folder}: no series {series}; found {', '.join(found)}")
-    if not series and len(found) > 1:
-        raise UserError(f"{folder}: {len(found)} DICOM series; name one as {folder}#{found[0]}")
-    reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(folder), series or found[0]))
-    reader.MetaDataDictionaryArrayUpdateOn()
-    try:
-        image = reader.Execute()
-    except RuntimeError as error:
-        reason = str(error).strip().splitlines()[-1]
-        raise UserError(f"{folder}: the DICOM series cannot be read ({reason}); copy or export it again") from error
-    if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
-        raise UserError(
-            f"{folder}: {image.GetDimension()} dimensions where a CT has 3; give one series of single slices"
-        )
-    _check_slices(reader, image.GetSize()[2], folder)
-    image = sitk.DICOMOrient(image, "LPS")
-    hu = sitk.GetArrayFromImage(image).astype(np.float32)
-    middle = [(n - 1) / 2.0 for n in image.GetSize()]
-    left, posterior, superior = image.TransformContinuousIndexToPhysicalPoint(middle)
-    return Volume(hu, tuple(float(s) for s in image.GetSpacing()[::-1]), (-left, -posterior, superior))
-
-
-def _check_slices(reader, count: int, folder: Path) -> None:
-    """A slice that is missing, damaged or there twice: the reader would spread the others evenly over the gap."""
-    first = [float(v) for v in reader.GetMetaData(0, "0020|0037").split("\\")]
-    normal = np.cross(first[:3], first[3:])
-    places = [[float(v) for v in reader.GetMetaData(i, "0020|0032").split("\\")] for i in range(count)]
-    gaps = np.abs(np.diff(np.array(places) @ normal))
-    usual = float(np.median(gaps))
-    odd = int((np.abs(gaps - usual) > 0.1 * usual).sum())
-    if odd:
-        raise UserError(
-            f"{folder}: slices lie {gaps.min():g} to {gaps.max():g} mm apart, usually {usual:g} ({odd} odd gaps); "
-            "a slice is missing, damaged or there twice: export the whole series again"
-        )
+        raise UserError(f"{folder}: no DICOM series of a CT in this folder; give the folder that holds the slices")
+    found = [one for one in found if not one.dropped or one.series_uid == series] or found  # localisers
+    names = list(dict.fromkeys(one.series_uid for one in found))
+    if series and series not in names:
+        raise UserError(f"{folder}: no series {series}; found {', '.join(names)}")
+    if not series and len(names) > 1:
+        raise UserError(f"{folder}: {len(names)} DICOM series; name one as {folder}#{names[0]}")
+    same = [one for one in found if one.series_uid == (series or names[0])]
+    if len(same) > 1:
+        raise UserError(f"{folder}: {len(same)} acquisitions in one DICOM series; dataset/prepare.py tells them apart")
+    if same[0].dropped:
+        raise UserError(f"{folder}: no DICOM series of a CT volume ({same[0].dropped}); give the folder of the CT")
+    return read_series(same[0], folder)

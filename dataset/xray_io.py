@@ -1,8 +1,9 @@
 """An X-ray from any common file to one grey image: bright bone, square, in [0, 1].
 
-PNG and JPEG of 8 or 16 bits, DICOM and NIfTI. DICOM states its polarity and is inverted where it says so; the other
-formats cannot, and are taken as they are displayed: bright bone. A NIfTI is turned by its affine: columns run toward
-the patient's left, rows downward (or, where it was saved as an axial slice, toward posterior).
+PNG and JPEG of 8 or 16 bits, NPY, DICOM and NIfTI. DICOM states its polarity and orientation and is inverted and
+turned where it says so (`dataset/xray_dicom.py`); the other formats cannot, and are taken as they are displayed:
+bright bone. A NIfTI is turned by its affine: columns run toward the patient's left, rows downward (or, where it was
+saved as an axial slice, toward posterior). Generation and preparation read films through this one file.
 """
 
 from pathlib import Path
@@ -16,17 +17,31 @@ from torch.nn import functional as F
 from dataset.drr import scale_xray
 from dataset.errors import UserError
 from dataset.volume_io import NIFTI_ENDINGS
+from dataset.xray_dicom import Picture, read_dicom_xray
 
-XRAY_ENDINGS = (".png", ".jpg", ".jpeg", ".dcm", ".dicom", *NIFTI_ENDINGS)
+XRAY_ENDINGS = (".png", ".jpg", ".jpeg", ".npy", ".dcm", ".dicom", *NIFTI_ENDINGS)
 COLOUR_TOLERANCE = 0.02  # of the range: JPEG's colour channels of a grey image differ by rounding
 SMALLEST = 16  # pixels along each side
 LARGEST_ASPECT = 3.0  # a strip is no chest X-ray
 
 
-def read_xray(path: str | Path, size: tuple[int, int] = (128, 128)) -> Float[Tensor, "h w"]:
+def read_xray(path: str | Path, size: tuple[int, int] = (128, 128), lateral: bool = False) -> Float[Tensor, "h w"]:
     """The X-ray in `[0, 1]`, MONOCHROME2 (bright bone), row 0 superior, scaled by `dataset.drr.scale_xray`.
 
     A film that is not square is padded with 0 around its middle, after scaling; then it is resized with a low-pass.
+
+    Raises:
+        UserError: for a file that `read_picture` refuses, and for a film that says it is a lateral unless `lateral`
+            asks for one.
+    """
+    picture = read_picture(path)
+    if picture.view == "lateral" and not lateral:
+        raise UserError(f"{path}: a lateral (or oblique) view; give a frontal chest X-ray")
+    return resize_xray(scale_picture(picture), size).clamp(0.0, 1.0)
+
+
+def read_picture(path: str | Path) -> Picture:
+    """The X-ray in its own size and scale, with what its file says of view and spacing.
 
     Raises:
         UserError: for a file that is missing or damaged, not an image, in colour, with an alpha channel, with several
@@ -34,17 +49,24 @@ def read_xray(path: str | Path, size: tuple[int, int] = (128, 128)) -> Float[Ten
     """
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"{path}: no such file; give an X-ray as PNG, JPEG, DICOM or NIfTI")
+        raise UserError(f"{path}: no such file; give an X-ray as PNG, JPEG, NPY, DICOM or NIfTI")
     lower = path.name.lower()
     if lower.endswith(NIFTI_ENDINGS):
-        image = _read_nifti(path)
-    elif lower.endswith((".dcm", ".dicom")) or _has_dicom_mark(path):
-        image = _read_dicom(path)
+        picture = Picture(_read_nifti(path))
+    elif lower.endswith((".dcm", ".dicom")) or has_dicom_mark(path):
+        picture = read_dicom_xray(path)
+    elif lower.endswith(".npy"):
+        picture = Picture(_read_npy(path))
     else:
-        image = _read_picture(path)
-    _check(image, path)
-    scaled = scale_xray(torch.from_numpy(np.ascontiguousarray(image, dtype=np.float32)))
-    return resize_xray(scaled, size).clamp(0.0, 1.0)
+        picture = Picture(_read_image(path))
+    _check(picture.image if picture.inside is None else picture.image[_box(picture.inside)], path)
+    return picture
+
+
+def scale_picture(picture: Picture) -> Float[Tensor, "h w"]:
+    """In `[0, 1]` by `dataset.drr.scale_xray`; what was not exposed is 0 and does not count."""
+    image = torch.from_numpy(np.ascontiguousarray(picture.image, dtype=np.float32))
+    return scale_xray(image, None if picture.inside is None else torch.from_numpy(picture.inside.copy()))
 
 
 def resize_xray(image: Float[Tensor, "h w"], size: tuple[int, int]) -> Float[Tensor, "rows columns"]:
@@ -83,7 +105,7 @@ def _check(image: np.ndarray, path: Path) -> None:
         raise UserError(f"{path}: (almost) every pixel is {np.median(image):g}; the image is blank, export it again")
 
 
-def _read_picture(path: Path) -> np.ndarray:
+def _read_image(path: Path) -> np.ndarray:
     from PIL import Image, UnidentifiedImageError
 
     try:
@@ -108,27 +130,23 @@ def _read_picture(path: Path) -> np.ndarray:
     return array.mean(axis=2)
 
 
-def _read_dicom(path: Path) -> np.ndarray:
-    import pydicom
-    from pydicom.pixels import apply_modality_lut, apply_voi_lut
-
+def _read_npy(path: Path) -> np.ndarray:
+    """One grey array; equal colour channels, first or last, are one picture. Normalised values are as good as any."""
     try:
-        header = pydicom.dcmread(path)
-        if "PixelData" not in header:
-            raise UserError(f"{path}: a DICOM file without pixel data; give the image itself")
-        photometric = str(header.get("PhotometricInterpretation", "MONOCHROME2"))
-        if photometric not in ("MONOCHROME1", "MONOCHROME2"):
-            raise UserError(f"{path}: {photometric} where an X-ray is grey; export it as MONOCHROME2")
-        pixels = header.pixel_array
-    except (pydicom.errors.InvalidDicomError, AttributeError, RuntimeError, ValueError, OSError, KeyError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{path}: not readable as DICOM ({reason}); export it uncompressed or as PNG") from error
-    rescaled = apply_modality_lut(pixels, header)
-    if "VOILUTSequence" in header:  # a table, looked up by whole numbers
-        rescaled = np.rint(rescaled).astype(np.int64)
-    image = apply_voi_lut(rescaled, header).astype(np.float32)
-    inverse = str(header.get("PresentationLUTShape", "")).upper() == "INVERSE"
-    return image.max() - image if (photometric == "MONOCHROME1") or inverse else image
+        array = np.load(path, allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise UserError(f"{path}: not a NumPy array of numbers ({error}); save the X-ray with numpy.save") from error
+    if not isinstance(array, np.ndarray) or array.dtype.kind not in "uifb":
+        kind = getattr(array, "dtype", type(array).__name__)
+        raise UserError(f"{path}: holds {kind} where an X-ray is an array of numbers; save one with numpy.save")
+    array = array.astype(np.float32)
+    if array.ndim == 3 and array.shape[0] in (1, 3):
+        array = np.moveaxis(array, 0, -1)
+    if array.ndim == 3 and array.shape[-1] in (1, 3):
+        if float((array.max(axis=-1) - array.min(axis=-1)).max()) > COLOUR_TOLERANCE * float(np.ptp(array)):
+            raise UserError(f"{path}: a colour image where an X-ray is grey; export the X-ray itself")
+        array = array.mean(axis=-1)
+    return array
 
 
 def _read_nifti(path: Path) -> np.ndarray:
@@ -153,6 +171,12 @@ def _read_nifti(path: Path) -> np.ndarray:
     return array.T if across[0] or not across[1] else array  # the left-right axis becomes the columns
 
 
-def _has_dicom_mark(path: Path) -> bool:
+def _box(inside: np.ndarray) -> tuple[slice, slice]:
+    rows, columns = np.flatnonzero(inside.any(axis=1)), np.flatnonzero(inside.any(axis=0))
+    return slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+
+
+def has_dicom_mark(path: Path) -> bool:
+    """Whether the file starts as DICOM files do, whatever its name."""
     with path.open("rb") as file:
         return file.read(132)[128:] == b"DICM"

@@ -12,24 +12,59 @@ import zipfile
 from pathlib import Path
 
 import torch
-from diffusers import DDPMScheduler
+from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import nn
 
 from dataset.errors import UserError
+from ddpm.classifier import CTClassifier
+from ddpm.grid_lift import GridLift
 from ddpm.latent import SliceVAELatents, VQGANLatents
 from ddpm.lifting import RayLift
+from ddpm.lora import adapter_names, merge_lora, restore_lora
 from ddpm.pipeline import XrayToCTPipeline
+from ddpm.prior import LinearPrior
 from ddpm.unet import UNet3D
-from ddpm.xray_encoder import CNNXrayEncoder
+from ddpm.xray_encoder import (
+    BiomedCLIPXrayEncoder,
+    CLIPXrayEncoder,
+    CNNXrayEncoder,
+    RadDINOXrayEncoder,
+    TorchXRayVisionEncoder,
+    VolumeEncoder,
+)
 from vq_gan_3d import VQGAN3D
 
 FORMAT = 1
 REGISTRY = {
     cls.__name__: cls
-    for cls in (VQGAN3D, UNet3D, RayLift, CNNXrayEncoder, VQGANLatents, SliceVAELatents, DDPMScheduler)
+    for cls in (
+        VQGAN3D,
+        UNet3D,
+        RayLift,
+        GridLift,
+        CNNXrayEncoder,
+        BiomedCLIPXrayEncoder,
+        CLIPXrayEncoder,
+        RadDINOXrayEncoder,
+        TorchXRayVisionEncoder,
+        VolumeEncoder,
+        VQGANLatents,
+        SliceVAELatents,
+        LinearPrior,
+        DDPMScheduler,
+        FlowMatchEulerDiscreteScheduler,
+        CTClassifier,
+    )
 }
-TRAIN_COMMAND = {"vqgan": "python train/train_vqgan.py", "ddpm": "python train/train_ddpm.py"}
+TRAINED = ("denoiser", "xray_encoder", "lift")  # components that adapters may lie in
+OPTIONAL = ("lift", "prior")  # components that a model may do without
+TRAIN_COMMAND = {
+    "vqgan": "python train/train_vqgan.py",
+    "ddpm": "python train/train_ddpm.py",
+    "classifier": "a file of ddpm.checkpoint.export_classifier",
+}
 
 
 def read(path: str | Path) -> tuple[dict, dict[str, torch.Tensor], dict]:
@@ -61,33 +96,112 @@ def load_vqgan(path: str | Path) -> VQGAN3D:
 
 
 def load_pipeline(path: str | Path, device: str | torch.device = "cpu") -> XrayToCTPipeline:
-    """Everything that turns an X-ray into a volume; of a training checkpoint the averaged (EMA) weights are taken."""
+    """Everything that turns an X-ray into a volume; of a training checkpoint the averaged (EMA) weights are taken.
+
+    Adapters are merged into the weights beneath them. A file of adapters alone is put onto its base, which must lie
+    where it lay when they were trained, or beside them.
+    """
     header, weights, rest = read(path)
+    if header.get("stage") == "adapter":
+        return _load_adapter(path, header, weights).to(device)
     _expect_stage(path, header, "ddpm")
     weights = {**weights, **rest.get("ema", {}), **rest.get("latent_encoder", {})}
-    names = ("denoiser", "xray_encoder", "lift", "latent_encoder")
-    modules = {name: _build(path, header, name, weights) for name in names}
-    scheduler = DDPMScheduler.from_config(_component(path, header, "scheduler")["config"])
-    return XrayToCTPipeline(**modules, scheduler=scheduler, protocol=header["protocol"]).to(device)
+    absent = {name for name in OPTIONAL if name not in header["components"]}
+    names = [name for name in (*TRAINED, "prior", "latent_encoder") if name not in absent]
+    modules = {name: _construct(path, header, name) for name in names}
+    adapted = nn.ModuleDict({name: modules[name] for name in TRAINED if name in modules})
+    if header.get("lora"):
+        _restore_lora(path, header, adapted)
+    for name, module in modules.items():
+        _fill(path, header, name, module, weights)
+    merge_lora(adapted)
+    entry = _component(path, header, "scheduler")
+    modules = {**dict.fromkeys(absent), **modules, "scheduler": REGISTRY[entry["class"]].from_config(entry["config"])}
+    return XrayToCTPipeline(**modules, protocol=header["protocol"]).to(device)
+
+
+def trained_parts(pipeline: XrayToCTPipeline) -> dict[str, nn.Module]:
+    """The parts of a pipeline that training changes, by name."""
+    parts = {name: getattr(pipeline, name, None) for name in TRAINED}
+    return {name: part for name, part in parts.items() if part is not None}
+
+
+def save_adapter(path: str | Path, weights: dict[str, torch.Tensor], lora: dict, base: dict, protocol: dict) -> Path:
+    """Writes adapters alone, as safetensors.
+
+    Args:
+        weights: of the adapters, by their names in the training module.
+        lora: what `ddpm.lora.add_lora` returned.
+        base: `path` and `sha256` of the checkpoint that they belong to.
+    """
+    plain = {name: value.detach().float().cpu().contiguous() for name, value in weights.items()}
+    header = {"format": FORMAT, "stage": "adapter", "components": {}, "lora": lora, "base": base}
+    return _write_safetensors(path, plain, {**header, "protocol": protocol})
+
+
+def _load_adapter(path: str | Path, header: dict, weights: dict[str, torch.Tensor]) -> XrayToCTPipeline:
+    pipeline = load_pipeline(_find_base(Path(path), header.get("base", {})))
+    parts = nn.ModuleDict(trained_parts(pipeline))
+    _restore_lora(path, header, parts)
+    if adapter_names(parts) != weights.keys():
+        odd = sorted(adapter_names(parts) ^ weights.keys())[0]
+        raise UserError(f"{path}: adapters do not fit their base: {odd} is in one and not in the other")
+    try:
+        parts.load_state_dict({**parts.state_dict(), **weights})
+    except RuntimeError as error:
+        raise UserError(f"{path}: adapters do not fit their base: {str(error)[:300]}") from error
+    merge_lora(parts)
+    pipeline.register_to_config(protocol=header["protocol"])
+    return pipeline
+
+
+def _find_base(path: Path, base: dict) -> Path:
+    recorded = Path(str(base.get("path")))
+    for candidate in (recorded, path.parent / recorded.name):
+        if candidate.is_file() and sha256(candidate) == base.get("sha256"):
+            return candidate
+    raise UserError(
+        f"{path}: adapters without their base: no file with SHA-256 {str(base.get('sha256'))[:16]}… at {recorded} or "
+        f"at {path.parent / recorded.name}. Copy it there, or generate from the last.ckpt of the run, which holds both"
+    )
+
+
+def _restore_lora(path: str | Path, header: dict, parts: nn.ModuleDict) -> None:
+    try:
+        restore_lora(parts, **header["lora"])
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{path}: its adapters do not fit its model: {str(error)[:200]}") from error
 
 
 def export_pipeline(pipeline: XrayToCTPipeline, path: str | Path, dtype: torch.dtype = torch.bfloat16) -> Path:
     """Writes a pipeline as one safetensors file with its header in the metadata; statistics stay in float32."""
     components, weights = {}, {}
-    for name in ("denoiser", "xray_encoder", "lift", "latent_encoder"):
+    for name in (*TRAINED, "prior", "latent_encoder"):
         module = getattr(pipeline, name)
+        if module is None:
+            continue
         components[name] = component(module, f"{name}.")
         for key, value in module.state_dict().items():
             narrow = value.is_floating_point() and not key.startswith("latent_")
             weights[f"{name}.{key}"] = (value.to(dtype) if narrow else value).cpu().contiguous()
     components["scheduler"] = component(pipeline.training_scheduler)
     header = {"format": FORMAT, "stage": "ddpm", "components": components, "protocol": pipeline.protocol}
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_suffix(".partial")
-    save_file(weights, beside, metadata={"header": json.dumps(header)})
-    os.replace(beside, path)
-    return path
+    return _write_safetensors(path, weights, header)
+
+
+def load_classifier(path: str | Path) -> tuple[CTClassifier, dict]:
+    """A classifier of CT volumes, on the CPU, and the protocol of its data."""
+    header, weights, _ = read(path)
+    _expect_stage(path, header, "classifier")
+    return _build(path, header, "classifier", weights).eval(), header.get("protocol", {})
+
+
+def export_classifier(classifier: CTClassifier, path: str | Path, protocol: dict) -> Path:
+    """Writes a classifier as one safetensors file; `protocol` holds at least the HU `window` of its volumes."""
+    weights = {f"classifier.{key}": value.cpu().contiguous() for key, value in classifier.state_dict().items()}
+    components = {"classifier": component(classifier, "classifier.")}
+    header = {"format": FORMAT, "stage": "classifier", "components": components, "protocol": protocol}
+    return _write_safetensors(path, weights, header)
 
 
 def component(module, prefix: str = "") -> dict:
@@ -109,6 +223,15 @@ def _digest(file) -> str:  # Python 3.10
     return digest.hexdigest()
 
 
+def _write_safetensors(path: str | Path, weights: dict[str, torch.Tensor], header: dict) -> Path:
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_suffix(".partial")
+    save_file(weights, beside, metadata={"header": json.dumps(header)})
+    os.replace(beside, path)
+    return path
+
+
 def _expect_stage(path, header: dict, stage: str) -> None:
     found = header.get("stage")
     if found != stage:
@@ -126,15 +249,27 @@ def _component(path, header: dict, name: str) -> dict:
 
 
 def _build(path, header: dict, name: str, weights: dict):
+    module = _construct(path, header, name)
+    _fill(path, header, name, module, weights)
+    return module
+
+
+def _construct(path, header: dict, name: str):
     entry = _component(path, header, name)
     try:
-        module = REGISTRY[entry["class"]](**entry["config"])
-        prefix = entry["prefix"]
-        own = {key[len(prefix) :]: value for key, value in weights.items() if key.startswith(prefix)}
-        module.load_state_dict(own)
+        return REGISTRY[entry["class"]](**entry["config"])
+    except (RuntimeError, TypeError, ValueError, KeyError) as error:
+        raise UserError(f"{path}: component {name} cannot be built: {str(error)[:300]}") from error
+    except ImportError as error:
+        raise UserError(f"{path}: component {name} needs a package: {error}; pip install it") from error
+
+
+def _fill(path, header: dict, name: str, module: nn.Module, weights: dict) -> None:
+    try:
+        prefix = header["components"][name]["prefix"]
+        module.load_state_dict({key[len(prefix) :]: v for key, v in weights.items() if key.startswith(prefix)})
     except (RuntimeError, TypeError, ValueError, KeyError) as error:
         raise UserError(f"{path}: component {name} does not fit its weights: {str(error)[:300]}") from error
-    return module
 
 
 def _read_torch(path: Path) -> dict:

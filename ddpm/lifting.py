@@ -22,7 +22,7 @@ def ray_coordinates(
 
     Depth runs along the central ray from the side of the source (-1) to the side of the detector (1) of the volume.
     """
-    points = voxel_centres(size, tuple(extent.tolist()), device=pose.device)
+    points = voxel_centres(size, (1.0, 1.0, 1.0), device=pose.device) * extent
     beam, _, _ = camera_axes(pose)
     half_range = (beam.abs() * extent).sum() / 2.0
     depth = ((points - source_position(pose)) @ beam - pose[1]) / half_range
@@ -58,7 +58,8 @@ class RayLift(ModelMixin, ConfigMixin):
         b, v = maps.shape[:2]
         bins = self.spread(maps.flatten(0, 1)).unflatten(1, (self.config.channels, self.config.depth_bins))
         with torch.autocast(maps.device.type, enabled=False):  # in bfloat16 a ray would miss its pixel
-            grid = torch.stack([ray_coordinates(size, extent[i], pose[i, j]) for i in range(b) for j in range(v)])
+            rays = torch.func.vmap(ray_coordinates, in_dims=(None, 0, 0))
+            grid = rays(size, extent.repeat_interleave(v, dim=0), pose.flatten(0, 1))
         if self.config.depth_bins == 1:
             grid = torch.cat([grid[..., :2], torch.zeros_like(grid[..., :1])], dim=-1)
         else:

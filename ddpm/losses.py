@@ -1,4 +1,7 @@
-"""Pointwise losses by the names that `model.loss_type` takes."""
+"""What `model.loss_type` means: a pointwise loss by its name, and the terms on the predicted clean latents with it.
+
+`l1_lpips_disc` is L1 plus the perceptual and the adversarial term.
+"""
 
 from collections.abc import Callable
 
@@ -10,15 +13,45 @@ POINTWISE: dict[str, Callable[..., Tensor]] = {
     "l2": F.mse_loss,
     "huber": F.smooth_l1_loss,
 }
+TERMS = {"lpips": "perceptual", "disc": "adversarial", "cls": "classification"}  # word of loss_type: name of the term
+DEFAULT_WEIGHT = 0.01  # of a term that loss_type names and whose own weight is left open
 
 
-def pointwise_loss(loss_type: str) -> Callable[[Tensor, Tensor], Tensor]:
+def parse_loss_type(loss_type: str, weights: dict[str, float | None]) -> tuple[str, dict[str, float]]:
+    """Name of the pointwise loss, and the weight of each further term that takes part: `perceptual`, ….
+
+    Args:
+        loss_type: a pointwise name, followed by any of `_lpips`, `_disc`, `_cls`.
+        weights: by name of the term. None is 0.01 where `loss_type` names the term and 0 where it does not; 0 leaves
+            a term out although it is named, and a number above 0 adds it although it is not.
+
+    Raises:
+        ValueError: for an unknown or repeated word, with the choices, or a negative weight.
+    """
+    pointwise, *words = str(loss_type).split("_")
+    if pointwise not in POINTWISE or not set(words) <= TERMS.keys() or len(set(words)) < len(words):
+        raise ValueError(
+            f"model.loss_type={loss_type}: choose one of {', '.join(POINTWISE)}, and after it any of "
+            f"{', '.join('_' + word for word in TERMS)}, as in l1_lpips"
+        )
+    found = {}
+    for word, term in TERMS.items():
+        weight = weights.get(term)
+        weight = (DEFAULT_WEIGHT if word in words else 0.0) if weight is None else float(weight)
+        if not weight >= 0:
+            raise ValueError(f"model.{term}_weight={weight:g}: give 0 or more")
+        if weight > 0:
+            found[term] = weight
+    return pointwise, found
+
+
+def pointwise_loss(name: str) -> Callable[[Tensor, Tensor], Tensor]:
     """Function of (prediction, target) that keeps the shape.
 
     Raises:
         ValueError: for an unknown name, with the choices.
     """
-    if loss_type not in POINTWISE:
-        raise ValueError(f"model.loss_type={loss_type}: choose one of {', '.join(POINTWISE)}")
-    function = POINTWISE[loss_type]
+    if name not in POINTWISE:
+        raise ValueError(f"model.loss_type={name}: choose one of {', '.join(POINTWISE)}")
+    function = POINTWISE[name]
     return lambda prediction, target: function(prediction, target, reduction="none")

@@ -11,16 +11,22 @@ from diffusers.training_utils import EMAModel
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from dataset.errors import UserError
 from dataset.geometry import fill_unknown
 from ddpm.checkpoint import FORMAT, component
+from ddpm.conditioning import make_condition
+from ddpm.discriminator import AdversarialTerm
+from ddpm.generator_losses import GeneratorLosses
 from ddpm.latent.contract import LatentEncoder
-from ddpm.lifting import RayLift
+from ddpm.lora import add_lora
 from ddpm.losses import pointwise_loss
 from ddpm.objective import NoiseObjective, NoiseSchedule
 from ddpm.pipeline import XrayToCTPipeline
+from ddpm.prior import LinearPrior
 from ddpm.unet import UNet3D
-from ddpm.xray_encoder.contract import XrayEncoder
+from ddpm.xray_encoder.contract import XrayEncoder, XrayFeatures
 
+EXCERPT_STREAM = 1 << 40  # of random numbers: no position in a batch reaches it
 VALIDATION_LEVELS = 8  # timesteps at which every validation case is judged, evenly spread
 
 
@@ -36,7 +42,11 @@ class DDPMModule(pl.LightningModule):
         num_batches: length of the training in batches; `accumulate` batches make one step of the optimizer.
         volume_size: voxels `(D, H, W)` of the CT behind the latents.
         condition_drop: probability that a sample trains without its X-ray, so that guidance works.
-        freeze_xray_encoder: leaves a pretrained X-ray encoder as it is.
+        freeze_xray_encoder: leaves the X-ray encoder as it is, in eval mode; None does so with a pretrained one.
+        lora: `rank`, `alpha` and `patterns` of adapters, which then train alone (`ddpm.lora.add_lora`).
+        loss_type: name of the pointwise loss.
+        generator_losses: further terms on the predicted clean latents; None trains without.
+        adversarial_start: batch from which an adversarial term among them takes part.
         protocol: plain JSON about the data that generation needs (window, sizes, extent); written into checkpoints.
     """
 
@@ -44,7 +54,7 @@ class DDPMModule(pl.LightningModule):
         self,
         denoiser: UNet3D,
         xray_encoder: XrayEncoder,
-        lift: RayLift,
+        lift: nn.Module | None,
         latent_encoder: LatentEncoder,
         objective: NoiseObjective,
         optimizer: partial,
@@ -52,23 +62,32 @@ class DDPMModule(pl.LightningModule):
         volume_size: tuple[int, int, int],
         protocol: dict,
         loss_type: str = "l2",
+        generator_losses: GeneratorLosses | None = None,
+        adversarial_start: int = 0,
         warmup_steps: int = 50,
         accumulate: int = 1,
         ema_decay: float = 0.999,
         condition_drop: float = 0.1,
-        freeze_xray_encoder: bool = False,
+        freeze_xray_encoder: bool | None = None,
+        lora: dict | None = None,
         seed: int = 0,
+        prior: LinearPrior | None = None,
     ):
         super().__init__()
-        self.trained = nn.ModuleDict({"denoiser": denoiser, "xray_encoder": xray_encoder, "lift": lift})
-        if freeze_xray_encoder:
-            xray_encoder.requires_grad_(False)
+        parts = {"denoiser": denoiser, "xray_encoder": xray_encoder, "lift": lift, "prior": prior}
+        self.trained = nn.ModuleDict({name: part for name, part in parts.items() if part is not None})
+        self.freeze_xray_encoder = xray_encoder.pretrained if freeze_xray_encoder is None else freeze_xray_encoder
+        xray_encoder.requires_grad_(not self.freeze_xray_encoder).train(not self.freeze_xray_encoder)
+        # before the average and the optimizer, which take what has a gradient now
+        self.lora = None if lora is None else add_lora(self.trained, **lora)
         self._frozen = (latent_encoder.eval().requires_grad_(False),)
         self.objective, self.schedule = objective, NoiseSchedule(objective)
         self.optimizer, self.num_batches, self.accumulate = optimizer, num_batches, accumulate
         self.warmup_steps, self.loss = warmup_steps, pointwise_loss(loss_type)
+        self.generator_losses, self.adversarial_start = generator_losses, adversarial_start
+        self._lesson: tuple[Tensor, Tensor, Tensor] | None = None  # what the discriminator learns from next
         self.volume_size, self.protocol = tuple(volume_size), protocol
-        self.condition_drop, self.freeze_xray_encoder, self.seed = condition_drop, freeze_xray_encoder, seed
+        self.condition_drop, self.seed = condition_drop, seed
         # a warm-up of the decay: early averages forget the initial weights
         self.ema = EMAModel(self._trainable(), decay=ema_decay, use_ema_warmup=True, power=0.75, foreach=True)
         self._swapped = False
@@ -88,28 +107,64 @@ class DDPMModule(pl.LightningModule):
         schedule = get_cosine_schedule_with_warmup(optimizer, self.warmup_steps, steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
+    def train(self, mode: bool = True) -> "DDPMModule":
+        """A frozen X-ray encoder stays in eval mode."""
+        super().train(mode)
+        if self.freeze_xray_encoder:
+            self.trained["xray_encoder"].eval()
+        return self
+
+    def encode_xray(self, batch: dict) -> XrayFeatures:
+        """Features of a batch's X-rays: those that came with it (`ddpm.xray_encoder.cache`), or fresh ones."""
+        if "xray_maps" in batch:
+            return XrayFeatures(batch["xray_embedding"].float(), batch["xray_maps"].float())
+        return self.trained["xray_encoder"](batch["xray"])
+
     def predict(
         self, noisy: Tensor, timestep: Int[Tensor, " b"], batch: dict, keep: Float[Tensor, " b"]
     ) -> Float[Tensor, "b c d h w"]:
         """The denoiser's prediction for noisy latents of a batch."""
-        size = torch.tensor(self.volume_size, device=noisy.device)
-        extent = batch["spacing"] * size
-        pose = torch.stack([fill_unknown(p, tuple(e.tolist())) for p, e in zip(batch["pose"], extent, strict=True)])
-        encoded = self.trained["xray_encoder"](batch["xray"])
-        features = self.trained["lift"](encoded.maps, pose, extent, tuple(noisy.shape[2:]))
-        return self.trained["denoiser"](noisy, timestep, encoded.embedding.mean(dim=1), features, keep)
+        denoiser, guess = self.trained["denoiser"], None
+        if "prior" in self.trained:
+            prior = self.trained["prior"]
+            seen = self.training and prior.leverage is not None  # not so where it comes from another run
+            guess = prior(batch["xray"], batch["index"] if seen else None)
+        told = make_condition(
+            self.encode_xray(batch),
+            self.trained["lift"] if "lift" in self.trained else None,
+            batch["pose"],
+            self._extent(batch),
+            tuple(noisy.shape[2:]),
+            denoiser.config.token_grid,
+            guess,
+        )
+        return denoiser(noisy, timestep, keep=keep, **told._asdict())
 
-    def losses(self, batch: dict, eps: Tensor, timestep: Tensor, keep: Tensor) -> Float[Tensor, " b"]:
-        """Weighted loss of each sample of a batch at given noise, timesteps and conditioning."""
+    def _extent(self, batch: dict) -> Float[Tensor, "b 3"]:
+        return batch["spacing"] * batch["spacing"].new_tensor(self.volume_size)
+
+    def on_before_batch_transfer(self, batch: dict, dataloader_idx: int) -> dict:
+        """Completes unknown poses and reads the step while the batch is on the CPU: a GPU would have to wait."""
+        pose = [fill_unknown(p, tuple(e.tolist())) for p, e in zip(batch["pose"], self._extent(batch), strict=True)]
+        return {**batch, "pose": torch.stack(pose), "step": batch["step"].tolist()}
+
+    def losses(self, batch: dict, eps: Tensor, timestep: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
+        """Weighted pointwise loss `(b,)` of a batch at given noise and timesteps, and the predicted clean latents."""
         clean = batch["latent"]
-        prediction = self.predict(self.schedule.add_noise(clean, eps, timestep), timestep, batch, keep)
-        error = self.loss(prediction.float(), self.schedule.target(clean, eps, timestep))
-        return error.mean(dim=(1, 2, 3, 4)) * self.schedule.weight(timestep)
+        noisy = self.schedule.add_noise(clean, eps, timestep)
+        prediction = self.predict(noisy, timestep, batch, keep).float()
+        error = self.loss(prediction, self.schedule.target(clean, eps, timestep))
+        weighted = error.mean(dim=(1, 2, 3, 4)) * self.schedule.weight(timestep)
+        return weighted, self.schedule.clean(prediction, noisy, timestep)
 
     def training_step(self, batch: dict, batch_idx: int) -> Tensor:
         """Noise, timestep and drop of a sample depend on (seed, step, position in the global batch) alone."""
         eps, timestep, keep = self._draw(batch)
-        loss = self.losses(batch, eps, timestep, keep).mean()
+        pointwise, predicted = self.losses(batch, eps, timestep, keep)
+        loss = pointwise.mean()
+        if self.generator_losses is not None:
+            share = self.schedule.levels(timestep)[0].flatten().square()
+            loss = loss + self._judge_clean(predicted, batch, share)
         if not torch.isfinite(loss):
             raise FloatingPointError(
                 f"the loss is {float(loss.detach())} at batch {int(batch['step'][0])}: lower model.train_lr or set "
@@ -117,6 +172,33 @@ class DDPMModule(pl.LightningModule):
             )
         self.log("train/loss", loss.detach(), prog_bar=True)
         return loss
+
+    def _judge_clean(self, predicted: Tensor, batch: dict, share: Tensor) -> Tensor:
+        """Sum of the further terms. Which slices they look at depends on (seed, step): alike in all processes."""
+        step, clean = int(batch["step"][0]), batch["latent"]
+        terms = self.generator_losses.active(adversarial=step >= self.adversarial_start)
+        if "adversarial" in terms:
+            self._lesson = (predicted.detach(), clean, share)
+        generator = _generator((self.seed, step, EXCERPT_STREAM))
+        total, values = self.generator_losses(predicted, clean, share, self.latent_encoder, generator, terms)
+        self.log_dict({f"train/{name}": value for name, value in values.items()})
+        return total
+
+    def on_fit_start(self) -> None:
+        """Every process judges with the same discriminator."""
+        if self.discriminator is not None:
+            self.discriminator.synchronise(self.device)
+
+    def on_after_backward(self) -> None:
+        """The discriminator's own step: the generator's gradient, which went through it, is already there."""
+        if self._lesson is not None:
+            self.log("train/discriminator", self.discriminator.learn(*self._lesson))
+            self._lesson = None
+
+    @property
+    def discriminator(self) -> AdversarialTerm | None:
+        """The adversarial term, which learns, if there is one."""
+        return None if self.generator_losses is None else self.generator_losses.terms.get("adversarial")
 
     def optimizer_step(self, *arguments, **options) -> None:
         """The average follows every step of the optimizer, from the first on, before any callback saves it."""
@@ -132,7 +214,8 @@ class DDPMModule(pl.LightningModule):
         total = clean.new_zeros(())
         for k, level in enumerate(levels.long()):
             eps = torch.stack([_normal(clean.shape[1:], (self.seed, int(i), k)) for i in batch["index"]]).to(clean)
-            total = total + self.losses(batch, eps, level.to(clean.device).expand(len(clean)), keep).mean()
+            timestep = level.to(clean.device).expand(len(clean))
+            total = total + self.losses(batch, eps, timestep, keep)[0].mean()
         self.log("val/loss", total / VALIDATION_LEVELS, prog_bar=True, batch_size=len(clean), sync_dist=True)
 
     @contextmanager
@@ -162,7 +245,7 @@ class DDPMModule(pl.LightningModule):
     def pipeline(self) -> XrayToCTPipeline:
         """The generating pipeline over the present weights of this module (shared, not copied)."""
         return XrayToCTPipeline(
-            **dict(self.trained.items()),
+            **{"lift": None, **dict(self.trained.items())},
             latent_encoder=self.latent_encoder.to(self.device),
             scheduler=self.objective.scheduler(),
             protocol=self.protocol,
@@ -175,6 +258,8 @@ class DDPMModule(pl.LightningModule):
         averages = {n: a.detach().clone() for n, a in zip(names, self.ema.shadow_params, strict=True)}
         checkpoint["ema"] = averages
         checkpoint["ema_steps"] = int(self.ema.optimization_step)
+        if self.discriminator is not None:
+            checkpoint["adversarial"] = self.discriminator.state_dict()
         prefixed = self.latent_encoder.state_dict(prefix="latent_encoder.")
         checkpoint["latent_encoder"] = {k: v.detach().cpu() for k, v in prefixed.items()}
         checkpoint["state_dict"] = {k.removeprefix("trained."): v for k, v in checkpoint["state_dict"].items()}
@@ -186,27 +271,41 @@ class DDPMModule(pl.LightningModule):
             "stage": "ddpm",
             "components": components,
             "protocol": self.protocol,
+            "lora": self.lora,
         }
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
-        """Restores the averages; the rest is Lightning's."""
+        """Restores the averages and the discriminator; the rest is Lightning's.
+
+        Raises:
+            UserError: if the checkpoint has no discriminator to go on with.
+        """
+        if self.discriminator is not None:
+            if "adversarial" not in checkpoint:
+                raise UserError(
+                    "model.resume: the checkpoint was trained without the adversarial term; resume it with its own "
+                    "model.loss_type, or start a new run with model.init_from"
+                )
+            self.discriminator.load_state_dict(checkpoint["adversarial"])
         names = [n for n, p in self.trained.named_parameters() if p.requires_grad]
         self.ema.shadow_params = [checkpoint["ema"][name].clone() for name in names]
         self.ema.optimization_step = checkpoint["ema_steps"]
         checkpoint["state_dict"] = {f"trained.{k}": v for k, v in checkpoint["state_dict"].items()}
 
     def _draw(self, batch: dict) -> tuple[Tensor, Tensor, Tensor]:
-        clean = batch["latent"]
+        clean, device = batch["latent"], batch["latent"].device
         eps, timestep, keep = [], [], []
         first = self.global_rank * len(clean)
-        for row, step in enumerate(batch["step"].tolist()):
+        for row, step in enumerate(int(step) for step in batch["step"]):
             # the position in the global batch, not the case: a small data set meets itself within one batch
             generator = _generator((self.seed, step, first + row))
             timestep.append(self.objective.draw_timestep(generator))
             keep.append(float(torch.rand((), generator=generator) >= self.condition_drop))
-            eps.append(torch.randn(clean.shape[1:], generator=generator))
-        device = clean.device
-        return torch.stack(eps).to(device), torch.tensor(timestep, device=device), torch.tensor(keep, device=device)
+            if device.type != "cpu":  # drawn where it is needed: a copy of the noise would take longer than the step
+                seed = int(torch.randint(2**31, (), generator=generator))
+                generator = torch.Generator(device).manual_seed(seed)
+            eps.append(torch.randn(clean.shape[1:], generator=generator, device=device))
+        return torch.stack(eps), torch.tensor(timestep, device=device), torch.tensor(keep, device=device)
 
     def _use_average(self) -> None:
         if not self._swapped:

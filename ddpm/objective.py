@@ -3,21 +3,25 @@
 from dataclasses import dataclass
 
 import torch
-from diffusers import DDPMScheduler
+from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler, SchedulerMixin
 from jaxtyping import Float, Int
 from torch import Tensor
 
-PREDICTIONS = ("epsilon", "v_prediction", "sample")
+PREDICTIONS = ("epsilon", "v_prediction", "sample", "flow")
 
 
 @dataclass(frozen=True)
 class NoiseObjective:
-    """A diffusers schedule and one of three targets (Ho et al. 2020; Salimans and Ho 2022 for v).
+    """A diffusers schedule and one of four targets (Ho et al. 2020; Salimans and Ho 2022 for v).
+
+    `flow` is another process as well: straight lines from data to noise, `x_t = (1 - σ) x_0 + σ ε` with σ = (t + 1)/T
+    and the target ε - x_0 (Lipman et al., "Flow Matching for Generative Modeling", 2023). `schedule` and
+    `zero_terminal_snr` do not touch it: it ends on pure noise by construction.
 
     Args:
         timesteps: T.
         schedule: diffusers' name (`squaredcos_cap_v2` is the cosine schedule of Nichol and Dhariwal 2021).
-        prediction: `epsilon`, `v_prediction` or `sample`.
+        prediction: `epsilon`, `v_prediction`, `sample` or `flow`.
         zero_terminal_snr: the last timestep is pure noise (Lin et al., "Common Diffusion Noise Schedules and Sample
             Steps Are Flawed", 2024).
         min_snr_gamma: caps the weight of easy timesteps (Hang et al., "Efficient Diffusion Training via Min-SNR
@@ -43,14 +47,21 @@ class NoiseObjective:
                 "model.zero_terminal_snr=true with model.prediction=epsilon: the last step has nothing to learn from; "
                 "use model.prediction=v_prediction or sample, or model.zero_terminal_snr=false"
             )
+        if self.prediction == "flow" and self.min_snr_gamma is not None:
+            raise ValueError(
+                f"model.min_snr_gamma={self.min_snr_gamma:g} with model.prediction=flow: set one of them to null or "
+                "another target"
+            )
         if self.zero_terminal_snr and self.min_snr_gamma is not None:
             raise ValueError(
                 f"model.min_snr_gamma={self.min_snr_gamma:g} with model.zero_terminal_snr=true: the step where "
                 "sampling starts would weigh nothing; set one of them to null or false"
             )
 
-    def scheduler(self) -> DDPMScheduler:
+    def scheduler(self) -> SchedulerMixin:
         """The diffusers scheduler of this objective; samplers are made from its config."""
+        if self.prediction == "flow":
+            return FlowMatchEulerDiscreteScheduler(num_train_timesteps=self.timesteps)
         return DDPMScheduler(
             num_train_timesteps=self.timesteps,
             beta_schedule=self.schedule,
@@ -69,18 +80,24 @@ class NoiseObjective:
 class NoiseSchedule:
     """Signal and noise levels of an objective as tensors, and the algebra between the three predictions.
 
-    A noisy latent is `x_t = signal_t · x_0 + noise_t · ε` with `signal_t² + noise_t² = 1`.
+    A noisy latent is `x_t = signal_t · x_0 + noise_t · ε`, with `signal_t² + noise_t² = 1` but for `flow`, where
+    `signal_t + noise_t = 1`.
     """
 
     def __init__(self, objective: NoiseObjective):
         self.objective = objective
-        alphas_cumprod = objective.scheduler().alphas_cumprod.double()
-        self.signal, self.noise = alphas_cumprod.sqrt().float(), (1.0 - alphas_cumprod).sqrt().float()
+        if objective.prediction == "flow":
+            noise = torch.arange(1, objective.timesteps + 1, dtype=torch.float64) / objective.timesteps
+            self.signal, self.noise = (1.0 - noise).float(), noise.float()
+        else:
+            alphas_cumprod = objective.scheduler().alphas_cumprod.double()
+            self.signal, self.noise = alphas_cumprod.sqrt().float(), (1.0 - alphas_cumprod).sqrt().float()
 
     def levels(self, timestep: Int[Tensor, " b"]) -> tuple[Tensor, Tensor]:
         """`signal_t` and `noise_t`, shaped to multiply `(b, c, d, h, w)`."""
-        index = timestep.cpu()
-        return tuple(a[index].to(timestep.device).view(-1, 1, 1, 1, 1) for a in (self.signal, self.noise))
+        if self.signal.device != timestep.device:  # moved once: a copy a step would stall a GPU
+            self.signal, self.noise = self.signal.to(timestep.device), self.noise.to(timestep.device)
+        return tuple(a[timestep].view(-1, 1, 1, 1, 1) for a in (self.signal, self.noise))
 
     def add_noise(
         self, clean: Float[Tensor, "b c d h w"], eps: Float[Tensor, "b c d h w"], timestep: Int[Tensor, " b"]
@@ -90,17 +107,20 @@ class NoiseSchedule:
         return signal * clean + noise * eps
 
     def target(self, clean: Tensor, eps: Tensor, timestep: Int[Tensor, " b"]) -> Tensor:
-        """What the denoiser should say: ε, `signal·ε − noise·x_0`, or x_0."""
+        """What the denoiser should say: ε, `signal·ε − noise·x_0`, x_0, or ε − x_0."""
         signal, noise = self.levels(timestep)
-        return {"epsilon": eps, "v_prediction": signal * eps - noise * clean, "sample": clean}[
-            self.objective.prediction
-        ]
+        prediction = self.objective.prediction
+        if prediction == "v_prediction":
+            return signal * eps - noise * clean
+        return {"epsilon": eps, "sample": clean, "flow": eps - clean}[prediction]
 
     def clean(self, prediction: Tensor, noisy: Tensor, timestep: Int[Tensor, " b"]) -> Tensor:
         """The clean latents that a prediction implies."""
         signal, noise = self.levels(timestep)
         if self.objective.prediction == "epsilon":
             return (noisy - noise * prediction) / signal
+        if self.objective.prediction == "flow":
+            return noisy - noise * prediction
         return signal * noisy - noise * prediction if self.objective.prediction == "v_prediction" else prediction
 
     def weight(self, timestep: Int[Tensor, " b"]) -> Float[Tensor, " b"]:

@@ -8,14 +8,15 @@ import numpy as np
 import torch
 from diffusers import DDPMScheduler, DiffusionPipeline, SchedulerMixin
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from dataset.geometry import fill_unknown
 from dataset.intensity import Window
+from ddpm.conditioning import Condition, make_condition
 from ddpm.latent.contract import LatentEncoder
-from ddpm.lifting import RayLift
 from ddpm.precision import inference_autocast
-from ddpm.samplers import make_sampler
+from ddpm.prior import LinearPrior
+from ddpm.samplers import make_sampler, network_timestep
 from ddpm.unet import UNet3D
 from ddpm.xray_encoder.contract import XrayEncoder
 
@@ -30,9 +31,11 @@ class GeneratedCT:
 
 
 class XrayToCTPipeline(DiffusionPipeline):
-    """X-ray encoder, ray lifting, denoiser, sampler and latent decoder in a row.
+    """X-ray encoder, ray lifting, linear guess, denoiser, sampler and latent decoder in a row.
 
     Args:
+        lift: brings the maps of the X-ray onto the latent grid; None where the denoiser does without.
+        prior: guesses the latents linearly; None where the denoiser does without.
         protocol: plain JSON that training wrote: `window`, `volume_size`, `extent` in mm, `dataset`, ….
     """
 
@@ -40,10 +43,11 @@ class XrayToCTPipeline(DiffusionPipeline):
         self,
         denoiser: UNet3D,
         xray_encoder: XrayEncoder,
-        lift: RayLift,
+        lift: nn.Module | None,
         latent_encoder: LatentEncoder,
         scheduler: SchedulerMixin,
         protocol: dict,
+        prior: LinearPrior | None = None,
     ):
         super().__init__()
         self.register_modules(
@@ -52,13 +56,18 @@ class XrayToCTPipeline(DiffusionPipeline):
             lift=lift,
             latent_encoder=latent_encoder,
             scheduler=scheduler,
+            prior=prior,
         )
         self.register_to_config(protocol=protocol)
-        for module in (denoiser, xray_encoder, lift, latent_encoder):
+        for module in self._networks().values():
             module.eval()
-        self.training_scheduler = DDPMScheduler.from_config(scheduler.config)
-        self.sampler, self.steps, self.guidance_scale = DEFAULT_SAMPLER, DEFAULT_STEPS, 1.0
+        self.training_scheduler = scheduler
+        self.sampler, self.steps, self.guidance_scale, self.antithetic = DEFAULT_SAMPLER, DEFAULT_STEPS, 1.0, True
         self.set_sampler(DEFAULT_SAMPLER, DEFAULT_STEPS)
+
+    def _networks(self) -> dict[str, nn.Module]:
+        names = ("denoiser", "xray_encoder", "lift", "prior", "latent_encoder")
+        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
     @property
     def protocol(self) -> dict:
@@ -80,22 +89,30 @@ class XrayToCTPipeline(DiffusionPipeline):
         """Size in mm `(D, H, W)` of a typical training volume: nominal for a film, which does not tell its own."""
         return tuple(self.protocol["extent"])
 
-    def set_sampler(self, scheduler: str, steps: int, guidance_scale: float = 1.0, **options) -> "XrayToCTPipeline":
-        """Chooses sampler (its diffusers name, of `ddpm.samplers.SAMPLERS`), number of steps and guidance."""
+    def set_sampler(
+        self, scheduler: str, steps: int, guidance_scale: float = 1.0, antithetic: bool = True, **options
+    ) -> "XrayToCTPipeline":
+        """Chooses sampler (its diffusers name, of `ddpm.samplers.SAMPLERS`), number of steps and guidance.
+
+        Args:
+            antithetic: samples come in pairs that start from opposite noise. Each is as likely as before, and their
+                mean lies nearer to the posterior mean than that of independent ones (Hammersley and Morton, 1956).
+        """
         self.scheduler = make_sampler(scheduler, self.training_scheduler, **options)
+        self.antithetic = bool(antithetic)
         self.sampler, self.steps, self.guidance_scale = scheduler, int(steps), float(guidance_scale)
         return self
 
     def describe(self) -> dict:
         """Plain JSON: sampler, steps, guidance, network and parameters."""
-        parts = {name: getattr(self, name) for name in ("denoiser", "xray_encoder", "lift", "latent_encoder")}
         return {
             "sampler": self.sampler,
             "steps": self.steps,
             "guidance_scale": self.guidance_scale,
-            "prediction": self.scheduler.config.prediction_type,
+            "antithetic": self.antithetic,
+            "prediction": self.training_scheduler.config.get("prediction_type", "flow"),
             "latent_encoder": type(self.latent_encoder).__name__,
-            "parameters": {name: sum(p.numel() for p in module.parameters()) for name, module in parts.items()},
+            "parameters": {k: sum(p.numel() for p in module.parameters()) for k, module in self._networks().items()},
         }
 
     @torch.no_grad()
@@ -115,7 +132,8 @@ class XrayToCTPipeline(DiffusionPipeline):
     ) -> GeneratedCT:
         """Volumes for X-rays in [0, 1] (bright bone).
 
-        The noise of sample j of an X-ray depends on `(seed, ids[i], j)` alone, so that neither the batch nor the order
+        The noise of sample j of an X-ray depends on `(seed, ids[i], j)` alone (with `antithetic` an odd sample starts
+        from the opposite noise of the one before it), so that neither the batch nor the order
         of the X-rays changes a volume beyond rounding.
 
         Args:
@@ -146,20 +164,20 @@ class XrayToCTPipeline(DiffusionPipeline):
         pose = torch.stack([fill_unknown(pose[i], tuple(extent[i].tolist())) for i in range(b)])
 
         shape = self.latent_encoder.latent_shape(self.volume_size)
-        embedding, features = self._condition(xray.to(device), pose.to(device), extent.to(device), shape[1:])
+        condition = self._condition(xray.to(device), pose.to(device), extent.to(device), shape[1:])
         jobs = [(i, j) for i in range(b) for j in range(num_samples)]
         total, done = -(-len(jobs) // batch_size) * steps, 0
         volumes = torch.empty(b, num_samples, *self.volume_size)
         for first in range(0, len(jobs), batch_size):
             chunk = jobs[first : first + batch_size]
             rows = torch.tensor([i for i, _ in chunk], device=device)
-            latents = torch.stack([_noise(shape, seed, ids[i], j) for i, j in chunk]).to(device)
-            emb, feat = embedding[rows], features[rows]
+            latents = torch.stack([self._noise(shape, seed, ids[i], j) for i, j in chunk]).to(device)
+            told = condition.rows(rows)
             self.scheduler.set_timesteps(steps, device=device)
             # ancestral samplers draw noise in every step, one stream a sample
             streams = [_generator(seed, ids[i], j, "steps") for i, j in chunk]
             for t in self.scheduler.timesteps:
-                prediction = self._predict(latents, t, emb, feat, guidance)
+                prediction = self._predict(latents, t, told, guidance)
                 out = self.scheduler.step(prediction, t, latents, **self._step_options(streams))
                 latents = out.prev_sample
                 done += 1
@@ -172,21 +190,27 @@ class XrayToCTPipeline(DiffusionPipeline):
                 volumes[i, j] = volume[0]
         return GeneratedCT(volumes)
 
-    def _condition(self, xray: Tensor, pose: Tensor, extent: Tensor, size: tuple) -> tuple[Tensor, Tensor]:
-        """Embedding and lifted features of every X-ray, computed once for all steps and samples."""
+    def _condition(self, xray: Tensor, pose: Tensor, extent: Tensor, size: tuple[int, int, int]) -> Condition:
+        """What is known of every X-ray, computed once for all steps and samples."""
         with inference_autocast(self.denoiser.device):
-            encoded = self.xray_encoder(xray)
-            features = self.lift(encoded.maps, pose, extent, size)
-        return encoded.embedding.float().mean(dim=1), features.float()
+            guess = None if self.prior is None else self.prior(xray)
+            encoded, tokens = self.xray_encoder(xray), self.denoiser.config.token_grid
+            return make_condition(encoded, self.lift, pose, extent, size, tokens, guess).float()
 
-    def _predict(self, latents: Tensor, t: Tensor, emb: Tensor, feat: Tensor, guidance: float) -> Tensor:
-        timestep = t.expand(latents.shape[0])
+    def _predict(self, latents: Tensor, t: Tensor, told: Condition, guidance: float) -> Tensor:
+        timestep = network_timestep(self.scheduler, t).expand(latents.shape[0])
         with inference_autocast(self.denoiser.device):
-            with_xray = self.denoiser(latents, timestep, emb, feat).float()
+            with_xray = self.denoiser(latents, timestep, **told._asdict()).float()
             if guidance == 1.0:
                 return with_xray
-            without = self.denoiser(latents, timestep, emb, feat, torch.zeros(len(latents), device=emb.device)).float()
+            dropped = torch.zeros(len(latents), device=latents.device)
+            without = self.denoiser(latents, timestep, **told._asdict(), keep=dropped).float()
         return without + guidance * (with_xray - without)
+
+    def _noise(self, shape: tuple[int, ...], seed: int, name: str, sample: int) -> Tensor:
+        opposite = self.antithetic and sample % 2 == 1
+        start = torch.randn(shape, generator=_generator(seed, name, sample - opposite, "start"))
+        return -start if opposite else start
 
     def _decode(self, latents: Tensor) -> Tensor:
         with inference_autocast(self.denoiser.device):
@@ -202,7 +226,3 @@ def _generator(seed: int, name: str, sample: int, purpose: str) -> torch.Generat
     words = [seed, zlib.crc32(name.encode()), sample, zlib.crc32(purpose.encode())]
     state = np.random.SeedSequence(words).generate_state(1, np.uint64)[0]
     return torch.Generator().manual_seed(int(state >> np.uint64(1)))
-
-
-def _noise(shape: tuple[int, ...], seed: int, name: str, sample: int) -> Tensor:
-    return torch.randn(shape, generator=_generator(seed, name, sample, "start"))

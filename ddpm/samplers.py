@@ -1,14 +1,22 @@
 """The diffusers schedulers that may sample, by name: a config names one of them, never an arbitrary class."""
 
-from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler, SchedulerMixin
+from diffusers import (
+    DDIMScheduler,
+    DDPMScheduler,
+    DPMSolverMultistepScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    SchedulerMixin,
+)
 
 SAMPLERS: dict[str, type[SchedulerMixin]] = {
-    cls.__name__: cls for cls in (DDPMScheduler, DDIMScheduler, DPMSolverMultistepScheduler)
+    cls.__name__: cls
+    for cls in (DDPMScheduler, DDIMScheduler, DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler)
 }
+FLOW_SAMPLERS = ("DPMSolverMultistepScheduler", "FlowMatchEulerDiscreteScheduler")
 
 
 def make_sampler(name: str, training: SchedulerMixin, **options) -> SchedulerMixin:
-    """A sampler over the noise schedule that the denoiser was trained on.
+    """A sampler over the noise process that the denoiser was trained on.
 
     Args:
         name: one of `SAMPLERS`.
@@ -16,9 +24,31 @@ def make_sampler(name: str, training: SchedulerMixin, **options) -> SchedulerMix
         options: of the sampler itself, such as `solver_order`.
 
     Raises:
-        ValueError: for an unknown name, with the choices.
+        ValueError: for an unknown name, and for a sampler that cannot follow the process of training.
     """
     if name not in SAMPLERS:
         raise ValueError(f"sampler.scheduler={name}: choose one of {', '.join(SAMPLERS)}")
+    if isinstance(training, FlowMatchEulerDiscreteScheduler):
+        if name not in FLOW_SAMPLERS:
+            raise ValueError(
+                f"sampler.scheduler={name}: the model was trained with prediction=flow, which "
+                f"{' and '.join(FLOW_SAMPLERS)} can sample"
+            )
+        if name == "DPMSolverMultistepScheduler":
+            options = {"use_flow_sigmas": True, "prediction_type": "flow_prediction", "flow_shift": 1.0, **options}
+            steps = training.config.num_train_timesteps
+            return DPMSolverMultistepScheduler(num_train_timesteps=steps, **options)
+        return FlowMatchEulerDiscreteScheduler.from_config(training.config, **options)
+    if name == "FlowMatchEulerDiscreteScheduler":
+        raise ValueError(
+            f"sampler.scheduler={name}: it samples models trained with prediction=flow, not "
+            f"{training.config.prediction_type}"
+        )
     # every step ends on pure noise at T-1 (trailing), and latents are no images: clipping would shrink them
     return SAMPLERS[name].from_config(training.config, timestep_spacing="trailing", clip_sample=False, **options)
+
+
+def network_timestep(scheduler: SchedulerMixin, timestep):
+    """The timestep that the denoiser knows by 0 … T-1; flow samplers count noise in 1 … T."""
+    flow = isinstance(scheduler, FlowMatchEulerDiscreteScheduler) or scheduler.config.get("use_flow_sigmas", False)
+    return timestep - 1 if flow else timestep

@@ -22,7 +22,12 @@ class UNet3D(ModelMixin, ConfigMixin):
         in_channels: channels of the latents, in and out.
         dim: width of the first level; `dim_mults` give the widths of all levels.
         condition_channels: channels of the lifted X-ray features; 0 for none.
-        embedding_dim: length of the global X-ray embedding.
+        embedding_dim: length of the global X-ray embedding; 0 for none.
+        token_channels: channels of the X-ray tokens that the coarsest level attends to; 0 for none.
+        token_grid: tokens a side that the X-ray's map is averaged down to, for who makes them.
+        prior: whether a guess of the clean latents is given (`ddpm.prior`).
+        blind: the noisy latents are not shown, which makes of the network a plain regression.
+        residual: the prediction is what has to be added to that guess: right where clean latents are predicted.
         blocks: residual blocks a level, on each side.
         full_conv: 3×3×3 convolutions and halving along all axes, in place of 1×3×3 and halving in plane.
         depth_attention: attention along D at each level.
@@ -41,14 +46,24 @@ class UNet3D(ModelMixin, ConfigMixin):
         full_conv: bool = False,
         depth_attention: bool = True,
         head_dim: int = 32,
+        token_channels: int = 0,
+        token_grid: int = 0,
+        prior: bool = False,
+        residual: bool = False,
+        blind: bool = False,
     ):
         super().__init__()
+        if residual and not prior:
+            raise ValueError("residual=true without prior: there is no guess to add to")
         widths = [dim * m for m in dim_mults]
         time_dim = 4 * dim
         self.time = nn.Sequential(nn.Linear(dim, time_dim), nn.SiLU(), nn.Linear(time_dim, time_dim))
-        self.xray = nn.Sequential(nn.LayerNorm(embedding_dim), nn.Linear(embedding_dim, time_dim))
+        self.xray = None
+        if embedding_dim:
+            self.xray = nn.Sequential(nn.LayerNorm(embedding_dim), nn.Linear(embedding_dim, time_dim))
         self.no_xray = nn.Parameter(torch.zeros(time_dim))  # in place of a dropped X-ray
-        self.stem = Conv3d(in_channels + condition_channels + POSITION_CHANNELS, widths[0], 3, padding=1)
+        given = in_channels * (2 if prior else 1) + condition_channels
+        self.stem = Conv3d(given + POSITION_CHANNELS, widths[0], 3, padding=1)
 
         def level(width_in: int, width: int) -> nn.ModuleList:
             parts: list[nn.Module] = [
@@ -63,6 +78,7 @@ class UNet3D(ModelMixin, ConfigMixin):
         self.middle = nn.ModuleList(
             [
                 ResBlock(widths[-1], widths[-1], time_dim, full_conv),
+                *([TokenAttention(widths[-1], token_channels, head_dim)] if token_channels else []),
                 PlaneAttention(widths[-1], head_dim),
                 DepthAttention(widths[-1], head_dim),
                 ResBlock(widths[-1], widths[-1], time_dim, full_conv),
@@ -76,6 +92,11 @@ class UNet3D(ModelMixin, ConfigMixin):
         nn.init.zeros_(self.out.bias)
         self.to(memory_format=torch.channels_last_3d)
 
+    @classmethod
+    def from_pretrained(cls, *arguments, **options) -> "UNet3D":
+        """diffusers', with the memory layout that its fast loading forgets."""
+        return super().from_pretrained(*arguments, **options).to(memory_format=torch.channels_last_3d)
+
     def forward(
         self,
         sample: Float[Tensor, "b c d h w"],
@@ -83,6 +104,8 @@ class UNet3D(ModelMixin, ConfigMixin):
         embedding: Float[Tensor, "b e"] | None = None,
         features: Float[Tensor, "b f d h w"] | None = None,
         keep: Float[Tensor, " b"] | None = None,
+        tokens: Float[Tensor, "b n t"] | None = None,
+        prior: Float[Tensor, "b c d h w"] | None = None,
     ) -> Float[Tensor, "b c d h w"]:
         """Prediction of the objective's target.
 
@@ -91,26 +114,25 @@ class UNet3D(ModelMixin, ConfigMixin):
             embedding: global X-ray embedding; None means no X-ray at all.
             features: X-ray features on the latent grid (`ddpm.lifting.RayLift`).
             keep: 1 keeps a sample's X-ray, 0 drops it; None keeps all. Guidance needs both.
+            tokens: X-ray features without a place in the volume, for cross-attention.
+            prior: guess of the clean latents.
 
         Raises:
             ValueError: where a side cannot be halved often enough.
         """
         self.check_size(sample.shape[2:])
         b = sample.shape[0]
+        if self.config.blind:
+            sample = torch.zeros_like(sample)
         emb = self.time(sinusoids(timestep, self.config.dim).to(sample.dtype))
-        nothing = self.no_xray.expand(b, -1)
-        if embedding is None:
-            emb = emb + nothing
-        else:
-            k = sample.new_ones(b) if keep is None else keep.to(sample.dtype)
-            emb = emb + torch.lerp(nothing, self.xray(embedding).to(nothing.dtype), k[:, None].to(nothing.dtype))
+        dropped = sample.new_zeros(b) if embedding is None else keep
+        emb = emb + self._global(embedding, dropped, b)
         parts = [sample, positions(sample.shape[2:], sample.device).to(sample.dtype).expand(b, -1, -1, -1, -1)]
         if self.config.condition_channels:
-            if features is None or embedding is None:
-                features = sample.new_zeros(b, self.config.condition_channels, *sample.shape[2:])
-            elif keep is not None:
-                features = features * keep.to(features.dtype)[:, None, None, None, None]
-            parts.append(features.to(sample.dtype))
+            parts.append(_kept(features, dropped, sample, self.config.condition_channels))
+        if self.config.prior:
+            prior = _kept(prior, dropped, sample, self.config.in_channels)
+            parts.append(prior)
         x = self.stem(torch.cat(parts, dim=1).contiguous(memory_format=torch.channels_last_3d))
 
         skips = []
@@ -121,14 +143,23 @@ class UNet3D(ModelMixin, ConfigMixin):
             if i < len(self.downsample):
                 x = self.downsample[i](x)
         for part in self.middle:
-            x = part(x, emb)
+            x = part(x, tokens, dropped) if isinstance(part, TokenAttention) else part(x, emb)
         for i in reversed(range(len(self.up))):
             x = torch.cat([x, skips[i]], dim=1)
             for part in self.up[i]:
                 x = part(x, emb)
             if i > 0:
                 x = self.upsample[i - 1](x)
-        return self.out(F.silu(self.norm(x)))
+        x = self.out(F.silu(self.norm(x)))
+        return x + prior if self.config.residual else x
+
+    def _global(self, embedding: Tensor | None, keep: Tensor | None, b: int) -> Tensor:
+        """What the norms are told of the whole X-ray; a learned vector where there is none."""
+        nothing = self.no_xray.expand(b, -1)
+        if embedding is None or self.xray is None:
+            return nothing
+        told = self.xray(embedding).to(nothing.dtype)
+        return told if keep is None else torch.lerp(nothing, told, keep[:, None].to(nothing.dtype))
 
     def check_size(self, size: tuple[int, int, int]) -> None:
         """Refuses latents `(d, h, w)` that cannot be halved often enough with a ValueError."""
@@ -196,12 +227,7 @@ class DepthAttention(nn.Module):
         b, _, d, h, w = x.shape
         tokens = self.norm(rearrange(x, self.pattern))
         q, k, v = rearrange(self.qkv(tokens), "n t (three heads c) -> three n heads t c", three=3, heads=self.heads)
-        if x.device.type == "cpu":
-            # in bfloat16 the fused attention is many times slower backward on a CPU without AMX
-            with torch.autocast("cpu", enabled=False):
-                mixed = F.scaled_dot_product_attention(q.float(), k.float(), v.float())
-        else:
-            mixed = F.scaled_dot_product_attention(q, k, v)
+        mixed = attend(q, k, v)
         mixed = rearrange(mixed, "n heads t c -> n t (heads c)").to(x.dtype)
         left, right = self.pattern.split(" -> ")
         return x + rearrange(self.out(mixed), f"{right} -> {left}", b=b, d=d, h=h, w=w)
@@ -211,6 +237,49 @@ class PlaneAttention(DepthAttention):
     """Self-attention among the voxels of one axial plane."""
 
     pattern = "b c d h w -> (b d) (h w) c"
+
+
+class TokenAttention(nn.Module):
+    """Every voxel attends to the tokens of the X-ray."""
+
+    def __init__(self, width: int, token_channels: int, head_dim: int):
+        super().__init__()
+        self.heads = max(1, width // head_dim)
+        self.norm = nn.LayerNorm(width)
+        self.query = nn.Linear(width, width, bias=False)
+        self.key_value = nn.Linear(token_channels, 2 * width, bias=False)
+        self.out = nn.Linear(width, width)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+
+    def forward(self, x: Tensor, tokens: Tensor | None, keep: Tensor | None) -> Tensor:
+        """`(b, c, d, h, w)` and tokens `(b, n, t)`; a dropped X-ray adds nothing."""
+        if tokens is None:
+            return x
+        d, h, w = x.shape[2:]
+        q = rearrange(
+            self.query(self.norm(rearrange(x, "b c d h w -> b (d h w) c"))), "b t (m c) -> b m t c", m=self.heads
+        )
+        k, v = rearrange(self.key_value(tokens.to(x.dtype)), "b t (two m c) -> two b m t c", two=2, m=self.heads)
+        mixed = rearrange(attend(q, k, v).to(x.dtype), "b m t c -> b t (m c)")
+        told = rearrange(self.out(mixed), "b (d h w) c -> b c d h w", d=d, h=h, w=w)
+        return x + (told if keep is None else told * keep.to(told.dtype).view(-1, 1, 1, 1, 1))
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Fused attention; in float32 on a CPU, where bfloat16 is many times slower backward without AMX."""
+    if q.device.type != "cpu":
+        return F.scaled_dot_product_attention(q, k, v)
+    with torch.autocast("cpu", enabled=False):
+        return F.scaled_dot_product_attention(q.float(), k.float(), v.float())
+
+
+def _kept(part: Tensor | None, keep: Tensor | None, sample: Tensor, channels: int) -> Tensor:
+    """A part of the condition in the type of the sample: zero where it is dropped or missing."""
+    if part is None:
+        return sample.new_zeros(len(sample), channels, *sample.shape[2:])
+    part = part.to(sample.dtype)
+    return part if keep is None else part * keep.to(part.dtype).view(-1, 1, 1, 1, 1)
 
 
 _FREQUENCIES = (1.0, 2.0, 4.0)

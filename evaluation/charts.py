@@ -14,11 +14,12 @@ MODEL_COLOUR, OTHER_COLOUR = "#d1495b", "#7a8794"
 
 
 def case_scores(scores: pd.DataFrame, metrics=("psnr", "ssim", "mae_hu")) -> Figure:
-    """A dot per case and a bar at the mean, for every method, one panel a metric."""
+    """A dot per case and a bar at the mean, for every method, one panel for each of the metrics that were measured."""
+    metrics = [name for name in metrics if name in scores]
     names = [name for name in LABELS if name in set(scores.method) and name != TRUTH]
     figure = Figure(figsize=(11, 0.42 * len(names) + 1.1), layout="constrained")
     generator = np.random.default_rng(0)
-    for axis, metric in zip(figure.subplots(1, len(metrics), sharey=True), metrics, strict=True):
+    for axis, metric in zip(figure.subplots(1, len(metrics), sharey=True, squeeze=False)[0], metrics, strict=True):
         for row, name in enumerate(names):
             values = scores.loc[scores.method == name, metric].dropna().to_numpy()
             colour = MODEL_COLOUR if name.startswith("model") else OTHER_COLOUR

@@ -24,6 +24,7 @@ def main(cfg) -> None:
 
     device = resolve_device(cfg.device)
     print(f"device: {device}")
+    extractor = instantiate(cfg.extractor, device=str(device))  # weights that are missing are told before the work
     checkpoint = find_checkpoint(cfg.checkpoint)
     print(f"checkpoint: {checkpoint}")
     pipeline = load_pipeline(checkpoint, device=device)
@@ -46,6 +47,10 @@ def main(cfg) -> None:
         cases=cfg.cases,
         nifti=cfg.nifti,
         methods=tuple(cfg.methods),
+        metrics=cfg.metrics if isinstance(cfg.metrics, str) else tuple(cfg.metrics),
+        extractor=extractor,
+        lpips=cfg.lpips,
+        totalsegmentator=cfg.totalsegmentator,
         checkpoint=checkpoint,
         runs={"VQ-GAN": cfg.vqgan_run, "DDPM": cfg.ddpm_run},
     )

@@ -35,6 +35,8 @@ def main(cfg) -> None:
         seed=cfg.seed,
         batch_size=cfg.batch_size,
         checkpoint=checkpoint,
+        align=cfg.align,
+        view=cfg.view,
     )
     print(SYNTHETIC)
     for path in paths:

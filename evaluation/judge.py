@@ -3,6 +3,7 @@
 import logging
 import os
 import re
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,19 +16,25 @@ from dataset.errors import UserError
 from dataset.geometry import extent_mm
 from dataset.volume_io import write_nifti
 from ddpm.checkpoint import sha256
-from evaluation import pictures, results
+from evaluation import pictures, protocol, results
 from evaluation.baselines import Baselines
-from evaluation.metrics import PSNR_CAP_DB, SSIM_SIGMA, ssim_window
+from evaluation.distribution import compare_populations, population
+from evaluation.metrics.perceptual import load_lpips
+from evaluation.metrics.totalsegmentator import read_organs
 from evaluation.report import write_report
 from evaluation.sampling import sample_volumes
-from evaluation.scoring import missing_reasons, score_cases
-from evaluation.statistics import DRAWS, LEVEL, derangement
+from evaluation.scoring import metric_names, score_cases
+from evaluation.statistics import derangement
 
 log = logging.getLogger(__name__)
 
 METHODS = ("model", "model_sample", *Baselines.names, "shuffled_xray")
 SHEET_ROWS = 6
 HELD_CASES = 64
+DEFINITIONS = {
+    "shuffled_xray": "the volume generated from another patient's X-ray (derangement by seed) against this truth",
+    "differences": "model minus the other on the same cases; p by sign flips of patients, Holm over the methods",
+}
 
 
 def evaluate(
@@ -43,6 +50,11 @@ def evaluate(
     methods=METHODS,
     checkpoint: Path | None = None,
     runs: dict[str, str | None] | None = None,
+    metrics="default",
+    registration=None,
+    extractor=None,
+    lpips: str | None = None,
+    totalsegmentator: str | None = None,
 ) -> dict:
     """Generates, scores and writes everything into `output`; gives back what `metrics.json` holds.
 
@@ -54,6 +66,12 @@ def evaluate(
         nifti: cases that get NIfTI and GIF files.
         checkpoint: the file behind `pipeline`, for the protocol.
         runs: training folders by stage, whose `metrics.csv` become loss curves.
+        metrics: a set of `evaluation.scoring.SETS` or names; PSNR is always among them.
+        registration: moves each prediction onto the truth before it is scored: called with both and the spacing; its
+            `name` stands in the protocol.
+        extractor: one of `evaluation.extractors`, for distances of distributions.
+        lpips: file with the weights of AlexNet, for LPIPS.
+        totalsegmentator: folder that holds TotalSegmentator's output for each of the files in `nifti/`.
 
     Raises:
         UserError: data of another window or size than the model was trained on, or a setting out of range.
@@ -68,10 +86,12 @@ def evaluate(
     data, window = datamodule.protocol(), pipeline.window
     check_protocol(data, pipeline.protocol)
     chosen, count, methods = _check_settings(datamodule, split, cases, methods)
+    metrics = tuple(dict.fromkeys(("psnr", *metric_names(metrics))))  # cases are ranked by their PSNR
+    tools = {"lpips": load_lpips(lpips)} if lpips else {}
     output.mkdir(parents=True, exist_ok=True)
     rows = chosen.rows.iloc[:count]
     ids, patients = [str(i) for i in rows["id"]], rows["patient"].astype(str).to_numpy()
-    inputs = _Cases(chosen, count)
+    inputs = _Cases(_with_organs(chosen, ids, totalsegmentator), count)
     xrays = torch.stack([case["xray"].float().unsqueeze(1) for case in inputs])
     poses = torch.stack([case["pose"] for case in inputs])
     size = tuple(data["volume_size"])
@@ -108,34 +128,39 @@ def evaluate(
                 found["shuffled_xray"] = generated[partner[index], 0]
             return {name: found[name] for name in methods if name in found}
 
-        scores = score_cases(inputs, volumes_of, window, patients, ids)
+        scores = score_cases(
+            inputs, volumes_of, window, patients, ids, metrics=metrics, tools=tools, registration=registration
+        )
         scores.loc[scores.method == "model", "spread_hu"] = spread
+        populations = _populations(extractor, inputs, generated, window)
         scores.round(6).to_csv(output / "cases.csv", index=False)
         lap("scoring")
         _write_pictures(output, inputs, ids, generated, scores, window, nifti)
         lap("pictures")
 
-    result = {"protocol": {}} | results.summarise(scores, seed)
-    result["protocol"] = {
-        "estimator": f"mean of {samples} samples" if samples > 1 else "one sample",
-        "samples": samples,
-        "window": [window.low, window.high],
-        "data_range_hu": window.width,
-        "volume_size": list(size),
-        "spacing": data.get("spacing"),
-        "split": split,
-        "cases": count,
-        "patients": len(set(patients)),
-        "dataset": data.get("dataset"),
-        "data_version": data.get("version"),
-        "data": data,
+    result = {"protocol": {}} | results.summarise(scores, seed) | {"distribution": populations}
+    result["protocol"] = protocol.describe(
+        window=window,
+        volume_size=size,
+        spacing=data.get("spacing"),
+        samples=samples,
+        split=split,
+        patients=list(patients),
+        data=data,
+        data_sha256=protocol.hash_cases(inputs, ids),
+        metrics=metrics,
+        registration="none" if registration is None else registration.name,
+        seed=seed,
+    )
+    result["protocol"]["definitions"] |= DEFINITIONS
+    result["protocol"] |= {
         "checkpoint": None if checkpoint is None else {"file": str(checkpoint), "sha256": sha256(checkpoint)},
         **pipeline.describe(),
         "seed": seed,
-        "bootstrap": {"draws": DRAWS, "seed": seed, "level": LEVEL, "unit": "patient"},
-        "definitions": _definitions(size),
+        "estimators": _estimators(methods, samples),
+        "extractor": extractor.describe() if extractor is not None else None,
         "baselines": baselines.describe() if baselines else None,
-        "not_measured": missing_reasons(scores, window),
+        "not_measured": scores.attrs["not_measured"],
         "machine": {"cpus": os.cpu_count(), "threads": torch.get_num_threads(), "torch": torch.__version__},
         "timings_s": timings,
     }
@@ -166,15 +191,49 @@ def check_protocol(data: dict, trained: dict) -> None:
 class _Cases:
     """The first cases of a data set; a large set is read again each time, for it cannot be held."""
 
-    def __init__(self, dataset, count: int):
-        self._read, self._count = dataset.case, count
-        self._held = [dataset.case(i) for i in range(count)] if count <= HELD_CASES else None
+    def __init__(self, read: Callable[[int], dict], count: int):
+        self._read, self._count = read, count
+        self._held = [self._read(i) for i in range(count)] if count <= HELD_CASES else None
 
     def __iter__(self):
         return (self.case(i) for i in range(self._count))
 
     def case(self, index: int) -> dict:
         return self._read(index) if self._held is None else self._held[index]
+
+
+def _with_organs(dataset, ids: list[str], folder: str | None) -> Callable[[int], dict]:
+    """How a case is read: with TotalSegmentator's masks of the true and the generated file where there are some."""
+    if folder is None:
+        return dataset.case
+    if not Path(folder).is_dir():
+        raise UserError(f"totalsegmentator={folder}: no such folder; give one with TotalSegmentator's output folders")
+
+    def read(index: int) -> dict:
+        case, name = dataset.case(index), _file_name(ids[index])
+        geometry = tuple(case["ct"].shape), case["spacing"].tolist(), case["centre"].tolist()
+        places = {"truth": f"{name}_true", "model": f"{name}_generated"}
+        return case | {"organs": {key: read_organs(Path(folder) / part, *geometry) for key, part in places.items()}}
+
+    return read
+
+
+def _file_name(name: str) -> str:
+    """An id as part of a file name."""
+    return re.sub(r"[^\w.-]", "_", name)
+
+
+def _populations(extractor, cases, generated, window) -> dict | None:
+    """Distances of the generated volumes to the true ones as populations; None without an extractor."""
+    if extractor is None:
+        return None
+    spacings = [case["spacing"].tolist() for case in cases]
+    clipped = ((case["ct"].float().clamp(window.low, window.high), s) for case, s in zip(cases, spacings, strict=True))
+    real = population(extractor, clipped)
+    return {
+        name: compare_populations(population(extractor, zip(generated[:, k], spacings, strict=True)), real)
+        for k, name in enumerate(("model", "model_sample"))
+    }
 
 
 def _check_settings(datamodule, split: str, cases: int | None, methods) -> tuple:
@@ -210,7 +269,7 @@ def _write_pictures(output: Path, cases, ids, generated, scores, window, nifti: 
         (output / folder).mkdir(exist_ok=True)
 
     def write(index: int) -> None:
-        case, name = cases.case(index), re.sub(r"[^\w.-]", "_", ids[index])
+        case, name = cases.case(index), _file_name(ids[index])
         spacing, centre = case["spacing"].tolist(), case["centre"].tolist()
         write_nifti(output / "nifti" / f"{name}_generated.nii.gz", generated[index, 0], spacing, centre)
         write_nifti(output / "nifti" / f"{name}_true.nii.gz", case["ct"].float(), spacing, centre, "reference volume")
@@ -221,17 +280,8 @@ def _write_pictures(output: Path, cases, ids, generated, scores, window, nifti: 
         list(pool.map(write, range(min(nifti, len(ids)))))
 
 
-def _definitions(size: tuple[int, ...]) -> dict[str, str]:
-    """What each number is, for whoever wants to compute it again."""
-    windows = " x ".join(str(ssim_window(n)) for n in size)
-    return {
-        "all": "prediction and truth in HU, both clipped to the window; one number per volume, then the mean",
-        "psnr": f"10 log10(range^2 / MSE), dB, at most {PSNR_CAP_DB:g}",
-        "ssim": f"3D, of HU minus the lower end of the window; Gaussian window {windows} voxels, sigma "
-        f"{SSIM_SIGMA:g}, K 0.01 and 0.03, borders left out",
-        "mae_hu": "mean absolute difference, whole volume; mae_hu_body: inside the body of the unwindowed truth",
-        "lung_dice": "dataset.lungs.segment_lungs on both; truth segmented before windowing",
-        "reprojection": "mean |DRR of the volume - X-ray|, both scaled to [0, 1], at the pose of the X-ray",
-        "shuffled_xray": "the volume generated from another patient's X-ray (derangement by seed) against this truth",
-        "differences": "model minus the other on the same cases; p by sign flips of patients, Holm over the methods",
-    }
+def _estimators(methods, samples: int) -> dict[str, str]:
+    """What the volumes of each method are: two rows are alike only if this is."""
+    stated = dict.fromkeys(("model", "shuffled_xray"), protocol.estimator(samples))
+    stated["model_sample"] = protocol.estimator(1)
+    return {name: stated.get(name, protocol.POINT) for name in methods}

@@ -10,12 +10,12 @@ from jinja2 import Environment
 from matplotlib.figure import Figure
 
 from evaluation.charts import case_scores, loss_curves
+from evaluation.metrics.registry import catalogue
 from evaluation.pictures import SYNTHETIC
 from evaluation.results import LABELS, METRIC_LABELS, MODEL, best_of, sentence
-from evaluation.scoring import METRICS, TRUTH
+from evaluation.scoring import TRUTH
 
 TEMPLATE = Path(__file__).with_name("report.html.jinja")
-DIGITS = {"psnr": 2, "ssim": 3, "mae_hu": 1, "mae_hu_body": 1, "lung_dice": 3, "reprojection": 4}
 MIME = {".png": "image/png", ".gif": "image/gif"}
 MAX_GIFS = 4  # a megabyte each; the others lie beside the page
 
@@ -28,10 +28,13 @@ def write_report(folder: Path, runs: dict[str, str | Path | None] | None = None)
     raw = (folder / "metrics.json").read_text(encoding="utf-8")
     result, scores = json.loads(raw), pd.read_csv(folder / "cases.csv", dtype={"id": str, "patient": str})
     protocol = result["protocol"]
-    best = {name: best_of(result["methods"], name) for name in METRICS}
-    table = [_row(name, values, best) for name, values in result["methods"].items()]
+    columns = list(result["methods"][MODEL])
+    best = {name: best_of(result["methods"], name) for name in columns}
+    outside = [name for name, why in protocol["not_measured"].items() if why.startswith("outside window")]
+    blank = dict.fromkeys(outside, "outside window")
+    table = [_row(name, values, columns, best, blank) for name, values in result["methods"].items()]
     if any(result["reference"][TRUTH].values()):
-        table.append(_row(TRUTH, result["reference"][TRUTH], {}))
+        table.append(_row(TRUTH, result["reference"][TRUTH], columns, {}, blank))
     curves = [loss_curves(run, title) for title, run in (runs or {}).items() if run]
     spread = scores.loc[scores.method == MODEL, "spread_hu"].mean()
     ids = [str(name) for name in scores.id.unique()]
@@ -44,10 +47,10 @@ def write_report(folder: Path, runs: dict[str, str | Path | None] | None = None)
         phantoms=str(protocol["dataset"]).startswith("phantom"),
         protocol=protocol,
         level=round(100 * protocol["bootstrap"]["level"]),
-        columns=METRICS,
+        columns=columns,
         column_labels=METRIC_LABELS,
         table=table,
-        differences=[_row(name, values, {}, "+") for name, values in result["differences"].items()],
+        differences=[_row(name, values, columns, {}, blank, "+") for name, values in result["differences"].items()],
         not_measured=reasons or "not measured for that row",
         chart=_figure_uri(case_scores(scores)),
         sheet=_file_uri(folder / "sheet.png"),
@@ -58,7 +61,7 @@ def write_report(folder: Path, runs: dict[str, str | Path | None] | None = None)
         ][:MAX_GIFS],
         curves=[_figure_uri(curve) for curve in curves if curve is not None],
         spread=f"{spread:.0f}" if protocol["samples"] > 1 and spread == spread else None,
-        protocol_rows=_protocol_rows(protocol),
+        protocol_rows=_protocol_rows(protocol, result.get("distribution")),
         raw=raw,
     )
     path = folder / "report.html"
@@ -66,12 +69,14 @@ def write_report(folder: Path, runs: dict[str, str | Path | None] | None = None)
     return path
 
 
-def _row(method: str, values: dict, best: dict[str, str | None], sign: str = "") -> dict:
+def _row(
+    method: str, values: dict, columns: list[str], best: dict[str, str | None], blank: dict[str, str], sign: str = ""
+) -> dict:
     cells = []
-    for metric in METRICS:
-        estimate, digits = values.get(metric), DIGITS[metric]
+    for metric in columns:
+        estimate, digits = values.get(metric), catalogue()[metric].digits
         if estimate is None:
-            cells.append({"mean": "n/a"})
+            cells.append({"mean": blank.get(metric, "n/a")})
             continue
         cell = {"mean": f"{estimate['mean']:{sign}.{digits}f}", "best": best.get(metric) == method}
         if estimate["low"] is not None:
@@ -82,7 +87,7 @@ def _row(method: str, values: dict, best: dict[str, str | None], sign: str = "")
     return {"method": method, "label": LABELS.get(method, method), "cells": cells}
 
 
-def _protocol_rows(protocol: dict) -> list[tuple[str, str]]:
+def _protocol_rows(protocol: dict, distribution: dict | None) -> list[tuple[str, str]]:
     """Readable lines of the protocol; what is nested stays in the full listing."""
     checkpoint, machine = protocol["checkpoint"] or {}, protocol["machine"]
     rows = {
@@ -93,12 +98,23 @@ def _protocol_rows(protocol: dict) -> list[tuple[str, str]]:
         "window, data range": "{:g} to {:g} HU, ".format(*protocol["window"]) + f"{protocol['data_range_hu']:g} HU",
         "sampler": f"{protocol.get('sampler')}, {protocol.get('steps')} steps, guidance "
         f"{protocol.get('guidance_scale')}, seed {protocol['seed']}",
+        **{f"population, {name}": _population(values) for name, values in (distribution or {}).items()},
         "checkpoint": f"{checkpoint['file']}, sha256 {checkpoint['sha256'][:16]}…" if checkpoint else "none",
         **{f"definition: {name}": text for name, text in protocol["definitions"].items()},
         "time, s": ", ".join(f"{stage} {seconds:g}" for stage, seconds in protocol["timings_s"].items()),
         "machine": f"{machine['cpus']} CPU cores, torch {machine['torch']}",
     }
     return list(rows.items())
+
+
+def _population(values: dict) -> str:
+    """Fréchet distances and MMD of one method in a line, with what the number of cases alone does to them."""
+    parts = [
+        f"{part}: Fréchet {values['frechet'][part]} (halves of the truth {values['reference'][part]}), "
+        f"MMD {values['mmd'][part]}"
+        for part in values["frechet"]
+    ]
+    return "; ".join([*parts, values["warning"] or f"{values['cases']} cases"])
 
 
 def _numbers(values) -> str:

@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 
 from dataset.files import atomic_path
-from evaluation.scoring import HIGHER_IS_BETTER, METRICS, TRUTH
+from evaluation.metrics.registry import catalogue
+from evaluation.scoring import TRUTH
 from evaluation.statistics import DRAWS, bootstrap_mean, holm, paired_difference, sign_flip_p
 
 MODEL = "model"
@@ -20,14 +21,7 @@ LABELS = {
     "shuffled_xray": "model, shuffled X-rays",
     TRUTH: "the true volume itself",
 }
-METRIC_LABELS = {
-    "psnr": "PSNR, dB",
-    "ssim": "SSIM",
-    "mae_hu": "MAE, HU",
-    "mae_hu_body": "MAE in the body, HU",
-    "lung_dice": "lung Dice",
-    "reprojection": "re-projection error",
-}
+METRIC_LABELS = {name: metric.label for name, metric in catalogue().items()}
 COMPARED = ("mean_volume", "nearest", "ridge", "shuffled_xray")
 
 
@@ -38,11 +32,18 @@ def summarise(scores: pd.DataFrame, seed: int = 0, draws: int = DRAWS) -> dict[s
     `p_holm` is a sign-flip p value over patients, Holm-adjusted over the methods compared for that metric.
     """
     names = [name for name in scores.method.unique() if name != TRUTH]
+    metrics = measured_names(scores)
+    floors = [name for name in metrics if catalogue()[name].floor]
     return {
-        "methods": {name: _estimates(scores, name, METRICS, seed, draws) for name in names},
-        "reference": {TRUTH: _estimates(scores, TRUTH, ("reprojection",), seed, draws)},
+        "methods": {name: _estimates(scores, name, metrics, seed, draws) for name in names},
+        "reference": {TRUTH: _estimates(scores, TRUTH, floors, seed, draws)},
         "differences": _differences(scores, [name for name in COMPARED if name in names], seed, draws),
     }
+
+
+def measured_names(scores: pd.DataFrame) -> list[str]:
+    """The columns of scores that are metrics."""
+    return [name for name in scores.columns if name in catalogue()]
 
 
 def sentence(result: dict) -> str:
@@ -94,7 +95,7 @@ def _differences(scores: pd.DataFrame, others: list[str], seed: int, draws: int)
     model = scores[scores.method == MODEL].set_index("id")
     patients = model.patient.to_numpy(dtype=str)
     result = {name: {} for name in others}
-    for metric in METRICS:
+    for metric in measured_names(scores):
         p_values, estimates = {}, {}
         for name in others:
             other = scores[scores.method == name].set_index("id")[metric].reindex(model.index).to_numpy()
@@ -109,11 +110,14 @@ def _differences(scores: pd.DataFrame, others: list[str], seed: int, draws: int)
 
 def best_of(methods: dict, metric: str) -> str | None:
     """The method with the best mean of a metric; the shuffled control does not compete."""
-    means = {name: values[metric]["mean"] for name, values in methods.items() if values[metric] is not None}
+    means = {name: values[metric]["mean"] for name, values in methods.items() if values.get(metric) is not None}
     means.pop("shuffled_xray", None)
     if not means:
         return None
-    return max(means, key=means.get) if metric in HIGHER_IS_BETTER else min(means, key=means.get)
+    direction = catalogue()[metric].best
+    if direction == "one":
+        return min(means, key=lambda name: abs(means[name] - 1.0))
+    return max(means, key=means.get) if direction == "high" else min(means, key=means.get)
 
 
 def _span(estimate: dict, sign: str = "") -> str:

@@ -1,24 +1,60 @@
-"""Every metric of every method on every case: one row each, in HU, against the truth clipped to the same window."""
+"""The metrics of every method on every case: one row each, in HU, against the truth clipped to the same window."""
 
 import hashlib
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from rich.progress import track
 from torch import Tensor
 
-from dataset.drr import line_integrals, scale_xray
+from dataset.errors import UserError
 from dataset.intensity import Window
-from dataset.lungs import segment_lungs
-from evaluation import metrics
+from evaluation.metrics.registry import CaseView, Metric, catalogue, measure
 
-METRICS = ("psnr", "ssim", "mae_hu", "mae_hu_body", "lung_dice", "reprojection")
-HIGHER_IS_BETTER = {"psnr", "ssim", "lung_dice"}
-TRUTH = "truth"  # the row of the true volume itself: only its re-projection says something
+TRUTH = "truth"  # the row of the true volume itself: what a perfect prediction would get
+FIDELITY = (
+    "mae_hu_body",
+    "mae_hu_lungs",
+    "psnr",
+    "ssim",
+    "lung_dice_labels",
+    "heart_dice_labels",
+    "vessel_contrast",
+    "gradient_spectrum",
+    "noise_power_spectrum",
+    "reprojection",
+)
+SETS = ("default", "fidelity", "all")
+
+
+def metric_names(wanted: str | Sequence[str] = "default") -> tuple[str, ...]:
+    """Names of metrics from a set (`default`, `fidelity`, `all`) or from a list of names.
+
+    Raises:
+        UserError: a set or a name that there is not.
+    """
+    known = catalogue()
+    if isinstance(wanted, str):
+        if wanted not in SETS:
+            raise UserError(f"metrics={wanted}: choose {', '.join(SETS)} or a list of {', '.join(known)}")
+        chosen = {"default": [n for n, m in known.items() if m.default], "fidelity": FIDELITY, "all": known}
+        return tuple(chosen[wanted])
+    unknown = [name for name in wanted if name not in known]
+    if unknown or not wanted:
+        raise UserError(f"metrics={list(wanted)}: no metric {unknown}; choose from {', '.join(known)}")
+    return tuple(dict.fromkeys(wanted))
+
+
+METRICS = metric_names()
+
+
+def metric(name: str) -> Metric:
+    """The metric of that name."""
+    return catalogue()[name]
 
 
 class Shared:
@@ -33,7 +69,7 @@ class Shared:
 
     def get(self, compute: Callable[..., Tensor], volume: Float[Tensor, "d h w"], *geometry) -> Tensor:
         """`compute(volume, *geometry)`, from memory if it is there; `geometry` must be hashable."""
-        digest = hashlib.sha1(volume.contiguous().numpy().data, usedforsecurity=False).digest()
+        digest = hashlib.sha1(volume.contiguous().cpu().numpy().data, usedforsecurity=False).digest()
         key = (compute.__name__, tuple(volume.shape), digest, *geometry)
         found = self._kept.get(key)
         if found is None:
@@ -44,110 +80,133 @@ class Shared:
         return found
 
 
+def score(
+    prediction: Float[Tensor, "d h w"],
+    case: dict,
+    window: Window,
+    metrics: str | Sequence[str] = "default",
+    shared: Shared | None = None,
+) -> dict[str, float]:
+    """The metrics of one prediction in HU, NaN where one has no meaning; on the device of the prediction.
+
+    Raises:
+        ValueError: as `score_case`.
+        UserError: an unknown metric.
+    """
+    row = score_case(case, {"prediction": prediction}, window, shared, metrics)[0]
+    return {name: value for name, value in row.items() if name != "method"}
+
+
 def score_case(
-    case: dict, volumes: dict[str, Float[Tensor, "d h w"]], window: Window, shared: Shared | None = None
+    case: dict,
+    volumes: dict[str, Float[Tensor, "d h w"]],
+    window: Window,
+    shared: Shared | None = None,
+    metrics: str | Sequence[str] = "default",
+    reasons: Counter | None = None,
+    tools: dict | None = None,
 ) -> list[dict]:
-    """Rows `{"method", *METRICS}` of one case, NaN where a metric has no meaning, and one of the truth itself.
+    """Rows `{"method", metric: value}` of one case, NaN where a metric has no meaning, and one of the truth itself.
 
     Args:
         case: as `CaseDataset.case` gives it: `ct` in HU before windowing, `xray`, `pose`, `spacing`.
         volumes: HU by method, of the truth's size.
         window: what predictions and truth are clipped to; its width is the data range.
         shared: results to use again, handed from case to case.
+        metrics: a set or names.
+        reasons: counts `(metric, reason)` of what could not be measured.
+        tools: as of `CaseView`.
 
     Raises:
-        ValueError: a volume of another size than the truth, or one that holds NaN.
+        ValueError: a volume of another size than the truth, one that holds NaN, or one that cannot be HU.
     """
-    hu, spacing = case["ct"].float(), tuple(float(s) for s in case["spacing"])
-    for name, volume in volumes.items():
-        if volume.shape != hu.shape:
-            raise ValueError(f"{name}: volume of {tuple(volume.shape)} voxels against a truth of {tuple(hu.shape)}")
-        if not torch.isfinite(volume).all():
-            raise ValueError(f"{name}: the volume holds NaN or infinite HU")
+    _check(case, volumes)
+    names = metric_names(metrics)
     shared = Shared() if shared is None else shared
-    truth = hu.clamp(window.low, window.high)
-    stack = torch.stack([v.float().clamp(window.low, window.high) for v in volumes.values()])
-    body = metrics.body_mask(hu)
-    columns = {
-        "psnr": metrics.psnr(stack, truth, window.width),
-        "ssim": metrics.ssim(stack, truth, window.width, low=window.low),
-        "mae_hu": metrics.mae_hu(stack, truth),
-        "mae_hu_body": metrics.mae_hu(stack, truth, body),
-        "lung_dice": _lung_dice(stack, hu, spacing, window, shared),
-        "reprojection": torch.tensor([_reprojection(v, case, spacing, window, shared) for v in stack]),
-    }
+    view = CaseView(case, torch.stack(list(volumes.values())), window, shared, volumes, tools)
+    columns, missing = measure(names, view)
+    if reasons is not None:
+        reasons.update(missing.items())
     rows = [
         {"method": name} | {metric: float(values[i]) for metric, values in columns.items()}
         for i, name in enumerate(volumes)
     ]
-    floor = dict.fromkeys(METRICS, float("nan")) | {
-        "reprojection": _reprojection(truth, case, spacing, window, shared)
-    }
-    return [*rows, {"method": TRUTH} | floor]
+    floors = [name for name in names if metric(name).floor]
+    truth = dict.fromkeys(names, float("nan"))
+    if floors:
+        own, _ = measure(floors, CaseView(case, view.truth[None], window, shared))
+        truth |= {name: float(values[0]) for name, values in own.items()}
+    return [*rows, {"method": TRUTH} | truth]
 
 
 def score_cases(
-    cases, volumes: Callable[[int], dict[str, Tensor]], window: Window, patients, ids, workers: int | None = None
+    cases,
+    volumes: Callable[[int], dict[str, Tensor]],
+    window: Window,
+    patients,
+    ids,
+    workers: int | None = None,
+    metrics: str | Sequence[str] = "default",
+    tools: dict | None = None,
+    registration: Callable[[Tensor, Tensor, tuple], Tensor] | None = None,
 ) -> pd.DataFrame:
-    """Scores in long form: columns `id, patient, method` and `METRICS`, cases in order.
+    """Scores in long form: columns `id, patient, method` and the metrics, cases in order.
 
-    `cases` is a `CaseDataset`, `volumes(i)` gives the volumes of case `i` by method.
+    `cases` is a `CaseDataset`, `volumes(i)` gives the volumes of case `i` by method. `registration(prediction, truth,
+    spacing)` moves each prediction onto the truth before it is scored; the protocol must say so. The frame's `attrs`
+    hold `not_measured`: why a metric has no number at all, by its name.
+
+    Raises:
+        UserError: the same id twice.
     """
-    threads, shared = torch.get_num_threads(), Shared()
+    twice = [name for name, count in Counter(ids).items() if count > 1]
+    if twice:
+        raise UserError(f"cases: the id {twice[0]} stands {Counter(ids)[twice[0]]} times; give each case its own")
+    threads, shared, reasons = torch.get_num_threads(), Shared(), Counter()
 
-    def score(index: int) -> list[dict]:
-        rows = score_case(cases.case(index), volumes(index), window, shared)
-        return [{"id": ids[index], "patient": patients[index]} | row for row in rows]
+    def rows_of(index: int) -> tuple[list[dict], Counter]:
+        own: Counter = Counter()
+        case, predictions = cases.case(index), volumes(index)
+        if registration is not None:
+            truth, spacing = case["ct"].float(), tuple(case["spacing"].tolist())
+            predictions = {name: registration(volume, truth, spacing) for name, volume in predictions.items()}
+        rows = score_case(case, predictions, window, shared, metrics, own, tools)
+        return [{"id": ids[index], "patient": patients[index]} | row for row in rows], own
 
     # One case a thread: most of these operations are too small to be split well.
     with ThreadPoolExecutor(workers or threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        done = list(track(pool.map(score, range(len(ids))), description="scoring", total=len(ids)))
+        done = list(track(pool.map(rows_of, range(len(ids))), description="scoring", total=len(ids)))
     torch.set_num_threads(threads)
-    return pd.DataFrame([row for rows in done for row in rows])
+    for _, own in done:
+        reasons.update(own)
+    scores = pd.DataFrame([row for rows, _ in done for row in rows])
+    scores.attrs["not_measured"] = _reasons(scores, metric_names(metrics), reasons)
+    return scores
 
 
-def missing_reasons(scores: pd.DataFrame, window: Window) -> dict[str, str]:
-    """Why a metric has no number at all, by its name."""
-    reasons = {}
+def _reasons(scores: pd.DataFrame, names: Sequence[str], reasons: Counter) -> dict[str, str]:
+    """The most frequent reason of each metric that no case has."""
     measured = scores[scores.method != TRUTH]
-    if measured.lung_dice.isna().all():
-        reasons["lung_dice"] = f"outside window: [{window.low:g}, {window.high:g}] HU flattens the lungs"
-    if measured.reprojection.isna().all():
-        reasons["reprojection"] = (
-            "the poses of the X-rays are unknown"
-            if window.keeps_line_integrals
-            else f"outside window: [{window.low:g}, {window.high:g}] HU cuts the lungs, line integrals mean nothing"
-        )
-    return reasons
+    empty = [name for name in names if measured[name].isna().all()]
+    common = {}
+    for (name, reason), _ in reasons.most_common():
+        common.setdefault(name, reason)
+    return {name: common.get(name, "nothing to measure in any volume") for name in empty}
 
 
-def _lung_dice(stack: Tensor, hu: Tensor, spacing: tuple, window: Window, shared: Shared) -> Float[Tensor, " m"]:
-    lungs = _lungs(hu, spacing)
-    if lungs.any() and (hu[lungs] < window.low).float().mean() > 0.5:  # the window has flattened them
-        return torch.full((len(stack),), float("nan"))
-    return metrics.dice(torch.stack([shared.get(_lungs, volume, spacing) for volume in stack]), lungs)
-
-
-def _lungs(hu: Tensor, spacing: tuple) -> Bool[Tensor, "d h w"]:
-    return torch.as_tensor(np.asarray(segment_lungs(hu, spacing)), dtype=torch.bool)
-
-
-def _reprojection(volume: Tensor, case: dict, spacing: tuple, window: Window, shared: Shared) -> float:
-    """Mean over the views whose pose is known; NaN if there is none, or if the volume is empty air."""
-    if not window.keeps_line_integrals:
-        return float("nan")
-    errors = []
-    for xray, pose in zip(case["xray"].float(), case["pose"], strict=True):
-        if torch.isnan(pose).any():
-            continue
-        drr = shared.get(_scaled_drr, volume, spacing, tuple(pose.tolist()), tuple(xray.shape))
-        errors.append(float(metrics.reprojection_error(drr, xray)))
-    return float(np.mean(errors)) if errors else float("nan")
-
-
-def _scaled_drr(volume: Tensor, spacing: tuple, pose: tuple, size: tuple) -> Float[Tensor, "h w"]:
-    # One sample a voxel along the beam: half the time, and 0.0001 away from twice as many.
-    integrals = line_integrals(volume, spacing, torch.tensor(pose), size, samples=max(volume.shape))
-    if float(integrals.amax() - integrals.amin()) < 1e-6:
-        return torch.full_like(integrals, float("nan"))  # nothing attenuates: there is no picture to scale
-    return scale_xray(integrals)
+def _check(case: dict, volumes: dict[str, Tensor]) -> None:
+    size = tuple(case["ct"].shape)
+    low, high = float(case["ct"].min()), float(case["ct"].max())
+    for name, volume in volumes.items():
+        if tuple(volume.shape) != size:
+            raise ValueError(f"{name}: volume of {tuple(volume.shape)} voxels against a truth of {size}")
+        if not torch.isfinite(volume).all():
+            raise ValueError(f"{name}: the volume holds NaN or infinite HU")
+        least, most = float(volume.min()), float(volume.max())
+        # Air is there in every chest: a volume of one that starts at 0, or spans a unit or two, was scaled.
+        scaled = least < most <= 255.0 and (least >= 0.0 or most - least <= 2.0)
+        if scaled and low < -500.0 and high - low > 500.0:
+            raise ValueError(
+                f"{name}: values from {least:g} to {most:g} against a truth of {low:g} to {high:g} HU; "
+                "give the prediction in HU"
+            )

@@ -11,13 +11,15 @@ from torch import Tensor
 
 from dataset.errors import UserError
 from dataset.files import atomic_path
-from dataset.geometry import unknown_pose
 from dataset.volume_io import write_nifti
-from dataset.xray_io import XRAY_ENDINGS, read_xray
+from dataset.xray_io import XRAY_ENDINGS
 from dataset.xray_io import find_xrays as xrays_in
 from ddpm.checkpoint import sha256
 from evaluation import pictures
+from evaluation.inputs import Shown, read_inputs
 from evaluation.sampling import sample_volumes
+
+NOMINAL = "nominal: the pose of the film and the size of the patient are unknown, so no volume in ml can be read off"
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +48,8 @@ def generate(
     seed: int = 0,
     batch_size: int = 4,
     checkpoint: Path | None = None,
+    align: str | None = None,
+    view: str = "PA",
 ) -> list[Path]:
     """Writes for every X-ray `<stem>_synthetic_ct.nii.gz`, `.gif`, `.png` and `<stem>_settings.json` into `output`.
 
@@ -54,16 +58,19 @@ def generate(
     X-ray's file holds: the same file gives the same volumes under any name and in any company. Gives back the paths
     of the volumes.
 
+    `align` and `view` are those of `evaluation.inputs.read_inputs`. A film does not tell how large its patient is: the
+    spacing of its volume is nominal, which settings and NIfTI header say. A generator that was trained on volumes
+    takes volumes, and gives back their own extent.
+
     Raises:
         UserError: an X-ray that cannot be read; nothing has been generated then.
     """
-    protocol, size = pipeline.protocol, pipeline.volume_size
-    if protocol.get("views", 1) > 1:
-        raise UserError(f"checkpoint={checkpoint}: it needs {protocol['views']} views of a patient, a file holds one")
-    images = torch.stack([read_xray(path, tuple(protocol["xray_size"])) for path in xrays])
+    size = pipeline.volume_size
+    inputs = read_inputs(xrays, pipeline.protocol, pipeline.extent, align, view)
+    images = torch.stack([shown.xray for shown in inputs])
     hashes = [sha256(path) for path in xrays]
-    stems, spacing = _stems(xrays), tuple(e / n for e, n in zip(pipeline.extent, size, strict=True))
-    poses = unknown_pose(1).expand(len(xrays), 1, -1)
+    stems = _stems(xrays)
+    poses, extents = torch.stack([shown.pose for shown in inputs]), torch.tensor([shown.extent for shown in inputs])
     output.mkdir(parents=True, exist_ok=True)
     shared = {
         "mark": pictures.SYNTHETIC,
@@ -72,37 +79,37 @@ def generate(
         "samples": samples,
         "seed": seed,
         "volume_size": list(size),
-        "spacing": list(spacing),
-        "geometry": "nominal: the pose of the film and the size of the patient are unknown",
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
     }
     written = []
     # One id per file content: the noise must not depend on where the file lies.
     ids = [digest[:16] for digest in hashes]
-    for part, volumes in sample_volumes(pipeline, images[:, None, None], poses, ids, samples, batch_size, seed):
+    views = images[:, :, None]
+    for part, volumes in sample_volumes(pipeline, views, poses, ids, samples, batch_size, seed, extents):
         for index, drawn in zip(part, volumes, strict=True):
-            stem = stems[index]
+            stem, shown = stems[index], inputs[index]
             settings = {"xray": {"file": str(xrays[index]), "sha256": hashes[index]}, "noise_id": ids[index], **shared}
-            written.append(_write(output, stem, images[index], drawn, spacing, pipeline.window))
+            spacing = [e / n for e, n in zip(shown.extent, size, strict=True)]
+            settings |= {"spacing": spacing, "geometry": NOMINAL if shown.nominal else "of the input", **shown.notes}
+            written.append(_write(output, stem, shown, drawn, spacing, pipeline.window))
             with atomic_path(output / f"{stem}_settings.json") as temporary:
                 Path(temporary).write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
     return written
 
 
-def _write(
-    output: Path, stem: str, xray: Float[Tensor, "h w"], drawn: Float[Tensor, "s d h w"], spacing, window
-) -> Path:
-    mean, grey = drawn.mean(dim=0), pictures.display_window(window)
+def _write(output: Path, stem: str, shown: Shown, drawn: Float[Tensor, "s d h w"], spacing, window) -> Path:
+    mean, grey, centre = drawn.mean(dim=0), pictures.display_window(window), shown.centre
+    mark = f"{pictures.SYNTHETIC}; nominal spacing" if shown.nominal else pictures.SYNTHETIC
     path = output / f"{stem}_synthetic_ct.nii.gz"
-    write_nifti(path, mean, spacing)
+    write_nifti(path, mean, spacing, centre, mark)
     if len(drawn) > 1:
         for number, sample in enumerate(drawn, start=1):
-            write_nifti(output / f"{stem}_sample_{number}_synthetic_ct.nii.gz", sample, spacing)
+            write_nifti(output / f"{stem}_sample_{number}_synthetic_ct.nii.gz", sample, spacing, centre, mark)
         spread = drawn.std(dim=0, correction=0)
         description = f"{pictures.SYNTHETIC}; standard deviation, HU"
-        write_nifti(output / f"{stem}_synthetic_spread.nii.gz", spread, spacing, description=description)
+        write_nifti(output / f"{stem}_synthetic_spread.nii.gz", spread, spacing, centre, description)
     pictures.save_gif(output / f"{stem}_synthetic_ct.gif", pictures.volume_frames(mean, spacing, grey))
-    pictures.planes_picture(xray, mean, spacing, grey).save(output / f"{stem}_synthetic_ct.png")
+    pictures.planes_picture(shown.picture, mean, spacing, grey).save(output / f"{stem}_synthetic_ct.png")
     return path
 
 

@@ -59,15 +59,16 @@ def options() -> list[tuple[str, str]]:
     groups = {
         "train_vqgan": ["dataset", "logger", "trainer"],
         "train_ddpm": ["dataset", "logger", "trainer", "model/xray_encoder", "model/denoiser", "sampler"],
-        "evaluate": ["dataset", "sampler"],
+        "encode_latents": ["dataset", "trainer", "sampler"],
+        "evaluate": ["dataset", "sampler", "extractor"],
         "generate": ["sampler"],
     }
-    found = []
+    found = [("encode_latents", "experiment=pairs_24gb")]
     for root, names in groups.items():
         for name in names:
             found += [(root, f"{name}={file.stem}") for file in sorted((ROOT / "config" / name).glob("*.yaml"))]
     for file in sorted((ROOT / "config" / "experiment").glob("*.yaml")):
-        root = {"vqgan": "train_vqgan", "ddpm": "train_ddpm"}.get(file.stem.split("_")[-1], "evaluate")
+        root = {"vqgan": "train_vqgan", "ddpm": "train_ddpm", "24gb": "train_ddpm"}.get(file.stem.split("_")[-1], "evaluate")
         found.append((root, f"experiment={file.stem}"))
     return found
 

@@ -5,44 +5,93 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from dataset.geometry import make_pose
+from dataset.intensity import Window
+from ddpm.conditioning import make_condition
 from ddpm.latent import LatentEncoder
-from ddpm.lifting import RayLift
 from ddpm.module import DDPMModule
+from ddpm.prior import LinearPrior
+from train.finetuning import Origin
+from train.generator_losses import build_losses
 
 
 def build_module(
-    model: DictConfig, dataset: DictConfig, latent_encoder: LatentEncoder, shape: tuple[int, int, int, int]
+    model: DictConfig,
+    dataset: DictConfig,
+    latent_encoder: LatentEncoder,
+    shape: tuple[int, int, int, int],
+    origin: Origin | None = None,
 ) -> DDPMModule:
     """The module for latents of `shape` `(c, d, h, w)`; its `protocol` is filled in when the data are known.
 
+    Args:
+        origin: run whose weights it starts with.
+
     Raises:
         ValueError: for values or sizes that a part refuses.
+        UserError: for an origin that was built otherwise.
     """
-    xray_encoder = instantiate(model.xray_encoder)
+    if model.lora and origin is None:
+        raise ValueError("model.lora=true adapts a trained model: give it as model.init_from=<checkpoint>")
+    xray_encoder = instantiate(model.xray_encoder, _convert_="all")
+    volumes = dataset.get("source_window") is not None
+    if volumes != xray_encoder.volumetric:
+        found, need = ("volumes", "model/xray_encoder=volume") if volumes else ("X-rays", "another model/xray_encoder")
+        raise ValueError(f"dataset.source_window={dataset.get('source_window')}: the sources are {found}, use {need}")
+    with_prior = model.prior_rank > 0 and not xray_encoder.volumetric
     denoiser = instantiate(
-        model.denoiser, in_channels=shape[0], embedding_dim=xray_encoder.embedding_dim, _convert_="all"
+        model.denoiser,
+        in_channels=shape[0],
+        embedding_dim=xray_encoder.embedding_dim if model.global_embedding else 0,
+        token_channels=xray_encoder.feature_channels if model.token_grid else 0,
+        prior=with_prior,
+        residual=with_prior and model.prediction == "sample",
+        _convert_="all",
     )
     denoiser.check_size(shape[1:])
-    lift = RayLift(xray_encoder.feature_channels, model.condition_channels, model.depth_bins)
+    lift = xray_encoder.make_lift(model.condition_channels, model.depth_bins) if model.condition_channels else None
     with torch.no_grad():  # one empty X-ray tells whether its size suits the encoder
-        maps = xray_encoder(torch.zeros(1, 1, 1, *dataset.xray_size)).maps
+        views = dataset.volume_size[0] if xray_encoder.volumetric else 1
+        encoded = xray_encoder(torch.zeros(1, views, 1, *dataset.xray_size))
         extent = (1.0, 1.0, 1.0)
-        lift(maps, make_pose(extent)[None, None], torch.tensor([extent]), shape[1:])
+        make_condition(encoded, lift, make_pose(extent)[None, None], torch.tensor([extent]), shape[1:])
+    prior = None
+    if with_prior:
+        views = dataset.views
+        prior = (
+            LinearPrior(shape, views, model.prior_pixels, model.prior_rank)
+            if origin is None
+            else origin.pipeline.prior
+        )
+    pointwise, generator_losses = build_losses(model, Window.parse(dataset.window), shape)
+    objective = instantiate(model.objective)
+    if origin is not None:
+        parts = {"denoiser": denoiser, "xray_encoder": xray_encoder, "lift": lift}
+        origin.fill({name: part for name, part in parts.items() if part is not None}, objective.scheduler())
+    patterns = model.lora_target_modules
+    lora = {
+        "rank": model.lora_rank,
+        "alpha": model.lora_alpha,
+        "patterns": None if patterns is None else list(patterns),
+    }
     return DDPMModule(
         denoiser,
         xray_encoder,
         lift,
         latent_encoder,
-        objective=instantiate(model.objective),
+        objective=objective,
         optimizer=instantiate(model.optimizer),
         num_batches=model.train_num_steps,
         volume_size=tuple(dataset.volume_size),
         protocol={},
-        loss_type=model.loss_type,
+        loss_type=pointwise,
+        generator_losses=generator_losses,
+        adversarial_start=model.adversarial_start,
         warmup_steps=model.warmup_steps,
         accumulate=model.gradient_accumulate_every,
         ema_decay=model.ema_decay,
         condition_drop=model.condition_drop,
         freeze_xray_encoder=model.freeze_xray_encoder,
+        lora=lora if model.lora else None,
         seed=model.seed,
+        prior=prior,
     )

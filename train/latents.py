@@ -2,14 +2,14 @@
 
 from pathlib import Path
 
-import torch
 from omegaconf import DictConfig
 
 from dataset.datamodule import CTDataModule
 from dataset.errors import UserError
 from ddpm.latent import LatentEncoder
-from ddpm.latent.cache import LatentDataset, raw_latents
+from ddpm.latent.cache import LatentDataset, read_latents
 from ddpm.latent.factory import make_latent_encoder
+from train.encoding import encode_missing, measure_reconstruction, training_device
 
 
 def load_latent_encoder(source, latent: DictConfig) -> LatentEncoder:
@@ -61,10 +61,14 @@ def check_latent_size(
 class LatentData(CTDataModule):
     """`CTDataModule` over latents: encoded once, whitened by statistics of the training split.
 
-    The latents lie beside the cases in the cache, under the fingerprint of the encoder.
+    The latents lie beside the cases in the cache, under the fingerprint of the encoder; those that are missing are
+    encoded now, on the devices that will train.
+
+    Attributes:
+        reconstruction: what the encoder keeps of a validation case: `psnr_db`, `mae_hu`, `data_range_hu`.
     """
 
-    def __init__(self, cases: CTDataModule, encoder: LatentEncoder, device: torch.device):
+    def __init__(self, cases: CTDataModule, encoder: LatentEncoder, devices: dict, num_nodes: int = 1):
         super().__init__(
             cases.source,
             cases.window,
@@ -75,15 +79,14 @@ class LatentData(CTDataModule):
             cases.cache_dir,
         )
         folder = Path(cases.manifest_path).parent
-        raw = {}
-        for split, name in (("train", "training"), ("val", "validation")):
-            volumes = getattr(cases, split)
-            window = f"{cases.window.low:g}_{cases.window.high:g}"  # a case holds HU: the window is applied on reading
-            names = [f"{path.stem}-{window}" for path in volumes.paths]
-            raw[split] = raw_latents(encoder, volumes, names, folder, device, f"Encoding {name} latents")
-        encoder.cpu().measure(raw["train"])
-        self.train = LatentDataset(cases.train, encoder.whiten(raw["train"]))
-        self.val = LatentDataset(cases.val, encoder.whiten(raw["val"]))
+        splits = [cases.train, cases.val]
+        (train, val), _ = encode_missing(encoder, splits, folder, devices, cases.num_workers, num_nodes)
+        self.reconstruction = measure_reconstruction(encoder, cases.val, val[0], training_device(devices))
+        raw = read_latents(train)
+        if not encoder.measured:  # one of model.init_from keeps the statistics that its denoiser learned with
+            encoder.measure(raw)
+        self.train = LatentDataset(cases.train, encoder.whiten(raw))
+        self.val = LatentDataset(cases.val, encoder.whiten(read_latents(val)))
 
     @property
     def bytes(self) -> int:

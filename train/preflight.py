@@ -2,9 +2,15 @@
 
 import copy
 import os
+import sys
 
 import torch
 from torch import Tensor, nn
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
 
 OPTIMIZER_COPIES = 4  # weights, gradients and Adam's two moments, in float32
 GB = 1024**3
@@ -49,6 +55,17 @@ def preflight(parameters: int, trained: int, activations: int, data_bytes: int, 
     if peak > available:
         line += "; this will not fit: lower model.batch_size, then the width of the network or dataset.volume_size"
     return line
+
+
+def peak_memory() -> str:
+    """The most memory that this process has held so far, and the most that torch held on a GPU."""
+    parts = []
+    if resource is not None:
+        unit = 1 if sys.platform == "darwin" else 1024
+        parts.append(f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / GB:.1f} GB")
+    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
+        parts.append(f"{torch.cuda.max_memory_allocated() / GB:.1f} GB on the GPU")
+    return ", ".join(parts) or "not known"
 
 
 def _resident() -> int:

@@ -3,6 +3,8 @@
 import logging
 import warnings
 from pathlib import Path
+from statistics import median
+from time import perf_counter
 
 import pytorch_lightning as pl
 import torch
@@ -44,7 +46,7 @@ def make_trainer(
         logger=make_loggers(folder, **logger),
         plugins=[AtomicCheckpointIO()],
         enable_checkpointing=False,
-        callbacks=[Progress(leave=True), *callbacks, SaveLast(folder, checkpoint_every)],
+        callbacks=[Progress(leave=True), *callbacks, BatchClock(), SaveLast(folder, checkpoint_every)],
     )
 
 
@@ -54,6 +56,23 @@ class Progress(RichProgressBar):
     def get_metrics(self, trainer: pl.Trainer, module: pl.LightningModule) -> dict:
         """What stands beside the bar."""
         return {k: v for k, v in super().get_metrics(trainer, module).items() if k != "v_num"}
+
+
+class BatchClock(pl.Callback):
+    """Says at the end how long a batch took: the median from start to start, the first ones left out."""
+
+    def __init__(self, skip: int = 10):
+        self.skip, self.starts = skip, []
+
+    def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch, batch_idx: int) -> None:
+        """Lightning's hook."""
+        self.starts.append(perf_counter())
+
+    def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Lightning's hook."""
+        gaps = [b - a for a, b in zip(self.starts[:-1], self.starts[1:], strict=True)][self.skip :]
+        if gaps and trainer.is_global_zero:
+            print(f"median {1000 * median(gaps):.1f} ms a batch")
 
 
 class SaveLast(pl.Callback):

@@ -17,8 +17,6 @@ def main(cfg) -> None:
     devices = choose_devices(model.gpus, cfg.trainer.accelerator, cfg.trainer.devices)
     on_gpu = devices["accelerator"] == "gpu"
 
-    import os
-
     import pytorch_lightning as pl
     import torch
     from hydra.utils import instantiate
@@ -27,13 +25,22 @@ def main(cfg) -> None:
     from dataset.errors import refusals
     from train.callbacks import SampleAndScore
     from train.denoising import build_module
+    from train.encoding import describe, training_device
+    from train.features import cache_xray_features
+    from train.finetuning import Origin, SaveAdapter
     from train.latents import LatentData, check_latent_size, load_latent_encoder
-    from train.preflight import activation_bytes, preflight
+    from train.preflight import activation_bytes, peak_memory, preflight
     from train.runs import run_folder, save_config
     from train.session import fit, make_trainer
 
     source = instantiate(cfg.dataset.source)
-    latent_encoder = load_latent_encoder(source, model.latent)
+    origin = Origin(model.init_from) if model.init_from else None
+    if origin is None:
+        latent_encoder = load_latent_encoder(source, model.latent)
+        with refusals():
+            latent_encoder.set_scaling(model.latent_scaling)
+    else:
+        latent_encoder = origin.latent_encoder(source, model.latent)
     shape = check_latent_size(latent_encoder, tuple(cfg.dataset.volume_size), model)
     folder, checkpoint = run_folder("ddpm", model.results_folder, model.results_folder_postfix, model.resume)
     pl.seed_everything(model.seed, verbose=False)
@@ -48,14 +55,26 @@ def main(cfg) -> None:
         prepare_workers=cfg.dataset.prepare_workers,
     )
     with refusals():
-        module = build_module(model, cfg.dataset, latent_encoder, shape)
+        module = build_module(model, cfg.dataset, latent_encoder, shape, origin)
         sampling = SampleAndScore(model.save_and_sample_every, cfg.sampler, model.sampling_timesteps, cases.window)
         sampling.pipeline(module)  # an unknown sampler is refused now, not after hours
     cases.prepare_data()
     cases.setup()
-    device = torch.device(f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if on_gpu else "cpu")
-    data = LatentData(cases, latent_encoder, device)
-    module.protocol = cases.protocol()
+    data = LatentData(cases, latent_encoder, devices, cfg.trainer.num_nodes)
+    module.protocol = {**cases.protocol(), "latent_reconstruction": data.reconstruction}
+    callbacks = [sampling]
+    if "prior" in module.trained and origin is None:
+        with refusals():
+            module.trained["prior"].fit(torch.stack([item["xray"] for item in data.train.items]), data.train.latents)
+    if origin is not None:
+        origin.warn_of_shift(data.train.latents, cases.window)
+        module.protocol["init_from"] = origin.describe()
+        if model.lora:
+            callbacks.append(SaveAdapter(folder, origin))
+    data_bytes = data.bytes
+    if module.freeze_xray_encoder and model.cache_xray:
+        with refusals():
+            data_bytes += cache_xray_features(data, module.trained["xray_encoder"], training_device(devices))
     sampling.cases = cases.val
     save_config(cfg, folder)
     with refusals():
@@ -67,16 +86,17 @@ def main(cfg) -> None:
             validate_every=model.validate_every,
             checkpoint_every=model.save_and_sample_every,
             batches=model.train_num_steps,
-            callbacks=[sampling],
+            callbacks=callbacks,
             accumulate=model.gradient_accumulate_every,
         )
     half = "16" in str(model.precision)
     activations = activation_bytes(module.trained["denoiser"], (1, *shape), (1,), half=half) * model.batch_size
-    frozen = sum(p.numel() for p in latent_encoder.parameters())
+    frozen = sum(p.numel() for part in (latent_encoder, module) for p in part.parameters() if not p.requires_grad)
     trained = sum(p.numel() for p in module.parameters() if p.requires_grad)
-    line = preflight(frozen + trained, trained, activations, data.bytes, on_gpu, averaged=True)
-    print(f"latents {list(shape)}; {line}", flush=True)
+    line = preflight(frozen + trained, trained, activations, data_bytes, on_gpu, averaged=True)
+    print(f"latents {list(shape)}; {describe(data.reconstruction)}; {line}", flush=True)
     fit(trainer, module, data, checkpoint)
+    print(f"peak memory {peak_memory()}")
     print(folder / "checkpoints" / "last.ckpt")
 
 

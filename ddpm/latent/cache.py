@@ -1,49 +1,36 @@
-"""Latents of a data set, encoded once, kept on disk and in memory; raw, so that the statistics may come later."""
+"""Latents of a data set on disk and in memory: raw, so that the statistics may come later.
+
+A file is named by the case, which changes with its source and preparation, and by the window; its folder by the
+encoder. So nothing stale is ever read, and what is missing can be told from the names.
+"""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from rich.progress import track
+from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from dataset.intensity import Window
 from ddpm.latent.contract import LatentEncoder
-from ddpm.precision import inference_autocast
 
 
-@torch.no_grad()
-def raw_latents(
-    encoder: LatentEncoder,
-    cases: Dataset,
-    names: list[str],
-    folder: str | Path,
-    device: torch.device,
-    description: str,
-) -> Tensor:
-    """Raw latents `(n, c, d, h, w)` of `cases[i]["ct"]`, float32; read from disk, or encoded and written.
-
-    Args:
-        names: one a case, unique, and changed with its content (the name of its cache file, and the window).
-        folder: a sub-folder named by the encoder's fingerprint is made in it.
-    """
-    folder = Path(folder) / f"latents-{encoder.fingerprint()}"
-    folder.mkdir(parents=True, exist_ok=True)
-    files = [folder / f"{name}.safetensors" for name in names]
-    todo = [i for i, file in enumerate(files) if not _is_whole(file)]
-    encoder.to(device)
-    for i in track(todo, description=description, disable=not todo):
-        with inference_autocast(device):
-            raw = encoder.encode_raw(cases[i]["ct"].unsqueeze(0).to(device))[0].float().cpu().contiguous()
-        beside = files[i].with_suffix(".partial")
-        save_file({"raw": raw}, beside)
-        os.replace(beside, files[i])
-    return torch.stack([load_file(file)["raw"] for file in files])
+def latent_folder(folder: str | Path, encoder: LatentEncoder) -> Path:
+    """The sub-folder of an encoder's latents."""
+    return Path(folder) / f"latents-{encoder.fingerprint()}"
 
 
-def _is_whole(file: Path) -> bool:
+def latent_file(home: Path, case: str | Path, window: Window) -> Path:
+    """Where the raw latents of a case file lie: a case holds HU, so the window is part of the name."""
+    return home / f"{Path(case).stem}-{window.low:g}_{window.high:g}.safetensors"
+
+
+def is_whole(file: Path) -> bool:
+    """Whether the latents are there and complete."""
     try:
         with safe_open(file, framework="pt") as content:  # checks the header against the length of the file
             return "raw" in content.keys()  # noqa: SIM118 (no dict)
@@ -51,19 +38,40 @@ def _is_whole(file: Path) -> bool:
         return False
 
 
+def write_latents(raw: Float[Tensor, "c d h w"], file: Path) -> None:
+    """Stores raw latents of one case, whole or not at all."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    beside = file.with_suffix(f".{os.getpid()}.partial")
+    save_file({"raw": raw.float().cpu().contiguous()}, beside)
+    os.replace(beside, file)
+
+
+def read_latents(files: Sequence[Path]) -> Float[Tensor, "n c d h w"]:
+    """Raw latents of all cases."""
+    return torch.stack([load_file(file)["raw"] for file in files])
+
+
 class LatentDataset(Dataset):
     """Items of a case data set with whitened `latent` in place of `ct`.
 
-    Takes the same keys: an index, or (index, step).
+    Takes the same keys: an index, or (index, step). What goes with the latents is kept in memory, unless the cases
+    change their X-rays from step to step: then it is asked for anew in training.
     """
 
     def __init__(self, cases: Dataset, latents: Tensor):
-        self.latents = latents
+        self.latents, self.cases = latents, cases
         self.items = [cases.condition(i) for i in range(len(latents))]
+
+    @property
+    def augments(self) -> bool:
+        """Whether an item depends on the step it is asked for."""
+        return self.cases.augments
 
     def __len__(self) -> int:
         return len(self.items)
 
     def __getitem__(self, key: int | tuple[int, int]) -> dict:
         index, step = key if isinstance(key, tuple) else (key, -1)
-        return {**self.items[index], "latent": self.latents[index], "index": index, "step": step}
+        changing = step >= 0 and self.augments
+        told = self.cases.condition(index, step) if changing else self.items[index]
+        return {**told, "latent": self.latents[index], "index": index, "step": step}

@@ -19,6 +19,8 @@ class LatentEncoder(ModelMixin, ConfigMixin):
     Volumes are `(b, 1, D, H, W)` in [-1, 1]; latents `(b, c, d, h, w)`.
     """
 
+    slicewise = False  # whether each slice along D is encoded and decoded by itself
+
     def _make_statistics(self, channels: int) -> None:
         self.register_buffer("latent_mean", torch.zeros(channels))
         self.register_buffer("latent_std", torch.ones(channels))
@@ -32,9 +34,27 @@ class LatentEncoder(ModelMixin, ConfigMixin):
         """Volume of raw latents, not clipped."""
         raise TypeError(f"{type(self).__name__} has no decode_raw")
 
+    def set_scaling(self, scaling: str) -> "LatentEncoder":
+        """What `measure` makes of latents: `unit` variance a channel, or the `range` [-1, 1] over all of them.
+
+        The range is what the first models of this kind used; it shrinks latents to a deviation of about 0.1 and is
+        here to compare with.
+
+        Raises:
+            ValueError: for another word.
+        """
+        if scaling not in ("unit", "range"):
+            raise ValueError(f"model.latent_scaling={scaling}: choose unit or range")
+        self._scaling = scaling
+        return self
+
     def measure(self, raw: Float[Tensor, "n c d h w"]) -> None:
-        """Stores mean and standard deviation per channel of raw training latents."""
-        std, mean = torch.std_mean(raw.float(), dim=(0, 2, 3, 4))
+        """Stores mean and standard deviation per channel of raw training latents (or as `set_scaling` says)."""
+        if getattr(self, "_scaling", "unit") == "range":
+            low, high = raw.amin().float(), raw.amax().float()
+            mean, std = ((low + high) / 2).expand(raw.shape[1]), ((high - low) / 2).expand(raw.shape[1])
+        else:
+            std, mean = torch.std_mean(raw.float(), dim=(0, 2, 3, 4))
         self.latent_mean.copy_(mean)
         self.latent_std.copy_(std.clamp_min(1e-6))
         self.measured.fill_(True)
@@ -70,6 +90,18 @@ class LatentEncoder(ModelMixin, ConfigMixin):
             volume = torch.zeros(1, 1, *volume_size, device=self.latent_mean.device)
             known[volume_size] = tuple(self.encode_raw(volume).shape[1:])
         return known[volume_size]
+
+    @torch.no_grad()
+    def reconstruct(self, volume: Float[Tensor, "b 1 D H W"], slices: int = 8) -> tuple[Tensor, Tensor]:
+        """What survives encoding: (volume, decode(encode(volume))) in [-1, 1].
+
+        A slicewise encoder takes `slices` evenly spaced slices of it, which tell as much in less time. Statistics
+        need not be measured.
+        """
+        if self.slicewise and volume.shape[2] > slices:
+            index = torch.linspace(0, volume.shape[2] - 1, slices, device=volume.device).round().long()
+            volume = volume.index_select(2, index)
+        return volume, self.decode_raw(self.encode_raw(volume)).float().clamp(-1.0, 1.0)
 
     def fingerprint(self) -> str:
         """16 hex digits that change with any weight or setting but not with the statistics: keys cached latents."""

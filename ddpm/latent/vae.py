@@ -1,12 +1,14 @@
 """Latents of a 2D SDXL VAE applied slice by slice along D, under a memory bound."""
 
 import inspect
+from collections.abc import Callable
 
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny
 from diffusers.configuration_utils import register_to_config
 from jaxtyping import Float
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from ddpm.latent.contract import LatentEncoder
 
@@ -23,14 +25,22 @@ class SliceVAELatents(LatentEncoder):
         vae_class: `AutoencoderKL` or `AutoencoderTiny`.
         vae: its constructor arguments.
         source: hub id or path that it came from, for the record.
-        slices_per_batch: axial slices encoded or decoded at once: bounds the memory.
+        slices_per_batch: axial slices encoded or decoded at once: bounds the memory, also of a gradient through the
+            decoder, which computes the slices again on its way back.
+
+    Raises:
+        ValueError: for a class that is no 2D VAE, or fewer than one slice at once.
     """
+
+    slicewise = True
 
     @register_to_config
     def __init__(self, vae_class: str, vae: dict, source: str = "", slices_per_batch: int = 8):
         super().__init__()
         if vae_class not in VAE_CLASSES:
             raise ValueError(f"vae_class={vae_class}: choose one of {', '.join(VAE_CLASSES)}")
+        if slices_per_batch < 1:
+            raise ValueError(f"model.latent.slices_per_batch={slices_per_batch}: give 1 or more")
         self.network = VAE_CLASSES[vae_class](**vae)
         self._make_statistics(self.network.config.latent_channels)
         self.eval().requires_grad_(False)
@@ -48,15 +58,21 @@ class SliceVAELatents(LatentEncoder):
         """Posterior means, scaled as the VAE's config says."""
         b = volume.shape[0]
         slices = volume.movedim(2, 1).flatten(0, 1).expand(-1, 3, -1, -1)
-        latents = torch.cat([self._encode_slices(chunk) for chunk in slices.split(self.config.slices_per_batch)])
+        latents = self._in_chunks(self._encode_slices, slices)
         return latents.unflatten(0, (b, -1)).movedim(1, 2)
 
     def decode_raw(self, raw: Float[Tensor, "b c d h w"]) -> Float[Tensor, "b 1 D H W"]:
         """Decodes slice by slice and averages the three channels."""
         b = raw.shape[0]
         slices = raw.movedim(2, 1).flatten(0, 1)
-        images = torch.cat([self._decode_slices(chunk) for chunk in slices.split(self.config.slices_per_batch)])
+        images = self._in_chunks(self._decode_slices, slices)
         return images.mean(dim=1, keepdim=True).unflatten(0, (b, -1)).movedim(1, 2)
+
+    def _in_chunks(self, function: Callable[[Tensor], Tensor], slices: Tensor) -> Tensor:
+        chunks = slices.split(self.config.slices_per_batch)
+        if torch.is_grad_enabled() and slices.requires_grad:
+            return torch.cat([checkpoint(function, c, use_reentrant=False, preserve_rng_state=False) for c in chunks])
+        return torch.cat([function(chunk) for chunk in chunks])
 
     def _encode_slices(self, images: Tensor) -> Tensor:
         encoded = self.network.encode(images)

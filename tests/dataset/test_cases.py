@@ -7,12 +7,16 @@ import pandas as pd
 import pytest
 import torch
 
-from dataset.cases import CaseDataset, case_key, pack_case, prepare_cases, read_case, stored, view_poses
+from dataset.cases import case_key, pack_case, prepare_cases, read_case, stored
+from dataset.drr_settings import DrrSettings
 from dataset.errors import UserError
 from dataset.files import atomic_path
+from dataset.film import FilmAugmentation
 from dataset.geometry import project
+from dataset.handling import XrayHandling
 from dataset.intensity import Window
-from dataset.manifest import COLUMNS
+from dataset.manifest import make_rows
+from dataset.samples import CaseDataset
 
 SIZE, SPACING = (8, 9, 10), (3.0, 2.0, 1.5)
 EXTENT = tuple(n * s for n, s in zip(SIZE, SPACING, strict=True))
@@ -22,10 +26,10 @@ class CountingSource:
     """Cases whose HU are their index; notes every build in a file, since builds happen in other processes."""
 
     name = "counting"
+    handling = XrayHandling()
 
     def __init__(self, log, count=8, shade=0, bad=()):
-        rows = [(f"c{i}", f"p{i}", "", "", "PA", "drr", -1, "train") for i in range(count)]
-        self.rows = pd.DataFrame(rows, columns=list(COLUMNS))
+        self.rows = make_rows({"id": f"c{i}", "patient": f"p{i}", "split": "train"} for i in range(count))
         self.log, self.shade, self.bad = log, shade, bad
 
     def missing(self):
@@ -43,7 +47,7 @@ class CountingSource:
         with open(self.log, "a") as file:
             file.write(f"{row['id']} {os.getpid()}\n")
         hu = torch.full(SIZE, float(row["id"][1:]) + self.shade)
-        return pack_case(hu, torch.rand(1, 4, 4), view_poses(EXTENT, 1), SPACING, (1.0, 2.0, 3.0))
+        return pack_case(hu, torch.rand(1, 4, 4), DrrSettings().poses(EXTENT, 1), SPACING, (1.0, 2.0, 3.0))
 
     def describe(self):
         return {}
@@ -113,7 +117,9 @@ def make_dataset(tmp_path, crop=None, window="wide", seed=0):
     paths = []
     for i in range(3):
         hu = torch.rand(SIZE, generator=generator) * 2400 - 1200
-        case = pack_case(hu, torch.rand(2, 4, 4), view_poses(EXTENT, 2), SPACING, label=1, labels=torch.ones(SIZE))
+        case = pack_case(
+            hu, torch.rand(2, 4, 4), DrrSettings().poses(EXTENT, 2), SPACING, label=1, labels=torch.ones(SIZE)
+        )
         path = tmp_path / f"{i}.safetensors"
         from safetensors.torch import save_file
 
@@ -178,5 +184,38 @@ def test_atomic_path_leaves_the_old_file_when_the_block_fails(tmp_path):
 
 
 def test_views_spread_over_half_a_turn_and_begin_with_the_frontal():
-    np.testing.assert_allclose(view_poses(EXTENT, 2)[:, 2], [0, 90])
-    np.testing.assert_allclose(view_poses(EXTENT, 3)[:, 2], [0, 60, 120])
+    np.testing.assert_allclose(DrrSettings().poses(EXTENT, 2)[:, 2], [0, 90])
+    np.testing.assert_allclose(DrrSettings().poses(EXTENT, 3)[:, 2], [0, 60, 120])
+
+
+def test_xrays_change_in_training_alone_and_the_same_way_again(tmp_path):
+    plain, film = make_dataset(tmp_path), XrayHandling(FilmAugmentation(noise=0.2))
+    data = CaseDataset(plain.paths, plain.rows, "wide", seed=3, handling=film)
+    assert data.augments and not plain.augments
+    still = data[1]["xray"]
+    torch.testing.assert_close(still, plain[1]["xray"], rtol=0, atol=0)
+    first, second = data[(1, 7)], data[(1, 8)]
+    assert not torch.equal(first["xray"], still) and not torch.equal(first["xray"], second["xray"])
+    assert not torch.equal(first["pose"], data[1]["pose"])
+    again = CaseDataset(plain.paths, plain.rows, "wide", seed=3, handling=film).condition(1, 7)
+    torch.testing.assert_close(again["xray"], first["xray"], rtol=0, atol=0)
+    torch.testing.assert_close(again["pose"], first["pose"], rtol=0, atol=0)
+
+
+def test_projecting_anew_is_given_the_volume_of_the_case(tmp_path):
+    plain, seen = make_dataset(tmp_path), []
+
+    def render(volume, poses, size):
+        seen.append(volume)
+        return torch.rand(len(poses), *size)
+
+    film = FilmAugmentation(angle=3.0, reproject=True)
+    data = CaseDataset(plain.paths, plain.rows, "wide", handling=XrayHandling(film, render=render))
+    data.condition(2, 0)
+    assert len(seen) == 2 and seen[0].spacing == SPACING  # two views
+    np.testing.assert_array_equal(seen[0].hu, plain.case(2)["ct"].numpy())
+
+
+def test_another_word_for_the_alignment_is_refused():
+    with pytest.raises(UserError, match="dataset.align=lung: choose lungs or none"):
+        XrayHandling(align="lung")

@@ -13,7 +13,8 @@ from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from dataset.cases import case_key, pack_case
 from dataset.datamodule import CTDataModule
 from dataset.geometry import make_pose
-from dataset.manifest import COLUMNS
+from dataset.handling import XrayHandling
+from dataset.manifest import COLUMNS, make_rows
 
 TOTAL = 11  # batches of 2 out of 5 cases: batches cross the borders of epochs
 
@@ -22,10 +23,13 @@ class NoiseSource:
     """Five cases of noise: enough for order and counters, and quick."""
 
     name = "noise"
+    handling = XrayHandling()
 
     def __init__(self, splits=("train",) * 5 + ("val", "test")):
-        rows = [(f"case_{i}", f"p{i}", "", "", "PA", "drr", i % 2, split) for i, split in enumerate(splits)]
-        self.rows = pd.DataFrame(rows, columns=list(COLUMNS))
+        self.rows = make_rows(
+            {"id": f"case_{i}", "patient": f"p{i}", "xray_source": "drr", "label": i % 2, "split": split}
+            for i, split in enumerate(splits)
+        )
 
     def missing(self):
         return []

@@ -4,18 +4,29 @@ import re
 from pathlib import Path
 
 import pytest
+from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
+from dataset.command import help_text
 from dataset.intensity import Window
 
 FOLDER = Path(__file__).resolve().parents[2] / "config" / "dataset"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
 CLINICAL = {"ctpa", "xrayctpa", "lidc", "xraylidc", "rspect"}
+MANIFEST = CLINICAL | {"ct_to_ct"}
 
 
-def load(name):
-    return OmegaConf.create({"dataset": OmegaConf.load(FOLDER / f"{name}.yaml")})
+def load(name, *overrides):
+    with initialize_config_dir(str(FOLDER.parent), version_base="1.3"):
+        composed = compose("train_vqgan", [f"dataset={name}", *overrides])
+    return OmegaConf.create({"dataset": OmegaConf.to_container(composed.dataset)})
+
+
+def sources(name):
+    """The text of the yaml files that make a data set."""
+    base = "film" if name == "phantom" else "folder"
+    return [(FOLDER / f"{part}.yaml").read_text() for part in (name, f"base/{base}", "base/film")]
 
 
 def test_the_data_sets_of_the_readme_are_there():
@@ -24,8 +35,8 @@ def test_the_data_sets_of_the_readme_are_there():
 
 @pytest.mark.parametrize("name", NAMES)
 def test_source_is_built_without_a_disk(name, monkeypatch):
-    monkeypatch.setattr(Path, "exists", lambda self: pytest.fail("construction looked at the disk"))
     config = load(name)
+    monkeypatch.setattr(Path, "exists", lambda self: pytest.fail("construction looked at the disk"))
     if "root_dir" in config.dataset:
         config.dataset.root_dir = "/nowhere"
     source = instantiate(config.dataset.source)
@@ -36,7 +47,7 @@ def test_source_is_built_without_a_disk(name, monkeypatch):
 @pytest.mark.parametrize("name", NAMES)
 def test_every_flat_key_reaches_the_source_or_the_data_module(name):
     config = load(name).dataset
-    used = set(re.findall(r"\$\{dataset\.(\w+)\}", (FOLDER / f"{name}.yaml").read_text()))
+    used = set(re.findall(r"\$\{dataset\.(\w+)\}", "".join(sources(name))))
     for_data_module = {"window", "cache_dir", "prepare_workers"}
     assert set(config) - {"source"} <= used | for_data_module
     assert used <= set(config)
@@ -44,20 +55,47 @@ def test_every_flat_key_reaches_the_source_or_the_data_module(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_flat_key_has_a_line_of_meaning(name):
-    lines = (FOLDER / f"{name}.yaml").read_text().splitlines()
-    for line in lines[1:]:
-        if re.match(r"\w+:", line):
-            assert re.search(r" # \w", line), line
+    for text in sources(name):
+        for line in text.splitlines():
+            if re.match(r"\w+: \S", line):
+                assert re.search(r" # \w", line), line
 
 
-@pytest.mark.parametrize("name", sorted(CLINICAL | {"default"}))
+@pytest.mark.parametrize("name", sorted(MANIFEST | {"default"}))
 def test_missing_root_is_a_phrase(name):
     missing = instantiate(load(name).dataset.source).missing()
     assert len(missing) == 1 and missing[0].startswith("dataset.root_dir (")
-    assert ("manifest.csv" in missing[0]) == (name in CLINICAL)
+    assert ("manifest.csv" in missing[0]) == (name in MANIFEST)
 
 
 @pytest.mark.parametrize("name", sorted(CLINICAL))
 def test_clinical_windows(name):
     window = Window.parse(load(name).dataset.window)
     assert (window.low, window.high) == ((-1200.0, 600.0) if "lidc" in name else (-200.0, 500.0))
+
+
+def test_the_options_of_drrs_and_films_reach_what_makes_them():
+    config = load("ctpa", "dataset.drr_view=AP", "dataset.drr_remove_iodine=true", "dataset.film.blur=2.5")
+    source = instantiate(config.dataset.source)
+    assert source.drr.view == "AP" and source.drr.remove_iodine and source.handling.film.settings["blur"] == 2.5
+    assert source.handling.align == "lungs"
+    assert instantiate(load("ctpa", "dataset.film_augment=false").dataset.source).handling.film is None
+    assert instantiate(load("phantom").dataset.source).handling.film is None
+
+
+def test_volumes_as_input_know_no_film():
+    source = instantiate(load("ct_to_ct", "dataset.film_augment=true", "dataset.align=lungs").dataset.source)
+    assert source.handling.film is None and source.handling.align == "none"
+    assert source.describe()["input"] == "volume" and source.describe()["views"] == source.volume_size[0]
+
+
+def test_help_explains_the_keys_that_data_sets_share():
+    text = help_text("train_vqgan", ["dataset=lidc"])
+    for key in ("dataset.root_dir", "dataset.n_folds", "dataset.film.gamma", "dataset.window=lidc"):
+        assert key in text
+
+
+@pytest.mark.parametrize("experiment", ["demo_vqgan"])
+def test_an_experiment_adds_no_key_that_another_data_set_does_not_have(experiment):
+    plain, chosen = load("default").dataset, load("default", f"experiment={experiment}").dataset
+    assert set(chosen) == set(plain)

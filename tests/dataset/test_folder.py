@@ -10,13 +10,16 @@ from chest_files import CENTRE, save_dicom_series, save_nifti, thorax
 from PIL import Image
 from scipy.ndimage import map_coordinates
 
+from dataset.alignment import expected_box
 from dataset.cases import prepare_cases, read_case, source_folder
 from dataset.datamodule import CTDataModule
 from dataset.discover import discover
 from dataset.drr import render_xray
+from dataset.drr_settings import DrrSettings
 from dataset.errors import UserError
 from dataset.folder import FolderSource
 from dataset.geometry import make_pose, project
+from dataset.lung_box import lung_box_in_image
 from dataset.manifest import write_manifest
 from dataset.phantoms_source import PhantomSource
 from dataset.volume_io import read_volume
@@ -280,3 +283,107 @@ def test_real_dicom_and_nifti_of_one_patient_agree(real_data):
     here = nifti.hu[::3, ::3, ::3]
     assert np.corrcoef(there.ravel(), here.ravel())[0, 1] > 0.97
     assert np.corrcoef(there.ravel(), here[:, :, ::-1].ravel())[0, 1] < 0.9
+
+
+def test_frontal_and_lateral_films_become_two_views(root):
+    save_nifti(root / "a.nii.gz", thorax())
+    for name in ("front.png", "side.png"):
+        film(root / name)
+    Image.fromarray(np.tile(np.arange(64, dtype=np.uint8)[::-1] * 3, (64, 1))).save(root / "side.png")
+    (root / "manifest.csv").write_text("id,patient,ct,xray,view\nA,1,a.nii.gz,side.png;front.png,lateral;AP\n")
+    case = read_case(prepare_cases(source(root, views=2), root.parent / "cache", 0)[0])
+    assert case["pose"][:, 2].tolist() == [180.0, 90.0] and case["pose"][:, 0].isnan().all()
+    assert case["xray"][0, 12, -1] > 0.9 and case["xray"][1, 12, 0] > 0.9  # the frontal came first
+    single = read_case(prepare_cases(source(root), root.parent / "cache", 0)[0])
+    assert single["xray"].shape[0] == 1 and single["pose"][0, 2] == 180.0
+
+
+def test_folds_replace_the_splits_and_keep_the_prepared_cases(root):
+    for i in range(6):
+        save_nifti(root / f"v{i}.nii", thorax((8, 8, 8)))
+    options = {"volume_size": (8, 8, 8), "n_folds": 3}
+    tested, cases = [], set()
+    for fold in range(3):
+        made = source(root, fold=fold, **options)
+        data = CTDataModule(made, cache_dir=root.parent / "cache", prepare_workers=0)
+        data.prepare_data()
+        data.setup()
+        tested += data.test.rows["id"].tolist()
+        cases |= set(data.test.paths)
+        assert data.manifest_path.name == f"manifest_fold_{fold}_of_3.csv" and data.protocol()["fold"] == fold
+    assert sorted(tested) == [f"v{i}" for i in range(6)] and len(cases) == 6
+    before = made.rows.set_index("id")["fold"]
+    save_nifti(root / "u.nii", thorax((8, 8, 8)))
+    after = source(root, fold=0, **options).rows.set_index("id")["fold"]
+    assert after[before.index].tolist() == before.tolist()
+
+
+def test_the_drr_of_a_contrast_ct_is_marked(root, monkeypatch):
+    save_nifti(root / "a.nii.gz", thorax())
+    monkeypatch.setattr("dataset.folder.iodine_ml", lambda hu, spacing: 200.0)
+    found = {}
+    for remove in (False, True):
+        made = source(root, drr=DrrSettings(remove_iodine=remove))
+        data = CTDataModule(made, cache_dir=root.parent / "cache", prepare_workers=0)
+        data.prepare_data()
+        data.setup()
+        found[remove] = (data.train.rows["xray_source"].tolist(), data.protocol()["xray_sources"])
+    assert found == {False: (["drr_contrast"], {"drr_contrast": 1}), True: (["drr"], {"drr": 1})}
+
+
+def test_options_of_drrs_make_other_cases_and_do_not_touch_films(root):
+    save_nifti(root / "a.nii.gz", thorax())
+    save_nifti(root / "b.nii.gz", thorax(seed=1))
+    film(root / "b.png")
+    keys = [
+        [made.key(row) for row in made.rows.to_dict("records")]
+        for made in (source(root), source(root, drr=DrrSettings(view="AP")))
+    ]
+    assert keys[0][0] != keys[1][0] and keys[0][1] == keys[1][1]
+
+
+def test_films_are_laid_by_the_lungs_of_the_training_volumes(root, real_data):
+    for name in ("lidc-idri-0001_ctiv", "cip-ct64_ct"):
+        os.makedirs(root, exist_ok=True)
+        (root / f"{name}.nii.gz").symlink_to(real_data / "ct" / f"{name}.nii.gz")
+    (root / "cip-ct64_ct.png").symlink_to(real_data / "xray" / "hannover_2cd63b76.png")
+    found = {}
+    for align in ("none", "lungs"):
+        made = source(root, align=align, volume_size=(48, 48, 48), xray_size=(96, 96))
+        made.rows["split"] = "train"
+        data = CTDataModule(made, cache_dir=root.parent / "cache", prepare_workers=0)
+        data.prepare_data()
+        data.setup()
+        protocol = data.protocol()
+        index = data.train.rows["xray_source"].tolist().index("film")
+        case, item = data.train.case(index), data.train[index]
+        torch.testing.assert_close(item["xray"][:, 0], case["xray"].float(), atol=1e-3, rtol=0)
+        found[align] = case["xray"][0].float()
+        extent = tuple((torch.tensor(case["ct"].shape) * case["spacing"]).tolist())
+    target = torch.tensor(expected_box(protocol["lung_box"], extent))
+    boxes = {align: lung_box_in_image(image) for align, image in found.items()}
+    assert (boxes["lungs"] - target).abs().max() < 0.06 < (boxes["none"] - target).abs().max()
+    assert protocol["align"] == "lungs" and len(protocol["lung_box"]) == 6
+
+
+def test_one_volume_can_be_the_source_of_another(root):
+    save_nifti(root / "a.nii.gz", thorax())
+    save_nifti(root / "b.nii.gz", thorax() + 200)
+    (root / "manifest.csv").write_text("id,patient,early,late\nA,1,a.nii.gz,b.nii.gz\n")
+    options = {"source_column": "early", "target_column": "late", "source_window": [-1000, 1000]}
+    made = source(root, volume_size=(10, 12, 14), xray_size=(12, 14), **options)
+    case = read_case(prepare_cases(made, root.parent / "cache", 0)[0])
+    assert case["xray"].shape == (10, 12, 14) and case["pose"].shape == (10, 9) and case["pose"].isnan().all()
+    expected = ((case["ct"].float() - 200).clamp(-1000, 1000) + 1000) / 2000
+    assert (case["xray"].float() - expected).abs().mean() < 0.02
+    assert made.rows["xray_source"].tolist() == ["volume"] and made.describe()["input"] == "volume"
+    with pytest.raises(UserError, match="no column never"):
+        _ = source(root, **{**options, "source_column": "never"}).rows
+
+
+def test_a_patient_in_two_splits_is_refused(root):
+    for name in ("a.nii", "b.nii"):
+        save_nifti(root / name, thorax((8, 8, 8)))
+    (root / "manifest.csv").write_text("id,patient,ct,split\nA,1,a.nii,train\nB,1,b.nii,test\n")
+    with pytest.raises(UserError, match="patient 1 is in test and train"):
+        _ = source(root).rows

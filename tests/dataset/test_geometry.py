@@ -15,6 +15,7 @@ from dataset.geometry import (
     project,
     source_position,
     unknown_pose,
+    view_pose,
     voxel_centres,
 )
 
@@ -70,6 +71,21 @@ def test_only_unknown_poses_are_filled():
     known = make_pose((100.0, 100.0, 100.0), 90.0)
     filled = fill_unknown(torch.stack([known, unknown_pose()[0]]), EXTENT)
     assert torch.equal(filled[0], known) and torch.equal(filled[1], make_pose(EXTENT))
+
+
+def test_an_incomplete_pose_is_filled_by_the_view_it_names():
+    poses = unknown_pose(4, ["PA", "lateral", "AP"])
+    assert poses[:, 2].tolist()[:3] == [0.0, 90.0, 180.0] and poses[3].isnan().all()
+    filled = fill_unknown(poses, EXTENT)
+    for pose, view in zip(filled, ("PA", "lateral", "AP", "PA"), strict=True):
+        assert torch.equal(pose, view_pose(EXTENT, view))
+    batch = fill_unknown(poses[None].expand(3, -1, -1), EXTENT)
+    assert torch.equal(batch[2], filled)
+
+
+def test_another_view_is_refused():
+    with pytest.raises(ValueError, match="view=oblique: choose PA, AP, lateral"):
+        view_pose(EXTENT, "oblique")
 
 
 def test_voxel_centres_fill_the_extent_around_zero():

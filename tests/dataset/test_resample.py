@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dataset.resample import reduced, resample
+from dataset.resample import reduced, resample, resample_onto
 from dataset.volume_io import Volume
 
 SIZE, SPACING, CENTRE = (40, 50, 60), (2.5, 0.8, 0.7), (10.0, -20.0, 30.0)
@@ -75,3 +75,23 @@ def test_reduction_keeps_extent_and_mean():
     np.testing.assert_allclose(made.extent, volume.extent)
     np.testing.assert_allclose(made.hu.mean(), volume.hu.mean(), atol=1e-5)
     assert reduced(volume, 0.5) is volume
+
+
+def test_another_volume_is_read_where_the_frame_lies_in_the_world():
+    z, y, x = np.meshgrid(*[np.arange(n, dtype=np.float32) for n in (20, 24, 28)], indexing="ij")
+    source = Volume((10 * z + 3 * y - 5 * x).astype(np.float32), (4.0, 3.0, 2.0), (10.0, -5.0, 100.0))
+    frame = Volume(np.zeros((6, 8, 10), dtype=np.float32), (5.0, 4.0, 3.0), (12.0, -2.0, 96.0))
+    found = resample_onto(source, frame, (12, 8, 10))
+    # world coordinates of the new grid, RAS: up grows with d, back with h, left with w
+    up = 96.0 + (np.arange(12) - 5.5) * 2.5
+    front, right = -2.0 - (np.arange(8) - 3.5) * 4.0, 12.0 - (np.arange(10) - 4.5) * 3.0
+    d, h, w = (up - 100.0) / 4 + 9.5, (-5.0 - front) / 3 + 11.5, (10.0 - right) / 2 + 13.5
+    expected = 10 * d[:, None, None] + 3 * h[:, None] - 5 * w
+    np.testing.assert_allclose(found, expected, atol=0.05)
+
+
+def test_outside_of_the_other_volume_is_air():
+    source = Volume(np.zeros((8, 8, 8), dtype=np.float32), (2.0, 2.0, 2.0))
+    frame = Volume(np.zeros((8, 8, 8), dtype=np.float32), (4.0, 4.0, 4.0))
+    found = resample_onto(source, frame, (16, 16, 16))
+    assert found[0, 0, 0] == -1024 and found[8, 8, 8] == 0

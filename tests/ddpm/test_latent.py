@@ -1,34 +1,19 @@
-"""One battery for every latent encoder, and the factory that looks at a path."""
+"""One battery for every latent encoder, their cache, and the factory that chooses one."""
 
 import logging
 
 import pytest
 import torch
-from ddpm_parts import VOLUME
-from diffusers import AutoencoderKL, AutoencoderTiny
-from safetensors.torch import save_file
+from ddpm_parts import VOLUME, latent_encoder
+from vae_files import kl, tiny
 
 from dataset.errors import UserError
+from dataset.intensity import Window
 from ddpm.checkpoint import component
 from ddpm.latent import SliceVAELatents, VQGANLatents
-from ddpm.latent.cache import LatentDataset, raw_latents
-from ddpm.latent.factory import choose, load_vae, make_latent_encoder, newest_checkpoint
+from ddpm.latent.cache import LatentDataset, is_whole, latent_file, latent_folder, read_latents, write_latents
+from ddpm.latent.factory import choose, make_latent_encoder, newest_checkpoint
 from vq_gan_3d import VQGAN3D
-
-
-def kl() -> AutoencoderKL:
-    torch.manual_seed(0)
-    return AutoencoderKL(
-        in_channels=3, out_channels=3, latent_channels=4, block_out_channels=(8, 8), layers_per_block=1,
-        norm_num_groups=4, down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
-        scaling_factor=0.13025,
-    )  # fmt: skip
-
-
-def tiny() -> AutoencoderTiny:
-    torch.manual_seed(0)
-    options = {"encoder_block_out_channels": (8, 8), "decoder_block_out_channels": (8, 8)}
-    return AutoencoderTiny(**options, num_encoder_blocks=(1, 1), num_decoder_blocks=(1, 1), latent_channels=4)
 
 
 def vqgan() -> VQGANLatents:
@@ -77,6 +62,33 @@ def test_decoding_gives_a_volume_in_range_with_a_gradient(encoder, volumes):
     assert latents.grad.abs().max() > 0
 
 
+def test_latents_of_a_volume_do_not_depend_on_what_is_encoded_with_it(encoder, volumes):
+    alone = torch.cat([encoder.encode_raw(volume[None]) for volume in volumes])
+    assert torch.allclose(encoder.encode_raw(volumes), alone, atol=1e-5)
+    encoder.measure(alone)
+    latents = encoder.whiten(alone)
+    assert torch.allclose(encoder.decode(latents)[1:2], encoder.decode(latents[1:2]), atol=1e-5)
+
+
+def test_reconstruction_is_of_the_volume_it_stands_beside(encoder, volumes):
+    true, decoded = encoder.reconstruct(volumes[:1], slices=4)
+    assert true.shape == decoded.shape and decoded.abs().max() <= 1
+    index = torch.tensor([0, 10, 21, 31]) if encoder.slicewise else torch.arange(32)
+    assert torch.equal(true, volumes[:1, :, index])
+    whole = encoder.decode_raw(encoder.encode_raw(volumes[:1])).clamp(-1, 1)
+    assert torch.allclose(decoded, whole[:, :, index], atol=1e-5)
+
+
+def test_a_gradient_through_the_decoder_does_not_depend_on_the_chunk(volumes):
+    gradients = []
+    for chunk in (1, 96):
+        encoder = SliceVAELatents.from_vae(kl(), "test", chunk)
+        raw = encoder.encode_raw(volumes[:1]).requires_grad_()
+        encoder.decode_raw(raw).square().mean().backward()
+        gradients.append(raw.grad)
+    assert gradients[0].abs().max() > 0 and torch.allclose(*gradients, rtol=1e-3, atol=1e-8)
+
+
 def test_frozen_whatever_mode_it_is_put_in(encoder, volumes):
     before = {k: v.clone() for k, v in encoder.state_dict().items()}
     encoder.train()
@@ -101,10 +113,13 @@ def test_fingerprint_follows_weights_and_not_statistics(encoder, volumes):
     assert encoder.fingerprint() != first
 
 
+@pytest.mark.parametrize("network", [kl, tiny])
 @pytest.mark.parametrize("chunk", [1, 5, 32])
-def test_slices_do_not_depend_on_the_chunk(volumes, chunk):
-    whole, parts = (SliceVAELatents.from_vae(kl(), "test", n) for n in (96, chunk))
-    assert torch.allclose(whole.encode_raw(volumes), parts.encode_raw(volumes), atol=1e-5)
+def test_slices_do_not_depend_on_the_chunk(network, volumes, chunk):
+    whole, parts = (SliceVAELatents.from_vae(network(), "test", n) for n in (96, chunk))
+    raw = whole.encode_raw(volumes)
+    assert torch.allclose(raw, parts.encode_raw(volumes), atol=1e-5)
+    assert torch.allclose(whole.decode_raw(raw), parts.decode_raw(raw), atol=1e-5)
 
 
 def test_vae_latents_are_the_posterior_mean_scaled_as_its_config_says(volumes):
@@ -114,20 +129,39 @@ def test_vae_latents_are_the_posterior_mean_scaled_as_its_config_says(volumes):
     assert torch.allclose(encoder.encode_raw(volumes[:1])[:, :, 7], expected, atol=1e-5)
 
 
-def test_latents_are_encoded_once(volumes, tmp_path):
-    encoder = vqgan()
-    cases = [{"ct": v} for v in volumes]
-    names = ["a", "b", "c"]
-    first = raw_latents(encoder, cases, names, tmp_path, torch.device("cpu"), "test")
-    encoder.encode_raw = None  # a second encoding would fail
-    assert torch.equal(raw_latents(encoder, cases, names, tmp_path, torch.device("cpu"), "test"), first)
+def test_cached_latents_are_found_by_encoder_case_and_window(volumes, tmp_path):
+    encoder, wide, narrow = vqgan(), Window(-1000, 1000), Window(-200, 500)
+    home = latent_folder(tmp_path, encoder)
+    files = {
+        latent_file(home, case, window) for case in ("a.safetensors", "b.safetensors") for window in (wide, narrow)
+    }
+    assert len(files) == 4
+    next(encoder.parameters()).data.add_(1e-3)
+    assert latent_folder(tmp_path, encoder) != home
+    file = latent_file(home, "a.safetensors", wide)
+    assert not is_whole(file)
+    raw = encoder.encode_raw(volumes[:1])[0]
+    write_latents(raw, file)
+    assert is_whole(file) and torch.equal(read_latents([file])[0], raw)
+    assert list(home.iterdir()) == [file]
+    file.write_bytes(file.read_bytes()[:-1])
+    assert not is_whole(file)
 
+
+def test_items_have_latents_in_place_of_volumes():
     class Cases(list):
-        def condition(self, i):
-            return {"id": names[i]}
+        augments = False
 
-    item = LatentDataset(Cases(cases), first)[(2, 9)]
-    assert item["id"] == "c" and item["step"] == 9 and torch.equal(item["latent"], first[2])
+        def condition(self, i, step=-1):
+            return {"id": f"{self[i]}{step}"}
+
+    latents = torch.randn(3, 4, 2, 2, 2)
+    cases = Cases("abc")
+    data = LatentDataset(cases, latents)
+    item = data[(2, 9)]
+    assert item["id"] == "c-1" and item["step"] == 9 and torch.equal(item["latent"], latents[2])
+    cases.augments = True
+    assert [data[(1, 4)]["id"], data[(1, 5)]["id"], data[1]["id"]] == ["b4", "b5", "b-1"]
 
 
 def vqgan_checkpoint(path):
@@ -136,15 +170,6 @@ def vqgan_checkpoint(path):
     header = {"format": 1, "stage": "vqgan", "components": {"vqgan": component(model, "model.")}}
     torch.save({"header": header, "state_dict": {f"model.{k}": v for k, v in model.state_dict().items()}}, path)
     return str(path)
-
-
-def test_factory_reads_folders_pipelines_and_single_files(tmp_path):
-    kl().save_pretrained(tmp_path / "vae")
-    tiny().save_pretrained(tmp_path / "tiny")
-    for path in ("vae", "tiny", "."):  # a pipeline keeps its VAE in a subfolder
-        assert isinstance(load_vae(str(tmp_path / path)), SliceVAELatents)
-    path = vqgan_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt")
-    assert isinstance(make_latent_encoder(vqgan_ckpt=path), VQGANLatents)
 
 
 def test_vae_goes_first_and_says_so(tmp_path, caplog):
@@ -167,23 +192,19 @@ def test_newest_vqgan_is_found_or_its_training_named(tmp_path, caplog):
     assert isinstance(make_latent_encoder(search=str(tmp_path)), VQGANLatents)
 
 
-def test_offline_hub_id_names_the_id_and_the_remedy(monkeypatch, tmp_path):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(UserError, match="stabilityai/none.*huggingface-cli download"):
-        load_vae("stabilityai/none")
+def test_paths_that_lead_nowhere(tmp_path):
     with pytest.raises(UserError, match="no.ckpt: no such checkpoint"):
         make_latent_encoder(vqgan_ckpt=str(tmp_path / "no.ckpt"))
     with pytest.raises(UserError, match="latent_encoder=vae needs model.vae_ckpt"):
         make_latent_encoder(latent_encoder="vae")
 
 
-def test_folders_that_hold_something_else(tmp_path):
-    with pytest.raises(UserError, match="config.json"):
-        load_vae(str(tmp_path))
-    (tmp_path / "config.json").write_text('{"_class_name": "torch.hub.load"}')
-    with pytest.raises(UserError, match="torch.hub.load"):
-        load_vae(str(tmp_path))
-    save_file({"a": torch.zeros(1)}, tmp_path / "x.safetensors")
-    with pytest.raises(UserError, match="x.safetensors"):
-        load_vae(str(tmp_path / "x.safetensors"))
+def test_scaling_to_the_range_is_the_smallest_box_around_all_latents():
+    encoder = latent_encoder().set_scaling("range")
+    raw = torch.randn(3, 4, 2, 2, 2)
+    encoder.measure(raw)
+    scaled = encoder.whiten(raw)
+    assert scaled.min() == pytest.approx(-1.0, abs=1e-5) and scaled.max() == pytest.approx(1.0, abs=1e-5)
+    assert torch.allclose(encoder.colour(scaled), raw, atol=1e-5)
+    with pytest.raises(ValueError, match="latent_scaling=box.*unit or range"):
+        encoder.set_scaling("box")

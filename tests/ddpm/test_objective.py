@@ -26,6 +26,15 @@ def test_variance_is_preserved():
     assert torch.allclose(s.signal**2 + s.noise**2, torch.ones(1000), atol=1e-6)
 
 
+def test_a_flow_is_a_straight_line_that_ends_on_noise():
+    s = schedule(prediction="flow")
+    clean, eps = torch.randn(2, 1, 2, 3, 3, 3)
+    assert torch.equal(s.add_noise(clean, eps, torch.tensor([999])), eps)
+    assert torch.allclose(s.add_noise(clean, eps, torch.tensor([499])), (clean + eps) / 2, atol=1e-6)
+    with pytest.raises(ValueError, match="min_snr_gamma=5.*flow"):
+        NoiseObjective(prediction="flow", min_snr_gamma=5.0)
+
+
 def test_noise_agrees_with_diffusers():
     objective = NoiseObjective(prediction="v_prediction")
     clean, eps = torch.randn(2, 5, 2, 3, 3, 3)
@@ -44,7 +53,7 @@ def test_zero_terminal_snr_ends_on_pure_noise_and_refuses_epsilon():
         NoiseObjective(prediction="x")
 
 
-@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize("prediction", ("epsilon", "v_prediction", "sample"))
 def test_min_snr_weight_is_one_error_in_clean_latents_for_all_targets(prediction):
     """An error δ in x_0 costs min(SNR, γ)·δ² whatever is predicted."""
     s = schedule(prediction=prediction, min_snr_gamma=5.0)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ddpm.objective import NoiseObjective, NoiseSchedule
-from ddpm.samplers import SAMPLERS, make_sampler
+from ddpm.samplers import FLOW_SAMPLERS, SAMPLERS, make_sampler, network_timestep
 
 
 def sampled_std(name: str, steps: int, s: float, prediction: str = "v_prediction") -> float:
@@ -13,19 +13,49 @@ def sampled_std(name: str, steps: int, s: float, prediction: str = "v_prediction
     sampler.set_timesteps(steps)
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(1, 1, 40, 40, 40, generator=generator)
-    options = {"generator": generator} if name != "DPMSolverMultistepScheduler" else {}
+    options = {"generator": generator} if name in ("DDPMScheduler", "DDIMScheduler") else {}
     for t in sampler.timesteps:
-        signal, noise = schedule.levels(t.reshape(1))
+        index = network_timestep(sampler, t).round().long().reshape(1)
+        signal, noise = schedule.levels(index)
         clean = signal * s**2 / (signal**2 * s**2 + noise**2) * x  # posterior mean of a Gaussian
         eps = (x - signal * clean) / noise
-        x = sampler.step(schedule.target(clean, eps, t.reshape(1)), t, x, **options).prev_sample
+        x = sampler.step(schedule.target(clean, eps, index), t, x, **options).prev_sample
     return x.std().item()
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
+DIFFUSION_SAMPLERS = [name for name in SAMPLERS if name != "FlowMatchEulerDiscreteScheduler"]
+
+
+@pytest.mark.parametrize("name", DIFFUSION_SAMPLERS)
 @pytest.mark.parametrize("s", [0.3, 1.0])
 def test_a_hundred_steps_give_the_true_spread(name, s):
     assert sampled_std(name, 100, s) == pytest.approx(s, rel=0.06)
+
+
+@pytest.mark.parametrize("name", FLOW_SAMPLERS)
+@pytest.mark.parametrize("s", [0.3, 1.0])
+def test_a_hundred_steps_of_a_flow_give_the_true_spread(name, s):
+    assert sampled_std(name, 100, s, "flow") == pytest.approx(s, rel=0.06)
+
+
+def test_few_euler_steps_follow_the_exact_recursion():
+    """Euler on the flow of a Gaussian is linear: x' = (1 + (σ' - σ) v(σ)) x with the velocity v = E[ε - x_0 | x] / x."""
+    s, steps = 0.5, 6
+    sampler = make_sampler("FlowMatchEulerDiscreteScheduler", NoiseObjective(prediction="flow").scheduler())
+    sampler.set_timesteps(steps)
+    sigmas, factor = sampler.sigmas.tolist(), 1.0
+    for now, then in zip(sigmas[:-1], sigmas[1:], strict=True):
+        variance = (1 - now) ** 2 * s**2 + now**2
+        factor *= 1 + (then - now) * (now - (1 - now) * s**2) / variance
+    found = sampled_std("FlowMatchEulerDiscreteScheduler", steps, s, "flow")
+    assert found == pytest.approx(abs(factor), rel=0.02)
+
+
+def test_samplers_that_cannot_follow_the_process_are_refused():
+    with pytest.raises(ValueError, match="DDIMScheduler.*prediction=flow"):
+        make_sampler("DDIMScheduler", NoiseObjective(prediction="flow").scheduler())
+    with pytest.raises(ValueError, match="FlowMatchEuler.*v_prediction"):
+        make_sampler("FlowMatchEulerDiscreteScheduler", NoiseObjective().scheduler())
 
 
 def test_few_ddim_steps_follow_the_exact_recursion():

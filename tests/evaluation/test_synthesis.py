@@ -5,10 +5,17 @@ import json
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 from evaluation_fakes import EXTENT, FakePipeline, chest_world, oracle, protocol
 from PIL import Image
 
+from dataset.alignment import expected_box
+from dataset.drr import render_xray
 from dataset.errors import UserError
+from dataset.geometry import make_pose
+from dataset.lung_box import lung_box_in_image
+from dataset.phantom import render_phantom
+from dataset.volume_io import write_nifti
 from evaluation.synthesis import find_xrays, generate
 
 
@@ -90,3 +97,56 @@ def test_a_generator_of_two_views_refuses_a_film(film, tmp_path):
     with pytest.raises(UserError, match="2 views"):
         generate(pipeline, [path], tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_film_is_laid_by_its_lungs_and_the_map_is_kept(tmp_path):
+    phantom = render_phantom(3, seed=4, size=(32, 32, 32))
+    extent = tuple(n * s for n, s in zip(phantom.hu.shape, phantom.spacing, strict=True))
+    xray = render_xray(torch.tensor(phantom.hu_plain), phantom.spacing, make_pose(extent)[None], (96, 96))[0]
+    Image.fromarray((xray.numpy() * 255).astype(np.uint8)).save(tmp_path / "film.png")
+    box = [0.3, 0.7, 0.2, 0.8, 0.25, 0.75]
+    seen = []
+    data = protocol() | {"xray_size": [96, 96], "lung_box": box, "align": "lungs"}
+    pipeline = FakePipeline(lambda image: seen.append(image) or torch.zeros(24, 24, 24), data)
+    settings = {}
+    for align in (None, "none"):
+        generate(pipeline, [tmp_path / "film.png"], tmp_path / "out", align=align)
+        settings[align] = json.loads((tmp_path / "out" / "film_settings.json").read_text())
+    alignment = settings[None]["alignment"]
+    assert alignment["align"] == "lungs" and settings["none"]["alignment"] == {"align": "none"}
+    assert alignment["target"] == pytest.approx(expected_box(box, EXTENT), abs=1e-3)
+    top, bottom, left, right = lung_box_in_image(seen[0][0, 0]).tolist()
+    assert [top, bottom, left, right] == pytest.approx(alignment["target"], abs=0.06)
+    header = nib.load(tmp_path / "out" / "film_synthetic_ct.nii.gz").header
+    assert b"nominal spacing" in header["descrip"].tobytes()
+
+
+def test_what_cannot_be_laid_is_refused(film, tmp_path):
+    path, pipeline = film
+    with pytest.raises(UserError, match="does not say where its training volumes had lungs"):
+        generate(pipeline, [path], tmp_path / "out", align="lungs")
+    pipeline.protocol["lung_box"] = [0.2, 0.8] * 3
+    Image.fromarray(np.tile(np.arange(64, dtype=np.uint8), (64, 1))).save(tmp_path / "flat.png")
+    for options, line in (
+        ({"align": "lungs"}, "no lungs found"),
+        ({"align": "all"}, "align=all"),
+        ({"view": "oblique"}, "view=oblique"),
+    ):
+        with pytest.raises(UserError, match=line):
+            generate(pipeline, [tmp_path / "flat.png"], tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_generator_of_volumes_from_volumes_keeps_their_place(tmp_path):
+    hu = torch.where(torch.rand(12, 14, 16) > 0.5, 40.0, -900.0)
+    write_nifti(tmp_path / "early.nii.gz", hu, (4.0, 3.0, 2.0), (10.0, -20.0, 300.0), "original CT")
+    seen = []
+    data = protocol((12, 14, 16)) | {"input": "volume", "input_window": [-1000.0, 1000.0], "resampling": "resize"}
+    data |= {"xray_size": [14, 16], "views": 12}
+    pipeline = FakePipeline(lambda slices: seen.append(slices) or torch.zeros(12, 14, 16), data, noise=0.0)
+    written = generate(pipeline, [tmp_path / "early.nii.gz"], tmp_path / "out")
+    assert seen[0].shape == (12, 1, 14, 16)
+    torch.testing.assert_close(seen[0][:, 0], (hu + 1000) / 2000, atol=1e-3, rtol=0)
+    original, made = nib.load(tmp_path / "early.nii.gz"), nib.load(written[0])
+    np.testing.assert_allclose(made.affine, original.affine, atol=1e-3)
+    assert b"nominal" not in made.header["descrip"].tobytes()

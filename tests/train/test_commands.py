@@ -73,7 +73,11 @@ def test_cfg_job_shows_the_composed_config_from_anywhere(tmp_path):
         (["model.vqgan_ckpt=runs/epoch=0-step=3.ckpt"], ["cannot parse", "quote"]),
         (["model.gpus=1", "trainer.devices=3"], ["trainer.devices=3", "model.gpus=1"]),
         (["model.gpus=-2"], ["model.gpus=-2"]),
-        (["model/xray_encoder=biomedclip", *TINY, "model.vae_ckpt={vae}"], ["xray_encoder=biomedclip", "cnn"]),
+        (
+            ["model/xray_encoder=biomedclip", *TINY, "model.vae_ckpt={vae}"],
+            ["model.xray_encoder.weights=microsoft/BiomedCLIP", "hf download microsoft/BiomedCLIP", "Two ways"],
+        ),
+        (["model.lora=true", *TINY, "model.vae_ckpt={vae}"], ["model.lora=true", "model.init_from=<checkpoint>"]),
         (["model.resume=nowhere.ckpt", *TINY, "model.vae_ckpt=nowhere"], ["model.vae_ckpt=nowhere"]),
         (["dataset=default"], ["dataset.root_dir"]),
         (["dataset=default", "dataset.root_dir=/nonexistent/folder"], ["/nonexistent/folder"]),

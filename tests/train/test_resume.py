@@ -17,7 +17,9 @@ VQGAN = ["model.n_codes=16", "model.n_hiddens=8", "model.n_res_blocks=1", "model
 DDPM = ["model.dim=8", "model.dim_mults=[1]", "model.batch_size=2", "model.train_num_steps=7", "model.warmup_steps=1",
         "model.xray_encoder.width=8", "model.xray_encoder.feature_channels=8", "model.xray_encoder.embedding_dim=16",
         "model.denoiser.blocks=1", "model.depth_bins=2", "model.validate_every=3", "model.save_and_sample_every=1",
-        "model.gradient_accumulate_every=1", "model.sampling_timesteps=2"]  # fmt: skip
+        "model.gradient_accumulate_every=1", "model.sampling_timesteps=2", "model.loss_type=l2_disc",
+        "model.discriminator.channels=4", "model.discriminator.num_layers_d=1",
+        "model.discriminator.kernel_size=2"]  # fmt: skip
 
 
 def run(script: str, *overrides: str, stop_at: int | None = None, cwd: Path = ROOT) -> subprocess.CompletedProcess:
@@ -45,7 +47,8 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 def weights(folder: Path) -> dict:
     (path,) = folder.glob("*/checkpoints/last.ckpt")
     content = torch.load(path, weights_only=True)
-    return {**content["state_dict"], **content.get("ema", {}), "codes": content["header"]["stage"]}
+    judge = content.get("adversarial", {"discriminator": {}})["discriminator"]
+    return {**content["state_dict"], **content.get("ema", {}), **judge, "codes": content["header"]["stage"]}
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,89 @@
+"""The methods of the benchmark as overrides of the project's own commands."""
+
+from dataclasses import dataclass
+
+COMMON = {  # how long, how often: the same for every method
+    64: ["model.batch_size=2", "model.warmup_steps=50", "model.ema_decay=0.999"],
+    128: ["model.batch_size=8", "model.warmup_steps=100", "model.ema_decay=0.999"],
+}
+NETWORK = {  # of `model` and `regression`
+    64: ["model.dim=32", "model.train_lr=1.5e-3", "model.xray_encoder.width=32"],
+    128: ["model.dim=40", "model.train_lr=1.0e-3", "model.xray_encoder.width=48"],
+}
+OURS = [
+    "model.dim_mults=[1,2,4]",
+    "model.full_conv=true",
+    "model.denoiser.blocks=1",
+    "model.denoiser.depth_attention=false",
+    "model.xray_encoder.blocks=1",
+    "model.xray_encoder.feature_channels=64",
+]
+REGRESSION = ["model.timestep_power=inf", "model.denoiser.blind=true", "model.condition_drop=0"]
+ANCESTOR = [  # the recipe of the first latent DDPM for X-ray to CTPA, on the same latents
+    "model.dim=32",
+    "model.dim_mults=[1,2,4,8]",
+    "model.train_lr=1.0e-4",
+    "model.prediction=epsilon",
+    "model.zero_terminal_snr=false",
+    "model.timestep_power=1",
+    "model.loss_type=l1",
+    "model.latent_scaling=range",
+    "model.condition_channels=0",
+    "model.prior_rank=0",
+    "model.condition_drop=0",
+]
+ONE_STEP = ["sampler=ddim", "sampler.steps=1", "sampler.antithetic=false", "samples=1"]
+STRIDED = ["sampler=ancestral", "sampler.steps=50", "sampler.antithetic=false", "samples=1"]
+
+
+@dataclass(frozen=True)
+class Method:
+    """A training and what is judged of it.
+
+    Args:
+        train: overrides of `train/train_ddpm.py`.
+        judge: overrides of `evaluation/evaluate.py`.
+        judged: names of its methods to the names they get here.
+        minutes: training budget on two CPU cores, the autoencoder not counted.
+        trained_as: the method whose training it uses, where it has none of its own.
+    """
+
+    train: tuple[str, ...]
+    judge: tuple[str, ...]
+    judged: dict[str, str]
+    minutes: float
+    trained_as: str | None = None
+
+
+def methods(size: int) -> dict[str, Method]:
+    """The methods at an edge length, by name."""
+    ours = [*COMMON[size], *NETWORK[size], *OURS]
+    whole = {name: name for name in ("model", "model_sample", "mean_volume", "nearest", "ridge", "shuffled_xray")}
+    sampled = ("samples=8",)
+
+    def without(name: str, *overrides: str) -> Method:
+        return Method((*ours, *overrides), sampled, {"model": name, "model_sample": f"{name}_sample"}, 8.0)
+
+    one = {"model": "regression"}
+    ancestor = (*COMMON[size], *ANCESTOR)
+    return {
+        "model": Method(tuple(ours), sampled, whole, 20.0),
+        "regression": Method((*ours, *REGRESSION), tuple(ONE_STEP), one, 20.0),
+        "ancestor": Method(ancestor, tuple(STRIDED), {"model": "ancestor"}, 20.0),
+        "ancestor_1000": Method(
+            ancestor,
+            ("sampler=ancestral", "sampler.antithetic=false", "samples=1", "cases=8"),
+            {"model": "ancestor_1000"},
+            20.0,
+            trained_as="ancestor",
+        ),
+        "whole_8min": without("whole_8min"),
+        "no_prior": without("no_prior", "model.prior_rank=0"),
+        "no_lifting": without("no_lifting", "model.condition_channels=0"),
+        "no_embedding": without("no_embedding", "model.global_embedding=false"),
+        "with_tokens": without("with_tokens", "model.token_grid=8"),
+        "constant_rays": without("constant_rays", "model.depth_bins=1"),
+        "v_prediction": without("v_prediction", "model.prediction=v_prediction"),
+        "flow": without("flow", "model.prediction=flow"),
+        "uniform_timesteps": without("uniform_timesteps", "model.timestep_power=1"),
+    }

@@ -1,0 +1,59 @@
+"""X-rays of the benchmark for machines without the renderer: `python benchmarks/fidelity/render.py 128 FILE`."""
+
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[0] = str(ROOT)
+
+
+def indices(counts: dict[str, int], calibration: int = 256) -> list[int]:
+    """Positions in the population of all that the benchmark draws."""
+    from dataset.phantoms_source import FIRST_INDEX
+
+    first = {**FIRST_INDEX, "calibration": 30_000_000}
+    counts = {**counts, "calibration": calibration}
+    return [first[split] + i for split, n in counts.items() for i in range(n)]
+
+
+def render(job: tuple[int, dict]):
+    """The X-rays of one phantom."""
+    import torch
+
+    from dataset.cases import view_poses
+    from dataset.drr import render_xray
+    from dataset.phantom import render_phantom
+
+    index, data = job
+    torch.set_num_threads(1)
+    size, extent = tuple(data["volume_size"]), tuple(data["extent"])
+    shares = {"pe_share": data["pe_share"], "sign_rate": data["sign_rate"]}
+    phantom = render_phantom(index, seed=data["seed"], size=size, extent=extent, **shares)
+    plain = torch.as_tensor(phantom.hu_plain, dtype=torch.float32)
+    return render_xray(plain, phantom.spacing, view_poses(extent, data["views"]), tuple(data["xray_size"]))
+
+
+def main() -> None:
+    """Size and file come from the command line."""
+    import torch
+    from hydra import compose, initialize_config_dir
+    from omegaconf import OmegaConf
+    from rich.progress import track
+
+    from dataset.phantoms_source import write_xrays
+
+    if len(sys.argv) != 3 or sys.argv[1] not in ("64", "128"):
+        raise SystemExit("usage: python benchmarks/fidelity/render.py 64|128 FILE")
+    with initialize_config_dir(str(ROOT / "config"), version_base=None):
+        data = compose("train_ddpm", [f"experiment=fidelity_{sys.argv[1]}"]).dataset
+    data = {k: v for k, v in OmegaConf.to_container(data, resolve=True).items() if k != "source"}
+    chosen = indices({split: data[split] for split in ("train", "val", "test")})
+    with ProcessPoolExecutor() as pool:
+        jobs = pool.map(render, [(index, data) for index in chosen], chunksize=8)
+        xrays = torch.stack(list(track(jobs, description="Rendering X-rays", total=len(chosen))))
+    write_xrays(sys.argv[2], chosen, xrays)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,136 @@
+"""Trains and judges methods of the fidelity benchmark: `python benchmarks/fidelity/run.py --methods model --seed 0`.
+
+Every stage is one of the project's own commands. What is done is not done again, a stopped training goes on where it
+stood, and results of other methods and seeds stay as they are.
+"""
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[0] = str(ROOT)
+
+from benchmarks.fidelity.methods import Method, methods  # noqa: E402
+from benchmarks.fidelity.table import HERE, collect  # noqa: E402
+
+AUTOENCODER = {  # of 64³: crops, as many small batches beat few large ones on a CPU
+    64: ["model.n_hiddens=64", "model.n_codes=4096", "model.max_steps=4000", "model.batch_size=1"],
+    128: ["model.n_hiddens=64", "model.n_codes=4096", "model.max_steps=4000", "model.batch_size=4"],
+}
+AUTOENCODER_COMMON = [
+    "model.crop=[32,32,32]",
+    "model.n_res_blocks=1",
+    "model.codebook_decay=0.95",
+    "model.lr=2.0e-3",
+    "model.warmup_steps=15",
+    "model.discriminator_iter_start=1000000",
+    "model.validate_every=1000",
+    "model.checkpoint_every=1000",
+    "model.picture_every=1000000",
+]
+CALIBRATION_BATCHES = 60
+TINY = ["dataset.train=12", "dataset.val=4", "dataset.test=6", "dataset.volume_size=[32,32,32]"]  # to try the script
+
+
+def run(script: str, *overrides: str, capture: bool = False) -> str:
+    """One of the project's commands; its output as it comes, or at the end."""
+    command = [sys.executable, str(ROOT / script), *overrides]
+    print("$ python", script, *overrides, flush=True)
+    result = subprocess.run(command, cwd=ROOT, text=True, stdout=subprocess.PIPE if capture else None, check=False)
+    if result.returncode:
+        raise SystemExit(f"{script} ended with {result.returncode}: {(result.stdout or '')[-2000:]}")
+    return result.stdout or ""
+
+
+def train_autoencoder(size: int, folder: Path, data: list[str]) -> Path:
+    """The VQ-GAN that all methods share; its time is not part of their budgets."""
+    runs = folder / "vqgan"
+    done = folder / "vqgan.json"
+    if not done.exists():
+        where = [f"model.default_root_dir={runs}", "model.resume=auto" if runs.exists() else "model.resume=null"]
+        run("train/train_vqgan.py", *data, *AUTOENCODER_COMMON, *AUTOENCODER[size], *where)
+        done.write_text(json.dumps({"checkpoint": str(newest(runs))}))
+    return Path(json.loads(done.read_text())["checkpoint"])
+
+
+def newest(runs: Path) -> Path:
+    """The `last.ckpt` written most recently under a folder."""
+    return max(runs.glob("**/last.ckpt"), key=lambda path: path.stat().st_mtime_ns)
+
+
+def train(
+    method: Method, minutes: float, seed: int, folder: Path, data: list[str], vqgan: Path, precision: str
+) -> dict:
+    """Trains as many batches as the budget holds, counted by a short run first; `{"checkpoint", "batches", "ms"}`."""
+    done = folder / "trained.json"
+    if done.exists():
+        return json.loads(done.read_text())
+    folder.mkdir(parents=True, exist_ok=True)
+    common = [*data, *method.train, f"model.seed={seed}", f"model.vqgan_ckpt={vqgan}", f"model.precision={precision}"]
+    quiet = ["model.validate_every=1000000", "model.save_and_sample_every=1000"]
+    plan = folder / "plan.json"
+    if not plan.exists():
+        short = [f"model.train_num_steps={CALIBRATION_BATCHES}", f"model.results_folder={folder / 'calibration'}"]
+        found = re.search(
+            r"median ([\d.]+) ms a batch", run("train/train_ddpm.py", *common, *quiet, *short, capture=True)
+        )
+        milliseconds = float(found[1])
+        plan.write_text(json.dumps({"ms": milliseconds, "batches": max(1, int(minutes * 60_000 / milliseconds))}))
+    budget = json.loads(plan.read_text())
+    runs = folder / "runs"
+    resume = "auto" if runs.exists() and list(runs.glob("**/last.ckpt")) else "null"
+    steps = [f"model.train_num_steps={budget['batches']}", f"model.results_folder={runs}", f"model.resume={resume}"]
+    run("train/train_ddpm.py", *common, *quiet, *steps)
+    result = {**budget, "minutes": minutes, "checkpoint": str(newest(runs))}
+    done.write_text(json.dumps(result))
+    return result
+
+
+def main() -> None:
+    """All that was asked for, then the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--size", type=int, default=64, choices=(64, 128))
+    parser.add_argument("--methods", nargs="+", default=["model"], help=", ".join(methods(64)))
+    parser.add_argument("--seed", type=int, default=0, help="of the training")
+    parser.add_argument("--minutes", type=float, help="training budget; by default the method's own")
+    parser.add_argument("--output", type=Path, default=ROOT / "outputs" / "fidelity")
+    parser.add_argument("--xrays", help="file of pre-rendered X-rays (benchmarks/fidelity/render.py)")
+    parser.add_argument("--precision", default="bf16-mixed")
+    parser.add_argument("--metrics", default="fidelity", help="as metrics= of evaluation/evaluate.py")
+    parser.add_argument("--batch", type=int, default=16, help="volumes generated at once")
+    parser.add_argument("--tiny", action="store_true", help="a dozen phantoms at 32³, to try the script")
+    options = parser.parse_args()
+    known = methods(options.size)
+    unknown = [name for name in options.methods if name not in known]
+    if unknown:
+        parser.error(f"--methods {' '.join(unknown)}: choose from {', '.join(known)}")
+
+    folder = options.output / str(options.size)
+    folder.mkdir(parents=True, exist_ok=True)
+    data = [f"experiment=fidelity_{options.size}"]
+    if options.tiny:
+        data += TINY
+        AUTOENCODER[options.size] += ["model.max_steps=4", "model.n_hiddens=8"]
+    if options.xrays:
+        data.append(f"dataset.xray_file={options.xrays}")
+    vqgan = train_autoencoder(options.size, folder, data)
+    for name in options.methods:
+        method = known[name]
+        minutes = options.minutes or method.minutes
+        home = folder / f"{method.trained_as or name}_{options.seed}"
+        trained = train(method, minutes, options.seed, home, data, vqgan, options.precision)
+        judged = folder / f"{name}_{options.seed}" / "evaluation"
+        if not (judged / "metrics.json").exists():
+            wanted = [f"methods=[{','.join(method.judged)}]", f"metrics={options.metrics}", "nifti=0"]
+            where = [f"checkpoint={trained['checkpoint']}", f"output={judged}", f"batch_size={options.batch}"]
+            run("evaluation/evaluate.py", *data, *wanted, *where, *method.judge)
+        collect(name, method, options.size, options.seed, trained, judged, folder if options.tiny else HERE)
+    print(((folder if options.tiny else HERE) / "results.md").read_text())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,94 @@
+"""The least a piece of work needs: its arithmetic over the measured peak, its bytes over the measured bandwidth.
+
+Operations are counted as they are called (`torch.utils.flop_counter`: two for a multiplication with its addition, in
+convolutions, matrix products and attention). Bytes are those that these very operations read and write once each: a
+network whose norms, activations and copies were all fused into them would still move that much.
+"""
+
+import time
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode, flop_registry, sdpa_flop_count
+
+PRODUCTS = ("convolution", "mm", "bmm", "addmm", "baddbmm", "attention", "linear", "embedding")
+
+
+class _Bytes(TorchDispatchMode):
+    """Sums the bytes that operators read and write: `products` of those in `PRODUCTS`, `all` of all."""
+
+    def __init__(self):
+        super().__init__()
+        self.products, self.all = 0, 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        if _is_view(func):
+            return out
+        size = sum(
+            t.numel() * t.element_size() for t in tree_leaves((args, kwargs, out)) if isinstance(t, torch.Tensor)
+        )
+        self.all += size
+        if any(word in func.__name__ for word in PRODUCTS):
+            self.products += size
+        return out
+
+
+def _is_view(func) -> bool:
+    return any(a.alias_info is not None and not a.alias_info.is_write for a in func._schema.arguments)
+
+
+def _cpu_attention(query, key, value, *_, **__) -> int:
+    return sdpa_flop_count(query, key, value)
+
+
+def _cpu_attention_backward(_grad, query, key, value, *_, **__) -> int:
+    return 5 * sdpa_flop_count(query, key, value) // 2  # five products where the forward has two
+
+
+def count(work) -> dict[str, float]:
+    """`{"gflop", "product_gb", "all_gb"}` of one call of `work`."""
+    aten = torch.ops.aten
+    custom = {}  # the counter does not know attention on a CPU
+    for name, formula in (
+        ("_scaled_dot_product_flash_attention_for_cpu", _cpu_attention),
+        ("_scaled_dot_product_flash_attention_for_cpu_backward", _cpu_attention_backward),
+    ):
+        if getattr(aten, name) not in flop_registry:
+            custom[getattr(aten, name)] = formula
+    flops, moved = FlopCounterMode(display=False, custom_mapping=custom), _Bytes()
+    with flops, moved:
+        work()
+    return {"gflop": flops.get_total_flops() / 1e9, "product_gb": moved.products / 1e9, "all_gb": moved.all / 1e9}
+
+
+def machine_peak(device: str) -> dict[str, float]:
+    """Measured now: `bf16_tflops`, `fp32_tflops` of a square matrix product, `gb_per_s` of a copy (read and write)."""
+    n = 8192 if device == "cuda" else 1536
+    found = {}
+    for name, dtype in (("bf16_tflops", torch.bfloat16), ("fp32_tflops", torch.float32)):
+        a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
+        found[name] = 2 * n**3 / _best(lambda a=a, b=b: a @ b, device) / 1e12
+    source = torch.randn(2**28 if device == "cuda" else 2**25, device=device)
+    target = torch.empty_like(source)
+    found["gb_per_s"] = 2 * source.numel() * 4 / _best(lambda: target.copy_(source), device) / 1e9
+    return found
+
+
+def _best(work, device: str, calls: int = 10, rounds: int = 5) -> float:
+    """Least seconds a call."""
+    seconds = []
+    for _ in range(rounds + 1):
+        _wait(device)
+        start = time.perf_counter()
+        for _ in range(calls):
+            work()
+        _wait(device)
+        seconds.append((time.perf_counter() - start) / calls)
+    return min(seconds[1:])
+
+
+def _wait(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()

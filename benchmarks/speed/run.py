@@ -1,0 +1,77 @@
+"""Speed and memory against the peers, each figure a ratio measured in the same run on the same machine.
+
+`python benchmarks/speed/run.py [--gpu] [--only NAME …] [--json FILE] [--repeats N]`
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+sys.path[0] = str(Path(__file__).resolve().parent.parent.parent)  # replaced, so that a file here shadows no library
+
+from benchmarks.speed import measure, peers, table  # noqa: E402
+from benchmarks.speed.rows import ROWS, check_parameters  # noqa: E402
+from benchmarks.speed.work import load_settings, setting_of  # noqa: E402
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--gpu", action="store_true", help="the rows and sizes of a GPU")
+    parser.add_argument("--only", nargs="+", metavar="NAME", choices=list(ROWS), help=f"of {', '.join(ROWS)}")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the rows there")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="also write the table there")
+    parser.add_argument("--repeats", type=int, default=5, help="of every side, interleaved (default 5)")
+    parser.add_argument("--threads", type=int, help="of a CPU; default: all")
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="run the chosen sizes on another device")
+    parser.add_argument("--tiny", action="store_true", help="smoke run: sizes too small to compare speed")
+    parser.add_argument("--compile", action="store_true", help="also time ours behind torch.compile")
+    parser.add_argument("--skip", nargs="+", default=[], metavar="WORD", help="leave out sides whose name has a WORD")
+    options = parser.parse_args(arguments)
+    if options.repeats < 1:
+        parser.error("--repeats must be at least 1")
+    return options
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the rows; a row's exit does not stop the others, and the exit code is 1 if one failed."""
+    options = parse(arguments)
+    peers.install_missing()
+    size = "tiny" if options.tiny else "gpu" if options.gpu else "cpu"
+    device = options.device or ("cuda" if options.gpu else "cpu")
+    settings = load_settings(size)
+    check_parameters(settings)
+    machine = measure.machine(device, options.threads)
+    machine["versions"] = {**machine["versions"], **peers.versions()}
+    print(f"{machine['name']}; {', '.join(f'{k} {v}' for k, v in machine['versions'].items())}", flush=True)
+    places = ("gpu",) if options.gpu else ("cpu",)
+    found, failed = [], 0
+    for name in options.only or [n for n, row in ROWS.items() if set(places) & set(row.sizes)]:
+        row, setting = ROWS[name], setting_of(name, settings)
+        words = options.skip + ([] if options.compile else ["torch.compile"])
+        skip = {side for side in row.sides if side != "ours" and any(word in side for word in words)}
+        print(f"{name}: {', '.join(s for s in row.sides if s not in skip)}", flush=True)
+        try:
+            sides = measure.measure(row, setting, device, options.repeats, options.threads, skip)
+        except measure.SideFailed as error:
+            failed += 1
+            print(f"{name} failed: {error}", file=sys.stderr, flush=True)
+            continue
+        found.append(measure.summarise(row, sides, setting, machine))
+        print(table.lines([found[-1]], header=False), flush=True)
+        failed += sum("error" in side for side in sides.values())
+        if options.json:  # after every row: a run that is cut off keeps what it has
+            options.json.write_text(json.dumps(found, indent=1) + "\n")
+    text = table.lines(found)
+    print("\n" + text)
+    if options.markdown:
+        options.markdown.write_text(text + "\n")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except (peers.PeersMissing, ValueError) as error:
+        sys.exit(f"error: {error}")

@@ -1,0 +1,59 @@
+"""The rows as a Markdown table: one line for the peer that the ratio is against, one for each side beside it."""
+
+import math
+
+HEAD = "| row | against | ours s | peer s | ratio | ours MB | peer MB | |\n|---|---|---|---|---|---|---|---|"
+
+
+def lines(rows: list[dict], header: bool = True) -> str:
+    """Medians with the least and the most of the repeats in brackets; `ratio` is peer seconds over ours."""
+    text = [HEAD] if header else []
+    for row in rows:
+        beside = ([row] if row["peer"] else []) + row["others"]
+        if not beside:
+            name, ours = f"`{row['name']}`", _seconds(row["ours_s"], row["ours_spread"])
+            text.append(f"| {name} | | {ours} | | | {row['peak_mb']:.0f} | | |")
+        for i, peer in enumerate(beside):
+            text.append(_line(row, peer, first=i == 0))
+    return "\n".join(text)
+
+
+def _line(row: dict, peer: dict, first: bool) -> str:
+    name = f"`{row['name']}`" if first else ""
+    ours = _seconds(row["ours_s"], row["ours_spread"]) if first else ""
+    if "error" in peer:
+        return f"| {name} | {peer['peer']} | {ours} | failed: {peer['error'][:80]} | | | | |"
+    ratio = f"{_number(peer['ratio'])} ({_number(peer['ratio_spread'][0])} to {_number(peer['ratio_spread'][1])})"
+    seconds = _seconds(peer["peer_s"], peer["peer_spread"])
+    memory = f"{row['peak_mb']:.0f}" if first else ""
+    cells = (name, peer["peer"], ours, seconds, ratio, memory, f"{peer['peer_peak_mb']:.0f}", notes(row, peer))
+    return f"| {' | '.join(cells)} |"
+
+
+def notes(row: dict, peer: dict) -> str:
+    """What a reader must know beside time and memory: precision, error, share of the peak."""
+    ours, theirs = row["ours"], peer["peer_facts"]
+    found = [f"{ours['precision']} against {theirs['precision']}"] if "precision" in ours else []
+    if "held_out_l1" in ours:
+        found.append(f"held-out L1 {ours['held_out_l1']:.4f} against {theirs['held_out_l1']:.4f}")
+    if row["device"] == "cpu":
+        found.append(f"{_number(peer['cpu_ratio'])} in seconds of the processor")
+    if row["device"] == "cuda" and "share_of_peak" in ours and "share_of_peak" in theirs:
+        found.append(f"{ours['share_of_peak']:.0%} of the machine's peak against {theirs['share_of_peak']:.0%}")
+    if "start_s" in ours:
+        starts = f"{_number(ours['start_s'])} s against {_number(theirs['start_s'])} s"
+        found.append(f"start with {ours['start_cases']:,} cached cases {starts}")
+    found += [str(theirs["note"])] if "note" in theirs else []
+    return "; ".join(found)
+
+
+def _seconds(median: float, spread: list[float]) -> str:
+    return f"{_number(median)} ({_number(spread[0])} to {_number(spread[1])})"
+
+
+def _number(value: float) -> str:
+    """Three digits that mean something."""
+    if value == 0 or not math.isfinite(value):
+        return str(value)
+    digits = max(0, 2 - math.floor(math.log10(abs(value))))
+    return f"{value:.{digits}f}"

@@ -1,0 +1,75 @@
+"""Row `vae_slices`: a 2D VAE of the SDXL family over the slices of a volume, against a loop as the ancestor has it."""
+
+import torch
+
+from benchmarks.speed.work import Row, Work
+
+
+def _volume(setting: dict, device: str) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return (
+        torch.randn(1, 1, setting["slices"], setting["side"], setting["side"], generator=generator).tanh().to(device)
+    )
+
+
+def _network(setting: dict):
+    from diffusers import AutoencoderKL
+
+    torch.manual_seed(0)
+    return AutoencoderKL(**setting["networks"]["vae"])
+
+
+def ours(setting: dict, device: str) -> Work:
+    """`ddpm.latent.SliceVAELatents` as pipeline and latent cache call it."""
+    from ddpm.latent import SliceVAELatents
+    from ddpm.precision import inference_autocast
+
+    encoder = SliceVAELatents.from_vae(_network(setting), "random", setting["at_once"]).to(device)
+    volume = _volume(setting, device)
+
+    @torch.no_grad()
+    def step() -> torch.Tensor:
+        with inference_autocast(torch.device(device)):
+            return encoder.decode_raw(encoder.encode_raw(volume))
+
+    return Work(step, {"precision": "as the pipeline: bfloat16 where the device has it"}, floor=step)
+
+
+def _loop(setting: dict, device: str, bfloat16: bool) -> Work:
+    vae = _network(setting).to(device).eval().requires_grad_(False)
+    volume = _volume(setting, device)
+    scale = vae.config.scaling_factor
+
+    @torch.no_grad()
+    def step() -> torch.Tensor:
+        with torch.autocast(device, dtype=torch.bfloat16, enabled=bfloat16):
+            latents = [
+                vae.encode(volume[:, :, i].expand(-1, 3, -1, -1)).latent_dist.mode() * scale
+                for i in range(setting["slices"])
+            ]
+            return torch.stack([vae.decode(z / scale).sample.mean(dim=1, keepdim=True) for z in latents], dim=2)
+
+    return Work(step, {"precision": "bfloat16" if bfloat16 else "float32"}, floor=step)
+
+
+def loop(setting: dict, device: str) -> Work:
+    """One slice after the other, float32."""
+    return _loop(setting, device, False)
+
+
+def loop_autocast(setting: dict, device: str) -> Work:
+    """One slice after the other under bfloat16 autocast."""
+    return _loop(setting, device, True)
+
+
+ROWS = [
+    Row(
+        "vae_slices",
+        "SDXL-VAE encode and decode, slice by slice",
+        {
+            "ours": ours,
+            "diffusers AutoencoderKL, loop over slices": loop,
+            "diffusers AutoencoderKL, loop over slices, bfloat16 autocast": loop_autocast,
+        },
+    )
+]

@@ -1,0 +1,155 @@
+"""Labels of cases from any table: 1 positive, 0 negative, -1 unknown."""
+
+import logging
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import pandas as pd
+
+from dataset.errors import UserError
+
+UNKNOWN = {"", "nan", "na", "n/a", "none", "null", "unknown", "-1", "?"}
+NEGATIVE = {"0", "no", "n", "false", "negative"}  # a table with nothing but these has no positive case
+SHOWN = 6  # values named in a message
+RSPECT_COLUMNS = ("negative_exam_for_pe", "indeterminate")
+
+log = logging.getLogger(__name__)
+
+
+def read_labels(
+    file: str | Path, id_column: str, label_column: str, positive: str | int | Iterable = 1, negative=None
+) -> dict[str, int]:
+    """The label of each id of a CSV table.
+
+    An id may stand in several rows (one for each image) if they agree. RSPECT's own table is read with
+    `label_column=negative_exam_for_pe`: the rule of `rspect_label` then holds and `positive` is not asked.
+
+    Args:
+        file: the table, comma, semicolon or tab separated.
+        id_column: the column with the identifier of the case (patient, study, accession number …), as in the source.
+        label_column: the column with the value.
+        positive: the value, or values, that mean positive.
+        negative: the value, or values, that mean negative; None: every other value, if there is but one.
+
+    Raises:
+        UserError: a table that cannot be read, a column it has not, values that are neither, no positive at all, or
+            rows of one id that contradict each other. Ids are not named, rows are.
+    """
+    file = Path(file)
+    wanted = [id_column, *(RSPECT_COLUMNS if label_column == RSPECT_COLUMNS[0] else (label_column,))]
+    rows = read_csv(file, wanted).drop_duplicates()  # the index still tells the row of the file
+    ids = rows[id_column].map(clean_id)
+    if label_column == RSPECT_COLUMNS[0]:
+        labels = pd.Series([rspect_label(row) for row in rows.to_dict("records")], index=rows.index, dtype=int)
+    else:
+        labels = _by_value(rows[label_column].map(_plain), file, label_column, positive, negative)
+    table = pd.DataFrame({"id": ids, "label": labels})[ids != ""]
+    different = table.drop_duplicates()
+    twice = different[different["id"].duplicated(keep=False)]
+    if len(twice):
+        first, second = (int(i) + 2 for i in twice.index[twice["id"] == twice["id"].iloc[0]][:2])
+        raise UserError(f"{file}: rows {first} and {second} give one {id_column} two labels; correct {label_column}")
+    return dict(zip(different["id"], different["label"].astype(int), strict=True))
+
+
+def rspect_label(row: Mapping) -> int:
+    """The label of a study in RSPECT (RSNA 2020): 0 a negative exam, 1 an embolism, -1 indeterminate.
+
+    `negative_exam_for_pe=0` alone is no embolism: it includes indeterminate exams.
+    """
+    negative, indeterminate = (_number(row.get(name)) for name in RSPECT_COLUMNS)
+    if negative is None or indeterminate is None or indeterminate == 1:
+        return -1
+    return 0 if negative == 1 else 1
+
+
+def match_labels(labels: Mapping[str, int], keys: Iterable[Iterable[str]], file: str | Path) -> list[int]:
+    """The label of each case, -1 for those the table does not have.
+
+    Args:
+        labels: as `read_labels` gives them.
+        keys: for each case the identifiers it may stand under, such as accession number, study UID and patient.
+        file: the table, for messages.
+
+    Raises:
+        UserError: if no id of the table is known, or two keys of one case have different labels.
+    """
+    found, used = [], set()
+    for case in keys:
+        known = {clean_id(key) for key in case} & labels.keys()
+        if len({labels[key] for key in known}) > 1:
+            raise UserError(
+                f"{file}: a case has one label by its patient and another by its study; keep one id column"
+            )
+        used |= known
+        found.append(labels[next(iter(known))] if known else -1)
+    if labels and found and not used:
+        raise UserError(f"{file}: none of its {len(labels)} ids is known in the source; check label.id")
+    if strangers := len(labels) - len(used):
+        first = next(row for row, key in enumerate(labels, 1) if key not in used)
+        log.warning(
+            "the label table has %d unknown ids, which no case of the source has (the first is its id number %d)",
+            strangers,
+            first,
+        )
+    return found
+
+
+def read_csv(file: str | Path, columns: Iterable[str] = ()) -> pd.DataFrame:
+    """Any separated table as text; only `columns` where they are named, which must be there.
+
+    Raises:
+        UserError: no such file, not a table, or a column that is missing.
+    """
+    file, columns = Path(file), list(dict.fromkeys(columns))
+    try:
+        with open(file, encoding="utf-8-sig") as opened:
+            head = opened.readline()
+        separator = max(",;\t", key=head.count)
+        names = [name.strip() for name in pd.read_csv(file, sep=separator, nrows=0, encoding="utf-8-sig").columns]
+        if absent := [name for name in columns if name not in names]:
+            raise UserError(f"{file}: no column {', '.join(absent)}; the table has {', '.join(names)}")
+        picked = [names.index(name) for name in columns] if columns else None
+        rows = pd.read_csv(file, sep=separator, dtype=str, keep_default_na=False, usecols=picked, encoding="utf-8-sig")
+    except FileNotFoundError as error:
+        raise UserError(f"{file}: no such file; give a CSV table") from error
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError, IsADirectoryError) as error:
+        raise UserError(f"{file}: not a readable CSV table ({type(error).__name__}); save it as CSV, UTF-8") from error
+    rows.columns = [str(name).strip() for name in rows.columns]
+    return rows
+
+
+def clean_id(value) -> str:
+    """An identifier as text; a spreadsheet's `123.0` is 123."""
+    text = str(value).strip()
+    return text[:-2] if text.endswith(".0") and text[:-2].isdigit() else text
+
+
+def _by_value(values: pd.Series, file: Path, column: str, positive, negative) -> pd.Series:
+    yes, no = _set(positive), None if negative is None else _set(negative)
+    found = sorted(set(values) - UNKNOWN)
+    others = [value for value in found if value not in yes]
+    shown = ", ".join(found[:SHOWN]) + (" …" if len(found) > SHOWN else "")
+    if len(others) == len(found) and not set(found) <= NEGATIVE:
+        raise UserError(f"{file}: {column} never is {', '.join(sorted(yes))}, it is {shown}; set label.positive")
+    if no is None and len(others) > 1:
+        raise UserError(f"{file}: {column} is {shown}; say with label.negative which of them mean negative")
+    if no is not None and (both := yes & no):
+        raise UserError(f"{file}: {', '.join(sorted(both))} is in label.positive and in label.negative; keep one")
+    no = set(others) if no is None else no
+    return values.map(lambda value: 1 if value in yes else 0 if value in no else -1).astype(int)
+
+
+def _set(values) -> set[str]:
+    values = [values] if isinstance(values, str | int | float | bool) else list(values)
+    return {_plain(value) for value in values}
+
+
+def _plain(value) -> str:
+    text = str(value).strip().lower()
+    return text[:-2] if text.endswith(".0") and text[:-2].lstrip("-").isdigit() else text
+
+
+def _number(value) -> int | None:
+    text = _plain("" if value is None else value)
+    return {"1": 1, "true": 1, "0": 0, "false": 0}.get(text)

@@ -1,0 +1,57 @@
+"""The settings of `config/prepare.yaml` put together: what to read, how to make cases, what to keep."""
+
+from pathlib import Path
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from dataset.cases import positive
+from dataset.errors import UserError, refusals
+from dataset.preparation.case import Settings
+from dataset.preparation.plan import find_all, make_plan
+from dataset.preparation.ranking import pick_rules
+from dataset.preparation.run import Outcome, open_folders, prepare, processes, quiet
+from dataset.preparation.voi import KINDS, make_segmenter
+from dataset.preparation.wishes import read_wishes
+
+
+def prepare_set(cfg: DictConfig) -> tuple[Outcome, Path]:
+    """Prepares a training set; returns what became of the cases and the manifest.
+
+    Raises:
+        UserError: for settings or a source that cannot be used, and where no case could be made.
+    """
+    if missing := [f"{key}=<folder>" for key in ("source", "output") if not cfg[key]]:
+        raise UserError(f"missing: {' and '.join(missing)}; --help lists every option")
+    if cfg.voi not in KINDS:
+        raise UserError(f"voi={cfg.voi}: choose {', '.join(KINDS)}")
+    quiet()
+    plain = OmegaConf.to_container(cfg, resolve=True)
+    with refusals():
+        rules = pick_rules(plain["rules"], instantiate(cfg.criteria, _convert_="all"))
+    make_segmenter(cfg.segmenter, cfg.lungmask_weights)  # refused now rather than in every process
+    spacing = None if cfg.spacing is None else positive("spacing", cfg.spacing, 3, float)
+    size = None if cfg.volume_size is None else positive("volume_size", cfg.volume_size, 3)
+    output, pseudonyms = open_folders(cfg.source, cfg.output, cfg.linkage)
+    settings = Settings(
+        output,
+        spacing=spacing,
+        volume_size=size,
+        voi=cfg.voi,
+        margin=float(cfg.margin),
+        min_lung_ml=float(cfg.min_lung_ml),
+        min_vessel_hu=cfg.min_vessel_hu,
+        segmenter=cfg.segmenter,
+        lungmask_weights=cfg.lungmask_weights,
+        unpaired=cfg.unpaired,
+        trim_border=cfg.trim_border,
+        mask_text=cfg.mask_text,
+    )
+    with processes(cfg.workers) as pool:
+        series, radiographs = find_all(cfg.source, exclude=[pseudonyms.folder], pool=pool)
+        wishes = read_wishes(plain, series, radiographs, pseudonyms.folder)
+        plan = make_plan(
+            series, radiographs, pseudonyms, rules, max_hours=cfg.max_hours, unpaired=cfg.unpaired, **wishes
+        )
+        outcome = prepare(plan, settings, pseudonyms, pool, keep_age=cfg.keep_age, keep_sex=cfg.keep_sex)
+    return outcome, output / "manifest.csv"

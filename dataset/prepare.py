@@ -1,0 +1,28 @@
+"""Makes a training set of hospital exports or downloads: `python dataset/prepare.py source=<folder> output=<folder>`.
+
+DICOM and NIfTI at any depth become HU volumes, paired X-rays and `manifest.csv`; --help lists every option.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path[0] = str(Path(__file__).resolve().parent.parent)  # replaced: a file in dataset/ must not shadow a library
+
+from dataset.command import command  # noqa: E402
+
+
+@command("prepare")
+def main(cfg) -> None:
+    """Prepare, then say what became of every case."""
+    from rich.console import Console
+
+    from dataset.preparation.main import prepare_set
+    from dataset.preparation.show import summary_table
+
+    outcome, manifest = prepare_set(cfg)
+    Console().print(summary_table(outcome))
+    print(manifest)
+
+
+if __name__ == "__main__":
+    main()

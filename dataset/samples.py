@@ -1,0 +1,140 @@
+"""Cases as training samples: windowed, cropped, films laid by their lungs, X-rays changed at random in training."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from dataset.alignment import lung_map
+from dataset.cases import Case, read_case, stored, stored_shape
+from dataset.errors import UserError
+from dataset.geometry import VIEW_AZIMUTH, extent_mm
+from dataset.handling import XrayHandling
+from dataset.intensity import Window
+from dataset.volume_io import Volume
+
+
+class CaseDataset(Dataset):
+    """Cases as training samples.
+
+    An item is a dict: `ct` (1, D, H, W) float32 in [-1, 1]; `xray` (V, 1, h, w) float32 in [0, 1]; `pose` (V, 9);
+    `spacing` (3,) mm; `label` 0, 1 or -1; `id`; `index`; `step` (-1 outside training).
+
+    Args:
+        paths: case files.
+        rows: their rows of the manifest, in the same order.
+        window: HU window of the model.
+        crop: voxels `[d, h, w]` of a crop, or None for the whole volume. It is random where an item is asked for as
+            `(index, step)`, by a generator seeded by `(seed, step, index)`, and the middle where only as `index`.
+        seed: of the crops and of the changes to X-rays.
+        handling: what is done to X-rays.
+        lung_box: of the training volumes, where films are laid by their lungs.
+
+    Raises:
+        UserError: at an item, if the crop is larger than the volume.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        rows: pd.DataFrame,
+        window: Window,
+        crop: Sequence[int] | None = None,
+        seed: int = 0,
+        handling: XrayHandling | None = None,
+        lung_box: Sequence[float] | None = None,
+    ):
+        if len(paths) != len(rows):
+            raise ValueError(f"{len(paths)} paths but {len(rows)} rows")
+        self.paths, self.rows = list(paths), rows.reset_index(drop=True)
+        self.window, self.seed = Window.parse(window), int(seed)
+        self.crop = None if crop is None else tuple(int(n) for n in crop)
+        self.handling, self.lung_box = handling or XrayHandling(), lung_box
+
+    @property
+    def augments(self) -> bool:
+        """Whether a condition depends on the step it is asked for."""
+        return self.handling.film is not None
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def case(self, index: int) -> Case:
+        """Everything that is stored of one case: HU, X-rays (films laid), geometry, of phantoms the label map."""
+        case = read_case(self.paths[index])
+        case["xray"] = self._laid(case["xray"].float(), case["pose"], case["spacing"], case["ct"].shape).half()
+        return case
+
+    def condition(self, index: int, step: int = -1) -> dict[str, Any]:
+        """What goes with a volume, without the volume, which is not read: X-rays, pose, spacing, label, id.
+
+        X-rays are changed at random where `step` is that of a training batch and the source asks for it.
+        """
+        row, path = self.rows.iloc[index], self.paths[index]
+        pose, spacing = stored(path, "pose"), stored(path, "spacing")
+        shape = stored_shape(path, "ct")
+        xray = self._laid(stored(path, "xray").float(), pose, spacing, shape)
+        xray, pose = self._changed(xray, pose, index, step)
+        return {
+            "xray": xray[:, None],
+            "pose": pose,
+            "label": int(row["label"]),
+            "id": str(row["id"]),
+            "spacing": spacing,
+        }
+
+    def __getitem__(self, item: int | tuple[int, int]) -> dict[str, Any]:
+        index, step = item if isinstance(item, tuple) else (item, -1)
+        ct, condition = stored(self.paths[index], "ct"), self.condition(index, step)
+        if self.crop is not None:
+            ct, condition["pose"] = self._cropped(ct, condition["pose"], condition["spacing"], index, step)
+        return {
+            "ct": self.window.normalise(ct.float())[None],
+            **condition,
+            "index": int(index),
+            "step": int(step),
+        }
+
+    def _laid(self, xray: Tensor, pose: Tensor, spacing: Tensor, shape: tuple) -> Tensor:
+        """Frontal films without a pose, laid by their lungs; a film whose lungs are not found stays as it is."""
+        if self.handling.align != "lungs" or self.lung_box is None or not pose.isnan().any():
+            return xray
+        laid = xray.clone()
+        for view, place in enumerate(pose):
+            name = next((name for name, azimuth in VIEW_AZIMUTH.items() if float(place[2]) == azimuth), "PA")
+            if place.isnan().any() and name != "lateral":
+                found = lung_map(xray[view], self.lung_box, extent_mm(shape, spacing.tolist()), name)
+                laid[view] = xray[view] if found is None else found.apply(xray[view])
+        return laid
+
+    def _changed(self, xray: Tensor, pose: Tensor, index: int, step: int) -> tuple[Tensor, Tensor]:
+        if step < 0 or self.handling.film is None:
+            return xray, pose
+
+        def render(poses: Tensor) -> Tensor:
+            path = self.paths[index]
+            volume = Volume(stored(path, "ct").float().numpy(), tuple(stored(path, "spacing").tolist()))
+            return self.handling.render(volume, poses, tuple(xray.shape[1:]))
+
+        words = (self.seed, step, index)
+        return self.handling.film(xray, pose, words, render if self.handling.render else None)
+
+    def _cropped(self, ct: Tensor, pose: Tensor, spacing: Tensor, index: int, step: int) -> tuple[Tensor, Tensor]:
+        room = [size - n for size, n in zip(ct.shape, self.crop, strict=True)]
+        if min(room) < 0:
+            raise UserError(f"crop {list(self.crop)} is larger than the volume {list(ct.shape)}; make it smaller")
+        if step < 0:
+            start = [free // 2 for free in room]
+        else:
+            start = np.random.default_rng((self.seed, step, index)).integers(0, np.array(room) + 1).tolist()
+        window = tuple(slice(s, s + n) for s, n in zip(start, self.crop, strict=True))
+        # Poses are relative to the centre of the volume, which the crop moves.
+        moved = torch.tensor([s - free / 2.0 for s, free in zip(start, room, strict=True)]) * spacing
+        pose = pose.clone()
+        pose[:, 4:7] -= moved
+        return ct[window], pose

@@ -1,0 +1,48 @@
+"""A classifier of CT volumes, one logit each: a DenseNet in 3D, or in 2D over axial slices."""
+
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from jaxtyping import Float
+from torch import Tensor
+
+
+class CTClassifier(ModelMixin, ConfigMixin):
+    """DenseNet (Huang et al. 2017; MONAI's), by default the 121-layer one in 3D.
+
+    Args:
+        dimensions: 3, or 2 for slices along D, whose logits are averaged.
+        init_features, growth_rate, block_config: as MONAI's DenseNet takes them.
+
+    Raises:
+        ValueError: for other dimensions.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        dimensions: int = 3,
+        init_features: int = 64,
+        growth_rate: int = 32,
+        block_config: tuple[int, ...] = (6, 12, 24, 16),
+    ):
+        super().__init__()
+        from monai.networks.nets import DenseNet  # seconds to import, and only classification needs it
+
+        if dimensions not in (2, 3):
+            raise ValueError(f"dimensions={dimensions}: a classifier works in 2 or 3")
+        self.slicewise = dimensions == 2
+        self.network = DenseNet(
+            spatial_dims=dimensions,
+            in_channels=1,
+            out_channels=1,
+            init_features=init_features,
+            growth_rate=growth_rate,
+            block_config=tuple(block_config),
+        )
+
+    def forward(self, volume: Float[Tensor, "b 1 D H W"]) -> Float[Tensor, " b"]:
+        """Logits of volumes in [-1, 1]."""
+        if not self.slicewise:
+            return self.network(volume)[:, 0]
+        slices = self.network(volume.movedim(2, 1).flatten(0, 1))
+        return slices.view(len(volume), -1).mean(dim=1)

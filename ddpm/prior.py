@@ -1,0 +1,126 @@
+"""A linear guess of the latents from the X-ray, fitted in closed form before training, for the denoiser to improve on.
+
+Ridge regression from X-ray pixels to the principal components of the latents costs seconds, follows its X-ray from the
+first step on, and is hard to beat for a network that has seen each case a few times. In training a case is guessed by
+the regression that has not seen it (the leave-one-out identity of Allen, "The relationship between variable selection
+and data augmentation", 1974), or the denoiser would trust the guess more than an unseen patient's deserves.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from jaxtyping import Float, Int
+from torch import Tensor
+
+PENALTIES = tuple(10.0 ** (k / 2) for k in range(-8, 5))  # in units of the mean eigenvalue of the features
+LEAST_STD = 1e-3  # a pixel that never varies in training says nothing
+
+
+class LinearPrior(ModelMixin, ConfigMixin):
+    """X-rays `(b, v, 1, h, w)` in [0, 1] to a smooth guess of whitened latents `(b, c, d, h, w)`.
+
+    Args:
+        latent_shape: `(c, d, h, w)`.
+        views: v of the X-rays.
+        pixels: X-rays are averaged down to `(pixels, pixels)`.
+        rank: principal components of the latents that are predicted.
+        max_side: the guess is made on a grid of at most this many voxels a side and interpolated.
+    """
+
+    @register_to_config
+    def __init__(
+        self, latent_shape: tuple[int, ...], views: int = 1, pixels: int = 32, rank: int = 64, max_side: int = 16
+    ):
+        super().__init__()
+        c, *size = latent_shape
+        self.grid = tuple(min(n, max_side) for n in size)
+        features, length = views * pixels**2, c * math.prod(self.grid)
+        self.register_buffer("pixel_mean", torch.zeros(features))
+        self.register_buffer("pixel_std", torch.ones(features))
+        self.register_buffer("weight", torch.zeros(features, rank))
+        self.register_buffer("mean", torch.zeros(length))
+        self.register_buffer("basis", torch.zeros(rank, length))
+        self.register_buffer("penalty", torch.zeros(()))
+        # what takes case i out of the regression; only its own training needs them, so no checkpoint holds them
+        self.register_buffer("leverage", None, persistent=False)
+        self.register_buffer("influence", None, persistent=False)
+
+    @torch.no_grad()
+    def fit(self, xrays: Float[Tensor, "n v 1 h w"], latents: Float[Tensor, "n c d h w"]) -> "LinearPrior":
+        """Fits on training cases; the penalty is the one with the smallest leave-one-out error.
+
+        Raises:
+            ValueError: for fewer than three cases, or X-rays of another number of views.
+        """
+        n = len(latents)
+        if n < 3:
+            raise ValueError(f"{n} training cases: the linear guess needs 3; set model.prior_rank=0")
+        raw = self._pool(xrays)
+        if raw.shape[1] != len(self.pixel_mean):
+            raise ValueError(f"X-rays of {xrays.shape[1]} views, the linear guess was made for {self.config.views}")
+        self.pixel_mean.copy_(raw.mean(dim=0))
+        self.pixel_std.copy_(raw.std(dim=0).clamp_min(LEAST_STD))
+        z = self._standardise(raw).double()
+
+        targets = torch.cat(
+            [F.adaptive_avg_pool3d(chunk.float(), self.grid).flatten(1) for chunk in latents.split(64)]
+        )
+        self.mean.copy_(targets.mean(dim=0))
+        targets -= self.mean
+        rank = min(self.config.rank, n - 1)
+        strongest = torch.linalg.eigh((targets @ targets.T).double())[1].flip(1)[:, :rank].float()
+        basis = F.normalize(strongest.T @ targets, dim=1)
+        self.basis.zero_()[:rank].copy_(basis)
+        scores = (targets @ basis.T).double()
+
+        # (ZᵀZ + λI)⁻¹ for all λ by one eigendecomposition; the intercept is not penalised
+        values, vectors = torch.linalg.eigh(z.T @ z)
+        rotated, projected = z @ vectors, vectors.T @ (z.T @ scores)
+        best = None
+        for penalty in PENALTIES:
+            shrunk = 1.0 / (values.clamp_min(0.0) + penalty * values.mean())
+            hat = (rotated.square() @ shrunk + 1.0 / n).clamp_max(1.0 - 1e-9)
+            influence = (scores - rotated @ (shrunk[:, None] * projected)) / (1.0 - hat)[:, None]
+            error = influence.square().mean().item()
+            if best is None or error < best[0]:
+                best = error, penalty, shrunk, influence
+        _, penalty, shrunk, influence = best
+        self.penalty.fill_(penalty)
+        self.weight.zero_()[:, :rank].copy_(vectors @ (shrunk[:, None] * projected))
+        self.leverage = ((rotated * shrunk) @ vectors.T).float().to(self.mean.device)
+        self.influence = F.pad(influence.float(), (0, self.config.rank - rank)).to(self.mean.device)
+        return self
+
+    @torch.no_grad()
+    def forward(
+        self, xray: Float[Tensor, "b v 1 h w"], index: Int[Tensor, " b"] | None = None
+    ) -> Float[Tensor, "b c d h w"]:
+        """The guess; with `index`, positions among the cases of `fit`, each by the regression without that case.
+
+        Raises:
+            RuntimeError: for an index before `fit`, as in a model that was loaded.
+        """
+        if index is not None and self.leverage is None:
+            raise RuntimeError("the linear guess does not know its training cases: call fit first")
+        with torch.autocast(xray.device.type, enabled=False):
+            z = self._standardise(self._pool(xray))
+            scores = z @ self.weight
+            if index is not None:
+                n = len(self.leverage)
+                pull = (z * self.leverage[index]).sum(dim=1, keepdim=True) + 1.0 / n
+                scores = scores - pull * self.influence[index]
+            guess = (self.mean + scores @ self.basis).unflatten(1, (self.config.latent_shape[0], *self.grid))
+            size = tuple(self.config.latent_shape[1:])
+            if size == self.grid:
+                return guess
+            return F.interpolate(guess, size, mode="trilinear", align_corners=False)
+
+    def _pool(self, xray: Tensor) -> Float[Tensor, "b p"]:
+        small = F.adaptive_avg_pool2d(xray.flatten(0, 1).float(), self.config.pixels)
+        return small.reshape(len(xray), -1)
+
+    def _standardise(self, raw: Tensor) -> Tensor:
+        return (raw - self.pixel_mean) / self.pixel_std

@@ -1,0 +1,107 @@
+"""BiomedCLIP's vision transformer, or another image tower of open_clip, without the text tower that belongs to it."""
+
+import json
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from diffusers.configuration_utils import register_to_config
+from jaxtyping import Float
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from dataset.errors import UserError
+from ddpm.xray_encoder.pretrained import KEY, PretrainedXrayEncoder, fetch
+
+FILES = (("open_clip_config.json",), ("open_clip_model.safetensors", "open_clip_pytorch_model.bin"))
+TOWER = "visual."  # prefix of the image tower's weights in a file of open_clip
+OPENAI_MEAN, OPENAI_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+
+
+class BiomedCLIPXrayEncoder(PretrainedXrayEncoder):
+    """Embedding: the tower's projected class token; map: its normed patch tokens.
+
+    Zhang et al., "BiomedCLIP" (2023). Only the image tower is built: a folder of BiomedCLIP names a second model on
+    the hub as its text tower, which is not needed here and so need not be brought.
+
+    Args:
+        embed_dim: of the projection.
+        vision: open_clip's `vision_cfg` of a transformer, its own or timm's.
+        quick_gelu: as in open_clip's config.
+        image_size, mean, std: of the images it was trained on.
+        source: hub id or folder that it came from, for the record.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        embed_dim: int,
+        vision: dict,
+        quick_gelu: bool = False,
+        image_size: int = 224,
+        mean: tuple[float, ...] = OPENAI_MEAN,
+        std: tuple[float, ...] = OPENAI_STD,
+        source: str = "",
+    ):
+        super().__init__()
+        from open_clip.model import CLIPVisionCfg, _build_vision_tower
+
+        vision = CLIPVisionCfg(**{**vision, "timm_model_pretrained": False})
+        self.network = _build_vision_tower(embed_dim, vision, quick_gelu)
+        self.embedding_dim = embed_dim
+        with torch.no_grad():
+            _, maps = self.encode_image(torch.zeros(1, 3, image_size, image_size))
+        self.feature_channels = maps.shape[1]
+
+    @classmethod
+    def from_weights(cls, weights: str) -> "BiomedCLIPXrayEncoder":
+        """The tower of a hub id or of a folder with open_clip's two files.
+
+        Raises:
+            UserError: where the files are missing, or do not hold such a tower.
+        """
+        config_file, weights_file = fetch(weights, *FILES)
+        try:
+            settings = json.loads(config_file.read_text())
+            model, image = settings["model_cfg"], settings.get("preprocess_cfg", {})
+            encoder = cls(
+                model["embed_dim"],
+                model["vision_cfg"],
+                model.get("quick_gelu", False),
+                image_size=_side(image.get("size", model["vision_cfg"].get("image_size", 224))),
+                mean=image.get("mean", OPENAI_MEAN),
+                std=image.get("std", OPENAI_STD),
+                source=str(weights),
+            )
+            own = {k.removeprefix(TOWER): v for k, v in _read(weights_file).items() if k.startswith(TOWER)}
+            encoder.network.load_state_dict(own)
+        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, SafetensorError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(
+                f"{KEY}={weights}: not a vision transformer of open_clip ({type(error).__name__}: {reason})"
+            ) from error
+        return encoder.eval()
+
+    def encode_image(self, image: Float[Tensor, "n 3 s s"]) -> tuple[Float[Tensor, "n e"], Float[Tensor, "n f y x"]]:
+        """One pass for both."""
+        out = self.network.forward_intermediates(image, indices=1, normalize_intermediates=True, output_fmt="NCHW")
+        return out["image_features"], out["image_intermediates"][0]
+
+
+def _side(size: int | list[int]) -> int:
+    sides = {size} if isinstance(size, int) else set(size[-2:])
+    if len(sides) > 1:
+        raise ValueError(f"images of {size}, not square")
+    return sides.pop()
+
+
+def _read(file: Path) -> Mapping[str, Tensor]:
+    if file.suffix == ".safetensors":
+        return load_file(file)
+    try:
+        content = torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(f"{file.name} holds more than weights; nothing in it was run") from error
+    return content.get("state_dict", content)

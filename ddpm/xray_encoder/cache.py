@@ -1,0 +1,50 @@
+"""Features of X-rays computed once per case, where the encoder is frozen and the X-rays are always the same."""
+
+import torch
+from rich.progress import track
+from torch.utils.data import Dataset
+
+from ddpm.precision import inference_autocast
+from ddpm.xray_encoder.contract import XrayEncoder
+
+
+class EncodedDataset(Dataset):
+    """Items of a data set with `xray_embedding` `(v, e)` and `xray_maps` `(v, f, y, x)`, kept in float16.
+
+    Takes the same keys as the data set beneath.
+
+    Args:
+        items: with `xray` `(v, 1, h, w)` and no augmentation.
+        encoder: frozen; it is moved to `device`.
+
+    Raises:
+        ValueError: where features leave the range of float16.
+    """
+
+    def __init__(self, items: Dataset, encoder: XrayEncoder, device: torch.device, description: str = "X-rays"):
+        self.items = items
+        self.features = [_encode(encoder, items[i]["xray"], device) for i in track(range(len(items)), description)]
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, key: int | tuple[int, int]) -> dict:
+        index = key[0] if isinstance(key, tuple) else key
+        embedding, maps = self.features[index]
+        return {**self.items[key], "xray_embedding": embedding, "xray_maps": maps}
+
+    @property
+    def bytes(self) -> int:
+        """Memory of the features."""
+        return sum(t.numel() * t.element_size() for pair in self.features for t in pair)
+
+
+@torch.no_grad()
+def _encode(encoder: XrayEncoder, xray: torch.Tensor, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    encoder.to(device).eval()
+    with inference_autocast(device):
+        encoded = encoder(xray[None].to(device))
+    pair = tuple(part[0].to("cpu", torch.float16) for part in encoded)
+    if not all(torch.isfinite(part).all() for part in pair):
+        raise ValueError("features of the X-ray encoder leave the range of float16; set model.cache_xray=false")
+    return pair

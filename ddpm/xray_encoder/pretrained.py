@@ -1,0 +1,115 @@
+"""What pretrained X-ray encoders share: finding their files, the image they expect, and one way to be called."""
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from huggingface_hub import constants, hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from dataset.errors import UserError
+from ddpm.xray_encoder.contract import XrayEncoder, XrayFeatures
+
+KEY = "model.xray_encoder.weights"
+
+
+class PretrainedXrayEncoder(XrayEncoder):
+    """Base of encoders around a published network.
+
+    The whole X-ray is resized to the square that the network was trained on. The libraries' own transforms resize the
+    shorter side and cut the rest off, which is the same for a square image; of an oblong one the map would lose its
+    field. A subclass sets `channels` and `interpolation`, registers `image_size`, `mean` and `std`, and writes
+    `encode_image`.
+    """
+
+    pretrained = True
+    channels = 3
+    interpolation = "bicubic"
+
+    def preprocess(self, image: Float[Tensor, "n 1 h w"]) -> Float[Tensor, "n c s s"]:
+        """Images in [0, 1], as the network expects them."""
+        size = (self.config.image_size, self.config.image_size)
+        if image.shape[-2:] != size:
+            image = F.interpolate(image, size, mode=self.interpolation, antialias=True, align_corners=False)
+            image = image.clamp(0.0, 1.0)  # bicubic overshoots at edges, which 8 bit images cannot
+        mean, std = (image.new_tensor(v).view(1, -1, 1, 1) for v in (self.config.mean, self.config.std))
+        return (image.expand(-1, self.channels, -1, -1) - mean) / std
+
+    def encode_image(self, image: Float[Tensor, "n c s s"]) -> tuple[Float[Tensor, "n e"], Float[Tensor, "n f y x"]]:
+        """Embedding and map of preprocessed images; to be written by the subclass."""
+        raise TypeError(f"{type(self).__name__} has no encode_image")
+
+    def forward(self, xray: Float[Tensor, "b v 1 h w"]) -> XrayFeatures:
+        """Features of each view."""
+        b, v = xray.shape[:2]
+        with torch.autocast(xray.device.type, enabled=False):
+            image = self.preprocess(xray.flatten(0, 1).float())
+        embedding, maps = self.encode_image(image)
+        return XrayFeatures(embedding.unflatten(0, (b, v)), maps.unflatten(0, (b, v)))
+
+    def train(self, mode: bool = True) -> "PretrainedXrayEncoder":
+        """Batch norms keep the statistics they came with, even where the weights are fine-tuned."""
+        super().train(mode)
+        for module in self.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.eval()
+        return self
+
+
+def fetch(weights: str, *choices: tuple[str, ...]) -> list[Path]:
+    """One file of each group of names, out of a local folder, the Hugging Face cache or the hub.
+
+    Args:
+        weights: folder, or hub id.
+        choices: groups of names; the first that exists of each is taken.
+
+    Raises:
+        UserError: naming what is missing, where it was looked for, and the two ways to bring it.
+    """
+    folder = Path(weights).expanduser()
+    if folder.is_dir():
+        found = [next((folder / name for name in names if (folder / name).is_file()), None) for names in choices]
+        for names, file in zip(choices, found, strict=True):
+            if file is None:
+                raise UserError(f"{KEY}={weights}: the folder holds no {' or '.join(names)}; copy it there")
+        return found
+    if folder.exists():
+        raise UserError(f"{KEY}={weights}: a file; give the folder that holds {_listed(choices)}")
+    return [_from_hub(weights, names, choices) for names in choices]
+
+
+def _from_hub(hub_id: str, names: tuple[str, ...], choices: tuple) -> Path:
+    error = None
+    for name in names:
+        try:
+            return Path(hf_hub_download(hub_id, name))
+        except EntryNotFoundError as reason:  # not in the repository, or, offline, not in the cache
+            error = reason
+        except (HfHubHTTPError, HFValidationError, OSError) as reason:
+            error = reason
+            break
+    raise UserError(_not_found(hub_id, choices, error)) from error
+
+
+def _not_found(hub_id: str, choices: tuple, error: Exception) -> str:
+    here = f"{KEY}={hub_id}: no such folder ({Path(hub_id).absolute()})"
+    if isinstance(error, HFValidationError):  # a path with the wrong number of parts can only have meant a folder
+        return f"{here}; give a hub id, or the folder that holds {_listed(choices)}"
+    if constants.HF_HUB_OFFLINE:
+        place = "HF_HUB_OFFLINE=1 keeps the hub closed"
+    elif isinstance(error, HfHubHTTPError):  # no such repository or file, or one that asks for a login
+        place = f"the hub refuses it ({type(error).__name__})"
+    else:
+        place = "the hub cannot be reached"
+    files = " ".join(names[0] for names in choices)
+    return (
+        f"{here}, not in the Hugging Face cache ({constants.HF_HUB_CACHE}), and {place}. Two ways: on a machine with "
+        f"a network run hf download {hub_id} {files} and copy its cache to that folder or set HF_HOME; or put "
+        f"{_listed(choices)} into a folder and give its path as {KEY}. model/xray_encoder=cnn needs no file"
+    )
+
+
+def _listed(choices: tuple[tuple[str, ...], ...]) -> str:
+    return ", ".join(" or ".join(names) for names in choices)

@@ -1,0 +1,149 @@
+"""Vision transformers of the transformers library as X-ray encoders: CLIP's ViT-L/14 and RAD-DINO."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from diffusers.configuration_utils import register_to_config
+from jaxtyping import Float
+from safetensors import SafetensorError
+from torch import Tensor
+
+from dataset.errors import UserError
+from ddpm.xray_encoder.pretrained import KEY, PretrainedXrayEncoder, fetch
+
+FILES = (("config.json",), ("preprocessor_config.json",), ("model.safetensors", "pytorch_model.bin"))
+RESAMPLING = {2: "bilinear", 3: "bicubic"}  # PIL's numbers in a preprocessor_config.json
+
+
+class _TransformerXrayEncoder(PretrainedXrayEncoder):
+    """Embedding: the pooled class token; map: the patch tokens, after the last norm.
+
+    Args:
+        vision: settings of the network, as in its `config.json`.
+        image_size, mean, std, interpolation: of the images it was trained on, as in its `preprocessor_config.json`.
+        source: hub id or folder that it came from, for the record.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        vision: dict,
+        image_size: int,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        interpolation: str = "bicubic",
+        source: str = "",
+    ):
+        super().__init__()
+        network, settings = self.classes()
+        self.network = network(settings(**vision))
+        self.interpolation = interpolation
+        self.embedding_dim = self.feature_channels = self.network.config.hidden_size
+        self.patches = image_size // self.network.config.patch_size
+
+    @staticmethod
+    def classes() -> tuple[type, type]:
+        """Network and config class, imported late: the library is slow to start."""
+        raise TypeError("a subclass names its classes")
+
+    @classmethod
+    def from_weights(cls, weights: str) -> "_TransformerXrayEncoder":
+        """The network of a hub id or of a folder with its three files.
+
+        Raises:
+            UserError: where the files are missing, or hold another network.
+        """
+        config_file, image_file, _ = fetch(weights, *FILES)
+        network, settings = cls.classes()
+        try:
+            found = json.loads(config_file.read_text()).get("model_type")
+            expected = {settings.model_type, settings.model_type.removesuffix("_vision_model")}
+            if found not in expected:
+                raise ValueError(f"its config.json names the model type {found}, not {' or '.join(sorted(expected))}")
+            with _quiet():  # a file with a text tower as well is reported at length
+                loaded, info = network.from_pretrained(
+                    config_file.parent, local_files_only=True, output_loading_info=True, dtype="float32"
+                )
+            lacking = [*info["missing_keys"], *info["mismatched_keys"]]
+            if lacking:  # the library would go on with random numbers in their place
+                raise ValueError(f"its weights lack {lacking[0]} and {len(lacking) - 1} more")
+            encoder = cls(_plain(loaded.config), **_image(json.loads(image_file.read_text())), source=str(weights))
+            encoder.network.load_state_dict(loaded.state_dict())
+        except (OSError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(f"{KEY}={weights}: {type(error).__name__}: {reason}") from error
+        return encoder.eval()
+
+    def encode_image(self, image: Float[Tensor, "n 3 s s"]) -> tuple[Float[Tensor, "n e"], Float[Tensor, "n f y x"]]:
+        """One pass for both."""
+        out = self.network(pixel_values=image)
+        tokens = self.last_norm(out.last_hidden_state[:, -(self.patches**2) :])
+        return out.pooler_output, tokens.transpose(1, 2).unflatten(2, (self.patches, self.patches))
+
+    def last_norm(self, tokens: Float[Tensor, "n t f"]) -> Float[Tensor, "n t f"]:
+        """The norm after the last block, where the network applies it to its class token alone."""
+        return tokens
+
+
+class CLIPXrayEncoder(_TransformerXrayEncoder):
+    """CLIP's image tower (Radford et al., 2021), trained on pictures of the web: the baseline of the others."""
+
+    @staticmethod
+    def classes() -> tuple[type, type]:
+        """As the base says."""
+        from transformers import CLIPVisionConfig, CLIPVisionModel
+
+        return CLIPVisionModel, CLIPVisionConfig
+
+    def last_norm(self, tokens: Float[Tensor, "n t f"]) -> Float[Tensor, "n t f"]:
+        """The library norms the class token and hands the patches out as they are."""
+        return self.network.post_layernorm(tokens)
+
+
+class RadDINOXrayEncoder(_TransformerXrayEncoder):
+    """RAD-DINO (Pérez-García et al., 2024): DINOv2 trained on chest X-rays; a map of 37×37 at 518 pixels."""
+
+    @staticmethod
+    def classes() -> tuple[type, type]:
+        """As the base says."""
+        from transformers import Dinov2Config, Dinov2Model
+
+        return Dinov2Model, Dinov2Config
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    from transformers.utils import logging
+
+    verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bar:
+            logging.enable_progress_bar()
+
+
+def _plain(config) -> dict:
+    """What of a config differs from the library's defaults, as JSON."""
+    ignored = ("architectures", "dtype", "torch_dtype", "transformers_version", "_name_or_path", "model_type")
+    return {k: v for k, v in json.loads(config.to_json_string(use_diff=True)).items() if k not in ignored}
+
+
+def _image(settings: dict) -> dict:
+    """Size, mean, deviation and resampling of a preprocessor_config.json."""
+    size = settings.get("crop_size") if settings.get("do_center_crop", True) else settings.get("size")
+    sides = {size} if isinstance(size, int) else set(size.values())
+    if len(sides) != 1:
+        raise ValueError(f"its preprocessor_config.json gives images of {size}, not square")
+    if settings.get("resample", 3) not in RESAMPLING:
+        raise ValueError(f"its preprocessor_config.json gives resample={settings['resample']}, not 2 or 3")
+    return {
+        "image_size": sides.pop(),
+        "mean": settings["image_mean"],
+        "std": settings["image_std"],
+        "interpolation": RESAMPLING[settings.get("resample", 3)],
+    }

@@ -1,0 +1,79 @@
+"""A small 3D encoder of a source volume, for translations between volumes (CT at another window, another modality)."""
+
+import torch.nn.functional as F
+from diffusers.configuration_utils import register_to_config
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ddpm.grid_lift import GridLift
+from ddpm.unet import Conv3d
+from ddpm.xray_encoder.contract import XrayEncoder, XrayFeatures
+
+
+class VolumeEncoder(XrayEncoder):
+    """Axial slices as one volume, folded and convolved; trained together with the denoiser.
+
+    The maps are those of slabs: one for every product of the strides along depth.
+
+    Args:
+        width: channels after the first fold; doubled at each further one.
+        strides: folds along `(depth, height, width)`, from fine to coarse.
+        blocks: residual blocks after each fold.
+    """
+
+    volumetric = True
+
+    @register_to_config
+    def __init__(
+        self,
+        width: int = 32,
+        strides: tuple[tuple[int, int, int], ...] = ((1, 4, 4), (2, 2, 2)),
+        blocks: int = 2,
+        feature_channels: int = 64,
+        embedding_dim: int = 256,
+    ):
+        super().__init__()
+        self.embedding_dim, self.feature_channels = embedding_dim, feature_channels
+        widths = [width * 2**i for i in range(len(strides))]
+        layers: list[nn.Module] = []
+        for before, after, stride in zip([1, *widths[:-1]], widths, strides, strict=True):
+            layers.append(nn.Conv3d(before, after, tuple(stride), stride=tuple(stride)))
+            layers += [_Block(after) for _ in range(blocks)]
+        self.body = nn.Sequential(*layers)
+        self.to_maps = nn.Conv3d(widths[-1], feature_channels, 1)
+        self.to_embedding = nn.Sequential(
+            nn.Linear(widths[-1], embedding_dim), nn.SiLU(), nn.Linear(embedding_dim, embedding_dim)
+        )
+
+    def forward(self, xray: Float[Tensor, "b v 1 h w"]) -> XrayFeatures:
+        """Slices `v` in [0, 1], inferior to superior; every slab carries the embedding of the whole volume.
+
+        Raises:
+            ValueError: where a side cannot be folded, which would shift the map.
+        """
+        folds = [1, 1, 1]
+        for stride in self.config.strides:
+            folds = [a * b for a, b in zip(folds, stride, strict=True)]
+        size = (xray.shape[1], *xray.shape[3:])
+        if any(side % fold for side, fold in zip(size, folds, strict=True)):
+            raise ValueError(f"source volume of {size} voxels: sides must be multiples of {tuple(folds)}")
+        x = self.body(2.0 * xray.movedim(1, 2) - 1.0)
+        maps = self.to_maps(x).movedim(2, 1)
+        embedding = self.to_embedding(x.mean(dim=(2, 3, 4)))
+        return XrayFeatures(embedding[:, None].expand(-1, maps.shape[1], -1), maps)
+
+    def make_lift(self, channels: int, depth_bins: int) -> GridLift:
+        """A plain resampling: the maps lie in the volume already."""
+        return GridLift(self.feature_channels, channels)
+
+
+class _Block(nn.Module):
+    def __init__(self, width: int):
+        super().__init__()
+        self.norm1, self.norm2 = nn.GroupNorm(8, width), nn.GroupNorm(8, width)
+        self.conv1, self.conv2 = Conv3d(width, width, 3, padding=1), Conv3d(width, width, 3, padding=1)
+        nn.init.zeros_(self.conv2.weight)
+        nn.init.zeros_(self.conv2.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.conv2(F.silu(self.norm2(self.conv1(F.silu(self.norm1(x))))))

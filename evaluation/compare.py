@@ -1,0 +1,29 @@
+"""Puts two evaluations side by side: refuses two protocols, gives paired differences with intervals for one.
+
+`python evaluation/compare.py a=outputs/first/metrics.json b=outputs/second/metrics.json`
+"""
+
+import sys
+from pathlib import Path
+
+sys.path[0] = str(Path(__file__).resolve().parent.parent)  # replaced, so that a file here shadows no library
+
+from dataset.command import command  # noqa: E402
+
+
+@command("compare")
+def main(cfg) -> None:
+    from evaluation.comparison import compare, read_result, table
+    from evaluation.results import write_metrics
+
+    first, second = read_result("a", cfg.a), read_result("b", cfg.b)
+    method_b = cfg.method_b or cfg.method
+    result = compare(first, second, cfg.method, method_b, seed=cfg.seed, draws=cfg.draws)
+    print(table(result))
+    if cfg.output:
+        write_metrics(Path(cfg.output), result)
+        print(cfg.output)
+
+
+if __name__ == "__main__":
+    main()

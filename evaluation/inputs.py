@@ -1,0 +1,92 @@
+"""What a generator is shown: X-ray files, laid as its training X-rays lay, or volumes if it was trained on volumes."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from dataset.alignment import CHOICES, lung_map
+from dataset.errors import UserError
+from dataset.geometry import unknown_pose
+from dataset.intensity import Window
+from dataset.resample import resample, resample_onto
+from dataset.volume_io import read_volume
+from dataset.xray_io import read_xray
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One input.
+
+    Attributes:
+        xray: the views, or the slices of a volume, in [0, 1].
+        pose: NaN where unknown.
+        extent: mm `(D, H, W)` of the volume to be generated; nominal for a film.
+        centre: RAS mm of its centre.
+        nominal: whether `extent` is a typical one and not this patient's.
+        notes: how it was brought to the generator; plain JSON.
+    """
+
+    xray: Float[Tensor, "v h w"]
+    pose: Float[Tensor, "v 9"]
+    extent: tuple[float, float, float]
+    centre: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    nominal: bool = True
+    notes: dict = field(default_factory=dict)
+
+    @property
+    def picture(self) -> Float[Tensor, "h w"]:
+        """The view, or the middle slice, that stands for it in pictures."""
+        return self.xray[len(self.xray) // 2] if len(self.xray) > 2 else self.xray[0]
+
+
+def read_inputs(
+    paths: list[Path], protocol: dict, extent: tuple[float, float, float], align: str | None = None, view: str = "PA"
+) -> list[Shown]:
+    """The files as the generator wants them.
+
+    Args:
+        protocol: of the generator's training data.
+        extent: mm of a typical training volume.
+        align: `lungs` lays a film by its lungs onto the lungs of the training volumes, `none` takes it as it is; None
+            does as training did.
+        view: PA or AP, of all films.
+
+    Raises:
+        UserError: a file that cannot be read, a film in which no lungs are found, a generator that needs several views
+            or whose training data had no lungs to align to.
+    """
+    if protocol.get("input") == "volume":
+        return [_volume(path, protocol) for path in paths]
+    if protocol.get("views", 1) > 1:
+        raise UserError(f"checkpoint: it needs {protocol['views']} views of a patient, a file holds one")
+    align = protocol.get("align", "none") if align is None else align
+    if align not in CHOICES:
+        raise UserError(f"align={align}: choose {' or '.join(CHOICES)}")
+    if view not in ("PA", "AP"):
+        raise UserError(f"view={view}: choose PA or AP")
+    box = protocol.get("lung_box")
+    if align == "lungs" and box is None:
+        raise UserError("align=lungs: the checkpoint does not say where its training volumes had lungs; set none")
+    pose = unknown_pose(1, [view])
+    shown = []
+    for path in paths:
+        image, notes = read_xray(path, tuple(protocol["xray_size"])), {"align": "none"}
+        if align == "lungs":
+            found = lung_map(image, box, extent, view)
+            if found is None:
+                raise UserError(f"{path}: no lungs found in this X-ray to lay it by; look at it, or set align=none")
+            image, notes = found.apply(image), found.describe()
+        shown.append(Shown(image[None], pose, extent, notes={"view": view, "alignment": notes}))
+    return shown
+
+
+def _volume(path: Path, protocol: dict) -> Shown:
+    volume = read_volume(path)
+    spacing = tuple(protocol["spacing"]) if protocol.get("resampling") == "spacing" else None
+    frame = resample(volume, tuple(protocol["volume_size"]), spacing)
+    slices = resample_onto(volume, frame, (protocol["volume_size"][0], *protocol["xray_size"]))
+    shown = Window.parse(protocol["input_window"]).normalise(torch.from_numpy(slices)) * 0.5 + 0.5
+    return Shown(shown, unknown_pose(len(shown)), frame.extent, frame.centre, nominal=False)

@@ -1,0 +1,62 @@
+"""Does a volume explain the X-ray that it was made from? Its DRR at the pose of the X-ray against the X-ray."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from evaluation.metrics.registry import CaseView, Metric, NotMeasured
+
+
+def reprojection_error(drr: Float[Tensor, "*b h w"], xray: Float[Tensor, "*b h w"]) -> Float[Tensor, "*b"]:
+    """Mean absolute difference between a scaled DRR of a volume and the X-ray it should explain, both in `[0, 1]`."""
+    return (drr - xray).abs().mean(dim=(-2, -1))
+
+
+def scaled_drr(volume: Float[Tensor, "d h w"], spacing: tuple, pose: tuple, size: tuple) -> Float[Tensor, "h w"]:
+    """DRR of HU on the grey scale of X-rays; NaN where nothing attenuates, for there is no picture to scale."""
+    from dataset.drr import line_integrals, scale_xray  # only here: its ray caster is not installed everywhere
+
+    # One sample a voxel along the beam: half the time, and 0.0001 away from twice as many.
+    integrals = line_integrals(volume, spacing, torch.tensor(pose), size, samples=max(volume.shape))
+    if float(integrals.amax() - integrals.amin()) < 1e-6:
+        return torch.full_like(integrals, float("nan"))
+    return scale_xray(integrals)
+
+
+def _reprojection(view: CaseView) -> Float[Tensor, " m"]:
+    """Mean over the views whose pose is known."""
+    if not view.window.keeps_line_integrals:
+        low, high = view.window.low, view.window.high
+        raise NotMeasured(f"outside window: [{low:g}, {high:g}] HU cuts the lungs, line integrals mean nothing")
+    xrays, poses = view.case["xray"].to(view.hu.device).float(), view.case["pose"].cpu()
+    known = [i for i, pose in enumerate(poses) if not torch.isnan(pose).any()]
+    if not known:
+        raise NotMeasured("the poses of the X-rays are unknown")
+    errors = []
+    for volume in view.predictions:
+        drrs = [_drr(view, volume, tuple(poses[i].tolist()), tuple(xrays[i].shape)) for i in known]
+        errors.append(reprojection_error(torch.stack(drrs), xrays[known]).mean())
+    return torch.stack(errors)
+
+
+def _drr(view: CaseView, volume: Tensor, pose: tuple, size: tuple) -> Float[Tensor, "h w"]:
+    try:
+        return view.remembered(scaled_drr, volume, view.spacing, pose, size)
+    except ModuleNotFoundError as error:
+        raise NotMeasured(f"{error.name} is not installed") from error
+
+
+METRICS = (
+    Metric(
+        "reprojection",
+        "re-projection error",
+        "",
+        "low",
+        4,
+        _reprojection,
+        "mean |DRR of the volume - X-ray|, both scaled to [0, 1], at the pose of the X-ray; controls: the truth's own "
+        "error is the floor, the volume of another patient's X-ray (shuffled_xray) the ceiling",
+        default=True,
+        floor=True,
+    ),
+)

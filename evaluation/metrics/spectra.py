@@ -1,0 +1,175 @@
+"""Realism without asking where: are edges as sharp and textures as strong as in the truth?
+
+Both distances are zero for the truth and ignore the place of a structure to a large extent, so that one posterior
+sample can be near and a blurred mean, whatever its PSNR, is far.
+"""
+
+import math
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from evaluation.metrics.registry import CaseView, Metric
+
+BLOCK = 16  # voxels a side of the blocks whose spectra are averaged
+BODY_SHARE = 0.5  # of a block that must lie in the body
+FAINTEST_HU = 1.0  # HU are stored as whole numbers; a constant block would have -inf dB, which no mean survives
+
+
+def gradient_magnitude(
+    volume: Float[Tensor, "*b d h w"], spacing: tuple[float, float, float]
+) -> Float[Tensor, "*b d h w"]:
+    """Length of the gradient in HU/mm, central differences (one-sided at the faces)."""
+    parts = torch.gradient(volume, spacing=[float(s) for s in spacing], dim=(-3, -2, -1))
+    return torch.stack([part.square() for part in parts]).sum(dim=0).sqrt()
+
+
+def gradient_spectrum(
+    prediction: Float[Tensor, "*b d h w"],
+    truth: Float[Tensor, "d h w"],
+    spacing: tuple[float, float, float],
+    mask: Bool[Tensor, "d h w"],
+) -> Float[Tensor, "*b"]:
+    """Distance of the distributions of gradient magnitude inside `mask`, in HU/mm: the 1-Wasserstein distance.
+
+    With equally many values on both sides it is the mean difference of the sorted values. A volume whose edges are
+    `a` times as steep everywhere is `|1 - a|` times the truth's mean gradient away.
+    """
+    wanted = gradient_magnitude(truth, spacing)[mask].sort().values
+    found = gradient_magnitude(prediction, spacing)[..., mask].sort(dim=-1).values
+    return (found - wanted).abs().mean(dim=-1)
+
+
+def block_spectra(
+    volume: Float[Tensor, "*b d h w"], spacing: tuple[float, float, float], mask: Bool[Tensor, "d h w"] | None = None
+) -> tuple[Float[Tensor, " k"], Float[Tensor, "*b n k"]]:
+    """Frequencies in 1/mm and the power in HU² mm³ there, averaged over directions, of each of `n` blocks.
+
+    `P(f) = (Δd Δh Δw / Σ w²) |FFT(w · block)|²`: blocks of `BLOCK` voxels (less on shorter axes), half overlapping, at
+    least half inside `mask`, each without its mean and its linear trends, under a Hann window `w`. Frequencies end at
+    the Nyquist frequency of the coarsest axis, so that all axes reach each of them.
+    """
+    size = [min(BLOCK, n) for n in volume.shape[-3:]]
+    blocks = _blocks(volume, size)
+    if mask is not None:
+        inside = _blocks(mask.float(), size).mean(dim=(-3, -2, -1)) >= BODY_SHARE
+        if inside.any():
+            blocks = blocks[..., inside, :, :, :]
+    window = torch.ones(size, device=volume.device)
+    for axis, n in enumerate(size):
+        shape = [n if i == axis else 1 for i in range(3)]
+        window = window * torch.hann_window(n + 2, periodic=False, device=volume.device)[1:-1].view(shape)
+    power = torch.fft.rfftn(_without_trend(blocks) * window, dim=(-3, -2, -1)).abs().square()
+    return _radial(power * (math.prod(float(s) for s in spacing) / window.square().sum()), size, spacing)
+
+
+def noise_power_spectrum(
+    volume: Float[Tensor, "*b d h w"], spacing: tuple[float, float, float], mask: Bool[Tensor, "d h w"] | None = None
+) -> tuple[Float[Tensor, " k"], Float[Tensor, "*b k"]]:
+    """Frequencies in 1/mm and the noise-power spectrum in HU² mm³ there: the mean of `block_spectra`.
+
+    Siewerdsen, Cunningham and Jaffray 2002, with the overlapping blocks of Welch 1967. White noise of standard
+    deviation s has `s² Δd Δh Δw` at every frequency.
+    """
+    frequencies, power = block_spectra(volume, spacing, mask)
+    return frequencies, power.mean(dim=-2)
+
+
+def noise_power_distance(
+    prediction: Float[Tensor, "*b d h w"],
+    truth: Float[Tensor, "d h w"],
+    spacing: tuple[float, float, float],
+    mask: Bool[Tensor, "d h w"] | None = None,
+) -> Float[Tensor, "*b"]:
+    """Root mean square over frequencies of the difference of both spectra in dB.
+
+    Decibels are averaged over blocks: in a mean of the powers a few edges would drown the texture of all tissue. What
+    lies below white noise of `FAINTEST_HU` counts as that. Deviations half as large everywhere are `6.02 dB` away.
+    """
+    faintest = FAINTEST_HU**2 * math.prod(float(s) for s in spacing)
+
+    def level(volume: Tensor) -> Tensor:
+        power = block_spectra(volume, spacing, mask)[1]
+        return 10.0 * torch.log10(power.clamp(min=faintest)).mean(dim=-2)
+
+    return (level(prediction) - level(truth)).square().mean(dim=-1).sqrt()
+
+
+def _blocks(volume: Float[Tensor, "*b d h w"], size: list[int]) -> Float[Tensor, "*b n x y z"]:
+    for n in size:  # each unfold puts the voxels of its blocks last, so that the next axis is the third from the end
+        volume = volume.unfold(-3, n, max(1, n // 2))
+    return volume.flatten(-6, -4)
+
+
+def _without_trend(blocks: Float[Tensor, "*b n x y z"]) -> Float[Tensor, "*b n x y z"]:
+    """Least squares fit of a constant and a slope along each axis taken away; on a grid these are orthogonal."""
+    blocks = blocks - blocks.mean(dim=(-3, -2, -1), keepdim=True)
+    for axis in (-3, -2, -1):
+        n = blocks.shape[axis]
+        if n < 2:
+            continue
+        shape = [n if i == axis else 1 for i in (-3, -2, -1)]
+        ramp = (torch.arange(n, device=blocks.device, dtype=blocks.dtype) - (n - 1) / 2.0).view(shape)
+        norm = ramp.square().mean() * blocks.shape[-3:].numel()
+        slope = (blocks * ramp).sum(dim=(-3, -2, -1), keepdim=True) / norm
+        blocks = blocks - slope * ramp
+    return blocks
+
+
+def _radial(power: Float[Tensor, "*b x y z"], size: list[int], spacing) -> tuple[Tensor, Tensor]:
+    """Mean over shells of equal width in 1/mm; the half spectrum counts twice what stands for two frequencies."""
+    kind = {"dtype": torch.float64}
+    axes = [torch.fft.fftfreq(n, d=float(s), **kind) for n, s in zip(size[:2], spacing[:2], strict=True)]
+    axes.append(torch.fft.rfftfreq(size[2], d=float(spacing[2]), **kind))
+    radius = torch.stack(torch.meshgrid(*axes, indexing="ij")).square().sum(dim=0).sqrt().to(power.device)
+    weight = torch.full((len(axes[2]),), 2.0)
+    weight[0] = 1.0
+    if size[2] % 2 == 0:
+        weight[-1] = 1.0
+    weight = weight.to(power.device).expand_as(radius)
+    nyquist = min(0.5 / float(s) for s in spacing)
+    step = max(1.0 / (n * float(s)) for n, s in zip(size, spacing, strict=True))  # the coarsest resolution
+    count = max(1, int(nyquist / step + 1e-6))
+    shell = torch.floor(radius / step + 0.5 + 1e-6).long()  # half way goes up, on every machine
+    shell[(shell < 1) | (shell > count)] = 0  # the mean has been taken away; corners are not reached by all axes
+    flat = power.flatten(-3) * weight.flatten()
+    total = torch.zeros(*flat.shape[:-1], count + 1, device=power.device).index_add(-1, shell.flatten(), flat)
+    weights = torch.zeros(count + 1, device=power.device).index_add(0, shell.flatten(), weight.flatten())
+    frequencies = step * torch.arange(1, count + 1, device=power.device)
+    return frequencies, (total / weights)[..., 1:]
+
+
+def _gradient_spectrum(view: CaseView) -> Float[Tensor, " m"]:
+    return gradient_spectrum(view.predictions, view.truth, view.spacing, view.region("body"))
+
+
+def _noise_power(view: CaseView) -> Float[Tensor, " m"]:
+    # One volume at a time: half overlapping blocks hold every voxel eight times.
+    body = view.region("body")
+    return torch.stack([noise_power_distance(v, view.truth, view.spacing, body) for v in view.predictions])
+
+
+METRICS = (
+    Metric(
+        "gradient_spectrum",
+        "gradient spectrum, HU/mm",
+        "HU/mm",
+        "low",
+        2,
+        _gradient_spectrum,
+        "1-Wasserstein distance of the gradient magnitudes in the truth's body to the truth's, HU/mm",
+        default=True,
+    ),
+    Metric(
+        "noise_power_spectrum",
+        "noise-power spectrum, dB",
+        "dB",
+        "low",
+        2,
+        _noise_power,
+        f"RMS over frequencies of the difference in dB to the truth's, dB averaged over {BLOCK}-voxel blocks: half "
+        "overlapping, at least half in the body, detrended, Hann window, shells up to the lowest Nyquist frequency",
+        default=True,
+    ),
+)

@@ -1,0 +1,372 @@
+"""From a hospital's tree to a training set: geometry, pairs, labels, and nothing that identifies a patient."""
+
+import json
+import os
+import subprocess
+import sys
+from datetime import timedelta
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pydicom
+import pytest
+from chest_files import save_nifti
+from dicom_files import CENTRE, TIME, nifti_affine_of, rotation_about, write_ct_series, write_enhanced_ct
+from hydra import compose, initialize_config_dir
+from PIL import Image
+from test_voi import chest
+
+from dataset.command import CONFIG, help_text
+from dataset.errors import UserError
+from dataset.manifest import read_manifest
+from dataset.preparation.main import prepare_set
+from dataset.volume_io import read_volume
+
+ROOT = Path(__file__).resolve().parents[2]
+SPACING = (10.0, 7.0, 7.0)
+HU = np.rint(chest().hu[::2, ::2, ::2]).astype(np.int16)
+OTHER = np.rint(chest(blood=50.0).hu[::2, ::2, ::2]).astype(np.int16)
+
+
+def configured(source, output, **options):
+    overrides = [f"{key}={value}" for key, value in {"workers": 0, **options}.items()]
+    with initialize_config_dir(str(CONFIG), version_base="1.3"):
+        return compose("prepare", [f"source={source}", f"output={output}", *overrides])
+
+
+def run(source, output, **options):
+    """Rows of the manifest and of the summary by what the linkage says of them: the raw patient."""
+    prepare_set(configured(source, output, **options))
+    linkage = pd.read_csv(f"{output}-linkage/linkage.csv", dtype=str, keep_default_na=False)
+    manifest = read_manifest(output / "manifest.csv").merge(linkage[["id", "patient"]], on="id", suffixes=("", "_raw"))
+    return manifest, pd.read_csv(output / "summary.csv", dtype=str, keep_default_na=False)
+
+
+def write(folder, hu=HU, spacing=SPACING, **options):
+    return write_ct_series(folder, hu, spacing, **options)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A tree with all that the command has to cope with, prepared once at the scans' own voxels."""
+    place = tmp_path_factory.mktemp("hospital")
+    tree = place / "exports"
+    write(tree / "one" / "ct", patient="STRAIGHT", study_uid="1.2.826.1", series_uid="1.2.826.1.1", accession="ACC1")
+    write(tree / "one" / "scout", HU[:2], patient="STRAIGHT", study_uid="1.2.826.1", series_uid="1.2.826.1.9",
+          image_type=("ORIGINAL", "PRIMARY", "LOCALIZER"))  # fmt: skip
+    write(tree / "one" / "lung", patient="STRAIGHT", study_uid="1.2.826.1", series_uid="1.2.826.1.2", kernel="B70f",
+          accession="ACC1")  # fmt: skip
+    write(tree / "two", OTHER, patient="OBLIQUE", study_uid="1.2.826.2", rotation=rotation_about("x", 10))
+    write(tree / "two", HU, patient="FEETFIRST", study_uid="1.2.826.3", feet_first=True, prefix="F", syntax="jpeg2000")
+    write(tree / "hole", patient="HOLE", study_uid="1.2.826.4", skip=(15,))
+    write(tree / "tilt", patient="TILTED", study_uid="1.2.826.5", gantry_tilt=12.0)
+    write(tree / "bare", patient="BARE", study_uid="1.2.826.6", without_pixels=(3,))
+    write_enhanced_ct(tree / "enhanced.dcm", OTHER, SPACING, patient="ENHANCED", study_uid="1.2.826.7")
+    save_nifti(tree / "nifti" / "scan_of_smith.nii.gz", OTHER, SPACING, CENTRE, "RAS")
+    grey = np.random.default_rng(0).integers(0, 65535, (40, 30)).astype(np.uint16)
+    Image.fromarray(grey).save(tree / "nifti" / "scan_of_smith.png")
+    write(tree / "scouts", HU[:2], patient="SCOUTS", study_uid="1.2.826.8", image_type=("ORIGINAL", "LOCALIZER"))
+    manifest, summary = run(tree, place / "set", spacing="null", voi="whole")
+    return place, tree, manifest.set_index("patient_raw"), summary
+
+
+def test_hu_within_1_and_affine_within_1e3_of_every_kind_of_source(made):
+    place, _, manifest, _ = made
+    truth = {"STRAIGHT": (HU, None), "OBLIQUE": (OTHER, rotation_about("x", 10)), "FEETFIRST": (HU, None),
+             "ENHANCED": (OTHER, None), "scan_of_smith": (OTHER, None)}  # fmt: skip
+    assert set(manifest.index) == set(truth)
+    for patient, (hu, rotation) in truth.items():
+        image = nib.load(place / "set" / manifest.loc[patient, "ct"])
+        assert image.get_data_dtype() == np.int16
+        assert np.abs(np.asarray(image.dataobj).transpose(2, 1, 0) - hu.astype(int)).max() <= 1
+        np.testing.assert_allclose(image.affine, nifti_affine_of(hu.shape, SPACING, rotation=rotation), atol=1e-3)
+        assert [float(s) for s in manifest.loc[patient, "spacing"].split()] == pytest.approx(SPACING, abs=1e-3)
+
+
+def test_what_cannot_be_used_fails_with_its_reason_and_does_not_stop_the_others(made):
+    _, _, _, summary = made
+    failed = summary[summary["status"] == "failed"]["reason"].tolist()
+    for word in ("a slice is missing", "gantry tilt", "no pixel data"):
+        assert sum(word in reason for reason in failed) == 1
+    assert summary["status"].value_counts().to_dict() == {"done": 5, "failed": 3, "skipped": 1}
+    assert summary[summary["status"] == "skipped"]["reason"].item() == "localiser (2 images)"
+
+
+def test_all_candidates_are_listed_with_reasons(made):
+    place, *_ = made
+    rows = pd.read_csv(place / "set" / "candidates.csv", dtype=str, keep_default_na=False)
+    study = rows[rows["study"] == rows[rows["reason"] == "first by the rules"]["study"].item()]
+    assert study["reason"].tolist() == [
+        "first by the rules", "sharp kernel, the chosen one: soft kernel", "localiser (2 images)"]  # fmt: skip
+    assert study["chosen"].tolist() == ["yes", "no", "no"] and len(rows) == 11
+
+
+def test_rows_without_a_film_are_drrs_marked_where_iodine_shows(made):
+    _, _, manifest, _ = made
+    assert manifest["xray_source"].to_dict() == {
+        "STRAIGHT": "drr_contrast", "OBLIQUE": "drr_contrast", "FEETFIRST": "drr_contrast",  # an agent is stated
+        "ENHANCED": "drr", "scan_of_smith": "film"}  # fmt: skip
+    assert (manifest["age"] == -1).all() and (manifest["sex"] == "").all()  # only on request
+
+
+def test_the_same_voxels_have_the_same_hash_and_are_flagged(made):
+    _, _, manifest, summary = made
+    assert manifest.loc["STRAIGHT", "source_hash"] == manifest.loc["FEETFIRST", "source_hash"]
+    assert manifest.loc["STRAIGHT", "source_hash"] != manifest.loc["OBLIQUE", "source_hash"]
+    row = summary.set_index("id").loc[manifest.loc["STRAIGHT", "id"]]
+    assert f"same voxels as {manifest.loc['FEETFIRST', 'id']}" in row["reason"]
+
+
+def test_nothing_of_the_source_is_in_the_output(made):
+    place, tree, _, _ = made
+    planted = {"STRAIGHT", "OBLIQUE", "FEETFIRST", "HOLE", "TILTED", "BARE", "ENHANCED", "SCOUTS", "Name^", "1.2.826",
+               "ACC1", "ACC-1", "smith", "20190304", "061Y", "OMNI", "CTPA 1.0", str(tree), "exports"}  # fmt: skip
+    for path in (place / "set").rglob("*"):
+        text = path.name + (path.read_bytes() if path.is_file() else b"").decode("latin-1")
+        if path.name.endswith(".nii.gz"):
+            text = path.name + nib.load(path).header.binaryblock.decode("latin-1")
+        assert not [word for word in planted if word in text], path
+    linkage = (place / "set-linkage" / "linkage.csv").read_text()
+    assert "STRAIGHT" in linkage and "1.2.826.1.1" in linkage
+
+
+def test_a_second_run_makes_only_what_is_missing(made, caplog):
+    place, tree, manifest, _ = made
+    output = place / "set"
+    stamps = {path: path.stat().st_mtime_ns for path in output.glob("ct/*")}
+    victim = output / manifest.loc["OBLIQUE", "ct"]
+    victim.unlink()
+    lines = (output / "prepare.log").read_text().splitlines()
+    outcome, _ = prepare_set(configured(tree, output, spacing="null", voi="whole"))
+    assert outcome.kept == 4 and outcome.count("done") == 5 and outcome.count("failed") == 3
+    assert {path for path in stamps if path.stat().st_mtime_ns != stamps[path]} == {victim}
+    added = (output / "prepare.log").read_text().splitlines()[len(lines) :]
+    made_again = [line for line in added if " done " in line]
+    assert len(made_again) == 1 and victim.name.split(".")[0] in made_again[0]
+
+
+def test_another_setting_or_a_changed_source_is_made_again(tmp_path):
+    folder = write(tmp_path / "in", patient="A")
+    prepare_set(configured(tmp_path / "in", tmp_path / "out", spacing="[5,5,5]"))
+    assert prepare_set(configured(tmp_path / "in", tmp_path / "out", spacing="[5,5,5]"))[0].kept == 1
+    assert prepare_set(configured(tmp_path / "in", tmp_path / "out", spacing="[5,5,6]"))[0].kept == 0
+    os.utime(sorted(folder.iterdir())[0], ns=(1, 1))
+    assert prepare_set(configured(tmp_path / "in", tmp_path / "out", spacing="[5,5,6]"))[0].kept == 0
+
+
+def test_an_interrupted_case_leaves_no_record_and_no_half_file(tmp_path, monkeypatch):
+    write(tmp_path / "in", patient="A")
+
+    def full_disk(image, path):
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(nib, "save", full_disk)
+    with pytest.raises(UserError, match="no case could be prepared .*No space left"):
+        prepare_set(configured(tmp_path / "in", tmp_path / "out", spacing="[5,5,5]"))
+    assert not list((tmp_path / "out").rglob("*.nii.gz")) and not list((tmp_path / "out").rglob("*.json"))
+    monkeypatch.undo()
+    assert prepare_set(configured(tmp_path / "in", tmp_path / "out", spacing="[5,5,5]"))[0].count("done") == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "shape", "spacing"),
+    [
+        ({"spacing": "[4,4,4]"}, None, (4.0, 4.0, 4.0)),
+        ({"spacing": "[6,6,6]", "volume_size": "[40,48,56]"}, (40, 48, 56), (6.0, 6.0, 6.0)),
+        ({"spacing": "null", "volume_size": "[16,24,32]"}, (16, 24, 32), None),
+    ],
+)
+def test_spacing_and_size(tmp_path, options, shape, spacing):
+    """The voxel at one place of the patient has the same HU in all forms."""
+    write(tmp_path / "in", patient="A", rotation=rotation_about("z", 8))
+    manifest, _ = run(tmp_path / "in", tmp_path / "out", margin=20, **options)
+    volume = read_volume(tmp_path / "out" / manifest["ct"][0])
+    assert shape is None or volume.hu.shape == shape
+    assert spacing is None or volume.spacing == pytest.approx(spacing)
+    assert volume.direction is None  # turned straight
+    inverse = np.linalg.inv(volume.affine)
+    truth = nifti_affine_of(HU.shape, SPACING, rotation=rotation_about("z", 8))
+    for d, h, w in ((15, 17, 27), (15, 23, 15), (14, 23, 38), (15, 34, 27)):  # heart, right lung, left lung, spine
+        place = truth @ np.array([w, h, d, 1.0])
+        column, row, slab = np.rint(inverse @ place)[:3].astype(int)
+        assert volume.hu[slab, row, column] == pytest.approx(HU[d, h, w], abs=60)
+
+
+def test_picks_by_uid_or_by_the_id_in_candidates(tmp_path):
+    for name, kernel in (("1.2.826.1", "B30f"), ("1.2.826.2", "B70f")):
+        write(tmp_path / "in" / name, patient="A", study_uid="1.2.826", series_uid=name, kernel=kernel)
+    output = tmp_path / "out"
+    manifest, _ = run(tmp_path / "in", output, spacing="[6,6,6]")
+    rows = pd.read_csv(output / "candidates.csv", dtype=str)
+    other = rows[rows["chosen"] == "no"]["series"].item()
+    for pick in (other, "1.2.826.2"):
+        (tmp_path / "picks.csv").write_text(f"series\n{pick}\n")
+        picked, _ = run(tmp_path / "in", output, spacing="[6,6,6]", series=tmp_path / "picks.csv")
+        assert picked["id"].tolist() == [other] != manifest["id"].tolist()
+    (tmp_path / "picks.csv").write_text("series\n1.2.3.4\n")
+    with pytest.raises(UserError, match="row 2 names no series"):
+        run(tmp_path / "in", output, series=tmp_path / "picks.csv")
+
+
+def test_a_warning_of_the_reader_is_a_flag_of_the_case(tmp_path, caplog):
+    (tmp_path / "in").mkdir()
+    image = nib.Nifti1Image(np.ascontiguousarray(OTHER.transpose(2, 1, 0)), nifti_affine_of(OTHER.shape, SPACING))
+    image.set_sform(None, code=0)
+    image.set_qform(None, code=0)
+    nib.save(image, tmp_path / "in" / "smith.nii")
+    _, summary = run(tmp_path / "in", tmp_path / "out", spacing="[6,6,6]")
+    assert "no orientation in the header" in summary["reason"][0] and "smith" not in summary["reason"][0]
+    assert "smith" not in caplog.text
+
+
+def test_cases_that_belong_to_the_set_no_more_are_said(tmp_path, caplog):
+    for name in "AB":
+        write(tmp_path / "in" / name, patient=name)
+    run(tmp_path / "in", tmp_path / "out", spacing="[6,6,6]")
+    for path in (tmp_path / "in" / "B").iterdir():
+        path.unlink()
+    manifest, _ = run(tmp_path / "in", tmp_path / "out", spacing="[6,6,6]")
+    assert manifest["patient_raw"].tolist() == ["A"] and "1 cases of earlier runs" in caplog.text
+
+
+def radiograph(path, patient="A", time=TIME - timedelta(hours=3), **fields):
+    """A digital radiograph as it comes from an archive."""
+    source = path.parent / "tmp-ct"
+    (file,) = list(write_ct_series(source, HU[:1], SPACING, patient=patient, time=time, accession="XR1").iterdir())
+    ds = pydicom.dcmread(file)
+    file.unlink()
+    source.rmdir()
+    ds.Modality, ds.SOPClassUID = "DX", "1.2.840.10008.5.1.4.1.1.1.1"
+    ds.file_meta.MediaStorageSOPClassUID = ds.SOPClassUID
+    ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = pydicom.uid.generate_uid()
+    ds.ViewPosition = "PA"
+    ds.Rows, ds.Columns, ds.PixelRepresentation = 64, 48, 0
+    ds.PixelData = np.random.default_rng(1).integers(0, 4000, (64, 48)).astype(np.uint16).tobytes()
+    for name in ("RescaleSlope", "RescaleIntercept", "RescaleType", "PatientOrientation"):
+        if name in ds:
+            delattr(ds, name)
+    for name, value in fields.items():
+        setattr(ds, name, value)
+    pydicom.dcmwrite(path, ds)
+
+
+@pytest.fixture
+def pairs(tmp_path):
+    write(tmp_path / "in" / "a", patient="A", accession="CT-A")
+    radiograph(tmp_path / "in" / "a.dcm")
+    write(tmp_path / "in" / "b", OTHER, patient="B", accession="CT-B")
+    return tmp_path / "in", tmp_path / "out"
+
+
+def test_pairs_by_patient_with_hours_view_age_and_sex(pairs):
+    manifest, _ = run(*pairs, spacing="[6,6,6]", keep_age=True, keep_sex=True)
+    rows = manifest.set_index("patient_raw")
+    assert rows["xray_source"].to_dict() == {"A": "film", "B": "drr_contrast"}
+    assert rows.loc["A", "hours_xray_to_ct"] == 3.0 and rows.loc["A", "view"] == "PA"
+    assert np.isnan(rows.loc["B", "hours_xray_to_ct"])
+    assert rows["age"].tolist() == [61, 61] and rows["sex"].tolist() == ["F", "F"]
+    with Image.open(pairs[1] / rows.loc["A", "xray"]) as picture:
+        assert picture.size == (48, 64) and np.asarray(picture).dtype == np.uint16 and not picture.info
+
+
+def test_unpaired_cts_can_be_left_out(pairs):
+    manifest, summary = run(*pairs, spacing="[6,6,6]", unpaired="skip")
+    assert manifest["patient_raw"].tolist() == ["A"]
+    assert summary[summary["status"] == "skipped"]["reason"].tolist() == ["no X-ray"]
+
+
+def test_a_refused_film_is_said_and_its_ct_stays_or_fails(pairs):
+    radiograph(pairs[0] / "a.dcm", BurnedInAnnotation="YES")
+    manifest, summary = run(*pairs, spacing="[6,6,6]")
+    row = manifest.set_index("patient_raw").loc["A"]
+    reason = summary.set_index("id").loc[row["id"], "reason"]
+    assert row["xray_source"] == "drr_contrast" and "X-ray refused" in reason and "Burned In" in reason
+    with pytest.raises(UserError, match="no case could be prepared"):
+        run(*pairs, spacing="[6,6,6]", unpaired="skip")
+
+
+def test_labels_from_any_table_and_an_unknown_id_is_named(pairs, tmp_path, caplog):
+    table = tmp_path / "labels.csv"
+    table.write_text("Accession,PE\nCT-A,1\nCT-B,0\nCT-Z,1\n")
+    label = {"label.file": table, "label.id": "Accession", "label.column": "PE"}
+    with caplog.at_level("WARNING"):
+        manifest, _ = run(*pairs, spacing="[6,6,6]", **label)
+    assert manifest.set_index("patient_raw")["label"].to_dict() == {"A": 1, "B": 0}
+    assert "1 unknown id" in caplog.text and "CT-Z" not in caplog.text
+    with pytest.raises(UserError, match="label.id and label.column is missing"):
+        run(*pairs, **{"label.file": table})
+
+
+def test_a_table_of_the_set_says_what_belongs_to_it(pairs, tmp_path):
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "test.csv").write_text("CT_Accession_number,cxr_Accession_number,PE\nCT-A,XR1,1\n")
+    (tmp_path / "set" / "train.csv").write_text("CT_Accession_number,cxr_Accession_number,PE\nCT-Q,XR9,0\n")
+    manifest, summary = run(*pairs, spacing="[6,6,6]", from_csv=tmp_path / "set")
+    row = manifest.iloc[0]
+    assert len(manifest) == 1 and (row["patient_raw"], row["label"], row["split"], row["xray_source"]) == (
+        "A", 1, "test", "film")  # fmt: skip
+    assert summary[summary["status"] == "skipped"]["reason"].tolist() == ["not in the table of from_csv"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"source": "null"}, "missing: source=<folder>"),
+        ({"source": "/nowhere/at/all"}, "no such folder"),
+        ({"voi": "heart"}, "choose lungs, body, whole"),
+        ({"spacing": "[1,0,1]"}, "give 3 positive numbers"),
+        ({"rules": "[thin,nice]"}, "no rule nice"),
+        ({"unpaired": "maybe"}, "choose drr or skip"),
+        ({"segmenter": "magic"}, "choose threshold or lungmask"),
+    ],
+)
+def test_settings_that_cannot_be(tmp_path, options, message):
+    write_ct_series(tmp_path / "in", HU[:6], SPACING)
+    with pytest.raises(UserError, match=message):
+        prepare_set(configured(**{"source": tmp_path / "in", "output": tmp_path / "out", **options}))
+
+
+def test_folders_that_cannot_be(tmp_path):
+    (tmp_path / "in").mkdir()
+    with pytest.raises(UserError, match="no CT in it"):
+        prepare_set(configured(tmp_path / "in", tmp_path / "out"))
+    with pytest.raises(UserError, match="lies within source"):
+        prepare_set(configured(tmp_path / "in", tmp_path / "in" / "out"))
+    with pytest.raises(UserError, match="lies inside output"):
+        prepare_set(configured(tmp_path / "in", tmp_path / "out", linkage=tmp_path / "out" / "key"))
+
+
+def test_every_key_of_the_yaml_is_explained():
+    text = help_text("prepare", [])
+    for key in ("source", "voi", "margin", "spacing", "volume_size", "rules", "pairs", "label.file", "workers"):
+        line = next(line for line in text.splitlines() if line.strip().startswith(f"{key}="))
+        assert " # " in line
+
+
+@pytest.mark.slow
+def test_real_series_are_chests_that_the_box_holds(real_data, tmp_path):
+    _, summary = run(real_data / "dicom", tmp_path / "out", spacing="[3,3,3]")
+    rows = summary.sort_values("lung_ml", key=lambda column: column.astype(float))
+    assert rows["voi"].tolist() == ["lungs", "lungs"] and rows["status"].tolist() == ["done", "done"]
+    slab, thorax = rows.to_dict("records")
+    assert 1300 < float(slab["lung_ml"]) < 1800 and float(slab["vessel_hu"]) > 200 and "covers 75 mm" in slab["reason"]
+    assert 2300 < float(thorax["lung_ml"]) < 3100 and "below 150" in thorax["reason"]
+
+
+@pytest.mark.slow
+def test_the_command_in_two_processes(tmp_path):
+    for name in "ABC":
+        write(tmp_path / "in" / name, patient=name)
+    write(tmp_path / "in" / "D", patient="D", skip=(9,))
+    call = [sys.executable, ROOT / "dataset" / "prepare.py", f"source={tmp_path / 'in'}", f"output={tmp_path / 'out'}"]
+    first = subprocess.run([*call, "workers=2", "spacing=[5,5,5]"], capture_output=True, text=True, cwd=tmp_path)
+    assert first.returncode == 0, first.stderr
+    assert first.stdout.strip().splitlines()[-1] == str(tmp_path / "out" / "manifest.csv")
+    assert len(read_manifest(tmp_path / "out" / "manifest.csv")) == 3 and "a slice is missing" in first.stdout
+    records = [json.loads(path.read_text()) for path in (tmp_path / "out" / "cases").iterdir()]
+    assert len(records) == 3 and {record["voi"] for record in records} == {"lungs"}
+    wrong = subprocess.run([*call, "marigns=3"], capture_output=True, text=True)
+    assert wrong.returncode == 1 and "did you mean margin" in wrong.stderr

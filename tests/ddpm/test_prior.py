@@ -1,0 +1,79 @@
+"""The linear guess against ridge regression done by hand, and its leave-one-out identity against really leaving out."""
+
+import pytest
+import torch
+from sklearn.linear_model import Ridge
+
+from ddpm.prior import LinearPrior
+
+SHAPE = (2, 4, 4, 4)
+
+
+def cases(n: int = 24, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    xrays = torch.rand(n, 1, 1, 16, 16, generator=generator)
+    mixing = torch.randn(256, 128, generator=generator)
+    latents = (xrays.flatten(1) - 0.5) @ mixing / 4 + 0.3 * torch.randn(n, 128, generator=generator) + 0.5
+    return xrays, latents.view(n, *SHAPE)
+
+
+def make(rank: int = 23, pixels: int = 8) -> LinearPrior:
+    return LinearPrior(SHAPE, pixels=pixels, rank=rank)
+
+
+def test_it_is_ridge_regression():
+    xrays, latents = cases()
+    prior = make().fit(xrays, latents)
+    z = prior._standardise(prior._pool(xrays)).double()
+    alpha = float(prior.penalty) * torch.linalg.eigvalsh(z.T @ z).mean().item()
+    ridge = Ridge(alpha=alpha).fit(z.numpy(), latents.flatten(1).double().numpy())
+    new, _ = cases(5, seed=1)
+    expected = torch.from_numpy(ridge.predict(prior._standardise(prior._pool(new)).double().numpy()))
+    assert torch.allclose(prior(new).flatten(1).double(), expected, atol=1e-3)
+
+
+def test_a_training_case_is_guessed_by_the_regression_without_it():
+    xrays, latents = cases()
+    prior = make().fit(xrays, latents)
+    z = prior._standardise(prior._pool(xrays)).double()
+    alpha = float(prior.penalty) * torch.linalg.eigvalsh(z.T @ z).mean().item()
+    for i in (0, 7):
+        rest = [j for j in range(len(xrays)) if j != i]
+        ridge = Ridge(alpha=alpha).fit(z[rest].numpy(), latents[rest].flatten(1).double().numpy())
+        for image in (xrays[i : i + 1], 0.9 * xrays[i : i + 1] + 0.02):  # also where the X-ray was altered since
+            query = prior._standardise(prior._pool(image)).double()
+            expected = torch.from_numpy(ridge.predict(query.numpy()))
+            # the components were found with case i: only the part inside them can agree
+            inside = (expected - prior.mean) @ prior.basis.T.double() @ prior.basis.double() + prior.mean
+            found = prior(image, torch.tensor([i])).flatten(1).double()
+            assert torch.allclose(found, inside, atol=2e-3)
+    assert (prior(xrays) - latents).square().mean() < (
+        prior(xrays, torch.arange(len(xrays))) - latents
+    ).square().mean()
+
+
+def test_it_survives_saving_without_the_training_cases(tmp_path):
+    xrays, latents = cases()
+    prior = make(rank=8).fit(xrays, latents)
+    prior.save_pretrained(tmp_path)
+    again = LinearPrior.from_pretrained(tmp_path)
+    assert torch.equal(again(xrays), prior(xrays))
+    assert again.leverage is None
+
+
+def test_large_latents_are_guessed_on_a_coarse_grid():
+    prior = LinearPrior((2, 24, 8, 8), pixels=8, rank=4)
+    xrays, _ = cases(10)
+    smooth = torch.linspace(-1, 1, 24).view(1, 1, -1, 1, 1) * xrays.mean(dim=(1, 2, 3, 4)).view(-1, 1, 1, 1, 1)
+    latents = smooth.expand(-1, 2, -1, 8, 8)
+    guess = prior.fit(xrays, latents)(xrays)
+    assert guess.shape == latents.shape and prior.basis.shape[1] == 2 * 16 * 8 * 8
+    assert (guess - latents).square().mean() < 0.2 * latents.var()
+
+
+def test_what_it_cannot_fit_is_refused():
+    xrays, latents = cases()
+    with pytest.raises(ValueError, match="2 training cases.*prior_rank=0"):
+        make().fit(xrays[:2], latents[:2])
+    with pytest.raises(ValueError, match="2 views"):
+        make().fit(xrays.expand(-1, 2, -1, -1, -1), latents)

@@ -1,0 +1,99 @@
+"""Runs that start from another run, with and without adapters, as the command makes them."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from encoder_files import save_network
+
+from dataset.errors import UserError
+from ddpm.checkpoint import load_pipeline, read
+from ddpm.xray_encoder import TorchXRayVisionEncoder
+from train.finetuning import Origin
+
+CNN = ["model.xray_encoder.width=8", "model.xray_encoder.feature_channels=8", "model.xray_encoder.embedding_dim=16"]
+LORA = [*CNN, "model.lora=true", "model.lora_rank=2", "model.lora_alpha=4"]
+
+
+@pytest.fixture(scope="module")
+def base(train, vae, tmp_path_factory) -> Path:
+    """The checkpoint of a first run."""
+    return train(tmp_path_factory.mktemp("base"), *CNN, f"model.vae_ckpt={vae}") / "last.ckpt"
+
+
+def test_lora_from_another_run_resumed_and_generated_from(base, train, tmp_path):
+    start = [*LORA, f"model.init_from={base}", "dataset.seed=5", "model.results_folder_postfix=lora_finetune"]
+    folder = train(tmp_path / "lora", *start)
+    assert folder.parent.name.endswith("_lora_finetune")
+    before, after = load_pipeline(base), load_pipeline(folder / "last.ckpt")
+    for name in ("latent_mean", "latent_std"):  # of the first run's data, not of these
+        assert torch.equal(getattr(before.latent_encoder, name), getattr(after.latent_encoder, name))
+    assert after.protocol["init_from"]["file"] == "last.ckpt" and str(tmp_path) not in str(after.protocol)
+
+    _, weights, rest = read(folder / "last.ckpt")
+    plain = {k.replace(".base_layer", ""): v for k, v in weights.items() if ".lora_" not in k}
+    expected = {
+        f"{part}.{k}": v for part in ("denoiser", "lift") for k, v in getattr(before, part).state_dict().items()
+    }
+    assert all(torch.equal(plain[k], v) for k, v in expected.items())
+    assert (folder / "adapter.safetensors").stat().st_size < 0.6 * base.stat().st_size
+    same = load_pipeline(folder / "adapter.safetensors").denoiser.state_dict()
+    assert all(torch.allclose(v, same[k], atol=1e-6) for k, v in after.denoiser.state_dict().items())
+    assert any(not torch.equal(v, same[k]) for k, v in before.denoiser.state_dict().items())
+
+    half = tmp_path / "resumed" / "run" / "checkpoints"
+    half.mkdir(parents=True)
+    shutil.copy(folder / "saved2.ckpt", half / "last.ckpt")
+    train(tmp_path / "resumed", *start, f"model.resume={half / 'last.ckpt'}")
+    _, resumed, rest_resumed = read(half / "last.ckpt")
+    assert all(torch.equal(v, resumed[k]) for k, v in weights.items())
+    assert all(torch.equal(v, rest_resumed["ema"][k]) for k, v in rest["ema"].items())
+
+
+def test_what_does_not_fit_another_run_is_refused_with_both_values(base, train, vae, save_vae, tmp_path):
+    start = [*CNN, f"model.init_from={base}"]
+    with pytest.raises(UserError, match="denoiser.dim=16 there, 32 here"):
+        train(tmp_path, *start, "model.dim=32")
+    with pytest.raises(UserError, match="scheduler.prediction_type=v_prediction there, epsilon here"):
+        train(tmp_path, *start, "model.prediction=epsilon", "model.zero_terminal_snr=false")
+    with pytest.raises(UserError, match="vae1_.*is not the latent encoder of model.init_from"):
+        train(tmp_path, *start, f"model.vae_ckpt={save_vae(1)}")
+    with pytest.raises(UserError, match="model.init_from=<checkpoint>"):
+        train(tmp_path, *LORA, f"model.vae_ckpt={vae}")
+    with pytest.raises(UserError, match="gone.ckpt: no such checkpoint"):
+        train(tmp_path, "model.init_from=gone.ckpt")
+
+
+def test_a_run_over_a_pretrained_encoder_keeps_its_weights_and_needs_its_file_no_more(train, vae, tmp_path, capsys):
+    weights = save_network("torchxrayvision", tmp_path / "densenet")
+    folder = train(
+        tmp_path / "runs", "model/xray_encoder=torchxrayvision", f"model.xray_encoder.weights={weights}",
+        "model.xray_encoder.image_size=32", f"model.vae_ckpt={vae}",
+    )  # fmt: skip
+    assert "Encoding X-rays (train)" in capsys.readouterr().out
+    before = TorchXRayVisionEncoder.from_weights(weights, 32).state_dict()
+    Path(weights).unlink()
+    after = load_pipeline(folder / "last.ckpt").xray_encoder.state_dict()
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+
+
+def test_a_full_fine_tuning_starts_from_the_averaged_weights(base):
+    origin = Origin(base)
+    _, weights, rest = read(base)
+    assert any(not torch.equal(v, weights[k]) for k, v in rest["ema"].items())
+    parts = {name: type(part)(**{k: v for k, v in part.config.items() if k[0] != "_"})
+             for name, part in (("denoiser", origin.pipeline.denoiser), ("lift", origin.pipeline.lift),
+                                ("xray_encoder", origin.pipeline.xray_encoder))}  # fmt: skip
+    origin.fill(parts, origin.pipeline.training_scheduler)
+    for name, average in rest["ema"].items():
+        part, _, key = name.partition(".")
+        assert torch.equal(parts[part].state_dict()[key], average)
+
+
+def test_data_unlike_the_first_runs_are_announced(base, caplog):
+    origin = Origin(base)
+    origin.warn_of_shift(torch.randn(4, 4, 8, 8, 8), origin.pipeline.window)
+    assert not caplog.records
+    origin.warn_of_shift(3 * torch.randn(4, 4, 8, 8, 8), type(origin.pipeline.window)(-1200, 600))
+    assert "[-1200, 600]" in caplog.text and "unlike those of model.init_from" in caplog.text

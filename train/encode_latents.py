@@ -1,0 +1,58 @@
+"""Encodes latents ahead of training: `python train/encode_latents.py dataset=default … model.vae_ckpt=…`."""
+
+import sys
+from pathlib import Path
+
+sys.path[0] = str(Path(__file__).resolve().parent.parent)  # replaced: a file in train/ must not shadow a library
+
+from dataset.command import command  # noqa: E402
+
+
+@command("encode_latents")
+def main(cfg) -> None:
+    """Data, encoder, the cases that are missing; what was done and what the encoder keeps."""
+    from train.devices import choose_devices
+
+    model = cfg.model
+    devices = choose_devices(model.gpus, cfg.trainer.accelerator, cfg.trainer.devices)
+
+    from hydra.utils import instantiate
+    from pytorch_lightning.utilities import rank_zero_only
+
+    from dataset.datamodule import CTDataModule
+    from dataset.errors import UserError
+    from dataset.manifest import SPLITS
+    from train.encoding import describe, encode_missing, measure_reconstruction, training_device
+    from train.latents import check_latent_size, load_latent_encoder
+    from train.preflight import peak_memory
+
+    unknown = [split for split in cfg.splits if split not in SPLITS]
+    if unknown or not cfg.splits:
+        raise UserError(f"splits={list(cfg.splits)}: choose some of {', '.join(SPLITS)}")
+    source = instantiate(cfg.dataset.source)
+    encoder = load_latent_encoder(source, model.latent)
+    shape = check_latent_size(encoder, tuple(cfg.dataset.volume_size), model)
+    cases = CTDataModule(
+        source,
+        window=cfg.dataset.window,
+        num_workers=model.num_workers,
+        cache_dir=cfg.dataset.cache_dir,
+        prepare_workers=cfg.dataset.prepare_workers,
+    )
+    cases.prepare_data()
+    cases.setup()
+    splits = [getattr(cases, name) for name in cfg.splits]
+    home = Path(cases.manifest_path).parent
+    files, encoded = encode_missing(encoder, splits, home, devices, model.num_workers, cfg.trainer.num_nodes)
+    figures = measure_reconstruction(encoder, splits[-1], files[-1][0], training_device(devices))
+    if rank_zero_only.rank:  # one process speaks for all
+        return
+    different = {file for names in files for file in names}
+    size = sum(file.stat().st_size for file in different) / 1e6
+    print(f"latents {list(shape)} of {len(different)} cases, {encoded} of them encoded now, {size:.0f} MB on disk")
+    print(f"{describe(figures)}; peak memory {peak_memory()}")
+    print(files[0][0].parent)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,118 @@
+"""Starting from another run: its averaged weights, and its latent encoder with the statistics of its data."""
+
+import logging
+from pathlib import Path
+
+import pytorch_lightning as pl
+import torch
+from omegaconf import DictConfig
+from torch import Tensor, nn
+
+from dataset.errors import UserError
+from dataset.intensity import Window
+from ddpm.checkpoint import component, load_pipeline, save_adapter, sha256, trained_parts
+from ddpm.latent import LatentEncoder
+from ddpm.latent.factory import make_latent_encoder
+
+log = logging.getLogger(__name__)
+
+
+class Origin:
+    """The run that `model.init_from` names.
+
+    Args:
+        path: checkpoint or exported model of the denoising stage; adapters in it are merged.
+
+    Raises:
+        UserError: for a file that is missing or is no such model.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+        self.pipeline = load_pipeline(path)
+        self.sha256 = sha256(path)
+
+    def latent_encoder(self, source, latent: DictConfig) -> LatentEncoder:
+        """The run's own encoder, measured on the run's own data: its weights know no other latents.
+
+        Raises:
+            UserError: if data are missing, or the config names another encoder.
+        """
+        missing = list(source.missing())
+        if missing:
+            raise UserError(f"missing: {'; '.join(missing)}")
+        encoder = self.pipeline.latent_encoder
+        if latent.vae_ckpt or latent.vqgan_ckpt:
+            asked = make_latent_encoder(**latent)
+            if asked.fingerprint() != encoder.fingerprint():
+                key = "vae_ckpt" if latent.vae_ckpt else "vqgan_ckpt"
+                raise UserError(
+                    f"model.{key}={latent[key]} (fingerprint {asked.fingerprint()}) is not the latent encoder of "
+                    f"model.init_from={self.path} ({encoder.fingerprint()}): leave model.vae_ckpt and "
+                    "model.vqgan_ckpt out, the run's own is used"
+                )
+        return encoder
+
+    def fill(self, parts: dict[str, nn.Module], scheduler) -> None:
+        """Loads the averaged weights into untrained parts of the same build.
+
+        Raises:
+            UserError: listing what differs between the run and this config.
+        """
+        theirs = trained_parts(self.pipeline)
+        wrong = [f"{name} is in one of them only" for name in theirs.keys() ^ parts.keys()]
+        pairs = [(name, theirs[name], parts[name]) for name in theirs.keys() & parts.keys()]
+        for name, old, new in [*pairs, ("scheduler", self.pipeline.training_scheduler, scheduler)]:
+            wrong += _differences(name, component(old), component(new))
+        if wrong:
+            raise UserError(
+                f"model.init_from={self.path} was built otherwise: {'; '.join(sorted(wrong)[:6])}. Give its own "
+                "values (--config-path <its run>/.hydra --config-name config repeats them)"
+            )
+        for name, part in parts.items():
+            part.load_state_dict(theirs[name].state_dict())
+
+    def warn_of_shift(self, latents: Tensor, window: Window) -> None:
+        """Says so where the new data look different through the old statistics."""
+        before = self.pipeline.window
+        if before != window:
+            log.warning(
+                "model.init_from was trained in the HU window [%g, %g], these data are in [%g, %g]",
+                *(before.low, before.high, window.low, window.high),
+            )
+        std, mean = torch.std_mean(latents, dim=(0, 2, 3, 4))
+        if std.max() > 2.0 or std.min() < 0.5 or mean.abs().max() > 1.0:
+            log.warning(
+                "these data are unlike those of model.init_from: latents have deviations of %.2f to %.2f and means of "
+                "up to %.2f where 1 and 0 are expected",
+                std.min(),
+                std.max(),
+                mean.abs().max(),
+            )
+
+    def describe(self) -> dict:
+        """Plain JSON for the protocol: which file it was. Its folder stays private."""
+        return {"file": self.path.name, "sha256": self.sha256}
+
+
+def _differences(name: str, there: dict, here: dict) -> list[str]:
+    if there["class"] != here["class"]:
+        return [f"{name} {there['class']} there, {here['class']} here"]
+    old, new = there["config"], here["config"]
+    keys = (old.keys() | new.keys()) - {"source"}  # where pretrained weights once came from
+    return [f"{name}.{key}={old.get(key)} there, {new.get(key)} here" for key in keys if old.get(key) != new.get(key)]
+
+
+class SaveAdapter(pl.Callback):
+    """Writes the averaged adapters alone, `adapter.safetensors`, beside every checkpoint of a LoRA run."""
+
+    def __init__(self, folder: Path, origin: Origin):
+        self.path = Path(folder) / "checkpoints" / "adapter.safetensors"
+        self.base = {"path": str(origin.path.absolute()), "sha256": origin.sha256}
+
+    def on_save_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict) -> None:
+        """Lightning's hook."""
+        if trainer.is_global_zero:
+            names = [name for name, p in module.trained.named_parameters() if p.requires_grad]
+            averages = dict(zip(names, module.ema.shadow_params, strict=True))
+            save_adapter(self.path, averages, module.lora, self.base, module.protocol)
