@@ -85,5 +85,6 @@ def expected_box(lung_box, extent: tuple[float, float, float], view: str = "PA")
     d0, d1, h0, h1, w0, w1 = (float(x) for x in lung_box)
     middle = (h0 + h1) / 2.0
     corners = torch.tensor([[d1, middle, w0], [d0, middle, w1]]) - 0.5
-    (left, top), (right, bottom) = project(corners * torch.tensor([float(e) for e in extent]), view_pose(extent, view)).tolist()
+    points = corners * torch.tensor([float(e) for e in extent])
+    (left, top), (right, bottom) = project(points, view_pose(extent, view)).tolist()
     return tuple((x + 1.0) / 2.0 for x in (top, bottom, left, right))

@@ -245,7 +245,7 @@ class DDPMModule(pl.LightningModule):
     def pipeline(self) -> XrayToCTPipeline:
         """The generating pipeline over the present weights of this module (shared, not copied)."""
         return XrayToCTPipeline(
-            **{"lift": None, **dict(self.trained.items())},
+            **{"lift": None, "prior": None, **dict(self.trained.items())},
             latent_encoder=self.latent_encoder.to(self.device),
             scheduler=self.objective.scheduler(),
             protocol=self.protocol,

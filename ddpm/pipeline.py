@@ -39,6 +39,8 @@ class XrayToCTPipeline(DiffusionPipeline):
         protocol: plain JSON that training wrote: `window`, `volume_size`, `extent` in mm, `dataset`, ….
     """
 
+    _optional_components = ["lift", "prior"]
+
     def __init__(
         self,
         denoiser: UNet3D,
@@ -46,8 +48,8 @@ class XrayToCTPipeline(DiffusionPipeline):
         lift: nn.Module | None,
         latent_encoder: LatentEncoder,
         scheduler: SchedulerMixin,
+        prior: LinearPrior | None,  # without a default: diffusers takes what has one for a setting, not for a module
         protocol: dict,
-        prior: LinearPrior | None = None,
     ):
         super().__init__()
         self.register_modules(

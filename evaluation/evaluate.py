@@ -48,6 +48,7 @@ def main(cfg) -> None:
         nifti=cfg.nifti,
         methods=tuple(cfg.methods),
         metrics=cfg.metrics if isinstance(cfg.metrics, str) else tuple(cfg.metrics),
+        registration=cfg.registration,
         extractor=extractor,
         lpips=cfg.lpips,
         totalsegmentator=cfg.totalsegmentator,

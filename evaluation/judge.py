@@ -10,6 +10,7 @@ from tempfile import TemporaryDirectory
 from time import perf_counter
 
 import numpy as np
+import pandas as pd
 import torch
 
 from dataset.errors import UserError
@@ -51,7 +52,7 @@ def evaluate(
     checkpoint: Path | None = None,
     runs: dict[str, str | None] | None = None,
     metrics="default",
-    registration=None,
+    registration: str = "none",
     extractor=None,
     lpips: str | None = None,
     totalsegmentator: str | None = None,
@@ -67,8 +68,7 @@ def evaluate(
         checkpoint: the file behind `pipeline`, for the protocol.
         runs: training folders by stage, whose `metrics.csv` become loss curves.
         metrics: a set of `evaluation.scoring.SETS` or names; PSNR is always among them.
-        registration: moves each prediction onto the truth before it is scored: called with both and the spacing; its
-            `name` stands in the protocol.
+        registration: `rigid` scores every volume a second time, laid onto the truth first, into `registered_rigid/`.
         extractor: one of `evaluation.extractors`, for distances of distributions.
         lpips: file with the weights of AlexNet, for LPIPS.
         totalsegmentator: folder that holds TotalSegmentator's output for each of the files in `nifti/`.
@@ -87,6 +87,7 @@ def evaluate(
     check_protocol(data, pipeline.protocol)
     chosen, count, methods = _check_settings(datamodule, split, cases, methods)
     metrics = tuple(dict.fromkeys(("psnr", *metric_names(metrics))))  # cases are ranked by their PSNR
+    moves = {"none": None} | _registration(registration)
     tools = {"lpips": load_lpips(lpips)} if lpips else {}
     output.mkdir(parents=True, exist_ok=True)
     rows = chosen.rows.iloc[:count]
@@ -128,45 +129,54 @@ def evaluate(
                 found["shuffled_xray"] = generated[partner[index], 0]
             return {name: found[name] for name in methods if name in found}
 
-        scores = score_cases(
-            inputs, volumes_of, window, patients, ids, metrics=metrics, tools=tools, registration=registration
-        )
-        scores.loc[scores.method == "model", "spread_hu"] = spread
+        def scores_under(moved: str) -> pd.DataFrame:
+            scores = score_cases(
+                inputs, volumes_of, window, patients, ids, metrics=metrics, tools=tools, registration=moves[moved]
+            )
+            scores.loc[scores.method == "model", "spread_hu"] = spread
+            return scores
+
+        scores = {name: scores_under(name) for name in moves}
         populations = _populations(extractor, inputs, generated, window)
-        scores.round(6).to_csv(output / "cases.csv", index=False)
         lap("scoring")
-        _write_pictures(output, inputs, ids, generated, scores, window, nifti)
+        _write_pictures(output, inputs, ids, generated, scores["none"], window, nifti)
         lap("pictures")
 
-    result = {"protocol": {}} | results.summarise(scores, seed) | {"distribution": populations}
-    result["protocol"] = protocol.describe(
-        window=window,
-        volume_size=size,
-        spacing=data.get("spacing"),
-        samples=samples,
-        split=split,
-        patients=list(patients),
-        data=data,
-        data_sha256=protocol.hash_cases(inputs, ids),
-        metrics=metrics,
-        registration="none" if registration is None else registration.name,
-        seed=seed,
-    )
-    result["protocol"]["definitions"] |= DEFINITIONS
-    result["protocol"] |= {
+    shared = {
+        "window": window,
+        "volume_size": size,
+        "spacing": data.get("spacing"),
+        "samples": samples,
+        "split": split,
+        "patients": list(patients),
+        "data": data,
+        "data_sha256": protocol.hash_cases(inputs, ids),
+        "metrics": metrics,
+        "seed": seed,
+    }
+    origin = {
         "checkpoint": None if checkpoint is None else {"file": str(checkpoint), "sha256": sha256(checkpoint)},
         **pipeline.describe(),
         "seed": seed,
         "estimators": _estimators(methods, samples),
         "extractor": extractor.describe() if extractor is not None else None,
         "baselines": baselines.describe() if baselines else None,
-        "not_measured": scores.attrs["not_measured"],
         "machine": {"cpus": os.cpu_count(), "threads": torch.get_num_threads(), "torch": torch.__version__},
         "timings_s": timings,
     }
-    results.write_metrics(output / "metrics.json", result)
+    found = {}
+    for name, table in scores.items():
+        stated = protocol.describe(**shared, registration=name) | origin
+        stated["definitions"] |= DEFINITIONS
+        stated["not_measured"] = table.attrs["not_measured"]
+        found[name] = {"protocol": stated} | results.summarise(table, seed) | {"distribution": populations}
+        # Each file follows one protocol, so that compare.py never meets both in one.
+        folder = output if name == "none" else output / f"registered_{name}"
+        folder.mkdir(exist_ok=True)
+        table.round(6).to_csv(folder / "cases.csv", index=False)
+        results.write_metrics(folder / "metrics.json", found[name])
     write_report(output, runs or {})
-    return result
+    return found["none"]
 
 
 def check_protocol(data: dict, trained: dict) -> None:
@@ -200,6 +210,17 @@ class _Cases:
 
     def case(self, index: int) -> dict:
         return self._read(index) if self._held is None else self._held[index]
+
+
+def _registration(name: str) -> dict[str, Callable]:
+    """What lays a prediction onto the truth, by its name in the protocol; empty for `none`."""
+    if name not in protocol.REGISTRATIONS:
+        raise UserError(f"registration={name}: choose {' or '.join(protocol.REGISTRATIONS)}")
+    if name == "none":
+        return {}
+    from evaluation.registration import register_rigid
+
+    return {name: lambda prediction, truth, spacing: register_rigid(prediction, truth, spacing)[0]}
 
 
 def _with_organs(dataset, ids: list[str], folder: str | None) -> Callable[[int], dict]:

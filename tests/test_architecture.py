@@ -68,7 +68,9 @@ def options() -> list[tuple[str, str]]:
         for name in names:
             found += [(root, f"{name}={file.stem}") for file in sorted((ROOT / "config" / name).glob("*.yaml"))]
     for file in sorted((ROOT / "config" / "experiment").glob("*.yaml")):
-        root = {"vqgan": "train_vqgan", "ddpm": "train_ddpm", "24gb": "train_ddpm"}.get(file.stem.split("_")[-1], "evaluate")
+        root = {"vqgan": "train_vqgan", "ddpm": "train_ddpm", "24gb": "train_ddpm"}.get(
+            file.stem.split("_")[-1], "evaluate"
+        )
         found.append((root, f"experiment={file.stem}"))
     return found
 

@@ -19,7 +19,13 @@ from benchmarks.fidelity.table import HERE, collect  # noqa: E402
 
 AUTOENCODER = {  # of 64³: crops, as many small batches beat few large ones on a CPU
     64: ["model.n_hiddens=64", "model.n_codes=4096", "model.max_steps=4000", "model.batch_size=1"],
-    128: ["model.n_hiddens=64", "model.n_codes=4096", "model.max_steps=4000", "model.batch_size=4"],
+    128: [
+        "model.n_hiddens=48",
+        "model.n_codes=4096",
+        "model.max_steps=3000",
+        "model.batch_size=8",
+        "model.num_workers=8",
+    ],
 }
 AUTOENCODER_COMMON = [
     "model.crop=[32,32,32]",
@@ -102,6 +108,7 @@ def main() -> None:
     parser.add_argument("--precision", default="bf16-mixed")
     parser.add_argument("--metrics", default="fidelity", help="as metrics= of evaluation/evaluate.py")
     parser.add_argument("--batch", type=int, default=16, help="volumes generated at once")
+    parser.add_argument("--cases", type=int, help="judge only the first so many")
     parser.add_argument("--tiny", action="store_true", help="a dozen phantoms at 32³, to try the script")
     options = parser.parse_args()
     known = methods(options.size)
@@ -127,7 +134,8 @@ def main() -> None:
         if not (judged / "metrics.json").exists():
             wanted = [f"methods=[{','.join(method.judged)}]", f"metrics={options.metrics}", "nifti=0"]
             where = [f"checkpoint={trained['checkpoint']}", f"output={judged}", f"batch_size={options.batch}"]
-            run("evaluation/evaluate.py", *data, *wanted, *where, *method.judge)
+            fewer = [] if options.cases is None else [f"cases={options.cases}"]
+            run("evaluation/evaluate.py", *data, *wanted, *where, *fewer, *method.judge)
         collect(name, method, options.size, options.seed, trained, judged, folder if options.tiny else HERE)
     print(((folder if options.tiny else HERE) / "results.md").read_text())
 

@@ -65,7 +65,7 @@ def count(work) -> dict[str, float]:
 
 def machine_peak(device: str) -> dict[str, float]:
     """Measured now: `bf16_tflops`, `fp32_tflops` of a square matrix product, `gb_per_s` of a copy (read and write)."""
-    n = 8192 if device == "cuda" else 1536
+    n = 8192 if device == "cuda" else 1024
     found = {}
     for name, dtype in (("bf16_tflops", torch.bfloat16), ("fp32_tflops", torch.float32)):
         a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
@@ -76,7 +76,7 @@ def machine_peak(device: str) -> dict[str, float]:
     return found
 
 
-def _best(work, device: str, calls: int = 10, rounds: int = 5) -> float:
+def _best(work, device: str, calls: int = 5, rounds: int = 4) -> float:
     """Least seconds a call."""
     seconds = []
     for _ in range(rounds + 1):

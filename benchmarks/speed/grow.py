@@ -13,8 +13,8 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parent.parent.parent)  # replaced, so that a file here shadows no library
 
-from benchmarks.speed import loading, measure, peers, unet, vae, vqgan  # noqa: E402
 from benchmarks.speed import codebook as codes  # noqa: E402
+from benchmarks.speed import loading, measure, peers, unet, vae, vqgan  # noqa: E402
 from benchmarks.speed.work import Row, Work, load_settings, setting_of  # noqa: E402
 
 LINEAR = 1.1  # an exponent above this is called more than linear
@@ -35,26 +35,24 @@ def start_only(setting: dict, device: str) -> Work:
     return Work(step)
 
 
-def _edge(row: str, key: str, edges: list[int], per: int = 1):
-    """Cubes of these edges; `per` voxels a side make one of what the setting counts."""
-    return [(edge**3, {key: [edge // per] * 3}) for edge in edges]
-
-
-def curves(tiny: bool, gpu: bool) -> dict[str, dict]:
-    """Name to the side that runs, the row whose setting it takes, what is on the axis, and (x, changes) a point."""
+def curves(tiny: bool, gpu: bool) -> dict[str, tuple]:
+    """Name to (the side that runs, the row whose setting it takes, the axis, [(x, changes of the setting)])."""
     edges = [16, 32] if tiny else [32, 48, 64, 96, 128]
     batches = [1, 2] if tiny else [1, 2, 4, 8]
     cases = [4, 8] if tiny else [100, 300, 1000, 3000, 10000]
-    channels = 4
-    latents = [(e**3, {"latent": [channels, e // 4 * 2, e // 4 * 2, e // 4 * 2]}) for e in edges]
+    halves = [edge // 2 for edge in edges]  # latents and codes lie on coarser grids than voxels
+    latents = [(e**3, {"latent": [4, e, e, e]}) for e in halves]
+    samples = [(b, {"batch": b}) for b in batches]
+    grids = [(e**3, {"grid": [e, e, e]}) for e in halves]
+    volumes = [(e**3, {"volume": [e] * 3}) for e in edges]
     found = {
-        "unet_forward over edge": (unet.forward_ours, "unet_forward", "voxels", latents),
-        "unet_step over edge": (unet.step_ours, "unet_step", "voxels", latents),
-        "unet_step over batch": (unet.step_ours, "unet_step", "samples", [(b, {"batch": b}) for b in batches]),
-        "codebook over edge": (codes.ours, "codebook", "voxels", _edge("codebook", "grid", edges, 4 if tiny else 2)),
-        "vqgan_step over edge": (vqgan.ours, "vqgan_step", "voxels", _edge("vqgan_step", "volume", edges)),
-        "vqgan_step over batch": (vqgan.ours, "vqgan_step", "samples", [(b, {"batch": b}) for b in batches]),
-        "vae_slices over slices": (vae.ours, "vae_slices", "slices", [(2 * b, {"slices": 2 * b}) for b in batches]),
+        "unet_forward over latents": (unet.forward_ours, "unet_forward", "voxels", latents),
+        "unet_step over latents": (unet.step_ours, "unet_step", "voxels", latents),
+        "unet_step over batch": (unet.step_ours, "unet_step", "samples", samples),
+        "codebook over vectors": (codes.ours, "codebook", "voxels", grids),
+        "vqgan_step over volume": (vqgan.ours, "vqgan_step", "voxels", volumes),
+        "vqgan_step over batch": (vqgan.ours, "vqgan_step", "samples", samples),
+        "vae over slices": (vae.ours, "vae_slices", "slices", [(2 * b, {"slices": 2 * b}) for b in batches]),
     }
     if not gpu:
         points = [(n, {"cases": n, "volume": list(loading.START_VOLUME), "start_cases": 1}) for n in cases]
@@ -95,7 +93,10 @@ def exponent(x: list[float], y: list[float]) -> float | None:
 
 def lines(curves: list[dict]) -> str:
     """Markdown: the points, and what the growth is called."""
-    text = ["| what | axis | seconds | MB beyond the libraries | time grows as | memory grows as |", "|---|---|---|---|---|---|"]
+    text = [
+        "| what | axis | seconds | MB of the work | time grows as | memory grows as |",
+        "|---|---|---|---|---|---|",
+    ]
     for curve in curves:
         points = [f"{x:,}: {y:.3g}" for x, y in zip(curve["x"], curve["seconds"], strict=True)]
         memory = [f"{x:,}: {y:.0f}" for x, y in zip(curve["x"], curve["extra_mb"], strict=True)]

@@ -119,6 +119,11 @@ def _monai(setting: dict, files: list[Path], load, holder) -> Work:
     return Work(step, _facts(setting, _seconds(lambda: cached(paths)), len(loader)))
 
 
+def _words(file: Path) -> dict:
+    """The entries of our items that are no tensors: both sides collate the same."""
+    return {"label": 0, "id": file.stem, "index": 0, "step": 0}
+
+
 def monai(setting: dict, device: str) -> Work:
     """Latents and X-rays in MONAI's memory."""
     from safetensors.torch import load_file, save_file
@@ -128,7 +133,7 @@ def monai(setting: dict, device: str) -> Work:
     for file in files:
         extra = {"xray": torch.rand(1, 1, XRAY, XRAY), "pose": torch.zeros(1, 9), "spacing": torch.full((3,), 4.0)}
         save_file({"latent": torch.randn(_latent_shape(setting)), **extra}, file)
-    return _monai(setting, files, lambda f: {**load_file(f), "label": 0, "id": f.stem}, holder)
+    return _monai(setting, files, lambda f: {**load_file(f), **_words(f)}, holder)
 
 
 def monai_volumes(setting: dict, device: str) -> Work:
@@ -142,7 +147,7 @@ def monai_volumes(setting: dict, device: str) -> Work:
     def load(file: Path) -> dict:
         case = load_file(file)
         item = {"ct": window.normalise(case["ct"].float())[None], "xray": case["xray"].float()[:, None]}
-        return {**item, "pose": case["pose"], "spacing": case["spacing"], "label": 0, "id": file.stem}
+        return {**item, "pose": case["pose"], "spacing": case["spacing"], **_words(file)}
 
     return _monai(setting, list(module.train.paths), load, holder)
 

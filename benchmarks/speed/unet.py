@@ -68,7 +68,8 @@ def has_bfloat16(device: str) -> bool:
     """Whether the project itself would use bfloat16 on this device."""
     from ddpm.precision import inference_autocast
 
-    return inference_autocast(torch.device(device))._enabled
+    with inference_autocast(torch.device(device)):
+        return torch.is_autocast_enabled(torch.device(device).type)
 
 
 def _facts(model: nn.Module, precision: str) -> dict:

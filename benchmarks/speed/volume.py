@@ -39,7 +39,12 @@ def make_pipeline(setting: dict, device: str):
         "xray_size": [setting["xray"], setting["xray"]],
     }
     scheduler = DDPMScheduler(prediction_type="v_prediction", clip_sample=False)
-    parts = {"denoiser": make_ours(setting | {"batch": 1}, device), "xray_encoder": wake(xray_encoder), "lift": lift}
+    parts = {
+        "denoiser": make_ours(setting | {"batch": 1}, device),
+        "xray_encoder": wake(xray_encoder),
+        "lift": lift,
+        "prior": None,
+    }
     return XrayToCTPipeline(**parts, latent_encoder=latent_encoder, scheduler=scheduler, protocol=protocol).to(device)
 
 

@@ -55,8 +55,14 @@ class SliceVAELatents(LatentEncoder):
         return encoder
 
     def encode_raw(self, volume: Float[Tensor, "b 1 D H W"]) -> Float[Tensor, "b c d h w"]:
-        """Posterior means, scaled as the VAE's config says."""
-        b = volume.shape[0]
+        """Posterior means, scaled as the VAE's config says.
+
+        Raises:
+            ValueError: for slices that it would decode to another size.
+        """
+        b, _, _, height, width = volume.shape
+        if height % self._factor or width % self._factor:
+            raise ValueError(f"slices of {height}×{width}: the sides must be multiples of {self._factor}")
         slices = volume.movedim(2, 1).flatten(0, 1).expand(-1, 3, -1, -1)
         latents = self._in_chunks(self._encode_slices, slices)
         return latents.unflatten(0, (b, -1)).movedim(1, 2)
@@ -81,6 +87,12 @@ class SliceVAELatents(LatentEncoder):
 
     def _decode_slices(self, latents: Tensor) -> Tensor:
         return self.network.decode(latents / self._scale + self._shift).sample
+
+    @property
+    def _factor(self) -> int:
+        config = self.network.config
+        tiny = isinstance(self.network, AutoencoderTiny)
+        return 2 ** (len(config.encoder_block_out_channels if tiny else config.block_out_channels) - 1)
 
     @property
     def _scale(self) -> float:

@@ -70,6 +70,14 @@ def test_latents_of_a_volume_do_not_depend_on_what_is_encoded_with_it(encoder, v
     assert torch.allclose(encoder.decode(latents)[1:2], encoder.decode(latents[1:2]), atol=1e-5)
 
 
+@pytest.mark.parametrize("network", [kl, tiny])
+def test_slices_that_would_come_back_in_another_size_are_refused(network):
+    encoder = SliceVAELatents.from_vae(network(), "test")
+    with pytest.raises(ValueError, match="slices of 16×15: the sides must be multiples of 2"):
+        encoder.encode_raw(torch.zeros(1, 1, 2, 16, 15))
+    assert encoder.decode_raw(encoder.encode_raw(torch.zeros(1, 1, 2, 16, 18))).shape == (1, 1, 2, 16, 18)
+
+
 def test_reconstruction_is_of_the_volume_it_stands_beside(encoder, volumes):
     true, decoded = encoder.reconstruct(volumes[:1], slices=4)
     assert true.shape == decoded.shape and decoded.abs().max() <= 1

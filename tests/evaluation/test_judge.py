@@ -259,3 +259,20 @@ def test_batches_hold_so_many_volumes_and_do_not_change_them():
         assert [i for part, _ in parts for i in part] == list(range(5))
         drawn[batch_size] = torch.cat([volumes for _, volumes in parts])
     assert torch.equal(drawn[1], drawn[4]) and torch.equal(drawn[1], drawn[100])
+
+
+def test_rigid_registration_scores_a_second_time_under_its_own_protocol(tmp_path):
+    test = chest_world(2, 3)
+    data = FakeDataModule(chest_world(3, 1), chest_world(2, 2), test)
+
+    def displaced(xray):
+        return oracle(test)(xray).roll(1, 2)  # the right patient, a voxel too far to the left
+
+    settings = {"samples": 1, "nifti": 0, "methods": ("model",), "metrics": ["psnr"], "registration": "rigid"}
+    result = evaluate(data, FakePipeline(displaced, data.protocol()), tmp_path, **settings)
+    moved = json.loads((tmp_path / "registered_rigid" / "metrics.json").read_text())
+    assert result["protocol"]["registration"] == "none" and moved["protocol"]["registration"] == "rigid"
+    assert moved["methods"]["model"]["psnr"]["mean"] > result["methods"]["model"]["psnr"]["mean"] + 3.0
+    assert (tmp_path / "registered_rigid" / "cases.csv").is_file()
+    with pytest.raises(UserError, match="registration=affine: choose none or rigid"):
+        evaluate(data, FakePipeline(displaced, data.protocol()), tmp_path, **settings | {"registration": "affine"})

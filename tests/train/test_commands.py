@@ -44,11 +44,11 @@ def save_tiny_vae(folder: Path) -> None:
 def test_the_readme_command_lists_all_that_is_missing_data_first():
     line = refused(run("train/train_ddpm.py", *README_COMMAND))
     assert line.index("dataset.root_dir") < line.index("stabilityai/stable-diffusion-xl-base-1.0")
-    assert "huggingface-cli download" in line
+    assert "hf download" in line
 
 
-@pytest.mark.parametrize("script", ["train/train_vqgan.py", "train/train_ddpm.py", "evaluation/evaluate.py",
-                                    "evaluation/generate.py"])  # fmt: skip
+@pytest.mark.parametrize("script", ["train/train_vqgan.py", "train/encode_latents.py", "train/train_ddpm.py",
+                                    "evaluation/evaluate.py", "evaluation/generate.py"])  # fmt: skip
 def test_help_lists_every_option_with_a_line(script, tmp_path):
     done = run(script, "--help", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
