@@ -12,7 +12,7 @@ demo: $(STAMP)
 	@$(BIN)/python evaluation/evaluate.py experiment=demo_evaluate $(DEMO_EVALUATE)
 
 test: $(STAMP)
-	@$(BIN)/python -m pytest -q
+	@$(BIN)/python -m pytest -q -n logical --maxprocesses 4 --dist worksteal
 
 test-slow: $(STAMP)
 	@$(BIN)/python -m pytest -q -m slow

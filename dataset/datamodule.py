@@ -17,6 +17,7 @@ from dataset.intensity import Window
 from dataset.manifest import DRR, DRR_CONTRAST, SPLITS, write_manifest
 from dataset.sampler import StepBatchSampler
 from dataset.samples import CaseDataset
+from dataset.splits import patients_digest
 
 log = logging.getLogger(__name__)
 
@@ -171,7 +172,8 @@ class CTDataModule(pl.LightningDataModule):
 
         `dataset`, `version`, `window` in HU, `volume_size`, median `spacing` and `extent` in mm
         `[D, H, W]`, `lung_box` of the training volumes (`dataset.lung_box`; None where none was found), `xray_size`,
-        `views`, `align`, `film`, `xray_sources` and `split` counts, and what the source adds.
+        `views`, `align`, `film`, `xray_sources` and `split` counts, `patients_sha256` of each split, which tells without
+        a name whether another data set has the same patients there, and what the source adds.
         """
         if self._protocol is None:
             raise RuntimeError("protocol() needs setup() first")
@@ -196,6 +198,7 @@ class CTDataModule(pl.LightningDataModule):
             "lung_box": lung_box,
             "xray_sources": {str(k): int(v) for k, v in rows["xray_source"].value_counts().items()},
             "split": {split: int(counts.get(split, 0)) for split in SPLITS},
+            "patients_sha256": patients_digest(rows),
         }
 
 

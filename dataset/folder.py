@@ -227,7 +227,7 @@ class FolderSource:
                 "in manifest.csv as frontal.png;lateral.png, or set dataset.views=1"
             )
         chosen = order[: self.views]
-        images = [read_xray(self.root / films[i], self.xray_size) for i in chosen]
+        images = [read_xray(self.root / films[i], self.xray_size, lateral=views[i] == "lateral") for i in chosen]
         return torch.stack(images), unknown_pose(self.views, [views[i] for i in chosen])
 
     def _slices(self, row, target: Volume) -> torch.Tensor:

@@ -141,7 +141,7 @@ def _index(row) -> int:
 
 
 def write_xrays(path: str | Path, indices: list[int], xrays: Float[Tensor, "n v h w"]) -> None:
-    """X-rays in [0, 1] of phantoms by their index in the population, with 8 bits, for `PhantomSource(xray_file=path)`."""
+    """X-rays in [0, 1] of phantoms by their index in the population, kept with 8 bits, for `PhantomSource`."""
     with atomic_path(Path(path)) as temporary:
         pixels = (xrays * 255.0).round().to(torch.uint8)
         save_file({"index": torch.tensor(indices), "xray": pixels.contiguous()}, temporary)

@@ -1,10 +1,12 @@
 """Who trains and who judges: splits and folds by patient, stratified by label, fixed by a seed."""
 
+import hashlib
+
 import numpy as np
 import pandas as pd
 
 from dataset.errors import UserError
-from dataset.manifest import LABELS
+from dataset.manifest import LABELS, SPLITS
 
 
 def assign_splits(
@@ -68,6 +70,15 @@ def assign_folds(
     judged = {fold: "test", (fold + 1) % n_folds: "val"}
     rows["split"] = rows["fold"].map(lambda f: judged.get(f, "train"))
     return rows
+
+
+def patients_digest(rows: pd.DataFrame) -> dict[str, str]:
+    """SHA-256 of the set of patients in each split: equal exactly where the same patients lie in it."""
+    found = {}
+    for split in SPLITS:
+        names = sorted({str(patient) for patient in rows.loc[rows["split"] == split, "patient"]})
+        found[split] = hashlib.sha256("\n".join(names).encode()).hexdigest()
+    return found
 
 
 def _spread(rows: pd.DataFrame, seed: int) -> list[str]:

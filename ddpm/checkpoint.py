@@ -26,6 +26,7 @@ from ddpm.lora import adapter_names, merge_lora, restore_lora
 from ddpm.pipeline import XrayToCTPipeline
 from ddpm.prior import LinearPrior
 from ddpm.unet import UNet3D
+from ddpm.xray_classifier import TorchvisionXrayClassifier, XrayClassifier
 from ddpm.xray_encoder import (
     BiomedCLIPXrayEncoder,
     CLIPXrayEncoder,
@@ -56,6 +57,8 @@ REGISTRY = {
         DDPMScheduler,
         FlowMatchEulerDiscreteScheduler,
         CTClassifier,
+        XrayClassifier,
+        TorchvisionXrayClassifier,
     )
 }
 TRAINED = ("denoiser", "xray_encoder", "lift")  # components that adapters may lie in
@@ -63,7 +66,7 @@ OPTIONAL = ("lift", "prior")  # components that a model may do without
 TRAIN_COMMAND = {
     "vqgan": "python train/train_vqgan.py",
     "ddpm": "python train/train_ddpm.py",
-    "classifier": "a file of ddpm.checkpoint.export_classifier",
+    "classifier": "python train/train_classifier.py",
 }
 
 
@@ -189,14 +192,14 @@ def export_pipeline(pipeline: XrayToCTPipeline, path: str | Path, dtype: torch.d
     return _write_safetensors(path, weights, header)
 
 
-def load_classifier(path: str | Path) -> tuple[CTClassifier, dict]:
-    """A classifier of CT volumes, on the CPU, and the protocol of its data."""
+def load_classifier(path: str | Path) -> tuple[nn.Module, dict]:
+    """A classifier, on the CPU, and the protocol of its data; its `input` says of what: `ct`, `xray` or `generated`."""
     header, weights, _ = read(path)
     _expect_stage(path, header, "classifier")
     return _build(path, header, "classifier", weights).eval(), header.get("protocol", {})
 
 
-def export_classifier(classifier: CTClassifier, path: str | Path, protocol: dict) -> Path:
+def export_classifier(classifier: nn.Module, path: str | Path, protocol: dict) -> Path:
     """Writes a classifier as one safetensors file; `protocol` holds at least the HU `window` of its volumes."""
     weights = {f"classifier.{key}": value.cpu().contiguous() for key, value in classifier.state_dict().items()}
     components = {"classifier": component(classifier, "classifier.")}

@@ -131,7 +131,7 @@ class DDPMModule(pl.LightningModule):
             guess = prior(batch["xray"], batch["index"] if seen else None)
         told = make_condition(
             self.encode_xray(batch),
-            self.trained["lift"] if "lift" in self.trained else None,
+            dict(self.trained.items()).get("lift"),
             batch["pose"],
             self._extent(batch),
             tuple(noisy.shape[2:]),

@@ -4,6 +4,9 @@ Ridge regression from X-ray pixels to the principal components of the latents co
 first step on, and is hard to beat for a network that has seen each case a few times. In training a case is guessed by
 the regression that has not seen it (the leave-one-out identity of Allen, "The relationship between variable selection
 and data augmentation", 1974), or the denoiser would trust the guess more than an unseen patient's deserves.
+
+A linear map knows no bounds: on a picture unlike those it was fitted on it would cry out. So a guess that lies farther
+from the mean than any training case's is drawn back to that distance.
 """
 
 import math
@@ -44,6 +47,8 @@ class LinearPrior(ModelMixin, ConfigMixin):
         self.register_buffer("mean", torch.zeros(length))
         self.register_buffer("basis", torch.zeros(rank, length))
         self.register_buffer("penalty", torch.zeros(()))
+        self.register_buffer("score_std", torch.ones(rank))  # of the training cases' guesses, by component
+        self.register_buffer("radius", torch.zeros(()))  # of the farthest of them, in these units
         # what takes case i out of the regression; only its own training needs them, so no checkpoint holds them
         self.register_buffer("leverage", None, persistent=False)
         self.register_buffer("influence", None, persistent=False)
@@ -90,6 +95,9 @@ class LinearPrior(ModelMixin, ConfigMixin):
         _, penalty, shrunk, influence = best
         self.penalty.fill_(penalty)
         self.weight.zero_()[:, :rank].copy_(vectors @ (shrunk[:, None] * projected))
+        fitted = (rotated @ (shrunk[:, None] * projected)).float()
+        self.score_std.fill_(1.0)[:rank].copy_(fitted.std(dim=0).clamp_min(1e-6))
+        self.radius.copy_((fitted / self.score_std[:rank]).norm(dim=1).max())
         self.leverage = ((rotated * shrunk) @ vectors.T).float().to(self.mean.device)
         self.influence = F.pad(influence.float(), (0, self.config.rank - rank)).to(self.mean.device)
         return self
@@ -112,6 +120,8 @@ class LinearPrior(ModelMixin, ConfigMixin):
                 n = len(self.leverage)
                 pull = (z * self.leverage[index]).sum(dim=1, keepdim=True) + 1.0 / n
                 scores = scores - pull * self.influence[index]
+            distance = (scores / self.score_std).norm(dim=1, keepdim=True).clamp_min(1e-12)
+            scores = scores * (self.radius / distance).clamp_max(1.0)
             guess = (self.mean + scores @ self.basis).unflatten(1, (self.config.latent_shape[0], *self.grid))
             size = tuple(self.config.latent_shape[1:])
             if size == self.grid:

@@ -17,13 +17,13 @@ def main(cfg) -> None:
 
     from ddpm.checkpoint import load_pipeline
     from evaluation.pictures import SYNTHETIC
-    from evaluation.sampling import find_checkpoint, resolve_device, set_sampler
+    from evaluation.sampling import SHIPPED, find_checkpoint, resolve_device, set_sampler
     from evaluation.synthesis import find_xrays, generate
 
     device = resolve_device(cfg.device)
     print(f"device: {device}")
     xrays = find_xrays(cfg.xray)
-    checkpoint = find_checkpoint(cfg.checkpoint)
+    checkpoint = find_checkpoint(cfg.checkpoint, shipped=SHIPPED)
     print(f"checkpoint: {checkpoint}")
     pipeline = load_pipeline(checkpoint, device=device)
     set_sampler(pipeline, OmegaConf.to_container(cfg.sampler, resolve=True))

@@ -51,7 +51,7 @@ def read_inputs(
         protocol: of the generator's training data.
         extent: mm of a typical training volume.
         align: `lungs` lays a film by its lungs onto the lungs of the training volumes, `none` takes it as it is; None
-            does as training did.
+            does as training did, or takes `lungs` where training saw rendered X-rays alone.
         view: PA or AP, of all films.
 
     Raises:
@@ -62,7 +62,10 @@ def read_inputs(
         return [_volume(path, protocol) for path in paths]
     if protocol.get("views", 1) > 1:
         raise UserError(f"checkpoint: it needs {protocol['views']} views of a patient, a file holds one")
-    align = protocol.get("align", "none") if align is None else align
+    if align is None:
+        # a generator that has only seen rendered X-rays is at a loss where a film lies otherwise
+        films, lungs = "film" in protocol.get("xray_sources", {}), protocol.get("lung_box") is not None
+        align = protocol.get("align", "none") if films or not lungs else "lungs"
     if align not in CHOICES:
         raise UserError(f"align={align}: choose {' or '.join(CHOICES)}")
     if view not in ("PA", "AP"):

@@ -14,6 +14,7 @@ from dataset.errors import UserError
 log = logging.getLogger(__name__)
 
 TRAINING_FOLDER = "outputs/train_ddpm"
+SHIPPED = Path(__file__).resolve().parent.parent / "assets" / "phantom_128.safetensors"  # docs/demo_weights.md
 
 
 def resolve_device(name: str) -> torch.device:
@@ -31,8 +32,8 @@ def resolve_device(name: str) -> torch.device:
         raise UserError(f"device={name}: torch cannot use it ({reason}); use device=auto or device=cpu") from error
 
 
-def find_checkpoint(path: str | None, folder: str | Path = TRAINING_FOLDER) -> Path:
-    """The checkpoint named, or the newest DDPM checkpoint under the folder named, or under `folder`.
+def find_checkpoint(path: str | None, folder: str | Path = TRAINING_FOLDER, shipped: Path | None = None) -> Path:
+    """The checkpoint named, or the newest DDPM checkpoint under the folder named, or under `folder`, or `shipped`.
 
     Raises:
         UserError: there is none; the line names the command that trains one.
@@ -45,6 +46,9 @@ def find_checkpoint(path: str | None, folder: str | Path = TRAINING_FOLDER) -> P
             return Path(path)
         folder = path
     found = [file for file in Path(folder).glob("**/*.ckpt") if file.is_file()]
+    if not found and path is None and shipped is not None and shipped.is_file():
+        log.warning("checkpoint: none was trained, the shipped phantom weights are used: the anatomy is a drawing")
+        return shipped
     if not found:
         raise UserError(f"checkpoint: none given and no *.ckpt under {folder}; {remedy}")
     # Of two files written in the same instant (a numbered one and last.ckpt) the name decides, so that it is fixed.

@@ -128,8 +128,7 @@ def score_case(
     if reasons is not None:
         reasons.update(missing.items())
     rows = [
-        {"method": name} | {metric: float(values[i]) for metric, values in columns.items()}
-        for i, name in enumerate(volumes)
+        {"method": name} | {key: float(values[i]) for key, values in columns.items()} for i, name in enumerate(volumes)
     ]
     floors = [name for name in names if metric(name).floor]
     truth = dict.fromkeys(names, float("nan"))

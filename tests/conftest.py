@@ -1,9 +1,13 @@
 """The repository root on the path, real data where it lies beside the checkout, and a network that stays closed."""
 
+import os
 import sys
 from pathlib import Path
 
-import pytest
+if "PYTEST_XDIST_WORKER" in os.environ:  # the workers share the cores: one thread each, also in what they start
+    os.environ["OMP_NUM_THREADS"] = "1"
+
+import pytest  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))

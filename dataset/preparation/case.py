@@ -14,10 +14,13 @@ import numpy as np
 
 from dataset.errors import UserError
 from dataset.files import atomic_path
+from dataset.intensity import Window
+from dataset.preparation.latents import FLAGS, decode_latents, is_latents, load_decoder
 from dataset.preparation.plan import Task
 from dataset.preparation.radiograph import read_radiograph, write_radiograph
 from dataset.preparation.ranking import Contrast
 from dataset.preparation.reading import read_series, straightened
+from dataset.preparation.series import CtSeries
 from dataset.preparation.vessels import central_vessel_hu
 from dataset.preparation.voi import cropped, interest, make_segmenter
 from dataset.resample import resample
@@ -28,6 +31,7 @@ CONTRAST_HU = 150.0  # heart and great vessels above this hold iodine
 DESCRIPTION = "CT, prepared: cropped, resampled"
 
 _segmenter = functools.cache(make_segmenter)
+_decoder = functools.cache(load_decoder)
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,8 @@ class Settings:
     unpaired: str = "drr"
     trim_border: bool = False
     mask_text: bool = False
+    vae_ckpt: str | None = None
+    latents_window: str | tuple[float, float] = "ctpa"
 
     def ct(self, case: str) -> Path:
         return self.output / "ct" / f"{case}.nii.gz"
@@ -111,6 +117,8 @@ def _warnings_into(found: list[str]) -> Iterator[None]:
 
 def _make_ct(task: Task, settings: Settings) -> dict[str, Any]:
     one = task.series
+    if is_latents(one):
+        return _decoded(one, task, settings)
     volume = read_series(one, task.id)
     digest = hashlib.sha256(np.rint(volume.hu).astype(np.int16).tobytes()).hexdigest()[:16]
     segmenter = _segmenter(settings.segmenter, settings.lungmask_weights)
@@ -134,6 +142,23 @@ def _make_ct(task: Task, settings: Settings) -> dict[str, Any]:
         "vessel_hu": None if vessels is None else round(vessels),
         "contrast": stated or (vessels is not None and vessels >= CONTRAST_HU),
         "flags": flags,
+    }
+
+
+def _decoded(one: CtSeries, task: Task, settings: Settings) -> dict[str, Any]:
+    """A case that exists only as latents: decoded, in the voxels that it was encoded with."""
+    window = Window.parse(settings.latents_window)
+    volume = decode_latents(one.files[0], _decoder(settings.vae_ckpt), window)
+    write_nifti(settings.ct(task.id), volume.hu, volume.spacing, volume.centre, DESCRIPTION, volume.direction)
+    return {
+        "spacing": " ".join(f"{s:.6g}" for s in volume.spacing),
+        "size": " ".join(str(n) for n in volume.hu.shape),
+        "source_hash": hashlib.sha256(np.rint(volume.hu).astype(np.int16).tobytes()).hexdigest()[:16],
+        "voi": "latents",
+        "lung_ml": None,
+        "vessel_hu": None,
+        "contrast": False,
+        "flags": list(FLAGS),
     }
 
 

@@ -13,6 +13,7 @@ from dataset.discover import discover
 from dataset.errors import UserError
 from dataset.preparation.deidentify import Pseudonyms, age_years
 from dataset.preparation.labels import match_labels, read_csv
+from dataset.preparation.latents import find_latents
 from dataset.preparation.pairing import pair
 from dataset.preparation.radiograph import Radiograph, find_radiographs
 from dataset.preparation.ranking import Candidate, Rule, rank
@@ -66,7 +67,7 @@ def find_all(
     source = Path(source).expanduser()
     if not source.is_dir():
         raise UserError(f"source={source}: no such folder; give the one that holds DICOM or NIfTI files, at any depth")
-    series = find_ct_series(source, exclude=exclude, pool=pool) + _find_nifti(source)
+    series = find_ct_series(source, exclude=exclude, pool=pool) + _find_nifti(source) + find_latents(source, exclude)
     if not series:
         raise UserError(f"source={source}: no CT in it, neither DICOM nor NIfTI; give the folder of the exports")
     return series, find_radiographs(source, exclude=exclude, pool=pool)

@@ -1,10 +1,12 @@
 """The ancestor's latents are found under their names and decode, through diffusers, to the volume that was encoded."""
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKL
 from radiograph_files import film
+from test_layouts import prepared
 
 from dataset.errors import UserError
 from dataset.intensity import Window
@@ -85,3 +87,20 @@ def test_what_is_no_latent_and_what_is_no_vae(tmp_path, vae):
     for path in (tmp_path / "empty", tmp_path / "x.safetensors"):
         with pytest.raises(UserError, match="cannot be loaded"):
             load_decoder(str(path))
+
+
+def test_the_ancestors_folder_becomes_a_training_set(tmp_path, vae):
+    root, output, lines = tmp_path / "src", tmp_path / "out", ["CT_Accession_number,cxr_Accession_number,PE"]
+    for folder in ("CTPA_vae_256", "XRay_preprocessed"):
+        (root / folder).mkdir(parents=True)
+    for i in range(3):
+        latent = np.random.default_rng(i).normal(size=(4, 8, 8, 10)) * 0.18215
+        np.save(root / "CTPA_vae_256" / f"40{i}.npy", latent.astype(np.float32))
+        np.save(root / "XRay_preprocessed" / f"50{i}.npy", np.stack([(film() / 4095 - 0.633) / 0.181] * 3))
+        lines.append(f"40{i},50{i},{i % 2}")
+    (tmp_path / "y.csv").write_text("\n".join(lines))
+    rows = prepared(root, output, f"from_csv={tmp_path / 'y.csv'}", f"vae_ckpt={vae}")
+    assert len(rows) == 3 and set(rows["xray_source"]) == {"film"} and sorted(rows["label"]) == ["0", "0", "1"]
+    assert nib.load(output / rows["ct"][0]).shape == (16, 16, 10)
+    summary = (output / "summary.csv").read_text()
+    assert "spacing is nominal" in summary and "HU outside their window are lost" in summary

@@ -1,4 +1,4 @@
-"""The linear guess against ridge regression done by hand, and its leave-one-out identity against really leaving out."""
+"""The linear guess against ridge regression by another library, and leave-one-out against really leaving out."""
 
 import pytest
 import torch
@@ -28,6 +28,7 @@ def test_it_is_ridge_regression():
     alpha = float(prior.penalty) * torch.linalg.eigvalsh(z.T @ z).mean().item()
     ridge = Ridge(alpha=alpha).fit(z.numpy(), latents.flatten(1).double().numpy())
     new, _ = cases(5, seed=1)
+    prior.radius.fill_(torch.inf)  # the bound has a test of its own
     expected = torch.from_numpy(ridge.predict(prior._standardise(prior._pool(new)).double().numpy()))
     assert torch.allclose(prior(new).flatten(1).double(), expected, atol=1e-3)
 
@@ -35,6 +36,7 @@ def test_it_is_ridge_regression():
 def test_a_training_case_is_guessed_by_the_regression_without_it():
     xrays, latents = cases()
     prior = make().fit(xrays, latents)
+    prior.radius.fill_(torch.inf)
     z = prior._standardise(prior._pool(xrays)).double()
     alpha = float(prior.penalty) * torch.linalg.eigvalsh(z.T @ z).mean().item()
     for i in (0, 7):
@@ -50,6 +52,18 @@ def test_a_training_case_is_guessed_by_the_regression_without_it():
     assert (prior(xrays) - latents).square().mean() < (
         prior(xrays, torch.arange(len(xrays))) - latents
     ).square().mean()
+
+
+def test_a_guess_never_leaves_the_ball_of_the_training_cases():
+    xrays, latents = cases()
+    prior = make(rank=8).fit(xrays, latents)
+    farthest = (prior(xrays).flatten(1) - prior.mean).norm(dim=1).max()
+    strange = torch.rand(50, 1, 1, 16, 16, generator=torch.Generator().manual_seed(3)).round()  # pure black and white
+    wild = (prior._standardise(prior._pool(strange)) @ prior.weight / prior.score_std).norm(dim=1)
+    assert (wild > prior.radius).any()  # without the bound some would lie outside
+    bounded = (prior(strange).flatten(1) - prior.mean) @ prior.basis.T / prior.score_std
+    assert bounded.norm(dim=1).max() <= prior.radius * 1.001
+    assert (prior(strange).flatten(1) - prior.mean).norm(dim=1).max() < 3 * farthest
 
 
 def test_it_survives_saving_without_the_training_cases(tmp_path):

@@ -39,7 +39,7 @@ def test_a_hundred_steps_of_a_flow_give_the_true_spread(name, s):
 
 
 def test_few_euler_steps_follow_the_exact_recursion():
-    """Euler on the flow of a Gaussian is linear: x' = (1 + (σ' - σ) v(σ)) x with the velocity v = E[ε - x_0 | x] / x."""
+    """Euler on the flow of a Gaussian is linear: x' = (1 + (σ' - σ) v) x with the velocity v = E[ε - x_0 | x] / x."""
     s, steps = 0.5, 6
     sampler = make_sampler("FlowMatchEulerDiscreteScheduler", NoiseObjective(prediction="flow").scheduler())
     sampler.set_timesteps(steps)

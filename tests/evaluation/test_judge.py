@@ -17,7 +17,7 @@ from evaluation.charts import loss_curves
 from evaluation.judge import METHODS, check_protocol, evaluate
 from evaluation.report import write_report
 from evaluation.results import sentence
-from evaluation.sampling import find_checkpoint, resolve_device, sample_volumes, set_sampler
+from evaluation.sampling import SHIPPED, find_checkpoint, resolve_device, sample_volumes, set_sampler
 from evaluation.scoring import METRICS, Shared, score_case
 
 
@@ -236,6 +236,15 @@ def test_checkpoint_device_and_sampler_have_a_remedy(tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "last.ckpt").write_bytes(b"x")
     assert find_checkpoint(None, tmp_path) == tmp_path / "run" / "last.ckpt"
+
+
+def test_the_shipped_weights_serve_only_where_nothing_was_trained_or_named(tmp_path):
+    assert SHIPPED.stat().st_size < 15e6
+    assert find_checkpoint(None, tmp_path, shipped=SHIPPED) == SHIPPED
+    with pytest.raises(UserError, match="none.ckpt"):
+        find_checkpoint(str(tmp_path / "none.ckpt"), shipped=SHIPPED)
+    (tmp_path / "last.ckpt").touch()
+    assert find_checkpoint(None, tmp_path, shipped=SHIPPED) == tmp_path / "last.ckpt"
     assert resolve_device("cpu").type == "cpu"
     with pytest.raises(UserError, match="device=quantum"):
         resolve_device("quantum")

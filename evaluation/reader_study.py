@@ -1,0 +1,118 @@
+"""Makes a blinded reader study out of a generator or of volumes, and analyses what its readers answered.
+
+`python evaluation/reader_study.py action=create study=<folder> checkpoint=<path> dataset=<name>`
+`python evaluation/reader_study.py action=analyse study=<folder>`
+
+The study folder, which the readers' page shares, is described in `evaluation/readers/folder.py`.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path[0] = str(Path(__file__).resolve().parent.parent)  # replaced, so that a file here shadows no library
+
+from dataset.command import command  # noqa: E402
+
+
+@command("reader_study")
+def main(cfg) -> None:
+    from dataset.errors import UserError
+
+    if cfg.action not in ("create", "analyse"):
+        raise UserError(f"action={cfg.action}: choose create or analyse")
+    create(cfg) if cfg.action == "create" else analyse(cfg)
+
+
+def create(cfg) -> None:
+    import secrets
+
+    from omegaconf import OmegaConf
+
+    from dataset.intensity import Window
+    from evaluation.readers.making import forecast, make_study
+    from evaluation.readers.questions import parse_questions
+    from evaluation.readers.volumes import read_table
+
+    questions = parse_questions(OmegaConf.to_container(cfg.questions, resolve=True))
+    if cfg.volumes is not None:
+        rows, volume_of = read_table(cfg.volumes)
+        window, origin = Window.parse(cfg.window), {"volumes": str(cfg.volumes)}
+    else:
+        rows, volume_of, window, origin = generator_arms(cfg, secrets.randbits(31) if cfg.seed is None else cfg.seed)
+    about = make_study(
+        rows,
+        volume_of,
+        window,
+        Path(cfg.study),
+        questions,
+        readers=cfg.readers,
+        per_arm=cfg.cases_per_arm,
+        assignment=cfg.assignment,
+        repeat_share=cfg.repeat_share,
+        spacing=cfg.spacing,
+        crop=cfg.crop,
+        seed=cfg.seed,
+        key=cfg.key,
+        title=cfg.title,
+        origin=origin,
+    )
+    for line in forecast(about):
+        print(line)
+    print(f"{about['key']}: the key, sealed by its hash in study.json; keep it from readers")
+    print(Path(cfg.study) / "study.json")
+
+
+def generator_arms(cfg, noise: int) -> tuple:
+    """Cases of the data set with the three arms that a checkpoint makes of them."""
+    from hydra.utils import instantiate
+    from omegaconf import OmegaConf
+
+    from dataset.datamodule import CTDataModule
+    from dataset.errors import UserError
+    from ddpm.checkpoint import load_pipeline, sha256
+    from evaluation.judge import check_protocol
+    from evaluation.readers.volumes import arm_maker
+    from evaluation.sampling import find_checkpoint, resolve_device, set_sampler
+
+    if cfg.split not in ("val", "test"):
+        raise UserError(f"split={cfg.split}: choose test or val; the generator has seen its training cases")
+    device = resolve_device(cfg.device)
+    print(f"device: {device}")
+    checkpoint = find_checkpoint(cfg.checkpoint)
+    print(f"checkpoint: {checkpoint}")
+    pipeline = load_pipeline(checkpoint, device=device)
+    set_sampler(pipeline, OmegaConf.to_container(cfg.sampler, resolve=True))
+    data = cfg.dataset
+    datamodule = CTDataModule(
+        instantiate(data.source), data.window, cache_dir=data.cache_dir, prepare_workers=data.prepare_workers
+    )
+    datamodule.prepare_data()
+    datamodule.setup()
+    check_protocol(datamodule.protocol(), pipeline.protocol)
+    cases = getattr(datamodule, cfg.split)
+    origin = {"checkpoint": {"file": str(checkpoint), "sha256": sha256(checkpoint)}, **pipeline.describe()}
+    origin |= {"noise_seed": noise, "split": cfg.split, "data": datamodule.protocol()}
+    return cases.rows, arm_maker(pipeline, cases, noise), pipeline.window, origin
+
+
+def analyse(cfg) -> None:
+    from dataset.errors import UserError
+    from evaluation.readers import analysis
+    from evaluation.readers.folder import read_answers, read_key, read_study
+    from evaluation.readers.summary import write_analysis
+
+    if cfg.draws < 100:
+        raise UserError(f"draws={cfg.draws}: give at least 100, an interval from fewer says nothing")
+    study = read_study(cfg.study)
+    items, answers = read_key(study, cfg.key), read_answers(study)
+    result = analysis.analyse(answers, items, study.questions, cfg.seed or 0, cfg.draws)
+    folder = Path(cfg.output) if cfg.output else study.folder.with_name(f"{study.folder.name}-analysis")
+    path = write_analysis(folder, result)
+    for warning in result["warnings"]:
+        print(f"warning: {warning}")
+    print(result["statement"])
+    print(path)
+
+
+if __name__ == "__main__":
+    main()

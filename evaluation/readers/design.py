@@ -1,0 +1,114 @@
+"""The design of a blinded study: who is in which arm, blind codes, an order for each reader, repeats, the seal."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from dataset.errors import UserError
+
+ARMS = ("real", "autoencoder", "generated")
+ARM_LABELS = {"real": "real CT", "autoencoder": "real CT through the autoencoder", "generated": "generated CT"}
+FEW_READERS, FEW_CASES = 5, 50  # below these a study says little
+ASSIGNMENTS = ("apart", "shared")
+
+
+@dataclass(frozen=True)
+class Item:
+    """One volume of the study: its blind code, and what only the key tells."""
+
+    item: str
+    arm: str
+    case: str
+    patient: str
+    label: int
+
+
+def assign_arms(
+    cases: pd.DataFrame, per_arm: int | None, assignment: str, generator: np.random.Generator
+) -> list[tuple[str, str]]:
+    """`(arm, id)` of every volume to be shown; `cases` has the columns id, patient, label.
+
+    `apart` shows a patient in one arm only, so that nobody recognises a volume in another version; arms get the same
+    share of positive labels as far as possible. `shared` shows every chosen case in all arms.
+
+    Raises:
+        UserError: too few patients, an unknown assignment.
+    """
+    if assignment not in ASSIGNMENTS:
+        raise UserError(f"assignment={assignment}: choose {' or '.join(ASSIGNMENTS)}")
+    shown = cases.iloc[generator.permutation(len(cases))].drop_duplicates("patient")  # one case a patient
+    shown = shown.iloc[np.argsort(-shown["label"].to_numpy(), kind="stable")]  # labels lie together, dealt in turn
+    most = len(shown) // len(ARMS) if assignment == "apart" else len(shown)
+    wanted = most if per_arm is None else int(per_arm)
+    if wanted < 1 or wanted > most:
+        remedy = (
+            "give fewer, more cases, or assignment=shared" if assignment == "apart" else "give fewer or more cases"
+        )
+        raise UserError(
+            f"cases_per_arm={per_arm}: {len(shown)} patients with assignment={assignment} allow 1 to {most}; {remedy}"
+        )
+    groups = wanted * (len(ARMS) if assignment == "apart" else 1)
+    places = np.floor((np.arange(groups) + generator.random()) * len(shown) / groups).astype(int)
+    chosen = [str(name) for name in shown["id"].iloc[places]]
+    if assignment == "shared":
+        return [(arm, name) for name in chosen for arm in ARMS]
+    pairs = []
+    for start in range(0, len(chosen), len(ARMS)):  # the next three patients go to the three arms
+        pairs += zip(generator.permutation(ARMS), chosen[start : start + len(ARMS)], strict=True)
+    return [(str(arm), name) for arm, name in pairs]
+
+
+def blind_codes(count: int, generator: np.random.Generator) -> list[str]:
+    """Distinct codes of eight hex digits in random order."""
+    codes: dict[str, None] = {}
+    while len(codes) < count:
+        codes[f"{generator.integers(2**32):08x}"] = None
+    return list(codes)
+
+
+def reading_order(items: Sequence[Item], repeat_share: float, generator: np.random.Generator) -> list[str]:
+    """The codes one reader sees, in order: every item once, a share of them a second time.
+
+    Versions of one patient, and an item and its repeat, lie at least a quarter of the study apart where that is
+    possible.
+
+    Raises:
+        UserError: a share outside of 0 to 1.
+    """
+    if not 0.0 <= repeat_share <= 1.0:
+        raise UserError(f"repeat_share={repeat_share:g}: give a share from 0 to 1")
+    order = [items[i] for i in generator.permutation(len(items))]
+    gap = max(1, len(order) // 4)
+    order = _spread(order, gap)
+    codes = [item.item for item in order]
+    # Only what comes before the last quarter can come again a quarter later; the rest is repeated where more is asked.
+    early = [codes[i] for i in generator.permutation(len(order) - gap)]
+    late = [codes[len(order) - gap + i] for i in generator.permutation(gap)]
+    result = list(codes)
+    for code in (early + late)[: round(repeat_share * len(order))]:
+        place = result.index(code) + gap + 1
+        result.insert(int(generator.integers(min(place, len(result)), len(result) + 1)), code)
+    return result
+
+
+def _spread(order: list[Item], gap: int) -> list[Item]:
+    """The same items, moved so that a patient does not come again within `gap`, where another can be taken."""
+    left, result = list(order), []
+    while left:
+        recent = {item.patient for item in result[-gap:]}
+        place = next((i for i, item in enumerate(left) if item.patient not in recent), 0)
+        result.append(left.pop(place))
+    return result
+
+
+def seal(key: dict) -> tuple[bytes, str]:
+    """The bytes of the key and their SHA-256, which goes into the open part: a key changed later no longer fits.
+
+    The key holds a secret random number, so its hash cannot be found by trying assignments.
+    """
+    content = (json.dumps(key, indent=1, sort_keys=True) + "\n").encode()
+    return content, hashlib.sha256(content).hexdigest()

@@ -1,0 +1,122 @@
+"""The leak check: which patients a trained model has seen, proven by its checkpoint's protocol, or refused."""
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Shaped
+
+from dataset.errors import UserError
+from dataset.manifest import SPLITS
+from dataset.splits import patients_digest
+
+PHANTOM_FIRST = {"val": 10_000_000, "test": 20_000_000}
+REMEDY = "train it again with this version and these data"
+
+
+def check_parts(rows: pd.DataFrame, where: str = "data") -> None:
+    """Refuse a table in which a case or a patient stands in two parts, or a part is empty.
+
+    Raises:
+        UserError: naming the id, the patient or the part.
+    """
+    repeated = rows["id"][rows["id"].duplicated()]
+    if len(repeated):
+        raise UserError(f"{where}: id {repeated.iloc[0]} stands in two rows; ids must be unique")
+    parts = rows.groupby("patient")["split"].nunique()
+    if (parts > 1).any():
+        patient = parts.index[parts > 1][0]
+        found = " and ".join(sorted(rows.loc[rows["patient"] == patient, "split"].unique()))
+        raise UserError(f"{where}: patient {patient} is in {found}; a patient belongs to one part")
+    for split in SPLITS:
+        if not (rows["split"] == split).any():
+            raise UserError(f"{where}: no case in the part {split}; classification needs train, val and test")
+
+
+def same_parts(rows: pd.DataFrame, protocol: dict, present: dict, where: str) -> None:
+    """Refuse a model whose parts are not those of the present data.
+
+    Args:
+        rows: manifest with `patient` and `split`.
+        protocol: of the data that the model was trained on.
+        present: `CTDataModule.protocol()` of the present ones.
+
+    Raises:
+        UserError: naming the key in which they differ.
+    """
+    for key in ("dataset", "seed", "n_folds", "fold", "patients_sha256"):
+        theirs = protocol.get(key)
+        ours = patients_digest(rows) if key == "patients_sha256" else present.get(key)
+        if theirs != ours:
+            if key == "patients_sha256":
+                theirs, ours = "other patients in its parts", "the present ones"
+            raise UserError(f"{where}: {key} {theirs} in training, {ours} here; give the data it was trained on")
+
+
+def parts_of(rows: pd.DataFrame, protocol: dict, present: dict, where: str) -> Shaped[np.ndarray, " n"]:
+    """In which part of a model's training each case lay: `train`, `val`, `test`, or `""` where it is foreign to it.
+
+    Three proofs are accepted. Phantoms are drawn by index from a population of a seed, so that the counts in the
+    protocol tell which were seen. Folds of one manifest: the patients of its parts, hashed, are those that the
+    present folds give. One split: the hash is that of the present parts.
+
+    Args:
+        rows: manifest of the present data with `id`, `patient`, `split` and, with folds, `fold`.
+        protocol: of the model.
+        present: `CTDataModule.protocol()`.
+
+    Raises:
+        UserError: where nothing is proven.
+    """
+    if "pe_share" in protocol and "pe_share" in present:
+        return _parts_of_phantoms(rows, protocol, present)
+    digest = protocol.get("patients_sha256")
+    if digest is None:
+        raise UserError(f"{where}: its protocol does not say which patients it has seen; {REMEDY}")
+    n_folds, fold = protocol.get("n_folds"), protocol.get("fold")
+    if n_folds is None:
+        theirs = rows["split"].to_numpy(dtype=str)
+    else:
+        judged = {int(fold): "test", (int(fold) + 1) % int(n_folds): "val"}
+        theirs = np.array([judged.get(int(f), "train") for f in rows["fold"]], dtype=object).astype(str)
+    if patients_digest(rows.assign(split=theirs)) != digest:
+        raise UserError(
+            f"{where}: the patients of its parts are not those of these data, so that nothing shows whom it has seen; "
+            f"{REMEDY}, with dataset.n_folds and a dataset.fold of them"
+        )
+    return theirs
+
+
+def choose_unseen(parts: dict[str, Shaped[np.ndarray, " n"]], rows: pd.DataFrame) -> Shaped[np.ndarray, " n"]:
+    """For every case the name of the generator whose own test case it is, or one that it is foreign to.
+
+    A generator's validation cases count as seen: its checkpoint may have been chosen on them.
+
+    Args:
+        parts: of `parts_of`, by generator.
+
+    Raises:
+        UserError: where every generator has seen a case; the line counts them and says what is missing.
+    """
+    chosen = np.full(len(rows), "", dtype=object)
+    for wanted in ("", "test"):  # a case that is a generator's own test case goes to that one
+        for name, theirs in parts.items():
+            chosen[theirs == wanted] = name
+    seen = chosen == ""
+    if seen.any():
+        counts = rows.loc[seen, "split"].value_counts().to_dict()
+        what = ", ".join(f"{count} of {split}" for split, count in counts.items())
+        raise UserError(
+            f"generators: every one of the {len(parts)} given has trained on or been validated with {what} cases; "
+            "give out-of-fold generators, one for each dataset.fold of dataset.n_folds, as a list or their folder"
+        )
+    return chosen
+
+
+def _parts_of_phantoms(rows: pd.DataFrame, protocol: dict, present: dict) -> np.ndarray:
+    if (protocol.get("seed"), protocol.get("version")) != (present.get("seed"), present.get("version")):
+        return np.full(len(rows), "", dtype=object).astype(str)  # another population: the same name is another patient
+    first = {"train": 0, "val": PHANTOM_FIRST["val"], "test": int(protocol.get("test_from", PHANTOM_FIRST["test"]))}
+    index = rows["id"].str.rsplit("_", n=1).str[1].astype(int).to_numpy()
+    found = np.full(len(rows), "", dtype="<U5")
+    for split in SPLITS:
+        found[(index >= first[split]) & (index < first[split] + int(protocol["split"][split]))] = split
+    return found

@@ -1,0 +1,94 @@
+"""Trains a classifier: `python train/train_classifier.py classifier=ctpa dataset=xrayctpa dataset.root_dir=<folder>`."""
+
+import sys
+from pathlib import Path
+
+sys.path[0] = str(Path(__file__).resolve().parent.parent)  # replaced: a file in train/ must not shadow a library
+
+from dataset.command import command  # noqa: E402
+
+
+@command("train_classifier")
+def main(cfg) -> None:
+    """Data, leak check, what the test can show, network, fit."""
+    from train.devices import choose_devices
+
+    model, wanted = cfg.model, cfg.classifier
+    devices = choose_devices(model.gpus, cfg.trainer.accelerator, cfg.trainer.devices)
+
+    import pytorch_lightning as pl
+    from hydra.utils import instantiate
+    from omegaconf import OmegaConf
+
+    from dataset.datamodule import CTDataModule
+    from dataset.errors import UserError, refusals
+    from evaluation.comparing import PRIMARY
+    from train.classification import INPUTS, ClassifierModule, KeepBest, Labelled, positive_weight
+    from train.classification_data import classifier_protocol, expectation, generated_volumes, refuse_leaks
+    from train.classifier_networks import check_size
+    from train.runs import run_folder, save_config
+    from train.session import fit, make_trainer
+
+    if wanted.input not in INPUTS:
+        raise UserError(f"classifier.input={wanted.input}: choose {', '.join(INPUTS)}")
+    folder, checkpoint = run_folder("classifier", model.results_folder, model.results_folder_postfix, model.resume)
+    pl.seed_everything(model.seed, verbose=False)
+    data = CTDataModule(
+        instantiate(cfg.dataset.source),
+        window=cfg.dataset.window,
+        batch_size=model.batch_size,
+        num_batches=model.train_num_steps,
+        num_workers=model.num_workers,
+        seed=model.seed,
+        cache_dir=cfg.dataset.cache_dir,
+        prepare_workers=cfg.dataset.prepare_workers,
+    )
+    data.prepare_data()
+    data.setup()
+    key = INPUTS[wanted.input]
+    with refusals():
+        refuse_leaks(data, wanted.get("init_from"))
+        network = instantiate(wanted.network, _convert_="all")
+        shape = (1, *cfg.dataset.volume_size) if key == "ct" else (cfg.dataset.views, 1, *cfg.dataset.xray_size)
+        check_size(network, shape, "dataset.volume_size" if key == "ct" else "dataset.xray_size")
+        print(PRIMARY)
+        print(expectation(data.test.rows, model.expected_auc, cfg.dataset.get("n_folds")), flush=True)
+    generators = None
+    if wanted.input == "generated":
+        sampler = OmegaConf.to_container(cfg.sampler, resolve=True)
+        generators = generated_volumes(data, wanted, sampler, devices)
+    weight = positive_weight(Labelled(data.train).rows["label"].to_numpy(), model.balance)
+    data.train = Labelled(data.train, balanced=model.balance == "sampling")
+    data.val = Labelled(data.val, name="val")
+    if data.train.unknown or data.val.unknown:
+        print(f"left out for an unknown label: {data.train.unknown} training, {data.val.unknown} validation cases")
+    protocol = classifier_protocol(wanted, data.protocol(), model.balance, generators)
+    module = ClassifierModule(
+        network,
+        key,
+        instantiate(model.optimizer),
+        num_batches=model.train_num_steps,
+        warmup_batches=model.warmup_steps,
+        positive_weight=weight,
+        protocol=protocol,
+    )
+    save_config(cfg, folder)
+    best = KeepBest(folder, model.patience)
+    with refusals():
+        trainer = make_trainer(
+            cfg.trainer,
+            cfg.logger,
+            folder,
+            devices,
+            validate_every=model.validate_every,
+            checkpoint_every=model.validate_every,
+            batches=model.train_num_steps,
+            callbacks=[best],
+        )
+    fit(trainer, module, data, checkpoint)
+    print(f"validation AUC {best.best:.3f} after {best.step} batches, on {len(data.val)} cases")
+    print(best.path)
+
+
+if __name__ == "__main__":
+    main()
