@@ -1,4 +1,4 @@
-"""One classifier's ranking: ROC and precision-recall points, AUC, thresholds, and the precision to expect of an AUC."""
+"""Ranking by a score: ROC and precision-recall points, AUC, thresholds, and the precision to expect of an AUC."""
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -79,7 +79,7 @@ def sensitive_threshold(scores: Float[np.ndarray, " n"], labels: Int[np.ndarray,
 
 
 def hanley_mcneil_variance(area: float, positives: int, negatives: int) -> float:
-    """Variance of an AUC from its value and the class counts alone, for exponential scores (Hanley and McNeil 1982)."""
+    """Variance of an AUC from its value and the class counts alone (Hanley and McNeil 1982)."""
     q1, q2 = area / (2.0 - area), 2.0 * area**2 / (1.0 + area)
     spread = area * (1.0 - area) + (positives - 1) * (q1 - area**2) + (negatives - 1) * (q2 - area**2)
     return spread / (positives * negatives)

@@ -15,7 +15,7 @@ from dataset.errors import UserError
 from ddpm.checkpoint import FORMAT, component, export_classifier
 from evaluation.roc import auc
 
-INPUTS = {"ct": "ct", "generated": "ct", "xray": "xray"}  # what a classifier sees, and the key of a batch that holds it
+INPUTS = {"ct": "ct", "generated": "ct", "xray": "xray"}  # what a classifier sees: its key in a batch
 BALANCES = ("weight", "sampling", "none")
 
 

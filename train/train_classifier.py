@@ -1,4 +1,4 @@
-"""Trains a classifier: `python train/train_classifier.py classifier=ctpa dataset=xrayctpa dataset.root_dir=<folder>`."""
+"""Trains a classifier: `python train/train_classifier.py classifier=ctpa dataset=xrayctpa dataset.root_dir=…`."""
 
 import sys
 from pathlib import Path
@@ -22,7 +22,7 @@ def main(cfg) -> None:
 
     from dataset.datamodule import CTDataModule
     from dataset.errors import UserError, refusals
-    from evaluation.comparing import PRIMARY
+    from evaluation.diagnostic import PRIMARY
     from train.classification import INPUTS, ClassifierModule, KeepBest, Labelled, positive_weight
     from train.classification_data import classifier_protocol, expectation, generated_volumes, refuse_leaks
     from train.classifier_networks import check_size

@@ -6,6 +6,7 @@ Formulas: K. Krippendorff, "Computing Krippendorff's Alpha-Reliability" (2011), 
 import numpy as np
 from jaxtyping import Float, Shaped
 
+from evaluation.readers.resampling import FEWEST
 from evaluation.statistics import DRAWS, LEVEL, Estimate
 
 
@@ -52,6 +53,7 @@ def krippendorff(
 ) -> Estimate:
     """Ordinal alpha with its percentile interval over patients; None where nothing pairs or nothing varies.
 
+    No interval with fewer than `FEWEST` patients.
     Readers are not resampled: a reader drawn twice would agree with himself.
     """
     units = coincidences(ratings, levels)
@@ -59,7 +61,7 @@ def krippendorff(
     if not np.isfinite(alpha):
         return Estimate(None, None, None)
     names, owner = np.unique(np.arange(units.shape[0]) if patients is None else patients, return_inverse=True)
-    if len(names) == 1:
+    if len(names) < FEWEST:
         return Estimate(alpha, None, None)
     sums = np.zeros((len(names), levels, levels))
     np.add.at(sums, owner, units)

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from evaluation.readers.agreement import krippendorff
 from evaluation.readers.design import ARMS, FEW_CASES, FEW_READERS, Item
 from evaluation.readers.questions import IDENTITY, ORDINAL, PE, Question
-from evaluation.readers.resampling import Weights, draw_weights, estimate, weighted_auc, weighted_rate
+from evaluation.readers.resampling import FEWEST, Weights, draw_weights, estimate, weighted_auc, weighted_rate
 from evaluation.statistics import DRAWS, LEVEL
 
 CHANCE, MARGIN = 0.5, 0.1  # the rate of guessing, and how far from it still counts as indistinguishable
@@ -97,11 +97,9 @@ def statement(result: dict) -> str:
     if rate["mean"] is None:
         return "No reader answered for both real and generated volumes: nothing can be said."
     readers, cases = result["readers"], min(result["volumes"].values())
-    start = (
-        f"{readers} reader{'s' * (readers > 1)} told real from generated CT in {100 * rate['mean']:.0f} % of volumes"
-    )
+    start = f"{readers} reader{'s' * (readers > 1)} named real and generated CT rightly in {100 * rate['mean']:.0f} %"
     if rate["low"] is None:
-        return f"{start}; one reader or patient has no interval, so nothing is claimed about others."
+        return f"{start}; too few readers or patients for an interval, so nothing is claimed."
     start += f" (90 % interval {100 * rate['low']:.0f} to {100 * rate['high']:.0f} %; guessing is 50 %)"
     end = {
         "indistinguishable": "the interval lies within 50 ± 10 %, so they are indistinguishable to such readers",
@@ -165,7 +163,10 @@ def _pe_auc(by_arm: dict, key: pd.DataFrame, patients: list[str], weights: Weigh
         if arm in possible:
             cases = {"positive": parts[arm][1], "negative": parts[arm][0]}
             counts = {name: int(np.isfinite(v).any(axis=0).sum()) for name, v in cases.items()}
-            found["auc"][arm] = _auc(*parts[arm], weights) | counts
+            value = _auc(*parts[arm], weights)
+            if min(counts.values()) < FEWEST or value["low"] == value["high"]:  # the latter: every draw separates
+                value |= {"low": None, "high": None}
+            found["auc"][arm] = value | counts
         else:
             found["not_measured"][arm] = "needs volumes of patients with and without PE whose label is known"
     for one, other in combinations(possible, 2):
@@ -173,7 +174,10 @@ def _pe_auc(by_arm: dict, key: pd.DataFrame, patients: list[str], weights: Weigh
         def difference(w: Weights, one: str = one, other: str = other) -> np.ndarray:
             return weighted_auc(*parts[other], w) - weighted_auc(*parts[one], w)
 
-        found["auc_differences"][f"{other} minus {one}"] = estimate(difference, weights, LEVEL).as_dict()
+        value = estimate(difference, weights, LEVEL).as_dict()
+        if any(found["auc"][arm]["low"] is None for arm in (one, other)):
+            value |= {"low": None, "high": None}
+        found["auc_differences"][f"{other} minus {one}"] = value
     return found
 
 

@@ -63,10 +63,10 @@ def assign_arms(
 
 
 def blind_codes(count: int, generator: np.random.Generator) -> list[str]:
-    """Distinct codes of eight hex digits in random order."""
+    """Distinct codes in random order: a letter first, so that no spreadsheet takes one for a number."""
     codes: dict[str, None] = {}
     while len(codes) < count:
-        codes[f"{generator.integers(2**32):08x}"] = None
+        codes[f"v{generator.integers(2**28):07x}"] = None
     return list(codes)
 
 

@@ -185,7 +185,7 @@ def _read_reader(file: Path, study: Study, order: list[str]) -> pd.DataFrame:
     if len(twice):
         raise UserError(f"{file}: position {twice.iloc[0]} stands twice; keep the answer that was given first")
     for name in names:
-        table[name] = pd.to_numeric(table[name].str.strip().replace("", "nan")).astype(float)
+        table[name] = pd.to_numeric(table[name].str.strip().replace("", None)).astype(float)
     table["position"] = table["position"].astype(int)
     table.insert(0, "reader", file.stem)
     return table

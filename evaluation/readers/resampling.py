@@ -13,13 +13,19 @@ from jaxtyping import Float, Shaped
 
 from evaluation.statistics import DRAWS, Estimate
 
+FEWEST = 5  # patients of a kind below which a percentile interval means nothing
+
 
 @dataclass(frozen=True)
 class Weights:
-    """How often each reader and each patient was drawn; the first row is the study itself, all ones."""
+    """How often each reader and each patient was drawn; the first row is the study itself, all ones.
+
+    `smallest` is the number of patients in the smallest stratum.
+    """
 
     readers: Float[np.ndarray, "draws r"]
     patients: Float[np.ndarray, "draws p"]
+    smallest: int
 
 
 def draw_weights(readers: int, strata: Shaped[np.ndarray, " p"], draws: int = DRAWS, seed: int = 0) -> Weights:
@@ -33,9 +39,9 @@ def draw_weights(readers: int, strata: Shaped[np.ndarray, " p"], draws: int = DR
         by_patient[:, members] = generator.multinomial(
             len(members), np.full(len(members), 1 / len(members)), size=draws
         )
-    return Weights(
-        np.concatenate([np.ones((1, readers)), by_reader]), np.concatenate([np.ones((1, len(strata))), by_patient])
-    )
+    own = np.ones((1, readers)), np.ones((1, len(strata)))
+    smallest = int(np.unique(strata, return_counts=True)[1].min())
+    return Weights(np.concatenate([own[0], by_reader]), np.concatenate([own[1], by_patient]), smallest)
 
 
 def weighted_rate(values: Float[np.ndarray, "r p"], weights: Weights) -> Float[np.ndarray, " draws"]:
@@ -72,12 +78,15 @@ def weighted_auc(
 
 
 def estimate(statistic: Callable[[Weights], Float[np.ndarray, " draws"]], weights: Weights, level: float) -> Estimate:
-    """The study's own value and the percentile interval of its resamples; no interval with one reader or patient."""
+    """The study's own value and the percentile interval of its resamples.
+
+    No interval with one reader, or fewer than `FEWEST` patients in a stratum.
+    """
     values = statistic(weights)
     if not np.isfinite(values[0]):
         return Estimate(None, None, None)
     drawn = values[1:][np.isfinite(values[1:])]
-    if min(weights.readers.shape[1], weights.patients.shape[1]) < 2 or len(drawn) < 100:
+    if weights.readers.shape[1] < 2 or weights.smallest < FEWEST or len(drawn) < 100:
         return Estimate(float(values[0]), None, None)
     tail = (1.0 - level) / 2.0
     low, high = np.quantile(drawn, [tail, 1.0 - tail])

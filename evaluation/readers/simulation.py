@@ -85,18 +85,21 @@ def expected_precision(readers: int, per_arm: int, positives: int | None = None,
         if rate["low"] is not None:
             widths.append((rate["high"] - rate["low"]) / 2.0)
         if positives and 0 < positives < per_arm:
-            auc_widths.append(_auc_half_width(readers, per_arm, positives, generator, seed + number))
+            width = _auc_half_width(readers, per_arm, positives, generator, seed + number)
+            auc_widths += [] if width is None else [width]
     return {
         "readers": readers,
         "cases_per_arm": per_arm,
         "rate_half_width": round(float(np.mean(widths)), 4) if widths else None,
         "chance_of_equivalence": round(float(np.mean(found)), 3),
-        "auc_half_width": round(float(np.nanmean(auc_widths)), 4) if auc_widths else None,
+        "auc_half_width": round(float(np.mean(auc_widths)), 4) if auc_widths else None,
         "assumed": {"reader_spread": READER_SPREAD, "case_spread": CASE_SPREAD, "studies": SIMULATED},
     }
 
 
-def _auc_half_width(readers: int, cases: int, positives: int, generator: np.random.Generator, seed: int) -> float:
+def _auc_half_width(
+    readers: int, cases: int, positives: int, generator: np.random.Generator, seed: int
+) -> float | None:
     felt = impressions(readers, cases, 0.0, generator)
     felt[:, :positives] += ASSUMED_AUC_SHIFT
     confidence = np.searchsorted(np.linspace(-0.8, 2.0, 4), felt) + 1.0
@@ -104,4 +107,4 @@ def _auc_half_width(readers: int, cases: int, positives: int, generator: np.rand
     positive[:, :positives], negative[:, :positives] = confidence[:, :positives], np.nan
     weights = draw_weights(readers, (np.arange(cases) < positives).astype(int), SIMULATED_DRAWS, seed)
     found = estimate(lambda w: weighted_auc(negative, positive, w), weights, LEVEL)
-    return np.nan if found.low is None else (found.high - found.low) / 2.0
+    return None if found.low is None else (found.high - found.low) / 2.0

@@ -6,6 +6,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from evaluation.readers.design import ARM_LABELS, ARMS
+from evaluation.readers.questions import IDENTITY
 from evaluation.results import write_metrics
 
 COLOURS = ("#b2182b", "#ef8a62", "#d9d9d9", "#67a9cf", "#2166ac")  # from the worst answer to the best
@@ -42,6 +43,8 @@ def distribution_chart(result: dict) -> Figure:
     for axis, name in zip(figure.subplots(len(names), 1, squeeze=False)[:, 0], names, strict=True):
         choices = result["questions"][name]["choices"]
         colours = [COLOURS[round(i * (len(COLOURS) - 1) / (len(choices) - 1))] for i in range(len(choices))]
+        if result["questions"][name]["kind"] == IDENTITY:
+            colours.reverse()  # real comes first and is the better answer
         for row, arm in enumerate(ARMS):
             left, part = 0.0, table[(table.question == name) & (table.arm == arm)]
             for (_, entry), colour in zip(part.iterrows(), colours, strict=True):
@@ -116,7 +119,7 @@ def _rate_lines(entry: dict) -> list[str]:
     lines = []
     for pair, rate in entry["rates"].items():
         level = f"{100 * rate['level']:.0f} % interval"
-        lines.append(f"- {pair}: told apart in {_span(rate)} of volumes ({level}): {rate['verdict']}")
+        lines.append(f"- {pair}: named rightly in {_span(rate)} ({level}): {rate['verdict']}")
     each = ", ".join(f"{reader} {100 * rate:.0f} %" for reader, rate in entry["rate_by_reader"].items())
     return [*lines, f"- real against generated, each reader: {each}"]
 

@@ -27,11 +27,17 @@ def chest(arm: str, index: int) -> Volume:
 def cases(count: int) -> pd.DataFrame:
     names = range(count)
     return pd.DataFrame(
-        {"id": [f"case_{i}" for i in names], "patient": [f"patient_{i}" for i in names], "label": [i % 2 for i in names]}
+        {
+            "id": [f"case_{i}" for i in names],
+            "patient": [f"patient_{i}" for i in names],
+            "label": [i % 2 for i in names],
+        }
     )
 
 
-def make_small_study(folder: Path, readers: int = 2, cases_: int | None = None, seed: int | None = 0, **settings) -> dict:
+def make_small_study(
+    folder: Path, readers: int = 2, cases_: int | None = None, seed: int | None = 0, **settings
+) -> dict:
     count = settings.pop("cases", 9) if cases_ is None else cases_
     questions = parse_questions(QUESTIONS)
     window = Window(-1000.0, 1000.0)

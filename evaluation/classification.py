@@ -1,0 +1,67 @@
+"""Compares trained classifiers of CTs, X-rays and generated volumes on the same cases: tables, JSON and pictures.
+
+`python evaluation/classification.py dataset=xrayctpa dataset.root_dir=<folder> generators=<folder>`
+"""
+
+import sys
+from pathlib import Path
+
+sys.path[0] = str(Path(__file__).resolve().parent.parent)  # replaced, so that a file here shadows no library
+
+from dataset.command import command  # noqa: E402
+
+
+@command("classification")
+def main(cfg) -> None:
+    import pandas as pd
+    from hydra.utils import instantiate
+    from omegaconf import OmegaConf
+
+    from dataset.datamodule import CTDataModule
+    from evaluation.classifier_scores import describe, find_classifiers, folds_of, score_fold
+    from evaluation.diagnostic import PRIMARY, analyse
+    from evaluation.diagnostic_tables import markdown
+    from evaluation.diagnostic_writing import stated, write_all
+    from evaluation.generated import Generators, find_generators
+    from evaluation.sampling import resolve_device
+
+    device = resolve_device(cfg.device)
+    print(f"device: {device}")
+    found = find_classifiers(cfg.classifiers, cfg.search)
+    folds = folds_of(found)
+    for one in found:
+        print(f"{one.name}{'' if one.fold is None else f' of fold {one.fold}'}: {one.path}")
+    print(PRIMARY)
+    generators = None
+    if cfg.generators:
+        sampler = OmegaConf.to_container(cfg.sampler, resolve=True)
+        paths = find_generators(cfg.generators)
+        options = {"samples": cfg.samples, "seed": cfg.generate_seed, "batch_size": cfg.batch_size}
+        generators = Generators(paths, sampler, **options, device=str(device))
+    tables, inputs, protocols = [], {}, []
+    for fold in folds:
+        chosen = {} if fold is None else {"fold": fold}
+        source = instantiate(cfg.dataset.source, **chosen)
+        data = CTDataModule(
+            source,
+            cfg.dataset.window,
+            cache_dir=cfg.dataset.cache_dir,
+            prepare_workers=cfg.dataset.prepare_workers,
+        )
+        data.prepare_data()
+        data.setup()
+        mine = [one for one in found if one.fold == fold]
+        table, seen = score_fold(data, mine, generators, device, cfg.batch_size)
+        tables.append(table)
+        inputs = seen if not inputs else {name: kind for name, kind in inputs.items() if name in seen}
+        protocols.append(data.protocol())
+    scores = pd.concat(tables, ignore_index=True)
+    result = analyse(scores, inputs, cfg.margin, cfg.sensitivity, cfg.draws, cfg.seed)
+    result["protocol"] = stated(cfg, protocols, scores, generators) | {"classifiers": describe(found)}
+    write_all(Path(cfg.output), result, scores, list(inputs))
+    print(markdown(result))
+    print(Path(cfg.output) / "classification.json")
+
+
+if __name__ == "__main__":
+    main()

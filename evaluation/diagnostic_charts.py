@@ -1,0 +1,102 @@
+"""Pictures of a comparison of classifiers: ROC, precision and recall, reliability before and after recalibration."""
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from evaluation.diagnostic import curves_of
+from evaluation.roc import precision_recall_points, roc_points
+
+COLOURS = ("#22577a", "#d1495b", "#66a182", "#edae49", "#6d597a", "#7a8794", "#00798c", "#b56576")
+GRID = np.linspace(0.0, 1.0, 201)
+
+
+def roc_picture(scores: pd.DataFrame, result: dict) -> Figure:
+    """A curve a classifier; of several folds their mean at each false positive rate, and each fold thin."""
+    figure, axis = _square(result)
+    axis.plot([0, 1], [0, 1], color="#c9ced4", linewidth=1)
+    for colour, (name, one) in zip(_colours(), result["classifiers"].items(), strict=False):
+        curves = [roc_points(*fold) for fold in curves_of(scores, name)]
+        label = f"{name}: {one['auc']['mean']:.2f} [{one['auc']['low']:.2f}, {one['auc']['high']:.2f}]"
+        if len(curves) == 1:
+            axis.plot(*curves[0], color=colour, linewidth=1.8, label=label)
+            continue
+        for curve in curves:
+            axis.plot(*curve, color=colour, linewidth=0.5, alpha=0.35)
+        mean = np.mean([_steps(fpr, tpr) for fpr, tpr in curves], axis=0)
+        axis.plot(np.concatenate([[0.0], GRID]), np.concatenate([[0.0], mean]), color=colour, label=label)
+    axis.set_xlabel("1 − specificity")
+    axis.set_ylabel("sensitivity")
+    axis.legend(fontsize=8, frameon=False, loc="lower right", title="AUC [95 %]", title_fontsize=8)
+    return figure
+
+
+def precision_recall_picture(scores: pd.DataFrame, result: dict) -> Figure:
+    """A curve a classifier and fold; the line is the prevalence, which a classifier that knows nothing reaches."""
+    figure, axis = _square(result)
+    axis.axhline(result["cases"]["prevalence"]["mean"], color="#c9ced4", linewidth=1, label="prevalence")
+    for colour, name in zip(_colours(), result["classifiers"], strict=False):
+        for number, fold in enumerate(curves_of(scores, name)):
+            recall, precision = precision_recall_points(*fold)
+            width = 1.5 if result["cases"]["folds"] == 1 else 0.8
+            axis.step(recall, precision, where="post", color=colour, linewidth=width, label=None if number else name)
+    axis.set_xlabel("recall (sensitivity)")
+    axis.set_ylabel("precision (PPV)")
+    axis.legend(fontsize=8, frameon=False, loc="lower left")
+    return figure
+
+
+def reliability_picture(result: dict) -> Figure:
+    """Observed share against predicted probability, before and after recalibration, a panel a classifier."""
+    names = list(result["classifiers"])
+    across = min(4, len(names))
+    down = -(-len(names) // across)
+    figure = Figure(figsize=(3.1 * across, 3.3 * down + 0.3), layout="constrained")
+    panels = figure.subplots(down, across, squeeze=False).ravel()
+    for axis, name in zip(panels, names, strict=False):
+        said = result["classifiers"][name]["calibration"]
+        axis.plot([0, 1], [0, 1], color="#c9ced4", linewidth=1)
+        for key, colour in (("before", "#7a8794"), ("after", "#d1495b")):
+            bins = said["reliability"][key]
+            x, y = (np.array([b[k] for b in bins]) for k in ("predicted", "observed"))
+            below, above = y - [b["low"] for b in bins], np.array([b["high"] for b in bins]) - y
+            label = f"{key}: Brier {said['brier'][key]['mean']:.3f}"
+            axis.errorbar(x, y, np.clip([below, above], 0, None), fmt="o-", color=colour, markersize=4, linewidth=1,
+                          elinewidth=0.7, label=label)  # fmt: skip
+        axis.set_title(name, fontsize=10)
+        axis.set_xlim(-0.02, 1.02)
+        axis.set_ylim(-0.02, 1.02)
+        axis.legend(fontsize=7, frameon=False, loc="upper left")
+        axis.spines[["top", "right"]].set_visible(False)
+    for axis in panels[len(names) :]:
+        axis.axis("off")
+    figure.supxlabel("predicted probability" + _mark(result), fontsize=9)
+    figure.supylabel("observed share of positives", fontsize=9)
+    return figure
+
+
+def _steps(fpr: np.ndarray, tpr: np.ndarray) -> np.ndarray:
+    """Sensitivity at the false positive rates of the grid; the higher end of a vertical step."""
+    highest = np.array([tpr[fpr <= x + 1e-12].max() for x in GRID])
+    between = np.interp(GRID, fpr, tpr)
+    return np.maximum(highest, between)
+
+
+def _square(result: dict):
+    figure = Figure(figsize=(5.6, 5.6), layout="constrained")
+    axis = figure.subplots()
+    axis.set_xlim(-0.01, 1.01)
+    axis.set_ylim(-0.01, 1.01)
+    axis.set_aspect("equal")
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.set_title(f"{result['cases']['test']} test cases{_mark(result)}", fontsize=10)
+    return figure, axis
+
+
+def _mark(result: dict) -> str:
+    return " (phantoms, not patients)" if result["protocol"].get("phantoms") else ""
+
+
+def _colours():
+    while True:
+        yield from COLOURS

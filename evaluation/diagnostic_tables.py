@@ -1,0 +1,125 @@
+"""The table of classifiers, one row each, in Markdown, CSV and as a picture."""
+
+from pathlib import Path
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from dataset.files import atomic_path
+
+WHAT = {
+    "ct": "CTPA",
+    "xray": "X-ray",
+    "generated": "generated CTPA",
+    "ct on generated": "generated CTPA",
+    "metadata": "no picture",
+}
+HEADERS = ("classifier", "input", "AUC", "accuracy", "specificity", "sensitivity", "PPV", "NPV")
+RATES = ("accuracy", "specificity", "sensitivity", "ppv", "npv")
+
+
+def markdown(result: dict) -> str:
+    """The table with Youden's threshold, the sentences, and what limits them."""
+    counts, lines = result["cases"], []
+    mark = " **Phantoms, not patients.**" if result["protocol"].get("phantoms") else ""
+    folds = f" in {counts['folds']} folds" if counts["folds"] > 1 else ""
+    share = _span(counts["prevalence"])
+    lines += [
+        f"{counts['test']} test cases of {counts['patients']} patients{folds}, prevalence {share}.{mark}",
+        "Intervals are 95 %: DeLong's of AUC, Wilson's of proportions.",
+        "",
+    ]
+    for key, title in (("youden", "Youden's threshold of the validation cases"),
+                       ("sensitive", "threshold of the sensitivity asked for, of the validation cases")):  # fmt: skip
+        lines += [f"At {title}:", "", _line(HEADERS), _line(["---"] * len(HEADERS))]
+        lines += [_line(row) for row in rows(result, key)]
+        lines.append("")
+    lines += [f"- {result['primary']['stated']}.", f"- {result['primary']['sentence']}"]
+    lines += [f"- {result['non_inferiority']['sentence']}"]
+    lines += [f"- {row['sentence']}" for row in result["comparisons"]]
+    lines += [f"- {name}: {note}." for name, one in result["classifiers"].items() for note in one["notes"]]
+    lines += [
+        "",
+        _line(("classifier", "AUC, PA", "AUC, AP", "Brier before", "Brier after", "Brier of the prevalence")),
+    ]
+    lines.append(_line(["---"] * 6))
+    for name, one in result["classifiers"].items():
+        views = [_viewed(one["views"][view]) for view in ("PA", "AP")]
+        scores = [_span(one["calibration"]["brier"][key]) for key in ("before", "after", "prevalence")]
+        lines.append(_line((name, *views, *scores)))
+    lines += ["", *(f"- {limit}" for limit in result["limits"])]
+    return "\n".join(lines) + "\n"
+
+
+def rows(result: dict, threshold: str = "youden") -> list[tuple[str, ...]]:
+    """Cells of the table, a classifier each, in the order CTPA, X-ray, generated, controls."""
+    order = list(WHAT)
+    found = sorted(result["classifiers"].items(), key=lambda item: order.index(item[1]["input"]))
+    made = []
+    for name, one in found:
+        mark = " †" if any("not X-ray evidence" in note for note in one["notes"]) else ""
+        rates = [_span(one["thresholds"][threshold][rate]) for rate in RATES]
+        made.append((name + mark, WHAT[one["input"]], _span(one["auc"]), *rates))
+    return made
+
+
+def flat(result: dict) -> pd.DataFrame:
+    """One number a row: classifier, threshold, measure, mean, low, high, prevalence."""
+    found, prevalence = [], round(result["cases"]["prevalence"]["mean"], 6)
+    for name, one in result["classifiers"].items():
+        entries = [("", "auc", one["auc"])]
+        entries += [("", f"auc_{view}", area) for view, area in one["views"].items()]
+        entries += [("", f"brier_{key}", estimate) for key, estimate in one["calibration"]["brier"].items()]
+        entries += [(key, rate, one["thresholds"][key][rate]) for key in one["thresholds"] for rate in RATES]
+        for threshold, measure, value in entries:
+            value = value or {}
+            numbers = {key: value.get(key) for key in ("mean", "low", "high")}
+            row = {"classifier": name, "input": one["input"], "threshold": threshold, "measure": measure}
+            found.append(row | numbers | {"prevalence": prevalence})
+    return pd.DataFrame(found)
+
+
+def picture(result: dict) -> Figure:
+    """The table with Youden's threshold as a figure."""
+    cells = rows(result)
+    figure = Figure(figsize=(15, 0.8 + 0.62 * (len(cells) + 1)), layout="constrained")
+    axis = figure.subplots()
+    axis.axis("off")
+    wrapped = [[cell.replace(" [", "\n[") for cell in row] for row in cells]
+    widths = [0.17, 0.13, *[0.70 / 6] * 6]
+    table = axis.table(wrapped, colLabels=HEADERS, cellLoc="center", colWidths=widths, bbox=[0, 0, 1, 1])
+    table.auto_set_font_size(False)
+    table.set_fontsize(10)
+    for (row, _), cell in table.get_celld().items():
+        cell.set_edgecolor("#c9ced4")
+        cell.set_facecolor("#e8ecf0" if row == 0 else "white")
+    title = (
+        f"{result['cases']['test']} test cases, prevalence {_span(result['cases']['prevalence'])}; Youden's threshold"
+    )
+    title = ("PHANTOMS, not patients. " if result["protocol"].get("phantoms") else "") + title
+    if any("†" in row[0] for row in cells):
+        title += "\n† not X-ray evidence: X-rays are DRRs of contrast CTs"
+    axis.set_title(title, fontsize=11)
+    return figure
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file whole or not at all."""
+    with atomic_path(path) as temporary:
+        Path(temporary).write_text(text, encoding="utf-8")
+
+
+def _line(cells) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _span(value: dict | None) -> str:
+    if value is None or value["mean"] is None:
+        return "–"
+    if value["low"] is None:
+        return f"{value['mean']:.3f}"
+    return f"{value['mean']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"
+
+
+def _viewed(area: dict | None) -> str:
+    return "–" if area is None else f"{_span(area)}, {area['positives']} of {area['cases']}"
