@@ -34,8 +34,8 @@ class XrayClassifier(ModelMixin, ConfigMixin):
         kind = getattr(encoders, str(encoder.get("class")), None) if encoder.get("class") in encoders.__all__ else None
         if not (isinstance(kind, type) and issubclass(kind, XrayEncoder)) or kind.volumetric or kind is XrayEncoder:
             raise ValueError(f"encoder {encoder.get('class')}: not an X-ray encoder of ddpm.xray_encoder")
-        self.encoder = kind(**encoder["config"])
-        width = self.encoder.embedding_dim
+        self.body = kind(**encoder["config"])
+        width = self.body.embedding_dim
         self.head = nn.Sequential(nn.LayerNorm(width), nn.Dropout(dropout), nn.Linear(width, 1))
 
     @classmethod
@@ -43,12 +43,12 @@ class XrayClassifier(ModelMixin, ConfigMixin):
         """A new head on an encoder with its weights."""
         config = {k: v for k, v in dict(encoder.config).items() if not k.startswith("_")}
         found = cls({"class": type(encoder).__name__, "config": json.loads(json.dumps(config))}, dropout)
-        found.encoder.load_state_dict(encoder.state_dict())
+        found.body.load_state_dict(encoder.state_dict())
         return found
 
     def forward(self, xray: Float[Tensor, "b v 1 h w"]) -> Float[Tensor, " b"]:
         """Logits of X-rays in [0, 1]."""
-        return self.head(self.encoder(xray).embedding.mean(dim=1))[:, 0]
+        return self.head(self.body(xray).embedding.mean(dim=1))[:, 0]
 
 
 class TorchvisionXrayClassifier(ModelMixin, ConfigMixin):

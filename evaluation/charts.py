@@ -1,37 +1,54 @@
 """Charts of the report: scores per case by method, and loss curves of the training runs."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from evaluation.results import LABELS, METRIC_LABELS
+from evaluation.results import LABELS, METRIC_LABELS, measured_names
 from evaluation.scoring import TRUTH
 
+COLUMNS = 3  # panels beside each other
 NO_LOSSES = ("lr", "psnr", "ssim", "mae_hu")  # logged beside the losses, on other scales
 MODEL_COLOUR, OTHER_COLOUR = "#d1495b", "#7a8794"
 
 
-def case_scores(scores: pd.DataFrame, metrics=("psnr", "ssim", "mae_hu")) -> Figure:
-    """A dot per case and a bar at the mean, for every method, one panel for each of the metrics that were measured."""
-    metrics = [name for name in metrics if name in scores]
-    names = [name for name in LABELS if name in set(scores.method) and name != TRUTH]
-    figure = Figure(figsize=(11, 0.42 * len(names) + 1.1), layout="constrained")
+def case_scores(scores: pd.DataFrame, metrics: Sequence[str] | None = None) -> Figure | None:
+    """A dot per case, a box over the middle half and a bar at the mean, for every method, a panel for each metric.
+
+    `metrics` are all that were measured by default. None where there is nothing to draw.
+    """
+    measured = measured_names(scores) if metrics is None else [name for name in metrics if name in scores]
+    metrics = [name for name in measured if scores.loc[scores.method != TRUTH, name].notna().any()]
+    present = [name for name in scores.method.unique() if name != TRUTH]
+    names = [name for name in LABELS if name in present] + [name for name in present if name not in LABELS]
+    if not metrics or not names:
+        return None
+    rows = -(-len(metrics) // COLUMNS)
+    columns = min(COLUMNS, len(metrics))
+    figure = Figure(figsize=(11, rows * (0.3 * len(names) + 0.8)), layout="constrained")
+    axes = figure.subplots(rows, columns, sharey=True, squeeze=False).ravel()
     generator = np.random.default_rng(0)
-    for axis, metric in zip(figure.subplots(1, len(metrics), sharey=True, squeeze=False)[0], metrics, strict=True):
+    for axis in axes[len(metrics) :]:
+        axis.set_visible(False)
+    for axis, metric in zip(axes[: len(metrics)], metrics, strict=True):
         for row, name in enumerate(names):
             values = scores.loc[scores.method == name, metric].dropna().to_numpy()
             colour = MODEL_COLOUR if name.startswith("model") else OTHER_COLOUR
             heights = row + generator.uniform(-0.2, 0.2, len(values))
             axis.plot(values, heights, "o", color=colour, alpha=0.45, markersize=3.5, markeredgewidth=0)
             if len(values):
+                lower, upper = np.quantile(values, [0.25, 0.75])
+                axis.barh(row, upper - lower, left=lower, height=0.5, color=colour, alpha=0.22, linewidth=0)
                 axis.plot([values.mean()] * 2, [row - 0.32, row + 0.32], color="black", linewidth=1.6)
-        axis.set_xlabel(METRIC_LABELS[metric])
-        axis.set_yticks(range(len(names)), [LABELS[name] for name in names])
+        axis.set_xlabel(METRIC_LABELS[metric], fontsize=9)
+        axis.tick_params(axis="x", labelsize=8)
+        axis.set_yticks(range(len(names)), [LABELS.get(name, name) for name in names], fontsize=9)
         axis.grid(axis="x", alpha=0.3)
         axis.spines[["top", "right"]].set_visible(False)
-    figure.axes[0].invert_yaxis()
+    axes[0].invert_yaxis()  # shared, so it turns all
     return figure
 
 

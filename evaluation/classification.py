@@ -18,7 +18,7 @@ def main(cfg) -> None:
     from omegaconf import OmegaConf
 
     from dataset.datamodule import CTDataModule
-    from evaluation.classifier_scores import describe, find_classifiers, folds_of, score_fold
+    from evaluation.classifier_scores import describe, fairness, find_classifiers, folds_of, score_fold
     from evaluation.diagnostic import PRIMARY, analyse
     from evaluation.diagnostic_tables import markdown
     from evaluation.diagnostic_writing import stated, write_all
@@ -36,7 +36,12 @@ def main(cfg) -> None:
     if cfg.generators:
         sampler = OmegaConf.to_container(cfg.sampler, resolve=True)
         paths = find_generators(cfg.generators)
-        options = {"samples": cfg.samples, "seed": cfg.generate_seed, "batch_size": cfg.batch_size}
+        options = {
+            "samples": cfg.samples,
+            "seed": cfg.generate_seed,
+            "batch_size": cfg.batch_size,
+            "origin": cfg.origin,
+        }
         generators = Generators(paths, sampler, **options, device=str(device))
     tables, inputs, protocols = [], {}, []
     for fold in folds:
@@ -58,6 +63,7 @@ def main(cfg) -> None:
     scores = pd.concat(tables, ignore_index=True)
     result = analyse(scores, inputs, cfg.margin, cfg.sensitivity, cfg.draws, cfg.seed)
     result["protocol"] = stated(cfg, protocols, scores, generators) | {"classifiers": describe(found)}
+    result["limits"] += fairness(found, generators)
     write_all(Path(cfg.output), result, scores, list(inputs))
     print(markdown(result))
     print(Path(cfg.output) / "classification.json")

@@ -137,6 +137,21 @@ def describe(found: list[Found]) -> list[dict]:
     ]
 
 
+def fairness(found: list[Found], generators: Generators | None) -> list[str]:
+    """What keeps the primary comparison from being one of equals: a sentence where no X-ray classifier has the
+    generator's own encoder, or none starts from its weights."""
+    if generators is None:
+        return []
+    theirs = read(generators.paths[0])[0]["components"]["xray_encoder"]
+    networks = [read(one.path)[0]["components"]["classifier"] for one in found if one.input == "xray"]
+    encoders = [network["config"].get("encoder", {}) for network in networks]
+    if not any(own == {key: theirs[key] for key in ("class", "config")} for own in encoders):
+        return ["No X-ray classifier has the generator's own encoder: the primary comparison is not one of equals."]
+    if not any(one.input == "xray" and "init_from" in one.protocol for one in found):
+        return ["No X-ray classifier starts from the generator's encoder (classifier.init_from): it may be stronger."]
+    return []
+
+
 def _found(file: Path) -> Found:
     header, _, _ = read(file)
     protocol = header.get("protocol", {})

@@ -32,7 +32,7 @@ class Areas:
         if error < 1e-9:
             positives, negatives = (int(n) for n in self.counts.sum(axis=0))
             return score_interval(mean, positives, negatives, level)
-        reach = norm.ppf(0.5 + level / 2.0) * error
+        reach = float(norm.ppf(0.5 + level / 2.0) * error)
         return max(0.0, mean - reach), min(1.0, mean + reach)
 
     def difference(self, first: int, second: int, level: float = LEVEL) -> tuple[float, float | None, float | None]:
@@ -40,7 +40,7 @@ class Areas:
         mean, error = self._difference(first, second)
         if error < 1e-9:
             return mean, None, None
-        reach = norm.ppf(0.5 + level / 2.0) * error
+        reach = float(norm.ppf(0.5 + level / 2.0) * error)
         return mean, mean - reach, mean + reach
 
     def p_value(self, first: int, second: int) -> float | None:

@@ -67,12 +67,13 @@ def analyse(
         }
     return {
         "cases": _counts(test),
+        "sensitivity": sensitivity,
         "primary": _primary(found, drawn, names, inputs, validation),
         "comparisons": _others(found, drawn, names, inputs, validation),
         "non_inferiority": _non_inferiority(found, names, inputs, margin),
         "classifiers": classifiers,
         "definitions": definitions(sensitivity),
-        "limits": _limits(test),
+        "limits": _limits(test, inputs),
     }
 
 
@@ -80,10 +81,10 @@ def definitions(sensitivity: float) -> dict[str, str]:
     """What each number is."""
     return {
         "auc": "Mann-Whitney, a fold at a time, then the mean over folds; scores of different folds are never pooled",
-        "interval": "DeLong (Obuchowski where a patient has several cases), normal; score interval where it is a point",
+        "interval": "DeLong (Obuchowski where a patient has several cases); a score interval where it is a point",
         "bootstrap": "percentile interval, patients drawn with replacement within each fold",
         "youden": "sensitivity + specificity is largest on the validation cases of the fold",
-        "sensitive": f"the highest threshold with a sensitivity of {sensitivity:g} on the validation cases of the fold",
+        "sensitive": f"the highest threshold with a sensitivity of {sensitivity:g} on the validation cases",
         "proportions": "decisions of all folds together, Wilson; patients resampled where they have several cases",
         "calibration": "Platt's recalibration fitted on the validation cases of the fold; Brier score on the test",
         "prevalence": "PPV and NPV hold for the prevalence of these cases only",
@@ -251,7 +252,7 @@ def _compare(found: Areas, drawn: np.ndarray, names: list[str], first: str, seco
 def _shown(comparison: dict, p: float | None) -> bool:
     if comparison["low"] is None or p is None:
         return False
-    return p <= 1 - LEVEL and not comparison["low"] <= 0.0 <= comparison["high"]
+    return bool(p <= 1 - LEVEL) and not comparison["low"] <= 0.0 <= comparison["high"]
 
 
 def _pair(names: list[str], inputs: dict[str, str], validation: dict[str, float]) -> tuple[str | None, str | None]:
@@ -291,7 +292,8 @@ def _others(found: Areas, drawn, names, inputs, validation) -> list[dict]:
 def _size(row: dict, p: float | None, word: str) -> str:
     if row["low"] is None:
         return f"{row['difference']:+.3f}, without an interval, for neither AUC varies"
-    return f"{row['difference']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}], {word} {p:.2g}"
+    shown = "< 0.001" if p < 0.001 else f"{p:.2g}"
+    return f"{row['difference']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}], {word} {shown}"
 
 
 def _non_inferiority(found: Areas, names, inputs, margin: float | None) -> dict:
@@ -301,7 +303,7 @@ def _non_inferiority(found: Areas, names, inputs, margin: float | None) -> dict:
     if margin is None or generated is None or ctpa is None:
         return {"margin": margin, "shown": None, "sentence": "Non-inferiority to CTPA was not tested."}
     mean, low, high = found.difference(names.index(generated), names.index(ctpa))
-    shown = low is not None and low > -margin
+    shown = low is not None and bool(low > -margin)
     span = "without an interval" if low is None else f"[{low:+.3f}, {high:+.3f}]"
     claim = (
         f"not worse than CTPA by more than {margin:g}" if shown else f"no non-inferiority to CTPA shown ({margin:g})"
@@ -310,7 +312,7 @@ def _non_inferiority(found: Areas, names, inputs, margin: float | None) -> dict:
     return {"margin": margin, "difference": mean, "low": low, "high": high, "shown": shown, "sentence": sentence}
 
 
-def _limits(test: pd.DataFrame) -> list[str]:
+def _limits(test: pd.DataFrame, inputs: dict[str, str]) -> list[str]:
     said = ["Intervals cover the choice of test patients, not the choice of training cases or seeds."]
     smallest = min(int((part.label == v).sum()) for _, part in test.groupby("fold") for v in (0, 1))
     if smallest < FEW:
@@ -320,7 +322,9 @@ def _limits(test: pd.DataFrame) -> list[str]:
     if min(positives, negatives) > 0:
         width = expected_half_width(0.8, positives, negatives, folds)
         said.append(f"With these counts an AUC of 0.8 has an interval of about ±{width:.2f}.")
-    if folds > 1:
+    if "metadata" not in inputs.values():
+        said.append("No row without a picture: view, age, sex and hours do not differ between the training cases.")
+    if folds > 1 and "generated" in inputs.values():
         said.append(
             "Generators of training cases had the CTs, never the labels, of this fold's test patients in theirs."
         )

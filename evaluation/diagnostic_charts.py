@@ -15,7 +15,8 @@ def roc_picture(scores: pd.DataFrame, result: dict) -> Figure:
     """A curve a classifier; of several folds their mean at each false positive rate, and each fold thin."""
     figure, axis = _square(result)
     axis.plot([0, 1], [0, 1], color="#c9ced4", linewidth=1)
-    for colour, (name, one) in zip(_colours(), result["classifiers"].items(), strict=False):
+    for index, (name, one) in enumerate(result["classifiers"].items()):
+        colour = COLOURS[index % len(COLOURS)]
         curves = [roc_points(*fold) for fold in curves_of(scores, name)]
         label = f"{name}: {one['auc']['mean']:.2f} [{one['auc']['low']:.2f}, {one['auc']['high']:.2f}]"
         if len(curves) == 1:
@@ -32,14 +33,19 @@ def roc_picture(scores: pd.DataFrame, result: dict) -> Figure:
 
 
 def precision_recall_picture(scores: pd.DataFrame, result: dict) -> Figure:
-    """A curve a classifier and fold; the line is the prevalence, which a classifier that knows nothing reaches."""
+    """A curve a classifier; of several folds their mean at each recall. A classifier that knows nothing reaches the
+    line, which is the prevalence."""
     figure, axis = _square(result)
     axis.axhline(result["cases"]["prevalence"]["mean"], color="#c9ced4", linewidth=1, label="prevalence")
-    for colour, name in zip(_colours(), result["classifiers"], strict=False):
-        for number, fold in enumerate(curves_of(scores, name)):
-            recall, precision = precision_recall_points(*fold)
-            width = 1.5 if result["cases"]["folds"] == 1 else 0.8
-            axis.step(recall, precision, where="post", color=colour, linewidth=width, label=None if number else name)
+    grid = GRID[1:]
+    for index, name in enumerate(result["classifiers"]):
+        colour = COLOURS[index % len(COLOURS)]
+        curves = [precision_recall_points(*fold) for fold in curves_of(scores, name)]
+        if len(curves) == 1:
+            axis.plot(*curves[0], color=colour, linewidth=1.5, label=name)
+            continue
+        reached = [precision[np.searchsorted(recall, grid - 1e-12)] for recall, precision in curves]
+        axis.plot(grid, np.mean(reached, axis=0), color=colour, linewidth=1.5, label=name)
     axis.set_xlabel("recall (sensitivity)")
     axis.set_ylabel("precision (PPV)")
     axis.legend(fontsize=8, frameon=False, loc="lower left")
@@ -53,7 +59,7 @@ def reliability_picture(result: dict) -> Figure:
     down = -(-len(names) // across)
     figure = Figure(figsize=(3.1 * across, 3.3 * down + 0.3), layout="constrained")
     panels = figure.subplots(down, across, squeeze=False).ravel()
-    for axis, name in zip(panels, names, strict=False):
+    for axis, name in zip(panels[: len(names)], names, strict=True):
         said = result["classifiers"][name]["calibration"]
         axis.plot([0, 1], [0, 1], color="#c9ced4", linewidth=1)
         for key, colour in (("before", "#7a8794"), ("after", "#d1495b")):
@@ -95,8 +101,3 @@ def _square(result: dict):
 
 def _mark(result: dict) -> str:
     return " (phantoms, not patients)" if result["protocol"].get("phantoms") else ""
-
-
-def _colours():
-    while True:
-        yield from COLOURS

@@ -29,9 +29,12 @@ def markdown(result: dict) -> str:
         "Intervals are 95 %: DeLong's of AUC, Wilson's of proportions.",
         "",
     ]
-    for key, title in (("youden", "Youden's threshold of the validation cases"),
-                       ("sensitive", "threshold of the sensitivity asked for, of the validation cases")):  # fmt: skip
-        lines += [f"At {title}:", "", _line(HEADERS), _line(["---"] * len(HEADERS))]
+    titles = {
+        "youden": "At Youden's threshold of the validation cases",
+        "sensitive": f"At the threshold with a sensitivity of {result['sensitivity']:g} on the validation cases",
+    }
+    for key, title in titles.items():
+        lines += [f"{title}:", "", _line(HEADERS), _line(["---"] * len(HEADERS))]
         lines += [_line(row) for row in rows(result, key)]
         lines.append("")
     lines += [f"- {result['primary']['stated']}.", f"- {result['primary']['sentence']}"]

@@ -20,7 +20,7 @@ from ddpm.checkpoint import load_pipeline, read, sha256
 from evaluation.judge import check_protocol
 from evaluation.protocol import estimator
 from evaluation.sampling import sample_volumes, set_sampler
-from evaluation.unseen import choose_unseen, parts_of
+from evaluation.unseen import choose_unseen, parts_of_file
 
 TOGETHER = 64  # X-rays held in memory at once
 SPLITS = ("train", "val", "test")
@@ -58,6 +58,7 @@ class Generators:
         seed: of the noise.
         batch_size: volumes generated at once.
         device: where.
+        origin: checkpoint that all of them were fine-tuned from, if they were.
 
     Raises:
         UserError: no checkpoint, or samples below 1.
@@ -69,6 +70,7 @@ class Generators:
     seed: int = 0
     batch_size: int = 4
     device: str = "cpu"
+    origin: str | None = None
     hashes: dict[Path, str] = field(init=False)
 
     def __post_init__(self):
@@ -94,8 +96,9 @@ class Generators:
         generators = [_Generator(path, self.device) for path in self.paths]
         for generator in generators:
             check_protocol(present, generator.protocol)
+            _check_xrays(present, generator)
         asked = rows["split"].isin(splits).to_numpy()
-        parts = {str(g.path): parts_of(rows, g.protocol, present, str(g.path))[asked] for g in generators}
+        parts = {str(path): parts_of_file(rows, path, present, self.origin)[asked] for path in self.paths}
         chosen = choose_unseen(parts, rows[asked].reset_index(drop=True))
         owners = dict(zip(rows.loc[asked, "id"], chosen, strict=True))
         files = {}
@@ -152,6 +155,15 @@ class _Generator:
     @cached_property
     def pipeline(self):
         return load_pipeline(self.path, device=self.device)
+
+
+def _check_xrays(present: dict, generator: _Generator) -> None:
+    for key in ("xray_size", "views"):
+        if present.get(key) != generator.protocol.get(key):
+            raise UserError(
+                f"{generator.path}: trained with dataset.{key}={generator.protocol.get(key)}, the data have "
+                f"{present.get(key)}; give the same, so that X-ray classifiers and generator see one resolution"
+            )
 
 
 def find_generators(given: str | list[str] | None) -> list[Path]:

@@ -156,6 +156,26 @@ def comparison_frames(
     return frames
 
 
+def case_frames(
+    xray: Float[Tensor, "h w"],
+    truth: Float[Tensor, "d h w"],
+    generated: Float[Tensor, "d h w"],
+    spacing,
+    window: Window = DISPLAY_HU,
+) -> list[Image.Image]:
+    """A frame per coronal slice from front to back: X-ray, true CT, generated CT, as the X-ray looks at them."""
+    picture, count, frames = xray_tile(xray, GIF_TILE), truth.shape[1], []
+    truth, generated = truth.float(), generated.float()
+    for index in range(count):
+        tiles = [
+            picture,
+            tile(truth, "coronal", spacing, window, index, size=GIF_TILE),
+            tile(generated, "coronal", spacing, window, index, "generated", GIF_TILE),
+        ]
+        frames.append(_side_by_side(tiles, ["X-ray", "true CT", "generated CT"], _position(index, count)))
+    return frames
+
+
 def volume_frames(
     volume: Float[Tensor, "d h w"], spacing, window: Window = DISPLAY_HU, frames: int | None = None
 ) -> list[Image.Image]:

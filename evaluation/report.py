@@ -1,44 +1,74 @@
-"""The report: one HTML page made from what an evaluation left in its folder; it opens offline and loads nothing."""
+"""The report: one HTML page made from what an evaluation left in its folder; it opens offline and loads nothing.
 
-import base64
-import io
-import json
+`python evaluation/report.py run=<folder>` makes it anew.
+"""
+
+import sys
 from pathlib import Path
 
-import pandas as pd
-from jinja2 import Environment
-from matplotlib.figure import Figure
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)  # replaced, so that a file here shadows no library
 
-from evaluation.charts import case_scores, loss_curves
-from evaluation.metrics.registry import catalogue
-from evaluation.pictures import SYNTHETIC
-from evaluation.results import LABELS, METRIC_LABELS, MODEL, best_of, sentence
-from evaluation.scoring import TRUTH
+import json  # noqa: E402
+import platform  # noqa: E402
+from importlib.metadata import version  # noqa: E402
+
+from jinja2 import Environment  # noqa: E402
+
+from dataset.command import command  # noqa: E402
+from dataset.errors import UserError  # noqa: E402
+from dataset.files import atomic_path  # noqa: E402
+from evaluation.charts import case_scores, loss_curves  # noqa: E402
+from evaluation.comparison import read_result  # noqa: E402
+from evaluation.pictures import SYNTHETIC  # noqa: E402
+from evaluation.report_parts import (  # noqa: E402
+    case_table,
+    classification_part,
+    figure_uri,
+    file_uri,
+    limits,
+    method_row,
+    run_configs,
+)
+from evaluation.results import METRIC_LABELS, best_of, judged_method, sentence  # noqa: E402
+from evaluation.scoring import TRUTH  # noqa: E402
 
 TEMPLATE = Path(__file__).with_name("report.html.jinja")
-MIME = {".png": "image/png", ".gif": "image/gif"}
+SOURCES = "report.json"  # what the page was made from beside its folder, so that it can be made again
 MAX_GIFS = 4  # a megabyte each; the others lie beside the page
 
 
-def write_report(folder: Path, runs: dict[str, str | Path | None] | None = None) -> Path:
+def write_report(
+    folder: Path, runs: dict[str, str | Path | None] | None = None, classification: str | Path | None = None
+) -> Path:
     """Writes `report.html` into `folder` from its `metrics.json`, `cases.csv`, `sheet.png` and `gif/`.
 
-    `runs` are training folders by title; the losses in their `metrics.csv` become curves.
+    Args:
+        folder: of an evaluation, or of scored files.
+        runs: training folders by title, whose losses become curves; None takes those of the last report.
+            Folders that are gone are left out.
+        classification: folder of `evaluation/classification.py`; None takes that of the last report, or a folder
+            `classification` within `folder`.
+
+    Raises:
+        UserError: no `metrics.json` or `cases.csv`, or one that cannot be read.
     """
-    raw = (folder / "metrics.json").read_text(encoding="utf-8")
-    result, scores = json.loads(raw), pd.read_csv(folder / "cases.csv", dtype={"id": str, "patient": str})
-    protocol = result["protocol"]
-    columns = list(result["methods"][MODEL])
+    found = read_result("run", folder)
+    result, scores, folder = found.summary, found.scores, found.path.parent
+    runs, classification = _sources(folder, runs, classification)
+    protocol, method = result["protocol"], judged_method(result)
+    not_measured = protocol.get("not_measured", {})
+    columns = list(result["methods"][method])
     best = {name: best_of(result["methods"], name) for name in columns}
-    outside = [name for name, why in protocol["not_measured"].items() if why.startswith("outside window")]
-    blank = dict.fromkeys(outside, "outside window")
-    table = [_row(name, values, columns, best, blank) for name, values in result["methods"].items()]
-    if any(result["reference"][TRUTH].values()):
-        table.append(_row(TRUTH, result["reference"][TRUTH], columns, {}, blank))
-    curves = [loss_curves(run, title) for title, run in (runs or {}).items() if run]
-    spread = scores.loc[scores.method == MODEL, "spread_hu"].mean()
-    ids = [str(name) for name in scores.id.unique()]
-    reasons = "; ".join(f"{METRIC_LABELS[name]}: {why}" for name, why in protocol["not_measured"].items())
+    blank = {name: "outside window" for name, why in not_measured.items() if why.startswith("outside window")}
+    table = [method_row(name, values, columns, best, blank) for name, values in result["methods"].items()]
+    truth = result.get("reference", {}).get(TRUTH, {})
+    if any(truth.values()):
+        table.append(method_row(TRUTH, truth, columns, {}, blank))
+    differences = result.get("differences", {})
+    spread = scores.loc[scores.method == method, "spread_hu"].mean() if "spread_hu" in scores else float("nan")
+    curves = [loss_curves(run, title) for title, run in runs.items() if run]
+    ids = {str(name) for name in scores.id.unique()}
     page = Environment(autoescape=True, trim_blocks=True).from_string(TEMPLATE.read_text(encoding="utf-8"))
     html = page.render(
         title="Chest X-ray to CT: evaluation",
@@ -49,61 +79,79 @@ def write_report(folder: Path, runs: dict[str, str | Path | None] | None = None)
         level=round(100 * protocol["bootstrap"]["level"]),
         columns=columns,
         column_labels=METRIC_LABELS,
+        judged=method,
         table=table,
-        differences=[_row(name, values, columns, {}, blank, "+") for name, values in result["differences"].items()],
-        not_measured=reasons or "not measured for that row",
-        chart=_figure_uri(case_scores(scores)),
-        sheet=_file_uri(folder / "sheet.png"),
+        differences=[method_row(name, values, columns, {}, blank, "+") for name, values in differences.items()],
+        not_measured="; ".join(f"{METRIC_LABELS[name]}: {why}" for name, why in not_measured.items())
+        or "not measured for that row",
+        chart=figure_uri(case_scores(scores)),
+        cases=case_table(scores, method),
+        sheet=file_uri(folder / "sheet.png"),
         gifs=[
-            {"name": gif.stem, "data": _file_uri(gif)}
+            {"name": gif.stem, "data": file_uri(gif)}
             for gif in sorted((folder / "gif").glob("*.gif"))
             if gif.stem in ids
         ][:MAX_GIFS],
-        curves=[_figure_uri(curve) for curve in curves if curve is not None],
+        classification=classification_part(classification),
+        curves=[figure_uri(curve) for curve in curves if curve is not None],
         spread=f"{spread:.0f}" if protocol["samples"] > 1 and spread == spread else None,
+        limits=limits(protocol, len(differences)),
         protocol_rows=_protocol_rows(protocol, result.get("distribution")),
-        raw=raw,
+        configs=run_configs(runs),
+        raw=json.dumps(result, indent=1),
     )
     path = folder / "report.html"
-    path.write_text(html, encoding="utf-8")
+    with atomic_path(path) as temporary:
+        temporary.write_text(html, encoding="utf-8")
     return path
 
 
-def _row(
-    method: str, values: dict, columns: list[str], best: dict[str, str | None], blank: dict[str, str], sign: str = ""
-) -> dict:
-    cells = []
-    for metric in columns:
-        estimate, digits = values.get(metric), catalogue()[metric].digits
-        if estimate is None:
-            cells.append({"mean": blank.get(metric, "n/a")})
-            continue
-        cell = {"mean": f"{estimate['mean']:{sign}.{digits}f}", "best": best.get(metric) == method}
-        if estimate["low"] is not None:
-            cell["interval"] = f"{estimate['low']:{sign}.{digits}f} … {estimate['high']:{sign}.{digits}f}"
-        if estimate.get("p_holm") is not None:
-            cell["p"] = f"= {estimate['p_holm']:.2g}" if estimate["p_holm"] >= 0.001 else "< 0.001"
-        cells.append(cell)
-    return {"method": method, "label": LABELS.get(method, method), "cells": cells}
+def _sources(folder: Path, runs, classification) -> tuple[dict[str, str | Path | None], Path | None]:
+    """What lies outside of the folder: as given, else as the last report had it; written down for the next."""
+    path, kept = folder / SOURCES, {}
+    if path.is_file():
+        try:
+            kept = json.loads(path.read_text(encoding="utf-8"))
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise UserError(f"{path}: not JSON ({error}); delete it and name vqgan_run and ddpm_run again") from error
+    given = {title: str(run) for title, run in (runs or {}).items() if run}
+    runs = {**kept.get("runs", {}), **given}
+    classification = classification or kept.get("classification")
+    if classification is None and (folder / "classification").is_dir():
+        classification = folder / "classification"
+    if runs or classification:
+        with atomic_path(path) as temporary:
+            stated = {"runs": runs, "classification": None if classification is None else str(classification)}
+            temporary.write_text(json.dumps(stated, indent=1) + "\n", encoding="utf-8")
+    return runs, None if classification is None else Path(classification)
 
 
 def _protocol_rows(protocol: dict, distribution: dict | None) -> list[tuple[str, str]]:
     """Readable lines of the protocol; what is nested stays in the full listing."""
-    checkpoint, machine = protocol["checkpoint"] or {}, protocol["machine"]
+    checkpoint, machine = protocol.get("checkpoint"), protocol.get("machine")
     rows = {
         "estimator": protocol["estimator"],
         "data": f"{protocol['dataset']}, version {protocol['data_version']}, split {protocol['split']}, "
         f"{protocol['cases']} cases of {protocol['patients']} patients",
         "volume": f"{_numbers(protocol['volume_size'])} voxels of {_numbers(protocol['spacing'])} mm (D, H, W)",
         "window, data range": "{:g} to {:g} HU, ".format(*protocol["window"]) + f"{protocol['data_range_hu']:g} HU",
-        "sampler": f"{protocol.get('sampler')}, {protocol.get('steps')} steps, guidance "
-        f"{protocol.get('guidance_scale')}, seed {protocol['seed']}",
-        **{f"population, {name}": _population(values) for name, values in (distribution or {}).items()},
-        "checkpoint": f"{checkpoint['file']}, sha256 {checkpoint['sha256'][:16]}…" if checkpoint else "none",
-        **{f"definition: {name}": text for name, text in protocol["definitions"].items()},
-        "time, s": ", ".join(f"{stage} {seconds:g}" for stage, seconds in protocol["timings_s"].items()),
-        "machine": f"{machine['cpus']} CPU cores, torch {machine['torch']}",
+        "registration": protocol.get("registration", "none"),
     }
+    if protocol.get("sampler"):
+        rows["sampler"] = (
+            f"{protocol['sampler']}, {protocol.get('steps')} steps, guidance {protocol.get('guidance_scale')}, "
+            f"seed {protocol.get('seed')}"
+        )
+    rows |= {f"population, {name}": _population(values) for name, values in (distribution or {}).items()}
+    if checkpoint:
+        rows["checkpoint"] = f"{checkpoint['file']}, sha256 {checkpoint['sha256'][:16]}…"
+    rows |= {f"definition: {METRIC_LABELS.get(k, k)}": text for k, text in protocol.get("definitions", {}).items()}
+    if protocol.get("timings_s"):
+        rows["time, s"] = ", ".join(f"{stage} {seconds:g}" for stage, seconds in protocol["timings_s"].items())
+    if machine:
+        rows["evaluated with"] = f"torch {machine['torch']}, {machine['cpus']} CPU cores"
+    packages = ", ".join(f"{name} {version(name)}" for name in ("numpy", "pandas", "matplotlib", "jinja2"))
+    rows["page made with"] = f"Python {platform.python_version()}, {packages}"
     return list(rows.items())
 
 
@@ -121,13 +169,16 @@ def _numbers(values) -> str:
     return "unknown" if values is None else " × ".join(f"{float(v):g}" for v in values)
 
 
-def _file_uri(path: Path) -> str | None:
-    if not path.is_file():
-        return None
-    return f"data:{MIME[path.suffix]};base64,{base64.b64encode(path.read_bytes()).decode()}"
+@command("report")
+def main(cfg) -> None:
+    if cfg.run is None:
+        raise UserError("run: missing; give the folder of an evaluation, for example run=outputs/evaluate")
+    for key in ("vqgan_run", "ddpm_run", "classification"):
+        if cfg[key] is not None and not Path(cfg[key]).is_dir():
+            raise UserError(f"{key}={cfg[key]}: no such folder; correct it or leave it out")
+    runs = {"VQ-GAN": cfg.vqgan_run, "DDPM": cfg.ddpm_run}
+    print(write_report(Path(cfg.run), runs, cfg.classification))
 
 
-def _figure_uri(figure: Figure) -> str:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+if __name__ == "__main__":
+    main()

@@ -22,6 +22,7 @@ LABELS = {
     TRUTH: "the true volume itself",
 }
 METRIC_LABELS = {name: metric.label for name, metric in catalogue().items()}
+SIGNIFICANT = 0.05  # of an adjusted p value
 COMPARED = ("mean_volume", "nearest", "ridge", "shuffled_xray")
 
 
@@ -47,12 +48,23 @@ def measured_names(scores: pd.DataFrame) -> list[str]:
 
 
 def sentence(result: dict) -> str:
-    """The outcome in PSNR in words; "no difference shown" where the interval or the adjusted p value says so."""
-    protocol, model = result["protocol"], result["methods"][MODEL]["psnr"]
-    start = f"On {protocol['cases']} {protocol['split']} cases the model ({protocol['estimator']}) reaches"
-    claims = [f"{start} {_span(model)} dB PSNR"]
-    for name, metrics in result["differences"].items():
-        difference = metrics["psnr"]
+    """The outcome in PSNR in words.
+
+    "No difference shown" where the interval or the adjusted p value says so; "can be shown" where no outcome whatever
+    could have been significant with so few patients.
+    """
+    protocol, method = result["protocol"], judged_method(result)
+    psnr = result["methods"][method].get("psnr")
+    who = f"On {protocol['cases']} {protocol['split']} cases the {'model' if method == MODEL else f'method {method}'}"
+    reached = "has no PSNR" if psnr is None else f"reaches {_span(psnr)} dB PSNR"
+    claims = [f"{who} ({protocol['estimator']}) {reached}"]
+    compared = {name: metrics["psnr"] for name, metrics in result["differences"].items() if metrics.get("psnr")}
+    patients = protocol["patients"]
+    if compared and smallest_p(patients, len(compared)) > SIGNIFICANT:
+        few = f"no difference can be shown, {patients} patient{'s are' if patients > 1 else ' is'} too few"
+        found = ", ".join(f"{_span(difference, '+')} dB against the {LABELS[k]}" for k, difference in compared.items())
+        return f"{claims[0]}; {few} (found: {found})."
+    for name, difference in compared.items():
         shown, size = _is_shown(difference), f"{_span(difference, '+')} dB"
         if not shown and difference["p_holm"] is not None:
             size += f", adjusted p {difference['p_holm']:.2g}"
@@ -74,11 +86,25 @@ def write_metrics(path: Path, result: dict) -> None:
         Path(temporary).write_text(json.dumps(result, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
+def judged_method(result: dict) -> str:
+    """The row that a result is about: the model, or the one method of outside files."""
+    return MODEL if MODEL in result["methods"] else next(iter(result["methods"]))
+
+
+def smallest_p(patients: int, comparisons: int) -> float:
+    """The smallest Holm-adjusted two-sided sign-flip p value that so many patients can reach at all.
+
+    Of the 2^n sign patterns of n patients two are the most extreme; the first step of Holm multiplies by the number of
+    comparisons.
+    """
+    return min(1.0, comparisons * 2.0 ** (1 - patients))
+
+
 def _is_shown(difference: dict) -> bool:
     """Whether the interval and the adjusted p value both leave zero out."""
     if difference["low"] is None or difference["p_holm"] is None:
         return False
-    return difference["p_holm"] <= 0.05 and not difference["low"] <= 0 <= difference["high"]
+    return difference["p_holm"] <= SIGNIFICANT and not difference["low"] <= 0 <= difference["high"]
 
 
 def _estimates(scores: pd.DataFrame, method: str, names, seed: int, draws: int) -> dict:

@@ -1,5 +1,7 @@
 """The leak check: which patients a trained model has seen, proven by its checkpoint's protocol, or refused."""
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 from jaxtyping import Shaped
@@ -7,6 +9,7 @@ from jaxtyping import Shaped
 from dataset.errors import UserError
 from dataset.manifest import SPLITS
 from dataset.splits import patients_digest
+from ddpm.checkpoint import read, sha256
 
 PHANTOM_FIRST = {"val": 10_000_000, "test": 20_000_000}
 REMEDY = "train it again with this version and these data"
@@ -54,9 +57,9 @@ def same_parts(rows: pd.DataFrame, protocol: dict, present: dict, where: str) ->
 def parts_of(rows: pd.DataFrame, protocol: dict, present: dict, where: str) -> Shaped[np.ndarray, " n"]:
     """In which part of a model's training each case lay: `train`, `val`, `test`, or `""` where it is foreign to it.
 
-    Three proofs are accepted. Phantoms are drawn by index from a population of a seed, so that the counts in the
-    protocol tell which were seen. Folds of one manifest: the patients of its parts, hashed, are those that the
-    present folds give. One split: the hash is that of the present parts.
+    Three proofs are accepted. Phantoms are no patients, and among phantoms index and seed of the population tell which
+    were seen. Folds of one manifest: the patients of its parts, hashed, are those that the present folds give. One
+    split: the hash is that of the present parts.
 
     Args:
         rows: manifest of the present data with `id`, `patient`, `split` and, with folds, `fold`.
@@ -66,8 +69,10 @@ def parts_of(rows: pd.DataFrame, protocol: dict, present: dict, where: str) -> S
     Raises:
         UserError: where nothing is proven.
     """
-    if "pe_share" in protocol and "pe_share" in present:
-        return _parts_of_phantoms(rows, protocol, present)
+    if "pe_share" in protocol:
+        if "pe_share" in present:
+            return _parts_of_phantoms(rows, protocol, present)
+        return np.full(len(rows), "", dtype="<U5")
     digest = protocol.get("patients_sha256")
     if digest is None:
         raise UserError(f"{where}: its protocol does not say which patients it has seen; {REMEDY}")
@@ -83,6 +88,31 @@ def parts_of(rows: pd.DataFrame, protocol: dict, present: dict, where: str) -> S
             f"{REMEDY}, with dataset.n_folds and a dataset.fold of them"
         )
     return theirs
+
+
+def parts_of_file(
+    rows: pd.DataFrame, path: str | Path, present: dict, origin: str | Path | None = None
+) -> Shaped[np.ndarray, " n"]:
+    """`parts_of` of a checkpoint; one that was fine-tuned has seen what its origin has seen, too.
+
+    Args:
+        origin: checkpoint that it was fine-tuned from, which must be the one of its protocol.
+
+    Raises:
+        UserError: where nothing is proven, of the checkpoint or of its origin.
+    """
+    protocol = read(path)[0].get("protocol", {})
+    found = parts_of(rows, protocol, present, str(path))
+    start = protocol.get("init_from")
+    if start is None:
+        return found
+    if origin is None or sha256(origin) != start.get("sha256"):
+        raise UserError(
+            f"{path}: was fine-tuned from {start.get('file')}, so that it may have seen any patient of it; give that "
+            "checkpoint as origin=<path>"
+        )
+    before = parts_of_file(rows, origin, present)
+    return np.where(np.isin(before, ("train", "val")), before, found)
 
 
 def choose_unseen(parts: dict[str, Shaped[np.ndarray, " n"]], rows: pd.DataFrame) -> Shaped[np.ndarray, " n"]:
@@ -113,7 +143,7 @@ def choose_unseen(parts: dict[str, Shaped[np.ndarray, " n"]], rows: pd.DataFrame
 
 def _parts_of_phantoms(rows: pd.DataFrame, protocol: dict, present: dict) -> np.ndarray:
     if (protocol.get("seed"), protocol.get("version")) != (present.get("seed"), present.get("version")):
-        return np.full(len(rows), "", dtype=object).astype(str)  # another population: the same name is another patient
+        return np.full(len(rows), "", dtype="<U5")  # another population: the same name is another patient
     first = {"train": 0, "val": PHANTOM_FIRST["val"], "test": int(protocol.get("test_from", PHANTOM_FIRST["test"]))}
     index = rows["id"].str.rsplit("_", n=1).str[1].astype(int).to_numpy()
     found = np.full(len(rows), "", dtype="<U5")

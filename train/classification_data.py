@@ -5,16 +5,19 @@ from omegaconf import DictConfig
 
 from dataset.datamodule import CTDataModule
 from dataset.errors import UserError
-from ddpm.checkpoint import read
 from evaluation.generated import Generators, all_rows, find_generators
 from evaluation.roc import expected_half_width
-from evaluation.unseen import check_parts, parts_of
+from evaluation.unseen import check_parts, parts_of_file
 
 VOLUMES = ("ct", "generated")
 
 
-def refuse_leaks(data: CTDataModule, init_from: str | None = None) -> None:
-    """No case and no patient in two parts; an encoder to start from has seen no patient of validation and test.
+def refuse_leaks(data: CTDataModule, init_from: str | None = None, origin: str | None = None) -> None:
+    """No case and no patient in two parts; an encoder to start from has not trained on validation or test.
+
+    Args:
+        init_from: generator whose encoder is taken.
+        origin: checkpoint that this one was fine-tuned from, if it was.
 
     Raises:
         UserError: naming the patient, the part or the checkpoint.
@@ -23,9 +26,8 @@ def refuse_leaks(data: CTDataModule, init_from: str | None = None) -> None:
     check_parts(rows, data.source.name)
     if init_from is None:
         return
-    header, _, _ = read(init_from)
     rows = all_rows(data)
-    theirs = parts_of(rows, header.get("protocol", {}), data.protocol(), f"classifier.init_from={init_from}")
+    theirs = parts_of_file(rows, init_from, data.protocol(), origin)
     seen = rows.loc[(theirs == "train") & (rows["split"] != "train").to_numpy(), "split"].value_counts().to_dict()
     if seen:
         what = " and ".join(f"{count} {split} cases" for split, count in seen.items())
@@ -48,6 +50,7 @@ def generated_volumes(data: CTDataModule, classifier: DictConfig, sampler: dict,
         seed=classifier.generate_seed,
         batch_size=classifier.generate_batch_size,
         device="cuda" if devices["accelerator"] == "gpu" else "cpu",
+        origin=classifier.origin,
     )
     made = generators.make(data, ("train", "val"))
     data.train, data.val = made["train"], made["val"]

@@ -47,7 +47,7 @@ def main(cfg) -> None:
     data.setup()
     key = INPUTS[wanted.input]
     with refusals():
-        refuse_leaks(data, wanted.get("init_from"))
+        refuse_leaks(data, wanted.get("init_from"), wanted.get("origin"))
         network = instantiate(wanted.network, _convert_="all")
         shape = (1, *cfg.dataset.volume_size) if key == "ct" else (cfg.dataset.views, 1, *cfg.dataset.xray_size)
         check_size(network, shape, "dataset.volume_size" if key == "ct" else "dataset.xray_size")
@@ -57,7 +57,8 @@ def main(cfg) -> None:
     if wanted.input == "generated":
         sampler = OmegaConf.to_container(cfg.sampler, resolve=True)
         generators = generated_volumes(data, wanted, sampler, devices)
-    weight = positive_weight(Labelled(data.train).rows["label"].to_numpy(), model.balance)
+    with refusals():
+        weight = positive_weight(Labelled(data.train).rows["label"].to_numpy(), model.balance)
     data.train = Labelled(data.train, balanced=model.balance == "sampling")
     data.val = Labelled(data.val, name="val")
     if data.train.unknown or data.val.unknown:

@@ -24,6 +24,7 @@ from evaluation.readers.design import (
 )
 from evaluation.readers.folder import key_folder, write_study, write_volume
 from evaluation.readers.questions import PE, Question, of_kind
+from evaluation.readers.resampling import FEWEST
 from evaluation.readers.simulation import expected_precision
 from evaluation.readers.volumes import common_grid, onto_grid
 
@@ -123,7 +124,7 @@ def forecast(about: dict) -> list[str]:
             f"{100 * expected['chance_of_equivalence']:.0f} % of such studies"
         )
     else:
-        lines.append("expected: no interval, for one reader or one volume an arm speaks of no other")
+        lines.append(f"expected: no interval, which needs 2 readers and {FEWEST} volumes in each arm")
     if expected["auc_half_width"] is not None:
         lines.append(f"expected: 95 % interval of the readers' PE AUC ± {expected['auc_half_width']:.2f}")
     if readers < FEW_READERS:

@@ -1,0 +1,66 @@
+"""What the comparison writes: tables, the flat numbers, pictures; and what it says where nothing was trained."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from dataset.errors import UserError
+from evaluation.classifier_scores import find_classifiers
+from evaluation.diagnostic import analyse
+from evaluation.diagnostic_tables import flat, markdown, rows
+from evaluation.diagnostic_writing import write_all
+
+INPUTS = {"generated": "generated", "ctpa": "ct", "xray": "xray"}
+
+
+@pytest.fixture(scope="module")
+def judged() -> tuple[pd.DataFrame, dict]:
+    """Two folds of three classifiers on DRRs of contrast CTs."""
+    rng, parts = np.random.default_rng(0), []
+    for fold in range(2):
+        for part in ("val", "test"):
+            labels = np.arange(40) % 2
+            made = {name: rng.normal(size=40) + labels for name in INPUTS}
+            names = [f"{part}{fold}{i}" for i in range(40)]
+            frame = {"fold": fold, "part": part, "id": names, "patient": names, "label": labels}
+            parts.append(pd.DataFrame({**frame, "view": "PA", "xray_source": "drr_contrast", **made}))
+    scores = pd.concat(parts, ignore_index=True)
+    return scores, analyse(scores, INPUTS, margin=0.05, draws=50) | {"protocol": {"phantoms": True}}
+
+
+def test_nothing_trained_yet_is_one_line_that_names_the_command(tmp_path):
+    with pytest.raises(UserError, match="none under .*train/train_classifier.py"):
+        find_classifiers(None, tmp_path)
+    with pytest.raises(UserError, match="no such file"):
+        find_classifiers([str(tmp_path / "best.safetensors")], tmp_path)
+
+
+def test_the_table_has_ctpa_first_marks_what_is_no_evidence_and_says_phantoms(judged):
+    _, result = judged
+    assert [row[0] for row in rows(result)] == ["ctpa", "xray †", "generated †"]
+    text = markdown(result)
+    assert "Phantoms, not patients" in text and "not X-ray evidence" in text and "prevalence 0.500 [" in text
+    one = result["classifiers"]["ctpa"]["thresholds"]["youden"]["sensitivity"]
+    assert f"{one['mean']:.3f} [{one['low']:.3f}, {one['high']:.3f}]" in text
+    assert text.index("primary comparison, stated beforehand") < text.index("generated minus ctpa")
+
+
+def test_the_flat_table_holds_the_numbers_of_the_json(judged):
+    _, result = judged
+    table = flat(result).set_index(["classifier", "threshold", "measure"])
+    for name, one in result["classifiers"].items():
+        assert table.loc[(name, "", "auc"), "mean"] == one["auc"]["mean"]
+        for key in ("youden", "sensitive"):
+            for rate in ("accuracy", "sensitivity", "specificity", "ppv", "npv"):
+                assert table.loc[(name, key, rate), "high"] == one["thresholds"][key][rate]["high"]
+    assert (table["prevalence"] == 0.5).all() and pd.isna(table.loc[("ctpa", "", "auc_AP"), "mean"])
+
+
+def test_every_picture_is_drawn_and_private_columns_stay_out(judged, tmp_path):
+    from PIL import Image
+
+    scores, result = judged
+    write_all(tmp_path, result, scores.assign(age=77, sex="F"), list(INPUTS))
+    for name in ("table", "roc", "precision_recall", "reliability"):
+        assert np.asarray(Image.open(tmp_path / f"{name}.png")).std() > 10
+    assert not {"age", "sex"} & set(pd.read_csv(tmp_path / "scores.csv").columns)
