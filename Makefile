@@ -15,7 +15,7 @@ test: $(STAMP)
 	@$(BIN)/python -m pytest -q -n logical --maxprocesses 4 --dist worksteal
 
 test-slow: $(STAMP)
-	@$(BIN)/python -m pytest -q -m slow
+	@$(BIN)/python -m pytest -q -m slow -n logical --maxprocesses 4 --dist worksteal
 
 lint: $(STAMP)
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .

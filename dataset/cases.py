@@ -24,7 +24,7 @@ from dataset.handling import XrayHandling
 from dataset.intensity import AIR_HU
 from dataset.lung_box import lung_box_in_volume
 
-CASE_VERSION = 2  # raise it when a case of the same file and settings would come out different
+CASE_VERSION = 3  # raise it when a case of the same file and settings would come out different
 HIGHEST_HU = 3071.0
 
 Case = dict[str, Tensor]

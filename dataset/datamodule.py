@@ -19,6 +19,8 @@ from dataset.sampler import StepBatchSampler
 from dataset.samples import CaseDataset
 from dataset.splits import patients_digest
 
+NAMED = 10  # ids in one warning
+
 log = logging.getLogger(__name__)
 
 
@@ -79,7 +81,7 @@ class CTDataModule(pl.LightningDataModule):
         if missing:
             raise UserError(f"missing: {'; '.join(missing)}")
         paths = prepare_cases(self.source, self.cache_dir, self.prepare_workers)
-        write_manifest(_completed(self.source.rows, paths), self.manifest_path)
+        write_manifest(_completed(self.source, paths), self.manifest_path)
 
     def setup(self, stage: str | None = None) -> None:
         """Open the three splits. A split without a case is served by its neighbour, and a line says so."""
@@ -87,7 +89,7 @@ class CTDataModule(pl.LightningDataModule):
         if self.train is not None:
             return
         paths = prepare_cases(self.source, self.cache_dir, self.prepare_workers)
-        rows = _completed(self.source.rows, paths)
+        rows = _completed(self.source, paths)
         chosen = {split: np.flatnonzero(rows["split"] == split) for split in SPLITS}
         if not len(chosen["train"]):
             raise UserError(f"{self.source.name}: no case in the split train; its manifest or counts must give one")
@@ -98,13 +100,28 @@ class CTDataModule(pl.LightningDataModule):
             log.warning("%s: no case for the test; the test repeats the validation cases", self.source.name)
             chosen["test"] = chosen["val"]
         lung_box = _mean_lung_box([paths[i] for i in chosen["train"]])
+        self._protocol = self._make_protocol(paths, rows, lung_box)
+        # volumes that are shown volumes have no pose either, but their size is known
+        extent = None if self._protocol.get("input") == "volume" else self._protocol["extent"]
         for split, indices in chosen.items():
             crop = self.crop if split == "train" else None
             handling = self.source.handling
             files = [paths[i] for i in indices]
-            cases = CaseDataset(files, rows.iloc[indices], self.window, crop, self.seed, handling, lung_box)
+            cases = CaseDataset(files, rows.iloc[indices], self.window, crop, self.seed, handling, lung_box, extent)
             setattr(self, split, cases)
-        self._protocol = self._make_protocol(paths, rows, lung_box)
+        self._warn_of_unlaid()
+
+    def _warn_of_unlaid(self) -> None:
+        """Names the films without lungs: they stay as they are, beside others that were laid."""
+        found = list(dict.fromkeys(name for split in SPLITS for name in getattr(self, split).unlaid()))
+        if found:
+            shown = ", ".join(found[:NAMED]) + ", …" * (len(found) > NAMED)
+            log.warning(
+                "%s: align=lungs finds no lungs in the X-rays of %d cases, which stay as they are: %s; look at them",
+                self.source.name,
+                len(found),
+                shown,
+            )
 
     def train_dataloader(self) -> DataLoader:
         """`num_batches` batches in all, of which those that the run has already done are left out."""
@@ -172,8 +189,8 @@ class CTDataModule(pl.LightningDataModule):
 
         `dataset`, `version`, `window` in HU, `volume_size`, median `spacing` and `extent` in mm
         `[D, H, W]`, `lung_box` of the training volumes (`dataset.lung_box`; None where none was found), `xray_size`,
-        `views`, `align`, `film`, `xray_sources` and `split` counts, `patients_sha256` of each split, which tells without
-        a name whether another data set has the same patients there, and what the source adds.
+        `views`, `align`, `film`, `xray_sources` and `split` counts, `patients_sha256` of each split, by which
+        the same patients are known without their names, and what the source adds.
         """
         if self._protocol is None:
             raise RuntimeError("protocol() needs setup() first")
@@ -212,17 +229,22 @@ class _StepLoader(DataLoader):
         """Nothing to do: the sampler was built with its start."""
 
 
-def _completed(rows: pd.DataFrame, paths: list[Path]) -> pd.DataFrame:
-    """Rows with what only the cases know: labels of phantoms once drawn, and iodine in the CT behind a DRR."""
-    rows = rows.copy()
+def _completed(source: Source, paths: list[Path]) -> pd.DataFrame:
+    """Rows with what only the cases know: labels of phantoms once drawn, and iodine in the CT behind a DRR.
+
+    A table may know better than the measurement that a CT has contrast, but not of a DRR that iodine was taken out of.
+    """
+    rows = source.rows.copy()
     unknown = np.flatnonzero(rows["label"] == -1)
     found = [stored(paths[i], "label") for i in unknown]
     rows.loc[rows.index[unknown], "label"] = [-1 if label is None else int(label) for label in found]
     made = np.flatnonzero(rows["xray_source"].isin((DRR, DRR_CONTRAST)))
     for i in made:
         iodine = stored(paths[i], "iodine_ml")
-        if iodine is not None:
-            rows.loc[rows.index[i], "xray_source"] = DRR_CONTRAST if float(iodine) > CONTRAST_ML else DRR
+        if iodine is not None and float(iodine) > CONTRAST_ML:
+            rows.loc[rows.index[i], "xray_source"] = DRR_CONTRAST
+        elif iodine is not None and (source.describe().get("drr") or {}).get("remove_iodine"):
+            rows.loc[rows.index[i], "xray_source"] = DRR
     return rows
 
 

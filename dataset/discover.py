@@ -11,11 +11,11 @@ import pandas as pd
 
 from dataset.errors import UserError
 from dataset.manifest import DRR, FILM, make_rows
+from dataset.preparation.headers import DICOM_ENDINGS
 from dataset.preparation.series import find_ct_series
 from dataset.volume_io import NIFTI_ENDINGS, volume_name
 
 FILM_ENDINGS = (".png", ".jpg", ".jpeg", ".dcm")
-DICOM_ENDINGS = ("", ".dcm", ".dicom", ".ima")
 
 log = logging.getLogger(__name__)
 

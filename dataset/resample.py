@@ -27,7 +27,8 @@ def resample(volume: Volume, size: tuple[int, int, int], spacing: tuple[float, f
         steps = [Resize(size, mode="trilinear", align_corners=False)]
     else:
         steps = [
-            Spacing(spacing, mode="bilinear", padding_mode="border", align_corners=False),
+            # edge to edge: from centre to centre it would often give a voxel too few, which is padded with air
+            Spacing(spacing, mode="bilinear", padding_mode="border", align_corners=False, scale_extent=True),
             ResizeWithPadOrCrop(size, mode="constant", value=AIR_HU),
         ]
     chain = Compose([Orientation("SPL", labels=None), *steps])

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from dataset.alignment import lung_map
+from dataset.alignment import LungMap, lung_map
 from dataset.cases import Case, read_case, stored, stored_shape
 from dataset.errors import UserError
 from dataset.geometry import VIEW_AZIMUTH, extent_mm
@@ -23,7 +23,8 @@ class CaseDataset(Dataset):
     """Cases as training samples.
 
     An item is a dict: `ct` (1, D, H, W) float32 in [-1, 1]; `xray` (V, 1, h, w) float32 in [0, 1]; `pose` (V, 9);
-    `spacing` (3,) mm; `label` 0, 1 or -1; `id`; `index`; `step` (-1 outside training).
+    `spacing` (3,) mm, with `extent` the nominal one where a pose is unknown: a film does not tell how large its
+    patient is, so neither training nor a test may; `label` 0, 1 or -1; `id`; `index`; `step` (-1 outside training).
 
     Args:
         paths: case files.
@@ -34,6 +35,8 @@ class CaseDataset(Dataset):
         seed: of the crops and of the changes to X-rays.
         handling: what is done to X-rays.
         lung_box: of the training volumes, where films are laid by their lungs.
+        extent: mm `(D, H, W)` that every volume is taken to have whose X-ray has no pose, as in generation; None: each
+            its own.
 
     Raises:
         UserError: at an item, if the crop is larger than the volume.
@@ -48,6 +51,7 @@ class CaseDataset(Dataset):
         seed: int = 0,
         handling: XrayHandling | None = None,
         lung_box: Sequence[float] | None = None,
+        extent: Sequence[float] | None = None,
     ):
         if len(paths) != len(rows):
             raise ValueError(f"{len(paths)} paths but {len(rows)} rows")
@@ -55,6 +59,7 @@ class CaseDataset(Dataset):
         self.window, self.seed = Window.parse(window), int(seed)
         self.crop = None if crop is None else tuple(int(n) for n in crop)
         self.handling, self.lung_box = handling or XrayHandling(), lung_box
+        self.extent = None if extent is None else tuple(float(e) for e in extent)
 
     @property
     def augments(self) -> bool:
@@ -65,10 +70,23 @@ class CaseDataset(Dataset):
         return len(self.paths)
 
     def case(self, index: int) -> Case:
-        """Everything that is stored of one case: HU, X-rays (films laid), geometry, of phantoms the label map."""
+        """Everything that is stored of one case: HU, X-rays (films laid), own geometry, of phantoms the label map."""
         case = read_case(self.paths[index])
-        case["xray"] = self._laid(case["xray"].float(), case["pose"], case["spacing"], case["ct"].shape).half()
+        told = self._told_spacing(case["pose"], case["spacing"], case["ct"].shape)
+        case["xray"] = self._laid(case["xray"].float(), case["pose"], told, case["ct"].shape).half()
         return case
+
+    def unlaid(self) -> list[str]:
+        """Ids of the cases with a film that was to be laid by its lungs and is not, for none were found in it."""
+        found = []
+        for index, path in enumerate(self.paths):
+            pose = stored(path, "pose")
+            if self._lays(pose):
+                shape, spacing = stored_shape(path, "ct"), stored(path, "spacing")
+                extent = extent_mm(shape, self._told_spacing(pose, spacing, shape).tolist())
+                if None in self._maps(stored(path, "xray").float(), pose, extent).values():
+                    found.append(str(self.rows.iloc[index]["id"]))
+        return found
 
     def condition(self, index: int, step: int = -1) -> dict[str, Any]:
         """What goes with a volume, without the volume, which is not read: X-rays, pose, spacing, label, id.
@@ -76,8 +94,8 @@ class CaseDataset(Dataset):
         X-rays are changed at random where `step` is that of a training batch and the source asks for it.
         """
         row, path = self.rows.iloc[index], self.paths[index]
-        pose, spacing = stored(path, "pose"), stored(path, "spacing")
-        shape = stored_shape(path, "ct")
+        pose, shape = stored(path, "pose"), stored_shape(path, "ct")
+        spacing = self._told_spacing(pose, stored(path, "spacing"), shape)
         xray = self._laid(stored(path, "xray").float(), pose, spacing, shape)
         xray, pose = self._changed(xray, pose, index, step)
         return {
@@ -102,15 +120,30 @@ class CaseDataset(Dataset):
 
     def _laid(self, xray: Tensor, pose: Tensor, spacing: Tensor, shape: tuple) -> Tensor:
         """Frontal films without a pose, laid by their lungs; a film whose lungs are not found stays as it is."""
-        if self.handling.align != "lungs" or self.lung_box is None or not pose.isnan().any():
+        if not self._lays(pose):
             return xray
         laid = xray.clone()
+        for view, found in self._maps(xray, pose, extent_mm(shape, spacing.tolist())).items():
+            laid[view] = xray[view] if found is None else found.apply(xray[view])
+        return laid
+
+    def _lays(self, pose: Tensor) -> bool:
+        return self.handling.align == "lungs" and self.lung_box is not None and bool(pose.isnan().any())
+
+    def _maps(self, xray: Tensor, pose: Tensor, extent: tuple[float, float, float]) -> dict[int, LungMap | None]:
+        """Of every frontal view without a pose, the map by its lungs, None where they are not found."""
+        maps = {}
         for view, place in enumerate(pose):
             name = next((name for name, azimuth in VIEW_AZIMUTH.items() if float(place[2]) == azimuth), "PA")
             if place.isnan().any() and name != "lateral":
-                found = lung_map(xray[view], self.lung_box, extent_mm(shape, spacing.tolist()), name)
-                laid[view] = xray[view] if found is None else found.apply(xray[view])
-        return laid
+                maps[view] = lung_map(xray[view], self.lung_box, extent, name)
+        return maps
+
+    def _told_spacing(self, pose: Tensor, spacing: Tensor, shape: tuple) -> Tensor:
+        """The spacing of a case as a generator may know it."""
+        if self.extent is None or not pose.isnan().any():
+            return spacing
+        return torch.tensor(self.extent) / torch.tensor(tuple(shape))
 
     def _changed(self, xray: Tensor, pose: Tensor, index: int, step: int) -> tuple[Tensor, Tensor]:
         if step < 0 or self.handling.film is None:

@@ -18,6 +18,9 @@ from pydicom.pixels import apply_modality_lut, apply_voi_lut
 
 from dataset.errors import UserError
 
+MODALITIES = ("CR", "DX", "DR", "RG", "XR")  # DR is no defined term, but written
+# Storage of computed radiography, and of digital X-ray for presentation and for processing.
+SOP_CLASSES = ("1.2.840.10008.5.1.4.1.1.1", "1.2.840.10008.5.1.4.1.1.1.1", "1.2.840.10008.5.1.4.1.1.1.1.1")
 FRONTAL = {"PA": "PA", "AP": "AP", "PA ERECT": "PA", "AP ERECT": "AP", "AP SUPINE": "AP", "POSTERO-ANTERIOR": "PA",
            "POSTEROANTERIOR": "PA", "ANTERO-POSTERIOR": "AP", "ANTEROPOSTERIOR": "AP"}  # fmt: skip
 # View Position's other defined terms: laterals, decubitus, obliques. None of them is a frontal film.
@@ -54,10 +57,16 @@ def read_dicom_xray(path: str | Path) -> Picture:
     """The picture of one radiograph.
 
     Raises:
-        UserError: a file that is damaged, without pixels, in colour, or of several frames.
+        UserError: a file that is damaged, no radiograph, without pixels, in colour, or of several frames.
     """
     try:
         header = pydicom.dcmread(path)
+        if not is_radiograph(header):
+            found = str(header.get("Modality", "") or "").strip() or "missing"
+            raise UserError(
+                f"{path}: Modality {found} where an X-ray is wanted ({', '.join(MODALITIES)}); give a chest X-ray, "
+                "or export it as PNG if it is one"
+            )
         if "PixelData" not in header:
             raise UserError(f"{path}: a DICOM file without pixel data; give the image itself")
         photometric = str(header.get("PhotometricInterpretation", "MONOCHROME2"))
@@ -85,6 +94,12 @@ def read_dicom_xray(path: str | Path) -> Picture:
     if "ConversionType" in header and not header.get("BurnedInAnnotation"):
         notes.append("scanned or captured from a screen: look for text in the picture")
     return Picture(image, view_of(header), _spacing(header, transposed), inside, burned_in, notes + turns)
+
+
+def is_radiograph(header: pydicom.Dataset) -> bool:
+    """Whether Modality or SOP class is that of a radiograph; a slice of a CT, an MR or a mammogram is none."""
+    modality = str(header.get("Modality", "") or "").strip().upper()
+    return modality in MODALITIES or str(header.get("SOPClassUID", "")) in SOP_CLASSES
 
 
 def view_of(header: pydicom.Dataset) -> str:

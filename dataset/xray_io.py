@@ -31,13 +31,29 @@ def read_xray(path: str | Path, size: tuple[int, int] = (128, 128), lateral: boo
     A film that is not square is padded with 0 around its middle, after scaling; then it is resized with a low-pass.
 
     Raises:
-        UserError: for a file that `read_picture` refuses, and for a film that says it is a lateral unless `lateral`
-            asks for one.
+        UserError: for a file that `read_film` refuses.
+    """
+    return read_film(path, size, lateral)[0]
+
+
+def read_film(
+    path: str | Path, size: tuple[int, int] = (128, 128), lateral: bool = False
+) -> tuple[Float[Tensor, "h w"], str]:
+    """`read_xray`, and the view that the file states: PA, AP, lateral, or "".
+
+    Raises:
+        UserError: for a file that `read_picture` refuses, for a film that says it is a lateral unless `lateral` asks
+            for one, and for one that says it has text burned in, which may name the patient.
     """
     picture = read_picture(path)
     if picture.view == "lateral" and not lateral:
         raise UserError(f"{path}: a lateral (or oblique) view; give a frontal chest X-ray")
-    return resize_xray(scale_picture(picture), size).clamp(0.0, 1.0)
+    if picture.burned_in:
+        raise UserError(
+            f"{path}: Burned In Annotation is YES, text in the picture may name the patient; mask it with "
+            "python dataset/prepare.py mask_text=true, or by hand and export it as PNG"
+        )
+    return resize_xray(scale_picture(picture), size).clamp(0.0, 1.0), picture.view
 
 
 def read_picture(path: str | Path) -> Picture:

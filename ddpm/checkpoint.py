@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
+from omegaconf import OmegaConf
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
@@ -101,8 +102,8 @@ def load_vqgan(path: str | Path) -> VQGAN3D:
 def load_pipeline(path: str | Path, device: str | torch.device = "cpu") -> XrayToCTPipeline:
     """Everything that turns an X-ray into a volume; of a training checkpoint the averaged (EMA) weights are taken.
 
-    Adapters are merged into the weights beneath them. A file of adapters alone is put onto its base, which must lie
-    where it lay when they were trained, or beside them.
+    Adapters are merged into the weights beneath them. A file of adapters alone is put onto its base, known by
+    its hash, which lies beside them or where the config of their run says.
     """
     header, weights, rest = read(path)
     if header.get("stage") == "adapter":
@@ -135,7 +136,7 @@ def save_adapter(path: str | Path, weights: dict[str, torch.Tensor], lora: dict,
     Args:
         weights: of the adapters, by their names in the training module.
         lora: what `ddpm.lora.add_lora` returned.
-        base: `path` and `sha256` of the checkpoint that they belong to.
+        base: `file`, the name, and `sha256` of the checkpoint that they belong to.
     """
     plain = {name: value.detach().float().cpu().contiguous() for name, value in weights.items()}
     header = {"format": FORMAT, "stage": "adapter", "components": {}, "lora": lora, "base": base}
@@ -159,13 +160,18 @@ def _load_adapter(path: str | Path, header: dict, weights: dict[str, torch.Tenso
 
 
 def _find_base(path: Path, base: dict) -> Path:
-    recorded = Path(str(base.get("path")))
-    for candidate in (recorded, path.parent / recorded.name):
-        if candidate.is_file() and sha256(candidate) == base.get("sha256"):
+    """The file of this hash: the one that the run's own config names, or one beside the adapters."""
+    named, config = [], path.parent.parent / ".hydra" / "config.yaml"
+    if config.is_file():
+        named = [Path(str(OmegaConf.load(config).get("model", {}).get("init_from")))]
+    beside = (file for kind in ("*.ckpt", "*.safetensors") for file in sorted(path.parent.glob(kind)))
+    for candidate in (*named, *beside):
+        if candidate != path and candidate.is_file() and sha256(candidate) == base.get("sha256"):
             return candidate
     raise UserError(
-        f"{path}: adapters without their base: no file with SHA-256 {str(base.get('sha256'))[:16]}… at {recorded} or "
-        f"at {path.parent / recorded.name}. Copy it there, or generate from the last.ckpt of the run, which holds both"
+        f"{path}: adapters without their base: no file with SHA-256 {str(base.get('sha256'))[:16]}… beside them. Copy "
+        f"{base.get('file')} of the first run there, under any name, or generate from the last.ckpt of the run, which "
+        "holds both"
     )
 
 
@@ -193,7 +199,7 @@ def export_pipeline(pipeline: XrayToCTPipeline, path: str | Path, dtype: torch.d
 
 
 def load_classifier(path: str | Path) -> tuple[nn.Module, dict]:
-    """A classifier, on the CPU, and the protocol of its data; its `input` says of what: `ct`, `xray` or `generated`."""
+    """A classifier, on the CPU, and its protocol, whose `input` says of what: `ct`, `xray` or `generated`."""
     header, weights, _ = read(path)
     _expect_stage(path, header, "classifier")
     return _build(path, header, "classifier", weights).eval(), header.get("protocol", {})

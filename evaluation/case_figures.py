@@ -7,6 +7,7 @@ import torch
 from dataset.errors import UserError
 from dataset.geometry import extent_mm
 from evaluation import pictures
+from evaluation.inputs import told_extents
 from evaluation.sampling import sample_volumes
 
 
@@ -28,6 +29,7 @@ def write_case_figures(
     xrays = torch.stack([case["xray"].float().unsqueeze(1) for case in seen])
     poses = torch.stack([case["pose"] for case in seen])
     extents = torch.tensor([extent_mm(case["ct"].shape, case["spacing"].tolist()) for case in seen])
+    extents = told_extents(poses, extents, pipeline)
     drawn = sample_volumes(pipeline, xrays, poses, ids, samples, batch_size, seed, extents)
     volumes = [volume.mean(dim=0) for _, batch in drawn for volume in batch]
     grey, written, rows = pictures.display_window(pipeline.window), [], []

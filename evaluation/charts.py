@@ -43,6 +43,8 @@ def case_scores(scores: pd.DataFrame, metrics: Sequence[str] | None = None) -> F
                 lower, upper = np.quantile(values, [0.25, 0.75])
                 axis.barh(row, upper - lower, left=lower, height=0.5, color=colour, alpha=0.22, linewidth=0)
                 axis.plot([values.mean()] * 2, [row - 0.32, row + 0.32], color="black", linewidth=1.6)
+        axis.use_sticky_edges = False  # boxes would else end the axis, and cut the dots on its edge
+        axis.margins(x=0.05)
         axis.set_xlabel(METRIC_LABELS[metric], fontsize=9)
         axis.tick_params(axis="x", labelsize=8)
         axis.set_yticks(range(len(names)), [LABELS.get(name, name) for name in names], fontsize=9)

@@ -44,6 +44,7 @@ def main(cfg) -> None:
         seed=cfg.seed,
         batch_size=cfg.batch_size,
         split=cfg.split,
+        allow_seen_patients=cfg.allow_seen_patients,
         cases=cfg.cases,
         nifti=cfg.nifti,
         methods=tuple(cfg.methods),

@@ -124,7 +124,9 @@ class Generators:
         pipeline = generator.pipeline
         set_sampler(pipeline, self.sampler)
         # films are laid onto the lungs that this generator knows, without the changes of a training sample
-        shown = CaseDataset(cases.paths, cases.rows, cases.window, None, 0, cases.handling, generator.lung_box)
+        of_volumes = generator.protocol.get("input") == "volume"
+        extent = None if of_volumes else generator.protocol.get("extent")
+        shown = CaseDataset(cases.paths, cases.rows, cases.window, None, 0, cases.handling, generator.lung_box, extent)
         items = [shown.condition(i) for i in places]
         drawn = sample_volumes(
             pipeline,

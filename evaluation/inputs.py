@@ -13,7 +13,7 @@ from dataset.geometry import unknown_pose
 from dataset.intensity import Window
 from dataset.resample import resample, resample_onto
 from dataset.volume_io import read_volume
-from dataset.xray_io import read_xray
+from dataset.xray_io import read_film
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,11 @@ class Shown:
 
 
 def read_inputs(
-    paths: list[Path], protocol: dict, extent: tuple[float, float, float], align: str | None = None, view: str = "PA"
+    paths: list[Path],
+    protocol: dict,
+    extent: tuple[float, float, float],
+    align: str | None = None,
+    view: str | None = None,
 ) -> list[Shown]:
     """The files as the generator wants them.
 
@@ -52,7 +56,7 @@ def read_inputs(
         extent: mm of a typical training volume.
         align: `lungs` lays a film by its lungs onto the lungs of the training volumes, `none` takes it as it is; None
             does as training did, or takes `lungs` where training saw rendered X-rays alone.
-        view: PA or AP, of all films.
+        view: PA or AP, of all films; None: as each file states, PA where it does not.
 
     Raises:
         UserError: a file that cannot be read, a film in which no lungs are found, a generator that needs several views
@@ -68,22 +72,36 @@ def read_inputs(
         align = protocol.get("align", "none") if films or not lungs else "lungs"
     if align not in CHOICES:
         raise UserError(f"align={align}: choose {' or '.join(CHOICES)}")
-    if view not in ("PA", "AP"):
-        raise UserError(f"view={view}: choose PA or AP")
+    if view not in (None, "PA", "AP"):
+        raise UserError(f"view={view}: choose PA or AP, or null for what each file states")
     box = protocol.get("lung_box")
     if align == "lungs" and box is None:
         raise UserError("align=lungs: the checkpoint does not say where its training volumes had lungs; set none")
-    pose = unknown_pose(1, [view])
     shown = []
     for path in paths:
-        image, notes = read_xray(path, tuple(protocol["xray_size"])), {"align": "none"}
+        image, stated = read_film(path, tuple(protocol["xray_size"]))
+        taken, notes = view or stated or "PA", {"align": "none"}
+        source = "given" if view else "stated by the file" if stated else "assumed"
         if align == "lungs":
-            found = lung_map(image, box, extent, view)
+            found = lung_map(image, box, extent, taken)
             if found is None:
                 raise UserError(f"{path}: no lungs found in this X-ray to lay it by; look at it, or set align=none")
             image, notes = found.apply(image), found.describe()
-        shown.append(Shown(image[None], pose, extent, notes={"view": view, "alignment": notes}))
+        notes = {"view": taken, "view_source": source, "alignment": notes}
+        shown.append(Shown(image[None], unknown_pose(1, [taken]), extent, notes=notes))
     return shown
+
+
+def told_extents(poses: Float[Tensor, "n v 9"], own: Float[Tensor, "n 3"], pipeline) -> Float[Tensor, "n 3"]:
+    """Size in mm `(D, H, W)` of each volume as a generator may know it: `pipeline.extent` where a pose is unknown.
+
+    A film does not tell how large its patient is, so a test on films may not either. A generator that is shown volumes
+    knows their `own` size.
+    """
+    if pipeline.protocol.get("input") == "volume":
+        return own
+    unknown = poses.isnan().flatten(1).any(dim=1, keepdim=True)
+    return torch.where(unknown, own.new_tensor(pipeline.extent), own)
 
 
 def _volume(path: Path, protocol: dict) -> Shown:

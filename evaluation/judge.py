@@ -20,17 +20,19 @@ from ddpm.checkpoint import sha256
 from evaluation import pictures, protocol, results
 from evaluation.baselines import Baselines
 from evaluation.distribution import compare_populations, population
+from evaluation.inputs import told_extents
 from evaluation.metrics.perceptual import load_lpips
 from evaluation.metrics.totalsegmentator import read_organs
 from evaluation.report import write_report
 from evaluation.sampling import sample_volumes
 from evaluation.scoring import metric_names, score_cases
 from evaluation.statistics import derangement
+from evaluation.unseen import refuse_seen
 
 log = logging.getLogger(__name__)
 
 METHODS = ("model", "model_sample", *Baselines.names, "shuffled_xray")
-SHEET_ROWS = 6
+SHEET_ROWS = 5  # odd: the median case is among them
 HELD_CASES = 64
 DEFINITIONS = {
     "shuffled_xray": "the volume generated from another patient's X-ray (derangement by seed) against this truth",
@@ -56,6 +58,7 @@ def evaluate(
     extractor=None,
     lpips: str | None = None,
     totalsegmentator: str | None = None,
+    allow_seen_patients: bool = False,
 ) -> dict:
     """Generates, scores and writes everything into `output`; gives back what `metrics.json` holds.
 
@@ -72,9 +75,11 @@ def evaluate(
         extractor: one of `evaluation.extractors`, for distances of distributions.
         lpips: file with the weights of AlexNet, for LPIPS.
         totalsegmentator: folder that holds TotalSegmentator's output for each of the files in `nifti/`.
+        allow_seen_patients: judge cases outside the split `train` even if the model has trained on their patients.
 
     Raises:
-        UserError: data of another window or size than the model was trained on, or a setting out of range.
+        UserError: data of another window or size than the model was trained on, patients that it has trained on, or
+            a setting out of range.
     """
     clock, timings = perf_counter(), {}
 
@@ -89,14 +94,20 @@ def evaluate(
     metrics = tuple(dict.fromkeys(("psnr", *metric_names(metrics))))  # cases are ranked by their PSNR
     moves = {"none": None} | _registration(registration)
     tools = {"lpips": load_lpips(lpips)} if lpips else {}
-    output.mkdir(parents=True, exist_ok=True)
     rows = chosen.rows.iloc[:count]
+    seen = None  # who asks for the training split knows what it is
+    if split != "train":
+        remedy = "give the dataset.fold and the split that it was trained with, or another checkpoint"
+        model = f"checkpoint={checkpoint}"
+        seen = refuse_seen(rows, pipeline.protocol, data, model, remedy, allow_seen_patients)
+    output.mkdir(parents=True, exist_ok=True)
     ids, patients = [str(i) for i in rows["id"]], rows["patient"].astype(str).to_numpy()
     inputs = _Cases(_with_organs(chosen, ids, totalsegmentator), count)
     xrays = torch.stack([case["xray"].float().unsqueeze(1) for case in inputs])
     poses = torch.stack([case["pose"] for case in inputs])
     size = tuple(data["volume_size"])
-    extents = torch.tensor([extent_mm(size, case["spacing"]) for case in inputs])
+    own = torch.tensor([extent_mm(size, case["spacing"]) for case in inputs])
+    extents = told_extents(poses, own, pipeline)
     partner = derangement(patients, seed) if "shuffled_xray" in methods else None
     if "shuffled_xray" in methods and partner is None:
         log.warning("shuffled_xray is left out: split %s holds one patient only", split)
@@ -158,6 +169,7 @@ def evaluate(
         "checkpoint": None if checkpoint is None else {"file": str(checkpoint), "sha256": sha256(checkpoint)},
         **pipeline.describe(),
         "seed": seed,
+        "seen_patients": seen,
         "estimators": _estimators(methods, samples),
         "extractor": extractor.describe() if extractor is not None else None,
         "baselines": baselines.describe() if baselines else None,
@@ -294,7 +306,7 @@ def _write_pictures(output: Path, cases, ids, generated, scores, window, nifti: 
         spacing, centre = case["spacing"].tolist(), case["centre"].tolist()
         write_nifti(output / "nifti" / f"{name}_generated.nii.gz", generated[index, 0], spacing, centre)
         write_nifti(output / "nifti" / f"{name}_true.nii.gz", case["ct"].float(), spacing, centre, "reference volume")
-        frames = pictures.comparison_frames(case["ct"], generated[index, 0], spacing, grey)
+        frames = pictures.case_frames(case["xray"][0].float(), case["ct"], generated[index, 0], spacing, grey)
         pictures.save_gif(output / "gif" / f"{name}.gif", frames)
 
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:

@@ -137,25 +137,6 @@ def planes_picture(
     return _side_by_side(tiles, ["X-ray", *(f"generated CT, {plane}" for plane in PLANES)])
 
 
-def comparison_frames(
-    truth: Float[Tensor, "d h w"], generated: Float[Tensor, "d h w"], spacing, window: Window = DISPLAY_HU
-) -> list[Image.Image]:
-    """A frame per axial slice from bottom to top: true CT, generated CT, size of the error in grey."""
-    truth = truth.float().clamp(window.low, window.high)
-    generated = generated.float().clamp(window.low, window.high)
-    magnitude = (generated - truth).abs()
-    titles = ["true CT", "generated CT", f"|error|, white = {ERROR_HU:g} HU"]
-    frames = []
-    for index in range(truth.shape[0]):
-        tiles = [
-            tile(truth, "axial", spacing, window, index, size=GIF_TILE),
-            tile(generated, "axial", spacing, window, index, "generated", GIF_TILE),
-            tile(magnitude, "axial", spacing, Window(0.0, ERROR_HU), index, "generated", GIF_TILE),
-        ]
-        frames.append(_side_by_side(tiles, titles, _position(index, truth.shape[0])))
-    return frames
-
-
 def case_frames(
     xray: Float[Tensor, "h w"],
     truth: Float[Tensor, "d h w"],

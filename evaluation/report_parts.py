@@ -75,7 +75,7 @@ def limits(protocol: dict, comparisons: int) -> list[str]:
     if str(protocol.get("dataset")).startswith("phantom"):
         found.append("The cases are drawn phantoms: nothing follows for patients.")
     if protocol["cases"] < FEW_CASES:
-        found.append(f"{protocol['cases']} cases are few: intervals of so few patients come out too narrow.")
+        found.append(f"Few cases ({protocol['cases']}): intervals of so few patients come out too narrow.")
     if comparisons and smallest_p(protocol["patients"], comparisons) > SIGNIFICANT:
         found.append(
             f"With {protocol['patients']} patients and {comparisons} comparisons no difference could have reached "

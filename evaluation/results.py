@@ -55,7 +55,8 @@ def sentence(result: dict) -> str:
     """
     protocol, method = result["protocol"], judged_method(result)
     psnr = result["methods"][method].get("psnr")
-    who = f"On {protocol['cases']} {protocol['split']} cases the {'model' if method == MODEL else f'method {method}'}"
+    cases = f"{protocol['cases']} {protocol['split']} case{'s' * (protocol['cases'] != 1)}"
+    who = f"On {cases} the {'model' if method == MODEL else f'method {method}'}"
     reached = "has no PSNR" if psnr is None else f"reaches {_span(psnr)} dB PSNR"
     claims = [f"{who} ({protocol['estimator']}) {reached}"]
     compared = {name: metrics["psnr"] for name, metrics in result["differences"].items() if metrics.get("psnr")}

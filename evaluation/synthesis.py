@@ -49,7 +49,7 @@ def generate(
     batch_size: int = 4,
     checkpoint: Path | None = None,
     align: str | None = None,
-    view: str = "PA",
+    view: str | None = None,
 ) -> list[Path]:
     """Writes for every X-ray `<stem>_synthetic_ct.nii.gz`, `.gif`, `.png` and `<stem>_settings.json` into `output`.
 

@@ -1,5 +1,7 @@
 """The leak check: which patients a trained model has seen, proven by its checkpoint's protocol, or refused."""
 
+import hashlib
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,9 @@ from ddpm.checkpoint import read, sha256
 
 PHANTOM_FIRST = {"val": 10_000_000, "test": 20_000_000}
 REMEDY = "train it again with this version and these data"
+POPULATION = ("seed", "version", "test_from", "split")  # of a protocol of phantoms: what tells which were drawn
+
+log = logging.getLogger(__name__)
 
 
 def check_parts(rows: pd.DataFrame, where: str = "data") -> None:
@@ -139,6 +144,123 @@ def choose_unseen(parts: dict[str, Shaped[np.ndarray, " n"]], rows: pd.DataFrame
             "give out-of-fold generators, one for each dataset.fold of dataset.n_folds, as a list or their folder"
         )
     return chosen
+
+
+def seen_by(rows: pd.DataFrame, protocol: dict, earlier: dict[str, dict] | None = None) -> dict:
+    """What a run has seen, for its own protocol: its data, and what the models that it starts from have seen.
+
+    Args:
+        rows: manifest of its data with `patient` and `split`.
+        protocol: of its data.
+        earlier: protocols of these models, by name.
+
+    Returns:
+        `train` and `val`: short hashes of patients; `phantoms`: populations of drawn ones; `unknown`: the models that
+        do not say. The hashes hold no key, so that two data sets can be compared: they hide nobody whose id is known.
+    """
+    own: dict = {"train": [], "val": [], "phantoms": [], "unknown": []}
+    if "pe_share" in protocol:
+        own["phantoms"] = [_population(protocol)]
+    else:
+        for split in ("train", "val"):
+            own[split] = list(_hashes(rows.loc[rows["split"] == split, "patient"]))
+    found = [own, *(_seen_of(theirs, Path(name).name) for name, theirs in (earlier or {}).items())]
+    merged = {key: sorted({value for one in found for value in one[key]}) for key in ("train", "val", "unknown")}
+    populations = []
+    for population in (population for one in found for population in one["phantoms"]):
+        if population not in populations:
+            populations.append(population)
+    return {**merged, "phantoms": populations}
+
+
+def refuse_seen(
+    rows: pd.DataFrame, protocol: dict, present: dict, model: str, remedy: str, allow: bool = False
+) -> dict:
+    """Refuse to judge a model on patients that it has trained on; warn of those it was validated with.
+
+    Args:
+        rows: cases to be judged, `id` and `patient`.
+        protocol: of the model.
+        present: `CTDataModule.protocol()` of the data that the cases are from.
+        model: key and path, for the line.
+        remedy: what to give instead.
+        allow: warn only.
+
+    Returns:
+        Counts of patients `train` and `val`, and `unknown`: of models behind it that do not say whom they saw.
+
+    Raises:
+        UserError: counting the patients.
+    """
+    seen = _seen_of(protocol, model)
+    patients = rows["patient"].astype(str)
+    count = {}
+    for split in ("train", "val"):
+        if "pe_share" in present:
+            drawn = [_parts_of_phantoms(rows, population, present) == split for population in seen["phantoms"]]
+            met = np.logical_or.reduce([np.zeros(len(rows), dtype=bool), *drawn])
+        else:
+            met = patients.map(_hash).isin(seen[split]).to_numpy(dtype=bool)
+        if split == "val" and "split" in rows:  # validated again is no news
+            met = met & (rows["split"] != "val").to_numpy()
+        count[split] = int(patients[met].nunique())
+    whole = patients.nunique()
+    if count["train"]:
+        line = f"{model} has trained on {count['train']} of the {whole} patients that it is to be judged on"
+        if not allow:
+            raise UserError(
+                f"{line}: {remedy}; if these are other people with the same ids, or you mean it, set "
+                "allow_seen_patients=true (model.allow_seen_patients=true in training)"
+            )
+        log.warning("%s; allow_seen_patients lets it pass: its scores are no evidence", line)
+    if count["val"]:
+        log.warning("%s was validated with %d of the %d patients it is judged on", model, count["val"], whole)
+    if seen["unknown"]:
+        log.warning(
+            "%s does not say which patients were seen: nothing shows that the %d here are new to it",
+            ", ".join(seen["unknown"]), whole,
+        )  # fmt: skip
+    return {**count, "unknown": len(seen["unknown"])}
+
+
+def refuse_seen_before(rows: pd.DataFrame, earlier: dict[str, dict], present: dict, allow: bool = False) -> dict:
+    """Before a run that starts from other models: none of them has trained on its validation or test patients.
+
+    Args:
+        rows: manifest of the run's data.
+        earlier: protocols of these models, by `key=path`.
+        present: `CTDataModule.protocol()` of these data.
+        allow: warn only.
+
+    Returns:
+        `seen_by` of the run.
+
+    Raises:
+        UserError: naming the model and counting the patients.
+    """
+    for name, protocol in earlier.items():
+        remedy = f"give {name.partition('=')[0]} a model of the same split or dataset.fold"
+        refuse_seen(rows[rows["split"] != "train"], protocol, present, name, remedy, allow)
+    return seen_by(rows, present, earlier)
+
+
+def _seen_of(protocol: dict, name: str) -> dict:
+    if "seen" in protocol:
+        return protocol["seen"]
+    phantoms = [_population(protocol)] if "pe_share" in protocol and "split" in protocol else []
+    return {"train": [], "val": [], "phantoms": phantoms, "unknown": [name]}
+
+
+def _population(protocol: dict) -> dict:
+    return {key: protocol[key] for key in POPULATION if key in protocol}
+
+
+def _hash(patient: str) -> str:
+    return hashlib.sha256(str(patient).encode()).hexdigest()[:12]
+
+
+def _hashes(patients: pd.Series) -> list[str]:
+    return sorted({_hash(patient) for patient in patients})
 
 
 def _parts_of_phantoms(rows: pd.DataFrame, protocol: dict, present: dict) -> np.ndarray:

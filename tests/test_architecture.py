@@ -62,6 +62,9 @@ def options() -> list[tuple[str, str]]:
         "encode_latents": ["dataset", "trainer", "sampler"],
         "evaluate": ["dataset", "sampler", "extractor"],
         "generate": ["sampler"],
+        "train_classifier": ["classifier", "dataset", "logger", "trainer", "sampler"],
+        "classification": ["dataset", "sampler"],
+        "reader_study": ["dataset", "sampler"],
     }
     found = [("encode_latents", "experiment=pairs_24gb")]
     for root, names in groups.items():

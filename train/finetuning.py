@@ -29,8 +29,17 @@ class Origin:
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
+        if not self.path.is_file():
+            raise UserError(
+                f"model.init_from={path}: no such checkpoint; give the last.ckpt of a run of train/train_ddpm.py"
+            )
         self.pipeline = load_pipeline(path)
         self.sha256 = sha256(path)
+
+    @property
+    def trained_on(self) -> dict[str, dict]:
+        """`key=path` with the run's protocol, which says whom it and what it started from have seen."""
+        return {f"model.init_from={self.path}": self.pipeline.protocol}
 
     def latent_encoder(self, source, latent: DictConfig) -> LatentEncoder:
         """The run's own encoder, measured on the run's own data: its weights know no other latents.
@@ -108,7 +117,7 @@ class SaveAdapter(pl.Callback):
 
     def __init__(self, folder: Path, origin: Origin):
         self.path = Path(folder) / "checkpoints" / "adapter.safetensors"
-        self.base = {"path": str(origin.path.absolute()), "sha256": origin.sha256}
+        self.base = origin.describe()
 
     def on_save_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict) -> None:
         """Lightning's hook."""

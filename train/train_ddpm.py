@@ -23,6 +23,7 @@ def main(cfg) -> None:
 
     from dataset.datamodule import CTDataModule
     from dataset.errors import refusals
+    from evaluation.unseen import refuse_seen_before
     from train.callbacks import SampleAndScore
     from train.denoising import build_module
     from train.encoding import describe, training_device
@@ -60,8 +61,10 @@ def main(cfg) -> None:
         sampling.pipeline(module)  # an unknown sampler is refused now, not after hours
     cases.prepare_data()
     cases.setup()
+    earlier = (origin or latent_encoder).trained_on
+    seen = refuse_seen_before(source.rows, earlier, cases.protocol(), model.allow_seen_patients)
     data = LatentData(cases, latent_encoder, devices, cfg.trainer.num_nodes)
-    module.protocol = {**cases.protocol(), "latent_reconstruction": data.reconstruction}
+    module.protocol = {**cases.protocol(), "seen": seen, "latent_reconstruction": data.reconstruction}
     callbacks = [sampling]
     if "prior" in module.trained and origin is None:
         with refusals():

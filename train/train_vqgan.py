@@ -23,6 +23,7 @@ def main(cfg) -> None:
     from dataset.datamodule import CTDataModule
     from dataset.errors import refusals
     from evaluation.metrics import psnr
+    from evaluation.unseen import seen_by
     from train.callbacks import ReconstructionPictures
     from train.preflight import activation_bytes, preflight
     from train.runs import run_folder, save_config
@@ -65,7 +66,7 @@ def main(cfg) -> None:
         perceptual_weight=model.perceptual_weight,
         gradient_clip=model.gradient_clip,
         metrics={"psnr": lambda a, b: psnr(a, b, data_range=2.0)},
-        header={"protocol": data.protocol()},
+        header={"protocol": {**data.protocol(), "seen": seen_by(data.source.rows, data.protocol())}},
         seed=model.seed,
     )
     if adversarial and devices["devices"] not in (1, "auto") and cfg.trainer.strategy == "auto":

@@ -17,7 +17,7 @@ from dataset.files import atomic_path
 from dataset.intensity import Window
 from dataset.preparation.latents import FLAGS, decode_latents, is_latents, load_decoder
 from dataset.preparation.plan import Task
-from dataset.preparation.radiograph import read_radiograph, write_radiograph
+from dataset.preparation.radiograph import RadiographImage, read_radiograph, write_radiograph
 from dataset.preparation.ranking import Contrast
 from dataset.preparation.reading import read_series, straightened
 from dataset.preparation.series import CtSeries
@@ -26,7 +26,7 @@ from dataset.preparation.voi import cropped, interest, make_segmenter
 from dataset.resample import resample
 from dataset.volume_io import Volume, write_nifti
 
-VERSION = 1  # raise it when the same source and settings would give other files
+VERSION = 2  # raise it when the same source and settings would give other files
 CONTRAST_HU = 150.0  # heart and great vessels above this hold iodine
 DESCRIPTION = "CT, prepared: cropped, resampled"
 
@@ -92,7 +92,11 @@ def make_case(task: Task, settings: Settings, state: str) -> dict[str, Any]:
     warnings: list[str] = []
     try:
         with _warnings_into(warnings):
-            xray, ct = _make_xray(task, settings), _make_ct(task, settings)
+            film, xray = _read_xray(task, settings)
+            ct = _make_ct(task, settings)
+            if film is not None:  # last: a CT that fails leaves no picture behind
+                settings.xray(task.id).parent.mkdir(parents=True, exist_ok=True)
+                write_radiograph(film, settings.xray(task.id))
     except UserError as error:
         return {"failed": str(error)}
     except OSError as error:
@@ -121,6 +125,8 @@ def _make_ct(task: Task, settings: Settings) -> dict[str, Any]:
         return _decoded(one, task, settings)
     volume = read_series(one, task.id)
     digest = hashlib.sha256(np.rint(volume.hu).astype(np.int16).tobytes()).hexdigest()[:16]
+    if settings.spacing is not None or settings.volume_size is not None:
+        volume = straightened(volume)  # before it is cropped: a box along the scan's axes would lose its corners
     segmenter = _segmenter(settings.segmenter, settings.lungmask_weights)
     found = interest(volume, settings.voi, settings.margin, settings.min_lung_ml, segmenter)
     vessels = central_vessel_hu(found.coarse, found.lungs)
@@ -176,21 +182,18 @@ def fitted(volume: Volume, spacing: tuple[float, float, float] | None, size: tup
     return resample(volume, size, spacing)
 
 
-def _make_xray(task: Task, settings: Settings) -> dict[str, Any]:
-    """Writes the radiograph; one that is refused leaves a DRR row and a flag."""
+def _read_xray(task: Task, settings: Settings) -> tuple[RadiographImage | None, dict[str, Any]]:
+    """The radiograph and what the record says of it; one that is refused leaves a DRR row and a flag."""
     if task.xray is None:
-        return {"xray": False, "view": "", "flags": []}
+        return None, {"xray": False, "view": "", "flags": []}
     try:
         image = read_radiograph(task.xray.path, settings.trim_border, settings.mask_text, view=task.view)
     except UserError as error:
         reason = str(error).replace(str(task.xray.path), "X-ray")
         if settings.unpaired == "skip":
             raise UserError(reason) from error
-        return {"xray": False, "view": "", "flags": [f"X-ray refused, a DRR stands for it: {reason}"]}
-    path = settings.xray(task.id)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_radiograph(image, path)
-    return {"xray": True, "view": image.view, "flags": list(image.notes)}
+        return None, {"xray": False, "view": "", "flags": [f"X-ray refused, a DRR stands for it: {reason}"]}
+    return image, {"xray": True, "view": image.view, "flags": list(image.notes)}
 
 
 def write_record(record: dict[str, Any], path: Path) -> None:

@@ -9,6 +9,8 @@ import pydicom
 from pydicom.errors import InvalidDicomError
 
 DICOM_ENDINGS = ("", ".dcm", ".dicom", ".ima", ".img")  # tried also without DICOM's mark at byte 128
+# What pydicom raises where a value is not of its element's kind, such as a Slice Thickness of "xxxx".
+NOT_A_VALUE = (ValueError, TypeError, KeyError, AttributeError, NotImplementedError)
 MULTIFRAME = ("1.2.840.10008.5.1.4.1.1.2.1", "1.2.840.10008.5.1.4.1.1.2.2")  # enhanced CT, its legacy conversion
 TAGS = [
     "SpecificCharacterSet",
@@ -63,6 +65,11 @@ class Slice(NamedTuple):
     phase: tuple  # acquisition, temporal position, kernel, image type: tells stacks at one place apart
     localiser: bool
 
+    @property
+    def kind(self) -> tuple:
+        """What slices share that one header can speak for."""
+        return self.layout, self.phase
+
 
 def read_header(path: str | Path) -> pydicom.Dataset | None:
     """The header of a DICOM file without its pixels, or None if it is no DICOM image."""
@@ -81,7 +88,7 @@ def slices_of(ds: pydicom.Dataset, path: str | Path) -> list[Slice]:
     """The slices that a header describes: one, or each frame of a multi-frame file."""
     uid = str(ds.get("SOPInstanceUID", ""))
     kinds = tuple(str(v).upper() for v in _several(ds.get("ImageType")))
-    phase = (ds.get("AcquisitionNumber"), ds.get("TemporalPositionIdentifier"), kernel_of(ds), kinds)
+    phase = (str(ds.get("AcquisitionNumber")), str(ds.get("TemporalPositionIdentifier")), kernel_of(ds), kinds)
     localiser = "LOCALIZER" in kinds
     size = (ds.get("Rows"), ds.get("Columns"))
     if str(ds.SOPClassUID) not in MULTIFRAME:

@@ -1,5 +1,6 @@
 """The settings of `config/prepare.yaml` put together: what to read, how to make cases, what to keep."""
 
+import math
 from pathlib import Path
 
 from hydra.utils import instantiate
@@ -30,6 +31,11 @@ def prepare_set(cfg: DictConfig) -> tuple[Outcome, Path]:
     with refusals():
         rules = pick_rules(plain["rules"], instantiate(cfg.criteria, _convert_="all"))
     make_segmenter(cfg.segmenter, cfg.lungmask_weights)  # refused now rather than in every process
+    margin = number("margin", cfg.margin)
+    least = number("min_lung_ml", cfg.min_lung_ml)
+    vessels = None if cfg.min_vessel_hu is None else number("min_vessel_hu", cfg.min_vessel_hu, lowest=-math.inf)
+    max_hours = None if cfg.max_hours is None else number("max_hours", cfg.max_hours)
+    workers = None if cfg.workers is None else number("workers", cfg.workers, kind=int)
     spacing = None if cfg.spacing is None else positive("spacing", cfg.spacing, 3, float)
     size = None if cfg.volume_size is None else positive("volume_size", cfg.volume_size, 3)
     output, pseudonyms = open_folders(cfg.source, cfg.output, cfg.linkage)
@@ -38,9 +44,9 @@ def prepare_set(cfg: DictConfig) -> tuple[Outcome, Path]:
         spacing=spacing,
         volume_size=size,
         voi=cfg.voi,
-        margin=float(cfg.margin),
-        min_lung_ml=float(cfg.min_lung_ml),
-        min_vessel_hu=cfg.min_vessel_hu,
+        margin=margin,
+        min_lung_ml=least,
+        min_vessel_hu=vessels,
         segmenter=cfg.segmenter,
         lungmask_weights=cfg.lungmask_weights,
         unpaired=cfg.unpaired,
@@ -49,11 +55,21 @@ def prepare_set(cfg: DictConfig) -> tuple[Outcome, Path]:
         vae_ckpt=cfg.vae_ckpt,
         latents_window=plain["latents_window"],
     )
-    with processes(cfg.workers) as pool:
+    with processes(workers) as pool:
         series, radiographs = find_all(cfg.source, exclude=[pseudonyms.folder], pool=pool)
         wishes = read_wishes(plain, series, radiographs, pseudonyms.folder)
-        plan = make_plan(
-            series, radiographs, pseudonyms, rules, max_hours=cfg.max_hours, unpaired=cfg.unpaired, **wishes
-        )
+        plan = make_plan(series, radiographs, pseudonyms, rules, max_hours=max_hours, unpaired=cfg.unpaired, **wishes)
         outcome = prepare(plan, settings, pseudonyms, pool, keep_age=cfg.keep_age, keep_sex=cfg.keep_sex)
     return outcome, output / "manifest.csv"
+
+
+def number(key: str, value, lowest: float = 0.0, kind: type = float) -> float | int:
+    """A number out of a config value, at least `lowest`.
+
+    Raises:
+        UserError: naming the key, for anything else.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, kind)) or not math.isfinite(value) or value < lowest:
+        what = "a whole number" if kind is int else "a number"
+        raise UserError(f"{key}={value}: give {what}{f' of {lowest:g} or more' if math.isfinite(lowest) else ''}")
+    return kind(value)

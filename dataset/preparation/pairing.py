@@ -1,7 +1,7 @@
 """Which X-ray belongs to which CT: by patient and time, or by a table. What is uncertain is listed, never guessed."""
 
 import logging
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -17,6 +17,7 @@ from dataset.preparation.radiograph import Radiograph
 SAME_MOMENT_S = 1.0  # exposures closer than this cannot be told apart by their clocks
 VIEWS = ("PA", "AP")
 PAIR_COLUMNS = ("ct", "xray")
+ONLY_LATERAL = "the only X-ray is a lateral; assign it in pairs="
 
 log = logging.getLogger(__name__)
 
@@ -31,10 +32,14 @@ class CtCandidate(Protocol):
 
 
 class Problem(NamedTuple):
-    """A CT or X-ray that stays alone, and why; `patient` is the raw identifier, for the linkage table only."""
+    """A CT or X-ray that stays alone, and why; `patient` is the raw identifier, for the linkage table only.
+
+    `ct` is the index of the CT that stays alone, None where an X-ray does.
+    """
 
     patient: str
     reason: str
+    ct: int | None = None
 
 
 @dataclass
@@ -45,12 +50,14 @@ class Pairing:
         pairs: index of a CT -> index of its X-ray.
         hours: index of a CT -> hours from its X-ray to it, negative where the X-ray came later, None if unknown.
         views: index of a CT -> view that a table assigns to its X-ray.
+        linked: index of a CT -> patient of the X-rays that a table says is the same person.
         listed: what could not be decided; the reasons hold no identifier.
     """
 
     pairs: dict[int, int] = field(default_factory=dict)
     hours: dict[int, float | None] = field(default_factory=dict)
     views: dict[int, str] = field(default_factory=dict)
+    linked: dict[int, str] = field(default_factory=dict)
     listed: list[Problem] = field(default_factory=list)
 
 
@@ -65,7 +72,8 @@ def pair(
     An X-ray taken before the CT (or with it) is preferred to any taken after; among those the nearest within
     `max_hours` is it. Nothing is paired, and the patient is listed, where two X-rays are equally near, where several
     CTs claim one X-ray, where a time is missing, where two X-rays of unknown view could be frontal and lateral, or
-    where sex says that two persons share one id. A CT without any X-ray of its patient is no problem and not listed.
+    where sex says that two persons share one id; nor is a lateral, which is listed where it is all there is. A CT
+    without any X-ray of its patient is no problem and not listed.
 
     Args:
         pairs: a CSV table, or that of `dataset.preparation.tables.pairs_of`, with the columns `ct` and `xray` (and
@@ -81,7 +89,8 @@ def pair(
     result = Pairing()
     linked = {i: clean_id(ct.patient) for i, ct in enumerate(cts)}
     if pairs is not None:
-        linked |= _by_table(pairs, cts, radiographs, result)
+        result.linked = _by_table(pairs, cts, radiographs, result)
+        linked |= result.linked
     place = {Path(xray.path): j for j, xray in enumerate(radiographs)}
     for i, ct in enumerate(cts):
         beside = getattr(ct, "xray", None)  # a film under the name of a NIfTI file is its film
@@ -91,10 +100,13 @@ def pair(
     for i, xray in enumerate(radiographs):
         if xray.problem and i not in taken:
             result.listed.append(Problem(xray.patient, xray.problem))
-    of_patient = defaultdict(list)
+    of_patient, laterals = defaultdict(list), Counter()
     for i, xray in enumerate(radiographs):
-        if xray.patient and not xray.problem and xray.view != "lateral" and i not in taken:
-            of_patient[clean_id(xray.patient)].append(i)
+        if xray.patient and not xray.problem and i not in taken:
+            if xray.view == "lateral":
+                laterals[clean_id(xray.patient)] += 1
+            else:
+                of_patient[clean_id(xray.patient)].append(i)
     chosen: dict[int, int] = {}
     for i, ct in enumerate(cts):
         if i in result.pairs or not linked.get(i):
@@ -102,8 +114,8 @@ def pair(
         choice, reason = _choose(ct, [(j, radiographs[j]) for j in of_patient[linked[i]]], max_hours)
         if choice is not None:
             chosen[i] = choice
-        elif reason:
-            result.listed.append(Problem(ct.patient, reason))
+        elif reason or laterals[linked[i]]:
+            result.listed.append(Problem(ct.patient, reason or ONLY_LATERAL, i))
     claims = defaultdict(list)
     for i, j in chosen.items():
         claims[j].append(i)
@@ -112,7 +124,7 @@ def pair(
             result.pairs[claimants[0]] = j
         else:
             reason = f"{len(claimants)} CTs claim one X-ray; say in pairs= which it belongs to"
-            result.listed += [Problem(cts[i].patient, reason) for i in claimants]
+            result.listed += [Problem(cts[i].patient, reason, i) for i in claimants]
     result.hours = {i: hours_between(radiographs[j].time, cts[i].time) for i, j in result.pairs.items()}
     return result
 

@@ -12,9 +12,10 @@ import numpy as np
 from dataset.discover import discover
 from dataset.errors import UserError
 from dataset.preparation.deidentify import Pseudonyms, age_years
-from dataset.preparation.labels import match_labels, read_csv
+from dataset.preparation.labels import clean_id, match_labels, read_csv
 from dataset.preparation.latents import find_latents
-from dataset.preparation.pairing import pair
+from dataset.preparation.pairing import Pairing, pair
+from dataset.preparation.people import one_name_each
 from dataset.preparation.radiograph import Radiograph, find_radiographs
 from dataset.preparation.ranking import Candidate, Rule, rank
 from dataset.preparation.series import CtSeries, find_ct_series, folders_of
@@ -49,11 +50,12 @@ class Task:
 
 @dataclass
 class Plan:
-    """All tasks, all candidates of all studies, and `(pseudonym, reason)` of what was left out."""
+    """All tasks, all candidates of all studies, `(pseudonym, reason)` of what was left out, and X-rays without CT."""
 
     tasks: list[Task]
     candidates: list[dict]
     skipped: list[tuple[str, str]]
+    unused: int = 0
 
 
 def find_all(
@@ -122,34 +124,77 @@ def make_plan(
     plan.skipped += [
         (pseudonyms.id("patient", problem.patient) if problem.patient else "", f"X-ray: {problem.reason}")
         for problem in pairing.listed
+        if problem.ct is None
     ]
-    if alone := len(radiographs) - len(set(paired.values())):
-        log.info("%d X-rays belong to no CT", alone)
+    alone = {problem.ct: problem.reason for problem in pairing.listed if problem.ct is not None}
+    plan.unused = len(radiographs) - len(set(paired.values()))
+    people = _people(cts, radiographs, pairing, paired)
     found = match_labels(labels, [_names(one) for one in cts], label_file) if labels else [-1] * len(cts)
     for i, (candidate, label) in enumerate(zip(chosen, found, strict=True)):
         one = candidate.series
         if i not in paired and unpaired == "skip":
-            plan.skipped.append((ids[one.key], "no X-ray"))
+            plan.skipped.append((ids[one.key], f"no X-ray: {alone[i]}" if i in alone else "no X-ray"))
             continue
         age = age_years(one.age, one.study_date, one.birth_date)
         hours = pairing.hours.get(i)
-        patient = one.patient or one.study_uid or one.key
+        film = radiographs[paired[i]] if i in paired else None
+        flags = list(candidate.flags)
+        if not one.patient:
+            flags.append("no Patient ID: the study stands for the patient")
+        if people[i] != _name(one):
+            flags.append("its X-rays belong to a patient of other CTs: one patient with them")
+        if film is None and i in alone:
+            flags.append(f"no X-ray: {alone[i]}")
+        if film is not None and not film.view and not pairing.views.get(i):
+            flags.append("the X-ray does not state its view")
         task = Task(
             id=ids[one.key],
-            patient=pseudonyms.id("patient", patient),
+            patient=pseudonyms.id("patient", people[i]),
             series=one,
-            xray=radiographs[paired[i]] if i in paired else None,
+            xray=film,
             view=pairing.views.get(i, ""),
             hours=float("nan") if hours is None else round(hours, 2),
             age=-1 if age is None else age,
             sex=one.sex if one.sex in ("M", "F", "O") else "",
             label=label,
             split=next((splits[name] for name in _names(one) if name in splits), "") if splits else "",
-            flags=[*candidate.flags, *([] if one.patient else ["no Patient ID: the study stands for the patient"])],
+            flags=flags,
         )
         plan.tasks.append(task)
-        pseudonyms.record(_linkage(task))
+        pseudonyms.record(linkage_row(task))
+    _check_splits(plan.tasks)
     return plan
+
+
+def _name(one: CtSeries) -> str:
+    """What stands for the patient of a CT."""
+    return one.patient or one.study_uid or one.key
+
+
+def _people(
+    cts: Sequence[CtSeries], radiographs: Sequence[Radiograph], pairing: Pairing, paired: dict[int, int]
+) -> list[str]:
+    """The name of each CT's person: one for two pseudonyms whose X-rays are of one patient, so that none is split."""
+    names = [_name(one) for one in cts]
+    links = [(names[i], film) for i, film in pairing.linked.items()]
+    films = {i: clean_id(radiographs[j].patient) for i, j in paired.items()}
+    links += [(names[i], film) for i, film in films.items() if film]
+    people = one_name_each(names, links)
+    if doubles := len(set(names)) - len(set(people)):
+        log.warning("%d patients of the CTs count as another one, who has the same X-ray patient", doubles)
+    return people
+
+
+def _check_splits(tasks: Sequence[Task]) -> None:
+    splits: dict[str, set[str]] = defaultdict(set)
+    for task in tasks:
+        splits[task.patient] |= {task.split} - {""}
+    if torn := [(patient, found) for patient, found in splits.items() if len(found) > 1]:
+        patient, found = torn[0]
+        raise UserError(
+            f"from_csv: {len(torn)} patients in two splits (patient {patient} in {' and '.join(sorted(found))}), by "
+            "Patient ID or the patient of their X-rays; give each patient one split"
+        )
 
 
 def _find_nifti(source: Path) -> list[CtSeries]:
@@ -209,7 +254,8 @@ def _listed(candidate: Candidate, study: str, ids: dict[str, str], pseudonyms: P
     }
 
 
-def _linkage(task: Task) -> dict:
+def linkage_row(task: Task) -> dict:
+    """The row of the linkage table that leads back from a task."""
     one = task.series
     return {
         "id": task.id,

@@ -15,17 +15,14 @@ from pydicom.errors import InvalidDicomError
 from dataset.errors import UserError
 from dataset.files import atomic_path
 from dataset.preparation.deidentify import age_years
-from dataset.preparation.headers import time_of
+from dataset.preparation.headers import DICOM_ENDINGS, NOT_A_VALUE, time_of
 from dataset.preparation.margins import mask_text as without_text
 from dataset.preparation.margins import trim_border as without_border
 from dataset.preparation.series import folders_of
-from dataset.xray_dicom import Picture, view_of
+from dataset.xray_dicom import Picture, is_radiograph, view_of
 from dataset.xray_io import has_dicom_mark, read_picture, scale_picture
 
-MODALITIES = ("CR", "DX", "DR", "RG", "XR")
-SOP_CLASSES = ("1.2.840.10008.5.1.4.1.1.1", "1.2.840.10008.5.1.4.1.1.1.1", "1.2.840.10008.5.1.4.1.1.1.1.1")
 CHEST = ("CHEST", "THORAX", "LUNG", "RIBS", "STERNUM", "PULMO")  # words of Body Part Examined
-DICOM_ENDINGS = ("", ".dcm", ".dicom", ".ima")
 PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".npy")
 TAGS = [
     "SOPClassUID", "SOPInstanceUID", "Modality", "PatientID", "PatientAge", "PatientSex", "PatientBirthDate",
@@ -114,7 +111,10 @@ def scan_radiographs(paths: list[str]) -> list[Radiograph]:
             if ending != ".npy" or _is_flat(path):
                 found.append(Radiograph(path))
         elif (header := _read_header(path)) is not None:
-            found.append(radiograph_of(path, header))
+            try:
+                found.append(radiograph_of(path, header))
+            except NOT_A_VALUE:
+                found.append(Radiograph(path, problem="unreadable header"))
     return found
 
 
@@ -205,8 +205,7 @@ def _read_header(path: Path) -> pydicom.Dataset | None:
         header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=TAGS, force=not marked)
     except (InvalidDicomError, OSError, ValueError, KeyError, AttributeError, NotImplementedError, EOFError):
         return None
-    wanted = str(header.get("Modality", "")) in MODALITIES or str(header.get("SOPClassUID", "")) in SOP_CLASSES
-    return header if wanted else None
+    return header if is_radiograph(header) else None
 
 
 def _is_flat(path: Path) -> bool:

@@ -21,7 +21,8 @@ from dataset.files import atomic_path
 from dataset.manifest import DRR, DRR_CONTRAST, FILM, make_rows, write_manifest
 from dataset.preparation.case import Settings, finished, make_case, state_of, write_record
 from dataset.preparation.deidentify import Pseudonyms
-from dataset.preparation.plan import Plan, Task
+from dataset.preparation.people import one_name_each
+from dataset.preparation.plan import Plan, Task, linkage_row
 
 BYTES_PER_PROCESS = 3 * 2**30  # measured: 3.0 GB at the peak for a scan of 512 x 512 x 399
 SUMMARY_COLUMNS = ("id", "status", "reason", "voi", "lung_ml", "vessel_hu", "size", "spacing")
@@ -31,10 +32,17 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Outcome:
-    """What became of every case: `rows` of summary.csv, and how many cases an earlier run had finished."""
+    """What became of every case.
+
+    Attributes:
+        rows: of summary.csv, with the `flags` of each case that was done.
+        kept: how many of them an earlier run had finished.
+        unused: X-rays that belong to no CT.
+    """
 
     rows: list[dict[str, Any]]
     kept: int
+    unused: int = 0
 
     def count(self, status: str) -> int:
         return sum(row["status"] == status for row in self.rows)
@@ -111,11 +119,14 @@ def prepare(
     if strangers:
         log.warning("%s: %d cases of earlier runs belong to it no more; their files stay", output, len(strangers))
     todo = [task for task in plan.tasks if task.id not in records]
+    said = _said(output / "prepare.log")
     with open(output / "prepare.log", "a", encoding="utf-8") as file:
 
         def note(case: str, status: str, reason: str) -> None:
-            now = datetime.now().isoformat(sep=" ", timespec="seconds")
-            file.write(f"{now} {case or '-'} {status} {reason}".rstrip() + "\n")
+            line = f"{case or '-'} {status} {reason}".rstrip()
+            if line in said:
+                return
+            file.write(f"{datetime.now().isoformat(sep=' ', timespec='seconds')} {line}\n")
             file.flush()
 
         for case, reason in plan.skipped:
@@ -128,7 +139,9 @@ def prepare(
             status = "failed" if "failed" in made else "done"
             note(task.id, status, made.get("failed") or "; ".join([*task.flags, *made["flags"]]))
     done = [task for task in plan.tasks if "failed" not in records[task.id]]
-    rows = [_row(task, records[task.id], _twins(records)) for task in plan.tasks]
+    twins = _twins(records)
+    _join_twins(done, twins, pseudonyms)
+    rows = [_row(task, records[task.id], twins) for task in plan.tasks]
     rows += [{"id": case, "status": "skipped", "reason": pseudonyms.scrub(reason)} for case, reason in plan.skipped]
     _write_table(rows, output / "summary.csv", SUMMARY_COLUMNS)
     if not done:
@@ -136,7 +149,7 @@ def prepare(
         raise UserError(f"{output}: no case could be prepared ({reasons}); {output / 'summary.csv'} lists all")
     manifest = make_rows(_entry(task, records[task.id], settings, keep_age, keep_sex) for task in done)
     write_manifest(manifest, output / "manifest.csv")
-    return Outcome(rows, kept)
+    return Outcome(rows, kept, plan.unused)
 
 
 def _make(
@@ -193,12 +206,38 @@ def _twins(records: dict[str, dict]) -> Callable[[str], list[str]]:
     return lambda case: [one for one in same.get(records[case].get("source_hash", ""), []) if one != case]
 
 
+def _join_twins(done: Sequence[Task], twins: Callable[[str], list[str]], pseudonyms: Pseudonyms) -> None:
+    """One scan under two names is of one patient: no split may part them."""
+    links = [(task.patient, min([task.id, *twins(task.id)])) for task in done if twins(task.id)]
+    changed = []
+    for task, patient in zip(done, one_name_each([task.patient for task in done], links), strict=True):
+        if patient != task.patient:
+            task.patient = patient
+            pseudonyms.record(linkage_row(task))
+            changed.append(task)
+    if changed:
+        pseudonyms.write()
+
+
+def _said(path: Path) -> set[str]:
+    """What a log says of cases that were skipped or failed, without the time; forgotten once a case was done."""
+    said: dict[str, set[str]] = {}
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+        words = line.split(" ", 4)
+        if len(words) >= 4 and words[3] == "done":
+            said.pop(words[2], None)
+        elif len(words) >= 4:
+            said.setdefault(words[2], set()).add(line.split(" ", 2)[2])
+    return set().union(*said.values())
+
+
 def _row(task: Task, record: dict, twins: Callable[[str], list[str]]) -> dict[str, Any]:
     if "failed" in record:
         return {"id": task.id, "status": "failed", "reason": record["failed"]}
-    flags = [*task.flags, *record["flags"], *(f"same voxels as {other}" for other in twins(task.id))]
+    flags = [*task.flags, *record["flags"]]
+    flags += [f"same voxels as {other}: one patient with it" for other in twins(task.id)]
     shown = {name: record[name] for name in SUMMARY_COLUMNS[3:]}
-    return {"id": task.id, "status": "done", "reason": "; ".join(flags), **shown}
+    return {"id": task.id, "status": "done", "reason": "; ".join(flags), "flags": flags, **shown}
 
 
 def _entry(task: Task, record: dict, settings: Settings, keep_age: bool, keep_sex: bool) -> dict[str, Any]:

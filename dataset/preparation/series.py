@@ -4,6 +4,7 @@ Slices of one series that lie scattered over folders are joined, several series 
 so are several acquisitions under one UID. Localisers are left out, each with a count.
 """
 
+import contextlib
 import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
@@ -14,12 +15,27 @@ from pathlib import Path
 
 import numpy as np
 
-from dataset.preparation.headers import Slice, header_of, normal_of, read_header, slices_of
+from dataset.preparation.headers import NOT_A_VALUE, Slice, header_of, normal_of, read_header, slices_of
 
 NOT_DICOM = (".nii", ".nii.gz", ".png", ".jpg", ".npy", ".csv", ".txt", ".json")
 SMALLEST = 4  # slices at different heights
 SAME_PLACE_MM = 0.01  # closer slices lie at one place
 REPEATED_MM = 60.0  # a shorter stack that is scanned again and again watches the bolus arrive
+
+
+@dataclass
+class Scanned:
+    """What the files of one UID say, before its stacks are told apart.
+
+    Attributes:
+        headers: kind of a slice -> header of the first file of its kind: a localiser or a slice of another layout
+            under the same UID does not speak for the stack.
+        unreadable: files that do not even say where their slice lies.
+    """
+
+    slices: list[Slice] = field(default_factory=list)
+    headers: dict[tuple, dict] = field(default_factory=dict)
+    unreadable: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -89,27 +105,33 @@ def find_ct_series(
         pool: processes that read headers, a folder each; None reads here.
     """
     folders = list(folders_of(Path(source), recursive, {os.path.realpath(p) for p in exclude}))
-    found: dict[str, list[Slice]] = defaultdict(list)
-    headers: dict[str, dict] = {}
+    found: dict[str, Scanned] = defaultdict(Scanned)
     for part in pool.map(scan_files, folders, chunksize=4) if pool else map(scan_files, folders):
-        for uid, (header, slices) in part.items():
-            headers.setdefault(uid, header)
-            found[uid] += slices
-    return [stack for uid in sorted(found) for stack in _stacks(headers[uid], found[uid])]
+        for uid, one in part.items():
+            found[uid].slices.extend(one.slices)
+            found[uid].headers = {**one.headers, **found[uid].headers}
+            found[uid].unreadable.extend(one.unreadable)
+    return [stack for uid in sorted(found) for stack in _stacks(uid, found[uid])]
 
 
-def scan_files(paths: list[str]) -> dict[str, tuple[dict, list[Slice]]]:
-    """SeriesInstanceUID -> (what its first header says, its slices) of the CT files among `paths`."""
-    found: dict[str, tuple[dict, list[Slice]]] = {}
+def scan_files(paths: list[str]) -> dict[str, Scanned]:
+    """SeriesInstanceUID -> what the headers of its CT files among `paths` say."""
+    found: dict[str, Scanned] = defaultdict(Scanned)
     for path in paths:
         ds = None if path.lower().endswith(NOT_DICOM) else read_header(path)
         if ds is None or ds.get("Modality") != "CT" or not ds.get("SeriesInstanceUID"):
             continue
-        uid = str(ds.SeriesInstanceUID)
-        if uid not in found:
-            found[uid] = (header_of(ds), [])
-        found[uid][1].extend(slices_of(ds, path))
-    return found
+        one = found[str(ds.SeriesInstanceUID)]
+        try:
+            slices = slices_of(ds, path)
+        except NOT_A_VALUE:
+            one.unreadable.append(path)
+            continue
+        one.slices.extend(slices)
+        for kind in {piece.kind for piece in slices} - one.headers.keys():
+            with contextlib.suppress(*NOT_A_VALUE):  # then the next file of its kind may speak for it
+                one.headers[kind] = header_of(ds)
+    return dict(found)
 
 
 def folders_of(source: Path, recursive: bool = True, exclude: Iterable[str] = ()) -> Iterator[list[str]]:
@@ -131,9 +153,14 @@ def folders_of(source: Path, recursive: bool = True, exclude: Iterable[str] = ()
             yield files
 
 
-def _stacks(header: dict, slices: list[Slice]) -> list[CtSeries]:
+def _stacks(uid: str, scanned: Scanned) -> list[CtSeries]:
     """The stacks of one UID: without localisers, copies of files and slices of another layout."""
-    notes = Counter()
+    slices = [one for one in scanned.slices if one.kind in scanned.headers]
+    mute = [*scanned.unreadable, *(one.path for one in scanned.slices if one.kind not in scanned.headers)]
+    notes = Counter({"unreadable header": len(mute)})
+    if not slices:
+        files = [Path(path) for path in dict.fromkeys(mute)]
+        return [CtSeries(files, series_uid=uid, dropped=f"unreadable header ({len(mute)} images)")]
     kept = {}
     for one in slices:
         if one.localiser:
@@ -143,20 +170,20 @@ def _stacks(header: dict, slices: list[Slice]) -> list[CtSeries]:
         else:
             kept[one.uid or one.path] = one
     if not kept:
-        return [_series(header, slices, notes, dropped=f"localiser ({len(slices)} images)")]
-    if header["burned_in"]:
-        return [_series(header, slices, notes, dropped="burned-in annotation")]
+        return [_series(scanned, slices, notes, dropped=f"localiser ({len(slices)} images)")]
     layouts = Counter(one.layout for one in kept.values())
     main = max(layouts, key=lambda layout: (layouts[layout], str(layout)))
     notes["slice of another orientation or size"] += len(kept) - layouts[main]
     stack = [one for one in kept.values() if one.layout == main]
+    if any(scanned.headers[one.kind]["burned_in"] for one in stack):
+        return [_series(scanned, stack, notes, dropped="burned-in annotation")]
     if not main[0] or not all(len(one.position) == 3 for one in stack):
-        return [_series(header, stack, notes, dropped="no position or orientation in the headers")]
+        return [_series(scanned, stack, notes, dropped="no position or orientation in the headers")]
     distinct, span = _distinct(_heights(stack)), float(np.ptp(_heights(stack)))
     if distinct < len(stack) / 2 and span < REPEATED_MM:
         reason = f"bolus tracking: {len(stack)} images at {distinct} places"
-        return [_series(header, stack, notes, dropped=reason)]
-    return [_series(header, part, notes, name) for name, part in _phases(stack)]
+        return [_series(scanned, stack, notes, dropped=reason)]
+    return [_series(scanned, part, notes, name) for name, part in _phases(stack)]
 
 
 def _phases(stack: list[Slice]) -> list[tuple[str, list[Slice]]]:
@@ -173,7 +200,7 @@ def _phases(stack: list[Slice]) -> list[tuple[str, list[Slice]]]:
     return [("", stack)]
 
 
-def _series(header: dict, stack: list[Slice], notes: Counter, part: str = "", dropped: str = "") -> CtSeries:
+def _series(scanned: Scanned, stack: list[Slice], notes: Counter, part: str = "", dropped: str = "") -> CtSeries:
     placed = bool(stack[0].layout[0]) and all(len(one.position) == 3 for one in stack)
     heights = _heights(stack) if placed else np.zeros(0)
     order = np.argsort(heights, kind="stable") if placed else range(len(stack))
@@ -186,13 +213,10 @@ def _series(header: dict, stack: list[Slice], notes: Counter, part: str = "", dr
         part=part,
         dropped=dropped,
         left_out="" if dropped else left_out,
-        **header,
+        **scanned.headers[stack[0].kind],
     )
     if not dropped and _distinct(series.heights) < SMALLEST:
         series.dropped = f"{len(stack)} slices are too few for a volume"
-    if part:
-        kernel, kinds = stack[0].phase[2:]
-        series.kernel, series.image_type = kernel or series.kernel, kinds
     return series
 
 

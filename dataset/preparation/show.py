@@ -18,13 +18,13 @@ def summary_table(outcome: Outcome) -> Table:
     kept = f"{outcome.kept} of them by an earlier run" if outcome.kept else ""
     table.add_row("done", str(outcome.count("done")), kept)
     for status in ("done", "skipped", "failed"):
-        rows = [str(row["reason"]) for row in outcome.rows if row["status"] == status]
+        rows = [row for row in outcome.rows if row["status"] == status]
         if status != "done":
             table.add_row(status, str(len(rows)), "")
         reasons = Counter()
         examples = {}
-        for reason in rows:
-            for part in reason.split("; ") if status == "done" else [reason]:
+        for row in rows:
+            for part in row["flags"] if status == "done" else [str(row["reason"])]:  # a reason may hold "; " itself
                 plain = re.sub(r"\b[0-9a-f]{16}\b:? ?|[\d.]+", "#", part)
                 reasons[plain] += bool(part)
                 examples.setdefault(plain, part)
@@ -34,4 +34,6 @@ def summary_table(outcome: Outcome) -> Table:
                 str(count),
                 examples[plain] if examples[plain] == plain or count == 1 else f"such as: {examples[plain]}",
             )
+    if outcome.unused:
+        table.add_row("unused", str(outcome.unused), "X-rays that belong to no CT that was chosen")
     return table

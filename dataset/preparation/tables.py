@@ -14,6 +14,7 @@ import pandas as pd
 
 from dataset.errors import UserError
 from dataset.preparation.labels import clean_id, read_csv, rspect_label
+from dataset.xray_dicom import MODALITIES as RADIOGRAPHS
 
 COLUMNS = (
     "patient", "ct_accession", "xray_accession", "study_uid", "series_uid", "modality", "location", "label", "split",
@@ -32,7 +33,6 @@ NAMES = {
     "split": ("split",),
 }
 SPLITS = {"train": "train", "valid": "val", "val": "val", "validation": "val", "test": "test"}
-RADIOGRAPHS = ("CR", "DX", "DR")
 
 
 def read_table(path: str | Path) -> pd.DataFrame:

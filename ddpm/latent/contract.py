@@ -19,6 +19,7 @@ class LatentEncoder(ModelMixin, ConfigMixin):
     Volumes are `(b, 1, D, H, W)` in [-1, 1]; latents `(b, c, d, h, w)`.
     """
 
+    trained_on: dict = {}  # `key=path` of the checkpoint it came from, with its protocol; empty for public weights
     slicewise = False  # whether each slice along D is encoded and decoded by itself
 
     def _make_statistics(self, channels: int) -> None:

@@ -4,7 +4,7 @@ import logging
 from pathlib import Path
 
 from dataset.errors import UserError
-from ddpm.checkpoint import load_vqgan
+from ddpm.checkpoint import load_vqgan, read
 from ddpm.latent.contract import LatentEncoder
 from ddpm.latent.loading import VAE_HELP, load_vae
 from ddpm.latent.vqgan import VQGANLatents
@@ -52,6 +52,7 @@ def make_latent_encoder(
     config = {k: v for k, v in dict(vqgan.config).items() if not k.startswith("_")}
     encoder = VQGANLatents(config)
     encoder.network.load_state_dict(vqgan.state_dict())
+    encoder.trained_on = {f"model.vqgan_ckpt={vqgan_ckpt}": read(vqgan_ckpt)[0].get("protocol", {})}
     return encoder
 
 

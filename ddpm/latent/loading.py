@@ -9,12 +9,13 @@ from pathlib import Path
 
 from diffusers import AutoencoderKL, AutoencoderTiny
 from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
-from huggingface_hub import constants, hf_hub_download
+from huggingface_hub import constants
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from dataset.errors import UserError
+from ddpm.hub import cached_file, expect_hub, hub_file, quiet
 from ddpm.latent.vae import VAE_CLASSES, SliceVAELatents
 
 VAE_HELP = "model.vae_ckpt=<hub id, folder of a diffusers AutoencoderKL or AutoencoderTiny, or .safetensors file>"
@@ -77,18 +78,33 @@ def _load_folder(path: Path) -> AutoencoderKL | AutoencoderTiny:
 
 
 def _load_hub(hub_id: str) -> AutoencoderKL | AutoencoderTiny:
-    for subfolder in ("vae", None):  # a whole Stable Diffusion repository keeps its VAE in a subfolder
-        try:
-            config = hf_hub_download(hub_id, "config.json", subfolder=subfolder)
-        except EntryNotFoundError:  # not in the repository, or, offline, not in the cache
-            if subfolder is None:
-                raise
-            continue
-        options = {"use_safetensors": True, "low_cpu_mem_usage": False}
-        try:
-            return _vae_class(Path(config)).from_pretrained(hub_id, subfolder=subfolder, **options)
-        except OSError as error:  # diffusers' own words for weights that did not come
-            raise LocalEntryNotFoundError(str(error)) from error
+    subfolder, config = _find_config(hub_id)
+    options = {"subfolder": subfolder, "use_safetensors": True, "low_cpu_mem_usage": False}
+    cls = _vae_class(config)
+    try:
+        return cls.from_pretrained(hub_id, local_files_only=True, **options)
+    except OSError:  # no weights in the cache
+        expect_hub()
+    try:
+        with quiet():
+            return cls.from_pretrained(hub_id, **options)
+    except OSError as error:  # diffusers' own words for weights that did not come
+        raise LocalEntryNotFoundError(str(error)) from error
+
+
+def _find_config(hub_id: str) -> tuple[str | None, Path]:
+    """Subfolder and config of a VAE: a whole Stable Diffusion repository keeps it in a subfolder."""
+    places = ("vae", None)
+    for find in (cached_file, hub_file):  # all places in the cache before the hub is asked for any
+        for subfolder in places:
+            try:
+                return subfolder, find(hub_id, "config.json", subfolder)
+            except LocalEntryNotFoundError:  # not in the cache; of `hub_file`: the hub is out of reach
+                if find is hub_file:
+                    raise
+            except EntryNotFoundError:  # not in the repository
+                if subfolder is None:
+                    raise
     raise AssertionError("the loop returns or raises")
 
 

@@ -4,12 +4,13 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from huggingface_hub import constants, hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError
+from huggingface_hub import constants
+from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from dataset.errors import UserError
+from ddpm.hub import cached_file, hub_file
 from ddpm.xray_encoder.contract import XrayEncoder, XrayFeatures
 
 KEY = "model.xray_encoder.weights"
@@ -82,14 +83,18 @@ def fetch(weights: str, *choices: tuple[str, ...]) -> list[Path]:
 
 def _from_hub(hub_id: str, names: tuple[str, ...], choices: tuple) -> Path:
     error = None
-    for name in names:
-        try:
-            return Path(hf_hub_download(hub_id, name))
-        except EntryNotFoundError as reason:  # not in the repository, or, offline, not in the cache
-            error = reason
-        except (HfHubHTTPError, HFValidationError, OSError) as reason:
-            error = reason
-            break
+    for find in (cached_file, hub_file):  # all names in the cache before the hub is asked for any
+        for name in names:
+            try:
+                return find(hub_id, name)
+            except LocalEntryNotFoundError as reason:  # not in the cache; of `hub_file`: the hub is out of reach
+                error = reason
+                if find is hub_file:
+                    break
+            except EntryNotFoundError as reason:  # not in the repository
+                error = reason
+            except (HfHubHTTPError, HFValidationError, OSError) as reason:
+                raise UserError(_not_found(hub_id, choices, reason)) from reason
     raise UserError(_not_found(hub_id, choices, error)) from error
 
 

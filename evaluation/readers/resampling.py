@@ -1,8 +1,10 @@
 """Intervals for readers and patients at once: both are drawn anew, so a result speaks of other readers and patients.
 
 Each draw weighs reader r by how often r was drawn and patient p likewise; a reading counts with the product (the
-"pigeonhole" bootstrap: A. B. Owen, Annals of Applied Statistics 2007). It is never too narrow for the crossed design,
-and up to 1.7 times too wide where neither readers nor patients differ. Patients are drawn within their arm.
+"pigeonhole" bootstrap: A. B. Owen, Annals of Applied Statistics 2007). It counts the chance of a single reading up to
+three times, so it is too wide where readers and patients hardly differ, and a little narrow where few readers differ
+much: in simulated studies of 3 to 10 readers its 90 % interval held the truth in 90 to 99 %. Patients are drawn within
+their arm.
 """
 
 from collections.abc import Callable

@@ -9,12 +9,13 @@ from jaxtyping import Float
 from evaluation.readers.analysis import EQUIVALENCE_LEVEL, verdict
 from evaluation.readers.design import Item
 from evaluation.readers.questions import IDENTITY, PE, Question
-from evaluation.readers.resampling import draw_weights, estimate, weighted_auc, weighted_rate
+from evaluation.readers.resampling import Weights, draw_weights, estimate, weighted_auc, weighted_rate
 from evaluation.statistics import LEVEL
 
 READER_SPREAD = 0.3  # standard deviation between readers, in units of what one reading varies by
 CASE_SPREAD = 0.5  # and between cases
-SIMULATED, SIMULATED_DRAWS = 40, 400
+ABILITY_SPREAD = 0.3  # between readers, of how far apart real and generated seem to each
+SIMULATED, SIMULATED_DRAWS = 100, 400
 ASSUMED_AUC_SHIFT = 1.2  # distance of cases with PE from those without, an AUC of about 0.8
 
 
@@ -73,14 +74,7 @@ def expected_precision(readers: int, per_arm: int, positives: int | None = None,
     strata = np.repeat([0, 1], per_arm)
     for number in range(SIMULATED):
         weights = draw_weights(readers, strata, SIMULATED_DRAWS, seed + number)
-        called = (impressions(readers, 2 * per_arm, 0.0, generator) > 0).astype(float)
-        real, generated = np.full_like(called, np.nan), np.full_like(called, np.nan)
-        real[:, :per_arm], generated[:, per_arm:] = called[:, :per_arm], called[:, per_arm:]
-        rate = estimate(
-            lambda w, a=real, b=generated: (weighted_rate(a, w) + 1.0 - weighted_rate(b, w)) / 2.0,
-            weights,
-            EQUIVALENCE_LEVEL,
-        ).as_dict()
+        rate = simulated_rate(readers, per_arm, 0.0, ABILITY_SPREAD, generator, weights)
         found.append(verdict(rate) == "indistinguishable")
         if rate["low"] is not None:
             widths.append((rate["high"] - rate["low"]) / 2.0)
@@ -93,8 +87,29 @@ def expected_precision(readers: int, per_arm: int, positives: int | None = None,
         "rate_half_width": round(float(np.mean(widths)), 4) if widths else None,
         "chance_of_equivalence": round(float(np.mean(found)), 3),
         "auc_half_width": round(float(np.mean(auc_widths)), 4) if auc_widths else None,
-        "assumed": {"reader_spread": READER_SPREAD, "case_spread": CASE_SPREAD, "studies": SIMULATED},
+        "assumed": {"reader_spread": READER_SPREAD, "case_spread": CASE_SPREAD, "ability_spread": ABILITY_SPREAD}
+        | {"studies": SIMULATED},
     }
+
+
+def simulated_rate(
+    readers: int, per_arm: int, shift: float, ability: float, generator: np.random.Generator, weights: Weights
+) -> dict:
+    """The real-or-generated rate of one simulated study, with its 90 % interval.
+
+    Args:
+        shift: how far apart real and generated seem to the average reader, in units of what one reading varies by.
+        ability: standard deviation of that between readers.
+        weights: of `draw_weights(readers, [0] * per_arm + [1] * per_arm)`.
+    """
+    felt = impressions(readers, 2 * per_arm, 0.0, generator)
+    half = (shift + ability * generator.standard_normal((readers, 1))) / 2.0
+    real, generated = np.full_like(felt, np.nan), np.full_like(felt, np.nan)
+    real[:, :per_arm] = felt[:, :per_arm] > -half
+    generated[:, per_arm:] = felt[:, per_arm:] > half
+    return estimate(
+        lambda w: (weighted_rate(real, w) + 1.0 - weighted_rate(generated, w)) / 2.0, weights, EQUIVALENCE_LEVEL
+    ).as_dict()
 
 
 def _auc_half_width(

@@ -16,6 +16,7 @@ from dataset.geometry import extent_mm
 from dataset.intensity import Window
 from dataset.resample import resample
 from dataset.volume_io import Volume, read_volume
+from evaluation.inputs import told_extents
 from evaluation.readers.design import ARMS
 
 SAME_MM = 0.01
@@ -40,7 +41,7 @@ def arm_maker(pipeline, cases, seed: int = 0) -> Callable[[str, int], Volume]:
                 num_samples=1,
                 seed=seed,
                 ids=[str(cases.rows["id"].iloc[index])],
-                extent=torch.tensor([size]),
+                extent=told_extents(case["pose"][None], torch.tensor([size]), pipeline),
                 batch_size=1,
                 progress=lambda step, total: None,
             ).volumes[0, 0]

@@ -359,11 +359,69 @@ def test_films_are_laid_by_the_lungs_of_the_training_volumes(root, real_data):
         case, item = data.train.case(index), data.train[index]
         torch.testing.assert_close(item["xray"][:, 0], case["xray"].float(), atol=1e-3, rtol=0)
         found[align] = case["xray"][0].float()
-        extent = tuple((torch.tensor(case["ct"].shape) * case["spacing"]).tolist())
-    target = torch.tensor(expected_box(protocol["lung_box"], extent))
+    target = torch.tensor(expected_box(protocol["lung_box"], protocol["extent"]))
     boxes = {align: lung_box_in_image(image) for align, image in found.items()}
     assert (boxes["lungs"] - target).abs().max() < 0.06 < (boxes["none"] - target).abs().max()
     assert protocol["align"] == "lungs" and len(protocol["lung_box"]) == 6
+
+
+def test_a_film_does_not_tell_how_large_its_patient_is(root, monkeypatch):
+    """What a sample tells of a film's volume is the same for a small and a large patient, as in generation."""
+    seen = []
+    monkeypatch.setattr("dataset.samples.lung_map", lambda image, box, extent, view: seen.append(extent))
+    monkeypatch.setattr("dataset.datamodule._mean_lung_box", lambda paths: [0.2, 0.8] * 3)
+    for name, spacing in (("a", (4.0, 4.0, 4.0)), ("b", (9.0, 6.0, 8.0)), ("c", (5.0, 5.0, 5.0))):
+        save_nifti(root / f"{name}.nii.gz", thorax(), spacing)
+        film(root / f"{name}.png")
+    save_nifti(root / "drr.nii.gz", thorax(), (9.0, 6.0, 8.0))
+    made = source(root, align="lungs")
+    made.rows["split"] = "train"
+    data = CTDataModule(made, cache_dir=root.parent / "cache", prepare_workers=0)
+    data.prepare_data()
+    data.setup()
+    extent = tuple(data.protocol()["extent"])
+    seen.clear()
+    own = []
+    for index, kind in enumerate(data.train.rows["xray_source"]):
+        own.append(tuple((data.train.case(index)["spacing"] * 12).tolist()))
+        told = tuple((data.train[index]["spacing"] * 12).tolist())
+        assert told == pytest.approx(own[-1] if kind == "drr" else extent, rel=1e-5)
+    assert len(set(own)) == 3
+    assert len(seen) == 6 and all(one == pytest.approx(extent, rel=1e-5) for one in seen)  # of case and of item
+
+
+def test_films_without_lungs_are_counted_and_named(root, caplog, monkeypatch):
+    monkeypatch.setattr("dataset.datamodule._mean_lung_box", lambda paths: [0.2, 0.8] * 3)
+    for name in ("a", "b", "drr"):
+        save_nifti(root / f"{name}.nii.gz", thorax())
+    film(root / "a.png")
+    film(root / "b.png")
+    for align in ("none", "lungs"):
+        caplog.clear()
+        made = source(root, align=align)
+        made.rows["split"] = "train"
+        data = CTDataModule(made, cache_dir=root.parent / "cache", prepare_workers=0)
+        data.prepare_data()
+        data.setup()
+        warned = [record.getMessage() for record in caplog.records if "no lungs" in record.getMessage()]
+        assert len(warned) == (align == "lungs")
+    assert "X-rays of 2 cases" in warned[0] and "drr" not in warned[0]
+    assert all(name in warned[0] for name in made.rows.loc[made.rows["xray"] != "", "id"])
+
+
+def test_contrast_that_a_table_states_is_not_taken_back(root, monkeypatch):
+    monkeypatch.setattr("dataset.folder.iodine_ml", lambda hu, spacing: 0.0)
+    save_nifti(root / "a.nii.gz", thorax())
+    save_nifti(root / "b.nii.gz", thorax())
+    table = "id,patient,ct,xray_source\nA,1,a.nii.gz,drr_contrast\nB,2,b.nii.gz,drr\n"
+    (root / "manifest.csv").write_text(table)
+    for remove, wanted in ((False, ["drr_contrast", "drr"]), (True, ["drr", "drr"])):
+        made = source(root, drr=DrrSettings(remove_iodine=remove))
+        made.rows["split"] = "train"
+        data = CTDataModule(made, cache_dir=root.parent / "cache", prepare_workers=0)
+        data.prepare_data()
+        data.setup()
+        assert data.train.rows["xray_source"].tolist() == wanted
 
 
 def test_one_volume_can_be_the_source_of_another(root):

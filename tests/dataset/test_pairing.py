@@ -94,6 +94,15 @@ def test_two_persons_under_one_id_are_not_paired():
     assert pair([ct(sex="F")], [xray(-1, sex="")]).pairs == {0: 0}
 
 
+def test_a_patient_with_nothing_but_a_lateral_is_listed_for_each_ct():
+    films = [xray(-1, view="lateral"), xray(-1, patient="OTHER")]
+    result = pair([ct(), ct(patient="OTHER")], films)
+    assert result.pairs == {1: 1}
+    assert [(one.ct, one.reason) for one in result.listed] == [
+        (0, "the only X-ray is a lateral; assign it in pairs=")]  # fmt: skip
+    assert not pair([ct()], [xray(-1), films[0]]).listed
+
+
 def test_no_patient_id_pairs_with_nobody():
     result = pair([ct(patient="")], [xray(-1, patient="")])
     assert not result.pairs and not result.listed

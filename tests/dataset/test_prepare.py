@@ -117,6 +117,8 @@ def test_the_same_voxels_have_the_same_hash_and_are_flagged(made):
     assert manifest.loc["STRAIGHT", "source_hash"] != manifest.loc["OBLIQUE", "source_hash"]
     row = summary.set_index("id").loc[manifest.loc["STRAIGHT", "id"]]
     assert f"same voxels as {manifest.loc['FEETFIRST', 'id']}" in row["reason"]
+    # One scan under two names: no split may part it.
+    assert manifest.loc["STRAIGHT", "patient"] == manifest.loc["FEETFIRST", "patient"]
 
 
 def test_nothing_of_the_source_is_in_the_output(made):
@@ -253,6 +255,44 @@ def radiograph(path, patient="A", time=TIME - timedelta(hours=3), **fields):
     pydicom.dcmwrite(path, ds)
 
 
+def two_names_of_one_person(folder):
+    """CTs of C12 and C13, a month apart, whose X-rays are both of F12; C14 is somebody else."""
+    for days, name in enumerate(("C12", "C13", "C14")):
+        when = TIME + timedelta(days=30 * days)
+        write(folder / f"scan{days}", HU + np.int16(days), patient=name, accession=f"A{name}", time=when)
+        film = "F14" if name == "C14" else "F12"
+        radiograph(folder / f"film{days}.dcm", film, when - timedelta(hours=2), AccessionNumber=f"X{name}")
+
+
+@pytest.mark.parametrize("rows", ["C12,F12\nC13,F12\nC14,F14", "AC12,XC12\nAC13,XC13\nC14,F14"])
+def test_two_pseudonyms_whose_x_rays_are_of_one_patient_are_one_patient(tmp_path, rows, caplog):
+    two_names_of_one_person(tmp_path / "in")
+    (tmp_path / "pairs.csv").write_text(f"ct,xray\n{rows}\n")
+    options = {"spacing": "null", "voi": "whole"}
+    manifest, _ = run(tmp_path / "in", tmp_path / "out", pairs=tmp_path / "pairs.csv", **options)
+    patient = manifest.set_index("patient_raw")["patient"]
+    assert (manifest["xray_source"] == "film").all()
+    assert patient["C12"] == patient["C13"] != patient["C14"]
+    assert "1 patients of the CTs count as another one" in caplog.text and "C13" not in caplog.text
+    linkage = pd.read_csv(tmp_path / "out-linkage" / "linkage.csv", dtype=str).set_index("patient")["patient_id"]
+    assert linkage.to_dict() == patient.to_dict()
+    table = tmp_path / "set.csv"
+    table.write_text("CT_Accession_number,PE,split\nAC12,1,train\nAC13,0,test\nAC14,0,train\n")
+    with pytest.raises(UserError, match="1 patients in two splits"):
+        run(tmp_path / "in", tmp_path / "out", pairs=tmp_path / "pairs.csv", from_csv=table, **options)
+
+
+def test_an_oblique_scan_keeps_all_that_was_scanned_around_its_lungs(tmp_path):
+    """Straightened before it is cropped: the corners of the box hold tissue, not wedges of air."""
+    hu = np.full_like(HU, 40)
+    hu[8:22, 16:30, 14:24] = hu[8:22, 16:30, 31:41] = -830  # lungs in the middle of nothing but tissue
+    write(tmp_path / "in", hu, patient="A", rotation=rotation_about("z", 20))
+    manifest, summary = run(tmp_path / "in", tmp_path / "out", spacing="[10,7,7]", margin=6, min_lung_ml=500)
+    assert summary["voi"].tolist() == ["lungs"]
+    made = read_volume(tmp_path / "out" / manifest["ct"][0]).hu
+    assert made.min() > -900 and made.size < hu.size / 3
+
+
 @pytest.fixture
 def pairs(tmp_path):
     write(tmp_path / "in" / "a", patient="A", accession="CT-A")
@@ -288,6 +328,43 @@ def test_a_refused_film_is_said_and_its_ct_stays_or_fails(pairs):
         run(*pairs, spacing="[6,6,6]", unpaired="skip")
 
 
+def test_a_film_whose_view_nobody_states_is_flagged(pairs, tmp_path):
+    radiograph(pairs[0] / "a.dcm", ViewPosition="", SeriesDescription="", AccessionNumber="XR1")
+    manifest, summary = run(*pairs, spacing="[6,6,6]")
+    reasons = manifest.merge(summary, on="id").set_index("patient_raw")["reason"]
+    assert "the X-ray does not state its view" in reasons["A"] and "its view" not in reasons["B"]
+    (tmp_path / "pairs.csv").write_text("ct,xray,view\nCT-A,XR1,PA\n")
+    _, summary = run(*pairs, spacing="[6,6,6]", pairs=tmp_path / "pairs.csv")
+    assert not summary["reason"].str.contains("does not state its view").any()
+
+
+def test_a_ct_that_stays_alone_is_done_with_a_flag_and_not_skipped(pairs):
+    write(pairs[0] / "a2", OTHER, patient="A", time=TIME + timedelta(hours=1))
+    radiograph(pairs[0] / "b.dcm", "B", ViewPosition="LL")
+    manifest, summary = run(*pairs, spacing="[6,6,6]")
+    assert (summary["status"] == "done").all() and len(summary) == 3
+    reasons = manifest.merge(summary, on="id").groupby("patient_raw")["reason"].apply(list)
+    assert all("no X-ray: 2 CTs claim one X-ray" in reason for reason in reasons["A"])
+    assert "no X-ray: the only X-ray is a lateral" in reasons["B"][0]
+    outcome, _ = prepare_set(configured(*pairs, spacing="[6,6,6]"))
+    assert outcome.unused == 2
+
+
+def test_a_ct_that_fails_leaves_no_picture_behind(pairs):
+    bare = sorted((pairs[0] / "a").iterdir())[0]
+    bare.unlink()
+    write(pairs[0] / "a", patient="A", accession="CT-A", without_pixels=(3,))
+    manifest, _ = run(*pairs, spacing="[6,6,6]")
+    assert manifest["patient_raw"].tolist() == ["B"] and not list(pairs[1].rglob("*.png"))
+
+
+def test_a_second_run_says_nothing_twice_in_the_log(made):
+    place, tree, _, _ = made
+    before = (place / "set" / "prepare.log").read_text()
+    prepare_set(configured(tree, place / "set", spacing="null", voi="whole"))
+    assert (place / "set" / "prepare.log").read_text() == before and " failed " in before and " skipped " in before
+
+
 def test_labels_from_any_table_and_an_unknown_id_is_named(pairs, tmp_path, caplog):
     table = tmp_path / "labels.csv"
     table.write_text("Accession,PE\nCT-A,1\nCT-B,0\nCT-Z,1\n")
@@ -321,6 +398,14 @@ def test_a_table_of_the_set_says_what_belongs_to_it(pairs, tmp_path):
         ({"rules": "[thin,nice]"}, "no rule nice"),
         ({"unpaired": "maybe"}, "choose drr or skip"),
         ({"segmenter": "magic"}, "choose threshold or lungmask"),
+        ({"margin": -5}, "margin=-5: give a number of 0 or more"),
+        ({"margin": "abc"}, "margin=abc: give a number"),
+        ({"min_lung_ml": "null"}, "min_lung_ml=None: give a number"),
+        ({"max_hours": "x"}, "max_hours=x: give a number"),
+        ({"max_hours": -1}, "max_hours=-1: give a number"),
+        ({"min_vessel_hu": "a"}, "min_vessel_hu=a: give a number"),
+        ({"workers": -3}, "workers=-3: give a whole number"),
+        ({"workers": 1.5}, "workers=1.5: give a whole number"),
     ],
 )
 def test_settings_that_cannot_be(tmp_path, options, message):

@@ -165,3 +165,12 @@ def test_trimming_comes_before_the_grey_scale(tmp_path):
     alone = read_radiograph(save_radiograph(tmp_path / "b.dcm", film(top=3000)))
     np.testing.assert_allclose(trimmed.image, alone.image, atol=1e-6)
     assert any("margins cut off" in note for note in trimmed.notes)
+
+
+def test_a_header_with_a_value_of_another_kind_is_listed_and_ends_nothing(tmp_path):
+    path = save_radiograph(tmp_path / "a.dcm")
+    save_radiograph(tmp_path / "b.dcm")
+    ds = pydicom.dcmread(path)
+    ds.add_new("SourceImageSequence", "LO", "no sequence")
+    pydicom.dcmwrite(path, ds)
+    assert [one.problem for one in find_radiographs(tmp_path)] == ["unreadable header", ""]

@@ -11,6 +11,7 @@ from dataset.command import CONFIG
 from dataset.errors import UserError
 from dataset.preparation.headers import Slice
 from dataset.preparation.ranking import Contrast, NotReformatted, SoftKernel, pick_rules, rank
+from dataset.preparation.reading import TILT_DEGREES, UNEVEN
 from dataset.preparation.series import CtSeries
 
 
@@ -123,3 +124,8 @@ def test_contrast_by_agent_else_by_words(agent, description, score):
 )  # fmt: skip
 def test_reformats_by_whole_words(kinds, description, word):
     assert NotReformatted().found(series(image_type=kinds, description=description)) == word
+
+
+def test_the_limits_of_complete_are_those_of_the_reader(rules):
+    complete = dict(rules)["complete"]
+    assert (complete.uneven, complete.tilt) == (UNEVEN, TILT_DEGREES)

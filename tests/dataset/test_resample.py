@@ -55,6 +55,13 @@ def test_padding_is_air():
     assert (made.hu == 40).sum() == 1000
 
 
+@pytest.mark.parametrize("step", [1.1, 3.0, 6.0])
+def test_a_full_volume_stays_full_at_any_spacing(step):
+    full = Volume(np.full((80, 40, 53), 40, np.float32), (2.0, 3.1, 2.7), CENTRE)
+    size = tuple(round(e / step) for e in full.extent)
+    assert resample(full, size, (step, step, step)).hu.min() == pytest.approx(40, abs=1e-3)
+
+
 @pytest.mark.parametrize("spacing", [None, (4.0, 4.0, 4.0)])
 def test_shrinking_averages_instead_of_aliasing(spacing):
     checks = (np.indices((64, 64, 64)).sum(axis=0) % 2 * 2000.0 - 1000.0).astype(np.float32)

@@ -87,6 +87,41 @@ def test_one_stack_of_several_acquisitions_stays_one(tmp_path):
     assert len(found.slices) == 6
 
 
+def test_the_header_is_that_of_a_slice_of_the_stack_not_of_the_first_file(tmp_path):
+    same = {"series_uid": "1.2.3", "study_uid": "1.2"}
+    write_ct_series(tmp_path, HU[:2], prefix="A", image_type=("ORIGINAL", "PRIMARY", "LOCALIZER"), thickness=6.0,
+                    contrast="OMNI", description="Topogram", **same)  # fmt: skip
+    write_ct_series(tmp_path, HU[:2], prefix="B", rotation=rotation_about("x", 90), thickness=5.0, kernel="B70f",
+                    description="coronal", **same)  # fmt: skip
+    write_ct_series(tmp_path, HU, prefix="M", contrast="", thickness=1.25, kernel="B30f", description="chest", **same)
+    (found,) = find_ct_series(tmp_path)
+    assert (found.thickness, found.kernel, found.contrast, found.description) == (1.25, "B30f", "", "chest")
+    assert "LOCALIZER" not in found.image_type
+
+
+def unreadable(path, keyword):
+    """Writes a value that is no number where one must stand."""
+    ds = pydicom.dcmread(path)
+    setattr(ds, keyword, 7.25)
+    pydicom.dcmwrite(path, ds)
+    data = path.read_bytes()
+    assert data.count(b"7.25") == 1
+    path.write_bytes(data.replace(b"7.25", b"xxxx"))
+
+
+@pytest.mark.parametrize("keyword", ["SliceThickness", "GantryDetectorTilt"])
+def test_a_header_that_cannot_be_read_is_listed_and_ends_nothing(tmp_path, keyword):
+    write_ct_series(tmp_path / "good", HU, series_uid="1.2.1")
+    for path in write_ct_series(tmp_path / "bad", HU, series_uid="1.2.2").iterdir():
+        unreadable(path, keyword)
+    write_ct_series(tmp_path / "one", HU, series_uid="1.2.3", thickness=2.5)
+    unreadable(min((tmp_path / "one").iterdir()), keyword)  # the others of its kind speak for it
+    found = find_ct_series(tmp_path)
+    assert [(one.series_uid, one.dropped) for one in found] == [
+        ("1.2.1", ""), ("1.2.2", "unreadable header (6 images)"), ("1.2.3", "")]  # fmt: skip
+    assert len(found[2].slices) == 6 and found[2].thickness == 2.5
+
+
 def test_a_multiframe_file_is_a_series_with_a_slice_for_each_frame(tmp_path):
     write_enhanced_ct(tmp_path / "one.dcm", HU, series_uid="1.2.3")
     (found,) = find_ct_series(tmp_path)

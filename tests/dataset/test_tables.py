@@ -10,6 +10,7 @@ from dataset.preparation.tables import (
     read_table,
     values_by_key,
 )
+from dataset.xray_dicom import MODALITIES
 
 
 def save(path, text):
@@ -64,6 +65,13 @@ def test_lidcs_download_table(tmp_path):
     assert set(rows["patient"]) == {"LIDC-IDRI-0001"} and rows["label"].tolist() == [-1, -1]
     assert values_by_key(rows, "label") == {"1.3.1": -1}  # the X-ray is no case
     assert pairs_of(rows).empty
+
+
+@pytest.mark.parametrize("modality", MODALITIES)
+def test_every_modality_that_is_read_as_an_x_ray_is_one_in_a_table(tmp_path, modality):
+    header = "Series UID,Subject ID,Modality,File Location"
+    rows = read_table(save(tmp_path / "t.csv", f"{header}\n1.1,P,CT,./a\n1.2,P,{modality},./b\n"))
+    assert rows["modality"].tolist() == ["CT", modality] and values_by_key(rows, "label") == {"1.1": -1}
 
 
 def test_rspects_table_of_images_becomes_series_with_labels(tmp_path):

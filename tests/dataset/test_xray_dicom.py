@@ -9,7 +9,7 @@ import pytest
 from radiograph_files import film, save_radiograph
 
 from dataset.errors import UserError
-from dataset.xray_dicom import read_dicom_xray, upright, view_of
+from dataset.xray_dicom import MODALITIES, read_dicom_xray, upright, view_of
 from dataset.xray_io import read_picture, read_xray, scale_picture
 
 TOP = 4095
@@ -207,9 +207,26 @@ def test_what_is_no_single_grey_image_is_refused(tmp_path):
         assert str(path) in str(caught.value) and "; " in str(caught.value)
 
 
+@pytest.mark.parametrize("modality", ["CT", "MR", "US", "OT", "", None])
+def test_only_a_radiograph_is_taken_for_one(tmp_path, modality):
+    """A slice of a CT is a grey image as well: a model would make a patient of it."""
+    path = save_radiograph(tmp_path / "a.dcm", Modality=modality, SOPClassUID="1.2.840.10008.5.1.4.1.1.2")
+    with pytest.raises(UserError, match=f"Modality {modality or 'missing'} where an X-ray is wanted") as caught:
+        read_xray(path)
+    assert str(path) in str(caught.value)
+    for known in MODALITIES:
+        path = save_radiograph(tmp_path / "b.dcm", Modality=known, SOPClassUID=None)
+        assert read_xray(path, SIZE).shape == SIZE
+    path = save_radiograph(tmp_path / "c.dcm", Modality=modality)  # its SOP class says what it is
+    assert read_xray(path, SIZE).shape == SIZE
+
+
 def test_burned_in_is_reported(tmp_path):
     assert read_dicom_xray(save_radiograph(tmp_path / "a.dcm", BurnedInAnnotation="YES")).burned_in
     assert not read_dicom_xray(save_radiograph(tmp_path / "b.dcm", BurnedInAnnotation="NO")).burned_in
+    with pytest.raises(UserError, match="Burned In Annotation is YES.*mask_text=true"):
+        read_xray(tmp_path / "a.dcm")
+    assert read_xray(tmp_path / "b.dcm", SIZE).shape == SIZE
     scanned = read_dicom_xray(save_radiograph(tmp_path / "c.dcm", ConversionType="DF"))  # digitised film
     assert any("look for text" in note for note in scanned.notes)
 
@@ -239,7 +256,9 @@ def test_compressed_pixels_are_the_same_picture(samples):
     assert (plain - lossless).abs().max() < 1e-5
 
 
-def test_a_transfer_syntax_without_decoder_in_pydicom_goes_through_gdcm(samples):
-    path = samples.folder / "JPGLosslessP14SV1_1s_1f_8b.dcm"
+def test_a_transfer_syntax_without_decoder_in_pydicom_goes_through_gdcm(samples, tmp_path):
+    header = pydicom.dcmread(samples.folder / "JPGLosslessP14SV1_1s_1f_8b.dcm")
+    header.Modality = "DX"  # an ultrasound is refused
+    header.save_as(path := tmp_path / "a.dcm")
     found = read_dicom_xray(path)
     assert found.image.shape == (768, 1024) and len(np.unique(found.image)) > 20

@@ -2,12 +2,14 @@
 
 import pytest
 import torch
+from huggingface_hub import hf_hub_download
 from safetensors.torch import save_file
 from vae_files import SMALL_KL, SMALL_TINY, hub_cache, kl, original_keys, tiny
 
 from dataset.errors import UserError
 from ddpm.latent import loading
 from ddpm.latent.loading import SDXL_VAE, load_vae
+from ddpm.xray_encoder.pretrained import fetch
 
 VOLUME = torch.tanh(torch.randn(1, 1, 3, 16, 16, generator=torch.Generator().manual_seed(1)))
 
@@ -139,3 +141,30 @@ def test_weights_in_a_pickle_are_not_read(tmp_path):
     kl().save_pretrained(tmp_path, safe_serialization=False)
     with pytest.raises(UserError, match="model.vae_ckpt"):
         load_vae(str(tmp_path))
+
+
+def test_without_a_network_the_hub_is_asked_once_and_nothing_is_logged(monkeypatch, caplog):
+    """An endpoint that refuses: its library would try again for half a minute, with two lines a try."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    asked = []
+
+    def download(*arguments, local_files_only=False, **options):
+        assert local_files_only, "the library was let onto the network"
+        asked.append(arguments)
+        return hf_hub_download(*arguments, local_files_only=True, **options)
+
+    monkeypatch.setattr("ddpm.hub.hf_hub_download", download)
+    with pytest.raises(UserError, match="someone/model: no such file.*the hub cannot be reached"):
+        load_vae("someone/model")
+    with pytest.raises(UserError, match="someone/model: no such folder.*the hub cannot be reached"):
+        fetch("someone/model", ("a.json",), ("b.safetensors", "b.bin"))
+    assert asked and not caplog.records
+
+
+def test_a_full_cache_needs_no_hub(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("ddpm.hub.expect_hub", lambda: pytest.fail("the hub was asked"))
+    monkeypatch.setattr(loading, "expect_hub", lambda: pytest.fail("the hub was asked"))
+    hub_cache(tmp_path / "hub", "someone/cached", kl())
+    assert same(load_vae("someone/cached"), kl())

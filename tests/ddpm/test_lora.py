@@ -65,7 +65,7 @@ def run(tmp_path_factory) -> dict:
     before = {k: v.clone() for k, v in m.trained.state_dict().items()}
     trainer = fit(m, 3)
     trainer.save_checkpoint(folder / "last.ckpt")
-    origin = {"path": str(folder / "base.ckpt"), "sha256": sha256(folder / "base.ckpt")}
+    origin = {"file": "base.ckpt", "sha256": sha256(folder / "base.ckpt")}
     save_adapter(folder / "adapter.safetensors", averages(m), m.lora, origin, m.protocol)
     return {"folder": folder, "module": m, "before": before, "trainer": trainer}
 
@@ -165,6 +165,9 @@ def test_an_adapter_finds_its_base_beside_it_and_no_other(run, tmp_path):
     shutil.copy(run["folder"] / "adapter.safetensors", tmp_path)
     shutil.move(run["folder"] / "base.ckpt", tmp_path / "base.ckpt")
     try:
+        (tmp_path / "base.ckpt").rename(tmp_path / "renamed.ckpt")
+        load_pipeline(tmp_path / "adapter.safetensors")
+        (tmp_path / "renamed.ckpt").rename(tmp_path / "base.ckpt")
         load_pipeline(tmp_path / "adapter.safetensors")
         shutil.copy(run["folder"] / "last.ckpt", run["folder"] / "base.ckpt")
         with pytest.raises(UserError, match="without their base.*base.ckpt.*last.ckpt"):
@@ -175,7 +178,8 @@ def test_an_adapter_finds_its_base_beside_it_and_no_other(run, tmp_path):
 
 def test_an_adapter_that_does_not_fit_its_base_is_refused(run, tmp_path):
     m, path = run["module"], tmp_path / "adapter.safetensors"
-    base = {"path": str(run["folder"] / "base.ckpt"), "sha256": sha256(run["folder"] / "base.ckpt")}
+    shutil.copy(run["folder"] / "base.ckpt", tmp_path)
+    base = {"file": "base.ckpt", "sha256": sha256(run["folder"] / "base.ckpt")}
     weights = averages(m)
     save_adapter(path, {k: v for k, v in list(weights.items())[1:]}, m.lora, base, m.protocol)
     with pytest.raises(UserError, match="do not fit their base"):

@@ -13,12 +13,15 @@ from evaluation_fakes import FakeCases, FakeDataModule, FakePipeline, chest_worl
 
 from dataset.errors import UserError
 from dataset.intensity import Window
+from dataset.phantoms_source import PhantomSource
+from ddpm.checkpoint import read
 from evaluation.charts import loss_curves
 from evaluation.judge import METHODS, check_protocol, evaluate
 from evaluation.report import write_report
 from evaluation.results import sentence
 from evaluation.sampling import SHIPPED, find_checkpoint, resolve_device, sample_volumes, set_sampler
 from evaluation.scoring import METRICS, Shared, score_case
+from evaluation.unseen import refuse_seen, seen_by
 
 
 @pytest.fixture(scope="module")
@@ -212,6 +215,26 @@ def test_data_of_another_protocol_are_refused(caplog):
     assert "version 1" in caplog.text
 
 
+def test_a_model_is_not_judged_on_its_training_patients_unless_asked(tmp_path, caplog):
+    data = FakeDataModule(chest_world(4, 1), chest_world(2, 2), chest_world(2, 3))
+    rows = data.test.rows.assign(split="train")
+    pipeline = FakePipeline(oracle(data.test), {**data.protocol(), "seen": seen_by(rows, {})})
+    with pytest.raises(UserError, match=r"checkpoint=.* has trained on 2 of the 2 patients.*allow_seen_patients=true"):
+        evaluate(data, pipeline, tmp_path / "refused", samples=1, nifti=0)
+    assert not (tmp_path / "refused").exists()
+    asked = {"samples": 1, "nifti": 0, "methods": ("model",), "metrics": ("psnr",)}
+    result = evaluate(data, pipeline, tmp_path / "allowed", allow_seen_patients=True, **asked)
+    assert result["protocol"]["seen_patients"]["train"] == 2 and "no evidence" in caplog.text
+
+
+def test_the_shipped_weights_are_judged_on_phantoms_with_a_warning(caplog):
+    trained = read(SHIPPED)[0]["protocol"]
+    source = PhantomSource(train=2, val=1, test=3, seed=trained["seed"])
+    test = source.rows[source.rows["split"] == "test"]
+    assert refuse_seen(test, trained, source.describe(), str(SHIPPED), "")["train"] == 0
+    assert "does not say which patients" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("settings", "line"),
     [
@@ -268,6 +291,27 @@ def test_batches_hold_so_many_volumes_and_do_not_change_them():
         assert [i for part, _ in parts for i in part] == list(range(5))
         drawn[batch_size] = torch.cat([volumes for _, volumes in parts])
     assert torch.equal(drawn[1], drawn[4]) and torch.equal(drawn[1], drawn[100])
+
+
+@pytest.mark.parametrize(("known", "kind"), [(True, "drr"), (False, "film"), (False, "volume")])
+def test_the_size_of_a_films_patient_is_not_given_away(tmp_path, known, kind):
+    test, told = chest_world(2, 3), []
+    for case in test._cases:
+        case["spacing"] = case["spacing"] * 1.25
+        if not known:
+            case["pose"] = torch.full_like(case["pose"], float("nan"))
+    data = FakeDataModule(chest_world(3, 1), chest_world(2, 2), test)
+
+    class Pipeline(FakePipeline):
+        def __call__(self, *arguments, extent, **options):
+            told.append(extent)
+            return super().__call__(*arguments, extent=extent, **options)
+
+    pipeline = Pipeline(oracle(test), data.protocol() | ({"input": "volume"} if kind == "volume" else {}))
+    evaluate(data, pipeline, tmp_path, samples=1, nifti=0, methods=("model",), metrics=["psnr"])
+    own = torch.tensor(pipeline.extent) * 1.25
+    wanted = torch.tensor(pipeline.extent) if kind == "film" else own
+    torch.testing.assert_close(torch.cat(told), wanted.expand(2, 3), rtol=1e-5, atol=1e-3)
 
 
 def test_rigid_registration_scores_a_second_time_under_its_own_protocol(tmp_path):

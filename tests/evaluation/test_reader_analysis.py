@@ -4,13 +4,20 @@ import numpy as np
 import pandas as pd
 import pytest
 from reader_files import QUESTIONS
+from scipy.stats import norm
 from sklearn.metrics import roc_auc_score
 
 from evaluation.readers.analysis import analyse, verdict
 from evaluation.readers.design import ARMS, Item, reading_order
 from evaluation.readers.questions import parse_questions
-from evaluation.readers.resampling import draw_weights, estimate, weighted_auc, weighted_rate
-from evaluation.readers.simulation import expected_precision, impressions, simulate_answers
+from evaluation.readers.resampling import draw_weights, weighted_auc
+from evaluation.readers.simulation import (
+    CASE_SPREAD,
+    READER_SPREAD,
+    expected_precision,
+    simulate_answers,
+    simulated_rate,
+)
 
 ASKED = parse_questions(QUESTIONS)
 
@@ -134,18 +141,23 @@ def test_pe_confidence_gives_the_auc_that_was_put_in():
     )
 
 
-def test_the_90_percent_interval_covers_the_rate_of_other_readers_and_patients():
-    generator, covered, truth = np.random.default_rng(2), 0, 0.5
-    for number in range(120):
-        called = (impressions(6, 60, 0.0, generator) > 0).astype(float)
-        real, generated = np.full_like(called, np.nan), np.full_like(called, np.nan)
-        real[:, :30], generated[:, 30:] = called[:, :30], called[:, 30:]
-        weights = draw_weights(6, np.repeat([0, 1], 30), draws=300, seed=number)
-        rate = estimate(
-            lambda w, a=real, b=generated: (weighted_rate(a, w) + 1.0 - weighted_rate(b, w)) / 2.0, weights, 0.9
-        )
-        covered += rate.low <= truth <= rate.high
-    assert covered / 120 >= 0.86
+@pytest.mark.parametrize("ability", [0.0, 0.5])
+@pytest.mark.parametrize("truth", [0.5, 0.6])
+def test_the_interval_covers_and_false_equivalence_stays_rare(truth, ability):
+    generator, readers, per_arm, studies = np.random.default_rng(1), 5, 40, 150
+    spread = np.sqrt(1.0 + READER_SPREAD**2 + CASE_SPREAD**2 + ability**2 / 4.0)
+    shift = 2.0 * spread * norm.ppf(truth)  # the shift under which other readers and patients have this rate
+    strata = np.repeat([0, 1], per_arm)
+    rates = [
+        simulated_rate(readers, per_arm, shift, ability, generator, draw_weights(readers, strata, 300, seed))
+        for seed in range(studies)
+    ]
+    assert np.mean([rate["mean"] for rate in rates]) == pytest.approx(truth, abs=0.015)
+    assert np.mean([rate["low"] <= truth <= rate["high"] for rate in rates]) >= 0.85
+    if truth == 0.6:  # on the margin: a test at 5 %
+        assert np.mean([verdict(rate) == "indistinguishable" for rate in rates]) <= 0.08
+    else:
+        assert np.mean([verdict(rate) == "told apart" for rate in rates]) <= 0.15
 
 
 def test_more_readers_and_cases_promise_more():

@@ -105,8 +105,8 @@ def test_limits_name_what_was_not_shown():
     assert "computed from the CTs" not in lines() and "computed from the CTs" in lines(sources={"drr": 3})
     assert "not X-ray evidence" in lines(sources={"film": 2, "drr_contrast": 1})
     assert "phantoms" in lines(dataset="phantom") and "phantoms" not in lines()
-    assert "5 cases are few" in lines(cases=5) and "no difference could have reached" in lines(cases=5)
-    assert "few" not in lines() and "-200 to 500" in lines(window=(-200.0, 500.0))
+    assert "Few cases (5)" in lines(cases=5) and "no difference could have reached" in lines(cases=5)
+    assert "Few" not in lines() and "-200 to 500" in lines(window=(-200.0, 500.0))
     assert "laid onto the truth" in lines(registration="rigid")
 
 

@@ -8,14 +8,16 @@ import pytest
 import torch
 from evaluation_fakes import EXTENT, FakePipeline, chest_world, oracle, protocol
 from PIL import Image
+from radiograph_files import save_radiograph
 
 from dataset.alignment import expected_box
 from dataset.drr import render_xray
 from dataset.errors import UserError
-from dataset.geometry import make_pose
+from dataset.geometry import VIEW_AZIMUTH, make_pose
 from dataset.lung_box import lung_box_in_image
 from dataset.phantom import render_phantom
 from dataset.volume_io import write_nifti
+from evaluation.inputs import read_inputs
 from evaluation.synthesis import find_xrays, generate
 
 
@@ -119,6 +121,22 @@ def test_a_film_is_laid_by_its_lungs_and_the_map_is_kept(tmp_path):
     assert [top, bottom, left, right] == pytest.approx(alignment["target"], abs=0.06)
     header = nib.load(tmp_path / "out" / "film_synthetic_ct.nii.gz").header
     assert b"nominal spacing" in header["descrip"].tobytes()
+
+
+def test_the_view_is_the_files_own_unless_one_is_given(tmp_path):
+    seen = {}
+    for name, stated in (("ap", "AP"), ("pa", "PA"), ("silent", "")):
+        path = save_radiograph(tmp_path / f"{name}.dcm", view=stated)
+        for given in (None, "PA", "AP"):
+            (shown,) = read_inputs([path], protocol(), EXTENT, view=given)
+            notes = shown.notes["view"], shown.notes["view_source"]
+            seen[name, given] = (float(shown.pose[0, 2]), *notes)
+    pa, ap = VIEW_AZIMUTH["PA"], VIEW_AZIMUTH["AP"]
+    assert seen["ap", None] == (ap, "AP", "stated by the file")
+    assert seen["pa", None] == (pa, "PA", "stated by the file")
+    assert seen["silent", None] == (pa, "PA", "assumed")
+    for name in ("ap", "pa", "silent"):
+        assert seen[name, "PA"] == (pa, "PA", "given") and seen[name, "AP"] == (ap, "AP", "given")
 
 
 def test_what_cannot_be_laid_is_refused(film, tmp_path):

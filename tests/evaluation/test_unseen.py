@@ -9,7 +9,16 @@ from dataset.manifest import make_rows
 from dataset.splits import assign_folds, patients_digest
 from ddpm.checkpoint import export_classifier, sha256
 from ddpm.classifier import CTClassifier
-from evaluation.unseen import check_parts, choose_unseen, parts_of, parts_of_file, same_parts
+from evaluation.unseen import (
+    check_parts,
+    choose_unseen,
+    parts_of,
+    parts_of_file,
+    refuse_seen,
+    refuse_seen_before,
+    same_parts,
+    seen_by,
+)
 
 
 def folder(fold: int, n_folds: int = 4, patients: int = 16) -> tuple[pd.DataFrame, dict]:
@@ -114,3 +123,61 @@ def test_a_fine_tuned_model_has_seen_what_its_origin_has_seen(tmp_path):
     toys = save("toys", phantoms(0))
     second = save("second", folder(1)[1] | {"init_from": {"file": "toys", "sha256": sha256(toys)}})
     assert (parts_of_file(rows, second, present, toys) == folder(1)[0]["split"]).all()  # a phantom is no patient
+
+
+def seen(fold: int, **more) -> dict:
+    """Protocol of a run on this fold, as training writes it."""
+    rows, protocol = folder(fold)
+    return protocol | {"seen": seen_by(rows, protocol)} | more
+
+
+def test_training_patients_of_another_fold_or_split_are_not_judged(caplog):
+    rows, present = folder(1)
+    test = rows[rows["split"] == "test"]
+    assert refuse_seen(test, seen(1), present, "g", "") == {"train": 0, "val": 0, "unknown": 0} and not caplog.records
+    for other in (2, 3):
+        with pytest.raises(
+            UserError, match="g has trained on 4 of the 4 patients.*the fold.*allow_seen_patients=true"
+        ):
+            refuse_seen(test, seen(other), present, "g", "give the fold")
+    assert refuse_seen(test, seen(3), present, "g", "", allow=True)["train"] == 4 and "no evidence" in caplog.text
+    assert refuse_seen(test, seen(0), present, "g", "")["val"] == 4 and "validated with 4 of the 4" in caplog.text
+    renamed = test.assign(id="x", ct="y")  # the same people in another table
+    with pytest.raises(UserError, match="trained on 4"):
+        refuse_seen(renamed, seen(3), {"dataset": "another"}, "g", "")
+    assert "p1" not in str(seen(3)["seen"])
+
+
+def test_a_run_does_not_start_from_a_model_of_another_fold_and_remembers_what_it_started_from():
+    rows, present = folder(1)
+    before = {"model.init_from=/private/last.ckpt": seen(1)}
+    known = refuse_seen_before(rows, before, present)
+    assert known == seen(1)["seen"]
+    with pytest.raises(
+        UserError, match="model.init_from=/other.ckpt has trained on .* give model.init_from a model of"
+    ):
+        refuse_seen_before(rows, {"model.init_from=/other.ckpt": seen(2)}, present)
+    both = refuse_seen_before(rows, {"model.init_from=/other.ckpt": seen(2)}, present, allow=True)
+    assert set(both["train"]) == set(seen(1)["seen"]["train"]) | set(seen(2)["seen"]["train"])
+    third, there = folder(1)
+    with pytest.raises(UserError, match="trained on 4 of the 4"):  # through the run in between
+        refuse_seen(third[third["split"] == "test"], seen(1, seen=both), there, "g", "")
+    old = refuse_seen_before(rows, {"model.init_from=/private/last.ckpt": {"dataset": "d"}}, present)
+    assert old["unknown"] == ["last.ckpt"]
+
+
+def test_models_that_do_not_say_are_warned_of_and_old_phantoms_known_by_their_population(caplog):
+    rows, present = phantom_rows(), phantoms(0)
+    test, train = rows[rows["split"] == "test"], rows[rows["split"] == "train"]
+    assert refuse_seen(test, phantoms(0), present, "old.ckpt", "") == {"train": 0, "val": 0, "unknown": 1}
+    assert "old.ckpt does not say" in caplog.text
+    with pytest.raises(UserError, match="trained on 5 of the 8"):
+        refuse_seen(train, phantoms(0), present, "old.ckpt", "")
+    caplog.clear()
+    known = phantoms(0) | {
+        "seen": refuse_seen_before(rows, {"vqgan": phantoms(0) | {"seen": seen_by(rows, present)}}, present)
+    }
+    assert refuse_seen(test, known, present, "new", "")["train"] == 0 and not caplog.records
+    assert len(known["seen"]["phantoms"]) == 1 and not known["seen"]["train"]
+    real, there = folder(0)
+    assert refuse_seen(real, known, there, "new", "")["train"] == 0  # a phantom is no patient

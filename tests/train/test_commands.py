@@ -48,7 +48,8 @@ def test_the_readme_command_lists_all_that_is_missing_data_first():
 
 
 @pytest.mark.parametrize("script", ["train/train_vqgan.py", "train/encode_latents.py", "train/train_ddpm.py",
-                                    "evaluation/evaluate.py", "evaluation/generate.py"])  # fmt: skip
+                                    "evaluation/evaluate.py", "evaluation/generate.py", "train/train_classifier.py",
+                                    "evaluation/classification.py", "dataset/prepare.py"])  # fmt: skip
 def test_help_lists_every_option_with_a_line(script, tmp_path):
     done = run(script, "--help", cwd=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -8,9 +8,13 @@ import torch
 from encoder_files import save_network
 
 from dataset.errors import UserError
-from ddpm.checkpoint import load_pipeline, read
+from dataset.folder import FolderSource
+from dataset.volume_io import write_nifti
+from ddpm.checkpoint import component, load_pipeline, read, sha256
 from ddpm.xray_encoder import TorchXRayVisionEncoder
+from evaluation.unseen import seen_by
 from train.finetuning import Origin
+from vq_gan_3d import VQGAN3D
 
 CNN = ["model.xray_encoder.width=8", "model.xray_encoder.feature_channels=8", "model.xray_encoder.embedding_dim=16"]
 LORA = [*CNN, "model.lora=true", "model.lora_rank=2", "model.lora_alpha=4"]
@@ -38,6 +42,9 @@ def test_lora_from_another_run_resumed_and_generated_from(base, train, tmp_path)
     }
     assert all(torch.equal(plain[k], v) for k, v in expected.items())
     assert (folder / "adapter.safetensors").stat().st_size < 0.6 * base.stat().st_size
+    header, _, _ = read(folder / "adapter.safetensors")
+    assert header["base"] == {"file": "last.ckpt", "sha256": sha256(base)}  # whose folder is nobody's business
+    assert str(base.parent.parent) not in str(header)
     same = load_pipeline(folder / "adapter.safetensors").denoiser.state_dict()
     assert all(torch.allclose(v, same[k], atol=1e-6) for k, v in after.denoiser.state_dict().items())
     assert any(not torch.equal(v, same[k]) for k, v in before.denoiser.state_dict().items())
@@ -61,7 +68,7 @@ def test_what_does_not_fit_another_run_is_refused_with_both_values(base, train, 
         train(tmp_path, *start, f"model.vae_ckpt={save_vae(1)}")
     with pytest.raises(UserError, match="model.init_from=<checkpoint>"):
         train(tmp_path, *LORA, f"model.vae_ckpt={vae}")
-    with pytest.raises(UserError, match="gone.ckpt: no such checkpoint"):
+    with pytest.raises(UserError, match="model.init_from=gone.ckpt: no such checkpoint; .*train_ddpm"):
         train(tmp_path, "model.init_from=gone.ckpt")
 
 
@@ -97,3 +104,42 @@ def test_data_unlike_the_first_runs_are_announced(base, caplog):
     assert not caplog.records
     origin.warn_of_shift(3 * torch.randn(4, 4, 8, 8, 8), type(origin.pipeline.window)(-1200, 600))
     assert "[-1200, 600]" in caplog.text and "unlike those of model.init_from" in caplog.text
+
+
+@pytest.fixture(scope="module")
+def people(tmp_path_factory) -> Path:
+    """Six patients with a volume each."""
+    root = tmp_path_factory.mktemp("people")
+    for i in range(6):
+        hu = torch.linspace(-900 + 50 * i, 300, 8 * 16 * 16).reshape(8, 16, 16).numpy()
+        write_nifti(root / f"p{i}" / "ct.nii.gz", hu, (40.0, 20.0, 20.0), (0.0, 0.0, 0.0))
+    return root
+
+
+def test_another_folds_run_or_vqgan_is_not_started_from(people, train, vae, tmp_path):
+    data = [
+        *CNN,
+        "dataset=default",
+        f"dataset.root_dir={people}",
+        "dataset.n_folds=3",
+        "model.train_num_steps=1",
+        "model.prior_rank=0",
+    ]
+    first = train(tmp_path / "first", *data, f"model.vae_ckpt={vae}", "dataset.fold=0") / "last.ckpt"
+    assert len(read(first)[0]["protocol"]["seen"]["train"]) == 2
+    with pytest.raises(UserError, match="model.init_from=.*trained on 2 of the 4 patients.*allow_seen_patients=true"):
+        train(tmp_path / "second", *data, f"model.init_from={first}", "dataset.fold=1")
+    allowed = [f"model.init_from={first}", "dataset.fold=1", "model.allow_seen_patients=true"]
+    again = train(tmp_path / "second", *data, *allowed) / "last.ckpt"
+    assert len(read(again)[0]["protocol"]["seen"]["train"]) == 4  # of both runs
+
+    rows, protocol = FolderSource(people, n_folds=3, fold=0).rows, {"dataset": "default"}
+    network = VQGAN3D(n_hiddens=8, n_codes=16, embedding_dim=4)
+    header = {"format": 1, "stage": "vqgan", "components": {"vqgan": component(network, "vqgan.")}}
+    header["protocol"] = protocol | {"seen": seen_by(rows, protocol)}
+    weights = {f"vqgan.{name}": value for name, value in network.state_dict().items()}
+    (tmp_path / "vqgan").mkdir()
+    torch.save({"header": header, "state_dict": weights}, tmp_path / "vqgan" / "last.ckpt")
+    newest = [*data, f"model.latent.search={tmp_path / 'vqgan'}", "dataset.fold=1"]
+    with pytest.raises(UserError, match="model.vqgan_ckpt=.*trained on 2 of the 4.*dataset.fold"):
+        train(tmp_path / "third", *newest)
