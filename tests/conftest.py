@@ -20,3 +20,10 @@ def real_data() -> Path:
     if not folder.is_dir():
         pytest.skip("real data not found at ../shared/data")
     return folder
+
+
+@pytest.fixture(autouse=True)
+def forget_run_folder():
+    """A command that ran in this process leaves its run folder to the processes it might have started: not to ours."""
+    yield
+    os.environ.pop("XRAY2CT_RUN_FOLDER", None)
