@@ -1,5 +1,6 @@
 """What a generator is shown: X-ray files, laid as its training X-rays lay, or volumes if it was trained on volumes."""
 
+import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from dataset.intensity import Window
 from dataset.resample import resample, resample_onto
 from dataset.volume_io import read_volume
 from dataset.xray_io import read_film
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,8 @@ def read_inputs(
         protocol: of the generator's training data.
         extent: mm of a typical training volume.
         align: `lungs` lays a film by its lungs onto the lungs of the training volumes, `none` takes it as it is; None
-            does as training did, or takes `lungs` where training saw rendered X-rays alone.
+            does as training did, or takes `lungs` where training saw rendered X-rays alone
+            and they are found.
         view: PA or AP, of all films; None: as each file states, PA where it does not.
 
     Raises:
@@ -66,6 +70,7 @@ def read_inputs(
         return [_volume(path, protocol) for path in paths]
     if protocol.get("views", 1) > 1:
         raise UserError(f"checkpoint: it needs {protocol['views']} views of a patient, a file holds one")
+    asked = align is not None
     if align is None:
         # a generator that has only seen rendered X-rays is at a loss where a film lies otherwise
         films, lungs = "film" in protocol.get("xray_sources", {}), protocol.get("lung_box") is not None
@@ -84,9 +89,13 @@ def read_inputs(
         source = "given" if view else "stated by the file" if stated else "assumed"
         if align == "lungs":
             found = lung_map(image, box, extent, taken)
-            if found is None:
+            if found is None and asked:
                 raise UserError(f"{path}: no lungs found in this X-ray to lay it by; look at it, or set align=none")
-            image, notes = found.apply(image), found.describe()
+            if found is None:
+                log.warning("%s: no lungs found in this X-ray, it is taken as it lies; look at it", path)
+                notes = {"align": "none", "reason": "no lungs found"}
+            else:
+                image, notes = found.apply(image), found.describe()
         notes = {"view": taken, "view_source": source, "alignment": notes}
         shown.append(Shown(image[None], unknown_pose(1, [taken]), extent, notes=notes))
     return shown

@@ -168,3 +168,13 @@ def test_a_generator_of_volumes_from_volumes_keeps_their_place(tmp_path):
     original, made = nib.load(tmp_path / "early.nii.gz"), nib.load(written[0])
     np.testing.assert_allclose(made.affine, original.affine, atol=1e-3)
     assert b"nominal" not in made.header["descrip"].tobytes()
+
+
+def test_lungs_that_are_not_found_are_refused_where_asked_for_and_said_where_not(tmp_path, caplog):
+    Image.fromarray(np.tile(np.arange(64, dtype=np.uint8) * 3, (64, 1))).save(tmp_path / "empty.png")
+    told = {**protocol(), "xray_sources": {"drr": 3}, "lung_box": [0.2, 0.8, 0.2, 0.8, 0.2, 0.8]}
+    with pytest.raises(UserError, match="empty.png.*align=none"):
+        read_inputs([tmp_path / "empty.png"], told, EXTENT, align="lungs")
+    (shown,) = read_inputs([tmp_path / "empty.png"], told, EXTENT)
+    assert shown.notes["alignment"] == {"align": "none", "reason": "no lungs found"}
+    assert "no lungs found" in caplog.text
