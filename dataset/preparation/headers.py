@@ -10,6 +10,8 @@ from pydicom.errors import InvalidDicomError
 
 DICOM_ENDINGS = ("", ".dcm", ".dicom", ".ima", ".img")  # tried also without DICOM's mark at byte 128
 # What pydicom raises where a value is not of its element's kind, such as a Slice Thickness of "xxxx".
+# What pydicom raises on files that are no DICOM, cut off or damaged, each for another place in the file.
+NOT_A_HEADER = (InvalidDicomError, OSError, ValueError, KeyError, AttributeError, NotImplementedError, EOFError)
 NOT_A_VALUE = (ValueError, TypeError, KeyError, AttributeError, NotImplementedError)
 MULTIFRAME = ("1.2.840.10008.5.1.4.1.1.2.1", "1.2.840.10008.5.1.4.1.1.2.2")  # enhanced CT, its legacy conversion
 TAGS = [
@@ -79,7 +81,7 @@ def read_header(path: str | Path) -> pydicom.Dataset | None:
         return None
     try:
         ds = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=TAGS, force=not marked)
-    except (InvalidDicomError, OSError, ValueError, KeyError, AttributeError, NotImplementedError, EOFError):
+    except NOT_A_HEADER:
         return None
     return ds if "SOPClassUID" in ds and "Modality" in ds else None
 

@@ -10,12 +10,11 @@ from pathlib import Path
 import numpy as np
 import pydicom
 from jaxtyping import Float
-from pydicom.errors import InvalidDicomError
 
 from dataset.errors import UserError
 from dataset.files import atomic_path
 from dataset.preparation.deidentify import age_years
-from dataset.preparation.headers import DICOM_ENDINGS, NOT_A_VALUE, time_of
+from dataset.preparation.headers import DICOM_ENDINGS, NOT_A_HEADER, NOT_A_VALUE, time_of
 from dataset.preparation.margins import mask_text as without_text
 from dataset.preparation.margins import trim_border as without_border
 from dataset.preparation.series import folders_of
@@ -203,7 +202,7 @@ def _read_header(path: Path) -> pydicom.Dataset | None:
         if not marked and path.suffix.lower() not in DICOM_ENDINGS:
             return None
         header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=TAGS, force=not marked)
-    except (InvalidDicomError, OSError, ValueError, KeyError, AttributeError, NotImplementedError, EOFError):
+    except NOT_A_HEADER:
         return None
     return header if is_radiograph(header) else None
 

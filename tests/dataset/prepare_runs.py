@@ -1,0 +1,36 @@
+"""Preparation as its tests run it: in this process, on small series."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from dicom_files import write_ct_series
+from hydra import compose, initialize_config_dir
+from test_voi import chest
+
+from dataset.command import CONFIG
+from dataset.manifest import read_manifest
+from dataset.preparation.main import prepare_set
+
+ROOT = Path(__file__).resolve().parents[2]
+SPACING = (10.0, 7.0, 7.0)
+HU = np.rint(chest().hu[::2, ::2, ::2]).astype(np.int16)
+OTHER = np.rint(chest(blood=50.0).hu[::2, ::2, ::2]).astype(np.int16)
+
+
+def configured(source, output, **options):
+    overrides = [f"{key}={value}" for key, value in {"workers": 0, **options}.items()]
+    with initialize_config_dir(str(CONFIG), version_base="1.3"):
+        return compose("prepare", [f"source={source}", f"output={output}", *overrides])
+
+
+def run(source, output, **options):
+    """Rows of the manifest and of the summary by what the linkage says of them: the raw patient."""
+    prepare_set(configured(source, output, **options))
+    linkage = pd.read_csv(f"{output}-linkage/linkage.csv", dtype=str, keep_default_na=False)
+    manifest = read_manifest(output / "manifest.csv").merge(linkage[["id", "patient"]], on="id", suffixes=("", "_raw"))
+    return manifest, pd.read_csv(output / "summary.csv", dtype=str, keep_default_na=False)
+
+
+def write(folder, hu=HU, spacing=SPACING, **options):
+    return write_ct_series(folder, hu, spacing, **options)

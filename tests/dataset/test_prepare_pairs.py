@@ -1,0 +1,150 @@
+"""Pairing as the command does it: films, hours, labels, and two names of one person."""
+
+from datetime import timedelta
+
+import numpy as np
+import pandas as pd
+import pydicom
+import pytest
+from dicom_files import TIME, write_ct_series
+from PIL import Image
+from prepare_runs import HU, OTHER, SPACING, configured, run, write
+
+from dataset.errors import UserError
+from dataset.preparation.main import prepare_set
+
+
+def radiograph(path, patient="A", time=TIME - timedelta(hours=3), **fields):
+    """A digital radiograph as it comes from an archive."""
+    source = path.parent / "tmp-ct"
+    (file,) = list(write_ct_series(source, HU[:1], SPACING, patient=patient, time=time, accession="XR1").iterdir())
+    ds = pydicom.dcmread(file)
+    file.unlink()
+    source.rmdir()
+    ds.Modality, ds.SOPClassUID = "DX", "1.2.840.10008.5.1.4.1.1.1.1"
+    ds.file_meta.MediaStorageSOPClassUID = ds.SOPClassUID
+    ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = pydicom.uid.generate_uid()
+    ds.ViewPosition = "PA"
+    ds.Rows, ds.Columns, ds.PixelRepresentation = 64, 48, 0
+    ds.PixelData = np.random.default_rng(1).integers(0, 4000, (64, 48)).astype(np.uint16).tobytes()
+    for name in ("RescaleSlope", "RescaleIntercept", "RescaleType", "PatientOrientation"):
+        if name in ds:
+            delattr(ds, name)
+    for name, value in fields.items():
+        setattr(ds, name, value)
+    pydicom.dcmwrite(path, ds)
+
+
+def two_names_of_one_person(folder):
+    """CTs of C12 and C13, a month apart, whose X-rays are both of F12; C14 is somebody else."""
+    for days, name in enumerate(("C12", "C13", "C14")):
+        when = TIME + timedelta(days=30 * days)
+        write(folder / f"scan{days}", HU + np.int16(days), patient=name, accession=f"A{name}", time=when)
+        film = "F14" if name == "C14" else "F12"
+        radiograph(folder / f"film{days}.dcm", film, when - timedelta(hours=2), AccessionNumber=f"X{name}")
+
+
+@pytest.mark.parametrize("rows", ["C12,F12\nC13,F12\nC14,F14", "AC12,XC12\nAC13,XC13\nC14,F14"])
+def test_two_pseudonyms_whose_x_rays_are_of_one_patient_are_one_patient(tmp_path, rows, caplog):
+    two_names_of_one_person(tmp_path / "in")
+    (tmp_path / "pairs.csv").write_text(f"ct,xray\n{rows}\n")
+    options = {"spacing": "null", "voi": "whole"}
+    manifest, _ = run(tmp_path / "in", tmp_path / "out", pairs=tmp_path / "pairs.csv", **options)
+    patient = manifest.set_index("patient_raw")["patient"]
+    assert (manifest["xray_source"] == "film").all()
+    assert patient["C12"] == patient["C13"] != patient["C14"]
+    assert "1 patients of the CTs count as another one" in caplog.text and "C13" not in caplog.text
+    linkage = pd.read_csv(tmp_path / "out-linkage" / "linkage.csv", dtype=str).set_index("patient")["patient_id"]
+    assert linkage.to_dict() == patient.to_dict()
+    table = tmp_path / "set.csv"
+    table.write_text("CT_Accession_number,PE,split\nAC12,1,train\nAC13,0,test\nAC14,0,train\n")
+    with pytest.raises(UserError, match="1 patients in two splits"):
+        run(tmp_path / "in", tmp_path / "out", pairs=tmp_path / "pairs.csv", from_csv=table, **options)
+
+
+@pytest.fixture
+def pairs(tmp_path):
+    write(tmp_path / "in" / "a", patient="A", accession="CT-A")
+    radiograph(tmp_path / "in" / "a.dcm")
+    write(tmp_path / "in" / "b", OTHER, patient="B", accession="CT-B")
+    return tmp_path / "in", tmp_path / "out"
+
+
+def test_pairs_by_patient_with_hours_view_age_and_sex(pairs):
+    manifest, _ = run(*pairs, spacing="[6,6,6]", keep_age=True, keep_sex=True)
+    rows = manifest.set_index("patient_raw")
+    assert rows["xray_source"].to_dict() == {"A": "film", "B": "drr_contrast"}
+    assert rows.loc["A", "hours_xray_to_ct"] == 3.0 and rows.loc["A", "view"] == "PA"
+    assert np.isnan(rows.loc["B", "hours_xray_to_ct"])
+    assert rows["age"].tolist() == [61, 61] and rows["sex"].tolist() == ["F", "F"]
+    with Image.open(pairs[1] / rows.loc["A", "xray"]) as picture:
+        assert picture.size == (48, 64) and np.asarray(picture).dtype == np.uint16 and not picture.info
+
+
+def test_unpaired_cts_can_be_left_out(pairs):
+    manifest, summary = run(*pairs, spacing="[6,6,6]", unpaired="skip")
+    assert manifest["patient_raw"].tolist() == ["A"]
+    assert summary[summary["status"] == "skipped"]["reason"].tolist() == ["no X-ray"]
+
+
+def test_a_refused_film_is_said_and_its_ct_stays_or_fails(pairs):
+    radiograph(pairs[0] / "a.dcm", BurnedInAnnotation="YES")
+    manifest, summary = run(*pairs, spacing="[6,6,6]")
+    row = manifest.set_index("patient_raw").loc["A"]
+    reason = summary.set_index("id").loc[row["id"], "reason"]
+    assert row["xray_source"] == "drr_contrast" and "X-ray refused" in reason and "Burned In" in reason
+    with pytest.raises(UserError, match="no case could be prepared"):
+        run(*pairs, spacing="[6,6,6]", unpaired="skip")
+
+
+def test_a_film_whose_view_nobody_states_is_flagged(pairs, tmp_path):
+    radiograph(pairs[0] / "a.dcm", ViewPosition="", SeriesDescription="", AccessionNumber="XR1")
+    manifest, summary = run(*pairs, spacing="[6,6,6]")
+    reasons = manifest.merge(summary, on="id").set_index("patient_raw")["reason"]
+    assert "the X-ray does not state its view" in reasons["A"] and "its view" not in reasons["B"]
+    (tmp_path / "pairs.csv").write_text("ct,xray,view\nCT-A,XR1,PA\n")
+    _, summary = run(*pairs, spacing="[6,6,6]", pairs=tmp_path / "pairs.csv")
+    assert not summary["reason"].str.contains("does not state its view").any()
+
+
+def test_a_ct_that_stays_alone_is_done_with_a_flag_and_not_skipped(pairs):
+    write(pairs[0] / "a2", OTHER, patient="A", time=TIME + timedelta(hours=1))
+    radiograph(pairs[0] / "b.dcm", "B", ViewPosition="LL")
+    manifest, summary = run(*pairs, spacing="[6,6,6]")
+    assert (summary["status"] == "done").all() and len(summary) == 3
+    reasons = manifest.merge(summary, on="id").groupby("patient_raw")["reason"].apply(list)
+    assert all("no X-ray: 2 CTs claim one X-ray" in reason for reason in reasons["A"])
+    assert "no X-ray: the only X-ray is a lateral" in reasons["B"][0]
+    outcome, _ = prepare_set(configured(*pairs, spacing="[6,6,6]"))
+    assert outcome.unused == 2
+
+
+def test_a_ct_that_fails_leaves_no_picture_behind(pairs):
+    bare = sorted((pairs[0] / "a").iterdir())[0]
+    bare.unlink()
+    write(pairs[0] / "a", patient="A", accession="CT-A", without_pixels=(3,))
+    manifest, _ = run(*pairs, spacing="[6,6,6]")
+    assert manifest["patient_raw"].tolist() == ["B"] and not list(pairs[1].rglob("*.png"))
+
+
+def test_labels_from_any_table_and_an_unknown_id_is_named(pairs, tmp_path, caplog):
+    table = tmp_path / "labels.csv"
+    table.write_text("Accession,PE\nCT-A,1\nCT-B,0\nCT-Z,1\n")
+    label = {"label.file": table, "label.id": "Accession", "label.column": "PE"}
+    with caplog.at_level("WARNING"):
+        manifest, _ = run(*pairs, spacing="[6,6,6]", **label)
+    assert manifest.set_index("patient_raw")["label"].to_dict() == {"A": 1, "B": 0}
+    assert "1 unknown id" in caplog.text and "CT-Z" not in caplog.text
+    with pytest.raises(UserError, match="label.id and label.column is missing"):
+        run(*pairs, **{"label.file": table})
+
+
+def test_a_table_of_the_set_says_what_belongs_to_it(pairs, tmp_path):
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "test.csv").write_text("CT_Accession_number,cxr_Accession_number,PE\nCT-A,XR1,1\n")
+    (tmp_path / "set" / "train.csv").write_text("CT_Accession_number,cxr_Accession_number,PE\nCT-Q,XR9,0\n")
+    manifest, summary = run(*pairs, spacing="[6,6,6]", from_csv=tmp_path / "set")
+    row = manifest.iloc[0]
+    assert len(manifest) == 1 and (row["patient_raw"], row["label"], row["split"], row["xray_source"]) == (
+        "A", 1, "test", "film")  # fmt: skip
+    assert summary[summary["status"] == "skipped"]["reason"].tolist() == ["not in the table of from_csv"]
