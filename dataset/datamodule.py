@@ -219,6 +219,21 @@ class CTDataModule(pl.LightningDataModule):
         }
 
 
+def prepared_data(source, dataset, **options) -> CTDataModule:
+    """The data module of a config's `dataset` node, its cases prepared and its splits there.
+
+    Args:
+        source: makes the cases: `dataset.source`, instantiated.
+        dataset: node with `window`, `cache_dir` and `prepare_workers`.
+        options: further arguments of `CTDataModule`.
+    """
+    workers = dataset.prepare_workers
+    data = CTDataModule(source, dataset.window, cache_dir=dataset.cache_dir, prepare_workers=workers, **options)
+    data.prepare_data()
+    data.setup()
+    return data
+
+
 class _StepLoader(DataLoader):
     """A loader whose position the data module keeps; having these two methods tells Lightning that it resumes."""
 

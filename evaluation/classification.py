@@ -17,7 +17,7 @@ def main(cfg) -> None:
     from hydra.utils import instantiate
     from omegaconf import OmegaConf
 
-    from dataset.datamodule import CTDataModule
+    from dataset.datamodule import prepared_data
     from evaluation.classifier_scores import describe, fairness, find_classifiers, folds_of, score_fold
     from evaluation.diagnostic import PRIMARY, analyse
     from evaluation.diagnostic_tables import markdown
@@ -47,14 +47,7 @@ def main(cfg) -> None:
     for fold in folds:
         chosen = {} if fold is None else {"fold": fold}
         source = instantiate(cfg.dataset.source, **chosen)
-        data = CTDataModule(
-            source,
-            cfg.dataset.window,
-            cache_dir=cfg.dataset.cache_dir,
-            prepare_workers=cfg.dataset.prepare_workers,
-        )
-        data.prepare_data()
-        data.setup()
+        data = prepared_data(source, cfg.dataset)
         mine = [one for one in found if one.fold == fold]
         table, seen = score_fold(data, mine, generators, device, cfg.batch_size)
         tables.append(table)

@@ -16,7 +16,7 @@ def main(cfg) -> None:
     from hydra.utils import instantiate
     from omegaconf import OmegaConf
 
-    from dataset.datamodule import CTDataModule
+    from dataset.datamodule import prepared_data
     from ddpm.checkpoint import load_pipeline
     from evaluation.judge import evaluate
     from evaluation.results import sentence
@@ -30,11 +30,7 @@ def main(cfg) -> None:
     pipeline = load_pipeline(checkpoint, device=device)
     set_sampler(pipeline, OmegaConf.to_container(cfg.sampler, resolve=True))
     data = cfg.dataset
-    datamodule = CTDataModule(
-        instantiate(data.source), data.window, cache_dir=data.cache_dir, prepare_workers=data.prepare_workers
-    )
-    datamodule.prepare_data()
-    datamodule.setup()
+    datamodule = prepared_data(instantiate(data.source), data)
     output = Path(cfg.output)
     result = evaluate(
         datamodule,

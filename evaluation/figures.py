@@ -32,7 +32,7 @@ def draw_cases(cfg, output: Path) -> None:
     from hydra.utils import instantiate
     from omegaconf import OmegaConf
 
-    from dataset.datamodule import CTDataModule
+    from dataset.datamodule import prepared_data
     from dataset.errors import UserError
     from ddpm.checkpoint import load_pipeline
     from evaluation.case_figures import write_case_figures
@@ -44,11 +44,7 @@ def draw_cases(cfg, output: Path) -> None:
     pipeline = load_pipeline(find_checkpoint(cfg.checkpoint), device=resolve_device(cfg.device))
     set_sampler(pipeline, OmegaConf.to_container(cfg.sampler, resolve=True))
     data = cfg.dataset
-    datamodule = CTDataModule(
-        instantiate(data.source), data.window, cache_dir=data.cache_dir, prepare_workers=data.prepare_workers
-    )
-    datamodule.prepare_data()
-    datamodule.setup()
+    datamodule = prepared_data(instantiate(data.source), data)
     check_protocol(datamodule.protocol(), pipeline.protocol)
     cases = getattr(datamodule, cfg.split)
     for path in write_case_figures(pipeline, cases, output, cfg.cases, cfg.samples, cfg.seed, cfg.batch_size):

@@ -67,7 +67,7 @@ def generator_arms(cfg, noise: int) -> tuple:
     from hydra.utils import instantiate
     from omegaconf import OmegaConf
 
-    from dataset.datamodule import CTDataModule
+    from dataset.datamodule import prepared_data
     from dataset.errors import UserError
     from ddpm.checkpoint import load_pipeline, sha256
     from evaluation.judge import check_protocol
@@ -83,11 +83,7 @@ def generator_arms(cfg, noise: int) -> tuple:
     pipeline = load_pipeline(checkpoint, device=device)
     set_sampler(pipeline, OmegaConf.to_container(cfg.sampler, resolve=True))
     data = cfg.dataset
-    datamodule = CTDataModule(
-        instantiate(data.source), data.window, cache_dir=data.cache_dir, prepare_workers=data.prepare_workers
-    )
-    datamodule.prepare_data()
-    datamodule.setup()
+    datamodule = prepared_data(instantiate(data.source), data)
     check_protocol(datamodule.protocol(), pipeline.protocol)
     cases = getattr(datamodule, cfg.split)
     origin = {"checkpoint": {"file": str(checkpoint), "sha256": sha256(checkpoint)}, **pipeline.describe()}

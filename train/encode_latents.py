@@ -19,7 +19,7 @@ def main(cfg) -> None:
     from hydra.utils import instantiate
     from pytorch_lightning.utilities import rank_zero_only
 
-    from dataset.datamodule import CTDataModule
+    from dataset.datamodule import prepared_data
     from dataset.errors import UserError
     from dataset.manifest import SPLITS
     from train.encoding import describe, encode_missing, measure_reconstruction, training_device
@@ -32,15 +32,7 @@ def main(cfg) -> None:
     source = instantiate(cfg.dataset.source)
     encoder = load_latent_encoder(source, model.latent)
     shape = check_latent_size(encoder, tuple(cfg.dataset.volume_size), model)
-    cases = CTDataModule(
-        source,
-        window=cfg.dataset.window,
-        num_workers=model.num_workers,
-        cache_dir=cfg.dataset.cache_dir,
-        prepare_workers=cfg.dataset.prepare_workers,
-    )
-    cases.prepare_data()
-    cases.setup()
+    cases = prepared_data(source, cfg.dataset, num_workers=model.num_workers)
     splits = [getattr(cases, name) for name in cfg.splits]
     home = Path(cases.manifest_path).parent
     files, encoded = encode_missing(encoder, splits, home, devices, model.num_workers, cfg.trainer.num_nodes)

@@ -20,7 +20,7 @@ def main(cfg) -> None:
     from hydra.utils import instantiate
     from omegaconf import OmegaConf
 
-    from dataset.datamodule import CTDataModule
+    from dataset.datamodule import prepared_data
     from dataset.errors import UserError, refusals
     from evaluation.diagnostic import PRIMARY
     from train.classification import INPUTS, ClassifierModule, KeepBest, Labelled, positive_weight
@@ -33,18 +33,14 @@ def main(cfg) -> None:
         raise UserError(f"classifier.input={wanted.input}: choose {', '.join(INPUTS)}")
     folder, checkpoint = run_folder("classifier", model.results_folder, model.results_folder_postfix, model.resume)
     pl.seed_everything(model.seed, verbose=False)
-    data = CTDataModule(
+    data = prepared_data(
         instantiate(cfg.dataset.source),
-        window=cfg.dataset.window,
+        cfg.dataset,
         batch_size=model.batch_size,
         num_batches=model.train_num_steps,
         num_workers=model.num_workers,
         seed=model.seed,
-        cache_dir=cfg.dataset.cache_dir,
-        prepare_workers=cfg.dataset.prepare_workers,
     )
-    data.prepare_data()
-    data.setup()
     key = INPUTS[wanted.input]
     with refusals():
         refuse_leaks(data, wanted.get("init_from"), wanted.get("origin"))

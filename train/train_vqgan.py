@@ -20,7 +20,7 @@ def main(cfg) -> None:
     import torch
     from hydra.utils import instantiate
 
-    from dataset.datamodule import CTDataModule
+    from dataset.datamodule import prepared_data
     from dataset.errors import refusals
     from evaluation.metrics import psnr
     from evaluation.unseen import seen_by
@@ -38,19 +38,15 @@ def main(cfg) -> None:
         network.check_size(size)
         perceptual = make_perceptual(model.perceptual_network)
     folder, checkpoint = run_folder("vqgan", model.default_root_dir, model.results_folder_postfix, model.resume)
-    data = CTDataModule(
+    data = prepared_data(
         instantiate(cfg.dataset.source),
-        window=cfg.dataset.window,
+        cfg.dataset,
         batch_size=model.batch_size,
         num_batches=model.max_steps,
         num_workers=model.num_workers,
         seed=model.seed,
-        cache_dir=cfg.dataset.cache_dir,
-        prepare_workers=cfg.dataset.prepare_workers,
         crop=model.crop,
     )
-    data.prepare_data()
-    data.setup()
     adversarial = model.adversarial_weight > 0 and model.discriminator_iter_start < model.max_steps
     module = VQGANModule(
         network,
