@@ -162,14 +162,8 @@ def _is_whole(path: Path) -> bool:
 
 def stored(path: str | Path, name: str) -> Tensor | None:
     """One tensor of a case without reading the others; None if the case has none of that name."""
-    with _opened(path) as file:
+    with opened_case(path) as file:
         return file.get_tensor(name) if name in file.keys() else None  # noqa: SIM118 (not a dict)
-
-
-def stored_shape(path: str | Path, name: str) -> tuple[int, ...]:
-    """Shape of one tensor of a case, from the header."""
-    with _opened(path) as file:
-        return tuple(file.get_slice(name).get_shape())
 
 
 def read_case(path: str | Path) -> Case:
@@ -178,12 +172,22 @@ def read_case(path: str | Path) -> Case:
     Raises:
         UserError: if the file is missing or damaged.
     """
-    with _opened(path) as file:
+    with opened_case(path) as file:
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
 
 
+def stored_shape(file, name: str) -> tuple[int, ...]:
+    """Shape of one tensor of an opened case, from the header."""
+    return tuple(file.get_slice(name).get_shape())
+
+
 @contextmanager
-def _opened(path: str | Path) -> Iterator:
+def opened_case(path: str | Path) -> Iterator:
+    """A case of which single tensors are read: the `safe_open` of its file.
+
+    Raises:
+        UserError: if the file is missing or damaged.
+    """
     try:
         with safe_open(path, framework="pt") as file:
             yield file

@@ -146,6 +146,7 @@ class CTDataModule(pl.LightningDataModule):
             pin_memory=torch.cuda.is_available(),
             # Without one, each iterator draws from the global generator and so shifts what the model draws after it.
             generator=torch.Generator().manual_seed(self.seed),
+            collate_fn=getattr(dataset, "collate", None),  # of data sets that give whole batches
             **options,
         )
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from dataset.alignment import LungMap, lung_map
-from dataset.cases import Case, read_case, stored, stored_shape
+from dataset.cases import Case, opened_case, read_case, stored, stored_shape
 from dataset.errors import UserError
 from dataset.geometry import VIEW_AZIMUTH, extent_mm
 from dataset.handling import XrayHandling
@@ -56,6 +56,8 @@ class CaseDataset(Dataset):
         if len(paths) != len(rows):
             raise ValueError(f"{len(paths)} paths but {len(rows)} rows")
         self.paths, self.rows = list(paths), rows.reset_index(drop=True)
+        # a row of a table is slow to take out, and each item needs two of its words
+        self.words = [(int(label), str(name)) for label, name in zip(rows["label"], rows["id"], strict=True)]
         self.window, self.seed = Window.parse(window), int(seed)
         self.crop = None if crop is None else tuple(int(n) for n in crop)
         self.handling, self.lung_box = handling or XrayHandling(), lung_box
@@ -79,13 +81,14 @@ class CaseDataset(Dataset):
     def unlaid(self) -> list[str]:
         """Ids of the cases with a film that was to be laid by its lungs and is not, for none were found in it."""
         found = []
-        for index, path in enumerate(self.paths):
-            pose = stored(path, "pose")
-            if self._lays(pose):
-                shape, spacing = stored_shape(path, "ct"), stored(path, "spacing")
-                extent = extent_mm(shape, self._told_spacing(pose, spacing, shape).tolist())
-                if None in self._maps(stored(path, "xray").float(), pose, extent).values():
-                    found.append(str(self.rows.iloc[index]["id"]))
+        for path, (_, name) in zip(self.paths, self.words, strict=True):
+            with opened_case(path) as file:
+                pose = file.get_tensor("pose")
+                if self._lays(pose):
+                    shape, spacing = stored_shape(file, "ct"), file.get_tensor("spacing")
+                    extent = extent_mm(shape, self._told_spacing(pose, spacing, shape).tolist())
+                    if None in self._maps(file.get_tensor("xray").float(), pose, extent).values():
+                        found.append(name)
         return found
 
     def condition(self, index: int, step: int = -1) -> dict[str, Any]:
@@ -93,22 +96,21 @@ class CaseDataset(Dataset):
 
         X-rays are changed at random where `step` is that of a training batch and the source asks for it.
         """
-        row, path = self.rows.iloc[index], self.paths[index]
-        pose, shape = stored(path, "pose"), stored_shape(path, "ct")
-        spacing = self._told_spacing(pose, stored(path, "spacing"), shape)
-        xray = self._laid(stored(path, "xray").float(), pose, spacing, shape)
+        with opened_case(self.paths[index]) as file:
+            return self._condition(file, index, step)
+
+    def _condition(self, file, index: int, step: int) -> dict[str, Any]:
+        pose, shape = file.get_tensor("pose"), stored_shape(file, "ct")
+        spacing = self._told_spacing(pose, file.get_tensor("spacing"), shape)
+        xray = self._laid(file.get_tensor("xray").float(), pose, spacing, shape)
         xray, pose = self._changed(xray, pose, index, step)
-        return {
-            "xray": xray[:, None],
-            "pose": pose,
-            "label": int(row["label"]),
-            "id": str(row["id"]),
-            "spacing": spacing,
-        }
+        label, name = self.words[index]
+        return {"xray": xray[:, None], "pose": pose, "label": label, "id": name, "spacing": spacing}
 
     def __getitem__(self, item: int | tuple[int, int]) -> dict[str, Any]:
         index, step = item if isinstance(item, tuple) else (item, -1)
-        ct, condition = stored(self.paths[index], "ct"), self.condition(index, step)
+        with opened_case(self.paths[index]) as file:
+            ct, condition = file.get_tensor("ct"), self._condition(file, index, step)
         if self.crop is not None:
             ct, condition["pose"] = self._cropped(ct, condition["pose"], condition["spacing"], index, step)
         return {

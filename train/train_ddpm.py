@@ -68,7 +68,7 @@ def main(cfg) -> None:
     callbacks = [sampling]
     if "prior" in module.trained and origin is None:
         with refusals():
-            module.trained["prior"].fit(torch.stack([item["xray"] for item in data.train.items]), data.train.latents)
+            module.trained["prior"].fit(data.train.conditions["xray"], data.train.latents)
     if origin is not None:
         origin.warn_of_shift(data.train.latents, cases.window)
         module.protocol["init_from"] = origin.describe()

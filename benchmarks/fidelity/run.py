@@ -1,7 +1,8 @@
 """Trains and judges methods of the fidelity benchmark: `python benchmarks/fidelity/run.py --methods model --seed 0`.
 
 Every stage is one of the project's own commands. What is done is not done again, a stopped training goes on where it
-stood, and results of other methods and seeds stay as they are.
+stood, and results of other methods and seeds stay as they are. A budget in minutes becomes a number of batches by a short
+run on a quiet machine (`--plan`), so that the training itself may share its machine.
 """
 
 import argparse
@@ -38,6 +39,7 @@ AUTOENCODER_COMMON = [
     "model.checkpoint_every=1000",
     "model.picture_every=1000000",
 ]
+QUIET = ["model.validate_every=1000000", "model.save_and_sample_every=1000"]
 CALIBRATION_BATCHES = 60
 TINY = ["dataset.train=12", "dataset.val=4", "dataset.test=6", "dataset.volume_size=[32,32,32]"]  # to try the script
 
@@ -68,32 +70,31 @@ def newest(runs: Path) -> Path:
     return max(runs.glob("**/last.ckpt"), key=lambda path: path.stat().st_mtime_ns)
 
 
-def train(
-    method: Method, minutes: float, seed: int, folder: Path, data: list[str], vqgan: Path, precision: str
-) -> dict:
-    """Trains as many batches as the budget holds, counted by a short run first; `{"checkpoint", "batches", "ms"}`."""
-    done = folder / "trained.json"
-    if done.exists():
-        return json.loads(done.read_text())
-    folder.mkdir(parents=True, exist_ok=True)
-    common = [*data, *method.train, f"model.seed={seed}", f"model.vqgan_ckpt={vqgan}", f"model.precision={precision}"]
-    quiet = ["model.validate_every=1000000", "model.save_and_sample_every=1000"]
-    plan = folder / "plan.json"
-    if not plan.exists():
+def plan(method: Method, minutes: float, folder: Path, settings: list[str]) -> dict:
+    """How many batches the budget holds, `{"ms", "batches"}`, counted once by a short run: nothing else may be running."""
+    counted = folder / "plan.json"
+    if not counted.exists():
         short = [f"model.train_num_steps={CALIBRATION_BATCHES}", f"model.results_folder={folder / 'calibration'}"]
-        found = re.search(
-            r"median ([\d.]+) ms a batch", run("train/train_ddpm.py", *common, *quiet, *short, capture=True)
-        )
+        found = re.search(r"median ([\d.]+) ms a batch", run("train/train_ddpm.py", *settings, *short, capture=True))
         milliseconds = float(found[1])
-        plan.write_text(json.dumps({"ms": milliseconds, "batches": max(1, int(minutes * 60_000 / milliseconds))}))
-    budget = json.loads(plan.read_text())
-    runs = folder / "runs"
-    resume = "auto" if runs.exists() and list(runs.glob("**/last.ckpt")) else "null"
-    steps = [f"model.train_num_steps={budget['batches']}", f"model.results_folder={runs}", f"model.resume={resume}"]
-    run("train/train_ddpm.py", *common, *quiet, *steps)
-    result = {**budget, "minutes": minutes, "checkpoint": str(newest(runs))}
-    done.write_text(json.dumps(result))
-    return result
+        counted.write_text(json.dumps({"ms": milliseconds, "batches": max(1, int(minutes * 60_000 / milliseconds))}))
+    return json.loads(counted.read_text())
+
+
+def train(budget: dict, folder: Path, settings: list[str]) -> dict:
+    """Trains as many batches as the plan says, whatever they take now; the plan with the `checkpoint`."""
+    done = folder / "trained.json"
+    if not done.exists():
+        runs = folder / "runs"
+        resume = "auto" if runs.exists() and list(runs.glob("**/last.ckpt")) else "null"
+        steps = [
+            f"model.train_num_steps={budget['batches']}",
+            f"model.results_folder={runs}",
+            f"model.resume={resume}",
+        ]
+        run("train/train_ddpm.py", *settings, *steps)
+        done.write_text(json.dumps({**budget, "checkpoint": str(newest(runs))}))
+    return json.loads(done.read_text())
 
 
 def main() -> None:
@@ -109,6 +110,7 @@ def main() -> None:
     parser.add_argument("--metrics", default="fidelity", help="as metrics= of evaluation/evaluate.py")
     parser.add_argument("--batch", type=int, default=16, help="volumes generated at once")
     parser.add_argument("--cases", type=int, help="judge only the first so many")
+    parser.add_argument("--plan", action="store_true", help="only count how many batches each budget holds")
     parser.add_argument("--tiny", action="store_true", help="a dozen phantoms at 32³, to try the script")
     options = parser.parse_args()
     known = methods(options.size)
@@ -129,7 +131,14 @@ def main() -> None:
         method = known[name]
         minutes = options.minutes or method.minutes
         home = folder / f"{method.trained_as or name}_{options.seed}"
-        trained = train(method, minutes, options.seed, home, data, vqgan, options.precision)
+        home.mkdir(parents=True, exist_ok=True)
+        settings = [*data, *method.train, f"model.seed={options.seed}", f"model.vqgan_ckpt={vqgan}"]
+        settings += [f"model.precision={options.precision}", *QUIET]
+        budget = {**plan(method, minutes, home, settings), "minutes": minutes}
+        if options.plan:
+            print(name, budget, flush=True)
+            continue
+        trained = train(budget, home, settings)
         judged = folder / f"{name}_{options.seed}" / "evaluation"
         if not (judged / "metrics.json").exists():
             wanted = [f"methods=[{','.join(method.judged)}]", f"metrics={options.metrics}", "nifti=0"]
@@ -137,6 +146,8 @@ def main() -> None:
             fewer = [] if options.cases is None else [f"cases={options.cases}"]
             run("evaluation/evaluate.py", *data, *wanted, *where, *fewer, *method.judge)
         collect(name, method, options.size, options.seed, trained, judged, folder if options.tiny else HERE)
+    if options.plan:
+        return
     print(((folder if options.tiny else HERE) / "results.md").read_text())
 
 

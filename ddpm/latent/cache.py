@@ -13,7 +13,7 @@ from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, default_collate
 
 from dataset.intensity import Window
 from ddpm.latent.contract import LatentEncoder
@@ -55,12 +55,13 @@ class LatentDataset(Dataset):
     """Items of a case data set with whitened `latent` in place of `ct`.
 
     Takes the same keys: an index, or (index, step). What goes with the latents is kept in memory, unless the cases
-    change their X-rays from step to step: then it is asked for anew in training.
+    change their X-rays from step to step: then it is asked for anew in training. A loader takes whole batches by
+    `__getitems__` with `collate`: one gather from stacked tensors in place of a copy an item.
     """
 
     def __init__(self, cases: Dataset, latents: Tensor):
         self.latents, self.cases = latents, cases
-        self.items = [cases.condition(i) for i in range(len(latents))]
+        self.conditions = default_collate([cases.condition(i) for i in range(len(latents))])
 
     @property
     def augments(self) -> bool:
@@ -68,10 +69,43 @@ class LatentDataset(Dataset):
         return self.cases.augments
 
     def __len__(self) -> int:
-        return len(self.items)
+        return len(self.latents)
 
     def __getitem__(self, key: int | tuple[int, int]) -> dict:
         index, step = key if isinstance(key, tuple) else (key, -1)
-        changing = step >= 0 and self.augments
-        told = self.cases.condition(index, step) if changing else self.items[index]
+        told = self._told(index, step)
         return {**told, "latent": self.latents[index], "index": index, "step": step}
+
+    def __getitems__(self, keys: Sequence[int | tuple[int, int]]) -> dict:
+        """The batch of these keys, collated."""
+        pairs = [key if isinstance(key, tuple) else (key, -1) for key in keys]
+        chosen = torch.tensor([index for index, _ in pairs])
+        if self._changes(max(step for _, step in pairs)):
+            told = default_collate([self._told(index, step) for index, step in pairs])
+        else:
+            told = {name: _taken(kept, chosen) for name, kept in self.conditions.items()}
+        steps = torch.tensor([step for _, step in pairs])
+        return {**told, "latent": self.latents.index_select(0, chosen), "index": chosen, "step": steps}
+
+    @staticmethod
+    def collate(batch: dict) -> dict:
+        """Nothing is left to do."""
+        return batch
+
+    def _changes(self, step: int) -> bool:
+        return step >= 0 and self.augments
+
+    def _told(self, index: int, step: int) -> dict:
+        if self._changes(step):
+            return self.cases.condition(index, step)
+        return {name: _plain(kept[index]) for name, kept in self.conditions.items()}
+
+
+def _taken(kept: Tensor | list, chosen: Tensor) -> Tensor | list:
+    """Those entries of a collated word or tensor."""
+    return kept.index_select(0, chosen) if isinstance(kept, Tensor) else [kept[i] for i in chosen.tolist()]
+
+
+def _plain(value):
+    """A single label as the plain number it came as."""
+    return value.item() if isinstance(value, Tensor) and not value.ndim else value

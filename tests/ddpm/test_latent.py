@@ -5,6 +5,7 @@ import logging
 import pytest
 import torch
 from ddpm_parts import VOLUME, latent_encoder
+from torch.utils.data import DataLoader, default_collate
 from vae_files import kl, tiny
 
 from dataset.errors import UserError
@@ -170,6 +171,24 @@ def test_items_have_latents_in_place_of_volumes():
     assert item["id"] == "c-1" and item["step"] == 9 and torch.equal(item["latent"], latents[2])
     cases.augments = True
     assert [data[(1, 4)]["id"], data[(1, 5)]["id"], data[1]["id"]] == ["b4", "b5", "b-1"]
+
+
+@pytest.mark.parametrize("augments", [False, True])
+def test_a_batch_is_its_items_collated(augments):
+    class Cases:
+        def condition(self, i, step=-1):
+            xray = torch.full((1, 1, 2, 2), float(i + 10 * step * augments))
+            return {"id": "abc"[i], "label": i - 1, "xray": xray, "spacing": torch.ones(3)}
+
+    cases = Cases()
+    cases.augments = augments
+    data = LatentDataset(cases, torch.randn(3, 4, 2, 2, 2))
+    keys = [(2, 9), (0, 9)]
+    whole, single = data.__getitems__(keys), default_collate([data[key] for key in keys])
+    assert whole.keys() == single.keys() and whole["id"] == single["id"] == ["c", "a"]
+    assert all(torch.equal(whole[k], single[k]) and whole[k].dtype == single[k].dtype for k in whole if k != "id")
+    loader = DataLoader(data, batch_size=2, collate_fn=data.collate)
+    assert [batch["id"] for batch in loader] == [["a", "b"], ["c"]]
 
 
 def vqgan_checkpoint(path):
