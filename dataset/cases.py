@@ -4,8 +4,6 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,19 +11,20 @@ import numpy as np
 import pandas as pd
 import torch
 from rich.progress import track
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from dataset.checksums import CheckedFile, DamagedFile, opened, save_checked
 from dataset.errors import UserError
-from dataset.files import atomic_path
+from dataset.files import sweep
 from dataset.handling import XrayHandling
 from dataset.intensity import AIR_HU
 from dataset.lung_box import lung_box_in_volume
 
 CASE_VERSION = 3  # raise it when a case of the same file and settings would come out different
 HIGHEST_HU = 3071.0
+LARGE = {"ct", "xray", "labels"}
+NEEDED = {"ct", "xray", "pose", "spacing", "centre", "lung_box"}
 
 Case = dict[str, Tensor]
 """`ct` int16 (D, H, W) HU; `xray` float16 (V, h, w) in [0, 1]; `pose` float32 (V, 9), NaN = unknown;
@@ -115,15 +114,24 @@ def prepare_cases(source: Source, cache_dir: str | Path, workers: int | None = N
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"dataset.cache_dir={cache_dir}: cannot be written ({error}); choose another") from error
+    sweep(folder)
     workers = len(os.sched_getaffinity(0)) if workers is None and hasattr(os, "sched_getaffinity") else workers
     workers = min(os.cpu_count() or 1 if workers is None else workers, len(todo) // 2)
     # A DataLoader is the process pool: it hands its workers one thread each, which a pool of forks needs as well.
     loader = DataLoader(
         _Builder(source, todo), batch_size=None, num_workers=workers, generator=torch.Generator().manual_seed(0)
     )
-    for error in track(loader, description=f"Preparing {source.name} cases", total=len(todo)):
-        if error:
-            raise UserError(error)
+    try:
+        for error in track(loader, description=f"Preparing {source.name} cases", total=len(todo)):
+            if error:
+                raise UserError(error)
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise UserError(
+            f"a process that prepared cases was killed ({str(error).splitlines()[0]}), most likely for want of "
+            f"memory: set dataset.prepare_workers below {workers}; the same command goes on, finished cases are kept"
+        ) from error
     return paths
 
 
@@ -140,8 +148,7 @@ class _Builder(Dataset):
         row, path = self.todo[index]
         try:
             case = self.source.build(row)
-            with atomic_path(path) as temporary:
-                save_file(case, temporary)
+            save_checked(case, path)
         except UserError as error:
             return str(error)
         except OSError as error:
@@ -149,14 +156,29 @@ class _Builder(Dataset):
         return ""
 
 
+def rebuild_case(source: Source, row: dict, path: Path) -> None:
+    """Builds one case again that was found damaged or gone.
+
+    Raises:
+        UserError: if its input has changed since or cannot be used.
+    """
+    if not path.stem.endswith(source.key(row)):
+        raise UserError(f"{path}: damaged, and its input has changed since; start again with model.resume=auto")
+    if problem := _Builder(source, [(row, path)])[0]:
+        raise UserError(problem)
+
+
 def _is_whole(path: Path) -> bool:
+    """Whether a case is there: its length, and all that is small. Volume and X-rays are checked when they are read."""
     if not path.is_file():
         return False
     try:
-        with safe_open(path, framework="pt") as file:  # checks the header against the length of the file
-            return {"ct", "xray", "pose", "spacing", "centre", "lung_box"} <= set(file.keys())
-    except SafetensorError as error:
-        log.warning("%s is damaged (%s) and is built again", path, error)
+        with opened_case(path) as file:
+            small = [name for name in file.keys() if name not in LARGE]  # noqa: SIM118 (not a dict)
+            values = {name: file.get_tensor(name) for name in small}
+            return {*values, *LARGE & set(file.keys())} >= NEEDED
+    except DamagedFile as error:
+        log.warning("%s; it is built again", str(error).partition(";")[0])
         return False
 
 
@@ -176,20 +198,10 @@ def read_case(path: str | Path) -> Case:
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
 
 
-def stored_shape(file, name: str) -> tuple[int, ...]:
+def stored_shape(file: CheckedFile, name: str) -> tuple[int, ...]:
     """Shape of one tensor of an opened case, from the header."""
-    return tuple(file.get_slice(name).get_shape())
+    return file.shape(name)
 
 
-@contextmanager
-def opened_case(path: str | Path) -> Iterator:
-    """A case of which single tensors are read: the `safe_open` of its file.
-
-    Raises:
-        UserError: if the file is missing or damaged.
-    """
-    try:
-        with safe_open(path, framework="pt") as file:
-            yield file
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path}: cannot be read ({error}); delete it, the next run builds it again") from error
+opened_case = opened
+"""A case of which single tensors are read, each compared with its checksum."""

@@ -2,6 +2,7 @@
 
 import logging
 import math
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from dataset.cases import Source, case_key, prepare_cases, source_folder, stored
+from dataset.cases import Source, case_key, prepare_cases, rebuild_case, source_folder, stored
 from dataset.contrast import CONTRAST_ML
 from dataset.errors import UserError
 from dataset.intensity import Window
@@ -107,8 +108,8 @@ class CTDataModule(pl.LightningDataModule):
             crop = self.crop if split == "train" else None
             handling = self.source.handling
             files = [paths[i] for i in indices]
-            cases = CaseDataset(files, rows.iloc[indices], self.window, crop, self.seed, handling, lung_box, extent)
-            setattr(self, split, cases)
+            data = (files, rows.iloc[indices], self.window, crop, self.seed, handling, lung_box, extent)
+            setattr(self, split, CaseDataset(*data, rebuild=partial(rebuild_case, self.source)))
         self._warn_of_unlaid()
 
     def _warn_of_unlaid(self) -> None:

@@ -1,21 +1,51 @@
 """Files that are either whole or not there: written beside their target, then renamed."""
 
+import logging
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+PREFIX = ".tmp-"
+STALE_SECONDS = 24 * 3600.0  # no single file takes a day to write
+
+log = logging.getLogger(__name__)
 
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """A temporary path with the same endings in the same folder; it replaces `path` if the block succeeds.
 
-    Beside the target, because a rename is atomic only within one file system.
+    Beside the target, because a rename is atomic only within one file system; and on the disk before it is renamed,
+    because after a power failure a name may otherwise stand for an empty file.
     """
     path = Path(path)
-    temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
+    temporary = path.with_name(f"{PREFIX}{os.getpid()}-{path.name}")
     try:
         yield temporary
+        _sync(temporary)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def sweep(folder: str | Path) -> int:
+    """Removes what killed processes have left half written; returns how many files. Fresh ones may be in use."""
+    gone = 0
+    for file in Path(folder).glob(f"{PREFIX}*"):
+        try:
+            if time.time() - file.stat().st_mtime > STALE_SECONDS:
+                file.unlink()
+                gone += 1
+        except OSError:  # another process was quicker
+            log.debug("%s is gone already", file)
+    return gone
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,6 +1,7 @@
 """Cases as training samples: windowed, cropped, films laid by their lungs, X-rays changed at random in training."""
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,14 @@ from torch.utils.data import Dataset
 
 from dataset.alignment import LungMap, lung_map
 from dataset.cases import Case, opened_case, read_case, stored, stored_shape
+from dataset.checksums import DamagedFile
 from dataset.errors import UserError
 from dataset.geometry import VIEW_AZIMUTH, extent_mm
 from dataset.handling import XrayHandling
 from dataset.intensity import Window
 from dataset.volume_io import Volume
+
+log = logging.getLogger(__name__)
 
 
 class CaseDataset(Dataset):
@@ -37,6 +41,7 @@ class CaseDataset(Dataset):
         lung_box: of the training volumes, where films are laid by their lungs.
         extent: mm `(D, H, W)` that every volume is taken to have whose X-ray has no pose, as in generation; None: each
             its own.
+        rebuild: `(row, path)`, makes a case again that is found damaged or gone; None refuses such a case.
 
     Raises:
         UserError: at an item, if the crop is larger than the volume.
@@ -52,6 +57,7 @@ class CaseDataset(Dataset):
         handling: XrayHandling | None = None,
         lung_box: Sequence[float] | None = None,
         extent: Sequence[float] | None = None,
+        rebuild: Callable[[dict, Path], None] | None = None,
     ):
         if len(paths) != len(rows):
             raise ValueError(f"{len(paths)} paths but {len(rows)} rows")
@@ -62,6 +68,7 @@ class CaseDataset(Dataset):
         self.crop = None if crop is None else tuple(int(n) for n in crop)
         self.handling, self.lung_box = handling or XrayHandling(), lung_box
         self.extent = None if extent is None else tuple(float(e) for e in extent)
+        self.rebuild = rebuild
 
     @property
     def augments(self) -> bool:
@@ -73,7 +80,7 @@ class CaseDataset(Dataset):
 
     def case(self, index: int) -> Case:
         """Everything that is stored of one case: HU, X-rays (films laid), own geometry, of phantoms the label map."""
-        case = read_case(self.paths[index])
+        case = self._mended(index, lambda: read_case(self.paths[index]))
         told = self._told_spacing(case["pose"], case["spacing"], case["ct"].shape)
         case["xray"] = self._laid(case["xray"].float(), case["pose"], told, case["ct"].shape).half()
         return case
@@ -81,23 +88,41 @@ class CaseDataset(Dataset):
     def unlaid(self) -> list[str]:
         """Ids of the cases with a film that was to be laid by its lungs and is not, for none were found in it."""
         found = []
-        for path, (_, name) in zip(self.paths, self.words, strict=True):
-            with opened_case(path) as file:
-                pose = file.get_tensor("pose")
-                if self._lays(pose):
-                    shape, spacing = stored_shape(file, "ct"), file.get_tensor("spacing")
-                    extent = extent_mm(shape, self._told_spacing(pose, spacing, shape).tolist())
-                    if None in self._maps(file.get_tensor("xray").float(), pose, extent).values():
-                        found.append(name)
+        for index, (_, name) in enumerate(self.words):
+            if self._mended(index, lambda index=index: self._is_unlaid(index)):
+                found.append(name)
         return found
+
+    def _is_unlaid(self, index: int) -> bool:
+        with opened_case(self.paths[index]) as file:
+            pose = file.get_tensor("pose")
+            if not self._lays(pose):
+                return False
+            shape, spacing = stored_shape(file, "ct"), file.get_tensor("spacing")
+            extent = extent_mm(shape, self._told_spacing(pose, spacing, shape).tolist())
+            return None in self._maps(file.get_tensor("xray").float(), pose, extent).values()
 
     def condition(self, index: int, step: int = -1) -> dict[str, Any]:
         """What goes with a volume, without the volume, which is not read: X-rays, pose, spacing, label, id.
 
         X-rays are changed at random where `step` is that of a training batch and the source asks for it.
         """
+        return self._mended(index, lambda: self._read_condition(index, step))
+
+    def _read_condition(self, index: int, step: int) -> dict[str, Any]:
         with opened_case(self.paths[index]) as file:
             return self._condition(file, index, step)
+
+    def _mended(self, index: int, read: Callable[[], Any]) -> Any:
+        """What `read` gives; a case that it finds damaged or gone is made again first."""
+        try:
+            return read()
+        except DamagedFile as error:
+            if self.rebuild is None:
+                raise
+            log.warning("%s; it is built again", str(error).partition(";")[0])
+            self.rebuild(self.rows.iloc[index].to_dict(), self.paths[index])
+            return read()
 
     def _condition(self, file, index: int, step: int) -> dict[str, Any]:
         pose, shape = file.get_tensor("pose"), stored_shape(file, "ct")
@@ -109,6 +134,9 @@ class CaseDataset(Dataset):
 
     def __getitem__(self, item: int | tuple[int, int]) -> dict[str, Any]:
         index, step = item if isinstance(item, tuple) else (item, -1)
+        return self._mended(index, lambda: self._item(index, step))
+
+    def _item(self, index: int, step: int) -> dict[str, Any]:
         with opened_case(self.paths[index]) as file:
             ct, condition = file.get_tensor("ct"), self._condition(file, index, step)
         if self.crop is not None:

@@ -1,7 +1,7 @@
 """Models from files, and the only place that does it: weights and plain JSON in, never code.
 
 A training checkpoint (`.ckpt`) is read with torch's weights-only loader; an exported model (`.safetensors`) holds its
-header as JSON metadata. Component names come from the registry below, so a file cannot name anything else.
+header as JSON metadata. Component names come from `ddpm.registry`, so a file cannot name anything else.
 """
 
 import hashlib
@@ -12,56 +12,19 @@ import zipfile
 from pathlib import Path
 
 import torch
-from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
 from omegaconf import OmegaConf
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
 from dataset.errors import UserError
-from ddpm.classifier import CTClassifier
-from ddpm.grid_lift import GridLift
-from ddpm.latent import SliceVAELatents, VQGANLatents
-from ddpm.lifting import RayLift
 from ddpm.lora import adapter_names, merge_lora, restore_lora
 from ddpm.pipeline import XrayToCTPipeline
-from ddpm.prior import LinearPrior
-from ddpm.unet import UNet3D
-from ddpm.xray_classifier import TorchvisionXrayClassifier, XrayClassifier
-from ddpm.xray_encoder import (
-    BiomedCLIPXrayEncoder,
-    CLIPXrayEncoder,
-    CNNXrayEncoder,
-    RadDINOXrayEncoder,
-    TorchXRayVisionEncoder,
-    VolumeEncoder,
-)
+from ddpm.registry import CLASSIFIERS, PARTS, SCHEDULERS
 from vq_gan_3d import VQGAN3D
 
 FORMAT = 1
-REGISTRY = {
-    cls.__name__: cls
-    for cls in (
-        VQGAN3D,
-        UNet3D,
-        RayLift,
-        GridLift,
-        CNNXrayEncoder,
-        BiomedCLIPXrayEncoder,
-        CLIPXrayEncoder,
-        RadDINOXrayEncoder,
-        TorchXRayVisionEncoder,
-        VolumeEncoder,
-        VQGANLatents,
-        SliceVAELatents,
-        LinearPrior,
-        DDPMScheduler,
-        FlowMatchEulerDiscreteScheduler,
-        CTClassifier,
-        XrayClassifier,
-        TorchvisionXrayClassifier,
-    )
-}
+REGISTRY = {"VQGAN3D": VQGAN3D, **PARTS, **SCHEDULERS, **CLASSIFIERS}
 TRAINED = ("denoiser", "xray_encoder", "lift")  # components that adapters may lie in
 OPTIONAL = ("lift", "prior")  # components that a model may do without
 TRAIN_COMMAND = {
@@ -216,7 +179,8 @@ def export_classifier(classifier: nn.Module, path: str | Path, protocol: dict) -
 def component(module, prefix: str = "") -> dict:
     """The entry of a component in a header: class name, constructor arguments, prefix of its weights."""
     config = {k: v for k, v in dict(module.config).items() if not k.startswith("_")}
-    return {"class": type(module).__name__, "config": json.loads(json.dumps(config)), "prefix": prefix}
+    name = type(module).__name__.removeprefix("FSDP")  # the class of a sharded part is made on the fly
+    return {"class": name, "config": json.loads(json.dumps(config)), "prefix": prefix}
 
 
 def sha256(path: str | Path) -> str:

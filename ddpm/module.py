@@ -10,6 +10,7 @@ from diffusers.optimization import get_cosine_schedule_with_warmup
 from diffusers.training_utils import EMAModel
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from dataset.errors import UserError
 from dataset.geometry import fill_unknown
@@ -23,6 +24,7 @@ from ddpm.losses import pointwise_loss
 from ddpm.objective import NoiseObjective, NoiseSchedule
 from ddpm.pipeline import XrayToCTPipeline
 from ddpm.prior import LinearPrior
+from ddpm.shards import local, shard, share, whole
 from ddpm.unet import UNet3D
 from ddpm.xray_encoder.contract import XrayEncoder, XrayFeatures
 
@@ -91,6 +93,19 @@ class DDPMModule(pl.LightningModule):
         # a warm-up of the decay: early averages forget the initial weights
         self.ema = EMAModel(self._trainable(), decay=ema_decay, use_ema_warmup=True, power=0.75, foreach=True)
         self._swapped = False
+
+    def configure_model(self) -> None:
+        """Spreads weights and their average over the processes where the strategy has a device mesh (FSDP)."""
+        if self.device_mesh is None or self.sharded:
+            return
+        for part in self.trained.values():
+            shard(part, self.device_mesh["data_parallel"])
+        self.ema.shadow_params = [p.detach().clone() for p in local(self._trainable())]
+
+    @property
+    def sharded(self) -> bool:
+        """Whether each process holds a part of the weights: then all of them take part in every forward pass."""
+        return any(isinstance(p, DTensor) for p in self.trained.parameters())
 
     @property
     def latent_encoder(self) -> LatentEncoder:
@@ -170,7 +185,7 @@ class DDPMModule(pl.LightningModule):
                 f"the loss is {float(loss.detach())} at batch {int(batch['step'][0])}: lower model.train_lr or set "
                 "model.precision=32; the last checkpoint is untouched"
             )
-        self.log("train/loss", loss.detach(), prog_bar=True)
+        self.log("train/loss", loss.detach(), prog_bar=True, sync_dist=True)
         return loss
 
     def _judge_clean(self, predicted: Tensor, batch: dict, share: Tensor) -> Tensor:
@@ -181,7 +196,7 @@ class DDPMModule(pl.LightningModule):
             self._lesson = (predicted.detach(), clean, share)
         generator = _generator((self.seed, step, EXCERPT_STREAM))
         total, values = self.generator_losses(predicted, clean, share, self.latent_encoder, generator, terms)
-        self.log_dict({f"train/{name}": value for name, value in values.items()})
+        self.log_dict({f"train/{name}": value for name, value in values.items()}, sync_dist=True)
         return total
 
     def on_fit_start(self) -> None:
@@ -192,7 +207,7 @@ class DDPMModule(pl.LightningModule):
     def on_after_backward(self) -> None:
         """The discriminator's own step: the generator's gradient, which went through it, is already there."""
         if self._lesson is not None:
-            self.log("train/discriminator", self.discriminator.learn(*self._lesson))
+            self.log("train/discriminator", self.discriminator.learn(*self._lesson), sync_dist=True)
             self._lesson = None
 
     @property
@@ -204,7 +219,7 @@ class DDPMModule(pl.LightningModule):
         """The average follows every step of the optimizer, from the first on, before any callback saves it."""
         super().optimizer_step(*arguments, **options)
         self.ema.to(self.device)
-        self.ema.step(self._trainable())
+        self.ema.step(local(self._trainable()))
 
     def validation_step(self, batch: dict, batch_idx: int) -> None:
         """Loss at the same noise and timesteps for every checkpoint, so that the curve means something."""
@@ -217,6 +232,12 @@ class DDPMModule(pl.LightningModule):
             timestep = level.to(clean.device).expand(len(clean))
             total = total + self.losses(batch, eps, timestep, keep)[0].mean()
         self.log("val/loss", total / VALIDATION_LEVELS, prog_bar=True, batch_size=len(clean), sync_dist=True)
+
+    def averages(self) -> dict[str, Tensor]:
+        """The averaged weights by the names of their parameters; sharded ones are gathered by all processes."""
+        parameters = [(n, p) for n, p in self.trained.named_parameters() if p.requires_grad]
+        pairs = zip(parameters, self.ema.shadow_params, strict=True)
+        return {name: whole(average.detach(), p).clone() for (name, p), average in pairs}
 
     @contextmanager
     def averaged_weights(self):
@@ -254,9 +275,7 @@ class DDPMModule(pl.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         """Adds what rebuilds the pipeline: averaged weights, latent encoder, and a header of plain JSON."""
         self._use_raw()
-        names = [n for n, p in self.trained.named_parameters() if p.requires_grad]
-        averages = {n: a.detach().clone() for n, a in zip(names, self.ema.shadow_params, strict=True)}
-        checkpoint["ema"] = averages
+        checkpoint["ema"] = self.averages()
         checkpoint["ema_steps"] = int(self.ema.optimization_step)
         if self.discriminator is not None:
             checkpoint["adversarial"] = self.discriminator.state_dict()
@@ -287,8 +306,8 @@ class DDPMModule(pl.LightningModule):
                     "model.loss_type, or start a new run with model.init_from"
                 )
             self.discriminator.load_state_dict(checkpoint["adversarial"])
-        names = [n for n, p in self.trained.named_parameters() if p.requires_grad]
-        self.ema.shadow_params = [checkpoint["ema"][name].clone() for name in names]
+        parameters = [(n, p) for n, p in self.trained.named_parameters() if p.requires_grad]
+        self.ema.shadow_params = [share(checkpoint["ema"][name], p).clone() for name, p in parameters]
         self.ema.optimization_step = checkpoint["ema_steps"]
         checkpoint["state_dict"] = {f"trained.{k}": v for k, v in checkpoint["state_dict"].items()}
 
@@ -310,13 +329,13 @@ class DDPMModule(pl.LightningModule):
     def _use_average(self) -> None:
         if not self._swapped:
             self.ema.to(self.device)
-            self.ema.store(self._trainable())
-            self.ema.copy_to(self._trainable())
+            self.ema.store(local(self._trainable()))
+            self.ema.copy_to(local(self._trainable()))
             self._swapped = True
 
     def _use_raw(self) -> None:
         if self._swapped:
-            self.ema.restore(self._trainable())
+            self.ema.restore(local(self._trainable()))
             self._swapped = False
 
 

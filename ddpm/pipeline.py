@@ -3,6 +3,8 @@
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from os import PathLike
+from os.path import isdir
 
 import numpy as np
 import torch
@@ -10,13 +12,15 @@ from diffusers import DDPMScheduler, DiffusionPipeline, SchedulerMixin
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from dataset.errors import UserError
 from dataset.geometry import fill_unknown
 from dataset.intensity import Window
 from ddpm.conditioning import Condition, make_condition
+from ddpm.folders import OURS, check_index, forget_paths, read_part, read_settings
 from ddpm.latent.contract import LatentEncoder
 from ddpm.precision import inference_autocast
 from ddpm.prior import LinearPrior
-from ddpm.samplers import make_sampler, network_timestep
+from ddpm.samplers import PREVIEW, PREVIEW_STEPS, clean_latents, make_sampler, network_timestep
 from ddpm.unet import UNet3D
 from ddpm.xray_encoder.contract import XrayEncoder
 
@@ -37,6 +41,7 @@ class XrayToCTPipeline(DiffusionPipeline):
         lift: brings the maps of the X-ray onto the latent grid; None where the denoiser does without.
         prior: guesses the latents linearly; None where the denoiser does without.
         protocol: plain JSON that training wrote: `window`, `volume_size`, `extent` in mm, `dataset`, ….
+        sampling: arguments of `set_sampler`; None takes the default.
     """
 
     _optional_components = ["lift", "prior"]
@@ -49,9 +54,12 @@ class XrayToCTPipeline(DiffusionPipeline):
         latent_encoder: LatentEncoder,
         scheduler: SchedulerMixin,
         prior: LinearPrior | None,  # without a default: diffusers takes what has one for a setting, not for a module
-        protocol: dict,
+        protocol: dict | None = None,
+        sampling: dict | None = None,
     ):
         super().__init__()
+        if protocol is None:
+            raise ValueError("protocol: missing; it says how the training data were made")
         self.register_modules(
             denoiser=denoiser,
             xray_encoder=xray_encoder,
@@ -65,7 +73,45 @@ class XrayToCTPipeline(DiffusionPipeline):
             module.eval()
         self.training_scheduler = scheduler
         self.sampler, self.steps, self.guidance_scale, self.antithetic = DEFAULT_SAMPLER, DEFAULT_STEPS, 1.0, True
-        self.set_sampler(DEFAULT_SAMPLER, DEFAULT_STEPS)
+        self.set_sampler(**(sampling or {"scheduler": DEFAULT_SAMPLER, "steps": DEFAULT_STEPS}))
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | PathLike, **options) -> "XrayToCTPipeline":
+        """A pipeline from a folder that `save_pretrained` or `evaluation/export.py` wrote, or from the hub.
+
+        Args:
+            options: parts to put in the place of those in the folder, `torch_dtype`, and what the hub needs
+                (`revision`, `token`, `cache_dir`, `local_files_only`).
+
+        Raises:
+            UserError: for a folder that names foreign classes, asks to run code, or lacks weights.
+        """
+        if forbidden := {"custom_pipeline", "trust_remote_code"} & options.keys():
+            raise UserError(f"{sorted(forbidden)[0]}: code that comes with weights is not run; leave it out")
+        given = {name: options.pop(name) for name in (*OURS, "scheduler") if name in options}
+        dtype, folder, here = options.pop("torch_dtype", None), str(pretrained_model_name_or_path), True
+        if not isdir(folder):
+            folder, here = cls.download(folder, use_safetensors=True, **options), False
+        found = check_index(folder, linked=not here)
+        parts = {name: read_part(folder, name) for name in found if name not in given}
+        try:
+            pipeline = cls(**{**dict.fromkeys(OURS), **parts, **given}, **read_settings(folder))
+        except (TypeError, ValueError, KeyError) as error:
+            raise UserError(f"{folder}: no pipeline can be made of it: {str(error)[:300]}") from error
+        return pipeline if dtype is None else pipeline.to(dtype)
+
+    def save_pretrained(self, save_directory: str | PathLike, **options) -> None:
+        """Writes a folder with `model_index.json`, and configs and safetensors of each part.
+
+        What is written as the scheduler is the noise process of training; sampler, steps and guidance stand in the
+        index. No path goes with it.
+        """
+        sampler, self.scheduler = self.scheduler, self.training_scheduler
+        try:
+            super().save_pretrained(save_directory, **{**options, "safe_serialization": True})
+        finally:
+            self.scheduler = sampler
+        forget_paths(save_directory)
 
     def _networks(self) -> dict[str, nn.Module]:
         names = ("denoiser", "xray_encoder", "lift", "prior", "latent_encoder")
@@ -103,13 +149,22 @@ class XrayToCTPipeline(DiffusionPipeline):
         self.scheduler = make_sampler(scheduler, self.training_scheduler, **options)
         self.antithetic = bool(antithetic)
         self.sampler, self.steps, self.guidance_scale = scheduler, int(steps), float(guidance_scale)
+        chosen = {"scheduler": scheduler, "steps": self.steps, "guidance_scale": self.guidance_scale}
+        self.register_to_config(sampling={**chosen, "antithetic": self.antithetic, **options})
         return self
 
+    @property
+    def preview(self) -> str | None:
+        """What to say where there are so few steps that the spread of the samples is too small; None otherwise."""
+        return PREVIEW if self.steps <= PREVIEW_STEPS else None
+
     def describe(self) -> dict:
-        """Plain JSON: sampler, steps, guidance, network and parameters."""
+        """Plain JSON: sampler, steps, network evaluations of a sample, guidance, network and parameters."""
         return {
-            "sampler": self.sampler,
+            "sampler": type(self.scheduler).__name__,
             "steps": self.steps,
+            "evaluations": self.steps * (1 if self.guidance_scale == 1.0 else 2),
+            **({"preview": self.preview} if self.preview else {}),
             "guidance_scale": self.guidance_scale,
             "antithetic": self.antithetic,
             "prediction": self.training_scheduler.config.get("prediction_type", "flow"),
@@ -146,8 +201,9 @@ class XrayToCTPipeline(DiffusionPipeline):
             ids: one name an X-ray, by default its position.
             extent: size in mm of each volume, by default `self.extent`.
             batch_size: latents denoised and decoded at once.
-            progress: called with (steps done, steps in all) after every step of every batch.
-            preview: called with (step, predicted clean latents) after every step.
+            progress: called with (steps done, steps in all) after every step of every batch; what it raises ends the
+                generation.
+            preview: called with (step, predicted clean latents) in every step, for `decode`.
 
         Raises:
             ValueError: if the lengths of the arguments disagree.
@@ -176,18 +232,18 @@ class XrayToCTPipeline(DiffusionPipeline):
             latents = torch.stack([self._noise(shape, seed, ids[i], j) for i, j in chunk]).to(device)
             told = condition.rows(rows)
             self.scheduler.set_timesteps(steps, device=device)
+            latents = latents * getattr(self.scheduler, "init_noise_sigma", 1.0)  # 1 but for Karras' family
             # ancestral samplers draw noise in every step, one stream a sample
             streams = [_generator(seed, ids[i], j, "steps") for i, j in chunk]
             for t in self.scheduler.timesteps:
                 prediction = self._predict(latents, t, told, guidance)
-                out = self.scheduler.step(prediction, t, latents, **self._step_options(streams))
-                latents = out.prev_sample
                 done += 1
                 if preview is not None:
-                    preview(done, latents)
+                    preview(done, clean_latents(self.scheduler, prediction, t, latents))
+                latents = self.scheduler.step(prediction, t, latents, **self._step_options(streams)).prev_sample
                 if progress is not None:
                     progress(done, total)
-            decoded = self.window.denormalise(self._decode(latents)).cpu()
+            decoded = self.decode(latents).cpu()
             for (i, j), volume in zip(chunk, decoded, strict=True):
                 volumes[i, j] = volume[0]
         return GeneratedCT(volumes)
@@ -201,6 +257,8 @@ class XrayToCTPipeline(DiffusionPipeline):
 
     def _predict(self, latents: Tensor, t: Tensor, told: Condition, guidance: float) -> Tensor:
         timestep = network_timestep(self.scheduler, t).expand(latents.shape[0])
+        if hasattr(self.scheduler, "scale_model_input"):
+            latents = self.scheduler.scale_model_input(latents, t)
         with inference_autocast(self.denoiser.device):
             with_xray = self.denoiser(latents, timestep, **told._asdict()).float()
             if guidance == 1.0:
@@ -214,9 +272,12 @@ class XrayToCTPipeline(DiffusionPipeline):
         start = torch.randn(shape, generator=_generator(seed, name, sample - opposite, "start"))
         return -start if opposite else start
 
-    def _decode(self, latents: Tensor) -> Tensor:
+    @torch.no_grad()
+    def decode(self, latents: Float[Tensor, "n c d h w"]) -> Float[Tensor, "n 1 D H W"]:
+        """HU of clean latents, clipped to the window; a coarser grid of latents gives a coarser volume."""
         with inference_autocast(self.denoiser.device):
-            return self.latent_encoder.decode(latents).float()
+            decoded = self.latent_encoder.decode(latents).float()
+        return self.window.denormalise(decoded)
 
     def _step_options(self, streams: list[torch.Generator]) -> dict:
         if isinstance(self.scheduler, DDPMScheduler):

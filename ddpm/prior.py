@@ -120,13 +120,28 @@ class LinearPrior(ModelMixin, ConfigMixin):
                 n = len(self.leverage)
                 pull = (z * self.leverage[index]).sum(dim=1, keepdim=True) + 1.0 / n
                 scores = scores - pull * self.influence[index]
-            distance = (scores / self.score_std).norm(dim=1, keepdim=True).clamp_min(1e-12)
-            scores = scores * (self.radius / distance).clamp_max(1.0)
+            scores = scores * (1.0 / self._from_mean(scores).clamp_min(1e-12)).clamp_max(1.0)
             guess = (self.mean + scores @ self.basis).unflatten(1, (self.config.latent_shape[0], *self.grid))
             size = tuple(self.config.latent_shape[1:])
             if size == self.grid:
                 return guess
             return F.interpolate(guess, size, mode="trilinear", align_corners=False)
+
+    @torch.no_grad()
+    def distance(self, xray: Float[Tensor, "b v 1 h w"]) -> Float[Tensor, " b"]:
+        """How far X-rays are from the mean of the training X-rays; the farthest of these is 1."""
+        with torch.autocast(xray.device.type, enabled=False):
+            return self._from_mean(self._standardise(self._pool(xray)) @ self.weight)[:, 0]
+
+    @torch.no_grad()
+    def likeness(self, xray: Float[Tensor, "b v 1 h w"]) -> Float[Tensor, " b"]:
+        """Correlation with the mean training X-ray over coarse pixels: at most 1, and 0 of a picture of anything."""
+        small = self._pool(xray)
+        small, mean = small - small.mean(dim=1, keepdim=True), self.pixel_mean - self.pixel_mean.mean()
+        return (small @ mean) / (small.norm(dim=1) * mean.norm()).clamp_min(1e-12)
+
+    def _from_mean(self, scores: Tensor) -> Float[Tensor, "b 1"]:
+        return (scores / self.score_std).norm(dim=1, keepdim=True) / self.radius.clamp_min(1e-12)
 
     def _pool(self, xray: Tensor) -> Float[Tensor, "b p"]:
         small = F.adaptive_avg_pool2d(xray.flatten(0, 1).float(), self.config.pixels)

@@ -7,11 +7,15 @@ from diffusers import (
     FlowMatchEulerDiscreteScheduler,
     SchedulerMixin,
 )
+from jaxtyping import Float
+from torch import Tensor
 
 SAMPLERS: dict[str, type[SchedulerMixin]] = {
     cls.__name__: cls
     for cls in (DDPMScheduler, DDIMScheduler, DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler)
 }
+PREVIEW_STEPS = 4  # with an exact denoiser so few evaluations give 0.2 to 0.8 of the true spread, whatever the solver
+PREVIEW = "preview, spread too small"
 FLOW_SAMPLERS = ("DPMSolverMultistepScheduler", "FlowMatchEulerDiscreteScheduler")
 
 
@@ -46,6 +50,29 @@ def make_sampler(name: str, training: SchedulerMixin, **options) -> SchedulerMix
         )
     # every step ends on pure noise at T-1 (trailing), and latents are no images: clipping would shrink them
     return SAMPLERS[name].from_config(training.config, timestep_spacing="trailing", clip_sample=False, **options)
+
+
+def clean_latents(
+    scheduler: SchedulerMixin, prediction: Float[Tensor, "*b"], timestep, latents: Float[Tensor, "*b"]
+) -> Float[Tensor, "*b"]:
+    """The clean latents that a prediction of the network implies, whatever it predicts.
+
+    Raises:
+        ValueError: a kind of prediction that is not known.
+    """
+    flow = isinstance(scheduler, FlowMatchEulerDiscreteScheduler) or scheduler.config.get("use_flow_sigmas", False)
+    if flow:  # x_t = (1 - s) x_0 + s e, and the network predicts e - x_0
+        return latents - timestep / scheduler.config.num_train_timesteps * prediction
+    kind = scheduler.config.prediction_type
+    if kind == "sample":
+        return prediction
+    kept = scheduler.alphas_cumprod[int(timestep)].to(latents).clamp_min(1e-8)
+    signal, noise = kept.sqrt(), (1.0 - kept).sqrt()
+    if kind == "epsilon":
+        return (latents - noise * prediction) / signal
+    if kind == "v_prediction":
+        return signal * latents - noise * prediction
+    raise ValueError(f"prediction_type={kind}: choose sample, epsilon or v_prediction")
 
 
 def network_timestep(scheduler: SchedulerMixin, timestep):

@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 RIDGE_PIXELS = 32  # X-rays are averaged down to this many pixels a side before the regression
 GRAM_VOXELS = 32  # components are found on volumes averaged down to this: they are smooth, and all of them must fit
 PENALTIES = tuple(10.0**k for k in range(-4, 4))  # in units of the mean squared feature norm
-COMPONENTS = (4, 8, 16, 32, 64, 128)
+COMPONENTS = (4, 8, 16, 32, 64, 128, 256, 512, 1024)
 BLOCK = 64  # training volumes in memory at a time
 
 

@@ -1,4 +1,4 @@
-"""Turns X-ray files into synthetic CT volumes: NIfTI in HU, GIF and PNG.
+"""Turns X-ray files into synthetic CT volumes: NIfTI in HU, GIF and PNG, and a DICOM series if asked for.
 
 `python evaluation/generate.py xray=<file or folder> checkpoint=<path>`
 """
@@ -15,7 +15,8 @@ from dataset.command import command  # noqa: E402
 def main(cfg) -> None:
     from omegaconf import OmegaConf
 
-    from ddpm.checkpoint import load_pipeline
+    from ddpm.checkpoint import load_pipeline, sha256
+    from evaluation.bounds import error_bars, find_bounds
     from evaluation.pictures import SYNTHETIC
     from evaluation.sampling import SHIPPED, find_checkpoint, resolve_device, set_sampler
     from evaluation.synthesis import find_xrays, generate
@@ -27,6 +28,7 @@ def main(cfg) -> None:
     print(f"checkpoint: {checkpoint}")
     pipeline = load_pipeline(checkpoint, device=device)
     set_sampler(pipeline, OmegaConf.to_container(cfg.sampler, resolve=True))
+    bounds = find_bounds(cfg.bounds, checkpoint)
     paths = generate(
         pipeline,
         xrays,
@@ -37,8 +39,14 @@ def main(cfg) -> None:
         checkpoint=checkpoint,
         align=cfg.align,
         view=cfg.view,
+        dicom=cfg.dicom,
+        bounds=bounds,
     )
     print(SYNTHETIC)
+    bars = error_bars(pipeline.describe(), cfg.samples, sha256(checkpoint), bounds)
+    print(f"error bars: {bars['name']} ({bars.get('reason') or bars['words']})")
+    if "preview" in bars:
+        print(bars["preview"])
     for path in paths:
         print(path)
 

@@ -129,12 +129,16 @@ def case_sheet(cases: Sequence[CasePicture], window: Window = DISPLAY_HU) -> Ima
 
 
 def planes_picture(
-    xray: Float[Tensor, "h w"], volume: Float[Tensor, "d h w"], spacing, window: Window = DISPLAY_HU, size: int = 320
+    xray: Float[Tensor, "h w"] | None,
+    volume: Float[Tensor, "d h w"],
+    spacing,
+    window: Window = DISPLAY_HU,
+    size: int = 320,
 ) -> Image.Image:
-    """One generated volume: its X-ray beside an axial, a coronal and a sagittal slice."""
-    tiles = [xray_tile(xray, size)]
+    """One generated volume: an axial, a coronal and a sagittal slice, beside its X-ray if that is given."""
+    tiles = [] if xray is None else [xray_tile(xray, size)]
     tiles += [tile(volume, plane, spacing, window, kind="generated", size=size) for plane in PLANES]
-    return _side_by_side(tiles, ["X-ray", *(f"generated CT, {plane}" for plane in PLANES)])
+    return _side_by_side(tiles, ["X-ray"] * (xray is not None) + [f"generated CT, {plane}" for plane in PLANES])
 
 
 def case_frames(

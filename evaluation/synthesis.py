@@ -1,8 +1,7 @@
-"""From X-ray files to CT files: NIfTI with HU and affine, GIF, PNG, and the settings that make them again."""
+"""From X-ray files to CT files: NIfTI with HU and affine, GIF, PNG, DICOM, and the settings that make them again."""
 
 import json
 import logging
-import platform
 from pathlib import Path
 
 import torch
@@ -16,10 +15,11 @@ from dataset.xray_io import XRAY_ENDINGS
 from dataset.xray_io import find_xrays as xrays_in
 from ddpm.checkpoint import sha256
 from evaluation import pictures
+from evaluation.bounds import Bounds, error_bars
+from evaluation.dicom import write_series
 from evaluation.inputs import Shown, read_inputs
+from evaluation.provenance import NOMINAL, describe_input, describe_run, noise_id
 from evaluation.sampling import sample_volumes
-
-NOMINAL = "nominal: the pose of the film and the size of the patient are unknown, so no volume in ml can be read off"
 
 log = logging.getLogger(__name__)
 
@@ -50,11 +50,16 @@ def generate(
     checkpoint: Path | None = None,
     align: str | None = None,
     view: str | None = None,
+    bounds: Bounds | None = None,
+    dicom: bool = False,
 ) -> list[Path]:
     """Writes for every X-ray `<stem>_synthetic_ct.nii.gz`, `.gif`, `.png` and `<stem>_settings.json` into `output`.
 
     With several samples the first file is their mean; `<stem>_sample_<n>_synthetic_ct.nii.gz` are the samples and
-    `<stem>_synthetic_spread.nii.gz` is their standard deviation in HU. The noise depends on the seed and on what the
+    `<stem>_synthetic_spread.nii.gz` is their standard deviation in HU. Where the checkpoint's calibration applies
+    (`evaluation.bounds`), `<stem>_synthetic_lower.nii.gz` and `…_upper.nii.gz` are the ends of an interval; the
+    settings say under `error_bars` which of the two it is, and why. With `dicom` the first file is a series in the
+    folder `<stem>_synthetic_dicom` too. The noise depends on the seed and on what the
     X-ray's file holds: the same file gives the same volumes under any name and in any company. Gives back the paths
     of the volumes.
 
@@ -72,45 +77,60 @@ def generate(
     stems = _stems(xrays)
     poses, extents = torch.stack([shown.pose for shown in inputs]), torch.tensor([shown.extent for shown in inputs])
     output.mkdir(parents=True, exist_ok=True)
-    shared = {
-        "mark": pictures.SYNTHETIC,
-        "checkpoint": None if checkpoint is None else {"file": str(checkpoint), "sha256": sha256(checkpoint)},
-        **pipeline.describe(),
-        "samples": samples,
-        "seed": seed,
-        "volume_size": list(size),
-        "versions": {"python": platform.python_version(), "torch": torch.__version__},
-    }
+    digest = None if checkpoint is None else sha256(checkpoint)
+    bars = error_bars(pipeline.describe(), samples, digest, bounds)
     written = []
-    # One id per file content: the noise must not depend on where the file lies.
-    ids = [digest[:16] for digest in hashes]
+    shared = describe_run(pipeline, checkpoint, samples, seed)
+    ids = [noise_id(digest) for digest in hashes]
     views = images[:, :, None]
     for part, volumes in sample_volumes(pipeline, views, poses, ids, samples, batch_size, seed, extents):
         for index, drawn in zip(part, volumes, strict=True):
             stem, shown = stems[index], inputs[index]
-            settings = {"xray": {"file": str(xrays[index]), "sha256": hashes[index]}, "noise_id": ids[index], **shared}
-            spacing = [e / n for e, n in zip(shown.extent, size, strict=True)]
-            settings |= {"spacing": spacing, "geometry": NOMINAL if shown.nominal else "of the input", **shown.notes}
-            written.append(_write(output, stem, shown, drawn, spacing, pipeline.window))
+            settings = {"xray": {"file": str(xrays[index]), "sha256": hashes[index]}, **shared}
+            settings |= describe_input(shown, hashes[index], size)
+            spacing = settings["spacing"]
+            written.append(_write(output, stem, shown, drawn, spacing, pipeline.window, bars))
+            settings["error_bars"] = bars
+            if bars["name"] == "interval":
+                settings["error_bars"] = bars | _write_interval(output, stem, shown, drawn, spacing, pipeline, bounds)
+            if dicom:
+                folder = output / f"{stem}_synthetic_dicom"
+                write_series(folder, drawn.mean(dim=0), spacing, shown.centre, pipeline.window)
             with atomic_path(output / f"{stem}_settings.json") as temporary:
                 Path(temporary).write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
     return written
 
 
-def _write(output: Path, stem: str, shown: Shown, drawn: Float[Tensor, "s d h w"], spacing, window) -> Path:
+def _write(
+    output: Path, stem: str, shown: Shown, drawn: Float[Tensor, "s d h w"], spacing, window, bars: dict
+) -> Path:
     mean, grey, centre = drawn.mean(dim=0), pictures.display_window(window), shown.centre
-    mark = f"{pictures.SYNTHETIC}; nominal spacing" if shown.nominal else pictures.SYNTHETIC
+    preview = f"; {bars['preview']}" if "preview" in bars else ""
+    mark = pictures.SYNTHETIC + ("; nominal spacing" if shown.nominal else "") + preview
     path = output / f"{stem}_synthetic_ct.nii.gz"
     write_nifti(path, mean, spacing, centre, mark)
     if len(drawn) > 1:
         for number, sample in enumerate(drawn, start=1):
             write_nifti(output / f"{stem}_sample_{number}_synthetic_ct.nii.gz", sample, spacing, centre, mark)
         spread = drawn.std(dim=0, correction=0)
-        description = f"{pictures.SYNTHETIC}; standard deviation, HU"
+        description = f"{pictures.SYNTHETIC}; spread (1 SD), HU{preview}"
         write_nifti(output / f"{stem}_synthetic_spread.nii.gz", spread, spacing, centre, description)
     pictures.save_gif(output / f"{stem}_synthetic_ct.gif", pictures.volume_frames(mean, spacing, grey))
     pictures.planes_picture(shown.picture, mean, spacing, grey).save(output / f"{stem}_synthetic_ct.png")
     return path
+
+
+def _write_interval(
+    output: Path, stem: str, shown: Shown, drawn: Float[Tensor, "s d h w"], spacing, pipeline, bounds: Bounds
+) -> dict:
+    """Both ends as NIfTI; what the settings say of organ volumes."""
+    ends = bounds.intervals(drawn, tuple(spacing), pipeline.window)
+    for name, volume in zip(("lower", "upper"), ends, strict=True):
+        description = f"{pictures.SYNTHETIC}; {name} {100 * bounds.level:g} %, HU"
+        write_nifti(output / f"{stem}_synthetic_{name}.nii.gz", volume, spacing, shown.centre, description)
+    if shown.nominal and bounds.population.get("poses_known", True):
+        return {"organs": None, "organs_reason": NOMINAL}
+    return {"organs": bounds.organs(drawn, tuple(spacing), pipeline.window)}
 
 
 def _stems(xrays: list[Path]) -> list[str]:

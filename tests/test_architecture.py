@@ -14,7 +14,14 @@ OURS = {"vq_gan_3d", "dataset", "ddpm", "evaluation", "train", "demo"}
 MAY_IMPORT = {
     "vq_gan_3d": set(),
     "dataset": set(),
-    "ddpm": {"vq_gan_3d", "dataset.intensity", "dataset.geometry", "dataset.drr", "dataset.errors"},
+    "ddpm": {
+        "vq_gan_3d",
+        "dataset.intensity",
+        "dataset.geometry",
+        "dataset.drr",
+        "dataset.errors",
+        "dataset.checksums",
+    },
     "evaluation": {"dataset", "ddpm", "vq_gan_3d"},
     "train": {"dataset", "ddpm", "vq_gan_3d", "evaluation"},
     "demo": {"evaluation", "dataset", "ddpm"},

@@ -31,11 +31,13 @@ class ReconstructionPictures(pl.Callback):
     @torch.no_grad()
     def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, outputs, batch, batch_idx) -> None:
         """Lightning's hook."""
-        if (batch_idx + 1) % self.every == 0 and trainer.is_global_zero:
+        if (batch_idx + 1) % self.every == 0 and (trainer.is_global_zero or module.sharded):
             volume = trainer.datamodule.val[0]["ct"].unsqueeze(0).to(module.device)
             module.eval()
             reconstruction = module.model(volume).volume
             module.train()
+            if not trainer.is_global_zero:  # its share of the weights was needed
+                return
             log_picture(trainer, "reconstruction", compare_slices([volume[0, 0], reconstruction[0, 0]]), batch_idx + 1)
 
 
@@ -64,7 +66,7 @@ class SampleAndScore(pl.Callback):
     @torch.no_grad()
     def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, outputs, batch, batch_idx) -> None:
         """Lightning's hook."""
-        if (batch_idx + 1) % self.every or not trainer.is_global_zero:
+        if (batch_idx + 1) % self.every or not (trainer.is_global_zero or module.sharded):
             return
         items = [self.cases[i] for i in range(min(self.count, len(self.cases)))]
         with module.averaged_weights():
@@ -75,6 +77,8 @@ class SampleAndScore(pl.Callback):
                 ids=[item["id"] for item in items],
                 extent=torch.stack([item["spacing"] * torch.tensor(item["ct"].shape[1:]) for item in items]),
             ).volumes[:, 0]
+        if not trainer.is_global_zero:  # its share of the weights was needed
+            return
         true = torch.stack([self.window.denormalise(item["ct"][0]) for item in items])
         module.log("sample/psnr", psnr(generated, true, self.window.width).mean(), rank_zero_only=True)
         similarity = ssim(generated, true, self.window.width, low=self.window.low).mean()

@@ -1,6 +1,8 @@
-"""Checkpoints that appear whole or not at all, and that hold no code."""
+"""Checkpoints that appear whole or not at all, that hold no code, and of which the one before is kept."""
 
+import logging
 import os
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -8,12 +10,18 @@ import torch
 from lightning_fabric.plugins import CheckpointIO
 
 from dataset.errors import UserError
+from ddpm.checkpoint import read
+
+LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
+
+log = logging.getLogger(__name__)
 
 
 class AtomicCheckpointIO(CheckpointIO):
     """Writes beside the target, syncs, then renames: a full disk or a kill leaves the last good file.
 
-    Lightning's own goes through `$TMPDIR`, and a move from another file system is a copy onto the final name.
+    Lightning's own goes through `$TMPDIR`, and a move from another file system is a copy onto the final name. What
+    was `last.ckpt` before becomes `previous.ckpt`: a disk that loses blocks later on costs one checkpoint, not all.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
@@ -30,14 +38,17 @@ class AtomicCheckpointIO(CheckpointIO):
                 torch.save(checkpoint, file)
                 file.flush()
                 os.fsync(file.fileno())
+            if path.name == LAST and path.exists():
+                _keep(path, path.with_name(PREVIOUS))
             os.replace(beside, path)
         except (OSError, RuntimeError) as error:
-            if beside.is_file():
-                beside.unlink()
             raise UserError(
                 f"{path}: the checkpoint cannot be written ({error}); the last good one is kept. Free space, or give "
                 "another model.results_folder, then go on with model.resume=auto"
             ) from error
+        finally:
+            if beside.is_file():
+                beside.unlink()
 
     def load_checkpoint(self, path: str | Path, map_location: Any = None, weights_only: bool | None = None) -> dict:
         """Weights and plain data only, whatever is asked for."""
@@ -46,3 +57,42 @@ class AtomicCheckpointIO(CheckpointIO):
     def remove_checkpoint(self, path: str | Path) -> None:
         """Deletes a checkpoint that rotation dropped."""
         Path(path).unlink(missing_ok=True)
+
+
+def whole_checkpoint(path: Path) -> tuple[Path, dict]:
+    """A checkpoint that can be gone on from, and its header: `path`, or where it is damaged the one before it.
+
+    Raises:
+        UserError: if neither can be read.
+    """
+    try:
+        return path, _checked_header(path)
+    except UserError as error:
+        before = path.with_name(PREVIOUS)
+        if path.name != LAST or not before.is_file():
+            raise
+        header = _checked_header(before)
+        log.warning("%s; going on from the checkpoint before it, %s", error, before)
+        return before, header
+
+
+def _checked_header(path: Path) -> dict:
+    """The header of a checkpoint all of whose bytes are those that were written (torch itself does not look)."""
+    header, _, _ = read(path)
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if damaged := archive.testzip():
+                raise UserError(f"{path}: damaged, {damaged} in it does not match its checksum; copy it again")
+    return header
+
+
+def _keep(path: Path, target: Path) -> None:
+    """`path` under the name `target` too, so that at every moment one of both is there."""
+    beside = target.with_name(f".{target.name}.partial")
+    beside.unlink(missing_ok=True)
+    try:
+        os.link(path, beside)
+    except OSError:  # a file system without hard links: for a moment only `target` is there
+        os.replace(path, target)
+        return
+    os.replace(beside, target)

@@ -18,6 +18,7 @@ from ddpm.latent import LatentEncoder
 from ddpm.latent.cache import is_whole, latent_file, latent_folder, write_latents
 from ddpm.precision import inference_autocast
 from evaluation.metrics import mae_hu, psnr
+from train.processes import watched
 from train.session import Progress
 
 
@@ -107,8 +108,9 @@ def _predict(encoder: LatentEncoder, jobs: list, devices: dict, num_workers: int
         generator=torch.Generator().manual_seed(0),  # without one, the global generator is moved on
     )
     try:
-        trainer.predict(EncodeLatents(encoder), loader, return_predictions=False)
-        trainer.strategy.barrier("latents")  # the share of the others is read next
+        with watched(trainer):
+            trainer.predict(EncodeLatents(encoder), loader, return_predictions=False)
+            trainer.strategy.barrier("latents")  # the share of the others is read next
     except torch.OutOfMemoryError as error:
         raise UserError(
             f"out of memory while encoding: lower model.latent.slices_per_batch ({str(error).splitlines()[0]})"

@@ -121,7 +121,6 @@ class SaveAdapter(pl.Callback):
 
     def on_save_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict) -> None:
         """Lightning's hook."""
+        averages = module.averages()
         if trainer.is_global_zero:
-            names = [name for name, p in module.trained.named_parameters() if p.requires_grad]
-            averages = dict(zip(names, module.ema.shadow_params, strict=True))
             save_adapter(self.path, averages, module.lora, self.base, module.protocol)

@@ -14,7 +14,9 @@ from pytorch_lightning.callbacks import RichProgressBar
 
 from dataset.errors import UserError
 from train.checkpoint_io import AtomicCheckpointIO
+from train.devices import many
 from train.loggers import make_loggers
+from train.processes import watched
 from vq_gan_3d.module import TrainingStopped
 
 
@@ -32,10 +34,14 @@ def make_trainer(
     """A Trainer of one epoch of `batches` batches that validates, and saves `last.ckpt`, every so many batches."""
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="pytorch_lightning")
+    warnings.filterwarnings("ignore", message="find_unused_parameters=True was specified")
     checkpoint_every = -(-checkpoint_every // accumulate) * accumulate  # gradients half gathered cannot be saved
+    if many(devices, trainer.num_nodes) and trainer.strategy == "auto":
+        devices = {**devices, "strategy": "ddp_find_unused_parameters_true"}
     return instantiate(
         trainer,
         **devices,
+        sync_batchnorm=trainer.sync_batchnorm and devices["accelerator"] != "cpu",  # torch has it for GPUs alone
         max_epochs=1,
         use_distributed_sampler=False,  # our sampler knows its rank
         check_val_every_n_epoch=None,  # validation counts batches
@@ -97,7 +103,8 @@ def fit(trainer: pl.Trainer, module: pl.LightningModule, datamodule: pl.Lightnin
         UserError: where training stopped for a reason that has a name.
     """
     try:
-        trainer.fit(module, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
+        with watched(trainer):
+            trainer.fit(module, datamodule=datamodule, ckpt_path=checkpoint, weights_only=True)
     except (TrainingStopped, FloatingPointError) as error:
         raise UserError(str(error)) from error
     except torch.OutOfMemoryError as error:

@@ -12,6 +12,7 @@ from dataset.command import command  # noqa: E402
 def main(cfg) -> None:
     """Data, leak check, what the test can show, network, fit."""
     from train.devices import choose_devices
+    from train.processes import say
 
     model, wanted = cfg.model, cfg.classifier
     devices = choose_devices(model.gpus, cfg.trainer.accelerator, cfg.trainer.devices)
@@ -47,8 +48,8 @@ def main(cfg) -> None:
         network = instantiate(wanted.network, _convert_="all")
         shape = (1, *cfg.dataset.volume_size) if key == "ct" else (cfg.dataset.views, 1, *cfg.dataset.xray_size)
         check_size(network, shape, "dataset.volume_size" if key == "ct" else "dataset.xray_size")
-        print(PRIMARY)
-        print(expectation(data.test.rows, model.expected_auc, cfg.dataset.get("n_folds")), flush=True)
+        say(PRIMARY)
+        say(expectation(data.test.rows, model.expected_auc, cfg.dataset.get("n_folds")))
     generators = None
     if wanted.input == "generated":
         sampler = OmegaConf.to_container(cfg.sampler, resolve=True)
@@ -58,7 +59,7 @@ def main(cfg) -> None:
     data.train = Labelled(data.train, balanced=model.balance == "sampling")
     data.val = Labelled(data.val, name="val")
     if data.train.unknown or data.val.unknown:
-        print(f"left out for an unknown label: {data.train.unknown} training, {data.val.unknown} validation cases")
+        say(f"left out for an unknown label: {data.train.unknown} training, {data.val.unknown} validation cases")
     protocol = classifier_protocol(wanted, data.protocol(), model.balance, generators)
     module = ClassifierModule(
         network,
@@ -83,8 +84,8 @@ def main(cfg) -> None:
             callbacks=[best],
         )
     fit(trainer, module, data, checkpoint)
-    print(f"validation AUC {best.best:.3f} after {best.step} batches, on {len(data.val)} cases")
-    print(best.path)
+    say(f"validation AUC {best.best:.3f} after {best.step} batches, on {len(data.val)} cases")
+    say(best.path)
 
 
 if __name__ == "__main__":

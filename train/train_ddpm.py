@@ -12,13 +12,13 @@ from dataset.command import command  # noqa: E402
 def main(cfg) -> None:
     """Data, latents, model, fit."""
     from train.devices import choose_devices
+    from train.processes import say
 
     model = cfg.model
     devices = choose_devices(model.gpus, cfg.trainer.accelerator, cfg.trainer.devices)
     on_gpu = devices["accelerator"] == "gpu"
 
     import pytorch_lightning as pl
-    import torch
     from hydra.utils import instantiate
 
     from dataset.datamodule import CTDataModule
@@ -97,10 +97,10 @@ def main(cfg) -> None:
     frozen = sum(p.numel() for part in (latent_encoder, module) for p in part.parameters() if not p.requires_grad)
     trained = sum(p.numel() for p in module.parameters() if p.requires_grad)
     line = preflight(frozen + trained, trained, activations, data_bytes, on_gpu, averaged=True)
-    print(f"latents {list(shape)}; {describe(data.reconstruction)}; {line}", flush=True)
+    say(f"latents {list(shape)}; {describe(data.reconstruction)}; {line}")
     fit(trainer, module, data, checkpoint)
-    print(f"peak memory {peak_memory()}")
-    print(folder / "checkpoints" / "last.ckpt")
+    say(f"peak memory {peak_memory()}")
+    say(folder / "checkpoints" / "last.ckpt")
 
 
 if __name__ == "__main__":

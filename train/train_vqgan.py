@@ -12,6 +12,7 @@ from dataset.command import command  # noqa: E402
 def main(cfg) -> None:
     """Data, model, fit."""
     from train.devices import choose_devices
+    from train.processes import say
 
     model = cfg.model
     devices = choose_devices(model.gpus, cfg.trainer.accelerator, cfg.trainer.devices)
@@ -65,8 +66,6 @@ def main(cfg) -> None:
         header={"protocol": {**data.protocol(), "seen": seen_by(data.source.rows, data.protocol())}},
         seed=model.seed,
     )
-    if adversarial and devices["devices"] not in (1, "auto") and cfg.trainer.strategy == "auto":
-        devices["strategy"] = "ddp_find_unused_parameters_true"  # the discriminator rests at first
     save_config(cfg, folder)
     trainer = make_trainer(
         cfg.trainer,
@@ -83,9 +82,9 @@ def main(cfg) -> None:
     one = activation_bytes(layers, (1, model.patch**3, *folded), half="16" in str(model.precision))
     parameters = sum(p.numel() for p in module.parameters())
     on_gpu = devices["accelerator"] == "gpu"
-    print(preflight(parameters, parameters, one * model.batch_size, data.cache_bytes(), on_gpu, averaged=False))
+    say(preflight(parameters, parameters, one * model.batch_size, data.cache_bytes(), on_gpu, averaged=False))
     fit(trainer, module, data, checkpoint)
-    print(folder / "checkpoints" / "last.ckpt")
+    say(folder / "checkpoints" / "last.ckpt")
 
 
 if __name__ == "__main__":

@@ -96,7 +96,7 @@ class Codebook(nn.Module):
     def _update(self, flat: Tensor, indices: Tensor) -> None:
         count = torch.bincount(indices, minlength=self.n_codes).to(flat.dtype)
         total = torch.zeros_like(self.average_sum).index_add_(0, indices, flat)
-        if dist.is_available() and dist.is_initialized():
+        if _rank_and_world()[1] > 1:
             dist.all_reduce(count)
             dist.all_reduce(total)
         self.average_count.lerp_(count, 1.0 - self.decay)
@@ -115,19 +115,47 @@ class Codebook(nn.Module):
         self.average_count.copy_(torch.where(dead, torch.ones_like(self.average_count), self.average_count))
 
     def _draw(self, flat: Tensor, n: int) -> Float[Tensor, "n c"]:
-        """Vectors of the batch, jittered so that copies part. The choice depends on the update count alone: a resumed
-        run draws the same, and with several processes the first one's vectors are used by all."""
+        """Vectors of the batch of all processes, jittered so that copies part.
+
+        The choice depends on the update count alone: a resumed run draws the same, and so do several processes, which
+        hold the rows of one process in the order of their ranks, equally many each.
+        """
+        rank, world = _rank_and_world()
         generator = torch.Generator().manual_seed(int(self.updates))
-        choice = torch.randint(flat.shape[0], (n,), generator=generator).to(flat.device)
-        jitter = torch.randn((n, flat.shape[1]), generator=generator).to(flat) * 0.01 * flat.std()
-        fresh = flat[choice] + jitter
-        if dist.is_available() and dist.is_initialized():
-            dist.broadcast(fresh, src=0)
-        return fresh
+        choice = torch.randint(world * len(flat), (n,), generator=generator).to(flat.device)
+        jitter = torch.randn((n, flat.shape[1]), generator=generator).to(flat) * 0.01 * _std(flat)
+        if world == 1:
+            return flat[choice] + jitter
+        own = choice // len(flat) == rank
+        fresh = torch.where(own.unsqueeze(1), flat[choice % len(flat)], 0.0)
+        dist.all_reduce(fresh)  # each row comes from one process, the others add zeros
+        return fresh + jitter
 
 
 def perplexity(indices: Int[Tensor, "*n"], n_codes: int) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-    """`exp` of the entropy of the codes used (1 = collapsed, `n_codes` = all alike), and the share of codes used."""
+    """`exp` of the entropy of the codes used (1 = collapsed, `n_codes` = all alike), and the share of codes used.
+
+    Of the indices of all processes, so that all draw the same conclusion.
+    """
     share = torch.bincount(indices.flatten(), minlength=n_codes).float()
+    if _rank_and_world()[1] > 1:
+        dist.all_reduce(share)
     share = share / share.sum()
     return torch.exp(-torch.xlogy(share, share).sum()), (share > 0).float().mean()
+
+
+def _rank_and_world() -> tuple[int, int]:
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_rank(), dist.get_world_size()
+    return 0, 1
+
+
+def _std(flat: Tensor) -> Float[Tensor, ""]:
+    """Deviation of all numbers of all processes."""
+    if _rank_and_world()[1] == 1:
+        return flat.std()
+    numbers = flat.double()
+    sums = torch.stack([numbers.new_tensor(flat.numel()), numbers.sum(), numbers.square().sum()])
+    dist.all_reduce(sums)
+    count, total, squares = sums
+    return ((squares - total.square() / count) / (count - 1)).clamp_min(0.0).sqrt().to(flat.dtype)

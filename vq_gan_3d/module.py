@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from diffusers.optimization import get_cosine_schedule_with_warmup
 from monai.losses import PatchAdversarialLoss
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule, fully_shard
 
 from vq_gan_3d.autoencoder import VQGAN3D
 from vq_gan_3d.codebook import perplexity
@@ -71,6 +72,20 @@ class VQGANModule(pl.LightningModule):
         self.register_buffer("batches_done", torch.zeros((), dtype=torch.long))
         self.register_buffer("batches_collapsed", torch.zeros((), dtype=torch.long))
 
+    def configure_model(self) -> None:
+        """Spreads the weights over the processes where the strategy has a device mesh (FSDP)."""
+        if self.device_mesh is None or self.sharded:
+            return
+        networks = [self.model.encoder, self.model.decoder, self.model, self.discriminator]
+        for network in networks:
+            if network is not None:
+                fully_shard(network, mesh=self.device_mesh["data_parallel"], reshard_after_forward=True)
+
+    @property
+    def sharded(self) -> bool:
+        """Whether each process holds a part of the weights: then all of them take part in every forward pass."""
+        return isinstance(self.model, FSDPModule)
+
     def configure_optimizers(self):
         """Autoencoder first, then the discriminator if there is one; the codebook learns by moving averages."""
         optimizers = [self.optimizer(self.model.parameters())]
@@ -116,11 +131,11 @@ class VQGANModule(pl.LightningModule):
         spread, used = perplexity(out.indices, self.model.codebook.n_codes)
         self._check_collapse(spread)
         self.batches_done += 1
-        self.log_dict({f"train/{k}": v.detach() for k, v in terms.items()})
+        self.log_dict({f"train/{k}": v.detach() for k, v in terms.items()}, sync_dist=True)
         self.log_dict(
             {"codebook/perplexity": spread, "codebook/used": used, "train/lr": schedules[0].get_last_lr()[0]}
         )
-        self.log("loss", loss.detach(), prog_bar=True, logger=False)
+        self.log("loss", loss.detach(), prog_bar=True, logger=False, sync_dist=True)
 
     def validation_step(self, batch: dict, batch_idx: int) -> None:
         """Reconstruction on whole validation volumes."""

@@ -4,19 +4,20 @@ A file is named by the case, which changes with its source and preparation, and 
 encoder. So nothing stale is ever read, and what is missing can be told from the names.
 """
 
-import os
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
+from dataset.checksums import DamagedFile, opened, save_checked
 from dataset.intensity import Window
 from ddpm.latent.contract import LatentEncoder
+
+log = logging.getLogger(__name__)
 
 
 def latent_folder(folder: str | Path, encoder: LatentEncoder) -> Path:
@@ -30,25 +31,30 @@ def latent_file(home: Path, case: str | Path, window: Window) -> Path:
 
 
 def is_whole(file: Path) -> bool:
-    """Whether the latents are there and complete."""
+    """Whether the latents are there, and as they were written."""
     try:
-        with safe_open(file, framework="pt") as content:  # checks the header against the length of the file
-            return "raw" in content.keys()  # noqa: SIM118 (no dict)
-    except (SafetensorError, FileNotFoundError):
+        with opened(file) as content:
+            return "raw" in content.keys() and content.get_tensor("raw") is not None  # noqa: SIM118 (no dict)
+    except DamagedFile as error:
+        if file.is_file():
+            log.warning("%s; it is encoded again", str(error).partition(";")[0])
         return False
 
 
 def write_latents(raw: Float[Tensor, "c d h w"], file: Path) -> None:
-    """Stores raw latents of one case, whole or not at all."""
+    """Stores raw latents of one case, whole or not at all, with their checksum."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    beside = file.with_suffix(f".{os.getpid()}.partial")
-    save_file({"raw": raw.float().cpu().contiguous()}, beside)
-    os.replace(beside, file)
+    save_checked({"raw": raw.float().cpu()}, file)
 
 
 def read_latents(files: Sequence[Path]) -> Float[Tensor, "n c d h w"]:
     """Raw latents of all cases."""
-    return torch.stack([load_file(file)["raw"] for file in files])
+    return torch.stack([_read(file) for file in files])
+
+
+def _read(file: Path) -> Tensor:
+    with opened(file) as content:
+        return content.get_tensor("raw")
 
 
 class LatentDataset(Dataset):

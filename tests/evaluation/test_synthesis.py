@@ -16,7 +16,7 @@ from dataset.errors import UserError
 from dataset.geometry import VIEW_AZIMUTH, make_pose
 from dataset.lung_box import lung_box_in_image
 from dataset.phantom import render_phantom
-from dataset.volume_io import write_nifti
+from dataset.volume_io import read_volume, write_nifti
 from evaluation.inputs import read_inputs
 from evaluation.synthesis import find_xrays, generate
 
@@ -178,3 +178,11 @@ def test_lungs_that_are_not_found_are_refused_where_asked_for_and_said_where_not
     (shown,) = read_inputs([tmp_path / "empty.png"], told, EXTENT)
     assert shown.notes["alignment"] == {"align": "none", "reason": "no lungs found"}
     assert "no lungs found" in caplog.text
+
+
+def test_a_dicom_series_is_the_same_volume_in_the_same_place(film, tmp_path):
+    path, pipeline = film
+    (written,) = generate(pipeline, [path], tmp_path / "out", dicom=True)
+    nifti, series = read_volume(written), read_volume(tmp_path / "out" / "chest_synthetic_dicom")
+    assert np.abs(nifti.hu - series.hu).max() <= 1.0
+    np.testing.assert_allclose(series.affine, nifti.affine, atol=1e-3)
