@@ -57,8 +57,9 @@ class Window:
         return self.low <= REPROJECTION_LIMIT_HU
 
     def normalise(self, hu: Tensor) -> Tensor:
-        """HU of any shape to `[-1, 1]`, clipped."""
-        return ((hu - self.low) * (2.0 / self.width) - 1.0).clamp(-1.0, 1.0)
+        """HU of any shape, whole numbers too, to `[-1, 1]` in floating point, clipped."""
+        # In place after the first step: fresh memory for each would take longer than the arithmetic.
+        return (hu - float(self.low)).mul_(2.0 / self.width).sub_(1.0).clamp_(-1.0, 1.0)
 
     def denormalise(self, volume: Tensor) -> Tensor:
         """`[-1, 1]` of any shape to HU, clipped to the window."""

@@ -43,7 +43,7 @@ class GeneratedCases(Dataset):
 
     def __getitem__(self, item: int | tuple[int, int]) -> dict:
         index, step = item if isinstance(item, tuple) else (item, -1)
-        ct = self.window.normalise(stored(self.files[index], "ct").float())[None]
+        ct = self.window.normalise(stored(self.files[index], "ct"))[None]
         return {"ct": ct, **self.cases.condition(index, step), "index": int(index), "step": int(step)}
 
 

@@ -22,6 +22,19 @@ def test_the_map_is_linear_and_clips():
     assert torch.allclose(window.denormalise(torch.tensor([-5.0, 5.0])), torch.tensor([-1000.0, 1000.0]))
 
 
+def test_stored_whole_numbers_give_what_floats_give_and_stay_as_they_are():
+    hu = torch.tensor([-1024, -999, 0, 37, 3071], dtype=torch.int16)
+    kept = hu.clone()
+    assert torch.equal(Window(-1000, 1000).normalise(hu), Window(-1000, 1000).normalise(hu.float()))
+    assert torch.equal(hu, kept)
+
+
+def test_gradients_pass_the_window():
+    hu = torch.tensor([-2000.0, -500.0, 500.0], requires_grad=True)
+    Window(-1000, 1000).normalise(hu).sum().backward()
+    assert torch.allclose(hu.grad, torch.tensor([0.0, 1e-3, 1e-3]))
+
+
 def test_a_window_by_name_by_numbers_and_by_itself():
     assert Window.parse("ctpa") == Window(-200, 500) == Window.parse([-200, 500])
     assert Window.parse(Window(0, 1)) == Window(0, 1)
