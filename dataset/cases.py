@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from dataset.checksums import CheckedFile, DamagedFile, opened, save_checked
-from dataset.errors import UserError
+from dataset.errors import UserError, worker_killed
 from dataset.files import sweep
 from dataset.handling import XrayHandling
 from dataset.intensity import AIR_HU
@@ -126,7 +126,7 @@ def prepare_cases(source: Source, cache_dir: str | Path, workers: int | None = N
             if error:
                 raise UserError(error)
     except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
+        if not worker_killed(error):
             raise
         raise UserError(
             f"a process that prepared cases was killed ({str(error).splitlines()[0]}), most likely for want of "

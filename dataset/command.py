@@ -3,9 +3,13 @@
 import difflib
 import functools
 import logging
+import os
 import re
+import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import hydra
@@ -15,10 +19,17 @@ from hydra.errors import HydraException, InstantiationException, MissingConfigEx
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from dataset.errors import UserError
+from dataset.errors import UserError, innermost
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG = ROOT / "config"
+HYDRA = (  # as in the yaml of each command
+    "hydra.run.dir=.",
+    "hydra.output_subdir=null",
+    "hydra/job_logging=stdout",
+    "hydra.job_logging.formatters.simple.format='%(message)s'",
+    "hydra.job_logging.root.level=WARNING",
+)
 
 
 def command(config_name: str) -> Callable:
@@ -36,6 +47,10 @@ def command(config_name: str) -> Callable:
             if arguments.help and own:
                 print(help_text(config_name, arguments.overrides))
                 return
+            if not own:
+                _like_ours(arguments)
+            if arguments.multirun:  # jobs of a launcher find our folders wherever they start
+                os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
             if own and not (arguments.multirun or arguments.hydra_help or arguments.info):
                 _refuse_bad_overrides(config_name, arguments.overrides)
             hydra.main(version_base="1.3", config_path=str(CONFIG), config_name=config_name)(_guard(main))()
@@ -49,9 +64,12 @@ def _guard(main: Callable[[DictConfig], None]) -> Callable[[DictConfig], None]:
     @functools.wraps(main)
     def guarded(cfg: DictConfig) -> None:
         try:
-            main(cfg)
+            with _terminable():
+                main(cfg)
         except UserError as error:
-            _stop(str(error))
+            _stop(innermost(str(error)))
+        except KeyboardInterrupt:
+            _stop("interrupted; the same command goes on with what is missing, a training with model.resume=auto")
         except InstantiationException as error:  # a wrong value that a constructor refused
             cause = error.__cause__
             if not isinstance(cause, ValueError | TypeError | UserError | ImportError):
@@ -61,6 +79,31 @@ def _guard(main: Callable[[DictConfig], None]) -> Callable[[DictConfig], None]:
             _stop(f"{getattr(error, 'full_key', None) or 'config'}: {str(error).splitlines()[0]}")
 
     return guarded
+
+
+def _like_ours(arguments) -> None:
+    """The config of a run holds no key of Hydra: these are ours, and its folder may be relative to where we are."""
+    given = list(arguments.overrides)
+    options = [word for word in sys.argv[1:] if word not in given]
+    folder = arguments.config_path
+    if folder is not None and Path(folder).is_dir():
+        options += ["--config-path", str(Path(folder).resolve())]  # of two the last one counts
+    ours = [word for word in HYDRA if not any(o.startswith(word.partition("=")[0]) for o in given)]
+    sys.argv[1:] = [*options, *given, *ours]
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM ends a command as Ctrl-C does, so that files half written are removed."""
+    main_thread = threading.current_thread() is threading.main_thread()
+    alone = main_thread and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    if alone:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        if alone:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _stop(message: str) -> None:

@@ -1,5 +1,7 @@
 """The LightningDataModule: prepared cases, seeded batches, and a position from which a stopped run goes on."""
 
+import hashlib
+import json
 import logging
 import math
 from functools import partial
@@ -12,6 +14,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from dataset.cases import Source, case_key, prepare_cases, rebuild_case, source_folder, stored
+from dataset.checksums import opened
 from dataset.contrast import CONTRAST_ML
 from dataset.errors import UserError
 from dataset.intensity import Window
@@ -202,6 +205,16 @@ class CTDataModule(pl.LightningDataModule):
         """Size on disk of the prepared cases of all splits, after `setup()`."""
         paths = {path for split in (self.train, self.val, self.test) for path in getattr(split, "paths", ())}
         return sum(path.stat().st_size for path in paths)
+
+    def content_sha256(self) -> str:
+        """Hash of what all cases hold and of their splits, after `setup()`: the same data have it on every machine."""
+        entries = []
+        for split in SPLITS:
+            cases = getattr(self, split)
+            for path, name in zip(cases.paths, cases.rows["id"], strict=True):
+                with opened(path) as file:
+                    entries.append([split, str(name), sorted(file.checksums().items())])
+        return hashlib.sha256(json.dumps(sorted(entries)).encode()).hexdigest()
 
     def _make_protocol(self, paths: list[Path], rows: pd.DataFrame, lung_box: list[float] | None) -> dict:
         spacing = np.median([stored(path, "spacing").numpy() for path in paths], axis=0)

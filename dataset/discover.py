@@ -10,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from dataset.errors import UserError
+from dataset.limits import expect_no_way_out
 from dataset.manifest import DRR, FILM, make_rows
 from dataset.preparation.headers import DICOM_ENDINGS
 from dataset.preparation.series import find_ct_series
@@ -20,7 +21,7 @@ FILM_ENDINGS = (".png", ".jpg", ".jpeg", ".dcm")
 log = logging.getLogger(__name__)
 
 
-def discover(root: str | Path, dicom: bool = True) -> pd.DataFrame:
+def discover(root: str | Path, dicom: bool = True, follow_links: bool = False) -> pd.DataFrame:
     """The manifest of a folder that has none: one row per CT, labels unknown, splits empty.
 
     The names of files carry no meaning, except that an X-ray with the stem of a CT beside it is its X-ray. A patient
@@ -28,11 +29,14 @@ def discover(root: str | Path, dicom: bool = True) -> pd.DataFrame:
 
     Args:
         dicom: also look for DICOM series, not for NIfTI alone.
+        follow_links: also where they lead out of the folder.
 
     Raises:
-        UserError: if there is no CT.
+        UserError: if there is no CT, or a link leads out of the folder unasked.
     """
     root = Path(root)
+    if not follow_links:
+        expect_no_way_out(root)
     volumes = sorted(_volumes(root, dicom))
     if not volumes:
         raise UserError(f"{root}: no .nii, .nii.gz or DICOM series of a CT in it; put CT volumes there")

@@ -21,3 +21,13 @@ def refusals() -> Iterator[None]:
         yield
     except (ValueError, ImportError) as error:
         raise UserError(str(error)) from error
+
+
+def innermost(message: str) -> str:
+    """The user's line of an error that a loading process raised, which arrives with that process's traceback."""
+    return message.rpartition(f"{UserError.__module__}.{UserError.__name__}: ")[2] if "Caught" in message else message
+
+
+def worker_killed(error: BaseException) -> bool:
+    """Whether a loading process was ended from outside, as torch's `DataLoader` words it."""
+    return "DataLoader worker" in str(error) and ("killed" in str(error) or "exited unexpectedly" in str(error))

@@ -1,5 +1,6 @@
 """Files that are either whole or not there: written beside their target, then renamed."""
 
+import errno
 import logging
 import os
 import time
@@ -8,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 PREFIX = ".tmp-"
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # errors that no other file of the folder will escape
 STALE_SECONDS = 24 * 3600.0  # no single file takes a day to write
 
 log = logging.getLogger(__name__)

@@ -17,6 +17,7 @@ from dataset.film import FilmAugmentation
 from dataset.geometry import unknown_pose
 from dataset.handling import XrayHandling
 from dataset.intensity import AIR_HU, Window
+from dataset.limits import LINKS, expect_inside, expect_no_way_out
 from dataset.manifest import COLUMN_HELP, VOLUME, parts, read_manifest
 from dataset.resample import reduced, resample, resample_onto
 from dataset.splits import assign_folds, assign_splits
@@ -47,6 +48,7 @@ class FolderSource:
             of the target, scaled to [0, 1], instead of X-rays; `drr`, `film` and `align` have no part then.
         target_column: column that holds the volumes to be generated.
         require_manifest: do not scan: a `manifest.csv` must be there.
+        follow_links: read files outside of the folder, to which links or paths of the manifest lead.
         drr: how X-rays are made.
         film: random changes of X-rays in training; None, or not `film_augment`: none.
         align: `lungs` lays films, whose pose nobody knows, by their lungs; `none` takes them as they are.
@@ -75,6 +77,7 @@ class FolderSource:
         source_window=None,
         target_column: str = "ct",
         require_manifest: bool = False,
+        follow_links: bool = False,
         drr: DrrSettings | None = None,
         film: FilmAugmentation | None = None,
         film_augment: bool = True,
@@ -96,6 +99,7 @@ class FolderSource:
         film = film if film_augment else None
         own_columns = (source_column, target_column) != ("xray", "ct")
         self.require_manifest = bool(require_manifest) or own_columns or self.source_window is not None
+        self.follow_links = bool(follow_links)
         self.drr = drr or DrrSettings()
         if self.source_window is None:
             self.handling = XrayHandling(film, align, self.drr.render)
@@ -138,7 +142,7 @@ class FolderSource:
                 rows["xray_source"] = VOLUME
             self._check_files(rows, path)
         else:
-            rows = discover(self.root)
+            rows = discover(self.root, follow_links=self.follow_links)
         if self.n_folds is None:
             rows = assign_splits(rows, self.val_share, self.test_share, self.seed, self._known("split"))
         else:
@@ -250,6 +254,12 @@ class FolderSource:
             for column, files in (("ct", [row["ct"]]), ("xray", parts(row["xray"]))):
                 if not all((self.root / file.partition("#")[0]).exists() for file in files):
                     raise UserError(f"{path}: row {i + 2}, {column}={row[column]}: no such file; correct the path")
+                if not self.follow_links:
+                    for file in files:
+                        place = self.root / file.partition("#")[0]
+                        expect_inside(place, self.root, f"{path}: row {i + 2}, {column}", LINKS)
+                        if place.is_dir():  # a DICOM series: its slices may be links
+                            expect_no_way_out(place)
 
 
 def _stamp(root: Path, part: str) -> list:

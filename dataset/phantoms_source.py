@@ -16,9 +16,11 @@ from dataset.drr_settings import DrrSettings
 from dataset.errors import UserError
 from dataset.files import atomic_path
 from dataset.film import FilmAugmentation
+from dataset.geometry import unknown_pose
 from dataset.handling import XrayHandling
 from dataset.manifest import make_rows
 from dataset.phantom import POPULATION_VERSION, render_phantom
+from dataset.pose_noise import describe, disturbed_poses
 
 # Splits draw from far apart in the population: more training phantoms never turn a test phantom into a training one.
 FIRST_INDEX = {"train": 0, "val": 10_000_000, "test": 20_000_000}
@@ -39,6 +41,7 @@ class PhantomSource:
         film: random changes of X-rays in training; None, or not `film_augment`: none.
         test_from: population index of the first test phantom; another one draws other cases, for calibration say.
         xray_file: X-rays made elsewhere (`write_xrays`), which needs no renderer; None renders them.
+        pose_noise: X-rays are taken at disturbed poses that nobody knows, as films are (`dataset.pose_noise`).
         name: how results call the data set.
     """
 
@@ -58,6 +61,7 @@ class PhantomSource:
         film_augment: bool = True,
         test_from: int = FIRST_INDEX["test"],
         xray_file: str | None = None,
+        pose_noise: bool = False,
         name: str = "phantom",
     ):
         self.counts = {"train": int(train), "val": int(val), "test": int(test)}
@@ -71,6 +75,12 @@ class PhantomSource:
         if self.first["test"] < FIRST_INDEX["test"]:
             raise UserError(f"dataset.test_from={test_from}: must be {FIRST_INDEX['test']} or more, past the others")
         self.xray_file = None if xray_file is None else Path(xray_file)
+        self.pose_noise = bool(pose_noise)
+        if self.pose_noise and self.xray_file is not None:
+            raise UserError(
+                f"dataset.xray_file={xray_file}: its X-rays were made at nominal poses; leave it out for "
+                "dataset.pose_noise=true"
+            )
         film = film if film_augment else None
         if film is not None and film.settings["reproject"]:
             raise UserError("dataset.film.reproject=true: a phantom's case shows contrast, its X-ray must not")
@@ -112,7 +122,9 @@ class PhantomSource:
         poses = DrrSettings().poses(self.extent, self.views)
         if self.xray_file is None:
             plain = torch.as_tensor(phantom.hu_plain, dtype=torch.float32)
-            xray = render_xray(plain, phantom.spacing, poses, self.xray_size)
+            taken = disturbed_poses(poses, (self.seed, _index(row))) if self.pose_noise else poses
+            xray = render_xray(plain, phantom.spacing, taken, self.xray_size)
+            poses = unknown_pose(self.views, ["PA"]) if self.pose_noise else poses
         else:
             xray = read_xray_row(self.xray_file, _index(row), (self.views, *self.xray_size))
         return pack_case(
@@ -133,6 +145,7 @@ class PhantomSource:
             "sign_rate": self.sign_rate,
             "test_from": self.first["test"],
             "xrays": "rendered" if self.xray_file is None else "8 bit, from a file",
+            **({"pose_noise": describe()} if self.pose_noise else {}),
         }
 
 

@@ -142,7 +142,7 @@ class CaseDataset(Dataset):
         if self.crop is not None:
             ct, condition["pose"] = self._cropped(ct, condition["pose"], condition["spacing"], index, step)
         return {
-            "ct": self.window.normalise(ct.float())[None],
+            "ct": self.window.normalise(ct)[None],
             **condition,
             "index": int(index),
             "step": int(step),

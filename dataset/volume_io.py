@@ -17,6 +17,7 @@ from jaxtyping import Float
 from dataset.errors import UserError
 from dataset.files import atomic_path
 from dataset.geometry import nifti_affine
+from dataset.limits import MOST_OFFSET, expect_voxels
 
 NIFTI_ENDINGS = (".nii.gz", ".nii")
 SYNTHETIC = "SYNTHETIC - not for diagnosis"
@@ -25,6 +26,10 @@ SMALLEST = 4  # voxels along each axis
 STRAIGHT = np.array([[0.0, 0.0, -1.0], [0.0, -1.0, 0.0], [1.0, 0.0, 0.0]])  # RAS columns of D, H, W: up, back, left
 AIR_BELOW_HU = -900.0  # a volume without anything above it holds nothing
 SOFT_BELOW_HU = -150.0  # a chest without anything below it has no air and no lung: the numbers are not HU
+
+# What nibabel raises on damaged files, each for another place in the file.
+NO_NIFTI = (EOFError, zlib.error, OSError, ValueError, TypeError, KeyError, IndexError, OverflowError, MemoryError,
+            np.linalg.LinAlgError, nib.filebasedimages.ImageFileError)  # fmt: skip
 
 log = logging.getLogger(__name__)
 
@@ -162,18 +167,28 @@ def _read_nifti(path: Path) -> Volume:
         if not np.isfinite(image.affine).all() or not all(zoom > 0 for zoom in zooms):
             shown = ", ".join(f"{zoom:g}" for zoom in zooms)
             raise UserError(f"{path}: voxel spacing [{shown}] mm in the header; correct it (affine and pixdim)")
+        expect_voxels(shape, path)
+        expect_near_voxels(image, path)
         lengths = np.linalg.norm(image.affine[:3, :3], axis=0)
         if (lengths <= 0).any():
             raise UserError(f"{path}: the affine has an axis of length 0; correct the header (sform or qform)")
+        if np.isnan(nib.orientations.io_orientation(image.affine)).any():
+            raise UserError(f"{path}: two axes of the affine are one; correct the header (sform or qform)")
         if image.header["sform_code"] == 0 and image.header["qform_code"] == 0:
             log.warning(
                 "%s: no orientation in the header (sform and qform codes are 0); left and right may be wrong", path
             )
         # float32 straight from the stored integers: slope and intercept are applied per voxel, once
         hu = image.get_fdata(dtype=np.float32, caching="unchanged")
-    except (EOFError, zlib.error, OSError, ValueError, nib.filebasedimages.ImageFileError) as error:
+    except NO_NIFTI as error:
         raise UserError(f"{path}: damaged or not NIfTI ({error}); copy or export it again") from error
     return turned(hu, image.affine)
+
+
+def expect_near_voxels(image: nib.Nifti1Image, path: str | Path) -> None:
+    """Raises UserError where the header puts the voxels so far into the file that reading never ends."""
+    if not 0 <= int(image.dataobj.offset) <= MOST_OFFSET:
+        raise UserError(f"{path}: damaged, its voxels would start at byte {image.dataobj.offset:.3g}; copy it again")
 
 
 def _raw_zooms(path: Path, kind: type[nib.Nifti1Image]) -> list[float]:

@@ -8,6 +8,8 @@ the turns and flips that Patient Orientation (C.7.6.1.1.1) asks for.
 
 import copy
 import re
+import struct
+import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from jaxtyping import Bool, Float, Int
 from pydicom.pixels import apply_modality_lut, apply_voi_lut
 
 from dataset.errors import UserError
+from dataset.limits import expect_bearable_dicom, expect_pixels
 
 MODALITIES = ("CR", "DX", "DR", "RG", "XR")  # DR is no defined term, but written
 # Storage of computed radiography, and of digital X-ray for presentation and for processing.
@@ -60,30 +63,38 @@ def read_dicom_xray(path: str | Path) -> Picture:
         UserError: a file that is damaged, no radiograph, without pixels, in colour, or of several frames.
     """
     try:
-        header = pydicom.dcmread(path)
-        if not is_radiograph(header):
-            found = str(header.get("Modality", "") or "").strip() or "missing"
-            raise UserError(
-                f"{path}: Modality {found} where an X-ray is wanted ({', '.join(MODALITIES)}); give a chest X-ray, "
-                "or export it as PNG if it is one"
-            )
-        if "PixelData" not in header:
-            raise UserError(f"{path}: a DICOM file without pixel data; give the image itself")
-        photometric = str(header.get("PhotometricInterpretation", "MONOCHROME2"))
-        if photometric not in ("MONOCHROME1", "MONOCHROME2"):
-            raise UserError(f"{path}: {photometric} where an X-ray is grey; export it as MONOCHROME2")
-        frames = int(header.get("NumberOfFrames", 1) or 1)
-        if frames > 1:
-            raise UserError(f"{path}: {frames} frames where an X-ray is one image; export a single frame")
-        stored = _stored_values(header, path)
-        image, notes = _displayed(stored, header, photometric)
+        expect_bearable_dicom(path)
+        return _read(path)
     except UserError:
         raise
-    # What pydicom and its decoders raise on damaged files, each for another place in the file.
-    except (pydicom.errors.InvalidDicomError, AttributeError, RuntimeError, ValueError, OSError, KeyError,
-            NotImplementedError, TypeError, IndexError) as error:  # fmt: skip
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    # What pydicom and its decoders raise on damaged files, each for another place in the file; many values are only
+    # understood when they are asked for.
+    except (pydicom.errors.InvalidDicomError, pydicom.errors.BytesLengthException, AttributeError, RuntimeError,
+            ValueError, OSError, KeyError, NotImplementedError, TypeError, IndexError, EOFError, OverflowError,
+            MemoryError, struct.error, zlib.error) as error:  # fmt: skip
+        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise UserError(f"{path}: not readable as DICOM ({reason}); export it uncompressed or as PNG") from error
+
+
+def _read(path: str | Path) -> Picture:
+    header = pydicom.dcmread(path)
+    if not is_radiograph(header):
+        found = str(header.get("Modality", "") or "").strip() or "missing"
+        raise UserError(
+            f"{path}: Modality {found} where an X-ray is wanted ({', '.join(MODALITIES)}); give a chest X-ray, "
+            "or export it as PNG if it is one"
+        )
+    if "PixelData" not in header:
+        raise UserError(f"{path}: a DICOM file without pixel data; give the image itself")
+    photometric = str(header.get("PhotometricInterpretation", "MONOCHROME2"))
+    if photometric not in ("MONOCHROME1", "MONOCHROME2"):
+        raise UserError(f"{path}: {photometric} where an X-ray is grey; export it as MONOCHROME2")
+    frames = int(header.get("NumberOfFrames", 1) or 1)
+    if frames > 1:
+        raise UserError(f"{path}: {frames} frames where an X-ray is one image; export a single frame")
+    expect_pixels([header.get("Rows", 0) or 0, header.get("Columns", 0) or 0], path)
+    stored = _stored_values(header, path)
+    image, notes = _displayed(stored, header, photometric)
     inside = _exposed(stored, header)
     image, turns = upright(image, header.get("PatientOrientation"))
     inside = None if inside is None else upright(inside, header.get("PatientOrientation"))[0]

@@ -6,8 +6,12 @@ bright bone. A NIfTI is turned by its affine: columns run toward the patient's l
 saved as an axial slice, toward posterior). Generation and preparation read films through this one file.
 """
 
+import struct
+import tokenize
+import zipfile
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import torch
 from jaxtyping import Float
@@ -16,11 +20,15 @@ from torch.nn import functional as F
 
 from dataset.drr import scale_xray
 from dataset.errors import UserError
-from dataset.volume_io import NIFTI_ENDINGS
+from dataset.limits import expect_pixels
+from dataset.volume_io import NIFTI_ENDINGS, NO_NIFTI, expect_near_voxels
 from dataset.xray_dicom import Picture, read_dicom_xray
 
 XRAY_ENDINGS = (".png", ".jpg", ".jpeg", ".npy", ".dcm", ".dicom", *NIFTI_ENDINGS)
 COLOUR_TOLERANCE = 0.02  # of the range: JPEG's colour channels of a grey image differ by rounding
+PICTURES = ("PNG", "JPEG", "TIFF", "BMP", "GIF")  # by content: Pillow would start Ghostscript for what says it is EPS
+# What Pillow and NumPy raise on damaged files, each for another place in the file.
+NO_PICTURE = (OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, OverflowError, struct.error)
 SMALLEST = 16  # pixels along each side
 LARGEST_ASPECT = 3.0  # a strip is no chest X-ray
 
@@ -125,12 +133,13 @@ def _read_image(path: Path) -> np.ndarray:
     from PIL import Image, UnidentifiedImageError
 
     try:
-        with Image.open(path) as picture:
+        with Image.open(path, formats=PICTURES) as picture:
+            expect_pixels(picture.size, path)
             picture.load()
             mode, frames = picture.mode, getattr(picture, "n_frames", 1)
             transparent = "transparency" in picture.info
             array = np.asarray(picture.convert("RGB") if mode == "P" else picture)
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except (UnidentifiedImageError, *NO_PICTURE, Image.DecompressionBombError) as error:
         raise UserError(f"{path}: not an image or damaged ({error}); give a PNG, JPEG, DICOM or NIfTI file") from error
     if frames > 1:
         raise UserError(f"{path}: {frames} frames where an X-ray is one image; export a single frame")
@@ -149,12 +158,13 @@ def _read_image(path: Path) -> np.ndarray:
 def _read_npy(path: Path) -> np.ndarray:
     """One grey array; equal colour channels, first or last, are one picture. Normalised values are as good as any."""
     try:
-        array = np.load(path, allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)  # mapped: a header may claim more than there is
+    except (*NO_PICTURE, EOFError, MemoryError, RecursionError, zipfile.BadZipFile, tokenize.TokenError) as error:
         raise UserError(f"{path}: not a NumPy array of numbers ({error}); save the X-ray with numpy.save") from error
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "uifb":
         kind = getattr(array, "dtype", type(array).__name__)
         raise UserError(f"{path}: holds {kind} where an X-ray is an array of numbers; save one with numpy.save")
+    expect_pixels(array.shape, path)
     array = array.astype(np.float32)
     if array.ndim == 3 and array.shape[0] in (1, 3):
         array = np.moveaxis(array, 0, -1)
@@ -166,24 +176,24 @@ def _read_npy(path: Path) -> np.ndarray:
 
 
 def _read_nifti(path: Path) -> np.ndarray:
-    import zlib
-
-    import nibabel as nib
-
     try:
         image = nib.load(path)
+        expect_pixels(image.shape, path)
+        expect_near_voxels(image, path)
         array = image.get_fdata(dtype=np.float32)
-    except (EOFError, zlib.error, OSError, ValueError, TypeError, nib.filebasedimages.ImageFileError) as error:
+    except NO_NIFTI as error:
         raise UserError(f"{path}: damaged or not NIfTI ({error}); copy or export it again") from error
     axes = [axis for axis, n in enumerate(array.shape) if n > 1]
     if len(axes) != 2 or max(axes) > 2:
         raise UserError(f"{path}: shape {list(array.shape)} where an X-ray is one slice; give a PNG, JPEG or DICOM")
-    codes = nib.aff2axcodes(image.affine)
+    if not np.isfinite(image.affine).all():
+        raise UserError(f"{path}: the affine in its header is no number; give a PNG, JPEG or DICOM")
+    codes = nib.aff2axcodes(image.affine)  # None for an axis of length 0, as of a picture without depth
     array = np.squeeze(array)
     for axis, code in enumerate(codes[a] for a in axes):
-        if code in "RAS":  # turned to grow toward left, posterior or inferior
+        if code in ("R", "A", "S"):  # turned to grow toward left, posterior or inferior
             array = np.flip(array, axis)
-    across = [codes[a] in "LR" for a in axes]
+    across = [codes[a] in ("L", "R") for a in axes]
     return array.T if across[0] or not across[1] else array  # the left-right axis becomes the columns
 
 

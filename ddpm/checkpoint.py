@@ -18,6 +18,10 @@ from safetensors.torch import save_file
 from torch import nn
 
 from dataset.errors import UserError
+from ddpm.archive import DAMAGED, expect_stored
+from ddpm.folders import is_folder
+from ddpm.header import check_header, check_size
+from ddpm.inherits import inherits
 from ddpm.lora import adapter_names, merge_lora, restore_lora
 from ddpm.pipeline import XrayToCTPipeline
 from ddpm.registry import CLASSIFIERS, PARTS, SCHEDULERS
@@ -50,8 +54,7 @@ def read(path: str | Path) -> tuple[dict, dict[str, torch.Tensor], dict]:
         header, weights = rest.get("header"), rest.get("state_dict")
     if not isinstance(header, dict) or not isinstance(weights, dict) or "components" not in header:
         raise UserError(f"{path}: not a checkpoint of this project (it has no header); give one that train/ wrote")
-    if header.get("format") != FORMAT:
-        raise UserError(f"{path}: checkpoint format {header.get('format')}, this version reads {FORMAT}")
+    check_header(path, header, FORMAT)
     return header, weights, rest
 
 
@@ -68,23 +71,38 @@ def load_pipeline(path: str | Path, device: str | torch.device = "cpu") -> XrayT
     Adapters are merged into the weights beneath them. A file of adapters alone is put onto its base, known by
     its hash, which lies beside them or where the config of their run says.
     """
+    if is_folder(path):  # of diffusers
+        return XrayToCTPipeline.from_pretrained(path).to(device)
     header, weights, rest = read(path)
     if header.get("stage") == "adapter":
         return _load_adapter(path, header, weights).to(device)
     _expect_stage(path, header, "ddpm")
-    weights = {**weights, **rest.get("ema", {}), **rest.get("latent_encoder", {})}
+    return build_pipeline(header, {**weights, **rest.get("ema", {}), **rest.get("latent_encoder", {})}, path).to(
+        device
+    )
+
+
+def build_pipeline(
+    header: dict, weights: dict[str, torch.Tensor] | None = None, path: str | Path = "header"
+) -> XrayToCTPipeline:
+    """The pipeline of a header, with the weights under its names; None leaves them as they are built.
+
+    Raises:
+        UserError: naming `path`, for parts that are not in the registry or do not fit their weights.
+    """
     absent = {name for name in OPTIONAL if name not in header["components"]}
     names = [name for name in (*TRAINED, "prior", "latent_encoder") if name not in absent]
-    modules = {name: _construct(path, header, name) for name in names}
+    modules = {name: _construct(path, header, name, weights) for name in names}
     adapted = nn.ModuleDict({name: modules[name] for name in TRAINED if name in modules})
     if header.get("lora"):
         _restore_lora(path, header, adapted)
-    for name, module in modules.items():
-        _fill(path, header, name, module, weights)
+    if weights is not None:
+        for name, module in modules.items():
+            _fill(path, header, name, module, weights)
     merge_lora(adapted)
     entry = _component(path, header, "scheduler")
     modules = {**dict.fromkeys(absent), **modules, "scheduler": REGISTRY[entry["class"]].from_config(entry["config"])}
-    return XrayToCTPipeline(**modules, protocol=header["protocol"]).to(device)
+    return XrayToCTPipeline(**modules, protocol=header["protocol"])
 
 
 def trained_parts(pipeline: XrayToCTPipeline) -> dict[str, nn.Module]:
@@ -102,8 +120,8 @@ def save_adapter(path: str | Path, weights: dict[str, torch.Tensor], lora: dict,
         base: `file`, the name, and `sha256` of the checkpoint that they belong to.
     """
     plain = {name: value.detach().float().cpu().contiguous() for name, value in weights.items()}
-    header = {"format": FORMAT, "stage": "adapter", "components": {}, "lora": lora, "base": base}
-    return _write_safetensors(path, plain, {**header, "protocol": protocol})
+    header = {"stage": "adapter", "components": {}, "lora": lora, "base": base, "protocol": protocol}
+    return _write_safetensors(path, plain, complete(header))
 
 
 def _load_adapter(path: str | Path, header: dict, weights: dict[str, torch.Tensor]) -> XrayToCTPipeline:
@@ -147,18 +165,30 @@ def _restore_lora(path: str | Path, header: dict, parts: nn.ModuleDict) -> None:
 
 def export_pipeline(pipeline: XrayToCTPipeline, path: str | Path, dtype: torch.dtype = torch.bfloat16) -> Path:
     """Writes a pipeline as one safetensors file with its header in the metadata; statistics stay in float32."""
-    components, weights = {}, {}
-    for name in (*TRAINED, "prior", "latent_encoder"):
-        module = getattr(pipeline, name)
-        if module is None:
-            continue
-        components[name] = component(module, f"{name}.")
+    weights = {}
+    for name, module in parts_of(pipeline).items():
         for key, value in module.state_dict().items():
             narrow = value.is_floating_point() and not key.startswith("latent_")
             weights[f"{name}.{key}"] = (value.to(dtype) if narrow else value).cpu().contiguous()
+    return _write_safetensors(path, weights, header_of(pipeline))
+
+
+def parts_of(pipeline: XrayToCTPipeline) -> dict[str, nn.Module]:
+    """The networks of a pipeline by name."""
+    parts = {name: getattr(pipeline, name) for name in (*TRAINED, "prior", "latent_encoder")}
+    return {name: part for name, part in parts.items() if part is not None}
+
+
+def header_of(pipeline: XrayToCTPipeline) -> dict:
+    """The header that rebuilds a pipeline: plain JSON."""
+    components = {name: component(part, f"{name}.") for name, part in parts_of(pipeline).items()}
     components["scheduler"] = component(pipeline.training_scheduler)
-    header = {"format": FORMAT, "stage": "ddpm", "components": components, "protocol": pipeline.protocol}
-    return _write_safetensors(path, weights, header)
+    return complete({"stage": "ddpm", "components": components, "protocol": pipeline.protocol})
+
+
+def complete(header: dict) -> dict:
+    """A header with its format version and what it inherits."""
+    return {"format": FORMAT, **header, "inherits": inherits(header)}
 
 
 def load_classifier(path: str | Path) -> tuple[nn.Module, dict]:
@@ -172,8 +202,8 @@ def export_classifier(classifier: nn.Module, path: str | Path, protocol: dict) -
     """Writes a classifier as one safetensors file; `protocol` holds at least the HU `window` of its volumes."""
     weights = {f"classifier.{key}": value.cpu().contiguous() for key, value in classifier.state_dict().items()}
     components = {"classifier": component(classifier, "classifier.")}
-    header = {"format": FORMAT, "stage": "classifier", "components": components, "protocol": protocol}
-    return _write_safetensors(path, weights, header)
+    header = {"stage": "classifier", "components": components, "protocol": protocol}
+    return _write_safetensors(path, weights, complete(header))
 
 
 def component(module, prefix: str = "") -> dict:
@@ -184,7 +214,11 @@ def component(module, prefix: str = "") -> dict:
 
 
 def sha256(path: str | Path) -> str:
-    """Hash of a file, for the protocol of a result."""
+    """Hash of a file, for the protocol of a result; of a folder, that of its files' names and hashes."""
+    if Path(path).is_dir():
+        files = sorted(file for file in Path(path).rglob("*") if file.is_file())
+        named = "".join(f"{file.relative_to(path).as_posix()} {sha256(file)}\n" for file in files)
+        return hashlib.sha256(named.encode()).hexdigest()
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(file)
 
@@ -222,13 +256,17 @@ def _component(path, header: dict, name: str) -> dict:
 
 
 def _build(path, header: dict, name: str, weights: dict):
-    module = _construct(path, header, name)
+    module = _construct(path, header, name, weights)
     _fill(path, header, name, module, weights)
     return module
 
 
-def _construct(path, header: dict, name: str):
+def _construct(path, header: dict, name: str, weights: dict | None = None):
     entry = _component(path, header, name)
+    if weights is not None:
+        prefix = entry.get("prefix", "")
+        own = [value for key, value in weights.items() if key.startswith(prefix)]
+        check_size(path, name, REGISTRY[entry["class"]], entry["config"], sum(v.numel() * 4 for v in own))
     try:
         return REGISTRY[entry["class"]](**entry["config"])
     except (RuntimeError, TypeError, ValueError, KeyError) as error:
@@ -247,13 +285,17 @@ def _fill(path, header: dict, name: str, module: nn.Module, weights: dict) -> No
 
 def _read_torch(path: Path) -> dict:
     try:
+        expect_stored(path)
+    except (ValueError, zipfile.BadZipFile, OSError) as error:
+        raise UserError(f"{path}: {error}; nothing in it was read. Give a checkpoint that train/ wrote") from error
+    try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UserError(
             f"{path}: holds objects beyond weights and plain data, or is no checkpoint; nothing in it was run. "
             "Give a checkpoint that train/ wrote"
         ) from error
-    except (RuntimeError, EOFError, zipfile.BadZipFile, OSError, ValueError, KeyError) as error:
+    except DAMAGED as error:
         raise UserError(f"{path}: truncated or not a checkpoint ({type(error).__name__}); copy it again") from error
     if not isinstance(content, dict):
         raise UserError(f"{path}: not a checkpoint of this project; give one that train/ wrote")

@@ -14,13 +14,14 @@ from torch.distributed.tensor import DTensor
 
 from dataset.errors import UserError
 from dataset.geometry import fill_unknown
-from ddpm.checkpoint import FORMAT, component
+from ddpm.checkpoint import complete, component
 from ddpm.conditioning import make_condition
 from ddpm.discriminator import AdversarialTerm
 from ddpm.generator_losses import GeneratorLosses
 from ddpm.latent.contract import LatentEncoder
 from ddpm.lora import add_lora
 from ddpm.losses import pointwise_loss
+from ddpm.nonfinite import LeftOut
 from ddpm.objective import NoiseObjective, NoiseSchedule
 from ddpm.pipeline import XrayToCTPipeline
 from ddpm.prior import LinearPrior
@@ -50,6 +51,7 @@ class DDPMModule(pl.LightningModule):
         generator_losses: further terms on the predicted clean latents; None trains without.
         adversarial_start: batch from which an adversarial term among them takes part.
         protocol: plain JSON about the data that generation needs (window, sizes, extent); written into checkpoints.
+        skip_nonfinite: leaves out batches whose loss is not finite, in place of stopping; not many in a row.
     """
 
     def __init__(
@@ -74,6 +76,7 @@ class DDPMModule(pl.LightningModule):
         lora: dict | None = None,
         seed: int = 0,
         prior: LinearPrior | None = None,
+        skip_nonfinite: bool = False,
     ):
         super().__init__()
         parts = {"denoiser": denoiser, "xray_encoder": xray_encoder, "lift": lift, "prior": prior}
@@ -89,7 +92,7 @@ class DDPMModule(pl.LightningModule):
         self.generator_losses, self.adversarial_start = generator_losses, adversarial_start
         self._lesson: tuple[Tensor, Tensor, Tensor] | None = None  # what the discriminator learns from next
         self.volume_size, self.protocol = tuple(volume_size), protocol
-        self.condition_drop, self.seed = condition_drop, seed
+        self.condition_drop, self.seed, self.left_out = condition_drop, seed, LeftOut(skip_nonfinite)
         # a warm-up of the decay: early averages forget the initial weights
         self.ema = EMAModel(self._trainable(), decay=ema_decay, use_ema_warmup=True, power=0.75, foreach=True)
         self._swapped = False
@@ -181,10 +184,8 @@ class DDPMModule(pl.LightningModule):
             share = self.schedule.levels(timestep)[0].flatten().square()
             loss = loss + self._judge_clean(predicted, batch, share)
         if not torch.isfinite(loss):
-            raise FloatingPointError(
-                f"the loss is {float(loss.detach())} at batch {int(batch['step'][0])}: lower model.train_lr or set "
-                "model.precision=32; the last checkpoint is untouched"
-            )
+            return self.left_out.take(float(loss.detach()), batch)
+        self.left_out.fine()
         self.log("train/loss", loss.detach(), prog_bar=True, sync_dist=True)
         return loss
 
@@ -276,7 +277,7 @@ class DDPMModule(pl.LightningModule):
         """Adds what rebuilds the pipeline: averaged weights, latent encoder, and a header of plain JSON."""
         self._use_raw()
         checkpoint["ema"] = self.averages()
-        checkpoint["ema_steps"] = int(self.ema.optimization_step)
+        checkpoint |= {"ema_steps": int(self.ema.optimization_step), "left_out": list(self.left_out)}
         if self.discriminator is not None:
             checkpoint["adversarial"] = self.discriminator.state_dict()
         prefixed = self.latent_encoder.state_dict(prefix="latent_encoder.")
@@ -285,13 +286,8 @@ class DDPMModule(pl.LightningModule):
         components = {name: component(module, f"{name}.") for name, module in self.trained.items()}
         components["latent_encoder"] = component(self.latent_encoder, "latent_encoder.")
         components["scheduler"] = component(self.objective.scheduler())
-        checkpoint["header"] = {
-            "format": FORMAT,
-            "stage": "ddpm",
-            "components": components,
-            "protocol": self.protocol,
-            "lora": self.lora,
-        }
+        header = {"stage": "ddpm", "components": components, "protocol": self.protocol, "lora": self.lora}
+        checkpoint["header"] = complete(header)
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
         """Restores the averages and the discriminator; the rest is Lightning's.
@@ -309,6 +305,7 @@ class DDPMModule(pl.LightningModule):
         parameters = [(n, p) for n, p in self.trained.named_parameters() if p.requires_grad]
         self.ema.shadow_params = [share(checkpoint["ema"][name], p).clone() for name, p in parameters]
         self.ema.optimization_step = checkpoint["ema_steps"]
+        self.left_out[:] = checkpoint.get("left_out", [])
         checkpoint["state_dict"] = {f"trained.{k}": v for k, v in checkpoint["state_dict"].items()}
 
     def _draw(self, batch: dict) -> tuple[Tensor, Tensor, Tensor]:

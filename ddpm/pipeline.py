@@ -18,6 +18,7 @@ from dataset.intensity import Window
 from ddpm.conditioning import Condition, make_condition
 from ddpm.folders import OURS, check_index, forget_paths, read_part, read_settings
 from ddpm.latent.contract import LatentEncoder
+from ddpm.log_snr import LogSNRSolver
 from ddpm.precision import inference_autocast
 from ddpm.prior import LinearPrior
 from ddpm.samplers import PREVIEW, PREVIEW_STEPS, clean_latents, make_sampler, network_timestep
@@ -158,10 +159,18 @@ class XrayToCTPipeline(DiffusionPipeline):
         """What to say where there are so few steps that the spread of the samples is too small; None otherwise."""
         return PREVIEW if self.steps <= PREVIEW_STEPS else None
 
+    @property
+    def stochastic(self) -> bool:
+        """Whether the sampler draws new noise at every step."""
+        drawn = str(self.scheduler.config.get("algorithm_type", "")).startswith("sde")
+        return drawn or isinstance(self.scheduler, DDPMScheduler)
+
     def describe(self) -> dict:
         """Plain JSON: sampler, steps, network evaluations of a sample, guidance, network and parameters."""
         return {
             "sampler": type(self.scheduler).__name__,
+            "step_spacing": "log_snr" if isinstance(self.scheduler, LogSNRSolver) else "trailing",
+            "stochastic": self.stochastic,
             "steps": self.steps,
             "evaluations": self.steps * (1 if self.guidance_scale == 1.0 else 2),
             **({"preview": self.preview} if self.preview else {}),
@@ -280,9 +289,7 @@ class XrayToCTPipeline(DiffusionPipeline):
         return self.window.denormalise(decoded)
 
     def _step_options(self, streams: list[torch.Generator]) -> dict:
-        if isinstance(self.scheduler, DDPMScheduler):
-            return {"generator": streams}
-        return {}
+        return {"generator": streams} if self.stochastic else {}
 
 
 def _generator(seed: int, name: str, sample: int, purpose: str) -> torch.Generator:

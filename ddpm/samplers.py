@@ -10,28 +10,38 @@ from diffusers import (
 from jaxtyping import Float
 from torch import Tensor
 
+from ddpm.log_snr import LogSNRSolver
+
 SAMPLERS: dict[str, type[SchedulerMixin]] = {
     cls.__name__: cls
     for cls in (DDPMScheduler, DDIMScheduler, DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler)
 }
 PREVIEW_STEPS = 4  # with an exact denoiser so few evaluations give 0.2 to 0.8 of the true spread, whatever the solver
 PREVIEW = "preview, spread too small"
+SPACINGS = ("trailing", "log_snr")
 FLOW_SAMPLERS = ("DPMSolverMultistepScheduler", "FlowMatchEulerDiscreteScheduler")
 
 
-def make_sampler(name: str, training: SchedulerMixin, **options) -> SchedulerMixin:
+def make_sampler(name: str, training: SchedulerMixin, spacing: str = "trailing", **options) -> SchedulerMixin:
     """A sampler over the noise process that the denoiser was trained on.
 
     Args:
         name: one of `SAMPLERS`.
         training: the scheduler of training, whose config is carried over.
+        spacing: of the steps: `trailing`, equal in time; or `log_snr` (`ddpm.log_snr`), of DPM-Solver++ alone.
         options: of the sampler itself, such as `solver_order`.
 
     Raises:
-        ValueError: for an unknown name, and for a sampler that cannot follow the process of training.
+        ValueError: for an unknown name or spacing, and for a sampler that cannot follow the process of training.
     """
+    if spacing not in SPACINGS or (spacing == "log_snr" and name != "DPMSolverMultistepScheduler"):
+        raise ValueError(
+            f"sampler.spacing={spacing} with {name}: choose {' or '.join(SPACINGS)}; log_snr needs "
+            "sampler.scheduler=DPMSolverMultistepScheduler"
+        )
     if name not in SAMPLERS:
         raise ValueError(f"sampler.scheduler={name}: choose one of {', '.join(SAMPLERS)}")
+    kind = LogSNRSolver if spacing == "log_snr" else SAMPLERS.get(name)
     if isinstance(training, FlowMatchEulerDiscreteScheduler):
         if name not in FLOW_SAMPLERS:
             raise ValueError(
@@ -41,7 +51,7 @@ def make_sampler(name: str, training: SchedulerMixin, **options) -> SchedulerMix
         if name == "DPMSolverMultistepScheduler":
             options = {"use_flow_sigmas": True, "prediction_type": "flow_prediction", "flow_shift": 1.0, **options}
             steps = training.config.num_train_timesteps
-            return DPMSolverMultistepScheduler(num_train_timesteps=steps, **options)
+            return kind(num_train_timesteps=steps, **options)
         return FlowMatchEulerDiscreteScheduler.from_config(training.config, **options)
     if name == "FlowMatchEulerDiscreteScheduler":
         raise ValueError(
@@ -49,7 +59,7 @@ def make_sampler(name: str, training: SchedulerMixin, **options) -> SchedulerMix
             f"{training.config.prediction_type}"
         )
     # every step ends on pure noise at T-1 (trailing), and latents are no images: clipping would shrink them
-    return SAMPLERS[name].from_config(training.config, timestep_spacing="trailing", clip_sample=False, **options)
+    return kind.from_config(training.config, timestep_spacing="trailing", clip_sample=False, **options)
 
 
 def clean_latents(

@@ -14,6 +14,8 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from ddpm.gaussian_posterior import GaussianPosterior
+
 
 class UNet3D(ModelMixin, ConfigMixin):
     """Noisy latents `(b, in_channels, d, h, w)` to a prediction of the same shape.
@@ -28,6 +30,8 @@ class UNet3D(ModelMixin, ConfigMixin):
         prior: whether a guess of the clean latents is given (`ddpm.prior`).
         blind: the noisy latents are not shown, which makes of the network a plain regression.
         residual: the prediction is what has to be added to that guess: right where clean latents are predicted.
+        posterior: arguments of `ddpm.gaussian_posterior.GaussianPosterior`, whose mean is then what is added to, in
+            units of its uncertainty; None adds to the guess itself.
         blocks: residual blocks a level, on each side.
         full_conv: 3×3×3 convolutions and halving along all axes, in place of 1×3×3 and halving in plane.
         depth_attention: attention along D at each level.
@@ -51,10 +55,15 @@ class UNet3D(ModelMixin, ConfigMixin):
         prior: bool = False,
         residual: bool = False,
         blind: bool = False,
+        posterior: dict | None = None,
     ):
         super().__init__()
         if residual and not prior:
             raise ValueError("residual=true without prior: there is no guess to add to")
+        if posterior and (blind or not residual):
+            raise ValueError(
+                "model.guess_std: needs the linear guess and model.prediction=sample, and not model.denoiser.blind"
+            )
         widths = [dim * m for m in dim_mults]
         time_dim = 4 * dim
         self.time = nn.Sequential(nn.Linear(dim, time_dim), nn.SiLU(), nn.Linear(time_dim, time_dim))
@@ -90,6 +99,7 @@ class UNet3D(ModelMixin, ConfigMixin):
         self.out = Conv3d(widths[0], in_channels, 3, padding=1)
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
+        self.start = GaussianPosterior(**posterior) if posterior else None
         self.to(memory_format=torch.channels_last_3d)
 
     @classmethod
@@ -121,7 +131,7 @@ class UNet3D(ModelMixin, ConfigMixin):
             ValueError: where a side cannot be halved often enough.
         """
         self.check_size(sample.shape[2:])
-        b = sample.shape[0]
+        b, noisy = sample.shape[0], sample
         if self.config.blind:
             sample = torch.zeros_like(sample)
         emb = self.time(sinusoids(timestep, self.config.dim).to(sample.dtype))
@@ -151,7 +161,10 @@ class UNet3D(ModelMixin, ConfigMixin):
             if i > 0:
                 x = self.upsample[i - 1](x)
         x = self.out(F.silu(self.norm(x)))
-        return x + prior if self.config.residual else x
+        if self.start is None:
+            return x + prior if self.config.residual else x
+        mean, uncertainty = self.start(noisy, prior, timestep, dropped)
+        return mean + uncertainty * x
 
     def _global(self, embedding: Tensor | None, keep: Tensor | None, b: int) -> Tensor:
         """What the norms are told of the whole X-ray; a learned vector where there is none."""

@@ -24,6 +24,7 @@ def main(cfg) -> None:
     from evaluation.diagnostic_writing import stated, write_all
     from evaluation.generated import Generators, find_generators
     from evaluation.sampling import resolve_device
+    from evaluation.stated import keep_config
 
     device = resolve_device(cfg.device)
     print(f"device: {device}")
@@ -57,7 +58,11 @@ def main(cfg) -> None:
     result = analyse(scores, inputs, cfg.margin, cfg.sensitivity, cfg.draws, cfg.seed)
     result["protocol"] = stated(cfg, protocols, scores, generators) | {"classifiers": describe(found)}
     result["limits"] += fairness(found, generators)
-    write_all(Path(cfg.output), result, scores, list(inputs))
+    runs: dict[str, list[Path]] = {}
+    for one in found:
+        runs.setdefault(one.name, []).append(one.path.parent.parent)
+    write_all(Path(cfg.output), result, scores, list(inputs), runs)
+    keep_config(cfg, cfg.output)
     print(markdown(result))
     print(Path(cfg.output) / "classification.json")
 

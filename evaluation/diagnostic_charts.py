@@ -1,4 +1,6 @@
-"""Pictures of a comparison of classifiers: ROC, precision and recall, reliability before and after recalibration."""
+"""Pictures of a comparison of classifiers: ROC, precision and recall, reliability, and how they were trained."""
+
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -79,6 +81,47 @@ def reliability_picture(result: dict) -> Figure:
     figure.supxlabel("predicted probability" + _mark(result), fontsize=9)
     figure.supylabel("observed share of positives", fontsize=9)
     return figure
+
+
+def training_picture(runs: dict[str, list[Path]]) -> Figure | None:
+    """Training loss and validation AUC against the batch, a panel a classifier and a line a fold; None without curves.
+
+    Args:
+        runs: folders of training runs, one a fold, by the name of the classifier.
+    """
+    curves = {
+        name: [table for run in folders if (table := _logged(run)) is not None] for name, folders in runs.items()
+    }
+    curves = {name: tables for name, tables in curves.items() if tables}
+    if not curves:
+        return None
+    across = min(4, len(curves))
+    down = -(-len(curves) // across)
+    figure = Figure(figsize=(3.1 * across, 2.6 * down), layout="constrained")
+    panels = figure.subplots(down, across, squeeze=False).ravel()
+    for axis, (name, tables) in zip(panels[: len(curves)], curves.items(), strict=True):
+        for index, table in enumerate(tables):
+            for column, colour, label in (("train/loss", "#7a8794", "loss"), ("val/auc", "#d1495b", "validation AUC")):
+                known = table[["step", column]].dropna()
+                shown = known[column].rolling(max(1, len(known) // 20), min_periods=1).mean()
+                shown = shown if column == "train/loss" else known[column]
+                axis.plot(known["step"], shown, color=colour, linewidth=1.2, label=None if index else label)
+        axis.set_title(name, fontsize=10)
+        axis.set_ylim(0, None)
+        axis.legend(fontsize=7, frameon=False)
+        axis.spines[["top", "right"]].set_visible(False)
+    for axis in panels[len(curves) :]:
+        axis.axis("off")
+    figure.supxlabel("batch", fontsize=9)
+    return figure
+
+
+def _logged(run: Path) -> pd.DataFrame | None:
+    """What a run logged to CSV; of several files, after a resume, all in order."""
+    files = sorted(run.glob("curves*/metrics.csv"), key=lambda file: file.stat().st_mtime)
+    tables = [pd.read_csv(file) for file in files if file.stat().st_size]
+    table = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+    return table if {"step", "train/loss", "val/auc"} <= set(table.columns) else None
 
 
 def _steps(fpr: np.ndarray, tpr: np.ndarray) -> np.ndarray:

@@ -26,7 +26,7 @@ def markdown(result: dict) -> str:
     share = _span(counts["prevalence"])
     lines += [
         f"{counts['test']} test cases of {counts['patients']} patients{folds}, prevalence {share}.{mark}",
-        "Intervals are 95 %: DeLong's of AUC, Wilson's of proportions.",
+        "Intervals are 95 %: DeLong's of AUC (table.csv has the bootstrap's beside), Wilson's of proportions.",
         "",
     ]
     titles = {
@@ -70,7 +70,8 @@ def flat(result: dict) -> pd.DataFrame:
     """One number a row: classifier, threshold, measure, mean, low, high, prevalence."""
     found, prevalence = [], round(result["cases"]["prevalence"]["mean"], 6)
     for name, one in result["classifiers"].items():
-        entries = [("", "auc", one["auc"])]
+        low, high = one["auc"]["bootstrap"]
+        entries = [("", "auc", one["auc"]), ("", "auc_bootstrap", one["auc"] | {"low": low, "high": high})]
         entries += [("", f"auc_{view}", area) for view, area in one["views"].items()]
         entries += [("", f"brier_{key}", estimate) for key, estimate in one["calibration"]["brier"].items()]
         entries += [(key, rate, one["thresholds"][key][rate]) for key in one["thresholds"] for rate in RATES]

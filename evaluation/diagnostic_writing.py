@@ -8,11 +8,12 @@ from omegaconf import DictConfig
 
 from dataset.files import atomic_path
 from evaluation.diagnostic import PRIMARY
-from evaluation.diagnostic_charts import precision_recall_picture, reliability_picture, roc_picture
+from evaluation.diagnostic_charts import precision_recall_picture, reliability_picture, roc_picture, training_picture
 from evaluation.diagnostic_tables import flat, markdown, picture, write_text
 from evaluation.generated import Generators
 from evaluation.results import write_metrics
 from evaluation.roc import LEVEL
+from evaluation.stated import machine
 
 KEPT = ("fold", "part", "id", "patient", "label", "view", "xray_source")
 
@@ -34,11 +35,14 @@ def stated(cfg: DictConfig, protocols: list[dict], scores: pd.DataFrame, generat
         "margin": cfg.margin,
         "generators": None if generators is None else generators.describe(),
         "data": protocols,
+        "machine": machine(),
     }
 
 
-def write_all(output: Path, result: dict, scores: pd.DataFrame, names: list[str]) -> None:
-    """Writes everything into a folder, each file whole or not at all."""
+def write_all(
+    output: Path, result: dict, scores: pd.DataFrame, names: list[str], runs: dict[str, list[Path]] | None = None
+) -> None:
+    """Writes everything into a folder, each file whole or not at all; `runs` are training folders by classifier."""
     output.mkdir(parents=True, exist_ok=True)
     write_text(output / "table.md", markdown(result))
     with atomic_path(output / "table.csv") as temporary:
@@ -51,7 +55,10 @@ def write_all(output: Path, result: dict, scores: pd.DataFrame, names: list[str]
         "roc": roc_picture(scores, result),
         "precision_recall": precision_recall_picture(scores, result),
         "reliability": reliability_picture(result),
+        "training": training_picture(runs or {}),
     }
     for name, figure in figures.items():
+        if figure is None:
+            continue
         with atomic_path(output / f"{name}.png") as temporary:
             figure.savefig(temporary, dpi=150, facecolor="white")

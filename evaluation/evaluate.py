@@ -21,6 +21,7 @@ def main(cfg) -> None:
     from evaluation.judge import evaluate
     from evaluation.results import sentence
     from evaluation.sampling import find_checkpoint, resolve_device, set_sampler
+    from evaluation.stated import keep_config
 
     device = resolve_device(cfg.device)
     print(f"device: {device}")
@@ -32,6 +33,7 @@ def main(cfg) -> None:
     data = cfg.dataset
     datamodule = prepared_data(instantiate(data.source), data)
     output = Path(cfg.output)
+    keep_config(cfg, output)  # before the report, which shows it
     result = evaluate(
         datamodule,
         pipeline,

@@ -15,6 +15,7 @@ from dataset.intensity import Window
 from dataset.resample import resample, resample_onto
 from dataset.volume_io import read_volume
 from dataset.xray_io import read_film
+from ddpm.prior import LinearPrior
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +52,7 @@ def read_inputs(
     extent: tuple[float, float, float],
     align: str | None = None,
     view: str | None = None,
+    prior: LinearPrior | None = None,
 ) -> list[Shown]:
     """The files as the generator wants them.
 
@@ -58,9 +60,10 @@ def read_inputs(
         protocol: of the generator's training data.
         extent: mm of a typical training volume.
         align: `lungs` lays a film by its lungs onto the lungs of the training volumes, `none` takes it as it is; None
-            does as training did, or takes `lungs` where training saw rendered X-rays alone
-            and they are found.
+            does as training did, or takes `lungs` where training saw rendered X-rays alone, the lungs are found, and
+            the film does not lie like those of training already.
         view: PA or AP, of all films; None: as each file states, PA where it does not.
+        prior: of the generator, which knows the training X-rays.
 
     Raises:
         UserError: a file that cannot be read, a film in which no lungs are found, a generator that needs several views
@@ -89,9 +92,11 @@ def read_inputs(
         source = "given" if view else "stated by the file" if stated else "assumed"
         if align == "lungs":
             found = lung_map(image, box, extent, taken)
-            if found is None and asked:
+            if not asked and protocol.get("align") != "lungs" and _lies_like_training(image, prior):
+                notes = {"align": "none", "reason": "lies like the training X-rays already"}
+            elif found is None and asked:
                 raise UserError(f"{path}: no lungs found in this X-ray to lay it by; look at it, or set align=none")
-            if found is None:
+            elif found is None:
                 log.warning("%s: no lungs found in this X-ray, it is taken as it lies; look at it", path)
                 notes = {"align": "none", "reason": "no lungs found"}
             else:
@@ -99,6 +104,11 @@ def read_inputs(
         notes = {"view": taken, "view_source": source, "alignment": notes}
         shown.append(Shown(image[None], unknown_pose(1, [taken]), extent, notes=notes))
     return shown
+
+
+def _lies_like_training(image: Float[Tensor, "h w"], prior: LinearPrior | None) -> bool:
+    """Whether it is as near to the mean training X-ray as these: a box of lungs is found to a few percent only."""
+    return prior is not None and float(prior.distance(image[None, None, None].to(prior.mean.device))) <= 1.0
 
 
 def told_extents(poses: Float[Tensor, "n v 9"], own: Float[Tensor, "n 3"], pipeline) -> Float[Tensor, "n 3"]:

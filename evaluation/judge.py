@@ -1,7 +1,6 @@
 """One evaluation from end to end: generate, fit the baselines, score, draw, and write it all into a folder."""
 
 import logging
-import os
 import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +25,7 @@ from evaluation.metrics.totalsegmentator import read_organs
 from evaluation.report import write_report
 from evaluation.sampling import sample_volumes
 from evaluation.scoring import metric_names, score_cases
+from evaluation.stated import machine
 from evaluation.statistics import derangement
 from evaluation.unseen import refuse_seen
 
@@ -173,7 +173,7 @@ def evaluate(
         "estimators": _estimators(methods, samples),
         "extractor": extractor.describe() if extractor is not None else None,
         "baselines": baselines.describe() if baselines else None,
-        "machine": {"cpus": os.cpu_count(), "threads": torch.get_num_threads(), "torch": torch.__version__},
+        "machine": machine(),
         "timings_s": timings,
     }
     found = {}

@@ -28,7 +28,9 @@ from evaluation.report_parts import (  # noqa: E402
     file_uri,
     limits,
     method_row,
+    own_configs,
     run_configs,
+    run_records,
 )
 from evaluation.results import METRIC_LABELS, best_of, judged_method, sentence  # noqa: E402
 from evaluation.scoring import TRUTH  # noqa: E402
@@ -97,7 +99,9 @@ def write_report(
         spread=f"{spread:.0f}" if protocol["samples"] > 1 and spread == spread else None,
         limits=limits(protocol, len(differences)),
         protocol_rows=_protocol_rows(protocol, result.get("distribution")),
-        configs=run_configs(runs),
+        configs=own_configs({"this evaluation": folder, "the classification": classification})
+        | {f"the {title} training": text for title, text in run_configs(runs).items()},
+        records=run_records(runs),
         raw=json.dumps(result, indent=1),
     )
     path = folder / "report.html"
@@ -149,10 +153,20 @@ def _protocol_rows(protocol: dict, distribution: dict | None) -> list[tuple[str,
     if protocol.get("timings_s"):
         rows["time, s"] = ", ".join(f"{stage} {seconds:g}" for stage, seconds in protocol["timings_s"].items())
     if machine:
-        rows["evaluated with"] = f"torch {machine['torch']}, {machine['cpus']} CPU cores"
+        rows["evaluated with"] = _machine(machine)
     packages = ", ".join(f"{name} {version(name)}" for name in ("numpy", "pandas", "matplotlib", "jinja2"))
     rows["page made with"] = f"Python {platform.python_version()}, {packages}"
     return list(rows.items())
+
+
+def _machine(machine: dict) -> str:
+    """Processor and versions in a line; results of earlier versions state fewer of them."""
+    where = (
+        f"{machine['cpus']} cores of {machine['processor']}" if "processor" in machine else f"{machine['cpus']} cores"
+    )
+    apart = ("processor", "cpus", "threads", "gpu")
+    named = [f"{name} {value}" for name, value in machine.items() if name not in apart and value]
+    return ", ".join([where, *([machine["gpu"]] if machine.get("gpu") else []), *named])
 
 
 def _population(values: dict) -> str:

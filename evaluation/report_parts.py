@@ -17,6 +17,7 @@ CURVES = (  # pictures of a classification folder, in order, and whether one nee
     ("roc.png", "ROC: sensitivity against 1 − specificity", False),
     ("precision_recall.png", "Precision and recall", False),
     ("reliability.png", "Calibration: predicted against observed, before and after recalibration", True),
+    ("training.png", "Training of the classifiers: loss, and AUC on the validation cases", True),
 )
 
 
@@ -128,14 +129,26 @@ def markdown_blocks(text: str) -> list[dict]:
     return blocks
 
 
+def own_configs(folders: dict[str, Path | None]) -> dict[str, str]:
+    """The composed config that lies in each folder of a result, by title; of trainings within it none."""
+    files = {title: folder / ".hydra" / "config.yaml" for title, folder in folders.items() if folder is not None}
+    return {title: file.read_text(encoding="utf-8") for title, file in files.items() if file.is_file()}
+
+
 def run_configs(runs: dict[str, str | Path | None]) -> dict[str, str]:
     """The composed config of each training run, the newest in its folder."""
-    found = {}
-    for title, run in runs.items():
-        files = sorted(Path(run).glob("**/.hydra/config.yaml"), key=lambda f: f.stat().st_mtime) if run else []
-        if files:
-            found[title] = files[-1].read_text(encoding="utf-8")
-    return found
+    return _newest(runs, ".hydra/config.yaml")
+
+
+def run_records(runs: dict[str, str | Path | None]) -> dict[str, str]:
+    """What each training run was made of, versions among it: its `run.json`, the newest in its folder."""
+    return _newest(runs, "run.json")
+
+
+def _newest(runs: dict[str, str | Path | None], name: str) -> dict[str, str]:
+    found = {title: list(Path(run).glob(f"**/{name}")) for title, run in runs.items() if run}
+    newest = {title: max(files, key=lambda f: f.stat().st_mtime) for title, files in found.items() if files}
+    return {title: file.read_text(encoding="utf-8") for title, file in newest.items()}
 
 
 def file_uri(path: Path) -> str | None:

@@ -10,6 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 
 from dataset.errors import UserError
+from ddpm.folders import is_folder
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +43,7 @@ def find_checkpoint(path: str | None, folder: str | Path = TRAINING_FOLDER, ship
     if path is not None:
         if not Path(path).exists():
             raise UserError(f"checkpoint={path}: no such file; {remedy}")
-        if Path(path).is_file():
+        if Path(path).is_file() or is_folder(path):
             return Path(path)
         folder = path
     found = [file for file in Path(folder).glob("**/*.ckpt") if file.is_file()]

@@ -71,7 +71,7 @@ def generate(
         UserError: an X-ray that cannot be read; nothing has been generated then.
     """
     size = pipeline.volume_size
-    inputs = read_inputs(xrays, pipeline.protocol, pipeline.extent, align, view)
+    inputs = read_inputs(xrays, pipeline.protocol, pipeline.extent, align, view, pipeline.prior)
     images = torch.stack([shown.xray for shown in inputs])
     hashes = [sha256(path) for path in xrays]
     stems = _stems(xrays)

@@ -69,18 +69,28 @@ def options() -> list[tuple[str, str]]:
         "encode_latents": ["dataset", "trainer", "sampler"],
         "evaluate": ["dataset", "sampler", "extractor"],
         "generate": ["sampler"],
+        "demo": ["sampler"],
+        "export": ["sampler"],
         "train_classifier": ["classifier", "dataset", "logger", "trainer", "sampler"],
         "classification": ["dataset", "sampler"],
         "reader_study": ["dataset", "sampler"],
+        "calibrate": ["dataset", "sampler"],
     }
     found = [("encode_latents", "experiment=pairs_24gb")]
     for root, names in groups.items():
         for name in names:
             found += [(root, f"{name}={file.stem}") for file in sorted((ROOT / "config" / name).glob("*.yaml"))]
     for file in sorted((ROOT / "config" / "experiment").glob("*.yaml")):
-        root = {"vqgan": "train_vqgan", "ddpm": "train_ddpm", "24gb": "train_ddpm"}.get(
-            file.stem.split("_")[-1], "evaluate"
-        )
+        roots = {
+            "vqgan": "train_vqgan",
+            "ddpm": "train_ddpm",
+            "24gb": "train_ddpm",
+            "generator": "train_ddpm",
+            "encode": "encode_latents",
+            "classification": "classification",
+        }
+        roots |= dict.fromkeys(("classifier", "ctpa", "xray", "torchvision", "generated"), "train_classifier")
+        root = roots.get(file.stem.split("_")[-1], "evaluate")
         found.append((root, f"experiment={file.stem}"))
     return found
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from dataset.errors import UserError
-from ddpm.checkpoint import FORMAT, component, export_classifier
+from ddpm.checkpoint import complete, component, export_classifier
 from evaluation.roc import auc
 
 INPUTS = {"ct": "ct", "generated": "ct", "xray": "xray"}  # what a classifier sees: its key in a batch
@@ -132,8 +132,8 @@ class ClassifierModule(pl.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         """Adds the header that `ddpm.checkpoint.load_classifier` reads."""
         components = {"classifier": component(self.classifier, "classifier.")}
-        header = {"format": FORMAT, "stage": "classifier", "components": components, "protocol": self.protocol}
-        checkpoint["header"] = header
+        header = {"stage": "classifier", "components": components, "protocol": self.protocol}
+        checkpoint["header"] = complete(header)
 
 
 class KeepBest(pl.Callback):

@@ -1,15 +1,36 @@
 """What a classifier's training owes its data: leak checks, generated volumes, the expected interval, the protocol."""
 
+from pathlib import Path
+
 import pandas as pd
 from omegaconf import DictConfig
 
 from dataset.datamodule import CTDataModule
 from dataset.errors import UserError
+from ddpm.checkpoint import read
 from evaluation.generated import Generators, all_rows, find_generators
 from evaluation.roc import expected_half_width
 from evaluation.unseen import check_parts, parts_of_file
 
 VOLUMES = ("ct", "generated")
+
+
+def encoder_source(init_from: str | None, fold: int | None) -> str | None:
+    """The generator that `classifier.init_from` names: a file itself; of a folder its newest one of this fold.
+
+    Raises:
+        UserError: nothing there, or several of other folds.
+    """
+    if init_from is None:
+        return None
+    if not Path(init_from).exists():
+        raise UserError(f"classifier.init_from={init_from}: no such file or folder; give a last.ckpt of train_ddpm.py")
+    found = find_generators(init_from)
+    if len(found) > 1:
+        found = [path for path in found if read(path)[0].get("protocol", {}).get("fold") == fold]
+    if len(found) != 1:
+        raise UserError(f"classifier.init_from={init_from}: holds generators of other folds; name one last.ckpt")
+    return str(found[0])
 
 
 def refuse_leaks(data: CTDataModule, init_from: str | None = None, origin: str | None = None) -> None:

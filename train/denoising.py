@@ -45,6 +45,7 @@ def build_module(
         token_channels=xray_encoder.feature_channels if model.token_grid else 0,
         prior=with_prior,
         residual=with_prior and model.prediction == "sample",
+        posterior=_posterior(model),
         _convert_="all",
     )
     denoiser.check_size(shape[1:])
@@ -94,4 +95,14 @@ def build_module(
         lora=lora if model.lora else None,
         seed=model.seed,
         prior=prior,
+        skip_nonfinite=model.skip_nonfinite,
     )
+
+
+def _posterior(model) -> dict | None:
+    """Arguments of `GaussianPosterior`, where the denoiser is to start from one."""
+    if not float(model.guess_std) > 0:
+        return None
+    schedule = model.objective.schedule
+    levels = {"timesteps": model.timesteps, "schedule": schedule, "zero_terminal_snr": model.zero_terminal_snr}
+    return {"std": float(model.guess_std), **levels}

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from dataset.errors import UserError
+from dataset.errors import UserError, worker_killed
 from dataset.intensity import Window
 from dataset.samples import CaseDataset
 from ddpm.latent import LatentEncoder
@@ -117,7 +117,16 @@ def _predict(encoder: LatentEncoder, jobs: list, devices: dict, num_workers: int
         ) from error
     except OSError as error:
         raise UserError(f"latents cannot be written ({error}); free space or set dataset.cache_dir") from error
-    except (SystemExit, KeyboardInterrupt) as error:  # Lightning turns Ctrl-C into an exit of its own
+    except RuntimeError as error:
+        if not worker_killed(error):
+            raise
+        raise UserError(
+            f"a data worker was killed ({str(error).splitlines()[0]}), most likely for want of memory: set "
+            "model.num_workers lower; the same command goes on with the cases that are missing"
+        ) from error
+    except (SystemExit, KeyboardInterrupt) as error:
+        if isinstance(error, SystemExit) and error.code != 1:  # a requeue; Lightning turns Ctrl-C into an exit with 1
+            raise
         raise UserError("interrupted; the same command goes on with the cases that are missing") from error
     finally:
         encoder.cpu()

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from dataset.errors import UserError
 from dataset.intensity import Window
-from ddpm.checkpoint import component, load_pipeline, save_adapter, sha256, trained_parts
+from ddpm.checkpoint import component, header_of, load_pipeline, save_adapter, sha256, trained_parts
 from ddpm.latent import LatentEncoder
 from ddpm.latent.factory import make_latent_encoder
 
@@ -100,8 +100,8 @@ class Origin:
             )
 
     def describe(self) -> dict:
-        """Plain JSON for the protocol: which file it was. Its folder stays private."""
-        return {"file": self.path.name, "sha256": self.sha256}
+        """Plain JSON for the protocol: which file it was, and what it inherits. Its folder stays private."""
+        return {"file": self.path.name, "sha256": self.sha256, "inherits": header_of(self.pipeline)["inherits"]}
 
 
 def _differences(name: str, there: dict, here: dict) -> list[str]:

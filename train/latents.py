@@ -2,14 +2,18 @@
 
 from pathlib import Path
 
+import torch
 from omegaconf import DictConfig
+from torch import Tensor
 
 from dataset.datamodule import CTDataModule
 from dataset.errors import UserError
 from ddpm.latent import LatentEncoder
-from ddpm.latent.cache import LatentDataset, read_latents
+from ddpm.latent.cache import LatentDataset, StoredLatents, read_latents
 from ddpm.latent.factory import make_latent_encoder
 from train.encoding import encode_missing, measure_reconstruction, training_device
+
+PART = 64  # cases whose latents are read at once where not all are kept
 
 
 def load_latent_encoder(source, latent: DictConfig) -> LatentEncoder:
@@ -64,11 +68,22 @@ class LatentData(CTDataModule):
     The latents lie beside the cases in the cache, under the fingerprint of the encoder; those that are missing are
     encoded now, on the devices that will train.
 
+    Args:
+        keep_gb: latents and X-rays up to this size in all stay in memory; more are read as they are needed, so that
+            no process grows with the number of cases.
+
     Attributes:
         reconstruction: what the encoder keeps of a validation case: `psnr_db`, `mae_hu`, `data_range_hu`.
     """
 
-    def __init__(self, cases: CTDataModule, encoder: LatentEncoder, devices: dict, num_nodes: int = 1):
+    def __init__(
+        self,
+        cases: CTDataModule,
+        encoder: LatentEncoder,
+        devices: dict,
+        num_nodes: int = 1,
+        keep_gb: float = 4.0,
+    ):
         super().__init__(
             cases.source,
             cases.window,
@@ -82,16 +97,28 @@ class LatentData(CTDataModule):
         splits = [cases.train, cases.val]
         (train, val), _ = encode_missing(encoder, splits, folder, devices, cases.num_workers, num_nodes)
         self.reconstruction = measure_reconstruction(encoder, cases.val, val[0], training_device(devices))
-        raw = read_latents(train)
+        one = read_latents(val[:1]).nbytes + cases.val[0]["xray"].nbytes
+        kept = one * (len(train) + len(val)) <= keep_gb * 1e9
+        parts = (read_latents(train[i : i + PART]) for i in range(0, len(train), PART))
+        raw = read_latents(train) if kept else None
         if not encoder.measured:  # one of model.init_from keeps the statistics that its denoiser learned with
-            encoder.measure(raw)
-        self.train = LatentDataset(cases.train, encoder.whiten(raw))
-        self.val = LatentDataset(cases.val, encoder.whiten(read_latents(val)))
+            encoder.measure(raw if kept else parts)
+        if kept:
+            self.train = LatentDataset(cases.train, encoder.whiten(raw))
+            self.val = LatentDataset(cases.val, encoder.whiten(read_latents(val)))
+        else:
+            self.train = LatentDataset(cases.train, StoredLatents(train, encoder))
+            self.val = LatentDataset(cases.val, StoredLatents(val, encoder))
 
     @property
     def bytes(self) -> int:
         """Memory of the latents."""
-        return sum(d.latents.numel() * d.latents.element_size() for d in (self.train, self.val))
+        return sum(d.latents.nbytes for d in (self.train, self.val) if d.kept)
+
+    def excerpt(self, count: int = 256) -> Tensor:
+        """Training latents `(m, c, d, h, w)`, evenly chosen, at most `count`."""
+        latents = self.train.latents
+        return latents.index_select(0, torch.linspace(0, len(latents) - 1, min(count, len(latents))).long())
 
     def prepare_data(self) -> None:
         """Nothing: the cases were prepared before they were encoded."""

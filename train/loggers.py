@@ -1,11 +1,14 @@
 """Curves and pictures: CSV and PNG files always, TensorBoard or Weights and Biases beside them."""
 
+import logging
 from pathlib import Path
 
 import numpy as np
 import pytorch_lightning as pl
 from PIL import Image
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger, WandbLogger
+
+log = logging.getLogger(__name__)
 
 
 def make_loggers(folder: Path, name: str, offline: bool, images: bool, project: str) -> list:
@@ -27,7 +30,7 @@ def make_loggers(folder: Path, name: str, offline: bool, images: bool, project: 
             raise ValueError(
                 "logger.offline=false but wandb knows no key: run wandb login, or leave logger.offline=true"
             )
-        settings = wandb.Settings(login_timeout=10, silent=True)
+        settings = wandb.Settings(login_timeout=10, init_timeout=30, finish_timeout=60, silent=True)
         loggers.append(
             PrivateWandbLogger(images, project=project, save_dir=folder, offline=offline, settings=settings)
         )
@@ -42,6 +45,21 @@ class PrivateWandbLogger(WandbLogger):
     def __init__(self, images: bool, **options):
         super().__init__(**options)
         self.images = images
+
+    @property
+    def experiment(self):
+        """The run of wandb; where its server cannot be reached, one that stays on this machine."""
+        from wandb.errors import Error
+
+        try:
+            return super().experiment
+        except Error as error:
+            log.warning(
+                "wandb: %s; training goes on offline, `wandb sync` sends the curves later", str(error).splitlines()[0]
+            )
+            self._offline = True
+            self._wandb_init |= {"mode": "offline"}
+            return super().experiment
 
 
 def log_picture(trainer: pl.Trainer, name: str, picture: np.ndarray, step: int) -> None:

@@ -68,6 +68,21 @@ def peak_memory() -> str:
     return ", ".join(parts) or "not known"
 
 
+def out_of_memory(error: BaseException, device: torch.device) -> str:
+    """The line for a device that ran out of memory: the peak that was measured, and three things to change."""
+    if device.type == "cuda":
+        peak, total = torch.cuda.max_memory_allocated(device), torch.cuda.get_device_properties(device).total_memory
+        measured = f"{peak / GB:.1f} GB at peak of {total / GB:.0f} GB"
+    else:
+        measured = f"{peak_memory()} at peak"
+    return (
+        f"out of memory on {device}: {measured} ({str(error).splitlines()[0]}). Three things to change: (1) "
+        "model.batch_size, lower, with model.gradient_accumulate_every higher for the same step; (2) "
+        "model.precision=bf16-mixed; (3) the width of the network (model.dim or model.n_hiddens) or "
+        "dataset.volume_size"
+    )
+
+
 def _resident() -> int:
     try:
         with open("/proc/self/statm") as file:

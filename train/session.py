@@ -1,6 +1,7 @@
 """Assembling a Lightning run: trainer, loggers, checkpoints, progress; and errors that end it as one line."""
 
 import logging
+import signal
 import warnings
 from pathlib import Path
 from statistics import median
@@ -12,11 +13,14 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from pytorch_lightning.callbacks import RichProgressBar
 
-from dataset.errors import UserError
-from train.checkpoint_io import AtomicCheckpointIO
+from dataset.errors import UserError, innermost, worker_killed
+from train.checkpoint_io import LAST, AtomicCheckpointIO
 from train.devices import many
+from train.interruption import EndCleanly, Interrupted
 from train.loggers import make_loggers
-from train.processes import watched
+from train.preflight import out_of_memory
+from train.processes import say, watched
+from train.requeue import Requeue, scheduled
 from vq_gan_3d.module import TrainingStopped
 
 
@@ -52,8 +56,21 @@ def make_trainer(
         logger=make_loggers(folder, **logger),
         plugins=[AtomicCheckpointIO()],
         enable_checkpointing=False,
-        callbacks=[Progress(leave=True), *callbacks, BatchClock(), SaveLast(folder, checkpoint_every)],
+        callbacks=[
+            *_signals(folder / "checkpoints" / LAST),
+            Progress(leave=True),
+            *callbacks,
+            BatchClock(),
+            SaveLast(folder, checkpoint_every),
+        ],
     )
+
+
+def _signals(path: Path) -> list[pl.Callback]:
+    """What answers signals: a job of a scheduler is requeued, any other run ends."""
+    if not scheduled():
+        return [EndCleanly(path)]
+    return [EndCleanly(path, signals=[signal.SIGINT]), Requeue(path)]
 
 
 class Progress(RichProgressBar):
@@ -88,7 +105,7 @@ class SaveLast(pl.Callback):
     """
 
     def __init__(self, folder: Path, every: int):
-        self.path, self.every = folder / "checkpoints" / "last.ckpt", every
+        self.path, self.every = folder / "checkpoints" / LAST, every
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, outputs, batch, batch_idx) -> None:
         """Lightning's hook, after the step of the optimizer."""
@@ -108,11 +125,35 @@ def fit(trainer: pl.Trainer, module: pl.LightningModule, datamodule: pl.Lightnin
     except (TrainingStopped, FloatingPointError) as error:
         raise UserError(str(error)) from error
     except torch.OutOfMemoryError as error:
-        raise UserError(f"out of GPU memory: lower model.batch_size ({str(error).splitlines()[0]})") from error
-    except (SystemExit, KeyboardInterrupt) as error:  # Lightning turns Ctrl-C into an exit of its own
-        raise UserError("interrupted; model.resume=auto goes on from the last checkpoint") from error
+        raise UserError(out_of_memory(error, trainer.strategy.root_device)) from error
+    except (Interrupted, SystemExit, KeyboardInterrupt) as error:
+        if isinstance(error, SystemExit) and error.code != 1:  # a requeue; Lightning turns Ctrl-C into an exit with 1
+            raise
+        raise UserError(_how_to_go_on(trainer, error)) from error
+    except UserError as error:  # one of a data worker comes with the worker's traceback
+        raise UserError(innermost(str(error))) from error
+    except OSError as error:
+        raise UserError(
+            f"the run cannot write or read ({error}); free space, or mend what is named; model.resume=auto goes on "
+            "from the last checkpoint"
+        ) from error
     except (RuntimeError, KeyError) as error:
+        if worker_killed(error):
+            raise UserError(
+                f"a data worker was killed ({str(error).splitlines()[0]}), most likely for want of memory: set "
+                "model.num_workers lower (0 loads in the training process) or lower model.batch_size; "
+                "model.resume=auto goes on from the last checkpoint"
+            ) from error
         if checkpoint is None or "state_dict" not in str(error):
             raise
         what = " ".join(str(error).split())[:200]
         raise UserError(f"{checkpoint} does not fit the model of this config, resume with its own: {what}") from error
+    if left_out := getattr(module, "left_out", None):
+        say(f"{len(left_out)} batches left out, they gave no finite loss: {'; '.join(left_out)}")
+
+
+def _how_to_go_on(trainer: pl.Trainer, error: BaseException) -> str:
+    guard = next(callback for callback in trainer.callbacks if isinstance(callback, EndCleanly))
+    word = f" by {error}" if isinstance(error, Interrupted) else ""
+    saved = f"saved {guard.path}" if guard.saved else "the last checkpoint stays as it is"
+    return f"interrupted{word}; {saved}; model.resume=auto goes on from there"

@@ -25,14 +25,22 @@ def main(cfg) -> None:
     from dataset.errors import UserError, refusals
     from evaluation.diagnostic import PRIMARY
     from train.classification import INPUTS, ClassifierModule, KeepBest, Labelled, positive_weight
-    from train.classification_data import classifier_protocol, expectation, generated_volumes, refuse_leaks
+    from train.classification_data import (
+        classifier_protocol,
+        encoder_source,
+        expectation,
+        generated_volumes,
+        refuse_leaks,
+    )
     from train.classifier_networks import check_size
-    from train.runs import run_folder, save_config
+    from train.record import write_record
+    from train.runs import refuse_changes, run_folder, save_config
     from train.session import fit, make_trainer
 
     if wanted.input not in INPUTS:
         raise UserError(f"classifier.input={wanted.input}: choose {', '.join(INPUTS)}")
     folder, checkpoint = run_folder("classifier", model.results_folder, model.results_folder_postfix, model.resume)
+    refuse_changes(cfg, folder, model.resume_changed)
     pl.seed_everything(model.seed, verbose=False)
     data = prepared_data(
         instantiate(cfg.dataset.source),
@@ -42,8 +50,11 @@ def main(cfg) -> None:
         num_workers=model.num_workers,
         seed=model.seed,
     )
+    content = data.content_sha256()  # of the data set, before parts of it are wrapped
     key = INPUTS[wanted.input]
     with refusals():
+        if wanted.get("init_from"):
+            wanted.init_from = encoder_source(wanted.init_from, data.protocol().get("fold"))
         refuse_leaks(data, wanted.get("init_from"), wanted.get("origin"))
         network = instantiate(wanted.network, _convert_="all")
         shape = (1, *cfg.dataset.volume_size) if key == "ct" else (cfg.dataset.views, 1, *cfg.dataset.xray_size)
@@ -71,6 +82,7 @@ def main(cfg) -> None:
         protocol=protocol,
     )
     save_config(cfg, folder)
+    write_record(folder, model.seed, content, {"init_from": wanted.get("init_from")}, checkpoint)
     best = KeepBest(folder, model.patience)
     with refusals():
         trainer = make_trainer(

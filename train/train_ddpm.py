@@ -31,19 +31,22 @@ def main(cfg) -> None:
     from train.finetuning import Origin, SaveAdapter
     from train.latents import LatentData, check_latent_size, load_latent_encoder
     from train.preflight import activation_bytes, peak_memory, preflight
-    from train.runs import run_folder, save_config
+    from train.record import write_record
+    from train.runs import refuse_changes, run_folder, save_config
     from train.session import fit, make_trainer
 
     source = instantiate(cfg.dataset.source)
     origin = Origin(model.init_from) if model.init_from else None
     if origin is None:
         latent_encoder = load_latent_encoder(source, model.latent)
+        model.vqgan_ckpt = model.vqgan_ckpt or latent_encoder.found_at  # repeated, the run takes the same
         with refusals():
             latent_encoder.set_scaling(model.latent_scaling)
     else:
         latent_encoder = origin.latent_encoder(source, model.latent)
     shape = check_latent_size(latent_encoder, tuple(cfg.dataset.volume_size), model)
     folder, checkpoint = run_folder("ddpm", model.results_folder, model.results_folder_postfix, model.resume)
+    refuse_changes(cfg, folder, model.resume_changed)
     pl.seed_everything(model.seed, verbose=False)
     cases = CTDataModule(
         source,
@@ -63,14 +66,14 @@ def main(cfg) -> None:
     cases.setup()
     earlier = (origin or latent_encoder).trained_on
     seen = refuse_seen_before(source.rows, earlier, cases.protocol(), model.allow_seen_patients)
-    data = LatentData(cases, latent_encoder, devices, cfg.trainer.num_nodes)
+    data = LatentData(cases, latent_encoder, devices, cfg.trainer.num_nodes, model.cache_latents_gb)
     module.protocol = {**cases.protocol(), "seen": seen, "latent_reconstruction": data.reconstruction}
     callbacks = [sampling]
     if "prior" in module.trained and origin is None:
         with refusals():
-            module.trained["prior"].fit(data.train.conditions["xray"], data.train.latents)
+            module.trained["prior"].fit(data.train.xrays(model.prior_pixels), data.train.latents)
     if origin is not None:
-        origin.warn_of_shift(data.train.latents, cases.window)
+        origin.warn_of_shift(data.excerpt(), cases.window)
         module.protocol["init_from"] = origin.describe()
         if model.lora:
             callbacks.append(SaveAdapter(folder, origin))
@@ -80,6 +83,8 @@ def main(cfg) -> None:
             data_bytes += cache_xray_features(data, module.trained["xray_encoder"], training_device(devices))
     sampling.cases = cases.val
     save_config(cfg, folder)
+    inputs = {key: model[key] for key in ("vqgan_ckpt", "vae_ckpt", "init_from")}
+    write_record(folder, model.seed, cases.content_sha256(), inputs, checkpoint)
     with refusals():
         trainer = make_trainer(
             cfg.trainer,

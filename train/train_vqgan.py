@@ -23,11 +23,13 @@ def main(cfg) -> None:
 
     from dataset.datamodule import prepared_data
     from dataset.errors import refusals
+    from ddpm.inherits import inherits
     from evaluation.metrics import psnr
     from evaluation.unseen import seen_by
     from train.callbacks import ReconstructionPictures
     from train.preflight import activation_bytes, preflight
-    from train.runs import run_folder, save_config
+    from train.record import write_record
+    from train.runs import refuse_changes, run_folder, save_config
     from train.session import fit, make_trainer
     from vq_gan_3d.module import VQGANModule
     from vq_gan_3d.perceptual import make_perceptual
@@ -39,6 +41,7 @@ def main(cfg) -> None:
         network.check_size(size)
         perceptual = make_perceptual(model.perceptual_network)
     folder, checkpoint = run_folder("vqgan", model.default_root_dir, model.results_folder_postfix, model.resume)
+    refuse_changes(cfg, folder, model.resume_changed)
     data = prepared_data(
         instantiate(cfg.dataset.source),
         cfg.dataset,
@@ -48,6 +51,7 @@ def main(cfg) -> None:
         seed=model.seed,
         crop=model.crop,
     )
+    protocol = {**data.protocol(), "seen": seen_by(data.source.rows, data.protocol())}
     adversarial = model.adversarial_weight > 0 and model.discriminator_iter_start < model.max_steps
     module = VQGANModule(
         network,
@@ -63,10 +67,12 @@ def main(cfg) -> None:
         perceptual_weight=model.perceptual_weight,
         gradient_clip=model.gradient_clip,
         metrics={"psnr": lambda a, b: psnr(a, b, data_range=2.0)},
-        header={"protocol": {**data.protocol(), "seen": seen_by(data.source.rows, data.protocol())}},
+        header={"protocol": protocol, "inherits": inherits({"protocol": protocol})},
         seed=model.seed,
+        skip_nonfinite=model.skip_nonfinite,
     )
     save_config(cfg, folder)
+    write_record(folder, model.seed, data.content_sha256(), {}, checkpoint)
     trainer = make_trainer(
         cfg.trainer,
         cfg.logger,

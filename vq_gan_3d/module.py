@@ -34,6 +34,7 @@ class VQGANModule(pl.LightningModule):
         collapse_perplexity: fewer codes in use than this over `collapse_patience` batches stops the training.
         metrics: name to function of (reconstruction, target), both in [-1, 1]; logged on validation.
         header: plain JSON that is written into every checkpoint beside the model's config (protocol of the data).
+        skip_nonfinite: leaves out batches with values that are not finite, before the codebook learns from them.
     """
 
     def __init__(
@@ -55,9 +56,11 @@ class VQGANModule(pl.LightningModule):
         metrics: dict[str, Callable[[Tensor, Tensor], Tensor]] | None = None,
         header: dict | None = None,
         seed: int = 0,
+        skip_nonfinite: bool = False,
     ):
         super().__init__()
         self.automatic_optimization = False
+        self.skip_nonfinite, self.left_out = skip_nonfinite, []
         self.model, self.discriminator = model, discriminator
         self.optimizer, self.discriminator_optimizer = optimizer, discriminator_optimizer
         self.num_batches, self.warmup_batches = num_batches, warmup_batches
@@ -102,6 +105,8 @@ class VQGANModule(pl.LightningModule):
         adversarial = self.discriminator is not None and int(self.batches_done) >= self.discriminator_iter_start
 
         volume = batch["ct"]
+        if self._left_out(batch):
+            return
         out = self.model(volume)
         terms = {"l1": F.l1_loss(out.volume, volume), "commitment": out.commitment}
         loss = terms["l1"] + self.commitment_weight * terms["commitment"]
@@ -116,7 +121,7 @@ class VQGANModule(pl.LightningModule):
             self.discriminator.requires_grad_(True)
             terms["adversarial"] = self.adversarial_loss(judged, target_is_real=True, for_discriminator=False)
             loss = loss + self.adversarial_weight * terms["adversarial"]
-        self._check(loss, terms)
+        self._check(loss, terms, batch)
         self._step(optimizers[0], schedules[0], loss, self.model)
 
         if adversarial:
@@ -150,12 +155,17 @@ class VQGANModule(pl.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         """Writes what rebuilds the model: plain JSON, no code."""
         config = {k: v for k, v in dict(self.model.config).items() if not k.startswith("_")}
+        checkpoint["left_out"] = list(self.left_out)
         checkpoint["header"] = {
             "format": 1,
             "stage": "vqgan",
             "components": {"vqgan": {"class": "VQGAN3D", "config": config, "prefix": "model."}},
             **self.header,
         }
+
+    def on_load_checkpoint(self, checkpoint: dict) -> None:
+        """Lightning's hook."""
+        self.left_out = list(checkpoint.get("left_out", []))
 
     def _step(self, optimizer, schedule, loss: Tensor, module: nn.Module) -> None:
         optimizer.zero_grad()
@@ -165,12 +175,26 @@ class VQGANModule(pl.LightningModule):
         optimizer.step()
         schedule.step()
 
-    def _check(self, loss: Tensor, terms: dict[str, Tensor]) -> None:
+    def _left_out(self, batch: dict) -> bool:
+        """Whether no process is to learn from this batch, for the volumes of one of them are not finite."""
+        if not self.skip_nonfinite:
+            return False
+        bad = not bool(torch.isfinite(batch["ct"]).all())
+        if bad:
+            self.left_out.append(f"batch {int(self.batches_done)} (cases {_cases(batch)})")
+        if self.trainer.world_size > 1:
+            bad = self.trainer.strategy.reduce_boolean_decision(bad, all=False)
+        if bad:
+            self.batches_done += 1
+        return bad
+
+    def _check(self, loss: Tensor, terms: dict[str, Tensor], batch: dict) -> None:
         if not torch.isfinite(loss):
             values = ", ".join(f"{name} {float(value):g}" for name, value in terms.items())
             raise TrainingStopped(
-                f"the loss is not finite at batch {int(self.batches_done)} ({values}): "
-                "lower model.lr or set model.precision=32; the last checkpoint is untouched"
+                f"the loss is not finite at batch {int(self.batches_done)} (cases {_cases(batch)}; {values}): look at "
+                "these cases, lower model.lr or set model.precision=32; model.skip_nonfinite=true leaves out volumes "
+                "that are not finite; the last checkpoint is untouched"
             )
 
     def _check_collapse(self, spread: Tensor) -> None:
@@ -181,3 +205,7 @@ class VQGANModule(pl.LightningModule):
                 f"the codebook collapsed: perplexity {float(spread):.2f} below {self.collapse_perplexity:g} for "
                 f"{self.collapse_patience} batches; lower model.lr or model.n_codes, or check that the volumes differ"
             )
+
+
+def _cases(batch: dict) -> str:
+    return ", ".join(batch.get("id", ["not named"]))

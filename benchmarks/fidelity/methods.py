@@ -39,6 +39,8 @@ ANCESTOR = [  # the recipe of the first latent DDPM for X-ray to CTPA, on the sa
     "model.prior_rank=0",
     "model.condition_drop=0",
 ]
+UNKNOWN_POSE = ("dataset.pose_noise=true",)  # X-rays at poses off the nominal one, which nobody is told
+BASELINES = ("mean_volume", "nearest", "ridge")  # need no training seed
 ONE_STEP = ["sampler=ddim", "sampler.steps=1", "sampler.antithetic=false", "samples=1"]
 STRIDED = ["sampler=ancestral", "sampler.steps=50", "sampler.antithetic=false", "samples=1"]
 
@@ -53,6 +55,7 @@ class Method:
         judged: names of its methods to the names they get here.
         minutes: training budget on two CPU cores, the autoencoder not counted.
         trained_as: the method whose training it uses, where it has none of its own.
+        trained_on, judged_on: overrides of the data, in training and in judging.
     """
 
     train: tuple[str, ...]
@@ -60,16 +63,33 @@ class Method:
     judged: dict[str, str]
     minutes: float
     trained_as: str | None = None
+    trained_on: tuple[str, ...] = ()
+    judged_on: tuple[str, ...] = ()
+
+
+def unknown_name(name: str) -> str:
+    """What a row is called where X-rays have unknown poses."""
+    return {"model": "unknown_pose", "model_sample": "unknown_pose_sample"}.get(name, f"{name}_unknown_pose")
 
 
 def methods(size: int) -> dict[str, Method]:
     """The methods at an edge length, by name."""
     ours = [*COMMON[size], *OURS, *NETWORK[size]]
-    whole = {name: name for name in ("model", "model_sample", "mean_volume", "nearest", "ridge", "shuffled_xray")}
+    whole = {name: name for name in ("model", "model_sample", *BASELINES, "shuffled_xray")}
     sampled = ("samples=8",)
 
     def without(name: str, *overrides: str) -> Method:
         return Method((*ours, *overrides), sampled, {"model": name, "model_sample": f"{name}_sample"}, 8.0)
+
+    def unknown(name: str, *overrides: str, judged: dict[str, str] | None = None, judge=sampled) -> Method:
+        """Trained and judged on X-rays whose pose nobody knows."""
+        judged = judged or {"model": name, "model_sample": f"{name}_sample"}
+        return Method((*ours, *overrides), judge, judged, 8.0, trained_on=UNKNOWN_POSE, judged_on=UNKNOWN_POSE)
+
+    def on_unknown(trained_as: str, minutes: float, *overrides: str) -> Method:
+        """Trained where poses are known, judged where they are not."""
+        judged = {"model": f"{trained_as}_on_unknown_pose"}
+        return Method((*ours, *overrides), sampled, judged, minutes, trained_as=trained_as, judged_on=UNKNOWN_POSE)
 
     one = {"model": "regression"}
     ancestor = (*COMMON[size], *ANCESTOR)
@@ -93,4 +113,19 @@ def methods(size: int) -> dict[str, Method]:
         "v_prediction": without("v_prediction", "model.prediction=v_prediction"),
         "flow": without("flow", "model.prediction=flow"),
         "uniform_timesteps": without("uniform_timesteps", "model.timestep_power=1"),
+        "posterior_start": without("posterior_start", "model.guess_std=0.7"),
+        "unknown_pose": unknown(
+            "unknown_pose",
+            judged={ours_name: unknown_name(ours_name) for ours_name in whole},
+        ),
+        "unknown_pose_no_lifting": unknown("unknown_pose_no_lifting", "model.condition_channels=0"),
+        "unknown_pose_regression": unknown(
+            "unknown_pose_regression",
+            *REGRESSION,
+            judged={"model": "unknown_pose_regression"},
+            judge=tuple(ONE_STEP),
+        ),
+        "model_on_unknown_pose": on_unknown("model", 20.0),
+        "whole_8min_on_unknown_pose": on_unknown("whole_8min", 8.0),
+        "no_lifting_on_unknown_pose": on_unknown("no_lifting", 8.0, "model.condition_channels=0"),
     }

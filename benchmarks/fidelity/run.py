@@ -1,8 +1,8 @@
 """Trains and judges methods of the fidelity benchmark: `python benchmarks/fidelity/run.py --methods model --seed 0`.
 
 Every stage is one of the project's own commands. What is done is not done again, a stopped training goes on where it
-stood, and results of other methods and seeds stay as they are. A budget in minutes becomes a number of batches by a short
-run on a quiet machine (`--plan`), so that the training itself may share its machine.
+stood, and results of other methods and seeds stay as they are. A budget in minutes becomes a number of batches by a
+short run on a quiet machine (`--plan`), so that the training itself may share its machine.
 """
 
 import argparse
@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[0] = str(ROOT)
 
 from benchmarks.fidelity.methods import Method, methods  # noqa: E402
-from benchmarks.fidelity.table import HERE, collect  # noqa: E402
+from benchmarks.fidelity.table import HERE, collect, machine, results_name  # noqa: E402
 
 AUTOENCODER = {  # of 64³: crops, as many small batches beat few large ones on a CPU
     64: ["model.n_hiddens=64", "model.n_codes=4096", "model.max_steps=4000", "model.batch_size=1"],
@@ -71,14 +71,18 @@ def newest(runs: Path) -> Path:
 
 
 def plan(method: Method, minutes: float, folder: Path, settings: list[str]) -> dict:
-    """How many batches the budget holds, `{"ms", "batches"}`, counted once by a short run: nothing else may be running."""
+    """How many batches the budget holds, `{"ms", "batches", "minutes", "machine"}`.
+
+    The time of a batch is taken once, by a short run: nothing else may be running.
+    """
     counted = folder / "plan.json"
     if not counted.exists():
         short = [f"model.train_num_steps={CALIBRATION_BATCHES}", f"model.results_folder={folder / 'calibration'}"]
         found = re.search(r"median ([\d.]+) ms a batch", run("train/train_ddpm.py", *settings, *short, capture=True))
         milliseconds = float(found[1])
-        counted.write_text(json.dumps({"ms": milliseconds, "batches": max(1, int(minutes * 60_000 / milliseconds))}))
-    return json.loads(counted.read_text())
+        counted.write_text(json.dumps({"ms": milliseconds, "machine": machine()}))
+    found = json.loads(counted.read_text())
+    return {**found, "batches": max(1, int(minutes * 60_000 / found["ms"])), "minutes": minutes}
 
 
 def train(budget: dict, folder: Path, settings: list[str]) -> dict:
@@ -94,7 +98,13 @@ def train(budget: dict, folder: Path, settings: list[str]) -> dict:
         ]
         run("train/train_ddpm.py", *settings, *steps)
         done.write_text(json.dumps({**budget, "checkpoint": str(newest(runs))}))
-    return json.loads(done.read_text())
+    found = json.loads(done.read_text())
+    if found["minutes"] != budget["minutes"]:
+        raise SystemExit(
+            f"{folder.name}: trained for {found['minutes']:g} minutes, asked for {budget['minutes']:g}; "
+            f"remove {folder} or give --output"
+        )
+    return found
 
 
 def main() -> None:
@@ -120,35 +130,39 @@ def main() -> None:
 
     folder = options.output / str(options.size)
     folder.mkdir(parents=True, exist_ok=True)
+    # a trial, or a look at few cases, does not touch the table that stays
+    home_of_results = folder if options.tiny or options.cases is not None else HERE
     data = [f"experiment=fidelity_{options.size}"]
     if options.tiny:
         data += TINY
         AUTOENCODER[options.size] += ["model.max_steps=4", "model.n_hiddens=8"]
-    if options.xrays:
-        data.append(f"dataset.xray_file={options.xrays}")
-    vqgan = train_autoencoder(options.size, folder, data)
+    rendered = [f"dataset.xray_file={options.xrays}"] if options.xrays else []
+    vqgan = train_autoencoder(options.size, folder, [*data, *rendered])
     for name in options.methods:
         method = known[name]
         minutes = options.minutes or method.minutes
         home = folder / f"{method.trained_as or name}_{options.seed}"
         home.mkdir(parents=True, exist_ok=True)
-        settings = [*data, *method.train, f"model.seed={options.seed}", f"model.vqgan_ckpt={vqgan}"]
+        # pre-rendered X-rays are of nominal poses
+        trained_on, judged_on = ([*data, *(own or rendered)] for own in (method.trained_on, method.judged_on))
+        settings = [*trained_on, *method.train, f"model.seed={options.seed}", f"model.vqgan_ckpt={vqgan}"]
         settings += [f"model.precision={options.precision}", *QUIET]
-        budget = {**plan(method, minutes, home, settings), "minutes": minutes}
+        budget = plan(method, minutes, home, settings)
         if options.plan:
             print(name, budget, flush=True)
             continue
         trained = train(budget, home, settings)
-        judged = folder / f"{name}_{options.seed}" / "evaluation"
+        part = "evaluation" if options.cases is None else f"evaluation_{options.cases}"
+        judged = folder / f"{name}_{options.seed}" / part
         if not (judged / "metrics.json").exists():
             wanted = [f"methods=[{','.join(method.judged)}]", f"metrics={options.metrics}", "nifti=0"]
             where = [f"checkpoint={trained['checkpoint']}", f"output={judged}", f"batch_size={options.batch}"]
             fewer = [] if options.cases is None else [f"cases={options.cases}"]
-            run("evaluation/evaluate.py", *data, *wanted, *where, *fewer, *method.judge)
-        collect(name, method, options.size, options.seed, trained, judged, folder if options.tiny else HERE)
+            run("evaluation/evaluate.py", *judged_on, *wanted, *where, *fewer, *method.judge)
+        collect(name, method, options.size, options.seed, trained, judged, home_of_results)
     if options.plan:
         return
-    print(((folder if options.tiny else HERE) / "results.md").read_text())
+    print((home_of_results / results_name(options.size, "md")).read_text())
 
 
 if __name__ == "__main__":

@@ -1,23 +1,31 @@
-"""Merges judged methods into `cases/`, `results.json` and `results.md`: by size, method and training seed.
+"""Merges judged methods into `cases/`, `results.json` and `results.md`: by method and training seed, one pair a size.
 
 The scores of every case stay in the repository, so that intervals and paired differences can be made again, and runs
-may be spread over days and machines.
+may be spread over days and machines. `results.json` has the form of an evaluation's `metrics.json`, with the claims of
+the benchmark beside it: `python -m benchmarks.fidelity.table` writes both anew from what is there.
 """
 
 import json
 import platform
+import sys
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 
-from benchmarks.fidelity.methods import Method
+if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parents[2])
+
+from benchmarks.fidelity import claims
+from benchmarks.fidelity.methods import BASELINES, Method, unknown_name
 from evaluation.metrics.registry import catalogue
-from evaluation.statistics import bootstrap_mean, paired_difference
+from evaluation.scoring import FIDELITY, TRUTH
+from evaluation.statistics import bootstrap_mean, holm, paired_difference, sign_flip_p
 
 HERE = Path(__file__).resolve().parent
-BASELINES = ("mean_volume", "nearest", "ridge")  # need no training seed
+SEEDLESS = (*BASELINES, *(unknown_name(name) for name in BASELINES), TRUTH)
+POINTS = (*BASELINES, "regression", "unknown_pose_regression")  # one answer, no sample
 PAIRS = (  # what is compared with what, like with like
     ("model", "regression"),
     ("model", "ridge"),
@@ -25,8 +33,20 @@ PAIRS = (  # what is compared with what, like with like
     ("model", "mean_volume"),
     ("model", "shuffled_xray"),
     ("model_sample", "ancestor"),
+    ("model_sample", "ancestor_1000"),
+    ("ancestor", "ancestor_1000"),
     ("model_sample", "regression"),
+    *(("whole_8min", name) for name in ("no_prior", "no_lifting", "no_embedding", "with_tokens", "constant_rays")),
+    *(("whole_8min", name) for name in ("v_prediction", "flow", "uniform_timesteps", "posterior_start")),
+    ("unknown_pose", "unknown_pose_no_lifting"),
+    ("unknown_pose", "unknown_pose_regression"),
+    *(("unknown_pose", unknown_name(name)) for name in (*BASELINES, "shuffled_xray")),
+    ("whole_8min_on_unknown_pose", "no_lifting_on_unknown_pose"),
+    ("model", "model_on_unknown_pose"),
 )
+
+Runs = dict[str, list[tuple[dict, pd.DataFrame]]]
+"""By method, one `(facts, scores by case id)` a training seed."""
 
 
 def machine() -> str:
@@ -37,25 +57,39 @@ def machine() -> str:
     return f"{torch.get_num_threads()} cores, {names[0].split(':')[1].strip() if names else platform.processor()}"
 
 
+def results_name(size: int, ending: str) -> str:
+    """The file of a size: `results.json` is that of 64³."""
+    return f"results.{ending}" if size == 64 else f"results_{size}.{ending}"
+
+
 def collect(name: str, method: Method, size: int, seed: int, trained: dict, judged: Path, home: Path = HERE) -> None:
     """Takes a judged method in, then writes results and table anew, all under `home`."""
     scores = pd.read_csv(judged / "cases.csv", dtype={"id": str, "patient": str})
     protocol = json.loads((judged / "metrics.json").read_text())["protocol"]
-    for theirs, ours in method.judged.items():
+    taken = method.judged | ({TRUTH: TRUTH} if name == "model" else {})
+    for theirs, ours in taken.items():
         rows = scores[scores.method == theirs].assign(method=ours)
-        key = ours if ours in BASELINES else f"{ours}_{seed}"
+        if rows.empty:
+            continue
+        key = ours if ours in SEEDLESS else f"{ours}_{seed}"
         stem = home / "cases" / str(size) / key
         stem.parent.mkdir(parents=True, exist_ok=True)
         rows.to_csv(stem.with_suffix(".csv"), index=False, float_format="%.5g")
-        learned = {} if ours in BASELINES else {"minutes": trained["minutes"], "batches": trained["batches"]}
-        facts = {"method": ours, "seed": None if ours in BASELINES else seed, "machine": machine(), **learned}
+        learned = {} if ours in SEEDLESS else {"minutes": trained["minutes"], "batches": trained["batches"]}
+        facts = {
+            "method": ours,
+            "row": theirs,
+            "seed": None if ours in SEEDLESS else seed,
+            "machine": trained.get("machine", machine()),
+            **learned,
+        }
         stem.with_suffix(".json").write_text(json.dumps(facts | {"protocol": protocol}, indent=1) + "\n")
     write(size, home)
 
 
-def read(size: int, home: Path = HERE) -> dict[str, list[tuple[dict, pd.DataFrame]]]:
-    """`{method: [(facts, scores by case id)]}`, one entry a training seed."""
-    found: dict = {}
+def read(size: int, home: Path = HERE) -> Runs:
+    """All that was judged."""
+    found: Runs = {}
     for path in sorted((home / "cases" / str(size)).glob("*.csv")):
         facts = json.loads(path.with_suffix(".json").read_text())
         table = pd.read_csv(path, dtype={"id": str, "patient": str}).set_index("id")
@@ -63,80 +97,165 @@ def read(size: int, home: Path = HERE) -> dict[str, list[tuple[dict, pd.DataFram
     return found
 
 
+def averaged(runs: list[tuple[dict, pd.DataFrame]]) -> pd.DataFrame:
+    """Scores of the cases that all training seeds have, their mean over the seeds, and `patient`."""
+    index = runs[0][1].index
+    for _, run in runs[1:]:
+        index = index.intersection(run.index)
+    columns = [c for c in runs[0][1].columns if c in catalogue() and all(c in run.columns for _, run in runs)]
+    table = sum(run.loc[index, columns] for _, run in runs) / len(runs)
+    return table.assign(patient=runs[0][1].loc[index, "patient"])
+
+
+def cost(facts: dict) -> dict:
+    """Of one answer of a row: `evaluations` of the network, `seconds`, `samples`; `parameters` of all its networks."""
+    protocol, name = facts["protocol"], facts["method"]
+    if name in SEEDLESS:
+        return {"evaluations": 0, "seconds": None, "parameters": None, "samples": None}
+    each = protocol.get("evaluations", protocol["steps"] * (1 if protocol.get("guidance_scale", 1.0) == 1.0 else 2))
+    single = facts.get("row", "").endswith("sample") or name.endswith("_sample")
+    samples = 1 if single else protocol["samples"]
+    spent = (protocol.get("timings_s") or {}).get("generation")
+    seconds = None if spent is None else spent / (protocol["cases"] * protocol["samples"]) * samples
+    return {
+        "evaluations": each * samples,
+        "seconds": None if seconds is None else round(seconds, 3),
+        "parameters": sum((protocol.get("parameters") or {}).values()) or None,
+        "samples": samples,
+    }
+
+
+def estimator(name: str, samples: int | None) -> str:
+    """What an answer is."""
+    if name in POINTS or name in SEEDLESS:
+        return "point"
+    return "one sample" if samples == 1 else f"mean of {samples} samples"
+
+
 def summarise(size: int, home: Path = HERE) -> dict:
-    """Means over cases and training seeds with patient-bootstrap intervals, spread over seeds, paired differences."""
+    """`{"protocol", "methods", "reference", "differences", "claims"}`.
+
+    Means over cases and training seeds with intervals of a bootstrap over patients; `protocol.rows` holds by method
+    what it cost to train and to ask, and its PSNR by seed. Differences are paired by case; their `p_holm` is adjusted
+    over all pairs of the metric.
+    """
     found = read(size, home)
-    result: dict = {"size": size, "methods": {}, "differences": {}}
-    for name, runs in found.items():
-        columns = [c for c in runs[0][1].columns if c in catalogue()]
-        table = sum(run[columns] for _, run in runs) / len(runs)
-        patients = runs[0][1].patient.to_numpy(dtype=str)
-        entry = {c: bootstrap_mean(table[c].to_numpy(), patients).as_dict() for c in columns if table[c].notna().any()}
-        each = [float(run.psnr.mean()) for _, run in runs]
-        facts = runs[0][0]
-        result["methods"][name] = {
-            "metrics": entry,
-            "seeds": [facts["seed"] for facts, _ in runs],
-            "psnr_by_seed": [round(value, 3) for value in each],
-            "cases": len(table),
-            "batches": [facts.get("batches") for facts, _ in runs],
-            "minutes": facts.get("minutes"),
-            "machine": facts["machine"],
-            "estimator": facts["protocol"]["estimator"] if name == "model" else None,
-            "parameters": facts["protocol"].get("parameters"),
-            "protocol": facts["protocol"],
+    names = [name for name in found if name != TRUTH]
+    result: dict = {"protocol": _protocol(size, found), "methods": {}, "reference": {}, "differences": {}}
+    for name in (*names, *(n for n in found if n == TRUTH)):
+        table = averaged(found[name])
+        patients = table.patient.to_numpy(dtype=str)
+        columns = [c for c in table.columns if c in catalogue()]
+        metrics = {c: bootstrap_mean(table[c].to_numpy(), patients) for c in columns}
+        result["reference" if name == TRUTH else "methods"][name] = {
+            c: None if estimate.mean is None else estimate.as_dict() for c, estimate in metrics.items()
         }
-    for one, other in PAIRS:
-        if one in found and other in found:
-            result["differences"][f"{one} - {other}"] = _differences(found[one], found[other])
+    result["differences"] = differences(found)
+    result["claims"] = claims.judge(found, home, size)
     return result
 
 
-def _differences(ones: list, others: list) -> dict:
-    """Paired by case, averaged over the seeds that both have; the spread is over the seeds' own differences."""
-    index = ones[0][1].index.intersection(others[0][1].index)
-    columns = [c for c in ones[0][1].columns if c in catalogue() and c in others[0][1].columns]
-    mean = [sum(run.loc[index, columns] for _, run in runs) / len(runs) for runs in (ones, others)]
-    patients = ones[0][1].loc[index, "patient"].to_numpy(dtype=str)
-    entry = {
-        c: paired_difference(mean[0][c].to_numpy(), mean[1][c].to_numpy(), patients).as_dict()
-        for c in columns
-        if (mean[0][c] - mean[1][c]).notna().any()
-    }
+def _protocol(size: int, found: Runs) -> dict:
+    rows = {}
+    for name, runs in found.items():
+        facts = runs[0][0]
+        price = cost(facts)
+        rows[name] = {
+            "estimator": estimator(name, price["samples"]),
+            "seeds": [f["seed"] for f, _ in runs],
+            "psnr_by_seed": [
+                None if table.psnr.isna().all() else round(float(table.psnr.mean()), 3) for _, table in runs
+            ],
+            "cases": len(averaged(runs)),
+            "batches": [f.get("batches") for f, _ in runs],
+            "minutes": facts.get("minutes"),
+            "machine": facts["machine"],
+            "sampler": None if price["samples"] is None else [facts["protocol"].get(k) for k in ("sampler", "steps")],
+            **price,
+        }
+    shared = {}
+    if "model" in found:
+        kept = ("window", "data_range_hu", "volume_size", "spacing", "split", "cases", "dataset", "data_version",
+                "data_sha256", "bootstrap", "definitions")  # fmt: skip
+        shared = {key: found["model"][0][0]["protocol"].get(key) for key in kept}
+    return {"size": size, **shared, "rows": rows}
+
+
+def differences(found: Runs) -> dict[str, dict]:
+    """`{"one - other": {metric: {"mean", "low", "high", "p_holm", "by_seed", "seed_std"}}}` of `PAIRS`."""
+    pairs = {f"{one} - {other}": (one, other) for one, other in PAIRS if one in found and other in found}
+    result: dict = {key: {} for key in pairs}
+    for metric in FIDELITY:
+        p_values = {}
+        for key, (one, other) in pairs.items():
+            told = difference(found[one], found[other], metric)
+            if told is not None:
+                p_values[key] = told.pop("p")
+                result[key][metric] = told
+        for key, p in holm(p_values).items():
+            result[key][metric]["p_holm"] = p
+    return result
+
+
+def difference(ones: list, others: list, metric: str, margin: float = 0.0) -> dict | None:
+    """One minus the other on the cases of both, averaged over training seeds; `p` of a difference of `margin`.
+
+    None where no case has both. `by_seed` are the differences of the seeds themselves, where both have them.
+    """
+    first, second = averaged(ones), averaged(others)
+    index = first.index.intersection(second.index)
+    if not len(index) or metric not in first or metric not in second:
+        return None
+    patients = first.loc[index, "patient"].to_numpy(dtype=str)
+    ours, theirs = (table.loc[index, metric].to_numpy() for table in (first, second))
+    estimate = paired_difference(ours, theirs, patients)
+    if estimate.mean is None:
+        return None
+    found = estimate.as_dict() | {"p": sign_flip_p(ours - theirs - margin, patients), "cases": len(index)}
     if len(ones) > 1 and len(others) in (1, len(ones)):
         partners = others * len(ones) if len(others) == 1 else others
         each = [
-            float((a.loc[index, "psnr"] - b.loc[index, "psnr"]).mean())
+            float((a.loc[index, metric] - b.loc[index, metric]).mean())
             for (_, a), (_, b) in zip(ones, partners, strict=True)
         ]
-        entry["psnr"]["by_seed"] = [round(value, 3) for value in each]
-        entry["psnr"]["seed_std"] = round(float(np.std(each, ddof=1)), 3)
-    return entry
+        found |= {"by_seed": [round(v, 4) for v in each], "seed_std": round(float(np.std(each, ddof=1)), 4)}
+    return found
 
 
 def write(size: int, home: Path = HERE) -> None:
-    """`results.json`, one entry a size, and `results.md`."""
-    path = home / "results.json"
-    results = json.loads(path.read_text()) if path.exists() else {}
-    results[str(size)] = summarise(size, home)
-    path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    (home / "results.md").write_text("\n".join(_markdown(entry) for entry in results.values()), encoding="utf-8")
+    """`results.json` and `results.md` of a size."""
+    result = summarise(size, home)
+    (home / results_name(size, "json")).write_text(
+        json.dumps(result, indent=1, allow_nan=False) + "\n", encoding="utf-8"
+    )
+    (home / results_name(size, "md")).write_text(markdown(result), encoding="utf-8")
 
 
-def _markdown(entry: dict) -> str:
-    names = list(dict.fromkeys(c for m in entry["methods"].values() for c in m["metrics"]))
-    heads = ["method", "machine, minutes, batches", *(catalogue()[n].label for n in names)]
-    lines = [f"## {entry['size']}³", "", "| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
-    ranked = sorted(entry["methods"].items(), key=lambda item: -item[1]["metrics"]["psnr"]["mean"])
-    for name, method in ranked:
-        batches = ", ".join(str(b) for b in method["batches"] if b)
-        budget = f"{method['machine']}, {method['minutes']:g} min, {batches}" if batches else "–"
-        cells = [_span(method["metrics"].get(n)) for n in names]
-        lines.append("| " + " | ".join([f"{name} ({method['cases']})", budget, *cells]) + " |")
-    lines += ["", "| difference | PSNR, dB | over training seeds |", "|---|---|---|"]
-    for name, metrics in entry["differences"].items():
-        seeds = metrics["psnr"].get("by_seed", "one seed")
-        lines.append(f"| {name} | {_span(metrics['psnr'])} | {seeds} |")
+def markdown(result: dict) -> str:
+    """The claims in sentences, the table, the differences."""
+    rows = result["protocol"]["rows"]
+    lines = [f"# Fidelity at {result['protocol']['size']}³", "", *claims.sentences(result["claims"])]
+    present = [n for n in FIDELITY if any(m.get(n) for m in result["methods"].values())]
+    heads = ["method (cases)", "estimator", *(catalogue()[n].label for n in present)]
+    heads += ["evaluations", "s an answer", "training", "M parameters"]
+    lines += ["", "## Table", "", "| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+    reference = {name: told for name, told in result["reference"].items() if any(told.values())}
+    ranked = sorted(result["methods"].items(), key=lambda item: -(item[1].get("psnr") or {"mean": -1e9})["mean"])
+    for name, metrics in (*ranked, *reference.items()):
+        row = rows[name]
+        batches = ", ".join(str(b) for b in row["batches"] if b)
+        trained = f"{row['minutes']:g} min, {batches} batches" if batches else "–"
+        costs = [str(row["evaluations"]), _number(row["seconds"]), trained, _number(row["parameters"], 1e-6)]
+        cells = [f"{name} ({row['cases']})", row["estimator"], *(_span(metrics.get(n)) for n in present), *costs]
+        lines.append("| " + " | ".join(cells) + " |")
+    machines = sorted({row["machine"] for row in rows.values()})
+    lines += ["", f"Trained on {'; '.join(machines)}. Intervals: 95 %, 2,000 draws over patients, seed 0.", ""]
+    lines += ["## Differences", "", "| difference | PSNR, dB | p, Holm | over training seeds |", "|---|---|---|---|"]
+    for name, metrics in result["differences"].items():
+        if "psnr" in metrics:
+            told = metrics["psnr"]
+            p = "–" if told["p_holm"] is None else f"{told['p_holm']:.2g}"
+            lines.append(f"| {name} | {_span(told)} | {p} | {told.get('by_seed', 'one seed')} |")
     return "\n".join(lines) + "\n"
 
 
@@ -147,7 +266,11 @@ def _span(estimate: dict | None) -> str:
     return mean if estimate["low"] is None else f"{mean} [{estimate['low']:.3g}, {estimate['high']:.3g}]"
 
 
+def _number(value: float | None, scale: float = 1.0) -> str:
+    return "–" if value is None else f"{value * scale:.3g}"
+
+
 if __name__ == "__main__":
     for folder in sorted((HERE / "cases").iterdir()):
         write(int(folder.name))
-    print((HERE / "results.md").read_text())
+        print((HERE / results_name(int(folder.name), "md")).read_text())

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from dataset.errors import UserError
-from dataset.files import atomic_path
+from dataset.files import NO_ROOM, atomic_path
 from dataset.intensity import Window
 from dataset.preparation.latents import FLAGS, decode_latents, is_latents, load_decoder
 from dataset.preparation.plan import Task
@@ -100,6 +100,8 @@ def make_case(task: Task, settings: Settings, state: str) -> dict[str, Any]:
     except UserError as error:
         return {"failed": str(error)}
     except OSError as error:
+        if error.errno in NO_ROOM:  # every other case would fail as well
+            raise
         return {"failed": f"{task.id}: cannot be read or written ({error.strerror or type(error).__name__})"}
     return {"state": state, **ct, **xray, "flags": ct["flags"] + xray["flags"] + warnings}
 

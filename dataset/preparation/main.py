@@ -1,6 +1,8 @@
 """The settings of `config/prepare.yaml` put together: what to read, how to make cases, what to keep."""
 
+import contextlib
 import math
+from collections.abc import Iterator
 from pathlib import Path
 
 from hydra.utils import instantiate
@@ -8,6 +10,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from dataset.cases import positive
 from dataset.errors import UserError, refusals
+from dataset.files import NO_ROOM
+from dataset.lock import release
 from dataset.preparation.case import Settings
 from dataset.preparation.plan import find_all, make_plan
 from dataset.preparation.ranking import pick_rules
@@ -55,12 +59,27 @@ def prepare_set(cfg: DictConfig) -> tuple[Outcome, Path]:
         vae_ckpt=cfg.vae_ckpt,
         latents_window=plain["latents_window"],
     )
-    with processes(workers) as pool:
-        series, radiographs = find_all(cfg.source, exclude=[pseudonyms.folder], pool=pool)
+    with _writing(output), processes(workers) as pool:
+        series, radiographs = find_all(cfg.source, [pseudonyms.folder], pool, cfg.follow_links)
         wishes = read_wishes(plain, series, radiographs, pseudonyms.folder)
         plan = make_plan(series, radiographs, pseudonyms, rules, max_hours=max_hours, unpaired=cfg.unpaired, **wishes)
         outcome = prepare(plan, settings, pseudonyms, pool, keep_age=cfg.keep_age, keep_sex=cfg.keep_sex)
     return outcome, output / "manifest.csv"
+
+
+@contextlib.contextmanager
+def _writing(output: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        raise UserError(
+            f"output={output}: cannot be written ({error.strerror}); free space or choose another; the same command "
+            "goes on, finished cases are kept"
+        ) from error
+    finally:
+        release(output)
 
 
 def number(key: str, value, lowest: float = 0.0, kind: type = float) -> float | int:

@@ -11,6 +11,7 @@ import numpy as np
 
 from dataset.discover import discover
 from dataset.errors import UserError
+from dataset.limits import expect_no_way_out
 from dataset.preparation.deidentify import Pseudonyms, age_years
 from dataset.preparation.labels import clean_id, match_labels, read_csv
 from dataset.preparation.latents import find_latents
@@ -59,7 +60,7 @@ class Plan:
 
 
 def find_all(
-    source: str | Path, exclude: Sequence[Path] = (), pool: Executor | None = None
+    source: str | Path, exclude: Sequence[Path] = (), pool: Executor | None = None, follow_links: bool = False
 ) -> tuple[list[CtSeries], list[Radiograph]]:
     """Every CT stack, NIfTI volume and radiograph under a folder.
 
@@ -69,6 +70,8 @@ def find_all(
     source = Path(source).expanduser()
     if not source.is_dir():
         raise UserError(f"source={source}: no such folder; give the one that holds DICOM or NIfTI files, at any depth")
+    if not follow_links:
+        expect_no_way_out(source, "copy the files there, or set follow_links=true if you know where it leads")
     series = find_ct_series(source, exclude=exclude, pool=pool) + _find_nifti(source) + find_latents(source, exclude)
     if not series:
         raise UserError(f"source={source}: no CT in it, neither DICOM nor NIfTI; give the folder of the exports")
@@ -202,7 +205,7 @@ def _find_nifti(source: Path) -> list[CtSeries]:
     if not any(path.lower().endswith(NIFTI_ENDINGS) for files in folders_of(source) for path in files):
         return []
     found = []
-    for row in discover(source, dicom=False).to_dict("records"):
+    for row in discover(source, dicom=False, follow_links=True).to_dict("records"):
         beside = source / row["xray"] if row["xray"] else None
         found.append(CtSeries([source / row["ct"]], patient=row["patient"], series_uid=row["ct"], xray=beside))
     return found

@@ -13,6 +13,7 @@ from jaxtyping import Float
 
 from dataset.errors import UserError
 from dataset.files import atomic_path
+from dataset.limits import expect_bearable_dicom
 from dataset.preparation.deidentify import age_years
 from dataset.preparation.headers import DICOM_ENDINGS, NOT_A_HEADER, NOT_A_VALUE, time_of
 from dataset.preparation.margins import mask_text as without_text
@@ -201,8 +202,9 @@ def _read_header(path: Path) -> pydicom.Dataset | None:
         marked = has_dicom_mark(path)
         if not marked and path.suffix.lower() not in DICOM_ENDINGS:
             return None
+        expect_bearable_dicom(path)
         header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=TAGS, force=not marked)
-    except NOT_A_HEADER:
+    except (*NOT_A_HEADER, UserError):
         return None
     return header if is_radiograph(header) else None
 

@@ -15,7 +15,8 @@ from scipy import ndimage
 
 from dataset.errors import UserError
 from dataset.intensity import AIR_HU
-from dataset.preparation.headers import MULTIFRAME, group_item, normal_of
+from dataset.limits import expect_bearable_dicom, expect_voxels
+from dataset.preparation.headers import MULTIFRAME, NOT_A_HEADER, group_item, normal_of
 from dataset.preparation.series import SAME_PLACE_MM, CtSeries
 from dataset.volume_io import STRAIGHT, Volume, check_geometry, check_hu, read_volume, turned
 
@@ -100,7 +101,10 @@ def _slices(series: CtSeries, name: str) -> Iterator[_Slice]:
         frames.setdefault(one.path, set()).add(one.frame)
     for path, wanted in frames.items():
         try:
+            expect_bearable_dicom(path)
             ds = pydicom.dcmread(path, force=True)
+            size = [int(ds.get(key) or 1) for key in ("NumberOfFrames", "Rows", "Columns")]
+            expect_voxels([len(frames), *size], name)
             if "PixelData" not in ds:
                 raise UserError(f"{name}: a slice has a header but no pixel data; export the whole series again")
             stored = _stored(ds, path, name)
@@ -110,7 +114,7 @@ def _slices(series: CtSeries, name: str) -> Iterator[_Slice]:
                 orientation, spacing = ds.ImageOrientationPatient, ds.PixelSpacing
                 hu = _rescaled(ds, stored, ds.get("RescaleSlope"), ds.get("RescaleIntercept"))
                 yield _Slice(hu, ds.ImagePositionPatient, orientation, spacing)
-        except (ValueError, RuntimeError, OSError, KeyError, AttributeError, TypeError, NotImplementedError) as error:
+        except (*NOT_A_HEADER, RuntimeError) as error:
             raise UserError(
                 f"{name}: a slice of the DICOM series is damaged or of a kind that cannot be decoded "
                 f"({type(error).__name__}); copy or export it again"

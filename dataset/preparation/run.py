@@ -17,7 +17,8 @@ import pydicom
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from dataset.errors import UserError
-from dataset.files import atomic_path
+from dataset.files import atomic_path, sweep
+from dataset.lock import hold
 from dataset.manifest import DRR, DRR_CONTRAST, FILM, make_rows, write_manifest
 from dataset.preparation.case import Settings, finished, make_case, state_of, write_record
 from dataset.preparation.deidentify import Pseudonyms
@@ -52,18 +53,15 @@ def open_folders(source: str | Path, output: str | Path, linkage: str | Path | N
     """The output folder and the pseudonyms, whose key and table lie beside it.
 
     Raises:
-        UserError: an output within the source, where the next run would take it for a source.
+        UserError: an output within the source, where the next run would take it for a source; one that cannot be
+            written, or that another process is writing.
     """
     output, source = Path(output).expanduser(), Path(source).expanduser()
     if source.resolve() in (output.resolve(), *output.resolve().parents):
         raise UserError(f"output={output}: lies within source={source}; choose a folder beside it")
     folder = Path(linkage) if linkage else output.with_name(f"{output.name}-linkage")
-    pseudonyms = Pseudonyms(folder, output)
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"output={output}: cannot be written ({error.strerror}); choose another") from error
-    return output, pseudonyms
+    hold(output, "output")
+    return output, Pseudonyms(folder, output)
 
 
 @contextlib.contextmanager
@@ -115,7 +113,10 @@ def prepare(
         if (record := finished(task, settings, states[task.id])) is not None:
             records[task.id] = record
     kept = len(records)
-    strangers = {path.stem for path in settings.record("any").parent.glob("*.json")} - states.keys()
+    for folder in {place("any").parent for place in (settings.ct, settings.xray, settings.record)}:
+        sweep(folder)
+    names = {path.stem for path in settings.record("any").parent.glob("*.json") if not path.name.startswith(".")}
+    strangers = names - states.keys()
     if strangers:
         log.warning("%s: %d cases of earlier runs belong to it no more; their files stay", output, len(strangers))
     todo = [task for task in plan.tasks if task.id not in records]

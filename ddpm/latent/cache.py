@@ -5,10 +5,11 @@ encoder. So nothing stale is ever read, and what is missing can be told from the
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
@@ -57,17 +58,56 @@ def _read(file: Path) -> Tensor:
         return content.get_tensor("raw")
 
 
+class StoredLatents:
+    """Whitened latents of many cases that stay on disk: what is asked for is read, and nothing is kept.
+
+    Stands where a tensor `(n, c, d, h, w)` would be too large; the system's file cache serves all processes at once.
+
+    Args:
+        files: with the raw latents, one a case.
+        encoder: whose statistics, measured before, whiten them; copied, for it may move to a GPU.
+    """
+
+    def __init__(self, files: Sequence[Path], encoder: LatentEncoder):
+        self.files = list(files)
+        self.mean, self.std = (x.detach().cpu().clone() for x in (encoder.latent_mean, encoder.latent_std))
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> Float[Tensor, "c d h w"]:
+        return self.index_select(0, torch.tensor([index]))[0]
+
+    def index_select(self, dim: int, chosen: Tensor) -> Float[Tensor, "m c d h w"]:
+        """Those of the cases `chosen`, as of a tensor along its first dimension."""
+        raw = read_latents([self.files[i] for i in chosen.tolist()])
+        return (raw - self.mean.view(1, -1, 1, 1, 1)) / self.std.view(1, -1, 1, 1, 1)
+
+    def split(self, count: int) -> Iterator[Float[Tensor, "m c d h w"]]:
+        """All of them in order, `count` at once."""
+        for chosen in torch.arange(len(self)).split(count):
+            yield self.index_select(0, chosen)
+
+
 class LatentDataset(Dataset):
     """Items of a case data set with whitened `latent` in place of `ct`.
 
     Takes the same keys: an index, or (index, step). What goes with the latents is kept in memory, unless the cases
-    change their X-rays from step to step: then it is asked for anew in training. A loader takes whole batches by
-    `__getitems__` with `collate`: one gather from stacked tensors in place of a copy an item.
+    change their X-rays from step to step, or the latents are `StoredLatents`: then it is asked for anew. A loader
+    takes whole batches by `__getitems__` with `collate`: one gather from stacked tensors in place of a copy an item.
     """
 
-    def __init__(self, cases: Dataset, latents: Tensor):
-        self.latents, self.cases = latents, cases
-        self.conditions = default_collate([cases.condition(i) for i in range(len(latents))])
+    def __init__(self, cases: Dataset, latents: Tensor | StoredLatents):
+        self.latents, self.cases, self.kept = latents, cases, isinstance(latents, Tensor)
+        self.conditions = default_collate([cases.condition(i) for i in range(len(latents))]) if self.kept else {}
+
+    def xrays(self, pixels: int) -> Float[Tensor, "n v 1 p q"]:
+        """All X-rays without random changes; where they are not kept, averaged down to `pixels` a side."""
+        if self.kept:
+            return self.conditions["xray"]
+        return torch.stack(
+            [F.adaptive_avg_pool2d(self.cases.condition(i)["xray"], pixels) for i in range(len(self.latents))]
+        )
 
     @property
     def augments(self) -> bool:
@@ -99,7 +139,7 @@ class LatentDataset(Dataset):
         return batch
 
     def _changes(self, step: int) -> bool:
-        return step >= 0 and self.augments
+        return not self.kept or step >= 0 and self.augments
 
     def _told(self, index: int, step: int) -> dict:
         if self._changes(step):

@@ -6,6 +6,7 @@ of Diffusion Models", 2024): the denoiser sees about zero mean and unit deviatio
 
 import hashlib
 import json
+from collections.abc import Iterable
 
 import torch
 from diffusers import ConfigMixin, ModelMixin
@@ -19,6 +20,7 @@ class LatentEncoder(ModelMixin, ConfigMixin):
     Volumes are `(b, 1, D, H, W)` in [-1, 1]; latents `(b, c, d, h, w)`.
     """
 
+    found_at: str | None = None  # the checkpoint of this project that it was made of
     trained_on: dict = {}  # `key=path` of the checkpoint it came from, with its protocol; empty for public weights
     slicewise = False  # whether each slice along D is encoded and decoded by itself
 
@@ -49,9 +51,17 @@ class LatentEncoder(ModelMixin, ConfigMixin):
         self._scaling = scaling
         return self
 
-    def measure(self, raw: Float[Tensor, "n c d h w"]) -> None:
-        """Stores mean and standard deviation per channel of raw training latents (or as `set_scaling` says)."""
-        if getattr(self, "_scaling", "unit") == "range":
+    def measure(self, raw: Float[Tensor, "n c d h w"] | Iterable[Float[Tensor, "m c d h w"]]) -> None:
+        """Stores mean and standard deviation per channel of raw training latents (or as `set_scaling` says).
+
+        Args:
+            raw: all of them, or parts of them in turn where all at once are too many.
+        """
+        if not isinstance(raw, Tensor):
+            low, high, mean, std = _summary(raw)
+            if getattr(self, "_scaling", "unit") == "range":
+                mean, std = ((low + high) / 2).expand_as(mean), ((high - low) / 2).expand_as(std)
+        elif getattr(self, "_scaling", "unit") == "range":
             low, high = raw.amin().float(), raw.amax().float()
             mean, std = ((low + high) / 2).expand(raw.shape[1]), ((high - low) / 2).expand(raw.shape[1])
         else:
@@ -114,6 +124,20 @@ class LatentEncoder(ModelMixin, ConfigMixin):
                 digest.update(name.encode())
                 digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()[:16]
+
+
+def _summary(parts: Iterable[Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Lowest and highest value, mean and deviation per channel, over all parts."""
+    lows, highs, sums, squares, count = [], [], 0.0, 0.0, 0
+    for part in parts:
+        numbers = part.double()
+        lows.append(part.amin().float())
+        highs.append(part.amax().float())
+        sums, squares = sums + numbers.sum(dim=(0, 2, 3, 4)), squares + numbers.square().sum(dim=(0, 2, 3, 4))
+        count += numbers[:, 0].numel()
+    mean = sums / count
+    std = ((squares - count * mean.square()) / max(count - 1, 1)).clamp_min(0.0).sqrt()
+    return torch.stack(lows).amin(), torch.stack(highs).amax(), mean.float(), std.float()
 
 
 def _channels(x: Float[Tensor, " c"]) -> Float[Tensor, "1 c 1 1 1"]:

@@ -52,6 +52,7 @@ def make_latent_encoder(
     config = {k: v for k, v in dict(vqgan.config).items() if not k.startswith("_")}
     encoder = VQGANLatents(config)
     encoder.network.load_state_dict(vqgan.state_dict())
+    encoder.found_at = str(vqgan_ckpt)
     encoder.trained_on = {f"model.vqgan_ckpt={vqgan_ckpt}": read(vqgan_ckpt)[0].get("protocol", {})}
     return encoder
 

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from dataset.errors import UserError
+from ddpm.archive import expect_stored
 from ddpm.xray_encoder.pretrained import KEY, PretrainedXrayEncoder, fetch
 
 FILES = (("open_clip_config.json",), ("open_clip_model.safetensors", "open_clip_pytorch_model.bin"))
@@ -100,6 +101,7 @@ def _side(size: int | list[int]) -> int:
 def _read(file: Path) -> Mapping[str, Tensor]:
     if file.suffix == ".safetensors":
         return load_file(file)
+    expect_stored(file)
     try:
         content = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:

@@ -5,6 +5,7 @@ beyond shells, tensors and plain containers nothing is built.
 """
 
 import pickle
+import tarfile
 import types
 import warnings
 from collections import OrderedDict
@@ -12,6 +13,8 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+
+from ddpm.archive import DAMAGED, expect_stored
 
 NETWORKS = ("torch.nn.modules.", "torchvision.models.", "torchxrayvision.models")
 ALLOWED = {
@@ -49,14 +52,17 @@ def network_weights(file: Path) -> dict[str, Tensor]:
     Raises:
         ValueError: for a file that names anything else, or that is none; nothing in it was run.
     """
+    expect_stored(file)
+    if tarfile.is_tarfile(file):  # torch's oldest format is unpacked onto the disk to be read
+        raise ValueError("a tar archive; nothing in the file was run")
     reader = types.SimpleNamespace(Unpickler=_Unpickler, load=_load, __name__="restricted")
     try:
         with warnings.catch_warnings():  # the source of a shell is not that of the class it stands for
             warnings.simplefilter("ignore")
             content = torch.load(file, map_location="cpu", pickle_module=reader)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, TypeError, AttributeError, IndexError) as error:
+        weights = nn.Module.state_dict(content) if isinstance(content, nn.Module) else content
+    except DAMAGED as error:
         raise ValueError(f"{str(error)[:160]}; nothing in the file was run") from error
-    weights = content.state_dict() if isinstance(content, nn.Module) else content
     if isinstance(weights, dict):
         weights = weights.get("state_dict", weights)
     if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):

@@ -139,7 +139,7 @@ def test_an_interrupted_case_leaves_no_record_and_no_half_file(tmp_path, monkeyp
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(nib, "save", full_disk)
-    with pytest.raises(UserError, match="no case could be prepared .*No space left"):
+    with pytest.raises(UserError, match="output=.*No space left.*goes on"):
         prepare_set(configured(tmp_path / "in", tmp_path / "out", spacing="[5,5,5]"))
     assert not list((tmp_path / "out").rglob("*.nii.gz")) and not list((tmp_path / "out").rglob("*.json"))
     monkeypatch.undo()

@@ -60,10 +60,16 @@ def test_progress_counts_every_step_of_every_batch(pipeline, xrays):
     assert seen == [(i + 1, 6) for i in range(6)]
 
 
-@pytest.mark.parametrize("sampler", ["DDPMScheduler", "DDIMScheduler"])
-def test_other_samplers_repeat_too(pipeline, xrays, sampler):
-    other = module().pipeline().set_sampler(sampler, 3)
+SDE = {"algorithm_type": "sde-dpmsolver++", "spacing": "log_snr"}
+
+
+@pytest.mark.parametrize(
+    ("sampler", "options"), [("DDPMScheduler", {}), ("DDIMScheduler", {}), ("DPMSolverMultistepScheduler", SDE)]
+)
+def test_other_samplers_repeat_too(pipeline, xrays, sampler, options):
+    other = module().pipeline().set_sampler(sampler, 3, **options)
     assert torch.equal(other(xrays[:1]).volumes, other(xrays[:1]).volumes)
+    assert other.describe()["stochastic"] == (sampler == "DDPMScheduler" or bool(options))
 
 
 def test_exported_pipeline_gives_the_same_volume(pipeline, xrays, tmp_path):
@@ -82,3 +88,24 @@ def test_two_views_go_through_the_same_code(pipeline):
 def test_ids_must_fit(pipeline, xrays):
     with pytest.raises(ValueError, match="2 ids for 3 X-rays"):
         pipeline(xrays, ids=["a", "b"])
+
+
+def test_a_few_steps_are_called_a_preview(pipeline):
+    for steps, said in ((1, True), (4, True), (5, False), (12, False)):
+        told = pipeline.set_sampler("DPMSolverMultistepScheduler", steps).describe()
+        assert (told.get("preview") == "preview, spread too small") == said
+    assert pipeline.set_sampler("DDIMScheduler", 6, guidance_scale=2.0).describe()["evaluations"] == 12
+    pipeline.set_sampler("DPMSolverMultistepScheduler", 3)
+
+
+def test_what_describes_the_sampling_hides_nothing_of_the_data(pipeline):
+    """Both stand side by side in protocols and settings."""
+    taken = {"spacing", "window", "volume_size", "samples", "seed", "split", "cases", "dataset", "checkpoint"}
+    assert not taken & set(pipeline.describe())
+
+
+def test_steps_even_in_log_snr_are_an_option_of_the_pipeline(pipeline, xrays):
+    volumes = pipeline.set_sampler("DPMSolverMultistepScheduler", 3, spacing="log_snr")(xrays[:1]).volumes
+    assert pipeline.describe()["step_spacing"] == "log_snr" and torch.isfinite(volumes).all()
+    pipeline.set_sampler("DPMSolverMultistepScheduler", 3)
+    assert pipeline.describe()["step_spacing"] == "trailing"

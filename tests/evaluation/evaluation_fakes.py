@@ -95,6 +95,8 @@ class FakeDataModule:
 class FakePipeline:
     """Answers with `answer(xray)` in HU plus noise that depends on seed, id and sample alone."""
 
+    prior = None
+
     def __init__(self, answer, data: dict, noise: float = 20.0):
         self._answer, self.protocol, self._noise = answer, data, noise
         self.window, self.volume_size = Window.parse(data["window"]), tuple(data["volume_size"])

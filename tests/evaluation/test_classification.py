@@ -7,6 +7,7 @@ import pytest
 from dataset.errors import UserError
 from evaluation.classifier_scores import find_classifiers
 from evaluation.diagnostic import analyse
+from evaluation.diagnostic_charts import training_picture
 from evaluation.diagnostic_tables import flat, markdown, rows
 from evaluation.diagnostic_writing import write_all
 
@@ -50,10 +51,21 @@ def test_the_flat_table_holds_the_numbers_of_the_json(judged):
     table = flat(result).set_index(["classifier", "threshold", "measure"])
     for name, one in result["classifiers"].items():
         assert table.loc[(name, "", "auc"), "mean"] == one["auc"]["mean"]
+        assert table.loc[(name, "", "auc_bootstrap"), ["low", "high"]].tolist() == one["auc"]["bootstrap"]
         for key in ("youden", "sensitive"):
             for rate in ("accuracy", "sensitivity", "specificity", "ppv", "npv"):
                 assert table.loc[(name, key, rate), "high"] == one["thresholds"][key][rate]["high"]
     assert (table["prevalence"] == 0.5).all() and pd.isna(table.loc[("ctpa", "", "auc_AP"), "mean"])
+
+
+def test_curves_of_training_are_drawn_where_a_run_left_them(tmp_path):
+    (tmp_path / "a" / "curves_1").mkdir(parents=True)
+    steps = pd.DataFrame({"step": [9, 19, 19], "train/loss": [0.7, 0.6, np.nan], "val/auc": [np.nan, np.nan, 0.8]})
+    steps.to_csv(tmp_path / "a" / "curves_1" / "metrics.csv", index=False)
+    figure = training_picture({"ctpa": [tmp_path / "a"], "xray": [tmp_path / "nowhere"]})
+    (axis,) = (one for one in figure.axes if one.axison)
+    assert axis.get_title() == "ctpa" and axis.lines[1].get_ydata().tolist() == [0.8]
+    assert training_picture({"xray": [tmp_path / "nowhere"]}) is None
 
 
 def test_every_picture_is_drawn_and_private_columns_stay_out(judged, tmp_path):

@@ -10,6 +10,7 @@ from time import perf_counter
 import numpy as np
 import pandas as pd
 import pytest
+from omegaconf import OmegaConf
 from PIL import Image
 
 from dataset.errors import UserError
@@ -18,6 +19,7 @@ from evaluation import protocol, results
 from evaluation.report import write_report
 from evaluation.report_parts import case_table, limits, markdown_blocks
 from evaluation.results import sentence, smallest_p
+from evaluation.stated import keep_config
 from evaluation.statistics import sign_flip_p
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -93,6 +95,25 @@ def test_it_is_made_again_with_the_same_runs_and_classification(tmp_path):
     assert "classification</h2>" not in write_report(tmp_path / "run").read_text()
     classes.rename(tmp_path / "run" / "classification")  # found where it lies within
     assert "<td>0.71</td>" in write_report(tmp_path / "run").read_text()
+
+
+def test_the_page_shows_the_config_and_record_of_each_part_and_of_no_other(tmp_path):
+    def a_folder(name: str) -> Path:
+        (tmp_path / name / ".hydra").mkdir(parents=True)
+        (tmp_path / name / ".hydra" / "config.yaml").write_text(f"key: of {name}\n")
+        return tmp_path / name
+
+    an_evaluation(tmp_path / "run")
+    inner = a_folder("run/train_ddpm/first")
+    (inner / "run.json").write_text('{"versions": {"torch": "9.9"}}')
+    page = write_report(tmp_path / "run", {"DDPM": tmp_path / "run" / "train_ddpm"}).read_text()
+    assert "config of the DDPM training" in page and "key: of run/train_ddpm/first" in page and "9.9" in page
+    assert "config of the this" not in page and "config of this evaluation" not in page  # its own was never written
+    keep_config(OmegaConf.create({"samples": 4}), tmp_path / "run")
+    a_folder("run/classification")
+    (tmp_path / "run" / "classification" / "table.md").write_text("| a |\n| --- |\n| 1 |\n")
+    page = write_report(tmp_path / "run").read_text()
+    assert "config of this evaluation" in page and "samples: 4" in page and "key: of run/classification" in page
 
 
 def test_limits_name_what_was_not_shown():

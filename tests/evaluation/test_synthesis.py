@@ -17,7 +17,9 @@ from dataset.geometry import VIEW_AZIMUTH, make_pose
 from dataset.lung_box import lung_box_in_image
 from dataset.phantom import render_phantom
 from dataset.volume_io import read_volume, write_nifti
+from ddpm.checkpoint import load_pipeline
 from evaluation.inputs import read_inputs
+from evaluation.sampling import SHIPPED
 from evaluation.synthesis import find_xrays, generate
 
 
@@ -186,3 +188,27 @@ def test_a_dicom_series_is_the_same_volume_in_the_same_place(film, tmp_path):
     nifti, series = read_volume(written), read_volume(tmp_path / "out" / "chest_synthetic_dicom")
     assert np.abs(nifti.hu - series.hu).max() <= 1.0
     np.testing.assert_allclose(series.affine, nifti.affine, atol=1e-3)
+
+
+def test_a_film_that_lies_like_those_of_training_is_not_moved(tmp_path):
+    """Where the generator knows its training X-rays; it is moved where somebody asks for it, or training did so."""
+    pipeline = load_pipeline(SHIPPED)
+    phantom = render_phantom(20000900, size=(64, 64, 64))
+    extent = tuple(n * s for n, s in zip(phantom.hu.shape, phantom.spacing, strict=True))
+    hu = torch.as_tensor(phantom.hu_plain, dtype=torch.float32)
+    xray = render_xray(hu, phantom.spacing, make_pose(extent)[None], (128, 128))[0]
+    laid = {}
+    for name, image in (("own", xray), ("moved", xray.roll((-12, 14), (0, 1)))):
+        Image.fromarray((image.numpy() * 255).astype(np.uint8)).save(tmp_path / f"{name}.png")
+        for align in (None, "lungs"):
+            path, told = tmp_path / f"{name}.png", (pipeline.protocol, pipeline.extent, align)
+            laid[name, align] = read_inputs([path], *told, prior=pipeline.prior)[0].notes["alignment"]["align"]
+    assert laid == {
+        ("own", None): "none",
+        ("own", "lungs"): "lungs",
+        ("moved", None): "lungs",
+        ("moved", "lungs"): "lungs",
+    }
+    asked = {**pipeline.protocol, "align": "lungs"}
+    (shown,) = read_inputs([tmp_path / "own.png"], asked, pipeline.extent, prior=pipeline.prior)
+    assert shown.notes["alignment"]["align"] == "lungs"

@@ -7,7 +7,7 @@ import torch
 from omegaconf import OmegaConf
 
 from dataset.errors import UserError
-from train.runs import RUN_FOLDER, run_folder, save_config
+from train.runs import RUN_FOLDER, refuse_changes, run_folder, save_config
 
 
 @pytest.fixture(autouse=True)
@@ -19,7 +19,9 @@ def fresh_environment(monkeypatch):
 
 def checkpoint(path, stage="ddpm"):
     path.parent.mkdir(parents=True, exist_ok=True)
-    torch.save({"header": {"format": 1, "stage": stage, "components": {}}, "state_dict": {}}, path)
+    protocol = {"window": [-1000, 1000], "volume_size": [8, 8, 8], "extent": [1.0, 1.0, 1.0]}
+    header = {"format": 1, "stage": stage, "components": {}, "protocol": protocol}
+    torch.save({"header": header, "state_dict": {}}, path)
     return path
 
 
@@ -57,7 +59,35 @@ def test_checkpoints_that_cannot_be_resumed(tmp_path):
         run_folder("ddpm", str(tmp_path), resume=str(tmp_path / "cut.ckpt"))
 
 
-def test_a_resumed_run_keeps_its_first_config(tmp_path):
-    save_config(OmegaConf.create({"a": 1}), tmp_path)
-    save_config(OmegaConf.create({"a": 2}), tmp_path)
-    assert OmegaConf.load(tmp_path / ".hydra" / "config.yaml").a == 1
+def test_a_truncated_last_checkpoint_gives_way_to_the_one_before(tmp_path, caplog):
+    before = checkpoint(tmp_path / "a" / "checkpoints" / "previous.ckpt")
+    (tmp_path / "a" / "checkpoints" / "last.ckpt").write_bytes(before.read_bytes()[:-100])
+    assert run_folder("ddpm", str(tmp_path), resume="auto") == (tmp_path / "a", before)
+    assert "going on from the checkpoint before it" in caplog.text
+    before.unlink()
+    with pytest.raises(UserError, match="last.ckpt.*truncated"):
+        run_folder("ddpm", str(tmp_path), resume="auto")
+
+
+def test_the_config_is_kept_and_those_before_it_too(tmp_path):
+    save_config(OmegaConf.create({"a": 1, "model": {"resume": "auto", "seed": 3}}), tmp_path)
+    save_config(OmegaConf.create({"a": 1, "model": {"resume": None, "seed": 3}}), tmp_path)
+    home = tmp_path / ".hydra"
+    assert [path.name for path in home.iterdir()] == ["config.yaml"]
+    assert OmegaConf.load(home / "config.yaml").model.resume is None  # repeated, it is a run of its own
+    save_config(OmegaConf.create({"a": 2, "model": {"resume": None, "seed": 3}}), tmp_path)
+    assert OmegaConf.load(home / "config.yaml").a == 2 and OmegaConf.load(home / "config_1.yaml").a == 1
+
+
+def test_differences_are_listed_and_stop_unless_told(tmp_path, caplog):
+    save_config(OmegaConf.create({"model": {"lr": 1, "num_workers": 0, "width": 8}}), tmp_path)
+    same = OmegaConf.create({"model": {"lr": 1, "num_workers": 4, "width": 8}, "logger": {"name": "wandb"}})
+    refuse_changes(same, tmp_path, go_on=False)
+    other = OmegaConf.create({"model": {"lr": 2, "num_workers": 0, "depth": 3}})
+    with pytest.raises(UserError) as refused:
+        refuse_changes(other, tmp_path, go_on=False)
+    for words in ("model.lr was 1, is 2", "model.width was 8, is not there", "model.depth was not there, is 3"):
+        assert words in str(refused.value)
+    refuse_changes(other, tmp_path, go_on=True)
+    assert "going on although model.depth" in caplog.text
+    refuse_changes(other, tmp_path / "elsewhere", go_on=False)  # a new run has nothing to differ from

@@ -204,7 +204,8 @@ def test_training_ends_when_the_validation_auc_no_longer_rises_and_goes_on_where
                   "model.warmup_steps=0"]  # fmt: skip
         call("train_classifier", [*longer, f"model.train_num_steps={steps}"])
         if name == "parts":
-            call("train_classifier", [*longer, "model.train_num_steps=8", "model.resume=auto"])
+            further = ["model.train_num_steps=8", "model.resume=auto", "model.resume_changed=true"]
+            call("train_classifier", [*longer, *further])
         (runs[name],) = tmp_path.glob(f"{name}/*/checkpoints/last.ckpt")
     whole, parts = (torch.load(run, weights_only=True) for run in runs.values())
     assert whole["global_step"] == parts["global_step"] == 8
@@ -217,6 +218,17 @@ def test_an_encoder_to_start_from_comes_with_its_weights(study):
     theirs = load_pipeline(study["generators"][0]).xray_encoder
     assert all(torch.equal(a, b) for a, b in zip(classifier.body.parameters(), theirs.parameters(), strict=True))
     assert all(p.requires_grad for p in classifier.parameters())
+
+
+def test_of_a_folder_the_generator_of_the_same_fold_is_taken(study):
+    from train.classification_data import encoder_source
+
+    for fold in range(3):
+        assert encoder_source(str(study["root"]), fold) == study["generators"][fold]
+    assert encoder_source(study["generators"][1], 0) == study["generators"][1]  # the leak check judges a named one
+    assert encoder_source(None, 0) is None
+    with pytest.raises(UserError, match="other folds"):
+        encoder_source(str(study["root"]), 7)
 
 
 @pytest.mark.parametrize(

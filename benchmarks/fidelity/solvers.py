@@ -1,0 +1,100 @@
+"""What a way of sampling does to volumes: error of one sample and of the mean, spread, spectra, seconds.
+
+Ways are compared on the same cases and on independent samples. A mean of n samples still carries 1/n of their
+variance, which flatters a sampler whose spread is too small; so the error of the mean is also given without that part,
+as the mean of infinitely many samples would have it.
+"""
+
+from time import perf_counter
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from evaluation.metrics.intensity import psnr
+from evaluation.metrics.regions import body_mask
+from evaluation.metrics.spectra import (
+    gradient_magnitude,
+    gradient_spectrum,
+    noise_power_distance,
+    noise_power_spectrum,
+)
+from evaluation.sampling import sample_volumes
+from evaluation.statistics import bootstrap_mean
+
+RATIOS = ("spread", "gradient")
+DISTANCES = ("gradient_spectrum", "noise_power_spectrum")
+ERRORS = ("psnr_one", "psnr_mean", "psnr_mean_of_all")
+
+
+def case_facts(samples: Float[Tensor, "s d h w"], case: dict, window) -> dict:
+    """Numbers of one case: `ERRORS` in dB, `RATIOS` in HU and HU/mm inside the body, `DISTANCES`, the spectrum."""
+    truth = case["ct"].float().clamp(window.low, window.high)
+    spacing = tuple(float(s) for s in case["spacing"])
+    body, width = body_mask(case["ct"].float()), window.width
+    variance = samples.var(dim=0) if len(samples) > 1 else torch.zeros_like(truth)
+    error = (samples.mean(dim=0) - truth).square().mean() - variance.mean() / len(samples)
+    spectrum = torch.stack([noise_power_spectrum(v, spacing, body)[1] for v in samples]).mean(dim=0)
+    distance = torch.stack([noise_power_distance(v, truth, spacing, body) for v in samples])
+    return {
+        "psnr_one": float(psnr(samples, truth, width).mean()),
+        "psnr_mean": float(psnr(samples.mean(dim=0), truth, width)),
+        "psnr_mean_of_all": float(10.0 * torch.log10(width**2 / error.clamp_min(1.0))),
+        "spread": float(variance[body].mean().sqrt()),
+        "gradient": float(gradient_magnitude(samples, spacing)[:, body].mean()),
+        "gradient_spectrum": float(gradient_spectrum(samples, truth, spacing, body).mean()),
+        "noise_power_spectrum": float(distance.mean()),
+        "amplitude": spectrum.sqrt().tolist(),
+    }
+
+
+def measure(pipeline, cases, count: int, samples: int, batch_size: int, seed: int = 0) -> dict:
+    """`{"cases": {id: case_facts}, "seconds": of a volume, **pipeline.describe()}` with the sampler that is set."""
+    read = [cases.case(i) for i in range(count)]
+    ids = [str(cases.rows.iloc[i]["id"]) for i in range(count)]
+    xrays = torch.stack([case["xray"].float().unsqueeze(1) for case in read])
+    poses = torch.stack([case["pose"] for case in read])
+    found, spent, start = {}, 0.0, perf_counter()
+    for part, volumes in sample_volumes(pipeline, xrays, poses, ids, samples, batch_size, seed):
+        spent += perf_counter() - start
+        for index, drawn in zip(part, volumes, strict=True):
+            found[ids[index]] = case_facts(drawn, read[index], pipeline.window)
+        start = perf_counter()
+    kept = ("sampler", "step_spacing", "steps", "evaluations", "guidance_scale", "antithetic")
+    told = {key: value for key, value in pipeline.describe().items() if key in kept}
+    return {**told, "samples": samples, "seconds": round(spent / (count * samples), 4), "cases": found}
+
+
+def summarise(way: dict) -> dict:
+    """Means over cases with intervals of a bootstrap over cases."""
+    ids = sorted(way["cases"])
+    told = {key: value for key, value in way.items() if key != "cases"}
+    for name in (*ERRORS, *RATIOS, *DISTANCES):
+        told[name] = bootstrap_mean(np.array([way["cases"][i][name] for i in ids]), np.array(ids)).as_dict()
+    return told
+
+
+def against(way: dict, reference: dict) -> dict:
+    """One way against another on the cases of both: differences in dB, ratios, amplitudes by frequency."""
+    ids = sorted(set(way["cases"]) & set(reference["cases"]))
+
+    def pairs(name: str) -> np.ndarray:
+        return np.array([[facts["cases"][i][name] for facts in (way, reference)] for i in ids])
+
+    found: dict = {"cases": len(ids)}
+    for name in ERRORS:
+        ours, theirs = pairs(name).T
+        found[name] = bootstrap_mean(ours - theirs, np.array(ids)).as_dict()
+    for name in RATIOS:
+        ours, theirs = pairs(name).T
+        estimate = bootstrap_mean(np.log(ours / theirs), np.array(ids)).as_dict()
+        found[name] = {k: None if v is None else round(float(np.exp(v)), 6) for k, v in estimate.items()}
+    ours, theirs = pairs("amplitude").mean(axis=0)
+    ratio = ours / theirs
+    found["amplitude"] = {
+        "mean": round(float(ratio.mean()), 4),
+        "worst": round(float(ratio[np.abs(np.log(ratio)).argmax()]), 4),
+        "by_frequency": [round(float(r), 4) for r in ratio],
+    }
+    return found

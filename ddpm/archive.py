@@ -1,0 +1,37 @@
+"""What torch's zip archives may be before torch opens one: stored as torch stores them, and no program."""
+
+import pickle
+import struct
+import zipfile
+from pathlib import Path
+
+SLACK = 1 << 20  # bytes: names and records of the archive itself
+# What torch's loader raises on files that are cut off or damaged, each for another place in the file.
+DAMAGED = (pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, EOFError, OSError, ValueError, KeyError,
+           TypeError, AttributeError, IndexError, AssertionError, MemoryError, OverflowError,
+           NotImplementedError)  # fmt: skip
+PROGRAMS = ("constants.pkl", "code/")  # a TorchScript archive: loading it runs what it holds
+
+
+def expect_stored(path: str | Path) -> None:
+    """Refuses an archive that unpacks to more than its file holds, or that is a program.
+
+    `torch.save` stores without compressing. An archive that claims more than its own size is packed (a small file
+    fills the memory), or lets many records share one place. A file that is no archive passes: torch tells what it is.
+
+    Raises:
+        ValueError: saying what it is.
+    """
+    if not zipfile.is_zipfile(path):
+        return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            records = archive.infolist()
+    except (zipfile.BadZipFile, NotImplementedError, OSError, ValueError, struct.error) as error:
+        raise ValueError(f"truncated or damaged ({error})") from error
+    claimed, own = sum(record.file_size for record in records), Path(path).stat().st_size
+    if claimed > own + SLACK:
+        raise ValueError(f"an archive of {own} bytes that unpacks to {claimed}")
+    names = [record.filename.partition("/")[2] for record in records]
+    if any(name.startswith(PROGRAMS) for name in names):
+        raise ValueError("a TorchScript program, not weights")

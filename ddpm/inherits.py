@@ -1,0 +1,56 @@
+"""What trained weights inherit: the published weights and the data sets that they were made of, with their licences.
+
+Written into the header of every checkpoint. A licence stands here only where its own page was read
+(docs/licences.md); of all else a header says "check at the source".
+"""
+
+CHECK = "check at the source"
+RAIL = "CreativeML Open RAIL++-M: attachment A excludes medical advice and interpreting medical results"
+WEIGHTS = {  # hub id or name -> licence
+    "stabilityai/stable-diffusion-xl-base-1.0": RAIL,
+    "stabilityai/sdxl-vae": "MIT",
+    "madebyollin/taesdxl": "MIT",
+    "microsoft/biomedclip-pubmedbert_256-vit_base_patch16_224": "MIT; its card asks for research use alone",
+    "microsoft/rad-dino": "MIT or MSRLA, by revision of its card; research use alone: check at the source",
+    "openai/clip-vit-large-patch14": "MIT in its repository; its card calls every deployed use out of scope",
+}
+DATA = {  # name of a data set of config/dataset -> licence
+    "phantom": "none: drawn by this project (MIT)",
+    "rspect": "RSNA: non-commercial use alone, with citation",
+    "lidc": "CC BY 3.0, with citation",
+    "xraylidc": "CC BY 3.0, with citation",
+}
+
+
+def inherits(header: dict) -> list[dict]:
+    """`{"part", "from", "licence"}` for each part of a header that was not made here, and for its data.
+
+    Paths are shortened to their last name, which is all that leaves the machine.
+    """
+    found = []
+    for part, entry in header.get("components", {}).items():
+        source = entry.get("config", {}).get("source") if isinstance(entry, dict) else None
+        if source:
+            found.append({"part": part, "from": public_name(source), "licence": licence_of(source)})
+    protocol = header.get("protocol", {})
+    if isinstance(origin := protocol.get("init_from"), dict):
+        name, digest = origin.get("file"), str(origin.get("sha256"))[:16]
+        licence = "that of its own header; " + CHECK
+        found.append({"part": "initial weights", "from": f"{name} (SHA-256 {digest}…)", "licence": licence})
+        found += [entry for entry in origin.get("inherits", []) if entry not in found]
+    if data := protocol.get("dataset"):
+        found.append({"part": "training data", "from": data, "licence": DATA.get(data, CHECK)})
+    return found
+
+
+def licence_of(source: str) -> str:
+    """Licence of published weights by their hub id or name; `CHECK` where it is not known."""
+    known = WEIGHTS | {name.rpartition("/")[2]: licence for name, licence in WEIGHTS.items()}
+    return known.get(public_name(source).lower(), CHECK)
+
+
+def public_name(source: str) -> str:
+    """A hub id as it is; of a path, which may hold names, the last part."""
+    source = str(source).replace("\\", "/").rstrip("/")
+    is_id = source.count("/") == 1 and not source.startswith(("/", ".", "~")) and ":" not in source
+    return source if is_id else source.rpartition("/")[2]

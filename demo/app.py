@@ -1,0 +1,57 @@
+"""Serves the web demo on this machine: an X-ray in, a synthetic CT to look at out.
+
+`python demo/app.py checkpoint=<path> port=7860`
+"""
+
+import sys
+from pathlib import Path
+
+sys.path[0] = str(Path(__file__).resolve().parent.parent)  # replaced, so that a file here shadows no library
+
+from dataset.command import command  # noqa: E402
+
+
+@command("demo")
+def main(cfg) -> None:
+    from hydra.core.hydra_config import HydraConfig
+    from omegaconf import OmegaConf
+
+    from demo.running import refuse_open_door, run_folder, sampler_choices, say_nothing_of_files, serve
+
+    refuse_open_door(cfg.host, cfg.port, cfg.password)
+    say_nothing_of_files()
+
+    from ddpm.checkpoint import load_pipeline
+    from demo.service import Service
+    from demo.web import build_app
+    from evaluation.sampling import SHIPPED, find_checkpoint, resolve_device
+
+    device = resolve_device(cfg.device)
+    checkpoint = find_checkpoint(cfg.checkpoint, shipped=SHIPPED)
+    print(f"checkpoint: {checkpoint}, device: {device}", flush=True)
+    pipeline = load_pipeline(checkpoint, device=device)
+    chosen = HydraConfig.get().runtime.choices["sampler"]
+    samplers = sampler_choices(pipeline, chosen, OmegaConf.to_container(cfg.sampler, resolve=True))
+    with run_folder() as folder:
+        service = Service(
+            pipeline,
+            folder,
+            samplers,
+            checkpoint,
+            keep_minutes=cfg.keep_minutes,
+            max_queue=cfg.max_queue,
+            max_samples=cfg.max_samples,
+            batch_size=cfg.batch_size,
+            preview_every=cfg.preview_every,
+            xray_megabytes=cfg.xray_megabytes,
+            ct_megabytes=cfg.ct_megabytes,
+        )
+        try:
+            app = build_app(service, cfg.password, loopback=cfg.password is None, study=cfg.study, answers=cfg.answers)
+            serve(app, cfg.host, cfg.port)
+        finally:
+            service.close()
+
+
+if __name__ == "__main__":
+    main()

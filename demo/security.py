@@ -1,0 +1,160 @@
+"""What stands before every route: who may ask, for what, how much, and what a browser may do with the answer.
+
+Gradio brings many routes; only those that a page and its client need are let through, so that no other, nor one that a
+new version adds, can read a file or reach the network.
+"""
+
+import asyncio
+import base64
+import binascii
+import re
+import secrets
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+FILE = "/gradio_api/file="
+SESSION = r"[\w-]{1,128}"
+OPEN = re.compile(
+    r"/|/(config|theme\.css|manifest\.json|favicon\.ico|robots\.txt|login_check|pwa_icon(/\d+)?)/?"
+    r"|/(assets|static|svelte)/[\w./@+-]+"
+    r"|/gradio_api/(info|app_id|startup-events|theme\.css|openapi\.json|login_check|upload|upload_progress"
+    rf"|queue/(join|data)|cancel|reset|call/{SESSION}(/{SESSION})?|run/{SESSION}|api/{SESSION}|heartbeat/{SESSION})/?"
+    rf"|/result/{SESSION}/[\w.]+|/viewer/[\w./-]+|/readers(/[\w./-]*)?"
+)
+SMALL_BODY = 4 << 20  # bytes of a request that is no upload
+WRONG_PASSWORD_SECONDS = 1.0
+POLICY = (
+    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; style-src 'self' 'unsafe-inline'; "
+    "img-src 'self' data: blob:; media-src 'self' data: blob:; font-src 'self' data:; connect-src 'self' data: blob:; "
+    "worker-src 'self' blob:; frame-src 'none'; object-src 'none'; base-uri 'self'; form-action 'self'; "
+    "frame-ancestors 'none'"
+)
+HEADERS = {
+    "content-security-policy": POLICY,
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "permissions-policy": "camera=(), microphone=(), geolocation=()",
+}
+
+
+class TooLarge(Exception):
+    """More came than a request may bring."""
+
+
+class Guard:
+    """Middleware around the whole application.
+
+    Args:
+        files: the one folder that Gradio's file route may read.
+        most_bytes: of an upload.
+        password: everybody must know it, if given: as Basic credentials under any user name, which browsers ask for,
+            or as `Authorization: Bearer`.
+        hosts: names under which the server may be called, against DNS rebinding; None = any.
+    """
+
+    def __init__(self, app: ASGIApp, files: Path, most_bytes: int, password: str | None, hosts: tuple | None):
+        self.app, self.files, self.most_bytes = app, Path(files).resolve(), most_bytes
+        self.password, self.hosts = password, hosts
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request."""
+        if scope["type"] == "lifespan":
+            return await self.app(scope, receive, send)
+        if scope["type"] != "http":  # the page needs no WebSocket
+            return await send({"type": "websocket.close", "code": 1008})
+        headers, started = Headers(scope=scope), False
+
+        async def send_guarded(message: Message) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started, given = True, MutableHeaders(scope=message)
+                for name, value in HEADERS.items():
+                    given.setdefault(name, value)
+                if not scope["path"].startswith(("/assets/", "/viewer/", "/static/")):
+                    given.setdefault("cache-control", "no-store")
+            await send(message)
+
+        refusal = await self._refusal(scope, headers)
+        if refusal is not None:
+            return await refusal(scope, receive, send_guarded)
+        try:
+            await self.app(scope, self._counted(scope, receive), send_guarded)
+        except TooLarge:
+            if not started:
+                await PlainTextResponse("too large", 413)(scope, receive, send_guarded)
+        return None
+
+    async def _refusal(self, scope: Scope, headers: Headers) -> PlainTextResponse | None:
+        host = _hostname(headers.get("host", ""))
+        if self.hosts is not None and host not in self.hosts:
+            return PlainTextResponse("this server answers on this machine alone", 421)
+        if self.password is not None and not self._knows(headers.get("authorization", "")):
+            if "authorization" in headers:
+                await asyncio.sleep(WRONG_PASSWORD_SECONDS)
+            return PlainTextResponse("password", 401, {"WWW-Authenticate": 'Basic realm="xray2ct", charset="UTF-8"'})
+        if scope["method"] not in ("GET", "HEAD", "POST"):
+            return PlainTextResponse("not allowed", 405)
+        origin = headers.get("origin")
+        if scope["method"] == "POST" and origin and urlsplit(origin).netloc != headers.get("host"):
+            return PlainTextResponse("from another site", 403)
+        if not self._may(scope):
+            return PlainTextResponse("not found", 404)
+        if self._length(headers) > self._most(scope):
+            return PlainTextResponse("too large", 413)
+        return None
+
+    def _knows(self, authorization: str) -> bool:
+        kind, _, value = authorization.partition(" ")
+        if kind.lower() == "basic":
+            try:
+                value = base64.b64decode(value, validate=True).decode("utf-8").partition(":")[2]
+            except (binascii.Error, UnicodeDecodeError):
+                return False
+        elif kind.lower() != "bearer":
+            return False
+        return secrets.compare_digest(value.strip().encode(), str(self.password).encode())
+
+    def _may(self, scope: Scope) -> bool:
+        path = scope["path"]
+        raw = scope.get("raw_path", b"").decode("latin-1").partition("?")[0]
+        # as it came, decoded once and decoded twice: whatever a route below does with it
+        for text in (raw, path, unquote(path)):
+            if "\\" in text or "\0" in text or ".." in text.split("/") or any(ord(c) < 32 for c in text):
+                return False
+        if path.startswith(FILE):
+            asked = Path("/" + path.removeprefix(FILE).lstrip("/"))
+            return asked.is_file() and self.files in asked.resolve().parents
+        return OPEN.fullmatch(path) is not None
+
+    def _most(self, scope: Scope) -> int:
+        # the boundaries and headers of a form come on top of the file
+        return self.most_bytes + 65536 if scope["path"].startswith("/gradio_api/upload") else SMALL_BODY
+
+    def _length(self, headers: Headers) -> float:
+        text = headers.get("content-length", "0")
+        return int(text) if text.isdigit() else float("inf")
+
+    def _counted(self, scope: Scope, receive: Receive) -> Receive:
+        most, found = self._most(scope), 0
+
+        async def counted() -> Message:
+            nonlocal found
+            message = await receive()
+            found += len(message.get("body", b""))
+            if found > most:
+                raise TooLarge
+            return message
+
+        return counted
+
+
+def _hostname(host: str) -> str:
+    """`host:port`, `[v6]:port` or a bare name, without the port."""
+    return (urlsplit(f"//{host}").hostname or "") if re.fullmatch(r"[\w.:\[\]-]{1,255}", host) else ""

@@ -1,0 +1,58 @@
+// The viewer's keys, and the card that lists them.
+
+import { PRESETS } from "./presets.js";
+
+const STEPS = { // voxels to the patient's right, to the front, upwards; the picture's left is the patient's right
+  ArrowLeft: [1, 0, 0], ArrowRight: [-1, 0, 0], ArrowUp: [0, 0, 1], ArrowDown: [0, 0, -1],
+  PageUp: [0, 1, 0], PageDown: [0, -1, 0],
+};
+const TURNS = { ArrowLeft: [-10, 0], ArrowRight: [10, 0], ArrowUp: [0, 10], ArrowDown: [0, -10] };
+const LAYOUT_KEYS = { m: "multiplanar", a: "axial", c: "coronal", s: "sagittal", v: "render" };
+const FAST = 5; // voxels with Shift
+
+const HELP = [
+  ["← →", "crosshair to the patient's right and left"],
+  ["↑ ↓", "crosshair up and down"],
+  ["Page ↑ ↓", "crosshair to the front and back"],
+  ["Shift", "five voxels at a time"],
+  ["1 2 3 4", "lung, mediastinum, bone, PE window"],
+  ["[ ]", "narrower, wider window"],
+  [", .", "lower, higher level"],
+  ["M A C S V", "all views, axial, coronal, sagittal, 3D"],
+  ["O", "spread on or off"],
+  ["R", "as at the start"],
+  ["Wheel", "through the slices"],
+  ["Right button", "drag: width across, level up and down"],
+];
+
+/** What a key does to the viewer, or undefined. */
+export function keyActions({ key, shiftKey }, layout) {
+  const letter = key.toLowerCase();
+  if (layout === "render" && key in TURNS) return (viewer) => viewer.panels.forEach((panel) => panel.turn(...TURNS[key]));
+  if (key in STEPS) return (viewer) => viewer.panels[0].step(...STEPS[key].map((n) => n * (shiftKey ? FAST : 1)));
+  if (letter in LAYOUT_KEYS) return (viewer) => viewer.setLayout(LAYOUT_KEYS[letter]);
+  if (/^[1-4]$/.test(key)) return (viewer) => viewer.setPreset(PRESETS[Number(key) - 1].name);
+  if (key === "[" || key === "]") return (viewer) => viewer.setWindow(viewer.level, viewer.width * (key === "]" ? 1.1 : 1 / 1.1));
+  if (key === "," || key === ".") return (viewer) => viewer.setWindow(viewer.level + (key === "." ? 20 : -20), viewer.width);
+  return { o: (viewer) => viewer.toggleOverlay(), r: (viewer) => viewer.reset(), "?": (viewer) => viewer.help() }[letter];
+}
+
+/** Opens the card of keys over `element`; Escape or its button closes it. */
+export function showHelp(element) {
+  const card = document.createElement("dialog");
+  card.className = "xv-help";
+  card.setAttribute("aria-label", "Keys of the viewer");
+  const list = document.createElement("dl");
+  for (const [keys, meaning] of HELP) {
+    list.append(
+      Object.assign(document.createElement("dt"), { textContent: keys }),
+      Object.assign(document.createElement("dd"), { textContent: meaning }),
+    );
+  }
+  const close = Object.assign(document.createElement("button"), { type: "button", textContent: "Close" });
+  close.onclick = () => card.close();
+  card.append(list, close);
+  card.onclose = () => card.remove();
+  element.append(card);
+  card.showModal();
+}

@@ -1,0 +1,112 @@
+// The page around the viewer: builds what a result holds, and hands it to the viewer. Gradio does the rest.
+
+// NiiVue is large: it is fetched while the first volume is being made
+const viewerModule = () => import("./viewer.js");
+
+const PICTURES = { "xray.png": "X-ray given", "reprojection.png": "Re-projection of the result", "difference.png": "Difference" };
+const DOWNLOADS = {
+  "volume.nii.gz": "NIfTI", "dicom.zip": "DICOM series", "animation.gif": "GIF", "settings.json": "Settings",
+  "spread.nii.gz": "Spread, NIfTI",
+};
+let viewer = null;
+
+const make = (tag, name, text = "") => Object.assign(document.createElement(tag), { className: name, textContent: text });
+const home = () => document.getElementById("xc-result");
+const capital = (text) => text.charAt(0).toUpperCase() + text.slice(1);
+
+/** Takes the last result off the page. */
+export function start() {
+  viewerModule();
+  viewer?.close();
+  viewer = window.xray2ct.viewer = null;
+  home()?.replaceChildren();
+}
+
+/** Shows a result, the JSON of `/generate`. */
+export async function show(result) {
+  start();
+  if (!result?.urls) return;
+  const root = make("div", "xc-viewer");
+  home().append(root, aside(result));
+  const { urls } = result;
+  try {
+    const { mountViewer } = await viewerModule();
+    viewer = window.xray2ct.viewer = await mountViewer(root, {
+      volumeUrl: urls["volume.nii.gz"],
+      truthUrl: urls["truth.nii.gz"] ?? null,
+      overlayUrl: urls["spread.nii.gz"] ?? null,
+      overlayName: capital(result.spread_name || "spread"),
+      window: result.window,
+      mark: result.mark,
+      banner: result.preview ? "A preview in few steps: the spread of its samples is too small." : "",
+      nominal: result.nominal,
+    });
+  } catch (error) {
+    root.replaceChildren(make("p", "xc-message xc-error", `The volume cannot be shown: ${error.message}`));
+  }
+}
+
+function aside(result) {
+  const box = make("div", "xc-aside");
+  box.append(pictures(result), comparison(result.metrics), downloads(result));
+  return box;
+}
+
+function pictures({ urls, mark, reprojection, nominal }) {
+  const box = make("section", "xc-pictures");
+  box.setAttribute("aria-label", "X-ray and re-projection");
+  for (const [file, caption] of Object.entries(PICTURES)) {
+    if (!urls[file]) continue;
+    const figure = make("figure", "");
+    const image = Object.assign(make("img", ""), { src: urls[file], alt: caption });
+    figure.append(image, make("figcaption", "", file === "xray.png" ? caption : `${caption} · ${mark}`));
+    box.append(figure);
+  }
+  const notes = [];
+  if (!urls["reprojection.png"]) notes.push("No re-projection: the model's HU window cuts the air, so line integrals would be wrong.");
+  if (Number.isFinite(reprojection)) notes.push(`The result's own X-ray differs from the one given by ${reprojection.toFixed(3)} of its grey range on average.`);
+  if (nominal) notes.push("An X-ray does not tell how large its patient is: mm are those of a typical patient, and no volume in millilitres can be read off.");
+  box.append(...notes.map((note) => make("p", "xc-note", note)));
+  return box;
+}
+
+function comparison(metrics) {
+  const box = make("section", "xc-metrics");
+  if (!metrics) return box;
+  const { how, ...rows } = metrics;
+  const table = make("table", "");
+  table.createCaption().textContent = "Against the true CT";
+  for (const { label, value, digits } of Object.values(rows)) {
+    const row = table.insertRow();
+    const shown = value === null || value === undefined ? "no meaning here" : value.toFixed(digits ?? 2);
+    row.append(Object.assign(make("th", "", label), { scope: "row" }), make("td", "", shown));
+  }
+  box.append(table);
+  if (how?.label) box.append(make("p", "xc-note", capital(how.label) + "."));
+  return box;
+}
+
+function downloads({ urls, seconds, warnings, mark }) {
+  const box = make("section", "xc-downloads");
+  box.setAttribute("aria-label", "Downloads");
+  const row = make("div", "xc-links");
+  for (const [file, label] of Object.entries(DOWNLOADS)) {
+    if (urls[file]) row.append(Object.assign(make("a", "", label), { href: urls[file], download: `synthetic_${file}` }));
+  }
+  box.append(row, make("p", "xc-note", `Every file is marked: ${mark}. Made in ${seconds.toFixed(1)} s.`));
+  if (warnings.length) {
+    const list = make("ul", "xc-warnings");
+    list.append(...warnings.map((line) => make("li", "", line)));
+    box.append(list);
+  }
+  return box;
+}
+
+document.addEventListener("click", ({ target }) => {
+  if (target.id !== "xc-theme") return;
+  const dark = document.querySelectorAll(".dark");
+  if (dark.length) dark.forEach((element) => element.classList.remove("dark"));
+  else document.body.classList.add("dark");
+});
+
+window.xray2ct = { viewer: null };

@@ -1,0 +1,43 @@
+"""The reliability plot of bounds: measured against promised coverage, before and after the conformal margins."""
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from evaluation.bounds import Bounds
+from evaluation.conformal_scores import TITLES
+
+BEFORE, AFTER = "#7a8794", "#d1495b"
+
+
+def reliability_picture(bounds: Bounds) -> Figure | None:
+    """A panel a quantity, exact binomial intervals; None where nothing was measured."""
+    names = list(dict.fromkeys(row["quantity"] for row in bounds.reliability))
+    if not names:
+        return None
+    across = min(4, len(names))
+    down = -(-len(names) // across)
+    figure = Figure(figsize=(3.0 * across, 3.2 * down + 0.5), layout="constrained")
+    panels = figure.subplots(down, across, squeeze=False, sharex=True, sharey=True).ravel()
+    for axis, name in zip(panels, names, strict=False):
+        rows = [row for row in bounds.reliability if row["quantity"] == name]
+        levels = np.array([row["level"] for row in rows])
+        axis.plot([0, 1], [0, 1], color="#c9ced4", linewidth=1)
+        for key, colour, label, move in (
+            ("before", BEFORE, "samples alone", -0.006),
+            ("after", AFTER, "with margin", 0.006),
+        ):
+            mean, low, high = (np.array([row[key][part] for row in rows]) for part in ("mean", "low", "high"))
+            axis.errorbar(levels + move, mean, np.clip([mean - low, high - mean], 0, None), fmt="o-", color=colour,
+                          markersize=4, linewidth=1, elinewidth=0.7, label=label)  # fmt: skip
+        width, unit = bounds.coverage[name]["width"], bounds.margins[name]["unit"]
+        axis.set_title(f"{TITLES[name]}\n{100 * bounds.level:g} %: {width:.0f} {unit} wide", fontsize=9)
+        axis.set_xlim(0.45, 1.0)
+        axis.set_ylim(-0.02, 1.02)
+        axis.spines[["top", "right"]].set_visible(False)
+    panels[0].legend(fontsize=7, frameon=False, loc="lower right")
+    for axis in panels[len(names) :]:
+        axis.axis("off")
+    cases, where = bounds.population.get("test_cases", ""), bounds.population.get("dataset", "the data")
+    figure.supxlabel(f"promised coverage; {cases} test cases of {where}", fontsize=9)
+    figure.supylabel("measured coverage", fontsize=9)
+    return figure

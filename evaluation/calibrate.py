@@ -1,0 +1,73 @@
+"""Calibrates the error bars of a generator: bounds beside its checkpoint, their coverage on test cases, a picture.
+
+`python evaluation/calibrate.py checkpoint=<path> dataset=phantom samples=20`
+"""
+
+import sys
+from pathlib import Path
+
+sys.path[0] = str(Path(__file__).resolve().parent.parent)  # replaced, so that a file here shadows no library
+
+from dataset.command import command  # noqa: E402
+
+
+@command("calibrate")
+def main(cfg) -> None:
+    from hydra.utils import instantiate
+    from omegaconf import OmegaConf
+
+    from dataset.datamodule import prepared_data
+    from ddpm.checkpoint import load_pipeline
+    from evaluation import coverage
+    from evaluation.bounds import beside
+    from evaluation.bounds_chart import reliability_picture
+    from evaluation.bounds_table import markdown
+    from evaluation.calibration_cases import Limited, calibration_source
+    from evaluation.judge import check_protocol
+    from evaluation.sampling import find_checkpoint, resolve_device, set_sampler
+    from evaluation.unseen import refuse_seen
+
+    device = resolve_device(cfg.device)
+    print(f"device: {device}")
+    coverage.check_settings(cfg.samples, cfg.level, cfg.share)
+    data = cfg.dataset
+    apart = calibration_source(data.source, cfg.calibration_split, cfg.calibration_cases, cfg.calibration_from)
+    checkpoint = find_checkpoint(cfg.checkpoint)
+    print(f"checkpoint: {checkpoint}")
+    pipeline = load_pipeline(checkpoint, device=device)
+    set_sampler(pipeline, OmegaConf.to_container(cfg.sampler, resolve=True))
+    testing = prepared_data(instantiate(data.source), data)
+    calibrating = testing if apart is None else prepared_data(instantiate(apart), data)
+    calibration = Limited(getattr(calibrating, cfg.calibration_split or "test"), None)
+    test = Limited(testing.test, cfg.cases)
+    for cases, held in ((calibration, calibrating), (test, testing)):
+        check_protocol(held.protocol(), pipeline.protocol)
+        remedy = "give cases that it was not trained on, or another checkpoint"
+        refuse_seen(cases.rows, pipeline.protocol, held.protocol(), f"checkpoint={checkpoint}", remedy)
+    said = calibrating.protocol()
+    bounds, scores = coverage.calibrate(
+        pipeline,
+        calibration,
+        test,
+        testing.train,
+        checkpoint,
+        samples=cfg.samples,
+        level=cfg.level,
+        share=cfg.share,
+        seed=cfg.seed,
+        batch_size=cfg.batch_size,
+        population={"dataset": said["dataset"], "version": said["version"], "split": cfg.calibration_split or "test"},
+    )
+    output = Path(cfg.output)
+    output.mkdir(parents=True, exist_ok=True)
+    scores.to_csv(output / "bounds_scores.csv", index=False, float_format="%.6g")
+    figure = reliability_picture(bounds)
+    if figure is not None:
+        figure.savefig(output / "reliability.png", dpi=120)
+    (output / "bounds.md").write_text(markdown(bounds), encoding="utf-8")
+    print(markdown(bounds))
+    print(bounds.write(cfg.bounds or beside(checkpoint)))
+
+
+if __name__ == "__main__":
+    main()

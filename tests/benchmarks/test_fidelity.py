@@ -1,0 +1,225 @@
+"""The fidelity benchmark: its commands compose, rows merge, differences and claims say what the scores say."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from hydra import compose, initialize_config_dir
+
+from benchmarks.fidelity import claims, samplers, solvers, table
+from benchmarks.fidelity.methods import BASELINES, Method, methods
+from benchmarks.fidelity.run import ROOT, plan, train
+from benchmarks.fidelity.solver_pictures import guidance_picture, quality_picture
+from evaluation.scoring import TRUTH
+
+PROTOCOL = {
+    "steps": 12,
+    "samples": 8,
+    "cases": 20,
+    "sampler": "LogSNRSolver",
+    "parameters": {"denoiser": 5_000_000, "prior": 1_000_000},
+    "timings_s": {"generation": 80.0},
+    "window": [-1000.0, 1000.0],
+}
+
+
+def put(home, method: str, psnr, seed: int | None = 0, **columns):
+    """A row of scores as `collect` leaves it."""
+    folder = home / "cases" / "64"
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = pd.DataFrame({"id": [f"p{i}" for i in range(len(psnr))], "psnr": psnr, **columns})
+    stem = folder / (method if seed is None else f"{method}_{seed}")
+    rows.assign(patient=rows["id"], method=method).to_csv(stem.with_suffix(".csv"), index=False)
+    facts = {"method": method, "seed": seed, "machine": "a machine", "minutes": 20.0, "batches": 100}
+    stem.with_suffix(".json").write_text(json.dumps({**facts, "protocol": PROTOCOL}))
+
+
+@pytest.fixture
+def home(tmp_path):
+    rng = np.random.default_rng(0)
+    base = 24.0 + rng.normal(size=20)
+    for seed in (0, 1):
+        spectra = {"gradient_spectrum": 3.0 + 0.1 * rng.normal(size=20)}
+        put(tmp_path, "model", base + 0.1 * seed + 0.05 * rng.normal(size=20), seed)
+        put(tmp_path, "model_sample", base - 1.0, seed, **spectra)
+        put(tmp_path, "regression", base + 0.4, seed, gradient_spectrum=6.0)
+        put(tmp_path, "ancestor", base - 5.0 + rng.normal(size=20), seed)
+    put(tmp_path, "ridge", base - 0.9 + 0.3 * rng.normal(size=20), None)
+    put(tmp_path, "nearest", base - 0.05 + rng.normal(size=20), None)
+    put(tmp_path, "mean_volume", base - 6.0, None)
+    put(tmp_path, "shuffled_xray", base - 8.0)
+    put(tmp_path, "ancestor_1000", base[:8] - 5.5)
+    put(tmp_path, TRUTH, [np.nan] * 20, None, reprojection=0.01)
+    return tmp_path
+
+
+@pytest.mark.parametrize("size", [64, 128])
+@pytest.mark.parametrize("name", sorted(methods(64)))
+def test_every_method_is_made_of_options_that_there_are(name, size):
+    method = methods(size)[name]
+    with initialize_config_dir(str(ROOT / "config"), version_base="1.3"):
+        compose("train_ddpm", [f"experiment=fidelity_{size}", *method.train, *method.trained_on])
+        compose("evaluate", [f"experiment=fidelity_{size}", *method.judge, *method.judged_on])
+    if method.trained_as is not None:
+        whose = methods(size)[method.trained_as]
+        assert (method.train, method.trained_on, method.minutes) == (whose.train, whose.trained_on, whose.minutes)
+
+
+def test_rows_of_two_methods_never_share_a_name():
+    names = [ours for method in methods(64).values() for ours in method.judged.values()]
+    assert len(names) == len(set(names))
+    known = set(names) | {TRUTH}
+    assert {name for pair in table.PAIRS for name in pair} <= known
+    assert {name for claim in claims.CLAIMS for name in (claim.one, claim.other)} <= known
+    assert set(table.SEEDLESS) <= known
+
+
+def test_results_have_the_form_of_metrics_json(home):
+    table.write(64, home)
+    result = json.loads((home / "results.json").read_text())
+    assert {"protocol", "methods", "reference", "differences", "claims"} == set(result)
+    assert set(result["methods"]["model"]["psnr"]) == {"mean", "low", "high"}
+    assert set(result["reference"]) == {TRUTH} and TRUTH not in result["methods"]
+    rows = result["protocol"]["rows"]
+    assert rows["model"]["estimator"] == "mean of 8 samples" and rows["model_sample"]["estimator"] == "one sample"
+    assert rows["ridge"]["estimator"] == rows["regression"]["estimator"] == "point"
+    assert (rows["model"]["evaluations"], rows["model_sample"]["evaluations"], rows["ridge"]["evaluations"]) == (
+        96,
+        12,
+        0,
+    )
+    assert rows["model"]["seconds"] == 4.0 and rows["model_sample"]["seconds"] == 0.5
+    assert rows["model"]["parameters"] == 6_000_000 and rows["model"]["seeds"] == [0, 1]
+    text = (home / "results.md").read_text()
+    assert "| mean of 8 samples |" in text and "20 min, 100, 100 batches" in text
+
+
+def test_a_mean_is_over_cases_and_seeds_and_a_difference_is_paired(home):
+    found = table.read(64, home)
+    result = table.summarise(64, home)
+    runs = [run.psnr for _, run in found["model"]]
+    assert result["methods"]["model"]["psnr"]["mean"] == pytest.approx(np.mean(runs), abs=1e-5)
+    told = result["differences"]["model - regression"]["psnr"]
+    assert told["mean"] == pytest.approx(-0.35, abs=0.03) and told["high"] - told["low"] < 0.1
+    assert np.mean(told["by_seed"]) == pytest.approx(told["mean"], abs=1e-3) and told["seed_std"] > 0.05
+    assert result["differences"]["model_sample - ancestor_1000"]["psnr"]["cases"] == 8
+
+
+def test_several_comparisons_cost_significance(home):
+    found = table.read(64, home)
+    for name, metrics in table.summarise(64, home)["differences"].items():
+        one, other = name.split(" - ")
+        assert metrics["psnr"]["p_holm"] >= table.difference(found[one], found[other], "psnr")["p"]
+
+
+def test_claims_are_shown_not_shown_or_not_reached(home):
+    told = {entry["words"]: entry for entry in table.summarise(64, home)["claims"]}
+    verdicts = {words: entry["verdict"] for words, entry in told.items()}
+    by_pair = {(e["one"], e["other"], e["metric"]): e["verdict"] for e in told.values()}
+    assert by_pair["model", "regression", "psnr"] == "shown"  # 0.35 below, 0.6 allowed
+    assert by_pair["model", "ridge", "psnr"] in ("not shown", "not reached")  # 0.95 above, 1 wanted
+    assert by_pair["model", "nearest", "psnr"] in ("not shown", "not reached")
+    assert by_pair["model", "mean_volume", "psnr"] == by_pair["model", "shuffled_xray", "psnr"] == "shown"
+    assert by_pair["model_sample", "ancestor", "psnr"] == "shown"
+    assert by_pair["model_sample", "regression", "gradient_spectrum"] == "shown"  # lower is nearer
+    assert by_pair["model_sample", "regression", "noise_power_spectrum"] == "not measured"
+    assert verdicts["with unknown poses it is above the same without lifting"] == "not measured"
+    text = "\n".join(claims.sentences(list(told.values())))
+    assert "**shown**: the mean of 8 samples is at most 0.6 dB below regression: -0.3" in text
+
+
+@pytest.mark.parametrize(
+    ("mean", "low", "high", "p", "metric", "margin", "expected"),
+    [
+        (1.2, 1.1, 1.3, 0.01, "psnr", 1.0, "shown"),
+        (1.2, 0.9, 1.5, 0.01, "psnr", 1.0, "not shown"),
+        (1.2, 1.1, 1.3, 0.2, "psnr", 1.0, "not shown"),
+        (0.9, 0.8, 1.0, 0.01, "psnr", 1.0, "not reached"),
+        (-1.0, -1.5, -0.5, 0.01, "gradient_spectrum", 0.0, "shown"),
+        (1.0, 0.5, 1.5, 0.01, "gradient_spectrum", 0.0, "not reached"),
+    ],
+)
+def test_a_verdict_needs_interval_and_p_value(mean, low, high, p, metric, margin, expected):
+    entry = {"difference": {"mean": mean, "low": low, "high": high}, "p_holm": p, "metric": metric, "margin": margin}
+    assert claims.verdict(entry) == expected
+
+
+def test_collecting_again_changes_nothing_and_another_seed_is_added(tmp_path):
+    judged = tmp_path / "judged"
+    judged.mkdir()
+    scores = pd.DataFrame({"id": ["a", "b", "a", "b"], "patient": ["a", "b"] * 2, "psnr": [20.0, 22.0, 18.0, 19.0]})
+    scores.assign(method=["model", "model", "ridge", "ridge"]).to_csv(judged / "cases.csv", index=False)
+    (judged / "metrics.json").write_text(json.dumps({"protocol": PROTOCOL}))
+    method = Method((), (), {"model": "model", "ridge": "ridge"}, 20.0)
+    trained = {"minutes": 20.0, "batches": 7, "machine": "a machine"}
+    table.collect("model", method, 64, 0, trained, judged, tmp_path)
+    first = (tmp_path / "results.json").read_text()
+    table.collect("model", method, 64, 0, trained, judged, tmp_path)
+    assert (tmp_path / "results.json").read_text() == first
+    table.collect("model", method, 64, 1, trained, judged, tmp_path)
+    rows = json.loads((tmp_path / "results.json").read_text())["protocol"]["rows"]
+    assert rows["model"]["seeds"] == [0, 1] and rows["ridge"]["seeds"] == [None]
+    table.collect("model", method, 128, 0, trained, judged, tmp_path)
+    assert (tmp_path / "results_128.json").is_file()
+
+
+def test_a_budget_is_counted_once_and_a_stale_training_is_not_taken_for_another(tmp_path):
+    (tmp_path / "plan.json").write_text(json.dumps({"ms": 100.0, "batches": 1}))
+    budget = plan(methods(64)["model"], 2.0, tmp_path, [])
+    assert budget["batches"] == 1200 and budget["minutes"] == 2.0
+    (tmp_path / "trained.json").write_text(json.dumps({**budget, "checkpoint": "x.ckpt"}))
+    assert train(budget, tmp_path, [])["checkpoint"] == "x.ckpt"
+    with pytest.raises(SystemExit, match="trained for 2 minutes, asked for 3"):
+        train({**budget, "minutes": 3.0}, tmp_path, [])
+
+
+def way(evaluations: int, psnr: float, spread: float, **extra) -> dict:
+    rng = np.random.default_rng(evaluations)
+    cases = {}
+    for i in range(12):
+        noise = 1e-3 * rng.normal(size=6)
+        values = [psnr, psnr + 1, psnr + 1.2, spread, 20.0, 5.0, 4.0]
+        names = (*solvers.ERRORS, *solvers.RATIOS, *solvers.DISTANCES)
+        cases[f"p{i}"] = dict(zip(names, (np.array(values) + [*noise, 0]).tolist(), strict=True))
+        cases[f"p{i}"]["amplitude"] = [100.0 * spread / 90.0, 10.0]
+    told = {"sampler": "x", "step_spacing": "trailing", "steps": evaluations, "evaluations": evaluations}
+    return {**told, "guidance_scale": 1.0, "seconds": 1.0, "samples": 8, "cases": cases, **extra}
+
+
+def test_samplers_are_judged_against_a_thousand_steps(tmp_path):
+    found = {"default": way(12, 23.05, 91.0), "fast": way(4, 23.3, 60.0), samplers.REFERENCE: way(1000, 23.0, 90.0)}
+    result = samplers.report(found, guidance=False)
+    told = result["ways"]["default"]["against"]
+    assert told["psnr_one"]["mean"] == pytest.approx(0.05, abs=0.01)
+    assert told["spread"]["mean"] == pytest.approx(91 / 90, abs=1e-3)
+    assert told["amplitude"]["worst"] == pytest.approx(91 / 90, abs=1e-3)
+    (tmp_path / "samplers_64.json").write_text(json.dumps(result))
+    verdicts = {entry["words"]: entry["verdict"] for entry in claims.sampler_claims(tmp_path / "samplers_64.json")}
+    assert [v for w, v in verdicts.items() if w.startswith("sampler default: spread")] == ["shown"]
+    assert [v for w, v in verdicts.items() if w.startswith("sampler fast")] == ["not reached"]
+    assert samplers.REFERENCE in samplers.markdown(result)
+    assert len(quality_picture(result).axes) == 4
+
+
+def test_the_guidance_sweep_has_a_table_and_a_picture():
+    found = {f"guidance {g:g}": way(12, 23 - abs(g - 1), 90.0, guidance_scale=g) for g in (0.5, 1.0, 2.0)}
+    result = samplers.report(found, guidance=True)
+    assert result["reference"] == "guidance 1" and len(guidance_picture(result).axes) == 4
+
+
+def test_ways_of_sampling_draw_independent_samples_and_the_default_is_the_configs():
+    found = samplers.ways(False, None)
+    assert not any(setting["antithetic"] for setting in found.values())
+    assert found["default"]["steps"] <= 20 and found["fast"]["steps"] <= 4
+    assert found[samplers.REFERENCE] == {"scheduler": "DDPMScheduler", "steps": 1000, "antithetic": False}
+    assert {setting["guidance_scale"] for setting in samplers.ways(True, None).values()} == set(samplers.GUIDANCE)
+
+
+def test_measured_coverage_becomes_a_sentence(tmp_path):
+    told = {"mean": 0.91, "low": 0.85, "high": 0.95, "covered": 116, "cases": 128}
+    held = {"level": 0.9, "coverage": {"lungs": told, "bone": told | {"low": 0.6, "high": 0.7}}}
+    (tmp_path / "bounds_64.json").write_text(json.dumps(held))
+    found = claims.coverage_claims(tmp_path / "bounds_64.json")
+    assert [entry["verdict"] for entry in found] == ["the interval holds it", "less than promised"]
+    assert BASELINES and "bound on lungs: promised 0.9" in "\n".join(claims.sentences(found))

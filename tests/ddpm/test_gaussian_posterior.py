@@ -1,0 +1,59 @@
+"""Starting from the posterior mean: exact for Gaussian latents and without noise, refused where it has no meaning."""
+
+import pytest
+import torch
+
+from ddpm.gaussian_posterior import GaussianPosterior
+from ddpm.objective import NoiseObjective, NoiseSchedule
+from ddpm.unet import UNet3D
+
+SETTINGS = {"std": 0.5, "timesteps": 1000, "schedule": "squaredcos_cap_v2", "zero_terminal_snr": True}
+
+
+def network(**options) -> UNet3D:
+    torch.manual_seed(0)
+    small = {"dim": 8, "dim_mults": (1, 2), "condition_channels": 0, "embedding_dim": 8, "blocks": 1, "head_dim": 8}
+    return UNet3D(2, **small, **{"prior": True, "residual": True, "posterior": SETTINGS, **options})
+
+
+@pytest.mark.parametrize("timestep", [5, 300, 700, 999])
+def test_mean_and_uncertainty_are_those_of_the_gaussian(timestep):
+    """Among many latents with the same noisy value, their mean and standard deviation."""
+    generator = torch.Generator().manual_seed(0)
+    guess, n = 0.8, 400_000
+    clean = guess + 0.5 * torch.randn(n, generator=generator)
+    schedule = NoiseSchedule(NoiseObjective(prediction="sample"))
+    signal, noise = schedule.signal[timestep], schedule.noise[timestep]
+    noisy = signal * clean + noise * torch.randn(n, generator=generator)
+    shape = (1, 1, n, 1, 1)
+    posterior = GaussianPosterior(**SETTINGS)
+    mean, left = posterior(noisy.view(shape), torch.full(shape, guess), torch.tensor([timestep]), None)
+    missed = clean - mean.flatten()
+    assert missed.mean().item() == pytest.approx(0.0, abs=4e-3)
+    assert missed.std().item() == pytest.approx(left.item(), rel=0.01)
+    assert abs(torch.corrcoef(torch.stack([missed, noisy]))[0, 1]) < 0.01  # nothing left that the noisy value tells
+
+
+def test_an_untrained_network_is_the_gaussian_posterior_and_exact_without_noise():
+    net, x, guess = network(), torch.randn(2, 2, 4, 4, 4), torch.randn(2, 2, 4, 4, 4)
+    out = net(x, torch.tensor([0, 999]), torch.zeros(2, 8), prior=guess)
+    torch.testing.assert_close(out[0], x[0], atol=0.05, rtol=0)
+    torch.testing.assert_close(out[1], guess[1], atol=2e-3, rtol=0)
+
+
+def test_a_dropped_guess_leaves_latents_of_unit_variance():
+    net, x = network(), torch.randn(1, 2, 4, 4, 4)
+    t = torch.tensor([500])
+    out = net(x, t, torch.zeros(1, 8), keep=torch.zeros(1), prior=torch.randn(1, 2, 4, 4, 4))
+    signal = NoiseSchedule(NoiseObjective(prediction="sample")).signal[500]
+    torch.testing.assert_close(out, signal * x)
+
+
+def test_weights_are_those_of_a_network_without_it():
+    assert network().state_dict().keys() == network(posterior=None).state_dict().keys()
+
+
+@pytest.mark.parametrize("options", [{"blind": True}, {"residual": False}])
+def test_where_it_has_no_meaning_it_is_refused(options):
+    with pytest.raises(ValueError, match="guess_std"):
+        network(**options)

@@ -1,0 +1,134 @@
+"""The command: what it refuses before it starts, and that it leaves nothing behind when it is ended."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from urllib.request import urlopen
+
+import pytest
+from demo_parts import SAMPLERS, small_pipeline
+
+from dataset.errors import UserError
+from demo.running import PREFIX, is_loopback, refuse_open_door, run_folder, sampler_choices
+from demo.viewer_files import NIIVUE
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+def free_port() -> int:
+    with socket.socket() as tried:
+        tried.bind(("127.0.0.1", 0))
+        return tried.getsockname()[1]
+
+
+@pytest.mark.parametrize(
+    ("host", "port", "password", "line"),
+    [
+        ("0.0.0.0", 7860, None, "host=0.0.0.0: others could reach it; set password="),
+        ("::", 7860, None, "others could reach it"),
+        ("192.168.1.7", 7860, None, "others could reach it"),
+        ("ward.example", 7860, None, "others could reach it"),
+        ("127.0.0.1", 7860, "short", "give at least 8"),
+        ("127.0.0.1", 0, None, "port=0"),
+        ("127.0.0.1", 70000, None, "port=70000"),
+    ],
+)
+def test_an_open_door_is_refused(host, port, password, line):
+    with pytest.raises(UserError, match=line) as refused:
+        refuse_open_door(host, port, password)
+    assert "short" not in str(refused.value)
+
+
+def test_a_port_in_use_is_one_line():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with pytest.raises(UserError, match="cannot listen there"):
+            refuse_open_door("127.0.0.1", taken.getsockname()[1], None)
+    refuse_open_door("127.0.0.1", free_port(), None)
+
+
+def test_loopback_is_known():
+    assert all(is_loopback(host) for host in ("127.0.0.1", "127.1.2.3", "localhost", "::1"))
+    assert not any(is_loopback(host) for host in ("0.0.0.0", "::", "10.0.0.1", "localhost.example", ""))
+
+
+def test_the_runs_folder_goes_and_takes_those_of_killed_runs_along(tmp_path, monkeypatch):
+    import tempfile
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    mask = os.umask(0o022)
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    left, alive = tmp_path / f"{PREFIX}{dead.pid}_abc", tmp_path / f"{PREFIX}{os.getpid()}_abc"
+    for folder in (left, alive):
+        (folder / "uploads").mkdir(parents=True)
+    with run_folder() as folder:
+        assert folder.stat().st_mode & 0o077 == 0 and not left.exists() and alive.exists()
+        assert tempfile.gettempdir() == str(folder)
+    assert not folder.exists()
+    os.umask(mask)
+
+
+def test_samplers_that_fit_are_offered_the_chosen_one_first():
+    pipeline = small_pipeline()
+    found = sampler_choices(pipeline, "ddim", {**SAMPLERS["ddim"], "steps": 7})
+    assert next(iter(found)) == "ddim" and found["ddim"]["steps"] == 7
+    assert {"default", "fast", "ancestral"} <= set(found) and "flow_euler" not in found
+    flow = {"scheduler": "FlowMatchEulerDiscreteScheduler", "steps": 4}
+    with pytest.raises(UserError, match="sampler=flow_euler"):
+        sampler_choices(pipeline, "flow_euler", flow)
+
+
+def command(tmp_path: Path, *options: str) -> subprocess.Popen:
+    environment = {**os.environ, "TMPDIR": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    environment.pop("GRADIO_TEMP_DIR", None)
+    words = [sys.executable, "demo/app.py", *options]
+    return subprocess.Popen(
+        words, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        (("host=0.0.0.0",), "error: host=0.0.0.0: others could reach it"),
+        (("checkpoint=README.md",), "error: README.md: "),
+        (("sampler=flow_euler",), "error: sampler=flow_euler"),
+        (("prot=1",), "error: prot: unknown key; did you mean port?"),
+    ],
+)
+def test_what_does_not_fit_ends_in_one_line(tmp_path, options, line):
+    run = command(tmp_path, f"port={free_port()}", *options)
+    said = run.communicate(timeout=300)[0]
+    assert run.returncode == 1 and said.splitlines()[-1].startswith(line)
+    assert "Traceback" not in said and not list(tmp_path.glob(f"{PREFIX}*"))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not NIIVUE.is_file(), reason="the viewer is not installed (make web)")
+def test_ended_by_a_signal_it_leaves_nothing(tmp_path):
+    port = free_port()
+    run = command(tmp_path, f"port={port}")
+    try:
+        lines = iter(run.stdout.readline, "")
+        assert any(f"http://127.0.0.1:{port}" in line for line in lines)
+        end = time.monotonic() + 60
+        while time.monotonic() < end:
+            try:
+                with urlopen(f"http://127.0.0.1:{port}/") as page:
+                    assert b"gradio" in page.read()
+                break
+            except OSError:
+                time.sleep(0.2)
+        (folder,) = tmp_path.glob(f"{PREFIX}*")
+        assert (folder / "uploads").is_dir()
+    finally:
+        run.send_signal(signal.SIGTERM)
+        rest = run.communicate(timeout=60)[0]
+    assert not list(tmp_path.glob(f"{PREFIX}*")) and "Traceback" not in rest

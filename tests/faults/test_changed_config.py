@@ -1,0 +1,36 @@
+"""A run resumed under another config: the differences are listed, and it stops unless told to go on."""
+
+import pytest
+from omegaconf import OmegaConf
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("training", ["vqgan", "ddpm"], indirect=True)
+def test_differences_are_listed_until_told_to_go_on(training):
+    first = training.start(kill_in_checkpoint={"moment": "after_rename", "count": 2})
+    assert first.wait() == -9
+    rate = {"vqgan": "lr", "ddpm": "train_lr"}[training.stage]
+    changes = (f"model.{rate}=0.002", "model.batch_size=3", "model.num_workers=0")
+    line = training.resume(*changes).refusal()
+    assert "model.batch_size was 2, is 3" in line and f"model.{rate} was 0.0003, is 0.002" in line
+    assert "model.resume_changed=true" in line and "num_workers" not in line
+    assert "going on although" in training.resume(*changes, "model.resume_changed=true").fine()
+    home = training.last.parent.parent / ".hydra"
+    assert OmegaConf.load(home / "config.yaml").model.batch_size == 3
+    assert OmegaConf.load(home / "config_1.yaml").model.batch_size == 2
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("training", ["vqgan"], indirect=True)
+def test_what_does_not_touch_the_weights_may_differ(training):
+    first = training.start(kill_in_checkpoint={"moment": "after_rename", "count": 2})
+    assert first.wait() == -9
+    training.resume("model.checkpoint_every=5", "model.num_workers=1", "logger=tensorboard").fine()
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("training", ["ddpm"], indirect=True)
+def test_another_data_set_is_a_difference(training):
+    first = training.start(kill_in_checkpoint={"moment": "after_rename", "count": 2})
+    assert first.wait() == -9
+    assert "dataset.train was 5, is 4" in training.resume("dataset.train=4").refusal()

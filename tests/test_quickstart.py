@@ -1,0 +1,32 @@
+"""The notebook of the documentation runs from its first cell to its last, and its volume is better than air."""
+
+from pathlib import Path
+
+import pytest
+
+FILE = Path(__file__).resolve().parent.parent / "docs" / "quickstart.ipynb"
+
+
+@pytest.mark.slow
+def test_the_quickstart_runs(tmp_path):
+    import nbformat
+    from nbclient import NotebookClient
+
+    notebook = nbformat.read(FILE, as_version=4)
+    NotebookClient(
+        notebook, timeout=500, kernel_name="python3", resources={"metadata": {"path": FILE.parent}}
+    ).execute()
+    said = " ".join(
+        output.get("text", "") for cell in notebook.cells for output in cell.get("outputs", []) if "text" in output
+    )
+    error, air = (float(word) for word in said.replace(";", " ").split() if word.replace(".", "").isdigit())
+    assert error < 0.5 * air
+    pictures = [o for c in notebook.cells for o in c.get("outputs", []) if "image/png" in o.get("data", {})]
+    assert len(pictures) >= 3
+
+
+def test_the_quickstart_is_kept_without_its_outputs():
+    import nbformat
+
+    for cell in nbformat.read(FILE, as_version=4).cells:
+        assert not cell.get("outputs") and cell.get("execution_count") is None
