@@ -72,6 +72,9 @@ def read_manifest(path: str | Path, label_column: str = "label", target_column: 
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not a readable CSV table ({error}); columns: {COLUMN_HELP}") from error
     rows.columns = [str(name).strip() for name in rows.columns]
+    if rows.columns.has_duplicates:
+        twice = rows.columns[rows.columns.duplicated()][0]
+        raise UserError(f"{path}: two columns are called {twice!r}; rename or remove one")
     absent = [name for name in ("id", "patient", target_column) if name not in rows.columns]
     if absent:
         raise UserError(f"{path}: column {', '.join(absent)} is missing; columns: {COLUMN_HELP}")

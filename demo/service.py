@@ -180,7 +180,8 @@ def _whole(name: str, value, least: int, most: int) -> int:
 @contextlib.contextmanager
 def _anonymous(*paths: Path | None) -> Iterator[None]:
     """What goes wrong as one line without paths or contents; what should not have is logged without its message."""
-    names = [(str(path), name) for path, name in zip(paths, ("the X-ray", "the CT"), strict=False) if path is not None]
+    called = ("the X-ray", "the CT")
+    names = [(str(path), called[place]) for place, path in enumerate(paths) if path is not None]
     try:
         yield
     except UserError as error:

@@ -18,7 +18,7 @@ def reliability_picture(bounds: Bounds) -> Figure | None:
     down = -(-len(names) // across)
     figure = Figure(figsize=(3.0 * across, 3.2 * down + 0.5), layout="constrained")
     panels = figure.subplots(down, across, squeeze=False, sharex=True, sharey=True).ravel()
-    for axis, name in zip(panels, names, strict=False):
+    for axis, name in zip(panels[: len(names)], names, strict=True):
         rows = [row for row in bounds.reliability if row["quantity"] == name]
         levels = np.array([row["level"] for row in rows])
         axis.plot([0, 1], [0, 1], color="#c9ced4", linewidth=1)

@@ -112,7 +112,7 @@ class ClassifierModule(pl.LightningModule):
         loss = self._loss(self.classifier(batch[self.key]).float(), batch["label"])
         if not torch.isfinite(loss):
             raise FloatingPointError(f"the loss is {loss.item()} in batch {batch_idx}; lower model.train_lr")
-        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch["label"]))
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch["label"]), sync_dist=True)
         return loss
 
     def validation_step(self, batch: dict, batch_idx: int) -> None:

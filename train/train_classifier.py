@@ -37,6 +37,8 @@ def main(cfg) -> None:
     from train.runs import refuse_changes, run_folder, save_config
     from train.session import fit, make_trainer
 
+    if not isinstance(cfg.trainer.strategy, str) and "ShardedStrategy" in cfg.trainer.strategy._target_:
+        raise UserError("trainer=fsdp: a classifier fits one device and is not sharded; take trainer=ddp")
     if wanted.input not in INPUTS:
         raise UserError(f"classifier.input={wanted.input}: choose {', '.join(INPUTS)}")
     folder, checkpoint = run_folder("classifier", model.results_folder, model.results_folder_postfix, model.resume)

@@ -15,6 +15,7 @@ from dataset import limits
 from dataset.discover import discover
 from dataset.errors import UserError
 from dataset.folder import FolderSource
+from dataset.manifest import read_manifest
 from dataset.preparation.headers import read_header
 from dataset.volume_io import read_volume
 from dataset.xray_io import read_xray
@@ -127,6 +128,13 @@ def test_a_value_that_is_wrong_only_when_it_is_asked_for(tmp_path):
     path.write_bytes(content[: at + 6] + b"\x03\x00" + content[at + 8 : at + 10] + b"\x00" + content[at + 10 :])
     with pytest.raises(UserError, match="film.dcm"):
         read_xray(path)
+
+
+def test_a_manifest_with_one_column_twice(tmp_path):
+    """pandas tells equal names apart; names that differ by a space become equal later."""
+    (tmp_path / "manifest.csv").write_text("id ,id,patient,ct\na,a,p,a.nii.gz\n")
+    with pytest.raises(UserError, match="two columns are called 'id'"):
+        read_manifest(tmp_path / "manifest.csv")
 
 
 @pytest.mark.parametrize("leave", ["../out/secret.nii.gz", "{tmp}/out/secret.nii.gz", "link.nii.gz"])

@@ -67,7 +67,7 @@ def test_schedulers_are_swapped_as_in_diffusers(folder):
 
 
 def test_a_scheduler_of_karras_family_samples_what_ddim_samples(folder):
-    """A step of DDIM is one of Euler in other coordinates (Song et al., 2021), for which start and input are scaled."""
+    """A step of DDIM is one of Euler in other coordinates (Song et al., 2021): start and input are scaled for it."""
     pipeline = XrayToCTPipeline.from_pretrained(folder).set_sampler("DDIMScheduler", 3)
     first = volume(pipeline)
     pipeline.scheduler = EulerDiscreteScheduler.from_config(pipeline.scheduler.config)

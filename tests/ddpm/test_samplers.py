@@ -4,10 +4,11 @@ import math
 
 import pytest
 import torch
+from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
 
 from ddpm.log_snr import FIRST, LAST
 from ddpm.objective import NoiseObjective, NoiseSchedule
-from ddpm.samplers import clean_latents, FLOW_SAMPLERS, SAMPLERS, make_sampler, network_timestep
+from ddpm.samplers import FLOW_SAMPLERS, SAMPLERS, clean_latents, make_sampler, network_timestep
 
 
 def sampled_std(name: str, steps: int, s: float, prediction: str = "v_prediction", **options) -> float:

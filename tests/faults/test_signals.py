@@ -59,7 +59,8 @@ def test_within_sampled_volumes(training, request):
     """They take long, but the state is whole: it is saved at once."""
     command = training.start(slow_sampling={"seconds": 30.0})
     command.until(lambda: (training.place / "sampling").exists())
-    assert f"saved {training.last}" in ended(command, signal.SIGTERM)
+    line = ended(command, signal.SIGTERM)
+    assert f"saved {training.last}" in line
     training.resume().fine()
     assert differing(training.weights(), request.getfixturevalue(f"whole_{training.stage}").weights()) == []
 
