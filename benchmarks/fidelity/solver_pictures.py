@@ -9,6 +9,7 @@ COLOURS = {
     "DDIM": "#66a182",
     "ancestral": "#22577a",
 }
+GUIDANCE_COLOURS = ("#d1495b", "#22577a")
 DEFAULT = {"default": "DPM-Solver++ in log-SNR", "fast": "DPM-Solver++ in time"}
 
 
@@ -66,7 +67,7 @@ def guidance_picture(result: dict) -> Figure:
     ways = sorted(result["ways"].values(), key=lambda way: way["guidance_scale"])
     scales = [way["guidance_scale"] for way in ways]
     for axis, (keys, title) in zip(figure.subplots(1, len(panels)), panels, strict=True):
-        for key, colour in zip(keys, ("#d1495b", "#22577a"), strict=False):
+        for key, colour in zip(keys, GUIDANCE_COLOURS[: len(keys)], strict=True):
             mean = [way[key]["mean"] for way in ways]
             spans = [(way[key]["low"], way[key]["high"]) for way in ways]
             below = [0.0 if low is None else max(0.0, m - low) for m, (low, _) in zip(mean, spans, strict=True)]
