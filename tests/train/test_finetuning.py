@@ -43,7 +43,10 @@ def test_lora_from_another_run_resumed_and_generated_from(base, train, tmp_path)
     assert all(torch.equal(plain[k], v) for k, v in expected.items())
     assert (folder / "adapter.safetensors").stat().st_size < 0.6 * base.stat().st_size
     header, _, _ = read(folder / "adapter.safetensors")
-    assert header["base"] == {"file": "last.ckpt", "sha256": sha256(base)}  # whose folder is nobody's business
+    named = header["base"]
+    inherited = named.pop("inherits")
+    assert named == {"file": "last.ckpt", "sha256": sha256(base)}  # whose folder is nobody's business
+    assert {row["part"] for row in inherited} >= {"latent_encoder"} and str(tmp_path) not in str(inherited)
     assert str(base.parent.parent) not in str(header)
     same = load_pipeline(folder / "adapter.safetensors").denoiser.state_dict()
     assert all(torch.allclose(v, same[k], atol=1e-6) for k, v in after.denoiser.state_dict().items())
