@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 VIEWER := demo/node_modules/.package-lock.json
 
-.PHONY: demo pe test test-slow faults test-web web lint figures clean
+.PHONY: demo pe test test-slow faults viewer test-web web lint figures clean
 
 demo: $(STAMP)
 	@$(BIN)/python train/train_vqgan.py experiment=demo_vqgan $(DEMO_VQGAN)
@@ -36,6 +36,8 @@ faults: $(STAMP)
 # The web demo on this machine; options as WEB="port=8000 checkpoint=<path>".
 web: $(STAMP) $(VIEWER)
 	@$(BIN)/python demo/app.py $(WEB)
+
+viewer: $(VIEWER)
 
 test-web: $(STAMP) $(VIEWER)
 	@$(BIN)/python -m pytest -q tests/demo -m "slow or not slow"

@@ -135,6 +135,8 @@ def _explain(config_name: str, overrides: list[str], error: Exception) -> str:
     if not found:
         return str(error).splitlines()[0]
     key = found.group(1)
+    if (CONFIG / key).is_dir():
+        return f"{key}: this command has no such group; --help lists those that it has"
     groups = [o for o in overrides if (CONFIG / o.partition("=")[0]).is_dir()]
     known = _keys(OmegaConf.to_container(compose(config_name, groups)))
     close = difflib.get_close_matches(key, known, n=3, cutoff=0.6)

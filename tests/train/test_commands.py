@@ -71,6 +71,7 @@ def test_cfg_job_shows_the_composed_config_from_anywhere(tmp_path):
         (["model.batchsize=3"], ["model.batchsize", "unknown key", "model.batch_size"]),
         (["batch_size=3"], ["batch_size", "model.batch_size"]),
         (["dataset=lung"], ["dataset=lung", "phantom"]),
+        (["extractor=none"], ["extractor", "no such group"]),
         (["model.vqgan_ckpt=runs/epoch=0-step=3.ckpt"], ["cannot parse", "quote"]),
         (["model.gpus=1", "trainer.devices=3"], ["trainer.devices=3", "model.gpus=1"]),
         (["model.gpus=-2"], ["model.gpus=-2"]),
