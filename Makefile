@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 VIEWER := demo/node_modules/.package-lock.json
 
-.PHONY: demo pe test test-slow faults viewer test-web web lint figures clean
+.PHONY: demo pe test test-slow test-processes faults viewer test-web web lint figures clean
 
 demo: $(STAMP)
 	@$(BIN)/python train/train_vqgan.py experiment=demo_vqgan $(DEMO_VQGAN)
@@ -28,6 +28,10 @@ test: $(STAMP)
 
 test-slow: $(STAMP)
 	@$(BIN)/python -m pytest -q -m slow -n logical --maxprocesses 4 --dist worksteal
+
+# Trainings of several processes beside one: a quarter of an hour of a quiet machine.
+test-processes: $(STAMP)
+	@$(BIN)/python -m pytest -q -m processes
 
 # Kills, full disks, damaged files, signals: the whole fault suite, of which test-slow runs two of each kind.
 faults: $(STAMP)

@@ -65,7 +65,7 @@ def latents(tmp_path_factory) -> list[Path]:
     return files
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("stage", ["volumes", "latents"])
 def test_memory_of_a_loading_process_does_not_grow_with_the_manifest(stage, case, latents):

@@ -28,7 +28,7 @@ DDPM = ["model.dim=8", "model.dim_mults=[1]", f"model.train_num_steps={STEPS}", 
         "model.discriminator.kernel_size=2", "model.prediction=v_prediction"]  # fmt: skip
 CLASSIFIER = ["classifier=xray", "classifier.encoder.width=8", "classifier.encoder.blocks=1", "classifier.dropout=0",
               "model.balance=none", f"model.train_num_steps={STEPS}", "dataset.pe_share=0.5"]  # fmt: skip
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]  # starting processes is slow on a busy machine
+pytestmark = [pytest.mark.processes, pytest.mark.timeout(3600)]  # starting processes is slow on a busy machine
 
 
 def launch(folder: Path, processes: int, jobs: list) -> None:

@@ -40,7 +40,7 @@ def until(condition, seconds: float = 900.0):
     return found
 
 
-@pytest.mark.slow
+@pytest.mark.processes
 @pytest.mark.timeout(3600)
 def test_a_job_that_is_told_to_stop_is_requeued_and_goes_on(tmp_path):
     (tmp_path / "whole").mkdir()
