@@ -26,8 +26,11 @@ pe: $(STAMP)
 test: $(STAMP)
 	@$(BIN)/python -m pytest -q -n logical --maxprocesses 4 --dist worksteal
 
+# Browsers and faults one at a time: signals and pages have deadlines.
 test-slow: $(STAMP)
-	@$(BIN)/python -m pytest -q -m slow -n logical --maxprocesses 4 --dist worksteal
+	@$(BIN)/python -m pytest -q -m slow -n logical --maxprocesses 4 --dist worksteal \
+		--ignore=tests/demo --ignore=tests/faults
+	@$(BIN)/python -m pytest -q -m slow tests/demo tests/faults
 
 # Trainings of several processes beside one: a quarter of an hour of a quiet machine.
 test-processes: $(STAMP)
