@@ -1,13 +1,12 @@
 """VGG16's features out of a local file of torchvision's weights, for the perceptual term."""
 
-import pickle
 from pathlib import Path
 
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
+
+from ddpm.archive import read_weights
 
 WIDTHS = (64, 64, "pool", 128, 128, "pool", 256, 256, 256, "pool", 512, 512, 512, "pool", 512, 512, 512)
 TAPS = (3, 8, 15, 22, 29)  # the last activation before each pooling, as LPIPS reads them
@@ -41,10 +40,10 @@ class VGG16Features(nn.Module):
         if not path.is_file():
             raise ValueError(f"{path}: no such file; give torchvision's VGG16 weights (vgg16-397923af.pth)")
         try:
-            weights = load_file(path) if path.suffix == ".safetensors" else torch.load(path, weights_only=True)
+            weights = read_weights(path)
             network = cls(widths)
             network.load_state_dict({k: v for k, v in weights.items() if k.startswith("features.")})
-        except (OSError, RuntimeError, EOFError, AttributeError, SafetensorError, pickle.UnpicklingError) as error:
+        except (ValueError, RuntimeError) as error:
             reason = " ".join(str(error).split())[:120]
             raise ValueError(f"{path}: not torchvision's VGG16 weights (vgg16-397923af.pth): {reason}") from error
         return network

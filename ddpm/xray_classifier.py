@@ -1,9 +1,7 @@
 """Classifiers of X-rays, one logit each: a head on one of our X-ray encoders, or on a network of torchvision."""
 
 import json
-import pickle
 
-import torch
 import torch.nn.functional as F
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
@@ -11,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 import ddpm.xray_encoder as encoders
+from ddpm.archive import read_weights
 from ddpm.xray_encoder import XrayEncoder
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -84,9 +83,9 @@ class TorchvisionXrayClassifier(ModelMixin, ConfigMixin):
         if weights is None:
             return found
         try:
-            state = torch.load(weights, map_location="cpu", weights_only=True)
-        except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError, KeyError) as error:
-            raise ValueError(f"classifier.weights={weights}: cannot be read ({type(error).__name__})") from error
+            state = read_weights(weights)
+        except ValueError as error:
+            raise ValueError(f"classifier.weights={weights}: {error}") from error
         head = ("classifier.", "fc.")
         own = found.network.state_dict()
         state = {_renamed(k): v for k, v in state.items() if not k.startswith(head)}

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from dataset.errors import UserError
-from ddpm.archive import expect_stored
+from ddpm.archive import read_weights
 from ddpm.checkpoint import build_pipeline, header_of, parts_of
 from ddpm.pipeline import XrayToCTPipeline
 from evaluation.synthesis import find_xrays, generate
@@ -57,9 +57,8 @@ def filled(network: XrayToCT, weights: str | Path, device: torch.device | str = 
         UserError: a file that is missing, holds more than weights, or those of another network.
     """
     try:
-        expect_stored(weights)
-        network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
-    except (OSError, ValueError, RuntimeError, TypeError, AttributeError) as error:
+        network.load_state_dict(read_weights(weights))
+    except (ValueError, RuntimeError, TypeError, AttributeError) as error:
         raise UserError(f"{weights}: not the weights of this bundle ({str(error)[:200]}); copy them again") from error
     return network.to(device)
 

@@ -50,7 +50,7 @@ def rank_of(samples: int, level: float) -> int:
     return math.floor((samples + 1) * (1.0 - level) / 2.0 + TOLERANCE)
 
 
-def order_interval(samples: Float[Tensor, "s *shape"], level: float) -> tuple[Float[Tensor, "*shape"], ...]:
+def order_interval(samples: Float[Tensor, " s *shape"], level: float) -> tuple[Float[Tensor, "*shape"], ...]:
     """Lower and upper end: the k-th smallest and k-th largest sample at each place.
 
     Raises:

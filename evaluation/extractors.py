@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from dataset.errors import UserError
 from dataset.intensity import Window
+from ddpm.archive import read_weights
 from ddpm.checkpoint import sha256
 from evaluation.distribution import PLANES
 from evaluation.inflated_resnet import InflatedResNet152
@@ -201,9 +202,9 @@ def _weights(path: str | None, expected: str | None, what: str) -> Path:
 def _load(model: nn.Module, path: Path) -> None:
     """Every weight from the file, none left over; loading runs no code."""
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # the unpickler raises many kinds
-        raise UserError(f"{path}: not a file of weights alone ({str(error).splitlines()[0]})") from error
+        state = read_weights(path)
+    except ValueError as error:
+        raise UserError(f"{path}: {error}") from error
     state = state.get("state_dict", state)
     state = {name.removeprefix("module."): value.float() if value.is_floating_point() else value
              for name, value in state.items()}  # fmt: skip

@@ -121,6 +121,9 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=16, help="volumes generated at once")
     parser.add_argument("--cases", type=int, help="judge only the first so many")
     parser.add_argument("--plan", action="store_true", help="only count how many batches each budget holds")
+    parser.add_argument(
+        "--train", action="store_true", help="only train: a choice is made on validation cases, before judging"
+    )
     parser.add_argument("--tiny", action="store_true", help="a dozen phantoms at 32³, to try the script")
     options = parser.parse_args()
     known = methods(options.size)
@@ -152,6 +155,8 @@ def main() -> None:
             print(name, budget, flush=True)
             continue
         trained = train(budget, home, settings)
+        if options.train:
+            continue
         part = "evaluation" if options.cases is None else f"evaluation_{options.cases}"
         judged = folder / f"{name}_{options.seed}" / part
         if not (judged / "metrics.json").exists():
@@ -160,7 +165,7 @@ def main() -> None:
             fewer = [] if options.cases is None else [f"cases={options.cases}"]
             run("evaluation/evaluate.py", *judged_on, *wanted, *where, *fewer, *method.judge)
         collect(name, method, options.size, options.seed, trained, judged, home_of_results)
-    if options.plan:
+    if options.plan or options.train:
         return
     print((home_of_results / results_name(options.size, "md")).read_text())
 

@@ -1,19 +1,16 @@
 """BiomedCLIP's vision transformer, or another image tower of open_clip, without the text tower that belongs to it."""
 
 import json
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from diffusers.configuration_utils import register_to_config
 from jaxtyping import Float
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from dataset.errors import UserError
-from ddpm.archive import expect_stored
+from ddpm.archive import read_weights
 from ddpm.xray_encoder.pretrained import KEY, PretrainedXrayEncoder, fetch
 
 FILES = (("open_clip_config.json",), ("open_clip_model.safetensors", "open_clip_pytorch_model.bin"))
@@ -78,7 +75,7 @@ class BiomedCLIPXrayEncoder(PretrainedXrayEncoder):
             )
             own = {k.removeprefix(TOWER): v for k, v in _read(weights_file).items() if k.startswith(TOWER)}
             encoder.network.load_state_dict(own)
-        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, SafetensorError) as error:
+        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
             reason = " ".join(str(error).split())[:200]
             raise UserError(
                 f"{KEY}={weights}: not a vision transformer of open_clip ({type(error).__name__}: {reason})"
@@ -99,11 +96,5 @@ def _side(size: int | list[int]) -> int:
 
 
 def _read(file: Path) -> Mapping[str, Tensor]:
-    if file.suffix == ".safetensors":
-        return load_file(file)
-    expect_stored(file)
-    try:
-        content = torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ValueError(f"{file.name} holds more than weights; nothing in it was run") from error
+    content = read_weights(file)
     return content.get("state_dict", content)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dataset.errors import UserError
+from ddpm.archive import read_weights
 from evaluation.metrics.registry import CaseView, Metric, NotMeasured
 
 SMALLEST_SIDE = 64  # pixels; AlexNet's strides leave nothing of less
@@ -41,9 +42,9 @@ def load_lpips(weights: str | Path) -> nn.Module:
     if not file.is_file():
         raise UserError(f"lpips={weights}: no such file; give the AlexNet weights of torchvision, or null")
     try:
-        state = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # the unpickler raises many kinds
-        raise UserError(f"lpips={weights}: not a file of weights alone ({str(error).splitlines()[0]})") from error
+        state = read_weights(file)
+    except ValueError as error:
+        raise UserError(f"lpips={weights}: {error}") from error
     network = _LPIPS(pretrained=True, net="alex", pnet_rand=True)
     layers = {name.split(".", 1)[1]: parameter for name, parameter in network.net.named_parameters()}
     wanted = {name: f"features.{name}" for name in layers}

@@ -13,7 +13,11 @@ from safetensors.torch import save
 from dataset.errors import UserError
 from ddpm.checkpoint import export_pipeline, load_pipeline, load_vqgan, read
 from ddpm.inherits import inherits, licence_of, public_name
+from ddpm.vgg import VGG16Features
+from ddpm.xray_classifier import TorchvisionXrayClassifier
 from ddpm.xray_encoder.unpickle import network_weights
+from evaluation import bundle, extractors
+from evaluation.metrics.perceptual import load_lpips
 
 OLD = Path(__file__).parent / "files" / "release_0.1.0.ckpt"
 
@@ -36,6 +40,36 @@ def test_an_archive_that_grows_is_refused_before_it_is_opened(tmp_path):
     assert zeros.stat().st_size < 100_000  # 12 MB behind it
     with pytest.raises(UserError, match="an archive of .* bytes that unpacks to"):
         read(zeros)
+
+
+class Shouts:
+    def __reduce__(self):
+        return print, ("run",)
+
+
+@pytest.mark.parametrize("read", [
+    lambda path: VGG16Features.from_file(path),
+    lambda path: TorchvisionXrayClassifier.from_weights("resnet18", weights=str(path)),
+    lambda path: load_lpips(path),
+    lambda path: extractors._load(torch.nn.Linear(1, 1), path),
+    lambda path: bundle.filled(torch.nn.Linear(1, 1), path),
+])  # fmt: skip
+def test_every_file_of_weights_is_looked_at_before_it_is_opened(read, tmp_path, capsys):
+    path = tmp_path / "weights.pt"
+    torch.save({"a": torch.zeros(3_000_000)}, path)
+    path.write_bytes(packed(path.read_bytes()))
+    with pytest.raises((UserError, ValueError), match="an archive of .* bytes that unpacks to"):
+        read(path)
+    torch.save({"a": Shouts()}, path)
+    with pytest.raises((UserError, ValueError), match="not a file of weights alone"):
+        read(path)
+    torch.save([1, 2], path)
+    with pytest.raises((UserError, ValueError), match="holds a list"):
+        read(path)
+    path.write_bytes(b"PK" + bytes(200))
+    with pytest.raises((UserError, ValueError), match="not a file of weights alone"):
+        read(path)
+    assert "run" not in capsys.readouterr().out
 
 
 def test_a_torchscript_program_is_no_checkpoint_and_no_network(tmp_path):
