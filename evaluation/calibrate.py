@@ -14,28 +14,21 @@ from dataset.command import command  # noqa: E402
 @command("calibrate")
 def main(cfg) -> None:
     from hydra.utils import instantiate
-    from omegaconf import OmegaConf
 
     from dataset.datamodule import prepared_data
-    from ddpm.checkpoint import load_pipeline
     from evaluation import coverage
     from evaluation.bounds import beside
     from evaluation.bounds_chart import reliability_picture
     from evaluation.bounds_table import markdown
     from evaluation.calibration_cases import Limited, calibration_source
     from evaluation.judge import check_protocol
-    from evaluation.sampling import find_checkpoint, resolve_device, set_sampler
+    from evaluation.sampling import open_generator
     from evaluation.unseen import refuse_seen
 
-    device = resolve_device(cfg.device)
-    print(f"device: {device}")
     coverage.check_settings(cfg.samples, cfg.level, cfg.share)
     data = cfg.dataset
     apart = calibration_source(data.source, cfg.calibration_split, cfg.calibration_cases, cfg.calibration_from)
-    checkpoint = find_checkpoint(cfg.checkpoint)
-    print(f"checkpoint: {checkpoint}")
-    pipeline = load_pipeline(checkpoint, device=device)
-    set_sampler(pipeline, OmegaConf.to_container(cfg.sampler, resolve=True))
+    pipeline, checkpoint = open_generator(cfg.checkpoint, cfg.device, cfg.sampler)
     testing = prepared_data(instantiate(data.source), data)
     calibrating = testing if apart is None else prepared_data(instantiate(apart), data)
     calibration = Limited(getattr(calibrating, cfg.calibration_split or "test"), None)

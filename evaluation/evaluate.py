@@ -14,22 +14,16 @@ from dataset.command import command  # noqa: E402
 @command("evaluate")
 def main(cfg) -> None:
     from hydra.utils import instantiate
-    from omegaconf import OmegaConf
 
     from dataset.datamodule import prepared_data
-    from ddpm.checkpoint import load_pipeline
     from evaluation.judge import evaluate
     from evaluation.results import sentence
-    from evaluation.sampling import find_checkpoint, resolve_device, set_sampler
+    from evaluation.sampling import open_generator, resolve_device
     from evaluation.stated import keep_config
 
-    device = resolve_device(cfg.device)
-    print(f"device: {device}")
-    extractor = instantiate(cfg.extractor, device=str(device))  # weights that are missing are told before the work
-    checkpoint = find_checkpoint(cfg.checkpoint)
-    print(f"checkpoint: {checkpoint}")
-    pipeline = load_pipeline(checkpoint, device=device)
-    set_sampler(pipeline, OmegaConf.to_container(cfg.sampler, resolve=True))
+    # weights that are missing are told before the work
+    extractor = instantiate(cfg.extractor, device=str(resolve_device(cfg.device)))
+    pipeline, checkpoint = open_generator(cfg.checkpoint, cfg.device, cfg.sampler)
     data = cfg.dataset
     datamodule = prepared_data(instantiate(data.source), data)
     output = Path(cfg.output)

@@ -13,18 +13,12 @@ from dataset.command import command  # noqa: E402
 
 @command("export")
 def main(cfg) -> None:
-    from omegaconf import OmegaConf
-
-    from ddpm.checkpoint import load_pipeline
-    from evaluation.sampling import SHIPPED, find_checkpoint, set_sampler
+    from evaluation.sampling import SHIPPED, find_checkpoint, open_generator
     from evaluation.sharing import check_wishes, export, read_metrics
 
     check_wishes(cfg.format, cfg.precision)
-    checkpoint = find_checkpoint(cfg.checkpoint, shipped=SHIPPED)
-    print(f"checkpoint: {checkpoint}")
-    metrics = read_metrics(cfg.metrics, checkpoint)
-    pipeline = load_pipeline(checkpoint)
-    set_sampler(pipeline, OmegaConf.to_container(cfg.sampler, resolve=True))
+    metrics = read_metrics(cfg.metrics, find_checkpoint(cfg.checkpoint, shipped=SHIPPED))
+    pipeline, checkpoint = open_generator(cfg.checkpoint, "cpu", cfg.sampler, shipped=SHIPPED)
     print(export(pipeline, Path(cfg.output), cfg.format, checkpoint, metrics, cfg.name, cfg.precision, cfg.seen))
 
 

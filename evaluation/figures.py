@@ -30,19 +30,16 @@ def main(cfg) -> None:
 
 def draw_cases(cfg, output: Path) -> None:
     from hydra.utils import instantiate
-    from omegaconf import OmegaConf
 
     from dataset.datamodule import prepared_data
     from dataset.errors import UserError
-    from ddpm.checkpoint import load_pipeline
     from evaluation.case_figures import write_case_figures
     from evaluation.judge import check_protocol
-    from evaluation.sampling import find_checkpoint, resolve_device, set_sampler
+    from evaluation.sampling import open_generator
 
     if cfg.split not in ("val", "test"):
         raise UserError(f"split={cfg.split}: choose test or val; the generator has seen its training cases")
-    pipeline = load_pipeline(find_checkpoint(cfg.checkpoint), device=resolve_device(cfg.device))
-    set_sampler(pipeline, OmegaConf.to_container(cfg.sampler, resolve=True))
+    pipeline, _ = open_generator(cfg.checkpoint, cfg.device, cfg.sampler)
     data = cfg.dataset
     datamodule = prepared_data(instantiate(data.source), data)
     check_protocol(datamodule.protocol(), pipeline.protocol)

@@ -13,21 +13,14 @@ from dataset.command import command  # noqa: E402
 
 @command("generate")
 def main(cfg) -> None:
-    from omegaconf import OmegaConf
-
-    from ddpm.checkpoint import load_pipeline, sha256
+    from ddpm.checkpoint import sha256
     from evaluation.bounds import error_bars, find_bounds
     from evaluation.pictures import SYNTHETIC
-    from evaluation.sampling import SHIPPED, find_checkpoint, resolve_device, set_sampler
+    from evaluation.sampling import SHIPPED, open_generator
     from evaluation.synthesis import find_xrays, generate
 
-    device = resolve_device(cfg.device)
-    print(f"device: {device}")
     xrays = find_xrays(cfg.xray)
-    checkpoint = find_checkpoint(cfg.checkpoint, shipped=SHIPPED)
-    print(f"checkpoint: {checkpoint}")
-    pipeline = load_pipeline(checkpoint, device=device)
-    set_sampler(pipeline, OmegaConf.to_container(cfg.sampler, resolve=True))
+    pipeline, checkpoint = open_generator(cfg.checkpoint, cfg.device, cfg.sampler, shipped=SHIPPED)
     bounds = find_bounds(cfg.bounds, checkpoint)
     paths = generate(
         pipeline,

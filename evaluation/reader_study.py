@@ -65,23 +65,17 @@ def create(cfg) -> None:
 def generator_arms(cfg, noise: int) -> tuple:
     """Cases of the data set with the three arms that a checkpoint makes of them."""
     from hydra.utils import instantiate
-    from omegaconf import OmegaConf
 
     from dataset.datamodule import prepared_data
     from dataset.errors import UserError
-    from ddpm.checkpoint import load_pipeline, sha256
+    from ddpm.checkpoint import sha256
     from evaluation.judge import check_protocol
     from evaluation.readers.volumes import arm_maker
-    from evaluation.sampling import find_checkpoint, resolve_device, set_sampler
+    from evaluation.sampling import open_generator
 
     if cfg.split not in ("val", "test"):
         raise UserError(f"split={cfg.split}: choose test or val; the generator has seen its training cases")
-    device = resolve_device(cfg.device)
-    print(f"device: {device}")
-    checkpoint = find_checkpoint(cfg.checkpoint)
-    print(f"checkpoint: {checkpoint}")
-    pipeline = load_pipeline(checkpoint, device=device)
-    set_sampler(pipeline, OmegaConf.to_container(cfg.sampler, resolve=True))
+    pipeline, checkpoint = open_generator(cfg.checkpoint, cfg.device, cfg.sampler)
     data = cfg.dataset
     datamodule = prepared_data(instantiate(data.source), data)
     check_protocol(datamodule.protocol(), pipeline.protocol)

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float
+from omegaconf import DictConfig, OmegaConf
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor
 
 from dataset.errors import UserError
+from ddpm.checkpoint import load_pipeline
 from ddpm.folders import is_folder
 
 log = logging.getLogger(__name__)
@@ -56,6 +58,21 @@ def find_checkpoint(path: str | None, folder: str | Path = TRAINING_FOLDER, ship
     newest = max(found, key=lambda file: (file.stat().st_mtime, file.name == "last.ckpt", str(file)))
     log.info("checkpoint: %s, the newest under %s", newest, folder)
     return newest
+
+
+def open_generator(checkpoint: str | None, device: str, sampler: DictConfig, shipped: Path | None = None) -> tuple:
+    """The pipeline of `find_checkpoint` on a device, set to the node `sampler` of a config, and its file; says both.
+
+    Raises:
+        UserError: what `resolve_device`, `find_checkpoint`, `load_pipeline` and `set_sampler` refuse.
+    """
+    place = resolve_device(device)
+    print(f"device: {place}")
+    path = find_checkpoint(checkpoint, shipped=shipped)
+    print(f"checkpoint: {path}", flush=True)
+    pipeline = load_pipeline(path, device=place)
+    set_sampler(pipeline, OmegaConf.to_container(sampler, resolve=True))
+    return pipeline, path
 
 
 def set_sampler(pipeline, sampler: dict) -> None:
