@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -53,15 +54,18 @@ def runs(tmp_path_factory):
     ddpm, classifier = ["train_ddpm", [*DDPM, stage1]], ["train_classifier", CLASSIFIER]
     launch(home / "1", 1, [["vqgan", "train_vqgan", VQGAN], ["ddpm", *ddpm], ["classifier", *classifier],
                            ["gathered", "train_ddpm", gathered]])  # fmt: skip
-    sharded, resumed = [*DDPM, stage1, "trainer=fsdp"], f"model.resume={home}/2/sharded/run/checkpoints/previous.ckpt"
+    sharded = [*DDPM, stage1, "trainer=fsdp"]
     launch(home / "2", 2, [
         ["vqgan", "train_vqgan", [*VQGAN, "trainer=ddp"]], ["ddpm", ddpm[0], [*ddpm[1], "trainer=ddp"]],
         ["classifier", *classifier], ["gathered", "train_ddpm", [*gathered, "trainer=ddp"]],
-        ["sharded", "train_ddpm", sharded], ["sharded_vqgan", "train_vqgan", [*VQGAN, "trainer=fsdp"]],
-        ["resumed", "train_ddpm", [*sharded, resumed]]])  # fmt: skip
+        ["sharded", "train_ddpm", sharded], ["sharded_vqgan", "train_vqgan", [*VQGAN, "trainer=fsdp"]]])  # fmt: skip
     launch(home / "4", 4, [["vqgan", "train_vqgan", VQGAN], ["ddpm", *ddpm]])
-    changed = [*DDPM, stage1, resumed, "model.resume_changed=true"]
-    launch(home / "after", 1, [["resumed", "train_ddpm", changed]])
+    for run in ("2", "after"):  # each goes on in the folder that it resumes
+        shutil.copytree(home / "2/sharded/run", home / run / "half")
+    half = "model.resume={}/half/checkpoints/previous.ckpt"
+    launch(home / "2", 2, [["resumed", "train_ddpm", [*sharded, half.format(home / "2")]]])
+    alone = [*DDPM, stage1, half.format(home / "after"), "model.resume_changed=true"]
+    launch(home / "after", 1, [["resumed", "train_ddpm", alone]])
 
     def found(processes: int | str, job: str) -> list[dict]:
         files = sorted((home / str(processes) / job).glob("rank*.pt"))
