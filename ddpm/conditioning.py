@@ -16,6 +16,7 @@ class Condition(NamedTuple):
     features: Float[Tensor, "b f d h w"] | None = None
     tokens: Float[Tensor, "b n t"] | None = None
     prior: Float[Tensor, "b c d h w"] | None = None
+    prior_std: Float[Tensor, "b c d h w"] | None = None
 
     def rows(self, index: Int[Tensor, " m"]) -> "Condition":
         """The condition of chosen X-rays, in that order, an X-ray as often as it is named."""
@@ -34,13 +35,14 @@ def make_condition(
     size: tuple[int, int, int],
     token_grid: int = 0,
     guess: Float[Tensor, "b c d h w"] | None = None,
+    guess_std: Float[Tensor, "b c d h w"] | None = None,
 ) -> Condition:
     """Embedding (mean over the views), lifted features, tokens for attention, and the linear guess.
 
     Args:
         lift: brings the maps onto the latent grid of `size`; None leaves them out.
         token_grid: the maps are averaged down to this many tokens a side for cross-attention; 0 for none.
-        guess: of `ddpm.prior.LinearPrior`.
+        guess, guess_std: of `ddpm.prior.LinearPrior`.
     """
     features = None if lift is None else lift(encoded.maps, pose, extent, size)
     tokens = None
@@ -48,4 +50,4 @@ def make_condition(
         b, v = encoded.maps.shape[:2]
         pooled = F.adaptive_avg_pool2d(encoded.maps.flatten(0, 1), token_grid)
         tokens = pooled.flatten(2).transpose(1, 2).unflatten(0, (b, v)).flatten(1, 2)
-    return Condition(encoded.embedding.mean(dim=1), features, tokens, guess)
+    return Condition(encoded.embedding.mean(dim=1), features, tokens, guess, guess_std)

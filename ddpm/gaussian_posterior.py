@@ -1,10 +1,10 @@
 """The posterior mean of latents if all that is left open were Gaussian: what a network that predicts them starts from.
 
-With clean latents N(g, s²) around a guess g and `x_t = signal x_0 + noise ε`, `E[x_0 | x_t] = g + w (x_t - signal g)`
-with `w = signal s² / (signal² s² + noise²)`, and `s noise / sqrt(signal² s² + noise²)` is what stays uncertain. A
-network that adds to this mean in units of that uncertainty (Karras et al., "Elucidating the Design Space of
-Diffusion-Based Generative Models", 2022, with a mean) is exact where there is little noise; one that predicts clean
-latents on its own repeats its own error there, step after step.
+With clean latents N(g, s²) around a guess g, s known place by place, and `x_t = signal x_0 + noise ε`, it is
+`g + w (x_t - signal g)` with `w = signal s² / (signal² s² + noise²)`, and `s noise / sqrt(signal² s² + noise²)` is
+what stays uncertain. A network that adds to this mean in units of that uncertainty (Karras et al., "Elucidating the Design
+Space of Diffusion-Based Generative Models", 2022, with a mean) is exact where there is little noise; one that predicts
+clean latents on its own repeats its own error there, step after step.
 """
 
 import torch
@@ -18,13 +18,11 @@ class GaussianPosterior(nn.Module):
     """`mean` and `uncertainty` at every timestep of a schedule; no parameters and nothing to store.
 
     Args:
-        std: s, of clean latents around the guess; 1 where there is none.
         timesteps, schedule, zero_terminal_snr: of `NoiseObjective`.
     """
 
-    def __init__(self, std: float, timesteps: int, schedule: str, zero_terminal_snr: bool):
+    def __init__(self, timesteps: int, schedule: str, zero_terminal_snr: bool):
         super().__init__()
-        self.std = float(std)
         options = {"prediction": "sample", "zero_terminal_snr": zero_terminal_snr}
         levels = NoiseSchedule(NoiseObjective(timesteps=timesteps, schedule=schedule, **options))
         self.register_buffer("signal", levels.signal, persistent=False)
@@ -34,13 +32,17 @@ class GaussianPosterior(nn.Module):
         self,
         noisy: Float[Tensor, "b c d h w"],
         guess: Float[Tensor, "b c d h w"],
+        std: Float[Tensor, "b c d h w"],
         timestep: Int[Tensor, " b"] | Float[Tensor, " b"],
         keep: Float[Tensor, " b"] | None,
-    ) -> tuple[Float[Tensor, "b c d h w"], Float[Tensor, "b 1 1 1 1"]]:
-        """Mean and uncertainty. `keep` as of `UNet3D`: a dropped guess is 0, and the latents vary by 1 around it."""
+    ) -> tuple[Float[Tensor, "b c d h w"], Float[Tensor, "b c d h w"]]:
+        """Mean and uncertainty of latents that lie `std` around the guess.
+
+        `keep` as of `UNet3D`: a dropped guess is 0, and the latents vary by 1 around it.
+        """
         index = timestep.round().long()
         signal, noise = (part[index].to(noisy.dtype).view(-1, 1, 1, 1, 1) for part in (self.signal, self.noise))
-        std = noisy.new_full((len(noisy), 1, 1, 1, 1), self.std)
+        std = std.to(noisy.dtype)
         if keep is not None:
             std = torch.where(keep.view(-1, 1, 1, 1, 1) > 0, std, torch.ones_like(std))
         total = signal.square() * std.square() + noise.square()

@@ -142,11 +142,12 @@ class DDPMModule(pl.LightningModule):
         self, noisy: Tensor, timestep: Int[Tensor, " b"], batch: dict, keep: Float[Tensor, " b"]
     ) -> Float[Tensor, "b c d h w"]:
         """The denoiser's prediction for noisy latents of a batch."""
-        denoiser, guess = self.trained["denoiser"], None
+        denoiser, guess, guess_std = self.trained["denoiser"], None, None
         if "prior" in self.trained:
             prior = self.trained["prior"]
             seen = self.training and prior.leverage is not None  # not so where it comes from another run
             guess = prior(batch["xray"], batch["index"] if seen else None)
+            guess_std = prior.deviation(guess)
         told = make_condition(
             self.encode_xray(batch),
             dict(self.trained.items()).get("lift"),
@@ -155,6 +156,7 @@ class DDPMModule(pl.LightningModule):
             tuple(noisy.shape[2:]),
             denoiser.config.token_grid,
             guess,
+            guess_std,
         )
         return denoiser(noisy, timestep, keep=keep, **told._asdict())
 

@@ -261,8 +261,9 @@ class XrayToCTPipeline(DiffusionPipeline):
         """What is known of every X-ray, computed once for all steps and samples."""
         with inference_autocast(self.denoiser.device):
             guess = None if self.prior is None else self.prior(xray)
+            guess_std = None if guess is None else self.prior.deviation(guess)
             encoded, tokens = self.xray_encoder(xray), self.denoiser.config.token_grid
-            return make_condition(encoded, self.lift, pose, extent, size, tokens, guess).float()
+            return make_condition(encoded, self.lift, pose, extent, size, tokens, guess, guess_std).float()
 
     def _predict(self, latents: Tensor, t: Tensor, told: Condition, guidance: float) -> Tensor:
         timestep = network_timestep(self.scheduler, t).expand(latents.shape[0])

@@ -10,6 +10,7 @@ from the mean than any training case's is drawn back to that distance.
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +21,7 @@ from torch import Tensor
 
 PENALTIES = tuple(10.0 ** (k / 2) for k in range(-8, 5))  # in units of the mean eigenvalue of the features
 LEAST_STD = 1e-3  # a pixel that never varies in training says nothing
+LEAST_DEVIATION = 0.02  # of whitened latents: where all training cases are alike, one more may still differ
 
 
 class LinearPrior(ModelMixin, ConfigMixin):
@@ -31,11 +33,18 @@ class LinearPrior(ModelMixin, ConfigMixin):
         pixels: X-rays are averaged down to `(pixels, pixels)`.
         rank: principal components of the latents that are predicted.
         max_side: the guess is made on a grid of at most this many voxels a side and interpolated.
+        deviation: tells how far latents lie from their guess, place by place.
     """
 
     @register_to_config
     def __init__(
-        self, latent_shape: tuple[int, ...], views: int = 1, pixels: int = 32, rank: int = 64, max_side: int = 16
+        self,
+        latent_shape: tuple[int, ...],
+        views: int = 1,
+        pixels: int = 32,
+        rank: int = 64,
+        max_side: int = 16,
+        deviation: bool = False,
     ):
         super().__init__()
         c, *size = latent_shape
@@ -49,6 +58,7 @@ class LinearPrior(ModelMixin, ConfigMixin):
         self.register_buffer("penalty", torch.zeros(()))
         self.register_buffer("score_std", torch.ones(rank))  # of the training cases' guesses, by component
         self.register_buffer("radius", torch.zeros(()))  # of the farthest of them, in these units
+        self.register_buffer("std", torch.ones(c, *self.grid) if deviation else None)
         # what takes case i out of the regression; only its own training needs them, so no checkpoint holds them
         self.register_buffer("leverage", None, persistent=False)
         self.register_buffer("influence", None, persistent=False)
@@ -100,6 +110,12 @@ class LinearPrior(ModelMixin, ConfigMixin):
         self.radius.copy_((fitted / self.score_std[:rank]).norm(dim=1).max())
         self.leverage = ((rotated * shrunk) @ vectors.T).float().to(self.mean.device)
         self.influence = F.pad(influence.float(), (0, self.config.rank - rank)).to(self.mean.device)
+        if self.std is not None:
+            missed = torch.zeros_like(self.std)
+            for part, scores_of in zip(latents.split(64), (scores - influence).float().split(64), strict=True):
+                guess = self._map(scores_of, part.shape[2:])
+                missed += F.adaptive_avg_pool3d((part.float() - guess).square(), self.grid).sum(dim=0)
+            self.std.copy_((missed / n).sqrt().clamp_min(LEAST_DEVIATION))
         return self
 
     @torch.no_grad()
@@ -121,11 +137,17 @@ class LinearPrior(ModelMixin, ConfigMixin):
                 pull = (z * self.leverage[index]).sum(dim=1, keepdim=True) + 1.0 / n
                 scores = scores - pull * self.influence[index]
             scores = scores * (1.0 / self._from_mean(scores).clamp_min(1e-12)).clamp_max(1.0)
-            guess = (self.mean + scores @ self.basis).unflatten(1, (self.config.latent_shape[0], *self.grid))
-            size = tuple(self.config.latent_shape[1:])
-            if size == self.grid:
-                return guess
-            return F.interpolate(guess, size, mode="trilinear", align_corners=False)
+            return self._map(scores, self.config.latent_shape[1:])
+
+    def deviation(self, guess: Float[Tensor, "b c d h w"]) -> Float[Tensor, "b c d h w"] | None:
+        """Standard deviation of latents around such guesses, of training cases that the regression had not seen."""
+        if self.std is None:
+            return None
+        return _resized(self.std[None], guess.shape[2:]).expand_as(guess)
+
+    def _map(self, scores: Float[Tensor, "b r"], size: Sequence[int]) -> Float[Tensor, "b c d h w"]:
+        guess = self.mean + scores @ self.basis[: scores.shape[1]]
+        return _resized(guess.unflatten(1, (self.config.latent_shape[0], *self.grid)), size)
 
     @torch.no_grad()
     def distance(self, xray: Float[Tensor, "b v 1 h w"]) -> Float[Tensor, " b"]:
@@ -149,3 +171,9 @@ class LinearPrior(ModelMixin, ConfigMixin):
 
     def _standardise(self, raw: Tensor) -> Tensor:
         return (raw - self.pixel_mean) / self.pixel_std
+
+
+def _resized(grid: Float[Tensor, "b c d h w"], size: Sequence[int]) -> Float[Tensor, "b c D H W"]:
+    if tuple(grid.shape[2:]) == tuple(size):
+        return grid
+    return F.interpolate(grid, tuple(size), mode="trilinear", align_corners=False)

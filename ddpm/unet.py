@@ -62,7 +62,7 @@ class UNet3D(ModelMixin, ConfigMixin):
             raise ValueError("residual=true without prior: there is no guess to add to")
         if posterior and (blind or not residual):
             raise ValueError(
-                "model.guess_std: needs the linear guess and model.prediction=sample, and not model.denoiser.blind"
+                "model.posterior_start: needs the linear guess, model.prediction=sample, and no model.denoiser.blind"
             )
         widths = [dim * m for m in dim_mults]
         time_dim = 4 * dim
@@ -116,6 +116,7 @@ class UNet3D(ModelMixin, ConfigMixin):
         keep: Float[Tensor, " b"] | None = None,
         tokens: Float[Tensor, "b n t"] | None = None,
         prior: Float[Tensor, "b c d h w"] | None = None,
+        prior_std: Float[Tensor, "b c d h w"] | None = None,
     ) -> Float[Tensor, "b c d h w"]:
         """Prediction of the objective's target.
 
@@ -126,6 +127,7 @@ class UNet3D(ModelMixin, ConfigMixin):
             keep: 1 keeps a sample's X-ray, 0 drops it; None keeps all. Guidance needs both.
             tokens: X-ray features without a place in the volume, for cross-attention.
             prior: guess of the clean latents.
+            prior_std: how far they lie from it, where the network starts from the posterior mean.
 
         Raises:
             ValueError: where a side cannot be halved often enough.
@@ -163,7 +165,11 @@ class UNet3D(ModelMixin, ConfigMixin):
         x = self.out(F.silu(self.norm(x)))
         if self.start is None:
             return x + prior if self.config.residual else x
-        mean, uncertainty = self.start(noisy, prior, timestep, dropped)
+        if prior_std is None:
+            if dropped is None or dropped.any():
+                raise ValueError("the denoiser starts from the posterior mean: give prior_std with prior")
+            prior_std = torch.ones_like(prior)
+        mean, uncertainty = self.start(noisy, prior, prior_std, timestep, dropped)
         return mean + uncertainty * x
 
     def _global(self, embedding: Tensor | None, keep: Tensor | None, b: int) -> Tensor:

@@ -38,14 +38,16 @@ def build_module(
         found, need = ("volumes", "model/xray_encoder=volume") if volumes else ("X-rays", "another model/xray_encoder")
         raise ValueError(f"dataset.source_window={dataset.get('source_window')}: the sources are {found}, use {need}")
     with_prior = model.prior_rank > 0 and not xray_encoder.volumetric
+    residual = with_prior and model.prediction == "sample"
+    with_posterior = bool(model.posterior_start) and residual and not model.denoiser.get("blind", False)
     denoiser = instantiate(
         model.denoiser,
         in_channels=shape[0],
         embedding_dim=xray_encoder.embedding_dim if model.global_embedding else 0,
         token_channels=xray_encoder.feature_channels if model.token_grid else 0,
         prior=with_prior,
-        residual=with_prior and model.prediction == "sample",
-        posterior=_posterior(model),
+        residual=residual,
+        posterior=_posterior(model) if with_posterior else None,
         _convert_="all",
     )
     denoiser.check_size(shape[1:])
@@ -59,7 +61,7 @@ def build_module(
     if with_prior:
         views = dataset.views
         prior = (
-            LinearPrior(shape, views, model.prior_pixels, model.prior_rank)
+            LinearPrior(shape, views, model.prior_pixels, model.prior_rank, deviation=with_posterior)
             if origin is None
             else origin.pipeline.prior
         )
@@ -99,10 +101,7 @@ def build_module(
     )
 
 
-def _posterior(model) -> dict | None:
-    """Arguments of `GaussianPosterior`, where the denoiser is to start from one."""
-    if not float(model.guess_std) > 0:
-        return None
+def _posterior(model) -> dict:
+    """Arguments of `GaussianPosterior`."""
     schedule = model.objective.schedule
-    levels = {"timesteps": model.timesteps, "schedule": schedule, "zero_terminal_snr": model.zero_terminal_snr}
-    return {"std": float(model.guess_std), **levels}
+    return {"timesteps": model.timesteps, "schedule": schedule, "zero_terminal_snr": model.zero_terminal_snr}

@@ -24,6 +24,7 @@ OURS = [
     "model.denoiser.depth_attention=false",
     "model.xray_encoder.blocks=1",
     "model.xray_encoder.feature_channels=64",
+    "model.posterior_start=true",
 ]
 REGRESSION = ["model.timestep_power=inf", "model.denoiser.blind=true", "model.condition_drop=0"]
 ANCESTOR = [  # the recipe of the first latent DDPM for X-ray to CTPA, on the same latents
@@ -37,6 +38,7 @@ ANCESTOR = [  # the recipe of the first latent DDPM for X-ray to CTPA, on the sa
     "model.latent_scaling=range",
     "model.condition_channels=0",
     "model.prior_rank=0",
+    "model.posterior_start=false",
     "model.condition_drop=0",
 ]
 UNKNOWN_POSE = ("dataset.pose_noise=true",)  # X-rays at poses off the nominal one, which nobody is told
@@ -113,7 +115,7 @@ def methods(size: int) -> dict[str, Method]:
         "v_prediction": without("v_prediction", "model.prediction=v_prediction"),
         "flow": without("flow", "model.prediction=flow"),
         "uniform_timesteps": without("uniform_timesteps", "model.timestep_power=1"),
-        "posterior_start": without("posterior_start", "model.guess_std=0.7"),
+        "no_posterior_start": without("no_posterior_start", "model.posterior_start=false"),
         "unknown_pose": unknown(
             "unknown_pose",
             judged={ours_name: unknown_name(ours_name) for ours_name in whole},

@@ -37,7 +37,7 @@ PAIRS = (  # what is compared with what, like with like
     ("ancestor", "ancestor_1000"),
     ("model_sample", "regression"),
     *(("whole_8min", name) for name in ("no_prior", "no_lifting", "no_embedding", "with_tokens", "constant_rays")),
-    *(("whole_8min", name) for name in ("v_prediction", "flow", "uniform_timesteps", "posterior_start")),
+    *(("whole_8min", name) for name in ("v_prediction", "flow", "uniform_timesteps", "no_posterior_start")),
     ("unknown_pose", "unknown_pose_no_lifting"),
     ("unknown_pose", "unknown_pose_regression"),
     *(("unknown_pose", unknown_name(name)) for name in (*BASELINES, "shuffled_xray")),

@@ -7,7 +7,7 @@ from ddpm.gaussian_posterior import GaussianPosterior
 from ddpm.objective import NoiseObjective, NoiseSchedule
 from ddpm.unet import UNet3D
 
-SETTINGS = {"std": 0.5, "timesteps": 1000, "schedule": "squaredcos_cap_v2", "zero_terminal_snr": True}
+SETTINGS = {"timesteps": 1000, "schedule": "squaredcos_cap_v2", "zero_terminal_snr": True}
 
 
 def network(**options) -> UNet3D:
@@ -27,16 +27,17 @@ def test_mean_and_uncertainty_are_those_of_the_gaussian(timestep):
     noisy = signal * clean + noise * torch.randn(n, generator=generator)
     shape = (1, 1, n, 1, 1)
     posterior = GaussianPosterior(**SETTINGS)
-    mean, left = posterior(noisy.view(shape), torch.full(shape, guess), torch.tensor([timestep]), None)
+    given = torch.full(shape, guess), torch.full(shape, 0.5)
+    mean, left = posterior(noisy.view(shape), *given, torch.tensor([timestep]), None)
     missed = clean - mean.flatten()
     assert missed.mean().item() == pytest.approx(0.0, abs=4e-3)
-    assert missed.std().item() == pytest.approx(left.item(), rel=0.01)
+    assert missed.std().item() == pytest.approx(left.unique().item(), rel=0.01)
     assert abs(torch.corrcoef(torch.stack([missed, noisy]))[0, 1]) < 0.01  # nothing left that the noisy value tells
 
 
 def test_an_untrained_network_is_the_gaussian_posterior_and_exact_without_noise():
     net, x, guess = network(), torch.randn(2, 2, 4, 4, 4), torch.randn(2, 2, 4, 4, 4)
-    out = net(x, torch.tensor([0, 999]), torch.zeros(2, 8), prior=guess)
+    out = net(x, torch.tensor([0, 999]), torch.zeros(2, 8), prior=guess, prior_std=torch.full_like(x, 0.5))
     torch.testing.assert_close(out[0], x[0], atol=0.05, rtol=0)
     torch.testing.assert_close(out[1], guess[1], atol=2e-3, rtol=0)
 
@@ -44,9 +45,17 @@ def test_an_untrained_network_is_the_gaussian_posterior_and_exact_without_noise(
 def test_a_dropped_guess_leaves_latents_of_unit_variance():
     net, x = network(), torch.randn(1, 2, 4, 4, 4)
     t = torch.tensor([500])
-    out = net(x, t, torch.zeros(1, 8), keep=torch.zeros(1), prior=torch.randn(1, 2, 4, 4, 4))
+    given = {"prior": torch.randn(1, 2, 4, 4, 4), "prior_std": torch.rand(1, 2, 4, 4, 4)}
+    out = net(x, t, torch.zeros(1, 8), keep=torch.zeros(1), **given)
     signal = NoiseSchedule(NoiseObjective(prediction="sample")).signal[500]
     torch.testing.assert_close(out, signal * x)
+    torch.testing.assert_close(net(x, t), out)
+
+
+def test_a_guess_without_its_deviation_is_refused():
+    net, x = network(), torch.randn(1, 2, 4, 4, 4)
+    with pytest.raises(ValueError, match="prior_std"):
+        net(x, torch.tensor([500]), torch.zeros(1, 8), prior=x)
 
 
 def test_weights_are_those_of_a_network_without_it():
@@ -55,5 +64,5 @@ def test_weights_are_those_of_a_network_without_it():
 
 @pytest.mark.parametrize("options", [{"blind": True}, {"residual": False}])
 def test_where_it_has_no_meaning_it_is_refused(options):
-    with pytest.raises(ValueError, match="guess_std"):
+    with pytest.raises(ValueError, match="posterior_start"):
         network(**options)

@@ -54,6 +54,20 @@ def test_a_training_case_is_guessed_by_the_regression_without_it():
     ).square().mean()
 
 
+@pytest.mark.parametrize("grid", [4, 2])
+def test_deviation_is_how_far_left_out_cases_lie_from_their_guess(grid):
+    xrays, latents = cases(200)
+    prior = LinearPrior(SHAPE, pixels=8, rank=20, max_side=grid, deviation=True).fit(xrays, latents)
+    prior.radius.fill_(torch.inf)
+    missed = (latents - prior(xrays, torch.arange(200))).square().mean(dim=0).sqrt()
+    told = prior.deviation(latents[:3])
+    assert told.shape == latents[:3].shape and torch.equal(told[0], told[2])
+    if grid == 4:
+        assert torch.allclose(told[0], missed, rtol=1e-3)
+    assert told.square().mean().sqrt().item() == pytest.approx(missed.square().mean().sqrt().item(), rel=0.03)
+    assert make().deviation(latents) is None
+
+
 def test_a_guess_never_leaves_the_ball_of_the_training_cases():
     xrays, latents = cases()
     prior = make(rank=8).fit(xrays, latents)
