@@ -2,9 +2,9 @@
 
 With clean latents N(g, s²) around a guess g, s known place by place, and `x_t = signal x_0 + noise ε`, it is
 `g + w (x_t - signal g)` with `w = signal s² / (signal² s² + noise²)`, and `s noise / sqrt(signal² s² + noise²)` is
-what stays uncertain. A network that adds to this mean in units of that uncertainty (Karras et al., "Elucidating the Design
-Space of Diffusion-Based Generative Models", 2022, with a mean) is exact where there is little noise; one that predicts
-clean latents on its own repeats its own error there, step after step.
+what stays uncertain. A network that adds to this mean in units of that uncertainty (Karras et al., "Elucidating the
+Design Space of Diffusion-Based Generative Models", 2022, with a mean) is exact where there is little noise; one that
+predicts clean latents on its own repeats its own error there, step after step.
 """
 
 import torch
