@@ -1,12 +1,10 @@
 """X-ray in, CT volume in HU out: the one sampling loop of the project."""
 
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from os import PathLike
 from os.path import isdir
 
-import numpy as np
 import torch
 from diffusers import DDPMScheduler, DiffusionPipeline, SchedulerMixin
 from jaxtyping import Float
@@ -19,6 +17,7 @@ from ddpm.conditioning import Condition, make_condition
 from ddpm.folders import OURS, check_index, forget_paths, read_part, read_settings
 from ddpm.latent.contract import LatentEncoder
 from ddpm.log_snr import LogSNRSolver
+from ddpm.noise import SampleNoise
 from ddpm.precision import inference_autocast
 from ddpm.prior import LinearPrior
 from ddpm.samplers import PREVIEW, PREVIEW_STEPS, clean_latents, make_sampler, network_timestep
@@ -144,8 +143,7 @@ class XrayToCTPipeline(DiffusionPipeline):
         """Chooses sampler (its diffusers name, of `ddpm.samplers.SAMPLERS`), number of steps and guidance.
 
         Args:
-            antithetic: samples come in pairs that start from opposite noise. Each is as likely as before, and their
-                mean lies nearer to the posterior mean than that of independent ones (Hammersley and Morton, 1956).
+            antithetic: samples come in pairs of opposite noise (`ddpm.noise`): their mean is more exact.
         """
         self.scheduler = make_sampler(scheduler, self.training_scheduler, **options)
         self.antithetic = bool(antithetic)
@@ -198,9 +196,9 @@ class XrayToCTPipeline(DiffusionPipeline):
     ) -> GeneratedCT:
         """Volumes for X-rays in [0, 1] (bright bone).
 
-        The noise of sample j of an X-ray depends on `(seed, ids[i], j)` alone (with `antithetic` an odd sample starts
-        from the opposite noise of the one before it), so that neither the batch nor the order
-        of the X-rays changes a volume beyond rounding.
+        The noise of sample j of an X-ray depends on `(seed, ids[i], j)` alone (with `antithetic` an odd sample has
+        the opposite noise of the one before it), so that neither the batch nor the order of the X-rays changes a
+        volume beyond rounding.
 
         Args:
             pose: geometry of each view, NaN or None where unknown: the nominal posterior-anterior one is taken.
@@ -238,18 +236,18 @@ class XrayToCTPipeline(DiffusionPipeline):
         for first in range(0, len(jobs), batch_size):
             chunk = jobs[first : first + batch_size]
             rows = torch.tensor([i for i, _ in chunk], device=device)
-            latents = torch.stack([self._noise(shape, seed, ids[i], j) for i, j in chunk]).to(device)
+            noise = SampleNoise(seed, [ids[i] for i, _ in chunk], [j for _, j in chunk], self.antithetic)
+            latents = noise.start(shape).to(device)
             told = condition.rows(rows)
             self.scheduler.set_timesteps(steps, device=device)
             latents = latents * getattr(self.scheduler, "init_noise_sigma", 1.0)  # 1 but for Karras' family
-            # ancestral samplers draw noise in every step, one stream a sample
-            streams = [_generator(seed, ids[i], j, "steps") for i, j in chunk]
             for t in self.scheduler.timesteps:
                 prediction = self._predict(latents, t, told, guidance)
                 done += 1
                 if preview is not None:
                     preview(done, clean_latents(self.scheduler, prediction, t, latents))
-                latents = self.scheduler.step(prediction, t, latents, **self._step_options(streams)).prev_sample
+                drawn = noise.step(self.scheduler, shape) if self.stochastic else {}
+                latents = self.scheduler.step(prediction, t, latents, **drawn).prev_sample
                 if progress is not None:
                     progress(done, total)
             decoded = self.decode(latents).cpu()
@@ -277,23 +275,9 @@ class XrayToCTPipeline(DiffusionPipeline):
             without = self.denoiser(latents, timestep, **told._asdict(), keep=dropped).float()
         return without + guidance * (with_xray - without)
 
-    def _noise(self, shape: tuple[int, ...], seed: int, name: str, sample: int) -> Tensor:
-        opposite = self.antithetic and sample % 2 == 1
-        start = torch.randn(shape, generator=_generator(seed, name, sample - opposite, "start"))
-        return -start if opposite else start
-
     @torch.no_grad()
     def decode(self, latents: Float[Tensor, "n c d h w"]) -> Float[Tensor, "n 1 D H W"]:
         """HU of clean latents, clipped to the window; a coarser grid of latents gives a coarser volume."""
         with inference_autocast(self.denoiser.device):
             decoded = self.latent_encoder.decode(latents).float()
         return self.window.denormalise(decoded)
-
-    def _step_options(self, streams: list[torch.Generator]) -> dict:
-        return {"generator": streams} if self.stochastic else {}
-
-
-def _generator(seed: int, name: str, sample: int, purpose: str) -> torch.Generator:
-    words = [seed, zlib.crc32(name.encode()), sample, zlib.crc32(purpose.encode())]
-    state = np.random.SeedSequence(words).generate_state(1, np.uint64)[0]
-    return torch.Generator().manual_seed(int(state >> np.uint64(1)))
