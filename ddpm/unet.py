@@ -166,7 +166,7 @@ class UNet3D(ModelMixin, ConfigMixin):
         if self.start is None:
             return x + prior if self.config.residual else x
         if prior_std is None:
-            if dropped is None or dropped.any():
+            if embedding is not None:
                 raise ValueError("the denoiser starts from the posterior mean: give prior_std with prior")
             prior_std = torch.ones_like(prior)
         mean, uncertainty = self.start(noisy, prior, prior_std, timestep, dropped)
