@@ -18,6 +18,7 @@ from train.checkpoint_io import LAST, AtomicCheckpointIO
 from train.devices import many
 from train.interruption import EndCleanly, Interrupted
 from train.loggers import make_loggers
+from train.moments import AlignMoments
 from train.preflight import out_of_memory
 from train.processes import say, watched
 from train.requeue import Requeue, scheduled
@@ -58,6 +59,7 @@ def make_trainer(
         enable_checkpointing=False,
         callbacks=[
             *_signals(folder / "checkpoints" / LAST),
+            AlignMoments(),
             Progress(leave=True),
             *callbacks,
             BatchClock(),
