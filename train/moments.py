@@ -1,8 +1,8 @@
 """The moments of a resumed optimizer, laid out in memory as their weights are.
 
-torch's fused optimizers walk a weight and its moments as one line of memory each. A checkpoint of sharded weights holds
-contiguous moments, one of a single device channels-last ones: read into the other kind of run, each would go to the
-wrong weight, and nothing would say so.
+torch's fused optimizers walk a weight and its moments as one line of memory each. A checkpoint of sharded weights
+holds contiguous moments, one of a single device channels-last ones: read into the other kind of run, each would go to
+the wrong weight, and nothing would say so.
 """
 
 import pytorch_lightning as pl
