@@ -1,6 +1,7 @@
 """One run at a time in a folder: the second is refused, and a run that was killed leaves no lock behind."""
 
 import atexit
+import errno
 import os
 from pathlib import Path
 
@@ -39,7 +40,8 @@ def hold(folder: str | Path, key: str) -> None:
             f"{folder}: {who} is writing here; wait for it, or give another {key} for a run beside it"
         ) from error
     except OSError as error:
-        raise UserError(f"{key}={folder}: cannot be written ({error.strerror or error}); choose another") from error
+        remedy = "free space there, or choose another" if error.errno == errno.ENOSPC else "choose another"
+        raise UserError(f"{key}={folder}: cannot be written ({error.strerror or error}); {remedy}") from error
 
 
 def release(folder: str | Path) -> None:
