@@ -19,7 +19,7 @@ from train.devices import many
 from train.interruption import EndCleanly, Interrupted
 from train.loggers import make_loggers
 from train.moments import AlignMoments
-from train.preflight import out_of_memory
+from train.preflight import out_of_memory, peak_memory
 from train.processes import say, watched
 from train.requeue import Requeue, scheduled
 from vq_gan_3d.module import TrainingStopped
@@ -116,7 +116,7 @@ class SaveLast(pl.Callback):
 
 
 def fit(trainer: pl.Trainer, module: pl.LightningModule, datamodule: pl.LightningDataModule, checkpoint: Path | None):
-    """Trains, from a checkpoint if one is given.
+    """Trains, from a checkpoint if one is given, and says what memory it took.
 
     Raises:
         UserError: where training stopped for a reason that has a name.
@@ -152,6 +152,7 @@ def fit(trainer: pl.Trainer, module: pl.LightningModule, datamodule: pl.Lightnin
         raise UserError(f"{checkpoint} does not fit the model of this config, resume with its own: {what}") from error
     if left_out := getattr(module, "left_out", None):
         say(f"{len(left_out)} batches left out, they gave no finite loss: {'; '.join(left_out)}")
+    say(f"peak memory {peak_memory()}")
 
 
 def _how_to_go_on(trainer: pl.Trainer, error: BaseException) -> str:

@@ -30,7 +30,7 @@ def main(cfg) -> None:
     from train.features import cache_xray_features
     from train.finetuning import Origin, SaveAdapter
     from train.latents import LatentData, check_latent_size, load_latent_encoder
-    from train.preflight import activation_bytes, peak_memory, preflight
+    from train.preflight import activation_bytes, preflight
     from train.record import write_record
     from train.runs import refuse_changes, run_folder, save_config
     from train.session import fit, make_trainer
@@ -104,7 +104,6 @@ def main(cfg) -> None:
     line = preflight(frozen + trained, trained, activations, data_bytes, on_gpu, averaged=True)
     say(f"latents {list(shape)}; {describe(data.reconstruction)}; {line}")
     fit(trainer, module, data, checkpoint)
-    say(f"peak memory {peak_memory()}")
     say(folder / "checkpoints" / "last.ckpt")
 
 
