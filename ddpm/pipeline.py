@@ -138,18 +138,30 @@ class XrayToCTPipeline(DiffusionPipeline):
         return tuple(self.protocol["extent"])
 
     def set_sampler(
-        self, scheduler: str, steps: int, guidance_scale: float = 1.0, antithetic: bool = True, **options
+        self,
+        scheduler: str,
+        steps: int,
+        guidance_scale: float = 1.0,
+        antithetic: bool = True,
+        spacing: str | None = None,
+        **options,
     ) -> "XrayToCTPipeline":
         """Chooses sampler (its diffusers name, of `ddpm.samplers.SAMPLERS`), number of steps and guidance.
 
         Args:
             antithetic: samples come in pairs of opposite noise (`ddpm.noise`): their mean is more exact.
+            spacing: of the steps, as of `make_sampler`; None takes that of the denoiser: `log_snr` for DPM-Solver++ of
+                one that starts from the posterior mean, `trailing` for all else. Where there is little noise, only the
+                former is exact; the latter repeats its own error in every step that it takes there.
         """
-        self.scheduler = make_sampler(scheduler, self.training_scheduler, **options)
+        if spacing is None:
+            exact = bool(self.denoiser.config.get("posterior")) and scheduler == DEFAULT_SAMPLER
+            spacing = "log_snr" if exact else "trailing"
+        self.scheduler = make_sampler(scheduler, self.training_scheduler, spacing, **options)
         self.antithetic = bool(antithetic)
         self.sampler, self.steps, self.guidance_scale = scheduler, int(steps), float(guidance_scale)
         chosen = {"scheduler": scheduler, "steps": self.steps, "guidance_scale": self.guidance_scale}
-        self.register_to_config(sampling={**chosen, "antithetic": self.antithetic, **options})
+        self.register_to_config(sampling={**chosen, "antithetic": self.antithetic, "spacing": spacing, **options})
         return self
 
     @property

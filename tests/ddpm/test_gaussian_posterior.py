@@ -2,9 +2,12 @@
 
 import pytest
 import torch
+from ddpm_parts import item, module
 
+from ddpm.checkpoint import export_pipeline, load_pipeline
 from ddpm.gaussian_posterior import GaussianPosterior
 from ddpm.objective import NoiseObjective, NoiseSchedule
+from ddpm.prior import LinearPrior
 from ddpm.unet import UNet3D
 
 SETTINGS = {"timesteps": 1000, "schedule": "squaredcos_cap_v2", "zero_terminal_snr": True}
@@ -66,3 +69,27 @@ def test_weights_are_those_of_a_network_without_it():
 def test_where_it_has_no_meaning_it_is_refused(options):
     with pytest.raises(ValueError, match="posterior_start"):
         network(**options)
+
+
+@pytest.fixture
+def pipeline():
+    """Whole, of a denoiser that starts from the posterior mean around a fitted guess."""
+    xrays, latents = torch.stack([item(i)["xray"] for i in range(8)]), torch.randn(8, 4, 8, 8, 8)
+    prior = LinearPrior((4, 8, 8, 8), pixels=8, rank=3, deviation=True).fit(xrays, latents)
+    options = {"dim": 8, "dim_mults": (1, 2), "condition_channels": 4, "embedding_dim": 32, "blocks": 1, "head_dim": 8}
+    denoiser = UNet3D(4, **options, prior=True, residual=True, posterior=SETTINGS)
+    return module(objective=NoiseObjective(prediction="sample"), denoiser=denoiser, prior=prior).pipeline()
+
+
+def test_it_is_trained_saved_and_sampled_with_the_steps_that_suit_it(pipeline, tmp_path):
+    xray = item(0)["xray"][None]
+    default = {"scheduler": "DPMSolverMultistepScheduler", "steps": 4}
+    volumes = pipeline.set_sampler(**default)(xray, guidance_scale=1.5).volumes
+    assert pipeline.describe()["step_spacing"] == "log_snr" and torch.isfinite(volumes).all()
+    path = export_pipeline(pipeline, tmp_path / "model.safetensors", dtype=torch.float32)
+    again = load_pipeline(path).set_sampler(**default)
+    assert torch.equal(again.prior.std, pipeline.prior.std)
+    assert torch.equal(again(xray, guidance_scale=1.5).volumes, volumes)
+    pipeline.set_sampler(**default, spacing="trailing")
+    assert pipeline.describe()["step_spacing"] == "trailing"
+    assert pipeline.set_sampler("DDIMScheduler", 4).describe()["step_spacing"] == "trailing"
