@@ -94,21 +94,23 @@ def sampler_claims(path: Path) -> list[dict]:
     ways = json.loads(path.read_text())["ways"]
     found = []
     limits = (
-        ("default", "psnr_one", "one sample's PSNR", -0.1, 0.1, "dB"),
-        ("default", "psnr_mean_of_all", "PSNR of the mean", -0.1, 0.1, "dB"),
+        ("default", "psnr_one", "one sample's PSNR", -0.1, None, "dB"),  # more than the reference's is no fault
+        ("default", "psnr_mean_of_all", "PSNR of the mean", -0.1, None, "dB"),
         ("default", "spread", "spread of samples", 0.95, 1.05, ""),
         ("default", "gradient", "mean gradient", 0.95, 1.05, ""),
-        ("fast", "psnr_mean_of_all", "PSNR of the mean", -0.1, 0.1, "dB"),
+        ("fast", "psnr_mean_of_all", "PSNR of the mean", -0.1, None, "dB"),
     )
     for way, key, title, low, high, unit in limits:
         measured = ways.get(way, {}).get("against", {}).get(key)
-        words = f"sampler {way}: {title} against 1,000 ancestral steps is within {low:g} and {high:g} {unit}".strip()
+        limit = f"at least {low:g}" if high is None else f"within {low:g} and {high:g}"
+        words = f"sampler {way}: {title} against 1,000 ancestral steps is {limit} {unit}".strip()
+        most = float("inf") if high is None else high
         if measured is None:
             state = "not measured"
-        elif not low <= measured["mean"] <= high:
+        elif not low <= measured["mean"] <= most:
             state = "not reached"
         else:
-            inside = measured["low"] is not None and low <= measured["low"] and measured["high"] <= high
+            inside = measured["low"] is not None and low <= measured["low"] and measured["high"] <= most
             state = "shown" if inside else "not shown"
         found.append({"words": words, "difference": measured, "unit": unit, "verdict": state})
     worst = ways.get("default", {}).get("against", {}).get("amplitude", {}).get("worst")

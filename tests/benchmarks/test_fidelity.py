@@ -188,7 +188,7 @@ def way(evaluations: int, psnr: float, spread: float, **extra) -> dict:
 
 
 def test_samplers_are_judged_against_a_thousand_steps(tmp_path):
-    found = {"default": way(12, 23.05, 91.0), "fast": way(4, 23.3, 60.0), samplers.REFERENCE: way(1000, 23.0, 90.0)}
+    found = {"default": way(12, 23.05, 91.0), "fast": way(4, 22.7, 60.0), samplers.REFERENCE: way(1000, 23.0, 90.0)}
     result = samplers.report(found, guidance=False)
     told = result["ways"]["default"]["against"]
     assert told["psnr_one"]["mean"] == pytest.approx(0.05, abs=0.01)
