@@ -148,16 +148,9 @@ class DDPMModule(pl.LightningModule):
             seen = self.training and prior.leverage is not None  # not so where it comes from another run
             guess = prior(batch["xray"], batch["index"] if seen else None)
             guess_std = prior.deviation(guess)
-        told = make_condition(
-            self.encode_xray(batch),
-            dict(self.trained.items()).get("lift"),
-            batch["pose"],
-            self._extent(batch),
-            tuple(noisy.shape[2:]),
-            denoiser.config.token_grid,
-            guess,
-            guess_std,
-        )
+        lift, place = dict(self.trained.items()).get("lift"), (batch["pose"], self._extent(batch))
+        size, tokens = tuple(noisy.shape[2:]), denoiser.config.token_grid
+        told = make_condition(self.encode_xray(batch), lift, *place, size, tokens, guess, guess_std)
         return denoiser(noisy, timestep, keep=keep, **told._asdict())
 
     def _extent(self, batch: dict) -> Float[Tensor, "b 3"]:

@@ -7,7 +7,7 @@ COMMON = {  # how long, how often: the same for every method
     128: ["model.batch_size=16", "model.warmup_steps=100", "model.ema_decay=0.999"],
 }
 NETWORK = {  # of `model` and `regression`
-    64: ["model.dim=32", "model.train_lr=1.5e-3", "model.xray_encoder.width=32"],
+    64: ["model.dim=32", "model.train_lr=6.0e-4", "model.warmup_steps=200", "model.xray_encoder.width=32"],
     # with its autoencoder it stays below 15 MB in bfloat16: this is what the demo ships
     128: [
         "model.dim=32",
