@@ -14,8 +14,6 @@ DATA = ["dataset.train=8", "dataset.val=1", "dataset.test=1", "dataset.prepare_w
 VQGAN = ["model.max_steps=4", "model.n_codes=256", "model.discriminator_iter_start=1000000"]
 DDPM = ["model.train_num_steps=4", "model.sampling_timesteps=1", "model.condition_channels=16", "model.depth_bins=4"]
 CASES = {
-    "a VQ-GAN of whole volumes": ("train_vqgan", [*VQGAN, "dataset.volume_size=[64,64,64]", "model.n_hiddens=32",
-                                                  "model.batch_size=2"]),
     "a VQ-GAN of crops": ("train_vqgan", [*VQGAN, "dataset.volume_size=[64,64,64]", "model.n_hiddens=64",
                                           "model.crop=[32,32,32]", "model.batch_size=4"]),
     "a wide denoiser": ("train_ddpm", [*DDPM, "dataset.volume_size=[32,64,64]", "model.dim=64",
