@@ -59,10 +59,8 @@ def preflight(parameters: int, trained: int, activations: int, data_bytes: int, 
 
 def peak_memory() -> str:
     """The most memory that this process has held so far, and the most that torch held on a GPU."""
-    parts = []
-    if resource is not None:
-        unit = 1 if sys.platform == "darwin" else 1024
-        parts.append(f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / GB:.1f} GB")
+    peak = _peak()
+    parts = [] if peak is None else [f"{peak / GB:.1f} GB"]
     if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
         parts.append(f"{torch.cuda.max_memory_allocated() / GB:.1f} GB on the GPU")
     return ", ".join(parts) or "not known"
@@ -81,6 +79,15 @@ def out_of_memory(error: BaseException, device: torch.device) -> str:
         "model.precision=bf16-mixed; (3) the width of the network (model.dim or model.n_hiddens) or "
         "dataset.volume_size"
     )
+
+
+def _peak() -> int | None:
+    try:  # ru_maxrss of a started process begins at the peak of the one that started it, this does not
+        with open("/proc/self/status") as file:
+            return next(int(line.split()[1]) * 1024 for line in file if line.startswith("VmHWM"))
+    except (OSError, StopIteration):  # not Linux
+        unit = 1 if sys.platform == "darwin" else 1024
+        return None if resource is None else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def _resident() -> int:

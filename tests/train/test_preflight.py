@@ -1,10 +1,16 @@
 """The line before training: activations counted exactly, a run that does not fit is told."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
 
 from train.preflight import GB, activation_bytes, preflight
+
+ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 def test_activations_of_a_known_network():
@@ -29,3 +35,11 @@ def test_estimate_follows_the_batch():
     one, two = (activation_bytes(net, (b, 1, 8, 8, 8), half=False) for b in (1, 2))
     assert two == 2 * one
     assert torch.zeros(1).device.type == "cpu"
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak is read from /proc")
+def test_the_peak_is_that_of_the_process_not_of_the_one_that_started_it():
+    filled = bytearray(b"x") * (2 * GB)
+    code = "import sys; sys.path.insert(0, sys.argv[1]); from train.preflight import peak_memory; print(peak_memory())"
+    done = subprocess.run([sys.executable, "-c", code, str(ROOT)], capture_output=True, text=True, check=True)
+    assert len(filled) == 2 * GB and 0.0 < float(done.stdout.split()[0]) < 1.5
