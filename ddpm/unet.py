@@ -127,10 +127,10 @@ class UNet3D(ModelMixin, ConfigMixin):
             keep: 1 keeps a sample's X-ray, 0 drops it; None keeps all. Guidance needs both.
             tokens: X-ray features without a place in the volume, for cross-attention.
             prior: guess of the clean latents.
-            prior_std: how far they lie from it, where the network starts from the posterior mean.
+            prior_std: standard deviation of clean latents around it, where the network starts from the posterior mean.
 
         Raises:
-            ValueError: where a side cannot be halved often enough.
+            ValueError: where a side cannot be halved often enough, or `prior_std` is missing.
         """
         self.check_size(sample.shape[2:])
         b, noisy = sample.shape[0], sample
