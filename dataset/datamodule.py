@@ -45,6 +45,7 @@ class CTDataModule(pl.LightningDataModule):
         cache_dir: folder for prepared cases.
         prepare_workers: processes that prepare cases; one per core by default.
         crop: voxels `[d, h, w]` of random training crops, or None.
+        keep_gb: training cases that are no larger than this in all, times the loading processes, stay in memory.
     """
 
     def __init__(
@@ -58,12 +59,14 @@ class CTDataModule(pl.LightningDataModule):
         cache_dir: str | Path = "outputs/cache",
         prepare_workers: int | None = None,
         crop=None,
+        keep_gb: float = 0.0,
     ):
         super().__init__()
         self.source, self.window = source, Window.parse(window)
         self.batch_size, self.num_batches, self.num_workers = int(batch_size), num_batches, int(num_workers)
         self.seed, self.cache_dir, self.prepare_workers = int(seed), Path(cache_dir), prepare_workers
         self.crop = None if crop is None else tuple(int(n) for n in crop)
+        self.keep_gb = float(keep_gb)
         self.train: CaseDataset | Dataset | None = None
         self.val: CaseDataset | Dataset | None = None
         self.test: CaseDataset | Dataset | None = None
@@ -112,8 +115,15 @@ class CTDataModule(pl.LightningDataModule):
             handling = self.source.handling
             files = [paths[i] for i in indices]
             data = (files, rows.iloc[indices], self.window, crop, self.seed, handling, lung_box, extent)
-            setattr(self, split, CaseDataset(*data, rebuild=partial(rebuild_case, self.source)))
+            keep = split == "train" and self._fits(files)
+            setattr(self, split, CaseDataset(*data, rebuild=partial(rebuild_case, self.source), keep=keep))
         self._warn_of_unlaid()
+
+    def _fits(self, files: list[Path]) -> bool:
+        """Whether these cases may stay in memory; each loading process would hold its own."""
+        if not self.keep_gb:
+            return False
+        return sum(file.stat().st_size for file in files) * max(1, self.num_workers) <= self.keep_gb * 2**30
 
     def _warn_of_unlaid(self) -> None:
         """Names the films without lungs: they stay as they are, beside others that were laid."""

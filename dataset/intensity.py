@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from dataset.errors import UserError
@@ -56,10 +57,12 @@ class Window:
         """Whether a volume in this window may be re-projected and compared with an X-ray."""
         return self.low <= REPROJECTION_LIMIT_HU
 
-    def normalise(self, hu: Tensor) -> Tensor:
-        """HU of any shape, whole numbers too, to `[-1, 1]` in floating point, clipped."""
+    def normalise(self, hu: Tensor, out: Tensor | None = None) -> Tensor:
+        """HU of any shape, whole numbers too, to `[-1, 1]` in floating point, clipped; into `out` if given."""
         # In place after the first step: fresh memory for each would take longer than the arithmetic.
-        return (hu - float(self.low)).mul_(2.0 / self.width).sub_(1.0).clamp_(-1.0, 1.0)
+        kind = hu.dtype if hu.is_floating_point() else torch.float32
+        found = torch.empty(hu.shape, dtype=kind, device=hu.device) if out is None else out
+        return found.copy_(hu).sub_(self.low).mul_(2.0 / self.width).sub_(1.0).clamp_(-1.0, 1.0)
 
     def denormalise(self, volume: Tensor) -> Tensor:
         """`[-1, 1]` of any shape to HU, clipped to the window."""

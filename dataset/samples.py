@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, default_collate
 
 from dataset.alignment import LungMap, lung_map
 from dataset.cases import Case, opened_case, read_case, stored, stored_shape
@@ -42,6 +42,7 @@ class CaseDataset(Dataset):
         extent: mm `(D, H, W)` that every volume is taken to have whose X-ray has no pose, as in generation; None: each
             its own.
         rebuild: `(row, path)`, makes a case again that is found damaged or gone; None refuses such a case.
+        keep: holds volumes, as they are stored, and laid X-rays in memory from the first time that they are asked for.
 
     Raises:
         UserError: at an item, if the crop is larger than the volume.
@@ -58,6 +59,7 @@ class CaseDataset(Dataset):
         lung_box: Sequence[float] | None = None,
         extent: Sequence[float] | None = None,
         rebuild: Callable[[dict, Path], None] | None = None,
+        keep: bool = False,
     ):
         if len(paths) != len(rows):
             raise ValueError(f"{len(paths)} paths but {len(rows)} rows")
@@ -68,7 +70,8 @@ class CaseDataset(Dataset):
         self.crop = None if crop is None else tuple(int(n) for n in crop)
         self.handling, self.lung_box = handling or XrayHandling(), lung_box
         self.extent = None if extent is None else tuple(float(e) for e in extent)
-        self.rebuild = rebuild
+        self.rebuild, self.keep = rebuild, bool(keep)
+        self._kept: dict[int, dict[str, Tensor]] = {}
 
     @property
     def augments(self) -> bool:
@@ -107,11 +110,22 @@ class CaseDataset(Dataset):
 
         X-rays are changed at random where `step` is that of a training batch and the source asks for it.
         """
-        return self._mended(index, lambda: self._read_condition(index, step))
+        return self._condition(self._mended(index, lambda: self._read(index, volume=False)), index, step)
 
-    def _read_condition(self, index: int, step: int) -> dict[str, Any]:
+    def _read(self, index: int, volume: bool) -> dict[str, Tensor]:
+        """`xray` (V, h, w), `pose` and `spacing` of a case, and `ct` as it is stored."""
+        if index in self._kept:
+            return self._kept[index]
         with opened_case(self.paths[index]) as file:
-            return self._condition(file, index, step)
+            pose, shape = file.get_tensor("pose"), stored_shape(file, "ct")
+            spacing = self._told_spacing(pose, file.get_tensor("spacing"), shape)
+            xray = self._laid(file.get_tensor("xray").float(), pose, spacing, shape)
+            found = {"xray": xray, "pose": pose, "spacing": spacing}
+            if volume:
+                found["ct"] = file.get_tensor("ct")
+        if self.keep and volume:
+            self._kept[index] = found
+        return found
 
     def _mended(self, index: int, read: Callable[[], Any]) -> Any:
         """What `read` gives; a case that it finds damaged or gone is made again first."""
@@ -124,29 +138,40 @@ class CaseDataset(Dataset):
             self.rebuild(self.rows.iloc[index].to_dict(), self.paths[index])
             return read()
 
-    def _condition(self, file, index: int, step: int) -> dict[str, Any]:
-        pose, shape = file.get_tensor("pose"), stored_shape(file, "ct")
-        spacing = self._told_spacing(pose, file.get_tensor("spacing"), shape)
-        xray = self._laid(file.get_tensor("xray").float(), pose, spacing, shape)
-        xray, pose = self._changed(xray, pose, index, step)
+    def _condition(self, found: dict[str, Tensor], index: int, step: int) -> dict[str, Any]:
+        xray, pose = self._changed(found["xray"], found["pose"], index, step)
         label, name = self.words[index]
-        return {"xray": xray[:, None], "pose": pose, "label": label, "id": name, "spacing": spacing}
+        return {"xray": xray[:, None], "pose": pose, "label": label, "id": name, "spacing": found["spacing"]}
 
     def __getitem__(self, item: int | tuple[int, int]) -> dict[str, Any]:
-        index, step = item if isinstance(item, tuple) else (item, -1)
-        return self._mended(index, lambda: self._item(index, step))
+        return self.__getitems__([item])[0]
 
-    def _item(self, index: int, step: int) -> dict[str, Any]:
-        with opened_case(self.paths[index]) as file:
-            ct, condition = file.get_tensor("ct"), self._condition(file, index, step)
+    def __getitems__(self, keys: Sequence[int | tuple[int, int]]) -> list[dict[str, Any]]:
+        """Items of these keys, their volumes windowed into one tensor, so that `collate` need not copy them."""
+        pairs = [key if isinstance(key, tuple) else (key, -1) for key in keys]
+        items = [self._stored_item(index, step) for index, step in pairs]
+        shapes = {item["ct"].shape for item in items}
+        rows = torch.empty(len(items), 1, *shapes.pop()) if len(shapes) == 1 else [None] * len(items)
+        for item, row in zip(items, rows, strict=True):
+            item["ct"] = self.window.normalise(item["ct"][None], out=row)
+        return items
+
+    @staticmethod
+    def collate(items: list[dict[str, Any]]) -> dict[str, Any]:
+        """torch's `default_collate`, without a copy of volumes that lie in one tensor already."""
+        together = items[0]["ct"]._base
+        rows = [] if together is None or len(together) != len(items) else list(together)
+        if [row.data_ptr() for row in rows] != [item["ct"].data_ptr() for item in items]:
+            return default_collate(items)
+        return {"ct": together, **default_collate([{k: v for k, v in item.items() if k != "ct"} for item in items])}
+
+    def _stored_item(self, index: int, step: int) -> dict[str, Any]:
+        """The item, its volume as it is stored."""
+        found = self._mended(index, lambda: self._read(index, volume=True))
+        ct, condition = found["ct"], self._condition(found, index, step)
         if self.crop is not None:
             ct, condition["pose"] = self._cropped(ct, condition["pose"], condition["spacing"], index, step)
-        return {
-            "ct": self.window.normalise(ct)[None],
-            **condition,
-            "index": int(index),
-            "step": int(step),
-        }
+        return {"ct": ct, **condition, "index": int(index), "step": int(step)}
 
     def _laid(self, xray: Tensor, pose: Tensor, spacing: Tensor, shape: tuple) -> Tensor:
         """Frontal films without a pose, laid by their lungs; a film whose lungs are not found stays as it is."""

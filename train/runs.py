@@ -25,6 +25,7 @@ NO_PART_IN_WEIGHTS = (  # keys, or groups of them, that a resumed run may change
     "model.results_folder_postfix",
     "model.num_workers",
     "model.cache_latents_gb",
+    "model.cache_volumes_gb",
     "model.picture_every",
     "model.checkpoint_every",
     "model.save_and_sample_every",

@@ -50,6 +50,7 @@ def main(cfg) -> None:
         num_workers=model.num_workers,
         seed=model.seed,
         crop=model.crop,
+        keep_gb=model.cache_volumes_gb,
     )
     protocol = {**data.protocol(), "seen": seen_by(data.source.rows, data.protocol())}
     adversarial = model.adversarial_weight > 0 and model.discriminator_iter_start < model.max_steps

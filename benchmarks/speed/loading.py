@@ -1,7 +1,7 @@
 """Rows `loading` and `loading_volumes`: one epoch of what training reads, against MONAI's `CacheDataset`.
 
-Both sides read the same files. Latents lie in memory on both sides; volumes lie in memory with MONAI and on disk, in
-the system's page cache, with us. The start from a warm cache is timed once beside the epochs.
+Both sides read the same files and hold what they read in memory: MONAI as windowed float32 from the start, we from the
+first epoch on as the int16 of the file. The start from a warm cache is timed once beside the epochs.
 """
 
 import tempfile
@@ -31,11 +31,12 @@ def repeated_source(cases: int, volume: tuple[int, int, int]):
     return Repeated(train=cases, val=1, test=1, volume_size=volume, xray_size=(XRAY, XRAY), name="repeated")
 
 
-def data_module(cases: int, volume, batch: int, folder: Path):
+def data_module(cases: int, volume, batch: int, folder: Path, keep_gb: float = 0.0):
     """The project's own data module over repeated cases; built once a folder, read from the cache afterwards."""
     from dataset.datamodule import CTDataModule
 
-    module = CTDataModule(repeated_source(cases, volume), batch_size=batch, cache_dir=folder, prepare_workers=0)
+    options = {"batch_size": batch, "cache_dir": folder, "prepare_workers": 0, "keep_gb": keep_gb}
+    module = CTDataModule(repeated_source(cases, volume), **options)
     module.prepare_data()
     module.setup()
     return module
@@ -78,10 +79,10 @@ def ours(setting: dict, device: str) -> Work:
 
 
 def ours_volumes(setting: dict, device: str) -> Work:
-    """Whole cases out of their files, as the first stage trains on them."""
+    """Whole cases, as the first stage trains on them: after their first epoch they lie in memory, as on disk."""
     holder = tempfile.TemporaryDirectory()
     folder = Path(holder.name)
-    module = data_module(setting["cases"], setting["volume"], setting["batch"], folder)
+    module = data_module(setting["cases"], setting["volume"], setting["batch"], folder, keep_gb=4.0)
     facts = _facts(setting, _our_start(setting, folder), _epoch(module))
     return _keeping(holder, Work(lambda: _epoch(module), facts))
 
