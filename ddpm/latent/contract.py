@@ -95,11 +95,12 @@ class LatentEncoder(ModelMixin, ConfigMixin):
 
     @torch.no_grad()
     def latent_shape(self, volume_size: tuple[int, int, int]) -> tuple[int, int, int, int]:
-        """`(c, d, h, w)` of the latents of a volume, found by encoding one."""
+        """`(c, d, h, w)` of the latents of a volume, found by encoding one that has a shape and no memory."""
         known = self.__dict__.setdefault("_shapes", {})
         if volume_size not in known:
-            volume = torch.zeros(1, 1, *volume_size, device=self.latent_mean.device)
-            known[volume_size] = tuple(self.encode_raw(volume).shape[1:])
+            with torch.device("meta"):
+                shadow = type(self)(**{k: v for k, v in self.config.items() if not k.startswith("_")})
+                known[volume_size] = tuple(shadow.encode_raw(torch.zeros(1, 1, *volume_size)).shape[1:])
         return known[volume_size]
 
     @torch.no_grad()
@@ -116,7 +117,7 @@ class LatentEncoder(ModelMixin, ConfigMixin):
 
     def fingerprint(self) -> str:
         """16 hex digits that change with any weight or setting but not with the statistics: keys cached latents."""
-        ignored = ("source", "slices_per_batch")  # where it came from, how it is batched: not what it computes
+        ignored = ("source", "slices_per_batch", "tile", "halo")  # where it came from, how it is batched: not what it computes
         settings = {k: v for k, v in dict(self.config).items() if not k.startswith("_") and k not in ignored}
         digest = hashlib.sha256(f"{type(self).__name__} {json.dumps(settings, sort_keys=True)}".encode())
         for name, value in sorted(self.state_dict().items()):

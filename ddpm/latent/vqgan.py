@@ -1,5 +1,8 @@
 """Latents of our 3D VQ-GAN: the vectors before quantisation; decoding quantises them."""
 
+import itertools
+
+import torch
 from diffusers.configuration_utils import register_to_config
 from jaxtyping import Float
 from torch import Tensor
@@ -13,10 +16,12 @@ class VQGANLatents(LatentEncoder):
 
     Args:
         vqgan: constructor arguments of `VQGAN3D`.
+        tile: latents with a longer side are decoded in tiles of this side without gradient: bounds the memory.
+        halo: latents around a tile that are decoded with it and thrown away.
     """
 
     @register_to_config
-    def __init__(self, vqgan: dict):
+    def __init__(self, vqgan: dict, tile: int = 64, halo: int = 8):
         super().__init__()
         self.network = VQGAN3D(**vqgan)
         self._make_statistics(self.network.config.embedding_dim)
@@ -29,4 +34,25 @@ class VQGANLatents(LatentEncoder):
     def decode_raw(self, raw: Float[Tensor, "b c d h w"]) -> Float[Tensor, "b 1 D H W"]:
         """Quantises, then decodes. The codebook must not learn here, whatever mode the parent is in."""
         self.network.codebook.eval()
-        return self.network.decode(raw)
+        gradient = torch.is_grad_enabled() and raw.requires_grad
+        if max(raw.shape[2:]) <= self.config.tile or gradient:
+            return self.network.decode(raw)
+        return self._decode_tiles(raw)
+
+    def _decode_tiles(self, raw: Float[Tensor, "b c d h w"]) -> Float[Tensor, "b 1 D H W"]:
+        """The volume from tiles that overlap by their halo, of which the middle is kept.
+
+        Only the statistics of the group norms, now those of a tile, differ from decoding the whole. Blending
+        overlapping tiles, as inferers for segmentation do, is 5 dB further from it: zeros at the borders leak in.
+        """
+        tile, halo, factor = self.config.tile, self.config.halo, self.network.config.downsample
+        volume = raw.new_empty(len(raw), 1, *(side * factor for side in raw.shape[2:]))
+        for corner in itertools.product(*(range(0, side, tile) for side in raw.shape[2:])):
+            shown, kept, target = [], [], []
+            for start, side in zip(corner, raw.shape[2:], strict=True):
+                first, end = max(0, start - halo), min(side, start + tile)
+                shown.append(slice(first, min(side, end + halo)))
+                kept.append(slice((start - first) * factor, (end - first) * factor))
+                target.append(slice(start * factor, end * factor))
+            volume[(..., *target)] = self.network.decode(raw[(..., *shown)])[(..., *kept)]
+        return volume

@@ -98,6 +98,35 @@ def test_a_gradient_through_the_decoder_does_not_depend_on_the_chunk(volumes):
     assert gradients[0].abs().max() > 0 and torch.allclose(*gradients, rtol=1e-3, atol=1e-8)
 
 
+@pytest.mark.parametrize("size", [(20, 12, 17), (9, 8, 24)])
+def test_a_volume_from_tiles_is_the_whole_one_but_for_the_norms(size):
+    torch.manual_seed(0)
+    arguments = {"n_codes": 32, "embedding_dim": 4, "n_hiddens": 8}
+    tiles, whole = VQGANLatents(arguments, tile=8), VQGANLatents(arguments)
+    for parameter in tiles.network.decoder.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)  # blocks that start as the identity would see too little
+    for module in list(tiles.network.decoder.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, torch.nn.GroupNorm):
+                setattr(module, name, torch.nn.Identity())
+    whole.network = tiles.network
+    raw = torch.randn(1, 4, *size)
+    with torch.no_grad():
+        assert torch.allclose(tiles.decode_raw(raw), whole.decode_raw(raw), rtol=1e-4, atol=1e-4)
+    few = VQGANLatents(arguments, tile=8, halo=7)
+    few.network = tiles.network
+    with torch.no_grad():  # the halo is as wide as it must be
+        assert not torch.allclose(few.decode_raw(raw), whole.decode_raw(raw), rtol=1e-4, atol=1e-4)
+
+
+def test_tiles_are_for_what_needs_no_gradient(volumes):
+    encoder = VQGANLatents({"n_codes": 32, "embedding_dim": 4, "n_hiddens": 8, "n_res_blocks": 1}, tile=4, halo=1)
+    raw = encoder.encode_raw(volumes[:1])
+    whole = encoder.network.decode(raw)
+    assert torch.equal(encoder.decode_raw(raw.clone().requires_grad_()), whole)
+    assert not torch.equal(encoder.decode_raw(raw), whole)
+
+
 def test_frozen_whatever_mode_it_is_put_in(encoder, volumes):
     before = {k: v.clone() for k, v in encoder.state_dict().items()}
     encoder.train()
