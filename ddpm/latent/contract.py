@@ -117,7 +117,12 @@ class LatentEncoder(ModelMixin, ConfigMixin):
 
     def fingerprint(self) -> str:
         """16 hex digits that change with any weight or setting but not with the statistics: keys cached latents."""
-        ignored = ("source", "slices_per_batch", "tile", "halo")  # where it came from, how it is batched: not what it computes
+        ignored = (
+            "source",
+            "slices_per_batch",
+            "tile",
+            "halo",
+        )  # where it came from, how it is batched: not what it computes
         settings = {k: v for k, v in dict(self.config).items() if not k.startswith("_") and k not in ignored}
         digest = hashlib.sha256(f"{type(self).__name__} {json.dumps(settings, sort_keys=True)}".encode())
         for name, value in sorted(self.state_dict().items()):

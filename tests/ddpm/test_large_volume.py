@@ -1,0 +1,50 @@
+"""A volume of 512×512×128 is generated in a stated amount of memory."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+LIMIT_MB = 1100  # beyond the libraries; docs/scale.md states it
+MEASURE = f"""
+import json, sys
+sys.path.insert(0, {str(ROOT)!r})
+import torch
+from ddpm.latent import VQGANLatents
+from ddpm.objective import NoiseObjective
+from ddpm.pipeline import XrayToCTPipeline
+from ddpm.unet import UNet3D
+from ddpm.xray_encoder import CNNXrayEncoder
+from train.preflight import _peak
+
+size = (128, 512, 512)
+protocol = {{"window": [-1000, 1000], "volume_size": list(size), "extent": [320.0, 350.0, 350.0], "dataset": "none"}}
+xrays = CNNXrayEncoder()
+denoiser = UNet3D(8, 32, (1, 2, 4), embedding_dim=xrays.embedding_dim, blocks=1, full_conv=True, depth_attention=False)
+encoder = VQGANLatents({{"n_hiddens": 32}}, *(int(word) for word in sys.argv[1:]))
+scheduler = NoiseObjective(prediction="sample").scheduler()
+pipeline = XrayToCTPipeline(denoiser, xrays, xrays.make_lift(16, 16), encoder, scheduler, None, protocol=protocol)
+before = _peak()
+volume = pipeline(torch.rand(1, 1, 1, 256, 256), num_inference_steps=1).volumes[0, 0]
+print(json.dumps([(_peak() - before) / 2**20, list(volume.shape), bool(volume.isfinite().all())]))
+"""
+
+
+def megabytes(*tile: str) -> float:
+    command = [sys.executable, "-c", MEASURE, *tile]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr[-1500:]
+    peak, shape, finite = json.loads(done.stdout.splitlines()[-1])
+    assert shape == [128, 512, 512] and finite
+    return peak
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_tiles_bound_the_memory_of_a_large_volume():
+    tiles, whole = megabytes(), megabytes("1000")
+    print(f"{tiles:.0f} MB in tiles, {whole:.0f} MB at once")
+    assert tiles < LIMIT_MB < whole
