@@ -14,6 +14,7 @@ from dataset.errors import UserError
 from dataset.geometry import fill_unknown
 from dataset.intensity import Window
 from ddpm.conditioning import Condition, make_condition
+from ddpm.cuda_graph import GraphedDenoiser
 from ddpm.folders import OURS, check_index, forget_paths, read_part, read_settings
 from ddpm.latent.contract import LatentEncoder
 from ddpm.log_snr import LogSNRSolver
@@ -144,6 +145,7 @@ class XrayToCTPipeline(DiffusionPipeline):
         guidance_scale: float = 1.0,
         antithetic: bool = True,
         spacing: str | None = None,
+        cuda_graph: bool = False,
         **options,
     ) -> "XrayToCTPipeline":
         """Chooses sampler (its diffusers name, of `ddpm.samplers.SAMPLERS`), number of steps and guidance.
@@ -153,12 +155,13 @@ class XrayToCTPipeline(DiffusionPipeline):
             spacing: of the steps, as of `make_sampler`; None takes that of the denoiser: `log_snr` for DPM-Solver++ of
                 one that starts from the posterior mean, `trailing` for all else. Where there is little noise, only the
                 former is exact; the latter repeats its own error in every step that it takes there.
+            cuda_graph: the denoiser is recorded once and replayed (`ddpm.cuda_graph`); needs a GPU.
         """
         if spacing is None:
             exact = bool(self.denoiser.config.get("posterior")) and scheduler == DEFAULT_SAMPLER
             spacing = "log_snr" if exact else "trailing"
         self.scheduler = make_sampler(scheduler, self.training_scheduler, spacing, **options)
-        self.antithetic = bool(antithetic)
+        self.antithetic, self.cuda_graph, self._graphed = bool(antithetic), bool(cuda_graph), None
         self.sampler, self.steps, self.guidance_scale = scheduler, int(steps), float(guidance_scale)
         chosen = {"scheduler": scheduler, "steps": self.steps, "guidance_scale": self.guidance_scale}
         self.register_to_config(sampling={**chosen, "antithetic": self.antithetic, "spacing": spacing, **options})
@@ -279,13 +282,20 @@ class XrayToCTPipeline(DiffusionPipeline):
         timestep = network_timestep(self.scheduler, t).expand(latents.shape[0])
         if hasattr(self.scheduler, "scale_model_input"):
             latents = self.scheduler.scale_model_input(latents, t)
-        with inference_autocast(self.denoiser.device):
-            with_xray = self.denoiser(latents, timestep, **told._asdict()).float()
-            if guidance == 1.0:
-                return with_xray
-            dropped = torch.zeros(len(latents), device=latents.device)
-            without = self.denoiser(latents, timestep, **told._asdict(), keep=dropped).float()
+        given = {"sample": latents, "timestep": timestep, **told._asdict()}
+        with_xray = self._denoise(**given)
+        if guidance == 1.0:
+            return with_xray
+        without = self._denoise(**given, keep=torch.zeros(len(latents), device=latents.device))
         return without + guidance * (with_xray - without)
+
+    def _denoise(self, **given: Tensor | None) -> Tensor:
+        if self.cuda_graph:
+            if self._graphed is None or self._graphed.denoiser is not self.denoiser:
+                self._graphed = GraphedDenoiser(self.denoiser)
+            return self._graphed(**given)
+        with inference_autocast(self.denoiser.device):
+            return self.denoiser(**given).float()
 
     @torch.no_grad()
     def decode(self, latents: Float[Tensor, "n c d h w"]) -> Float[Tensor, "n 1 D H W"]:

@@ -4,6 +4,7 @@ import pytest
 import torch
 from ddpm_parts import EXTENT, VOLUME, item, module
 
+from dataset.errors import UserError
 from ddpm.checkpoint import export_pipeline, load_pipeline
 
 
@@ -109,3 +110,19 @@ def test_steps_even_in_log_snr_are_an_option_of_the_pipeline(pipeline, xrays):
     assert pipeline.describe()["step_spacing"] == "log_snr" and torch.isfinite(volumes).all()
     pipeline.set_sampler("DPMSolverMultistepScheduler", 3)
     assert pipeline.describe()["step_spacing"] == "trailing"
+
+
+def test_a_cuda_graph_without_a_gpu_is_refused(xrays):
+    made = module().pipeline().set_sampler("DDIMScheduler", 2, cuda_graph=True)
+    with pytest.raises(UserError, match="sampler.cuda_graph=true: the network is on cpu; set it to false"):
+        made(xrays[:1])
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU: CUDA graphs")
+@pytest.mark.parametrize("guidance", [1.0, 2.0])
+def test_a_cuda_graph_gives_the_same_volumes(xrays, guidance):
+    made = module().pipeline().to("cuda")
+    plain = made.set_sampler("DDIMScheduler", 3, guidance)(xrays, batch_size=2).volumes
+    replayed = made.set_sampler("DDIMScheduler", 3, guidance, cuda_graph=True)
+    for _ in range(2):
+        assert torch.allclose(replayed(xrays, batch_size=2).volumes, plain, atol=1.0)
