@@ -310,7 +310,7 @@ class DDPMModule(pl.LightningModule):
         for row, step in enumerate(int(step) for step in batch["step"]):
             # the position in the global batch, not the case: a small data set meets itself within one batch
             generator = _generator((self.seed, step, first + row))
-            timestep.append(self.objective.draw_timestep(generator))
+            timestep.append(self.objective.draw_timestep(generator, step / self.num_batches))
             keep.append(float(torch.rand((), generator=generator) >= self.condition_drop))
             if device.type != "cpu":  # drawn where it is needed: a copy of the noise would take longer than the step
                 seed = int(torch.randint(2**31, (), generator=generator))

@@ -27,6 +27,8 @@ class NoiseObjective:
         min_snr_gamma: caps the weight of easy timesteps (Hang et al., "Efficient Diffusion Training via Min-SNR
             Weighting Strategy", 2023); None weighs all alike.
         timestep_power: 1 draws timesteps uniformly; k > 1 draws T·u^(1/k), more often the noisy ones.
+        noise_first: share of the training, at its start, in which all timesteps are the noisiest one: the network
+            learns to read the X-ray, as in regression, before it learns to denoise.
 
     Raises:
         ValueError: for an unknown prediction, and for what zero terminal SNR rules out: epsilon, min-SNR weights.
@@ -38,6 +40,7 @@ class NoiseObjective:
     zero_terminal_snr: bool = True
     min_snr_gamma: float | None = None
     timestep_power: float = 1.0
+    noise_first: float = 0.0
 
     def __post_init__(self):
         if self.prediction not in PREDICTIONS:
@@ -71,9 +74,11 @@ class NoiseObjective:
             clip_sample=False,  # the default clips latents of unit variance to [-1, 1]
         )
 
-    def draw_timestep(self, generator: torch.Generator) -> int:
-        """One timestep in 0 … T-1."""
+    def draw_timestep(self, generator: torch.Generator, progress: float = 1.0) -> int:
+        """One timestep in 0 … T-1, when `progress` of the training, 0 to 1, is done."""
         u = torch.rand((), generator=generator, dtype=torch.float64).item()
+        if progress < self.noise_first:
+            return self.timesteps - 1
         return min(int(self.timesteps * u ** (1.0 / self.timestep_power)), self.timesteps - 1)
 
 

@@ -39,7 +39,7 @@ def build_module(
         raise ValueError(f"dataset.source_window={dataset.get('source_window')}: the sources are {found}, use {need}")
     with_prior = model.prior_rank > 0 and not xray_encoder.volumetric
     residual = with_prior and model.prediction == "sample"
-    with_posterior = bool(model.posterior_start) and residual and not model.denoiser.get("blind", False)
+    with_posterior = bool(model.posterior_start)  # the denoiser refuses it where it cannot be
     denoiser = instantiate(
         model.denoiser,
         in_channels=shape[0],

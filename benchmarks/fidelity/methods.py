@@ -25,8 +25,9 @@ OURS = [
     "model.xray_encoder.blocks=1",
     "model.xray_encoder.feature_channels=64",
     "model.posterior_start=true",
+    "model.condition_drop=0",
 ]
-REGRESSION = ["model.timestep_power=inf", "model.denoiser.blind=true", "model.condition_drop=0"]
+REGRESSION = ["model.timestep_power=inf", "model.denoiser.blind=true", "model.posterior_start=false"]
 ANCESTOR = [  # the recipe of the first latent DDPM for X-ray to CTPA, on the same latents
     "model.dim=32",
     "model.dim_mults=[1,2,4,8]",
@@ -107,15 +108,19 @@ def methods(size: int) -> dict[str, Method]:
             trained_as="ancestor",
         ),
         "whole_8min": without("whole_8min"),
-        "no_prior": without("no_prior", "model.prior_rank=0"),
+        "no_prior": without("no_prior", "model.prior_rank=0", "model.posterior_start=false"),
         "no_lifting": without("no_lifting", "model.condition_channels=0"),
         "no_embedding": without("no_embedding", "model.global_embedding=false"),
         "with_tokens": without("with_tokens", "model.token_grid=8"),
         "constant_rays": without("constant_rays", "model.depth_bins=1"),
-        "v_prediction": without("v_prediction", "model.prediction=v_prediction"),
-        "flow": without("flow", "model.prediction=flow"),
+        "v_prediction": without("v_prediction", "model.prediction=v_prediction", "model.posterior_start=false"),
+        "flow": without("flow", "model.prediction=flow", "model.posterior_start=false"),
         "uniform_timesteps": without("uniform_timesteps", "model.timestep_power=1"),
         "no_posterior_start": without("no_posterior_start", "model.posterior_start=false"),
+        "condition_drop": without("condition_drop", "model.condition_drop=0.1"),
+        "factorised": without(
+            "factorised", "model.full_conv=false", "model.denoiser.blocks=2", "model.denoiser.depth_attention=true"
+        ),
         "unknown_pose": unknown(
             "unknown_pose",
             judged={ours_name: unknown_name(ours_name) for ours_name in whole},

@@ -75,6 +75,15 @@ def test_timestep_power_favours_noise():
     assert mean(2.0) == pytest.approx(667, abs=20)  # the mean of u^(1/2) is 2/3
 
 
+def test_noise_comes_first_and_then_every_level():
+    generator = torch.Generator().manual_seed(0)
+    objective, plain = NoiseObjective(timestep_power=2.0, noise_first=0.4), NoiseObjective(timestep_power=2.0)
+    assert {objective.draw_timestep(generator, progress) for progress in (0.0, 0.2, 0.399)} == {999}
+    for progress in (0.4, 0.9, 1.0):
+        generators = [torch.Generator().manual_seed(1) for _ in range(2)]
+        assert objective.draw_timestep(generators[0], progress) == plain.draw_timestep(generators[1], progress)
+
+
 def test_losses_by_name():
     a, b = torch.tensor([0.0, 3.0]), torch.tensor([0.5, 0.0])
     assert pointwise_loss("l1")(a, b).tolist() == [0.5, 3.0]
