@@ -26,8 +26,14 @@ OURS = [
     "model.xray_encoder.feature_channels=64",
     "model.posterior_start=true",
     "model.condition_drop=0",
+    "model.noise_first=0.25",
 ]
-REGRESSION = ["model.timestep_power=inf", "model.denoiser.blind=true", "model.posterior_start=false"]
+REGRESSION = [
+    "model.timestep_power=inf",
+    "model.noise_first=0",
+    "model.denoiser.blind=true",
+    "model.posterior_start=false",
+]
 ANCESTOR = [  # the recipe of the first latent DDPM for X-ray to CTPA, on the same latents
     "model.dim=32",
     "model.dim_mults=[1,2,4,8]",
@@ -115,8 +121,8 @@ def methods(size: int) -> dict[str, Method]:
         "constant_rays": without("constant_rays", "model.depth_bins=1"),
         "v_prediction": without("v_prediction", "model.prediction=v_prediction", "model.posterior_start=false"),
         "flow": without("flow", "model.prediction=flow", "model.posterior_start=false"),
-        "uniform_timesteps": without("uniform_timesteps", "model.timestep_power=1"),
         "no_posterior_start": without("no_posterior_start", "model.posterior_start=false"),
+        "no_noise_first": without("no_noise_first", "model.noise_first=0"),
         "condition_drop": without("condition_drop", "model.condition_drop=0.1"),
         "factorised": without(
             "factorised", "model.full_conv=false", "model.denoiser.blocks=2", "model.denoiser.depth_attention=true"
