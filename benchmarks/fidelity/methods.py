@@ -19,15 +19,13 @@ NETWORK = {  # of `model` and `regression`
 }
 OURS = [
     "model.dim_mults=[1,2,4]",
-    "model.full_conv=true",
-    "model.denoiser.blocks=1",
-    "model.denoiser.depth_attention=false",
     "model.xray_encoder.blocks=1",
     "model.xray_encoder.feature_channels=64",
     "model.posterior_start=true",
     "model.condition_drop=0",
     "model.noise_first=0.25",
 ]
+FACTORISED = ["model.full_conv=false", "model.denoiser.blocks=2", "model.denoiser.depth_attention=true"]
 REGRESSION = [
     "model.timestep_power=inf",
     "model.noise_first=0",
@@ -37,6 +35,7 @@ REGRESSION = [
 ANCESTOR = [  # the recipe of the first latent DDPM for X-ray to CTPA, on the same latents
     "model.dim=32",
     "model.dim_mults=[1,2,4,8]",
+    *FACTORISED,
     "model.train_lr=1.0e-4",
     "model.prediction=epsilon",
     "model.zero_terminal_snr=false",
@@ -124,9 +123,7 @@ def methods(size: int) -> dict[str, Method]:
         "no_posterior_start": without("no_posterior_start", "model.posterior_start=false"),
         "no_noise_first": without("no_noise_first", "model.noise_first=0"),
         "condition_drop": without("condition_drop", "model.condition_drop=0.1"),
-        "factorised": without(
-            "factorised", "model.full_conv=false", "model.denoiser.blocks=2", "model.denoiser.depth_attention=true"
-        ),
+        "factorised": without("factorised", *FACTORISED),
         "unknown_pose": unknown(
             "unknown_pose",
             judged={ours_name: unknown_name(ours_name) for ours_name in whole},
