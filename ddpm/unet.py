@@ -1,7 +1,7 @@
-"""The 3D U-Net denoiser: factorised 1×3×3 convolutions with attention along depth, conditioned on X-ray and time.
+"""The 3D U-Net denoiser, conditioned on X-ray and time: 3×3×3 convolutions, or 1×3×3 ones with attention along depth.
 
-The layout follows Ho et al., "Video Diffusion Models" (2022), with depth in place of time. Channels-last memory and
-fused attention make it fast; adaptive group norm as in Dhariwal and Nichol, "Diffusion Models Beat GANs" (2021).
+The factorised layout follows Ho et al., "Video Diffusion Models" (2022), with depth in place of time; adaptive group
+norm Dhariwal and Nichol, "Diffusion Models Beat GANs" (2021). Channels-last memory and fused attention make it fast.
 """
 
 import math
@@ -34,7 +34,7 @@ class UNet3D(ModelMixin, ConfigMixin):
             units of its uncertainty; None adds to the guess itself.
         blocks: residual blocks a level, on each side.
         full_conv: 3×3×3 convolutions and halving along all axes, in place of 1×3×3 and halving in plane.
-        depth_attention: attention along D at each level.
+        depth_attention: attention along D at each level; the coarsest has it always, and attention in plane.
         head_dim: of the attention heads.
     """
 
@@ -46,9 +46,9 @@ class UNet3D(ModelMixin, ConfigMixin):
         dim_mults: tuple[int, ...] = (1, 2),
         condition_channels: int = 16,
         embedding_dim: int = 512,
-        blocks: int = 2,
-        full_conv: bool = False,
-        depth_attention: bool = True,
+        blocks: int = 1,
+        full_conv: bool = True,
+        depth_attention: bool = False,
         head_dim: int = 32,
         token_channels: int = 0,
         token_grid: int = 0,
