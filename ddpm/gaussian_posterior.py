@@ -28,6 +28,13 @@ class GaussianPosterior(nn.Module):
         self.register_buffer("signal", levels.signal, persistent=False)
         self.register_buffer("noise", levels.noise, persistent=False)
 
+    def told(
+        self, noisy: Float[Tensor, "b c d h w"], timestep: Int[Tensor, " b"] | Float[Tensor, " b"]
+    ) -> Float[Tensor, "b c d h w"]:
+        """Noisy latents, zeros in place of those without any signal."""
+        shown = self.signal[timestep.round().long()] > 0
+        return torch.where(shown.view(-1, 1, 1, 1, 1), noisy, torch.zeros_like(noisy))
+
     def forward(
         self,
         noisy: Float[Tensor, "b c d h w"],

@@ -136,6 +136,8 @@ class UNet3D(ModelMixin, ConfigMixin):
         b, noisy = sample.shape[0], sample
         if self.config.blind:
             sample = torch.zeros_like(sample)
+        elif self.start is not None:  # pure noise tells nothing: not shown, it cannot distract
+            sample = self.start.told(sample, timestep)
         emb = self.time(sinusoids(timestep, self.config.dim).to(sample.dtype))
         dropped = sample.new_zeros(b) if embedding is None else keep
         emb = emb + self._global(embedding, dropped, b)

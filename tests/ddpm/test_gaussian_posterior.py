@@ -45,6 +45,18 @@ def test_an_untrained_network_is_the_gaussian_posterior_and_exact_without_noise(
     torch.testing.assert_close(out[1], guess[1], atol=2e-3, rtol=0)
 
 
+def test_pure_noise_changes_nothing_and_a_little_signal_does():
+    net, guess = network(), torch.randn(2, 2, 4, 4, 4)
+    torch.nn.init.normal_(net.out.weight, std=0.3)
+    given = {"embedding": torch.randn(2, 8), "prior": guess, "prior_std": torch.full_like(guess, 0.5)}
+    one, other = torch.randn(2, 2, 2, 4, 4, 4).unbind()
+    last, before = torch.tensor([999, 999]), torch.tensor([999, 998])
+    torch.testing.assert_close(net(one, last, **given), net(other, last, **given))
+    out = net(one, before, **given), net(other, before, **given)
+    torch.testing.assert_close(out[0][0], out[1][0])
+    assert (out[0][1] - out[1][1]).abs().max() > 1e-3
+
+
 def test_a_dropped_guess_leaves_latents_of_unit_variance():
     net, x = network(), torch.randn(1, 2, 4, 4, 4)
     t = torch.tensor([500])
