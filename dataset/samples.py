@@ -123,8 +123,8 @@ class CaseDataset(Dataset):
             found = {"xray": xray, "pose": pose, "spacing": spacing}
             if volume:
                 found["ct"] = file.get_tensor("ct")
-        if self.keep and volume:
-            self._kept[index] = found
+        if self.keep and volume:  # copies: what was read lies in the file's own pages, which go with it
+            found = self._kept[index] = {name: tensor.clone() for name, tensor in found.items()}
         return found
 
     def _mended(self, index: int, read: Callable[[], Any]) -> Any:

@@ -53,13 +53,22 @@ def test_a_case_spoilt_before_the_start(own_cache, how):
 @pytest.mark.parametrize("workers", [pytest.param(0, marks=FIRST), pytest.param(1, marks=SECOND)])
 @pytest.mark.parametrize("how", WAYS)
 def test_a_case_spoilt_while_training(own_cache, how, workers):
-    """The volume itself, which is read at every step: its checksum is compared each time."""
+    """The volume itself, where it is read at every step: its checksum is compared each time."""
     before = own_cache.weights()
     cases = contents(own_cache.place / "cache")
     own_cache.forget()
-    command = own_cache.start(f"model.num_workers={workers}", spoil_at_step={"step": 3, "how": how})
+    words = f"model.num_workers={workers}", "model.cache_volumes_gb=0"
+    command = own_cache.start(*words, spoil_at_step={"step": 3, "how": how})
     assert "is built again" in command.fine()
     assert contents(own_cache.place / "cache") == cases
+    assert differing(own_cache.weights(), before) == []
+
+
+@pytest.mark.slow
+def test_volumes_in_memory_outlive_their_files(own_cache):
+    before = own_cache.weights()
+    own_cache.forget()
+    own_cache.start(spoil_at_step={"step": 7, "how": "changed"}).fine()  # every case was read before
     assert differing(own_cache.weights(), before) == []
 
 
@@ -76,7 +85,8 @@ def test_a_case_whose_source_has_gone_too(server, tmp_path):
                                ("dataset.train", "dataset.val", "dataset.test"))]  # fmt: skip
     training.start().fine()
     training.forget()
-    line = training.start(spoil_at_step={"step": 3, "how": "gone", "also": str(tmp_path / "data")}).refusal()
+    spoilt = {"step": 3, "how": "gone", "also": str(tmp_path / "data")}
+    line = training.start("model.cache_volumes_gb=0", spoil_at_step=spoilt).refusal()
     assert "scan" in line and "no such file" in line.lower()
 
 
