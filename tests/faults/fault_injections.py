@@ -158,8 +158,8 @@ def no_device_memory(step: int) -> None:
     _before_step(refuse)
 
 
-def starve_worker(item: int) -> None:
-    """A loading process is killed (-9) at its item of that number, as the kernel does when memory ends."""
+def starve_worker(batch: int) -> None:
+    """A loading process is killed (-9) at its batch of that number, as the kernel does when memory ends."""
     from torch.utils.data import get_worker_info
 
     from dataset.samples import CaseDataset
@@ -171,13 +171,13 @@ def starve_worker(item: int) -> None:
         def take(self, key):
             if get_worker_info() is not None:
                 taken[0] += 1
-                if taken[0] >= item:
+                if taken[0] >= batch:
                     _die()
             return original(self, key)
 
         return take
 
-    CaseDataset.__getitem__ = counted(CaseDataset.__getitem__)
+    CaseDataset.__getitems__ = counted(CaseDataset.__getitems__)
     LatentDataset.__getitems__ = counted(LatentDataset.__getitems__)
 
 

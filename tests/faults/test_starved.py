@@ -9,7 +9,7 @@ from test_damage import own_cache  # noqa: F401 (fixture)
 @pytest.mark.parametrize("training", ["vqgan"], indirect=True)
 def test_a_data_worker_killed_by_the_memory_limit(training, request):
     """Killed (-9) as the kernel does it; the run ends with a line, and goes on with fewer workers."""
-    line = training.start("model.num_workers=1", starve_worker={"item": 9}).refusal()
+    line = training.start("model.num_workers=1", starve_worker={"batch": 9}).refusal()
     assert "data worker was killed" in line and "memory" in line and "model.num_workers" in line
     training.resume("model.num_workers=0").fine()
     assert differing(training.weights(), request.getfixturevalue("whole_vqgan").weights()) == []
@@ -18,7 +18,7 @@ def test_a_data_worker_killed_by_the_memory_limit(training, request):
 @pytest.mark.faults
 @pytest.mark.parametrize("training", ["ddpm"], indirect=True)
 def test_a_data_worker_of_the_second_stage(training, request):
-    line = training.start("model.num_workers=2", starve_worker={"item": 9}).refusal()
+    line = training.start("model.num_workers=2", starve_worker={"batch": 9}).refusal()
     assert "data worker was killed" in line
     training.resume("model.num_workers=0").fine()
     assert differing(training.weights(), request.getfixturevalue("whole_ddpm").weights()) == []
