@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # All that the notes on speed and fidelity leave to a GPU, in one call: bash benchmarks/gpu.sh [rendered X-rays of 128³]
-# Goes on after a failure, ends with 1 then. Each part is resumable; speed takes 10 minutes of an H100, fidelity 20.
+# Goes on after a failure, ends with 1 then. Not run yet. The trainings of fidelity resume.
 set -u
 cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-.venv/bin/python}
@@ -11,7 +11,7 @@ failed=0
 "$PYTHON" benchmarks/speed/run.py --gpu --json benchmarks/speed/gpu.json --markdown outputs/speed_gpu.md || failed=1
 "$PYTHON" benchmarks/speed/grow.py --gpu --output outputs/grow_gpu || failed=1
 
-# Rendering needs a few CPU hours of nanodrr: where the file was made elsewhere, it is only read.
+# Rendering needs nanodrr: where the file was made elsewhere, it is only read.
 [ -f "$XRAYS" ] || "$PYTHON" benchmarks/fidelity/render.py 128 "$XRAYS" || exit 1
 for method in model regression ancestor; do
     "$PYTHON" benchmarks/fidelity/run.py --size 128 --methods "$method" --minutes 4 --xrays "$XRAYS" || failed=1

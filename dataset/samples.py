@@ -166,7 +166,7 @@ class CaseDataset(Dataset):
         return {"ct": together, **default_collate([{k: v for k, v in item.items() if k != "ct"} for item in items])}
 
     def _stored_item(self, index: int, step: int) -> dict[str, Any]:
-        """The item, its volume as it is stored."""
+        """The item, its volume `(d, h, w)` in HU as it is stored."""
         found = self._mended(index, lambda: self._read(index, volume=True))
         ct, condition = found["ct"], self._condition(found, index, step)
         if self.crop is not None:
