@@ -2,7 +2,11 @@
 
 import logging
 import os
+import signal
+import threading
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 class AtomicCheckpointIO(CheckpointIO):
-    """Writes beside the target, syncs, then renames: a full disk or a kill leaves the last good file.
+    """Writes beside the target, syncs, then renames: a full disk or a kill leaves the last good file. Signals wait.
 
     Lightning's own goes through `$TMPDIR`, and a move from another file system is a copy onto the final name. What
     was `last.ckpt` before becomes `previous.ckpt`: a disk that loses blocks later on costs one checkpoint, not all.
@@ -34,13 +38,14 @@ class AtomicCheckpointIO(CheckpointIO):
         beside = path.with_name(f".{path.name}.partial")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with open(beside, "wb") as file:
-                torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-            if path.name == LAST and path.exists():
-                _keep(path, path.with_name(PREVIOUS))
-            os.replace(beside, path)
+            with _signals_wait():
+                with open(beside, "wb") as file:
+                    torch.save(checkpoint, file)
+                    file.flush()
+                    os.fsync(file.fileno())
+                if path.name == LAST and path.exists():
+                    _keep(path, path.with_name(PREVIOUS))
+                os.replace(beside, path)
         except (OSError, RuntimeError) as error:
             raise UserError(
                 f"{path}: the checkpoint cannot be written ({error}); the last good one is kept. Free space, or give "
@@ -84,6 +89,28 @@ def _checked_header(path: Path) -> dict:
             if damaged := archive.testzip():
                 raise UserError(f"{path}: damaged, {damaged} in it does not match its checksum; copy it again")
     return header
+
+
+@contextmanager
+def _signals_wait() -> Iterator[None]:
+    """Signals with a handler in Python are raised again behind the block.
+
+    An exception that a handler raises within `torch.save` comes out as a failed write: its C++ writer says so itself.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    told: list[int] = []
+    handlers = {n: signal.getsignal(n) for n in signal.valid_signals() if callable(signal.getsignal(n))}
+    for number in handlers:
+        signal.signal(number, lambda number, frame: told.append(number))
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    for number in dict.fromkeys(told):
+        signal.raise_signal(number)
 
 
 def _keep(path: Path, target: Path) -> None:

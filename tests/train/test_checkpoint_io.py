@@ -1,7 +1,9 @@
 """A checkpoint appears whole or not at all."""
 
+import signal
 import subprocess
 import sys
+from collections import OrderedDict
 
 import pytest
 import torch
@@ -50,3 +52,26 @@ def test_a_path_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="model.results_folder"):
         AtomicCheckpointIO().save_checkpoint({"a": 1}, tmp_path / "file" / "last.ckpt")
+
+
+class TellsToEnd:
+    """A signal comes while it is written."""
+
+    def __reduce__(self):
+        signal.raise_signal(signal.SIGTERM)
+        return OrderedDict, ()
+
+
+def test_a_signal_waits_for_the_checkpoint(tmp_path):
+    """A handler that raises would end within torch's writer, and read like a disk that is full."""
+    io, path = AtomicCheckpointIO(), tmp_path / "last.ckpt"
+    before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit("told"))
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(SystemExit, match="told"):
+            io.save_checkpoint({"told": TellsToEnd(), "a": torch.arange(3)}, path)
+        assert signal.getsignal(signal.SIGTERM) is handler
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert torch.equal(io.load_checkpoint(path)["a"], torch.arange(3))
+    assert [p.name for p in tmp_path.iterdir()] == ["last.ckpt"]
