@@ -93,11 +93,15 @@ def write_nifti(
 
     `description` goes into the header (79 characters). The default marks what a model made; give your own text, such
     as "original CT", for what a scanner made.
+
+    Raises:
+        ValueError: another shape, or NaN, which has no int16.
     """
-    hu = np.asarray(hu)
+    hu, path = np.asarray(hu), Path(path)
     if hu.ndim != 3:
-        raise ValueError(f"a volume has the shape (D, H, W), found {hu.shape}")
-    path = Path(path)
+        raise ValueError(f"{path}: a volume has the shape (D, H, W), found {hu.shape}")
+    if missing := int(np.isnan(hu).sum()):
+        raise ValueError(f"{path}: {missing} voxels are NaN, which cannot be written as HU")
     stored = np.rint(np.clip(hu, -32768, 32767)).astype(np.int16).transpose(2, 1, 0)
     image = nib.Nifti1Image(stored, Volume(hu, spacing, centre, direction).affine)
     image.header.set_xyzt_units("mm")

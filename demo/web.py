@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from fastapi import FastAPI, HTTPException
-from fastapi.responses import FileResponse
+from fastapi.responses import FileResponse, RedirectResponse
 
 from dataset.errors import UserError
 from demo.records import RESULT_FILES
@@ -57,6 +57,7 @@ def build_app(
         from demo.readers import readers_app
 
         app.mount("/readers", readers_app(study, answers))
+        app.get("/readers")(lambda: RedirectResponse("/readers/"))  # the page at / would answer it with a 404
     page = add_api(build_page(service), service)
     page.queue(max_size=GRADIO_QUEUE, default_concurrency_limit=None, api_open=False)
     gr.mount_gradio_app(

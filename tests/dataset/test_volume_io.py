@@ -72,6 +72,12 @@ def test_written_volume_round_trips_with_affine_and_hu(tmp_path, hu):
     np.testing.assert_allclose(other.GetSpacing()[::-1], SPACING, atol=1e-5)
 
 
+def test_nan_is_not_written(tmp_path, hu):
+    with pytest.raises(ValueError, match="out.nii.gz: 1 voxels are NaN"):
+        write_nifti(tmp_path / "out.nii.gz", np.where(np.arange(hu.size).reshape(hu.shape) == 5, np.nan, hu), SPACING)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, hu, monkeypatch):
     write_nifti(tmp_path / "out.nii.gz", hu, SPACING)
     before = (tmp_path / "out.nii.gz").read_bytes()

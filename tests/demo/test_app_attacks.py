@@ -173,6 +173,11 @@ def test_no_path_leads_out_of_the_run_folder(address, service, place):
                 assert status.startswith(b"4") and inside not in answer, (status, prefix + path)
 
 
+def test_the_readers_page_is_found_without_its_slash(client):
+    found = client.get("/readers", follow_redirects=True)
+    assert found.status_code == 200 and found.url.path == "/readers/"
+
+
 def test_a_result_is_found_by_its_whole_name_alone(client, service):
     with service.store.held() as (token, folder):
         (folder / "settings.json").write_text("{}")
