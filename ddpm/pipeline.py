@@ -160,9 +160,10 @@ class XrayToCTPipeline(DiffusionPipeline):
         if spacing is None:
             exact = bool(self.denoiser.config.get("posterior")) and scheduler == DEFAULT_SAMPLER
             spacing = "log_snr" if exact else "trailing"
+        guidance_scale = self._checked_guidance(guidance_scale)
         self.scheduler = make_sampler(scheduler, self.training_scheduler, spacing, **options)
         self.antithetic, self.cuda_graph, self._graphed = bool(antithetic), bool(cuda_graph), None
-        self.sampler, self.steps, self.guidance_scale = scheduler, int(steps), float(guidance_scale)
+        self.sampler, self.steps, self.guidance_scale = scheduler, int(steps), guidance_scale
         chosen = {"scheduler": scheduler, "steps": self.steps, "guidance_scale": self.guidance_scale}
         self.register_to_config(sampling={**chosen, "antithetic": self.antithetic, "spacing": spacing, **options})
         return self
@@ -229,6 +230,7 @@ class XrayToCTPipeline(DiffusionPipeline):
 
         Raises:
             ValueError: if the lengths of the arguments disagree.
+            UserError: for guidance of a model that has never been without its X-ray.
         """
         b, v = xray.shape[:2]
         device = self.denoiser.device
@@ -236,7 +238,7 @@ class XrayToCTPipeline(DiffusionPipeline):
         if len(ids) != b:
             raise ValueError(f"{len(ids)} ids for {b} X-rays")
         steps = self.steps if num_inference_steps is None else int(num_inference_steps)
-        guidance = self.guidance_scale if guidance_scale is None else float(guidance_scale)
+        guidance = self.guidance_scale if guidance_scale is None else self._checked_guidance(guidance_scale)
         if extent is None:
             extent = torch.tensor(self.extent).expand(b, 3)
         if pose is None:
@@ -277,6 +279,14 @@ class XrayToCTPipeline(DiffusionPipeline):
             guess_std = None if guess is None else self.prior.deviation(guess)
             encoded, tokens = self.xray_encoder(xray), self.denoiser.config.token_grid
             return make_condition(encoded, self.lift, pose, extent, size, tokens, guess, guess_std).float()
+
+    def _checked_guidance(self, scale: float) -> float:
+        if scale != 1.0 and self.protocol.get("condition_drop") == 0:
+            raise UserError(
+                f"sampler.guidance_scale={scale:g}: this model has never been without its X-ray "
+                "(model.condition_drop=0), so nothing can be told from it; use 1"
+            )
+        return float(scale)
 
     def _predict(self, latents: Tensor, t: Tensor, told: Condition, guidance: float) -> Tensor:
         timestep = network_timestep(self.scheduler, t).expand(latents.shape[0])

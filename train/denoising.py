@@ -21,7 +21,7 @@ def build_module(
     shape: tuple[int, int, int, int],
     origin: Origin | None = None,
 ) -> DDPMModule:
-    """The module for latents of `shape` `(c, d, h, w)`; its `protocol` is filled in when the data are known.
+    """The module for latents of `shape` `(c, d, h, w)`; its `protocol` is completed when the data are known.
 
     Args:
         origin: run whose weights it starts with.
@@ -85,7 +85,7 @@ def build_module(
         optimizer=instantiate(model.optimizer),
         num_batches=model.train_num_steps,
         volume_size=tuple(dataset.volume_size),
-        protocol={},
+        protocol={"condition_drop": float(model.condition_drop)},
         loss_type=pointwise,
         generator_losses=generator_losses,
         adversarial_start=model.adversarial_start,

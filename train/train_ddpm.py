@@ -67,7 +67,7 @@ def main(cfg) -> None:
     earlier = (origin or latent_encoder).trained_on
     seen = refuse_seen_before(source.rows, earlier, cases.protocol(), model.allow_seen_patients)
     data = LatentData(cases, latent_encoder, devices, cfg.trainer.num_nodes, model.cache_latents_gb)
-    module.protocol = {**cases.protocol(), "seen": seen, "latent_reconstruction": data.reconstruction}
+    module.protocol |= {**cases.protocol(), "seen": seen, "latent_reconstruction": data.reconstruction}
     callbacks = [sampling]
     if "prior" in module.trained and origin is None:
         with refusals():

@@ -23,7 +23,7 @@ OURS = [
     "model.xray_encoder.feature_channels=64",
     "model.posterior_start=true",
     "model.condition_drop=0",
-    "model.noise_first=0.25",
+    "model.noise_first=0.5",
 ]
 FACTORISED = ["model.full_conv=false", "model.denoiser.blocks=2", "model.denoiser.depth_attention=true"]
 REGRESSION = [
