@@ -52,7 +52,10 @@ def test_guidance_is_refused_by_a_model_that_was_never_without_its_xray(xrays):
     made.protocol = {**made.protocol, "condition_drop": 0.0}
     pipeline = made.pipeline()
     pipeline(xrays[:1], guidance_scale=1.0, num_inference_steps=1)
-    for asked in (lambda: pipeline(xrays[:1], guidance_scale=2.0), lambda: pipeline.set_sampler("DDIMScheduler", 3, 2)):
+    for asked in (
+        lambda: pipeline(xrays[:1], guidance_scale=2.0),
+        lambda: pipeline.set_sampler("DDIMScheduler", 3, 2),
+    ):
         with pytest.raises(UserError, match="sampler.guidance_scale=2: .*condition_drop=0"):
             asked()
 
