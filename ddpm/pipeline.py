@@ -144,7 +144,7 @@ class XrayToCTPipeline(DiffusionPipeline):
         steps: int,
         guidance_scale: float = 1.0,
         antithetic: bool = True,
-        spacing: str | None = None,
+        spacing: str = "trailing",
         cuda_graph: bool = False,
         **options,
     ) -> "XrayToCTPipeline":
@@ -152,14 +152,9 @@ class XrayToCTPipeline(DiffusionPipeline):
 
         Args:
             antithetic: samples come in pairs of opposite noise (`ddpm.noise`): their mean is more exact.
-            spacing: of the steps, as of `make_sampler`; None takes that of the denoiser: `log_snr` for DPM-Solver++ of
-                one that starts from the posterior mean, `trailing` for all else. Where there is little noise, only the
-                former is exact; the latter repeats its own error in every step that it takes there.
+            spacing: of the steps, as of `make_sampler`.
             cuda_graph: the denoiser is recorded once and replayed (`ddpm.cuda_graph`); needs a GPU.
         """
-        if spacing is None:
-            exact = bool(self.denoiser.config.get("posterior")) and scheduler == DEFAULT_SAMPLER
-            spacing = "log_snr" if exact else "trailing"
         guidance_scale = self._checked_guidance(guidance_scale)
         self.scheduler = make_sampler(scheduler, self.training_scheduler, spacing, **options)
         self.antithetic, self.cuda_graph, self._graphed = bool(antithetic), bool(cuda_graph), None

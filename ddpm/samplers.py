@@ -22,19 +22,18 @@ SPACINGS = ("trailing", "log_snr")
 FLOW_SAMPLERS = ("DPMSolverMultistepScheduler", "FlowMatchEulerDiscreteScheduler")
 
 
-def make_sampler(name: str, training: SchedulerMixin, spacing: str | None = None, **options) -> SchedulerMixin:
+def make_sampler(name: str, training: SchedulerMixin, spacing: str = "trailing", **options) -> SchedulerMixin:
     """A sampler over the noise process that the denoiser was trained on.
 
     Args:
         name: one of `SAMPLERS`.
         training: the scheduler of training, whose config is carried over.
-        spacing: of the steps: `trailing` or None, equal in time; or `log_snr` (`ddpm.log_snr`), of DPM-Solver++ alone.
+        spacing: of the steps: `trailing`, equal in time; or `log_snr` (`ddpm.log_snr`), of DPM-Solver++ alone.
         options: of the sampler itself, such as `solver_order`.
 
     Raises:
         ValueError: for an unknown name or spacing, and for a sampler that cannot follow the process of training.
     """
-    spacing = spacing or "trailing"
     if spacing not in SPACINGS or (spacing == "log_snr" and name != "DPMSolverMultistepScheduler"):
         raise ValueError(
             f"sampler.spacing={spacing} with {name}: choose {' or '.join(SPACINGS)}; log_snr needs "
