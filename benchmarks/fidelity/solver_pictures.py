@@ -10,14 +10,16 @@ COLOURS = {
     "ancestral": "#22577a",
 }
 GUIDANCE_COLOURS = ("#d1495b", "#22577a")
-DEFAULT = {"default": "DPM-Solver++ in log-SNR", "fast": "DPM-Solver++ in time"}
+NAMED = {
+    "default": "DPM-Solver++ in time",
+    "fast": "DPM-Solver++ in time",
+    "sde": "DPM-Solver++ SDE in log-SNR",
+}
 
 
-def family_of(name: str, way: dict) -> str:
+def family_of(name: str) -> str:
     """The solver behind a way of sampling, by which curves are drawn."""
-    if name in DEFAULT:
-        return "DPM-Solver++ in log-SNR" if way.get("step_spacing") == "log_snr" else DEFAULT["fast"]
-    return name.rpartition(",")[0]
+    return NAMED.get(name) or name.rpartition(",")[0]
 
 
 def quality_picture(result: dict) -> Figure:
@@ -38,19 +40,19 @@ def quality_picture(result: dict) -> Figure:
             points = sorted(
                 (way["evaluations"], way[key]["mean"], name)
                 for name, way in result["ways"].items()
-                if family_of(name, way) == family
+                if family_of(name) == family
             )
             if points:
                 x, y, names = zip(*points, strict=True)
                 axis.plot(x, y, "o-", color=colour, markersize=3.5, linewidth=1.2, label=family)
                 for a, b, name in zip(x, y, names, strict=True):
-                    if name in DEFAULT:
+                    if name in NAMED:
                         axis.annotate(name, (a, b), textcoords="offset points", xytext=(4, -9), fontsize=7)
         axis.set_xscale("log")
         axis.set_title(title, fontsize=9)
         axis.tick_params(labelsize=8)
         axis.spines[["top", "right"]].set_visible(False)
-    axes[0].legend(fontsize=7, frameon=False)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=5, fontsize=7, frameon=False)
     figure.supxlabel("network evaluations of a sample", fontsize=9)
     return figure
 
