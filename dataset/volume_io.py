@@ -95,13 +95,14 @@ def write_nifti(
     as "original CT", for what a scanner made.
 
     Raises:
-        ValueError: another shape, or NaN, which has no int16.
+        ValueError: another shape.
+        UserError: NaN, which has no int16.
     """
     hu, path = np.asarray(hu), Path(path)
     if hu.ndim != 3:
         raise ValueError(f"{path}: a volume has the shape (D, H, W), found {hu.shape}")
     if missing := int(np.isnan(hu).sum()):
-        raise ValueError(f"{path}: {missing} voxels are NaN, which cannot be written as HU")
+        raise UserError(f"{path}: {missing} voxels are NaN and cannot be written as HU; look at what made them")
     stored = np.rint(np.clip(hu, -32768, 32767)).astype(np.int16).transpose(2, 1, 0)
     image = nib.Nifti1Image(stored, Volume(hu, spacing, centre, direction).affine)
     image.header.set_xyzt_units("mm")

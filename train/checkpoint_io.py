@@ -34,18 +34,21 @@ class AtomicCheckpointIO(CheckpointIO):
         Raises:
             UserError: where it cannot be written; what stood there before is untouched.
         """
-        path = Path(path)
+        with _signals_wait():
+            self._write(checkpoint, Path(path))
+
+    @staticmethod
+    def _write(checkpoint: dict[str, Any], path: Path) -> None:
         beside = path.with_name(f".{path.name}.partial")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with _signals_wait():
-                with open(beside, "wb") as file:
-                    torch.save(checkpoint, file)
-                    file.flush()
-                    os.fsync(file.fileno())
-                if path.name == LAST and path.exists():
-                    _keep(path, path.with_name(PREVIOUS))
-                os.replace(beside, path)
+            with open(beside, "wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            if path.name == LAST and path.exists():
+                _keep(path, path.with_name(PREVIOUS))
+            os.replace(beside, path)
         except (OSError, RuntimeError) as error:
             raise UserError(
                 f"{path}: the checkpoint cannot be written ({error}); the last good one is kept. Free space, or give "
@@ -109,8 +112,8 @@ def _signals_wait() -> Iterator[None]:
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
-    for number in dict.fromkeys(told):
-        signal.raise_signal(number)
+        for number in dict.fromkeys(told):
+            signal.raise_signal(number)
 
 
 def _keep(path: Path, target: Path) -> None:

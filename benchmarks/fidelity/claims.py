@@ -103,7 +103,7 @@ def sampler_claims(path: Path) -> list[dict]:
     for way, key, title, low, high, unit in limits:
         measured = ways.get(way, {}).get("against", {}).get(key)
         limit = f"at least {low:g}" if high is None else f"within {low:g} and {high:g}"
-        words = f"sampler {way}: {title} against 1,000 ancestral steps is {limit} {unit}".strip()
+        words = f"sampler {way}: {title} against 1,000 ancestral steps, validation cases, is {limit} {unit}".strip()
         most = float("inf") if high is None else high
         if measured is None:
             state = "not measured"

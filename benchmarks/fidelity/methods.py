@@ -11,7 +11,8 @@ NETWORK = {  # of `model` and `regression`
     # with its autoencoder it stays below 15 MB in bfloat16: this is what the demo ships
     128: [
         "model.dim=32",
-        "model.train_lr=1.5e-3",
+        "model.train_lr=6.0e-4",
+        "model.warmup_steps=200",
         "model.xray_encoder.width=32",
         "model.dim_mults=[1,2,3]",
         "model.prior_rank=32",

@@ -67,6 +67,8 @@ def collect(name: str, method: Method, size: int, seed: int, trained: dict, judg
     """Takes a judged method in, then writes results and table anew, all under `home`."""
     scores = pd.read_csv(judged / "cases.csv", dtype={"id": str, "patient": str})
     protocol = json.loads((judged / "metrics.json").read_text())["protocol"]
+    if "checkpoint" in protocol:  # where it lay is nobody's business: its hash says which it is
+        protocol["checkpoint"]["file"] = Path(protocol["checkpoint"]["file"]).name
     taken = method.judged | ({TRUTH: TRUTH} if name == "model" else {})
     for theirs, ours in taken.items():
         rows = scores[scores.method == theirs].assign(method=ours)
@@ -81,7 +83,7 @@ def collect(name: str, method: Method, size: int, seed: int, trained: dict, judg
             "method": ours,
             "row": theirs,
             "seed": None if ours in SEEDLESS else seed,
-            "machine": trained.get("machine", machine()),
+            "machine": trained.get("machine", "a machine not recorded"),
             **learned,
         }
         stem.with_suffix(".json").write_text(json.dumps(facts | {"protocol": protocol}, indent=1) + "\n")

@@ -73,7 +73,7 @@ def test_written_volume_round_trips_with_affine_and_hu(tmp_path, hu):
 
 
 def test_nan_is_not_written(tmp_path, hu):
-    with pytest.raises(ValueError, match="out.nii.gz: 1 voxels are NaN"):
+    with pytest.raises(UserError, match="out.nii.gz: 1 voxels are NaN"):
         write_nifti(tmp_path / "out.nii.gz", np.where(np.arange(hu.size).reshape(hu.shape) == 5, np.nan, hu), SPACING)
     assert list(tmp_path.iterdir()) == []
 

@@ -62,13 +62,17 @@ class TellsToEnd:
         return OrderedDict, ()
 
 
-def test_a_signal_waits_for_the_checkpoint(tmp_path):
+@pytest.mark.parametrize("end", [SystemExit, RuntimeError])
+def test_a_signal_waits_for_the_checkpoint(tmp_path, end):
     """A handler that raises would end within torch's writer, and read like a disk that is full."""
     io, path = AtomicCheckpointIO(), tmp_path / "last.ckpt"
-    before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit("told"))
-    handler = signal.getsignal(signal.SIGTERM)
+
+    def handler(number, frame):
+        raise end("told")
+
+    before = signal.signal(signal.SIGTERM, handler)
     try:
-        with pytest.raises(SystemExit, match="told"):
+        with pytest.raises(end, match="told"):
             io.save_checkpoint({"told": TellsToEnd(), "a": torch.arange(3)}, path)
         assert signal.getsignal(signal.SIGTERM) is handler
     finally:
