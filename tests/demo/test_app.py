@@ -13,6 +13,7 @@ import pytest
 from demo_parts import SAMPLERS, small_pipeline
 
 from dataset.errors import UserError
+from ddpm.objective import NoiseObjective
 from demo.running import PREFIX, is_loopback, refuse_open_door, run_folder, sampler_choices
 from demo.viewer_files import NIIVUE
 
@@ -82,6 +83,12 @@ def test_samplers_that_fit_are_offered_the_chosen_one_first():
     flow = {"scheduler": "FlowMatchEulerDiscreteScheduler", "steps": 4}
     with pytest.raises(UserError, match="sampler=flow_euler"):
         sampler_choices(pipeline, "flow_euler", flow)
+
+
+def test_a_flow_model_is_offered_what_samples_flows():
+    pipeline = small_pipeline()
+    pipeline.training_scheduler = NoiseObjective(prediction="flow").scheduler()
+    assert set(sampler_choices(pipeline, "default", SAMPLERS["default"])) == {"default", "fast", "sde", "flow_euler"}
 
 
 def command(tmp_path: Path, *options: str) -> subprocess.Popen:
