@@ -58,8 +58,8 @@ def make_sampler(name: str, training: SchedulerMixin, spacing: str = "trailing",
             f"sampler.scheduler={name}: it samples models trained with prediction=flow, not "
             f"{training.config.prediction_type}"
         )
-    # every step ends on pure noise at T-1 (trailing), and latents are no images: clipping would shrink them
-    return kind.from_config(training.config, timestep_spacing="trailing", clip_sample=False, **options)
+    # every step ends on pure noise at T-1 (trailing); whitened latents have no bounds, so clipping would shrink them
+    return kind.from_config(training.config, **{"timestep_spacing": "trailing", "clip_sample": False, **options})
 
 
 def clean_latents(

@@ -51,7 +51,8 @@ ANCESTOR = [  # the recipe of the first latent DDPM for X-ray to CTPA, on the sa
 UNKNOWN_POSE = ("dataset.pose_noise=true",)  # X-rays at poses off the nominal one, which nobody is told
 BASELINES = ("mean_volume", "nearest", "ridge")  # need no training seed
 ONE_STEP = ["sampler=ddim", "sampler.steps=1", "sampler.antithetic=false", "samples=1"]
-STRIDED = ["sampler=ancestral", "sampler.steps=50", "sampler.antithetic=false", "samples=1"]
+CLIPPED = ["sampler=ancestral", "+sampler.clip_sample=true", "sampler.antithetic=false", "samples=1"]  # as its sampler
+STRIDED = [*CLIPPED, "sampler.steps=50"]
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,7 @@ def methods(size: int) -> dict[str, Method]:
         "ancestor": Method(ancestor, tuple(STRIDED), {"model": "ancestor"}, 20.0),
         "ancestor_1000": Method(
             ancestor,
-            ("sampler=ancestral", "sampler.antithetic=false", "samples=1", "cases=8"),
+            (*CLIPPED, "cases=8"),
             {"model": "ancestor_1000"},
             20.0,
             trained_as="ancestor",

@@ -218,3 +218,12 @@ def test_the_exact_prediction_implies_the_clean_latents(kind, share):
         velocity = kept.sqrt() * noise - (1 - kept).sqrt() * clean
         prediction = {"sample": clean, "epsilon": noise, "v_prediction": velocity}[kind]
     torch.testing.assert_close(clean_latents(scheduler, prediction, timestep, noisy), clean, atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("clipped", [False, True])
+def test_latents_are_clipped_where_it_is_asked_for(clipped):
+    """Latents of `latent_scaling=range` have bounds, whitened ones have none."""
+    sampler = make_sampler("DDPMScheduler", NoiseObjective().scheduler(), **({"clip_sample": True} if clipped else {}))
+    sampler.set_timesteps(2)
+    step = sampler.step(torch.full((1, 4), 3.0), sampler.timesteps[0], torch.full((1, 4), -9.0))
+    assert (step.pred_original_sample.abs().max() <= 1.0) == clipped
