@@ -25,7 +25,7 @@ SAMPLERS = {  # in order of what matters, should the time not suffice
     "sde": None,
     REFERENCE: {"scheduler": "DDPMScheduler", "steps": 1000},
     **{f"DPM-Solver++ in log-SNR, {n}": {**DPM, "spacing": "log_snr", "steps": n} for n in (4, 6, 8, 16, 20)},
-    **{f"DPM-Solver++ SDE in log-SNR, {n}": {**SDE, "spacing": "log_snr", "steps": n} for n in (12,)},
+    "DPM-Solver++ SDE in log-SNR, 12": {**SDE, "spacing": "log_snr", "steps": 12},
     **{f"DPM-Solver++ in time, {n}": {**DPM, "spacing": "trailing", "steps": n} for n in (6, 8, 12, 14, 16, 20)},
     **{f"DDIM, {n}": {"scheduler": "DDIMScheduler", "steps": n} for n in (4, 12, 50)},
     **{f"ancestral, {n}": {"scheduler": "DDPMScheduler", "steps": n} for n in (20, 50, 250)},
