@@ -155,7 +155,7 @@ class XrayToCTPipeline(DiffusionPipeline):
             spacing: of the steps, as of `make_sampler`.
             cuda_graph: the denoiser is recorded once and replayed (`ddpm.cuda_graph`); needs a GPU.
         """
-        guidance_scale = self._checked_guidance(guidance_scale)
+        guidance_scale = self.check_guidance(guidance_scale)
         self.scheduler = make_sampler(scheduler, self.training_scheduler, spacing, **options)
         self.antithetic, self.cuda_graph, self._graphed = bool(antithetic), bool(cuda_graph), None
         self.sampler, self.steps, self.guidance_scale = scheduler, int(steps), guidance_scale
@@ -233,7 +233,7 @@ class XrayToCTPipeline(DiffusionPipeline):
         if len(ids) != b:
             raise ValueError(f"{len(ids)} ids for {b} X-rays")
         steps = self.steps if num_inference_steps is None else int(num_inference_steps)
-        guidance = self.guidance_scale if guidance_scale is None else self._checked_guidance(guidance_scale)
+        guidance = self.guidance_scale if guidance_scale is None else self.check_guidance(guidance_scale)
         if extent is None:
             extent = torch.tensor(self.extent).expand(b, 3)
         if pose is None:
@@ -275,8 +275,18 @@ class XrayToCTPipeline(DiffusionPipeline):
             encoded, tokens = self.xray_encoder(xray), self.denoiser.config.token_grid
             return make_condition(encoded, self.lift, pose, extent, size, tokens, guess, guess_std).float()
 
-    def _checked_guidance(self, scale: float) -> float:
-        if scale != 1.0 and self.protocol.get("condition_drop") == 0:
+    @property
+    def guided(self) -> bool:
+        """Whether it has been trained without its X-ray too, which a guidance scale other than 1 needs."""
+        return self.protocol.get("condition_drop") != 0
+
+    def check_guidance(self, scale: float) -> float:
+        """The scale as a number.
+
+        Raises:
+            UserError: a scale other than 1 for a model that has never been without its X-ray.
+        """
+        if scale != 1.0 and not self.guided:
             raise UserError(
                 f"sampler.guidance_scale={scale:g}: this model has never been without its X-ray "
                 "(model.condition_drop=0), so nothing can be told from it; use 1"

@@ -63,7 +63,14 @@ def build_page(service: Service) -> gr.Blocks:
                     names = list(service.samplers)
                     chosen = gr.Dropdown(names, value=service.default_sampler, label="Sampler")
                     steps = gr.Number(sampler["steps"], label="Steps", precision=0, minimum=1)
-                    guidance = gr.Number(sampler.get("guidance_scale", 1.0), label="Guidance", minimum=0, step=0.1)
+                    guided = service.about["guided"]
+                    guidance = gr.Number(
+                        sampler.get("guidance_scale", 1.0),
+                        label="Guidance" if guided else "Guidance: 1, as this model always saw its X-ray",
+                        minimum=0,
+                        step=0.1,
+                        interactive=guided,
+                    )
                     samples = gr.Number(1, label=f"Samples, at most {service.max_samples}", precision=0, minimum=1)
                     seed = gr.Number(0, label="Seed", precision=0, minimum=0)
                     view = gr.Dropdown(VIEWS, value="", label="View of the X-ray")

@@ -79,6 +79,7 @@ class Service:
             "volume_size": list(pipeline.volume_size),
             "spacing": [round(e / n, 4) for e, n in zip(pipeline.extent, pipeline.volume_size, strict=True)],
             "phantom": is_phantom(pipeline),
+            "guided": pipeline.guided,
             "dataset": str(pipeline.protocol.get("dataset", "")),
             "device": str(pipeline.device),
             "checkpoint": self._generator.checkpoint,
@@ -134,6 +135,8 @@ class Service:
             raise UserError(f"sampler={str(sampler)[:40]}: choose {', '.join(self.samplers)}")
         steps = None if wishes.steps is None else _whole("steps", wishes.steps, 1, self.max_steps)
         guidance = None if wishes.guidance is None else _number("guidance", wishes.guidance, 0.0, MOST_GUIDANCE)
+        if guidance is not None:
+            self.pipeline.check_guidance(guidance)
         seed = _whole("seed", wishes.seed, 0, 2**32 - 1)
         samples = _whole("samples", wishes.samples, 1, self.max_samples)
         view, align = wishes.view or None, wishes.align or None

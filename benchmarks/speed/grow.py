@@ -18,6 +18,7 @@ from benchmarks.speed import loading, measure, peers, unet, vae, vqgan  # noqa: 
 from benchmarks.speed.work import Row, Work, load_settings, setting_of  # noqa: E402
 
 LINEAR = 1.1  # an exponent above this is called more than linear
+LEAST = {"seconds": 1e-6, "extra_mb": 1.0}  # what a logarithmic axis shows of less
 
 
 def start_only(setting: dict, device: str) -> Work:
@@ -113,19 +114,27 @@ def _word(axis: str, power: float | None) -> str:
 
 
 def picture(curves: list[dict], title: str):
-    """Time and memory over each axis, both logarithmic; dotted: linear."""
+    """Time and memory over each axis, both logarithmic; dotted: linear. Less than 1 MB is drawn as 1 MB."""
     from matplotlib.figure import Figure
 
     axes = sorted({curve["axis"] for curve in curves})
     figure = Figure(figsize=(4.2 * len(axes), 6.4), layout="constrained")
     grid = figure.subplots(2, len(axes), squeeze=False)
     for column, axis in enumerate(axes):
-        for plot, key, label in zip(grid[:, column], ("seconds", "extra_mb"), ("seconds", "MB"), strict=True):
-            for curve in (c for c in curves if c["axis"] == axis):
-                plot.plot(curve["x"], [max(y, 1e-6) for y in curve[key]], marker="o", label=curve["name"])
-                first = max(curve[key][0], 1e-6)
-                plot.plot(curve["x"], [first * x / curve["x"][0] for x in curve["x"]], ":", color="0.7", linewidth=1)
+        for plot, key, label in zip(
+            grid[:, column], ("seconds", "extra_mb"), ("seconds", "MB of the work"), strict=True
+        ):
+            shown = [c for c in curves if c["axis"] == axis]
+            for curve in shown:
+                values = [max(y, LEAST[key]) for y in curve[key]]
+                plot.plot(curve["x"], values, marker="o", label=curve["name"])
+                linear = [values[0] * x / curve["x"][0] for x in curve["x"]]
+                plot.plot(curve["x"], linear, ":", color="0.7", linewidth=1)
             plot.set(xscale="log", yscale="log", xlabel=axis, ylabel=label)
+            if max(x for c in shown for x in c["x"]) < 100:  # no room for powers of ten
+                points = sorted({x for c in shown for x in c["x"]})
+                plot.set_xticks(points, [str(x) for x in points])
+                plot.set_xticks([], minor=True)
             plot.legend(fontsize=7, frameon=False)
     figure.suptitle(title, fontsize=10)
     return figure

@@ -152,6 +152,15 @@ def test_a_wish_that_cannot_be_granted_is_refused_at_once(service, film, wishes)
         last(service.generate(film, Wishes(**wishes)))
 
 
+def test_guidance_is_refused_at_once_where_the_model_always_saw_its_xray(film, tmp_path):
+    service = small_service(tmp_path / "service", small_pipeline(condition_drop=0))
+    assert not service.about["guided"]
+    with pytest.raises(UserError, match=r"guidance_scale=2: .*; use 1"):
+        service.checked(Wishes(guidance=2.0))
+    assert service.checked(Wishes(guidance=1)).guidance == 1.0
+    service.close()
+
+
 def test_refusals_name_no_file_of_the_patient(service, tmp_path, caplog):
     bad = tmp_path / "Mueller_Hans_1950.png"
     for content in (b"", b"nonsense" * 99, save_film(tmp_path / "x.png").read_bytes()[:900]):
