@@ -38,6 +38,8 @@ class UNet3D(ModelMixin, ConfigMixin):
         head_dim: of the attention heads.
     """
 
+    _supports_gradient_checkpointing = True  # diffusers' `enable_gradient_checkpointing()`: a part of a level at once
+
     @register_to_config
     def __init__(
         self,
@@ -100,6 +102,7 @@ class UNet3D(ModelMixin, ConfigMixin):
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
         self.start = GaussianPosterior(**posterior) if posterior else None
+        self.gradient_checkpointing = False
         self.to(memory_format=torch.channels_last_3d)
 
     @classmethod
@@ -139,29 +142,29 @@ class UNet3D(ModelMixin, ConfigMixin):
         elif self.start is not None:  # pure noise tells nothing: not shown, it cannot distract
             sample = self.start.told(sample, timestep)
         emb = self.time(sinusoids(timestep, self.config.dim).to(sample.dtype))
-        dropped = sample.new_zeros(b) if embedding is None else keep
-        emb = emb + self._global(embedding, dropped, b)
+        kept = sample.new_zeros(b) if embedding is None else keep
+        emb = emb + self._global(embedding, kept, b)
         parts = [sample, positions(sample.shape[2:], sample.device).to(sample.dtype).expand(b, -1, -1, -1, -1)]
         if self.config.condition_channels:
-            parts.append(_kept(features, dropped, sample, self.config.condition_channels))
+            parts.append(_kept(features, kept, sample, self.config.condition_channels))
         if self.config.prior:
-            prior = _kept(prior, dropped, sample, self.config.in_channels)
+            prior = _kept(prior, kept, sample, self.config.in_channels)
             parts.append(prior)
         x = self.stem(torch.cat(parts, dim=1).contiguous(memory_format=torch.channels_last_3d))
 
         skips = []
         for i, level in enumerate(self.down):
             for part in level:
-                x = part(x, emb)
+                x = self._run(part, x, emb)
             skips.append(x)
             if i < len(self.downsample):
                 x = self.downsample[i](x)
         for part in self.middle:
-            x = part(x, tokens, dropped) if isinstance(part, TokenAttention) else part(x, emb)
+            x = part(x, tokens, kept) if isinstance(part, TokenAttention) else self._run(part, x, emb)
         for i in reversed(range(len(self.up))):
             x = torch.cat([x, skips[i]], dim=1)
             for part in self.up[i]:
-                x = part(x, emb)
+                x = self._run(part, x, emb)
             if i > 0:
                 x = self.upsample[i - 1](x)
         x = self.out(F.silu(self.norm(x)))
@@ -171,8 +174,13 @@ class UNet3D(ModelMixin, ConfigMixin):
             if embedding is not None:
                 raise ValueError("the denoiser starts from the posterior mean: give prior_std with prior")
             prior_std = torch.ones_like(prior)
-        mean, uncertainty = self.start(noisy, prior, prior_std, timestep, dropped)
+        mean, uncertainty = self.start(noisy, prior, prior_std, timestep, kept)
         return mean + uncertainty * x
+
+    def _run(self, part: nn.Module, x: Tensor, emb: Tensor) -> Tensor:
+        if self.gradient_checkpointing and torch.is_grad_enabled():
+            return self._gradient_checkpointing_func(part, x, emb)
+        return part(x, emb)
 
     def _global(self, embedding: Tensor | None, keep: Tensor | None, b: int) -> Tensor:
         """What the norms are told of the whole X-ray; a learned vector where there is none."""

@@ -3,9 +3,13 @@
 import copy
 import os
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+
+from dataset.errors import UserError
 
 try:
     import resource
@@ -14,47 +18,94 @@ except ImportError:  # Windows
 
 OPTIMIZER_COPIES = 4  # weights, gradients and Adam's two moments, in float32
 GB = 1024**3
+SHARE = 0.8  # of the free memory that `model.batch_size=auto` fills: the estimate is good to a quarter
+UNKNOWN = 1 << 62
 
 
-def activation_bytes(module: nn.Module, *shapes: tuple[int, ...], half: bool) -> int:
-    """Bytes that autograd keeps for one forward pass over inputs of `shapes`, counted on torch's meta device."""
+def activation_bytes(module: nn.Module, *shapes: tuple[int, ...], half: bool, forward: Callable = nn.Module.__call__):
+    """Bytes that autograd keeps for one forward pass over inputs of `shapes`, counted on torch's meta device.
+
+    `forward` gets the module and its inputs, where it is not simply called.
+
+    Of parts that are computed again in the backward pass: their inputs, and what the largest of them keeps meanwhile.
+    """
     kept: dict[int, int] = {}
+    again = [0]
 
-    def count(tensor: Tensor) -> Tensor:
-        # parameters are counted elsewhere, and a tensor saved twice takes its memory once
-        if not isinstance(tensor, nn.Parameter):
-            kept[tensor.untyped_storage()._cdata] = tensor.numel() * tensor.element_size()
-        return tensor
+    def keeping(into: dict[int, int]):
+        def count(tensor: Tensor) -> Tensor:
+            # parameters are counted elsewhere, and a tensor saved twice takes its memory once
+            if not isinstance(tensor, nn.Parameter):
+                into[tensor.untyped_storage()._cdata] = tensor.numel() * tensor.element_size()
+            return tensor
+
+        return torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor)
+
+    def recomputed(part: nn.Module, x: Tensor, *told: Tensor) -> Tensor:
+        own: dict[int, int] = {}
+        kept[x.untyped_storage()._cdata] = x.numel() * x.element_size()
+        with keeping(own):
+            out = part(x, *told)
+        again.append(sum(own.values()))
+        return out
 
     shadow = copy.deepcopy(module).to("meta").train()
+    for part in shadow.modules():
+        if getattr(part, "gradient_checkpointing", False):
+            part._gradient_checkpointing_func = recomputed
     inputs = [torch.zeros(shape, device="meta") for shape in shapes]
-    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
-        out = shadow(*inputs)
+    with keeping(kept):
+        out = forward(shadow, *inputs)
     del out
-    return sum(kept.values()) // (2 if half else 1)
+    return (sum(kept.values()) + max(again)) // (2 if half else 1)
 
 
-def preflight(parameters: int, trained: int, activations: int, data_bytes: int, gpu: bool, averaged: bool) -> str:
-    """The line.
+@dataclass(frozen=True)
+class MemoryNeed:
+    """What a training takes.
 
     Args:
         parameters: of all networks.
         trained: of those that the optimizer moves.
-        activations: bytes of one training step.
+        per_sample: bytes of activations that a training step keeps for one sample.
         data_bytes: of the cached data in memory.
+        gpu: whether it is a GPU's memory; on a CPU the libraries and the data share it with the training.
         averaged: whether an EMA copy is kept.
     """
-    state = 4 * (parameters + trained * (OPTIMIZER_COPIES - 1 + averaged))
-    # on a CPU the libraries and the data share the memory with the training
-    peak = state + activations + (0 if gpu else data_bytes + _resident())
-    available = torch.cuda.mem_get_info()[0] if gpu else _available()
-    line = (
-        f"{parameters / 1e6:.1f} M parameters ({trained / 1e6:.1f} M trained), about {peak / GB:.1f} GB at peak of "
-        f"{available / GB:.0f} GB free, cached data {data_bytes / GB:.2f} GB"
-    )
-    if peak > available:
-        line += "; this will not fit: lower model.batch_size, then the width of the network or dataset.volume_size"
-    return line
+
+    parameters: int
+    trained: int
+    per_sample: int
+    data_bytes: int
+    gpu: bool
+    averaged: bool
+
+    def peak(self, batch_size: int) -> int:
+        """Bytes at the peak of a step."""
+        state = 4 * (self.parameters + self.trained * (OPTIMIZER_COPIES - 1 + self.averaged))
+        return state + self.per_sample * batch_size + (0 if self.gpu else self.data_bytes + _resident())
+
+    def line(self, batch_size: int) -> str:
+        """The line, and the remedy where it does not fit."""
+        peak, available = self.peak(batch_size), _free(self.gpu)
+        line = (
+            f"{self.parameters / 1e6:.1f} M parameters ({self.trained / 1e6:.1f} M trained), about {peak / GB:.1f} GB "
+            f"at peak of {available / GB:.0f} GB free, cached data {self.data_bytes / GB:.2f} GB"
+        )
+        if peak > available:
+            line += "; this will not fit: lower model.batch_size, then the width of the network or dataset.volume_size"
+        return line
+
+    def largest_batch(self) -> int:
+        """The most samples a batch whose peak fills `SHARE` of the free memory, at least one.
+
+        Raises:
+            UserError: where the free memory is not known.
+        """
+        available = _free(self.gpu)
+        if available == UNKNOWN:
+            raise UserError("model.batch_size=auto: this system does not say how much memory is free; give a number")
+        return max(1, int(SHARE * available - self.peak(0)) // self.per_sample)
 
 
 def peak_memory() -> str:
@@ -98,10 +149,14 @@ def _resident() -> int:
         return 0
 
 
+def _free(gpu: bool) -> int:
+    return torch.cuda.mem_get_info()[0] if gpu else _available()
+
+
 def _available() -> int:
     try:
         with open("/proc/meminfo") as file:
             fields = dict(line.split(":", 1) for line in file)
         return int(fields["MemAvailable"].split()[0]) * 1024
     except (OSError, KeyError):  # not Linux: torch cannot tell either
-        return 1 << 62
+        return UNKNOWN

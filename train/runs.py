@@ -24,6 +24,8 @@ NO_PART_IN_WEIGHTS = (  # keys, or groups of them, that a resumed run may change
     "model.default_root_dir",
     "model.results_folder_postfix",
     "model.num_workers",
+    "model.gradient_checkpointing",
+    "model.compile",
     "model.cache_latents_gb",
     "model.cache_volumes_gb",
     "model.picture_every",
@@ -106,7 +108,7 @@ def refuse_changes(cfg: DictConfig, folder: Path, go_on: bool) -> None:
     Raises:
         UserError: listing what differs, unless `go_on`; what does not touch the weights may differ.
     """
-    path = _config(folder)
+    path = config_file(folder)
     if not path.is_file():
         return
     before, now = (_flat(config) for config in (OmegaConf.load(path), cfg))
@@ -135,7 +137,7 @@ def save_config(cfg: DictConfig, folder: Path) -> None:
     if not first_process():
         return
     hold(folder, "model.results_folder")
-    path = _config(folder)
+    path = config_file(folder)
     cfg = cfg.copy()
     for key, value in (("resume", None), ("resume_changed", False)):  # repeated, it is a run of its own
         if OmegaConf.select(cfg, f"model.{key}") is not None:
@@ -149,7 +151,8 @@ def save_config(cfg: DictConfig, folder: Path) -> None:
     OmegaConf.save(cfg, path)
 
 
-def _config(folder: Path) -> Path:
+def config_file(folder: Path) -> Path:
+    """Where the composed config of a run lies."""
     return folder / ".hydra" / "config.yaml"
 
 

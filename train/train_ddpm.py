@@ -11,7 +11,7 @@ from dataset.command import command  # noqa: E402
 @command("train_ddpm")
 def main(cfg) -> None:
     """Data, latents, model, fit."""
-    from train.devices import choose_devices
+    from train.devices import choose_devices, many
     from train.processes import say
 
     model = cfg.model
@@ -24,13 +24,15 @@ def main(cfg) -> None:
     from dataset.datamodule import CTDataModule
     from dataset.errors import refusals
     from evaluation.unseen import refuse_seen_before
+    from train.batch_size import before_choice, keep_choice, settle
     from train.callbacks import SampleAndScore
+    from train.compiling import compile_in_place
     from train.denoising import build_module
     from train.encoding import describe, training_device
     from train.features import cache_xray_features
     from train.finetuning import Origin, SaveAdapter
     from train.latents import LatentData, check_latent_size, load_latent_encoder
-    from train.preflight import activation_bytes, preflight
+    from train.preflight import MemoryNeed, activation_bytes
     from train.record import write_record
     from train.runs import refuse_changes, run_folder, save_config
     from train.session import fit, make_trainer
@@ -46,12 +48,13 @@ def main(cfg) -> None:
         latent_encoder = origin.latent_encoder(source, model.latent)
     shape = check_latent_size(latent_encoder, tuple(cfg.dataset.volume_size), model)
     folder, checkpoint = run_folder("ddpm", model.results_folder, model.results_folder_postfix, model.resume)
+    keep_choice(model, folder)
     refuse_changes(cfg, folder, model.resume_changed)
     pl.seed_everything(model.seed, verbose=False)
     cases = CTDataModule(
         source,
         window=cfg.dataset.window,
-        batch_size=model.batch_size,
+        batch_size=before_choice(model),
         num_batches=model.train_num_steps,
         num_workers=model.num_workers,
         seed=model.seed,
@@ -82,6 +85,14 @@ def main(cfg) -> None:
         with refusals():
             data_bytes += cache_xray_features(data, module.trained["xray_encoder"], training_device(devices))
     sampling.cases = cases.val
+    denoiser = module.trained["denoiser"]
+    if model.gradient_checkpointing:
+        denoiser.enable_gradient_checkpointing()
+    one = activation_bytes(denoiser, (1, *shape), (1,), half="16" in str(model.precision))
+    frozen = sum(p.numel() for part in (latent_encoder, module) for p in part.parameters() if not p.requires_grad)
+    trained = sum(p.numel() for p in module.parameters() if p.requires_grad)
+    need = MemoryNeed(frozen + trained, trained, one, data_bytes, on_gpu, averaged=True)
+    settle(model, data, need, many(devices, cfg.trainer.num_nodes))
     save_config(cfg, folder)
     inputs = {key: model[key] for key in ("vqgan_ckpt", "vae_ckpt", "init_from")}
     write_record(folder, model.seed, cases.content_sha256(), inputs, checkpoint)
@@ -97,12 +108,9 @@ def main(cfg) -> None:
             callbacks=callbacks,
             accumulate=model.gradient_accumulate_every,
         )
-    half = "16" in str(model.precision)
-    activations = activation_bytes(module.trained["denoiser"], (1, *shape), (1,), half=half) * model.batch_size
-    frozen = sum(p.numel() for part in (latent_encoder, module) for p in part.parameters() if not p.requires_grad)
-    trained = sum(p.numel() for p in module.parameters() if p.requires_grad)
-    line = preflight(frozen + trained, trained, activations, data_bytes, on_gpu, averaged=True)
-    say(f"latents {list(shape)}; {describe(data.reconstruction)}; {line}")
+    say(f"latents {list(shape)}; {describe(data.reconstruction)}; {need.line(model.batch_size)}")
+    if model.compile:
+        compile_in_place(denoiser, training_device(devices).type)
     fit(trainer, module, data, checkpoint)
     say(folder / "checkpoints" / "last.ckpt")
 

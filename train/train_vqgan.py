@@ -11,14 +11,13 @@ from dataset.command import command  # noqa: E402
 @command("train_vqgan")
 def main(cfg) -> None:
     """Data, model, fit."""
-    from train.devices import choose_devices
+    from train.devices import choose_devices, many
     from train.processes import say
 
     model = cfg.model
     devices = choose_devices(model.gpus, cfg.trainer.accelerator, cfg.trainer.devices)
 
     import pytorch_lightning as pl
-    import torch
     from hydra.utils import instantiate
 
     from dataset.datamodule import prepared_data
@@ -26,8 +25,10 @@ def main(cfg) -> None:
     from ddpm.inherits import inherits
     from evaluation.metrics import psnr
     from evaluation.unseen import seen_by
+    from train.batch_size import before_choice, keep_choice, settle
     from train.callbacks import ReconstructionPictures
-    from train.preflight import activation_bytes, preflight
+    from train.compiling import compile_in_place
+    from train.preflight import MemoryNeed, activation_bytes
     from train.record import write_record
     from train.runs import refuse_changes, run_folder, save_config
     from train.session import fit, make_trainer
@@ -41,11 +42,12 @@ def main(cfg) -> None:
         network.check_size(size)
         perceptual = make_perceptual(model.perceptual_network)
     folder, checkpoint = run_folder("vqgan", model.default_root_dir, model.results_folder_postfix, model.resume)
+    keep_choice(model, folder)
     refuse_changes(cfg, folder, model.resume_changed)
     data = prepared_data(
         instantiate(cfg.dataset.source),
         cfg.dataset,
-        batch_size=model.batch_size,
+        batch_size=before_choice(model),
         num_batches=model.max_steps,
         num_workers=model.num_workers,
         seed=model.seed,
@@ -72,6 +74,12 @@ def main(cfg) -> None:
         seed=model.seed,
         skip_nonfinite=model.skip_nonfinite,
     )
+    if model.gradient_checkpointing:
+        network.enable_gradient_checkpointing()
+    one = activation_bytes(network, (1, 1, *size), half="16" in str(model.precision), forward=_without_codes)
+    parameters, on_gpu = sum(p.numel() for p in module.parameters()), devices["accelerator"] == "gpu"
+    need = MemoryNeed(parameters, parameters, one, data.cache_bytes(), on_gpu, averaged=False)
+    settle(model, data, need, many(devices, cfg.trainer.num_nodes))
     save_config(cfg, folder)
     write_record(folder, model.seed, data.content_sha256(), {}, checkpoint)
     trainer = make_trainer(
@@ -84,14 +92,15 @@ def main(cfg) -> None:
         batches=model.max_steps,
         callbacks=[ReconstructionPictures(model.picture_every)],
     )
-    folded = [side // model.patch for side in size]
-    layers = torch.nn.Sequential(network.encoder, network.decoder)
-    one = activation_bytes(layers, (1, model.patch**3, *folded), half="16" in str(model.precision))
-    parameters = sum(p.numel() for p in module.parameters())
-    on_gpu = devices["accelerator"] == "gpu"
-    say(preflight(parameters, parameters, one * model.batch_size, data.cache_bytes(), on_gpu, averaged=False))
+    say(need.line(model.batch_size))
+    if model.compile:
+        compile_in_place(network, "cuda" if on_gpu else "cpu")
     fit(trainer, module, data, checkpoint)
     say(folder / "checkpoints" / "last.ckpt")
+
+
+def _without_codes(network, volume):
+    return network.decode(network.encode(volume), quantise=False)
 
 
 if __name__ == "__main__":

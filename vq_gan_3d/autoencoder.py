@@ -6,6 +6,7 @@ Super-Resolution Using an Efficient Sub-Pixel Convolutional Neural Network" (201
 
 from typing import NamedTuple
 
+import torch
 import torch.nn.functional as F
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
@@ -51,6 +52,22 @@ class ResBlock(nn.Module):
         return x + self.conv2(F.silu(self.norm2(h)))
 
 
+class Layers(nn.Sequential):
+    """A sequence whose residual blocks may compute their activations again in the backward pass."""
+
+    def __init__(self, *layers: nn.Module):
+        super().__init__(*layers)
+        self.gradient_checkpointing = False  # diffusers' switch
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As of `nn.Sequential`."""
+        recomputed = self.gradient_checkpointing and torch.is_grad_enabled()
+        for layer in self:
+            again = recomputed and isinstance(layer, ResBlock)
+            x = self._gradient_checkpointing_func(layer, x) if again else layer(x)
+        return x
+
+
 class VQGAN3D(ModelMixin, ConfigMixin):
     """CT volume `(b, 1, D, H, W)` in [-1, 1] to latents `(b, embedding_dim, D/downsample, …)` and back.
 
@@ -63,6 +80,8 @@ class VQGAN3D(ModelMixin, ConfigMixin):
     Raises:
         ValueError: where `patch` does not divide `downsample` or `downsample` is no power of two.
     """
+
+    _supports_gradient_checkpointing = True  # `enable_gradient_checkpointing()`: a residual block at once
 
     @register_to_config
     def __init__(
@@ -91,7 +110,7 @@ class VQGAN3D(ModelMixin, ConfigMixin):
             down += [ResBlock(width) for _ in range(n_res_blocks)]
             if i < halvings:
                 down.append(nn.Conv3d(width, widths[i + 1], 4, stride=2, padding=1))
-        self.encoder = nn.Sequential(*down, _norm(widths[-1]), nn.SiLU(), nn.Conv3d(widths[-1], embedding_dim, 1))
+        self.encoder = Layers(*down, _norm(widths[-1]), nn.SiLU(), nn.Conv3d(widths[-1], embedding_dim, 1))
 
         self.codebook = Codebook(n_codes, embedding_dim, codebook_decay, restart_below)
 
@@ -100,7 +119,7 @@ class VQGAN3D(ModelMixin, ConfigMixin):
             up += [ResBlock(widths[i]) for _ in range(n_res_blocks)]
             if i > 0:
                 up.append(nn.ConvTranspose3d(widths[i], widths[i - 1], 4, stride=2, padding=1))
-        self.decoder = nn.Sequential(*up, _norm(widths[0]), nn.SiLU(), nn.Conv3d(widths[0], patch**3, 3, padding=1))
+        self.decoder = Layers(*up, _norm(widths[0]), nn.SiLU(), nn.Conv3d(widths[0], patch**3, 3, padding=1))
 
     def encode(self, volume: Float[Tensor, "b 1 D H W"]) -> Float[Tensor, "b c d h w"]:
         """Continuous latents before quantisation.

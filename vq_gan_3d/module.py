@@ -94,7 +94,11 @@ class VQGANModule(pl.LightningModule):
         optimizers = [self.optimizer(self.model.parameters())]
         if self.discriminator is not None:
             optimizers.append(self.discriminator_optimizer(self.discriminator.parameters()))
-        schedules = [get_cosine_schedule_with_warmup(o, self.warmup_batches, self.num_batches) for o in optimizers]
+        batches = (self.num_batches, self.num_batches - self.discriminator_iter_start)  # that each takes part in
+        schedules = [
+            get_cosine_schedule_with_warmup(optimizer, self.warmup_batches, count)
+            for optimizer, count in zip(optimizers, batches, strict=False)
+        ]
         return optimizers, schedules
 
     def training_step(self, batch: dict, batch_idx: int) -> None:

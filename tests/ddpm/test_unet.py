@@ -32,6 +32,18 @@ def test_output_has_the_shape_of_the_input(full_conv):
     assert small(full_conv=full_conv)(**x).shape == x["sample"].shape
 
 
+@pytest.mark.parametrize("options", [{}, {"depth_attention": True, "full_conv": False, "blocks": 2}])
+def test_activations_computed_again_change_no_gradient(options):
+    plain, again, x = small(**options), small(**options), inputs()
+    again.enable_gradient_checkpointing()
+    outputs = [net(**x) for net in (plain, again)]
+    for out in outputs:
+        out.square().mean().backward()
+    assert torch.equal(*outputs)
+    for ours, theirs in zip(plain.parameters(), again.parameters(), strict=True):
+        assert torch.equal(ours.grad, theirs.grad) if ours.grad is not None else theirs.grad is None
+
+
 def test_a_dropped_xray_is_the_same_as_none_and_other_than_kept():
     net, x = small(), inputs()
     none = net(x["sample"], x["timestep"])

@@ -8,7 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from train.preflight import GB, activation_bytes, preflight
+from dataset.errors import UserError
+from train.preflight import GB, SHARE, UNKNOWN, MemoryNeed, activation_bytes
+from vq_gan_3d import VQGAN3D
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -22,12 +24,37 @@ def test_activations_of_a_known_network():
 
 
 def test_line_says_what_and_what_to_change(monkeypatch):
-    fits = preflight(2_000_000, 1_000_000, 10**8, 10**9, gpu=False, averaged=True)
+    fits = MemoryNeed(2_000_000, 1_000_000, 10**8, 10**9, gpu=False, averaged=True).line(1)
     assert "2.0 M parameters (1.0 M trained)" in fits and "cached data 0.93 GB" in fits
     assert "will not fit" not in fits
     monkeypatch.setattr("train.preflight._available", lambda: GB)
-    tight = preflight(2_000_000, 1_000_000, 10 * GB, 0, gpu=False, averaged=True)
+    tight = MemoryNeed(2_000_000, 1_000_000, 5 * GB, 0, gpu=False, averaged=True).line(2)
     assert "will not fit" in tight and "model.batch_size" in tight
+
+
+def test_the_largest_batch_is_the_last_that_fits(monkeypatch):
+    need = MemoryNeed(2_000_000, 1_000_000, 10**8, 10**9, gpu=False, averaged=True)
+    monkeypatch.setattr("train.preflight._resident", lambda: GB)
+    monkeypatch.setattr("train.preflight._available", lambda: 20 * GB)
+    found = need.largest_batch()
+    assert need.peak(found) <= SHARE * 20 * GB < need.peak(found + 1)
+    monkeypatch.setattr("train.preflight._available", lambda: GB)
+    assert need.largest_batch() == 1  # the line before training says that it does not fit
+    monkeypatch.setattr("train.preflight._available", lambda: UNKNOWN)
+    with pytest.raises(UserError, match="model.batch_size=auto: .* give a number"):
+        need.largest_batch()
+
+
+def test_what_is_computed_again_is_not_counted_but_for_the_largest_part():
+    """Three blocks keep their inputs; while one is computed again, its own activations are there."""
+    net = VQGAN3D(n_codes=8, embedding_dim=4, n_hiddens=8, n_res_blocks=3, downsample=2, patch=2)
+    shape, half = (1, 8, 8, 8, 8), {"half": False}
+    alone = activation_bytes(net.encoder[1], shape, **half)
+    whole = activation_bytes(net.encoder, shape, **half)
+    net.enable_gradient_checkpointing()
+    less = activation_bytes(net.encoder, shape, **half)
+    inputs = 2 * 4 * 8 * 8**3  # of the second and third block; the first one's is counted within the largest part
+    assert whole - less == pytest.approx(2 * alone - inputs, rel=0.1)
 
 
 def test_estimate_follows_the_batch():

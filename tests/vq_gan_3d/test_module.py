@@ -55,6 +55,12 @@ def test_discriminator_rests_until_its_batch_and_then_trains():
     assert any(not torch.equal(v, before[k]) for k, v in module.discriminator.state_dict().items())
 
 
+def test_both_learning_rates_end_at_zero_however_late_the_discriminator_starts():
+    module = make(8, discriminator_iter_start=5)
+    trainer = fit(module, batches(8))
+    assert [optimizer.param_groups[0]["lr"] for optimizer in trainer.optimizers] == pytest.approx([0.0, 0.0])
+
+
 def test_batches_are_counted_once_with_two_optimizers():
     module = make(discriminator_iter_start=0)
     fit(module, batches(4))
