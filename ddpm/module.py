@@ -176,22 +176,22 @@ class DDPMModule(pl.LightningModule):
         pointwise, predicted = self.losses(batch, eps, timestep, keep)
         loss = pointwise.mean()
         if self.generator_losses is not None:
-            share = self.schedule.levels(timestep)[0].flatten().square()
-            loss = loss + self._judge_clean(predicted, batch, share)
+            signal = self.schedule.levels(timestep)[0].flatten().square()
+            loss = loss + self._judge_clean(predicted, batch, signal)
         if not torch.isfinite(loss):
             return self.left_out.take(float(loss.detach()), batch)
         self.left_out.fine()
         self.log("train/loss", loss.detach(), prog_bar=True, sync_dist=True)
         return loss
 
-    def _judge_clean(self, predicted: Tensor, batch: dict, share: Tensor) -> Tensor:
+    def _judge_clean(self, predicted: Tensor, batch: dict, signal: Tensor) -> Tensor:
         """Sum of the further terms. Which slices they look at depends on (seed, step): alike in all processes."""
         step, clean = int(batch["step"][0]), batch["latent"]
         terms = self.generator_losses.active(adversarial=step >= self.adversarial_start)
         if "adversarial" in terms:
-            self._lesson = (predicted.detach(), clean, share)
+            self._lesson = (predicted.detach(), clean, signal)
         generator = _generator((self.seed, step, EXCERPT_STREAM))
-        total, values = self.generator_losses(predicted, clean, share, self.latent_encoder, generator, terms)
+        total, values = self.generator_losses(predicted, clean, signal, self.latent_encoder, generator, terms)
         self.log_dict({f"train/{name}": value for name, value in values.items()}, sync_dist=True)
         return total
 

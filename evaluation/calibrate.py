@@ -21,7 +21,7 @@ def main(cfg) -> None:
     from evaluation.bounds_chart import reliability_picture
     from evaluation.bounds_table import markdown
     from evaluation.calibration_cases import Limited, calibration_source
-    from evaluation.judge import check_protocol
+    from evaluation.judge import check_protocol, own_split
     from evaluation.sampling import open_generator
     from evaluation.unseen import refuse_seen
 
@@ -32,7 +32,7 @@ def main(cfg) -> None:
     testing = prepared_data(instantiate(data.source), data)
     calibrating = testing if apart is None else prepared_data(instantiate(apart), data)
     calibration = Limited(getattr(calibrating, cfg.calibration_split or "test"), None)
-    test = Limited(testing.test, cfg.cases)
+    test = Limited(own_split(testing, "test"), cfg.cases)
     for cases, held in ((calibration, calibrating), (test, testing)):
         check_protocol(held.protocol(), pipeline.protocol)
         remedy = "give cases that it was not trained on, or another checkpoint"

@@ -277,8 +277,21 @@ def _check_settings(datamodule, split: str, cases: int | None, methods) -> tuple
         raise UserError(f"methods={list(methods)}: choose model and any of {', '.join(METHODS[1:])}")
     if cases is not None and cases < 1:
         raise UserError(f"cases={cases}: give at least 1, or null for all")
-    chosen = getattr(datamodule, split)
+    chosen = own_split(datamodule, split)
     return chosen, min(len(chosen), cases or len(chosen)), [name for name in METHODS if name in methods]
+
+
+def own_split(datamodule, split: str):
+    """The cases of a split: training may do with a neighbour's cases where it has none, a result may not.
+
+    Raises:
+        UserError: a split without a case of its own.
+    """
+    chosen = getattr(datamodule, split)
+    if not (chosen.rows["split"] == split).all():
+        remedy = "set dataset.test_share or dataset.val_share, or the splits of its manifest, or judge another split"
+        raise UserError(f"split={split}: the data set has no {split} case of its own; {remedy}")
+    return chosen
 
 
 def _mapped(path: Path, shape: tuple[int, ...]) -> torch.Tensor:

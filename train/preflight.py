@@ -126,7 +126,7 @@ def out_of_memory(error: BaseException, device: torch.device) -> str:
         measured = f"{peak_memory()} at peak"
     return (
         f"out of memory on {device}: {measured} ({str(error).splitlines()[0]}). Three things to change: (1) "
-        "model.batch_size, lower, with model.gradient_accumulate_every higher for the same step; (2) "
+        "model.batch_size, lower (a DDPM keeps its step by a higher model.gradient_accumulate_every); (2) "
         "model.precision=bf16-mixed; (3) the width of the network (model.dim or model.n_hiddens) or "
         "dataset.volume_size"
     )

@@ -38,7 +38,8 @@ def write_record(folder: Path, seed: int, data_sha256: str, inputs: dict[str, st
         _write(folder, seed, data_sha256, inputs, checkpoint)
     except OSError as error:
         raise UserError(
-            f"model.results_folder: {folder} cannot be written ({error}); free space or choose another"
+            f"the folder of the run, {folder}, cannot be written ({error}); free space, or choose "
+            "another by model.results_folder (of a VQ-GAN model.default_root_dir)"
         ) from error
 
 

@@ -15,6 +15,7 @@ from train.processes import first_process
 
 log = logging.getLogger(__name__)
 
+RUNS_KEY = "model.results_folder (of a VQ-GAN model.default_root_dir)"
 RUN_FOLDER = "XRAY2CT_RUN_FOLDER"  # Lightning starts the other processes of a node with our environment
 _MADE_BY = "XRAY2CT_RUN_FOLDER_MADE_BY"  # which process of this machine has set it
 NO_PART_IN_WEIGHTS = (  # keys, or groups of them, that a resumed run may change without a word
@@ -73,7 +74,7 @@ def run_folder(
     if checkpoint is not None:
         own = checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else None
         if own is not None and first_process():
-            hold(own, "model.results_folder")
+            hold(own, RUNS_KEY)
         checkpoint, header = whole_checkpoint(checkpoint)
         if header["stage"] != stage:
             raise UserError(f"model.resume={checkpoint}: of the stage {header['stage']}, this command trains {stage}")
@@ -136,7 +137,7 @@ def save_config(cfg: DictConfig, folder: Path) -> None:
     """
     if not first_process():
         return
-    hold(folder, "model.results_folder")
+    hold(folder, RUNS_KEY)
     path = config_file(folder)
     cfg = cfg.copy()
     for key, value in (("resume", None), ("resume_changed", False)):  # repeated, it is a run of its own

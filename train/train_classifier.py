@@ -42,7 +42,6 @@ def main(cfg) -> None:
     if wanted.input not in INPUTS:
         raise UserError(f"classifier.input={wanted.input}: choose {', '.join(INPUTS)}")
     folder, checkpoint = run_folder("classifier", model.results_folder, model.results_folder_postfix, model.resume)
-    refuse_changes(cfg, folder, model.resume_changed)
     pl.seed_everything(model.seed, verbose=False)
     data = prepared_data(
         instantiate(cfg.dataset.source),
@@ -58,6 +57,7 @@ def main(cfg) -> None:
     with refusals():
         if wanted.get("init_from"):
             wanted.init_from = encoder_source(wanted.init_from, data.protocol().get("fold"))
+        refuse_changes(cfg, folder, model.resume_changed)  # the config of the run holds the file, not the folder
         refuse_leaks(data, wanted.get("init_from"), wanted.get("origin"))
         network = instantiate(wanted.network, _convert_="all")
         shape = (1, *cfg.dataset.volume_size) if key == "ct" else (cfg.dataset.views, 1, *cfg.dataset.xray_size)

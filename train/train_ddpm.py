@@ -111,6 +111,7 @@ def main(cfg) -> None:
     say(f"latents {list(shape)}; {describe(data.reconstruction)}; {need.line(model.batch_size)}")
     if model.compile:
         compile_in_place(denoiser, training_device(devices).type)
+    module.train()  # the check of the sampler has put its parts into eval mode
     fit(trainer, module, data, checkpoint)
     say(folder / "checkpoints" / "last.ckpt")
 

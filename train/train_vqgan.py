@@ -22,7 +22,7 @@ def main(cfg) -> None:
 
     from dataset.datamodule import prepared_data
     from dataset.errors import refusals
-    from ddpm.inherits import inherits
+    from ddpm.checkpoint import complete
     from evaluation.metrics import psnr
     from evaluation.unseen import seen_by
     from train.batch_size import before_choice, keep_choice, settle
@@ -70,7 +70,7 @@ def main(cfg) -> None:
         perceptual_weight=model.perceptual_weight,
         gradient_clip=model.gradient_clip,
         metrics={"psnr": lambda a, b: psnr(a, b, data_range=2.0)},
-        header={"protocol": protocol, "inherits": inherits({"protocol": protocol})},
+        header=complete({"protocol": protocol}),
         seed=model.seed,
         skip_nonfinite=model.skip_nonfinite,
     )

@@ -96,8 +96,8 @@ class VQGANModule(pl.LightningModule):
             optimizers.append(self.discriminator_optimizer(self.discriminator.parameters()))
         batches = (self.num_batches, self.num_batches - self.discriminator_iter_start)  # that each takes part in
         schedules = [
-            get_cosine_schedule_with_warmup(optimizer, self.warmup_batches, count)
-            for optimizer, count in zip(optimizers, batches, strict=False)
+            get_cosine_schedule_with_warmup(optimizer, self.warmup_batches, batches[i])
+            for i, optimizer in enumerate(optimizers)
         ]
         return optimizers, schedules
 
@@ -161,7 +161,6 @@ class VQGANModule(pl.LightningModule):
         config = {k: v for k, v in dict(self.model.config).items() if not k.startswith("_")}
         checkpoint["left_out"] = list(self.left_out)
         checkpoint["header"] = {
-            "format": 1,
             "stage": "vqgan",
             "components": {"vqgan": {"class": "VQGAN3D", "config": config, "prefix": "model."}},
             **self.header,

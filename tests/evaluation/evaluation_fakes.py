@@ -86,6 +86,8 @@ class FakeDataModule:
 
     def __init__(self, train: FakeCases, val: FakeCases, test: FakeCases, data: dict | None = None):
         self.train, self.val, self.test = train, val, test
+        for name in ("test", "val", "train"):  # cases that serve two splits belong to the first
+            getattr(self, name).rows["split"] = name
         self._protocol = data or protocol(tuple(test.case(0)["ct"].shape))
 
     def protocol(self) -> dict:

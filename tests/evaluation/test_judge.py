@@ -251,6 +251,18 @@ def test_settings_out_of_range_are_one_line(tmp_path, settings, line):
         evaluate(data, FakePipeline(oracle(data.test), data.protocol()), tmp_path, nifti=0, **settings)
 
 
+def test_validation_cases_are_not_reported_as_test_cases(tmp_path):
+    """Training may do with a neighbour's cases where a split has none."""
+    data = FakeDataModule(chest_world(2, 1), chest_world(2, 2), chest_world(2, 3))
+    data.test = data.val
+    pipeline = FakePipeline(oracle(data.test), data.protocol())
+    with pytest.raises(
+        UserError, match="split=test: the data set has no test case of its own; set dataset.test_share"
+    ):
+        evaluate(data, pipeline, tmp_path, nifti=0)
+    assert evaluate(data, pipeline, tmp_path, nifti=0, split="val")["protocol"]["cases"] == 2
+
+
 def test_checkpoint_device_and_sampler_have_a_remedy(tmp_path):
     with pytest.raises(UserError, match="train_ddpm.py"):
         find_checkpoint(None, tmp_path)

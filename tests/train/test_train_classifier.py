@@ -220,6 +220,14 @@ def test_an_encoder_to_start_from_comes_with_its_weights(study):
     assert all(p.requires_grad for p in classifier.parameters())
 
 
+def test_a_run_that_began_with_a_folder_of_generators_is_resumed(study, tmp_path):
+    words = [*study["data"], "dataset.fold=0", "classifier=xray", *NETWORKS["xray"], *SHORT,
+             f"classifier.init_from={study['root']}", f"model.results_folder={tmp_path}"]  # fmt: skip
+    for _ in range(2):
+        call("train_classifier", [*words, "model.resume=auto"])
+    assert len(list(tmp_path.glob("*/checkpoints/last.ckpt"))) == 1
+
+
 def test_of_a_folder_the_generator_of_the_same_fold_is_taken(study):
     from train.classification_data import encoder_source
 
