@@ -2,8 +2,9 @@
 
 Ridge regression from X-ray pixels to the principal components of the latents costs seconds, follows its X-ray from the
 first step on, and is hard to beat for a network that has seen each case a few times. In training a case is guessed by
-the regression that has not seen it (the leave-one-out identity of Allen, "The relationship between variable selection
-and data augmentation", 1974), or the denoiser would trust the guess more than an unseen patient's deserves.
+the regression that has not seen its patient (the leave-one-out identity of Allen, "The relationship between variable
+selection and data augmentation", 1974, for blocks of cases), or the denoiser would trust the guess more than an unseen
+patient's deserves.
 
 A linear map knows no bounds: on a picture unlike those it was fitted on it would cry out. So a guess that lies farther
 from the mean than any training case's is drawn back to that distance.
@@ -59,20 +60,33 @@ class LinearPrior(ModelMixin, ConfigMixin):
         self.register_buffer("score_std", torch.ones(rank))  # of the training cases' guesses, by component
         self.register_buffer("radius", torch.zeros(()))  # of the farthest of them, in these units
         self.register_buffer("std", torch.ones(c, *self.grid) if deviation else None)
-        # what takes case i out of the regression; only its own training needs them, so no checkpoint holds them
+        # what takes a patient out of the regression; only its own training needs them, so no checkpoint holds them
+        self.register_buffer("members", None, persistent=False)  # of each case: all cases of its patient, then -1
         self.register_buffer("leverage", None, persistent=False)
         self.register_buffer("influence", None, persistent=False)
 
     @torch.no_grad()
-    def fit(self, xrays: Float[Tensor, "n v 1 h w"], latents: Float[Tensor, "n c d h w"]) -> "LinearPrior":
-        """Fits on training cases; the penalty is the one with the smallest leave-one-out error.
+    def fit(
+        self,
+        xrays: Float[Tensor, "n v 1 h w"],
+        latents: Float[Tensor, "n c d h w"],
+        patients: Sequence[str] | None = None,
+    ) -> "LinearPrior":
+        """Fits on training cases; the penalty is the one with the smallest leave-one-patient-out error.
+
+        Args:
+            patients: of the cases; each case is a patient's of its own where none are given.
 
         Raises:
-            ValueError: for fewer than three cases, or X-rays of another number of views.
+            ValueError: for fewer than three patients, or X-rays of another number of views.
         """
         n = len(latents)
-        if n < 3:
-            raise ValueError(f"{n} training cases: the linear guess needs 3; set model.prior_rank=0")
+        members = _members(range(n) if patients is None else patients)
+        if len(members.amax(dim=1).unique()) < 3:
+            raise ValueError(
+                f"{n} training cases of {len(members.amax(dim=1).unique())} patients: the linear guess needs 3 "
+                "patients; set model.prior_rank=0"
+            )
         raw = self._pool(xrays)
         if raw.shape[1] != len(self.pixel_mean):
             raise ValueError(f"X-rays of {xrays.shape[1]} views, the linear guess was made for {self.config.views}")
@@ -97,8 +111,8 @@ class LinearPrior(ModelMixin, ConfigMixin):
         best = None
         for penalty in PENALTIES:
             shrunk = 1.0 / (values.clamp_min(0.0) + penalty * values.mean())
-            hat = (rotated.square() @ shrunk + 1.0 / n).clamp_max(1.0 - 1e-9)
-            influence = (scores - rotated @ (shrunk[:, None] * projected)) / (1.0 - hat)[:, None]
+            residual = scores - rotated @ (shrunk[:, None] * projected)
+            influence = _left_out(residual, rotated, shrunk, members)
             error = influence.square().mean().item()
             if best is None or error < best[0]:
                 best = error, penalty, shrunk, influence
@@ -109,6 +123,7 @@ class LinearPrior(ModelMixin, ConfigMixin):
         self.score_std.fill_(1.0)[:rank].copy_(fitted.std(dim=0).clamp_min(1e-6))
         self.radius.copy_((fitted / self.score_std[:rank]).norm(dim=1).max())
         self.leverage = ((rotated * shrunk) @ vectors.T).float().to(self.mean.device)
+        self.members = members.to(self.mean.device)
         self.influence = F.pad(influence.float(), (0, self.config.rank - rank)).to(self.mean.device)
         if self.std is not None:
             missed = torch.zeros_like(self.std)
@@ -122,7 +137,7 @@ class LinearPrior(ModelMixin, ConfigMixin):
     def forward(
         self, xray: Float[Tensor, "b v 1 h w"], index: Int[Tensor, " b"] | None = None
     ) -> Float[Tensor, "b c d h w"]:
-        """The guess; with `index`, positions among the cases of `fit`, each by the regression without that case.
+        """The guess; with `index`, positions among the cases of `fit`, each by the regression without its patient.
 
         Raises:
             RuntimeError: for an index before `fit`, as in a model that was loaded.
@@ -133,9 +148,10 @@ class LinearPrior(ModelMixin, ConfigMixin):
             z = self._standardise(self._pool(xray))
             scores = z @ self.weight
             if index is not None:
-                n = len(self.leverage)
-                pull = (z * self.leverage[index]).sum(dim=1, keepdim=True) + 1.0 / n
-                scores = scores - pull * self.influence[index]
+                out = self.members[index]
+                pull = torch.einsum("bf,bmf->bm", z, self.leverage[out]) + 1.0 / len(self.leverage)
+                pull = torch.where(out < 0, 0.0, pull)
+                scores = scores - torch.einsum("bm,bmr->br", pull, self.influence[out])
             scores = scores * (1.0 / self._from_mean(scores).clamp_min(1e-12)).clamp_max(1.0)
             return self._map(scores, self.config.latent_shape[1:])
 
@@ -171,6 +187,33 @@ class LinearPrior(ModelMixin, ConfigMixin):
 
     def _standardise(self, raw: Tensor) -> Tensor:
         return (raw - self.pixel_mean) / self.pixel_std
+
+
+def _members(patients: Sequence) -> Int[Tensor, "n m"]:
+    """Of each case the indices of all cases of its patient, filled up by -1."""
+    cases: dict = {}
+    for i, patient in enumerate(patients):
+        cases.setdefault(patient, []).append(i)
+    most = max(map(len, cases.values()))
+    return torch.tensor([cases[patient] + [-1] * (most - len(cases[patient])) for patient in patients])
+
+
+def _left_out(
+    residual: Float[Tensor, "n r"],
+    rotated: Float[Tensor, "n f"],
+    shrunk: Float[Tensor, " f"],
+    members: Int[Tensor, "n m"],
+) -> Float[Tensor, "n r"]:
+    """Residuals by the regression without the case's patient: (I - H)⁻¹ e, H the patient's block of the hat matrix."""
+    n = len(residual)
+    hat = (rotated.square() @ shrunk + 1.0 / n).clamp_max(1.0 - 1e-9)
+    found = residual / (1.0 - hat)[:, None]
+    for out in members[(members >= 0).sum(dim=1) > 1].unique(dim=0):
+        own = out[out >= 0]
+        block = (rotated[own] * shrunk) @ rotated[own].T + 1.0 / n
+        eye = torch.eye(len(own), dtype=block.dtype)
+        found[own] = torch.linalg.solve((1.0 + 1e-9) * eye - block, residual[own])
+    return found
 
 
 def _resized(grid: Float[Tensor, "b c d h w"], size: Sequence[int]) -> Float[Tensor, "b c D H W"]:

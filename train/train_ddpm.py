@@ -74,7 +74,8 @@ def main(cfg) -> None:
     callbacks = [sampling]
     if "prior" in module.trained and origin is None:
         with refusals():
-            module.trained["prior"].fit(data.train.xrays(model.prior_pixels), data.train.latents)
+            patients = cases.train.rows["patient"].tolist()
+            module.trained["prior"].fit(data.train.xrays(model.prior_pixels), data.train.latents, patients)
     if origin is not None:
         origin.warn_of_shift(data.excerpt(), cases.window)
         module.protocol["init_from"] = origin.describe()

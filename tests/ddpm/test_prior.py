@@ -54,6 +54,38 @@ def test_a_training_case_is_guessed_by_the_regression_without_it():
     ).square().mean()
 
 
+def test_a_case_is_guessed_without_its_patient():
+    """Three patients of several cases, in no order, the others of one."""
+    xrays, latents = cases()
+    patients = [f"p{i}" for i in range(len(xrays))]
+    for i, name in ((3, "p0"), (9, "p0"), (4, "p2"), (23, "p8")):
+        patients[i] = name
+    prior = make().fit(xrays, latents, patients)
+    prior.radius.fill_(torch.inf)
+    z = prior._standardise(prior._pool(xrays)).double()
+    alpha = float(prior.penalty) * torch.linalg.eigvalsh(z.T @ z).mean().item()
+    for i in (0, 3, 23, 5):
+        rest = [j for j, patient in enumerate(patients) if patient != patients[i]]
+        ridge = Ridge(alpha=alpha).fit(z[rest].numpy(), latents[rest].flatten(1).double().numpy())
+        expected = torch.from_numpy(ridge.predict(z[i : i + 1].numpy()))
+        inside = (expected - prior.mean) @ prior.basis.T.double() @ prior.basis.double() + prior.mean
+        found = prior(xrays[i : i + 1], torch.tensor([i])).flatten(1).double()
+        assert torch.allclose(found, inside, atol=2e-3)
+    with pytest.raises(ValueError, match="24 training cases of 2 patients"):
+        make().fit(xrays, latents, ["a"] * 12 + ["b"] * 12)
+
+
+def test_siblings_are_worth_nothing_to_an_unseen_patient():
+    """Each case twice: left out alone it would be guessed by its twin."""
+    xrays, latents = cases()
+    twice = xrays.repeat(2, 1, 1, 1, 1), latents.repeat(2, 1, 1, 1, 1)
+    every = torch.arange(48)
+    alone = make().fit(*twice)
+    apart = make().fit(*twice, [i % 24 for i in range(48)])
+    errors = [(prior(twice[0], every) - twice[1]).square().mean() for prior in (alone, apart)]
+    assert errors[1] > 1.5 * errors[0]
+
+
 @pytest.mark.parametrize("grid", [4, 2])
 def test_deviation_is_how_far_left_out_cases_lie_from_their_guess(grid):
     xrays, latents = cases(200)
