@@ -16,6 +16,7 @@ from ddpm.checkpoint import sha256
 from evaluation.bounds import NO_GUARANTEE, beside, error_bars, find_bounds, read_bounds
 from evaluation.bounds_chart import reliability_picture
 from evaluation.bounds_table import markdown
+from evaluation.bounds_writing import write_calibration
 from evaluation.calibration_cases import Limited, calibration_source
 from evaluation.conformal_scores import ORGANS, TISSUES, tissue_masks
 from evaluation.coverage import calibrate, check_settings, covered_by, margins_of
@@ -208,6 +209,41 @@ def test_table_and_picture_say_coverage_with_its_interval(world):
     assert f"{told['covered']} of 24" in text and "lung volume" in text and NO_GUARANTEE in text
     figure = reliability_picture(bounds)
     assert len([axis for axis in figure.axes if axis.get_title()]) == len(bounds.coverage)
+
+
+@pytest.fixture(scope="module")
+def rare(tmp_path_factory):
+    """Two of 12 calibration cases show contrast: enough for a margin at level 0.5, too few at 0.75."""
+    parts = {name: apart(chest_world(12, seed=s), name) for s, name in enumerate(("c", "t"), start=5)}
+    for cases in parts.values():
+        for i in (2, 7):
+            cases.case(i)["ct"][10:14, 11:13, 11:13] = 900
+    both = FakeCases([cases.case(i) for cases in parts.values() for i in range(12)])
+    pipeline = SharpPipeline(oracle(both), protocol(), noise=3.0)
+    checkpoint = tmp_path_factory.mktemp("rare") / "model.ckpt"
+    checkpoint.write_bytes(b"weights")
+    options = {"samples": SAMPLES, "level": LEVEL, "batch_size": 64, "population": {"dataset": "chests"}}
+    return checkpoint, *calibrate(pipeline, parts["c"], parts["t"], parts["c"], checkpoint, **options)
+
+
+def test_a_tissue_that_is_too_rare_for_the_level_has_no_panel(rare):
+    _, bounds, _ = rare
+    levels = {row["level"] for row in bounds.reliability if row["quantity"] == "vessels"}
+    assert 0.5 in levels and LEVEL not in levels and "vessels" not in bounds.margins
+    titles = [axis.get_title() for axis in reliability_picture(bounds).axes if axis.get_title()]
+    assert len(titles) == len(bounds.coverage) and not any("vessels" in title for title in titles)
+
+
+def test_bounds_are_written_before_anything_is_drawn_of_them(rare, tmp_path, monkeypatch):
+    checkpoint, bounds, scores = rare
+    written = write_calibration(bounds, scores, tmp_path / "whole", tmp_path / "whole.bounds.json")
+    assert written == tmp_path / "whole.bounds.json" and read_bounds(written) == bounds
+    names = {path.name for path in (tmp_path / "whole").iterdir()}
+    assert names == {"bounds_scores.csv", "bounds.md", "reliability.png"}
+    monkeypatch.setattr("evaluation.bounds_writing.reliability_picture", lambda bounds: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        write_calibration(bounds, scores, tmp_path / "half", tmp_path / "half.bounds.json")
+    assert read_bounds(tmp_path / "half.bounds.json") == bounds and (tmp_path / "half" / "bounds.md").is_file()
 
 
 def test_hearts_of_phantoms_are_measured_better_than_by_their_mean():
