@@ -88,7 +88,7 @@ def generate(
     poses, extents = torch.stack([shown.pose for shown in inputs]), torch.tensor([shown.extent for shown in inputs])
     output.mkdir(parents=True, exist_ok=True)
     digest = None if checkpoint is None else sha256(checkpoint)
-    bars = error_bars(pipeline.describe(), samples, digest, bounds)
+    described = pipeline.describe()
     written = []
     shared = describe_run(pipeline, checkpoint, samples, seed)
     ids = [noise_id(digest) for digest in hashes]
@@ -99,6 +99,7 @@ def generate(
             settings = {"xray": {"file": names[index], "sha256": hashes[index]}, **shared}
             settings |= describe_input(shown, hashes[index], size)
             spacing = settings["spacing"]
+            bars = error_bars(described, samples, digest, bounds, shown.nominal)
             written.append(_write(output, stem, shown, drawn, spacing, pipeline.window, bars))
             settings["error_bars"] = bars
             if bars["name"] == "interval":
@@ -138,8 +139,8 @@ def _write_interval(
     for name, volume in zip(("lower", "upper"), ends, strict=True):
         description = f"{pictures.SYNTHETIC}; {name} {100 * bounds.level:g} %, HU"
         write_nifti(output / f"{stem}_synthetic_{name}.nii.gz", volume, spacing, shown.centre, description)
-    if shown.nominal and bounds.population.get("poses_known", True):
-        return {"organs": None, "organs_reason": NOMINAL}
+    if not bounds.gives_organs(shown.nominal):
+        return {"organs": None, "organs_reason": NOMINAL if shown.nominal else "no organ volume was calibrated"}
     return {"organs": bounds.organs(drawn, tuple(spacing), pipeline.window)}
 
 

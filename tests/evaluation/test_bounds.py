@@ -1,6 +1,7 @@
 """Bounds of a generator: what they cover, what the file holds, and when there is only a spread."""
 
 import json
+from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
@@ -131,6 +132,22 @@ def test_error_bars_say_interval_only_where_the_calibration_applies(world):
     )
 
 
+def test_the_promise_is_made_for_each_quantity_by_itself_and_only_of_what_is_given(world):
+    pipeline, _, checkpoint, bounds, _ = world
+    options = (pipeline.describe(), SAMPLES, sha256(checkpoint))
+    both = error_bars(*options, bounds)["words"]
+    assert "each tissue and organ by itself, not for all at once" in both and "organ's volume" in both
+    tissues = {name: margin for name, margin in bounds.margins.items() if name in TISSUES}
+    of_films = replace(bounds, population=bounds.population | {"poses_known": False})
+    for held, nominal, told in (
+        (bounds, True, False),
+        (of_films, True, True),
+        (replace(bounds, margins=tissues), False, False),
+    ):
+        words = error_bars(*options, held, nominal)["words"]
+        assert "by itself, not for all at once" in words and ("organ" in words) == told
+
+
 def test_generation_writes_the_interval_around_its_samples(world, tmp_path):
     pipeline, parts, checkpoint, bounds, _ = world
     array = (parts["t"].case(0)["xray"][0].float().numpy() * 255).astype(np.uint8)
@@ -143,7 +160,7 @@ def test_generation_writes_the_interval_around_its_samples(world, tmp_path):
         assert (out / "chest_synthetic_lower.nii.gz").is_file() == (name == "interval")
         assert b"spread" in nib.load(out / "chest_synthetic_spread.nii.gz").header["descrip"].tobytes()
     settings = json.loads((tmp_path / "interval" / "chest_settings.json").read_text())["error_bars"]
-    assert NO_GUARANTEE in settings["words"]
+    assert NO_GUARANTEE in settings["words"] and "organ" not in settings["words"]
     assert settings["organs"] is None and "no volume in ml" in settings["organs_reason"]
     low, mean, high = (
         nib.load(tmp_path / "interval" / f"chest_synthetic_{n}.nii.gz").get_fdata() for n in ("lower", "ct", "upper")
