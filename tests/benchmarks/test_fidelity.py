@@ -10,8 +10,9 @@ from hydra import compose, initialize_config_dir
 
 from benchmarks.fidelity import claims, samplers, solvers, table
 from benchmarks.fidelity.methods import BASELINES, Method, methods
-from benchmarks.fidelity.run import ROOT, plan, train
+from benchmarks.fidelity.run import ROOT, plan, refuse_stale, train
 from benchmarks.fidelity.solver_pictures import guidance_picture, quality_picture
+from ddpm.checkpoint import sha256
 from evaluation.scoring import TRUTH
 
 PROTOCOL = {
@@ -107,6 +108,19 @@ def test_a_mean_is_over_cases_and_seeds_and_a_difference_is_paired(home):
     assert result["differences"]["model_sample - ancestor_1000"]["psnr"]["cases"] == 8
 
 
+def test_training_seeds_are_paired_by_their_number(tmp_path):
+    """Not by their place: a row may lack a seed, and model_10 stands before model_2."""
+    for seed in (1, 2, 10):
+        put(tmp_path, "model", [24.0 + seed, 25.0 + seed], seed)
+    for seed in (2, 3, 10):
+        put(tmp_path, "regression", [23.0 + 2 * seed, 24.0 + 2 * seed], seed)
+    put(tmp_path, "ridge", [20.0, 21.0], None)
+    put(tmp_path, "ancestor", [15.0, 16.0], 2)
+    found = table.read(64, tmp_path)
+    for other, expected in (("regression", [-1.0, -9.0]), ("ridge", [5.0, 6.0, 14.0]), ("ancestor", None)):
+        assert table.difference(found["model"], found[other], "psnr").get("by_seed") == expected
+
+
 def test_several_comparisons_cost_significance(home):
     found = table.read(64, home)
     for name, metrics in table.summarise(64, home)["differences"].items():
@@ -173,6 +187,25 @@ def test_a_budget_is_counted_once_and_a_stale_training_is_not_taken_for_another(
     assert train(budget, tmp_path, [])["checkpoint"] == "x.ckpt"
     with pytest.raises(SystemExit, match="trained for 2 minutes, asked for 3"):
         train({**budget, "minutes": 3.0}, tmp_path, [])
+
+
+def test_scores_of_a_training_that_is_gone_are_refused(tmp_path):
+    """A row that has no training of its own outlives the one that it was made of."""
+    checkpoint = tmp_path / "last.ckpt"
+    checkpoint.write_bytes(b"first")
+    protocol = {"checkpoint": {"file": "last.ckpt", "sha256": sha256(checkpoint)}}
+    (tmp_path / "metrics.json").write_text(json.dumps({"protocol": protocol}))
+    refuse_stale(tmp_path, checkpoint)
+    checkpoint.write_bytes(b"second")
+    with pytest.raises(SystemExit, match="judged another training than .*last.ckpt; remove it"):
+        refuse_stale(tmp_path, checkpoint)
+
+
+def test_budgets_are_those_of_the_machine_that_a_size_is_for():
+    assert {method.minutes for method in methods(128).values()} == {4.0}
+    at_64 = {name: method.minutes for name, method in methods(64).items()}
+    assert {at_64[name] for name in ("model", "regression", "ancestor", "ancestor_1000")} == {20.0}
+    assert at_64["whole_8min"] == at_64["no_lifting"] == at_64["unknown_pose"] == 8.0
 
 
 def way(evaluations: int, psnr: float, spread: float, **extra) -> dict:
