@@ -24,6 +24,7 @@ ENDING = ".bounds.json"
 DRAWN_AS = (
     "sampler",
     "step_spacing",
+    "solver_options",
     "stochastic",
     "steps",
     "guidance_scale",
@@ -70,7 +71,10 @@ class Bounds:
         return Path(path)
 
     def why_not(self, digest: str, drawn: dict) -> str | None:
-        """Why these bounds do not apply to volumes of a checkpoint with this hash, drawn so; None where they do."""
+        """Why these bounds do not apply to volumes of a checkpoint with this hash, drawn so; None where they do.
+
+        A file that is older than one of `DRAWN_AS` says nothing of it, and is not asked.
+        """
         if digest != self.checkpoint["sha256"]:
             return f"the calibration is of another checkpoint ({self.checkpoint['file']})"
         for key, value in self.drawn.items():

@@ -14,7 +14,7 @@ from PIL import Image
 from dataset.errors import UserError
 from dataset.phantom import render_phantom
 from ddpm.checkpoint import sha256
-from evaluation.bounds import NO_GUARANTEE, beside, error_bars, find_bounds, read_bounds
+from evaluation.bounds import DRAWN_AS, NO_GUARANTEE, beside, error_bars, find_bounds, read_bounds
 from evaluation.bounds_chart import reliability_picture
 from evaluation.bounds_table import markdown
 from evaluation.bounds_writing import write_calibration
@@ -130,6 +130,19 @@ def test_error_bars_say_interval_only_where_the_calibration_applies(world):
     assert error_bars(told | {"preview": "preview, spread too small"}, 4, digest, None)["preview"].startswith(
         "preview"
     )
+
+
+def test_bounds_of_one_solver_order_do_not_hold_for_another(world):
+    pipeline, _, checkpoint, bounds, _ = world
+    told, digest = pipeline.describe(), sha256(checkpoint)
+    second = replace(bounds, drawn=bounds.drawn | {"solver_options": {}})
+    assert "solver_options" in DRAWN_AS
+    for options, name in (({}, "interval"), ({"solver_order": 3}, "spread")):
+        bars = error_bars(told | {"solver_options": options}, SAMPLES, digest, second)
+        assert bars["name"] == name and (name == "interval" or "drawn with solver_options" in bars["reason"])
+    before = {key: value for key, value in bounds.drawn.items() if key != "solver_options"}
+    old = replace(bounds, drawn=before)  # from before they were recorded: it says nothing of them
+    assert error_bars(told | {"solver_options": {}}, SAMPLES, digest, old)["name"] == "interval"
 
 
 def test_the_promise_is_made_for_each_quantity_by_itself_and_only_of_what_is_given(world):
