@@ -24,6 +24,7 @@ from dataset.pose_noise import describe, disturbed_poses
 
 # Splits draw from far apart in the population: more training phantoms never turn a test phantom into a training one.
 FIRST_INDEX = {"train": 0, "val": 10_000_000, "test": 20_000_000}
+NAMED = ("PA", "lateral")  # the first views of `DrrSettings.poses`, as films of unknown pose are told apart
 
 
 class PhantomSource:
@@ -41,7 +42,8 @@ class PhantomSource:
         film: random changes of X-rays in training; None, or not `film_augment`: none.
         test_from: population index of the first test phantom; another one draws other cases, for calibration say.
         xray_file: X-rays made elsewhere (`write_xrays`), which needs no renderer; None renders them.
-        pose_noise: X-rays are taken at disturbed poses that nobody knows, as films are (`dataset.pose_noise`).
+        pose_noise: X-rays are taken at disturbed poses that nobody knows, as films are (`dataset.pose_noise`);
+            one view or two, frontal and lateral.
         name: how results call the data set.
     """
 
@@ -80,6 +82,11 @@ class PhantomSource:
             raise UserError(
                 f"dataset.xray_file={xray_file}: its X-rays were made at nominal poses; leave it out for "
                 "dataset.pose_noise=true"
+            )
+        if self.pose_noise and self.views > len(NAMED):
+            raise UserError(
+                f"dataset.views={self.views} with dataset.pose_noise=true: only {' and '.join(NAMED)} are known by "
+                "name where the pose is not; set 1 or 2"
             )
         film = film if film_augment else None
         if film is not None and film.settings["reproject"]:
@@ -124,7 +131,7 @@ class PhantomSource:
             plain = torch.as_tensor(phantom.hu_plain, dtype=torch.float32)
             taken = disturbed_poses(poses, (self.seed, _index(row))) if self.pose_noise else poses
             xray = render_xray(plain, phantom.spacing, taken, self.xray_size)
-            poses = unknown_pose(self.views, ["PA"]) if self.pose_noise else poses
+            poses = unknown_pose(self.views, NAMED[: self.views]) if self.pose_noise else poses
         else:
             xray = read_xray_row(self.xray_file, _index(row), (self.views, *self.xray_size))
         return pack_case(

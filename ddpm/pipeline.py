@@ -154,11 +154,13 @@ class XrayToCTPipeline(DiffusionPipeline):
             antithetic: samples come in pairs of opposite noise (`ddpm.noise`): their mean is more exact.
             spacing: of the steps, as of `make_sampler`.
             cuda_graph: the denoiser is recorded once and replayed (`ddpm.cuda_graph`); needs a GPU.
+            options: of the solver itself, such as `solver_order`.
         """
         guidance_scale = self.check_guidance(guidance_scale)
         self.scheduler = make_sampler(scheduler, self.training_scheduler, spacing, **options)
         self.antithetic, self.cuda_graph, self._graphed = bool(antithetic), bool(cuda_graph), None
         self.sampler, self.steps, self.guidance_scale = scheduler, int(steps), guidance_scale
+        self.solver_options = options
         chosen = {"scheduler": scheduler, "steps": self.steps, "guidance_scale": self.guidance_scale}
         self.register_to_config(sampling={**chosen, "antithetic": self.antithetic, "spacing": spacing, **options})
         return self
@@ -179,6 +181,7 @@ class XrayToCTPipeline(DiffusionPipeline):
         return {
             "sampler": type(self.scheduler).__name__,
             "step_spacing": "log_snr" if isinstance(self.scheduler, LogSNRSolver) else "trailing",
+            "solver_options": self.solver_options,
             "stochastic": self.stochastic,
             "steps": self.steps,
             "evaluations": self.steps * (1 if self.guidance_scale == 1.0 else 2),

@@ -10,6 +10,7 @@ from diffusers import (
 from jaxtyping import Float
 from torch import Tensor
 
+from ddpm.flow_euler import FlowEuler
 from ddpm.log_snr import LogSNRSolver
 
 SAMPLERS: dict[str, type[SchedulerMixin]] = {
@@ -52,7 +53,7 @@ def make_sampler(name: str, training: SchedulerMixin, spacing: str = "trailing",
             options = {"use_flow_sigmas": True, "prediction_type": "flow_prediction", "flow_shift": 1.0, **options}
             steps = training.config.num_train_timesteps
             return kind(num_train_timesteps=steps, **options)
-        return FlowMatchEulerDiscreteScheduler.from_config(training.config, **options)
+        return FlowEuler.from_config(training.config, **options)
     if name == "FlowMatchEulerDiscreteScheduler":
         raise ValueError(
             f"sampler.scheduler={name}: it samples models trained with prediction=flow, not "

@@ -157,7 +157,10 @@ def _refuse_unfit(pipeline, checkpoint: Path | None) -> None:
     if protocol.get("input") == "volume":
         raise UserError(f"{name}: it was trained on volumes and takes no X-ray; give one that was trained on X-rays")
     if protocol.get("views", 1) != 1:
-        raise UserError(f"{name}: it needs {protocol['views']} views of a patient; give one trained on one view")
+        raise UserError(
+            f"{name}: it needs {protocol['views']} views of a patient and the page takes one; give one trained on one "
+            "view, or python evaluation/generate.py both files of two"
+        )
     missing = [key for key in ("window", "volume_size", "extent", "xray_size") if key not in protocol]
     if missing:
         raise UserError(f"{name}: its protocol does not say {', '.join(missing)}; export or train it again")

@@ -16,7 +16,7 @@ from dataset.errors import UserError
 from dataset.files import atomic_path
 from dataset.intensity import Window
 from evaluation.conformal import order_interval, rank_of, samples_needed
-from evaluation.conformal_scores import TISSUES, UNITS, organ_samples, tissue_masks
+from evaluation.conformal_scores import ORGANS, TISSUES, UNITS, organ_samples, tissue_masks
 from evaluation.organ_volumes import HeartRuler
 
 FORMAT = 1
@@ -24,6 +24,7 @@ ENDING = ".bounds.json"
 DRAWN_AS = (
     "sampler",
     "step_spacing",
+    "solver_options",
     "stochastic",
     "steps",
     "guidance_scale",
@@ -70,7 +71,10 @@ class Bounds:
         return Path(path)
 
     def why_not(self, digest: str, drawn: dict) -> str | None:
-        """Why these bounds do not apply to volumes of a checkpoint with this hash, drawn so; None where they do."""
+        """Why these bounds do not apply to volumes of a checkpoint with this hash, drawn so; None where they do.
+
+        A file that is older than one of `DRAWN_AS` says nothing of it, and is not asked.
+        """
         if digest != self.checkpoint["sha256"]:
             return f"the calibration is of another checkpoint ({self.checkpoint['file']})"
         for key, value in self.drawn.items():
@@ -106,13 +110,20 @@ class Bounds:
                 found[name] = {"low": round(max(0.0, low), 1), "high": round(high, 1), "unit": UNITS[name]}
         return found
 
-    def words(self) -> str:
-        """The promise and its limit."""
+    def gives_organs(self, nominal: bool) -> bool:
+        """Whether organ volumes get an interval, in a volume whose size is `nominal` (that of no patient) or true."""
+        known = self.population.get("poses_known", True)  # calibrated on X-rays of which the size was known
+        return any(name in self.margins for name in ORGANS) and not (nominal and known)
+
+    def words(self, organs: bool = True) -> str:
+        """The promise and its limit; `organs`: whether their volumes are given beside the tissues."""
         percent = f"{100 * self.level:g} %"
         where = self.population.get("dataset", "its calibration cases")
+        whose, volume = ("tissue and organ", ", and the organ's volume does") if organs else ("tissue", "")
         return (
-            f"In {percent} of cases drawn like those of {where} at least {100 * self.share:g} % of each tissue's "
-            f"voxels lie inside, and each organ's volume does, on average over calibration sets. {NO_GUARANTEE}"
+            f"For each {whose} by itself, not for all at once: in {percent} of cases drawn like those of {where} at "
+            f"least {100 * self.share:g} % of the tissue's voxels lie inside{volume}, on average over calibration "
+            f"sets. {NO_GUARANTEE}"
         )
 
 
@@ -160,7 +171,9 @@ def find_bounds(path: str | Path | None, checkpoint: str | Path | None) -> Bound
     return read_bounds(beside(checkpoint))
 
 
-def error_bars(described: dict, samples: int, digest: str | None, bounds: Bounds | None) -> dict:
+def error_bars(
+    described: dict, samples: int, digest: str | None, bounds: Bounds | None, nominal: bool = False
+) -> dict:
     """What the error bars of volumes are: `{"name": "none" | "spread" | "interval", …}`, plain JSON with the reason.
 
     Args:
@@ -168,6 +181,7 @@ def error_bars(described: dict, samples: int, digest: str | None, bounds: Bounds
         samples: drawn for each X-ray.
         digest: SHA-256 of the checkpoint.
         bounds: its calibration, if any.
+        nominal: the volumes' size is that of no patient, as of every film.
     """
     preview = {"preview": described["preview"]} if described.get("preview") else {}
     if samples < 2:
@@ -189,6 +203,6 @@ def error_bars(described: dict, samples: int, digest: str | None, bounds: Bounds
         "share": bounds.share,
         "tissues": {name: bounds.margins[name] for name in TISSUES if name in bounds.margins},
         "coverage": bounds.coverage,
-        "words": bounds.words(),
+        "words": bounds.words(bounds.gives_organs(nominal)),
         **preview,
     }

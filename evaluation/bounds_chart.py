@@ -10,8 +10,11 @@ BEFORE, AFTER = "#7a8794", "#d1495b"
 
 
 def reliability_picture(bounds: Bounds) -> Figure | None:
-    """A panel a quantity, exact binomial intervals; None where nothing was measured."""
-    names = list(dict.fromkeys(row["quantity"] for row in bounds.reliability))
+    """A panel a quantity that has a margin at `bounds.level`, exact binomial intervals; None where none was measured.
+
+    A rare tissue may have margins at low levels and none there: it has no panel.
+    """
+    names = [n for n in dict.fromkeys(row["quantity"] for row in bounds.reliability) if n in bounds.coverage]
     if not names:
         return None
     across = min(4, len(names))

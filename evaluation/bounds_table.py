@@ -25,4 +25,4 @@ def markdown(bounds: Bounds) -> str:
         what = TITLES[name] + ("" if name in ORGANS else f", HU of {100 * bounds.share:g} % of its voxels")
         low, high = (f"{sign * margin[end]:+.0f} {margin['unit']}" for sign, end in ((-1, "low"), (1, "high")))
         lines.append(f"| {what} | {low} | {high} | {width} | {measured} |")
-    return "\n".join([*lines, "", bounds.words(), ""])
+    return "\n".join([*lines, "", bounds.words(bounds.gives_organs(nominal=False)), ""])

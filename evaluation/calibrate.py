@@ -18,8 +18,8 @@ def main(cfg) -> None:
     from dataset.datamodule import prepared_data
     from evaluation import coverage
     from evaluation.bounds import beside
-    from evaluation.bounds_chart import reliability_picture
     from evaluation.bounds_table import markdown
+    from evaluation.bounds_writing import write_calibration
     from evaluation.calibration_cases import Limited, calibration_source
     from evaluation.judge import check_protocol, own_split
     from evaluation.sampling import open_generator
@@ -51,15 +51,9 @@ def main(cfg) -> None:
         batch_size=cfg.batch_size,
         population={"dataset": said["dataset"], "version": said["version"], "split": cfg.calibration_split or "test"},
     )
-    output = Path(cfg.output)
-    output.mkdir(parents=True, exist_ok=True)
-    scores.to_csv(output / "bounds_scores.csv", index=False, float_format="%.6g")
-    figure = reliability_picture(bounds)
-    if figure is not None:
-        figure.savefig(output / "reliability.png", dpi=120)
-    (output / "bounds.md").write_text(markdown(bounds), encoding="utf-8")
+    path = write_calibration(bounds, scores, Path(cfg.output), Path(cfg.bounds or beside(checkpoint)))
     print(markdown(bounds))
-    print(bounds.write(cfg.bounds or beside(checkpoint)))
+    print(path)
 
 
 if __name__ == "__main__":

@@ -36,7 +36,8 @@ def main(cfg) -> None:
         bounds=bounds,
     )
     print(SYNTHETIC)
-    bars = error_bars(pipeline.describe(), cfg.samples, sha256(checkpoint), bounds)
+    nominal = pipeline.protocol.get("input") != "volume"  # a film does not tell its patient's size
+    bars = error_bars(pipeline.describe(), cfg.samples, sha256(checkpoint), bounds, nominal)
     print(f"error bars: {bars['name']} ({bars.get('reason') or bars['words']})")
     if "preview" in bars:
         print(bars["preview"])

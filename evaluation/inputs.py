@@ -1,6 +1,7 @@
 """What a generator is shown: X-ray files, laid as its training X-rays lay, or volumes if it was trained on volumes."""
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,6 +19,10 @@ from dataset.xray_io import read_film
 from ddpm.prior import LinearPrior
 
 log = logging.getLogger(__name__)
+
+Films = Path | tuple[Path, ...]
+"""The X-ray of a patient: one file, or a frontal and a lateral."""
+VIEWS = ("frontal", "lateral")  # in the order in which a generator of two wants them
 
 
 @dataclass(frozen=True)
@@ -47,7 +52,7 @@ class Shown:
 
 
 def read_inputs(
-    paths: list[Path],
+    paths: Sequence[Films],
     protocol: dict,
     extent: tuple[float, float, float],
     align: str | None = None,
@@ -59,25 +64,26 @@ def read_inputs(
     Args:
         protocol: of the generator's training data.
         extent: mm of a typical training volume.
-        align: `lungs` lays a film by its lungs onto the lungs of the training volumes, `none` takes it as it is; None
-            does as training did, or takes `lungs` where training saw rendered X-rays alone, the lungs are found, and
-            the film does not lie like those of training already.
-        view: PA or AP, of all films; None: as each file states, PA where it does not.
+        align: `lungs` lays a frontal film by its lungs onto the lungs of the training volumes, `none` takes it as it
+            is; None does as training did, or takes `lungs` where training saw rendered X-rays alone, the lungs are
+            found, and the films do not lie like those of training already. A lateral is never moved.
+        view: PA or AP, of all frontal films; None: as each file states, PA where it does not.
         prior: of the generator, which knows the training X-rays.
 
     Raises:
-        UserError: a file that cannot be read, a film in which no lungs are found, a generator that needs several views
-            or whose training data had no lungs to align to.
+        UserError: a file that cannot be read, a film in which no lungs are found, another number of views than the
+            generator needs, or one whose training data had no lungs to align to.
     """
+    patients = [(path,) if isinstance(path, Path) else path for path in paths]
+    for films in patients:
+        _check_views(films, protocol)
     if protocol.get("input") == "volume":
-        return [_volume(path, protocol) for path in paths]
-    if protocol.get("views", 1) > 1:
-        raise UserError(f"checkpoint: it needs {protocol['views']} views of a patient, a file holds one")
+        return [_volume(path, protocol) for (path,) in patients]
     asked = align is not None
     if align is None:
         # a generator that has only seen rendered X-rays is at a loss where a film lies otherwise
-        films, lungs = "film" in protocol.get("xray_sources", {}), protocol.get("lung_box") is not None
-        align = protocol.get("align", "none") if films or not lungs else "lungs"
+        rendered, lungs = "film" not in protocol.get("xray_sources", {}), protocol.get("lung_box") is not None
+        align = "lungs" if rendered and lungs else protocol.get("align", "none")
     if align not in CHOICES:
         raise UserError(f"align={align}: choose {' or '.join(CHOICES)}")
     if view not in (None, "PA", "AP"):
@@ -86,13 +92,13 @@ def read_inputs(
     if align == "lungs" and box is None:
         raise UserError("align=lungs: the checkpoint does not say where its training volumes had lungs; set none")
     shown = []
-    for path in paths:
-        image, stated = read_film(path, tuple(protocol["xray_size"]))
+    for films in patients:
+        path, (images, stated) = films[0], _read_films(films, tuple(protocol["xray_size"]))
         taken, notes = view or stated or "PA", {"align": "none"}
         source = "given" if view else "stated by the file" if stated else "assumed"
         if align == "lungs":
-            found = lung_map(image, box, extent, taken)
-            if not asked and protocol.get("align") != "lungs" and _lies_like_training(image, prior):
+            found = lung_map(images[0], box, extent, taken)
+            if not asked and protocol.get("align") != "lungs" and _lies_like_training(images, prior):
                 notes = {"align": "none", "reason": "lies like the training X-rays already"}
             elif found is None and asked:
                 raise UserError(f"{path}: no lungs found in this X-ray to lay it by; look at it, or set align=none")
@@ -100,15 +106,36 @@ def read_inputs(
                 log.warning("%s: no lungs found in this X-ray, it is taken as it lies; look at it", path)
                 notes = {"align": "none", "reason": "no lungs found"}
             else:
-                image, notes = found.apply(image), found.describe()
+                images, notes = torch.stack([found.apply(images[0]), *images[1:]]), found.describe()
         notes = {"view": taken, "view_source": source, "alignment": notes}
-        shown.append(Shown(image[None], unknown_pose(1, [taken]), extent, notes=notes))
+        pose = unknown_pose(len(films), [taken, *VIEWS[1:]][: len(films)])
+        shown.append(Shown(images, pose, extent, notes=notes))
     return shown
 
 
-def _lies_like_training(image: Float[Tensor, "h w"], prior: LinearPrior | None) -> bool:
-    """Whether it is as near to the mean training X-ray as these: a box of lungs is found to a few percent only."""
-    return prior is not None and float(prior.distance(image[None, None, None].to(prior.mean.device))) <= 1.0
+def _check_views(films: tuple[Path, ...], protocol: dict) -> None:
+    volumes = protocol.get("input") == "volume"
+    needed = 1 if volumes else protocol.get("views", 1)
+    if needed > len(VIEWS):
+        raise UserError(f"checkpoint: it was trained on {needed} views of a patient; give one trained on one or two")
+    if len(films) != needed:
+        remedy = "give both as 'xray=\"front.png;lateral.png\"'" if needed > 1 else "give the first alone"
+        found = f"{len(films)} view{'s' * (len(films) > 1)}"
+        raise UserError(f"xray={';'.join(map(str, films))}: {found}, the checkpoint takes {needed}; {remedy}")
+
+
+def _read_films(films: tuple[Path, ...], size: tuple[int, int]) -> tuple[Float[Tensor, "v h w"], str]:
+    """The films of a patient, frontal first, and the view that the frontal one states."""
+    read = [read_film(path, size, lateral=number > 0) for number, path in enumerate(films)]
+    for path, (_, stated) in zip(films[1:], read[1:], strict=True):
+        if stated not in ("", VIEWS[1]):
+            raise UserError(f"{path}: the file says that it is {stated}; the second view has to be a lateral")
+    return torch.stack([image for image, _ in read]), read[0][1]
+
+
+def _lies_like_training(images: Float[Tensor, "v h w"], prior: LinearPrior | None) -> bool:
+    """Whether they are as near to the mean training X-rays as these: a box of lungs is found to a few percent only."""
+    return prior is not None and float(prior.distance(images[None, :, None].to(prior.mean.device))) <= 1.0
 
 
 def told_extents(poses: Float[Tensor, "n v 9"], own: Float[Tensor, "n 3"], pipeline) -> Float[Tensor, "n 3"]:

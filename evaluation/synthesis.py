@@ -2,6 +2,7 @@
 
 import json
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from dataset.errors import UserError
 from dataset.files import atomic_path
+from dataset.manifest import SEPARATOR, parts
 from dataset.volume_io import write_nifti
 from dataset.xray_io import XRAY_ENDINGS
 from dataset.xray_io import find_xrays as xrays_in
@@ -17,15 +19,15 @@ from ddpm.checkpoint import sha256
 from evaluation import pictures
 from evaluation.bounds import Bounds, error_bars
 from evaluation.dicom import write_series
-from evaluation.inputs import Shown, read_inputs
+from evaluation.inputs import Films, Shown, read_inputs
 from evaluation.provenance import NOMINAL, describe_input, describe_run, noise_id
 from evaluation.sampling import sample_volumes
 
 log = logging.getLogger(__name__)
 
 
-def find_xrays(path: str | None) -> list[Path]:
-    """The file itself, or the X-ray files of a folder in the order of their names.
+def find_xrays(path: str | None) -> list[Films]:
+    """The X-ray of each patient: the file itself, its views as `front.png;lateral.png`, or the files of a folder.
 
     Raises:
         UserError: nothing was given, nothing is there, or the folder holds no X-ray.
@@ -35,6 +37,12 @@ def find_xrays(path: str | None) -> list[Path]:
     given = Path(path)
     if given.is_file():
         return [given]
+    films = tuple(Path(part) for part in parts(path))
+    if len(films) > 1:
+        for film in films:
+            if not film.is_file():
+                raise UserError(f"xray={path}: {film}: no such file; give each view as a file")
+        return [films]
     if not given.is_dir():
         raise UserError(f"xray={path}: no such file or folder; give an X-ray file or a folder of them")
     return xrays_in(given)
@@ -42,7 +50,7 @@ def find_xrays(path: str | None) -> list[Path]:
 
 def generate(
     pipeline,
-    xrays: list[Path],
+    xrays: Sequence[Films],
     output: Path,
     samples: int = 1,
     seed: int = 0,
@@ -59,9 +67,9 @@ def generate(
     `<stem>_synthetic_spread.nii.gz` is their standard deviation in HU. Where the checkpoint's calibration applies
     (`evaluation.bounds`), `<stem>_synthetic_lower.nii.gz` and `…_upper.nii.gz` are the ends of an interval; the
     settings say under `error_bars` which of the two it is, and why. With `dicom` the first file is a series in the
-    folder `<stem>_synthetic_dicom` too. The noise depends on the seed and on what the
-    X-ray's file holds: the same file gives the same volumes under any name and in any company. Gives back the paths
-    of the volumes.
+    folder `<stem>_synthetic_dicom` too. The noise depends on the seed and on what the X-ray's file holds, of two views
+    the frontal one: the same file gives the same volumes under any name and in any company. Two views are named after
+    the frontal one, and the settings name both with `;` between them. Gives back the paths of the volumes.
 
     `align` and `view` are those of `evaluation.inputs.read_inputs`. A film does not tell how large its patient is: the
     spacing of its volume is nominal, which settings and NIfTI header say. A generator that was trained on volumes
@@ -73,12 +81,14 @@ def generate(
     size = pipeline.volume_size
     inputs = read_inputs(xrays, pipeline.protocol, pipeline.extent, align, view, pipeline.prior)
     images = torch.stack([shown.xray for shown in inputs])
-    hashes = [sha256(path) for path in xrays]
-    stems = _stems(xrays)
+    films = [(path,) if isinstance(path, Path) else path for path in xrays]
+    hashes = [SEPARATOR.join(sha256(path) for path in views) for views in films]
+    names = [SEPARATOR.join(map(str, views)) for views in films]
+    stems = _stems([views[0] for views in films])
     poses, extents = torch.stack([shown.pose for shown in inputs]), torch.tensor([shown.extent for shown in inputs])
     output.mkdir(parents=True, exist_ok=True)
     digest = None if checkpoint is None else sha256(checkpoint)
-    bars = error_bars(pipeline.describe(), samples, digest, bounds)
+    described = pipeline.describe()
     written = []
     shared = describe_run(pipeline, checkpoint, samples, seed)
     ids = [noise_id(digest) for digest in hashes]
@@ -86,9 +96,10 @@ def generate(
     for part, volumes in sample_volumes(pipeline, views, poses, ids, samples, batch_size, seed, extents):
         for index, drawn in zip(part, volumes, strict=True):
             stem, shown = stems[index], inputs[index]
-            settings = {"xray": {"file": str(xrays[index]), "sha256": hashes[index]}, **shared}
+            settings = {"xray": {"file": names[index], "sha256": hashes[index]}, **shared}
             settings |= describe_input(shown, hashes[index], size)
             spacing = settings["spacing"]
+            bars = error_bars(described, samples, digest, bounds, shown.nominal)
             written.append(_write(output, stem, shown, drawn, spacing, pipeline.window, bars))
             settings["error_bars"] = bars
             if bars["name"] == "interval":
@@ -128,8 +139,8 @@ def _write_interval(
     for name, volume in zip(("lower", "upper"), ends, strict=True):
         description = f"{pictures.SYNTHETIC}; {name} {100 * bounds.level:g} %, HU"
         write_nifti(output / f"{stem}_synthetic_{name}.nii.gz", volume, spacing, shown.centre, description)
-    if shown.nominal and bounds.population.get("poses_known", True):
-        return {"organs": None, "organs_reason": NOMINAL}
+    if not bounds.gives_organs(shown.nominal):
+        return {"organs": None, "organs_reason": NOMINAL if shown.nominal else "no organ volume was calibrated"}
     return {"organs": bounds.organs(drawn, tuple(spacing), pipeline.window)}
 
 

@@ -49,6 +49,7 @@ ANCESTOR = [  # the recipe of the first latent DDPM for X-ray to CTPA, on the sa
     "model.condition_drop=0",
 ]
 UNKNOWN_POSE = ("dataset.pose_noise=true",)  # X-rays at poses off the nominal one, which nobody is told
+MINUTES = {64: (20.0, 8.0), 128: (4.0, 4.0)}  # of a whole training on two cores, on one H100; of a part taken away
 BASELINES = ("mean_volume", "nearest", "ridge")  # need no training seed
 ONE_STEP = ["sampler=ddim", "sampler.steps=1", "sampler.antithetic=false", "samples=1"]
 CLIPPED = ["sampler=ancestral", "+sampler.clip_sample=true", "sampler.antithetic=false", "samples=1"]  # as its sampler
@@ -63,7 +64,7 @@ class Method:
         train: overrides of `train/train_ddpm.py`.
         judge: overrides of `evaluation/evaluate.py`.
         judged: names of its methods to the names they get here.
-        minutes: training budget on two CPU cores, the autoencoder not counted.
+        minutes: training budget on two CPU cores, at 128³ on one H100; the autoencoder not counted.
         trained_as: the method whose training it uses, where it has none of its own.
         trained_on, judged_on: overrides of the data, in training and in judging.
     """
@@ -83,19 +84,21 @@ def unknown_name(name: str) -> str:
 
 
 def methods(size: int) -> dict[str, Method]:
-    """The methods at an edge length, by name."""
+    """The methods at an edge length, by name; `whole_8min` is named after its budget at 64³."""
+    whole_minutes, part_minutes = MINUTES[size]
     ours = [*COMMON[size], *OURS, *NETWORK[size]]
     whole = {name: name for name in ("model", "model_sample", *BASELINES, "shuffled_xray")}
     sampled = ("samples=8",)
     parts = ("samples=4",)  # compared with one another alone: half the time of judging
 
     def without(name: str, *overrides: str) -> Method:
-        return Method((*ours, *overrides), parts, {"model": name, "model_sample": f"{name}_sample"}, 8.0)
+        return Method((*ours, *overrides), parts, {"model": name, "model_sample": f"{name}_sample"}, part_minutes)
 
     def unknown(name: str, *overrides: str, judged: dict[str, str] | None = None, judge=sampled) -> Method:
         """Trained and judged on X-rays whose pose nobody knows."""
         judged = judged or {"model": name, "model_sample": f"{name}_sample"}
-        return Method((*ours, *overrides), judge, judged, 8.0, trained_on=UNKNOWN_POSE, judged_on=UNKNOWN_POSE)
+        poses = {"trained_on": UNKNOWN_POSE, "judged_on": UNKNOWN_POSE}
+        return Method((*ours, *overrides), judge, judged, part_minutes, **poses)
 
     def on_unknown(trained_as: str, minutes: float, *overrides: str) -> Method:
         """Trained where poses are known, judged where they are not."""
@@ -106,14 +109,14 @@ def methods(size: int) -> dict[str, Method]:
     one = {"model": "regression"}
     ancestor = (*COMMON[size], *ANCESTOR)
     return {
-        "model": Method(tuple(ours), sampled, whole, 20.0),
-        "regression": Method((*ours, *REGRESSION), tuple(ONE_STEP), one, 20.0),
-        "ancestor": Method(ancestor, tuple(STRIDED), {"model": "ancestor"}, 20.0),
+        "model": Method(tuple(ours), sampled, whole, whole_minutes),
+        "regression": Method((*ours, *REGRESSION), tuple(ONE_STEP), one, whole_minutes),
+        "ancestor": Method(ancestor, tuple(STRIDED), {"model": "ancestor"}, whole_minutes),
         "ancestor_1000": Method(
             ancestor,
             (*CLIPPED, "cases=8"),
             {"model": "ancestor_1000"},
-            20.0,
+            whole_minutes,
             trained_as="ancestor",
         ),
         "whole_8min": without("whole_8min"),
@@ -139,7 +142,7 @@ def methods(size: int) -> dict[str, Method]:
             judged={"model": "unknown_pose_regression"},
             judge=tuple(ONE_STEP),
         ),
-        "model_on_unknown_pose": on_unknown("model", 20.0),
-        "whole_8min_on_unknown_pose": on_unknown("whole_8min", 8.0),
-        "no_lifting_on_unknown_pose": on_unknown("no_lifting", 8.0, "model.condition_channels=0"),
+        "model_on_unknown_pose": on_unknown("model", whole_minutes),
+        "whole_8min_on_unknown_pose": on_unknown("whole_8min", part_minutes),
+        "no_lifting_on_unknown_pose": on_unknown("no_lifting", part_minutes, "model.condition_channels=0"),
     }

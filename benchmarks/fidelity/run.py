@@ -107,6 +107,19 @@ def train(budget: dict, folder: Path, settings: list[str]) -> dict:
     return found
 
 
+def refuse_stale(judged: Path, checkpoint: Path) -> None:
+    """Scores of an earlier training are not those of the one that there is now, under the same name.
+
+    Raises:
+        SystemExit: `judged` has the scores of another checkpoint.
+    """
+    from ddpm.checkpoint import sha256
+
+    scored = json.loads((judged / "metrics.json").read_text())["protocol"]["checkpoint"]
+    if scored["sha256"] != sha256(checkpoint):
+        raise SystemExit(f"{judged}: it judged another training than {checkpoint}; remove it to judge this one")
+
+
 def main() -> None:
     """All that was asked for, then the table."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -159,7 +172,9 @@ def main() -> None:
             continue
         part = "evaluation" if options.cases is None else f"evaluation_{options.cases}"
         judged = folder / f"{name}_{options.seed}" / part
-        if not (judged / "metrics.json").exists():
+        if (judged / "metrics.json").exists():
+            refuse_stale(judged, Path(trained["checkpoint"]))
+        else:
             wanted = [f"methods=[{','.join(method.judged)}]", f"metrics={options.metrics}", "nifti=0"]
             where = [f"checkpoint={trained['checkpoint']}", f"output={judged}", f"batch_size={options.batch}"]
             fewer = [] if options.cases is None else [f"cases={options.cases}"]

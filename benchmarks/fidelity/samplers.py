@@ -1,12 +1,14 @@
 """Is the default sampler as good as 1,000 ancestral steps? `benchmarks/fidelity/samplers.py --checkpoint FILE`
 
-With `--guidance` a sweep of the guidance scale. Each way of sampling is kept once it is done, so that a stopped
-run goes on; the table and the picture are made of all that is there.
+With `--guidance` a sweep of the guidance scale. Each way of sampling is kept under `--output` once it is done, so that
+a stopped run goes on; JSON, table and picture are made of all that was kept of the same checkpoint, split, cases and
+samples, whatever `--ways` asks for now. A run that has fewer ways than the JSON in `--home` does not take its place.
 """
 
 import argparse
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -33,7 +35,12 @@ SAMPLERS = {  # in order of what matters, should the time not suffice
 GUIDANCE = (0.0, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 3.0)
 
 
-def ways(guidance: bool, chosen: list[str] | None) -> dict[str, dict]:
+def names(guidance: bool) -> list[str]:
+    """Every way of sampling, or every guidance scale of the sweep."""
+    return [f"guidance {g:g}" for g in GUIDANCE] if guidance else list(SAMPLERS)
+
+
+def ways(guidance: bool) -> dict[str, dict]:
     """Settings of `set_sampler` by name; samples independent, or their spread would not be that of the solver."""
     from hydra import compose, initialize_config_dir
     from omegaconf import OmegaConf
@@ -42,15 +49,56 @@ def ways(guidance: bool, chosen: list[str] | None) -> dict[str, dict]:
         named = [name for name, setting in SAMPLERS.items() if setting is None]
         groups = {n: OmegaConf.to_container(compose("generate", [f"sampler={n}"]).sampler) for n in named}
     if guidance:
-        found = {f"guidance {g:g}": {**groups["default"], "guidance_scale": g} for g in GUIDANCE}
+        found = [{**groups["default"], "guidance_scale": g} for g in GUIDANCE]
     else:
-        found = {name: groups[name] if setting is None else setting for name, setting in SAMPLERS.items()}
-    names = list(found) if chosen is None else chosen
-    return {name: {**found[name], "antithetic": False} for name in names}
+        found = [groups[name] if setting is None else setting for name, setting in SAMPLERS.items()]
+    return {name: {**setting, "antithetic": False} for name, setting in zip(names(guidance), found, strict=True)}
 
 
-def run(options) -> dict:
-    """Measures what is not yet there; all that is there by name."""
+def gather(
+    folder: Path,
+    protocol: dict,
+    settings: dict[str, dict],
+    wanted: list[str],
+    measure: Callable[[dict], dict],
+    published: Path,
+) -> dict[str, dict]:
+    """What was measured by name: all that `folder` keeps under this protocol, and what is wanted beside it.
+
+    Args:
+        protocol: checkpoint, split, cases and samples; what was kept under another is not taken.
+        settings: of every way that there is.
+        measure: of one setting, for what is wanted and not there.
+        published: the JSON that the result will replace.
+
+    Raises:
+        SystemExit: `published` holds ways that would be lost.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    files = {name: folder / f"{name.replace(', ', '_').replace(' ', '_').replace('+', 'p')}.json" for name in settings}
+    found = {}
+    for name, setting in settings.items():
+        held = json.loads(files[name].read_text()) if files[name].exists() else {}
+        if held.get("protocol") == protocol and held.get("setting") == setting:
+            found[name] = held["way"]
+    before = json.loads(published.read_text())["ways"] if published.exists() else {}
+    lost = [name for name in settings if name in before and name not in (*found, *wanted)]
+    if lost:
+        raise SystemExit(
+            f"{published}: {len(lost)} of its ways are neither asked for nor kept in {folder} ({lost[0]}); measure "
+            "them too, give the --output that has them, or another --home"
+        )
+    for name in wanted:
+        if name not in found:
+            print(name, flush=True)
+            found[name] = measure(settings[name])
+            held = {"protocol": protocol, "setting": settings[name], "way": found[name]}
+            files[name].write_text(json.dumps(held))
+    return {name: found[name] for name in settings if name in found}
+
+
+def run(options, published: Path) -> tuple[dict, dict]:
+    """Measures what is not yet there; all that is there by name, and how it was made."""
     from hydra import compose, initialize_config_dir
     from hydra.utils import instantiate
 
@@ -63,33 +111,34 @@ def run(options) -> dict:
     with initialize_config_dir(str(ROOT / "config"), version_base="1.3"):
         data = compose("evaluate", overrides).dataset
     pipeline = load_pipeline(options.checkpoint, device=resolve_device("auto"))
+    if options.guidance and not pipeline.guided:
+        raise SystemExit(
+            f"--guidance: {options.checkpoint} has never been without its X-ray (model.condition_drop=0), so there is "
+            "nothing to guide; give a checkpoint of the method condition_drop"
+        )
     cases = getattr(prepared_data(instantiate(data.source), data), options.split)
     protocol = {
         "checkpoint": sha256(options.checkpoint),
         "split": options.split,
         "cases": min(options.cases, len(cases)),
         "samples": options.samples,
+        **({"dataset": options.dataset} if options.dataset else {}),
     }
-    kept = options.output / ("guidance" if options.guidance else "samplers")
-    kept.mkdir(parents=True, exist_ok=True)
-    found = {}
-    for name, setting in ways(options.guidance, options.ways).items():
-        path = kept / f"{name.replace(', ', '_').replace(' ', '_').replace('+', 'p')}.json"
-        held = json.loads(path.read_text()) if path.exists() else {}
-        if held.get("protocol") != protocol or held.get("setting") != setting:
-            print(name, flush=True)
-            pipeline.set_sampler(**setting)
-            facts = solvers.measure(pipeline, cases, protocol["cases"], options.samples, options.batch)
-            held = {"protocol": protocol, "setting": setting, "way": facts}
-            path.write_text(json.dumps(held))
-        found[name] = held["way"]
-    return found
+
+    def measure(setting: dict) -> dict:
+        pipeline.set_sampler(**setting)
+        return solvers.measure(pipeline, cases, protocol["cases"], options.samples, options.batch)
+
+    settings = ways(options.guidance)
+    folder = options.output / ("guidance" if options.guidance else "samplers")
+    found = gather(folder, protocol, settings, options.ways or list(settings), measure, published)
+    return found, protocol | {"checkpoint": {"file": options.checkpoint.name, "sha256": protocol["checkpoint"]}}
 
 
-def report(found: dict, guidance: bool) -> dict:
-    """Summaries by name, each against the reference: 1,000 ancestral steps, or guidance 1."""
+def report(found: dict, guidance: bool, protocol: dict) -> dict:
+    """`{"protocol", "reference", "ways"}`: summaries by name, each against 1,000 ancestral steps, or guidance 1."""
     reference = found.get("guidance 1" if guidance else REFERENCE)
-    result = {"reference": "guidance 1" if guidance else REFERENCE, "ways": {}}
+    result = {"protocol": protocol, "reference": "guidance 1" if guidance else REFERENCE, "ways": {}}
     for name, way in found.items():
         compared = {} if reference is None else {"against": solvers.against(way, reference)}
         result["ways"][name] = solvers.summarise(way) | compared
@@ -132,11 +181,15 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=ROOT / "outputs" / "fidelity" / "solvers")
     parser.add_argument("--home", type=Path, default=HERE, help="folder for the JSON and the picture that stay")
     options = parser.parse_args()
-    result = report(run(options), options.guidance)
-    name = f"{'guidance' if options.guidance else 'samplers'}_{options.size}"
-    (options.home / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
+    unknown = sorted(set(options.ways or ()) - set(names(options.guidance)))
+    if unknown:
+        parser.error(f"--ways {unknown[0]!r}: choose from {'; '.join(names(options.guidance))}")
+    published = options.home / f"{'guidance' if options.guidance else 'samplers'}_{options.size}.json"
+    found, protocol = run(options, published)
+    result = report(found, options.guidance, protocol)
+    published.write_text(json.dumps(result, indent=1) + "\n")
     picture = guidance_picture if options.guidance else quality_picture
-    picture(result).savefig(options.home / f"{name}.png", dpi=120)
+    picture(result).savefig(published.with_suffix(".png"), dpi=120)
     print(markdown(result))
 
 

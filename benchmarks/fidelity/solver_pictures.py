@@ -23,7 +23,7 @@ def family_of(name: str) -> str:
 
 
 def quality_picture(result: dict) -> Figure:
-    """PSNR of one sample and of the mean, spread and gradient against evaluations; a line a solver, bars 95 %."""
+    """PSNR of one sample and of the mean, spread and gradient against evaluations; a line a solver."""
     panels = (
         ("psnr_one", "one sample: PSNR, dB"),
         ("psnr_mean_of_all", "mean of all samples: PSNR, dB"),

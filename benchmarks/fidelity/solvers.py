@@ -61,7 +61,7 @@ def measure(pipeline, cases, count: int, samples: int, batch_size: int, seed: in
         for index, drawn in zip(part, volumes, strict=True):
             found[ids[index]] = case_facts(drawn, read[index], pipeline.window)
         start = perf_counter()
-    kept = ("sampler", "step_spacing", "steps", "evaluations", "guidance_scale", "antithetic")
+    kept = ("sampler", "step_spacing", "solver_options", "steps", "evaluations", "guidance_scale", "antithetic")
     told = {key: value for key, value in pipeline.describe().items() if key in kept}
     return {**told, "samples": samples, "seconds": round(spent / (count * samples), 4), "cases": found}
 

@@ -203,7 +203,7 @@ def differences(found: Runs) -> dict[str, dict]:
 def difference(ones: list, others: list, metric: str, margin: float = 0.0) -> dict | None:
     """One minus the other on the cases of both, averaged over training seeds; `p` of a difference of `margin`.
 
-    None where no case has both. `by_seed` are the differences of the seeds themselves, where both have them.
+    None where no case has both. `by_seed` are the differences of the training seeds that both have, in their order.
     """
     first, second = averaged(ones), averaged(others)
     index = first.index.intersection(second.index)
@@ -215,14 +215,18 @@ def difference(ones: list, others: list, metric: str, margin: float = 0.0) -> di
     if estimate.mean is None:
         return None
     found = estimate.as_dict() | {"p": sign_flip_p(ours - theirs - margin, patients), "cases": len(index)}
-    if len(ones) > 1 and len(others) in (1, len(ones)):
-        partners = others * len(ones) if len(others) == 1 else others
-        each = [
-            float((a.loc[index, metric] - b.loc[index, metric]).mean())
-            for (_, a), (_, b) in zip(ones, partners, strict=True)
-        ]
+    each = [float((a.loc[index, metric] - b.loc[index, metric]).mean()) for a, b in by_seed(ones, others)]
+    if len(each) > 1:
         found |= {"by_seed": [round(v, 4) for v in each], "seed_std": round(float(np.std(each, ddof=1)), 4)}
     return found
+
+
+def by_seed(ones: list, others: list) -> list[tuple[pd.DataFrame, pd.DataFrame]]:
+    """The scores of both by training seed, those seeds that both have; a row without a seed goes with every one."""
+    first, second = ({facts["seed"]: table for facts, table in runs} for runs in (ones, others))
+    seeds = sorted({seed for seed in (*first, *second) if seed is not None})
+    pairs = [tuple(runs.get(None, runs.get(seed)) for runs in (first, second)) for seed in seeds]
+    return [pair for pair in pairs if all(table is not None for table in pair)]
 
 
 def write(size: int, home: Path = HERE) -> None:

@@ -1,6 +1,7 @@
 """The fidelity benchmark: its commands compose, rows merge, differences and claims say what the scores say."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -9,8 +10,9 @@ from hydra import compose, initialize_config_dir
 
 from benchmarks.fidelity import claims, samplers, solvers, table
 from benchmarks.fidelity.methods import BASELINES, Method, methods
-from benchmarks.fidelity.run import ROOT, plan, train
+from benchmarks.fidelity.run import ROOT, plan, refuse_stale, train
 from benchmarks.fidelity.solver_pictures import guidance_picture, quality_picture
+from ddpm.checkpoint import sha256
 from evaluation.scoring import TRUTH
 
 PROTOCOL = {
@@ -106,6 +108,19 @@ def test_a_mean_is_over_cases_and_seeds_and_a_difference_is_paired(home):
     assert result["differences"]["model_sample - ancestor_1000"]["psnr"]["cases"] == 8
 
 
+def test_training_seeds_are_paired_by_their_number(tmp_path):
+    """Not by their place: a row may lack a seed, and model_10 stands before model_2."""
+    for seed in (1, 2, 10):
+        put(tmp_path, "model", [24.0 + seed, 25.0 + seed], seed)
+    for seed in (2, 3, 10):
+        put(tmp_path, "regression", [23.0 + 2 * seed, 24.0 + 2 * seed], seed)
+    put(tmp_path, "ridge", [20.0, 21.0], None)
+    put(tmp_path, "ancestor", [15.0, 16.0], 2)
+    found = table.read(64, tmp_path)
+    for other, expected in (("regression", [-1.0, -9.0]), ("ridge", [5.0, 6.0, 14.0]), ("ancestor", None)):
+        assert table.difference(found["model"], found[other], "psnr").get("by_seed") == expected
+
+
 def test_several_comparisons_cost_significance(home):
     found = table.read(64, home)
     for name, metrics in table.summarise(64, home)["differences"].items():
@@ -174,6 +189,25 @@ def test_a_budget_is_counted_once_and_a_stale_training_is_not_taken_for_another(
         train({**budget, "minutes": 3.0}, tmp_path, [])
 
 
+def test_scores_of_a_training_that_is_gone_are_refused(tmp_path):
+    """A row that has no training of its own outlives the one that it was made of."""
+    checkpoint = tmp_path / "last.ckpt"
+    checkpoint.write_bytes(b"first")
+    protocol = {"checkpoint": {"file": "last.ckpt", "sha256": sha256(checkpoint)}}
+    (tmp_path / "metrics.json").write_text(json.dumps({"protocol": protocol}))
+    refuse_stale(tmp_path, checkpoint)
+    checkpoint.write_bytes(b"second")
+    with pytest.raises(SystemExit, match="judged another training than .*last.ckpt; remove it"):
+        refuse_stale(tmp_path, checkpoint)
+
+
+def test_budgets_are_those_of_the_machine_that_a_size_is_for():
+    assert {method.minutes for method in methods(128).values()} == {4.0}
+    at_64 = {name: method.minutes for name, method in methods(64).items()}
+    assert {at_64[name] for name in ("model", "regression", "ancestor", "ancestor_1000")} == {20.0}
+    assert at_64["whole_8min"] == at_64["no_lifting"] == at_64["unknown_pose"] == 8.0
+
+
 def way(evaluations: int, psnr: float, spread: float, **extra) -> dict:
     rng = np.random.default_rng(evaluations)
     cases = {}
@@ -187,9 +221,13 @@ def way(evaluations: int, psnr: float, spread: float, **extra) -> dict:
     return {**told, "guidance_scale": 1.0, "seconds": 1.0, "samples": 8, "cases": cases, **extra}
 
 
+HOW = {"checkpoint": {"file": "last.ckpt", "sha256": "0" * 64}, "split": "test", "cases": 12, "samples": 8}
+
+
 def test_samplers_are_judged_against_a_thousand_steps(tmp_path):
-    found = {"default": way(12, 23.05, 91.0), "fast": way(4, 22.7, 60.0), samplers.REFERENCE: way(1000, 23.0, 90.0)}
-    result = samplers.report(found, guidance=False)
+    found = {"default": way(12, 23.05, 91.0), "fast": way(4, 22.7, 60.0), "sde": way(20, 23.0, 80.0)}
+    result = samplers.report(found | {samplers.REFERENCE: way(1000, 23.0, 90.0)}, False, HOW)
+    assert result["protocol"] == HOW
     told = result["ways"]["default"]["against"]
     assert told["psnr_one"]["mean"] == pytest.approx(0.05, abs=0.01)
     assert told["spread"]["mean"] == pytest.approx(91 / 90, abs=1e-3)
@@ -198,22 +236,70 @@ def test_samplers_are_judged_against_a_thousand_steps(tmp_path):
     verdicts = {entry["words"]: entry["verdict"] for entry in claims.sampler_claims(tmp_path / "samplers_64.json")}
     assert [v for w, v in verdicts.items() if w.startswith("sampler default: spread")] == ["shown"]
     assert [v for w, v in verdicts.items() if w.startswith("sampler fast")] == ["not reached"]
+    worst = {w.partition(":")[0]: v for w, v in verdicts.items() if "worst frequency" in w}
+    assert worst == {"sampler default": "reached, no interval", "sampler sde": "not reached"}
+    assert all("on 12 test cases" in words for words in verdicts)
     assert samplers.REFERENCE in samplers.markdown(result)
     assert len(quality_picture(result).axes) == 4
 
 
 def test_the_guidance_sweep_has_a_table_and_a_picture():
     found = {f"guidance {g:g}": way(12, 23 - abs(g - 1), 90.0, guidance_scale=g) for g in (0.5, 1.0, 2.0)}
-    result = samplers.report(found, guidance=True)
+    result = samplers.report(found, True, HOW)
     assert result["reference"] == "guidance 1" and len(guidance_picture(result).axes) == 4
 
 
 def test_ways_of_sampling_draw_independent_samples_and_the_default_is_the_configs():
-    found = samplers.ways(False, None)
+    found = samplers.ways(False)
     assert not any(setting["antithetic"] for setting in found.values())
     assert found["default"]["steps"] <= 20 and found["fast"]["steps"] <= 4
     assert found[samplers.REFERENCE] == {"scheduler": "DDPMScheduler", "steps": 1000, "antithetic": False}
-    assert {setting["guidance_scale"] for setting in samplers.ways(True, None).values()} == set(samplers.GUIDANCE)
+    assert {setting["guidance_scale"] for setting in samplers.ways(True).values()} == set(samplers.GUIDANCE)
+
+
+def test_a_run_of_a_few_ways_reports_all_that_is_kept_and_loses_none(tmp_path):
+    settings, asked = {"a, 4": {"steps": 4}, "b": {"steps": 8}, "c": {"steps": 12}}, []
+
+    def gather(wanted, split="val", folder=tmp_path / "kept", settings=settings):
+        def measure(setting):
+            asked.append(setting["steps"])
+            return {"steps": setting["steps"]}
+
+        published = tmp_path / "samplers_64.json"
+        found = samplers.gather(folder, {"split": split}, settings, wanted, measure, published)
+        published.write_text(json.dumps({"ways": found}))
+        return list(found)
+
+    assert gather(["b", "a, 4"]) == ["a, 4", "b"] and asked == [8, 4]
+    assert gather(["c"]) == ["a, 4", "b", "c"] and asked == [8, 4, 12]
+    assert gather(["a, 4"], settings=settings | {"a, 4": {"steps": 5}}) == ["a, 4", "b", "c"] and asked[3:] == [5]
+    for other in ({"split": "test"}, {"folder": tmp_path / "elsewhere"}):
+        with pytest.raises(SystemExit, match="samplers_64.json: 2 of its ways.*--output"):
+            gather(["b"], **other)
+    assert len(asked) == 4  # it is said before anything is measured
+    assert gather(list(settings), split="test") == list(settings) and asked[4:] == [4, 8, 12]
+
+
+def test_an_unknown_way_of_sampling_is_refused_with_the_choices(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["samplers.py", "--checkpoint", "none.ckpt", "--ways", "sde", "ddmp"])
+    with pytest.raises(SystemExit):
+        samplers.main()
+    assert "--ways 'ddmp': choose from default; fast; sde" in capsys.readouterr().err
+
+
+def test_guidance_of_a_model_that_was_never_without_its_xray_is_one_line(monkeypatch, tmp_path):
+    monkeypatch.setattr("ddpm.checkpoint.load_pipeline", lambda *_, **__: SimpleNamespace(guided=False))
+    arguments = ["--checkpoint", "last.ckpt", "--guidance", "--home", str(tmp_path), "--output", str(tmp_path)]
+    monkeypatch.setattr("sys.argv", ["samplers.py", *arguments])
+    with pytest.raises(SystemExit, match="--guidance: last.ckpt has never been without its X-ray"):
+        samplers.main()
+
+
+def test_the_published_samplers_say_how_they_were_made():
+    held = json.loads((table.HERE / "samplers_64.json").read_text())
+    assert held["protocol"]["split"] == "val" and held["protocol"]["samples"] == held["ways"]["default"]["samples"]
+    assert {way["against"]["cases"] for way in held["ways"].values()} == {held["protocol"]["cases"]}
+    assert len(held["protocol"]["checkpoint"]["sha256"]) == 64
 
 
 def test_measured_coverage_becomes_a_sentence(tmp_path):

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from dataset.drr import render_xray
+from dataset.drr_settings import DrrSettings
 from dataset.errors import UserError
-from dataset.geometry import make_pose
+from dataset.geometry import fill_unknown, make_pose
 from dataset.phantom import render_phantom
 from dataset.phantoms_source import PhantomSource
 from dataset.pose_noise import DEGREES, DISTANCE_SHARE, SHIFT_MM, disturbed_poses
@@ -38,6 +39,24 @@ def test_the_xray_is_the_one_of_the_disturbed_pose_and_the_pose_is_kept_secret()
     torch.testing.assert_close(case["xray"].float(), expected, atol=2e-3, rtol=0)
     assert (case["xray"].float() - plain["xray"].float()).abs().mean() > 0.01
     assert told.key(row) != secret.key(row) and "pose_noise" not in told.describe()
+
+
+def test_of_two_views_each_is_taken_for_what_it_is():
+    """A lateral of unknown pose is lifted as a lateral, never as a second frontal."""
+    options = {"train": 1, "val": 0, "test": 0, "volume_size": (24, 24, 24), "xray_size": (48, 48), "seed": 5}
+    source = PhantomSource(**options, views=2, pose_noise=True)
+    case = source.build({"id": "phantom_00000003"})
+    assert case["pose"].isnan().sum() == 16
+    nominal = DrrSettings().poses(EXTENT, 2)
+    torch.testing.assert_close(fill_unknown(case["pose"], EXTENT), nominal)
+    plain = PhantomSource(**options, views=2).build({"id": "phantom_00000003"})["xray"].float()
+    away = [(case["xray"].float() - x).abs().mean() for x in (plain, plain.flip(0))]
+    assert away[0] < 0.5 * away[1]  # the views stand in the order of their poses
+
+
+def test_more_views_than_have_a_name_are_refused():
+    with pytest.raises(UserError, match="dataset.views=3 with dataset.pose_noise=true.*1 or 2"):
+        PhantomSource(views=3, pose_noise=True)
 
 
 def test_a_file_of_nominal_xrays_is_refused():

@@ -125,6 +125,14 @@ def test_steps_even_in_log_snr_are_an_option_of_the_pipeline(pipeline, xrays):
     assert pipeline.describe()["step_spacing"] == "trailing"
 
 
+def test_options_of_the_solver_are_in_its_description():
+    made = module().pipeline()
+    assert made.set_sampler("DPMSolverMultistepScheduler", 3).describe()["solver_options"] == {}
+    told = made.set_sampler("DPMSolverMultistepScheduler", 3, solver_order=3).describe()
+    assert told["solver_options"] == {"solver_order": 3} and made.scheduler.config.solver_order == 3
+    assert made.set_sampler("DDPMScheduler", 3, clip_sample=True).describe()["solver_options"] == {"clip_sample": True}
+
+
 def test_a_cuda_graph_without_a_gpu_is_refused(xrays):
     made = module().pipeline().set_sampler("DDIMScheduler", 2, cuda_graph=True)
     with pytest.raises(UserError, match="sampler.cuda_graph=true: the network is on cpu; set it to false"):

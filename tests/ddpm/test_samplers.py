@@ -6,6 +6,7 @@ import pytest
 import torch
 from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
 
+from dataset.errors import UserError
 from ddpm.log_snr import FIRST, LAST
 from ddpm.objective import NoiseObjective, NoiseSchedule
 from ddpm.samplers import FLOW_SAMPLERS, SAMPLERS, clean_latents, make_sampler, network_timestep
@@ -47,14 +48,34 @@ def test_a_hundred_steps_of_a_flow_give_the_true_spread(name, s):
 def test_few_euler_steps_follow_the_exact_recursion(steps):
     """Euler on the flow of a Gaussian is linear: x' = (1 + (σ' - σ) v) x with the velocity v = E[ε - x_0 | x] / x."""
     s = 0.5
-    sampler = make_sampler("FlowMatchEulerDiscreteScheduler", NoiseObjective(prediction="flow").scheduler())
-    sampler.set_timesteps(steps)
-    sigmas, factor = sampler.sigmas.tolist(), 1.0
+    sigmas, factor = [1 - i / steps for i in range(steps + 1)], 1.0
     for now, then in zip(sigmas[:-1], sigmas[1:], strict=True):
         variance = (1 - now) ** 2 * s**2 + now**2
         factor *= 1 + (then - now) * (now - (1 - now) * s**2) / variance
     found = sampled_std("FlowMatchEulerDiscreteScheduler", steps, s, "flow")
     assert found == pytest.approx(abs(factor), rel=0.02)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 4, 12, 20, 1000])
+def test_euler_steps_of_a_flow_are_equal_and_as_many_as_asked_for(steps):
+    objective = NoiseObjective(prediction="flow")
+    sampler = make_sampler("FlowMatchEulerDiscreteScheduler", objective.scheduler())
+    sampler.set_timesteps(steps)
+    assert len(sampler.timesteps) == steps and sampler.sigmas[0] == 1.0 and sampler.sigmas[-1] == 0.0
+    torch.testing.assert_close(-sampler.sigmas.diff(), torch.full((steps,), 1.0 / steps), atol=1e-6, rtol=0)
+    known = network_timestep(sampler, sampler.timesteps)  # the noise that the network is told of is the sampler's
+    assert known.min() >= -1e-3 and known.max() == 999
+    torch.testing.assert_close((known + 1) / 1000, sampler.sigmas[:-1])
+    whole = (known.round() - known).abs() < 1e-3
+    _, noise = NoiseSchedule(objective).levels(known[whole].round().long())
+    torch.testing.assert_close(noise.flatten(), sampler.sigmas[:-1][whole])
+
+
+@pytest.mark.parametrize("steps", [0, 1001])
+def test_more_steps_of_a_flow_than_there_are_noise_levels_are_refused(steps):
+    sampler = make_sampler("FlowMatchEulerDiscreteScheduler", NoiseObjective(prediction="flow").scheduler())
+    with pytest.raises(UserError, match=f"sampler.steps={steps}: give 1 to 1000"):
+        sampler.set_timesteps(steps)
 
 
 def test_samplers_that_cannot_follow_the_process_are_refused():
@@ -163,7 +184,7 @@ def test_the_stochastic_solver_keeps_the_spread_too(steps, s):
 
 
 def test_equal_steps_of_time_lose_a_small_spread():
-    """Why the default is not spaced so: where the X-ray leaves little open, most of it goes missing."""
+    """With an exact denoiser: where the X-ray leaves little open, most of it goes missing (docs/fidelity.md)."""
     assert sampled_std("DPMSolverMultistepScheduler", 12, 0.1, "sample") < 0.07
 
 

@@ -1,6 +1,7 @@
 """Bounds of a generator: what they cover, what the file holds, and when there is only a spread."""
 
 import json
+from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
@@ -13,9 +14,10 @@ from PIL import Image
 from dataset.errors import UserError
 from dataset.phantom import render_phantom
 from ddpm.checkpoint import sha256
-from evaluation.bounds import NO_GUARANTEE, beside, error_bars, find_bounds, read_bounds
+from evaluation.bounds import DRAWN_AS, NO_GUARANTEE, beside, error_bars, find_bounds, read_bounds
 from evaluation.bounds_chart import reliability_picture
 from evaluation.bounds_table import markdown
+from evaluation.bounds_writing import write_calibration
 from evaluation.calibration_cases import Limited, calibration_source
 from evaluation.conformal_scores import ORGANS, TISSUES, tissue_masks
 from evaluation.coverage import calibrate, check_settings, covered_by, margins_of
@@ -130,6 +132,35 @@ def test_error_bars_say_interval_only_where_the_calibration_applies(world):
     )
 
 
+def test_bounds_of_one_solver_order_do_not_hold_for_another(world):
+    pipeline, _, checkpoint, bounds, _ = world
+    told, digest = pipeline.describe(), sha256(checkpoint)
+    second = replace(bounds, drawn=bounds.drawn | {"solver_options": {}})
+    assert "solver_options" in DRAWN_AS
+    for options, name in (({}, "interval"), ({"solver_order": 3}, "spread")):
+        bars = error_bars(told | {"solver_options": options}, SAMPLES, digest, second)
+        assert bars["name"] == name and (name == "interval" or "drawn with solver_options" in bars["reason"])
+    before = {key: value for key, value in bounds.drawn.items() if key != "solver_options"}
+    old = replace(bounds, drawn=before)  # from before they were recorded: it says nothing of them
+    assert error_bars(told | {"solver_options": {}}, SAMPLES, digest, old)["name"] == "interval"
+
+
+def test_the_promise_is_made_for_each_quantity_by_itself_and_only_of_what_is_given(world):
+    pipeline, _, checkpoint, bounds, _ = world
+    options = (pipeline.describe(), SAMPLES, sha256(checkpoint))
+    both = error_bars(*options, bounds)["words"]
+    assert "each tissue and organ by itself, not for all at once" in both and "organ's volume" in both
+    tissues = {name: margin for name, margin in bounds.margins.items() if name in TISSUES}
+    of_films = replace(bounds, population=bounds.population | {"poses_known": False})
+    for held, nominal, told in (
+        (bounds, True, False),
+        (of_films, True, True),
+        (replace(bounds, margins=tissues), False, False),
+    ):
+        words = error_bars(*options, held, nominal)["words"]
+        assert "by itself, not for all at once" in words and ("organ" in words) == told
+
+
 def test_generation_writes_the_interval_around_its_samples(world, tmp_path):
     pipeline, parts, checkpoint, bounds, _ = world
     array = (parts["t"].case(0)["xray"][0].float().numpy() * 255).astype(np.uint8)
@@ -142,7 +173,7 @@ def test_generation_writes_the_interval_around_its_samples(world, tmp_path):
         assert (out / "chest_synthetic_lower.nii.gz").is_file() == (name == "interval")
         assert b"spread" in nib.load(out / "chest_synthetic_spread.nii.gz").header["descrip"].tobytes()
     settings = json.loads((tmp_path / "interval" / "chest_settings.json").read_text())["error_bars"]
-    assert NO_GUARANTEE in settings["words"]
+    assert NO_GUARANTEE in settings["words"] and "organ" not in settings["words"]
     assert settings["organs"] is None and "no volume in ml" in settings["organs_reason"]
     low, mean, high = (
         nib.load(tmp_path / "interval" / f"chest_synthetic_{n}.nii.gz").get_fdata() for n in ("lower", "ct", "upper")
@@ -208,6 +239,41 @@ def test_table_and_picture_say_coverage_with_its_interval(world):
     assert f"{told['covered']} of 24" in text and "lung volume" in text and NO_GUARANTEE in text
     figure = reliability_picture(bounds)
     assert len([axis for axis in figure.axes if axis.get_title()]) == len(bounds.coverage)
+
+
+@pytest.fixture(scope="module")
+def rare(tmp_path_factory):
+    """Two of 12 calibration cases show contrast: enough for a margin at level 0.5, too few at 0.75."""
+    parts = {name: apart(chest_world(12, seed=s), name) for s, name in enumerate(("c", "t"), start=5)}
+    for cases in parts.values():
+        for i in (2, 7):
+            cases.case(i)["ct"][10:14, 11:13, 11:13] = 900
+    both = FakeCases([cases.case(i) for cases in parts.values() for i in range(12)])
+    pipeline = SharpPipeline(oracle(both), protocol(), noise=3.0)
+    checkpoint = tmp_path_factory.mktemp("rare") / "model.ckpt"
+    checkpoint.write_bytes(b"weights")
+    options = {"samples": SAMPLES, "level": LEVEL, "batch_size": 64, "population": {"dataset": "chests"}}
+    return checkpoint, *calibrate(pipeline, parts["c"], parts["t"], parts["c"], checkpoint, **options)
+
+
+def test_a_tissue_that_is_too_rare_for_the_level_has_no_panel(rare):
+    _, bounds, _ = rare
+    levels = {row["level"] for row in bounds.reliability if row["quantity"] == "vessels"}
+    assert 0.5 in levels and LEVEL not in levels and "vessels" not in bounds.margins
+    titles = [axis.get_title() for axis in reliability_picture(bounds).axes if axis.get_title()]
+    assert len(titles) == len(bounds.coverage) and not any("vessels" in title for title in titles)
+
+
+def test_bounds_are_written_before_anything_is_drawn_of_them(rare, tmp_path, monkeypatch):
+    checkpoint, bounds, scores = rare
+    written = write_calibration(bounds, scores, tmp_path / "whole", tmp_path / "whole.bounds.json")
+    assert written == tmp_path / "whole.bounds.json" and read_bounds(written) == bounds
+    names = {path.name for path in (tmp_path / "whole").iterdir()}
+    assert names == {"bounds_scores.csv", "bounds.md", "reliability.png"}
+    monkeypatch.setattr("evaluation.bounds_writing.reliability_picture", lambda bounds: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        write_calibration(bounds, scores, tmp_path / "half", tmp_path / "half.bounds.json")
+    assert read_bounds(tmp_path / "half.bounds.json") == bounds and (tmp_path / "half" / "bounds.md").is_file()
 
 
 def test_hearts_of_phantoms_are_measured_better_than_by_their_mean():

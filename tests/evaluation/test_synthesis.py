@@ -12,12 +12,13 @@ from radiograph_files import save_radiograph
 
 from dataset.alignment import expected_box
 from dataset.drr import render_xray
+from dataset.drr_settings import DrrSettings
 from dataset.errors import UserError
-from dataset.geometry import VIEW_AZIMUTH, make_pose
+from dataset.geometry import VIEW_AZIMUTH, fill_unknown, make_pose
 from dataset.lung_box import lung_box_in_image
 from dataset.phantom import render_phantom
 from dataset.volume_io import read_volume, write_nifti
-from ddpm.checkpoint import load_pipeline
+from ddpm.checkpoint import load_pipeline, sha256
 from evaluation.inputs import read_inputs
 from evaluation.sampling import SHIPPED
 from evaluation.synthesis import find_xrays, generate
@@ -95,12 +96,68 @@ def test_inputs_that_are_not_there_are_one_line(tmp_path):
     assert [p.name for p in find_xrays(str(tmp_path))] == ["a.dcm", "b.png"]
 
 
-def test_a_generator_of_two_views_refuses_a_film(film, tmp_path):
+def two_views(tmp_path):
+    """A frontal and a lateral of one phantom as files, rendered as training renders them."""
+    phantom = render_phantom(3, seed=4, size=(32, 32, 32))
+    extent = tuple(n * s for n, s in zip(phantom.hu.shape, phantom.spacing, strict=True))
+    poses = DrrSettings().poses(extent, 2)
+    xrays = render_xray(torch.tensor(phantom.hu_plain), phantom.spacing, poses, (96, 96))
+    for name, xray in zip(("front", "side"), xrays, strict=True):
+        Image.fromarray((xray.numpy() * 255).astype(np.uint8)).save(tmp_path / f"{name}.png")
+    return extent, poses, xrays, f"{tmp_path}/front.png;{tmp_path}/side.png"
+
+
+@pytest.mark.parametrize("align", ["none", "lungs"])
+def test_two_views_are_shown_in_their_order_and_only_the_frontal_is_laid(tmp_path, align):
+    extent, poses, xrays, given = two_views(tmp_path)
+    told = protocol() | {"views": 2, "xray_size": [96, 96], "lung_box": [0.3, 0.7, 0.2, 0.8, 0.25, 0.75]}
+    (films,) = find_xrays(given)
+    assert [path.name for path in films] == ["front.png", "side.png"]
+    (shown,) = read_inputs([films], told, extent, align=align)
+    assert shown.xray.shape == (2, 96, 96) and shown.notes["alignment"]["align"] == align
+    torch.testing.assert_close(fill_unknown(shown.pose, extent), poses)
+    assert (shown.xray[1] - xrays[1]).abs().mean() < 0.01
+    assert ((shown.xray[0] - xrays[0]).abs().mean() < 0.01) == (align == "none")
+
+
+def test_two_views_become_one_volume(tmp_path):
+    *_, given = two_views(tmp_path)
+    seen = []
+    data = protocol() | {"views": 2, "xray_size": [96, 96]}
+    pipeline = FakePipeline(lambda image: seen.append(image) or torch.zeros(24, 24, 24), data)
+    (written,) = generate(pipeline, find_xrays(given), tmp_path / "out")
+    assert seen[0].shape == (2, 1, 96, 96) and written.name == "front_synthetic_ct.nii.gz"
+    xray = json.loads((tmp_path / "out" / "front_settings.json").read_text())["xray"]
+    assert xray["file"] == given
+    assert xray["sha256"] == ";".join(sha256(tmp_path / f"{name}.png") for name in ("front", "side"))
+
+
+def test_a_wrong_number_of_views_is_refused(film, tmp_path):
     path, pipeline = film
+    with pytest.raises(UserError, match=r"chest.png;.*chest.png: 2 views.*takes 1"):
+        generate(pipeline, find_xrays(f"{path};{path}"), tmp_path / "out")
+    with pytest.raises(UserError, match=r"none.png: no such file"):
+        find_xrays(f"{path};{tmp_path / 'none.png'}")
     pipeline.protocol["views"] = 2
-    with pytest.raises(UserError, match="2 views"):
-        generate(pipeline, [path], tmp_path / "out")
+    for given in (path, tmp_path):
+        with pytest.raises(UserError, match=r'chest.png: 1 view, .*takes 2.*xray="front.png;lateral.png"'):
+            generate(pipeline, find_xrays(str(given)), tmp_path / "out")
+    pipeline.protocol["views"] = 3
+    with pytest.raises(UserError, match=r"checkpoint: .*3 views.*one or two"):
+        generate(pipeline, find_xrays(f"{path};{path};{path}"), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_second_file_that_says_it_is_frontal_is_no_lateral(tmp_path):
+    frontal, lateral = (
+        save_radiograph(tmp_path / f"{name}.dcm", view=view) for name, view in (("a", "PA"), ("b", "LL"))
+    )
+    told = protocol() | {"views": 2}
+    (shown,) = read_inputs([(frontal, lateral)], told, EXTENT)
+    assert shown.pose[:, 2].tolist() == [VIEW_AZIMUTH["PA"], VIEW_AZIMUTH["lateral"]]
+    for films, line in (((frontal, frontal), "a.dcm: .*PA.*second"), ((lateral, frontal), "b.dcm: a lateral")):
+        with pytest.raises(UserError, match=line):
+            read_inputs([films], told, EXTENT)
 
 
 def test_a_film_is_laid_by_its_lungs_and_the_map_is_kept(tmp_path):
