@@ -184,7 +184,7 @@ class XrayToCTPipeline(DiffusionPipeline):
             "solver_options": self.solver_options,
             "stochastic": self.stochastic,
             "steps": self.steps,
-            "evaluations": self.steps * (1 if self.guidance_scale == 1.0 else 2),
+            "evaluations": self._set_steps(self.steps) * (1 if self.guidance_scale == 1.0 else 2),
             **({"preview": self.preview} if self.preview else {}),
             "guidance_scale": self.guidance_scale,
             "antithetic": self.antithetic,
@@ -246,7 +246,7 @@ class XrayToCTPipeline(DiffusionPipeline):
         shape = self.latent_encoder.latent_shape(self.volume_size)
         condition = self._condition(xray.to(device), pose.to(device), extent.to(device), shape[1:])
         jobs = [(i, j) for i in range(b) for j in range(num_samples)]
-        total, done = -(-len(jobs) // batch_size) * steps, 0
+        total, done = -(-len(jobs) // batch_size) * self._set_steps(steps), 0
         volumes = torch.empty(b, num_samples, *self.volume_size)
         for first in range(0, len(jobs), batch_size):
             chunk = jobs[first : first + batch_size]
@@ -254,7 +254,7 @@ class XrayToCTPipeline(DiffusionPipeline):
             noise = SampleNoise(seed, [ids[i] for i, _ in chunk], [j for _, j in chunk], self.antithetic)
             latents = noise.start(shape).to(device)
             told = condition.rows(rows)
-            self.scheduler.set_timesteps(steps, device=device)
+            self._set_steps(steps)
             latents = latents * getattr(self.scheduler, "init_noise_sigma", 1.0)  # 1 but for Karras' family
             for t in self.scheduler.timesteps:
                 prediction = self._predict(latents, t, told, guidance)
@@ -269,6 +269,13 @@ class XrayToCTPipeline(DiffusionPipeline):
             for (i, j), volume in zip(chunk, decoded, strict=True):
                 volumes[i, j] = volume[0]
         return GeneratedCT(volumes)
+
+    def _set_steps(self, steps: int) -> int:
+        """Prepares the sampler; how many timesteps it visits, fewer than `steps` where several fall on one."""
+        self.scheduler.set_timesteps(steps, device=self.device)
+        if hasattr(self.scheduler, "set_begin_index"):  # or it looks its first timestep up, and a GPU has to wait
+            self.scheduler.set_begin_index(0)
+        return len(self.scheduler.timesteps)
 
     def _condition(self, xray: Tensor, pose: Tensor, extent: Tensor, size: tuple[int, int, int]) -> Condition:
         """What is known of every X-ray, computed once for all steps and samples."""

@@ -133,6 +133,17 @@ def test_options_of_the_solver_are_in_its_description():
     assert made.set_sampler("DDPMScheduler", 3, clip_sample=True).describe()["solver_options"] == {"clip_sample": True}
 
 
+def test_evaluations_and_progress_count_the_timesteps_that_are_visited(pipeline, xrays):
+    """In log-SNR the last of many steps fall on one timestep."""
+    seen = []
+    pipeline.set_sampler("DPMSolverMultistepScheduler", 60, spacing="log_snr")
+    pipeline(xrays[:1], progress=lambda done, total: seen.append((done, total)))
+    count = len(seen)
+    assert count < 60 and seen == [(i + 1, count) for i in range(count)]
+    assert pipeline.describe()["evaluations"] == count and pipeline.describe()["steps"] == 60
+    pipeline.set_sampler("DPMSolverMultistepScheduler", 3)
+
+
 def test_a_cuda_graph_without_a_gpu_is_refused(xrays):
     made = module().pipeline().set_sampler("DDIMScheduler", 2, cuda_graph=True)
     with pytest.raises(UserError, match="sampler.cuda_graph=true: the network is on cpu; set it to false"):
