@@ -24,6 +24,10 @@ from evaluation.metrics.reprojection import reprojection_error, scaled_drr
 from evaluation.provenance import describe_input, describe_run
 
 MARK = "synthetic, not for diagnosis"
+SPREADS_ONLY = (
+    "the page shows spreads only; python evaluation/generate.py writes an interval where a calibration of the "
+    "checkpoint applies"
+)
 FRAMES = 48  # of the GIF
 FULL_COLOUR = 0.5  # of the range of an X-ray: differences of this size have the full colour
 
@@ -66,13 +70,15 @@ def write_result(token: str, place: Path, made: Made, pipeline, truth: Path | No
     # before anything is written: a CT that cannot be read is refused
     measured = None if truth is None else compare(truth, mean, spacing, shown, pipeline, place / "truth.nii.gz")
     digest = (made.checkpoint or {}).get("sha256")
-    bars = error_bars(pipeline.describe(), len(made.drawn), digest, None)
+    bars = error_bars(pipeline.describe(), len(made.drawn), digest, bounds=None)
+    if bars["name"] == "spread":
+        bars |= {"reason": SPREADS_ONLY}  # whether a calibration lies beside the checkpoint or not
     preview = f"; {bars['preview']}" if "preview" in bars else ""
     mark = pictures.SYNTHETIC + ("; nominal spacing" if shown.nominal else "")
     write_nifti(place / "volume.nii.gz", mean, spacing, shown.centre, mark + preview)
     if len(made.drawn) > 1:
         spread = made.drawn.std(dim=0, correction=0)
-        words = f"{pictures.SYNTHETIC}; {bars['name']} (1 SD), HU{preview}"
+        words = f"{pictures.SYNTHETIC}; spread (1 SD), HU{preview}"
         write_nifti(place / "spread.nii.gz", spread, spacing, shown.centre, words)
     write_zip(place / "dicom.zip", mean, spacing, shown.centre, window, f"{mark}{preview}")
     grey = pictures.display_window(window)

@@ -97,7 +97,7 @@ class Result:
             has no meaning, and `how` the CT was brought to the grid; None without a CT.
         mark: stands on every view.
         seconds: that it took, without waiting.
-        spread_name: `spread` or `interval`, what the overlay shows; "" without one.
+        spread_name: `spread`, what the overlay shows; "" without one. The page shows no intervals.
         preview: of so few steps that the spread is too small.
         reprojection: mean difference of the volume's own X-ray from the given one, both in [0, 1]; None where the
             window allows none.

@@ -2,13 +2,14 @@
 
 import torch
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from dataset.geometry import make_pose
 from dataset.intensity import Window
 from ddpm.conditioning import make_condition
 from ddpm.latent import LatentEncoder
 from ddpm.module import DDPMModule
+from ddpm.objective import PREDICTIONS
 from ddpm.prior import LinearPrior
 from train.finetuning import Origin
 from train.generator_losses import build_losses
@@ -30,6 +31,10 @@ def build_module(
         ValueError: for values or sizes that a part refuses.
         UserError: for an origin that was built otherwise.
     """
+    if not OmegaConf.is_config(model.objective):
+        known = f"{', '.join(PREDICTIONS[:-1])} or {PREDICTIONS[-1]}"
+        meant = model.objective if model.objective in PREDICTIONS else known
+        raise ValueError(f"model.objective={model.objective}: give model.prediction={meant}")
     if model.lora and origin is None:
         raise ValueError("model.lora=true adapts a trained model: give it as model.init_from=<checkpoint>")
     xray_encoder = instantiate(model.xray_encoder, _convert_="all")

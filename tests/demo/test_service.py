@@ -62,6 +62,8 @@ def test_progress_by_step_then_a_result_with_its_files(service, film):
     assert 0.0 < result.reprojection < 1.0
     header = nib.load(result.files["volume.nii.gz"]).header
     assert b"SYNTHETIC" in header["descrip"].tobytes() and b"nominal" in header["descrip"].tobytes()
+    bars = json.loads(result.files["settings.json"].read_text())["error_bars"]
+    assert bars["name"] == "spread" and bars["reason"].startswith("the page shows spreads only")
     assert not list(result.files["volume.nii.gz"].parent.glob("upload*"))  # the patient's file is gone already
 
 
