@@ -2,9 +2,12 @@
 # All that the notes on speed and fidelity leave to a GPU, in one call: bash benchmarks/gpu.sh [rendered X-rays of 128³]
 # Goes on after a failure, ends with 1 then. Not run yet. The trainings of fidelity resume.
 set -u
-cd "$(dirname "$0")/.."
+XRAYS=${1:-}
+case $XRAYS in "" | /*) ;; *) XRAYS=$PWD/$XRAYS ;; esac # before the folder changes
+cd "$(dirname "$0")/.." || exit 1
 PYTHON=${PYTHON:-.venv/bin/python}
-XRAYS=${1:-outputs/fidelity/xrays_128.safetensors}
+XRAYS=${XRAYS:-outputs/fidelity/xrays_128.safetensors}
+mkdir -p outputs "$(dirname "$XRAYS")" || exit 1
 failed=0
 
 "$PYTHON" -m pytest -q tests/ddpm/test_pipeline.py -k cuda_graph || failed=1

@@ -2,6 +2,8 @@
 
 `python benchmarks/speed/grow.py [--gpu] [--only NAME …] [--output FOLDER]`. Each point is measured in its own process.
 The exponent is the slope in logarithms over the larger half of the points: 1 is linear in voxels, samples or cases.
+Memory is beyond what the process held before its first step; over cases, which lie in memory by then, it is the peak
+of the whole process, libraries and the making of the cases included, and its slope in MiB a case.
 """
 
 import argparse
@@ -26,7 +28,7 @@ def start_only(setting: dict, device: str) -> Work:
     import tempfile
 
     holder = tempfile.TemporaryDirectory()
-    arguments = setting["cases"], loading.START_VOLUME, setting["batch"], Path(holder.name)
+    arguments = setting["cases"], loading.HEADERS_ONLY, setting["batch"], Path(holder.name)
     loading.data_module(*arguments)
 
     def step() -> None:
@@ -56,16 +58,16 @@ def curves(tiny: bool, gpu: bool) -> dict[str, tuple]:
         "vae over slices": (vae.ours, "vae_slices", "slices", [(2 * b, {"slices": 2 * b}) for b in batches]),
     }
     if not gpu:
-        points = [(n, {"cases": n, "volume": list(loading.START_VOLUME), "start_cases": 1}) for n in cases]
+        points = [(n, {"cases": n, "volume": list(loading.HEADERS_ONLY), "start_cases": 1}) for n in cases]
         found["start over cases"] = (start_only, "loading", "cases", points)
         found["latent epoch over cases"] = (loading.ours, "loading", "cases", points)
     return found
 
 
 def measure_curve(name: str, curve: tuple, settings: dict, device: str, repeats: int, threads: int | None) -> dict:
-    """`{"name", "axis", "x", "seconds", "peak_mb", "extra_mb", "time_exponent", "memory_exponent"}`."""
+    """`{"name", "axis", "repeats", "x", "seconds", "peak_mb", "extra_mb", "time_exponent", "memory_exponent"}`."""
     side, row, axis, points = curve
-    found = {"name": name, "axis": axis, "x": [], "seconds": [], "peak_mb": [], "extra_mb": []}
+    found = {"name": name, "axis": axis, "repeats": repeats, "x": [], "seconds": [], "peak_mb": [], "extra_mb": []}
     for x, changes in points:
         setting = setting_of(row, settings, **changes)
         setting = {**setting, **({"train_steps": 0, "volumes": 2} if "train_steps" in setting else {})}
@@ -74,12 +76,22 @@ def measure_curve(name: str, curve: tuple, settings: dict, device: str, repeats:
         found["seconds"].append(statistics.median(measured["seconds"]))
         found["peak_mb"].append(measured["peak_mb"])
         found["extra_mb"].append(measured["peak_mb"] - measured["base_mb"])
-        print(f"{name}: {x:,} {axis}: {found['seconds'][-1]:.3g} s, {found['extra_mb'][-1]:.0f} MB", flush=True)
-    return {
-        **found,
-        "time_exponent": exponent(found["x"], found["seconds"]),
-        "memory_exponent": exponent(found["x"], found["extra_mb"]),
-    }
+        print(f"{name}: {x:,} {axis}: {found['seconds'][-1]:.3g} s, {found[memory_key(axis)][-1]:.0f} MiB", flush=True)
+    time_exponent = exponent(found["x"], found["seconds"])
+    return {**found, "time_exponent": time_exponent, "memory_exponent": memory_exponent(found)}
+
+
+def memory_key(axis: str) -> str:
+    """What is shown: the memory of the work, or of the process where the work begins with all of it taken."""
+    return "peak_mb" if axis == "cases" else "extra_mb"
+
+
+def memory_exponent(curve: dict) -> float | None:
+    """As `exponent`; of a whole process, of what it takes more than at the first point."""
+    x, y = curve["x"], curve[memory_key(curve["axis"])]
+    if curve["axis"] == "cases":
+        x, y = ([value - values[0] for value in values[1:]] for values in (x, y))
+    return exponent(x, y)
 
 
 def exponent(x: list[float], y: list[float]) -> float | None:
@@ -95,13 +107,13 @@ def exponent(x: list[float], y: list[float]) -> float | None:
 def lines(curves: list[dict]) -> str:
     """Markdown: the points, and what the growth is called."""
     text = [
-        "| what | axis | seconds | MB of the work | time grows as | memory grows as |",
+        "| what | axis | seconds | MiB of the work (over cases: of the process) | time grows as | memory grows as |",
         "|---|---|---|---|---|---|",
     ]
     for curve in curves:
         points = [f"{x:,}: {y:.3g}" for x, y in zip(curve["x"], curve["seconds"], strict=True)]
-        memory = [f"{x:,}: {y:.0f}" for x, y in zip(curve["x"], curve["extra_mb"], strict=True)]
-        grown = [_word(curve["axis"], curve[key]) for key in ("time_exponent", "memory_exponent")]
+        memory = [f"{x:,}: {y:.0f}" for x, y in zip(curve["x"], curve[memory_key(curve["axis"])], strict=True)]
+        grown = _word(curve["axis"], curve["time_exponent"]), _memory_word(curve)
         cells = (curve["name"], curve["axis"], "; ".join(points), "; ".join(memory), *grown)
         text.append(f"| {' | '.join(cells)} |")
     return "\n".join(text)
@@ -113,22 +125,37 @@ def _word(axis: str, power: float | None) -> str:
     return f"{axis}^{power:.2f}" + (" (more than linear)" if power > LINEAR else "")
 
 
+def _memory_word(curve: dict) -> str:
+    if curve["axis"] != "cases":
+        return _word(curve["axis"], curve["memory_exponent"])
+    more = " (more than linear)" if (curve["memory_exponent"] or 0.0) > LINEAR else ""
+    return f"{_slope(curve['x'], curve['peak_mb']):.3f} MiB a case{more}"
+
+
+def _slope(x: list[float], y: list[float]) -> float:
+    return (y[-1] - y[0]) / (x[-1] - x[0])
+
+
 def picture(curves: list[dict], title: str):
-    """Time and memory over each axis, both logarithmic; dotted: linear. Less than 1 MB is drawn as 1 MB."""
+    """Time and memory over each axis, both logarithmic; dotted: linear. Less than 1 MiB is drawn as 1 MiB.
+
+    The memory of a process is linear on a line through its first and last point, for its libraries are no growth.
+    """
     from matplotlib.figure import Figure
 
     axes = sorted({curve["axis"] for curve in curves})
     figure = Figure(figsize=(4.2 * len(axes), 6.4), layout="constrained")
     grid = figure.subplots(2, len(axes), squeeze=False)
     for column, axis in enumerate(axes):
-        for plot, key, label in zip(
-            grid[:, column], ("seconds", "extra_mb"), ("seconds", "MB of the work"), strict=True
-        ):
+        memory = memory_key(axis)
+        labels = "seconds", "MiB of the process" if memory == "peak_mb" else "MiB of the work"
+        for plot, key, label in zip(grid[:, column], ("seconds", memory), labels, strict=True):
             shown = [c for c in curves if c["axis"] == axis]
             for curve in shown:
-                values = [max(y, LEAST[key]) for y in curve[key]]
+                values = [max(y, LEAST.get(key, y)) for y in curve[key]]
                 plot.plot(curve["x"], values, marker="o", label=curve["name"])
-                linear = [values[0] * x / curve["x"][0] for x in curve["x"]]
+                slope = _slope(curve["x"], values) if key == "peak_mb" else values[0] / curve["x"][0]
+                linear = [values[0] + slope * (x - curve["x"][0]) for x in curve["x"]]
                 plot.plot(curve["x"], linear, ":", color="0.7", linewidth=1)
             plot.set(xscale="log", yscale="log", xlabel=axis, ylabel=label)
             if max(x for c in shown for x in c["x"]) < 100:  # no room for powers of ten
@@ -150,6 +177,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, help="of a CPU; default: all")
     parser.add_argument("--tiny", action="store_true", help="smoke run")
     options = parser.parse_args(arguments)
+    measure.check_device("cuda" if options.gpu else "cpu")
     peers.install_missing()
     size, device = ("tiny" if options.tiny else "gpu" if options.gpu else "cpu"), "cuda" if options.gpu else "cpu"
     settings, machine = load_settings(size), measure.machine(device, options.threads)
@@ -164,10 +192,13 @@ def main(arguments: list[str] | None = None) -> int:
         (options.output / "grow.md").write_text(lines(found) + "\n")
     if not found:
         parser.error(f"no curve has {options.only} in its name")
-    picture(found, machine["name"]).savefig(options.output / "grow.png", dpi=130)
+    picture(found, machine["name"]).savefig(options.output / "grow.png", dpi=100)
     print(lines(found))
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except (peers.PeersMissing, ValueError) as error:
+        sys.exit(f"error: {error}")

@@ -1,9 +1,12 @@
 """Rows `loading` and `loading_volumes`: one epoch of what training reads, against MONAI's `CacheDataset`.
 
-Both sides read the same files and hold what they read in memory: MONAI as windowed float32 from the start, we from the
-first epoch on as the int16 of the file. The start from a warm cache is timed once beside the epochs.
+Both sides hold what they read in memory. Volumes come from the same case files: MONAI keeps them as windowed float32,
+decoded before the first epoch, we as the int16 of the file, from the first epoch on; so both are timed from the warm
+cache to the end of that epoch. Latents are our files on our side and MONAI's own, as large, on the other. Starts are
+timed after the peak of memory was read.
 """
 
+import copy
 import tempfile
 import time
 from pathlib import Path
@@ -12,8 +15,9 @@ import torch
 
 from benchmarks.speed.work import Row, Work
 
-LATENT_CHANNELS, DOWNSAMPLE, XRAY = 8, 4, 128
-START_VOLUME = (16, 16, 16)  # starting reads headers, not volumes
+XRAY = 128
+HEADERS_ONLY = (16, 16, 16)  # volumes of a start that reads none of them
+ON_CPU = {"accelerator": "cpu", "devices": 1}
 
 
 def repeated_source(cases: int, volume: tuple[int, int, int]):
@@ -42,8 +46,36 @@ def data_module(cases: int, volume, batch: int, folder: Path, keep_gb: float = 0
     return module
 
 
+def make_encoder(setting: dict):
+    """Our VQ-GAN with random weights: gives the shape of the latents and whitens them, encodes nothing."""
+    from ddpm.latent import VQGANLatents
+
+    return VQGANLatents(setting["networks"]["vqgan"])
+
+
 def _latent_shape(setting: dict) -> tuple[int, ...]:
-    return LATENT_CHANNELS, *(side // DOWNSAMPLE for side in setting["volume"])
+    return make_encoder(setting).latent_shape(tuple(setting["volume"]))
+
+
+def write_cache(cases: int, setting: dict, encoder, folder: Path) -> None:
+    """Cases and their latents, of the shape of the row, by the project's own writers."""
+    from ddpm.latent.cache import latent_file, latent_folder, write_latents
+
+    module = data_module(cases, HEADERS_ONLY, setting["batch"], folder)
+    home = latent_folder(Path(module.manifest_path).parent, encoder)
+    raw = torch.randn(_latent_shape(setting))
+    for split in (module.train, module.val):
+        for path in split.paths:
+            write_latents(raw, latent_file(home, path, split.window))
+    latent_data(cases, setting, encoder, folder)  # keeps what an encoder makes of a case: measured once, with volumes
+
+
+def latent_data(cases: int, setting: dict, encoder, folder: Path):
+    """The data of the second stage as training starts with them: cases, latents read, measured and whitened."""
+    from train.latents import LatentData
+
+    module = data_module(cases, HEADERS_ONLY, setting["batch"], folder)
+    return LatentData(module, copy.deepcopy(encoder), ON_CPU)
 
 
 def _epoch(module) -> int:
@@ -56,35 +88,38 @@ def _seconds(work) -> float:
     return time.perf_counter() - start
 
 
-def _facts(setting: dict, start: float, batches: int) -> dict:
-    return {"start_s": start, "start_cases": setting["start_cases"], "batches_an_epoch": batches}
-
-
-def _our_start(setting: dict, folder: Path) -> float:
-    arguments = setting["start_cases"], START_VOLUME, setting["batch"], folder / "start"
-    data_module(*arguments)  # fills the cache
-    return _seconds(lambda: data_module(*arguments))
-
-
 def ours(setting: dict, device: str) -> Work:
     """Cached latents with their X-rays, as the second stage trains on them."""
-    from ddpm.latent.cache import LatentDataset
-
-    holder = tempfile.TemporaryDirectory()
+    holder, encoder = tempfile.TemporaryDirectory(), make_encoder(setting)
     folder = Path(holder.name)
-    module = data_module(setting["cases"], setting["volume"], setting["batch"], folder)
-    module.train = LatentDataset(module.train, torch.randn(setting["cases"], *_latent_shape(setting)))
-    facts = _facts(setting, _our_start(setting, folder), _epoch(module))
-    return _keeping(holder, Work(lambda: _epoch(module), facts))
+    write_cache(setting["cases"], setting, encoder, folder)
+    module = latent_data(setting["cases"], setting, encoder, folder)
+
+    def finish() -> dict:
+        more = setting["start_cases"], setting, encoder, folder / "start"
+        write_cache(*more)
+        return {"latents_in_memory_s": _seconds(lambda: latent_data(*more)), "start_cases": setting["start_cases"]}
+
+    return _keeping(holder, Work(lambda: _epoch(module), {"batches_an_epoch": _epoch(module)}, finish))
 
 
 def ours_volumes(setting: dict, device: str) -> Work:
     """Whole cases, as the first stage trains on them: after their first epoch they lie in memory, as on disk."""
     holder = tempfile.TemporaryDirectory()
     folder = Path(holder.name)
-    module = data_module(setting["cases"], setting["volume"], setting["batch"], folder, keep_gb=4.0)
-    facts = _facts(setting, _our_start(setting, folder), _epoch(module))
-    return _keeping(holder, Work(lambda: _epoch(module), facts))
+    arguments = setting["cases"], setting["volume"], setting["batch"], folder
+    data_module(*arguments)  # fills the cache
+    start = time.perf_counter()
+    module = data_module(*arguments, keep_gb=4.0)
+    batches = _epoch(module)
+    facts = {"first_epoch_ends_s": time.perf_counter() - start, "batches_an_epoch": batches}
+
+    def finish() -> dict:
+        more = setting["start_cases"], HEADERS_ONLY, setting["batch"], folder / "start"
+        data_module(*more)
+        return {"headers_read_s": _seconds(lambda: data_module(*more)), "headers_cases": setting["start_cases"]}
+
+    return _keeping(holder, Work(lambda: _epoch(module), facts, finish))
 
 
 def _keeping(holder, work: Work) -> Work:
@@ -94,30 +129,25 @@ def _keeping(holder, work: Work) -> Work:
         assert holder
         work.step()
 
-    return Work(step, work.facts)
+    return Work(step, work.facts, work.finish)
 
 
-def _monai(setting: dict, files: list[Path], load, holder) -> Work:
-    from monai.data import CacheDataset, DataLoader
+def _cached(files: list[Path], load):
+    """MONAI's data set with all files loaded."""
+    from monai.data import CacheDataset
     from monai.transforms import Compose, Transform
 
     class Load(Transform):
         def __call__(self, file: Path) -> dict:
             return load(file)
 
-    def cached(paths: list[Path]) -> CacheDataset:
-        return CacheDataset(paths, Compose([Load()]), progress=False)
+    return CacheDataset(files, Compose([Load()]), progress=False)
 
-    loader = DataLoader(cached(files), batch_size=setting["batch"], shuffle=True, num_workers=0)
 
-    def step() -> None:
-        assert holder
-        for _ in loader:
-            pass
+def _loader(files: list[Path], load, batch: int):
+    from monai.data import DataLoader
 
-    # as many as `start_cases`, whatever files there are: some are read again
-    paths = [files[i % len(files)] for i in range(setting["start_cases"])]
-    return Work(step, _facts(setting, _seconds(lambda: cached(paths)), len(loader)))
+    return DataLoader(_cached(files, load), batch_size=batch, shuffle=True, num_workers=0)
 
 
 def _words(file: Path) -> dict:
@@ -125,16 +155,35 @@ def _words(file: Path) -> dict:
     return {"label": 0, "id": file.stem, "index": 0, "step": 0}
 
 
+def _run_through(loader) -> int:
+    return sum(1 for _ in loader)
+
+
 def monai(setting: dict, device: str) -> Work:
-    """Latents and X-rays in MONAI's memory."""
+    """Latents, whitened before they were written, and X-rays in MONAI's memory."""
     from safetensors.torch import load_file, save_file
 
-    holder = tempfile.TemporaryDirectory()
-    files = [Path(holder.name) / f"{i}.safetensors" for i in range(setting["cases"])]
-    for file in files:
-        extra = {"xray": torch.rand(1, 1, XRAY, XRAY), "pose": torch.zeros(1, 9), "spacing": torch.full((3,), 4.0)}
-        save_file({"latent": torch.randn(_latent_shape(setting)), **extra}, file)
-    return _monai(setting, files, lambda f: {**load_file(f), **_words(f)}, holder)
+    holder, shape = tempfile.TemporaryDirectory(), _latent_shape(setting)
+
+    def write(count: int, folder: Path) -> list[Path]:
+        folder.mkdir()
+        files = [folder / f"{i}.safetensors" for i in range(count)]
+        for file in files:
+            extra = {"xray": torch.rand(1, 1, XRAY, XRAY), "pose": torch.zeros(1, 9), "spacing": torch.full((3,), 4.0)}
+            save_file({"latent": torch.randn(shape), **extra}, file)
+        return files
+
+    def load(file: Path) -> dict:
+        return {**load_file(file), **_words(file)}
+
+    loader = _loader(write(setting["cases"], Path(holder.name) / "epoch"), load, setting["batch"])
+
+    def finish() -> dict:
+        more = write(setting["start_cases"], Path(holder.name) / "start")
+        return {"latents_in_memory_s": _seconds(lambda: _cached(more, load)), "start_cases": setting["start_cases"]}
+
+    facts = {"batches_an_epoch": _run_through(loader)}
+    return _keeping(holder, Work(lambda: _run_through(loader), facts, finish))
 
 
 def monai_volumes(setting: dict, device: str) -> Work:
@@ -150,7 +199,11 @@ def monai_volumes(setting: dict, device: str) -> Work:
         item = {"ct": window.normalise(case["ct"].float())[None], "xray": case["xray"].float()[:, None]}
         return {**item, "pose": case["pose"], "spacing": case["spacing"], **_words(file)}
 
-    return _monai(setting, list(module.train.paths), load, holder)
+    start = time.perf_counter()
+    loader = _loader(list(module.train.paths), load, setting["batch"])
+    batches = _run_through(loader)
+    facts = {"first_epoch_ends_s": time.perf_counter() - start, "batches_an_epoch": batches}
+    return _keeping(holder, Work(lambda: _run_through(loader), facts))
 
 
 ROWS = [

@@ -20,6 +20,14 @@ LEAST_SECONDS = 0.2  # of one repeat: quick work is done several times within it
 WARM_UPS = 2
 
 
+def check_device(device: str) -> None:
+    """Raises ValueError where a GPU is asked for and there is none."""
+    import torch
+
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--gpu, --device cuda: torch finds no GPU here; leave the option out")
+
+
 class SideFailed(RuntimeError):
     """A side could not be measured; the message is its traceback."""
 
@@ -160,7 +168,7 @@ def _floor(work: Work, device: str) -> dict:
 
 
 def peak_mb(device: str) -> float:
-    """Most memory so far, MB: allocated on a GPU; resident in this process on a CPU, libraries included."""
+    """Most memory so far, MiB: allocated on a GPU; resident in this process on a CPU, libraries included."""
     if device == "cuda":
         import torch
 

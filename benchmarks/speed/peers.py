@@ -38,7 +38,7 @@ def install_missing() -> None:
     done = subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", *wanted], capture_output=True, text=True)
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise PeersMissing(f"pip install {' '.join(wanted)}: {last}; install them by hand or choose rows with --only")
+        raise PeersMissing(f"pip install {' '.join(wanted)}: {last}; install them by hand: every row needs them all")
 
 
 def versions() -> dict[str, str]:

@@ -31,15 +31,26 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if options.repeats < 1:
         parser.error("--repeats must be at least 1")
+    size = size_of(options)
+    for name in options.only or []:
+        if size not in (*ROWS[name].sizes, "tiny"):
+            parser.error(f"--only {name}: this row has no {size} size; it has {', '.join(ROWS[name].sizes)}")
     return options
+
+
+def size_of(options: argparse.Namespace) -> str:
+    """Of the sizes of `settings.yaml`."""
+    return "tiny" if options.tiny else "gpu" if options.gpu else "cpu"
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the rows; a row's exit does not stop the others, and the exit code is 1 if one failed."""
     options = parse(arguments)
+    size, device = size_of(options), options.device or ("cuda" if options.gpu else "cpu")
+    measure.check_device(device)
+    for file in filter(None, (options.json, options.markdown)):
+        file.parent.mkdir(parents=True, exist_ok=True)
     peers.install_missing()
-    size = "tiny" if options.tiny else "gpu" if options.gpu else "cpu"
-    device = options.device or ("cuda" if options.gpu else "cpu")
     settings = load_settings(size)
     check_parameters(settings)
     machine = measure.machine(device, options.threads)

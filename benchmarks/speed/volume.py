@@ -96,7 +96,6 @@ ROWS = [
             "video-diffusion-pytorch Unet3D, 1000 steps": ancestor,
             "video-diffusion-pytorch Unet3D, 1000 steps, bfloat16 autocast": ancestor_autocast,
         },
-        sizes=("cpu",),
         times=1000,
     )
 ]

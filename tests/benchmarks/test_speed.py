@@ -1,11 +1,12 @@
 """The speed benchmark: rows have their form, peers load, networks are compared at equal size, every side runs."""
 
 import json
+import subprocess
 
 import pytest
 import torch
 
-from benchmarks.speed import floor, measure, peers, run, table
+from benchmarks.speed import floor, grow, loading, measure, peers, run, table
 from benchmarks.speed.rows import ROWS, check_parameters, parameter_counts
 from benchmarks.speed.work import Row, Work, load_settings, setting_of
 
@@ -76,6 +77,18 @@ def test_the_table_has_one_line_a_side_and_as_many_cells_as_its_head():
     assert {text.count("|") for text in (head, rule, *lines)} == {head.count("|")}
 
 
+def test_the_table_says_what_a_start_is():
+    sides = found([1.0], [8.0], [4.0])
+    times = {"latents_in_memory_s": 1.5, "start_cases": 1000, "first_epoch_ends_s": 2.5}
+    sides["ours"] |= {**times, "headers_read_s": 0.5, "headers_cases": 3000}
+    sides["slow"] |= {"latents_in_memory_s": 0.25, "first_epoch_ends_s": 4.5}
+    line = measure.summarise(row(), {k: sides[k] for k in ("ours", "slow")}, {}, MACHINE)
+    text = table.lines([line])
+    assert "latents and X-rays of 1,000 cases from their files into memory 1.50 s against 0.250 s" in text
+    assert "from a warm cache to the end of the first epoch 2.50 s against 4.50 s" in text
+    assert "our data module over 3,000 cases ready, headers read alone, 0.500 s |" in text
+
+
 @pytest.mark.parametrize(("value", "text"), [(0.000123456, "0.000123"), (12.345, "12.3"), (1234.5, "1234"), (0, "0")])
 def test_numbers_are_written_with_three_digits(value, text):
     assert table._number(value) == text
@@ -102,7 +115,21 @@ def test_every_side_runs_at_a_tiny_size(name, side):
     torch.manual_seed(0)
     work = ROWS[name].sides[side](setting_of(name, load_settings("tiny")), device)
     work.step()
-    json.dumps({**work.facts, **work.finish()})
+    told = {**work.facts, **work.finish()}
+    json.dumps(told)
+    if name.startswith("loading"):  # both sides tell how long the same start takes
+        assert told["latents_in_memory_s" if name == "loading" else "first_epoch_ends_s"] > 0
+        assert told["batches_an_epoch"] == 2
+
+
+def test_our_start_reads_every_latent_whole_and_whitens_it(tmp_path):
+    setting = setting_of("loading", load_settings("tiny"), cases=3)
+    encoder = loading.make_encoder(setting)
+    loading.write_cache(3, setting, encoder, tmp_path)
+    assert len(list(tmp_path.glob("**/latents-*/*.safetensors"))) == 4  # with one case for validation
+    data = loading.latent_data(3, setting, encoder, tmp_path)
+    assert data.train.latents.shape == (3, 4, 4, 4, 4) and data.train.kept
+    assert data.train.latents.std().item() == pytest.approx(1.0, abs=0.01)
 
 
 @pytest.mark.parametrize("name", ["unet_forward", "vae_slices"])
@@ -133,7 +160,8 @@ def test_attention_on_a_cpu_is_counted():
 def busy(setting: dict, device: str) -> Work:
     """A side for the test below: holds the memory that it is told to hold."""
     held = torch.ones(setting["mb"] * 2**18)
-    return Work(lambda: held.add_(1), {"mb": setting["mb"]}, lambda: {"sum": float(held[0])})
+    finish = lambda: {"sum": float(torch.cat([held] * 4)[0])}  # noqa: E731 (takes memory that is not the work's)
+    return Work(lambda: held.add_(1), {"mb": setting["mb"]}, finish)
 
 
 def broken(setting: dict, device: str) -> Work:
@@ -147,6 +175,7 @@ def test_sides_run_in_processes_of_their_own():
     sides = measure.measure(part, {"mb": 300}, "cpu", repeats=3, threads=1)
     assert len(sides["ours"]["seconds"]) == 3 and min(sides["ours"]["seconds"]) > 0
     assert sides["ours"]["peak_mb"] >= sides["ours"]["base_mb"] > 300
+    assert sides["ours"]["peak_mb"] < sides["ours"]["base_mb"] + 300  # what comes after timing is not in it
     assert sides["broken"]["error"].endswith("no such peer")
     with pytest.raises(measure.SideFailed, match="no such peer"):
         measure.measure(Row("busy", "", {"ours": broken}), {"mb": 1}, "cpu", repeats=1, threads=1)
@@ -155,17 +184,61 @@ def test_sides_run_in_processes_of_their_own():
 @pytest.mark.slow
 def test_the_command_writes_rows_and_table(tmp_path, capsys):
     needs_peers()
-    file, text = tmp_path / "rows.json", tmp_path / "rows.md"
+    file, text = tmp_path / "a" / "rows.json", tmp_path / "b" / "c" / "rows.md"
     command = ["--tiny", "--only", "codebook", "--repeats", "2", "--threads", "1", "--skip", "MONAI"]
-    assert run.main([*command, "--json", str(file), "--markdown", str(text)]) == 0
+    assert run.main([*command, "--json", str(file), "--markdown", str(text)]) == 0  # folders are made
     (line,) = json.loads(file.read_text())
     assert line["name"] == "codebook" and line["repeats"] == 2
     assert line["ratio"] == pytest.approx(line["peer_s"] / line["ours_s"])
     assert text.read_text().startswith("| row |") and "`codebook`" in capsys.readouterr().out
 
 
-def test_a_wrong_name_or_count_is_refused(capsys):
-    for wrong in (["--only", "unet"], ["--repeats", "0"]):
+def test_a_wrong_name_count_or_size_is_refused(capsys):
+    for wrong in (["--only", "unet"], ["--repeats", "0"], ["--gpu", "--only", "volume", "loading"]):
         with pytest.raises(SystemExit):
             run.parse(wrong)
-    assert "unet_forward" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "unet_forward" in told and "--only loading: this row has no gpu size; it has cpu" in told
+    assert run.parse(["--gpu", "--only", "volume"]).only == ["volume"]
+    assert run.parse(["--gpu", "--tiny", "--only", "loading"]).only == ["loading"]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+@pytest.mark.parametrize("command", [run, grow])
+def test_a_gpu_that_is_not_there_is_told_before_anything_is_installed(command, monkeypatch):
+    monkeypatch.setattr(peers, "install_missing", lambda: pytest.fail("installed"))
+    with pytest.raises(ValueError, match="--gpu.*torch finds no GPU here; leave the option out"):
+        command.main(["--gpu"])
+
+
+class Installer:
+    """Stands for `subprocess`; `code` is what pip ends with."""
+
+    def __init__(self, code: int, error: str = ""):
+        self.code, self.error, self.called = code, error, []
+
+    def run(self, command: list[str], **_):
+        self.called.append(command)
+        return subprocess.CompletedProcess(command, self.code, "", self.error)
+
+
+def test_missing_peers_are_installed_and_said(monkeypatch, capsys):
+    pip = Installer(0)
+    monkeypatch.setattr(peers, "subprocess", pip)
+    monkeypatch.setattr(peers, "_is_installed", lambda name: name != "monai")
+    peers.install_missing()
+    (command,) = pip.called
+    assert command[1:] == ["-m", "pip", "install", "--quiet", "monai>=1.4"]
+    assert capsys.readouterr().out == "installing the peers that are missing: monai>=1.4\n"
+    monkeypatch.setattr(peers, "_is_installed", lambda name: True)
+    peers.install_missing()
+    assert len(pip.called) == 1 and capsys.readouterr().out == ""
+
+
+def test_a_peer_that_cannot_be_installed_is_an_error_of_one_line(monkeypatch):
+    monkeypatch.setattr(peers, "subprocess", Installer(1, "a warning\nERROR: no network\n"))
+    monkeypatch.setattr(peers, "_is_installed", lambda name: name != "monai")
+    with pytest.raises(peers.PeersMissing) as told:
+        peers.install_missing()
+    said = "pip install monai>=1.4: ERROR: no network; install them by hand: every row needs them all"
+    assert str(told.value) == said
