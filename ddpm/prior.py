@@ -134,6 +134,16 @@ class LinearPrior(ModelMixin, ConfigMixin):
         return self
 
     @torch.no_grad()
+    def measure_deviation(self, xrays: Float[Tensor, "n v 1 h w"], latents: Float[Tensor, "n c d h w"]) -> None:
+        """How far latents lie from their guess by other X-rays of the cases of `fit`, such as changed ones."""
+        missed = torch.zeros_like(self.std)
+        for cases in torch.arange(len(latents)).split(64):
+            guess = self(xrays.index_select(0, cases), cases)
+            away = (latents.index_select(0, cases).float() - guess).square()
+            missed += F.adaptive_avg_pool3d(away, self.grid).sum(dim=0)
+        self.std.copy_((missed / len(latents)).sqrt().clamp_min(LEAST_DEVIATION))
+
+    @torch.no_grad()
     def forward(
         self, xray: Float[Tensor, "b v 1 h w"], index: Int[Tensor, " b"] | None = None
     ) -> Float[Tensor, "b c d h w"]:

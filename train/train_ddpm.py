@@ -75,7 +75,10 @@ def main(cfg) -> None:
     if "prior" in module.trained and origin is None:
         with refusals():
             patients = cases.train.rows["patient"].tolist()
-            module.trained["prior"].fit(data.train.xrays(model.prior_pixels), data.train.latents, patients)
+            prior = module.trained["prior"]
+            prior.fit(data.train.xrays(model.prior_pixels), data.train.latents, patients)
+            if prior.std is not None and data.train.augments:  # a guess from a changed X-ray is a worse one
+                prior.measure_deviation(data.train.xrays(model.prior_pixels, step=0), data.train.latents)
     if origin is not None:
         origin.warn_of_shift(data.excerpt(), cases.window)
         module.protocol["init_from"] = origin.describe()

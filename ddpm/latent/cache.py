@@ -101,13 +101,15 @@ class LatentDataset(Dataset):
         self.latents, self.cases, self.kept = latents, cases, isinstance(latents, Tensor)
         self.conditions = default_collate([cases.condition(i) for i in range(len(latents))]) if self.kept else {}
 
-    def xrays(self, pixels: int) -> Float[Tensor, "n v 1 p q"]:
-        """All X-rays without random changes; where they are not kept, averaged down to `pixels` a side."""
-        if self.kept:
+    def xrays(self, pixels: int, step: int = -1) -> Float[Tensor, "n v 1 p q"]:
+        """All X-rays, as at a step of training or, by default, without random changes.
+
+        Those that are not kept come averaged down to `pixels` a side.
+        """
+        if not self._changes(step):
             return self.conditions["xray"]
-        return torch.stack(
-            [F.adaptive_avg_pool2d(self.cases.condition(i)["xray"], pixels) for i in range(len(self.latents))]
-        )
+        found = (self.cases.condition(i, step)["xray"] for i in range(len(self.latents)))
+        return torch.stack([F.adaptive_avg_pool2d(xray, pixels) for xray in found])
 
     @property
     def augments(self) -> bool:

@@ -100,6 +100,19 @@ def test_deviation_is_how_far_left_out_cases_lie_from_their_guess(grid):
     assert make().deviation(latents) is None
 
 
+def test_deviation_grows_where_training_shows_other_xrays_than_the_guess_was_fitted_on():
+    xrays, latents = cases(200)
+    prior = LinearPrior(SHAPE, pixels=8, rank=20, deviation=True).fit(xrays, latents)
+    prior.radius.fill_(torch.inf)
+    own = prior.std.clone()
+    prior.measure_deviation(xrays, latents)
+    assert torch.allclose(prior.std, own, rtol=1e-3)
+    changed = xrays + 0.5 * torch.randn(xrays.shape, generator=torch.Generator().manual_seed(4))
+    prior.measure_deviation(changed, latents)
+    missed = (latents - prior(changed, torch.arange(200))).square().mean(dim=0).sqrt()
+    assert torch.allclose(prior.std, missed, rtol=1e-3) and prior.std.mean() > 1.02 * own.mean()
+
+
 def test_a_guess_never_leaves_the_ball_of_the_training_cases():
     xrays, latents = cases()
     prior = make(rank=8).fit(xrays, latents)
