@@ -93,7 +93,7 @@ def evaluate(
     chosen, count, methods = _check_settings(datamodule, split, cases, methods)
     metrics = tuple(dict.fromkeys(("psnr", *metric_names(metrics))))  # cases are ranked by their PSNR
     moves = {"none": None} | _registration(registration)
-    tools = {"lpips": load_lpips(lpips)} if lpips else {}
+    tools = {"drr": data.get("drr")} | ({"lpips": load_lpips(lpips)} if lpips else {})
     rows = chosen.rows.iloc[:count]
     seen = None  # who asks for the training split knows what it is
     if split != "train":

@@ -67,7 +67,7 @@ class CaseView:
         window: what predictions and truth are clipped to; its width is the data range.
         shared: has `get(compute, volume, *geometry)` that remembers results from case to case; computes if None.
         names: methods behind the predictions, in order.
-        tools: what some metrics need beside the volumes, by name: `lpips`, a network.
+        tools: what some metrics need beside the volumes, by name: `lpips`, a network; `drr`, how X-rays were rendered.
 
     Attributes:
         hu: truth before windowing, from which all masks are made.

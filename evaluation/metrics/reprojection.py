@@ -24,10 +24,13 @@ def scaled_drr(volume: Float[Tensor, "d h w"], spacing: tuple, pose: tuple, size
 
 
 def _reprojection(view: CaseView) -> Float[Tensor, " m"]:
-    """Mean over the views whose pose is known."""
+    """Mean over the views whose pose is known, where rendered X-rays are logarithmic ones of the CT as it is."""
     if not view.window.keeps_line_integrals:
         low, high = view.window.low, view.window.high
         raise NotMeasured(f"outside window: [{low:g}, {high:g}] HU cuts the lungs, line integrals mean nothing")
+    made = view.tools.get("drr") or {}
+    if made.get("image", "log") != "log" or made.get("remove_iodine"):
+        raise NotMeasured("the X-rays are on another grey scale or of a CT without iodine (dataset.drr_…)")
     xrays, poses = view.case["xray"].to(view.hu.device).float(), view.case["pose"].cpu()
     known = [i for i, pose in enumerate(poses) if not torch.isnan(pose).any()]
     if not known:

@@ -177,6 +177,14 @@ def test_unknown_poses_give_no_reprojection(tmp_path):
     assert "unknown" in result["protocol"]["not_measured"]["reprojection"]
 
 
+@pytest.mark.parametrize("made", [{"image": "linear"}, {"image": "log", "remove_iodine": True}])
+def test_xrays_rendered_otherwise_give_no_reprojection(tmp_path, made):
+    module = FakeDataModule(chest_world(4, 1), chest_world(2, 2), chest_world(2, 3))
+    module.protocol()["drr"] = made
+    result = evaluate(module, FakePipeline(oracle(module.test), module.protocol()), tmp_path, samples=1, nifti=0)
+    assert "grey scale" in result["protocol"]["not_measured"]["reprojection"]
+
+
 def test_a_mirrored_volume_scores_worse():
     case = chest_world(1, seed=5).case(0)
     ct = case["ct"].float()
@@ -252,9 +260,8 @@ def test_settings_out_of_range_are_one_line(tmp_path, settings, line):
 
 
 def test_validation_cases_are_not_reported_as_test_cases(tmp_path):
-    """Training may do with a neighbour's cases where a split has none."""
     data = FakeDataModule(chest_world(2, 1), chest_world(2, 2), chest_world(2, 3))
-    data.test = data.val
+    data.test = data.val  # as a split without a case is filled for training
     pipeline = FakePipeline(oracle(data.test), data.protocol())
     with pytest.raises(
         UserError, match="split=test: the data set has no test case of its own; set dataset.test_share"
