@@ -101,7 +101,7 @@ def slices_of(ds: pydicom.Dataset, path: str | Path) -> list[Slice]:
     kinds = tuple(str(v).upper() for v in _several(ds.get("ImageType")))
     phase = (str(ds.get("AcquisitionNumber")), str(ds.get("TemporalPositionIdentifier")), kernel_of(ds), kinds)
     localiser = "LOCALIZER" in kinds
-    size = (ds.get("Rows"), ds.get("Columns"))
+    size = tuple(None if ds.get(side) is None else int(ds.get(side)) for side in ("Rows", "Columns"))
     if str(ds.SOPClassUID) not in MULTIFRAME:
         position = _numbers(ds.get("ImagePositionPatient"))
         layout = (_numbers(ds.get("ImageOrientationPatient"), 4), _numbers(ds.get("PixelSpacing"), 5), *size)

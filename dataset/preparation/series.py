@@ -14,6 +14,7 @@ from datetime import datetime
 from pathlib import Path
 
 import numpy as np
+import pydicom
 
 from dataset.preparation.headers import NOT_A_VALUE, Slice, header_of, normal_of, read_header, slices_of
 
@@ -119,9 +120,10 @@ def scan_files(paths: list[str]) -> dict[str, Scanned]:
     found: dict[str, Scanned] = defaultdict(Scanned)
     for path in paths:
         ds = None if path.lower().endswith(NOT_DICOM) else read_header(path)
-        if ds is None or ds.get("Modality") != "CT" or not ds.get("SeriesInstanceUID"):
+        uid = None if ds is None else _ct_series_uid(ds)
+        if not uid:
             continue
-        one = found[str(ds.SeriesInstanceUID)]
+        one = found[uid]
         try:
             slices = slices_of(ds, path)
         except NOT_A_VALUE:
@@ -132,6 +134,14 @@ def scan_files(paths: list[str]) -> dict[str, Scanned]:
             with contextlib.suppress(*NOT_A_VALUE):  # then the next file of its kind may speak for it
                 one.headers[kind] = header_of(ds)
     return dict(found)
+
+
+def _ct_series_uid(ds: pydicom.Dataset) -> str:
+    """The series that a header belongs to; nothing where it is no CT's, or does not say so in a readable way."""
+    try:
+        return str(ds.get("SeriesInstanceUID") or "") if ds.get("Modality") == "CT" else ""
+    except NOT_A_VALUE:
+        return ""
 
 
 def folders_of(source: Path, recursive: bool = True, exclude: Iterable[str] = ()) -> Iterator[list[str]]:

@@ -122,6 +122,21 @@ def test_a_header_that_cannot_be_read_is_listed_and_ends_nothing(tmp_path, keywo
     assert len(found[2].slices) == 6 and found[2].thickness == 2.5
 
 
+def test_damage_to_what_tells_a_ct_from_other_files_ends_nothing(tmp_path):
+    write_ct_series(tmp_path / "good", HU, series_uid="1.2.1")
+    strange = min(write_ct_series(tmp_path / "bad", HU[:2], series_uid="1.2.2").iterdir())
+    data = strange.read_bytes()
+    assert data.count(b"\x08\x00\x60\x00CS") == 1
+    strange.write_bytes(data.replace(b"\x08\x00\x60\x00CS", b"\x08\x00\x60\x00C\x00"))  # no known type of value
+    twofold = min(write_ct_series(tmp_path / "two", HU[:2], series_uid="1.2.3").iterdir())
+    ds = pydicom.dcmread(twofold)
+    ds.add_new("Rows", "US", [8, 8])
+    pydicom.dcmwrite(twofold, ds)
+    found = find_ct_series(tmp_path)
+    assert [(one.series_uid, len(one.slices), one.left_out) for one in found] == [
+        ("1.2.1", 6, ""), ("1.2.2", 1, ""), ("1.2.3", 1, "1 × unreadable header")]  # fmt: skip
+
+
 def test_a_multiframe_file_is_a_series_with_a_slice_for_each_frame(tmp_path):
     write_enhanced_ct(tmp_path / "one.dcm", HU, series_uid="1.2.3")
     (found,) = find_ct_series(tmp_path)
