@@ -106,8 +106,9 @@ class CTDataModule(pl.LightningDataModule):
         if not len(chosen["test"]):
             log.warning("%s: no case for the test; the test repeats the validation cases", self.source.name)
             chosen["test"] = chosen["val"]
-        lung_box = _mean_lung_box([paths[i] for i in chosen["train"]])
-        self._protocol = self._make_protocol(paths, rows, lung_box)
+        trained = [paths[i] for i in chosen["train"]]
+        self._protocol = self._make_protocol(paths, rows, trained)
+        lung_box = self._protocol["lung_box"]
         # volumes that are shown volumes have no pose either, but their size is known
         extent = None if self._protocol.get("input") == "volume" else self._protocol["extent"]
         for split, indices in chosen.items():
@@ -202,8 +203,8 @@ class CTDataModule(pl.LightningDataModule):
     def protocol(self) -> dict:
         """What a result must say about its data; plain JSON.
 
-        `dataset`, `version`, `window` in HU, `volume_size`, median `spacing` and `extent` in mm
-        `[D, H, W]`, `lung_box` of the training volumes (`dataset.lung_box`; None where none was found), `xray_size`,
+        `dataset`, `version`, `window` in HU, `volume_size`; of the training cases the median `spacing` and `extent` in
+        mm `[D, H, W]` and `lung_box` (`dataset.lung_box`; None where none was found); `xray_size`,
         `views`, `align`, `film`, `xray_sources` and `split` counts, `patients_sha256` of each split, by which
         the same patients are known without their names, and what the source adds.
         """
@@ -226,8 +227,9 @@ class CTDataModule(pl.LightningDataModule):
                     entries.append([split, str(name), sorted(file.checksums().items())])
         return hashlib.sha256(json.dumps(sorted(entries)).encode()).hexdigest()
 
-    def _make_protocol(self, paths: list[Path], rows: pd.DataFrame, lung_box: list[float] | None) -> dict:
-        spacing = np.median([stored(path, "spacing").numpy() for path in paths], axis=0)
+    def _make_protocol(self, paths: list[Path], rows: pd.DataFrame, trained: list[Path]) -> dict:
+        # what a model is told of a typical patient is of the training cases alone
+        spacing = np.median([stored(path, "spacing").numpy() for path in trained], axis=0)
         size = self.source.describe()["volume_size"]
         counts = rows["split"].value_counts()
         return {
@@ -237,7 +239,7 @@ class CTDataModule(pl.LightningDataModule):
             "spacing": [round(float(s), 4) for s in spacing],
             "extent": [round(float(n * s), 2) for n, s in zip(size, spacing, strict=True)],
             **self.source.handling.describe(),
-            "lung_box": lung_box,
+            "lung_box": _mean_lung_box(trained),
             "xray_sources": {str(k): int(v) for k, v in rows["xray_source"].value_counts().items()},
             "split": {split: int(counts.get(split, 0)) for split in SPLITS},
             "patients_sha256": patients_digest(rows),

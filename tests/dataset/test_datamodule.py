@@ -242,3 +242,20 @@ def test_protocol_is_plain_json_and_complete(tmp_path):
     assert protocol["window"] == [-200.0, 500.0] and protocol["extent"] == [6.0, 5.0, 4.0]
     assert data.cache_bytes() == sum(p.stat().st_size for p in tmp_path.rglob("*.safetensors"))
     assert protocol["split"] == {"train": 5, "val": 1, "test": 1} and protocol["version"]
+
+
+class GrowingSource(NoiseSource):
+    """The first case is smaller than all others."""
+
+    name = "growing"
+
+    def build(self, row):
+        mm = 1.0 if row["id"] == "case_0" else 2.0
+        return pack_case(torch.rand(6, 5, 4), torch.rand(1, 8, 8), make_pose((6.0, 5.0, 4.0))[None], (mm, mm, mm))
+
+
+def test_a_typical_patient_is_one_of_the_training_cases(tmp_path):
+    data = CTDataModule(GrowingSource(("train", "val", "val", "test", "test")), cache_dir=tmp_path, prepare_workers=0)
+    data.prepare_data()
+    data.setup()
+    assert data.protocol()["extent"] == [6.0, 5.0, 4.0]
