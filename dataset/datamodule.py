@@ -72,6 +72,7 @@ class CTDataModule(pl.LightningDataModule):
         self.test: CaseDataset | Dataset | None = None
         self.batches_done = 0
         self._protocol: dict | None = None
+        self._prepared: tuple[list[Path], pd.DataFrame] | None = None  # by this process: looked at once
 
     @property
     def manifest_path(self) -> Path:
@@ -87,16 +88,19 @@ class CTDataModule(pl.LightningDataModule):
         missing = self.source.missing()
         if missing:
             raise UserError(f"missing: {'; '.join(missing)}")
+        self._prepared = self._prepare()
+        write_manifest(self._prepared[1], self.manifest_path)
+
+    def _prepare(self) -> tuple[list[Path], pd.DataFrame]:
         paths = prepare_cases(self.source, self.cache_dir, self.prepare_workers)
-        write_manifest(_completed(self.source, paths), self.manifest_path)
+        return paths, _completed(self.source, paths)
 
     def setup(self, stage: str | None = None) -> None:
         """Open the three splits. A split without a case is served by its neighbour, and a line says so."""
         self.batches_done = 0  # a checkpoint, loaded after this, sets it
         if self.train is not None:
             return
-        paths = prepare_cases(self.source, self.cache_dir, self.prepare_workers)
-        rows = _completed(self.source, paths)
+        paths, rows = self._prepared or self._prepare()
         chosen = {split: np.flatnonzero(rows["split"] == split) for split in SPLITS}
         if not len(chosen["train"]):
             raise UserError(f"{self.source.name}: no case in the split train; its manifest or counts must give one")
