@@ -82,10 +82,10 @@ class LinearPrior(ModelMixin, ConfigMixin):
         """
         n = len(latents)
         members = _members(range(n) if patients is None else patients)
-        if len(members.amax(dim=1).unique()) < 3:
+        count = len(members.unique(dim=0))
+        if count < 3:
             raise ValueError(
-                f"{n} training cases of {len(members.amax(dim=1).unique())} patients: the linear guess needs 3 "
-                "patients; set model.prior_rank=0"
+                f"{n} training cases of {count} patients: the linear guess needs 3 patients; set model.prior_rank=0"
             )
         raw = self._pool(xrays)
         if raw.shape[1] != len(self.pixel_mean):

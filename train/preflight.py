@@ -22,7 +22,9 @@ SHARE = 0.8  # of the free memory that `model.batch_size=auto` fills: the estima
 UNKNOWN = 1 << 62
 
 
-def activation_bytes(module: nn.Module, *shapes: tuple[int, ...], half: bool, forward: Callable = nn.Module.__call__):
+def activation_bytes(
+    module: nn.Module, *shapes: tuple[int, ...], half: bool, forward: Callable = nn.Module.__call__
+) -> int:
     """Bytes that autograd keeps for one forward pass over inputs of `shapes`, counted on torch's meta device.
 
     `forward` gets the module and its inputs, where it is not simply called.

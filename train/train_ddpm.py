@@ -48,7 +48,7 @@ def main(cfg) -> None:
         latent_encoder = origin.latent_encoder(source, model.latent)
     shape = check_latent_size(latent_encoder, tuple(cfg.dataset.volume_size), model)
     folder, checkpoint = run_folder("ddpm", model.results_folder, model.results_folder_postfix, model.resume)
-    keep_choice(model, folder)
+    keep_choice(model, folder, many(devices, cfg.trainer.num_nodes))
     refuse_changes(cfg, folder, model.resume_changed)
     pl.seed_everything(model.seed, verbose=False)
     cases = CTDataModule(
@@ -96,7 +96,7 @@ def main(cfg) -> None:
     frozen = sum(p.numel() for part in (latent_encoder, module) for p in part.parameters() if not p.requires_grad)
     trained = sum(p.numel() for p in module.parameters() if p.requires_grad)
     need = MemoryNeed(frozen + trained, trained, one, data_bytes, on_gpu, averaged=True)
-    settle(model, data, need, many(devices, cfg.trainer.num_nodes))
+    settle(model, data, need)
     save_config(cfg, folder)
     inputs = {key: model[key] for key in ("vqgan_ckpt", "vae_ckpt", "init_from")}
     write_record(folder, model.seed, cases.content_sha256(), inputs, checkpoint)

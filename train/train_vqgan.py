@@ -42,7 +42,7 @@ def main(cfg) -> None:
         network.check_size(size)
         perceptual = make_perceptual(model.perceptual_network)
     folder, checkpoint = run_folder("vqgan", model.default_root_dir, model.results_folder_postfix, model.resume)
-    keep_choice(model, folder)
+    keep_choice(model, folder, many(devices, cfg.trainer.num_nodes))
     refuse_changes(cfg, folder, model.resume_changed)
     data = prepared_data(
         instantiate(cfg.dataset.source),
@@ -79,7 +79,7 @@ def main(cfg) -> None:
     one = activation_bytes(network, (1, 1, *size), half="16" in str(model.precision), forward=_without_codes)
     parameters, on_gpu = sum(p.numel() for p in module.parameters()), devices["accelerator"] == "gpu"
     need = MemoryNeed(parameters, parameters, one, data.cache_bytes(), on_gpu, averaged=False)
-    settle(model, data, need, many(devices, cfg.trainer.num_nodes))
+    settle(model, data, need)
     save_config(cfg, folder)
     write_record(folder, model.seed, data.content_sha256(), {}, checkpoint)
     trainer = make_trainer(

@@ -4,8 +4,8 @@ import pytest
 from omegaconf import OmegaConf
 
 from dataset.errors import UserError
-from train.batch_size import settle
-from train.preflight import GB, MemoryNeed
+from train.batch_size import keep_choice
+from train.preflight import GB
 
 
 @pytest.fixture
@@ -36,9 +36,9 @@ def test_a_run_keeps_the_number_that_it_found(train, save_vae, free, tmp_path, c
     assert saved(little) == 1
 
 
-def test_several_devices_could_find_different_numbers():
+def test_several_devices_could_find_different_numbers(tmp_path):
     model = OmegaConf.create({"batch_size": "auto"})
     with pytest.raises(UserError, match="model.batch_size=auto: for one device; give a number"):
-        settle(model, None, MemoryNeed(1, 1, 1, 0, gpu=False, averaged=False), several=True)
+        keep_choice(model, tmp_path, several=True)
     model.batch_size = 4
-    settle(model, None, None, several=True)  # a number is nobody's business here
+    keep_choice(model, tmp_path, several=True)  # a number is nobody's business here
