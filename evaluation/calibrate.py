@@ -31,7 +31,7 @@ def main(cfg) -> None:
     pipeline, checkpoint = open_generator(cfg.checkpoint, cfg.device, cfg.sampler)
     testing = prepared_data(instantiate(data.source), data)
     calibrating = testing if apart is None else prepared_data(instantiate(apart), data)
-    calibration = Limited(getattr(calibrating, cfg.calibration_split or "test"), None)
+    calibration = Limited(own_split(calibrating, cfg.calibration_split or "test"), None)
     test = Limited(own_split(testing, "test"), cfg.cases)
     for cases, held in ((calibration, calibrating), (test, testing)):
         check_protocol(held.protocol(), pipeline.protocol)
