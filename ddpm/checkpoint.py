@@ -30,7 +30,8 @@ from vq_gan_3d import VQGAN3D
 FORMAT = 1
 REGISTRY = {"VQGAN3D": VQGAN3D, **PARTS, **SCHEDULERS, **CLASSIFIERS}
 TRAINED = ("denoiser", "xray_encoder", "lift")  # components that adapters may lie in
-OPTIONAL = ("lift", "prior")  # components that a model may do without
+GUESSES = ("prior", "pose_guess")  # fitted in closed form
+OPTIONAL = ("lift", *GUESSES)  # components that a model may do without
 TRAIN_COMMAND = {
     "vqgan": "python train/train_vqgan.py",
     "ddpm": "python train/train_ddpm.py",
@@ -91,7 +92,7 @@ def build_pipeline(
         UserError: naming `path`, for parts that are not in the registry or do not fit their weights.
     """
     absent = {name for name in OPTIONAL if name not in header["components"]}
-    names = [name for name in (*TRAINED, "prior", "latent_encoder") if name not in absent]
+    names = [name for name in (*TRAINED, *GUESSES, "latent_encoder") if name not in absent]
     modules = {name: _construct(path, header, name, weights) for name in names}
     adapted = nn.ModuleDict({name: modules[name] for name in TRAINED if name in modules})
     if header.get("lora"):
@@ -175,7 +176,7 @@ def export_pipeline(pipeline: XrayToCTPipeline, path: str | Path, dtype: torch.d
 
 def parts_of(pipeline: XrayToCTPipeline) -> dict[str, nn.Module]:
     """The networks of a pipeline by name."""
-    parts = {name: getattr(pipeline, name) for name in (*TRAINED, "prior", "latent_encoder")}
+    parts = {name: getattr(pipeline, name) for name in (*TRAINED, *GUESSES, "latent_encoder")}
     return {name: part for name, part in parts.items() if part is not None}
 
 

@@ -19,8 +19,8 @@ from ddpm.registry import PARTS, SCHEDULERS
 
 INDEX = "model_index.json"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
-OURS = ("denoiser", "xray_encoder", "lift", "prior", "latent_encoder")
-OPTIONAL = ("lift", "prior")
+OURS = ("denoiser", "xray_encoder", "lift", "prior", "pose_guess", "latent_encoder")
+OPTIONAL = ("lift", "prior", "pose_guess")
 
 
 def is_folder(path: str | Path) -> bool:

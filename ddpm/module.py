@@ -3,7 +3,6 @@
 from contextlib import contextmanager
 from functools import partial
 
-import numpy as np
 import pytorch_lightning as pl
 import torch
 from diffusers.optimization import get_cosine_schedule_with_warmup
@@ -21,9 +20,11 @@ from ddpm.generator_losses import GeneratorLosses
 from ddpm.latent.contract import LatentEncoder
 from ddpm.lora import add_lora
 from ddpm.losses import pointwise_loss
+from ddpm.noise import generator, normal
 from ddpm.nonfinite import LeftOut
 from ddpm.objective import NoiseObjective, NoiseSchedule
 from ddpm.pipeline import XrayToCTPipeline
+from ddpm.pose_guess import PoseGuess
 from ddpm.prior import LinearPrior
 from ddpm.shards import local, shard, share, whole
 from ddpm.unet import UNet3D
@@ -76,10 +77,12 @@ class DDPMModule(pl.LightningModule):
         lora: dict | None = None,
         seed: int = 0,
         prior: LinearPrior | None = None,
+        pose_guess: PoseGuess | None = None,
         skip_nonfinite: bool = False,
     ):
         super().__init__()
-        parts = {"denoiser": denoiser, "xray_encoder": xray_encoder, "lift": lift, "prior": prior}
+        parts = {"denoiser": denoiser, "xray_encoder": xray_encoder, "lift": lift}
+        parts |= {"prior": prior, "pose_guess": pose_guess}
         self.trained = nn.ModuleDict({name: part for name, part in parts.items() if part is not None})
         self.freeze_xray_encoder = xray_encoder.pretrained if freeze_xray_encoder is None else freeze_xray_encoder
         xray_encoder.requires_grad_(not self.freeze_xray_encoder).train(not self.freeze_xray_encoder)
@@ -159,7 +162,14 @@ class DDPMModule(pl.LightningModule):
     def on_before_batch_transfer(self, batch: dict, dataloader_idx: int) -> dict:
         """Completes unknown poses and reads the step while the batch is on the CPU: a GPU would have to wait."""
         pose = [fill_unknown(p, tuple(e.tolist())) for p, e in zip(batch["pose"], self._extent(batch), strict=True)]
-        return {**batch, "pose": torch.stack(pose), "step": batch["step"].tolist()}
+        unknown = batch["pose"].isnan().any(dim=-1)
+        return {**batch, "pose": torch.stack(pose), "unknown": unknown, "step": batch["step"].tolist()}
+
+    def on_after_batch_transfer(self, batch: dict, dataloader_idx: int) -> dict:
+        """X-rays of unknown pose are laid, in training by a guess that has not seen their patient."""
+        if "pose_guess" not in self.trained:
+            return batch
+        return self.trained["pose_guess"].lay_batch(batch, self.training)
 
     def losses(self, batch: dict, eps: Tensor, timestep: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
         """Weighted pointwise loss `(b,)` of a batch at given noise and timesteps, and the predicted clean latents."""
@@ -190,8 +200,8 @@ class DDPMModule(pl.LightningModule):
         terms = self.generator_losses.active(adversarial=step >= self.adversarial_start)
         if "adversarial" in terms:
             self._lesson = (predicted.detach(), clean, signal)
-        generator = _generator((self.seed, step, EXCERPT_STREAM))
-        total, values = self.generator_losses(predicted, clean, signal, self.latent_encoder, generator, terms)
+        chance = generator((self.seed, step, EXCERPT_STREAM))
+        total, values = self.generator_losses(predicted, clean, signal, self.latent_encoder, chance, terms)
         self.log_dict({f"train/{name}": value for name, value in values.items()}, sync_dist=True)
         return total
 
@@ -224,7 +234,7 @@ class DDPMModule(pl.LightningModule):
         keep = clean.new_ones(len(clean))
         total = clean.new_zeros(())
         for k, level in enumerate(levels.long()):
-            eps = torch.stack([_normal(clean.shape[1:], (self.seed, int(i), k)) for i in batch["index"]]).to(clean)
+            eps = torch.stack([normal(clean.shape[1:], (self.seed, int(i), k)) for i in batch["index"]]).to(clean)
             timestep = level.to(clean.device).expand(len(clean))
             total = total + self.losses(batch, eps, timestep, keep)[0].mean()
         self.log("val/loss", total / VALIDATION_LEVELS, prog_bar=True, batch_size=len(clean), sync_dist=True)
@@ -262,7 +272,7 @@ class DDPMModule(pl.LightningModule):
     def pipeline(self) -> XrayToCTPipeline:
         """The generating pipeline over the present weights of this module (shared, not copied)."""
         return XrayToCTPipeline(
-            **{"lift": None, "prior": None, **dict(self.trained.items())},
+            **{"lift": None, "prior": None, "pose_guess": None, **dict(self.trained.items())},
             latent_encoder=self.latent_encoder.to(self.device),
             scheduler=self.objective.scheduler(),
             protocol=self.protocol,
@@ -309,13 +319,13 @@ class DDPMModule(pl.LightningModule):
         first = self.global_rank * len(clean)
         for row, step in enumerate(int(step) for step in batch["step"]):
             # the position in the global batch, not the case: a small data set meets itself within one batch
-            generator = _generator((self.seed, step, first + row))
-            timestep.append(self.objective.draw_timestep(generator, step / self.num_batches))
-            keep.append(float(torch.rand((), generator=generator) >= self.condition_drop))
+            chance = generator((self.seed, step, first + row))
+            timestep.append(self.objective.draw_timestep(chance, step / self.num_batches))
+            keep.append(float(torch.rand((), generator=chance) >= self.condition_drop))
             if device.type != "cpu":  # drawn where it is needed: a copy of the noise would take longer than the step
-                seed = int(torch.randint(2**31, (), generator=generator))
-                generator = torch.Generator(device).manual_seed(seed)
-            eps.append(torch.randn(clean.shape[1:], generator=generator, device=device))
+                seed = int(torch.randint(2**31, (), generator=chance))
+                chance = torch.Generator(device).manual_seed(seed)
+            eps.append(torch.randn(clean.shape[1:], generator=chance, device=device))
         return torch.stack(eps), torch.tensor(timestep, device=device), torch.tensor(keep, device=device)
 
     def _use_average(self) -> None:
@@ -334,12 +344,3 @@ class DDPMModule(pl.LightningModule):
 class _RawWeightsOnException(pl.Callback):
     def on_exception(self, trainer: pl.Trainer, module: DDPMModule, exception: BaseException) -> None:
         module._use_raw()
-
-
-def _generator(words: tuple[int, ...]) -> torch.Generator:
-    state = np.random.SeedSequence([abs(int(w)) for w in words]).generate_state(1, np.uint64)[0]
-    return torch.Generator().manual_seed(int(state >> np.uint64(1)))
-
-
-def _normal(shape: torch.Size, words: tuple[int, ...]) -> Tensor:
-    return torch.randn(shape, generator=_generator(words))

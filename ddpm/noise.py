@@ -1,4 +1,4 @@
-"""The noise of a generated sample: of its start and of the steps of a stochastic sampler, opposite in pairs.
+"""Noise by words: in training of a sample and a step, in generation of a sample, opposite in pairs.
 
 A pair of opposite noise has, under a denoiser that is close to linear, opposite errors: their mean lies nearer to the
 posterior mean than that of two independent samples (Hammersley and Morton, "A new Monte Carlo technique: antithetic
@@ -6,6 +6,7 @@ variates", 1956), and each alone is as likely as before.
 """
 
 import zlib
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -50,7 +51,16 @@ class SampleNoise:
         return torch.stack(drawn)
 
 
-def _generator(seed: int, name: str, sample: int, purpose: str) -> torch.Generator:
-    words = [seed, zlib.crc32(name.encode()), sample, zlib.crc32(purpose.encode())]
-    state = np.random.SeedSequence(words).generate_state(1, np.uint64)[0]
+def normal(shape: Sequence[int], words: Sequence[int]) -> Tensor:
+    """Normal noise on the CPU, the same for the same words."""
+    return torch.randn(tuple(shape), generator=generator(words))
+
+
+def generator(words: Sequence[int]) -> torch.Generator:
+    """Random numbers that depend on these words alone, whatever their signs."""
+    state = np.random.SeedSequence([abs(int(w)) for w in words]).generate_state(1, np.uint64)[0]
     return torch.Generator().manual_seed(int(state >> np.uint64(1)))
+
+
+def _generator(seed: int, name: str, sample: int, purpose: str) -> torch.Generator:
+    return generator([seed, zlib.crc32(name.encode()), sample, zlib.crc32(purpose.encode())])

@@ -19,6 +19,7 @@ from ddpm.folders import OURS, check_index, forget_paths, read_part, read_settin
 from ddpm.latent.contract import LatentEncoder
 from ddpm.log_snr import LogSNRSolver
 from ddpm.noise import SampleNoise
+from ddpm.pose_guess import PoseGuess
 from ddpm.precision import inference_autocast
 from ddpm.prior import LinearPrior
 from ddpm.samplers import PREVIEW, PREVIEW_STEPS, clean_latents, make_sampler, network_timestep
@@ -41,11 +42,12 @@ class XrayToCTPipeline(DiffusionPipeline):
     Args:
         lift: brings the maps of the X-ray onto the latent grid; None where the denoiser does without.
         prior: guesses the latents linearly; None where the denoiser does without.
+        pose_guess: lays X-rays of unknown pose; None takes them for nominal.
         protocol: plain JSON that training wrote: `window`, `volume_size`, `extent` in mm, `dataset`, ….
         sampling: arguments of `set_sampler`; None takes the default.
     """
 
-    _optional_components = ["lift", "prior"]
+    _optional_components = ["lift", "prior", "pose_guess"]
 
     def __init__(
         self,
@@ -55,6 +57,7 @@ class XrayToCTPipeline(DiffusionPipeline):
         latent_encoder: LatentEncoder,
         scheduler: SchedulerMixin,
         prior: LinearPrior | None,  # without a default: diffusers takes what has one for a setting, not for a module
+        pose_guess: PoseGuess | None,
         protocol: dict | None = None,
         sampling: dict | None = None,
     ):
@@ -68,6 +71,7 @@ class XrayToCTPipeline(DiffusionPipeline):
             latent_encoder=latent_encoder,
             scheduler=scheduler,
             prior=prior,
+            pose_guess=pose_guess,
         )
         self.register_to_config(protocol=protocol)
         for module in self._networks().values():
@@ -115,7 +119,7 @@ class XrayToCTPipeline(DiffusionPipeline):
         forget_paths(save_directory)
 
     def _networks(self) -> dict[str, nn.Module]:
-        names = ("denoiser", "xray_encoder", "lift", "prior", "latent_encoder")
+        names = OURS
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
     @property
@@ -215,7 +219,8 @@ class XrayToCTPipeline(DiffusionPipeline):
         volume beyond rounding.
 
         Args:
-            pose: geometry of each view, NaN or None where unknown: the nominal posterior-anterior one is taken.
+            pose: geometry of each view, NaN or None where unknown: the nominal posterior-anterior one is taken, and
+                the X-ray laid by `pose_guess` if there is one.
             num_samples: n, samples of the posterior an X-ray.
             num_inference_steps: steps of the sampler; `set_sampler` gives the default.
             guidance_scale: 1 samples the model as trained; above 1 exaggerates what the X-ray says.
@@ -241,10 +246,14 @@ class XrayToCTPipeline(DiffusionPipeline):
             extent = torch.tensor(self.extent).expand(b, 3)
         if pose is None:
             pose = torch.full((b, v, 9), float("nan"))
+        unknown = pose.isnan().any(dim=-1)
         pose = torch.stack([fill_unknown(pose[i], tuple(extent[i].tolist())) for i in range(b)])
+        xray, pose = xray.to(device), pose.to(device)
+        if self.pose_guess is not None:
+            xray, pose = self.pose_guess(xray, pose, unknown.to(device))
 
         shape = self.latent_encoder.latent_shape(self.volume_size)
-        condition = self._condition(xray.to(device), pose.to(device), extent.to(device), shape[1:])
+        condition = self._condition(xray, pose, extent.to(device), shape[1:])
         jobs = [(i, j) for i in range(b) for j in range(num_samples)]
         total, done = -(-len(jobs) // batch_size) * self._set_steps(steps), 0
         volumes = torch.empty(b, num_samples, *self.volume_size)

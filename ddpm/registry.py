@@ -6,6 +6,7 @@ from ddpm.classifier import CTClassifier
 from ddpm.grid_lift import GridLift
 from ddpm.latent import SliceVAELatents, VQGANLatents
 from ddpm.lifting import RayLift
+from ddpm.pose_guess import PoseGuess
 from ddpm.prior import LinearPrior
 from ddpm.unet import UNet3D
 from ddpm.xray_classifier import TorchvisionXrayClassifier, XrayClassifier
@@ -34,6 +35,7 @@ PARTS = {  # of a generator; a VQ-GAN alone is no part of one
         VQGANLatents,
         SliceVAELatents,
         LinearPrior,
+        PoseGuess,
     )
 }
 CLASSIFIERS = {cls.__name__: cls for cls in (CTClassifier, XrayClassifier, TorchvisionXrayClassifier)}

@@ -1,14 +1,19 @@
 """Features of a frozen X-ray encoder in place of its work in every step."""
 
+from functools import partial
+
 import torch
 
+from ddpm.module import DDPMModule
 from ddpm.xray_encoder.cache import EncodedDataset
-from ddpm.xray_encoder.contract import XrayEncoder
+from train.guesses import laid
 from train.latents import LatentData
 
 
-def cache_xray_features(data: LatentData, encoder: XrayEncoder, device: torch.device) -> int:
-    """Encodes the X-rays of both splits once; training X-rays that are augmented are left to the encoder.
+def cache_xray_features(data: LatentData, module: DDPMModule, device: torch.device) -> int:
+    """Encodes the X-rays of both splits once, laid as the module lays them.
+
+    Training X-rays that are augmented are left to the encoder.
 
     Returns:
         Bytes of memory that the features take.
@@ -16,7 +21,9 @@ def cache_xray_features(data: LatentData, encoder: XrayEncoder, device: torch.de
     splits = ["val"] if data.train.cases.augments else ["train", "val"]
     total = 0
     for split in splits:
-        encoded = EncodedDataset(getattr(data, split), encoder, device, f"Encoding X-rays ({split})")
+        lay = partial(laid, module, training=split == "train")
+        encoder, title = module.trained["xray_encoder"], f"Encoding X-rays ({split})"
+        encoded = EncodedDataset(getattr(data, split), encoder, device, title, lay)
         setattr(data, split, encoded)
         total += encoded.bytes
     return total

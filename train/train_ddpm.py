@@ -31,6 +31,7 @@ def main(cfg) -> None:
     from train.encoding import describe, training_device
     from train.features import cache_xray_features
     from train.finetuning import Origin, SaveAdapter
+    from train.guesses import fit_guesses
     from train.latents import LatentData, check_latent_size, load_latent_encoder
     from train.preflight import MemoryNeed, activation_bytes
     from train.record import write_record
@@ -72,13 +73,9 @@ def main(cfg) -> None:
     data = LatentData(cases, latent_encoder, devices, cfg.trainer.num_nodes, model.cache_latents_gb)
     module.protocol |= {**cases.protocol(), "seen": seen, "latent_reconstruction": data.reconstruction}
     callbacks = [sampling]
-    if "prior" in module.trained and origin is None:
+    if origin is None:
         with refusals():
-            patients = cases.train.rows["patient"].tolist()
-            prior = module.trained["prior"]
-            prior.fit(data.train.xrays(model.prior_pixels), data.train.latents, patients)
-            if prior.std is not None and data.train.augments:  # a guess from a changed X-ray is a worse one
-                prior.measure_deviation(data.train.xrays(model.prior_pixels, step=0), data.train.latents)
+            fit_guesses(module, cases, data, model.prior_pixels, model.pose_guess)
     if origin is not None:
         origin.warn_of_shift(data.excerpt(), cases.window)
         module.protocol["init_from"] = origin.describe()
@@ -87,7 +84,7 @@ def main(cfg) -> None:
     data_bytes = data.bytes
     if module.freeze_xray_encoder and model.cache_xray:
         with refusals():
-            data_bytes += cache_xray_features(data, module.trained["xray_encoder"], training_device(devices))
+            data_bytes += cache_xray_features(data, module, training_device(devices))
     sampling.cases = cases.val
     denoiser = module.trained["denoiser"]
     if model.gradient_checkpointing:

@@ -44,6 +44,7 @@ def make_pipeline(setting: dict, device: str):
         "xray_encoder": wake(xray_encoder),
         "lift": lift,
         "prior": None,
+        "pose_guess": None,
     }
     return XrayToCTPipeline(**parts, latent_encoder=latent_encoder, scheduler=scheduler, protocol=protocol).to(device)
 

@@ -5,7 +5,7 @@ encoder. So nothing stale is ever read, and what is missing can be told from the
 """
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -19,6 +19,8 @@ from dataset.intensity import Window
 from ddpm.latent.contract import LatentEncoder
 
 log = logging.getLogger(__name__)
+
+PART = 64  # cases whose X-rays are read at once where not all are kept
 
 
 def latent_folder(folder: str | Path, encoder: LatentEncoder) -> Path:
@@ -101,15 +103,24 @@ class LatentDataset(Dataset):
         self.latents, self.cases, self.kept = latents, cases, isinstance(latents, Tensor)
         self.conditions = default_collate([cases.condition(i) for i in range(len(latents))]) if self.kept else {}
 
-    def xrays(self, pixels: int, step: int = -1) -> Float[Tensor, "n v 1 p q"]:
+    def xrays(
+        self, pixels: int, step: int = -1, lay: Callable[[dict], dict] | None = None
+    ) -> Float[Tensor, "n v 1 p q"]:
         """All X-rays, as at a step of training or, by default, without random changes.
 
-        Those that are not kept come averaged down to `pixels` a side.
+        Those that are not kept as they are come averaged down to `pixels` a side.
+
+        Args:
+            lay: changes the `xray` of batches without latents.
         """
-        if not self._changes(step):
+        if lay is None and not self._changes(step):
             return self.conditions["xray"]
-        found = (self.cases.condition(i, step)["xray"] for i in range(len(self.latents)))
-        return torch.stack([F.adaptive_avg_pool2d(xray, pixels) for xray in found])
+        found = []
+        for chosen in torch.arange(len(self)).split(PART):
+            told = self._collated([(i, step) for i in chosen.tolist()])
+            xray = told["xray"] if lay is None else lay(told)["xray"]
+            found.append(F.adaptive_avg_pool2d(xray.flatten(0, 1), pixels).unflatten(0, xray.shape[:2]))
+        return torch.cat(found)
 
     @property
     def augments(self) -> bool:
@@ -126,19 +137,22 @@ class LatentDataset(Dataset):
 
     def __getitems__(self, keys: Sequence[int | tuple[int, int]]) -> dict:
         """The batch of these keys, collated."""
-        pairs = [key if isinstance(key, tuple) else (key, -1) for key in keys]
-        chosen = torch.tensor([index for index, _ in pairs])
-        if self._changes(max(step for _, step in pairs)):
-            told = default_collate([self._told(index, step) for index, step in pairs])
-        else:
-            told = {name: _taken(kept, chosen) for name, kept in self.conditions.items()}
-        steps = torch.tensor([step for _, step in pairs])
-        return {**told, "latent": self.latents.index_select(0, chosen), "index": chosen, "step": steps}
+        told = self._collated([key if isinstance(key, tuple) else (key, -1) for key in keys])
+        return {**told, "latent": self.latents.index_select(0, told["index"])}
 
     @staticmethod
     def collate(batch: dict) -> dict:
         """Nothing is left to do."""
         return batch
+
+    def _collated(self, pairs: Sequence[tuple[int, int]]) -> dict:
+        """All of a batch but its latents."""
+        chosen, steps = (torch.tensor(words) for words in zip(*pairs, strict=True))
+        if self._changes(int(steps.max())):
+            told = default_collate([self._told(index, step) for index, step in pairs])
+        else:
+            told = {name: _taken(kept, chosen) for name, kept in self.conditions.items()}
+        return {**told, "index": chosen, "step": steps}
 
     def _changes(self, step: int) -> bool:
         return not self.kept or step >= 0 and self.augments

@@ -1,8 +1,10 @@
 """Features of X-rays computed once per case, where the encoder is frozen and the X-rays are always the same."""
 
+from collections.abc import Callable
+
 import torch
 from rich.progress import track
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, default_collate
 
 from ddpm.precision import inference_autocast
 from ddpm.xray_encoder.contract import XrayEncoder
@@ -16,14 +18,23 @@ class EncodedDataset(Dataset):
     Args:
         items: with `xray` `(v, 1, h, w)` and no augmentation.
         encoder: frozen; it is moved to `device`.
+        lay: changes the `xray` of a batch before it is encoded.
 
     Raises:
         ValueError: where features leave the range of float16.
     """
 
-    def __init__(self, items: Dataset, encoder: XrayEncoder, device: torch.device, description: str = "X-rays"):
+    def __init__(
+        self,
+        items: Dataset,
+        encoder: XrayEncoder,
+        device: torch.device,
+        description: str = "X-rays",
+        lay: Callable[[dict], dict] = dict,
+    ):
         self.items = items
-        self.features = [_encode(encoder, items[i]["xray"], device) for i in track(range(len(items)), description)]
+        found = (lay(default_collate([items[i]]))["xray"] for i in track(range(len(items)), description))
+        self.features = [_encode(encoder, xray, device) for xray in found]
 
     def __len__(self) -> int:
         return len(self.items)
@@ -43,7 +54,7 @@ class EncodedDataset(Dataset):
 def _encode(encoder: XrayEncoder, xray: torch.Tensor, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     encoder.to(device).eval()
     with inference_autocast(device):
-        encoded = encoder(xray[None].to(device))
+        encoded = encoder(xray.to(device))
     pair = tuple(part[0].to("cpu", torch.float16) for part in encoded)
     if not all(torch.isfinite(part).all() for part in pair):
         raise ValueError("features of the X-ray encoder leave the range of float16; set model.cache_xray=false")

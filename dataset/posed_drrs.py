@@ -1,0 +1,86 @@
+"""DRRs of training CTs at drawn poses: what X-rays of unknown pose look like, and the pose that each was taken at."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from rich.progress import track
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from dataset.cases import case_key, stored
+from dataset.checksums import DamagedFile, opened, save_checked
+from dataset.drr_settings import DrrSettings
+from dataset.geometry import fill_unknown, unknown_pose
+from dataset.pose_noise import describe, disturbed_poses
+from dataset.samples import CaseDataset
+from dataset.volume_io import Volume
+
+MOST = 2000  # cases, evenly chosen: more would make no difference to a linear regression
+VERSION = 1  # of what a file of DRRs holds
+STREAM = 3  # tells these random numbers from those of X-rays that were taken at drawn poses themselves
+
+
+@dataclass(frozen=True)
+class PosedDrrs:
+    """DRRs with their geometry.
+
+    Attributes:
+        cases: indices of the cases they are of.
+        xray: in [0, 1].
+        nominal: the poses that X-rays without one are taken to have (`dataset.geometry.fill_unknown`).
+        drawn: the poses that these were taken at, around the nominal ones (`dataset.pose_noise`).
+    """
+
+    cases: list[int]
+    xray: Float[Tensor, "n v 1 p p"]
+    nominal: Float[Tensor, "n v 9"]
+    drawn: Float[Tensor, "n v 9"]
+
+
+def posed_drrs(data: CaseDataset, home: Path, pixels: int, workers: int | None = None) -> PosedDrrs:
+    """One DRR of each view of at most `MOST` cases, rendered once and kept in `home`.
+
+    Args:
+        pixels: a side; X-rays that are not square are drawn into a square as they are when they are averaged down.
+        workers: processes that render; by default one a core.
+    """
+    cases = torch.linspace(0, len(data) - 1, min(MOST, len(data))).round().long().tolist()
+    renderer = _Renderer(data, cases, pixels)
+    told = {"posed": VERSION, "cases": [data.paths[i].stem for i in cases], "pixels": pixels, "extent": data.extent}
+    key = case_key({**told, "noise": describe(), "seed": data.seed})
+    file = home / f"posed-{key}.safetensors"
+    try:
+        with opened(file) as content:
+            held = {name: content.get_tensor(name) for name in ("xray", "nominal", "drawn")}
+    except DamagedFile:  # or not yet there
+        workers = min(torch.get_num_threads() if workers is None else workers, len(cases) // 2)
+        loader = DataLoader(renderer, None, num_workers=workers, generator=torch.Generator().manual_seed(0))
+        xrays, nominal, drawn = zip(*track(loader, "Rendering at drawn poses", total=len(cases)), strict=True)
+        held = {"xray": torch.stack(xrays), "nominal": torch.stack(nominal), "drawn": torch.stack(drawn)}
+        save_checked(held, file)
+    return PosedDrrs(cases, held["xray"].float()[:, :, None] / 255.0, held["nominal"], held["drawn"])
+
+
+class _Renderer(Dataset):
+    """`(xray, nominal, drawn)` of chosen cases, X-rays with 8 bits."""
+
+    def __init__(self, data: CaseDataset, cases: list[int], pixels: int):
+        self.data, self.cases, self.pixels = data, cases, pixels
+
+    def __len__(self) -> int:
+        return len(self.cases)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
+        case, path = self.cases[index], self.data.paths[self.cases[index]]
+        spacing = tuple(stored(path, "spacing").tolist())
+        volume = Volume(stored(path, "ct").float().numpy(), spacing)
+        poses = stored(path, "pose")
+        if not poses.isnan().any():  # told nothing but the view, as a film would be
+            poses = torch.where(torch.arange(9) == 2, poses, unknown_pose(len(poses)))
+        nominal = fill_unknown(poses, self.data.extent or volume.extent)
+        drawn = disturbed_poses(nominal, (self.data.seed, case, STREAM))
+        render = self.data.handling.render or DrrSettings().render
+        xray = render(volume, drawn, (self.pixels, self.pixels))
+        return (xray * 255.0).round().to(torch.uint8), nominal, drawn

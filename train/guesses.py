@@ -1,0 +1,70 @@
+"""What is fitted in closed form before training: how patients of unknown pose stood, and the guess of latents."""
+
+import logging
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from dataset.cases import stored
+from dataset.datamodule import CTDataModule
+from dataset.pose_noise import DEGREES, DISTANCE_SHARE, SHIFT_MM
+from dataset.posed_drrs import posed_drrs
+from ddpm.module import DDPMModule
+from ddpm.pose_guess import FINER, LEAST_PATIENTS, PoseGuess
+from train.latents import LatentData
+from train.processes import say
+
+LIMITS = (DISTANCE_SHARE, DEGREES, DEGREES, SHIFT_MM, SHIFT_MM, SHIFT_MM)  # of `ddpm.pose_guess.FIELDS`
+LOOKED_AT = 64  # cases of which the poses are looked at
+
+log = logging.getLogger(__name__)
+
+
+def fit_guesses(
+    module: DDPMModule, cases: CTDataModule, data: LatentData, pixels: int, pose_guess: bool | None
+) -> None:
+    """Fits the guess of the pose, added to the module if it is asked for, then the linear guess of latents.
+
+    Args:
+        pixels: a side of the X-rays that both see.
+        pose_guess: None where X-rays of training have no pose and are not laid by their lungs.
+
+    Raises:
+        ValueError: for too few patients.
+    """
+    patients = cases.train.rows["patient"].tolist()
+    if pose_guess or pose_guess is None and _needs_pose(cases, module):
+        drrs = posed_drrs(cases.train, Path(cases.manifest_path).parent, FINER * pixels, cases.prepare_workers)
+        guess = PoseGuess(drrs.xray.shape[1], pixels, LIMITS)
+        chosen = [patients[i] for i in drrs.cases]
+        read = guess.fit(drrs.xray, drrs.nominal, drrs.drawn, chosen, patients)
+        module.trained["pose_guess"] = guess
+        shares = ", ".join(f"{name} {100 * max(share):.0f} %" for name, share in read.items())
+        say(f"guess of the pose: reads of DRRs at drawn poses {shares}")
+    if "prior" in module.trained:
+        prior = module.trained["prior"]
+        lay = partial(laid, module, training=True) if "pose_guess" in module.trained else None
+        prior.fit(data.train.xrays(pixels, lay=lay), data.train.latents, patients)
+        if prior.std is not None and data.train.augments:  # a guess from a changed X-ray is a worse one
+            prior.measure_deviation(data.train.xrays(pixels, step=0, lay=lay), data.train.latents)
+
+
+def laid(module: DDPMModule, batch: dict, training: bool) -> dict:
+    """A batch as a data set gives it, its X-rays of unknown pose laid as the module lays them."""
+    if "pose_guess" not in module.trained:
+        return batch
+    return module.trained["pose_guess"].lay_batch(module.on_before_batch_transfer(batch, 0), training)
+
+
+def _needs_pose(cases: CTDataModule, module: DDPMModule) -> bool:
+    train = cases.train
+    if module.trained["xray_encoder"].volumetric or train.handling.align != "none":
+        return False
+    some = torch.linspace(0, len(train) - 1, min(LOOKED_AT, len(train))).long().tolist()
+    if not any(stored(train.paths[i], "pose").isnan().any() for i in some):
+        return False
+    if (count := train.rows["patient"].nunique()) >= LEAST_PATIENTS:
+        return True
+    log.warning("%d training patients are too few to guess the unknown poses of X-rays by: taken as nominal", count)
+    return False
