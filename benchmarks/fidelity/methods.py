@@ -136,6 +136,7 @@ def methods(size: int) -> dict[str, Method]:
             judged={ours_name: unknown_name(ours_name) for ours_name in whole},
         ),
         "unknown_pose_no_lifting": unknown("unknown_pose_no_lifting", "model.condition_channels=0"),
+        "unknown_pose_no_guess": unknown("unknown_pose_no_guess", "model.pose_guess=false"),
         "unknown_pose_regression": unknown(
             "unknown_pose_regression",
             *REGRESSION,

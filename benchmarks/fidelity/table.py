@@ -40,6 +40,7 @@ PAIRS = (  # what is compared with what, like with like
     *(("whole_8min", name) for name in ("v_prediction", "flow", "no_posterior_start", "no_noise_first")),
     *(("whole_8min", name) for name in ("condition_drop", "factorised")),
     ("unknown_pose", "unknown_pose_no_lifting"),
+    ("unknown_pose", "unknown_pose_no_guess"),
     ("unknown_pose", "unknown_pose_regression"),
     *(("unknown_pose", unknown_name(name)) for name in (*BASELINES, "shuffled_xray")),
     ("whole_8min_on_unknown_pose", "no_lifting_on_unknown_pose"),
