@@ -128,7 +128,7 @@ def _settings(made: Made, pipeline) -> dict:
     return {
         "xray": {"sha256": made.digest},
         **described,
-        **describe_input(made.shown, made.digest, pipeline.volume_size),
+        **describe_input(made.shown, made.digest, pipeline),
         "command": command,
         "warnings": made.warnings,
     }

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import torch
 
+from dataset.geometry import fill_unknown
 from ddpm.checkpoint import sha256
+from ddpm.pose_guess import FIELDS, PoseGuess
 from evaluation.inputs import Shown
 from evaluation.pictures import SYNTHETIC
 
@@ -30,8 +32,19 @@ def describe_run(pipeline, checkpoint: Path | None, samples: int, seed: int) -> 
     }
 
 
-def describe_input(shown: Shown, digest: str, size: tuple[int, int, int]) -> dict:
-    """Noise, geometry and notes of one input; `size` is that of the volume in voxels, `digest` that of the file."""
-    spacing = [e / n for e, n in zip(shown.extent, size, strict=True)]
+def describe_input(shown: Shown, digest: str, pipeline) -> dict:
+    """Noise, geometry and notes of one input; `digest` is that of the file."""
+    spacing = [e / n for e, n in zip(shown.extent, pipeline.volume_size, strict=True)]
     geometry = NOMINAL if shown.nominal else "of the input"
-    return {"noise_id": noise_id(digest), "spacing": spacing, "geometry": geometry, **shown.notes}
+    guessed = {"pose_guess": guessed_pose(shown, pipeline.pose_guess)} if pipeline.pose_guess is not None else {}
+    return {"noise_id": noise_id(digest), "spacing": spacing, "geometry": geometry, **shown.notes, **guessed}
+
+
+def guessed_pose(shown: Shown, guess: PoseGuess) -> list[dict | None]:
+    """How far off its nominal pose each view is taken to be, which it was laid by; None where its pose is known."""
+    place = {"device": guess.weight.device, "dtype": torch.float32}
+    pose = fill_unknown(shown.pose, tuple(shown.extent))
+    offsets = guess.offsets(shown.xray[None, :, None].to(**place), pose[None].to(**place))[0]
+    told = [dict(zip(FIELDS, (round(value, 3) for value in view), strict=True)) for view in offsets.tolist()]
+    unknown = shown.pose.isnan().any(dim=-1).tolist()
+    return [view if is_unknown else None for view, is_unknown in zip(told, unknown, strict=True)]

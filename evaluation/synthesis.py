@@ -78,7 +78,6 @@ def generate(
     Raises:
         UserError: an X-ray that cannot be read; nothing has been generated then.
     """
-    size = pipeline.volume_size
     inputs = read_inputs(xrays, pipeline.protocol, pipeline.extent, align, view, pipeline.prior)
     images = torch.stack([shown.xray for shown in inputs])
     films = [(path,) if isinstance(path, Path) else path for path in xrays]
@@ -97,7 +96,7 @@ def generate(
         for index, drawn in zip(part, volumes, strict=True):
             stem, shown = stems[index], inputs[index]
             settings = {"xray": {"file": names[index], "sha256": hashes[index]}, **shared}
-            settings |= describe_input(shown, hashes[index], size)
+            settings |= describe_input(shown, hashes[index], pipeline)
             spacing = settings["spacing"]
             bars = error_bars(described, samples, digest, bounds, shown.nominal)
             written.append(_write(output, stem, shown, drawn, spacing, pipeline.window, bars))

@@ -19,6 +19,7 @@ from dataset.lung_box import lung_box_in_image
 from dataset.phantom import render_phantom
 from dataset.volume_io import read_volume, write_nifti
 from ddpm.checkpoint import load_pipeline, sha256
+from ddpm.pose_guess import PoseGuess
 from evaluation.inputs import read_inputs
 from evaluation.sampling import SHIPPED
 from evaluation.synthesis import find_xrays, generate
@@ -269,3 +270,13 @@ def test_a_film_that_lies_like_those_of_training_is_not_moved(tmp_path):
     asked = {**pipeline.protocol, "align": "lungs"}
     (shown,) = read_inputs([tmp_path / "own.png"], asked, pipeline.extent, prior=pipeline.prior)
     assert shown.notes["alignment"]["align"] == "lungs"
+
+
+def test_settings_tell_how_a_film_was_laid(film, tmp_path):
+    path, pipeline = film
+    pipeline.pose_guess = PoseGuess(limits=(0.1, 5.0, 5.0, 15.0, 15.0, 15.0))
+    pipeline.pose_guess.bias[:] = torch.tensor([0.0, 0.0, 1.0, 4.0, 0.0, -6.0]) / 2  # in each of two rounds
+    generate(pipeline, [path], tmp_path / "out", align="none")
+    (told,) = json.loads((tmp_path / "out" / "chest_settings.json").read_text())["pose_guess"]
+    expected = {"distance": 0, "azimuth": 0, "elevation": 1.0, "centre_d": 4.0, "centre_h": 0, "centre_w": -6.0}
+    assert told == expected
