@@ -4,14 +4,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from filelock import FileLock
 from jaxtyping import Float
 from rich.progress import track
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from dataset.cases import case_key, stored
+from dataset.cases import case_key
 from dataset.checksums import DamagedFile, opened, save_checked
 from dataset.drr_settings import DrrSettings
+from dataset.errors import UserError, worker_killed
 from dataset.geometry import fill_unknown, unknown_pose
 from dataset.pose_noise import describe, disturbed_poses
 from dataset.samples import CaseDataset
@@ -39,48 +41,70 @@ class PosedDrrs:
     drawn: Float[Tensor, "n v 9"]
 
 
-def posed_drrs(data: CaseDataset, home: Path, pixels: int, workers: int | None = None) -> PosedDrrs:
+def posed_drrs(data: CaseDataset, drr: DrrSettings, home: Path, pixels: int, workers: int | None = None) -> PosedDrrs:
     """One DRR of each view of at most `MOST` cases, rendered once and kept in `home`.
 
     Args:
+        drr: how the data set makes DRRs.
         pixels: a side; X-rays that are not square are drawn into a square as they are when they are averaged down.
         workers: processes that render; by default one a core.
+
+    Raises:
+        UserError: a folder that cannot be written, or a process that was killed.
     """
     cases = torch.linspace(0, len(data) - 1, min(MOST, len(data))).round().long().tolist()
-    renderer = _Renderer(data, cases, pixels)
+    renderer = _Renderer(data, cases, drr, pixels)
     told = {"posed": VERSION, "cases": [data.paths[i].stem for i in cases], "pixels": pixels, "extent": data.extent}
-    key = case_key({**told, "noise": describe(), "seed": data.seed})
+    key = case_key({**told, "drr": drr.describe(), "noise": describe(), "seed": data.seed})
     file = home / f"posed-{key}.safetensors"
     try:
-        with opened(file) as content:
-            held = {name: content.get_tensor(name) for name in ("xray", "nominal", "drawn")}
-    except DamagedFile:  # or not yet there
-        workers = min(torch.get_num_threads() if workers is None else workers, len(cases) // 2)
-        loader = DataLoader(renderer, None, num_workers=workers, generator=torch.Generator().manual_seed(0))
-        xrays, nominal, drawn = zip(*track(loader, "Rendering at drawn poses", total=len(cases)), strict=True)
-        held = {"xray": torch.stack(xrays), "nominal": torch.stack(nominal), "drawn": torch.stack(drawn)}
-        save_checked(held, file)
+        with FileLock(f"{file}.lock"):  # of several processes one renders, and the others wait for it
+            held = _read(file) or _render(renderer, file, workers)
+    except OSError as error:
+        raise UserError(f"{home}: cannot be written ({error}); set dataset.cache_dir to another folder") from error
+    except RuntimeError as error:
+        if not worker_killed(error):
+            raise
+        raise UserError(
+            "a process that rendered at drawn poses was killed, most likely for want of memory: set "
+            "dataset.prepare_workers lower"
+        ) from error
     return PosedDrrs(cases, held["xray"].float()[:, :, None] / 255.0, held["nominal"], held["drawn"])
+
+
+def _read(file: Path) -> dict[str, Tensor] | None:
+    try:
+        with opened(file) as content:
+            return {name: content.get_tensor(name) for name in ("xray", "nominal", "drawn")}
+    except DamagedFile:  # or not yet there
+        return None
+
+
+def _render(renderer: "_Renderer", file: Path, workers: int | None) -> dict[str, Tensor]:
+    workers = min(torch.get_num_threads() if workers is None else workers, len(renderer) // 2)
+    loader = DataLoader(renderer, None, num_workers=workers, generator=torch.Generator().manual_seed(0))
+    xrays, nominal, drawn = zip(*track(loader, "Rendering at drawn poses", total=len(renderer)), strict=True)
+    held = {"xray": torch.stack(xrays), "nominal": torch.stack(nominal), "drawn": torch.stack(drawn)}
+    save_checked(held, file)
+    return held
 
 
 class _Renderer(Dataset):
     """`(xray, nominal, drawn)` of chosen cases, X-rays with 8 bits."""
 
-    def __init__(self, data: CaseDataset, cases: list[int], pixels: int):
-        self.data, self.cases, self.pixels = data, cases, pixels
+    def __init__(self, data: CaseDataset, cases: list[int], drr: DrrSettings, pixels: int):
+        self.data, self.cases, self.drr, self.pixels = data, cases, drr, pixels
 
     def __len__(self) -> int:
         return len(self.cases)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
-        case, path = self.cases[index], self.data.paths[self.cases[index]]
-        spacing = tuple(stored(path, "spacing").tolist())
-        volume = Volume(stored(path, "ct").float().numpy(), spacing)
-        poses = stored(path, "pose")
+    def __getitem__(self, position: int) -> tuple[Tensor, Tensor, Tensor]:
+        index = self.cases[position]
+        case = self.data.case(index)
+        volume, poses = Volume(case["ct"].float().numpy(), tuple(case["spacing"].tolist())), case["pose"]
         if not poses.isnan().any():  # told nothing but the view, as a film would be
             poses = torch.where(torch.arange(9) == 2, poses, unknown_pose(len(poses)))
         nominal = fill_unknown(poses, self.data.extent or volume.extent)
-        drawn = disturbed_poses(nominal, (self.data.seed, case, STREAM))
-        render = self.data.handling.render or DrrSettings().render
-        xray = render(volume, drawn, (self.pixels, self.pixels))
+        drawn = disturbed_poses(nominal, (self.data.seed, index, STREAM))
+        xray = self.drr.render(volume, drawn, (self.pixels, self.pixels))
         return (xray * 255.0).round().to(torch.uint8), nominal, drawn

@@ -35,7 +35,8 @@ class PoseGuess(ModelMixin, ConfigMixin):
     """X-rays `(b, v, 1, h, w)` of unknown pose, laid as nominal ones, and their poses with the guessed angles.
 
     Args:
-        views: v; each has its own regression.
+        azimuths: of each view's nominal pose, in degrees. Each view has its own regression, and an X-ray of another
+            azimuth, as AP among PA ones, is left as it is: it would be read wrongly.
         pixels: X-rays are averaged down to `(pixels, pixels)`.
         limits: of the guesses, in the units of `FIELDS`.
         rounds: of guessing and laying; a third one adds nothing. From the second on, the regression without a patient
@@ -43,13 +44,21 @@ class PoseGuess(ModelMixin, ConfigMixin):
     """
 
     @register_to_config
-    def __init__(self, views: int = 1, pixels: int = 32, limits: tuple[float, ...] = LIMITS, rounds: int = 2):
+    def __init__(
+        self,
+        azimuths: tuple[float, ...] = (0.0,),
+        pixels: int = 32,
+        limits: tuple[float, ...] = LIMITS,
+        rounds: int = 2,
+    ):
         super().__init__()
+        views = len(azimuths)
         shape = (rounds, views, pixels**2)
         self.register_buffer("pixel_mean", torch.zeros(shape))
         self.register_buffer("pixel_std", torch.ones(shape))
         self.register_buffer("weight", torch.zeros(*shape, len(FIELDS)))
         self.register_buffer("bias", torch.zeros(rounds, views, len(FIELDS)))
+        self.register_buffer("azimuth", torch.tensor(azimuths, dtype=torch.float32), persistent=False)
         self.register_buffer("reach", torch.tensor(limits), persistent=False)
         # without a patient's fold; only its own training needs them, so no checkpoint holds them
         self.register_buffer("fold_weight", None, persistent=False)
@@ -78,6 +87,9 @@ class PoseGuess(ModelMixin, ConfigMixin):
         Raises:
             ValueError: for fewer patients than folds.
         """
+        fits = self.lays(nominal).all(dim=1)
+        xrays, nominal, drawn = xrays[fits], nominal[fits], drawn[fits]
+        patients = [patient for patient, chosen in zip(patients, fits.tolist(), strict=True) if chosen]
         names = {patient: k % FOLDS for k, patient in enumerate(dict.fromkeys(patients))}
         if len(names) < LEAST_PATIENTS:
             raise ValueError(
@@ -115,7 +127,7 @@ class PoseGuess(ModelMixin, ConfigMixin):
         unknown: Bool[Tensor, "b v"],
         index: Int[Tensor, " b"] | None = None,
     ) -> tuple[Float[Tensor, "b v 1 h w"], Float[Tensor, "b v 9"]]:
-        """X-rays laid and their poses; those whose pose is known stay as they are.
+        """X-rays laid and their poses; those whose pose is known, or of a view that was not fitted, stay as they are.
 
         Args:
             pose: complete, the nominal one where it is unknown (`dataset.geometry.fill_unknown`).
@@ -124,6 +136,7 @@ class PoseGuess(ModelMixin, ConfigMixin):
         Raises:
             RuntimeError: for an index before `fit`, as in a model that was loaded.
         """
+        unknown = unknown & self.lays(pose)
         with torch.autocast(xray.device.type, enabled=False):
             guess = self.offsets(xray, pose, index)
             laid = lay(xray.float(), pose, guess).to(xray.dtype)
@@ -145,7 +158,15 @@ class PoseGuess(ModelMixin, ConfigMixin):
     def offsets(
         self, xray: Float[Tensor, "b v 1 h w"], pose: Float[Tensor, "b v 9"], index: Int[Tensor, " b"] | None = None
     ) -> Float[Tensor, "b v 6"]:
-        """How each X-ray was taken off its nominal pose, in `FIELDS`, within the limits."""
+        """How each X-ray was taken off its nominal pose, in `FIELDS`, within the limits.
+
+        Raises:
+            ValueError: for X-rays of another number of views.
+        """
+        if xray.shape[1] != len(self.azimuth):
+            raise ValueError(
+                f"X-rays of {xray.shape[1]} views, the guess of the pose was made for {len(self.azimuth)}"
+            )
         if index is not None and self.fold_weight is None:
             raise RuntimeError("the guess of the pose does not know its training cases: call fit first")
         weight, bias = (own.expand(len(xray), *own.shape) for own in (self.weight, self.bias))
@@ -158,6 +179,10 @@ class PoseGuess(ModelMixin, ConfigMixin):
             z = (raw - self.pixel_mean[k]) / self.pixel_std[k]
             guess = self._limited(guess + bias[:, k] + torch.einsum("bvf,bvfo->bvo", z, weight[:, k]))
         return guess
+
+    def lays(self, pose: Float[Tensor, "b v 9"]) -> Bool[Tensor, "b v"]:
+        """Whether X-rays of these nominal poses are of the views that it reads."""
+        return (pose[..., 2] - self.azimuth).abs() < 1.0
 
     def _limited(self, guess: Tensor) -> Tensor:
         return guess.clamp(-self.reach, self.reach)

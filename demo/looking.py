@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from dataset.alignment import lung_map
 from dataset.errors import UserError
 from dataset.xray_io import read_picture, read_xray, resize_xray, scale_picture
-from evaluation.inputs import Shown, read_inputs
+from evaluation.inputs import Shown, placed, read_inputs
 from evaluation.pictures import xray_tile
 
 PICTURE_SIDE = 512  # pixels
@@ -53,7 +53,8 @@ def look(xray: Path, pipeline, picture: Path, view: str | None = None, align: st
     if found.view == "lateral":
         xray_tile(read_xray(xray, size, lateral=True), PICTURE_SIDE).save(picture)
         return Look(None, "lateral or oblique, as the file says", [LATERAL, *warnings])
-    (shown,) = read_inputs([xray], pipeline.protocol, pipeline.extent, align, view, pipeline.prior)
+    told = (pipeline.protocol, pipeline.extent, align, view, pipeline.prior, pipeline.pose_guess)
+    (shown,) = read_inputs([xray], *told)
     xray_tile(shown.picture, PICTURE_SIDE).save(picture)
     plain = resize_xray(scale_picture(found), size).clamp(0.0, 1.0)
     assumed = [note for note in found.notes if note.startswith("no Patient Orientation")]
@@ -89,7 +90,8 @@ def oddities(plain: Float[Tensor, "h w"], shown: Shown, pipeline) -> list[str]:
     elif not said and _symmetry(laid) < LEAST_SYMMETRY:
         said.append("it looks like a lateral, oblique or strongly turned view: give a frontal chest X-ray")
     if prior is not None:
-        far = float(prior.distance(shown.xray[None, :, None].to(pipeline.device)))
+        laid, _ = placed(shown, pipeline.pose_guess)  # as the X-rays were that the guess was fitted on
+        far = float(prior.distance(laid[None, :, None].to(pipeline.device)))
         if far > FAR:
             said.append(
                 f"unlike the training X-rays: {far:.1f} times as far from their mean as the farthest of them; the "

@@ -12,14 +12,13 @@ from matplotlib import colormaps
 from PIL import Image
 from torch import Tensor
 
-from dataset.geometry import fill_unknown
 from dataset.volume_io import write_nifti
 from demo.records import RESULT_FILES, Result, Wishes
 from demo.truth import compare
 from evaluation import pictures
 from evaluation.bounds import error_bars
 from evaluation.dicom import write_zip
-from evaluation.inputs import Shown
+from evaluation.inputs import Shown, placed
 from evaluation.metrics.reprojection import reprojection_error, scaled_drr
 from evaluation.provenance import describe_input, describe_run
 
@@ -83,7 +82,8 @@ def write_result(token: str, place: Path, made: Made, pipeline, truth: Path | No
     write_zip(place / "dicom.zip", mean, spacing, shown.centre, window, f"{mark}{preview}")
     grey = pictures.display_window(window)
     pictures.save_gif(place / "animation.gif", pictures.volume_frames(mean, spacing, grey, FRAMES))
-    error = _reproject(place, shown, mean, spacing) if window.keeps_line_integrals else None
+    told = placed(shown, pipeline.pose_guess)
+    error = _reproject(place, *told, mean, spacing) if window.keeps_line_integrals else None
     settings = _settings(made, pipeline) | {"error_bars": bars, "reprojection_error": error, "metrics": measured}
     (place / "settings.json").write_text(json.dumps(settings, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     there = {name: place / name for name in RESULT_FILES if (place / name).is_file()}
@@ -134,13 +134,14 @@ def _settings(made: Made, pipeline) -> dict:
     }
 
 
-def _reproject(place: Path, shown: Shown, mean: Float[Tensor, "d h w"], spacing) -> float | None:
+def _reproject(
+    place: Path, xray: Float[Tensor, "v h w"], poses: Float[Tensor, "v 9"], mean: Float[Tensor, "d h w"], spacing
+) -> float | None:
     """Pictures of the X-ray that the volume would give, and of how it differs from the given one; the mean error.
 
     None where nothing in the volume attenuates, or no ray caster is installed.
     """
-    pose = fill_unknown(shown.pose, shown.extent)[0]
-    size = tuple(shown.xray.shape[-2:])
+    pose, size = poses[0], tuple(xray.shape[-2:])
     try:
         drr = scaled_drr(mean, tuple(spacing), tuple(pose.tolist()), size)
     except ModuleNotFoundError:
@@ -148,8 +149,8 @@ def _reproject(place: Path, shown: Shown, mean: Float[Tensor, "d h w"], spacing)
     if not torch.isfinite(drr).all():
         return None
     pictures.mark_synthetic(pictures.xray_tile(drr, 512)).save(place / "reprojection.png")
-    difference = (drr - shown.xray[0]).numpy()
+    difference = (drr - xray[0]).numpy()
     colours = colormaps["RdBu_r"](np.clip(difference / (2.0 * FULL_COLOUR) + 0.5, 0.0, 1.0))[..., :3]
     image = Image.fromarray((colours * 255).astype(np.uint8)).resize((512, 512), Image.Resampling.BICUBIC)
     pictures.mark_synthetic(image).save(place / "difference.png")
-    return round(float(reprojection_error(drr, shown.xray[0])), 4)
+    return round(float(reprojection_error(drr, xray[0])), 4)

@@ -11,11 +11,12 @@ from torch import Tensor
 
 from dataset.alignment import CHOICES, lung_map
 from dataset.errors import UserError
-from dataset.geometry import unknown_pose
+from dataset.geometry import fill_unknown, unknown_pose
 from dataset.intensity import Window
 from dataset.resample import resample, resample_onto
 from dataset.volume_io import read_volume
 from dataset.xray_io import read_film
+from ddpm.pose_guess import PoseGuess
 from ddpm.prior import LinearPrior
 
 log = logging.getLogger(__name__)
@@ -58,6 +59,7 @@ def read_inputs(
     align: str | None = None,
     view: str | None = None,
     prior: LinearPrior | None = None,
+    pose_guess: PoseGuess | None = None,
 ) -> list[Shown]:
     """The files as the generator wants them.
 
@@ -66,9 +68,10 @@ def read_inputs(
         extent: mm of a typical training volume.
         align: `lungs` lays a frontal film by its lungs onto the lungs of the training volumes, `none` takes it as it
             is; None does as training did, or takes `lungs` where training saw rendered X-rays alone, the lungs are
-            found, and the films do not lie like those of training already. A lateral is never moved.
+            found, the films do not lie like those of training already, and no pose is guessed, which lays them too. A
+            lateral is never moved.
         view: PA or AP, of all frontal films; None: as each file states, PA where it does not.
-        prior: of the generator, which knows the training X-rays.
+        prior, pose_guess: of the generator, which knows the training X-rays.
 
     Raises:
         UserError: a file that cannot be read, a film in which no lungs are found, another number of views than the
@@ -83,7 +86,7 @@ def read_inputs(
     if align is None:
         # a generator that has only seen rendered X-rays is at a loss where a film lies otherwise
         rendered, lungs = "film" not in protocol.get("xray_sources", {}), protocol.get("lung_box") is not None
-        align = "lungs" if rendered and lungs else protocol.get("align", "none")
+        align = "lungs" if rendered and lungs and pose_guess is None else protocol.get("align", "none")
     if align not in CHOICES:
         raise UserError(f"align={align}: choose {' or '.join(CHOICES)}")
     if view not in (None, "PA", "AP"):
@@ -136,6 +139,16 @@ def _read_films(films: tuple[Path, ...], size: tuple[int, int]) -> tuple[Float[T
 def _lies_like_training(images: Float[Tensor, "v h w"], prior: LinearPrior | None) -> bool:
     """Whether they are as near to the mean training X-rays as these: a box of lungs is found to a few percent only."""
     return prior is not None and float(prior.distance(images[None, :, None].to(prior.mean.device))) <= 1.0
+
+
+def placed(shown: Shown, guess: PoseGuess | None) -> tuple[Float[Tensor, "v h w"], Float[Tensor, "v 9"]]:
+    """X-rays and poses as the generator takes them: complete, and laid where it guesses unknown poses."""
+    pose = fill_unknown(shown.pose, tuple(shown.extent))
+    if guess is None:
+        return shown.xray, pose
+    told = (shown.xray[None, :, None], pose[None], shown.pose.isnan().any(dim=-1)[None])
+    xray, turned = guess(*(part.to(guess.weight.device) for part in told))
+    return xray[0, :, 0].cpu(), turned[0].cpu()
 
 
 def told_extents(poses: Float[Tensor, "n v 9"], own: Float[Tensor, "n 3"], pipeline) -> Float[Tensor, "n 3"]:

@@ -41,10 +41,10 @@ def describe_input(shown: Shown, digest: str, pipeline) -> dict:
 
 
 def guessed_pose(shown: Shown, guess: PoseGuess) -> list[dict | None]:
-    """How far off its nominal pose each view is taken to be, which it was laid by; None where its pose is known."""
+    """How far off its nominal pose each view is taken to be, which it was laid by; None where it was not."""
     place = {"device": guess.weight.device, "dtype": torch.float32}
     pose = fill_unknown(shown.pose, tuple(shown.extent))
     offsets = guess.offsets(shown.xray[None, :, None].to(**place), pose[None].to(**place))[0]
     told = [dict(zip(FIELDS, (round(value, 3) for value in view), strict=True)) for view in offsets.tolist()]
-    unknown = shown.pose.isnan().any(dim=-1).tolist()
+    unknown = (shown.pose.isnan().any(dim=-1) & guess.lays(pose.to(**place)).cpu()).tolist()
     return [view if is_unknown else None for view, is_unknown in zip(told, unknown, strict=True)]

@@ -102,7 +102,7 @@ def build_module(
         lora=lora if model.lora else None,
         seed=model.seed,
         prior=prior,
-        pose_guess=None if origin is None else origin.pipeline.pose_guess,
+        pose_guess=None if origin is None else origin.pose_guess(model.pose_guess, dataset.views),
         skip_nonfinite=model.skip_nonfinite,
     )
 

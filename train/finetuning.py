@@ -13,6 +13,7 @@ from dataset.intensity import Window
 from ddpm.checkpoint import component, header_of, load_pipeline, save_adapter, sha256, trained_parts
 from ddpm.latent import LatentEncoder
 from ddpm.latent.factory import make_latent_encoder
+from ddpm.pose_guess import PoseGuess
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +62,22 @@ class Origin:
                     "model.vqgan_ckpt out, the run's own is used"
                 )
         return encoder
+
+    def pose_guess(self, asked: bool | None, views: int) -> PoseGuess | None:
+        """The run's own guess of poses, which its linear guess and its denoiser were trained with.
+
+        Raises:
+            UserError: if the config asks for what the run does not have, or for the opposite, or has other views.
+        """
+        own = self.pipeline.pose_guess
+        if asked is not None and asked != (own is not None):
+            told = f"model.pose_guess={str(asked).lower()}: model.init_from={self.path} was trained"
+            raise UserError(f"{told} {'without' if own is None else 'with'} it; leave it out")
+        if own is not None and len(own.config.azimuths) != views:
+            raise UserError(
+                f"dataset.views={views}: model.init_from={self.path} guesses the poses of {len(own.config.azimuths)}"
+            )
+        return own
 
     def fill(self, parts: dict[str, nn.Module], scheduler) -> None:
         """Loads the averaged weights into untrained parts of the same build.

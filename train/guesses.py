@@ -4,10 +4,9 @@ import logging
 from functools import partial
 from pathlib import Path
 
-import torch
-
 from dataset.cases import stored
 from dataset.datamodule import CTDataModule
+from dataset.drr_settings import DrrSettings
 from dataset.pose_noise import DEGREES, DISTANCE_SHARE, SHIFT_MM
 from dataset.posed_drrs import posed_drrs
 from ddpm.module import DDPMModule
@@ -16,7 +15,6 @@ from train.latents import LatentData
 from train.processes import say
 
 LIMITS = (DISTANCE_SHARE, DEGREES, DEGREES, SHIFT_MM, SHIFT_MM, SHIFT_MM)  # of `ddpm.pose_guess.FIELDS`
-LOOKED_AT = 64  # cases of which the poses are looked at
 
 log = logging.getLogger(__name__)
 
@@ -34,14 +32,17 @@ def fit_guesses(
         ValueError: for too few patients.
     """
     patients = cases.train.rows["patient"].tolist()
-    if pose_guess or pose_guess is None and _needs_pose(cases, module):
-        drrs = posed_drrs(cases.train, Path(cases.manifest_path).parent, FINER * pixels, cases.prepare_workers)
-        guess = PoseGuess(drrs.xray.shape[1], pixels, LIMITS)
-        chosen = [patients[i] for i in drrs.cases]
-        read = guess.fit(drrs.xray, drrs.nominal, drrs.drawn, chosen, patients)
+    if pose_guess and module.trained["xray_encoder"].volumetric:
+        raise ValueError("model.pose_guess=true: the sources are volumes, which no pose is guessed of; leave it out")
+    if pose_guess or pose_guess is None and _needs_pose(cases, data, module):
+        drr = getattr(cases.source, "drr", DrrSettings())
+        home = Path(cases.manifest_path).parent
+        drrs = posed_drrs(cases.train, drr, home, FINER * pixels, cases.prepare_workers)
+        guess = PoseGuess(drrs.nominal[..., 2].mode(dim=0).values.tolist(), pixels, LIMITS)
+        read = guess.fit(drrs.xray, drrs.nominal, drrs.drawn, [patients[i] for i in drrs.cases], patients)
         module.trained["pose_guess"] = guess
-        shares = ", ".join(f"{name} {100 * max(share):.0f} %" for name, share in read.items())
-        say(f"guess of the pose: reads of DRRs at drawn poses {shares}")
+        shares = ", ".join(f"{name} {' and '.join(f'{100 * view:.0f}' for view in v)} %" for name, v in read.items())
+        say(f"guess of the pose: of DRRs at drawn poses it reads {shares}")
     if "prior" in module.trained:
         prior = module.trained["prior"]
         lay = partial(laid, module, training=True) if "pose_guess" in module.trained else None
@@ -57,12 +58,12 @@ def laid(module: DDPMModule, batch: dict, training: bool) -> dict:
     return module.trained["pose_guess"].lay_batch(module.on_before_batch_transfer(batch, 0), training)
 
 
-def _needs_pose(cases: CTDataModule, module: DDPMModule) -> bool:
+def _needs_pose(cases: CTDataModule, data: LatentData, module: DDPMModule) -> bool:
     train = cases.train
     if module.trained["xray_encoder"].volumetric or train.handling.align != "none":
         return False
-    some = torch.linspace(0, len(train) - 1, min(LOOKED_AT, len(train))).long().tolist()
-    if not any(stored(train.paths[i], "pose").isnan().any() for i in some):
+    poses = data.train.conditions["pose"] if data.train.kept else (stored(path, "pose") for path in train.paths)
+    if not any(pose.isnan().any() for pose in poses):
         return False
     if (count := train.rows["patient"].nunique()) >= LEAST_PATIENTS:
         return True

@@ -38,7 +38,7 @@ def fitted(
     n: int = 200, nominal: torch.Tensor = NOMINAL, rounds: int = 2
 ) -> tuple[PoseGuess, torch.Tensor, torch.Tensor]:
     poses, names = drawn(n, nominal), [f"p{i}" for i in range(n)]
-    guess, seen = PoseGuess(len(nominal), 16, rounds=rounds), pictures(poses)
+    guess, seen = PoseGuess(tuple(nominal[:, 2].tolist()), 16, rounds=rounds), pictures(poses)
     guess.fit(seen, nominal.expand_as(poses), poses, names, names)
     return guess, seen, poses
 
@@ -97,13 +97,31 @@ def test_each_view_has_its_own():
     assert found["centre_h"][0] < 0.8 and found["centre_w"][1] < 0.8  # along the beam it is but a size
 
 
+def test_a_view_that_was_not_fitted_is_left_alone():
+    bedside = view_pose(EXTENT, "AP")[None]
+    nominal = torch.cat([NOMINAL.expand(150, 1, 9), bedside.expand(50, 1, 9)])
+    poses = torch.stack([disturbed_poses(pose, (0, i)) for i, pose in enumerate(nominal)])
+    names, seen, alone = [f"p{i}" for i in range(200)], pictures(poses), PoseGuess((0.0,), 16)
+    alone.fit(seen, nominal, poses, names, names)
+    laid, turned = alone(seen[-5:], nominal[-5:], torch.ones(5, 1, dtype=torch.bool))
+    assert torch.equal(laid, seen[-5:]) and torch.equal(turned, nominal[-5:])
+    among = PoseGuess((0.0,), 16)
+    among.fit(seen[:150], nominal[:150], poses[:150], names[:150], names)
+    assert torch.equal(among.weight, alone.weight)  # nor does it disturb the others
+
+
+def test_another_number_of_views_is_refused():
+    with pytest.raises(ValueError, match="X-rays of 2 views.*made for 1"):
+        PoseGuess()(torch.rand(1, 2, 1, 32, 32), NOMINAL.expand(1, 2, 9), torch.ones(1, 2, dtype=torch.bool))
+
+
 def test_a_patient_does_not_tell_of_itself(monkeypatch):
     monkeypatch.setattr("ddpm.pose_guess.PENALTIES", (0.1,))  # which all patients choose together
     guess, seen, poses = fitted(rounds=1)
     wrong = poses.clone()
     wrong[7, 0, 4] += 100.0
     names = [f"p{i}" for i in range(len(poses))]
-    other = PoseGuess(1, 16, rounds=1)
+    other = PoseGuess((0.0,), 16, rounds=1)
     other.fit(seen, NOMINAL.expand_as(poses), wrong, names, names)
     asked = (seen[7:8], NOMINAL[None])
     unseen, with_itself = (
@@ -117,7 +135,7 @@ def test_a_patient_does_not_tell_of_itself(monkeypatch):
 def test_the_patient_of_a_case_decides_not_the_case():
     guess, seen, poses = fitted()
     names = [f"p{i // 2}" for i in range(len(poses))]
-    paired = PoseGuess(1, 16)
+    paired = PoseGuess((0.0,), 16)
     paired.fit(seen, NOMINAL.expand_as(poses), poses, names, [*names, "somebody else"])
     assert torch.equal(paired.fold[0:200:2], paired.fold[1:200:2])
     stranger = torch.tensor([len(names)])  # all that was fitted on is foreign to them
@@ -162,4 +180,6 @@ def test_it_survives_saving_without_the_training_cases(tmp_path):
 def test_too_few_patients_are_refused():
     poses = drawn(9)
     with pytest.raises(ValueError, match="9 training patients.*needs 10.*model.pose_guess=false"):
-        PoseGuess(1, 16).fit(pictures(poses), NOMINAL.expand_as(poses), poses, list("abcdefghi"), list("abcdefghi"))
+        PoseGuess((0.0,), 16).fit(
+            pictures(poses), NOMINAL.expand_as(poses), poses, list("abcdefghi"), list("abcdefghi")
+        )

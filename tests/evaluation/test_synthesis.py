@@ -20,7 +20,7 @@ from dataset.phantom import render_phantom
 from dataset.volume_io import read_volume, write_nifti
 from ddpm.checkpoint import load_pipeline, sha256
 from ddpm.pose_guess import PoseGuess
-from evaluation.inputs import read_inputs
+from evaluation.inputs import placed, read_inputs
 from evaluation.sampling import SHIPPED
 from evaluation.synthesis import find_xrays, generate
 
@@ -272,11 +272,35 @@ def test_a_film_that_lies_like_those_of_training_is_not_moved(tmp_path):
     assert shown.notes["alignment"]["align"] == "lungs"
 
 
+def test_what_a_pose_is_guessed_of_is_not_laid_by_its_lungs_first(tmp_path):
+    phantom = render_phantom(3, seed=4, size=(32, 32, 32))
+    xray = render_xray(torch.tensor(phantom.hu_plain), phantom.spacing, make_pose(EXTENT)[None], (96, 96))[0]
+    Image.fromarray((xray.numpy() * 255).astype(np.uint8)).save(tmp_path / "film.png")
+    data = protocol() | {"xray_size": [96, 96], "lung_box": [0.3, 0.7, 0.2, 0.8, 0.25, 0.75], "align": "none"}
+    told = ([tmp_path / "film.png"], data, EXTENT)
+    (by_lungs,), (as_it_lies,) = read_inputs(*told), read_inputs(*told, pose_guess=PoseGuess())
+    assert by_lungs.notes["alignment"]["align"] == "lungs"
+    assert as_it_lies.notes["alignment"] == {"align": "none"}
+
+
 def test_settings_tell_how_a_film_was_laid(film, tmp_path):
     path, pipeline = film
-    pipeline.pose_guess = PoseGuess(limits=(0.1, 5.0, 5.0, 15.0, 15.0, 15.0))
+    pipeline.pose_guess = PoseGuess()
     pipeline.pose_guess.bias[:] = torch.tensor([0.0, 0.0, 1.0, 4.0, 0.0, -6.0]) / 2  # in each of two rounds
     generate(pipeline, [path], tmp_path / "out", align="none")
     (told,) = json.loads((tmp_path / "out" / "chest_settings.json").read_text())["pose_guess"]
     expected = {"distance": 0, "azimuth": 0, "elevation": 1.0, "centre_d": 4.0, "centre_h": 0, "centre_w": -6.0}
     assert told == expected
+
+
+def test_what_a_result_is_compared_with_is_what_the_generator_saw(film):
+    path, pipeline = film
+    (shown,) = read_inputs([path], pipeline.protocol, pipeline.extent, align="none")
+    xray, pose = placed(shown, None)
+    assert torch.equal(xray, shown.xray) and torch.equal(pose, fill_unknown(shown.pose, shown.extent))
+    guess = PoseGuess()
+    guess.bias[:, :, 2:4] = 2.0
+    laid, turned = placed(shown, guess)
+    expected, _ = guess(shown.xray[None, :, None], pose[None], torch.ones(1, 1, dtype=torch.bool))
+    assert torch.equal(laid, expected[0, :, 0]) and not torch.equal(laid, xray)
+    assert float(turned[0, 3]) == 4.0

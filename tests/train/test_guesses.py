@@ -6,7 +6,9 @@ import torch
 from dataset.errors import UserError
 from dataset.geometry import make_pose
 from ddpm.checkpoint import export_pipeline, load_pipeline
+from ddpm.module import DDPMModule
 from ddpm.pipeline import XrayToCTPipeline
+from ddpm.prior import LinearPrior
 
 CASES = ["dataset=phantom", "dataset.train=12", "dataset.val=1", "dataset.test=1", "model.prior_rank=2",
          "model.prior_pixels=8", "model.prediction=sample"]  # fmt: skip
@@ -59,19 +61,60 @@ def test_too_few_patients_are_said(trained, caplog):
         trained(*few, "model.pose_guess=true")
 
 
-def test_a_frozen_encoder_sees_what_is_laid(trained, monkeypatch):
-    from train import features
+@pytest.fixture
+def seen(monkeypatch):
+    """What the network was shown: (module, batch) of every loss, of training and of validation."""
+    found, losses = [], DDPMModule.losses
 
-    seen = []
-    kept = features.EncodedDataset.__init__
+    def watch(self, batch, *arguments):
+        found.append((self, self.training, batch))
+        return losses(self, batch, *arguments)
 
-    def watch(self, items, encoder, device, description, lay):
-        seen.append((items[0]["xray"], lay(torch.utils.data.default_collate([items[0]]))["xray"][0]))
-        kept(self, items, encoder, device, description, lay)
+    monkeypatch.setattr(DDPMModule, "losses", watch)
+    return found
 
-    monkeypatch.setattr(features.EncodedDataset, "__init__", watch)
-    trained("dataset.pose_noise=true", "model.freeze_xray_encoder=true")
-    assert len(seen) == 2 and all(not torch.equal(raw, laid) for raw, laid in seen)
+
+@pytest.mark.parametrize("frozen", ["false", "true"])
+def test_the_network_is_shown_what_is_laid(trained, seen, frozen):
+    trained("dataset.pose_noise=true", f"model.freeze_xray_encoder={frozen}")
+    assert {training for _, training, _ in seen} == {True, False}
+    for module, training, batch in seen:
+        data, guess = module.trainer.datamodule, module.trained["pose_guess"]
+        items = data.train if training else data.val
+        raw = torch.stack([items[int(i)]["xray"] for i in batch["index"]])
+        nominal = make_pose((320.0, 256.0, 352.0)).expand(len(raw), 1, 9)
+        index = batch["index"] if training else None  # each training case by what has not seen it
+        laid, turned = guess(raw, nominal, torch.ones(len(raw), 1, dtype=torch.bool), index)
+        torch.testing.assert_close(batch["xray"], laid)
+        torch.testing.assert_close(batch["pose"], turned)
+        assert not torch.allclose(laid, raw, atol=1e-3)
+        if frozen == "true":
+            by_hand = module.trained["xray_encoder"](laid).maps
+            torch.testing.assert_close(batch["xray_maps"].float(), by_hand, atol=2e-2, rtol=2e-2)
+
+
+def test_the_linear_guess_is_fitted_on_what_is_laid(trained, seen, monkeypatch):
+    given, fit = [], LinearPrior.fit
+    monkeypatch.setattr(
+        LinearPrior, "fit", lambda self, xrays, *rest: (given.append(xrays), fit(self, xrays, *rest))[1]
+    )
+    trained("dataset.pose_noise=true")
+    shown = {int(i): x for _, training, b in seen if training for i, x in zip(b["index"], b["xray"], strict=True)}
+    for index, xray in shown.items():
+        torch.testing.assert_close(given[0][index], torch.nn.functional.adaptive_avg_pool2d(xray, 8))
+
+
+def test_another_run_keeps_its_own(train, vae, tmp_path):
+    told = [*CASES, f"model.vae_ckpt={vae}", "dataset.pose_noise=true"]
+    with_it = train(tmp_path / "with", *told) / "last.ckpt"
+    without = train(tmp_path / "without", *told, "model.pose_guess=false") / "last.ckpt"
+    more = ["model.vae_ckpt=null", "model.allow_seen_patients=true", *told[:-2], "dataset.pose_noise=true"]
+    more = [word for word in more if not word.startswith("model.vae_ckpt=/")]
+    again = load_pipeline(train(tmp_path / "more", *more, f"model.init_from={with_it}") / "last.ckpt")
+    assert torch.equal(again.pose_guess.weight, load_pipeline(with_it).pose_guess.weight)
+    for origin, asked, had in ((with_it, "false", "with"), (without, "true", "without")):
+        with pytest.raises(UserError, match=f"model.pose_guess={asked}: .* was trained {had} it"):
+            train(tmp_path / had, *more, f"model.init_from={origin}", f"model.pose_guess={asked}")
 
 
 def test_a_stopped_run_goes_on_as_if_it_had_not(train, vae, tmp_path):
