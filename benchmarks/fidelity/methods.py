@@ -49,6 +49,7 @@ ANCESTOR = [  # the recipe of the first latent DDPM for X-ray to CTPA, on the sa
     "model.condition_drop=0",
 ]
 UNKNOWN_POSE = ("dataset.pose_noise=true",)  # X-rays at poses off the nominal one, which nobody is told
+NO_PRIOR = ("model.prior_rank=0", "model.posterior_start=false")
 MINUTES = {64: (20.0, 8.0), 128: (4.0, 4.0)}  # of a whole training on two cores, on one H100; of a part taken away
 BASELINES = ("mean_volume", "nearest", "ridge")  # need no training seed
 ONE_STEP = ["sampler=ddim", "sampler.steps=1", "sampler.antithetic=false", "samples=1"]
@@ -120,7 +121,7 @@ def methods(size: int) -> dict[str, Method]:
             trained_as="ancestor",
         ),
         "whole_8min": without("whole_8min"),
-        "no_prior": without("no_prior", "model.prior_rank=0", "model.posterior_start=false"),
+        "no_prior": without("no_prior", *NO_PRIOR),
         "no_lifting": without("no_lifting", "model.condition_channels=0"),
         "no_embedding": without("no_embedding", "model.global_embedding=false"),
         "with_tokens": without("with_tokens", "model.token_grid=8"),
@@ -131,18 +132,23 @@ def methods(size: int) -> dict[str, Method]:
         "no_noise_first": without("no_noise_first", "model.noise_first=0"),
         "condition_drop": without("condition_drop", "model.condition_drop=0.1"),
         "factorised": without("factorised", *FACTORISED),
+        # where poses are unknown the network learns nothing beyond a linear guess in this time: it starts from none
         "unknown_pose": unknown(
             "unknown_pose",
+            *NO_PRIOR,
             judged={ours_name: unknown_name(ours_name) for ours_name in whole},
         ),
-        "unknown_pose_no_lifting": unknown("unknown_pose_no_lifting", "model.condition_channels=0"),
-        "unknown_pose_no_guess": unknown("unknown_pose_no_guess", "model.pose_guess=false"),
+        "unknown_pose_no_lifting": unknown("unknown_pose_no_lifting", *NO_PRIOR, "model.condition_channels=0"),
         "unknown_pose_regression": unknown(
             "unknown_pose_regression",
+            *NO_PRIOR,
             *REGRESSION,
             judged={"model": "unknown_pose_regression"},
             judge=tuple(ONE_STEP),
         ),
+        "unknown_pose_prior": unknown("unknown_pose_prior"),
+        "unknown_pose_prior_no_lifting": unknown("unknown_pose_prior_no_lifting", "model.condition_channels=0"),
+        "unknown_pose_prior_no_guess": unknown("unknown_pose_prior_no_guess", "model.pose_guess=false"),
         "model_on_unknown_pose": on_unknown("model", whole_minutes),
         "whole_8min_on_unknown_pose": on_unknown("whole_8min", part_minutes),
         "no_lifting_on_unknown_pose": on_unknown("no_lifting", part_minutes, "model.condition_channels=0"),
