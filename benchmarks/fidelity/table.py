@@ -41,6 +41,7 @@ PAIRS = (  # what is compared with what, like with like
     *(("whole_8min", name) for name in ("condition_drop", "factorised")),
     ("unknown_pose", "unknown_pose_no_lifting"),
     ("unknown_pose", "unknown_pose_prior"),
+    ("unknown_pose", "unknown_pose_prior_no_lifting"),
     ("unknown_pose_prior", "unknown_pose_prior_no_lifting"),
     ("unknown_pose_prior", "unknown_pose_prior_no_guess"),
     ("unknown_pose", "unknown_pose_regression"),
