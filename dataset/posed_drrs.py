@@ -19,7 +19,7 @@ from dataset.pose_noise import describe, disturbed_poses
 from dataset.samples import CaseDataset
 from dataset.volume_io import Volume
 
-MOST = 2000  # cases, evenly chosen: more would make no difference to a linear regression
+MOST = 2000  # cases, evenly chosen: what they take to render stays within minutes
 VERSION = 1  # of what a file of DRRs holds
 STREAM = 3  # tells these random numbers from those of X-rays that were taken at drawn poses themselves
 

@@ -162,6 +162,7 @@ class PoseGuess(ModelMixin, ConfigMixin):
 
         Raises:
             ValueError: for X-rays of another number of views.
+            RuntimeError: for an index before `fit`.
         """
         if xray.shape[1] != len(self.azimuth):
             raise ValueError(
