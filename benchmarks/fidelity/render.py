@@ -21,8 +21,8 @@ def render(job: tuple[int, dict]):
     """The X-rays of one phantom."""
     import torch
 
-    from dataset.cases import view_poses
     from dataset.drr import render_xray
+    from dataset.drr_settings import DrrSettings
     from dataset.phantom import render_phantom
 
     index, data = job
@@ -31,7 +31,7 @@ def render(job: tuple[int, dict]):
     shares = {"pe_share": data["pe_share"], "sign_rate": data["sign_rate"]}
     phantom = render_phantom(index, seed=data["seed"], size=size, extent=extent, **shares)
     plain = torch.as_tensor(phantom.hu_plain, dtype=torch.float32)
-    return render_xray(plain, phantom.spacing, view_poses(extent, data["views"]), tuple(data["xray_size"]))
+    return render_xray(plain, phantom.spacing, DrrSettings().poses(extent, data["views"]), tuple(data["xray_size"]))
 
 
 def main() -> None:

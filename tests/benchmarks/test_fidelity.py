@@ -6,12 +6,15 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 
 from benchmarks.fidelity import claims, samplers, solvers, table
 from benchmarks.fidelity.methods import BASELINES, Method, methods
+from benchmarks.fidelity.render import render
 from benchmarks.fidelity.run import ROOT, plan, refuse_stale, train
 from benchmarks.fidelity.solver_pictures import guidance_picture, quality_picture
+from dataset.phantoms_source import PhantomSource, read_xray_row, write_xrays
 from ddpm.checkpoint import sha256
 from evaluation.scoring import TRUTH
 
@@ -309,3 +312,18 @@ def test_measured_coverage_becomes_a_sentence(tmp_path):
     found = claims.coverage_claims(tmp_path / "bounds_64.json")
     assert [entry["verdict"] for entry in found] == ["the interval holds it", "less than promised"]
     assert BASELINES and "bound on lungs: promised 0.9" in "\n".join(claims.sentences(found))
+
+
+def test_rendered_xrays_are_those_that_the_population_draws(tmp_path):
+    """The file for machines without the renderer holds what the data set itself would render, in 8 bits."""
+    index, size = 20_000_001, (24, 24, 24)
+    source = PhantomSource(train=1, val=0, test=2, seed=1, volume_size=size, xray_size=(16, 16))
+    data = {k: source.describe()[k] for k in ("seed", "volume_size", "extent", "xray_size", "views", "pe_share")}
+    threads = torch.get_num_threads()
+    xray = render((index, {**data, "sign_rate": source.sign_rate}))
+    torch.set_num_threads(threads)  # a worker of the script renders with one
+    write_xrays(tmp_path / "xrays.safetensors", [7, index], torch.stack([torch.zeros_like(xray), xray]))
+    own = source.build(source.rows.iloc[-1])["xray"].float()
+    kept = read_xray_row(tmp_path / "xrays.safetensors", index, (1, 16, 16))
+    assert own.std() > 0.1
+    torch.testing.assert_close(kept.reshape(own.shape), own, rtol=0, atol=1 / 255)
