@@ -207,8 +207,10 @@ def differences(found: Runs) -> dict[str, dict]:
 def difference(ones: list, others: list, metric: str, margin: float = 0.0) -> dict | None:
     """One minus the other on the cases of both, averaged over training seeds; `p` of a difference of `margin`.
 
-    None where no case has both. `by_seed` are the differences of the training seeds that both have, in their order.
+    Over the seeds that both have, where there are any: one that a single row has would only add its own luck. None
+    where no case has both. `by_seed` are the differences of the seeds in common, in their order.
     """
+    ones, others = in_common(ones, others)
     first, second = averaged(ones), averaged(others)
     index = first.index.intersection(second.index)
     if not len(index) or metric not in first or metric not in second:
@@ -223,6 +225,14 @@ def difference(ones: list, others: list, metric: str, margin: float = 0.0) -> di
     if len(each) > 1:
         found |= {"by_seed": [round(v, 4) for v in each], "seed_std": round(float(np.std(each, ddof=1)), 4)}
     return found
+
+
+def in_common(ones: list, others: list) -> tuple[list, list]:
+    """The runs of the training seeds that both have; all runs where a row has no seeds, or none in common."""
+    seeds = {facts["seed"] for facts, _ in ones} & {facts["seed"] for facts, _ in others} - {None}
+    if not seeds:
+        return ones, others
+    return tuple([run for run in runs if run[0]["seed"] in seeds] for runs in (ones, others))
 
 
 def by_seed(ones: list, others: list) -> list[tuple[pd.DataFrame, pd.DataFrame]]:

@@ -124,6 +124,19 @@ def test_training_seeds_are_paired_by_their_number(tmp_path):
         assert table.difference(found["model"], found[other], "psnr").get("by_seed") == expected
 
 
+def test_a_seed_of_one_row_alone_does_not_move_a_difference(tmp_path):
+    put(tmp_path, "whole_8min", [24.0, 25.0], 0)
+    put(tmp_path, "no_lifting", [23.0, 24.0], 0)
+    before = table.difference(*(table.read(64, tmp_path)[name] for name in ("whole_8min", "no_lifting")), "psnr")
+    put(tmp_path, "whole_8min", [14.0, 15.0], 1)
+    put(tmp_path, "flow", [13.5, 14.5], 1)
+    put(tmp_path, "model", [20.0, 21.0], 2)
+    found = table.read(64, tmp_path)
+    assert table.difference(found["whole_8min"], found["no_lifting"], "psnr") == before
+    assert table.difference(found["whole_8min"], found["flow"], "psnr")["mean"] == pytest.approx(0.5)
+    assert table.difference(found["model"], found["flow"], "psnr")["mean"] == pytest.approx(6.5)  # none in common: all
+
+
 def test_several_comparisons_cost_significance(home):
     found = table.read(64, home)
     for name, metrics in table.summarise(64, home)["differences"].items():
