@@ -64,6 +64,7 @@ def _guard(main: Callable[[DictConfig], None]) -> Callable[[DictConfig], None]:
     @functools.wraps(main)
     def guarded(cfg: DictConfig) -> None:
         try:
+            _refuse_negative_seeds(cfg)
             with _terminable():
                 main(cfg)
         except UserError as error:
@@ -79,6 +80,14 @@ def _guard(main: Callable[[DictConfig], None]) -> Callable[[DictConfig], None]:
             _stop(f"{getattr(error, 'full_key', None) or 'config'}: {str(error).splitlines()[0]}")
 
     return guarded
+
+
+def _refuse_negative_seeds(cfg: DictConfig) -> None:
+    """Random numbers start from 0 or more in every library below; told here, not from the depths after minutes."""
+    for key in ("seed", "model.seed", "dataset.seed"):
+        seed = OmegaConf.select(cfg, key, throw_on_missing=False)
+        if seed is not None and int(seed) < 0:
+            raise UserError(f"{key}={seed}: give 0 or more")
 
 
 def _like_ours(arguments) -> None:

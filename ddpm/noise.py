@@ -22,9 +22,14 @@ class SampleNoise:
         names: of the X-ray of each sample.
         numbers: j of each.
         antithetic: an odd sample gets the opposite of the noise of the one before it.
+
+    Raises:
+        ValueError: for a negative seed.
     """
 
     def __init__(self, seed: int, names: list[str], numbers: list[int], antithetic: bool):
+        if seed < 0:
+            raise ValueError(f"seed={seed}: give 0 or more")
         self.signs = [-1.0 if antithetic and j % 2 else 1.0 for j in numbers]
         self._own = [(seed, name, j) for name, j in zip(names, numbers, strict=True)]
         self._shared = [(seed, n, j - (sign < 0)) for (seed, n, j), sign in zip(self._own, self.signs, strict=True)]
@@ -57,8 +62,8 @@ def normal(shape: Sequence[int], words: Sequence[int]) -> Tensor:
 
 
 def generator(words: Sequence[int]) -> torch.Generator:
-    """Random numbers that depend on these words alone, whatever their signs."""
-    state = np.random.SeedSequence([abs(int(w)) for w in words]).generate_state(1, np.uint64)[0]
+    """Random numbers that depend on these words, none of them negative, and on nothing else."""
+    state = np.random.SeedSequence([int(w) for w in words]).generate_state(1, np.uint64)[0]
     return torch.Generator().manual_seed(int(state >> np.uint64(1)))
 
 

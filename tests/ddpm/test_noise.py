@@ -4,7 +4,7 @@ import pytest
 import torch
 from diffusers import DDPMScheduler
 
-from ddpm.noise import SampleNoise
+from ddpm.noise import SampleNoise, normal
 from ddpm.objective import NoiseObjective
 from ddpm.samplers import make_sampler
 
@@ -62,3 +62,10 @@ def test_under_a_linear_denoiser_a_pair_ends_opposite():
         latents = solver.step(0.6 * latents, t, latents, **pair.step(solver, SHAPE)).prev_sample
     torch.testing.assert_close(latents[0], -latents[1])
     assert latents[0].abs().max() > 0.1
+
+
+def test_a_negative_seed_is_not_taken_for_its_absolute_value():
+    with pytest.raises(ValueError, match="seed=-1: give 0 or more"):
+        noise(seed=-1)
+    with pytest.raises(ValueError):
+        normal((2,), (-1, 0))
