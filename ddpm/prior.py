@@ -35,6 +35,7 @@ class LinearPrior(ModelMixin, ConfigMixin):
         rank: principal components of the latents that are predicted.
         max_side: the guess is made on a grid of at most this many voxels a side and interpolated.
         deviation: tells how far latents lie from their guess, place by place.
+        hidden: tells nothing, a guess of 0 and a deviation of 1, as in the part of a training that goes without it.
     """
 
     @register_to_config
@@ -46,6 +47,7 @@ class LinearPrior(ModelMixin, ConfigMixin):
         rank: int = 64,
         max_side: int = 16,
         deviation: bool = False,
+        hidden: bool = False,
     ):
         super().__init__()
         c, *size = latent_shape
@@ -143,6 +145,10 @@ class LinearPrior(ModelMixin, ConfigMixin):
             missed += F.adaptive_avg_pool3d(away, self.grid).sum(dim=0)
         self.std.copy_((missed / len(latents)).sqrt().clamp_min(LEAST_DEVIATION))
 
+    def hide(self, hidden: bool) -> None:
+        """From now on tells nothing, or what it knows; a checkpoint keeps it so."""
+        self.register_to_config(hidden=hidden)
+
     @torch.no_grad()
     def forward(
         self, xray: Float[Tensor, "b v 1 h w"], index: Int[Tensor, " b"] | None = None
@@ -154,6 +160,8 @@ class LinearPrior(ModelMixin, ConfigMixin):
         """
         if index is not None and self.leverage is None:
             raise RuntimeError("the linear guess does not know its training cases: call fit first")
+        if self.config.hidden:
+            return self.mean.new_zeros(len(xray), *self.config.latent_shape)
         with torch.autocast(xray.device.type, enabled=False):
             z = self._standardise(self._pool(xray))
             scores = z @ self.weight
@@ -169,6 +177,8 @@ class LinearPrior(ModelMixin, ConfigMixin):
         """Standard deviation of latents around such guesses, of training cases that the regression had not seen."""
         if self.std is None:
             return None
+        if self.config.hidden:
+            return torch.ones_like(guess)
         return _resized(self.std[None], guess.shape[2:]).expand_as(guess)
 
     def _map(self, scores: Float[Tensor, "b r"], size: Sequence[int]) -> Float[Tensor, "b c d h w"]:

@@ -43,6 +43,10 @@ def build_module(
         found, need = ("volumes", "model/xray_encoder=volume") if volumes else ("X-rays", "another model/xray_encoder")
         raise ValueError(f"dataset.source_window={dataset.get('source_window')}: the sources are {found}, use {need}")
     with_prior = model.prior_rank > 0 and not xray_encoder.volumetric
+    if not 0.0 <= (model.guess_from or 0.0) < 1.0:
+        raise ValueError(f"model.guess_from={model.guess_from}: give a share of the training, from 0 to below 1")
+    if model.guess_from and not with_prior:
+        raise ValueError(f"model.guess_from={model.guess_from}: there is no linear guess to show (model.prior_rank=0)")
     residual = with_prior and model.prediction == "sample"
     with_posterior = bool(model.posterior_start)  # the denoiser refuses it where it cannot be
     denoiser = instantiate(

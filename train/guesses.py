@@ -4,6 +4,8 @@ import logging
 from functools import partial
 from pathlib import Path
 
+import pytorch_lightning as pl
+
 from dataset.cases import stored
 from dataset.datamodule import CTDataModule
 from dataset.drr_settings import DrrSettings
@@ -15,6 +17,8 @@ from train.latents import LatentData
 from train.processes import say
 
 LIMITS = (DISTANCE_SHARE, DEGREES, DEGREES, SHIFT_MM, SHIFT_MM, SHIFT_MM)  # of `ddpm.pose_guess.FIELDS`
+
+GUESS_FROM = 0.4  # of a training with guessed poses: before that the linear guess is a plateau (benchmarks/fidelity)
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +53,30 @@ def fit_guesses(
         prior.fit(data.train.xrays(pixels, lay=lay), data.train.latents, patients)
         if prior.std is not None and data.train.augments:  # a guess from a changed X-ray is a worse one
             prior.measure_deviation(data.train.xrays(pixels, step=0, lay=lay), data.train.latents)
+
+
+class ShowGuess(pl.Callback):
+    """Hides the linear guess in the first part of a training, in its pictures and checkpoints too.
+
+    What is linear in the X-ray is then learned by the network, and with it how to read the X-ray at all. Where the
+    pose moves, a guess from the first batch on leaves nothing that is as simple to begin with.
+
+    Args:
+        share: of the training that goes without; None: `GUESS_FROM` where poses are guessed, else 0.
+    """
+
+    def __init__(self, share: float | None, module: DDPMModule):
+        guessed = {"prior", "pose_guess"} <= set(module.trained.keys())
+        self.share = (GUESS_FROM if guessed else 0.0) if share is None else float(share)
+        if self.share:
+            say(f"the linear guess of the volume is shown after {100 * self.share:.0f} % of the training")
+
+    def on_train_batch_start(self, trainer: pl.Trainer, module: DDPMModule, batch: dict, batch_idx: int) -> None:
+        """By the place of the batch in the training, so that a resumed run does the same."""
+        if "prior" in module.trained:
+            hidden = int(batch["step"][0]) < self.share * module.num_batches
+            if hidden != module.trained["prior"].config.hidden:
+                module.trained["prior"].hide(hidden)
 
 
 def laid(module: DDPMModule, batch: dict, training: bool) -> dict:

@@ -31,7 +31,7 @@ def main(cfg) -> None:
     from train.encoding import describe, training_device
     from train.features import cache_xray_features
     from train.finetuning import Origin, SaveAdapter
-    from train.guesses import fit_guesses
+    from train.guesses import ShowGuess, fit_guesses
     from train.latents import LatentData, check_latent_size, load_latent_encoder
     from train.preflight import MemoryNeed, activation_bytes
     from train.record import write_record
@@ -76,6 +76,7 @@ def main(cfg) -> None:
     if origin is None:
         with refusals():
             fit_guesses(module, cases, data, model.prior_pixels, model.pose_guess)
+        callbacks.append(ShowGuess(model.guess_from, module))
     if origin is not None:
         origin.warn_of_shift(data.excerpt(), cases.window)
         module.protocol["init_from"] = origin.describe()

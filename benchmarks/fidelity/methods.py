@@ -132,23 +132,26 @@ def methods(size: int) -> dict[str, Method]:
         "no_noise_first": without("no_noise_first", "model.noise_first=0"),
         "condition_drop": without("condition_drop", "model.condition_drop=0.1"),
         "factorised": without("factorised", *FACTORISED),
-        # where poses are unknown the network learns nothing beyond a linear guess in this time: it starts from none
-        "unknown_pose": unknown(
-            "unknown_pose",
-            *NO_PRIOR,
-            judged={ours_name: unknown_name(ours_name) for ours_name in whole},
-        ),
-        "unknown_pose_no_lifting": unknown("unknown_pose_no_lifting", *NO_PRIOR, "model.condition_channels=0"),
+        # where poses are guessed the first part of a training goes without the linear guess of the volume: the default
+        "unknown_pose": unknown("unknown_pose", judged={ours_name: unknown_name(ours_name) for ours_name in whole}),
+        "unknown_pose_no_lifting": unknown("unknown_pose_no_lifting", "model.condition_channels=0"),
         "unknown_pose_regression": unknown(
             "unknown_pose_regression",
-            *NO_PRIOR,
             *REGRESSION,
             judged={"model": "unknown_pose_regression"},
             judge=tuple(ONE_STEP),
         ),
-        "unknown_pose_prior": unknown("unknown_pose_prior"),
-        "unknown_pose_prior_no_lifting": unknown("unknown_pose_prior_no_lifting", "model.condition_channels=0"),
-        "unknown_pose_prior_no_guess": unknown("unknown_pose_prior_no_guess", "model.pose_guess=false"),
+        "unknown_pose_no_prior": unknown("unknown_pose_no_prior", *NO_PRIOR),
+        "unknown_pose_no_prior_no_lifting": unknown(
+            "unknown_pose_no_prior_no_lifting", *NO_PRIOR, "model.condition_channels=0"
+        ),
+        "unknown_pose_prior": unknown("unknown_pose_prior", "model.guess_from=0"),
+        "unknown_pose_prior_no_lifting": unknown(
+            "unknown_pose_prior_no_lifting", "model.guess_from=0", "model.condition_channels=0"
+        ),
+        "unknown_pose_prior_no_guess": unknown(
+            "unknown_pose_prior_no_guess", "model.guess_from=0", "model.pose_guess=false"
+        ),
         "model_on_unknown_pose": on_unknown("model", whole_minutes),
         "whole_8min_on_unknown_pose": on_unknown("whole_8min", part_minutes),
         "no_lifting_on_unknown_pose": on_unknown("no_lifting", part_minutes, "model.condition_channels=0"),

@@ -42,6 +42,8 @@ PAIRS = (  # what is compared with what, like with like
     ("unknown_pose", "unknown_pose_no_lifting"),
     ("unknown_pose", "unknown_pose_prior"),
     ("unknown_pose", "unknown_pose_prior_no_lifting"),
+    ("unknown_pose", "unknown_pose_no_prior"),
+    ("unknown_pose_no_prior", "unknown_pose_no_prior_no_lifting"),
     ("unknown_pose_prior", "unknown_pose_prior_no_lifting"),
     ("unknown_pose_prior", "unknown_pose_prior_no_guess"),
     ("unknown_pose", "unknown_pose_regression"),

@@ -134,6 +134,20 @@ def test_it_survives_saving_without_the_training_cases(tmp_path):
     assert again.leverage is None
 
 
+def test_hidden_it_tells_nothing_and_a_file_keeps_it_so(tmp_path):
+    xrays, latents = cases()
+    prior = LinearPrior(SHAPE, pixels=8, rank=20, deviation=True).fit(xrays, latents)
+    shown, off = prior(xrays), prior.deviation(latents)
+    prior.hide(True)
+    prior.save_pretrained(tmp_path)
+    for hidden in (prior, LinearPrior.from_pretrained(tmp_path)):
+        assert torch.equal(hidden(xrays), torch.zeros_like(latents))
+        assert torch.equal(hidden.deviation(latents), torch.ones_like(latents))
+    assert torch.equal(prior(xrays, torch.arange(len(xrays))), torch.zeros_like(latents))
+    prior.hide(False)
+    assert torch.equal(prior(xrays), shown) and torch.equal(prior.deviation(latents), off)
+
+
 def test_large_latents_are_guessed_on_a_coarse_grid():
     prior = LinearPrior((2, 24, 8, 8), pixels=8, rank=4)
     xrays, _ = cases(10)

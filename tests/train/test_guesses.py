@@ -104,6 +104,44 @@ def test_the_linear_guess_is_fitted_on_what_is_laid(trained, seen, monkeypatch):
         torch.testing.assert_close(given[0][index], torch.nn.functional.adaptive_avg_pool2d(xray, 8))
 
 
+@pytest.mark.parametrize(
+    ("overrides", "steps_without"),
+    [
+        (("dataset.pose_noise=true",), {0, 1}),  # 0.4 of 4 batches
+        (("dataset.pose_noise=true", "model.guess_from=0"), set()),
+        (("dataset.pose_noise=true", "model.pose_guess=false"), set()),
+        (("model.posterior_start=true", "model.guess_from=0.75"), {0, 1, 2}),
+        ((), set()),
+    ],
+)
+def test_the_linear_guess_is_hidden_where_poses_are_guessed_or_as_told(
+    train, vae, tmp_path, monkeypatch, overrides, steps_without
+):
+    """In training, in validation after a batch, and in the checkpoint of that batch."""
+    found, predict = [], DDPMModule.predict
+
+    def watch(self, noisy, timestep, batch, keep):
+        hidden = bool(self.trained["prior"](batch["xray"]).eq(0).all())
+        found.append((self.training, int(batch["step"][0]) if self.training else self.trainer.global_step - 1, hidden))
+        return predict(self, noisy, timestep, batch, keep)
+
+    monkeypatch.setattr(DDPMModule, "predict", watch)
+    folder = train(tmp_path, *CASES, f"model.vae_ckpt={vae}", *overrides)
+    assert {step for training, step, hidden in found if training and hidden} == steps_without
+    assert all(hidden == (step in steps_without) for _, step, hidden in found)
+    assert {training for training, _, _ in found} == {True, False}
+    for saved in folder.glob("saved*.ckpt"):
+        done = int(saved.stem.removeprefix("saved"))
+        assert load_pipeline(saved).prior.config.hidden == (done - 1 in steps_without), saved.name
+
+
+@pytest.mark.parametrize("told", ["1.0", "-0.1", "0.4"])
+def test_a_share_that_cannot_be_is_refused(train, vae, tmp_path, told):
+    without = ["model.prior_rank=0"] if told == "0.4" else []
+    with pytest.raises(UserError, match=f"model.guess_from={told}: "):
+        train(tmp_path, *CASES, f"model.vae_ckpt={vae}", f"model.guess_from={told}", *without)
+
+
 def test_another_run_keeps_its_own(train, vae, tmp_path):
     told = [*CASES, f"model.vae_ckpt={vae}", "dataset.pose_noise=true"]
     with_it = train(tmp_path / "with", *told) / "last.ckpt"
