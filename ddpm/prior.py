@@ -128,16 +128,12 @@ class LinearPrior(ModelMixin, ConfigMixin):
         self.members = members.to(self.mean.device)
         self.influence = F.pad(influence.float(), (0, self.config.rank - rank)).to(self.mean.device)
         if self.std is not None:
-            missed = torch.zeros_like(self.std)
-            for part, scores_of in zip(latents.split(64), (scores - influence).float().split(64), strict=True):
-                guess = self._map(scores_of, part.shape[2:])
-                missed += F.adaptive_avg_pool3d((part.float() - guess).square(), self.grid).sum(dim=0)
-            self.std.copy_((missed / n).sqrt().clamp_min(LEAST_DEVIATION))
+            self.measure_deviation(xrays, latents)
         return self
 
     @torch.no_grad()
     def measure_deviation(self, xrays: Float[Tensor, "n v 1 h w"], latents: Float[Tensor, "n c d h w"]) -> None:
-        """How far latents lie from their guess by other X-rays of the cases of `fit`, such as changed ones."""
+        """How far latents lie from their guess by X-rays of the cases of `fit`, its own or changed ones."""
         missed = torch.zeros_like(self.std)
         for cases in torch.arange(len(latents)).split(64):
             guess = self(xrays.index_select(0, cases), cases)
