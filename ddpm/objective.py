@@ -7,6 +7,8 @@ from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler, SchedulerM
 from jaxtyping import Float, Int
 from torch import Tensor
 
+MOST_WEIGHT = 16.0  # of a level of noise: beyond it the quietest ones would be all that a batch is about
+
 PREDICTIONS = ("epsilon", "v_prediction", "sample", "flow")
 
 
@@ -26,12 +28,15 @@ class NoiseObjective:
             Steps Are Flawed", 2024).
         min_snr_gamma: caps the weight of easy timesteps (Hang et al., "Efficient Diffusion Training via Min-SNR
             Weighting Strategy", 2023); None weighs all alike.
+        snr_weight: s² weighs errors of clean latents by 1 + s²·SNR, at most 16: in units of what stays uncertain of
+            latents that lie s around their guess (`ddpm.gaussian_posterior`); 0 weighs all alike.
         timestep_power: 1 draws timesteps uniformly; k > 1 draws T·u^(1/k), more often the noisy ones.
         noise_first: share of the training, at its start, in which all timesteps are the noisiest one: the network
             learns to read the X-ray, as in regression, before it learns to denoise.
 
     Raises:
-        ValueError: for an unknown prediction, and for what zero terminal SNR rules out: epsilon, min-SNR weights.
+        ValueError: for an unknown prediction, for what zero terminal SNR rules out (epsilon, min-SNR weights), and for
+            weights of another prediction, or below 0.
     """
 
     timesteps: int = 1000
@@ -39,6 +44,7 @@ class NoiseObjective:
     prediction: str = "v_prediction"
     zero_terminal_snr: bool = True
     min_snr_gamma: float | None = None
+    snr_weight: float = 0.0
     timestep_power: float = 1.0
     noise_first: float = 0.0
 
@@ -59,6 +65,14 @@ class NoiseObjective:
             raise ValueError(
                 f"model.min_snr_gamma={self.min_snr_gamma:g} with model.zero_terminal_snr=true: the step where "
                 "sampling starts would weigh nothing; set one of them to null or false"
+            )
+
+        if self.snr_weight < 0 or (
+            self.snr_weight and (self.prediction != "sample" or self.min_snr_gamma is not None)
+        ):
+            raise ValueError(
+                f"model.snr_weight={self.snr_weight:g}: give 0, or above 0 with model.prediction=sample and "
+                "model.min_snr_gamma=null"
             )
 
     def scheduler(self) -> SchedulerMixin:
@@ -129,8 +143,14 @@ class NoiseSchedule:
         return signal * noisy - noise * prediction if self.objective.prediction == "v_prediction" else prediction
 
     def weight(self, timestep: Int[Tensor, " b"]) -> Float[Tensor, " b"]:
-        """Min-SNR weight in the units of the target: min(SNR, γ) over SNR, SNR + 1 or 1 for ε, v and x_0."""
+        """Min-SNR weight in the units of the target: min(SNR, γ) over SNR, SNR + 1 or 1 for ε, v and x_0.
+
+        With `snr_weight` s², min(1 + s²·SNR, 16).
+        """
         gamma = self.objective.min_snr_gamma
+        if self.objective.snr_weight:
+            signal, noise = (a.flatten() for a in self.levels(timestep))
+            return (1.0 + self.objective.snr_weight * (signal / noise).square()).clamp(max=MOST_WEIGHT)
         if gamma is None:
             return torch.ones(timestep.shape, device=timestep.device)
         signal, noise = (a.flatten() for a in self.levels(timestep))

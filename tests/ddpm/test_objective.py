@@ -3,8 +3,9 @@
 import pytest
 import torch
 
+from ddpm.gaussian_posterior import GaussianPosterior
 from ddpm.losses import pointwise_loss
-from ddpm.objective import PREDICTIONS, NoiseObjective, NoiseSchedule
+from ddpm.objective import MOST_WEIGHT, PREDICTIONS, NoiseObjective, NoiseSchedule
 
 T = torch.tensor([0, 1, 250, 700, 990])
 
@@ -64,6 +65,22 @@ def test_min_snr_weight_is_one_error_in_clean_latents_for_all_targets(prediction
     error = (s.target(wrong, wrong_eps, T) - s.target(clean, eps, T)).square().mean(dim=(1, 2, 3, 4)) * s.weight(T)
     snr = (s.signal[T] / s.noise[T]) ** 2
     assert torch.allclose(error, 0.01 * snr.clamp(max=5.0), rtol=2e-2)
+
+
+def test_snr_weight_is_in_units_of_what_stays_uncertain():
+    deviation, steps = 0.45, torch.tensor([999, 700, 400, 200, 100, 50, 0])
+    weight = schedule(prediction="sample", zero_terminal_snr=True, snr_weight=deviation**2).weight(steps)
+    posterior = GaussianPosterior(1000, "squaredcos_cap_v2", zero_terminal_snr=True)
+    nothing = torch.zeros(len(steps), 1, 1, 1, 1)
+    _, uncertainty = posterior(nothing, nothing, torch.full_like(nothing, deviation), steps, None)
+    expected = (deviation / uncertainty.flatten()).square()
+    assert torch.allclose(weight, expected.clamp(max=MOST_WEIGHT), rtol=1e-4)
+    assert weight[0] == 1.0 and weight[-1] == MOST_WEIGHT < expected[-1]
+    assert torch.equal(schedule(prediction="sample").weight(steps), torch.ones(len(steps)))
+    for other in ({"snr_weight": -0.1}, {"prediction": "v_prediction", "snr_weight": 0.2},
+                  {"snr_weight": 0.2, "min_snr_gamma": 5.0, "zero_terminal_snr": False}):  # fmt: skip
+        with pytest.raises(ValueError, match="model.snr_weight="):
+            NoiseObjective(**{"prediction": "sample", **other})
 
 
 def test_timestep_power_favours_noise():
