@@ -84,9 +84,9 @@ def _guard(main: Callable[[DictConfig], None]) -> Callable[[DictConfig], None]:
 
 def _refuse_negative_seeds(cfg: DictConfig) -> None:
     """Random numbers start from 0 or more in every library below; told here, not from the depths after minutes."""
-    for key in ("seed", "model.seed", "dataset.seed"):
+    for key in ("seed", "generate_seed", "model.seed", "dataset.seed", "classifier.generate_seed"):
         seed = OmegaConf.select(cfg, key, throw_on_missing=False)
-        if seed is not None and int(seed) < 0:
+        if isinstance(seed, int | float) and seed < 0:
             raise UserError(f"{key}={seed}: give 0 or more")
 
 

@@ -29,14 +29,14 @@ class NoiseObjective:
         min_snr_gamma: caps the weight of easy timesteps (Hang et al., "Efficient Diffusion Training via Min-SNR
             Weighting Strategy", 2023); None weighs all alike.
         snr_weight: s² weighs errors of clean latents by 1 + s²·SNR, at most 16: in units of what stays uncertain of
-            latents that lie s around their guess (`ddpm.gaussian_posterior`); 0 weighs all alike.
+            latents that lie s around their guess (`ddpm.gaussian_posterior`); None weighs all alike.
         timestep_power: 1 draws timesteps uniformly; k > 1 draws T·u^(1/k), more often the noisy ones.
         noise_first: share of the training, at its start, in which all timesteps are the noisiest one: the network
             learns to read the X-ray, as in regression, before it learns to denoise.
 
     Raises:
         ValueError: for an unknown prediction, for what zero terminal SNR rules out (epsilon, min-SNR weights), and for
-            weights of another prediction, or below 0.
+            weights of another prediction, or not above 0.
     """
 
     timesteps: int = 1000
@@ -44,7 +44,7 @@ class NoiseObjective:
     prediction: str = "v_prediction"
     zero_terminal_snr: bool = True
     min_snr_gamma: float | None = None
-    snr_weight: float = 0.0
+    snr_weight: float | None = None
     timestep_power: float = 1.0
     noise_first: float = 0.0
 
@@ -66,12 +66,10 @@ class NoiseObjective:
                 f"model.min_snr_gamma={self.min_snr_gamma:g} with model.zero_terminal_snr=true: the step where "
                 "sampling starts would weigh nothing; set one of them to null or false"
             )
-
-        if self.snr_weight < 0 or (
-            self.snr_weight and (self.prediction != "sample" or self.min_snr_gamma is not None)
-        ):
+        weighed_otherwise = self.prediction != "sample" or self.min_snr_gamma is not None
+        if self.snr_weight is not None and (weighed_otherwise or not 0.0 < self.snr_weight < float("inf")):
             raise ValueError(
-                f"model.snr_weight={self.snr_weight:g}: give 0, or above 0 with model.prediction=sample and "
+                f"model.snr_weight={self.snr_weight:g}: give null, or above 0 with model.prediction=sample and "
                 "model.min_snr_gamma=null"
             )
 

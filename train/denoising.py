@@ -43,10 +43,7 @@ def build_module(
         found, need = ("volumes", "model/xray_encoder=volume") if volumes else ("X-rays", "another model/xray_encoder")
         raise ValueError(f"dataset.source_window={dataset.get('source_window')}: the sources are {found}, use {need}")
     with_prior = model.prior_rank > 0 and not xray_encoder.volumetric
-    if not 0.0 <= (model.guess_from or 0.0) < 1.0:
-        raise ValueError(f"model.guess_from={model.guess_from}: give a share of the training, from 0 to below 1")
-    if model.guess_from and not with_prior:
-        raise ValueError(f"model.guess_from={model.guess_from}: there is no linear guess to show (model.prior_rank=0)")
+    _check_guess_from(model.guess_from, with_prior, origin)
     residual = with_prior and model.prediction == "sample"
     with_posterior = bool(model.posterior_start)  # the denoiser refuses it where it cannot be
     denoiser = instantiate(
@@ -109,6 +106,24 @@ def build_module(
         pose_guess=None if origin is None else origin.pose_guess(model.pose_guess, dataset.views),
         skip_nonfinite=model.skip_nonfinite,
     )
+
+
+def _check_guess_from(share: float | None, with_prior: bool, origin: Origin | None) -> None:
+    if share is not None and not (isinstance(share, int | float) and 0.0 <= share < 1.0):
+        raise ValueError(f"model.guess_from={share}: give a share of the training, from 0 to below 1")
+    if share and not with_prior:
+        raise ValueError(f"model.guess_from={share}: there is no linear guess to show; leave it out")
+    if origin is None:
+        return
+    if share:
+        raise ValueError(
+            f"model.guess_from={share}: model.init_from={origin.path} has learned with its guess; leave it out"
+        )
+    if origin.pipeline.prior is not None and origin.pipeline.prior.config.hidden:
+        raise ValueError(
+            f"model.init_from={origin.path}: saved before its run showed the linear guess (model.guess_from); give a "
+            "later checkpoint of it"
+        )
 
 
 def _posterior(model) -> dict:

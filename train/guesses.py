@@ -59,7 +59,8 @@ class ShowGuess(pl.Callback):
     """Hides the linear guess in the first part of a training, in its pictures and checkpoints too.
 
     What is linear in the X-ray is then learned by the network, and with it how to read the X-ray at all. Where the
-    pose moves, a guess from the first batch on leaves nothing that is as simple to begin with.
+    pose moves, a guess from the first batch on leaves nothing that is as simple to begin with. The averaged weights
+    follow some hundred batches after it is shown: pictures and checkpoints in between are worse than those around.
 
     Args:
         share: of the training that goes without; None: `GUESS_FROM` where poses are guessed, else 0.
@@ -72,11 +73,19 @@ class ShowGuess(pl.Callback):
             say(f"the linear guess of the volume is shown after {100 * self.share:.0f} % of the training")
 
     def on_train_batch_start(self, trainer: pl.Trainer, module: DDPMModule, batch: dict, batch_idx: int) -> None:
-        """By the place of the batch in the training, so that a resumed run does the same."""
+        """By the place of the batch in the training."""
         if "prior" in module.trained:
             hidden = int(batch["step"][0]) < self.share * module.num_batches
             if hidden != module.trained["prior"].config.hidden:
                 module.trained["prior"].hide(hidden)
+
+    def on_load_checkpoint(self, trainer: pl.Trainer, module: DDPMModule, checkpoint: dict) -> None:
+        """A resumed run goes on as it stood: what was shown stays shown, however long the training is now."""
+        entry = checkpoint["header"]["components"].get("prior")
+        if entry is not None:
+            hidden = entry["config"].get("hidden", False)
+            module.trained["prior"].hide(hidden)
+            self.share = self.share if hidden else 0.0
 
 
 def laid(module: DDPMModule, batch: dict, training: bool) -> dict:

@@ -85,8 +85,12 @@ def plan(method: Method, minutes: float, folder: Path, settings: list[str]) -> d
     return {**found, "batches": max(1, int(minutes * 60_000 / found["ms"])), "minutes": minutes}
 
 
-def train(budget: dict, folder: Path, settings: list[str]) -> dict:
-    """Trains as many batches as the plan says, whatever they take now; the plan with the `checkpoint`."""
+def train(budget: dict, folder: Path, settings: list[str], recipe: list[str]) -> dict:
+    """Trains as many batches as the plan says, whatever they take now; the plan with the `checkpoint`.
+
+    Args:
+        recipe: those of the settings that make the method, whatever the paths; a training of others is not taken.
+    """
     done = folder / "trained.json"
     if not done.exists():
         runs = folder / "runs"
@@ -97,8 +101,10 @@ def train(budget: dict, folder: Path, settings: list[str]) -> dict:
             f"model.resume={resume}",
         ]
         run("train/train_ddpm.py", *settings, *steps)
-        done.write_text(json.dumps({**budget, "checkpoint": str(newest(runs))}))
+        done.write_text(json.dumps({**budget, "checkpoint": str(newest(runs)), "recipe": recipe}))
     found = json.loads(done.read_text())
+    if found.get("recipe") != recipe:
+        raise SystemExit(f"{folder.name}: trained by another recipe than this method has now; remove {folder}")
     if found["minutes"] != budget["minutes"]:
         raise SystemExit(
             f"{folder.name}: trained for {found['minutes']:g} minutes, asked for {budget['minutes']:g}; "
@@ -167,7 +173,7 @@ def main() -> None:
         if options.plan:
             print(name, budget, flush=True)
             continue
-        trained = train(budget, home, settings)
+        trained = train(budget, home, settings, [*method.train, *method.trained_on])
         if options.train:
             continue
         part = "evaluation" if options.cases is None else f"evaluation_{options.cases}"

@@ -272,14 +272,22 @@ def markdown(result: dict) -> str:
         cells = [f"{name} ({row['cases']})", row["estimator"], *(_span(metrics.get(n)) for n in present), *costs]
         lines.append("| " + " | ".join(cells) + " |")
     machines = sorted({row["machine"] for row in rows.values()})
-    lines += ["", f"Trained on {'; '.join(machines)}. Intervals: 95 %, 2,000 draws over patients, seed 0.", ""]
+    lines += ["", f"Trained on {'; '.join(machines)}. Intervals: 95 %, 2,000 draws over patients, seed 0. "]
+    lines[-1] += "Seconds are of the machine of a row's first seed (`results.json`) and compare on one machine alone."
+    lines += [""]
     lines += ["## Differences", "", "| difference | PSNR, dB | p, Holm | over training seeds |", "|---|---|---|---|"]
     for name, metrics in result["differences"].items():
         if "psnr" in metrics:
             told = metrics["psnr"]
             p = "–" if told["p_holm"] is None else f"{told['p_holm']:.2g}"
-            lines.append(f"| {name} | {_span(told)} | {p} | {told.get('by_seed', 'one seed')} |")
+            lines.append(f"| {name} | {_span(told)} | {p} | {told.get('by_seed') or _seeds(name, rows)} |")
     return "\n".join(lines) + "\n"
+
+
+def _seeds(pair: str, rows: dict) -> str:
+    """In words: a difference of rows without a training seed in common crosses seeds, and it may be machines."""
+    one, other = (set(rows[name]["seeds"]) for name in pair.split(" - "))
+    return "one seed" if one & other or None in one | other else "no seed in common"
 
 
 def _span(estimate: dict | None) -> str:

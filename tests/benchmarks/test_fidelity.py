@@ -135,6 +135,9 @@ def test_a_seed_of_one_row_alone_does_not_move_a_difference(tmp_path):
     assert table.difference(found["whole_8min"], found["no_lifting"], "psnr") == before
     assert table.difference(found["whole_8min"], found["flow"], "psnr")["mean"] == pytest.approx(0.5)
     assert table.difference(found["model"], found["flow"], "psnr")["mean"] == pytest.approx(6.5)  # none in common: all
+    rows = {"model": {"seeds": [2]}, "flow": {"seeds": [1]}, "ridge": {"seeds": [None]}}
+    said = [table._seeds(pair, rows) for pair in ("model - flow", "flow - flow", "model - ridge")]
+    assert said == ["no seed in common", "one seed", "one seed"]
 
 
 def test_several_comparisons_cost_significance(home):
@@ -199,10 +202,13 @@ def test_a_budget_is_counted_once_and_a_stale_training_is_not_taken_for_another(
     (tmp_path / "plan.json").write_text(json.dumps({"ms": 100.0, "batches": 1}))
     budget = plan(methods(64)["model"], 2.0, tmp_path, [])
     assert budget["batches"] == 1200 and budget["minutes"] == 2.0
-    (tmp_path / "trained.json").write_text(json.dumps({**budget, "checkpoint": "x.ckpt"}))
-    assert train(budget, tmp_path, [])["checkpoint"] == "x.ckpt"
+    recipe = ["model.dim=32"]
+    (tmp_path / "trained.json").write_text(json.dumps({**budget, "checkpoint": "x.ckpt", "recipe": recipe}))
+    assert train(budget, tmp_path, [], recipe)["checkpoint"] == "x.ckpt"
+    with pytest.raises(SystemExit, match="trained by another recipe"):
+        train(budget, tmp_path, [], ["model.dim=64"])
     with pytest.raises(SystemExit, match="trained for 2 minutes, asked for 3"):
-        train({**budget, "minutes": 3.0}, tmp_path, [])
+        train({**budget, "minutes": 3.0}, tmp_path, [], recipe)
 
 
 def test_scores_of_a_training_that_is_gone_are_refused(tmp_path):

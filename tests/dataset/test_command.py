@@ -6,7 +6,7 @@ from omegaconf import OmegaConf
 from dataset.command import _guard
 
 
-@pytest.mark.parametrize("key", ["seed", "model.seed", "dataset.seed"])
+@pytest.mark.parametrize("key", ["seed", "model.seed", "dataset.seed", "generate_seed", "classifier.generate_seed"])
 def test_a_negative_seed_is_refused_before_the_command_starts(key, capsys):
     called = []
     cfg = OmegaConf.create()

@@ -77,10 +77,11 @@ def test_snr_weight_is_in_units_of_what_stays_uncertain():
     assert torch.allclose(weight, expected.clamp(max=MOST_WEIGHT), rtol=1e-4)
     assert weight[0] == 1.0 and weight[-1] == MOST_WEIGHT < expected[-1]
     assert torch.equal(schedule(prediction="sample").weight(steps), torch.ones(len(steps)))
-    for other in ({"snr_weight": -0.1}, {"prediction": "v_prediction", "snr_weight": 0.2},
-                  {"snr_weight": 0.2, "min_snr_gamma": 5.0, "zero_terminal_snr": False}):  # fmt: skip
+    refused = [{"snr_weight": value} for value in (-0.1, 0.0, float("nan"), float("inf"))]
+    refused += [{"prediction": "v_prediction"}, {"min_snr_gamma": 5.0, "zero_terminal_snr": False}]
+    for other in refused:
         with pytest.raises(ValueError, match="model.snr_weight="):
-            NoiseObjective(**{"prediction": "sample", **other})
+            NoiseObjective(**{"prediction": "sample", "snr_weight": 0.2, **other})
 
 
 def test_timestep_power_favours_noise():

@@ -142,6 +142,23 @@ def test_a_share_that_cannot_be_is_refused(train, vae, tmp_path, told):
         train(tmp_path, *CASES, f"model.vae_ckpt={vae}", f"model.guess_from={told}", *without)
 
 
+def test_what_was_shown_stays_shown_in_a_longer_training(train, vae, tmp_path):
+    told = [*CASES, f"model.vae_ckpt={vae}", "dataset.pose_noise=true"]
+    train(tmp_path, *told)
+    longer = ["model.train_num_steps=8", "model.guess_from=0.9", "model.resume=auto", "model.resume_changed=true"]
+    folder = train(tmp_path, *told, *longer)
+    assert [load_pipeline(folder / f"saved{n}.ckpt").prior.config.hidden for n in (2, 4, 6, 8)] == [True, *[False] * 3]
+
+
+def test_a_run_that_has_not_seen_the_guess_yet_is_no_origin(train, vae, tmp_path):
+    early = train(tmp_path / "early", *CASES, f"model.vae_ckpt={vae}", "model.guess_from=0.75") / "saved2.ckpt"
+    more = [*CASES, "model.allow_seen_patients=true", f"model.init_from={early}"]
+    with pytest.raises(UserError, match="saved before its run showed the linear guess"):
+        train(tmp_path / "more", *more)
+    with pytest.raises(UserError, match="model.guess_from=0.4: model.init_from=.* leave it out"):
+        train(tmp_path / "more", *more, "model.guess_from=0.4")
+
+
 def test_another_run_keeps_its_own(train, vae, tmp_path):
     told = [*CASES, f"model.vae_ckpt={vae}", "dataset.pose_noise=true"]
     with_it = train(tmp_path / "with", *told) / "last.ckpt"
