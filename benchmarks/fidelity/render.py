@@ -17,28 +17,20 @@ def indices(counts: dict[str, int], calibration: int = 256) -> list[int]:
     return [first[split] + i for split, n in counts.items() for i in range(n)]
 
 
-def render(job: tuple[int, dict]):
-    """The X-rays of one phantom."""
+def render(job: tuple):
+    """The X-rays `(v, h, w)` in [0, 1] of one phantom, as its data set draws them."""
     import torch
 
-    from dataset.drr import render_xray
-    from dataset.drr_settings import DrrSettings
-    from dataset.phantom import render_phantom
-
-    index, data = job
+    index, source = job
     torch.set_num_threads(1)
-    size, extent = tuple(data["volume_size"]), tuple(data["extent"])
-    shares = {"pe_share": data["pe_share"], "sign_rate": data["sign_rate"]}
-    phantom = render_phantom(index, seed=data["seed"], size=size, extent=extent, **shares)
-    plain = torch.as_tensor(phantom.hu_plain, dtype=torch.float32)
-    return render_xray(plain, phantom.spacing, DrrSettings().poses(extent, data["views"]), tuple(data["xray_size"]))
+    return source.build({"id": f"phantom_{index:08d}"})["xray"].float()
 
 
 def main() -> None:
     """Size and file come from the command line."""
     import torch
     from hydra import compose, initialize_config_dir
-    from omegaconf import OmegaConf
+    from hydra.utils import instantiate
     from rich.progress import track
 
     from dataset.phantoms_source import write_xrays
@@ -47,10 +39,9 @@ def main() -> None:
         raise SystemExit("usage: python benchmarks/fidelity/render.py 64|128 FILE")
     with initialize_config_dir(str(ROOT / "config"), version_base=None):
         data = compose("train_ddpm", [f"experiment=fidelity_{sys.argv[1]}"]).dataset
-    data = {k: v for k, v in OmegaConf.to_container(data, resolve=True).items() if k != "source"}
-    chosen = indices({split: data[split] for split in ("train", "val", "test")})
+    source, chosen = instantiate(data.source), indices({split: data[split] for split in ("train", "val", "test")})
     with ProcessPoolExecutor() as pool:
-        jobs = pool.map(render, [(index, data) for index in chosen], chunksize=8)
+        jobs = pool.map(render, [(index, source) for index in chosen], chunksize=8)
         xrays = torch.stack(list(track(jobs, description="Rendering X-rays", total=len(chosen))))
     write_xrays(sys.argv[2], chosen, xrays)
 

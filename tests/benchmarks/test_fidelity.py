@@ -337,9 +337,8 @@ def test_rendered_xrays_are_those_that_the_population_draws(tmp_path):
     """The file for machines without the renderer holds what the data set itself would render, in 8 bits."""
     index, size = 20_000_001, (24, 24, 24)
     source = PhantomSource(train=1, val=0, test=2, seed=1, volume_size=size, xray_size=(16, 16))
-    data = {k: source.describe()[k] for k in ("seed", "volume_size", "extent", "xray_size", "views", "pe_share")}
     threads = torch.get_num_threads()
-    xray = render((index, {**data, "sign_rate": source.sign_rate}))
+    xray = render((index, source))
     torch.set_num_threads(threads)  # a worker of the script renders with one
     write_xrays(tmp_path / "xrays.safetensors", [7, index], torch.stack([torch.zeros_like(xray), xray]))
     own = source.build(source.rows.iloc[-1])["xray"].float()
