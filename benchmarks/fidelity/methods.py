@@ -25,7 +25,11 @@ OURS = [
     "model.posterior_start=true",
     "model.condition_drop=0",
     "model.noise_first=0.5",
+    "model.timestep_power=1",
+    "model.snr_weight=0.2",
 ]
+# what parts are taken from: quiet levels of noise drawn seldom and weighed as all others are
+SELDOM_QUIET = ("model.timestep_power=2", "model.snr_weight=null")
 FACTORISED = ["model.full_conv=false", "model.denoiser.blocks=2", "model.denoiser.depth_attention=true"]
 REGRESSION = [
     "model.timestep_power=inf",
@@ -92,12 +96,15 @@ def methods(size: int) -> dict[str, Method]:
     sampled = ("samples=8",)
     parts = ("samples=4",)  # compared with one another alone: half the time of judging
 
+    def named(name: str) -> dict[str, str]:
+        return {"model": name, "model_sample": f"{name}_sample"}
+
     def without(name: str, *overrides: str) -> Method:
-        return Method((*ours, *overrides), parts, {"model": name, "model_sample": f"{name}_sample"}, part_minutes)
+        return Method((*ours, *SELDOM_QUIET, *overrides), parts, named(name), part_minutes)
 
     def unknown(name: str, *overrides: str, judged: dict[str, str] | None = None, judge=sampled) -> Method:
         """Trained and judged on X-rays whose pose nobody knows."""
-        judged = judged or {"model": name, "model_sample": f"{name}_sample"}
+        judged = judged or named(name)
         poses = {"trained_on": UNKNOWN_POSE, "judged_on": UNKNOWN_POSE}
         return Method((*ours, *overrides), judge, judged, part_minutes, **poses)
 
@@ -121,6 +128,7 @@ def methods(size: int) -> dict[str, Method]:
             trained_as="ancestor",
         ),
         "whole_8min": without("whole_8min"),
+        "quiet_levels": Method(tuple(ours), parts, named("quiet_levels"), part_minutes),
         "no_prior": without("no_prior", *NO_PRIOR),
         "no_lifting": without("no_lifting", "model.condition_channels=0"),
         "no_embedding": without("no_embedding", "model.global_embedding=false"),
@@ -141,18 +149,20 @@ def methods(size: int) -> dict[str, Method]:
             judged={"model": "unknown_pose_regression"},
             judge=tuple(ONE_STEP),
         ),
-        "unknown_pose_no_prior": unknown("unknown_pose_no_prior", *NO_PRIOR),
+        "unknown_pose_no_prior": unknown("unknown_pose_no_prior", *SELDOM_QUIET, *NO_PRIOR),
         "unknown_pose_no_prior_no_lifting": unknown(
-            "unknown_pose_no_prior_no_lifting", *NO_PRIOR, "model.condition_channels=0"
+            "unknown_pose_no_prior_no_lifting", *SELDOM_QUIET, *NO_PRIOR, "model.condition_channels=0"
         ),
-        "unknown_pose_prior": unknown("unknown_pose_prior", "model.guess_from=0"),
+        "unknown_pose_prior": unknown("unknown_pose_prior", *SELDOM_QUIET, "model.guess_from=0"),
         "unknown_pose_prior_no_lifting": unknown(
-            "unknown_pose_prior_no_lifting", "model.guess_from=0", "model.condition_channels=0"
+            "unknown_pose_prior_no_lifting", *SELDOM_QUIET, "model.guess_from=0", "model.condition_channels=0"
         ),
         "unknown_pose_prior_no_guess": unknown(
-            "unknown_pose_prior_no_guess", "model.guess_from=0", "model.pose_guess=false"
+            "unknown_pose_prior_no_guess", *SELDOM_QUIET, "model.guess_from=0", "model.pose_guess=false"
         ),
         "model_on_unknown_pose": on_unknown("model", whole_minutes),
-        "whole_8min_on_unknown_pose": on_unknown("whole_8min", part_minutes),
-        "no_lifting_on_unknown_pose": on_unknown("no_lifting", part_minutes, "model.condition_channels=0"),
+        "whole_8min_on_unknown_pose": on_unknown("whole_8min", part_minutes, *SELDOM_QUIET),
+        "no_lifting_on_unknown_pose": on_unknown(
+            "no_lifting", part_minutes, *SELDOM_QUIET, "model.condition_channels=0"
+        ),
     }

@@ -38,7 +38,7 @@ PAIRS = (  # what is compared with what, like with like
     ("model_sample", "regression"),
     *(("whole_8min", name) for name in ("no_prior", "no_lifting", "no_embedding", "with_tokens", "constant_rays")),
     *(("whole_8min", name) for name in ("v_prediction", "flow", "no_posterior_start", "no_noise_first")),
-    *(("whole_8min", name) for name in ("condition_drop", "factorised")),
+    *(("whole_8min", name) for name in ("condition_drop", "factorised", "quiet_levels")),
     ("unknown_pose", "unknown_pose_no_lifting"),
     ("unknown_pose", "unknown_pose_prior"),
     ("unknown_pose", "unknown_pose_prior_no_lifting"),

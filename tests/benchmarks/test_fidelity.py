@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
 
 from benchmarks.fidelity import claims, samplers, solvers, table
 from benchmarks.fidelity.methods import BASELINES, Method, methods
@@ -64,7 +65,8 @@ def home(tmp_path):
 def test_every_method_is_made_of_options_that_there_are(name, size):
     method = methods(size)[name]
     with initialize_config_dir(str(ROOT / "config"), version_base="1.3"):
-        compose("train_ddpm", [f"experiment=fidelity_{size}", *method.train, *method.trained_on])
+        cfg = compose("train_ddpm", [f"experiment=fidelity_{size}", *method.train, *method.trained_on])
+        instantiate(cfg.model.objective)  # refuses what does not go together
         compose("evaluate", [f"experiment=fidelity_{size}", *method.judge, *method.judged_on])
     if method.trained_as is not None:
         whose = methods(size)[method.trained_as]
