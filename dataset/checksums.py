@@ -1,6 +1,7 @@
 """Tensors on disk with a checksum each: a file that a disk or a copy has changed is noticed when it is read."""
 
 import json
+import stat
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -63,6 +64,18 @@ def crc32(tensor: Tensor) -> int:
     return zlib.crc32(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))
 
 
+def save_tensors(tensors: dict[str, Tensor], path: str | Path, metadata: dict[str, str] | None = None) -> None:
+    """safetensors' `save_file` with the permissions of any new file: its own are the owner's alone since 0.8.
+
+    A cache or an export that colleagues share has to be readable for them.
+    """
+    path = Path(path)
+    path.touch()
+    mode = stat.S_IMODE(path.stat().st_mode)
+    save_file(tensors, path, metadata=metadata)
+    path.chmod(mode)
+
+
 def save_checked(tensors: dict[str, Tensor], path: str | Path) -> None:
     """Writes tensors, whole or not at all, with their checksums.
 
@@ -73,7 +86,7 @@ def save_checked(tensors: dict[str, Tensor], path: str | Path) -> None:
     sums = {name: crc32(tensor) for name, tensor in tensors.items()}
     try:
         with atomic_path(path) as temporary:
-            save_file(tensors, temporary, metadata={KEY: json.dumps(sums)})
+            save_tensors(tensors, temporary, {KEY: json.dumps(sums)})
     except SafetensorError as error:  # what it makes of a full disk
         raise OSError(str(error)) from error
 

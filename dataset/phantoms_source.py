@@ -7,10 +7,10 @@ import pandas as pd
 import torch
 from jaxtyping import Float
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from dataset.cases import Case, case_key, pack_case, positive
+from dataset.checksums import save_tensors
 from dataset.drr import render_xray
 from dataset.drr_settings import DrrSettings
 from dataset.errors import UserError
@@ -164,7 +164,7 @@ def write_xrays(path: str | Path, indices: list[int], xrays: Float[Tensor, "n v 
     """X-rays in [0, 1] of phantoms by their index in the population, kept with 8 bits, for `PhantomSource`."""
     with atomic_path(Path(path)) as temporary:
         pixels = (xrays * 255.0).round().to(torch.uint8)
-        save_file({"index": torch.tensor(indices), "xray": pixels.contiguous()}, temporary)
+        save_tensors({"index": torch.tensor(indices), "xray": pixels.contiguous()}, temporary)
 
 
 def read_xray_row(path: Path, index: int, size: tuple[int, int, int]) -> Float[Tensor, "v h w"]:

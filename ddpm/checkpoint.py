@@ -14,9 +14,9 @@ from pathlib import Path
 import torch
 from omegaconf import OmegaConf
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import nn
 
+from dataset.checksums import save_tensors
 from dataset.errors import UserError
 from ddpm.archive import DAMAGED, expect_stored
 from ddpm.folders import is_folder
@@ -235,7 +235,7 @@ def _write_safetensors(path: str | Path, weights: dict[str, torch.Tensor], heade
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_suffix(".partial")
-    save_file(weights, beside, metadata={"header": json.dumps(header)})
+    save_tensors(weights, beside, {"header": json.dumps(header)})
     os.replace(beside, path)
     return path
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from safetensors.torch import save_file
 from torch.utils.data import Dataset
 
 from dataset.cases import case_key, source_folder, stored
+from dataset.checksums import save_tensors
 from dataset.datamodule import CTDataModule
 from dataset.errors import UserError
 from dataset.files import atomic_path
@@ -143,7 +143,7 @@ class Generators:
                 file = files[places[i]]
                 file.parent.mkdir(parents=True, exist_ok=True)
                 with atomic_path(file) as temporary:
-                    save_file({"ct": samples.mean(dim=0).round().to(torch.int16).contiguous()}, temporary)
+                    save_tensors({"ct": samples.mean(dim=0).round().to(torch.int16).contiguous()}, temporary)
 
 
 class _Generator:

@@ -1,5 +1,7 @@
 """Every tensor on disk has a checksum that a changed byte does not pass."""
 
+import os
+
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -51,3 +53,14 @@ def test_a_disk_that_takes_nothing_is_an_error_of_the_system(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError):
         save_checked({"ct": torch.arange(4)}, tmp_path / "file" / "a.safetensors")
+
+
+@pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o002, 0o664), (0o077, 0o600)])
+def test_a_file_has_the_permissions_of_any_new_one(tmp_path, mask, mode):
+    """A cache that colleagues share is readable for them where the umask says so; safetensors alone asks nobody."""
+    before = os.umask(mask)
+    try:
+        save_checked({"ct": torch.zeros(2)}, tmp_path / "case.safetensors")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "case.safetensors").stat().st_mode & 0o777 == mode
