@@ -11,12 +11,12 @@ mkdir -p outputs "$(dirname "$XRAYS")" || exit 1
 failed=0
 
 "$PYTHON" -m pytest -q tests/ddpm/test_pipeline.py -k cuda_graph || failed=1
-"$PYTHON" -m pytest -q -s -m slow tests/train/test_memory.py -k gpu || failed=1 # announced and measured memory
+"$PYTHON" -m pytest -q -s -m slow tests/train/run/test_peak_memory.py -k gpu || failed=1 # announced and measured memory
 "$PYTHON" benchmarks/speed/run.py --gpu --json benchmarks/speed/gpu.json --markdown outputs/speed_gpu.md || failed=1
-"$PYTHON" benchmarks/speed/grow.py --gpu --output outputs/grow_gpu || failed=1
+"$PYTHON" benchmarks/speed/scaling.py --gpu --output outputs/grow_gpu || failed=1
 
 # Rendering needs nanodrr: where the file was made elsewhere, it is only read.
-[ -f "$XRAYS" ] || "$PYTHON" benchmarks/fidelity/render.py 128 "$XRAYS" || exit 1
+[ -f "$XRAYS" ] || "$PYTHON" benchmarks/fidelity/render_xrays.py 128 "$XRAYS" || exit 1
 for method in model regression ancestor; do
     "$PYTHON" benchmarks/fidelity/run.py --size 128 --methods "$method" --minutes 4 --xrays "$XRAYS" || failed=1
 done

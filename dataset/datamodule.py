@@ -13,15 +13,17 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from dataset.cases import Source, case_key, prepare_cases, rebuild_case, source_folder, stored
-from dataset.checksums import opened
-from dataset.contrast import CONTRAST_ML
-from dataset.errors import UserError
-from dataset.intensity import Window
-from dataset.manifest import DRR, DRR_CONTRAST, SPLITS, write_manifest
-from dataset.sampler import StepBatchSampler
-from dataset.samples import CaseDataset
-from dataset.splits import patients_digest
+from common.checked_tensors import opened
+from common.errors import UserError
+from dataset.cases.case import case_key
+from dataset.cases.case_dataset import CaseDataset
+from dataset.cases.description import completed_rows, mean_lung_box
+from dataset.cases.source import Source
+from dataset.cases.step_sampler import StepBatchSampler
+from dataset.cases.store import prepare_cases, rebuild_case, source_folder, stored
+from dataset.imaging.hu_window import Window
+from dataset.manifest.splits import patients_digest
+from dataset.manifest.table import SPLITS, write_manifest
 
 NAMED = 10  # ids in one warning
 
@@ -93,7 +95,7 @@ class CTDataModule(pl.LightningDataModule):
 
     def _prepare(self) -> tuple[list[Path], pd.DataFrame]:
         paths = prepare_cases(self.source, self.cache_dir, self.prepare_workers)
-        return paths, _completed(self.source, paths)
+        return paths, completed_rows(self.source, paths)
 
     def setup(self, stage: str | None = None) -> None:
         """Open the three splits. A split without a case is served by its neighbour, and a line says so."""
@@ -208,7 +210,7 @@ class CTDataModule(pl.LightningDataModule):
         """What a result must say about its data; plain JSON.
 
         `dataset`, `version`, `window` in HU, `volume_size`; of the training cases the median `spacing` and `extent` in
-        mm `[D, H, W]` and `lung_box` (`dataset.lung_box`; None where none was found); `xray_size`,
+        mm `[D, H, W]` and `lung_box` (`dataset.imaging.lung_box`; None where none was found); `xray_size`,
         `views`, `align`, `film`, `xray_sources` and `split` counts, `patients_sha256` of each split, by which
         the same patients are known without their names, and what the source adds.
         """
@@ -243,7 +245,7 @@ class CTDataModule(pl.LightningDataModule):
             "spacing": [round(float(s), 4) for s in spacing],
             "extent": [round(float(n * s), 2) for n, s in zip(size, spacing, strict=True)],
             **self.source.handling.describe(),
-            "lung_box": _mean_lung_box(trained),
+            "lung_box": mean_lung_box(trained),
             "xray_sources": {str(k): int(v) for k, v in rows["xray_source"].value_counts().items()},
             "split": {split: int(counts.get(split, 0)) for split in SPLITS},
             "patients_sha256": patients_digest(rows),
@@ -273,29 +275,3 @@ class _StepLoader(DataLoader):
 
     def load_state_dict(self, state_dict: dict) -> None:
         """Nothing to do: the sampler was built with its start."""
-
-
-def _completed(source: Source, paths: list[Path]) -> pd.DataFrame:
-    """Rows with what only the cases know: labels of phantoms once drawn, and iodine in the CT behind a DRR.
-
-    A table may know better than the measurement that a CT has contrast, but not of a DRR that iodine was taken out of.
-    """
-    rows = source.rows.copy()
-    unknown = np.flatnonzero(rows["label"] == -1)
-    found = [stored(paths[i], "label") for i in unknown]
-    rows.loc[rows.index[unknown], "label"] = [-1 if label is None else int(label) for label in found]
-    made = np.flatnonzero(rows["xray_source"].isin((DRR, DRR_CONTRAST)))
-    for i in made:
-        iodine = stored(paths[i], "iodine_ml")
-        if iodine is not None and float(iodine) > CONTRAST_ML:
-            rows.loc[rows.index[i], "xray_source"] = DRR_CONTRAST
-        elif iodine is not None and (source.describe().get("drr") or {}).get("remove_iodine"):
-            rows.loc[rows.index[i], "xray_source"] = DRR
-    return rows
-
-
-def _mean_lung_box(paths: list[Path]) -> list[float] | None:
-    """The median over the training volumes of each side of their lung box; None where no lungs were found."""
-    boxes = np.stack([stored(path, "lung_box").numpy() for path in paths])
-    boxes = boxes[~np.isnan(boxes).any(axis=1)]
-    return [round(float(x), 4) for x in np.median(boxes, axis=0)] if len(boxes) else None

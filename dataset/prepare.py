@@ -8,7 +8,7 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parent.parent)  # replaced: a file in dataset/ must not shadow a library
 
-from dataset.command import command  # noqa: E402
+from common.cli import command  # noqa: E402
 
 
 @command("prepare")
@@ -16,8 +16,8 @@ def main(cfg) -> None:
     """Prepare, then say what became of every case."""
     from rich.console import Console
 
-    from dataset.preparation.main import prepare_set
-    from dataset.preparation.show import summary_table
+    from dataset.preparation.options import prepare_set
+    from dataset.preparation.summary import summary_table
 
     outcome, manifest = prepare_set(cfg)
     Console().print(summary_table(outcome))

@@ -7,8 +7,8 @@ torch.cuda.CUDAGraph). Weights may change in place between calls, shapes may not
 import torch
 from torch import Tensor, nn
 
-from dataset.errors import UserError
-from ddpm.precision import inference_autocast
+from common.autocast import inference_autocast
+from common.errors import UserError
 
 KEPT = 4  # recordings: with and without the X-ray, of a whole batch and of the last one
 WARM_UP = 3  # calls before the recording, in which libraries choose their kernels and take their memory

@@ -11,24 +11,25 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from dataset.errors import UserError
-from dataset.geometry import fill_unknown
-from ddpm.checkpoint import complete, component
-from ddpm.conditioning import make_condition
-from ddpm.discriminator import AdversarialTerm
-from ddpm.generator_losses import GeneratorLosses
-from ddpm.latent.contract import LatentEncoder
+from common.errors import UserError
+from common.seeding import generator, normal
+from common.skipped_batches import LeftOut
+from dataset.imaging.geometry import fill_unknown
+from ddpm.checkpoint.write import complete, component
+from ddpm.conditioning.condition import make_condition
+from ddpm.conditioning.linear_prior import LinearPrior
+from ddpm.conditioning.pose_regressor import PoseGuess
+from ddpm.denoiser.unet import UNet3D
+from ddpm.diffusion.noise_schedule import NoiseSchedule
+from ddpm.diffusion.objective import NoiseObjective
+from ddpm.fsdp import local, shard, share, whole
+from ddpm.latent.base import LatentEncoder
 from ddpm.lora import add_lora
-from ddpm.losses import pointwise_loss
-from ddpm.noise import generator, normal
-from ddpm.nonfinite import LeftOut
-from ddpm.objective import NoiseObjective, NoiseSchedule
+from ddpm.losses.adversarial import AdversarialTerm
+from ddpm.losses.latent_terms import GeneratorLosses
+from ddpm.losses.loss_type import pointwise_loss
 from ddpm.pipeline import XrayToCTPipeline
-from ddpm.pose_guess import PoseGuess
-from ddpm.prior import LinearPrior
-from ddpm.shards import local, shard, share, whole
-from ddpm.unet import UNet3D
-from ddpm.xray_encoder.contract import XrayEncoder, XrayFeatures
+from ddpm.xray_encoder.base import XrayEncoder, XrayFeatures
 
 EXCERPT_STREAM = 1 << 40  # of random numbers: no position in a batch reaches it
 VALIDATION_LEVELS = 8  # timesteps at which every validation case is judged, evenly spread
@@ -136,7 +137,7 @@ class DDPMModule(pl.LightningModule):
         return self
 
     def encode_xray(self, batch: dict) -> XrayFeatures:
-        """Features of a batch's X-rays: those that came with it (`ddpm.xray_encoder.cache`), or fresh ones."""
+        """Features of a batch's X-rays: those that came with it (`ddpm.xray_encoder.feature_cache`), or fresh ones."""
         if "xray_maps" in batch:
             return XrayFeatures(batch["xray_embedding"].float(), batch["xray_maps"].float())
         return self.trained["xray_encoder"](batch["xray"])

@@ -10,21 +10,21 @@ from diffusers import DDPMScheduler, DiffusionPipeline, SchedulerMixin
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from dataset.errors import UserError
-from dataset.geometry import fill_unknown
-from dataset.intensity import Window
-from ddpm.conditioning import Condition, make_condition
+from common.autocast import inference_autocast
+from common.errors import UserError
+from dataset.imaging.geometry import fill_unknown
+from dataset.imaging.hu_window import Window
+from ddpm.conditioning.condition import Condition, make_condition
+from ddpm.conditioning.linear_prior import LinearPrior
+from ddpm.conditioning.pose_regressor import PoseGuess
 from ddpm.cuda_graph import GraphedDenoiser
-from ddpm.folders import OURS, check_index, forget_paths, read_part, read_settings
-from ddpm.latent.contract import LatentEncoder
-from ddpm.log_snr import LogSNRSolver
-from ddpm.noise import SampleNoise
-from ddpm.pose_guess import PoseGuess
-from ddpm.precision import inference_autocast
-from ddpm.prior import LinearPrior
-from ddpm.samplers import PREVIEW, PREVIEW_STEPS, clean_latents, make_sampler, network_timestep
-from ddpm.unet import UNet3D
-from ddpm.xray_encoder.contract import XrayEncoder
+from ddpm.denoiser.unet import UNet3D
+from ddpm.diffusion.sample_noise import SampleNoise
+from ddpm.diffusion.samplers import PREVIEW, PREVIEW_STEPS, clean_latents, make_sampler, network_timestep
+from ddpm.diffusion.solvers import LogSNRSolver
+from ddpm.latent.base import LatentEncoder
+from ddpm.pipeline_folder import OURS, check_index, forget_paths, read_part, read_settings
+from ddpm.xray_encoder.base import XrayEncoder
 
 DEFAULT_SAMPLER, DEFAULT_STEPS = "DPMSolverMultistepScheduler", 12
 
@@ -152,10 +152,11 @@ class XrayToCTPipeline(DiffusionPipeline):
         cuda_graph: bool = False,
         **options,
     ) -> "XrayToCTPipeline":
-        """Chooses sampler (its diffusers name, of `ddpm.samplers.SAMPLERS`), number of steps and guidance.
+        """Chooses sampler (its diffusers name, of `ddpm.diffusion.samplers.SAMPLERS`), number of steps and guidance.
 
         Args:
-            antithetic: samples come in pairs of opposite noise (`ddpm.noise`): their mean is more exact.
+            antithetic: samples come in pairs of opposite noise (`ddpm.diffusion.sample_noise`): their mean is more
+            exact.
             spacing: of the steps, as of `make_sampler`.
             cuda_graph: the denoiser is recorded once and replayed (`ddpm.cuda_graph`); needs a GPU.
             options: of the solver itself, such as `solver_order`.

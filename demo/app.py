@@ -8,7 +8,7 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parent.parent)  # replaced, so that a file here shadows no library
 
-from dataset.command import command  # noqa: E402
+from common.cli import command  # noqa: E402
 
 
 @command("demo")
@@ -16,15 +16,15 @@ def main(cfg) -> None:
     from hydra.core.hydra_config import HydraConfig
     from omegaconf import OmegaConf
 
-    from demo.running import refuse_open_door, run_folder, sampler_choices, say_nothing_of_files, serve
+    from demo.server.launch import refuse_open_door, run_folder, sampler_choices, say_nothing_of_files, serve
 
     refuse_open_door(cfg.host, cfg.port, cfg.password)
     say_nothing_of_files()
 
-    from ddpm.checkpoint import load_pipeline
-    from demo.service import Service
-    from demo.web import build_app
-    from evaluation.sampling import SHIPPED, find_checkpoint, resolve_device
+    from ddpm.checkpoint.load import load_pipeline
+    from demo.server.app_factory import build_app
+    from demo.service.service import Service
+    from evaluation.generation.open_pipeline import SHIPPED, find_checkpoint, resolve_device
 
     device = resolve_device(cfg.device)
     checkpoint = find_checkpoint(cfg.checkpoint, shipped=SHIPPED)

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from evaluation.metrics.intensity import mae_hu, psnr
-from evaluation.metrics.structure import ssim
+from evaluation.metrics.ssim import ssim
+from evaluation.metrics.voxel_error import mae_hu, psnr
 
 
 class VolumeMean(Metric):

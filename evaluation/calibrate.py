@@ -8,7 +8,7 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parent.parent)  # replaced, so that a file here shadows no library
 
-from dataset.command import command  # noqa: E402
+from common.cli import command  # noqa: E402
 
 
 @command("calibrate")
@@ -16,14 +16,13 @@ def main(cfg) -> None:
     from hydra.utils import instantiate
 
     from dataset.datamodule import prepared_data
-    from evaluation import coverage
-    from evaluation.bounds import beside
-    from evaluation.bounds_table import markdown
-    from evaluation.bounds_writing import write_calibration
-    from evaluation.calibration_cases import Limited, calibration_source
-    from evaluation.judge import check_protocol, own_split
-    from evaluation.sampling import open_generator
-    from evaluation.unseen import refuse_seen
+    from evaluation.calibration import calibrate_intervals as coverage
+    from evaluation.calibration.cases import Limited, calibration_source
+    from evaluation.calibration.report import markdown, write_calibration
+    from evaluation.generation.open_pipeline import open_generator
+    from evaluation.intervals.prediction_intervals import beside
+    from evaluation.protocol.data_checks import check_protocol, own_split
+    from evaluation.protocol.leakage import refuse_seen
 
     coverage.check_settings(cfg.samples, cfg.level, cfg.share)
     data = cfg.dataset

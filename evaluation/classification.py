@@ -8,7 +8,7 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parent.parent)  # replaced, so that a file here shadows no library
 
-from dataset.command import command  # noqa: E402
+from common.cli import command  # noqa: E402
 
 
 @command("classification")
@@ -17,14 +17,14 @@ def main(cfg) -> None:
     from hydra.utils import instantiate
     from omegaconf import OmegaConf
 
+    from common.environment import keep_config
     from dataset.datamodule import prepared_data
-    from evaluation.classifier_scores import describe, fairness, find_classifiers, folds_of, score_fold
-    from evaluation.diagnostic import PRIMARY, analyse
-    from evaluation.diagnostic_tables import markdown
-    from evaluation.diagnostic_writing import stated, write_all
-    from evaluation.generated import Generators, find_generators
-    from evaluation.sampling import resolve_device
-    from evaluation.stated import keep_config
+    from evaluation.classifiers.comparison import analyse
+    from evaluation.classifiers.generated_cases import Generators, find_generators
+    from evaluation.classifiers.hypotheses import PRIMARY
+    from evaluation.classifiers.scores import describe, fairness, find_classifiers, folds_of, score_fold
+    from evaluation.classifiers.tables import markdown, stated, write_all
+    from evaluation.generation.open_pipeline import resolve_device
 
     device = resolve_device(cfg.device)
     print(f"device: {device}")

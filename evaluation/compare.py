@@ -8,13 +8,13 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parent.parent)  # replaced, so that a file here shadows no library
 
-from dataset.command import command  # noqa: E402
+from common.cli import command  # noqa: E402
 
 
 @command("compare")
 def main(cfg) -> None:
-    from evaluation.comparison import compare, read_result, table
-    from evaluation.results import write_metrics
+    from evaluation.scoring.comparison import compare, read_result, table
+    from evaluation.scoring.summary import write_metrics
 
     first, second = read_result("a", cfg.a), read_result("b", cfg.b)
     method_b = cfg.method_b or cfg.method

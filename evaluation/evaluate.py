@@ -8,18 +8,18 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parent.parent)  # replaced, so that a file here shadows no library
 
-from dataset.command import command  # noqa: E402
+from common.cli import command  # noqa: E402
 
 
 @command("evaluate")
 def main(cfg) -> None:
     from hydra.utils import instantiate
 
+    from common.environment import keep_config
     from dataset.datamodule import prepared_data
-    from evaluation.judge import evaluate
-    from evaluation.results import sentence
-    from evaluation.sampling import open_generator, resolve_device
-    from evaluation.stated import keep_config
+    from evaluation.generation.open_pipeline import open_generator, resolve_device
+    from evaluation.scoring.evaluator import evaluate
+    from evaluation.scoring.summary import sentence
 
     # weights that are missing are told before the work
     extractor = instantiate(cfg.extractor, device=str(resolve_device(cfg.device)))

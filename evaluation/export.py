@@ -8,13 +8,13 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parent.parent)  # replaced, so that a file here shadows no library
 
-from dataset.command import command  # noqa: E402
+from common.cli import command  # noqa: E402
 
 
 @command("export")
 def main(cfg) -> None:
-    from evaluation.sampling import SHIPPED, find_checkpoint, open_generator
-    from evaluation.sharing import check_wishes, export, read_metrics
+    from evaluation.generation.open_pipeline import SHIPPED, find_checkpoint, open_generator
+    from evaluation.sharing.exporter import check_wishes, export, read_metrics
 
     check_wishes(cfg.format, cfg.precision)
     metrics = read_metrics(cfg.metrics, find_checkpoint(cfg.checkpoint, shipped=SHIPPED))

@@ -8,16 +8,16 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parent.parent)  # replaced, so that a file here shadows no library
 
-from dataset.command import command  # noqa: E402
+from common.cli import command  # noqa: E402
 
 
 @command("generate")
 def main(cfg) -> None:
-    from ddpm.checkpoint import sha256
-    from evaluation.bounds import error_bars, find_bounds
-    from evaluation.pictures import SYNTHETIC
-    from evaluation.sampling import SHIPPED, open_generator
-    from evaluation.synthesis import find_xrays, generate
+    from common.files import sha256
+    from evaluation.generation.open_pipeline import SHIPPED, open_generator
+    from evaluation.generation.write_volumes import find_xrays, generate
+    from evaluation.intervals.prediction_intervals import error_bars, find_bounds
+    from evaluation.visualization.slices import SYNTHETIC
 
     xrays = find_xrays(cfg.xray)
     pipeline, checkpoint = open_generator(cfg.checkpoint, cfg.device, cfg.sampler, shipped=SHIPPED)

@@ -3,7 +3,7 @@
 `python evaluation/reader_study.py action=create study=<folder> checkpoint=<path> dataset=<name>`
 `python evaluation/reader_study.py action=analyse study=<folder>`
 
-The study folder, which the readers' page shares, is described in `evaluation/readers/folder.py`.
+The study folder, which the readers' page shares, is described in `evaluation/readers/study_folder.py`.
 """
 
 import sys
@@ -11,12 +11,12 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parent.parent)  # replaced, so that a file here shadows no library
 
-from dataset.command import command  # noqa: E402
+from common.cli import command  # noqa: E402
 
 
 @command("reader_study")
 def main(cfg) -> None:
-    from dataset.errors import UserError
+    from common.errors import UserError
 
     if cfg.action not in ("create", "analyse"):
         raise UserError(f"action={cfg.action}: choose create or analyse")
@@ -28,10 +28,10 @@ def create(cfg) -> None:
 
     from omegaconf import OmegaConf
 
-    from dataset.intensity import Window
-    from evaluation.readers.making import forecast, make_study
+    from dataset.imaging.hu_window import Window
+    from evaluation.readers.arms import read_table
+    from evaluation.readers.create import forecast, make_study
     from evaluation.readers.questions import parse_questions
-    from evaluation.readers.volumes import read_table
 
     questions = parse_questions(OmegaConf.to_container(cfg.questions, resolve=True))
     if cfg.volumes is not None:
@@ -66,12 +66,12 @@ def generator_arms(cfg, noise: int) -> tuple:
     """Cases of the data set with the three arms that a checkpoint makes of them."""
     from hydra.utils import instantiate
 
+    from common.errors import UserError
+    from common.files import sha256
     from dataset.datamodule import prepared_data
-    from dataset.errors import UserError
-    from ddpm.checkpoint import sha256
-    from evaluation.judge import check_protocol
-    from evaluation.readers.volumes import arm_maker
-    from evaluation.sampling import open_generator
+    from evaluation.generation.open_pipeline import open_generator
+    from evaluation.protocol.data_checks import check_protocol
+    from evaluation.readers.arms import arm_maker
 
     if cfg.split not in ("val", "test"):
         raise UserError(f"split={cfg.split}: choose test or val; the generator has seen its training cases")
@@ -86,10 +86,10 @@ def generator_arms(cfg, noise: int) -> tuple:
 
 
 def analyse(cfg) -> None:
-    from dataset.errors import UserError
+    from common.errors import UserError
     from evaluation.readers import analysis
-    from evaluation.readers.folder import read_answers, read_key, read_study
-    from evaluation.readers.summary import write_analysis
+    from evaluation.readers.report import write_analysis
+    from evaluation.readers.study_folder import read_answers, read_key, read_study
 
     if cfg.draws < 100:
         raise UserError(f"draws={cfg.draws}: give at least 100, an interval from fewer says nothing")

@@ -8,15 +8,15 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parent.parent)  # replaced, so that a file here shadows no library
 
-from dataset.command import command  # noqa: E402
+from common.cli import command  # noqa: E402
 
 
 @command("score")
 def main(cfg) -> None:
-    from dataset.errors import refusals
-    from dataset.intensity import Window
-    from evaluation.pair_scoring import score_files
-    from evaluation.pairs import match
+    from common.errors import refusals
+    from dataset.imaging.hu_window import Window
+    from evaluation.scoring.nifti_pairs import match
+    from evaluation.scoring.score_files import score_files
 
     metrics = cfg.metrics if isinstance(cfg.metrics, str) else tuple(cfg.metrics)
     pairs = match(cfg.truth, cfg.prediction, cfg.suffix)

@@ -41,7 +41,7 @@ def test_the_tested_versions_are_those_that_run_here_or_newer_ones_run():
 
 
 def test_weights_with_terms_are_in_the_page_of_licences():
-    from ddpm.inherits import DATA, WEIGHTS
+    from ddpm.weights.licences import DATA, WEIGHTS
 
     page = (ROOT / "docs" / "licences.md").read_text().lower()
     assert all(name in page for name in WEIGHTS)

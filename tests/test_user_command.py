@@ -11,11 +11,11 @@ import pytest
 import torch
 from PIL import Image
 
-from dataset.drr import render_xray
-from dataset.geometry import make_pose
-from dataset.phantom import render_phantom
-from dataset.volume_io import write_nifti
-from ddpm.checkpoint import load_pipeline
+from dataset.imaging.drr import render_xray
+from dataset.imaging.geometry import make_pose
+from dataset.io.nifti import write_nifti
+from dataset.phantom.render import render_phantom
+from ddpm.checkpoint.load import load_pipeline
 
 ROOT = Path(__file__).resolve().parent.parent
 TAESDXL = ROOT.parent / "shared" / "models" / "taesdxl"

@@ -5,13 +5,13 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parent.parent)  # replaced: a file in train/ must not shadow a library
 
-from dataset.command import command  # noqa: E402
+from common.cli import command  # noqa: E402
 
 
 @command("encode_latents")
 def main(cfg) -> None:
     """Data, encoder, the cases that are missing; what was done and what the encoder keeps."""
-    from train.devices import choose_devices
+    from train.distributed.devices import choose_devices
 
     model = cfg.model
     devices = choose_devices(model.gpus, cfg.trainer.accelerator, cfg.trainer.devices)
@@ -19,12 +19,12 @@ def main(cfg) -> None:
     from hydra.utils import instantiate
     from pytorch_lightning.utilities import rank_zero_only
 
+    from common.errors import UserError
     from dataset.datamodule import prepared_data
-    from dataset.errors import UserError
-    from dataset.manifest import SPLITS
-    from train.encoding import describe, encode_missing, measure_reconstruction, training_device
-    from train.latents import check_latent_size, load_latent_encoder
-    from train.preflight import peak_memory
+    from dataset.manifest.table import SPLITS
+    from train.generator.encode import describe, encode_missing, measure_reconstruction, training_device
+    from train.generator.latent_data import check_latent_size, load_latent_encoder
+    from train.run.memory import peak_memory
 
     unknown = [split for split in cfg.splits if split not in SPLITS]
     if unknown or not cfg.splits:

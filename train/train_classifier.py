@@ -5,14 +5,14 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parent.parent)  # replaced: a file in train/ must not shadow a library
 
-from dataset.command import command  # noqa: E402
+from common.cli import command  # noqa: E402
 
 
 @command("train_classifier")
 def main(cfg) -> None:
     """Data, leak check, what the test can show, network, fit."""
-    from train.devices import choose_devices
-    from train.processes import say
+    from train.distributed.devices import choose_devices
+    from train.distributed.processes import say
 
     model, wanted = cfg.model, cfg.classifier
     devices = choose_devices(model.gpus, cfg.trainer.accelerator, cfg.trainer.devices)
@@ -21,21 +21,15 @@ def main(cfg) -> None:
     from hydra.utils import instantiate
     from omegaconf import OmegaConf
 
+    from common.errors import UserError, refusals
     from dataset.datamodule import prepared_data
-    from dataset.errors import UserError, refusals
-    from evaluation.diagnostic import PRIMARY
-    from train.classification import INPUTS, ClassifierModule, KeepBest, Labelled, positive_weight
-    from train.classification_data import (
-        classifier_protocol,
-        encoder_source,
-        expectation,
-        generated_volumes,
-        refuse_leaks,
-    )
-    from train.classifier_networks import check_size
-    from train.record import write_record
-    from train.runs import refuse_changes, run_folder, save_config
-    from train.session import fit, make_trainer
+    from evaluation.classifiers.hypotheses import PRIMARY
+    from train.classifier.data import classifier_protocol, encoder_source, expectation, generated_volumes, refuse_leaks
+    from train.classifier.module import INPUTS, ClassifierModule, KeepBest, Labelled, positive_weight
+    from train.classifier.networks import check_size
+    from train.run.run_folder import refuse_changes, run_folder, save_config
+    from train.run.run_record import write_record
+    from train.run.trainer import fit, make_trainer
 
     if not isinstance(cfg.trainer.strategy, str) and "ShardedStrategy" in cfg.trainer.strategy._target_:
         raise UserError("trainer=fsdp: a classifier fits one device and is not sharded; take trainer=ddp")

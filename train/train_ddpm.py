@@ -5,14 +5,14 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parent.parent)  # replaced: a file in train/ must not shadow a library
 
-from dataset.command import command  # noqa: E402
+from common.cli import command  # noqa: E402
 
 
 @command("train_ddpm")
 def main(cfg) -> None:
     """Data, latents, model, fit."""
-    from train.devices import choose_devices, many
-    from train.processes import say
+    from train.distributed.devices import choose_devices, many
+    from train.distributed.processes import say
 
     model = cfg.model
     devices = choose_devices(model.gpus, cfg.trainer.accelerator, cfg.trainer.devices)
@@ -21,22 +21,20 @@ def main(cfg) -> None:
     import pytorch_lightning as pl
     from hydra.utils import instantiate
 
+    from common.errors import refusals
     from dataset.datamodule import CTDataModule
-    from dataset.errors import refusals
-    from evaluation.unseen import refuse_seen_before
-    from train.batch_size import before_choice, keep_choice, settle
-    from train.callbacks import SampleAndScore
-    from train.compiling import compile_in_place
-    from train.denoising import build_module
-    from train.encoding import describe, training_device
-    from train.features import cache_xray_features
-    from train.finetuning import Origin, SaveAdapter
-    from train.guesses import ShowGuess, fit_guesses
-    from train.latents import LatentData, check_latent_size, load_latent_encoder
-    from train.preflight import MemoryNeed, activation_bytes
-    from train.record import write_record
-    from train.runs import refuse_changes, run_folder, save_config
-    from train.session import fit, make_trainer
+    from evaluation.protocol.leakage import refuse_seen_before
+    from train.generator.build_module import build_module
+    from train.generator.encode import describe, training_device
+    from train.generator.finetuning import Origin, SaveAdapter
+    from train.generator.fit_priors import ShowGuess, fit_guesses
+    from train.generator.latent_data import LatentData, cache_xray_features, check_latent_size, load_latent_encoder
+    from train.run.callbacks import SampleAndScore
+    from train.run.compile import compile_in_place
+    from train.run.memory import MemoryNeed, activation_bytes, before_choice, keep_choice, settle
+    from train.run.run_folder import refuse_changes, run_folder, save_config
+    from train.run.run_record import write_record
+    from train.run.trainer import fit, make_trainer
 
     source = instantiate(cfg.dataset.source)
     origin = Origin(model.init_from) if model.init_from else None

@@ -5,14 +5,14 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parent.parent)  # replaced: a file in train/ must not shadow a library
 
-from dataset.command import command  # noqa: E402
+from common.cli import command  # noqa: E402
 
 
 @command("train_vqgan")
 def main(cfg) -> None:
     """Data, model, fit."""
-    from train.devices import choose_devices, many
-    from train.processes import say
+    from train.distributed.devices import choose_devices, many
+    from train.distributed.processes import say
 
     model = cfg.model
     devices = choose_devices(model.gpus, cfg.trainer.accelerator, cfg.trainer.devices)
@@ -20,18 +20,17 @@ def main(cfg) -> None:
     import pytorch_lightning as pl
     from hydra.utils import instantiate
 
+    from common.errors import refusals
     from dataset.datamodule import prepared_data
-    from dataset.errors import refusals
-    from ddpm.checkpoint import complete
+    from ddpm.checkpoint.write import complete
     from evaluation.metrics import psnr
-    from evaluation.unseen import seen_by
-    from train.batch_size import before_choice, keep_choice, settle
-    from train.callbacks import ReconstructionPictures
-    from train.compiling import compile_in_place
-    from train.preflight import MemoryNeed, activation_bytes
-    from train.record import write_record
-    from train.runs import refuse_changes, run_folder, save_config
-    from train.session import fit, make_trainer
+    from evaluation.protocol.leakage import seen_by
+    from train.run.callbacks import ReconstructionPictures
+    from train.run.compile import compile_in_place
+    from train.run.memory import MemoryNeed, activation_bytes, before_choice, keep_choice, settle
+    from train.run.run_folder import refuse_changes, run_folder, save_config
+    from train.run.run_record import write_record
+    from train.run.trainer import fit, make_trainer
     from vq_gan_3d.module import VQGANModule
     from vq_gan_3d.perceptual import make_perceptual
 

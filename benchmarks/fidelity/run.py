@@ -15,8 +15,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[0] = str(ROOT)
 
-from benchmarks.fidelity.methods import Method, methods  # noqa: E402
 from benchmarks.fidelity.table import HERE, collect, machine, results_name  # noqa: E402
+from benchmarks.fidelity.variants import Method, methods  # noqa: E402
 
 AUTOENCODER = {  # of 64³: crops, as many small batches beat few large ones on a CPU
     64: ["model.n_hiddens=64", "model.n_codes=4096", "model.max_steps=4000", "model.batch_size=1"],
@@ -119,7 +119,7 @@ def refuse_stale(judged: Path, checkpoint: Path) -> None:
     Raises:
         SystemExit: `judged` has the scores of another checkpoint.
     """
-    from ddpm.checkpoint import sha256
+    from common.files import sha256
 
     scored = json.loads((judged / "metrics.json").read_text())["protocol"]["checkpoint"]
     if scored["sha256"] != sha256(checkpoint):
@@ -134,7 +134,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the training")
     parser.add_argument("--minutes", type=float, help="training budget; by default the method's own")
     parser.add_argument("--output", type=Path, default=ROOT / "outputs" / "fidelity")
-    parser.add_argument("--xrays", help="file of pre-rendered X-rays (benchmarks/fidelity/render.py)")
+    parser.add_argument("--xrays", help="file of pre-rendered X-rays (benchmarks/fidelity/render_xrays.py)")
     parser.add_argument("--precision", default="bf16-mixed")
     parser.add_argument("--metrics", default="fidelity", help="as metrics= of evaluation/evaluate.py")
     parser.add_argument("--batch", type=int, default=16, help="volumes generated at once")

@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[0] = str(ROOT)
 
 from benchmarks.fidelity import solvers  # noqa: E402
-from benchmarks.fidelity.solver_pictures import guidance_picture, quality_picture  # noqa: E402
+from benchmarks.fidelity.sampler_plots import guidance_picture, quality_picture  # noqa: E402
 
 HERE = Path(__file__).resolve().parent
 DPM = {"scheduler": "DPMSolverMultistepScheduler"}
@@ -102,9 +102,10 @@ def run(options, published: Path) -> tuple[dict, dict]:
     from hydra import compose, initialize_config_dir
     from hydra.utils import instantiate
 
+    from common.files import sha256
     from dataset.datamodule import prepared_data
-    from ddpm.checkpoint import load_pipeline, sha256
-    from evaluation.sampling import resolve_device
+    from ddpm.checkpoint.load import load_pipeline
+    from evaluation.generation.open_pipeline import resolve_device
 
     overrides = [f"experiment=fidelity_{options.size}", *options.dataset]
     overrides += [f"dataset.xray_file={options.xrays}"] if options.xrays else []

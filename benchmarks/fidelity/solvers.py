@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from evaluation.metrics.intensity import psnr
+from evaluation.generation.sample import sample_volumes
 from evaluation.metrics.regions import body_mask
 from evaluation.metrics.spectra import (
     gradient_magnitude,
@@ -20,8 +20,8 @@ from evaluation.metrics.spectra import (
     noise_power_distance,
     noise_power_spectrum,
 )
-from evaluation.sampling import sample_volumes
-from evaluation.statistics import bootstrap_mean
+from evaluation.metrics.voxel_error import psnr
+from evaluation.statistics.patient_bootstrap import bootstrap_mean
 
 RATIOS = ("spread", "gradient")
 DISTANCES = ("gradient_spectrum", "noise_power_spectrum")

@@ -10,18 +10,20 @@ import platform
 import sys
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import torch
+
+from benchmarks.fidelity.paired import Runs, averaged, difference
 
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-from benchmarks.fidelity import claims
-from benchmarks.fidelity.methods import BASELINES, Method, unknown_name
-from evaluation.metrics.registry import catalogue
-from evaluation.scoring import FIDELITY, TRUTH
-from evaluation.statistics import bootstrap_mean, holm, paired_difference, sign_flip_p
+from benchmarks.fidelity import hypotheses as claims
+from benchmarks.fidelity.variants import BASELINES, Method, unknown_name
+from evaluation.metrics.catalogue import catalogue
+from evaluation.scoring.score_cases import FIDELITY, TRUTH
+from evaluation.statistics.patient_bootstrap import bootstrap_mean
+from evaluation.statistics.significance import holm
 
 HERE = Path(__file__).resolve().parent
 SEEDLESS = (*BASELINES, *(unknown_name(name) for name in BASELINES), TRUTH)
@@ -50,7 +52,6 @@ PAIRS = (  # what is compared with what, like with like
     ("model", "model_on_unknown_pose"),
 )
 
-Runs = dict[str, list[tuple[dict, pd.DataFrame]]]
 """By method, one `(facts, scores by case id)` a training seed."""
 
 
@@ -102,16 +103,6 @@ def read(size: int, home: Path = HERE) -> Runs:
         table = pd.read_csv(path, dtype={"id": str, "patient": str}).set_index("id")
         found.setdefault(facts["method"], []).append((facts, table))
     return found
-
-
-def averaged(runs: list[tuple[dict, pd.DataFrame]]) -> pd.DataFrame:
-    """Scores of the cases that all training seeds have, their mean over the seeds, and `patient`."""
-    index = runs[0][1].index
-    for _, run in runs[1:]:
-        index = index.intersection(run.index)
-    columns = [c for c in runs[0][1].columns if c in catalogue() and all(c in run.columns for _, run in runs)]
-    table = sum(run.loc[index, columns] for _, run in runs) / len(runs)
-    return table.assign(patient=runs[0][1].loc[index, "patient"])
 
 
 def cost(facts: dict) -> dict:
@@ -203,45 +194,6 @@ def differences(found: Runs) -> dict[str, dict]:
         for key, p in holm(p_values).items():
             result[key][metric]["p_holm"] = p
     return result
-
-
-def difference(ones: list, others: list, metric: str, margin: float = 0.0) -> dict | None:
-    """One minus the other on the cases of both, averaged over training seeds; `p` of a difference of `margin`.
-
-    Over the seeds that both have, where there are any: one that a single row has would only add its own luck. None
-    where no case has both. `by_seed` are the differences of the seeds in common, in their order.
-    """
-    ones, others = in_common(ones, others)
-    first, second = averaged(ones), averaged(others)
-    index = first.index.intersection(second.index)
-    if not len(index) or metric not in first or metric not in second:
-        return None
-    patients = first.loc[index, "patient"].to_numpy(dtype=str)
-    ours, theirs = (table.loc[index, metric].to_numpy() for table in (first, second))
-    estimate = paired_difference(ours, theirs, patients)
-    if estimate.mean is None:
-        return None
-    found = estimate.as_dict() | {"p": sign_flip_p(ours - theirs - margin, patients), "cases": len(index)}
-    each = [float((a.loc[index, metric] - b.loc[index, metric]).mean()) for a, b in by_seed(ones, others)]
-    if len(each) > 1:
-        found |= {"by_seed": [round(v, 4) for v in each], "seed_std": round(float(np.std(each, ddof=1)), 4)}
-    return found
-
-
-def in_common(ones: list, others: list) -> tuple[list, list]:
-    """The runs of the training seeds that both have; all runs where a row has no seeds, or none in common."""
-    seeds = {facts["seed"] for facts, _ in ones} & {facts["seed"] for facts, _ in others} - {None}
-    if not seeds:
-        return ones, others
-    return tuple([run for run in runs if run[0]["seed"] in seeds] for runs in (ones, others))
-
-
-def by_seed(ones: list, others: list) -> list[tuple[pd.DataFrame, pd.DataFrame]]:
-    """The scores of both by training seed, those seeds that both have; a row without a seed goes with every one."""
-    first, second = ({facts["seed"]: table for facts, table in runs} for runs in (ones, others))
-    seeds = sorted({seed for seed in (*first, *second) if seed is not None})
-    pairs = [tuple(runs.get(None, runs.get(seed)) for runs in (first, second)) for seed in seeds]
-    return [pair for pair in pairs if all(table is not None for table in pair)]
 
 
 def write(size: int, home: Path = HERE) -> None:

@@ -23,11 +23,11 @@ import torch  # noqa: E402
 from diffusers import AutoencoderKL  # noqa: E402
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
-from dataset.cases import prepare_cases  # noqa: E402
-from dataset.folder import FolderSource  # noqa: E402
-from ddpm.latent.loading import SDXL_VAE  # noqa: E402
-from ddpm.precision import inference_autocast  # noqa: E402
-from ddpm.unet import UNet3D  # noqa: E402
+from common.autocast import inference_autocast  # noqa: E402
+from dataset.cases.store import prepare_cases  # noqa: E402
+from dataset.sources.folder import FolderSource  # noqa: E402
+from ddpm.denoiser.unet import UNet3D  # noqa: E402
+from ddpm.latent.vae_loading import SDXL_VAE  # noqa: E402
 from vq_gan_3d import VQGAN3D  # noqa: E402
 
 

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from benchmarks.speed.work import Row, Work
+from benchmarks.speed.workload import Row, Work
 
 
 def _work(setting: dict, device: str, quantiser: nn.Module, flat: bool) -> Work:

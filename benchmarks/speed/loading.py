@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.speed.work import Row, Work
+from benchmarks.speed.workload import Row, Work
 
 XRAY = 128
 HEADERS_ONLY = (16, 16, 16)  # volumes of a start that reads none of them
@@ -22,7 +22,7 @@ ON_CPU = {"accelerator": "cpu", "devices": 1}
 
 def repeated_source(cases: int, volume: tuple[int, int, int]):
     """A source of the project whose cases are all alike: loading does not look at what it loads."""
-    from dataset.phantoms_source import PhantomSource  # here: the rows of a GPU do without its renderer
+    from dataset.sources.phantom import PhantomSource  # here: the rows of a GPU do without its renderer
 
     class Repeated(PhantomSource):
         first_case = None
@@ -59,7 +59,7 @@ def _latent_shape(setting: dict) -> tuple[int, ...]:
 
 def write_cache(cases: int, setting: dict, encoder, folder: Path) -> None:
     """Cases and their latents, of the shape of the row, by the project's own writers."""
-    from ddpm.latent.cache import latent_file, latent_folder, write_latents
+    from ddpm.latent.latent_dataset import latent_file, latent_folder, write_latents
 
     module = data_module(cases, HEADERS_ONLY, setting["batch"], folder)
     home = latent_folder(Path(module.manifest_path).parent, encoder)
@@ -72,7 +72,7 @@ def write_cache(cases: int, setting: dict, encoder, folder: Path) -> None:
 
 def latent_data(cases: int, setting: dict, encoder, folder: Path):
     """The data of the second stage as training starts with them: cases, latents read, measured and whitened."""
-    from train.latents import LatentData
+    from train.generator.latent_data import LatentData
 
     module = data_module(cases, HEADERS_ONLY, setting["batch"], folder)
     return LatentData(module, copy.deepcopy(encoder), ON_CPU)

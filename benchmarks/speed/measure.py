@@ -14,7 +14,7 @@ import time
 import traceback
 from pathlib import Path
 
-from benchmarks.speed.work import Row, Work
+from benchmarks.speed.workload import Row, Work
 
 LEAST_SECONDS = 0.2  # of one repeat: quick work is done several times within it
 WARM_UPS = 2
@@ -162,7 +162,7 @@ def _wait(device: str) -> None:
 def _floor(work: Work, device: str) -> dict:
     if work.floor is None:
         return {}
-    from benchmarks.speed.floor import count, machine_peak
+    from benchmarks.speed.roofline import count, machine_peak
 
     return {"floor": {**count(work.floor), **machine_peak(device)}}
 

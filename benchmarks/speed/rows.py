@@ -3,7 +3,7 @@
 from torch import nn
 
 from benchmarks.speed import codebook, loading, unet, vae, volume, vqgan
-from benchmarks.speed.work import Row
+from benchmarks.speed.workload import Row
 
 ROWS: dict[str, Row] = {row.name: row for part in (unet, codebook, vqgan, loading, vae, volume) for row in part.ROWS}
 

@@ -10,9 +10,10 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parent.parent.parent)  # replaced, so that a file here shadows no library
 
-from benchmarks.speed import measure, peers, table  # noqa: E402
+from benchmarks.speed import measure, table  # noqa: E402
+from benchmarks.speed import third_party as peers  # noqa: E402
 from benchmarks.speed.rows import ROWS, check_parameters  # noqa: E402
-from benchmarks.speed.work import load_settings, setting_of  # noqa: E402
+from benchmarks.speed.workload import load_settings, setting_of  # noqa: E402
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from benchmarks.speed.work import Row, Work
+from benchmarks.speed.workload import Row, Work
 
 
 def _inputs(setting: dict, device: str) -> dict[str, torch.Tensor]:
@@ -22,7 +22,7 @@ def _inputs(setting: dict, device: str) -> dict[str, torch.Tensor]:
 
 def make_ours(setting: dict, device: str) -> nn.Module:
     """Our denoiser as `settings.yaml` sets it up; the lifted X-ray features are left out, the peers have none."""
-    from ddpm.unet import UNet3D
+    from ddpm.denoiser.unet import UNet3D
 
     model = UNet3D(setting["latent"][0], embedding_dim=setting["condition"], **setting["networks"]["unet"])
     return wake(model).to(device)
@@ -66,7 +66,7 @@ def _autocast(device: str, enabled: bool):
 
 def has_bfloat16(device: str) -> bool:
     """Whether the project itself would use bfloat16 on this device."""
-    from ddpm.precision import inference_autocast
+    from common.autocast import inference_autocast
 
     with inference_autocast(torch.device(device)):
         return torch.is_autocast_enabled(torch.device(device).type)

@@ -2,7 +2,7 @@
 
 import torch
 
-from benchmarks.speed.work import Row, Work
+from benchmarks.speed.workload import Row, Work
 
 
 def _volume(setting: dict, device: str) -> torch.Tensor:
@@ -21,8 +21,8 @@ def _network(setting: dict):
 
 def ours(setting: dict, device: str) -> Work:
     """`ddpm.latent.SliceVAELatents` as pipeline and latent cache call it."""
+    from common.autocast import inference_autocast
     from ddpm.latent import SliceVAELatents
-    from ddpm.precision import inference_autocast
 
     encoder = SliceVAELatents.from_vae(_network(setting), "random", setting["at_once"]).to(device)
     volume = _volume(setting, device)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.speed.unet import forward_ancestor, forward_ancestor_autocast, make_ours, wake
-from benchmarks.speed.work import Row, Work
+from benchmarks.speed.workload import Row, Work
 
 EXTENT = (320.0, 256.0, 352.0)
 
@@ -20,8 +20,8 @@ def make_pipeline(setting: dict, device: str):
     """The generating pipeline with random weights, latents of the sizes of the row and our VQ-GAN behind them."""
     from diffusers import DDPMScheduler
 
+    from ddpm.conditioning.lift import RayLift
     from ddpm.latent import VQGANLatents
-    from ddpm.lifting import RayLift
     from ddpm.pipeline import XrayToCTPipeline
     from ddpm.xray_encoder import CNNXrayEncoder
 
@@ -53,7 +53,7 @@ def ours(setting: dict, device: str) -> Work:
     """X-ray file to NIfTI, GIF, PNG and settings, by the function behind `evaluation/generate.py`."""
     from PIL import Image
 
-    from evaluation.synthesis import generate
+    from evaluation.generation.write_volumes import generate
 
     holder = tempfile.TemporaryDirectory()
     folder = Path(holder.name)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from benchmarks.speed.unet import _autocast, has_bfloat16
-from benchmarks.speed.work import Row, Work
+from benchmarks.speed.workload import Row, Work
 
 HELD_OUT = 2
 LEARNING_RATE = 1e-3
@@ -17,8 +17,8 @@ LEARNING_RATE = 1e-3
 
 def _phantoms(setting: dict) -> torch.Tensor:
     """`(n, 1, D, H, W)` in [-1, 1]; the last ones are held out."""
-    from dataset.intensity import Window
-    from dataset.phantom import render_phantom
+    from dataset.imaging.hu_window import Window
+    from dataset.phantom.render import render_phantom
 
     window = Window.parse("wide")
     size = tuple(setting["volume"])

@@ -16,8 +16,8 @@ import stat
 from datetime import date, datetime
 from pathlib import Path
 
-from dataset.errors import UserError
-from dataset.files import atomic_path
+from common.errors import UserError
+from common.files import atomic_path
 
 KEY_BYTES = 32
 ID_CHARACTERS = 16  # 64 bits: two of a million patients collide with probability 3e-8

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from dataset.errors import UserError
+from common.errors import UserError
 
 UNKNOWN = {"", "nan", "na", "n/a", "none", "null", "unknown", "-1", "?"}
 NEGATIVE = {"0", "no", "n", "false", "negative"}  # a table with nothing but these has no positive case

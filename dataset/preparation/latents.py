@@ -13,10 +13,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from dataset.errors import UserError
-from dataset.intensity import Window
-from dataset.preparation.series import CtSeries, folders_of
-from dataset.volume_io import Volume
+from common.errors import UserError
+from dataset.imaging.hu_window import Window
+from dataset.imaging.volume import Volume
+from dataset.io.dicom_series import CtSeries, folders_of
 
 CHANNELS = 4
 SCALE = 0.18215  # what the latents were multiplied with

@@ -10,9 +10,9 @@ from typing import NamedTuple, Protocol
 
 import pandas as pd
 
-from dataset.errors import UserError
+from common.errors import UserError
 from dataset.preparation.labels import clean_id, read_csv
-from dataset.preparation.radiograph import Radiograph
+from dataset.preparation.radiographs import Radiograph
 
 SAME_MOMENT_S = 1.0  # exposures closer than this cannot be told apart by their clocks
 VIEWS = ("PA", "AP")
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 
 class CtCandidate(Protocol):
-    """What pairing reads of a CT; `dataset.preparation.series.CtSeries` has it."""
+    """What pairing reads of a CT; `dataset.io.dicom_series.CtSeries` has it."""
 
     patient: str
     study_uid: str
@@ -76,7 +76,8 @@ def pair(
     without any X-ray of its patient is no problem and not listed.
 
     Args:
-        pairs: a CSV table, or that of `dataset.preparation.tables.pairs_of`, with the columns `ct` and `xray` (and
+        pairs: a CSV table, or that of `dataset.preparation.published_tables.pairs_of`, with the columns `ct` and
+        `xray` (and
             `view` where it assigns PA or AP). A cell names a patient, an accession number, a study or series UID, or
             a file by name or path. Rows that name two patients say that they are one person under two pseudonyms:
             then time decides as above; any other row is the pair itself, whatever the hours. Without a row Patient ID

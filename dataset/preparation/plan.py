@@ -9,18 +9,18 @@ from pathlib import Path
 
 import numpy as np
 
-from dataset.discover import discover
-from dataset.errors import UserError
-from dataset.limits import expect_no_way_out
+from common.errors import UserError
+from common.file_limits import expect_no_way_out
+from dataset.io.dicom_series import CtSeries, find_ct_series, folders_of
+from dataset.io.nifti import NIFTI_ENDINGS
 from dataset.preparation.deidentify import Pseudonyms, age_years
 from dataset.preparation.labels import clean_id, match_labels, read_csv
 from dataset.preparation.latents import find_latents
 from dataset.preparation.pairing import Pairing, pair
-from dataset.preparation.people import one_name_each
-from dataset.preparation.radiograph import Radiograph, find_radiographs
-from dataset.preparation.ranking import Candidate, Rule, rank
-from dataset.preparation.series import CtSeries, find_ct_series, folders_of
-from dataset.volume_io import NIFTI_ENDINGS
+from dataset.preparation.patient_linkage import one_name_each
+from dataset.preparation.radiographs import Radiograph, find_radiographs
+from dataset.preparation.series_ranking import Candidate, Rule, rank
+from dataset.sources.folder_scan import discover
 
 log = logging.getLogger(__name__)
 
@@ -201,7 +201,7 @@ def _check_splits(tasks: Sequence[Task]) -> None:
 
 
 def _find_nifti(source: Path) -> list[CtSeries]:
-    """NIfTI volumes with the patient and the X-ray that `dataset.discover` gives them."""
+    """NIfTI volumes with the patient and the X-ray that `dataset.sources.folder_scan` gives them."""
     if not any(path.lower().endswith(NIFTI_ENDINGS) for files in folders_of(source) for path in files):
         return []
     found = []

@@ -7,7 +7,7 @@ from diffusers.configuration_utils import register_to_config
 from jaxtyping import Float
 from torch import Tensor
 
-from ddpm.latent.contract import LatentEncoder
+from ddpm.latent.base import LatentEncoder
 from vq_gan_3d import VQGAN3D
 
 

@@ -9,8 +9,8 @@ from diffusers.configuration_utils import register_to_config
 from jaxtyping import Float
 from torch import Tensor
 
-from dataset.errors import UserError
-from ddpm.archive import read_weights
+from common.errors import UserError
+from ddpm.weights.safe_load import read_weights
 from ddpm.xray_encoder.pretrained import KEY, PretrainedXrayEncoder, fetch
 
 FILES = (("open_clip_config.json",), ("open_clip_model.safetensors", "open_clip_pytorch_model.bin"))

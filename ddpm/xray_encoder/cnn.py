@@ -6,7 +6,7 @@ from diffusers.configuration_utils import register_to_config
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ddpm.xray_encoder.contract import XrayEncoder, XrayFeatures
+from ddpm.xray_encoder.base import XrayEncoder, XrayFeatures
 
 MEAN, STD = 0.5, 0.25  # of X-rays after the 0.5 to 99.5 percentile scaling, roughly
 

@@ -9,9 +9,9 @@ from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidat
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from dataset.errors import UserError
-from ddpm.hub import cached_file, hub_file
-from ddpm.xray_encoder.contract import XrayEncoder, XrayFeatures
+from common.errors import UserError
+from ddpm.weights.hub import cached_file, hub_file
+from ddpm.xray_encoder.base import XrayEncoder, XrayFeatures
 
 KEY = "model.xray_encoder.weights"
 

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from safetensors import SafetensorError
 from torch import Tensor
 
-from dataset.errors import UserError
+from common.errors import UserError
 from ddpm.xray_encoder.pretrained import KEY, PretrainedXrayEncoder, fetch
 
 FILES = (("config.json",), ("preprocessor_config.json",), ("model.safetensors", "pytorch_model.bin"))

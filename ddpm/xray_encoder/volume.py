@@ -5,9 +5,9 @@ from diffusers.configuration_utils import register_to_config
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ddpm.grid_lift import GridLift
-from ddpm.unet import Conv3d
-from ddpm.xray_encoder.contract import XrayEncoder, XrayFeatures
+from ddpm.conditioning.lift import GridLift
+from ddpm.denoiser.blocks import Conv3d
+from ddpm.xray_encoder.base import XrayEncoder, XrayFeatures
 
 
 class VolumeEncoder(XrayEncoder):

@@ -9,8 +9,8 @@ from jaxtyping import Bool, Float
 from scipy import ndimage
 from torch import Tensor
 
-from dataset.intensity import Window
-from dataset.lungs import segment_lungs
+from dataset.imaging.hu_window import Window
+from dataset.imaging.lung_segmentation import segment_lungs
 
 BODY_HU = -500.0  # halfway between air and water: the skin
 SOFT_HU = (-150.0, 130.0)  # fat to unenhanced organs
@@ -32,7 +32,7 @@ def body_mask(hu: Float[Tensor, "d h w"]) -> Bool[Tensor, "d h w"]:
 
 
 def lung_mask(hu: Float[Tensor, "d h w"], spacing: tuple[float, float, float]) -> Bool[Tensor, "d h w"]:
-    """`dataset.lungs.segment_lungs` on tensors."""
+    """`dataset.imaging.lung_segmentation.segment_lungs` on tensors."""
     return torch.as_tensor(np.asarray(segment_lungs(hu.cpu().numpy(), spacing)), dtype=torch.bool, device=hu.device)
 
 

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from evaluation.metrics.registry import CaseView, Metric, NotMeasured
+from evaluation.metrics.base import CaseView, Metric, NotMeasured
 
 
 def reprojection_error(drr: Float[Tensor, "*b h w"], xray: Float[Tensor, "*b h w"]) -> Float[Tensor, "*b"]:
@@ -14,7 +14,7 @@ def reprojection_error(drr: Float[Tensor, "*b h w"], xray: Float[Tensor, "*b h w
 
 def scaled_drr(volume: Float[Tensor, "d h w"], spacing: tuple, pose: tuple, size: tuple) -> Float[Tensor, "h w"]:
     """DRR of HU on the grey scale of X-rays; NaN where nothing attenuates, for there is no picture to scale."""
-    from dataset.drr import line_integrals, scale_xray  # only here: its ray caster is not installed everywhere
+    from dataset.imaging.drr import line_integrals, scale_xray  # only here: its ray caster is not installed everywhere
 
     # One sample a voxel along the beam: half the time, and 0.0001 away from twice as many.
     integrals = line_integrals(volume, spacing, torch.tensor(pose), size, samples=max(volume.shape))

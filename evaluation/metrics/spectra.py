@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from evaluation.metrics.registry import CaseView, Metric
+from evaluation.metrics.base import CaseView, Metric
 
 BLOCK = 16  # voxels a side of the blocks whose spectra are averaged
 BODY_SHARE = 0.5  # of a block that must lie in the body

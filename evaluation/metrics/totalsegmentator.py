@@ -7,10 +7,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from dataset.errors import UserError
-from dataset.geometry import nifti_affine
-from evaluation.metrics.overlap import dice
-from evaluation.metrics.registry import CaseView, Metric, NotMeasured
+from common.errors import UserError
+from dataset.imaging.geometry import nifti_affine
+from evaluation.metrics.base import CaseView, Metric, NotMeasured
+from evaluation.metrics.dice import dice
 
 ORGANS = {  # the names of its files; several together make one organ
     "lungs": (

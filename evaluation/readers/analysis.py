@@ -1,8 +1,8 @@
 """What a reader study shows: real-or-generated rates, answers as distributions, agreement, readers' PE AUC.
 
 First readings only, but for the agreement of a reader with himself. Intervals draw readers and patients anew
-(`evaluation.readers.resampling`). The statements are fixed before anybody reads: `indistinguishable` only where the
-90 % interval of the rate lies within 50 ± 10 %, which is two one-sided tests at 5 % (Schuirmann 1987).
+(`evaluation.readers.two_way_bootstrap`). The statements are fixed before anybody reads: `indistinguishable` only
+where the 90 % interval of the rate lies within 50 ± 10 %, which is two one-sided tests at 5 % (Schuirmann 1987).
 """
 
 from collections.abc import Sequence
@@ -12,11 +12,11 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from evaluation.readers.agreement import krippendorff
 from evaluation.readers.design import ARMS, FEW_CASES, FEW_READERS, Item
+from evaluation.readers.krippendorff import krippendorff
 from evaluation.readers.questions import IDENTITY, ORDINAL, PE, Question
-from evaluation.readers.resampling import FEWEST, Weights, draw_weights, estimate, weighted_auc, weighted_rate
-from evaluation.statistics import DRAWS, LEVEL
+from evaluation.readers.two_way_bootstrap import FEWEST, Weights, draw_weights, estimate, weighted_auc, weighted_rate
+from evaluation.statistics.patient_bootstrap import DRAWS, LEVEL
 
 CHANCE, MARGIN = 0.5, 0.1  # the rate of guessing, and how far from it still counts as indistinguishable
 EQUIVALENCE_LEVEL = 0.9

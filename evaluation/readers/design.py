@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from dataset.errors import UserError
+from common.errors import UserError
 
 ARMS = ("real", "autoencoder", "generated")
 ARM_LABELS = {"real": "real CT", "autoencoder": "real CT through the autoencoder", "generated": "generated CT"}

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-from dataset.errors import UserError
+from common.errors import UserError
 
 ORDINAL, IDENTITY, PE = "ordinal", "real_or_generated", "pe_confidence"
 KINDS = (ORDINAL, IDENTITY, PE)

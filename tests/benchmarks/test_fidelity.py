@@ -8,14 +8,15 @@ import pandas as pd
 import pytest
 import torch
 
-from benchmarks.fidelity import claims, samplers, solvers, table
-from benchmarks.fidelity.methods import BASELINES, Method, methods
-from benchmarks.fidelity.render import render
+from benchmarks.fidelity import hypotheses as claims
+from benchmarks.fidelity import samplers, solvers, table
+from benchmarks.fidelity.render_xrays import render
 from benchmarks.fidelity.run import plan, refuse_stale, train
-from benchmarks.fidelity.solver_pictures import guidance_picture, quality_picture
-from dataset.phantoms_source import PhantomSource, read_xray_row, write_xrays
-from ddpm.checkpoint import sha256
-from evaluation.scoring import TRUTH
+from benchmarks.fidelity.sampler_plots import guidance_picture, quality_picture
+from benchmarks.fidelity.variants import BASELINES, Method, methods
+from common.files import sha256
+from dataset.sources.phantom import PhantomSource, read_xray_row, write_xrays
+from evaluation.scoring.score_cases import TRUTH
 
 PROTOCOL = {
     "steps": 12,
@@ -292,7 +293,7 @@ def test_an_unknown_way_of_sampling_is_refused_with_the_choices(monkeypatch, cap
 
 
 def test_guidance_of_a_model_that_was_never_without_its_xray_is_one_line(monkeypatch, tmp_path):
-    monkeypatch.setattr("ddpm.checkpoint.load_pipeline", lambda *_, **__: SimpleNamespace(guided=False))
+    monkeypatch.setattr("ddpm.checkpoint.load.load_pipeline", lambda *_, **__: SimpleNamespace(guided=False))
     arguments = ["--checkpoint", "last.ckpt", "--guidance", "--home", str(tmp_path), "--output", str(tmp_path)]
     monkeypatch.setattr("sys.argv", ["samplers.py", *arguments])
     with pytest.raises(SystemExit, match="--guidance: last.ckpt has never been without its X-ray"):

@@ -6,9 +6,12 @@ import subprocess
 import pytest
 import torch
 
-from benchmarks.speed import floor, grow, loading, measure, peers, run, table
+from benchmarks.speed import loading, measure, run, table
+from benchmarks.speed import roofline as floor
+from benchmarks.speed import scaling as grow
+from benchmarks.speed import third_party as peers
 from benchmarks.speed.rows import ROWS, check_parameters, parameter_counts
-from benchmarks.speed.work import Row, Work, load_settings, setting_of
+from benchmarks.speed.workload import Row, Work, load_settings, setting_of
 
 NAMES = {"unet_forward", "unet_step", "codebook", "vqgan_step", "loading", "vae_slices", "volume"}
 MACHINE = {"device": "cpu", "name": "a machine", "versions": {}}

@@ -6,7 +6,7 @@ import pydicom
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
-from dataset.geometry import nifti_affine
+from dataset.imaging.geometry import nifti_affine
 
 SIZE, SPACING, CENTRE = (20, 24, 28), (6.0, 5.0, 4.5), (11.0, -7.0, 130.0)
 

@@ -3,7 +3,7 @@
 import numpy as np
 from PIL import Image
 
-from dataset.folder import FolderSource
+from dataset.sources.folder import FolderSource
 
 
 def source(root, **changes):

@@ -5,12 +5,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from dicom_files import write_ct_series
+from drawn_chest import chest
 from hydra import compose, initialize_config_dir
-from test_voi import chest
 
-from dataset.command import CONFIG
-from dataset.manifest import read_manifest
-from dataset.preparation.main import prepare_set
+from common.cli import CONFIG
+from dataset.manifest.table import read_manifest
+from dataset.preparation.options import prepare_set
 
 ROOT = Path(__file__).resolve().parents[2]
 SPACING = (10.0, 7.0, 7.0)

@@ -10,11 +10,11 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 
-from dataset.cases import case_key, pack_case
+from dataset.cases.case import case_key, pack_case
 from dataset.datamodule import CTDataModule
-from dataset.geometry import make_pose
-from dataset.handling import XrayHandling
-from dataset.manifest import COLUMNS, make_rows
+from dataset.imaging.geometry import make_pose
+from dataset.manifest.table import COLUMNS, make_rows
+from dataset.xray.options import XrayHandling
 
 TOTAL = 11  # batches of 2 out of 5 cases: batches cross the borders of epochs
 

@@ -8,8 +8,8 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from dataset.command import help_text
-from dataset.intensity import Window
+from common.cli import help_text
+from dataset.imaging.hu_window import Window
 
 FOLDER = Path(__file__).resolve().parents[2] / "config" / "dataset"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.yaml"))

@@ -14,11 +14,11 @@ from dicom_files import CENTRE, nifti_affine_of, rotation_about, write_ct_series
 from PIL import Image
 from prepare_runs import HU, OTHER, ROOT, SPACING, configured, run, write
 
-from dataset.command import help_text
-from dataset.errors import UserError
-from dataset.manifest import read_manifest
-from dataset.preparation.main import prepare_set
-from dataset.volume_io import read_volume
+from common.cli import help_text
+from common.errors import UserError
+from dataset.io.ct import read_volume
+from dataset.manifest.table import read_manifest
+from dataset.preparation.options import prepare_set
 
 
 @pytest.fixture(scope="module")

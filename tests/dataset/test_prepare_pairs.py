@@ -10,8 +10,8 @@ from dicom_files import TIME, write_ct_series
 from PIL import Image
 from prepare_runs import HU, OTHER, SPACING, configured, run, write
 
-from dataset.errors import UserError
-from dataset.preparation.main import prepare_set
+from common.errors import UserError
+from dataset.preparation.options import prepare_set
 
 
 def radiograph(path, patient="A", time=TIME - timedelta(hours=3), **fields):

@@ -4,12 +4,12 @@ from functools import partial
 
 import torch
 
-from dataset.geometry import make_pose
+from dataset.imaging.geometry import make_pose
+from ddpm.conditioning.lift import RayLift
+from ddpm.denoiser.unet import UNet3D
+from ddpm.diffusion.objective import NoiseObjective
 from ddpm.latent.vqgan import VQGANLatents
-from ddpm.lifting import RayLift
 from ddpm.module import DDPMModule
-from ddpm.objective import NoiseObjective
-from ddpm.unet import UNet3D
 from ddpm.xray_encoder import CNNXrayEncoder
 
 VOLUME = (32, 32, 32)

@@ -14,11 +14,11 @@ import json, sys
 sys.path.insert(0, {str(ROOT)!r})
 import torch
 from ddpm.latent import VQGANLatents
-from ddpm.objective import NoiseObjective
+from ddpm.diffusion.objective import NoiseObjective
 from ddpm.pipeline import XrayToCTPipeline
-from ddpm.unet import UNet3D
+from ddpm.denoiser.unet import UNet3D
 from ddpm.xray_encoder import CNNXrayEncoder
-from train.preflight import _peak
+from train.run.memory import _peak
 
 size = (128, 512, 512)
 protocol = {{"window": [-1000, 1000], "volume_size": list(size), "extent": [320.0, 350.0, 350.0], "dataset": "none"}}

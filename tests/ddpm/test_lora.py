@@ -12,8 +12,10 @@ from test_module import fit
 from torch import nn
 from torch.utils.data import default_collate
 
-from dataset.errors import UserError
-from ddpm.checkpoint import load_pipeline, save_adapter, sha256
+from common.errors import UserError
+from common.files import sha256
+from ddpm.checkpoint.load import load_pipeline
+from ddpm.checkpoint.write import save_adapter
 from ddpm.lora import adapter_names, add_lora, merge_lora, restore_lora
 
 LORA = {"rank": 2, "alpha": 4}

@@ -8,9 +8,9 @@ import torch
 from ddpm_parts import item, module
 from torch.utils.data import DataLoader, default_collate
 
-from ddpm.checkpoint import load_pipeline
-from ddpm.objective import NoiseObjective
-from train.checkpoint_io import AtomicCheckpointIO
+from ddpm.checkpoint.load import load_pipeline
+from ddpm.diffusion.objective import NoiseObjective
+from train.run.checkpoint_io import AtomicCheckpointIO
 
 
 class Steps:

@@ -6,8 +6,9 @@ import pytest
 import torch
 from ddpm_parts import EXTENT, VOLUME, item, module
 
-from dataset.errors import UserError
-from ddpm.checkpoint import export_pipeline, load_pipeline
+from common.errors import UserError
+from ddpm.checkpoint.load import load_pipeline
+from ddpm.checkpoint.write import export_pipeline
 
 
 def awake(std: float = 0.02):

@@ -31,7 +31,7 @@ def missing() -> str | None:
         import playwright  # noqa: F401
     except ImportError:
         return "playwright is not installed, pages are not tested"
-    from demo.viewer_files import NIIVUE
+    from demo.server.app_factory import NIIVUE
 
     if not os.access(CHROMIUM, os.X_OK):
         return f"no Chromium at {CHROMIUM}, pages are not tested"

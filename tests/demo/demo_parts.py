@@ -13,8 +13,8 @@ from ddpm_parts import PROTOCOL, module
 from PIL import Image
 
 from ddpm.pipeline import XrayToCTPipeline
-from demo import products
-from demo.service import Service
+from demo.service import results as products
+from demo.service.service import Service
 
 products.FRAMES = 3  # of the GIF: half of the time that a small result takes
 

@@ -9,8 +9,8 @@ pytest.importorskip("fastapi", reason="FastAPI is not installed, the readers' pa
 from fastapi import FastAPI  # noqa: E402
 from fastapi.testclient import TestClient  # noqa: E402
 
-from demo.readers import readers_app  # noqa: E402
-from evaluation.readers.folder import read_key, read_study  # noqa: E402
+from demo.reader_study.routes import readers_app  # noqa: E402
+from evaluation.readers.study_folder import read_key, read_study  # noqa: E402
 
 
 @pytest.fixture(scope="module")

@@ -12,10 +12,10 @@ from urllib.request import urlopen
 import pytest
 from demo_parts import SAMPLERS, small_pipeline
 
-from dataset.errors import UserError
-from ddpm.objective import NoiseObjective
-from demo.running import PREFIX, is_loopback, refuse_open_door, run_folder, sampler_choices
-from demo.viewer_files import NIIVUE
+from common.errors import UserError
+from ddpm.diffusion.objective import NoiseObjective
+from demo.server.app_factory import NIIVUE
+from demo.server.launch import PREFIX, is_loopback, refuse_open_door, run_folder, sampler_choices
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 

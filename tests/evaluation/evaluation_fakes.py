@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import pandas as pd
 import torch
 
-from dataset.geometry import make_pose
-from dataset.intensity import Window
+from dataset.imaging.geometry import make_pose
+from dataset.imaging.hu_window import Window
 
 SIZE = (16, 16, 16)
 EXTENT = (320.0, 256.0, 352.0)

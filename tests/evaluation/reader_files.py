@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from dataset.intensity import Window
-from dataset.volume_io import Volume
-from evaluation.readers.making import make_study
+from dataset.imaging.hu_window import Window
+from dataset.imaging.volume import Volume
+from evaluation.readers.create import make_study
 from evaluation.readers.questions import parse_questions
 
 QUESTIONS = [

@@ -4,12 +4,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dataset.errors import UserError
-from evaluation.classifier_scores import find_classifiers
-from evaluation.diagnostic import analyse
-from evaluation.diagnostic_charts import training_picture
-from evaluation.diagnostic_tables import flat, markdown, rows
-from evaluation.diagnostic_writing import write_all
+from common.errors import UserError
+from evaluation.classifiers.comparison import analyse
+from evaluation.classifiers.plots import training_picture
+from evaluation.classifiers.scores import find_classifiers
+from evaluation.classifiers.tables import flat, markdown, rows, write_all
 
 INPUTS = {"generated": "generated", "ctpa": "ct", "xray": "xray"}
 

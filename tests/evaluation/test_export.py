@@ -9,11 +9,13 @@ import torch
 from ddpm_parts import module
 from PIL import Image
 
-from dataset.errors import UserError
-from dataset.xray_io import read_xray
-from ddpm.checkpoint import export_pipeline, load_pipeline, sha256
+from common.errors import UserError
+from common.files import sha256
+from dataset.io.xray import read_xray
+from ddpm.checkpoint.load import load_pipeline
+from ddpm.checkpoint.write import export_pipeline
 from ddpm.pipeline import XrayToCTPipeline
-from evaluation.sharing import check_wishes, export, read_metrics
+from evaluation.sharing.exporter import check_wishes, export, read_metrics
 
 PROTOCOL = {"xray_size": [64, 64], "seen": {"train": ["0123456789abcdef"], "val": []}}
 

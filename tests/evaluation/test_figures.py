@@ -7,10 +7,10 @@ import pytest
 from evaluation_fakes import FakePipeline, chest_world, oracle, protocol
 from PIL import Image
 
-from dataset.errors import UserError
-from evaluation import pictures
-from evaluation.case_figures import write_case_figures
+from common.errors import UserError
+from evaluation.figures import write_case_figures
 from evaluation.pipeline_figure import pipeline_figure
+from evaluation.visualization import slices as pictures
 
 
 def test_case_figures_of_the_first_cases(tmp_path):

@@ -11,7 +11,7 @@ def _die() -> None:
 
 def kill_in_checkpoint(moment: str, count: int) -> None:
     """Kills this process (-9) within the writing of its checkpoint number `count`."""
-    from train import checkpoint_io
+    from train.run import checkpoint_io
 
     class Doomed:
         """`os` as the writer of checkpoints sees it."""
@@ -50,7 +50,7 @@ def small_files(bytes: int) -> None:
 
 def kill_at_file(moment: str, count: int) -> None:
     """Kills this process (-9) within the writing of its file number `count` of those that appear by a rename."""
-    from dataset import files
+    from common import files
 
     class Doomed:
         """`os` as the writer of files sees it."""
@@ -84,7 +84,7 @@ def slow_files(seconds: float) -> None:
     """Each file that appears by a rename takes that long."""
     import time
 
-    from dataset import files
+    from common import files
 
     sync = files._sync
 
@@ -122,7 +122,7 @@ def slow_sampling(seconds: float) -> None:
     import time
     from pathlib import Path
 
-    from train.callbacks import SampleAndScore
+    from train.run.callbacks import SampleAndScore
 
     original = SampleAndScore.pipeline
 
@@ -162,8 +162,8 @@ def starve_worker(batch: int) -> None:
     """A loading process is killed (-9) at its batch of that number, as the kernel does when memory ends."""
     from torch.utils.data import get_worker_info
 
-    from dataset.samples import CaseDataset
-    from ddpm.latent.cache import LatentDataset
+    from dataset.cases.case_dataset import CaseDataset
+    from ddpm.latent.latent_dataset import LatentDataset
 
     taken = [0]
 
@@ -183,7 +183,7 @@ def starve_worker(batch: int) -> None:
 
 def starve_builder(case: int) -> None:
     """The process that prepares case number `case` is killed (-9)."""
-    from dataset import cases
+    from dataset.cases import store as cases
 
     original = cases._Builder.__getitem__
 

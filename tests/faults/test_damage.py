@@ -8,7 +8,7 @@ from fault_runs import DATA, DDPM, Training, contents, differing
 from prepare_runs import HU, SPACING
 from safetensors import safe_open
 
-from train.checkpoint_io import PREVIOUS
+from train.run.checkpoint_io import PREVIOUS
 
 FIRST, SECOND = pytest.mark.slow, pytest.mark.faults
 WAYS = [pytest.param("changed", marks=FIRST), pytest.param("cut", marks=SECOND), pytest.param("gone", marks=FIRST)]

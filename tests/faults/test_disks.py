@@ -5,7 +5,7 @@ from disks import fill, read_only, small_disk
 from fault_runs import DATA, DDPM, contents, differing
 from test_killed_preparation import prepare, tree, whole, written  # noqa: F401 (fixtures)
 
-from train.checkpoint_io import whole_checkpoint
+from train.run.checkpoint_io import whole_checkpoint
 
 BOTH = pytest.mark.parametrize(
     "training",

@@ -5,7 +5,7 @@ import random
 import pytest
 from fault_runs import DATA, DDPM, contents
 
-from ddpm.latent.cache import is_whole, read_latents
+from ddpm.latent.latent_dataset import is_whole, read_latents
 
 CASES = ["dataset.train=24", "dataset.volume_size=[32,32,32]"]
 KILLS = [pytest.param(2, marks=pytest.mark.slow), pytest.param(12, marks=pytest.mark.faults)]

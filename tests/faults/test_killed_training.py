@@ -8,7 +8,7 @@ import random
 import pytest
 from fault_runs import differing, weights
 
-from train.checkpoint_io import whole_checkpoint
+from train.run.checkpoint_io import whole_checkpoint
 
 STAGES = pytest.mark.parametrize("training", ["vqgan", "ddpm"], indirect=True)
 KILLS = [pytest.param(2, marks=pytest.mark.slow), pytest.param(12, marks=pytest.mark.faults)]

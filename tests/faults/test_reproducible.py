@@ -12,7 +12,7 @@ import pytest
 from fault_runs import ROOT, Training, differing, weights
 from PIL import Image
 
-from dataset.cases import stored
+from dataset.cases.store import stored
 
 STAGES = pytest.mark.parametrize("training", ["vqgan", "ddpm"], indirect=True)
 

@@ -15,7 +15,7 @@ from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian, RLELossless
 from safetensors.torch import save
 
-from ddpm.checkpoint import component
+from ddpm.checkpoint.write import component
 from vq_gan_3d import VQGAN3D
 
 SIDE = 24

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save
 
-from ddpm.checkpoint import load_pipeline, load_vqgan
-from ddpm.xray_encoder.unpickle import network_weights
+from ddpm.checkpoint.load import load_pipeline, load_vqgan
+from ddpm.weights.xrv_pickle import network_weights
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 HEADER, WEIGHTS = checkpoint()

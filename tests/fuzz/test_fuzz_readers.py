@@ -9,9 +9,9 @@ from fuzz_seeds import arrays, films, images, nifti, slices
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dataset.manifest import COLUMNS, read_manifest
-from dataset.volume_io import read_volume
-from dataset.xray_io import read_picture, read_xray
+from dataset.io.ct import read_volume
+from dataset.io.xray import read_picture, read_xray
+from dataset.manifest.table import COLUMNS, read_manifest
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 MANIFEST = (

@@ -9,8 +9,8 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
-from train import checkpoint_io
-from train.runs import RUN_FOLDER
+from train.run import checkpoint_io
+from train.run.run_folder import RUN_FOLDER
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 TINY = ["dataset.volume_size=[8,16,16]", "dataset.xray_size=[32,32]", "dataset.prepare_workers=0", "model.gpus=0",

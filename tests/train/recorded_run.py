@@ -21,7 +21,7 @@ import torch  # noqa: E402
 from hydra import compose, initialize_config_dir  # noqa: E402
 from torch.distributed.tensor import DTensor  # noqa: E402
 
-from train import session  # noqa: E402
+from train.run import trainer as session  # noqa: E402
 
 
 def whole(tensor: torch.Tensor) -> torch.Tensor:

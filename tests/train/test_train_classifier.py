@@ -11,11 +11,11 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
-from dataset.errors import UserError
-from dataset.phantom import render_phantom
-from dataset.volume_io import write_nifti
-from ddpm.checkpoint import load_classifier, load_pipeline
-from train.runs import RUN_FOLDER
+from common.errors import UserError
+from dataset.io.nifti import write_nifti
+from dataset.phantom.render import render_phantom
+from ddpm.checkpoint.load import load_classifier, load_pipeline
+from train.run.run_folder import RUN_FOLDER
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SIZE = ["dataset.volume_size=[8,16,16]", "dataset.xray_size=[32,32]", "dataset.prepare_workers=0"]
@@ -184,8 +184,8 @@ def test_the_best_weights_are_kept_and_load_again(phantoms, tmp_path, capsys):
 
 
 def test_the_ct_classifier_serves_as_the_loss_of_a_generator(phantoms, tmp_path):
-    from dataset.intensity import Window
-    from train.generator_losses import _classifier
+    from dataset.imaging.hu_window import Window
+    from train.generator.build_losses import _classifier
 
     call("train_classifier", ["classifier=ctpa", *phantoms, *SHORT, *SMALL, f"model.results_folder={tmp_path}"])
     (best,) = tmp_path.glob("*/checkpoints/best.safetensors")
@@ -212,7 +212,7 @@ def test_training_ends_when_the_validation_auc_no_longer_rises_and_goes_on_where
 
 
 def test_an_encoder_to_start_from_comes_with_its_weights(study):
-    from train.classifier_networks import xray_classifier
+    from train.classifier.networks import xray_classifier
 
     classifier = xray_classifier(None, study["generators"][0], dropout=0.0)
     theirs = load_pipeline(study["generators"][0]).xray_encoder
@@ -229,7 +229,7 @@ def test_a_run_that_began_with_a_folder_of_generators_is_resumed(study, tmp_path
 
 
 def test_of_a_folder_the_generator_of_the_same_fold_is_taken(study):
-    from train.classification_data import encoder_source
+    from train.classifier.data import encoder_source
 
     for fold in range(3):
         assert encoder_source(str(study["root"]), fold) == study["generators"][fold]

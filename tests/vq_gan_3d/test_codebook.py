@@ -111,7 +111,7 @@ def test_large_codebook_needs_little_memory():
     """16,384 codes on 32³×8 latents: a distance matrix would take 2 GiB, one-hot codes as much again."""
     code = """
 import torch
-from train.preflight import _peak
+from train.run.memory import _peak
 from vq_gan_3d.codebook import Codebook
 codebook, data = Codebook(16384, 8).train(), torch.randn(1, 8, 32, 32, 32)
 before = _peak()  # not ru_maxrss: in a child it starts at the peak of its parent, above all that is done here

@@ -1,0 +1,50 @@
+"""X-rays of the benchmark for machines without the renderer: `python benchmarks/fidelity/render_xrays.py 128 FILE`."""
+
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[0] = str(ROOT)
+
+
+def indices(counts: dict[str, int], calibration: int = 256) -> list[int]:
+    """Positions in the population of all that the benchmark draws."""
+    from dataset.sources.phantom import FIRST_INDEX
+
+    first = {**FIRST_INDEX, "calibration": 30_000_000}
+    counts = {**counts, "calibration": calibration}
+    return [first[split] + i for split, n in counts.items() for i in range(n)]
+
+
+def render(job: tuple):
+    """The X-rays `(v, h, w)` in [0, 1] of one phantom, as its data set draws them."""
+    import torch
+
+    index, source = job
+    torch.set_num_threads(1)
+    return source.build({"id": f"phantom_{index:08d}"})["xray"].float()
+
+
+def main() -> None:
+    """Size and file come from the command line."""
+    import torch
+    from hydra import compose, initialize_config_dir
+    from hydra.utils import instantiate
+    from rich.progress import track
+
+    from dataset.sources.phantom import write_xrays
+
+    if len(sys.argv) != 3 or sys.argv[1] not in ("64", "128"):
+        raise SystemExit("usage: python benchmarks/fidelity/render_xrays.py 64|128 FILE")
+    with initialize_config_dir(str(ROOT / "config"), version_base=None):
+        data = compose("train_ddpm", [f"experiment=fidelity_{sys.argv[1]}"]).dataset
+    source, chosen = instantiate(data.source), indices({split: data[split] for split in ("train", "val", "test")})
+    with ProcessPoolExecutor() as pool:
+        jobs = pool.map(render, [(index, source) for index in chosen], chunksize=8)
+        xrays = torch.stack(list(track(jobs, description="Rendering X-rays", total=len(chosen))))
+    write_xrays(sys.argv[2], chosen, xrays)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,206 @@
+"""How time and memory grow with volume edge, batch and number of cases: a table, a picture, and the exponent.
+
+`python benchmarks/speed/scaling.py [--gpu] [--only NAME …] [--output FOLDER]`. Each point is measured in its own
+process.
+The exponent is the slope in logarithms over the larger half of the points: 1 is linear in voxels, samples or cases.
+Memory is beyond what the process held before its first step; over cases, which lie in memory by then, it is the peak
+of the whole process, libraries and the making of the cases included, and its slope in MiB a case.
+"""
+
+import argparse
+import json
+import math
+import statistics
+import sys
+from pathlib import Path
+
+sys.path[0] = str(Path(__file__).resolve().parent.parent.parent)  # replaced, so that a file here shadows no library
+
+from benchmarks.speed import codebook as codes  # noqa: E402
+from benchmarks.speed import loading, measure, unet, vae, vqgan  # noqa: E402
+from benchmarks.speed import third_party as peers  # noqa: E402
+from benchmarks.speed.workload import Row, Work, load_settings, setting_of  # noqa: E402
+
+LINEAR = 1.1  # an exponent above this is called more than linear
+LEAST = {"seconds": 1e-6, "extra_mb": 1.0}  # what a logarithmic axis shows of less
+
+
+def start_only(setting: dict, device: str) -> Work:
+    """Start of the data module from a warm cache."""
+    import tempfile
+
+    holder = tempfile.TemporaryDirectory()
+    arguments = setting["cases"], loading.HEADERS_ONLY, setting["batch"], Path(holder.name)
+    loading.data_module(*arguments)
+
+    def step() -> None:
+        assert holder
+        loading.data_module(*arguments)
+
+    return Work(step)
+
+
+def curves(tiny: bool, gpu: bool) -> dict[str, tuple]:
+    """Name to (the side that runs, the row whose setting it takes, the axis, [(x, changes of the setting)])."""
+    edges = [16, 32] if tiny else [32, 48, 64, 96, 128]
+    batches = [1, 2] if tiny else [1, 2, 4, 8]
+    cases = [4, 8] if tiny else [100, 300, 1000, 3000, 10000]
+    halves = [edge // 2 for edge in edges]  # latents and codes lie on coarser grids than voxels
+    latents = [(e**3, {"latent": [4, e, e, e]}) for e in halves]
+    samples = [(b, {"batch": b}) for b in batches]
+    grids = [(e**3, {"grid": [e, e, e]}) for e in halves]
+    volumes = [(e**3, {"volume": [e] * 3}) for e in edges]
+    found = {
+        "unet_forward over latents": (unet.forward_ours, "unet_forward", "voxels", latents),
+        "unet_step over latents": (unet.step_ours, "unet_step", "voxels", latents),
+        "unet_step over batch": (unet.step_ours, "unet_step", "samples", samples),
+        "codebook over vectors": (codes.ours, "codebook", "voxels", grids),
+        "vqgan_step over volume": (vqgan.ours, "vqgan_step", "voxels", volumes),
+        "vqgan_step over batch": (vqgan.ours, "vqgan_step", "samples", samples),
+        "vae over slices": (vae.ours, "vae_slices", "slices", [(2 * b, {"slices": 2 * b}) for b in batches]),
+    }
+    if not gpu:
+        points = [(n, {"cases": n, "volume": list(loading.HEADERS_ONLY), "start_cases": 1}) for n in cases]
+        found["start over cases"] = (start_only, "loading", "cases", points)
+        found["latent epoch over cases"] = (loading.ours, "loading", "cases", points)
+    return found
+
+
+def measure_curve(name: str, curve: tuple, settings: dict, device: str, repeats: int, threads: int | None) -> dict:
+    """`{"name", "axis", "repeats", "x", "seconds", "peak_mb", "extra_mb", "time_exponent", "memory_exponent"}`."""
+    side, row, axis, points = curve
+    found = {"name": name, "axis": axis, "repeats": repeats, "x": [], "seconds": [], "peak_mb": [], "extra_mb": []}
+    for x, changes in points:
+        setting = setting_of(row, settings, **changes)
+        setting = {**setting, **({"train_steps": 0, "volumes": 2} if "train_steps" in setting else {})}
+        measured = measure.measure(Row(name, name, {"ours": side}), setting, device, repeats, threads)["ours"]
+        found["x"].append(x)
+        found["seconds"].append(statistics.median(measured["seconds"]))
+        found["peak_mb"].append(measured["peak_mb"])
+        found["extra_mb"].append(measured["peak_mb"] - measured["base_mb"])
+        print(f"{name}: {x:,} {axis}: {found['seconds'][-1]:.3g} s, {found[memory_key(axis)][-1]:.0f} MiB", flush=True)
+    time_exponent = exponent(found["x"], found["seconds"])
+    return {**found, "time_exponent": time_exponent, "memory_exponent": memory_exponent(found)}
+
+
+def memory_key(axis: str) -> str:
+    """What is shown: the memory of the work, or of the process where the work begins with all of it taken."""
+    return "peak_mb" if axis == "cases" else "extra_mb"
+
+
+def memory_exponent(curve: dict) -> float | None:
+    """As `exponent`; of a whole process, of what it takes more than at the first point."""
+    x, y = curve["x"], curve[memory_key(curve["axis"])]
+    if curve["axis"] == "cases":
+        x, y = ([value - values[0] for value in values[1:]] for values in (x, y))
+    return exponent(x, y)
+
+
+def exponent(x: list[float], y: list[float]) -> float | None:
+    """Least-squares slope of log y over log x on the larger half of the points; None where y is not positive."""
+    pairs = list(zip(x, y, strict=True))[len(x) // 2 - (len(x) == 2) :]
+    if len(pairs) < 2 or min(value for _, value in pairs) <= 0:
+        return None
+    logs = [(math.log(a), math.log(b)) for a, b in pairs]
+    mean_a, mean_b = (statistics.mean(column) for column in zip(*logs, strict=True))
+    return sum((a - mean_a) * (b - mean_b) for a, b in logs) / sum((a - mean_a) ** 2 for a, _ in logs)
+
+
+def lines(curves: list[dict]) -> str:
+    """Markdown: the points, and what the growth is called."""
+    text = [
+        "| what | axis | seconds | MiB of the work (over cases: of the process) | time grows as | memory grows as |",
+        "|---|---|---|---|---|---|",
+    ]
+    for curve in curves:
+        points = [f"{x:,}: {y:.3g}" for x, y in zip(curve["x"], curve["seconds"], strict=True)]
+        memory = [f"{x:,}: {y:.0f}" for x, y in zip(curve["x"], curve[memory_key(curve["axis"])], strict=True)]
+        grown = _word(curve["axis"], curve["time_exponent"]), _memory_word(curve)
+        cells = (curve["name"], curve["axis"], "; ".join(points), "; ".join(memory), *grown)
+        text.append(f"| {' | '.join(cells)} |")
+    return "\n".join(text)
+
+
+def _word(axis: str, power: float | None) -> str:
+    if power is None:
+        return "flat"
+    return f"{axis}^{power:.2f}" + (" (more than linear)" if power > LINEAR else "")
+
+
+def _memory_word(curve: dict) -> str:
+    if curve["axis"] != "cases":
+        return _word(curve["axis"], curve["memory_exponent"])
+    more = " (more than linear)" if (curve["memory_exponent"] or 0.0) > LINEAR else ""
+    return f"{_slope(curve['x'], curve['peak_mb']):.3f} MiB a case{more}"
+
+
+def _slope(x: list[float], y: list[float]) -> float:
+    return (y[-1] - y[0]) / (x[-1] - x[0])
+
+
+def picture(curves: list[dict], title: str):
+    """Time and memory over each axis, both logarithmic; dotted: linear. Less than 1 MiB is drawn as 1 MiB.
+
+    The memory of a process is linear on a line through its first and last point, for its libraries are no growth.
+    """
+    from matplotlib.figure import Figure
+
+    axes = sorted({curve["axis"] for curve in curves})
+    figure = Figure(figsize=(4.2 * len(axes), 6.4), layout="constrained")
+    grid = figure.subplots(2, len(axes), squeeze=False)
+    for column, axis in enumerate(axes):
+        memory = memory_key(axis)
+        labels = "seconds", "MiB of the process" if memory == "peak_mb" else "MiB of the work"
+        for plot, key, label in zip(grid[:, column], ("seconds", memory), labels, strict=True):
+            shown = [c for c in curves if c["axis"] == axis]
+            for curve in shown:
+                values = [max(y, LEAST.get(key, y)) for y in curve[key]]
+                plot.plot(curve["x"], values, marker="o", label=curve["name"])
+                slope = _slope(curve["x"], values) if key == "peak_mb" else values[0] / curve["x"][0]
+                linear = [values[0] + slope * (x - curve["x"][0]) for x in curve["x"]]
+                plot.plot(curve["x"], linear, ":", color="0.7", linewidth=1)
+            plot.set(xscale="log", yscale="log", xlabel=axis, ylabel=label)
+            if max(x for c in shown for x in c["x"]) < 100:  # no room for powers of ten
+                points = sorted({x for c in shown for x in c["x"]})
+                plot.set_xticks(points, [str(x) for x in points])
+                plot.set_xticks([], minor=True)
+            plot.legend(fontsize=7, frameon=False)
+    figure.suptitle(title, fontsize=10)
+    return figure
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Measures the curves and writes `grow.json`, `grow.md` and `grow.png`."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--gpu", action="store_true", help="the sizes of a GPU")
+    parser.add_argument("--only", nargs="+", metavar="WORD", help="curves whose name has one of these words")
+    parser.add_argument("--output", type=Path, default=Path("outputs/speed"), help="folder (default outputs/speed)")
+    parser.add_argument("--repeats", type=int, default=3, help="of every point (default 3)")
+    parser.add_argument("--threads", type=int, help="of a CPU; default: all")
+    parser.add_argument("--tiny", action="store_true", help="smoke run")
+    options = parser.parse_args(arguments)
+    measure.check_device("cuda" if options.gpu else "cpu")
+    peers.install_missing()
+    size, device = ("tiny" if options.tiny else "gpu" if options.gpu else "cpu"), "cuda" if options.gpu else "cpu"
+    settings, machine = load_settings(size), measure.machine(device, options.threads)
+    options.output.mkdir(parents=True, exist_ok=True)
+    found = []
+    for name, curve in curves(options.tiny, options.gpu).items():
+        if options.only and not any(word in name for word in options.only):
+            continue
+        found.append(measure_curve(name, curve, settings, device, options.repeats, options.threads))
+        record = {"machine": machine["name"], "versions": machine["versions"], "curves": found}
+        (options.output / "grow.json").write_text(json.dumps(record, indent=1) + "\n")
+        (options.output / "grow.md").write_text(lines(found) + "\n")
+    if not found:
+        parser.error(f"no curve has {options.only} in its name")
+    picture(found, machine["name"]).savefig(options.output / "grow.png", dpi=100)
+    print(lines(found))
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except (peers.PeersMissing, ValueError) as error:
+        sys.exit(f"error: {error}")

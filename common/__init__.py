@@ -1,0 +1,1 @@
+"""What all folders need and what knows nothing of chests: errors, the command decorator, files, seeds."""

@@ -1,0 +1,246 @@
+"""The decorator of every command: Hydra composes, help is made of the yaml comments, mistakes become one line."""
+
+import difflib
+import functools
+import logging
+import os
+import re
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import hydra
+from hydra import compose, initialize_config_dir
+from hydra._internal.utils import get_args_parser
+from hydra.errors import HydraException, InstantiationException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from common.errors import UserError, innermost
+from common.files import ROOT
+from common.renamed_keys import KEPT, MOVED
+
+CONFIG = ROOT / "config"
+HYDRA = (  # as in the yaml of each command
+    "hydra.run.dir=.",
+    "hydra.output_subdir=null",
+    "hydra/job_logging=stdout",
+    "hydra.job_logging.formatters.simple.format='%(message)s'",
+    "hydra.job_logging.root.level=WARNING",
+)
+
+
+def command(config_name: str) -> Callable:
+    """Makes `main(cfg)` a command line over `config/<config_name>.yaml`; `python script.py --help` lists every option.
+
+    A `UserError`, and whatever Hydra refuses, ends as one line on stderr and exit code 1.
+    """
+
+    def decorate(main: Callable[[DictConfig], None]) -> Callable[[], None]:
+        @functools.wraps(main)
+        def run() -> None:
+            logging.captureWarnings(True)
+            sys.argv[1:] = [with_new_key(word) for word in sys.argv[1:]]
+            arguments = get_args_parser().parse_args()
+            own = arguments.config_path is None and arguments.config_name is None
+            if arguments.help and own:
+                print(help_text(config_name, arguments.overrides))
+                return
+            if not own:
+                _like_ours(arguments)
+            if arguments.multirun:  # jobs of a launcher find our folders wherever they start
+                os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+            if own and not (arguments.multirun or arguments.hydra_help or arguments.info):
+                _refuse_bad_overrides(config_name, arguments.overrides)
+            hydra.main(version_base="1.3", config_path=str(CONFIG), config_name=config_name)(_guard(main))()
+
+        return run
+
+    return decorate
+
+
+def with_new_key(word: str) -> str:
+    """An override under the present name of its key; other words of the command line come back unchanged.
+
+    A key of `renamed_keys.KEPT` is renamed with a line on stderr.
+
+    Raises:
+        SystemExit: for a key of `renamed_keys.MOVED`, with a line that names the new key.
+    """
+    old, equals, value = word.partition("=")
+    prefix = old[: len(old) - len(old.lstrip("+~"))]
+    old = old.removeprefix(prefix)
+    if not equals or old not in {**KEPT, **MOVED}:
+        return word
+    if old in MOVED:
+        _stop(f"{old}: renamed to {MOVED[old]}")
+    sys.stderr.write(f"{old}: renamed to {KEPT[old]}; the old name will end in the next version\n")
+    return f"{prefix}{KEPT[old]}={value}"
+
+
+def _guard(main: Callable[[DictConfig], None]) -> Callable[[DictConfig], None]:
+    @functools.wraps(main)
+    def guarded(cfg: DictConfig) -> None:
+        try:
+            _refuse_negative_seeds(cfg)
+            with _terminable():
+                main(cfg)
+        except UserError as error:
+            _stop(innermost(str(error)))
+        except KeyboardInterrupt:
+            _stop("interrupted; the same command goes on with what is missing, a training with model.resume=auto")
+        except InstantiationException as error:  # a wrong value that a constructor refused
+            cause = error.__cause__
+            if not isinstance(cause, ValueError | TypeError | UserError | ImportError):
+                raise
+            _stop(str(cause))
+        except OmegaConfBaseException as error:
+            _stop(f"{getattr(error, 'full_key', None) or 'config'}: {str(error).splitlines()[0]}")
+
+    return guarded
+
+
+def _refuse_negative_seeds(cfg: DictConfig) -> None:
+    """Random numbers start from 0 or more in every library below; told here, not from the depths after minutes."""
+    for key in ("seed", "generate_seed", "model.seed", "dataset.seed", "classifier.generate_seed"):
+        seed = OmegaConf.select(cfg, key, throw_on_missing=False)
+        if isinstance(seed, int | float) and seed < 0:
+            raise UserError(f"{key}={seed}: give 0 or more")
+
+
+def _like_ours(arguments) -> None:
+    """The config of a run holds no key of Hydra: these are ours, and its folder may be relative to where we are."""
+    given = list(arguments.overrides)
+    options = [word for word in sys.argv[1:] if word not in given]
+    folder = arguments.config_path
+    if folder is not None and Path(folder).is_dir():
+        options += ["--config-path", str(Path(folder).resolve())]  # of two the last one counts
+    ours = [word for word in HYDRA if not any(o.startswith(word.partition("=")[0]) for o in given)]
+    sys.argv[1:] = [*options, *given, *ours]
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM ends a command as Ctrl-C does, so that files half written are removed."""
+    main_thread = threading.current_thread() is threading.main_thread()
+    alone = main_thread and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    if alone:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        if alone:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _stop(message: str) -> None:
+    sys.stdout.flush()
+    sys.stderr.write(f"error: {' '.join(message.split())}\n")
+    sys.exit(1)
+
+
+def _refuse_bad_overrides(config_name: str, overrides: list[str]) -> None:
+    with initialize_config_dir(str(CONFIG), version_base="1.3"):
+        try:
+            compose(config_name, overrides, return_hydra_config=True)
+        except OverrideParseException as error:
+            key, _, value = str(error.override).partition("=")
+            _stop(
+                f"{error.override}: Hydra cannot parse this value; quote it twice, as in "
+                f"'{key}=\"{value}\"' (characters such as = , ( ) [ ] need it)"
+            )
+        except MissingConfigException as error:
+            group, _, name = str(error.missing_cfg_file).rpartition("/")
+            choices = sorted(p.stem for p in (CONFIG / group).glob("*.yaml"))
+            _stop(f"{group}={name}: no such choice; there are {', '.join(choices)}")
+        except (HydraException, OmegaConfBaseException) as error:
+            _stop(_explain(config_name, overrides, error))
+
+
+def _explain(config_name: str, overrides: list[str], error: Exception) -> str:
+    found = re.search(r"Could not override '([^']+)'", str(error))
+    if not found:
+        return str(error).splitlines()[0]
+    key = found.group(1)
+    if (CONFIG / key).is_dir():
+        return f"{key}: this command has no such group; --help lists those that it has"
+    groups = [o for o in overrides if (CONFIG / o.partition("=")[0]).is_dir()]
+    known = _keys(OmegaConf.to_container(compose(config_name, groups)))
+    close = difflib.get_close_matches(key, known, n=3, cutoff=0.6)
+    close = close or [k for k in known if k.rpartition(".")[2] == key.rpartition(".")[2]]
+    hint = f"; did you mean {' or '.join(close)}?" if close else "; --help lists every option"
+    return f"{key}: unknown key{hint}"
+
+
+def _keys(tree: dict, prefix: str = "") -> list[str]:
+    keys = []
+    for name, value in tree.items():
+        keys.append(f"{prefix}{name}")
+        if isinstance(value, dict):
+            keys += _keys(value, f"{prefix}{name}.")
+    return keys
+
+
+def help_text(config_name: str, overrides: list[str]) -> str:
+    """Every option of a command with its value and the comment that stands beside it in the yaml."""
+    with initialize_config_dir(str(CONFIG), version_base="1.3"):
+        cfg = compose(config_name, overrides, return_hydra_config=True)
+    choices = {k: v for k, v in cfg.hydra.runtime.choices.items() if not k.startswith("hydra/")}
+    options = f"Options are written key=value.{' Groups:' if choices else ''}"
+    lines = [_first_comment(CONFIG / f"{config_name}.yaml"), "", options]
+    for group, chosen in choices.items():
+        folder = group.split("@")[0]
+        names = sorted(p.stem for p in (CONFIG / folder).glob("*.yaml"))
+        lines.append(f"  {group}={chosen}".ljust(34) + f"# one of {', '.join(names)}")
+    files = [("", CONFIG / f"{config_name}.yaml")]
+    files += [(_package(g), CONFIG / g.split("@")[0] / f"{c}.yaml") for g, c in choices.items() if c]
+    for package, file in files:
+        known = {key: comment for source in _with_bases(file) for key, comment in _commented(source)}
+        entries = [(k, c) for k, c in known.items() if OmegaConf.select(cfg, _join(package, k)) is not None or c]
+        if entries and file.parent.name != "experiment":
+            lines += ["", f"{file.relative_to(CONFIG)}: {_first_comment(file)}"]
+            for key, comment in entries:
+                value = OmegaConf.select(cfg, _join(package, key), throw_on_missing=False)
+                if not OmegaConf.is_dict(value):
+                    value = "null" if value is None else value
+                    lines.append(f"  {_join(package, key)}={value}".ljust(60) + f" # {comment}")
+    return "\n".join(lines)
+
+
+def _with_bases(file: Path) -> list[Path]:
+    """The files that a yaml's defaults name in folders below it, most basic first, and the yaml itself."""
+    names = [name for name in OmegaConf.load(file).get("defaults", []) if isinstance(name, str) and name != "_self_"]
+    bases = [file.parent / f"{name}.yaml" for name in names]
+    return [*(found for base in bases if base.is_file() for found in _with_bases(base)), file]
+
+
+def _package(group: str) -> str:
+    group, _, package = group.partition("@")
+    return package or group.replace("/", ".")
+
+
+def _join(package: str, key: str) -> str:
+    return f"{package}.{key}" if package else key
+
+
+def _first_comment(file: Path) -> str:
+    lines = file.read_text(encoding="utf-8").splitlines()
+    first = next((line for line in lines if line.startswith("# ") and "@package" not in line), "")
+    return first.removeprefix("# ")
+
+
+def _commented(file: Path) -> list[tuple[str, str]]:
+    """`(dotted key, comment)` of every line `key: value  # comment` of a yaml file."""
+    entries, path = [], []
+    for line in file.read_text(encoding="utf-8").splitlines():
+        match = re.match(r"^( *)([A-Za-z_]\w*):(.*?)(?:\s# (.*))?$", line)
+        if not match or match.group(2) == "defaults":
+            continue
+        depth = len(match.group(1)) // 2
+        path = [*path[:depth], match.group(2)]
+        if match.group(4):
+            entries.append((".".join(path), match.group(4)))
+    return entries

@@ -1,0 +1,86 @@
+"""What a result was made with, kept beside it for the report: the composed config, and the versions of libraries."""
+
+import hashlib
+import os
+import platform
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from common.files import ROOT, atomic_path
+
+PACKAGES = ("torch", "pytorch-lightning", "diffusers", "monai", "torchmetrics", "safetensors", "nibabel", "hydra-core")
+PACKAGES += ("numpy", "pandas", "scipy", "scikit-learn")
+
+
+def keep_config(cfg: DictConfig, folder: str | Path) -> Path:
+    """Writes `<folder>/.hydra/config.yaml`, which `--config-path <folder>/.hydra --config-name config` repeats."""
+    path = Path(folder) / ".hydra" / "config.yaml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(path) as temporary:
+        Path(temporary).write_text(OmegaConf.to_yaml(cfg), encoding="utf-8")
+    return path
+
+
+def machine() -> dict:
+    """Plain JSON: processor, cores, threads, and the versions of Python and of the libraries that decide numbers."""
+    return {
+        "processor": _processor(),
+        "cpus": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "python": platform.python_version(),
+        **{name: _version(name) for name in PACKAGES},
+    }
+
+
+def _processor() -> str:
+    """Its name where the system tells it (Linux), else its architecture."""
+    table = Path("/proc/cpuinfo")
+    lines = table.read_text(errors="replace").splitlines() if table.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def versions() -> dict[str, str]:
+    """Of Python, the machine, the libraries that decide numbers, and the GPU."""
+    found = {"python": platform.python_version(), "machine": f"{platform.system()} {platform.machine()}"}
+    found |= {package: _version(package) or "none" for package in PACKAGES}
+    if torch.cuda.is_available():
+        cudnn = torch.backends.cudnn.version()
+        found |= {"gpu": torch.cuda.get_device_name(0), "cuda": str(torch.version.cuda), "cudnn": str(cudnn)}
+    return found
+
+
+def git_state(folder: Path) -> dict | None:
+    """Commit of the code, and where it was changed since: the changes, in `changes.patch` in the folder.
+
+    None outside a git checkout.
+    """
+    commit, changes = _git("rev-parse", "HEAD"), _git("diff", "HEAD")
+    if commit is None or changes is None:
+        return None
+    state = {"commit": commit.strip(), "changed": bool(changes)}
+    if changes:
+        state["changes_sha256"] = hashlib.sha256(changes.encode()).hexdigest()
+        (folder / "changes.patch").write_text(changes)
+    unknown = _git("ls-files", "--others", "--exclude-standard", "--", "*.py", "*.yaml") or ""
+    return {**state, "files_not_in_git": unknown.split()}
+
+
+def _git(*words: str) -> str | None:
+    try:
+        done = subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True, timeout=60)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout if done.returncode == 0 else None

@@ -1,0 +1,54 @@
+"""One prepared case: its tensors, the checks on them, and the key that names it in the cache."""
+
+import hashlib
+import json
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dataset.imaging.hu_window import AIR_HU
+from dataset.imaging.lung_box import lung_box_in_volume
+
+CASE_VERSION = 3  # raise it when a case of the same file and settings would come out different
+
+
+HIGHEST_HU = 3071.0
+
+
+LARGE = {"ct", "xray", "labels"}
+
+
+NEEDED = {"ct", "xray", "pose", "spacing", "centre", "lung_box"}
+
+
+Case = dict[str, Tensor]
+
+
+def pack_case(
+    hu, xray, pose, spacing, centre=(0.0, 0.0, 0.0), label: int | None = None, labels=None, iodine_ml=None
+) -> Case:
+    """A case from HU (D, H, W), X-rays (V, h, w) in [0, 1] and geometry, in the types it is stored in."""
+    hu = torch.as_tensor(np.asarray(hu), dtype=torch.float32)
+    case = {
+        "ct": hu.clamp(AIR_HU, HIGHEST_HU).round().to(torch.int16),
+        "xray": torch.as_tensor(xray).clamp(0.0, 1.0).to(torch.float16),
+        "pose": torch.as_tensor(pose, dtype=torch.float32),
+        "spacing": torch.tensor([float(s) for s in spacing], dtype=torch.float32),
+        "centre": torch.tensor([float(c) for c in centre], dtype=torch.float32),
+        "lung_box": lung_box_in_volume(hu.numpy(), tuple(float(s) for s in spacing)),
+    }
+    if iodine_ml is not None:
+        case["iodine_ml"] = torch.tensor(float(iodine_ml))
+    if label is not None:
+        case["label"] = torch.tensor(int(label))
+    if labels is not None:
+        case["labels"] = torch.as_tensor(np.asarray(labels), dtype=torch.uint8)
+    return {name: tensor.contiguous() for name, tensor in case.items()}
+
+
+def case_key(settings: dict[str, Any]) -> str:
+    """Hash of plain-JSON settings together with the version of the code that makes cases."""
+    text = json.dumps({"case_version": CASE_VERSION, **settings}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

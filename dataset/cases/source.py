@@ -1,0 +1,36 @@
+"""The interface of a source of cases."""
+
+from typing import Protocol
+
+import pandas as pd
+
+from common.errors import UserError
+from dataset.cases.case import Case
+from dataset.xray.options import XrayHandling
+
+
+class Source(Protocol):
+    """Where cases come from. Construction touches no disk."""
+
+    name: str
+    rows: pd.DataFrame
+    handling: XrayHandling
+
+    def missing(self) -> list[str]: ...
+    def home(self) -> dict: ...
+    def key(self, row) -> str: ...
+    def build(self, row) -> Case: ...
+    def describe(self) -> dict: ...
+
+
+def positive(key: str, value, count: int, kind: type = int) -> tuple:
+    """`count` positive numbers out of a config value.
+
+    Raises:
+        UserError: naming the key, if they are fewer, more or not positive.
+    """
+    values = list(value) if hasattr(value, "__iter__") and not isinstance(value, str) else [value]
+    if len(values) != count or not all(isinstance(v, (int, float)) and kind(v) > 0 for v in values):
+        shown = values if count > 1 else value
+        raise UserError(f"{key}={shown}: give {count} positive number{'s' if count > 1 else ''}")
+    return tuple(kind(v) for v in values)

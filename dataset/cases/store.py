@@ -1,0 +1,140 @@
+"""Cases: what is prepared once from a source and cached, one safetensors file each."""
+
+import logging
+import os
+from pathlib import Path
+
+import torch
+from rich.progress import track
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from common.checked_tensors import CheckedFile, DamagedFile, opened, save_checked
+from common.errors import UserError, worker_killed
+from common.files import sweep
+from dataset.cases.case import LARGE, NEEDED, Case, case_key
+from dataset.cases.source import Source
+
+"""`ct` int16 (D, H, W) HU; `xray` float16 (V, h, w) in [0, 1]; `pose` float32 (V, 9), NaN = unknown;
+`spacing` float32 (3,) mm; `centre` float32 (3,) RAS mm of the centre of the volume; `lung_box` float32 (6,), see
+`dataset.imaging.lung_box`; of phantoms also `labels` uint8 (D, H, W) and `label` int64 (); of CTs whose X-ray is a
+DRR also `iodine_ml` float32 ()."""
+
+log = logging.getLogger(__name__)
+
+
+def source_folder(source: Source, cache_dir: str | Path) -> Path:
+    """`<cache_dir>/<name>-<hash>`: holds the manifest and the cases of one population or one folder."""
+    return Path(cache_dir) / f"{source.name}-{case_key(source.home())}"
+
+
+def prepare_cases(source: Source, cache_dir: str | Path, workers: int | None = None) -> list[Path]:
+    """Build what is not yet cached, in `workers` processes (0: in this one; default: one per core).
+
+    Returns the case files in the order of `source.rows`. The name of a file holds the key of its case, so a changed
+    volume or setting never meets a stale file. A damaged file is built again.
+
+    Raises:
+        UserError: for the first input that cannot be used, or a cache folder that cannot be written.
+    """
+    folder = source_folder(source, cache_dir) / "cases"
+    records = source.rows.to_dict("records")
+    paths = [folder / f"{row['id']}-{source.key(row)}.safetensors" for row in records]
+    todo = [(row, path) for row, path in zip(records, paths, strict=True) if not _is_whole(path)]
+    if not todo:
+        return paths
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"dataset.cache_dir={cache_dir}: cannot be written ({error}); choose another") from error
+    sweep(folder)
+    workers = len(os.sched_getaffinity(0)) if workers is None and hasattr(os, "sched_getaffinity") else workers
+    workers = min(os.cpu_count() or 1 if workers is None else workers, len(todo) // 2)
+    # A DataLoader is the process pool: it hands its workers one thread each, which a pool of forks needs as well.
+    loader = DataLoader(
+        _Builder(source, todo), batch_size=None, num_workers=workers, generator=torch.Generator().manual_seed(0)
+    )
+    try:
+        for error in track(loader, description=f"Preparing {source.name} cases", total=len(todo)):
+            if error:
+                raise UserError(error)
+    except RuntimeError as error:
+        if not worker_killed(error):
+            raise
+        raise UserError(
+            f"a process that prepared cases was killed ({str(error).splitlines()[0]}), most likely for want of "
+            f"memory: set dataset.prepare_workers below {workers}; the same command goes on, finished cases are kept"
+        ) from error
+    return paths
+
+
+class _Builder(Dataset):
+    """Builds and writes case `i`; gives "" or the line that the user should see."""
+
+    def __init__(self, source: Source, todo: list[tuple[dict, Path]]):
+        self.source, self.todo = source, todo
+
+    def __len__(self) -> int:
+        return len(self.todo)
+
+    def __getitem__(self, index: int) -> str:
+        row, path = self.todo[index]
+        try:
+            case = self.source.build(row)
+            save_checked(case, path)
+        except UserError as error:
+            return str(error)
+        except OSError as error:
+            return f"{path}: cannot be written ({error}); free space or set dataset.cache_dir to another folder"
+        return ""
+
+
+def rebuild_case(source: Source, row: dict, path: Path) -> None:
+    """Builds one case again that was found damaged or gone.
+
+    Raises:
+        UserError: if its input has changed since or cannot be used.
+    """
+    if not path.stem.endswith(source.key(row)):
+        raise UserError(f"{path}: damaged, and its input has changed since; start again with model.resume=auto")
+    if problem := _Builder(source, [(row, path)])[0]:
+        raise UserError(problem)
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a case is there: its length, and all that is small. Volume and X-rays are checked when they are read."""
+    if not path.is_file():
+        return False
+    try:
+        with opened_case(path) as file:
+            small = [name for name in file.keys() if name not in LARGE]  # noqa: SIM118 (not a dict)
+            values = {name: file.get_tensor(name) for name in small}
+            return {*values, *LARGE & set(file.keys())} >= NEEDED
+    except DamagedFile as error:
+        log.warning("%s; it is built again", str(error).partition(";")[0])
+        return False
+
+
+def stored(path: str | Path, name: str) -> Tensor | None:
+    """One tensor of a case without reading the others; None if the case has none of that name."""
+    with opened_case(path) as file:
+        return file.get_tensor(name) if name in file.keys() else None  # noqa: SIM118 (not a dict)
+
+
+def read_case(path: str | Path) -> Case:
+    """The whole case.
+
+    Raises:
+        UserError: if the file is missing or damaged.
+    """
+    with opened_case(path) as file:
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+
+
+def stored_shape(file: CheckedFile, name: str) -> tuple[int, ...]:
+    """Shape of one tensor of an opened case, from the header."""
+    return file.shape(name)
+
+
+opened_case = opened
+"""A case of which single tensors are read, each compared with its checksum."""

@@ -1,0 +1,91 @@
+"""How a data set makes X-rays out of its CTs: view, source, detector, grey scale, contrast medium."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from common.errors import UserError
+from dataset.imaging.drr import IMAGES, render_xray
+from dataset.imaging.geometry import make_pose, view_pose
+from dataset.imaging.iodine import remove_iodine
+from dataset.imaging.resampling import reduced
+from dataset.imaging.volume import Volume
+
+FRONTAL = ("PA", "AP")
+
+
+@dataclass(frozen=True)
+class DrrSettings:
+    """The DRRs of a data set.
+
+    Attributes:
+        view: of the first X-ray: PA or AP. A second one is lateral, more spread evenly over 180 degrees.
+        source_detector: mm from source to detector; None is 1800, for AP 1200.
+        field: height and width of the detector in mm; None just holds the volume.
+        image: `log` or `linear` (`dataset.imaging.drr.render_xray`).
+        remove_iodine: contrast medium is taken out before projecting (`dataset.imaging.iodine`).
+
+    Raises:
+        UserError: a view, image, distance or field that cannot be.
+    """
+
+    view: str = "PA"
+    source_detector: float | None = None
+    field: tuple[float, float] | None = None
+    image: str = "log"
+    remove_iodine: bool = False
+
+    def __post_init__(self):
+        if self.view not in FRONTAL:
+            raise UserError(f"dataset.drr_view={self.view}: choose {' or '.join(FRONTAL)}")
+        if self.image not in IMAGES:
+            raise UserError(f"dataset.drr_image={self.image}: choose {' or '.join(IMAGES)}")
+        if self.source_detector is not None and not float(self.source_detector) > 0:
+            raise UserError(f"dataset.drr_distance={self.source_detector}: give mm from source to detector")
+        if self.field is not None:
+            field = tuple(float(f) for f in self.field)
+            if len(field) != 2 or not min(field) > 0:
+                raise UserError(f"dataset.drr_field={list(field)}: give height and width of the detector in mm")
+            object.__setattr__(self, "field", field)
+
+    def poses(self, extent: tuple[float, float, float], views: int = 1) -> Float[Tensor, "v 9"]:
+        """Poses of the views of a volume of `extent` mm.
+
+        Raises:
+            UserError: a source inside the patient.
+        """
+        if self.source_detector is not None and float(self.source_detector) < 2.0 * max(extent):
+            raise UserError(
+                f"dataset.drr_distance={self.source_detector}: too near for a volume of {max(extent):.0f} mm; give "
+                f"{2.0 * max(extent):.0f} mm or more"
+            )
+        found = [view_pose(extent, self.view, self.source_detector, self.field)]
+        for i in range(1, views):
+            pose = view_pose(extent, "lateral", self.source_detector, self.field)
+            if views > 2:
+                distance = float(pose[0])
+                pose = make_pose(extent, azimuth=180.0 * i / views, source_detector=distance)
+                if self.field is not None:
+                    pose[7:9] = torch.tensor(self.field)
+            found.append(pose)
+        return torch.stack(found)
+
+    def render(self, volume: Volume, poses: Float[Tensor, "v 9"], size: tuple[int, int]) -> Float[Tensor, "v h w"]:
+        """X-rays of a volume in [0, 1]."""
+        # Rays cross the volume at points: means over half a pixel's width at the patient keep its noise out.
+        finest = min(float(poses[0, 7]) / size[0], abs(float(poses[0, 8])) / size[1]) / 2.0
+        coarse = reduced(volume, finest)
+        hu = remove_iodine(coarse.hu, coarse.spacing) if self.remove_iodine else coarse.hu
+        return render_xray(torch.from_numpy(hu), coarse.spacing, poses, size, self.image)
+
+    def describe(self) -> dict:
+        """Plain JSON."""
+        return {
+            "view": self.view,
+            "source_detector": self.source_detector,
+            "field": None if self.field is None else list(self.field),
+            "image": self.image,
+            "remove_iodine": self.remove_iodine,
+        }

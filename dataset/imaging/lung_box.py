@@ -1,0 +1,155 @@
+"""Where the lungs are: their box in a frontal X-ray, from intensity profiles alone, and in a CT volume.
+
+Each row of a chest X-ray is bright at the spine, dark in the lungs and bright again at the chest walls. How deep the
+two valleys are, row by row, tells where lungs begin and end; where their outer slopes lie tells how wide they are.
+"""
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from scipy import ndimage
+from torch import Tensor
+from torch.nn import functional as F
+
+from dataset.imaging.lung_segmentation import segment_lungs
+from dataset.imaging.resampling import reduced
+from dataset.imaging.volume import Volume
+
+WORKING = 128  # rows and columns that profiles are read at
+MARGIN = 0.035  # of the lit field, on each side
+SMOOTH = 1.5  # of these, standard deviation: ribs fade
+MIDDLE = (0.3, 0.7)  # share of the width in which the spine is sought
+FLOOR_REACH = 0.33  # of the width, from the spine: the floor of the lung's valley lies within
+WALL_SHARE = 0.3  # of the spine's height over the floor: a lower rise is a rib, not the chest wall
+FAINTEST = 0.03  # of the grey scale: valleys shallower than this are noise
+SHALLOW = 0.2  # of the depth of the deepest rows: shallower rows are no lung
+SHALLOW_TOP = 0.45  # the same, at the top
+EDGE_SHARE = 0.12  # of the rows may reach further out than the box
+SMALLEST = 0.2  # of the field, a side of a box that can be lungs
+VOLUME_MM = 6.0  # grid on which lungs of a volume are segmented: their box is good to half of it
+VISIBLE_MM = 60.0  # of air along the beam: so much of the lungs stands out
+TRIM = 0.002  # of the lungs' voxels beyond each side of a volume's box
+
+
+def lung_box_in_image(image: Float[Tensor, "h w"]) -> Float[Tensor, "4"] | None:
+    """Box of both lungs in a frontal X-ray `[0, 1]`, bright bone: `(top, bottom, left, right)`, shares of the sides.
+
+    It ends where air ends in the picture: at the domes of the diaphragm, not at the recess behind them. None where
+    no two valleys are found.
+    """
+    small = F.interpolate(image[None, None].float(), size=(WORKING, WORKING), mode="bilinear", antialias=True)[0, 0]
+    rows, columns = _field(small.numpy())
+    picture = ndimage.gaussian_filter(small.numpy()[rows, columns], SMOOTH)
+    height, width = picture.shape
+    if min(height, width) < WORKING // 4:
+        return None
+    middle = _spine(picture)
+    sides = [_side(*_valleys(picture, middle, side), side) for side in (-1, 1)]
+    found = [side for side in sides if side is not None]
+    if not found:
+        return None
+    top, bottom = min(side[0] for side in found), _bottom(sides)
+    outer = [middle if side is None else side[2] for side in sides]
+    box = np.array([rows.start + top, rows.start + bottom, columns.start + outer[0], columns.start + outer[1] + 1])
+    box = box / WORKING
+    if box[1] - box[0] < SMALLEST * height / WORKING or box[3] - box[2] < SMALLEST * width / WORKING:
+        return None
+    return torch.tensor(box, dtype=torch.float32)
+
+
+def lung_box_in_volume(hu: Float[np.ndarray, "d h w"], spacing: tuple[float, float, float]) -> Float[Tensor, "6"]:
+    """Box of both lungs: `(d0, d1, h0, h1, w0, w1)`, shares of the volume's sides; NaN where none are found.
+
+    It ends where a frontal X-ray shows lungs to end: where less than `VISIBLE_MM` of them lie along the beam. The
+    recess behind the diaphragm is not in it.
+    """
+    coarse = reduced(Volume(np.asarray(hu, dtype=np.float32), tuple(float(s) for s in spacing)), VOLUME_MM)
+    mask = segment_lungs(coarse.hu, coarse.spacing)
+    if not mask.any():
+        return torch.full((6,), float("nan"))
+    depth = mask.sum(axis=1) * coarse.spacing[1]
+    mask &= (depth >= min(VISIBLE_MM, 0.5 * depth.max()))[:, None, :]
+    box = []
+    for axis, count in enumerate(mask.shape):
+        share = np.cumsum(mask.sum(axis=tuple(a for a in range(3) if a != axis)) / mask.sum())
+        box += [np.searchsorted(share, TRIM) / count, (np.searchsorted(share, 1.0 - TRIM) + 1) / count]
+    return torch.tensor(box, dtype=torch.float32)
+
+
+def _field(picture: np.ndarray) -> tuple[slice, slice]:
+    """The picture without black padding, and without a margin in which collimators leave bright frames."""
+    found = []
+    for axis in (1, 0):
+        lit = np.flatnonzero(np.quantile(picture, 0.9, axis=axis) > 0.02)
+        if not len(lit):
+            return slice(0, 0), slice(0, 0)
+        margin = round(MARGIN * (lit[-1] + 1 - lit[0]))
+        found.append(slice(int(lit[0]) + margin, int(lit[-1]) + 1 - margin))
+    return found[0], found[1]
+
+
+def _spine(picture: np.ndarray) -> int:
+    height, width = picture.shape
+    low, high = (int(share * width) for share in MIDDLE)
+    profile = picture[int(0.15 * height) : int(0.75 * height)].mean(axis=0)
+    return low + int(ndimage.gaussian_filter1d(profile, width * 0.04)[low:high].argmax())
+
+
+def _valleys(picture: np.ndarray, middle: int, side: int) -> tuple[np.ndarray, np.ndarray]:
+    """Depth of the lung's valley in every row on one side, and the column of its outer slope."""
+    height, width = picture.shape
+    depth, outer = np.zeros(height), np.full(height, float(middle))
+    for y in range(height):
+        ray = picture[y, middle:] if side > 0 else picture[y, middle::-1]
+        if len(ray) < 8:
+            continue
+        near, floor, far = _deepest(ray, int(FLOOR_REACH * width))
+        depth[y] = max(0.0, min(ray[near], ray[far]) - ray[floor])
+        half = (ray[floor] + min(ray[near], ray[far])) / 2.0
+        outer[y] = middle + side * (floor + np.flatnonzero(ray[floor : far + 1] >= half)[0])
+    return depth, outer
+
+
+def _deepest(ray: np.ndarray, reach: int) -> tuple[int, int, int]:
+    """The deepest valley of a profile from the spine outward: inner shoulder, floor, outer shoulder.
+
+    Its floor lies within `reach`: air beside the patient, before a bright border, can be deeper than any lung.
+    """
+    inner = np.maximum.accumulate(ray)
+    outward = np.maximum.accumulate(ray[::-1])[::-1]
+    floor = int((np.minimum(inner, outward) - ray)[:reach].argmax())
+    near = int(ray[: floor + 1].argmax())
+    rise = np.maximum.accumulate(ray[floor:]) - ray[floor]
+    # The chest wall is the first real peak, not the brightest: the picture falls by half behind it.
+    fallen = (rise > WALL_SHARE * (ray[near] - ray[floor])) & (ray[floor:] - ray[floor] < 0.5 * rise)
+    end = floor + int(fallen.argmax()) if fallen.any() else len(ray)
+    return near, floor, floor + int(ray[floor : max(end, floor + 1)].argmax())
+
+
+def _side(depth: np.ndarray, outer: np.ndarray, side: int) -> tuple[float, float, float] | None:
+    """First row, row behind the last, and outermost column of one lung: the run of rows around the deepest.
+
+    Downward the run ends late, for belly and breasts make the lower lung shallow; upward early, for beside the neck
+    there are valleys as well.
+    """
+    depth = ndimage.gaussian_filter1d(depth, 1.5)
+    reference = np.quantile(depth, 0.85)
+    if reference < FAINTEST:
+        return None
+    labels, _ = ndimage.label(depth > SHALLOW * reference)
+    sizes = np.bincount(labels.ravel(), weights=depth)
+    sizes[0] = 0
+    lit = np.flatnonzero(labels == sizes.argmax())
+    top = lit[np.flatnonzero(depth[lit] > SHALLOW_TOP * reference)[0]]
+    deep = np.arange(top, lit[-1] + 1)
+    deep = deep[len(deep) // 6 :]
+    edge = side * np.quantile(side * outer[deep], 1.0 - EDGE_SHARE)
+    return float(top), float(lit[-1] + 1), float(edge)
+
+
+def _bottom(sides: list) -> float:
+    """Of the right lung, under which there is no stomach; of the left where the right one is much shorter."""
+    right, left = sides
+    if right is None or left is None:
+        return (right or left)[1]
+    return left[1] if right[1] - right[0] < 0.7 * (left[1] - left[0]) else right[1]

@@ -1,0 +1,77 @@
+"""From a CT of any size to the grid of the model: one MONAI transform chain, anti-aliased, with its geometry kept."""
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from monai.data import MetaTensor
+from monai.transforms import Compose, Orientation, Resize, ResizeWithPadOrCrop, Spacing
+from scipy.ndimage import gaussian_filter
+from torch.nn import functional as F
+
+from dataset.imaging.geometry import nifti_affine
+from dataset.imaging.hu_window import AIR_HU
+from dataset.imaging.volume import Volume
+
+
+def resample(volume: Volume, size: tuple[int, int, int], spacing: tuple[float, float, float] | None = None) -> Volume:
+    """The volume on a grid of `size` voxels `(D, H, W)`.
+
+    Without `spacing` the whole volume is resized and its extent stays; with it (mm, `(D, H, W)`) the volume is
+    resampled to that spacing, then cropped or padded with air around its centre.
+    """
+    wanted = size if spacing is None else [max(1, round(e / s)) for e, s in zip(volume.extent, spacing, strict=True)]
+    # The low-pass of scikit-image before shrinking: a Gaussian of half the factor less one, in voxels.
+    sigma = [max(0.0, (n / w - 1.0) / 2.0) for n, w in zip(volume.hu.shape, wanted, strict=True)]
+    hu = torch.from_numpy(gaussian_filter(volume.hu, sigma, mode="nearest", truncate=3.0))[None]
+    if spacing is None:
+        steps = [Resize(size, mode="trilinear", align_corners=False)]
+    else:
+        steps = [
+            # edge to edge: from centre to centre it would often give a voxel too few, which is padded with air
+            Spacing(spacing, mode="bilinear", padding_mode="border", align_corners=False, scale_extent=True),
+            ResizeWithPadOrCrop(size, mode="constant", value=AIR_HU),
+        ]
+    chain = Compose([Orientation("SPL", labels=None), *steps])
+    image = chain(MetaTensor(hu, affine=torch.from_numpy(_affine(volume))))
+    affine = np.asarray(image.affine, dtype=np.float64)
+    middle = (np.array(image.shape[1:]) - 1) / 2.0
+    return Volume(
+        image[0].as_tensor().numpy().astype(np.float32),
+        tuple(float(s) for s in np.linalg.norm(affine[:3, :3], axis=0)),
+        tuple(float(c) for c in affine[:3, :3] @ middle + affine[:3, 3]),
+    )
+
+
+def reduced(volume: Volume, finest: float) -> Volume:
+    """Block means of the volume so that its spacing comes near `finest` mm from below; the extent stays.
+
+    Line integrals of the means are means of line integrals: enough for an X-ray whose pixels are coarser.
+    """
+    size = [-(-n // max(1, int(finest / s))) for n, s in zip(volume.hu.shape, volume.spacing, strict=True)]
+    if size == list(volume.hu.shape):
+        return volume
+    hu = F.interpolate(torch.from_numpy(volume.hu)[None, None], size=size, mode="area")[0, 0].numpy()
+    return Volume(hu, tuple(e / n for e, n in zip(volume.extent, size, strict=True)), volume.centre)
+
+
+def resample_onto(volume: Volume, frame: Volume, size: tuple[int, int, int]) -> Float[np.ndarray, "d h w"]:
+    """HU of `volume` on a grid of `size` voxels in the place of `frame` in the world; air where it has none."""
+    extent = frame.extent
+    sigma = [max(0.0, (e / n / s - 1.0) / 2.0) for e, n, s in zip(extent, size, volume.spacing, strict=True)]
+    hu = torch.from_numpy(gaussian_filter(volume.hu, sigma, mode="nearest", truncate=3.0))
+    right, front, up = np.subtract(frame.centre, volume.centre)  # RAS; the array runs up, back, left
+    offset = (up, -front, -right)
+    axes = [
+        (((torch.arange(n) + 0.5) / n - 0.5) * e + o) * 2.0 / (m * s)
+        for n, e, o, m, s in zip(size, extent, offset, volume.hu.shape, volume.spacing, strict=True)
+    ]
+    grid = torch.stack(torch.meshgrid(*axes, indexing="ij")[::-1], dim=-1)[None].float()
+    # Air is subtracted first: grid_sample pads with zero.
+    sampled = F.grid_sample(hu[None, None] - AIR_HU, grid, mode="bilinear", align_corners=False)
+    return (sampled[0, 0] + AIR_HU).numpy()
+
+
+def _affine(volume: Volume) -> np.ndarray:
+    """RAS affine of the array axes `(D, H, W)`: that of the NIfTI axes `(W, H, D)` with its columns reversed."""
+    affine = nifti_affine(volume.spacing, volume.centre, volume.hu.shape)
+    return affine[:, [2, 1, 0, 3]]

@@ -1,0 +1,1 @@
+"""Reads and writes CT volumes and X-rays: NIfTI, DICOM, images."""

@@ -1,0 +1,56 @@
+"""CT volumes in and out: NIfTI and DICOM to HU arrays `(D, H, W)` in one orientation, and back to NIfTI.
+
+`D` runs inferior to superior, `H` anterior to posterior, `W` patient right to left. An oblique volume is turned by the
+nearest of the 24 axis-aligned rotations and flips, never resampled: up to 45 degrees of tilt stay in the array and in
+`Volume.direction`; who works without that takes the tilt for straight, the spacing stays that of the voxels.
+"""
+
+import logging
+from pathlib import Path
+
+from common.errors import UserError
+from dataset.imaging.volume import Volume, check_geometry, check_hu
+from dataset.io.nifti import read_nifti
+
+log = logging.getLogger(__name__)
+
+
+def read_volume(path: str | Path) -> Volume:
+    """A CT volume from a NIfTI file, a folder with a DICOM series, or one of several series as `folder#SeriesUID`.
+
+    Raises:
+        UserError: if there is no such file, it is damaged, not 3-dimensional, has NaN or a spacing that cannot be,
+            or holds no HU. The line names the file, what was found and what to do.
+    """
+    text = str(path)
+    folder, _, series = text.partition("#")
+    if Path(text).is_file():
+        volume = read_nifti(Path(text))
+    elif Path(folder).is_dir():
+        volume = _read_dicom(Path(folder), series)
+    else:
+        raise UserError(f"{path}: no such file or folder; a CT is a .nii, a .nii.gz or a folder with a DICOM series")
+    check_geometry(volume, path)
+    check_hu(volume.hu, path)
+    return volume
+
+
+def _read_dicom(folder: Path, series: str) -> Volume:
+    from dataset.io.dicom_series import find_ct_series
+    from dataset.io.dicom_volume import read_series
+
+    found = find_ct_series(folder, recursive=False)
+    if not found:
+        raise UserError(f"{folder}: no DICOM series of a CT in this folder; give the folder that holds the slices")
+    found = [one for one in found if not one.dropped or one.series_uid == series] or found  # localisers
+    names = list(dict.fromkeys(one.series_uid for one in found))
+    if series and series not in names:
+        raise UserError(f"{folder}: no series {series}; found {', '.join(names)}")
+    if not series and len(names) > 1:
+        raise UserError(f"{folder}: {len(names)} DICOM series; name one as {folder}#{names[0]}")
+    same = [one for one in found if one.series_uid == (series or names[0])]
+    if len(same) > 1:
+        raise UserError(f"{folder}: {len(same)} acquisitions in one DICOM series; dataset/prepare.py tells them apart")
+    if same[0].dropped:
+        raise UserError(f"{folder}: no DICOM series of a CT volume ({same[0].dropped}); give the folder of the CT")
+    return read_series(same[0], folder)

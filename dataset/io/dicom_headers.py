@@ -1,0 +1,191 @@
+"""One DICOM header of a CT: what it says of its series, and where each of its slices or frames lies."""
+
+import struct
+import zlib
+from datetime import datetime
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pydicom
+from pydicom.errors import BytesLengthException, InvalidDicomError
+
+from common.errors import UserError
+from common.file_limits import expect_bearable_dicom
+
+DICOM_ENDINGS = ("", ".dcm", ".dicom", ".ima", ".img")  # tried also without DICOM's mark at byte 128
+# What pydicom raises where a value is not of its element's kind, such as a Slice Thickness of "xxxx".
+# What pydicom raises on files that are no DICOM, cut off or damaged, each for another place in the file.
+NOT_A_HEADER = (InvalidDicomError, BytesLengthException, OSError, ValueError, KeyError, AttributeError, EOFError,
+                NotImplementedError, TypeError, IndexError, OverflowError, RecursionError, MemoryError, struct.error,
+                zlib.error)  # fmt: skip
+NOT_A_VALUE = (BytesLengthException, ValueError, TypeError, KeyError, AttributeError, NotImplementedError,
+               IndexError, OverflowError)  # fmt: skip
+MULTIFRAME = ("1.2.840.10008.5.1.4.1.1.2.1", "1.2.840.10008.5.1.4.1.1.2.2")  # enhanced CT, its legacy conversion
+TAGS = [
+    "SpecificCharacterSet",
+    "SOPClassUID",
+    "SOPInstanceUID",
+    "Modality",
+    "ImageType",
+    "PatientID",
+    "PatientAge",
+    "PatientSex",
+    "PatientBirthDate",
+    "StudyDate",
+    "StudyTime",
+    "SeriesDate",
+    "SeriesTime",
+    "AcquisitionDate",
+    "AcquisitionTime",
+    "AcquisitionDateTime",
+    "ContentDate",
+    "ContentTime",
+    "AccessionNumber",
+    "StudyInstanceUID",
+    "SeriesInstanceUID",
+    "SeriesDescription",
+    "ProtocolName",
+    "ContrastBolusAgent",
+    "ContrastBolusRoute",
+    "ConvolutionKernel",
+    "SliceThickness",
+    "GantryDetectorTilt",
+    "AcquisitionNumber",
+    "TemporalPositionIdentifier",
+    "ImagePositionPatient",
+    "ImageOrientationPatient",
+    "PixelSpacing",
+    "Rows",
+    "Columns",
+    "SharedFunctionalGroupsSequence",
+    "PerFrameFunctionalGroupsSequence",
+    "BurnedInAnnotation",
+]
+
+
+class Slice(NamedTuple):
+    """One slice (or frame) of a series: where it is and how it lies."""
+
+    path: str
+    frame: int  # within a multi-frame file, else 0
+    uid: str
+    position: tuple[float, ...]  # LPS mm of its first pixel; empty if the header has none
+    layout: tuple  # orientation, pixel spacing, rows, columns: the same in one stack
+    phase: tuple  # acquisition, temporal position, kernel, image type: tells stacks at one place apart
+    localiser: bool
+
+    @property
+    def kind(self) -> tuple:
+        """What slices share that one header can speak for."""
+        return self.layout, self.phase
+
+
+def read_header(path: str | Path) -> pydicom.Dataset | None:
+    """The header of a DICOM file without its pixels, or None if it is no DICOM image."""
+    with open(path, "rb") as file:
+        marked = file.read(132)[128:] == b"DICM"
+    if not marked and Path(path).suffix.lower() not in DICOM_ENDINGS:
+        return None
+    try:
+        expect_bearable_dicom(path)
+        ds = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=TAGS, force=not marked)
+    except (*NOT_A_HEADER, UserError):
+        return None
+    return ds if "SOPClassUID" in ds and "Modality" in ds else None
+
+
+def slices_of(ds: pydicom.Dataset, path: str | Path) -> list[Slice]:
+    """The slices that a header describes: one, or each frame of a multi-frame file."""
+    uid = str(ds.get("SOPInstanceUID", ""))
+    kinds = tuple(str(v).upper() for v in _several(ds.get("ImageType")))
+    phase = (str(ds.get("AcquisitionNumber")), str(ds.get("TemporalPositionIdentifier")), kernel_of(ds), kinds)
+    localiser = "LOCALIZER" in kinds
+    size = tuple(None if ds.get(side) is None else int(ds.get(side)) for side in ("Rows", "Columns"))
+    if str(ds.SOPClassUID) not in MULTIFRAME:
+        position = _numbers(ds.get("ImagePositionPatient"))
+        layout = (_numbers(ds.get("ImageOrientationPatient"), 4), _numbers(ds.get("PixelSpacing"), 5), *size)
+        return [Slice(str(path), 0, uid, position, layout, phase, localiser)]
+    slices = []
+    shared = _first(ds.get("SharedFunctionalGroupsSequence"))
+    for i, frame in enumerate(ds.get("PerFrameFunctionalGroupsSequence") or []):
+        orientation = group_item(frame, shared, "PlaneOrientationSequence").get("ImageOrientationPatient")
+        spacing = group_item(frame, shared, "PixelMeasuresSequence").get("PixelSpacing")
+        position = _numbers(group_item(frame, shared, "PlanePositionSequence").get("ImagePositionPatient"))
+        layout = (_numbers(orientation, 4), _numbers(spacing, 5), *size)
+        slices.append(Slice(str(path), i, f"{uid}.{i}", position, layout, phase, localiser))
+    return slices
+
+
+def group_item(frame: pydicom.Dataset, shared: pydicom.Dataset, keyword: str) -> pydicom.Dataset:
+    """One functional group of a frame: its own, else the shared one, else empty."""
+    return _first(frame.get(keyword)) or _first(shared.get(keyword)) or pydicom.Dataset()
+
+
+def kernel_of(ds: pydicom.Dataset) -> str:
+    """Convolution kernel as one word; Siemens writes a second value for the strength of iteration."""
+    return "\\".join(str(v) for v in _several(ds.get("ConvolutionKernel")))
+
+
+def normal_of(orientation: tuple[float, ...]) -> np.ndarray:
+    """Unit vector (LPS) at right angles to an image whose Image Orientation Patient is given."""
+    normal = np.cross(orientation[:3], orientation[3:])
+    return normal / max(float(np.linalg.norm(normal)), 1e-12)
+
+
+def time_of(ds: pydicom.Dataset) -> datetime | None:
+    """Date and time of acquisition, else of the series, the content or the study."""
+    pairs = [(str(ds.get("AcquisitionDateTime", ""))[:8], str(ds.get("AcquisitionDateTime", ""))[8:14])]
+    pairs += [(ds.get(f"{what}Date"), ds.get(f"{what}Time")) for what in ("Acquisition", "Series", "Content", "Study")]
+    for date, time in pairs:
+        digits = f"{date or ''}{str(time or '').partition('.')[0].ljust(6, '0')}"
+        if date and time:
+            try:
+                return datetime.strptime(digits, "%Y%m%d%H%M%S")
+            except ValueError:
+                continue
+    return None
+
+
+def header_of(ds: pydicom.Dataset) -> dict:
+    """What a CT header says of its series: the fields of `dataset.io.dicom_series.CtSeries`."""
+    shared = _first(ds.get("SharedFunctionalGroupsSequence"))
+    thickness = ds.get("SliceThickness") or group_item(shared, shared, "PixelMeasuresSequence").get("SliceThickness")
+    contrast = str(ds.get("ContrastBolusAgent") or "") or str(ds.get("ContrastBolusRoute") or "")
+    return {
+        "patient": str(ds.get("PatientID") or "").strip(),
+        "study_uid": str(ds.get("StudyInstanceUID") or ""),
+        "series_uid": str(ds.SeriesInstanceUID),
+        "accession": str(ds.get("AccessionNumber") or "").strip(),
+        "time": time_of(ds),
+        "age": str(ds.get("PatientAge") or ""),
+        "sex": str(ds.get("PatientSex") or "").strip().upper(),
+        "birth_date": str(ds.get("PatientBirthDate") or ""),
+        "study_date": str(ds.get("StudyDate") or ""),
+        "description": f"{ds.get('SeriesDescription') or ''} {ds.get('ProtocolName') or ''}".strip(),
+        "contrast": contrast.strip(),
+        "kernel": kernel_of(ds),
+        "thickness": float(thickness) if thickness else None,
+        "image_type": tuple(str(v).upper() for v in _several(ds.get("ImageType"))),
+        "tilt": float(ds.get("GantryDetectorTilt") or 0.0),
+        "burned_in": str(ds.get("BurnedInAnnotation") or "").upper() == "YES",
+    }
+
+
+def _several(value) -> list:
+    if value is None or value == "":
+        return []
+    return list(value) if isinstance(value, (list, tuple, pydicom.multival.MultiValue)) else [value]
+
+
+def _numbers(value, digits: int | None = None) -> tuple[float, ...]:
+    try:
+        numbers = [float(v) for v in _several(value)]
+    except (TypeError, ValueError):
+        return ()
+    # rounded only to compare; adding 0 turns -0 into 0
+    return tuple((round(v, digits) if digits is not None else v) + 0.0 for v in numbers)
+
+
+def _first(sequence) -> pydicom.Dataset:
+    return sequence[0] if sequence else pydicom.Dataset()

@@ -1,0 +1,238 @@
+"""Finds CT series in a tree of files by SeriesInstanceUID: headers only, whatever folders and files are called.
+
+Slices of one series that lie scattered over folders are joined, several series in one folder are told apart, and
+so are several acquisitions under one UID. Localisers are left out, each with a count.
+"""
+
+import contextlib
+import os
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+import pydicom
+
+from dataset.io.dicom_headers import NOT_A_VALUE, Slice, header_of, normal_of, read_header, slices_of
+
+NOT_DICOM = (".nii", ".nii.gz", ".png", ".jpg", ".npy", ".csv", ".txt", ".json")
+SMALLEST = 4  # slices at different heights
+SAME_PLACE_MM = 0.01  # closer slices lie at one place
+REPEATED_MM = 60.0  # a shorter stack that is scanned again and again watches the bolus arrive
+
+
+@dataclass
+class Scanned:
+    """What the files of one UID say, before its stacks are told apart.
+
+    Attributes:
+        headers: kind of a slice -> header of the first file of its kind: a localiser or a slice of another layout
+            under the same UID does not speak for the stack.
+        unreadable: files that do not even say where their slice lies.
+    """
+
+    slices: list[Slice] = field(default_factory=list)
+    headers: dict[tuple, dict] = field(default_factory=dict)
+    unreadable: list[str] = field(default_factory=list)
+
+
+@dataclass
+class CtSeries:
+    """One stack of CT slices, or one NIfTI file, with what its headers say. Everything here may identify a patient.
+
+    Attributes:
+        files: the slices' files, or the one file.
+        time: when it was acquired; of the study or content where the acquisition has none.
+        contrast: contrast agent or route as it is written, "" where the header has none.
+        thickness: mm, None if unknown.
+        normal: unit vector of the stack (LPS), None for NIfTI.
+        heights: mm of each slice along the normal, sorted.
+        dropped: why it is no candidate at all, such as a localiser; "" if it is one.
+        left_out: what of the series does not belong to this stack, such as "1 × localiser".
+        xray: an X-ray that lies beside a NIfTI file under its name.
+    """
+
+    files: list[Path]
+    patient: str = ""
+    study_uid: str = ""
+    series_uid: str = ""
+    accession: str = ""
+    time: datetime | None = None
+    age: str = ""
+    sex: str = ""
+    birth_date: str = ""
+    study_date: str = ""
+    description: str = ""
+    contrast: str = ""
+    kernel: str = ""
+    thickness: float | None = None
+    image_type: tuple[str, ...] = ()
+    tilt: float = 0.0  # degrees that the header states; whether the slices lean is seen from their positions
+    burned_in: bool = False  # the header says that text was burned into the pixels
+    normal: tuple[float, float, float] | None = None
+    heights: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    slices: list[Slice] = field(default_factory=list, repr=False)
+    part: str = ""  # tells stacks under one UID apart
+    dropped: str = ""
+    left_out: str = ""
+    xray: Path | None = None
+
+    @property
+    def is_nifti(self) -> bool:
+        return not self.slices
+
+    @property
+    def key(self) -> str:
+        """What names this stack: its SeriesInstanceUID, with its part where the UID holds several."""
+        return f"{self.series_uid}#{self.part}" if self.part else self.series_uid
+
+    @property
+    def coverage(self) -> float | None:
+        """mm from the first to the last slice; None for NIfTI, whose header is not read here."""
+        return float(self.heights[-1] - self.heights[0]) if len(self.heights) else None
+
+
+def find_ct_series(
+    source: str | Path, recursive: bool = True, exclude: Iterable[Path] = (), pool: Executor | None = None
+) -> list[CtSeries]:
+    """Every CT stack under `source`, in the order of its UID. Files that are no DICOM are passed over.
+
+    Args:
+        recursive: also its subfolders.
+        exclude: folders that are not entered.
+        pool: processes that read headers, a folder each; None reads here.
+    """
+    folders = list(folders_of(Path(source), recursive, {os.path.realpath(p) for p in exclude}))
+    found: dict[str, Scanned] = defaultdict(Scanned)
+    for part in pool.map(scan_files, folders, chunksize=4) if pool else map(scan_files, folders):
+        for uid, one in part.items():
+            found[uid].slices.extend(one.slices)
+            found[uid].headers = {**one.headers, **found[uid].headers}
+            found[uid].unreadable.extend(one.unreadable)
+    return [stack for uid in sorted(found) for stack in _stacks(uid, found[uid])]
+
+
+def scan_files(paths: list[str]) -> dict[str, Scanned]:
+    """SeriesInstanceUID -> what the headers of its CT files among `paths` say."""
+    found: dict[str, Scanned] = defaultdict(Scanned)
+    for path in paths:
+        ds = None if path.lower().endswith(NOT_DICOM) else read_header(path)
+        uid = None if ds is None else _ct_series_uid(ds)
+        if not uid:
+            continue
+        one = found[uid]
+        try:
+            slices = slices_of(ds, path)
+        except NOT_A_VALUE:
+            one.unreadable.append(path)
+            continue
+        one.slices.extend(slices)
+        for kind in {piece.kind for piece in slices} - one.headers.keys():
+            with contextlib.suppress(*NOT_A_VALUE):  # then the next file of its kind may speak for it
+                one.headers[kind] = header_of(ds)
+    return dict(found)
+
+
+def _ct_series_uid(ds: pydicom.Dataset) -> str:
+    """The series that a header belongs to; nothing where it is no CT's, or does not say so in a readable way."""
+    try:
+        return str(ds.get("SeriesInstanceUID") or "") if ds.get("Modality") == "CT" else ""
+    except NOT_A_VALUE:
+        return ""
+
+
+def folders_of(source: Path, recursive: bool = True, exclude: Iterable[str] = ()) -> Iterator[list[str]]:
+    """The files of each folder under `source`, without hidden ones; links are followed, none twice.
+
+    `exclude` holds resolved paths of folders that are not entered.
+    """
+    visited, exclude = set(), set(exclude)
+    for folder, children, names in os.walk(source, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in visited or real in exclude:  # a link that points upward, or what an earlier run wrote
+            children.clear()
+            continue
+        visited.add(real)
+        children[:] = sorted(name for name in children if recursive and not name.startswith("."))
+        files = [os.path.join(folder, name) for name in sorted(names) if not name.startswith(".")]
+        files = [path for path in files if os.path.isfile(path)]
+        if files:
+            yield files
+
+
+def _stacks(uid: str, scanned: Scanned) -> list[CtSeries]:
+    """The stacks of one UID: without localisers, copies of files and slices of another layout."""
+    slices = [one for one in scanned.slices if one.kind in scanned.headers]
+    mute = [*scanned.unreadable, *(one.path for one in scanned.slices if one.kind not in scanned.headers)]
+    notes = Counter({"unreadable header": len(mute)})
+    if not slices:
+        files = [Path(path) for path in dict.fromkeys(mute)]
+        return [CtSeries(files, series_uid=uid, dropped=f"unreadable header ({len(mute)} images)")]
+    kept = {}
+    for one in slices:
+        if one.localiser:
+            notes["localiser"] += 1
+        elif one.uid and one.uid in kept:
+            notes["copy of a slice"] += 1
+        else:
+            kept[one.uid or one.path] = one
+    if not kept:
+        return [_series(scanned, slices, notes, dropped=f"localiser ({len(slices)} images)")]
+    layouts = Counter(one.layout for one in kept.values())
+    main = max(layouts, key=lambda layout: (layouts[layout], str(layout)))
+    notes["slice of another orientation or size"] += len(kept) - layouts[main]
+    stack = [one for one in kept.values() if one.layout == main]
+    if any(scanned.headers[one.kind]["burned_in"] for one in stack):
+        return [_series(scanned, stack, notes, dropped="burned-in annotation")]
+    if not main[0] or not all(len(one.position) == 3 for one in stack):
+        return [_series(scanned, stack, notes, dropped="no position or orientation in the headers")]
+    distinct, span = _distinct(_heights(stack)), float(np.ptp(_heights(stack)))
+    if distinct < len(stack) / 2 and span < REPEATED_MM:
+        reason = f"bolus tracking: {len(stack)} images at {distinct} places"
+        return [_series(scanned, stack, notes, dropped=reason)]
+    return [_series(scanned, part, notes, name) for name, part in _phases(stack)]
+
+
+def _phases(stack: list[Slice]) -> list[tuple[str, list[Slice]]]:
+    """One stack, or several that lie at the same heights and differ in acquisition, phase, kernel or image type."""
+    if _distinct(_heights(stack)) == len(stack):
+        return [("", stack)]
+    for i in range(len(stack[0].phase)):
+        parts: dict[str, list[Slice]] = defaultdict(list)
+        for one in stack:
+            parts[str(one.phase[i])].append(one)
+        whole = all(_distinct(_heights(part)) == len(part) for part in parts.values())
+        if len(parts) > 1 and whole:
+            return [(str(n + 1), parts[name]) for n, name in enumerate(sorted(parts))]
+    return [("", stack)]
+
+
+def _series(scanned: Scanned, stack: list[Slice], notes: Counter, part: str = "", dropped: str = "") -> CtSeries:
+    placed = bool(stack[0].layout[0]) and all(len(one.position) == 3 for one in stack)
+    heights = _heights(stack) if placed else np.zeros(0)
+    order = np.argsort(heights, kind="stable") if placed else range(len(stack))
+    left_out = ", ".join(f"{count} × {name}" for name, count in notes.items() if count)
+    series = CtSeries(
+        files=list(dict.fromkeys(Path(stack[i].path) for i in order)),
+        heights=np.sort(heights),
+        slices=[stack[i] for i in order],
+        normal=tuple(normal_of(stack[0].layout[0])) if placed else None,
+        part=part,
+        dropped=dropped,
+        left_out="" if dropped else left_out,
+        **scanned.headers[stack[0].kind],
+    )
+    if not dropped and _distinct(series.heights) < SMALLEST:
+        series.dropped = f"{len(stack)} slices are too few for a volume"
+    return series
+
+
+def _heights(stack: list[Slice]) -> np.ndarray:
+    return np.array([one.position for one in stack], dtype=float) @ normal_of(stack[0].layout[0])
+
+
+def _distinct(heights: np.ndarray) -> int:
+    return 1 + int((np.diff(np.sort(heights)) > SAME_PLACE_MM).sum()) if len(heights) else 0

@@ -1,0 +1,216 @@
+"""One CT stack to HU: slices sorted along their normal, each with its own rescale, and refused if the stack has holes.
+
+Order, gaps, shear and doubles are decided from Image Position and Orientation (Patient) alone: neither names of files
+nor instance numbers order a stack. pydicom decodes what it can by itself, SimpleITK the other compressed syntaxes.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pydicom
+from jaxtyping import Float
+from pydicom.pixels import get_decoder
+from scipy import ndimage
+
+from common.errors import UserError
+from common.file_limits import expect_bearable_dicom, expect_voxels
+from dataset.imaging.hu_window import AIR_HU
+from dataset.imaging.volume import STRAIGHT, Volume, check_geometry, check_hu, turned
+from dataset.io.dicom_headers import MULTIFRAME, NOT_A_HEADER, group_item, normal_of
+from dataset.io.dicom_series import SAME_PLACE_MM, CtSeries
+from dataset.io.nifti import read_nifti
+
+UNEVEN = 0.05  # of the usual gap between slices: headers are rounded, tables are not that inexact
+TILT_DEGREES = 0.5  # between the normal of the slices and the way from slice to slice
+STRAIGHT_DEGREES = 0.1  # 0.35 mm at 200 mm from the middle: a smaller tilt is not worth a resampling
+
+
+def read_series(series: CtSeries, name: str | Path | None = None) -> Volume:
+    """The volume of a stack: HU never below air, padding as air, in the array order of `dataset.io.ct`.
+
+    `name` is what messages call it (a pseudonym, where nobody may read the path); by default its first file.
+
+    Raises:
+        UserError: for a slice without pixels or that cannot be decoded, two different slices at one place, a missing
+            slice, uneven spacing, gantry tilt, and whatever `dataset.io.ct.read_volume` refuses.
+    """
+    name = str(name or series.files[0])
+    if series.is_nifti:
+        try:
+            volume = read_nifti(series.files[0])
+            check_geometry(volume, series.files[0])
+            check_hu(volume.hu, series.files[0])
+        except UserError as error:
+            raise UserError(str(error).replace(str(series.files[0]), name)) from error
+        np.maximum(volume.hu, AIR_HU, out=volume.hu)
+        return volume
+    slices = list(_slices(series, name))
+    slices.sort(key=lambda one: one.height)
+    slices = _without_doubles(slices, name)
+    step = _step(slices, name)
+    hu = np.stack([one.hu for one in slices])
+    for one in slices:
+        one.hu = None  # a long series fills a GB
+    check_hu(hu, name)
+    first = slices[0]
+    columns = np.stack([step, first.down * first.spacing[0], first.across * first.spacing[1]], axis=1)
+    affine = np.eye(4)
+    affine[:3, :3], affine[:3, 3] = columns, first.position
+    volume = turned(hu, np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine)  # DICOM's LPS to RAS
+    check_geometry(volume, name)
+    return volume
+
+
+def straightened(volume: Volume) -> Volume:
+    """An oblique volume resampled onto the patient's own axes at the same spacing, in a box that holds all of it.
+
+    What the box has beyond the scan is air. A volume tilted by less than 0.1 degrees comes back as it is, without
+    its direction.
+    """
+    if tilt_degrees(volume) < STRAIGHT_DEGREES:
+        return Volume(volume.hu, volume.spacing, volume.centre)
+    turn = STRAIGHT.T @ np.asarray(volume.direction)  # from the scan's axes to the patient's, both (D, H, W)
+    extent = np.abs(turn) @ np.array(volume.extent)
+    spacing = np.array(volume.spacing)
+    size = np.maximum(1, np.ceil(extent / spacing - 1e-6)).astype(int)
+    matrix = (turn * spacing).T / spacing[:, None]  # output voxels to input voxels
+    offset = (np.array(volume.hu.shape) - 1) / 2.0 - matrix @ ((size - 1) / 2.0)
+    hu = ndimage.affine_transform(volume.hu, matrix, offset, tuple(size), order=1, mode="constant", cval=AIR_HU)
+    return Volume(hu, volume.spacing, volume.centre)
+
+
+def tilt_degrees(volume: Volume) -> float:
+    """The largest angle between an axis of the volume and the patient's axis nearest to it."""
+    if volume.direction is None:
+        return 0.0
+    along = np.clip((STRAIGHT * volume.direction).sum(axis=0), -1.0, 1.0)
+    return float(np.rad2deg(np.arccos(along.min())))
+
+
+class _Slice:
+    """HU and place of one slice; `hu` holds whole numbers where slope and intercept are whole."""
+
+    def __init__(self, hu: np.ndarray, position, orientation, spacing):
+        self.hu, self.position = hu, np.array(position, dtype=float)
+        self.across, self.down = np.array(orientation[:3], dtype=float), np.array(orientation[3:], dtype=float)
+        self.normal, self.spacing = normal_of(orientation), [float(v) for v in spacing]
+        self.height = float(self.position @ self.normal)
+
+
+def _slices(series: CtSeries, name: str) -> Iterator[_Slice]:
+    frames: dict[str, set[int]] = {}
+    for one in series.slices:
+        frames.setdefault(one.path, set()).add(one.frame)
+    for path, wanted in frames.items():
+        try:
+            expect_bearable_dicom(path)
+            ds = pydicom.dcmread(path, force=True)
+            size = [int(ds.get(key) or 1) for key in ("NumberOfFrames", "Rows", "Columns")]
+            expect_voxels([len(frames), *size], name)
+            if "PixelData" not in ds:
+                raise UserError(f"{name}: a slice has a header but no pixel data; export the whole series again")
+            stored = _stored(ds, path, name)
+            if str(ds.SOPClassUID) in MULTIFRAME:
+                yield from _frames(ds, stored, wanted)
+            else:
+                orientation, spacing = ds.ImageOrientationPatient, ds.PixelSpacing
+                hu = _rescaled(ds, stored, ds.get("RescaleSlope"), ds.get("RescaleIntercept"))
+                yield _Slice(hu, ds.ImagePositionPatient, orientation, spacing)
+        except (*NOT_A_HEADER, RuntimeError) as error:
+            raise UserError(
+                f"{name}: a slice of the DICOM series is damaged or of a kind that cannot be decoded "
+                f"({type(error).__name__}); copy or export it again"
+            ) from error
+
+
+def _frames(ds: pydicom.Dataset, stored: np.ndarray, wanted: set[int]) -> Iterator[_Slice]:
+    shared = (ds.get("SharedFunctionalGroupsSequence") or [pydicom.Dataset()])[0]
+    stored = stored if stored.ndim == 3 else stored[None]
+    for i, frame in enumerate(ds.PerFrameFunctionalGroupsSequence):
+        if i in wanted:
+            rescale = group_item(frame, shared, "PixelValueTransformationSequence")
+            yield _Slice(
+                _rescaled(ds, stored[i], rescale.get("RescaleSlope"), rescale.get("RescaleIntercept")),
+                group_item(frame, shared, "PlanePositionSequence").ImagePositionPatient,
+                group_item(frame, shared, "PlaneOrientationSequence").ImageOrientationPatient,
+                group_item(frame, shared, "PixelMeasuresSequence").PixelSpacing,
+            )
+
+
+def _stored(ds: pydicom.Dataset, path: str, name: str) -> np.ndarray:
+    """Stored values, before slope and intercept."""
+    syntax = ds.file_meta.get("TransferSyntaxUID") if "TransferSyntaxUID" in ds.file_meta else None
+    if syntax is None:  # a file without meta header is implicit little endian
+        syntax = ds.file_meta.TransferSyntaxUID = pydicom.uid.ImplicitVRLittleEndian
+    if not syntax.is_encapsulated or get_decoder(syntax).is_available:
+        return ds.pixel_array
+    if str(ds.SOPClassUID) in MULTIFRAME:
+        raise UserError(f"{name}: multi-frame and compressed ({syntax.name}); export it uncompressed")
+    import SimpleITK as sitk
+
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    image = sitk.GetArrayFromImage(reader.Execute()).astype(np.float64)
+    image = image[0] if image.ndim == 3 and image.shape[0] == 1 else image
+    # SimpleITK has applied the file's own slope and intercept; all others are applied to stored values
+    slope, intercept = float(ds.get("RescaleSlope") or 1.0), float(ds.get("RescaleIntercept") or 0.0)
+    return np.rint((image - intercept) / slope)
+
+
+def _rescaled(ds: pydicom.Dataset, stored: np.ndarray, slope, intercept) -> Float[np.ndarray, "h w"]:
+    """HU of a slice; padding, and whatever lies below air, is air."""
+    slope, intercept = float(1.0 if slope is None else slope), float(0.0 if intercept is None else intercept)
+    hu = stored.astype(np.float32) * np.float32(slope) + np.float32(intercept)
+    padding, limit = ds.get("PixelPaddingValue"), ds.get("PixelPaddingRangeLimit")
+    if padding is not None:
+        wrap = 65536 if ds.get("PixelRepresentation") == 1 else 0  # written as unsigned beside signed pixels
+        low, high = sorted(int(v) - wrap * (int(v) > 32767) for v in (padding, padding if limit is None else limit))
+        hu[(stored >= low) & (stored <= high)] = AIR_HU
+    return np.maximum(hu, AIR_HU, out=hu)
+
+
+def _without_doubles(slices: list[_Slice], name: str) -> list[_Slice]:
+    """Copies of a slice under other names are dropped; two different slices at one place are refused."""
+    kept: list[_Slice] = []
+    for one in slices:
+        if kept and one.height - kept[-1].height <= SAME_PLACE_MM:
+            if one.hu.shape != kept[-1].hu.shape or not np.array_equal(one.hu, kept[-1].hu):
+                raise UserError(
+                    f"{name}: two different slices at one place; the DICOM series holds two reconstructions that no "
+                    "header tells apart: export them as two series"
+                )
+            continue
+        kept.append(one)
+    return kept
+
+
+def _step(slices: list[_Slice], name: str) -> np.ndarray:
+    """The way from slice to slice in mm (LPS)."""
+    if len(slices) < 2:
+        raise UserError(f"{name}: a single slice is no volume; give the whole series")
+    gaps = np.diff([one.height for one in slices])
+    usual = float(np.median(gaps))
+    step = (slices[-1].position - slices[0].position) / (len(slices) - 1)
+    lean = float(np.rad2deg(np.arccos(np.clip(step @ slices[0].normal / np.linalg.norm(step), -1.0, 1.0))))
+    if lean > TILT_DEGREES:
+        raise UserError(
+            f"{name}: gantry tilt, the slices lean by {lean:.1f} degrees against the way of the table; "
+            "export a reconstruction without tilt"
+        )
+    odd = np.abs(gaps - usual) > UNEVEN * usual
+    whole = np.abs(gaps / usual - np.rint(gaps / usual)) <= UNEVEN
+    if (odd & whole & (gaps > usual)).any() and not (odd & ~whole).any():
+        missing = int(np.rint(gaps[odd] / usual - 1).sum())
+        slice_is = "a slice is" if missing == 1 else f"{missing} slices are"
+        raise UserError(
+            f"{name}: {slice_is} missing or damaged in the series: a gap of {gaps.max():.4g} mm where slices usually "
+            f"lie {usual:.4g} mm apart; export the whole series again"
+        )
+    if odd.any():
+        raise UserError(
+            f"{name}: slices lie {gaps.min():.4g} to {gaps.max():.4g} mm apart, usually {usual:.4g} "
+            f"({int(odd.sum())} odd gaps): uneven spacing or missing slices; export one even series"
+        )
+    return step

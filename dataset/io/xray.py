@@ -1,0 +1,208 @@
+"""An X-ray from any common file to one grey image: bright bone, square, in [0, 1].
+
+PNG and JPEG of 8 or 16 bits, NPY, DICOM and NIfTI. DICOM states its polarity and orientation and is inverted and
+turned where it says so (`dataset/io/xray_dicom.py`); the other formats cannot, and are taken as they are displayed:
+bright bone. A NIfTI is turned by its affine: columns run toward the patient's left, rows downward (or, where it was
+saved as an axial slice, toward posterior). Generation and preparation read films through this one file.
+"""
+
+import struct
+import tokenize
+import zipfile
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from common.errors import UserError
+from common.file_limits import expect_pixels
+from dataset.imaging.drr import scale_xray
+from dataset.io.nifti import NIFTI_ENDINGS, NO_NIFTI, expect_near_voxels
+from dataset.io.xray_dicom import Picture, read_dicom_xray
+
+XRAY_ENDINGS = (".png", ".jpg", ".jpeg", ".npy", ".dcm", ".dicom", *NIFTI_ENDINGS)
+COLOUR_TOLERANCE = 0.02  # of the range: JPEG's colour channels of a grey image differ by rounding
+PICTURES = ("PNG", "JPEG", "TIFF", "BMP", "GIF")  # by content: Pillow would start Ghostscript for what says it is EPS
+# What Pillow and NumPy raise on damaged files, each for another place in the file.
+NO_PICTURE = (OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, OverflowError, struct.error)
+SMALLEST = 16  # pixels along each side
+LARGEST_ASPECT = 3.0  # a strip is no chest X-ray
+
+
+def read_xray(path: str | Path, size: tuple[int, int] = (128, 128), lateral: bool = False) -> Float[Tensor, "h w"]:
+    """The X-ray in `[0, 1]`, MONOCHROME2 (bright bone), row 0 superior, scaled by `dataset.imaging.drr.scale_xray`.
+
+    A film that is not square is padded with 0 around its middle, after scaling; then it is resized with a low-pass.
+
+    Raises:
+        UserError: for a file that `read_film` refuses.
+    """
+    return read_film(path, size, lateral)[0]
+
+
+def read_film(
+    path: str | Path, size: tuple[int, int] = (128, 128), lateral: bool = False
+) -> tuple[Float[Tensor, "h w"], str]:
+    """`read_xray`, and the view that the file states: PA, AP, lateral, or "".
+
+    Raises:
+        UserError: for a file that `read_picture` refuses, for a film that says it is a lateral unless `lateral` asks
+            for one, and for one that says it has text burned in, which may name the patient.
+    """
+    picture = read_picture(path)
+    if picture.view == "lateral" and not lateral:
+        raise UserError(f"{path}: a lateral (or oblique) view; give a frontal chest X-ray")
+    if picture.burned_in:
+        raise UserError(
+            f"{path}: Burned In Annotation is YES, text in the picture may name the patient; mask it with "
+            "python dataset/prepare.py mask_text=true, or by hand and export it as PNG"
+        )
+    return resize_xray(scale_picture(picture), size).clamp(0.0, 1.0), picture.view
+
+
+def read_picture(path: str | Path) -> Picture:
+    """The X-ray in its own size and scale, with what its file says of view and spacing.
+
+    Raises:
+        UserError: for a file that is missing or damaged, not an image, in colour, with an alpha channel, with several
+            frames, or all one value. The line names the file and the remedy.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; give an X-ray as PNG, JPEG, NPY, DICOM or NIfTI")
+    lower = path.name.lower()
+    if lower.endswith(NIFTI_ENDINGS):
+        picture = Picture(read_nifti(path))
+    elif lower.endswith((".dcm", ".dicom")) or has_dicom_mark(path):
+        picture = read_dicom_xray(path)
+    elif lower.endswith(".npy"):
+        picture = Picture(_read_npy(path))
+    else:
+        picture = Picture(_read_image(path))
+    _check(picture.image if picture.inside is None else picture.image[_box(picture.inside)], path)
+    return picture
+
+
+def scale_picture(picture: Picture) -> Float[Tensor, "h w"]:
+    """In `[0, 1]` by `dataset.imaging.drr.scale_xray`; what was not exposed is 0 and does not count."""
+    image = torch.from_numpy(np.ascontiguousarray(picture.image, dtype=np.float32))
+    return scale_xray(image, None if picture.inside is None else torch.from_numpy(picture.inside.copy()))
+
+
+def resize_xray(image: Float[Tensor, "h w"], size: tuple[int, int]) -> Float[Tensor, "rows columns"]:
+    """Padded with 0 to the aspect of `size` around its middle, then resized with a low-pass."""
+    height, width = image.shape
+    wanted_height = max(height, round(width * size[0] / size[1]))
+    wanted_width = max(width, round(wanted_height * size[1] / size[0]))
+    top, left = (wanted_height - height) // 2, (wanted_width - width) // 2
+    pad = (left, wanted_width - width - left, top, wanted_height - height - top)
+    return F.interpolate(F.pad(image, pad)[None, None], size=tuple(size), mode="bilinear", antialias=True)[0, 0]
+
+
+def find_xrays(folder: str | Path) -> list[Path]:
+    """X-ray files directly in a folder, sorted by name.
+
+    Raises:
+        UserError: if there is none.
+    """
+    folder = Path(folder)
+    found = sorted(p for p in folder.iterdir() if p.name.lower().endswith(XRAY_ENDINGS) and not p.name.startswith("."))
+    if not found:
+        raise UserError(f"{folder}: no X-ray in it; give files ending in {', '.join(XRAY_ENDINGS)}")
+    return found
+
+
+def _check(image: np.ndarray, path: Path) -> None:
+    if image.ndim != 2:
+        raise UserError(f"{path}: shape {list(image.shape)} where an X-ray is one grey image; export a single frame")
+    if not np.isfinite(image).all():
+        raise UserError(f"{path}: pixels that are NaN or infinite; export the X-ray again")
+    if min(image.shape) < SMALLEST or max(image.shape) > LARGEST_ASPECT * min(image.shape):
+        raise UserError(f"{path}: {image.shape[1]}x{image.shape[0]} pixels; give a whole frontal chest X-ray")
+    # The percentiles that scale an X-ray must differ too: one bright pixel on a blank image is still blank.
+    low, high = np.percentile(image, [0.5, 99.5])
+    if not high > low:
+        raise UserError(f"{path}: (almost) every pixel is {np.median(image):g}; the image is blank, export it again")
+
+
+def _read_image(path: Path) -> np.ndarray:
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path, formats=PICTURES) as picture:
+            expect_pixels(picture.size, path)
+            picture.load()
+            mode, frames = picture.mode, getattr(picture, "n_frames", 1)
+            transparent = "transparency" in picture.info
+            array = np.asarray(picture.convert("RGB") if mode == "P" else picture)
+    except (UnidentifiedImageError, *NO_PICTURE, Image.DecompressionBombError) as error:
+        raise UserError(f"{path}: not an image or damaged ({error}); give a PNG, JPEG, DICOM or NIfTI file") from error
+    if frames > 1:
+        raise UserError(f"{path}: {frames} frames where an X-ray is one image; export a single frame")
+    if mode in ("RGBA", "LA", "PA", "RGBa", "La") or transparent:
+        raise UserError(f"{path}: has an alpha channel (mode {mode}); export it as grey without transparency")
+    if mode in ("L", "I", "F", "1") or mode.startswith("I;16"):
+        return array.astype(np.float32)
+    if mode not in ("RGB", "P"):
+        raise UserError(f"{path}: colour mode {mode}; export it as a grey PNG")
+    array = array.astype(np.float32)
+    if float((array.max(axis=2) - array.min(axis=2)).max()) > COLOUR_TOLERANCE * 255.0:
+        raise UserError(f"{path}: a colour image where an X-ray is grey; export the X-ray itself, without overlays")
+    return array.mean(axis=2)
+
+
+def _read_npy(path: Path) -> np.ndarray:
+    """One grey array; equal colour channels, first or last, are one picture. Normalised values are as good as any."""
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)  # mapped: a header may claim more than there is
+    except (*NO_PICTURE, EOFError, MemoryError, RecursionError, zipfile.BadZipFile, tokenize.TokenError) as error:
+        raise UserError(f"{path}: not a NumPy array of numbers ({error}); save the X-ray with numpy.save") from error
+    if not isinstance(array, np.ndarray) or array.dtype.kind not in "uifb":
+        kind = getattr(array, "dtype", type(array).__name__)
+        raise UserError(f"{path}: holds {kind} where an X-ray is an array of numbers; save one with numpy.save")
+    expect_pixels(array.shape, path)
+    array = array.astype(np.float32)
+    if array.ndim == 3 and array.shape[0] in (1, 3):
+        array = np.moveaxis(array, 0, -1)
+    if array.ndim == 3 and array.shape[-1] in (1, 3):
+        if float((array.max(axis=-1) - array.min(axis=-1)).max()) > COLOUR_TOLERANCE * float(np.ptp(array)):
+            raise UserError(f"{path}: a colour image where an X-ray is grey; export the X-ray itself")
+        array = array.mean(axis=-1)
+    return array
+
+
+def read_nifti(path: Path) -> np.ndarray:
+    try:
+        image = nib.load(path)
+        expect_pixels(image.shape, path)
+        expect_near_voxels(image, path)
+        array = image.get_fdata(dtype=np.float32)
+    except NO_NIFTI as error:
+        raise UserError(f"{path}: damaged or not NIfTI ({error}); copy or export it again") from error
+    axes = [axis for axis, n in enumerate(array.shape) if n > 1]
+    if len(axes) != 2 or max(axes) > 2:
+        raise UserError(f"{path}: shape {list(array.shape)} where an X-ray is one slice; give a PNG, JPEG or DICOM")
+    if not np.isfinite(image.affine).all():
+        raise UserError(f"{path}: the affine in its header is no number; give a PNG, JPEG or DICOM")
+    codes = nib.aff2axcodes(image.affine)  # None for an axis of length 0, as of a picture without depth
+    array = np.squeeze(array)
+    for axis, code in enumerate(codes[a] for a in axes):
+        if code in ("R", "A", "S"):  # turned to grow toward left, posterior or inferior
+            array = np.flip(array, axis)
+    across = [codes[a] in ("L", "R") for a in axes]
+    return array.T if across[0] or not across[1] else array  # the left-right axis becomes the columns
+
+
+def _box(inside: np.ndarray) -> tuple[slice, slice]:
+    rows, columns = np.flatnonzero(inside.any(axis=1)), np.flatnonzero(inside.any(axis=0))
+    return slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+
+
+def has_dicom_mark(path: Path) -> bool:
+    """Whether the file starts as DICOM files do, whatever its name."""
+    with path.open("rb") as file:
+        return file.read(132)[128:] == b"DICM"

@@ -1,0 +1,248 @@
+"""A radiograph in DICOM to the picture a radiologist sees: bright bone, upright, the patient's right at column 0.
+
+Stored values go through the steps of DICOM PS3.3 in their order: modality LUT or rescale (C.11.1), the logarithm where
+an image FOR PROCESSING is linear in the X-ray intensity (C.8.11.3.1.2: attenuation is what a radiograph shows), VOI
+LUT or window (C.11.2), inversion (MONOCHROME1 or Presentation LUT Shape INVERSE, C.7.6.3.1.2 and C.11.6), and last
+the turns and flips that Patient Orientation (C.7.6.1.1.1) asks for.
+"""
+
+import copy
+import re
+import struct
+import zlib
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pydicom
+from jaxtyping import Bool, Float, Int
+from pydicom.pixels import apply_modality_lut, apply_voi_lut
+
+from common.errors import UserError
+from common.file_limits import expect_bearable_dicom, expect_pixels
+
+MODALITIES = ("CR", "DX", "DR", "RG", "XR")  # DR is no defined term, but written
+# Storage of computed radiography, and of digital X-ray for presentation and for processing.
+SOP_CLASSES = ("1.2.840.10008.5.1.4.1.1.1", "1.2.840.10008.5.1.4.1.1.1.1", "1.2.840.10008.5.1.4.1.1.1.1.1")
+FRONTAL = {"PA": "PA", "AP": "AP", "PA ERECT": "PA", "AP ERECT": "AP", "AP SUPINE": "AP", "POSTERO-ANTERIOR": "PA",
+           "POSTEROANTERIOR": "PA", "ANTERO-POSTERIOR": "AP", "ANTEROPOSTERIOR": "AP"}  # fmt: skip
+# View Position's other defined terms: laterals, decubitus, obliques. None of them is a frontal film.
+NOT_FRONTAL = {"LL", "RL", "LAT", "LLAT", "RLAT", "LATERAL", "LLD", "RLD", "LLO", "RLO", "LAO", "RAO", "LPO", "RPO",
+               "LEFT LATERAL", "RIGHT LATERAL", "OBLIQUE", "DECUBITUS", "LORDOTIC"}  # fmt: skip
+# View Code Sequence, PS3.16 CID 4010: SNOMED CT and the older SNOMED RT codes.
+VIEW_CODES = {"272479007": "PA", "R-10214": "PA", "399348003": "AP", "R-10206": "AP", "399067008": "lateral",
+              "399173006": "lateral", "R-10236": "lateral", "399198007": "lateral", "R-10232": "lateral"}  # fmt: skip
+WORDS = {"PA": "PA", "AP": "AP", "LAT": "lateral", "LATERAL": "lateral", "LL": "lateral", "RL": "lateral"}
+
+
+@dataclass
+class Picture:
+    """One grey picture with what its file says about it.
+
+    Attributes:
+        image: bright bone (MONOCHROME2), row 0 superior, column 0 the patient's right; any scale.
+        view: PA, AP, lateral (also decubitus and oblique), or "" where the file does not say.
+        spacing: mm of a pixel (rows, columns) at the detector; None where the file does not say.
+        inside: True where the detector was exposed; None: everywhere.
+        burned_in: the file says that names or dates are written into the pixels.
+        notes: what was assumed or done, a phrase each, without anything that identifies the patient.
+    """
+
+    image: Float[np.ndarray, "h w"]
+    view: str = ""
+    spacing: tuple[float, float] | None = None
+    inside: Bool[np.ndarray, "h w"] | None = None
+    burned_in: bool = False
+    notes: list[str] = field(default_factory=list)
+
+
+def read_dicom_xray(path: str | Path) -> Picture:
+    """The picture of one radiograph.
+
+    Raises:
+        UserError: a file that is damaged, no radiograph, without pixels, in colour, or of several frames.
+    """
+    try:
+        expect_bearable_dicom(path)
+        return _read(path)
+    except UserError:
+        raise
+    # What pydicom and its decoders raise on damaged files, each for another place in the file; many values are only
+    # understood when they are asked for.
+    except (pydicom.errors.InvalidDicomError, pydicom.errors.BytesLengthException, AttributeError, RuntimeError,
+            ValueError, OSError, KeyError, NotImplementedError, TypeError, IndexError, EOFError, OverflowError,
+            MemoryError, struct.error, zlib.error) as error:  # fmt: skip
+        reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        raise UserError(f"{path}: not readable as DICOM ({reason}); export it uncompressed or as PNG") from error
+
+
+def _read(path: str | Path) -> Picture:
+    header = pydicom.dcmread(path)
+    if not is_radiograph(header):
+        found = str(header.get("Modality", "") or "").strip() or "missing"
+        raise UserError(
+            f"{path}: Modality {found} where an X-ray is wanted ({', '.join(MODALITIES)}); give a chest X-ray, "
+            "or export it as PNG if it is one"
+        )
+    if "PixelData" not in header:
+        raise UserError(f"{path}: a DICOM file without pixel data; give the image itself")
+    photometric = str(header.get("PhotometricInterpretation", "MONOCHROME2"))
+    if photometric not in ("MONOCHROME1", "MONOCHROME2"):
+        raise UserError(f"{path}: {photometric} where an X-ray is grey; export it as MONOCHROME2")
+    frames = int(header.get("NumberOfFrames", 1) or 1)
+    if frames > 1:
+        raise UserError(f"{path}: {frames} frames where an X-ray is one image; export a single frame")
+    expect_pixels([header.get("Rows", 0) or 0, header.get("Columns", 0) or 0], path)
+    stored = _stored_values(header, path)
+    image, notes = _displayed(stored, header, photometric)
+    inside = _exposed(stored, header)
+    image, turns = upright(image, header.get("PatientOrientation"))
+    inside = None if inside is None else upright(inside, header.get("PatientOrientation"))[0]
+    if inside is not None:
+        image = np.where(inside, image, image[inside].min() if inside.any() else 0.0)
+    transposed = "rows and columns exchanged" in turns
+    burned_in = str(header.get("BurnedInAnnotation", "")).strip().upper() == "YES"
+    if "ConversionType" in header and not header.get("BurnedInAnnotation"):
+        notes.append("scanned or captured from a screen: look for text in the picture")
+    return Picture(image, view_of(header), _spacing(header, transposed), inside, burned_in, notes + turns)
+
+
+def is_radiograph(header: pydicom.Dataset) -> bool:
+    """Whether Modality or SOP class is that of a radiograph; a slice of a CT, an MR or a mammogram is none."""
+    modality = str(header.get("Modality", "") or "").strip().upper()
+    return modality in MODALITIES or str(header.get("SOPClassUID", "")) in SOP_CLASSES
+
+
+def view_of(header: pydicom.Dataset) -> str:
+    """PA, AP, lateral, or "" where nothing says so.
+
+    View Position decides; then the view code; then Patient Orientation (rows toward anterior or posterior are
+    a lateral); then a single word such as PA in the description of the series. A study's description is not asked:
+    "PA and lateral" is said of two films.
+    """
+    position = re.sub(r"\s+", " ", str(header.get("ViewPosition", "") or "")).strip().upper()
+    if position in FRONTAL:
+        return FRONTAL[position]
+    if position in NOT_FRONTAL:
+        return "lateral"
+    for item in header.get("ViewCodeSequence") or []:
+        if (code := str(item.get("CodeValue", ""))) in VIEW_CODES:
+            return VIEW_CODES[code]
+    orientation = _orientation(header.get("PatientOrientation"))
+    if orientation and set("".join(axis[0] for axis in orientation)) & set("AP"):
+        return "lateral"
+    said = " ".join(str(header.get(name, "") or "") for name in ("SeriesDescription", "ProtocolName"))
+    views = {WORDS[word] for word in re.findall(r"[A-Z]+", said.upper()) if word in WORDS}
+    return views.pop() if len(views) == 1 else ""
+
+
+def upright(image: np.ndarray, orientation) -> tuple[np.ndarray, list[str]]:
+    """Turned so that columns run toward the patient's left and rows toward the feet, and what was done.
+
+    Args:
+        image: rows and columns as stored.
+        orientation: Patient Orientation: the direction of a row, then of a column, such as `["L", "F"]`. The first
+            letter of each counts; without it, or for a lateral, the image stays as it is.
+    """
+    axes = _orientation(orientation)
+    if axes is None:
+        return image, ["no Patient Orientation: taken as displayed"]
+    row, column = axes[0][0], axes[1][0]
+    if {row, column} & set("AP"):
+        return image, []
+    done = []
+    if row in "FH" and column in "LR":
+        image, row, column = image.T, column, row
+        done.append("rows and columns exchanged")
+    if row not in "LR" or column not in "FH":
+        return image, [*done, "Patient Orientation makes no sense: taken as displayed"]
+    if row == "R":
+        image = image[:, ::-1]
+        done.append("left and right exchanged")
+    if column == "H":
+        image = image[::-1]
+        done.append("turned upside down")
+    return np.ascontiguousarray(image), done
+
+
+def _orientation(value) -> list[str] | None:
+    axes = [str(axis).strip().upper() for axis in value] if value and not isinstance(value, str) else []
+    return axes if len(axes) == 2 and all(axis and axis[0] in "LRFHAP" for axis in axes) else None
+
+
+def _stored_values(header: pydicom.Dataset, path) -> Int[np.ndarray, "h w"]:
+    """The stored whole numbers, decompressed; bits above Bits Stored (an overlay of old scanners) are dropped."""
+    try:
+        pixels = header.pixel_array
+    except (RuntimeError, NotImplementedError):  # no decoder for this transfer syntax in pydicom: GDCM has most
+        pixels = _by_gdcm(header, path)
+    if pixels.ndim != 2:
+        raise UserError(f"{path}: shape {list(pixels.shape)} where an X-ray is one grey image; export a single frame")
+    bits = int(header.get("BitsStored", 16))
+    if not int(header.get("PixelRepresentation", 0)) and np.issubdtype(pixels.dtype, np.integer):
+        pixels = pixels & ((1 << bits) - 1)
+    return pixels
+
+
+def _by_gdcm(header: pydicom.Dataset, path) -> np.ndarray:
+    import SimpleITK as sitk
+
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)
+    image = sitk.GetArrayFromImage(sitk.ReadImage(str(path))).squeeze()
+    slope, intercept = float(header.get("RescaleSlope", 1) or 1), float(header.get("RescaleIntercept", 0) or 0)
+    return np.rint((image.astype(np.float64) - intercept) / slope).astype(np.int64)  # ITK has rescaled them
+
+
+def _displayed(stored: np.ndarray, header: pydicom.Dataset, photometric: str) -> tuple[np.ndarray, list[str]]:
+    """Bright bone, float32."""
+    values = apply_modality_lut(stored, header)
+    relation = str(header.get("PixelIntensityRelationship", "")).strip().upper()
+    processing = str(header.get("PresentationIntentType", "")).strip().upper() == "FOR PROCESSING"
+    if processing and relation in ("LIN", "LOG"):
+        # Sign 1: small values are little intensity, where bone is. Without it the polarity for display says the same.
+        sign = int(header.get("PixelIntensityRelationshipSign", 0) or (1 if photometric == "MONOCHROME1" else -1))
+        values = values.astype(np.float64)
+        if relation == "LOG":
+            return (-sign * values).astype(np.float32), ["FOR PROCESSING: logarithmic already"]
+        top = float(2 ** int(header.get("BitsStored", 16)) - 1) if values.min() >= 0 else float(values.max())
+        intensity = values if sign == 1 else max(top, float(values.max())) - values
+        # One count is the least that a detector can have seen: a pixel with none would be infinitely dense.
+        return -np.log(np.maximum(intensity, 1.0)).astype(np.float32), ["FOR PROCESSING: logarithm of the intensity"]
+    image = _through_voi(values, header).astype(np.float32)
+    inverse = str(header.get("PresentationLUTShape", "")).strip().upper() == "INVERSE"
+    # The two say the same thing of one image: MONOCHROME1 shall come with INVERSE in the DX modules.
+    if photometric == "MONOCHROME1" or inverse:
+        return image.max() - image, ["inverted to bright bone"]
+    return image, []
+
+
+def _through_voi(values: np.ndarray, header: pydicom.Dataset) -> np.ndarray:
+    if not header.get("VOILUTSequence"):
+        return apply_voi_lut(values, header)
+    # pydicom indexes in the type of the table's entries: a table of 4096 entries of 8 bits would wrap around.
+    table = copy.deepcopy(header.VOILUTSequence[0])
+    count, first, bits = (int(v) for v in table.LUTDescriptor)
+    table.LUTDescriptor = [count, first, max(bits, 16)]
+    lookup = pydicom.Dataset()
+    lookup.VOILUTSequence = [table]
+    lookup.file_meta = header.file_meta
+    entries = np.clip(np.rint(values).astype(np.int64), first, first + (count or 2**16) - 1)
+    return apply_voi_lut(entries, lookup)
+
+
+def _exposed(stored: np.ndarray, header: pydicom.Dataset) -> np.ndarray | None:
+    """False where the file holds Pixel Padding Value (or its range): the shutter's shadow, not the patient."""
+    if "PixelPaddingValue" not in header:
+        return None
+    one, other = int(header.PixelPaddingValue), int(header.get("PixelPaddingRangeLimit", header.PixelPaddingValue))
+    inside = (stored < min(one, other)) | (stored > max(one, other))
+    return inside if inside.any() and not inside.all() else None
+
+
+def _spacing(header: pydicom.Dataset, transposed: bool) -> tuple[float, float] | None:
+    for name in ("ImagerPixelSpacing", "PixelSpacing"):  # the first is at the detector, the second may be calibrated
+        value = header.get(name)
+        if value is not None and not isinstance(value, str) and len(value) == 2 and min(float(v) for v in value) > 0:
+            rows, columns = (float(v) for v in value)
+            return (columns, rows) if transposed else (rows, columns)
+    return None

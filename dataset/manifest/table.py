@@ -1,0 +1,147 @@
+"""The manifest: one table `manifest.csv` says which CT, X-rays, patient, label and split make a case.
+
+Paths in it are relative to the folder that holds it. A case with several films names them with a semicolon between:
+`xray=a_pa.png;a_lat.png`, `view=PA;lateral`.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from common.errors import UserError
+from common.files import atomic_path
+
+EMPTY = {  # every column, with what it holds where nobody knows
+    "id": "",
+    "patient": "",
+    "ct": "",
+    "xray": "",  # empty = made from the CT
+    "view": "",
+    "xray_source": "",
+    "hours_xray_to_ct": np.nan,
+    "age": -1,
+    "sex": "",
+    "label": -1,
+    "split": "",
+    "fold": -1,
+    "spacing": "",  # "d h w" mm of the CT
+    "source_hash": "",
+}
+COLUMNS = tuple(EMPTY)
+NUMBERS = {"hours_xray_to_ct": float, "age": int, "label": int, "fold": int}
+SPLITS = ("train", "val", "test")
+LABELS = (0, 1, -1)  # negative, positive, unknown
+VIEWS = ("PA", "AP", "lateral")
+DRR, DRR_CONTRAST, FILM, VOLUME = XRAY_SOURCES = ("drr", "drr_contrast", "film", "volume")
+SEPARATOR = ";"  # between the films, and the views, of one case
+COLUMN_HELP = (
+    "id, patient, ct (NIfTI file or DICOM folder, relative to this folder); "
+    "optional: xray (file; empty = made from the CT; frontal;lateral for two), view (PA, AP, lateral), "
+    "label (0, 1, -1 = unknown), split (train, val, test), fold (0, 1, ...), age, sex, hours_xray_to_ct"
+)
+
+
+def make_rows(records: Iterable[dict]) -> pd.DataFrame:
+    """A manifest out of records that name only what they know; the other columns are filled with `EMPTY`."""
+    records = [{**EMPTY, **record} for record in records]
+    extra = [name for name in records[0] if name not in COLUMNS] if records else []
+    return pd.DataFrame(records, columns=[*COLUMNS, *extra])
+
+
+def parts(value: str) -> list[str]:
+    """The films, or the views, of one case."""
+    return [part.strip() for part in str(value).split(SEPARATOR)] if str(value).strip() else []
+
+
+def read_manifest(path: str | Path, label_column: str = "label", target_column: str = "ct") -> pd.DataFrame:
+    """A validated manifest with all of `COLUMNS`; columns beyond them are kept.
+
+    `label_column` names the column that holds the label, which becomes `label`; `target_column` the one that holds the
+    volumes to be generated, which becomes `ct`. An empty split stays empty.
+
+    Raises:
+        UserError: if the table cannot be read or breaks a rule of `validate_manifest`.
+    """
+    path = Path(path)
+    try:
+        rows = pd.read_csv(path, dtype=str, keep_default_na=False, skipinitialspace=True)
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such file; it must be a table with the columns {COLUMN_HELP}") from error
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not a readable CSV table ({error}); columns: {COLUMN_HELP}") from error
+    rows.columns = [str(name).strip() for name in rows.columns]
+    if rows.columns.has_duplicates:
+        twice = rows.columns[rows.columns.duplicated()][0]
+        raise UserError(f"{path}: two columns are called {twice!r}; rename or remove one")
+    absent = [name for name in ("id", "patient", target_column) if name not in rows.columns]
+    if absent:
+        raise UserError(f"{path}: column {', '.join(absent)} is missing; columns: {COLUMN_HELP}")
+    if label_column != "label" and label_column not in rows.columns:
+        found = ", ".join(rows.columns)
+        raise UserError(f"{path}: no column {label_column} as dataset.label_column asks; the table has {found}")
+    if label_column in rows.columns:
+        rows["label"] = rows[label_column]
+    rows["ct"] = rows[target_column]
+    for name, value in EMPTY.items():
+        text = "" if isinstance(value, float) else str(value)
+        rows[name] = rows[name].str.strip().replace("", text) if name in rows.columns else text
+    implied = rows["xray"].map(lambda xray: FILM if xray else DRR)
+    rows["xray_source"] = rows["xray_source"].where(rows["xray_source"] != "", implied)
+    validate_manifest(rows, path)
+    for name, kind in NUMBERS.items():
+        rows[name] = pd.to_numeric(rows[name]).astype(kind)
+    return rows[[*COLUMNS, *(name for name in rows.columns if name not in COLUMNS)]]
+
+
+def validate_manifest(rows: pd.DataFrame, path: str | Path = "manifest.csv") -> None:
+    """Refuse a table that would train on a lie.
+
+    Raises:
+        UserError: for no row at all, an empty or repeated id, an empty patient or ct, a label, split, view or X-ray
+            source outside its choices, an age, fold or number of hours that is no number, as many views as there are
+            no films, or a patient in two splits or two folds.
+    """
+    if rows.empty:
+        raise UserError(f"{path}: no rows; give one per CT with {COLUMN_HELP}")
+    for name in ("id", "patient", "ct"):
+        empty = np.flatnonzero(rows[name].astype(str).str.strip() == "")
+        if len(empty):
+            raise UserError(f"{path}: row {empty[0] + 2} has no {name}; fill it in")
+    repeated = rows["id"][rows["id"].duplicated()]
+    if len(repeated):
+        raise UserError(f"{path}: id {repeated.iloc[0]} stands in two rows; ids must be unique")
+    for name in ("hours_xray_to_ct", "age", "fold"):
+        text = rows[name].astype(str)
+        wrong = np.flatnonzero(pd.to_numeric(rows[name], errors="coerce").isna() & ~text.isin(("", "nan")))
+        if len(wrong):
+            raise UserError(f"{path}: row {wrong[0] + 2} has {name}={text.iloc[wrong[0]]}; give a number")
+    choices = {"label": [str(v) for v in LABELS], "split": [*SPLITS, ""], "xray_source": list(XRAY_SOURCES)}
+    for name, allowed in choices.items():
+        values = rows[name].astype(str).str.removesuffix(".0")
+        wrong = np.flatnonzero(~values.isin(allowed))
+        if len(wrong):
+            shown = ", ".join(value for value in allowed if value)
+            raise UserError(f"{path}: row {wrong[0] + 2} has {name}={values.iloc[wrong[0]]}; choose {shown}")
+    for i, (xray, view) in enumerate(zip(rows["xray"], rows["view"], strict=True)):
+        films, views = parts(xray), parts(view)
+        if any(v not in VIEWS for v in views):
+            raise UserError(f"{path}: row {i + 2} has view={view}; choose {', '.join(VIEWS)}")
+        if len(films) > 1 and len(films) != len(views):
+            raise UserError(f"{path}: row {i + 2} has {len(films)} films but view={view}; name a view for each")
+    known_fold = pd.to_numeric(rows["fold"]).fillna(-1) >= 0
+    for name, given in (("split", rows[rows["split"] != ""]), ("fold", rows[known_fold])):
+        places = given.groupby("patient")[name].nunique()
+        if (places > 1).any():
+            patient = places.index[places > 1][0]
+            where = " and ".join(sorted(given.loc[given["patient"] == patient, name].astype(str).unique()))
+            raise UserError(f"{path}: patient {patient} is in {where}; a patient belongs to one {name}")
+
+
+def write_manifest(rows: pd.DataFrame, path: str | Path) -> None:
+    """Write the table, atomically."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(path) as temporary:
+        rows.to_csv(temporary, index=False)

@@ -1,0 +1,1 @@
+"""Drawn chests: anatomy, vessels, emboli, and their rendering to HU."""

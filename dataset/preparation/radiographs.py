@@ -1,0 +1,228 @@
+"""Finds radiographs in a tree of files by their headers, and reads one as the picture of a training set."""
+
+import logging
+from collections.abc import Iterable
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+import pydicom
+from jaxtyping import Float
+
+from common.errors import UserError
+from common.file_limits import expect_bearable_dicom
+from common.files import atomic_path
+from dataset.io.dicom_headers import DICOM_ENDINGS, NOT_A_HEADER, NOT_A_VALUE, time_of
+from dataset.io.dicom_series import folders_of
+from dataset.io.xray import has_dicom_mark, read_picture, scale_picture
+from dataset.io.xray_dicom import Picture, is_radiograph, view_of
+from dataset.preparation.borders_and_text import mask_text as without_text
+from dataset.preparation.borders_and_text import trim_border as without_border
+from dataset.preparation.deidentify import age_years
+
+CHEST = ("CHEST", "THORAX", "LUNG", "RIBS", "STERNUM", "PULMO")  # words of Body Part Examined
+PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".npy")
+TAGS = [
+    "SOPClassUID", "SOPInstanceUID", "Modality", "PatientID", "PatientAge", "PatientSex", "PatientBirthDate",
+    "StudyDate", "StudyTime", "SeriesDate", "SeriesTime", "AcquisitionDate", "AcquisitionTime",
+    "AcquisitionDateTime", "ContentDate", "ContentTime", "AccessionNumber", "StudyInstanceUID", "SeriesDescription",
+    "ProtocolName", "ViewPosition", "ViewCodeSequence", "PatientOrientation", "BodyPartExamined",
+    "PresentationIntentType", "IrradiationEventUID", "SourceImageSequence", "Rows",
+]  # fmt: skip
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Radiograph:
+    """One X-ray file and what its header says. Everything here but view, age and sex may identify a patient.
+
+    Attributes:
+        patient: Patient ID as it stands; "" for PNG, JPEG and NPY, which cannot say.
+        time: of the exposure, None where date or time of day is missing.
+        view: PA, AP, lateral, or "" if unknown.
+        age: years, at most 90; None if unknown.
+        sex: M, F, O or "".
+        problem: why it is no candidate at all, such as a hand; "" if it is one.
+    """
+
+    path: Path
+    patient: str = ""
+    study_uid: str = ""
+    accession: str = ""
+    time: datetime | None = None
+    view: str = ""
+    age: int | None = None
+    sex: str = ""
+    uid: str = ""
+    processing: bool = False  # FOR PROCESSING: the detector's own values
+    exposure: str = ""  # the same in the two versions of one exposure
+    made_from: tuple[str, ...] = field(default=(), repr=False)
+    problem: str = ""
+
+
+@dataclass
+class RadiographImage:
+    """A picture ready to be written: `[0, 1]`, bright bone, row 0 superior, column 0 the patient's right.
+
+    Attributes:
+        spacing: mm of a pixel (rows, columns) at the detector, None if unknown.
+        view: PA, AP or "".
+        notes: what was assumed or done, without anything that identifies the patient.
+    """
+
+    image: Float[np.ndarray, "h w"]
+    spacing: tuple[float, float] | None
+    view: str
+    notes: list[str]
+
+
+def find_radiographs(
+    source: str | Path, recursive: bool = True, exclude: Iterable[Path] = (), pool: Executor | None = None
+) -> list[Radiograph]:
+    """Every X-ray under `source`, sorted by path: DICOM by header (no pixels are read), PNG, JPEG and flat NPY.
+
+    The same image exported twice counts once, and so does an exposure that is there FOR PROCESSING and FOR
+    PRESENTATION: the latter, as a radiologist saw it, is kept.
+
+    Args:
+        recursive: also its subfolders.
+        exclude: folders that are not entered.
+        pool: processes that read headers, a folder each; None reads here.
+    """
+    excluded = {str(Path(p).resolve()) for p in exclude}
+    folders = list(folders_of(Path(source), recursive, excluded))
+    parts = pool.map(scan_radiographs, folders, chunksize=4) if pool else map(scan_radiographs, folders)
+    found = sorted((one for part in parts for one in part), key=lambda one: str(one.path))
+    first: dict[str, Radiograph] = {}
+    for one in found:
+        first.setdefault(one.uid or str(one.path), one)
+    return _without_raw_versions(list(first.values()))
+
+
+def scan_radiographs(paths: list[str]) -> list[Radiograph]:
+    """The X-rays among files, each by its own header."""
+    found = []
+    for path in map(Path, paths):
+        ending = path.suffix.lower()
+        if ending in PICTURE_ENDINGS and not has_dicom_mark(path):
+            if ending != ".npy" or _is_flat(path):
+                found.append(Radiograph(path))
+        elif (header := _read_header(path)) is not None:
+            try:
+                found.append(radiograph_of(path, header))
+            except NOT_A_VALUE:
+                found.append(Radiograph(path, problem="unreadable header"))
+    return found
+
+
+def radiograph_of(path: str | Path, header: pydicom.Dataset) -> Radiograph:
+    """What a header says of its X-ray."""
+    part = str(header.get("BodyPartExamined", "") or "").strip().upper()
+    strange = part and not any(word in part for word in CHEST)
+    when = header.get("AcquisitionDate") or header.get("ContentDate") or header.get("StudyDate")
+    sex = str(header.get("PatientSex", "") or "").strip().upper()
+    sources = header.get("SourceImageSequence") or ()
+    return Radiograph(
+        path=Path(path),
+        patient=str(header.get("PatientID", "") or "").strip(),
+        study_uid=str(header.get("StudyInstanceUID", "") or ""),
+        accession=str(header.get("AccessionNumber", "") or "").strip(),
+        time=time_of(header),
+        view=view_of(header),
+        age=age_years(header.get("PatientAge"), when, header.get("PatientBirthDate")),
+        sex=sex if sex in ("M", "F", "O") else "",
+        uid=str(header.get("SOPInstanceUID", "") or ""),
+        processing=str(header.get("PresentationIntentType", "")).strip().upper() == "FOR PROCESSING",
+        exposure=str(header.get("IrradiationEventUID", "") or ""),
+        made_from=tuple(str(item.get("ReferencedSOPInstanceUID", "")) for item in sources),
+        problem="Body Part Examined is not the chest" if strange else "",
+    )
+
+
+def read_radiograph(
+    path: str | Path, trim_border: bool = False, mask_text: bool = False, view: str = ""
+) -> RadiographImage:
+    """One X-ray in its own resolution, scaled as every X-ray is (`dataset.imaging.drr.scale_xray`).
+
+    Args:
+        trim_border: cut off margins without a picture (collimated, or white with burnt-in text).
+        mask_text: fill letters burnt into the picture; a heuristic, so look at the pictures before giving them away.
+        view: PA or AP where the user assigns it: the header's view is not asked, a lateral by its header is taken.
+
+    Raises:
+        UserError: a file that `dataset.io.xray.read_picture` refuses, a lateral, Burned In Annotation YES without
+            `mask_text`, or with it where no text was found.
+    """
+    picture = read_picture(path)
+    notes = list(picture.notes)
+    if picture.view == "lateral" and not view:
+        raise UserError(f"{path}: a lateral (or oblique) view; give a frontal one, or assign PA or AP in pairs=")
+    if view and view != picture.view:
+        notes.append(f"view assigned: {view}")
+    if picture.burned_in and not mask_text:
+        raise UserError(
+            f"{path}: Burned In Annotation is YES: text in the picture may name the patient; mask_text=true"
+        )
+    if mask_text:
+        image, count = without_text(picture.image)
+        if picture.burned_in and not count:
+            raise UserError(f"{path}: Burned In Annotation is YES but no text was found to mask; mask it by hand")
+        picture.image = image
+        notes += [f"{count} places with text masked"] * bool(count)
+    if trim_border:
+        rows, columns = without_border(picture.image)
+        cut = picture.image.size - picture.image[rows, columns].size
+        picture.inside = None if picture.inside is None else picture.inside[rows, columns]
+        picture.image = picture.image[rows, columns]
+        notes += [f"margins cut off ({100 * cut // (cut + picture.image.size)} % of the picture)"] * bool(cut)
+    return RadiographImage(_scaled(picture, path), picture.spacing, view or picture.view, notes)
+
+
+def write_radiograph(image: RadiographImage, path: str | Path) -> None:
+    """A grey PNG of 16 bits without any metadata, atomically."""
+    from PIL import Image
+
+    with atomic_path(path) as temporary:
+        Image.fromarray(np.rint(image.image * 65535.0).astype(np.uint16)).save(temporary)
+
+
+def _scaled(picture: Picture, path) -> np.ndarray:
+    try:
+        return scale_picture(picture).numpy()
+    except ValueError as error:
+        raise UserError(f"{path}: {error}; export the X-ray again") from error
+
+
+def _read_header(path: Path) -> pydicom.Dataset | None:
+    """The header of a radiograph; None for every other file."""
+    try:
+        marked = has_dicom_mark(path)
+        if not marked and path.suffix.lower() not in DICOM_ENDINGS:
+            return None
+        expect_bearable_dicom(path)
+        header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=TAGS, force=not marked)
+    except (*NOT_A_HEADER, UserError):
+        return None
+    return header if is_radiograph(header) else None
+
+
+def _is_flat(path: Path) -> bool:
+    """Whether an NPY file holds one picture rather than latents or a volume; its header only."""
+    try:
+        shape = np.load(path, mmap_mode="r", allow_pickle=False).shape
+    except (ValueError, OSError, EOFError, AttributeError):
+        return False
+    return len(shape) == 2 or (len(shape) == 3 and (shape[0] in (1, 3) or shape[-1] in (1, 3)))
+
+
+def _without_raw_versions(found: list[Radiograph]) -> list[Radiograph]:
+    shown = [one for one in found if not one.processing]
+    sources = {uid for one in shown for uid in one.made_from if uid}
+    exposures = {one.exposure for one in shown if one.exposure}
+    kept = [one for one in found if not (one.processing and (one.uid in sources or one.exposure in exposures))]
+    if len(kept) < len(found):
+        log.info("%d X-rays FOR PROCESSING are left out: they are there FOR PRESENTATION too", len(found) - len(kept))
+    return kept

@@ -1,0 +1,270 @@
+"""The preparation of a source: plan, make what is missing in parallel processes, write manifest, log and summary."""
+
+import contextlib
+import logging
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pydicom
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from common.errors import UserError
+from common.files import atomic_path, sweep
+from common.folder_lock import hold
+from dataset.manifest.table import DRR, DRR_CONTRAST, FILM, make_rows, write_manifest
+from dataset.preparation.case_writer import Settings, finished, make_case, state_of, write_record
+from dataset.preparation.deidentify import Pseudonyms
+from dataset.preparation.patient_linkage import one_name_each
+from dataset.preparation.plan import Plan, Task, linkage_row
+
+BYTES_PER_PROCESS = 3 * 2**30  # measured: 3.0 GB at the peak for a scan of 512 x 512 x 399
+SUMMARY_COLUMNS = ("id", "status", "reason", "voi", "lung_ml", "vessel_hu", "size", "spacing")
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Outcome:
+    """What became of every case.
+
+    Attributes:
+        rows: of summary.csv, with the `flags` of each case that was done.
+        kept: how many of them an earlier run had finished.
+        unused: X-rays that belong to no CT.
+    """
+
+    rows: list[dict[str, Any]]
+    kept: int
+    unused: int = 0
+
+    def count(self, status: str) -> int:
+        return sum(row["status"] == status for row in self.rows)
+
+
+def open_folders(source: str | Path, output: str | Path, linkage: str | Path | None) -> tuple[Path, Pseudonyms]:
+    """The output folder and the pseudonyms, whose key and table lie beside it.
+
+    Raises:
+        UserError: an output within the source, where the next run would take it for a source; one that cannot be
+            written, or that another process is writing.
+    """
+    output, source = Path(output).expanduser(), Path(source).expanduser()
+    if source.resolve() in (output.resolve(), *output.resolve().parents):
+        raise UserError(f"output={output}: lies within source={source}; choose a folder beside it")
+    folder = Path(linkage) if linkage else output.with_name(f"{output.name}-linkage")
+    hold(output, "output")
+    return output, Pseudonyms(folder, output)
+
+
+@contextlib.contextmanager
+def processes(workers: int | None) -> Iterator[Executor | None]:
+    """A pool of `workers` processes, or None for 0 and 1: everything in this process.
+
+    Without a number there is one per core, as far as memory reaches.
+    """
+    if workers is None:
+        workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        if "SC_PHYS_PAGES" in os.sysconf_names:
+            memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+            workers = max(1, min(workers, memory // BYTES_PER_PROCESS))
+    if workers <= 1:
+        yield None
+        return
+    # Spawned, not forked: torch and SimpleITK hold threads that a fork would lose.
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_one_thread)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def prepare(
+    plan: Plan,
+    settings: Settings,
+    pseudonyms: Pseudonyms,
+    pool: Executor | None = None,
+    keep_age: bool = False,
+    keep_sex: bool = False,
+) -> Outcome:
+    """Make all cases of a plan that are not there yet; write candidates.csv, manifest.csv, summary.csv, prepare.log.
+
+    A case is finished when its record is written, which comes last: a run that was stopped goes on where it was.
+
+    Args:
+        keep_age, keep_sex: whether the manifest may hold them.
+
+    Raises:
+        UserError: if no case could be made, or a process was ended from outside.
+    """
+    output = settings.output
+    _write_table(plan.candidates, output / "candidates.csv")
+    pseudonyms.write()  # first: a run that is stopped leaves no case without its way back
+    states = {task.id: pseudonyms.id("state", state_of(task, settings)) for task in plan.tasks}
+    records: dict[str, dict] = {}
+    for task in plan.tasks:
+        if (record := finished(task, settings, states[task.id])) is not None:
+            records[task.id] = record
+    kept = len(records)
+    for folder in {place("any").parent for place in (settings.ct, settings.xray, settings.record)}:
+        sweep(folder)
+    names = {path.stem for path in settings.record("any").parent.glob("*.json") if not path.name.startswith(".")}
+    strangers = names - states.keys()
+    if strangers:
+        log.warning("%s: %d cases of earlier runs belong to it no more; their files stay", output, len(strangers))
+    todo = [task for task in plan.tasks if task.id not in records]
+    said = _said(output / "prepare.log")
+    with open(output / "prepare.log", "a", encoding="utf-8") as file:
+
+        def note(case: str, status: str, reason: str) -> None:
+            line = f"{case or '-'} {status} {reason}".rstrip()
+            if line in said:
+                return
+            file.write(f"{datetime.now().isoformat(sep=' ', timespec='seconds')} {line}\n")
+            file.flush()
+
+        for case, reason in plan.skipped:
+            note(case, "skipped", pseudonyms.scrub(reason))
+        for task, made in _make(todo, settings, states, pool):
+            made = _scrubbed(made, pseudonyms)
+            if "failed" not in made:
+                write_record(made, settings.record(task.id))
+            records[task.id] = made
+            status = "failed" if "failed" in made else "done"
+            note(task.id, status, made.get("failed") or "; ".join([*task.flags, *made["flags"]]))
+    done = [task for task in plan.tasks if "failed" not in records[task.id]]
+    twins = _twins(records)
+    _join_twins(done, twins, pseudonyms)
+    rows = [_row(task, records[task.id], twins) for task in plan.tasks]
+    rows += [{"id": case, "status": "skipped", "reason": pseudonyms.scrub(reason)} for case, reason in plan.skipped]
+    _write_table(rows, output / "summary.csv", SUMMARY_COLUMNS)
+    if not done:
+        reasons = "; ".join(sorted({str(row["reason"]) for row in rows})[:3])
+        raise UserError(f"{output}: no case could be prepared ({reasons}); {output / 'summary.csv'} lists all")
+    manifest = make_rows(_entry(task, records[task.id], settings, keep_age, keep_sex) for task in done)
+    write_manifest(manifest, output / "manifest.csv")
+    return Outcome(rows, kept, plan.unused)
+
+
+def _make(
+    todo: Sequence[Task], settings: Settings, states: dict[str, str], pool: Executor | None
+) -> Iterator[tuple[Task, dict]]:
+    """Each task with what came of it, in the order in which they are finished."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, disable=not todo) as bar:
+        shown = bar.add_task("Preparing cases", total=len(todo))
+        if pool is None:
+            for task in todo:
+                yield task, make_case(task, settings, states[task.id])
+                bar.advance(shown)
+            return
+        futures = {pool.submit(make_case, task, settings, states[task.id]): task for task in todo}
+        try:
+            for future in as_completed(futures):
+                yield futures[future], future.result()
+                bar.advance(shown)
+        except BrokenProcessPool as error:
+            raise UserError(
+                "a process was ended by the system, most likely for want of memory; start again with fewer workers= "
+                "(finished cases are kept)"
+            ) from error
+
+
+def quiet() -> None:
+    """Keep pydicom from telling what it dislikes in a header: it quotes the value, which may be a patient's."""
+    pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
+    logging.getLogger("pydicom").setLevel(logging.ERROR)
+
+
+def _one_thread() -> None:
+    import SimpleITK as sitk
+    import torch
+
+    torch.set_num_threads(1)
+    sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
+    quiet()
+
+
+def _scrubbed(made: dict, pseudonyms: Pseudonyms) -> dict:
+    if "failed" in made:
+        return {"failed": pseudonyms.scrub(made["failed"])}
+    return {**made, "flags": [pseudonyms.scrub(flag) for flag in made["flags"]]}
+
+
+def _twins(records: dict[str, dict]) -> Callable[[str], list[str]]:
+    """The other cases with the very same voxels in their source: one scan under two names."""
+    same: dict[str, list[str]] = {}
+    for case, record in records.items():
+        if "source_hash" in record:
+            same.setdefault(record["source_hash"], []).append(case)
+    return lambda case: [one for one in same.get(records[case].get("source_hash", ""), []) if one != case]
+
+
+def _join_twins(done: Sequence[Task], twins: Callable[[str], list[str]], pseudonyms: Pseudonyms) -> None:
+    """One scan under two names is of one patient: no split may part them."""
+    links = [(task.patient, min([task.id, *twins(task.id)])) for task in done if twins(task.id)]
+    changed = []
+    for task, patient in zip(done, one_name_each([task.patient for task in done], links), strict=True):
+        if patient != task.patient:
+            task.patient = patient
+            pseudonyms.record(linkage_row(task))
+            changed.append(task)
+    if changed:
+        pseudonyms.write()
+
+
+def _said(path: Path) -> set[str]:
+    """What a log says of cases that were skipped or failed, without the time; forgotten once a case was done."""
+    said: dict[str, set[str]] = {}
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+        words = line.split(" ", 4)
+        if len(words) >= 4 and words[3] == "done":
+            said.pop(words[2], None)
+        elif len(words) >= 4:
+            said.setdefault(words[2], set()).add(line.split(" ", 2)[2])
+    return set().union(*said.values())
+
+
+def _row(task: Task, record: dict, twins: Callable[[str], list[str]]) -> dict[str, Any]:
+    if "failed" in record:
+        return {"id": task.id, "status": "failed", "reason": record["failed"]}
+    flags = [*task.flags, *record["flags"]]
+    flags += [f"same voxels as {other}: one patient with it" for other in twins(task.id)]
+    shown = {name: record[name] for name in SUMMARY_COLUMNS[3:]}
+    return {"id": task.id, "status": "done", "reason": "; ".join(flags), "flags": flags, **shown}
+
+
+def _entry(task: Task, record: dict, settings: Settings, keep_age: bool, keep_sex: bool) -> dict[str, Any]:
+    """The manifest's row of a case."""
+    film = record["xray"]
+    entry = {
+        "id": task.id,
+        "patient": task.patient,
+        "ct": settings.ct(task.id).relative_to(settings.output).as_posix(),
+        "xray": settings.xray(task.id).relative_to(settings.output).as_posix() if film else "",
+        "view": record["view"],
+        "xray_source": FILM if film else DRR_CONTRAST if record["contrast"] else DRR,
+        "label": task.label,
+        "split": task.split,
+        "spacing": record["spacing"],
+        "source_hash": record["source_hash"],
+    }
+    if film:
+        entry["hours_xray_to_ct"] = task.hours
+    if keep_age:
+        entry["age"] = task.age
+    if keep_sex:
+        entry["sex"] = task.sex
+    return entry
+
+
+def _write_table(rows: list[dict], path: Path, columns: Sequence[str] | None = None) -> None:
+    with atomic_path(path) as temporary:
+        pd.DataFrame(rows, columns=None if columns is None else list(columns)).to_csv(temporary, index=False)

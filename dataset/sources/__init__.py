@@ -1,0 +1,1 @@
+"""Where cases come from: a folder of files, or drawn phantoms."""

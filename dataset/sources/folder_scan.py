@@ -1,0 +1,111 @@
+"""What a folder of CT volumes holds: NIfTI files and DICOM series, their patients, and X-rays that lie beside them."""
+
+import logging
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+
+from common.errors import UserError
+from common.file_limits import expect_no_way_out
+from dataset.io.dicom_headers import DICOM_ENDINGS
+from dataset.io.dicom_series import find_ct_series
+from dataset.io.nifti import NIFTI_ENDINGS, volume_name
+from dataset.manifest.table import DRR, FILM, make_rows
+
+FILM_ENDINGS = (".png", ".jpg", ".jpeg", ".dcm")
+
+log = logging.getLogger(__name__)
+
+
+def discover(root: str | Path, dicom: bool = True, follow_links: bool = False) -> pd.DataFrame:
+    """The manifest of a folder that has none: one row per CT, labels unknown, splits empty.
+
+    The names of files carry no meaning, except that an X-ray with the stem of a CT beside it is its X-ray. A patient
+    is a CT; where folders of the first level hold several CTs, each such folder is a patient.
+
+    Args:
+        dicom: also look for DICOM series, not for NIfTI alone.
+        follow_links: also where they lead out of the folder.
+
+    Raises:
+        UserError: if there is no CT, or a link leads out of the folder unasked.
+    """
+    root = Path(root)
+    if not follow_links:
+        expect_no_way_out(root)
+    volumes = sorted(_volumes(root, dicom))
+    if not volumes:
+        raise UserError(f"{root}: no .nii, .nii.gz or DICOM series of a CT in it; put CT volumes there")
+    parts = [Path(ct.partition("#")[0]).parts for ct in volumes]
+    shared = os.path.commonprefix([p[:-1] for p in parts])  # folders above all volumes tell no patient from another
+    tops = [p[len(shared)] if len(p) - 1 > len(shared) else "" for p in parts]
+    # Several series in one folder are one patient, also where that folder is the only one.
+    tops = [top or (ct.partition("#")[0] if "#" in ct else "") for top, ct in zip(tops, volumes, strict=True)]
+    crowded = {top for top, count in Counter(tops).items() if top and count > 1}
+    names = [_plain(volume_name(ct)) for ct in volumes]
+    twice = {name for name, count in Counter(name.lower() for name in names).items() if count > 1}
+    rows = []
+    for ct, name, top in zip(volumes, names, tops, strict=True):
+        unique = name if name.lower() not in twice else _plain(ct.removesuffix(".gz").removesuffix(".nii"))
+        film = _film_beside(root, ct)
+        patient, source = _plain(top) if top in crowded else unique, FILM if film else DRR
+        rows.append({"id": unique, "patient": patient, "ct": ct, "xray": film, "xray_source": source})
+    if crowded:
+        log.warning(
+            "%s: %d folders with several volumes are taken as one patient each; a manifest.csv can say otherwise",
+            root,
+            len(crowded),
+        )
+    return make_rows(rows)
+
+
+def _volumes(root: Path, dicom: bool) -> Iterator[str]:
+    """Paths relative to `root`; a folder with several series gives `folder#SeriesInstanceUID` for each."""
+    visited = set()
+    for folder, children, files in os.walk(root, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in visited:  # a link that points upward
+            children.clear()
+            continue
+        visited.add(real)
+        children[:] = sorted(child for child in children if not child.startswith("."))
+        files = [name for name in sorted(files) if not name.startswith(".")]
+        for name in files:
+            if name.lower().endswith(NIFTI_ENDINGS):
+                yield Path(folder, name).relative_to(root).as_posix()
+        slices = [name for name in files if Path(name).suffix.lower() in DICOM_ENDINGS]
+        if dicom and slices:
+            yield from _series(Path(folder), root)
+
+
+def _series(folder: Path, root: Path) -> Iterator[str]:
+    relative = folder.relative_to(root).as_posix()
+    found = find_ct_series(folder, recursive=False)
+    for one in found:
+        if one.dropped:
+            log.info("%s: a CT series is left out (%s)", folder, one.dropped)
+    names = list(dict.fromkeys(one.series_uid for one in found if not one.dropped))
+    yield from [relative] if len(names) == 1 else [f"{relative}#{name}" for name in names]
+
+
+def _film_beside(root: Path, ct: str) -> str:
+    place, series = root / ct.partition("#")[0], "#" in ct
+    if series or place == root:
+        return ""
+    for other in sorted(place.parent.glob(f"{_escaped(volume_name(ct))}.*")):
+        if other.suffix.lower() in FILM_ENDINGS and other.stem == volume_name(ct) and other.is_file():
+            return other.relative_to(root).as_posix()
+    return ""
+
+
+def _escaped(name: str) -> str:
+    return re.sub(r"([*?[])", r"[\1]", name)
+
+
+def _plain(name: str) -> str:
+    """Letters, digits, dot, dash and underscore: an id becomes the name of a file that Hydra can parse."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", name).strip("_.") or "case"

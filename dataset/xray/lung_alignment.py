@@ -1,0 +1,90 @@
+"""A film without a pose, laid so that its lungs lie where the training volumes have theirs."""
+
+from dataclasses import asdict, dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from dataset.imaging.geometry import project, view_pose
+from dataset.imaging.lung_box import lung_box_in_image
+
+CHOICES = ("lungs", "none")
+LARGEST_SCALE = 2.5  # a film that must grow or shrink by more than this shows something else
+LARGEST_STRETCH = 1.6  # nor is one stretched more than this in one direction against the other
+
+
+@dataclass(frozen=True)
+class LungMap:
+    """The map of a film onto the frame in which training X-rays were projected, kept with what is made of it.
+
+    Boxes are `(top, bottom, left, right)`, shares of the sides of the (padded, square) picture.
+
+    Attributes:
+        found: box of the lungs in the film.
+        target: where it is laid.
+    """
+
+    found: tuple[float, float, float, float]
+    target: tuple[float, float, float, float]
+
+    @property
+    def scale(self) -> tuple[float, float]:
+        """How much the film grows, `(rows, columns)`."""
+        (t0, b0, l0, r0), (t1, b1, l1, r1) = self.found, self.target
+        return (b1 - t1) / (b0 - t0), (r1 - l1) / (r0 - l0)
+
+    @property
+    def plausible(self) -> bool:
+        """Whether a frontal chest film would need no more than this."""
+        down, across = self.scale
+        stretch = max(down / across, across / down)
+        return stretch <= LARGEST_STRETCH and all(1 / LARGEST_SCALE <= s <= LARGEST_SCALE for s in (down, across))
+
+    def apply(self, image: Float[Tensor, "h w"]) -> Float[Tensor, "h w"]:
+        """The film laid; what it does not show is 0."""
+        (t0, b0, l0, r0), (t1, b1, l1, r1) = self.found, self.target
+        axes = []
+        for count, start, end, to_start, to_end in (
+            (image.shape[0], t0, b0, t1, b1),
+            (image.shape[1], l0, r0, l1, r1),
+        ):
+            share = (torch.arange(count, dtype=torch.float32) + 0.5) / count
+            there = start + (share - to_start) * (end - start) / (to_end - to_start)
+            axes.append(there * 2.0 - 1.0)
+        grid = torch.stack(torch.meshgrid(*axes, indexing="ij")[::-1], dim=-1)[None]
+        return F.grid_sample(image[None, None].float(), grid, mode="bilinear", align_corners=False)[0, 0].clamp(0, 1)
+
+    def describe(self) -> dict:
+        """Plain JSON."""
+        return {"align": "lungs", **{k: [round(v, 4) for v in box] for k, box in asdict(self).items()}} | {
+            "scale": [round(s, 4) for s in self.scale]
+        }
+
+
+def lung_map(
+    image: Float[Tensor, "h w"], lung_box, extent: tuple[float, float, float], view: str = "PA"
+) -> LungMap | None:
+    """The map of a frontal film `[0, 1]`; None where its lungs are not found or lie implausibly.
+
+    Args:
+        lung_box: of the training volumes, as `dataset.imaging.lung_box.lung_box_in_volume` gives it.
+        extent: mm `(D, H, W)` of the volume that belongs to the film, or of a typical one.
+        view: PA or AP.
+    """
+    found = lung_box_in_image(image)
+    if found is None:
+        return None
+    mapped = LungMap(tuple(found.tolist()), expected_box(lung_box, extent, view))
+    return mapped if mapped.plausible else None
+
+
+def expected_box(lung_box, extent: tuple[float, float, float], view: str = "PA") -> tuple[float, float, float, float]:
+    """Where the box of the lungs in a volume of `extent` mm falls in its nominal frontal X-ray."""
+    d0, d1, h0, h1, w0, w1 = (float(x) for x in lung_box)
+    middle = (h0 + h1) / 2.0
+    corners = torch.tensor([[d1, middle, w0], [d0, middle, w1]]) - 0.5
+    points = corners * torch.tensor([float(e) for e in extent])
+    (left, top), (right, bottom) = project(points, view_pose(extent, view)).tolist()
+    return tuple((x + 1.0) / 2.0 for x in (top, bottom, left, right))

@@ -1,0 +1,65 @@
+"""The latent encoder that a path holds: the one place that looks at a file and chooses a class."""
+
+import logging
+
+from common.errors import UserError
+from common.files import newest_checkpoint
+from ddpm.checkpoint.load import load_vqgan
+from ddpm.checkpoint.read import read
+from ddpm.latent.base import LatentEncoder
+from ddpm.latent.vae_loading import VAE_HELP, load_vae
+from ddpm.latent.vqgan import VQGANLatents
+
+log = logging.getLogger(__name__)
+
+
+def make_latent_encoder(
+    vae_ckpt: str | None = None,
+    vqgan_ckpt: str | None = None,
+    latent_encoder: str | None = None,
+    search: str | None = None,
+    slices_per_batch: int = 8,
+) -> LatentEncoder:
+    """A frozen latent encoder, its statistics not yet measured.
+
+    Args:
+        vae_ckpt: hub id, folder or single file of a 2D VAE. Where both are given this one is used.
+        vqgan_ckpt: checkpoint of `train_vqgan.py`.
+        latent_encoder: `vae` or `vqgan` overrides that order.
+        search: folder whose newest VQ-GAN checkpoint is taken where neither is given.
+
+    Raises:
+        UserError: naming the key, what was found and how to go on.
+    """
+    kind = choose(vae_ckpt, vqgan_ckpt, latent_encoder)
+    if kind == "vae":
+        if not vae_ckpt:
+            raise UserError(f"model.latent_encoder=vae needs {VAE_HELP}")
+        if vqgan_ckpt:
+            log.warning(
+                "model.vae_ckpt is used; model.vqgan_ckpt=%s is not read (model.latent_encoder=vqgan reads it)",
+                vqgan_ckpt,
+            )
+        return load_vae(vae_ckpt, slices_per_batch)
+    if not vqgan_ckpt:
+        vqgan_ckpt = newest_checkpoint(search) if search else None
+        if vqgan_ckpt is None:
+            raise UserError(
+                f"no VQ-GAN checkpoint under {search}: run python train/train_vqgan.py with the same dataset first, "
+                "or give model.vqgan_ckpt=<path> or model.vae_ckpt=<path>"
+            )
+        log.warning("latent encoder: the newest VQ-GAN of this data set, %s", vqgan_ckpt)
+    vqgan = load_vqgan(vqgan_ckpt)
+    config = {k: v for k, v in dict(vqgan.config).items() if not k.startswith("_")}
+    encoder = VQGANLatents(config)
+    encoder.network.load_state_dict(vqgan.state_dict())
+    encoder.found_at = str(vqgan_ckpt)
+    encoder.trained_on = {f"model.vqgan_ckpt={vqgan_ckpt}": read(vqgan_ckpt)[0].get("protocol", {})}
+    return encoder
+
+
+def choose(vae_ckpt: str | None, vqgan_ckpt: str | None, latent_encoder: str | None) -> str:
+    """`vae` or `vqgan`."""
+    if latent_encoder not in (None, "vae", "vqgan"):
+        raise UserError(f"model.latent_encoder={latent_encoder}: choose vae or vqgan")
+    return latent_encoder or ("vae" if vae_ckpt else "vqgan")

@@ -1,0 +1,79 @@
+"""Writes checkpoints and exported weights."""
+
+import json
+import os
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from common.checked_tensors import save_tensors
+from ddpm.checkpoint.load import GUESSES, TRAINED
+from ddpm.checkpoint.read import FORMAT
+from ddpm.pipeline import XrayToCTPipeline
+from ddpm.weights.licences import inherits
+
+
+def save_adapter(path: str | Path, weights: dict[str, torch.Tensor], lora: dict, base: dict, protocol: dict) -> Path:
+    """Writes adapters alone, as safetensors.
+
+    Args:
+        weights: of the adapters, by their names in the training module.
+        lora: what `ddpm.lora.add_lora` returned.
+        base: `file`, the name, and `sha256` of the checkpoint that they belong to.
+    """
+    plain = {name: value.detach().float().cpu().contiguous() for name, value in weights.items()}
+    header = {"stage": "adapter", "components": {}, "lora": lora, "base": base, "protocol": protocol}
+    return _write_safetensors(path, plain, complete(header))
+
+
+def export_pipeline(pipeline: XrayToCTPipeline, path: str | Path, dtype: torch.dtype = torch.bfloat16) -> Path:
+    """Writes a pipeline as one safetensors file with its header in the metadata; statistics stay in float32."""
+    weights = {}
+    for name, module in parts_of(pipeline).items():
+        for key, value in module.state_dict().items():
+            narrow = value.is_floating_point() and not key.startswith("latent_")
+            weights[f"{name}.{key}"] = (value.to(dtype) if narrow else value).cpu().contiguous()
+    return _write_safetensors(path, weights, header_of(pipeline))
+
+
+def parts_of(pipeline: XrayToCTPipeline) -> dict[str, nn.Module]:
+    """The networks of a pipeline by name."""
+    parts = {name: getattr(pipeline, name) for name in (*TRAINED, *GUESSES, "latent_encoder")}
+    return {name: part for name, part in parts.items() if part is not None}
+
+
+def header_of(pipeline: XrayToCTPipeline) -> dict:
+    """The header that rebuilds a pipeline: plain JSON."""
+    components = {name: component(part, f"{name}.") for name, part in parts_of(pipeline).items()}
+    components["scheduler"] = component(pipeline.training_scheduler)
+    return complete({"stage": "ddpm", "components": components, "protocol": pipeline.protocol})
+
+
+def complete(header: dict) -> dict:
+    """A header with its format version and what it inherits."""
+    return {"format": FORMAT, **header, "inherits": inherits(header)}
+
+
+def export_classifier(classifier: nn.Module, path: str | Path, protocol: dict) -> Path:
+    """Writes a classifier as one safetensors file; `protocol` holds at least the HU `window` of its volumes."""
+    weights = {f"classifier.{key}": value.cpu().contiguous() for key, value in classifier.state_dict().items()}
+    components = {"classifier": component(classifier, "classifier.")}
+    header = {"stage": "classifier", "components": components, "protocol": protocol}
+    return _write_safetensors(path, weights, complete(header))
+
+
+def component(module, prefix: str = "") -> dict:
+    """The entry of a component in a header: class name, constructor arguments, prefix of its weights."""
+    config = {k: v for k, v in dict(module.config).items() if not k.startswith("_")}
+    name = type(module).__name__.removeprefix("FSDP")  # the class of a sharded part is made on the fly
+    return {"class": name, "config": json.loads(json.dumps(config)), "prefix": prefix}
+
+
+def _write_safetensors(path: str | Path, weights: dict[str, torch.Tensor], header: dict) -> Path:
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_suffix(".partial")
+    save_tensors(weights, beside, {"header": json.dumps(header)})
+    os.replace(beside, path)
+    return path

@@ -1,0 +1,1 @@
+"""Classifiers of CT volumes and of X-rays."""

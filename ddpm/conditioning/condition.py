@@ -1,0 +1,53 @@
+"""All that the denoiser is told about an X-ray, in the four forms it takes."""
+
+from typing import NamedTuple
+
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from ddpm.xray_encoder.base import XrayFeatures
+
+
+class Condition(NamedTuple):
+    """Keyword arguments of the denoiser; None where a form is switched off."""
+
+    embedding: Float[Tensor, "b e"]
+    features: Float[Tensor, "b f d h w"] | None = None
+    tokens: Float[Tensor, "b n t"] | None = None
+    prior: Float[Tensor, "b c d h w"] | None = None
+    prior_std: Float[Tensor, "b c d h w"] | None = None
+
+    def rows(self, index: Int[Tensor, " m"]) -> "Condition":
+        """The condition of chosen X-rays, in that order, an X-ray as often as it is named."""
+        return Condition(*(part if part is None else part[index] for part in self))
+
+    def float(self) -> "Condition":
+        """In float32."""
+        return Condition(*(part if part is None else part.float() for part in self))
+
+
+def make_condition(
+    encoded: XrayFeatures,
+    lift: nn.Module | None,
+    pose: Float[Tensor, "b v 9"],
+    extent: Float[Tensor, "b 3"],
+    size: tuple[int, int, int],
+    token_grid: int = 0,
+    guess: Float[Tensor, "b c d h w"] | None = None,
+    guess_std: Float[Tensor, "b c d h w"] | None = None,
+) -> Condition:
+    """Embedding (mean over the views), lifted features, tokens for attention, and the linear guess.
+
+    Args:
+        lift: brings the maps onto the latent grid of `size`; None leaves them out.
+        token_grid: the maps are averaged down to this many tokens a side for cross-attention; 0 for none.
+        guess, guess_std: of `ddpm.conditioning.linear_prior.LinearPrior`.
+    """
+    features = None if lift is None else lift(encoded.maps, pose, extent, size)
+    tokens = None
+    if token_grid:
+        b, v = encoded.maps.shape[:2]
+        pooled = F.adaptive_avg_pool2d(encoded.maps.flatten(0, 1), token_grid)
+        tokens = pooled.flatten(2).transpose(1, 2).unflatten(0, (b, v)).flatten(1, 2)
+    return Condition(encoded.embedding.mean(dim=1), features, tokens, guess, guess_std)

@@ -1,0 +1,94 @@
+"""X-ray features lifted along their true cone-beam rays into the latent grid.
+
+Every latent voxel receives the feature of the detector pixel that its own ray hits. The map is first spread over bins
+of depth along the ray (an X-ray knows what a ray crossed, and context tells roughly where), which is read trilinearly;
+Philion and Fidler, "Lift, Splat, Shoot" (2020) for the bins. With `depth_bins=1` a feature is constant along its ray.
+"""
+
+import torch
+import torch.nn.functional as F
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from dataset.imaging.geometry import camera_axes, project, source_position, voxel_centres
+
+
+def ray_coordinates(
+    size: tuple[int, int, int], extent: Float[Tensor, "3"], pose: Float[Tensor, "9"]
+) -> Float[Tensor, "d h w 3"]:
+    """`(column, row, depth)` in [-1, 1] of every voxel of a grid of `size` that fills `extent` mm.
+
+    Depth runs along the central ray from the side of the source (-1) to the side of the detector (1) of the volume.
+    """
+    points = voxel_centres(size, (1.0, 1.0, 1.0), device=pose.device) * extent
+    beam, _, _ = camera_axes(pose)
+    half_range = (beam.abs() * extent).sum() / 2.0
+    depth = ((points - source_position(pose)) @ beam - pose[1]) / half_range
+    return torch.cat([project(points, pose), depth.unsqueeze(-1)], dim=-1)
+
+
+class RayLift(ModelMixin, ConfigMixin):
+    """Feature maps `(b, v, feature_channels, y, x)` to a volume `(b, channels, d, h, w)`, the mean over the views.
+
+    Args:
+        depth_bins: steps along the ray that the map is spread over before it is read.
+    """
+
+    @register_to_config
+    def __init__(self, feature_channels: int = 128, channels: int = 16, depth_bins: int = 16):
+        super().__init__()
+        self.spread = nn.Conv2d(feature_channels, channels * depth_bins, 1)
+
+    def forward(
+        self,
+        maps: Float[Tensor, "b v f y x"],
+        pose: Float[Tensor, "b v 9"],
+        extent: Float[Tensor, "b 3"],
+        size: tuple[int, int, int],
+    ) -> Float[Tensor, "b c d h w"]:
+        """Rays that leave the field read zero.
+
+        Args:
+            pose: one a view, without NaN (`dataset.imaging.geometry.fill_unknown`).
+            extent: of the volume in mm `(D, H, W)`.
+            size: of the latent grid `(d, h, w)`.
+        """
+        b, v = maps.shape[:2]
+        bins = self.spread(maps.flatten(0, 1)).unflatten(1, (self.config.channels, self.config.depth_bins))
+        with torch.autocast(maps.device.type, enabled=False):  # in bfloat16 a ray would miss its pixel
+            rays = torch.func.vmap(ray_coordinates, in_dims=(None, 0, 0))
+            grid = rays(size, extent.repeat_interleave(v, dim=0), pose.flatten(0, 1))
+        if self.config.depth_bins == 1:
+            grid = torch.cat([grid[..., :2], torch.zeros_like(grid[..., :1])], dim=-1)
+        else:
+            # beyond the first and last bin centre the nearest bin counts; rows and columns outside read zero
+            reach = 1.0 - 1.0 / self.config.depth_bins
+            grid = torch.cat([grid[..., :2], grid[..., 2:].clamp(-reach, reach)], dim=-1)
+        lifted = F.grid_sample(bins.float(), grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+        return lifted.unflatten(0, (b, v)).mean(dim=1)
+
+
+class GridLift(ModelMixin, ConfigMixin):
+    """Maps of axial slabs `(b, v, feature_channels, y, x)` to a volume `(b, channels, d, h, w)`.
+
+    Source and target fill the same box, slabs run inferior to superior and rows anterior to posterior, as in every
+    volume here: resampling is all there is to do.
+    """
+
+    @register_to_config
+    def __init__(self, feature_channels: int = 128, channels: int = 16):
+        super().__init__()
+        self.mix = nn.Conv3d(feature_channels, channels, 1)
+
+    def forward(
+        self,
+        maps: Float[Tensor, "b v f y x"],
+        pose: Float[Tensor, "b v2 9"],
+        extent: Float[Tensor, "b 3"],
+        size: tuple[int, int, int],
+    ) -> Float[Tensor, "b c d h w"]:
+        """Trilinear; `pose` and `extent` are not read, they are there so that every lift is called alike."""
+        mixed = self.mix(maps.movedim(1, 2))
+        return F.interpolate(mixed.float(), size, mode="trilinear", align_corners=False)

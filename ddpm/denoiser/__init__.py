@@ -1,0 +1,1 @@
+"""The 3D U-Net that denoises latents."""

@@ -1,0 +1,209 @@
+"""The 3D U-Net denoiser, conditioned on X-ray and time: 3×3×3 convolutions, or 1×3×3 ones with attention along depth.
+
+The factorised layout follows Ho et al., "Video Diffusion Models" (2022), with depth in place of time; adaptive group
+norm Dhariwal and Nichol, "Diffusion Models Beat GANs" (2021). Channels-last memory and fused attention make it fast.
+"""
+
+import torch
+import torch.nn.functional as F
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from ddpm.denoiser.blocks import Conv3d, DepthAttention, PlaneAttention, ResBlock, TokenAttention
+from ddpm.denoiser.embeddings import POSITION_CHANNELS, positions, sinusoids
+from ddpm.denoiser.preconditioning import GaussianPosterior
+
+
+class UNet3D(ModelMixin, ConfigMixin):
+    """Noisy latents `(b, in_channels, d, h, w)` to a prediction of the same shape.
+
+    Args:
+        in_channels: channels of the latents, in and out.
+        dim: width of the first level; `dim_mults` give the widths of all levels.
+        condition_channels: channels of the lifted X-ray features; 0 for none.
+        embedding_dim: length of the global X-ray embedding; 0 for none.
+        token_channels: channels of the X-ray tokens that the coarsest level attends to; 0 for none.
+        token_grid: tokens a side that the X-ray's map is averaged down to, for who makes them.
+        prior: whether a guess of the clean latents is given (`ddpm.conditioning.linear_prior`).
+        blind: the noisy latents are not shown, which makes of the network a plain regression.
+        residual: the prediction is what has to be added to that guess: right where clean latents are predicted.
+        posterior: arguments of `ddpm.denoiser.preconditioning.GaussianPosterior`, whose mean is then what is added
+        to, in
+            units of its uncertainty; None adds to the guess itself.
+        blocks: residual blocks a level, on each side.
+        full_conv: 3×3×3 convolutions and halving along all axes, in place of 1×3×3 and halving in plane.
+        depth_attention: attention along D at each level; the coarsest has it always, and attention in plane.
+        head_dim: of the attention heads.
+    """
+
+    _supports_gradient_checkpointing = True  # diffusers' `enable_gradient_checkpointing()`: a part of a level at once
+
+    @register_to_config
+    def __init__(
+        self,
+        in_channels: int = 8,
+        dim: int = 64,
+        dim_mults: tuple[int, ...] = (1, 2),
+        condition_channels: int = 16,
+        embedding_dim: int = 512,
+        blocks: int = 1,
+        full_conv: bool = True,
+        depth_attention: bool = False,
+        head_dim: int = 32,
+        token_channels: int = 0,
+        token_grid: int = 0,
+        prior: bool = False,
+        residual: bool = False,
+        blind: bool = False,
+        posterior: dict | None = None,
+    ):
+        super().__init__()
+        if residual and not prior:
+            raise ValueError("residual=true without prior: there is no guess to add to")
+        if posterior and (blind or not residual):
+            raise ValueError(
+                "model.posterior_start: needs the linear guess, model.prediction=sample, and no model.denoiser.blind"
+            )
+        widths = [dim * m for m in dim_mults]
+        time_dim = 4 * dim
+        self.time = nn.Sequential(nn.Linear(dim, time_dim), nn.SiLU(), nn.Linear(time_dim, time_dim))
+        self.xray = None
+        if embedding_dim:
+            self.xray = nn.Sequential(nn.LayerNorm(embedding_dim), nn.Linear(embedding_dim, time_dim))
+        self.no_xray = nn.Parameter(torch.zeros(time_dim))  # in place of a dropped X-ray
+        given = in_channels * (2 if prior else 1) + condition_channels
+        self.stem = Conv3d(given + POSITION_CHANNELS, widths[0], 3, padding=1)
+
+        def level(width_in: int, width: int) -> nn.ModuleList:
+            parts: list[nn.Module] = [
+                ResBlock(width_in if i == 0 else width, width, time_dim, full_conv) for i in range(blocks)
+            ]
+            return nn.ModuleList([*parts, DepthAttention(width, head_dim)] if depth_attention else parts)
+
+        self.down = nn.ModuleList(level(w, w) for w in widths)
+        kernel = (2, 2, 2) if full_conv else (1, 2, 2)
+        pairs = list(zip(widths[:-1], widths[1:], strict=True))
+        self.downsample = nn.ModuleList(nn.Conv3d(a, b, kernel, stride=kernel) for a, b in pairs)
+        self.middle = nn.ModuleList(
+            [
+                ResBlock(widths[-1], widths[-1], time_dim, full_conv),
+                *([TokenAttention(widths[-1], token_channels, head_dim)] if token_channels else []),
+                PlaneAttention(widths[-1], head_dim),
+                DepthAttention(widths[-1], head_dim),
+                ResBlock(widths[-1], widths[-1], time_dim, full_conv),
+            ]
+        )
+        self.up = nn.ModuleList(level(2 * w, w) for w in widths)
+        self.upsample = nn.ModuleList(nn.ConvTranspose3d(b, a, kernel, stride=kernel) for a, b in pairs)
+        self.norm = nn.GroupNorm(8, widths[0])
+        self.out = Conv3d(widths[0], in_channels, 3, padding=1)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+        self.start = GaussianPosterior(**posterior) if posterior else None
+        self.gradient_checkpointing = False
+        self.to(memory_format=torch.channels_last_3d)
+
+    @classmethod
+    def from_pretrained(cls, *arguments, **options) -> "UNet3D":
+        """diffusers', with the memory layout that its fast loading forgets."""
+        return super().from_pretrained(*arguments, **options).to(memory_format=torch.channels_last_3d)
+
+    def forward(
+        self,
+        sample: Float[Tensor, "b c d h w"],
+        timestep: Int[Tensor, " b"] | Float[Tensor, " b"],
+        embedding: Float[Tensor, "b e"] | None = None,
+        features: Float[Tensor, "b f d h w"] | None = None,
+        keep: Float[Tensor, " b"] | None = None,
+        tokens: Float[Tensor, "b n t"] | None = None,
+        prior: Float[Tensor, "b c d h w"] | None = None,
+        prior_std: Float[Tensor, "b c d h w"] | None = None,
+    ) -> Float[Tensor, "b c d h w"]:
+        """Prediction of the objective's target.
+
+        Args:
+            timestep: 0 … T-1.
+            embedding: global X-ray embedding; None means no X-ray at all.
+            features: X-ray features on the latent grid (`ddpm.conditioning.lift.RayLift`).
+            keep: 1 keeps a sample's X-ray, 0 drops it; None keeps all. Guidance needs both.
+            tokens: X-ray features without a place in the volume, for cross-attention.
+            prior: guess of the clean latents.
+            prior_std: standard deviation of clean latents around it, where the network starts from the posterior mean.
+
+        Raises:
+            ValueError: where a side cannot be halved often enough, or `prior_std` is missing.
+        """
+        self.check_size(sample.shape[2:])
+        b, noisy = sample.shape[0], sample
+        if self.config.blind:
+            sample = torch.zeros_like(sample)
+        elif self.start is not None:  # pure noise tells nothing: not shown, it cannot distract
+            sample = self.start.told(sample, timestep)
+        emb = self.time(sinusoids(timestep, self.config.dim).to(sample.dtype))
+        kept = sample.new_zeros(b) if embedding is None else keep
+        emb = emb + self._global(embedding, kept, b)
+        parts = [sample, positions(sample.shape[2:], sample.device).to(sample.dtype).expand(b, -1, -1, -1, -1)]
+        if self.config.condition_channels:
+            parts.append(_kept(features, kept, sample, self.config.condition_channels))
+        if self.config.prior:
+            prior = _kept(prior, kept, sample, self.config.in_channels)
+            parts.append(prior)
+        x = self.stem(torch.cat(parts, dim=1).contiguous(memory_format=torch.channels_last_3d))
+
+        skips = []
+        for i, level in enumerate(self.down):
+            for part in level:
+                x = self._run(part, x, emb)
+            skips.append(x)
+            if i < len(self.downsample):
+                x = self.downsample[i](x)
+        for part in self.middle:
+            x = part(x, tokens, kept) if isinstance(part, TokenAttention) else self._run(part, x, emb)
+        for i in reversed(range(len(self.up))):
+            x = torch.cat([x, skips[i]], dim=1)
+            for part in self.up[i]:
+                x = self._run(part, x, emb)
+            if i > 0:
+                x = self.upsample[i - 1](x)
+        x = self.out(F.silu(self.norm(x)))
+        if self.start is None:
+            return x + prior if self.config.residual else x
+        if prior_std is None:
+            if embedding is not None:
+                raise ValueError("the denoiser starts from the posterior mean: give prior_std with prior")
+            prior_std = torch.ones_like(prior)
+        mean, uncertainty = self.start(noisy, prior, prior_std, timestep, kept)
+        return mean + uncertainty * x
+
+    def _run(self, part: nn.Module, x: Tensor, emb: Tensor) -> Tensor:
+        if self.gradient_checkpointing and torch.is_grad_enabled():
+            return self._gradient_checkpointing_func(part, x, emb)
+        return part(x, emb)
+
+    def _global(self, embedding: Tensor | None, keep: Tensor | None, b: int) -> Tensor:
+        """What the norms are told of the whole X-ray; a learned vector where there is none."""
+        nothing = self.no_xray.expand(b, -1)
+        if embedding is None or self.xray is None:
+            return nothing
+        told = self.xray(embedding).to(nothing.dtype)
+        return told if keep is None else torch.lerp(nothing, told, keep[:, None].to(nothing.dtype))
+
+    def check_size(self, size: tuple[int, int, int]) -> None:
+        """Refuses latents `(d, h, w)` that cannot be halved often enough with a ValueError."""
+        factor = 2 ** (len(self.config.dim_mults) - 1)
+        sides = size if self.config.full_conv else size[1:]
+        if any(side % factor for side in sides):
+            raise ValueError(
+                f"latents of {tuple(size)}: sides must be multiples of {factor} with "
+                f"dim_mults={list(self.config.dim_mults)}; take fewer dim_mults or another volume_size"
+            )
+
+
+def _kept(part: Tensor | None, keep: Tensor | None, sample: Tensor, channels: int) -> Tensor:
+    """A part of the condition in the type of the sample: zero where it is dropped or missing."""
+    if part is None:
+        return sample.new_zeros(len(sample), channels, *sample.shape[2:])
+    part = part.to(sample.dtype)
+    return part if keep is None else part * keep.to(part.dtype).view(-1, 1, 1, 1, 1)

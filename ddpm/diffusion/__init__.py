@@ -1,0 +1,1 @@
+"""Noise schedule, training objective, samplers and their noise."""

@@ -1,0 +1,71 @@
+"""DPM-Solver++ (Lu et al. 2022) whose steps lie equally far apart in log-SNR: 12 of them keep the samples' spread.
+
+Steps equally far apart in time leave the last, quiet part of the process to one step. Where the X-ray leaves little
+open (a standard deviation of 0.1 in whitened latents) 12 of them give 0.57 of the true spread, these 1.02. The law is
+tested against exact denoisers. diffusers' own `use_lu_lambdas` starts at the log-SNR of the first timestep, which with
+zero terminal SNR is minus infinity: it wastes its steps there.
+"""
+
+import numpy as np
+import torch
+from diffusers import DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler
+
+from common.errors import UserError
+
+FIRST, LAST = -2.0, 5.5  # log of signal over noise: from where anything is decided to where nothing is left to decide
+
+
+class LogSNRSolver(DPMSolverMultistepScheduler):
+    """`DPMSolverMultistepScheduler` with a grid of its own: pure noise, then `FIRST` to `LAST` in equal steps."""
+
+    def set_timesteps(self, num_inference_steps: int, device=None) -> None:
+        """Sets the grid; steps that fall onto one timestep of training are one.
+
+        Raises:
+            ValueError: fewer than one step.
+        """
+        total = self.config.num_train_timesteps
+        flow = bool(self.config.use_flow_sigmas)
+        if flow:  # signal 1 - t/T, noise t/T
+            noise = np.arange(1, total) / total
+            ratio = np.log((1.0 - noise) / noise)
+        else:
+            kept = self.alphas_cumprod.double().clamp(1e-20, 1.0 - 1e-12).numpy()
+            ratio = 0.5 * np.log(kept / (1.0 - kept))
+        chosen = log_snr_grid(ratio, num_inference_steps)
+        if not flow:
+            super().set_timesteps(timesteps=chosen, device=device)
+            return
+        super().set_timesteps(len(chosen), device=device)
+        steps = np.array(chosen) + 1
+        self.sigmas = torch.from_numpy(np.append(steps / total, 0.0).astype(np.float32))
+        self.timesteps = torch.from_numpy(steps).to(device=device, dtype=torch.int64)
+
+
+def log_snr_grid(ratio: np.ndarray, steps: int) -> list[int]:
+    """Positions on a falling curve of log signal over noise: its end, then equal steps; no two alike.
+
+    Raises:
+        ValueError: fewer than one step.
+    """
+    if steps < 1:
+        raise ValueError(f"sampler.steps={steps}: give at least 1")
+    wanted = np.linspace(FIRST, min(LAST, float(ratio[0])), steps - 1) if steps > 1 else np.zeros(0)
+    nearest = {int(np.abs(ratio - value).argmin()) for value in wanted}
+    return sorted(nearest | {len(ratio) - 1}, reverse=True)
+
+
+class FlowEuler(FlowMatchEulerDiscreteScheduler):
+    """`FlowMatchEulerDiscreteScheduler` on the grid σ = 1, 1 - 1/n, …, 1/n, 0."""
+
+    def set_timesteps(self, num_inference_steps: int, device=None) -> None:
+        """Sets the grid of n steps.
+
+        Raises:
+            UserError: fewer than one step, or more than there are noise levels in training.
+        """
+        most = self.config.num_train_timesteps
+        if not 1 <= num_inference_steps <= most:
+            raise UserError(f"sampler.steps={num_inference_steps}: give 1 to {most}")
+        sigmas = np.linspace(1.0, 0.0, num_inference_steps, endpoint=False)
+        super().set_timesteps(num_inference_steps, device=device, sigmas=sigmas)

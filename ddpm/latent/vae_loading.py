@@ -1,0 +1,160 @@
+"""A 2D VAE from a folder, a single `.safetensors` file or the hub; never from a pickle, and offline where it is here.
+
+A single file holds weights and no config. Its architecture is told by its keys, and the two public configs that such
+files belong to are written down here, so that nothing is fetched.
+"""
+
+import json
+from pathlib import Path
+
+from diffusers import AutoencoderKL, AutoencoderTiny
+from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
+from huggingface_hub import constants
+from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from common.errors import UserError
+from ddpm.latent.slice_vae import VAE_CLASSES, SliceVAELatents
+from ddpm.weights.hub import cached_file, expect_hub, hub_file, quiet
+
+VAE_HELP = "model.vae_ckpt=<hub id, folder of a diffusers AutoencoderKL or AutoencoderTiny, or .safetensors file>"
+
+# vae/config.json of stabilityai/stable-diffusion-xl-base-1.0. Other VAEs of this architecture differ in the scaling
+# factor alone, which the whitening of the latents takes back.
+SDXL_VAE = {
+    "in_channels": 3,
+    "out_channels": 3,
+    "down_block_types": ("DownEncoderBlock2D",) * 4,
+    "up_block_types": ("UpDecoderBlock2D",) * 4,
+    "block_out_channels": (128, 256, 512, 512),
+    "layers_per_block": 2,
+    "act_fn": "silu",
+    "latent_channels": 4,
+    "norm_num_groups": 32,
+    "sample_size": 1024,
+    "scaling_factor": 0.13025,
+    "force_upcast": True,
+}
+TAESDXL: dict = {}  # madebyollin/taesdxl is what AutoencoderTiny's own defaults describe
+PREFIXES = ("first_stage_model.", "vae.")  # of the VAE's weights inside a whole checkpoint
+OLD_ATTENTION = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
+
+
+def load_vae(vae_ckpt: str, slices_per_batch: int = 8) -> SliceVAELatents:
+    """The frozen encoder of a VAE.
+
+    Args:
+        vae_ckpt: folder of a diffusers VAE (or of a pipeline with one in `vae`); `.safetensors` file in the keys of
+            diffusers or of the original release, alone or inside a whole checkpoint, whose own config is taken where
+            `config.json` lies beside it; or a hub id, whose `vae` subfolder is found by itself.
+        slices_per_batch: axial slices encoded or decoded at once.
+
+    Raises:
+        UserError: naming the id or path, where it was looked for and how to bring the files.
+    """
+    path = Path(vae_ckpt).expanduser()
+    try:
+        if path.is_file():
+            vae = _load_file(path)
+        elif path.is_dir():
+            vae = _load_folder(path)
+        else:
+            vae = _load_hub(str(vae_ckpt))
+    except (LocalEntryNotFoundError, EntryNotFoundError, HfHubHTTPError, HFValidationError) as error:
+        raise UserError(_not_found(str(vae_ckpt), error)) from error
+    except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"model.vae_ckpt={vae_ckpt}: {reason}. Give {VAE_HELP}") from error
+    return SliceVAELatents.from_vae(vae, str(vae_ckpt), slices_per_batch)
+
+
+def _load_folder(path: Path) -> AutoencoderKL | AutoencoderTiny:
+    folder = path if (path / "config.json").is_file() else path / "vae"
+    if not (folder / "config.json").is_file():
+        raise ValueError(f"neither {path}/config.json nor {path}/vae/config.json exists")
+    cls = _vae_class(folder / "config.json")
+    return cls.from_pretrained(folder, local_files_only=True, use_safetensors=True, low_cpu_mem_usage=False)
+
+
+def _load_hub(hub_id: str) -> AutoencoderKL | AutoencoderTiny:
+    subfolder, config = _find_config(hub_id)
+    options = {"subfolder": subfolder, "use_safetensors": True, "low_cpu_mem_usage": False}
+    cls = _vae_class(config)
+    try:
+        return cls.from_pretrained(hub_id, local_files_only=True, **options)
+    except OSError:  # no weights in the cache
+        expect_hub()
+    try:
+        with quiet():
+            return cls.from_pretrained(hub_id, **options)
+    except OSError as error:  # diffusers' own words for weights that did not come
+        raise LocalEntryNotFoundError(str(error)) from error
+
+
+def _find_config(hub_id: str) -> tuple[str | None, Path]:
+    """Subfolder and config of a VAE: a whole Stable Diffusion repository keeps it in a subfolder."""
+    places = ("vae", None)
+    for find in (cached_file, hub_file):  # all places in the cache before the hub is asked for any
+        for subfolder in places:
+            try:
+                return subfolder, find(hub_id, "config.json", subfolder)
+            except LocalEntryNotFoundError:  # not in the cache; of `hub_file`: the hub is out of reach
+                if find is hub_file:
+                    raise
+            except EntryNotFoundError:  # not in the repository
+                if subfolder is None:
+                    raise
+    raise AssertionError("the loop returns or raises")
+
+
+def _load_file(path: Path) -> AutoencoderKL | AutoencoderTiny:
+    with safe_open(path, framework="pt") as file:
+        names = list(file.keys())
+        prefix = next((p for p in PREFIXES if any(name.startswith(p) for name in names)), "")
+        # a whole checkpoint is twenty times as large as the VAE in it: only that is read
+        weights = {name.removeprefix(prefix): file.get_tensor(name) for name in names if name.startswith(prefix)}
+    beside = path.parent / "config.json"
+    cls, config, weights = _describe(weights, path)
+    if beside.is_file() and json.loads(beside.read_text()).get("_class_name") == cls.__name__:
+        vae = cls.from_config(json.loads(beside.read_text()))
+    else:
+        vae = cls(**config)
+    if any(name.startswith("encoder.down.") for name in weights):
+        weights = convert_ldm_vae_checkpoint(weights, vae.config)
+    vae.load_state_dict(weights)
+    return vae
+
+
+def _describe(weights: dict[str, Tensor], path: Path) -> tuple[type, dict, dict[str, Tensor]]:
+    """Class, constructor arguments and weights of a file, by its keys."""
+    if "encoder.layers.0.weight" in weights:
+        return AutoencoderTiny, TAESDXL, weights
+    if "encoder.conv_in.weight" not in weights or "decoder.conv_in.weight" not in weights:
+        shown = ", ".join(list(weights)[:3]) or "nothing"
+        raise ValueError(f"{path.name} holds {shown}, …: not the encoder and decoder of a 2D VAE")
+    for old, new in OLD_ATTENTION.items():
+        weights = {name.replace(old, new): value for name, value in weights.items()}
+    return AutoencoderKL, SDXL_VAE, weights
+
+
+def _vae_class(config: Path) -> type:
+    name = json.loads(config.read_text()).get("_class_name")
+    if name not in VAE_CLASSES:
+        raise ValueError(f"{config} names the class {name}, not one of {', '.join(VAE_CLASSES)}")
+    return VAE_CLASSES[name]
+
+
+def _not_found(vae_ckpt: str, error: Exception) -> str:
+    place = "the hub cannot be reached" if isinstance(error, LocalEntryNotFoundError) else "the hub refuses it"
+    if isinstance(error, HFValidationError):  # a path with the wrong number of parts can only have meant a file
+        return f"model.vae_ckpt={vae_ckpt}: no such file or folder ({Path(vae_ckpt).absolute()}). Give {VAE_HELP}"
+    if constants.HF_HUB_OFFLINE:
+        place = "HF_HUB_OFFLINE=1 keeps the hub closed"
+    return (
+        f"model.vae_ckpt={vae_ckpt}: no such file or folder ({Path(vae_ckpt).absolute()}), not in the Hugging Face "
+        f"cache ({constants.HF_HUB_CACHE}), and {place}. Two ways: on a machine with a network run "
+        f"hf download {vae_ckpt} --include 'vae/*.json' --include 'vae/diffusion_pytorch_model.safetensors' (without "
+        "vae/ where the repository is the VAE itself) and copy its cache to that folder or set HF_HOME; or copy the "
+        "VAE's folder or its .safetensors file here and give its path as model.vae_ckpt"
+    )

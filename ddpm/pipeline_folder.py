@@ -1,0 +1,117 @@
+"""Folders of diffusers (`model_index.json`, a sub-folder for each part), checked before anything is built from them.
+
+diffusers writes such folders. Reading one, it would import whatever class the index names (and then refuse most of
+ours), fill missing weights with random ones, and note the path in the next folder. Here a folder names classes
+of our registry alone, has all weights and no more, holds no link that leads out of it, and keeps no path.
+"""
+
+import json
+import os
+from pathlib import Path
+
+from diffusers import SchedulerMixin
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+from common.errors import UserError
+from ddpm.registry import MOVED, PARTS, SCHEDULERS
+
+INDEX = "model_index.json"
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+OURS = ("denoiser", "xray_encoder", "lift", "prior", "pose_guess", "latent_encoder")
+OPTIONAL = ("lift", "prior", "pose_guess")
+
+
+def is_folder(path: str | Path) -> bool:
+    """Whether this is a folder with an index of diffusers."""
+    return (Path(path) / INDEX).is_file()
+
+
+def check_index(folder: str | Path, linked: bool = False) -> list[str]:
+    """The parts of a pipeline that a folder holds, its scheduler among them.
+
+    Args:
+        linked: its files are links, as in the cache of the hub.
+
+    Raises:
+        UserError: no index, an index that names other classes than ours, a file that is missing, or a link that leads
+            out of the folder; nothing has been built then.
+    """
+    folder = Path(folder)
+    if not is_folder(folder):
+        raise UserError(f"{folder}: no {INDEX} in it; give a folder that python evaluation/export.py wrote")
+    index = _json(folder / INDEX)
+    if index.get("_class_name") != "XrayToCTPipeline":
+        raise UserError(f"{folder / INDEX}: of the class {index.get('_class_name')}, not XrayToCTPipeline")
+    if not isinstance(index.get("protocol"), dict):
+        raise UserError(f"{folder / INDEX}: no protocol of the data in it; export the checkpoint again")
+    parts = [name for name in OURS if name not in OPTIONAL or index.get(name) not in (None, [None, None])]
+    for name in (*parts, "scheduler"):
+        known = SCHEDULERS if name == "scheduler" else PARTS
+        found = index.get(name)
+        allowed = {(_library(cls), cls_name) for cls_name, cls in known.items()}
+        module, *rest = map(str, found) if isinstance(found, list) and found else (found,)
+        if (MOVED.get(module, module), *rest) not in allowed:
+            raise UserError(f"{folder / INDEX}: {name} is {found}, not one of {', '.join(known)}; nothing was run")
+        files = ["scheduler_config.json"] if name == "scheduler" else ["config.json", WEIGHTS]
+        for file in (folder / name / file for file in files):
+            if not file.is_file():
+                raise UserError(f"{file}: missing; copy the whole folder again")
+            if not linked and not file.resolve().is_relative_to(folder.resolve()):
+                raise UserError(f"{file}: a link that leads out of its folder; copy the file itself there")
+            config = _json(file) if file.suffix == ".json" else {}
+            if config.get("_class_name", found[1]) != found[1]:
+                raise UserError(f"{file}: of the class {config['_class_name']} where {INDEX} names {found[1]}")
+    return [*parts, "scheduler"]
+
+
+def read_part(folder: str | Path, name: str) -> nn.Module | SchedulerMixin:
+    """One part of a folder that `check_index` let pass, with exactly the weights that lie there.
+
+    Raises:
+        UserError: a config that its class refuses, or weights that are damaged, missing or left over.
+    """
+    place, cls_name = Path(folder) / name, _json(Path(folder) / INDEX)[name][1]
+    if name == "scheduler":
+        return SCHEDULERS[cls_name].from_config(_json(place / "scheduler_config.json"))
+    config = {key: value for key, value in _json(place / "config.json").items() if not key.startswith("_")}
+    try:
+        part = PARTS[cls_name](**config)
+        part.load_state_dict(load_file(place / WEIGHTS))
+    except SafetensorError as error:
+        raise UserError(f"{place / WEIGHTS}: truncated or not a safetensors file; copy it again") from error
+    except (RuntimeError, TypeError, ValueError, KeyError) as error:
+        raise UserError(f"{place}: config and weights do not make a {cls_name}: {str(error)[:300]}") from error
+    return part.eval()
+
+
+def read_settings(folder: str | Path) -> dict:
+    """The rest of an index: `protocol` of the data, and `sampling` where it says how to sample."""
+    index = _json(Path(folder) / INDEX)
+    return {name: index[name] for name in ("protocol", "sampling") if isinstance(index.get(name), dict)}
+
+
+def forget_paths(folder: str | Path) -> None:
+    """Takes the path that diffusers notes out of every config of a folder: it may hold a name."""
+    for file in (Path(folder) / INDEX, *Path(folder).glob("*/*config.json")):
+        content = _json(file)
+        if content.pop("_name_or_path", None) is not None:
+            beside = file.with_suffix(".partial")
+            beside.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+            os.replace(beside, file)
+
+
+def _library(cls: type) -> str:
+    """How diffusers calls the place of a class: its own by the first word."""
+    return "diffusers" if cls.__module__.startswith("diffusers.") else cls.__module__
+
+
+def _json(file: Path) -> dict:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{file}: not readable as JSON ({type(error).__name__}); copy it again") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{file}: not a JSON object; copy it again")
+    return content

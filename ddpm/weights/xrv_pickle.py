@@ -1,0 +1,70 @@
+"""Weights out of a network that was pickled whole, without importing or running anything that the file names.
+
+Some published networks are such files. Every network class in one becomes an empty shell that only holds parameters;
+beyond shells, tensors and plain containers nothing is built.
+"""
+
+import pickle
+import tarfile
+import types
+import warnings
+from collections import OrderedDict
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ddpm.weights.safe_load import DAMAGED, expect_stored
+
+NETWORKS = ("torch.nn.modules.", "torchvision.models.", "torchxrayvision.models")
+ALLOWED = {
+    ("collections", "OrderedDict"): OrderedDict,
+    ("builtins", "set"): set,
+    ("__builtin__", "set"): set,  # written by protocol 2
+    ("torch._utils", "_rebuild_tensor_v2"): torch._utils._rebuild_tensor_v2,
+    ("torch._utils", "_rebuild_parameter"): torch._utils._rebuild_parameter,
+    ("torch", "FloatStorage"): torch.FloatStorage,
+    ("torch", "LongStorage"): torch.LongStorage,
+    ("torch", "DoubleStorage"): torch.DoubleStorage,
+}
+
+
+class _Shell(nn.Module):
+    """Stands for any network: parameters, buffers and children."""
+
+
+class _Unpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> type:
+        if (module, name) in ALLOWED:
+            return ALLOWED[module, name]
+        if f"{module}.".startswith(NETWORKS):
+            return _Shell
+        raise pickle.UnpicklingError(f"it names {module}.{name}, which no network needs")
+
+
+def _load(file, **options) -> object:
+    return _Unpickler(file, **options).load()
+
+
+def network_weights(file: Path) -> dict[str, Tensor]:
+    """State dict of a pickled network, or of a pickled state dict.
+
+    Raises:
+        ValueError: for a file that names anything else, or that is none; nothing in it was run.
+    """
+    expect_stored(file)
+    if tarfile.is_tarfile(file):  # torch's oldest format is unpacked onto the disk to be read
+        raise ValueError("a tar archive; nothing in the file was run")
+    reader = types.SimpleNamespace(Unpickler=_Unpickler, load=_load, __name__="restricted")
+    try:
+        with warnings.catch_warnings():  # the source of a shell is not that of the class it stands for
+            warnings.simplefilter("ignore")
+            content = torch.load(file, map_location="cpu", pickle_module=reader)
+        weights = nn.Module.state_dict(content) if isinstance(content, nn.Module) else content
+    except DAMAGED as error:
+        raise ValueError(f"{str(error)[:160]}; nothing in the file was run") from error
+    if isinstance(weights, dict):
+        weights = weights.get("state_dict", weights)
+    if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
+        raise ValueError("neither a network nor its state dict")
+    return weights

@@ -1,0 +1,130 @@
+"""torchxrayvision's DenseNet-121, trained to name the findings of chest X-rays, as X-ray encoder."""
+
+import warnings
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from diffusers.configuration_utils import register_to_config
+from jaxtyping import Float
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from common.errors import UserError
+from ddpm.weights.xrv_pickle import network_weights
+from ddpm.xray_encoder.pretrained import KEY, PretrainedXrayEncoder
+
+RANGE = 1024.0  # the library's images lie in [-1024, 1024]
+CACHE = Path("~/.torchxrayvision/models_data")  # where the library keeps what it downloaded
+
+
+class TorchXRayVisionEncoder(PretrainedXrayEncoder):
+    """Embedding: the 1024 pooled features before its classifier; map: the same features in place.
+
+    Cohen et al., "TorchXRayVision" (2022). Being convolutional, it takes other sizes: the map lies at a 32nd.
+
+    Args:
+        densenet: `growth_rate`, `block_config` and `num_init_features` of the library's class, if not its own.
+        image_size: 224 is what it was trained on; a multiple of 32.
+        source: name or file that it came from, for the record.
+    """
+
+    channels = 1
+    interpolation = "bilinear"
+
+    @register_to_config
+    def __init__(self, densenet: dict | None = None, image_size: int = 224, source: str = ""):
+        super().__init__()
+        if image_size % 32:
+            raise ValueError(f"model.xray_encoder.image_size={image_size}: must be a multiple of 32")
+        self.network = _library().models.DenseNet(**(densenet or {})).features
+        self.embedding_dim = self.feature_channels = self.network.norm5.num_features
+
+    @classmethod
+    def from_weights(cls, weights: str, image_size: int = 224) -> "TorchXRayVisionEncoder":
+        """The network of a published name, such as `densenet121-res224-all`, or of a file.
+
+        Args:
+            weights: name, or path of a file: the library's own (a pickled network) or a state dict of it.
+
+        Raises:
+            UserError: for an unknown name, or a file that is missing or holds something else.
+        """
+        file = _find(weights)
+        try:
+            state = _read(file)
+            encoder = cls(_architecture(state), image_size, str(weights))
+            own = {k.removeprefix("features."): v for k, v in state.items() if k.startswith("features.")}
+            encoder.network.load_state_dict(own)
+        except (KeyError, ValueError, RuntimeError, AttributeError, SafetensorError) as error:
+            reason = " ".join(str(error).split())[:300]
+            raise UserError(
+                f"{KEY}={weights}: {file} is no DenseNet of torchxrayvision ({reason}). Where the file is trusted, "
+                "save its state_dict() with safetensors and give that file"
+            ) from error
+        return encoder.eval()
+
+    def preprocess(self, image: Float[Tensor, "n 1 h w"]) -> Float[Tensor, "n 1 s s"]:
+        """Images in [0, 1], as the library's `normalize` gives them."""
+        size = (self.config.image_size, self.config.image_size)
+        if image.shape[-2:] != size:
+            image = F.interpolate(image, size, mode=self.interpolation, antialias=True, align_corners=False)
+        return (2.0 * image - 1.0) * RANGE
+
+    def encode_image(self, image: Float[Tensor, "n 1 s s"]) -> tuple[Float[Tensor, "n e"], Float[Tensor, "n f y x"]]:
+        """One pass for both."""
+        maps = F.relu(self.network(image))
+        return maps.mean(dim=(2, 3)), maps
+
+
+def _library():
+    with warnings.catch_warnings():  # it silences all warnings of the process when imported
+        import torchxrayvision
+
+        return torchxrayvision
+
+
+def _find(weights: str) -> Path:
+    path = Path(weights).expanduser()
+    if path.is_file():
+        return path
+    models = _library().models
+    known = sorted(name for name in models.model_urls if name.startswith("densenet"))
+    if weights not in known:
+        raise UserError(f"{KEY}={weights}: no such file, and not one of {', '.join(known)}")
+    url = models.model_urls[weights]["weights_url"]
+    cached = CACHE.expanduser() / url.rpartition("/")[2]
+    try:
+        # beside the target, then renamed: the library takes a file that was cut off for a whole one
+        if not cached.is_file():
+            cached.parent.mkdir(parents=True, exist_ok=True)
+            torch.hub.download_url_to_file(url, str(cached), progress=False)
+    except OSError as error:
+        raise UserError(
+            f"{KEY}={weights}: not in {cached.parent}, and not to be had from {url} ({type(error).__name__}). Two "
+            f"ways: download {url} on a machine with a network and put it there; or give its path as {KEY}. "
+            "model/xray_encoder=cnn needs no file"
+        ) from error
+    return cached
+
+
+def _read(file: Path) -> dict[str, Tensor]:
+    return load_file(file) if file.suffix == ".safetensors" else network_weights(file)
+
+
+def _architecture(state: dict[str, Tensor]) -> dict:
+    """Constructor arguments of the library's class, read off the shapes of its weights."""
+    blocks: dict[int, int] = {}
+    for name in state:
+        if ".denseblock" in name:
+            _, block, layer, *_ = name.split(".")
+            number = int(block.removeprefix("denseblock"))
+            blocks[number] = max(blocks.get(number, 0), int(layer.removeprefix("denselayer")))
+    return {
+        "num_init_features": state["features.conv0.weight"].shape[0],
+        "growth_rate": state["features.denseblock1.denselayer1.conv2.weight"].shape[0],
+        "bn_size": state["features.denseblock1.denselayer1.conv1.weight"].shape[0]
+        // state["features.denseblock1.denselayer1.conv2.weight"].shape[0],
+        "block_config": [blocks[number] for number in sorted(blocks)],
+    }

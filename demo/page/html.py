@@ -1,0 +1,99 @@
+"""The pieces of HTML that the page writes while it works: an X-ray as it was seen, progress, what went wrong.
+
+Pictures stand inside the page as data: no copy of a patient's X-ray is left in a cache of files.
+"""
+
+import base64
+import html
+from pathlib import Path
+
+from demo.service.messages import Progress, Seen
+
+MARK = "Synthetic, not for diagnosis"
+
+
+def heading(about: dict) -> str:
+    """What this is, which model it runs, and that nothing here is for diagnosis."""
+    size = " × ".join(str(n) for n in about["volume_size"])
+    low, high = about["window"]
+    facts = [f"{size} voxels", f"{low:g} to {high:g} HU".replace("-", "−"), str(about["device"]).upper()]
+    name = _checkpoint_name(about.get("checkpoint"))
+    if name:
+        facts.append(name)
+    shown = "".join(f"<li>{html.escape(fact)}</li>" for fact in facts)
+    return (
+        '<header class="xc-head"><div><h1>xray2ct</h1><p>From one chest X-ray to a CT volume</p></div>'
+        f'<ul aria-label="model">{shown}</ul>'
+        '<button type="button" id="xc-theme" title="light or dark">Light / dark</button></header>'
+    )
+
+
+def banner(about: dict) -> str:
+    """The strip that stays: the mark, and for phantom weights that the anatomy is a drawing."""
+    more = (
+        " The phantom weights know drawings of a chest and no patient: <strong>the anatomy is a drawing.</strong>"
+        if about["phantom"]
+        else ""
+    )
+    return f'<p class="xc-banner" role="note"><strong>{MARK}.</strong>{more}</p>'
+
+
+def welcome() -> str:
+    """What stands where a result will be."""
+    return (
+        '<div class="xc-welcome"><p>Drop a frontal chest X-ray on the left, or take a sample, then generate.</p>'
+        "<p>The volume appears here: axial, coronal, sagittal and in 3D, with its HU under the crosshair.</p></div>"
+    )
+
+
+def seen(look: Seen) -> str:
+    """The X-ray as the model sees it, with its orientation and warnings."""
+    warnings = "".join(f'<li role="alert">{html.escape(line)}</li>' for line in look.warnings)
+    return (
+        f'<figure class="xc-seen">{picture(look.picture, "the X-ray as the model sees it")}'
+        f"<figcaption>As the model sees it. {html.escape(look.orientation)}</figcaption></figure>"
+        + (f'<ul class="xc-warnings">{warnings}</ul>' if warnings else "")
+    )
+
+
+def progress(news: Progress, slices: str) -> str:
+    """A bar by denoising step, the time left, and the middle slices `slices` of the current prediction."""
+    if news.ahead:
+        line, value = f"Waiting: {news.ahead} before you", ""
+    elif news.step == 0:
+        line, value = "Starting", ""
+    else:
+        line, value = f"Denoising step {news.step} of {news.steps}", f' value="{news.step}"'
+    left = "" if news.seconds_left is None or news.ahead else f"about {duration(news.seconds_left)} left"
+    body = (
+        f'<figure class="xc-preview">{slices}<figcaption>The current prediction. {MARK}.</figcaption></figure>'
+        if slices
+        else ""
+    )
+    return (
+        f'<div class="xc-progress" role="status"><div class="xc-progress-line"><span>{line}</span><span>{left}</span>'
+        f'</div><progress max="{max(1, news.steps)}"{value} aria-label="progress"></progress>{body}</div>'
+    )
+
+
+def message(text: str, kind: str = "error") -> str:
+    """A line about what went wrong, or `kind` "note" for what was asked for."""
+    role = "alert" if kind == "error" else "status"
+    return f'<p class="xc-message xc-{kind}" role="{role}">{html.escape(text)}</p>'
+
+
+def picture(path: Path, alt: str) -> str:
+    """A PNG as data inside the page."""
+    data = base64.b64encode(Path(path).read_bytes()).decode("ascii")
+    return f'<img src="data:image/png;base64,{data}" alt="{html.escape(alt)}">'
+
+
+def duration(seconds: float) -> str:
+    """`seconds` as it is said: "7 s", "2 min 5 s"."""
+    whole = max(0, round(seconds))
+    return f"{whole} s" if whole < 60 else f"{whole // 60} min {whole % 60} s"
+
+
+def _checkpoint_name(checkpoint) -> str:
+    file = checkpoint.get("file") if isinstance(checkpoint, dict) else checkpoint
+    return Path(str(file)).name if file else ""

@@ -1,0 +1,203 @@
+"""The page of the demo: an X-ray goes in on the left, the volume appears on the right.
+
+The layout and its events are Gradio's. What a result looks like is built in the browser by `viewer/page.js`, from the
+same JSON that programs get.
+"""
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import gradio as gr
+
+from common.errors import UserError
+from demo.page import html as parts
+from demo.page.api import plain
+from demo.service.examples import ALIGN, SAMPLES, draw_sample
+from demo.service.messages import Cancelled, Result, Wishes
+from demo.service.service import Service
+
+HERE = Path(__file__).resolve().parent
+VIEWS = [("as the file says, else PA", ""), ("PA", "PA"), ("AP", "AP")]
+ALIGNMENTS = [("as the model was trained", ""), ("by its lungs", "lungs"), ("as it lies", "none")]
+FONTS = ("system-ui", "-apple-system", "Segoe UI", "sans-serif")
+MODULE = "await import(new URL('viewer/page.js', document.baseURI).href)"
+START, SHOW = f"async () => {{ ({MODULE}).start() }}", f"async (result) => {{ ({MODULE}).show(result) }}"
+
+
+def page_options() -> dict:
+    """Arguments of `gr.mount_gradio_app` that belong to the page: its looks and its script, nothing from elsewhere."""
+    mono = ("ui-monospace", "Consolas", "monospace")
+    theme = gr.themes.Base(
+        primary_hue="cyan", neutral_hue="slate", radius_size="sm", text_size="sm", font=FONTS, font_mono=mono
+    )
+    head = '<script type="module" src="viewer/page.js"></script><link rel="icon" href="data:,">'
+    css = [HERE / "viewer" / "page.css"]
+    return {"theme": theme, "head": head, "css_paths": css}
+
+
+def build_page(service: Service) -> gr.Blocks:
+    """The page over a service; it touches nothing but the service and what it is sent."""
+    events = _Events(service)
+    sampler = service.samplers[service.default_sampler]
+    kept = max(60, int(service.about["keep_minutes"] * 60))
+    plainly = {"apply_default_css": False}
+    with gr.Blocks(
+        title="xray2ct: chest X-ray to CT, synthetic",
+        analytics_enabled=False,
+        fill_width=True,
+        delete_cache=(60, kept),
+    ) as page:
+        gr.HTML(parts.heading(service.about) + parts.banner(service.about), elem_id="xc-heading", **plainly)
+        with gr.Row(elem_id="xc-body"):
+            with gr.Column(scale=0, min_width=330, elem_id="xc-side"):
+                xray = gr.File(label="X-ray: PNG, JPG, DICOM or NIfTI", height=104, elem_id="xc-xray")
+                example = gr.Radio(SAMPLES, label="or an embedded phantom", elem_id="xc-samples")
+                with gr.Row():
+                    make = gr.Button("Generate CT", variant="primary", elem_id="xc-generate", scale=3)
+                    stop = gr.Button("Cancel", elem_id="xc-cancel", interactive=False, scale=1, min_width=80)
+                seen = gr.HTML(elem_id="xc-seen", **plainly)
+                truth = gr.File(label="True CT to compare with, optional: NIfTI", height=88, elem_id="xc-truth")
+                own_truth = gr.Checkbox(label="Compare with the sample's true CT", visible=False, elem_id="xc-own")
+                with gr.Accordion("Advanced", open=False, elem_id="xc-advanced"):
+                    names = list(service.samplers)
+                    chosen = gr.Dropdown(names, value=service.default_sampler, label="Sampler")
+                    steps = gr.Number(sampler["steps"], label="Steps", precision=0, minimum=1)
+                    guided = service.about["guided"]
+                    guidance = gr.Number(
+                        sampler.get("guidance_scale", 1.0),
+                        label="Guidance" if guided else "Guidance: 1, as this model always saw its X-ray",
+                        minimum=0,
+                        step=0.1,
+                        interactive=guided,
+                    )
+                    samples = gr.Number(1, label=f"Samples, at most {service.max_samples}", precision=0, minimum=1)
+                    seed = gr.Number(0, label="Seed", precision=0, minimum=0)
+                    view = gr.Dropdown(VIEWS, value="", label="View of the X-ray")
+                    align = gr.Dropdown(ALIGNMENTS, value="", label="Lay the X-ray")
+            with gr.Column(scale=1, min_width=640, elem_id="xc-main"):
+                status = gr.HTML(parts.welcome(), elem_id="xc-status", **plainly)
+                gr.HTML('<div id="xc-result"></div>', elem_id="xc-result-home", **plainly)
+        result = gr.JSON(visible="hidden", elem_id="xc-json")
+        about = {"api_visibility": "private", "show_progress": "hidden"}
+
+        looked = {"concurrency_limit": 4, **about}
+        example.input(events.sampled, [example, view, align], [xray, own_truth, seen], **looked)
+        xray.upload(events.uploaded, [xray, view, align], [example, own_truth, seen], **looked)
+        xray.clear(lambda: "", None, seen, **about)
+        for changed in (view.input, align.input):
+            changed(events.seen, [xray, example, view, align], seen, **looked)
+        chosen.change(events.defaults, chosen, [steps, guidance], **about)
+        asked = [chosen, steps, guidance, seed, samples, view, align]
+        make.click(None, js=START, api_visibility="private")
+        made = make.click(
+            events.generate,
+            [xray, example, truth, own_truth, *asked],
+            [status, result, make, stop],
+            concurrency_limit=None,
+            api_name="page_generate",  # /generate is the programs' door
+            **about,
+        )
+        made.then(None, result, js=SHOW, api_visibility="private")
+        stop.click(events.cancel, None, None, queue=False, **about)
+        page.unload(events.left)
+    return page
+
+
+class _Events:
+    """What the page's controls do; one for all visitors, told apart by their session."""
+
+    def __init__(self, service: Service):
+        self.service = service
+        self.running: dict[str, threading.Event] = {}
+
+    def seen(self, xray, example, view, align):
+        """The X-ray as the model sees it, or why it cannot be read."""
+        if not xray and not example:
+            return ""
+        try:
+            return parts.seen(self.service.look(*self._asked(xray, example, view, align)))
+        except UserError as error:
+            return parts.message(str(error))
+
+    def sampled(self, example, view, align):
+        """A sample takes the place of an upload, and brings its true CT."""
+        return None, gr.update(visible=True), self.seen(None, example, view, align)
+
+    def uploaded(self, xray, view, align):
+        """An upload takes the place of a sample."""
+        return None, gr.update(visible=False, value=False), self.seen(xray, None, view, align)
+
+    def defaults(self, sampler):
+        """Steps and guidance of a sampler."""
+        node = self.service.samplers[sampler]
+        return node["steps"], node.get("guidance_scale", 1.0)
+
+    def generate(
+        self,
+        xray,
+        example,
+        truth,
+        own_truth,
+        sampler,
+        steps,
+        guidance,
+        seed,
+        samples,
+        view,
+        align,
+        request: gr.Request,
+    ) -> Iterator[tuple]:
+        """Status, result, and which buttons can be pressed, again and again until the volume is there."""
+        wait = (gr.update(interactive=False), gr.update(interactive=True))
+        ready = (gr.update(interactive=True), gr.update(interactive=False))
+        if not xray and not example:
+            yield _said(parts.message("Give an X-ray, or take a sample.", "note")), None, *ready
+            return
+        key, cancelled = request.session_hash, threading.Event()
+        self.cancel(request)
+        self.running[key] = cancelled
+        slices = ""
+        try:
+            path, view, align = self._asked(xray, example, view, align)
+            wishes = Wishes(sampler, steps, guidance, seed, samples, view, align)
+            ct = draw_sample(example, self._samples()).truth if example and own_truth else truth
+            result = None
+            for news in self.service.generate(path, wishes, Path(ct) if ct else None, cancelled):
+                if isinstance(news, Result):
+                    result = plain(news)  # the service ends by itself: stopped here, it would take the files back
+                    continue
+                if news.slices is not None and news.slices.is_file():
+                    slices = parts.picture(news.slices, "middle slices of the current prediction")
+                yield _said(parts.progress(news, slices)), None, *wait
+            yield gr.update(value="", visible=False), result, *ready
+        except Cancelled:
+            yield _said(parts.message("Cancelled. Nothing was kept.", "note")), None, *ready
+        except UserError as error:
+            yield _said(parts.message(str(error))), None, *ready
+        finally:
+            if self.running.get(key) is cancelled:
+                del self.running[key]
+
+    def cancel(self, request: gr.Request) -> None:
+        """Takes back what this visitor asked for."""
+        running = self.running.get(request.session_hash)
+        if running is not None:
+            running.set()
+
+    def left(self, request: gr.Request) -> None:
+        """The page was closed."""
+        self.cancel(request)
+
+    def _asked(self, xray, example, view, align) -> tuple[Path, str, str]:
+        """The file, its view and how it is to be laid: a sample lies as those of training do, unless asked."""
+        if xray:
+            return Path(xray), view, align
+        return draw_sample(example, self._samples()).xray, view, align or ALIGN
+
+    def _samples(self) -> Path:
+        return self.service.store.uploads
+
+
+def _said(html: str) -> dict:
+    return gr.update(value=html, visible=True)

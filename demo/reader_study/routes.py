@@ -1,0 +1,292 @@
+"""The readers' page of a blinded study: a reader logs in, sees one volume at a time, and answers its questions.
+
+What must not tell an arm, and how: a volume's address is a keyed hash of reader and position, so neither its code nor
+its repeat shows; it is sent whole, uncompressed (a smooth volume packs better), without the file's time or name, and
+all files of a study must have one size and one header, or the page refuses to start. Only the current volume of the
+reader who asks is ever sent. The sealed key is not needed and never opened.
+
+`readers_app` is mounted under `/readers`; the page takes the viewer from `../viewer/viewer.js`.
+"""
+
+import hashlib
+import hmac
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+from urllib.parse import urlsplit
+
+from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request, Response
+from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from common.errors import UserError
+from demo.reader_study.access import Brake, Session, Sessions, reader_codes, reader_of
+from demo.reader_study.answers import Answers, ClosedReading, Reading
+from evaluation.readers.study_folder import Study, read_study
+
+PAGE = Path(__file__).resolve().parent / "page"
+PAGES = {"": "index.html", "readers.js": "readers.js", "questions.js": "questions.js", "readers.css": "readers.css"}
+COOKIE = "reader_session"
+LONGEST_BODY = 4096  # bytes of a request
+CHUNK = 1 << 20
+NIFTI_HEADER = 352  # bytes before the first voxel
+HEADERS = {
+    "Cache-Control": "no-store, no-transform",
+    # NiiVue starts its decoders from blobs, and its shaders' fonts come as data
+    "Content-Security-Policy": "default-src 'self'; img-src 'self' data: blob:; font-src 'self' data:; "
+    "connect-src 'self' data: blob:; worker-src 'self' blob:; style-src 'self' 'unsafe-inline'; "
+    "script-src 'self' 'wasm-unsafe-eval'; frame-ancestors 'none'; base-uri 'none'; form-action 'self'",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+
+
+class Code(BaseModel):
+    """What a reader types to log in."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+    code: str = Field(max_length=100)
+
+
+class Place(BaseModel):
+    """Which reading a request is about, and how long its volume was on the screen since the last request."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+    reading: str = Field(max_length=100)
+    seconds: float = Field(0.0, ge=0.0, le=86_400.0, allow_inf_nan=False)
+
+
+class Given(Place):
+    """One answer, None to take it back."""
+
+    question: str = Field(max_length=100)
+    answer: int | None
+
+
+class Desk:
+    """What the routes share: the study, its answers, the codes, the sessions."""
+
+    def __init__(self, study: Path, answers: Path | None):
+        self.study = read_study(study)
+        folder = self.study.folder / "answers" if answers is None else Path(answers)
+        self.files = volume_files(self.study)
+        self.answers = Answers(folder / "answers.sqlite", self.study)
+        self.answers.export_all()
+        self.codes = reader_codes(folder / "access_codes.txt", self.study.orders)
+        self.sessions, self.brake = Sessions(), Brake()
+
+    def name(self, reader: str, position: int) -> str:
+        """What a reading is called outside: the same after a restart, and saying nothing."""
+        place = f"{reader}/{position}".encode()
+        return hmac.new(self.answers.secret, place, hashlib.sha256).hexdigest()[:32]
+
+    def current(self, reader: str, name: str) -> Reading | None:
+        """The reader's open reading, if that is what `name` names."""
+        reading = self.answers.current(reader)
+        named = reading and hmac.compare_digest(self.name(reader, reading.position).encode(), name.encode())
+        return reading if named else None
+
+    def state(self, session: Session) -> dict:
+        """All that the page shows."""
+        about, reading = self.study.about, self.answers.open(session.reader)
+        state = {
+            "title": about.get("title", ""),
+            "mark": about.get("mark", ""),
+            "window": about.get("window"),
+            "questions": [{"name": q.name, "text": q.text, "choices": list(q.choices)} for q in self.study.questions],
+            "total": len(self.study.orders[session.reader]),
+            "proof": session.proof,
+            "reading": None,
+        }
+        if reading is not None:
+            name = self.name(session.reader, reading.position)
+            state |= {"reading": name, "volume": f"volume/{name}.nii"}
+            state |= {"position": reading.position, "answers": reading.answers}
+        return state
+
+
+def readers_app(study: str | Path, answers: str | Path | None = None) -> FastAPI:
+    """The readers' page as an app to mount under `/readers`.
+
+    Args:
+        study: folder of the study.
+        answers: folder for `answers.sqlite`, the tables written from it and `access_codes.txt`; None = the study's
+            own `answers`, where the analysis looks.
+
+    Raises:
+        UserError: no study, a volume missing or unlike the others, answers or codes that belong to another study.
+    """
+    app = FastAPI(title="Reader study", docs_url=None, redoc_url=None, openapi_url=None, max_body_size=LONGEST_BODY)
+    app.state.desk = Desk(Path(study), answers)
+    app.add_middleware(Headers)
+    app.include_router(routes)
+    return app
+
+
+def volume_files(study: Study) -> dict[str, Path]:
+    """The file of every item, all of one size and header.
+
+    Raises:
+        UserError: a file outside of the study's `volumes`, missing, or unlike the others, which would unblind.
+    """
+    inside, files, first = (study.folder / "volumes").resolve(), {}, None
+    for entry in study.about["items"]:
+        path = (study.folder / entry["file"]).resolve()
+        if inside not in path.parents:
+            raise UserError(f"{study.folder}/study.json: file={entry['file']} lies outside of volumes/; restore it")
+        if not path.is_file():
+            raise UserError(f"{path}: no such file; restore the study's volumes")
+        with open(path, "rb") as file:
+            found = (path.stat().st_size, file.read(NIFTI_HEADER))
+        first = first or found
+        if found != first:
+            raise UserError(f"{path}: its size or header differs from the others', which unblinds; restore it")
+        files[entry["item"]] = path
+    lacking = {code for order in study.orders.values() for code in order} - set(files)
+    if lacking:
+        raise UserError(f"{study.folder}/study.json: {sorted(lacking)[0]} is read but is no item; restore the file")
+    return files
+
+
+def desk_of(request: Request) -> Desk:
+    return request.app.state.desk
+
+
+def reader_session(request: Request) -> Session:
+    """Who asks; nobody else gets further than the login."""
+    session = desk_of(request).sessions.find(request.cookies.get(COOKIE))
+    if session is None:
+        raise HTTPException(401, "Please log in.")
+    return session
+
+
+def from_this_page(request: Request) -> None:
+    """Refuses what another site makes a browser send."""
+    origin, fetch = request.headers.get("origin"), request.headers.get("sec-fetch-site", "same-origin")
+    if fetch != "same-origin" or (origin and urlsplit(origin).netloc != request.headers.get("host")):
+        raise HTTPException(403, "This request came from another site.")
+
+
+def proven_session(request: Request, session: Annotated[Session, Depends(reader_session)]) -> Session:
+    """The session of a request that changes something: it must show what only the page has read."""
+    from_this_page(request)
+    if not hmac.compare_digest(request.headers.get("x-proof", "").encode(), session.proof.encode()):
+        raise HTTPException(403, "This request did not come from the readers' page.")
+    return session
+
+
+routes = APIRouter()
+TheDesk = Annotated[Desk, Depends(desk_of)]
+TheSession = Annotated[Session, Depends(reader_session)]
+Proven = Annotated[Session, Depends(proven_session)]
+
+
+@routes.post("/api/login", dependencies=[Depends(from_this_page)])
+def log_in(request: Request, given: Code, desk: TheDesk) -> Response:
+    address = request.client.host if request.client else ""
+    wait = desk.brake.enter(address)
+    if wait > 0:
+        seconds = int(wait) + 1
+        message = {"detail": f"Too many wrong codes. Please wait {seconds} seconds."}
+        return JSONResponse(message, 429, headers={"Retry-After": str(seconds)})
+    reader = reader_of(given.code, desk.codes)
+    if reader is None:
+        raise HTTPException(401, "This code is not known. Please check it.")
+    desk.brake.forgive(address)
+    token = desk.sessions.start(reader)
+    response = JSONResponse(desk.state(desk.sessions.find(token)))
+    path = request.scope.get("root_path", "") + "/"
+    secure = request.url.scheme == "https"
+    response.set_cookie(COOKIE, token, httponly=True, samesite="strict", secure=secure, path=path)
+    return response
+
+
+@routes.post("/api/logout")
+def log_out(request: Request, session: Proven, desk: TheDesk) -> Response:
+    desk.sessions.end(request.cookies.get(COOKIE))
+    response = JSONResponse({})
+    response.delete_cookie(COOKIE, path=request.scope.get("root_path", "") + "/")
+    return response
+
+
+@routes.get("/api/reading")
+def show_reading(session: TheSession, desk: TheDesk) -> dict:
+    return desk.state(session)
+
+
+@routes.post("/api/answer")
+def save_answer(given: Given, session: Proven, desk: TheDesk) -> dict:
+    position = _open_position(desk, session, given)
+    try:
+        desk.answers.save(session.reader, position, given.question, given.answer, given.seconds)
+    except ClosedReading as error:
+        raise _closed() from error
+    except ValueError as error:
+        raise HTTPException(422, str(error)) from error
+    return {"saved": given.answer}
+
+
+@routes.post("/api/next")
+def next_reading(given: Place, session: Proven, desk: TheDesk) -> dict:
+    """Locks the current reading and gives the next one."""
+    position = _open_position(desk, session, given)
+    try:
+        desk.answers.close(session.reader, position, given.seconds)
+    except ClosedReading as error:
+        raise _closed() from error
+    return desk.state(session)
+
+
+@routes.get("/volume/{name}.nii")
+def send_volume(name: str, session: TheSession, desk: TheDesk) -> Response:
+    """The volume of the reader's open reading; every other name is unknown, whoever it may belong to."""
+    reading = desk.current(session.reader, name)
+    if reading is None:
+        raise HTTPException(404, "Not found")
+    path = desk.files[reading.item]
+    # Said to be encoded already, so that nobody on the way packs it: the packed size would tell smooth from noisy.
+    headers = {"Content-Length": str(path.stat().st_size), "Content-Encoding": "identity"}
+    return StreamingResponse(_chunks(path), media_type="application/octet-stream", headers=headers)
+
+
+@routes.get("/")
+@routes.get("/{name}")
+def send_page(name: str = "") -> Response:
+    if name not in PAGES:
+        raise HTTPException(404, "Not found")
+    return FileResponse(PAGE / PAGES[name])
+
+
+def _open_position(desk: Desk, session: Session, given: Place) -> int:
+    reading = desk.current(session.reader, given.reading)
+    if reading is None:
+        raise _closed()
+    return reading.position
+
+
+def _closed() -> HTTPException:
+    return HTTPException(409, "This volume was finished in another window.")
+
+
+def _chunks(path: Path) -> Iterator[bytes]:
+    with open(path, "rb") as file:
+        while chunk := file.read(CHUNK):
+            yield chunk
+
+
+class Headers:
+    """Adds `HEADERS` to every response."""
+
+    def __init__(self, app: ASGIApp):
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_with_headers(message: dict) -> None:
+            if message["type"] == "http.response.start":
+                own = [(name.lower().encode(), value.encode()) for name, value in HEADERS.items()]
+                message["headers"] = [*message.get("headers", []), *own]
+            await send(message)
+
+        await self.app(scope, receive, send_with_headers)

@@ -1,0 +1,121 @@
+"""The application: page, API, viewer files, result files and the reader study behind one guard."""
+
+import os
+from pathlib import Path
+
+from fastapi import FastAPI, HTTPException
+from fastapi.responses import FileResponse, RedirectResponse
+
+from common.errors import UserError
+from demo.server.security import LOOPBACK, Guard
+from demo.service.messages import RESULT_FILES
+from demo.service.service import Service
+
+DEMO = Path(__file__).resolve().parent.parent
+NIIVUE = DEMO / "node_modules" / "@niivue" / "niivue" / "dist" / "index.js"
+VIEWER = DEMO / "page" / "viewer"
+TYPES = {".js": "text/javascript", ".css": "text/css", ".wasm": "application/wasm"}
+GRADIO_QUEUE = 64  # events that Gradio itself holds back; the service's own line is what bounds them
+
+
+def build_app(
+    service: Service, password: str | None = None, loopback: bool = True, study: str | Path | None = None, answers=None
+) -> FastAPI:
+    """Everything under one address.
+
+    Args:
+        password: as of `Guard`.
+        loopback: whether it listens on this machine alone.
+        study: folder of a reader study, whose page comes under `/readers`; None: there is none.
+        answers: its folder of answers.
+
+    Raises:
+        UserError: the viewer is not installed, or no such study.
+    """
+    stay_at_home(service.store.uploads)
+    import gradio as gr
+
+    from demo.page.api import add_api
+    from demo.page.layout import build_page, page_options
+
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    shown = viewer_files()
+
+    @app.get("/result/{token}/{name}")
+    @app.head("/result/{token}/{name}")
+    def result(token: str, name: str) -> FileResponse:
+        path = service.store.find(token, name)
+        if path is None:
+            raise HTTPException(404)
+        return FileResponse(path, media_type=RESULT_FILES[name], filename=f"synthetic_{name}")
+
+    @app.get("/viewer/{name:path}")
+    def viewer(name: str) -> FileResponse:
+        if name not in shown:
+            raise HTTPException(404)
+        return FileResponse(shown[name], media_type=TYPES.get(shown[name].suffix, "application/octet-stream"))
+
+    if study is not None:
+        from demo.reader_study.routes import readers_app
+
+        app.mount("/readers", readers_app(study, answers))
+        app.get("/readers")(lambda: RedirectResponse("/readers/"))  # the page at / would answer it with a 404
+    page = add_api(build_page(service), service)
+    page.queue(max_size=GRADIO_QUEUE, default_concurrency_limit=None, api_open=False)
+    gr.mount_gradio_app(
+        app,
+        page,
+        path="/",
+        server_name=LOOPBACK[0],
+        footer_links=[],
+        run_history=False,
+        enable_monitoring=False,
+        ssr_mode=False,
+        mcp_server=False,
+        show_error=True,
+        max_file_size=max(service.xray_bytes, service.ct_bytes),
+        blocked_paths=[str(service.store.results)],
+        **page_options(),
+    )
+    # Without this, a mounted page skips Gradio's check that a file in a request was uploaded: any path would be read.
+    page.has_launched = True
+    hosts = LOOPBACK if loopback else None
+    most = max(service.xray_bytes, service.ct_bytes)
+    app.add_middleware(Guard, files=service.store.uploads, most_bytes=most, password=password, hosts=hosts)
+    return app
+
+
+def stay_at_home(uploads: Path) -> None:
+    """Gradio without telemetry and downloads, and its files in the run's folder.
+
+    Before the first import of Gradio, which reads some of it once.
+    """
+    os.environ.update(
+        GRADIO_ANALYTICS_ENABLED="False",
+        GRADIO_TEMP_DIR=str(uploads),
+        GRADIO_CACHE_DIR=str(uploads / "cache"),
+        GRADIO_RUN_HISTORY="False",
+        GRADIO_SHARE="False",
+    )
+    import gradio.processing_utils as outside
+
+    # given the address of a file instead of a file, Gradio would fetch it
+    outside.async_ssrf_protected_download = _refuse_download
+    outside.ssrf_protected_download = outside.save_url_to_cache = _refuse_download
+
+
+def _refuse_download(url: str, cache_dir: str) -> str:
+    raise UserError("upload the file itself: this server fetches nothing")
+
+
+def viewer_files() -> dict[str, Path]:
+    """Route name below `/viewer/` to file; nothing else of these folders is served.
+
+    Raises:
+        UserError: NiiVue is not installed.
+    """
+    if not NIIVUE.is_file():
+        raise UserError(
+            "demo/node_modules: the viewer is not installed; run `make web`, or `npm ci --omit=dev` in demo/"
+        )
+    return {path.name: path for path in VIEWER.iterdir()} | {"niivue.js": NIIVUE}

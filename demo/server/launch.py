@@ -1,0 +1,144 @@
+"""From a config to a server that runs and leaves nothing behind: door, folder, samplers, signals."""
+
+import ipaddress
+import logging
+import os
+import re
+import shutil
+import signal
+import socket
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from omegaconf import OmegaConf
+
+from common.cli import CONFIG
+from common.errors import UserError
+
+PREFIX = "xray2ct_demo_"
+SHORTEST_PASSWORD = 8
+QUIET = (
+    "pydicom",
+    "PIL",
+    "nibabel",
+    "httpx",
+    "uvicorn.access",
+    "dataset.io.xray",
+    "evaluation.generation.xray_inputs",
+)
+
+
+def refuse_open_door(host: str, port: int, password: str | None) -> None:
+    """Before anything is loaded: nobody listens to a network without a password, nor on a port that is taken.
+
+    Raises:
+        UserError: either of them.
+    """
+    if password is not None and len(str(password)) < SHORTEST_PASSWORD:
+        raise UserError(f"password=…: {len(str(password))} characters; give at least {SHORTEST_PASSWORD}")
+    if not is_loopback(host) and password is None:
+        raise UserError(
+            f"host={host}: others could reach it; set password=<at least {SHORTEST_PASSWORD} characters>, or leave "
+            "host=127.0.0.1"
+        )
+    if not 0 < int(port) < 65536:
+        raise UserError(f"port={port}: give one from 1 to 65535")
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        with socket.socket(family, socket.SOCK_STREAM) as tried:
+            tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            tried.bind((host, port))
+    except OSError as error:
+        raise UserError(f"host={host} port={port}: cannot listen there ({error.strerror}); give another") from error
+
+
+def say_nothing_of_files() -> None:
+    """What pydicom, PIL and others remark on a file may quote it: none of that is shown or logged.
+
+    Nothing is looked up outside either.
+    """
+    warnings.filterwarnings("ignore")
+    for name in QUIET:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    os.environ.update(HF_HUB_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach that address."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:  # a name: nobody knows what it will resolve to
+        return False
+
+
+@contextmanager
+def run_folder() -> Iterator[Path]:
+    """A folder of this run that only its user may read; gone afterwards, and so are those of runs that were killed."""
+    os.umask(0o077)
+    parent = Path(tempfile.gettempdir())
+    for left in parent.glob(f"{PREFIX}*"):
+        found = re.fullmatch(rf"{PREFIX}(\d+)_\w+", left.name)
+        if found and left.is_dir() and left.stat().st_uid == os.getuid() and not _runs(int(found.group(1))):
+            shutil.rmtree(left, ignore_errors=True)
+    folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}_"))
+    tempfile.tempdir = str(folder)  # whatever a library puts aside goes with the rest
+    try:
+        yield folder
+    finally:
+        tempfile.tempdir = None
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def sampler_choices(pipeline, chosen: str, node: dict) -> dict[str, dict]:
+    """Nodes of the group `sampler` by name that can sample this model; the chosen one first, as it was configured.
+
+    Raises:
+        UserError: the chosen one cannot.
+    """
+    from ddpm.diffusion.samplers import make_sampler  # here, so that a refusal at the door needs no torch
+
+    found = {chosen: node}
+    for file in sorted((CONFIG / "sampler").glob("*.yaml")):
+        found.setdefault(file.stem, OmegaConf.to_container(OmegaConf.load(file), resolve=True))
+    fitting = {}
+    for name, options in found.items():
+        own = {k: v for k, v in options.items() if k not in ("steps", "guidance_scale", "antithetic", "cuda_graph")}
+        try:
+            make_sampler(own.pop("scheduler"), pipeline.training_scheduler, **own)
+        except ValueError as error:
+            if name == chosen:
+                raise UserError(f"sampler={name}: {error}") from error
+            continue
+        fitting[name] = options
+    return fitting
+
+
+def serve(app, host: str, port: int) -> None:
+    """Until a signal ends it; on the way out Python's own exit runs, so that what must be deleted is."""
+    import uvicorn
+
+    def leave(*_) -> None:
+        raise SystemExit(0)
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, leave)  # uvicorn closes first, then hands the signal on to this
+    name = f"[{host}]" if ":" in host else host
+    print(f"http://{name}:{port}", flush=True)
+    quiet = {"access_log": False, "log_level": "error", "server_header": False, "ws": "none"}
+    with suppress(KeyboardInterrupt):
+        uvicorn.run(app, host=host, port=port, timeout_graceful_shutdown=2, **quiet)
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

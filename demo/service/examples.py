@@ -1,0 +1,56 @@
+"""X-rays to try: embedded phantoms that the shipped weights have not seen, drawn when somebody asks for one."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+
+import numpy as np
+import torch
+from PIL import Image
+
+from common.files import atomic_path
+from dataset.imaging.drr import render_xray
+from dataset.imaging.drr_options import DrrSettings
+from dataset.io.nifti import write_nifti
+from dataset.phantom.render import render_phantom
+from dataset.sources.phantom import FIRST_INDEX
+
+SIZE, EXTENT, XRAY_SIZE = (128, 128, 128), (320.0, 256.0, 352.0), (256, 256)
+NUMBERS = {"Tall": 907, "Average": 903, "Effusion": 905}  # of the test split, past the cases of reported figures
+SAMPLES = tuple(NUMBERS)
+ALIGN = "none"  # their pose is that of the training X-rays
+
+_drawing = Lock()
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A phantom's X-ray (PNG) and its true CT without contrast, which is what the X-ray was made from (NIfTI)."""
+
+    xray: Path
+    truth: Path
+
+
+def draw_sample(name: str, folder: Path) -> Sample:
+    """The sample called `name`, written into `folder` unless it is there.
+
+    Raises:
+        KeyError: none is called so.
+    """
+    number = FIRST_INDEX["test"] + NUMBERS[name]
+    stem = f"phantom_{name.lower()}"
+    sample = Sample(Path(folder) / f"{stem}.png", Path(folder) / f"{stem}.nii.gz")
+    with _drawing:
+        if not (sample.xray.is_file() and sample.truth.is_file()):
+            _draw(number, sample)
+    return sample
+
+
+def _draw(number: int, sample: Sample) -> None:
+    phantom = render_phantom(number, size=SIZE, extent=EXTENT)
+    pose = DrrSettings().poses(EXTENT)
+    xray = render_xray(torch.as_tensor(phantom.hu_plain, dtype=torch.float32), phantom.spacing, pose, XRAY_SIZE)[0]
+    write_nifti(sample.truth, phantom.hu, phantom.spacing, description="phantom, a drawing of a chest")
+    grey = np.rint(np.asarray(xray).clip(0.0, 1.0) * 65535).astype(np.uint16)
+    with atomic_path(sample.xray) as temporary:
+        Image.fromarray(grey).save(temporary, format="PNG")

@@ -1,0 +1,149 @@
+"""The waiting line: one worker with the one model, a bounded number who wait, and each knows how many come before."""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from demo.service.messages import Busy, Cancelled, Progress
+
+HEARTBEAT = 1.0  # seconds without news after which a waiting caller hears the last news again
+PATIENCE = 120.0  # seconds without a listener after which a job is given up
+
+
+@dataclass(eq=False)
+class Job:
+    """One wish in the line: what is to be done, and what its listener hears of it."""
+
+    task: Any
+    cancelled: threading.Event
+    done: bool = False
+    result: Any = None
+    error: BaseException | None = None
+    news: Progress | None = None
+    heard: float = field(default_factory=time.monotonic)
+
+    def check(self) -> None:
+        """Called by the worker between two steps.
+
+        Raises:
+            Cancelled: nobody wants it any more.
+        """
+        if self.cancelled.is_set():
+            raise Cancelled("cancelled")
+        if time.monotonic() - self.heard > PATIENCE:
+            raise Cancelled("cancelled: nobody was listening")
+
+
+class Line:
+    """Jobs in the order in which they came, one at a time.
+
+    Args:
+        work: does a job and gives back its result; `report(progress)` is for news on the way. Whatever it raises
+            goes to that job's listener and nobody else.
+        longest: jobs that may wait beside the one in work.
+    """
+
+    def __init__(self, work: Callable[[Job, Callable[[Progress], None]], Any], longest: int):
+        self._work, self._longest = work, longest
+        self._waiting: deque[Job] = deque()
+        self._now: Job | None = None
+        self._change = threading.Condition()
+        self._closed = False
+        self._worker = threading.Thread(target=self._work_on, name="generator", daemon=True)
+        self._worker.start()
+
+    def follow(self, task: Any, cancelled: threading.Event, steps: int = 0) -> Iterator[Any]:
+        """Progress of a task, then its result. Left early, as by a generator's `close`, it takes the task back.
+
+        Raises:
+            Busy: the line is full.
+            Cancelled: it was taken back.
+        """
+        job = Job(task, cancelled)
+        with self._change:
+            if self._closed or len(self._waiting) >= self._longest + (self._now is None):
+                raise Busy(f"{len(self._waiting)} wishes wait already, no more can; try again in a few minutes")
+            self._waiting.append(job)
+            self._change.notify_all()
+        try:
+            yield from self._listen(job, steps)
+        finally:
+            self._forget(job)
+
+    @property
+    def length(self) -> int:
+        """Jobs waiting and in work."""
+        with self._change:
+            return len(self._waiting) + (self._now is not None)
+
+    def close(self) -> None:
+        """Takes every job back and ends the worker after its current step."""
+        with self._change:
+            self._closed = True
+            for job in (*self._waiting, self._now):
+                if job is not None:
+                    job.cancelled.set()
+            self._change.notify_all()
+        self._worker.join(timeout=30.0)
+
+    def _listen(self, job: Job, steps: int) -> Iterator[Any]:
+        told, when = None, 0.0
+        while True:
+            with self._change:
+                job.heard = time.monotonic()
+                news = job.news if job.news is not None else Progress(self._ahead(job), 0, steps)
+                if not job.done and news == told and job.heard - when < HEARTBEAT:
+                    self._change.wait(0.2)
+                    news = None
+            if job.done:
+                break
+            if job.cancelled.is_set():
+                raise Cancelled("cancelled")
+            if news is not None:
+                told, when = news, time.monotonic()
+                yield news
+        if job.error is not None:
+            raise job.error
+        yield job.result
+
+    def _ahead(self, job: Job) -> int:
+        return self._waiting.index(job) + (self._now is not None) if job in self._waiting else 0
+
+    def _forget(self, job: Job) -> None:
+        with self._change:
+            if not job.done:
+                job.cancelled.set()
+            if job in self._waiting:
+                self._waiting.remove(job)
+            self._change.notify_all()
+
+    def _work_on(self) -> None:
+        while True:
+            with self._change:
+                self._change.wait_for(lambda: self._waiting or self._closed)
+                if self._closed:
+                    return self._give_up()
+                job = self._now = self._waiting.popleft()
+                self._change.notify_all()
+            result = error = None
+            try:
+                job.check()
+                result = self._work(job, lambda news, job=job: self._report(job, news))
+            except BaseException as caught:  # whatever one job does, the next ones are served
+                error = caught
+            with self._change:
+                job.result, job.error, job.done, self._now = result, error, True, None
+                self._change.notify_all()
+
+    def _give_up(self) -> None:
+        for job in self._waiting:
+            job.error, job.done = Cancelled("cancelled: the server is closing"), True
+        self._change.notify_all()
+
+    def _report(self, job: Job, news: Progress) -> None:
+        with self._change:
+            job.news = news
+            self._change.notify_all()

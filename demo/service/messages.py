@@ -1,0 +1,119 @@
+"""What the page and the service tell each other: wishes in, progress and a result out."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from common.errors import UserError
+
+# Every file that a result may hold, and so every name that the server gives out.
+RESULT_FILES = {
+    "volume.nii.gz": "application/gzip",
+    "spread.nii.gz": "application/gzip",
+    "truth.nii.gz": "application/gzip",
+    "dicom.zip": "application/zip",
+    "animation.gif": "image/gif",
+    "settings.json": "application/json",
+    "xray.png": "image/png",
+    "reprojection.png": "image/png",
+    "difference.png": "image/png",
+}
+
+
+class Cancelled(UserError):
+    """The wish was taken back, or nobody asks for it any more."""
+
+
+class Busy(UserError):
+    """As many wait as may wait."""
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What somebody asks for; None: the service's default.
+
+    Attributes:
+        sampler: a key of `Service.samplers`.
+        steps: evaluations of the network.
+        guidance: 1 = as trained.
+        seed: of the noise, 0 to 2³² - 1.
+        samples: above 1 the result is their mean, with their spread beside it.
+        view: PA, AP, or None: as the file says.
+        align: lungs, none, or None: as training did.
+    """
+
+    sampler: str | None = None
+    steps: int | None = None
+    guidance: float | None = None
+    seed: int = 0
+    samples: int = 1
+    view: str | None = None
+    align: str | None = None
+
+
+@dataclass(frozen=True)
+class Seen:
+    """An X-ray as the model sees it.
+
+    Attributes:
+        picture: PNG with its side marks; kept as long as a result.
+        orientation: one line: view, where it is from, how the film was laid.
+        warnings: a line each; empty for a frontal film like those of training.
+    """
+
+    picture: Path
+    orientation: str
+    warnings: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a wish is.
+
+    Attributes:
+        ahead: wishes that come before; 0: it is being worked on.
+        step, steps: evaluations of the network done and in all.
+        seconds_left: None where it is not known yet.
+        slices: PNG of an axial, a coronal and a sagittal slice of the newest prediction; None before the first.
+    """
+
+    ahead: int
+    step: int
+    steps: int
+    seconds_left: float | None = None
+    slices: Path | None = None
+
+
+@dataclass(frozen=True)
+class Result:
+    """A generated volume.
+
+    Attributes:
+        token: the only key to its files.
+        urls: name in `RESULT_FILES` to the address on this server, of the files that there are.
+        window: HU of the model; presets outside of it mean nothing.
+        nominal: the size of the patient is not known, so no volume in ml can be read off.
+        phantom: the anatomy is a drawing.
+        metrics: against the uploaded CT, `{name: {"label", "unit", "value", "digits"}}` with a value of None where it
+            has no meaning, and `how` the CT was brought to the grid; None without a CT.
+        mark: stands on every view.
+        seconds: that it took, without waiting.
+        spread_name: `spread`, what the overlay shows; "" without one. The page shows no intervals.
+        preview: of so few steps that the spread is too small.
+        reprojection: mean difference of the volume's own X-ray from the given one, both in [0, 1]; None where the
+            window allows none.
+        files: name to the file on this machine, for the page's downloads.
+    """
+
+    token: str
+    urls: dict[str, str]
+    window: tuple[float, float]
+    nominal: bool
+    phantom: bool
+    warnings: list[str]
+    metrics: dict | None
+    mark: str
+    seconds: float
+    spread_name: str = ""
+    preview: bool = False
+    reprojection: float | None = None
+    files: dict[str, Path] = field(default_factory=dict)

@@ -1,0 +1,83 @@
+"""The run's own folder: uploads and results under unguessable names, gone after a set time and at exit."""
+
+import os
+import secrets
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from demo.service.messages import RESULT_FILES
+
+
+class Store:
+    """Folders of one run, one a result, each known by its token alone.
+
+    Args:
+        folder: exists and belongs to this run; everything in it is deleted by time, and the folder itself by `close`.
+        keep_seconds: from the last change of a file, or the last change in a folder, to its deletion.
+    """
+
+    def __init__(self, folder: Path, keep_seconds: float):
+        self.folder, self.keep_seconds = Path(folder).resolve(), keep_seconds
+        self.results, self.uploads = self.folder / "results", self.folder / "uploads"
+        for place in (self.results, self.uploads):
+            place.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._held: set[str] = set()
+        self._stop = threading.Event()
+        self._sweeper = threading.Thread(target=self._sweep_on, name="sweeper", daemon=True)
+        self._sweeper.start()
+
+    @contextmanager
+    def held(self) -> Iterator[tuple[str, Path]]:
+        """A token and its empty folder, which is not deleted meanwhile, unless what is done in it fails."""
+        token = secrets.token_urlsafe(24)
+        place = self.results / token
+        place.mkdir(mode=0o700)
+        self._held.add(token)
+        try:
+            yield token, place
+        except BaseException:  # a cancelled generator ends with GeneratorExit
+            shutil.rmtree(place, ignore_errors=True)
+            raise
+        else:
+            os.utime(place)
+        finally:
+            self._held.discard(token)
+
+    def find(self, token: str, name: str) -> Path | None:
+        """The file of a result; None for whatever is not exactly a token and a name of this run."""
+        # compared with what is there, never joined from what was asked for
+        if name not in RESULT_FILES or token not in os.listdir(self.results):
+            return None
+        path = self.results / token / name
+        return path if path.is_file() and not path.is_symlink() else None
+
+    def sweep(self, now: float | None = None) -> int:
+        """Deletes what is older than `keep_seconds`; how many entries."""
+        oldest, gone = (time.time() if now is None else now) - self.keep_seconds, 0
+        for place in (self.results, self.uploads):
+            for entry in list(place.iterdir()):
+                if entry.name not in self._held and _changed(entry) < oldest:
+                    shutil.rmtree(entry, ignore_errors=True) if entry.is_dir() else entry.unlink(missing_ok=True)
+                    gone += 1
+        return gone
+
+    def close(self) -> None:
+        """Deletes everything."""
+        self._stop.set()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _sweep_on(self) -> None:
+        while not self._stop.wait(max(0.2, min(30.0, self.keep_seconds / 4))):
+            self.sweep()
+
+
+def _changed(entry: Path) -> float:
+    """When it, or anything in it, was last written; now if it has just gone."""
+    try:
+        return max(path.lstat().st_mtime for path in (entry, *entry.rglob("*")))
+    except FileNotFoundError:
+        return time.time()

@@ -1,0 +1,196 @@
+"""The files of a result: volumes, pictures, a DICOM series, and the settings that make it again."""
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from matplotlib import colormaps
+from PIL import Image
+from torch import Tensor
+
+from dataset.imaging.resampling import resample
+from dataset.io.ct import read_volume
+from dataset.io.nifti import write_nifti
+from demo.service.messages import RESULT_FILES, Result, Wishes
+from evaluation.generation.dicom_series import write_zip
+from evaluation.generation.metadata import describe_input, describe_run
+from evaluation.generation.xray_inputs import Shown, placed
+from evaluation.intervals.prediction_intervals import error_bars
+from evaluation.metrics.reprojection import reprojection_error, scaled_drr
+from evaluation.scoring.score_cases import metric, score_case
+from evaluation.visualization import slices as pictures
+
+MARK = "synthetic, not for diagnosis"
+SPREADS_ONLY = (
+    "the page shows spreads only; python evaluation/generate.py writes an interval where a calibration of the "
+    "checkpoint applies"
+)
+FRAMES = 48  # of the GIF
+FULL_COLOUR = 0.5  # of the range of an X-ray: differences of this size have the full colour
+
+
+@dataclass(frozen=True)
+class Made:
+    """Samples and what they were made of.
+
+    Attributes:
+        shown: the X-ray as the generator took it.
+        digest: SHA-256 of its file.
+        drawn: HU.
+        sampler: its name in the config.
+        checkpoint: file name and SHA-256; None if from nowhere.
+        warnings: about the X-ray.
+    """
+
+    shown: Shown
+    digest: str
+    drawn: Float[Tensor, "s d h w"]
+    wishes: Wishes
+    sampler: str
+    batch_size: int
+    checkpoint: dict | None
+    warnings: list[str]
+
+
+def write_result(token: str, place: Path, made: Made, pipeline, truth: Path | None, started: float) -> Result:
+    """Writes every file of a result into `place`, where `xray.png` lies already.
+
+    Args:
+        truth: an uploaded CT of the same patient.
+        started: `time.monotonic()` when the work began.
+
+    Raises:
+        UserError: a `truth` that cannot be read.
+    """
+    shown, mean, window = made.shown, made.drawn.mean(dim=0), pipeline.window
+    spacing = [e / n for e, n in zip(shown.extent, mean.shape, strict=True)]
+    # before anything is written: a CT that cannot be read is refused
+    measured = None if truth is None else compare(truth, mean, spacing, shown, pipeline, place / "truth.nii.gz")
+    digest = (made.checkpoint or {}).get("sha256")
+    bars = error_bars(pipeline.describe(), len(made.drawn), digest, bounds=None)
+    if bars["name"] == "spread":
+        bars |= {"reason": SPREADS_ONLY}  # whether a calibration lies beside the checkpoint or not
+    preview = f"; {bars['preview']}" if "preview" in bars else ""
+    mark = pictures.SYNTHETIC + ("; nominal spacing" if shown.nominal else "")
+    write_nifti(place / "volume.nii.gz", mean, spacing, shown.centre, mark + preview)
+    if len(made.drawn) > 1:
+        spread = made.drawn.std(dim=0, correction=0)
+        words = f"{pictures.SYNTHETIC}; spread (1 SD), HU{preview}"
+        write_nifti(place / "spread.nii.gz", spread, spacing, shown.centre, words)
+    write_zip(place / "dicom.zip", mean, spacing, shown.centre, window, f"{mark}{preview}")
+    grey = pictures.display_window(window)
+    pictures.save_gif(place / "animation.gif", pictures.volume_frames(mean, spacing, grey, FRAMES))
+    told = placed(shown, pipeline.pose_guess)
+    error = _reproject(place, *told, mean, spacing) if window.keeps_line_integrals else None
+    settings = _settings(made, pipeline) | {"error_bars": bars, "reprojection_error": error, "metrics": measured}
+    (place / "settings.json").write_text(json.dumps(settings, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    there = {name: place / name for name in RESULT_FILES if (place / name).is_file()}
+    return Result(
+        token=token,
+        urls={name: f"/result/{token}/{name}" for name in there},
+        window=(window.low, window.high),
+        nominal=shown.nominal,
+        phantom=is_phantom(pipeline),
+        warnings=made.warnings,
+        metrics=measured,
+        mark=MARK,
+        seconds=time.monotonic() - started,
+        spread_name=bars["name"] if "spread.nii.gz" in there else "",
+        preview="preview" in bars,
+        reprojection=error,
+        files=there,
+    )
+
+
+def is_phantom(pipeline) -> bool:
+    """Whether the model knows drawings of the anatomy alone."""
+    return str(pipeline.protocol.get("dataset", "")).startswith("phantom")
+
+
+def _settings(made: Made, pipeline) -> dict:
+    """Plain JSON that names no file of the patient; `command` makes the volume again from the same X-ray."""
+    wishes, described = made.wishes, describe_run(pipeline, None, made.wishes.samples, made.wishes.seed)
+    options = {
+        "sampler": made.sampler,
+        "sampler.steps": described.get("steps"),
+        "sampler.guidance_scale": described.get("guidance_scale"),
+        "samples": wishes.samples,
+        "seed": wishes.seed,
+        "batch_size": made.batch_size,
+        "view": wishes.view or "null",
+        "align": wishes.align or "null",
+    }
+    command = "python evaluation/generate.py xray=<the same X-ray> checkpoint=<the same checkpoint> "
+    command += " ".join(f"{key}={value}" for key, value in options.items())
+    described["checkpoint"] = made.checkpoint
+    return {
+        "xray": {"sha256": made.digest},
+        **described,
+        **describe_input(made.shown, made.digest, pipeline),
+        "command": command,
+        "warnings": made.warnings,
+    }
+
+
+def _reproject(
+    place: Path, xray: Float[Tensor, "v h w"], poses: Float[Tensor, "v 9"], mean: Float[Tensor, "d h w"], spacing
+) -> float | None:
+    """Pictures of the X-ray that the volume would give, and of how it differs from the given one; the mean error.
+
+    None where nothing in the volume attenuates, or no ray caster is installed.
+    """
+    pose, size = poses[0], tuple(xray.shape[-2:])
+    try:
+        drr = scaled_drr(mean, tuple(spacing), tuple(pose.tolist()), size)
+    except ModuleNotFoundError:
+        return None
+    if not torch.isfinite(drr).all():
+        return None
+    pictures.mark_synthetic(pictures.xray_tile(drr, 512)).save(place / "reprojection.png")
+    difference = (drr - xray[0]).numpy()
+    colours = colormaps["RdBu_r"](np.clip(difference / (2.0 * FULL_COLOUR) + 0.5, 0.0, 1.0))[..., :3]
+    image = Image.fromarray((colours * 255).astype(np.uint8)).resize((512, 512), Image.Resampling.BICUBIC)
+    pictures.mark_synthetic(image).save(place / "difference.png")
+    return round(float(reprojection_error(drr, xray[0])), 4)
+
+
+NAMES = ("psnr", "ssim", "mae_hu", "mae_hu_body", "mae_hu_lungs", "lung_dice")
+
+
+HOW = "the CT brought to the model's grid as in training: whole, its size in mm taken for the nominal one"
+
+
+HOW_SPACING = "the CT brought to the model's grid as in training: around its centre, at the model's spacing"
+
+
+def compare(
+    truth: Path, mean: Float[Tensor, "d h w"], spacing, shown: Shown, pipeline, target: Path
+) -> dict[str, dict]:
+    """Writes the CT as `target` on the grid of the generated volume; `{metric: {"label", "unit", "value", "digits"}}`.
+
+    A value is None where the metric has no meaning. `how` says how the CT was brought to the grid.
+
+    Raises:
+        UserError: no CT.
+    """
+    protocol = pipeline.protocol
+    by_spacing = protocol.get("resampling") == "spacing"
+    volume = resample(read_volume(truth), pipeline.volume_size, tuple(protocol["spacing"]) if by_spacing else None)
+    write_nifti(target, volume.hu, spacing, shown.centre, "uploaded CT on the grid of the generated volume")
+    case = {
+        "ct": torch.from_numpy(volume.hu),
+        "spacing": torch.tensor(volume.spacing),
+        "xray": torch.zeros(0, 1, 1),
+        "pose": torch.zeros(0, 9),
+    }
+    row = score_case(case, {"model": mean}, pipeline.window, metrics=NAMES)[0]
+    found: dict[str, dict] = {"how": {"label": HOW_SPACING if by_spacing else HOW, "unit": "", "value": None}}
+    for name in NAMES:
+        entry, value = metric(name), row[name]
+        value = round(float(value), entry.digits) if value == value else None
+        found[name] = {"label": entry.label, "unit": entry.unit, "value": value, "digits": entry.digits}
+    return found

@@ -1,0 +1,202 @@
+"""The demo behind the page and the API: looks at X-rays, and makes volumes one after the other with one model."""
+
+import contextlib
+import logging
+import math
+import threading
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+
+from common.errors import UserError
+from demo.service.job_queue import Line
+from demo.service.messages import RESULT_FILES, Busy, Cancelled, Progress, Result, Seen, Wishes
+from demo.service.result_store import Store
+from demo.service.results import is_phantom
+from demo.service.worker import Generator, Task
+from demo.service.xray_checks import look
+from demo.uploads.accept import take_ct, take_xray
+
+__all__ = ["RESULT_FILES", "Busy", "Cancelled", "Progress", "Result", "Seen", "Service", "Wishes"]
+
+MOST_GUIDANCE = 10.0
+LOOKS_AT_ONCE = 2
+
+log = logging.getLogger(__name__)
+
+
+class Service:
+    """Thread-safe: any number of callers, one model, one volume at a time.
+
+    Args:
+        pipeline: the generator; nobody else may use it while the service lives.
+        folder: an existing folder of this run alone; everything in it is deleted by time and by `close`.
+        samplers: nodes `sampler` of configs by name, the first is the default.
+        checkpoint: where the pipeline is from, for the settings of a result.
+        keep_minutes: how long uploads and results are kept.
+        max_queue: wishes that may wait.
+        max_samples, max_steps: the most that one wish may ask for.
+        batch_size: volumes generated at once.
+        preview_every: steps between two pictures of the current prediction; 0 draws none.
+        xray_megabytes, ct_megabytes: the largest uploads.
+
+    Raises:
+        UserError: a generator that takes no single X-ray.
+    """
+
+    def __init__(
+        self,
+        pipeline,
+        folder: Path,
+        samplers: dict[str, dict],
+        checkpoint: Path | None = None,
+        keep_minutes: float = 60.0,
+        max_queue: int = 16,
+        max_samples: int = 8,
+        max_steps: int = 1000,
+        batch_size: int = 1,
+        preview_every: int = 3,
+        xray_megabytes: float = 64.0,
+        ct_megabytes: float = 512.0,
+    ):
+        _refuse_unfit(pipeline, checkpoint)
+        self.pipeline, self.samplers = pipeline, dict(samplers)
+        self.max_samples, self.max_steps, self.max_queue = max_samples, max_steps, max_queue
+        self.default_sampler = next(iter(self.samplers))
+        self.xray_bytes, self.ct_bytes = int(xray_megabytes * 2**20), int(ct_megabytes * 2**20)
+        self.store = Store(folder, keep_minutes * 60.0)
+        self._looks = threading.Semaphore(LOOKS_AT_ONCE)  # a look takes memory too
+        self._generator = Generator(pipeline, self.samplers, checkpoint, batch_size, preview_every)
+        self.line = Line(self._generator.work, max_queue)
+
+    @property
+    def about(self) -> dict:
+        """Plain JSON about the model, for the page."""
+        pipeline = self.pipeline
+        return {
+            "window": [pipeline.window.low, pipeline.window.high],
+            "reprojects": pipeline.window.keeps_line_integrals,
+            "volume_size": list(pipeline.volume_size),
+            "spacing": [round(e / n, 4) for e, n in zip(pipeline.extent, pipeline.volume_size, strict=True)],
+            "phantom": is_phantom(pipeline),
+            "guided": pipeline.guided,
+            "dataset": str(pipeline.protocol.get("dataset", "")),
+            "device": str(pipeline.device),
+            "checkpoint": self._generator.checkpoint,
+            "keep_minutes": self.store.keep_seconds / 60.0,
+        }
+
+    def look(self, xray: Path, view: str | None = None, align: str | None = None) -> Seen:
+        """The X-ray as the model sees it, and what is odd about it.
+
+        Raises:
+            UserError: a file that cannot be read as an X-ray; the line does not name it.
+        """
+        wishes = self.checked(Wishes(view=view, align=align))
+        with self._looks, self.store.held() as (_, place):
+            upload = take_xray(Path(xray), place, self.xray_bytes)
+            with _anonymous(upload):
+                seen = look(upload, self.pipeline, place / "xray.png", wishes.view, wishes.align)
+            upload.unlink()
+            return Seen(place / "xray.png", seen.orientation, seen.warnings)
+
+    def generate(
+        self,
+        xray: Path,
+        wishes: Wishes,
+        truth: Path | None = None,
+        cancelled: threading.Event | None = None,
+    ) -> Iterator[Progress | Result]:
+        """Progress until the result; setting `cancelled`, or closing the iterator, takes the wish back.
+
+        Raises:
+            UserError: a file that cannot be read, a wish that cannot be granted, no memory for it.
+            Busy: too many wait.
+            Cancelled: it was taken back.
+        """
+        wishes = self.checked(wishes)
+        with self.store.held() as (token, place):
+            with self._looks:
+                upload = take_xray(Path(xray), place, self.xray_bytes)
+                ct = None if truth is None else take_ct(Path(truth), place, self.ct_bytes)
+            task = Task(token, place, upload, wishes, ct)
+            cancelled = threading.Event() if cancelled is None else cancelled
+            with _anonymous(upload, ct):
+                yield from self.line.follow(task, cancelled, self._generator.steps(wishes))
+
+    def checked(self, wishes: Wishes) -> Wishes:
+        """The same wishes with whole numbers where these are meant, and None for an empty choice.
+
+        Raises:
+            UserError: what cannot be granted; the line says what can.
+        """
+        sampler = wishes.sampler or None
+        if sampler is not None and sampler not in self.samplers:
+            raise UserError(f"sampler={str(sampler)[:40]}: choose {', '.join(self.samplers)}")
+        steps = None if wishes.steps is None else _whole("steps", wishes.steps, 1, self.max_steps)
+        guidance = None if wishes.guidance is None else _number("guidance", wishes.guidance, 0.0, MOST_GUIDANCE)
+        if guidance is not None:
+            self.pipeline.check_guidance(guidance)
+        seed = _whole("seed", wishes.seed, 0, 2**32 - 1)
+        samples = _whole("samples", wishes.samples, 1, self.max_samples)
+        view, align = wishes.view or None, wishes.align or None
+        if view not in (None, "PA", "AP"):
+            raise UserError(f"view={str(view)[:40]}: choose PA or AP, or nothing for what the file says")
+        if align not in (None, "lungs", "none"):
+            raise UserError(f"align={str(align)[:40]}: choose lungs or none, or nothing for what training did")
+        return Wishes(sampler, steps, guidance, seed, samples, view, align)
+
+    def close(self) -> None:
+        """Takes every wish back, ends the worker and deletes every file."""
+        self.line.close()
+        self.store.close()
+
+
+def _refuse_unfit(pipeline, checkpoint: Path | None) -> None:
+    protocol, name = pipeline.protocol, checkpoint or "checkpoint"
+    if protocol.get("input") == "volume":
+        raise UserError(f"{name}: it was trained on volumes and takes no X-ray; give one that was trained on X-rays")
+    if protocol.get("views", 1) != 1:
+        raise UserError(
+            f"{name}: it needs {protocol['views']} views of a patient and the page takes one; give one trained on one "
+            "view, or python evaluation/generate.py both files of two"
+        )
+    missing = [key for key in ("window", "volume_size", "extent", "xray_size") if key not in protocol]
+    if missing:
+        raise UserError(f"{name}: its protocol does not say {', '.join(missing)}; export or train it again")
+
+
+def _number(name: str, value, least: float, most: float) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if not least <= number <= most:
+        raise UserError(f"{name}={str(value)[:40]}: give a number from {least:g} to {most:g}")
+    return number
+
+
+def _whole(name: str, value, least: int, most: int) -> int:
+    number = _number(name, value, least, most)
+    if number != int(number):
+        raise UserError(f"{name}={number:g}: give a whole number")
+    return int(number)
+
+
+@contextlib.contextmanager
+def _anonymous(*paths: Path | None) -> Iterator[None]:
+    """What goes wrong as one line without paths or contents; what should not have is logged without its message."""
+    called = ("the X-ray", "the CT")
+    names = [(str(path), called[place]) for place, path in enumerate(paths) if path is not None]
+    try:
+        yield
+    except UserError as error:
+        text = str(error)
+        for path, name in names:
+            text = text.replace(path, name)
+        raise type(error)(text) from None
+    except Exception as error:
+        # the message may hold a header's contents, the frames cannot
+        frames = "".join(traceback.format_tb(error.__traceback__))
+        log.error("%s in one request, the server goes on\n%s", type(error).__name__, frames)
+        raise UserError(f"that went wrong ({type(error).__name__}); the server goes on, try another file") from None

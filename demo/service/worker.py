@@ -1,0 +1,154 @@
+"""One generation: from a wish to the files of its result, with news on the way."""
+
+import gc
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from common.errors import UserError
+from common.files import sha256
+from demo.service.job_queue import Job
+from demo.service.messages import Progress, Result, Wishes
+from demo.service.results import Made, write_result
+from demo.service.xray_checks import look, refuse_lateral
+from evaluation.generation.metadata import noise_id
+from evaluation.generation.open_pipeline import set_sampler
+from evaluation.visualization import slices as pictures
+
+COARSE = 16  # latents a side of what is decoded on the way on a CPU: an eighth of the time of 32
+PREVIEW_SIDE = 192  # pixels
+NO_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "cannot allocate memory")
+
+
+@dataclass(frozen=True)
+class Task:
+    """A wish with its files, all of which lie in `place`, the folder of `token`."""
+
+    token: str
+    place: Path
+    xray: Path
+    wishes: Wishes
+    truth: Path | None = None
+
+
+class Generator:
+    """Does the work of the line with the one model; nobody but the line's worker calls `work`.
+
+    Args:
+        samplers: nodes `sampler` of configs by name; the first is the default.
+        checkpoint: where the pipeline is from; None if from nowhere.
+        batch_size: volumes generated at once.
+        preview_every: steps between two pictures of the current prediction; 0 draws none.
+    """
+
+    def __init__(
+        self, pipeline, samplers: dict[str, dict], checkpoint: Path | None, batch_size: int, preview_every: int
+    ):
+        self.pipeline, self.samplers = pipeline, samplers
+        self.batch_size, self.preview_every = batch_size, preview_every
+        digest = None if checkpoint is None else sha256(checkpoint)
+        self.checkpoint = None if checkpoint is None else {"file": Path(checkpoint).name, "sha256": digest}
+        self._after = 0.0  # seconds that the last result took after its last step
+
+    def sampler(self, wishes: Wishes) -> tuple[str, dict]:
+        """Name and settings of the sampler of a wish."""
+        name = wishes.sampler or next(iter(self.samplers))
+        chosen = dict(self.samplers[name])
+        chosen["steps"] = int(chosen["steps"] if wishes.steps is None else wishes.steps)
+        if wishes.guidance is not None:
+            chosen["guidance_scale"] = float(wishes.guidance)
+        return name, chosen
+
+    def steps(self, wishes: Wishes) -> int:
+        """Evaluations of the network that a wish takes, as `Progress` counts them."""
+        return self.sampler(wishes)[1]["steps"] * -(-wishes.samples // self.batch_size)
+
+    def work(self, job: Job, report: Callable[[Progress], None]) -> Result:
+        """The line's work.
+
+        Raises:
+            UserError: a film that cannot be taken, or no memory for the wish.
+            Cancelled: as `Job.check`.
+        """
+        task: Task = job.task
+        try:
+            return self._work(job, report)
+        except (RuntimeError, MemoryError) as error:
+            if not isinstance(error, MemoryError) and not any(t in str(error).lower() for t in NO_MEMORY):
+                raise
+        finally:
+            # the patient's files are needed no longer; of what was taken back, nothing is
+            for file in (task.xray, task.truth):
+                if file is not None:
+                    file.unlink(missing_ok=True)
+            if job.cancelled.is_set():
+                shutil.rmtree(task.place, ignore_errors=True)
+        # outside of the handler: the traceback would keep the tensors alive
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        raise UserError("not enough memory on this machine for that: ask for fewer samples, or set batch_size=1")
+
+    def _work(self, job: Job, report: Callable[[Progress], None]) -> Result:
+        task: Task = job.task
+        wishes, started = task.wishes, time.monotonic()
+        seen = look(task.xray, self.pipeline, task.place / "xray.png", wishes.view, wishes.align)
+        shown, digest = refuse_lateral(seen), sha256(task.xray)
+        name, sampler = self.sampler(wishes)
+        set_sampler(self.pipeline, sampler)
+        job.check()
+        drawing, begun = _Preview(self, task.place, shown.extent), []
+
+        def advance(step: int, total: int) -> None:
+            job.check()
+            begun.append(time.monotonic())  # the first step, which also warms up, tells little of the others
+            each = (begun[-1] - begun[0]) / (step - 1) if step > 1 else None
+            left = None if each is None else each * (total - step) + self._after
+            report(Progress(0, step, total, left, drawing.newest))
+
+        drawn = self.pipeline(
+            shown.xray[None, :, None],
+            shown.pose[None],
+            num_samples=wishes.samples,
+            seed=wishes.seed,
+            ids=[noise_id(digest)],
+            extent=torch.tensor([shown.extent]),
+            batch_size=self.batch_size,
+            progress=advance,
+            preview=drawing.draw if self.preview_every else None,
+        ).volumes[0]
+        job.check()
+        stepped = time.monotonic()
+        made = Made(shown, digest, drawn.float().cpu(), wishes, name, self.batch_size, self.checkpoint, seen.warnings)
+        result = write_result(task.token, task.place, made, self.pipeline, task.truth, started)
+        self._after = time.monotonic() - stepped
+        return result
+
+
+class _Preview:
+    """Pictures of the prediction on its way, on a CPU from a coarse grid of its latents."""
+
+    def __init__(self, generator: Generator, place: Path, extent: tuple[float, float, float]):
+        self._pipeline, self._every = generator.pipeline, generator.preview_every
+        self._place, self._extent = place, extent
+        self.newest: Path | None = None
+
+    def draw(self, step: int, latents: Float[Tensor, "n c d h w"]) -> None:
+        """Every few steps, of the first sample of the batch."""
+        if step % self._every:
+            return
+        on_cpu = latents.device.type == "cpu"
+        size = [min(n, COARSE) if on_cpu else n for n in latents.shape[2:]]
+        volume = self._pipeline.decode(F.interpolate(latents[:1], size=size, mode="trilinear"))[0, 0].cpu()
+        spacing = [e / n for e, n in zip(self._extent, volume.shape, strict=True)]
+        grey = pictures.display_window(self._pipeline.window)
+        path = self._place / f"step_{step:04d}.png"
+        pictures.planes_picture(None, volume, spacing, grey, PREVIEW_SIDE).save(path)
+        self.newest = path

@@ -1,0 +1,140 @@
+"""Looking at an X-ray before anything is made of it: as the model sees it, and what is odd about it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from common.errors import UserError
+from dataset.io.xray import read_picture, read_xray, resize_xray, scale_picture
+from dataset.xray.lung_alignment import lung_map
+from evaluation.generation.xray_inputs import Shown, placed, read_inputs
+from evaluation.visualization.slices import xray_tile
+
+PICTURE_SIDE = 512  # pixels
+# Of 12 real frontal films and 10 X-rays rendered from CTs, laid by their lungs, the least like the mean training X-ray
+# of the phantom weights has a correlation of 0.59; eight photographs and textures reach 0.38.
+LEAST_LIKENESS = 0.5
+# Correlation of a picture with its mirror image: 0.83 to 0.99 in those films, below 0.82 in half of the laterals.
+LEAST_SYMMETRY = 0.8
+BETTER_BY = 0.08  # likeness that an inverted or turned picture must gain to be called the right one
+FAR = 1.2  # distance from the mean training X-ray, where the farthest of these is 1
+COARSE = 32  # pixels a side, for symmetry
+TURNS = {"inverted": (0, True), "turned by 90°": (1, False), "upside down": (2, False), "turned by 270°": (3, False)}
+LATERAL = "the file says that it is a lateral or oblique view: give a frontal chest X-ray"
+INVERTED = "the file is inverted (dark bone): it was brought to bright bone"
+
+
+@dataclass(frozen=True)
+class Look:
+    """What was seen in one file.
+
+    Attributes:
+        shown: as the generator takes it; None for a view that it refuses.
+        orientation, warnings: as of `demo.service.messages.Seen`.
+    """
+
+    shown: Shown | None
+    orientation: str
+    warnings: list[str]
+
+
+def look(xray: Path, pipeline, picture: Path, view: str | None = None, align: str | None = None) -> Look:
+    """Reads an X-ray, draws it as the model sees it into `picture` (PNG), and says what is odd about it.
+
+    Raises:
+        UserError: a file that cannot be read as an X-ray.
+    """
+    found, size = read_picture(xray), tuple(pipeline.protocol["xray_size"])
+    warnings = [INVERTED] if any(note.startswith("inverted") for note in found.notes) else []
+    if found.view == "lateral":
+        xray_tile(read_xray(xray, size, lateral=True), PICTURE_SIDE).save(picture)
+        return Look(None, "lateral or oblique, as the file says", [LATERAL, *warnings])
+    told = (pipeline.protocol, pipeline.extent, align, view, pipeline.prior, pipeline.pose_guess)
+    (shown,) = read_inputs([xray], *told)
+    xray_tile(shown.picture, PICTURE_SIDE).save(picture)
+    plain = resize_xray(scale_picture(found), size).clamp(0.0, 1.0)
+    assumed = [note for note in found.notes if note.startswith("no Patient Orientation")]
+    return Look(shown, _orientation(shown, assumed), warnings + oddities(plain, shown, pipeline))
+
+
+def oddities(plain: Float[Tensor, "h w"], shown: Shown, pipeline) -> list[str]:
+    """A line for each thing in which a picture differs from a frontal chest X-ray, and from those of training.
+
+    Args:
+        plain: the film in [0, 1] as it lies.
+        shown: as the generator takes it.
+    """
+    said, prior = [], pipeline.prior
+    box = pipeline.protocol.get("lung_box")
+    laid, lungs = _laid(plain, box, pipeline.extent)
+    if prior is not None:
+        own = _best(plain, box, pipeline)
+        turned = {
+            name: _best((1.0 - plain if inverted else plain).rot90(quarters), box, pipeline)
+            for name, (quarters, inverted) in TURNS.items()
+        }
+        name = max(turned, key=turned.get)
+        if turned[name] > max(own + BETTER_BY, LEAST_LIKENESS):
+            said.append(f"it looks {name}: bring it to bright bone, head up, the patient's right on the left")
+        if not said and own < LEAST_LIKENESS:
+            said.append(
+                "it does not look like a frontal chest X-ray (correlation with the mean training X-ray "
+                f"{own:.2f}, of a frontal film above {LEAST_LIKENESS:g})"
+            )
+    if box is not None and not lungs:
+        said.append("no lungs were found in it: it is taken as it lies")
+    elif not said and _symmetry(laid) < LEAST_SYMMETRY:
+        said.append("it looks like a lateral, oblique or strongly turned view: give a frontal chest X-ray")
+    if prior is not None:
+        laid, _ = placed(shown, pipeline.pose_guess)  # as the X-rays were that the guess was fitted on
+        far = float(prior.distance(laid[None, :, None].to(pipeline.device)))
+        if far > FAR:
+            said.append(
+                f"unlike the training X-rays: {far:.1f} times as far from their mean as the farthest of them; the "
+                "volume will show more of the training data than of this patient"
+            )
+    return said
+
+
+def refuse_lateral(seen: Look) -> Shown:
+    """The X-ray as the generator takes it.
+
+    Raises:
+        UserError: a view that it does not take.
+    """
+    if seen.shown is None:
+        raise UserError(f"the X-ray: {LATERAL}")
+    return seen.shown
+
+
+def _laid(plain: Tensor, box, extent) -> tuple[Float[Tensor, "h w"], bool]:
+    """By its lungs, if they are found."""
+    found = None if box is None else lung_map(plain, box, extent)
+    return (plain, False) if found is None else (found.apply(plain), True)
+
+
+def _best(plain: Tensor, box, pipeline) -> float:
+    """Likeness to the mean training X-ray, as it lies or laid by its lungs."""
+    return max(_likeness(image, pipeline.prior) for image in (plain, _laid(plain, box, pipeline.extent)[0]))
+
+
+def _likeness(image: Tensor, prior) -> float:
+    views = prior.config.views
+    return float(prior.likeness(image.expand(1, views, 1, *image.shape).to(prior.mean.device)))
+
+
+def _symmetry(image: Tensor) -> float:
+    small = F.adaptive_avg_pool2d(image[None, None], COARSE)[0, 0]
+    pair = torch.stack([small.flatten(), small.flip(1).flatten()])
+    return float(torch.corrcoef(pair)[0, 1].nan_to_num())
+
+
+def _orientation(shown: Shown, assumed: list[str]) -> str:
+    notes, laid = shown.notes, shown.notes.get("alignment", {}).get("align") == "lungs"
+    parts = [f"{notes.get('view', 'PA')}, {notes.get('view_source', 'assumed')}"]
+    parts.append("laid by its lungs" if laid else "as it lies")
+    return "; ".join([*parts, "head up, the patient's right on the left", *assumed])

@@ -1,0 +1,1 @@
+"""Checks uploaded files before they are read."""

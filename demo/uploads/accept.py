@@ -1,0 +1,70 @@
+"""Uploads before anything reads them: what kind a file is by its content, and whether its size can be borne.
+
+A header may promise any number of pixels and a few bytes may inflate to gigabytes, so everything is measured here
+first: nothing is allocated for what a file says before what it says was found bearable, and nothing is unpacked beyond
+what it says. Names are not looked at.
+"""
+
+import shutil
+import struct
+import zlib
+from pathlib import Path
+
+import pydicom
+
+from common.errors import UserError
+from demo.uploads.dicom import expect_dicom
+from demo.uploads.image import expect_jpeg, expect_png
+from demo.uploads.nifti import HEADER, expect_nifti
+
+# What the readers of headers raise where these lie; a too deep nesting of DICOM sequences is a RecursionError.
+DAMAGED = (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError, EOFError, RuntimeError,
+           NotImplementedError, OverflowError, MemoryError, struct.error, zlib.error,
+           pydicom.errors.InvalidDicomError, pydicom.errors.BytesLengthException)  # fmt: skip
+
+
+def take_xray(upload: Path, place: Path, most_bytes: int) -> Path:
+    """A copy of an upload under a name of ours whose ending is what the file is.
+
+    Raises:
+        UserError: not a file of these kinds, too large or otherwise not to be read. The line names the X-ray, never
+            its file.
+    """
+    kind = _measured(upload, most_bytes, "the X-ray", volume=False)
+    return _copied(upload, place / f"upload{kind}")
+
+
+def take_ct(upload: Path, place: Path, most_bytes: int) -> Path:
+    """The same for a true CT: NIfTI alone.
+
+    Raises:
+        UserError: as `take_xray`.
+    """
+    kind = _measured(upload, most_bytes, "the CT", volume=True)
+    return _copied(upload, place / f"upload_ct{kind}")
+
+
+def _measured(upload: Path, most_bytes: int, name: str, volume: bool) -> str:
+    if not upload.is_file():
+        raise UserError(f"{name}: it is no longer here; upload it again")
+    size = upload.stat().st_size
+    if size > most_bytes:
+        raise UserError(f"{name}: {size / 2**20:.0f} MB, at most {most_bytes / 2**20:.0f} MB are taken")
+    with upload.open("rb") as file:
+        start = file.read(HEADER)
+    try:
+        if not volume and start.startswith(b"\x89PNG\r\n\x1a\n"):
+            return expect_png(upload, size)
+        if not volume and start.startswith(b"\xff\xd8\xff"):
+            return expect_jpeg(upload)
+        if not volume and start[128:132] == b"DICM":
+            return expect_dicom(upload, start, size)
+        return expect_nifti(upload, start, size, name, volume)
+    except DAMAGED as error:
+        raise UserError(f"{name}: damaged ({type(error).__name__}); export it again") from None
+
+
+def _copied(upload: Path, target: Path) -> Path:
+    shutil.copyfile(upload, target)
+    target.chmod(0o600)
+    return target

@@ -1,0 +1,99 @@
+"""Whether a PNG or JPEG can be borne, by its chunks and markers alone: nothing is decoded."""
+
+import struct
+from pathlib import Path
+
+from common.errors import UserError
+from dataset.io.xray import LARGEST_ASPECT
+
+LONGEST_SIDE = 8192  # pixels; a digital detector has at most about 5000
+MOST_PIXELS = 30_000_000
+MOST_TEXT = 1 << 20  # bytes of a compressed text or colour profile
+CHANNELS = {2: 3, 4: 2, 6: 4}  # by the colour type of a PNG
+LARGE, MOST_RATIO = 4 << 20, 300  # bytes from which on; no film is packed so well, zeros a thousandfold
+
+
+def expect_png(upload: Path, size: int) -> str:
+    """Walks the chunks: IHDR first, IEND at the very end, one picture. Gives back the ending of such files.
+
+    Raises:
+        UserError: another order, more pixels than can be borne, several pictures, something behind them.
+    """
+    with upload.open("rb") as file:
+        file.seek(8)
+        first, packed = True, 0
+        while True:
+            head = file.read(8)
+            if len(head) < 8:
+                raise UserError("the X-ray: the PNG is cut off; copy or export it again")
+            length, kind = struct.unpack(">I4s", head)
+            if first and (kind != b"IHDR" or length != 13):
+                raise UserError("the X-ray: a damaged PNG; export it again")
+            if first:
+                width, height, depth, colour = struct.unpack(">IIBB", file.read(10))
+                expect_pixels(width, height)
+                whole = width * height * CHANNELS.get(colour, 1) * depth // 8
+                file.seek(-10, 1)
+            if kind == b"acTL":
+                raise UserError("the X-ray: a moving PNG; export a single picture")
+            if kind in (b"zTXt", b"iTXt", b"iCCP") and length > MOST_TEXT:
+                raise UserError("the X-ray: the PNG carries too much text; export it again without")
+            first, packed = False, packed + length * (kind == b"IDAT")
+            file.seek(length + 4, 1)
+            if file.tell() > size:
+                raise UserError("the X-ray: the PNG is cut off; copy or export it again")
+            if kind == b"IEND":
+                break
+        if whole > LARGE and whole > MOST_RATIO * packed:
+            raise UserError("the X-ray: the image is blank; export it again")
+        if file.tell() != size:
+            raise UserError("the X-ray: something follows the picture in the PNG; export it again")
+    return ".png"
+
+
+def expect_jpeg(upload: Path) -> str:
+    """Reads the markers up to the frame header; nothing may follow the last one. Gives back the ending of such files.
+
+    Raises:
+        UserError: damaged, more pixels than can be borne, something behind the picture.
+    """
+    data = upload.read_bytes()
+    expect_pixels(*jpeg_size(data))
+    end = data.rfind(b"\xff\xd9")
+    if end < 0 or data[end + 2 :].strip(b"\0\n\r "):
+        raise UserError("the X-ray: the JPEG is cut off, or something follows the picture; export it again")
+    return ".jpg"
+
+
+def jpeg_size(data: bytes) -> tuple[int, int]:
+    """Width and height of the frame header (SOF) of a JPEG or JPEG-LS codestream.
+
+    Raises:
+        UserError: there is none.
+    """
+    at = 2
+    while at + 9 <= len(data):
+        if data[at] != 0xFF:
+            raise UserError("the X-ray: a damaged JPEG; export it again")
+        marker = data[at + 1]
+        if marker == 0xFF:
+            at += 1
+            continue
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC) or marker == 0xF7:
+            height, width = struct.unpack(">HH", data[at + 5 : at + 9])
+            return width, height
+        if marker in (0xDA, 0xD9):
+            break
+        length = struct.unpack(">H", data[at + 2 : at + 4])[0]
+        if length < 2:
+            break
+        at += 2 + length
+    raise UserError("the X-ray: a damaged JPEG; export it again")
+
+
+def expect_pixels(width: int, height: int) -> None:
+    """Raises UserError for more pixels than can be borne, and for a strip."""
+    if not (width and height) or max(width, height) > LONGEST_SIDE or width * height > MOST_PIXELS:
+        raise UserError(f"the X-ray: {width}x{height} pixels, at most {LONGEST_SIDE} a side are taken")
+    if max(width, height) > LARGEST_ASPECT * min(width, height):
+        raise UserError(f"the X-ray: {width}x{height} pixels; give a whole frontal chest X-ray")

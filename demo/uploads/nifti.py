@@ -1,0 +1,87 @@
+"""Whether a NIfTI file can be borne: by its header, and by unpacking it no further than the header says it goes."""
+
+import math
+import struct
+import zlib
+from pathlib import Path
+
+from common.errors import UserError
+from demo.uploads.image import LONGEST_SIDE, MOST_PIXELS
+
+LONGEST_AXIS = 2048  # voxels
+MOST_VOXELS = 200_000_000  # 512 x 512 x 760
+CHUNK = 1 << 20
+HEADER = 352  # bytes of header and extension flag
+BYTES = {2: 1, 4: 2, 8: 4, 16: 4, 64: 8, 256: 1, 512: 2, 768: 4}  # of the data types that hold one real number
+MOST_OFFSET = 1 << 20  # of the voxels in the file
+SLACK = 4096  # bytes that may follow the voxels
+
+
+def expect_nifti(upload: Path, start: bytes, size: int, name: str, volume: bool) -> str:
+    """Gives back the ending of such files.
+
+    Args:
+        start: the first `HEADER` bytes.
+        size: of the file in bytes.
+        name: what the file is, for the message.
+        volume: whether three dimensions are wanted, or a picture.
+
+    Raises:
+        UserError: not NIfTI, damaged, more values than can be borne, another length than the header says.
+    """
+    packed = start.startswith(b"\x1f\x8b")
+    if packed:
+        start = _unpacked(upload, HEADER, name)[0]
+    expected = _length(start, name, volume)
+    if packed:
+        _, found = _unpacked(upload, expected + SLACK, name, keep=False)
+        if found > expected + SLACK:
+            raise UserError(f"{name}: unpacks to more than its header says; export it again")
+    else:
+        found = size
+        if found > expected + SLACK:
+            raise UserError(f"{name}: longer than its header says; export it again")
+    if found < expected:
+        raise UserError(f"{name}: the NIfTI file is cut off; copy or export it again")
+    return ".nii.gz" if packed else ".nii"
+
+
+def _length(start: bytes, name: str, volume: bool) -> int:
+    """Length of the whole file, by its header (NIfTI-1: sizeof_hdr, dim, datatype, vox_offset, magic)."""
+    order = {348: "<", 1543569408: ">"}.get(struct.unpack("<i", start[:4])[0] if len(start) >= 4 else 0)
+    if order is None or len(start) < 348 or start[344:348] not in (b"n+1\0", b"n+1 "):
+        wanted = "a NIfTI file (.nii or .nii.gz)" if volume else "a PNG, JPEG, DICOM or NIfTI file"
+        raise UserError(f"{name}: what it holds is not {wanted}; export it again as one")
+    count, *dims = struct.unpack(f"{order}8h", start[40:56])
+    datatype, offset = struct.unpack(f"{order}h", start[70:72])[0], struct.unpack(f"{order}f", start[108:112])[0]
+    if not 1 <= count <= 7 or min(dims[:count]) < 1 or datatype not in BYTES:
+        raise UserError(f"{name}: a damaged NIfTI header; export it again")
+    if not math.isfinite(offset) or not 348 <= offset <= MOST_OFFSET:
+        raise UserError(f"{name}: a damaged NIfTI header; export it again")
+    dims, voxels = dims[:count], math.prod(dims[:count])
+    most, longest = (MOST_VOXELS, LONGEST_AXIS) if volume else (MOST_PIXELS, LONGEST_SIDE)
+    if voxels > most or max(dims) > longest:
+        shown = "x".join(str(n) for n in dims)
+        raise UserError(f"{name}: {shown} values, at most {longest} an axis and {most // 10**6} million are taken")
+    if not volume and sum(n > 1 for n in dims) > 2:
+        raise UserError(
+            f"{name}: a volume of {'x'.join(map(str, dims))} where an X-ray is one slice; give a PNG, JPEG or DICOM"
+        )
+    return int(offset) + voxels * BYTES[datatype]
+
+
+def _unpacked(upload: Path, most: int, name: str, keep: bool = True) -> tuple[bytes, int]:
+    """The first `most` bytes of a gzip file, and how many there are, up to a chunk more than `most`."""
+    inflater, kept, found = zlib.decompressobj(wbits=31), bytearray(), 0
+    with upload.open("rb") as file:
+        while found <= most and (chunk := file.read(CHUNK // 16)):
+            while chunk and found <= most and not inflater.eof:
+                out = inflater.decompress(chunk, CHUNK)
+                chunk, found = inflater.unconsumed_tail, found + len(out)
+                if keep:
+                    kept += out
+            if inflater.eof:
+                if inflater.unused_data.strip(b"\0") or file.read(CHUNK).strip(b"\0"):
+                    raise UserError(f"{name}: something follows the data in the gzip file; export it again")
+                break
+    return bytes(kept[:most]), found

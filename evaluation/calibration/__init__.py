@@ -1,0 +1,1 @@
+"""Calibrates prediction intervals on validation cases."""

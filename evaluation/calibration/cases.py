@@ -1,0 +1,44 @@
+"""Which cases calibrate: phantoms that no split draws, or a part of real data that was set aside."""
+
+from common.errors import UserError
+
+
+class Limited:
+    """The first cases of a data set, or all of them."""
+
+    def __init__(self, cases, count: int | None):
+        self._cases = cases
+        self.rows = cases.rows.iloc[: len(cases) if count is None else int(count)]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def case(self, index: int) -> dict:
+        """As the data set itself gives it."""
+        return self._cases.case(index)
+
+
+def calibration_source(source: dict, split: str | None, cases: int, first: int) -> dict | None:
+    """The node of a source whose test split is the calibration cases; None where they are a split of the data itself.
+
+    Args:
+        source: node `dataset.source`.
+        split: part of the data that is set aside for calibration; phantoms need none.
+        cases, first: number of calibration phantoms and index of the first.
+
+    Raises:
+        UserError: real data without a split.
+    """
+    if split is not None:
+        if split not in ("train", "val", "test"):
+            raise UserError(f"calibration_split={split}: choose train, val or test")
+        return None
+    if "test_from" not in source:
+        raise UserError(
+            "calibration_split: missing; name the part of these data that calibrates: neither trained on nor tested on"
+        )
+    if first + cases > source["test_from"] and first < source["test_from"] + source["test"]:
+        raise UserError(
+            f"calibration_from={first}: {cases} phantoms from there meet the test phantoms from {source['test_from']}"
+        )
+    return {**source, "test": cases, "test_from": first}

@@ -1,0 +1,1 @@
+"""Compares classifiers on real CTPA, X-rays and generated CTPA."""

@@ -1,0 +1,198 @@
+"""Generated volumes as cases: each from a generator that has not seen its patient, kept in the cache."""
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import pandas as pd
+import torch
+from torch.utils.data import Dataset
+
+from common.checked_tensors import save_tensors
+from common.errors import UserError
+from common.files import atomic_path, sha256
+from dataset.cases.case import case_key
+from dataset.cases.case_dataset import CaseDataset
+from dataset.cases.store import source_folder, stored
+from dataset.datamodule import CTDataModule
+from dataset.imaging.geometry import extent_mm
+from dataset.imaging.hu_window import Window
+from ddpm.checkpoint.load import load_pipeline
+from ddpm.checkpoint.read import read
+from evaluation.generation.open_pipeline import set_sampler
+from evaluation.generation.sample import sample_volumes
+from evaluation.protocol.comparability import estimator
+from evaluation.protocol.data_checks import check_protocol
+from evaluation.protocol.leakage import choose_unseen, parts_of_file
+
+TOGETHER = 64  # X-rays held in memory at once
+SPLITS = ("train", "val", "test")
+
+
+class GeneratedCases(Dataset):
+    """The items of a `CaseDataset` with generated volumes in the place of the true ones.
+
+    Args:
+        cases: whose X-rays, labels and rows they keep.
+        files: one a case, with `ct` int16 (D, H, W) HU.
+    """
+
+    def __init__(self, cases: CaseDataset, files: list[Path]):
+        self.cases, self.files, self.rows = cases, list(files), cases.rows
+        self.window: Window = cases.window
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, item: int | tuple[int, int]) -> dict:
+        index, step = item if isinstance(item, tuple) else (item, -1)
+        ct = self.window.normalise(stored(self.files[index], "ct"))[None]
+        return {"ct": ct, **self.cases.condition(index, step), "index": int(index), "step": int(step)}
+
+
+@dataclass
+class Generators:
+    """Checkpoints that make the volumes, and how.
+
+    Args:
+        paths: checkpoints: one that is foreign to the data, or one for each fold.
+        sampler: scheduler, steps and their options.
+        samples: behind each volume, which is their mean.
+        seed: of the noise.
+        batch_size: volumes generated at once.
+        device: where.
+        origin: checkpoint that all of them were fine-tuned from, if they were.
+
+    Raises:
+        UserError: no checkpoint, or samples below 1.
+    """
+
+    paths: list[Path]
+    sampler: dict
+    samples: int = 1
+    seed: int = 0
+    batch_size: int = 4
+    device: str = "cpu"
+    origin: str | None = None
+    hashes: dict[Path, str] = field(init=False)
+
+    def __post_init__(self):
+        if not self.paths:
+            raise UserError("generators: none given; train them with python train/train_ddpm.py, one a dataset.fold")
+        if self.samples < 1:
+            raise UserError(f"generators: samples={self.samples}; give at least 1")
+        self.hashes = {path: sha256(path) for path in self.paths}
+
+    def describe(self) -> dict:
+        """Plain JSON: which files by name and hash, sampler, samples, estimator and seed."""
+        files = sorted(({"file": p.name, "sha256": h} for p, h in self.hashes.items()), key=lambda f: f["sha256"])
+        settings = {"sampler": self.sampler, "samples": self.samples, "seed": self.seed}
+        return {"checkpoints": files, "estimator": estimator(self.samples), **settings}
+
+    def make(self, data: CTDataModule, splits: tuple[str, ...] = SPLITS) -> dict[str, GeneratedCases]:
+        """Generated cases of these splits of `data`, after its `setup()`; what is cached is not made again.
+
+        Raises:
+            UserError: for a patient whom every generator has seen, or a generator of another window or size.
+        """
+        present, rows = data.protocol(), all_rows(data)
+        generators = [_Generator(path, self.device) for path in self.paths]
+        for generator in generators:
+            check_protocol(present, generator.protocol)
+            _check_xrays(present, generator)
+        asked = rows["split"].isin(splits).to_numpy()
+        parts = {str(path): parts_of_file(rows, path, present, self.origin)[asked] for path in self.paths}
+        chosen = choose_unseen(parts, rows[asked].reset_index(drop=True))
+        owners = dict(zip(rows.loc[asked, "id"], chosen, strict=True))
+        files = {}
+        for split in splits:
+            cases = getattr(data, split)
+            names = zip(cases.rows["id"], cases.paths, strict=True)
+            files[split] = [self._file(data, Path(owners[name]), path) for name, path in names]
+        for generator in generators:
+            for split in splits:
+                cases = getattr(data, split)
+                mine = [str(generator.path) == owners[name] for name in cases.rows["id"]]
+                todo = [i for i, own in enumerate(mine) if own and not files[split][i].is_file()]
+                for start in range(0, len(todo), TOGETHER):
+                    self._generate(generator, cases, todo[start : start + TOGETHER], files[split])
+        return {split: GeneratedCases(getattr(data, split), files[split]) for split in splits}
+
+    def _file(self, data: CTDataModule, owner: Path, case: Path) -> Path:
+        settings = {"checkpoint": self.hashes[owner], "sampler": self.sampler, "samples": self.samples}
+        folder = f"generated-{case_key({**settings, 'noise': self.seed})}"
+        return source_folder(data.source, data.cache_dir) / folder / case.name
+
+    def _generate(self, generator: "_Generator", cases: CaseDataset, places: list[int], files: list[Path]) -> None:
+        pipeline = generator.pipeline
+        set_sampler(pipeline, self.sampler)
+        # films are laid onto the lungs that this generator knows, without the changes of a training sample
+        of_volumes = generator.protocol.get("input") == "volume"
+        extent = None if of_volumes else generator.protocol.get("extent")
+        shown = CaseDataset(cases.paths, cases.rows, cases.window, None, 0, cases.handling, generator.lung_box, extent)
+        items = [shown.condition(i) for i in places]
+        drawn = sample_volumes(
+            pipeline,
+            torch.stack([item["xray"].float() for item in items]),
+            torch.stack([item["pose"] for item in items]),
+            [item["id"] for item in items],
+            self.samples,
+            self.batch_size,
+            self.seed,
+            torch.tensor([extent_mm(pipeline.volume_size, item["spacing"].tolist()) for item in items]),
+        )
+        for part, volumes in drawn:
+            for i, samples in zip(part, volumes, strict=True):
+                file = files[places[i]]
+                file.parent.mkdir(parents=True, exist_ok=True)
+                with atomic_path(file) as temporary:
+                    save_tensors({"ct": samples.mean(dim=0).round().to(torch.int16).contiguous()}, temporary)
+
+
+class _Generator:
+    """A checkpoint whose protocol is read at once and whose networks only where volumes are to be made."""
+
+    def __init__(self, path: Path, device: str):
+        self.path, self.device = path, device
+        self.protocol: dict = read(path)[0].get("protocol", {})
+        self.lung_box = self.protocol.get("lung_box")
+
+    @cached_property
+    def pipeline(self):
+        return load_pipeline(self.path, device=self.device)
+
+
+def _check_xrays(present: dict, generator: _Generator) -> None:
+    for key in ("xray_size", "views"):
+        if present.get(key) != generator.protocol.get(key):
+            raise UserError(
+                f"{generator.path}: trained with dataset.{key}={generator.protocol.get(key)}, the data have "
+                f"{present.get(key)}; give the same, so that X-ray classifiers and generator see one resolution"
+            )
+
+
+def find_generators(given: str | list[str] | None) -> list[Path]:
+    """Checkpoints out of a config value: a file, a folder (the newest of each fold under it), or a list of these.
+
+    Raises:
+        UserError: a path that does not exist, or a folder without a checkpoint of a generator.
+    """
+    found = []
+    for value in [given] if isinstance(given, str) else list(given or []):
+        path, newest = Path(value), {}
+        if path.is_file():
+            found.append(path)
+            continue
+        for file in sorted(path.glob("**/last.ckpt"), key=lambda f: f.stat().st_mtime_ns):
+            header, _, _ = read(file)
+            if header["stage"] == "ddpm":
+                newest[header.get("protocol", {}).get("fold")] = file
+        if not newest:
+            raise UserError(f"generators: {value}: no such file, and no last.ckpt of a generator under it")
+        found += newest.values()
+    return found
+
+
+def all_rows(data: CTDataModule) -> pd.DataFrame:
+    """The manifest of all three splits, labels completed."""
+    return pd.concat([getattr(data, split).rows for split in SPLITS], ignore_index=True)

@@ -1,0 +1,1 @@
+"""Distances between populations of generated and true volumes."""

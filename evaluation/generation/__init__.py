@@ -1,0 +1,1 @@
+"""Generates volumes from X-rays with a trained pipeline and writes them."""

@@ -1,0 +1,1 @@
+"""Prediction intervals of volumes, by tissue and organ."""

@@ -1,0 +1,58 @@
+"""The quantities that get prediction intervals: tissues and organ volumes."""
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from dataset.imaging.hu_window import Window
+from dataset.imaging.lung_segmentation import LUNG_BELOW_HU
+from evaluation.intervals.organ_volumes import HeartRuler, lung_millilitres
+from evaluation.metrics.regions import body_mask, lung_mask, split_dense
+
+TISSUES = ("air", "lungs", "soft", "bone", "vessels")
+
+
+ORGANS = ("lung_volume", "heart_volume")
+
+
+TITLES = {
+    "air": "air around the patient",
+    "lungs": "lungs",
+    "soft": "soft tissue",
+    "bone": "bone",
+    "vessels": "contrast vessels",
+    "lung_volume": "lung volume",
+    "heart_volume": "heart volume",
+}
+
+
+UNITS = dict.fromkeys(TISSUES, "HU") | dict.fromkeys(ORGANS, "ml")
+
+
+def tissue_masks(
+    mean: Float[Tensor, "d h w"], spacing: tuple[float, float, float]
+) -> dict[str, Bool[Tensor, "d h w"]]:
+    """Every voxel of a generated mean volume in one of `TISSUES`; a mask may be empty."""
+    body, lungs = body_mask(mean), lung_mask(mean, spacing)
+    bone, vessels = split_dense(mean, body, lungs, spacing)
+    lungs = lungs & ~bone & ~vessels
+    body = body | lungs
+    return {
+        "air": ~body,
+        "lungs": lungs,
+        "soft": body & ~lungs & ~bone & ~vessels,
+        "bone": bone,
+        "vessels": vessels,
+    }
+
+
+def organ_samples(
+    samples: Float[Tensor, "s d h w"], spacing: tuple[float, float, float], ruler: HeartRuler | None, window: Window
+) -> dict[str, Float[Tensor, " s"]]:
+    """ml in each sample. Empty where the window flattens the lungs; the heart needs a ruler as well."""
+    if window.low >= LUNG_BELOW_HU:
+        return {}
+    found = {"lung_volume": [lung_millilitres(sample, spacing) for sample in samples]}
+    if ruler is not None:
+        found["heart_volume"] = [ruler(sample, spacing) for sample in samples]
+    return {name: torch.tensor(values, dtype=torch.float64) for name, values in found.items()}

@@ -1,0 +1,78 @@
+"""LPIPS slice by slice: distance of deep features that were weighted to agree with human eyes (Zhang et al. 2018)."""
+
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from common.errors import UserError
+from ddpm.weights.safe_load import read_weights
+from evaluation.metrics.base import CaseView, Metric, NotMeasured
+
+SMALLEST_SIDE = 64  # pixels; AlexNet's strides leave nothing of less
+
+
+def lpips_slices(
+    prediction: Float[Tensor, "d h w"], truth: Float[Tensor, "d h w"], network: nn.Module
+) -> Float[Tensor, ""]:
+    """Mean LPIPS of all axial slices; volumes in [-1, 1]. 0 at identity. Small slices are enlarged to 64 pixels."""
+    scale = max(1.0, SMALLEST_SIDE / min(truth.shape[-2:]))
+    values = []
+    with torch.no_grad():
+        for start in range(0, len(truth), 16):  # a fixed share: the number depends on no batch size
+            pair = [v[start : start + 16, None].expand(-1, 3, -1, -1) for v in (prediction, truth)]
+            if scale > 1.0:
+                size = [round(scale * n) for n in truth.shape[-2:]]
+                pair = [F.interpolate(v, size=size, mode="bilinear", align_corners=False) for v in pair]
+            values.append(network(*pair).flatten())
+    return torch.cat(values).mean()
+
+
+def load_lpips(weights: str | Path) -> nn.Module:
+    """LPIPS with torchvision's AlexNet from a local file; the learned weights of the layers come with torchmetrics.
+
+    Raises:
+        UserError: no such file, or weights of another network.
+    """
+    from torchmetrics.functional.image.lpips import _LPIPS
+
+    file = Path(weights)
+    if not file.is_file():
+        raise UserError(f"lpips={weights}: no such file; give the AlexNet weights of torchvision, or null")
+    try:
+        state = read_weights(file)
+    except ValueError as error:
+        raise UserError(f"lpips={weights}: {error}") from error
+    network = _LPIPS(pretrained=True, net="alex", pnet_rand=True)
+    layers = {name.split(".", 1)[1]: parameter for name, parameter in network.net.named_parameters()}
+    wanted = {name: f"features.{name}" for name in layers}
+    try:
+        for name, key in wanted.items():
+            layers[name].data.copy_(state[key])
+    except (KeyError, RuntimeError) as error:
+        raise UserError(f"lpips={weights}: not the AlexNet of torchvision ({error})") from error
+    return network.eval().requires_grad_(False)
+
+
+def _lpips(view: CaseView) -> Float[Tensor, " m"]:
+    network = view.tools.get("lpips")
+    if network is None:
+        raise NotMeasured("no weights: give lpips=<AlexNet weights of torchvision>")
+    network = network.to(view.truth.device)
+    truth = view.window.normalise(view.truth)
+    return torch.stack([lpips_slices(view.window.normalise(v), truth, network) for v in view.predictions])
+
+
+METRICS = (
+    Metric(
+        "lpips",
+        "LPIPS",
+        "",
+        "low",
+        3,
+        _lpips,
+        "mean over axial slices, AlexNet, learned weights 0.1, window as [-1, 1], slices under 64 pixels enlarged",
+    ),
+)

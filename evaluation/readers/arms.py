@@ -1,0 +1,129 @@
+"""The volumes of a study: three arms of each case, brought to one spacing, one window and one crop.
+
+Whatever differs between arms but the picture itself unblinds: a sharper grid, a larger field, other HU at the edges.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+
+from common.errors import UserError
+from dataset.imaging.geometry import extent_mm
+from dataset.imaging.hu_window import Window
+from dataset.imaging.resampling import resample
+from dataset.imaging.volume import Volume
+from dataset.io.ct import read_volume
+from evaluation.generation.xray_inputs import told_extents
+from evaluation.readers.design import ARMS
+
+SAME_MM = 0.01
+
+
+def arm_maker(pipeline, cases, seed: int = 0) -> Callable[[str, int], Volume]:
+    """`(arm, index) -> Volume` of a generator: the case itself, what its autoencoder keeps of it, one sample.
+
+    One sample, never the mean of several: a mean is smoother than any CT.
+    """
+    window = pipeline.window
+
+    @torch.no_grad()
+    def make(arm: str, index: int) -> Volume:
+        case = cases.case(index)
+        spacing, centre = tuple(case["spacing"].tolist()), tuple(case["centre"].tolist())
+        if arm == "generated":
+            size = extent_mm(case["ct"].shape, spacing)
+            hu = pipeline(
+                case["xray"].float()[None, :, None],
+                case["pose"][None],
+                num_samples=1,
+                seed=seed,
+                ids=[str(cases.rows["id"].iloc[index])],
+                extent=told_extents(case["pose"][None], torch.tensor([size]), pipeline),
+                batch_size=1,
+                progress=lambda step, total: None,
+            ).volumes[0, 0]
+        elif arm == "autoencoder":
+            encoder = pipeline.latent_encoder
+            latents = encoder.encode_raw(window.normalise(case["ct"].float())[None, None].to(encoder.device))
+            hu = window.denormalise(encoder.decode_raw(latents).float())[0, 0].cpu()
+        else:
+            hu = case["ct"].float()
+        return Volume(hu.float().numpy(), spacing, centre)
+
+    return make
+
+
+def read_table(path: str | Path) -> tuple[pd.DataFrame, Callable[[str, int], Volume]]:
+    """Cases and `(arm, index) -> Volume` of a table: columns id, patient, the three arms (NIfTI files), label.
+
+    Files are relative to the table; `label` is 0, 1 or -1 and may be absent.
+
+    Raises:
+        UserError: no table, a column missing, an id twice, a file missing, a label outside of its values.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"volumes={path}: no such file; give a CSV with id, patient, {', '.join(ARMS)} and label")
+    try:
+        rows = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not a table ({error}); columns are id, patient, {', '.join(ARMS)}, label") from error
+    lacking = [name for name in ("id", "patient", *ARMS) if name not in rows.columns]
+    if lacking:
+        raise UserError(f"{path}: no column {lacking[0]}; columns are id, patient, {', '.join(ARMS)}, label")
+    twice = rows["id"][rows["id"].duplicated()]
+    if len(twice):
+        raise UserError(f"{path}: id {twice.iloc[0]} stands in two rows; ids must be unique")
+    rows["label"] = rows["label"].str.strip().replace("", "-1") if "label" in rows.columns else "-1"
+    odd = rows["label"][~rows["label"].isin(("0", "1", "-1"))]
+    if len(odd):
+        raise UserError(f"{path}: row {odd.index[0] + 2} has label={odd.iloc[0]}; choose 0, 1, -1")
+    rows["label"] = rows["label"].astype(int)
+    for arm in ARMS:
+        for row, name in enumerate(rows[arm], start=2):
+            if not (path.parent / name).is_file():
+                raise UserError(
+                    f"{path}: row {row} has {arm}={name}, no such file; name a NIfTI file, all arms a case"
+                )
+    return rows, lambda arm, index: read_volume(path.parent / rows[arm].iloc[index])
+
+
+def common_grid(
+    volumes: Sequence[Volume], spacing: Sequence[float] | None = None, crop: Sequence[int] | None = None
+) -> tuple[tuple[int, int, int], tuple[float, float, float]]:
+    """Size and spacing (mm) that every volume of the study can be shown in, `(D, H, W)`.
+
+    By default the coarsest spacing of any volume along each axis, so that none is sharper for its grid, and the
+    largest field that lies within all of them.
+
+    Raises:
+        UserError: a spacing finer than the coarsest one, a crop that reaches beyond a volume.
+    """
+    coarsest = np.max([v.spacing for v in volumes], axis=0)
+    chosen = coarsest if spacing is None else np.asarray(spacing, dtype=float)
+    if (chosen < coarsest - SAME_MM).any():
+        raise UserError(
+            f"spacing={[float(s) for s in chosen]}: a volume has {[round(float(s), 3) for s in coarsest]} mm, and "
+            "would be the only blurred one; give that or more"
+        )
+    largest = np.floor(np.min([v.extent for v in volumes], axis=0) / chosen + 1e-3).astype(int)
+    size = largest if crop is None else np.asarray(crop, dtype=int)
+    if (size < 1).any() or (size > largest).any():
+        raise UserError(f"crop={[int(n) for n in size]}: all volumes hold at most {[int(n) for n in largest]} voxels")
+    return tuple(int(n) for n in size), tuple(float(s) for s in chosen)
+
+
+def onto_grid(
+    volume: Volume, size: tuple[int, int, int], spacing: tuple[float, float, float], window: Window
+) -> Float[np.ndarray, "d h w"]:
+    """Whole HU on the study's grid, cut around the centre, clipped to the window."""
+    hu = volume.hu
+    if np.abs(np.subtract(volume.spacing, spacing)).max() > SAME_MM:
+        hu = resample(volume, size, spacing).hu
+    starts = [(n - s) // 2 for n, s in zip(hu.shape, size, strict=True)]
+    hu = hu[tuple(slice(start, start + n) for start, n in zip(starts, size, strict=True))]
+    return np.rint(hu.clip(window.low, window.high)).astype(np.float32)

@@ -1,0 +1,136 @@
+"""Making a study: chooses cases, deals them to the arms, writes volumes under blind codes, seals the key."""
+
+import secrets
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import pandas as pd
+from rich.progress import track
+
+from common.errors import UserError
+from dataset.imaging.hu_window import Window
+from dataset.imaging.volume import Volume
+from evaluation.readers.arms import common_grid, onto_grid
+from evaluation.readers.design import (
+    ARMS,
+    FEW_CASES,
+    FEW_READERS,
+    Item,
+    assign_arms,
+    blind_codes,
+    reading_order,
+)
+from evaluation.readers.power_simulation import expected_precision
+from evaluation.readers.questions import PE, Question, of_kind
+from evaluation.readers.study_folder import key_folder, write_study, write_volume
+from evaluation.readers.two_way_bootstrap import FEWEST
+
+
+def make_study(
+    cases: pd.DataFrame,
+    volume_of: Callable[[str, int], Volume],
+    window: Window,
+    folder: Path,
+    questions: Sequence[Question],
+    readers: int = 5,
+    per_arm: int | None = None,
+    assignment: str = "apart",
+    repeat_share: float = 0.1,
+    spacing: Sequence[float] | None = None,
+    crop: Sequence[int] | None = None,
+    seed: int | None = None,
+    key: str | Path | None = None,
+    title: str = "",
+    origin: dict | None = None,
+) -> dict:
+    """Writes the study and its key; gives back what `study.json` holds, but for the items.
+
+    Args:
+        cases: columns id, patient, label, one row a case.
+        volume_of: `(arm, index of the row) -> Volume`.
+        readers: how many will read.
+        per_arm: volumes in each arm; None = as many as there are patients for.
+        assignment: `apart` or `shared`, see `design.assign_arms`.
+        repeat_share: share of the volumes that each reader sees a second time.
+        seed: of everything random; None draws one. It stands in the key alone: who knows it knows the arms.
+        origin: what made the arms, for the key.
+
+    Raises:
+        UserError: a folder that holds a study, settings that cannot be.
+    """
+    where = key_folder(folder, key)
+    for path in (folder / "study.json", where / "key.json"):
+        if path.exists():
+            raise UserError(f"{path}: there is a study already; name another folder, nothing was overwritten")
+    if readers < 1:
+        raise UserError(f"readers={readers}: give at least 1")
+    seed = secrets.randbits(63) if seed is None else int(seed)
+    generator = np.random.default_rng(seed)
+    pairs = assign_arms(cases, per_arm, assignment, generator)
+    place = {str(name): index for index, name in enumerate(cases["id"])}
+    items = [
+        Item(code, arm, name, str(cases["patient"].iloc[place[name]]), int(cases["label"].iloc[place[name]]))
+        for code, (arm, name) in zip(blind_codes(len(pairs), generator), pairs, strict=True)
+    ]
+    names = [f"reader_{number:02d}" for number in range(1, readers + 1)]
+    orders = [{"reader": name, "order": reading_order(items, repeat_share, generator)} for name in names]
+
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    # The grid has to fit all of them, so they are made before the first is written: on disk, for there may be many.
+    with TemporaryDirectory(dir=folder.parent, prefix=".volumes_") as scratch:
+        made = []
+        for item in track(items, description="volumes"):
+            volume, path = volume_of(item.arm, place[item.case]), Path(scratch) / f"{item.item}.npy"
+            np.save(path, volume.hu)
+            made.append(replace(volume, hu=np.load(path, mmap_mode="r")))
+        size, grid = common_grid(made, spacing, crop)
+        (folder / "volumes").mkdir(parents=True, exist_ok=True)
+        for item, volume in zip(items, made, strict=True):
+            write_volume(folder, item.item, onto_grid(volume, size, grid, window), grid)
+    smallest = len(items) // len(ARMS)
+    positives = min(sum(item.label == 1 for item in items if item.arm == arm) for arm in ARMS)
+    asked = positives if of_kind(questions, PE) else None
+    about = {
+        "title": title or "Chest CT reader study",
+        "window": [window.low, window.high],
+        "volume_size": list(size),
+        "spacing": list(grid),
+        "questions": [question.as_dict() for question in questions],
+        "readers": orders,
+        "repeats": len(orders[0]["order"]) - len(items),
+        "arms": len(ARMS),
+        "cases_per_arm": smallest,
+        "assignment": assignment,
+        "precision": expected_precision(readers, smallest, asked),
+    }
+    write_study(folder, where, about, items, seed, origin or {})
+    return about | {"key": str(where)}
+
+
+def forecast(about: dict) -> list[str]:
+    """What to expect of the study, and warnings, a line each."""
+    readers, cases, expected = len(about["readers"]), about["cases_per_arm"], about["precision"]
+    lines = [
+        f"{readers} readers, {about['arms']} arms of {cases} volumes, {about['repeats']} read twice; "
+        f"{about['volume_size']} voxels of {[round(s, 3) for s in about['spacing']]} mm (D, H, W)"
+    ]
+    if expected["rate_half_width"] is not None:
+        lines.append(
+            f"expected: 90 % interval of the real-or-generated rate ± {100 * expected['rate_half_width']:.0f} points; "
+            f"volumes that cannot be told apart would be called indistinguishable (50 ± 10 %) in "
+            f"{100 * expected['chance_of_equivalence']:.0f} % of such studies"
+        )
+    else:
+        lines.append(f"expected: no interval, which needs 2 readers and {FEWEST} volumes in each arm")
+    if expected["auc_half_width"] is not None:
+        lines.append(f"expected: 95 % interval of the readers' PE AUC ± {expected['auc_half_width']:.2f}")
+    if readers < FEW_READERS:
+        lines.append(
+            f"warning: readers={readers} is below {FEW_READERS}; the interval says little about other readers"
+        )
+    if cases < FEW_CASES:
+        lines.append(f"warning: cases_per_arm={cases} is below {FEW_CASES}; little can be shown")
+    return lines

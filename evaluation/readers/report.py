@@ -1,0 +1,134 @@
+"""An analysis on paper: `analysis.json`, a page of Markdown, the answers as a table and as bars."""
+
+from pathlib import Path
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from evaluation.readers.design import ARM_LABELS, ARMS
+from evaluation.readers.questions import IDENTITY
+from evaluation.scoring.summary import write_metrics
+
+COLOURS = ("#b2182b", "#ef8a62", "#d9d9d9", "#67a9cf", "#2166ac")  # from the worst answer to the best
+
+
+def write_analysis(folder: Path, result: dict) -> Path:
+    """Writes `analysis.json`, `analysis.md`, `distributions.csv` and `distributions.png`; gives back the page."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_metrics(folder / "analysis.json", result)
+    distributions(result).to_csv(folder / "distributions.csv", index=False)
+    distribution_chart(result).savefig(folder / "distributions.png", dpi=120)
+    path = folder / "analysis.md"
+    path.write_text(page(result), encoding="utf-8")
+    return path
+
+
+def distributions(result: dict) -> pd.DataFrame:
+    """Rows `question, arm, answer, choice, count, share` of first readings."""
+    rows = []
+    for name, entry in result["questions"].items():
+        for arm in ARMS:
+            counts = entry["distribution"][arm]
+            for number, (choice, count) in enumerate(zip(entry["choices"], counts, strict=True), start=1):
+                share = count / sum(counts) if sum(counts) else float("nan")
+                row = {"question": name, "arm": arm, "answer": number, "choice": choice, "count": count}
+                rows.append(row | {"share": round(share, 4)})
+    return pd.DataFrame(rows)
+
+
+def distribution_chart(result: dict) -> Figure:
+    """A bar an arm for each question, divided by the shares of its answers."""
+    table, names = distributions(result), list(result["questions"])
+    figure = Figure(figsize=(9.5, 1.75 * len(names) + 0.3), layout="constrained")
+    for axis, name in zip(figure.subplots(len(names), 1, squeeze=False)[:, 0], names, strict=True):
+        choices = result["questions"][name]["choices"]
+        colours = [COLOURS[round(i * (len(COLOURS) - 1) / (len(choices) - 1))] for i in range(len(choices))]
+        if result["questions"][name]["kind"] == IDENTITY:
+            colours.reverse()  # real comes first and is the better answer
+        for row, arm in enumerate(ARMS):
+            left, part = 0.0, table[(table.question == name) & (table.arm == arm)]
+            for (_, entry), colour in zip(part.iterrows(), colours, strict=True):
+                share = 0.0 if entry["share"] != entry["share"] else entry["share"]
+                axis.barh(row, share, left=left, color=colour, height=0.72, edgecolor="white", linewidth=0.8)
+                if share > 0.05:
+                    dark = colour in (COLOURS[0], COLOURS[-1])
+                    text = f"{100 * share:.0f} %"
+                    axis.text(left + share / 2, row, text, ha="center", va="center", fontsize=8,
+                              color="white" if dark else "#1d2530")  # fmt: skip
+                left += share
+        axis.set_yticks(range(len(ARMS)), [ARM_LABELS[arm] for arm in ARMS], fontsize=9)
+        axis.invert_yaxis()
+        axis.set_xlim(0, 1)
+        axis.set_xticks([])
+        axis.spines[:].set_visible(False)
+        axis.set_title(name, loc="left", fontsize=10, fontweight="bold")
+        handles = [axis.barh(0, 0, color=colour) for colour in colours]
+        axis.legend(handles, choices, ncols=len(choices), fontsize=7.5, frameon=False, loc="upper center",
+                    bbox_to_anchor=(0.5, 0.04), handlelength=1.0, columnspacing=1.2)  # fmt: skip
+    return figure
+
+
+def page(result: dict) -> str:
+    """The analysis as Markdown: the statement, what it rests on, and every number with its interval."""
+    draws, level = result["bootstrap"]["draws"], round(100 * result["bootstrap"]["level"])
+    volumes = ", ".join(f"{ARM_LABELS[arm]} {count}" for arm, count in result["volumes"].items())
+    lines = ["# Reader study", "", result["statement"], ""]
+    lines += [f"> {warning}" for warning in result["warnings"]] + [""] * bool(result["warnings"])
+    lines += [
+        f"{result['readers']} readers, {result['patients']} patients; volumes: {volumes}. First readings only: "
+        f"{result['first_readings']}, missing {result['missing_readings']}. Intervals draw readers and patients anew "
+        f"({draws} draws); {level} % unless another is named.",
+        "",
+    ]
+    for name, entry in result["questions"].items():
+        lines += [f"## {name}", "", *_distribution_table(entry)]
+        if "rates" in entry:
+            lines += ["", *_rate_lines(entry)]
+        for pair, estimate in entry.get("higher", {}).items():
+            chance = f"{_span(estimate)} of pairs (50 % = no difference, ties half)"
+            lines.append(f"- {pair}: rated higher by the same reader in {chance}")
+        for arm, estimate in entry.get("auc", {}).items():
+            why = entry["not_measured"].get(arm)
+            counts = "" if why else f", {estimate['positive']} with and {estimate['negative']} without PE"
+            lines.append(f"- PE, {ARM_LABELS[arm]}: reader AUC {why or _span(estimate, 2, 1.0) + counts}")
+        for pair, estimate in entry.get("auc_differences", {}).items():
+            lines.append(f"- PE, {pair}: AUC {_span(estimate, 2, 1.0, '+')}")
+        if "alpha" in entry:
+            alphas = "; ".join(f"{ARM_LABELS.get(a, a)} {_span(v, 2, 1.0)}" for a, v in entry["alpha"].items())
+            lines.append(f"- agreement between readers, Krippendorff's alpha (ordinal): {alphas}")
+        if entry["agreement_within_readers"]:
+            own = entry["agreement_within_readers"]
+            lines.append(
+                f"- agreement of a reader with himself: {100 * own['equal']:.0f} % equal answers in {own['pairs']} "
+                f"repeats, alpha {_span(own['alpha'], 2, 1.0)}"
+            )
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _distribution_table(entry: dict) -> list[str]:
+    lines = [f"| | {' | '.join(entry['choices'])} |", "|---" * (len(entry["choices"]) + 1) + "|"]
+    for arm in ARMS:
+        counts = entry["distribution"][arm]
+        cells = [f"{count} ({100 * count / max(1, sum(counts)):.0f} %)" for count in counts]
+        lines.append(f"| {ARM_LABELS[arm]} | {' | '.join(cells)} |")
+    return lines
+
+
+def _rate_lines(entry: dict) -> list[str]:
+    lines = []
+    for pair, rate in entry["rates"].items():
+        level = f"{100 * rate['level']:.0f} % interval"
+        lines.append(f"- {pair}: named rightly in {_span(rate)} ({level}): {rate['verdict']}")
+    each = ", ".join(f"{reader} {100 * rate:.0f} %" for reader, rate in entry["rate_by_reader"].items())
+    return [*lines, f"- real against generated, each reader: {each}"]
+
+
+def _span(estimate: dict, digits: int = 0, scale: float = 100.0, sign: str = "") -> str:
+    if estimate["mean"] is None:
+        return "not measured"
+    unit = " %" if scale == 100.0 else ""
+    text = f"{scale * estimate['mean']:{sign}.{digits}f}{unit}"
+    if estimate["low"] is None:
+        return f"{text} (no interval)"
+    return f"{text} [{scale * estimate['low']:{sign}.{digits}f}, {scale * estimate['high']:{sign}.{digits}f}]"

@@ -1,0 +1,201 @@
+"""The study folder: written once when a study is made, read by the readers' page and by the analysis.
+
+    study/
+      study.json           everything a page needs and nothing that tells an arm (form below)
+      volumes/<item>.nii   int16 HU; one size, spacing, window and header for all, uncompressed, so that neither a
+                           file's size nor its header tells what it is
+      answers/<reader>.csv one row a reading, written by the page (or by hand)
+    study-key/             beside the study, never inside; stays with whoever runs the study
+      key.json             seed, and for each item its arm, case, patient and label
+      key.csv              the same, to look at
+
+`study.json`:
+    {"format": 1, "title": str, "mark": str, "key_sha256": hex, "window": [low, high] HU,
+     "volume_size": [D, H, W], "spacing": [d, h, w] mm,
+     "questions": [{"name", "text", "kind": "ordinal"|"real_or_generated"|"pe_confidence", "choices": [str, ...]}],
+     "items": [{"item": code, "file": "volumes/<code>.nii"}],
+     "readers": [{"reader": "reader_01", "order": [code, ...]}],
+     "repeats": int, "arms": 3, "cases_per_arm": int, "precision": {...}}
+
+A page shows reader R the items of R's `order` from first to last and shows no code. Positions count from 1. It appends
+to `answers/<reader>.csv`, whose columns are `position, item`, one for each question by its name, and, if known,
+`seconds`. An answer is the number of the choice, from 1; empty where the reader gave none. A reading may be corrected
+until the next is shown, never afterwards; the first reading of an item is the one at its lower position. Readers are
+codes: who is behind them belongs into neither folder.
+"""
+
+import hashlib
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from common.errors import UserError
+from common.files import atomic_path
+from dataset.io.nifti import write_nifti
+from evaluation.readers.design import Item, seal
+from evaluation.readers.questions import Question, parse_questions
+
+FORMAT = 1
+MARK = "READER STUDY, MAY BE SYNTHETIC - not for diagnosis"  # the same on every arm: any other mark would unblind
+COLUMNS = ("position", "item")
+
+
+@dataclass(frozen=True)
+class Study:
+    """The open part of a study, `study.json`."""
+
+    folder: Path
+    about: dict
+    questions: list[Question]
+
+    @property
+    def orders(self) -> dict[str, list[str]]:
+        """The codes each reader sees, in order."""
+        return {entry["reader"]: list(entry["order"]) for entry in self.about["readers"]}
+
+
+def key_folder(study: str | Path, key: str | Path | None = None) -> Path:
+    """Where the key lies: as named, else `<study>-key` beside the study.
+
+    Raises:
+        UserError: a folder inside of the study, which readers see.
+    """
+    study = Path(study)
+    found = study.with_name(f"{study.name}-key") if key is None else Path(key)
+    if study.resolve() in (found.resolve(), *found.resolve().parents):
+        raise UserError(f"key={found}: inside of {study}, which readers see; name a folder outside of it")
+    return found
+
+
+def write_volume(folder: Path, code: str, hu, spacing) -> None:
+    """One volume under its code; the file's time is the same for all, for the order of writing tells arms."""
+    path = folder / "volumes" / f"{code}.nii"
+    write_nifti(path, hu, spacing, description=MARK)
+    os.utime(path, (0, 0))
+
+
+def write_study(folder: Path, key: Path, about: dict, items: list[Item], seed: int, origin: dict) -> None:
+    """Writes `study.json` and, elsewhere, the sealed key; `origin` is what made the arms."""
+    entries = {item.item: {k: v for k, v in asdict(item).items() if k != "item"} for item in items}
+    secret = {"format": FORMAT, "seed": seed, "secret": os.urandom(16).hex(), "items": entries, "origin": origin}
+    content, digest = seal(secret)
+    key.mkdir(parents=True, exist_ok=True)
+    with atomic_path(key / "key.json") as temporary:
+        temporary.write_bytes(content)
+    os.chmod(key / "key.json", 0o600)
+    pd.DataFrame([asdict(item) for item in items]).to_csv(key / "key.csv", index=False)
+    os.chmod(key / "key.csv", 0o600)
+    codes = sorted(item.item for item in items)  # sorted by code, which is random
+    files = [{"item": code, "file": f"volumes/{code}.nii"} for code in codes]
+    (folder / "answers").mkdir(exist_ok=True)
+    with atomic_path(folder / "study.json") as temporary:
+        stated = {"format": FORMAT, "mark": MARK, "key_sha256": digest, **about, "items": files}
+        temporary.write_text(json.dumps(stated, indent=1) + "\n", encoding="utf-8")
+
+
+def read_study(folder: str | Path | None) -> Study:
+    """The open part.
+
+    Raises:
+        UserError: nothing given, no study there, another format.
+    """
+    if not folder or not (Path(folder) / "study.json").is_file():
+        raise UserError(f"study={folder}: no study.json there; make a study with action=create study=<folder>")
+    about = _json(Path(folder) / "study.json")
+    lacking = {"key_sha256", "questions", "items", "readers"} - set(about)
+    if about.get("format") != FORMAT or lacking:
+        found = f"format {about.get('format')}" if about.get("format") != FORMAT else f"no {sorted(lacking)[0]}"
+        raise UserError(f"{folder}/study.json: {found}; this version reads format {FORMAT} whole, make the study anew")
+    return Study(Path(folder), about, parse_questions(about["questions"]))
+
+
+def read_key(study: Study, key: str | Path | None = None) -> list[Item]:
+    """The items with their arms.
+
+    Raises:
+        UserError: no key, or one whose hash is not the one that was sealed when the study was made.
+    """
+    path = key_folder(study.folder, key) / "key.json"
+    if not path.is_file():
+        raise UserError(f"{path}: no key there; name its folder with key=<folder>")
+    if seal_of(path) != study.about["key_sha256"]:
+        raise UserError(
+            f"{path}: SHA-256 {seal_of(path)[:16]}…, the study was sealed with {study.about['key_sha256'][:16]}…: the "
+            "key was changed or belongs to another study; take the one that was written with it"
+        )
+    items = [Item(code, **entry) for code, entry in _json(path)["items"].items()]
+    odd = sorted({item.item for item in items} ^ {entry["item"] for entry in study.about["items"]})
+    if odd:
+        raise UserError(f"{path}: item {odd[0]} is in the key or in study.json, not in both; restore both files")
+    return items
+
+
+def seal_of(path: Path) -> str:
+    """SHA-256 of a key file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def read_answers(study: Study) -> pd.DataFrame:
+    """All readings: columns `reader, position, item`, one for each question (NaN = no answer), and `reading`, 1 or 2.
+
+    Raises:
+        UserError: no answers, an unknown reader, a missing column, a position that stands twice or is not that item's,
+            an answer outside of its choices; the line names file and row.
+    """
+    files = sorted((study.folder / "answers").glob("*.csv"))
+    if not files:
+        raise UserError(f"{study.folder / 'answers'}: no <reader>.csv; readers have answered nothing yet")
+    orders, tables = study.orders, []
+    for file in files:
+        if file.stem not in orders:
+            raise UserError(f"{file}: no reader of that name in study.json; there are {', '.join(orders)}")
+        tables.append(_read_reader(file, study, orders[file.stem]))
+    answers = pd.concat(tables, ignore_index=True)
+    answers["reading"] = answers.sort_values("position").groupby(["reader", "item"]).cumcount() + 1
+    return answers
+
+
+def _read_reader(file: Path, study: Study, order: list[str]) -> pd.DataFrame:
+    names = [question.name for question in study.questions]
+    try:
+        table = pd.read_csv(file, dtype=str, keep_default_na=False, skipinitialspace=True)
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise UserError(f"{file}: not a table ({error}); columns are {', '.join((*COLUMNS, *names))}") from error
+    lacking = [name for name in (*COLUMNS, *names) if name not in table.columns]
+    if lacking:
+        raise UserError(f"{file}: no column {lacking[0]}; columns are {', '.join((*COLUMNS, *names))}")
+    table = table[[*COLUMNS, *names]].copy()
+    for row, entry in enumerate(table.to_dict("records"), start=2):
+        place = entry["position"]
+        if not place.isdigit() or not 1 <= int(place) <= len(order):
+            raise UserError(f"{file}: row {row} has position={place}; give 1 to {len(order)}")
+        if order[int(place) - 1] != entry["item"]:
+            raise UserError(
+                f"{file}: row {row} has item={entry['item']} at position {place}, the order has "
+                f"{order[int(place) - 1]}; answers belong to another reader or study"
+            )
+        for question in study.questions:
+            answer, most = entry[question.name].strip(), len(question.choices)
+            if answer and not (answer.isdigit() and 1 <= int(answer) <= most):
+                raise UserError(f"{file}: row {row} has {question.name}={answer}; give 1 to {most}, or nothing")
+    twice = table["position"][table["position"].astype(int).duplicated()]
+    if len(twice):
+        raise UserError(f"{file}: position {twice.iloc[0]} stands twice; keep the answer that was given first")
+    for name in names:
+        table[name] = pd.to_numeric(table[name].str.strip().replace("", None)).astype(float)
+    table["position"] = table["position"].astype(int)
+    table.insert(0, "reader", file.stem)
+    return table
+
+
+def _json(path: Path) -> dict:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not JSON ({error}); restore it") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: not a JSON object; restore it")
+    return content

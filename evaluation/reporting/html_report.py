@@ -1,0 +1,178 @@
+"""Writes the HTML report of a run folder."""
+
+import json
+import platform
+from importlib.metadata import version
+from pathlib import Path
+
+from jinja2 import Environment
+
+from common.errors import UserError
+from common.files import atomic_path
+from evaluation.reporting.plots import case_scores, loss_curves
+from evaluation.reporting.sections import (
+    case_table,
+    classification_part,
+    figure_uri,
+    file_uri,
+    limits,
+    method_row,
+    own_configs,
+    run_configs,
+    run_records,
+)
+from evaluation.scoring.comparison import read_result
+from evaluation.scoring.score_cases import TRUTH
+from evaluation.scoring.summary import METRIC_LABELS, best_of, judged_method, sentence
+from evaluation.visualization.slices import SYNTHETIC
+
+TEMPLATE = Path(__file__).with_name("report.html.jinja")
+
+
+SOURCES = "report.json"  # what the page was made from beside its folder, so that it can be made again
+
+
+MAX_GIFS = 4  # a megabyte each; the others lie beside the page
+
+
+def write_report(
+    folder: Path, runs: dict[str, str | Path | None] | None = None, classification: str | Path | None = None
+) -> Path:
+    """Writes `report.html` into `folder` from its `metrics.json`, `cases.csv`, `sheet.png` and `gif/`.
+
+    Args:
+        folder: of an evaluation, or of scored files.
+        runs: training folders by title, whose losses become curves; None takes those of the last report.
+            Folders that are gone are left out.
+        classification: folder of `evaluation/classification.py`; None takes that of the last report, or a folder
+            `classification` within `folder`.
+
+    Raises:
+        UserError: no `metrics.json` or `cases.csv`, or one that cannot be read.
+    """
+    found = read_result("run", folder)
+    result, scores, folder = found.summary, found.scores, found.path.parent
+    runs, classification = _sources(folder, runs, classification)
+    protocol, method = result["protocol"], judged_method(result)
+    not_measured = protocol.get("not_measured", {})
+    columns = list(result["methods"][method])
+    best = {name: best_of(result["methods"], name) for name in columns}
+    blank = {name: "outside window" for name, why in not_measured.items() if why.startswith("outside window")}
+    table = [method_row(name, values, columns, best, blank) for name, values in result["methods"].items()]
+    truth = result.get("reference", {}).get(TRUTH, {})
+    if any(truth.values()):
+        table.append(method_row(TRUTH, truth, columns, {}, blank))
+    differences = result.get("differences", {})
+    spread = scores.loc[scores.method == method, "spread_hu"].mean() if "spread_hu" in scores else float("nan")
+    curves = [loss_curves(run, title) for title, run in runs.items() if run]
+    ids = {str(name) for name in scores.id.unique()}
+    page = Environment(autoescape=True, trim_blocks=True).from_string(TEMPLATE.read_text(encoding="utf-8"))
+    html = page.render(
+        title="Chest X-ray to CT: evaluation",
+        mark=SYNTHETIC,
+        summary=sentence(result),
+        phantoms=str(protocol["dataset"]).startswith("phantom"),
+        protocol=protocol,
+        level=round(100 * protocol["bootstrap"]["level"]),
+        columns=columns,
+        column_labels=METRIC_LABELS,
+        judged=method,
+        table=table,
+        differences=[method_row(name, values, columns, {}, blank, "+") for name, values in differences.items()],
+        not_measured="; ".join(f"{METRIC_LABELS[name]}: {why}" for name, why in not_measured.items())
+        or "not measured for that row",
+        chart=figure_uri(case_scores(scores)),
+        cases=case_table(scores, method),
+        sheet=file_uri(folder / "sheet.png"),
+        gifs=[
+            {"name": gif.stem, "data": file_uri(gif)}
+            for gif in sorted((folder / "gif").glob("*.gif"))
+            if gif.stem in ids
+        ][:MAX_GIFS],
+        classification=classification_part(classification),
+        curves=[figure_uri(curve) for curve in curves if curve is not None],
+        spread=f"{spread:.0f}" if protocol["samples"] > 1 and spread == spread else None,
+        limits=limits(protocol, len(differences)),
+        protocol_rows=_protocol_rows(protocol, result.get("distribution")),
+        configs=own_configs({"this evaluation": folder, "the classification": classification})
+        | {f"the {title} training": text for title, text in run_configs(runs).items()},
+        records=run_records(runs),
+        raw=json.dumps(result, indent=1),
+    )
+    path = folder / "report.html"
+    with atomic_path(path) as temporary:
+        temporary.write_text(html, encoding="utf-8")
+    return path
+
+
+def _sources(folder: Path, runs, classification) -> tuple[dict[str, str | Path | None], Path | None]:
+    """What lies outside of the folder: as given, else as the last report had it; written down for the next."""
+    path, kept = folder / SOURCES, {}
+    if path.is_file():
+        try:
+            kept = json.loads(path.read_text(encoding="utf-8"))
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise UserError(f"{path}: not JSON ({error}); delete it and name vqgan_run and ddpm_run again") from error
+    given = {title: str(run) for title, run in (runs or {}).items() if run}
+    runs = {**kept.get("runs", {}), **given}
+    classification = classification or kept.get("classification")
+    if classification is None and (folder / "classification").is_dir():
+        classification = folder / "classification"
+    if runs or classification:
+        with atomic_path(path) as temporary:
+            stated = {"runs": runs, "classification": None if classification is None else str(classification)}
+            temporary.write_text(json.dumps(stated, indent=1) + "\n", encoding="utf-8")
+    return runs, None if classification is None else Path(classification)
+
+
+def _protocol_rows(protocol: dict, distribution: dict | None) -> list[tuple[str, str]]:
+    """Readable lines of the protocol; what is nested stays in the full listing."""
+    checkpoint, machine = protocol.get("checkpoint"), protocol.get("machine")
+    rows = {
+        "estimator": protocol["estimator"],
+        "data": f"{protocol['dataset']}, version {protocol['data_version']}, split {protocol['split']}, "
+        f"{protocol['cases']} cases of {protocol['patients']} patients",
+        "volume": f"{_numbers(protocol['volume_size'])} voxels of {_numbers(protocol['spacing'])} mm (D, H, W)",
+        "window, data range": "{:g} to {:g} HU, ".format(*protocol["window"]) + f"{protocol['data_range_hu']:g} HU",
+        "registration": protocol.get("registration", "none"),
+    }
+    if protocol.get("sampler"):
+        rows["sampler"] = (
+            f"{protocol['sampler']}, {protocol.get('steps')} steps, guidance {protocol.get('guidance_scale')}, "
+            f"seed {protocol.get('seed')}"
+        )
+    rows |= {f"population, {name}": _population(values) for name, values in (distribution or {}).items()}
+    if checkpoint:
+        rows["checkpoint"] = f"{checkpoint['file']}, sha256 {checkpoint['sha256'][:16]}…"
+    rows |= {f"definition: {METRIC_LABELS.get(k, k)}": text for k, text in protocol.get("definitions", {}).items()}
+    if protocol.get("timings_s"):
+        rows["time, s"] = ", ".join(f"{stage} {seconds:g}" for stage, seconds in protocol["timings_s"].items())
+    if machine:
+        rows["evaluated with"] = _machine(machine)
+    packages = ", ".join(f"{name} {version(name)}" for name in ("numpy", "pandas", "matplotlib", "jinja2"))
+    rows["page made with"] = f"Python {platform.python_version()}, {packages}"
+    return list(rows.items())
+
+
+def _machine(machine: dict) -> str:
+    """Processor and versions in a line; results of earlier versions state fewer of them."""
+    where = (
+        f"{machine['cpus']} cores of {machine['processor']}" if "processor" in machine else f"{machine['cpus']} cores"
+    )
+    apart = ("processor", "cpus", "threads", "gpu")
+    named = [f"{name} {value}" for name, value in machine.items() if name not in apart and value]
+    return ", ".join([where, *([machine["gpu"]] if machine.get("gpu") else []), *named])
+
+
+def _population(values: dict) -> str:
+    """Fréchet distances and MMD of one method in a line, with what the number of cases alone does to them."""
+    parts = [
+        f"{part}: Fréchet {values['frechet'][part]} (halves of the truth {values['reference'][part]}), "
+        f"MMD {values['mmd'][part]}"
+        for part in values["frechet"]
+    ]
+    return "; ".join([*parts, values["warning"] or f"{values['cases']} cases"])
+
+
+def _numbers(values) -> str:
+    return "unknown" if values is None else " × ".join(f"{float(v):g}" for v in values)

@@ -1,0 +1,86 @@
+"""Charts of the report: scores per case by method, and loss curves of the training runs."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from evaluation.scoring.score_cases import TRUTH
+from evaluation.scoring.summary import LABELS, METRIC_LABELS, measured_names
+
+COLUMNS = 3  # panels beside each other
+NO_LOSSES = ("lr", "psnr", "ssim", "mae_hu")  # logged beside the losses, on other scales
+MODEL_COLOUR, OTHER_COLOUR = "#d1495b", "#7a8794"
+
+
+def case_scores(scores: pd.DataFrame, metrics: Sequence[str] | None = None) -> Figure | None:
+    """A dot per case, a box over the middle half and a bar at the mean, for every method, a panel for each metric.
+
+    `metrics` are all that were measured by default. None where there is nothing to draw.
+    """
+    measured = measured_names(scores) if metrics is None else [name for name in metrics if name in scores]
+    metrics = [name for name in measured if scores.loc[scores.method != TRUTH, name].notna().any()]
+    present = [name for name in scores.method.unique() if name != TRUTH]
+    names = [name for name in LABELS if name in present] + [name for name in present if name not in LABELS]
+    if not metrics or not names:
+        return None
+    rows = -(-len(metrics) // COLUMNS)
+    columns = min(COLUMNS, len(metrics))
+    figure = Figure(figsize=(11, rows * (0.3 * len(names) + 0.8)), layout="constrained")
+    axes = figure.subplots(rows, columns, sharey=True, squeeze=False).ravel()
+    generator = np.random.default_rng(0)
+    for axis in axes[len(metrics) :]:
+        axis.set_visible(False)
+    for axis, metric in zip(axes[: len(metrics)], metrics, strict=True):
+        for row, name in enumerate(names):
+            values = scores.loc[scores.method == name, metric].dropna().to_numpy()
+            colour = MODEL_COLOUR if name.startswith("model") else OTHER_COLOUR
+            heights = row + generator.uniform(-0.2, 0.2, len(values))
+            axis.plot(values, heights, "o", color=colour, alpha=0.45, markersize=3.5, markeredgewidth=0)
+            if len(values):
+                lower, upper = np.quantile(values, [0.25, 0.75])
+                axis.barh(row, upper - lower, left=lower, height=0.5, color=colour, alpha=0.22, linewidth=0)
+                axis.plot([values.mean()] * 2, [row - 0.32, row + 0.32], color="black", linewidth=1.6)
+        axis.use_sticky_edges = False  # boxes would else end the axis, and cut the dots on its edge
+        axis.margins(x=0.05)
+        axis.set_xlabel(METRIC_LABELS[metric], fontsize=9)
+        axis.tick_params(axis="x", labelsize=8)
+        axis.set_yticks(range(len(names)), [LABELS.get(name, name) for name in names], fontsize=9)
+        axis.grid(axis="x", alpha=0.3)
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0].invert_yaxis()  # shared, so it turns all
+    return figure
+
+
+def loss_curves(run: str | Path, title: str) -> Figure | None:
+    """Every logged loss of a run against the step, training and validation apart; None where nothing was logged."""
+    files = sorted(Path(run).glob("**/metrics.csv"), key=lambda file: file.stat().st_mtime)
+    if not files or files[-1].stat().st_size == 0:
+        return None
+    table = pd.read_csv(files[-1])
+    losses = [name for name in table.columns if _is_loss(name) and table[name].notna().sum() > 1]
+    if not losses or "step" not in table:
+        return None
+    figure = Figure(figsize=(5.4, 3.0), layout="constrained")
+    axis = figure.subplots()
+    for name in losses:
+        known = table[["step", name]].dropna()
+        validation = name.startswith("val")
+        smooth = known[name] if validation else known[name].rolling(max(1, len(known) // 50), min_periods=1).mean()
+        axis.plot(known["step"], smooth, "o-" if validation else "-", markersize=3, linewidth=1.2, label=name)
+    if (table[losses].min().min()) > 0:
+        axis.set_yscale("log")
+    axis.set_xlabel("step")
+    axis.set_title(title, fontsize=10)
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize=7, frameon=False)
+    axis.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def _is_loss(name: str) -> bool:
+    """Terms that a stage logs as `train/…` and `val/…`, rates and scores apart."""
+    stage, _, term = name.partition("/")
+    return stage in ("train", "val") and term.removesuffix("_step").removesuffix("_epoch") not in NO_LOSSES

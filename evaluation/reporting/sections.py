@@ -1,0 +1,167 @@
+"""What the report shows, made from what lies in the folder: tables, cases, limits, the classification."""
+
+import base64
+import io
+import re
+from pathlib import Path
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from evaluation.metrics.catalogue import catalogue
+from evaluation.scoring.summary import LABELS, METRIC_LABELS, SIGNIFICANT, measured_names, smallest_p
+
+MIME = {".png": "image/png", ".gif": "image/gif"}
+FEW_CASES = 30
+CURVES = (  # pictures of a classification folder, in order, and whether one needs the whole width
+    ("roc.png", "ROC: sensitivity against 1 − specificity", False),
+    ("precision_recall.png", "Precision and recall", False),
+    ("reliability.png", "Calibration: predicted against observed, before and after recalibration", True),
+    ("training.png", "Training of the classifiers: loss, and AUC on the validation cases", True),
+)
+
+
+def method_row(
+    method: str, values: dict, columns: list[str], best: dict[str, str | None], blank: dict[str, str], sign: str = ""
+) -> dict:
+    """One method of a table: its cells with interval and p value, `blank[metric]` where there is no number."""
+    cells = []
+    for metric in columns:
+        estimate, digits = values.get(metric), catalogue()[metric].digits
+        if estimate is None:
+            cells.append({"mean": blank.get(metric, "n/a")})
+            continue
+        cell = {"mean": f"{estimate['mean']:{sign}.{digits}f}", "best": best.get(metric) == method}
+        if estimate["low"] is not None:
+            cell["interval"] = f"{estimate['low']:{sign}.{digits}f} … {estimate['high']:{sign}.{digits}f}"
+        if estimate.get("p_holm") is not None:
+            cell["p"] = f"= {estimate['p_holm']:.2g}" if estimate["p_holm"] >= 0.001 else "< 0.001"
+        cells.append(cell)
+    return {"method": method, "label": LABELS.get(method, method), "cells": cells}
+
+
+def case_table(scores: pd.DataFrame, method: str) -> dict:
+    """Every case of a method from the best to the worst: rows with `rank`, `place` and cells.
+
+    `place` names the best, the median and the worst. Cases are ranked by PSNR, or by the first metric there is.
+    """
+    columns = [name for name in measured_names(scores) if scores.loc[scores.method == method, name].notna().any()]
+    rows = scores[scores.method == method]
+    if not columns or rows.empty:
+        return {"columns": [], "rows": [], "by": None}
+    by = "psnr" if "psnr" in columns else columns[0]
+    direction = catalogue()[by].best
+    badness = (rows[by] - 1.0).abs() if direction == "one" else rows[by] * (-1.0 if direction == "high" else 1.0)
+    rows = rows.assign(badness=badness).sort_values("badness", kind="stable", na_position="last")
+    places = {0: "best", (len(rows) - 1) // 2: "median", len(rows) - 1: "worst"} if len(rows) > 2 else {}
+    shown = [
+        {
+            "id": row["id"],
+            "rank": rank + 1,
+            "place": places.get(rank, ""),
+            "cells": ["n/a" if pd.isna(row[c]) else f"{row[c]:.{catalogue()[c].digits}f}" for c in columns],
+        }
+        for rank, (_, row) in enumerate(rows.iterrows())
+    ]
+    return {"columns": [METRIC_LABELS[name] for name in columns], "rows": shown, "by": METRIC_LABELS[by]}
+
+
+def limits(protocol: dict, comparisons: int) -> list[str]:
+    """What these numbers do not say, a sentence each; the general ones first."""
+    found = [
+        "Research software. No number here says that a generated volume helps a patient or a reader, and none may be "
+        "used for a diagnosis.",
+        "Intervals cover the choice of patients for this one training run, not another run of the training.",
+    ]
+    if str(protocol.get("dataset")).startswith("phantom"):
+        found.append("The cases are drawn phantoms: nothing follows for patients.")
+    if protocol["cases"] < FEW_CASES:
+        found.append(f"Few cases ({protocol['cases']}): intervals of so few patients come out too narrow.")
+    if comparisons and smallest_p(protocol["patients"], comparisons) > SIGNIFICANT:
+        found.append(
+            f"With {protocol['patients']} patients and {comparisons} comparisons no difference could have reached "
+            f"p ≤ {SIGNIFICANT:g}, whatever its size."
+        )
+    sources = {name for name, count in (protocol.get("data", {}).get("xray_sources") or {}).items() if count}
+    if sources and sources <= {"drr", "drr_contrast"}:
+        found.append("The X-rays were computed from the CTs (DRR): a film has scatter, another pose and another day.")
+    if "drr_contrast" in sources:
+        found.append(
+            "X-rays computed from contrast CTs show iodine that no film shows: what follows from them is not X-ray "
+            "evidence."
+        )
+    low, high = protocol["window"]
+    found.append(
+        f"The model knows HU from {low:g} to {high:g} only; what the window flattens has no number, and no region "
+        "outside of it was judged."
+    )
+    if protocol.get("registration") == "rigid":
+        found.append("Volumes were laid onto the truth before scoring: errors of position are not counted.")
+    return found
+
+
+def classification_part(folder: Path | None) -> dict | None:
+    """Table, ROC and calibration of a folder of `evaluation/classification.py`; None where there is none."""
+    if folder is None or not folder.is_dir():
+        return None
+    pictures = [
+        {"data": file_uri(folder / name), "name": text, "wide": wide}
+        for name, text, wide in CURVES
+        if (folder / name).is_file()
+    ]
+    table = folder / "table.md"
+    blocks = markdown_blocks(table.read_text(encoding="utf-8")) if table.is_file() else []
+    return {"blocks": blocks, "pictures": pictures} if blocks or pictures else None
+
+
+def markdown_blocks(text: str) -> list[dict]:
+    """Blocks of plain Markdown: `{"table": {"head", "rows"}}`, `{"list": [...]}` or `{"text": …}`; bold marks go."""
+    blocks: list[dict] = []
+    for part in re.split(r"\n\s*\n", text.strip()):
+        lines = [line.strip() for line in part.splitlines()]
+        if len(lines) > 2 and lines[0].startswith("|") and re.fullmatch(r"[|\s:-]+", lines[1]):
+            rows = [[cell.strip().replace("**", "") for cell in line.strip("|").split("|")] for line in lines]
+            blocks.append({"table": {"head": rows[0], "rows": rows[2:]}})
+        elif all(line.startswith("- ") for line in lines):
+            blocks.append({"list": [line[2:].replace("**", "") for line in lines]})
+        else:
+            blocks.append({"text": " ".join(lines).replace("**", "").lstrip("# ")})
+    return blocks
+
+
+def own_configs(folders: dict[str, Path | None]) -> dict[str, str]:
+    """The composed config that lies in each folder of a result, by title; of trainings within it none."""
+    files = {title: folder / ".hydra" / "config.yaml" for title, folder in folders.items() if folder is not None}
+    return {title: file.read_text(encoding="utf-8") for title, file in files.items() if file.is_file()}
+
+
+def run_configs(runs: dict[str, str | Path | None]) -> dict[str, str]:
+    """The composed config of each training run, the newest in its folder."""
+    return _newest(runs, ".hydra/config.yaml")
+
+
+def run_records(runs: dict[str, str | Path | None]) -> dict[str, str]:
+    """What each training run was made of, versions among it: its `run.json`, the newest in its folder."""
+    return _newest(runs, "run.json")
+
+
+def _newest(runs: dict[str, str | Path | None], name: str) -> dict[str, str]:
+    found = {title: list(Path(run).glob(f"**/{name}")) for title, run in runs.items() if run}
+    newest = {title: max(files, key=lambda f: f.stat().st_mtime) for title, files in found.items() if files}
+    return {title: file.read_text(encoding="utf-8") for title, file in newest.items()}
+
+
+def file_uri(path: Path) -> str | None:
+    """A picture as part of the page; None where there is no such file."""
+    if not path.is_file():
+        return None
+    return f"data:{MIME[path.suffix]};base64,{base64.b64encode(path.read_bytes()).decode()}"
+
+
+def figure_uri(figure: Figure | None) -> str | None:
+    """A chart as part of the page."""
+    if figure is None:
+        return None
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -1,0 +1,1 @@
+"""Scores volumes case by case beside the baselines, and summarises them."""

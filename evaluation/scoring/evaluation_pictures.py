@@ -1,0 +1,46 @@
+"""The sheet, NIfTI and GIF files of an evaluation."""
+
+import re
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from dataset.io.nifti import write_nifti
+from evaluation.visualization import slices as pictures
+
+SHEET_ROWS = 5  # odd: the median case is among them
+
+
+def file_name(name: str) -> str:
+    """An id as part of a file name."""
+    return re.sub(r"[^\w.-]", "_", name)
+
+
+def write_pictures(output: Path, cases, ids, generated, scores, window, nifti: int) -> None:
+    """The sheet, over cases from the best to the worst, and NIfTI and GIF files of the first `nifti` cases."""
+    grey = pictures.display_window(window)
+    model = scores[scores.method == "model"].reset_index(drop=True)
+    order = model.psnr.to_numpy().argsort()[::-1]
+    places = np.unique(np.linspace(0, len(order) - 1, min(SHEET_ROWS, len(order))).round().astype(int))
+    shown = []
+    for place in places:
+        index, case = int(order[place]), cases.case(int(order[place]))
+        title = f"{ids[index]}: PSNR {model.psnr[index]:.1f} dB, rank {place + 1} of {len(order)}"
+        volumes = (case["xray"][0].float(), case["ct"].float(), generated[index, 0])
+        shown.append(pictures.CasePicture(title, *volumes, tuple(case["spacing"].tolist())))
+    pictures.case_sheet(shown, grey).save(output / "sheet.png")
+    for folder in ("nifti", "gif"):
+        (output / folder).mkdir(exist_ok=True)
+
+    def write(index: int) -> None:
+        case, name = cases.case(index), file_name(ids[index])
+        spacing, centre = case["spacing"].tolist(), case["centre"].tolist()
+        write_nifti(output / "nifti" / f"{name}_generated.nii.gz", generated[index, 0], spacing, centre)
+        write_nifti(output / "nifti" / f"{name}_true.nii.gz", case["ct"].float(), spacing, centre, "reference volume")
+        frames = pictures.case_frames(case["xray"][0].float(), case["ct"], generated[index, 0], spacing, grey)
+        pictures.save_gif(output / "gif" / f"{name}.gif", frames)
+
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        list(pool.map(write, range(min(nifti, len(ids)))))

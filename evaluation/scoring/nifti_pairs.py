@@ -1,0 +1,86 @@
+"""True and predicted CT files, case by case: matched by name, and refused where they do not lie on one grid."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from common.errors import UserError
+from dataset.imaging.volume import Volume
+from dataset.io.ct import read_volume
+from dataset.io.nifti import NIFTI_ENDINGS, volume_name
+
+SAME_MM = 0.01  # of a spacing
+SAME_PLACE_MM = 0.5  # of the first and the last voxel
+
+
+def match(truth: str | Path | None, prediction: str | Path | None, suffix: str = "") -> dict[str, tuple[Path, Path]]:
+    """`{id: (true file, predicted file)}` of two folders of NIfTI files; the predicted name is `<id><suffix>`.
+
+    Raises:
+        UserError: no folder, no volume in it, a case without its partner, an id that stands twice.
+    """
+    true, predicted = _volumes("truth", truth), _volumes("prediction", prediction)
+    wanted = {name: f"{name}{suffix}" for name in true}
+    missing = [name for name, partner in wanted.items() if partner not in predicted]
+    if missing:
+        raise UserError(
+            f"prediction={prediction}: {len(missing)} of {len(true)} cases are missing ({missing[0]}: no "
+            f"{wanted[missing[0]]}.nii.gz); predict every case, or name the ending that was added with suffix="
+        )
+    unasked = sorted(set(predicted) - set(wanted.values()))
+    if unasked:
+        raise UserError(f"prediction={prediction}: {unasked[0]} has no truth in {truth}; score the same cases in both")
+    return {name: (true[name], predicted[partner]) for name, partner in wanted.items()}
+
+
+def read_pair(true: Path, predicted: Path) -> tuple[dict, Float[Tensor, "d h w"]]:
+    """A case as metrics take it, without X-ray, and the prediction in HU on the same grid.
+
+    Raises:
+        UserError: another size, spacing or place, or values that are no HU; both are named, nothing is resized.
+    """
+    truth, volume = read_volume(true), read_volume(predicted)
+    _same(true, predicted, truth, volume)
+    case = {
+        "ct": torch.from_numpy(truth.hu),
+        "spacing": torch.tensor(truth.spacing),
+        "centre": torch.tensor(truth.centre),
+        "xray": torch.zeros(0, 1, 1),
+        "pose": torch.zeros(0, 9),
+    }
+    return case, torch.from_numpy(volume.hu)
+
+
+def _same(true: Path, predicted: Path, truth: Volume, volume: Volume) -> None:
+    remedy = "resample the prediction onto the truth yourself, with a method that you state"
+    if truth.hu.shape != volume.hu.shape:
+        raise UserError(f"{predicted}: {volume.hu.shape} voxels, {true}: {truth.hu.shape} (D, H, W); {remedy}")
+    if np.abs(np.subtract(truth.spacing, volume.spacing)).max() > SAME_MM:
+        raise UserError(f"{predicted}: spacing {_mm(volume.spacing)}, {true}: {_mm(truth.spacing)}; {remedy}")
+    corners = np.array([(0, 0, 0, 1), (*np.subtract(truth.hu.shape[::-1], 1), 1)]).T  # (W, H, D), first and last voxel
+    places = [(affine @ corners)[:3].T for affine in (volume.affine, truth.affine)]
+    if np.abs(places[0] - places[1]).max() > SAME_PLACE_MM:
+        shown = [f"{_mm(first.round(1))} to {_mm(last.round(1))}" for first, last in places]
+        raise UserError(f"{predicted}: voxels from {shown[0]} (RAS), {true}: from {shown[1]}; {remedy}")
+
+
+def _mm(values) -> str:
+    return "[" + ", ".join(f"{v:g}" for v in values) + "] mm"
+
+
+def _volumes(key: str, folder: str | Path | None) -> dict[str, Path]:
+    if not folder or not Path(folder).is_dir():
+        raise UserError(f"{key}={folder}: no such folder; give one with a NIfTI file a case")
+    files = sorted(file for file in Path(folder).iterdir() if file.name.lower().endswith(NIFTI_ENDINGS))
+    if not files:
+        raise UserError(f"{key}={folder}: no NIfTI file in it; give a folder with a .nii.gz a case")
+    found: dict[str, Path] = {}
+    for file in files:
+        name = volume_name(file)
+        if name in found:
+            raise UserError(f"{file} and {found[name]}: the id {name} stands twice; keep one of them")
+        found[name] = file
+    return found

@@ -1,0 +1,212 @@
+"""The metrics of every method on every case: one row each, in HU, against the truth clipped to the same window."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import pandas as pd
+import torch
+from jaxtyping import Float
+from rich.progress import track
+from torch import Tensor
+
+from common.errors import UserError
+from dataset.imaging.hu_window import Window
+from evaluation.metrics.base import CaseView, Metric
+from evaluation.metrics.catalogue import catalogue, measure
+
+TRUTH = "truth"  # the row of the true volume itself: what a perfect prediction would get
+FIDELITY = (
+    "mae_hu_body",
+    "mae_hu_lungs",
+    "psnr",
+    "ssim",
+    "lung_dice_labels",
+    "heart_dice_labels",
+    "vessel_contrast",
+    "gradient_spectrum",
+    "noise_power_spectrum",
+    "reprojection",
+)
+SETS = ("default", "fidelity", "all")
+
+
+def metric_names(wanted: str | Sequence[str] = "default") -> tuple[str, ...]:
+    """Names of metrics from a set (`default`, `fidelity`, `all`) or from a list of names.
+
+    Raises:
+        UserError: a set or a name that there is not.
+    """
+    known = catalogue()
+    if isinstance(wanted, str):
+        if wanted not in SETS:
+            raise UserError(f"metrics={wanted}: choose {', '.join(SETS)} or a list of {', '.join(known)}")
+        chosen = {"default": [n for n, m in known.items() if m.default], "fidelity": FIDELITY, "all": known}
+        return tuple(chosen[wanted])
+    unknown = [name for name in wanted if name not in known]
+    if unknown or not wanted:
+        raise UserError(f"metrics={list(wanted)}: no metric {unknown}; choose from {', '.join(known)}")
+    return tuple(dict.fromkeys(wanted))
+
+
+METRICS = metric_names()
+
+
+def metric(name: str) -> Metric:
+    """The metric of that name."""
+    return catalogue()[name]
+
+
+class Shared:
+    """Keeps masks and DRRs of volumes that come again: one mean volume serves all cases, a shuffled one was a model's.
+
+    Volumes are told apart by their content. The oldest results go when `limit` bytes are reached.
+    """
+
+    def __init__(self, limit: int = 2**28):
+        self._kept: dict[tuple, Tensor] = {}
+        self._limit = limit
+
+    def get(self, compute: Callable[..., Tensor], volume: Float[Tensor, "d h w"], *geometry) -> Tensor:
+        """`compute(volume, *geometry)`, from memory if it is there; `geometry` must be hashable."""
+        digest = hashlib.sha1(volume.contiguous().cpu().numpy().data, usedforsecurity=False).digest()
+        key = (compute.__name__, tuple(volume.shape), digest, *geometry)
+        found = self._kept.get(key)
+        if found is None:
+            found = compute(volume, *geometry)
+            while self._kept and (len(self._kept) + 1) * found.numel() * found.element_size() > self._limit:
+                self._kept.pop(next(iter(self._kept)), None)  # another thread may have been first
+            self._kept[key] = found
+        return found
+
+
+def score(
+    prediction: Float[Tensor, "d h w"],
+    case: dict,
+    window: Window,
+    metrics: str | Sequence[str] = "default",
+    shared: Shared | None = None,
+) -> dict[str, float]:
+    """The metrics of one prediction in HU, NaN where one has no meaning; on the device of the prediction.
+
+    Raises:
+        ValueError: as `score_case`.
+        UserError: an unknown metric.
+    """
+    row = score_case(case, {"prediction": prediction}, window, shared, metrics)[0]
+    return {name: value for name, value in row.items() if name != "method"}
+
+
+def score_case(
+    case: dict,
+    volumes: dict[str, Float[Tensor, "d h w"]],
+    window: Window,
+    shared: Shared | None = None,
+    metrics: str | Sequence[str] = "default",
+    reasons: Counter | None = None,
+    tools: dict | None = None,
+) -> list[dict]:
+    """Rows `{"method", metric: value}` of one case, NaN where a metric has no meaning, and one of the truth itself.
+
+    Args:
+        case: as `CaseDataset.case` gives it: `ct` in HU before windowing, `xray`, `pose`, `spacing`.
+        volumes: HU by method, of the truth's size.
+        window: what predictions and truth are clipped to; its width is the data range.
+        shared: results to use again, handed from case to case.
+        metrics: a set or names.
+        reasons: counts `(metric, reason)` of what could not be measured.
+        tools: as of `CaseView`.
+
+    Raises:
+        ValueError: a volume of another size than the truth, one that holds NaN, or one that cannot be HU.
+    """
+    _check(case, volumes)
+    names = metric_names(metrics)
+    shared = Shared() if shared is None else shared
+    view = CaseView(case, torch.stack(list(volumes.values())), window, shared, volumes, tools)
+    columns, missing = measure(names, view)
+    if reasons is not None:
+        reasons.update(missing.items())
+    rows = [
+        {"method": name} | {key: float(values[i]) for key, values in columns.items()} for i, name in enumerate(volumes)
+    ]
+    floors = [name for name in names if metric(name).floor]
+    truth = dict.fromkeys(names, float("nan"))
+    if floors:
+        own, _ = measure(floors, CaseView(case, view.truth[None], window, shared))
+        truth |= {name: float(values[0]) for name, values in own.items()}
+    return [*rows, {"method": TRUTH} | truth]
+
+
+def score_cases(
+    cases,
+    volumes: Callable[[int], dict[str, Tensor]],
+    window: Window,
+    patients,
+    ids,
+    workers: int | None = None,
+    metrics: str | Sequence[str] = "default",
+    tools: dict | None = None,
+    registration: Callable[[Tensor, Tensor, tuple], Tensor] | None = None,
+) -> pd.DataFrame:
+    """Scores in long form: columns `id, patient, method` and the metrics, cases in order.
+
+    `cases` is a `CaseDataset`, `volumes(i)` gives the volumes of case `i` by method. `registration(prediction, truth,
+    spacing)` moves each prediction onto the truth before it is scored; the protocol must say so. The frame's `attrs`
+    hold `not_measured`: why a metric has no number at all, by its name.
+
+    Raises:
+        UserError: the same id twice.
+    """
+    twice = [name for name, count in Counter(ids).items() if count > 1]
+    if twice:
+        raise UserError(f"cases: the id {twice[0]} stands {Counter(ids)[twice[0]]} times; give each case its own")
+    threads, shared, reasons = torch.get_num_threads(), Shared(), Counter()
+
+    def rows_of(index: int) -> tuple[list[dict], Counter]:
+        own: Counter = Counter()
+        case, predictions = cases.case(index), volumes(index)
+        if registration is not None:
+            truth, spacing = case["ct"].float(), tuple(case["spacing"].tolist())
+            predictions = {name: registration(volume, truth, spacing) for name, volume in predictions.items()}
+        rows = score_case(case, predictions, window, shared, metrics, own, tools)
+        return [{"id": ids[index], "patient": patients[index]} | row for row in rows], own
+
+    # One case a thread: most of these operations are too small to be split well.
+    with ThreadPoolExecutor(workers or threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        done = list(track(pool.map(rows_of, range(len(ids))), description="scoring", total=len(ids)))
+    torch.set_num_threads(threads)
+    for _, own in done:
+        reasons.update(own)
+    scores = pd.DataFrame([row for rows, _ in done for row in rows])
+    scores.attrs["not_measured"] = _reasons(scores, metric_names(metrics), reasons)
+    return scores
+
+
+def _reasons(scores: pd.DataFrame, names: Sequence[str], reasons: Counter) -> dict[str, str]:
+    """The most frequent reason of each metric that no case has."""
+    measured = scores[scores.method != TRUTH]
+    empty = [name for name in names if measured[name].isna().all()]
+    common = {}
+    for (name, reason), _ in reasons.most_common():
+        common.setdefault(name, reason)
+    return {name: common.get(name, "nothing to measure in any volume") for name in empty}
+
+
+def _check(case: dict, volumes: dict[str, Tensor]) -> None:
+    size = tuple(case["ct"].shape)
+    low, high = float(case["ct"].min()), float(case["ct"].max())
+    for name, volume in volumes.items():
+        if tuple(volume.shape) != size:
+            raise ValueError(f"{name}: volume of {tuple(volume.shape)} voxels against a truth of {size}")
+        if not torch.isfinite(volume).all():
+            raise ValueError(f"{name}: the volume holds NaN or infinite HU")
+        least, most = float(volume.min()), float(volume.max())
+        # Air is there in every chest: a volume of one that starts at 0, or spans a unit or two, was scaled.
+        scaled = least < most <= 255.0 and (least >= 0.0 or most - least <= 2.0)
+        if scaled and low < -500.0 and high - low > 500.0:
+            raise ValueError(
+                f"{name}: values from {least:g} to {most:g} against a truth of {low:g} to {high:g} HU; "
+                "give the prediction in HU"
+            )

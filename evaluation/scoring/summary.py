@@ -1,0 +1,153 @@
+"""What `metrics.json` holds: means with patient-bootstrap intervals, paired differences, and one honest sentence."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from common.files import atomic_path
+from evaluation.metrics.catalogue import catalogue
+from evaluation.scoring.score_cases import TRUTH
+from evaluation.statistics.patient_bootstrap import DRAWS, bootstrap_mean, paired_difference
+from evaluation.statistics.significance import holm, sign_flip_p
+
+MODEL = "model"
+LABELS = {
+    "model": "model, mean of samples",
+    "model_sample": "model, one sample",
+    "mean_volume": "training mean volume",
+    "nearest": "nearest training case",
+    "ridge": "ridge regression",
+    "shuffled_xray": "model, shuffled X-rays",
+    TRUTH: "the true volume itself",
+}
+METRIC_LABELS = {name: metric.label for name, metric in catalogue().items()}
+SIGNIFICANT = 0.05  # of an adjusted p value
+COMPARED = ("mean_volume", "nearest", "ridge", "shuffled_xray")
+
+
+def summarise(scores: pd.DataFrame, seed: int = 0, draws: int = DRAWS) -> dict[str, dict]:
+    """`{"methods": {method: {metric: {"mean", "low", "high"} or None}}, "reference": …, "differences": …}`.
+
+    A metric that no case has is None. `differences` are model minus the other method on the same cases; their
+    `p_holm` is a sign-flip p value over patients, Holm-adjusted over the methods compared for that metric.
+    """
+    names = [name for name in scores.method.unique() if name != TRUTH]
+    metrics = measured_names(scores)
+    floors = [name for name in metrics if catalogue()[name].floor]
+    return {
+        "methods": {name: _estimates(scores, name, metrics, seed, draws) for name in names},
+        "reference": {TRUTH: _estimates(scores, TRUTH, floors, seed, draws)},
+        "differences": _differences(scores, [name for name in COMPARED if name in names], seed, draws),
+    }
+
+
+def measured_names(scores: pd.DataFrame) -> list[str]:
+    """The columns of scores that are metrics."""
+    return [name for name in scores.columns if name in catalogue()]
+
+
+def sentence(result: dict) -> str:
+    """The outcome in PSNR in words.
+
+    "No difference shown" where the interval or the adjusted p value says so; "can be shown" where no outcome whatever
+    could have been significant with so few patients.
+    """
+    protocol, method = result["protocol"], judged_method(result)
+    psnr = result["methods"][method].get("psnr")
+    cases = f"{protocol['cases']} {protocol['split']} case{'s' * (protocol['cases'] != 1)}"
+    who = f"On {cases} the {'model' if method == MODEL else f'method {method}'}"
+    reached = "has no PSNR" if psnr is None else f"reaches {_span(psnr)} dB PSNR"
+    claims = [f"{who} ({protocol['estimator']}) {reached}"]
+    compared = {name: metrics["psnr"] for name, metrics in result["differences"].items() if metrics.get("psnr")}
+    patients = protocol["patients"]
+    if compared and smallest_p(patients, len(compared)) > SIGNIFICANT:
+        few = f"no difference can be shown, {patients} patient{'s are' if patients > 1 else ' is'} too few"
+        found = ", ".join(f"{_span(difference, '+')} dB against the {LABELS[k]}" for k, difference in compared.items())
+        return f"{claims[0]}; {few} (found: {found})."
+    for name, difference in compared.items():
+        shown, size = _is_shown(difference), f"{_span(difference, '+')} dB"
+        if not shown and difference["p_holm"] is not None:
+            size += f", adjusted p {difference['p_holm']:.2g}"
+        if name == "shuffled_xray":
+            own = "with the patient's own X-ray instead of another patient's it"
+            claims.append(f"{own} gains {size}" if shown else f"{own} shows no difference ({size})")
+        elif not shown:
+            claims.append(f"against the {LABELS[name]} no difference is shown ({size})")
+        elif difference["mean"] > 0:
+            claims.append(f"it beats the {LABELS[name]} by {_span(difference)} dB")
+        else:
+            claims.append(f"it falls behind the {LABELS[name]} ({size})")
+    return "; ".join(claims) + "."
+
+
+def write_metrics(path: Path, result: dict) -> None:
+    """Writes `metrics.json` whole or not at all; NaN, which is not JSON, is refused."""
+    with atomic_path(path) as temporary:
+        Path(temporary).write_text(json.dumps(result, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def judged_method(result: dict) -> str:
+    """The row that a result is about: the model, or the one method of outside files."""
+    return MODEL if MODEL in result["methods"] else next(iter(result["methods"]))
+
+
+def smallest_p(patients: int, comparisons: int) -> float:
+    """The smallest Holm-adjusted two-sided sign-flip p value that so many patients can reach at all.
+
+    Of the 2^n sign patterns of n patients two are the most extreme; the first step of Holm multiplies by the number of
+    comparisons.
+    """
+    return min(1.0, comparisons * 2.0 ** (1 - patients))
+
+
+def _is_shown(difference: dict) -> bool:
+    """Whether the interval and the adjusted p value both leave zero out."""
+    if difference["low"] is None or difference["p_holm"] is None:
+        return False
+    return difference["p_holm"] <= SIGNIFICANT and not difference["low"] <= 0 <= difference["high"]
+
+
+def _estimates(scores: pd.DataFrame, method: str, names, seed: int, draws: int) -> dict:
+    rows = scores[scores.method == method]
+    patients = rows.patient.to_numpy(dtype=str)
+    result = {}
+    for name in names:
+        estimate = bootstrap_mean(rows[name].to_numpy(), patients, draws, seed)
+        result[name] = None if estimate.mean is None else estimate.as_dict()
+    return result
+
+
+def _differences(scores: pd.DataFrame, others: list[str], seed: int, draws: int) -> dict:
+    model = scores[scores.method == MODEL].set_index("id")
+    patients = model.patient.to_numpy(dtype=str)
+    result = {name: {} for name in others}
+    for metric in measured_names(scores):
+        p_values, estimates = {}, {}
+        for name in others:
+            other = scores[scores.method == name].set_index("id")[metric].reindex(model.index).to_numpy()
+            estimates[name] = paired_difference(model[metric].to_numpy(), other, patients, draws, seed)
+            p_values[name] = sign_flip_p(np.subtract(model[metric].to_numpy(), other), patients, seed=seed)
+        adjusted = holm(p_values)
+        for name in others:
+            known = estimates[name].mean is not None
+            result[name][metric] = estimates[name].as_dict() | {"p_holm": adjusted[name]} if known else None
+    return result
+
+
+def best_of(methods: dict, metric: str) -> str | None:
+    """The method with the best mean of a metric; the shuffled control does not compete."""
+    means = {name: values[metric]["mean"] for name, values in methods.items() if values.get(metric) is not None}
+    means.pop("shuffled_xray", None)
+    if not means:
+        return None
+    direction = catalogue()[metric].best
+    if direction == "one":
+        return min(means, key=lambda name: abs(means[name] - 1.0))
+    return max(means, key=means.get) if direction == "high" else min(means, key=means.get)
+
+
+def _span(estimate: dict, sign: str = "") -> str:
+    text = f"{estimate['mean']:{sign}.2f}"
+    return text if estimate["low"] is None else f"{text} [{estimate['low']:{sign}.2f}, {estimate['high']:{sign}.2f}]"

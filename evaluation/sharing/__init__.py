@@ -1,0 +1,1 @@
+"""Exports a trained generator with its model card."""

@@ -1,0 +1,108 @@
+"""A generator as others take it: a folder of diffusers, a MONAI bundle, or one safetensors file, with its card."""
+
+import json
+import shutil
+import tempfile
+from pathlib import Path
+
+import torch
+
+from common.errors import UserError
+from common.files import sha256
+from ddpm.checkpoint.write import export_pipeline, header_of
+from ddpm.pipeline import XrayToCTPipeline
+from ddpm.weights.licences import public_name
+from evaluation.sharing.model_card import model_card
+from evaluation.sharing.monai_bundle import write_bundle
+
+FORMATS = ("diffusers", "monai", "safetensors")
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+OURS = ("model_index.json", "configs", "model.safetensors")  # one of these tells a folder that was written here
+
+
+def check_wishes(form: str, precision: str) -> None:
+    """Refuses what cannot be written, before anything is loaded.
+
+    Raises:
+        UserError: naming the key.
+    """
+    if form not in FORMATS:
+        raise UserError(f"format={form}: choose {', '.join(FORMATS)}")
+    if precision not in PRECISIONS:
+        raise UserError(f"precision={precision}: choose {' or '.join(PRECISIONS)}")
+
+
+def read_metrics(path: str | Path | None, checkpoint: Path) -> dict | None:
+    """The result of `evaluation/evaluate.py` for a checkpoint; None where no file is named.
+
+    Raises:
+        UserError: a file that is missing or no result, or that of another checkpoint.
+    """
+    if path is None:
+        return None
+    try:
+        result = json.loads(Path(path).read_text(encoding="utf-8"))
+        judged = result["protocol"]["checkpoint"]["sha256"]
+        result["methods"]["model"].items()
+    except FileNotFoundError as error:
+        raise UserError(f"metrics={path}: no such file; give the metrics.json of evaluation/evaluate.py") from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"metrics={path}: not a metrics.json of evaluation/evaluate.py with a model in it") from error
+    if judged != sha256(checkpoint):
+        raise UserError(
+            f"metrics={path}: of another checkpoint (SHA-256 {str(judged)[:16]}…) than {checkpoint}; judge this one"
+        )
+    return result
+
+
+def export(
+    pipeline: XrayToCTPipeline,
+    output: Path,
+    form: str,
+    checkpoint: Path | None = None,
+    metrics: dict | None = None,
+    name: str = "xray2ct",
+    precision: str = "float32",
+    seen: bool = True,
+) -> Path:
+    """Writes the folder whole or not at all, in the place of one that an earlier export wrote; gives back its path.
+
+    Args:
+        form: one of `FORMATS`. Only the one file has a `precision`.
+        seen: keep the hashes of the patients that it has seen (`evaluation.protocol.leakage`).
+
+    Raises:
+        UserError: a folder that holds something else, or that cannot be written.
+    """
+    if output.exists() and (not output.is_dir() or (any(output.iterdir()) and not _is_export(output))):
+        raise UserError(f"output={output}: holds something else; name a new folder")
+    if not seen:
+        pipeline.register_to_config(protocol={k: v for k, v in pipeline.protocol.items() if k != "seen"})
+    for part in (pipeline.latent_encoder, pipeline.xray_encoder):
+        if source := part.config.get("source"):
+            part.register_to_config(source=public_name(source))  # a path stays here
+    card = model_card(header_of(pipeline), pipeline.describe(), metrics, name, form, checkpoint)
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=output.parent, prefix=".export-") as beside:
+            made = Path(beside) / "whole"
+            made.mkdir()
+            if form == "diffusers":
+                pipeline.save_pretrained(made)
+                (made / "README.md").write_text(card, encoding="utf-8")
+            elif form == "monai":
+                write_bundle(pipeline, made, name, card)
+            else:
+                export_pipeline(pipeline, made / "model.safetensors", PRECISIONS[precision])
+                (made / "README.md").write_text(card, encoding="utf-8")
+            if output.exists():
+                shutil.rmtree(output)
+            made.rename(output)
+    except OSError as error:
+        raise UserError(f"output={output}: cannot be written ({error}); free space or name another folder") from error
+    return output
+
+
+def _is_export(folder: Path) -> bool:
+    readme = next((file for file in (folder / "README.md", folder / "docs" / "README.md") if file.is_file()), None)
+    return readme is not None and any((folder / name).exists() for name in OURS)

@@ -1,0 +1,137 @@
+"""The card that goes with a shared model: data, protocol, metrics, what it inherits, and what it cannot do."""
+
+import json
+from pathlib import Path
+
+from common.files import sha256
+from evaluation.metrics.catalogue import catalogue
+
+SHOWN = ("window", "volume_size", "extent", "xray_size", "views", "resampling", "align", "xray_sources", "split")
+SEEN = "It holds short hashes of the ids of the patients it has seen: they hide nobody whose id is known."
+LIMITS = """\
+- Every volume is synthetic and not for diagnosis. It is a guess that fits one projection: it does not show what an
+  X-ray does not show, such as iodine in vessels, a small nodule or a small embolus.
+- The spacing of a volume from a film is nominal: a film does not tell how large its patient is.
+- X-rays unlike those of training (children, laterals, devices, other scanners) give volumes that look as good and are
+  wrong. Compare several samples: where they differ nothing is known; where they agree they may still all be wrong.
+- One sample and the mean of several are different estimators: never compare one with the other.
+- It was not tested as a medical device."""
+USE = {
+    "diffusers": """\
+From the root of xray2ct:
+```python
+from dataset.io.xray import read_xray
+from ddpm.pipeline import XrayToCTPipeline
+
+pipeline = XrayToCTPipeline.from_pretrained("<this folder>")
+xray = read_xray("film.png", tuple(pipeline.protocol["xray_size"]))
+volumes = pipeline(xray[None, None, None], num_samples=4, seed=0).volumes  # HU, (1, 4, D, H, W)
+```
+`pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)` changes the sampler. Files, with a film
+laid by its lungs: `python evaluation/generate.py xray=film.png checkpoint=<this folder>`.""",
+    "monai": """\
+From the root of xray2ct (a bundle's config is a program: run one only where you trust its source):
+```python
+import monai.bundle
+
+root = "<this folder>"
+monai.bundle.run(config_file=f"{root}/configs/inference.json", bundle_root=root, xray="film.png", output_dir="out")
+network = monai.bundle.load("<name of this folder>", bundle_dir="<folder above it>", workflow_type="inference")
+volume = network(xray)  # (b, 1, h, w) in [0, 1] to HU (b, 1, D, H, W)
+```""",
+    "safetensors": """\
+```
+python evaluation/generate.py xray=film.png checkpoint=<this folder>/model.safetensors
+```""",
+}
+
+
+def model_card(
+    header: dict,
+    described: dict,
+    metrics: dict | None,
+    name: str,
+    form: str,
+    checkpoint: Path | None = None,
+) -> str:
+    """Markdown.
+
+    Args:
+        header: `ddpm.checkpoint.write.header_of`.
+        described: `XrayToCTPipeline.describe`.
+        metrics: content of a `metrics.json` of the same checkpoint; None: it was not judged.
+        form: how the model is written; decides what is said of its use.
+        checkpoint: the file that it was made of.
+    """
+    protocol = header["protocol"]
+    data = {key: protocol[key] for key in SHOWN if key in protocol}
+    settings = ", ".join(f"{key} {value}" for key, value in described.items() if key != "parameters")
+    size = sum(described["parameters"].values())
+    lines = [
+        "---",
+        "license: other",
+        f"library_name: {'monai' if form == 'monai' else 'diffusers'}",
+        "tags: [chest-x-ray, ct, latent-diffusion, synthetic, not-for-diagnosis]",
+        "---",
+        f"# {name}",
+        "",
+        "Chest X-ray to CT volume in Hounsfield units, by xray2ct. **Synthetic, not for diagnosis.**",
+        "",
+        "## Use",
+        USE[form],
+        "",
+        "## Model",
+        f"{size:,} parameters ({', '.join(f'{part} {count:,}' for part, count in described['parameters'].items())}).",
+        f"{settings}.",
+        *([f"Made of {Path(checkpoint).name}, SHA-256 {sha256(checkpoint)}."] if checkpoint else []),
+        f"Format version {header['format']}.",
+        "",
+        "## Data and protocol",
+        f"Trained on `{protocol.get('dataset', 'unknown')}`.",
+        "",
+        "| key | value |",
+        "|---|---|",
+        *(f"| {key} | `{json.dumps(value)}` |" for key, value in data.items()),
+        "",
+        SEEN if protocol.get("seen", {}).get("train") else "It does not say which patients it has seen.",
+        "",
+        "## Metrics",
+        *_metrics(metrics),
+        "",
+        "## What it inherits",
+        "Whoever shares or uses these weights is bound by the terms of what they were made of:",
+        "",
+        *_inherited(header["inherits"]),
+        "",
+        "## Limits",
+        LIMITS,
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _metrics(result: dict | None) -> list[str]:
+    if result is None:
+        return ["Not judged: nothing is known of its quality. `python evaluation/evaluate.py` judges it."]
+    protocol = result["protocol"]
+    known = catalogue()
+    lines = [
+        f"{protocol['cases']} {protocol['split']} cases, {protocol['patients']} patients, of `{protocol['dataset']}`; "
+        f"{protocol['estimator']}, window {protocol['window']} HU (data range {protocol['data_range_hu']:g} HU), "
+        f"registration {protocol['registration']}; mean and 95 % interval of "
+        f"{protocol['bootstrap']['draws']:,} bootstrap draws over patients.",
+        "",
+        "| metric | mean | interval |",
+        "|---|---|---|",
+    ]
+    for metric, estimate in result["methods"]["model"].items():
+        label = known[metric].label if metric in known else metric
+        if estimate is None:
+            lines.append(f"| {label} | not measured | |")
+        else:
+            lines.append(f"| {label} | {estimate['mean']:.4g} | {estimate['low']:.4g} to {estimate['high']:.4g} |")
+    return lines
+
+
+def _inherited(found: list[dict]) -> list[str]:
+    rows = [f"| {entry['part']} | {entry['from']} | {entry['licence']} |" for entry in found]
+    return ["| part | from | licence |", "|---|---|---|", *rows]

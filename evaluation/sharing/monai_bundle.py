@@ -1,0 +1,146 @@
+"""A MONAI bundle of a generator: metadata, an inference config and weights that `monai.bundle` loads and runs.
+
+The config names the two functions and the class below, so a bundle needs this project beside it. Its weights are a
+plain state dict; the header that rebuilds the networks is plain JSON in the config.
+"""
+
+import json
+import platform
+from pathlib import Path
+
+import monai
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from common.errors import UserError
+from ddpm.checkpoint.load import build_pipeline
+from ddpm.checkpoint.write import header_of, parts_of
+from ddpm.pipeline import XrayToCTPipeline
+from ddpm.weights.safe_load import read_weights
+from evaluation.generation.write_volumes import find_xrays, generate
+
+SCHEMA = "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json"
+WEIGHTS = "models/model.pt"  # the name that `monai.bundle.load` looks for
+
+
+class XrayToCT(nn.Module):
+    """A generator as one network: X-rays in, a CT volume each out.
+
+    Args:
+        header: JSON of `ddpm.checkpoint.write.header_of`, with the arguments of `set_sampler` as `sampling`.
+    """
+
+    def __init__(self, header: str):
+        super().__init__()
+        content = json.loads(header)
+        pipeline = build_pipeline(content, path="network_def").set_sampler(**content["sampling"])
+        for name, part in parts_of(pipeline).items():
+            self.add_module(name, part)
+        self._pipeline = (pipeline,)  # in a tuple: it is no module
+        self.eval()
+
+    @property
+    def pipeline(self) -> XrayToCTPipeline:
+        """The pipeline over the weights of this network."""
+        return self._pipeline[0]
+
+    def forward(self, xray: Float[Tensor, "b 1 h w"], seed: int = 0) -> Float[Tensor, "b 1 D H W"]:
+        """One sample in HU of each frontal X-ray in [0, 1] (bright bone)."""
+        return self.pipeline(xray[:, None], seed=seed).volumes
+
+
+def filled(network: XrayToCT, weights: str | Path, device: torch.device | str = "cpu") -> XrayToCT:
+    """The network with its weights, on a device.
+
+    Raises:
+        UserError: a file that is missing, holds more than weights, or those of another network.
+    """
+    try:
+        network.load_state_dict(read_weights(weights))
+    except (ValueError, RuntimeError, TypeError, AttributeError) as error:
+        raise UserError(f"{weights}: not the weights of this bundle ({str(error)[:200]}); copy them again") from error
+    return network.to(device)
+
+
+def infer(
+    network: XrayToCT, xray: str, output_dir: str, samples: int = 1, seed: int = 0, batch_size: int = 4
+) -> list[str]:
+    """Writes what `evaluation/generate.py` writes, for an X-ray file or a folder of them; gives back the volumes."""
+    made = generate(network.pipeline, find_xrays(xray), Path(output_dir), samples, seed, batch_size)
+    return [str(path) for path in made]
+
+
+def write_bundle(pipeline: XrayToCTPipeline, folder: Path, name: str, card: str) -> None:
+    """Writes `configs/metadata.json`, `configs/inference.json`, `models/model.pt` and `docs/README.md`."""
+    for place in ("configs", "models", "docs"):
+        (folder / place).mkdir(parents=True, exist_ok=True)
+    weights = {
+        f"{part}.{key}": value.detach().cpu().contiguous()
+        for part, module in parts_of(pipeline).items()
+        for key, value in module.state_dict().items()
+    }
+    torch.save(weights, folder / WEIGHTS)
+    (folder / "docs" / "README.md").write_text(card, encoding="utf-8")
+    for file, content in (("metadata", _metadata(pipeline, name)), ("inference", _inference(pipeline))):
+        text = json.dumps(content, indent=2) + "\n"
+        (folder / "configs" / f"{file}.json").write_text(text, encoding="utf-8")
+
+
+def _inference(pipeline: XrayToCTPipeline) -> dict:
+    header = {**header_of(pipeline), "sampling": dict(pipeline.config.sampling)}
+    return {
+        "bundle_root": ".",
+        "device": "$torch.device('cuda' if torch.cuda.is_available() else 'cpu')",
+        "xray": "",
+        "output_dir": "$@bundle_root + '/eval'",
+        "samples": 1,
+        "seed": 0,
+        "network_def": {"_target_": "evaluation.sharing.monai_bundle.XrayToCT", "header": json.dumps(header)},
+        "network": {
+            "_target_": "evaluation.sharing.monai_bundle.filled",
+            "network": "@network_def",
+            "weights": f"$@bundle_root + '/{WEIGHTS}'",
+            "device": "@device",
+        },
+        "run": [
+            {
+                "_target_": "evaluation.sharing.monai_bundle.infer",
+                "network": "@network",
+                "xray": "@xray",
+                "output_dir": "@output_dir",
+                "samples": "@samples",
+                "seed": "@seed",
+            }
+        ],
+    }
+
+
+def _metadata(pipeline: XrayToCTPipeline, name: str) -> dict:
+    low, high = pipeline.window.low, pipeline.window.high
+    image = {"type": "image", "format": "magnitude", "modality": "DX", "num_channels": 1, "dtype": "float32"}
+    volume = {**image, "format": "hounsfield", "modality": "CT", "spatial_shape": list(pipeline.volume_size)}
+    xray = {"spatial_shape": list(pipeline.protocol["xray_size"]), "value_range": [0, 1], "is_patch_data": False}
+    return {
+        "schema": SCHEMA,
+        "version": "0.1.0",
+        "changelog": {"0.1.0": "exported"},
+        "monai_version": monai.__version__,
+        "pytorch_version": torch.__version__,
+        "numpy_version": np.__version__,
+        "required_packages_version": {"python": platform.python_version()},
+        "name": name,
+        "task": "Synthesis of a chest CT volume from one chest X-ray",
+        "description": "Latent diffusion in 3D. Synthetic, not for diagnosis. Needs the project xray2ct beside it.",
+        "authors": "the authors of the weights",
+        "copyright": "see what it inherits, docs/README.md",
+        "data_source": str(pipeline.protocol.get("dataset", "unknown")),
+        "data_type": "X-ray as PNG, JPEG, DICOM or NIfTI; CT as NIfTI",
+        "intended_use": "Research; not for diagnosis",
+        "network_data_format": {
+            "inputs": {"image": {**image, **xray, "channel_def": {"0": "X-ray, bright bone"}}},
+            "outputs": {"pred": {**volume, "value_range": [low, high], "is_patch_data": False,
+                                 "channel_def": {"0": "HU, synthetic"}}},
+        },
+    }  # fmt: skip

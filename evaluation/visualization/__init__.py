@@ -1,0 +1,1 @@
+"""Slices, sheets and animations of volumes in radiological convention."""

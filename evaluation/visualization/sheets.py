@@ -1,0 +1,144 @@
+"""Sheets and animations: X-ray, true CT, generated CT and error side by side."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from jaxtyping import Float
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from dataset.imaging.hu_window import Window
+from dataset.io.nifti import SYNTHETIC
+from evaluation.visualization.slices import (
+    ACCENT,
+    BACKGROUND,
+    DISPLAY_HU,
+    ERROR_HU,
+    GIF_GREYS,
+    GIF_TILE,
+    INK,
+    PLANES,
+    _font,
+    tile,
+    xray_tile,
+)
+
+GAP = 6
+
+
+@dataclass
+class CasePicture:
+    """What one row of the sheet shows: X-rays `(h, w)` in `[0, 1]`, volumes `(D, H, W)` in HU, spacing in mm."""
+
+    title: str
+    xray: Float[Tensor, "h w"]
+    truth: Float[Tensor, "d h w"]
+    generated: Float[Tensor, "d h w"]
+    spacing: tuple[float, float, float]
+
+
+def case_sheet(cases: Sequence[CasePicture], window: Window = DISPLAY_HU) -> Image.Image:
+    """A row per case: X-ray, then true CT, generated CT and error in each of the three planes."""
+    rows = []
+    for case in cases:
+        tiles = [xray_tile(case.xray)]
+        for plane in PLANES:
+            tiles.append(tile(case.truth, plane, case.spacing, window))
+            tiles.append(tile(case.generated, plane, case.spacing, window, kind="generated"))
+            difference = case.generated - case.truth.clamp(window.low, window.high).to(case.generated)
+            tiles.append(tile(difference, plane, case.spacing, window, kind="error"))
+        rows.append(tiles)
+    heads = ["X-ray"] + [f"{kind}, {plane}" for plane in PLANES for kind in ("true CT", "generated CT", "error")]
+    widths = [max(tiles[k].width for tiles in rows) for k in range(len(heads))]
+    heights = [max(t.height for t in tiles) for tiles in rows]
+    head, caption, foot = 24, 20, 30
+    size = (sum(widths) + GAP * (len(widths) + 1), head + sum(heights) + (caption + GAP) * len(rows) + foot)
+    sheet = Image.new("RGB", size, BACKGROUND)
+    draw = ImageDraw.Draw(sheet)
+    lefts = [GAP + sum(widths[:k]) + GAP * k for k in range(len(widths))]
+    for left, width, text in zip(lefts, widths, heads, strict=True):
+        draw.text((left + width / 2, head / 2), text, font=_font(13), fill=INK, anchor="mm")
+    top = head
+    for case, tiles, height in zip(cases, rows, heights, strict=True):
+        draw.text((GAP, top + caption / 2), case.title, font=_font(12), fill=INK, anchor="lm")
+        for left, width, picture in zip(lefts, widths, tiles, strict=True):
+            sheet.paste(picture, (left + (width - picture.width) // 2, top + caption + (height - picture.height) // 2))
+        top += caption + height + GAP
+    levels = f"{SYNTHETIC}.  Grey: {window.low:g} to {window.high:g} HU.  Error, generated minus true: "
+    levels += f"blue {-ERROR_HU:g} HU, white 0, red {ERROR_HU:g} HU."
+    draw.text((GAP, size[1] - foot / 2), levels, font=_font(13), fill=ACCENT, anchor="lm")
+    return sheet
+
+
+def planes_picture(
+    xray: Float[Tensor, "h w"] | None,
+    volume: Float[Tensor, "d h w"],
+    spacing,
+    window: Window = DISPLAY_HU,
+    size: int = 320,
+) -> Image.Image:
+    """One generated volume: an axial, a coronal and a sagittal slice, beside its X-ray if that is given."""
+    tiles = [] if xray is None else [xray_tile(xray, size)]
+    tiles += [tile(volume, plane, spacing, window, kind="generated", size=size) for plane in PLANES]
+    return _side_by_side(tiles, ["X-ray"] * (xray is not None) + [f"generated CT, {plane}" for plane in PLANES])
+
+
+def case_frames(
+    xray: Float[Tensor, "h w"],
+    truth: Float[Tensor, "d h w"],
+    generated: Float[Tensor, "d h w"],
+    spacing,
+    window: Window = DISPLAY_HU,
+) -> list[Image.Image]:
+    """A frame per coronal slice from front to back: X-ray, true CT, generated CT, as the X-ray looks at them."""
+    picture, count, frames = xray_tile(xray, GIF_TILE), truth.shape[1], []
+    truth, generated = truth.float(), generated.float()
+    for index in range(count):
+        tiles = [
+            picture,
+            tile(truth, "coronal", spacing, window, index, size=GIF_TILE),
+            tile(generated, "coronal", spacing, window, index, "generated", GIF_TILE),
+        ]
+        frames.append(_side_by_side(tiles, ["X-ray", "true CT", "generated CT"], _position(index, count)))
+    return frames
+
+
+def volume_frames(
+    volume: Float[Tensor, "d h w"], spacing, window: Window = DISPLAY_HU, frames: int | None = None
+) -> list[Image.Image]:
+    """Frames that run through a generated volume in three planes at once; as many as its longest side has voxels."""
+    count = frames or max(volume.shape)
+    pictures = []
+    for number in range(count):
+        tiles = [
+            tile(volume, plane, spacing, window, number * volume.shape[axis] // count, "generated", GIF_TILE)
+            for axis, plane in enumerate(PLANES)
+        ]
+        pictures.append(_side_by_side(tiles, list(PLANES), _position(number, count)))
+    return pictures
+
+
+def save_gif(path: Path, frames: Sequence[Image.Image], milliseconds: int = 90) -> None:
+    """An endless GIF in `GIF_GREYS` greys; a frame that equals the one before would be merged with it."""
+    steps = GIF_GREYS - 1
+    grey = [frame.convert("L").point([round(v * steps / 255) * 255 // steps for v in range(256)]) for frame in frames]
+    grey[0].save(path, save_all=True, append_images=grey[1:], duration=milliseconds, loop=0)
+
+
+def _side_by_side(tiles: list[Image.Image], titles: list[str], foot: str = "") -> Image.Image:
+    head, bottom = 22, 18 if foot else GAP
+    size = (sum(t.width for t in tiles) + GAP * (len(tiles) + 1), max(t.height for t in tiles) + head + bottom)
+    image = Image.new("RGB", size, BACKGROUND)
+    draw = ImageDraw.Draw(image)
+    left = GAP
+    for picture, title in zip(tiles, titles, strict=True):
+        draw.text((left + picture.width / 2, head / 2), title, font=_font(12), fill=INK, anchor="mm")
+        image.paste(picture, (left, head + (size[1] - head - bottom - picture.height) // 2))
+        left += picture.width + GAP
+    draw.text((GAP, size[1] - bottom / 2), foot, font=_font(11), fill=INK, anchor="lm")
+    return image
+
+
+def _position(index: int, count: int) -> str:
+    return f"{index + 1} / {count}"

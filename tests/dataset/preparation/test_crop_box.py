@@ -1,0 +1,133 @@
+"""The kept box holds the lungs and their margin and nothing far from them; an untrustworthy lung keeps the body."""
+
+import sys
+import types
+
+import numpy as np
+import pytest
+from drawn_chest import LUNGS, SIZE, SPACING, chest
+
+from common.errors import UserError
+from dataset.imaging.iodine import central_vessel_hu
+from dataset.imaging.volume import Volume
+from dataset.preparation.crop_box import body_mask, cropped, interest, lung_volumes, make_segmenter
+
+
+def test_the_box_is_that_of_the_lungs_with_the_margin():
+    volume, margin = chest(), 12.0
+    found = interest(volume, margin=margin)
+    assert found.kind == "lungs" and found.flags == []
+    lung = np.argwhere(volume.hu < -800)
+    inside = lung[(lung[:, 1] > 10) & (np.abs(volume.hu[tuple(lung.T)] + 830) < 1)]
+    for part, low, high, s in zip(found.box, inside.min(0), inside.max(0) + 1, SPACING, strict=True):
+        assert (low - part.start) * s == pytest.approx(margin, abs=s + 2) and part.start <= low
+        assert (part.stop - high) * s == pytest.approx(margin, abs=s + 2) and part.stop >= high
+
+
+def test_lung_volumes_are_those_of_the_ellipsoids_by_side():
+    found = interest(chest())
+    for measured, side in zip(found.lung_ml, ("right", "left"), strict=True):
+        radius = LUNGS[side][1]
+        assert measured == pytest.approx(4 / 3 * np.pi * np.prod(radius) / 1000, rel=0.06)
+    assert found.lung_ml[0] > found.lung_ml[1]  # the side is the patient's
+
+
+@pytest.mark.parametrize(
+    ("volume", "flag"),
+    [
+        (chest(lungs=("right",)), "the left lung is missing"),
+        (chest(lungs=("left",)), "the right lung is missing"),
+        (chest(scale=0.6), "less than 1000"),
+        (chest(lungs=()), "lungs of 0 ml"),
+    ],
+    ids=["no left", "no right", "small", "none"],
+)
+def test_without_two_lungs_the_body_is_kept_and_said(volume, flag):
+    found = interest(volume)
+    assert found.kind == "body" and any(flag in one for one in found.flags)
+    assert "body kept instead of lungs" in found.flags
+    assert found.box[0] == slice(0, SIZE[0])
+    assert found.box[1].stop < SIZE[1]  # the table was left behind: 15 mm beyond the body and not further
+
+
+def test_body_and_whole_on_request():
+    volume = chest()
+    assert interest(volume, "whole").box == tuple(slice(0, n) for n in SIZE)
+    body, lungs = interest(volume, "body", margin=0.0), interest(volume, "lungs", margin=0.0)
+    assert body.kind == "body" and body.flags == []
+    assert all(b.start <= s.start and b.stop >= s.stop for b, s in zip(body.box, lungs.box, strict=True))
+    with pytest.raises(ValueError, match="voi=heart"):
+        interest(volume, "heart")
+
+
+def test_the_body_is_found_without_the_table():
+    volume = chest()
+    assert not body_mask(volume)[:, 84:86].any()
+    assert body_mask(volume)[:, 30:60, 30:80].mean() > 0.3
+
+
+def test_lungs_that_the_scan_cuts_are_flagged():
+    volume = chest()
+    assert interest(volume).flags == []
+    part = Volume(volume.hu[30:], SPACING)
+    assert "lungs cut at the bottom of the scan" in interest(part, least_ml=100).flags
+    assert "lungs cut at the top of the scan" in interest(Volume(volume.hu[:30], SPACING), least_ml=100).flags
+
+
+def test_cropping_moves_nothing():
+    volume = chest()
+    tilted = Volume(volume.hu, SPACING, volume.centre, np.array([[0.0, 0.1, -0.995], [0.0, -0.995, -0.1], [1, 0, 0]]))
+    for one in (volume, tilted):
+        part = cropped(one, (slice(5, 50), slice(11, 60), slice(20, 91)))
+        voxel = np.array([30, 20, 10, 1.0])  # w, h, d of the crop
+        np.testing.assert_allclose(part.affine @ voxel, one.affine @ (voxel + [20, 11, 5, 0]), atol=1e-4)
+        np.testing.assert_array_equal(part.hu, one.hu[5:50, 11:60, 20:91])
+
+
+def test_lung_volumes_by_side_of_the_body_not_of_the_image():
+    volume = chest()
+    shifted = Volume(np.roll(volume.hu, 12, axis=2), SPACING)
+    lungs = np.abs(shifted.hu + 830) < 1
+    assert lung_volumes(lungs, shifted) == pytest.approx(lung_volumes(np.roll(lungs, -12, axis=2), volume))
+
+
+@pytest.mark.parametrize(("blood", "low", "high"), [(45.0, 35.0, 60.0), (300.0, 240.0, 305.0)])
+def test_central_vessels_with_and_without_contrast(blood, low, high):
+    found = interest(chest(blood=blood))
+    assert low < central_vessel_hu(found.coarse, found.lungs) < high
+
+
+def test_another_segmenter_takes_the_place_of_the_threshold():
+    mask = lambda hu, spacing: (hu < -800) & (np.indices(hu.shape)[1] > 5)  # noqa: E731
+    assert sum(interest(chest(), segmenter=mask).lung_ml) > sum(interest(chest()).lung_ml)
+
+
+def test_segmenters_that_are_not_there_say_what_to_bring(monkeypatch, tmp_path):
+    with pytest.raises(UserError, match="segmenter=fancy: choose threshold or lungmask"):
+        make_segmenter("fancy")
+    monkeypatch.setitem(sys.modules, "lungmask", None)
+    with pytest.raises(UserError, match="pip install lungmask"):
+        make_segmenter("lungmask")
+    package, mask = types.ModuleType("lungmask"), types.ModuleType("lungmask.mask")
+    package.LMInferer, mask.MODEL_URLS = object, {"R231": ("https://example.org/unet_r231.pth", 3)}
+    monkeypatch.setitem(sys.modules, "lungmask", package)
+    monkeypatch.setitem(sys.modules, "lungmask.mask", mask)
+    with pytest.raises(UserError, match="no weights at .*none.pth.*lungmask_weights"):
+        make_segmenter("lungmask", tmp_path / "none.pth")
+
+
+def test_lungmask_runs_on_the_volume_with_its_weights(monkeypatch, tmp_path):
+    class Inferer:
+        def __init__(self, modelpath, force_cpu, tqdm_disable):
+            assert modelpath.endswith("weights.pth") and force_cpu
+
+        def apply(self, image):
+            return np.where(image < -800, 1, 0).astype(np.uint8)
+
+    package, mask = types.ModuleType("lungmask"), types.ModuleType("lungmask.mask")
+    package.LMInferer, mask.MODEL_URLS = Inferer, {"R231": ("https://example.org/unet_r231.pth", 3)}
+    monkeypatch.setitem(sys.modules, "lungmask", package)
+    monkeypatch.setitem(sys.modules, "lungmask.mask", mask)
+    (tmp_path / "weights.pth").write_bytes(b"")
+    hu = chest().hu
+    np.testing.assert_array_equal(make_segmenter("lungmask", tmp_path / "weights.pth")(hu, SPACING), hu < -800)

@@ -1,0 +1,100 @@
+"""Any table's labels become 0, 1, -1; a table that leaves room for a guess is refused, and ids are never printed."""
+
+import logging
+
+import pytest
+
+from common.errors import UserError
+from dataset.preparation.labels import match_labels, read_labels, rspect_label
+
+SECRET = "DOE-4711"
+
+
+def table(folder, text):
+    path = folder / "labels.csv"
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("values", "positive", "wanted"),
+    [
+        ("1,0,", 1, [1, 0, -1]),
+        ("1.0,0.0,nan", 1, [1, 0, -1]),
+        ("yes,no,NA", "Yes", [1, 0, -1]),
+        ("PE,no PE,unknown", "pe", [1, 0, -1]),
+        ("True,False,-1", True, [1, 0, -1]),
+        ("0,1,0", "0", [1, 0, 1]),
+        ("0,0,0", 1, [0, 0, 0]),
+    ],
+)
+def test_values_become_labels(tmp_path, values, positive, wanted):
+    rows = "\n".join(f"p{i},{value}" for i, value in enumerate(values.split(",")))
+    found = read_labels(table(tmp_path, f"who,PE\n{rows}\n"), "who", "PE", positive)
+    assert found == {f"p{i}": label for i, label in enumerate(wanted)}
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_any_separator_and_a_spreadsheets_mark_and_numbers(tmp_path, separator):
+    text = "\ufeff" + "\n".join(
+        separator.join(row) for row in (("note", "id", "pe"), ("x", "123.0", "1"), ("", "7", "0"))
+    )
+    assert read_labels(table(tmp_path, text), "id", "pe") == {"123": 1, "7": 0}
+
+
+def test_several_values_are_never_sorted_by_guess(tmp_path):
+    path = table(tmp_path, "id,pe\na,yes\nb,no\nc,indeterminate\n")
+    with pytest.raises(UserError, match="label.negative"):
+        read_labels(path, "id", "pe", "yes")
+    assert read_labels(path, "id", "pe", "yes", "no") == {"a": 1, "b": 0, "c": -1}
+    assert read_labels(path, "id", "pe", ["yes", "indeterminate"]) == {"a": 1, "b": 0, "c": 1}
+    with pytest.raises(UserError, match="in label.positive and in label.negative"):
+        read_labels(path, "id", "pe", "yes", ["yes", "no"])
+    with pytest.raises(UserError, match="never is 1, it is indeterminate, no, yes; set label.positive"):
+        read_labels(path, "id", "pe", 1)
+
+
+def test_rows_that_agree_are_one_and_rows_that_differ_are_refused_by_number(tmp_path):
+    assert read_labels(table(tmp_path, "id,pe\na,1\na,1\nb,0\n"), "id", "pe") == {"a": 1, "b": 0}
+    with pytest.raises(UserError, match="rows 2 and 5 give one id two labels") as caught:
+        read_labels(table(tmp_path, f"id,pe\n{SECRET},1\nb,0\nb,0\n{SECRET},0\n"), "id", "pe")
+    assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("negative", "indeterminate", "label"),
+    [("1", "0", 0), ("0", "0", 1), ("0", "1", -1), ("1", "1", -1), ("", "0", -1), ("0", "", -1), ("0.0", "0.0", 1)],
+)
+def test_rspect_counts_no_indeterminate_exam_as_an_embolism(tmp_path, negative, indeterminate, label):
+    row = {"negative_exam_for_pe": negative, "indeterminate": indeterminate}
+    assert rspect_label(row) == label
+    path = table(tmp_path, f"StudyInstanceUID,negative_exam_for_pe,indeterminate\n1.2.3,{negative},{indeterminate}\n")
+    assert read_labels(path, "StudyInstanceUID", "negative_exam_for_pe") == {"1.2.3": label}
+
+
+def test_a_tables_own_faults(tmp_path):
+    with pytest.raises(UserError, match="no such file"):
+        read_labels(tmp_path / "none.csv", "id", "pe")
+    with pytest.raises(UserError, match="no column PE; the table has id, pe"):
+        read_labels(table(tmp_path, "id,pe\na,1\n"), "id", "PE")
+    with pytest.raises(UserError, match="not a readable CSV"):
+        read_labels(table(tmp_path, ""), "id", "pe")
+    binary = tmp_path / "labels.xlsx"
+    binary.write_bytes(b"PK\x03\x04\xff\xfe\x00")
+    with pytest.raises(UserError, match="not a readable CSV"):
+        read_labels(binary, "id", "pe")
+
+
+def test_an_unknown_id_is_told_without_naming_it(caplog):
+    caplog.set_level(logging.WARNING)
+    found = match_labels({"a": 1, SECRET: 0}, [("1.2", "a"), ("1.3", "b")], "labels.csv")
+    assert found == [1, -1]
+    assert "1 unknown ids" in caplog.text and "number 2" in caplog.text and SECRET not in caplog.text
+    with pytest.raises(UserError, match="none of its 1 ids is known"):
+        match_labels({SECRET: 0}, [("a",)], "labels.csv")
+
+
+def test_a_case_with_two_different_labels_is_refused():
+    with pytest.raises(UserError, match="one label by"):
+        match_labels({"patient": 1, "study": 0}, [("study", "patient")], "labels.csv")
+    assert match_labels({"patient": 1, "study": 1}, [("study", "patient")], "labels.csv") == [1]

@@ -1,0 +1,179 @@
+"""The right film for each CT, and nothing where two would do."""
+
+import logging
+from datetime import datetime, timedelta
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from common.errors import UserError
+from dataset.preparation.pairing import pair
+from dataset.preparation.radiographs import Radiograph
+
+NOON = datetime(2019, 3, 4, 12, 0, 0)
+SECRET = "DOE-4711"
+
+
+def ct(patient=SECRET, hours=0.0, **more):
+    time = None if hours is None else NOON + timedelta(hours=hours)
+    fields = {"study_uid": f"1.2.{patient}.{hours}", "accession": "", "sex": "", "files": [], **more}
+    return SimpleNamespace(patient=patient, time=time, **fields)
+
+
+def xray(hours=0.0, patient=SECRET, view="PA", **more):
+    time = None if hours is None else NOON + timedelta(hours=hours)
+    path = Path(more.pop("path", f"/src/{patient}/{hours}.dcm"))
+    return Radiograph(path, patient, more.pop("study_uid", f"1.3.{patient}.{hours}"), time=time, view=view, **more)
+
+
+def reasons(result):
+    return " | ".join(problem.reason for problem in result.listed)
+
+
+def table(folder, *rows, header="ct,xray"):
+    path = folder / "pairs.csv"
+    path.write_text("\n".join([header, *rows]) + "\n")
+    return path
+
+
+def test_the_nearest_frontal_film_of_the_same_patient():
+    films = [xray(-20), xray(-3), xray(-1, patient="OTHER"), xray(-2, view="lateral"), xray(-2.5, problem="a hand")]
+    result = pair([ct()], films)
+    assert result.pairs == {0: 1} and result.hours == {0: 3.0}
+    assert reasons(result) == "a hand"
+
+
+@pytest.mark.parametrize(
+    ("hours", "wanted"),
+    [([-5, 1], 0), ([-23.9, 0.1], 0), ([3, 8], 0), ([-24.1, 2], 1), ([0, -1], 0), ([-24.0], 0), ([24.0], 0)],
+)
+def test_before_is_preferred_to_after_within_the_limit(hours, wanted):
+    assert pair([ct()], [xray(h) for h in hours]).pairs == {0: wanted}
+
+
+def test_beyond_max_hours_nothing_is_paired_and_the_hours_are_told():
+    result = pair([ct()], [xray(-30), xray(40)])
+    assert not result.pairs and "30 hours away" in reasons(result)
+    assert pair([ct()], [xray(-30)], max_hours=48).pairs == {0: 0}
+
+
+def test_ties_are_listed_never_guessed():
+    films = [xray(-2, uid="a"), xray(-2, uid="b", view="AP")]
+    for order in (films, films[::-1]):
+        result = pair([ct()], order)
+        assert not result.pairs and "equally near" in reasons(result) and result.listed[0].patient == SECRET
+
+
+def test_one_film_of_several_cts_is_listed_for_each():
+    result = pair([ct(hours=0), ct(hours=5)], [xray(-1)])
+    assert not result.pairs and len(result.listed) == 2 and "2 CTs" in reasons(result)
+    apart = pair([ct(hours=0), ct(hours=24 * 90)], [xray(-1), xray(24 * 90 - 2)])
+    assert apart.pairs == {0: 0, 1: 1} and not apart.listed
+
+
+def test_a_stated_view_beats_an_unknown_one_and_two_unknown_ones_of_a_study_are_listed():
+    assert pair([ct()], [xray(-1, view=""), xray(-2, view="AP")]).pairs == {0: 1}
+    assert pair([ct()], [xray(-1, view="")]).pairs == {0: 0}
+    two = [xray(-1, view="", study_uid="1.9"), xray(-1.01, view="", study_uid="1.9")]  # frontal and lateral, likely
+    result = pair([ct()], two)
+    assert not result.pairs and "do not state their view" in reasons(result)
+
+
+def test_a_missing_time_is_no_nearness():
+    assert "CT has no date" in reasons(pair([ct(hours=None)], [xray(-1)]))
+    assert "no X-ray with date" in reasons(pair([ct()], [xray(None)]))
+    # Where all times were removed, only what is alone is certain.
+    assert pair([ct(hours=None)], [xray(None), xray(None, view="lateral")], max_hours=None).pairs == {0: 0}
+    assert "2 X-rays" in reasons(pair([ct(hours=None)], [xray(None), xray(None)], max_hours=None))
+
+
+def test_two_persons_under_one_id_are_not_paired():
+    result = pair([ct(sex="F")], [xray(-1, sex="M")])
+    assert not result.pairs and "two persons" in reasons(result)
+    assert pair([ct(sex="F")], [xray(-1, sex="")]).pairs == {0: 0}
+
+
+def test_a_patient_with_nothing_but_a_lateral_is_listed_for_each_ct():
+    films = [xray(-1, view="lateral"), xray(-1, patient="OTHER")]
+    result = pair([ct(), ct(patient="OTHER")], films)
+    assert result.pairs == {1: 1}
+    assert [(one.ct, one.reason) for one in result.listed] == [
+        (0, "the only X-ray is a lateral; assign it in pairs=")]  # fmt: skip
+    assert not pair([ct()], [xray(-1), films[0]]).listed
+
+
+def test_no_patient_id_pairs_with_nobody():
+    result = pair([ct(patient="")], [xray(-1, patient="")])
+    assert not result.pairs and not result.listed
+
+
+def test_reasons_hold_no_identifier():
+    cases = [
+        ([ct()], [xray(-2), xray(-2)]),
+        ([ct(), ct(hours=1)], [xray(-2)]),
+        ([ct()], [xray(-60)]),
+        ([ct(sex="F")], [xray(-1, sex="M")]),
+        ([ct(hours=None)], [xray(-1, problem="Body Part Examined is not the chest")]),
+    ]
+    for cts, films in cases:
+        found = pair(cts, films)
+        assert found.listed and SECRET not in reasons(found) and "2019" not in reasons(found)
+
+
+def test_a_table_of_two_pseudonyms_links_patients_and_time_still_decides(tmp_path):
+    cts = [ct("CT-1"), ct("CT-2")]
+    films = [xray(-9, "X-1"), xray(-2, "X-1"), xray(-1, "X-2"), xray(-0.5, "CT-1")]
+    path = table(tmp_path, "CT-1,X-1", "CT-2,X-2")
+    assert pair(cts, films, path).pairs == {0: 1, 1: 2}
+    late = pair(cts, [xray(-90, "X-1")], table(tmp_path, "CT-1,X-1"))
+    assert not late.pairs and "90 hours" in reasons(late)
+
+
+@pytest.mark.parametrize("row", ["ACC7,film_b.png", "1.2.77,film_b", "CT-1,b/film_b.png", "CT-1,/src/b/film_b.png"])
+def test_a_table_may_name_an_accession_a_uid_a_patient_or_a_file(tmp_path, row):
+    cts = [ct("CT-1", accession="ACC7", study_uid="1.2.77")]
+    films = [xray(None, "", view="", path="/src/a/film_a.png"), xray(None, "", view="", path="/src/b/film_b.png")]
+    result = pair(cts, films, table(tmp_path, row))
+    assert result.pairs == {0: 1} and result.hours == {0: None} and not result.listed
+
+
+def test_a_table_assigns_views_and_overrides_hours_and_laterals(tmp_path):
+    cts, films = [ct(accession="A1")], [xray(-400, accession="A2", view="lateral")]
+    result = pair(cts, films, table(tmp_path, "A1,A2,ap", header="ct,xray,view"))
+    assert result.pairs == {0: 0} and result.views == {0: "AP"} and result.hours == {0: 400.0}
+
+
+@pytest.mark.parametrize(
+    ("rows", "word"),
+    [
+        (["A1,nobody"], "row 2, xray names nothing"),
+        (["nobody,A2"], "row 2, ct names nothing"),
+        (["A1,"], "row 2 has no xray"),
+        (["A1,twice"], "names 2 images"),
+        (["A1,A2", "A1,A3"], "row 3 pairs a CT or an X-ray a second time"),
+        (["A1,A2", "B1,A2"], "row 3 pairs a CT or an X-ray a second time"),
+        (["A1,A2,sideways"], "neither PA nor AP"),
+    ],
+)
+def test_a_table_that_does_not_fit_is_refused_by_row(tmp_path, rows, word):
+    cts = [ct("p", accession="A1"), ct("q", accession="B1")]
+    films = [xray(-1, "p", accession="A2"), xray(-2, "p", accession="A3"),
+             xray(-3, "q", accession="twice"), xray(-4, "q", accession="twice")]  # fmt: skip
+    with pytest.raises(UserError, match=word):
+        pair(cts, films, table(tmp_path, *rows, header="ct,xray,view"))
+    with pytest.raises(UserError, match="no column xray"):
+        pair(cts, films, table(tmp_path, "A1", header="ct"))
+
+
+def test_the_film_beside_a_nifti_file_is_its_film():
+    films = [xray(None, "", view="", path="/src/a.png"), xray(None, "", view="", path="/src/b.png")]
+    assert pair([ct("", hours=None, xray=Path("/src/b.png"))], films).pairs == {0: 1}
+
+
+def test_ten_thousand_films_are_paired_in_seconds(caplog):
+    caplog.set_level(logging.INFO)
+    cts = [ct(f"P{i}") for i in range(5000)]
+    films = [xray(-k, f"P{i}") for i in range(5000) for k in (1, 3)]
+    result = pair(cts, films)
+    assert result.pairs == {i: 2 * i for i in range(5000)}

@@ -1,0 +1,121 @@
+"""Changing a training X-ray: geometry exactly as a new projection would, the same on resuming, and in range."""
+
+import numpy as np
+import pytest
+import torch
+
+from common.errors import UserError
+from dataset.imaging.drr import line_integrals, scale_xray
+from dataset.imaging.geometry import POSE_FIELDS, project, source_position, unknown_pose, view_pose, voxel_centres
+from dataset.xray.augmentation import FilmAugmentation, detector_turned, patient_moved, seen_from
+
+EXTENT, SIZE, SPACING = (160.0, 128.0, 176.0), (32, 32, 32), (5.0, 4.0, 5.5)
+GEOMETRY, PICTURE = ("zoom", "shift"), ("gamma", "blur", "noise", "local_contrast", "collimation", "markers", "lines")
+OFF = dict.fromkeys(GEOMETRY + PICTURE, 0.0)
+
+
+def body() -> torch.Tensor:
+    """HU of two dense balls, at different depths, in a thin ellipsoid."""
+    points = voxel_centres(SIZE, EXTENT)
+    hu = torch.where((points / torch.tensor([75.0, 55.0, 80.0])).norm(dim=-1) < 1, -300.0, -1000.0)
+    for centre in ((40.0, -35.0, 30.0), (-30.0, 40.0, -45.0)):
+        hu = torch.where((points - torch.tensor(centre)).norm(dim=-1) < 14, 900.0, hu)
+    return hu
+
+
+@pytest.mark.parametrize("view", ["PA", "AP", "lateral"])
+def test_turning_the_detector_shows_what_a_new_projection_would(view):
+    pose = view_pose(EXTENT, view)
+    pose[7:9] *= 1.2  # nothing is cut off
+    new = detector_turned(pose, 0.05, -0.04, 1.1)
+    assert (source_position(new) - source_position(pose)).norm() < 1e-2
+    mapped = seen_from(line_integrals(body(), SPACING, pose, (192, 192)), pose, new)
+    projected = line_integrals(body(), SPACING, new, (192, 192))
+    assert (mapped - projected).abs().mean() < 0.006 * projected.max()
+    still = line_integrals(body(), SPACING, pose, (192, 192))
+    assert (mapped - projected).abs().mean() < 0.2 * (still - projected).abs().mean()
+
+
+def test_the_picture_moves_where_it_is_said_to():
+    pose = view_pose(EXTENT)
+    point = torch.tensor([10.0, 0.0, 20.0])
+    before, after = project(point, pose), project(point, detector_turned(pose, 0.05, 0.03, 1.0))
+    assert (after - before).tolist() == pytest.approx([0.1, 0.06], abs=2e-3)  # coordinates run from -1 to 1
+
+
+def test_a_moved_source_is_refused_and_a_moved_patient_has_parallax():
+    pose = view_pose(EXTENT)
+    moved = patient_moved(pose, 5.0, 0.0, 1.1)
+    assert moved[1] < pose[1] and moved[0] - moved[1] == pytest.approx(float(pose[0] - pose[1]), abs=1e-2)
+    with pytest.raises(ValueError, match="source has moved"):
+        seen_from(torch.rand(16, 16), pose, moved)
+    front, back = torch.tensor([0.0, -50.0, 0.0]), torch.tensor([0.0, 50.0, 0.0])
+    shift = [project(p, moved)[0] - project(p, pose)[0] for p in (front, back)]
+    assert shift[0] * shift[1] < 0  # they move apart
+
+
+def sample(seed=0, step=0, index=0, image=None, pose=None, **settings):
+    image = torch.rand(2, 48, 48, generator=torch.Generator().manual_seed(1)) if image is None else image
+    pose = torch.stack([view_pose(EXTENT), unknown_pose()[0]]) if pose is None else pose
+    return FilmAugmentation(**settings)(image, pose, (seed, step, index))
+
+
+def test_the_same_sample_is_the_same_and_every_other_is_another():
+    first, again = sample(step=5), sample(step=5)
+    torch.testing.assert_close(first, again, rtol=0, atol=0, equal_nan=True)
+    for other in (sample(step=6), sample(step=5, index=1), sample(step=5, seed=1)):
+        assert not torch.equal(first[0], other[0])
+
+
+def test_images_stay_in_range_and_poses_of_films_unknown():
+    for step in range(20):
+        image, pose = sample(step=step, collimation=0.2, markers=1.0, lines=1.0)
+        assert image.shape == (2, 48, 48) and image.min() >= 0 and image.max() <= 1
+        assert pose.shape == (2, len(POSE_FIELDS)) and pose[1].isnan().all() and not pose[0].isnan().any()
+
+
+def test_nothing_switched_on_changes_nothing():
+    image = scale_xray(torch.rand(1, 32, 32))
+    same, pose = sample(image=image, pose=view_pose(EXTENT)[None], **OFF)
+    torch.testing.assert_close(same, image, atol=1e-4, rtol=0)
+    torch.testing.assert_close(pose[0], view_pose(EXTENT), atol=2e-3, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", sorted(OFF))
+def test_every_strength_has_an_effect(name):
+    on = {"markers": 1.0, "lines": 1.0, "gamma": 0.5, "blur": 2.0, "local_contrast": 1.0, "collimation": 0.2}
+    points = torch.linspace(0, 6, 48)
+    image = scale_xray(torch.sin(points)[:, None] * torch.cos(points) + 0.1 * torch.rand(48, 48))[None]
+    pose = view_pose(EXTENT)[None]
+    changed = [
+        not torch.allclose(
+            sample(step=s, image=image, pose=pose, **{**OFF, name: on.get(name, 0.1)})[0], image, atol=1e-3
+        )
+        for s in range(8)
+    ]
+    assert any(changed)
+
+
+def test_blades_are_black_and_lie_outside():
+    dark = np.mean([(sample(step=s, **{**OFF, "collimation": 0.3})[0][0, 24] == 0).float().mean() for s in range(30)])
+    assert 0.05 < dark < 0.3
+
+
+def test_projecting_anew_uses_the_pose_it_gives_back():
+    seen = []
+
+    def render(poses):
+        seen.append(poses)
+        return torch.rand(1, 48, 48)
+
+    film = FilmAugmentation(**{**OFF, "angle": 5.0, "distance": 0.1, "reproject": True})
+    _, pose = film(torch.rand(1, 48, 48), view_pose(EXTENT)[None], (0, 0, 0), render)
+    torch.testing.assert_close(seen[0], pose)
+    assert abs(float(pose[0, 2])) > 0.01
+
+
+def test_wrong_strengths_are_one_line():
+    with pytest.raises(UserError, match="dataset.film.blur=-1"):
+        FilmAugmentation(blur=-1)
+    with pytest.raises(UserError, match="reproject=true"):
+        FilmAugmentation(angle=3.0)

@@ -1,0 +1,64 @@
+"""X-rays at unknown poses: within their limits, truly rendered there, and told to nobody."""
+
+import pytest
+import torch
+
+from common.errors import UserError
+from dataset.imaging.drr import render_xray
+from dataset.imaging.drr_options import DrrSettings
+from dataset.imaging.geometry import fill_unknown, make_pose
+from dataset.phantom.render import render_phantom
+from dataset.sources.phantom import PhantomSource
+from dataset.xray.pose_perturbation import DEGREES, DISTANCE_SHARE, SHIFT_MM, disturbed_poses
+
+EXTENT = (320.0, 256.0, 352.0)
+
+
+def test_poses_stay_in_their_limits_reach_them_and_repeat():
+    nominal = make_pose(EXTENT)[None]
+    drawn = torch.stack([disturbed_poses(nominal, (1, i))[0] for i in range(400)])
+    away = (drawn - nominal).abs()
+    assert torch.equal(drawn[7], disturbed_poses(nominal, (1, 7))[0])
+    for column, limit in ((2, DEGREES), (3, DEGREES), (4, SHIFT_MM), (5, SHIFT_MM), (6, SHIFT_MM)):
+        assert 0.95 * limit < away[:, column].max() <= limit + 1e-3
+    assert 0.95 * DISTANCE_SHARE < (away[:, 0] / nominal[0, 0]).max() <= DISTANCE_SHARE + 1e-6
+    torch.testing.assert_close(drawn[:, 0] - drawn[:, 1], (nominal[0, 0] - nominal[0, 1]).expand(400))
+    assert torch.equal(drawn[:, 7:], nominal[0, 7:].expand(400, 2))
+
+
+def test_the_xray_is_the_one_of_the_disturbed_pose_and_the_pose_is_kept_secret():
+    options = {"train": 1, "val": 0, "test": 0, "volume_size": (24, 24, 24), "xray_size": (48, 48), "seed": 5}
+    row = {"id": "phantom_00000003"}
+    told, secret = (PhantomSource(**options, pose_noise=noise) for noise in (False, True))
+    plain, case = told.build(row), secret.build(row)
+    assert not plain["pose"].isnan().any() and case["pose"].isnan().sum() == 8 and case["pose"][0, 2] == 0.0
+    assert torch.equal(plain["ct"], case["ct"])
+    phantom = render_phantom(3, seed=5, size=(24, 24, 24))
+    pose = disturbed_poses(make_pose(EXTENT)[None], (5, 3))
+    expected = render_xray(torch.tensor(phantom.hu_plain), phantom.spacing, pose, (48, 48))
+    torch.testing.assert_close(case["xray"].float(), expected, atol=2e-3, rtol=0)
+    assert (case["xray"].float() - plain["xray"].float()).abs().mean() > 0.01
+    assert told.key(row) != secret.key(row) and "pose_noise" not in told.describe()
+
+
+def test_of_two_views_each_is_taken_for_what_it_is():
+    """A lateral of unknown pose is lifted as a lateral, never as a second frontal."""
+    options = {"train": 1, "val": 0, "test": 0, "volume_size": (24, 24, 24), "xray_size": (48, 48), "seed": 5}
+    source = PhantomSource(**options, views=2, pose_noise=True)
+    case = source.build({"id": "phantom_00000003"})
+    assert case["pose"].isnan().sum() == 16
+    nominal = DrrSettings().poses(EXTENT, 2)
+    torch.testing.assert_close(fill_unknown(case["pose"], EXTENT), nominal)
+    plain = PhantomSource(**options, views=2).build({"id": "phantom_00000003"})["xray"].float()
+    away = [(case["xray"].float() - x).abs().mean() for x in (plain, plain.flip(0))]
+    assert away[0] < 0.5 * away[1]  # the views stand in the order of their poses
+
+
+def test_more_views_than_have_a_name_are_refused():
+    with pytest.raises(UserError, match="dataset.views=3 with dataset.pose_noise=true.*1 or 2"):
+        PhantomSource(views=3, pose_noise=True)
+
+
+def test_a_file_of_nominal_xrays_is_refused():
+    with pytest.raises(UserError, match="xray_file=x.safetensors.*pose_noise"):
+        PhantomSource(xray_file="x.safetensors", pose_noise=True)

@@ -1,0 +1,109 @@
+"""Starting from the posterior mean: exact for Gaussian latents and without noise, refused where it has no meaning."""
+
+import pytest
+import torch
+from ddpm_parts import item, module
+
+from ddpm.checkpoint.load import load_pipeline
+from ddpm.checkpoint.write import export_pipeline
+from ddpm.conditioning.linear_prior import LinearPrior
+from ddpm.denoiser.preconditioning import GaussianPosterior
+from ddpm.denoiser.unet import UNet3D
+from ddpm.diffusion.noise_schedule import NoiseSchedule
+from ddpm.diffusion.objective import NoiseObjective
+
+SETTINGS = {"timesteps": 1000, "schedule": "squaredcos_cap_v2", "zero_terminal_snr": True}
+
+
+def network(**options) -> UNet3D:
+    torch.manual_seed(0)
+    small = {"dim": 8, "dim_mults": (1, 2), "condition_channels": 0, "embedding_dim": 8, "blocks": 1, "head_dim": 8}
+    return UNet3D(2, **small, **{"prior": True, "residual": True, "posterior": SETTINGS, **options})
+
+
+@pytest.mark.parametrize("timestep", [5, 300, 700, 999])
+def test_mean_and_uncertainty_are_those_of_the_gaussian(timestep):
+    """Among many latents with the same noisy value, their mean and standard deviation."""
+    generator = torch.Generator().manual_seed(0)
+    guess, n = 0.8, 400_000
+    clean = guess + 0.5 * torch.randn(n, generator=generator)
+    schedule = NoiseSchedule(NoiseObjective(prediction="sample"))
+    signal, noise = schedule.signal[timestep], schedule.noise[timestep]
+    noisy = signal * clean + noise * torch.randn(n, generator=generator)
+    shape = (1, 1, n, 1, 1)
+    posterior = GaussianPosterior(**SETTINGS)
+    given = torch.full(shape, guess), torch.full(shape, 0.5)
+    mean, left = posterior(noisy.view(shape), *given, torch.tensor([timestep]), None)
+    missed = clean - mean.flatten()
+    assert missed.mean().item() == pytest.approx(0.0, abs=4e-3)
+    assert missed.std().item() == pytest.approx(left.unique().item(), rel=0.01)
+    assert abs(torch.corrcoef(torch.stack([missed, noisy]))[0, 1]) < 0.01  # nothing left that the noisy value tells
+
+
+def test_an_untrained_network_is_the_gaussian_posterior_and_exact_without_noise():
+    net, x, guess = network(), torch.randn(2, 2, 4, 4, 4), torch.randn(2, 2, 4, 4, 4)
+    out = net(x, torch.tensor([0, 999]), torch.zeros(2, 8), prior=guess, prior_std=torch.full_like(x, 0.5))
+    torch.testing.assert_close(out[0], x[0], atol=0.05, rtol=0)
+    torch.testing.assert_close(out[1], guess[1], atol=2e-3, rtol=0)
+
+
+def test_pure_noise_changes_nothing_and_a_little_signal_does():
+    net, guess = network(), torch.randn(2, 2, 4, 4, 4)
+    torch.nn.init.normal_(net.out.weight, std=0.3)
+    given = {"embedding": torch.randn(2, 8), "prior": guess, "prior_std": torch.full_like(guess, 0.5)}
+    one, other = torch.randn(2, 2, 2, 4, 4, 4).unbind()
+    last, before = torch.tensor([999, 999]), torch.tensor([999, 998])
+    torch.testing.assert_close(net(one, last, **given), net(other, last, **given))
+    out = net(one, before, **given), net(other, before, **given)
+    torch.testing.assert_close(out[0][0], out[1][0])
+    assert (out[0][1] - out[1][1]).abs().max() > 1e-3
+
+
+def test_a_dropped_guess_leaves_latents_of_unit_variance():
+    net, x = network(), torch.randn(1, 2, 4, 4, 4)
+    t = torch.tensor([500])
+    given = {"prior": torch.randn(1, 2, 4, 4, 4), "prior_std": torch.rand(1, 2, 4, 4, 4)}
+    out = net(x, t, torch.zeros(1, 8), keep=torch.zeros(1), **given)
+    signal = NoiseSchedule(NoiseObjective(prediction="sample")).signal[500]
+    torch.testing.assert_close(out, signal * x)
+    torch.testing.assert_close(net(x, t), out)
+
+
+def test_a_guess_without_its_deviation_is_refused():
+    net, x = network(), torch.randn(1, 2, 4, 4, 4)
+    with pytest.raises(ValueError, match="prior_std"):
+        net(x, torch.tensor([500]), torch.zeros(1, 8), prior=x)
+
+
+def test_weights_are_those_of_a_network_without_it():
+    assert network().state_dict().keys() == network(posterior=None).state_dict().keys()
+
+
+@pytest.mark.parametrize("options", [{"blind": True}, {"residual": False}])
+def test_where_it_has_no_meaning_it_is_refused(options):
+    with pytest.raises(ValueError, match="posterior_start"):
+        network(**options)
+
+
+@pytest.fixture
+def pipeline():
+    """Whole, of a denoiser that starts from the posterior mean around a fitted guess."""
+    xrays, latents = torch.stack([item(i)["xray"] for i in range(8)]), torch.randn(8, 4, 8, 8, 8)
+    prior = LinearPrior((4, 8, 8, 8), pixels=8, rank=3, deviation=True).fit(xrays, latents)
+    options = {"dim": 8, "dim_mults": (1, 2), "condition_channels": 4, "embedding_dim": 32, "blocks": 1, "head_dim": 8}
+    denoiser = UNet3D(4, **options, prior=True, residual=True, posterior=SETTINGS)
+    return module(objective=NoiseObjective(prediction="sample"), denoiser=denoiser, prior=prior).pipeline()
+
+
+def test_it_is_saved_and_samples_as_before(pipeline, tmp_path):
+    xray = item(0)["xray"][None]
+    default = {"scheduler": "DPMSolverMultistepScheduler", "steps": 4}
+    volumes = pipeline.set_sampler(**default)(xray, guidance_scale=1.5).volumes
+    assert pipeline.describe()["step_spacing"] == "trailing" and torch.isfinite(volumes).all()
+    path = export_pipeline(pipeline, tmp_path / "model.safetensors", dtype=torch.float32)
+    again = load_pipeline(path).set_sampler(**default)
+    assert torch.equal(again.prior.std, pipeline.prior.std)
+    assert torch.equal(again(xray, guidance_scale=1.5).volumes, volumes)
+    pipeline.set_sampler(**default, spacing="log_snr")
+    assert pipeline.describe()["step_spacing"] == "log_snr"
+    assert pipeline.set_sampler("DDIMScheduler", 4).describe()["step_spacing"] == "trailing"

@@ -1,0 +1,251 @@
+"""Samplers against data whose exact denoiser is known: N(0, s²) must come out with standard deviation s."""
+
+import math
+
+import pytest
+import torch
+from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
+
+from common.errors import UserError
+from ddpm.diffusion.noise_schedule import NoiseSchedule
+from ddpm.diffusion.objective import NoiseObjective
+from ddpm.diffusion.samplers import FLOW_SAMPLERS, SAMPLERS, clean_latents, make_sampler, network_timestep
+from ddpm.diffusion.solvers import FIRST, LAST
+
+
+def sampled_std(name: str, steps: int, s: float, prediction: str = "v_prediction", **options) -> float:
+    objective = NoiseObjective(prediction=prediction, zero_terminal_snr=prediction != "epsilon")
+    schedule, sampler = NoiseSchedule(objective), make_sampler(name, objective.scheduler(), **options)
+    sampler.set_timesteps(steps)
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(1, 1, 40, 40, 40, generator=generator)
+    draws = name in ("DDPMScheduler", "DDIMScheduler") or "algorithm_type" in options
+    options = {"generator": generator} if draws else {}
+    for t in sampler.timesteps:
+        index = network_timestep(sampler, t).round().long().reshape(1)
+        signal, noise = schedule.levels(index)
+        clean = signal * s**2 / (signal**2 * s**2 + noise**2) * x  # posterior mean of a Gaussian
+        eps = (x - signal * clean) / noise
+        x = sampler.step(schedule.target(clean, eps, index), t, x, **options).prev_sample
+    return x.std().item()
+
+
+DIFFUSION_SAMPLERS = [name for name in SAMPLERS if name != "FlowMatchEulerDiscreteScheduler"]
+
+
+@pytest.mark.parametrize("name", DIFFUSION_SAMPLERS)
+@pytest.mark.parametrize("s", [0.3, 1.0])
+def test_a_hundred_steps_give_the_true_spread(name, s):
+    assert sampled_std(name, 100, s) == pytest.approx(s, rel=0.06)
+
+
+@pytest.mark.parametrize("name", FLOW_SAMPLERS)
+@pytest.mark.parametrize("s", [0.3, 1.0])
+def test_a_hundred_steps_of_a_flow_give_the_true_spread(name, s):
+    assert sampled_std(name, 100, s, "flow") == pytest.approx(s, rel=0.06)
+
+
+@pytest.mark.parametrize("steps", [4, 6, 12, 20])
+def test_few_euler_steps_follow_the_exact_recursion(steps):
+    """Euler on the flow of a Gaussian is linear: x' = (1 + (σ' - σ) v) x with the velocity v = E[ε - x_0 | x] / x."""
+    s = 0.5
+    sigmas, factor = [1 - i / steps for i in range(steps + 1)], 1.0
+    for now, then in zip(sigmas[:-1], sigmas[1:], strict=True):
+        variance = (1 - now) ** 2 * s**2 + now**2
+        factor *= 1 + (then - now) * (now - (1 - now) * s**2) / variance
+    found = sampled_std("FlowMatchEulerDiscreteScheduler", steps, s, "flow")
+    assert found == pytest.approx(abs(factor), rel=0.02)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 4, 12, 20, 1000])
+def test_euler_steps_of_a_flow_are_equal_and_as_many_as_asked_for(steps):
+    objective = NoiseObjective(prediction="flow")
+    sampler = make_sampler("FlowMatchEulerDiscreteScheduler", objective.scheduler())
+    sampler.set_timesteps(steps)
+    assert len(sampler.timesteps) == steps and sampler.sigmas[0] == 1.0 and sampler.sigmas[-1] == 0.0
+    torch.testing.assert_close(-sampler.sigmas.diff(), torch.full((steps,), 1.0 / steps), atol=1e-6, rtol=0)
+    known = network_timestep(sampler, sampler.timesteps)  # the noise that the network is told of is the sampler's
+    assert known.min() >= -1e-3 and known.max() == 999
+    torch.testing.assert_close((known + 1) / 1000, sampler.sigmas[:-1])
+    whole = (known.round() - known).abs() < 1e-3
+    _, noise = NoiseSchedule(objective).levels(known[whole].round().long())
+    torch.testing.assert_close(noise.flatten(), sampler.sigmas[:-1][whole])
+
+
+@pytest.mark.parametrize("steps", [0, 1001])
+def test_more_steps_of_a_flow_than_there_are_noise_levels_are_refused(steps):
+    sampler = make_sampler("FlowMatchEulerDiscreteScheduler", NoiseObjective(prediction="flow").scheduler())
+    with pytest.raises(UserError, match=f"sampler.steps={steps}: give 1 to 1000"):
+        sampler.set_timesteps(steps)
+
+
+def test_samplers_that_cannot_follow_the_process_are_refused():
+    with pytest.raises(ValueError, match="DDIMScheduler.*prediction=flow"):
+        make_sampler("DDIMScheduler", NoiseObjective(prediction="flow").scheduler())
+    with pytest.raises(ValueError, match="FlowMatchEuler.*v_prediction"):
+        make_sampler("FlowMatchEulerDiscreteScheduler", NoiseObjective().scheduler())
+
+
+@pytest.mark.parametrize("steps", [4, 8, 12, 20])
+def test_few_ddim_steps_follow_the_exact_recursion(steps):
+    """DDIM on a Gaussian is linear: x_{t'} = (signal' a + noise' (1 - signal a)/noise) x_t, a = clean over x."""
+    s = 0.5
+    objective = NoiseObjective()
+    schedule, sampler = NoiseSchedule(objective), make_sampler("DDIMScheduler", objective.scheduler())
+    sampler.set_timesteps(steps)
+    times = sampler.timesteps.tolist()
+    factor = 1.0
+    for now, then in zip(times, [*times[1:], None], strict=True):
+        signal, noise = schedule.signal[now].item(), schedule.noise[now].item()
+        a = signal * s**2 / (signal**2 * s**2 + noise**2)
+        end = sampler.final_alpha_cumprod.sqrt().item()
+        signal2 = end if then is None else schedule.signal[then].item()
+        noise2 = (1 - signal2**2) ** 0.5
+        factor *= signal2 * a + noise2 * (1 - signal * a) / noise
+    assert sampled_std("DDIMScheduler", steps, s) == pytest.approx(abs(factor), rel=0.02)
+
+
+def posterior_share(signal: float, noise: float, s: float) -> float:
+    """Posterior mean of a Gaussian over the noisy value."""
+    return signal * s**2 / (signal**2 * s**2 + noise**2)
+
+
+def solver_steps(
+    name: str, steps: int, prediction: str = "v_prediction", **options
+) -> tuple[list[float], list[float]]:
+    """Signal and noise at every step of a sampler, and at its end."""
+    objective = NoiseObjective(prediction=prediction)
+    schedule, sampler = NoiseSchedule(objective), make_sampler(name, objective.scheduler(), **options)
+    sampler.set_timesteps(steps)
+    index = network_timestep(sampler, sampler.timesteps).long()
+    assert len(index) == steps
+    end = [1.0, 0.0] if name != "DDIMScheduler" else [schedule.signal[0].item(), schedule.noise[0].item()]
+    return [*schedule.signal[index].tolist(), end[0]], [*schedule.noise[index].tolist(), end[1]]
+
+
+@pytest.mark.parametrize("steps", [4, 12, 20])
+@pytest.mark.parametrize("s", [0.3, 1.0])
+@pytest.mark.parametrize(
+    ("prediction", "spacing"),
+    [("v_prediction", "trailing"), ("v_prediction", "log_snr"), ("sample", "log_snr"), ("flow", "log_snr")],
+)
+def test_dpm_solver_follows_the_exact_recursion(steps, s, prediction, spacing):
+    """DPM-Solver++(2M), algorithm 2 of Lu et al. 2022, on a Gaussian; every factor written out."""
+    options = {"spacing": spacing}
+    signal, noise = solver_steps("DPMSolverMultistepScheduler", steps, prediction, **options)
+    if prediction == "flow":  # a flow counts its noise in T-ths
+        signal = [1.0 - n for n in noise]
+    ratio = [math.log(max(a, 2**-12) / b) if b > 0 else math.inf for a, b in zip(signal, noise, strict=True)]
+    # (diffusers takes 2^-24 for the signal's share of pure noise)
+    x, before = 1.0, None
+    for i in range(steps):
+        clean = posterior_share(signal[i], noise[i], s) * x
+        second = 0 < i < steps - 1  # the first step and the last, which ends without noise, are of first order
+        step = ratio[i + 1] - ratio[i]
+        mixed = clean
+        if second:
+            r = (ratio[i] - ratio[i - 1]) / step
+            mixed = clean + (clean - before) / (2.0 * r)
+        x = noise[i + 1] / noise[i] * x - signal[i + 1] * math.expm1(-step) * mixed
+        before = clean
+    found = sampled_std("DPMSolverMultistepScheduler", steps, s, prediction, **options)
+    assert found == pytest.approx(abs(x), rel=0.02)
+
+
+@pytest.mark.parametrize("steps", [4, 12, 20, 50])
+@pytest.mark.parametrize("s", [0.3, 1.0])
+def test_ancestral_steps_follow_the_exact_recursion_of_the_variance(steps, s):
+    """The posterior q(x_t' | x_t, x_0) of Ho et al. 2020, from one step of the sampler to its next, x_0 estimated."""
+    signal, noise = solver_steps("DDPMScheduler", steps)
+    variance = 1.0
+    for i in range(steps):
+        a, b = signal[i] ** 2, signal[i + 1] ** 2
+        kept = a / b  # alpha of this stride
+        of_clean = math.sqrt(b) * (1.0 - kept) / (1.0 - a)
+        of_noisy = math.sqrt(kept) * (1.0 - b) / (1.0 - a)
+        gain = of_clean * posterior_share(signal[i], noise[i], s) + of_noisy
+        added = (1.0 - b) / (1.0 - a) * (1.0 - kept) if i < steps - 1 else 0.0
+        variance = gain**2 * variance + added
+    assert sampled_std("DDPMScheduler", steps, s) == pytest.approx(math.sqrt(variance), rel=0.02)
+
+
+@pytest.mark.parametrize("steps", [10, 12, 20, 100])
+@pytest.mark.parametrize("s", [0.05, 0.1, 0.3, 0.5, 1.0])
+def test_equal_steps_of_log_snr_keep_the_spread_however_small(steps, s):
+    assert sampled_std("DPMSolverMultistepScheduler", steps, s, "sample", spacing="log_snr") == pytest.approx(
+        s, rel=0.05
+    )
+
+
+@pytest.mark.parametrize("steps", [12, 20, 100])
+@pytest.mark.parametrize("s", [0.05, 0.1, 0.3, 1.0])
+def test_the_stochastic_solver_keeps_the_spread_too(steps, s):
+    options = {"spacing": "log_snr", "algorithm_type": "sde-dpmsolver++"}
+    assert sampled_std("DPMSolverMultistepScheduler", steps, s, "sample", **options) == pytest.approx(s, rel=0.06)
+
+
+def test_equal_steps_of_time_lose_a_small_spread():
+    """With an exact denoiser: where the X-ray leaves little open, most of it goes missing (docs/fidelity.md)."""
+    assert sampled_std("DPMSolverMultistepScheduler", 12, 0.1, "sample") < 0.07
+
+
+@pytest.mark.parametrize("prediction", ["v_prediction", "flow"])
+@pytest.mark.parametrize("steps", [1, 2, 4, 12, 20, 400])
+def test_the_grid_falls_from_pure_noise_and_is_even_in_log_snr(prediction, steps):
+    objective = NoiseObjective(prediction=prediction)
+    sampler = make_sampler("DPMSolverMultistepScheduler", objective.scheduler(), spacing="log_snr")
+    sampler.set_timesteps(steps)
+    times = sampler.timesteps
+    assert (times[1:] < times[:-1]).all() and len(times) <= steps and times[0] == 999
+    index = network_timestep(sampler, times).long()
+    assert index.min() >= 0 and index.max() <= 999
+    if 4 <= steps <= 20:
+        schedule = NoiseSchedule(objective)
+        ratio = (schedule.signal[index[1:]] / schedule.noise[index[1:]]).log()
+        assert ratio[0] == pytest.approx(FIRST, abs=0.02) and ratio[-1] == pytest.approx(LAST, abs=0.5)
+        gaps = ratio.diff()
+        assert gaps[:-1].max() - gaps[:-1].min() < 0.2
+
+
+def test_a_spacing_that_a_sampler_cannot_take_is_refused():
+    with pytest.raises(ValueError, match="sampler.spacing=log_snr with DDIMScheduler"):
+        make_sampler("DDIMScheduler", NoiseObjective().scheduler(), spacing="log_snr")
+    with pytest.raises(ValueError, match="sampler.spacing=karras"):
+        make_sampler("DPMSolverMultistepScheduler", NoiseObjective().scheduler(), spacing="karras")
+
+
+def test_latents_of_unit_variance_are_not_clipped():
+    assert sampled_std("DDPMScheduler", 100, 1.0) > 0.95
+
+
+def test_unknown_sampler_is_refused_with_the_choices():
+    with pytest.raises(ValueError, match="sampler.scheduler=torch.hub.load.*DDIMScheduler"):
+        make_sampler("torch.hub.load", NoiseObjective().scheduler())
+
+
+@pytest.mark.parametrize("kind", ["sample", "epsilon", "v_prediction", "flow"])
+@pytest.mark.parametrize("share", [0.05, 0.5, 0.9])
+def test_the_exact_prediction_implies_the_clean_latents(kind, share):
+    """x0 is mixed with noise as the process does; the network's exact answer of each kind must give it back."""
+    clean, noise = torch.randn(2, 4, 3, 3, 3, generator=torch.Generator().manual_seed(0)).unbind(0)
+    if kind == "flow":
+        scheduler = make_sampler("FlowMatchEulerDiscreteScheduler", FlowMatchEulerDiscreteScheduler())
+        timestep = share * scheduler.config.num_train_timesteps
+        noisy, prediction = (1 - share) * clean + share * noise, noise - clean
+    else:
+        training = DDPMScheduler(beta_schedule="squaredcos_cap_v2", prediction_type=kind)
+        scheduler, timestep = make_sampler("DPMSolverMultistepScheduler", training), int(share * 1000)
+        kept = training.alphas_cumprod[timestep]
+        noisy = kept.sqrt() * clean + (1 - kept).sqrt() * noise
+        velocity = kept.sqrt() * noise - (1 - kept).sqrt() * clean
+        prediction = {"sample": clean, "epsilon": noise, "v_prediction": velocity}[kind]
+    torch.testing.assert_close(clean_latents(scheduler, prediction, timestep, noisy), clean, atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("clipped", [False, True])
+def test_latents_are_clipped_where_it_is_asked_for(clipped):
+    """Latents of `latent_scaling=range` have bounds, whitened ones have none."""
+    sampler = make_sampler("DDPMScheduler", NoiseObjective().scheduler(), **({"clip_sample": True} if clipped else {}))
+    sampler.set_timesteps(2)
+    step = sampler.step(torch.full((1, 4), 3.0), sampler.timesteps[0], torch.full((1, 4), -9.0))
+    assert (step.pred_original_sample.abs().max() <= 1.0) == clipped

@@ -1,0 +1,56 @@
+"""Pieces of the page: what a stranger wrote is text, times are readable; what npm installs names no address."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dataset.io.xray import read_picture
+from demo.page import html as parts
+from demo.service.examples import SAMPLES, draw_sample
+from demo.service.messages import Progress, Seen
+
+DEMO = Path(parts.__file__).resolve().parent
+
+
+def test_words_from_elsewhere_stay_words(tmp_path):
+    Image.new("L", (4, 4)).save(tmp_path / "x.png")
+    evil = "<img src=x onerror=alert(1)>"
+    for made in (parts.seen(Seen(tmp_path / "x.png", evil, [evil])), parts.message(evil)):
+        assert "onerror=alert(1)>" not in made and "&lt;img" in made
+
+
+def test_progress_says_where_it_is():
+    assert "3 before you" in parts.progress(Progress(3, 0, 12), "")
+    working = parts.progress(Progress(0, 4, 12, 125.4), "<img>")
+    assert "step 4 of 12" in working and "2 min 5 s left" in working and 'value="4"' in working
+    assert parts.MARK in working  # the picture of the current prediction is synthetic too
+
+
+@pytest.mark.parametrize("seconds, said", [(0.2, "0 s"), (59.4, "59 s"), (60, "1 min 0 s"), (3601, "60 min 1 s")])
+def test_duration(seconds, said):
+    assert parts.duration(seconds) == said
+
+
+def test_a_sample_is_a_frontal_film_with_the_heart_on_the_patients_left(tmp_path):
+    sample = draw_sample(SAMPLES[1], tmp_path)
+    image = np.asarray(read_picture(sample.xray).image, dtype=float)
+    rows = image[int(0.45 * len(image)) : int(0.6 * len(image))]
+    middle = image.shape[1] // 2
+    span = image.shape[1] // 5
+    assert rows[:, middle : middle + span].mean() > rows[:, middle - span : middle].mean()
+    assert draw_sample(SAMPLES[1], tmp_path) == sample and sample.truth.is_file()
+    with pytest.raises(KeyError):
+        draw_sample("../../etc/passwd", tmp_path)
+
+
+def test_the_lock_file_names_packages_and_hashes_and_no_address():
+    lock = json.loads((DEMO / "package-lock.json").read_text())
+    pinned = json.loads((DEMO / "package.json").read_text())["dependencies"]
+    packages = {name: entry for name, entry in lock["packages"].items() if name}
+    assert not any("resolved" in entry for entry in packages.values())
+    assert all(entry["integrity"].startswith("sha512-") for entry in packages.values())
+    for name, version in pinned.items():
+        assert version[0].isdigit() and packages[f"node_modules/{name}"]["version"] == version

@@ -1,0 +1,146 @@
+"""The page as a person uses it, in a real browser: upload, wait, look, move, cancel, compare, download."""
+
+import json
+import zipfile
+
+import nibabel as nib
+import pytest
+from browser import chromium, needs_browser, outside, pixels, watched_page
+
+pytest.importorskip("gradio", reason="gradio is not installed, the page is not tested")
+from demo_parts import save_film, served, small_service  # noqa: E402
+
+pytestmark = [needs_browser, pytest.mark.slow]
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory):
+    """The service, the address of its application, and a browser."""
+    from demo.server.app_factory import build_app
+
+    service = small_service(tmp_path_factory.mktemp("run"))
+    with served(build_app(service)) as address, chromium() as browser:
+        yield service, address, browser
+    service.close()
+
+
+@pytest.fixture
+def page(desk):
+    """The page, as it opens."""
+    _, address, browser = desk
+    with watched_page(browser, (1280, 800)) as page:
+        page.goto(address)
+        page.wait_for_selector("#xc-generate")
+        yield page
+
+
+def give(page, path, where: str = "#xc-xray") -> None:
+    page.locator(f"{where} input[type=file]").set_input_files(path)
+
+
+def generate(page, **wishes) -> None:
+    """Sets numbers under "advanced", then presses the button."""
+    page.locator("#xc-advanced > button").click()
+    page.wait_for_timeout(1500)  # Gradio fills it when it is opened, and forgets what was typed before
+    for label, value in wishes.items():
+        field = page.get_by_label(label.capitalize())
+        field.fill(str(value))
+        field.press("Tab")
+    page.locator("#xc-generate").click()
+
+
+def test_upload_wait_look_and_download(page, tmp_path):
+    give(page, save_film(tmp_path / "MEIER^ANNA.png"))
+    page.wait_for_selector(".xc-seen img")
+    assert "right on the left" in page.locator(".xc-seen figcaption").inner_text()
+    generate(page, steps=3, samples=2, seed=7)
+    page.wait_for_selector(".xv[data-ready]")
+    page.wait_for_timeout(500)
+    for plane in ("axial", "coronal", "sagittal"):
+        assert pixels(page, page.locator(f".xv-tile-{plane}").bounding_box()).std() > 5
+    before = page.locator(".xv-hu").inner_text(), page.locator(".xv-place").inner_text()
+    box = page.locator(".xv-tile-coronal").bounding_box()
+    page.mouse.click(box["x"] + 0.45 * box["width"], box["y"] + 0.4 * box["height"])
+    assert (page.locator(".xv-hu").inner_text(), page.locator(".xv-place").inner_text()) != before
+    assert "(nominal)" in page.locator(".xv-place").inner_text()
+    page.locator(".xv-toolbar button", has_text="Spread").click()
+    page.wait_for_selector(".xv-spread")
+
+    assert "Synthetic, not for diagnosis" in page.locator(".xc-banner").inner_text()
+    assert page.locator(".xv-synthetic:visible").count() == 4
+    assert "millilitres" in page.locator(".xc-pictures").inner_text()
+    files = {}
+    for label in ("NIfTI", "DICOM series", "GIF", "Settings"):
+        with page.expect_download() as started:
+            page.locator(".xc-links").get_by_text(label, exact=True).click()
+        files[label] = tmp_path / started.value.suggested_filename
+        started.value.save_as(files[label])
+        assert files[label].name.startswith("synthetic_")
+    hu = nib.load(files["NIfTI"]).get_fdata()
+    assert hu.shape == (32, 32, 32) and -1000 <= hu.min() < hu.max() <= 1000
+    assert len(zipfile.ZipFile(files["DICOM series"]).namelist()) == 32
+    settings = json.loads(files["Settings"].read_text())
+    assert settings["seed"] == 7 and settings["samples"] == 2
+    assert "MEIER" not in files["Settings"].read_text()  # a file name may be the patient's
+
+    assert outside(page) == [] and len(page.asked) > 20
+    assert page.wrong == []
+
+
+def test_an_own_ct_stands_beside_it_with_metrics(page, tmp_path):
+    from dataset.io.nifti import write_nifti
+    from dataset.phantom.render import render_phantom
+
+    phantom = render_phantom(3, size=(32, 32, 32))
+    write_nifti(tmp_path / "ct.nii.gz", phantom.hu, phantom.spacing)
+    give(page, save_film(tmp_path / "film.png"))
+    page.wait_for_selector(".xc-seen img")
+    give(page, tmp_path / "ct.nii.gz", "#xc-truth")
+    page.wait_for_function("() => document.querySelector('#xc-truth').innerText.includes('ct')")
+    page.locator("#xc-generate").click()
+    page.wait_for_selector(".xv[data-ready]")
+    assert page.locator(".xv-name").all_inner_texts() == ["Generated", "True CT"]
+    rows = page.locator(".xc-metrics tr").all_inner_texts()
+    assert any(row.startswith("PSNR") for row in rows) and len(rows) >= 4
+
+
+def test_cancel_frees_the_worker(desk, page, tmp_path):
+    service = desk[0]
+    give(page, save_film(tmp_path / "film.png"))
+    page.wait_for_selector(".xc-seen img")
+    generate(page, steps=1000)
+    page.wait_for_selector(".xc-progress")
+    page.wait_for_function("() => /step \\d+ of 1000/.test(document.querySelector('#xc-status').innerText)")
+    page.wait_for_selector(".xc-preview img")
+    page.locator("#xc-cancel").click()
+    page.wait_for_selector(".xc-note.xc-message")
+    assert "Cancelled" in page.locator("#xc-status").inner_text()
+    for _ in range(50):
+        if service.line.length == 0:
+            break
+        page.wait_for_timeout(100)
+    assert service.line.length == 0
+    assert page.locator("#xc-generate").is_enabled() and page.locator(".xv").count() == 0
+
+
+def test_what_cannot_be_read_is_refused_in_a_line(page, tmp_path):
+    page.locator("#xc-generate").click()
+    page.wait_for_selector(".xc-message")
+    assert "Give an X-ray" in page.locator("#xc-status").inner_text()
+    (tmp_path / "notes.png").write_text("<script>document.title = 'run'</script>")
+    give(page, tmp_path / "notes.png")
+    page.wait_for_selector("#xc-seen .xc-error")
+    assert "\n" not in page.locator("#xc-seen .xc-error").inner_text().strip()
+    assert page.title() != "run"
+
+
+def test_light_and_dark_and_wide_enough(page):
+    def ground():
+        return page.evaluate("getComputedStyle(document.body).backgroundColor")
+
+    page.wait_for_function("() => Boolean(window.xray2ct)")
+    first = ground()
+    page.locator("#xc-theme").click()
+    page.wait_for_timeout(300)
+    assert ground() != first
+    assert page.evaluate("document.documentElement.scrollWidth") <= 1280

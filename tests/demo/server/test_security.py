@@ -1,0 +1,199 @@
+"""The guard: who may ask, and that no route of ours or Gradio's gives a file that it should not."""
+
+import asyncio
+import base64
+import os
+import sys
+from types import ModuleType
+from urllib.parse import quote, unquote
+
+import pytest
+from demo_parts import last, save_film, small_service
+from fastapi.testclient import TestClient
+
+from demo.service.messages import Wishes
+
+HERE, PASSWORD = "http://127.0.0.1:7860", "correct horse"
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory):
+    made = small_service(tmp_path_factory.mktemp("demo") / "run")
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def clients(service, tmp_path_factory):
+    """Open to this machine, and with a password to others."""
+    from demo.server.app_factory import build_app
+
+    before = sys.modules.get("demo.page"), sys.modules.get("demo.server.app_factory")
+    sys.modules["demo.page"], sys.modules["demo.server.app_factory"] = (
+        _bare_page(),
+        _no_viewer(tmp_path_factory.mktemp("js")),
+    )
+    made = [TestClient(build_app(service, word, word is None), HERE) for word in (None, PASSWORD)]
+    for name, module in zip(("demo.page", "demo.server.app_factory"), before, strict=True):
+        sys.modules.pop(name) if module is None else sys.modules.__setitem__(name, module)
+    return made
+
+
+@pytest.fixture(scope="module")
+def client(clients):
+    return clients[0]
+
+
+def _bare_page() -> ModuleType:
+    """A page without layout: what is tested here stands before it."""
+    import gradio as gr
+
+    def build_page(service):
+        with gr.Blocks(analytics_enabled=False) as page:
+            gr.File()
+        return page
+
+    module = ModuleType("demo.page")
+    module.build_page, module.page_options = build_page, lambda: {}
+    return module
+
+
+def _no_viewer(folder) -> ModuleType:
+    (folder / "viewer.js").write_text("export {}")
+    (folder / "secret.js").write_text("secret")
+    module = ModuleType("demo.server.app_factory")
+    module.viewer_files = lambda: {"viewer.js": folder / "viewer.js"}
+    return module
+
+
+def raw_get(app, target: str) -> tuple[int, bytes]:
+    """As it would come over the wire: a client would tidy the path up first."""
+    sent = []
+
+    async def receive():
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message):
+        sent.append(message)
+
+    scope = {"type": "http", "method": "GET", "path": unquote(target), "raw_path": target.encode(), "root_path": "",
+             "query_string": b"", "headers": [(b"host", b"127.0.0.1:7860")], "scheme": "http", "http_version": "1.1",
+             "client": ("127.0.0.1", 9), "server": ("127.0.0.1", 7860)}  # fmt: skip
+    asyncio.run(app(scope, receive, send))
+    return sent[0]["status"], b"".join(message.get("body", b"") for message in sent)
+
+
+def test_what_the_page_needs_is_there(client, service, tmp_path):
+    assert client.get("/").status_code == 200 and client.get("/gradio_api/info").status_code == 200
+    assert client.get("/viewer/viewer.js").headers["content-type"].startswith("text/javascript")
+    result = last(service.generate(save_film(tmp_path / "x.png"), Wishes()))
+    for name, url in result.urls.items():
+        answer = client.get(url)
+        assert answer.content == result.files[name].read_bytes() and answer.headers["cache-control"] == "no-store"
+        assert "synthetic" in answer.headers["content-disposition"]
+
+
+ELSEWHERE = ["/etc/passwd", "etc/passwd", "../../../../etc/passwd", "..", ".", "", "%2e%2e/%2e%2e/etc/passwd",
+             "..%2f..%2f..%2fetc%2fpasswd", "%252e%252e%252fetc%252fpasswd", "..\\..\\etc\\passwd", "....//etc/passwd",
+             "/proc/self/environ", "secret.js", "../secret.js", "viewer.js/../secret.js", "viewer.js%00.png",
+             "http://127.0.0.1:1/", "file:///etc/passwd", "//etc/passwd", "~/.bashrc"]  # fmt: skip
+ROUTES = ["/result/TOKEN/", "/result/", "/viewer/", "/gradio_api/file=", "/gradio_api/file/", "/file=", "/static/",
+          "/assets/", "/svelte/", "/custom_component/", "/gradio_api/custom_component/", "/gradio_api/proxy=",
+          "/proxy=", "/readers/", "/", "/gradio_api/stream/", "/theme.css/"]  # fmt: skip
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_no_route_leads_out(client, service, tmp_path, route):
+    """Every file route with every way out; Gradio's own bundle under /assets and /static is all that may answer."""
+    result = last(service.generate(save_film(tmp_path / "x.png"), Wishes()))
+    mine = [
+        str(result.files["settings.json"]),
+        os.path.relpath(result.files["settings.json"]),
+        str(tmp_path / "x.png"),
+    ]
+    for target in (*ELSEWHERE, *mine, *(quote(path, safe="") for path in mine)):
+        asked = route.replace("TOKEN", result.token) + target
+        status, body = raw_get(client.app, asked)
+        assert status in (404, 403, 400, 307) or asked == "/", (asked, status)  # 307: to the same without its slash
+        assert not any(word in body for word in (b"root:", b"noise_id", b"secret", b"PATH=")), asked
+
+
+def test_gradios_file_route_reads_the_uploads_alone(client, service, tmp_path):
+    upload = service.store.uploads / "hash" / "x.png"
+    upload.parent.mkdir(exist_ok=True)
+    upload.write_bytes(save_film(tmp_path / "x.png").read_bytes())
+    (upload.parent / "out.png").symlink_to("/etc/passwd")
+    assert client.get(f"/gradio_api/file={upload}").content == upload.read_bytes()
+    assert client.get(f"/gradio_api/file={upload.parent}/out.png").status_code == 404
+    assert client.get(f"/gradio_api/file={upload.parent}").status_code == 404
+
+
+def test_only_this_machines_names_are_answered(client):
+    for host in ("evil.example", "127.0.0.1.evil.example", "evil.example:7860", "", "127.0.0.1@evil.example"):
+        assert client.get("/", headers={"Host": host}).status_code == 421, host
+    for host in ("localhost:7860", "127.0.0.1", "[::1]:7860"):
+        assert client.get("/", headers={"Host": host}).status_code == 200, host
+
+
+def test_other_sites_cannot_post(client):
+    own = client.post("/gradio_api/upload", files={"files": b"x"}, headers={"Origin": HERE})
+    assert own.status_code == 200
+    for origin in ("http://evil.example", "null", "http://127.0.0.1:1"):
+        answer = client.post("/gradio_api/upload", files={"files": b"x"}, headers={"Origin": origin})
+        assert answer.status_code == 403, origin
+
+
+def test_without_the_password_nothing_is_answered(clients):
+    client = clients[1]
+    for path in ("/", "/gradio_api/info", "/viewer/viewer.js", "/config", "/result/a/volume.nii.gz"):
+        answer = client.get(path)
+        assert answer.status_code == 401 and "Basic" in answer.headers["www-authenticate"]
+    basic = base64.b64encode(f"anybody:{PASSWORD}".encode()).decode()
+    for right in (f"Basic {basic}", f"Bearer {PASSWORD}"):
+        assert client.get("/", headers={"Authorization": right}).status_code == 200
+    for wrong in (f"Basic {basic[:-4]}", "Bearer correct", f"Bearer {PASSWORD}x", "Basic ???", f"Digest {PASSWORD}"):
+        assert client.get("/", headers={"Authorization": wrong}).status_code == 401, wrong
+    answer = client.get("/", headers={"Authorization": f"Bearer {PASSWORD}", "Host": "ward.example"})
+    assert answer.status_code == 200
+
+
+def test_too_much_is_refused_before_it_is_kept(client, service, tmp_path):
+    before = sum(1 for _ in service.store.uploads.rglob("*"))
+    most = max(service.xray_bytes, service.ct_bytes)
+    stated = client.post("/gradio_api/upload", headers={"Content-Length": str(most * 2)}, content=b"x")
+    assert stated.status_code == 413
+    assert client.post("/gradio_api/queue/join", content=b"x" * (5 << 20)).status_code == 413
+
+    def endless():
+        for _ in range(6):
+            yield b"x" * (1 << 20)
+
+    assert client.post("/gradio_api/queue/join", content=endless()).status_code in (400, 413)  # without a length
+    assert sum(1 for _ in service.store.uploads.rglob("*")) == before
+
+
+def test_routes_that_are_not_needed_are_closed(client):
+    for path in ("/monitoring", "/monitoring/summary", "/gradio_api/runs", "/gradio_api/vibe-code/", "/docs",
+                 "/openapi.json", "/redoc", "/gradio_api/dev/reload", "/login", "/gradio_api/deep_link"):  # fmt: skip
+        assert client.get(path).status_code == 404, path
+    assert client.request("PUT", "/").status_code == 405
+    assert client.post("/gradio_api/run-history/connect").status_code == 404
+
+
+def test_a_page_may_load_from_this_server_alone(client):
+    policy = client.get("/").headers["content-security-policy"]
+    assert "default-src 'self'" in policy and "http" not in policy and "*" not in policy
+    assert client.get("/").headers["x-content-type-options"] == "nosniff"
+    assert client.get("/", headers={"Origin": "http://evil.example"}).headers.get("access-control-allow-origin") in (
+        None,
+        "",
+    )
+
+
+def test_the_address_of_a_file_is_not_fetched(client):
+    """Gradio would download what it is given as an address."""
+    import gradio.processing_utils as utils
+
+    for fetch in (utils.async_ssrf_protected_download, utils.ssrf_protected_download, utils.save_url_to_cache):
+        with pytest.raises(Exception, match="fetches nothing"):
+            fetch("http://example.com/x.png", "/tmp")

@@ -1,0 +1,127 @@
+"""The waiting line: who comes first, who is told to come again, and that nobody's end is another's."""
+
+import threading
+import time
+
+import pytest
+
+from demo.service import job_queue as module
+from demo.service.job_queue import Line
+from demo.service.messages import Busy, Cancelled, Progress
+
+
+@pytest.fixture
+def gate():
+    """Work that reports once and waits until it is let go; a task that is an exception is raised."""
+    free = threading.Event()
+
+    def work(job, report):
+        report(Progress(0, 1, 2))
+        while not free.wait(0.01):
+            job.check()
+        if isinstance(job.task, BaseException):
+            raise job.task
+        return job.task
+
+    work.free = free
+    return work
+
+
+def started(line, task, **options):
+    """A follower whose task is in the line."""
+    follower = line.follow(task, options.pop("cancelled", threading.Event()), **options)
+    next(follower)
+    return follower
+
+
+def until(true, seconds=5.0):
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_each_knows_how_many_come_before_and_gets_its_own_result(gate):
+    line = Line(gate, longest=4)
+    followers = [started(line, name) for name in "abc"]
+    until(lambda: line.length == 3 and next(followers[0]).step == 1)
+    assert [next(f).ahead for f in followers] == [0, 1, 2]
+    gate.free.set()
+    assert [list(f)[-1] for f in followers] == ["a", "b", "c"]
+    line.close()
+
+
+def test_a_full_line_refuses_and_takes_again(gate):
+    line = Line(gate, longest=2)
+    followers = [started(line, 0)]
+    until(lambda: next(followers[0]).step == 1)
+    followers += [started(line, n) for n in (1, 2)]
+    with pytest.raises(Busy, match="2 wishes wait"):
+        started(line, 3)
+    followers[1].close()
+    followers[1] = started(line, 4)
+    gate.free.set()
+    assert [list(f)[-1] for f in followers] == [0, 4, 2]
+    line.close()
+
+
+@pytest.mark.parametrize("how", ["event", "close"])
+def test_taken_back_in_work_it_frees_the_worker(gate, how):
+    line, cancelled = Line(gate, longest=2), threading.Event()
+    first = started(line, 1, cancelled=cancelled)
+    until(lambda: next(first).step == 1)
+    second = started(line, 2)
+    if how == "event":
+        cancelled.set()
+        with pytest.raises(Cancelled):
+            list(first)
+    else:
+        first.close()
+    until(lambda: next(second).step == 1)  # the second is in work while the gate is still closed
+    gate.free.set()
+    assert list(second)[-1] == 2
+    line.close()
+
+
+def test_what_one_raises_reaches_its_caller_alone(gate):
+    line = Line(gate, longest=3)
+    followers = [started(line, task) for task in (MemoryError("m"), 1, SystemExit(3), 2)]
+    gate.free.set()
+    with pytest.raises(MemoryError):
+        list(followers[0])
+    assert list(followers[1])[-1] == 1
+    with pytest.raises(SystemExit):
+        list(followers[2])
+    assert list(followers[3])[-1] == 2
+    line.close()
+
+
+def test_a_job_that_nobody_listens_to_is_given_up(gate, monkeypatch):
+    monkeypatch.setattr(module, "PATIENCE", 0.2)
+    line = Line(gate, longest=2)
+    forgotten = started(line, 1)
+    until(lambda: line.length == 0)
+    with pytest.raises(Cancelled, match="nobody was listening"):
+        list(forgotten)
+    line.close()
+
+
+def test_closing_ends_everyone_and_takes_no_more(gate):
+    line = Line(gate, longest=3)
+    followers = [started(line, n) for n in range(3)]
+    line.close()
+    for follower in followers:
+        with pytest.raises(Cancelled):
+            list(follower)
+    with pytest.raises(Busy):
+        started(line, 9)
+
+
+def test_news_are_repeated_so_that_a_listener_is_seen_to_be_there(gate, monkeypatch):
+    monkeypatch.setattr(module, "HEARTBEAT", 0.05)
+    line = Line(gate, longest=1)
+    follower = started(line, 1)
+    until(lambda: next(follower).step == 1)
+    assert next(follower) == next(follower) == Progress(0, 1, 2)
+    gate.free.set()
+    line.close()

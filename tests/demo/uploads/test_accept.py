@@ -1,0 +1,111 @@
+"""Uploads: good files of every kind pass whatever they are called, hostile ones are refused at once and at no cost."""
+
+import gzip
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from demo_parts import save_film, small_pipeline
+from hostile import dicom, hostile_cts, hostile_xrays, jpeg, nifti, png
+from radiograph_files import save_radiograph
+
+from common.errors import UserError
+from dataset.io.ct import read_volume
+from dataset.io.nifti import write_nifti
+from demo.service.xray_checks import look
+from demo.uploads.accept import take_ct, take_xray
+
+MOST = 64 << 20
+SECONDS = 1.0
+MEGABYTES = 150  # that 260 files may add to the memory; 12 is what the largest of them adds today
+
+
+@pytest.fixture(scope="module")
+def pipeline():
+    return small_pipeline()
+
+
+def peak_megabytes(forget: bool = False) -> float:
+    """The most memory that this process has held, since it was told to forget; 0 where no Linux tells."""
+    status = Path("/proc/self/status")
+    if not status.is_file():
+        return 0.0
+    if forget:
+        Path("/proc/self/clear_refs").write_text("5")
+    return int(next(line for line in status.read_text().splitlines() if line.startswith("VmHWM")).split()[1]) / 1024
+
+
+def taken(data: bytes, folder, name="upload") -> str:
+    (folder / name).write_bytes(data)
+    (folder / "place").mkdir(exist_ok=True)
+    return take_xray(folder / name, folder / "place", MOST).name
+
+
+@pytest.mark.parametrize("name", ["x.png", "x.exe", "..png", "-rf", "x.nii.gz"])
+def test_the_kind_is_what_the_file_holds_whatever_its_name(tmp_path, name):
+    kinds = {"upload.png": png(), "upload.jpg": jpeg(), "upload.dcm": dicom(), "upload.nii": nifti(),
+             "upload.nii.gz": gzip.compress(nifti())}  # fmt: skip
+    for expected, data in kinds.items():
+        assert taken(data, tmp_path, name) == expected
+        assert (tmp_path / "place" / expected).read_bytes() == data
+
+
+@pytest.mark.parametrize("options", [{}, {"view": "AP"}, {"photometric": "MONOCHROME1"}, {"PixelPaddingValue": 0}])
+def test_radiographs_pass_from_the_door_to_the_model(tmp_path, pipeline, options):
+    kept = take_xray(save_radiograph(tmp_path / "a.dcm", **options), tmp_path, MOST)
+    assert look(kept, pipeline, tmp_path / "seen.png").shown.notes["view"] == options.get("view", "PA")
+
+
+def test_every_real_film_passes(tmp_path, pipeline, real_data):
+    for film in sorted((real_data / "xray").glob("*.png")):
+        assert look(take_xray(film, tmp_path, MOST), pipeline, tmp_path / "seen.png").shown is not None
+
+
+def test_two_hundred_hostile_files_are_refused_at_once_in_little_memory(tmp_path, pipeline):
+    """Each through the door and, where it gets in, through the reader behind it."""
+    look(save_film(tmp_path / "warm.png"), pipeline, tmp_path / "seen.png")  # what is loaded once is not counted
+    place, upload, slow, entered = tmp_path / "place", tmp_path / "upload", [], []
+    place.mkdir()
+    count, before = 0, peak_megabytes(forget=True)
+    for name, data in hostile_xrays():
+        upload.write_bytes(data)
+        count, started, said = count + 1, time.process_time(), None
+        try:
+            look(take_xray(upload, place, MOST), pipeline, tmp_path / "seen.png")
+        except UserError as error:
+            said = str(error)
+        took = time.process_time() - started
+        if took > SECONDS:
+            slow.append((name, round(took, 2)))
+        if said is None and not name.startswith("maybe"):
+            entered.append(name)
+        assert said is None or ("\n" not in said and len(said) < 400), name
+        assert said is None or "MUELLER" not in said, name
+    assert count >= 200 and not slow and not entered
+    assert peak_megabytes() - before < MEGABYTES
+
+
+def test_hostile_cts_are_refused_at_once(tmp_path):
+    for name, data in hostile_cts():
+        (tmp_path / "upload").write_bytes(data)
+        started = time.process_time()
+        with pytest.raises(UserError):
+            read_volume(take_ct(tmp_path / "upload", tmp_path, MOST))
+        assert time.process_time() - started < SECONDS, name
+
+
+def test_a_ct_passes(tmp_path):
+    hu = np.random.default_rng(0).uniform(-1000, 500, (8, 9, 10))
+    write_nifti(tmp_path / "ct.nii.gz", hu, (2.0, 2.0, 2.0), description="original CT")
+    assert read_volume(take_ct(tmp_path / "ct.nii.gz", tmp_path, MOST)).hu.shape == (8, 9, 10)
+
+
+def test_too_many_bytes_are_refused_before_they_are_read(tmp_path):
+    with (tmp_path / "upload").open("wb") as file:
+        file.write(png())
+        file.truncate(10 << 30)  # a sparse file: reading it would take a minute
+    started = time.process_time()
+    with pytest.raises(UserError, match="10240 MB, at most 64 MB"):
+        take_xray(tmp_path / "upload", tmp_path, MOST)
+    assert time.process_time() - started < 0.1

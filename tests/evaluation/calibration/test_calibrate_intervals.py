@@ -1,0 +1,297 @@
+"""Bounds of a generator: what they cover, what the file holds, and when there is only a spread."""
+
+import json
+from dataclasses import replace
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from evaluation_fakes import EXTENT, FakeCases, FakePipeline, chest_world, oracle, protocol
+from PIL import Image
+
+from common.errors import UserError
+from common.files import sha256
+from dataset.phantom.render import render_phantom
+from evaluation.calibration.calibrate_intervals import calibrate, check_settings, covered_by, margins_of
+from evaluation.calibration.cases import Limited, calibration_source
+from evaluation.calibration.report import markdown, reliability_picture, write_calibration
+from evaluation.generation.write_volumes import generate
+from evaluation.intervals.organ_volumes import FEWEST, HeartRuler, fit_heart_ruler, true_volumes
+from evaluation.intervals.prediction_intervals import (
+    DRAWN_AS,
+    NO_GUARANTEE,
+    beside,
+    error_bars,
+    find_bounds,
+    read_bounds,
+)
+from evaluation.intervals.quantities import ORGANS, TISSUES, tissue_masks
+
+SPACING = tuple(e / 24 for e in EXTENT)
+SAMPLES, LEVEL = 8, 0.75
+
+
+class SharpPipeline(FakePipeline):
+    """Samples of which the spread is much too small, as a network's may be."""
+
+    def describe(self) -> dict:
+        return super().describe() | {"antithetic": True}
+
+
+def erring(answer):
+    """The same mistake in every sample of a case: its lungs moved by a voxel, and 20 HU of texture."""
+
+    def wrong(xray: torch.Tensor) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(int(1e4 * float(xray.sum())))
+        volume = answer(xray)
+        volume = volume.roll(int(torch.randint(-1, 2, (1,), generator=generator)), dims=2)
+        return volume + 20.0 * torch.randn(volume.shape, generator=generator)
+
+    return wrong
+
+
+def apart(cases: FakeCases, name: str) -> FakeCases:
+    cases.rows = pd.DataFrame({"id": [f"{name}_{i}" for i in range(len(cases))]}).assign(patient=lambda t: t["id"])
+    return cases
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    parts = {name: apart(chest_world(n, seed=s), name) for s, (name, n) in enumerate({"c": 24, "t": 24}.items())}
+    both = FakeCases([cases.case(i) for cases in parts.values() for i in range(len(cases))])
+    pipeline = SharpPipeline(erring(oracle(both)), protocol(), noise=3.0)
+    checkpoint = tmp_path_factory.mktemp("model") / "model.ckpt"
+    checkpoint.write_bytes(b"weights")
+    options = {"samples": SAMPLES, "level": LEVEL, "batch_size": 64, "population": {"dataset": "chests"}}
+    bounds, scores = calibrate(pipeline, parts["c"], parts["t"], parts["c"], checkpoint, **options)
+    return pipeline, parts, checkpoint, bounds, scores
+
+
+def test_samples_alone_cover_too_little_and_margins_mend_it(world):
+    *_, bounds, scores = world
+    calibration = scores[(scores.part == "calibration") & (scores.level == LEVEL)]
+    assert {"air", "lungs", "soft", "lung_volume"} <= set(bounds.margins) and "heart_volume" not in bounds.margins
+    for quantity, margin in bounds.margins.items():
+        rows = calibration[calibration.quantity == quantity]
+        assert covered_by(rows, margin).mean() >= LEVEL, quantity  # on its own cases by construction
+        told = bounds.coverage[quantity]
+        assert told["cases"] == 24 and told["mean"] >= 0.4 and told["low"] <= told["mean"] <= told["high"]
+    before = [row["before"]["mean"] for row in bounds.reliability if row["quantity"] == "soft"]
+    assert max(before) < 0.2  # errors of 20 HU and more, a spread of 3
+
+
+def test_margins_come_from_calibration_cases_alone(world):
+    *_, bounds, scores = world
+    again = margins_of(scores[scores.part == "calibration"], LEVEL)
+    assert again == bounds.margins
+    assert margins_of(scores[scores.part == "test"], LEVEL) != bounds.margins
+
+
+def test_a_bias_costs_its_width_once():
+    """An estimate that is always 300 ml too large moves the interval; it does not widen it at both ends."""
+    truth = np.random.default_rng(0).normal(size=200)
+    rows = pd.DataFrame({"quantity": "lung_volume", "level": 0.8, "below": 300.0 - truth, "above": truth - 300.0})
+    margin = margins_of(rows, 0.8)["lung_volume"]
+    assert margin["low"] > 290 and margin["high"] < -290 and margin["low"] + margin["high"] < 5
+
+
+def test_the_file_comes_back_and_names_its_checkpoint(world, tmp_path):
+    _, _, checkpoint, bounds, _ = world
+    path = bounds.write(beside(checkpoint))
+    assert path.name == "model.bounds.json" and find_bounds(None, checkpoint) == bounds
+    assert find_bounds(None, tmp_path / "other.ckpt") is None
+    held = json.loads(path.read_text())
+    assert held["checkpoint"]["sha256"] == sha256(checkpoint) and held["drawn"]["samples"] == SAMPLES
+    assert held["population"]["calibration_cases"] == 24
+    path.unlink()
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{}", '{"kind": "bounds", "format": 99}', '{"kind": "bounds", "format": 1, "checkpoint": {}}']
+)
+def test_a_damaged_file_is_one_line(tmp_path, text):
+    (tmp_path / "x.bounds.json").write_text(text)
+    with pytest.raises(UserError, match="bounds=.*calibrate.py"):
+        read_bounds(tmp_path / "x.bounds.json")
+
+
+def test_error_bars_say_interval_only_where_the_calibration_applies(world):
+    pipeline, _, checkpoint, bounds, _ = world
+    digest, told = sha256(checkpoint), pipeline.describe()
+    found = error_bars(told, SAMPLES, digest, bounds)
+    assert found["name"] == "interval" and NO_GUARANTEE in found["words"] and "75 %" in found["words"]
+    assert error_bars(told, 1, digest, bounds)["name"] == "none"
+    for samples, described, hashed, held, reason in (
+        (SAMPLES - 1, told, digest, bounds, "needs at least 8"),
+        (SAMPLES + 4, told, digest, bounds, "calibrated for samples 8"),
+        (SAMPLES, told | {"steps": 4}, digest, bounds, "calibrated for steps 3"),
+        (SAMPLES, told, "0" * 64, bounds, "another checkpoint"),
+        (SAMPLES, told, digest, None, "not calibrated"),
+    ):
+        bars = error_bars(described, samples, hashed, held)
+        assert bars["name"] == "spread" and reason in bars["reason"]
+    assert error_bars(told | {"preview": "preview, spread too small"}, 4, digest, None)["preview"].startswith(
+        "preview"
+    )
+
+
+def test_bounds_of_one_solver_order_do_not_hold_for_another(world):
+    pipeline, _, checkpoint, bounds, _ = world
+    told, digest = pipeline.describe(), sha256(checkpoint)
+    second = replace(bounds, drawn=bounds.drawn | {"solver_options": {}})
+    assert "solver_options" in DRAWN_AS
+    for options, name in (({}, "interval"), ({"solver_order": 3}, "spread")):
+        bars = error_bars(told | {"solver_options": options}, SAMPLES, digest, second)
+        assert bars["name"] == name and (name == "interval" or "drawn with solver_options" in bars["reason"])
+    before = {key: value for key, value in bounds.drawn.items() if key != "solver_options"}
+    old = replace(bounds, drawn=before)  # from before they were recorded: it says nothing of them
+    assert error_bars(told | {"solver_options": {}}, SAMPLES, digest, old)["name"] == "interval"
+
+
+def test_the_promise_is_made_for_each_quantity_by_itself_and_only_of_what_is_given(world):
+    pipeline, _, checkpoint, bounds, _ = world
+    options = (pipeline.describe(), SAMPLES, sha256(checkpoint))
+    both = error_bars(*options, bounds)["words"]
+    assert "each tissue and organ by itself, not for all at once" in both and "organ's volume" in both
+    tissues = {name: margin for name, margin in bounds.margins.items() if name in TISSUES}
+    of_films = replace(bounds, population=bounds.population | {"poses_known": False})
+    for held, nominal, told in (
+        (bounds, True, False),
+        (of_films, True, True),
+        (replace(bounds, margins=tissues), False, False),
+    ):
+        words = error_bars(*options, held, nominal)["words"]
+        assert "by itself, not for all at once" in words and ("organ" in words) == told
+
+
+def test_generation_writes_the_interval_around_its_samples(world, tmp_path):
+    pipeline, parts, checkpoint, bounds, _ = world
+    array = (parts["t"].case(0)["xray"][0].float().numpy() * 255).astype(np.uint8)
+    Image.fromarray(array).save(tmp_path / "chest.png")
+    for samples, name in ((SAMPLES, "interval"), (3, "spread")):
+        out = tmp_path / name
+        generate(pipeline, [tmp_path / "chest.png"], out, samples=samples, checkpoint=checkpoint, bounds=bounds)
+        settings = json.loads((out / "chest_settings.json").read_text())["error_bars"]
+        assert settings["name"] == name
+        assert (out / "chest_synthetic_lower.nii.gz").is_file() == (name == "interval")
+        assert b"spread" in nib.load(out / "chest_synthetic_spread.nii.gz").header["descrip"].tobytes()
+    settings = json.loads((tmp_path / "interval" / "chest_settings.json").read_text())["error_bars"]
+    assert NO_GUARANTEE in settings["words"] and "organ" not in settings["words"]
+    assert settings["organs"] is None and "no volume in ml" in settings["organs_reason"]
+    low, mean, high = (
+        nib.load(tmp_path / "interval" / f"chest_synthetic_{n}.nii.gz").get_fdata() for n in ("lower", "ct", "upper")
+    )
+    assert (low <= mean + 1).all() and (mean <= high + 1).all() and (high - low).mean() > 5
+
+
+def test_intervals_hold_the_truth_of_test_cases(world):
+    pipeline, parts, _, bounds, scores = world
+    case = parts["t"].case(0)
+    xray = case["xray"].float().unsqueeze(1)[None]
+    drawn = pipeline(xray, None, SAMPLES, 0, ["t_0"], None, 64, lambda *_: None).volumes[0]
+    low, high = bounds.intervals(drawn, SPACING, pipeline.window)
+    truth = case["ct"].float().clamp(-1000, 1000)
+    mine = scores[(scores.id == "t_0") & (scores.level == LEVEL)].set_index("quantity")
+    for name, mask in tissue_masks(drawn.mean(dim=0), SPACING).items():
+        if mask.any() and name in bounds.margins:
+            inside = ((truth >= low) & (truth <= high))[mask].double().mean() >= bounds.share
+            assert inside == (mine.loc[name, "below"] <= bounds.margins[name]["low"]), name
+
+
+def test_tissues_part_the_volume_and_one_without_margin_gets_the_whole_window(world):
+    pipeline, parts, _, bounds, _ = world
+    volume = parts["t"].case(1)["ct"].float()
+    volume[2:5, 10:14, 10:14] = 400.0
+    masks = tissue_masks(volume, SPACING)
+    assert set(masks) == set(TISSUES) and torch.equal(
+        sum(m.int() for m in masks.values()), torch.ones_like(volume).int()
+    )
+    low, high = bounds.intervals(volume.expand(SAMPLES, *volume.shape).clone(), SPACING, pipeline.window)
+    assert (low[masks["bone"]] == -1000).all() and (high[masks["bone"]] == 1000).all()
+
+
+def test_what_cannot_be_calibrated_is_refused(world):
+    pipeline, parts, checkpoint, *_ = world
+    with pytest.raises(UserError, match="samples=19.*at least 20"):
+        check_settings(19, 0.9, 0.9)
+    with pytest.raises(UserError, match="share=1"):
+        check_settings(20, 0.9, 1.0)
+    both = parts["c"], parts["c"], parts["c"], checkpoint
+    with pytest.raises(UserError, match="among calibration and test"):
+        calibrate(pipeline, *both, samples=8, level=0.75)
+    with pytest.raises(UserError, match="24 patients; the level 0.95 needs at least 39"):
+        calibrate(pipeline, parts["c"], parts["t"], parts["c"], checkpoint, samples=40, level=0.95)
+
+
+def test_calibration_phantoms_lie_apart_and_real_data_must_name_a_split():
+    source = {"test": 128, "test_from": 20_000_000}
+    assert calibration_source(source, None, 256, 30_000_000) == {"test": 256, "test_from": 30_000_000}
+    with pytest.raises(UserError, match="meet the test phantoms"):
+        calibration_source(source, None, 256, 20_000_100)
+    with pytest.raises(UserError, match="calibration_split: missing"):
+        calibration_source({"root_dir": "x"}, None, 256, 0)
+    assert calibration_source({"root_dir": "x"}, "val", 256, 0) is None
+    cases = chest_world(4, seed=0)
+    assert len(Limited(cases, 3)) == 3 and len(Limited(cases, None)) == 4
+
+
+def test_table_and_picture_say_coverage_with_its_interval(world):
+    *_, bounds, _ = world
+    text = markdown(bounds)
+    told = bounds.coverage["lungs"]
+    assert f"{told['covered']} of 24" in text and "lung volume" in text and NO_GUARANTEE in text
+    figure = reliability_picture(bounds)
+    assert len([axis for axis in figure.axes if axis.get_title()]) == len(bounds.coverage)
+
+
+@pytest.fixture(scope="module")
+def rare(tmp_path_factory):
+    """Two of 12 calibration cases show contrast: enough for a margin at level 0.5, too few at 0.75."""
+    parts = {name: apart(chest_world(12, seed=s), name) for s, name in enumerate(("c", "t"), start=5)}
+    for cases in parts.values():
+        for i in (2, 7):
+            cases.case(i)["ct"][10:14, 11:13, 11:13] = 900
+    both = FakeCases([cases.case(i) for cases in parts.values() for i in range(12)])
+    pipeline = SharpPipeline(oracle(both), protocol(), noise=3.0)
+    checkpoint = tmp_path_factory.mktemp("rare") / "model.ckpt"
+    checkpoint.write_bytes(b"weights")
+    options = {"samples": SAMPLES, "level": LEVEL, "batch_size": 64, "population": {"dataset": "chests"}}
+    return checkpoint, *calibrate(pipeline, parts["c"], parts["t"], parts["c"], checkpoint, **options)
+
+
+def test_a_tissue_that_is_too_rare_for_the_level_has_no_panel(rare):
+    _, bounds, _ = rare
+    levels = {row["level"] for row in bounds.reliability if row["quantity"] == "vessels"}
+    assert 0.5 in levels and LEVEL not in levels and "vessels" not in bounds.margins
+    titles = [axis.get_title() for axis in reliability_picture(bounds).axes if axis.get_title()]
+    assert len(titles) == len(bounds.coverage) and not any("vessels" in title for title in titles)
+
+
+def test_bounds_are_written_before_anything_is_drawn_of_them(rare, tmp_path, monkeypatch):
+    checkpoint, bounds, scores = rare
+    written = write_calibration(bounds, scores, tmp_path / "whole", tmp_path / "whole.bounds.json")
+    assert written == tmp_path / "whole.bounds.json" and read_bounds(written) == bounds
+    names = {path.name for path in (tmp_path / "whole").iterdir()}
+    assert names == {"bounds_scores.csv", "bounds.md", "reliability.png"}
+    monkeypatch.setattr("evaluation.calibration.report.reliability_picture", lambda bounds: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        write_calibration(bounds, scores, tmp_path / "half", tmp_path / "half.bounds.json")
+    assert read_bounds(tmp_path / "half.bounds.json") == bounds and (tmp_path / "half" / "bounds.md").is_file()
+
+
+def test_hearts_of_phantoms_are_measured_better_than_by_their_mean():
+    cases = []
+    for index in range(180):
+        drawn = render_phantom(index, seed=3, size=(32, 32, 32))
+        tensors = {"ct": torch.tensor(drawn.hu), "labels": torch.tensor(drawn.labels)}
+        cases.append(tensors | {"spacing": torch.tensor(drawn.spacing)})
+    window = FakePipeline(None, protocol()).window
+    ruler = fit_heart_ruler(FakeCases(cases[:150]), window)
+    again = HeartRuler(**{**ruler.describe(), "weights": tuple(ruler.describe()["weights"])})
+    truth = np.array([true_volumes(c)["heart_volume"] for c in cases[150:]])
+    found = np.array([again(c["ct"].float().clamp(-1000, 1000), tuple(c["spacing"].tolist())) for c in cases[150:]])
+    assert np.abs(found - truth).mean() < 0.7 * np.abs(truth - truth.mean()).mean()
+    assert fit_heart_ruler(FakeCases(cases[: FEWEST - 1]), window) is None
+    assert set(true_volumes(cases[0])) == set(ORGANS)

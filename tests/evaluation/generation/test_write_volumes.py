@@ -1,0 +1,308 @@
+"""From an X-ray file to CT files: what is written, and that settings and seed make them again."""
+
+import json
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from evaluation_fakes import EXTENT, FakePipeline, chest_world, oracle, protocol
+from PIL import Image
+from radiograph_files import save_radiograph
+
+from common.errors import UserError
+from common.files import sha256
+from dataset.imaging.drr import render_xray
+from dataset.imaging.drr_options import DrrSettings
+from dataset.imaging.geometry import VIEW_AZIMUTH, fill_unknown, make_pose
+from dataset.imaging.lung_box import lung_box_in_image
+from dataset.io.ct import read_volume
+from dataset.io.nifti import write_nifti
+from dataset.phantom.render import render_phantom
+from dataset.xray.lung_alignment import expected_box
+from ddpm.checkpoint.load import load_pipeline
+from ddpm.conditioning.pose_regressor import PoseGuess
+from evaluation.generation.open_pipeline import SHIPPED
+from evaluation.generation.write_volumes import find_xrays, generate
+from evaluation.generation.xray_inputs import placed, read_inputs
+
+
+@pytest.fixture
+def film(tmp_path):
+    cases = chest_world(1, seed=0)
+    array = (cases.case(0)["xray"][0].float().numpy() * 255).astype(np.uint8)
+    Image.fromarray(array).save(tmp_path / "chest.png")
+    return tmp_path / "chest.png", FakePipeline(oracle(cases), protocol())
+
+
+def test_files_geometry_and_mark(film, tmp_path):
+    path, pipeline = film
+    written = generate(pipeline, [path], tmp_path / "out", samples=3, seed=1)
+    names = {p.name for p in (tmp_path / "out").iterdir()}
+    samples = {f"chest_sample_{n}_synthetic_ct.nii.gz" for n in (1, 2, 3)}
+    endings = ("synthetic_ct.nii.gz", "synthetic_ct.gif", "synthetic_ct.png", "synthetic_spread.nii.gz")
+    assert names == samples | {f"chest_{ending}" for ending in endings} | {"chest_settings.json"}
+    image = nib.load(written[0])
+    assert image.shape == (24, 24, 24)
+    extent = [n * z for n, z in zip(image.shape, image.header.get_zooms(), strict=True)]
+    assert extent == pytest.approx(EXTENT[::-1], rel=1e-4)
+    assert b"SYNTHETIC" in image.header["descrip"].tobytes()
+    drawn = np.stack([nib.load(tmp_path / "out" / name).get_fdata() for name in sorted(samples)])
+    assert np.abs(image.get_fdata() - drawn.mean(axis=0)).max() <= 1.0  # both are rounded to whole HU
+    spread = nib.load(tmp_path / "out" / "chest_synthetic_spread.nii.gz").get_fdata()
+    assert np.abs(spread - drawn.std(axis=0)).max() <= 1.5
+    with Image.open(tmp_path / "out" / "chest_synthetic_ct.gif") as gif:
+        assert gif.n_frames == 24
+
+
+def test_the_same_seed_gives_the_same_volume_under_any_name(film, tmp_path):
+    path, pipeline = film
+    other = tmp_path / "renamed.png"
+    other.write_bytes(path.read_bytes())
+    decoy = tmp_path / "decoy.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (30, 30), dtype=np.uint8)).save(decoy)
+    first = generate(pipeline, [path], tmp_path / "a", seed=4)[0]
+    again = generate(pipeline, [decoy, other], tmp_path / "b", seed=4)[1]
+    different = generate(pipeline, [path], tmp_path / "c", seed=5)[0]
+    volumes = [nib.load(p).get_fdata() for p in (first, again, different)]
+    assert np.array_equal(volumes[0], volumes[1])
+    assert not np.array_equal(volumes[0], volumes[2])
+
+
+def test_settings_say_how_to_make_it_again(film, tmp_path):
+    path, pipeline = film
+    generate(pipeline, [path], tmp_path / "out", samples=1, seed=9, checkpoint=path)
+    settings = json.loads((tmp_path / "out" / "chest_settings.json").read_text())
+    assert settings["seed"] == 9 and settings["samples"] == 1 and settings["sampler"] == "Fake"
+    assert len(settings["xray"]["sha256"]) == len(settings["checkpoint"]["sha256"]) == 64
+    assert "nominal" in settings["geometry"] and "SYNTHETIC" in settings["mark"]
+
+
+def test_equal_stems_do_not_overwrite_each_other(film, tmp_path):
+    path, pipeline = film
+    Image.open(path).save(tmp_path / "chest.jpg", quality=95)
+    written = generate(pipeline, [path, tmp_path / "chest.jpg"], tmp_path / "out")
+    assert len(set(written)) == 2 and all(p.is_file() for p in written)
+
+
+def test_inputs_that_are_not_there_are_one_line(tmp_path):
+    for value, line in (
+        (None, "xray: missing"),
+        (str(tmp_path / "none.png"), "no such file"),
+        (str(tmp_path), "no X-ray"),
+    ):
+        with pytest.raises(UserError, match=line):
+            find_xrays(value)
+    (tmp_path / "b.png").write_bytes(b"")
+    (tmp_path / "a.dcm").write_bytes(b"")
+    (tmp_path / "notes.txt").write_bytes(b"")
+    assert [p.name for p in find_xrays(str(tmp_path))] == ["a.dcm", "b.png"]
+
+
+def two_views(tmp_path):
+    """A frontal and a lateral of one phantom as files, rendered as training renders them."""
+    phantom = render_phantom(3, seed=4, size=(32, 32, 32))
+    extent = tuple(n * s for n, s in zip(phantom.hu.shape, phantom.spacing, strict=True))
+    poses = DrrSettings().poses(extent, 2)
+    xrays = render_xray(torch.tensor(phantom.hu_plain), phantom.spacing, poses, (96, 96))
+    for name, xray in zip(("front", "side"), xrays, strict=True):
+        Image.fromarray((xray.numpy() * 255).astype(np.uint8)).save(tmp_path / f"{name}.png")
+    return extent, poses, xrays, f"{tmp_path}/front.png;{tmp_path}/side.png"
+
+
+@pytest.mark.parametrize("align", ["none", "lungs"])
+def test_two_views_are_shown_in_their_order_and_only_the_frontal_is_laid(tmp_path, align):
+    extent, poses, xrays, given = two_views(tmp_path)
+    told = protocol() | {"views": 2, "xray_size": [96, 96], "lung_box": [0.3, 0.7, 0.2, 0.8, 0.25, 0.75]}
+    (films,) = find_xrays(given)
+    assert [path.name for path in films] == ["front.png", "side.png"]
+    (shown,) = read_inputs([films], told, extent, align=align)
+    assert shown.xray.shape == (2, 96, 96) and shown.notes["alignment"]["align"] == align
+    torch.testing.assert_close(fill_unknown(shown.pose, extent), poses)
+    assert (shown.xray[1] - xrays[1]).abs().mean() < 0.01
+    assert ((shown.xray[0] - xrays[0]).abs().mean() < 0.01) == (align == "none")
+
+
+def test_two_views_become_one_volume(tmp_path):
+    *_, given = two_views(tmp_path)
+    seen = []
+    data = protocol() | {"views": 2, "xray_size": [96, 96]}
+    pipeline = FakePipeline(lambda image: seen.append(image) or torch.zeros(24, 24, 24), data)
+    (written,) = generate(pipeline, find_xrays(given), tmp_path / "out")
+    assert seen[0].shape == (2, 1, 96, 96) and written.name == "front_synthetic_ct.nii.gz"
+    xray = json.loads((tmp_path / "out" / "front_settings.json").read_text())["xray"]
+    assert xray["file"] == given
+    assert xray["sha256"] == ";".join(sha256(tmp_path / f"{name}.png") for name in ("front", "side"))
+
+
+def test_a_wrong_number_of_views_is_refused(film, tmp_path):
+    path, pipeline = film
+    with pytest.raises(UserError, match=r"chest.png;.*chest.png: 2 views.*takes 1"):
+        generate(pipeline, find_xrays(f"{path};{path}"), tmp_path / "out")
+    with pytest.raises(UserError, match=r"none.png: no such file"):
+        find_xrays(f"{path};{tmp_path / 'none.png'}")
+    pipeline.protocol["views"] = 2
+    for given in (path, tmp_path):
+        with pytest.raises(UserError, match=r'chest.png: 1 view, .*takes 2.*xray="front.png;lateral.png"'):
+            generate(pipeline, find_xrays(str(given)), tmp_path / "out")
+    pipeline.protocol["views"] = 3
+    with pytest.raises(UserError, match=r"checkpoint: .*3 views.*one or two"):
+        generate(pipeline, find_xrays(f"{path};{path};{path}"), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_second_file_that_says_it_is_frontal_is_no_lateral(tmp_path):
+    frontal, lateral = (
+        save_radiograph(tmp_path / f"{name}.dcm", view=view) for name, view in (("a", "PA"), ("b", "LL"))
+    )
+    told = protocol() | {"views": 2}
+    (shown,) = read_inputs([(frontal, lateral)], told, EXTENT)
+    assert shown.pose[:, 2].tolist() == [VIEW_AZIMUTH["PA"], VIEW_AZIMUTH["lateral"]]
+    for films, line in (((frontal, frontal), "a.dcm: .*PA.*second"), ((lateral, frontal), "b.dcm: a lateral")):
+        with pytest.raises(UserError, match=line):
+            read_inputs([films], told, EXTENT)
+
+
+def test_a_film_is_laid_by_its_lungs_and_the_map_is_kept(tmp_path):
+    phantom = render_phantom(3, seed=4, size=(32, 32, 32))
+    extent = tuple(n * s for n, s in zip(phantom.hu.shape, phantom.spacing, strict=True))
+    xray = render_xray(torch.tensor(phantom.hu_plain), phantom.spacing, make_pose(extent)[None], (96, 96))[0]
+    Image.fromarray((xray.numpy() * 255).astype(np.uint8)).save(tmp_path / "film.png")
+    box = [0.3, 0.7, 0.2, 0.8, 0.25, 0.75]
+    seen = []
+    data = protocol() | {"xray_size": [96, 96], "lung_box": box, "align": "lungs"}
+    pipeline = FakePipeline(lambda image: seen.append(image) or torch.zeros(24, 24, 24), data)
+    settings = {}
+    for align in (None, "none"):
+        generate(pipeline, [tmp_path / "film.png"], tmp_path / "out", align=align)
+        settings[align] = json.loads((tmp_path / "out" / "film_settings.json").read_text())
+    alignment = settings[None]["alignment"]
+    assert alignment["align"] == "lungs" and settings["none"]["alignment"] == {"align": "none"}
+    assert alignment["target"] == pytest.approx(expected_box(box, EXTENT), abs=1e-3)
+    top, bottom, left, right = lung_box_in_image(seen[0][0, 0]).tolist()
+    assert [top, bottom, left, right] == pytest.approx(alignment["target"], abs=0.06)
+    header = nib.load(tmp_path / "out" / "film_synthetic_ct.nii.gz").header
+    assert b"nominal spacing" in header["descrip"].tobytes()
+
+
+def test_the_view_is_the_files_own_unless_one_is_given(tmp_path):
+    seen = {}
+    for name, stated in (("ap", "AP"), ("pa", "PA"), ("silent", "")):
+        path = save_radiograph(tmp_path / f"{name}.dcm", view=stated)
+        for given in (None, "PA", "AP"):
+            (shown,) = read_inputs([path], protocol(), EXTENT, view=given)
+            notes = shown.notes["view"], shown.notes["view_source"]
+            seen[name, given] = (float(shown.pose[0, 2]), *notes)
+    pa, ap = VIEW_AZIMUTH["PA"], VIEW_AZIMUTH["AP"]
+    assert seen["ap", None] == (ap, "AP", "stated by the file")
+    assert seen["pa", None] == (pa, "PA", "stated by the file")
+    assert seen["silent", None] == (pa, "PA", "assumed")
+    for name in ("ap", "pa", "silent"):
+        assert seen[name, "PA"] == (pa, "PA", "given") and seen[name, "AP"] == (ap, "AP", "given")
+
+
+def test_what_cannot_be_laid_is_refused(film, tmp_path):
+    path, pipeline = film
+    with pytest.raises(UserError, match="does not say where its training volumes had lungs"):
+        generate(pipeline, [path], tmp_path / "out", align="lungs")
+    pipeline.protocol["lung_box"] = [0.2, 0.8] * 3
+    Image.fromarray(np.tile(np.arange(64, dtype=np.uint8), (64, 1))).save(tmp_path / "flat.png")
+    for options, line in (
+        ({"align": "lungs"}, "no lungs found"),
+        ({"align": "all"}, "align=all"),
+        ({"view": "oblique"}, "view=oblique"),
+    ):
+        with pytest.raises(UserError, match=line):
+            generate(pipeline, [tmp_path / "flat.png"], tmp_path / "out", **options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_generator_of_volumes_from_volumes_keeps_their_place(tmp_path):
+    hu = torch.where(torch.rand(12, 14, 16) > 0.5, 40.0, -900.0)
+    write_nifti(tmp_path / "early.nii.gz", hu, (4.0, 3.0, 2.0), (10.0, -20.0, 300.0), "original CT")
+    seen = []
+    data = protocol((12, 14, 16)) | {"input": "volume", "input_window": [-1000.0, 1000.0], "resampling": "resize"}
+    data |= {"xray_size": [14, 16], "views": 12}
+    pipeline = FakePipeline(lambda slices: seen.append(slices) or torch.zeros(12, 14, 16), data, noise=0.0)
+    written = generate(pipeline, [tmp_path / "early.nii.gz"], tmp_path / "out")
+    assert seen[0].shape == (12, 1, 14, 16)
+    torch.testing.assert_close(seen[0][:, 0], (hu + 1000) / 2000, atol=1e-3, rtol=0)
+    original, made = nib.load(tmp_path / "early.nii.gz"), nib.load(written[0])
+    np.testing.assert_allclose(made.affine, original.affine, atol=1e-3)
+    assert b"nominal" not in made.header["descrip"].tobytes()
+
+
+def test_lungs_that_are_not_found_are_refused_where_asked_for_and_said_where_not(tmp_path, caplog):
+    Image.fromarray(np.tile(np.arange(64, dtype=np.uint8) * 3, (64, 1))).save(tmp_path / "empty.png")
+    told = {**protocol(), "xray_sources": {"drr": 3}, "lung_box": [0.2, 0.8, 0.2, 0.8, 0.2, 0.8]}
+    with pytest.raises(UserError, match="empty.png.*align=none"):
+        read_inputs([tmp_path / "empty.png"], told, EXTENT, align="lungs")
+    (shown,) = read_inputs([tmp_path / "empty.png"], told, EXTENT)
+    assert shown.notes["alignment"] == {"align": "none", "reason": "no lungs found"}
+    assert "no lungs found" in caplog.text
+
+
+def test_a_dicom_series_is_the_same_volume_in_the_same_place(film, tmp_path):
+    path, pipeline = film
+    (written,) = generate(pipeline, [path], tmp_path / "out", dicom=True)
+    nifti, series = read_volume(written), read_volume(tmp_path / "out" / "chest_synthetic_dicom")
+    assert np.abs(nifti.hu - series.hu).max() <= 1.0
+    np.testing.assert_allclose(series.affine, nifti.affine, atol=1e-3)
+
+
+def test_a_film_that_lies_like_those_of_training_is_not_moved(tmp_path):
+    """Where the generator knows its training X-rays; it is moved where somebody asks for it, or training did so."""
+    pipeline = load_pipeline(SHIPPED)
+    phantom = render_phantom(20000900, size=(64, 64, 64))
+    extent = tuple(n * s for n, s in zip(phantom.hu.shape, phantom.spacing, strict=True))
+    hu = torch.as_tensor(phantom.hu_plain, dtype=torch.float32)
+    xray = render_xray(hu, phantom.spacing, make_pose(extent)[None], (128, 128))[0]
+    laid = {}
+    for name, image in (("own", xray), ("moved", xray.roll((-12, 14), (0, 1)))):
+        Image.fromarray((image.numpy() * 255).astype(np.uint8)).save(tmp_path / f"{name}.png")
+        for align in (None, "lungs"):
+            path, told = tmp_path / f"{name}.png", (pipeline.protocol, pipeline.extent, align)
+            laid[name, align] = read_inputs([path], *told, prior=pipeline.prior)[0].notes["alignment"]["align"]
+    assert laid == {
+        ("own", None): "none",
+        ("own", "lungs"): "lungs",
+        ("moved", None): "lungs",
+        ("moved", "lungs"): "lungs",
+    }
+    asked = {**pipeline.protocol, "align": "lungs"}
+    (shown,) = read_inputs([tmp_path / "own.png"], asked, pipeline.extent, prior=pipeline.prior)
+    assert shown.notes["alignment"]["align"] == "lungs"
+
+
+def test_what_a_pose_is_guessed_of_is_not_laid_by_its_lungs_first(tmp_path):
+    phantom = render_phantom(3, seed=4, size=(32, 32, 32))
+    xray = render_xray(torch.tensor(phantom.hu_plain), phantom.spacing, make_pose(EXTENT)[None], (96, 96))[0]
+    Image.fromarray((xray.numpy() * 255).astype(np.uint8)).save(tmp_path / "film.png")
+    data = protocol() | {"xray_size": [96, 96], "lung_box": [0.3, 0.7, 0.2, 0.8, 0.25, 0.75], "align": "none"}
+    told = ([tmp_path / "film.png"], data, EXTENT)
+    (by_lungs,), (as_it_lies,) = read_inputs(*told), read_inputs(*told, pose_guess=PoseGuess())
+    assert by_lungs.notes["alignment"]["align"] == "lungs"
+    assert as_it_lies.notes["alignment"] == {"align": "none"}
+
+
+def test_settings_tell_how_a_film_was_laid(film, tmp_path):
+    path, pipeline = film
+    pipeline.pose_guess = PoseGuess()
+    pipeline.pose_guess.bias[:] = torch.tensor([0.0, 0.0, 1.0, 4.0, 0.0, -6.0]) / 2  # in each of two rounds
+    generate(pipeline, [path], tmp_path / "out", align="none")
+    (told,) = json.loads((tmp_path / "out" / "chest_settings.json").read_text())["pose_guess"]
+    expected = {"distance": 0, "azimuth": 0, "elevation": 1.0, "centre_d": 4.0, "centre_h": 0, "centre_w": -6.0}
+    assert told == expected
+
+
+def test_what_a_result_is_compared_with_is_what_the_generator_saw(film):
+    path, pipeline = film
+    (shown,) = read_inputs([path], pipeline.protocol, pipeline.extent, align="none")
+    xray, pose = placed(shown, None)
+    assert torch.equal(xray, shown.xray) and torch.equal(pose, fill_unknown(shown.pose, shown.extent))
+    guess = PoseGuess()
+    guess.bias[:, :, 2:4] = 2.0
+    laid, turned = placed(shown, guess)
+    expected, _ = guess(shown.xray[None, :, None], pose[None], torch.ones(1, 1, dtype=torch.bool))
+    assert torch.equal(laid, expected[0, :, 0]) and not torch.equal(laid, xray)
+    assert float(turned[0, 3]) == 4.0

@@ -1,0 +1,189 @@
+"""The report from a folder alone: what is in it, that it can be made again, and that it claims only what was shown."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from time import perf_counter
+
+import numpy as np
+import pandas as pd
+import pytest
+from omegaconf import OmegaConf
+from PIL import Image
+
+from common.environment import keep_config
+from common.errors import UserError
+from common.files import ROOT
+from dataset.imaging.hu_window import Window
+from evaluation.protocol import comparability as protocol
+from evaluation.reporting.html_report import write_report
+from evaluation.reporting.sections import case_table, limits, markdown_blocks
+from evaluation.scoring import summary as results
+from evaluation.scoring.summary import sentence, smallest_p
+from evaluation.statistics.significance import sign_flip_p
+
+
+def scores_of(cases: int, methods=("model", "mean_volume", "nearest", "ridge", "shuffled_xray")) -> pd.DataFrame:
+    generator, rows = np.random.default_rng(0), []
+    for case in range(cases):
+        for place, method in enumerate(methods):
+            row = {"id": f"case_{case:03d}", "patient": f"p{case}", "method": method}
+            row |= {"psnr": 25 - place + generator.normal(0, 0.3), "ssim": 0.8, "mae_hu": 60 + generator.normal(0, 5)}
+            rows.append(row | {"spread_hu": 12.0 if method == "model" else np.nan})
+    return pd.DataFrame(rows)
+
+
+def an_evaluation(folder: Path, cases: int = 12, scores: pd.DataFrame | None = None, **data) -> dict:
+    """A folder as evaluate leaves it, without its pictures."""
+    folder.mkdir(parents=True, exist_ok=True)
+    scores = scores_of(cases) if scores is None else scores
+    patients = list(scores[scores.method == scores.method.iloc[0]].patient)
+    stated = protocol.describe(
+        window=Window(-1000.0, 1000.0),
+        volume_size=(24, 24, 24),
+        spacing=(10.0, 10.0, 10.0),
+        samples=4,
+        split="test",
+        patients=patients,
+        data={"dataset": "default", "version": "v", "xray_sources": {"film": len(patients)}} | data,
+        data_sha256="0" * 64,
+        metrics=("psnr", "ssim", "mae_hu"),
+    )
+    result = {"protocol": stated | {"not_measured": {}, "seed": 0}} | results.summarise(scores, draws=100)
+    scores.to_csv(folder / "cases.csv", index=False)
+    results.write_metrics(folder / "metrics.json", result)
+    return result
+
+
+def test_a_hundred_cases_take_less_than_a_minute_and_all_of_them_are_there(tmp_path):
+    an_evaluation(tmp_path, 100)
+    start = perf_counter()
+    page = write_report(tmp_path).read_text()
+    assert perf_counter() - start < 60
+    assert all(f"case_{case:03d}" in page for case in range(100))
+    assert not re.search(r"(src|href)=\"(?!data:)", page)  # nothing is loaded from anywhere
+
+
+def test_best_median_and_worst_are_those_of_the_scores(tmp_path):
+    scores = scores_of(9)
+    shown = {row["place"]: row for row in case_table(scores, "model")["rows"]}
+    model = scores[scores.method == "model"].sort_values("psnr")["id"].tolist()
+    assert (shown["worst"]["id"], shown["median"]["id"], shown["best"]["id"]) == (model[0], model[4], model[-1])
+    errors = scores.drop(columns="psnr").assign(ssim=np.nan)
+    shown = {row["place"]: row["id"] for row in case_table(errors, "model")["rows"]}
+    assert shown["best"] == errors[errors.method == "model"].sort_values("mae_hu")["id"].iloc[0]  # low is good here
+    assert case_table(scores[["id", "patient", "method"]], "model")["rows"] == []
+
+
+def test_it_is_made_again_with_the_same_runs_and_classification(tmp_path):
+    an_evaluation(tmp_path / "run")
+    training = tmp_path / "training"
+    (training / ".hydra").mkdir(parents=True)
+    (training / ".hydra" / "config.yaml").write_text("model: the config of it\n")
+    pd.DataFrame({"step": range(9), "train/loss": np.linspace(2, 1, 9)}).to_csv(training / "metrics.csv", index=False)
+    classes = tmp_path / "classes"
+    classes.mkdir()
+    (classes / "table.md").write_text("| classifier | AUC |\n| --- | --- |\n| xray | **0.71** |\n\n- stated before\n")
+    Image.new("RGB", (4, 4)).save(classes / "roc.png")
+    first = write_report(tmp_path / "run", {"DDPM": training, "VQ-GAN": None}, classes).read_text()
+    assert "the config of it" in first and "<td>0.71</td>" in first and "<li>stated before</li>" in first
+    assert "ROC: sensitivity" in first and 'alt="loss curve"' in first and "reliability" not in first
+    assert write_report(tmp_path / "run").read_text() == first
+    (tmp_path / "run" / "report.json").unlink()
+    assert "classification</h2>" not in write_report(tmp_path / "run").read_text()
+    classes.rename(tmp_path / "run" / "classification")  # found where it lies within
+    assert "<td>0.71</td>" in write_report(tmp_path / "run").read_text()
+
+
+def test_the_page_shows_the_config_and_record_of_each_part_and_of_no_other(tmp_path):
+    def a_folder(name: str) -> Path:
+        (tmp_path / name / ".hydra").mkdir(parents=True)
+        (tmp_path / name / ".hydra" / "config.yaml").write_text(f"key: of {name}\n")
+        return tmp_path / name
+
+    an_evaluation(tmp_path / "run")
+    inner = a_folder("run/train_ddpm/first")
+    (inner / "run.json").write_text('{"versions": {"torch": "9.9"}}')
+    page = write_report(tmp_path / "run", {"DDPM": tmp_path / "run" / "train_ddpm"}).read_text()
+    assert "config of the DDPM training" in page and "key: of run/train_ddpm/first" in page and "9.9" in page
+    assert "config of the this" not in page and "config of this evaluation" not in page  # its own was never written
+    keep_config(OmegaConf.create({"samples": 4}), tmp_path / "run")
+    a_folder("run/classification")
+    (tmp_path / "run" / "classification" / "table.md").write_text("| a |\n| --- |\n| 1 |\n")
+    page = write_report(tmp_path / "run").read_text()
+    assert "config of this evaluation" in page and "samples: 4" in page and "key: of run/classification" in page
+
+
+def test_limits_name_what_was_not_shown():
+    def lines(cases=50, window=(-1000.0, 1000.0), comparisons=4, **stated) -> str:
+        data = {"xray_sources": stated.pop("sources", {"film": 1})}
+        base = {"dataset": "default", "cases": cases, "patients": cases, "window": window, "data": data}
+        return " ".join(limits(base | stated, comparisons))
+
+    assert "diagnosis" in lines() and "one training run" in lines()
+    assert "computed from the CTs" not in lines() and "computed from the CTs" in lines(sources={"drr": 3})
+    assert "not X-ray evidence" in lines(sources={"film": 2, "drr_contrast": 1})
+    assert "phantoms" in lines(dataset="phantom") and "phantoms" not in lines()
+    assert "Few cases (5)" in lines(cases=5) and "no difference could have reached" in lines(cases=5)
+    assert "Few" not in lines() and "-200 to 500" in lines(window=(-200.0, 500.0))
+    assert "laid onto the truth" in lines(registration="rigid")
+
+
+def test_too_few_patients_are_said_to_be_too_few(tmp_path):
+    for count in (2, 4, 6):
+        reached = sign_flip_p(np.full(count, 3.0), np.arange(count))
+        assert reached == pytest.approx(smallest_p(count, 1), rel=0.1)  # all patients agree, and p is no smaller
+    assert smallest_p(8, 4) < 0.05 < smallest_p(7, 4)
+    four = sentence(an_evaluation(tmp_path / "four", 4))
+    assert "no difference can be shown, 4 patients are too few" in four and "beats" not in four and " p " not in four
+    assert "beats the ridge regression" in sentence(an_evaluation(tmp_path / "twelve", 12))
+
+
+def test_scored_files_of_another_method_have_a_report(tmp_path):
+    scores = scores_of(5, ("model",)).drop(columns="spread_hu")
+    result = an_evaluation(tmp_path, scores=scores)
+    other = result | {"methods": {"gan": result["methods"]["model"]}}
+    results.write_metrics(tmp_path / "metrics.json", other)
+    scores.assign(method="gan").to_csv(tmp_path / "cases.csv", index=False)
+    page = write_report(tmp_path).read_text()
+    assert "the method gan" in page and "<h2>Model minus" not in page and "No pictures" in page
+
+
+def test_markdown_is_read_as_it_is_written():
+    text = "A **bold** line\nthat goes on.\n\n| a | b |\n|---|:-:|\n| 1 | 2 |\n\n- one\n- two\n"
+    found = markdown_blocks(text)
+    assert found == [
+        {"text": "A bold line that goes on."},
+        {"table": {"head": ["a", "b"], "rows": [["1", "2"]]}},
+        {"list": ["one", "two"]},
+    ]
+
+
+def test_text_of_a_file_cannot_become_markup(tmp_path):
+    scores = scores_of(3).replace("case_000", "<script>alert(1)</script>")
+    an_evaluation(tmp_path, scores=scores)
+    assert "<script>" not in write_report(tmp_path).read_text()
+
+
+def test_folders_that_hold_no_evaluation_are_one_line(tmp_path):
+    with pytest.raises(UserError, match="no such file"):
+        write_report(tmp_path / "nothing")
+    an_evaluation(tmp_path)
+    (tmp_path / "report.json").write_text("{")
+    with pytest.raises(UserError, match="report.json: not JSON"):
+        write_report(tmp_path)
+    (tmp_path / "report.json").unlink()
+    (tmp_path / "cases.csv").unlink()
+    with pytest.raises(UserError, match="cases.csv: missing"):
+        write_report(tmp_path)
+
+
+def test_the_command(tmp_path):
+    an_evaluation(tmp_path)
+    script = [sys.executable, str(ROOT / "evaluation" / "report.py"), f"run={tmp_path}"]
+    done = subprocess.run(script, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == str(tmp_path / "report.html") and (tmp_path / "report.html").is_file()
+    assert json.loads((tmp_path / "metrics.json").read_text())["protocol"]["cases"] == 12

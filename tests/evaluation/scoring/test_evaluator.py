@@ -1,0 +1,352 @@
+"""The whole evaluation with a fake generator: what is written, and whether the numbers say what is true."""
+
+import hashlib
+import json
+from html.parser import HTMLParser
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from evaluation_fakes import FakeCases, FakeDataModule, FakePipeline, chest_world, oracle, protocol
+
+from common.errors import UserError
+from dataset.imaging.hu_window import Window
+from dataset.sources.phantom import PhantomSource
+from ddpm.checkpoint.read import read
+from evaluation.generation.open_pipeline import SHIPPED, find_checkpoint, resolve_device, set_sampler
+from evaluation.generation.sample import sample_volumes
+from evaluation.protocol.data_checks import check_protocol
+from evaluation.protocol.leakage import refuse_seen, seen_by
+from evaluation.reporting.html_report import write_report
+from evaluation.reporting.plots import loss_curves
+from evaluation.scoring.evaluator import METHODS, evaluate
+from evaluation.scoring.score_cases import METRICS, Shared, score_case
+from evaluation.scoring.summary import sentence
+
+
+@pytest.fixture(scope="module")
+def judged(tmp_path_factory):
+    """A generator that answers with the truth and some noise, judged on six cases."""
+    output = tmp_path_factory.mktemp("evaluation") / "run"
+    data = FakeDataModule(chest_world(20, 1), chest_world(6, 2), chest_world(6, 3))
+    pipeline = FakePipeline(oracle(data.test), data.protocol(), noise=40.0)
+    checkpoint = output.parent / "last.ckpt"
+    checkpoint.write_bytes(b"weights")
+    return output, evaluate(data, pipeline, output, samples=4, nifti=2, checkpoint=checkpoint), data
+
+
+def test_metrics_json_has_the_form_that_is_promised(judged):
+    output, result, _ = judged
+    written = json.loads((output / "metrics.json").read_text())
+    assert written == json.loads(json.dumps(result))
+    assert set(written["methods"]) == set(METHODS)
+    for metrics in written["methods"].values():
+        assert set(metrics) == set(METRICS)
+        for estimate in metrics.values():
+            assert estimate["low"] <= estimate["mean"] <= estimate["high"]
+    needed = "estimator samples window data_range_hu spacing split cases data_version checkpoint sampler steps seed"
+    assert set(needed.split()) <= set(written["protocol"])
+    assert written["protocol"]["estimator"] == "mean of 4 samples"
+    assert written["protocol"]["checkpoint"]["sha256"] == hashlib.sha256(b"weights").hexdigest()
+    assert written["protocol"]["bootstrap"]["draws"] == 2000
+
+
+def test_the_better_estimator_wins_and_the_shuffle_loses(judged):
+    _, result, _ = judged
+    psnr = {name: metrics["psnr"]["mean"] for name, metrics in result["methods"].items()}
+    assert psnr["model"] == pytest.approx(20 * np.log10(2000 / 20), abs=0.8)  # noise 40 / sqrt(4); air is clipped
+    assert psnr["model"] - psnr["model_sample"] == pytest.approx(20 * np.log10(2), abs=1.0)
+    assert psnr["model"] > max(psnr["ridge"], psnr["nearest"], psnr["mean_volume"]) + 3.0
+    assert psnr["shuffled_xray"] < psnr["model"] - 5.0
+    drop = result["differences"]["shuffled_xray"]["psnr"]
+    assert drop["mean"] == pytest.approx(psnr["model"] - psnr["shuffled_xray"], abs=1e-4) and drop["low"] > 0
+
+
+def test_shuffled_is_the_answer_to_another_patients_xray(judged):
+    output, _, data = judged
+    rows = pd.read_csv(output / "cases.csv").query("method == 'shuffled_xray'")
+    truths = torch.stack([data.test.case(i)["ct"].float() for i in range(6)])
+    for i, mae in enumerate(rows.mae_hu):
+        others = [(truths[j] - truths[i]).abs().mean().item() for j in range(6) if j != i]
+        assert min(abs(mae - other) for other in others) < 12.0
+
+
+def test_cases_csv_has_every_case_and_method(judged):
+    output, result, _ = judged
+    table = pd.read_csv(output / "cases.csv")
+    assert len(table) == 6 * (len(METHODS) + 1)
+    means = table[table.method == "model"].ssim.mean()
+    assert means == pytest.approx(result["methods"]["model"]["ssim"]["mean"], abs=1e-5)
+    assert table.loc[table.method == "model", "spread_hu"].between(15, 45).all()
+
+
+def test_files_for_the_first_cases(judged):
+    output, _, data = judged
+    assert sorted(p.name for p in (output / "nifti").iterdir()) == [
+        f"case_{i}_{kind}.nii.gz" for i in range(2) for kind in ("generated", "true")
+    ]
+    generated = nib.load(output / "nifti" / "case_0_generated.nii.gz")
+    assert b"SYNTHETIC" in generated.header["descrip"].tobytes()
+    assert b"SYNTHETIC" not in nib.load(output / "nifti" / "case_0_true.nii.gz").header["descrip"].tobytes()
+    spacing = data.test.case(0)["spacing"].tolist()
+    assert generated.header.get_zooms() == pytest.approx(tuple(reversed(spacing)), abs=1e-3)
+    assert {p.name for p in (output / "gif").iterdir()} == {"case_0.gif", "case_1.gif"}
+    assert (output / "sheet.png").stat().st_size > 20_000
+    assert not list(output.glob(".volumes_*"))
+
+
+def test_report_opens_alone_and_says_what_it_is(judged):
+    output, result, _ = judged
+
+    class Sources(HTMLParser):
+        found: list = []
+
+        def handle_starttag(self, tag, attributes):
+            self.found += [value for name, value in attributes if name in ("src", "href") and tag != "a"]
+
+    page = (output / "report.html").read_text()
+    Sources().feed(page)
+    assert Sources.found and all(source.startswith("data:image/") for source in Sources.found)
+    assert "SYNTHETIC - not for diagnosis" in page and "phantoms" in page and "cannot determine" in page
+    assert f"{result['methods']['model']['psnr']['mean']:.2f}" in page
+    assert "://" not in page.split("<details>")[0]
+
+
+def test_the_sentence_is_no_kinder_than_the_numbers(judged):
+    _, result, _ = judged
+    psnr = {"mean": -1.0, "low": -1.5, "high": -0.5, "p_holm": 0.001}
+    worse = result | {"differences": {"ridge": {"psnr": psnr}}}
+    assert "falls behind the ridge regression (-1.00 [-1.50, -0.50] dB)" in sentence(worse)
+    psnr |= {"p_holm": 0.2}
+    assert "no difference is shown (-1.00 [-1.50, -0.50] dB, adjusted p 0.2)" in sentence(worse)
+    psnr |= {"mean": 1.0, "low": 0.5, "high": 1.5, "p_holm": 0.01}
+    assert "beats the ridge regression by 1.00 [0.50, 1.50] dB" in sentence(worse)
+    unused = result | {"differences": {"shuffled_xray": {"psnr": psnr | {"low": -0.1, "p_holm": 0.6}}}}
+    assert "shows no difference" in sentence(unused)
+
+
+def test_loss_curves_enter_the_report(judged, tmp_path):
+    output, _, _ = judged
+    before = (output / "report.html").read_text().count("<img")
+    table = pd.DataFrame({"epoch": 0, "step": range(50), "train/loss": np.linspace(2, 1, 50), "train/lr": 1e-3})
+    table["val/l1"] = [0.5 if step % 10 == 0 else np.nan for step in range(50)]
+    table.to_csv(tmp_path / "metrics.csv", index=False)
+    (axis,) = loss_curves(tmp_path, "DDPM").axes
+    assert [line.get_label() for line in axis.lines] == ["train/loss", "val/l1"]
+    write_report(output, {"DDPM": tmp_path, "VQ-GAN": tmp_path / "missing"})
+    assert (output / "report.html").read_text().count("<img") == before + 1
+
+
+def test_a_perfect_model_stays_finite(tmp_path):
+    data = FakeDataModule(chest_world(4, 1), chest_world(2, 2), chest_world(3, 3))
+    result = evaluate(data, FakePipeline(oracle(data.test), data.protocol(), noise=0.0), tmp_path, samples=1, nifti=0)
+    assert result["methods"]["model"]["psnr"]["mean"] == 100.0
+    assert result["methods"]["model"]["lung_dice"]["mean"] == pytest.approx(1.0)
+    assert result["methods"]["model"]["ssim"]["mean"] == pytest.approx(1.0, abs=1e-4)
+    assert result["protocol"]["estimator"] == "one sample"
+    truth = result["reference"]["truth"]["reprojection"]["mean"]
+    assert result["methods"]["model"]["reprojection"]["mean"] == pytest.approx(truth, abs=1e-6)
+
+
+def test_one_case_has_no_shuffle_and_no_interval(tmp_path):
+    data = FakeDataModule(chest_world(2, 1), chest_world(2, 2), chest_world(3, 3))
+    pipeline = FakePipeline(oracle(data.test), data.protocol())
+    result = evaluate(data, pipeline, tmp_path, samples=2, cases=1, nifti=1)
+    assert "shuffled_xray" not in result["methods"] and result["protocol"]["cases"] == 1
+    assert result["methods"]["model"]["psnr"]["low"] is None
+    assert "no difference" in sentence(result)
+
+
+def test_a_narrow_window_gives_no_number_for_lungs_and_reprojection(tmp_path):
+    data = protocol(window=(-200.0, 500.0))
+    module = FakeDataModule(chest_world(4, 1), chest_world(2, 2), chest_world(3, 3), data)
+    result = evaluate(module, FakePipeline(oracle(module.test), data), tmp_path, samples=1, nifti=0)
+    assert result["methods"]["model"]["lung_dice"] is None and result["methods"]["model"]["reprojection"] is None
+    assert result["protocol"]["not_measured"]["lung_dice"].startswith("outside window")
+    assert result["protocol"]["not_measured"]["reprojection"].startswith("outside window")
+    assert result["methods"]["model"]["psnr"]["mean"] > 20
+    assert "<td>outside window</td>" in (tmp_path / "report.html").read_text()
+
+
+def test_unknown_poses_give_no_reprojection(tmp_path):
+    cases = chest_world(3, 3)
+    blind = FakeCases([cases.case(i) | {"pose": torch.full((1, 9), float("nan"))} for i in range(3)])
+    module = FakeDataModule(chest_world(4, 1), chest_world(2, 2), blind)
+    result = evaluate(module, FakePipeline(oracle(blind), module.protocol()), tmp_path, samples=1, nifti=0)
+    assert result["methods"]["model"]["reprojection"] is None
+    assert "unknown" in result["protocol"]["not_measured"]["reprojection"]
+
+
+@pytest.mark.parametrize("made", [{"image": "linear"}, {"image": "log", "remove_iodine": True}])
+def test_xrays_rendered_otherwise_give_no_reprojection(tmp_path, made):
+    module = FakeDataModule(chest_world(4, 1), chest_world(2, 2), chest_world(2, 3))
+    module.protocol()["drr"] = made
+    result = evaluate(module, FakePipeline(oracle(module.test), module.protocol()), tmp_path, samples=1, nifti=0)
+    assert "grey scale" in result["protocol"]["not_measured"]["reprojection"]
+
+
+def test_a_mirrored_volume_scores_worse():
+    case = chest_world(1, seed=5).case(0)
+    ct = case["ct"].float()
+    rows = score_case(case, {"model": ct, "mirrored": ct.flip(2)}, Window(-1000.0, 1000.0))
+    assert rows[1]["psnr"] < rows[0]["psnr"] - 20 and rows[1]["lung_dice"] < 0.99
+    assert rows[1]["reprojection"] > rows[0]["reprojection"]
+    with pytest.raises(ValueError, match="voxels"):
+        score_case(case, {"model": ct[:-1]}, Window(-1000.0, 1000.0))
+    with pytest.raises(ValueError, match="NaN"):
+        score_case(case, {"model": ct * float("nan")}, Window(-1000.0, 1000.0))
+
+
+def test_shared_results_are_told_apart_by_content_and_forgotten_in_time():
+    calls = []
+
+    def compute(volume, factor):
+        calls.append(factor)
+        return volume * factor
+
+    shared, volume = Shared(limit=3 * 8 * 4), torch.ones(2, 2, 2)
+    assert torch.equal(shared.get(compute, volume, 2), shared.get(compute, volume.clone(), 2))
+    assert calls == [2]
+    shared.get(compute, volume + 1, 2), shared.get(compute, volume, 3)
+    assert calls == [2, 2, 3]
+    shared.get(compute, volume + 2, 2)  # the fourth result: the first has to go
+    shared.get(compute, volume, 2)
+    assert calls == [2, 2, 3, 2, 2]
+
+
+def test_data_of_another_protocol_are_refused(caplog):
+    with pytest.raises(UserError, match=r"dataset.window.*-200.*-1000"):
+        check_protocol(protocol(window=(-200, 500)), protocol())
+    with pytest.raises(UserError, match=r"dataset.volume_size.*24.*32"):
+        check_protocol(protocol(), protocol(size=(24, 24, 32)))
+    check_protocol(protocol() | {"version": 2}, protocol())
+    assert "version 1" in caplog.text
+
+
+def test_a_model_is_not_judged_on_its_training_patients_unless_asked(tmp_path, caplog):
+    data = FakeDataModule(chest_world(4, 1), chest_world(2, 2), chest_world(2, 3))
+    rows = data.test.rows.assign(split="train")
+    pipeline = FakePipeline(oracle(data.test), {**data.protocol(), "seen": seen_by(rows, {})})
+    with pytest.raises(UserError, match=r"checkpoint=.* has trained on 2 of the 2 patients.*allow_seen_patients=true"):
+        evaluate(data, pipeline, tmp_path / "refused", samples=1, nifti=0)
+    assert not (tmp_path / "refused").exists()
+    asked = {"samples": 1, "nifti": 0, "methods": ("model",), "metrics": ("psnr",)}
+    result = evaluate(data, pipeline, tmp_path / "allowed", allow_seen_patients=True, **asked)
+    assert result["protocol"]["seen_patients"]["train"] == 2 and "no evidence" in caplog.text
+
+
+def test_the_shipped_weights_are_judged_on_phantoms_with_a_warning(caplog):
+    trained = read(SHIPPED)[0]["protocol"]
+    source = PhantomSource(train=2, val=1, test=3, seed=trained["seed"])
+    test = source.rows[source.rows["split"] == "test"]
+    assert refuse_seen(test, trained, source.describe(), str(SHIPPED), "")["train"] == 0
+    assert "does not say which patients" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("settings", "line"),
+    [
+        ({"split": "validation"}, "split=validation"),
+        ({"cases": 0}, "cases=0"),
+        ({"methods": ("model", "magic")}, "methods="),
+        ({"samples": 0}, "samples=0"),
+        ({"batch_size": 0}, "batch_size=0"),
+    ],
+)
+def test_settings_out_of_range_are_one_line(tmp_path, settings, line):
+    data = FakeDataModule(chest_world(2, 1), chest_world(1, 2), chest_world(2, 3))
+    with pytest.raises(UserError, match=line):
+        evaluate(data, FakePipeline(oracle(data.test), data.protocol()), tmp_path, nifti=0, **settings)
+
+
+def test_validation_cases_are_not_reported_as_test_cases(tmp_path):
+    data = FakeDataModule(chest_world(2, 1), chest_world(2, 2), chest_world(2, 3))
+    data.test = data.val  # as a split without a case is filled for training
+    pipeline = FakePipeline(oracle(data.test), data.protocol())
+    with pytest.raises(
+        UserError, match="split=test: the data set has no test case of its own; set dataset.test_share"
+    ):
+        evaluate(data, pipeline, tmp_path, nifti=0)
+    assert evaluate(data, pipeline, tmp_path, nifti=0, split="val")["protocol"]["cases"] == 2
+
+
+def test_checkpoint_device_and_sampler_have_a_remedy(tmp_path):
+    with pytest.raises(UserError, match="train_ddpm.py"):
+        find_checkpoint(None, tmp_path)
+    with pytest.raises(UserError, match="no such file.*train_ddpm.py"):
+        find_checkpoint(str(tmp_path / "none.ckpt"))
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "last.ckpt").write_bytes(b"x")
+    assert find_checkpoint(None, tmp_path) == tmp_path / "run" / "last.ckpt"
+
+
+def test_the_shipped_weights_serve_only_where_nothing_was_trained_or_named(tmp_path):
+    assert SHIPPED.stat().st_size < 15e6
+    assert find_checkpoint(None, tmp_path, shipped=SHIPPED) == SHIPPED
+    with pytest.raises(UserError, match="none.ckpt"):
+        find_checkpoint(str(tmp_path / "none.ckpt"), shipped=SHIPPED)
+    (tmp_path / "last.ckpt").touch()
+    assert find_checkpoint(None, tmp_path, shipped=SHIPPED) == tmp_path / "last.ckpt"
+    assert resolve_device("cpu").type == "cpu"
+    with pytest.raises(UserError, match="device=quantum"):
+        resolve_device("quantum")
+    pipeline = FakePipeline(None, protocol())
+    with pytest.raises(UserError, match="sampler.steps=0"):
+        set_sampler(pipeline, {"scheduler": "Fake", "steps": 0})
+    with pytest.raises(UserError, match="choose one of Fake"):
+        set_sampler(pipeline, {"scheduler": "Other", "steps": 3})
+    set_sampler(pipeline, {"scheduler": "Fake", "steps": 3, "guidance_scale": 2.0})
+    assert pipeline.sampler == ("Fake", 3, 2.0)
+
+
+def test_batches_hold_so_many_volumes_and_do_not_change_them():
+    cases = chest_world(5, 3)
+    xrays = torch.stack([cases.case(i)["xray"].float().unsqueeze(1) for i in range(5)])
+    drawn = {}
+    for batch_size in (1, 4, 100):
+        pipeline = FakePipeline(oracle(cases), protocol())
+        parts = list(sample_volumes(pipeline, xrays, None, list("abcde"), 2, batch_size, seed=7))
+        assert pipeline.calls == {1: 5, 4: 3, 100: 1}[batch_size]
+        assert [i for part, _ in parts for i in part] == list(range(5))
+        drawn[batch_size] = torch.cat([volumes for _, volumes in parts])
+    assert torch.equal(drawn[1], drawn[4]) and torch.equal(drawn[1], drawn[100])
+
+
+@pytest.mark.parametrize(("known", "kind"), [(True, "drr"), (False, "film"), (False, "volume")])
+def test_the_size_of_a_films_patient_is_not_given_away(tmp_path, known, kind):
+    test, told = chest_world(2, 3), []
+    for case in test._cases:
+        case["spacing"] = case["spacing"] * 1.25
+        if not known:
+            case["pose"] = torch.full_like(case["pose"], float("nan"))
+    data = FakeDataModule(chest_world(3, 1), chest_world(2, 2), test)
+
+    class Pipeline(FakePipeline):
+        def __call__(self, *arguments, extent, **options):
+            told.append(extent)
+            return super().__call__(*arguments, extent=extent, **options)
+
+    pipeline = Pipeline(oracle(test), data.protocol() | ({"input": "volume"} if kind == "volume" else {}))
+    evaluate(data, pipeline, tmp_path, samples=1, nifti=0, methods=("model",), metrics=["psnr"])
+    own = torch.tensor(pipeline.extent) * 1.25
+    wanted = torch.tensor(pipeline.extent) if kind == "film" else own
+    torch.testing.assert_close(torch.cat(told), wanted.expand(2, 3), rtol=1e-5, atol=1e-3)
+
+
+def test_rigid_registration_scores_a_second_time_under_its_own_protocol(tmp_path):
+    test = chest_world(2, 3)
+    data = FakeDataModule(chest_world(3, 1), chest_world(2, 2), test)
+
+    def displaced(xray):
+        return oracle(test)(xray).roll(1, 2)  # the right patient, a voxel too far to the left
+
+    settings = {"samples": 1, "nifti": 0, "methods": ("model",), "metrics": ["psnr"], "registration": "rigid"}
+    result = evaluate(data, FakePipeline(displaced, data.protocol()), tmp_path, **settings)
+    moved = json.loads((tmp_path / "registered_rigid" / "metrics.json").read_text())
+    assert result["protocol"]["registration"] == "none" and moved["protocol"]["registration"] == "rigid"
+    assert moved["methods"]["model"]["psnr"]["mean"] > result["methods"]["model"]["psnr"]["mean"] + 3.0
+    assert (tmp_path / "registered_rigid" / "cases.csv").is_file()
+    with pytest.raises(UserError, match="registration=affine: choose none or rigid"):
+        evaluate(data, FakePipeline(displaced, data.protocol()), tmp_path, **settings | {"registration": "affine"})

@@ -1,0 +1,86 @@
+"""Intervals against scipy and by simulation; the shuffle is always another patient's X-ray."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from evaluation.statistics.patient_bootstrap import bootstrap_mean, derangement, paired_difference
+from evaluation.statistics.significance import holm, sign_flip_p
+
+
+def test_interval_agrees_with_scipy():
+    values = np.random.default_rng(3).gamma(2.0, size=40)
+    ours = bootstrap_mean(values, np.arange(40), draws=20000, seed=1)
+    theirs = stats.bootstrap((values,), np.mean, n_resamples=20000, method="percentile", rng=2).confidence_interval
+    spread = theirs.high - theirs.low
+    assert ours.mean == pytest.approx(values.mean())
+    assert ours.low == pytest.approx(theirs.low, abs=0.03 * spread)
+    assert ours.high == pytest.approx(theirs.high, abs=0.03 * spread)
+
+
+def test_interval_covers_the_truth_when_patients_have_several_cases():
+    generator, hits, naive_hits, rounds = np.random.default_rng(0), 0, 0, 300
+    patients = np.repeat(np.arange(30), 4)
+    for _ in range(rounds):
+        values = np.repeat(generator.normal(size=30), 4) + 0.2 * generator.normal(size=120)
+        estimate = bootstrap_mean(values, patients, draws=400, seed=0)
+        naive = bootstrap_mean(values, np.arange(120), draws=400, seed=0)
+        hits += estimate.low <= 0.0 <= estimate.high
+        naive_hits += naive.low <= 0.0 <= naive.high
+    assert 0.89 <= hits / rounds <= 0.98
+    assert naive_hits / rounds < 0.80  # resampling cases instead of patients is far too sure
+
+
+def test_same_seed_same_interval_and_missing_values_are_left_out():
+    values, patients = np.array([1.0, 2.0, np.nan, 4.0, 8.0]), np.array(list("abcde"))
+    assert bootstrap_mean(values, patients, seed=5) == bootstrap_mean(values, patients, seed=5)
+    assert bootstrap_mean(values, patients).mean == pytest.approx(3.75)
+    assert bootstrap_mean(np.full(3, np.nan), np.arange(3)).as_dict() == {"mean": None, "low": None, "high": None}
+
+
+def test_one_patient_has_no_interval():
+    estimate = bootstrap_mean(np.array([1.0, 3.0]), np.array(["a", "a"]))
+    assert (estimate.mean, estimate.low, estimate.high) == (2.0, None, None)
+
+
+def test_pairing_removes_what_cases_share():
+    generator = np.random.default_rng(0)
+    shared, patients = generator.normal(scale=10.0, size=50), np.arange(50)
+    first, second = shared + 1.0 + 0.1 * generator.normal(size=50), shared
+    difference = paired_difference(first, second, patients)
+    assert 0.9 < difference.low < 1.0 < difference.high < 1.1
+
+
+def test_sign_flip_agrees_with_every_sign_and_with_scipy():
+    differences = np.array([0.3, 1.2, -0.4, 0.9, 1.5, 0.2, 0.8, -0.1])
+    exact = stats.permutation_test((differences,), np.mean, permutation_type="samples", n_resamples=np.inf).pvalue
+    assert sign_flip_p(differences, np.arange(8), draws=40000) == pytest.approx(exact, abs=0.01)
+    assert sign_flip_p(np.zeros(5), np.arange(5)) == 1.0
+    assert sign_flip_p(np.ones(3), np.zeros(3)) is None
+
+
+def test_holm_by_hand():
+    # Holm 1979: the smallest times 3, the next times 2, the last times 1, never falling
+    adjusted = holm({"a": 0.01, "b": 0.04, "c": 0.03, "d": None})
+    assert adjusted == {"a": pytest.approx(0.03), "c": pytest.approx(0.06), "b": pytest.approx(0.06), "d": None}
+
+
+@pytest.mark.parametrize("count", [2, 3, 5, 32])
+def test_derangement_of_patients(count):
+    for seed in range(20):
+        partner = derangement(np.arange(count), seed)
+        assert sorted(partner) == list(range(count))
+        assert (partner != np.arange(count)).all()
+    assert np.array_equal(derangement(np.arange(count), 4), derangement(np.arange(count), 4))
+
+
+def test_derangement_gives_another_patient_not_only_another_case():
+    patients = np.array(["a", "a", "b", "b", "b", "c", "d"])
+    for seed in range(30):
+        partner = derangement(patients, seed)
+        assert (patients[partner] != patients).all()
+        assert sorted(partner) == list(range(7))
+    crowded = np.array(["a", "a", "a", "a", "b"])  # no permutation can do it
+    assert (crowded[derangement(crowded, 0)] != crowded).all()
+    assert derangement(np.array(["a"]), 0) is None
+    assert derangement(np.array(["a", "a"]), 0) is None

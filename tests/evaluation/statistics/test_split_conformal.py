@@ -1,0 +1,112 @@
+"""Conformal margins by simulation: the promised coverage on exchangeable cases, ties, and refusals of too few."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import binom
+
+from evaluation.statistics.split_conformal import (
+    cases_needed,
+    conformal_margin,
+    coverage,
+    order_interval,
+    rank_of,
+    samples_needed,
+    share_score,
+)
+
+
+def mean_coverage(draw, level: float, cases: int, repeats: int = 4000) -> float:
+    """Share of repeats in which a new score lies below the margin of `cases` others."""
+    hits = 0
+    for _ in range(repeats):
+        scores = draw(cases + 1)
+        hits += scores[-1] <= conformal_margin(scores[:-1], level)
+    return hits / repeats
+
+
+@pytest.mark.parametrize(("level", "cases"), [(0.9, 9), (0.9, 30), (0.8, 57), (0.95, 19)])
+def test_a_new_case_is_covered_as_promised_and_hardly_more(level, cases):
+    rng = np.random.default_rng(0)
+    found = mean_coverage(lambda n: rng.lognormal(size=n), level, cases)
+    noise = 3.0 * np.sqrt(level * (1 - level) / 4000)
+    assert level - noise <= found <= level + 1.0 / (cases + 1) + noise
+
+
+@pytest.mark.parametrize("values", [1, 3])
+def test_ties_cost_no_coverage(values):
+    rng = np.random.default_rng(1)
+    found = mean_coverage(lambda n: rng.integers(values, size=n).astype(float), 0.8, 24)
+    assert found >= 0.8 - 3.0 * np.sqrt(0.16 / 4000)
+
+
+def test_exchangeable_needs_no_independence():
+    """All scores of a draw share a shift that no calibration could know: coverage stays."""
+    rng = np.random.default_rng(2)
+    found = mean_coverage(lambda n: rng.normal(size=n) + 10.0 * rng.normal(), 0.9, 40)
+    assert found >= 0.9 - 3.0 * np.sqrt(0.09 / 4000)
+
+
+def test_cases_from_elsewhere_lose_the_promise():
+    rng = np.random.default_rng(3)
+    margins = [conformal_margin(rng.normal(size=50), 0.9) for _ in range(500)]
+    assert np.mean(rng.normal(1.5, 1.0, 500) <= margins) < 0.6
+
+
+def test_too_few_cases_are_refused_at_the_exact_number():
+    assert cases_needed(0.9, tails=1) == 9 and cases_needed(0.9) == 19
+    assert conformal_margin(np.arange(9.0), 0.9) == 8.0
+    with pytest.raises(ValueError, match="8 calibration cases: the level 0.9 needs at least 9"):
+        conformal_margin(np.arange(8.0), 0.9)
+    with pytest.raises(ValueError, match="finite"):
+        conformal_margin(np.array([0.0, np.nan] * 10), 0.9)
+
+
+@pytest.mark.parametrize(("level", "needed"), [(0.5, 4), (0.75, 8), (0.8, 10), (0.9, 20), (0.95, 40), (0.99, 200)])
+def test_an_interval_needs_two_over_one_minus_level_samples(level, needed):
+    assert samples_needed(level) == needed and rank_of(needed, level) >= 1
+    with pytest.raises(ValueError, match=f"needs at least {needed} samples.*spread"):
+        rank_of(needed - 1, level)
+
+
+@pytest.mark.parametrize("level", [-0.1, 0.0, 1.0])
+def test_a_level_is_between_nothing_and_certainty(level):
+    with pytest.raises(ValueError, match="level"):
+        samples_needed(level)
+
+
+@pytest.mark.parametrize(("level", "samples"), [(0.9, 20), (0.8, 20), (0.5, 9), (0.5, 4)])
+def test_order_statistics_hold_one_more_draw_as_often_as_they_should(level, samples):
+    drawn = torch.randn(samples + 1, 40_000, generator=torch.Generator().manual_seed(4)).exp()
+    low, high = order_interval(drawn[1:], level)
+    found = ((drawn[0] >= low) & (drawn[0] <= high)).double().mean().item()
+    exact = (samples + 1 - 2 * rank_of(samples, level)) / (samples + 1)
+    assert exact >= level and found == pytest.approx(exact, abs=0.008)
+
+
+def test_the_ends_are_the_samples_that_the_rank_names():
+    drawn = torch.randn(25, 3, 4, generator=torch.Generator().manual_seed(5))
+    for level in (0.9, 0.8, 0.5):
+        k = rank_of(25, level)
+        low, high = order_interval(drawn, level)
+        assert torch.equal(low, drawn.sort(dim=0).values[k - 1]) and torch.equal(high, drawn.sort(dim=0).values[-k])
+
+
+def test_the_share_score_is_the_smallest_margin_that_covers_the_share():
+    excess = torch.tensor([5.0, -1.0, 2.0, 2.0, 9.0])
+    for share in (0.2, 0.5, 0.8, 1.0):
+        score = share_score(excess, share)
+        assert (excess <= score).double().mean() >= share
+        assert (excess < score).double().mean() < share
+    with pytest.raises(ValueError, match="places"):
+        share_score(torch.zeros(0), 0.9)
+
+
+@pytest.mark.parametrize("hits", [0, 37, 50])
+def test_the_interval_of_a_coverage_is_the_exact_binomial_one(hits):
+    found = coverage(np.arange(50) < hits)
+    assert found["covered"] == hits and found["cases"] == 50 and found["low"] <= found["mean"] <= found["high"]
+    if hits > 0:  # by definition: at the lower end so many hits or more have a chance of 2.5 %
+        assert binom.sf(hits - 1, 50, found["low"]) == pytest.approx(0.025, abs=1e-4)
+    if hits < 50:
+        assert binom.cdf(hits, 50, found["high"]) == pytest.approx(0.025, abs=1e-4)

@@ -1,0 +1,106 @@
+"""Pictures: orientation, proportions, the synthetic mark, and frames."""
+
+import numpy as np
+import pytest
+import torch
+from evaluation_fakes import SPACING, chest_world
+from PIL import Image, ImageSequence
+
+from dataset.imaging.hu_window import Window
+from evaluation.visualization import slices as pictures
+
+DARK = torch.full((24, 24, 24), -1000.0)
+
+
+def accent_pixels(image: Image.Image) -> int:
+    """Pixels in the colour of the synthetic mark."""
+    array = np.asarray(image.convert("RGB")).astype(int)
+    return int((np.abs(array - np.array(pictures.ACCENT)).sum(axis=2) < 120).sum())
+
+
+@pytest.mark.parametrize("plane", pictures.PLANES)
+def test_every_picture_of_a_generated_volume_carries_the_mark(plane):
+    assert accent_pixels(pictures.tile(DARK, plane, SPACING, kind="generated")) > 100
+    assert accent_pixels(pictures.tile(DARK, plane, SPACING, kind="error")) > 100
+    assert accent_pixels(pictures.tile(DARK, plane, SPACING)) == 0
+    assert accent_pixels(pictures.mark_synthetic(Image.new("RGB", (200, 100)))) > 100
+
+
+def test_the_mark_lies_inside_the_lower_edge():
+    marked = np.asarray(pictures.tile(DARK, "coronal", SPACING, kind="generated")).astype(int)
+    plain = np.asarray(pictures.tile(DARK, "coronal", SPACING)).astype(int)
+    changed = np.flatnonzero(np.abs(marked - plain).sum(axis=(1, 2)))
+    assert changed.min() > 0.8 * marked.shape[0] and changed.max() >= marked.shape[0] - 4
+
+
+def test_superior_is_up_and_the_patients_right_is_left():
+    volume = DARK.clone()
+    volume[18:, :, :6] = 500.0  # superior, on the patient's right
+    tile = np.asarray(pictures.tile(volume, "coronal", SPACING).convert("L")).astype(float)
+    rows, columns = tile.shape
+    quarters = {
+        "up left": tile[4 : rows // 4, 20 : columns // 4].mean(),
+        "up right": tile[4 : rows // 4, -columns // 4 :].mean(),
+        "down left": tile[-rows // 4 :, 20 : columns // 4].mean(),
+    }
+    assert quarters["up left"] > 200 and quarters["up right"] < 60 and quarters["down left"] < 60
+
+
+def test_proportions_are_those_in_mm():
+    image = pictures.tile(torch.zeros(10, 40, 20), "sagittal", (10.0, 1.0, 2.0), size=200)
+    assert image.size == (80, 200)  # 40 mm anterior to posterior, 100 mm high
+    assert pictures.tile(torch.zeros(10, 40, 20), "axial", (10.0, 1.0, 2.0), size=200).size == (80, 80)
+
+
+def test_colours_of_the_error_say_its_sign():
+    high = np.asarray(pictures.tile(torch.full((8, 8, 8), 400.0), "axial", SPACING, kind="error"))[20, 40]
+    low = np.asarray(pictures.tile(torch.full((8, 8, 8), -400.0), "axial", SPACING, kind="error"))[20, 40]
+    assert high[0] > high[2] + 50 and low[2] > low[0] + 50
+
+
+def test_display_window_stays_inside_the_models():
+    assert pictures.display_window(Window(-200.0, 500.0)) == Window(-200.0, 500.0)
+    assert pictures.display_window(Window(-1000.0, 1000.0)) == pictures.DISPLAY_HU
+    assert pictures.display_window(Window(600.0, 900.0)) == Window(600.0, 900.0)
+
+
+def test_sheet_has_a_row_per_case_and_is_not_blank():
+    cases = chest_world(3, seed=0)
+    shown = []
+    for i in range(3):
+        case = cases.case(i)
+        ct = case["ct"].float()
+        shown.append(pictures.CasePicture(f"case {i}", case["xray"][0], ct, ct + 100.0, tuple(case["spacing"])))
+    sheets = [pictures.case_sheet(shown[:n]) for n in (1, 3)]
+    assert sheets[1].width == sheets[0].width > 9 * 100
+    assert sheets[1].height > 2.5 * (sheets[0].height - 60)
+    assert np.asarray(sheets[1].convert("L")).std() > 30
+    assert accent_pixels(sheets[1]) > 3 * 6 * 100  # six tiles of each row are made from a generated volume
+
+
+def test_gif_has_a_frame_per_slice_each_with_the_mark(tmp_path):
+    case = chest_world(1, seed=0).case(0)
+    frames = pictures.case_frames(case["xray"][0].float(), case["ct"], DARK, SPACING)
+    assert len(frames) == case["ct"].shape[1] and all(accent_pixels(frame) > 100 for frame in frames)
+    pictures.save_gif(tmp_path / "a.gif", frames)
+    with Image.open(tmp_path / "a.gif") as gif:
+        read = [frame.convert("L") for frame in ImageSequence.Iterator(gif)]
+    assert len(read) == len(frames)
+    middle = read[12].width * 5 // 6
+    strip = np.asarray(read[12])[-45:, middle - 80 : middle + 80]  # the lower edge of the generated panel
+    assert strip.max() > 150
+
+
+def test_frames_through_a_constant_volume_are_all_kept(tmp_path):
+    frames = pictures.volume_frames(DARK, SPACING)
+    pictures.save_gif(tmp_path / "b.gif", frames)
+    with Image.open(tmp_path / "b.gif") as gif:
+        assert gif.n_frames == 24
+    assert all(accent_pixels(frame) > 300 for frame in frames)
+
+
+def test_planes_picture_shows_xray_and_three_planes():
+    case = chest_world(1, seed=0).case(0)
+    image = pictures.planes_picture(case["xray"][0], case["ct"].float(), SPACING)
+    assert image.width > 3 * 250 and np.asarray(image.convert("L")).std() > 30
+    assert accent_pixels(image) > 300

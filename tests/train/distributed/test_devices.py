@@ -1,0 +1,70 @@
+"""Which device trains, and that nobody trains on a CPU unnoticed."""
+
+import logging
+
+import pytest
+import torch
+
+from common.errors import UserError
+from train.distributed.devices import choose_devices, many
+from train.distributed.processes import first_process
+
+
+def test_zero_is_the_cpu(capsys):
+    assert choose_devices(0) == {"accelerator": "cpu", "devices": 1}
+    assert capsys.readouterr().out.startswith("device: CPU")
+
+
+def test_more_than_there_are_warns_and_uses_what_is_there(monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda i: "Test GPU")
+    assert choose_devices(5) == {"accelerator": "gpu", "devices": 2}
+    assert "5 asked for, 2 there" in capsys.readouterr().out
+    assert choose_devices(1) == {"accelerator": "gpu", "devices": 1}
+    assert choose_devices(None) == {"accelerator": "gpu", "devices": 2}
+
+
+def test_a_driver_that_torch_cannot_use_stops_the_training(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr("train.distributed.devices._driver_present", lambda: True)
+    with pytest.raises(UserError, match="model.gpus=0"):
+        choose_devices(None)
+    assert choose_devices(0)["accelerator"] == "cpu"
+
+
+@pytest.mark.parametrize("value", [-1, 1.5])
+def test_nonsense_is_refused(value):
+    with pytest.raises(UserError, match="model.gpus"):
+        choose_devices(value)
+
+
+def test_processes_on_the_cpu_are_asked_for_by_the_trainer_keys(capsys):
+    assert choose_devices(None, "cpu", 2) == {"accelerator": "cpu", "devices": 2}
+    assert "2 processes" in capsys.readouterr().out
+    assert choose_devices(None, "cpu") == {"accelerator": "cpu", "devices": 1}
+    assert many({"devices": 2}) and many({"devices": 1}, num_nodes=2) and not many({"devices": 1})
+
+
+def test_the_number_of_devices_never_turns_gpus_into_a_cpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda i: "Test GPU")
+    assert choose_devices(None, "auto", 2) == {"accelerator": "gpu", "devices": 2}
+    assert choose_devices(None, "gpu", [1, 3]) == {"accelerator": "gpu", "devices": [1, 3]}
+    assert choose_devices(None, "gpu") == {"accelerator": "gpu", "devices": 4}
+    with pytest.raises(UserError, match="trainer.devices=none"):
+        choose_devices(None, "gpu", "none")
+
+
+def test_only_the_first_process_speaks(monkeypatch, capsys):
+    monkeypatch.setattr(logging.getLogger(), "level", logging.WARNING)
+    for name in ("RANK", "SLURM_PROCID", "NODE_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    for rank, spoken in (("0", True), ("1", False)):
+        monkeypatch.setenv("LOCAL_RANK", rank)
+        choose_devices(0)
+        assert bool(capsys.readouterr().out) is spoken
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    monkeypatch.setenv("SLURM_PROCID", "5")
+    assert not first_process()

@@ -1,0 +1,157 @@
+"""A job of a scheduler: told to stop by Slurm's signal it saves, is requeued by submitit, and goes on bit-equal."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from common.files import ROOT
+from train.distributed.slurm_requeue import Requeue, scheduled
+from train.run.run_folder import RUN_FOLDER, run_folder
+
+TINY = ["dataset.train=5", "dataset.val=1", "dataset.test=1", "dataset.volume_size=[16,16,16]",
+        "dataset.xray_size=[32,32]", "dataset.prepare_workers=0", "trainer.accelerator=cpu", "trainer.devices=1",
+        "model.n_codes=16", "model.n_hiddens=8", "model.n_res_blocks=1", "model.batch_size=2", "model.max_steps=300",
+        "model.warmup_steps=1", "model.validate_every=100", "model.checkpoint_every=10", "model.num_workers=0",
+        "model.precision=32"]  # fmt: skip
+
+
+def start(folder: Path, *overrides: str) -> subprocess.Popen:
+    command = [sys.executable, str(ROOT / "train" / "train_vqgan.py"), *overrides, *TINY]
+    command += [f"dataset.cache_dir={folder}/cache", f"model.default_root_dir={folder}/runs"]
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    log = open(folder / "log", "a")  # noqa: SIM115 (the process has it)
+    return subprocess.Popen(command, cwd=folder, env=env, stdout=log, stderr=log)
+
+
+def until(condition, seconds: float = 900.0):
+    end = time.time() + seconds
+    while not (found := condition()):
+        assert time.time() < end, "waited in vain"
+        time.sleep(0.05)
+    return found
+
+
+@pytest.mark.processes
+@pytest.mark.timeout(3600)
+def test_a_job_that_is_told_to_stop_is_requeued_and_goes_on(tmp_path):
+    (tmp_path / "whole").mkdir()
+    assert start(tmp_path / "whole").wait(timeout=900) == 0, (tmp_path / "whole" / "log").read_text()
+    sweep = ["-m", "experiment=slurm_vqgan", "hydra/launcher=submitit_local", "trainer=default"]
+    run = start(tmp_path, *sweep)
+    runs = tmp_path / "runs"
+    until(lambda: list(runs.glob("slurm_*/0/checkpoints/last.ckpt")) or run.poll() is not None)
+    told = [p for p in psutil.Process(run.pid).children(recursive=True) if "submitit.core._submit" in p.cmdline()]
+    for process in told:
+        process.send_signal(signal.SIGUSR2)
+    assert run.wait(timeout=900) == 0, (tmp_path / "log").read_text()
+    (log,) = runs.glob("slurm_*/.submitit/*/*_log.out")
+    text = log.read_text()
+    assert "told to stop: saved" in text and "Requeued job" in text and "resuming from" in text
+    assert text.index("saved") < text.index("Requeued job") < text.index("resuming from")
+    (one,), (two,) = (tmp_path / "whole" / "runs").glob("*/checkpoints/last.ckpt"), runs.glob("**/last.ckpt")
+    one, two = (torch.load(path, weights_only=True)["state_dict"] for path in (one, two))
+    assert all(torch.equal(value, two[name]) for name, value in one.items())
+
+
+class Strategy:
+    @staticmethod
+    def reduce_boolean_decision(decision: bool, all: bool) -> bool:
+        return decision
+
+
+class Trainer:
+    accumulate_grad_batches, strategy = 2, Strategy
+
+    def __init__(self):
+        self.saved = []
+
+    def save_checkpoint(self, path):
+        self.saved.append(path)
+
+
+@pytest.fixture
+def job(tmp_path):
+    """A trainer, the callback in it, and what the scheduler's own handlers were told."""
+    told, before = [], {s: signal.getsignal(s) for s in (signal.SIGUSR2, signal.SIGTERM)}
+    for number in before:
+        signal.signal(number, lambda number, frame: told.append(number))
+    trainer, callback = Trainer(), Requeue(tmp_path / "last.ckpt", patience=0.2)
+    callback.on_train_start(trainer, None)
+    yield trainer, callback, told
+    callback.teardown(trainer, None, "fit")
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def test_the_signal_waits_for_the_step_of_the_optimizer(job):
+    trainer, callback, told = job
+    os.kill(os.getpid(), signal.SIGUSR2)
+    callback.on_train_batch_end(trainer, None, None, None, 0)  # half of the gradients
+    assert trainer.saved == [] and told == []
+    with pytest.raises(SystemExit):
+        callback.on_train_batch_end(trainer, None, None, None, 1)
+    assert trainer.saved == [callback.path] and told == [signal.SIGUSR2]
+
+
+def test_sigterm_saves_and_goes_on_for_slurm_requeues_by_itself(job):
+    trainer, callback, told = job
+    os.kill(os.getpid(), signal.SIGTERM)
+    for batch in range(4):
+        callback.on_train_batch_end(trainer, None, None, None, batch)
+    assert trainer.saved == [callback.path] and told == []
+
+
+def test_a_batch_that_takes_too_long_is_left_as_it_is(job):
+    trainer, callback, told = job
+    with pytest.raises(SystemExit):
+        os.kill(os.getpid(), signal.SIGUSR2)
+        time.sleep(5)
+    assert trainer.saved == [] and told == [signal.SIGUSR2]
+
+
+def test_only_jobs_of_a_scheduler_are_requeued(monkeypatch):
+    monkeypatch.delenv("SUBMITIT_EXECUTOR", raising=False)
+    assert not scheduled()
+    monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
+    assert scheduled()
+
+
+@pytest.mark.parametrize("name", ["vqgan", "ddpm", "classifier", "encode"])
+def test_the_jobs_ask_for_as_many_tasks_as_they_train_with(name):
+    root = "encode_latents" if name == "encode" else f"train_{name}"
+    with initialize_config_dir(str(ROOT / "config"), version_base="1.3"):
+        cfg = compose(
+            root, [f"experiment=slurm_{name}", "trainer.devices=8", "trainer.num_nodes=2"], return_hydra_config=True
+        )
+    asked = OmegaConf.to_container(cfg.hydra.launcher, resolve=True)
+    assert (asked["nodes"], asked["tasks_per_node"], asked["gpus_per_node"]) == (2, 8, 8)
+    assert asked["max_num_timeout"] > 0 and asked["_target_"].endswith("SlurmLauncher")
+
+
+def test_a_job_goes_on_in_its_own_folder_and_a_sweep_in_one_process_has_a_folder_each(tmp_path, monkeypatch):
+    monkeypatch.setattr("train.run.run_folder.whole_checkpoint", lambda path: (path, {"stage": "vqgan"}))
+    other, own = (tmp_path / name / "checkpoints" / "last.ckpt" for name in ("other", "own"))
+    other.parent.mkdir(parents=True)
+    other.touch()
+    monkeypatch.setenv(RUN_FOLDER, str(tmp_path / "own"))
+    assert run_folder("vqgan", str(tmp_path)) == (tmp_path / "own", None)
+    own.parent.mkdir(parents=True)
+    own.touch()
+    assert run_folder("vqgan", str(tmp_path)) == (tmp_path / "own", own)
+    monkeypatch.delenv(RUN_FOLDER)
+    first, _ = run_folder("vqgan", str(tmp_path / "sweep"))
+    assert os.environ[RUN_FOLDER] == str(first)  # for the processes that Lightning starts
+    (first / "checkpoints").mkdir(parents=True)
+    (first / "checkpoints" / "last.ckpt").touch()
+    time.sleep(0.002)
+    second, checkpoint = run_folder("vqgan", str(tmp_path / "sweep"))
+    assert second != first and checkpoint is None

@@ -1,0 +1,89 @@
+"""Which networks a `model.loss_type` builds and reads: those that weigh something, and no other."""
+
+import sys
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from common.errors import UserError
+from common.files import ROOT
+from dataset.imaging.hu_window import Window
+from ddpm.checkpoint.load import load_classifier
+from ddpm.checkpoint.write import export_classifier
+from ddpm.classifiers.ct import CTClassifier
+from train.generator.build_losses import build_losses
+
+CONFIG = ROOT / "config"
+WINDOW, SHAPE = Window(-200, 500), (4, 16, 16, 16)
+
+
+def build(*overrides: str):
+    with initialize_config_dir(str(CONFIG), version_base="1.3"):
+        model = compose("train_ddpm", [f"model.{o}" for o in overrides]).model
+    return build_losses(model, WINDOW, SHAPE)
+
+
+def classifier_file(path: Path, window=(-200, 500)) -> Path:
+    network = CTClassifier(2, init_features=4, growth_rate=2, block_config=(1,))
+    return export_classifier(network, path, {"window": list(window)})
+
+
+def test_each_term_is_built_with_its_weight(tmp_path):
+    pytest.importorskip("efficientnet_lite_pytorch")
+    path = classifier_file(tmp_path / "classifier.safetensors")
+    name, losses = build("loss_type=l1_lpips_disc_cls", "perceptual_weight=0.2", f"classifier_ckpt={path}")
+    assert name == "l1"
+    assert losses.weights == {"perceptual": 0.2, "adversarial": 0.01, "classification": 0.01}
+    assert losses.terms["perceptual"].slices == 2
+    assert losses.terms["adversarial"].optimizer.param_groups[0]["lr"] == pytest.approx(3e-4)
+
+
+def test_weight_zero_opens_no_file_and_builds_no_network(monkeypatch):
+    for name in ("PerceptualTerm", "AdversarialTerm", "ClassificationTerm", "load_classifier"):
+        monkeypatch.setattr(f"train.generator.build_losses.{name}", lambda *a, n=name: pytest.fail(n))
+    before = set(sys.modules)
+    missing = ["classifier_ckpt=/nowhere.ckpt", "perceptual_network=/nowhere.pth"]
+    zero = ["perceptual_weight=0", "adversarial_weight=0", "classification_weight=0"]
+    assert build("loss_type=l1_lpips_disc_cls", *missing, *zero) == ("l1", None)
+    assert build("loss_type=l2", *missing) == ("l2", None)
+    assert not {m for m in set(sys.modules) - before if "efficientnet" in m}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "parts"),
+    [
+        (["loss_type=l1_cls"], ["model.classifier_ckpt=None", "classification_weight=0"]),
+        (["loss_type=l1_cls", "classifier_ckpt=/nowhere.ckpt"], ["model.classifier_ckpt=/nowhere.ckpt"]),
+        (["classification_weight=0.1", "classifier_ckpt=/nowhere.ckpt"], ["/nowhere.ckpt", "no such file"]),
+        (["loss_type=l1_lpips", "perceptual_network=/nowhere.pth"], ["model.perceptual_network=/nowhere.pth"]),
+        (["loss_type=l1_lpips", "perceptual_network=vgg"], ["model.perceptual_network=vgg", "efficientnet_lite0"]),
+        (["loss_type=l1_lpips", "perceptual_slices=0"], ["model.perceptual_slices=0"]),
+        (["loss_type=l1_disc", "discriminator.num_layers_d=6"], ["model.discriminator", "num_layers_d"]),
+        (["loss_type=l1_gan"], ["model.loss_type=l1_gan", "_disc"]),
+    ],
+)
+def test_what_is_missing_or_wrong_is_one_line(overrides, parts):
+    if "perceptual_slices=0" in overrides:
+        pytest.importorskip("efficientnet_lite_pytorch")
+    with pytest.raises((UserError, ValueError)) as caught:
+        build(*overrides)
+    assert "\n" not in str(caught.value)
+    for part in parts:
+        assert part in str(caught.value)
+
+
+def test_a_classifier_of_another_window_is_refused(tmp_path):
+    path = classifier_file(tmp_path / "wide.safetensors", (-1000, 1000))
+    with pytest.raises(UserError, match=r"window \[-1000, 1000\] HU, but dataset.window is \[-200, 500\]"):
+        build("loss_type=l1_cls", f"classifier_ckpt={path}")
+
+
+def test_a_classifier_comes_back_and_other_stages_are_refused(tmp_path):
+    path = classifier_file(tmp_path / "classifier.safetensors")
+    network, protocol = load_classifier(path)
+    assert network.slicewise and protocol == {"window": [-200, 500]}
+    from ddpm.checkpoint.load import load_pipeline
+
+    with pytest.raises(UserError, match="stage 'classifier' where one of 'ddpm'"):
+        load_pipeline(path)

@@ -1,0 +1,19 @@
+"""What `build_module` refuses before it builds anything."""
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from common.cli import CONFIG
+from train.generator.build_module import build_module
+
+
+@pytest.mark.parametrize(
+    ("given", "remedy"),
+    [("flow", "model.prediction=flow"), ("null", "model.prediction=epsilon, v_prediction, sample or flow")],
+)
+def test_an_objective_is_chosen_by_what_is_predicted(given, remedy):
+    with initialize_config_dir(str(CONFIG), version_base="1.3"):
+        cfg = compose("train_ddpm", [f"model.objective={given}"])
+    found = "None" if given == "null" else given
+    with pytest.raises(ValueError, match=f"model.objective={found}: .*{remedy}$"):
+        build_module(cfg.model, cfg.dataset, latent_encoder=None, shape=(4, 8, 8, 8))

@@ -1,0 +1,152 @@
+"""Latents encoded ahead: only what is missing, the same from the command as from training, on one process or two."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import AutoencoderKL
+from vae_files import tiny
+
+from common.errors import UserError
+from common.files import ROOT
+from dataset.cases.case_dataset import CaseDataset
+from dataset.datamodule import CTDataModule
+from dataset.sources.phantom import PhantomSource
+from ddpm.latent import SliceVAELatents
+from ddpm.latent.latent_dataset import read_latents
+from ddpm.latent.vae_loading import SDXL_VAE
+from train.generator.encode import encode_missing, measure_reconstruction
+from train.generator.latent_data import LatentData
+
+CPU = {"accelerator": "cpu", "devices": 1}
+
+
+def encoder() -> SliceVAELatents:
+    return SliceVAELatents.from_vae(tiny(), "test", 4)
+
+
+@pytest.fixture(scope="module")
+def cases(tmp_path_factory) -> CTDataModule:
+    source = PhantomSource(train=3, val=1, test=1, volume_size=(16, 16, 16), xray_size=(32, 32))
+    module = CTDataModule(source, cache_dir=tmp_path_factory.mktemp("cache"), prepare_workers=0)
+    module.prepare_data()
+    module.setup()
+    return module
+
+
+def test_raw_latents_of_each_case_are_written_once(cases, tmp_path):
+    network = encoder()
+    (train, val), count = encode_missing(network, [cases.train, cases.val], tmp_path, CPU)
+    assert count == 4 and len(train) == 3 and len(val) == 1
+    expected = torch.stack([network.encode_raw(cases.train[i]["ct"][None])[0] for i in range(3)])
+    assert torch.allclose(
+        read_latents(train), expected, atol=0.05 * expected.std().item()
+    )  # bfloat16 where it is fast
+    stamps = {file: file.stat().st_mtime_ns for file in train}
+    train[0].unlink()
+    train[1].write_bytes(train[1].read_bytes()[:-3])  # as a full disk leaves it
+    _, count = encode_missing(network, [cases.train, cases.val], tmp_path, CPU)
+    assert count == 2
+    assert torch.allclose(read_latents(train), expected, atol=0.05 * expected.std().item())
+    assert train[2].stat().st_mtime_ns == stamps[train[2]]
+    assert encode_missing(network, [cases.train, cases.train], tmp_path, CPU)[1] == 0
+
+
+def test_another_encoder_or_window_meets_no_stale_file(cases, tmp_path):
+    network = encoder()
+    encode_missing(network, [cases.train], tmp_path, CPU)
+    narrow = CaseDataset(cases.train.paths, cases.train.rows, "ctpa")
+    assert encode_missing(network, [narrow], tmp_path, CPU)[1] == 3
+    next(network.parameters()).data.mul_(1.01)
+    assert encode_missing(network, [cases.train], tmp_path, CPU)[1] == 3
+
+
+def test_a_stopped_run_goes_on(cases, tmp_path, monkeypatch):
+    write, written = "train.generator.encode.write_latents", []
+
+    def stop(raw, file):
+        if len(written) == 2:
+            raise KeyboardInterrupt
+        written.append(file)
+        original(raw, file)
+
+    import train.generator.encode
+
+    original = train.generator.encode.write_latents
+    monkeypatch.setattr(write, stop)
+    with pytest.raises(UserError, match="goes on with the cases that are missing"):
+        encode_missing(encoder(), [cases.train], tmp_path, CPU)
+    monkeypatch.setattr(write, original)
+    assert encode_missing(encoder(), [cases.train], tmp_path, CPU)[1] == 1
+
+
+def test_latents_that_are_not_finite_name_the_case(cases, tmp_path):
+    network = encoder()
+    network.network.encoder.layers[0].bias.data.fill_(float("inf"))
+    with pytest.raises(UserError, match=f"{cases.train[0]['id']}.*not finite"):
+        encode_missing(network, [cases.train], tmp_path, CPU)
+
+
+def test_reconstruction_is_measured_in_hu_and_kept(cases, tmp_path):
+    network = encoder()
+    (files,), _ = encode_missing(network, [cases.val], tmp_path, CPU)
+    found = measure_reconstruction(network, cases.val, files[0], torch.device("cpu"))
+    volume, decoded = network.reconstruct(cases.val[0]["ct"][None])
+    error = (cases.window.denormalise(volume) - cases.window.denormalise(decoded)).double()
+    assert found["mae_hu"] == pytest.approx(float(error.abs().mean()), rel=0.05)
+    psnr = 10 * torch.log10(2000**2 / error.square().mean())
+    assert found["psnr_db"] == pytest.approx(float(psnr), abs=0.3) and found["data_range_hu"] == 2000
+    network.network.decoder = None  # a second measurement would fail
+    assert measure_reconstruction(network, cases.val, files[0], torch.device("cpu")) == found
+
+
+def test_training_reads_white_latents_through_the_same_files(cases):
+    network = encoder()
+    home = Path(cases.manifest_path).parent
+    (files, _), _ = encode_missing(network, [cases.train, cases.val], home, CPU)
+    data = LatentData(cases, network, CPU)
+    assert torch.equal(network.colour(data.train.latents).round(decimals=3), read_latents(files).round(decimals=3))
+    std, mean = torch.std_mean(data.train.latents, dim=(0, 2, 3, 4))
+    assert torch.allclose(std, torch.ones(4), atol=1e-3) and mean.abs().max() < 1e-3
+    assert data.reconstruction["psnr_db"] > 0
+
+
+def command(*overrides: str) -> str:
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    run = [sys.executable, str(ROOT / "train" / "encode_latents.py"), *overrides]
+    done = subprocess.run(run, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_the_command_on_two_processes_encodes_what_one_does(tmp_path):
+    tiny().save_pretrained(tmp_path / "vae")
+    data = ["dataset.train=4", "dataset.val=1", "dataset.test=1", "dataset.volume_size=[16,16,16]",
+            "dataset.xray_size=[32,32]", "dataset.prepare_workers=0", f"model.vae_ckpt={tmp_path}/vae"]  # fmt: skip
+    latents = {}
+    for name, devices in (("one", ["model.gpus=0"]), ("two", ["trainer.accelerator=cpu", "trainer.devices=2"])):
+        out = command(*data, *devices, f"dataset.cache_dir={tmp_path}/{name}")
+        assert "latents [4, 16, 8, 8] of 5 cases, 5 of them encoded now" in out and "dB PSNR" in out
+        files = sorted((tmp_path / name).glob("*/latents-*/*.safetensors"))
+        assert len(files) == 5
+        latents[name] = read_latents(files)
+    assert torch.equal(latents["one"], latents["two"])
+    assert "0 of them encoded now" in command(*data, "model.gpus=0", f"dataset.cache_dir={tmp_path}/one")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_a_full_volume_through_the_sdxl_vae_stays_under_six_gigabytes(tmp_path):
+    torch.manual_seed(0)
+    AutoencoderKL(**SDXL_VAE).save_pretrained(tmp_path / "vae")
+    out = command("dataset.train=1", "dataset.val=1", "dataset.test=1", "splits=[train]", "model.gpus=0",
+                  "dataset.volume_size=[64,256,256]", f"model.vae_ckpt={tmp_path}/vae",
+                  f"dataset.cache_dir={tmp_path}/cache", "dataset.prepare_workers=0")  # fmt: skip
+    assert "latents [4, 64, 32, 32] of 1 cases" in out
+    peak = float(out.split("peak memory ")[1].split()[0])
+    print(f"64×256×256 through the SDXL VAE: {peak:.1f} GB at peak")
+    assert peak < 6.0

@@ -1,0 +1,151 @@
+"""Runs that start from another run, with and without adapters, as the command makes them."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from encoder_files import save_network
+
+from common.errors import UserError
+from common.files import sha256
+from dataset.io.nifti import write_nifti
+from dataset.sources.folder import FolderSource
+from ddpm.checkpoint.load import load_pipeline
+from ddpm.checkpoint.read import read
+from ddpm.checkpoint.write import component
+from ddpm.xray_encoder import TorchXRayVisionEncoder
+from evaluation.protocol.leakage import seen_by
+from train.generator.finetuning import Origin
+from vq_gan_3d import VQGAN3D
+
+CNN = ["model.xray_encoder.width=8", "model.xray_encoder.feature_channels=8", "model.xray_encoder.embedding_dim=16"]
+LORA = [*CNN, "model.lora=true", "model.lora_rank=2", "model.lora_alpha=4"]
+
+
+@pytest.fixture(scope="module")
+def base(train, vae, tmp_path_factory) -> Path:
+    """The checkpoint of a first run."""
+    return train(tmp_path_factory.mktemp("base"), *CNN, f"model.vae_ckpt={vae}") / "last.ckpt"
+
+
+def test_lora_from_another_run_resumed_and_generated_from(base, train, tmp_path):
+    start = [*LORA, f"model.init_from={base}", "dataset.seed=5", "model.results_folder_postfix=lora_finetune"]
+    folder = train(tmp_path / "lora", *start)
+    assert folder.parent.name.endswith("_lora_finetune")
+    before, after = load_pipeline(base), load_pipeline(folder / "last.ckpt")
+    for name in ("latent_mean", "latent_std"):  # of the first run's data, not of these
+        assert torch.equal(getattr(before.latent_encoder, name), getattr(after.latent_encoder, name))
+    assert after.protocol["init_from"]["file"] == "last.ckpt" and str(tmp_path) not in str(after.protocol)
+
+    _, weights, rest = read(folder / "last.ckpt")
+    plain = {k.replace(".base_layer", ""): v for k, v in weights.items() if ".lora_" not in k}
+    expected = {
+        f"{part}.{k}": v for part in ("denoiser", "lift") for k, v in getattr(before, part).state_dict().items()
+    }
+    assert all(torch.equal(plain[k], v) for k, v in expected.items())
+    assert (folder / "adapter.safetensors").stat().st_size < 0.6 * base.stat().st_size
+    header, _, _ = read(folder / "adapter.safetensors")
+    named = header["base"]
+    inherited = named.pop("inherits")
+    assert named == {"file": "last.ckpt", "sha256": sha256(base)}  # whose folder is nobody's business
+    assert {row["part"] for row in inherited} >= {"latent_encoder"} and str(tmp_path) not in str(inherited)
+    assert str(base.parent.parent) not in str(header)
+    same = load_pipeline(folder / "adapter.safetensors").denoiser.state_dict()
+    assert all(torch.allclose(v, same[k], atol=1e-6) for k, v in after.denoiser.state_dict().items())
+    assert any(not torch.equal(v, same[k]) for k, v in before.denoiser.state_dict().items())
+
+    half = tmp_path / "resumed" / "run" / "checkpoints"
+    half.mkdir(parents=True)
+    shutil.copy(folder / "saved2.ckpt", half / "last.ckpt")
+    train(tmp_path / "resumed", *start, f"model.resume={half / 'last.ckpt'}")
+    _, resumed, rest_resumed = read(half / "last.ckpt")
+    assert all(torch.equal(v, resumed[k]) for k, v in weights.items())
+    assert all(torch.equal(v, rest_resumed["ema"][k]) for k, v in rest["ema"].items())
+
+
+def test_what_does_not_fit_another_run_is_refused_with_both_values(base, train, vae, save_vae, tmp_path):
+    start = [*CNN, f"model.init_from={base}"]
+    with pytest.raises(UserError, match="denoiser.dim=16 there, 32 here"):
+        train(tmp_path, *start, "model.dim=32")
+    with pytest.raises(UserError, match="scheduler.prediction_type=v_prediction there, epsilon here"):
+        train(tmp_path, *start, "model.prediction=epsilon", "model.zero_terminal_snr=false")
+    with pytest.raises(UserError, match="vae1_.*is not the latent encoder of model.init_from"):
+        train(tmp_path, *start, f"model.vae_ckpt={save_vae(1)}")
+    with pytest.raises(UserError, match="model.init_from=<checkpoint>"):
+        train(tmp_path, *LORA, f"model.vae_ckpt={vae}")
+    with pytest.raises(UserError, match="model.init_from=gone.ckpt: no such checkpoint; .*train_ddpm"):
+        train(tmp_path, "model.init_from=gone.ckpt")
+
+
+def test_a_run_over_a_pretrained_encoder_keeps_its_weights_and_needs_its_file_no_more(train, vae, tmp_path, capsys):
+    weights = save_network("torchxrayvision", tmp_path / "densenet")
+    folder = train(
+        tmp_path / "runs", "model/xray_encoder=torchxrayvision", f"model.xray_encoder.weights={weights}",
+        "model.xray_encoder.image_size=32", f"model.vae_ckpt={vae}",
+    )  # fmt: skip
+    assert "Encoding X-rays (train)" in capsys.readouterr().out
+    before = TorchXRayVisionEncoder.from_weights(weights, 32).state_dict()
+    Path(weights).unlink()
+    after = load_pipeline(folder / "last.ckpt").xray_encoder.state_dict()
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+
+
+def test_a_full_fine_tuning_starts_from_the_averaged_weights(base):
+    origin = Origin(base)
+    _, weights, rest = read(base)
+    assert any(not torch.equal(v, weights[k]) for k, v in rest["ema"].items())
+    parts = {name: type(part)(**{k: v for k, v in part.config.items() if k[0] != "_"})
+             for name, part in (("denoiser", origin.pipeline.denoiser), ("lift", origin.pipeline.lift),
+                                ("xray_encoder", origin.pipeline.xray_encoder))}  # fmt: skip
+    origin.fill(parts, origin.pipeline.training_scheduler)
+    for name, average in rest["ema"].items():
+        part, _, key = name.partition(".")
+        assert torch.equal(parts[part].state_dict()[key], average)
+
+
+def test_data_unlike_the_first_runs_are_announced(base, caplog):
+    origin = Origin(base)
+    origin.warn_of_shift(torch.randn(4, 4, 8, 8, 8), origin.pipeline.window)
+    assert not caplog.records
+    origin.warn_of_shift(3 * torch.randn(4, 4, 8, 8, 8), type(origin.pipeline.window)(-1200, 600))
+    assert "[-1200, 600]" in caplog.text and "unlike those of model.init_from" in caplog.text
+
+
+@pytest.fixture(scope="module")
+def people(tmp_path_factory) -> Path:
+    """Six patients with a volume each."""
+    root = tmp_path_factory.mktemp("people")
+    for i in range(6):
+        hu = torch.linspace(-900 + 50 * i, 300, 8 * 16 * 16).reshape(8, 16, 16).numpy()
+        write_nifti(root / f"p{i}" / "ct.nii.gz", hu, (40.0, 20.0, 20.0), (0.0, 0.0, 0.0))
+    return root
+
+
+def test_another_folds_run_or_vqgan_is_not_started_from(people, train, vae, tmp_path):
+    data = [
+        *CNN,
+        "dataset=default",
+        f"dataset.root_dir={people}",
+        "dataset.n_folds=3",
+        "model.train_num_steps=1",
+        "model.prior_rank=0",
+    ]
+    first = train(tmp_path / "first", *data, f"model.vae_ckpt={vae}", "dataset.fold=0") / "last.ckpt"
+    assert len(read(first)[0]["protocol"]["seen"]["train"]) == 2
+    with pytest.raises(UserError, match="model.init_from=.*trained on 2 of the 4 patients.*allow_seen_patients=true"):
+        train(tmp_path / "second", *data, f"model.init_from={first}", "dataset.fold=1")
+    allowed = [f"model.init_from={first}", "dataset.fold=1", "model.allow_seen_patients=true"]
+    again = train(tmp_path / "second", *data, *allowed) / "last.ckpt"
+    assert len(read(again)[0]["protocol"]["seen"]["train"]) == 4  # of both runs
+
+    rows, protocol = FolderSource(people, n_folds=3, fold=0).rows, {"dataset": "default"}
+    network = VQGAN3D(n_hiddens=8, n_codes=16, embedding_dim=4)
+    header = {"format": 1, "stage": "vqgan", "components": {"vqgan": component(network, "vqgan.")}}
+    header["protocol"] = protocol | {"seen": seen_by(rows, protocol)}
+    weights = {f"vqgan.{name}": value for name, value in network.state_dict().items()}
+    (tmp_path / "vqgan").mkdir()
+    torch.save({"header": header, "state_dict": weights}, tmp_path / "vqgan" / "last.ckpt")
+    newest = [*data, f"model.latent.search={tmp_path / 'vqgan'}", "dataset.fold=1"]
+    with pytest.raises(UserError, match="model.vqgan_ckpt=.*trained on 2 of the 4.*dataset.fold"):
+        train(tmp_path / "third", *newest)

@@ -1,0 +1,81 @@
+"""A checkpoint appears whole or not at all."""
+
+import signal
+import subprocess
+import sys
+from collections import OrderedDict
+
+import pytest
+import torch
+
+from common.errors import UserError
+from train.run.checkpoint_io import AtomicCheckpointIO
+
+
+def test_round_trip_and_nothing_left_beside(tmp_path):
+    io, path = AtomicCheckpointIO(), tmp_path / "deep" / "last.ckpt"
+    io.save_checkpoint({"a": torch.arange(3)}, path)
+    assert torch.equal(io.load_checkpoint(path)["a"], torch.arange(3))
+    assert [p.name for p in path.parent.iterdir()] == ["last.ckpt"]
+    io.remove_checkpoint(path)
+    assert not path.exists()
+
+
+def test_full_disk_keeps_the_last_good_one(tmp_path):
+    """A limit on the size of files stands for a full disk: the write fails half way, in a process of its own."""
+    io, path = AtomicCheckpointIO(), tmp_path / "last.ckpt"
+    io.save_checkpoint({"good": torch.ones(10)}, path)
+    code = """
+import resource, signal, sys, torch
+from train.run.checkpoint_io import AtomicCheckpointIO
+from common.errors import UserError
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+try:
+    AtomicCheckpointIO().save_checkpoint({"big": torch.ones(1_000_000)}, sys.argv[1])
+except UserError as error:
+    print(error)
+"""
+    out = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True)
+    assert "last.ckpt: the checkpoint cannot be written" in out.stdout and "last good one is kept" in out.stdout
+    assert torch.equal(io.load_checkpoint(path)["good"], torch.ones(10))
+    assert [p.name for p in tmp_path.iterdir()] == ["last.ckpt"]
+
+
+def test_the_temporary_folder_is_not_used(tmp_path, monkeypatch):
+    monkeypatch.setenv("TMPDIR", "/nonexistent")
+    AtomicCheckpointIO().save_checkpoint({"a": 1}, tmp_path / "last.ckpt")
+    assert (tmp_path / "last.ckpt").exists()
+
+
+def test_a_path_that_cannot_be_written(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="model.results_folder"):
+        AtomicCheckpointIO().save_checkpoint({"a": 1}, tmp_path / "file" / "last.ckpt")
+
+
+class TellsToEnd:
+    """A signal comes while it is written."""
+
+    def __reduce__(self):
+        signal.raise_signal(signal.SIGTERM)
+        return OrderedDict, ()
+
+
+@pytest.mark.parametrize("end", [SystemExit, RuntimeError])
+def test_a_signal_waits_for_the_checkpoint(tmp_path, end):
+    """A handler that raises would end within torch's writer, and read like a disk that is full."""
+    io, path = AtomicCheckpointIO(), tmp_path / "last.ckpt"
+
+    def handler(number, frame):
+        raise end("told")
+
+    before = signal.signal(signal.SIGTERM, handler)
+    try:
+        with pytest.raises(end, match="told"):
+            io.save_checkpoint({"told": TellsToEnd(), "a": torch.arange(3)}, path)
+        assert signal.getsignal(signal.SIGTERM) is handler
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert torch.equal(io.load_checkpoint(path)["a"], torch.arange(3))
+    assert [p.name for p in tmp_path.iterdir()] == ["last.ckpt"]

@@ -1,0 +1,73 @@
+"""The line before training: activations counted exactly, a run that does not fit is told."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from common.errors import UserError
+from common.files import ROOT
+from train.run.memory import GB, SHARE, UNKNOWN, MemoryNeed, activation_bytes
+from vq_gan_3d import VQGAN3D
+
+
+def test_activations_of_a_known_network():
+    """A linear layer keeps its input for the weight's gradient, a sigmoid its output: 4 bytes each number."""
+    net = nn.Sequential(nn.Linear(100, 50, bias=False), nn.Sigmoid())
+    assert activation_bytes(net, (8, 100), half=False) == pytest.approx(4 * (8 * 100 + 8 * 50), rel=0.05)
+    assert activation_bytes(net, (8, 100), half=True) == activation_bytes(net, (8, 100), half=False) // 2
+    assert next(net.parameters()).device.type == "cpu"  # counted on a copy
+
+
+def test_line_says_what_and_what_to_change(monkeypatch):
+    fits = MemoryNeed(2_000_000, 1_000_000, 10**8, 10**9, gpu=False, averaged=True).line(1)
+    assert "2.0 M parameters (1.0 M trained)" in fits and "cached data 0.93 GB" in fits
+    assert "will not fit" not in fits
+    monkeypatch.setattr("train.run.memory._available", lambda: GB)
+    tight = MemoryNeed(2_000_000, 1_000_000, 5 * GB, 0, gpu=False, averaged=True).line(2)
+    assert "will not fit" in tight and "model.batch_size" in tight
+
+
+def test_the_largest_batch_is_the_last_that_fits(monkeypatch):
+    need = MemoryNeed(2_000_000, 1_000_000, 10**8, 10**9, gpu=False, averaged=True)
+    monkeypatch.setattr("train.run.memory._resident", lambda: GB)
+    monkeypatch.setattr("train.run.memory._available", lambda: 20 * GB)
+    found = need.largest_batch()
+    assert need.peak(found) <= SHARE * 20 * GB < need.peak(found + 1)
+    monkeypatch.setattr("train.run.memory._available", lambda: GB)
+    assert need.largest_batch() == 1  # the line before training says that it does not fit
+    monkeypatch.setattr("train.run.memory._available", lambda: UNKNOWN)
+    with pytest.raises(UserError, match="model.batch_size=auto: .* give a number"):
+        need.largest_batch()
+
+
+def test_what_is_computed_again_is_not_counted_but_for_the_largest_part():
+    """Three blocks keep their inputs; while one is computed again, its own activations are there."""
+    net = VQGAN3D(n_codes=8, embedding_dim=4, n_hiddens=8, n_res_blocks=3, downsample=2, patch=2)
+    shape, half = (1, 8, 8, 8, 8), {"half": False}
+    alone = activation_bytes(net.encoder[1], shape, **half)
+    whole = activation_bytes(net.encoder, shape, **half)
+    net.enable_gradient_checkpointing()
+    less = activation_bytes(net.encoder, shape, **half)
+    inputs = 2 * 4 * 8 * 8**3  # of the second and third block; the first one's is counted within the largest part
+    assert whole - less == pytest.approx(2 * alone - inputs, rel=0.1)
+
+
+def test_estimate_follows_the_batch():
+    net = nn.Conv3d(1, 4, 3, padding=1)
+    one, two = (activation_bytes(net, (b, 1, 8, 8, 8), half=False) for b in (1, 2))
+    assert two == 2 * one
+    assert torch.zeros(1).device.type == "cpu"
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak is read from /proc")
+def test_the_peak_is_that_of_the_process_not_of_the_one_that_started_it():
+    filled = bytearray(b"x") * (2 * GB)
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1]); from train.run.memory import peak_memory; print(peak_memory())"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(ROOT)], capture_output=True, text=True, check=True)
+    assert len(filled) == 2 * GB and 0.0 < float(done.stdout.split()[0]) < 1.5

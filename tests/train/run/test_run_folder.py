@@ -1,0 +1,93 @@
+"""Run folders, and which checkpoint a run goes on from."""
+
+import os
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from common.errors import UserError
+from train.run.run_folder import RUN_FOLDER, refuse_changes, run_folder, save_config
+
+
+@pytest.fixture(autouse=True)
+def fresh_environment(monkeypatch):
+    monkeypatch.delenv(RUN_FOLDER, raising=False)
+    yield
+    os.environ.pop(RUN_FOLDER, None)
+
+
+def checkpoint(path, stage="ddpm"):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    protocol = {"window": [-1000, 1000], "volume_size": [8, 8, 8], "extent": [1.0, 1.0, 1.0]}
+    header = {"format": 1, "stage": stage, "components": {}, "protocol": protocol}
+    torch.save({"header": header, "state_dict": {}}, path)
+    return path
+
+
+def test_a_new_run_has_the_postfix_and_no_odd_characters(tmp_path):
+    folder, resumed = run_folder("ddpm", str(tmp_path), "lora_finetune")
+    assert folder.parent == tmp_path and folder.name.endswith("_lora_finetune") and resumed is None
+    assert not set(folder.name) & set("=,()[]")
+
+
+def test_auto_takes_the_newest_and_goes_on_in_its_folder(tmp_path):
+    old = checkpoint(tmp_path / "a" / "checkpoints" / "last.ckpt")
+    new = checkpoint(tmp_path / "b" / "checkpoints" / "last.ckpt")
+    os.utime(old, (1, 1))
+    assert run_folder("ddpm", str(tmp_path), resume="auto") == (tmp_path / "b", new)
+
+
+def test_auto_without_a_run_starts_one(tmp_path):
+    folder, resumed = run_folder("ddpm", str(tmp_path), resume="auto")
+    assert resumed is None and folder.parent == tmp_path
+
+
+def test_a_copied_checkpoint_starts_a_folder_of_its_own(tmp_path):
+    path = checkpoint(tmp_path / "copied.ckpt")
+    folder, resumed = run_folder("ddpm", str(tmp_path / "runs"), resume=str(path))
+    assert resumed == path and folder.parent == tmp_path / "runs"
+
+
+def test_checkpoints_that_cannot_be_resumed(tmp_path):
+    with pytest.raises(UserError, match="no such checkpoint.*resume=auto"):
+        run_folder("ddpm", str(tmp_path), resume=str(tmp_path / "none.ckpt"))
+    with pytest.raises(UserError, match="of the stage vqgan, this command trains ddpm"):
+        run_folder("ddpm", str(tmp_path), resume=str(checkpoint(tmp_path / "x.ckpt", "vqgan")))
+    (tmp_path / "cut.ckpt").write_bytes(b"PK")
+    with pytest.raises(UserError, match="cut.ckpt"):
+        run_folder("ddpm", str(tmp_path), resume=str(tmp_path / "cut.ckpt"))
+
+
+def test_a_truncated_last_checkpoint_gives_way_to_the_one_before(tmp_path, caplog):
+    before = checkpoint(tmp_path / "a" / "checkpoints" / "previous.ckpt")
+    (tmp_path / "a" / "checkpoints" / "last.ckpt").write_bytes(before.read_bytes()[:-100])
+    assert run_folder("ddpm", str(tmp_path), resume="auto") == (tmp_path / "a", before)
+    assert "going on from the checkpoint before it" in caplog.text
+    before.unlink()
+    with pytest.raises(UserError, match="last.ckpt.*truncated"):
+        run_folder("ddpm", str(tmp_path), resume="auto")
+
+
+def test_the_config_is_kept_and_those_before_it_too(tmp_path):
+    save_config(OmegaConf.create({"a": 1, "model": {"resume": "auto", "seed": 3}}), tmp_path)
+    save_config(OmegaConf.create({"a": 1, "model": {"resume": None, "seed": 3}}), tmp_path)
+    home = tmp_path / ".hydra"
+    assert [path.name for path in home.iterdir()] == ["config.yaml"]
+    assert OmegaConf.load(home / "config.yaml").model.resume is None  # repeated, it is a run of its own
+    save_config(OmegaConf.create({"a": 2, "model": {"resume": None, "seed": 3}}), tmp_path)
+    assert OmegaConf.load(home / "config.yaml").a == 2 and OmegaConf.load(home / "config_1.yaml").a == 1
+
+
+def test_differences_are_listed_and_stop_unless_told(tmp_path, caplog):
+    save_config(OmegaConf.create({"model": {"lr": 1, "num_workers": 0, "width": 8}}), tmp_path)
+    same = OmegaConf.create({"model": {"lr": 1, "num_workers": 4, "width": 8}, "logger": {"name": "wandb"}})
+    refuse_changes(same, tmp_path, go_on=False)
+    other = OmegaConf.create({"model": {"lr": 2, "num_workers": 0, "depth": 3}})
+    with pytest.raises(UserError) as refused:
+        refuse_changes(other, tmp_path, go_on=False)
+    for words in ("model.lr was 1, is 2", "model.width was 8, is not there", "model.depth was not there, is 3"):
+        assert words in str(refused.value)
+    refuse_changes(other, tmp_path, go_on=True)
+    assert "going on although model.depth" in caplog.text
+    refuse_changes(other, tmp_path / "elsewhere", go_on=False)  # a new run has nothing to differ from

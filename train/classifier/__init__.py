@@ -1,0 +1,1 @@
+"""What only the classifier stage needs: module, data, networks."""

@@ -1,0 +1,1 @@
+"""What only the second stage needs: data in latents, module, losses, priors."""

@@ -1,0 +1,77 @@
+"""The terms of `model.loss_type` out of their config: what weighs nothing is neither built nor read."""
+
+from pathlib import Path
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from common.errors import UserError
+from dataset.imaging.hu_window import Window
+from ddpm.checkpoint.load import load_classifier
+from ddpm.losses.adversarial import AdversarialTerm
+from ddpm.losses.classification import ClassificationTerm
+from ddpm.losses.latent_terms import GeneratorLosses
+from ddpm.losses.loss_type import parse_loss_type
+from ddpm.losses.perceptual import PerceptualTerm
+from ddpm.losses.vgg import VGG16Features
+from vq_gan_3d.perceptual import NETWORKS
+
+
+def build_losses(
+    model: DictConfig, window: Window, shape: tuple[int, int, int, int]
+) -> tuple[str, GeneratorLosses | None]:
+    """Name of the pointwise loss, and the further terms or None.
+
+    Args:
+        window: HU window of the run, which a classifier must share.
+        shape: `(c, d, h, w)` of the latents.
+
+    Raises:
+        ValueError: for words or values that are refused.
+        UserError: for a network that is asked for and missing, or does not fit.
+    """
+    given = {
+        "perceptual": model.perceptual_weight,
+        "adversarial": model.adversarial_weight,
+        "classification": model.classification_weight,
+    }
+    pointwise, weights = parse_loss_type(model.loss_type, given)
+    builders = {
+        "perceptual": lambda: PerceptualTerm(_features(model.perceptual_network), model.perceptual_slices),
+        "adversarial": lambda: AdversarialTerm(
+            instantiate(model.discriminator, in_channels=shape[0]), instantiate(model.discriminator_optimizer), shape
+        ),
+        "classification": lambda: ClassificationTerm(_classifier(model.classifier_ckpt, window)),
+    }
+    terms = {name: builders[name]() for name in weights}
+    return pointwise, GeneratorLosses(terms, weights) if terms else None
+
+
+def _features(network: str):
+    if network in NETWORKS:
+        return NETWORKS[network]()
+    if not str(network).endswith((".pth", ".pt", ".safetensors")):
+        raise ValueError(
+            f"model.perceptual_network={network}: choose one of {', '.join(NETWORKS)}, or give the path of "
+            "torchvision's VGG16 weights (.pth or .safetensors)"
+        )
+    try:
+        return VGG16Features.from_file(network)
+    except ValueError as error:
+        raise UserError(f"model.perceptual_network={error}") from error
+
+
+def _classifier(path: str | None, window: Window):
+    if not path or not Path(path).is_file():
+        raise UserError(
+            f"model.classifier_ckpt={path}: no such file, and model.loss_type asks for the classification term; give "
+            "a classifier's checkpoint, or set model.classification_weight=0"
+        )
+    classifier, protocol = load_classifier(path)
+    found = protocol.get("window")
+    if found is None or Window.parse(found) != window:
+        raise UserError(
+            f"model.classifier_ckpt={path}: trained on volumes in the window {found} HU, but dataset.window is "
+            f"[{window.low:g}, {window.high:g}]; set dataset.window to it, or give a classifier of this window"
+        )
+    return classifier

@@ -1,0 +1,132 @@
+"""The denoising module out of its config nodes, refused early where its parts do not fit each other."""
+
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from dataset.imaging.geometry import make_pose
+from dataset.imaging.hu_window import Window
+from ddpm.conditioning.condition import make_condition
+from ddpm.conditioning.linear_prior import LinearPrior
+from ddpm.diffusion.objective import PREDICTIONS
+from ddpm.latent import LatentEncoder
+from ddpm.module import DDPMModule
+from train.generator.build_losses import build_losses
+from train.generator.finetuning import Origin
+
+
+def build_module(
+    model: DictConfig,
+    dataset: DictConfig,
+    latent_encoder: LatentEncoder,
+    shape: tuple[int, int, int, int],
+    origin: Origin | None = None,
+) -> DDPMModule:
+    """The module for latents of `shape` `(c, d, h, w)`; its `protocol` is completed when the data are known.
+
+    Args:
+        origin: run whose weights it starts with.
+
+    Raises:
+        ValueError: for values or sizes that a part refuses.
+        UserError: for an origin that was built otherwise.
+    """
+    if not OmegaConf.is_config(model.objective):
+        known = f"{', '.join(PREDICTIONS[:-1])} or {PREDICTIONS[-1]}"
+        meant = model.objective if model.objective in PREDICTIONS else known
+        raise ValueError(f"model.objective={model.objective}: give model.prediction={meant}")
+    if model.lora and origin is None:
+        raise ValueError("model.lora=true adapts a trained model: give it as model.init_from=<checkpoint>")
+    xray_encoder = instantiate(model.xray_encoder, _convert_="all")
+    volumes = dataset.get("source_window") is not None
+    if volumes != xray_encoder.volumetric:
+        found, need = ("volumes", "model/xray_encoder=volume") if volumes else ("X-rays", "another model/xray_encoder")
+        raise ValueError(f"dataset.source_window={dataset.get('source_window')}: the sources are {found}, use {need}")
+    with_prior = model.prior_rank > 0 and not xray_encoder.volumetric
+    _check_guess_from(model.guess_from, with_prior, origin)
+    residual = with_prior and model.prediction == "sample"
+    with_posterior = bool(model.posterior_start)  # the denoiser refuses it where it cannot be
+    denoiser = instantiate(
+        model.denoiser,
+        in_channels=shape[0],
+        embedding_dim=xray_encoder.embedding_dim if model.global_embedding else 0,
+        token_channels=xray_encoder.feature_channels if model.token_grid else 0,
+        prior=with_prior,
+        residual=residual,
+        posterior=_posterior(model) if with_posterior else None,
+        _convert_="all",
+    )
+    denoiser.check_size(shape[1:])
+    lift = xray_encoder.make_lift(model.condition_channels, model.depth_bins) if model.condition_channels else None
+    with torch.no_grad():  # one empty X-ray tells whether its size suits the encoder
+        views = dataset.volume_size[0] if xray_encoder.volumetric else 1
+        encoded = xray_encoder(torch.zeros(1, views, 1, *dataset.xray_size))
+        extent = (1.0, 1.0, 1.0)
+        make_condition(encoded, lift, make_pose(extent)[None, None], torch.tensor([extent]), shape[1:])
+    prior = None
+    if with_prior:
+        views = dataset.views
+        prior = (
+            LinearPrior(shape, views, model.prior_pixels, model.prior_rank, deviation=with_posterior)
+            if origin is None
+            else origin.pipeline.prior
+        )
+    pointwise, generator_losses = build_losses(model, Window.parse(dataset.window), shape)
+    objective = instantiate(model.objective)
+    if origin is not None:
+        parts = {"denoiser": denoiser, "xray_encoder": xray_encoder, "lift": lift}
+        origin.fill({name: part for name, part in parts.items() if part is not None}, objective.scheduler())
+    patterns = model.lora_target_modules
+    lora = {
+        "rank": model.lora_rank,
+        "alpha": model.lora_alpha,
+        "patterns": None if patterns is None else list(patterns),
+    }
+    return DDPMModule(
+        denoiser,
+        xray_encoder,
+        lift,
+        latent_encoder,
+        objective=objective,
+        optimizer=instantiate(model.optimizer),
+        num_batches=model.train_num_steps,
+        volume_size=tuple(dataset.volume_size),
+        protocol={"condition_drop": float(model.condition_drop)},
+        loss_type=pointwise,
+        generator_losses=generator_losses,
+        adversarial_start=model.adversarial_start,
+        warmup_steps=model.warmup_steps,
+        accumulate=model.gradient_accumulate_every,
+        ema_decay=model.ema_decay,
+        condition_drop=model.condition_drop,
+        freeze_xray_encoder=model.freeze_xray_encoder,
+        lora=lora if model.lora else None,
+        seed=model.seed,
+        prior=prior,
+        pose_guess=None if origin is None else origin.pose_guess(model.pose_guess, dataset.views),
+        skip_nonfinite=model.skip_nonfinite,
+    )
+
+
+def _check_guess_from(share: float | None, with_prior: bool, origin: Origin | None) -> None:
+    if share is not None and not (isinstance(share, int | float) and 0.0 <= share < 1.0):
+        raise ValueError(f"model.guess_from={share}: give a share of the training, from 0 to below 1")
+    if share and not with_prior:
+        raise ValueError(f"model.guess_from={share}: there is no linear guess to show; leave it out")
+    if origin is None:
+        return
+    if share:
+        raise ValueError(
+            f"model.guess_from={share}: model.init_from={origin.path} has learned with its guess; leave it out"
+        )
+    if origin.pipeline.prior is not None and origin.pipeline.prior.config.hidden:
+        raise ValueError(
+            f"model.init_from={origin.path}: saved before its run showed the linear guess (model.guess_from); give a "
+            "later checkpoint of it"
+        )
+
+
+def _posterior(model) -> dict:
+    """Arguments of `GaussianPosterior`."""
+    schedule = model.objective.schedule
+    return {"timesteps": model.timesteps, "schedule": schedule, "zero_terminal_snr": model.zero_terminal_snr}

@@ -1,0 +1,108 @@
+"""What is fitted in closed form before training: how patients of unknown pose stood, and the guess of latents."""
+
+import logging
+from functools import partial
+from pathlib import Path
+
+import pytorch_lightning as pl
+
+from dataset.cases.perturbed_drrs import posed_drrs
+from dataset.cases.store import stored
+from dataset.datamodule import CTDataModule
+from dataset.imaging.drr_options import DrrSettings
+from dataset.xray.pose_perturbation import DEGREES, DISTANCE_SHARE, SHIFT_MM
+from ddpm.conditioning.pose_regressor import FINER, LEAST_PATIENTS, PoseGuess
+from ddpm.module import DDPMModule
+from train.distributed.processes import say
+from train.generator.latent_data import LatentData, laid
+
+LIMITS = (
+    DISTANCE_SHARE,
+    DEGREES,
+    DEGREES,
+    SHIFT_MM,
+    SHIFT_MM,
+    SHIFT_MM,
+)  # of `ddpm.conditioning.pose_regressor.FIELDS`
+
+GUESS_FROM = 0.4  # of a training with guessed poses: before that the linear guess is a plateau (benchmarks/fidelity)
+
+log = logging.getLogger(__name__)
+
+
+def fit_guesses(
+    module: DDPMModule, cases: CTDataModule, data: LatentData, pixels: int, pose_guess: bool | None
+) -> None:
+    """Fits the guess of the pose, added to the module if it is asked for, then the linear guess of latents.
+
+    Args:
+        pixels: a side of the X-rays that both see.
+        pose_guess: None where X-rays of training have no pose and are not laid by their lungs.
+
+    Raises:
+        ValueError: for too few patients.
+    """
+    patients = cases.train.rows["patient"].tolist()
+    if pose_guess and module.trained["xray_encoder"].volumetric:
+        raise ValueError("model.pose_guess=true: the sources are volumes, which no pose is guessed of; leave it out")
+    if pose_guess or pose_guess is None and _needs_pose(cases, data, module):
+        drr = getattr(cases.source, "drr", DrrSettings())
+        home = Path(cases.manifest_path).parent
+        drrs = posed_drrs(cases.train, drr, home, FINER * pixels, cases.prepare_workers)
+        guess = PoseGuess(drrs.nominal[..., 2].mode(dim=0).values.tolist(), pixels, LIMITS)
+        read = guess.fit(drrs.xray, drrs.nominal, drrs.drawn, [patients[i] for i in drrs.cases], patients)
+        module.trained["pose_guess"] = guess
+        shares = ", ".join(f"{name} {' and '.join(f'{100 * view:.0f}' for view in v)} %" for name, v in read.items())
+        say(f"guess of the pose: of DRRs at drawn poses it reads {shares}")
+    if "prior" in module.trained:
+        prior = module.trained["prior"]
+        lay = partial(laid, module, training=True) if "pose_guess" in module.trained else None
+        prior.fit(data.train.xrays(pixels, lay=lay), data.train.latents, patients)
+        if prior.std is not None and data.train.augments:  # a guess from a changed X-ray is a worse one
+            prior.measure_deviation(data.train.xrays(pixels, step=0, lay=lay), data.train.latents)
+
+
+class ShowGuess(pl.Callback):
+    """Hides the linear guess in the first part of a training, in its pictures and checkpoints too.
+
+    What is linear in the X-ray is then learned by the network, and with it how to read the X-ray at all. Where the
+    pose moves, a guess from the first batch on leaves nothing that is as simple to begin with. The averaged weights
+    follow some hundred batches after it is shown: pictures and checkpoints in between are worse than those around.
+
+    Args:
+        share: of the training that goes without; None: `GUESS_FROM` where poses are guessed, else 0.
+    """
+
+    def __init__(self, share: float | None, module: DDPMModule):
+        guessed = {"prior", "pose_guess"} <= set(module.trained.keys())
+        self.share = (GUESS_FROM if guessed else 0.0) if share is None else float(share)
+        if self.share:
+            say(f"the linear guess of the volume is shown after {100 * self.share:.0f} % of the training")
+
+    def on_train_batch_start(self, trainer: pl.Trainer, module: DDPMModule, batch: dict, batch_idx: int) -> None:
+        """By the place of the batch in the training."""
+        if "prior" in module.trained:
+            hidden = int(batch["step"][0]) < self.share * module.num_batches
+            if hidden != module.trained["prior"].config.hidden:
+                module.trained["prior"].hide(hidden)
+
+    def on_load_checkpoint(self, trainer: pl.Trainer, module: DDPMModule, checkpoint: dict) -> None:
+        """A resumed run goes on as it stood: what was shown stays shown, however long the training is now."""
+        entry = checkpoint["header"]["components"].get("prior")
+        if entry is not None:
+            hidden = entry["config"].get("hidden", False)
+            module.trained["prior"].hide(hidden)
+            self.share = self.share if hidden else 0.0
+
+
+def _needs_pose(cases: CTDataModule, data: LatentData, module: DDPMModule) -> bool:
+    train = cases.train
+    if module.trained["xray_encoder"].volumetric or train.handling.align != "none":
+        return False
+    poses = data.train.conditions["pose"] if data.train.kept else (stored(path, "pose") for path in train.paths)
+    if not any(pose.isnan().any() for pose in poses):
+        return False
+    if (count := train.rows["patient"].nunique()) >= LEAST_PATIENTS:
+        return True
+    log.warning("%d training patients are too few to guess the unknown poses of X-rays by: taken as nominal", count)
+    return False
