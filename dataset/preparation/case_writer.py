@@ -14,25 +14,22 @@ import numpy as np
 
 from common.errors import UserError
 from common.files import NO_ROOM, atomic_path
-from dataset.imaging.hu_window import Window
 from dataset.imaging.iodine import central_vessel_hu
 from dataset.imaging.resampling import resample
 from dataset.imaging.volume import Volume
-from dataset.io.dicom_series import CtSeries
 from dataset.io.dicom_volume import read_series, straightened
 from dataset.io.nifti import write_nifti
 from dataset.preparation.crop_box import cropped, interest, make_segmenter
-from dataset.preparation.latents import FLAGS, decode_latents, is_latents, load_decoder
 from dataset.preparation.plan import Task
 from dataset.preparation.radiographs import RadiographImage, read_radiograph, write_radiograph
 from dataset.preparation.series_ranking import Contrast
 
 VERSION = 2  # raise it when the same source and settings would give other files
+REMOVED_KEYS = ["latents_window=ctpa", "vae_ckpt=None"]  # in the state of cases that an earlier version finished
 CONTRAST_HU = 150.0  # heart and great vessels above this hold iodine
 DESCRIPTION = "CT, prepared: cropped, resampled"
 
 _segmenter = functools.cache(make_segmenter)
-_decoder = functools.cache(load_decoder)
 
 
 @dataclass(frozen=True)
@@ -51,8 +48,6 @@ class Settings:
     unpaired: str = "drr"
     trim_border: bool = False
     mask_text: bool = False
-    vae_ckpt: str | None = None
-    latents_window: str | tuple[float, float] = "ctpa"
 
     def ct(self, case: str) -> Path:
         return self.output / "ct" / f"{case}.nii.gz"
@@ -71,8 +66,8 @@ def state_of(task: Task, settings: Settings) -> str:
     """
     files = [*task.series.files, *([task.xray.path] if task.xray else [])]
     stamps = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
-    made_by = [f"{name}={value}" for name, value in sorted(vars(settings).items()) if name != "output"]
-    return json.dumps([VERSION, task.series.key, task.view, stamps, made_by])
+    made_by = [f"{name}={value}" for name, value in vars(settings).items() if name != "output"]
+    return json.dumps([VERSION, task.series.key, task.view, stamps, sorted(made_by + REMOVED_KEYS)])
 
 
 def finished(task: Task, settings: Settings, state: str) -> dict[str, Any] | None:
@@ -124,8 +119,6 @@ def _warnings_into(found: list[str]) -> Iterator[None]:
 
 def _make_ct(task: Task, settings: Settings) -> dict[str, Any]:
     one = task.series
-    if is_latents(one):
-        return _decoded(one, task, settings)
     volume = read_series(one, task.id)
     digest = hashlib.sha256(np.rint(volume.hu).astype(np.int16).tobytes()).hexdigest()[:16]
     if settings.spacing is not None or settings.volume_size is not None:
@@ -151,23 +144,6 @@ def _make_ct(task: Task, settings: Settings) -> dict[str, Any]:
         "vessel_hu": None if vessels is None else round(vessels),
         "contrast": stated or (vessels is not None and vessels >= CONTRAST_HU),
         "flags": flags,
-    }
-
-
-def _decoded(one: CtSeries, task: Task, settings: Settings) -> dict[str, Any]:
-    """A case that exists only as latents: decoded, in the voxels that it was encoded with."""
-    window = Window.parse(settings.latents_window)
-    volume = decode_latents(one.files[0], _decoder(settings.vae_ckpt), window)
-    write_nifti(settings.ct(task.id), volume.hu, volume.spacing, volume.centre, DESCRIPTION, volume.direction)
-    return {
-        "spacing": " ".join(f"{s:.6g}" for s in volume.spacing),
-        "size": " ".join(str(n) for n in volume.hu.shape),
-        "source_hash": hashlib.sha256(np.rint(volume.hu).astype(np.int16).tobytes()).hexdigest()[:16],
-        "voi": "latents",
-        "lung_ml": None,
-        "vessel_hu": None,
-        "contrast": False,
-        "flags": list(FLAGS),
     }
 
 

@@ -56,8 +56,6 @@ def prepare_set(cfg: DictConfig) -> tuple[Outcome, Path]:
         unpaired=cfg.unpaired,
         trim_border=cfg.trim_border,
         mask_text=cfg.mask_text,
-        vae_ckpt=cfg.vae_ckpt,
-        latents_window=plain["latents_window"],
     )
     with _writing(output), processes(workers) as pool:
         series, radiographs = find_all(cfg.source, [pseudonyms.folder], pool, cfg.follow_links)

@@ -15,7 +15,6 @@ from dataset.io.dicom_series import CtSeries, find_ct_series, folders_of
 from dataset.io.nifti import NIFTI_ENDINGS
 from dataset.preparation.deidentify import Pseudonyms, age_years
 from dataset.preparation.labels import clean_id, match_labels, read_csv
-from dataset.preparation.latents import find_latents
 from dataset.preparation.pairing import Pairing, pair
 from dataset.preparation.patient_linkage import one_name_each
 from dataset.preparation.radiographs import Radiograph, find_radiographs
@@ -72,7 +71,7 @@ def find_all(
         raise UserError(f"source={source}: no such folder; give the one that holds DICOM or NIfTI files, at any depth")
     if not follow_links:
         expect_no_way_out(source, "copy the files there, or set follow_links=true if you know where it leads")
-    series = find_ct_series(source, exclude=exclude, pool=pool) + _find_nifti(source) + find_latents(source, exclude)
+    series = find_ct_series(source, exclude=exclude, pool=pool) + _find_nifti(source)
     if not series:
         raise UserError(f"source={source}: no CT in it, neither DICOM nor NIfTI; give the folder of the exports")
     return series, find_radiographs(source, exclude=exclude, pool=pool)
