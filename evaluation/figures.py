@@ -7,18 +7,18 @@ true CT and generated CT side by side, as GIFs that run through the slices and a
 import sys
 from pathlib import Path
 
-import torch
-
-from common.errors import UserError
-from dataset.imaging.geometry import extent_mm
-from evaluation.generation.sample import sample_volumes
-from evaluation.generation.xray_inputs import told_extents
-from evaluation.visualization import slices as pictures
-
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)  # replaced, so that a file here shadows no library
 
+import torch  # noqa: E402
+
 from common.cli import command  # noqa: E402
+from common.errors import UserError  # noqa: E402
+from dataset.imaging.geometry import extent_mm  # noqa: E402
+from evaluation.generation.sample import sample_volumes  # noqa: E402
+from evaluation.generation.xray_inputs import told_extents  # noqa: E402
+from evaluation.visualization import sheets  # noqa: E402
+from evaluation.visualization import slices as pictures  # noqa: E402
 
 
 @command("figures")
@@ -39,7 +39,6 @@ def main(cfg) -> None:
 def draw_cases(cfg, output: Path) -> None:
     from hydra.utils import instantiate
 
-    from common.errors import UserError
     from dataset.datamodule import prepared_data
     from evaluation.generation.open_pipeline import open_generator
     from evaluation.protocol.data_checks import check_protocol
@@ -53,10 +52,6 @@ def draw_cases(cfg, output: Path) -> None:
     cases = getattr(datamodule, cfg.split)
     for path in write_case_figures(pipeline, cases, output, cfg.cases, cfg.samples, cfg.seed, cfg.batch_size):
         print(path)
-
-
-if __name__ == "__main__":
-    main()
 
 
 def write_case_figures(
@@ -84,9 +79,13 @@ def write_case_figures(
     for number, (case, volume) in enumerate(zip(seen, volumes, strict=True), start=1):
         spacing, xray = tuple(case["spacing"].tolist()), case["xray"][0].float()
         path = output / f"case_{number}.gif"
-        pictures.save_gif(path, pictures.case_frames(xray, case["ct"], volume, spacing, grey))
+        sheets.save_gif(path, sheets.case_frames(xray, case["ct"], volume, spacing, grey))
         written.append(path)
         title = f"case {number}: {'mean of ' + str(samples) + ' samples' if samples > 1 else 'one sample'}"
-        rows.append(pictures.CasePicture(title, xray, case["ct"].float(), volume, spacing))
-    pictures.case_sheet(rows, grey).save(output / "cases.png")
+        rows.append(sheets.CasePicture(title, xray, case["ct"].float(), volume, spacing))
+    sheets.case_sheet(rows, grey).save(output / "cases.png")
     return [*written, output / "cases.png"]
+
+
+if __name__ == "__main__":
+    main()

@@ -6,14 +6,11 @@
 import sys
 from pathlib import Path
 
-from evaluation.reporting.html_report import write_report
-
-if __name__ == "__main__":
-    sys.path[0] = str(Path(__file__).resolve().parent.parent)  # replaced, so that a file here shadows no library
-
+sys.path[0] = str(Path(__file__).resolve().parent.parent)  # replaced: a file here must not shadow a library
 
 from common.cli import command  # noqa: E402
 from common.errors import UserError  # noqa: E402
+from evaluation.reporting.html_report import write_report  # noqa: E402
 
 
 @command("report")

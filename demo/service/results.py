@@ -22,6 +22,7 @@ from evaluation.generation.xray_inputs import Shown, placed
 from evaluation.intervals.prediction_intervals import error_bars
 from evaluation.metrics.reprojection import reprojection_error, scaled_drr
 from evaluation.scoring.score_cases import metric, score_case
+from evaluation.visualization import sheets
 from evaluation.visualization import slices as pictures
 
 MARK = "synthetic, not for diagnosis"
@@ -83,7 +84,7 @@ def write_result(token: str, place: Path, made: Made, pipeline, truth: Path | No
         write_nifti(place / "spread.nii.gz", spread, spacing, shown.centre, words)
     write_zip(place / "dicom.zip", mean, spacing, shown.centre, window, f"{mark}{preview}")
     grey = pictures.display_window(window)
-    pictures.save_gif(place / "animation.gif", pictures.volume_frames(mean, spacing, grey, FRAMES))
+    sheets.save_gif(place / "animation.gif", sheets.volume_frames(mean, spacing, grey, FRAMES))
     told = placed(shown, pipeline.pose_guess)
     error = _reproject(place, *told, mean, spacing) if window.keeps_line_integrals else None
     settings = _settings(made, pipeline) | {"error_bars": bars, "reprojection_error": error, "metrics": measured}

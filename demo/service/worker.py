@@ -20,6 +20,7 @@ from demo.service.results import Made, write_result
 from demo.service.xray_checks import look, refuse_lateral
 from evaluation.generation.metadata import noise_id
 from evaluation.generation.open_pipeline import set_sampler
+from evaluation.visualization import sheets
 from evaluation.visualization import slices as pictures
 
 COARSE = 16  # latents a side of what is decoded on the way on a CPU: an eighth of the time of 32
@@ -150,5 +151,5 @@ class _Preview:
         spacing = [e / n for e, n in zip(self._extent, volume.shape, strict=True)]
         grey = pictures.display_window(self._pipeline.window)
         path = self._place / f"step_{step:04d}.png"
-        pictures.planes_picture(None, volume, spacing, grey, PREVIEW_SIDE).save(path)
+        sheets.planes_picture(None, volume, spacing, grey, PREVIEW_SIDE).save(path)
         self.newest = path

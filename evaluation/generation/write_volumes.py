@@ -20,6 +20,7 @@ from evaluation.generation.metadata import NOMINAL, describe_input, describe_run
 from evaluation.generation.sample import sample_volumes
 from evaluation.generation.xray_inputs import Films, Shown, read_inputs
 from evaluation.intervals.prediction_intervals import Bounds, error_bars
+from evaluation.visualization import sheets
 from evaluation.visualization import slices as pictures
 
 log = logging.getLogger(__name__)
@@ -124,8 +125,8 @@ def _write(
         spread = drawn.std(dim=0, correction=0)
         description = f"{pictures.SYNTHETIC}; spread (1 SD), HU{preview}"
         write_nifti(output / f"{stem}_synthetic_spread.nii.gz", spread, spacing, centre, description)
-    pictures.save_gif(output / f"{stem}_synthetic_ct.gif", pictures.volume_frames(mean, spacing, grey))
-    pictures.planes_picture(shown.picture, mean, spacing, grey).save(output / f"{stem}_synthetic_ct.png")
+    sheets.save_gif(output / f"{stem}_synthetic_ct.gif", sheets.volume_frames(mean, spacing, grey))
+    sheets.planes_picture(shown.picture, mean, spacing, grey).save(output / f"{stem}_synthetic_ct.png")
     return path
 
 

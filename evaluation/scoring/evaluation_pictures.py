@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from dataset.io.nifti import write_nifti
+from evaluation.visualization import sheets
 from evaluation.visualization import slices as pictures
 
 SHEET_ROWS = 5  # odd: the median case is among them
@@ -29,8 +30,8 @@ def write_pictures(output: Path, cases, ids, generated, scores, window, nifti: i
         index, case = int(order[place]), cases.case(int(order[place]))
         title = f"{ids[index]}: PSNR {model.psnr[index]:.1f} dB, rank {place + 1} of {len(order)}"
         volumes = (case["xray"][0].float(), case["ct"].float(), generated[index, 0])
-        shown.append(pictures.CasePicture(title, *volumes, tuple(case["spacing"].tolist())))
-    pictures.case_sheet(shown, grey).save(output / "sheet.png")
+        shown.append(sheets.CasePicture(title, *volumes, tuple(case["spacing"].tolist())))
+    sheets.case_sheet(shown, grey).save(output / "sheet.png")
     for folder in ("nifti", "gif"):
         (output / folder).mkdir(exist_ok=True)
 
@@ -39,8 +40,8 @@ def write_pictures(output: Path, cases, ids, generated, scores, window, nifti: i
         spacing, centre = case["spacing"].tolist(), case["centre"].tolist()
         write_nifti(output / "nifti" / f"{name}_generated.nii.gz", generated[index, 0], spacing, centre)
         write_nifti(output / "nifti" / f"{name}_true.nii.gz", case["ct"].float(), spacing, centre, "reference volume")
-        frames = pictures.case_frames(case["xray"][0].float(), case["ct"], generated[index, 0], spacing, grey)
-        pictures.save_gif(output / "gif" / f"{name}.gif", frames)
+        frames = sheets.case_frames(case["xray"][0].float(), case["ct"], generated[index, 0], spacing, grey)
+        sheets.save_gif(output / "gif" / f"{name}.gif", frames)
 
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
         list(pool.map(write, range(min(nifti, len(ids)))))

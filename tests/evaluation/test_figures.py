@@ -10,7 +10,7 @@ from PIL import Image
 from common.errors import UserError
 from evaluation.figures import write_case_figures
 from evaluation.pipeline_figure import pipeline_figure
-from evaluation.visualization import slices as pictures
+from evaluation.visualization import sheets
 
 
 def test_case_figures_of_the_first_cases(tmp_path):
@@ -27,7 +27,7 @@ def test_case_figures_of_the_first_cases(tmp_path):
 def test_frames_show_xray_truth_and_marked_generation():
     case = chest_world(1, 0).case(0)
     truth, spacing = case["ct"].float(), tuple(case["spacing"].tolist())
-    frames = pictures.case_frames(case["xray"][0].float(), truth, truth.clone(), spacing)
+    frames = sheets.case_frames(case["xray"][0].float(), truth, truth.clone(), spacing)
     assert len(frames) == truth.shape[1]
     middle = np.asarray(frames[12]).astype(int)
     third = middle.shape[1] // 3

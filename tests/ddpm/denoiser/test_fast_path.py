@@ -13,7 +13,7 @@ from ddpm_parts import item, module
 from torch.utils.data import DataLoader
 from unet_parts import inputs, small
 
-import ddpm.denoiser.unet
+import ddpm.denoiser.blocks
 from ddpm.denoiser.blocks import attend
 from ddpm.diffusion.objective import NoiseObjective
 from vq_gan_3d import VQGAN3D
@@ -53,7 +53,7 @@ def test_output_and_gradient_of_the_fast_denoiser_are_near_the_plain_one(options
     with torch.autocast("cpu", torch.bfloat16):
         found = fast(**x)
     (found.float() - target).square().mean().backward()
-    monkeypatch.setattr(ddpm.denoiser.unet, "attend", plain_attention)
+    monkeypatch.setattr(ddpm.denoiser.blocks, "attend", plain_attention)
     exact = plain(**x)
     (exact - target).square().mean().backward()
     assert relative(found, exact) < 0.015
@@ -159,5 +159,5 @@ def autoencoder_curve(fast: bool, start: int = 0) -> list[float]:
 @pytest.mark.parametrize("trained", [denoiser_curve, autoencoder_curve])
 def test_the_curves_of_two_hundred_steps_lie_on_each_other(trained, monkeypatch):
     fast = trained(True)
-    monkeypatch.setattr(ddpm.denoiser.unet, "attend", plain_attention)
+    monkeypatch.setattr(ddpm.denoiser.blocks, "attend", plain_attention)
     judge(fast, trained(False), trained(False, start=1))

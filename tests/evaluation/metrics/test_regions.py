@@ -7,13 +7,13 @@ from evaluation_fakes import chest_world
 
 from dataset.imaging.hu_window import Window
 from dataset.phantom.render import LABELS, render_phantom
-from evaluation.metrics import dice as overlap
 from evaluation.metrics import laterality as sides
 from evaluation.metrics import organ_hu as plausibility
 from evaluation.metrics import regions
 from evaluation.metrics import vessel_contrast as vessels
 from evaluation.metrics.base import CaseView, NotMeasured
 from evaluation.metrics.catalogue import catalogue, measure
+from evaluation.metrics.dice import heart_in_sight
 from evaluation.scoring.score_cases import FIDELITY, METRICS, TRUTH, metric_names, score, score_case, score_cases
 
 WIDE, NARROW = Window(-1000.0, 1000.0), Window(-200.0, 500.0)
@@ -122,7 +122,7 @@ def test_without_contrast_agent_nothing_is_a_vessel():
 def test_heart_dice_sees_size_and_place_at_the_border_with_the_lungs(case):
     hu, spacing = case["ct"].float(), tuple(case["spacing"].tolist())
     view = CaseView(case, hu[None], WIDE)
-    heart, judged = overlap.heart_in_sight(hu, view.labelled("heart"), view.labelled(*regions.LUNG_LABELS), spacing)
+    heart, judged = heart_in_sight(hu, view.labelled("heart"), view.labelled(*regions.LUNG_LABELS), spacing)
     assert (heart & ~judged).sum() == 0 and judged.sum() > heart.sum()
     grown = torch.where(judged, torch.tensor(40.0), hu)  # all aerated lung around the heart has become heart
     gone = torch.where(heart, torch.tensor(-850.0), hu)

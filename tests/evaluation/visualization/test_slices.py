@@ -7,6 +7,7 @@ from evaluation_fakes import SPACING, chest_world
 from PIL import Image, ImageSequence
 
 from dataset.imaging.hu_window import Window
+from evaluation.visualization import sheets
 from evaluation.visualization import slices as pictures
 
 DARK = torch.full((24, 24, 24), -1000.0)
@@ -70,19 +71,19 @@ def test_sheet_has_a_row_per_case_and_is_not_blank():
     for i in range(3):
         case = cases.case(i)
         ct = case["ct"].float()
-        shown.append(pictures.CasePicture(f"case {i}", case["xray"][0], ct, ct + 100.0, tuple(case["spacing"])))
-    sheets = [pictures.case_sheet(shown[:n]) for n in (1, 3)]
-    assert sheets[1].width == sheets[0].width > 9 * 100
-    assert sheets[1].height > 2.5 * (sheets[0].height - 60)
-    assert np.asarray(sheets[1].convert("L")).std() > 30
-    assert accent_pixels(sheets[1]) > 3 * 6 * 100  # six tiles of each row are made from a generated volume
+        shown.append(sheets.CasePicture(f"case {i}", case["xray"][0], ct, ct + 100.0, tuple(case["spacing"])))
+    drawn = [sheets.case_sheet(shown[:n]) for n in (1, 3)]
+    assert drawn[1].width == drawn[0].width > 9 * 100
+    assert drawn[1].height > 2.5 * (drawn[0].height - 60)
+    assert np.asarray(drawn[1].convert("L")).std() > 30
+    assert accent_pixels(drawn[1]) > 3 * 6 * 100  # six tiles of each row are made from a generated volume
 
 
 def test_gif_has_a_frame_per_slice_each_with_the_mark(tmp_path):
     case = chest_world(1, seed=0).case(0)
-    frames = pictures.case_frames(case["xray"][0].float(), case["ct"], DARK, SPACING)
+    frames = sheets.case_frames(case["xray"][0].float(), case["ct"], DARK, SPACING)
     assert len(frames) == case["ct"].shape[1] and all(accent_pixels(frame) > 100 for frame in frames)
-    pictures.save_gif(tmp_path / "a.gif", frames)
+    sheets.save_gif(tmp_path / "a.gif", frames)
     with Image.open(tmp_path / "a.gif") as gif:
         read = [frame.convert("L") for frame in ImageSequence.Iterator(gif)]
     assert len(read) == len(frames)
@@ -92,8 +93,8 @@ def test_gif_has_a_frame_per_slice_each_with_the_mark(tmp_path):
 
 
 def test_frames_through_a_constant_volume_are_all_kept(tmp_path):
-    frames = pictures.volume_frames(DARK, SPACING)
-    pictures.save_gif(tmp_path / "b.gif", frames)
+    frames = sheets.volume_frames(DARK, SPACING)
+    sheets.save_gif(tmp_path / "b.gif", frames)
     with Image.open(tmp_path / "b.gif") as gif:
         assert gif.n_frames == 24
     assert all(accent_pixels(frame) > 300 for frame in frames)
@@ -101,6 +102,6 @@ def test_frames_through_a_constant_volume_are_all_kept(tmp_path):
 
 def test_planes_picture_shows_xray_and_three_planes():
     case = chest_world(1, seed=0).case(0)
-    image = pictures.planes_picture(case["xray"][0], case["ct"].float(), SPACING)
+    image = sheets.planes_picture(case["xray"][0], case["ct"].float(), SPACING)
     assert image.width > 3 * 250 and np.asarray(image.convert("L")).std() > 30
     assert accent_pixels(image) > 300
