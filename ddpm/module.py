@@ -18,7 +18,7 @@ from dataset.imaging.geometry import fill_unknown
 from ddpm.checkpoint.write import complete, component
 from ddpm.conditioning.condition import make_condition
 from ddpm.conditioning.linear_prior import LinearPrior
-from ddpm.conditioning.pose_regressor import PoseGuess
+from ddpm.conditioning.pose_regressor import PoseRegressor
 from ddpm.denoiser.unet import UNet3D
 from ddpm.diffusion.noise_schedule import NoiseSchedule
 from ddpm.diffusion.objective import NoiseObjective
@@ -78,12 +78,12 @@ class DDPMModule(pl.LightningModule):
         lora: dict | None = None,
         seed: int = 0,
         prior: LinearPrior | None = None,
-        pose_guess: PoseGuess | None = None,
+        pose_regressor: PoseRegressor | None = None,
         skip_nonfinite: bool = False,
     ):
         super().__init__()
         parts = {"denoiser": denoiser, "xray_encoder": xray_encoder, "lift": lift}
-        parts |= {"prior": prior, "pose_guess": pose_guess}
+        parts |= {"prior": prior, "pose_regressor": pose_regressor}
         self.trained = nn.ModuleDict({name: part for name, part in parts.items() if part is not None})
         self.freeze_xray_encoder = xray_encoder.pretrained if freeze_xray_encoder is None else freeze_xray_encoder
         xray_encoder.requires_grad_(not self.freeze_xray_encoder).train(not self.freeze_xray_encoder)
@@ -153,7 +153,7 @@ class DDPMModule(pl.LightningModule):
             guess = prior(batch["xray"], batch["index"] if seen else None)
             guess_std = prior.deviation(guess)
         lift, place = dict(self.trained.items()).get("lift"), (batch["pose"], self._extent(batch))
-        size, tokens = tuple(noisy.shape[2:]), denoiser.config.token_grid
+        size, tokens = tuple(noisy.shape[2:]), denoiser.condition.token_grid
         told = make_condition(self.encode_xray(batch), lift, *place, size, tokens, guess, guess_std)
         return denoiser(noisy, timestep, keep=keep, **told._asdict())
 
@@ -168,9 +168,9 @@ class DDPMModule(pl.LightningModule):
 
     def on_after_batch_transfer(self, batch: dict, dataloader_idx: int) -> dict:
         """X-rays of unknown pose are laid, in training by a guess that has not seen their patient."""
-        if "pose_guess" not in self.trained:
+        if "pose_regressor" not in self.trained:
             return batch
-        return self.trained["pose_guess"].lay_batch(batch, self.training)
+        return self.trained["pose_regressor"].align_batch(batch, self.training)
 
     def losses(self, batch: dict, eps: Tensor, timestep: Tensor, keep: Tensor) -> tuple[Tensor, Tensor]:
         """Weighted pointwise loss `(b,)` of a batch at given noise and timesteps, and the predicted clean latents."""
@@ -273,7 +273,7 @@ class DDPMModule(pl.LightningModule):
     def pipeline(self) -> XrayToCTPipeline:
         """The generating pipeline over the present weights of this module (shared, not copied)."""
         return XrayToCTPipeline(
-            **{"lift": None, "prior": None, "pose_guess": None, **dict(self.trained.items())},
+            **{"lift": None, "prior": None, "pose_regressor": None, **dict(self.trained.items())},
             latent_encoder=self.latent_encoder.to(self.device),
             scheduler=self.objective.scheduler(),
             protocol=self.protocol,

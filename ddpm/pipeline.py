@@ -16,7 +16,7 @@ from dataset.imaging.geometry import fill_unknown
 from dataset.imaging.hu_window import Window
 from ddpm.conditioning.condition import Condition, make_condition
 from ddpm.conditioning.linear_prior import LinearPrior
-from ddpm.conditioning.pose_regressor import PoseGuess
+from ddpm.conditioning.pose_regressor import PoseRegressor
 from ddpm.cuda_graph import GraphedDenoiser
 from ddpm.denoiser.unet import UNet3D
 from ddpm.diffusion.sample_noise import SampleNoise
@@ -42,12 +42,12 @@ class XrayToCTPipeline(DiffusionPipeline):
     Args:
         lift: brings the maps of the X-ray onto the latent grid; None where the denoiser does without.
         prior: guesses the latents linearly; None where the denoiser does without.
-        pose_guess: lays X-rays of unknown pose; None takes them for nominal.
+        pose_regressor: lays X-rays of unknown pose; None takes them for nominal.
         protocol: plain JSON that training wrote: `window`, `volume_size`, `extent` in mm, `dataset`, ….
         sampling: arguments of `set_sampler`; None takes the default.
     """
 
-    _optional_components = ["lift", "prior", "pose_guess"]
+    _optional_components = ["lift", "prior", "pose_regressor"]
 
     def __init__(
         self,
@@ -57,7 +57,7 @@ class XrayToCTPipeline(DiffusionPipeline):
         latent_encoder: LatentEncoder,
         scheduler: SchedulerMixin,
         prior: LinearPrior | None,  # without a default: diffusers takes what has one for a setting, not for a module
-        pose_guess: PoseGuess | None,
+        pose_regressor: PoseRegressor | None,
         protocol: dict | None = None,
         sampling: dict | None = None,
     ):
@@ -71,7 +71,7 @@ class XrayToCTPipeline(DiffusionPipeline):
             latent_encoder=latent_encoder,
             scheduler=scheduler,
             prior=prior,
-            pose_guess=pose_guess,
+            pose_regressor=pose_regressor,
         )
         self.register_to_config(protocol=protocol)
         for module in self._networks().values():
@@ -221,7 +221,7 @@ class XrayToCTPipeline(DiffusionPipeline):
 
         Args:
             pose: geometry of each view, NaN or None where unknown: the nominal posterior-anterior one is taken, and
-                the X-ray laid by `pose_guess` if there is one.
+                the X-ray laid by `pose_regressor` if there is one.
             num_samples: n, samples of the posterior an X-ray.
             num_inference_steps: steps of the sampler; `set_sampler` gives the default.
             guidance_scale: 1 samples the model as trained; above 1 exaggerates what the X-ray says.
@@ -250,8 +250,8 @@ class XrayToCTPipeline(DiffusionPipeline):
         unknown = pose.isnan().any(dim=-1)
         pose = torch.stack([fill_unknown(pose[i], tuple(extent[i].tolist())) for i in range(b)])
         xray, pose = xray.to(device), pose.to(device)
-        if self.pose_guess is not None:
-            xray, pose = self.pose_guess(xray, pose, unknown.to(device))
+        if self.pose_regressor is not None:
+            xray, pose = self.pose_regressor(xray, pose, unknown.to(device))
 
         shape = self.latent_encoder.latent_shape(self.volume_size)
         condition = self._condition(xray, pose, extent.to(device), shape[1:])
@@ -290,10 +290,10 @@ class XrayToCTPipeline(DiffusionPipeline):
     def _condition(self, xray: Tensor, pose: Tensor, extent: Tensor, size: tuple[int, int, int]) -> Condition:
         """What is known of every X-ray, computed once for all steps and samples."""
         with inference_autocast(self.denoiser.device):
-            guess = None if self.prior is None else self.prior(xray)
-            guess_std = None if guess is None else self.prior.deviation(guess)
-            encoded, tokens = self.xray_encoder(xray), self.denoiser.config.token_grid
-            return make_condition(encoded, self.lift, pose, extent, size, tokens, guess, guess_std).float()
+            prior = None if self.prior is None else self.prior(xray)
+            prior_std = None if prior is None else self.prior.deviation(prior)
+            encoded, tokens = self.xray_encoder(xray), self.denoiser.condition.token_grid
+            return make_condition(encoded, self.lift, pose, extent, size, tokens, prior, prior_std).float()
 
     @property
     def guided(self) -> bool:

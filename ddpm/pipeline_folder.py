@@ -15,12 +15,12 @@ from safetensors.torch import load_file
 from torch import nn
 
 from common.errors import UserError
-from ddpm.registry import MOVED, PARTS, SCHEDULERS
+from ddpm.registry import MOVED, PARTS, RENAMED_CLASSES, RENAMED_PARTS, SCHEDULERS, upgrade_config
 
 INDEX = "model_index.json"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
-OURS = ("denoiser", "xray_encoder", "lift", "prior", "pose_guess", "latent_encoder")
-OPTIONAL = ("lift", "prior", "pose_guess")
+OURS = ("denoiser", "xray_encoder", "lift", "prior", "pose_regressor", "latent_encoder")
+OPTIONAL = ("lift", "prior", "pose_regressor")
 
 
 def is_folder(path: str | Path) -> bool:
@@ -41,7 +41,7 @@ def check_index(folder: str | Path, linked: bool = False) -> list[str]:
     folder = Path(folder)
     if not is_folder(folder):
         raise UserError(f"{folder}: no {INDEX} in it; give a folder that python evaluation/export.py wrote")
-    index = _json(folder / INDEX)
+    index = _index(folder)
     if index.get("_class_name") != "XrayToCTPipeline":
         raise UserError(f"{folder / INDEX}: of the class {index.get('_class_name')}, not XrayToCTPipeline")
     if not isinstance(index.get("protocol"), dict):
@@ -52,10 +52,10 @@ def check_index(folder: str | Path, linked: bool = False) -> list[str]:
         found = index.get(name)
         allowed = {(_library(cls), cls_name) for cls_name, cls in known.items()}
         module, *rest = map(str, found) if isinstance(found, list) and found else (found,)
-        if (MOVED.get(module, module), *rest) not in allowed:
+        if (MOVED.get(module, module), *(RENAMED_CLASSES.get(name, name) for name in rest)) not in allowed:
             raise UserError(f"{folder / INDEX}: {name} is {found}, not one of {', '.join(known)}; nothing was run")
         files = ["scheduler_config.json"] if name == "scheduler" else ["config.json", WEIGHTS]
-        for file in (folder / name / file for file in files):
+        for file in (_place(folder, name) / file for file in files):
             if not file.is_file():
                 raise UserError(f"{file}: missing; copy the whole folder again")
             if not linked and not file.resolve().is_relative_to(folder.resolve()):
@@ -72,12 +72,13 @@ def read_part(folder: str | Path, name: str) -> nn.Module | SchedulerMixin:
     Raises:
         UserError: a config that its class refuses, or weights that are damaged, missing or left over.
     """
-    place, cls_name = Path(folder) / name, _json(Path(folder) / INDEX)[name][1]
+    place, cls_name = _place(Path(folder), name), _index(Path(folder))[name][1]
+    cls_name = RENAMED_CLASSES.get(cls_name, cls_name)
     if name == "scheduler":
         return SCHEDULERS[cls_name].from_config(_json(place / "scheduler_config.json"))
     config = {key: value for key, value in _json(place / "config.json").items() if not key.startswith("_")}
     try:
-        part = PARTS[cls_name](**config)
+        part = PARTS[cls_name](**upgrade_config(cls_name, config))
         part.load_state_dict(load_file(place / WEIGHTS))
     except SafetensorError as error:
         raise UserError(f"{place / WEIGHTS}: truncated or not a safetensors file; copy it again") from error
@@ -105,6 +106,17 @@ def forget_paths(folder: str | Path) -> None:
 def _library(cls: type) -> str:
     """How diffusers calls the place of a class: its own by the first word."""
     return "diffusers" if cls.__module__.startswith("diffusers.") else cls.__module__
+
+
+def _index(folder: Path) -> dict:
+    """The index, with today's names of parts where an older version wrote it."""
+    return {RENAMED_PARTS.get(name, name): entry for name, entry in _json(folder / INDEX).items()}
+
+
+def _place(folder: Path, name: str) -> Path:
+    """The sub-folder of a part, which bears its old name in a folder of an older version."""
+    old = next((old for old, new in RENAMED_PARTS.items() if new == name), name)
+    return folder / (old if (folder / old).is_dir() else name)
 
 
 def _json(file: Path) -> dict:

@@ -34,7 +34,7 @@ FACTORISED = ["model.full_conv=false", "model.denoiser.blocks=2", "model.denoise
 REGRESSION = [
     "model.timestep_power=inf",
     "model.noise_first=0",
-    "model.denoiser.blind=true",
+    "model.denoiser.regression=true",
     "model.posterior_start=false",
 ]
 ANCESTOR = [  # the recipe of the first latent DDPM for X-ray to CTPA, on the same latents

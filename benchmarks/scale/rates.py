@@ -79,7 +79,7 @@ def counted(size: tuple[int, int, int]) -> dict:
         folded = torch.zeros(1, 8, *(n // 2 for n in size))
         found["vqgan_step_gflop"] = giga_operations(lambda: networks(folded).sum().backward())
         for name, shape in (("vqgan", (8, d // 4, h // 4, w // 4)), ("sdxl", (4, d, h // 8, w // 8))):
-            unet = UNet3D(shape[0], dim=64, dim_mults=(1, 2, 4), prior=True)
+            unet = UNet3D(shape[0], dim=64, dim_mults=(1, 2, 4), prior={})
             given = {"features": torch.zeros(1, 16, *shape[1:]), "prior": torch.zeros(1, *shape)}
             step = torch.zeros(1, dtype=torch.long)
             found[f"unet_{name}_step_gflop"] = giga_operations(

@@ -24,7 +24,9 @@ def make_ours(setting: dict, device: str) -> nn.Module:
     """Our denoiser as `settings.yaml` sets it up; the lifted X-ray features are left out, the peers have none."""
     from ddpm.denoiser.unet import UNet3D
 
-    model = UNet3D(setting["latent"][0], embedding_dim=setting["condition"], **setting["networks"]["unet"])
+    network = setting["networks"]["unet"]
+    condition = {**network["condition"], "embedding_dim": setting["condition"]}
+    model = UNet3D(setting["latent"][0], **{**network, "condition": condition})
     return wake(model).to(device)
 
 

@@ -30,7 +30,7 @@ def make_pipeline(setting: dict, device: str):
     latent_encoder = VQGANLatents(vqgan)
     latent_encoder.measured.fill_(True)
     xray_encoder = CNNXrayEncoder(embedding_dim=setting["condition"])
-    lift = RayLift(xray_encoder.feature_channels, setting["networks"]["unet"]["condition_channels"])
+    lift = RayLift(xray_encoder.feature_channels, setting["networks"]["unet"]["condition"]["channels"])
     protocol = {
         "dataset": "random",
         "window": [-1000.0, 1000.0],
@@ -44,7 +44,7 @@ def make_pipeline(setting: dict, device: str):
         "xray_encoder": wake(xray_encoder),
         "lift": lift,
         "prior": None,
-        "pose_guess": None,
+        "pose_regressor": None,
     }
     return XrayToCTPipeline(**parts, latent_encoder=latent_encoder, scheduler=scheduler, protocol=protocol).to(device)
 

@@ -22,8 +22,8 @@ from vq_gan_3d import VQGAN3D
 
 REGISTRY = {"VQGAN3D": VQGAN3D, **PARTS, **SCHEDULERS, **CLASSIFIERS}
 TRAINED = ("denoiser", "xray_encoder", "lift")  # components that adapters may lie in
-GUESSES = ("prior", "pose_guess")  # fitted in closed form
-OPTIONAL = ("lift", *GUESSES)  # components that a model may do without
+FITTED = ("prior", "pose_regressor")  # fitted in closed form
+OPTIONAL = ("lift", *FITTED)  # components that a model may do without
 
 
 def load_vqgan(path: str | Path) -> VQGAN3D:
@@ -59,7 +59,7 @@ def build_pipeline(
         UserError: naming `path`, for parts that are not in the registry or do not fit their weights.
     """
     absent = {name for name in OPTIONAL if name not in header["components"]}
-    names = [name for name in (*TRAINED, *GUESSES, "latent_encoder") if name not in absent]
+    names = [name for name in (*TRAINED, *FITTED, "latent_encoder") if name not in absent]
     modules = {name: _construct(path, header, name, weights) for name in names}
     adapted = nn.ModuleDict({name: modules[name] for name in TRAINED if name in modules})
     if header.get("lora"):

@@ -10,6 +10,7 @@ from safetensors import SafetensorError, safe_open
 
 from common.errors import UserError
 from ddpm.checkpoint.header import check_header
+from ddpm.checkpoint.upgrade import upgrade
 from ddpm.weights.safe_load import DAMAGED, expect_stored
 
 FORMAT = 1
@@ -39,7 +40,8 @@ def read(path: str | Path) -> tuple[dict, dict[str, torch.Tensor], dict]:
     if not isinstance(header, dict) or not isinstance(weights, dict) or "components" not in header:
         raise UserError(f"{path}: not a checkpoint of this project (it has no header); give one that train/ wrote")
     check_header(path, header, FORMAT)
-    return header, weights, rest
+    content = upgrade({**rest, "header": header, "state_dict": weights})
+    return content["header"], content["state_dict"], content
 
 
 def expect_stage(path, header: dict, stage: str) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from common.checked_tensors import save_tensors
-from ddpm.checkpoint.load import GUESSES, TRAINED
+from ddpm.checkpoint.load import FITTED, TRAINED
 from ddpm.checkpoint.read import FORMAT
 from ddpm.pipeline import XrayToCTPipeline
 from ddpm.weights.licences import inherits
@@ -39,7 +39,7 @@ def export_pipeline(pipeline: XrayToCTPipeline, path: str | Path, dtype: torch.d
 
 def parts_of(pipeline: XrayToCTPipeline) -> dict[str, nn.Module]:
     """The networks of a pipeline by name."""
-    parts = {name: getattr(pipeline, name) for name in (*TRAINED, *GUESSES, "latent_encoder")}
+    parts = {name: getattr(pipeline, name) for name in (*TRAINED, *FITTED, "latent_encoder")}
     return {name: part for name, part in parts.items() if part is not None}
 
 

@@ -34,15 +34,15 @@ def make_condition(
     extent: Float[Tensor, "b 3"],
     size: tuple[int, int, int],
     token_grid: int = 0,
-    guess: Float[Tensor, "b c d h w"] | None = None,
-    guess_std: Float[Tensor, "b c d h w"] | None = None,
+    prior: Float[Tensor, "b c d h w"] | None = None,
+    prior_std: Float[Tensor, "b c d h w"] | None = None,
 ) -> Condition:
-    """Embedding (mean over the views), lifted features, tokens for attention, and the linear guess.
+    """Embedding (mean over the views), lifted features, tokens for attention, and the linear prior.
 
     Args:
         lift: brings the maps onto the latent grid of `size`; None leaves them out.
         token_grid: the maps are averaged down to this many tokens a side for cross-attention; 0 for none.
-        guess, guess_std: of `ddpm.conditioning.linear_prior.LinearPrior`.
+        prior, prior_std: linear prior and its standard deviation, of `ddpm.conditioning.linear_prior.LinearPrior`.
     """
     features = None if lift is None else lift(encoded.maps, pose, extent, size)
     tokens = None
@@ -50,4 +50,4 @@ def make_condition(
         b, v = encoded.maps.shape[:2]
         pooled = F.adaptive_avg_pool2d(encoded.maps.flatten(0, 1), token_grid)
         tokens = pooled.flatten(2).transpose(1, 2).unflatten(0, (b, v)).flatten(1, 2)
-    return Condition(encoded.embedding.mean(dim=1), features, tokens, guess, guess_std)
+    return Condition(encoded.embedding.mean(dim=1), features, tokens, prior, prior_std)

@@ -31,7 +31,7 @@ FINER = 2  # pictures are laid with so many times the pixels that are read
 LEAST_STD = 1e-3  # a pixel that never varies in training says nothing
 
 
-class PoseGuess(ModelMixin, ConfigMixin):
+class PoseRegressor(ModelMixin, ConfigMixin):
     """X-rays `(b, v, 1, h, w)` of unknown pose, laid as nominal ones, and their poses with the guessed angles.
 
     Args:
@@ -87,7 +87,7 @@ class PoseGuess(ModelMixin, ConfigMixin):
         Raises:
             ValueError: for fewer patients than folds.
         """
-        fits = self.lays(nominal).all(dim=1)
+        fits = self.covers(nominal).all(dim=1)
         xrays, nominal, drawn = xrays[fits], nominal[fits], drawn[fits]
         patients = [patient for patient, chosen in zip(patients, fits.tolist(), strict=True) if chosen]
         names = {patient: k % FOLDS for k, patient in enumerate(dict.fromkeys(patients))}
@@ -105,7 +105,7 @@ class PoseGuess(ModelMixin, ConfigMixin):
         self.fold_bias = torch.zeros(FOLDS + 1, *self.bias.shape, device=device)
         for k in range(self.config.rounds):
             parts = zip(xrays.split(64), nominal.split(64), guess.split(64), strict=True)
-            raw = torch.cat([_pooled(lay(*part), self.config.pixels) for part in parts]).flatten(2)
+            raw = torch.cat([_pooled(align(*part), self.config.pixels) for part in parts]).flatten(2)
             for view in range(raw.shape[1]):
                 seen, left = raw[:, view], (truth - guess)[:, view]
                 mean, std = seen.mean(dim=0), seen.std(dim=0).clamp_min(LEAST_STD)
@@ -136,15 +136,17 @@ class PoseGuess(ModelMixin, ConfigMixin):
         Raises:
             RuntimeError: for an index before `fit`, as in a model that was loaded.
         """
-        unknown = unknown & self.lays(pose)
+        unknown = unknown & self.covers(pose)
         with torch.autocast(xray.device.type, enabled=False):
             guess = self.offsets(xray, pose, index)
-            laid = lay(xray.float(), pose, guess).to(xray.dtype)
+            aligned = align(xray.float(), pose, guess).to(xray.dtype)
         turned = pose.clone()
         turned[..., 2:4] += guess[..., 1:3]
-        return torch.where(unknown[..., None, None, None], laid, xray), torch.where(unknown[..., None], turned, pose)
+        return torch.where(unknown[..., None, None, None], aligned, xray), torch.where(
+            unknown[..., None], turned, pose
+        )
 
-    def lay_batch(self, batch: dict, training: bool) -> dict:
+    def align_batch(self, batch: dict, training: bool) -> dict:
         """A batch with `unknown` `(b, v)` and complete poses, its X-rays of unknown pose laid.
 
         Args:
@@ -176,12 +178,12 @@ class PoseGuess(ModelMixin, ConfigMixin):
         small = _pooled(xray.float(), FINER * self.config.pixels)
         guess = torch.zeros(*xray.shape[:2], len(FIELDS), device=xray.device)
         for k in range(self.config.rounds):
-            raw = _pooled(lay(small, pose, guess), self.config.pixels).flatten(2)
+            raw = _pooled(align(small, pose, guess), self.config.pixels).flatten(2)
             z = (raw - self.pixel_mean[k]) / self.pixel_std[k]
             guess = self._limited(guess + bias[:, k] + torch.einsum("bvf,bvfo->bvo", z, weight[:, k]))
         return guess
 
-    def lays(self, pose: Float[Tensor, "b v 9"]) -> Bool[Tensor, "b v"]:
+    def covers(self, pose: Float[Tensor, "b v 9"]) -> Bool[Tensor, "b v"]:
         """Whether X-rays of these nominal poses are of the views that it reads."""
         return (pose[..., 2] - self.azimuth).abs() < 1.0
 
@@ -189,7 +191,7 @@ class PoseGuess(ModelMixin, ConfigMixin):
         return guess.clamp(-self.reach, self.reach)
 
 
-def lay(
+def align(
     xray: Float[Tensor, "b v 1 h w"], pose: Float[Tensor, "b v 9"], offsets: Float[Tensor, "b v 6"]
 ) -> Float[Tensor, "b v 1 h w"]:
     """X-rays taken off their nominal `pose` by `offsets`, with the plane through the isocentre as it would show it.

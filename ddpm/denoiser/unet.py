@@ -4,6 +4,8 @@ The factorised layout follows Ho et al., "Video Diffusion Models" (2022), with d
 norm Dhariwal and Nichol, "Diffusion Models Beat GANs" (2021). Channels-last memory and fused attention make it fast.
 """
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from diffusers import ConfigMixin, ModelMixin
@@ -13,7 +15,38 @@ from torch import Tensor, nn
 
 from ddpm.denoiser.blocks import Conv3d, DepthAttention, PlaneAttention, ResBlock, TokenAttention
 from ddpm.denoiser.embeddings import POSITION_CHANNELS, positions, sinusoids
-from ddpm.denoiser.preconditioning import GaussianPosterior
+from ddpm.denoiser.preconditioning import GaussianPreconditioning
+
+
+@dataclass(frozen=True)
+class ConditionShape:
+    """Sizes of the X-ray condition; 0 switches a form of it off.
+
+    Args:
+        channels: of the lifted X-ray features.
+        embedding_dim: length of the global X-ray embedding.
+        token_channels: of the X-ray tokens that the coarsest level attends to.
+        token_grid: tokens a side, to which `make_condition` averages the X-ray's feature map.
+    """
+
+    channels: int = 16
+    embedding_dim: int = 512
+    token_channels: int = 0
+    token_grid: int = 0
+
+
+@dataclass(frozen=True)
+class PriorUse:
+    """How the denoiser uses a linear prior of the clean latents (`ddpm.conditioning.linear_prior`), beside its input.
+
+    Args:
+        residual: the network predicts the difference to the prior; for prediction of clean latents.
+        preconditioning: arguments of `GaussianPreconditioning`; the network then predicts the difference to its mean
+            in units of c_out. None adds the output to the prior itself.
+    """
+
+    residual: bool = False
+    preconditioning: dict | None = None
 
 
 class UNet3D(ModelMixin, ConfigMixin):
@@ -22,20 +55,17 @@ class UNet3D(ModelMixin, ConfigMixin):
     Args:
         in_channels: channels of the latents, in and out.
         dim: width of the first level; `dim_mults` give the widths of all levels.
-        condition_channels: channels of the lifted X-ray features; 0 for none.
-        embedding_dim: length of the global X-ray embedding; 0 for none.
-        token_channels: channels of the X-ray tokens that the coarsest level attends to; 0 for none.
-        token_grid: tokens a side that the X-ray's map is averaged down to, for who makes them.
-        prior: whether a guess of the clean latents is given (`ddpm.conditioning.linear_prior`).
-        blind: the noisy latents are not shown, which makes of the network a plain regression.
-        residual: the prediction is what has to be added to that guess: right where clean latents are predicted.
-        posterior: arguments of `ddpm.denoiser.preconditioning.GaussianPosterior`, whose mean is then what is added
-        to, in
-            units of its uncertainty; None adds to the guess itself.
         blocks: residual blocks a level, on each side.
         full_conv: 3×3×3 convolutions and halving along all axes, in place of 1×3×3 and halving in plane.
-        depth_attention: attention along D at each level; the coarsest has it always, and attention in plane.
-        head_dim: of the attention heads.
+        depth_attention: attention along depth at every level; the coarsest always has it, and attention in plane.
+        head_dim: channels of an attention head.
+        condition: arguments of `ConditionShape`; None takes its defaults.
+        prior: arguments of `PriorUse`; None for a denoiser without a linear prior.
+        regression: replaces the noisy latents by zeros, so that the network is a plain regression from the X-ray.
+
+    Raises:
+        ValueError: for preconditioning of a network that does not predict the difference to a prior, or that does not
+            see the noisy latents.
     """
 
     _supports_gradient_checkpointing = True  # diffusers' `enable_gradient_checkpointing()`: a part of a level at once
@@ -46,35 +76,29 @@ class UNet3D(ModelMixin, ConfigMixin):
         in_channels: int = 8,
         dim: int = 64,
         dim_mults: tuple[int, ...] = (1, 2),
-        condition_channels: int = 16,
-        embedding_dim: int = 512,
         blocks: int = 1,
         full_conv: bool = True,
         depth_attention: bool = False,
         head_dim: int = 32,
-        token_channels: int = 0,
-        token_grid: int = 0,
-        prior: bool = False,
-        residual: bool = False,
-        blind: bool = False,
-        posterior: dict | None = None,
+        condition: dict | None = None,
+        prior: dict | None = None,
+        regression: bool = False,
     ):
         super().__init__()
-        if residual and not prior:
-            raise ValueError("residual=true without prior: there is no guess to add to")
-        if posterior and (blind or not residual):
-            raise ValueError(
-                "model.posterior_start: needs the linear guess, model.prediction=sample, and no model.denoiser.blind"
-            )
+        self.condition = ConditionShape(**(condition or {}))
+        self.prior = None if prior is None else PriorUse(**prior)
+        preconditioning = self.prior.preconditioning if self.prior else None
+        if preconditioning and (regression or not self.prior.residual):
+            raise ValueError("preconditioning needs a linear prior with residual=true, and regression=false")
         widths = [dim * m for m in dim_mults]
         time_dim = 4 * dim
         self.time = nn.Sequential(nn.Linear(dim, time_dim), nn.SiLU(), nn.Linear(time_dim, time_dim))
         self.xray = None
-        if embedding_dim:
-            self.xray = nn.Sequential(nn.LayerNorm(embedding_dim), nn.Linear(embedding_dim, time_dim))
+        if length := self.condition.embedding_dim:
+            self.xray = nn.Sequential(nn.LayerNorm(length), nn.Linear(length, time_dim))
         self.no_xray = nn.Parameter(torch.zeros(time_dim))  # in place of a dropped X-ray
-        given = in_channels * (2 if prior else 1) + condition_channels
-        self.stem = Conv3d(given + POSITION_CHANNELS, widths[0], 3, padding=1)
+        inputs = in_channels * (2 if self.prior else 1) + self.condition.channels
+        self.stem = Conv3d(inputs + POSITION_CHANNELS, widths[0], 3, padding=1)
 
         def level(width_in: int, width: int) -> nn.ModuleList:
             parts: list[nn.Module] = [
@@ -86,10 +110,11 @@ class UNet3D(ModelMixin, ConfigMixin):
         kernel = (2, 2, 2) if full_conv else (1, 2, 2)
         pairs = list(zip(widths[:-1], widths[1:], strict=True))
         self.downsample = nn.ModuleList(nn.Conv3d(a, b, kernel, stride=kernel) for a, b in pairs)
+        tokens = self.condition.token_channels
         self.middle = nn.ModuleList(
             [
                 ResBlock(widths[-1], widths[-1], time_dim, full_conv),
-                *([TokenAttention(widths[-1], token_channels, head_dim)] if token_channels else []),
+                *([TokenAttention(widths[-1], tokens, head_dim)] if tokens else []),
                 PlaneAttention(widths[-1], head_dim),
                 DepthAttention(widths[-1], head_dim),
                 ResBlock(widths[-1], widths[-1], time_dim, full_conv),
@@ -101,13 +126,13 @@ class UNet3D(ModelMixin, ConfigMixin):
         self.out = Conv3d(widths[0], in_channels, 3, padding=1)
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
-        self.start = GaussianPosterior(**posterior) if posterior else None
+        self.preconditioning = GaussianPreconditioning(**preconditioning) if preconditioning else None
         self.gradient_checkpointing = False
         self.to(memory_format=torch.channels_last_3d)
 
     @classmethod
     def from_pretrained(cls, *arguments, **options) -> "UNet3D":
-        """diffusers', with the memory layout that its fast loading forgets."""
+        """diffusers' method, and then the channels-last memory layout, which its fast loading drops."""
         return super().from_pretrained(*arguments, **options).to(memory_format=torch.channels_last_3d)
 
     def forward(
@@ -125,29 +150,29 @@ class UNet3D(ModelMixin, ConfigMixin):
 
         Args:
             timestep: 0 … T-1.
-            embedding: global X-ray embedding; None means no X-ray at all.
+            embedding: global X-ray embedding; None for no X-ray.
             features: X-ray features on the latent grid (`ddpm.conditioning.lift.RayLift`).
             keep: 1 keeps a sample's X-ray, 0 drops it; None keeps all. Guidance needs both.
             tokens: X-ray features without a place in the volume, for cross-attention.
-            prior: guess of the clean latents.
-            prior_std: standard deviation of clean latents around it, where the network starts from the posterior mean.
+            prior: linear prior of the clean latents.
+            prior_std: standard deviation of clean latents around the prior; needed for preconditioning.
 
         Raises:
             ValueError: where a side cannot be halved often enough, or `prior_std` is missing.
         """
         self.check_size(sample.shape[2:])
         b, noisy = sample.shape[0], sample
-        if self.config.blind:
+        if self.config.regression:
             sample = torch.zeros_like(sample)
-        elif self.start is not None:  # pure noise tells nothing: not shown, it cannot distract
-            sample = self.start.told(sample, timestep)
+        elif self.preconditioning is not None:
+            sample = self.preconditioning.mask_pure_noise(sample, timestep)
         emb = self.time(sinusoids(timestep, self.config.dim).to(sample.dtype))
         kept = sample.new_zeros(b) if embedding is None else keep
         emb = emb + self._global(embedding, kept, b)
         parts = [sample, positions(sample.shape[2:], sample.device).to(sample.dtype).expand(b, -1, -1, -1, -1)]
-        if self.config.condition_channels:
-            parts.append(_kept(features, kept, sample, self.config.condition_channels))
-        if self.config.prior:
+        if self.condition.channels:
+            parts.append(_kept(features, kept, sample, self.condition.channels))
+        if self.prior:
             prior = _kept(prior, kept, sample, self.config.in_channels)
             parts.append(prior)
         x = self.stem(torch.cat(parts, dim=1).contiguous(memory_format=torch.channels_last_3d))
@@ -168,14 +193,14 @@ class UNet3D(ModelMixin, ConfigMixin):
             if i > 0:
                 x = self.upsample[i - 1](x)
         x = self.out(F.silu(self.norm(x)))
-        if self.start is None:
-            return x + prior if self.config.residual else x
+        if self.preconditioning is None:
+            return x + prior if self.prior and self.prior.residual else x
         if prior_std is None:
             if embedding is not None:
-                raise ValueError("the denoiser starts from the posterior mean: give prior_std with prior")
+                raise ValueError("the denoiser is preconditioned: give prior_std with prior")
             prior_std = torch.ones_like(prior)
-        mean, uncertainty = self.start(noisy, prior, prior_std, timestep, kept)
-        return mean + uncertainty * x
+        mean, c_out = self.preconditioning(noisy, prior, prior_std, timestep, kept)
+        return mean + c_out * x
 
     def _run(self, part: nn.Module, x: Tensor, emb: Tensor) -> Tensor:
         if self.gradient_checkpointing and torch.is_grad_enabled():
@@ -183,15 +208,15 @@ class UNet3D(ModelMixin, ConfigMixin):
         return part(x, emb)
 
     def _global(self, embedding: Tensor | None, keep: Tensor | None, b: int) -> Tensor:
-        """What the norms are told of the whole X-ray; a learned vector where there is none."""
+        """Embedding of the whole X-ray that modulates the norms `(b, 4·dim)`; a learned vector without an X-ray."""
         nothing = self.no_xray.expand(b, -1)
         if embedding is None or self.xray is None:
             return nothing
-        told = self.xray(embedding).to(nothing.dtype)
-        return told if keep is None else torch.lerp(nothing, told, keep[:, None].to(nothing.dtype))
+        encoded = self.xray(embedding).to(nothing.dtype)
+        return encoded if keep is None else torch.lerp(nothing, encoded, keep[:, None].to(nothing.dtype))
 
     def check_size(self, size: tuple[int, int, int]) -> None:
-        """Refuses latents `(d, h, w)` that cannot be halved often enough with a ValueError."""
+        """Raises a ValueError for latents `(d, h, w)` that cannot be halved once for every further level."""
         factor = 2 ** (len(self.config.dim_mults) - 1)
         sides = size if self.config.full_conv else size[1:]
         if any(side % factor for side in sides):
@@ -202,7 +227,7 @@ class UNet3D(ModelMixin, ConfigMixin):
 
 
 def _kept(part: Tensor | None, keep: Tensor | None, sample: Tensor, channels: int) -> Tensor:
-    """A part of the condition in the type of the sample: zero where it is dropped or missing."""
+    """One part of the condition in the dtype of the sample; zeros where it is dropped or missing."""
     if part is None:
         return sample.new_zeros(len(sample), channels, *sample.shape[2:])
     part = part.to(sample.dtype)

@@ -70,7 +70,7 @@ class LatentEncoder(ModelMixin, ConfigMixin):
         self.latent_std.copy_(std.clamp_min(1e-6))
         self.measured.fill_(True)
 
-    def whiten(self, raw: Float[Tensor, "b c d h w"]) -> Float[Tensor, "b c d h w"]:
+    def standardise(self, raw: Float[Tensor, "b c d h w"]) -> Float[Tensor, "b c d h w"]:
         """Raw to whitened latents.
 
         Raises:
@@ -80,18 +80,18 @@ class LatentEncoder(ModelMixin, ConfigMixin):
             raise RuntimeError("latent statistics were not measured: call measure(raw training latents) first")
         return (raw - _channels(self.latent_mean)) / _channels(self.latent_std)
 
-    def colour(self, latents: Float[Tensor, "b c d h w"]) -> Float[Tensor, "b c d h w"]:
-        """Inverse of `whiten`."""
+    def unstandardise(self, latents: Float[Tensor, "b c d h w"]) -> Float[Tensor, "b c d h w"]:
+        """Inverse of `standardise`."""
         return latents * _channels(self.latent_std) + _channels(self.latent_mean)
 
     @torch.no_grad()
     def encode(self, volume: Float[Tensor, "b 1 D H W"]) -> Float[Tensor, "b c d h w"]:
         """Whitened latents of volumes in [-1, 1]."""
-        return self.whiten(self.encode_raw(volume))
+        return self.standardise(self.encode_raw(volume))
 
     def decode(self, latents: Float[Tensor, "b c d h w"]) -> Float[Tensor, "b 1 D H W"]:
         """Volumes in [-1, 1] of whitened latents; differentiable, so that losses on the volume reach the denoiser."""
-        return self.decode_raw(self.colour(latents)).clamp(-1.0, 1.0)
+        return self.decode_raw(self.unstandardise(latents)).clamp(-1.0, 1.0)
 
     @torch.no_grad()
     def latent_shape(self, volume_size: tuple[int, int, int]) -> tuple[int, int, int, int]:

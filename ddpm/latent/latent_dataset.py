@@ -104,21 +104,21 @@ class LatentDataset(Dataset):
         self.conditions = default_collate([cases.condition(i) for i in range(len(latents))]) if self.kept else {}
 
     def xrays(
-        self, pixels: int, step: int = -1, lay: Callable[[dict], dict] | None = None
+        self, pixels: int, step: int = -1, align: Callable[[dict], dict] | None = None
     ) -> Float[Tensor, "n v 1 p q"]:
         """All X-rays, as at a step of training or, by default, without random changes.
 
         Those that are not kept as they are come averaged down to `pixels` a side.
 
         Args:
-            lay: changes the `xray` of batches without latents.
+            align: changes the `xray` of batches without latents.
         """
-        if lay is None and not self._changes(step):
+        if align is None and not self._changes(step):
             return self.conditions["xray"]
         found = []
         for chosen in torch.arange(len(self)).split(PART):
             told = self._collated([(i, step) for i in chosen.tolist()])
-            xray = told["xray"] if lay is None else lay(told)["xray"]
+            xray = told["xray"] if align is None else align(told)["xray"]
             found.append(F.adaptive_avg_pool2d(xray.flatten(0, 1), pixels).unflatten(0, xray.shape[:2]))
         return torch.cat(found)
 

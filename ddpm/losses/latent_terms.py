@@ -78,4 +78,4 @@ def excerpt(
 
 def decode_for_loss(encoder: LatentEncoder, latents: Float[Tensor, "b c d h w"]) -> Float[Tensor, "b 1 D H W"]:
     """Volumes near [-1, 1], not clipped: clipping would stop the gradient where the prediction is furthest off."""
-    return encoder.decode_raw(encoder.colour(latents))
+    return encoder.decode_raw(encoder.unstandardise(latents))

@@ -30,10 +30,10 @@ class EncodedDataset(Dataset):
         encoder: XrayEncoder,
         device: torch.device,
         description: str = "X-rays",
-        lay: Callable[[dict], dict] = dict,
+        align: Callable[[dict], dict] = dict,
     ):
         self.items = items
-        found = (lay(default_collate([items[i]]))["xray"] for i in track(range(len(items)), description))
+        found = (align(default_collate([items[i]]))["xray"] for i in track(range(len(items)), description))
         self.features = [_encode(encoder, xray, device) for xray in found]
 
     def __len__(self) -> int:

@@ -85,7 +85,7 @@ def write_result(token: str, place: Path, made: Made, pipeline, truth: Path | No
     write_zip(place / "dicom.zip", mean, spacing, shown.centre, window, f"{mark}{preview}")
     grey = pictures.display_window(window)
     sheets.save_gif(place / "animation.gif", sheets.volume_frames(mean, spacing, grey, FRAMES))
-    told = placed(shown, pipeline.pose_guess)
+    told = placed(shown, pipeline.pose_regressor)
     error = _reproject(place, *told, mean, spacing) if window.keeps_line_integrals else None
     settings = _settings(made, pipeline) | {"error_bars": bars, "reprojection_error": error, "metrics": measured}
     (place / "settings.json").write_text(json.dumps(settings, indent=1, allow_nan=False) + "\n", encoding="utf-8")

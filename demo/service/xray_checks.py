@@ -53,7 +53,7 @@ def look(xray: Path, pipeline, picture: Path, view: str | None = None, align: st
     if found.view == "lateral":
         xray_tile(read_xray(xray, size, lateral=True), PICTURE_SIDE).save(picture)
         return Look(None, "lateral or oblique, as the file says", [LATERAL, *warnings])
-    told = (pipeline.protocol, pipeline.extent, align, view, pipeline.prior, pipeline.pose_guess)
+    told = (pipeline.protocol, pipeline.extent, align, view, pipeline.prior, pipeline.pose_regressor)
     (shown,) = read_inputs([xray], *told)
     xray_tile(shown.picture, PICTURE_SIDE).save(picture)
     plain = resize_xray(scale_picture(found), size).clamp(0.0, 1.0)
@@ -90,7 +90,7 @@ def oddities(plain: Float[Tensor, "h w"], shown: Shown, pipeline) -> list[str]:
     elif not said and _symmetry(laid) < LEAST_SYMMETRY:
         said.append("it looks like a lateral, oblique or strongly turned view: give a frontal chest X-ray")
     if prior is not None:
-        laid, _ = placed(shown, pipeline.pose_guess)  # as the X-rays were that the guess was fitted on
+        laid, _ = placed(shown, pipeline.pose_regressor)  # as the X-rays were that the guess was fitted on
         far = float(prior.distance(laid[None, :, None].to(pipeline.device)))
         if far > FAR:
             said.append(

@@ -7,7 +7,7 @@ import torch
 
 from common.files import sha256
 from dataset.imaging.geometry import fill_unknown
-from ddpm.conditioning.pose_regressor import FIELDS, PoseGuess
+from ddpm.conditioning.pose_regressor import FIELDS, PoseRegressor
 from evaluation.generation.xray_inputs import Shown
 from evaluation.visualization.slices import SYNTHETIC
 
@@ -36,15 +36,17 @@ def describe_input(shown: Shown, digest: str, pipeline) -> dict:
     """Noise, geometry and notes of one input; `digest` is that of the file."""
     spacing = [e / n for e, n in zip(shown.extent, pipeline.volume_size, strict=True)]
     geometry = NOMINAL if shown.nominal else "of the input"
-    guessed = {"pose_guess": guessed_pose(shown, pipeline.pose_guess)} if pipeline.pose_guess is not None else {}
+    guessed = (
+        {"pose_guess": guessed_pose(shown, pipeline.pose_regressor)} if pipeline.pose_regressor is not None else {}
+    )
     return {"noise_id": noise_id(digest), "spacing": spacing, "geometry": geometry, **shown.notes, **guessed}
 
 
-def guessed_pose(shown: Shown, guess: PoseGuess) -> list[dict | None]:
+def guessed_pose(shown: Shown, guess: PoseRegressor) -> list[dict | None]:
     """How far off its nominal pose each view is taken to be, which it was laid by; None where it was not."""
     place = {"device": guess.weight.device, "dtype": torch.float32}
     pose = fill_unknown(shown.pose, tuple(shown.extent))
     offsets = guess.offsets(shown.xray[None, :, None].to(**place), pose[None].to(**place))[0]
     told = [dict(zip(FIELDS, (round(value, 3) for value in view), strict=True)) for view in offsets.tolist()]
-    unknown = (shown.pose.isnan().any(dim=-1) & guess.lays(pose.to(**place)).cpu()).tolist()
+    unknown = (shown.pose.isnan().any(dim=-1) & guess.covers(pose.to(**place)).cpu()).tolist()
     return [view if is_unknown else None for view, is_unknown in zip(told, unknown, strict=True)]

@@ -78,7 +78,9 @@ def generate(
     Raises:
         UserError: an X-ray that cannot be read; nothing has been generated then.
     """
-    inputs = read_inputs(xrays, pipeline.protocol, pipeline.extent, align, view, pipeline.prior, pipeline.pose_guess)
+    inputs = read_inputs(
+        xrays, pipeline.protocol, pipeline.extent, align, view, pipeline.prior, pipeline.pose_regressor
+    )
     images = torch.stack([shown.xray for shown in inputs])
     films = [(path,) if isinstance(path, Path) else path for path in xrays]
     hashes = [SEPARATOR.join(sha256(path) for path in views) for views in films]

@@ -17,7 +17,7 @@ from dataset.io.ct import read_volume
 from dataset.io.xray import read_film
 from dataset.xray.lung_alignment import CHOICES, lung_map
 from ddpm.conditioning.linear_prior import LinearPrior
-from ddpm.conditioning.pose_regressor import PoseGuess
+from ddpm.conditioning.pose_regressor import PoseRegressor
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ def read_inputs(
     align: str | None = None,
     view: str | None = None,
     prior: LinearPrior | None = None,
-    pose_guess: PoseGuess | None = None,
+    pose_guess: PoseRegressor | None = None,
 ) -> list[Shown]:
     """The files as the generator wants them.
 
@@ -141,7 +141,7 @@ def _lies_like_training(images: Float[Tensor, "v h w"], prior: LinearPrior | Non
     return prior is not None and float(prior.distance(images[None, :, None].to(prior.mean.device))) <= 1.0
 
 
-def placed(shown: Shown, guess: PoseGuess | None) -> tuple[Float[Tensor, "v h w"], Float[Tensor, "v 9"]]:
+def placed(shown: Shown, guess: PoseRegressor | None) -> tuple[Float[Tensor, "v h w"], Float[Tensor, "v 9"]]:
     """X-rays and poses as the generator takes them: complete, and laid where it guesses unknown poses."""
     pose = fill_unknown(shown.pose, tuple(shown.extent))
     if guess is None:

@@ -29,7 +29,8 @@ def module(num_batches: int = 4, denoiser: UNet3D | None = None, **options) -> D
     torch.manual_seed(0)
     options = {"objective": NoiseObjective(), "optimizer": partial(torch.optim.AdamW, lr=1e-3), **options}
     return DDPMModule(
-        denoiser or UNet3D(4, dim=8, dim_mults=(1, 2), condition_channels=4, embedding_dim=32, blocks=1, head_dim=8),
+        denoiser
+        or UNet3D(4, dim=8, dim_mults=(1, 2), condition={"channels": 4, "embedding_dim": 32}, blocks=1, head_dim=8),
         CNNXrayEncoder(width=8, blocks=1, feature_channels=8, embedding_dim=32),
         RayLift(8, 4, depth_bins=4),
         latent_encoder(),

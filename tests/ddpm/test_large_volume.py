@@ -23,7 +23,7 @@ from train.run.memory import _peak
 size = (128, 512, 512)
 protocol = {{"window": [-1000, 1000], "volume_size": list(size), "extent": [320.0, 350.0, 350.0], "dataset": "none"}}
 xrays = CNNXrayEncoder()
-denoiser = UNet3D(8, 32, (1, 2, 4), embedding_dim=xrays.embedding_dim, blocks=1, full_conv=True, depth_attention=False)
+denoiser = UNet3D(8, 32, (1, 2, 4), condition={{"embedding_dim": xrays.embedding_dim}})
 encoder = VQGANLatents({{"n_hiddens": 32}}, *(int(word) for word in sys.argv[1:]))
 scheduler = NoiseObjective(prediction="sample").scheduler()
 lift = xrays.make_lift(16, 16)

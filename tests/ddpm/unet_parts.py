@@ -7,8 +7,8 @@ from ddpm.denoiser.unet import UNet3D
 
 def small(**options) -> UNet3D:
     torch.manual_seed(0)
-    net = UNet3D(**{"in_channels": 4, "dim": 16, "dim_mults": (1, 2), "condition_channels": 3, "embedding_dim": 24,
-                    "blocks": 1, "head_dim": 8, **options})  # fmt: skip
+    condition = {"channels": 3, "embedding_dim": 24}
+    net = UNet3D(**{"in_channels": 4, "dim": 16, "head_dim": 8, "condition": condition, **options})
     for name, p in net.named_parameters():  # layers that start at zero hide what lies behind them
         if not p.any():
             torch.nn.init.normal_(p, std=0.05, generator=torch.Generator().manual_seed(len(name)))

@@ -98,7 +98,7 @@ class FakePipeline:
     """Answers with `answer(xray)` in HU plus noise that depends on seed, id and sample alone."""
 
     prior = None
-    pose_guess = None
+    pose_regressor = None
 
     def __init__(self, answer, data: dict, noise: float = 20.0):
         self._answer, self.protocol, self._noise = answer, data, noise

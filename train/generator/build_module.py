@@ -45,15 +45,19 @@ def build_module(
     with_prior = model.prior_rank > 0 and not xray_encoder.volumetric
     _check_guess_from(model.guess_from, with_prior, origin)
     residual = with_prior and model.prediction == "sample"
-    with_posterior = bool(model.posterior_start)  # the denoiser refuses it where it cannot be
+    preconditioned = bool(model.posterior_start)
+    if preconditioned and (not residual or model.denoiser.regression):
+        raise ValueError(
+            "model.posterior_start: needs the linear prior, model.prediction=sample, and no model.denoiser.regression"
+        )
     denoiser = instantiate(
         model.denoiser,
         in_channels=shape[0],
-        embedding_dim=xray_encoder.embedding_dim if model.global_embedding else 0,
-        token_channels=xray_encoder.feature_channels if model.token_grid else 0,
-        prior=with_prior,
-        residual=residual,
-        posterior=_posterior(model) if with_posterior else None,
+        condition={
+            "embedding_dim": xray_encoder.embedding_dim if model.global_embedding else 0,
+            "token_channels": xray_encoder.feature_channels if model.token_grid else 0,
+        },
+        prior={"residual": residual, "preconditioning": _preconditioning(model)} if with_prior else None,
         _convert_="all",
     )
     denoiser.check_size(shape[1:])
@@ -67,7 +71,7 @@ def build_module(
     if with_prior:
         views = dataset.views
         prior = (
-            LinearPrior(shape, views, model.prior_pixels, model.prior_rank, deviation=with_posterior)
+            LinearPrior(shape, views, model.prior_pixels, model.prior_rank, deviation=preconditioned)
             if origin is None
             else origin.pipeline.prior
         )
@@ -103,7 +107,7 @@ def build_module(
         lora=lora if model.lora else None,
         seed=model.seed,
         prior=prior,
-        pose_guess=None if origin is None else origin.pose_guess(model.pose_guess, dataset.views),
+        pose_regressor=None if origin is None else origin.pose_guess(model.pose_guess, dataset.views),
         skip_nonfinite=model.skip_nonfinite,
     )
 
@@ -126,7 +130,9 @@ def _check_guess_from(share: float | None, with_prior: bool, origin: Origin | No
         )
 
 
-def _posterior(model) -> dict:
-    """Arguments of `GaussianPosterior`."""
+def _preconditioning(model) -> dict | None:
+    """Arguments of `GaussianPreconditioning`; None where the denoiser goes without."""
+    if not model.posterior_start:
+        return None
     schedule = model.objective.schedule
     return {"timesteps": model.timesteps, "schedule": schedule, "zero_terminal_snr": model.zero_terminal_snr}

@@ -14,7 +14,7 @@ from dataset.imaging.hu_window import Window
 from ddpm.checkpoint.latent_encoder import make_latent_encoder
 from ddpm.checkpoint.load import load_pipeline, trained_parts
 from ddpm.checkpoint.write import component, header_of, save_adapter
-from ddpm.conditioning.pose_regressor import PoseGuess
+from ddpm.conditioning.pose_regressor import PoseRegressor
 from ddpm.latent import LatentEncoder
 
 log = logging.getLogger(__name__)
@@ -65,13 +65,13 @@ class Origin:
                 )
         return encoder
 
-    def pose_guess(self, asked: bool | None, views: int) -> PoseGuess | None:
+    def pose_guess(self, asked: bool | None, views: int) -> PoseRegressor | None:
         """The run's own guess of poses, which its linear guess and its denoiser were trained with.
 
         Raises:
             UserError: if the config asks for what the run does not have, or for the opposite, or has other views.
         """
-        own = self.pipeline.pose_guess
+        own = self.pipeline.pose_regressor
         if asked is not None and asked != (own is not None):
             told = f"model.pose_guess={str(asked).lower()}: model.init_from={self.path} was trained"
             raise UserError(f"{told} {'without' if own is None else 'with'} it; leave it out")

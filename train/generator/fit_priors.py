@@ -11,7 +11,7 @@ from dataset.cases.store import stored
 from dataset.datamodule import CTDataModule
 from dataset.imaging.drr_options import DrrSettings
 from dataset.xray.pose_perturbation import DEGREES, DISTANCE_SHARE, SHIFT_MM
-from ddpm.conditioning.pose_regressor import FINER, LEAST_PATIENTS, PoseGuess
+from ddpm.conditioning.pose_regressor import FINER, LEAST_PATIENTS, PoseRegressor
 from ddpm.module import DDPMModule
 from train.distributed.processes import say
 from train.generator.latent_data import LatentData, laid
@@ -49,17 +49,17 @@ def fit_guesses(
         drr = getattr(cases.source, "drr", DrrSettings())
         home = Path(cases.manifest_path).parent
         drrs = posed_drrs(cases.train, drr, home, FINER * pixels, cases.prepare_workers)
-        guess = PoseGuess(drrs.nominal[..., 2].mode(dim=0).values.tolist(), pixels, LIMITS)
+        guess = PoseRegressor(drrs.nominal[..., 2].mode(dim=0).values.tolist(), pixels, LIMITS)
         read = guess.fit(drrs.xray, drrs.nominal, drrs.drawn, [patients[i] for i in drrs.cases], patients)
-        module.trained["pose_guess"] = guess
+        module.trained["pose_regressor"] = guess
         shares = ", ".join(f"{name} {' and '.join(f'{100 * view:.0f}' for view in v)} %" for name, v in read.items())
         say(f"guess of the pose: of DRRs at drawn poses it reads {shares}")
     if "prior" in module.trained:
         prior = module.trained["prior"]
-        lay = partial(laid, module, training=True) if "pose_guess" in module.trained else None
-        prior.fit(data.train.xrays(pixels, lay=lay), data.train.latents, patients)
+        lay = partial(laid, module, training=True) if "pose_regressor" in module.trained else None
+        prior.fit(data.train.xrays(pixels, align=lay), data.train.latents, patients)
         if prior.std is not None and data.train.augments:  # a guess from a changed X-ray is a worse one
-            prior.measure_deviation(data.train.xrays(pixels, step=0, lay=lay), data.train.latents)
+            prior.measure_deviation(data.train.xrays(pixels, step=0, align=lay), data.train.latents)
 
 
 class ShowGuess(pl.Callback):
@@ -74,7 +74,7 @@ class ShowGuess(pl.Callback):
     """
 
     def __init__(self, share: float | None, module: DDPMModule):
-        guessed = {"prior", "pose_guess"} <= set(module.trained.keys())
+        guessed = {"prior", "pose_regressor"} <= set(module.trained.keys())
         self.share = (GUESS_FROM if guessed else 0.0) if share is None else float(share)
         if self.share:
             say(f"the linear guess of the volume is shown after {100 * self.share:.0f} % of the training")

@@ -107,8 +107,8 @@ class LatentData(CTDataModule):
         if not encoder.measured:  # one of model.init_from keeps the statistics that its denoiser learned with
             encoder.measure(raw if kept else parts)
         if kept:
-            self.train = LatentDataset(cases.train, encoder.whiten(raw))
-            self.val = LatentDataset(cases.val, encoder.whiten(read_latents(val)))
+            self.train = LatentDataset(cases.train, encoder.standardise(raw))
+            self.val = LatentDataset(cases.val, encoder.standardise(read_latents(val)))
         else:
             self.train = LatentDataset(cases.train, StoredLatents(train, encoder))
             self.val = LatentDataset(cases.val, StoredLatents(val, encoder))
@@ -129,9 +129,9 @@ class LatentData(CTDataModule):
 
 def laid(module: DDPMModule, batch: dict, training: bool) -> dict:
     """A batch as a data set gives it, its X-rays of unknown pose laid as the module lays them."""
-    if "pose_guess" not in module.trained:
+    if "pose_regressor" not in module.trained:
         return batch
-    return module.trained["pose_guess"].lay_batch(module.on_before_batch_transfer(batch, 0), training)
+    return module.trained["pose_regressor"].align_batch(module.on_before_batch_transfer(batch, 0), training)
 
 
 def cache_xray_features(data: LatentData, module: DDPMModule, device: torch.device) -> int:

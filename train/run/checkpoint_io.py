@@ -15,6 +15,7 @@ from lightning_fabric.plugins import CheckpointIO
 
 from common.errors import UserError
 from ddpm.checkpoint.read import read
+from ddpm.checkpoint.upgrade import upgrade
 
 LAST, PREVIOUS = "last.ckpt", "previous.ckpt"
 
@@ -61,7 +62,7 @@ class AtomicCheckpointIO(CheckpointIO):
 
     def load_checkpoint(self, path: str | Path, map_location: Any = None, weights_only: bool | None = None) -> dict:
         """Weights and plain data only, whatever is asked for."""
-        return torch.load(path, map_location=map_location or "cpu", weights_only=True)
+        return upgrade(torch.load(path, map_location=map_location or "cpu", weights_only=True))
 
     def remove_checkpoint(self, path: str | Path) -> None:
         """Deletes a checkpoint that rotation dropped."""

@@ -6,11 +6,11 @@ import torch
 from dataset.imaging.drr import line_integrals
 from dataset.imaging.geometry import make_pose, project, view_pose
 from dataset.xray.pose_perturbation import disturbed_poses
-from ddpm.conditioning.pose_regressor import FIELDS, PoseGuess, _applied, _offsets, lay
+from ddpm.conditioning.pose_regressor import FIELDS, PoseRegressor, _applied, _offsets, align
 
 EXTENT = (320.0, 256.0, 352.0)
 NOMINAL = make_pose(EXTENT)[None]
-LIMITS = torch.tensor(PoseGuess().config.limits)
+LIMITS = torch.tensor(PoseRegressor().config.limits)
 
 
 def drawn(n: int, nominal: torch.Tensor = NOMINAL, seed: int = 0) -> torch.Tensor:
@@ -36,14 +36,14 @@ def pictures(poses: torch.Tensor, seed: int = 0, size: int = 32) -> torch.Tensor
 
 def fitted(
     n: int = 200, nominal: torch.Tensor = NOMINAL, rounds: int = 2
-) -> tuple[PoseGuess, torch.Tensor, torch.Tensor]:
+) -> tuple[PoseRegressor, torch.Tensor, torch.Tensor]:
     poses, names = drawn(n, nominal), [f"p{i}" for i in range(n)]
-    guess, seen = PoseGuess(tuple(nominal[:, 2].tolist()), 16, rounds=rounds), pictures(poses)
+    guess, seen = PoseRegressor(tuple(nominal[:, 2].tolist()), 16, rounds=rounds), pictures(poses)
     guess.fit(seen, nominal.expand_as(poses), poses, names, names)
     return guess, seen, poses
 
 
-def read(guess: PoseGuess, nominal: torch.Tensor = NOMINAL) -> dict[str, torch.Tensor]:
+def read(guess: PoseRegressor, nominal: torch.Tensor = NOMINAL) -> dict[str, torch.Tensor]:
     """Share of the variance that is read of patients that it was not fitted on, for each view."""
     poses = drawn(60, nominal, seed=9)
     truth = _offsets(nominal.expand_as(poses), poses)
@@ -61,7 +61,7 @@ def test_offsets_tell_what_was_drawn():
 
 def test_nothing_moves_by_no_offset():
     xray = torch.rand(2, 1, 1, 24, 32)
-    same = lay(xray, NOMINAL.expand(2, 1, 9), torch.zeros(2, 1, 6))
+    same = align(xray, NOMINAL.expand(2, 1, 9), torch.zeros(2, 1, 6))
     torch.testing.assert_close(same, xray, atol=1e-3, rtol=0)
 
 
@@ -78,7 +78,7 @@ def test_what_lies_in_the_plane_of_the_isocentre_comes_back(view):
     spacing = tuple(e / 32 for e in EXTENT)
     own, other = (line_integrals(hu, spacing, pose, (64, 64)) for pose in (nominal, moved))
     offsets = _offsets(nominal[None, None], moved[None, None])
-    laid = lay(other[None, None, None], nominal[None, None], offsets)[0, 0, 0]
+    laid = align(other[None, None, None], nominal[None, None], offsets)[0, 0, 0]
     inside = (slice(8, 56), slice(8, 56))
     before, after = ((image - own)[inside].square().mean().sqrt() for image in (other, laid))
     assert after < 0.25 * before
@@ -101,18 +101,18 @@ def test_a_view_that_was_not_fitted_is_left_alone():
     bedside = view_pose(EXTENT, "AP")[None]
     nominal = torch.cat([NOMINAL.expand(150, 1, 9), bedside.expand(50, 1, 9)])
     poses = torch.stack([disturbed_poses(pose, (0, i)) for i, pose in enumerate(nominal)])
-    names, seen, alone = [f"p{i}" for i in range(200)], pictures(poses), PoseGuess((0.0,), 16)
+    names, seen, alone = [f"p{i}" for i in range(200)], pictures(poses), PoseRegressor((0.0,), 16)
     alone.fit(seen, nominal, poses, names, names)
     laid, turned = alone(seen[-5:], nominal[-5:], torch.ones(5, 1, dtype=torch.bool))
     assert torch.equal(laid, seen[-5:]) and torch.equal(turned, nominal[-5:])
-    among = PoseGuess((0.0,), 16)
+    among = PoseRegressor((0.0,), 16)
     among.fit(seen[:150], nominal[:150], poses[:150], names[:150], names)
     assert torch.equal(among.weight, alone.weight)  # nor does it disturb the others
 
 
 def test_another_number_of_views_is_refused():
     with pytest.raises(ValueError, match="X-rays of 2 views.*made for 1"):
-        PoseGuess()(torch.rand(1, 2, 1, 32, 32), NOMINAL.expand(1, 2, 9), torch.ones(1, 2, dtype=torch.bool))
+        PoseRegressor()(torch.rand(1, 2, 1, 32, 32), NOMINAL.expand(1, 2, 9), torch.ones(1, 2, dtype=torch.bool))
 
 
 def test_a_patient_does_not_tell_of_itself(monkeypatch):
@@ -121,7 +121,7 @@ def test_a_patient_does_not_tell_of_itself(monkeypatch):
     wrong = poses.clone()
     wrong[7, 0, 4] += 100.0
     names = [f"p{i}" for i in range(len(poses))]
-    other = PoseGuess((0.0,), 16, rounds=1)
+    other = PoseRegressor((0.0,), 16, rounds=1)
     other.fit(seen, NOMINAL.expand_as(poses), wrong, names, names)
     asked = (seen[7:8], NOMINAL[None])
     unseen, with_itself = (
@@ -135,7 +135,7 @@ def test_a_patient_does_not_tell_of_itself(monkeypatch):
 def test_the_patient_of_a_case_decides_not_the_case():
     guess, seen, poses = fitted()
     names = [f"p{i // 2}" for i in range(len(poses))]
-    paired = PoseGuess((0.0,), 16)
+    paired = PoseRegressor((0.0,), 16)
     paired.fit(seen, NOMINAL.expand_as(poses), poses, names, [*names, "somebody else"])
     assert torch.equal(paired.fold[0:200:2], paired.fold[1:200:2])
     stranger = torch.tensor([len(names)])  # all that was fitted on is foreign to them
@@ -170,7 +170,7 @@ def test_a_foreign_picture_is_not_moved_beyond_what_was_drawn():
 def test_it_survives_saving_without_the_training_cases(tmp_path):
     guess, seen, _ = fitted()
     guess.save_pretrained(tmp_path)
-    again = PoseGuess.from_pretrained(tmp_path)
+    again = PoseRegressor.from_pretrained(tmp_path)
     asked = (seen[:2], NOMINAL.expand(2, 1, 9))
     assert torch.equal(again.offsets(*asked), guess.offsets(*asked))
     with pytest.raises(RuntimeError, match="call fit first"):
@@ -180,6 +180,6 @@ def test_it_survives_saving_without_the_training_cases(tmp_path):
 def test_too_few_patients_are_refused():
     poses = drawn(9)
     with pytest.raises(ValueError, match="9 training patients.*needs 10.*model.pose_guess=false"):
-        PoseGuess((0.0,), 16).fit(
+        PoseRegressor((0.0,), 16).fit(
             pictures(poses), NOMINAL.expand_as(poses), poses, list("abcdefghi"), list("abcdefghi")
         )

@@ -7,7 +7,7 @@ from ddpm_parts import item, module
 from ddpm.checkpoint.load import load_pipeline
 from ddpm.checkpoint.write import export_pipeline
 from ddpm.conditioning.linear_prior import LinearPrior
-from ddpm.denoiser.preconditioning import GaussianPosterior
+from ddpm.denoiser.preconditioning import GaussianPreconditioning
 from ddpm.denoiser.unet import UNet3D
 from ddpm.diffusion.noise_schedule import NoiseSchedule
 from ddpm.diffusion.objective import NoiseObjective
@@ -17,8 +17,9 @@ SETTINGS = {"timesteps": 1000, "schedule": "squaredcos_cap_v2", "zero_terminal_s
 
 def network(**options) -> UNet3D:
     torch.manual_seed(0)
-    small = {"dim": 8, "dim_mults": (1, 2), "condition_channels": 0, "embedding_dim": 8, "blocks": 1, "head_dim": 8}
-    return UNet3D(2, **small, **{"prior": True, "residual": True, "posterior": SETTINGS, **options})
+    condition, prior = {"channels": 0, "embedding_dim": 8}, {"residual": True, "preconditioning": SETTINGS}
+    small = {"dim": 8, "dim_mults": (1, 2), "blocks": 1, "head_dim": 8, "condition": condition, "prior": prior}
+    return UNet3D(2, **{**small, **options})
 
 
 @pytest.mark.parametrize("timestep", [5, 300, 700, 999])
@@ -31,7 +32,7 @@ def test_mean_and_uncertainty_are_those_of_the_gaussian(timestep):
     signal, noise = schedule.signal[timestep], schedule.noise[timestep]
     noisy = signal * clean + noise * torch.randn(n, generator=generator)
     shape = (1, 1, n, 1, 1)
-    posterior = GaussianPosterior(**SETTINGS)
+    posterior = GaussianPreconditioning(**SETTINGS)
     given = torch.full(shape, guess), torch.full(shape, 0.5)
     mean, left = posterior(noisy.view(shape), *given, torch.tensor([timestep]), None)
     missed = clean - mean.flatten()
@@ -76,12 +77,12 @@ def test_a_guess_without_its_deviation_is_refused():
 
 
 def test_weights_are_those_of_a_network_without_it():
-    assert network().state_dict().keys() == network(posterior=None).state_dict().keys()
+    assert network().state_dict().keys() == network(prior={"residual": True}).state_dict().keys()
 
 
-@pytest.mark.parametrize("options", [{"blind": True}, {"residual": False}])
+@pytest.mark.parametrize("options", [{"regression": True}, {"prior": {"preconditioning": SETTINGS}}])
 def test_where_it_has_no_meaning_it_is_refused(options):
-    with pytest.raises(ValueError, match="posterior_start"):
+    with pytest.raises(ValueError, match="preconditioning needs a linear prior"):
         network(**options)
 
 
@@ -90,8 +91,9 @@ def pipeline():
     """Whole, of a denoiser that starts from the posterior mean around a fitted guess."""
     xrays, latents = torch.stack([item(i)["xray"] for i in range(8)]), torch.randn(8, 4, 8, 8, 8)
     prior = LinearPrior((4, 8, 8, 8), pixels=8, rank=3, deviation=True).fit(xrays, latents)
-    options = {"dim": 8, "dim_mults": (1, 2), "condition_channels": 4, "embedding_dim": 32, "blocks": 1, "head_dim": 8}
-    denoiser = UNet3D(4, **options, prior=True, residual=True, posterior=SETTINGS)
+    condition = {"channels": 4, "embedding_dim": 32}
+    use = {"residual": True, "preconditioning": SETTINGS}
+    denoiser = UNet3D(4, dim=8, dim_mults=(1, 2), blocks=1, head_dim=8, condition=condition, prior=use)
     return module(objective=NoiseObjective(prediction="sample"), denoiser=denoiser, prior=prior).pipeline()
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ddpm.denoiser.preconditioning import GaussianPosterior
+from ddpm.denoiser.preconditioning import GaussianPreconditioning
 from ddpm.diffusion.noise_schedule import MOST_WEIGHT, NoiseSchedule
 from ddpm.diffusion.objective import PREDICTIONS, NoiseObjective
 from ddpm.losses.loss_type import pointwise_loss
@@ -71,7 +71,7 @@ def test_min_snr_weight_is_one_error_in_clean_latents_for_all_targets(prediction
 def test_snr_weight_is_in_units_of_what_stays_uncertain():
     deviation, steps = 0.45, torch.tensor([999, 700, 400, 200, 100, 50, 0])
     weight = schedule(prediction="sample", zero_terminal_snr=True, snr_weight=deviation**2).weight(steps)
-    posterior = GaussianPosterior(1000, "squaredcos_cap_v2", zero_terminal_snr=True)
+    posterior = GaussianPreconditioning(1000, "squaredcos_cap_v2", zero_terminal_snr=True)
     nothing = torch.zeros(len(steps), 1, 1, 1, 1)
     _, uncertainty = posterior(nothing, nothing, torch.full_like(nothing, deviation), steps, None)
     expected = (deviation / uncertainty.flatten()).square()

@@ -52,7 +52,7 @@ def test_latents_are_white_after_the_statistics(encoder, volumes):
     std, mean = torch.std_mean(encoder.encode(volumes), dim=(0, 2, 3, 4))
     assert torch.allclose(mean, torch.zeros_like(mean), atol=1e-4)
     assert torch.allclose(std, torch.ones_like(std), atol=1e-3)
-    assert torch.allclose(encoder.colour(encoder.whiten(raw)), raw, atol=1e-4)
+    assert torch.allclose(encoder.unstandardise(encoder.standardise(raw)), raw, atol=1e-4)
 
 
 def test_decoding_gives_a_volume_in_range_with_a_gradient(encoder, volumes):
@@ -60,7 +60,7 @@ def test_decoding_gives_a_volume_in_range_with_a_gradient(encoder, volumes):
     latents = encoder.encode(volumes).requires_grad_()
     out = encoder.decode(latents)
     assert out.shape == volumes.shape and out.abs().max() <= 1
-    encoder.decode_raw(encoder.colour(latents)).square().mean().backward()  # random weights leave the range
+    encoder.decode_raw(encoder.unstandardise(latents)).square().mean().backward()  # random weights leave the range
     assert latents.grad.abs().max() > 0
 
 
@@ -68,7 +68,7 @@ def test_latents_of_a_volume_do_not_depend_on_what_is_encoded_with_it(encoder, v
     alone = torch.cat([encoder.encode_raw(volume[None]) for volume in volumes])
     assert torch.allclose(encoder.encode_raw(volumes), alone, atol=1e-5)
     encoder.measure(alone)
-    latents = encoder.whiten(alone)
+    latents = encoder.standardise(alone)
     assert torch.allclose(encoder.decode(latents)[1:2], encoder.decode(latents[1:2]), atol=1e-5)
 
 
@@ -260,8 +260,8 @@ def test_scaling_to_the_range_is_the_smallest_box_around_all_latents():
     encoder = latent_encoder().set_scaling("range")
     raw = torch.randn(3, 4, 2, 2, 2)
     encoder.measure(raw)
-    scaled = encoder.whiten(raw)
+    scaled = encoder.standardise(raw)
     assert scaled.min() == pytest.approx(-1.0, abs=1e-5) and scaled.max() == pytest.approx(1.0, abs=1e-5)
-    assert torch.allclose(encoder.colour(scaled), raw, atol=1e-5)
+    assert torch.allclose(encoder.unstandardise(scaled), raw, atol=1e-5)
     with pytest.raises(ValueError, match="latent_scaling=box.*unit or range"):
         encoder.set_scaling("box")

@@ -29,7 +29,12 @@ def weights(tmp_path) -> dict[str, str]:
 def module_of(encoder, **options) -> DDPMModule:
     torch.manual_seed(0)
     denoiser = UNet3D(
-        4, dim=8, dim_mults=(1, 2), condition_channels=4, embedding_dim=encoder.embedding_dim, blocks=1, head_dim=8
+        4,
+        dim=8,
+        dim_mults=(1, 2),
+        condition={"channels": 4, "embedding_dim": encoder.embedding_dim},
+        blocks=1,
+        head_dim=8,
     )
     return DDPMModule(
         denoiser, encoder, encoder.make_lift(4, 2), latent_encoder(), objective=NoiseObjective(),

@@ -59,7 +59,7 @@ def test_sides_that_cannot_be_folded_are_refused():
 def test_trains_and_rebuilds_without_a_pose():
     source = encoder()
     module = DDPMModule(
-        UNet3D(4, dim=8, dim_mults=(1, 2), condition_channels=4, embedding_dim=16, blocks=1, head_dim=8),
+        UNet3D(4, dim=8, dim_mults=(1, 2), condition={"channels": 4, "embedding_dim": 16}, blocks=1, head_dim=8),
         source, source.make_lift(4, 16), latent_encoder(), objective=NoiseObjective(),
         optimizer=partial(torch.optim.AdamW, lr=1e-3), num_batches=1, volume_size=VOLUME, protocol=PROTOCOL,
     )  # fmt: skip

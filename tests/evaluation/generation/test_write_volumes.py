@@ -21,7 +21,7 @@ from dataset.io.nifti import write_nifti
 from dataset.phantom.render import render_phantom
 from dataset.xray.lung_alignment import expected_box
 from ddpm.checkpoint.load import load_pipeline
-from ddpm.conditioning.pose_regressor import PoseGuess
+from ddpm.conditioning.pose_regressor import PoseRegressor
 from evaluation.generation.open_pipeline import SHIPPED
 from evaluation.generation.write_volumes import find_xrays, generate
 from evaluation.generation.xray_inputs import placed, read_inputs
@@ -280,15 +280,15 @@ def test_what_a_pose_is_guessed_of_is_not_laid_by_its_lungs_first(tmp_path):
     Image.fromarray((xray.numpy() * 255).astype(np.uint8)).save(tmp_path / "film.png")
     data = protocol() | {"xray_size": [96, 96], "lung_box": [0.3, 0.7, 0.2, 0.8, 0.25, 0.75], "align": "none"}
     told = ([tmp_path / "film.png"], data, EXTENT)
-    (by_lungs,), (as_it_lies,) = read_inputs(*told), read_inputs(*told, pose_guess=PoseGuess())
+    (by_lungs,), (as_it_lies,) = read_inputs(*told), read_inputs(*told, pose_guess=PoseRegressor())
     assert by_lungs.notes["alignment"]["align"] == "lungs"
     assert as_it_lies.notes["alignment"] == {"align": "none"}
 
 
 def test_settings_tell_how_a_film_was_laid(film, tmp_path):
     path, pipeline = film
-    pipeline.pose_guess = PoseGuess()
-    pipeline.pose_guess.bias[:] = torch.tensor([0.0, 0.0, 1.0, 4.0, 0.0, -6.0]) / 2  # in each of two rounds
+    pipeline.pose_regressor = PoseRegressor()
+    pipeline.pose_regressor.bias[:] = torch.tensor([0.0, 0.0, 1.0, 4.0, 0.0, -6.0]) / 2  # in each of two rounds
     generate(pipeline, [path], tmp_path / "out", align="none")
     (told,) = json.loads((tmp_path / "out" / "chest_settings.json").read_text())["pose_guess"]
     expected = {"distance": 0, "azimuth": 0, "elevation": 1.0, "centre_d": 4.0, "centre_h": 0, "centre_w": -6.0}
@@ -300,7 +300,7 @@ def test_what_a_result_is_compared_with_is_what_the_generator_saw(film):
     (shown,) = read_inputs([path], pipeline.protocol, pipeline.extent, align="none")
     xray, pose = placed(shown, None)
     assert torch.equal(xray, shown.xray) and torch.equal(pose, fill_unknown(shown.pose, shown.extent))
-    guess = PoseGuess()
+    guess = PoseRegressor()
     guess.bias[:, :, 2:4] = 2.0
     laid, turned = placed(shown, guess)
     expected, _ = guess(shown.xray[None, :, None], pose[None], torch.ones(1, 1, dtype=torch.bool))

@@ -32,15 +32,15 @@ def denoised(pipeline, xray: torch.Tensor, pose: torch.Tensor | None = None) -> 
 
 def test_where_poses_are_unknown_they_are_guessed_and_only_there(trained, tmp_path):
     pipeline = trained("dataset.pose_noise=true")
-    assert pipeline.pose_guess is not None and pipeline.pose_guess.weight.abs().sum() > 0
+    assert pipeline.pose_regressor is not None and pipeline.pose_regressor.weight.abs().sum() > 0
     pipeline.save_pretrained(tmp_path / "folder")
     export_pipeline(pipeline, tmp_path / "one.safetensors", torch.float32)
     xray = torch.rand(2, 1, 1, 32, 32, generator=torch.Generator().manual_seed(0))
     pose = make_pose(pipeline.extent).expand(2, 1, 9)
-    guess, pipeline.pose_guess = pipeline.pose_guess, None
+    guess, pipeline.pose_regressor = pipeline.pose_regressor, None
     laid, turned = guess(xray, pose, torch.ones(2, 1, dtype=torch.bool))
     by_hand, as_told = denoised(pipeline, laid, turned), denoised(pipeline, xray, pose)
-    pipeline.pose_guess = guess
+    pipeline.pose_regressor = guess
     torch.testing.assert_close(denoised(pipeline, xray), by_hand)  # no pose: the picture is laid
     torch.testing.assert_close(denoised(pipeline, xray, pose), as_told)  # told: taken at its word
     assert not torch.allclose(by_hand, as_told)
@@ -49,14 +49,14 @@ def test_where_poses_are_unknown_they_are_guessed_and_only_there(trained, tmp_pa
 
 
 def test_it_can_be_left_out_or_asked_for(trained):
-    assert trained("dataset.pose_noise=true", "model.pose_guess=false").pose_guess is None
-    assert trained().pose_guess is None
-    assert trained("model.pose_guess=true").pose_guess is not None
+    assert trained("dataset.pose_noise=true", "model.pose_guess=false").pose_regressor is None
+    assert trained().pose_regressor is None
+    assert trained("model.pose_guess=true").pose_regressor is not None
 
 
 def test_too_few_patients_are_said(trained, caplog):
     few = ["dataset.pose_noise=true", "dataset.train=4"]
-    assert trained(*few).pose_guess is None
+    assert trained(*few).pose_regressor is None
     assert "4 training patients are too few to guess the unknown poses" in caplog.text
     with pytest.raises(UserError, match="4 training patients.*model.pose_guess=false"):
         trained(*few, "model.pose_guess=true")
@@ -80,7 +80,7 @@ def test_the_network_is_shown_what_is_laid(trained, seen, frozen):
     trained("dataset.pose_noise=true", f"model.freeze_xray_encoder={frozen}")
     assert {training for _, training, _ in seen} == {True, False}
     for module, training, batch in seen:
-        data, guess = module.trainer.datamodule, module.trained["pose_guess"]
+        data, guess = module.trainer.datamodule, module.trained["pose_regressor"]
         items = data.train if training else data.val
         raw = torch.stack([items[int(i)]["xray"] for i in batch["index"]])
         nominal = make_pose((320.0, 256.0, 352.0)).expand(len(raw), 1, 9)
@@ -167,7 +167,7 @@ def test_another_run_keeps_its_own(train, vae, tmp_path):
     more = ["model.vae_ckpt=null", "model.allow_seen_patients=true", *told[:-2], "dataset.pose_noise=true"]
     more = [word for word in more if not word.startswith("model.vae_ckpt=/")]
     again = load_pipeline(train(tmp_path / "more", *more, f"model.init_from={with_it}") / "last.ckpt")
-    assert torch.equal(again.pose_guess.weight, load_pipeline(with_it).pose_guess.weight)
+    assert torch.equal(again.pose_regressor.weight, load_pipeline(with_it).pose_regressor.weight)
     for origin, asked, had in ((with_it, "false", "with"), (without, "true", "without")):
         with pytest.raises(UserError, match=f"model.pose_guess={asked}: .* was trained {had} it"):
             train(tmp_path / had, *more, f"model.init_from={origin}", f"model.pose_guess={asked}")
