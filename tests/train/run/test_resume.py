@@ -31,7 +31,7 @@ def run(script: str, *overrides: str, stop_at: int | None = None, cwd: Path = RO
     code = """
 import os, runpy, sys
 from common.files import ROOT
-from train import checkpoint_io
+from train.run import checkpoint_io
 save, count = checkpoint_io.AtomicCheckpointIO.save_checkpoint, [0]
 def counted(self, *args, **options):
     save(self, *args, **options)
