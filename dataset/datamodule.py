@@ -119,9 +119,9 @@ class CTDataModule(pl.LightningDataModule):
         extent = None if self._protocol.get("input") == "volume" else self._protocol["extent"]
         for split, indices in chosen.items():
             crop = self.crop if split == "train" else None
-            handling = self.source.handling
+            xray_options = self.source.xray_options
             files = [paths[i] for i in indices]
-            data = (files, rows.iloc[indices], self.window, crop, self.seed, handling, lung_box, extent)
+            data = (files, rows.iloc[indices], self.window, crop, self.seed, xray_options, lung_box, extent)
             keep = split == "train" and self._fits(files)
             setattr(self, split, CaseDataset(*data, rebuild=partial(rebuild_case, self.source), keep=keep))
         self._warn_of_unlaid()
@@ -244,7 +244,7 @@ class CTDataModule(pl.LightningDataModule):
             "window": [self.window.low, self.window.high],
             "spacing": [round(float(s), 4) for s in spacing],
             "extent": [round(float(n * s), 2) for n, s in zip(size, spacing, strict=True)],
-            **self.source.handling.describe(),
+            **self.source.xray_options.describe(),
             "lung_box": mean_lung_box(trained),
             "xray_sources": {str(k): int(v) for k, v in rows["xray_source"].value_counts().items()},
             "split": {split: int(counts.get(split, 0)) for split in SPLITS},

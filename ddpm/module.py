@@ -13,7 +13,7 @@ from torch.distributed.tensor import DTensor
 
 from common.errors import UserError
 from common.seeding import generator, normal
-from common.skipped_batches import LeftOut
+from common.skipped_batches import SkippedBatches
 from dataset.imaging.geometry import fill_unknown
 from ddpm.checkpoint.write import complete, component
 from ddpm.conditioning.condition import make_condition
@@ -96,7 +96,7 @@ class DDPMModule(pl.LightningModule):
         self.generator_losses, self.adversarial_start = generator_losses, adversarial_start
         self._lesson: tuple[Tensor, Tensor, Tensor] | None = None  # what the discriminator learns from next
         self.volume_size, self.protocol = tuple(volume_size), protocol
-        self.condition_drop, self.seed, self.left_out = condition_drop, seed, LeftOut(skip_nonfinite)
+        self.condition_drop, self.seed, self.left_out = condition_drop, seed, SkippedBatches(skip_nonfinite)
         # a warm-up of the decay: early averages forget the initial weights
         self.ema = EMAModel(self._trainable(), decay=ema_decay, use_ema_warmup=True, power=0.75, foreach=True)
         self._swapped = False
@@ -190,8 +190,8 @@ class DDPMModule(pl.LightningModule):
             signal = self.schedule.levels(timestep)[0].flatten().square()
             loss = loss + self._judge_clean(predicted, batch, signal)
         if not torch.isfinite(loss):
-            return self.left_out.take(float(loss.detach()), batch)
-        self.left_out.fine()
+            return self.left_out.add(float(loss.detach()), batch)
+        self.left_out.reset()
         self.log("train/loss", loss.detach(), prog_bar=True, sync_dist=True)
         return loss
 

@@ -19,7 +19,7 @@ from dataset.imaging.geometry import VIEW_AZIMUTH, extent_mm
 from dataset.imaging.hu_window import Window
 from dataset.imaging.volume import Volume
 from dataset.xray.lung_alignment import LungMap, lung_map
-from dataset.xray.options import XrayHandling
+from dataset.xray.options import XrayOptions
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ class CaseDataset(Dataset):
         crop: voxels `[d, h, w]` of a crop, or None for the whole volume. It is random where an item is asked for as
             `(index, step)`, by a generator seeded by `(seed, step, index)`, and the middle where only as `index`.
         seed: of the crops and of the changes to X-rays.
-        handling: what is done to X-rays.
+        xray_options: what is done to X-rays.
         lung_box: of the training volumes, where films are laid by their lungs.
         extent: mm `(D, H, W)` that every volume is taken to have whose X-ray has no pose, as in generation; None: each
             its own.
@@ -56,7 +56,7 @@ class CaseDataset(Dataset):
         window: Window,
         crop: Sequence[int] | None = None,
         seed: int = 0,
-        handling: XrayHandling | None = None,
+        xray_options: XrayOptions | None = None,
         lung_box: Sequence[float] | None = None,
         extent: Sequence[float] | None = None,
         rebuild: Callable[[dict, Path], None] | None = None,
@@ -69,7 +69,7 @@ class CaseDataset(Dataset):
         self.words = [(int(label), str(name)) for label, name in zip(rows["label"], rows["id"], strict=True)]
         self.window, self.seed = Window.parse(window), int(seed)
         self.crop = None if crop is None else tuple(int(n) for n in crop)
-        self.handling, self.lung_box = handling or XrayHandling(), lung_box
+        self.xray_options, self.lung_box = xray_options or XrayOptions(), lung_box
         self.extent = None if extent is None else tuple(float(e) for e in extent)
         self.rebuild, self.keep = rebuild, bool(keep)
         self._kept: dict[int, dict[str, Tensor]] = {}
@@ -77,7 +77,7 @@ class CaseDataset(Dataset):
     @property
     def augments(self) -> bool:
         """Whether a condition depends on the step it is asked for."""
-        return self.handling.film is not None
+        return self.xray_options.augmentation is not None
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -184,7 +184,7 @@ class CaseDataset(Dataset):
         return laid
 
     def _lays(self, pose: Tensor) -> bool:
-        return self.handling.align == "lungs" and self.lung_box is not None and bool(pose.isnan().any())
+        return self.xray_options.align == "lungs" and self.lung_box is not None and bool(pose.isnan().any())
 
     def _maps(self, xray: Tensor, pose: Tensor, extent: tuple[float, float, float]) -> dict[int, LungMap | None]:
         """Of every frontal view without a pose, the map by its lungs, None where they are not found."""
@@ -202,16 +202,16 @@ class CaseDataset(Dataset):
         return torch.tensor(self.extent) / torch.tensor(tuple(shape))
 
     def _changed(self, xray: Tensor, pose: Tensor, index: int, step: int) -> tuple[Tensor, Tensor]:
-        if step < 0 or self.handling.film is None:
+        if step < 0 or self.xray_options.augmentation is None:
             return xray, pose
 
         def render(poses: Tensor) -> Tensor:
             path = self.paths[index]
             volume = Volume(stored(path, "ct").float().numpy(), tuple(stored(path, "spacing").tolist()))
-            return self.handling.render(volume, poses, tuple(xray.shape[1:]))
+            return self.xray_options.render(volume, poses, tuple(xray.shape[1:]))
 
         words = (self.seed, step, index)
-        return self.handling.film(xray, pose, words, render if self.handling.render else None)
+        return self.xray_options.augmentation(xray, pose, words, render if self.xray_options.render else None)
 
     def _cropped(self, ct: Tensor, pose: Tensor, spacing: Tensor, index: int, step: int) -> tuple[Tensor, Tensor]:
         room = [size - n for size, n in zip(ct.shape, self.crop, strict=True)]

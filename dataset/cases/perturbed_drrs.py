@@ -17,7 +17,7 @@ from dataset.cases.case_dataset import CaseDataset
 from dataset.imaging.drr_options import DrrSettings
 from dataset.imaging.geometry import fill_unknown, unknown_pose
 from dataset.imaging.volume import Volume
-from dataset.xray.pose_perturbation import describe, disturbed_poses
+from dataset.xray.pose_perturbation import describe, perturbed_poses
 
 MOST = 2000  # cases, evenly chosen: what they take to render stays within minutes
 VERSION = 1  # of what a file of DRRs holds
@@ -105,6 +105,6 @@ class _Renderer(Dataset):
         if not poses.isnan().any():  # told nothing but the view, as a film would be
             poses = torch.where(torch.arange(9) == 2, poses, unknown_pose(len(poses)))
         nominal = fill_unknown(poses, self.data.extent or volume.extent)
-        drawn = disturbed_poses(nominal, (self.data.seed, index, STREAM))
+        drawn = perturbed_poses(nominal, (self.data.seed, index, STREAM))
         xray = self.drr.render(volume, drawn, (self.pixels, self.pixels))
         return (xray * 255.0).round().to(torch.uint8), nominal, drawn

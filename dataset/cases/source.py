@@ -6,7 +6,7 @@ import pandas as pd
 
 from common.errors import UserError
 from dataset.cases.case import Case
-from dataset.xray.options import XrayHandling
+from dataset.xray.options import XrayOptions
 
 
 class Source(Protocol):
@@ -14,7 +14,7 @@ class Source(Protocol):
 
     name: str
     rows: pd.DataFrame
-    handling: XrayHandling
+    xray_options: XrayOptions
 
     def missing(self) -> list[str]: ...
     def home(self) -> dict: ...

@@ -42,13 +42,13 @@ def _read_dicom(folder: Path, series: str) -> Volume:
     found = find_ct_series(folder, recursive=False)
     if not found:
         raise UserError(f"{folder}: no DICOM series of a CT in this folder; give the folder that holds the slices")
-    found = [one for one in found if not one.dropped or one.series_uid == series] or found  # localisers
-    names = list(dict.fromkeys(one.series_uid for one in found))
+    found = [one for one in found if not one.dropped or one.identity.series_uid == series] or found  # localisers
+    names = list(dict.fromkeys(one.identity.series_uid for one in found))
     if series and series not in names:
         raise UserError(f"{folder}: no series {series}; found {', '.join(names)}")
     if not series and len(names) > 1:
         raise UserError(f"{folder}: {len(names)} DICOM series; name one as {folder}#{names[0]}")
-    same = [one for one in found if one.series_uid == (series or names[0])]
+    same = [one for one in found if one.identity.series_uid == (series or names[0])]
     if len(same) > 1:
         raise UserError(f"{folder}: {len(same)} acquisitions in one DICOM series; dataset/prepare.py tells them apart")
     if same[0].dropped:

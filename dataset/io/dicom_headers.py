@@ -2,6 +2,7 @@
 
 import struct
 import zlib
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -62,6 +63,47 @@ TAGS = [
     "PerFrameFunctionalGroupsSequence",
     "BurnedInAnnotation",
 ]
+
+
+@dataclass(frozen=True)
+class CtIdentity:
+    """The header values that name a CT, its patient and its time. All of them may identify the patient.
+
+    Attributes:
+        time: of the acquisition, else of the series, content or study; None if unknown.
+        age, sex, birth_date, study_date: as in the header, "" if absent.
+    """
+
+    patient: str = ""
+    study_uid: str = ""
+    series_uid: str = ""
+    accession: str = ""
+    time: datetime | None = None
+    age: str = ""
+    sex: str = ""
+    birth_date: str = ""
+    study_date: str = ""
+
+
+@dataclass(frozen=True)
+class CtAcquisition:
+    """The header values that describe how a CT was acquired and reconstructed.
+
+    Attributes:
+        description: series description and protocol name.
+        contrast: contrast agent or route, "" if absent.
+        thickness: mm, None if unknown.
+        tilt: gantry tilt of the header in degrees; the positions of the slices decide whether the stack is sheared.
+        burned_in: Burned In Annotation is YES: the pixels contain text.
+    """
+
+    description: str = ""
+    contrast: str = ""
+    kernel: str = ""
+    thickness: float | None = None
+    image_type: tuple[str, ...] = ()
+    tilt: float = 0.0
+    burned_in: bool = False
 
 
 class Slice(NamedTuple):
@@ -147,29 +189,32 @@ def time_of(ds: pydicom.Dataset) -> datetime | None:
     return None
 
 
-def header_of(ds: pydicom.Dataset) -> dict:
-    """What a CT header says of its series: the fields of `dataset.io.dicom_series.CtSeries`."""
+def header_of(ds: pydicom.Dataset) -> tuple[CtIdentity, CtAcquisition]:
+    """Identity and acquisition of the series of a CT header."""
     shared = _first(ds.get("SharedFunctionalGroupsSequence"))
     thickness = ds.get("SliceThickness") or group_item(shared, shared, "PixelMeasuresSequence").get("SliceThickness")
     contrast = str(ds.get("ContrastBolusAgent") or "") or str(ds.get("ContrastBolusRoute") or "")
-    return {
-        "patient": str(ds.get("PatientID") or "").strip(),
-        "study_uid": str(ds.get("StudyInstanceUID") or ""),
-        "series_uid": str(ds.SeriesInstanceUID),
-        "accession": str(ds.get("AccessionNumber") or "").strip(),
-        "time": time_of(ds),
-        "age": str(ds.get("PatientAge") or ""),
-        "sex": str(ds.get("PatientSex") or "").strip().upper(),
-        "birth_date": str(ds.get("PatientBirthDate") or ""),
-        "study_date": str(ds.get("StudyDate") or ""),
-        "description": f"{ds.get('SeriesDescription') or ''} {ds.get('ProtocolName') or ''}".strip(),
-        "contrast": contrast.strip(),
-        "kernel": kernel_of(ds),
-        "thickness": float(thickness) if thickness else None,
-        "image_type": tuple(str(v).upper() for v in _several(ds.get("ImageType"))),
-        "tilt": float(ds.get("GantryDetectorTilt") or 0.0),
-        "burned_in": str(ds.get("BurnedInAnnotation") or "").upper() == "YES",
-    }
+    identity = CtIdentity(
+        patient=str(ds.get("PatientID") or "").strip(),
+        study_uid=str(ds.get("StudyInstanceUID") or ""),
+        series_uid=str(ds.SeriesInstanceUID),
+        accession=str(ds.get("AccessionNumber") or "").strip(),
+        time=time_of(ds),
+        age=str(ds.get("PatientAge") or ""),
+        sex=str(ds.get("PatientSex") or "").strip().upper(),
+        birth_date=str(ds.get("PatientBirthDate") or ""),
+        study_date=str(ds.get("StudyDate") or ""),
+    )
+    acquisition = CtAcquisition(
+        description=f"{ds.get('SeriesDescription') or ''} {ds.get('ProtocolName') or ''}".strip(),
+        contrast=contrast.strip(),
+        kernel=kernel_of(ds),
+        thickness=float(thickness) if thickness else None,
+        image_type=tuple(str(v).upper() for v in _several(ds.get("ImageType"))),
+        tilt=float(ds.get("GantryDetectorTilt") or 0.0),
+        burned_in=str(ds.get("BurnedInAnnotation") or "").upper() == "YES",
+    )
+    return identity, acquisition
 
 
 def _several(value) -> list:

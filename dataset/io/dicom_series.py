@@ -10,13 +10,21 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path
 
 import numpy as np
 import pydicom
 
-from dataset.io.dicom_headers import NOT_A_VALUE, Slice, header_of, normal_of, read_header, slices_of
+from dataset.io.dicom_headers import (
+    NOT_A_VALUE,
+    CtAcquisition,
+    CtIdentity,
+    Slice,
+    header_of,
+    normal_of,
+    read_header,
+    slices_of,
+)
 
 NOT_DICOM = (".nii", ".nii.gz", ".png", ".jpg", ".npy", ".csv", ".txt", ".json")
 SMALLEST = 4  # slices at different heights
@@ -35,47 +43,31 @@ class Scanned:
     """
 
     slices: list[Slice] = field(default_factory=list)
-    headers: dict[tuple, dict] = field(default_factory=dict)
+    headers: dict[tuple, tuple[CtIdentity, CtAcquisition]] = field(default_factory=dict)
     unreadable: list[str] = field(default_factory=list)
 
 
 @dataclass
 class CtSeries:
-    """One stack of CT slices, or one NIfTI file, with what its headers say. Everything here may identify a patient.
+    """One stack of CT slices, or one NIfTI file, with its header values. They may identify a patient.
 
     Attributes:
-        files: the slices' files, or the one file.
-        time: when it was acquired; of the study or content where the acquisition has none.
-        contrast: contrast agent or route as it is written, "" where the header has none.
-        thickness: mm, None if unknown.
+        files: the files of the slices, or the one NIfTI file.
         normal: unit vector of the stack (LPS), None for NIfTI.
         heights: mm of each slice along the normal, sorted.
-        dropped: why it is no candidate at all, such as a localiser; "" if it is one.
-        left_out: what of the series does not belong to this stack, such as "1 × localiser".
-        xray: an X-ray that lies beside a NIfTI file under its name.
+        part: number of the stack where one UID holds several, else "".
+        dropped: reason why the series is no candidate, such as a localiser; "" if it is one.
+        left_out: the images of the series outside this stack, such as "1 × localiser".
+        xray: an X-ray file beside a NIfTI file with its name.
     """
 
     files: list[Path]
-    patient: str = ""
-    study_uid: str = ""
-    series_uid: str = ""
-    accession: str = ""
-    time: datetime | None = None
-    age: str = ""
-    sex: str = ""
-    birth_date: str = ""
-    study_date: str = ""
-    description: str = ""
-    contrast: str = ""
-    kernel: str = ""
-    thickness: float | None = None
-    image_type: tuple[str, ...] = ()
-    tilt: float = 0.0  # degrees that the header states; whether the slices lean is seen from their positions
-    burned_in: bool = False  # the header says that text was burned into the pixels
+    identity: CtIdentity = CtIdentity()
+    acquisition: CtAcquisition = CtAcquisition()
     normal: tuple[float, float, float] | None = None
     heights: np.ndarray = field(default_factory=lambda: np.zeros(0))
     slices: list[Slice] = field(default_factory=list, repr=False)
-    part: str = ""  # tells stacks under one UID apart
+    part: str = ""
     dropped: str = ""
     left_out: str = ""
     xray: Path | None = None
@@ -87,7 +79,8 @@ class CtSeries:
     @property
     def key(self) -> str:
         """What names this stack: its SeriesInstanceUID, with its part where the UID holds several."""
-        return f"{self.series_uid}#{self.part}" if self.part else self.series_uid
+        uid = self.identity.series_uid
+        return f"{uid}#{self.part}" if self.part else uid
 
     @property
     def coverage(self) -> float | None:
@@ -170,7 +163,7 @@ def _stacks(uid: str, scanned: Scanned) -> list[CtSeries]:
     notes = Counter({"unreadable header": len(mute)})
     if not slices:
         files = [Path(path) for path in dict.fromkeys(mute)]
-        return [CtSeries(files, series_uid=uid, dropped=f"unreadable header ({len(mute)} images)")]
+        return [CtSeries(files, CtIdentity(series_uid=uid), dropped=f"unreadable header ({len(mute)} images)")]
     kept = {}
     for one in slices:
         if one.localiser:
@@ -185,7 +178,7 @@ def _stacks(uid: str, scanned: Scanned) -> list[CtSeries]:
     main = max(layouts, key=lambda layout: (layouts[layout], str(layout)))
     notes["slice of another orientation or size"] += len(kept) - layouts[main]
     stack = [one for one in kept.values() if one.layout == main]
-    if any(scanned.headers[one.kind]["burned_in"] for one in stack):
+    if any(scanned.headers[one.kind][1].burned_in for one in stack):
         return [_series(scanned, stack, notes, dropped="burned-in annotation")]
     if not main[0] or not all(len(one.position) == 3 for one in stack):
         return [_series(scanned, stack, notes, dropped="no position or orientation in the headers")]
@@ -215,15 +208,17 @@ def _series(scanned: Scanned, stack: list[Slice], notes: Counter, part: str = ""
     heights = _heights(stack) if placed else np.zeros(0)
     order = np.argsort(heights, kind="stable") if placed else range(len(stack))
     left_out = ", ".join(f"{count} × {name}" for name, count in notes.items() if count)
+    identity, acquisition = scanned.headers[stack[0].kind]
     series = CtSeries(
         files=list(dict.fromkeys(Path(stack[i].path) for i in order)),
+        identity=identity,
+        acquisition=acquisition,
         heights=np.sort(heights),
         slices=[stack[i] for i in order],
         normal=tuple(normal_of(stack[0].layout[0])) if placed else None,
         part=part,
         dropped=dropped,
         left_out="" if dropped else left_out,
-        **scanned.headers[stack[0].kind],
     )
     if not dropped and _distinct(series.heights) < SMALLEST:
         series.dropped = f"{len(stack)} slices are too few for a volume"

@@ -129,8 +129,10 @@ def _make_ct(task: Task, settings: Settings) -> dict[str, Any]:
     flags = list(found.flags)
     if settings.min_vessel_hu is not None and vessels is not None and vessels < settings.min_vessel_hu:
         flags.append(f"central vessels of {vessels:.0f} HU, below {settings.min_vessel_hu:g}")
-    if one.tilt:
-        flags.append(f"the header states a gantry tilt of {one.tilt:g} degrees, but the slices do not lean")
+    if one.acquisition.tilt:
+        flags.append(
+            f"the header states a gantry tilt of {one.acquisition.tilt:g} degrees, but the slices do not lean"
+        )
     stated = bool(one.slices) and bool(Contrast(words=()).score(one))
     volume = fitted(cropped(volume, found.box), settings.spacing, settings.volume_size)
     path = settings.ct(task.id)

@@ -11,6 +11,7 @@ from typing import NamedTuple, Protocol
 import pandas as pd
 
 from common.errors import UserError
+from dataset.io.dicom_headers import CtIdentity
 from dataset.preparation.labels import clean_id, read_csv
 from dataset.preparation.radiographs import Radiograph
 
@@ -23,12 +24,9 @@ log = logging.getLogger(__name__)
 
 
 class CtCandidate(Protocol):
-    """What pairing reads of a CT; `dataset.io.dicom_series.CtSeries` has it."""
+    """The attribute of a CT that pairing reads; `dataset.io.dicom_series.CtSeries` has it."""
 
-    patient: str
-    study_uid: str
-    accession: str
-    time: datetime | None
+    identity: CtIdentity
 
 
 class Problem(NamedTuple):
@@ -88,7 +86,7 @@ def pair(
         UserError: a table without these columns, or a cell that names nothing, or several things, in the source.
     """
     result = Pairing()
-    linked = {i: clean_id(ct.patient) for i, ct in enumerate(cts)}
+    linked = {i: clean_id(ct.identity.patient) for i, ct in enumerate(cts)}
     if pairs is not None:
         result.linked = _by_table(pairs, cts, radiographs, result)
         linked |= result.linked
@@ -116,7 +114,7 @@ def pair(
         if choice is not None:
             chosen[i] = choice
         elif reason or laterals[linked[i]]:
-            result.listed.append(Problem(ct.patient, reason or ONLY_LATERAL, i))
+            result.listed.append(Problem(ct.identity.patient, reason or ONLY_LATERAL, i))
     claims = defaultdict(list)
     for i, j in chosen.items():
         claims[j].append(i)
@@ -125,8 +123,8 @@ def pair(
             result.pairs[claimants[0]] = j
         else:
             reason = f"{len(claimants)} CTs claim one X-ray; say in pairs= which it belongs to"
-            result.listed += [Problem(cts[i].patient, reason, i) for i in claimants]
-    result.hours = {i: hours_between(radiographs[j].time, cts[i].time) for i, j in result.pairs.items()}
+            result.listed += [Problem(cts[i].identity.patient, reason, i) for i in claimants]
+    result.hours = {i: hours_between(radiographs[j].time, cts[i].identity.time) for i, j in result.pairs.items()}
     return result
 
 
@@ -139,7 +137,7 @@ def _choose(ct: CtCandidate, films: list[tuple[int, Radiograph]], max_hours: flo
     """The X-ray of one CT, or why there is none."""
     if not films:
         return None, ""
-    sexes = {sex for sex in (getattr(ct, "sex", ""), *(film.sex for _, film in films)) if sex in ("M", "F")}
+    sexes = {sex for sex in (ct.identity.sex, *(film.sex for _, film in films)) if sex in ("M", "F")}
     if len(sexes) > 1:
         return None, "the sex differs between images of one patient id; two persons may share it"
     if max_hours is None:
@@ -147,9 +145,9 @@ def _choose(ct: CtCandidate, films: list[tuple[int, Radiograph]], max_hours: flo
         if len(films) > 1:
             return None, f"{len(films)} X-rays of the patient could be it; say which in pairs="
         return films[0][0], ""
-    if ct.time is None:
+    if ct.identity.time is None:
         return None, "the CT has no date and time of day; name its X-ray in pairs="
-    known = [(j, film, (ct.time - film.time).total_seconds()) for j, film in films if film.time is not None]
+    known = [(j, film, (ct.identity.time - film.time).total_seconds()) for j, film in films if film.time is not None]
     near = [one for one in known if abs(one[2]) <= max_hours * 3600.0]
     if not near:
         if len(known) < len(films):
@@ -207,10 +205,12 @@ def _names_of(images: Sequence) -> tuple[dict[str, list[int]], dict[str, list[in
     """Patient -> images, and every other name that a table may use -> images."""
     patients, names = defaultdict(list), defaultdict(list)
     for i, image in enumerate(images):
-        if image.patient:
-            patients[clean_id(image.patient)].append(i)
+        identity = getattr(image, "identity", image)
+        if identity.patient:
+            patients[clean_id(identity.patient)].append(i)
         paths = [Path(image.path)] if hasattr(image, "path") else [Path(p) for p in getattr(image, "files", ())]
-        own = {str(getattr(image, name, "")) for name in ("accession", "study_uid", "series_uid", "uid", "key")}
+        own = {str(getattr(identity, name, "")) for name in ("accession", "study_uid", "series_uid", "uid")}
+        own.add(str(getattr(image, "key", "")))
         if len(paths) == 1:
             stem = paths[0].name[: -len("".join(_endings(paths[0])))] if _endings(paths[0]) else paths[0].name
             own |= {paths[0].name, stem, str(paths[0]), paths[0].as_posix(), *_tails(paths[0])}

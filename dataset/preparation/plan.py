@@ -11,6 +11,7 @@ import numpy as np
 
 from common.errors import UserError
 from common.file_limits import expect_no_way_out
+from dataset.io.dicom_headers import CtIdentity
 from dataset.io.dicom_series import CtSeries, find_ct_series, folders_of
 from dataset.io.nifti import NIFTI_ENDINGS
 from dataset.preparation.deidentify import Pseudonyms, age_years
@@ -109,7 +110,7 @@ def make_plan(
     wanted = _read_picks(picks, series, ids)
     studies: dict[str, list[CtSeries]] = defaultdict(list)
     for one in series:
-        studies[one.study_uid or one.key].append(one)
+        studies[one.identity.study_uid or one.key].append(one)
     ranked = {study: rank(stacks, rules, wanted) for study, stacks in sorted(studies.items())}
     chosen = [one for stacks in ranked.values() for one in stacks if one.chosen]
     strangers = [] if splits is None else [one for one in chosen if not splits.keys() & set(_names(one.series))]
@@ -137,11 +138,12 @@ def make_plan(
         if i not in paired and unpaired == "skip":
             plan.skipped.append((ids[one.key], f"no X-ray: {alone[i]}" if i in alone else "no X-ray"))
             continue
-        age = age_years(one.age, one.study_date, one.birth_date)
+        identity = one.identity
+        age = age_years(identity.age, identity.study_date, identity.birth_date)
         hours = pairing.hours.get(i)
         film = radiographs[paired[i]] if i in paired else None
         flags = list(candidate.flags)
-        if not one.patient:
+        if not identity.patient:
             flags.append("no Patient ID: the study stands for the patient")
         if people[i] != _name(one):
             flags.append("its X-rays belong to a patient of other CTs: one patient with them")
@@ -157,7 +159,7 @@ def make_plan(
             view=pairing.views.get(i, ""),
             hours=float("nan") if hours is None else round(hours, 2),
             age=-1 if age is None else age,
-            sex=one.sex if one.sex in ("M", "F", "O") else "",
+            sex=identity.sex if identity.sex in ("M", "F", "O") else "",
             label=label,
             split=next((splits[name] for name in _names(one) if name in splits), "") if splits else "",
             flags=flags,
@@ -170,7 +172,7 @@ def make_plan(
 
 def _name(one: CtSeries) -> str:
     """What stands for the patient of a CT."""
-    return one.patient or one.study_uid or one.key
+    return one.identity.patient or one.identity.study_uid or one.key
 
 
 def _people(
@@ -206,14 +208,14 @@ def _find_nifti(source: Path) -> list[CtSeries]:
     found = []
     for row in discover(source, dicom=False, follow_links=True).to_dict("records"):
         beside = source / row["xray"] if row["xray"] else None
-        found.append(CtSeries([source / row["ct"]], patient=row["patient"], series_uid=row["ct"], xray=beside))
+        found.append(CtSeries([source / row["ct"]], CtIdentity(row["patient"], series_uid=row["ct"]), xray=beside))
     return found
 
 
 def _read_picks(picks: str | Path | None, series: Sequence[CtSeries], ids: dict[str, str]) -> set[str]:
     if picks is None:
         return set()
-    known = {name: one for one in series for name in (one.key, one.series_uid, ids[one.key])}
+    known = {name: one for one in series for name in (one.key, one.identity.series_uid, ids[one.key])}
     wanted = set()
     for number, value in enumerate(read_csv(picks, ["series"])["series"].str.strip(), start=2):
         if value and value not in known:
@@ -233,7 +235,8 @@ def _beside(cts: Sequence[CtSeries], radiographs: Sequence[Radiograph], taken: s
 
 def _names(one: CtSeries) -> tuple[str, ...]:
     """What a label table may call a case."""
-    names = [one.key, one.series_uid, one.study_uid, one.accession, one.patient]
+    identity = one.identity
+    names = [one.key, identity.series_uid, identity.study_uid, identity.accession, identity.patient]
     if one.is_nifti:
         name = one.files[0].name
         names += [name, name.removesuffix(".gz").removesuffix(".nii")]
@@ -251,7 +254,7 @@ def _listed(candidate: Candidate, study: str, ids: dict[str, str], pseudonyms: P
         "reason": candidate.reason,
         "flags": "; ".join(candidate.flags),
         "slices": len(one.slices) or "",
-        "thickness_mm": "" if one.thickness is None else f"{one.thickness:g}",
+        "thickness_mm": "" if one.acquisition.thickness is None else f"{one.acquisition.thickness:g}",
         "coverage_mm": "" if one.coverage is None or not np.isfinite(one.coverage) else f"{one.coverage:.0f}",
     }
 
@@ -262,10 +265,10 @@ def linkage_row(task: Task) -> dict:
     return {
         "id": task.id,
         "patient_id": task.patient,
-        "patient": one.patient,
-        "study": one.study_uid,
+        "patient": one.identity.patient,
+        "study": one.identity.study_uid,
         "series": one.key,
-        "accession": one.accession,
+        "accession": one.identity.accession,
         "ct": one.files[0] if one.is_nifti else one.files[0].parent,
         "xray": task.xray.path if task.xray else "",
         "xray_accession": task.xray.accession if task.xray else "",

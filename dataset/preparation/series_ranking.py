@@ -69,8 +69,8 @@ class NotReformatted:
     words: Sequence[str] = ("MIP", "MINIP", "MPR", "REFORMATTED", "PROJECTION IMAGE", "AVERAGE")
 
     def found(self, series: CtSeries) -> str:
-        kinds = [kind.replace("_", " ") for kind in series.image_type]
-        described = re.split(r"[^A-Z0-9]+", series.description.upper())
+        kinds = [kind.replace("_", " ") for kind in series.acquisition.image_type]
+        described = re.split(r"[^A-Z0-9]+", series.acquisition.description.upper())
         for word in (w.upper() for w in self.words):
             if any(re.search(rf"\b{re.escape(word)}\b", kind) for kind in kinds) or word in described:
                 return word
@@ -97,7 +97,7 @@ class Contrast:
     def score(self, series: CtSeries) -> float:
         if series.is_nifti:
             return 0.5
-        agent, text = series.contrast.upper(), f" {series.description.upper()} "
+        agent, text = series.acquisition.contrast.upper(), f" {series.acquisition.description.upper()} "
         if agent and agent not in ("NONE", "NO", "N", "0"):
             return 1.0
         if agent or any(word in text for word in self.without):
@@ -120,7 +120,7 @@ class SoftKernel:
     sharp: str = r"^[BDIHTQUS][A-Z]?[5-9]\d[A-Z]?\b|^(LUNG|BONE|EDGE|ULTRA)|^[DEFL]$|^Y[A-D]$|^FC[3-9]\d"
 
     def score(self, series: CtSeries) -> float:
-        kernel = series.kernel.strip().upper()
+        kernel = series.acquisition.kernel.strip().upper()
         if re.search(self.sharp, kernel):
             return 0.0
         return 1.0 if re.search(self.soft, kernel) else 0.5
@@ -136,10 +136,16 @@ class Thin:
     limit: float = 3.0
 
     def score(self, series: CtSeries) -> float:
-        return 0.5 if series.thickness is None else float(series.thickness <= self.limit + 1e-6)
+        return (
+            0.5 if series.acquisition.thickness is None else float(series.acquisition.thickness <= self.limit + 1e-6)
+        )
 
     def reason(self, series: CtSeries) -> str:
-        return "thickness unknown" if series.thickness is None else f"{series.thickness:g} mm slices"
+        return (
+            "thickness unknown"
+            if series.acquisition.thickness is None
+            else f"{series.acquisition.thickness:g} mm slices"
+        )
 
 
 @dataclass
@@ -203,7 +209,7 @@ def rank(
     usable = [one for one in series if not one.dropped]
     scores = {id(one): tuple(rule.score(one) for _, rule in rules) for one in usable}
     usable.sort(key=lambda one: (tuple(-s for s in scores[id(one)]), one.key))
-    wanted = [one for one in usable if picks and {one.key, one.series_uid} & picks]
+    wanted = [one for one in usable if picks and {one.key, one.identity.series_uid} & picks]
     best = (wanted or usable)[:1]
     ranked = []
     for place, one in enumerate(usable, start=1):

@@ -73,7 +73,11 @@ def _pairs(
 ) -> Path | None:
     """Pairs of the table of which both sides are in the source, as a file that the pairing reads."""
     rows = pairs_of(table)
-    cts = {clean_id(name) for one in series for name in (one.accession, _stem(one.files[0]), one.files[0].parent.name)}
+    cts = {
+        clean_id(name)
+        for one in series
+        for name in (one.identity.accession, _stem(one.files[0]), one.files[0].parent.name)
+    }
     films = {clean_id(name) for one in radiographs for name in (one.accession, _stem(one.path))}
     rows = rows[rows["ct"].isin(cts) & rows["xray"].isin(films)]
     if rows.empty:

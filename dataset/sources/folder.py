@@ -24,8 +24,8 @@ from dataset.io.xray import read_xray
 from dataset.manifest.splits import assign_folds, assign_splits
 from dataset.manifest.table import COLUMN_HELP, VOLUME, parts, read_manifest
 from dataset.sources.folder_scan import discover
-from dataset.xray.augmentation import FilmAugmentation
-from dataset.xray.options import XrayHandling
+from dataset.xray.augmentation import XrayAugmentation
+from dataset.xray.options import XrayOptions
 
 IODINE_GRID_MM = 5.0  # fine enough to tell a contrast CT
 
@@ -82,7 +82,7 @@ class FolderSource:
         require_manifest: bool = False,
         follow_links: bool = False,
         drr: DrrSettings | None = None,
-        film: FilmAugmentation | None = None,
+        film: XrayAugmentation | None = None,
         film_augment: bool = True,
         align: str = "none",
         cache_dir: str | Path = "outputs/cache",
@@ -105,9 +105,9 @@ class FolderSource:
         self.follow_links = bool(follow_links)
         self.drr = drr or DrrSettings()
         if self.source_window is None:
-            self.handling = XrayHandling(film, align, self.drr.render)
+            self.xray_options = XrayOptions(film, align, self.drr.render)
         else:  # there are no X-rays
-            self.handling = XrayHandling()
+            self.xray_options = XrayOptions()
         self.cache_dir, self.name = Path(cache_dir), name
 
     def missing(self) -> list[str]:

@@ -88,7 +88,7 @@ def _series(folder: Path, root: Path) -> Iterator[str]:
     for one in found:
         if one.dropped:
             log.info("%s: a CT series is left out (%s)", folder, one.dropped)
-    names = list(dict.fromkeys(one.series_uid for one in found if not one.dropped))
+    names = list(dict.fromkeys(one.identity.series_uid for one in found if not one.dropped))
     yield from [relative] if len(names) == 1 else [f"{relative}#{name}" for name in names]
 
 

@@ -19,9 +19,9 @@ from dataset.imaging.drr_options import DrrSettings
 from dataset.imaging.geometry import unknown_pose
 from dataset.manifest.table import make_rows
 from dataset.phantom.render import POPULATION_VERSION, render_phantom
-from dataset.xray.augmentation import FilmAugmentation
-from dataset.xray.options import XrayHandling
-from dataset.xray.pose_perturbation import describe, disturbed_poses
+from dataset.xray.augmentation import XrayAugmentation
+from dataset.xray.options import XrayOptions
+from dataset.xray.pose_perturbation import describe, perturbed_poses
 
 # Splits draw from far apart in the population: more training phantoms never turn a test phantom into a training one.
 FIRST_INDEX = {"train": 0, "val": 10_000_000, "test": 20_000_000}
@@ -61,7 +61,7 @@ class PhantomSource:
         views: int = 1,
         pe_share: float = 0.5,
         sign_rate: float = 0.6,
-        film: FilmAugmentation | None = None,
+        film: XrayAugmentation | None = None,
         film_augment: bool = True,
         test_from: int = FIRST_INDEX["test"],
         xray_file: str | None = None,
@@ -91,9 +91,9 @@ class PhantomSource:
                 "name where the pose is not; set 1 or 2"
             )
         film = film if film_augment else None
-        if film is not None and film.settings["reproject"]:
+        if film is not None and film.geometry.reproject:
             raise UserError("dataset.film.reproject=true: a phantom's case shows contrast, its X-ray must not")
-        self.handling = XrayHandling(film)
+        self.xray_options = XrayOptions(film)
 
     def missing(self) -> list[str]:
         """What the user has yet to provide: the file of X-rays, if one was named."""
@@ -131,7 +131,7 @@ class PhantomSource:
         poses = DrrSettings().poses(self.extent, self.views)
         if self.xray_file is None:
             plain = torch.as_tensor(phantom.hu_plain, dtype=torch.float32)
-            taken = disturbed_poses(poses, (self.seed, _index(row))) if self.pose_noise else poses
+            taken = perturbed_poses(poses, (self.seed, _index(row))) if self.pose_noise else poses
             xray = render_xray(plain, phantom.spacing, taken, self.xray_size)
             poses = unknown_pose(self.views, NAMED[: self.views]) if self.pose_noise else poses
         else:

@@ -1,4 +1,4 @@
-"""What a data set asks to be done to its X-rays whenever a sample is made of a case."""
+"""The options for X-rays that a data source sets and that apply to each sample of a case."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,24 +7,24 @@ from torch import Tensor
 
 from common.errors import UserError
 from dataset.imaging.volume import Volume
-from dataset.xray.augmentation import FilmAugmentation
+from dataset.xray.augmentation import XrayAugmentation
 from dataset.xray.lung_alignment import CHOICES as ALIGNMENTS
 
 
 @dataclass(frozen=True)
-class XrayHandling:
-    """What a source asks to be done to its X-rays when a sample is made of a case.
+class XrayOptions:
+    """Options for the X-rays of a data source.
 
     Attributes:
-        film: random changes in training, or None (`dataset.film`).
-        align: `lungs` lays films without a pose by their lungs (`dataset.xray.lung_alignment`), `none` leaves them.
-        render: makes X-rays of a volume at given poses, for augmentation by projection.
+        augmentation: random changes in training, or None.
+        align: `lungs` aligns X-rays without a pose by their lungs (`dataset.xray.lung_alignment`), `none` does not.
+        render: renders X-rays of a volume at given poses, for augmentation with `reproject`.
 
     Raises:
-        UserError: another word for `align`.
+        UserError: another value of `align`.
     """
 
-    film: FilmAugmentation | None = None
+    augmentation: XrayAugmentation | None = None
     align: str = "none"
     render: Callable[[Volume, Tensor, tuple[int, int]], Tensor] | None = None
 
@@ -34,4 +34,4 @@ class XrayHandling:
 
     def describe(self) -> dict:
         """Plain JSON."""
-        return {"align": self.align, "film": None if self.film is None else self.film.describe()}
+        return {"align": self.align, "film": None if self.augmentation is None else self.augmentation.describe()}

@@ -15,7 +15,7 @@ DISTANCE_SHARE = 0.1  # of the distance from source to detector, up to this near
 STREAM = 2  # tells these random numbers from others of the same patient
 
 
-def disturbed_poses(poses: Float[Tensor, "v 9"], words: tuple[int, ...]) -> Float[Tensor, "v 9"]:
+def perturbed_poses(poses: Float[Tensor, "v 9"], words: tuple[int, ...]) -> Float[Tensor, "v 9"]:
     """Each view turned, tilted, shifted and moved; the same for the same `words` (seed, index).
 
     The detector keeps its size and its distance to the patient.

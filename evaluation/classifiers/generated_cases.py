@@ -129,7 +129,9 @@ class Generators:
         # films are laid onto the lungs that this generator knows, without the changes of a training sample
         of_volumes = generator.protocol.get("input") == "volume"
         extent = None if of_volumes else generator.protocol.get("extent")
-        shown = CaseDataset(cases.paths, cases.rows, cases.window, None, 0, cases.handling, generator.lung_box, extent)
+        shown = CaseDataset(
+            cases.paths, cases.rows, cases.window, None, 0, cases.xray_options, generator.lung_box, extent
+        )
         items = [shown.condition(i) for i in places]
         drawn = sample_volumes(
             pipeline,

@@ -14,7 +14,7 @@ from dataset.cases.case import case_key, pack_case
 from dataset.datamodule import CTDataModule
 from dataset.imaging.geometry import make_pose
 from dataset.manifest.table import COLUMNS, make_rows
-from dataset.xray.options import XrayHandling
+from dataset.xray.options import XrayOptions
 
 TOTAL = 11  # batches of 2 out of 5 cases: batches cross the borders of epochs
 
@@ -23,7 +23,7 @@ class NoiseSource:
     """Five cases of noise: enough for order and counters, and quick."""
 
     name = "noise"
-    handling = XrayHandling()
+    xray_options = XrayOptions()
 
     def __init__(self, splits=("train",) * 5 + ("val", "test")):
         self.rows = make_rows(

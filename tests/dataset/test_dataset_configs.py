@@ -47,7 +47,7 @@ def test_source_is_built_without_a_disk(name, monkeypatch):
 @pytest.mark.parametrize("name", NAMES)
 def test_every_flat_key_reaches_the_source_or_the_data_module(name):
     config = load(name).dataset
-    used = set(re.findall(r"\$\{dataset\.(\w+)\}", "".join(sources(name))))
+    used = set(re.findall(r"\$\{dataset\.(\w+)[.}]", "".join(sources(name))))
     for_data_module = {"window", "cache_dir", "prepare_workers"}
     assert set(config) - {"source"} <= used | for_data_module
     assert used <= set(config)
@@ -77,15 +77,15 @@ def test_clinical_windows(name):
 def test_the_options_of_drrs_and_films_reach_what_makes_them():
     config = load("ctpa", "dataset.drr_view=AP", "dataset.drr_remove_iodine=true", "dataset.film.blur=2.5")
     source = instantiate(config.dataset.source)
-    assert source.drr.view == "AP" and source.drr.remove_iodine and source.handling.film.settings["blur"] == 2.5
-    assert source.handling.align == "lungs"
-    assert instantiate(load("ctpa", "dataset.film_augment=false").dataset.source).handling.film is None
-    assert instantiate(load("phantom").dataset.source).handling.film is None
+    assert source.drr.view == "AP" and source.drr.remove_iodine and source.xray_options.align == "lungs"
+    assert source.xray_options.augmentation.appearance.blur == 2.5
+    assert instantiate(load("ctpa", "dataset.film_augment=false").dataset.source).xray_options.augmentation is None
+    assert instantiate(load("phantom").dataset.source).xray_options.augmentation is None
 
 
 def test_volumes_as_input_know_no_film():
     source = instantiate(load("ct_to_ct", "dataset.film_augment=true", "dataset.align=lungs").dataset.source)
-    assert source.handling.film is None and source.handling.align == "none"
+    assert source.xray_options.augmentation is None and source.xray_options.align == "none"
     assert source.describe()["input"] == "volume" and source.describe()["views"] == source.volume_size[0]
 
 

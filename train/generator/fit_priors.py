@@ -97,7 +97,7 @@ class ShowGuess(pl.Callback):
 
 def _needs_pose(cases: CTDataModule, data: LatentData, module: DDPMModule) -> bool:
     train = cases.train
-    if module.trained["xray_encoder"].volumetric or train.handling.align != "none":
+    if module.trained["xray_encoder"].volumetric or train.xray_options.align != "none":
         return False
     poses = data.train.conditions["pose"] if data.train.kept else (stored(path, "pose") for path in train.paths)
     if not any(pose.isnan().any() for pose in poses):

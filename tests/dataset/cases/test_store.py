@@ -16,8 +16,8 @@ from dataset.imaging.drr_options import DrrSettings
 from dataset.imaging.geometry import project
 from dataset.imaging.hu_window import Window
 from dataset.manifest.table import make_rows
-from dataset.xray.augmentation import FilmAugmentation
-from dataset.xray.options import XrayHandling
+from dataset.xray.augmentation import AppearanceChanges, GeometryChanges, XrayAugmentation
+from dataset.xray.options import XrayOptions
 
 SIZE, SPACING = (8, 9, 10), (3.0, 2.0, 1.5)
 EXTENT = tuple(n * s for n, s in zip(SIZE, SPACING, strict=True))
@@ -27,7 +27,7 @@ class CountingSource:
     """Cases whose HU are their index; notes every build in a file, since builds happen in other processes."""
 
     name = "counting"
-    handling = XrayHandling()
+    xray_options = XrayOptions()
 
     def __init__(self, log, count=8, shade=0, bad=()):
         self.rows = make_rows({"id": f"c{i}", "patient": f"p{i}", "split": "train"} for i in range(count))
@@ -190,15 +190,15 @@ def test_views_spread_over_half_a_turn_and_begin_with_the_frontal():
 
 
 def test_xrays_change_in_training_alone_and_the_same_way_again(tmp_path):
-    plain, film = make_dataset(tmp_path), XrayHandling(FilmAugmentation(noise=0.2))
-    data = CaseDataset(plain.paths, plain.rows, "wide", seed=3, handling=film)
+    plain, film = make_dataset(tmp_path), XrayOptions(XrayAugmentation(appearance=AppearanceChanges(noise=0.2)))
+    data = CaseDataset(plain.paths, plain.rows, "wide", seed=3, xray_options=film)
     assert data.augments and not plain.augments
     still = data[1]["xray"]
     torch.testing.assert_close(still, plain[1]["xray"], rtol=0, atol=0)
     first, second = data[(1, 7)], data[(1, 8)]
     assert not torch.equal(first["xray"], still) and not torch.equal(first["xray"], second["xray"])
     assert not torch.equal(first["pose"], data[1]["pose"])
-    again = CaseDataset(plain.paths, plain.rows, "wide", seed=3, handling=film).condition(1, 7)
+    again = CaseDataset(plain.paths, plain.rows, "wide", seed=3, xray_options=film).condition(1, 7)
     torch.testing.assert_close(again["xray"], first["xray"], rtol=0, atol=0)
     torch.testing.assert_close(again["pose"], first["pose"], rtol=0, atol=0)
 
@@ -210,8 +210,8 @@ def test_projecting_anew_is_given_the_volume_of_the_case(tmp_path):
         seen.append(volume)
         return torch.rand(len(poses), *size)
 
-    film = FilmAugmentation(angle=3.0, reproject=True)
-    data = CaseDataset(plain.paths, plain.rows, "wide", handling=XrayHandling(film, render=render))
+    film = XrayAugmentation(GeometryChanges(angle=3.0, reproject=True))
+    data = CaseDataset(plain.paths, plain.rows, "wide", xray_options=XrayOptions(film, render=render))
     data.condition(2, 0)
     assert len(seen) == 2 and seen[0].spacing == SPACING  # two views
     np.testing.assert_array_equal(seen[0].hu, plain.case(2)["ct"].numpy())
@@ -219,4 +219,4 @@ def test_projecting_anew_is_given_the_volume_of_the_case(tmp_path):
 
 def test_another_word_for_the_alignment_is_refused():
     with pytest.raises(UserError, match="dataset.align=lung: choose lungs or none"):
-        XrayHandling(align="lung")
+        XrayOptions(align="lung")

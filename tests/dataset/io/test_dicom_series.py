@@ -28,7 +28,7 @@ def test_scattered_slices_are_one_series_and_neighbours_in_a_folder_are_two(tmp_
     (tmp_path / "a" / "broken.dcm").write_bytes(b"\0" * 200)
     save_nifti(tmp_path / "b.nii.gz", HU)
     found = find_ct_series(tmp_path)
-    assert [(s.series_uid, len(s.slices), s.dropped, s.left_out) for s in found] == [
+    assert [(s.identity.series_uid, len(s.slices), s.dropped, s.left_out) for s in found] == [
         ("1.2.3", 6, "", ""), ("1.2.4", 6, "", "")]  # fmt: skip
     assert (np.diff(found[0].heights) > 0).all() and found[0].coverage == pytest.approx(30.0)
 
@@ -37,10 +37,14 @@ def test_headers_say_what_the_ranking_and_the_pairing_ask(tmp_path):
     found = one(tmp_path, patient=" P7 ", accession="A9", time=datetime(2020, 1, 2, 3, 4, 5), contrast="OMNI",
                 kernel="B40f", thickness=1.25, image_type=("DERIVED", "SECONDARY", "mip"), sex="m",
                 series_uid="1.2.9", study_uid="1.2.8")  # fmt: skip
-    assert (found.patient, found.accession, found.time, found.contrast) == (
+    assert (found.identity.patient, found.identity.accession, found.identity.time, found.acquisition.contrast) == (
         "P7", "A9", datetime(2020, 1, 2, 3, 4, 5), "OMNI")  # fmt: skip
-    assert (found.kernel, found.thickness, found.image_type[-1], found.sex) == ("B40f", 1.25, "MIP", "M")
-    assert (found.study_uid, found.key) == ("1.2.8", "1.2.9")
+    assert (
+        *(getattr(found.acquisition, n) for n in ("kernel", "thickness")),
+        found.acquisition.image_type[-1],
+        found.identity.sex,
+    ) == ("B40f", 1.25, "MIP", "M")
+    assert (found.identity.study_uid, found.key) == ("1.2.8", "1.2.9")
 
 
 def test_localiser_copies_and_slices_of_another_layout_are_left_out_and_counted(tmp_path):
@@ -95,8 +99,13 @@ def test_the_header_is_that_of_a_slice_of_the_stack_not_of_the_first_file(tmp_pa
                     description="coronal", **same)  # fmt: skip
     write_ct_series(tmp_path, HU, prefix="M", contrast="", thickness=1.25, kernel="B30f", description="chest", **same)
     (found,) = find_ct_series(tmp_path)
-    assert (found.thickness, found.kernel, found.contrast, found.description) == (1.25, "B30f", "", "chest")
-    assert "LOCALIZER" not in found.image_type
+    assert tuple(getattr(found.acquisition, n) for n in ("thickness", "kernel", "contrast", "description")) == (
+        1.25,
+        "B30f",
+        "",
+        "chest",
+    )
+    assert "LOCALIZER" not in found.acquisition.image_type
 
 
 def unreadable(path, keyword):
@@ -117,9 +126,9 @@ def test_a_header_that_cannot_be_read_is_listed_and_ends_nothing(tmp_path, keywo
     write_ct_series(tmp_path / "one", HU, series_uid="1.2.3", thickness=2.5)
     unreadable(min((tmp_path / "one").iterdir()), keyword)  # the others of its kind speak for it
     found = find_ct_series(tmp_path)
-    assert [(one.series_uid, one.dropped) for one in found] == [
+    assert [(one.identity.series_uid, one.dropped) for one in found] == [
         ("1.2.1", ""), ("1.2.2", "unreadable header (6 images)"), ("1.2.3", "")]  # fmt: skip
-    assert len(found[2].slices) == 6 and found[2].thickness == 2.5
+    assert len(found[2].slices) == 6 and found[2].acquisition.thickness == 2.5
 
 
 def test_damage_to_what_tells_a_ct_from_other_files_ends_nothing(tmp_path):
@@ -133,7 +142,7 @@ def test_damage_to_what_tells_a_ct_from_other_files_ends_nothing(tmp_path):
     ds.add_new("Rows", "US", [8, 8])
     pydicom.dcmwrite(twofold, ds)
     found = find_ct_series(tmp_path)
-    assert [(one.series_uid, len(one.slices), one.left_out) for one in found] == [
+    assert [(one.identity.series_uid, len(one.slices), one.left_out) for one in found] == [
         ("1.2.1", 6, ""), ("1.2.2", 1, ""), ("1.2.3", 1, "1 × unreadable header")]  # fmt: skip
 
 

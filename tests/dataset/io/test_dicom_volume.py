@@ -156,7 +156,7 @@ def _at(index):
 
 
 def test_real_series(real_data):
-    found = {s.patient.split(".")[-1]: s for s in find_ct_series(real_data / "dicom")}
+    found = {s.identity.patient.split(".")[-1]: s for s in find_ct_series(real_data / "dicom")}
     volume = read_series(found["Lung_Dx-A0002"])
     assert volume.hu.shape == (30, 512, 512) and volume.spacing == pytest.approx((8.0, 0.646484, 0.646484))
     assert volume.hu.min() == -1024  # the padding was -2000 and less

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from common.errors import UserError
+from dataset.io.dicom_headers import CtIdentity
 from dataset.preparation.pairing import pair
 from dataset.preparation.radiographs import Radiograph
 
@@ -17,8 +18,9 @@ SECRET = "DOE-4711"
 
 def ct(patient=SECRET, hours=0.0, **more):
     time = None if hours is None else NOON + timedelta(hours=hours)
-    fields = {"study_uid": f"1.2.{patient}.{hours}", "accession": "", "sex": "", "files": [], **more}
-    return SimpleNamespace(patient=patient, time=time, **fields)
+    outer = {name: more.pop(name) for name in ("files", "xray", "key") if name in more}
+    identity = CtIdentity(**{"patient": patient, "study_uid": f"1.2.{patient}.{hours}", "time": time, **more})
+    return SimpleNamespace(identity=identity, **{"files": [], **outer})
 
 
 def xray(hours=0.0, patient=SECRET, view="PA", **more):

@@ -9,7 +9,7 @@ from hydra.utils import instantiate
 
 from common.cli import CONFIG
 from common.errors import UserError
-from dataset.io.dicom_headers import Slice
+from dataset.io.dicom_headers import CtAcquisition, CtIdentity, Slice
 from dataset.io.dicom_series import CtSeries
 from dataset.io.dicom_volume import TILT_DEGREES, UNEVEN
 from dataset.preparation.series_ranking import Contrast, NotReformatted, SoftKernel, pick_rules, rank
@@ -25,9 +25,9 @@ def rules():
 def series(uid="1", count=200, step=1.5, normal=(0.0, 0.0, 1.0), **fields):
     slices = [Slice("", 0, "", (), (), (), False)] * count
     given = {"contrast": "OMNI", "kernel": "B30f", "thickness": 1.5, "image_type": ("ORIGINAL", "PRIMARY", "AXIAL")}
-    return CtSeries(
-        [], series_uid=uid, heights=np.arange(count) * step, slices=slices, normal=normal, **given | fields
-    )
+    outer = {name: fields.pop(name) for name in ("dropped", "left_out") if name in fields}
+    acquisition = CtAcquisition(**given | fields)
+    return CtSeries([], CtIdentity(series_uid=uid), acquisition, normal, np.arange(count) * step, slices, **outer)
 
 
 GOOD = series("good")
@@ -52,7 +52,7 @@ def test_each_rule_decides_against_what_only_it_dislikes(rules, rule):
 
 def test_rules_count_in_their_order(rules):
     ranked = rank([*WORSE.values(), GOOD], rules)
-    assert [one.series.series_uid for one in ranked] == ["good", *"abcdefgh"]
+    assert [one.series.identity.series_uid for one in ranked] == ["good", *"abcdefgh"]
     upside_down = rank([WORSE["slices"], WORSE["axial"]], rules[::-1])
     assert upside_down[0].series is WORSE["axial"]  # it has more slices
 
@@ -66,7 +66,7 @@ def test_a_leaning_stack_is_not_complete(rules):
 
 
 def test_the_only_series_is_kept_with_a_flag_for_each_rule_that_it_fails(rules):
-    (only,) = rank([replace(WORSE["contrast"], thickness=5.0, left_out="1 × localiser")], rules)
+    (only,) = rank([series("e", count=400, contrast="", thickness=5.0, left_out="1 × localiser")], rules)
     assert only.chosen and only.reason == "the only series"
     assert only.flags == ["no contrast stated", "5 mm slices", "left out: 1 × localiser"]
 
@@ -80,7 +80,7 @@ def test_what_was_dropped_is_listed_and_never_chosen(rules):
 
 
 def test_a_tie_is_flagged_and_does_not_depend_on_the_order(rules):
-    twin = replace(GOOD, series_uid="twin")
+    twin = replace(GOOD, identity=CtIdentity(series_uid="twin"))
     for order in ([GOOD, twin], [twin, GOOD]):
         ranked = rank(order, rules)
         assert ranked[0].series is GOOD and ranked[0].flags == ["ties with another series"]
@@ -88,7 +88,7 @@ def test_a_tie_is_flagged_and_does_not_depend_on_the_order(rules):
 
 def test_a_pick_goes_before_every_rule(rules):
     ranked = rank([GOOD, WORSE["axial"]], rules, picks={"g", "a series of another study"})
-    assert [one.series.series_uid for one in ranked if one.chosen] == ["g"]
+    assert [one.series.identity.series_uid for one in ranked if one.chosen] == ["g"]
     assert rank([GOOD, WORSE["axial"]], rules, picks={"of another study"})[0].chosen
 
 

@@ -7,11 +7,19 @@ import torch
 from common.errors import UserError
 from dataset.imaging.drr import line_integrals, scale_xray
 from dataset.imaging.geometry import POSE_FIELDS, project, source_position, unknown_pose, view_pose, voxel_centres
-from dataset.xray.augmentation import FilmAugmentation, detector_turned, patient_moved, seen_from
+from dataset.xray.augmentation import (
+    AppearanceChanges,
+    GeometryChanges,
+    XrayAugmentation,
+    move_patient,
+    rotate_detector,
+    warp_to_pose,
+)
 
 EXTENT, SIZE, SPACING = (160.0, 128.0, 176.0), (32, 32, 32), (5.0, 4.0, 5.5)
-GEOMETRY, PICTURE = ("zoom", "shift"), ("gamma", "blur", "noise", "local_contrast", "collimation", "markers", "lines")
-OFF = dict.fromkeys(GEOMETRY + PICTURE, 0.0)
+GEOMETRY = ("zoom", "shift")
+APPEARANCE = ("gamma", "blur", "noise", "local_contrast", "collimation", "markers", "lines")
+OFF = dict.fromkeys(GEOMETRY + APPEARANCE, 0.0)
 
 
 def body() -> torch.Tensor:
@@ -24,40 +32,45 @@ def body() -> torch.Tensor:
 
 
 @pytest.mark.parametrize("view", ["PA", "AP", "lateral"])
-def test_turning_the_detector_shows_what_a_new_projection_would(view):
+def test_rotating_the_detector_agrees_with_a_new_projection(view):
     pose = view_pose(EXTENT, view)
     pose[7:9] *= 1.2  # nothing is cut off
-    new = detector_turned(pose, 0.05, -0.04, 1.1)
+    new = rotate_detector(pose, 0.05, -0.04, 1.1)
     assert (source_position(new) - source_position(pose)).norm() < 1e-2
-    mapped = seen_from(line_integrals(body(), SPACING, pose, (192, 192)), pose, new)
+    mapped = warp_to_pose(line_integrals(body(), SPACING, pose, (192, 192)), pose, new)
     projected = line_integrals(body(), SPACING, new, (192, 192))
     assert (mapped - projected).abs().mean() < 0.006 * projected.max()
     still = line_integrals(body(), SPACING, pose, (192, 192))
     assert (mapped - projected).abs().mean() < 0.2 * (still - projected).abs().mean()
 
 
-def test_the_picture_moves_where_it_is_said_to():
+def test_the_image_shifts_by_the_given_shares():
     pose = view_pose(EXTENT)
     point = torch.tensor([10.0, 0.0, 20.0])
-    before, after = project(point, pose), project(point, detector_turned(pose, 0.05, 0.03, 1.0))
+    before, after = project(point, pose), project(point, rotate_detector(pose, 0.05, 0.03, 1.0))
     assert (after - before).tolist() == pytest.approx([0.1, 0.06], abs=2e-3)  # coordinates run from -1 to 1
 
 
 def test_a_moved_source_is_refused_and_a_moved_patient_has_parallax():
     pose = view_pose(EXTENT)
-    moved = patient_moved(pose, 5.0, 0.0, 1.1)
+    moved = move_patient(pose, 5.0, 0.0, 1.1)
     assert moved[1] < pose[1] and moved[0] - moved[1] == pytest.approx(float(pose[0] - pose[1]), abs=1e-2)
     with pytest.raises(ValueError, match="source has moved"):
-        seen_from(torch.rand(16, 16), pose, moved)
+        warp_to_pose(torch.rand(16, 16), pose, moved)
     front, back = torch.tensor([0.0, -50.0, 0.0]), torch.tensor([0.0, 50.0, 0.0])
     shift = [project(p, moved)[0] - project(p, pose)[0] for p in (front, back)]
     assert shift[0] * shift[1] < 0  # they move apart
 
 
+def augmentation(**settings):
+    appearance = AppearanceChanges(**{k: settings.pop(k) for k in APPEARANCE if k in settings})
+    return XrayAugmentation(GeometryChanges(**settings), appearance)
+
+
 def sample(seed=0, step=0, index=0, image=None, pose=None, **settings):
     image = torch.rand(2, 48, 48, generator=torch.Generator().manual_seed(1)) if image is None else image
     pose = torch.stack([view_pose(EXTENT), unknown_pose()[0]]) if pose is None else pose
-    return FilmAugmentation(**settings)(image, pose, (seed, step, index))
+    return augmentation(**settings)(image, pose, (seed, step, index))
 
 
 def test_the_same_sample_is_the_same_and_every_other_is_another():
@@ -101,14 +114,14 @@ def test_blades_are_black_and_lie_outside():
     assert 0.05 < dark < 0.3
 
 
-def test_projecting_anew_uses_the_pose_it_gives_back():
+def test_reprojection_renders_at_the_returned_pose():
     seen = []
 
     def render(poses):
         seen.append(poses)
         return torch.rand(1, 48, 48)
 
-    film = FilmAugmentation(**{**OFF, "angle": 5.0, "distance": 0.1, "reproject": True})
+    film = augmentation(**{**OFF, "angle": 5.0, "distance": 0.1, "reproject": True})
     _, pose = film(torch.rand(1, 48, 48), view_pose(EXTENT)[None], (0, 0, 0), render)
     torch.testing.assert_close(seen[0], pose)
     assert abs(float(pose[0, 2])) > 0.01
@@ -116,6 +129,6 @@ def test_projecting_anew_uses_the_pose_it_gives_back():
 
 def test_wrong_strengths_are_one_line():
     with pytest.raises(UserError, match="dataset.film.blur=-1"):
-        FilmAugmentation(blur=-1)
+        AppearanceChanges(blur=-1)
     with pytest.raises(UserError, match="reproject=true"):
-        FilmAugmentation(angle=3.0)
+        GeometryChanges(angle=3.0)

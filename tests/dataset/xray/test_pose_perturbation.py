@@ -9,16 +9,16 @@ from dataset.imaging.drr_options import DrrSettings
 from dataset.imaging.geometry import fill_unknown, make_pose
 from dataset.phantom.render import render_phantom
 from dataset.sources.phantom import PhantomSource
-from dataset.xray.pose_perturbation import DEGREES, DISTANCE_SHARE, SHIFT_MM, disturbed_poses
+from dataset.xray.pose_perturbation import DEGREES, DISTANCE_SHARE, SHIFT_MM, perturbed_poses
 
 EXTENT = (320.0, 256.0, 352.0)
 
 
 def test_poses_stay_in_their_limits_reach_them_and_repeat():
     nominal = make_pose(EXTENT)[None]
-    drawn = torch.stack([disturbed_poses(nominal, (1, i))[0] for i in range(400)])
+    drawn = torch.stack([perturbed_poses(nominal, (1, i))[0] for i in range(400)])
     away = (drawn - nominal).abs()
-    assert torch.equal(drawn[7], disturbed_poses(nominal, (1, 7))[0])
+    assert torch.equal(drawn[7], perturbed_poses(nominal, (1, 7))[0])
     for column, limit in ((2, DEGREES), (3, DEGREES), (4, SHIFT_MM), (5, SHIFT_MM), (6, SHIFT_MM)):
         assert 0.95 * limit < away[:, column].max() <= limit + 1e-3
     assert 0.95 * DISTANCE_SHARE < (away[:, 0] / nominal[0, 0]).max() <= DISTANCE_SHARE + 1e-6
@@ -34,7 +34,7 @@ def test_the_xray_is_the_one_of_the_disturbed_pose_and_the_pose_is_kept_secret()
     assert not plain["pose"].isnan().any() and case["pose"].isnan().sum() == 8 and case["pose"][0, 2] == 0.0
     assert torch.equal(plain["ct"], case["ct"])
     phantom = render_phantom(3, seed=5, size=(24, 24, 24))
-    pose = disturbed_poses(make_pose(EXTENT)[None], (5, 3))
+    pose = perturbed_poses(make_pose(EXTENT)[None], (5, 3))
     expected = render_xray(torch.tensor(phantom.hu_plain), phantom.spacing, pose, (48, 48))
     torch.testing.assert_close(case["xray"].float(), expected, atol=2e-3, rtol=0)
     assert (case["xray"].float() - plain["xray"].float()).abs().mean() > 0.01

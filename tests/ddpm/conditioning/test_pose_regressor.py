@@ -5,7 +5,7 @@ import torch
 
 from dataset.imaging.drr import line_integrals
 from dataset.imaging.geometry import make_pose, project, view_pose
-from dataset.xray.pose_perturbation import disturbed_poses
+from dataset.xray.pose_perturbation import perturbed_poses
 from ddpm.conditioning.pose_regressor import FIELDS, PoseRegressor, _applied, _offsets, align
 
 EXTENT = (320.0, 256.0, 352.0)
@@ -14,7 +14,7 @@ LIMITS = torch.tensor(PoseRegressor().config.limits)
 
 
 def drawn(n: int, nominal: torch.Tensor = NOMINAL, seed: int = 0) -> torch.Tensor:
-    return torch.stack([disturbed_poses(nominal, (seed, i)) for i in range(n)])
+    return torch.stack([perturbed_poses(nominal, (seed, i)) for i in range(n)])
 
 
 def pictures(poses: torch.Tensor, seed: int = 0, size: int = 32) -> torch.Tensor:
@@ -73,7 +73,7 @@ def test_what_lies_in_the_plane_of_the_isocentre_comes_back(view):
     slab += 1000.0 * torch.rand(8, 8, generator=torch.Generator().manual_seed(0)).repeat_interleave(
         4, 0
     ).repeat_interleave(4, 1).unsqueeze(1)
-    moved = disturbed_poses(nominal[None], (0, 1))[0]
+    moved = perturbed_poses(nominal[None], (0, 1))[0]
     moved[2:4] = nominal[2:4]  # angles stay in the picture
     spacing = tuple(e / 32 for e in EXTENT)
     own, other = (line_integrals(hu, spacing, pose, (64, 64)) for pose in (nominal, moved))
@@ -100,7 +100,7 @@ def test_each_view_has_its_own():
 def test_a_view_that_was_not_fitted_is_left_alone():
     bedside = view_pose(EXTENT, "AP")[None]
     nominal = torch.cat([NOMINAL.expand(150, 1, 9), bedside.expand(50, 1, 9)])
-    poses = torch.stack([disturbed_poses(pose, (0, i)) for i, pose in enumerate(nominal)])
+    poses = torch.stack([perturbed_poses(pose, (0, i)) for i, pose in enumerate(nominal)])
     names, seen, alone = [f"p{i}" for i in range(200)], pictures(poses), PoseRegressor((0.0,), 16)
     alone.fit(seen, nominal, poses, names, names)
     laid, turned = alone(seen[-5:], nominal[-5:], torch.ones(5, 1, dtype=torch.bool))
