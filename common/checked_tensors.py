@@ -92,7 +92,7 @@ def save_checked(tensors: dict[str, Tensor], path: str | Path) -> None:
 
 
 @contextmanager
-def opened(path: str | Path) -> Iterator[CheckedFile]:
+def open_checked(path: str | Path) -> Iterator[CheckedFile]:
     """A file of which single tensors are read.
 
     Raises:

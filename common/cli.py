@@ -19,7 +19,7 @@ from hydra.errors import HydraException, InstantiationException, MissingConfigEx
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from common.errors import UserError, innermost
+from common.errors import UserError, user_message
 from common.files import ROOT
 from common.renamed_keys import KEPT, MOVED
 
@@ -89,7 +89,7 @@ def _guard(main: Callable[[DictConfig], None]) -> Callable[[DictConfig], None]:
             with _terminable():
                 main(cfg)
         except UserError as error:
-            _stop(innermost(str(error)))
+            _stop(user_message(str(error)))
         except KeyboardInterrupt:
             _stop("interrupted; the same command goes on with what is missing, a training with model.resume=auto")
         except InstantiationException as error:  # a wrong value that a constructor refused

@@ -16,7 +16,7 @@ PACKAGES = ("torch", "pytorch-lightning", "diffusers", "monai", "torchmetrics", 
 PACKAGES += ("numpy", "pandas", "scipy", "scikit-learn")
 
 
-def keep_config(cfg: DictConfig, folder: str | Path) -> Path:
+def save_config(cfg: DictConfig, folder: str | Path) -> Path:
     """Writes `<folder>/.hydra/config.yaml`, which `--config-path <folder>/.hydra --config-name config` repeats."""
     path = Path(folder) / ".hydra" / "config.yaml"
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -15,7 +15,7 @@ class UserError(Exception):
 
 
 @contextmanager
-def refusals() -> Iterator[None]:
+def user_errors() -> Iterator[None]:
     """Around the building of objects from a config: what a constructor refuses is the user's to mend."""
     try:
         yield
@@ -23,7 +23,7 @@ def refusals() -> Iterator[None]:
         raise UserError(str(error)) from error
 
 
-def innermost(message: str) -> str:
+def user_message(message: str) -> str:
     """The user's line of an error that a loading process raised, which arrives with that process's traceback."""
     return message.rpartition(f"{UserError.__module__}.{UserError.__name__}: ")[2] if "Caught" in message else message
 

@@ -14,10 +14,10 @@ import pydicom
 
 from common.errors import UserError
 
-MOST_PIXELS = 100_000_000  # of one X-ray or slice: 10,000 x 10,000
-MOST_VOXELS = 2_000_000_000  # of one CT: 1024 x 1024 x 1900, 8 GB in float32
-MOST_UNPACKED = 1 << 30  # bytes of a deflated DICOM file
-MOST_OFFSET = 1 << 28  # bytes before the voxels of a NIfTI file
+MAX_PIXELS = 100_000_000  # of one X-ray or slice: 10,000 x 10,000
+MAX_VOXELS = 2_000_000_000  # of one CT: 1024 x 1024 x 1900, 8 GB in float32
+MAX_UNPACKED = 1 << 30  # bytes of a deflated DICOM file
+MAX_OFFSET = 1 << 28  # bytes before the voxels of a NIfTI file
 LINKS = "copy the file there, or set dataset.follow_links=true if you know where it leads"
 DEFLATED = "1.2.840.10008.1.2.1.99"
 START = 132  # bytes: preamble and mark
@@ -25,17 +25,17 @@ PIECE = 1 << 20
 
 
 def expect_pixels(shape: Iterable[int], path: str | Path) -> None:
-    """Raises UserError for an image of more than `MOST_PIXELS`."""
-    _expect(tuple(shape), MOST_PIXELS, "pixels", path)
+    """Raises UserError for an image of more than `MAX_PIXELS`."""
+    _expect(tuple(shape), MAX_PIXELS, "pixels", path)
 
 
 def expect_voxels(shape: Iterable[int], path: str | Path) -> None:
-    """Raises UserError for a volume of more than `MOST_VOXELS`."""
-    _expect(tuple(shape), MOST_VOXELS, "voxels", path)
+    """Raises UserError for a volume of more than `MAX_VOXELS`."""
+    _expect(tuple(shape), MAX_VOXELS, "voxels", path)
 
 
-def expect_bearable_dicom(path: str | Path) -> None:
-    """Refuses a deflated DICOM file that grows beyond `MOST_UNPACKED`: pydicom would unpack it whole.
+def expect_dicom_size(path: str | Path) -> None:
+    """Refuses a deflated DICOM file that grows beyond `MAX_UNPACKED`: pydicom would unpack it whole.
 
     Raises:
         UserError: naming the file. What is no DICOM passes: its reader tells.
@@ -50,7 +50,7 @@ def expect_bearable_dicom(path: str | Path) -> None:
         data = file.read(PIECE)  # it stopped where the packed part starts
         while data:
             total += len(unpacker.decompress(data, PIECE))
-            if total > MOST_UNPACKED:
+            if total > MAX_UNPACKED:
                 raise UserError(f"{path}: a deflated file that unpacks to over a GB; export it uncompressed")
             data = unpacker.unconsumed_tail or file.read(PIECE)
 
@@ -69,7 +69,7 @@ def expect_inside(path: str | Path, root: str | Path, where: str, remedy: str) -
         raise UserError(f"{where}: {path} leads out of {root}; {remedy}")
 
 
-def expect_no_way_out(root: str | Path, remedy: str = LINKS) -> None:
+def expect_links_inside(root: str | Path, remedy: str = LINKS) -> None:
     """Raises UserError for a link in a folder, at any depth, that leads out of it."""
     for folder, children, files in os.walk(root):
         for name in (*children, *files):

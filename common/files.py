@@ -11,7 +11,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent  # of the repository
 PREFIX = ".tmp-"
-NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # errors that no other file of the folder will escape
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # errors that no other file of the folder will escape
 STALE_SECONDS = 24 * 3600.0  # no single file takes a day to write
 
 log = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def sweep(folder: str | Path) -> int:
+def remove_stale(folder: str | Path) -> int:
     """Removes what killed processes have left half written; returns how many files. Fresh ones may be in use."""
     gone = 0
     for file in Path(folder).glob(f"{PREFIX}*"):

@@ -13,7 +13,7 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from common.checked_tensors import opened
+from common.checked_tensors import open_checked
 from common.errors import UserError
 from dataset.cases.case import case_key
 from dataset.cases.case_dataset import CaseDataset
@@ -229,7 +229,7 @@ class CTDataModule(pl.LightningDataModule):
         for split in SPLITS:
             cases = getattr(self, split)
             for path, name in zip(cases.paths, cases.rows["id"], strict=True):
-                with opened(path) as file:
+                with open_checked(path) as file:
                     entries.append([split, str(name), sorted(file.checksums().items())])
         return hashlib.sha256(json.dumps(sorted(entries)).encode()).hexdigest()
 

@@ -17,7 +17,7 @@ def main(cfg) -> None:
     from hydra.utils import instantiate
     from omegaconf import OmegaConf
 
-    from common.environment import keep_config
+    from common.environment import save_config
     from dataset.datamodule import prepared_data
     from evaluation.classifiers.comparison import analyse
     from evaluation.classifiers.generated_cases import Generators, find_generators
@@ -62,7 +62,7 @@ def main(cfg) -> None:
     for one in found:
         runs.setdefault(one.name, []).append(one.path.parent.parent)
     write_all(Path(cfg.output), result, scores, list(inputs), runs)
-    keep_config(cfg, cfg.output)
+    save_config(cfg, cfg.output)
     print(markdown(result))
     print(Path(cfg.output) / "classification.json")
 

@@ -15,7 +15,7 @@ from common.cli import command  # noqa: E402
 def main(cfg) -> None:
     from hydra.utils import instantiate
 
-    from common.environment import keep_config
+    from common.environment import save_config
     from dataset.datamodule import prepared_data
     from evaluation.generation.open_pipeline import open_generator, resolve_device
     from evaluation.scoring.evaluator import evaluate
@@ -27,7 +27,7 @@ def main(cfg) -> None:
     data = cfg.dataset
     datamodule = prepared_data(instantiate(data.source), data)
     output = Path(cfg.output)
-    keep_config(cfg, output)  # before the report, which shows it
+    save_config(cfg, output)  # before the report, which shows it
     result = evaluate(
         datamodule,
         pipeline,

@@ -13,14 +13,14 @@ from common.cli import command  # noqa: E402
 
 @command("score")
 def main(cfg) -> None:
-    from common.errors import refusals
+    from common.errors import user_errors
     from dataset.imaging.hu_window import Window
     from evaluation.scoring.nifti_pairs import match
     from evaluation.scoring.score_files import score_files
 
     metrics = cfg.metrics if isinstance(cfg.metrics, str) else tuple(cfg.metrics)
     pairs = match(cfg.truth, cfg.prediction, cfg.suffix)
-    with refusals():
+    with user_errors():
         result = score_files(
             pairs,
             Window.parse(cfg.window),

@@ -21,7 +21,7 @@ def main(cfg) -> None:
     from hydra.utils import instantiate
     from omegaconf import OmegaConf
 
-    from common.errors import UserError, refusals
+    from common.errors import UserError, user_errors
     from dataset.datamodule import prepared_data
     from evaluation.classifiers.hypotheses import PRIMARY
     from train.classifier.data import classifier_protocol, encoder_source, expectation, generated_volumes, refuse_leaks
@@ -48,7 +48,7 @@ def main(cfg) -> None:
     )
     content = data.content_sha256()  # of the data set, before parts of it are wrapped
     key = INPUTS[wanted.input]
-    with refusals():
+    with user_errors():
         if wanted.get("init_from"):
             wanted.init_from = encoder_source(wanted.init_from, data.protocol().get("fold"))
         refuse_changes(cfg, folder, model.resume_changed)  # the config of the run holds the file, not the folder
@@ -62,7 +62,7 @@ def main(cfg) -> None:
     if wanted.input == "generated":
         sampler = OmegaConf.to_container(cfg.sampler, resolve=True)
         generators = generated_volumes(data, wanted, sampler, devices)
-    with refusals():
+    with user_errors():
         weight = positive_weight(Labelled(data.train).rows["label"].to_numpy(), model.balance)
     data.train = Labelled(data.train, balanced=model.balance == "sampling")
     data.val = Labelled(data.val, name="val")
@@ -81,7 +81,7 @@ def main(cfg) -> None:
     save_config(cfg, folder)
     write_record(folder, model.seed, content, {"init_from": wanted.get("init_from")}, checkpoint)
     best = KeepBest(folder, model.patience)
-    with refusals():
+    with user_errors():
         trainer = make_trainer(
             cfg.trainer,
             cfg.logger,

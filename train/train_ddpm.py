@@ -21,7 +21,7 @@ def main(cfg) -> None:
     import pytorch_lightning as pl
     from hydra.utils import instantiate
 
-    from common.errors import refusals
+    from common.errors import user_errors
     from dataset.datamodule import CTDataModule
     from evaluation.protocol.leakage import refuse_seen_before
     from train.generator.build_module import build_module
@@ -41,7 +41,7 @@ def main(cfg) -> None:
     if origin is None:
         latent_encoder = load_latent_encoder(source, model.latent)
         model.vqgan_ckpt = model.vqgan_ckpt or latent_encoder.found_at  # repeated, the run takes the same
-        with refusals():
+        with user_errors():
             latent_encoder.set_scaling(model.latent_scaling)
     else:
         latent_encoder = origin.latent_encoder(source, model.latent)
@@ -60,7 +60,7 @@ def main(cfg) -> None:
         cache_dir=cfg.dataset.cache_dir,
         prepare_workers=cfg.dataset.prepare_workers,
     )
-    with refusals():
+    with user_errors():
         module = build_module(model, cfg.dataset, latent_encoder, shape, origin)
         sampling = SampleAndScore(model.save_and_sample_every, cfg.sampler, model.sampling_timesteps, cases.window)
         sampling.pipeline(module)  # an unknown sampler is refused now, not after hours
@@ -72,7 +72,7 @@ def main(cfg) -> None:
     module.protocol |= {**cases.protocol(), "seen": seen, "latent_reconstruction": data.reconstruction}
     callbacks = [sampling]
     if origin is None:
-        with refusals():
+        with user_errors():
             fit_guesses(module, cases, data, model.prior_pixels, model.pose_guess)
         callbacks.append(ShowGuess(model.guess_from, module))
     if origin is not None:
@@ -82,7 +82,7 @@ def main(cfg) -> None:
             callbacks.append(SaveAdapter(folder, origin))
     data_bytes = data.bytes
     if module.freeze_xray_encoder and model.cache_xray:
-        with refusals():
+        with user_errors():
             data_bytes += cache_xray_features(data, module, training_device(devices))
     sampling.cases = cases.val
     denoiser = module.trained["denoiser"]
@@ -96,7 +96,7 @@ def main(cfg) -> None:
     save_config(cfg, folder)
     inputs = {key: model[key] for key in ("vqgan_ckpt", "vae_ckpt", "init_from")}
     write_record(folder, model.seed, cases.content_sha256(), inputs, checkpoint)
-    with refusals():
+    with user_errors():
         trainer = make_trainer(
             cfg.trainer,
             cfg.logger,

@@ -20,7 +20,7 @@ def main(cfg) -> None:
     import pytorch_lightning as pl
     from hydra.utils import instantiate
 
-    from common.errors import refusals
+    from common.errors import user_errors
     from dataset.datamodule import prepared_data
     from ddpm.checkpoint.write import complete
     from evaluation.metrics import psnr
@@ -36,7 +36,7 @@ def main(cfg) -> None:
 
     pl.seed_everything(model.seed, verbose=False)
     size = tuple(model.crop or cfg.dataset.volume_size)
-    with refusals():
+    with user_errors():
         network = instantiate(model.network)
         network.check_size(size)
         perceptual = make_perceptual(model.perceptual_network)

@@ -33,13 +33,14 @@ def main() -> None:
     from hydra.utils import instantiate
     from rich.progress import track
 
+    from dataset.manifest.table import SPLITS
     from dataset.sources.phantom import write_xrays
 
     if len(sys.argv) != 3 or sys.argv[1] not in ("64", "128"):
         raise SystemExit("usage: python benchmarks/fidelity/render_xrays.py 64|128 FILE")
     with initialize_config_dir(str(ROOT / "config"), version_base=None):
         data = compose("train_ddpm", [f"experiment=fidelity_{sys.argv[1]}"]).dataset
-    source, chosen = instantiate(data.source), indices({split: data[split] for split in ("train", "val", "test")})
+    source, chosen = instantiate(data.source), indices({split: data[split] for split in SPLITS})
     with ProcessPoolExecutor() as pool:
         jobs = pool.map(render, [(index, source) for index in chosen], chunksize=8)
         xrays = torch.stack(list(track(jobs, description="Rendering X-rays", total=len(chosen))))

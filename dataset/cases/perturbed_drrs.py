@@ -10,7 +10,7 @@ from rich.progress import track
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from common.checked_tensors import DamagedFile, opened, save_checked
+from common.checked_tensors import DamagedFile, open_checked, save_checked
 from common.errors import UserError, worker_killed
 from dataset.cases.case import case_key
 from dataset.cases.case_dataset import CaseDataset
@@ -74,7 +74,7 @@ def posed_drrs(data: CaseDataset, drr: DrrSettings, home: Path, pixels: int, wor
 
 def _read(file: Path) -> dict[str, Tensor] | None:
     try:
-        with opened(file) as content:
+        with open_checked(file) as content:
             return {name: content.get_tensor(name) for name in ("xray", "nominal", "drawn")}
     except DamagedFile:  # or not yet there
         return None

@@ -9,9 +9,9 @@ from rich.progress import track
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from common.checked_tensors import CheckedFile, DamagedFile, opened, save_checked
+from common.checked_tensors import CheckedFile, DamagedFile, open_checked, save_checked
 from common.errors import UserError, worker_killed
-from common.files import sweep
+from common.files import remove_stale
 from dataset.cases.case import LARGE, NEEDED, Case, case_key
 from dataset.cases.source import Source
 
@@ -47,7 +47,7 @@ def prepare_cases(source: Source, cache_dir: str | Path, workers: int | None = N
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"dataset.cache_dir={cache_dir}: cannot be written ({error}); choose another") from error
-    sweep(folder)
+    remove_stale(folder)
     workers = len(os.sched_getaffinity(0)) if workers is None and hasattr(os, "sched_getaffinity") else workers
     workers = min(os.cpu_count() or 1 if workers is None else workers, len(todo) // 2)
     # A DataLoader is the process pool: it hands its workers one thread each, which a pool of forks needs as well.
@@ -136,5 +136,5 @@ def stored_shape(file: CheckedFile, name: str) -> tuple[int, ...]:
     return file.shape(name)
 
 
-opened_case = opened
+opened_case = open_checked
 """A case of which single tensors are read, each compared with its checksum."""

@@ -8,12 +8,10 @@ from torch import Tensor
 
 from common.errors import UserError
 from dataset.imaging.drr import IMAGES, render_xray
-from dataset.imaging.geometry import make_pose, view_pose
+from dataset.imaging.geometry import FRONTAL_VIEWS, make_pose, view_pose
 from dataset.imaging.iodine import remove_iodine
-from dataset.imaging.resampling import reduced
+from dataset.imaging.resampling import downsample
 from dataset.imaging.volume import Volume
-
-FRONTAL = ("PA", "AP")
 
 
 @dataclass(frozen=True)
@@ -38,8 +36,8 @@ class DrrSettings:
     remove_iodine: bool = False
 
     def __post_init__(self):
-        if self.view not in FRONTAL:
-            raise UserError(f"dataset.drr_view={self.view}: choose {' or '.join(FRONTAL)}")
+        if self.view not in FRONTAL_VIEWS:
+            raise UserError(f"dataset.drr_view={self.view}: choose {' or '.join(FRONTAL_VIEWS)}")
         if self.image not in IMAGES:
             raise UserError(f"dataset.drr_image={self.image}: choose {' or '.join(IMAGES)}")
         if self.source_detector is not None and not float(self.source_detector) > 0:
@@ -76,7 +74,7 @@ class DrrSettings:
         """X-rays of a volume in [0, 1]."""
         # Rays cross the volume at points: means over half a pixel's width at the patient keep its noise out.
         finest = min(float(poses[0, 7]) / size[0], abs(float(poses[0, 8])) / size[1]) / 2.0
-        coarse = reduced(volume, finest)
+        coarse = downsample(volume, finest)
         hu = remove_iodine(coarse.hu, coarse.spacing) if self.remove_iodine else coarse.hu
         return render_xray(torch.from_numpy(hu), coarse.spacing, poses, size, self.image)
 

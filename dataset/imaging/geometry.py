@@ -24,6 +24,9 @@ POSE_FIELDS = (
     "field_width",  # mm on the detector, columns; negative: the columns are turned over for display (AP)
 )
 VIEW_AZIMUTH = {"PA": 0.0, "AP": 180.0, "lateral": 90.0}  # degrees
+VIEWS = tuple(VIEW_AZIMUTH)
+FRONTAL_VIEWS = ("PA", "AP")
+PLANES = ("axial", "coronal", "sagittal")  # slices along D, H, W
 SOURCE_DETECTOR_MM = 1800.0  # erect chest radiograph, PA: 180 cm from tube to detector
 AP_SOURCE_DETECTOR_MM = 1200.0  # at the bedside, AP: 100 to 130 cm
 PATIENT_DETECTOR_MM = 30.0  # gap between the volume and the detector plane
@@ -160,7 +163,7 @@ def display_slice(volume, plane: str, index: int | None = None):
     `volume` is `(D, H, W)`, tensor or array; `plane` is `axial`, `coronal` or `sagittal`; the middle by default.
     No other function turns a volume for display. Axials are seen from below, anterior up.
     """
-    axis = {"axial": 0, "coronal": 1, "sagittal": 2}[plane]
+    axis = PLANES.index(plane)
     middle = volume.shape[axis] // 2 if index is None else index
     if plane == "axial":
         return volume[middle]

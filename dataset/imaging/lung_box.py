@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dataset.imaging.lung_segmentation import segment_lungs
-from dataset.imaging.resampling import reduced
+from dataset.imaging.resampling import downsample
 from dataset.imaging.volume import Volume
 
 WORKING = 128  # rows and columns that profiles are read at
@@ -63,7 +63,7 @@ def lung_box_in_volume(hu: Float[np.ndarray, "d h w"], spacing: tuple[float, flo
     It ends where a frontal X-ray shows lungs to end: where less than `VISIBLE_MM` of them lie along the beam. The
     recess behind the diaphragm is not in it.
     """
-    coarse = reduced(Volume(np.asarray(hu, dtype=np.float32), tuple(float(s) for s in spacing)), VOLUME_MM)
+    coarse = downsample(Volume(np.asarray(hu, dtype=np.float32), tuple(float(s) for s in spacing)), VOLUME_MM)
     mask = segment_lungs(coarse.hu, coarse.spacing)
     if not mask.any():
         return torch.full((6,), float("nan"))

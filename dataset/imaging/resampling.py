@@ -42,7 +42,7 @@ def resample(volume: Volume, size: tuple[int, int, int], spacing: tuple[float, f
     )
 
 
-def reduced(volume: Volume, finest: float) -> Volume:
+def downsample(volume: Volume, finest: float) -> Volume:
     """Block means of the volume so that its spacing comes near `finest` mm from below; the extent stays.
 
     Line integrals of the means are means of line integrals: enough for an X-ray whose pixels are coarser.

@@ -94,7 +94,7 @@ def check_geometry(volume: Volume, path: str | Path) -> None:
         raise UserError(f"{path}: {list(volume.hu.shape)} voxels are too few for a volume; give the whole CT")
 
 
-def turned(array: Float[np.ndarray, "i j k"], affine: Float[np.ndarray, "4 4"]) -> Volume:
+def reorient(array: Float[np.ndarray, "i j k"], affine: Float[np.ndarray, "4 4"]) -> Volume:
     """The volume of an array in any axis order with its RAS affine: flipped and transposed, never resampled."""
     orientations = nib.orientations
     turn = orientations.ornt_transform(orientations.io_orientation(affine), orientations.axcodes2ornt(tuple("SPL")))

@@ -12,15 +12,15 @@ import pydicom
 from pydicom.errors import BytesLengthException, InvalidDicomError
 
 from common.errors import UserError
-from common.file_limits import expect_bearable_dicom
+from common.file_limits import expect_dicom_size
 
 DICOM_ENDINGS = ("", ".dcm", ".dicom", ".ima", ".img")  # tried also without DICOM's mark at byte 128
 # What pydicom raises where a value is not of its element's kind, such as a Slice Thickness of "xxxx".
 # What pydicom raises on files that are no DICOM, cut off or damaged, each for another place in the file.
-NOT_A_HEADER = (InvalidDicomError, BytesLengthException, OSError, ValueError, KeyError, AttributeError, EOFError,
+HEADER_ERRORS = (InvalidDicomError, BytesLengthException, OSError, ValueError, KeyError, AttributeError, EOFError,
                 NotImplementedError, TypeError, IndexError, OverflowError, RecursionError, MemoryError, struct.error,
                 zlib.error)  # fmt: skip
-NOT_A_VALUE = (BytesLengthException, ValueError, TypeError, KeyError, AttributeError, NotImplementedError,
+VALUE_ERRORS = (BytesLengthException, ValueError, TypeError, KeyError, AttributeError, NotImplementedError,
                IndexError, OverflowError)  # fmt: skip
 MULTIFRAME = ("1.2.840.10008.5.1.4.1.1.2.1", "1.2.840.10008.5.1.4.1.1.2.2")  # enhanced CT, its legacy conversion
 TAGS = [
@@ -130,9 +130,9 @@ def read_header(path: str | Path) -> pydicom.Dataset | None:
     if not marked and Path(path).suffix.lower() not in DICOM_ENDINGS:
         return None
     try:
-        expect_bearable_dicom(path)
+        expect_dicom_size(path)
         ds = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=TAGS, force=not marked)
-    except (*NOT_A_HEADER, UserError):
+    except (*HEADER_ERRORS, UserError):
         return None
     return ds if "SOPClassUID" in ds and "Modality" in ds else None
 

@@ -16,7 +16,7 @@ import numpy as np
 import pydicom
 
 from dataset.io.dicom_headers import (
-    NOT_A_VALUE,
+    VALUE_ERRORS,
     CtAcquisition,
     CtIdentity,
     Slice,
@@ -119,12 +119,12 @@ def scan_files(paths: list[str]) -> dict[str, Scanned]:
         one = found[uid]
         try:
             slices = slices_of(ds, path)
-        except NOT_A_VALUE:
+        except VALUE_ERRORS:
             one.unreadable.append(path)
             continue
         one.slices.extend(slices)
         for kind in {piece.kind for piece in slices} - one.headers.keys():
-            with contextlib.suppress(*NOT_A_VALUE):  # then the next file of its kind may speak for it
+            with contextlib.suppress(*VALUE_ERRORS):  # then the next file of its kind may speak for it
                 one.headers[kind] = header_of(ds)
     return dict(found)
 
@@ -133,7 +133,7 @@ def _ct_series_uid(ds: pydicom.Dataset) -> str:
     """The series that a header belongs to; nothing where it is no CT's, or does not say so in a readable way."""
     try:
         return str(ds.get("SeriesInstanceUID") or "") if ds.get("Modality") == "CT" else ""
-    except NOT_A_VALUE:
+    except VALUE_ERRORS:
         return ""
 
 

@@ -14,10 +14,10 @@ from pydicom.pixels import get_decoder
 from scipy import ndimage
 
 from common.errors import UserError
-from common.file_limits import expect_bearable_dicom, expect_voxels
+from common.file_limits import expect_dicom_size, expect_voxels
 from dataset.imaging.hu_window import AIR_HU
-from dataset.imaging.volume import STRAIGHT, Volume, check_geometry, check_hu, turned
-from dataset.io.dicom_headers import MULTIFRAME, NOT_A_HEADER, group_item, normal_of
+from dataset.imaging.volume import STRAIGHT, Volume, check_geometry, check_hu, reorient
+from dataset.io.dicom_headers import HEADER_ERRORS, MULTIFRAME, group_item, normal_of
 from dataset.io.dicom_series import SAME_PLACE_MM, CtSeries
 from dataset.io.nifti import read_nifti
 
@@ -57,12 +57,12 @@ def read_series(series: CtSeries, name: str | Path | None = None) -> Volume:
     columns = np.stack([step, first.down * first.spacing[0], first.across * first.spacing[1]], axis=1)
     affine = np.eye(4)
     affine[:3, :3], affine[:3, 3] = columns, first.position
-    volume = turned(hu, np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine)  # DICOM's LPS to RAS
+    volume = reorient(hu, np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine)  # DICOM's LPS to RAS
     check_geometry(volume, name)
     return volume
 
 
-def straightened(volume: Volume) -> Volume:
+def straighten(volume: Volume) -> Volume:
     """An oblique volume resampled onto the patient's own axes at the same spacing, in a box that holds all of it.
 
     What the box has beyond the scan is air. A volume tilted by less than 0.1 degrees comes back as it is, without
@@ -104,7 +104,7 @@ def _slices(series: CtSeries, name: str) -> Iterator[_Slice]:
         frames.setdefault(one.path, set()).add(one.frame)
     for path, wanted in frames.items():
         try:
-            expect_bearable_dicom(path)
+            expect_dicom_size(path)
             ds = pydicom.dcmread(path, force=True)
             size = [int(ds.get(key) or 1) for key in ("NumberOfFrames", "Rows", "Columns")]
             expect_voxels([len(frames), *size], name)
@@ -117,7 +117,7 @@ def _slices(series: CtSeries, name: str) -> Iterator[_Slice]:
                 orientation, spacing = ds.ImageOrientationPatient, ds.PixelSpacing
                 hu = _rescaled(ds, stored, ds.get("RescaleSlope"), ds.get("RescaleIntercept"))
                 yield _Slice(hu, ds.ImagePositionPatient, orientation, spacing)
-        except (*NOT_A_HEADER, RuntimeError) as error:
+        except (*HEADER_ERRORS, RuntimeError) as error:
             raise UserError(
                 f"{name}: a slice of the DICOM series is damaged or of a kind that cannot be decoded "
                 f"({type(error).__name__}); copy or export it again"

@@ -8,9 +8,9 @@ import nibabel as nib
 import numpy as np
 
 from common.errors import UserError
-from common.file_limits import MOST_OFFSET, expect_voxels
+from common.file_limits import MAX_OFFSET, expect_voxels
 from common.files import atomic_path
-from dataset.imaging.volume import Volume, turned
+from dataset.imaging.volume import Volume, reorient
 
 log = logging.getLogger(__name__)
 
@@ -22,7 +22,7 @@ SYNTHETIC = "SYNTHETIC - not for diagnosis"
 
 
 # What nibabel raises on damaged files, each for another place in the file.
-NO_NIFTI = (EOFError, zlib.error, OSError, ValueError, TypeError, KeyError, IndexError, OverflowError, MemoryError,
+NIFTI_ERRORS = (EOFError, zlib.error, OSError, ValueError, TypeError, KeyError, IndexError, OverflowError, MemoryError,
             np.linalg.LinAlgError, nib.filebasedimages.ImageFileError)  # fmt: skip
 
 
@@ -76,7 +76,7 @@ def read_nifti(path: Path) -> Volume:
             shown = ", ".join(f"{zoom:g}" for zoom in zooms)
             raise UserError(f"{path}: voxel spacing [{shown}] mm in the header; correct it (affine and pixdim)")
         expect_voxels(shape, path)
-        expect_near_voxels(image, path)
+        expect_data_offset(image, path)
         lengths = np.linalg.norm(image.affine[:3, :3], axis=0)
         if (lengths <= 0).any():
             raise UserError(f"{path}: the affine has an axis of length 0; correct the header (sform or qform)")
@@ -88,14 +88,14 @@ def read_nifti(path: Path) -> Volume:
             )
         # float32 straight from the stored integers: slope and intercept are applied per voxel, once
         hu = image.get_fdata(dtype=np.float32, caching="unchanged")
-    except NO_NIFTI as error:
+    except NIFTI_ERRORS as error:
         raise UserError(f"{path}: damaged or not NIfTI ({error}); copy or export it again") from error
-    return turned(hu, image.affine)
+    return reorient(hu, image.affine)
 
 
-def expect_near_voxels(image: nib.Nifti1Image, path: str | Path) -> None:
+def expect_data_offset(image: nib.Nifti1Image, path: str | Path) -> None:
     """Raises UserError where the header puts the voxels so far into the file that reading never ends."""
-    if not 0 <= int(image.dataobj.offset) <= MOST_OFFSET:
+    if not 0 <= int(image.dataobj.offset) <= MAX_OFFSET:
         raise UserError(f"{path}: damaged, its voxels would start at byte {image.dataobj.offset:.3g}; copy it again")
 
 

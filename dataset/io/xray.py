@@ -21,14 +21,14 @@ from torch.nn import functional as F
 from common.errors import UserError
 from common.file_limits import expect_pixels
 from dataset.imaging.drr import scale_xray
-from dataset.io.nifti import NIFTI_ENDINGS, NO_NIFTI, expect_near_voxels
-from dataset.io.xray_dicom import Picture, read_dicom_xray
+from dataset.io.nifti import NIFTI_ENDINGS, NIFTI_ERRORS, expect_data_offset
+from dataset.io.xray_dicom import XrayImage, read_dicom_xray
 
 XRAY_ENDINGS = (".png", ".jpg", ".jpeg", ".npy", ".dcm", ".dicom", *NIFTI_ENDINGS)
 COLOUR_TOLERANCE = 0.02  # of the range: JPEG's colour channels of a grey image differ by rounding
 PICTURES = ("PNG", "JPEG", "TIFF", "BMP", "GIF")  # by content: Pillow would start Ghostscript for what says it is EPS
 # What Pillow and NumPy raise on damaged files, each for another place in the file.
-NO_PICTURE = (OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, OverflowError, struct.error)
+IMAGE_ERRORS = (OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, OverflowError, struct.error)
 SMALLEST = 16  # pixels along each side
 LARGEST_ASPECT = 3.0  # a strip is no chest X-ray
 
@@ -39,21 +39,21 @@ def read_xray(path: str | Path, size: tuple[int, int] = (128, 128), lateral: boo
     A film that is not square is padded with 0 around its middle, after scaling; then it is resized with a low-pass.
 
     Raises:
-        UserError: for a file that `read_film` refuses.
+        UserError: for a file that `read_xray_with_view` refuses.
     """
-    return read_film(path, size, lateral)[0]
+    return read_xray_with_view(path, size, lateral)[0]
 
 
-def read_film(
+def read_xray_with_view(
     path: str | Path, size: tuple[int, int] = (128, 128), lateral: bool = False
 ) -> tuple[Float[Tensor, "h w"], str]:
     """`read_xray`, and the view that the file states: PA, AP, lateral, or "".
 
     Raises:
-        UserError: for a file that `read_picture` refuses, for a film that says it is a lateral unless `lateral` asks
+        UserError: for a file that `read_xray_image` refuses, for an X-ray marked as lateral unless `lateral` asks
             for one, and for one that says it has text burned in, which may name the patient.
     """
-    picture = read_picture(path)
+    picture = read_xray_image(path)
     if picture.view == "lateral" and not lateral:
         raise UserError(f"{path}: a lateral (or oblique) view; give a frontal chest X-ray")
     if picture.burned_in:
@@ -61,10 +61,10 @@ def read_film(
             f"{path}: Burned In Annotation is YES, text in the picture may name the patient; mask it with "
             "python dataset/prepare.py mask_text=true, or by hand and export it as PNG"
         )
-    return resize_xray(scale_picture(picture), size).clamp(0.0, 1.0), picture.view
+    return resize_xray(scale_xray_image(picture), size).clamp(0.0, 1.0), picture.view
 
 
-def read_picture(path: str | Path) -> Picture:
+def read_xray_image(path: str | Path) -> XrayImage:
     """The X-ray in its own size and scale, with what its file says of view and spacing.
 
     Raises:
@@ -76,18 +76,18 @@ def read_picture(path: str | Path) -> Picture:
         raise UserError(f"{path}: no such file; give an X-ray as PNG, JPEG, NPY, DICOM or NIfTI")
     lower = path.name.lower()
     if lower.endswith(NIFTI_ENDINGS):
-        picture = Picture(read_nifti(path))
+        picture = XrayImage(read_nifti(path))
     elif lower.endswith((".dcm", ".dicom")) or has_dicom_mark(path):
         picture = read_dicom_xray(path)
     elif lower.endswith(".npy"):
-        picture = Picture(_read_npy(path))
+        picture = XrayImage(_read_npy(path))
     else:
-        picture = Picture(_read_image(path))
+        picture = XrayImage(_read_image(path))
     _check(picture.image if picture.inside is None else picture.image[_box(picture.inside)], path)
     return picture
 
 
-def scale_picture(picture: Picture) -> Float[Tensor, "h w"]:
+def scale_xray_image(picture: XrayImage) -> Float[Tensor, "h w"]:
     """In `[0, 1]` by `dataset.imaging.drr.scale_xray`; what was not exposed is 0 and does not count."""
     image = torch.from_numpy(np.ascontiguousarray(picture.image, dtype=np.float32))
     return scale_xray(image, None if picture.inside is None else torch.from_numpy(picture.inside.copy()))
@@ -139,7 +139,7 @@ def _read_image(path: Path) -> np.ndarray:
             mode, frames = picture.mode, getattr(picture, "n_frames", 1)
             transparent = "transparency" in picture.info
             array = np.asarray(picture.convert("RGB") if mode == "P" else picture)
-    except (UnidentifiedImageError, *NO_PICTURE, Image.DecompressionBombError) as error:
+    except (UnidentifiedImageError, *IMAGE_ERRORS, Image.DecompressionBombError) as error:
         raise UserError(f"{path}: not an image or damaged ({error}); give a PNG, JPEG, DICOM or NIfTI file") from error
     if frames > 1:
         raise UserError(f"{path}: {frames} frames where an X-ray is one image; export a single frame")
@@ -159,7 +159,7 @@ def _read_npy(path: Path) -> np.ndarray:
     """One grey array; equal colour channels, first or last, are one picture. Normalised values are as good as any."""
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)  # mapped: a header may claim more than there is
-    except (*NO_PICTURE, EOFError, MemoryError, RecursionError, zipfile.BadZipFile, tokenize.TokenError) as error:
+    except (*IMAGE_ERRORS, EOFError, MemoryError, RecursionError, zipfile.BadZipFile, tokenize.TokenError) as error:
         raise UserError(f"{path}: not a NumPy array of numbers ({error}); save the X-ray with numpy.save") from error
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "uifb":
         kind = getattr(array, "dtype", type(array).__name__)
@@ -179,9 +179,9 @@ def read_nifti(path: Path) -> np.ndarray:
     try:
         image = nib.load(path)
         expect_pixels(image.shape, path)
-        expect_near_voxels(image, path)
+        expect_data_offset(image, path)
         array = image.get_fdata(dtype=np.float32)
-    except NO_NIFTI as error:
+    except NIFTI_ERRORS as error:
         raise UserError(f"{path}: damaged or not NIfTI ({error}); copy or export it again") from error
     axes = [axis for axis, n in enumerate(array.shape) if n > 1]
     if len(axes) != 2 or max(axes) > 2:

@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float, Int
 from pydicom.pixels import apply_modality_lut, apply_voi_lut
 
 from common.errors import UserError
-from common.file_limits import expect_bearable_dicom, expect_pixels
+from common.file_limits import expect_dicom_size, expect_pixels
 
 MODALITIES = ("CR", "DX", "DR", "RG", "XR")  # DR is no defined term, but written
 # Storage of computed radiography, and of digital X-ray for presentation and for processing.
@@ -36,7 +36,7 @@ WORDS = {"PA": "PA", "AP": "AP", "LAT": "lateral", "LATERAL": "lateral", "LL": "
 
 
 @dataclass
-class Picture:
+class XrayImage:
     """One grey picture with what its file says about it.
 
     Attributes:
@@ -56,14 +56,14 @@ class Picture:
     notes: list[str] = field(default_factory=list)
 
 
-def read_dicom_xray(path: str | Path) -> Picture:
+def read_dicom_xray(path: str | Path) -> XrayImage:
     """The picture of one radiograph.
 
     Raises:
         UserError: a file that is damaged, no radiograph, without pixels, in colour, or of several frames.
     """
     try:
-        expect_bearable_dicom(path)
+        expect_dicom_size(path)
         return _read(path)
     except UserError:
         raise
@@ -76,7 +76,7 @@ def read_dicom_xray(path: str | Path) -> Picture:
         raise UserError(f"{path}: not readable as DICOM ({reason}); export it uncompressed or as PNG") from error
 
 
-def _read(path: str | Path) -> Picture:
+def _read(path: str | Path) -> XrayImage:
     header = pydicom.dcmread(path)
     if not is_radiograph(header):
         found = str(header.get("Modality", "") or "").strip() or "missing"
@@ -104,7 +104,7 @@ def _read(path: str | Path) -> Picture:
     burned_in = str(header.get("BurnedInAnnotation", "")).strip().upper() == "YES"
     if "ConversionType" in header and not header.get("BurnedInAnnotation"):
         notes.append("scanned or captured from a screen: look for text in the picture")
-    return Picture(image, view_of(header), _spacing(header, transposed), inside, burned_in, notes + turns)
+    return XrayImage(image, view_of(header), _spacing(header, transposed), inside, burned_in, notes + turns)
 
 
 def is_radiograph(header: pydicom.Dataset) -> bool:

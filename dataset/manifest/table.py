@@ -12,6 +12,7 @@ import pandas as pd
 
 from common.errors import UserError
 from common.files import atomic_path
+from dataset.imaging.geometry import VIEWS
 
 EMPTY = {  # every column, with what it holds where nobody knows
     "id": "",
@@ -33,7 +34,6 @@ COLUMNS = tuple(EMPTY)
 NUMBERS = {"hours_xray_to_ct": float, "age": int, "label": int, "fold": int}
 SPLITS = ("train", "val", "test")
 LABELS = (0, 1, -1)  # negative, positive, unknown
-VIEWS = ("PA", "AP", "lateral")
 DRR, DRR_CONTRAST, FILM, VOLUME = XRAY_SOURCES = ("drr", "drr_contrast", "film", "volume")
 SEPARATOR = ";"  # between the films, and the views, of one case
 COLUMN_HELP = (

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 
 from common.errors import UserError
-from common.files import NO_ROOM, atomic_path
+from common.files import DISK_ERRORS, atomic_path
 from dataset.imaging.iodine import central_vessel_hu
 from dataset.imaging.resampling import resample
 from dataset.imaging.volume import Volume
-from dataset.io.dicom_volume import read_series, straightened
+from dataset.io.dicom_volume import read_series, straighten
 from dataset.io.nifti import write_nifti
 from dataset.preparation.crop_box import cropped, interest, make_segmenter
 from dataset.preparation.plan import Task
@@ -96,7 +96,7 @@ def make_case(task: Task, settings: Settings, state: str) -> dict[str, Any]:
     except UserError as error:
         return {"failed": str(error)}
     except OSError as error:
-        if error.errno in NO_ROOM:  # every other case would fail as well
+        if error.errno in DISK_ERRORS:  # every other case would fail as well
             raise
         return {"failed": f"{task.id}: cannot be read or written ({error.strerror or type(error).__name__})"}
     return {"state": state, **ct, **xray, "flags": ct["flags"] + xray["flags"] + warnings}
@@ -122,7 +122,7 @@ def _make_ct(task: Task, settings: Settings) -> dict[str, Any]:
     volume = read_series(one, task.id)
     digest = hashlib.sha256(np.rint(volume.hu).astype(np.int16).tobytes()).hexdigest()[:16]
     if settings.spacing is not None or settings.volume_size is not None:
-        volume = straightened(volume)  # before it is cropped: a box along the scan's axes would lose its corners
+        volume = straighten(volume)  # before it is cropped: a box along the scan's axes would lose its corners
     segmenter = _segmenter(settings.segmenter, settings.lungmask_weights)
     found = interest(volume, settings.voi, settings.margin, settings.min_lung_ml, segmenter)
     vessels = central_vessel_hu(found.coarse, found.lungs)
@@ -157,7 +157,7 @@ def fitted(volume: Volume, spacing: tuple[float, float, float] | None, size: tup
     """
     if spacing is None and size is None:
         return volume
-    volume = straightened(volume)
+    volume = straighten(volume)
     if size is None:
         size = tuple(max(1, round(e / s)) for e, s in zip(volume.extent, spacing, strict=True))
     return resample(volume, size, spacing)

@@ -10,7 +10,7 @@ from scipy import ndimage
 
 from common.errors import UserError
 from dataset.imaging.lung_segmentation import segment_lungs
-from dataset.imaging.resampling import reduced
+from dataset.imaging.resampling import downsample
 from dataset.imaging.volume import Volume
 
 KINDS = ("lungs", "body", "whole")
@@ -63,7 +63,7 @@ def interest(
     """
     if voi not in KINDS:
         raise ValueError(f"voi={voi}: choose {', '.join(KINDS)}")
-    coarse = reduced(Volume(volume.hu, volume.spacing, volume.centre), COARSE_MM)
+    coarse = downsample(Volume(volume.hu, volume.spacing, volume.centre), COARSE_MM)
     lungs = (segmenter or segment_lungs)(coarse.hu, coarse.spacing)
     right, left = lung_volumes(lungs, coarse)
     found = Interest(tuple(slice(0, n) for n in volume.hu.shape), "whole", (right, left), lungs, coarse)

@@ -8,8 +8,8 @@ from pathlib import Path
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from common.errors import UserError, refusals
-from common.files import NO_ROOM
+from common.errors import UserError, user_errors
+from common.files import DISK_ERRORS
 from common.folder_lock import release
 from dataset.cases.source import positive
 from dataset.preparation.case_writer import Settings
@@ -32,7 +32,7 @@ def prepare_set(cfg: DictConfig) -> tuple[Outcome, Path]:
         raise UserError(f"voi={cfg.voi}: choose {', '.join(KINDS)}")
     quiet()
     plain = OmegaConf.to_container(cfg, resolve=True)
-    with refusals():
+    with user_errors():
         rules = pick_rules(plain["rules"], instantiate(cfg.criteria, _convert_="all"))
     make_segmenter(cfg.segmenter, cfg.lungmask_weights)  # refused now rather than in every process
     margin = number("margin", cfg.margin)
@@ -70,7 +70,7 @@ def _writing(output: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in NO_ROOM:
+        if error.errno not in DISK_ERRORS:
             raise
         raise UserError(
             f"output={output}: cannot be written ({error.strerror}); free space or choose another; the same command "

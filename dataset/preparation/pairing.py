@@ -11,12 +11,12 @@ from typing import NamedTuple, Protocol
 import pandas as pd
 
 from common.errors import UserError
+from dataset.imaging.geometry import FRONTAL_VIEWS
 from dataset.io.dicom_headers import CtIdentity
 from dataset.preparation.labels import clean_id, read_csv
 from dataset.preparation.radiographs import Radiograph
 
 SAME_MOMENT_S = 1.0  # exposures closer than this cannot be told apart by their clocks
-VIEWS = ("PA", "AP")
 PAIR_COLUMNS = ("ct", "xray")
 ONLY_LATERAL = "the only X-ray is a lateral; assign it in pairs="
 
@@ -179,7 +179,7 @@ def _by_table(table, cts: Sequence[CtCandidate], films: Sequence[Radiograph], re
     for number, row in enumerate(rows.to_dict("records"), 2):
         ct, xray = clean_id(row["ct"]), clean_id(row["xray"])
         view = str(row.get("view", "")).strip().upper()
-        if view and view not in VIEWS:
+        if view and view not in FRONTAL_VIEWS:
             raise UserError(f"{path}: row {number} has a view that is neither PA nor AP; correct it or leave it empty")
         if not ct or not xray:
             raise UserError(f"{path}: row {number} has no {'ct' if not ct else 'xray'}; fill it in")

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from common.errors import UserError
-from common.file_limits import expect_no_way_out
+from common.file_limits import expect_links_inside
 from dataset.io.dicom_headers import CtIdentity
 from dataset.io.dicom_series import CtSeries, find_ct_series, folders_of
 from dataset.io.nifti import NIFTI_ENDINGS
@@ -71,7 +71,7 @@ def find_all(
     if not source.is_dir():
         raise UserError(f"source={source}: no such folder; give the one that holds DICOM or NIfTI files, at any depth")
     if not follow_links:
-        expect_no_way_out(source, "copy the files there, or set follow_links=true if you know where it leads")
+        expect_links_inside(source, "copy the files there, or set follow_links=true if you know where it leads")
     series = find_ct_series(source, exclude=exclude, pool=pool) + _find_nifti(source)
     if not series:
         raise UserError(f"source={source}: no CT in it, neither DICOM nor NIfTI; give the folder of the exports")

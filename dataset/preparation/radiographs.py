@@ -12,12 +12,12 @@ import pydicom
 from jaxtyping import Float
 
 from common.errors import UserError
-from common.file_limits import expect_bearable_dicom
+from common.file_limits import expect_dicom_size
 from common.files import atomic_path
-from dataset.io.dicom_headers import DICOM_ENDINGS, NOT_A_HEADER, NOT_A_VALUE, time_of
+from dataset.io.dicom_headers import DICOM_ENDINGS, HEADER_ERRORS, VALUE_ERRORS, time_of
 from dataset.io.dicom_series import folders_of
-from dataset.io.xray import has_dicom_mark, read_picture, scale_picture
-from dataset.io.xray_dicom import Picture, is_radiograph, view_of
+from dataset.io.xray import has_dicom_mark, read_xray_image, scale_xray_image
+from dataset.io.xray_dicom import XrayImage, is_radiograph, view_of
 from dataset.preparation.borders_and_text import mask_text as without_text
 from dataset.preparation.borders_and_text import trim_border as without_border
 from dataset.preparation.deidentify import age_years
@@ -113,7 +113,7 @@ def scan_radiographs(paths: list[str]) -> list[Radiograph]:
         elif (header := _read_header(path)) is not None:
             try:
                 found.append(radiograph_of(path, header))
-            except NOT_A_VALUE:
+            except VALUE_ERRORS:
                 found.append(Radiograph(path, problem="unreadable header"))
     return found
 
@@ -153,10 +153,10 @@ def read_radiograph(
         view: PA or AP where the user assigns it: the header's view is not asked, a lateral by its header is taken.
 
     Raises:
-        UserError: a file that `dataset.io.xray.read_picture` refuses, a lateral, Burned In Annotation YES without
+        UserError: a file that `dataset.io.xray.read_xray_image` refuses, a lateral, Burned In Annotation YES without
             `mask_text`, or with it where no text was found.
     """
-    picture = read_picture(path)
+    picture = read_xray_image(path)
     notes = list(picture.notes)
     if picture.view == "lateral" and not view:
         raise UserError(f"{path}: a lateral (or oblique) view; give a frontal one, or assign PA or AP in pairs=")
@@ -189,9 +189,9 @@ def write_radiograph(image: RadiographImage, path: str | Path) -> None:
         Image.fromarray(np.rint(image.image * 65535.0).astype(np.uint16)).save(temporary)
 
 
-def _scaled(picture: Picture, path) -> np.ndarray:
+def _scaled(picture: XrayImage, path) -> np.ndarray:
     try:
-        return scale_picture(picture).numpy()
+        return scale_xray_image(picture).numpy()
     except ValueError as error:
         raise UserError(f"{path}: {error}; export the X-ray again") from error
 
@@ -202,9 +202,9 @@ def _read_header(path: Path) -> pydicom.Dataset | None:
         marked = has_dicom_mark(path)
         if not marked and path.suffix.lower() not in DICOM_ENDINGS:
             return None
-        expect_bearable_dicom(path)
+        expect_dicom_size(path)
         header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=TAGS, force=not marked)
-    except (*NOT_A_HEADER, UserError):
+    except (*HEADER_ERRORS, UserError):
         return None
     return header if is_radiograph(header) else None
 

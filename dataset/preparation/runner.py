@@ -17,7 +17,7 @@ import pydicom
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from common.errors import UserError
-from common.files import atomic_path, sweep
+from common.files import atomic_path, remove_stale
 from common.folder_lock import hold
 from dataset.manifest.table import DRR, DRR_CONTRAST, FILM, make_rows, write_manifest
 from dataset.preparation.case_writer import Settings, finished, make_case, state_of, write_record
@@ -114,7 +114,7 @@ def prepare(
             records[task.id] = record
     kept = len(records)
     for folder in {place("any").parent for place in (settings.ct, settings.xray, settings.record)}:
-        sweep(folder)
+        remove_stale(folder)
     names = {path.stem for path in settings.record("any").parent.glob("*.json") if not path.name.startswith(".")}
     strangers = names - states.keys()
     if strangers:

@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 
 from common.errors import UserError
-from common.file_limits import LINKS, expect_inside, expect_no_way_out
+from common.file_limits import LINKS, expect_inside, expect_links_inside
 from dataset.cases.case import Case, case_key, pack_case
 from dataset.cases.source import positive
 from dataset.cases.store import source_folder
@@ -17,7 +17,7 @@ from dataset.imaging.drr_options import DrrSettings
 from dataset.imaging.geometry import unknown_pose
 from dataset.imaging.hu_window import AIR_HU, Window
 from dataset.imaging.iodine import iodine_ml
-from dataset.imaging.resampling import reduced, resample, resample_onto
+from dataset.imaging.resampling import downsample, resample, resample_onto
 from dataset.imaging.volume import Volume
 from dataset.io.ct import read_volume
 from dataset.io.xray import read_xray
@@ -195,7 +195,7 @@ class FolderSource:
         else:
             poses = self.drr.poses(volume.extent, self.views)
             xray = self.drr.render(volume, poses, self.xray_size)
-            coarse = reduced(volume, IODINE_GRID_MM)
+            coarse = downsample(volume, IODINE_GRID_MM)
             iodine = 0.0 if self.drr.remove_iodine else iodine_ml(coarse.hu, coarse.spacing)
         # Cropping and padding may move the centre by part of a voxel; poses are relative to it.
         right_left, back_front, down_up = np.subtract(small.centre, volume.centre)
@@ -262,7 +262,7 @@ class FolderSource:
                         place = self.root / file.partition("#")[0]
                         expect_inside(place, self.root, f"{path}: row {i + 2}, {column}", LINKS)
                         if place.is_dir():  # a DICOM series: its slices may be links
-                            expect_no_way_out(place)
+                            expect_links_inside(place)
 
 
 def _stamp(root: Path, part: str) -> list:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from common.errors import UserError
-from common.file_limits import expect_no_way_out
+from common.file_limits import expect_links_inside
 from dataset.io.dicom_headers import DICOM_ENDINGS
 from dataset.io.dicom_series import find_ct_series
 from dataset.io.nifti import NIFTI_ENDINGS, volume_name
@@ -36,7 +36,7 @@ def discover(root: str | Path, dicom: bool = True, follow_links: bool = False) -
     """
     root = Path(root)
     if not follow_links:
-        expect_no_way_out(root)
+        expect_links_inside(root)
     volumes = sorted(_volumes(root, dicom))
     if not volumes:
         raise UserError(f"{root}: no .nii, .nii.gz or DICOM series of a CT in it; put CT volumes there")

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
-from common.checked_tensors import DamagedFile, opened, save_checked
+from common.checked_tensors import DamagedFile, open_checked, save_checked
 from dataset.imaging.hu_window import Window
 from ddpm.latent.base import LatentEncoder
 
@@ -36,7 +36,7 @@ def latent_file(home: Path, case: str | Path, window: Window) -> Path:
 def is_whole(file: Path) -> bool:
     """Whether the latents are there, and as they were written."""
     try:
-        with opened(file) as content:
+        with open_checked(file) as content:
             return "raw" in content.keys() and content.get_tensor("raw") is not None  # noqa: SIM118 (no dict)
     except DamagedFile as error:
         if file.is_file():
@@ -56,7 +56,7 @@ def read_latents(files: Sequence[Path]) -> Float[Tensor, "n c d h w"]:
 
 
 def _read(file: Path) -> Tensor:
-    with opened(file) as content:
+    with open_checked(file) as content:
         return content.get_tensor("raw")
 
 

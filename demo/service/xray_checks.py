@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from common.errors import UserError
-from dataset.io.xray import read_picture, read_xray, resize_xray, scale_picture
+from dataset.io.xray import read_xray, read_xray_image, resize_xray, scale_xray_image
 from dataset.xray.lung_alignment import lung_map
 from evaluation.generation.xray_inputs import Shown, placed, read_inputs
 from evaluation.visualization.slices import xray_tile
@@ -48,7 +48,7 @@ def look(xray: Path, pipeline, picture: Path, view: str | None = None, align: st
     Raises:
         UserError: a file that cannot be read as an X-ray.
     """
-    found, size = read_picture(xray), tuple(pipeline.protocol["xray_size"])
+    found, size = read_xray_image(xray), tuple(pipeline.protocol["xray_size"])
     warnings = [INVERTED] if any(note.startswith("inverted") for note in found.notes) else []
     if found.view == "lateral":
         xray_tile(read_xray(xray, size, lateral=True), PICTURE_SIDE).save(picture)
@@ -56,7 +56,7 @@ def look(xray: Path, pipeline, picture: Path, view: str | None = None, align: st
     told = (pipeline.protocol, pipeline.extent, align, view, pipeline.prior, pipeline.pose_regressor)
     (shown,) = read_inputs([xray], *told)
     xray_tile(shown.picture, PICTURE_SIDE).save(picture)
-    plain = resize_xray(scale_picture(found), size).clamp(0.0, 1.0)
+    plain = resize_xray(scale_xray_image(found), size).clamp(0.0, 1.0)
     assumed = [note for note in found.notes if note.startswith("no Patient Orientation")]
     return Look(shown, _orientation(shown, assumed), warnings + oddities(plain, shown, pipeline))
 

@@ -1,6 +1,7 @@
 """Which cases calibrate: phantoms that no split draws, or a part of real data that was set aside."""
 
 from common.errors import UserError
+from dataset.manifest.table import SPLITS
 
 
 class Limited:
@@ -30,7 +31,7 @@ def calibration_source(source: dict, split: str | None, cases: int, first: int) 
         UserError: real data without a split.
     """
     if split is not None:
-        if split not in ("train", "val", "test"):
+        if split not in SPLITS:
             raise UserError(f"calibration_split={split}: choose train, val or test")
         return None
     if "test_from" not in source:

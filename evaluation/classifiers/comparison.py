@@ -5,6 +5,7 @@ import pandas as pd
 from scipy.special import expit
 
 from common.errors import UserError
+from dataset.imaging.geometry import FRONTAL_VIEWS
 from evaluation.classifiers.hypotheses import interval, non_inferiority, others, primary
 from evaluation.statistics.binary_metrics import decision_table, wilson
 from evaluation.statistics.delong import Areas, areas, bootstrap_areas
@@ -13,7 +14,6 @@ from evaluation.statistics.platt import brier, fit_recalibration, reliability
 from evaluation.statistics.roc import auc, expected_half_width, sensitive_threshold, youden_threshold
 
 COLUMNS = ("fold", "part", "id", "patient", "label", "view", "xray_source")
-VIEWS = ("PA", "AP")
 FEW = 10  # cases of a class in a test part below which its AUC says little
 SHOWS_XRAY = ("xray", "generated", "ct on generated")  # inputs whose result is a claim about X-rays
 
@@ -178,7 +178,7 @@ def _by_view(test: pd.DataFrame, name: str) -> dict[str, dict | None]:
     """AUC of the cases of each frontal view, over the folds that hold both classes of it; None where none does."""
     view = test["view"].astype(str).str.split(";").str[0]
     found = {}
-    for wanted in VIEWS:
+    for wanted in FRONTAL_VIEWS:
         part = test[view == wanted]
         both = [fold for fold, group in part.groupby("fold") if group.label.nunique() == 2]
         part = part[part.fold.isin(both)]

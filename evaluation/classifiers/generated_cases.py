@@ -17,6 +17,7 @@ from dataset.cases.store import source_folder, stored
 from dataset.datamodule import CTDataModule
 from dataset.imaging.geometry import extent_mm
 from dataset.imaging.hu_window import Window
+from dataset.manifest.table import SPLITS
 from ddpm.checkpoint.load import load_pipeline
 from ddpm.checkpoint.read import read
 from evaluation.generation.open_pipeline import set_sampler
@@ -26,7 +27,6 @@ from evaluation.protocol.data_checks import check_protocol
 from evaluation.protocol.leakage import choose_unseen, parts_of_file
 
 TOGETHER = 64  # X-rays held in memory at once
-SPLITS = ("train", "val", "test")
 
 
 class GeneratedCases(Dataset):

@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 
 from common.environment import machine
 from common.files import atomic_path
+from dataset.imaging.geometry import FRONTAL_VIEWS
 from evaluation.classifiers.generated_cases import Generators
 from evaluation.classifiers.hypotheses import PRIMARY
 from evaluation.classifiers.plots import precision_recall_picture, reliability_picture, roc_picture, training_picture
@@ -55,7 +56,7 @@ def markdown(result: dict) -> str:
     ]
     lines.append(_line(["---"] * 6))
     for name, one in result["classifiers"].items():
-        views = [_viewed(one["views"][view]) for view in ("PA", "AP")]
+        views = [_viewed(one["views"][view]) for view in FRONTAL_VIEWS]
         scores = [_span(one["calibration"]["brier"][key]) for key in ("before", "after", "prevalence")]
         lines.append(_line((name, *views, *scores)))
     lines += ["", *(f"- {limit}" for limit in result["limits"])]

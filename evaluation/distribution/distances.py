@@ -13,7 +13,6 @@ from torch import Tensor
 log = logging.getLogger(__name__)
 
 FEW_CASES = 500  # below, the Fréchet distance of two halves of one population is far from zero
-PLANES = ("axial", "coronal", "sagittal")  # slices along D, H, W
 
 
 def frechet_distance(first: Float[Tensor, "n f"], second: Float[Tensor, "m f"]) -> float:

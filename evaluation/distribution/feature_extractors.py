@@ -13,9 +13,9 @@ from torch.nn import functional as F
 
 from common.errors import UserError
 from common.files import sha256
+from dataset.imaging.geometry import PLANES
 from dataset.imaging.hu_window import Window
 from ddpm.weights.safe_load import read_weights
-from evaluation.distribution.distances import PLANES
 from evaluation.inflated_resnet import InflatedResNet152
 
 BACKBONE = "astra"  # which of the weights in the package

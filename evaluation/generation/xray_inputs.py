@@ -14,7 +14,7 @@ from dataset.imaging.geometry import fill_unknown, unknown_pose
 from dataset.imaging.hu_window import Window
 from dataset.imaging.resampling import resample, resample_onto
 from dataset.io.ct import read_volume
-from dataset.io.xray import read_film
+from dataset.io.xray import read_xray_with_view
 from dataset.xray.lung_alignment import CHOICES, lung_map
 from ddpm.conditioning.linear_prior import LinearPrior
 from ddpm.conditioning.pose_regressor import PoseRegressor
@@ -129,7 +129,7 @@ def _check_views(films: tuple[Path, ...], protocol: dict) -> None:
 
 def _read_films(films: tuple[Path, ...], size: tuple[int, int]) -> tuple[Float[Tensor, "v h w"], str]:
     """The films of a patient, frontal first, and the view that the frontal one states."""
-    read = [read_film(path, size, lateral=number > 0) for number, path in enumerate(films)]
+    read = [read_xray_with_view(path, size, lateral=number > 0) for number, path in enumerate(films)]
     for path, (_, stated) in zip(films[1:], read[1:], strict=True):
         if stated not in ("", VIEWS[1]):
             raise UserError(f"{path}: the file says that it is {stated}; the second view has to be a lateral")

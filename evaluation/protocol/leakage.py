@@ -12,9 +12,9 @@ from common.errors import UserError
 from common.files import sha256
 from dataset.manifest.splits import patients_digest
 from dataset.manifest.table import SPLITS
+from dataset.sources.phantom import FIRST_INDEX
 from ddpm.checkpoint.read import read
 
-PHANTOM_FIRST = {"val": 10_000_000, "test": 20_000_000}
 REMEDY = "train it again with this version and these data"
 POPULATION = ("seed", "version", "test_from", "split")  # of a protocol of phantoms: what tells which were drawn
 
@@ -267,7 +267,7 @@ def _hashes(patients: pd.Series) -> list[str]:
 def _parts_of_phantoms(rows: pd.DataFrame, protocol: dict, present: dict) -> np.ndarray:
     if (protocol.get("seed"), protocol.get("version")) != (present.get("seed"), present.get("version")):
         return np.full(len(rows), "", dtype="<U5")  # another population: the same name is another patient
-    first = {"train": 0, "val": PHANTOM_FIRST["val"], "test": int(protocol.get("test_from", PHANTOM_FIRST["test"]))}
+    first = {**FIRST_INDEX, "test": int(protocol.get("test_from", FIRST_INDEX["test"]))}
     index = rows["id"].str.rsplit("_", n=1).str[1].astype(int).to_numpy()
     found = np.full(len(rows), "", dtype="<U5")
     for split in SPLITS:

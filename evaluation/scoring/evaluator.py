@@ -14,6 +14,7 @@ from common.environment import machine
 from common.errors import UserError
 from common.files import sha256
 from dataset.imaging.geometry import extent_mm
+from dataset.manifest.table import SPLITS
 from evaluation.distribution.distances import compare_populations, population
 from evaluation.generation.sample import sample_volumes
 from evaluation.generation.xray_inputs import told_extents
@@ -245,7 +246,7 @@ def _populations(extractor, cases, generated, window) -> dict | None:
 
 
 def _check_settings(datamodule, split: str, cases: int | None, methods) -> tuple:
-    if split not in ("train", "val", "test"):
+    if split not in SPLITS:
         raise UserError(f"split={split}: choose train, val or test")
     unknown = [name for name in methods if name not in METHODS]
     if unknown or "model" not in methods:

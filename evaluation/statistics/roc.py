@@ -5,7 +5,7 @@ from jaxtyping import Float, Int
 from scipy.optimize import brentq
 from scipy.stats import norm, rankdata
 
-LEVEL = 0.95
+from evaluation.statistics.patient_bootstrap import LEVEL
 
 
 def check_scores(scores: Float[np.ndarray, " n"], labels: Int[np.ndarray, " n"], what: str = "scores") -> None:

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from dataset.imaging.geometry import PLANES
 from dataset.imaging.hu_window import Window
 from dataset.io.nifti import SYNTHETIC
 from evaluation.visualization.slices import (
@@ -18,7 +19,6 @@ from evaluation.visualization.slices import (
     GIF_GREYS,
     GIF_TILE,
     INK,
-    PLANES,
     _font,
     tile,
     xray_tile,

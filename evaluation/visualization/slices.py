@@ -13,7 +13,7 @@ from matplotlib import colormaps, get_data_path
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from dataset.imaging.geometry import DISPLAY_MARKS, display_slice, extent_mm
+from dataset.imaging.geometry import DISPLAY_MARKS, PLANES, display_slice, extent_mm
 from dataset.imaging.hu_window import Window
 from dataset.io.nifti import SYNTHETIC
 
@@ -21,7 +21,6 @@ DISPLAY_HU = Window(-1000.0, 500.0)
 ERROR_HU = 500.0  # differences of this size have the full colour
 TILE = 208  # pixels of the longest side of a volume
 GIF_TILE, GIF_GREYS = 176, 32  # a GIF stores noise badly: with 256 greys it is three times as large
-PLANES = ("axial", "coronal", "sagittal")
 POSITIONS = {"axial": 0.5, "coronal": 0.5, "sagittal": 0.3}  # sagittals through the right lung, not through the spine
 BACKGROUND, INK, ACCENT = (16, 18, 22), (225, 228, 232), (255, 196, 0)
 

@@ -6,13 +6,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from common.checked_tensors import DamagedFile, crc32, opened, save_checked
+from common.checked_tensors import DamagedFile, crc32, open_checked, save_checked
 
 
 def test_round_trip_and_shapes(tmp_path):
     tensors = {"ct": torch.arange(24, dtype=torch.int16).view(2, 3, 4), "label": torch.tensor(1)}
     save_checked({**tensors, "turned": tensors["ct"].permute(2, 0, 1)}, tmp_path / "a.safetensors")
-    with opened(tmp_path / "a.safetensors") as file:
+    with open_checked(tmp_path / "a.safetensors") as file:
         assert file.shape("ct") == (2, 3, 4) and torch.equal(file.get_tensor("ct"), tensors["ct"])
         assert file.get_tensor("label") == 1 and file.get_tensor("turned").shape == (4, 2, 3)
         assert file.checksums()["ct"] == crc32(tensors["ct"])
@@ -26,7 +26,7 @@ def test_a_changed_byte_is_found_in_the_tensor_that_has_it(tmp_path, place):
     data = bytearray(path.read_bytes())
     data[place] ^= 0x40
     path.write_bytes(bytes(data))
-    with pytest.raises(DamagedFile, match="ct does not match its checksum.*made again"), opened(path) as file:
+    with pytest.raises(DamagedFile, match="ct does not match its checksum.*made again"), open_checked(path) as file:
         file.get_tensor("ct")
 
 
@@ -34,17 +34,17 @@ def test_a_file_that_is_cut_or_gone_is_named(tmp_path):
     path = tmp_path / "a.safetensors"
     save_checked({"ct": torch.arange(64)}, path)
     path.write_bytes(path.read_bytes()[:-8])
-    with pytest.raises(DamagedFile, match="a.safetensors: cannot be read"), opened(path):
+    with pytest.raises(DamagedFile, match="a.safetensors: cannot be read"), open_checked(path):
         pass
     path.unlink()
-    with pytest.raises(DamagedFile, match="a.safetensors: cannot be read"), opened(path):
+    with pytest.raises(DamagedFile, match="a.safetensors: cannot be read"), open_checked(path):
         pass
 
 
 def test_a_file_of_before_there_were_checksums_is_taken(tmp_path):
     path = tmp_path / "old.safetensors"
     save_file({"ct": torch.arange(4)}, path)
-    with opened(path) as file:
+    with open_checked(path) as file:
         assert torch.equal(file.get_tensor("ct"), torch.arange(4))
         assert file.checksums() == {"ct": crc32(torch.arange(4))}
 

@@ -101,7 +101,7 @@ def test_a_picture_that_is_a_program_for_ghostscript(tmp_path):
 
 
 def test_a_picture_of_too_many_pixels(tmp_path, monkeypatch):
-    monkeypatch.setattr(limits, "MOST_PIXELS", 1000)
+    monkeypatch.setattr(limits, "MAX_PIXELS", 1000)
     Image.fromarray(np.arange(1600, dtype=np.uint8).reshape(40, 40)).save(tmp_path / "film.png")
     with pytest.raises(UserError, match="40x40 pixels in its header, at most 1,000"):
         read_xray(tmp_path / "film.png")
@@ -114,7 +114,7 @@ def test_a_deflated_file_that_grows_without_end(tmp_path, monkeypatch):
     content = dicom(tmp_path, DeflatedExplicitVRLittleEndian)
     (tmp_path / "film.dcm").write_bytes(content)
     read_xray(tmp_path / "film.dcm", (24, 24))  # as it should be
-    monkeypatch.setattr(limits, "MOST_UNPACKED", 500)
+    monkeypatch.setattr(limits, "MAX_UNPACKED", 500)
     with pytest.raises(UserError, match="unpacks to over"):
         read_xray(tmp_path / "film.dcm")
     assert read_header(tmp_path / "film.dcm") is None

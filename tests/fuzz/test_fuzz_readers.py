@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dataset.io.ct import read_volume
-from dataset.io.xray import read_picture, read_xray
+from dataset.io.xray import read_xray, read_xray_image
 from dataset.manifest.table import COLUMNS, read_manifest
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -63,7 +63,7 @@ def test_arrays(folder, data):
 def test_radiographs(folder, data):
     found = refused_or(picture, folder / "film.dcm", data.draw(damaged(*films(folder))))
     if found is not None:
-        assert read_picture(folder / "film.dcm").view in ("", "PA", "AP", "lateral")
+        assert read_xray_image(folder / "film.dcm").view in ("", "PA", "AP", "lateral")
 
 
 @LONG

@@ -5,7 +5,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from dataset.imaging.geometry import display_slice
+from dataset.imaging.geometry import PLANES, display_slice
 from dataset.imaging.hu_window import Window
 from evaluation.metrics import mae_hu, psnr, ssim
 from train.run.loggers import log_picture
@@ -14,7 +14,7 @@ from train.run.loggers import log_picture
 def compare_slices(volumes: list[Tensor]) -> np.ndarray:
     """Middle slices of volumes `(D, H, W)` in [-1, 1] as a grey picture: one column a volume, one row a plane."""
     rows = []
-    for plane in ("axial", "coronal", "sagittal"):
+    for plane in PLANES:
         slices = [display_slice(volume.float().cpu(), plane) for volume in volumes]
         rows.append(torch.cat(slices, dim=1))
     width = max(row.shape[1] for row in rows)

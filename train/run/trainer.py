@@ -13,7 +13,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from pytorch_lightning.callbacks import RichProgressBar
 
-from common.errors import UserError, innermost, worker_killed
+from common.errors import UserError, user_message, worker_killed
 from train.distributed.devices import many
 from train.distributed.optimizer_layout import AlignMoments
 from train.distributed.processes import say, watched
@@ -133,7 +133,7 @@ def fit(trainer: pl.Trainer, module: pl.LightningModule, datamodule: pl.Lightnin
             raise
         raise UserError(_how_to_go_on(trainer, error)) from error
     except UserError as error:  # one of a data worker comes with the worker's traceback
-        raise UserError(innermost(str(error))) from error
+        raise UserError(user_message(str(error))) from error
     except OSError as error:
         raise UserError(
             f"the run cannot write or read ({error}); free space, or mend what is named; model.resume=auto goes on "

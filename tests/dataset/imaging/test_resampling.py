@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dataset.imaging.resampling import reduced, resample, resample_onto
+from dataset.imaging.resampling import downsample, resample, resample_onto
 from dataset.imaging.volume import Volume
 
 SIZE, SPACING, CENTRE = (40, 50, 60), (2.5, 0.8, 0.7), (10.0, -20.0, 30.0)
@@ -77,11 +77,11 @@ def test_same_grid_changes_nothing():
 
 def test_reduction_keeps_extent_and_mean():
     volume = Volume(np.random.default_rng(0).normal(size=(30, 64, 62)).astype(np.float32), (2.5, 0.7, 0.7), CENTRE)
-    made = reduced(volume, 1.5)
+    made = downsample(volume, 1.5)
     assert made.hu.shape == (30, 32, 31)
     np.testing.assert_allclose(made.extent, volume.extent)
     np.testing.assert_allclose(made.hu.mean(), volume.hu.mean(), atol=1e-5)
-    assert reduced(volume, 0.5) is volume
+    assert downsample(volume, 0.5) is volume
 
 
 def test_another_volume_is_read_where_the_frame_lies_in_the_world():

@@ -10,7 +10,7 @@ from common.errors import UserError
 from dataset.imaging.volume import Volume
 from dataset.io.ct import read_volume
 from dataset.io.dicom_series import find_ct_series
-from dataset.io.dicom_volume import read_series, straightened, tilt_degrees
+from dataset.io.dicom_volume import read_series, straighten, tilt_degrees
 from dataset.io.nifti import write_nifti
 
 HU = thorax()
@@ -137,7 +137,7 @@ def test_straightening_leaves_things_where_they_are(tmp_path):
     rotation = np.diag([-1.0, -1.0, 1.0]) @ rotation_about("x", 15) @ rotation_about("z", 10)  # LPS x, y, z to RAS
     tilted = ball(rotation[:, [2, 1, 0]])
     assert 10 < tilt_degrees(tilted) < 20
-    straight, wanted = straightened(tilted), ball(None)
+    straight, wanted = straighten(tilted), ball(None)
     assert straight.direction is None and straight.spacing == tilted.spacing
     shift = (np.array(straight.hu.shape) - wanted.hu.shape) / 2.0  # same centre, larger box
     middle = np.argwhere(straight.hu > -480).mean(axis=0) - shift
@@ -147,7 +147,7 @@ def test_straightening_leaves_things_where_they_are(tmp_path):
 
 def test_a_straight_volume_is_not_resampled():
     volume = ball(None)
-    assert straightened(volume).hu is volume.hu
+    assert straighten(volume).hu is volume.hu
 
 
 def _at(index):

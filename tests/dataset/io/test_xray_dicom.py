@@ -9,7 +9,7 @@ import pytest
 from radiograph_files import film, save_radiograph
 
 from common.errors import UserError
-from dataset.io.xray import read_picture, read_xray, scale_picture
+from dataset.io.xray import read_xray, read_xray_image, scale_xray_image
 from dataset.io.xray_dicom import MODALITIES, read_dicom_xray, upright, view_of
 
 TOP = 4095
@@ -17,7 +17,7 @@ SIZE = (40, 32)
 
 
 def picture(path):
-    return scale_picture(read_picture(path)).numpy()
+    return scale_xray_image(read_xray_image(path)).numpy()
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dataset.io.xray import read_picture
+from dataset.io.xray import read_xray_image
 from demo.page import html as parts
 from demo.service.examples import SAMPLES, draw_sample
 from demo.service.messages import Progress, Seen
@@ -36,7 +36,7 @@ def test_duration(seconds, said):
 
 def test_a_sample_is_a_frontal_film_with_the_heart_on_the_patients_left(tmp_path):
     sample = draw_sample(SAMPLES[1], tmp_path)
-    image = np.asarray(read_picture(sample.xray).image, dtype=float)
+    image = np.asarray(read_xray_image(sample.xray).image, dtype=float)
     rows = image[int(0.45 * len(image)) : int(0.6 * len(image))]
     middle = image.shape[1] // 2
     span = image.shape[1] // 5

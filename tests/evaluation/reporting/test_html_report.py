@@ -13,7 +13,7 @@ import pytest
 from omegaconf import OmegaConf
 from PIL import Image
 
-from common.environment import keep_config
+from common.environment import save_config
 from common.errors import UserError
 from common.files import ROOT
 from dataset.imaging.hu_window import Window
@@ -109,7 +109,7 @@ def test_the_page_shows_the_config_and_record_of_each_part_and_of_no_other(tmp_p
     page = write_report(tmp_path / "run", {"DDPM": tmp_path / "run" / "train_ddpm"}).read_text()
     assert "config of the DDPM training" in page and "key: of run/train_ddpm/first" in page and "9.9" in page
     assert "config of the this" not in page and "config of this evaluation" not in page  # its own was never written
-    keep_config(OmegaConf.create({"samples": 4}), tmp_path / "run")
+    save_config(OmegaConf.create({"samples": 4}), tmp_path / "run")
     a_folder("run/classification")
     (tmp_path / "run" / "classification" / "table.md").write_text("| a |\n| --- |\n| 1 |\n")
     page = write_report(tmp_path / "run").read_text()

@@ -1,4 +1,4 @@
-"""Conformal margins by simulation: the promised coverage on exchangeable cases, ties, and refusals of too few."""
+"""Conformal margins by simulation: the promised coverage on exchangeable cases, ties, and user_errors of too few."""
 
 import numpy as np
 import pytest
