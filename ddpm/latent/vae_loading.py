@@ -1,7 +1,7 @@
 """A 2D VAE from a folder, a single `.safetensors` file or the hub; never from a pickle, and offline where it is here.
 
-A single file holds weights and no config. Its architecture is told by its keys, and the two public configs that such
-files belong to are written down here, so that nothing is fetched.
+A single file holds weights and no config. Its keys identify the architecture, and the two public configs of such files
+stand here, so that nothing is downloaded.
 """
 
 import json
@@ -16,12 +16,12 @@ from torch import Tensor
 
 from common.errors import UserError
 from ddpm.latent.slice_vae import VAE_CLASSES, SliceVAELatents
-from ddpm.weights.hub import cached_file, expect_hub, hub_file, quiet
+from ddpm.weights.hub import hub_file
 
 VAE_HELP = "model.vae_ckpt=<hub id, folder of a diffusers AutoencoderKL or AutoencoderTiny, or .safetensors file>"
 
 # vae/config.json of stabilityai/stable-diffusion-xl-base-1.0. Other VAEs of this architecture differ in the scaling
-# factor alone, which the whitening of the latents takes back.
+# factor alone, which the standardisation of the latents cancels.
 SDXL_VAE = {
     "in_channels": 3,
     "out_channels": 3,
@@ -37,6 +37,7 @@ SDXL_VAE = {
     "force_upcast": True,
 }
 TAESDXL: dict = {}  # madebyollin/taesdxl is what AutoencoderTiny's own defaults describe
+WEIGHTS = "diffusion_pytorch_model.safetensors"
 PREFIXES = ("first_stage_model.", "vae.")  # of the VAE's weights inside a whole checkpoint
 OLD_ATTENTION = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
 
@@ -78,34 +79,13 @@ def _load_folder(path: Path) -> AutoencoderKL | AutoencoderTiny:
 
 
 def _load_hub(hub_id: str) -> AutoencoderKL | AutoencoderTiny:
-    subfolder, config = _find_config(hub_id)
-    options = {"subfolder": subfolder, "use_safetensors": True, "low_cpu_mem_usage": False}
+    """A whole Stable Diffusion repository keeps its VAE in the subfolder `vae`."""
+    config = hub_file(hub_id, "vae/config.json", "config.json")
+    subfolder = "vae" if config.parent.name == "vae" else ""
     cls = _vae_class(config)
-    try:
-        return cls.from_pretrained(hub_id, local_files_only=True, **options)
-    except OSError:  # no weights in the cache
-        expect_hub()
-    try:
-        with quiet():
-            return cls.from_pretrained(hub_id, **options)
-    except OSError as error:  # diffusers' own words for weights that did not come
-        raise LocalEntryNotFoundError(str(error)) from error
-
-
-def _find_config(hub_id: str) -> tuple[str | None, Path]:
-    """Subfolder and config of a VAE: a whole Stable Diffusion repository keeps it in a subfolder."""
-    places = ("vae", None)
-    for find in (cached_file, hub_file):  # all places in the cache before the hub is asked for any
-        for subfolder in places:
-            try:
-                return subfolder, find(hub_id, "config.json", subfolder)
-            except LocalEntryNotFoundError:  # not in the cache; of `hub_file`: the hub is out of reach
-                if find is hub_file:
-                    raise
-            except EntryNotFoundError:  # not in the repository
-                if subfolder is None:
-                    raise
-    raise AssertionError("the loop returns or raises")
+    weights = hub_file(hub_id, f"{subfolder}/{WEIGHTS}".lstrip("/"))
+    hub_file(hub_id, f"{subfolder}/config.json".lstrip("/"))  # again, where the weights came with a newer commit
+    return cls.from_pretrained(weights.parent, local_files_only=True, use_safetensors=True, low_cpu_mem_usage=False)
 
 
 def _load_file(path: Path) -> AutoencoderKL | AutoencoderTiny:

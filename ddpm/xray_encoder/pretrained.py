@@ -5,12 +5,12 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from huggingface_hub import constants
-from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from common.errors import UserError
-from ddpm.weights.hub import cached_file, hub_file
+from ddpm.weights.hub import hub_file
 from ddpm.xray_encoder.base import XrayEncoder, XrayFeatures
 
 KEY = "model.xray_encoder.weights"
@@ -78,24 +78,10 @@ def fetch(weights: str, *choices: tuple[str, ...]) -> list[Path]:
         return found
     if folder.exists():
         raise UserError(f"{KEY}={weights}: a file; give the folder that holds {_listed(choices)}")
-    return [_from_hub(weights, names, choices) for names in choices]
-
-
-def _from_hub(hub_id: str, names: tuple[str, ...], choices: tuple) -> Path:
-    error = None
-    for find in (cached_file, hub_file):  # all names in the cache before the hub is asked for any
-        for name in names:
-            try:
-                return find(hub_id, name)
-            except LocalEntryNotFoundError as reason:  # not in the cache; of `hub_file`: the hub is out of reach
-                error = reason
-                if find is hub_file:
-                    break
-            except EntryNotFoundError as reason:  # not in the repository
-                error = reason
-            except (HfHubHTTPError, HFValidationError, OSError) as reason:
-                raise UserError(_not_found(hub_id, choices, reason)) from reason
-    raise UserError(_not_found(hub_id, choices, error)) from error
+    try:
+        return [hub_file(weights, *names) for names in choices]
+    except (EntryNotFoundError, HfHubHTTPError, HFValidationError, OSError) as error:
+        raise UserError(_not_found(weights, choices, error)) from error
 
 
 def _not_found(hub_id: str, choices: tuple, error: Exception) -> str:
