@@ -5,7 +5,7 @@ import hashlib
 import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -74,5 +74,9 @@ def _digest(file) -> str:  # Python 3.10
 
 def newest_checkpoint(folder: str | Path) -> Path | None:
     """The `last.ckpt` written most recently anywhere under a folder, or None."""
-    found = [p for p in Path(folder).glob("**/last.ckpt") if p.is_file()]
-    return max(found, key=lambda p: p.stat().st_mtime_ns, default=None)
+    return newest(path for path in Path(folder).glob("**/last.ckpt") if path.is_file())
+
+
+def newest(files: Iterable[Path]) -> Path | None:
+    """The file written most recently, or None if there is none."""
+    return max(files, key=lambda file: file.stat().st_mtime_ns, default=None)

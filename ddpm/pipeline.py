@@ -17,7 +17,6 @@ from dataset.imaging.hu_window import Window
 from ddpm.conditioning.condition import Condition, make_condition
 from ddpm.conditioning.linear_prior import LinearPrior
 from ddpm.conditioning.pose_regressor import PoseRegressor
-from ddpm.cuda_graph import GraphedDenoiser
 from ddpm.denoiser.unet import UNet3D
 from ddpm.diffusion.sample_noise import SampleNoise
 from ddpm.diffusion.samplers import PREVIEW, PREVIEW_STEPS, clean_latents, make_sampler, network_timestep
@@ -149,7 +148,6 @@ class XrayToCTPipeline(DiffusionPipeline):
         guidance_scale: float = 1.0,
         antithetic: bool = True,
         spacing: str = "trailing",
-        cuda_graph: bool = False,
         **options,
     ) -> "XrayToCTPipeline":
         """Chooses sampler (its diffusers name, of `ddpm.diffusion.samplers.SAMPLERS`), number of steps and guidance.
@@ -158,12 +156,11 @@ class XrayToCTPipeline(DiffusionPipeline):
             antithetic: samples come in pairs of opposite noise (`ddpm.diffusion.sample_noise`): their mean is more
             exact.
             spacing: of the steps, as of `make_sampler`.
-            cuda_graph: the denoiser is recorded once and replayed (`ddpm.cuda_graph`); needs a GPU.
             options: of the solver itself, such as `solver_order`.
         """
         guidance_scale = self.check_guidance(guidance_scale)
         self.scheduler = make_sampler(scheduler, self.training_scheduler, spacing, **options)
-        self.antithetic, self.cuda_graph, self._graphed = bool(antithetic), bool(cuda_graph), None
+        self.antithetic = bool(antithetic)
         self.sampler, self.steps, self.guidance_scale = scheduler, int(steps), guidance_scale
         self.solver_options = options
         chosen = {"scheduler": scheduler, "steps": self.steps, "guidance_scale": self.guidance_scale}
@@ -325,10 +322,6 @@ class XrayToCTPipeline(DiffusionPipeline):
         return without + guidance * (with_xray - without)
 
     def _denoise(self, **given: Tensor | None) -> Tensor:
-        if self.cuda_graph:
-            if self._graphed is None or self._graphed.denoiser is not self.denoiser:
-                self._graphed = GraphedDenoiser(self.denoiser)
-            return self._graphed(**given)
         with inference_autocast(self.denoiser.device):
             return self.denoiser(**given).float()
 

@@ -17,6 +17,7 @@ sys.path[0] = str(ROOT)
 
 from benchmarks.fidelity.table import HERE, collect, machine, results_name  # noqa: E402
 from benchmarks.fidelity.variants import Method, methods  # noqa: E402
+from common.files import newest_checkpoint  # noqa: E402
 
 AUTOENCODER = {  # of 64³: crops, as many small batches beat few large ones on a CPU
     64: ["model.n_hiddens=64", "model.n_codes=4096", "model.max_steps=4000", "model.batch_size=1"],
@@ -61,13 +62,8 @@ def train_autoencoder(size: int, folder: Path, data: list[str]) -> Path:
     if not done.exists():
         where = [f"model.default_root_dir={runs}", "model.resume=auto" if runs.exists() else "model.resume=null"]
         run("train/train_vqgan.py", *data, *AUTOENCODER_COMMON, *AUTOENCODER[size], *where)
-        done.write_text(json.dumps({"checkpoint": str(newest(runs))}))
+        done.write_text(json.dumps({"checkpoint": str(newest_checkpoint(runs))}))
     return Path(json.loads(done.read_text())["checkpoint"])
-
-
-def newest(runs: Path) -> Path:
-    """The `last.ckpt` written most recently under a folder."""
-    return max(runs.glob("**/last.ckpt"), key=lambda path: path.stat().st_mtime_ns)
 
 
 def plan(method: Method, minutes: float, folder: Path, settings: list[str]) -> dict:
@@ -101,7 +97,7 @@ def train(budget: dict, folder: Path, settings: list[str], recipe: list[str]) ->
             f"model.resume={resume}",
         ]
         run("train/train_ddpm.py", *settings, *steps)
-        done.write_text(json.dumps({**budget, "checkpoint": str(newest(runs)), "recipe": recipe}))
+        done.write_text(json.dumps({**budget, "checkpoint": str(newest_checkpoint(runs)), "recipe": recipe}))
     found = json.loads(done.read_text())
     if found.get("recipe") != recipe:
         raise SystemExit(f"{folder.name}: trained by another recipe than this method has now; remove {folder}")

@@ -62,7 +62,6 @@ def main(arguments: list[str] | None = None) -> int:
     for name in options.only or [n for n, row in ROWS.items() if set(places) & set(row.sizes)]:
         row, setting = ROWS[name], setting_of(name, settings)
         words = options.skip + ([] if options.compile else ["torch.compile"])
-        words += ["CUDA graph"] if device == "cpu" else []
         skip = {side for side in row.sides if side != "ours" and any(word in side for word in words)}
         print(f"{name}: {', '.join(s for s in row.sides if s not in skip)}", flush=True)
         try:

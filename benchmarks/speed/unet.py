@@ -124,19 +124,6 @@ def forward_ours_compiled(setting: dict, device: str) -> Work:
     return replace(_forward(setting, device, model, "ours", has_bfloat16(device)), floor=None)
 
 
-def forward_ours_graphed(setting: dict, device: str) -> Work:
-    """As the pipeline calls it with `sampler.cuda_graph=true`; a GPU only."""
-    from ddpm.cuda_graph import GraphedDenoiser
-
-    x, model = _inputs(setting, device), make_ours(setting, device).eval()
-    graphed = GraphedDenoiser(model)
-
-    def step() -> None:
-        graphed(sample=x["noisy"], timestep=x["timestep"], embedding=x["condition"])
-
-    return Work(step, _facts(model, "bfloat16"))
-
-
 def forward_ancestor(setting: dict, device: str) -> Work:
     """As it comes: float32."""
     return _forward(setting, device, make_ancestor(setting, device), "ancestor", False)
@@ -211,7 +198,6 @@ ROWS = [
             "MONAI DiffusionModelUNet": forward_monai,
             "MONAI DiffusionModelUNet, bfloat16 autocast": forward_monai_autocast,
             "ours, torch.compile": forward_ours_compiled,
-            "ours, CUDA graph": forward_ours_graphed,
         },
     ),
     Row(

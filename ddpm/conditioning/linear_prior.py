@@ -20,6 +20,8 @@ from diffusers.configuration_utils import register_to_config
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ddpm.conditioning.ridge import RidgeSystem
+
 PENALTIES = tuple(10.0 ** (k / 2) for k in range(-8, 5))  # in units of the mean eigenvalue of the features
 LEAST_STD = 1e-3  # a pixel that never varies in training says nothing
 LEAST_DEVIATION = 0.02  # of whitened latents: where all training cases are alike, one more may still differ
@@ -107,12 +109,11 @@ class LinearPrior(ModelMixin, ConfigMixin):
         self.basis.zero_()[:rank].copy_(basis)
         scores = (targets @ basis.T).double()
 
-        # (ZᵀZ + λI)⁻¹ for all λ by one eigendecomposition; the intercept is not penalised
-        values, vectors = torch.linalg.eigh(z.T @ z)
-        rotated, projected = z @ vectors, vectors.T @ (z.T @ scores)
+        system = RidgeSystem(z.T @ z)  # the intercept is not penalised
+        rotated, projected = z @ system.vectors, system.vectors.T @ (z.T @ scores)
         best = None
         for penalty in PENALTIES:
-            shrunk = 1.0 / (values.clamp_min(0.0) + penalty * values.mean())
+            shrunk = system.inverse_values(penalty)
             residual = scores - rotated @ (shrunk[:, None] * projected)
             influence = _left_out(residual, rotated, shrunk, members)
             error = influence.square().mean().item()
@@ -120,11 +121,11 @@ class LinearPrior(ModelMixin, ConfigMixin):
                 best = error, penalty, shrunk, influence
         _, penalty, shrunk, influence = best
         self.penalty.fill_(penalty)
-        self.weight.zero_()[:, :rank].copy_(vectors @ (shrunk[:, None] * projected))
+        self.weight.zero_()[:, :rank].copy_(system.vectors @ (shrunk[:, None] * projected))
         fitted = (rotated @ (shrunk[:, None] * projected)).float()
         self.score_std.fill_(1.0)[:rank].copy_(fitted.std(dim=0).clamp_min(1e-6))
         self.radius.copy_((fitted / self.score_std[:rank]).norm(dim=1).max())
-        self.leverage = ((rotated * shrunk) @ vectors.T).float().to(self.mean.device)
+        self.leverage = ((rotated * shrunk) @ system.vectors.T).float().to(self.mean.device)
         self.members = members.to(self.mean.device)
         self.influence = F.pad(influence.float(), (0, self.config.rank - rank)).to(self.mean.device)
         if self.std is not None:

@@ -7,34 +7,55 @@ from torch import Tensor
 PENALTIES = tuple(10.0 ** (k / 2) for k in range(-6, 7))  # in units of the mean eigenvalue of the features
 
 
+class RidgeSystem:
+    """`(A + λ·unit·I)⁻¹` for every penalty λ, from one eigendecomposition (Hoerl and Kennard 1970).
+
+    Args:
+        gram: A, symmetric and positive semidefinite: ZᵀZ, or the kernel ZZᵀ in the dual form.
+        unit: of the penalty; None takes the mean eigenvalue of A.
+    """
+
+    def __init__(self, gram: Float[Tensor, "f f"], unit: Tensor | None = None):
+        values, self.vectors = torch.linalg.eigh(gram)
+        self.unit = values.mean().clamp_min(1e-12) if unit is None else unit
+        self.values = values.clamp_min(0.0)
+
+    def inverse_values(self, penalty: float) -> Float[Tensor, " f"]:
+        """Eigenvalues of the inverse."""
+        return 1.0 / (self.values + penalty * self.unit)
+
+    def solve(self, right: Float[Tensor, "f o"], penalty: float) -> Float[Tensor, "f o"]:
+        """`(A + λ·unit·I)⁻¹ right`."""
+        return self.vectors @ (self.inverse_values(penalty)[:, None] * (self.vectors.T @ right))
+
+
 def ridge(
     z: Float[Tensor, "n f"], targets: Float[Tensor, "n o"], fold: Int[Tensor, " n"]
 ) -> tuple[Float[Tensor, "k f o"], Float[Tensor, "k o"], Float[Tensor, "n o"]]:
-    """Weights and intercepts without each fold and, last, with all; and what the first say of the cases of their fold.
+    """Weights and intercepts fitted without each fold and, last, on all folds; and out-of-fold predictions.
 
-    Each target has the penalty with the smallest error on cases left out.
+    Each target has the penalty with the smallest out-of-fold error.
     """
     folds = range(int(fold.max()) + 1)
-    centres, solved = [], []  # of each regression: means, then eigenvalues, eigenvectors and rotated right-hand side
-    for inside in [*(fold != k for k in folds), fold >= 0]:
-        centres.append((z[inside].mean(dim=0), targets[inside].mean(dim=0)))
-        x, y = z[inside] - centres[-1][0], targets[inside] - centres[-1][1]
-        values, vectors = torch.linalg.eigh(x.T @ x)
-        solved.append((values.clamp_min(0.0), vectors, vectors.T @ (x.T @ y)))
     scale = z.square().sum() / z.shape[1]
+    fits = []  # of each regression: means of features and targets, system, right-hand side
+    for inside in [*(fold != k for k in folds), fold >= 0]:
+        z_mean, target_mean = z[inside].mean(dim=0), targets[inside].mean(dim=0)
+        x, y = z[inside] - z_mean, targets[inside] - target_mean
+        fits.append((z_mean, target_mean, RidgeSystem(x.T @ x, scale), x.T @ y))
     best = torch.full((targets.shape[1],), float("inf"), dtype=z.dtype)
-    weights = torch.zeros(len(solved), z.shape[1], targets.shape[1], dtype=z.dtype)
-    intercepts, unseen = torch.zeros_like(weights[:, 0]), torch.zeros_like(targets)
+    weights = torch.zeros(len(fits), z.shape[1], targets.shape[1], dtype=z.dtype)
+    intercepts, out_of_fold = torch.zeros_like(weights[:, 0]), torch.zeros_like(targets)
     for penalty in PENALTIES:
-        tried = torch.stack([vec @ (right / (val + penalty * scale)[:, None]) for val, vec, right in solved])
-        level = torch.stack([to - at @ slope for (at, to), slope in zip(centres, tried, strict=True)])
-        said = torch.zeros_like(targets)
+        slopes = torch.stack([system.solve(right, penalty) for _, _, system, right in fits])
+        offsets = torch.stack([b - a @ slope for (a, b, _, _), slope in zip(fits, slopes, strict=True)])
+        predicted = torch.zeros_like(targets)
         for k in folds:
-            said[fold == k] = z[fold == k] @ tried[k] + level[k]
-        error = (targets - said).square().mean(dim=0)
+            predicted[fold == k] = z[fold == k] @ slopes[k] + offsets[k]
+        error = (targets - predicted).square().mean(dim=0)
         better = error < best
         best = torch.where(better, error, best)
-        weights[..., better], intercepts[..., better], unseen[:, better] = (
-            found[..., better] for found in (tried, level, said)
+        weights[..., better], intercepts[..., better], out_of_fold[:, better] = (
+            part[..., better] for part in (slopes, offsets, predicted)
         )
-    return weights, intercepts, unseen
+    return weights, intercepts, out_of_fold

@@ -107,7 +107,7 @@ def sampler_choices(pipeline, chosen: str, node: dict) -> dict[str, dict]:
         found.setdefault(file.stem, OmegaConf.to_container(OmegaConf.load(file), resolve=True))
     fitting = {}
     for name, options in found.items():
-        own = {k: v for k, v in options.items() if k not in ("steps", "guidance_scale", "antithetic", "cuda_graph")}
+        own = {k: v for k, v in options.items() if k not in ("steps", "guidance_scale", "antithetic")}
         try:
             make_sampler(own.pop("scheduler"), pipeline.training_scheduler, **own)
         except ValueError as error:

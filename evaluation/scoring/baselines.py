@@ -13,6 +13,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from ddpm.conditioning.ridge import RidgeSystem
+
 log = logging.getLogger(__name__)
 
 RIDGE_PIXELS = 32  # X-rays are averaged down to this many pixels a side before the regression
@@ -74,13 +76,12 @@ class RidgeToComponents:
         # A pixel that never varies in training says nothing; without the floor its noise would be blown up.
         self._scale = features.std(dim=0, correction=0).clamp(min=1e-3)
         self._train = self._standardise(features)
-        kernel_values, kernel_vectors = torch.linalg.eigh((self._train @ self._train.T).double())
+        self._kernel = RidgeSystem((self._train @ self._train.T).double())
         mean = volumes.mean(dim=0)
         centred = volumes - mean
         gram = (centred @ centred.T).double()
         values, vectors = torch.linalg.eigh(gram)
         self._basis = vectors[:, values > 1e-6 * values[-1].clamp(min=1e-30)].flip(1)  # strongest component first
-        self._kernel = (kernel_values.clamp(min=0.0), kernel_vectors)
         cross = ((val_volumes - mean) @ centred.T).double()
 
         choices = {}
@@ -102,10 +103,8 @@ class RidgeToComponents:
         return (features - self._offset) / self._scale
 
     def _centred_weights(self, features: Tensor, penalty: float, count: int) -> Tensor:
-        values, vectors = self._kernel
-        shrink = values + penalty * values.mean().clamp(min=1e-12)
         against_train = (self._standardise(features) @ self._train.T).double()
-        dual = against_train @ (vectors / shrink) @ vectors.T
+        dual = self._kernel.solve(against_train.T, penalty).T
         basis = self._basis[:, :count]
         return dual @ basis @ basis.T
 

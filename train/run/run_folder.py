@@ -8,7 +8,7 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from common.errors import UserError
-from common.files import newest_checkpoint
+from common.files import newest, newest_checkpoint
 from common.folder_lock import hold
 from train.distributed.processes import first_process
 from train.run.checkpoint_io import LAST, PREVIOUS, whole_checkpoint
@@ -160,10 +160,10 @@ def config_file(folder: Path) -> Path:
 def _newest_previous(results_folder: str) -> Path | None:
     """Where no `last.ckpt` is left: the newest one that was before it."""
     found = [path for path in Path(results_folder).glob(f"**/{PREVIOUS}") if path.is_file()]
-    newest = max(found, key=lambda path: path.stat().st_mtime_ns, default=None)
-    if newest is not None:
-        log.warning("%s is gone; the checkpoint before it is taken", newest.with_name(LAST))
-    return newest
+    previous = newest(found)
+    if previous is not None:
+        log.warning("%s is gone; the checkpoint before it is taken", previous.with_name(LAST))
+    return previous
 
 
 def _flat(config: DictConfig) -> dict[str, object]:
