@@ -1,4 +1,4 @@
-"""Files of the Hugging Face hub: out of the cache if they are there, else from the hub, whose silence costs seconds."""
+"""Files of the Hugging Face hub: from the cache, or else from the hub, with one attempt of a few seconds."""
 
 from pathlib import Path
 
