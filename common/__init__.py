@@ -1,1 +1,1 @@
-"""What all folders need and what knows nothing of chests: errors, the command decorator, files, seeds."""
+"""Code without knowledge of the domain: errors, the command decorator, files, locks, random generators."""

@@ -1,12 +1,15 @@
-"""bfloat16 matrix products where the hardware has them: for networks that only run forward."""
+"""bfloat16 autocast for inference."""
 
 import torch
 
 
 def inference_autocast(device: torch.device) -> torch.autocast:
-    """Autocast to bfloat16 on a device with such instructions, and nothing elsewhere; float16 overflows SDXL VAEs."""
+    """An autocast context to bfloat16 on hardware that supports it, disabled elsewhere.
+
+    float16 is not used: the SDXL VAE overflows in it.
+    """
     if device.type == "cpu":
-        able = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        supported = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
     else:
-        able = device.type == "cuda" and torch.cuda.is_bf16_supported()
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=able)
+        supported = device.type == "cuda" and torch.cuda.is_bf16_supported()
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=supported)

@@ -1,4 +1,4 @@
-"""The decorator of every command: Hydra composes, help is made of the yaml comments, mistakes become one line."""
+"""The decorator of every command: Hydra config, help from the yaml comments, errors as one line."""
 
 import difflib
 import functools
@@ -24,7 +24,7 @@ from common.files import ROOT
 from common.renamed_keys import KEPT, MOVED
 
 CONFIG = ROOT / "config"
-HYDRA = (  # as in the yaml of each command
+HYDRA = (  # the Hydra keys of each command's yaml
     "hydra.run.dir=.",
     "hydra.output_subdir=null",
     "hydra/job_logging=stdout",
@@ -34,9 +34,9 @@ HYDRA = (  # as in the yaml of each command
 
 
 def command(config_name: str) -> Callable:
-    """Makes `main(cfg)` a command line over `config/<config_name>.yaml`; `python script.py --help` lists every option.
+    """Makes `main(cfg)` a command with the options of `config/<config_name>.yaml`; `--help` lists them.
 
-    A `UserError`, and whatever Hydra refuses, ends as one line on stderr and exit code 1.
+    A `UserError` and an error of Hydra end the command with one line on stderr and exit code 1.
     """
 
     def decorate(main: Callable[[DictConfig], None]) -> Callable[[], None]:
@@ -50,8 +50,8 @@ def command(config_name: str) -> Callable:
                 print(help_text(config_name, arguments.overrides))
                 return
             if not own:
-                _like_ours(arguments)
-            if arguments.multirun:  # jobs of a launcher find our folders wherever they start
+                _add_hydra_keys(arguments)
+            if arguments.multirun:  # jobs of a launcher may start in another folder
                 os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
             if own and not (arguments.multirun or arguments.hydra_help or arguments.info):
                 _refuse_bad_overrides(config_name, arguments.overrides)
@@ -92,7 +92,7 @@ def _guard(main: Callable[[DictConfig], None]) -> Callable[[DictConfig], None]:
             _stop(user_message(str(error)))
         except KeyboardInterrupt:
             _stop("interrupted; the same command goes on with what is missing, a training with model.resume=auto")
-        except InstantiationException as error:  # a wrong value that a constructor refused
+        except InstantiationException as error:  # a constructor rejected a value
             cause = error.__cause__
             if not isinstance(cause, ValueError | TypeError | UserError | ImportError):
                 raise
@@ -104,35 +104,35 @@ def _guard(main: Callable[[DictConfig], None]) -> Callable[[DictConfig], None]:
 
 
 def _refuse_negative_seeds(cfg: DictConfig) -> None:
-    """Random numbers start from 0 or more in every library below; told here, not from the depths after minutes."""
+    """Raises UserError for a negative seed: the libraries reject it later, without the name of the key."""
     for key in ("seed", "generate_seed", "model.seed", "dataset.seed", "classifier.generate_seed"):
         seed = OmegaConf.select(cfg, key, throw_on_missing=False)
         if isinstance(seed, int | float) and seed < 0:
             raise UserError(f"{key}={seed}: give 0 or more")
 
 
-def _like_ours(arguments) -> None:
-    """The config of a run holds no key of Hydra: these are ours, and its folder may be relative to where we are."""
+def _add_hydra_keys(arguments) -> None:
+    """Adds the Hydra keys to the command line, which the stored config of a run lacks, and resolves its folder."""
     given = list(arguments.overrides)
     options = [word for word in sys.argv[1:] if word not in given]
     folder = arguments.config_path
     if folder is not None and Path(folder).is_dir():
-        options += ["--config-path", str(Path(folder).resolve())]  # of two the last one counts
+        options += ["--config-path", str(Path(folder).resolve())]  # the last one counts
     ours = [word for word in HYDRA if not any(o.startswith(word.partition("=")[0]) for o in given)]
     sys.argv[1:] = [*options, *given, *ours]
 
 
 @contextmanager
 def _terminable() -> Iterator[None]:
-    """SIGTERM ends a command as Ctrl-C does, so that files half written are removed."""
+    """SIGTERM ends a command like Ctrl-C, so that temporary files are removed."""
     main_thread = threading.current_thread() is threading.main_thread()
-    alone = main_thread and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-    if alone:
+    default = main_thread and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    if default:
         signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
     finally:
-        if alone:
+        if default:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
@@ -185,7 +185,7 @@ def _keys(tree: dict, prefix: str = "") -> list[str]:
 
 
 def help_text(config_name: str, overrides: list[str]) -> str:
-    """Every option of a command with its value and the comment that stands beside it in the yaml."""
+    """Every option of a command with its value and its yaml comment."""
     with initialize_config_dir(str(CONFIG), version_base="1.3"):
         cfg = compose(config_name, overrides, return_hydra_config=True)
     choices = {k: v for k, v in cfg.hydra.runtime.choices.items() if not k.startswith("hydra/")}
@@ -211,7 +211,7 @@ def help_text(config_name: str, overrides: list[str]) -> str:
 
 
 def _with_bases(file: Path) -> list[Path]:
-    """The files that a yaml's defaults name in folders below it, most basic first, and the yaml itself."""
+    """The yaml files in the defaults list of a yaml, in order, and the yaml itself."""
     names = [name for name in OmegaConf.load(file).get("defaults", []) if isinstance(name, str) and name != "_self_"]
     bases = [file.parent / f"{name}.yaml" for name in names]
     return [*(found for base in bases if base.is_file() for found in _with_bases(base)), file]

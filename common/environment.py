@@ -1,4 +1,4 @@
-"""What a result was made with, kept beside it for the report: the composed config, and the versions of libraries."""
+"""The environment of a result, stored beside it: config, hardware, library versions and git state."""
 
 import hashlib
 import os
@@ -26,7 +26,7 @@ def save_config(cfg: DictConfig, folder: str | Path) -> Path:
 
 
 def machine() -> dict:
-    """Plain JSON: processor, cores, threads, and the versions of Python and of the libraries that decide numbers."""
+    """Hardware, threads and the versions of Python and of the numerical libraries, as plain JSON."""
     return {
         "processor": _processor(),
         "cpus": os.cpu_count(),
@@ -38,7 +38,7 @@ def machine() -> dict:
 
 
 def _processor() -> str:
-    """Its name where the system tells it (Linux), else its architecture."""
+    """Model name from /proc/cpuinfo, else the architecture."""
     table = Path("/proc/cpuinfo")
     lines = table.read_text(errors="replace").splitlines() if table.is_file() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
@@ -53,7 +53,7 @@ def _version(name: str) -> str | None:
 
 
 def versions() -> dict[str, str]:
-    """Of Python, the machine, the libraries that decide numbers, and the GPU."""
+    """Versions of Python, the numerical libraries, the platform and the GPU."""
     found = {"python": platform.python_version(), "machine": f"{platform.system()} {platform.machine()}"}
     found |= {package: _version(package) or "none" for package in PACKAGES}
     if torch.cuda.is_available():
@@ -63,10 +63,7 @@ def versions() -> dict[str, str]:
 
 
 def git_state(folder: Path) -> dict | None:
-    """Commit of the code, and where it was changed since: the changes, in `changes.patch` in the folder.
-
-    None outside a git checkout.
-    """
+    """Commit and changes of the code, with the diff in `changes.patch` in `folder`; None outside a git checkout."""
     commit, changes = _git("rev-parse", "HEAD"), _git("diff", "HEAD")
     if commit is None or changes is None:
         return None
@@ -78,9 +75,9 @@ def git_state(folder: Path) -> dict | None:
     return {**state, "files_not_in_git": unknown.split()}
 
 
-def _git(*words: str) -> str | None:
+def _git(*arguments: str) -> str | None:
     try:
-        done = subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True, timeout=60)
+        done = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, timeout=60)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout if done.returncode == 0 else None

@@ -1,11 +1,11 @@
-"""The one exception that reaches the user as a line instead of a traceback."""
+"""The exception that a command prints as one line instead of a traceback."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 
 class UserError(Exception):
-    """A mistake that the user can mend: one line with the file or key, the value found and the remedy.
+    """An error that the user can fix: one line with the file or key, the value found and the remedy.
 
     `common.cli.command` prints the line and exits with code 1.
     """
@@ -16,7 +16,7 @@ class UserError(Exception):
 
 @contextmanager
 def user_errors() -> Iterator[None]:
-    """Around the building of objects from a config: what a constructor refuses is the user's to mend."""
+    """Turns ValueError and ImportError, as constructors raise them for config values, into UserError."""
     try:
         yield
     except (ValueError, ImportError) as error:
@@ -24,10 +24,10 @@ def user_errors() -> Iterator[None]:
 
 
 def user_message(message: str) -> str:
-    """The user's line of an error that a loading process raised, which arrives with that process's traceback."""
+    """The UserError line inside the traceback of a DataLoader worker; other messages unchanged."""
     return message.rpartition(f"{UserError.__module__}.{UserError.__name__}: ")[2] if "Caught" in message else message
 
 
 def worker_killed(error: BaseException) -> bool:
-    """Whether a loading process was ended from outside, as torch's `DataLoader` words it."""
+    """Whether a DataLoader worker was killed from outside, by the text of torch's error."""
     return "DataLoader worker" in str(error) and ("killed" in str(error) or "exited unexpectedly" in str(error))

@@ -1,4 +1,4 @@
-"""One run at a time in a folder: the second is refused, and a run that was killed leaves no lock behind."""
+"""A lock that lets one process at a time write in a folder; the system releases it when the process ends."""
 
 import atexit
 import errno
@@ -11,33 +11,33 @@ from common.errors import UserError
 
 LOCK = ".running"
 
-_held: dict[str, FileLock] = {}  # until this process ends; the system then takes them back, also after kill -9
+_held: dict[str, FileLock] = {}
 
 
 def hold(folder: str | Path, key: str) -> None:
-    """Takes a folder for this process; one that has it already keeps it.
+    """Locks a folder for this process until it ends; a second call of the same process changes nothing.
 
     Args:
-        key: of the config that names the folder, for the message.
+        key: config key of the folder, for the message.
 
     Raises:
-        UserError: if another process has it, or the folder cannot be written.
+        UserError: another process holds the lock, or the folder cannot be written.
     """
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        place = str(folder.resolve() / LOCK)
-        lock = _held.get(place) or FileLock(place, timeout=0)
+        path = str(folder.resolve() / LOCK)
+        lock = _held.get(path) or FileLock(path, timeout=0)
         if not lock.is_locked:
             lock.acquire()
-            Path(f"{place}.by").write_text(f"process {os.getpid()}")
+            Path(f"{path}.by").write_text(f"process {os.getpid()}")
             atexit.register(release, folder)
-        _held[place] = lock
+        _held[path] = lock
     except Timeout as error:
-        other = Path(f"{place}.by")
-        who = other.read_text() if other.is_file() else "another process"
+        owner = Path(f"{path}.by")
+        name = owner.read_text() if owner.is_file() else "another process"
         raise UserError(
-            f"{folder}: {who} is writing here; wait for it, or give another {key} for a run beside it"
+            f"{folder}: {name} is writing here; wait for it, or give another {key} for a run beside it"
         ) from error
     except OSError as error:
         remedy = "free space there, or choose another" if error.errno == errno.ENOSPC else "choose another"
@@ -45,9 +45,9 @@ def hold(folder: str | Path, key: str) -> None:
 
 
 def release(folder: str | Path) -> None:
-    """Gives a folder back before the process ends."""
-    place = str(Path(folder).resolve() / LOCK)
-    lock = _held.pop(place, None)
+    """Unlocks a folder before the process ends."""
+    path = str(Path(folder).resolve() / LOCK)
+    lock = _held.pop(path, None)
     if lock is not None:
-        Path(f"{place}.by").unlink(missing_ok=True)
+        Path(f"{path}.by").unlink(missing_ok=True)
         lock.release()

@@ -1,1 +1,1 @@
-"""Volumes in HU and X-rays rendered from them: geometry, HU windows, resampling, DRRs, lungs, iodine."""
+"""CT volumes in HU and DRRs: geometry, HU windows, resampling, rendering, lungs, iodine."""

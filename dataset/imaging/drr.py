@@ -1,4 +1,4 @@
-"""An X-ray from a CT volume: line integrals along the cone beam (nanodrr), and the grey scale shared with films."""
+"""DRRs from a CT volume: line integrals along the cone beam (nanodrr), and the grey scale of every X-ray."""
 
 import math
 
@@ -8,13 +8,12 @@ from torch import Tensor
 
 from dataset.imaging.geometry import camera_axes, extent_mm, source_position
 
-# One sample a voxel along the beam. Against 32 a voxel, line integrals of a thorax at 64^3 then differ by 0.01 to
-# 0.07 % on average and by 0.1 to 0.3 % of the maximum at the worst pixel: less than one of 256 grey levels. Two a
-# voxel make that a third, in twice the time.
+# Samples per voxel along the beam. Against 32 per voxel, line integrals of a thorax at 64^3 differ by 0.01 to 0.07 %
+# on average and by 0.1 to 0.3 % of the maximum in the worst pixel, less than one of 256 grey levels.
 SAMPLES_PER_VOXEL = 1.0
-LOW_PERCENTILE, HIGH_PERCENTILE = 0.5, 99.5  # of the collimated field: what is black and white on the displayed image
+LOW_PERCENTILE, HIGH_PERCENTILE = 0.5, 99.5  # of the collimated field, mapped to 0 and 1
 IMAGES = ("log", "linear")
-_SAMPLES_PER_CHUNK = 4_000_000  # rays are cast in bands of rows: bounds memory to some 100 MB at any size
+_SAMPLES_PER_CHUNK = 4_000_000  # rows are rendered in bands, which limits memory to about 100 MB
 
 
 def line_integrals(
@@ -24,19 +23,19 @@ def line_integrals(
     size: tuple[int, int] = (128, 128),
     samples: int | None = None,
 ) -> Float[Tensor, "rows columns"]:
-    """Integral of the attenuation (mu in 1/mm times mm, dimensionless) from the source to every detector pixel.
+    """Line integrals of the attenuation coefficient from the source to each detector pixel, dimensionless.
 
     Args:
-        hu: Volume in HU, never windowed; air outside it. The result is differentiable in it.
-        spacing: Voxel spacing in mm, `(D, H, W)`.
-        pose: `dataset.imaging.geometry.POSE_FIELDS`; a point lands where `dataset.imaging.geometry.project` says.
-        size: Rows and columns of the detector. Row 0 is superior, column 0 the patient's right at azimuth 0.
-        samples: Samples along each ray inside the volume; from the grid when not given.
+        hu: volume in HU, not windowed, with air outside; the result is differentiable in it.
+        spacing: mm, `(D, H, W)`.
+        pose: `dataset.imaging.geometry.POSE_FIELDS`, projected as `dataset.imaging.geometry.project` does.
+        size: rows and columns of the detector. Row 0 is superior, column 0 the patient's right at azimuth 0.
+        samples: samples along each ray inside the volume; None derives them from the grid.
 
     Raises:
-        ValueError: a volume that is not 3-dimensional or holds NaN, a spacing or a pose that cannot be.
+        ValueError: a volume that is not 3-dimensional or holds NaN, an invalid spacing or pose.
     """
-    # here, so that machines which only read X-rays that were made elsewhere need no renderer
+    # a late import: machines that only read stored X-rays need no renderer
     from nanodrr.camera import make_k_inv
     from nanodrr.drr import render
 
@@ -48,7 +47,6 @@ def line_integrals(
     samples = samples or _samples_needed(hu.shape, spacing, pose)
     height, width = size
     source_detector = float(pose[0])
-    turned_over = bool(pose[8] < 0)
     across = abs(float(pose[8])) / width
     k_inv = make_k_inv(source_detector, across, float(pose[7]) / height, 0.0, 0.0, height, width)
     pixels = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
@@ -66,20 +64,20 @@ def line_integrals(
         image = render(subject, k_inv.to(hu), camera, source_detector, *shape, n_samples=samples, src=source, tgt=flat)
         bands.append(image[0, 0])
     image = torch.cat(bands)
-    return image.flip(1) if turned_over else image
+    return image.flip(1) if pose[8] < 0 else image
 
 
 def scale_xray(
     image: Float[Tensor, "*b h w"], field: Bool[Tensor, "*b h w"] | Bool[Tensor, "h w"] | None = None
 ) -> Float[Tensor, "*b h w"]:
-    """Any X-ray, bright bone, to `[0, 1]` by its 0.5 and 99.5 percentile; the one grey scale of DRR and film.
+    """An X-ray with bright bone, scaled to `[0, 1]` by its 0.5 and 99.5 percentiles; used for DRRs and films alike.
 
     Args:
-        image: Line integrals or film values (MONOCHROME2); each `(h, w)` is scaled on its own.
-        field: True inside the collimated field; the borders outside it do not count and become 0.
+        image: line integrals or pixel values (MONOCHROME2); each `(h, w)` is scaled separately.
+        field: True inside the collimated field; pixels outside are ignored and become 0.
 
     Raises:
-        ValueError: values that are not finite, an empty field, or an image that is all one value.
+        ValueError: values that are not finite, an empty field, or a constant image.
     """
     if image.ndim < 2:
         raise ValueError(f"an X-ray has the shape (…, h, w), found {tuple(image.shape)}")
@@ -98,14 +96,14 @@ def render_xray(
     size: tuple[int, int] = (128, 128),
     image: str = "log",
 ) -> Float[Tensor, "v rows columns"]:
-    """Digitally reconstructed radiographs in `[0, 1]`, bright bone, one per pose, by `scale_xray`.
+    """DRRs in `[0, 1]`, bright bone, one per pose, scaled by `scale_xray`.
 
     Args:
-        image: `log` shows line integrals L, as processed films do; `linear` what a detector without a logarithm
-            counts, Beer and Lambert's exp(-L), with its sign turned so that bone is bright.
+        image: `log` for line integrals L, as in processed radiographs; `linear` for -exp(-L), the negative
+            transmission of the Beer-Lambert law.
 
     Raises:
-        ValueError: poses of another shape, another word for `image`.
+        ValueError: poses of another shape, another value of `image`.
     """
     if poses.ndim != 2:
         raise ValueError(f"poses must be (views, 9), found {tuple(poses.shape)}")
@@ -119,12 +117,12 @@ def _scale_one(image: Tensor, mask: Tensor | None) -> Tensor:
     values = image.reshape(-1) if mask is None else image[mask]
     if values.numel() == 0:
         raise ValueError("the collimated field is empty")
-    # kthvalue, not quantile: torch.quantile refuses more than 2^24 values and a large film has them
+    # kthvalue: torch.quantile rejects more than 2^24 values, which a large radiograph has
     count = values.numel()
     low = values.kthvalue(1 + round((count - 1) * LOW_PERCENTILE / 100)).values
     high = values.kthvalue(1 + round((count - 1) * HIGH_PERCENTILE / 100)).values
     if not high > low:
-        raise ValueError(f"the X-ray is all one value ({float(low):g}) inside its field: nothing to see")
+        raise ValueError(f"the X-ray is constant ({float(low):g}) inside its field")
     scaled = ((image - low) / (high - low)).clamp(0.0, 1.0)
     return scaled if mask is None else scaled * mask
 
@@ -145,7 +143,7 @@ def _check(hu: Tensor, spacing: tuple, pose: Tensor, size: tuple) -> None:
 
 
 def _samples_needed(shape, spacing: tuple, pose: Tensor) -> int:
-    """Samples along the longest straight way through the volume, `SAMPLES_PER_VOXEL` for each voxel crossed."""
+    """Samples along the longest path through the volume, `SAMPLES_PER_VOXEL` for each voxel crossed."""
     beam = camera_axes(pose)[0].abs().clamp(min=1e-6)
     length = min(e / float(b) for e, b in zip(extent_mm(shape, spacing), beam, strict=True))
     crossed = length * max(float(b) / s for s, b in zip(spacing, beam, strict=True))
@@ -153,12 +151,12 @@ def _samples_needed(shape, spacing: tuple, pose: Tensor) -> int:
 
 
 def _to_world(vectors: Tensor) -> Tensor:
-    """Our `(d, h, w)` mm to nanodrr's RAS world: right = -w, anterior = -h, superior = d."""
+    """`(d, h, w)` mm in nanodrr's RAS world: right = -w, anterior = -h, superior = d."""
     return torch.stack([-vectors[..., 2], -vectors[..., 1], vectors[..., 0]], dim=-1)
 
 
 def _camera_to_world(pose: Tensor) -> Tensor:
-    """Camera axes (column, row, beam) and the source's position as a 4x4 matrix, float64."""
+    """Camera axes (column, row, beam) and the source position as a 4x4 matrix, float64."""
     beam, column, row = camera_axes(pose)
     matrix = torch.eye(4, dtype=torch.float64)
     matrix[:3, :3] = torch.stack([_to_world(column), _to_world(row), _to_world(beam)], dim=-1)
@@ -167,9 +165,9 @@ def _camera_to_world(pose: Tensor) -> Tensor:
 
 
 def _subject(hu: Tensor, spacing: tuple):
+    """nanodrr's `Subject` of a volume centred at the world origin."""
     from nanodrr.data import Subject
 
-    """nanodrr's view of a volume centred at the world's origin."""
     middle = [(n - 1) / 2 * s for n, s in zip(hu.shape, spacing, strict=True)]
     voxel_to_world = torch.eye(4, dtype=torch.float64)
     voxel_to_world[:3, :3] = torch.diag(torch.tensor([-spacing[2], -spacing[1], spacing[0]], dtype=torch.float64))

@@ -1,6 +1,6 @@
-"""How a data set makes X-rays out of its CTs: view, source, detector, grey scale, contrast medium."""
+"""Options of the DRRs of a data set: view, source, detector, grey scale, contrast medium."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
 from jaxtyping import Float
@@ -16,17 +16,17 @@ from dataset.imaging.volume import Volume
 
 @dataclass(frozen=True)
 class DrrSettings:
-    """The DRRs of a data set.
+    """Options of the DRRs of a data set.
 
     Attributes:
-        view: of the first X-ray: PA or AP. A second one is lateral, more spread evenly over 180 degrees.
-        source_detector: mm from source to detector; None is 1800, for AP 1200.
-        field: height and width of the detector in mm; None just holds the volume.
+        view: PA or AP, of the first X-ray. A second one is lateral; three or more spread evenly over 180 degrees.
+        source_detector: mm from source to detector; None means 1800, or 1200 for AP.
+        field: height and width of the detector in mm; None fits the volume.
         image: `log` or `linear` (`dataset.imaging.drr.render_xray`).
-        remove_iodine: contrast medium is taken out before projecting (`dataset.imaging.iodine`).
+        remove_iodine: remove contrast medium before projection (`dataset.imaging.iodine`).
 
     Raises:
-        UserError: a view, image, distance or field that cannot be.
+        UserError: an invalid view, image, distance or field.
     """
 
     view: str = "PA"
@@ -49,11 +49,7 @@ class DrrSettings:
             object.__setattr__(self, "field", field)
 
     def poses(self, extent: tuple[float, float, float], views: int = 1) -> Float[Tensor, "v 9"]:
-        """Poses of the views of a volume of `extent` mm.
-
-        Raises:
-            UserError: a source inside the patient.
-        """
+        """Poses of the views of a volume of `extent` mm; UserError for a source inside the patient."""
         if self.source_detector is not None and float(self.source_detector) < 2.0 * max(extent):
             raise UserError(
                 f"dataset.drr_distance={self.source_detector}: too near for a volume of {max(extent):.0f} mm; give "
@@ -72,7 +68,7 @@ class DrrSettings:
 
     def render(self, volume: Volume, poses: Float[Tensor, "v 9"], size: tuple[int, int]) -> Float[Tensor, "v h w"]:
         """X-rays of a volume in [0, 1]."""
-        # Rays cross the volume at points: means over half a pixel's width at the patient keep its noise out.
+        # Rays sample the volume at points: block means of half a pixel at the patient suppress its noise.
         finest = min(float(poses[0, 7]) / size[0], abs(float(poses[0, 8])) / size[1]) / 2.0
         coarse = downsample(volume, finest)
         hu = remove_iodine(coarse.hu, coarse.spacing) if self.remove_iodine else coarse.hu
@@ -80,10 +76,4 @@ class DrrSettings:
 
     def describe(self) -> dict:
         """Plain JSON."""
-        return {
-            "view": self.view,
-            "source_detector": self.source_detector,
-            "field": None if self.field is None else list(self.field),
-            "image": self.image,
-            "remove_iodine": self.remove_iodine,
-        }
+        return {**asdict(self), "field": None if self.field is None else list(self.field)}

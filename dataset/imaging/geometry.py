@@ -1,7 +1,7 @@
-"""Where things are: patient axes, affines, the X-ray cone beam, and the one place that turns a volume for display.
+"""Patient axes, affines, the X-ray cone beam, and the orientation of slices for display.
 
 Volumes are indexed `(D, H, W)`: D inferior to superior, H anterior to posterior, W patient right to left.
-Points are in mm, in the same order `(d, h, w)`, relative to the centre of the volume.
+Points are in mm in the same order `(d, h, w)`, relative to the centre of the volume.
 """
 
 from collections.abc import Sequence
@@ -11,8 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-# A pose is a plain vector, so that it batches; these are its entries.
-POSE_FIELDS = (
+POSE_FIELDS = (  # entries of a pose vector
     "source_detector",  # mm, source to detector plane (SID)
     "source_centre",  # mm, source to the isocentre
     "azimuth",  # degrees around D; 0 = posterior-anterior, 90 = lateral with the source at the patient's right
@@ -21,14 +20,14 @@ POSE_FIELDS = (
     "centre_h",
     "centre_w",
     "field_height",  # mm on the detector, rows
-    "field_width",  # mm on the detector, columns; negative: the columns are turned over for display (AP)
+    "field_width",  # mm on the detector, columns; negative: columns are mirrored for display (AP)
 )
 VIEW_AZIMUTH = {"PA": 0.0, "AP": 180.0, "lateral": 90.0}  # degrees
 VIEWS = tuple(VIEW_AZIMUTH)
 FRONTAL_VIEWS = ("PA", "AP")
 PLANES = ("axial", "coronal", "sagittal")  # slices along D, H, W
-SOURCE_DETECTOR_MM = 1800.0  # erect chest radiograph, PA: 180 cm from tube to detector
-AP_SOURCE_DETECTOR_MM = 1200.0  # at the bedside, AP: 100 to 130 cm
+SOURCE_DETECTOR_MM = 1800.0  # erect chest radiograph, PA
+AP_SOURCE_DETECTOR_MM = 1200.0  # bedside radiograph, AP: 1000 to 1300
 PATIENT_DETECTOR_MM = 30.0  # gap between the volume and the detector plane
 
 
@@ -38,13 +37,13 @@ def make_pose(
     elevation: float = 0.0,
     source_detector: float = SOURCE_DETECTOR_MM,
 ) -> Float[Tensor, "9"]:
-    """Cone-beam pose whose square detector field just holds a volume of `extent` mm `(D, H, W)`.
+    """Cone-beam pose whose square detector field fits a volume of `extent` mm `(D, H, W)`.
 
-    The centre of the volume lies half its depth plus `PATIENT_DETECTOR_MM` before the detector.
+    The distance from the volume centre to the detector is half the volume depth plus `PATIENT_DETECTOR_MM`.
     """
     depth, across = (extent[1], extent[2]) if abs(azimuth) % 180 < 45 else (extent[2], extent[1])
     source_centre = source_detector - depth / 2.0 - PATIENT_DETECTOR_MM
-    nearest = source_centre - depth / 2.0  # the face of the volume that is magnified most
+    nearest = source_centre - depth / 2.0  # the face with the largest magnification
     field = max(extent[0], across) * source_detector / nearest
     return torch.tensor(
         [source_detector, source_centre, azimuth, elevation, 0.0, 0.0, 0.0, field, field], dtype=torch.float32
@@ -57,14 +56,14 @@ def view_pose(
     source_detector: float | None = None,
     field: tuple[float, float] | None = None,
 ) -> Float[Tensor, "9"]:
-    """Pose of a named view in the standard display: column 0 is the patient's right, anterior in a lateral.
+    """Pose of a view in the standard display: column 0 is the patient's right, in a lateral the anterior side.
 
-    An AP beam meets the patient from the front, so its columns are turned over: its `field_width` is negative.
+    An AP beam enters from the front, so its columns are mirrored by a negative `field_width`.
 
     Args:
         view: PA, AP or lateral.
-        source_detector: mm; by default 1800, for AP 1200.
-        field: height and width of the detector in mm; by default it just holds the volume.
+        source_detector: mm; None means 1800, or 1200 for AP.
+        field: height and width of the detector in mm; None fits the volume.
 
     Raises:
         ValueError: another view.
@@ -82,7 +81,7 @@ def view_pose(
 
 
 def unknown_pose(views: int = 1, names: Sequence[str] = ()) -> Float[Tensor, "v 9"]:
-    """The poses of films whose geometry nobody recorded: NaN, but for the azimuth where the view has a name."""
+    """Poses of X-rays with unknown geometry: NaN, except for the azimuth of a named view."""
     pose = torch.full((views, len(POSE_FIELDS)), float("nan"))
     for view, name in enumerate(names):
         pose[view, 2] = VIEW_AZIMUTH.get(name, float("nan"))
@@ -90,9 +89,9 @@ def unknown_pose(views: int = 1, names: Sequence[str] = ()) -> Float[Tensor, "v 
 
 
 def fill_unknown(pose: Float[Tensor, "*b 9"], extent: tuple[float, float, float]) -> Float[Tensor, "*b 9"]:
-    """Poses in which every incomplete one (with a NaN) is replaced by a nominal one of a volume of `extent` mm.
+    """Poses in which each incomplete one (with a NaN) is replaced by the nominal pose for a volume of `extent` mm.
 
-    It is the one of the named view that its azimuth tells, posterior-anterior where that is unknown as well.
+    The azimuth selects the named view; an unknown azimuth means PA.
     """
     nominal = torch.stack([view_pose(extent, name) for name in ("PA", "lateral", "AP")]).to(pose)
     quarter = torch.nan_to_num(pose[..., 2].detach(), nan=0.0).abs().div(90.0).round().clamp(max=2.0).long()
@@ -120,20 +119,20 @@ def source_position(pose: Float[Tensor, "*b 9"]) -> Float[Tensor, "*b 3"]:
 
 
 def project(points: Float[Tensor, "*p 3"], pose: Float[Tensor, "9"]) -> Float[Tensor, "*p 2"]:
-    """Detector coordinates of points in mm: `(column, row)` in `[-1, 1]` from edge to edge of the field.
+    """Detector coordinates `(column, row)` of points in mm, `[-1, 1]` from edge to edge of the field.
 
-    The order and the range are those of `torch.nn.functional.grid_sample` with `align_corners=False`.
+    Order and range follow `torch.nn.functional.grid_sample` with `align_corners=False`.
     """
     beam, column, row = camera_axes(pose)
     ray = points - source_position(pose)
-    scale = pose[0] / (ray @ beam)  # central projection: magnification source-detector over distance along the beam
+    scale = pose[0] / (ray @ beam)  # magnification of the central projection
     return torch.stack([scale * (ray @ column) * 2.0 / pose[8], scale * (ray @ row) * 2.0 / pose[7]], dim=-1)
 
 
 def voxel_centres(
     size: tuple[int, int, int], extent: tuple[float, float, float], device=None
 ) -> Float[Tensor, "d h w 3"]:
-    """Centres of the voxels of a grid that fills `extent` mm, relative to the centre of the volume, in mm."""
+    """Voxel centres in mm, relative to the volume centre, of a grid of `size` voxels over `extent` mm."""
     axes = [
         ((torch.arange(n, device=device, dtype=torch.float32) + 0.5) / n - 0.5) * length
         for n, length in zip(size, extent, strict=True)
@@ -147,9 +146,9 @@ def extent_mm(size, spacing) -> tuple[float, float, float]:
 
 
 def nifti_affine(spacing, centre_ras=(0.0, 0.0, 0.0), size=(1, 1, 1)) -> np.ndarray:
-    """RAS affine `(4, 4)` of a NIfTI whose array axes are `(W, H, D)`, W toward left, H toward posterior, D up.
+    """RAS affine `(4, 4)` of a NIfTI with array axes `(W, H, D)`: W to the left, H to posterior, D to superior.
 
-    `centre_ras` is where the centre of a volume of `size` `(D, H, W)` lies, in mm.
+    `centre_ras` is the centre in mm of a volume of `size` voxels `(D, H, W)`.
     """
     affine = np.diag([-float(spacing[2]), -float(spacing[1]), float(spacing[0]), 1.0])
     middle = np.array([size[2] - 1, size[1] - 1, size[0] - 1]) / 2.0
@@ -158,10 +157,14 @@ def nifti_affine(spacing, centre_ras=(0.0, 0.0, 0.0), size=(1, 1, 1)) -> np.ndar
 
 
 def display_slice(volume, plane: str, index: int | None = None):
-    """A slice as radiologists read it: superior up, patient's right on the left, anterior on the left in sagittals.
+    """A slice in radiological display: superior up, patient's right on the left, anterior on the left in sagittals.
 
-    `volume` is `(D, H, W)`, tensor or array; `plane` is `axial`, `coronal` or `sagittal`; the middle by default.
-    No other function turns a volume for display. Axials are seen from below, anterior up.
+    Axial slices are seen from below, anterior up. No other function flips a volume for display.
+
+    Args:
+        volume: `(D, H, W)`, tensor or array.
+        plane: one of `PLANES`.
+        index: of the slice; None means the middle.
     """
     axis = PLANES.index(plane)
     middle = volume.shape[axis] // 2 if index is None else index
@@ -172,4 +175,4 @@ def display_slice(volume, plane: str, index: int | None = None):
 
 
 DISPLAY_MARKS = {"axial": ("R", "L", "A", "P"), "coronal": ("R", "L", "S", "I"), "sagittal": ("A", "P", "S", "I")}
-"""Marks at the left, right, top and bottom edge of `display_slice`."""
+"""Letters at the left, right, top and bottom edge of `display_slice`."""

@@ -1,4 +1,4 @@
-"""The linear window between Hounsfield units and the model's [-1, 1]: the only place where that map is written."""
+"""The linear map between Hounsfield units and the model range [-1, 1]."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ from torch import Tensor
 from common.errors import UserError
 
 AIR_HU = -1024.0
-REPROJECTION_LIMIT_HU = -900.0  # a window that starts above this has cut the lungs: line integrals are meaningless
+REPROJECTION_LIMIT_HU = -900.0  # a window that starts above clips the lungs and falsifies line integrals
 
 WINDOWS: dict[str, tuple[float, float]] = {
     "ctpa": (-200.0, 500.0),
@@ -19,11 +19,7 @@ WINDOWS: dict[str, tuple[float, float]] = {
 
 @dataclass(frozen=True)
 class Window:
-    """A HU interval `[low, high]` that is mapped linearly onto `[-1, 1]`; what lies outside is clipped.
-
-    Raises:
-        UserError: if `high <= low`.
-    """
+    """A HU interval `[low, high]`, mapped linearly to `[-1, 1]` and clipped; UserError if `high <= low`."""
 
     low: float
     high: float
@@ -49,21 +45,21 @@ class Window:
 
     @property
     def width(self) -> float:
-        """Data range in HU: the one that PSNR and SSIM state."""
+        """Data range in HU for PSNR and SSIM."""
         return self.high - self.low
 
     @property
     def keeps_line_integrals(self) -> bool:
-        """Whether a volume in this window may be re-projected and compared with an X-ray."""
+        """Whether reprojections of a volume in this window can be compared with an X-ray."""
         return self.low <= REPROJECTION_LIMIT_HU
 
     def normalise(self, hu: Tensor, out: Tensor | None = None) -> Tensor:
-        """HU of any shape, whole numbers too, to `[-1, 1]` in floating point, clipped; into `out` if given."""
-        # In place after the first step: fresh memory for each would take longer than the arithmetic.
+        """HU of any shape and dtype mapped to `[-1, 1]` in floating point, clipped; written to `out` if given."""
+        # in place: allocation would take longer than the arithmetic
         kind = hu.dtype if hu.is_floating_point() else torch.float32
         found = torch.empty(hu.shape, dtype=kind, device=hu.device) if out is None else out
         return found.copy_(hu).sub_(self.low).mul_(2.0 / self.width).sub_(1.0).clamp_(-1.0, 1.0)
 
     def denormalise(self, volume: Tensor) -> Tensor:
-        """`[-1, 1]` of any shape to HU, clipped to the window."""
+        """HU, clipped to the window, of values in `[-1, 1]` of any shape."""
         return (volume.clamp(-1.0, 1.0) + 1.0) * (self.width / 2.0) + self.low

@@ -1,7 +1,7 @@
-"""Where the lungs are: their box in a frontal X-ray, from intensity profiles alone, and in a CT volume.
+"""Bounding boxes of the lungs in a frontal X-ray, from intensity profiles, and in a CT volume.
 
-Each row of a chest X-ray is bright at the spine, dark in the lungs and bright again at the chest walls. How deep the
-two valleys are, row by row, tells where lungs begin and end; where their outer slopes lie tells how wide they are.
+Each row of a chest X-ray is bright at the spine, dark in the lungs and bright at the chest walls. The depth of the two
+valleys per row gives the top and bottom of the lungs, the outer slopes give their width.
 """
 
 import numpy as np
@@ -15,27 +15,26 @@ from dataset.imaging.lung_segmentation import segment_lungs
 from dataset.imaging.resampling import downsample
 from dataset.imaging.volume import Volume
 
-WORKING = 128  # rows and columns that profiles are read at
-MARGIN = 0.035  # of the lit field, on each side
-SMOOTH = 1.5  # of these, standard deviation: ribs fade
-MIDDLE = (0.3, 0.7)  # share of the width in which the spine is sought
-FLOOR_REACH = 0.33  # of the width, from the spine: the floor of the lung's valley lies within
-WALL_SHARE = 0.3  # of the spine's height over the floor: a lower rise is a rib, not the chest wall
-FAINTEST = 0.03  # of the grey scale: valleys shallower than this are noise
-SHALLOW = 0.2  # of the depth of the deepest rows: shallower rows are no lung
+WORKING = 128  # rows and columns of the working resolution
+MARGIN = 0.035  # of the exposed field, removed on each side
+SMOOTH = 1.5  # pixels, standard deviation of the Gaussian that suppresses ribs
+MIDDLE = (0.3, 0.7)  # range of the width that contains the spine
+FLOOR_REACH = 0.33  # of the width: largest distance of the valley floor from the spine
+WALL_SHARE = 0.3  # of the spine height over the floor: smallest rise of the chest wall, above that of a rib
+FAINTEST = 0.03  # of the grey scale: smallest valley depth above noise
+SHALLOW = 0.2  # of the depth of the deepest rows: smallest depth of lung rows
 SHALLOW_TOP = 0.45  # the same, at the top
-EDGE_SHARE = 0.12  # of the rows may reach further out than the box
-SMALLEST = 0.2  # of the field, a side of a box that can be lungs
-VOLUME_MM = 6.0  # grid on which lungs of a volume are segmented: their box is good to half of it
-VISIBLE_MM = 60.0  # of air along the beam: so much of the lungs stands out
-TRIM = 0.002  # of the lungs' voxels beyond each side of a volume's box
+EDGE_SHARE = 0.12  # of the rows may extend beyond the box
+SMALLEST = 0.2  # of the field: smallest side of a valid box
+VOLUME_MM = 6.0  # grid spacing of the segmentation of a volume
+VISIBLE_MM = 60.0  # of lung along the beam: smallest visible thickness
+TRIM = 0.002  # of the lung voxels outside each side of a volume's box
 
 
 def lung_box_in_image(image: Float[Tensor, "h w"]) -> Float[Tensor, "4"] | None:
     """Box of both lungs in a frontal X-ray `[0, 1]`, bright bone: `(top, bottom, left, right)`, shares of the sides.
 
-    It ends where air ends in the picture: at the domes of the diaphragm, not at the recess behind them. None where
-    no two valleys are found.
+    Its lower edge is at the domes of the diaphragm, not at the recess behind them. None if no lungs are found.
     """
     small = F.interpolate(image[None, None].float(), size=(WORKING, WORKING), mode="bilinear", antialias=True)[0, 0]
     rows, columns = _field(small.numpy())
@@ -58,10 +57,10 @@ def lung_box_in_image(image: Float[Tensor, "h w"]) -> Float[Tensor, "4"] | None:
 
 
 def lung_box_in_volume(hu: Float[np.ndarray, "d h w"], spacing: tuple[float, float, float]) -> Float[Tensor, "6"]:
-    """Box of both lungs: `(d0, d1, h0, h1, w0, w1)`, shares of the volume's sides; NaN where none are found.
+    """Box of both lungs: `(d0, d1, h0, h1, w0, w1)`, shares of the sides of the volume; NaN if no lungs are found.
 
-    It ends where a frontal X-ray shows lungs to end: where less than `VISIBLE_MM` of them lie along the beam. The
-    recess behind the diaphragm is not in it.
+    It covers what a frontal X-ray shows: at least `VISIBLE_MM` of lung along the beam, without the recess behind the
+    diaphragm.
     """
     coarse = downsample(Volume(np.asarray(hu, dtype=np.float32), tuple(float(s) for s in spacing)), VOLUME_MM)
     mask = segment_lungs(coarse.hu, coarse.spacing)
@@ -77,7 +76,7 @@ def lung_box_in_volume(hu: Float[np.ndarray, "d h w"], spacing: tuple[float, flo
 
 
 def _field(picture: np.ndarray) -> tuple[slice, slice]:
-    """The picture without black padding, and without a margin in which collimators leave bright frames."""
+    """The exposed field without a margin for bright collimator edges."""
     found = []
     for axis in (1, 0):
         lit = np.flatnonzero(np.quantile(picture, 0.9, axis=axis) > 0.02)
@@ -96,7 +95,7 @@ def _spine(picture: np.ndarray) -> int:
 
 
 def _valleys(picture: np.ndarray, middle: int, side: int) -> tuple[np.ndarray, np.ndarray]:
-    """Depth of the lung's valley in every row on one side, and the column of its outer slope."""
+    """Depth of the lung valley in each row on one side, and the column of its outer slope."""
     height, width = picture.shape
     depth, outer = np.zeros(height), np.full(height, float(middle))
     for y in range(height):
@@ -111,26 +110,26 @@ def _valleys(picture: np.ndarray, middle: int, side: int) -> tuple[np.ndarray, n
 
 
 def _deepest(ray: np.ndarray, reach: int) -> tuple[int, int, int]:
-    """The deepest valley of a profile from the spine outward: inner shoulder, floor, outer shoulder.
+    """Inner shoulder, floor and outer shoulder of the deepest valley of a profile from the spine outward.
 
-    Its floor lies within `reach`: air beside the patient, before a bright border, can be deeper than any lung.
+    The floor lies within `reach`, since air beside the patient can be deeper than the lung.
     """
     inner = np.maximum.accumulate(ray)
     outward = np.maximum.accumulate(ray[::-1])[::-1]
     floor = int((np.minimum(inner, outward) - ray)[:reach].argmax())
     near = int(ray[: floor + 1].argmax())
     rise = np.maximum.accumulate(ray[floor:]) - ray[floor]
-    # The chest wall is the first real peak, not the brightest: the picture falls by half behind it.
+    # the chest wall is the first peak after which the profile falls by half, not the highest one
     fallen = (rise > WALL_SHARE * (ray[near] - ray[floor])) & (ray[floor:] - ray[floor] < 0.5 * rise)
     end = floor + int(fallen.argmax()) if fallen.any() else len(ray)
     return near, floor, floor + int(ray[floor : max(end, floor + 1)].argmax())
 
 
 def _side(depth: np.ndarray, outer: np.ndarray, side: int) -> tuple[float, float, float] | None:
-    """First row, row behind the last, and outermost column of one lung: the run of rows around the deepest.
+    """First row, row after the last, and outermost column of one lung: the run of rows around the deepest.
 
-    Downward the run ends late, for belly and breasts make the lower lung shallow; upward early, for beside the neck
-    there are valleys as well.
+    The threshold is lower at the bottom, where abdomen and breasts reduce the depth, than at the top, where there are
+    valleys beside the neck.
     """
     depth = ndimage.gaussian_filter1d(depth, 1.5)
     reference = np.quantile(depth, 0.85)
@@ -148,7 +147,7 @@ def _side(depth: np.ndarray, outer: np.ndarray, side: int) -> tuple[float, float
 
 
 def _bottom(sides: list) -> float:
-    """Of the right lung, under which there is no stomach; of the left where the right one is much shorter."""
+    """Lower edge of the right lung, without a stomach bubble below; of the left if the right one is much shorter."""
     right, left = sides
     if right is None or left is None:
         return (right or left)[1]

@@ -1,28 +1,26 @@
-"""Lungs in a CT volume by threshold, components and morphology: no weights, no download.
+"""Lung segmentation in CT volumes by threshold, connected components and morphology, without weights.
 
-It serves real CT, phantoms and generated (blurred) volumes alike, so every step works in mm and on air that the body
-encloses, not on fine detail.
+All steps work in mm on air enclosed by the body, so they suit real CT, phantoms and blurred generated volumes.
 """
 
 import numpy as np
 from jaxtyping import Bool, Float
 from scipy import ndimage
 
-LUNG_BELOW_HU = -400.0  # half way between lung and soft tissue, so that a blurred border stays where it is
-GAS_BELOW_HU = -945.0  # median of gas that is no lung: outside, between table and back, in the bowel
-AIRWAY_AREA_MM2 = 900.0  # in an axial slice; a trachea has 150 to 400
-MIDLINE_MM = 30.0  # the trachea runs within this distance of the middle of the body, the tips of the lungs do not
-CLOSING_MM = 6.0  # vessels up to twice this belong to the lung
+LUNG_BELOW_HU = -400.0  # half way between lung and soft tissue: blur does not move the border
+GAS_BELOW_HU = -945.0  # median below: gas outside the body or in the bowel
+AIRWAY_AREA_MM2 = 900.0  # largest airway area in an axial slice; a trachea has 150 to 400
+MIDLINE_MM = 30.0  # largest distance of the trachea from the body midline, below that of the apices
+CLOSING_MM = 6.0  # radius: vessels of up to twice this diameter belong to the lung
 SMALLEST_ML = 50.0
-SMALLEST_SHARE = 0.1  # of the larger lung: a smaller component is bowel or a pocket
+SMALLEST_SHARE = 0.1  # of the larger lung: smallest size of the second one
 
 
 def segment_lungs(hu: Float[np.ndarray, "d h w"], spacing: tuple[float, float, float]) -> Bool[np.ndarray, "d h w"]:
-    """Mask of both lungs with their vessels, without trachea, main bronchi outside the lung, bowel gas and table.
+    """Mask of both lungs with their vessels, without trachea, extrapulmonary bronchi, bowel gas and table.
 
-    `hu` is never windowed above -400 HU: a window that cuts the lungs leaves nothing to find, and the mask is empty.
-    It is empty as well where no enclosed region is large enough. Where the field of view cuts through a lung, it is
-    lost in those slices: it cannot be told from the air outside. Dense lung (consolidation) is not found.
+    The mask is empty if a window clips the lungs (above -400 HU) or no enclosed region is large enough. A lung that
+    the field of view cuts is missing in those slices, and so is consolidated lung.
     """
     hu, spacing = np.asarray(hu, dtype=np.float32), tuple(float(s) for s in spacing)
     voxel_ml = float(np.prod(spacing)) / 1000.0
@@ -36,7 +34,7 @@ def segment_lungs(hu: Float[np.ndarray, "d h w"], spacing: tuple[float, float, f
 
 
 def _open_air(dark: Bool[np.ndarray, "d h w"]) -> Bool[np.ndarray, "d h w"]:
-    """Dark voxels from which the edge of the axial slice is reached within the slice."""
+    """Dark voxels connected to the edge of their axial slice within the slice."""
     labels, count = ndimage.label(dark, structure=_in_plane())
     outside = np.zeros(count + 1, dtype=bool)
     for side in (labels[:, 0], labels[:, -1], labels[:, :, 0], labels[:, :, -1]):
@@ -48,9 +46,9 @@ def _open_air(dark: Bool[np.ndarray, "d h w"]) -> Bool[np.ndarray, "d h w"]:
 def _airway(
     enclosed: Bool[np.ndarray, "d h w"], middle: float, spacing: tuple[float, float, float]
 ) -> Bool[np.ndarray, "d h w"]:
-    """Trachea and main bronchi: what is small in every axial slice and, somewhere, lies in the midline.
+    """Trachea and main bronchi: components that are small in each axial slice and reach the midline.
 
-    A bronchus that has entered the lung is one with it in the slice, and stays.
+    A bronchus inside the lung is connected to it in the slice and stays in the lung mask.
     """
     labels, count = ndimage.label(enclosed, structure=_in_plane())
     if count == 0:
@@ -78,7 +76,7 @@ def _middle(tissue: Bool[np.ndarray, "d h w"]) -> float:
 def _largest(
     enclosed: Bool[np.ndarray, "d h w"], hu: Float[np.ndarray, "d h w"], voxel_ml: float
 ) -> Bool[np.ndarray, "d h w"]:
-    """The one or two largest components that are not gas."""
+    """The one or two largest components, without gas."""
     labels, count = ndimage.label(enclosed)
     volume = np.bincount(labels.ravel(), minlength=count + 1) * voxel_ml
     volume[0] = 0.0
@@ -93,7 +91,7 @@ def _largest(
 
 
 def _closed(mask: Bool[np.ndarray, "d h w"], spacing: tuple[float, float, float]) -> Bool[np.ndarray, "d h w"]:
-    """Closing by a ball in mm, through distance maps around the mask, then holes filled."""
+    """The mask after closing by a ball in mm (by distance maps) and hole filling."""
     reach = [int(np.ceil(CLOSING_MM / s)) + 1 for s in spacing]
     box = ndimage.find_objects(mask.astype(np.uint8))[0]
     inner = np.pad(mask[box], [(r, r) for r in reach])

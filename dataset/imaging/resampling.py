@@ -1,4 +1,4 @@
-"""From a CT of any size to the grid of the model: one MONAI transform chain, anti-aliased, with its geometry kept."""
+"""Resampling of CT volumes: to the grid of the model, to block means, or onto another volume."""
 
 import numpy as np
 import torch
@@ -14,20 +14,18 @@ from dataset.imaging.volume import Volume
 
 
 def resample(volume: Volume, size: tuple[int, int, int], spacing: tuple[float, float, float] | None = None) -> Volume:
-    """The volume on a grid of `size` voxels `(D, H, W)`.
+    """The volume on a grid of `size` voxels `(D, H, W)`, low-pass filtered before shrinking.
 
-    Without `spacing` the whole volume is resized and its extent stays; with it (mm, `(D, H, W)`) the volume is
+    Without `spacing` the whole volume is resized and keeps its extent. With `spacing` (mm, `(D, H, W)`) it is
     resampled to that spacing, then cropped or padded with air around its centre.
     """
     wanted = size if spacing is None else [max(1, round(e / s)) for e, s in zip(volume.extent, spacing, strict=True)]
-    # The low-pass of scikit-image before shrinking: a Gaussian of half the factor less one, in voxels.
-    sigma = [max(0.0, (n / w - 1.0) / 2.0) for n, w in zip(volume.hu.shape, wanted, strict=True)]
-    hu = torch.from_numpy(gaussian_filter(volume.hu, sigma, mode="nearest", truncate=3.0))[None]
+    hu = _low_pass(volume, [n / w for n, w in zip(volume.hu.shape, wanted, strict=True)])[None]
     if spacing is None:
         steps = [Resize(size, mode="trilinear", align_corners=False)]
     else:
         steps = [
-            # edge to edge: from centre to centre it would often give a voxel too few, which is padded with air
+            # edge to edge; from centre to centre the result often lacks a voxel, which would be padded with air
             Spacing(spacing, mode="bilinear", padding_mode="border", align_corners=False, scale_extent=True),
             ResizeWithPadOrCrop(size, mode="constant", value=AIR_HU),
         ]
@@ -43,9 +41,9 @@ def resample(volume: Volume, size: tuple[int, int, int], spacing: tuple[float, f
 
 
 def downsample(volume: Volume, finest: float) -> Volume:
-    """Block means of the volume so that its spacing comes near `finest` mm from below; the extent stays.
+    """Block means of the volume with a spacing of at most `finest` mm and the same extent.
 
-    Line integrals of the means are means of line integrals: enough for an X-ray whose pixels are coarser.
+    Line integrals of block means are means of line integrals, so this suits X-rays with coarser pixels.
     """
     size = [-(-n // max(1, int(finest / s))) for n, s in zip(volume.hu.shape, volume.spacing, strict=True)]
     if size == list(volume.hu.shape):
@@ -55,10 +53,9 @@ def downsample(volume: Volume, finest: float) -> Volume:
 
 
 def resample_onto(volume: Volume, frame: Volume, size: tuple[int, int, int]) -> Float[np.ndarray, "d h w"]:
-    """HU of `volume` on a grid of `size` voxels in the place of `frame` in the world; air where it has none."""
+    """HU of `volume` on a grid of `size` voxels over the extent of `frame` in world coordinates, padded with air."""
     extent = frame.extent
-    sigma = [max(0.0, (e / n / s - 1.0) / 2.0) for e, n, s in zip(extent, size, volume.spacing, strict=True)]
-    hu = torch.from_numpy(gaussian_filter(volume.hu, sigma, mode="nearest", truncate=3.0))
+    hu = _low_pass(volume, [e / n / s for e, n, s in zip(extent, size, volume.spacing, strict=True)])
     right, front, up = np.subtract(frame.centre, volume.centre)  # RAS; the array runs up, back, left
     offset = (up, -front, -right)
     axes = [
@@ -66,12 +63,16 @@ def resample_onto(volume: Volume, frame: Volume, size: tuple[int, int, int]) -> 
         for n, e, o, m, s in zip(size, extent, offset, volume.hu.shape, volume.spacing, strict=True)
     ]
     grid = torch.stack(torch.meshgrid(*axes, indexing="ij")[::-1], dim=-1)[None].float()
-    # Air is subtracted first: grid_sample pads with zero.
-    sampled = F.grid_sample(hu[None, None] - AIR_HU, grid, mode="bilinear", align_corners=False)
+    sampled = F.grid_sample(hu[None, None] - AIR_HU, grid, mode="bilinear", align_corners=False)  # pads with 0
     return (sampled[0, 0] + AIR_HU).numpy()
 
 
+def _low_pass(volume: Volume, factors) -> torch.Tensor:
+    """HU after scikit-image's anti-aliasing filter: a Gaussian of `(factor - 1) / 2` voxels for each shrink factor."""
+    sigma = [max(0.0, (factor - 1.0) / 2.0) for factor in factors]
+    return torch.from_numpy(gaussian_filter(volume.hu, sigma, mode="nearest", truncate=3.0))
+
+
 def _affine(volume: Volume) -> np.ndarray:
-    """RAS affine of the array axes `(D, H, W)`: that of the NIfTI axes `(W, H, D)` with its columns reversed."""
-    affine = nifti_affine(volume.spacing, volume.centre, volume.hu.shape)
-    return affine[:, [2, 1, 0, 3]]
+    """RAS affine of the array axes `(D, H, W)`."""
+    return nifti_affine(volume.spacing, volume.centre, volume.hu.shape)[:, [2, 1, 0, 3]]

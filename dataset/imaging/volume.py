@@ -1,4 +1,4 @@
-"""A CT volume in HU with its geometry, and the checks that every reader applies."""
+"""A CT volume in HU with its geometry, and the checks of every reader."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,19 +10,11 @@ from jaxtyping import Float
 from common.errors import UserError
 from dataset.imaging.geometry import nifti_affine
 
-SPACING_MM = (0.05, 50.0)  # outside of this a header is wrong
-
-
+SPACING_MM = (0.05, 50.0)  # plausible range
 SMALLEST = 4  # voxels along each axis
-
-
 STRAIGHT = np.array([[0.0, 0.0, -1.0], [0.0, -1.0, 0.0], [1.0, 0.0, 0.0]])  # RAS columns of D, H, W: up, back, left
-
-
-AIR_BELOW_HU = -900.0  # a volume without anything above it holds nothing
-
-
-SOFT_BELOW_HU = -150.0  # a chest without anything below it has no air and no lung: the numbers are not HU
+AIR_BELOW_HU = -900.0  # a volume with all voxels below contains only air
+SOFT_BELOW_HU = -150.0  # a volume with all voxels above contains neither air nor lung: its values are not HU
 
 
 @dataclass
@@ -32,8 +24,8 @@ class Volume:
     Attributes:
         hu: HU `(D, H, W)`, float32.
         spacing: mm `(D, H, W)`.
-        centre: where the centre of the volume lies, RAS mm `(right-left, posterior-anterior, inferior-superior)`.
-        direction: of an oblique volume the unit vectors (RAS, columns) along its axes D, H, W; None if it is straight.
+        centre: centre of the volume in RAS mm.
+        direction: unit vectors (RAS, columns) along the axes D, H, W of an oblique volume; None if axis-aligned.
     """
 
     hu: Float[np.ndarray, "d h w"]
@@ -48,7 +40,7 @@ class Volume:
 
     @property
     def affine(self) -> Float[np.ndarray, "4 4"]:
-        """RAS affine of the axes `(W, H, D)`, the order in which a NIfTI file holds them."""
+        """RAS affine of the NIfTI axes `(W, H, D)`."""
         if self.direction is None:
             return nifti_affine(self.spacing, self.centre, self.hu.shape)
         affine = np.eye(4)
@@ -58,10 +50,9 @@ class Volume:
 
 
 def check_hu(hu: np.ndarray, path: str | Path) -> None:
-    """Refuse numbers that cannot be the HU of a chest.
+    """Raises UserError for values that cannot be the HU of a chest.
 
-    Raises:
-        UserError: for NaN or infinity, a constant, nothing above air, grey values, or nothing as dark as air or lung.
+    These are NaN, infinity, a constant, air only, 8-bit grey values, or neither air nor lung.
     """
     if not np.isfinite(hu).all():
         share = 100.0 * (1.0 - np.isfinite(hu).mean())
@@ -75,18 +66,13 @@ def check_hu(hu: np.ndarray, path: str | Path) -> None:
     if low >= 0 and high <= 255:
         raise UserError(f"{path}: no HU in range, {found} look like 8-bit grey; export the CT in Hounsfield units")
     if low > SOFT_BELOW_HU:
-        hint = (
-            "subtract 1024 if the rescale intercept was lost" if high > 1500 else "export the CT in Hounsfield units"
-        )
+        lost = high > 1500
+        hint = "subtract 1024 if the rescale intercept was lost" if lost else "export the CT in Hounsfield units"
         raise UserError(f"{path}: no HU in range, {found} hold neither air nor lung; {hint}")
 
 
 def check_geometry(volume: Volume, path: str | Path) -> None:
-    """Refuse a spacing that cannot be one in mm, and fewer than 4 voxels along an axis.
-
-    Raises:
-        UserError: naming `path` and what was found.
-    """
+    """Raises UserError for a spacing outside `SPACING_MM` and for fewer than 4 voxels along an axis."""
     if not all(SPACING_MM[0] <= s <= SPACING_MM[1] for s in volume.spacing):
         spacing = ", ".join(f"{s:g}" for s in volume.spacing)
         raise UserError(f"{path}: voxel spacing [{spacing}] mm (D, H, W); correct the header (affine or pixdim)")
@@ -95,11 +81,13 @@ def check_geometry(volume: Volume, path: str | Path) -> None:
 
 
 def reorient(array: Float[np.ndarray, "i j k"], affine: Float[np.ndarray, "4 4"]) -> Volume:
-    """The volume of an array in any axis order with its RAS affine: flipped and transposed, never resampled."""
+    """The volume of an array with any RAS affine, by flips and transposition without resampling."""
     orientations = nib.orientations
-    turn = orientations.ornt_transform(orientations.io_orientation(affine), orientations.axcodes2ornt(tuple("SPL")))
-    hu = np.ascontiguousarray(orientations.apply_orientation(array, turn), dtype=np.float32)
-    affine = affine @ orientations.inv_ornt_aff(turn, array.shape)
+    orientation = orientations.ornt_transform(
+        orientations.io_orientation(affine), orientations.axcodes2ornt(tuple("SPL"))
+    )
+    hu = np.ascontiguousarray(orientations.apply_orientation(array, orientation), dtype=np.float32)
+    affine = affine @ orientations.inv_ornt_aff(orientation, array.shape)
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     centre = affine[:3, :3] @ ((np.array(hu.shape) - 1) / 2.0) + affine[:3, 3]
     direction = affine[:3, :3] / spacing
