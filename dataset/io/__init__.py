@@ -1,1 +1,1 @@
-"""Reads and writes CT volumes and X-rays: NIfTI, DICOM, images."""
+"""Readers and writers of CT volumes and X-rays: NIfTI, DICOM, images."""

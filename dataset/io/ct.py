@@ -1,26 +1,21 @@
-"""CT volumes in and out: NIfTI and DICOM to HU arrays `(D, H, W)` in one orientation, and back to NIfTI.
+"""Reader of CT volumes: NIfTI and DICOM to HU arrays `(D, H, W)` in one orientation.
 
-`D` runs inferior to superior, `H` anterior to posterior, `W` patient right to left. An oblique volume is turned by the
-nearest of the 24 axis-aligned rotations and flips, never resampled: up to 45 degrees of tilt stay in the array and in
-`Volume.direction`; who works without that takes the tilt for straight, the spacing stays that of the voxels.
+`D` runs inferior to superior, `H` anterior to posterior, `W` patient right to left. An oblique volume is reoriented by
+the nearest axis-aligned rotation or flip without resampling; the remaining tilt is in `Volume.direction`.
 """
 
-import logging
 from pathlib import Path
 
 from common.errors import UserError
 from dataset.imaging.volume import Volume, check_geometry, check_hu
 from dataset.io.nifti import read_nifti
 
-log = logging.getLogger(__name__)
-
 
 def read_volume(path: str | Path) -> Volume:
     """A CT volume from a NIfTI file, a folder with a DICOM series, or one of several series as `folder#SeriesUID`.
 
     Raises:
-        UserError: if there is no such file, it is damaged, not 3-dimensional, has NaN or a spacing that cannot be,
-            or holds no HU. The line names the file, what was found and what to do.
+        UserError: the file is missing, damaged, not 3-dimensional, or has invalid HU or spacing.
     """
     text = str(path)
     folder, _, series = text.partition("#")
@@ -50,7 +45,7 @@ def _read_dicom(folder: Path, series: str) -> Volume:
         raise UserError(f"{folder}: {len(names)} DICOM series; name one as {folder}#{names[0]}")
     same = [one for one in found if one.identity.series_uid == (series or names[0])]
     if len(same) > 1:
-        raise UserError(f"{folder}: {len(same)} acquisitions in one DICOM series; dataset/prepare.py tells them apart")
+        raise UserError(f"{folder}: {len(same)} acquisitions in one DICOM series; dataset/prepare.py separates them")
     if same[0].dropped:
         raise UserError(f"{folder}: no DICOM series of a CT volume ({same[0].dropped}); give the folder of the CT")
     return read_series(same[0], folder)

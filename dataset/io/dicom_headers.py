@@ -1,4 +1,4 @@
-"""One DICOM header of a CT: what it says of its series, and where each of its slices or frames lies."""
+"""DICOM headers of CT files: identity and acquisition of the series, position of each slice or frame."""
 
 import struct
 import zlib
@@ -14,55 +14,24 @@ from pydicom.errors import BytesLengthException, InvalidDicomError
 from common.errors import UserError
 from common.file_limits import expect_dicom_size
 
-DICOM_ENDINGS = ("", ".dcm", ".dicom", ".ima", ".img")  # tried also without DICOM's mark at byte 128
-# What pydicom raises where a value is not of its element's kind, such as a Slice Thickness of "xxxx".
-# What pydicom raises on files that are no DICOM, cut off or damaged, each for another place in the file.
+DICOM_ENDINGS = ("", ".dcm", ".dicom", ".ima", ".img")  # read also without the prefix DICM
+# pydicom's errors for files that are not DICOM, truncated or damaged
 HEADER_ERRORS = (InvalidDicomError, BytesLengthException, OSError, ValueError, KeyError, AttributeError, EOFError,
                 NotImplementedError, TypeError, IndexError, OverflowError, RecursionError, MemoryError, struct.error,
                 zlib.error)  # fmt: skip
+# pydicom's errors for a value of the wrong type, such as a Slice Thickness of "xxxx"
 VALUE_ERRORS = (BytesLengthException, ValueError, TypeError, KeyError, AttributeError, NotImplementedError,
                IndexError, OverflowError)  # fmt: skip
 MULTIFRAME = ("1.2.840.10008.5.1.4.1.1.2.1", "1.2.840.10008.5.1.4.1.1.2.2")  # enhanced CT, its legacy conversion
 TAGS = [
-    "SpecificCharacterSet",
-    "SOPClassUID",
-    "SOPInstanceUID",
-    "Modality",
-    "ImageType",
-    "PatientID",
-    "PatientAge",
-    "PatientSex",
-    "PatientBirthDate",
-    "StudyDate",
-    "StudyTime",
-    "SeriesDate",
-    "SeriesTime",
-    "AcquisitionDate",
-    "AcquisitionTime",
-    "AcquisitionDateTime",
-    "ContentDate",
-    "ContentTime",
-    "AccessionNumber",
-    "StudyInstanceUID",
-    "SeriesInstanceUID",
-    "SeriesDescription",
-    "ProtocolName",
-    "ContrastBolusAgent",
-    "ContrastBolusRoute",
-    "ConvolutionKernel",
-    "SliceThickness",
-    "GantryDetectorTilt",
-    "AcquisitionNumber",
-    "TemporalPositionIdentifier",
-    "ImagePositionPatient",
-    "ImageOrientationPatient",
-    "PixelSpacing",
-    "Rows",
-    "Columns",
-    "SharedFunctionalGroupsSequence",
-    "PerFrameFunctionalGroupsSequence",
-    "BurnedInAnnotation",
-]
+    "SpecificCharacterSet", "SOPClassUID", "SOPInstanceUID", "Modality", "ImageType", "PatientID", "PatientAge",
+    "PatientSex", "PatientBirthDate", "StudyDate", "StudyTime", "SeriesDate", "SeriesTime", "AcquisitionDate",
+    "AcquisitionTime", "AcquisitionDateTime", "ContentDate", "ContentTime", "AccessionNumber", "StudyInstanceUID",
+    "SeriesInstanceUID", "SeriesDescription", "ProtocolName", "ContrastBolusAgent", "ContrastBolusRoute",
+    "ConvolutionKernel", "SliceThickness", "GantryDetectorTilt", "AcquisitionNumber", "TemporalPositionIdentifier",
+    "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "Rows", "Columns",
+    "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "BurnedInAnnotation",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -107,38 +76,48 @@ class CtAcquisition:
 
 
 class Slice(NamedTuple):
-    """One slice (or frame) of a series: where it is and how it lies."""
+    """One slice (or frame) of a series."""
 
     path: str
-    frame: int  # within a multi-frame file, else 0
+    frame: int  # index in a multi-frame file, else 0
     uid: str
-    position: tuple[float, ...]  # LPS mm of its first pixel; empty if the header has none
-    layout: tuple  # orientation, pixel spacing, rows, columns: the same in one stack
-    phase: tuple  # acquisition, temporal position, kernel, image type: tells stacks at one place apart
+    position: tuple[float, ...]  # LPS mm of the first pixel; empty if absent
+    layout: tuple  # orientation, pixel spacing, rows, columns: equal within a stack
+    phase: tuple  # acquisition, temporal position, kernel, image type: separates stacks at the same positions
     localiser: bool
 
     @property
     def kind(self) -> tuple:
-        """What slices share that one header can speak for."""
+        """Key of the slices that share one header."""
         return self.layout, self.phase
 
 
-def read_header(path: str | Path) -> pydicom.Dataset | None:
-    """The header of a DICOM file without its pixels, or None if it is no DICOM image."""
+def has_dicom_mark(path: str | Path) -> bool:
+    """Whether a file has the prefix DICM at byte 128."""
     with open(path, "rb") as file:
-        marked = file.read(132)[128:] == b"DICM"
-    if not marked and Path(path).suffix.lower() not in DICOM_ENDINGS:
-        return None
+        return file.read(132)[128:] == b"DICM"
+
+
+def read_tags(path: str | Path, tags: list[str]) -> pydicom.Dataset | None:
+    """The given elements of a DICOM header, or None if the file is not DICOM."""
     try:
+        marked = has_dicom_mark(path)
+        if not marked and Path(path).suffix.lower() not in DICOM_ENDINGS:
+            return None
         expect_dicom_size(path)
-        ds = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=TAGS, force=not marked)
+        return pydicom.dcmread(path, stop_before_pixels=True, specific_tags=tags, force=not marked)
     except (*HEADER_ERRORS, UserError):
         return None
-    return ds if "SOPClassUID" in ds and "Modality" in ds else None
+
+
+def read_header(path: str | Path) -> pydicom.Dataset | None:
+    """The header of a DICOM image without its pixels, or None for any other file."""
+    ds = read_tags(path, TAGS)
+    return ds if ds is not None and "SOPClassUID" in ds and "Modality" in ds else None
 
 
 def slices_of(ds: pydicom.Dataset, path: str | Path) -> list[Slice]:
-    """The slices that a header describes: one, or each frame of a multi-frame file."""
+    """The slice of a header, or the frames of a multi-frame file."""
     uid = str(ds.get("SOPInstanceUID", ""))
     kinds = tuple(str(v).upper() for v in _several(ds.get("ImageType")))
     phase = (str(ds.get("AcquisitionNumber")), str(ds.get("TemporalPositionIdentifier")), kernel_of(ds), kinds)
@@ -160,23 +139,23 @@ def slices_of(ds: pydicom.Dataset, path: str | Path) -> list[Slice]:
 
 
 def group_item(frame: pydicom.Dataset, shared: pydicom.Dataset, keyword: str) -> pydicom.Dataset:
-    """One functional group of a frame: its own, else the shared one, else empty."""
+    """A functional group of a frame: its own, else the shared one, else empty."""
     return _first(frame.get(keyword)) or _first(shared.get(keyword)) or pydicom.Dataset()
 
 
 def kernel_of(ds: pydicom.Dataset) -> str:
-    """Convolution kernel as one word; Siemens writes a second value for the strength of iteration."""
+    """Convolution kernel as one string; Siemens adds a second value for the iteration strength."""
     return "\\".join(str(v) for v in _several(ds.get("ConvolutionKernel")))
 
 
 def normal_of(orientation: tuple[float, ...]) -> np.ndarray:
-    """Unit vector (LPS) at right angles to an image whose Image Orientation Patient is given."""
+    """Unit normal (LPS) of an image with this Image Orientation (Patient)."""
     normal = np.cross(orientation[:3], orientation[3:])
     return normal / max(float(np.linalg.norm(normal)), 1e-12)
 
 
 def time_of(ds: pydicom.Dataset) -> datetime | None:
-    """Date and time of acquisition, else of the series, the content or the study."""
+    """Date and time of the acquisition, else of the series, content or study; None if unknown."""
     pairs = [(str(ds.get("AcquisitionDateTime", ""))[:8], str(ds.get("AcquisitionDateTime", ""))[8:14])]
     pairs += [(ds.get(f"{what}Date"), ds.get(f"{what}Time")) for what in ("Acquisition", "Series", "Content", "Study")]
     for date, time in pairs:
@@ -228,7 +207,7 @@ def _numbers(value, digits: int | None = None) -> tuple[float, ...]:
         numbers = [float(v) for v in _several(value)]
     except (TypeError, ValueError):
         return ()
-    # rounded only to compare; adding 0 turns -0 into 0
+    # adding 0 turns -0 into 0
     return tuple((round(v, digits) if digits is not None else v) + 0.0 for v in numbers)
 
 

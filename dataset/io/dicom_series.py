@@ -1,7 +1,7 @@
-"""Finds CT series in a tree of files by SeriesInstanceUID: headers only, whatever folders and files are called.
+"""Search for CT series in a file tree by SeriesInstanceUID, from headers only.
 
-Slices of one series that lie scattered over folders are joined, several series in one folder are told apart, and
-so are several acquisitions under one UID. Localisers are left out, each with a count.
+Slices of a series in several folders are joined; several series in a folder, and several acquisitions under one UID,
+are separated. Localisers are left out and counted.
 """
 
 import contextlib
@@ -27,19 +27,18 @@ from dataset.io.dicom_headers import (
 )
 
 NOT_DICOM = (".nii", ".nii.gz", ".png", ".jpg", ".npy", ".csv", ".txt", ".json")
-SMALLEST = 4  # slices at different heights
-SAME_PLACE_MM = 0.01  # closer slices lie at one place
-REPEATED_MM = 60.0  # a shorter stack that is scanned again and again watches the bolus arrive
+SMALLEST = 4  # slices at different positions
+SAME_PLACE_MM = 0.01  # slices closer than this are at the same position
+REPEATED_MM = 60.0  # a shorter stack with repeated positions is bolus tracking
 
 
 @dataclass
 class Scanned:
-    """What the files of one UID say, before its stacks are told apart.
+    """The files of one UID, before they are separated into stacks.
 
     Attributes:
-        headers: kind of a slice -> header of the first file of its kind: a localiser or a slice of another layout
-            under the same UID does not speak for the stack.
-        unreadable: files that do not even say where their slice lies.
+        headers: `Slice.kind` -> identity and acquisition of the first file of this kind.
+        unreadable: files without a readable slice position.
     """
 
     slices: list[Slice] = field(default_factory=list)
@@ -78,25 +77,25 @@ class CtSeries:
 
     @property
     def key(self) -> str:
-        """What names this stack: its SeriesInstanceUID, with its part where the UID holds several."""
+        """Name of the stack: its SeriesInstanceUID, with its part if the UID has several stacks."""
         uid = self.identity.series_uid
         return f"{uid}#{self.part}" if self.part else uid
 
     @property
     def coverage(self) -> float | None:
-        """mm from the first to the last slice; None for NIfTI, whose header is not read here."""
+        """mm from the first to the last slice; None for NIfTI."""
         return float(self.heights[-1] - self.heights[0]) if len(self.heights) else None
 
 
 def find_ct_series(
     source: str | Path, recursive: bool = True, exclude: Iterable[Path] = (), pool: Executor | None = None
 ) -> list[CtSeries]:
-    """Every CT stack under `source`, in the order of its UID. Files that are no DICOM are passed over.
+    """All CT stacks under `source`, sorted by UID; files other than DICOM are ignored.
 
     Args:
-        recursive: also its subfolders.
-        exclude: folders that are not entered.
-        pool: processes that read headers, a folder each; None reads here.
+        recursive: include subfolders.
+        exclude: folders to skip.
+        pool: processes that read the headers, one folder per task; None reads in this process.
     """
     folders = list(folders_of(Path(source), recursive, {os.path.realpath(p) for p in exclude}))
     found: dict[str, Scanned] = defaultdict(Scanned)
@@ -109,7 +108,7 @@ def find_ct_series(
 
 
 def scan_files(paths: list[str]) -> dict[str, Scanned]:
-    """SeriesInstanceUID -> what the headers of its CT files among `paths` say."""
+    """SeriesInstanceUID -> headers of its CT files among `paths`."""
     found: dict[str, Scanned] = defaultdict(Scanned)
     for path in paths:
         ds = None if path.lower().endswith(NOT_DICOM) else read_header(path)
@@ -124,13 +123,13 @@ def scan_files(paths: list[str]) -> dict[str, Scanned]:
             continue
         one.slices.extend(slices)
         for kind in {piece.kind for piece in slices} - one.headers.keys():
-            with contextlib.suppress(*VALUE_ERRORS):  # then the next file of its kind may speak for it
+            with contextlib.suppress(*VALUE_ERRORS):  # the next file of this kind may be readable
                 one.headers[kind] = header_of(ds)
     return dict(found)
 
 
 def _ct_series_uid(ds: pydicom.Dataset) -> str:
-    """The series that a header belongs to; nothing where it is no CT's, or does not say so in a readable way."""
+    """SeriesInstanceUID of a CT header, "" for another modality or an unreadable header."""
     try:
         return str(ds.get("SeriesInstanceUID") or "") if ds.get("Modality") == "CT" else ""
     except VALUE_ERRORS:
@@ -138,14 +137,14 @@ def _ct_series_uid(ds: pydicom.Dataset) -> str:
 
 
 def folders_of(source: Path, recursive: bool = True, exclude: Iterable[str] = ()) -> Iterator[list[str]]:
-    """The files of each folder under `source`, without hidden ones; links are followed, none twice.
+    """The visible files of each folder under `source`; links are followed, each folder is visited once.
 
-    `exclude` holds resolved paths of folders that are not entered.
+    `exclude` holds resolved paths of folders to skip.
     """
     visited, exclude = set(), set(exclude)
     for folder, children, names in os.walk(source, followlinks=True):
         real = os.path.realpath(folder)
-        if real in visited or real in exclude:  # a link that points upward, or what an earlier run wrote
+        if real in visited or real in exclude:  # a loop of links, or the output of an earlier run
             children.clear()
             continue
         visited.add(real)
@@ -157,13 +156,13 @@ def folders_of(source: Path, recursive: bool = True, exclude: Iterable[str] = ()
 
 
 def _stacks(uid: str, scanned: Scanned) -> list[CtSeries]:
-    """The stacks of one UID: without localisers, copies of files and slices of another layout."""
+    """The stacks of one UID, without localisers, copies of slices and slices of another layout."""
     slices = [one for one in scanned.slices if one.kind in scanned.headers]
-    mute = [*scanned.unreadable, *(one.path for one in scanned.slices if one.kind not in scanned.headers)]
-    notes = Counter({"unreadable header": len(mute)})
+    unreadable = [*scanned.unreadable, *(one.path for one in scanned.slices if one.kind not in scanned.headers)]
+    notes = Counter({"unreadable header": len(unreadable)})
     if not slices:
-        files = [Path(path) for path in dict.fromkeys(mute)]
-        return [CtSeries(files, CtIdentity(series_uid=uid), dropped=f"unreadable header ({len(mute)} images)")]
+        files = [Path(path) for path in dict.fromkeys(unreadable)]
+        return [CtSeries(files, CtIdentity(series_uid=uid), dropped=f"unreadable header ({len(unreadable)} images)")]
     kept = {}
     for one in slices:
         if one.localiser:
@@ -190,7 +189,7 @@ def _stacks(uid: str, scanned: Scanned) -> list[CtSeries]:
 
 
 def _phases(stack: list[Slice]) -> list[tuple[str, list[Slice]]]:
-    """One stack, or several that lie at the same heights and differ in acquisition, phase, kernel or image type."""
+    """One stack, or several at the same heights that differ in acquisition, phase, kernel or image type."""
     if _distinct(_heights(stack)) == len(stack):
         return [("", stack)]
     for i in range(len(stack[0].phase)):

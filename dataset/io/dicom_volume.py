@@ -1,7 +1,7 @@
-"""One CT stack to HU: slices sorted along their normal, each with its own rescale, and refused if the stack has holes.
+"""A CT volume in HU from the slices of a DICOM series.
 
-Order, gaps, shear and doubles are decided from Image Position and Orientation (Patient) alone: neither names of files
-nor instance numbers order a stack. pydicom decodes what it can by itself, SimpleITK the other compressed syntaxes.
+Image Position and Orientation (Patient) alone determine order, gaps, shear and duplicates; file names and instance
+numbers are not used. SimpleITK decodes the compressed syntaxes that pydicom cannot.
 """
 
 from collections.abc import Iterator
@@ -18,22 +18,24 @@ from common.file_limits import expect_dicom_size, expect_voxels
 from dataset.imaging.hu_window import AIR_HU
 from dataset.imaging.volume import STRAIGHT, Volume, check_geometry, check_hu, reorient
 from dataset.io.dicom_headers import HEADER_ERRORS, MULTIFRAME, group_item, normal_of
+from dataset.io.dicom_pixels import decode_with_simpleitk
 from dataset.io.dicom_series import SAME_PLACE_MM, CtSeries
 from dataset.io.nifti import read_nifti
 
-UNEVEN = 0.05  # of the usual gap between slices: headers are rounded, tables are not that inexact
-TILT_DEGREES = 0.5  # between the normal of the slices and the way from slice to slice
-STRAIGHT_DEGREES = 0.1  # 0.35 mm at 200 mm from the middle: a smaller tilt is not worth a resampling
+UNEVEN = 0.05  # of the median gap: tolerance for rounded headers
+TILT_DEGREES = 0.5  # tolerance between the slice normal and the direction from slice to slice
+STRAIGHT_DEGREES = 0.1  # largest tilt without resampling: 0.35 mm at 200 mm from the centre
 
 
 def read_series(series: CtSeries, name: str | Path | None = None) -> Volume:
-    """The volume of a stack: HU never below air, padding as air, in the array order of `dataset.io.ct`.
+    """The volume of a stack, in the array order of `dataset.io.ct`, with padding set to air and HU of at least -1024.
 
-    `name` is what messages call it (a pseudonym, where nobody may read the path); by default its first file.
+    Args:
+        name: name of the series in messages, such as a pseudonym; None means its first file.
 
     Raises:
-        UserError: for a slice without pixels or that cannot be decoded, two different slices at one place, a missing
-            slice, uneven spacing, gantry tilt, and whatever `dataset.io.ct.read_volume` refuses.
+        UserError: a slice without pixels or in an unsupported syntax, different slices at one position, a missing
+            slice, uneven spacing, gantry tilt, and the errors of `dataset.io.ct.read_volume`.
     """
     name = str(name or series.files[0])
     if series.is_nifti:
@@ -47,11 +49,11 @@ def read_series(series: CtSeries, name: str | Path | None = None) -> Volume:
         return volume
     slices = list(_slices(series, name))
     slices.sort(key=lambda one: one.height)
-    slices = _without_doubles(slices, name)
+    slices = _without_duplicates(slices, name)
     step = _step(slices, name)
     hu = np.stack([one.hu for one in slices])
     for one in slices:
-        one.hu = None  # a long series fills a GB
+        one.hu = None  # frees up to a GB
     check_hu(hu, name)
     first = slices[0]
     columns = np.stack([step, first.down * first.spacing[0], first.across * first.spacing[1]], axis=1)
@@ -63,14 +65,13 @@ def read_series(series: CtSeries, name: str | Path | None = None) -> Volume:
 
 
 def straighten(volume: Volume) -> Volume:
-    """An oblique volume resampled onto the patient's own axes at the same spacing, in a box that holds all of it.
+    """An oblique volume resampled onto the patient axes at the same spacing, in its bounding box padded with air.
 
-    What the box has beyond the scan is air. A volume tilted by less than 0.1 degrees comes back as it is, without
-    its direction.
+    A volume tilted by less than 0.1 degrees keeps its voxels and loses its direction.
     """
     if tilt_degrees(volume) < STRAIGHT_DEGREES:
         return Volume(volume.hu, volume.spacing, volume.centre)
-    turn = STRAIGHT.T @ np.asarray(volume.direction)  # from the scan's axes to the patient's, both (D, H, W)
+    turn = STRAIGHT.T @ np.asarray(volume.direction)  # scan axes to patient axes, both (D, H, W)
     extent = np.abs(turn) @ np.array(volume.extent)
     spacing = np.array(volume.spacing)
     size = np.maximum(1, np.ceil(extent / spacing - 1e-6)).astype(int)
@@ -81,7 +82,7 @@ def straighten(volume: Volume) -> Volume:
 
 
 def tilt_degrees(volume: Volume) -> float:
-    """The largest angle between an axis of the volume and the patient's axis nearest to it."""
+    """The largest angle in degrees between an axis of the volume and the nearest patient axis."""
     if volume.direction is None:
         return 0.0
     along = np.clip((STRAIGHT * volume.direction).sum(axis=0), -1.0, 1.0)
@@ -89,7 +90,7 @@ def tilt_degrees(volume: Volume) -> float:
 
 
 class _Slice:
-    """HU and place of one slice; `hu` holds whole numbers where slope and intercept are whole."""
+    """HU and geometry of one slice."""
 
     def __init__(self, hu: np.ndarray, position, orientation, spacing):
         self.hu, self.position = hu, np.array(position, dtype=float)
@@ -139,47 +140,38 @@ def _frames(ds: pydicom.Dataset, stored: np.ndarray, wanted: set[int]) -> Iterat
 
 
 def _stored(ds: pydicom.Dataset, path: str, name: str) -> np.ndarray:
-    """Stored values, before slope and intercept."""
+    """Stored values, before rescale slope and intercept."""
     syntax = ds.file_meta.get("TransferSyntaxUID") if "TransferSyntaxUID" in ds.file_meta else None
-    if syntax is None:  # a file without meta header is implicit little endian
+    if syntax is None:  # without a meta header the syntax is implicit little endian
         syntax = ds.file_meta.TransferSyntaxUID = pydicom.uid.ImplicitVRLittleEndian
     if not syntax.is_encapsulated or get_decoder(syntax).is_available:
         return ds.pixel_array
     if str(ds.SOPClassUID) in MULTIFRAME:
         raise UserError(f"{name}: multi-frame and compressed ({syntax.name}); export it uncompressed")
-    import SimpleITK as sitk
-
-    sitk.ProcessObject.SetGlobalWarningDisplay(False)
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
-    image = sitk.GetArrayFromImage(reader.Execute()).astype(np.float64)
-    image = image[0] if image.ndim == 3 and image.shape[0] == 1 else image
-    # SimpleITK has applied the file's own slope and intercept; all others are applied to stored values
-    slope, intercept = float(ds.get("RescaleSlope") or 1.0), float(ds.get("RescaleIntercept") or 0.0)
-    return np.rint((image - intercept) / slope)
+    return decode_with_simpleitk(path, ds)
 
 
 def _rescaled(ds: pydicom.Dataset, stored: np.ndarray, slope, intercept) -> Float[np.ndarray, "h w"]:
-    """HU of a slice; padding, and whatever lies below air, is air."""
+    """HU of a slice; padding and values below air become air."""
     slope, intercept = float(1.0 if slope is None else slope), float(0.0 if intercept is None else intercept)
     hu = stored.astype(np.float32) * np.float32(slope) + np.float32(intercept)
     padding, limit = ds.get("PixelPaddingValue"), ds.get("PixelPaddingRangeLimit")
     if padding is not None:
-        wrap = 65536 if ds.get("PixelRepresentation") == 1 else 0  # written as unsigned beside signed pixels
+        wrap = 65536 if ds.get("PixelRepresentation") == 1 else 0  # an unsigned padding value beside signed pixels
         low, high = sorted(int(v) - wrap * (int(v) > 32767) for v in (padding, padding if limit is None else limit))
         hu[(stored >= low) & (stored <= high)] = AIR_HU
     return np.maximum(hu, AIR_HU, out=hu)
 
 
-def _without_doubles(slices: list[_Slice], name: str) -> list[_Slice]:
-    """Copies of a slice under other names are dropped; two different slices at one place are refused."""
+def _without_duplicates(slices: list[_Slice], name: str) -> list[_Slice]:
+    """The slices without copies; UserError for two different slices at one position."""
     kept: list[_Slice] = []
     for one in slices:
         if kept and one.height - kept[-1].height <= SAME_PLACE_MM:
             if one.hu.shape != kept[-1].hu.shape or not np.array_equal(one.hu, kept[-1].hu):
                 raise UserError(
-                    f"{name}: two different slices at one place; the DICOM series holds two reconstructions that no "
-                    "header tells apart: export them as two series"
+                    f"{name}: two different slices at one position; the series holds two reconstructions that no "
+                    "header separates: export them as two series"
                 )
             continue
         kept.append(one)
@@ -187,17 +179,16 @@ def _without_doubles(slices: list[_Slice], name: str) -> list[_Slice]:
 
 
 def _step(slices: list[_Slice], name: str) -> np.ndarray:
-    """The way from slice to slice in mm (LPS)."""
+    """The vector from slice to slice in mm (LPS); UserError for tilt, missing slices and uneven spacing."""
     if len(slices) < 2:
         raise UserError(f"{name}: a single slice is no volume; give the whole series")
     gaps = np.diff([one.height for one in slices])
     usual = float(np.median(gaps))
     step = (slices[-1].position - slices[0].position) / (len(slices) - 1)
-    lean = float(np.rad2deg(np.arccos(np.clip(step @ slices[0].normal / np.linalg.norm(step), -1.0, 1.0))))
-    if lean > TILT_DEGREES:
+    tilt = float(np.rad2deg(np.arccos(np.clip(step @ slices[0].normal / np.linalg.norm(step), -1.0, 1.0))))
+    if tilt > TILT_DEGREES:
         raise UserError(
-            f"{name}: gantry tilt, the slices lean by {lean:.1f} degrees against the way of the table; "
-            "export a reconstruction without tilt"
+            f"{name}: gantry tilt, the slices are sheared by {tilt:.1f} degrees; export a reconstruction without tilt"
         )
     odd = np.abs(gaps - usual) > UNEVEN * usual
     whole = np.abs(gaps / usual - np.rint(gaps / usual)) <= UNEVEN

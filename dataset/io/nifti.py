@@ -1,4 +1,4 @@
-"""Reads and writes NIfTI volumes in HU, with their affine."""
+"""Reader and writer of NIfTI volumes in HU."""
 
 import logging
 import zlib
@@ -12,37 +12,32 @@ from common.file_limits import MAX_OFFSET, expect_voxels
 from common.files import atomic_path
 from dataset.imaging.volume import Volume, reorient
 
-log = logging.getLogger(__name__)
-
-
 NIFTI_ENDINGS = (".nii.gz", ".nii")
-
-
 SYNTHETIC = "SYNTHETIC - not for diagnosis"
-
-
-# What nibabel raises on damaged files, each for another place in the file.
+# nibabel's errors for damaged files
 NIFTI_ERRORS = (EOFError, zlib.error, OSError, ValueError, TypeError, KeyError, IndexError, OverflowError, MemoryError,
             np.linalg.LinAlgError, nib.filebasedimages.ImageFileError)  # fmt: skip
+
+log = logging.getLogger(__name__)
 
 
 def write_nifti(
     path: str | Path, hu, spacing, centre=(0.0, 0.0, 0.0), description: str = SYNTHETIC, direction=None
 ) -> None:
-    """Write HU `(D, H, W)` as int16 NIfTI with its affine, atomically; `direction` as in `Volume`.
+    """Writes HU `(D, H, W)` as an int16 NIfTI with its affine, atomically; `direction` as in `Volume`.
 
-    `description` goes into the header (79 characters). The default marks what a model made; give your own text, such
-    as "original CT", for what a scanner made.
+    `description` goes into the header (79 characters). The default marks a generated volume; a real CT needs another
+    text, such as "original CT".
 
     Raises:
         ValueError: another shape.
-        UserError: NaN, which has no int16.
+        UserError: NaN, which int16 cannot hold.
     """
     hu, path = np.asarray(hu), Path(path)
     if hu.ndim != 3:
         raise ValueError(f"{path}: a volume has the shape (D, H, W), found {hu.shape}")
     if missing := int(np.isnan(hu).sum()):
-        raise UserError(f"{path}: {missing} voxels are NaN and cannot be written as HU; look at what made them")
+        raise UserError(f"{path}: {missing} voxels are NaN and cannot be written as HU; check what produced them")
     stored = np.rint(np.clip(hu, -32768, 32767)).astype(np.int16).transpose(2, 1, 0)
     image = nib.Nifti1Image(stored, Volume(hu, spacing, centre, direction).affine)
     image.header.set_xyzt_units("mm")
@@ -56,7 +51,7 @@ def write_nifti(
 
 
 def volume_name(path: str | Path) -> str:
-    """The name of a volume file or series folder without its endings."""
+    """The name of a volume file or series folder without its suffix."""
     name = Path(str(path).partition("#")[0]).name
     for ending in NIFTI_ENDINGS:
         if name.lower().endswith(ending):
@@ -65,6 +60,7 @@ def volume_name(path: str | Path) -> str:
 
 
 def read_nifti(path: Path) -> Volume:
+    """The volume of a NIfTI file; UserError if it is damaged, not 3-dimensional, or has an invalid affine."""
     try:
         image = nib.load(path)
         shape = image.shape
@@ -81,12 +77,11 @@ def read_nifti(path: Path) -> Volume:
         if (lengths <= 0).any():
             raise UserError(f"{path}: the affine has an axis of length 0; correct the header (sform or qform)")
         if np.isnan(nib.orientations.io_orientation(image.affine)).any():
-            raise UserError(f"{path}: two axes of the affine are one; correct the header (sform or qform)")
+            raise UserError(f"{path}: two axes of the affine are parallel; correct the header (sform or qform)")
         if image.header["sform_code"] == 0 and image.header["qform_code"] == 0:
             log.warning(
                 "%s: no orientation in the header (sform and qform codes are 0); left and right may be wrong", path
             )
-        # float32 straight from the stored integers: slope and intercept are applied per voxel, once
         hu = image.get_fdata(dtype=np.float32, caching="unchanged")
     except NIFTI_ERRORS as error:
         raise UserError(f"{path}: damaged or not NIfTI ({error}); copy or export it again") from error
@@ -94,12 +89,12 @@ def read_nifti(path: Path) -> Volume:
 
 
 def expect_data_offset(image: nib.Nifti1Image, path: str | Path) -> None:
-    """Raises UserError where the header puts the voxels so far into the file that reading never ends."""
+    """Raises UserError for a data offset in the header that is negative or above `MAX_OFFSET`."""
     if not 0 <= int(image.dataobj.offset) <= MAX_OFFSET:
         raise UserError(f"{path}: damaged, its voxels would start at byte {image.dataobj.offset:.3g}; copy it again")
 
 
 def _raw_zooms(path: Path, kind: type[nib.Nifti1Image]) -> list[float]:
-    """`pixdim` as it stands in the file: nibabel turns a zero into 1 mm when it loads."""
+    """`pixdim` as stored: nibabel replaces zero by 1 mm on loading."""
     with nib.openers.ImageOpener(path) as file:
         return [abs(float(zoom)) for zoom in kind.header_class.from_fileobj(file, check=False)["pixdim"][1:4]]

@@ -1,9 +1,8 @@
-"""An X-ray from any common file to one grey image: bright bone, square, in [0, 1].
+"""Reader of X-rays in PNG, JPEG, NPY, DICOM and NIfTI: a grey image in [0, 1] with bright bone.
 
-PNG and JPEG of 8 or 16 bits, NPY, DICOM and NIfTI. DICOM states its polarity and orientation and is inverted and
-turned where it says so (`dataset/io/xray_dicom.py`); the other formats cannot, and are taken as they are displayed:
-bright bone. A NIfTI is turned by its affine: columns run toward the patient's left, rows downward (or, where it was
-saved as an axial slice, toward posterior). Generation and preparation read films through this one file.
+Polarity and orientation of a DICOM follow its header (`dataset/io/xray_dicom.py`); a NIfTI is oriented by its affine,
+with columns toward the patient's left and rows downward, or toward posterior for an axial slice. Other formats are
+taken as displayed.
 """
 
 import struct
@@ -21,25 +20,29 @@ from torch.nn import functional as F
 from common.errors import UserError
 from common.file_limits import expect_pixels
 from dataset.imaging.drr import scale_xray
+from dataset.io.dicom_headers import has_dicom_mark
 from dataset.io.nifti import NIFTI_ENDINGS, NIFTI_ERRORS, expect_data_offset
 from dataset.io.xray_dicom import XrayImage, read_dicom_xray
 
 XRAY_ENDINGS = (".png", ".jpg", ".jpeg", ".npy", ".dcm", ".dicom", *NIFTI_ENDINGS)
-COLOUR_TOLERANCE = 0.02  # of the range: JPEG's colour channels of a grey image differ by rounding
-PICTURES = ("PNG", "JPEG", "TIFF", "BMP", "GIF")  # by content: Pillow would start Ghostscript for what says it is EPS
-# What Pillow and NumPy raise on damaged files, each for another place in the file.
+COLOUR_TOLERANCE = 0.02  # of the range: difference of the colour channels of a grey JPEG by rounding
+PICTURES = (
+    "PNG",
+    "JPEG",
+    "TIFF",
+    "BMP",
+    "GIF",
+)  # detected by content; without EPS, for which Pillow starts Ghostscript
+# errors of Pillow and NumPy for damaged files
 IMAGE_ERRORS = (OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, OverflowError, struct.error)
 SMALLEST = 16  # pixels along each side
-LARGEST_ASPECT = 3.0  # a strip is no chest X-ray
+LARGEST_ASPECT = 3.0  # of a chest X-ray
 
 
 def read_xray(path: str | Path, size: tuple[int, int] = (128, 128), lateral: bool = False) -> Float[Tensor, "h w"]:
-    """The X-ray in `[0, 1]`, MONOCHROME2 (bright bone), row 0 superior, scaled by `dataset.imaging.drr.scale_xray`.
+    """The X-ray in `[0, 1]`, bright bone, row 0 superior, scaled by `dataset.imaging.drr.scale_xray`.
 
-    A film that is not square is padded with 0 around its middle, after scaling; then it is resized with a low-pass.
-
-    Raises:
-        UserError: for a file that `read_xray_with_view` refuses.
+    It is padded with 0 to the aspect of `size` and resized with a low-pass filter. Errors as `read_xray_with_view`.
     """
     return read_xray_with_view(path, size, lateral)[0]
 
@@ -47,54 +50,53 @@ def read_xray(path: str | Path, size: tuple[int, int] = (128, 128), lateral: boo
 def read_xray_with_view(
     path: str | Path, size: tuple[int, int] = (128, 128), lateral: bool = False
 ) -> tuple[Float[Tensor, "h w"], str]:
-    """`read_xray`, and the view that the file states: PA, AP, lateral, or "".
+    """The X-ray as `read_xray` returns it, and its view by the header: PA, AP, lateral, or "".
 
     Raises:
-        UserError: for a file that `read_xray_image` refuses, for an X-ray marked as lateral unless `lateral` asks
-            for one, and for one that says it has text burned in, which may name the patient.
+        UserError: an error of `read_xray_image`, a lateral view without `lateral`, or Burned In Annotation YES.
     """
-    picture = read_xray_image(path)
-    if picture.view == "lateral" and not lateral:
+    xray = read_xray_image(path)
+    if xray.view == "lateral" and not lateral:
         raise UserError(f"{path}: a lateral (or oblique) view; give a frontal chest X-ray")
-    if picture.burned_in:
+    if xray.burned_in:
         raise UserError(
             f"{path}: Burned In Annotation is YES, text in the picture may name the patient; mask it with "
             "python dataset/prepare.py mask_text=true, or by hand and export it as PNG"
         )
-    return resize_xray(scale_xray_image(picture), size).clamp(0.0, 1.0), picture.view
+    return resize_xray(scale_xray_image(xray), size).clamp(0.0, 1.0), xray.view
 
 
 def read_xray_image(path: str | Path) -> XrayImage:
-    """The X-ray in its own size and scale, with what its file says of view and spacing.
+    """The X-ray in its own size and scale, with view and spacing of its header.
 
     Raises:
-        UserError: for a file that is missing or damaged, not an image, in colour, with an alpha channel, with several
-            frames, or all one value. The line names the file and the remedy.
+        UserError: the file is missing, damaged, not an image, in colour, with an alpha channel, with several frames,
+            or constant.
     """
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such file; give an X-ray as PNG, JPEG, NPY, DICOM or NIfTI")
     lower = path.name.lower()
     if lower.endswith(NIFTI_ENDINGS):
-        picture = XrayImage(read_nifti(path))
+        xray = XrayImage(_read_nifti(path))
     elif lower.endswith((".dcm", ".dicom")) or has_dicom_mark(path):
-        picture = read_dicom_xray(path)
+        xray = read_dicom_xray(path)
     elif lower.endswith(".npy"):
-        picture = XrayImage(_read_npy(path))
+        xray = XrayImage(_read_npy(path))
     else:
-        picture = XrayImage(_read_image(path))
-    _check(picture.image if picture.inside is None else picture.image[_box(picture.inside)], path)
-    return picture
+        xray = XrayImage(_read_image(path))
+    _check(xray.image if xray.inside is None else xray.image[_box(xray.inside)], path)
+    return xray
 
 
-def scale_xray_image(picture: XrayImage) -> Float[Tensor, "h w"]:
-    """In `[0, 1]` by `dataset.imaging.drr.scale_xray`; what was not exposed is 0 and does not count."""
-    image = torch.from_numpy(np.ascontiguousarray(picture.image, dtype=np.float32))
-    return scale_xray(image, None if picture.inside is None else torch.from_numpy(picture.inside.copy()))
+def scale_xray_image(xray: XrayImage) -> Float[Tensor, "h w"]:
+    """The image in `[0, 1]` by `dataset.imaging.drr.scale_xray`; pixels that were not exposed are 0."""
+    image = torch.from_numpy(np.ascontiguousarray(xray.image, dtype=np.float32))
+    return scale_xray(image, None if xray.inside is None else torch.from_numpy(xray.inside.copy()))
 
 
 def resize_xray(image: Float[Tensor, "h w"], size: tuple[int, int]) -> Float[Tensor, "rows columns"]:
-    """Padded with 0 to the aspect of `size` around its middle, then resized with a low-pass."""
+    """The image padded with 0 around its centre to the aspect of `size`, then resized with a low-pass filter."""
     height, width = image.shape
     wanted_height = max(height, round(width * size[0] / size[1]))
     wanted_width = max(width, round(wanted_height * size[1] / size[0]))
@@ -104,11 +106,7 @@ def resize_xray(image: Float[Tensor, "h w"], size: tuple[int, int]) -> Float[Ten
 
 
 def find_xrays(folder: str | Path) -> list[Path]:
-    """X-ray files directly in a folder, sorted by name.
-
-    Raises:
-        UserError: if there is none.
-    """
+    """X-ray files directly in a folder, sorted by name; UserError if there is none."""
     folder = Path(folder)
     found = sorted(p for p in folder.iterdir() if p.name.lower().endswith(XRAY_ENDINGS) and not p.name.startswith("."))
     if not found:
@@ -120,10 +118,10 @@ def _check(image: np.ndarray, path: Path) -> None:
     if image.ndim != 2:
         raise UserError(f"{path}: shape {list(image.shape)} where an X-ray is one grey image; export a single frame")
     if not np.isfinite(image).all():
-        raise UserError(f"{path}: pixels that are NaN or infinite; export the X-ray again")
+        raise UserError(f"{path}: NaN or infinite pixels; export the X-ray again")
     if min(image.shape) < SMALLEST or max(image.shape) > LARGEST_ASPECT * min(image.shape):
         raise UserError(f"{path}: {image.shape[1]}x{image.shape[0]} pixels; give a whole frontal chest X-ray")
-    # The percentiles that scale an X-ray must differ too: one bright pixel on a blank image is still blank.
+    # percentiles as in the scaling: a blank image with one bright pixel is still blank
     low, high = np.percentile(image, [0.5, 99.5])
     if not high > low:
         raise UserError(f"{path}: (almost) every pixel is {np.median(image):g}; the image is blank, export it again")
@@ -156,9 +154,9 @@ def _read_image(path: Path) -> np.ndarray:
 
 
 def _read_npy(path: Path) -> np.ndarray:
-    """One grey array; equal colour channels, first or last, are one picture. Normalised values are as good as any."""
+    """One grey array, or the mean of equal colour channels in the first or last axis."""
     try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)  # mapped: a header may claim more than there is
+        array = np.load(path, mmap_mode="r", allow_pickle=False)  # mapped: the header may claim more than the file has
     except (*IMAGE_ERRORS, EOFError, MemoryError, RecursionError, zipfile.BadZipFile, tokenize.TokenError) as error:
         raise UserError(f"{path}: not a NumPy array of numbers ({error}); save the X-ray with numpy.save") from error
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "uifb":
@@ -175,7 +173,7 @@ def _read_npy(path: Path) -> np.ndarray:
     return array
 
 
-def read_nifti(path: Path) -> np.ndarray:
+def _read_nifti(path: Path) -> np.ndarray:
     try:
         image = nib.load(path)
         expect_pixels(image.shape, path)
@@ -187,22 +185,16 @@ def read_nifti(path: Path) -> np.ndarray:
     if len(axes) != 2 or max(axes) > 2:
         raise UserError(f"{path}: shape {list(array.shape)} where an X-ray is one slice; give a PNG, JPEG or DICOM")
     if not np.isfinite(image.affine).all():
-        raise UserError(f"{path}: the affine in its header is no number; give a PNG, JPEG or DICOM")
-    codes = nib.aff2axcodes(image.affine)  # None for an axis of length 0, as of a picture without depth
+        raise UserError(f"{path}: the affine in its header is not finite; give a PNG, JPEG or DICOM")
+    codes = nib.aff2axcodes(image.affine)  # None for an axis of length 0
     array = np.squeeze(array)
     for axis, code in enumerate(codes[a] for a in axes):
-        if code in ("R", "A", "S"):  # turned to grow toward left, posterior or inferior
+        if code in ("R", "A", "S"):  # axes run to the left, posterior and inferior
             array = np.flip(array, axis)
     across = [codes[a] in ("L", "R") for a in axes]
-    return array.T if across[0] or not across[1] else array  # the left-right axis becomes the columns
+    return array.T if across[0] or not across[1] else array  # columns are the left-right axis
 
 
 def _box(inside: np.ndarray) -> tuple[slice, slice]:
     rows, columns = np.flatnonzero(inside.any(axis=1)), np.flatnonzero(inside.any(axis=0))
     return slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
-
-
-def has_dicom_mark(path: Path) -> bool:
-    """Whether the file starts as DICOM files do, whatever its name."""
-    with path.open("rb") as file:
-        return file.read(132)[128:] == b"DICM"

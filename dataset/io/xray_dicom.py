@@ -1,15 +1,12 @@
-"""A radiograph in DICOM to the picture a radiologist sees: bright bone, upright, the patient's right at column 0.
+"""Reader of DICOM radiographs in standard display: bright bone, upright, the patient's right at column 0.
 
-Stored values go through the steps of DICOM PS3.3 in their order: modality LUT or rescale (C.11.1), the logarithm where
-an image FOR PROCESSING is linear in the X-ray intensity (C.8.11.3.1.2: attenuation is what a radiograph shows), VOI
-LUT or window (C.11.2), inversion (MONOCHROME1 or Presentation LUT Shape INVERSE, C.7.6.3.1.2 and C.11.6), and last
-the turns and flips that Patient Orientation (C.7.6.1.1.1) asks for.
+The steps of DICOM PS3.3 in order: modality LUT or rescale (C.11.1), logarithm of an image FOR PROCESSING that is
+linear in the X-ray intensity (C.8.11.3.1.2), VOI LUT or window (C.11.2), inversion for MONOCHROME1 or Presentation LUT
+Shape INVERSE (C.7.6.3.1.2, C.11.6), flips and transposition by Patient Orientation (C.7.6.1.1.1).
 """
 
 import copy
 import re
-import struct
-import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,16 +17,18 @@ from pydicom.pixels import apply_modality_lut, apply_voi_lut
 
 from common.errors import UserError
 from common.file_limits import expect_dicom_size, expect_pixels
+from dataset.io.dicom_headers import HEADER_ERRORS
+from dataset.io.dicom_pixels import decode_with_simpleitk
 
-MODALITIES = ("CR", "DX", "DR", "RG", "XR")  # DR is no defined term, but written
-# Storage of computed radiography, and of digital X-ray for presentation and for processing.
+MODALITIES = ("CR", "DX", "DR", "RG", "XR")  # DR is in use though not a defined term
+# SOP classes of computed radiography and of digital X-ray for presentation and for processing
 SOP_CLASSES = ("1.2.840.10008.5.1.4.1.1.1", "1.2.840.10008.5.1.4.1.1.1.1", "1.2.840.10008.5.1.4.1.1.1.1.1")
 FRONTAL = {"PA": "PA", "AP": "AP", "PA ERECT": "PA", "AP ERECT": "AP", "AP SUPINE": "AP", "POSTERO-ANTERIOR": "PA",
            "POSTEROANTERIOR": "PA", "ANTERO-POSTERIOR": "AP", "ANTEROPOSTERIOR": "AP"}  # fmt: skip
-# View Position's other defined terms: laterals, decubitus, obliques. None of them is a frontal film.
+# other defined terms of View Position: laterals, decubitus, obliques
 NOT_FRONTAL = {"LL", "RL", "LAT", "LLAT", "RLAT", "LATERAL", "LLD", "RLD", "LLO", "RLO", "LAO", "RAO", "LPO", "RPO",
                "LEFT LATERAL", "RIGHT LATERAL", "OBLIQUE", "DECUBITUS", "LORDOTIC"}  # fmt: skip
-# View Code Sequence, PS3.16 CID 4010: SNOMED CT and the older SNOMED RT codes.
+# View Code Sequence, PS3.16 CID 4010: SNOMED CT and SNOMED RT codes
 VIEW_CODES = {"272479007": "PA", "R-10214": "PA", "399348003": "AP", "R-10206": "AP", "399067008": "lateral",
               "399173006": "lateral", "R-10236": "lateral", "399198007": "lateral", "R-10232": "lateral"}  # fmt: skip
 WORDS = {"PA": "PA", "AP": "AP", "LAT": "lateral", "LATERAL": "lateral", "LL": "lateral", "RL": "lateral"}
@@ -37,15 +36,15 @@ WORDS = {"PA": "PA", "AP": "AP", "LAT": "lateral", "LATERAL": "lateral", "LL": "
 
 @dataclass
 class XrayImage:
-    """One grey picture with what its file says about it.
+    """A grey X-ray with the values of its header.
 
     Attributes:
         image: bright bone (MONOCHROME2), row 0 superior, column 0 the patient's right; any scale.
-        view: PA, AP, lateral (also decubitus and oblique), or "" where the file does not say.
-        spacing: mm of a pixel (rows, columns) at the detector; None where the file does not say.
-        inside: True where the detector was exposed; None: everywhere.
-        burned_in: the file says that names or dates are written into the pixels.
-        notes: what was assumed or done, a phrase each, without anything that identifies the patient.
+        view: PA, AP, lateral (also decubitus and oblique), or "" if unknown.
+        spacing: mm of a pixel (rows, columns) at the detector; None if unknown.
+        inside: True where the detector was exposed; None means everywhere.
+        burned_in: Burned In Annotation is YES: the pixels may contain names or dates.
+        notes: assumptions and corrections, one phrase each, without identifiers of the patient.
     """
 
     image: Float[np.ndarray, "h w"]
@@ -57,21 +56,17 @@ class XrayImage:
 
 
 def read_dicom_xray(path: str | Path) -> XrayImage:
-    """The picture of one radiograph.
+    """The image of one radiograph.
 
     Raises:
-        UserError: a file that is damaged, no radiograph, without pixels, in colour, or of several frames.
+        UserError: the file is damaged, not a radiograph, without pixels, in colour, or has several frames.
     """
     try:
         expect_dicom_size(path)
         return _read(path)
     except UserError:
         raise
-    # What pydicom and its decoders raise on damaged files, each for another place in the file; many values are only
-    # understood when they are asked for.
-    except (pydicom.errors.InvalidDicomError, pydicom.errors.BytesLengthException, AttributeError, RuntimeError,
-            ValueError, OSError, KeyError, NotImplementedError, TypeError, IndexError, EOFError, OverflowError,
-            MemoryError, struct.error, zlib.error) as error:  # fmt: skip
+    except (*HEADER_ERRORS, RuntimeError) as error:  # pydicom parses many values only on access
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise UserError(f"{path}: not readable as DICOM ({reason}); export it uncompressed or as PNG") from error
 
@@ -108,17 +103,16 @@ def _read(path: str | Path) -> XrayImage:
 
 
 def is_radiograph(header: pydicom.Dataset) -> bool:
-    """Whether Modality or SOP class is that of a radiograph; a slice of a CT, an MR or a mammogram is none."""
+    """Whether Modality or SOP class is that of a radiograph; mammograms are not."""
     modality = str(header.get("Modality", "") or "").strip().upper()
     return modality in MODALITIES or str(header.get("SOPClassUID", "")) in SOP_CLASSES
 
 
 def view_of(header: pydicom.Dataset) -> str:
-    """PA, AP, lateral, or "" where nothing says so.
+    """PA, AP, lateral, or "" if unknown.
 
-    View Position decides; then the view code; then Patient Orientation (rows toward anterior or posterior are
-    a lateral); then a single word such as PA in the description of the series. A study's description is not asked:
-    "PA and lateral" is said of two films.
+    Sources in order: View Position, view code, Patient Orientation (an anterior or posterior axis means lateral), one
+    word such as PA in the series description. A study description can name several views and is not used.
     """
     position = re.sub(r"\s+", " ", str(header.get("ViewPosition", "") or "")).strip().upper()
     if position in FRONTAL:
@@ -131,18 +125,16 @@ def view_of(header: pydicom.Dataset) -> str:
     orientation = _orientation(header.get("PatientOrientation"))
     if orientation and set("".join(axis[0] for axis in orientation)) & set("AP"):
         return "lateral"
-    said = " ".join(str(header.get(name, "") or "") for name in ("SeriesDescription", "ProtocolName"))
-    views = {WORDS[word] for word in re.findall(r"[A-Z]+", said.upper()) if word in WORDS}
+    description = " ".join(str(header.get(name, "") or "") for name in ("SeriesDescription", "ProtocolName"))
+    views = {WORDS[word] for word in re.findall(r"[A-Z]+", description.upper()) if word in WORDS}
     return views.pop() if len(views) == 1 else ""
 
 
 def upright(image: np.ndarray, orientation) -> tuple[np.ndarray, list[str]]:
-    """Turned so that columns run toward the patient's left and rows toward the feet, and what was done.
+    """The image with columns toward the patient's left and rows toward the feet, and notes on the changes.
 
-    Args:
-        image: rows and columns as stored.
-        orientation: Patient Orientation: the direction of a row, then of a column, such as `["L", "F"]`. The first
-            letter of each counts; without it, or for a lateral, the image stays as it is.
+    `orientation` is Patient Orientation: the direction of a row, then of a column, such as `["L", "F"]`; the first
+    letters count. Without it, or for a lateral, the image is unchanged.
     """
     axes = _orientation(orientation)
     if axes is None:
@@ -150,19 +142,19 @@ def upright(image: np.ndarray, orientation) -> tuple[np.ndarray, list[str]]:
     row, column = axes[0][0], axes[1][0]
     if {row, column} & set("AP"):
         return image, []
-    done = []
+    notes = []
     if row in "FH" and column in "LR":
         image, row, column = image.T, column, row
-        done.append("rows and columns exchanged")
+        notes.append("rows and columns exchanged")
     if row not in "LR" or column not in "FH":
-        return image, [*done, "Patient Orientation makes no sense: taken as displayed"]
+        return image, [*notes, "invalid Patient Orientation: taken as displayed"]
     if row == "R":
         image = image[:, ::-1]
-        done.append("left and right exchanged")
+        notes.append("left and right exchanged")
     if column == "H":
         image = image[::-1]
-        done.append("turned upside down")
-    return np.ascontiguousarray(image), done
+        notes.append("turned upside down")
+    return np.ascontiguousarray(image), notes
 
 
 def _orientation(value) -> list[str] | None:
@@ -171,11 +163,11 @@ def _orientation(value) -> list[str] | None:
 
 
 def _stored_values(header: pydicom.Dataset, path) -> Int[np.ndarray, "h w"]:
-    """The stored whole numbers, decompressed; bits above Bits Stored (an overlay of old scanners) are dropped."""
+    """The decoded stored values, without the bits above Bits Stored (overlays of old scanners)."""
     try:
         pixels = header.pixel_array
-    except (RuntimeError, NotImplementedError):  # no decoder for this transfer syntax in pydicom: GDCM has most
-        pixels = _by_gdcm(header, path)
+    except (RuntimeError, NotImplementedError):  # pydicom has no decoder for this transfer syntax
+        pixels = decode_with_simpleitk(path, header).astype(np.int64)
     if pixels.ndim != 2:
         raise UserError(f"{path}: shape {list(pixels.shape)} where an X-ray is one grey image; export a single frame")
     bits = int(header.get("BitsStored", 16))
@@ -184,33 +176,24 @@ def _stored_values(header: pydicom.Dataset, path) -> Int[np.ndarray, "h w"]:
     return pixels
 
 
-def _by_gdcm(header: pydicom.Dataset, path) -> np.ndarray:
-    import SimpleITK as sitk
-
-    sitk.ProcessObject.SetGlobalWarningDisplay(False)
-    image = sitk.GetArrayFromImage(sitk.ReadImage(str(path))).squeeze()
-    slope, intercept = float(header.get("RescaleSlope", 1) or 1), float(header.get("RescaleIntercept", 0) or 0)
-    return np.rint((image.astype(np.float64) - intercept) / slope).astype(np.int64)  # ITK has rescaled them
-
-
 def _displayed(stored: np.ndarray, header: pydicom.Dataset, photometric: str) -> tuple[np.ndarray, list[str]]:
-    """Bright bone, float32."""
+    """The image with bright bone, float32, and notes."""
     values = apply_modality_lut(stored, header)
     relation = str(header.get("PixelIntensityRelationship", "")).strip().upper()
     processing = str(header.get("PresentationIntentType", "")).strip().upper() == "FOR PROCESSING"
     if processing and relation in ("LIN", "LOG"):
-        # Sign 1: small values are little intensity, where bone is. Without it the polarity for display says the same.
+        # sign 1: small values are low intensity, as behind bone; without it the display polarity decides
         sign = int(header.get("PixelIntensityRelationshipSign", 0) or (1 if photometric == "MONOCHROME1" else -1))
         values = values.astype(np.float64)
         if relation == "LOG":
             return (-sign * values).astype(np.float32), ["FOR PROCESSING: logarithmic already"]
         top = float(2 ** int(header.get("BitsStored", 16)) - 1) if values.min() >= 0 else float(values.max())
         intensity = values if sign == 1 else max(top, float(values.max())) - values
-        # One count is the least that a detector can have seen: a pixel with none would be infinitely dense.
+        # at least one count: zero would be infinite attenuation
         return -np.log(np.maximum(intensity, 1.0)).astype(np.float32), ["FOR PROCESSING: logarithm of the intensity"]
     image = _through_voi(values, header).astype(np.float32)
     inverse = str(header.get("PresentationLUTShape", "")).strip().upper() == "INVERSE"
-    # The two say the same thing of one image: MONOCHROME1 shall come with INVERSE in the DX modules.
+    # one inversion for both: the DX modules require INVERSE with MONOCHROME1
     if photometric == "MONOCHROME1" or inverse:
         return image.max() - image, ["inverted to bright bone"]
     return image, []
@@ -219,7 +202,7 @@ def _displayed(stored: np.ndarray, header: pydicom.Dataset, photometric: str) ->
 def _through_voi(values: np.ndarray, header: pydicom.Dataset) -> np.ndarray:
     if not header.get("VOILUTSequence"):
         return apply_voi_lut(values, header)
-    # pydicom indexes in the type of the table's entries: a table of 4096 entries of 8 bits would wrap around.
+    # pydicom indexes in the dtype of the entries: 4096 entries of 8 bits would wrap around
     table = copy.deepcopy(header.VOILUTSequence[0])
     count, first, bits = (int(v) for v in table.LUTDescriptor)
     table.LUTDescriptor = [count, first, max(bits, 16)]
@@ -231,7 +214,7 @@ def _through_voi(values: np.ndarray, header: pydicom.Dataset) -> np.ndarray:
 
 
 def _exposed(stored: np.ndarray, header: pydicom.Dataset) -> np.ndarray | None:
-    """False where the file holds Pixel Padding Value (or its range): the shutter's shadow, not the patient."""
+    """False at pixels of Pixel Padding Value or its range, which the shutter covered; None without such pixels."""
     if "PixelPaddingValue" not in header:
         return None
     one, other = int(header.PixelPaddingValue), int(header.get("PixelPaddingRangeLimit", header.PixelPaddingValue))
@@ -240,7 +223,7 @@ def _exposed(stored: np.ndarray, header: pydicom.Dataset) -> np.ndarray | None:
 
 
 def _spacing(header: pydicom.Dataset, transposed: bool) -> tuple[float, float] | None:
-    for name in ("ImagerPixelSpacing", "PixelSpacing"):  # the first is at the detector, the second may be calibrated
+    for name in ("ImagerPixelSpacing", "PixelSpacing"):  # the second may be calibrated
         value = header.get(name)
         if value is not None and not isinstance(value, str) and len(value) == 2 and min(float(v) for v in value) > 0:
             rows, columns = (float(v) for v in value)

@@ -12,11 +12,10 @@ import pydicom
 from jaxtyping import Float
 
 from common.errors import UserError
-from common.file_limits import expect_dicom_size
 from common.files import atomic_path
-from dataset.io.dicom_headers import DICOM_ENDINGS, HEADER_ERRORS, VALUE_ERRORS, time_of
+from dataset.io.dicom_headers import VALUE_ERRORS, has_dicom_mark, read_tags, time_of
 from dataset.io.dicom_series import folders_of
-from dataset.io.xray import has_dicom_mark, read_xray_image, scale_xray_image
+from dataset.io.xray import read_xray_image, scale_xray_image
 from dataset.io.xray_dicom import XrayImage, is_radiograph, view_of
 from dataset.preparation.borders_and_text import mask_text as without_text
 from dataset.preparation.borders_and_text import trim_border as without_border
@@ -198,15 +197,8 @@ def _scaled(picture: XrayImage, path) -> np.ndarray:
 
 def _read_header(path: Path) -> pydicom.Dataset | None:
     """The header of a radiograph; None for every other file."""
-    try:
-        marked = has_dicom_mark(path)
-        if not marked and path.suffix.lower() not in DICOM_ENDINGS:
-            return None
-        expect_dicom_size(path)
-        header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=TAGS, force=not marked)
-    except (*HEADER_ERRORS, UserError):
-        return None
-    return header if is_radiograph(header) else None
+    header = read_tags(path, TAGS)
+    return header if header is not None and is_radiograph(header) else None
 
 
 def _is_flat(path: Path) -> bool:

@@ -80,7 +80,7 @@ def test_a_slice_that_is_there_twice_counts_once_even_under_a_new_uid(tmp_path):
 def test_two_different_slices_at_one_place_are_refused(tmp_path):
     write_ct_series(tmp_path, HU, series_uid="1.2.3")
     write_ct_series(tmp_path, HU[9:10] + 50, series_uid="1.2.3", prefix="other", centre=_at(9))
-    with pytest.raises(UserError, match="two different slices at one place"):
+    with pytest.raises(UserError, match="two different slices at one position"):
         read_series(find_ct_series(tmp_path)[0])
 
 
