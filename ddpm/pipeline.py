@@ -22,7 +22,8 @@ from ddpm.diffusion.sample_noise import SampleNoise
 from ddpm.diffusion.samplers import PREVIEW, PREVIEW_STEPS, clean_latents, make_sampler, network_timestep
 from ddpm.diffusion.solvers import LogSNRSolver
 from ddpm.latent.base import LatentEncoder
-from ddpm.pipeline_folder import OURS, check_index, forget_paths, read_part, read_settings
+from ddpm.pipeline_folder import check_index, forget_paths, read_part, read_settings
+from ddpm.registry import NETWORKS, OPTIONAL, TRAINED
 from ddpm.xray_encoder.base import XrayEncoder
 
 DEFAULT_SAMPLER, DEFAULT_STEPS = "DPMSolverMultistepScheduler", 12
@@ -46,7 +47,7 @@ class XrayToCTPipeline(DiffusionPipeline):
         sampling: arguments of `set_sampler`; None takes the default.
     """
 
-    _optional_components = ["lift", "prior", "pose_regressor"]
+    _optional_components = list(OPTIONAL)
 
     def __init__(
         self,
@@ -73,7 +74,7 @@ class XrayToCTPipeline(DiffusionPipeline):
             pose_regressor=pose_regressor,
         )
         self.register_to_config(protocol=protocol)
-        for module in self._networks().values():
+        for module in self.networks.values():
             module.eval()
         self.training_scheduler = scheduler
         self.sampler, self.steps, self.guidance_scale, self.antithetic = DEFAULT_SAMPLER, DEFAULT_STEPS, 1.0, True
@@ -92,14 +93,14 @@ class XrayToCTPipeline(DiffusionPipeline):
         """
         if forbidden := {"custom_pipeline", "trust_remote_code"} & options.keys():
             raise UserError(f"{sorted(forbidden)[0]}: code that comes with weights is not run; leave it out")
-        given = {name: options.pop(name) for name in (*OURS, "scheduler") if name in options}
+        given = {name: options.pop(name) for name in (*NETWORKS, "scheduler") if name in options}
         dtype, folder, here = options.pop("torch_dtype", None), str(pretrained_model_name_or_path), True
         if not isdir(folder):
             folder, here = cls.download(folder, use_safetensors=True, **options), False
         found = check_index(folder, linked=not here)
         parts = {name: read_part(folder, name) for name in found if name not in given}
         try:
-            pipeline = cls(**{**dict.fromkeys(OURS), **parts, **given}, **read_settings(folder))
+            pipeline = cls(**{**dict.fromkeys(NETWORKS), **parts, **given}, **read_settings(folder))
         except (TypeError, ValueError, KeyError) as error:
             raise UserError(f"{folder}: no pipeline can be made of it: {str(error)[:300]}") from error
         return pipeline if dtype is None else pipeline.to(dtype)
@@ -117,9 +118,15 @@ class XrayToCTPipeline(DiffusionPipeline):
             self.scheduler = sampler
         forget_paths(save_directory)
 
-    def _networks(self) -> dict[str, nn.Module]:
-        names = OURS
-        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+    @property
+    def networks(self) -> dict[str, nn.Module]:
+        """The parts that are present, by name, without the scheduler."""
+        return {name: getattr(self, name) for name in NETWORKS if getattr(self, name) is not None}
+
+    @property
+    def trained(self) -> dict[str, nn.Module]:
+        """The parts that gradients train, by name."""
+        return {name: part for name, part in self.networks.items() if name in TRAINED}
 
     @property
     def protocol(self) -> dict:
@@ -192,7 +199,7 @@ class XrayToCTPipeline(DiffusionPipeline):
             "antithetic": self.antithetic,
             "prediction": self.training_scheduler.config.get("prediction_type", "flow"),
             "latent_encoder": type(self.latent_encoder).__name__,
-            "parameters": {k: sum(p.numel() for p in module.parameters()) for k, module in self._networks().items()},
+            "parameters": {k: sum(p.numel() for p in module.parameters()) for k, module in self.networks.items()},
         }
 
     @torch.no_grad()

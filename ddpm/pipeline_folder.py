@@ -15,12 +15,10 @@ from safetensors.torch import load_file
 from torch import nn
 
 from common.errors import UserError
-from ddpm.registry import MOVED, PARTS, RENAMED_CLASSES, RENAMED_PARTS, SCHEDULERS, upgrade_config
+from ddpm.registry import MOVED, NETWORKS, OPTIONAL, PARTS, RENAMED_CLASSES, RENAMED_PARTS, SCHEDULERS, upgrade_config
 
 INDEX = "model_index.json"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
-OURS = ("denoiser", "xray_encoder", "lift", "prior", "pose_regressor", "latent_encoder")
-OPTIONAL = ("lift", "prior", "pose_regressor")
 
 
 def is_folder(path: str | Path) -> bool:
@@ -46,7 +44,7 @@ def check_index(folder: str | Path, linked: bool = False) -> list[str]:
         raise UserError(f"{folder / INDEX}: of the class {index.get('_class_name')}, not XrayToCTPipeline")
     if not isinstance(index.get("protocol"), dict):
         raise UserError(f"{folder / INDEX}: no protocol of the data in it; export the checkpoint again")
-    parts = [name for name in OURS if name not in OPTIONAL or index.get(name) not in (None, [None, None])]
+    parts = [name for name in NETWORKS if name not in OPTIONAL or index.get(name) not in (None, [None, None])]
     for name in (*parts, "scheduler"):
         known = SCHEDULERS if name == "scheduler" else PARTS
         found = index.get(name)

@@ -1,4 +1,4 @@
-"""The classes that a file may name: checkpoints, exported models and folders of diffusers build nothing else."""
+"""Names of the parts of a model, and the classes that a checkpoint or a folder of diffusers may name."""
 
 from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
 
@@ -17,9 +17,15 @@ from ddpm.xray_encoder import (
     TorchXRayVisionEncoder,
     VolumeEncoder,
 )
+from vq_gan_3d import VQGAN3D
+
+TRAINED = ("denoiser", "xray_encoder", "lift")  # parts that gradients train, and that adapters may lie in
+FITTED = ("prior", "pose_regressor")  # parts that are fitted in closed form
+NETWORKS = (*TRAINED, *FITTED, "latent_encoder")
+OPTIONAL = ("lift", *FITTED)  # parts that a model may lack
 
 SCHEDULERS = {cls.__name__: cls for cls in (DDPMScheduler, FlowMatchEulerDiscreteScheduler)}  # of training
-PARTS = {  # of a generator; a VQ-GAN alone is no part of one
+PARTS = {  # of a pipeline
     cls.__name__: cls
     for cls in (
         UNet3D,
@@ -38,7 +44,10 @@ PARTS = {  # of a generator; a VQ-GAN alone is no part of one
     )
 }
 CLASSIFIERS = {cls.__name__: cls for cls in (CTClassifier, XrayClassifier, TorchvisionXrayClassifier)}
-MOVED = {  # old module names in folders -> today's
+CLASSES = {"VQGAN3D": VQGAN3D, **PARTS, **SCHEDULERS, **CLASSIFIERS}  # of a checkpoint
+
+# Names in files of older versions -> today's
+MOVED = {  # modules
     "ddpm.unet": "ddpm.denoiser.unet",
     "ddpm.lifting": "ddpm.conditioning.lift",
     "ddpm.grid_lift": "ddpm.conditioning.lift",
@@ -48,7 +57,7 @@ MOVED = {  # old module names in folders -> today's
     "ddpm.xray_encoder.densenet": "ddpm.xray_encoder.xrv_densenet",
 }
 RENAMED_CLASSES = {"PoseGuess": "PoseRegressor"}
-RENAMED_PARTS = {"pose_guess": "pose_regressor"}  # old part names -> today's
+RENAMED_PARTS = {"pose_guess": "pose_regressor"}
 
 
 def upgrade_config(class_name: str, config: dict) -> dict:

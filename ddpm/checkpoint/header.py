@@ -12,6 +12,7 @@ import torch
 from common.errors import UserError
 from dataset.imaging.hu_window import Window
 
+FORMAT = 1  # version of the header
 LARGEST_NUMBER = 1 << 20  # in the constructor arguments of a component: no width, depth or table is as large
 LONGEST_LIST = 4096
 DEEPEST = 8
@@ -20,17 +21,17 @@ LARGEST_SIDE = 4096  # voxels or pixels
 FORBIDDEN = ("hf-hub:", "local-dir:", "hf_hub:", "http://", "https://")  # names by which libraries fetch models
 
 
-def check_header(path: str | Path, header: dict, format_version: int) -> None:
+def check_header(path: str | Path, header: dict) -> None:
     """Refuses a header of another format, or that is not built as ours are.
 
     Raises:
         UserError: naming the file and what is wrong.
     """
     version = header.get("format")
-    if version != format_version:
-        newer = isinstance(version, int) and version > format_version
+    if version != FORMAT:
+        newer = isinstance(version, int) and version > FORMAT
         remedy = "update this project" if newer else "train it again, or use the version that wrote it"
-        raise UserError(f"{path}: checkpoint format {version}, this version reads {format_version}; {remedy}")
+        raise UserError(f"{path}: checkpoint format {version}, this version reads {FORMAT}; {remedy}")
     for key in ("components", "protocol"):
         if not isinstance(header.get(key, {}), dict):
             raise UserError(f"{path}: its header is damaged ({key} is no table); copy it again")

@@ -1,14 +1,12 @@
-"""The latent encoder that a path holds: the one place that looks at a file and chooses a class."""
+"""The latent encoder that the keys of a config name: a 2D VAE or a 3D VQ-GAN."""
 
 import logging
 
 from common.errors import UserError
 from common.files import newest_checkpoint
-from ddpm.checkpoint.load import load_vqgan
 from ddpm.checkpoint.read import read
 from ddpm.latent.base import LatentEncoder
 from ddpm.latent.vae_loading import VAE_HELP, load_vae
-from ddpm.latent.vqgan import VQGANLatents
 
 log = logging.getLogger(__name__)
 
@@ -49,13 +47,7 @@ def make_latent_encoder(
                 "or give model.vqgan_ckpt=<path> or model.vae_ckpt=<path>"
             )
         log.warning("latent encoder: the newest VQ-GAN of this data set, %s", vqgan_ckpt)
-    vqgan = load_vqgan(vqgan_ckpt)
-    config = {k: v for k, v in dict(vqgan.config).items() if not k.startswith("_")}
-    encoder = VQGANLatents(config)
-    encoder.network.load_state_dict(vqgan.state_dict())
-    encoder.found_at = str(vqgan_ckpt)
-    encoder.trained_on = {f"model.vqgan_ckpt={vqgan_ckpt}": read(vqgan_ckpt)[0].get("protocol", {})}
-    return encoder
+    return read(vqgan_ckpt).latent_encoder()
 
 
 def choose(vae_ckpt: str | None, vqgan_ckpt: str | None, latent_encoder: str | None) -> str:

@@ -1,20 +1,28 @@
-"""Reads a checkpoint file without executing code."""
+"""Reads a checkpoint once, without executing code.
+
+torch's weights-only loader reads a training checkpoint (`.ckpt`); an exported model (`.safetensors`) holds its header
+as JSON metadata.
+"""
 
 import json
 import pickle
 import zipfile
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
 
 from common.errors import UserError
+from ddpm.checkpoint.adapters import apply_adapters, find_base
+from ddpm.checkpoint.build import build_part, build_pipeline
 from ddpm.checkpoint.header import check_header
 from ddpm.checkpoint.upgrade import upgrade
+from ddpm.latent.vqgan import VQGANLatents
+from ddpm.pipeline import XrayToCTPipeline
 from ddpm.weights.safe_load import DAMAGED, expect_stored
-
-FORMAT = 1
-
+from vq_gan_3d import VQGAN3D
 
 TRAIN_COMMAND = {
     "vqgan": "python train/train_vqgan.py",
@@ -23,8 +31,77 @@ TRAIN_COMMAND = {
 }
 
 
-def read(path: str | Path) -> tuple[dict, dict[str, torch.Tensor], dict]:
-    """Header, weights and the rest of a checkpoint or exported model.
+@dataclass(frozen=True)
+class Checkpoint:
+    """A file that `read` read: its checked header, its weights, and the models that they rebuild, on the CPU.
+
+    Args:
+        header: plain JSON (`ddpm.checkpoint.header`).
+        weights: raw weights by name; of an exported model or of adapters, all that it holds, in float32.
+        averages: EMA weights by name; empty where the file has none.
+        latents: weights of the latent encoder that a training checkpoint stores apart.
+    """
+
+    path: Path
+    header: dict
+    weights: dict[str, Tensor]
+    averages: dict[str, Tensor]
+    latents: dict[str, Tensor]
+
+    @property
+    def stage(self) -> str | None:
+        """`vqgan`, `ddpm`, `adapter` or `classifier`."""
+        return self.header.get("stage")
+
+    @property
+    def protocol(self) -> dict:
+        """How the training data were made."""
+        return self.header.get("protocol", {})
+
+    def pipeline(self) -> XrayToCTPipeline:
+        """The pipeline, of a training checkpoint with the averaged (EMA) weights; adapters go onto their base.
+
+        Raises:
+            UserError: for another stage, parts that do not fit, or adapters whose base is not found.
+        """
+        if self.stage == "adapter":
+            pipeline = read(find_base(self.path, self.header.get("base", {}))).pipeline()
+            apply_adapters(pipeline, self.header, self.weights, self.path)
+            return pipeline
+        self._expect("ddpm")
+        return build_pipeline(self.header, {**self.weights, **self.averages, **self.latents}, self.path)
+
+    def vqgan(self) -> VQGAN3D:
+        """The autoencoder."""
+        return self._part("vqgan")
+
+    def latent_encoder(self) -> VQGANLatents:
+        """The autoencoder as latent encoder, its statistics not yet measured."""
+        vqgan = self.vqgan()
+        encoder = VQGANLatents({k: v for k, v in dict(vqgan.config).items() if not k.startswith("_")})
+        encoder.network.load_state_dict(vqgan.state_dict())
+        encoder.found_at = str(self.path)
+        encoder.trained_on = {f"model.vqgan_ckpt={self.path}": self.protocol}
+        return encoder
+
+    def classifier(self) -> nn.Module:
+        """The classifier of `ddpm.classifiers`."""
+        return self._part("classifier")
+
+    def _part(self, stage: str) -> nn.Module:
+        self._expect(stage)
+        return build_part(self.path, self.header, stage, self.weights)
+
+    def _expect(self, stage: str) -> None:
+        if self.stage != stage:
+            raise UserError(
+                f"{self.path}: a checkpoint of the stage {self.stage!r} where one of {stage!r} is needed "
+                f"({TRAIN_COMMAND[stage]})"
+            )
+
+
+def read(path: str | Path) -> Checkpoint:
+    """A training checkpoint or exported model, with today's names where an older version wrote it.
 
     Raises:
         UserError: for a missing, truncated or foreign file, or one that holds code.
@@ -32,24 +109,16 @@ def read(path: str | Path) -> tuple[dict, dict[str, torch.Tensor], dict]:
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such checkpoint; train one with python train/train_vqgan.py or train_ddpm.py")
-    if path.suffix == ".safetensors":
-        header, weights, rest = *_read_safetensors(path), {}
-    else:
-        rest = _read_torch(path)
-        header, weights = rest.get("header"), rest.get("state_dict")
+    content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
+    header, weights = content.get("header"), content.get("state_dict")
     if not isinstance(header, dict) or not isinstance(weights, dict) or "components" not in header:
         raise UserError(f"{path}: not a checkpoint of this project (it has no header); give one that train/ wrote")
-    check_header(path, header, FORMAT)
-    content = upgrade({**rest, "header": header, "state_dict": weights})
-    return content["header"], content["state_dict"], content
-
-
-def expect_stage(path, header: dict, stage: str) -> None:
-    found = header.get("stage")
-    if found != stage:
-        raise UserError(
-            f"{path}: a checkpoint of the stage {found!r} where one of {stage!r} is needed ({TRAIN_COMMAND[stage]})"
-        )
+    check_header(path, header)
+    content = upgrade(content)
+    averages, latents = content.get("ema", {}), content.get("latent_encoder", {})
+    if not isinstance(averages, dict) or not isinstance(latents, dict):
+        raise UserError(f"{path}: its averaged weights or its latent encoder are damaged; copy it again")
+    return Checkpoint(path, content["header"], content["state_dict"], averages, latents)
 
 
 def _read_torch(path: Path) -> dict:
@@ -71,7 +140,7 @@ def _read_torch(path: Path) -> dict:
     return content
 
 
-def _read_safetensors(path: Path) -> tuple[dict | None, dict[str, torch.Tensor]]:
+def _read_safetensors(path: Path) -> dict:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -79,4 +148,4 @@ def _read_safetensors(path: Path) -> tuple[dict | None, dict[str, torch.Tensor]]
         header = json.loads(metadata["header"]) if "header" in metadata else None
     except (SafetensorError, json.JSONDecodeError) as error:
         raise UserError(f"{path}: truncated or not a safetensors file; copy it again") from error
-    return header, {k: v.float() if v.is_floating_point() else v for k, v in weights.items()}
+    return {"header": header, "state_dict": {k: v.float() if v.is_floating_point() else v for k, v in weights.items()}}

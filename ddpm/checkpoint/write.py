@@ -8,8 +8,7 @@ import torch
 from torch import nn
 
 from common.checked_tensors import save_tensors
-from ddpm.checkpoint.load import FITTED, TRAINED
-from ddpm.checkpoint.read import FORMAT
+from ddpm.checkpoint.header import FORMAT
 from ddpm.pipeline import XrayToCTPipeline
 from ddpm.weights.licences import inherits
 
@@ -30,22 +29,16 @@ def save_adapter(path: str | Path, weights: dict[str, torch.Tensor], lora: dict,
 def export_pipeline(pipeline: XrayToCTPipeline, path: str | Path, dtype: torch.dtype = torch.bfloat16) -> Path:
     """Writes a pipeline as one safetensors file with its header in the metadata; statistics stay in float32."""
     weights = {}
-    for name, module in parts_of(pipeline).items():
+    for name, module in pipeline.networks.items():
         for key, value in module.state_dict().items():
             narrow = value.is_floating_point() and not key.startswith("latent_")
             weights[f"{name}.{key}"] = (value.to(dtype) if narrow else value).cpu().contiguous()
     return _write_safetensors(path, weights, header_of(pipeline))
 
 
-def parts_of(pipeline: XrayToCTPipeline) -> dict[str, nn.Module]:
-    """The networks of a pipeline by name."""
-    parts = {name: getattr(pipeline, name) for name in (*TRAINED, *FITTED, "latent_encoder")}
-    return {name: part for name, part in parts.items() if part is not None}
-
-
 def header_of(pipeline: XrayToCTPipeline) -> dict:
     """The header that rebuilds a pipeline: plain JSON."""
-    components = {name: component(part, f"{name}.") for name, part in parts_of(pipeline).items()}
+    components = {name: component(part, f"{name}.") for name, part in pipeline.networks.items()}
     components["scheduler"] = component(pipeline.training_scheduler)
     return complete({"stage": "ddpm", "components": components, "protocol": pipeline.protocol})
 

@@ -156,7 +156,7 @@ class _Generator:
 
     def __init__(self, path: Path, device: str):
         self.path, self.device = path, device
-        self.protocol: dict = read(path)[0].get("protocol", {})
+        self.protocol: dict = read(path).protocol
         self.lung_box = self.protocol.get("lung_box")
 
     @cached_property
@@ -186,9 +186,9 @@ def find_generators(given: str | list[str] | None) -> list[Path]:
             found.append(path)
             continue
         for file in sorted(path.glob("**/last.ckpt"), key=lambda f: f.stat().st_mtime_ns):
-            header, _, _ = read(file)
-            if header["stage"] == "ddpm":
-                newest[header.get("protocol", {}).get("fold")] = file
+            checkpoint = read(file)
+            if checkpoint.stage == "ddpm":
+                newest[checkpoint.protocol.get("fold")] = file
         if not newest:
             raise UserError(f"generators: {value}: no such file, and no last.ckpt of a generator under it")
         found += newest.values()

@@ -144,8 +144,8 @@ def fairness(found: list[Found], generators: Generators | None) -> list[str]:
     generator's own encoder, or none starts from its weights."""
     if generators is None:
         return []
-    theirs = read(generators.paths[0])[0]["components"]["xray_encoder"]
-    networks = [read(one.path)[0]["components"]["classifier"] for one in found if one.input == "xray"]
+    theirs = read(generators.paths[0]).header["components"]["xray_encoder"]
+    networks = [read(one.path).header["components"]["classifier"] for one in found if one.input == "xray"]
     encoders = [network["config"].get("encoder", {}) for network in networks]
     if not any(own == {key: theirs[key] for key in ("class", "config")} for own in encoders):
         return ["No X-ray classifier has the generator's own encoder: the primary comparison is not one of equals."]
@@ -155,9 +155,9 @@ def fairness(found: list[Found], generators: Generators | None) -> list[str]:
 
 
 def _found(file: Path) -> Found:
-    header, _, _ = read(file)
-    protocol = header.get("protocol", {})
-    if header["stage"] != "classifier" or protocol.get("input") not in KEY or "data" not in protocol:
+    checkpoint = read(file)
+    protocol = checkpoint.protocol
+    if checkpoint.stage != "classifier" or protocol.get("input") not in KEY or "data" not in protocol:
         raise UserError(f"classifiers: {file}: no classifier of python train/train_classifier.py")
     name = str(protocol["name"])
     if name in (METADATA, CTPA_ON_GENERATED):

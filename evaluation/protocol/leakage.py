@@ -107,7 +107,7 @@ def parts_of_file(
     Raises:
         UserError: where nothing is proven, of the checkpoint or of its origin.
     """
-    protocol = read(path)[0].get("protocol", {})
+    protocol = read(path).protocol
     found = parts_of(rows, protocol, present, str(path))
     start = protocol.get("init_from")
     if start is None:

@@ -15,8 +15,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from common.errors import UserError
-from ddpm.checkpoint.load import build_pipeline
-from ddpm.checkpoint.write import header_of, parts_of
+from ddpm.checkpoint.build import build_pipeline
+from ddpm.checkpoint.write import header_of
 from ddpm.pipeline import XrayToCTPipeline
 from ddpm.weights.safe_load import read_weights
 from evaluation.generation.write_volumes import find_xrays, generate
@@ -36,7 +36,7 @@ class XrayToCT(nn.Module):
         super().__init__()
         content = json.loads(header)
         pipeline = build_pipeline(content, path="network_def").set_sampler(**content["sampling"])
-        for name, part in parts_of(pipeline).items():
+        for name, part in pipeline.networks.items():
             self.add_module(name, part)
         self._pipeline = (pipeline,)  # in a tuple: it is no module
         self.eval()
@@ -78,7 +78,7 @@ def write_bundle(pipeline: XrayToCTPipeline, folder: Path, name: str, card: str)
         (folder / place).mkdir(parents=True, exist_ok=True)
     weights = {
         f"{part}.{key}": value.detach().cpu().contiguous()
-        for part, module in parts_of(pipeline).items()
+        for part, module in pipeline.networks.items()
         for key, value in module.state_dict().items()
     }
     torch.save(weights, folder / WEIGHTS)

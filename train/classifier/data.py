@@ -27,7 +27,7 @@ def encoder_source(init_from: str | None, fold: int | None) -> str | None:
         raise UserError(f"classifier.init_from={init_from}: no such file or folder; give a last.ckpt of train_ddpm.py")
     found = find_generators(init_from)
     if len(found) > 1:
-        found = [path for path in found if read(path)[0].get("protocol", {}).get("fold") == fold]
+        found = [path for path in found if read(path).protocol.get("fold") == fold]
     if len(found) != 1:
         raise UserError(f"classifier.init_from={init_from}: holds generators of other folds; name one last.ckpt")
     return str(found[0])

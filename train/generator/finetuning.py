@@ -12,7 +12,7 @@ from common.errors import UserError
 from common.files import sha256
 from dataset.imaging.hu_window import Window
 from ddpm.checkpoint.latent_encoder import make_latent_encoder
-from ddpm.checkpoint.load import load_pipeline, trained_parts
+from ddpm.checkpoint.load import load_pipeline
 from ddpm.checkpoint.write import component, header_of, save_adapter
 from ddpm.conditioning.pose_regressor import PoseRegressor
 from ddpm.latent import LatentEncoder
@@ -87,7 +87,7 @@ class Origin:
         Raises:
             UserError: listing what differs between the run and this config.
         """
-        theirs = trained_parts(self.pipeline)
+        theirs = self.pipeline.trained
         wrong = [f"{name} is in one of them only" for name in theirs.keys() ^ parts.keys()]
         pairs = [(name, theirs[name], parts[name]) for name in theirs.keys() & parts.keys()]
         for name, old, new in [*pairs, ("scheduler", self.pipeline.training_scheduler, scheduler)]:

@@ -88,7 +88,7 @@ def whole_checkpoint(path: Path) -> tuple[Path, dict]:
 
 def _checked_header(path: Path) -> dict:
     """The header of a checkpoint all of whose bytes are those that were written (torch itself does not look)."""
-    header, _, _ = read(path)
+    header = read(path).header
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             if damaged := archive.testzip():

@@ -111,7 +111,8 @@ def test_a_header_cannot_name_a_model_to_be_fetched(tmp_path, name):
     """timm fetches `hf-hub:` names when it builds a network, even without weights."""
     pipeline = module().pipeline()
     path = export_pipeline(pipeline, tmp_path / "model.safetensors")
-    header, weights, _ = read(path)
+    checkpoint = read(path)
+    header, weights = checkpoint.header, checkpoint.weights
     vision = {"timm_model_name": name, "image_size": 32}
     header["components"]["xray_encoder"] = {"class": "BiomedCLIPXrayEncoder", "prefix": "x.",
                                             "config": {"embed_dim": 8, "vision": vision}}  # fmt: skip
@@ -153,7 +154,7 @@ def test_a_checkpoint_names_what_it_inherits(tmp_path):
     assert told["xray_encoder"] == {"part": "xray_encoder", "from": "x.pt", "licence": "check at the source"}
     assert [e["from"] for e in found if e["part"] == "training data"] == ["lidc", "rspect"]
     assert any("non-commercial" in entry.get("licence", "") for entry in found)
-    header = read(export_pipeline(module().pipeline(), tmp_path / "model.safetensors"))[0]
+    header = read(export_pipeline(module().pipeline(), tmp_path / "model.safetensors")).header
     assert header["inherits"][-1]["part"] == "training data"
 
 

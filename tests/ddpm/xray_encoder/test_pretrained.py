@@ -14,7 +14,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from common.errors import UserError
-from ddpm.checkpoint.load import REGISTRY
+from ddpm import registry
 from ddpm.checkpoint.write import component
 from ddpm.weights.xrv_pickle import network_weights
 
@@ -90,7 +90,7 @@ def test_map_covers_the_field_of_the_xray_and_keeps_its_place(kind, corner, enco
 def test_rebuilt_from_plain_json_and_weights(kind, encoders):
     encoder = encoders[kind]
     entry = json.loads(json.dumps(component(encoder)))
-    again = REGISTRY[entry["class"]](**entry["config"])
+    again = registry.CLASSES[entry["class"]](**entry["config"])
     again.load_state_dict(encoder.state_dict())
     xray = as_xray(picture(64, 64))
     with torch.no_grad():

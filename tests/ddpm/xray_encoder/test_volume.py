@@ -8,12 +8,12 @@ import torch
 from ddpm_parts import PROTOCOL, VOLUME, item, latent_encoder
 from torch.utils.data import default_collate
 
-from ddpm.checkpoint.load import REGISTRY
 from ddpm.checkpoint.write import component
 from ddpm.conditioning.lift import GridLift
 from ddpm.denoiser.unet import UNet3D
 from ddpm.diffusion.objective import NoiseObjective
 from ddpm.module import DDPMModule
+from ddpm.registry import CLASSES
 from ddpm.xray_encoder import VolumeEncoder
 
 SLICES = 8
@@ -70,7 +70,7 @@ def test_trains_and_rebuilds_without_a_pose():
     for part in ("xray_encoder", "lift"):
         assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in module.trained[part].parameters())
         entry = json.loads(json.dumps(component(module.trained[part])))
-        REGISTRY[entry["class"]](**entry["config"]).load_state_dict(module.trained[part].state_dict())
+        CLASSES[entry["class"]](**entry["config"]).load_state_dict(module.trained[part].state_dict())
     pipeline = module.pipeline().set_sampler("DDIMScheduler", 1)
     generated = pipeline(volume["xray"][None], volume["pose"][None]).volumes
     assert generated.shape == (1, 1, *VOLUME) and torch.isfinite(generated).all()

@@ -238,7 +238,7 @@ def test_a_model_is_not_judged_on_its_training_patients_unless_asked(tmp_path, c
 
 
 def test_the_shipped_weights_are_judged_on_phantoms_with_a_warning(caplog):
-    trained = read(SHIPPED)[0]["protocol"]
+    trained = read(SHIPPED).protocol
     source = PhantomSource(train=2, val=1, test=3, seed=trained["seed"])
     test = source.rows[source.rows["split"] == "test"]
     assert refuse_seen(test, trained, source.describe(), str(SHIPPED), "")["train"] == 0

@@ -38,14 +38,15 @@ def test_lora_from_another_run_resumed_and_generated_from(base, train, tmp_path)
         assert torch.equal(getattr(before.latent_encoder, name), getattr(after.latent_encoder, name))
     assert after.protocol["init_from"]["file"] == "last.ckpt" and str(tmp_path) not in str(after.protocol)
 
-    _, weights, rest = read(folder / "last.ckpt")
+    whole = read(folder / "last.ckpt")
+    weights = whole.weights
     plain = {k.replace(".base_layer", ""): v for k, v in weights.items() if ".lora_" not in k}
     expected = {
         f"{part}.{k}": v for part in ("denoiser", "lift") for k, v in getattr(before, part).state_dict().items()
     }
     assert all(torch.equal(plain[k], v) for k, v in expected.items())
     assert (folder / "adapter.safetensors").stat().st_size < 0.6 * base.stat().st_size
-    header, _, _ = read(folder / "adapter.safetensors")
+    header = read(folder / "adapter.safetensors").header
     named = header["base"]
     inherited = named.pop("inherits")
     assert named == {"file": "last.ckpt", "sha256": sha256(base)}  # whose folder is nobody's business
@@ -59,9 +60,9 @@ def test_lora_from_another_run_resumed_and_generated_from(base, train, tmp_path)
     half.mkdir(parents=True)
     shutil.copy(folder / "saved2.ckpt", half / "last.ckpt")
     train(tmp_path / "resumed", *start, f"model.resume={half / 'last.ckpt'}")
-    _, resumed, rest_resumed = read(half / "last.ckpt")
-    assert all(torch.equal(v, resumed[k]) for k, v in weights.items())
-    assert all(torch.equal(v, rest_resumed["ema"][k]) for k, v in rest["ema"].items())
+    resumed = read(half / "last.ckpt")
+    assert all(torch.equal(v, resumed.weights[k]) for k, v in weights.items())
+    assert all(torch.equal(v, resumed.averages[k]) for k, v in whole.averages.items())
 
 
 def test_what_does_not_fit_another_run_is_refused_with_both_values(base, train, vae, save_vae, tmp_path):
@@ -93,13 +94,14 @@ def test_a_run_over_a_pretrained_encoder_keeps_its_weights_and_needs_its_file_no
 
 def test_a_full_fine_tuning_starts_from_the_averaged_weights(base):
     origin = Origin(base)
-    _, weights, rest = read(base)
-    assert any(not torch.equal(v, weights[k]) for k, v in rest["ema"].items())
+    checkpoint = read(base)
+    weights = checkpoint.weights
+    assert any(not torch.equal(v, weights[k]) for k, v in checkpoint.averages.items())
     parts = {name: type(part)(**{k: v for k, v in part.config.items() if k[0] != "_"})
              for name, part in (("denoiser", origin.pipeline.denoiser), ("lift", origin.pipeline.lift),
                                 ("xray_encoder", origin.pipeline.xray_encoder))}  # fmt: skip
     origin.fill(parts, origin.pipeline.training_scheduler)
-    for name, average in rest["ema"].items():
+    for name, average in checkpoint.averages.items():
         part, _, key = name.partition(".")
         assert torch.equal(parts[part].state_dict()[key], average)
 
@@ -132,12 +134,12 @@ def test_another_folds_run_or_vqgan_is_not_started_from(people, train, vae, tmp_
         "model.prior_rank=0",
     ]
     first = train(tmp_path / "first", *data, f"model.vae_ckpt={vae}", "dataset.fold=0") / "last.ckpt"
-    assert len(read(first)[0]["protocol"]["seen"]["train"]) == 2
+    assert len(read(first).protocol["seen"]["train"]) == 2
     with pytest.raises(UserError, match="model.init_from=.*trained on 2 of the 4 patients.*allow_seen_patients=true"):
         train(tmp_path / "second", *data, f"model.init_from={first}", "dataset.fold=1")
     allowed = [f"model.init_from={first}", "dataset.fold=1", "model.allow_seen_patients=true"]
     again = train(tmp_path / "second", *data, *allowed) / "last.ckpt"
-    assert len(read(again)[0]["protocol"]["seen"]["train"]) == 4  # of both runs
+    assert len(read(again).protocol["seen"]["train"]) == 4  # of both runs
 
     rows, protocol = FolderSource(people, n_folds=3, fold=0).rows, {"dataset": "default"}
     network = VQGAN3D(n_hiddens=8, n_codes=16, embedding_dim=4)
