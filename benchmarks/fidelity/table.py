@@ -1,4 +1,4 @@
-"""Merges judged methods into `cases/`, `results.json` and `results.md`: by method and training seed, one pair a size.
+"""Merges evaluated methods into one table of cases, `results.json` and `results.md`, by method and training seed.
 
 The scores of every case stay in the repository, so that intervals and paired differences can be made again, and runs
 may be spread over days and machines. `results.json` has the form of an evaluation's `metrics.json`, with the claims of
@@ -52,8 +52,6 @@ PAIRS = (  # what is compared with what, like with like
     ("model", "model_on_unknown_pose"),
 )
 
-"""By method, one `(facts, scores by case id)` a training seed."""
-
 
 def machine() -> str:
     """The processor that trained, in words."""
@@ -69,20 +67,18 @@ def results_name(size: int, ending: str) -> str:
 
 
 def collect(name: str, method: Method, size: int, seed: int, trained: dict, judged: Path, home: Path = HERE) -> None:
-    """Takes a judged method in, then writes results and table anew, all under `home`."""
+    """Adds an evaluated method to the tables, then writes results and their table anew, all under `home`."""
     scores = pd.read_csv(judged / "cases.csv", dtype={"id": str, "patient": str})
     protocol = json.loads((judged / "metrics.json").read_text())["protocol"]
-    if "checkpoint" in protocol:  # where it lay is nobody's business: its hash says which it is
+    if "checkpoint" in protocol:  # its hash identifies it, its path would name a machine
         protocol["checkpoint"]["file"] = Path(protocol["checkpoint"]["file"]).name
     taken = method.judged | ({TRUTH: TRUTH} if name == "model" else {})
+    rows = load(size, home)
     for theirs, ours in taken.items():
-        rows = scores[scores.method == theirs].assign(method=ours)
-        if rows.empty:
+        found = scores[scores.method == theirs].assign(method=ours)
+        if found.empty:
             continue
         key = ours if ours in SEEDLESS else f"{ours}_{seed}"
-        stem = home / "cases" / str(size) / key
-        stem.parent.mkdir(parents=True, exist_ok=True)
-        rows.to_csv(stem.with_suffix(".csv"), index=False, float_format="%.5g")
         learned = {} if ours in SEEDLESS else {key: trained.get(key) for key in ("minutes", "batches", "recipe")}
         facts = {
             "method": ours,
@@ -90,18 +86,38 @@ def collect(name: str, method: Method, size: int, seed: int, trained: dict, judg
             "seed": None if ours in SEEDLESS else seed,
             "machine": trained.get("machine", "a machine not recorded"),
             **learned,
+            "protocol": protocol,
         }
-        stem.with_suffix(".json").write_text(json.dumps(facts | {"protocol": protocol}, indent=1) + "\n")
+        rows[key] = (facts, found)
+    save(rows, size, home)
     write(size, home)
 
 
+def save(rows: dict[str, tuple[dict, pd.DataFrame]], size: int, home: Path) -> None:
+    """Writes `cases_<size>.csv.gz`, a line per row of the benchmark and case, and `rows_<size>.jsonl`, its facts."""
+    tables = [table.assign(key=key) for key, (_, table) in sorted(rows.items())]
+    pd.concat(tables).to_csv(
+        home / f"cases_{size}.csv.gz", index=False, float_format="%.5g", compression={"method": "gzip", "mtime": 0}
+    )
+    lines = [json.dumps({"key": key, **facts}) for key, (facts, _) in sorted(rows.items())]
+    (home / f"rows_{size}.jsonl").write_text("\n".join(lines) + "\n")
+
+
+def load(size: int, home: Path) -> dict[str, tuple[dict, pd.DataFrame]]:
+    """`{key: (facts, scores by case)}` of a size; empty where nothing was evaluated."""
+    if not (home / f"rows_{size}.jsonl").is_file():
+        return {}
+    facts = [json.loads(line) for line in (home / f"rows_{size}.jsonl").read_text().splitlines()]
+    cases = pd.read_csv(home / f"cases_{size}.csv.gz", dtype={"id": str, "patient": str})
+    tables = {key: table.drop(columns="key") for key, table in cases.groupby("key")}
+    return {row.pop("key"): (row, tables[key]) for row in facts if (key := row["key"])}
+
+
 def read(size: int, home: Path = HERE) -> Runs:
-    """All that was judged."""
+    """All rows of a size: by method, one `(facts, scores by case id)` a training seed."""
     found: Runs = {}
-    for path in sorted((home / "cases" / str(size)).glob("*.csv")):
-        facts = json.loads(path.with_suffix(".json").read_text())
-        table = pd.read_csv(path, dtype={"id": str, "patient": str}).set_index("id")
-        found.setdefault(facts["method"], []).append((facts, table))
+    for _, (facts, table) in sorted(load(size, home).items()):
+        found.setdefault(facts["method"], []).append((facts, table.set_index("id")))
     return found
 
 
@@ -264,6 +280,7 @@ def _number(value: float | None, scale: float = 1.0) -> str:
 
 
 if __name__ == "__main__":
-    for folder in sorted((HERE / "cases").iterdir()):
-        write(int(folder.name))
-        print((HERE / results_name(int(folder.name), "md")).read_text())
+    for file in sorted(HERE.glob("rows_*.jsonl")):
+        size = int(file.stem.removeprefix("rows_"))
+        write(size)
+        print((HERE / results_name(size, "md")).read_text())

@@ -30,14 +30,13 @@ PROTOCOL = {
 
 
 def put(home, method: str, psnr, seed: int | None = 0, **columns):
-    """A row of scores as `collect` leaves it."""
-    folder = home / "cases" / "64"
-    folder.mkdir(parents=True, exist_ok=True)
-    rows = pd.DataFrame({"id": [f"p{i}" for i in range(len(psnr))], "psnr": psnr, **columns})
-    stem = folder / (method if seed is None else f"{method}_{seed}")
-    rows.assign(patient=rows["id"], method=method).to_csv(stem.with_suffix(".csv"), index=False)
+    """A row of the benchmark as `collect` leaves it."""
+    cases = pd.DataFrame({"id": [f"p{i}" for i in range(len(psnr))], "psnr": psnr, **columns})
+    cases = cases.assign(patient=cases["id"], method=method)
     facts = {"method": method, "seed": seed, "machine": "a machine", "minutes": 20.0, "batches": 100}
-    stem.with_suffix(".json").write_text(json.dumps({**facts, "protocol": PROTOCOL}))
+    rows = table.load(64, home)
+    rows[method if seed is None else f"{method}_{seed}"] = ({**facts, "protocol": PROTOCOL}, cases)
+    table.save(rows, 64, home)
 
 
 @pytest.fixture
