@@ -46,7 +46,7 @@ def main(cfg) -> None:
         generators = Generators(paths, sampler, **options, device=str(device))
     tables, inputs, protocols = [], {}, []
     for fold in folds:
-        chosen = {} if fold is None else {"fold": fold}
+        chosen = {} if fold is None else {"splits": {"fold": fold}}
         source = instantiate(cfg.dataset.source, **chosen)
         data = prepared_data(source, cfg.dataset)
         mine = [one for one in found if one.fold == fold]

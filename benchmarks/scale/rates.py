@@ -26,6 +26,7 @@ from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 from common.autocast import inference_autocast  # noqa: E402
 from dataset.cases.store import prepare_cases  # noqa: E402
 from dataset.sources.folder import FolderSource  # noqa: E402
+from dataset.sources.settings import Files, Geometry, Splits, Xrays  # noqa: E402
 from ddpm.denoiser.unet import UNet3D  # noqa: E402
 from ddpm.latent.vae_loading import SDXL_VAE  # noqa: E402
 from vq_gan_3d import VQGAN3D  # noqa: E402
@@ -53,7 +54,8 @@ def prepared(ct: Path, size: tuple[int, int, int], repeats: int) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "in").mkdir()
         shutil.copy(ct, Path(folder) / "in" / ct.name)
-        source = FolderSource(Path(folder) / "in", volume_size=size, xray_size=(224, 224), cache_dir=folder)
+        settings = Files(Path(folder) / "in"), Geometry(size), Xrays((224, 224)), Splits(cache_dir=folder)
+        source = FolderSource(*settings)
         files = []
 
         def build() -> None:

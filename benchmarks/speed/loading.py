@@ -22,7 +22,8 @@ ON_CPU = {"accelerator": "cpu", "devices": 1}
 
 def repeated_source(cases: int, volume: tuple[int, int, int]):
     """A source of the project whose cases are all alike: loading does not look at what it loads."""
-    from dataset.sources.phantom import PhantomSource  # here: the rows of a GPU do without its renderer
+    from dataset.sources.phantom import PhantomSource, Population  # here: the rows of a GPU do without its renderer
+    from dataset.sources.settings import Geometry, Xrays
 
     class Repeated(PhantomSource):
         first_case = None
@@ -32,7 +33,7 @@ def repeated_source(cases: int, volume: tuple[int, int, int]):
                 self.first_case = super().build(row)
             return self.first_case
 
-    return Repeated(train=cases, val=1, test=1, volume_size=volume, xray_size=(XRAY, XRAY), name="repeated")
+    return Repeated(Population(cases, 1, 1), Geometry(volume), Xrays((XRAY, XRAY)), name="repeated")
 
 
 def data_module(cases: int, volume, batch: int, folder: Path, keep_gb: float = 0.0):

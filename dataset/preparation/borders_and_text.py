@@ -1,4 +1,4 @@
-"""What lies around or over the anatomy of a film: borders without a picture, and letters burnt into it."""
+"""Borders without anatomy and burned-in text of a radiograph."""
 
 from typing import NamedTuple
 
@@ -6,26 +6,27 @@ import numpy as np
 from jaxtyping import Bool, Float
 from scipy import ndimage
 
-FLAT = 0.01  # of the image's range: the spread along a line of pixels that shows nothing
-MOST_CUT = 0.35  # of a side: a wider margin is no margin
-TEXT_HEIGHT = (0.004, 0.06)  # of the image's height: letters and digits
-TEXT_CONTRAST = 0.25  # of the image's range, above or below what surrounds a letter
-FAINT = 0.04  # of the image's range: a letter over bone, next to letters that were found
-SAME_INK = 0.04  # of the image's range: what letters of one line differ by; bone and vessels differ by more
-FARTHEST = 20  # letters that a line is followed on either side
-STROKE = 0.012  # of the image's height: the thickest stroke of a letter
-FEWEST_LETTERS = 3  # in a row: one alone is a side marker or a bit of bone
+# Grey values are shares of the range of the image, lengths shares of its height.
+FLAT = 0.01  # largest deviation from the median in a uniform row or column
+MAX_BORDER = 0.35  # widest border, as a share of the side
+TEXT_HEIGHT = (0.004, 0.06)  # height of letters and digits
+TEXT_CONTRAST = 0.25  # smallest contrast of a letter to its surroundings
+FAINT_CONTRAST = 0.04  # the same next to letters that were found
+SAME_INK = 0.04  # largest difference of the brightest values of letters of one line
+MAX_LETTERS = 20  # letters by which a line is extended on either side
+STROKE = 0.012  # thickest stroke of a letter
+MIN_LETTERS = 3  # in a line: one alone is a side marker or a part of a bone
 
 
 def trim_border(image: Float[np.ndarray, "h w"]) -> tuple[slice, slice]:
-    """Rows and columns that hold the picture, without the flat margins around it.
+    """Rows and columns without the uniform borders of the image.
 
-    A line of pixels belongs to a margin if nine tenths of it are one grey: letters burnt into a margin do not save it.
-    A side whose margin were wider than 35 % is not cut.
+    A row or column is border if nine tenths of it have one grey value, so text in a border does not keep it. A border
+    wider than 35 % of the side is not cut.
     """
     rows, columns = slice(0, image.shape[0]), slice(0, image.shape[1])
     low, high = np.percentile(image, [0.5, 99.5])
-    for _ in range(3):  # a margin at one side hides in the flatness of lines across it
+    for _ in range(3):  # cutting rows may leave more columns uniform, and the reverse
         part = image[rows, columns]
         rows = _shrunk(rows, _flat_lines(part, 1, FLAT * (high - low)), image.shape[0])
         part = image[rows, columns]
@@ -34,13 +35,13 @@ def trim_border(image: Float[np.ndarray, "h w"]) -> tuple[slice, slice]:
 
 
 def mask_text(image: Float[np.ndarray, "h w"]) -> tuple[Float[np.ndarray, "h w"], int]:
-    """The picture with lines of letters filled from their surroundings, and how many lines were.
+    """The image with lines of text filled with the median of their surroundings, and the number of filled places.
 
-    Letters are thin strokes of one height and one ink, much brighter or darker than what is around them, at least
-    three in a row.
+    A line of text is at least three letters of about one height and brightness: thin strokes, much brighter or darker
+    than their surroundings.
     """
-    letters = text_lines(image)
-    places, count = ndimage.label(letters)
+    text = text_lines(image)
+    places, count = ndimage.label(text)
     if not count:
         return image, 0
     filled = image.astype(np.float32, copy=True)
@@ -49,7 +50,7 @@ def mask_text(image: Float[np.ndarray, "h w"]) -> tuple[Float[np.ndarray, "h w"]
         around = tuple(
             slice(max(0, s.start - reach), min(n, s.stop + reach)) for s, n in zip(place, image.shape, strict=True)
         )
-        ring = image[around][~letters[around]]
+        ring = image[around][~text[around]]
         filled[place] = np.median(ring) if ring.size else np.median(image)
     return filled, count
 
@@ -62,11 +63,11 @@ def text_lines(image: Float[np.ndarray, "h w"]) -> Bool[np.ndarray, "h w"]:
     found = np.zeros(image.shape, bool)
     for sign in (1.0, -1.0):
         values = sign * image.astype(np.float32) / max(float(high - low), 1e-6)
-        # A top-hat leaves what is thinner than a stroke and brighter (or darker) than its surroundings.
+        # A top-hat keeps what is thinner than a stroke and brighter (or darker) than its surroundings.
         thin = ndimage.white_tophat(values, size=(stroke, stroke))
         for line in _lines(_letters(thin > TEXT_CONTRAST, values)):
-            inked = (thin > FAINT) & (np.abs(values - line[0].ink) < 2 * SAME_INK)
-            found[_followed(line, inked)] = True
+            inked = (thin > FAINT_CONTRAST) & (np.abs(values - line[0].ink) < 2 * SAME_INK)
+            found[_extended(line, inked)] = True
     return found
 
 
@@ -75,7 +76,7 @@ class _Letter(NamedTuple):
     right: int
     top: int
     bottom: int
-    ink: float  # its brightest value
+    ink: float  # brightest value
 
     @property
     def tall(self) -> int:
@@ -84,9 +85,7 @@ class _Letter(NamedTuple):
 
 def _letters(strokes: np.ndarray, values: np.ndarray) -> list[_Letter]:
     """Connected strokes of the size of a letter, from left to right."""
-    tallest, shortest = (
-        max(least, part * len(strokes)) for least, part in zip((6, 4), TEXT_HEIGHT[::-1], strict=True)
-    )
+    shortest, tallest = (max(n, share * len(strokes)) for n, share in zip((4, 6), TEXT_HEIGHT, strict=True))
     labels, count = ndimage.label(strokes, np.ones((3, 3)))
     inks = ndimage.maximum(values, labels, range(1, count + 1))
     letters = [
@@ -97,7 +96,7 @@ def _letters(strokes: np.ndarray, values: np.ndarray) -> list[_Letter]:
 
 
 def _lines(letters: list[_Letter]) -> list[list[_Letter]]:
-    """Letters of one height, one level and one ink, each near the last."""
+    """Lines of letters: similar height, position and brightness, each letter near the previous one."""
     lines = []
     while letters:
         line, rest = [letters[0]], []
@@ -107,20 +106,20 @@ def _lines(letters: list[_Letter]) -> list[list[_Letter]]:
             fits = level <= 0.5 * tall and min(last.tall, other.tall) >= 0.5 * tall
             near = other.left - last.right <= 1.5 * tall
             (line if fits and near and abs(other.ink - line[0].ink) <= SAME_INK else rest).append(other)
-        if len(line) >= FEWEST_LETTERS:
+        if len(line) >= MIN_LETTERS:
             lines.append(line)
         letters = rest
     return lines
 
 
-def _followed(line: list[_Letter], inked: np.ndarray) -> tuple[slice, slice]:
-    """The rectangle of a line, made longer where fainter strokes of its ink go on beside it."""
+def _extended(line: list[_Letter], inked: np.ndarray) -> tuple[slice, slice]:
+    """The rectangle of a line, extended over fainter strokes of the same brightness beside it."""
     top, bottom = min(one.top for one in line), max(one.bottom for one in line)
     step, width = bottom - top, inked.shape[1]
     pad = max(2, step // 4)
     rows = slice(max(0, top - pad), bottom + pad)
     left, right = max(0, line[0].left - pad), min(width, max(one.right for one in line) + pad)
-    for _ in range(FARTHEST):
+    for _ in range(MAX_LETTERS):
         if left > 0 and inked[rows, max(0, left - step) : left].mean() > 0.05:
             left = max(0, left - step)
         if right < width and inked[rows, right : right + step].mean() > 0.05:
@@ -140,5 +139,5 @@ def _shrunk(span: slice, flat: np.ndarray, whole: int) -> slice:
     if not len(busy):
         return span
     first, last = span.start + int(busy[0]), span.start + int(busy[-1]) + 1
-    limit = MOST_CUT * whole
+    limit = MAX_BORDER * whole
     return slice(first if first <= limit else span.start, last if whole - last <= limit else span.stop)

@@ -1,4 +1,4 @@
-"""One case: its CT read, cut to the volume of interest, resampled and written; its X-ray read and written."""
+"""One case: its CT read, cropped, resampled and written; its X-ray read and written."""
 
 import contextlib
 import functools
@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,32 +19,39 @@ from dataset.imaging.resampling import resample
 from dataset.imaging.volume import Volume
 from dataset.io.dicom_volume import read_series, straighten
 from dataset.io.nifti import write_nifti
-from dataset.preparation.crop_box import cropped, interest, make_segmenter
+from dataset.preparation.crop_box import cropped, find_crop_box, make_segmenter
 from dataset.preparation.plan import Task
 from dataset.preparation.radiographs import RadiographImage, read_radiograph, write_radiograph
 from dataset.preparation.series_ranking import Contrast
 
-VERSION = 2  # raise it when the same source and settings would give other files
-REMOVED_KEYS = ["latents_window=ctpa", "vae_ckpt=None"]  # in the state of cases that an earlier version finished
-CONTRAST_HU = 150.0  # heart and great vessels above this hold iodine
+VERSION = 2  # raise it when the same source and settings give other files
+OLD_KEYS = ["latents_window=ctpa", "vae_ckpt=None"]  # of earlier versions, in the state of the cases they finished
+CONTRAST_HU = 150.0  # least HU of the heart and great vessels with contrast medium
 DESCRIPTION = "CT, prepared: cropped, resampled"
 
 _segmenter = functools.cache(make_segmenter)
 
 
 @dataclass(frozen=True)
-class Settings:
-    """How cases are made; plain values, as `config/prepare.yaml` explains them."""
+class CropSettings:
+    """Arguments of `find_crop_box` and `make_segmenter` in `dataset.preparation.crop_box`."""
 
-    output: Path
-    spacing: tuple[float, float, float] | None = (1.0, 1.0, 1.0)
-    volume_size: tuple[int, int, int] | None = None
-    voi: str = "lungs"
+    kind: str = "lungs"
     margin: float = 15.0
     min_lung_ml: float = 1000.0
-    min_vessel_hu: float | None = 150.0
     segmenter: str = "threshold"
     lungmask_weights: str | None = None
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How cases are made; keys of `config/prepare.yaml`."""
+
+    output: Path
+    crop: CropSettings = field(default_factory=CropSettings)
+    spacing: tuple[float, float, float] | None = (1.0, 1.0, 1.0)
+    volume_size: tuple[int, int, int] | None = None
+    min_vessel_hu: float | None = 150.0
     unpaired: str = "drr"
     trim_border: bool = False
     mask_text: bool = False
@@ -62,12 +69,13 @@ class Settings:
 def state_of(task: Task, settings: Settings) -> str:
     """All that the files of a case depend on, as text: the source files with size and time, and the settings.
 
-    It names files of the source: only a keyed hash of it may be stored.
+    The text names files of the source, so only a keyed hash of it may be stored.
     """
     files = [*task.series.files, *([task.xray.path] if task.xray else [])]
     stamps = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
-    made_by = [f"{name}={value}" for name, value in vars(settings).items() if name != "output"]
-    return json.dumps([VERSION, task.series.key, task.view, stamps, sorted(made_by + REMOVED_KEYS)])
+    values = {**vars(settings), **vars(settings.crop), "voi": settings.crop.kind}  # voi: key of earlier versions
+    made_by = [f"{name}={value}" for name, value in values.items() if name not in ("output", "crop", "kind")]
+    return json.dumps([VERSION, task.series.key, task.view, stamps, sorted(made_by + OLD_KEYS)])
 
 
 def finished(task: Task, settings: Settings, state: str) -> dict[str, Any] | None:
@@ -83,16 +91,16 @@ def finished(task: Task, settings: Settings, state: str) -> dict[str, Any] | Non
 def make_case(task: Task, settings: Settings, state: str) -> dict[str, Any]:
     """Write the CT and the X-ray of one case; returns its record, or `{"failed": reason}`.
 
-    Reasons and flags may still hold a path of the source: the caller scrubs them, then writes the record.
+    Reasons and flags may hold a path of the source: the caller scrubs them, then writes the record.
     """
     warnings: list[str] = []
     try:
         with _warnings_into(warnings):
-            film, xray = _read_xray(task, settings)
+            image, xray = _read_xray(task, settings)
             ct = _make_ct(task, settings)
-            if film is not None:  # last: a CT that fails leaves no picture behind
+            if image is not None:  # last, so that a CT that fails leaves no image behind
                 settings.xray(task.id).parent.mkdir(parents=True, exist_ok=True)
-                write_radiograph(film, settings.xray(task.id))
+                write_radiograph(image, settings.xray(task.id))
     except UserError as error:
         return {"failed": str(error)}
     except OSError as error:
@@ -102,9 +110,16 @@ def make_case(task: Task, settings: Settings, state: str) -> dict[str, Any]:
     return {"state": state, **ct, **xray, "flags": ct["flags"] + xray["flags"] + warnings}
 
 
+def write_record(record: dict[str, Any], path: Path) -> None:
+    """Write the record of a case, atomically: the last of its files, so that a case with a record is complete."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(record, indent=1), encoding="utf-8")
+
+
 @contextlib.contextmanager
 def _warnings_into(found: list[str]) -> Iterator[None]:
-    """What our readers warn of becomes a flag of the case instead of a line on a screen: it names files."""
+    """Collect the warnings of our readers as flags of the case instead of printing them: they name files."""
     logger = logging.getLogger("dataset")
     handler = logging.Handler(logging.WARNING)
     handler.emit = lambda record: found.append(record.getMessage())
@@ -118,13 +133,13 @@ def _warnings_into(found: list[str]) -> Iterator[None]:
 
 
 def _make_ct(task: Task, settings: Settings) -> dict[str, Any]:
-    one = task.series
+    one, crop = task.series, settings.crop
     volume = read_series(one, task.id)
     digest = hashlib.sha256(np.rint(volume.hu).astype(np.int16).tobytes()).hexdigest()[:16]
     if settings.spacing is not None or settings.volume_size is not None:
-        volume = straighten(volume)  # before it is cropped: a box along the scan's axes would lose its corners
-    segmenter = _segmenter(settings.segmenter, settings.lungmask_weights)
-    found = interest(volume, settings.voi, settings.margin, settings.min_lung_ml, segmenter)
+        volume = straighten(volume)  # before the crop: a box along the axes of the scan would lose its corners
+    segmenter = _segmenter(crop.segmenter, crop.lungmask_weights)
+    found = find_crop_box(volume, crop.kind, crop.margin, crop.min_lung_ml, segmenter)
     vessels = central_vessel_hu(found.coarse, found.lungs)
     flags = list(found.flags)
     if settings.min_vessel_hu is not None and vessels is not None and vessels < settings.min_vessel_hu:
@@ -133,8 +148,8 @@ def _make_ct(task: Task, settings: Settings) -> dict[str, Any]:
         flags.append(
             f"the header states a gantry tilt of {one.acquisition.tilt:g} degrees, but the slices do not lean"
         )
-    stated = bool(one.slices) and bool(Contrast(words=()).score(one))
-    volume = fitted(cropped(volume, found.box), settings.spacing, settings.volume_size)
+    header_contrast = bool(one.slices) and bool(Contrast(words=()).score(one))
+    volume = _resampled(cropped(volume, found.box), settings.spacing, settings.volume_size)
     path = settings.ct(task.id)
     write_nifti(path, volume.hu, volume.spacing, volume.centre, DESCRIPTION, volume.direction)
     return {
@@ -144,16 +159,18 @@ def _make_ct(task: Task, settings: Settings) -> dict[str, Any]:
         "voi": found.kind,
         "lung_ml": round(sum(found.lung_ml)),
         "vessel_hu": None if vessels is None else round(vessels),
-        "contrast": stated or (vessels is not None and vessels >= CONTRAST_HU),
+        "contrast": header_contrast or (vessels is not None and vessels >= CONTRAST_HU),
         "flags": flags,
     }
 
 
-def fitted(volume: Volume, spacing: tuple[float, float, float] | None, size: tuple[int, int, int] | None) -> Volume:
+def _resampled(
+    volume: Volume, spacing: tuple[float, float, float] | None, size: tuple[int, int, int] | None
+) -> Volume:
     """The volume at its final spacing and size.
 
-    With neither, its own voxels and its own tilt are kept. Otherwise it is turned straight, then: with `spacing` (mm)
-    resampled, and with `size` too cropped or padded; with `size` alone resized.
+    Without both it keeps its voxels and its orientation. Otherwise its axes are made parallel to those of the patient;
+    then `spacing` (mm) resamples, with `size` it also crops or pads, and `size` alone resizes.
     """
     if spacing is None and size is None:
         return volume
@@ -164,7 +181,7 @@ def fitted(volume: Volume, spacing: tuple[float, float, float] | None, size: tup
 
 
 def _read_xray(task: Task, settings: Settings) -> tuple[RadiographImage | None, dict[str, Any]]:
-    """The radiograph and what the record says of it; one that is refused leaves a DRR row and a flag."""
+    """The radiograph and its part of the record; a rejected one leaves a flag, and a DRR replaces it."""
     if task.xray is None:
         return None, {"xray": False, "view": "", "flags": []}
     try:
@@ -175,10 +192,3 @@ def _read_xray(task: Task, settings: Settings) -> tuple[RadiographImage | None, 
             raise UserError(reason) from error
         return None, {"xray": False, "view": "", "flags": [f"X-ray refused, a DRR stands for it: {reason}"]}
     return image, {"xray": True, "view": image.view, "flags": list(image.notes)}
-
-
-def write_record(record: dict[str, Any], path: Path) -> None:
-    """The record of a case, atomically: the last of its files, so that a case with a record is whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(record, indent=1), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The volume of interest of a CT: the box of both lungs with a margin, or of the body where no lung can be trusted."""
+"""The crop box of a CT: both lungs with a margin, or the body where the lung segmentation is not plausible."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -14,61 +14,61 @@ from dataset.imaging.resampling import downsample
 from dataset.imaging.volume import Volume
 
 KINDS = ("lungs", "body", "whole")
-COARSE_MM = 2.0  # a box needs no finer voxels
+COARSE_MM = 2.0  # voxel size of the segmentation
 BODY_ABOVE_HU = -300.0
-TABLE_MM = 5.0  # thinner than this is table, blanket or tube
-ONE_SIDED = 0.1  # share of the smaller lung of the larger: less is a missing lung (2 to 1 is still a normal pair)
+TABLE_MM = 5.0  # largest thickness of table, blanket and tubes
+ONE_SIDED = 0.1  # volume of the smaller lung over that of the larger, below which it is missing
 
 Segmenter = Callable[[Float[np.ndarray, "d h w"], tuple[float, float, float]], Bool[np.ndarray, "d h w"]]
 Box = tuple[slice, slice, slice]
 
 
 @dataclass
-class Interest:
-    """What is kept of a volume.
+class CropBox:
+    """The part of a volume to keep.
 
     Attributes:
         box: voxels of the volume, with the margin.
         kind: lungs, body or whole.
-        lung_ml: volume of the lungs on the patient's right and left, ml; None if they were not looked for.
-        lungs: the mask at about 2 mm, and `coarse` the volume that it lies on.
-        flags: what to look at.
+        lung_ml: volume of the right and left lung, ml.
+        lungs: lung mask at about 2 mm, on the grid of `coarse`.
+        flags: remarks for the user.
     """
 
     box: Box
     kind: str
-    lung_ml: tuple[float, float] | None = None
-    lungs: Bool[np.ndarray, "d h w"] | None = None
-    coarse: Volume | None = None
+    lung_ml: tuple[float, float]
+    lungs: Bool[np.ndarray, "d h w"]
+    coarse: Volume
     flags: list[str] = field(default_factory=list)
 
 
-def interest(
+def find_crop_box(
     volume: Volume,
-    voi: str = "lungs",
+    kind: str = "lungs",
     margin: float = 15.0,
-    least_ml: float = 1000.0,
-    segmenter: Segmenter | None = None,
-) -> Interest:
-    """The volume of interest.
+    min_lung_ml: float = 1000.0,
+    segmenter: Segmenter = segment_lungs,
+) -> CropBox:
+    """The box of the lungs or the body, or the whole volume. The lungs are measured in each case.
 
     Args:
-        voi: `lungs`, `body` or `whole`. Lungs are measured in each case.
-        margin: mm around the box on all sides, as far as the volume reaches.
-        least_ml: both lungs together; with less, or with one missing, the body is kept and a flag says why.
-        segmenter: HU and spacing to a mask; `dataset.imaging.lung_segmentation.segment_lungs` by default.
+        kind: `lungs`, `body` or `whole`.
+        margin: mm around the box on all sides, within the volume.
+        min_lung_ml: both lungs together. With less, or a missing lung, the body is kept and flagged.
+        segmenter: maps HU and spacing to a lung mask.
 
     Raises:
-        ValueError: another `voi`.
+        ValueError: another `kind`.
     """
-    if voi not in KINDS:
-        raise ValueError(f"voi={voi}: choose {', '.join(KINDS)}")
+    if kind not in KINDS:
+        raise ValueError(f"crop_box={kind}: choose {', '.join(KINDS)}")
     coarse = downsample(Volume(volume.hu, volume.spacing, volume.centre), COARSE_MM)
-    lungs = (segmenter or segment_lungs)(coarse.hu, coarse.spacing)
+    lungs = segmenter(coarse.hu, coarse.spacing)
     right, left = lung_volumes(lungs, coarse)
-    found = Interest(tuple(slice(0, n) for n in volume.hu.shape), "whole", (right, left), lungs, coarse)
-    if right + left < least_ml:
-        found.flags.append(f"lungs of {right + left:.0f} ml, less than {least_ml:.0f}")
+    found = CropBox(tuple(slice(0, n) for n in volume.hu.shape), "whole", (right, left), lungs, coarse)
+    if right + left < min_lung_ml:
+        found.flags.append(f"lungs of {right + left:.0f} ml, less than {min_lung_ml:.0f}")
     elif min(right, left) < ONE_SIDED * max(right, left):
         found.flags.append(f"the {'right' if right < left else 'left'} lung is missing ({min(right, left):.0f} ml)")
     whole_lungs = not found.flags
@@ -76,20 +76,20 @@ def interest(
         for place, side in ((0, "bottom"), (-1, "top")):
             if lungs[place].any():
                 found.flags.append(f"lungs cut at the {side} of the scan")
-    if voi == "whole":
+    if kind == "whole":
         return found
-    if voi == "lungs" and whole_lungs:
+    if kind == "lungs" and whole_lungs:
         found.kind, mask = "lungs", lungs
     else:
         found.kind, mask = "body", body_mask(coarse)
-        found.flags += ["body kept instead of lungs"] if voi == "lungs" else []
+        found.flags += ["body kept instead of lungs"] if kind == "lungs" else []
     if mask.any():
         found.box = _box(mask, coarse.spacing, volume, margin)
     return found
 
 
 def cropped(volume: Volume, box: Box) -> Volume:
-    """The part of a volume in a box of voxels, at its place."""
+    """The part of a volume in a box of voxels, with its position."""
     middle = [(part.start + part.stop - n) / 2.0 for part, n in zip(box, volume.hu.shape, strict=True)]
     axes = volume.affine[:3, :3][:, ::-1]  # mm (RAS) a voxel along D, H, W
     centre = np.asarray(volume.centre) + axes @ np.array(middle)
@@ -97,7 +97,7 @@ def cropped(volume: Volume, box: Box) -> Volume:
 
 
 def lung_volumes(lungs: Bool[np.ndarray, "d h w"], volume: Volume) -> tuple[float, float]:
-    """ml on the patient's right and left of the middle of the body."""
+    """ml of lung on the patient's right and left of the midline of the tissue."""
     tissue = np.cumsum((volume.hu > BODY_ABOVE_HU).sum(axis=(0, 1)))
     middle = int(np.searchsorted(tissue, tissue[-1] / 2.0))
     voxel_ml = float(np.prod(volume.spacing)) / 1000.0
@@ -105,7 +105,7 @@ def lung_volumes(lungs: Bool[np.ndarray, "d h w"], volume: Volume) -> tuple[floa
 
 
 def body_mask(volume: Volume) -> Bool[np.ndarray, "d h w"]:
-    """The patient without the table: the largest piece of tissue after what is thin has gone."""
+    """The patient without the table: the largest component of the tissue after thin structures are removed."""
     tissue = volume.hu > BODY_ABOVE_HU
     kernel = np.ones([max(1, round(TABLE_MM / s)) if axis else 1 for axis, s in enumerate(volume.spacing)], dtype=bool)
     labels, count = ndimage.label(ndimage.binary_opening(tissue, kernel))
@@ -115,13 +115,13 @@ def body_mask(volume: Volume) -> Bool[np.ndarray, "d h w"]:
 
 
 def make_segmenter(name: str = "threshold", weights: str | Path | None = None) -> Segmenter:
-    """A lung segmenter: `threshold` needs nothing; `lungmask` the package and its R231 weights.
+    """The lung segmenter `threshold`, or `lungmask` with its R231 weights. Nothing is downloaded.
 
     Args:
-        weights: the file `unet_r231-….pth` of lungmask; None looks in torch's hub cache. Nothing is downloaded.
+        weights: the file `unet_r231-….pth` of lungmask; None looks in torch's hub cache.
 
     Raises:
-        UserError: another name, the package is not installed, or the weights are not there.
+        UserError: another name, or the package or the weights of lungmask are missing.
     """
     if name == "threshold":
         return segment_lungs
@@ -142,12 +142,12 @@ def make_segmenter(name: str = "threshold", weights: str | Path | None = None) -
             "lungmask_weights=<file>, or use segmenter=threshold"
         )
     inferer = LMInferer(modelpath=str(file), force_cpu=True, tqdm_disable=True)
-    # axial slices anterior up, from below upward: the order of our arrays
+    # lungmask expects axial slices, anterior up, inferior to superior: the order of our arrays
     return lambda hu, spacing: inferer.apply(np.asarray(hu, dtype=np.float32)) > 0
 
 
 def _box(mask: Bool[np.ndarray, "d h w"], coarse: tuple[float, float, float], volume: Volume, margin: float) -> Box:
-    """The box of a coarse mask in voxels of the volume; both grids share their outer edges."""
+    """The box of a coarse mask in voxels of the volume; both grids have the same outer edges."""
     box = []
     for part, step, fine, n in zip(
         ndimage.find_objects(mask.astype(np.uint8))[0], coarse, volume.spacing, volume.hu.shape, strict=True

@@ -125,6 +125,11 @@ def clean_id(value) -> str:
     return text[:-2] if text.endswith(".0") and text[:-2].isdigit() else text
 
 
+def file_stem(path: Path) -> str:
+    """Name of a file without `.nii.gz` or any other ending."""
+    return path.name.removesuffix(".gz").rpartition(".")[0] or path.name
+
+
 def _by_value(values: pd.Series, file: Path, column: str, positive, negative) -> pd.Series:
     yes, no = _set(positive), None if negative is None else _set(negative)
     found = sorted(set(values) - UNKNOWN)

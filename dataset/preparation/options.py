@@ -1,4 +1,4 @@
-"""The settings of `config/prepare.yaml` put together: what to read, how to make cases, what to keep."""
+"""The preparation as `config/prepare.yaml` describes it: checked options, then plan, cases and manifest."""
 
 import contextlib
 import math
@@ -12,61 +12,59 @@ from common.errors import UserError, user_errors
 from common.files import DISK_ERRORS
 from common.folder_lock import release
 from dataset.cases.source import positive
-from dataset.preparation.case_writer import Settings
+from dataset.preparation.case_writer import CropSettings, Settings
 from dataset.preparation.crop_box import KINDS, make_segmenter
 from dataset.preparation.plan import find_all, make_plan
-from dataset.preparation.runner import Outcome, open_folders, prepare, processes, quiet
+from dataset.preparation.runner import Outcome, open_folders, prepare, processes, silence_readers
 from dataset.preparation.series_ranking import pick_rules
-from dataset.preparation.user_tables import read_wishes
+from dataset.preparation.user_tables import read_user_tables
 
 
 def prepare_set(cfg: DictConfig) -> tuple[Outcome, Path]:
-    """Prepares a training set; returns what became of the cases and the manifest.
+    """Prepare a training set; returns the outcome of every case and the path of the manifest.
 
     Raises:
-        UserError: for settings or a source that cannot be used, and where no case could be made.
+        UserError: for options or a source that cannot be used, and where no case could be made.
     """
     if missing := [f"{key}=<folder>" for key in ("source", "output") if not cfg[key]]:
         raise UserError(f"missing: {' and '.join(missing)}; --help lists every option")
-    if cfg.voi not in KINDS:
-        raise UserError(f"voi={cfg.voi}: choose {', '.join(KINDS)}")
-    quiet()
+    silence_readers()
     plain = OmegaConf.to_container(cfg, resolve=True)
     with user_errors():
         rules = pick_rules(plain["rules"], instantiate(cfg.criteria, _convert_="all"))
-    make_segmenter(cfg.segmenter, cfg.lungmask_weights)  # refused now rather than in every process
-    margin = number("margin", cfg.margin)
-    least = number("min_lung_ml", cfg.min_lung_ml)
-    vessels = None if cfg.min_vessel_hu is None else number("min_vessel_hu", cfg.min_vessel_hu, lowest=-math.inf)
-    max_hours = None if cfg.max_hours is None else number("max_hours", cfg.max_hours)
-    workers = None if cfg.workers is None else number("workers", cfg.workers, kind=int)
-    spacing = None if cfg.spacing is None else positive("spacing", cfg.spacing, 3, float)
-    size = None if cfg.volume_size is None else positive("volume_size", cfg.volume_size, 3)
+    max_hours = None if cfg.max_hours is None else _number("max_hours", cfg.max_hours)
+    workers = None if cfg.workers is None else _number("workers", cfg.workers, kind=int)
+    settings = _settings(cfg)
     output, pseudonyms = open_folders(cfg.source, cfg.output, cfg.linkage)
-    settings = Settings(
-        output,
-        spacing=spacing,
-        volume_size=size,
-        voi=cfg.voi,
-        margin=margin,
-        min_lung_ml=least,
-        min_vessel_hu=vessels,
-        segmenter=cfg.segmenter,
-        lungmask_weights=cfg.lungmask_weights,
-        unpaired=cfg.unpaired,
-        trim_border=cfg.trim_border,
-        mask_text=cfg.mask_text,
-    )
-    with _writing(output), processes(workers) as pool:
+    with _written(output), processes(workers) as pool:
         series, radiographs = find_all(cfg.source, [pseudonyms.folder], pool, cfg.follow_links)
-        wishes = read_wishes(plain, series, radiographs, pseudonyms.folder)
-        plan = make_plan(series, radiographs, pseudonyms, rules, max_hours=max_hours, unpaired=cfg.unpaired, **wishes)
+        tables = read_user_tables(plain, series, radiographs, pseudonyms.folder)
+        plan = make_plan(series, radiographs, pseudonyms, rules, tables, max_hours, cfg.unpaired)
         outcome = prepare(plan, settings, pseudonyms, pool, keep_age=cfg.keep_age, keep_sex=cfg.keep_sex)
     return outcome, output / "manifest.csv"
 
 
+def _settings(cfg: DictConfig) -> Settings:
+    if cfg.crop_box not in KINDS:
+        raise UserError(f"crop_box={cfg.crop_box}: choose {', '.join(KINDS)}")
+    make_segmenter(cfg.segmenter, cfg.lungmask_weights)  # fails here rather than in every process
+    margin, min_lung_ml = _number("margin", cfg.margin), _number("min_lung_ml", cfg.min_lung_ml)
+    vessels = cfg.min_vessel_hu
+    return Settings(
+        Path(cfg.output).expanduser(),
+        CropSettings(cfg.crop_box, margin, min_lung_ml, cfg.segmenter, cfg.lungmask_weights),
+        spacing=None if cfg.spacing is None else positive("spacing", cfg.spacing, 3, float),
+        volume_size=None if cfg.volume_size is None else positive("volume_size", cfg.volume_size, 3),
+        min_vessel_hu=None if vessels is None else _number("min_vessel_hu", vessels, lowest=-math.inf),
+        unpaired=cfg.unpaired,
+        trim_border=cfg.trim_border,
+        mask_text=cfg.mask_text,
+    )
+
+
 @contextlib.contextmanager
-def _writing(output: Path) -> Iterator[None]:
+def _written(output: Path) -> Iterator[None]:
+    """Turn a full disk into an error that names the option, and release the lock on the output folder."""
     try:
         yield
     except OSError as error:
@@ -80,8 +78,8 @@ def _writing(output: Path) -> Iterator[None]:
         release(output)
 
 
-def number(key: str, value, lowest: float = 0.0, kind: type = float) -> float | int:
-    """A number out of a config value, at least `lowest`.
+def _number(key: str, value, lowest: float = 0.0, kind: type = float) -> float | int:
+    """A number from a config value, at least `lowest`.
 
     Raises:
         UserError: naming the key, for anything else.

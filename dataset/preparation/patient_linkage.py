@@ -1,42 +1,26 @@
-"""Which pseudonyms are one person: joined where CTs share the patient of an X-ray, or are the very same scan."""
+"""Which pseudonyms are one patient: CTs with the same X-ray patient, and copies of one scan."""
 
 from collections.abc import Hashable, Iterable, Sequence
-from typing import TypeVar
 
-Name = TypeVar("Name", bound=Hashable)
-
-
-class People:
-    """Names that stand for one person, joined pair by pair; joining is transitive."""
-
-    def __init__(self):
-        self._above: dict[Hashable, Hashable] = {}
-
-    def root(self, name: Hashable) -> Hashable:
-        """The name that stands for all that were joined with this one."""
-        while self._above.setdefault(name, name) != name:
-            name = self._above[name]
-        return name
-
-    def join(self, one: Hashable, other: Hashable) -> None:
-        """Two names of one person."""
-        self._above[self.root(one)] = self.root(other)
+from scipy.cluster.hierarchy import DisjointSet
 
 
-def one_name_each(names: Sequence[str], links: Iterable[tuple[str, Name]]) -> list[str]:
-    """For each name the first, in the order of the alphabet, of all names that its person goes by.
+def merge_patients(names: Sequence[str], links: Iterable[tuple[str, Hashable]]) -> list[str]:
+    """For each name the alphabetically first of all names of its patient; links are transitive.
 
-    A person without a second name keeps the one there is, so that a set prepared before keeps its patients.
+    A patient with a single name keeps it, so that data prepared before keep their patients.
 
     Args:
-        names: of the persons, one a case; the same may stand there often.
-        links: a name and what it shares with others, such as the patient of its X-ray. Names and what they share
-            are two spaces: patient 7 of the CTs and patient 7 of the X-rays are one person only where a link says so.
+        names: patient of each case; may repeat.
+        links: a name and what it shares with other names, such as the patient of its X-ray. Both are separate name
+            spaces: patient 7 of the CTs is patient 7 of the X-rays only where a link says so.
     """
-    people = People()
+    groups = DisjointSet({("name", name) for name in names})
     for name, shared in links:
-        people.join(("name", name), ("shared", shared))
+        for element in (("name", name), ("shared", shared)):
+            groups.add(element)
+        groups.merge(("name", name), ("shared", shared))
     first: dict[Hashable, str] = {}
     for name in sorted(names):
-        first.setdefault(people.root(("name", name)), name)
-    return [first[people.root(("name", name))] for name in names]
+        first.setdefault(groups[("name", name)], name)
+    return [first[groups[("name", name)]] for name in names]

@@ -1,4 +1,4 @@
-"""What is to be made: every CT, X-ray and label of a source brought together into one task a case, nothing guessed."""
+"""The cases to make: CTs, X-rays and labels of a source combined into one task per case."""
 
 import logging
 from collections import defaultdict
@@ -14,12 +14,13 @@ from common.file_limits import expect_links_inside
 from dataset.io.dicom_headers import CtIdentity
 from dataset.io.dicom_series import CtSeries, find_ct_series, folders_of
 from dataset.io.nifti import NIFTI_ENDINGS
-from dataset.preparation.deidentify import Pseudonyms, age_years
-from dataset.preparation.labels import clean_id, match_labels, read_csv
+from dataset.preparation.deidentify import Pseudonyms
+from dataset.preparation.labels import clean_id, file_stem, match_labels, read_csv
 from dataset.preparation.pairing import Pairing, pair
-from dataset.preparation.patient_linkage import one_name_each
+from dataset.preparation.patient_linkage import merge_patients
 from dataset.preparation.radiographs import Radiograph, find_radiographs
 from dataset.preparation.series_ranking import Candidate, Rule, rank
+from dataset.preparation.user_tables import UserTables
 from dataset.sources.folder_scan import discover
 
 log = logging.getLogger(__name__)
@@ -27,13 +28,14 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Task:
-    """One case to be made. All that identifies the patient stays in `series` and `xray`.
+    """One case to make. Only `series` and `xray` identify the patient.
 
     Attributes:
         id, patient: pseudonyms.
-        xray: its radiograph, None for a DRR; `view` is PA, AP or "" where a table does not assign one.
+        xray: its radiograph, None for a DRR.
+        view: PA or AP where a table assigns it, otherwise "".
         hours: from the X-ray to the CT, NaN if unknown.
-        flags: what to look at, without identifiers.
+        flags: remarks for the user, without identifiers.
     """
 
     id: str
@@ -42,8 +44,6 @@ class Task:
     xray: Radiograph | None = None
     view: str = ""
     hours: float = float("nan")
-    age: int = -1
-    sex: str = ""
     label: int = -1
     split: str = ""
     flags: list[str] = field(default_factory=list)
@@ -51,7 +51,7 @@ class Task:
 
 @dataclass
 class Plan:
-    """All tasks, all candidates of all studies, `(pseudonym, reason)` of what was left out, and X-rays without CT."""
+    """All tasks, rows of candidates.csv, `(pseudonym, reason)` of what is skipped, and the number of unused X-rays."""
 
     tasks: list[Task]
     candidates: list[dict]
@@ -83,85 +83,79 @@ def make_plan(
     radiographs: Sequence[Radiograph],
     pseudonyms: Pseudonyms,
     rules: Sequence[tuple[str, Rule]],
-    *,
-    picks: str | Path | None = None,
-    pairs: str | Path | None = None,
-    max_hours: float = 24.0,
-    labels: dict[str, int] | None = None,
-    label_file: str | Path = "",
-    splits: dict[str, str] | None = None,
+    tables: UserTables | None = None,
+    max_hours: float | None = 24.0,
     unpaired: str = "drr",
 ) -> Plan:
-    """Choose a series of each study, pair, label.
+    """Choose one series per study, pair it with an X-ray and label it.
 
     Args:
-        picks: a table with the column `series`: a SeriesInstanceUID or the id that `candidates.csv` gives it.
-        pairs, max_hours: as `dataset.preparation.pairing.pair` takes them.
-        labels: identifier -> label; an identifier is that of a series, study, patient or an accession number.
-        splits: identifier -> train, val, test or "": the CTs that belong to the set; others are left out.
-        unpaired: what becomes of a CT without an X-ray: `drr` keeps it, `skip` leaves it out.
+        rules: ordered ranking criteria (`dataset.preparation.series_ranking.pick_rules`).
+        tables: what the user's tables say.
+        max_hours: as `dataset.preparation.pairing.pair` takes it.
+        unpaired: a CT without an X-ray is kept (`drr`) or left out (`skip`).
 
     Raises:
-        UserError: for a pick, pair or label table that fits nothing in the source, or another `unpaired`.
+        UserError: for a table of series, pairs or labels that matches nothing in the source; another `unpaired`.
     """
     if unpaired not in ("drr", "skip"):
         raise UserError(f"unpaired={unpaired}: choose drr or skip")
+    tables = tables or UserTables()
     ids = {one.key: pseudonyms.id("ct", one.key) for one in series}
-    wanted = _read_picks(picks, series, ids)
+    picked = _read_picks(tables.series, series, ids)
     studies: dict[str, list[CtSeries]] = defaultdict(list)
     for one in series:
         studies[one.identity.study_uid or one.key].append(one)
-    ranked = {study: rank(stacks, rules, wanted) for study, stacks in sorted(studies.items())}
-    chosen = [one for stacks in ranked.values() for one in stacks if one.chosen]
-    strangers = [] if splits is None else [one for one in chosen if not splits.keys() & set(_names(one.series))]
-    chosen = [one for one in chosen if not any(one is other for other in strangers)]
-    plan = Plan([], [_listed(c, study, ids, pseudonyms) for study, cs in ranked.items() for c in cs], [])
+    ranked = {study: rank(stacks, rules, picked) for study, stacks in sorted(studies.items())}
+    plan = Plan([], [_candidate_row(c, study, ids, pseudonyms) for study, cs in ranked.items() for c in cs], [])
     for study, stacks in ranked.items():
         if not any(one.chosen for one in stacks):
             plan.skipped.append((pseudonyms.id("study", study), stacks[0].reason))
-    plan.skipped += [(ids[one.series.key], "not in the table of from_csv") for one in strangers]
+    chosen = []
+    for candidate in (one for stacks in ranked.values() for one in stacks if one.chosen):
+        if tables.splits is None or tables.splits.keys() & set(_names(candidate.series)):
+            chosen.append(candidate)
+        else:
+            plan.skipped.append((ids[candidate.series.key], "not in the table of from_csv"))
 
     cts = [one.series for one in chosen]
-    pairing = pair(cts, radiographs, pairs, max_hours)
-    paired = {**_beside(cts, radiographs, set(pairing.pairs.values())), **pairing.pairs}
+    pairing = pair(cts, radiographs, tables.pairs, max_hours)
     plan.skipped += [
         (pseudonyms.id("patient", problem.patient) if problem.patient else "", f"X-ray: {problem.reason}")
         for problem in pairing.listed
         if problem.ct is None
     ]
-    alone = {problem.ct: problem.reason for problem in pairing.listed if problem.ct is not None}
-    plan.unused = len(radiographs) - len(set(paired.values()))
-    people = _people(cts, radiographs, pairing, paired)
-    found = match_labels(labels, [_names(one) for one in cts], label_file) if labels else [-1] * len(cts)
-    for i, (candidate, label) in enumerate(zip(chosen, found, strict=True)):
+    reasons = {problem.ct: f"no X-ray: {problem.reason}" for problem in pairing.listed if problem.ct is not None}
+    plan.unused = len(radiographs) - len(set(pairing.pairs.values()))
+    patients = _patients(cts, radiographs, pairing)
+    labels = [-1] * len(cts)
+    if tables.labels:
+        labels = match_labels(tables.labels, [_names(one) for one in cts], tables.label_file)
+    for i, (candidate, label) in enumerate(zip(chosen, labels, strict=True)):
         one = candidate.series
-        if i not in paired and unpaired == "skip":
-            plan.skipped.append((ids[one.key], f"no X-ray: {alone[i]}" if i in alone else "no X-ray"))
+        xray = radiographs[pairing.pairs[i]] if i in pairing.pairs else None
+        if xray is None and unpaired == "skip":
+            plan.skipped.append((ids[one.key], reasons.get(i, "no X-ray")))
             continue
-        identity = one.identity
-        age = age_years(identity.age, identity.study_date, identity.birth_date)
-        hours = pairing.hours.get(i)
-        film = radiographs[paired[i]] if i in paired else None
         flags = list(candidate.flags)
-        if not identity.patient:
+        if not one.identity.patient:
             flags.append("no Patient ID: the study stands for the patient")
-        if people[i] != _name(one):
+        if patients[i] != _patient_name(one):
             flags.append("its X-rays belong to a patient of other CTs: one patient with them")
-        if film is None and i in alone:
-            flags.append(f"no X-ray: {alone[i]}")
-        if film is not None and not film.view and not pairing.views.get(i):
+        if xray is None and i in reasons:
+            flags.append(reasons[i])
+        if xray is not None and not xray.view and not pairing.views.get(i):
             flags.append("the X-ray does not state its view")
+        hours = pairing.hours.get(i)
         task = Task(
             id=ids[one.key],
-            patient=pseudonyms.id("patient", people[i]),
+            patient=pseudonyms.id("patient", patients[i]),
             series=one,
-            xray=film,
+            xray=xray,
             view=pairing.views.get(i, ""),
             hours=float("nan") if hours is None else round(hours, 2),
-            age=-1 if age is None else age,
-            sex=identity.sex if identity.sex in ("M", "F", "O") else "",
             label=label,
-            split=next((splits[name] for name in _names(one) if name in splits), "") if splits else "",
+            split=next((tables.splits[n] for n in _names(one) if n in tables.splits), "") if tables.splits else "",
             flags=flags,
         )
         plan.tasks.append(task)
@@ -170,23 +164,20 @@ def make_plan(
     return plan
 
 
-def _name(one: CtSeries) -> str:
-    """What stands for the patient of a CT."""
+def _patient_name(one: CtSeries) -> str:
+    """Identifier of the patient of a CT; without a Patient ID that of the study."""
     return one.identity.patient or one.identity.study_uid or one.key
 
 
-def _people(
-    cts: Sequence[CtSeries], radiographs: Sequence[Radiograph], pairing: Pairing, paired: dict[int, int]
-) -> list[str]:
-    """The name of each CT's person: one for two pseudonyms whose X-rays are of one patient, so that none is split."""
-    names = [_name(one) for one in cts]
-    links = [(names[i], film) for i, film in pairing.linked.items()]
-    films = {i: clean_id(radiographs[j].patient) for i, j in paired.items()}
-    links += [(names[i], film) for i, film in films.items() if film]
-    people = one_name_each(names, links)
-    if doubles := len(set(names)) - len(set(people)):
+def _patients(cts: Sequence[CtSeries], radiographs: Sequence[Radiograph], pairing: Pairing) -> list[str]:
+    """The patient of each CT. Pseudonyms whose X-rays are of one patient become one, so no split separates them."""
+    names = [_patient_name(one) for one in cts]
+    links = [(names[i], patient) for i, patient in pairing.linked.items()]
+    xrays = {i: clean_id(radiographs[j].patient) for i, j in pairing.pairs.items()}
+    patients = merge_patients(names, links + [(names[i], patient) for i, patient in xrays.items() if patient])
+    if doubles := len(set(names)) - len(set(patients)):
         log.warning("%d patients of the CTs count as another one, who has the same X-ray patient", doubles)
-    return people
+    return patients
 
 
 def _check_splits(tasks: Sequence[Task]) -> None:
@@ -202,7 +193,7 @@ def _check_splits(tasks: Sequence[Task]) -> None:
 
 
 def _find_nifti(source: Path) -> list[CtSeries]:
-    """NIfTI volumes with the patient and the X-ray that `dataset.sources.folder_scan` gives them."""
+    """NIfTI volumes with the patient and the X-ray that `dataset.sources.folder_scan` finds for them."""
     if not any(path.lower().endswith(NIFTI_ENDINGS) for files in folders_of(source) for path in files):
         return []
     found = []
@@ -212,39 +203,32 @@ def _find_nifti(source: Path) -> list[CtSeries]:
     return found
 
 
-def _read_picks(picks: str | Path | None, series: Sequence[CtSeries], ids: dict[str, str]) -> set[str]:
-    if picks is None:
+def _read_picks(table: str | Path | None, series: Sequence[CtSeries], ids: dict[str, str]) -> set[str]:
+    """Keys or UIDs of the series in the user's table."""
+    if table is None:
         return set()
     known = {name: one for one in series for name in (one.key, one.identity.series_uid, ids[one.key])}
-    wanted = set()
-    for number, value in enumerate(read_csv(picks, ["series"])["series"].str.strip(), start=2):
+    picked = set()
+    for number, value in enumerate(read_csv(table, ["series"])["series"].str.strip(), start=2):
         if value and value not in known:
-            raise UserError(f"{picks}: row {number} names no series of the source; copy it from candidates.csv")
+            raise UserError(f"{table}: row {number} names no series of the source; copy it from candidates.csv")
         if value and known[value].dropped:
-            raise UserError(f"{picks}: row {number} names a series that is no volume ({known[value].dropped})")
-        wanted |= {known[value].key if value in ids.values() else value} if value else set()
-    return wanted
-
-
-def _beside(cts: Sequence[CtSeries], radiographs: Sequence[Radiograph], taken: set[int]) -> dict[int, int]:
-    """X-rays that lie beside a NIfTI file under its name."""
-    places = {one.path.resolve(): j for j, one in enumerate(radiographs) if j not in taken}
-    found = {i: places.get(one.xray.resolve()) for i, one in enumerate(cts) if one.xray is not None}
-    return {i: j for i, j in found.items() if j is not None}
+            raise UserError(f"{table}: row {number} names a series that is no volume ({known[value].dropped})")
+        picked |= {known[value].key if value in ids.values() else value} if value else set()
+    return picked
 
 
 def _names(one: CtSeries) -> tuple[str, ...]:
-    """What a label table may call a case."""
+    """Identifiers that a label table may use for a case."""
     identity = one.identity
     names = [one.key, identity.series_uid, identity.study_uid, identity.accession, identity.patient]
     if one.is_nifti:
-        name = one.files[0].name
-        names += [name, name.removesuffix(".gz").removesuffix(".nii")]
+        names += [one.files[0].name, file_stem(one.files[0])]
     return tuple(dict.fromkeys(name for name in names if name))
 
 
-def _listed(candidate: Candidate, study: str, ids: dict[str, str], pseudonyms: Pseudonyms) -> dict:
-    """A row of candidates.csv: no description, agent or UID, which may identify."""
+def _candidate_row(candidate: Candidate, study: str, ids: dict[str, str], pseudonyms: Pseudonyms) -> dict:
+    """A row of candidates.csv; without description, agent and UID, which may identify the patient."""
     one = candidate.series
     return {
         "study": pseudonyms.id("study", study),

@@ -1,4 +1,4 @@
-"""Finds radiographs in a tree of files by their headers, and reads one as the picture of a training set."""
+"""Radiographs in a folder tree, found by their headers, and the image of one for a training set."""
 
 import logging
 from collections.abc import Iterable
@@ -19,12 +19,11 @@ from dataset.io.xray import read_xray_image, scale_xray_image
 from dataset.io.xray_dicom import XrayImage, is_radiograph, view_of
 from dataset.preparation.borders_and_text import mask_text as without_text
 from dataset.preparation.borders_and_text import trim_border as without_border
-from dataset.preparation.deidentify import age_years
 
 CHEST = ("CHEST", "THORAX", "LUNG", "RIBS", "STERNUM", "PULMO")  # words of Body Part Examined
 PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".npy")
 TAGS = [
-    "SOPClassUID", "SOPInstanceUID", "Modality", "PatientID", "PatientAge", "PatientSex", "PatientBirthDate",
+    "SOPClassUID", "SOPInstanceUID", "Modality", "PatientID", "PatientSex",
     "StudyDate", "StudyTime", "SeriesDate", "SeriesTime", "AcquisitionDate", "AcquisitionTime",
     "AcquisitionDateTime", "ContentDate", "ContentTime", "AccessionNumber", "StudyInstanceUID", "SeriesDescription",
     "ProtocolName", "ViewPosition", "ViewCodeSequence", "PatientOrientation", "BodyPartExamined",
@@ -34,17 +33,32 @@ TAGS = [
 log = logging.getLogger(__name__)
 
 
-@dataclass
-class Radiograph:
-    """One X-ray file and what its header says. Everything here but view, age and sex may identify a patient.
+@dataclass(frozen=True)
+class Exposure:
+    """What identifies the exposure of a DICOM radiograph, which may be stored in two versions.
 
     Attributes:
-        patient: Patient ID as it stands; "" for PNG, JPEG and NPY, which cannot say.
+        uid: IrradiationEventUID, the same in both versions.
+        made_from: SOP instances that the image was made from.
+        for_processing: the detector's own values (Presentation Intent Type FOR PROCESSING).
+    """
+
+    uid: str = ""
+    made_from: tuple[str, ...] = ()
+    for_processing: bool = False
+
+
+@dataclass
+class Radiograph:
+    """One X-ray file and its header. All attributes but view and sex may identify a patient.
+
+    Attributes:
+        patient: Patient ID; "" for PNG, JPEG and NPY.
         time: of the exposure, None where date or time of day is missing.
         view: PA, AP, lateral, or "" if unknown.
-        age: years, at most 90; None if unknown.
         sex: M, F, O or "".
-        problem: why it is no candidate at all, such as a hand; "" if it is one.
+        uid: SOPInstanceUID.
+        problem: why it cannot be used, such as another body part; "" if it can.
     """
 
     path: Path
@@ -53,23 +67,20 @@ class Radiograph:
     accession: str = ""
     time: datetime | None = None
     view: str = ""
-    age: int | None = None
     sex: str = ""
     uid: str = ""
-    processing: bool = False  # FOR PROCESSING: the detector's own values
-    exposure: str = ""  # the same in the two versions of one exposure
-    made_from: tuple[str, ...] = field(default=(), repr=False)
+    exposure: Exposure = field(default=Exposure(), repr=False)
     problem: str = ""
 
 
 @dataclass
 class RadiographImage:
-    """A picture ready to be written: `[0, 1]`, bright bone, row 0 superior, column 0 the patient's right.
+    """An image in `[0, 1]`, bright bone, row 0 superior, column 0 the patient's right.
 
     Attributes:
         spacing: mm of a pixel (rows, columns) at the detector, None if unknown.
         view: PA, AP or "".
-        notes: what was assumed or done, without anything that identifies the patient.
+        notes: assumptions and changes, without anything that identifies the patient.
     """
 
     image: Float[np.ndarray, "h w"]
@@ -79,20 +90,17 @@ class RadiographImage:
 
 
 def find_radiographs(
-    source: str | Path, recursive: bool = True, exclude: Iterable[Path] = (), pool: Executor | None = None
+    source: str | Path, exclude: Iterable[Path] = (), pool: Executor | None = None
 ) -> list[Radiograph]:
-    """Every X-ray under `source`, sorted by path: DICOM by header (no pixels are read), PNG, JPEG and flat NPY.
+    """Every X-ray under `source`, sorted by path: DICOM by header (no pixels are read), PNG, JPEG and 2D NPY.
 
-    The same image exported twice counts once, and so does an exposure that is there FOR PROCESSING and FOR
-    PRESENTATION: the latter, as a radiologist saw it, is kept.
+    Copies of an image count once. Of an exposure stored FOR PROCESSING and FOR PRESENTATION only the latter is kept.
 
     Args:
-        recursive: also its subfolders.
-        exclude: folders that are not entered.
-        pool: processes that read headers, a folder each; None reads here.
+        exclude: folders to leave out.
+        pool: processes that read headers, one folder each; None reads in this process.
     """
-    excluded = {str(Path(p).resolve()) for p in exclude}
-    folders = list(folders_of(Path(source), recursive, excluded))
+    folders = list(folders_of(Path(source), exclude={str(Path(p).resolve()) for p in exclude}))
     parts = pool.map(scan_radiographs, folders, chunksize=4) if pool else map(scan_radiographs, folders)
     found = sorted((one for part in parts for one in part), key=lambda one: str(one.path))
     first: dict[str, Radiograph] = {}
@@ -102,7 +110,7 @@ def find_radiographs(
 
 
 def scan_radiographs(paths: list[str]) -> list[Radiograph]:
-    """The X-rays among files, each by its own header."""
+    """The X-rays among files."""
     found = []
     for path in map(Path, paths):
         ending = path.suffix.lower()
@@ -118,10 +126,9 @@ def scan_radiographs(paths: list[str]) -> list[Radiograph]:
 
 
 def radiograph_of(path: str | Path, header: pydicom.Dataset) -> Radiograph:
-    """What a header says of its X-ray."""
+    """The X-ray of a file with this header."""
     part = str(header.get("BodyPartExamined", "") or "").strip().upper()
-    strange = part and not any(word in part for word in CHEST)
-    when = header.get("AcquisitionDate") or header.get("ContentDate") or header.get("StudyDate")
+    other_part = part and not any(word in part for word in CHEST)
     sex = str(header.get("PatientSex", "") or "").strip().upper()
     sources = header.get("SourceImageSequence") or ()
     return Radiograph(
@@ -131,25 +138,26 @@ def radiograph_of(path: str | Path, header: pydicom.Dataset) -> Radiograph:
         accession=str(header.get("AccessionNumber", "") or "").strip(),
         time=time_of(header),
         view=view_of(header),
-        age=age_years(header.get("PatientAge"), when, header.get("PatientBirthDate")),
         sex=sex if sex in ("M", "F", "O") else "",
         uid=str(header.get("SOPInstanceUID", "") or ""),
-        processing=str(header.get("PresentationIntentType", "")).strip().upper() == "FOR PROCESSING",
-        exposure=str(header.get("IrradiationEventUID", "") or ""),
-        made_from=tuple(str(item.get("ReferencedSOPInstanceUID", "")) for item in sources),
-        problem="Body Part Examined is not the chest" if strange else "",
+        exposure=Exposure(
+            uid=str(header.get("IrradiationEventUID", "") or ""),
+            made_from=tuple(str(item.get("ReferencedSOPInstanceUID", "")) for item in sources),
+            for_processing=str(header.get("PresentationIntentType", "")).strip().upper() == "FOR PROCESSING",
+        ),
+        problem="Body Part Examined is not the chest" if other_part else "",
     )
 
 
 def read_radiograph(
     path: str | Path, trim_border: bool = False, mask_text: bool = False, view: str = ""
 ) -> RadiographImage:
-    """One X-ray in its own resolution, scaled as every X-ray is (`dataset.imaging.drr.scale_xray`).
+    """One X-ray in its own resolution, in the grey scale of every X-ray (`dataset.imaging.drr.scale_xray`).
 
     Args:
-        trim_border: cut off margins without a picture (collimated, or white with burnt-in text).
-        mask_text: fill letters burnt into the picture; a heuristic, so look at the pictures before giving them away.
-        view: PA or AP where the user assigns it: the header's view is not asked, a lateral by its header is taken.
+        trim_border: cut off borders without anatomy (collimated, or white with burned-in text).
+        mask_text: fill burned-in text; a heuristic, so check the images before you share them.
+        view: PA or AP, assigned by the user; it overrides the header's view, a lateral too.
 
     Raises:
         UserError: a file that `dataset.io.xray.read_xray_image` refuses, a lateral, Burned In Annotation YES without
@@ -176,12 +184,12 @@ def read_radiograph(
         cut = picture.image.size - picture.image[rows, columns].size
         picture.inside = None if picture.inside is None else picture.inside[rows, columns]
         picture.image = picture.image[rows, columns]
-        notes += [f"margins cut off ({100 * cut // (cut + picture.image.size)} % of the picture)"] * bool(cut)
+        notes += [f"borders cut off ({100 * cut // (cut + picture.image.size)} % of the picture)"] * bool(cut)
     return RadiographImage(_scaled(picture, path), picture.spacing, view or picture.view, notes)
 
 
 def write_radiograph(image: RadiographImage, path: str | Path) -> None:
-    """A grey PNG of 16 bits without any metadata, atomically."""
+    """Write a grey PNG of 16 bits without metadata, atomically."""
     from PIL import Image
 
     with atomic_path(path) as temporary:
@@ -202,7 +210,7 @@ def _read_header(path: Path) -> pydicom.Dataset | None:
 
 
 def _is_flat(path: Path) -> bool:
-    """Whether an NPY file holds one picture rather than latents or a volume; its header only."""
+    """Whether an NPY file holds one 2D image, by its header."""
     try:
         shape = np.load(path, mmap_mode="r", allow_pickle=False).shape
     except (ValueError, OSError, EOFError, AttributeError):
@@ -211,10 +219,14 @@ def _is_flat(path: Path) -> bool:
 
 
 def _without_raw_versions(found: list[Radiograph]) -> list[Radiograph]:
-    shown = [one for one in found if not one.processing]
-    sources = {uid for one in shown for uid in one.made_from if uid}
-    exposures = {one.exposure for one in shown if one.exposure}
-    kept = [one for one in found if not (one.processing and (one.uid in sources or one.exposure in exposures))]
+    shown = [one.exposure for one in found if not one.exposure.for_processing]
+    sources = {uid for exposure in shown for uid in exposure.made_from if uid}
+    exposures = {exposure.uid for exposure in shown if exposure.uid}
+    kept = [
+        one
+        for one in found
+        if not (one.exposure.for_processing and (one.uid in sources or one.exposure.uid in exposures))
+    ]
     if len(kept) < len(found):
-        log.info("%d X-rays FOR PROCESSING are left out: they are there FOR PRESENTATION too", len(found) - len(kept))
+        log.info("%d X-rays FOR PROCESSING are left out: a version FOR PRESENTATION exists", len(found) - len(kept))
     return kept

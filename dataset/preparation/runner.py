@@ -1,4 +1,4 @@
-"""The preparation of a source: plan, make what is missing in parallel processes, write manifest, log and summary."""
+"""Runs a plan: makes missing cases in parallel processes, writes manifest, log and summary."""
 
 import contextlib
 import logging
@@ -21,11 +21,11 @@ from common.files import atomic_path, remove_stale
 from common.folder_lock import hold
 from dataset.manifest.table import DRR, DRR_CONTRAST, FILM, make_rows, write_manifest
 from dataset.preparation.case_writer import Settings, finished, make_case, state_of, write_record
-from dataset.preparation.deidentify import Pseudonyms
-from dataset.preparation.patient_linkage import one_name_each
+from dataset.preparation.deidentify import Pseudonyms, age_years
+from dataset.preparation.patient_linkage import merge_patients
 from dataset.preparation.plan import Plan, Task, linkage_row
 
-BYTES_PER_PROCESS = 3 * 2**30  # measured: 3.0 GB at the peak for a scan of 512 x 512 x 399
+BYTES_PER_PROCESS = 3 * 2**30  # peak measured for a scan of 512 x 512 x 399 voxels
 SUMMARY_COLUMNS = ("id", "status", "reason", "voi", "lung_ml", "vessel_hu", "size", "spacing")
 
 log = logging.getLogger(__name__)
@@ -33,12 +33,12 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Outcome:
-    """What became of every case.
+    """The result of a preparation.
 
     Attributes:
-        rows: of summary.csv, with the `flags` of each case that was done.
-        kept: how many of them an earlier run had finished.
-        unused: X-rays that belong to no CT.
+        rows: rows of summary.csv, with the `flags` of each finished case.
+        kept: number of cases that an earlier run finished.
+        unused: number of X-rays that belong to no CT.
     """
 
     rows: list[dict[str, Any]]
@@ -50,11 +50,11 @@ class Outcome:
 
 
 def open_folders(source: str | Path, output: str | Path, linkage: str | Path | None) -> tuple[Path, Pseudonyms]:
-    """The output folder and the pseudonyms, whose key and table lie beside it.
+    """The output folder, locked, and the pseudonyms, whose key and table lie beside it.
 
     Raises:
-        UserError: an output within the source, where the next run would take it for a source; one that cannot be
-            written, or that another process is writing.
+        UserError: an output within the source, which the next run would read; one that cannot be written, or that
+            another process writes.
     """
     output, source = Path(output).expanduser(), Path(source).expanduser()
     if source.resolve() in (output.resolve(), *output.resolve().parents):
@@ -66,9 +66,9 @@ def open_folders(source: str | Path, output: str | Path, linkage: str | Path | N
 
 @contextlib.contextmanager
 def processes(workers: int | None) -> Iterator[Executor | None]:
-    """A pool of `workers` processes, or None for 0 and 1: everything in this process.
+    """A pool of `workers` processes; None, for this process alone, if `workers` is 0 or 1.
 
-    Without a number there is one per core, as far as memory reaches.
+    By default there is one process per core, limited by `BYTES_PER_PROCESS`.
     """
     if workers is None:
         workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -78,7 +78,7 @@ def processes(workers: int | None) -> Iterator[Executor | None]:
     if workers <= 1:
         yield None
         return
-    # Spawned, not forked: torch and SimpleITK hold threads that a fork would lose.
+    # Spawned, not forked: a fork loses the threads of torch and SimpleITK.
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_one_thread)
     try:
         yield pool
@@ -94,41 +94,37 @@ def prepare(
     keep_age: bool = False,
     keep_sex: bool = False,
 ) -> Outcome:
-    """Make all cases of a plan that are not there yet; write candidates.csv, manifest.csv, summary.csv, prepare.log.
+    """Make the missing cases of a plan; write candidates.csv, manifest.csv, summary.csv and prepare.log.
 
-    A case is finished when its record is written, which comes last: a run that was stopped goes on where it was.
+    The record of a case is written last and marks it as finished, so an interrupted run continues where it stopped.
 
     Args:
-        keep_age, keep_sex: whether the manifest may hold them.
+        keep_age, keep_sex: write them into the manifest.
 
     Raises:
-        UserError: if no case could be made, or a process was ended from outside.
+        UserError: if no case could be made, or the system ended a process.
     """
     output = settings.output
     _write_table(plan.candidates, output / "candidates.csv")
-    pseudonyms.write()  # first: a run that is stopped leaves no case without its way back
+    pseudonyms.write()  # first, so that an interrupted run leaves no case without its row in the linkage table
     states = {task.id: pseudonyms.id("state", state_of(task, settings)) for task in plan.tasks}
-    records: dict[str, dict] = {}
-    for task in plan.tasks:
-        if (record := finished(task, settings, states[task.id])) is not None:
-            records[task.id] = record
+    found = {task.id: finished(task, settings, states[task.id]) for task in plan.tasks}
+    records = {case: record for case, record in found.items() if record is not None}
     kept = len(records)
     for folder in {place("any").parent for place in (settings.ct, settings.xray, settings.record)}:
         remove_stale(folder)
     names = {path.stem for path in settings.record("any").parent.glob("*.json") if not path.name.startswith(".")}
-    strangers = names - states.keys()
-    if strangers:
-        log.warning("%s: %d cases of earlier runs belong to it no more; their files stay", output, len(strangers))
+    if old := names - states.keys():
+        log.warning("%s: %d cases of earlier runs are no longer part of it; their files stay", output, len(old))
     todo = [task for task in plan.tasks if task.id not in records]
-    said = _said(output / "prepare.log")
+    logged = _logged(output / "prepare.log")
     with open(output / "prepare.log", "a", encoding="utf-8") as file:
 
         def note(case: str, status: str, reason: str) -> None:
             line = f"{case or '-'} {status} {reason}".rstrip()
-            if line in said:
-                return
-            file.write(f"{datetime.now().isoformat(sep=' ', timespec='seconds')} {line}\n")
-            file.flush()
+            if line not in logged:
+                file.write(f"{datetime.now().isoformat(sep=' ', timespec='seconds')} {line}\n")
+                file.flush()
 
         for case, reason in plan.skipped:
             note(case, "skipped", pseudonyms.scrub(reason))
@@ -140,9 +136,9 @@ def prepare(
             status = "failed" if "failed" in made else "done"
             note(task.id, status, made.get("failed") or "; ".join([*task.flags, *made["flags"]]))
     done = [task for task in plan.tasks if "failed" not in records[task.id]]
-    twins = _twins(records)
-    _join_twins(done, twins, pseudonyms)
-    rows = [_row(task, records[task.id], twins) for task in plan.tasks]
+    copies = _copies(records)
+    _merge_copies(done, copies, pseudonyms)
+    rows = [_row(task, records[task.id], copies) for task in plan.tasks]
     rows += [{"id": case, "status": "skipped", "reason": pseudonyms.scrub(reason)} for case, reason in plan.skipped]
     _write_table(rows, output / "summary.csv", SUMMARY_COLUMNS)
     if not done:
@@ -156,7 +152,7 @@ def prepare(
 def _make(
     todo: Sequence[Task], settings: Settings, states: dict[str, str], pool: Executor | None
 ) -> Iterator[tuple[Task, dict]]:
-    """Each task with what came of it, in the order in which they are finished."""
+    """Each task with its record, in the order in which they finish."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, disable=not todo) as bar:
         shown = bar.add_task("Preparing cases", total=len(todo))
@@ -172,13 +168,13 @@ def _make(
                 bar.advance(shown)
         except BrokenProcessPool as error:
             raise UserError(
-                "a process was ended by the system, most likely for want of memory; start again with fewer workers= "
+                "the system ended a process, most likely for lack of memory; start again with fewer workers= "
                 "(finished cases are kept)"
             ) from error
 
 
-def quiet() -> None:
-    """Keep pydicom from telling what it dislikes in a header: it quotes the value, which may be a patient's."""
+def silence_readers() -> None:
+    """Stop pydicom's warnings about header values: they quote the value, which may identify a patient."""
     pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
     logging.getLogger("pydicom").setLevel(logging.ERROR)
 
@@ -189,7 +185,7 @@ def _one_thread() -> None:
 
     torch.set_num_threads(1)
     sitk.ProcessObject.SetGlobalDefaultNumberOfThreads(1)
-    quiet()
+    silence_readers()
 
 
 def _scrubbed(made: dict, pseudonyms: Pseudonyms) -> dict:
@@ -198,8 +194,8 @@ def _scrubbed(made: dict, pseudonyms: Pseudonyms) -> dict:
     return {**made, "flags": [pseudonyms.scrub(flag) for flag in made["flags"]]}
 
 
-def _twins(records: dict[str, dict]) -> Callable[[str], list[str]]:
-    """The other cases with the very same voxels in their source: one scan under two names."""
+def _copies(records: dict[str, dict]) -> Callable[[str], list[str]]:
+    """A function from a case to the other cases with the same voxels in their source."""
     same: dict[str, list[str]] = {}
     for case, record in records.items():
         if "source_hash" in record:
@@ -207,61 +203,62 @@ def _twins(records: dict[str, dict]) -> Callable[[str], list[str]]:
     return lambda case: [one for one in same.get(records[case].get("source_hash", ""), []) if one != case]
 
 
-def _join_twins(done: Sequence[Task], twins: Callable[[str], list[str]], pseudonyms: Pseudonyms) -> None:
-    """One scan under two names is of one patient: no split may part them."""
-    links = [(task.patient, min([task.id, *twins(task.id)])) for task in done if twins(task.id)]
-    changed = []
-    for task, patient in zip(done, one_name_each([task.patient for task in done], links), strict=True):
+def _merge_copies(done: Sequence[Task], copies: Callable[[str], list[str]], pseudonyms: Pseudonyms) -> None:
+    """Give copies of a scan one patient, so that no split separates them."""
+    links = [(task.patient, min([task.id, *copies(task.id)])) for task in done if copies(task.id)]
+    changed = False
+    for task, patient in zip(done, merge_patients([task.patient for task in done], links), strict=True):
         if patient != task.patient:
-            task.patient = patient
+            task.patient, changed = patient, True
             pseudonyms.record(linkage_row(task))
-            changed.append(task)
     if changed:
         pseudonyms.write()
 
 
-def _said(path: Path) -> set[str]:
-    """What a log says of cases that were skipped or failed, without the time; forgotten once a case was done."""
-    said: dict[str, set[str]] = {}
+def _logged(path: Path) -> set[str]:
+    """Lines of a log, without the time, about skipped and failed cases; those before a case was done do not count."""
+    lines: dict[str, set[str]] = {}
     for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
         words = line.split(" ", 4)
         if len(words) >= 4 and words[3] == "done":
-            said.pop(words[2], None)
+            lines.pop(words[2], None)
         elif len(words) >= 4:
-            said.setdefault(words[2], set()).add(line.split(" ", 2)[2])
-    return set().union(*said.values())
+            lines.setdefault(words[2], set()).add(line.split(" ", 2)[2])
+    return set().union(*lines.values())
 
 
-def _row(task: Task, record: dict, twins: Callable[[str], list[str]]) -> dict[str, Any]:
+def _row(task: Task, record: dict, copies: Callable[[str], list[str]]) -> dict[str, Any]:
+    """The row of summary.csv of a case."""
     if "failed" in record:
         return {"id": task.id, "status": "failed", "reason": record["failed"]}
     flags = [*task.flags, *record["flags"]]
-    flags += [f"same voxels as {other}: one patient with it" for other in twins(task.id)]
-    shown = {name: record[name] for name in SUMMARY_COLUMNS[3:]}
-    return {"id": task.id, "status": "done", "reason": "; ".join(flags), "flags": flags, **shown}
+    flags += [f"same voxels as {other}: one patient with it" for other in copies(task.id)]
+    measured = {name: record[name] for name in SUMMARY_COLUMNS[3:]}
+    return {"id": task.id, "status": "done", "reason": "; ".join(flags), "flags": flags, **measured}
 
 
 def _entry(task: Task, record: dict, settings: Settings, keep_age: bool, keep_sex: bool) -> dict[str, Any]:
-    """The manifest's row of a case."""
-    film = record["xray"]
+    """The row of the manifest of a case."""
+    one, xray = task.series.identity, record["xray"]
     entry = {
         "id": task.id,
         "patient": task.patient,
         "ct": settings.ct(task.id).relative_to(settings.output).as_posix(),
-        "xray": settings.xray(task.id).relative_to(settings.output).as_posix() if film else "",
+        "xray": settings.xray(task.id).relative_to(settings.output).as_posix() if xray else "",
         "view": record["view"],
-        "xray_source": FILM if film else DRR_CONTRAST if record["contrast"] else DRR,
+        "xray_source": FILM if xray else DRR_CONTRAST if record["contrast"] else DRR,
         "label": task.label,
         "split": task.split,
         "spacing": record["spacing"],
         "source_hash": record["source_hash"],
     }
-    if film:
+    if xray:
         entry["hours_xray_to_ct"] = task.hours
     if keep_age:
-        entry["age"] = task.age
+        age = age_years(one.age, one.study_date, one.birth_date)
+        entry["age"] = -1 if age is None else age
     if keep_sex:
-        entry["sex"] = task.sex
+        entry["sex"] = one.sex if one.sex in ("M", "F", "O") else ""
     return entry
 
 

@@ -1,5 +1,6 @@
-"""The embedded data set as a source of cases: thorax phantoms with their DRR, drawn when they are first needed."""
+"""Thorax phantoms with their DRR as a source of cases, rendered when they are first needed."""
 
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -19,81 +20,85 @@ from dataset.imaging.drr_options import DrrSettings
 from dataset.imaging.geometry import unknown_pose
 from dataset.manifest.table import make_rows
 from dataset.phantom.render import POPULATION_VERSION, render_phantom
-from dataset.xray.augmentation import XrayAugmentation
+from dataset.sources.settings import Geometry, Xrays
 from dataset.xray.options import XrayOptions
 from dataset.xray.pose_perturbation import describe, perturbed_poses
 
-# Splits draw from far apart in the population: more training phantoms never turn a test phantom into a training one.
+# Index ranges of the splits do not overlap: more training phantoms never include a test phantom.
 FIRST_INDEX = {"train": 0, "val": 10_000_000, "test": 20_000_000}
-NAMED = ("PA", "lateral")  # the first views of `DrrSettings.poses`, as films of unknown pose are told apart
+VIEW_NAMES = ("PA", "lateral")  # first views of `DrrSettings.poses`, named where the pose is unknown
+
+
+@dataclass(frozen=True)
+class Population:
+    """A population of phantoms and the number drawn from it.
+
+    Attributes:
+        train, val, test: number of phantoms in each split.
+        seed: of the population.
+        extent: mm `[D, H, W]`, edge to edge.
+        pe_share: share of phantoms with pulmonary emboli, 0 to 1.
+        sign_rate: share of those whose X-ray shows a sign of them, 0 to 1.
+        test_from: index of the first test phantom; another index draws other cases, for example for calibration.
+    """
+
+    train: int = 400
+    val: int = 16
+    test: int = 32
+    seed: int = 0
+    extent: tuple[float, float, float] = (320.0, 256.0, 352.0)
+    pe_share: float = 0.5
+    sign_rate: float = 0.6
+    test_from: int = FIRST_INDEX["test"]
+
+    def __post_init__(self):
+        object.__setattr__(self, "extent", positive("dataset.extent", self.extent, 3, float))
+        if self.test_from < FIRST_INDEX["test"]:
+            raise UserError(f"dataset.test_from={self.test_from}: give {FIRST_INDEX['test']} or more")
 
 
 class PhantomSource:
-    """Phantoms of one population, by index; needs no file.
+    """Cases of phantoms by their index in a population; needs no file.
 
     Args:
-        train, val, test: number of phantoms in each split.
-        seed: of the population.
-        volume_size: voxels `[D, H, W]`.
-        extent: mm `[D, H, W]`, edge to edge.
-        xray_size: pixels `[h, w]` of each X-ray.
-        views: X-rays per phantom, spread evenly over 180 degrees; the first is frontal.
-        pe_share: share of phantoms with emboli, 0 to 1.
-        sign_rate: share of those whose X-ray shows a sign of them, 0 to 1.
-        film: random changes of X-rays in training; None, or not `film_augment`: none.
-        test_from: population index of the first test phantom; another one draws other cases, for calibration say.
-        xray_file: X-rays made elsewhere (`write_xrays`), which needs no renderer; None renders them.
-        pose_noise: X-rays are taken at disturbed poses that nobody knows, as films are
-        (`dataset.xray.pose_perturbation`);
-            one view or two, frontal and lateral.
-        name: how results call the data set.
+        population: which phantoms (`Population`).
+        geometry: voxel grid; only `volume_size` is used.
+        xray: X-rays of a case; `drr` and `align` are not used.
+        xray_file: X-rays rendered elsewhere (`write_xrays`); None renders them.
+        pose_noise: render X-rays at perturbed poses and store them without pose, as radiographs are
+            (`dataset.xray.pose_perturbation`). One view, or two: frontal and lateral.
+        name: name of the data set in results.
+
+    Raises:
+        UserError: `pose_noise` with an X-ray file or more than two views; augmentation that renders again.
     """
 
     def __init__(
         self,
-        train: int = 400,
-        val: int = 16,
-        test: int = 32,
-        seed: int = 0,
-        volume_size=(64, 64, 64),
-        extent=(320.0, 256.0, 352.0),
-        xray_size=(128, 128),
-        views: int = 1,
-        pe_share: float = 0.5,
-        sign_rate: float = 0.6,
-        film: XrayAugmentation | None = None,
-        film_augment: bool = True,
-        test_from: int = FIRST_INDEX["test"],
+        population: Population | None = None,
+        geometry: Geometry | None = None,
+        xray: Xrays | None = None,
         xray_file: str | None = None,
         pose_noise: bool = False,
         name: str = "phantom",
     ):
-        self.counts = {"train": int(train), "val": int(val), "test": int(test)}
-        self.seed, self.name = int(seed), name
-        self.volume_size = positive("dataset.volume_size", volume_size, 3)
-        self.extent = positive("dataset.extent", extent, 3, float)
-        self.xray_size = positive("dataset.xray_size", xray_size, 2)
-        self.views = positive("dataset.views", views, 1)[0]
-        self.pe_share, self.sign_rate = float(pe_share), float(sign_rate)
-        self.first = {**FIRST_INDEX, "test": int(test_from)}
-        if self.first["test"] < FIRST_INDEX["test"]:
-            raise UserError(f"dataset.test_from={test_from}: must be {FIRST_INDEX['test']} or more, past the others")
+        self.population, self.geometry = population or Population(), geometry or Geometry((64, 64, 64))
+        self.xray, self.name = xray or Xrays(), name
         self.xray_file = None if xray_file is None else Path(xray_file)
         self.pose_noise = bool(pose_noise)
         if self.pose_noise and self.xray_file is not None:
             raise UserError(
-                f"dataset.xray_file={xray_file}: its X-rays were made at nominal poses; leave it out for "
+                f"dataset.xray_file={xray_file}: its X-rays have nominal poses; leave it out for "
                 "dataset.pose_noise=true"
             )
-        if self.pose_noise and self.views > len(NAMED):
+        if self.pose_noise and self.xray.views > len(VIEW_NAMES):
             raise UserError(
-                f"dataset.views={self.views} with dataset.pose_noise=true: only {' and '.join(NAMED)} are known by "
-                "name where the pose is not; set 1 or 2"
+                f"dataset.views={self.xray.views} with dataset.pose_noise=true: only {' and '.join(VIEW_NAMES)} have "
+                "a name where the pose is unknown; set 1 or 2"
             )
-        film = film if film_augment else None
-        if film is not None and film.geometry.reproject:
-            raise UserError("dataset.film.reproject=true: a phantom's case shows contrast, its X-ray must not")
-        self.xray_options = XrayOptions(film)
+        if self.xray.augmentation is not None and self.xray.augmentation.geometry.reproject:
+            raise UserError("dataset.film.reproject=true: the CT of a phantom shows contrast, its X-ray must not")
+        self.xray_options = XrayOptions(self.xray.augmentation)
 
     def missing(self) -> list[str]:
         """What the user has yet to provide: the file of X-rays, if one was named."""
@@ -103,56 +108,59 @@ class PhantomSource:
 
     @cached_property
     def rows(self) -> pd.DataFrame:
-        """The manifest. `label` is -1 here: it is known once a phantom is drawn, and its case carries it."""
-        names = [(f"phantom_{self.first[split] + i:08d}", split) for split, n in self.counts.items() for i in range(n)]
+        """The manifest. `label` is -1 here; the case carries the label once the phantom is rendered."""
+        drawn = self.population
+        first = {**FIRST_INDEX, "test": drawn.test_from}
+        names = [(f"phantom_{n + i:08d}", split) for split, n in first.items() for i in range(getattr(drawn, split))]
         return make_rows(
             {"id": name, "patient": name, "view": "PA", "xray_source": "drr", "split": split} for name, split in names
         )
 
     def home(self) -> dict:
-        """What decides the cache folder: one a population."""
-        return {"version": POPULATION_VERSION, "seed": self.seed}
+        """What identifies the cache folder: one per population."""
+        return {"version": POPULATION_VERSION, "seed": self.population.seed}
 
     def key(self, row) -> str:
         """Hash of everything that the case of `row` depends on."""
-        settings = self.describe()
-        return case_key({**settings, "index": _index(row)})
+        return case_key({**self.describe(), "index": _index(row)})
 
     def build(self, row) -> Case:
-        """Draw one phantom and its X-rays, without contrast."""
+        """Render one phantom and its X-rays, which show no contrast."""
+        drawn, views, size = self.population, self.xray.views, self.xray.size
         phantom = render_phantom(
             _index(row),
-            seed=self.seed,
-            size=self.volume_size,
-            extent=self.extent,
-            pe_share=self.pe_share,
-            sign_rate=self.sign_rate,
+            seed=drawn.seed,
+            size=self.geometry.volume_size,
+            extent=drawn.extent,
+            pe_share=drawn.pe_share,
+            sign_rate=drawn.sign_rate,
         )
-        poses = DrrSettings().poses(self.extent, self.views)
-        if self.xray_file is None:
-            plain = torch.as_tensor(phantom.hu_plain, dtype=torch.float32)
-            taken = perturbed_poses(poses, (self.seed, _index(row))) if self.pose_noise else poses
-            xray = render_xray(plain, phantom.spacing, taken, self.xray_size)
-            poses = unknown_pose(self.views, NAMED[: self.views]) if self.pose_noise else poses
+        poses = DrrSettings().poses(drawn.extent, views)
+        if self.xray_file is not None:
+            xray = read_xray_row(self.xray_file, _index(row), (views, *size))
         else:
-            xray = read_xray_row(self.xray_file, _index(row), (self.views, *self.xray_size))
+            plain = torch.as_tensor(phantom.hu_plain, dtype=torch.float32)
+            actual = perturbed_poses(poses, (drawn.seed, _index(row))) if self.pose_noise else poses
+            xray = render_xray(plain, phantom.spacing, actual, size)
+            poses = unknown_pose(views, VIEW_NAMES[:views]) if self.pose_noise else poses
         return pack_case(
             hu=phantom.hu, xray=xray, pose=poses, spacing=phantom.spacing, label=phantom.label, labels=phantom.labels
         )
 
     def describe(self) -> dict:
         """Protocol of the data: plain JSON, the same for every split."""
+        drawn = self.population
         return {
             "dataset": self.name,
             "version": POPULATION_VERSION,
-            "seed": self.seed,
-            "volume_size": list(self.volume_size),
-            "extent": list(self.extent),
-            "xray_size": list(self.xray_size),
-            "views": self.views,
-            "pe_share": self.pe_share,
-            "sign_rate": self.sign_rate,
-            "test_from": self.first["test"],
+            "seed": drawn.seed,
+            "volume_size": list(self.geometry.volume_size),
+            "extent": list(drawn.extent),
+            "xray_size": list(self.xray.size),
+            "views": self.xray.views,
+            "pe_share": float(drawn.pe_share),
+            "sign_rate": float(drawn.sign_rate),
+            "test_from": drawn.test_from,
             "xrays": "rendered" if self.xray_file is None else "8 bit, from a file",
             **({"pose_noise": describe()} if self.pose_noise else {}),
         }
@@ -163,17 +171,17 @@ def _index(row) -> int:
 
 
 def write_xrays(path: str | Path, indices: list[int], xrays: Float[Tensor, "n v h w"]) -> None:
-    """X-rays in [0, 1] of phantoms by their index in the population, kept with 8 bits, for `PhantomSource`."""
+    """Write X-rays in [0, 1] of phantoms, with 8 bits, by their index in the population, for `PhantomSource`."""
     with atomic_path(Path(path)) as temporary:
         pixels = (xrays * 255.0).round().to(torch.uint8)
         save_tensors({"index": torch.tensor(indices), "xray": pixels.contiguous()}, temporary)
 
 
 def read_xray_row(path: Path, index: int, size: tuple[int, int, int]) -> Float[Tensor, "v h w"]:
-    """The X-rays of one phantom, of a file of `write_xrays`.
+    """The X-rays of one phantom from a file of `write_xrays`.
 
     Raises:
-        UserError: if the file does not hold it, or in another size.
+        UserError: if the file does not hold it in this size.
     """
     with safe_open(path, framework="pt") as file:
         found = (file.get_tensor("index") == index).nonzero()

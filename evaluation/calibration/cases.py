@@ -1,5 +1,7 @@
 """Which cases calibrate: phantoms that no split draws, or a part of real data that was set aside."""
 
+from omegaconf import OmegaConf
+
 from common.errors import UserError
 from dataset.manifest.table import SPLITS
 
@@ -34,12 +36,13 @@ def calibration_source(source: dict, split: str | None, cases: int, first: int) 
         if split not in SPLITS:
             raise UserError(f"calibration_split={split}: choose train, val or test")
         return None
-    if "test_from" not in source:
+    if "population" not in source:
         raise UserError(
             "calibration_split: missing; name the part of these data that calibrates: neither trained on nor tested on"
         )
-    if first + cases > source["test_from"] and first < source["test_from"] + source["test"]:
+    test_from = source["population"]["test_from"]
+    if first + cases > test_from and first < test_from + source["population"]["test"]:
         raise UserError(
-            f"calibration_from={first}: {cases} phantoms from there meet the test phantoms from {source['test_from']}"
+            f"calibration_from={first}: {cases} phantoms from there meet the test phantoms from {test_from}"
         )
-    return {**source, "test": cases, "test_from": first}
+    return OmegaConf.merge(source, {"population": {"test": cases, "test_from": first}})

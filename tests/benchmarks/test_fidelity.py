@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from phantom_sources import phantom_source
 
 from benchmarks.fidelity import hypotheses as claims
 from benchmarks.fidelity import samplers, solvers, table
@@ -15,7 +16,7 @@ from benchmarks.fidelity.run import plan, refuse_stale, train
 from benchmarks.fidelity.sampler_plots import guidance_picture, quality_picture
 from benchmarks.fidelity.variants import BASELINES, Method, methods
 from common.files import sha256
-from dataset.sources.phantom import PhantomSource, read_xray_row, write_xrays
+from dataset.sources.phantom import read_xray_row, write_xrays
 from evaluation.scoring.score_cases import TRUTH
 
 PROTOCOL = {
@@ -318,7 +319,7 @@ def test_measured_coverage_becomes_a_sentence(tmp_path):
 def test_rendered_xrays_are_those_that_the_population_draws(tmp_path):
     """The file for machines without the renderer holds what the data set itself would render, in 8 bits."""
     index, size = 20_000_001, (24, 24, 24)
-    source = PhantomSource(train=1, val=0, test=2, seed=1, volume_size=size, xray_size=(16, 16))
+    source = phantom_source(train=1, val=0, test=2, seed=1, volume_size=size, xray_size=(16, 16))
     threads = torch.get_num_threads()
     xray = render((index, source))
     torch.set_num_threads(threads)  # a worker of the script renders with one

@@ -7,6 +7,7 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
+from folder_sources import source as folder_source
 from fuzz_seeds import dicom
 from PIL import Image
 from pydicom.uid import DeflatedExplicitVRLittleEndian
@@ -17,7 +18,6 @@ from dataset.io.ct import read_volume
 from dataset.io.dicom_headers import read_header
 from dataset.io.xray import read_xray
 from dataset.manifest.table import read_manifest
-from dataset.sources.folder import FolderSource
 from dataset.sources.folder_scan import discover
 
 
@@ -146,8 +146,8 @@ def test_a_manifest_cannot_lead_out_of_its_folder(tmp_path, leave):
     table = pd.DataFrame({"id": ["a", "b"], "patient": ["p", "q"], "ct": ["a.nii.gz", leave.format(tmp=tmp_path)]})
     table.to_csv(root / "manifest.csv", index=False)
     with pytest.raises(UserError, match="row 3, ct: .* leads out of .*follow_links=true"):
-        _ = FolderSource(root).rows
-    assert len(FolderSource(root, follow_links=True).rows) == 2
+        _ = folder_source(root).rows
+    assert len(folder_source(root, follow_links=True).rows) == 2
 
 
 def test_links_out_of_a_scanned_folder_are_refused_and_those_within_are_not(tmp_path):

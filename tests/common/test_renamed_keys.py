@@ -29,7 +29,7 @@ def test_a_moved_key_ends_the_command_with_the_new_name(monkeypatch, capsys):
 def test_new_names_exist_and_old_ones_do_not():
     trees = []
     with initialize_config_dir(str(ROOT / "config"), version_base="1.3"):
-        for root in ("train_ddpm", "train_vqgan", "train_classifier", "evaluate", "generate"):
+        for root in ("train_ddpm", "train_vqgan", "train_classifier", "evaluate", "generate", "prepare"):
             for choice in GROUPS if root.startswith("train") else ("dataset=phantom",) * (root == "evaluate") or ("",):
                 trees.append(compose(root, [choice] if choice else []))
     missing = object()

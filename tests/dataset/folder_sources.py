@@ -1,14 +1,19 @@
-"""A folder of CTs as its tests make it: small, with films of a plain gradient."""
+"""A folder of CTs as its tests make it: small, with radiographs of a plain gradient."""
 
 import numpy as np
+from phantom_sources import grouped, xrays
 from PIL import Image
 
 from dataset.sources.folder import FolderSource
+from dataset.sources.settings import Files, Geometry, Splits
 
 
-def source(root, **changes):
-    options = {"volume_size": (12, 12, 12), "xray_size": (24, 24), "cache_dir": root.parent / "cache"}
-    return FolderSource(root_dir=root, **{**options, **changes})
+def source(root=None, **changes) -> FolderSource:
+    """A folder source from flat keys; the cache is beside the folder."""
+    flat = {"volume_size": (12, 12, 12), "xray_size": (24, 24), "root_dir": root, **changes}
+    if root is not None:
+        flat = {"cache_dir": root.parent / "cache", **flat}
+    return FolderSource(grouped(Files, flat), grouped(Geometry, flat), xrays(flat), grouped(Splits, flat), **flat)
 
 
 def film(path):

@@ -40,7 +40,7 @@ def test_source_is_built_without_a_disk(name, monkeypatch):
     if "root_dir" in config.dataset:
         config.dataset.root_dir = "/nowhere"
     source = instantiate(config.dataset.source)
-    assert source.name == name and len(source.volume_size) == 3
+    assert source.name == name and len(source.geometry.volume_size) == 3
     Window.parse(config.dataset.window)
 
 
@@ -86,7 +86,7 @@ def test_the_options_of_drrs_and_films_reach_what_makes_them():
 def test_volumes_as_input_know_no_film():
     source = instantiate(load("ct_to_ct", "dataset.film_augment=true", "dataset.align=lungs").dataset.source)
     assert source.xray_options.augmentation is None and source.xray_options.align == "none"
-    assert source.describe()["input"] == "volume" and source.describe()["views"] == source.volume_size[0]
+    assert source.describe()["input"] == "volume" and source.describe()["views"] == source.geometry.volume_size[0]
 
 
 def test_help_explains_the_keys_that_data_sets_share():

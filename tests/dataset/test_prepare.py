@@ -41,7 +41,7 @@ def made(tmp_path_factory):
     grey = np.random.default_rng(0).integers(0, 65535, (40, 30)).astype(np.uint16)
     Image.fromarray(grey).save(tree / "nifti" / "scan_of_smith.png")
     write(tree / "scouts", HU[:2], patient="SCOUTS", study_uid="1.2.826.8", image_type=("ORIGINAL", "LOCALIZER"))
-    manifest, summary = run(tree, place / "set", spacing="null", voi="whole")
+    manifest, summary = run(tree, place / "set", spacing="null", crop_box="whole")
     return place, tree, manifest.set_index("patient_raw"), summary
 
 
@@ -114,7 +114,7 @@ def test_a_second_run_makes_only_what_is_missing(made, caplog):
     victim = output / manifest.loc["OBLIQUE", "ct"]
     victim.unlink()
     lines = (output / "prepare.log").read_text().splitlines()
-    outcome, _ = prepare_set(configured(tree, output, spacing="null", voi="whole"))
+    outcome, _ = prepare_set(configured(tree, output, spacing="null", crop_box="whole"))
     assert outcome.kept == 4 and outcome.count("done") == 5 and outcome.count("failed") == 3
     assert {path for path in stamps if path.stat().st_mtime_ns != stamps[path]} == {victim}
     added = (output / "prepare.log").read_text().splitlines()[len(lines) :]
@@ -221,7 +221,7 @@ def test_an_oblique_scan_keeps_all_that_was_scanned_around_its_lungs(tmp_path):
 def test_a_second_run_says_nothing_twice_in_the_log(made):
     place, tree, _, _ = made
     before = (place / "set" / "prepare.log").read_text()
-    prepare_set(configured(tree, place / "set", spacing="null", voi="whole"))
+    prepare_set(configured(tree, place / "set", spacing="null", crop_box="whole"))
     assert (place / "set" / "prepare.log").read_text() == before and " failed " in before and " skipped " in before
 
 
@@ -230,7 +230,7 @@ def test_a_second_run_says_nothing_twice_in_the_log(made):
     [
         ({"source": "null"}, "missing: source=<folder>"),
         ({"source": "/nowhere/at/all"}, "no such folder"),
-        ({"voi": "heart"}, "choose lungs, body, whole"),
+        ({"crop_box": "heart"}, "choose lungs, body, whole"),
         ({"spacing": "[1,0,1]"}, "give 3 positive numbers"),
         ({"rules": "[thin,nice]"}, "no rule nice"),
         ({"unpaired": "maybe"}, "choose drr or skip"),
@@ -263,7 +263,7 @@ def test_folders_that_cannot_be(tmp_path):
 
 def test_every_key_of_the_yaml_is_explained():
     text = help_text("prepare", [])
-    for key in ("source", "voi", "margin", "spacing", "volume_size", "rules", "pairs", "label.file", "workers"):
+    for key in ("source", "crop_box", "margin", "spacing", "volume_size", "rules", "pairs", "label.file", "workers"):
         line = next(line for line in text.splitlines() if line.strip().startswith(f"{key}="))
         assert " # " in line
 

@@ -48,7 +48,7 @@ def two_names_of_one_person(folder):
 def test_two_pseudonyms_whose_x_rays_are_of_one_patient_are_one_patient(tmp_path, rows, caplog):
     two_names_of_one_person(tmp_path / "in")
     (tmp_path / "pairs.csv").write_text(f"ct,xray\n{rows}\n")
-    options = {"spacing": "null", "voi": "whole"}
+    options = {"spacing": "null", "crop_box": "whole"}
     manifest, _ = run(tmp_path / "in", tmp_path / "out", pairs=tmp_path / "pairs.csv", **options)
     patient = manifest.set_index("patient_raw")["patient"]
     assert (manifest["xray_source"] == "film").all()

@@ -32,7 +32,8 @@ def prepare(server, tree):
     """Starts the preparation; the key of the pseudonyms is that of the first one."""
 
     def start(place, output=None, **faults):
-        words = [f"source={tree}", f"output={output or place / 'set'}", "workers=0", "spacing=[5,5,5]", "voi=whole"]
+        folders = [f"source={tree}", f"output={output or place / 'set'}"]
+        words = [*folders, "workers=0", "spacing=[5,5,5]", "crop_box=whole"]
         return server.start("dataset/prepare.py", *words, place=place, **faults)
 
     return start

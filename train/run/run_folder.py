@@ -34,7 +34,8 @@ NO_PART_IN_WEIGHTS = (  # keys, or groups of them, that a resumed run may change
     "model.save_and_sample_every",
     "model.latent.search",
     "dataset.cache_dir",
-    "dataset.source.cache_dir",
+    "dataset.source",  # composed from the flat keys of dataset
+    "dataset.augmentation",
     "dataset.prepare_workers",
     "trainer.log_every_n_steps",
     "logger",

@@ -8,12 +8,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from phantom_sources import phantom_source
 
 from common.files import ROOT
 from dataset.cases.case_dataset import CaseDataset
 from dataset.cases.step_sampler import StepBatchSampler
 from dataset.cases.store import prepare_cases
-from dataset.sources.phantom import PhantomSource
 from ddpm.latent.latent_dataset import LatentDataset, StoredLatents, write_latents
 
 MEASURE = """
@@ -52,7 +52,7 @@ print(json.dumps({{"worker": max(sizes), "process": private()}}))
 
 @pytest.fixture(scope="module")
 def case(tmp_path_factory) -> Path:
-    source = PhantomSource(train=1, val=1, test=1, volume_size=(16, 16, 16), xray_size=(32, 32))
+    source = phantom_source(train=1, val=1, test=1, volume_size=(16, 16, 16), xray_size=(32, 32))
     return prepare_cases(source, tmp_path_factory.mktemp("cache"), workers=0)[0]
 
 

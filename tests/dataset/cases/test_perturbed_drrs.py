@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from phantom_sources import phantom_source
 
 from common.errors import UserError
 from dataset.cases import perturbed_drrs as module
@@ -10,7 +11,6 @@ from dataset.datamodule import CTDataModule
 from dataset.imaging.drr import render_xray
 from dataset.imaging.drr_options import DrrSettings
 from dataset.imaging.geometry import make_pose
-from dataset.sources.phantom import PhantomSource
 from dataset.xray.pose_perturbation import DEGREES, DISTANCE_SHARE, SHIFT_MM
 
 SIZE = {"volume_size": (16, 16, 16), "xray_size": (16, 16), "test": 1, "val": 1}
@@ -19,7 +19,7 @@ SIZE = {"volume_size": (16, 16, 16), "xray_size": (16, 16), "test": 1, "val": 1}
 @pytest.fixture
 def cases(tmp_path):
     def make(**options):
-        data = CTDataModule(PhantomSource(**SIZE, **{"train": 6, **options}), cache_dir=tmp_path, prepare_workers=0)
+        data = CTDataModule(phantom_source(**SIZE, **{"train": 6, **options}), cache_dir=tmp_path, prepare_workers=0)
         data.prepare_data()
         data.setup()
         return data.train

@@ -10,12 +10,12 @@ from drawn_chest import LUNGS, SIZE, SPACING, chest
 from common.errors import UserError
 from dataset.imaging.iodine import central_vessel_hu
 from dataset.imaging.volume import Volume
-from dataset.preparation.crop_box import body_mask, cropped, interest, lung_volumes, make_segmenter
+from dataset.preparation.crop_box import body_mask, cropped, find_crop_box, lung_volumes, make_segmenter
 
 
 def test_the_box_is_that_of_the_lungs_with_the_margin():
     volume, margin = chest(), 12.0
-    found = interest(volume, margin=margin)
+    found = find_crop_box(volume, margin=margin)
     assert found.kind == "lungs" and found.flags == []
     lung = np.argwhere(volume.hu < -800)
     inside = lung[(lung[:, 1] > 10) & (np.abs(volume.hu[tuple(lung.T)] + 830) < 1)]
@@ -25,7 +25,7 @@ def test_the_box_is_that_of_the_lungs_with_the_margin():
 
 
 def test_lung_volumes_are_those_of_the_ellipsoids_by_side():
-    found = interest(chest())
+    found = find_crop_box(chest())
     for measured, side in zip(found.lung_ml, ("right", "left"), strict=True):
         radius = LUNGS[side][1]
         assert measured == pytest.approx(4 / 3 * np.pi * np.prod(radius) / 1000, rel=0.06)
@@ -43,7 +43,7 @@ def test_lung_volumes_are_those_of_the_ellipsoids_by_side():
     ids=["no left", "no right", "small", "none"],
 )
 def test_without_two_lungs_the_body_is_kept_and_said(volume, flag):
-    found = interest(volume)
+    found = find_crop_box(volume)
     assert found.kind == "body" and any(flag in one for one in found.flags)
     assert "body kept instead of lungs" in found.flags
     assert found.box[0] == slice(0, SIZE[0])
@@ -52,12 +52,12 @@ def test_without_two_lungs_the_body_is_kept_and_said(volume, flag):
 
 def test_body_and_whole_on_request():
     volume = chest()
-    assert interest(volume, "whole").box == tuple(slice(0, n) for n in SIZE)
-    body, lungs = interest(volume, "body", margin=0.0), interest(volume, "lungs", margin=0.0)
+    assert find_crop_box(volume, "whole").box == tuple(slice(0, n) for n in SIZE)
+    body, lungs = find_crop_box(volume, "body", margin=0.0), find_crop_box(volume, "lungs", margin=0.0)
     assert body.kind == "body" and body.flags == []
     assert all(b.start <= s.start and b.stop >= s.stop for b, s in zip(body.box, lungs.box, strict=True))
-    with pytest.raises(ValueError, match="voi=heart"):
-        interest(volume, "heart")
+    with pytest.raises(ValueError, match="crop_box=heart"):
+        find_crop_box(volume, "heart")
 
 
 def test_the_body_is_found_without_the_table():
@@ -68,10 +68,10 @@ def test_the_body_is_found_without_the_table():
 
 def test_lungs_that_the_scan_cuts_are_flagged():
     volume = chest()
-    assert interest(volume).flags == []
+    assert find_crop_box(volume).flags == []
     part = Volume(volume.hu[30:], SPACING)
-    assert "lungs cut at the bottom of the scan" in interest(part, least_ml=100).flags
-    assert "lungs cut at the top of the scan" in interest(Volume(volume.hu[:30], SPACING), least_ml=100).flags
+    assert "lungs cut at the bottom of the scan" in find_crop_box(part, min_lung_ml=100).flags
+    assert "lungs cut at the top of the scan" in find_crop_box(Volume(volume.hu[:30], SPACING), min_lung_ml=100).flags
 
 
 def test_cropping_moves_nothing():
@@ -93,13 +93,13 @@ def test_lung_volumes_by_side_of_the_body_not_of_the_image():
 
 @pytest.mark.parametrize(("blood", "low", "high"), [(45.0, 35.0, 60.0), (300.0, 240.0, 305.0)])
 def test_central_vessels_with_and_without_contrast(blood, low, high):
-    found = interest(chest(blood=blood))
+    found = find_crop_box(chest(blood=blood))
     assert low < central_vessel_hu(found.coarse, found.lungs) < high
 
 
 def test_another_segmenter_takes_the_place_of_the_threshold():
     mask = lambda hu, spacing: (hu < -800) & (np.indices(hu.shape)[1] > 5)  # noqa: E731
-    assert sum(interest(chest(), segmenter=mask).lung_ml) > sum(interest(chest()).lung_ml)
+    assert sum(find_crop_box(chest(), segmenter=mask).lung_ml) > sum(find_crop_box(chest()).lung_ml)
 
 
 def test_segmenters_that_are_not_there_say_what_to_bring(monkeypatch, tmp_path):

@@ -115,8 +115,8 @@ def run(hospital, output, *overrides):
     with initialize_config_dir(str(CONFIG), version_base="1.3"):
         cfg = compose(
             "prepare",
-            [f"source='{root}'", f"output={output}", "voi=whole", "spacing=null", "workers=0", f"label.file={table}",
-             "label.id=accession", "label.column=PE", *overrides],
+            [f"source='{root}'", f"output={output}", "crop_box=whole", "spacing=null", "workers=0",
+             f"label.file={table}", "label.id=accession", "label.column=PE", *overrides],
         )  # fmt: skip
     return prepare_set(cfg)
 

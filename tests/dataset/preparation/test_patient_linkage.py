@@ -2,14 +2,14 @@
 
 from itertools import permutations
 
-from dataset.preparation.patient_linkage import one_name_each
+from dataset.preparation.patient_linkage import merge_patients
 
 
 def test_names_that_share_something_are_one_person_in_every_order():
     links = [("C", "film 1"), ("B", "film 1"), ("B", "film 2"), ("A", "film 2"), ("D", "film 3")]
     for order in permutations(links):
-        assert one_name_each(["A", "B", "C", "D", "C", "E"], order) == ["A", "A", "A", "D", "A", "E"]
+        assert merge_patients(["A", "B", "C", "D", "C", "E"], order) == ["A", "A", "A", "D", "A", "E"]
 
 
 def test_an_equal_number_of_ct_and_film_is_no_link():
-    assert one_name_each(["7", "8"], [("8", "7")]) == ["7", "8"]
+    assert merge_patients(["7", "8"], [("8", "7")]) == ["7", "8"]

@@ -25,12 +25,12 @@ def lettered(width=512, height=600, text="DOE JOHN 1957-03-12", at=(30, 20), sca
     return np.where(mask, 4095, image).astype(np.float32), mask, image
 
 
-def test_headers_tell_patient_time_view_age_and_sex(tmp_path):
-    save_radiograph(tmp_path / "a" / "x.dcm", patient=" 77 ", view="AP", accession="A9", age="094Y", sex="M")
-    save_radiograph(tmp_path / "b" / "no_ending", view="LL", time=None, age="")
+def test_headers_tell_patient_time_view_and_sex(tmp_path):
+    save_radiograph(tmp_path / "a" / "x.dcm", patient=" 77 ", view="AP", accession="A9", sex="M")
+    save_radiograph(tmp_path / "b" / "no_ending", view="LL", time=None)
     (one, other) = find_radiographs(tmp_path)
-    assert (one.patient, one.view, one.accession, one.time, one.age, one.sex) == ("77", "AP", "A9", TIME, 90, "M")
-    assert (other.view, other.time, other.age) == ("lateral", None, None) and other.study_uid
+    assert (one.patient, one.view, one.accession, one.time, one.sex) == ("77", "AP", "A9", TIME, "M")
+    assert (other.view, other.time) == ("lateral", None) and other.study_uid
 
 
 def test_only_radiographs_are_found(tmp_path):

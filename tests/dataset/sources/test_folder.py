@@ -8,6 +8,7 @@ import pytest
 import torch
 from chest_files import CENTRE, save_dicom_series, save_nifti, thorax
 from folder_sources import film, source
+from phantom_sources import phantom_source
 from scipy.ndimage import map_coordinates
 
 from common.errors import UserError
@@ -17,9 +18,7 @@ from dataset.imaging.drr import render_xray
 from dataset.imaging.geometry import make_pose, project
 from dataset.io.ct import read_volume
 from dataset.manifest.table import write_manifest
-from dataset.sources.folder import FolderSource
 from dataset.sources.folder_scan import discover
-from dataset.sources.phantom import PhantomSource
 
 
 @pytest.fixture
@@ -182,13 +181,13 @@ def test_a_manifest_in_the_folder_rules(root):
 
 
 def test_what_is_missing_is_a_phrase_each(root):
-    assert FolderSource().missing()[0].startswith("dataset.root_dir (")
+    assert source().missing()[0].startswith("dataset.root_dir (")
     assert "no such folder" in source(root).missing()[0]
     root.mkdir()
     assert source(root).missing() == []
     assert "manifest.csv" in source(root, require_manifest=True).missing()[0]
     with pytest.raises(UserError, match="dataset.root_dir.*label"):
-        _ = FolderSource(require_manifest=True).rows
+        _ = source(require_manifest=True).rows
     with pytest.raises(UserError, match="no .nii, .nii.gz or DICOM"):
         _ = source(root).rows
     (root / "manifest.csv").write_text("id,patient,ct\n1,1,none.nii.gz\n")
@@ -222,9 +221,9 @@ def test_a_volume_outside_the_window_is_refused(root):
         {"views": 0},
     ],
 )
-@pytest.mark.parametrize("kind", [FolderSource, PhantomSource])
+@pytest.mark.parametrize("kind", [source, phantom_source])
 def test_a_wrong_size_names_its_key(kind, wrong):
-    if kind is PhantomSource and "spacing" in wrong:
+    if kind is phantom_source and "spacing" in wrong:
         pytest.skip("phantoms are drawn by extent")
     with pytest.raises(UserError, match=f"dataset.{next(iter(wrong))}="):
         kind(**wrong)

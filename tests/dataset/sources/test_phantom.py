@@ -3,15 +3,15 @@
 import numpy as np
 import pytest
 import torch
+from phantom_sources import phantom_source
 
 from dataset.imaging.drr import render_xray
 from dataset.phantom.render import render_phantom
-from dataset.sources.phantom import PhantomSource
 
 
 def source(**changes):
     options = {"train": 3, "val": 2, "test": 2, "volume_size": (16, 16, 16), "xray_size": (24, 24)}
-    return PhantomSource(**{**options, **changes})
+    return phantom_source(**{**options, **changes})
 
 
 def test_more_training_phantoms_leave_the_other_splits_alone():

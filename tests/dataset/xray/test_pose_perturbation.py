@@ -2,13 +2,13 @@
 
 import pytest
 import torch
+from phantom_sources import phantom_source
 
 from common.errors import UserError
 from dataset.imaging.drr import render_xray
 from dataset.imaging.drr_options import DrrSettings
 from dataset.imaging.geometry import fill_unknown, make_pose
 from dataset.phantom.render import render_phantom
-from dataset.sources.phantom import PhantomSource
 from dataset.xray.pose_perturbation import DEGREES, DISTANCE_SHARE, SHIFT_MM, perturbed_poses
 
 EXTENT = (320.0, 256.0, 352.0)
@@ -29,7 +29,7 @@ def test_poses_stay_in_their_limits_reach_them_and_repeat():
 def test_the_xray_is_the_one_of_the_disturbed_pose_and_the_pose_is_kept_secret():
     options = {"train": 1, "val": 0, "test": 0, "volume_size": (24, 24, 24), "xray_size": (48, 48), "seed": 5}
     row = {"id": "phantom_00000003"}
-    told, secret = (PhantomSource(**options, pose_noise=noise) for noise in (False, True))
+    told, secret = (phantom_source(**options, pose_noise=noise) for noise in (False, True))
     plain, case = told.build(row), secret.build(row)
     assert not plain["pose"].isnan().any() and case["pose"].isnan().sum() == 8 and case["pose"][0, 2] == 0.0
     assert torch.equal(plain["ct"], case["ct"])
@@ -44,21 +44,21 @@ def test_the_xray_is_the_one_of_the_disturbed_pose_and_the_pose_is_kept_secret()
 def test_of_two_views_each_is_taken_for_what_it_is():
     """A lateral of unknown pose is lifted as a lateral, never as a second frontal."""
     options = {"train": 1, "val": 0, "test": 0, "volume_size": (24, 24, 24), "xray_size": (48, 48), "seed": 5}
-    source = PhantomSource(**options, views=2, pose_noise=True)
+    source = phantom_source(**options, views=2, pose_noise=True)
     case = source.build({"id": "phantom_00000003"})
     assert case["pose"].isnan().sum() == 16
     nominal = DrrSettings().poses(EXTENT, 2)
     torch.testing.assert_close(fill_unknown(case["pose"], EXTENT), nominal)
-    plain = PhantomSource(**options, views=2).build({"id": "phantom_00000003"})["xray"].float()
+    plain = phantom_source(**options, views=2).build({"id": "phantom_00000003"})["xray"].float()
     away = [(case["xray"].float() - x).abs().mean() for x in (plain, plain.flip(0))]
     assert away[0] < 0.5 * away[1]  # the views stand in the order of their poses
 
 
 def test_more_views_than_have_a_name_are_refused():
     with pytest.raises(UserError, match="dataset.views=3 with dataset.pose_noise=true.*1 or 2"):
-        PhantomSource(views=3, pose_noise=True)
+        phantom_source(views=3, pose_noise=True)
 
 
 def test_a_file_of_nominal_xrays_is_refused():
     with pytest.raises(UserError, match="xray_file=x.safetensors.*pose_noise"):
-        PhantomSource(xray_file="x.safetensors", pose_noise=True)
+        phantom_source(xray_file="x.safetensors", pose_noise=True)

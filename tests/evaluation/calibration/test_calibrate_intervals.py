@@ -226,8 +226,8 @@ def test_what_cannot_be_calibrated_is_refused(world):
 
 
 def test_calibration_phantoms_lie_apart_and_real_data_must_name_a_split():
-    source = {"test": 128, "test_from": 20_000_000}
-    assert calibration_source(source, None, 256, 30_000_000) == {"test": 256, "test_from": 30_000_000}
+    source = {"population": {"test": 128, "test_from": 20_000_000}}
+    assert calibration_source(source, None, 256, 30_000_000) == {"population": {"test": 256, "test_from": 30_000_000}}
     with pytest.raises(UserError, match="meet the test phantoms"):
         calibration_source(source, None, 256, 20_000_100)
     with pytest.raises(UserError, match="calibration_split: missing"):

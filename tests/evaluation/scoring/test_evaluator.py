@@ -10,10 +10,10 @@ import pandas as pd
 import pytest
 import torch
 from evaluation_fakes import FakeCases, FakeDataModule, FakePipeline, chest_world, oracle, protocol
+from phantom_sources import phantom_source
 
 from common.errors import UserError
 from dataset.imaging.hu_window import Window
-from dataset.sources.phantom import PhantomSource
 from ddpm.checkpoint.read import read
 from evaluation.generation.open_pipeline import SHIPPED, find_checkpoint, resolve_device, set_sampler
 from evaluation.generation.sample import sample_volumes
@@ -239,7 +239,7 @@ def test_a_model_is_not_judged_on_its_training_patients_unless_asked(tmp_path, c
 
 def test_the_shipped_weights_are_judged_on_phantoms_with_a_warning(caplog):
     trained = read(SHIPPED).protocol
-    source = PhantomSource(train=2, val=1, test=3, seed=trained["seed"])
+    source = phantom_source(train=2, val=1, test=3, seed=trained["seed"])
     test = source.rows[source.rows["split"] == "test"]
     assert refuse_seen(test, trained, source.describe(), str(SHIPPED), "")["train"] == 0
     assert "does not say which patients" in caplog.text

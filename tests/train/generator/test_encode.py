@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import AutoencoderKL
+from phantom_sources import phantom_source
 from vae_files import tiny
 
 from common.errors import UserError
 from common.files import ROOT
 from dataset.cases.case_dataset import CaseDataset
 from dataset.datamodule import CTDataModule
-from dataset.sources.phantom import PhantomSource
 from ddpm.latent import SliceVAELatents
 from ddpm.latent.latent_dataset import read_latents
 from ddpm.latent.vae_loading import SDXL_VAE
@@ -30,7 +30,7 @@ def encoder() -> SliceVAELatents:
 
 @pytest.fixture(scope="module")
 def cases(tmp_path_factory) -> CTDataModule:
-    source = PhantomSource(train=3, val=1, test=1, volume_size=(16, 16, 16), xray_size=(32, 32))
+    source = phantom_source(train=3, val=1, test=1, volume_size=(16, 16, 16), xray_size=(32, 32))
     module = CTDataModule(source, cache_dir=tmp_path_factory.mktemp("cache"), prepare_workers=0)
     module.prepare_data()
     module.setup()

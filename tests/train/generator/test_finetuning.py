@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 from encoder_files import save_network
+from folder_sources import source as folder_source
 
 from common.errors import UserError
 from common.files import sha256
 from dataset.io.nifti import write_nifti
-from dataset.sources.folder import FolderSource
 from ddpm.checkpoint.load import load_pipeline
 from ddpm.checkpoint.read import read
 from ddpm.checkpoint.write import component
@@ -141,7 +141,7 @@ def test_another_folds_run_or_vqgan_is_not_started_from(people, train, vae, tmp_
     again = train(tmp_path / "second", *data, *allowed) / "last.ckpt"
     assert len(read(again).protocol["seen"]["train"]) == 4  # of both runs
 
-    rows, protocol = FolderSource(people, n_folds=3, fold=0).rows, {"dataset": "default"}
+    rows, protocol = folder_source(people, n_folds=3, fold=0).rows, {"dataset": "default"}
     network = VQGAN3D(n_hiddens=8, n_codes=16, embedding_dim=4)
     header = {"format": 1, "stage": "vqgan", "components": {"vqgan": component(network, "vqgan.")}}
     header["protocol"] = protocol | {"seen": seen_by(rows, protocol)}
