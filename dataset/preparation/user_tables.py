@@ -90,9 +90,9 @@ def _write_pairs(
 ) -> Path | None:
     """A file with the pairs of the table of which both images are in the source; None if there are none."""
     rows = pairs_of(table)
-    cts = {
-        clean_id(name) for one in series for name in (one.accession, file_stem(one.files[0]), one.files[0].parent.name)
-    }
+    cts = set()
+    for one in series:
+        cts |= {clean_id(n) for n in (one.identity.accession, file_stem(one.files[0]), one.files[0].parent.name)}
     xrays = {clean_id(name) for one in radiographs for name in (one.accession, file_stem(one.path))}
     rows = rows[rows["ct"].isin(cts) & rows["xray"].isin(xrays)]
     if rows.empty:

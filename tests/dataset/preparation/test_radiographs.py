@@ -164,7 +164,7 @@ def test_trimming_comes_before_the_grey_scale(tmp_path):
     trimmed = read_radiograph(path, trim_border=True)
     alone = read_radiograph(save_radiograph(tmp_path / "b.dcm", film(top=3000)))
     np.testing.assert_allclose(trimmed.image, alone.image, atol=1e-6)
-    assert any("margins cut off" in note for note in trimmed.notes)
+    assert any("borders cut off" in note for note in trimmed.notes)
 
 
 def test_a_header_with_a_value_of_another_kind_is_listed_and_ends_nothing(tmp_path):
