@@ -1,11 +1,11 @@
-# Two commands: `make demo` trains and judges everything on phantoms, `make test` runs the tests.
+# `make demo` trains and evaluates everything on phantoms, `make test` runs the tests.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 VIEWER := demo/node_modules/.package-lock.json
 
-.PHONY: demo pe test test-slow test-processes faults viewer test-web web lint figures clean
+.PHONY: demo pe test test-slow test-processes faults viewer test-web web lint figures docs clean
 
 demo: $(STAMP)
 	@$(BIN)/python train/train_vqgan.py experiment=demo_vqgan $(DEMO_VQGAN)
@@ -54,6 +54,15 @@ lint: $(STAMP)
 
 figures: $(STAMP)
 	@$(BIN)/python evaluation/figures.py
+
+# The documentation as a site: outputs/site/index.html.
+docs: $(VENV)/.docs
+	@$(BIN)/mkdocs build --strict --quiet
+	@echo outputs/site/index.html
+
+$(VENV)/.docs: docs/requirements.txt $(STAMP)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r docs/requirements.txt
+	@touch $@
 
 clean:
 	rm -rf outputs

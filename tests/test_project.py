@@ -1,5 +1,6 @@
-"""What the project says of itself is true: licences, tested versions, citation, container and workflow."""
+"""Licences, tested versions, citation, container and workflow agree with the files that they describe."""
 
+import json
 import re
 from importlib.metadata import version
 from pathlib import Path
@@ -11,11 +12,17 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 ROOT = Path(__file__).resolve().parent.parent
-LISTS = ("requirements.txt", "tests/requirements.txt", "demo/requirements.txt", "benchmarks/speed/requirements.txt")
+INSTALLED = (
+    "requirements.txt",
+    "tests/requirements.txt",
+    "demo/requirements.txt",
+    "benchmarks/speed/requirements.txt",
+)
+LISTS = (*INSTALLED, "docs/requirements.txt")  # `make docs` installs the last one
 
 
-def requirements() -> list[Requirement]:
-    lines = [line.split(" #")[0].strip() for file in LISTS for line in (ROOT / file).read_text().splitlines()]
+def requirements(lists: tuple[str, ...] = LISTS) -> list[Requirement]:
+    lines = [line.split(" #")[0].strip() for file in lists for line in (ROOT / file).read_text().splitlines()]
     return [Requirement(line) for line in lines if line and not line.startswith(("#", "-"))]
 
 
@@ -35,12 +42,12 @@ def test_every_package_has_a_tested_version_and_a_licence(requirement):
     )
 
 
-def test_the_tested_versions_are_those_that_run_here_or_newer_ones_run():
-    for requirement in requirements():
+def test_the_installed_versions_satisfy_the_requirements():
+    for requirement in requirements(INSTALLED):
         assert requirement.specifier.contains(Version(version(requirement.name)), prereleases=True), requirement
 
 
-def test_weights_with_terms_are_in_the_page_of_licences():
+def test_the_page_of_licences_names_weights_and_data_with_terms():
     from ddpm.weights.licences import DATA, WEIGHTS
 
     page = (ROOT / "docs" / "licences.md").read_text().lower()
@@ -67,7 +74,9 @@ def test_workflow_and_container_run_what_this_repository_runs():
     assert "STAMP := $(VENV)/.installed" in makefile and "VENV := .venv" in makefile
 
 
-def test_the_page_for_contributors_names_files_that_exist():
-    text = (ROOT / "CONTRIBUTING.md").read_text()
-    for name in re.findall(r"`([\w/]+\.(?:py|yaml|txt))`", text):
-        assert (ROOT / name).is_file(), name
+def test_hooks_and_editor_settings_agree_with_the_linter():
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"][0]["hooks"]
+    assert {d for hook in hooks for d in hook["additional_dependencies"]} == {f"ruff=={constraints()['ruff']}"}
+    assert "line-length = 119" in (ROOT / "pyproject.toml").read_text()
+    assert "max_line_length = 119" in (ROOT / ".editorconfig").read_text()
+    assert json.loads((ROOT / ".vscode" / "settings.json").read_text())["editor.rulers"] == [119]

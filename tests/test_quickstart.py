@@ -1,4 +1,4 @@
-"""The notebook of the documentation runs from its first cell to its last, and its volume is better than air."""
+"""The quickstart notebook runs from its first cell to its last, and its volume is closer to the truth than air."""
 
 from pathlib import Path
 

@@ -1,5 +1,5 @@
 """What one case costs: seconds of one processor thread, operations and bytes, the ground of the estimates in
-docs/scale.md.
+docs/results.md.
 
 `python benchmarks/scale/rates.py --ct <a whole chest at full resolution>.nii.gz [--size 128 128 128] [--repeats 1]`
 prints JSON. Times are of the processor, so that a busy machine does not lengthen them; the VAE of SDXL has random

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-LIMIT_MB = 1100  # beyond the libraries; docs/scale.md states it
+LIMIT_MB = 1100  # beyond the libraries; docs/results.md
 MEASURE = f"""
 import json, sys
 sys.path.insert(0, {str(ROOT)!r})

@@ -185,7 +185,7 @@ def test_the_stochastic_solver_keeps_the_spread_too(steps, s):
 
 
 def test_equal_steps_of_time_lose_a_small_spread():
-    """With an exact denoiser: where the X-ray leaves little open, most of it goes missing (docs/fidelity.md)."""
+    """With an exact denoiser: where the X-ray leaves little open, most of it goes missing (docs/results.md)."""
     assert sampled_std("DPMSolverMultistepScheduler", 12, 0.1, "sample") < 0.07
 
 

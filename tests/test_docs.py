@@ -1,0 +1,204 @@
+"""The documentation agrees with the repository: links, paths, config keys, commands, lengths, generated parts."""
+
+import importlib.util
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import yaml
+from hydra import compose, initialize_config_dir
+
+from common.cli import with_new_key
+
+ROOT = Path(__file__).resolve().parent.parent
+NOTEBOOK = ROOT / "docs" / "quickstart.ipynb"
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+GUIDES = [page for page in PAGES if page.name != "CHANGELOG.md"]  # which describe the present state
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.S | re.M)
+OURS = ("common", "vq_gan_3d", "dataset", "ddpm", "evaluation", "train", "demo", "benchmarks")
+TOP = (*OURS, "config", "docs", "tests", "assets", ".ci", ".github")
+GROUPS = ("model", "dataset", "sampler", "trainer", "classifier", "logger")
+
+
+def text(page: Path) -> str:
+    if page.suffix == ".ipynb":
+        return "\n\n".join("".join(cell["source"]) for cell in json.loads(page.read_text())["cells"])
+    return page.read_text(encoding="utf-8")
+
+
+def prose(page: Path) -> str:
+    """A page without its code blocks."""
+    return FENCE.sub("", text(page))
+
+
+def anchors(page: Path) -> set[str]:
+    titles = re.findall(r"^#+ (.*)$", prose(page), flags=re.M)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).strip().replace(" ", "-") for title in titles}
+
+
+def code_spans() -> list[tuple[Path, str]]:
+    return [(page, span) for page in GUIDES for span in re.findall(r"`([^`\n]+)`", prose(page))]
+
+
+def commands() -> list[tuple[str, str]]:
+    """`(script, command line)` of every `python <script>.py …` of the guides, with continued lines joined."""
+    lines = []
+    for page in [*GUIDES, NOTEBOOK]:
+        blocks = [code for kind, code in FENCE.findall(text(page)) if kind in ("", "bash")]
+        lines += "\n".join(blocks).replace("\\\n", " ").splitlines()
+        lines += re.findall(r"`([^`\n]+)`", prose(page))
+    found = [re.match(r"^(?:\S*/)?python (\w+/\w+\.py) *(.*)$", line.strip()) for line in lines]
+    return sorted({(match.group(1), match.group(2)) for match in found if match})
+
+
+@pytest.mark.parametrize("page", [*PAGES, NOTEBOOK], ids=lambda page: page.name)
+def test_every_relative_link_leads_to_a_file_and_a_heading(page):
+    for link in re.findall(r"\]\(([^)\s]+)\)", prose(page)):
+        if re.match(r"https?:", link):
+            continue
+        name, _, anchor = link.partition("#")
+        target = (page.parent / name).resolve() if name else page
+        assert target.is_file(), f"{page.name}: {link}"
+        assert not anchor or anchor in anchors(target), f"{page.name}: {link}"
+
+
+def test_every_path_in_the_guides_exists():
+    names = {path.name for top in TOP for path in (ROOT / top).rglob("*.py")}
+    for page, span in code_spans():
+        if re.fullmatch(rf"(?:{'|'.join(map(re.escape, TOP))})/[\w./-]*", span):
+            assert (ROOT / span).exists(), f"{page.name}: {span}"
+        elif re.fullmatch(r"\w+\.py", span):
+            assert span in names, f"{page.name}: {span}"
+
+
+def keys(tree: dict, prefix: str) -> set[str]:
+    """Dotted names of all keys of a nested dict."""
+    found = set()
+    for name, value in tree.items():
+        found |= {f"{prefix}.{name}"} | (keys(value, f"{prefix}.{name}") if isinstance(value, dict) else set())
+    return found
+
+
+def known_keys() -> set[str]:
+    """Keys of every file of the config groups; a file in `base/` belongs to the group above it."""
+    found = set()
+    for group in GROUPS:
+        for file in (ROOT / "config" / group).rglob("*.yaml"):
+            prefix = ".".join(part for part in file.parent.relative_to(ROOT / "config").parts if part != "base")
+            found |= keys(yaml.safe_load(file.read_text()) or {}, prefix)
+    return found
+
+
+def test_every_config_key_in_the_guides_exists():
+    known = known_keys()
+    for page, span in code_spans():
+        for word in span.split():
+            key = word.partition("=")[0]
+            if re.fullmatch(rf"(?:{'|'.join(GROUPS)})(?:\.\w+)+", key):
+                assert key in known, f"{page.name}: {span}"
+
+
+def overrides(line: str) -> list[str]:
+    """What Hydra composes of a command line: no options, no placeholders, the first value of a sweep."""
+    words = shlex.split(re.sub(r"<[^>]*>", "placeholder", line), comments=True)
+    sweep = "-m" in words
+    words = [word for word in words if "=" in word and not word.startswith("-")]
+    if sweep:
+        words = [re.sub(r"(=[^,\[\]\"]+),.*", r"\1", word) for word in words]
+    return [with_new_key(word) for word in words]
+
+
+@pytest.mark.parametrize(("script", "line"), commands(), ids=lambda word: word[:60])
+def test_every_command_composes(script, line):
+    assert (ROOT / script).is_file()
+    root = re.search(r'@command\("(\w+)"\)', (ROOT / script).read_text())
+    if root is None:  # benchmarks use argparse
+        options = re.findall(r" (--[\w-]+)", f" {line}")
+        code = "\n".join(file.read_text() for file in (ROOT / script).parent.glob("*.py"))
+        assert all(f'"{option}"' in code for option in options), line
+        return
+    with initialize_config_dir(str(ROOT / "config"), version_base="1.3"):
+        compose(root.group(1), overrides(line), return_hydra_config=True)
+
+
+def test_the_commands_of_the_guides_are_found():
+    scripts = {script for script, _ in commands()}
+    assert {"train/train_vqgan.py", "train/train_ddpm.py", "evaluation/generate.py", "dataset/prepare.py"} <= scripts
+    assert len(commands()) > 30
+
+
+def test_every_make_target_in_the_guides_exists():
+    makefile = (ROOT / "Makefile").read_text()
+    for page in GUIDES:
+        blocks = "\n".join(code for kind, code in FENCE.findall(text(page)) if kind in ("", "bash"))
+        for target in re.findall(r"^make ([\w-]+)", blocks, flags=re.M) + re.findall(r"`make ([\w-]+)", prose(page)):
+            assert re.search(rf"^{target}:", makefile, flags=re.M), f"{page.name}: make {target}"
+
+
+def test_every_test_file_in_the_guides_exists():
+    for page in GUIDES:
+        for name in re.findall(r"python -m pytest (?:-\S+ \w* ?)*(tests/[\w./]+)", text(page)):
+            assert (ROOT / name).exists(), f"{page.name}: {name}"
+
+
+def test_the_readme_is_short():
+    assert len(prose(ROOT / "README.md").split()) <= 700
+
+
+def test_the_glossary_has_at_most_fifteen_terms():
+    assert 0 < len(re.findall(r"^- \*\*", text(ROOT / "docs" / "glossary.md"), flags=re.M)) <= 15
+    assert len([line for line in text(ROOT / "docs" / "glossary.md").splitlines() if line.strip()]) <= 16
+
+
+def test_every_page_is_in_the_navigation_of_the_site():
+    nav = (ROOT / "mkdocs.yml").read_text()
+    assert all(f": {page.name}\n" in nav for page in (ROOT / "docs").glob("*.md"))
+
+
+def test_how_to_pages_contain_no_measured_interval():
+    for name in ("own_data", "training", "scale", "reader_study"):
+        assert not re.search(r"\d \[\d|\d dB|\d GB of memory|\bmeasured\b.*\d", prose(ROOT / "docs" / f"{name}.md"))
+
+
+def test_the_architecture_page_is_current():
+    spec = importlib.util.spec_from_file_location("architecture", ROOT / "docs" / "architecture.py")
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    page = script.PAGE.read_text(encoding="utf-8")
+    assert script.updated(page) == page, "run `python docs/architecture.py`"
+
+
+def python_snippet() -> str:
+    return next(code for kind, code in FENCE.findall(text(ROOT / "README.md")) if kind == "python")
+
+
+def test_the_snippet_of_the_readme_is_short_and_imports():
+    lines = [line for line in python_snippet().splitlines() if line.strip()]
+    imports = [line for line in lines if line.startswith(("import ", "from "))]
+    assert len(lines) <= 8
+    exec("\n".join(imports), {})
+
+
+@pytest.mark.slow
+def test_the_snippet_of_the_readme_gives_the_volume_of_the_command(tmp_path, monkeypatch):
+    import subprocess
+    import sys
+
+    import torch
+    from PIL import Image
+
+    from dataset.sources.phantom import PhantomSource
+
+    source = PhantomSource(train=1, val=1, test=1, volume_size=(32, 32, 32), xray_size=(128, 128))
+    xray = source.build(source.rows.to_dict("records")[0])["xray"][0].float()
+    Image.fromarray((255 * xray).byte().numpy()).save(tmp_path / "chest.png")
+    (tmp_path / "assets").symlink_to(ROOT / "assets")
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    exec(python_snippet(), names)
+    command = [sys.executable, ROOT / "evaluation" / "generate.py", "xray=chest.png", "output=command", "device=cpu"]
+    subprocess.run(command, check=True, capture_output=True)
+    written = names["read_volume"](tmp_path / "command" / "chest_synthetic_ct.nii.gz")
+    assert torch.equal(torch.as_tensor(names["ct"].hu), torch.as_tensor(written.hu))
