@@ -1,8 +1,8 @@
 """X-ray features lifted along their true cone-beam rays into the latent grid.
 
-Every latent voxel receives the feature of the detector pixel that its own ray hits. The map is first spread over bins
-of depth along the ray (an X-ray knows what a ray crossed, and context tells roughly where), which is read trilinearly;
-Philion and Fidler, "Lift, Splat, Shoot" (2020) for the bins. With `depth_bins=1` a feature is constant along its ray.
+Every latent voxel receives the feature of the detector pixel that its own ray hits. A convolution first spreads the
+map over depth bins along the ray, as in Philion and Fidler, "Lift, Splat, Shoot" (2020), and the voxel reads them
+trilinearly. With `depth_bins=1` a feature is constant along its ray.
 """
 
 import torch
@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from dataset.imaging.geometry import camera_axes, project, source_position, voxel_centres
+from ddpm.xray_encoder.base import XrayEncoder
 
 
 def ray_coordinates(
@@ -33,7 +34,7 @@ class RayLift(ModelMixin, ConfigMixin):
     """Feature maps `(b, v, feature_channels, y, x)` to a volume `(b, channels, d, h, w)`, the mean over the views.
 
     Args:
-        depth_bins: steps along the ray that the map is spread over before it is read.
+        depth_bins: bins along the ray.
     """
 
     @register_to_config
@@ -48,10 +49,10 @@ class RayLift(ModelMixin, ConfigMixin):
         extent: Float[Tensor, "b 3"],
         size: tuple[int, int, int],
     ) -> Float[Tensor, "b c d h w"]:
-        """Rays that leave the field read zero.
+        """Lifted features; rays that leave the field read zero.
 
         Args:
-            pose: one a view, without NaN (`dataset.imaging.geometry.fill_unknown`).
+            pose: of each view, without NaN (`dataset.imaging.geometry.fill_unknown`).
             extent: of the volume in mm `(D, H, W)`.
             size: of the latent grid `(d, h, w)`.
         """
@@ -63,7 +64,7 @@ class RayLift(ModelMixin, ConfigMixin):
         if self.config.depth_bins == 1:
             grid = torch.cat([grid[..., :2], torch.zeros_like(grid[..., :1])], dim=-1)
         else:
-            # beyond the first and last bin centre the nearest bin counts; rows and columns outside read zero
+            # beyond the centres of the first and last bin, take the nearest bin; rows and columns outside read zero
             reach = 1.0 - 1.0 / self.config.depth_bins
             grid = torch.cat([grid[..., :2], grid[..., 2:].clamp(-reach, reach)], dim=-1)
         lifted = F.grid_sample(bins.float(), grid, mode="bilinear", padding_mode="zeros", align_corners=False)
@@ -73,8 +74,8 @@ class RayLift(ModelMixin, ConfigMixin):
 class GridLift(ModelMixin, ConfigMixin):
     """Maps of axial slabs `(b, v, feature_channels, y, x)` to a volume `(b, channels, d, h, w)`.
 
-    Source and target fill the same box, slabs run inferior to superior and rows anterior to posterior, as in every
-    volume here: resampling is all there is to do.
+    Source and target fill the same box, with slabs inferior to superior and rows anterior to posterior, so that
+    resampling suffices.
     """
 
     @register_to_config
@@ -89,6 +90,13 @@ class GridLift(ModelMixin, ConfigMixin):
         extent: Float[Tensor, "b 3"],
         size: tuple[int, int, int],
     ) -> Float[Tensor, "b c d h w"]:
-        """Trilinear; `pose` and `extent` are not read, they are there so that every lift is called alike."""
+        """Trilinear resampling; `pose` and `extent` are unused, for the same signature as `RayLift`."""
         mixed = self.mix(maps.movedim(1, 2))
         return F.interpolate(mixed.float(), size, mode="trilinear", align_corners=False)
+
+
+def make_lift(encoder: XrayEncoder, channels: int, depth_bins: int) -> RayLift | GridLift:
+    """The untrained lift of an encoder's maps: along rays for X-rays, by resampling for a source volume."""
+    if encoder.volumetric:
+        return GridLift(encoder.feature_channels, channels)
+    return RayLift(encoder.feature_channels, channels, depth_bins)

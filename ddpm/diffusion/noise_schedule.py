@@ -1,4 +1,4 @@
-"""The noise schedule on tensors: add noise, regression target, clean sample, loss weight."""
+"""The noise schedule on tensors: noisy latents, regression target, clean latents, loss weight."""
 
 import torch
 from jaxtyping import Float, Int
@@ -6,14 +6,14 @@ from torch import Tensor
 
 from ddpm.diffusion.objective import NoiseObjective
 
-MOST_WEIGHT = 16.0  # of a level of noise: beyond it the quietest ones would be all that a batch is about
+MAX_WEIGHT = 16.0  # of a timestep: without it the lowest noise levels would outweigh all others
 
 
 class NoiseSchedule:
-    """Signal and noise levels of an objective as tensors, and the algebra between the three predictions.
+    """Signal and noise levels of an objective at every timestep, as tensors.
 
-    A noisy latent is `x_t = signal_t · x_0 + noise_t · ε`, with `signal_t² + noise_t² = 1` but for `flow`, where
-    `signal_t + noise_t = 1`.
+    Noisy latents are `x_t = signal_t x_0 + noise_t ε`, with `signal_t² + noise_t² = 1` (Ho et al. 2020, eq. 4); for
+    `flow`, `signal_t + noise_t = 1`.
     """
 
     def __init__(self, objective: NoiseObjective):
@@ -27,7 +27,7 @@ class NoiseSchedule:
 
     def levels(self, timestep: Int[Tensor, " b"]) -> tuple[Tensor, Tensor]:
         """`signal_t` and `noise_t`, shaped to multiply `(b, c, d, h, w)`."""
-        if self.signal.device != timestep.device:  # moved once: a copy a step would stall a GPU
+        if self.signal.device != timestep.device:  # moved once: a copy in every step would stall a GPU
             self.signal, self.noise = self.signal.to(timestep.device), self.noise.to(timestep.device)
         return tuple(a[timestep].view(-1, 1, 1, 1, 1) for a in (self.signal, self.noise))
 
@@ -39,7 +39,7 @@ class NoiseSchedule:
         return signal * clean + noise * eps
 
     def target(self, clean: Tensor, eps: Tensor, timestep: Int[Tensor, " b"]) -> Tensor:
-        """What the denoiser should say: ε, `signal·ε − noise·x_0`, x_0, or ε − x_0."""
+        """Target of the prediction: ε, `v = signal ε − noise x_0` (Salimans and Ho 2022, eq. 11), x_0, or ε − x_0."""
         signal, noise = self.levels(timestep)
         prediction = self.objective.prediction
         if prediction == "v_prediction":
@@ -47,28 +47,45 @@ class NoiseSchedule:
         return {"epsilon": eps, "sample": clean, "flow": eps - clean}[prediction]
 
     def clean(self, prediction: Tensor, noisy: Tensor, timestep: Int[Tensor, " b"]) -> Tensor:
-        """The clean latents that a prediction implies."""
-        signal, noise = self.levels(timestep)
-        if self.objective.prediction == "epsilon":
-            return (noisy - noise * prediction) / signal
-        if self.objective.prediction == "flow":
-            return noisy - noise * prediction
-        return signal * noisy - noise * prediction if self.objective.prediction == "v_prediction" else prediction
+        """Clean latents that a prediction implies."""
+        return clean_from_prediction(self.objective.prediction, prediction, noisy, *self.levels(timestep))
 
     def weight(self, timestep: Int[Tensor, " b"]) -> Float[Tensor, " b"]:
-        """Min-SNR weight in the units of the target: min(SNR, γ) over SNR, SNR + 1 or 1 for ε, v and x_0.
+        """Loss weight in the units of the target.
 
-        With `snr_weight` s², min(1 + s²·SNR, 16).
+        With `min_snr_gamma` γ, min(SNR, γ) over SNR, SNR + 1 or 1 for ε, v and x_0 (Hang et al. 2023, section 3.4).
+        With `snr_weight` s², min(1 + s²·SNR, 16). Otherwise 1.
         """
-        gamma = self.objective.min_snr_gamma
-        if self.objective.snr_weight:
-            signal, noise = (a.flatten() for a in self.levels(timestep))
-            return (1.0 + self.objective.snr_weight * (signal / noise).square()).clamp(max=MOST_WEIGHT)
-        if gamma is None:
+        gamma, deviation = self.objective.min_snr_gamma, self.objective.snr_weight
+        if gamma is None and deviation is None:
             return torch.ones(timestep.shape, device=timestep.device)
         signal, noise = (a.flatten() for a in self.levels(timestep))
         snr = (signal / noise).square()
+        if deviation is not None:
+            return (1.0 + deviation * snr).clamp(max=MAX_WEIGHT)
         capped = snr.clamp(max=gamma)
         if self.objective.prediction == "epsilon":
             return capped / snr
         return capped / (snr + 1.0) if self.objective.prediction == "v_prediction" else capped
+
+
+def clean_from_prediction(
+    kind: str, prediction: Tensor, noisy: Tensor, signal: Tensor | float, noise: Tensor | float
+) -> Tensor:
+    """Clean latents that a prediction of noisy latents `signal x_0 + noise ε` implies.
+
+    Args:
+        kind: `epsilon`, `v_prediction`, `sample` or `flow`.
+
+    Raises:
+        ValueError: for another kind.
+    """
+    if kind == "sample":
+        return prediction
+    if kind == "flow":
+        return noisy - noise * prediction
+    if kind == "epsilon":
+        return (noisy - noise * prediction) / signal
+    if kind == "v_prediction":
+        return signal * noisy - noise * prediction
+    raise ValueError(f"prediction_type={kind}: choose sample, epsilon, v_prediction or flow")

@@ -1,4 +1,4 @@
-"""What the denoiser learns to predict: noise schedule, target, weight, and the way back to clean latents."""
+"""The training objective: noise schedule, prediction target, loss weighting and distribution of timesteps."""
 
 from dataclasses import dataclass
 
@@ -12,9 +12,9 @@ PREDICTIONS = ("epsilon", "v_prediction", "sample", "flow")
 class NoiseObjective:
     """A diffusers schedule and one of four targets (Ho et al. 2020; Salimans and Ho 2022 for v).
 
-    `flow` is another process as well: straight lines from data to noise, `x_t = (1 - σ) x_0 + σ ε` with σ = (t + 1)/T
-    and the target ε - x_0 (Lipman et al., "Flow Matching for Generative Modeling", 2023). `schedule` and
-    `zero_terminal_snr` do not touch it: it ends on pure noise by construction.
+    `flow` has its own process: straight lines from data to noise, `x_t = (1 - σ) x_0 + σ ε` with σ = (t + 1)/T, and
+    the target ε - x_0 (Lipman et al., "Flow Matching for Generative Modeling", 2023). It ends on pure noise by
+    construction; `schedule` and `zero_terminal_snr` have no effect.
 
     Args:
         timesteps: T.
@@ -22,17 +22,18 @@ class NoiseObjective:
         prediction: `epsilon`, `v_prediction`, `sample` or `flow`.
         zero_terminal_snr: the last timestep is pure noise (Lin et al., "Common Diffusion Noise Schedules and Sample
             Steps Are Flawed", 2024).
-        min_snr_gamma: caps the weight of easy timesteps (Hang et al., "Efficient Diffusion Training via Min-SNR
-            Weighting Strategy", 2023); None weighs all alike.
-        snr_weight: s² weighs errors of clean latents by 1 + s²·SNR, at most 16: in units of what stays uncertain of
-            latents that lie s around their guess (`ddpm.denoiser.preconditioning`); None weighs all alike.
-        timestep_power: 1 draws timesteps uniformly; k > 1 draws T·u^(1/k), more often the noisy ones.
-        noise_first: share of the training, at its start, in which all timesteps are the noisiest one: the network
-            learns to read the X-ray, as in regression, before it learns to denoise.
+        min_snr_gamma: γ of min-SNR loss weighting, which caps the weight of low-noise timesteps (Hang et al.,
+            "Efficient Diffusion Training via Min-SNR Weighting Strategy", 2023); None for equal weights.
+        snr_weight: s² of the loss weight 1 + s²·SNR, at most 16, for prediction of clean latents. This is 1/c_out² in
+            units of s² for latents with standard deviation s around their prior (`ddpm.denoiser.preconditioning`).
+            None for equal weights.
+        timestep_power: 1 draws timesteps uniformly; k > 1 draws T·u^(1/k), high-noise timesteps more often.
+        pure_noise_warmup: first share of the training in which every timestep is T-1, so that the network learns to
+            use the X-ray, as in regression, before it learns to denoise.
 
     Raises:
-        ValueError: for an unknown prediction, for what zero terminal SNR rules out (epsilon, min-SNR weights), and for
-            weights of another prediction, or not above 0.
+        ValueError: for an unknown prediction, for epsilon or min-SNR weighting with zero terminal SNR, and for a
+            weight that is not above 0 or does not fit the prediction.
     """
 
     timesteps: int = 1000
@@ -42,14 +43,14 @@ class NoiseObjective:
     min_snr_gamma: float | None = None
     snr_weight: float | None = None
     timestep_power: float = 1.0
-    noise_first: float = 0.0
+    pure_noise_warmup: float = 0.0
 
     def __post_init__(self):
         if self.prediction not in PREDICTIONS:
             raise ValueError(f"model.prediction={self.prediction}: choose one of {', '.join(PREDICTIONS)}")
         if self.zero_terminal_snr and self.prediction == "epsilon":
             raise ValueError(
-                "model.zero_terminal_snr=true with model.prediction=epsilon: the last step has nothing to learn from; "
+                "model.zero_terminal_snr=true with model.prediction=epsilon: the last timestep has no signal; "
                 "use model.prediction=v_prediction or sample, or model.zero_terminal_snr=false"
             )
         if self.prediction == "flow" and self.min_snr_gamma is not None:
@@ -59,11 +60,11 @@ class NoiseObjective:
             )
         if self.zero_terminal_snr and self.min_snr_gamma is not None:
             raise ValueError(
-                f"model.min_snr_gamma={self.min_snr_gamma:g} with model.zero_terminal_snr=true: the step where "
-                "sampling starts would weigh nothing; set one of them to null or false"
+                f"model.min_snr_gamma={self.min_snr_gamma:g} with model.zero_terminal_snr=true: the timestep "
+                "where sampling starts would have weight 0; set one of them to null or false"
             )
-        weighed_otherwise = self.prediction != "sample" or self.min_snr_gamma is not None
-        if self.snr_weight is not None and (weighed_otherwise or not 0.0 < self.snr_weight < float("inf")):
+        unweighable = self.prediction != "sample" or self.min_snr_gamma is not None
+        if self.snr_weight is not None and (unweighable or not 0.0 < self.snr_weight < float("inf")):
             raise ValueError(
                 f"model.snr_weight={self.snr_weight:g}: give null, or above 0 with model.prediction=sample and "
                 "model.min_snr_gamma=null"
@@ -83,8 +84,8 @@ class NoiseObjective:
         )
 
     def draw_timestep(self, generator: torch.Generator, progress: float = 1.0) -> int:
-        """One timestep in 0 … T-1, when `progress` of the training, 0 to 1, is done."""
+        """One timestep in 0 … T-1, at `progress` 0 to 1 of the training."""
         u = torch.rand((), generator=generator, dtype=torch.float64).item()
-        if progress < self.noise_first:
+        if progress < self.pure_noise_warmup:
             return self.timesteps - 1
         return min(int(self.timesteps * u ** (1.0 / self.timestep_power)), self.timesteps - 1)

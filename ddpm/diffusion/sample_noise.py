@@ -1,8 +1,8 @@
-"""Noise by words: in training of a sample and a step, in generation of a sample, opposite in pairs.
+"""Reproducible noise of generation, in antithetic pairs.
 
-A pair of opposite noise has, under a denoiser that is close to linear, opposite errors: their mean lies nearer to the
-posterior mean than that of two independent samples (Hammersley and Morton, "A new Monte Carlo technique: antithetic
-variates", 1956), and each alone is as likely as before.
+Two samples of opposite noise have opposite errors under a denoiser that is close to linear, so their mean lies nearer
+to the posterior mean than that of two independent samples (Hammersley and Morton, "A new Monte Carlo technique:
+antithetic variates", 1956). Each sample alone keeps its distribution.
 """
 
 import zlib
@@ -19,9 +19,9 @@ class SampleNoise:
     """The noise of a batch of samples; that of sample j of an X-ray depends on `(seed, name, j)` alone.
 
     Args:
-        names: of the X-ray of each sample.
-        numbers: j of each.
-        antithetic: an odd sample gets the opposite of the noise of the one before it.
+        names: name of each sample's X-ray.
+        numbers: j of each sample.
+        antithetic: gives an odd sample the opposite noise of the sample before it.
 
     Raises:
         ValueError: for a negative seed.
@@ -36,14 +36,14 @@ class SampleNoise:
         self._streams: list[torch.Generator] | None = None
 
     def start(self, shape: tuple[int, ...]) -> Float[Tensor, "b c d h w"]:
-        """Where the samples start."""
+        """Initial noise of the samples."""
         return self._draw(shape, [_generator(*key, "start") for key in self._shared])
 
     def step(self, scheduler: SchedulerMixin, shape: tuple[int, ...]) -> dict:
-        """What the `step` of a stochastic sampler wants of the present step.
+        """Keyword arguments for the present `step` of a stochastic sampler.
 
-        DPM-Solver++ takes the noise itself. The ancestral sampler draws it from generators, which cannot be told to
-        draw the opposite: each sample has its own.
+        DPM-Solver++ takes the noise itself. The ancestral sampler draws it from generators, which cannot draw opposite
+        noise, so each sample has its own.
         """
         takes_noise = isinstance(scheduler, DPMSolverMultistepScheduler)
         if self._streams is None:

@@ -1,4 +1,4 @@
-"""The diffusers schedulers that may sample, by name: a config names one of them, never an arbitrary class."""
+"""Samplers: the diffusers schedulers that a config may name, over the noise process of training."""
 
 from diffusers import (
     DDIMScheduler,
@@ -10,13 +10,14 @@ from diffusers import (
 from jaxtyping import Float
 from torch import Tensor
 
+from ddpm.diffusion.noise_schedule import clean_from_prediction
 from ddpm.diffusion.solvers import FlowEuler, LogSNRSolver
 
 SAMPLERS: dict[str, type[SchedulerMixin]] = {
     cls.__name__: cls
     for cls in (DDPMScheduler, DDIMScheduler, DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler)
 }
-PREVIEW_STEPS = 4  # with an exact denoiser so few evaluations give 0.2 to 0.8 of the true spread, whatever the solver
+PREVIEW_STEPS = 4  # an exact denoiser gives 0.2 to 0.8 of the true standard deviation with so few evaluations
 PREVIEW = "preview, spread too small"
 SPACINGS = ("trailing", "log_snr")
 FLOW_SAMPLERS = ("DPMSolverMultistepScheduler", "FlowMatchEulerDiscreteScheduler")
@@ -27,13 +28,12 @@ def make_sampler(name: str, training: SchedulerMixin, spacing: str = "trailing",
 
     Args:
         name: one of `SAMPLERS`.
-        training: the scheduler of training, whose config is carried over.
-        spacing: of the steps: `trailing`, equal in time; or `log_snr` (`ddpm.diffusion.solvers`), of DPM-Solver++
-        alone.
-        options: of the sampler itself, such as `solver_order`.
+        training: scheduler of training, whose config the sampler takes over.
+        spacing: `trailing`, steps equal in time; or `log_snr` (`ddpm.diffusion.solvers`), for DPM-Solver++ alone.
+        options: of the sampler, such as `solver_order`.
 
     Raises:
-        ValueError: for an unknown name or spacing, and for a sampler that cannot follow the process of training.
+        ValueError: for an unknown name or spacing, and for a sampler of another noise process.
     """
     if spacing not in SPACINGS or (spacing == "log_snr" and name != "DPMSolverMultistepScheduler"):
         raise ValueError(
@@ -59,34 +59,26 @@ def make_sampler(name: str, training: SchedulerMixin, spacing: str = "trailing",
             f"sampler.scheduler={name}: it samples models trained with prediction=flow, not "
             f"{training.config.prediction_type}"
         )
-    # every step ends on pure noise at T-1 (trailing); whitened latents have no bounds, so clipping would shrink them
+    # trailing steps start at T-1, pure noise; standardised latents are unbounded, so clipping would shrink them
     return kind.from_config(training.config, **{"timestep_spacing": "trailing", "clip_sample": False, **options})
 
 
 def clean_latents(
     scheduler: SchedulerMixin, prediction: Float[Tensor, "*b"], timestep, latents: Float[Tensor, "*b"]
 ) -> Float[Tensor, "*b"]:
-    """The clean latents that a prediction of the network implies, whatever it predicts.
-
-    Raises:
-        ValueError: a kind of prediction that is not known.
-    """
-    flow = isinstance(scheduler, FlowMatchEulerDiscreteScheduler) or scheduler.config.get("use_flow_sigmas", False)
-    if flow:  # x_t = (1 - s) x_0 + s e, and the network predicts e - x_0
-        return latents - timestep / scheduler.config.num_train_timesteps * prediction
-    kind = scheduler.config.prediction_type
-    if kind == "sample":
-        return prediction
-    kept = scheduler.alphas_cumprod[int(timestep)].to(latents).clamp_min(1e-8)
-    signal, noise = kept.sqrt(), (1.0 - kept).sqrt()
-    if kind == "epsilon":
-        return (latents - noise * prediction) / signal
-    if kind == "v_prediction":
-        return signal * latents - noise * prediction
-    raise ValueError(f"prediction_type={kind}: choose sample, epsilon or v_prediction")
+    """Clean latents that a prediction of the network at a timestep of the sampler implies."""
+    if _is_flow(scheduler):
+        noise = timestep / scheduler.config.num_train_timesteps
+        return clean_from_prediction("flow", prediction, latents, 1.0 - noise, noise)
+    alpha_cumprod = scheduler.alphas_cumprod[int(timestep)].to(latents).clamp_min(1e-8)
+    levels = alpha_cumprod.sqrt(), (1.0 - alpha_cumprod).sqrt()
+    return clean_from_prediction(scheduler.config.prediction_type, prediction, latents, *levels)
 
 
 def network_timestep(scheduler: SchedulerMixin, timestep):
-    """The timestep that the denoiser knows by 0 … T-1; flow samplers count noise in 1 … T."""
-    flow = isinstance(scheduler, FlowMatchEulerDiscreteScheduler) or scheduler.config.get("use_flow_sigmas", False)
-    return timestep - 1 if flow else timestep
+    """The timestep 0 … T-1 of the denoiser; flow samplers count from 1 to T."""
+    return timestep - 1 if _is_flow(scheduler) else timestep
+
+
+def _is_flow(scheduler: SchedulerMixin) -> bool:
+    return isinstance(scheduler, FlowMatchEulerDiscreteScheduler) or scheduler.config.get("use_flow_sigmas", False)

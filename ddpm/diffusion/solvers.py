@@ -1,9 +1,9 @@
-"""DPM-Solver++ (Lu et al. 2022) whose steps lie equally far apart in log-SNR: 12 of them keep the samples' spread.
+"""DPM-Solver++ (Lu et al. 2022) with steps equal in log-SNR, which keep the samples' standard deviation in 12 steps.
 
-Steps equally far apart in time leave the last, quiet part of the process to one step. Where the X-ray leaves little
-open (a standard deviation of 0.1 in whitened latents) 12 of them give 0.57 of the true spread, these 1.02. The law is
-tested against exact denoisers. diffusers' own `use_lu_lambdas` starts at the log-SNR of the first timestep, which with
-zero terminal SNR is minus infinity: it wastes its steps there.
+Steps equal in time leave the low-noise end of the process to one step: for latents with a posterior standard deviation
+of 0.1, 12 of them give 0.57 of it, and steps equal in log-SNR 1.02, tested with exact denoisers. diffusers' own
+`use_lu_lambdas` starts at the log-SNR of the first timestep, which is minus infinity with zero terminal SNR, and
+spends its steps there.
 """
 
 import numpy as np
@@ -12,17 +12,17 @@ from diffusers import DPMSolverMultistepScheduler, FlowMatchEulerDiscreteSchedul
 
 from common.errors import UserError
 
-FIRST, LAST = -2.0, 5.5  # log of signal over noise: from where anything is decided to where nothing is left to decide
+FIRST, LAST = -2.0, 5.5  # λ = log(signal / noise): between them the X-ray and the noise determine the sample
 
 
 class LogSNRSolver(DPMSolverMultistepScheduler):
-    """`DPMSolverMultistepScheduler` with a grid of its own: pure noise, then `FIRST` to `LAST` in equal steps."""
+    """`DPMSolverMultistepScheduler` on the grid: pure noise, then λ from `FIRST` to `LAST` in equal steps."""
 
     def set_timesteps(self, num_inference_steps: int, device=None) -> None:
-        """Sets the grid; steps that fall onto one timestep of training are one.
+        """Sets the grid; steps that fall onto the same timestep of training are merged.
 
         Raises:
-            ValueError: fewer than one step.
+            ValueError: for fewer than one step.
         """
         total = self.config.num_train_timesteps
         flow = bool(self.config.use_flow_sigmas)
@@ -30,8 +30,8 @@ class LogSNRSolver(DPMSolverMultistepScheduler):
             noise = np.arange(1, total) / total
             ratio = np.log((1.0 - noise) / noise)
         else:
-            kept = self.alphas_cumprod.double().clamp(1e-20, 1.0 - 1e-12).numpy()
-            ratio = 0.5 * np.log(kept / (1.0 - kept))
+            alphas_cumprod = self.alphas_cumprod.double().clamp(1e-20, 1.0 - 1e-12).numpy()
+            ratio = 0.5 * np.log(alphas_cumprod / (1.0 - alphas_cumprod))
         chosen = log_snr_grid(ratio, num_inference_steps)
         if not flow:
             super().set_timesteps(timesteps=chosen, device=device)
@@ -43,10 +43,10 @@ class LogSNRSolver(DPMSolverMultistepScheduler):
 
 
 def log_snr_grid(ratio: np.ndarray, steps: int) -> list[int]:
-    """Positions on a falling curve of log signal over noise: its end, then equal steps; no two alike.
+    """Distinct positions on a falling curve of log(signal / noise): its end, then equal steps.
 
     Raises:
-        ValueError: fewer than one step.
+        ValueError: for fewer than one step.
     """
     if steps < 1:
         raise ValueError(f"sampler.steps={steps}: give at least 1")
@@ -62,7 +62,7 @@ class FlowEuler(FlowMatchEulerDiscreteScheduler):
         """Sets the grid of n steps.
 
         Raises:
-            UserError: fewer than one step, or more than there are noise levels in training.
+            UserError: for fewer than one step, or more steps than timesteps of training.
         """
         most = self.config.num_train_timesteps
         if not 1 <= num_inference_steps <= most:

@@ -5,7 +5,6 @@ from diffusers.configuration_utils import register_to_config
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ddpm.conditioning.lift import GridLift
 from ddpm.denoiser.blocks import Conv3d
 from ddpm.xray_encoder.base import XrayEncoder, XrayFeatures
 
@@ -61,10 +60,6 @@ class VolumeEncoder(XrayEncoder):
         maps = self.to_maps(x).movedim(2, 1)
         embedding = self.to_embedding(x.mean(dim=(2, 3, 4)))
         return XrayFeatures(embedding[:, None].expand(-1, maps.shape[1], -1), maps)
-
-    def make_lift(self, channels: int, depth_bins: int) -> GridLift:
-        """A plain resampling: the maps lie in the volume already."""
-        return GridLift(self.feature_channels, channels)
 
 
 class _Block(nn.Module):

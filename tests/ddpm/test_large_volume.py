@@ -13,6 +13,7 @@ MEASURE = f"""
 import json, sys
 sys.path.insert(0, {str(ROOT)!r})
 import torch
+from ddpm.conditioning.lift import make_lift
 from ddpm.latent import VQGANLatents
 from ddpm.diffusion.objective import NoiseObjective
 from ddpm.pipeline import XrayToCTPipeline
@@ -26,7 +27,7 @@ xrays = CNNXrayEncoder()
 denoiser = UNet3D(8, 32, (1, 2, 4), condition={{"embedding_dim": xrays.embedding_dim}})
 encoder = VQGANLatents({{"n_hiddens": 32}}, *(int(word) for word in sys.argv[1:]))
 scheduler = NoiseObjective(prediction="sample").scheduler()
-lift = xrays.make_lift(16, 16)
+lift = make_lift(xrays, 16, 16)
 pipeline = XrayToCTPipeline(denoiser, xrays, lift, encoder, scheduler, None, None, protocol=protocol)
 before = _peak()
 volume = pipeline(torch.rand(1, 1, 1, 256, 256), num_inference_steps=1).volumes[0, 0]

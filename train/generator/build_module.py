@@ -7,6 +7,7 @@ from omegaconf import DictConfig, OmegaConf
 from dataset.imaging.geometry import make_pose
 from dataset.imaging.hu_window import Window
 from ddpm.conditioning.condition import make_condition
+from ddpm.conditioning.lift import make_lift
 from ddpm.conditioning.linear_prior import LinearPrior
 from ddpm.diffusion.objective import PREDICTIONS
 from ddpm.latent import LatentEncoder
@@ -61,7 +62,7 @@ def build_module(
         _convert_="all",
     )
     denoiser.check_size(shape[1:])
-    lift = xray_encoder.make_lift(model.condition_channels, model.depth_bins) if model.condition_channels else None
+    lift = make_lift(xray_encoder, model.condition_channels, model.depth_bins) if model.condition_channels else None
     with torch.no_grad():  # one empty X-ray tells whether its size suits the encoder
         views = dataset.volume_size[0] if xray_encoder.volumetric else 1
         encoded = xray_encoder(torch.zeros(1, views, 1, *dataset.xray_size))

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ddpm.denoiser.preconditioning import GaussianPreconditioning
-from ddpm.diffusion.noise_schedule import MOST_WEIGHT, NoiseSchedule
+from ddpm.diffusion.noise_schedule import MAX_WEIGHT, NoiseSchedule
 from ddpm.diffusion.objective import PREDICTIONS, NoiseObjective
 from ddpm.losses.loss_type import pointwise_loss
 
@@ -75,8 +75,8 @@ def test_snr_weight_is_in_units_of_what_stays_uncertain():
     nothing = torch.zeros(len(steps), 1, 1, 1, 1)
     _, uncertainty = posterior(nothing, nothing, torch.full_like(nothing, deviation), steps, None)
     expected = (deviation / uncertainty.flatten()).square()
-    assert torch.allclose(weight, expected.clamp(max=MOST_WEIGHT), rtol=1e-4)
-    assert weight[0] == 1.0 and weight[-1] == MOST_WEIGHT < expected[-1]
+    assert torch.allclose(weight, expected.clamp(max=MAX_WEIGHT), rtol=1e-4)
+    assert weight[0] == 1.0 and weight[-1] == MAX_WEIGHT < expected[-1]
     assert torch.equal(schedule(prediction="sample").weight(steps), torch.ones(len(steps)))
     refused = [{"snr_weight": value} for value in (-0.1, 0.0, float("nan"), float("inf"))]
     refused += [{"prediction": "v_prediction"}, {"min_snr_gamma": 5.0, "zero_terminal_snr": False}]
@@ -96,7 +96,7 @@ def test_timestep_power_favours_noise():
 
 def test_noise_comes_first_and_then_every_level():
     generator = torch.Generator().manual_seed(0)
-    objective, plain = NoiseObjective(timestep_power=2.0, noise_first=0.4), NoiseObjective(timestep_power=2.0)
+    objective, plain = NoiseObjective(timestep_power=2.0, pure_noise_warmup=0.4), NoiseObjective(timestep_power=2.0)
     assert {objective.draw_timestep(generator, progress) for progress in (0.0, 0.2, 0.399)} == {999}
     for progress in (0.4, 0.9, 1.0):
         generators = [torch.Generator().manual_seed(1) for _ in range(2)]

@@ -12,6 +12,7 @@ from encoder_files import CLASSES, save_network
 from torch.utils.data import DataLoader, default_collate
 
 from ddpm.checkpoint.load import load_pipeline
+from ddpm.conditioning.lift import make_lift
 from ddpm.denoiser.unet import UNet3D
 from ddpm.diffusion.objective import NoiseObjective
 from ddpm.module import DDPMModule
@@ -37,7 +38,7 @@ def module_of(encoder, **options) -> DDPMModule:
         head_dim=8,
     )
     return DDPMModule(
-        denoiser, encoder, encoder.make_lift(4, 2), latent_encoder(), objective=NoiseObjective(),
+        denoiser, encoder, make_lift(encoder, 4, 2), latent_encoder(), objective=NoiseObjective(),
         optimizer=partial(torch.optim.AdamW, lr=1e-3, weight_decay=0.1), num_batches=3, volume_size=VOLUME,
         protocol=PROTOCOL, warmup_steps=1, **options,
     )  # fmt: skip

@@ -9,7 +9,7 @@ from ddpm_parts import PROTOCOL, VOLUME, item, latent_encoder
 from torch.utils.data import default_collate
 
 from ddpm.checkpoint.write import component
-from ddpm.conditioning.lift import GridLift
+from ddpm.conditioning.lift import GridLift, make_lift
 from ddpm.denoiser.unet import UNet3D
 from ddpm.diffusion.objective import NoiseObjective
 from ddpm.module import DDPMModule
@@ -60,7 +60,7 @@ def test_trains_and_rebuilds_without_a_pose():
     source = encoder()
     module = DDPMModule(
         UNet3D(4, dim=8, dim_mults=(1, 2), condition={"channels": 4, "embedding_dim": 16}, blocks=1, head_dim=8),
-        source, source.make_lift(4, 16), latent_encoder(), objective=NoiseObjective(),
+        source, make_lift(source, 4, 16), latent_encoder(), objective=NoiseObjective(),
         optimizer=partial(torch.optim.AdamW, lr=1e-3), num_batches=1, volume_size=VOLUME, protocol=PROTOCOL,
     )  # fmt: skip
     torch.nn.init.normal_(module.trained["denoiser"].out.weight)
