@@ -1,4 +1,4 @@
-"""Who trains and who judges: splits and folds by patient, stratified by label, fixed by a seed."""
+"""Splits and cross-validation folds by patient, stratified by label, determined by a seed."""
 
 import hashlib
 
@@ -12,40 +12,39 @@ from dataset.manifest.table import LABELS, SPLITS
 def assign_splits(
     rows: pd.DataFrame, val: float = 0.1, test: float = 0.1, seed: int = 0, known: dict[str, str] | None = None
 ) -> pd.DataFrame:
-    """Fill empty splits by patient, stratified by label, fixed by `seed`; a split that is given stays.
+    """The rows with empty splits filled by patient, stratified by label; given splits are kept.
 
-    `val` and `test` are shares of the patients. From three patients on each of the two has at least one; two patients
-    are train and val; one is train. `known` maps patients to the split they had before: they keep it, so that
-    a folder that grows never moves a patient from test to train.
+    Args:
+        val, test: shares of the patients, at least one each of three patients. Two are train and val, one is train.
+        known: patient -> earlier split, which is kept: a growing data set moves no patient from test to train.
     """
     known = {patient: split for patient, split in (known or {}).items() if split}
     rows = rows.copy()
     given = rows[rows["split"] != ""].groupby("patient")["split"].first().to_dict()
-    settled = {**known, **given}
-    patients = _spread(rows[~rows["patient"].isin(settled)], seed)
+    assigned = {**known, **given}
+    patients = _interleave(rows[~rows["patient"].isin(assigned)], seed)
     count = len(patients)
-    if settled:  # newcomers join at the same shares, without the guarantee of one each
+    if assigned:  # new patients: the same shares without a minimum
         n_val, n_test = round(count * val), round(count * test)
     else:
         n_val = max(1, round(count * val)) if count >= 2 and val > 0 else 0
         n_test = max(1, round(count * test)) if count >= 3 and test > 0 else 0
     for i, patient in enumerate(patients):
-        settled[patient] = "test" if i < n_test else "val" if i < n_test + n_val else "train"
-    rows["split"] = rows["patient"].map(settled)
+        assigned[patient] = "test" if i < n_test else "val" if i < n_test + n_val else "train"
+    rows["split"] = rows["patient"].map(assigned)
     return rows
 
 
 def assign_folds(
     rows: pd.DataFrame, n_folds: int, fold: int, seed: int = 0, known: dict[str, int] | None = None
 ) -> pd.DataFrame:
-    """Cross-validation: fold `fold` is the test, the next one (cyclically) the validation, the others train.
+    """The rows with folds; fold `fold` is the test split, the next one (cyclically) validation, the others train.
 
-    A fold that the table gives stays; other patients keep the fold they had before (`known`). Each newcomer goes to
-    the fold with the fewest of the same label, then the fewest in all. The column `split` is replaced.
+    Folds of the table are kept, then earlier folds (`known`). A new patient gets the fold with the fewest patients of
+    the same label, then the fewest in total.
 
     Raises:
-        UserError: fewer than 3 folds or more than patients, a fold that does not exist, or a table whose own folds
-            go beyond `n_folds`.
+        UserError: fewer than 3 folds or more than patients, an invalid `fold`, or a fold in the table above `n_folds`.
     """
     n_folds, fold = int(n_folds), int(fold)
     patients = rows["patient"].nunique()
@@ -57,23 +56,23 @@ def assign_folds(
     given = rows[rows["fold"] >= 0].groupby("patient")["fold"].first().to_dict()
     if given and max(given.values()) >= n_folds:
         raise UserError(f"dataset.n_folds={n_folds}: the manifest has a fold {max(given.values())} (from 0)")
-    settled = {**{p: f for p, f in (known or {}).items() if 0 <= f < n_folds}, **given}
+    assigned = {**{p: f for p, f in (known or {}).items() if 0 <= f < n_folds}, **given}
     labels = rows.groupby("patient")["label"].max()
     filled = np.zeros((n_folds, len(LABELS)), dtype=int)
-    for patient in labels.index.intersection(list(settled)):
-        filled[settled[patient], labels[patient] + 1] += 1
-    for patient in _spread(rows[~rows["patient"].isin(settled)], seed):
+    for patient in labels.index.intersection(list(assigned)):
+        filled[assigned[patient], labels[patient] + 1] += 1
+    for patient in _interleave(rows[~rows["patient"].isin(assigned)], seed):
         column = labels[patient] + 1
-        settled[patient] = min(range(n_folds), key=lambda f: (filled[f, column], filled[f].sum(), f))
-        filled[settled[patient], column] += 1
-    rows["fold"] = rows["patient"].map(settled).astype(int)
-    judged = {fold: "test", (fold + 1) % n_folds: "val"}
-    rows["split"] = rows["fold"].map(lambda f: judged.get(f, "train"))
+        assigned[patient] = min(range(n_folds), key=lambda f: (filled[f, column], filled[f].sum(), f))
+        filled[assigned[patient], column] += 1
+    rows["fold"] = rows["patient"].map(assigned).astype(int)
+    held_out = {fold: "test", (fold + 1) % n_folds: "val"}
+    rows["split"] = rows["fold"].map(lambda f: held_out.get(f, "train"))
     return rows
 
 
 def patients_digest(rows: pd.DataFrame) -> dict[str, str]:
-    """SHA-256 of the set of patients in each split: equal exactly where the same patients lie in it."""
+    """SHA-256 of the set of patients in each split."""
     found = {}
     for split in SPLITS:
         names = sorted({str(patient) for patient in rows.loc[rows["split"] == split, "patient"]})
@@ -81,11 +80,11 @@ def patients_digest(rows: pd.DataFrame) -> dict[str, str]:
     return found
 
 
-def _spread(rows: pd.DataFrame, seed: int) -> list[str]:
-    """The patients in an order in which every stretch holds the labels in about their overall proportion.
+def _interleave(rows: pd.DataFrame, seed: int) -> list[str]:
+    """The patients in an order in which every section has about the overall proportion of labels.
 
-    Within each label they are shuffled and spread evenly over [0, 1), then sorted by that place. A patient with
-    several labels counts by the highest.
+    Within a label patients are shuffled and spaced evenly over [0, 1), then all are sorted by this position. A patient
+    with several labels counts by the highest.
     """
     labels = rows.groupby("patient")["label"].max()
     placed = []

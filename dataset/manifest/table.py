@@ -1,6 +1,6 @@
-"""The manifest: one table `manifest.csv` says which CT, X-rays, patient, label and split make a case.
+"""The table of a data set, `manifest.csv`: CT, X-rays, patient, label and split of each case.
 
-Paths in it are relative to the folder that holds it. A case with several films names them with a semicolon between:
+Paths are relative to the folder of the table. Several X-rays of a case are separated by semicolons:
 `xray=a_pa.png;a_lat.png`, `view=PA;lateral`.
 """
 
@@ -14,11 +14,11 @@ from common.errors import UserError
 from common.files import atomic_path
 from dataset.imaging.geometry import VIEWS
 
-EMPTY = {  # every column, with what it holds where nobody knows
+EMPTY = {  # every column with its value for unknown
     "id": "",
     "patient": "",
     "ct": "",
-    "xray": "",  # empty = made from the CT
+    "xray": "",  # empty = DRR of the CT
     "view": "",
     "xray_source": "",
     "hours_xray_to_ct": np.nan,
@@ -35,34 +35,35 @@ NUMBERS = {"hours_xray_to_ct": float, "age": int, "label": int, "fold": int}
 SPLITS = ("train", "val", "test")
 LABELS = (0, 1, -1)  # negative, positive, unknown
 DRR, DRR_CONTRAST, FILM, VOLUME = XRAY_SOURCES = ("drr", "drr_contrast", "film", "volume")
-SEPARATOR = ";"  # between the films, and the views, of one case
+SEPARATOR = ";"  # between the X-rays, and the views, of one case
 COLUMN_HELP = (
     "id, patient, ct (NIfTI file or DICOM folder, relative to this folder); "
-    "optional: xray (file; empty = made from the CT; frontal;lateral for two), view (PA, AP, lateral), "
+    "optional: xray (file; empty = DRR of the CT; frontal;lateral for two), view (PA, AP, lateral), "
     "label (0, 1, -1 = unknown), split (train, val, test), fold (0, 1, ...), age, sex, hours_xray_to_ct"
 )
 
 
 def make_rows(records: Iterable[dict]) -> pd.DataFrame:
-    """A manifest out of records that name only what they know; the other columns are filled with `EMPTY`."""
+    """A manifest of records with any of the columns; the others get the values of `EMPTY`."""
     records = [{**EMPTY, **record} for record in records]
     extra = [name for name in records[0] if name not in COLUMNS] if records else []
     return pd.DataFrame(records, columns=[*COLUMNS, *extra])
 
 
 def parts(value: str) -> list[str]:
-    """The films, or the views, of one case."""
+    """The X-rays, or the views, of one case."""
     return [part.strip() for part in str(value).split(SEPARATOR)] if str(value).strip() else []
 
 
 def read_manifest(path: str | Path, label_column: str = "label", target_column: str = "ct") -> pd.DataFrame:
-    """A validated manifest with all of `COLUMNS`; columns beyond them are kept.
+    """A validated manifest with all of `COLUMNS` and the other columns of the file.
 
-    `label_column` names the column that holds the label, which becomes `label`; `target_column` the one that holds the
-    volumes to be generated, which becomes `ct`. An empty split stays empty.
+    Args:
+        label_column: column of the label, which becomes `label`.
+        target_column: column of the volumes to generate, which becomes `ct`.
 
     Raises:
-        UserError: if the table cannot be read or breaks a rule of `validate_manifest`.
+        UserError: the table is unreadable or breaks a rule of `validate_manifest`.
     """
     path = Path(path)
     try:
@@ -80,7 +81,7 @@ def read_manifest(path: str | Path, label_column: str = "label", target_column: 
         raise UserError(f"{path}: column {', '.join(absent)} is missing; columns: {COLUMN_HELP}")
     if label_column != "label" and label_column not in rows.columns:
         found = ", ".join(rows.columns)
-        raise UserError(f"{path}: no column {label_column} as dataset.label_column asks; the table has {found}")
+        raise UserError(f"{path}: no column {label_column} (dataset.label_column); the table has {found}")
     if label_column in rows.columns:
         rows["label"] = rows[label_column]
     rows["ct"] = rows[target_column]
@@ -96,12 +97,11 @@ def read_manifest(path: str | Path, label_column: str = "label", target_column: 
 
 
 def validate_manifest(rows: pd.DataFrame, path: str | Path = "manifest.csv") -> None:
-    """Refuse a table that would train on a lie.
+    """Raises UserError for an invalid table.
 
-    Raises:
-        UserError: for no row at all, an empty or repeated id, an empty patient or ct, a label, split, view or X-ray
-            source outside its choices, an age, fold or number of hours that is no number, as many views as there are
-            no films, or a patient in two splits or two folds.
+    Errors are no rows, an empty or repeated id, an empty patient or ct, a label, split, view or X-ray source outside
+    its choices, a non-numeric age, fold or hours, a number of views that differs from that of the X-rays, and a
+    patient in two splits or folds.
     """
     if rows.empty:
         raise UserError(f"{path}: no rows; give one per CT with {COLUMN_HELP}")
@@ -125,11 +125,11 @@ def validate_manifest(rows: pd.DataFrame, path: str | Path = "manifest.csv") -> 
             shown = ", ".join(value for value in allowed if value)
             raise UserError(f"{path}: row {wrong[0] + 2} has {name}={values.iloc[wrong[0]]}; choose {shown}")
     for i, (xray, view) in enumerate(zip(rows["xray"], rows["view"], strict=True)):
-        films, views = parts(xray), parts(view)
+        xrays, views = parts(xray), parts(view)
         if any(v not in VIEWS for v in views):
             raise UserError(f"{path}: row {i + 2} has view={view}; choose {', '.join(VIEWS)}")
-        if len(films) > 1 and len(films) != len(views):
-            raise UserError(f"{path}: row {i + 2} has {len(films)} films but view={view}; name a view for each")
+        if len(xrays) > 1 and len(xrays) != len(views):
+            raise UserError(f"{path}: row {i + 2} has {len(xrays)} X-rays but view={view}; name a view for each")
     known_fold = pd.to_numeric(rows["fold"]).fillna(-1) >= 0
     for name, given in (("split", rows[rows["split"] != ""]), ("fold", rows[known_fold])):
         places = given.groupby("patient")[name].nunique()
@@ -140,7 +140,7 @@ def validate_manifest(rows: pd.DataFrame, path: str | Path = "manifest.csv") -> 
 
 
 def write_manifest(rows: pd.DataFrame, path: str | Path) -> None:
-    """Write the table, atomically."""
+    """Writes the table atomically."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as temporary:

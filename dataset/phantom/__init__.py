@@ -1,1 +1,1 @@
-"""Drawn chests: anatomy, vessels, emboli, and their rendering to HU."""
+"""Analytic chest phantoms: anatomy, vessels, emboli, and rendering to HU."""

@@ -1,6 +1,6 @@
-"""Who a phantom is: the numbers that are drawn for a patient, and the shape of the chest that follows from them.
+"""Random parameters of a phantom, and the surfaces of the chest that follow from them.
 
-Body coordinates `(x, y, z)` in mm as in `dataset.phantom.canvas`; sides are 0 = right (x < 0) and 1 = left (x > 0).
+Body coordinates `(x, y, z)` in mm as in `dataset.phantom.canvas`; side 0 is right (x < 0), side 1 is left (x > 0).
 """
 
 from dataclasses import dataclass, field
@@ -22,12 +22,12 @@ LABELS: dict[str, int] = {
     "lesion": 10,  # nodules and masses
     "fluid": 11,  # pleural effusion
 }
-SIDES = (-1.0, 1.0)  # sign of x of the right and of the left side
+SIDES = (-1.0, 1.0)  # sign of x on the right and left
 
 
 @dataclass
 class Disease:
-    """What an X-ray may show besides the anatomy; None or 0 where the patient has none of it."""
+    """Findings of one patient; None, 0 or empty where absent."""
 
     embolism: bool = False
     clots: list = field(default_factory=list)  # (artery, position along it, radius share, half length in mm)
@@ -38,46 +38,88 @@ class Disease:
     consolidation: tuple | None = None  # (side, upper or lower lobe, strength)
 
 
-@dataclass
-class Anatomy:
-    """Sizes in mm, HU and angles of one patient. Pairs are (right, left)."""
+@dataclass(frozen=True)
+class Thorax:
+    """Inner surface of the chest wall at its widest section, mm."""
 
-    posture: Posture
-    half_width: tuple[float, float]  # of the chest cage inside, at its widest
+    half_width: tuple[float, float]
     half_depth: float
-    middle_y: float  # of the cage, at its widest
+    middle_y: float
     widest_z: float
+
+
+@dataclass(frozen=True)
+class Lungs:
+    """Lungs and diaphragm: mm, HU."""
+
     apex: tuple[float, float]
     dome: tuple[float, float]  # top of the diaphragm
-    dome_height: tuple[float, float]  # from top to the deep recess
-    wall: float
-    fat: float
-    breast: float  # half size of the breasts, 0 for none
+    dome_height: tuple[float, float]  # from the top to the recess
     mediastinum: tuple[float, float]  # half width
+    hu: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class BodyWall:
+    """Thickness of the layers around the thorax, mm."""
+
+    muscle: float
+    fat: float
+    breast: float  # half size, 0 for none
+
+
+@dataclass(frozen=True)
+class Heart:
+    """Ellipsoid of the heart: half axes and shift in mm, unit vector of the long axis."""
+
+    half_axes: tuple[float, float, float]
+    shift: tuple[float, float, float]
+    axis: tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Vessels:
+    """Large vessels and airways: mm, HU."""
+
     carina: float
-    heart: tuple[float, float, float]  # half axes
-    heart_shift: tuple[float, float, float]
-    heart_axis: tuple[float, float, float]
     aorta: float
     artery_scale: float
+    contrast: tuple[float, float, float]  # added HU: right heart and lungs, left heart and aorta, vena cava
+    jitter: np.ndarray  # (8, 3) displacements
+
+
+@dataclass(frozen=True)
+class Skeleton:
+    """Spine and ribs, mm."""
+
     vertebra: float
     scoliosis: tuple[float, float]  # amplitude, phase
     rib_pitch: float
     rib_drop: float
-    lung_hu: tuple[float, float]
-    contrast: tuple[float, float, float]  # added HU: right heart and lungs, left heart and aorta, vena cava
-    bubble: tuple[float, float]  # stomach gas, half width and height
-    jitter: np.ndarray  # (8, 3) small displacements of the large vessels
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """Parameters of one patient. Pairs are (right, left)."""
+
+    posture: Posture
+    thorax: Thorax
+    lungs: Lungs
+    wall: BodyWall
+    heart: Heart
+    vessels: Vessels
+    skeleton: Skeleton
+    stomach_gas: tuple[float, float]  # half width and height in mm
     disease: Disease
 
 
 def draw_disease(rng: np.random.Generator, pe_share: float, sign_rate: float) -> tuple[Disease, list[float]]:
-    """Embolism with its radiographic signs, and findings that have nothing to do with it; raised domes in mm."""
+    """Embolism with its radiographic signs and unrelated findings, and the elevation of each dome in mm."""
     disease, raised = Disease(), [0.0, 0.0]
     disease.embolism = bool(rng.random() < pe_share)
     signs = rng.random() < sign_rate
     side = int(rng.random() < 0.45)
-    # Findings of their own, in the sick and the healthy alike: an X-ray tells cases apart by more than the label
+    # unrelated findings, with and without embolism
     if rng.random() < 0.25:
         for _ in range(rng.integers(1, 3)):
             disease.nodules.append((int(rng.integers(2)), rng.random(3).tolist(), rng.uniform(7.5, 20.0)))
@@ -105,7 +147,7 @@ def draw_disease(rng: np.random.Generator, pe_share: float, sign_rate: float) ->
 
 
 def _draw_clots(rng: np.random.Generator, side: int) -> list:
-    """One to four clots; the sicker side is `side`, and a main or lobar artery is always hit."""
+    """One to four clots, most of them on `side`; at least one is in a main or lobar artery."""
     clots = []
     if rng.random() < 0.2:
         clots.append(("saddle", 0.5, rng.uniform(0.45, 0.6), rng.uniform(12.0, 20.0)))
@@ -118,9 +160,9 @@ def _draw_clots(rng: np.random.Generator, side: int) -> list:
 
 
 def draw_anatomy(rng: np.random.Generator, disease: Disease, raised: list[float]) -> Anatomy:
-    """A patient. No draw depends on the disease: the same index is the same person with and without it."""
+    """Random parameters of a patient, independent of the disease except for the elevated domes."""
     u = rng.uniform
-    hyper = rng.random() < 0.13  # hyperinflation: long dark lungs over flat domes
+    hyper = rng.random() < 0.13  # hyperinflation: long dark lungs, flat domes
     stature = u(0.88, 1.10)
     width = 124.0 * stature * u(0.9, 1.1)
     half_width = tuple(float(np.clip(width * u(0.90, 1.10), 92.0, 148.0)) for _ in SIDES)
@@ -131,140 +173,107 @@ def draw_anatomy(rng: np.random.Generator, disease: Disease, raised: list[float]
     dome = (dome_right + raised[0], dome_right - u(-4.0, 26.0) + raised[1])
     dome_height = tuple(u(40.0, 70.0) * (0.6 if hyper else 1.0) for _ in SIDES)
     cardiomegaly = u(1.08, 1.32) if rng.random() < 0.22 else 1.0
-    heart = min(stature * u(0.86, 1.12) * cardiomegaly, 1.36)
+    size = min(stature * u(0.86, 1.12) * cardiomegaly, 1.36)  # of the heart
     axis = np.array([0.80, -0.42, -0.46]) + rng.normal(0.0, 0.09, 3)
     fat = float(3.0 + 29.0 * rng.beta(1.3, 1.9))
     lung = u(-860.0, -765.0) - 45.0 * hyper
-    return Anatomy(
-        posture=Posture(
-            shift=(float(np.clip(rng.normal(0, 7.0), -16, 16)), u(-9.0, 9.0), u(-14.0, 14.0)),
-            turn=float(np.clip(rng.normal(0, 0.07), -0.16, 0.16)),
-            lean=tuple(np.clip(rng.normal(0, 0.035, 2), -0.08, 0.08).tolist()),
-        ),
-        half_width=half_width,
-        half_depth=half_depth,
-        middle_y=u(-4.0, 6.0),
-        widest_z=u(-60.0, -25.0),
-        apex=apex,
-        dome=dome,
-        dome_height=dome_height,
-        wall=u(15.0, 24.0),
-        fat=fat,
-        breast=u(38.0, 58.0) * (0.8 + 0.012 * fat) if rng.random() < 0.45 else 0.0,
-        mediastinum=(u(11.0, 30.0), u(11.0, 26.0)),
-        carina=apex_level - 76.0 * stature + u(-9.0, 9.0),
-        heart=(69.0 * heart * u(0.93, 1.08), 50.0 * heart * u(0.92, 1.08), 47.0 * heart * u(0.92, 1.1)),
-        heart_shift=(u(16.0, 38.0), u(-8.0, 8.0), u(-4.0, 12.0)),
-        heart_axis=tuple((axis / np.linalg.norm(axis)).tolist()),
-        aorta=u(11.5, 17.5),
-        artery_scale=u(0.9, 1.22),
+    # the order of the draws below fixes the population
+    posture = Posture(
+        shift=(float(np.clip(rng.normal(0, 7.0), -16, 16)), u(-9.0, 9.0), u(-14.0, 14.0)),
+        turn=float(np.clip(rng.normal(0, 0.07), -0.16, 0.16)),
+        lean=tuple(np.clip(rng.normal(0, 0.035, 2), -0.08, 0.08).tolist()),
+    )
+    thorax = Thorax(half_width, half_depth, middle_y=u(-4.0, 6.0), widest_z=u(-60.0, -25.0))
+    muscle = u(15.0, 24.0)
+    breast = u(38.0, 58.0) * (0.8 + 0.012 * fat) if rng.random() < 0.45 else 0.0
+    mediastinum = (u(11.0, 30.0), u(11.0, 26.0))
+    carina = apex_level - 76.0 * stature + u(-9.0, 9.0)
+    heart = Heart(
+        half_axes=(69.0 * size * u(0.93, 1.08), 50.0 * size * u(0.92, 1.08), 47.0 * size * u(0.92, 1.1)),
+        shift=(u(16.0, 38.0), u(-8.0, 8.0), u(-4.0, 12.0)),
+        axis=tuple((axis / np.linalg.norm(axis)).tolist()),
+    )
+    aorta, artery_scale = u(11.5, 17.5), u(0.9, 1.22)
+    skeleton = Skeleton(
         vertebra=u(15.5, 20.5),
         scoliosis=(float(abs(rng.normal(0, 6.0))), u(0.0, 6.28)),
         rib_pitch=u(23.5, 29.5) * stature,
         rib_drop=u(45.0, 90.0),
-        lung_hu=tuple(float(np.clip(lung + u(-25.0, 25.0), -930.0, -740.0)) for _ in SIDES),
-        contrast=(u(270.0, 410.0), u(90.0, 240.0), u(300.0, 520.0)),
-        bubble=(u(14.0, 32.0), u(9.0, 20.0)),
-        jitter=rng.uniform(-4.0, 4.0, (8, 3)),
-        disease=disease,
     )
+    hu = tuple(float(np.clip(lung + u(-25.0, 25.0), -930.0, -740.0)) for _ in SIDES)
+    contrast = (u(270.0, 410.0), u(90.0, 240.0), u(300.0, 520.0))
+    stomach_gas = (u(14.0, 32.0), u(9.0, 20.0))
+    vessels = Vessels(carina, aorta, artery_scale, contrast, jitter=rng.uniform(-4.0, 4.0, (8, 3)))
+    lungs = Lungs(apex, dome, dome_height, mediastinum, hu)
+    wall = BodyWall(muscle, fat, breast)
+    return Anatomy(posture, thorax, lungs, wall, heart, vessels, skeleton, stomach_gas, disease)
 
 
 def oval(x, y, right, left, depth, squareness: float):
-    """Distance in mm, along the radius, from an oval whose right and left half differ.
+    """Radial distance in mm from an oval with different right and left halves.
 
-    `right`, `left` and `depth` are reciprocal half axes in 1/mm; a `squareness` of 2 is an ellipse, less is squarer.
+    `right`, `left` and `depth` are reciprocal half axes in 1/mm; `squareness` 2 is an ellipse, less is squarer.
     """
-    # in place where it can be: on a whole volume the time goes into fresh memory, not into arithmetic
-    u = np.abs(x)
-    u *= 0.5 * (left - right)
-    u += x * (0.5 * (right + left))
-    np.square(u, out=u)
-    v = y * depth
-    np.square(v, out=v)
-    level = u + v
-    np.square(level, out=level)
-    u *= v
-    u *= squareness - 2.0
-    level += u
-    np.sqrt(level, out=level)
-    np.sqrt(level, out=level)
-    np.maximum(level, 1e-3, out=level)
-    radius = np.multiply(x, x, out=u)
-    radius += np.multiply(y, y, out=v)
-    np.sqrt(radius, out=radius)
-    radius -= np.divide(radius, level, out=level)
-    return radius
+    u = np.square(np.abs(x) * (0.5 * (left - right)) + x * (0.5 * (right + left)))
+    v = np.square(y * depth)
+    level = np.sqrt(np.sqrt(np.square(u + v) + u * v * (squareness - 2.0)))
+    radius = np.sqrt(x * x + y * y)
+    return radius - radius / np.maximum(level, 1e-3)
 
 
 class Chest:
-    """The chest's surfaces as distance fields at any points: arrays of a canvas or a list of points."""
+    """Distance fields in mm of the surfaces of the chest, at the voxels of a canvas or a list of points."""
 
     def __init__(self, anatomy: Anatomy):
         self.a = anatomy
-        self.top = max(anatomy.apex) + 10.0  # where the cage has closed
+        self.top = max(anatomy.lungs.apex) + 10.0  # top of the cage
 
     def level(self, z):
-        """Height above the widest section as a share of the way to the top; 0 below it."""
-        return np.clip((z - self.a.widest_z) / (self.top - self.a.widest_z), 0.0, 1.16)
+        """Height above the widest section relative to the top; 0 below the widest section."""
+        return np.clip((z - self.a.thorax.widest_z) / (self.top - self.a.thorax.widest_z), 0.0, 1.16)
 
     def middle(self, z):
-        """Anterior-posterior centre of the cage: the upper chest lies further back."""
-        return self.a.middle_y + 17.0 * self.level(z) ** 2
+        """Anterior-posterior centre of the cage; the upper chest is more posterior."""
+        return self.a.thorax.middle_y + 17.0 * self.level(z) ** 2
 
     def narrowing(self, z):
         """Width of the cage relative to its widest section."""
-        below = np.clip((self.a.widest_z - z) / 90.0, 0.0, 1.3)
+        below = np.clip((self.a.thorax.widest_z - z) / 90.0, 0.0, 1.3)
         return np.sqrt(np.maximum(1.0 - 0.68 * self.level(z) ** 2, 0.03)) - 0.06 * below**2
 
     def depth(self, z):
         """Half depth of the cage in mm."""
-        return self.a.half_depth * np.sqrt(np.maximum(1.0 - 0.70 * self.level(z) ** 2, 0.03))
+        return self.a.thorax.half_depth * np.sqrt(np.maximum(1.0 - 0.70 * self.level(z) ** 2, 0.03))
 
     def cage(self, x, y, z):
-        """The inside of the chest wall."""
+        """Distance from the inner surface of the chest wall."""
         narrowing = self.narrowing(z)
-        right, left = (1.0 / (w * narrowing) for w in self.a.half_width)
+        right, left = (1.0 / (w * narrowing) for w in self.a.thorax.half_width)
         return oval(x, y - self.middle(z), right, left, 1.0 / self.depth(z), 1.55)
 
     def diaphragm(self, x, y, side: int):
-        """Height of a dome: highest in the middle of its side, deep at the lateral and posterior recess."""
+        """Height of a dome, which falls off toward the lateral and posterior recess."""
         a = self.a
-        x = (x - SIDES[side] * 0.47 * a.half_width[side]) * (1.0 / (0.62 * a.half_width[side]))
-        y = (y - (a.middle_y - 12.0)) * (1.0 / (1.02 * a.half_depth))
-        height = np.square(x, out=x)
-        height += np.square(y, out=y)
-        height *= -a.dome_height[side]
-        height += a.dome[side]
-        return height
+        x = (x - SIDES[side] * 0.47 * a.thorax.half_width[side]) * (1.0 / (0.62 * a.thorax.half_width[side]))
+        y = (y - (a.thorax.middle_y - 12.0)) * (1.0 / (1.02 * a.thorax.half_depth))
+        return (np.square(x) + np.square(y)) * -a.lungs.dome_height[side] + a.lungs.dome[side]
 
     def lung(self, x, y, z, side: int, cage):
-        """One lung, given the cage's field at the same points."""
+        """Distance from one lung; `cage` is the cage field at the same points."""
         a, sign = self.a, SIDES[side]
-        field = self.diaphragm(x, y, side)
-        field -= z
-        field *= 0.75  # the dome is steep: distance is less than height
-        np.maximum(field, cage + 3.0, out=field)
-        dx = (x - sign * 0.37 * a.half_width[side]) * (1.0 / (0.52 * a.half_width[side]))
-        dy = (y - (a.middle_y + 17.0)) * (1.0 / (0.9 * a.half_depth))
-        apex = np.square(dx, out=dx)
-        apex += np.square(dy, out=dy)
-        apex *= 46.0 * 0.72
-        apex += (z - a.apex[side]) * 0.72
-        np.maximum(field, apex, out=field)
-        # the lungs come close to each other before the heart and behind the bronchi
-        medial = np.multiply(y - (a.middle_y + 8.0), 1.0 / (0.85 * a.half_depth), out=dy)
-        np.square(medial, out=medial)
-        np.minimum(medial, 1.0, out=medial)
-        medial *= -0.72
-        medial += 1.0
-        medial *= a.mediastinum[side] + 14.0 * self.level(z) ** 2
-        medial -= x * sign
-        return np.maximum(field, medial, out=field)
+        base = (self.diaphragm(x, y, side) - z) * 0.75  # distance is less than height on the steep dome
+        dx = (x - sign * 0.37 * a.thorax.half_width[side]) * (1.0 / (0.52 * a.thorax.half_width[side]))
+        dy = (y - (a.thorax.middle_y + 17.0)) * (1.0 / (0.9 * a.thorax.half_depth))
+        apex = (np.square(dx) + np.square(dy)) * (46.0 * 0.72) + (z - a.lungs.apex[side]) * 0.72
+        # the lungs approach each other anterior to the heart and posterior to the bronchi
+        depth = np.square((y - (a.thorax.middle_y + 8.0)) * (1.0 / (0.85 * a.thorax.half_depth)))
+        width = np.minimum(depth, 1.0) * -0.72 + 1.0
+        medial = width * (a.lungs.mediastinum[side] + 14.0 * self.level(z) ** 2) - x * sign
+        return np.maximum(np.maximum(np.maximum(base, cage + 3.0), apex), medial)
 
     def spine(self, z) -> tuple:
         """Centre `(x, y)` of the vertebral bodies at height z."""
-        amplitude, phase = self.a.scoliosis
+        amplitude, phase = self.a.skeleton.scoliosis
         return amplitude * np.sin(z * 0.021 + phase), self.middle(z) + self.depth(z) - 23.0
 
     def front(self, z):

@@ -1,7 +1,7 @@
-"""A grid on which anatomy given in mm is painted with smooth edges: the drawing tools of the phantoms.
+"""A voxel grid for painting structures given in mm with anti-aliased edges.
 
-Body coordinates `(x, y, z)` in mm: x toward the patient's left, y toward the back, z upward. The grid is `(D, H, W)`.
-A field is a distance in mm, negative inside; a coverage is the share of a voxel that a structure fills, 0 to 1.
+Body coordinates `(x, y, z)` in mm: x toward the patient's left, y toward posterior, z upward. The grid is `(D, H, W)`.
+A field is a signed distance in mm, negative inside; coverage is the share of a voxel inside a structure, 0 to 1.
 """
 
 import math
@@ -15,7 +15,7 @@ AIR_HU = -1000.0
 
 @dataclass(frozen=True)
 class Posture:
-    """How the patient stands in the field: shift in mm, turn about the long axis in radians, lean in mm per mm."""
+    """Pose of the patient: shift in mm, rotation about the long axis in radians, lean in mm per mm."""
 
     shift: tuple[float, float, float]  # x, y, z
     turn: float
@@ -24,27 +24,26 @@ class Posture:
 
 @lru_cache(maxsize=1)
 def _keep_freed_memory() -> None:
-    """Frees one large block that was never touched, once a process.
+    """Allocates and frees one large block, once a process, which raises glibc's dynamic mmap threshold.
 
-    glibc then keeps freed blocks up to that size for the next array (its dynamic mmap threshold) instead of returning
-    them to the kernel, whose page faults were a quarter of the time of a phantom. Elsewhere it does nothing.
+    Freed arrays up to that size are then reused without page faults, which took a quarter of the rendering time.
     """
     np.empty(30 << 20, np.uint8)
 
 
 @lru_cache(maxsize=8)
 def _grid(size: tuple, extent: tuple) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Voxel centres along D, H, W in mm from the middle, float32."""
+    """Voxel centres along D, H, W in mm from the centre, float32."""
     shares = [((np.arange(n) + 0.5) / n - 0.5).astype(np.float32) for n in size]
     return tuple(share * np.float32(length) for share, length in zip(shares, extent, strict=True))
 
 
 class Canvas:
-    """HU without contrast, the enhancement that contrast adds, and labels; painted back to front.
+    """Arrays of unenhanced HU, contrast enhancement and labels; later structures overwrite earlier ones.
 
     Attributes:
-        x, y: Body coordinates of every voxel, `(D, H, W)`; z: `(D, 1, 1)`.
-        soft: Width in mm over which an edge goes from 0 to 1: one voxel, as the partial volume of a CT.
+        x, y: body coordinates of each voxel, `(D, H, W)`; z: `(D, 1, 1)`.
+        soft: width of an edge in mm, one voxel, as the partial volume of a CT.
     """
 
     def __init__(self, size: tuple[int, int, int], extent: tuple[float, float, float], posture: Posture):
@@ -53,7 +52,7 @@ class Canvas:
         self.spacing = np.array(extent, np.float32) / np.array(size, np.float32)
         self.soft = float(self.spacing.prod()) ** (1.0 / 3.0)
         self.coarsest = float(self.spacing.max())
-        self._first = tuple(-length / 2 for length in extent)  # mm, the outer edge of voxel 0, (D, H, W)
+        self._first = tuple(-length / 2 for length in extent)  # mm, outer edge of voxel 0, (D, H, W)
         self._step = tuple(float(s) for s in self.spacing)
         self._cos, self._sin = float(np.cos(posture.turn)), float(np.sin(posture.turn))
         grid_z, grid_y, grid_x = _grid(tuple(size), tuple(extent))
@@ -68,7 +67,7 @@ class Canvas:
         self.labels = np.zeros(size, np.uint8)
 
     def to_grid(self, points: np.ndarray) -> np.ndarray:
-        """Body points `(…, 3)` as `(x, y, z)` to voxel coordinates `(…, 3)` as `(d, h, w)`; 0 is a voxel's centre."""
+        """Voxel coordinates `(d, h, w)` of body points `(x, y, z)`, both `(…, 3)`; integers are voxel centres."""
         x, y, z = points[..., 0], points[..., 1], points[..., 2]
         shift, lean = self.posture.shift, self.posture.lean
         grid_x = self._cos * x - self._sin * y + shift[0] + lean[0] * z
@@ -76,8 +75,8 @@ class Canvas:
         return (np.stack([z + shift[2], grid_y, grid_x], axis=-1) - self._first) / self.spacing - 0.5
 
     def box(self, centre, half) -> tuple[slice, slice, slice]:
-        """Slices of the voxels that a box of half sides `half` mm around a body point may touch (may be empty)."""
-        # plain numbers: called some forty times a phantom, where array overhead would be a tenth of the time
+        """Slices of the voxels in a box of half sides `half` mm around a body point; may be empty."""
+        # plain numbers avoid the array overhead, a tenth of the rendering time
         x, y, z = (float(v) for v in centre)
         hx, hy, hz = (float(h) + self.soft for h in half)
         cos, sin = self._cos, self._sin
@@ -97,15 +96,15 @@ class Canvas:
         return tuple(slices)
 
     def coverage(self, field: np.ndarray) -> np.ndarray:
-        """Coverage from a distance field in mm."""
+        """Coverage of a distance field in mm."""
         cover = field * np.float32(-1.0 / self.soft)
         cover += np.float32(0.5)
         return np.clip(cover, 0.0, 1.0, out=cover)
 
     def paint(self, cover, hu, label: int | None = None, enhancement: float | None = None, where=...) -> None:
-        """Blend a structure of `hu` over what is there; `where` are the slices that `cover` belongs to.
+        """Blends a structure over the slices `where` with weights `cover`.
 
-        `enhancement` is what contrast adds to its HU. None for either leaves what was there.
+        `enhancement` is the HU that contrast adds. None leaves the respective array unchanged.
         """
         if hu is not None:
             change = hu - self.hu[where]
@@ -119,9 +118,9 @@ class Canvas:
             np.copyto(self.labels[where], np.uint8(label), where=cover > 0.5)
 
     def paint_spots(self, spots, cover, hu, label: int, enhancement: float | None = None, at_least: float = 0.5):
-        """`paint` for a scattered structure: `spots` are flat voxel numbers, `cover` and `hu` belong to them.
+        """`paint` for the flat voxel indices `spots`; `cover` and `hu` have one value each.
 
-        Voxels that are covered by more than `at_least` get the label.
+        Voxels with a coverage above `at_least` get the label.
         """
         flat = self.hu.reshape(-1)
         flat[spots] += cover * (hu - flat[spots])
@@ -131,10 +130,7 @@ class Canvas:
         self.labels.reshape(-1)[spots[cover > at_least]] = label
 
     def ellipsoid(self, centre, half, rotation: np.ndarray | None = None) -> tuple[np.ndarray, tuple]:
-        """Distance field (first order) of an ellipsoid and the slices it belongs to.
-
-        `rotation` has the ellipsoid's axes as rows, in body coordinates.
-        """
+        """First-order distance field of an ellipsoid and its slices; `rotation` has the ellipsoid axes as rows."""
         half = np.asarray(half, np.float64)
         reach = half if rotation is None else np.sqrt(((rotation * half[:, None]) ** 2).sum(axis=0))
         where = self.box(centre, reach)
@@ -150,10 +146,7 @@ class Canvas:
         return (level - 1.0) * level / np.maximum(slope, np.float32(1e-4)), where
 
     def tube(self, points: np.ndarray, radii: np.ndarray, margin: float = 0.0) -> tuple[np.ndarray, tuple]:
-        """Distance field of a tube through body `points` `(n, 3)` with a radius at each, and its slices.
-
-        The slices reach `margin` mm beyond the tube.
-        """
+        """Distance field of a tube through body points `(n, 3)` with radii, and its slices plus `margin` mm."""
         points, radii = np.asarray(points, np.float64), np.asarray(radii, np.float64)
         reach = radii[:, None] + margin
         low, high = (points - reach).min(axis=0), (points + reach).max(axis=0)
@@ -170,7 +163,7 @@ class Canvas:
         return field, where
 
     def scatter(self, points: np.ndarray, volumes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Flat voxels and coverage of `volumes` in mm^3 deposited at body points: for tubes thinner than a voxel."""
+        """Flat voxel indices and coverage of `volumes` in mm³ at body points, for tubes thinner than a voxel."""
         place = self.to_grid(points)
         base = np.floor(place)
         part = (place - base).astype(np.float32)
@@ -191,8 +184,8 @@ class Canvas:
         return spots, np.minimum(cover[spots], 1.0).astype(np.float32)
 
     def texture(self, coarse: np.ndarray) -> np.ndarray:
-        """A small random cube `(n, n, n)` stretched over the field by linear interpolation: same at any size."""
-        for axis, count in reversed(list(enumerate(self.size))):  # the longest rows last; no BLAS, whose threads wait
+        """A cube `(n, n, n)` interpolated linearly to the grid, so that the texture is the same at any size."""
+        for axis, count in reversed(list(enumerate(self.size))):  # the longest rows last
             at = (np.arange(count) + 0.5) / count * (coarse.shape[axis] - 1)
             left = np.minimum(at.astype(int), coarse.shape[axis] - 2)
             part = (at - left).astype(np.float32).reshape([-1 if i == axis else 1 for i in range(3)])

@@ -1,17 +1,17 @@
-"""How a phantom's heart, arteries, clots and lung vessels are drawn, full of contrast."""
+"""Painting of heart, arteries, clots and lung vessels with contrast enhancement."""
 
 import numpy as np
 
 from dataset.phantom.anatomy import LABELS, SIDES, Anatomy, Chest
 from dataset.phantom.canvas import Canvas
 
-BLOOD_HU, CLOT_HU = 40.0, 50.0  # without contrast a clot is as dense as blood; with it, it is a dark defect
+BLOOD_HU, CLOT_HU = 40.0, 50.0  # unenhanced clots and blood are similar; with contrast, clots are filling defects
 
 
 def artery_paths(a: Anatomy, chest: Chest, coarsest: float) -> dict:
-    """Centre lines and radii in mm of the pulmonary arteries, trunk to lobes, wide enough for clots of two voxels."""
-    y, c, j = chest.middle(a.carina), a.carina, a.jitter
-    wide = a.half_depth / 88.0
+    """Centre lines and radii in mm of the pulmonary arteries, wide enough for clots of two voxels."""
+    y, c, j = chest.middle(a.vessels.carina), a.vessels.carina, a.vessels.jitter
+    wide = a.thorax.half_depth / 88.0
     fork = np.array([8.0, y - 10.0 * wide, c - 16.0]) + j[0]
     root = np.array([22.0, y - 46.0 * wide, c - 56.0]) + j[1]
     right = np.array([-44.0, y - 2.0, c - 24.0]) + j[2]
@@ -33,7 +33,7 @@ def artery_paths(a: Anatomy, chest: Chest, coarsest: float) -> dict:
         "left_lower": ([left, left + (8.0, 9.0, -26.0), left + (13.0, 20.0, -60.0)], (9.5, 8.5, 6.0)),
     }
     for name, (points, radii) in paths.items():
-        radii = np.asarray(radii) * a.artery_scale
+        radii = np.asarray(radii) * a.vessels.artery_scale
         if name != "right_middle":
             radii[:-1] = np.maximum(radii[:-1], 1.42 * coarsest)
         paths[name] = (np.array([np.asarray(p, np.float64) for p in points]), radii)
@@ -41,16 +41,22 @@ def artery_paths(a: Anatomy, chest: Chest, coarsest: float) -> dict:
 
 
 def paint_heart(canvas: Canvas, a: Anatomy, chest: Chest) -> None:
-    """Muscle, the four chambers and a pad of fat at the apex."""
-    long_axis = np.array(a.heart_axis)
+    """Paints muscle, four chambers and the fat pad at the apex."""
+    long_axis = np.array(a.heart.axis)
     across = np.cross(long_axis, (0.0, 0.0, 1.0))
     across = across / np.linalg.norm(across)
     rotation = np.stack([long_axis, across, np.cross(long_axis, across)])
-    bottom = 0.5 * (a.dome[0] + a.dome[1])
-    centre = np.array([a.heart_shift[0], chest.front(bottom) + 8.0 + 0.98 * a.heart[1], bottom + 0.62 * a.heart[2]])
-    centre = centre + (0.0, a.heart_shift[1], a.heart_shift[2])
-    long, wide, tall = a.heart
-    right, left, _ = a.contrast
+    bottom = 0.5 * (a.lungs.dome[0] + a.lungs.dome[1])
+    centre = np.array(
+        [
+            a.heart.shift[0],
+            chest.front(bottom) + 8.0 + 0.98 * a.heart.half_axes[1],
+            bottom + 0.62 * a.heart.half_axes[2],
+        ]
+    )
+    centre = centre + (0.0, a.heart.shift[1], a.heart.shift[2])
+    long, wide, tall = a.heart.half_axes
+    right, left, _ = a.vessels.contrast
 
     def put(offset, half, hu, enhancement, label=LABELS["heart"]):
         field, where = canvas.ellipsoid(centre + np.asarray(offset) @ rotation, half, rotation)
@@ -64,18 +70,18 @@ def paint_heart(canvas: Canvas, a: Anatomy, chest: Chest) -> None:
     atrium = centre + (-0.3 * long, 0.62 * wide, 0.42 * tall)
     field, where = canvas.ellipsoid(atrium, (0.42 * long, 0.42 * wide, 0.42 * tall))
     canvas.paint(canvas.coverage(field), BLOOD_HU, LABELS["heart"], left, where=where)
-    side = np.sign(across[1]) or 1.0  # the axis `across` may point to the front or to the back
+    side = np.sign(across[1]) or 1.0  # `across` may point to anterior or posterior
     put((0.18 * long, 0.38 * side * wide, 0.0), (0.55 * long, 0.36 * wide, 0.46 * tall), BLOOD_HU, left)
     put((0.10 * long, -0.46 * side * wide, 0.0), (0.62 * long, 0.34 * wide, 0.6 * tall), BLOOD_HU, right)
 
 
 def paint_great_vessels(canvas: Canvas, a: Anatomy, chest: Chest) -> None:
-    """Ascending aorta, arch and descending aorta, and the superior vena cava."""
-    y, c, r, j = chest.middle(a.carina), a.carina, a.aorta, a.jitter
+    """Paints the aorta and the superior vena cava."""
+    y, c, r, j = chest.middle(a.vessels.carina), a.vessels.carina, a.vessels.aorta, a.vessels.jitter
 
     def beside_spine(z):
         x, spine_y = chest.spine(z)
-        return (x + 17.0, spine_y - a.vertebra - 0.5 * r, z)
+        return (x + 17.0, spine_y - a.skeleton.vertebra - 0.5 * r, z)
 
     points = [
         (4.0, y - 22.0, c - 46.0),
@@ -91,17 +97,17 @@ def paint_great_vessels(canvas: Canvas, a: Anatomy, chest: Chest) -> None:
     radii = r * np.array([1.1, 1.12, 1.08, 1.0, 0.95, 0.9, 0.86, 0.8, 0.78])
     for part in (slice(0, 5), slice(4, 9)):
         field, where = canvas.tube(np.array(points[part]), radii[part])
-        canvas.paint(canvas.coverage(field), BLOOD_HU, LABELS["aorta"], a.contrast[1], where=where)
+        canvas.paint(canvas.coverage(field), BLOOD_HU, LABELS["aorta"], a.vessels.contrast[1], where=where)
     cava = np.array([(-26.0, y - 18.0, c + 48.0), (-27.0, y - 18.0, c), (-26.0, y - 16.0, c - 45.0)]) + j[6]
     field, where = canvas.tube(cava, [8.0, 8.5, 9.0])
-    canvas.paint(canvas.coverage(field), BLOOD_HU, LABELS["aorta"], a.contrast[2], where=where)
+    canvas.paint(canvas.coverage(field), BLOOD_HU, LABELS["aorta"], a.vessels.contrast[2], where=where)
 
 
 def paint_arteries(canvas: Canvas, a: Anatomy, paths: dict) -> None:
-    """Pulmonary arteries full of contrast, and the clots in them as filling defects."""
+    """Paints the pulmonary arteries and the clots as filling defects."""
     for points, radii in paths.values():
         field, where = canvas.tube(points, radii)
-        canvas.paint(canvas.coverage(field), BLOOD_HU, LABELS["arteries"], a.contrast[0], where=where)
+        canvas.paint(canvas.coverage(field), BLOOD_HU, LABELS["arteries"], a.vessels.contrast[0], where=where)
     for points, radius in clot_tubes(a, paths, canvas.coarsest):
         field, where = canvas.tube(points, np.full(len(points), radius))
         cover = canvas.coverage(field)
@@ -109,13 +115,13 @@ def paint_arteries(canvas: Canvas, a: Anatomy, paths: dict) -> None:
 
 
 def clot_tubes(a: Anatomy, paths: dict, coarsest: float) -> list[tuple[np.ndarray, float]]:
-    """Centre line and radius in mm of every clot: inside its artery, at least two voxels wide on this grid."""
+    """Centre line and radius in mm of each clot, inside its artery and at least two voxels wide."""
     tubes = []
     for name, place, share, half in a.disease.clots:
         if name == "saddle":
             (left, _), (right, _) = paths["left"], paths["right"]
             line = np.stack([left[0] + 0.6 * (left[1] - left[0]), left[0], right[0] + 0.6 * (right[1] - right[0])])
-            tubes.append((line, max(share * 11.0 * a.artery_scale, 1.1 * coarsest)))
+            tubes.append((line, max(share * 11.0 * a.vessels.artery_scale, 1.1 * coarsest)))
             continue
         points, radii = paths[name]
         start, stop = points[0], points[1]
@@ -128,14 +134,14 @@ def clot_tubes(a: Anatomy, paths: dict, coarsest: float) -> list[tuple[np.ndarra
 
 
 def paint_vessels(canvas: Canvas, a: Anatomy, chest: Chest, rng: np.random.Generator, hila: list) -> None:
-    """Branching vessels of both lungs: from each hilum, halving the lung's volume again and again."""
+    """Paints the vessel tree of each lung from its hilum."""
     points, volumes = [], []
     step = 0.85 * canvas.spacing.min()
     for side, sign in enumerate(SIDES):
         seeds = rng.random((700, 3))
-        x = sign * seeds[:, 0] * a.half_width[side]
-        y = a.middle_y + (seeds[:, 1] * 2.1 - 1.05) * a.half_depth
-        z = a.dome[side] - 45.0 + seeds[:, 2] * (a.apex[side] - a.dome[side] + 45.0)
+        x = sign * seeds[:, 0] * a.thorax.half_width[side]
+        y = a.thorax.middle_y + (seeds[:, 1] * 2.1 - 1.05) * a.thorax.half_depth
+        z = a.lungs.dome[side] - 45.0 + seeds[:, 2] * (a.lungs.apex[side] - a.lungs.dome[side] + 45.0)
         inside = np.flatnonzero(chest.lung(x, y, z, side, chest.cage(x, y, z)) < -7.0)
         if len(inside) < 16:
             continue
@@ -143,7 +149,7 @@ def paint_vessels(canvas: Canvas, a: Anatomy, chest: Chest, rng: np.random.Gener
         ends = np.stack([x, y, z], axis=-1)[inside[:leaves]]
         start, stop, radius = grow_tree(np.asarray(hila[side], np.float64), ends)
         if a.disease.oligaemia and a.disease.oligaemia[0] == side:
-            lower = stop[:, 2] < a.carina - 22.0
+            lower = stop[:, 2] < a.vessels.carina - 22.0
             radius = radius * np.where(lower == bool(a.disease.oligaemia[1]), 0.55, 1.0)
         length = np.linalg.norm(stop - start, axis=-1)
         count = np.maximum(1, np.ceil(length / step)).astype(int)
@@ -153,15 +159,15 @@ def paint_vessels(canvas: Canvas, a: Anatomy, chest: Chest, rng: np.random.Gener
         volumes.append(np.pi * radius[which] ** 2 * (length / count)[which])
     if points:
         spots, cover = canvas.scatter(np.concatenate(points), np.concatenate(volumes))
-        # most are thinner than a voxel: a third of it is blood, 250 HU above the lung around
-        canvas.paint_spots(spots, cover, BLOOD_HU, LABELS["vessels"], a.contrast[0] * 0.85, at_least=0.33)
+        # most are thinner than a voxel; a third of blood is 250 HU above the lung
+        canvas.paint_spots(spots, cover, BLOOD_HU, LABELS["vessels"], a.vessels.contrast[0] * 0.85, at_least=0.33)
 
 
 def grow_tree(root: np.ndarray, ends: np.ndarray, leaf_radius: float = 1.1) -> tuple:
     """Segments `(start, stop, radius)` of a binary tree from `root` to `ends` `(2^k, 3)`.
 
-    Each branch serves the points on its side of the plane that halves its parent's points. A branch that feeds n
-    ends has the radius n^(1/2.7) of a leaf's: between area and volume preservation, as measured in lungs (Murray).
+    Each branch supplies one half of its parent's end points, split by a plane. A branch with n end points has
+    n^(1/2.7) times the radius of a leaf, between area preservation and Murray's law.
     """
     groups, parents = ends[None], root[None]
     starts, stops, radii = [], [], []

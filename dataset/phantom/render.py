@@ -1,4 +1,4 @@
-"""The embedded data set's population: analytic thoraxes in HU, fixed by seed and index, rendered at any size."""
+"""Phantom population: analytic chests in HU, determined by seed and index, rendered at any size."""
 
 from dataclasses import dataclass
 
@@ -6,12 +6,12 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from dataset.phantom import circulation, organs
-from dataset.phantom.anatomy import LABELS as LABELS  # part of this module's public face
+from dataset.phantom.anatomy import LABELS as LABELS  # re-exported
 from dataset.phantom.anatomy import Chest, draw_anatomy, draw_disease
 from dataset.phantom.canvas import Canvas
 
-POPULATION_VERSION = 1  # raise it whenever a phantom changes: results of different populations are not comparable
-NOISE_HU, TEXTURE_HU = 12.0, 7.0  # standard deviations: of a voxel, and of slow changes inside a tissue
+POPULATION_VERSION = 1  # increase it when a phantom changes: results of different versions are not comparable
+NOISE_HU, TEXTURE_HU = 12.0, 7.0  # standard deviation of voxel noise and of low-frequency texture
 
 
 @dataclass(frozen=True)
@@ -19,9 +19,9 @@ class Phantom:
     """One patient. Volumes are `(D, H, W)`: D inferior to superior, H anterior to posterior, W right to left.
 
     Attributes:
-        hu: With contrast in the arteries, as a CT pulmonary angiogram.
-        hu_plain: Without contrast, blood and clots alike at 40 HU: what an X-ray sees.
-        labels: 0 or a number of `LABELS`.
+        hu: with contrast, as a CT pulmonary angiogram.
+        hu_plain: without contrast, for DRRs.
+        labels: 0 or a value of `LABELS`.
         spacing: mm, `(D, H, W)`.
         label: 1 with pulmonary embolism, else 0.
     """
@@ -41,17 +41,17 @@ def render_phantom(
     pe_share: float = 0.5,
     sign_rate: float = 0.6,
 ) -> Phantom:
-    """Draw patient `index` of the population `seed`.
+    """Patient `index` of the population `seed`.
 
     Args:
-        index: Any number from 0; patients are independent of each other and of how many are drawn.
-        size: Voxels `(D, H, W)`. The patient is the same at any size, only the noise of the voxels differs.
-        extent: Field of view in mm, edge to edge, `(D, H, W)`.
-        pe_share: Share of patients with emboli.
-        sign_rate: Share of those whose X-ray shows a sign of them.
+        index: at least 0; patients are independent of each other.
+        size: voxels `(D, H, W)`, at least 8 each. Only the voxel noise depends on it.
+        extent: field of view in mm, edge to edge, `(D, H, W)`.
+        pe_share: share of patients with emboli.
+        sign_rate: share of those with radiographic signs.
 
     Raises:
-        ValueError: sizes below 8 voxels, an extent that is not positive, shares outside 0 to 1, a negative index.
+        ValueError: an invalid size, extent, share, index or seed.
     """
     size, extent = tuple(int(n) for n in size), tuple(float(e) for e in extent)
     if len(size) != 3 or min(size) < 8:
@@ -62,7 +62,7 @@ def render_phantom(
         raise ValueError(f"pe_share and sign_rate must be within 0 and 1, found {pe_share} and {sign_rate}")
     if index < 0 or seed < 0:
         raise ValueError(f"index and seed must not be negative, found {index} and {seed}")
-    # One stream for each purpose: who the patient is does not depend on the disease, nor either on the size
+    # one stream per purpose: anatomy, disease and noise are independent
     streams = [np.random.Generator(np.random.SFC64([seed, index, k])) for k in range(4)]
     disease, raised = draw_disease(streams[0], pe_share, sign_rate)
     anatomy = draw_anatomy(streams[1], disease, raised)
@@ -84,10 +84,9 @@ def render_phantom(
 
     noise = streams[3].standard_normal(size, dtype=np.float32)
     noise *= NOISE_HU
-    noise += np.multiply(fine, TEXTURE_HU, out=fine)
-    quiet = (canvas.hu + 1000.0) * (1.0 / 150.0)  # the air around the patient
-    noise *= np.clip(quiet, 0.2, 1.0, out=quiet)
-    hu_plain = np.add(canvas.hu, noise, out=noise)
-    hu = np.add(canvas.enhancement, hu_plain, out=canvas.enhancement)
+    noise += fine * TEXTURE_HU
+    noise *= np.clip((canvas.hu + 1000.0) * (1.0 / 150.0), 0.2, 1.0)  # less noise in air
+    hu_plain = canvas.hu + noise
+    hu = canvas.enhancement + hu_plain
     spacing = tuple(float(s) for s in canvas.spacing)
     return Phantom(hu, hu_plain, canvas.labels, spacing, int(disease.embolism))

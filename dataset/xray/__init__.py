@@ -1,1 +1,1 @@
-"""What happens to an X-ray when a sample is made: augmentation, lung alignment, pose perturbation."""
+"""Processing of X-rays when a sample is made: augmentation, lung alignment, pose perturbation."""

@@ -1,4 +1,4 @@
-"""A film without a pose, laid so that its lungs lie where the training volumes have theirs."""
+"""Alignment of an X-ray without a pose: its lung box is mapped to the lung box of the training volumes."""
 
 from dataclasses import asdict, dataclass
 
@@ -11,19 +11,17 @@ from dataset.imaging.geometry import project, view_pose
 from dataset.imaging.lung_box import lung_box_in_image
 
 CHOICES = ("lungs", "none")
-LARGEST_SCALE = 2.5  # a film that must grow or shrink by more than this shows something else
-LARGEST_STRETCH = 1.6  # nor is one stretched more than this in one direction against the other
+LARGEST_SCALE = 2.5  # of a plausible chest X-ray, up or down
+LARGEST_STRETCH = 1.6  # largest ratio of the two scales
 
 
 @dataclass(frozen=True)
 class LungMap:
-    """The map of a film onto the frame in which training X-rays were projected, kept with what is made of it.
-
-    Boxes are `(top, bottom, left, right)`, shares of the sides of the (padded, square) picture.
+    """A map of an X-ray into the frame of the training X-rays.
 
     Attributes:
-        found: box of the lungs in the film.
-        target: where it is laid.
+        found: lung box in the X-ray, `(top, bottom, left, right)`, shares of the sides of the padded image.
+        target: box to which it is mapped.
     """
 
     found: tuple[float, float, float, float]
@@ -31,19 +29,19 @@ class LungMap:
 
     @property
     def scale(self) -> tuple[float, float]:
-        """How much the film grows, `(rows, columns)`."""
+        """Scale factors `(rows, columns)`."""
         (t0, b0, l0, r0), (t1, b1, l1, r1) = self.found, self.target
         return (b1 - t1) / (b0 - t0), (r1 - l1) / (r0 - l0)
 
     @property
     def plausible(self) -> bool:
-        """Whether a frontal chest film would need no more than this."""
+        """Whether the scales are those of a frontal chest X-ray."""
         down, across = self.scale
         stretch = max(down / across, across / down)
         return stretch <= LARGEST_STRETCH and all(1 / LARGEST_SCALE <= s <= LARGEST_SCALE for s in (down, across))
 
     def apply(self, image: Float[Tensor, "h w"]) -> Float[Tensor, "h w"]:
-        """The film laid; what it does not show is 0."""
+        """The aligned X-ray; pixels outside the original are 0."""
         (t0, b0, l0, r0), (t1, b1, l1, r1) = self.found, self.target
         axes = []
         for count, start, end, to_start, to_end in (
@@ -66,11 +64,11 @@ class LungMap:
 def lung_map(
     image: Float[Tensor, "h w"], lung_box, extent: tuple[float, float, float], view: str = "PA"
 ) -> LungMap | None:
-    """The map of a frontal film `[0, 1]`; None where its lungs are not found or lie implausibly.
+    """The map of a frontal X-ray in `[0, 1]`; None if no lungs are found or the map is implausible.
 
     Args:
-        lung_box: of the training volumes, as `dataset.imaging.lung_box.lung_box_in_volume` gives it.
-        extent: mm `(D, H, W)` of the volume that belongs to the film, or of a typical one.
+        lung_box: of the training volumes, as `dataset.imaging.lung_box.lung_box_in_volume` returns it.
+        extent: mm `(D, H, W)` of the volume, or of a typical one.
         view: PA or AP.
     """
     found = lung_box_in_image(image)
@@ -81,7 +79,7 @@ def lung_map(
 
 
 def expected_box(lung_box, extent: tuple[float, float, float], view: str = "PA") -> tuple[float, float, float, float]:
-    """Where the box of the lungs in a volume of `extent` mm falls in its nominal frontal X-ray."""
+    """The lung box of a volume of `extent` mm, projected into its nominal frontal X-ray."""
     d0, d1, h0, h1, w0, w1 = (float(x) for x in lung_box)
     middle = (h0 + h1) / 2.0
     corners = torch.tensor([[d1, middle, w0], [d0, middle, w1]]) - 0.5

@@ -64,7 +64,7 @@ HEAD = "id,patient,ct,label,split\n"
         ("id,patient,ct,fold\n1,p,a.nii,0\n2,p,b.nii,1\n", "patient p is in 0 and 1; a patient belongs to one fold"),
         ("id,patient,ct,age\n1,p,a.nii,old\n", "row 2 has age=old; give a number"),
         ("id,patient,ct,xray,view\n1,p,a.nii,a.png,oblique\n", "row 2 has view=oblique; choose PA, AP, lateral"),
-        ("id,patient,ct,xray,view\n1,p,a.nii,a.png;b.png,PA\n", "2 films but view=PA; name a view for each"),
+        ("id,patient,ct,xray,view\n1,p,a.nii,a.png;b.png,PA\n", "2 X-rays but view=PA; name a view for each"),
         ("id,patient,ct,xray_source\n1,p,a.nii,photo\n", "row 2 has xray_source=photo"),
         ("id,patient,ct\n1,2,3,4,5\n1,2\n\x00", "manifest.csv"),
     ],
