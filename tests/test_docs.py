@@ -20,6 +20,39 @@ FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.S | re.M)
 OURS = ("common", "vq_gan_3d", "dataset", "ddpm", "evaluation", "train", "demo", "benchmarks")
 TOP = (*OURS, "config", "docs", "tests", "assets", ".ci", ".github")
 GROUPS = ("model", "dataset", "sampler", "trainer", "classifier", "logger")
+EARLIER = {  # root config: options that earlier versions of the guides show, and that still work
+    "train_ddpm": """model.vae_ckpt=x model.vqgan_ckpt=x model.results_folder=x model.results_folder_postfix=x
+        model.diffusion_img_size=32 model.diffusion_depth_size=64 model.diffusion_num_channels=4 model.dim_mults=[1,2]
+        model.batch_size=auto model.gradient_accumulate_every=2 model.gpus=1 model.train_num_steps=5 model.precision=32
+        model.compile=true model.gradient_checkpointing=true model.resume=auto model.resume_changed=true
+        model.skip_nonfinite=true model.num_workers=2 model.cache_latents_gb=1 model.cache_xray=false
+        model.freeze_xray_encoder=false model.init_from=x model.allow_seen_patients=true model.lora=true
+        model.lora_rank=8 model.lora_alpha=16 model.lora_target_modules=['qkv','conv'] model.prior_rank=0
+        model.prior_pixels=32 model.guess_from=0.4 model.posterior_start=true model.pose_guess=true
+        model.condition_channels=0 model.global_embedding=false model.token_grid=8 model.condition_drop=0.1
+        model.prediction=flow model.zero_terminal_snr=false model.min_snr_gamma=5 model.snr_weight=0.2
+        model.timestep_power=1 model.noise_first=0.5 model.loss_type=l1_lpips_disc_cls
+        model.perceptual_network=efficientnet_lite0 model.perceptual_slices=2 model.perceptual_weight=0.01
+        model.adversarial_weight=0.01 model.classification_weight=0.01 model.classifier_ckpt=x
+        model.latent.slices_per_batch=4 model.latent_encoder=vae sampler.spacing=log_snr sampler.guidance_scale=1.25
+        trainer.deterministic=warn trainer.devices=[1,3] trainer.num_nodes=2 trainer.accelerator=cpu
+        trainer.sync_batchnorm=true logger=wandb logger.offline=false logger.images=true dataset=lidc dataset.views=2
+        dataset.align=none dataset.film_augment=false dataset.drr_view=AP dataset.drr_distance=1800
+        dataset.drr_field=[400,400] dataset.drr_image=linear dataset.drr_remove_iodine=true dataset.window=wide
+        dataset.spacing=[1,1,1] dataset.volume_size=[64,128,128] dataset.n_folds=5 dataset.fold=0""",
+    "train_vqgan": "dataset=phantom model=vq_gan_3d model.batch_size=2 model.max_steps=300 dataset.pose_noise=true "
+    "model.cache_volumes_gb=1 dataset.train=24 dataset.val=4 dataset.test=6",
+    "generate": "xray=x checkpoint=x samples=8 align=none view=AP output=x seed=1 dicom=true bounds=x device=cpu",
+    "evaluate": "checkpoint=x samples=4 metrics=fidelity registration=rigid lpips=x totalsegmentator=x extractor=none",
+    "prepare": "source=x output=x margin=40 linkage=x series=x pairs=x label.file=x label.id=x label.column=x "
+    "label.positive=[x] from_csv=x workers=8",
+    "calibrate": "checkpoint=x experiment=fidelity_64 samples=20 level=0.9 share=0.9 calibration_split=val bounds=x",
+    "train_classifier": "classifier=xray classifier.init_from=x",
+    "classification": "generators=x margin=0.05",
+    "reader_study": "action=create study=x checkpoint=x readers=5 cases_per_arm=50 repeat_share=0.1 volumes=x key=x",
+    "demo": "study=x port=7860 host=0.0.0.0 password=12345678 checkpoint=x",
+    "export": "checkpoint=x output=x format=monai",
+}
 
 
 def text(page: Path) -> str:
@@ -121,6 +154,13 @@ def test_every_command_composes(script, line):
         return
     with initialize_config_dir(str(ROOT / "config"), version_base="1.3"):
         compose(root.group(1), overrides(line), return_hydra_config=True)
+
+
+@pytest.mark.parametrize("root", EARLIER)
+def test_options_of_earlier_guides_still_compose(root):
+    words = [with_new_key(word) for word in EARLIER[root].split()]
+    with initialize_config_dir(str(ROOT / "config"), version_base="1.3"):
+        compose(root, words, return_hydra_config=True)
 
 
 def test_the_commands_of_the_guides_are_found():
