@@ -8,6 +8,8 @@ from pathlib import Path
 
 from common.errors import UserError
 from dataset.imaging.volume import Volume, check_geometry, check_hu
+from dataset.io.dicom_series import find_ct_series
+from dataset.io.dicom_volume import read_series
 from dataset.io.nifti import read_nifti
 
 
@@ -31,9 +33,6 @@ def read_volume(path: str | Path) -> Volume:
 
 
 def _read_dicom(folder: Path, series: str) -> Volume:
-    from dataset.io.dicom_series import find_ct_series
-    from dataset.io.dicom_volume import read_series
-
     found = find_ct_series(folder, recursive=False)
     if not found:
         raise UserError(f"{folder}: no DICOM series of a CT in this folder; give the folder that holds the slices")

@@ -162,6 +162,16 @@ class Canvas:
             field = distance if field is None else np.minimum(field, distance, out=field)
         return field, where
 
+    def paint_ellipsoid(self, centre, half, hu, label=None, enhancement=None, rotation=None) -> None:
+        """`paint` for an ellipsoid."""
+        field, where = self.ellipsoid(centre, half, rotation)
+        self.paint(self.coverage(field), hu, label, enhancement, where)
+
+    def paint_tube(self, points, radii, hu, label=None, enhancement=None) -> None:
+        """`paint` for a tube."""
+        field, where = self.tube(points, radii)
+        self.paint(self.coverage(field), hu, label, enhancement, where)
+
     def scatter(self, points: np.ndarray, volumes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Flat voxel indices and coverage of `volumes` in mm³ at body points, for tubes thinner than a voxel."""
         place = self.to_grid(points)

@@ -59,17 +59,14 @@ def paint_heart(canvas: Canvas, a: Anatomy, chest: Chest) -> None:
     right, left, _ = a.vessels.contrast
 
     def put(offset, half, hu, enhancement, label=LABELS["heart"]):
-        field, where = canvas.ellipsoid(centre + np.asarray(offset) @ rotation, half, rotation)
-        canvas.paint(canvas.coverage(field), hu, label, enhancement, where=where)
+        canvas.paint_ellipsoid(centre + np.asarray(offset) @ rotation, half, hu, label, enhancement, rotation)
 
     put((0.78 * long, 0.0, 0.0), (0.42 * long, 0.75 * wide, 0.6 * tall), -85.0, None, None)
     put((0.0, 0.0, 0.0), (long, wide, tall), 45.0, 45.0)
     atrium = centre + (-0.56 * long, -2.0, 0.0)
-    field, where = canvas.ellipsoid(atrium, (0.38 * long, 0.56 * wide, 0.68 * tall))
-    canvas.paint(canvas.coverage(field), BLOOD_HU, LABELS["heart"], right, where=where)
+    canvas.paint_ellipsoid(atrium, (0.38 * long, 0.56 * wide, 0.68 * tall), BLOOD_HU, LABELS["heart"], right)
     atrium = centre + (-0.3 * long, 0.62 * wide, 0.42 * tall)
-    field, where = canvas.ellipsoid(atrium, (0.42 * long, 0.42 * wide, 0.42 * tall))
-    canvas.paint(canvas.coverage(field), BLOOD_HU, LABELS["heart"], left, where=where)
+    canvas.paint_ellipsoid(atrium, (0.42 * long, 0.42 * wide, 0.42 * tall), BLOOD_HU, LABELS["heart"], left)
     side = np.sign(across[1]) or 1.0  # `across` may point to anterior or posterior
     put((0.18 * long, 0.38 * side * wide, 0.0), (0.55 * long, 0.36 * wide, 0.46 * tall), BLOOD_HU, left)
     put((0.10 * long, -0.46 * side * wide, 0.0), (0.62 * long, 0.34 * wide, 0.6 * tall), BLOOD_HU, right)
@@ -96,22 +93,17 @@ def paint_great_vessels(canvas: Canvas, a: Anatomy, chest: Chest) -> None:
     ]
     radii = r * np.array([1.1, 1.12, 1.08, 1.0, 0.95, 0.9, 0.86, 0.8, 0.78])
     for part in (slice(0, 5), slice(4, 9)):
-        field, where = canvas.tube(np.array(points[part]), radii[part])
-        canvas.paint(canvas.coverage(field), BLOOD_HU, LABELS["aorta"], a.vessels.contrast[1], where=where)
+        canvas.paint_tube(points[part], radii[part], BLOOD_HU, LABELS["aorta"], a.vessels.contrast[1])
     cava = np.array([(-26.0, y - 18.0, c + 48.0), (-27.0, y - 18.0, c), (-26.0, y - 16.0, c - 45.0)]) + j[6]
-    field, where = canvas.tube(cava, [8.0, 8.5, 9.0])
-    canvas.paint(canvas.coverage(field), BLOOD_HU, LABELS["aorta"], a.vessels.contrast[2], where=where)
+    canvas.paint_tube(cava, [8.0, 8.5, 9.0], BLOOD_HU, LABELS["aorta"], a.vessels.contrast[2])
 
 
 def paint_arteries(canvas: Canvas, a: Anatomy, paths: dict) -> None:
     """Paints the pulmonary arteries and the clots as filling defects."""
     for points, radii in paths.values():
-        field, where = canvas.tube(points, radii)
-        canvas.paint(canvas.coverage(field), BLOOD_HU, LABELS["arteries"], a.vessels.contrast[0], where=where)
+        canvas.paint_tube(points, radii, BLOOD_HU, LABELS["arteries"], a.vessels.contrast[0])
     for points, radius in clot_tubes(a, paths, canvas.coarsest):
-        field, where = canvas.tube(points, np.full(len(points), radius))
-        cover = canvas.coverage(field)
-        canvas.paint(cover, None, LABELS["clots"], CLOT_HU - BLOOD_HU, where=where)
+        canvas.paint_tube(points, np.full(len(points), radius), None, LABELS["clots"], CLOT_HU - BLOOD_HU)
 
 
 def clot_tubes(a: Anatomy, paths: dict, coarsest: float) -> list[tuple[np.ndarray, float]]:

@@ -63,14 +63,11 @@ def paint_abdomen(canvas: Canvas, a: Anatomy, chest: Chest, cage: np.ndarray) ->
     canvas.paint(canvas.coverage(left), -60.0, where=where)
     canvas.paint(canvas.coverage(right), 58.0, LABELS["liver"], 35.0, where=where)
     spleen = (0.72 * a.thorax.half_width[1], a.thorax.middle_y + 0.45 * a.thorax.half_depth, a.lungs.dome[1] - 42.0)
-    field, at = canvas.ellipsoid(spleen, (30.0, 42.0, 34.0))
-    canvas.paint(canvas.coverage(field), 48.0, None, 50.0, where=at)
+    canvas.paint_ellipsoid(spleen, (30.0, 42.0, 34.0), 48.0, enhancement=50.0)
     stomach = (0.42 * a.thorax.half_width[1], a.thorax.middle_y - 0.1 * a.thorax.half_depth, a.lungs.dome[1] - 38.0)
-    field, at = canvas.ellipsoid(stomach, (a.stomach_gas[0] + 14.0, 44.0, 30.0))
-    canvas.paint(canvas.coverage(field), 25.0, where=at)
+    canvas.paint_ellipsoid(stomach, (a.stomach_gas[0] + 14.0, 44.0, 30.0), 25.0)
     gas = (stomach[0], stomach[1] - 8.0, a.lungs.dome[1] - 12.0 - a.stomach_gas[1])
-    field, at = canvas.ellipsoid(gas, (a.stomach_gas[0], 26.0, a.stomach_gas[1]))
-    canvas.paint(canvas.coverage(field), -960.0, where=at)
+    canvas.paint_ellipsoid(gas, (a.stomach_gas[0], 26.0, a.stomach_gas[1]), -960.0)
 
 
 def paint_lungs(canvas: Canvas, a: Anatomy, chest: Chest, cage: np.ndarray, texture: np.ndarray) -> None:
@@ -112,8 +109,7 @@ def paint_lungs(canvas: Canvas, a: Anatomy, chest: Chest, cage: np.ndarray, text
         z = a.lungs.dome[side] + 10.0 + seed[2] * 0.75 * (a.lungs.apex[side] - a.lungs.dome[side])
         wide = a.thorax.half_width[side] * chest.narrowing(z) - radius
         centre = (sign * (0.4 + 0.5 * seed[0]) * wide, chest.middle(z) + (seed[1] - 0.5) * 1.1 * chest.depth(z), z)
-        field, where = canvas.ellipsoid(centre, (radius, radius * 0.92, radius * 1.05))
-        canvas.paint(canvas.coverage(field), 32.0, LABELS["lesion"], 25.0, where=where)
+        canvas.paint_ellipsoid(centre, (radius, radius * 0.92, radius * 1.05), 32.0, LABELS["lesion"], 25.0)
 
 
 def paint_bones(canvas: Canvas, a: Anatomy, chest: Chest, cage: np.ndarray, muscle: np.ndarray) -> None:
@@ -133,10 +129,8 @@ def paint_bones(canvas: Canvas, a: Anatomy, chest: Chest, cage: np.ndarray, musc
             (sign * 0.75 * wide, a.thorax.middle_y + 6.0, top - 14.0),
             (sign * (wide + 8.0), a.thorax.middle_y + 12.0, top - 16.0),
         ]
-        field, where = canvas.tube(ends, [7.0, 5.5, 5.5, 6.0])
-        canvas.paint(canvas.coverage(field), BONE_HU, LABELS["bone"], 0.0, where=where)
-        field, where = canvas.ellipsoid(_shoulder(a, chest, side), (21.0, 21.0, 22.0))
-        canvas.paint(canvas.coverage(field), 330.0, LABELS["bone"], 0.0, where=where)
+        canvas.paint_tube(ends, [7.0, 5.5, 5.5, 6.0], BONE_HU, LABELS["bone"], 0.0)
+        canvas.paint_ellipsoid(_shoulder(a, chest, side), (21.0, 21.0, 22.0), 330.0, LABELS["bone"], 0.0)
     _paint_spine(canvas, a, chest, muscle)
 
 
@@ -204,5 +198,4 @@ def paint_airways(canvas: Canvas, a: Anatomy, chest: Chest) -> None:
     )
     for wall, hu, label in ((2.0, 20.0, None), (0.0, -985.0, LABELS["airway"])):
         for points, radii in paths:
-            field, where = canvas.tube(np.array([np.asarray(p) for p in points]), np.asarray(radii) + wall)
-            canvas.paint(canvas.coverage(field), hu, label, 0.0, where=where)
+            canvas.paint_tube(points, np.asarray(radii) + wall, hu, label, 0.0)
