@@ -1,4 +1,4 @@
-"""Makes a training set of hospital exports or downloads: `python dataset/prepare.py source=<folder> output=<folder>`.
+"""Makes a training set from hospital exports: `python dataset/prepare.py source=<folder> output=<folder>`.
 
 DICOM and NIfTI at any depth become HU volumes, paired X-rays and `manifest.csv`; --help lists every option.
 """
@@ -13,7 +13,7 @@ from common.cli import command  # noqa: E402
 
 @command("prepare")
 def main(cfg) -> None:
-    """Prepare, then say what became of every case."""
+    """Prepare the set and print the summary."""
     from rich.console import Console
 
     from dataset.preparation.options import prepare_set

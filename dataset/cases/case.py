@@ -1,4 +1,9 @@
-"""One prepared case: its tensors, the checks on them, and the key that names it in the cache."""
+"""The tensors of a prepared case, and the key that names it in the cache.
+
+`ct` int16 (D, H, W) HU; `xray` float16 (V, h, w) in [0, 1]; `pose` float32 (V, 9), NaN = unknown; `spacing` float32
+(3,) mm; `centre` float32 (3,) RAS mm of the volume centre; `lung_box` float32 (6,) (`dataset.imaging.lung_box`); of
+phantoms also `labels` uint8 (D, H, W) and `label` int64 (); of CTs whose X-ray is a DRR also `iodine_ml` float32 ().
+"""
 
 import hashlib
 import json
@@ -11,17 +16,10 @@ from torch import Tensor
 from dataset.imaging.hu_window import AIR_HU
 from dataset.imaging.lung_box import lung_box_in_volume
 
-CASE_VERSION = 3  # raise it when a case of the same file and settings would come out different
-
-
+CASE_VERSION = 3  # raise it when the same file and settings give another case
 HIGHEST_HU = 3071.0
-
-
 LARGE = {"ct", "xray", "labels"}
-
-
 NEEDED = {"ct", "xray", "pose", "spacing", "centre", "lung_box"}
-
 
 Case = dict[str, Tensor]
 
@@ -29,7 +27,7 @@ Case = dict[str, Tensor]
 def pack_case(
     hu, xray, pose, spacing, centre=(0.0, 0.0, 0.0), label: int | None = None, labels=None, iodine_ml=None
 ) -> Case:
-    """A case from HU (D, H, W), X-rays (V, h, w) in [0, 1] and geometry, in the types it is stored in."""
+    """A case from HU (D, H, W), X-rays (V, h, w) in [0, 1] and geometry, in the types of storage."""
     hu = torch.as_tensor(np.asarray(hu), dtype=torch.float32)
     case = {
         "ct": hu.clamp(AIR_HU, HIGHEST_HU).round().to(torch.int16),

@@ -1,4 +1,4 @@
-"""DRRs of training CTs at drawn poses: what X-rays of unknown pose look like, and the pose that each was taken at."""
+"""DRRs of training CTs at random poses, with their poses: training data of the pose regressor."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,9 +19,9 @@ from dataset.imaging.geometry import fill_unknown, unknown_pose
 from dataset.imaging.volume import Volume
 from dataset.xray.pose_perturbation import describe, perturbed_poses
 
-MOST = 2000  # cases, evenly chosen: what they take to render stays within minutes
-VERSION = 1  # of what a file of DRRs holds
-STREAM = 3  # tells these random numbers from those of X-rays that were taken at drawn poses themselves
+MAX_CASES = 2000  # evenly chosen; limits the rendering time to minutes
+VERSION = 1  # of the file format
+STREAM = 3  # separates these random numbers from those of `dataset.pose_noise`
 
 
 @dataclass(frozen=True)
@@ -29,10 +29,10 @@ class PosedDrrs:
     """DRRs with their geometry.
 
     Attributes:
-        cases: indices of the cases they are of.
+        cases: indices of their cases.
         xray: in [0, 1].
-        nominal: the poses that X-rays without one are taken to have (`dataset.imaging.geometry.fill_unknown`).
-        drawn: the poses that these were taken at, around the nominal ones (`dataset.xray.pose_perturbation`).
+        nominal: poses assumed for X-rays of unknown pose (`dataset.imaging.geometry.fill_unknown`).
+        drawn: poses of these DRRs, drawn around the nominal ones (`dataset.xray.pose_perturbation`).
     """
 
     cases: list[int]
@@ -42,23 +42,23 @@ class PosedDrrs:
 
 
 def posed_drrs(data: CaseDataset, drr: DrrSettings, home: Path, pixels: int, workers: int | None = None) -> PosedDrrs:
-    """One DRR of each view of at most `MOST` cases, rendered once and kept in `home`.
+    """A DRR of each view of at most `MAX_CASES` cases, rendered once and cached in `home`.
 
     Args:
-        drr: how the data set makes DRRs.
-        pixels: a side; X-rays that are not square are drawn into a square as they are when they are averaged down.
-        workers: processes that render; by default one a core.
+        drr: DRR settings of the data set.
+        pixels: side of the square DRRs.
+        workers: processes that render; by default one per core.
 
     Raises:
         UserError: a folder that cannot be written, or a process that was killed.
     """
-    cases = torch.linspace(0, len(data) - 1, min(MOST, len(data))).round().long().tolist()
+    cases = torch.linspace(0, len(data) - 1, min(MAX_CASES, len(data))).round().long().tolist()
     renderer = _Renderer(data, cases, drr, pixels)
-    told = {"posed": VERSION, "cases": [data.paths[i].stem for i in cases], "pixels": pixels, "extent": data.extent}
-    key = case_key({**told, "drr": drr.describe(), "noise": describe(), "seed": data.seed})
+    made = {"posed": VERSION, "cases": [data.paths[i].stem for i in cases], "pixels": pixels, "extent": data.extent}
+    key = case_key({**made, "drr": drr.describe(), "noise": describe(), "seed": data.seed})
     file = home / f"posed-{key}.safetensors"
     try:
-        with FileLock(f"{file}.lock"):  # of several processes one renders, and the others wait for it
+        with FileLock(f"{file}.lock"):  # one process renders, others wait
             held = _read(file) or _render(renderer, file, workers)
     except OSError as error:
         raise UserError(f"{home}: cannot be written ({error}); set dataset.cache_dir to another folder") from error
@@ -66,7 +66,7 @@ def posed_drrs(data: CaseDataset, drr: DrrSettings, home: Path, pixels: int, wor
         if not worker_killed(error):
             raise
         raise UserError(
-            "a process that rendered at drawn poses was killed, most likely for want of memory: set "
+            "a process that rendered DRRs was killed, most likely for lack of memory: set "
             "dataset.prepare_workers lower"
         ) from error
     return PosedDrrs(cases, held["xray"].float()[:, :, None] / 255.0, held["nominal"], held["drawn"])
@@ -76,14 +76,14 @@ def _read(file: Path) -> dict[str, Tensor] | None:
     try:
         with open_checked(file) as content:
             return {name: content.get_tensor(name) for name in ("xray", "nominal", "drawn")}
-    except DamagedFile:  # or not yet there
+    except DamagedFile:  # or missing
         return None
 
 
 def _render(renderer: "_Renderer", file: Path, workers: int | None) -> dict[str, Tensor]:
     workers = min(torch.get_num_threads() if workers is None else workers, len(renderer) // 2)
     loader = DataLoader(renderer, None, num_workers=workers, generator=torch.Generator().manual_seed(0))
-    xrays, nominal, drawn = zip(*track(loader, "Rendering at drawn poses", total=len(renderer)), strict=True)
+    xrays, nominal, drawn = zip(*track(loader, "Rendering DRRs at random poses", total=len(renderer)), strict=True)
     held = {"xray": torch.stack(xrays), "nominal": torch.stack(nominal), "drawn": torch.stack(drawn)}
     save_checked(held, file)
     return held
@@ -102,7 +102,7 @@ class _Renderer(Dataset):
         index = self.cases[position]
         case = self.data.case(index)
         volume, poses = Volume(case["ct"].float().numpy(), tuple(case["spacing"].tolist())), case["pose"]
-        if not poses.isnan().any():  # told nothing but the view, as a film would be
+        if not poses.isnan().any():  # keep the view alone, as of a radiograph
             poses = torch.where(torch.arange(9) == 2, poses, unknown_pose(len(poses)))
         nominal = fill_unknown(poses, self.data.extent or volume.extent)
         drawn = perturbed_poses(nominal, (self.data.seed, index, STREAM))

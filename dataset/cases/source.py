@@ -10,7 +10,7 @@ from dataset.xray.options import XrayOptions
 
 
 class Source(Protocol):
-    """Where cases come from. Construction touches no disk."""
+    """A source of cases. Its constructor does not read the disk."""
 
     name: str
     rows: pd.DataFrame
@@ -24,10 +24,10 @@ class Source(Protocol):
 
 
 def positive(key: str, value, count: int, kind: type = int) -> tuple:
-    """`count` positive numbers out of a config value.
+    """`count` positive numbers from a config value.
 
     Raises:
-        UserError: naming the key, if they are fewer, more or not positive.
+        UserError: naming the key, for another count or a number that is not positive.
     """
     values = list(value) if hasattr(value, "__iter__") and not isinstance(value, str) else [value]
     if len(values) != count or not all(isinstance(v, (int, float)) and kind(v) > 0 for v in values):

@@ -1,4 +1,4 @@
-"""The order of training samples as a pure function of (seed, position), so that a run can stop and go on anywhere."""
+"""The order of training samples as a pure function of (seed, position), so that a run can resume at any batch."""
 
 from collections.abc import Iterator
 
@@ -10,15 +10,14 @@ from torch.utils.data import Sampler
 class StepBatchSampler(Sampler[list[tuple[int, int]]]):
     """Batches of `(index, step)`: an endless stream of seeded permutations, cut into batches.
 
-    Epoch `e` of the stream is a permutation seeded by `(seed, e)`; batch `step` is cut out of the stream at
-    `step * batch_size * world size`, across the borders of epochs, and rank `r` takes the r-th slice of it. So the
-    samples of a step depend neither on how often the run was stopped nor on the number of workers, and the global
-    batch not on the number of processes.
+    Epoch `e` of the stream is a permutation seeded by `(seed, e)`. Batch `step` starts at `step * batch_size * world
+    size` of the stream, across epochs, and rank `r` takes its r-th slice. So the samples of a step do not depend on
+    interruptions or the number of workers, and the global batch does not depend on the number of processes.
 
     Args:
         size: number of samples in the data set.
         batch_size: samples per batch and process.
-        num_batches: length of the whole run in batches; `len()` is this, also where iteration starts later.
+        num_batches: length of the whole run in batches and of this sampler, wherever iteration starts.
         seed: of the permutations.
         start: first step to yield.
 
@@ -55,7 +54,7 @@ class StepBatchSampler(Sampler[list[tuple[int, int]]]):
     def _index(self, position: int) -> int:
         epoch, offset = divmod(position, self.size)
         if epoch != self._epoch:
-            # not torch's generator: on a CPU it takes only the low 32 bits of a seed, too few for two numbers
+            # torch's CPU generator uses only 32 bits of a seed, too few for two numbers
             self._epoch = epoch
             self._order = np.random.default_rng((self.seed, epoch)).permutation(self.size).tolist()
         return self._order[offset]

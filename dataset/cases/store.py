@@ -1,4 +1,4 @@
-"""Cases: what is prepared once from a source and cached, one safetensors file each."""
+"""Prepares the cases of a source and caches them, one safetensors file each."""
 
 import logging
 import os
@@ -9,30 +9,25 @@ from rich.progress import track
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from common.checked_tensors import CheckedFile, DamagedFile, open_checked, save_checked
+from common.checked_tensors import DamagedFile, open_checked, save_checked
 from common.errors import UserError, worker_killed
 from common.files import remove_stale
 from dataset.cases.case import LARGE, NEEDED, Case, case_key
 from dataset.cases.source import Source
 
-"""`ct` int16 (D, H, W) HU; `xray` float16 (V, h, w) in [0, 1]; `pose` float32 (V, 9), NaN = unknown;
-`spacing` float32 (3,) mm; `centre` float32 (3,) RAS mm of the centre of the volume; `lung_box` float32 (6,), see
-`dataset.imaging.lung_box`; of phantoms also `labels` uint8 (D, H, W) and `label` int64 (); of CTs whose X-ray is a
-DRR also `iodine_ml` float32 ()."""
-
 log = logging.getLogger(__name__)
 
 
 def source_folder(source: Source, cache_dir: str | Path) -> Path:
-    """`<cache_dir>/<name>-<hash>`: holds the manifest and the cases of one population or one folder."""
+    """`<cache_dir>/<name>-<hash>`, the folder with the manifest and the cases of one population or folder."""
     return Path(cache_dir) / f"{source.name}-{case_key(source.home())}"
 
 
 def prepare_cases(source: Source, cache_dir: str | Path, workers: int | None = None) -> list[Path]:
-    """Build what is not yet cached, in `workers` processes (0: in this one; default: one per core).
+    """Build missing and damaged cases in `workers` processes (0: in this one; default: one per core).
 
-    Returns the case files in the order of `source.rows`. The name of a file holds the key of its case, so a changed
-    volume or setting never meets a stale file. A damaged file is built again.
+    Returns the case files in the order of `source.rows`. The name of a file contains the key of its case, so a changed
+    volume or setting has another file.
 
     Raises:
         UserError: for the first input that cannot be used, or a cache folder that cannot be written.
@@ -50,7 +45,7 @@ def prepare_cases(source: Source, cache_dir: str | Path, workers: int | None = N
     remove_stale(folder)
     workers = len(os.sched_getaffinity(0)) if workers is None and hasattr(os, "sched_getaffinity") else workers
     workers = min(os.cpu_count() or 1 if workers is None else workers, len(todo) // 2)
-    # A DataLoader is the process pool: it hands its workers one thread each, which a pool of forks needs as well.
+    # A DataLoader as process pool limits each worker to one thread.
     loader = DataLoader(
         _Builder(source, todo), batch_size=None, num_workers=workers, generator=torch.Generator().manual_seed(0)
     )
@@ -62,14 +57,14 @@ def prepare_cases(source: Source, cache_dir: str | Path, workers: int | None = N
         if not worker_killed(error):
             raise
         raise UserError(
-            f"a process that prepared cases was killed ({str(error).splitlines()[0]}), most likely for want of "
+            f"a process that prepared cases was killed ({str(error).splitlines()[0]}), most likely for lack of "
             f"memory: set dataset.prepare_workers below {workers}; the same command goes on, finished cases are kept"
         ) from error
     return paths
 
 
 class _Builder(Dataset):
-    """Builds and writes case `i`; gives "" or the line that the user should see."""
+    """Builds and writes case `i`; the item is "" or an error message for the user."""
 
     def __init__(self, source: Source, todo: list[tuple[dict, Path]]):
         self.source, self.todo = source, todo
@@ -90,7 +85,7 @@ class _Builder(Dataset):
 
 
 def rebuild_case(source: Source, row: dict, path: Path) -> None:
-    """Builds one case again that was found damaged or gone.
+    """Build a damaged or missing case again.
 
     Raises:
         UserError: if its input has changed since or cannot be used.
@@ -102,11 +97,11 @@ def rebuild_case(source: Source, row: dict, path: Path) -> None:
 
 
 def _is_whole(path: Path) -> bool:
-    """Whether a case is there: its length, and all that is small. Volume and X-rays are checked when they are read."""
+    """Whether a case is complete: file length and small tensors. Volume and X-rays are checked when they are read."""
     if not path.is_file():
         return False
     try:
-        with opened_case(path) as file:
+        with open_checked(path) as file:
             small = [name for name in file.keys() if name not in LARGE]  # noqa: SIM118 (not a dict)
             values = {name: file.get_tensor(name) for name in small}
             return {*values, *LARGE & set(file.keys())} >= NEEDED
@@ -116,8 +111,8 @@ def _is_whole(path: Path) -> bool:
 
 
 def stored(path: str | Path, name: str) -> Tensor | None:
-    """One tensor of a case without reading the others; None if the case has none of that name."""
-    with opened_case(path) as file:
+    """One tensor of a case, read alone; None if the case has none of that name."""
+    with open_checked(path) as file:
         return file.get_tensor(name) if name in file.keys() else None  # noqa: SIM118 (not a dict)
 
 
@@ -127,14 +122,5 @@ def read_case(path: str | Path) -> Case:
     Raises:
         UserError: if the file is missing or damaged.
     """
-    with opened_case(path) as file:
+    with open_checked(path) as file:
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-
-
-def stored_shape(file: CheckedFile, name: str) -> tuple[int, ...]:
-    """Shape of one tensor of an opened case, from the header."""
-    return file.shape(name)
-
-
-opened_case = open_checked
-"""A case of which single tensors are read, each compared with its checksum."""

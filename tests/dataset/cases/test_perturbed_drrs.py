@@ -76,5 +76,5 @@ def test_a_folder_that_cannot_be_written_is_named(cases, tmp_path):
 
 
 def test_of_many_cases_some_are_taken_evenly(cases, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "MOST", 3)
+    monkeypatch.setattr(module, "MAX_CASES", 3)
     assert posed_drrs(cases(), DrrSettings(), tmp_path, 16, workers=0).cases == [0, 2, 5]

@@ -87,7 +87,7 @@ def test_a_film_does_not_tell_how_large_its_patient_is(root, monkeypatch):
     """What a sample tells of a film's volume is the same for a small and a large patient, as in generation."""
     seen = []
     monkeypatch.setattr("dataset.cases.case_dataset.lung_map", lambda image, box, extent, view: seen.append(extent))
-    monkeypatch.setattr("dataset.datamodule.mean_lung_box", lambda paths: [0.2, 0.8] * 3)
+    monkeypatch.setattr("dataset.cases.description.mean_lung_box", lambda paths: [0.2, 0.8] * 3)
     for name, spacing in (("a", (4.0, 4.0, 4.0)), ("b", (9.0, 6.0, 8.0)), ("c", (5.0, 5.0, 5.0))):
         save_nifti(root / f"{name}.nii.gz", thorax(), spacing)
         film(root / f"{name}.png")
@@ -109,7 +109,7 @@ def test_a_film_does_not_tell_how_large_its_patient_is(root, monkeypatch):
 
 
 def test_films_without_lungs_are_counted_and_named(root, caplog, monkeypatch):
-    monkeypatch.setattr("dataset.datamodule.mean_lung_box", lambda paths: [0.2, 0.8] * 3)
+    monkeypatch.setattr("dataset.cases.description.mean_lung_box", lambda paths: [0.2, 0.8] * 3)
     for name in ("a", "b", "drr"):
         save_nifti(root / f"{name}.nii.gz", thorax())
     film(root / "a.png")
