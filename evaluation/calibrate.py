@@ -1,4 +1,4 @@
-"""Calibrates the error bars of a generator: bounds beside its checkpoint, their coverage on test cases, a picture.
+"""Calibrates prediction intervals of a generator and writes them beside its checkpoint, with their test coverage.
 
 `python evaluation/calibrate.py checkpoint=<path> dataset=phantom samples=20`
 """
@@ -16,42 +16,34 @@ def main(cfg) -> None:
     from hydra.utils import instantiate
 
     from dataset.datamodule import prepared_data
-    from evaluation.calibration import calibrate_intervals as coverage
-    from evaluation.calibration.cases import Limited, calibration_source
+    from evaluation.calibration.calibrate_intervals import calibrate, check_settings
+    from evaluation.calibration.cases import FirstCases, calibration_source
     from evaluation.calibration.report import markdown, write_calibration
     from evaluation.generation.open_pipeline import open_generator
-    from evaluation.intervals.prediction_intervals import beside
+    from evaluation.generation.sample import Sampling
+    from evaluation.intervals.prediction_intervals import calibration_path
     from evaluation.protocol.data_checks import check_protocol, own_split
-    from evaluation.protocol.leakage import refuse_seen
+    from evaluation.protocol.leakage import check_patient_leakage
 
-    coverage.check_settings(cfg.samples, cfg.level, cfg.share)
-    data = cfg.dataset
-    apart = calibration_source(data.source, cfg.calibration_split, cfg.calibration_cases, cfg.calibration_from)
+    check_settings(cfg.samples, cfg.level, cfg.share)
+    sampling, data, split = Sampling(cfg.samples, cfg.seed, cfg.batch_size), cfg.dataset, cfg.calibration_split
+    source = calibration_source(data.source, split, cfg.calibration_cases, cfg.calibration_from)
     pipeline, checkpoint = open_generator(cfg.checkpoint, cfg.device, cfg.sampler)
     testing = prepared_data(instantiate(data.source), data)
-    calibrating = testing if apart is None else prepared_data(instantiate(apart), data)
-    calibration = Limited(own_split(calibrating, cfg.calibration_split or "test"), None)
-    test = Limited(own_split(testing, "test"), cfg.cases)
-    for cases, held in ((calibration, calibrating), (test, testing)):
-        check_protocol(held.protocol(), pipeline.protocol)
+    calibrating = testing if source is None else prepared_data(instantiate(source), data)
+    split = split or "test"
+    calibration = FirstCases(own_split(calibrating, split), None)
+    test = FirstCases(own_split(testing, "test"), cfg.cases)
+    for cases, module in ((calibration, calibrating), (test, testing)):
+        check_protocol(module.protocol(), pipeline.protocol)
         remedy = "give cases that it was not trained on, or another checkpoint"
-        refuse_seen(cases.rows, pipeline.protocol, held.protocol(), f"checkpoint={checkpoint}", remedy)
-    said = calibrating.protocol()
-    bounds, scores = coverage.calibrate(
-        pipeline,
-        calibration,
-        test,
-        testing.train,
-        checkpoint,
-        samples=cfg.samples,
-        level=cfg.level,
-        share=cfg.share,
-        seed=cfg.seed,
-        batch_size=cfg.batch_size,
-        population={"dataset": said["dataset"], "version": said["version"], "split": cfg.calibration_split or "test"},
+        check_patient_leakage(cases.rows, pipeline.protocol, module.protocol(), f"checkpoint={checkpoint}", remedy)
+    population = {key: calibrating.protocol()[key] for key in ("dataset", "version")} | {"split": split}
+    intervals, scores = calibrate(
+        pipeline, calibration, test, testing.train, checkpoint, sampling, cfg.level, cfg.share, population
     )
-    path = write_calibration(bounds, scores, Path(cfg.output), Path(cfg.bounds or beside(checkpoint)))
-    print(markdown(bounds))
+    path = write_calibration(intervals, scores, Path(cfg.output), Path(cfg.bounds or calibration_path(checkpoint)))
+    print(markdown(intervals))
     print(path)
 
 

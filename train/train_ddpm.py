@@ -23,7 +23,7 @@ def main(cfg) -> None:
 
     from common.errors import user_errors
     from dataset.datamodule import CTDataModule
-    from evaluation.protocol.leakage import refuse_seen_before
+    from evaluation.protocol.leakage import check_starting_models
     from train.generator.build_module import build_module
     from train.generator.encode import describe, training_device
     from train.generator.finetuning import Origin, SaveAdapter
@@ -67,7 +67,7 @@ def main(cfg) -> None:
     cases.prepare_data()
     cases.setup()
     earlier = (origin or latent_encoder).trained_on
-    seen = refuse_seen_before(source.rows, earlier, cases.protocol(), model.allow_seen_patients)
+    seen = check_starting_models(source.rows, earlier, cases.protocol(), model.allow_seen_patients)
     data = LatentData(cases, latent_encoder, devices, cfg.trainer.num_nodes, model.cache_latents_gb)
     module.protocol |= {**cases.protocol(), "seen": seen, "latent_reconstruction": data.reconstruction}
     callbacks = [sampling]

@@ -24,7 +24,7 @@ def main(cfg) -> None:
     from dataset.datamodule import prepared_data
     from ddpm.checkpoint.write import complete
     from evaluation.metrics import psnr
-    from evaluation.protocol.leakage import seen_by
+    from evaluation.protocol.leakage import seen_patients
     from train.run.callbacks import ReconstructionPictures
     from train.run.compile import compile_in_place
     from train.run.memory import MemoryNeed, activation_bytes, before_choice, keep_choice, settle
@@ -53,7 +53,7 @@ def main(cfg) -> None:
         crop=model.crop,
         keep_gb=model.cache_volumes_gb,
     )
-    protocol = {**data.protocol(), "seen": seen_by(data.source.rows, data.protocol())}
+    protocol = {**data.protocol(), "seen": seen_patients(data.source.rows, data.protocol())}
     adversarial = model.adversarial_weight > 0 and model.discriminator_iter_start < model.max_steps
     module = VQGANModule(
         network,

@@ -5,6 +5,7 @@ variance, which flatters a sampler whose spread is too small; so the error of th
 as the mean of infinitely many samples would have it.
 """
 
+from dataclasses import replace
 from time import perf_counter
 
 import numpy as np
@@ -12,7 +13,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from evaluation.generation.sample import sample_volumes
+from evaluation.generation.model_inputs import ModelInputs
+from evaluation.generation.sample import Sampling, sample_volumes
 from evaluation.metrics.regions import body_mask
 from evaluation.metrics.spectra import (
     gradient_magnitude,
@@ -53,10 +55,11 @@ def measure(pipeline, cases, count: int, samples: int, batch_size: int, seed: in
     """`{"cases": {id: case_facts}, "seconds": of a volume, **pipeline.describe()}` with the sampler that is set."""
     read = [cases.case(i) for i in range(count)]
     ids = [str(cases.rows.iloc[i]["id"]) for i in range(count)]
-    xrays = torch.stack([case["xray"].float().unsqueeze(1) for case in read])
-    poses = torch.stack([case["pose"] for case in read])
+    nominal = torch.tensor(pipeline.extent).expand(count, 3)
+    inputs = replace(ModelInputs.of_cases(read, pipeline), extents=nominal)
+    sampling = Sampling(samples, seed, batch_size)
     found, spent, start = {}, 0.0, perf_counter()
-    for part, volumes in sample_volumes(pipeline, xrays, poses, ids, samples, batch_size, seed):
+    for part, volumes in sample_volumes(pipeline, inputs, ids, sampling):
         spent += perf_counter() - start
         for index, drawn in zip(part, volumes, strict=True):
             found[ids[index]] = case_facts(drawn, read[index], pipeline.window)

@@ -18,7 +18,7 @@ from dataset.io.nifti import write_nifti
 from demo.service.messages import RESULT_FILES, Result, Wishes
 from evaluation.generation.dicom_series import write_zip
 from evaluation.generation.metadata import describe_input, describe_run
-from evaluation.generation.xray_inputs import Shown, placed
+from evaluation.generation.xray_inputs import GeneratorInput, aligned_views
 from evaluation.intervals.prediction_intervals import error_bars
 from evaluation.metrics.reprojection import reprojection_error, scaled_drr
 from evaluation.scoring.score_cases import metric, score_case
@@ -47,7 +47,7 @@ class Made:
         warnings: about the X-ray.
     """
 
-    shown: Shown
+    shown: GeneratorInput
     digest: str
     drawn: Float[Tensor, "s d h w"]
     wishes: Wishes
@@ -85,7 +85,7 @@ def write_result(token: str, place: Path, made: Made, pipeline, truth: Path | No
     write_zip(place / "dicom.zip", mean, spacing, shown.centre, window, f"{mark}{preview}")
     grey = pictures.display_window(window)
     sheets.save_gif(place / "animation.gif", sheets.volume_frames(mean, spacing, grey, FRAMES))
-    told = placed(shown, pipeline.pose_regressor)
+    told = aligned_views(shown, pipeline.pose_regressor)
     error = _reproject(place, *told, mean, spacing) if window.keeps_line_integrals else None
     settings = _settings(made, pipeline) | {"error_bars": bars, "reprojection_error": error, "metrics": measured}
     (place / "settings.json").write_text(json.dumps(settings, indent=1, allow_nan=False) + "\n", encoding="utf-8")
@@ -169,7 +169,7 @@ HOW_SPACING = "the CT brought to the model's grid as in training: around its cen
 
 
 def compare(
-    truth: Path, mean: Float[Tensor, "d h w"], spacing, shown: Shown, pipeline, target: Path
+    truth: Path, mean: Float[Tensor, "d h w"], spacing, shown: GeneratorInput, pipeline, target: Path
 ) -> dict[str, dict]:
     """Writes the CT as `target` on the grid of the generated volume; `{metric: {"label", "unit", "value", "digits"}}`.
 

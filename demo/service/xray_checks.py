@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from common.errors import UserError
 from dataset.io.xray import read_xray, read_xray_image, resize_xray, scale_xray_image
 from dataset.xray.lung_alignment import lung_map
-from evaluation.generation.xray_inputs import Shown, placed, read_inputs
+from evaluation.generation.xray_inputs import GeneratorInput, aligned_views, read_inputs
 from evaluation.visualization.slices import xray_tile
 
 PICTURE_SIDE = 512  # pixels
@@ -37,7 +37,7 @@ class Look:
         orientation, warnings: as of `demo.service.messages.Seen`.
     """
 
-    shown: Shown | None
+    shown: GeneratorInput | None
     orientation: str
     warnings: list[str]
 
@@ -53,15 +53,14 @@ def look(xray: Path, pipeline, picture: Path, view: str | None = None, align: st
     if found.view == "lateral":
         xray_tile(read_xray(xray, size, lateral=True), PICTURE_SIDE).save(picture)
         return Look(None, "lateral or oblique, as the file says", [LATERAL, *warnings])
-    told = (pipeline.protocol, pipeline.extent, align, view, pipeline.prior, pipeline.pose_regressor)
-    (shown,) = read_inputs([xray], *told)
+    (shown,) = read_inputs([xray], pipeline, align, view)
     xray_tile(shown.picture, PICTURE_SIDE).save(picture)
     plain = resize_xray(scale_xray_image(found), size).clamp(0.0, 1.0)
     assumed = [note for note in found.notes if note.startswith("no Patient Orientation")]
     return Look(shown, _orientation(shown, assumed), warnings + oddities(plain, shown, pipeline))
 
 
-def oddities(plain: Float[Tensor, "h w"], shown: Shown, pipeline) -> list[str]:
+def oddities(plain: Float[Tensor, "h w"], shown: GeneratorInput, pipeline) -> list[str]:
     """A line for each thing in which a picture differs from a frontal chest X-ray, and from those of training.
 
     Args:
@@ -90,7 +89,7 @@ def oddities(plain: Float[Tensor, "h w"], shown: Shown, pipeline) -> list[str]:
     elif not said and _symmetry(laid) < LEAST_SYMMETRY:
         said.append("it looks like a lateral, oblique or strongly turned view: give a frontal chest X-ray")
     if prior is not None:
-        laid, _ = placed(shown, pipeline.pose_regressor)  # as the X-rays were that the guess was fitted on
+        laid, _ = aligned_views(shown, pipeline.pose_regressor)  # as the X-rays were that the guess was fitted on
         far = float(prior.distance(laid[None, :, None].to(pipeline.device)))
         if far > FAR:
             said.append(
@@ -100,7 +99,7 @@ def oddities(plain: Float[Tensor, "h w"], shown: Shown, pipeline) -> list[str]:
     return said
 
 
-def refuse_lateral(seen: Look) -> Shown:
+def refuse_lateral(seen: Look) -> GeneratorInput:
     """The X-ray as the generator takes it.
 
     Raises:
@@ -133,7 +132,7 @@ def _symmetry(image: Tensor) -> float:
     return float(torch.corrcoef(pair)[0, 1].nan_to_num())
 
 
-def _orientation(shown: Shown, assumed: list[str]) -> str:
+def _orientation(shown: GeneratorInput, assumed: list[str]) -> str:
     notes, laid = shown.notes, shown.notes.get("alignment", {}).get("align") == "lungs"
     parts = [f"{notes.get('view', 'PA')}, {notes.get('view_source', 'assumed')}"]
     parts.append("laid by its lungs" if laid else "as it lies")

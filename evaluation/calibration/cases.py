@@ -1,4 +1,4 @@
-"""Which cases calibrate: phantoms that no split draws, or a part of real data that was set aside."""
+"""Calibration cases: phantoms that no split contains, or a split of real data that was set aside."""
 
 from omegaconf import OmegaConf
 
@@ -6,8 +6,8 @@ from common.errors import UserError
 from dataset.manifest.table import SPLITS
 
 
-class Limited:
-    """The first cases of a data set, or all of them."""
+class FirstCases:
+    """The first `count` cases of a data set; None = all."""
 
     def __init__(self, cases, count: int | None):
         self._cases = cases
@@ -17,32 +17,30 @@ class Limited:
         return len(self.rows)
 
     def case(self, index: int) -> dict:
-        """As the data set itself gives it."""
+        """As `CaseDataset.case`."""
         return self._cases.case(index)
 
 
 def calibration_source(source: dict, split: str | None, cases: int, first: int) -> dict | None:
-    """The node of a source whose test split is the calibration cases; None where they are a split of the data itself.
+    """Config node of a source whose test split holds the calibration cases; None if they are a `split` of the data.
 
     Args:
         source: node `dataset.source`.
-        split: part of the data that is set aside for calibration; phantoms need none.
+        split: of the data that is set aside for calibration; None for phantoms.
         cases, first: number of calibration phantoms and index of the first.
 
     Raises:
-        UserError: real data without a split.
+        UserError: real data without a split, or phantoms of the test split.
     """
     if split is not None:
         if split not in SPLITS:
             raise UserError(f"calibration_split={split}: choose train, val or test")
         return None
     if "population" not in source:
-        raise UserError(
-            "calibration_split: missing; name the part of these data that calibrates: neither trained on nor tested on"
-        )
+        raise UserError("calibration_split: missing; name a split of these data, neither trained on nor tested on")
     test_from = source["population"]["test_from"]
     if first + cases > test_from and first < test_from + source["population"]["test"]:
         raise UserError(
-            f"calibration_from={first}: {cases} phantoms from there meet the test phantoms from {test_from}"
+            f"calibration_from={first}: {cases} phantoms from there overlap the test phantoms from {test_from}"
         )
     return OmegaConf.merge(source, {"population": {"test": cases, "test_from": first}})

@@ -1,9 +1,9 @@
-"""What conformal bounds are bounds on, and how far the truth of a case lies outside the interval of its samples.
+"""Nonconformity scores: how far the truth of a case lies outside the interval of its samples.
 
-Two kinds of quantities. A **tissue**: a HU interval for each voxel of a tissue as the *generated* mean volume shows it
-(a bound has to be drawn where nobody knows the truth); the promise is that in at least `level` of the cases at least
-`share` of that tissue's voxels hold the true HU, clipped to the window. An **organ volume** in ml: the promise is that
-in at least `level` of the cases the interval holds the true volume.
+There are two kinds of quantities. A **tissue** has a HU interval for each of its voxels, where the tissue is that of
+the *generated* mean volume, since the true one is unknown in use; in at least `level` of the cases at least `share` of
+these voxels hold the true HU, clipped to the window. An **organ volume** in ml lies inside its interval in at
+least `level` of the cases.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dataset.imaging.hu_window import Window
-from evaluation.intervals.organ_volumes import HeartRuler, true_volumes
+from evaluation.intervals.organ_volumes import HeartVolumeRegressor, true_volumes
 from evaluation.intervals.quantities import organ_samples, tissue_masks
 from evaluation.statistics.split_conformal import order_interval, share_score
 
@@ -25,25 +25,25 @@ def case_scores(
     window: Window,
     levels: Sequence[float],
     share: float,
-    ruler: HeartRuler | None = None,
+    heart: HeartVolumeRegressor | None = None,
 ) -> list[dict]:
     """Rows `{"quantity", "level", "below", "above", "width"}` of one case.
 
-    `below` and `above` say how far the truth lies outside the lower and the upper end, negative where inside; of a
-    tissue both are its one score. `width` is that of the interval of the samples before any margin. A quantity that
-    the case or its mean volume does not have is left out.
+    `below` and `above` are the distances of the truth outside the lower and the upper end, negative inside; for a
+    tissue both are its one score. `width` is that of the interval of the samples without margin. A quantity that the
+    case or its mean volume does not have is omitted.
 
     Args:
         samples: HU.
-        case: its truth: `ct` in HU before windowing, `spacing`, of phantoms `labels`.
-        spacing: of the samples as the generator knew it, mm.
+        case: `ct` in HU before windowing, `spacing`, for phantoms `labels`.
+        spacing: mm `(D, H, W)` of the samples.
         levels: each needs `2 / (1 - level)` samples.
-        share: of a tissue's voxels that have to be right.
+        share: of a tissue's voxels that have to lie inside.
     """
     truth = case["ct"].float().clamp(window.low, window.high)
     masks = tissue_masks(samples.mean(dim=0), spacing)
     known = true_volumes(case)
-    organs = {k: v for k, v in organ_samples(samples, spacing, ruler, window).items() if k in known}
+    organs = {k: v for k, v in organ_samples(samples, spacing, heart, window).items() if k in known}
     rows = []
     for name, mask in masks.items():
         if not mask.any():

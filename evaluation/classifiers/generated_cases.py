@@ -15,16 +15,16 @@ from dataset.cases.case import case_key
 from dataset.cases.case_dataset import CaseDataset
 from dataset.cases.store import source_folder, stored
 from dataset.datamodule import CTDataModule
-from dataset.imaging.geometry import extent_mm
 from dataset.imaging.hu_window import Window
 from dataset.manifest.table import SPLITS
 from ddpm.checkpoint.load import load_pipeline
 from ddpm.checkpoint.read import read
+from evaluation.generation.model_inputs import ModelInputs
 from evaluation.generation.open_pipeline import set_sampler
-from evaluation.generation.sample import sample_volumes
+from evaluation.generation.sample import Sampling, sample_volumes
 from evaluation.protocol.comparability import estimator
 from evaluation.protocol.data_checks import check_protocol
-from evaluation.protocol.leakage import choose_unseen, parts_of_file
+from evaluation.protocol.leakage import assign_generators, parts_of_file
 
 TOGETHER = 64  # X-rays held in memory at once
 
@@ -102,7 +102,7 @@ class Generators:
             _check_xrays(present, generator)
         asked = rows["split"].isin(splits).to_numpy()
         parts = {str(path): parts_of_file(rows, path, present, self.origin)[asked] for path in self.paths}
-        chosen = choose_unseen(parts, rows[asked].reset_index(drop=True))
+        chosen = assign_generators(parts, rows[asked].reset_index(drop=True))
         owners = dict(zip(rows.loc[asked, "id"], chosen, strict=True))
         files = {}
         for split in splits:
@@ -133,17 +133,9 @@ class Generators:
             cases.paths, cases.rows, cases.window, None, 0, cases.xray_options, generator.lung_box, extent
         )
         items = [shown.condition(i) for i in places]
-        drawn = sample_volumes(
-            pipeline,
-            torch.stack([item["xray"].float() for item in items]),
-            torch.stack([item["pose"] for item in items]),
-            [item["id"] for item in items],
-            self.samples,
-            self.batch_size,
-            self.seed,
-            torch.tensor([extent_mm(pipeline.volume_size, item["spacing"].tolist()) for item in items]),
-        )
-        for part, volumes in drawn:
+        inputs, ids = ModelInputs.of_cases(items, pipeline), [item["id"] for item in items]
+        sampling = Sampling(self.samples, self.seed, self.batch_size)
+        for part, volumes in sample_volumes(pipeline, inputs, ids, sampling):
             for i, samples in zip(part, volumes, strict=True):
                 file = files[places[i]]
                 file.parent.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,7 @@
-"""A generated volume as a DICOM series that nobody can take for a patient's: CT Image Storage, marked as synthetic.
+"""Writes a generated volume as a DICOM series (CT Image Storage) that is marked as synthetic.
 
-Nothing is copied from any X-ray: names, dates and identifiers are made here. The word SYNTHETIC lies over every slice
-in an overlay plane (PS3.3 C.9.2), so that the HU under it stay as they are.
+Names, dates and identifiers are new; nothing is copied from an X-ray. Every slice has the word SYNTHETIC in an overlay
+plane (PS3.3 C.9.2), which leaves its HU unchanged.
 """
 
 import datetime
@@ -24,8 +24,8 @@ from dataset.imaging.hu_window import Window
 
 WORD = "SYNTHETIC"
 DESCRIPTION = "SYNTHETIC CT - not for diagnosis"
-STORED = (-32768, 32767)  # 16 bits with a sign: stored values are HU
-SMALLEST_WORD = 7  # points, below which letters are no letters any more
+STORED = (-32768, 32767)  # int16: stored values are HU
+SMALLEST_WORD = 7  # points; smaller letters are illegible
 
 
 def series(
@@ -36,22 +36,22 @@ def series(
     comment: str = "",
     now: datetime.datetime | None = None,
 ) -> list[FileDataset]:
-    """One data set per axial slice, inferior first, with new study, series and frame of reference UIDs.
+    """One DICOM data set per axial slice, inferior first, with new study, series and frame of reference UIDs.
 
     Args:
         hu: `(D, H, W)`, rounded to whole HU.
         spacing: mm `(D, H, W)`.
         centre: RAS mm of the volume's centre, as in `dataset.imaging.volume.Volume`.
-        window: HU that a viewer shows first; by default all that a chest has.
-        comment: of the image; not more than what a stranger may read.
-        now: of the series; by default the present time.
+        window: HU that a viewer shows first; default [-1000, 1000].
+        comment: Image Comments, without private data.
+        now: date and time of the series; default the present.
 
     Raises:
         ValueError: `hu` is not 3-dimensional or not finite.
     """
     hu = np.asarray(hu, dtype=np.float32)
     if hu.ndim != 3 or not np.isfinite(hu).all():
-        raise ValueError(f"a volume of finite HU has the shape (D, H, W), found {hu.shape}")
+        raise ValueError(f"needs a volume (D, H, W) of finite HU, found shape {hu.shape}")
     stored = np.rint(hu.clip(*STORED)).astype("<i2")
     now = datetime.datetime.now() if now is None else now
     window = Window(-1000.0, 1000.0) if window is None else window
@@ -61,7 +61,7 @@ def series(
     slices = []
     for number, pixels in enumerate(stored):
         slice_ = _frame(identifier, study, own, frame, now, comment)
-        # RAS of the first voxel; DICOM counts x toward the left and y toward the back
+        # from RAS to the LPS of DICOM
         x, y, z = (affine @ [0, 0, number, 1])[:3] * (-1, -1, 1)
         slice_.InstanceNumber = number + 1
         slice_.ImagePositionPatient = [_decimal(v) for v in (x, y, z)]
@@ -72,13 +72,13 @@ def series(
         slice_.Rows, slice_.Columns = pixels.shape
         slice_.WindowCenter, slice_.WindowWidth = _decimal((window.low + window.high) / 2), _decimal(window.width)
         slice_.PixelData = pixels.tobytes()
-        _lay_over(slice_, overlay)
+        _add_overlay(slice_, overlay)
         slices.append(slice_)
     return slices
 
 
 def write_series(folder: str | Path, *args, **options) -> list[Path]:
-    """`series` as files `slice_0001.dcm` … in a folder."""
+    """Writes `series` as files `slice_0001.dcm` … into a folder and returns their paths."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
@@ -91,7 +91,7 @@ def write_series(folder: str | Path, *args, **options) -> list[Path]:
 
 
 def write_zip(path: str | Path, *args, **options) -> Path:
-    """`series` in one zip file, in a folder named SYNTHETIC_CT."""
+    """Writes `series` into one zip file, in a folder SYNTHETIC_CT, and returns its path."""
     with (
         atomic_path(path) as temporary,
         zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as file,
@@ -104,7 +104,7 @@ def write_zip(path: str | Path, *args, **options) -> Path:
 
 
 def word_bits(rows: int, columns: int) -> UInt8[np.ndarray, "rows columns"]:
-    """1 where the word SYNTHETIC stands, at the upper edge of a slice, as large as it fits."""
+    """Bitmap of the word SYNTHETIC at the upper edge of a slice, as large as it fits."""
     canvas = Image.new("1", (columns, rows))
     draw = ImageDraw.Draw(canvas)
     for points in range(max(SMALLEST_WORD, rows // 8), SMALLEST_WORD - 1, -1):
@@ -116,7 +116,7 @@ def word_bits(rows: int, columns: int) -> UInt8[np.ndarray, "rows columns"]:
 
 
 def _frame(identifier: str, study: str, series_uid: str, frame: str, now, comment: str) -> FileDataset:
-    """All that the slices of a series have in common: the modules of PS3.3 A.3 (CT Image IOD)."""
+    """The attributes that all slices of a series share, modules of PS3.3 A.3 (CT Image IOD)."""
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = CTImageStorage
     meta.MediaStorageSOPInstanceUID = generate_uid()
@@ -177,8 +177,8 @@ def _frame(identifier: str, study: str, series_uid: str, frame: str, now, commen
     return slice_
 
 
-def _lay_over(slice_: FileDataset, bits: np.ndarray) -> None:
-    """The overlay plane of group 6000: graphics of one bit, whole bytes, an even number of them."""
+def _add_overlay(slice_: FileDataset, bits: np.ndarray) -> None:
+    """Adds the overlay plane of group 6000: one bit per pixel, an even number of bytes."""
     packed = np.packbits(bits.ravel(), bitorder="little").tobytes()
     slice_.add_new(0x60000010, "US", bits.shape[0])
     slice_.add_new(0x60000011, "US", bits.shape[1])
@@ -192,5 +192,5 @@ def _lay_over(slice_: FileDataset, bits: np.ndarray) -> None:
 
 
 def _decimal(value: float) -> str:
-    """A number in the 16 characters of a decimal string."""
+    """A number as a decimal string of at most 16 characters."""
     return f"{float(value):.10g}"[:16]

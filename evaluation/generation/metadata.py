@@ -1,4 +1,4 @@
-"""How a generated volume was made, as plain JSON: enough to make it again, from page, program or command line."""
+"""The settings of generated volumes as plain JSON, the same from demo page, program and command line."""
 
 import platform
 from pathlib import Path
@@ -8,19 +8,19 @@ import torch
 from common.files import sha256
 from dataset.imaging.geometry import fill_unknown
 from ddpm.conditioning.pose_regressor import FIELDS, PoseRegressor
-from evaluation.generation.xray_inputs import Shown
+from evaluation.generation.xray_inputs import GeneratorInput
 from evaluation.visualization.slices import SYNTHETIC
 
 NOMINAL = "nominal: the pose of the film and the size of the patient are unknown, so no volume in ml can be read off"
 
 
 def noise_id(digest: str) -> str:
-    """What the noise of an X-ray depends on: the SHA-256 of its file's content, and never where the file lies."""
+    """The id that seeds the noise of an X-ray: from the SHA-256 of the file, whatever its path."""
     return digest[:16]
 
 
 def describe_run(pipeline, checkpoint: Path | None, samples: int, seed: int) -> dict:
-    """What all volumes of a run have in common."""
+    """Settings that all volumes of a run share."""
     return {
         "mark": SYNTHETIC,
         "checkpoint": None if checkpoint is None else {"file": str(checkpoint), "sha256": sha256(checkpoint)},
@@ -32,21 +32,21 @@ def describe_run(pipeline, checkpoint: Path | None, samples: int, seed: int) -> 
     }
 
 
-def describe_input(shown: Shown, digest: str, pipeline) -> dict:
-    """Noise, geometry and notes of one input; `digest` is that of the file."""
-    spacing = [e / n for e, n in zip(shown.extent, pipeline.volume_size, strict=True)]
-    geometry = NOMINAL if shown.nominal else "of the input"
-    guessed = (
-        {"pose_guess": guessed_pose(shown, pipeline.pose_regressor)} if pipeline.pose_regressor is not None else {}
-    )
-    return {"noise_id": noise_id(digest), "spacing": spacing, "geometry": geometry, **shown.notes, **guessed}
+def describe_input(given: GeneratorInput, digest: str, pipeline) -> dict:
+    """Noise id, geometry, alignment and predicted pose of one input; `digest` is that of its file."""
+    spacing = [e / n for e, n in zip(given.extent, pipeline.volume_size, strict=True)]
+    geometry, regressor = NOMINAL if given.nominal else "of the input", pipeline.pose_regressor
+    pose = {} if regressor is None else {"pose_guess": predicted_offsets(given, regressor)}
+    return {"noise_id": noise_id(digest), "spacing": spacing, "geometry": geometry, **given.notes, **pose}
 
 
-def guessed_pose(shown: Shown, guess: PoseRegressor) -> list[dict | None]:
-    """How far off its nominal pose each view is taken to be, which it was laid by; None where it was not."""
-    place = {"device": guess.weight.device, "dtype": torch.float32}
-    pose = fill_unknown(shown.pose, tuple(shown.extent))
-    offsets = guess.offsets(shown.xray[None, :, None].to(**place), pose[None].to(**place))[0]
-    told = [dict(zip(FIELDS, (round(value, 3) for value in view), strict=True)) for view in offsets.tolist()]
-    unknown = (shown.pose.isnan().any(dim=-1) & guess.covers(pose.to(**place)).cpu()).tolist()
-    return [view if is_unknown else None for view, is_unknown in zip(told, unknown, strict=True)]
+def predicted_offsets(given: GeneratorInput, regressor: PoseRegressor) -> list[dict | None]:
+    """Predicted offsets of each view from its nominal pose, by field; None for a view whose pose is not predicted."""
+    place = {"device": regressor.weight.device, "dtype": torch.float32}
+    pose = fill_unknown(given.pose, tuple(given.extent))
+    offsets = regressor.offsets(given.xray[None, :, None].to(**place), pose[None].to(**place))[0]
+    predicted = (given.pose.isnan().any(dim=-1) & regressor.covers(pose.to(**place)).cpu()).tolist()
+    return [
+        dict(zip(FIELDS, (round(value, 3) for value in view), strict=True)) if known else None
+        for view, known in zip(offsets.tolist(), predicted, strict=True)
+    ]

@@ -1,4 +1,4 @@
-"""Finds a checkpoint and opens the pipeline in it on a device, with its sampler."""
+"""Finds a checkpoint and loads its pipeline on a device, with a sampler."""
 
 import logging
 from pathlib import Path
@@ -11,20 +11,17 @@ from common.files import ROOT
 from ddpm.checkpoint.load import load_pipeline
 from ddpm.pipeline_folder import is_folder
 
+TRAINING_FOLDER = "outputs/train_ddpm"
+SHIPPED = ROOT / "assets" / "phantom_128.safetensors"  # docs/demo_weights.md
+
 log = logging.getLogger(__name__)
 
 
-TRAINING_FOLDER = "outputs/train_ddpm"
-
-
-SHIPPED = ROOT / "assets" / "phantom_128.safetensors"  # docs/demo_weights.md
-
-
 def resolve_device(name: str) -> torch.device:
-    """`auto` is a GPU where torch can use one, else the CPU; anything else is a torch device name.
+    """The device of a name: `auto` is the GPU if torch can use one, else the CPU.
 
     Raises:
-        UserError: a device that torch does not know or cannot use.
+        UserError: a device that torch cannot use.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -36,10 +33,10 @@ def resolve_device(name: str) -> torch.device:
 
 
 def find_checkpoint(path: str | None, folder: str | Path = TRAINING_FOLDER, shipped: Path | None = None) -> Path:
-    """The checkpoint named, or the newest DDPM checkpoint under the folder named, or under `folder`, or `shipped`.
+    """The checkpoint `path`, or the newest under the folder `path`; for None the newest under `folder`, or `shipped`.
 
     Raises:
-        UserError: there is none; the line names the command that trains one.
+        UserError: no checkpoint; the line names the command that trains one.
     """
     remedy = "train one with `python train/train_ddpm.py`, or name one with checkpoint=<path>"
     if path is not None:
@@ -50,21 +47,21 @@ def find_checkpoint(path: str | None, folder: str | Path = TRAINING_FOLDER, ship
         folder = path
     found = [file for file in Path(folder).glob("**/*.ckpt") if file.is_file()]
     if not found and path is None and shipped is not None and shipped.is_file():
-        log.warning("checkpoint: none was trained, the shipped phantom weights are used: the anatomy is a drawing")
+        log.warning("checkpoint: no training found, the shipped phantom weights are used: their anatomy is drawn")
         return shipped
     if not found:
         raise UserError(f"checkpoint: none given and no *.ckpt under {folder}; {remedy}")
-    # Of two files written in the same instant (a numbered one and last.ckpt) the name decides, so that it is fixed.
+    # the name decides between files of one instant, a numbered one and last.ckpt
     newest = max(found, key=lambda file: (file.stat().st_mtime, file.name == "last.ckpt", str(file)))
     log.info("checkpoint: %s, the newest under %s", newest, folder)
     return newest
 
 
 def open_generator(checkpoint: str | None, device: str, sampler: DictConfig, shipped: Path | None = None) -> tuple:
-    """The pipeline of `find_checkpoint` on a device, set to the node `sampler` of a config, and its file; says both.
+    """Loads the pipeline of `find_checkpoint` with the config node `sampler`; returns it with its file, prints both.
 
     Raises:
-        UserError: what `resolve_device`, `find_checkpoint`, `load_pipeline` and `set_sampler` refuse.
+        UserError: as `resolve_device`, `find_checkpoint`, `load_pipeline` and `set_sampler`.
     """
     place = resolve_device(device)
     print(f"device: {place}")
@@ -76,10 +73,10 @@ def open_generator(checkpoint: str | None, device: str, sampler: DictConfig, shi
 
 
 def set_sampler(pipeline, sampler: dict) -> None:
-    """Gives the pipeline its sampler from the node `sampler` of a config.
+    """Sets the sampler of the pipeline from the config node `sampler`.
 
     Raises:
-        UserError: an unknown sampler, or steps below 1.
+        UserError: an unknown scheduler, or steps below 1.
     """
     if int(sampler["steps"]) < 1:
         raise UserError(f"sampler.steps={sampler['steps']}: give at least 1")

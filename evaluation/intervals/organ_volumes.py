@@ -1,12 +1,11 @@
-"""How large lungs and heart of a volume are, in ml, where nothing but its HU is known.
+"""Volumes of lungs and heart in ml, from HU alone.
 
-Lungs are segmented. No segmenter of the heart ships with us and HU do not show where it ends, so the size of the heart
-is a regression from the coarse volume, fitted on labelled training cases. Its error is part of what conformal bounds
-on the heart have to cover.
+Lungs are segmented. HU do not show the border of the heart, so its volume is a regression from the coarse CT, fitted
+on labelled training cases; the prediction interval of the heart covers the error of this regression too.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
@@ -17,10 +16,10 @@ from torch.nn import functional as F
 from dataset.imaging.hu_window import Window
 from evaluation.metrics.regions import LUNG_LABELS, lung_mask
 
-GRID = 8  # the volume is averaged down to this many places a side before the regression
-SMALLEST_STD_HU = 20.0  # a place that hardly varies in training says nothing
+GRID = 8  # cells per side that the volume is averaged to before the regression
+SMALLEST_STD_HU = 20.0  # added to the standard deviation of each cell
 PENALTIES = tuple(10.0 ** (k / 2.0) for k in range(-6, 5))  # in units of the mean eigenvalue
-FITTED_ON, FEWEST = 400, 60  # training cases
+FITTED_ON, FEWEST = 400, 60  # most and fewest training cases of the fit
 
 
 def millilitres(mask: Bool[Tensor, "d h w"], spacing: tuple[float, float, float]) -> float:
@@ -29,18 +28,18 @@ def millilitres(mask: Bool[Tensor, "d h w"], spacing: tuple[float, float, float]
 
 
 def lung_millilitres(hu: Float[Tensor, "d h w"], spacing: tuple[float, float, float]) -> float:
-    """Both lungs with their vessels, by `dataset.imaging.lung_segmentation.segment_lungs`; 0 where none are found."""
+    """Volume in ml of both lungs with their vessels (`evaluation.metrics.regions.lung_mask`); 0 without lungs."""
     return millilitres(lung_mask(hu, spacing), spacing)
 
 
 @dataclass(frozen=True)
-class HeartRuler:
-    """Heart volume in ml out of HU: ridge regression from the volume at `GRID`³ to the share of the box that is heart.
+class HeartVolumeRegressor:
+    """Ridge regression from HU averaged to `GRID`³ to the heart's share of the volume.
 
     Attributes:
-        weights: of the averaged HU in units of 1000, flattened.
-        constant: added.
-        error: standard deviation in ml of what it misses on training cases left out of its fit.
+        weights: of the averaged HU / 1000, flattened.
+        constant: intercept.
+        error: leave-one-out standard deviation in ml on the training cases.
         cases: of the fit.
     """
 
@@ -50,15 +49,15 @@ class HeartRuler:
     cases: int
 
     def __call__(self, hu: Float[Tensor, "d h w"], spacing: tuple[float, float, float]) -> float:
-        """ml, never negative. `hu` clipped to the window of the fit."""
+        """Heart volume in ml, at least 0, of `hu` clipped to the window of the fit."""
         share = float(np.dot(self.weights, _coarse(hu))) + self.constant
         return max(0.0, share) * _box_ml(hu, spacing)
 
     @classmethod
     def fit(
         cls, coarse: Float[np.ndarray, "n p"], shares: Float[np.ndarray, " n"], box_ml: float = 1.0
-    ) -> "HeartRuler":
-        """Ridge regression; the penalty with the smallest leave-one-out error (Allen 1974).
+    ) -> "HeartVolumeRegressor":
+        """Fits with the penalty of the smallest leave-one-out error (PRESS, Allen 1974).
 
         Raises:
             ValueError: fewer than `FEWEST` cases.
@@ -81,17 +80,12 @@ class HeartRuler:
         return cls(tuple(float(f"{w:.6g}") for w in weights), constant, round(float(error), 3), n)
 
     def describe(self) -> dict:
-        """Plain JSON, which the constructor takes back."""
-        return {
-            "weights": list(self.weights),
-            "constant": self.constant,
-            "error": self.error,
-            "cases": self.cases,
-        }
+        """Constructor arguments as JSON."""
+        return asdict(self) | {"weights": list(self.weights)}
 
 
-def fit_heart_ruler(cases, window: Window, most: int = FITTED_ON) -> HeartRuler | None:
-    """The ruler of a training set (`CaseDataset`), from evenly spread cases; None where too few have labels."""
+def fit_heart_regressor(cases, window: Window, most: int = FITTED_ON) -> HeartVolumeRegressor | None:
+    """Fits on at most `most` evenly spread cases of a `CaseDataset`; None if fewer than `FEWEST` have labels."""
     chosen = np.unique(np.linspace(0, len(cases) - 1, min(most, len(cases))).astype(int))
     coarse, shares, boxes = [], [], []
     for index in chosen:
@@ -99,15 +93,15 @@ def fit_heart_ruler(cases, window: Window, most: int = FITTED_ON) -> HeartRuler 
         heart = true_volumes(case, lungs=False).get("heart_volume")
         if heart is not None:
             boxes.append(_box_ml(case["ct"], spacing_of(case)))
-            coarse.append(_coarse(clamped(case["ct"], window)))
+            coarse.append(_coarse(case["ct"].float().clamp(window.low, window.high)))
             shares.append(heart / boxes[-1])
     if len(coarse) < FEWEST:
         return None
-    return HeartRuler.fit(np.stack(coarse), np.array(shares), float(np.mean(boxes)))
+    return HeartVolumeRegressor.fit(np.stack(coarse), np.array(shares), float(np.mean(boxes)))
 
 
 def true_volumes(case: dict, lungs: bool = True) -> dict[str, float]:
-    """`lung_volume` and `heart_volume` in ml: a phantom's own masks, else the segmented lungs alone."""
+    """`lung_volume` and `heart_volume` in ml from the labels of a phantom, else `lung_volume` by segmentation."""
     spacing = spacing_of(case)
     if "labels" not in case:
         return {"lung_volume": lung_millilitres(case["ct"].float(), spacing)} if lungs else {}
@@ -121,13 +115,8 @@ def true_volumes(case: dict, lungs: bool = True) -> dict[str, float]:
     return {"lung_volume": sum_of(LUNG_LABELS), "heart_volume": sum_of(("heart",))}
 
 
-def clamped(hu: Tensor, window: Window) -> Float[Tensor, "d h w"]:
-    """HU as a generator can show them."""
-    return hu.float().clamp(window.low, window.high)
-
-
 def spacing_of(case: dict) -> tuple[float, float, float]:
-    """mm `(D, H, W)` of a case."""
+    """Spacing in mm `(D, H, W)` of a case."""
     return tuple(float(s) for s in case["spacing"])
 
 

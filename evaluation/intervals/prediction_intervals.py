@@ -1,7 +1,7 @@
-"""The calibration file of a checkpoint, and what generation says by it: an interval, or only a spread.
+"""Calibrated prediction intervals of a checkpoint, their file, and whether volumes get an interval or a spread.
 
-`evaluation/calibrate.py` writes `<checkpoint>.bounds.json` beside the checkpoint. It names the checkpoint by its hash,
-and sampler, steps, guidance and number of samples: to volumes made in any other way it does not apply.
+`evaluation/calibrate.py` writes `<checkpoint>.bounds.json` beside the checkpoint. The file names the SHA-256 of the
+checkpoint, the sampler, its steps and guidance and the number of samples: it applies to no other volumes.
 """
 
 import json
@@ -15,13 +15,13 @@ from torch import Tensor
 from common.errors import UserError
 from common.files import atomic_path
 from dataset.imaging.hu_window import Window
-from evaluation.intervals.organ_volumes import HeartRuler
+from evaluation.intervals.organ_volumes import HeartVolumeRegressor
 from evaluation.intervals.quantities import ORGANS, TISSUES, UNITS, organ_samples, tissue_masks
 from evaluation.statistics.split_conformal import order_interval, rank_of, samples_needed
 
 FORMAT = 1
 ENDING = ".bounds.json"
-DRAWN_AS = (
+DRAWN_AS = (  # keys of `XrayToCTPipeline.describe` that calibration and generation must share
     "sampler",
     "step_spacing",
     "solver_options",
@@ -29,8 +29,8 @@ DRAWN_AS = (
     "steps",
     "guidance_scale",
     "antithetic",
-)  # of `XrayToCTPipeline.describe`
-LEVEL = 0.9  # of bounds where nobody says otherwise
+)
+LEVEL = 0.9  # default share of cases that an interval covers
 NO_GUARANTEE = (
     "No guarantee for a real X-ray: the bounds hold for the population that they were calibrated on, and a patient is "
     "no draw from it."
@@ -38,19 +38,19 @@ NO_GUARANTEE = (
 
 
 @dataclass(frozen=True)
-class Bounds:
-    """Margins by quantity for one checkpoint, drawn in one way.
+class PredictionIntervals:
+    """Conformal margins by quantity for one checkpoint and one way of sampling.
 
     Attributes:
         checkpoint: `file` and `sha256`.
         drawn: `DRAWN_AS` and `samples`.
-        level: of every interval.
-        share: of a tissue's voxels that an interval speaks of.
+        level: share of cases that each interval covers.
+        share: of the voxels of a tissue that lie inside in a covered case.
         margins: by quantity `{"low", "high", "cases", "unit"}`: how far the ends move outward.
         coverage: by quantity, on test cases: share with its binomial interval, cases, mean width.
         reliability: rows of quantity, level and coverage before and after the margins.
         population: of the calibration cases: data set, version, number, whether the poses of the X-rays were known.
-        heart: `HeartRuler.describe()`, or None.
+        heart: `HeartVolumeRegressor.describe()`, or None.
     """
 
     checkpoint: dict
@@ -64,16 +64,16 @@ class Bounds:
     heart: dict | None = None
 
     def write(self, path: str | Path) -> Path:
-        """Writes the file whole or not at all."""
+        """Writes the file atomically and returns its path."""
         with atomic_path(Path(path)) as temporary:
             text = json.dumps({"format": FORMAT, "kind": "bounds", **asdict(self)}, indent=1, allow_nan=False)
             Path(temporary).write_text(text + "\n", encoding="utf-8")
         return Path(path)
 
-    def why_not(self, digest: str, drawn: dict) -> str | None:
-        """Why these bounds do not apply to volumes of a checkpoint with this hash, drawn so; None where they do.
+    def mismatch(self, digest: str, drawn: dict) -> str | None:
+        """Why the intervals do not apply to volumes of this checkpoint hash and sampling; None where they apply.
 
-        A file that is older than one of `DRAWN_AS` says nothing of it, and is not asked.
+        A key of `DRAWN_AS` that an older file does not hold is not compared.
         """
         if digest != self.checkpoint["sha256"]:
             return f"the calibration is of another checkpoint ({self.checkpoint['file']})"
@@ -82,27 +82,27 @@ class Bounds:
                 return f"calibrated for {key} {value}, drawn with {key} {drawn.get(key)}"
         return None
 
-    def intervals(
+    def of_voxels(
         self, samples: Float[Tensor, "s d h w"], spacing: tuple[float, float, float], window: Window
     ) -> tuple[Float[Tensor, "d h w"], Float[Tensor, "d h w"]]:
-        """Lower and upper HU of every voxel, inside the window; a tissue without a margin gets the whole window."""
+        """Lower and upper HU of each voxel, clipped to the window; the whole window for a tissue without margin."""
         low, high = order_interval(samples, self.level)
         for name, mask in tissue_masks(samples.mean(dim=0), spacing).items():
             margin = self.margins.get(name)
             low[mask] = window.low if margin is None else low[mask] - margin["low"]
             high[mask] = window.high if margin is None else high[mask] + margin["high"]
-        crossed = low > high  # a negative margin may turn a narrow interval over: its middle is all that is left
+        crossed = low > high  # by a negative margin: the interval shrinks to its middle
         middle = (low + high) / 2.0
         low, high = torch.where(crossed, middle, low), torch.where(crossed, middle, high)
         return low.clamp(window.low, window.high), high.clamp(window.low, window.high)
 
-    def organs(
+    def of_organs(
         self, samples: Float[Tensor, "s d h w"], spacing: tuple[float, float, float], window: Window
     ) -> dict[str, dict]:
-        """`{organ: {"low", "high", "unit"}}`."""
-        ruler = None if self.heart is None else HeartRuler(**{**self.heart, "weights": tuple(self.heart["weights"])})
+        """`{organ: {"low", "high", "unit"}}` in ml, for each organ with a margin."""
+        heart = self.heart and HeartVolumeRegressor(**{**self.heart, "weights": tuple(self.heart["weights"])})
         found = {}
-        for name, drawn in organ_samples(samples, spacing, ruler, window).items():
+        for name, drawn in organ_samples(samples, spacing, heart, window).items():
             if name in self.margins:
                 low, high = (float(x) for x in order_interval(drawn, self.level))
                 low, high = low - self.margins[name]["low"], high + self.margins[name]["high"]
@@ -110,13 +110,13 @@ class Bounds:
                 found[name] = {"low": round(max(0.0, low), 1), "high": round(high, 1), "unit": UNITS[name]}
         return found
 
-    def gives_organs(self, nominal: bool) -> bool:
-        """Whether organ volumes get an interval, in a volume whose size is `nominal` (that of no patient) or true."""
-        known = self.population.get("poses_known", True)  # calibrated on X-rays of which the size was known
+    def has_organs(self, nominal: bool) -> bool:
+        """Whether organ volumes get an interval in a volume whose size is `nominal` (a typical patient's) or true."""
+        known = self.population.get("poses_known", True)  # calibration cases were generated at their true size
         return any(name in self.margins for name in ORGANS) and not (nominal and known)
 
     def words(self, organs: bool = True) -> str:
-        """The promise and its limit; `organs`: whether their volumes are given beside the tissues."""
+        """The coverage guarantee and its limit in words, with or without that of the organ volumes."""
         percent = f"{100 * self.level:g} %"
         where = self.population.get("dataset", "its calibration cases")
         whose, volume = ("tissue and organ", ", and the organ's volume does") if organs else ("tissue", "")
@@ -127,17 +127,17 @@ class Bounds:
         )
 
 
-def beside(checkpoint: str | Path) -> Path:
-    """Where the calibration of a checkpoint lies."""
+def calibration_path(checkpoint: str | Path) -> Path:
+    """Where generation looks for the calibration file of a checkpoint."""
     checkpoint = Path(checkpoint)
     return checkpoint.with_name(checkpoint.stem + ENDING)
 
 
-def read_bounds(path: str | Path) -> Bounds:
-    """A calibration file.
+def read_intervals(path: str | Path) -> PredictionIntervals:
+    """Reads a calibration file.
 
     Raises:
-        UserError: missing, damaged, or of another format.
+        UserError: a file that is missing, damaged or of another format.
     """
     remedy = "write one with python evaluation/calibrate.py"
     try:
@@ -147,62 +147,62 @@ def read_bounds(path: str | Path) -> Bounds:
     if not isinstance(found, dict) or found.get("kind") != "bounds" or found.get("format") != FORMAT:
         raise UserError(f"bounds={path}: not a calibration file of format {FORMAT}; {remedy}")
     try:
-        bounds = Bounds(**{k: v for k, v in found.items() if k not in ("format", "kind")})
-        samples = int(bounds.drawn["samples"])
-        rank_of(samples, float(bounds.level))
-        whole = all(float(m["low"]) + float(m["high"]) is not None for m in bounds.margins.values())
+        intervals = PredictionIntervals(**{k: v for k, v in found.items() if k not in ("format", "kind")})
+        samples = int(intervals.drawn["samples"])
+        rank_of(samples, float(intervals.level))
+        whole = all(float(m["low"]) + float(m["high"]) is not None for m in intervals.margins.values())
     except (TypeError, KeyError, ValueError) as error:
         raise UserError(f"bounds={path}: not a calibration file ({error}); {remedy}") from error
-    if not whole or "sha256" not in bounds.checkpoint or not set(bounds.margins) <= set(UNITS):
+    if not whole or "sha256" not in intervals.checkpoint or not set(intervals.margins) <= set(UNITS):
         raise UserError(f"bounds={path}: not a calibration file (margins or checkpoint); {remedy}")
-    return bounds
+    return intervals
 
 
-def find_bounds(path: str | Path | None, checkpoint: str | Path | None) -> Bounds | None:
-    """The file named, or the one beside the checkpoint; None where there is none.
+def find_intervals(path: str | Path | None, checkpoint: str | Path | None) -> PredictionIntervals | None:
+    """The calibration file `path`, or the one beside the checkpoint; None without either.
 
     Raises:
-        UserError: a file that is named, or lies there, and cannot be used.
+        UserError: as `read_intervals`.
     """
     if path is not None:
-        return read_bounds(path)
-    if checkpoint is None or not beside(checkpoint).is_file():
+        return read_intervals(path)
+    if checkpoint is None or not calibration_path(checkpoint).is_file():
         return None
-    return read_bounds(beside(checkpoint))
+    return read_intervals(calibration_path(checkpoint))
 
 
 def error_bars(
-    described: dict, samples: int, digest: str | None, bounds: Bounds | None, nominal: bool = False
+    described: dict, samples: int, digest: str | None, intervals: PredictionIntervals | None, nominal: bool = False
 ) -> dict:
-    """What the error bars of volumes are: `{"name": "none" | "spread" | "interval", …}`, plain JSON with the reason.
+    """The kind of error bars that volumes get, as JSON: `{"name": "none" | "spread" | "interval", …}` with the reason.
 
     Args:
         described: `XrayToCTPipeline.describe()`.
-        samples: drawn for each X-ray.
+        samples: per X-ray.
         digest: SHA-256 of the checkpoint.
-        bounds: its calibration, if any.
-        nominal: the volumes' size is that of no patient, as of every film.
+        intervals: its calibration, if any.
+        nominal: whether the volumes have the size of a typical patient, as from every radiograph.
     """
     preview = {"preview": described["preview"]} if described.get("preview") else {}
     if samples < 2:
         return {"name": "none", "reason": "one sample shows no spread", **preview}
-    if bounds is None:
+    if intervals is None:
         reason = "not calibrated: python evaluation/calibrate.py makes intervals of it"
-    elif samples < samples_needed(bounds.level):
-        needed = samples_needed(bounds.level)
-        reason = f"{samples} samples; an interval of {100 * bounds.level:g} % needs at least {needed}"
+    elif samples < samples_needed(intervals.level):
+        needed = samples_needed(intervals.level)
+        reason = f"{samples} samples; an interval of {100 * intervals.level:g} % needs at least {needed}"
     else:
         drawn = {key: described.get(key) for key in DRAWN_AS} | {"samples": samples}
-        reason = bounds.why_not(digest or "", drawn)
+        reason = intervals.mismatch(digest or "", drawn)
     if reason is not None:
         what = "standard deviation of the samples, HU"
         return {"name": "spread", "what": what, "reason": reason, **preview}
     return {
         "name": "interval",
-        "level": bounds.level,
-        "share": bounds.share,
-        "tissues": {name: bounds.margins[name] for name in TISSUES if name in bounds.margins},
-        "coverage": bounds.coverage,
-        "words": bounds.words(bounds.gives_organs(nominal)),
+        "level": intervals.level,
+        "share": intervals.share,
+        "tissues": {name: intervals.margins[name] for name in TISSUES if name in intervals.margins},
+        "coverage": intervals.coverage,
+        "words": intervals.words(intervals.has_organs(nominal)),
         **preview,
     }

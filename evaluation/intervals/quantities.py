@@ -6,15 +6,11 @@ from torch import Tensor
 
 from dataset.imaging.hu_window import Window
 from dataset.imaging.lung_segmentation import LUNG_BELOW_HU
-from evaluation.intervals.organ_volumes import HeartRuler, lung_millilitres
+from evaluation.intervals.organ_volumes import HeartVolumeRegressor, lung_millilitres
 from evaluation.metrics.regions import body_mask, lung_mask, split_dense
 
 TISSUES = ("air", "lungs", "soft", "bone", "vessels")
-
-
 ORGANS = ("lung_volume", "heart_volume")
-
-
 TITLES = {
     "air": "air around the patient",
     "lungs": "lungs",
@@ -24,15 +20,13 @@ TITLES = {
     "lung_volume": "lung volume",
     "heart_volume": "heart volume",
 }
-
-
 UNITS = dict.fromkeys(TISSUES, "HU") | dict.fromkeys(ORGANS, "ml")
 
 
 def tissue_masks(
     mean: Float[Tensor, "d h w"], spacing: tuple[float, float, float]
 ) -> dict[str, Bool[Tensor, "d h w"]]:
-    """Every voxel of a generated mean volume in one of `TISSUES`; a mask may be empty."""
+    """Masks of `TISSUES` that partition a generated mean volume; a mask may be empty."""
     body, lungs = body_mask(mean), lung_mask(mean, spacing)
     bone, vessels = split_dense(mean, body, lungs, spacing)
     lungs = lungs & ~bone & ~vessels
@@ -47,12 +41,15 @@ def tissue_masks(
 
 
 def organ_samples(
-    samples: Float[Tensor, "s d h w"], spacing: tuple[float, float, float], ruler: HeartRuler | None, window: Window
+    samples: Float[Tensor, "s d h w"],
+    spacing: tuple[float, float, float],
+    heart: HeartVolumeRegressor | None,
+    window: Window,
 ) -> dict[str, Float[Tensor, " s"]]:
-    """ml in each sample. Empty where the window flattens the lungs; the heart needs a ruler as well."""
+    """Organ volumes in ml of each sample; none if the window clips the lungs, no heart without its regressor."""
     if window.low >= LUNG_BELOW_HU:
         return {}
     found = {"lung_volume": [lung_millilitres(sample, spacing) for sample in samples]}
-    if ruler is not None:
-        found["heart_volume"] = [ruler(sample, spacing) for sample in samples]
+    if heart is not None:
+        found["heart_volume"] = [heart(sample, spacing) for sample in samples]
     return {name: torch.tensor(values, dtype=torch.float64) for name, values in found.items()}

@@ -1,4 +1,4 @@
-"""The protocol of a result: everything that moves a number without the method getting better, and how two differ."""
+"""Protocols of results: the settings that numbers depend on beside the method, and how two protocols differ."""
 
 import hashlib
 from collections.abc import Iterable, Sequence
@@ -10,8 +10,8 @@ from evaluation.metrics.catalogue import catalogue
 from evaluation.statistics.patient_bootstrap import DRAWS, LEVEL
 
 REGISTRATIONS = ("none", "rigid")
-POINT = "point"  # the estimator of a method that gives one answer and does not sample
-SAME = (  # keys in which two results must agree before their numbers are put side by side
+POINT = "point"  # estimator of a deterministic method
+SAME = (  # keys in which two comparable results agree
     "window",
     "data_range_hu",
     "volume_size",
@@ -26,7 +26,7 @@ SAME = (  # keys in which two results must agree before their numbers are put si
 
 
 def estimator(samples: int) -> str:
-    """What a volume of several samples is: `one sample`, or `mean of n samples`."""
+    """Name of the estimator: `one sample` or `mean of n samples`."""
     return f"mean of {samples} samples" if samples > 1 else "one sample"
 
 
@@ -41,24 +41,17 @@ def describe(
     data: dict,
     data_sha256: str,
     metrics: Sequence[str],
-    registration: str = "none",
     seed: int = 0,
 ) -> dict:
-    """The part of `metrics.json` that two comparable results share; plain JSON.
+    """The protocol in `metrics.json` of a result without registration; plain JSON.
 
     Args:
-        samples: behind each volume of the model.
+        samples: that each volume of the model is the mean of.
         patients: one entry per case.
         data: `CTDataModule.protocol()`.
-        data_sha256: `hash_cases` of the cases judged.
-        registration: `rigid` where predictions were moved onto the truth before they were scored, else `none`.
+        data_sha256: `hash_cases` of the evaluated cases.
         seed: of the bootstrap.
-
-    Raises:
-        ValueError: an unknown registration.
     """
-    if registration not in REGISTRATIONS:
-        raise ValueError(f"registration={registration}: choose {' or '.join(REGISTRATIONS)}")
     return {
         "estimator": estimator(samples),
         "samples": samples,
@@ -66,7 +59,7 @@ def describe(
         "data_range_hu": window.width,
         "volume_size": [int(n) for n in volume_size],
         "spacing": None if spacing is None else [float(s) for s in spacing],
-        "registration": registration,
+        "registration": "none",
         "split": split,
         "cases": len(patients),
         "patients": len(set(patients)),
@@ -80,13 +73,13 @@ def describe(
 
 
 def definitions(metrics: Iterable[str]) -> dict[str, str]:
-    """What each number is, for whoever wants to compute it again."""
+    """Definition of each metric, and of what all share."""
     all_of_them = "prediction and truth in HU, both clipped to the window; one number per volume, then the mean"
     return {"all": all_of_them} | {name: catalogue()[name].definition for name in metrics}
 
 
 def hash_cases(cases: Iterable[dict], ids: Iterable[str]) -> str:
-    """SHA-256 over ids, true volumes, spacings and X-rays in order: two results with one hash judged the same data."""
+    """SHA-256 over ids, true volumes, spacings and X-rays in order, which is equal for the same data."""
     digest = hashlib.sha256()
     for case, name in zip(cases, ids, strict=True):
         digest.update(f"{name}\n".encode())
@@ -98,15 +91,14 @@ def hash_cases(cases: Iterable[dict], ids: Iterable[str]) -> str:
 
 
 def estimator_of(protocol: dict, method: str) -> str:
-    """The estimator behind one row of a result; `point` for a method that does not sample."""
+    """The estimator of one method of a result; `point` for a deterministic one."""
     return protocol.get("estimators", {}).get(method, protocol.get("estimator", "not stated"))
 
 
 def differences(first: dict, second: dict, method: str = "model", method_b: str | None = None) -> list[str]:
-    """Where two protocols part, a line each with both values; empty if the numbers of both rows may be compared.
+    """The differences of two protocols, one line each with both values; empty if both rows are comparable.
 
-    One posterior sample and a mean of several are never put side by side; a method that does not sample may stand
-    beside either.
+    One posterior sample is not comparable with a mean of several; a deterministic method is comparable with either.
     """
     lines = []
     ours, theirs = estimator_of(first, method), estimator_of(second, method_b or method)

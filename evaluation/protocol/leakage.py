@@ -121,7 +121,7 @@ def parts_of_file(
     return np.where(np.isin(before, ("train", "val")), before, found)
 
 
-def choose_unseen(parts: dict[str, Shaped[np.ndarray, " n"]], rows: pd.DataFrame) -> Shaped[np.ndarray, " n"]:
+def assign_generators(parts: dict[str, Shaped[np.ndarray, " n"]], rows: pd.DataFrame) -> Shaped[np.ndarray, " n"]:
     """For every case the name of the generator whose own test case it is, or one that it is foreign to.
 
     A generator's validation cases count as seen: its checkpoint may have been chosen on them.
@@ -147,7 +147,7 @@ def choose_unseen(parts: dict[str, Shaped[np.ndarray, " n"]], rows: pd.DataFrame
     return chosen
 
 
-def seen_by(rows: pd.DataFrame, protocol: dict, earlier: dict[str, dict] | None = None) -> dict:
+def seen_patients(rows: pd.DataFrame, protocol: dict, earlier: dict[str, dict] | None = None) -> dict:
     """What a run has seen, for its own protocol: its data, and what the models that it starts from have seen.
 
     Args:
@@ -174,7 +174,7 @@ def seen_by(rows: pd.DataFrame, protocol: dict, earlier: dict[str, dict] | None 
     return {**merged, "phantoms": populations}
 
 
-def refuse_seen(
+def check_patient_leakage(
     rows: pd.DataFrame, protocol: dict, present: dict, model: str, remedy: str, allow: bool = False
 ) -> dict:
     """Refuse to judge a model on patients that it has trained on; warn of those it was validated with.
@@ -224,7 +224,7 @@ def refuse_seen(
     return {**count, "unknown": len(seen["unknown"])}
 
 
-def refuse_seen_before(rows: pd.DataFrame, earlier: dict[str, dict], present: dict, allow: bool = False) -> dict:
+def check_starting_models(rows: pd.DataFrame, earlier: dict[str, dict], present: dict, allow: bool = False) -> dict:
     """Before a run that starts from other models: none of them has trained on its validation or test patients.
 
     Args:
@@ -234,15 +234,15 @@ def refuse_seen_before(rows: pd.DataFrame, earlier: dict[str, dict], present: di
         allow: warn only.
 
     Returns:
-        `seen_by` of the run.
+        `seen_patients` of the run.
 
     Raises:
         UserError: naming the model and counting the patients.
     """
     for name, protocol in earlier.items():
         remedy = f"give {name.partition('=')[0]} a model of the same split or dataset.fold"
-        refuse_seen(rows[rows["split"] != "train"], protocol, present, name, remedy, allow)
-    return seen_by(rows, present, earlier)
+        check_patient_leakage(rows[rows["split"] != "train"], protocol, present, name, remedy, allow)
+    return seen_patients(rows, present, earlier)
 
 
 def _seen_of(protocol: dict, name: str) -> dict:

@@ -12,12 +12,11 @@ import torch
 from jaxtyping import Float
 
 from common.errors import UserError
-from dataset.imaging.geometry import extent_mm
 from dataset.imaging.hu_window import Window
 from dataset.imaging.resampling import resample
 from dataset.imaging.volume import Volume
 from dataset.io.ct import read_volume
-from evaluation.generation.xray_inputs import told_extents
+from evaluation.generation.model_inputs import ModelInputs
 from evaluation.readers.design import ARMS
 
 SAME_MM = 0.01
@@ -35,14 +34,14 @@ def arm_maker(pipeline, cases, seed: int = 0) -> Callable[[str, int], Volume]:
         case = cases.case(index)
         spacing, centre = tuple(case["spacing"].tolist()), tuple(case["centre"].tolist())
         if arm == "generated":
-            size = extent_mm(case["ct"].shape, spacing)
+            inputs = ModelInputs.of_cases([case], pipeline)
             hu = pipeline(
-                case["xray"].float()[None, :, None],
-                case["pose"][None],
+                inputs.xrays,
+                inputs.poses,
                 num_samples=1,
                 seed=seed,
                 ids=[str(cases.rows["id"].iloc[index])],
-                extent=told_extents(case["pose"][None], torch.tensor([size]), pipeline),
+                extent=inputs.extents,
                 batch_size=1,
                 progress=lambda step, total: None,
             ).volumes[0, 0]

@@ -23,7 +23,7 @@ from evaluation.reporting.sections import (
 )
 from evaluation.scoring.comparison import read_result
 from evaluation.scoring.score_cases import TRUTH
-from evaluation.scoring.summary import METRIC_LABELS, best_of, judged_method, sentence
+from evaluation.scoring.summary import METRIC_LABELS, best_of, evaluated_method, sentence
 from evaluation.visualization.slices import SYNTHETIC
 
 TEMPLATE = Path(__file__).with_name("report.html.jinja")
@@ -53,7 +53,7 @@ def write_report(
     found = read_result("run", folder)
     result, scores, folder = found.summary, found.scores, found.path.parent
     runs, classification = _sources(folder, runs, classification)
-    protocol, method = result["protocol"], judged_method(result)
+    protocol, method = result["protocol"], evaluated_method(result)
     not_measured = protocol.get("not_measured", {})
     columns = list(result["methods"][method])
     best = {name: best_of(result["methods"], name) for name in columns}

@@ -1,4 +1,4 @@
-"""The sheet, NIfTI and GIF files of an evaluation."""
+"""Pictures of an evaluation: the sheet from the best to the worst case, NIfTI and GIF files."""
 
 import re
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +11,7 @@ from dataset.io.nifti import write_nifti
 from evaluation.visualization import sheets
 from evaluation.visualization import slices as pictures
 
-SHEET_ROWS = 5  # odd: the median case is among them
+SHEET_ROWS = 5  # odd, so that the median case is among them
 
 
 def file_name(name: str) -> str:
@@ -20,27 +20,31 @@ def file_name(name: str) -> str:
 
 
 def write_pictures(output: Path, cases, ids, generated, scores, window, nifti: int) -> None:
-    """The sheet, over cases from the best to the worst, and NIfTI and GIF files of the first `nifti` cases."""
+    """Writes `sheet.png` with cases evenly spread over the ranks of PSNR, and files of the first `nifti` cases.
+
+    Args:
+        generated: HU `(n, D, H, W)`.
+        scores: as of `score_cases`.
+    """
     grey = pictures.display_window(window)
     model = scores[scores.method == "model"].reset_index(drop=True)
     order = model.psnr.to_numpy().argsort()[::-1]
-    places = np.unique(np.linspace(0, len(order) - 1, min(SHEET_ROWS, len(order))).round().astype(int))
-    shown = []
-    for place in places:
+    rows = []
+    for place in np.unique(np.linspace(0, len(order) - 1, min(SHEET_ROWS, len(order))).round().astype(int)):
         index, case = int(order[place]), cases.case(int(order[place]))
         title = f"{ids[index]}: PSNR {model.psnr[index]:.1f} dB, rank {place + 1} of {len(order)}"
-        volumes = (case["xray"][0].float(), case["ct"].float(), generated[index, 0])
-        shown.append(sheets.CasePicture(title, *volumes, tuple(case["spacing"].tolist())))
-    sheets.case_sheet(shown, grey).save(output / "sheet.png")
+        volumes = (case["xray"][0].float(), case["ct"].float(), generated[index])
+        rows.append(sheets.CasePicture(title, *volumes, tuple(case["spacing"].tolist())))
+    sheets.case_sheet(rows, grey).save(output / "sheet.png")
     for folder in ("nifti", "gif"):
         (output / folder).mkdir(exist_ok=True)
 
     def write(index: int) -> None:
         case, name = cases.case(index), file_name(ids[index])
         spacing, centre = case["spacing"].tolist(), case["centre"].tolist()
-        write_nifti(output / "nifti" / f"{name}_generated.nii.gz", generated[index, 0], spacing, centre)
+        write_nifti(output / "nifti" / f"{name}_generated.nii.gz", generated[index], spacing, centre)
         write_nifti(output / "nifti" / f"{name}_true.nii.gz", case["ct"].float(), spacing, centre, "reference volume")
-        frames = sheets.case_frames(case["xray"][0].float(), case["ct"], generated[index, 0], spacing, grey)
+        frames = sheets.case_frames(case["xray"][0].float(), case["ct"], generated[index], spacing, grey)
         sheets.save_gif(output / "gif" / f"{name}.gif", frames)
 
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:

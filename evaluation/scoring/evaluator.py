@@ -1,7 +1,9 @@
-"""One evaluation from end to end: generate, fit the baselines, score, draw, and write it all into a folder."""
+"""One evaluation: reads the inputs, generates volumes, predicts the baselines, scores all and writes the results."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter
@@ -9,21 +11,20 @@ from time import perf_counter
 import numpy as np
 import pandas as pd
 import torch
+from torch import Tensor
 
 from common.environment import machine
 from common.errors import UserError
 from common.files import sha256
-from dataset.imaging.geometry import extent_mm
 from dataset.manifest.table import SPLITS
 from evaluation.distribution.distances import compare_populations, population
-from evaluation.generation.sample import sample_volumes
-from evaluation.generation.xray_inputs import told_extents
+from evaluation.generation.model_inputs import ModelInputs
+from evaluation.generation.sample import Sampling, sample_volumes
 from evaluation.metrics.lpips import load_lpips
 from evaluation.metrics.totalsegmentator import read_organs
 from evaluation.protocol import comparability as protocol
 from evaluation.protocol.data_checks import check_protocol, own_split
-from evaluation.protocol.leakage import refuse_seen
-from evaluation.reporting.html_report import write_report
+from evaluation.protocol.leakage import check_patient_leakage
 from evaluation.scoring import summary as results
 from evaluation.scoring.baselines import Baselines
 from evaluation.scoring.evaluation_pictures import file_name, write_pictures
@@ -33,236 +34,289 @@ from evaluation.statistics.patient_bootstrap import derangement
 log = logging.getLogger(__name__)
 
 METHODS = ("model", "model_sample", *Baselines.names, "shuffled_xray")
-HELD_CASES = 64
-DEFINITIONS = {
+CASES_IN_MEMORY = 64
+BASELINE_VALUES = 2**28 // 3  # float32 values predicted at a time
+DEFINITIONS = {  # in the protocol of the result
     "shuffled_xray": "the volume generated from another patient's X-ray (derangement by seed) against this truth",
     "differences": "model minus the other on the same cases; p by sign flips of patients, Holm over the methods",
 }
 
 
-def evaluate(
-    datamodule,
-    pipeline,
-    output: Path,
-    samples: int = 4,
-    seed: int = 0,
-    batch_size: int = 16,
-    split: str = "test",
-    cases: int | None = None,
-    nifti: int = 8,
-    methods=METHODS,
-    checkpoint: Path | None = None,
-    runs: dict[str, str | None] | None = None,
-    metrics="default",
-    registration: str = "none",
-    extractor=None,
-    lpips: str | None = None,
-    totalsegmentator: str | None = None,
-    allow_seen_patients: bool = False,
-) -> dict:
-    """Generates, scores and writes everything into `output`; gives back what `metrics.json` holds.
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """What is evaluated and measured.
+
+    Attributes:
+        split: of the data.
+        cases: number of cases, the first of the split; None = all.
+        methods: of `METHODS`; model is required.
+        metrics: a set of `evaluation.scoring.score_cases.SETS` or names; PSNR is always added.
+        registration: `rigid` scores the volumes a second time after rigid registration to the truth, into
+            `registered_rigid/`; `none`.
+        nifti: number of cases with NIfTI and GIF files.
+        lpips: file with the weights of AlexNet, for LPIPS.
+        totalsegmentator: folder with TotalSegmentator's output for each file in `nifti/`.
+        allow_seen_patients: warn instead of refusing patients that the model has trained on.
+
+    Raises:
+        UserError: an unknown name, or `cases` below 1.
+    """
+
+    split: str = "test"
+    cases: int | None = None
+    methods: Sequence[str] = METHODS
+    metrics: str | Sequence[str] = "default"
+    registration: str = "none"
+    nifti: int = 8
+    lpips: str | None = None
+    totalsegmentator: str | None = None
+    allow_seen_patients: bool = False
+
+    def __post_init__(self):
+        for key, choices in (("split", SPLITS), ("registration", protocol.REGISTRATIONS)):
+            if getattr(self, key) not in choices:
+                raise UserError(f"{key}={getattr(self, key)}: choose {', '.join(choices[:-1])} or {choices[-1]}")
+        if "model" not in self.methods or not set(self.methods) <= set(METHODS):
+            raise UserError(f"methods={list(self.methods)}: choose model and any of {', '.join(METHODS[1:])}")
+        if self.cases is not None and self.cases < 1:
+            raise UserError(f"cases={self.cases}: give at least 1, or null for all")
+        if self.totalsegmentator is not None and not Path(self.totalsegmentator).is_dir():
+            raise UserError(
+                f"totalsegmentator={self.totalsegmentator}: no such folder; give one with TotalSegmentator's output "
+                "folders"
+            )
+        names = dict.fromkeys(("psnr", *metric_names(self.metrics)))  # the sheet ranks cases by PSNR
+        object.__setattr__(self, "metrics", tuple(names))
+        object.__setattr__(self, "methods", tuple(name for name in METHODS if name in self.methods))
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    cases: "_Cases"
+    ids: list[str]
+    patients: np.ndarray
+    model: ModelInputs
+    partner: np.ndarray | None  # position of the case whose X-ray replaces that of each case in `shuffled_xray`
+    seen: dict | None  # counts of patients that the model has seen
+
+
+@dataclass(frozen=True)
+class _Generated:
+    volumes: Tensor  # (n, 2, D, H, W): mean of the samples, first sample
+    spread: np.ndarray  # mean over the voxels of the standard deviation of the samples, HU
+
+
+class Evaluator:
+    """Evaluates a generator on one split beside baselines.
 
     Args:
         datamodule: `CTDataModule` after `setup()`.
         pipeline: `XrayToCTPipeline`, its sampler set.
-        samples: volumes per X-ray; the model's estimate is their mean.
-        cases: judge only the first so many cases of the split.
-        nifti: cases that get NIfTI and GIF files.
-        checkpoint: the file behind `pipeline`, for the protocol.
-        runs: training folders by stage, whose `metrics.csv` become loss curves.
-        metrics: a set of `evaluation.scoring.score_cases.SETS` or names; PSNR is always among them.
-        registration: `rigid` scores every volume a second time, laid onto the truth first, into `registered_rigid/`.
-        extractor: one of `evaluation.distribution.feature_extractors`, for distances of distributions.
-        lpips: file with the weights of AlexNet, for LPIPS.
-        totalsegmentator: folder that holds TotalSegmentator's output for each of the files in `nifti/`.
-        allow_seen_patients: judge cases outside the split `train` even if the model has trained on their patients.
+        output: folder for metrics.json, cases.csv and pictures.
+        sampling: the estimate of the model is the mean of its samples; the seed is also that of the bootstrap.
+        checkpoint: file behind `pipeline`, for the protocol.
+        extractor: one of `evaluation.distribution.feature_extractors`, for distances of distributions; None = none.
 
     Raises:
-        UserError: data of another window or size than the model was trained on, patients that it has trained on, or
-            a setting out of range.
+        UserError: data of another window or size than those of training.
     """
-    clock, timings = perf_counter(), {}
 
-    def lap(stage: str) -> None:
-        nonlocal clock
-        now = perf_counter()
-        timings[stage], clock = round(now - clock, 2), now
+    def __init__(
+        self,
+        datamodule,
+        pipeline,
+        output: Path,
+        sampling: Sampling,
+        settings: EvaluationSettings,
+        checkpoint: Path | None = None,
+        extractor=None,
+    ):
+        self.datamodule, self.pipeline, self.output = datamodule, pipeline, output
+        self.sampling, self.settings, self.checkpoint, self.extractor = sampling, settings, checkpoint, extractor
+        self.data, self.window = datamodule.protocol(), pipeline.window
+        self.size = tuple(self.data["volume_size"])
+        check_protocol(self.data, pipeline.protocol)
+        self.tools = {"drr": self.data.get("drr")} | ({"lpips": load_lpips(settings.lpips)} if settings.lpips else {})
+        self.timings, self._clock = {}, perf_counter()
 
-    data, window = datamodule.protocol(), pipeline.window
-    check_protocol(data, pipeline.protocol)
-    chosen, count, methods = _check_settings(datamodule, split, cases, methods)
-    metrics = tuple(dict.fromkeys(("psnr", *metric_names(metrics))))  # cases are ranked by their PSNR
-    moves = {"none": None} | _registration(registration)
-    tools = {"drr": data.get("drr")} | ({"lpips": load_lpips(lpips)} if lpips else {})
-    rows = chosen.rows.iloc[:count]
-    seen = None  # who asks for the training split knows what it is
-    if split != "train":
-        remedy = "give the dataset.fold and the split that it was trained with, or another checkpoint"
-        model = f"checkpoint={checkpoint}"
-        seen = refuse_seen(rows, pipeline.protocol, data, model, remedy, allow_seen_patients)
-    output.mkdir(parents=True, exist_ok=True)
-    ids, patients = [str(i) for i in rows["id"]], rows["patient"].astype(str).to_numpy()
-    inputs = _Cases(_with_organs(chosen, ids, totalsegmentator), count)
-    xrays = torch.stack([case["xray"].float().unsqueeze(1) for case in inputs])
-    poses = torch.stack([case["pose"] for case in inputs])
-    size = tuple(data["volume_size"])
-    own = torch.tensor([extent_mm(size, case["spacing"]) for case in inputs])
-    extents = told_extents(poses, own, pipeline)
-    partner = derangement(patients, seed) if "shuffled_xray" in methods else None
-    if "shuffled_xray" in methods and partner is None:
-        log.warning("shuffled_xray is left out: split %s holds one patient only", split)
-    lap("reading")
+    def run(self) -> dict:
+        """Writes everything into `output`; returns the content of its `metrics.json`.
 
-    with TemporaryDirectory(dir=output, prefix=".volumes_") as scratch:
-        # On disk, mapped: small sets stay in the page cache, large ones need no memory.
-        generated = _mapped(Path(scratch) / "generated.npy", (count, 2, *size))
-        spread = np.zeros(count)
-        for part, volumes in sample_volumes(pipeline, xrays, poses, ids, samples, batch_size, seed, extents):
-            generated[part.start : part.stop, 0] = volumes.mean(dim=1)
-            generated[part.start : part.stop, 1] = volumes[:, 0]
-            spread[part.start : part.stop] = volumes.std(dim=1, correction=0).mean(dim=(1, 2, 3))
-        lap("generation")
+        Raises:
+            UserError: a split without cases, or patients that the model has trained on.
+        """
+        inputs = self._read_inputs()
+        with TemporaryDirectory(dir=self.output, prefix=".volumes_") as scratch:  # volumes may not fit into memory
+            generated = self._generate(inputs, Path(scratch))
+            baselines, predicted = self._predict_baselines(inputs, Path(scratch))
+            tables, distances = self._score(inputs, generated, predicted)
+            write_pictures(
+                self.output, inputs.cases, inputs.ids, generated.volumes[:, 0], tables["none"], self.window,
+                self.settings.nifti,
+            )  # fmt: skip
+            self._lap("pictures")
+        return self._write(inputs, baselines, tables, distances)
 
-        named = [name for name in Baselines.names if name in methods]
-        baselines = Baselines(datamodule.train, datamodule.val, window) if named else None
-        predicted = _mapped(Path(scratch) / "baselines.npy", (count, len(named), *size)) if named else None
-        together = max(1, 2**28 // (3 * int(np.prod(size))))  # a gigabyte of float32 at a time
-        for start in range(0, count if named else 0, together):
-            volumes = baselines.predict(xrays[start : start + together])
-            for column, name in enumerate(named):
-                predicted[start : start + together, column] = volumes[name]
-        lap("baselines")
+    def _read_inputs(self) -> _Inputs:
+        settings, seed, seen = self.settings, self.sampling.seed, None
+        chosen = own_split(self.datamodule, settings.split)
+        count = min(len(chosen), settings.cases or len(chosen))
+        rows = chosen.rows.iloc[:count]
+        if settings.split != "train":
+            remedy = "give the dataset.fold and the split that it was trained with, or another checkpoint"
+            model, allow = f"checkpoint={self.checkpoint}", settings.allow_seen_patients
+            seen = check_patient_leakage(rows, self.pipeline.protocol, self.data, model, remedy, allow)
+        self.output.mkdir(parents=True, exist_ok=True)
+        ids, patients = [str(i) for i in rows["id"]], rows["patient"].astype(str).to_numpy()
+        read = chosen.case
+        if settings.totalsegmentator is not None:
+            read = partial(_with_organs, chosen, ids, Path(settings.totalsegmentator))
+        cases = _Cases(read, count)
+        partner = derangement(patients, seed) if "shuffled_xray" in settings.methods else None
+        if "shuffled_xray" in settings.methods and partner is None:
+            log.warning("shuffled_xray is omitted: split %s holds one patient only", settings.split)
+        model_inputs = ModelInputs.of_cases(cases, self.pipeline)
+        self._lap("reading")
+        return _Inputs(cases, ids, patients, model_inputs, partner, seen)
 
-        def volumes_of(index: int) -> dict[str, torch.Tensor]:
-            found = {"model": generated[index, 0], "model_sample": generated[index, 1]}
-            found |= {name: predicted[index, column] for column, name in enumerate(named)}
-            if partner is not None:  # what the model made of the partner's X-ray, judged against this case
-                found["shuffled_xray"] = generated[partner[index], 0]
-            return {name: found[name] for name in methods if name in found}
+    def _generate(self, inputs: _Inputs, scratch: Path) -> _Generated:
+        count = len(inputs.ids)
+        mapped, spread = _mapped(scratch / "generated.npy", (count, 2, *self.size)), np.zeros(count)
+        for part, volumes in sample_volumes(self.pipeline, inputs.model, inputs.ids, self.sampling):
+            place = slice(part.start, part.stop)
+            mapped[place, 0], mapped[place, 1] = volumes.mean(dim=1), volumes[:, 0]
+            spread[place] = volumes.std(dim=1, correction=0).mean(dim=(1, 2, 3))
+        self._lap("generation")
+        return _Generated(mapped, spread)
 
-        def scores_under(moved: str) -> pd.DataFrame:
-            scores = score_cases(
-                inputs, volumes_of, window, patients, ids, metrics=metrics, tools=tools, registration=moves[moved]
+    def _predict_baselines(self, inputs: _Inputs, scratch: Path) -> tuple[dict | None, dict[str, Tensor]]:
+        """Description of the baselines, None without any, and their volumes by name."""
+        names, count = [name for name in Baselines.names if name in self.settings.methods], len(inputs.ids)
+        if not names:
+            self._lap("baselines")
+            return None, {}
+        baselines = Baselines(self.datamodule.train, self.datamodule.val, self.window)
+        mapped = _mapped(scratch / "baselines.npy", (count, len(names), *self.size))
+        together = max(1, BASELINE_VALUES // int(np.prod(self.size)))
+        for start in range(0, count, together):
+            volumes = baselines.predict(inputs.model.xrays[start : start + together])
+            for column, name in enumerate(names):
+                mapped[start : start + together, column] = volumes[name]
+        self._lap("baselines")
+        return baselines.describe(), {name: mapped[:, column] for column, name in enumerate(names)}
+
+    def _score(self, inputs: _Inputs, generated: _Generated, predicted: dict[str, Tensor]) -> tuple[dict, dict | None]:
+        """Scores of all cases by registration, and distances of the distributions."""
+        found = {"model": generated.volumes[:, 0], "model_sample": generated.volumes[:, 1], **predicted}
+        if inputs.partner is not None:
+            found["shuffled_xray"] = generated.volumes[:, 0]
+        names = [name for name in self.settings.methods if name in found]
+
+        def volumes_of(index: int) -> dict[str, Tensor]:
+            return {n: found[n][inputs.partner[index] if n == "shuffled_xray" else index] for n in names}
+
+        registrations: dict[str, Callable | None] = {"none": None}
+        if self.settings.registration == "rigid":
+            from evaluation.scoring.registration import register_rigid
+
+            registrations["rigid"] = lambda *volumes_and_spacing: register_rigid(*volumes_and_spacing)[0]
+        tables = {}
+        for name, registration in registrations.items():
+            tables[name] = score_cases(
+                inputs.cases,
+                volumes_of,
+                self.window,
+                inputs.patients,
+                inputs.ids,
+                metrics=self.settings.metrics,
+                tools=self.tools,
+                registration=registration,
             )
-            scores.loc[scores.method == "model", "spread_hu"] = spread
-            return scores
+            tables[name].loc[tables[name].method == "model", "spread_hu"] = generated.spread
+        distances = None if self.extractor is None else self._distances(inputs.cases, generated.volumes)
+        self._lap("scoring")
+        return tables, distances
 
-        scores = {name: scores_under(name) for name in moves}
-        populations = _populations(extractor, inputs, generated, window)
-        lap("scoring")
-        write_pictures(output, inputs, ids, generated, scores["none"], window, nifti)
-        lap("pictures")
+    def _distances(self, cases: "_Cases", generated: Tensor) -> dict:
+        spacings = [case["spacing"].tolist() for case in cases]
+        truths = (case["ct"].float().clamp(self.window.low, self.window.high) for case in cases)
+        real = population(self.extractor, zip(truths, spacings, strict=True))
+        return {
+            name: compare_populations(population(self.extractor, zip(generated[:, k], spacings, strict=True)), real)
+            for k, name in enumerate(("model", "model_sample"))
+        }
 
-    shared = {
-        "window": window,
-        "volume_size": size,
-        "spacing": data.get("spacing"),
-        "samples": samples,
-        "split": split,
-        "patients": list(patients),
-        "data": data,
-        "data_sha256": protocol.hash_cases(inputs, ids),
-        "metrics": metrics,
-        "seed": seed,
-    }
-    origin = {
-        "checkpoint": None if checkpoint is None else {"file": str(checkpoint), "sha256": sha256(checkpoint)},
-        **pipeline.describe(),
-        "seed": seed,
-        "seen_patients": seen,
-        "estimators": _estimators(methods, samples),
-        "extractor": extractor.describe() if extractor is not None else None,
-        "baselines": baselines.describe() if baselines else None,
-        "machine": machine(),
-        "timings_s": timings,
-    }
-    found = {}
-    for name, table in scores.items():
-        stated = protocol.describe(**shared, registration=name) | origin
-        stated["definitions"] |= DEFINITIONS
-        stated["not_measured"] = table.attrs["not_measured"]
-        found[name] = {"protocol": stated} | results.summarise(table, seed) | {"distribution": populations}
-        # Each file follows one protocol, so that compare.py never meets both in one.
-        folder = output if name == "none" else output / f"registered_{name}"
-        folder.mkdir(exist_ok=True)
-        table.round(6).to_csv(folder / "cases.csv", index=False)
-        results.write_metrics(folder / "metrics.json", found[name])
-    write_report(output, runs or {})
-    return found["none"]
+    def _write(
+        self, inputs: _Inputs, baselines: dict | None, tables: dict[str, pd.DataFrame], distances: dict | None
+    ) -> dict:
+        settings, samples, seed = self.settings, self.sampling.samples, self.sampling.seed
+        described = protocol.describe(
+            window=self.window,
+            volume_size=self.size,
+            spacing=self.data.get("spacing"),
+            samples=samples,
+            split=settings.split,
+            patients=list(inputs.patients),
+            data=self.data,
+            data_sha256=protocol.hash_cases(inputs.cases, inputs.ids),
+            metrics=settings.metrics,
+            seed=seed,
+        )
+        described["definitions"] |= DEFINITIONS
+        checkpoint = self.checkpoint and {"file": str(self.checkpoint), "sha256": sha256(self.checkpoint)}
+        sampled = {"model": samples, "shuffled_xray": samples, "model_sample": 1}
+        described |= {
+            "checkpoint": checkpoint,
+            **self.pipeline.describe(),
+            "seed": seed,
+            "seen_patients": inputs.seen,
+            "estimators": {
+                name: protocol.estimator(sampled[name]) if name in sampled else protocol.POINT
+                for name in settings.methods
+            },
+            "extractor": self.extractor and self.extractor.describe(),
+            "baselines": baselines,
+            "machine": machine(),
+            "timings_s": self.timings,
+        }
+        written = {}
+        for name, table in tables.items():
+            changed = {"registration": name, "not_measured": table.attrs["not_measured"]}
+            written[name] = {"protocol": described | changed, **results.summarise(table, seed)}
+            written[name]["distribution"] = distances
+            # one protocol per file, as evaluation/compare.py needs
+            folder = self.output if name == "none" else self.output / f"registered_{name}"
+            folder.mkdir(exist_ok=True)
+            table.round(6).to_csv(folder / "cases.csv", index=False)
+            results.write_metrics(folder / "metrics.json", written[name])
+        return written["none"]
+
+    def _lap(self, stage: str) -> None:
+        now = perf_counter()
+        self.timings[stage], self._clock = round(now - self._clock, 2), now
 
 
 class _Cases:
-    """The first cases of a data set; a large set is read again each time, for it cannot be held."""
+    """The first cases of a data set: held in memory up to `CASES_IN_MEMORY`, else read each time."""
 
     def __init__(self, read: Callable[[int], dict], count: int):
         self._read, self._count = read, count
-        self._held = [self._read(i) for i in range(count)] if count <= HELD_CASES else None
+        self._held = [read(i) for i in range(count)] if count <= CASES_IN_MEMORY else None
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[dict]:
         return (self.case(i) for i in range(self._count))
 
     def case(self, index: int) -> dict:
         return self._read(index) if self._held is None else self._held[index]
 
 
-def _registration(name: str) -> dict[str, Callable]:
-    """What lays a prediction onto the truth, by its name in the protocol; empty for `none`."""
-    if name not in protocol.REGISTRATIONS:
-        raise UserError(f"registration={name}: choose {' or '.join(protocol.REGISTRATIONS)}")
-    if name == "none":
-        return {}
-    from evaluation.scoring.registration import register_rigid
-
-    return {name: lambda prediction, truth, spacing: register_rigid(prediction, truth, spacing)[0]}
+def _with_organs(dataset, ids: list[str], folder: Path, index: int) -> dict:
+    """A case with TotalSegmentator's masks of its true and its generated file as `organs`."""
+    case, name = dataset.case(index), file_name(ids[index])
+    geometry = tuple(case["ct"].shape), case["spacing"].tolist(), case["centre"].tolist()
+    places = {"truth": f"{name}_true", "model": f"{name}_generated"}
+    return case | {"organs": {key: read_organs(folder / place, *geometry) for key, place in places.items()}}
 
 
-def _with_organs(dataset, ids: list[str], folder: str | None) -> Callable[[int], dict]:
-    """How a case is read: with TotalSegmentator's masks of the true and the generated file where there are some."""
-    if folder is None:
-        return dataset.case
-    if not Path(folder).is_dir():
-        raise UserError(f"totalsegmentator={folder}: no such folder; give one with TotalSegmentator's output folders")
-
-    def read(index: int) -> dict:
-        case, name = dataset.case(index), file_name(ids[index])
-        geometry = tuple(case["ct"].shape), case["spacing"].tolist(), case["centre"].tolist()
-        places = {"truth": f"{name}_true", "model": f"{name}_generated"}
-        return case | {"organs": {key: read_organs(Path(folder) / part, *geometry) for key, part in places.items()}}
-
-    return read
-
-
-def _populations(extractor, cases, generated, window) -> dict | None:
-    """Distances of the generated volumes to the true ones as populations; None without an extractor."""
-    if extractor is None:
-        return None
-    spacings = [case["spacing"].tolist() for case in cases]
-    clipped = ((case["ct"].float().clamp(window.low, window.high), s) for case, s in zip(cases, spacings, strict=True))
-    real = population(extractor, clipped)
-    return {
-        name: compare_populations(population(extractor, zip(generated[:, k], spacings, strict=True)), real)
-        for k, name in enumerate(("model", "model_sample"))
-    }
-
-
-def _check_settings(datamodule, split: str, cases: int | None, methods) -> tuple:
-    if split not in SPLITS:
-        raise UserError(f"split={split}: choose train, val or test")
-    unknown = [name for name in methods if name not in METHODS]
-    if unknown or "model" not in methods:
-        raise UserError(f"methods={list(methods)}: choose model and any of {', '.join(METHODS[1:])}")
-    if cases is not None and cases < 1:
-        raise UserError(f"cases={cases}: give at least 1, or null for all")
-    chosen = own_split(datamodule, split)
-    return chosen, min(len(chosen), cases or len(chosen)), [name for name in METHODS if name in methods]
-
-
-def _mapped(path: Path, shape: tuple[int, ...]) -> torch.Tensor:
+def _mapped(path: Path, shape: tuple[int, ...]) -> Tensor:
     return torch.from_numpy(np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape))
-
-
-def _estimators(methods, samples: int) -> dict[str, str]:
-    """What the volumes of each method are: two rows are alike only if this is."""
-    stated = dict.fromkeys(("model", "shuffled_xray"), protocol.estimator(samples))
-    stated["model_sample"] = protocol.estimator(1)
-    return {name: stated.get(name, protocol.POINT) for name in methods}

@@ -54,7 +54,7 @@ def sentence(result: dict) -> str:
     "No difference shown" where the interval or the adjusted p value says so; "can be shown" where no outcome whatever
     could have been significant with so few patients.
     """
-    protocol, method = result["protocol"], judged_method(result)
+    protocol, method = result["protocol"], evaluated_method(result)
     psnr = result["methods"][method].get("psnr")
     cases = f"{protocol['cases']} {protocol['split']} case{'s' * (protocol['cases'] != 1)}"
     who = f"On {cases} the {'model' if method == MODEL else f'method {method}'}"
@@ -88,7 +88,7 @@ def write_metrics(path: Path, result: dict) -> None:
         Path(temporary).write_text(json.dumps(result, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
-def judged_method(result: dict) -> str:
+def evaluated_method(result: dict) -> str:
     """The row that a result is about: the model, or the one method of outside files."""
     return MODEL if MODEL in result["methods"] else next(iter(result["methods"]))
 

@@ -20,7 +20,7 @@ PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 OURS = ("model_index.json", "configs", "model.safetensors")  # one of these tells a folder that was written here
 
 
-def check_wishes(form: str, precision: str) -> None:
+def check_options(form: str, precision: str) -> None:
     """Refuses what cannot be written, before anything is loaded.
 
     Raises:

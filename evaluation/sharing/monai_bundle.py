@@ -19,6 +19,7 @@ from ddpm.checkpoint.build import build_pipeline
 from ddpm.checkpoint.write import header_of
 from ddpm.pipeline import XrayToCTPipeline
 from ddpm.weights.safe_load import read_weights
+from evaluation.generation.sample import Sampling
 from evaluation.generation.write_volumes import find_xrays, generate
 
 SCHEMA = "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json"
@@ -68,7 +69,7 @@ def infer(
     network: XrayToCT, xray: str, output_dir: str, samples: int = 1, seed: int = 0, batch_size: int = 4
 ) -> list[str]:
     """Writes what `evaluation/generate.py` writes, for an X-ray file or a folder of them; gives back the volumes."""
-    made = generate(network.pipeline, find_xrays(xray), Path(output_dir), samples, seed, batch_size)
+    made = generate(network.pipeline, find_xrays(xray), Path(output_dir), Sampling(samples, seed, batch_size))
     return [str(path) for path in made]
 
 

@@ -7,6 +7,9 @@ import torch
 
 from dataset.imaging.geometry import make_pose
 from dataset.imaging.hu_window import Window
+from evaluation.generation.sample import Sampling
+from evaluation.reporting.html_report import write_report
+from evaluation.scoring.evaluator import EvaluationSettings, Evaluator
 
 SIZE = (16, 16, 16)
 EXTENT = (320.0, 256.0, 352.0)
@@ -79,6 +82,14 @@ def protocol(size=(24, 24, 24), window=(-1000.0, 1000.0)) -> dict:
         "xray_size": [24, 24],
         "views": 1,
     }
+
+
+def evaluate(data, pipeline, output, samples=4, batch_size=16, checkpoint=None, extractor=None, **settings) -> dict:
+    """Runs an `Evaluator` with the defaults of the command, and writes its report."""
+    sampling, settings = Sampling(samples, batch_size=batch_size), EvaluationSettings(**settings)
+    result = Evaluator(data, pipeline, output, sampling, settings, checkpoint, extractor).run()
+    write_report(output, {})
+    return result
 
 
 class FakeDataModule:

@@ -15,7 +15,7 @@ from dataset.io.xray import read_xray
 from ddpm.checkpoint.load import load_pipeline
 from ddpm.checkpoint.write import export_pipeline
 from ddpm.pipeline import XrayToCTPipeline
-from evaluation.sharing.exporter import check_wishes, export, read_metrics
+from evaluation.sharing.exporter import check_options, export, read_metrics
 
 PROTOCOL = {"xray_size": [64, 64], "seen": {"train": ["0123456789abcdef"], "val": []}}
 
@@ -105,9 +105,9 @@ def test_the_card_tells_metrics_and_their_absence(pipeline, tmp_path):
 
 def test_mistakes_are_told_first(pipeline, tmp_path):
     with pytest.raises(UserError, match="format=onnx: choose diffusers"):
-        check_wishes("onnx", "float32")
+        check_options("onnx", "float32")
     with pytest.raises(UserError, match="precision=float16"):
-        check_wishes("diffusers", "float16")
+        check_options("diffusers", "float16")
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "README.md").write_text("mine")
     with pytest.raises(UserError, match="holds something else"):

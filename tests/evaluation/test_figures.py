@@ -1,7 +1,5 @@
 """Pictures for the README: what stands beside what, that generated volumes are marked, that no case is chosen."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 from evaluation_fakes import FakePipeline, chest_world, oracle, protocol
@@ -9,19 +7,19 @@ from PIL import Image
 
 from common.errors import UserError
 from evaluation.figures import write_case_figures
-from evaluation.pipeline_figure import pipeline_figure
+from evaluation.generation.sample import Sampling
 from evaluation.visualization import sheets
 
 
 def test_case_figures_of_the_first_cases(tmp_path):
     cases = chest_world(3, 1)
-    paths = write_case_figures(FakePipeline(oracle(cases), protocol()), cases, tmp_path, count=2, samples=2)
+    paths = write_case_figures(FakePipeline(oracle(cases), protocol()), cases, tmp_path, 2, Sampling(2))
     assert [path.name for path in paths] == ["case_1.gif", "case_2.gif", "cases.png"]
     with Image.open(paths[0]) as gif:
         assert gif.n_frames == 24
     assert Image.open(paths[-1]).width > 1500
     with pytest.raises(UserError, match="cases=4: give 1 to 3"):
-        write_case_figures(FakePipeline(oracle(cases), protocol()), cases, tmp_path, count=4)
+        write_case_figures(FakePipeline(oracle(cases), protocol()), cases, tmp_path, 4, Sampling())
 
 
 def test_frames_show_xray_truth_and_marked_generation():
@@ -34,8 +32,3 @@ def test_frames_show_xray_truth_and_marked_generation():
     # The mark is yellow: much more red than blue, and it stands under the generated volume only.
     yellow = (middle[..., 0] - middle[..., 2]) > 100
     assert yellow[:, 2 * third :].sum() > 30 and yellow[:, : 2 * third].sum() == 0
-
-
-def test_the_pipeline_figure_is_drawn(tmp_path: Path):
-    pipeline_figure().savefig(tmp_path / "pipeline.png", dpi=40)
-    assert np.asarray(Image.open(tmp_path / "pipeline.png").convert("L")).std() > 15

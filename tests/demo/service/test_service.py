@@ -25,6 +25,7 @@ from ddpm.checkpoint.load import load_pipeline
 from ddpm.checkpoint.write import export_pipeline
 from demo.service.messages import Cancelled, Progress, Result, Wishes
 from evaluation.generation.open_pipeline import set_sampler
+from evaluation.generation.sample import Sampling
 from evaluation.generation.write_volumes import generate
 
 
@@ -80,8 +81,8 @@ def test_page_and_command_line_give_the_same_volume(service, film, tmp_path):
         cfg = compose("generate", words[2:])
     pipeline = load_pipeline(service.file)
     set_sampler(pipeline, OmegaConf.to_container(cfg.sampler, resolve=True))
-    options = {name: cfg[name] for name in ("samples", "seed", "batch_size", "align", "view")}
-    (path,) = generate(pipeline, [film], tmp_path / "out", **options)
+    sampling = Sampling(cfg.samples, cfg.seed, cfg.batch_size)
+    (path,) = generate(pipeline, [film], tmp_path / "out", sampling, align=cfg.align, view=cfg.view)
     np.testing.assert_array_equal(nib.load(path).get_fdata(), volume(result))
     np.testing.assert_array_equal(nib.load(path).affine, nib.load(result.files["volume.nii.gz"]).affine)
 

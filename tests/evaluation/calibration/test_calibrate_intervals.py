@@ -1,4 +1,4 @@
-"""Bounds of a generator: what they cover, what the file holds, and when there is only a spread."""
+"""Prediction intervals: what they cover, what the file holds, and when there is only a spread."""
 
 import json
 from dataclasses import replace
@@ -15,17 +15,18 @@ from common.errors import UserError
 from common.files import sha256
 from dataset.phantom.render import render_phantom
 from evaluation.calibration.calibrate_intervals import calibrate, check_settings, covered_by, margins_of
-from evaluation.calibration.cases import Limited, calibration_source
+from evaluation.calibration.cases import FirstCases, calibration_source
 from evaluation.calibration.report import markdown, reliability_picture, write_calibration
+from evaluation.generation.sample import Sampling
 from evaluation.generation.write_volumes import generate
-from evaluation.intervals.organ_volumes import FEWEST, HeartRuler, fit_heart_ruler, true_volumes
+from evaluation.intervals.organ_volumes import FEWEST, HeartVolumeRegressor, fit_heart_regressor, true_volumes
 from evaluation.intervals.prediction_intervals import (
     DRAWN_AS,
     NO_GUARANTEE,
-    beside,
+    calibration_path,
     error_bars,
-    find_bounds,
-    read_bounds,
+    find_intervals,
+    read_intervals,
 )
 from evaluation.intervals.quantities import ORGANS, TISSUES, tissue_masks
 
@@ -64,29 +65,31 @@ def world(tmp_path_factory):
     pipeline = SharpPipeline(erring(oracle(both)), protocol(), noise=3.0)
     checkpoint = tmp_path_factory.mktemp("model") / "model.ckpt"
     checkpoint.write_bytes(b"weights")
-    options = {"samples": SAMPLES, "level": LEVEL, "batch_size": 64, "population": {"dataset": "chests"}}
-    bounds, scores = calibrate(pipeline, parts["c"], parts["t"], parts["c"], checkpoint, **options)
-    return pipeline, parts, checkpoint, bounds, scores
+    options = {"sampling": Sampling(SAMPLES, batch_size=64), "level": LEVEL, "population": {"dataset": "chests"}}
+    intervals, scores = calibrate(pipeline, parts["c"], parts["t"], parts["c"], checkpoint, **options)
+    return pipeline, parts, checkpoint, intervals, scores
 
 
 def test_samples_alone_cover_too_little_and_margins_mend_it(world):
-    *_, bounds, scores = world
+    *_, intervals, scores = world
     calibration = scores[(scores.part == "calibration") & (scores.level == LEVEL)]
-    assert {"air", "lungs", "soft", "lung_volume"} <= set(bounds.margins) and "heart_volume" not in bounds.margins
-    for quantity, margin in bounds.margins.items():
+    assert {"air", "lungs", "soft", "lung_volume"} <= set(
+        intervals.margins
+    ) and "heart_volume" not in intervals.margins
+    for quantity, margin in intervals.margins.items():
         rows = calibration[calibration.quantity == quantity]
         assert covered_by(rows, margin).mean() >= LEVEL, quantity  # on its own cases by construction
-        told = bounds.coverage[quantity]
+        told = intervals.coverage[quantity]
         assert told["cases"] == 24 and told["mean"] >= 0.4 and told["low"] <= told["mean"] <= told["high"]
-    before = [row["before"]["mean"] for row in bounds.reliability if row["quantity"] == "soft"]
+    before = [row["before"]["mean"] for row in intervals.reliability if row["quantity"] == "soft"]
     assert max(before) < 0.2  # errors of 20 HU and more, a spread of 3
 
 
 def test_margins_come_from_calibration_cases_alone(world):
-    *_, bounds, scores = world
+    *_, intervals, scores = world
     again = margins_of(scores[scores.part == "calibration"], LEVEL)
-    assert again == bounds.margins
-    assert margins_of(scores[scores.part == "test"], LEVEL) != bounds.margins
+    assert again == intervals.margins
+    assert margins_of(scores[scores.part == "test"], LEVEL) != intervals.margins
 
 
 def test_a_bias_costs_its_width_once():
@@ -98,10 +101,10 @@ def test_a_bias_costs_its_width_once():
 
 
 def test_the_file_comes_back_and_names_its_checkpoint(world, tmp_path):
-    _, _, checkpoint, bounds, _ = world
-    path = bounds.write(beside(checkpoint))
-    assert path.name == "model.bounds.json" and find_bounds(None, checkpoint) == bounds
-    assert find_bounds(None, tmp_path / "other.ckpt") is None
+    _, _, checkpoint, intervals, _ = world
+    path = intervals.write(calibration_path(checkpoint))
+    assert path.name == "model.bounds.json" and find_intervals(None, checkpoint) == intervals
+    assert find_intervals(None, tmp_path / "other.ckpt") is None
     held = json.loads(path.read_text())
     assert held["checkpoint"]["sha256"] == sha256(checkpoint) and held["drawn"]["samples"] == SAMPLES
     assert held["population"]["calibration_cases"] == 24
@@ -114,20 +117,20 @@ def test_the_file_comes_back_and_names_its_checkpoint(world, tmp_path):
 def test_a_damaged_file_is_one_line(tmp_path, text):
     (tmp_path / "x.bounds.json").write_text(text)
     with pytest.raises(UserError, match="bounds=.*calibrate.py"):
-        read_bounds(tmp_path / "x.bounds.json")
+        read_intervals(tmp_path / "x.bounds.json")
 
 
 def test_error_bars_say_interval_only_where_the_calibration_applies(world):
-    pipeline, _, checkpoint, bounds, _ = world
+    pipeline, _, checkpoint, intervals, _ = world
     digest, told = sha256(checkpoint), pipeline.describe()
-    found = error_bars(told, SAMPLES, digest, bounds)
+    found = error_bars(told, SAMPLES, digest, intervals)
     assert found["name"] == "interval" and NO_GUARANTEE in found["words"] and "75 %" in found["words"]
-    assert error_bars(told, 1, digest, bounds)["name"] == "none"
+    assert error_bars(told, 1, digest, intervals)["name"] == "none"
     for samples, described, hashed, held, reason in (
-        (SAMPLES - 1, told, digest, bounds, "needs at least 8"),
-        (SAMPLES + 4, told, digest, bounds, "calibrated for samples 8"),
-        (SAMPLES, told | {"steps": 4}, digest, bounds, "calibrated for steps 3"),
-        (SAMPLES, told, "0" * 64, bounds, "another checkpoint"),
+        (SAMPLES - 1, told, digest, intervals, "needs at least 8"),
+        (SAMPLES + 4, told, digest, intervals, "calibrated for samples 8"),
+        (SAMPLES, told | {"steps": 4}, digest, intervals, "calibrated for steps 3"),
+        (SAMPLES, told, "0" * 64, intervals, "another checkpoint"),
         (SAMPLES, told, digest, None, "not calibrated"),
     ):
         bars = error_bars(described, samples, hashed, held)
@@ -137,42 +140,44 @@ def test_error_bars_say_interval_only_where_the_calibration_applies(world):
     )
 
 
-def test_bounds_of_one_solver_order_do_not_hold_for_another(world):
-    pipeline, _, checkpoint, bounds, _ = world
+def test_intervals_of_one_solver_order_do_not_apply_to_another(world):
+    pipeline, _, checkpoint, intervals, _ = world
     told, digest = pipeline.describe(), sha256(checkpoint)
-    second = replace(bounds, drawn=bounds.drawn | {"solver_options": {}})
+    second = replace(intervals, drawn=intervals.drawn | {"solver_options": {}})
     assert "solver_options" in DRAWN_AS
     for options, name in (({}, "interval"), ({"solver_order": 3}, "spread")):
         bars = error_bars(told | {"solver_options": options}, SAMPLES, digest, second)
         assert bars["name"] == name and (name == "interval" or "drawn with solver_options" in bars["reason"])
-    before = {key: value for key, value in bounds.drawn.items() if key != "solver_options"}
-    old = replace(bounds, drawn=before)  # from before they were recorded: it says nothing of them
+    before = {key: value for key, value in intervals.drawn.items() if key != "solver_options"}
+    old = replace(intervals, drawn=before)  # from before they were recorded: it says nothing of them
     assert error_bars(told | {"solver_options": {}}, SAMPLES, digest, old)["name"] == "interval"
 
 
 def test_the_promise_is_made_for_each_quantity_by_itself_and_only_of_what_is_given(world):
-    pipeline, _, checkpoint, bounds, _ = world
+    pipeline, _, checkpoint, intervals, _ = world
     options = (pipeline.describe(), SAMPLES, sha256(checkpoint))
-    both = error_bars(*options, bounds)["words"]
+    both = error_bars(*options, intervals)["words"]
     assert "each tissue and organ by itself, not for all at once" in both and "organ's volume" in both
-    tissues = {name: margin for name, margin in bounds.margins.items() if name in TISSUES}
-    of_films = replace(bounds, population=bounds.population | {"poses_known": False})
+    tissues = {name: margin for name, margin in intervals.margins.items() if name in TISSUES}
+    of_films = replace(intervals, population=intervals.population | {"poses_known": False})
     for held, nominal, told in (
-        (bounds, True, False),
+        (intervals, True, False),
         (of_films, True, True),
-        (replace(bounds, margins=tissues), False, False),
+        (replace(intervals, margins=tissues), False, False),
     ):
         words = error_bars(*options, held, nominal)["words"]
         assert "by itself, not for all at once" in words and ("organ" in words) == told
 
 
 def test_generation_writes_the_interval_around_its_samples(world, tmp_path):
-    pipeline, parts, checkpoint, bounds, _ = world
+    pipeline, parts, checkpoint, intervals, _ = world
     array = (parts["t"].case(0)["xray"][0].float().numpy() * 255).astype(np.uint8)
     Image.fromarray(array).save(tmp_path / "chest.png")
     for samples, name in ((SAMPLES, "interval"), (3, "spread")):
         out = tmp_path / name
-        generate(pipeline, [tmp_path / "chest.png"], out, samples=samples, checkpoint=checkpoint, bounds=bounds)
+        generate(
+            pipeline, [tmp_path / "chest.png"], out, Sampling(samples), checkpoint=checkpoint, intervals=intervals
+        )
         settings = json.loads((out / "chest_settings.json").read_text())["error_bars"]
         assert settings["name"] == name
         assert (out / "chest_synthetic_lower.nii.gz").is_file() == (name == "interval")
@@ -187,28 +192,28 @@ def test_generation_writes_the_interval_around_its_samples(world, tmp_path):
 
 
 def test_intervals_hold_the_truth_of_test_cases(world):
-    pipeline, parts, _, bounds, scores = world
+    pipeline, parts, _, intervals, scores = world
     case = parts["t"].case(0)
     xray = case["xray"].float().unsqueeze(1)[None]
     drawn = pipeline(xray, None, SAMPLES, 0, ["t_0"], None, 64, lambda *_: None).volumes[0]
-    low, high = bounds.intervals(drawn, SPACING, pipeline.window)
+    low, high = intervals.of_voxels(drawn, SPACING, pipeline.window)
     truth = case["ct"].float().clamp(-1000, 1000)
     mine = scores[(scores.id == "t_0") & (scores.level == LEVEL)].set_index("quantity")
     for name, mask in tissue_masks(drawn.mean(dim=0), SPACING).items():
-        if mask.any() and name in bounds.margins:
-            inside = ((truth >= low) & (truth <= high))[mask].double().mean() >= bounds.share
-            assert inside == (mine.loc[name, "below"] <= bounds.margins[name]["low"]), name
+        if mask.any() and name in intervals.margins:
+            inside = ((truth >= low) & (truth <= high))[mask].double().mean() >= intervals.share
+            assert inside == (mine.loc[name, "below"] <= intervals.margins[name]["low"]), name
 
 
 def test_tissues_part_the_volume_and_one_without_margin_gets_the_whole_window(world):
-    pipeline, parts, _, bounds, _ = world
+    pipeline, parts, _, intervals, _ = world
     volume = parts["t"].case(1)["ct"].float()
     volume[2:5, 10:14, 10:14] = 400.0
     masks = tissue_masks(volume, SPACING)
     assert set(masks) == set(TISSUES) and torch.equal(
         sum(m.int() for m in masks.values()), torch.ones_like(volume).int()
     )
-    low, high = bounds.intervals(volume.expand(SAMPLES, *volume.shape).clone(), SPACING, pipeline.window)
+    low, high = intervals.of_voxels(volume.expand(SAMPLES, *volume.shape).clone(), SPACING, pipeline.window)
     assert (low[masks["bone"]] == -1000).all() and (high[masks["bone"]] == 1000).all()
 
 
@@ -220,30 +225,30 @@ def test_what_cannot_be_calibrated_is_refused(world):
         check_settings(20, 0.9, 1.0)
     both = parts["c"], parts["c"], parts["c"], checkpoint
     with pytest.raises(UserError, match="among calibration and test"):
-        calibrate(pipeline, *both, samples=8, level=0.75)
+        calibrate(pipeline, *both, Sampling(8), level=0.75)
     with pytest.raises(UserError, match="24 patients; the level 0.95 needs at least 39"):
-        calibrate(pipeline, parts["c"], parts["t"], parts["c"], checkpoint, samples=40, level=0.95)
+        calibrate(pipeline, parts["c"], parts["t"], parts["c"], checkpoint, Sampling(40), level=0.95)
 
 
 def test_calibration_phantoms_lie_apart_and_real_data_must_name_a_split():
     source = {"population": {"test": 128, "test_from": 20_000_000}}
     assert calibration_source(source, None, 256, 30_000_000) == {"population": {"test": 256, "test_from": 30_000_000}}
-    with pytest.raises(UserError, match="meet the test phantoms"):
+    with pytest.raises(UserError, match="overlap the test phantoms"):
         calibration_source(source, None, 256, 20_000_100)
     with pytest.raises(UserError, match="calibration_split: missing"):
         calibration_source({"root_dir": "x"}, None, 256, 0)
     assert calibration_source({"root_dir": "x"}, "val", 256, 0) is None
     cases = chest_world(4, seed=0)
-    assert len(Limited(cases, 3)) == 3 and len(Limited(cases, None)) == 4
+    assert len(FirstCases(cases, 3)) == 3 and len(FirstCases(cases, None)) == 4
 
 
 def test_table_and_picture_say_coverage_with_its_interval(world):
-    *_, bounds, _ = world
-    text = markdown(bounds)
-    told = bounds.coverage["lungs"]
+    *_, intervals, _ = world
+    text = markdown(intervals)
+    told = intervals.coverage["lungs"]
     assert f"{told['covered']} of 24" in text and "lung volume" in text and NO_GUARANTEE in text
-    figure = reliability_picture(bounds)
-    assert len([axis for axis in figure.axes if axis.get_title()]) == len(bounds.coverage)
+    figure = reliability_picture(intervals)
+    assert len([axis for axis in figure.axes if axis.get_title()]) == len(intervals.coverage)
 
 
 @pytest.fixture(scope="module")
@@ -257,28 +262,28 @@ def rare(tmp_path_factory):
     pipeline = SharpPipeline(oracle(both), protocol(), noise=3.0)
     checkpoint = tmp_path_factory.mktemp("rare") / "model.ckpt"
     checkpoint.write_bytes(b"weights")
-    options = {"samples": SAMPLES, "level": LEVEL, "batch_size": 64, "population": {"dataset": "chests"}}
+    options = {"sampling": Sampling(SAMPLES, batch_size=64), "level": LEVEL, "population": {"dataset": "chests"}}
     return checkpoint, *calibrate(pipeline, parts["c"], parts["t"], parts["c"], checkpoint, **options)
 
 
 def test_a_tissue_that_is_too_rare_for_the_level_has_no_panel(rare):
-    _, bounds, _ = rare
-    levels = {row["level"] for row in bounds.reliability if row["quantity"] == "vessels"}
-    assert 0.5 in levels and LEVEL not in levels and "vessels" not in bounds.margins
-    titles = [axis.get_title() for axis in reliability_picture(bounds).axes if axis.get_title()]
-    assert len(titles) == len(bounds.coverage) and not any("vessels" in title for title in titles)
+    _, intervals, _ = rare
+    levels = {row["level"] for row in intervals.reliability if row["quantity"] == "vessels"}
+    assert 0.5 in levels and LEVEL not in levels and "vessels" not in intervals.margins
+    titles = [axis.get_title() for axis in reliability_picture(intervals).axes if axis.get_title()]
+    assert len(titles) == len(intervals.coverage) and not any("vessels" in title for title in titles)
 
 
-def test_bounds_are_written_before_anything_is_drawn_of_them(rare, tmp_path, monkeypatch):
-    checkpoint, bounds, scores = rare
-    written = write_calibration(bounds, scores, tmp_path / "whole", tmp_path / "whole.bounds.json")
-    assert written == tmp_path / "whole.bounds.json" and read_bounds(written) == bounds
+def test_the_intervals_are_written_before_their_plot(rare, tmp_path, monkeypatch):
+    checkpoint, intervals, scores = rare
+    written = write_calibration(intervals, scores, tmp_path / "whole", tmp_path / "whole.bounds.json")
+    assert written == tmp_path / "whole.bounds.json" and read_intervals(written) == intervals
     names = {path.name for path in (tmp_path / "whole").iterdir()}
     assert names == {"bounds_scores.csv", "bounds.md", "reliability.png"}
-    monkeypatch.setattr("evaluation.calibration.report.reliability_picture", lambda bounds: 1 / 0)
+    monkeypatch.setattr("evaluation.calibration.report.reliability_picture", lambda intervals: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        write_calibration(bounds, scores, tmp_path / "half", tmp_path / "half.bounds.json")
-    assert read_bounds(tmp_path / "half.bounds.json") == bounds and (tmp_path / "half" / "bounds.md").is_file()
+        write_calibration(intervals, scores, tmp_path / "half", tmp_path / "half.bounds.json")
+    assert read_intervals(tmp_path / "half.bounds.json") == intervals and (tmp_path / "half" / "bounds.md").is_file()
 
 
 def test_hearts_of_phantoms_are_measured_better_than_by_their_mean():
@@ -288,10 +293,10 @@ def test_hearts_of_phantoms_are_measured_better_than_by_their_mean():
         tensors = {"ct": torch.tensor(drawn.hu), "labels": torch.tensor(drawn.labels)}
         cases.append(tensors | {"spacing": torch.tensor(drawn.spacing)})
     window = FakePipeline(None, protocol()).window
-    ruler = fit_heart_ruler(FakeCases(cases[:150]), window)
-    again = HeartRuler(**{**ruler.describe(), "weights": tuple(ruler.describe()["weights"])})
+    heart = fit_heart_regressor(FakeCases(cases[:150]), window)
+    again = HeartVolumeRegressor(**{**heart.describe(), "weights": tuple(heart.describe()["weights"])})
     truth = np.array([true_volumes(c)["heart_volume"] for c in cases[150:]])
     found = np.array([again(c["ct"].float().clamp(-1000, 1000), tuple(c["spacing"].tolist())) for c in cases[150:]])
     assert np.abs(found - truth).mean() < 0.7 * np.abs(truth - truth.mean()).mean()
-    assert fit_heart_ruler(FakeCases(cases[: FEWEST - 1]), window) is None
+    assert fit_heart_regressor(FakeCases(cases[: FEWEST - 1]), window) is None
     assert set(true_volumes(cases[0])) == set(ORGANS)

@@ -23,8 +23,9 @@ from dataset.xray.lung_alignment import expected_box
 from ddpm.checkpoint.load import load_pipeline
 from ddpm.conditioning.pose_regressor import PoseRegressor
 from evaluation.generation.open_pipeline import SHIPPED
+from evaluation.generation.sample import Sampling
 from evaluation.generation.write_volumes import find_xrays, generate
-from evaluation.generation.xray_inputs import placed, read_inputs
+from evaluation.generation.xray_inputs import aligned_views, read_inputs
 
 
 @pytest.fixture
@@ -37,7 +38,7 @@ def film(tmp_path):
 
 def test_files_geometry_and_mark(film, tmp_path):
     path, pipeline = film
-    written = generate(pipeline, [path], tmp_path / "out", samples=3, seed=1)
+    written = generate(pipeline, [path], tmp_path / "out", Sampling(3, seed=1))
     names = {p.name for p in (tmp_path / "out").iterdir()}
     samples = {f"chest_sample_{n}_synthetic_ct.nii.gz" for n in (1, 2, 3)}
     endings = ("synthetic_ct.nii.gz", "synthetic_ct.gif", "synthetic_ct.png", "synthetic_spread.nii.gz")
@@ -61,9 +62,9 @@ def test_the_same_seed_gives_the_same_volume_under_any_name(film, tmp_path):
     other.write_bytes(path.read_bytes())
     decoy = tmp_path / "decoy.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (30, 30), dtype=np.uint8)).save(decoy)
-    first = generate(pipeline, [path], tmp_path / "a", seed=4)[0]
-    again = generate(pipeline, [decoy, other], tmp_path / "b", seed=4)[1]
-    different = generate(pipeline, [path], tmp_path / "c", seed=5)[0]
+    first = generate(pipeline, [path], tmp_path / "a", Sampling(seed=4))[0]
+    again = generate(pipeline, [decoy, other], tmp_path / "b", Sampling(seed=4))[1]
+    different = generate(pipeline, [path], tmp_path / "c", Sampling(seed=5))[0]
     volumes = [nib.load(p).get_fdata() for p in (first, again, different)]
     assert np.array_equal(volumes[0], volumes[1])
     assert not np.array_equal(volumes[0], volumes[2])
@@ -71,7 +72,7 @@ def test_the_same_seed_gives_the_same_volume_under_any_name(film, tmp_path):
 
 def test_settings_say_how_to_make_it_again(film, tmp_path):
     path, pipeline = film
-    generate(pipeline, [path], tmp_path / "out", samples=1, seed=9, checkpoint=path)
+    generate(pipeline, [path], tmp_path / "out", Sampling(seed=9), checkpoint=path)
     settings = json.loads((tmp_path / "out" / "chest_settings.json").read_text())
     assert settings["seed"] == 9 and settings["samples"] == 1 and settings["sampler"] == "Fake"
     assert len(settings["xray"]["sha256"]) == len(settings["checkpoint"]["sha256"]) == 64
@@ -111,12 +112,12 @@ def two_views(tmp_path):
 
 
 @pytest.mark.parametrize("align", ["none", "lungs"])
-def test_two_views_are_shown_in_their_order_and_only_the_frontal_is_laid(tmp_path, align):
+def test_two_views_keep_their_order_and_only_the_frontal_is_aligned(tmp_path, align):
     extent, poses, xrays, given = two_views(tmp_path)
-    told = protocol() | {"views": 2, "xray_size": [96, 96], "lung_box": [0.3, 0.7, 0.2, 0.8, 0.25, 0.75]}
+    data = protocol() | {"views": 2, "xray_size": [96, 96], "lung_box": [0.3, 0.7, 0.2, 0.8, 0.25, 0.75]}
     (films,) = find_xrays(given)
     assert [path.name for path in films] == ["front.png", "side.png"]
-    (shown,) = read_inputs([films], told, extent, align=align)
+    (shown,) = read_inputs([films], FakePipeline(None, data | {"extent": extent}), align)
     assert shown.xray.shape == (2, 96, 96) and shown.notes["alignment"]["align"] == align
     torch.testing.assert_close(fill_unknown(shown.pose, extent), poses)
     assert (shown.xray[1] - xrays[1]).abs().mean() < 0.01
@@ -155,15 +156,15 @@ def test_a_second_file_that_says_it_is_frontal_is_no_lateral(tmp_path):
     frontal, lateral = (
         save_radiograph(tmp_path / f"{name}.dcm", view=view) for name, view in (("a", "PA"), ("b", "LL"))
     )
-    told = protocol() | {"views": 2}
-    (shown,) = read_inputs([(frontal, lateral)], told, EXTENT)
+    pipeline = FakePipeline(None, protocol() | {"views": 2})
+    (shown,) = read_inputs([(frontal, lateral)], pipeline)
     assert shown.pose[:, 2].tolist() == [VIEW_AZIMUTH["PA"], VIEW_AZIMUTH["lateral"]]
     for films, line in (((frontal, frontal), "a.dcm: .*PA.*second"), ((lateral, frontal), "b.dcm: a lateral")):
         with pytest.raises(UserError, match=line):
-            read_inputs([films], told, EXTENT)
+            read_inputs([films], pipeline)
 
 
-def test_a_film_is_laid_by_its_lungs_and_the_map_is_kept(tmp_path):
+def test_an_xray_is_aligned_by_its_lungs_and_the_map_is_in_the_settings(tmp_path):
     phantom = render_phantom(3, seed=4, size=(32, 32, 32))
     extent = tuple(n * s for n, s in zip(phantom.hu.shape, phantom.spacing, strict=True))
     xray = render_xray(torch.tensor(phantom.hu_plain), phantom.spacing, make_pose(extent)[None], (96, 96))[0]
@@ -190,7 +191,7 @@ def test_the_view_is_the_files_own_unless_one_is_given(tmp_path):
     for name, stated in (("ap", "AP"), ("pa", "PA"), ("silent", "")):
         path = save_radiograph(tmp_path / f"{name}.dcm", view=stated)
         for given in (None, "PA", "AP"):
-            (shown,) = read_inputs([path], protocol(), EXTENT, view=given)
+            (shown,) = read_inputs([path], FakePipeline(None, protocol()), view=given)
             notes = shown.notes["view"], shown.notes["view_source"]
             seen[name, given] = (float(shown.pose[0, 2]), *notes)
     pa, ap = VIEW_AZIMUTH["PA"], VIEW_AZIMUTH["AP"]
@@ -201,9 +202,9 @@ def test_the_view_is_the_files_own_unless_one_is_given(tmp_path):
         assert seen[name, "PA"] == (pa, "PA", "given") and seen[name, "AP"] == (ap, "AP", "given")
 
 
-def test_what_cannot_be_laid_is_refused(film, tmp_path):
+def test_an_xray_that_cannot_be_aligned_is_refused(film, tmp_path):
     path, pipeline = film
-    with pytest.raises(UserError, match="does not say where its training volumes had lungs"):
+    with pytest.raises(UserError, match="holds no box of the lungs"):
         generate(pipeline, [path], tmp_path / "out", align="lungs")
     pipeline.protocol["lung_box"] = [0.2, 0.8] * 3
     Image.fromarray(np.tile(np.arange(64, dtype=np.uint8), (64, 1))).save(tmp_path / "flat.png")
@@ -232,12 +233,13 @@ def test_a_generator_of_volumes_from_volumes_keeps_their_place(tmp_path):
     assert b"nominal" not in made.header["descrip"].tobytes()
 
 
-def test_lungs_that_are_not_found_are_refused_where_asked_for_and_said_where_not(tmp_path, caplog):
+def test_missing_lungs_are_an_error_on_request_and_a_warning_otherwise(tmp_path, caplog):
     Image.fromarray(np.tile(np.arange(64, dtype=np.uint8) * 3, (64, 1))).save(tmp_path / "empty.png")
-    told = {**protocol(), "xray_sources": {"drr": 3}, "lung_box": [0.2, 0.8, 0.2, 0.8, 0.2, 0.8]}
+    data = {**protocol(), "xray_sources": {"drr": 3}, "lung_box": [0.2, 0.8, 0.2, 0.8, 0.2, 0.8]}
+    pipeline = FakePipeline(None, data)
     with pytest.raises(UserError, match="empty.png.*align=none"):
-        read_inputs([tmp_path / "empty.png"], told, EXTENT, align="lungs")
-    (shown,) = read_inputs([tmp_path / "empty.png"], told, EXTENT)
+        read_inputs([tmp_path / "empty.png"], pipeline, "lungs")
+    (shown,) = read_inputs([tmp_path / "empty.png"], pipeline)
     assert shown.notes["alignment"] == {"align": "none", "reason": "no lungs found"}
     assert "no lungs found" in caplog.text
 
@@ -250,59 +252,60 @@ def test_a_dicom_series_is_the_same_volume_in_the_same_place(film, tmp_path):
     np.testing.assert_allclose(series.affine, nifti.affine, atol=1e-3)
 
 
-def test_a_film_that_lies_like_those_of_training_is_not_moved(tmp_path):
-    """Where the generator knows its training X-rays; it is moved where somebody asks for it, or training did so."""
+def test_an_xray_like_those_of_training_is_aligned_only_on_request_or_as_in_training(tmp_path):
     pipeline = load_pipeline(SHIPPED)
     phantom = render_phantom(20000900, size=(64, 64, 64))
     extent = tuple(n * s for n, s in zip(phantom.hu.shape, phantom.spacing, strict=True))
     hu = torch.as_tensor(phantom.hu_plain, dtype=torch.float32)
     xray = render_xray(hu, phantom.spacing, make_pose(extent)[None], (128, 128))[0]
-    laid = {}
+    found = {}
     for name, image in (("own", xray), ("moved", xray.roll((-12, 14), (0, 1)))):
         Image.fromarray((image.numpy() * 255).astype(np.uint8)).save(tmp_path / f"{name}.png")
         for align in (None, "lungs"):
-            path, told = tmp_path / f"{name}.png", (pipeline.protocol, pipeline.extent, align)
-            laid[name, align] = read_inputs([path], *told, prior=pipeline.prior)[0].notes["alignment"]["align"]
-    assert laid == {
+            (given,) = read_inputs([tmp_path / f"{name}.png"], pipeline, align)
+            found[name, align] = given.notes["alignment"]["align"]
+    assert found == {
         ("own", None): "none",
         ("own", "lungs"): "lungs",
         ("moved", None): "lungs",
         ("moved", "lungs"): "lungs",
     }
-    asked = {**pipeline.protocol, "align": "lungs"}
-    (shown,) = read_inputs([tmp_path / "own.png"], asked, pipeline.extent, prior=pipeline.prior)
+    pipeline.register_to_config(protocol={**pipeline.protocol, "align": "lungs"})
+    (shown,) = read_inputs([tmp_path / "own.png"], pipeline)
     assert shown.notes["alignment"]["align"] == "lungs"
 
 
-def test_what_a_pose_is_guessed_of_is_not_laid_by_its_lungs_first(tmp_path):
+def test_an_xray_whose_pose_is_predicted_is_not_aligned_by_its_lungs(tmp_path):
     phantom = render_phantom(3, seed=4, size=(32, 32, 32))
     xray = render_xray(torch.tensor(phantom.hu_plain), phantom.spacing, make_pose(EXTENT)[None], (96, 96))[0]
     Image.fromarray((xray.numpy() * 255).astype(np.uint8)).save(tmp_path / "film.png")
     data = protocol() | {"xray_size": [96, 96], "lung_box": [0.3, 0.7, 0.2, 0.8, 0.25, 0.75], "align": "none"}
-    told = ([tmp_path / "film.png"], data, EXTENT)
-    (by_lungs,), (as_it_lies,) = read_inputs(*told), read_inputs(*told, pose_guess=PoseRegressor())
+    pipeline = FakePipeline(None, data)
+    (by_lungs,) = read_inputs([tmp_path / "film.png"], pipeline)
+    pipeline.pose_regressor = PoseRegressor()
+    (as_it_is,) = read_inputs([tmp_path / "film.png"], pipeline)
     assert by_lungs.notes["alignment"]["align"] == "lungs"
-    assert as_it_lies.notes["alignment"] == {"align": "none"}
+    assert as_it_is.notes["alignment"] == {"align": "none"}
 
 
-def test_settings_tell_how_a_film_was_laid(film, tmp_path):
+def test_settings_hold_the_predicted_pose(film, tmp_path):
     path, pipeline = film
     pipeline.pose_regressor = PoseRegressor()
     pipeline.pose_regressor.bias[:] = torch.tensor([0.0, 0.0, 1.0, 4.0, 0.0, -6.0]) / 2  # in each of two rounds
     generate(pipeline, [path], tmp_path / "out", align="none")
-    (told,) = json.loads((tmp_path / "out" / "chest_settings.json").read_text())["pose_guess"]
+    (offsets,) = json.loads((tmp_path / "out" / "chest_settings.json").read_text())["pose_guess"]
     expected = {"distance": 0, "azimuth": 0, "elevation": 1.0, "centre_d": 4.0, "centre_h": 0, "centre_w": -6.0}
-    assert told == expected
+    assert offsets == expected
 
 
-def test_what_a_result_is_compared_with_is_what_the_generator_saw(film):
+def test_aligned_views_are_those_that_the_denoiser_sees(film):
     path, pipeline = film
-    (shown,) = read_inputs([path], pipeline.protocol, pipeline.extent, align="none")
-    xray, pose = placed(shown, None)
+    (shown,) = read_inputs([path], pipeline, "none")
+    xray, pose = aligned_views(shown, None)
     assert torch.equal(xray, shown.xray) and torch.equal(pose, fill_unknown(shown.pose, shown.extent))
-    guess = PoseRegressor()
-    guess.bias[:, :, 2:4] = 2.0
-    laid, turned = placed(shown, guess)
-    expected, _ = guess(shown.xray[None, :, None], pose[None], torch.ones(1, 1, dtype=torch.bool))
-    assert torch.equal(laid, expected[0, :, 0]) and not torch.equal(laid, xray)
+    regressor = PoseRegressor()
+    regressor.bias[:, :, 2:4] = 2.0
+    moved, turned = aligned_views(shown, regressor)
+    expected, _ = regressor(shown.xray[None, :, None], pose[None], torch.ones(1, 1, dtype=torch.bool))
+    assert torch.equal(moved, expected[0, :, 0]) and not torch.equal(moved, xray)
     assert float(turned[0, 3]) == 4.0

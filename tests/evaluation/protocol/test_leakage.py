@@ -11,14 +11,14 @@ from dataset.manifest.table import make_rows
 from ddpm.checkpoint.write import export_classifier
 from ddpm.classifiers.ct import CTClassifier
 from evaluation.protocol.leakage import (
+    assign_generators,
     check_parts,
-    choose_unseen,
+    check_patient_leakage,
+    check_starting_models,
     parts_of,
     parts_of_file,
-    refuse_seen,
-    refuse_seen_before,
     same_parts,
-    seen_by,
+    seen_patients,
 )
 
 
@@ -45,7 +45,7 @@ def phantom_rows(train: int = 8) -> pd.DataFrame:
 def test_every_case_goes_to_the_generator_whose_test_case_it_is():
     rows, present = folder(1)
     parts = {f"g{k}": parts_of(rows, folder(k)[1], present, "g") for k in range(4)}
-    chosen = choose_unseen(parts, rows)
+    chosen = assign_generators(parts, rows)
     assert (chosen == "g" + rows["fold"].astype(str)).all()
 
 
@@ -53,14 +53,14 @@ def test_without_the_generator_of_a_fold_its_cases_are_refused():
     rows, present = folder(0)
     parts = {f"g{k}": parts_of(rows, folder(k)[1], present, "g") for k in (0, 1, 2)}
     with pytest.raises(UserError, match="out-of-fold"):
-        choose_unseen(parts, rows)  # fold 3 was validated with by g2: that counts as seen
+        assign_generators(parts, rows)  # fold 3 was validated with by g2: that counts as seen
     single = rows.assign(fold=-1)
     trained = {"dataset": "d", "patients_sha256": patients_digest(single)}
     parts = {"g": parts_of(single, trained, present, "g")}
     with pytest.raises(UserError, match="of train"):
-        choose_unseen(parts, single)
+        assign_generators(parts, single)
     test = (single["split"] == "test").to_numpy()
-    assert (choose_unseen({"g": parts["g"][test]}, single[test]) == "g").all()
+    assert (assign_generators({"g": parts["g"][test]}, single[test]) == "g").all()
 
 
 def test_a_fold_that_is_claimed_but_not_that_of_these_patients_is_refused():
@@ -81,9 +81,9 @@ def test_phantoms_are_known_by_population_and_index():
     own = parts_of(rows, phantoms(0), phantoms(0), "g")
     assert own.tolist() == ["train"] * 5 + [""] * 3 + ["val"] * 2 + [""] + ["test"] * 2 + [""]
     foreign = parts_of(rows, phantoms(7), phantoms(0), "g")  # the same names in another population
-    assert (foreign == "").all() and (choose_unseen({"g": foreign}, rows) == "g").all()
+    assert (foreign == "").all() and (assign_generators({"g": foreign}, rows) == "g").all()
     with pytest.raises(UserError, match="5 of train, 2 of val"):
-        choose_unseen({"g": own}, rows)
+        assign_generators({"g": own}, rows)
     assert (parts_of(rows, phantoms(0, test_from=30_000_000), phantoms(0), "g")[-3:] == "").all()
 
 
@@ -129,56 +129,65 @@ def test_a_fine_tuned_model_has_seen_what_its_origin_has_seen(tmp_path):
 def seen(fold: int, **more) -> dict:
     """Protocol of a run on this fold, as training writes it."""
     rows, protocol = folder(fold)
-    return protocol | {"seen": seen_by(rows, protocol)} | more
+    return protocol | {"seen": seen_patients(rows, protocol)} | more
 
 
 def test_training_patients_of_another_fold_or_split_are_not_judged(caplog):
     rows, present = folder(1)
     test = rows[rows["split"] == "test"]
-    assert refuse_seen(test, seen(1), present, "g", "") == {"train": 0, "val": 0, "unknown": 0} and not caplog.records
+    assert (
+        check_patient_leakage(test, seen(1), present, "g", "") == {"train": 0, "val": 0, "unknown": 0}
+        and not caplog.records
+    )
     for other in (2, 3):
         with pytest.raises(
             UserError, match="g has trained on 4 of the 4 patients.*the fold.*allow_seen_patients=true"
         ):
-            refuse_seen(test, seen(other), present, "g", "give the fold")
-    assert refuse_seen(test, seen(3), present, "g", "", allow=True)["train"] == 4 and "no evidence" in caplog.text
-    assert refuse_seen(test, seen(0), present, "g", "")["val"] == 4 and "validated with 4 of the 4" in caplog.text
+            check_patient_leakage(test, seen(other), present, "g", "give the fold")
+    assert (
+        check_patient_leakage(test, seen(3), present, "g", "", allow=True)["train"] == 4
+        and "no evidence" in caplog.text
+    )
+    assert (
+        check_patient_leakage(test, seen(0), present, "g", "")["val"] == 4
+        and "validated with 4 of the 4" in caplog.text
+    )
     renamed = test.assign(id="x", ct="y")  # the same people in another table
     with pytest.raises(UserError, match="trained on 4"):
-        refuse_seen(renamed, seen(3), {"dataset": "another"}, "g", "")
+        check_patient_leakage(renamed, seen(3), {"dataset": "another"}, "g", "")
     assert "p1" not in str(seen(3)["seen"])
 
 
 def test_a_run_does_not_start_from_a_model_of_another_fold_and_remembers_what_it_started_from():
     rows, present = folder(1)
     before = {"model.init_from=/private/last.ckpt": seen(1)}
-    known = refuse_seen_before(rows, before, present)
+    known = check_starting_models(rows, before, present)
     assert known == seen(1)["seen"]
     with pytest.raises(
         UserError, match="model.init_from=/other.ckpt has trained on .* give model.init_from a model of"
     ):
-        refuse_seen_before(rows, {"model.init_from=/other.ckpt": seen(2)}, present)
-    both = refuse_seen_before(rows, {"model.init_from=/other.ckpt": seen(2)}, present, allow=True)
+        check_starting_models(rows, {"model.init_from=/other.ckpt": seen(2)}, present)
+    both = check_starting_models(rows, {"model.init_from=/other.ckpt": seen(2)}, present, allow=True)
     assert set(both["train"]) == set(seen(1)["seen"]["train"]) | set(seen(2)["seen"]["train"])
     third, there = folder(1)
     with pytest.raises(UserError, match="trained on 4 of the 4"):  # through the run in between
-        refuse_seen(third[third["split"] == "test"], seen(1, seen=both), there, "g", "")
-    old = refuse_seen_before(rows, {"model.init_from=/private/last.ckpt": {"dataset": "d"}}, present)
+        check_patient_leakage(third[third["split"] == "test"], seen(1, seen=both), there, "g", "")
+    old = check_starting_models(rows, {"model.init_from=/private/last.ckpt": {"dataset": "d"}}, present)
     assert old["unknown"] == ["last.ckpt"]
 
 
 def test_models_that_do_not_say_are_warned_of_and_old_phantoms_known_by_their_population(caplog):
     rows, present = phantom_rows(), phantoms(0)
     test, train = rows[rows["split"] == "test"], rows[rows["split"] == "train"]
-    assert refuse_seen(test, phantoms(0), present, "old.ckpt", "") == {"train": 0, "val": 0, "unknown": 1}
+    assert check_patient_leakage(test, phantoms(0), present, "old.ckpt", "") == {"train": 0, "val": 0, "unknown": 1}
     assert "old.ckpt does not say" in caplog.text
     with pytest.raises(UserError, match="trained on 5 of the 8"):
-        refuse_seen(train, phantoms(0), present, "old.ckpt", "")
+        check_patient_leakage(train, phantoms(0), present, "old.ckpt", "")
     caplog.clear()
     known = phantoms(0) | {
-        "seen": refuse_seen_before(rows, {"vqgan": phantoms(0) | {"seen": seen_by(rows, present)}}, present)
+        "seen": check_starting_models(rows, {"vqgan": phantoms(0) | {"seen": seen_patients(rows, present)}}, present)
     }
-    assert refuse_seen(test, known, present, "new", "")["train"] == 0 and not caplog.records
+    assert check_patient_leakage(test, known, present, "new", "")["train"] == 0 and not caplog.records
     assert len(known["seen"]["phantoms"]) == 1 and not known["seen"]["train"]
     real, there = folder(0)
-    assert refuse_seen(real, known, there, "new", "")["train"] == 0  # a phantom is no patient
+    assert check_patient_leakage(real, known, there, "new", "")["train"] == 0  # a phantom is no patient

@@ -8,16 +8,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from evaluation_fakes import FakeDataModule, FakePipeline, chest_world, oracle, protocol
+from evaluation_fakes import FakeDataModule, FakePipeline, chest_world, evaluate, oracle, protocol
 from scipy import stats
 
 from common.errors import UserError
 from common.files import ROOT
 from evaluation.scoring.comparison import compare, read_result, table
-from evaluation.scoring.evaluator import evaluate
 
 
-def judge(folder: Path, noise: float, samples: int = 2, seed: int = 3, window=(-1000.0, 1000.0), cases=None) -> Path:
+def evaluated(
+    folder: Path, noise: float, samples: int = 2, seed: int = 3, window=(-1000.0, 1000.0), cases=None
+) -> Path:
     test = chest_world(8, seed)
     data = FakeDataModule(chest_world(4, 1), chest_world(2, 2), test, protocol(window=window))
     pipeline = FakePipeline(oracle(data.test), data.protocol(), noise=noise)
@@ -28,7 +29,7 @@ def judge(folder: Path, noise: float, samples: int = 2, seed: int = 3, window=(-
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
     folder = tmp_path_factory.mktemp("compare")
-    return {"clean": judge(folder / "clean", 20.0), "noisy": judge(folder / "noisy", 60.0)}
+    return {"clean": evaluated(folder / "clean", 20.0), "noisy": evaluated(folder / "noisy", 60.0)}
 
 
 def changed(result, tmp_path, edit) -> Path:
@@ -146,7 +147,7 @@ def test_missing_files_name_the_remedy(results, tmp_path):
 
 
 def test_one_case_has_a_difference_and_no_interval(tmp_path):
-    paths = [judge(tmp_path / name, noise, cases=1) for name, noise in (("one", 20.0), ("two", 60.0))]
+    paths = [evaluated(tmp_path / name, noise, cases=1) for name, noise in (("one", 20.0), ("two", 60.0))]
     result = compare(*(read_result(k, path) for k, path in zip("ab", paths, strict=True)))
     assert result["differences"]["psnr"]["low"] is None and result["differences"]["psnr"]["mean"] > 5
     assert "one patient" in table(result) and "better" not in table(result)

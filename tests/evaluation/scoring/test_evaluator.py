@@ -9,19 +9,20 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from evaluation_fakes import FakeCases, FakeDataModule, FakePipeline, chest_world, oracle, protocol
+from evaluation_fakes import FakeCases, FakeDataModule, FakePipeline, chest_world, evaluate, oracle, protocol
 from phantom_sources import phantom_source
 
 from common.errors import UserError
 from dataset.imaging.hu_window import Window
 from ddpm.checkpoint.read import read
+from evaluation.generation.model_inputs import ModelInputs
 from evaluation.generation.open_pipeline import SHIPPED, find_checkpoint, resolve_device, set_sampler
-from evaluation.generation.sample import sample_volumes
+from evaluation.generation.sample import Sampling, sample_volumes
 from evaluation.protocol.data_checks import check_protocol
-from evaluation.protocol.leakage import refuse_seen, seen_by
+from evaluation.protocol.leakage import check_patient_leakage, seen_patients
 from evaluation.reporting.html_report import write_report
 from evaluation.reporting.plots import loss_curves
-from evaluation.scoring.evaluator import METHODS, evaluate
+from evaluation.scoring.evaluator import METHODS
 from evaluation.scoring.score_cases import METRICS, Shared, score_case
 from evaluation.scoring.summary import sentence
 
@@ -228,7 +229,7 @@ def test_data_of_another_protocol_are_refused(caplog):
 def test_a_model_is_not_judged_on_its_training_patients_unless_asked(tmp_path, caplog):
     data = FakeDataModule(chest_world(4, 1), chest_world(2, 2), chest_world(2, 3))
     rows = data.test.rows.assign(split="train")
-    pipeline = FakePipeline(oracle(data.test), {**data.protocol(), "seen": seen_by(rows, {})})
+    pipeline = FakePipeline(oracle(data.test), {**data.protocol(), "seen": seen_patients(rows, {})})
     with pytest.raises(UserError, match=r"checkpoint=.* has trained on 2 of the 2 patients.*allow_seen_patients=true"):
         evaluate(data, pipeline, tmp_path / "refused", samples=1, nifti=0)
     assert not (tmp_path / "refused").exists()
@@ -241,7 +242,7 @@ def test_the_shipped_weights_are_judged_on_phantoms_with_a_warning(caplog):
     trained = read(SHIPPED).protocol
     source = phantom_source(train=2, val=1, test=3, seed=trained["seed"])
     test = source.rows[source.rows["split"] == "test"]
-    assert refuse_seen(test, trained, source.describe(), str(SHIPPED), "")["train"] == 0
+    assert check_patient_leakage(test, trained, source.describe(), str(SHIPPED), "")["train"] == 0
     assert "does not say which patients" in caplog.text
 
 
@@ -303,11 +304,11 @@ def test_the_shipped_weights_serve_only_where_nothing_was_trained_or_named(tmp_p
 
 def test_batches_hold_so_many_volumes_and_do_not_change_them():
     cases = chest_world(5, 3)
-    xrays = torch.stack([cases.case(i)["xray"].float().unsqueeze(1) for i in range(5)])
     drawn = {}
     for batch_size in (1, 4, 100):
         pipeline = FakePipeline(oracle(cases), protocol())
-        parts = list(sample_volumes(pipeline, xrays, None, list("abcde"), 2, batch_size, seed=7))
+        inputs = ModelInputs.of_cases((cases.case(i) for i in range(5)), pipeline)
+        parts = list(sample_volumes(pipeline, inputs, list("abcde"), Sampling(2, 7, batch_size)))
         assert pipeline.calls == {1: 5, 4: 3, 100: 1}[batch_size]
         assert [i for part, _ in parts for i in part] == list(range(5))
         drawn[batch_size] = torch.cat([volumes for _, volumes in parts])

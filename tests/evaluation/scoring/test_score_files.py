@@ -4,7 +4,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from evaluation_fakes import SPACING, FakeCases, FakeDataModule, FakePipeline, chest_world, oracle
+from evaluation_fakes import SPACING, FakeCases, FakeDataModule, FakePipeline, chest_world, evaluate, oracle
 from torchvision.models import alexnet
 
 from common.errors import UserError
@@ -12,7 +12,6 @@ from dataset.imaging.geometry import nifti_affine
 from dataset.imaging.hu_window import Window
 from evaluation.metrics import lpips as perceptual
 from evaluation.metrics.totalsegmentator import ORGANS, read_organs
-from evaluation.scoring.evaluator import evaluate
 from evaluation.scoring.score_cases import score_case
 
 SIZE = (8, 10, 12)

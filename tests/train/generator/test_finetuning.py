@@ -15,7 +15,7 @@ from ddpm.checkpoint.load import load_pipeline
 from ddpm.checkpoint.read import read
 from ddpm.checkpoint.write import component
 from ddpm.xray_encoder import TorchXRayVisionEncoder
-from evaluation.protocol.leakage import seen_by
+from evaluation.protocol.leakage import seen_patients
 from train.generator.finetuning import Origin
 from vq_gan_3d import VQGAN3D
 
@@ -144,7 +144,7 @@ def test_another_folds_run_or_vqgan_is_not_started_from(people, train, vae, tmp_
     rows, protocol = folder_source(people, n_folds=3, fold=0).rows, {"dataset": "default"}
     network = VQGAN3D(n_hiddens=8, n_codes=16, embedding_dim=4)
     header = {"format": 1, "stage": "vqgan", "components": {"vqgan": component(network, "vqgan.")}}
-    header["protocol"] = protocol | {"seen": seen_by(rows, protocol)}
+    header["protocol"] = protocol | {"seen": seen_patients(rows, protocol)}
     weights = {f"vqgan.{name}": value for name, value in network.state_dict().items()}
     (tmp_path / "vqgan").mkdir()
     torch.save({"header": header, "state_dict": weights}, tmp_path / "vqgan" / "last.ckpt")
