@@ -229,9 +229,10 @@ def test_the_snippet_of_the_readme_gives_the_volume_of_the_command(tmp_path, mon
     import torch
     from PIL import Image
 
-    from dataset.sources.phantom import PhantomSource
+    from dataset.sources.phantom import PhantomSource, Population
+    from dataset.sources.settings import Geometry, Xrays
 
-    source = PhantomSource(train=1, val=1, test=1, volume_size=(32, 32, 32), xray_size=(128, 128))
+    source = PhantomSource(Population(train=1, val=1, test=1), Geometry((32, 32, 32)), Xrays((128, 128)))
     xray = source.build(source.rows.to_dict("records")[0])["xray"][0].float()
     Image.fromarray((255 * xray).byte().numpy()).save(tmp_path / "chest.png")
     (tmp_path / "assets").symlink_to(ROOT / "assets")
