@@ -1,6 +1,8 @@
 """The documentation agrees with the repository: links, paths, config keys, commands, lengths, generated parts."""
 
+import ast
 import importlib.util
+import inspect
 import json
 import re
 import shlex
@@ -214,11 +216,16 @@ def python_snippet() -> str:
     return next(code for kind, code in FENCE.findall(text(ROOT / "README.md")) if kind == "python")
 
 
-def test_the_snippet_of_the_readme_is_short_and_imports():
+def test_the_snippet_of_the_readme_is_short_and_calls_what_exists():
     lines = [line for line in python_snippet().splitlines() if line.strip()]
     imports = [line for line in lines if line.startswith(("import ", "from "))]
     assert len(lines) <= 8
-    exec("\n".join(imports), {})
+    names: dict = {}
+    exec("\n".join(imports), names)
+    for call in ast.walk(ast.parse("\n".join(lines))):
+        if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id in names:
+            options = dict.fromkeys(word.arg for word in call.keywords)
+            inspect.signature(names[call.func.id]).bind(*call.args, **options)
 
 
 @pytest.mark.slow
