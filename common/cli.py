@@ -91,7 +91,7 @@ def _guard(main: Callable[[DictConfig], None]) -> Callable[[DictConfig], None]:
         except UserError as error:
             _stop(user_message(str(error)))
         except KeyboardInterrupt:
-            _stop("interrupted; the same command goes on with what is missing, a training with model.resume=auto")
+            _stop("interrupted; the same command continues, a training with model.resume=auto")
         except InstantiationException as error:  # a constructor rejected a value
             cause = error.__cause__
             if not isinstance(cause, ValueError | TypeError | UserError | ImportError):

@@ -196,8 +196,8 @@ def _step(slices: list[_Slice], name: str) -> np.ndarray:
         missing = int(np.rint(gaps[odd] / usual - 1).sum())
         slice_is = "a slice is" if missing == 1 else f"{missing} slices are"
         raise UserError(
-            f"{name}: {slice_is} missing or damaged in the series: a gap of {gaps.max():.4g} mm where slices usually "
-            f"lie {usual:.4g} mm apart; export the whole series again"
+            f"{name}: {slice_is} missing or damaged in the series: a gap of {gaps.max():.4g} mm where slices are "
+            f"usually {usual:.4g} mm apart; export the whole series again"
         )
     if odd.any():
         raise UserError(

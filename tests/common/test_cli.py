@@ -1,4 +1,4 @@
-"""The decorator of the commands refuses what no command can use, in one line, before anything is done."""
+"""The command decorator rejects invalid values in one line before the command runs."""
 
 import pytest
 from omegaconf import OmegaConf
@@ -7,7 +7,7 @@ from common.cli import _guard
 
 
 @pytest.mark.parametrize("key", ["seed", "model.seed", "dataset.seed", "generate_seed", "classifier.generate_seed"])
-def test_a_negative_seed_is_refused_before_the_command_starts(key, capsys):
+def test_a_negative_seed_is_rejected_before_the_command_starts(key, capsys):
     called = []
     cfg = OmegaConf.create()
     OmegaConf.update(cfg, key, -3, force_add=True)

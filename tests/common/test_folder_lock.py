@@ -15,7 +15,7 @@ def other(folder, then: str = "") -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, "-c", CODE.format(then=then), str(folder)], capture_output=True, text=True)
 
 
-def test_another_process_is_refused_until_the_folder_is_given_back(tmp_path):
+def test_another_process_is_rejected_until_the_folder_is_released(tmp_path):
     hold(tmp_path / "run", "output")
     hold(tmp_path / "run", "output")  # this process has it already
     done = other(tmp_path / "run")

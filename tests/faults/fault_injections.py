@@ -196,7 +196,7 @@ def starve_builder(case: int) -> None:
 
 
 def spoil_at_step(step: int, how: str, also: str | None = None) -> None:
-    """Before that step all cases on disk are spoilt, and the folder `also` is emptied."""
+    """Before that step all cases on disk are damaged, and the folder `also` is emptied."""
     from pathlib import Path
 
     import torch

@@ -1,4 +1,4 @@
-"""A run resumed under another config: the differences are listed, and it stops unless told to go on."""
+"""A run resumed with another config lists the differences and stops unless an option continues it."""
 
 import pytest
 from omegaconf import OmegaConf
@@ -6,7 +6,7 @@ from omegaconf import OmegaConf
 
 @pytest.mark.slow
 @pytest.mark.parametrize("training", ["vqgan", "ddpm"], indirect=True)
-def test_differences_are_listed_until_told_to_go_on(training):
+def test_differences_are_listed_and_stop_the_run(training):
     first = training.start(kill_in_checkpoint={"moment": "after_rename", "count": 2})
     assert first.wait() == -9
     rate = {"vqgan": "lr", "ddpm": "train_lr"}[training.stage]

@@ -1,4 +1,4 @@
-"""Files that vanish or change on the disk: found by length or checksum, then made again or replaced."""
+"""Missing and changed files are detected by length or checksum, then made again or replaced."""
 
 import os
 
@@ -38,7 +38,7 @@ def own_cache(server, tmp_path) -> Training:
 
 
 @pytest.mark.parametrize("how", WAYS)
-def test_a_case_spoilt_before_the_start(own_cache, how):
+def test_a_case_damaged_before_the_start(own_cache, how):
     before = own_cache.weights()
     cases = contents(own_cache.place / "cache")
     own_cache.forget()
@@ -52,7 +52,7 @@ def test_a_case_spoilt_before_the_start(own_cache, how):
 
 @pytest.mark.parametrize("workers", [pytest.param(0, marks=FIRST), pytest.param(1, marks=SECOND)])
 @pytest.mark.parametrize("how", WAYS)
-def test_a_case_spoilt_while_training(own_cache, how, workers):
+def test_a_case_damaged_while_training(own_cache, how, workers):
     """The volume itself, where it is read at every step: its checksum is compared each time."""
     before = own_cache.weights()
     cases = contents(own_cache.place / "cache")
@@ -73,7 +73,7 @@ def test_volumes_in_memory_outlive_their_files(own_cache):
 
 
 @pytest.mark.slow
-def test_a_case_whose_source_has_gone_too(server, tmp_path):
+def test_a_case_whose_source_is_missing_too(server, tmp_path):
     """Nothing can be made again: one line that names the file."""
     from chest_files import save_nifti
 
@@ -85,13 +85,13 @@ def test_a_case_whose_source_has_gone_too(server, tmp_path):
                                ("dataset.train", "dataset.val", "dataset.test"))]  # fmt: skip
     training.start().fine()
     training.forget()
-    spoilt = {"step": 3, "how": "gone", "also": str(tmp_path / "data")}
-    line = training.start("model.cache_volumes_gb=0", spoil_at_step=spoilt).refusal()
+    damaged = {"step": 3, "how": "gone", "also": str(tmp_path / "data")}
+    line = training.start("model.cache_volumes_gb=0", spoil_at_step=damaged).refusal()
     assert "scan" in line and "no such file" in line.lower()
 
 
 @pytest.mark.parametrize("how", [pytest.param("changed", marks=FIRST), pytest.param("cut", marks=FIRST)])
-def test_spoilt_latents_are_encoded_again(server, whole_vqgan, tmp_path, how):
+def test_damaged_latents_are_encoded_again(server, whole_vqgan, tmp_path, how):
     words = [*DATA, *DDPM, f"dataset.cache_dir={tmp_path}/cache", f"model.vqgan_ckpt={whole_vqgan.last}"]
     server.start("train/encode_latents.py", *words, place=tmp_path).fine()
     (home,) = tmp_path.glob("cache/*/latents-*")
@@ -105,7 +105,7 @@ def test_spoilt_latents_are_encoded_again(server, whole_vqgan, tmp_path, how):
 @pytest.mark.parametrize("training", [pytest.param("vqgan", marks=FIRST), pytest.param("ddpm", marks=SECOND)],
                          indirect=True)  # fmt: skip
 @pytest.mark.parametrize("how", ["cut", "empty", "changed", "gone"])
-def test_a_spoilt_checkpoint_gives_way_to_the_one_before(training, how, request):
+def test_a_damaged_checkpoint_is_replaced_by_the_previous_one(training, how, request):
     if how in ("empty", "gone") and training.stage == "vqgan":
         pytest.skip("continuous integration runs two of each kind: the second stage runs all")
     command = training.start(kill_in_checkpoint={"moment": "after_rename", "count": 4})

@@ -14,7 +14,7 @@ STAGES = pytest.mark.parametrize("training", ["vqgan", "ddpm"], indirect=True)
 
 
 def ended(command, number: int) -> str:
-    """The line of a command that was told to end."""
+    """The line of a terminated command."""
     shared = max(1.0, os.getloadavg()[0] / len(os.sched_getaffinity(0)))  # other work takes its share of the time
     start = time.monotonic()
     command.signal(number)
@@ -72,5 +72,5 @@ def test_other_commands_end_with_a_line(name, server, whole_vqgan, tmp_path):
     command = server.start("train/train_vqgan.py", *words, f"dataset.cache_dir={tmp_path}/cache", place=tmp_path,
                            slow_files={"seconds": 0.5})  # fmt: skip
     command.until(lambda: list(tmp_path.glob("cache/*/cases/phantom*")))
-    assert "interrupted; the same command goes on" in ended(command, BOTH[name])
+    assert "interrupted; the same command" in ended(command, BOTH[name])
     assert not [path for path in tmp_path.glob("cache/*/cases/*") if path.name.startswith(".")]

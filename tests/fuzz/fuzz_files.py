@@ -1,4 +1,4 @@
-"""Damaged files out of good ones: bytes changed, cut off, doubled or put in, numbers of headers set to extremes."""
+"""Damaged copies of valid files: bytes changed, truncated, repeated or inserted, header numbers set to extremes."""
 
 import os
 import struct

@@ -1,4 +1,4 @@
-"""Small good files of every kind that a user gives."""
+"""Small valid files of every input format."""
 
 import io
 import json

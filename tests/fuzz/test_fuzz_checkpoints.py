@@ -1,4 +1,4 @@
-"""Whatever bytes or headers a checkpoint holds: a model, or a refusal in a line; and nothing in it is run."""
+"""Any bytes or headers of a checkpoint give a model or a one-line error, and execute no code."""
 
 import json
 
@@ -81,6 +81,6 @@ def test_pickled_networks(folder, data):
 
 
 @pytest.mark.parametrize("file", kept("checkpoints"), ids=lambda file: file.name)
-def test_what_once_broke_a_reader(file):
+def test_regressions(file):
     refused_or(model, file)
     refused_or(load_pipeline, file)

@@ -1,4 +1,4 @@
-"""Whatever bytes a file holds, its reader gives a picture, a volume or a table as it should be, or refuses it."""
+"""Readers return a valid image, volume or table for any bytes, or raise UserError."""
 
 import warnings
 
@@ -101,7 +101,7 @@ def test_manifests_of_any_text(folder, cell, columns):
 
 
 @pytest.mark.parametrize("file", kept("readers"), ids=lambda file: file.name)
-def test_what_once_broke_a_reader(file):
+def test_regressions(file):
     read = {".csv": table, ".nii": volume, ".gz": volume}.get(file.suffix, picture)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -1,4 +1,4 @@
-"""Laws of the X-ray: where shadows fall, path lengths, gradients, mirrors, and the one grey scale."""
+"""Laws of the DRR: projection, path lengths, gradients, mirror images, grey scale."""
 
 import time
 
@@ -28,7 +28,7 @@ def centroid(image: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize("azimuth, elevation", [(0, 0), (90, 0), (180, 0), (35, 12), (-60, -20)])
 @pytest.mark.parametrize("centre", [(35.0, 20.0, 40.0), (-30.0, -25.0, -35.0), (0.0, 30.0, -45.0)])
-def test_a_shadow_falls_where_project_says(azimuth, elevation, centre):
+def test_a_shadow_agrees_with_project(azimuth, elevation, centre):
     pose = make_pose(EXTENT, azimuth, elevation)
     pose[4:7] = torch.tensor([6.0, -9.0, 4.0])  # an isocentre that is not the centre
     pose[7:9] = torch.tensor([260.0, 300.0])  # a field that is not square
@@ -94,11 +94,11 @@ def test_the_gradient_is_that_of_finite_differences():
     assert (gradient != 0).all()
 
 
-def test_air_casts_no_shadow_and_whole_numbers_are_taken():
+def test_air_has_no_shadow_and_integers_are_accepted():
     assert line_integrals(torch.full(SIZE, -1024, dtype=torch.int16), SPACING, make_pose(EXTENT)).abs().max() == 0
 
 
-def test_rays_cast_in_bands_are_the_same_rays(monkeypatch):
+def test_rendering_in_bands_changes_nothing(monkeypatch):
     hu, pose = ball((20.0, 10.0, 40.0)), make_pose(EXTENT)
     whole = line_integrals(hu, SPACING, pose, (64, 48))
     monkeypatch.setattr(drr, "_SAMPLES_PER_CHUNK", 10_000)
@@ -131,7 +131,7 @@ def test_speed():
         (torch.zeros(8, 8, 8), SPACING, make_pose(EXTENT), (0, 8), "size"),
     ],
 )
-def test_input_that_cannot_be_is_refused(hu, spacing, pose, size, words):
+def test_invalid_input_is_rejected(hu, spacing, pose, size, words):
     with pytest.raises(ValueError, match=words):
         line_integrals(hu, spacing, pose, size)
 
@@ -143,7 +143,7 @@ def test_scale_does_not_depend_on_gain_and_offset_of_the_detector():
     assert scale_xray(image).min() == 0 and scale_xray(image).max() == 1
 
 
-def test_scale_stands_a_few_burnt_pixels():
+def test_scale_is_robust_to_a_few_saturated_pixels():
     torch.manual_seed(0)
     image = torch.rand(100, 100)
     burnt = image.clone()
@@ -151,7 +151,7 @@ def test_scale_stands_a_few_burnt_pixels():
     assert (scale_xray(burnt) - scale_xray(image))[1:].abs().max() < 0.01
 
 
-def test_scale_ignores_what_lies_outside_the_field():
+def test_scale_ignores_pixels_outside_the_field():
     torch.manual_seed(0)
     image = torch.rand(64, 64)
     field = torch.zeros(64, 64, dtype=torch.bool)
@@ -163,7 +163,7 @@ def test_scale_ignores_what_lies_outside_the_field():
     assert torch.allclose(scale_xray(image, field)[10:50, 5:60], scale_xray(image[10:50, 5:60]))
 
 
-def test_each_image_of_a_batch_is_scaled_on_its_own():
+def test_each_image_of_a_batch_is_scaled_separately():
     torch.manual_seed(0)
     images = torch.rand(2, 3, 16, 16) * torch.tensor([1.0, 50.0])[:, None, None, None]
     scaled = scale_xray(images)
@@ -171,7 +171,7 @@ def test_each_image_of_a_batch_is_scaled_on_its_own():
     assert torch.equal(scaled[1, 2], scale_xray(images[1, 2]))
 
 
-def test_scale_refuses_an_image_that_shows_nothing():
+def test_scale_rejects_an_image_without_content():
     with pytest.raises(ValueError, match="constant"):
         scale_xray(torch.full((8, 8), 3.0))
     with pytest.raises(ValueError, match="NaN"):

@@ -38,20 +38,20 @@ def test_the_heart_is_larger_in_ap_than_in_pa():
     assert ratio["PA"] < 1 < ratio["AP"]
 
 
-def test_distance_and_detector_are_what_was_asked_for():
+def test_distance_and_detector_follow_the_options():
     pose = DrrSettings(source_detector=1500.0, field=(350.0, 430.0)).poses(EXTENT)[0]
     assert pose[0] == 1500.0 and pose[7:9].tolist() == [350.0, 430.0]
     assert DrrSettings(view="AP").poses(EXTENT)[0, 0] == 1200.0
     assert DrrSettings(view="AP", field=(350.0, 430.0)).poses(EXTENT)[0, 7:9].tolist() == [350.0, -430.0]
 
 
-def test_views_spread_over_half_a_turn_and_begin_with_the_frontal():
+def test_views_spread_over_180_degrees_from_the_frontal():
     np.testing.assert_allclose(DrrSettings().poses(EXTENT, 2)[:, 2], [0, 90])
     np.testing.assert_allclose(DrrSettings().poses(EXTENT, 3)[:, 2], [0, 60, 120])
     np.testing.assert_allclose(DrrSettings(view="AP").poses(EXTENT, 2)[:, 2], [180, 90])
 
 
-def test_the_linear_picture_is_beer_and_lamberts_exponential():
+def test_the_linear_image_is_the_beer_lambert_transmission():
     hu, pose = ball((20.0, 10.0, 40.0)), DrrSettings().poses(EXTENT)
     linear = render_xray(hu, SPACING, pose, (64, 64), image="linear")[0]
     expected = scale_xray(1.0 - torch.exp(-line_integrals(hu, SPACING, pose[0], (64, 64))))
@@ -59,7 +59,7 @@ def test_the_linear_picture_is_beer_and_lamberts_exponential():
     assert not torch.allclose(linear, render_xray(hu, SPACING, pose, (64, 64))[0], atol=0.02)
 
 
-def test_iodine_is_removed_only_where_asked(monkeypatch):
+def test_iodine_is_removed_only_on_request(monkeypatch):
     monkeypatch.setattr("dataset.imaging.drr_options.remove_iodine", lambda hu, spacing: np.minimum(hu, 40.0))
     volume = Volume(ball((0.0, 0.0, 0.0), 30.0).numpy(), SPACING)
     images = [DrrSettings(remove_iodine=r).render(volume, DrrSettings().poses(EXTENT), (48, 48)) for r in (0, 1)]
@@ -81,6 +81,6 @@ def test_wrong_options_name_their_key(options, key):
         DrrSettings(**options)
 
 
-def test_a_source_inside_the_patient_is_refused():
+def test_a_source_inside_the_patient_is_rejected():
     with pytest.raises(UserError, match="dataset.drr_distance=200"):
         DrrSettings(source_detector=200).poses(EXTENT)

@@ -30,7 +30,7 @@ def test_camera_axes_are_orthonormal(azimuth, elevation):
 
 
 @pytest.mark.parametrize("azimuth, elevation", ANGLES)
-def test_the_isocentre_lands_in_the_middle_and_the_source_is_where_it_should_be(azimuth, elevation):
+def test_the_isocentre_projects_to_the_centre_of_the_field(azimuth, elevation):
     pose = make_pose(EXTENT, azimuth, elevation)
     pose[4:7] = torch.tensor([11.0, -7.0, 5.0])
     assert torch.allclose(project(pose[4:7], pose), torch.zeros(2), atol=1e-6)
@@ -61,7 +61,7 @@ def test_magnification_is_the_ratio_of_the_distances():
 
 
 @pytest.mark.parametrize("azimuth", [0.0, 90.0, 180.0, -90.0])
-def test_the_field_just_holds_the_volume(azimuth):
+def test_the_field_fits_the_volume(azimuth):
     corners = torch.cartesian_prod(*[torch.tensor([-e / 2, e / 2]) for e in EXTENT])
     reach = project(corners, make_pose(EXTENT, azimuth)).abs().max()
     assert reach == pytest.approx(1.0, abs=1e-4)
@@ -73,7 +73,7 @@ def test_only_unknown_poses_are_filled():
     assert torch.equal(filled[0], known) and torch.equal(filled[1], make_pose(EXTENT))
 
 
-def test_an_incomplete_pose_is_filled_by_the_view_it_names():
+def test_an_incomplete_pose_is_filled_by_its_view():
     poses = unknown_pose(4, ["PA", "lateral", "AP"])
     assert poses[:, 2].tolist()[:3] == [0.0, 90.0, 180.0] and poses[3].isnan().all()
     filled = fill_unknown(poses, EXTENT)
@@ -83,7 +83,7 @@ def test_an_incomplete_pose_is_filled_by_the_view_it_names():
     assert torch.equal(batch[2], filled)
 
 
-def test_another_view_is_refused():
+def test_another_view_is_rejected():
     with pytest.raises(ValueError, match="view=oblique: choose PA, AP, lateral"):
         view_pose(EXTENT, "oblique")
 
@@ -96,7 +96,7 @@ def test_voxel_centres_fill_the_extent_around_zero():
     assert torch.allclose(centres[0, 0, 0], torch.tensor([-15.0, -20.0, -25.0]))
 
 
-def test_the_affine_puts_the_middle_and_the_axes_where_they_belong():
+def test_the_affine_has_the_centre_and_the_axes():
     spacing, size, centre = (2.0, 0.7, 0.8), (30, 40, 51), (5.0, -6.0, 7.0)
     affine = nifti_affine(spacing, centre, size)
     middle = np.array([(size[2] - 1) / 2, (size[1] - 1) / 2, (size[0] - 1) / 2, 1.0])

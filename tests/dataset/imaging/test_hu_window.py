@@ -22,7 +22,7 @@ def test_the_map_is_linear_and_clips():
     assert torch.allclose(window.denormalise(torch.tensor([-5.0, 5.0])), torch.tensor([-1000.0, 1000.0]))
 
 
-def test_stored_whole_numbers_give_what_floats_give_and_stay_as_they_are():
+def test_integers_give_the_same_as_floats_and_stay_unchanged():
     hu = torch.tensor([-1024, -999, 0, 37, 3071], dtype=torch.int16)
     kept = hu.clone()
     assert torch.equal(Window(-1000, 1000).normalise(hu), Window(-1000, 1000).normalise(hu.float()))
@@ -41,11 +41,11 @@ def test_a_window_by_name_by_numbers_and_by_itself():
 
 
 @pytest.mark.parametrize("value", ["lung", [1], [1, 2, 3], [500, -200], [7, 7]])
-def test_a_window_that_cannot_be_names_the_key(value):
+def test_an_invalid_window_names_the_key(value):
     with pytest.raises(UserError, match="dataset.window"):
         Window.parse(value)
 
 
-def test_a_window_that_cuts_the_lungs_forbids_re_projection():
+def test_a_window_that_clips_the_lungs_forbids_reprojection():
     assert Window.parse("wide").keeps_line_integrals and Window.parse("lidc").keeps_line_integrals
     assert not Window.parse("ctpa").keeps_line_integrals

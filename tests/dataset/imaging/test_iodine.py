@@ -1,4 +1,4 @@
-"""Iodine is found where phantoms have it, bone stays, and the X-ray made without it is nearer to the plain one's."""
+"""Iodine is detected in phantoms without bone, and a DRR without it is closer to the unenhanced one."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ def phantom(request):
     return render_phantom(request.param, size=(64, 64, 64))
 
 
-def test_iodine_is_found_and_bone_is_not_taken_for_it(phantom):
+def test_iodine_is_detected_and_bone_is_not(phantom):
     true = (phantom.hu > 150) & (phantom.hu_plain <= 150)
     found, bone = iodine_mask(phantom.hu, phantom.spacing), phantom.labels == LABELS["bone"]
     assert (found & true).sum() > 0.7 * true.sum()
@@ -24,7 +24,7 @@ def test_iodine_is_found_and_bone_is_not_taken_for_it(phantom):
     assert ((phantom.hu > 150) & ~found & bone).sum() > 0.97 * (bone & (phantom.hu > 150)).sum()
 
 
-def test_without_iodine_the_xray_is_nearer_to_the_plain_one(phantom):
+def test_without_iodine_the_xray_is_closer_to_the_unenhanced_one(phantom):
     pose = make_pose(tuple(n * s for n, s in zip(phantom.hu.shape, phantom.spacing, strict=True)))[None]
     cleaned = remove_iodine(phantom.hu, phantom.spacing)
     shown, removed, plain = (
@@ -36,12 +36,12 @@ def test_without_iodine_the_xray_is_nearer_to_the_plain_one(phantom):
     assert np.array_equal(cleaned[phantom.hu < 0], np.asarray(phantom.hu, dtype=np.float32)[phantom.hu < 0])
 
 
-def test_the_amount_tells_a_contrast_ct(phantom):
+def test_the_volume_identifies_a_contrast_ct(phantom):
     assert iodine_ml(phantom.hu, phantom.spacing) > 3 * CONTRAST_ML
     assert iodine_ml(phantom.hu_plain, phantom.spacing) < CONTRAST_ML
 
 
-def test_without_lungs_nothing_is_called_iodine():
+def test_without_lungs_the_mask_is_empty():
     hu = np.full((12, 12, 12), 40.0)
     hu[4:8, 4:8, 4:8] = 400
     assert not iodine_mask(hu, (4.0, 4.0, 4.0)).any()

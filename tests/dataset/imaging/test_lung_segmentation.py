@@ -1,4 +1,4 @@
-"""The lung mask follows the lungs of phantoms and of real chests, and takes neither trachea, table, bowel nor air."""
+"""The lung mask covers the lungs of phantoms and real chests, without trachea, table, bowel or air."""
 
 import time
 
@@ -91,7 +91,7 @@ def test_nothing_to_find_gives_an_empty_mask(value):
     assert mask.dtype == bool and mask.shape == (16, 16, 16) and not mask.any()
 
 
-def test_a_window_that_cuts_the_lungs_gives_an_empty_mask():
+def test_a_window_that_clips_the_lungs_gives_an_empty_mask():
     hu, _, spacing = chest()
     assert not segment_lungs(hu.clip(-200, 500), spacing).any()
 

@@ -1,4 +1,4 @@
-"""Resampling keeps every structure where it was in mm, states its grid truly, and does not alias."""
+"""Resampling keeps positions in mm, returns the right geometry and does not alias."""
 
 import numpy as np
 import pytest
@@ -34,7 +34,7 @@ GRIDS = [
 
 @pytest.mark.parametrize(("size", "spacing"), GRIDS)
 @pytest.mark.parametrize("world", [0, 1, 2])
-def test_a_coordinate_keeps_its_place(world, size, spacing):
+def test_positions_in_mm_are_preserved(world, size, spacing):
     made = resample(ramp(world), size, spacing)
     assert made.hu.shape == size
     if spacing is not None:
@@ -75,7 +75,7 @@ def test_same_grid_changes_nothing():
     np.testing.assert_allclose(made.hu, hu, atol=1e-4)
 
 
-def test_reduction_keeps_extent_and_mean():
+def test_downsampling_keeps_extent_and_mean():
     volume = Volume(np.random.default_rng(0).normal(size=(30, 64, 62)).astype(np.float32), (2.5, 0.7, 0.7), CENTRE)
     made = downsample(volume, 1.5)
     assert made.hu.shape == (30, 32, 31)
@@ -84,7 +84,7 @@ def test_reduction_keeps_extent_and_mean():
     assert downsample(volume, 0.5) is volume
 
 
-def test_another_volume_is_read_where_the_frame_lies_in_the_world():
+def test_another_volume_is_sampled_in_world_coordinates():
     z, y, x = np.meshgrid(*[np.arange(n, dtype=np.float32) for n in (20, 24, 28)], indexing="ij")
     source = Volume((10 * z + 3 * y - 5 * x).astype(np.float32), (4.0, 3.0, 2.0), (10.0, -5.0, 100.0))
     frame = Volume(np.zeros((6, 8, 10), dtype=np.float32), (5.0, 4.0, 3.0), (12.0, -2.0, 96.0))

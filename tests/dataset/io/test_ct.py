@@ -1,4 +1,4 @@
-"""Volumes come in with one orientation, HU and affine whatever the file, and go out so that others read the same."""
+"""Volumes of any file are read in one orientation with HU and affine, and written so that other readers agree."""
 
 import gzip
 import itertools
@@ -44,7 +44,7 @@ def test_axes_against_an_independent_reader(tmp_path, hu):
 
 
 @pytest.mark.parametrize("angle", [8.0, -20.0])
-def test_oblique_volume_is_turned_to_the_nearest_axes_and_keeps_its_spacing(tmp_path, hu, angle):
+def test_an_oblique_volume_is_reoriented_to_the_nearest_axes_and_keeps_its_spacing(tmp_path, hu, angle):
     c, s = np.cos(np.deg2rad(angle)), np.sin(np.deg2rad(angle))
     rotation = np.array([[c, -s, 0, 0], [s, c, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
     affine = rotation @ np.diag([-SPACING[2], -SPACING[1], SPACING[0], 1.0])

@@ -1,4 +1,4 @@
-"""CT series are found by their headers alone, told apart, and freed of what is no slice of them."""
+"""CT series are found by their headers, separated, and reduced to their own slices."""
 
 from datetime import datetime
 
@@ -33,7 +33,7 @@ def test_scattered_slices_are_one_series_and_neighbours_in_a_folder_are_two(tmp_
     assert (np.diff(found[0].heights) > 0).all() and found[0].coverage == pytest.approx(30.0)
 
 
-def test_headers_say_what_the_ranking_and_the_pairing_ask(tmp_path):
+def test_headers_have_the_values_for_ranking_and_pairing(tmp_path):
     found = one(tmp_path, patient=" P7 ", accession="A9", time=datetime(2020, 1, 2, 3, 4, 5), contrast="OMNI",
                 kernel="B40f", thickness=1.25, image_type=("DERIVED", "SECONDARY", "mip"), sex="m",
                 series_uid="1.2.9", study_uid="1.2.8")  # fmt: skip
@@ -68,11 +68,11 @@ def test_localiser_copies_and_slices_of_another_layout_are_left_out_and_counted(
         ({"extra": {"ImagePositionPatient": [0.0, 0.0, 5.0]}}, "bolus tracking: 6 images at 1 place"),
     ],
 )
-def test_what_is_no_volume_is_dropped_with_its_reason(tmp_path, options, reason):
+def test_a_series_that_is_no_volume_is_dropped_with_a_reason(tmp_path, options, reason):
     assert reason in one(tmp_path, **options).dropped
 
 
-def test_other_modalities_are_no_ct(tmp_path):
+def test_other_modalities_are_ignored(tmp_path):
     write_ct_series(tmp_path, HU, modality="MR")
     assert find_ct_series(tmp_path) == []
 
@@ -119,7 +119,7 @@ def unreadable(path, keyword):
 
 
 @pytest.mark.parametrize("keyword", ["SliceThickness", "GantryDetectorTilt"])
-def test_a_header_that_cannot_be_read_is_listed_and_ends_nothing(tmp_path, keyword):
+def test_an_unreadable_header_is_listed(tmp_path, keyword):
     write_ct_series(tmp_path / "good", HU, series_uid="1.2.1")
     for path in write_ct_series(tmp_path / "bad", HU, series_uid="1.2.2").iterdir():
         unreadable(path, keyword)
@@ -131,7 +131,7 @@ def test_a_header_that_cannot_be_read_is_listed_and_ends_nothing(tmp_path, keywo
     assert len(found[2].slices) == 6 and found[2].acquisition.thickness == 2.5
 
 
-def test_damage_to_what_tells_a_ct_from_other_files_ends_nothing(tmp_path):
+def test_damaged_modality_or_uid_is_ignored(tmp_path):
     write_ct_series(tmp_path / "good", HU, series_uid="1.2.1")
     strange = min(write_ct_series(tmp_path / "bad", HU[:2], series_uid="1.2.2").iterdir())
     data = strange.read_bytes()
@@ -152,14 +152,14 @@ def test_a_multiframe_file_is_a_series_with_a_slice_for_each_frame(tmp_path):
     assert len(found.files) == 1 and len(found.slices) == 6 and found.coverage == pytest.approx(30.0)
 
 
-def test_excluded_folders_and_links_that_point_upward_are_not_entered(tmp_path):
+def test_excluded_folders_and_link_loops_are_not_entered(tmp_path):
     write_ct_series(tmp_path / "in", HU)
     write_ct_series(tmp_path / "out", HU)
     (tmp_path / "in" / "again").symlink_to(tmp_path)
     assert len(find_ct_series(tmp_path, exclude=[tmp_path / "out"])) == 1
 
 
-def test_a_date_without_a_time_is_no_moment():
+def test_a_date_without_a_time_is_unknown():
     ds = pydicom.Dataset()
     ds.StudyDate = "20200102"
     assert time_of(ds) is None

@@ -54,7 +54,7 @@ def test_slope_and_intercept_of_each_slice(tmp_path):
 
 def test_padding_and_what_lies_below_air_become_air(tmp_path):
     deep = np.where(CORNERS, -3000, HU)
-    for name, options in {"stated": {"padding": -2000, "padded": CORNERS}, "unstated": {}}.items():
+    for name, options in {"declared": {"padding": -2000, "padded": CORNERS}, "undeclared": {}}.items():
         volume = read(tmp_path / name, HU if options else deep, **options)
         assert (volume.hu[:, CORNERS] == -1024).all()
         assert np.abs(volume.hu - HU)[:, ~CORNERS].max() <= 1.0
@@ -71,13 +71,13 @@ def test_enhanced_multiframe(tmp_path):
     np.testing.assert_allclose(volume.affine, nifti_affine_of(HU.shape, rotation=rotation_about("x", 9)), atol=1e-3)
 
 
-def test_a_slice_that_is_there_twice_counts_once_even_under_a_new_uid(tmp_path):
+def test_a_copy_of_a_slice_counts_once_even_under_a_new_uid(tmp_path):
     write_ct_series(tmp_path, HU, series_uid="1.2.3", repeat=(4,))
     write_ct_series(tmp_path, HU[9:10], series_uid="1.2.3", prefix="again", centre=_at(9))
     assert np.abs(read_series(find_ct_series(tmp_path)[0]).hu - HU).max() <= 1.0
 
 
-def test_two_different_slices_at_one_place_are_refused(tmp_path):
+def test_two_different_slices_at_one_position_are_refused(tmp_path):
     write_ct_series(tmp_path, HU, series_uid="1.2.3")
     write_ct_series(tmp_path, HU[9:10] + 50, series_uid="1.2.3", prefix="other", centre=_at(9))
     with pytest.raises(UserError, match="two different slices at one position"):
@@ -87,7 +87,7 @@ def test_two_different_slices_at_one_place_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"skip": (7,)}, "a slice is missing .* gap of 12 mm where slices usually lie 6 mm"),
+        ({"skip": (7,)}, "a slice is missing .* gap of 12 mm where slices are usually 6 mm"),
         ({"skip": (7, 8, 12)}, "3 slices are missing"),
         ({"without_pixels": (3,)}, "header but no pixel data"),
         ({"gantry_tilt": 15.0}, "gantry tilt.*15.0 degrees"),

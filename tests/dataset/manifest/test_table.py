@@ -1,4 +1,4 @@
-"""The manifest refuses a table that would train on a lie, and splits patients fairly and for good."""
+"""The manifest rejects invalid tables; splits are stratified by label and stable."""
 
 import pandas as pd
 import pytest
@@ -118,7 +118,7 @@ def test_given_and_known_splits_stay_when_the_folder_grows():
     assert made["split"].tolist()[:2] == ["test", "test"]  # what the table says wins, for the whole patient
 
 
-def test_the_volumes_to_generate_may_stand_in_another_column(tmp_path):
+def test_the_volumes_to_generate_may_be_in_another_column(tmp_path):
     path = table(tmp_path / "m.csv", "id,patient,plain,angio\n1,1,a.nii,b.nii\n")
     assert read_manifest(path, target_column="angio")["ct"].tolist() == ["b.nii"]
     with pytest.raises(UserError, match="column late is missing"):
@@ -156,7 +156,7 @@ def test_folds_of_the_table_and_earlier_folds_stay():
 
 
 @pytest.mark.parametrize(("n", "fold", "message"), [(2, 0, "n_folds=2"), (9, 0, "n_folds=9"), (4, 4, "fold=4")])
-def test_folds_that_cannot_be_are_refused(n, fold, message):
+def test_invalid_folds_are_rejected(n, fold, message):
     with pytest.raises(UserError, match=message):
         assign_folds(rows([f"p{i}" for i in range(8)]), n, fold)
     made = rows([f"p{i}" for i in range(8)])

@@ -1,4 +1,4 @@
-"""Laws of the phantom population: who is drawn, what they look like inside, and what an X-ray may know of it."""
+"""Laws of the phantom population: determinism, anatomy, emboli and their radiographic signs."""
 
 import time
 from functools import lru_cache
@@ -33,7 +33,7 @@ def test_the_same_seed_and_index_give_the_same_patient():
     assert first.label == again.label and isinstance(POPULATION_VERSION, int)
 
 
-def test_every_seed_and_index_is_someone_else():
+def test_every_seed_and_index_is_another_patient():
     bodies = [render_phantom(i, seed=s, size=SMALL) for s, i in [(0, 0), (0, 1), (1, 0), (1, 1), (0, 2)]]
     for i, one in enumerate(bodies):
         for other in bodies[:i]:
@@ -132,7 +132,7 @@ def test_ribs_are_ten_hoops_or_so():
     assert 7 <= ndimage.label(bone)[1] <= 13
 
 
-def test_the_share_of_emboli_is_the_one_asked_for():
+def test_the_share_of_emboli_follows_the_option():
     for share, count in ((0.0, 20), (0.3, 200), (1.0, 20)):
         found = np.mean([render_phantom(i, size=(8, 8, 8), pe_share=share).label for i in range(count)])
         assert abs(found - share) <= 3.5 * np.sqrt(share * (1 - share) / count)
@@ -180,7 +180,7 @@ def test_signs_change_the_x_ray_of_the_sick_alone():
     assert changed >= 9
 
 
-def test_patients_differ_so_much_that_their_mean_is_a_poor_answer():
+def test_patients_differ_from_their_mean():
     volumes = np.stack([patient(i, size=SMALL).hu.clip(-1000, 1000) for i in range(60)])
     mean = volumes[:40].mean(axis=0)
     psnr = 10 * np.log10(2000**2 / ((volumes[40:] - mean) ** 2).mean(axis=(1, 2, 3)))
@@ -214,6 +214,6 @@ def test_rendering_is_quick():
         ({"index": -1}, "index"),
     ],
 )
-def test_input_that_cannot_be_is_refused(options, words):
+def test_invalid_input_is_rejected(options, words):
     with pytest.raises(ValueError, match=words):
         render_phantom(**{"index": 0, **options})

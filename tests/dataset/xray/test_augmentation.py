@@ -1,4 +1,4 @@
-"""Changing a training X-ray: geometry exactly as a new projection would, the same on resuming, and in range."""
+"""Augmented X-rays agree with a new projection, are deterministic and stay in range."""
 
 import numpy as np
 import pytest
@@ -51,7 +51,7 @@ def test_the_image_shifts_by_the_given_shares():
     assert (after - before).tolist() == pytest.approx([0.1, 0.06], abs=2e-3)  # coordinates run from -1 to 1
 
 
-def test_a_moved_source_is_refused_and_a_moved_patient_has_parallax():
+def test_a_moved_source_is_rejected_and_a_moved_patient_has_parallax():
     pose = view_pose(EXTENT)
     moved = move_patient(pose, 5.0, 0.0, 1.1)
     assert moved[1] < pose[1] and moved[0] - moved[1] == pytest.approx(float(pose[0] - pose[1]), abs=1e-2)
@@ -73,7 +73,7 @@ def sample(seed=0, step=0, index=0, image=None, pose=None, **settings):
     return augmentation(**settings)(image, pose, (seed, step, index))
 
 
-def test_the_same_sample_is_the_same_and_every_other_is_another():
+def test_samples_are_determined_by_seed_step_and_index():
     first, again = sample(step=5), sample(step=5)
     torch.testing.assert_close(first, again, rtol=0, atol=0, equal_nan=True)
     for other in (sample(step=6), sample(step=5, index=1), sample(step=5, seed=1)):
@@ -87,7 +87,7 @@ def test_images_stay_in_range_and_poses_of_films_unknown():
         assert pose.shape == (2, len(POSE_FIELDS)) and pose[1].isnan().all() and not pose[0].isnan().any()
 
 
-def test_nothing_switched_on_changes_nothing():
+def test_all_changes_off_is_the_identity():
     image = scale_xray(torch.rand(1, 32, 32))
     same, pose = sample(image=image, pose=view_pose(EXTENT)[None], **OFF)
     torch.testing.assert_close(same, image, atol=1e-4, rtol=0)
@@ -95,7 +95,7 @@ def test_nothing_switched_on_changes_nothing():
 
 
 @pytest.mark.parametrize("name", sorted(OFF))
-def test_every_strength_has_an_effect(name):
+def test_every_change_has_an_effect(name):
     on = {"markers": 1.0, "lines": 1.0, "gamma": 0.5, "blur": 2.0, "local_contrast": 1.0, "collimation": 0.2}
     points = torch.linspace(0, 6, 48)
     image = scale_xray(torch.sin(points)[:, None] * torch.cos(points) + 0.1 * torch.rand(48, 48))[None]
@@ -127,7 +127,7 @@ def test_reprojection_renders_at_the_returned_pose():
     assert abs(float(pose[0, 2])) > 0.01
 
 
-def test_wrong_strengths_are_one_line():
+def test_invalid_values_name_their_key():
     with pytest.raises(UserError, match="dataset.film.blur=-1"):
         AppearanceChanges(blur=-1)
     with pytest.raises(UserError, match="reproject=true"):

@@ -1,4 +1,4 @@
-"""A film laid by its lungs: the box is found where the lungs are, and lands where the training volumes have theirs."""
+"""Lung alignment: the box matches the lungs and is mapped to that of the training volumes."""
 
 import numpy as np
 import pytest
@@ -34,7 +34,7 @@ def phantoms():
     return made
 
 
-def test_the_box_in_the_picture_is_the_shadow_of_the_box_in_the_volume(phantoms):
+def test_the_box_in_the_image_is_the_projection_of_the_box_in_the_volume(phantoms):
     found = [overlap(lung_box_in_image(xray), expected_box(box, extent)) for xray, extent, box in phantoms]
     assert np.mean(found) > 0.8 and min(found) > 0.65
 
@@ -49,7 +49,7 @@ def test_the_volume_box_follows_the_lungs():
     assert lung_box_in_volume(np.full((8, 8, 8), 40.0), (5.0, 5.0, 5.0)).isnan().all()
 
 
-def test_the_box_in_the_picture_moves_with_the_picture(phantoms):
+def test_the_box_moves_with_the_image(phantoms):
     xray, extent, _ = phantoms[3]
     first = lung_box_in_image(xray).tolist()
     pushed = LungMap((0.2, 0.8, 0.2, 0.8), (0.25, 0.75, 0.3, 0.8)).apply(xray)
@@ -59,15 +59,15 @@ def test_the_box_in_the_picture_moves_with_the_picture(phantoms):
     assert second.tolist() == pytest.approx(expected, abs=0.04)
 
 
-def test_a_map_lays_the_found_box_on_its_target():
+def test_a_map_aligns_the_found_box_with_its_target():
     image = torch.zeros(100, 100)
     image[20:60, 30:80] = 1.0
-    laid = LungMap((0.2, 0.6, 0.3, 0.8), (0.5, 0.9, 0.1, 0.35)).apply(image)
-    assert laid[52:88, 12:33].min() > 0.99 and laid[:48].max() == 0 and laid[:, 37:].max() == 0
+    aligned = LungMap((0.2, 0.6, 0.3, 0.8), (0.5, 0.9, 0.1, 0.35)).apply(image)
+    assert aligned[52:88, 12:33].min() > 0.99 and aligned[:48].max() == 0 and aligned[:, 37:].max() == 0
     assert LungMap((0.2, 0.6, 0.3, 0.8), (0.5, 0.9, 0.1, 0.35)).scale == pytest.approx((1.0, 0.5))
 
 
-def test_a_drr_taken_off_centre_comes_back_to_its_place(phantoms):
+def test_an_off_centre_drr_is_aligned(phantoms):
     mean = torch.stack([box for _, _, box in phantoms]).mean(dim=0)
     xray, extent, _ = phantoms[1]
     off = LungMap((0.1, 0.9, 0.1, 0.9), (0.2, 0.85, 0.05, 0.75)).apply(xray)
@@ -91,7 +91,7 @@ def test_an_ap_view_expects_the_lungs_on_the_same_side():
     assert view_pose(extent, "AP")[8] < 0
 
 
-def test_real_films_have_a_box_of_plausible_shape(real_data):
+def test_real_radiographs_have_a_box_of_plausible_shape(real_data):
     for path in find_xrays(real_data / "xray"):
         top, bottom, left, right = lung_box_in_image(read_xray(path, (224, 224))).tolist()
         assert 0.0 <= top < 0.3 and 0.5 < bottom < 0.95, path.name

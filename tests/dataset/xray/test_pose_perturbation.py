@@ -1,4 +1,4 @@
-"""X-rays at unknown poses: within their limits, truly rendered there, and told to nobody."""
+"""Perturbed poses stay in their limits, are rendered, and are not passed on."""
 
 import pytest
 import torch
@@ -26,11 +26,11 @@ def test_poses_stay_in_their_limits_reach_them_and_repeat():
     assert torch.equal(drawn[:, 7:], nominal[0, 7:].expand(400, 2))
 
 
-def test_the_xray_is_the_one_of_the_disturbed_pose_and_the_pose_is_kept_secret():
+def test_the_xray_has_the_perturbed_pose_and_the_case_does_not():
     options = {"train": 1, "val": 0, "test": 0, "volume_size": (24, 24, 24), "xray_size": (48, 48), "seed": 5}
     row = {"id": "phantom_00000003"}
-    told, secret = (phantom_source(**options, pose_noise=noise) for noise in (False, True))
-    plain, case = told.build(row), secret.build(row)
+    known, secret = (phantom_source(**options, pose_noise=noise) for noise in (False, True))
+    plain, case = known.build(row), secret.build(row)
     assert not plain["pose"].isnan().any() and case["pose"].isnan().sum() == 8 and case["pose"][0, 2] == 0.0
     assert torch.equal(plain["ct"], case["ct"])
     phantom = render_phantom(3, seed=5, size=(24, 24, 24))
@@ -38,10 +38,10 @@ def test_the_xray_is_the_one_of_the_disturbed_pose_and_the_pose_is_kept_secret()
     expected = render_xray(torch.tensor(phantom.hu_plain), phantom.spacing, pose, (48, 48))
     torch.testing.assert_close(case["xray"].float(), expected, atol=2e-3, rtol=0)
     assert (case["xray"].float() - plain["xray"].float()).abs().mean() > 0.01
-    assert told.key(row) != secret.key(row) and "pose_noise" not in told.describe()
+    assert known.key(row) != secret.key(row) and "pose_noise" not in known.describe()
 
 
-def test_of_two_views_each_is_taken_for_what_it_is():
+def test_two_views_get_the_nominal_poses_of_their_names():
     """A lateral of unknown pose is lifted as a lateral, never as a second frontal."""
     options = {"train": 1, "val": 0, "test": 0, "volume_size": (24, 24, 24), "xray_size": (48, 48), "seed": 5}
     source = phantom_source(**options, views=2, pose_noise=True)
@@ -54,11 +54,11 @@ def test_of_two_views_each_is_taken_for_what_it_is():
     assert away[0] < 0.5 * away[1]  # the views stand in the order of their poses
 
 
-def test_more_views_than_have_a_name_are_refused():
+def test_more_views_than_names_are_rejected():
     with pytest.raises(UserError, match="dataset.views=3 with dataset.pose_noise=true.*1 or 2"):
         phantom_source(views=3, pose_noise=True)
 
 
-def test_a_file_of_nominal_xrays_is_refused():
+def test_a_file_of_nominal_xrays_is_rejected():
     with pytest.raises(UserError, match="xray_file=x.safetensors.*pose_noise"):
         phantom_source(xray_file="x.safetensors", pose_noise=True)
