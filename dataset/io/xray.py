@@ -26,13 +26,7 @@ from dataset.io.xray_dicom import XrayImage, read_dicom_xray
 
 XRAY_ENDINGS = (".png", ".jpg", ".jpeg", ".npy", ".dcm", ".dicom", *NIFTI_ENDINGS)
 COLOUR_TOLERANCE = 0.02  # of the range: difference of the colour channels of a grey JPEG by rounding
-PICTURES = (
-    "PNG",
-    "JPEG",
-    "TIFF",
-    "BMP",
-    "GIF",
-)  # detected by content; without EPS, for which Pillow starts Ghostscript
+IMAGE_FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF")  # by content; not EPS, for which Pillow starts Ghostscript
 # errors of Pillow and NumPy for damaged files
 IMAGE_ERRORS = (OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, OverflowError, struct.error)
 SMALLEST = 16  # pixels along each side
@@ -131,7 +125,7 @@ def _read_image(path: Path) -> np.ndarray:
     from PIL import Image, UnidentifiedImageError
 
     try:
-        with Image.open(path, formats=PICTURES) as picture:
+        with Image.open(path, formats=IMAGE_FORMATS) as picture:
             expect_pixels(picture.size, path)
             picture.load()
             mode, frames = picture.mode, getattr(picture, "n_frames", 1)
