@@ -30,3 +30,15 @@ def test_the_quickstart_is_kept_without_its_outputs():
 
     for cell in nbformat.read(FILE, as_version=4).cells:
         assert not cell.get("outputs") and cell.get("execution_count") is None
+
+
+def test_the_imports_of_the_quickstart_exist():
+    import ast
+
+    import nbformat
+
+    cells = [cell.source for cell in nbformat.read(FILE, as_version=4).cells if cell.cell_type == "code"]
+    nodes = ast.parse("\n".join(cells).replace("%", "#")).body
+    imports = [node for node in nodes if isinstance(node, ast.Import | ast.ImportFrom)]
+    exec(compile(ast.Module(imports, type_ignores=[]), str(FILE), "exec"), {})
+    assert len(imports) >= 5
