@@ -1,9 +1,9 @@
-"""Makes a blinded reader study out of a generator or of volumes, and analyses what its readers answered.
+"""Creates a blinded reader study from a generator or from volumes, and analyses the readers' answers.
 
 `python evaluation/reader_study.py action=create study=<folder> checkpoint=<path> dataset=<name>`
 `python evaluation/reader_study.py action=analyse study=<folder>`
 
-The study folder, which the readers' page shares, is described in `evaluation/readers/study_folder.py`.
+`evaluation/readers/study_folder.py` describes the study folder, which the readers' page shares.
 """
 
 import sys
@@ -31,6 +31,7 @@ def create(cfg) -> None:
     from dataset.imaging.hu_window import Window
     from evaluation.readers.arms import read_table
     from evaluation.readers.create import forecast, make_study
+    from evaluation.readers.design import StudyDesign
     from evaluation.readers.questions import parse_questions
 
     questions = parse_questions(OmegaConf.to_container(cfg.questions, resolve=True))
@@ -39,22 +40,9 @@ def create(cfg) -> None:
         window, origin = Window.parse(cfg.window), {"volumes": str(cfg.volumes)}
     else:
         rows, volume_of, window, origin = generator_arms(cfg, secrets.randbits(31) if cfg.seed is None else cfg.seed)
+    design = StudyDesign(cfg.readers, cfg.cases_per_arm, cfg.assignment, cfg.repeat_share, cfg.spacing, cfg.crop)
     about = make_study(
-        rows,
-        volume_of,
-        window,
-        Path(cfg.study),
-        questions,
-        readers=cfg.readers,
-        per_arm=cfg.cases_per_arm,
-        assignment=cfg.assignment,
-        repeat_share=cfg.repeat_share,
-        spacing=cfg.spacing,
-        crop=cfg.crop,
-        seed=cfg.seed,
-        key=cfg.key,
-        title=cfg.title,
-        origin=origin,
+        rows, volume_of, window, Path(cfg.study), questions, design, cfg.seed, cfg.key, cfg.title, origin
     )
     for line in forecast(about):
         print(line)
@@ -63,7 +51,7 @@ def create(cfg) -> None:
 
 
 def generator_arms(cfg, noise: int) -> tuple:
-    """Cases of the data set with the three arms that a checkpoint makes of them."""
+    """Cases of the data set and a function that computes their three arms with a checkpoint."""
     from hydra.utils import instantiate
 
     from common.errors import UserError
@@ -74,7 +62,7 @@ def generator_arms(cfg, noise: int) -> tuple:
     from evaluation.readers.arms import arm_maker
 
     if cfg.split not in ("val", "test"):
-        raise UserError(f"split={cfg.split}: choose test or val; the generator has seen its training cases")
+        raise UserError(f"split={cfg.split}: choose test or val; the generator was trained on the training cases")
     pipeline, checkpoint = open_generator(cfg.checkpoint, cfg.device, cfg.sampler)
     data = cfg.dataset
     datamodule = prepared_data(instantiate(data.source), data)
@@ -92,7 +80,7 @@ def analyse(cfg) -> None:
     from evaluation.readers.study_folder import read_answers, read_key, read_study
 
     if cfg.draws < 100:
-        raise UserError(f"draws={cfg.draws}: give at least 100, an interval from fewer says nothing")
+        raise UserError(f"draws={cfg.draws}: give at least 100, fewer give no reliable interval")
     study = read_study(cfg.study)
     items, answers = read_key(study, cfg.key), read_answers(study)
     result = analysis.analyse(answers, items, study.questions, cfg.seed or 0, cfg.draws)

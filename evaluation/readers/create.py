@@ -1,4 +1,4 @@
-"""Making a study: chooses cases, deals them to the arms, writes volumes under blind codes, seals the key."""
+"""Creates a study: chooses cases, assigns them to arms, writes volumes under blind codes, seals the key."""
 
 import secrets
 from collections.abc import Callable, Sequence
@@ -19,6 +19,7 @@ from evaluation.readers.design import (
     FEW_CASES,
     FEW_READERS,
     Item,
+    StudyDesign,
     assign_arms,
     blind_codes,
     reading_order,
@@ -35,58 +36,51 @@ def make_study(
     window: Window,
     folder: Path,
     questions: Sequence[Question],
-    readers: int = 5,
-    per_arm: int | None = None,
-    assignment: str = "apart",
-    repeat_share: float = 0.1,
-    spacing: Sequence[float] | None = None,
-    crop: Sequence[int] | None = None,
+    design: StudyDesign = StudyDesign(),  # noqa: B008 (frozen)
     seed: int | None = None,
     key: str | Path | None = None,
     title: str = "",
     origin: dict | None = None,
 ) -> dict:
-    """Writes the study and its key; gives back what `study.json` holds, but for the items.
+    """Writes the study and its key; returns the content of `study.json` without the items.
 
     Args:
         cases: columns id, patient, label, one row a case.
         volume_of: `(arm, index of the row) -> Volume`.
-        readers: how many will read.
-        per_arm: volumes in each arm; None = as many as there are patients for.
-        assignment: `apart` or `shared`, see `design.assign_arms`.
-        repeat_share: share of the volumes that each reader sees a second time.
-        seed: of everything random; None draws one. It stands in the key alone: who knows it knows the arms.
-        origin: what made the arms, for the key.
+        window: HU window to which all volumes are clipped.
+        seed: of all random choices; None draws one. Only the key holds it, since it reveals the arms.
+        key: folder of the key; None = `<folder>-key`.
+        origin: what generated the arms, for the key.
 
     Raises:
-        UserError: a folder that holds a study, settings that cannot be.
+        UserError: the folder already holds a study, or the design is impossible.
     """
     where = key_folder(folder, key)
     for path in (folder / "study.json", where / "key.json"):
         if path.exists():
             raise UserError(f"{path}: there is a study already; name another folder, nothing was overwritten")
-    if readers < 1:
-        raise UserError(f"readers={readers}: give at least 1")
+    if design.readers < 1:
+        raise UserError(f"readers={design.readers}: give at least 1")
     seed = secrets.randbits(63) if seed is None else int(seed)
     generator = np.random.default_rng(seed)
-    pairs = assign_arms(cases, per_arm, assignment, generator)
+    pairs = assign_arms(cases, design.per_arm, design.assignment, generator)
     place = {str(name): index for index, name in enumerate(cases["id"])}
     items = [
         Item(code, arm, name, str(cases["patient"].iloc[place[name]]), int(cases["label"].iloc[place[name]]))
         for code, (arm, name) in zip(blind_codes(len(pairs), generator), pairs, strict=True)
     ]
-    names = [f"reader_{number:02d}" for number in range(1, readers + 1)]
-    orders = [{"reader": name, "order": reading_order(items, repeat_share, generator)} for name in names]
+    names = [f"reader_{number:02d}" for number in range(1, design.readers + 1)]
+    orders = [{"reader": name, "order": reading_order(items, design.repeat_share, generator)} for name in names]
 
     folder.parent.mkdir(parents=True, exist_ok=True)
-    # The grid has to fit all of them, so they are made before the first is written: on disk, for there may be many.
+    # The grid must fit all volumes, so all are generated before the first is written; scratch files save memory.
     with TemporaryDirectory(dir=folder.parent, prefix=".volumes_") as scratch:
         made = []
         for item in track(items, description="volumes"):
             volume, path = volume_of(item.arm, place[item.case]), Path(scratch) / f"{item.item}.npy"
             np.save(path, volume.hu)
             made.append(replace(volume, hu=np.load(path, mmap_mode="r")))
-        size, grid = common_grid(made, spacing, crop)
+        size, grid = common_grid(made, design.spacing, design.crop)
         (folder / "volumes").mkdir(parents=True, exist_ok=True)
         for item, volume in zip(items, made, strict=True):
             write_volume(folder, item.item, onto_grid(volume, size, grid, window), grid)
@@ -103,15 +97,15 @@ def make_study(
         "repeats": len(orders[0]["order"]) - len(items),
         "arms": len(ARMS),
         "cases_per_arm": smallest,
-        "assignment": assignment,
-        "precision": expected_precision(readers, smallest, asked),
+        "assignment": design.assignment,
+        "precision": expected_precision(design.readers, smallest, asked),
     }
     write_study(folder, where, about, items, seed, origin or {})
     return about | {"key": str(where)}
 
 
 def forecast(about: dict) -> list[str]:
-    """What to expect of the study, and warnings, a line each."""
+    """Expected precision of the study and warnings, one line each."""
     readers, cases, expected = len(about["readers"]), about["cases_per_arm"], about["precision"]
     lines = [
         f"{readers} readers, {about['arms']} arms of {cases} volumes, {about['repeats']} read twice; "

@@ -1,4 +1,4 @@
-"""The design of a blinded study: who is in which arm, blind codes, an order for each reader, repeats, the seal."""
+"""The design of a blinded study: patients by arm, blind codes, a reading order for each reader, repeats, the seal."""
 
 import hashlib
 import json
@@ -17,8 +17,29 @@ ASSIGNMENTS = ("apart", "shared")
 
 
 @dataclass(frozen=True)
+class StudyDesign:
+    """Size and layout of a study.
+
+    Args:
+        readers: number of readers.
+        per_arm: volumes in each arm; None = as many as there are patients for.
+        assignment: `apart` or `shared`, see `assign_arms`.
+        repeat_share: share of the volumes that each reader sees twice, 0 to 1.
+        spacing: mm (D, H, W) of all volumes; None = the coarsest of any volume.
+        crop: voxels (D, H, W) of all volumes, around the centre; None = the largest that fits in all of them.
+    """
+
+    readers: int = 5
+    per_arm: int | None = None
+    assignment: str = "apart"
+    repeat_share: float = 0.1
+    spacing: Sequence[float] | None = None
+    crop: Sequence[int] | None = None
+
+
+@dataclass(frozen=True)
 class Item:
-    """One volume of the study: its blind code, and what only the key tells."""
+    """One volume of the study: its blind code, and its arm, case, patient and label, which only the key holds."""
 
     item: str
     arm: str
@@ -30,10 +51,10 @@ class Item:
 def assign_arms(
     cases: pd.DataFrame, per_arm: int | None, assignment: str, generator: np.random.Generator
 ) -> list[tuple[str, str]]:
-    """`(arm, id)` of every volume to be shown; `cases` has the columns id, patient, label.
+    """`(arm, id)` of every volume of the study; `cases` has the columns id, patient, label.
 
-    `apart` shows a patient in one arm only, so that nobody recognises a volume in another version; arms get the same
-    share of positive labels as far as possible. `shared` shows every chosen case in all arms.
+    `apart` shows a patient in one arm only, so that no reader recognises a volume in another version; arms get the
+    same share of positive labels as far as possible. `shared` shows every chosen case in all arms.
 
     Raises:
         UserError: too few patients, an unknown assignment.
@@ -41,7 +62,7 @@ def assign_arms(
     if assignment not in ASSIGNMENTS:
         raise UserError(f"assignment={assignment}: choose {' or '.join(ASSIGNMENTS)}")
     shown = cases.iloc[generator.permutation(len(cases))].drop_duplicates("patient")  # one case a patient
-    shown = shown.iloc[np.argsort(-shown["label"].to_numpy(), kind="stable")]  # labels lie together, dealt in turn
+    shown = shown.iloc[np.argsort(-shown["label"].to_numpy(), kind="stable")]  # sorted by label, then dealt in turn
     most = len(shown) // len(ARMS) if assignment == "apart" else len(shown)
     wanted = most if per_arm is None else int(per_arm)
     if wanted < 1 or wanted > most:
@@ -63,7 +84,7 @@ def assign_arms(
 
 
 def blind_codes(count: int, generator: np.random.Generator) -> list[str]:
-    """Distinct codes in random order: a letter first, so that no spreadsheet takes one for a number."""
+    """Distinct codes in random order; they begin with a letter, so that no spreadsheet reads one as a number."""
     codes: dict[str, None] = {}
     while len(codes) < count:
         codes[f"v{generator.integers(2**28):07x}"] = None
@@ -71,10 +92,9 @@ def blind_codes(count: int, generator: np.random.Generator) -> list[str]:
 
 
 def reading_order(items: Sequence[Item], repeat_share: float, generator: np.random.Generator) -> list[str]:
-    """The codes one reader sees, in order: every item once, a share of them a second time.
+    """Codes in the order one reader sees them: every item once, a share of them twice.
 
-    Versions of one patient, and an item and its repeat, lie at least a quarter of the study apart where that is
-    possible.
+    Versions of one patient, and an item and its repeat, are at least a quarter of the study apart where possible.
 
     Raises:
         UserError: a share outside of 0 to 1.
@@ -85,7 +105,7 @@ def reading_order(items: Sequence[Item], repeat_share: float, generator: np.rand
     gap = max(1, len(order) // 4)
     order = _spread(order, gap)
     codes = [item.item for item in order]
-    # Only what comes before the last quarter can come again a quarter later; the rest is repeated where more is asked.
+    # An item of the last quarter cannot be repeated a quarter later, so it is repeated only if the share needs it.
     early = [codes[i] for i in generator.permutation(len(order) - gap)]
     late = [codes[len(order) - gap + i] for i in generator.permutation(gap)]
     result = list(codes)
@@ -96,7 +116,7 @@ def reading_order(items: Sequence[Item], repeat_share: float, generator: np.rand
 
 
 def _spread(order: list[Item], gap: int) -> list[Item]:
-    """The same items, moved so that a patient does not come again within `gap`, where another can be taken."""
+    """The items reordered so that no patient repeats within `gap` items, where possible."""
     left, result = list(order), []
     while left:
         recent = {item.patient for item in result[-gap:]}
@@ -106,9 +126,9 @@ def _spread(order: list[Item], gap: int) -> list[Item]:
 
 
 def seal(key: dict) -> tuple[bytes, str]:
-    """The bytes of the key and their SHA-256, which goes into the open part: a key changed later no longer fits.
+    """Bytes of the key and their SHA-256. `study.json` holds the hash, so a key that was changed later is detected.
 
-    The key holds a secret random number, so its hash cannot be found by trying assignments.
+    The key holds a random number, so that nobody can find the assignment by hashing all candidates.
     """
     content = (json.dumps(key, indent=1, sort_keys=True) + "\n").encode()
     return content, hashlib.sha256(content).hexdigest()

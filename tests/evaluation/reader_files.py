@@ -1,5 +1,6 @@
 """Small reader studies for tests; not a test file."""
 
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import pandas as pd
 from dataset.imaging.hu_window import Window
 from dataset.imaging.volume import Volume
 from evaluation.readers.create import make_study
+from evaluation.readers.design import StudyDesign
 from evaluation.readers.questions import parse_questions
 
 QUESTIONS = [
@@ -18,7 +20,7 @@ QUESTIONS = [
 
 
 def chest(arm: str, index: int) -> Volume:
-    """A volume whose values tell its arm and case, to find it again: -1000 HU with a block in it."""
+    """A volume of -1000 HU with a block whose HU identify its arm and case."""
     hu = np.full((6, 8, 10), -1000.0, dtype=np.float32)
     hu[1:5, 2:6, 2:8] = {"real": 0.0, "autoencoder": 100.0, "generated": 200.0}[arm] + index
     return Volume(hu, (4.0, 3.0, 3.0))
@@ -41,4 +43,6 @@ def make_small_study(
     count = settings.pop("cases", 9) if cases_ is None else cases_
     questions = parse_questions(QUESTIONS)
     window = Window(-1000.0, 1000.0)
-    return make_study(cases(count), chest, window, folder, questions, readers=readers, seed=seed, **settings)
+    names = {field.name for field in fields(StudyDesign)} & set(settings)
+    design = StudyDesign(readers, **{name: settings.pop(name) for name in names})
+    return make_study(cases(count), chest, window, folder, questions, design, seed=seed, **settings)

@@ -17,6 +17,7 @@ from common.errors import UserError  # noqa: E402
 from dataset.imaging.hu_window import Window  # noqa: E402
 from demo.reader_study.routes import PAGES, readers_app  # noqa: E402
 from evaluation.readers.create import make_study  # noqa: E402
+from evaluation.readers.design import StudyDesign  # noqa: E402
 from evaluation.readers.questions import parse_questions  # noqa: E402
 from evaluation.readers.study_folder import MARK, read_answers, read_study  # noqa: E402
 
@@ -63,7 +64,7 @@ def test_what_is_sent_for_two_arms_differs_in_the_voxels_alone(tmp_path):
     """With the same voxels in all arms nothing that is sent may differ but the reading's name and number."""
     make_study(
         cases(6), lambda arm, index: chest("real", 0), Window(-1000.0, 1000.0), tmp_path / "study",
-        parse_questions(QUESTIONS), readers=1, repeat_share=0.0, seed=3,
+        parse_questions(QUESTIONS), StudyDesign(readers=1, repeat_share=0.0), seed=3,
     )  # fmt: skip
     for number, path in enumerate(sorted((tmp_path / "study" / "volumes").iterdir())):
         os.utime(path, (number * 1000, number * 1000))  # as a copy would
