@@ -1,4 +1,4 @@
-"""X-ray in, CT volume in HU out: the one sampling loop of the project."""
+"""The pipeline from X-rays to CT volumes in HU, with the only sampling loop of the project."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -31,19 +31,19 @@ DEFAULT_SAMPLER, DEFAULT_STEPS = "DPMSolverMultistepScheduler", 12
 
 @dataclass(frozen=True)
 class GeneratedCT:
-    """Samples of CT volumes: synthetic, not for diagnosis."""
+    """Samples of synthetic CT volumes, not for diagnosis."""
 
     volumes: Float[Tensor, "b n D H W"]  # HU, clipped to the window
 
 
 class XrayToCTPipeline(DiffusionPipeline):
-    """X-ray encoder, ray lifting, linear guess, denoiser, sampler and latent decoder in a row.
+    """X-ray encoder, ray lifting, linear prior, denoiser, sampler and latent decoder.
 
     Args:
-        lift: brings the maps of the X-ray onto the latent grid; None where the denoiser does without.
-        prior: guesses the latents linearly; None where the denoiser does without.
-        pose_regressor: lays X-rays of unknown pose; None takes them for nominal.
-        protocol: plain JSON that training wrote: `window`, `volume_size`, `extent` in mm, `dataset`, ….
+        lift: module that brings the maps of the X-ray onto the latent grid; None for a denoiser without it.
+        prior: linear prior of the latents; None for a denoiser without one.
+        pose_regressor: aligns X-rays of unknown pose; None assumes the nominal pose.
+        protocol: how the training data were made, plain JSON: `window`, `volume_size`, `extent` in mm, `dataset`, ….
         sampling: arguments of `set_sampler`; None takes the default.
     """
 
@@ -56,14 +56,14 @@ class XrayToCTPipeline(DiffusionPipeline):
         lift: nn.Module | None,
         latent_encoder: LatentEncoder,
         scheduler: SchedulerMixin,
-        prior: LinearPrior | None,  # without a default: diffusers takes what has one for a setting, not for a module
+        prior: LinearPrior | None,  # no default: diffusers takes an argument with a default for a setting
         pose_regressor: PoseRegressor | None,
         protocol: dict | None = None,
         sampling: dict | None = None,
     ):
         super().__init__()
         if protocol is None:
-            raise ValueError("protocol: missing; it says how the training data were made")
+            raise ValueError("protocol: missing; it describes the training data")
         self.register_modules(
             denoiser=denoiser,
             xray_encoder=xray_encoder,
@@ -85,14 +85,14 @@ class XrayToCTPipeline(DiffusionPipeline):
         """A pipeline from a folder that `save_pretrained` or `evaluation/export.py` wrote, or from the hub.
 
         Args:
-            options: parts to put in the place of those in the folder, `torch_dtype`, and what the hub needs
-                (`revision`, `token`, `cache_dir`, `local_files_only`).
+            options: parts in place of those in the folder, `torch_dtype`, and options of the hub (`revision`, `token`,
+                `cache_dir`, `local_files_only`).
 
         Raises:
-            UserError: for a folder that names foreign classes, asks to run code, or lacks weights.
+            UserError: for a folder that names foreign classes or lacks weights, and for an option that runs code.
         """
         if forbidden := {"custom_pipeline", "trust_remote_code"} & options.keys():
-            raise UserError(f"{sorted(forbidden)[0]}: code that comes with weights is not run; leave it out")
+            raise UserError(f"{sorted(forbidden)[0]}: the project runs no code that comes with weights; leave it out")
         given = {name: options.pop(name) for name in (*NETWORKS, "scheduler") if name in options}
         dtype, folder, here = options.pop("torch_dtype", None), str(pretrained_model_name_or_path), True
         if not isdir(folder):
@@ -106,10 +106,10 @@ class XrayToCTPipeline(DiffusionPipeline):
         return pipeline if dtype is None else pipeline.to(dtype)
 
     def save_pretrained(self, save_directory: str | PathLike, **options) -> None:
-        """Writes a folder with `model_index.json`, and configs and safetensors of each part.
+        """Writes a folder with `model_index.json`, and config and safetensors of each part.
 
-        What is written as the scheduler is the noise process of training; sampler, steps and guidance stand in the
-        index. No path goes with it.
+        The scheduler in it is the noise process of training; the index holds sampler, steps and guidance. No path of
+        this machine is written.
         """
         sampler, self.scheduler = self.scheduler, self.training_scheduler
         try:
@@ -145,7 +145,7 @@ class XrayToCTPipeline(DiffusionPipeline):
 
     @property
     def extent(self) -> tuple[float, float, float]:
-        """Size in mm `(D, H, W)` of a typical training volume: nominal for a film, which does not tell its own."""
+        """Size in mm `(D, H, W)` of a typical training volume: the nominal size for an X-ray of unknown scale."""
         return tuple(self.protocol["extent"])
 
     def set_sampler(
@@ -157,13 +157,13 @@ class XrayToCTPipeline(DiffusionPipeline):
         spacing: str = "trailing",
         **options,
     ) -> "XrayToCTPipeline":
-        """Chooses sampler (its diffusers name, of `ddpm.diffusion.samplers.SAMPLERS`), number of steps and guidance.
+        """Sets the sampler by its diffusers name (`ddpm.diffusion.samplers.SAMPLERS`), its steps and the guidance.
 
         Args:
-            antithetic: samples come in pairs of opposite noise (`ddpm.diffusion.sample_noise`): their mean is more
-            exact.
-            spacing: of the steps, as of `make_sampler`.
-            options: of the solver itself, such as `solver_order`.
+            antithetic: draws samples in pairs of opposite noise, whose mean is more accurate
+                (`ddpm.diffusion.sample_noise`).
+            spacing: of the steps (`make_sampler`).
+            options: of the solver, such as `solver_order`.
         """
         guidance_scale = self.check_guidance(guidance_scale)
         self.scheduler = make_sampler(scheduler, self.training_scheduler, spacing, **options)
@@ -176,17 +176,17 @@ class XrayToCTPipeline(DiffusionPipeline):
 
     @property
     def preview(self) -> str | None:
-        """What to say where there are so few steps that the spread of the samples is too small; None otherwise."""
+        """Warning for so few steps that the samples vary too little; None otherwise."""
         return PREVIEW if self.steps <= PREVIEW_STEPS else None
 
     @property
     def stochastic(self) -> bool:
         """Whether the sampler draws new noise at every step."""
-        drawn = str(self.scheduler.config.get("algorithm_type", "")).startswith("sde")
-        return drawn or isinstance(self.scheduler, DDPMScheduler)
+        sde = str(self.scheduler.config.get("algorithm_type", "")).startswith("sde")
+        return sde or isinstance(self.scheduler, DDPMScheduler)
 
     def describe(self) -> dict:
-        """Plain JSON: sampler, steps, network evaluations of a sample, guidance, network and parameters."""
+        """Sampler, steps, network evaluations of a sample, guidance and parameters, as plain JSON."""
         return {
             "sampler": type(self.scheduler).__name__,
             "step_spacing": "log_snr" if isinstance(self.scheduler, LogSNRSolver) else "trailing",
@@ -219,26 +219,27 @@ class XrayToCTPipeline(DiffusionPipeline):
     ) -> GeneratedCT:
         """Volumes for X-rays in [0, 1] (bright bone).
 
-        The noise of sample j of an X-ray depends on `(seed, ids[i], j)` alone (with `antithetic` an odd sample has
-        the opposite noise of the one before it), so that neither the batch nor the order of the X-rays changes a
-        volume beyond rounding.
+        The noise of sample j of an X-ray depends on `(seed, ids[i], j)` alone (with `antithetic` an odd sample has the
+        opposite noise of the sample before it), so neither the batch nor the order of the X-rays changes a volume
+        beyond rounding.
 
         Args:
-            pose: geometry of each view, NaN or None where unknown: the nominal posterior-anterior one is taken, and
-                the X-ray laid by `pose_regressor` if there is one.
-            num_samples: n, samples of the posterior an X-ray.
-            num_inference_steps: steps of the sampler; `set_sampler` gives the default.
-            guidance_scale: 1 samples the model as trained; above 1 exaggerates what the X-ray says.
-            ids: one name an X-ray, by default its position.
-            extent: size in mm of each volume, by default `self.extent`.
+            pose: geometry of each view, NaN or None where unknown: then the nominal posterior-anterior pose, to which
+                `pose_regressor`, if present, aligns the X-ray.
+            num_samples: samples n of the posterior for each X-ray.
+            num_inference_steps: steps of the sampler; None takes that of `set_sampler`.
+            guidance_scale: classifier-free guidance (Ho and Salimans 2022, eq. 6): 1 samples the conditional model,
+                above 1 exaggerates the condition. None takes that of `set_sampler`.
+            ids: a name for each X-ray; None takes its position.
+            extent: size in mm of each volume; None takes `self.extent`.
             batch_size: latents denoised and decoded at once.
-            progress: called with (steps done, steps in all) after every step of every batch; what it raises ends the
-                generation.
+            progress: called with (steps done, all steps) after every step of every batch; an exception that it raises
+                ends the generation.
             preview: called with (step, predicted clean latents) in every step, for `decode`.
 
         Raises:
-            ValueError: if the lengths of the arguments disagree.
-            UserError: for guidance of a model that has never been without its X-ray.
+            ValueError: for arguments of different lengths.
+            UserError: for guidance of a model that was never trained without its X-ray.
         """
         b, v = xray.shape[:2]
         device = self.denoiser.device
@@ -247,31 +248,22 @@ class XrayToCTPipeline(DiffusionPipeline):
             raise ValueError(f"{len(ids)} ids for {b} X-rays")
         steps = self.steps if num_inference_steps is None else int(num_inference_steps)
         guidance = self.guidance_scale if guidance_scale is None else self.check_guidance(guidance_scale)
-        if extent is None:
-            extent = torch.tensor(self.extent).expand(b, 3)
-        if pose is None:
-            pose = torch.full((b, v, 9), float("nan"))
-        unknown = pose.isnan().any(dim=-1)
-        pose = torch.stack([fill_unknown(pose[i], tuple(extent[i].tolist())) for i in range(b)])
-        xray, pose = xray.to(device), pose.to(device)
-        if self.pose_regressor is not None:
-            xray, pose = self.pose_regressor(xray, pose, unknown.to(device))
+        extent = torch.tensor(self.extent).expand(b, 3) if extent is None else extent
+        pose = torch.full((b, v, 9), float("nan")) if pose is None else pose
 
         shape = self.latent_encoder.latent_shape(self.volume_size)
-        condition = self._condition(xray, pose, extent.to(device), shape[1:])
+        condition = self._condition(xray.to(device), pose, extent, shape[1:])
         jobs = [(i, j) for i in range(b) for j in range(num_samples)]
         total, done = -(-len(jobs) // batch_size) * self._set_steps(steps), 0
         volumes = torch.empty(b, num_samples, *self.volume_size)
         for first in range(0, len(jobs), batch_size):
-            chunk = jobs[first : first + batch_size]
-            rows = torch.tensor([i for i, _ in chunk], device=device)
-            noise = SampleNoise(seed, [ids[i] for i, _ in chunk], [j for _, j in chunk], self.antithetic)
-            latents = noise.start(shape).to(device)
-            told = condition.rows(rows)
+            xrays, samples = (list(part) for part in zip(*jobs[first : first + batch_size], strict=True))
+            noise = SampleNoise(seed, [ids[i] for i in xrays], samples, self.antithetic)
+            rows = condition.rows(torch.tensor(xrays, device=device))
             self._set_steps(steps)
-            latents = latents * getattr(self.scheduler, "init_noise_sigma", 1.0)  # 1 but for Karras' family
+            latents = noise.start(shape).to(device) * getattr(self.scheduler, "init_noise_sigma", 1.0)
             for t in self.scheduler.timesteps:
-                prediction = self._predict(latents, t, told, guidance)
+                prediction = self._predict(latents, t, rows, guidance)
                 done += 1
                 if preview is not None:
                     preview(done, clean_latents(self.scheduler, prediction, t, latents))
@@ -279,62 +271,63 @@ class XrayToCTPipeline(DiffusionPipeline):
                 latents = self.scheduler.step(prediction, t, latents, **drawn).prev_sample
                 if progress is not None:
                     progress(done, total)
-            decoded = self.decode(latents).cpu()
-            for (i, j), volume in zip(chunk, decoded, strict=True):
-                volumes[i, j] = volume[0]
+            volumes[xrays, samples] = self.decode(latents).cpu()[:, 0]
         return GeneratedCT(volumes)
 
     def _set_steps(self, steps: int) -> int:
-        """Prepares the sampler; how many timesteps it visits, fewer than `steps` where several fall on one."""
+        """Prepares the sampler; returns its number of timesteps, below `steps` where several coincide."""
         self.scheduler.set_timesteps(steps, device=self.device)
-        if hasattr(self.scheduler, "set_begin_index"):  # or it looks its first timestep up, and a GPU has to wait
+        if hasattr(self.scheduler, "set_begin_index"):  # or it searches its first timestep and a GPU waits
             self.scheduler.set_begin_index(0)
         return len(self.scheduler.timesteps)
 
     def _condition(self, xray: Tensor, pose: Tensor, extent: Tensor, size: tuple[int, int, int]) -> Condition:
-        """What is known of every X-ray, computed once for all steps and samples."""
-        with inference_autocast(self.denoiser.device):
+        """The condition of every X-ray, computed once for all steps and samples."""
+        device, unknown = xray.device, pose.isnan().any(dim=-1)
+        pose = torch.stack([fill_unknown(p, tuple(e.tolist())) for p, e in zip(pose, extent, strict=True)]).to(device)
+        if self.pose_regressor is not None:
+            xray, pose = self.pose_regressor(xray, pose, unknown.to(device))
+        with inference_autocast(device):
             prior = None if self.prior is None else self.prior(xray)
             prior_std = None if prior is None else self.prior.deviation(prior)
             encoded, tokens = self.xray_encoder(xray), self.denoiser.condition.token_grid
-            return make_condition(encoded, self.lift, pose, extent, size, tokens, prior, prior_std).float()
+            place = pose, extent.to(device), size
+            return make_condition(encoded, self.lift, *place, tokens, prior, prior_std).float()
 
     @property
     def guided(self) -> bool:
-        """Whether it has been trained without its X-ray too, which a guidance scale other than 1 needs."""
+        """Whether training dropped the condition at times, which guidance needs."""
         return self.protocol.get("condition_drop") != 0
 
     def check_guidance(self, scale: float) -> float:
         """The scale as a number.
 
         Raises:
-            UserError: a scale other than 1 for a model that has never been without its X-ray.
+            UserError: for a scale other than 1 of a model that was never trained without its X-ray.
         """
         if scale != 1.0 and not self.guided:
             raise UserError(
-                f"sampler.guidance_scale={scale:g}: this model has never been without its X-ray "
-                "(model.condition_drop=0), so nothing can be told from it; use 1"
+                f"sampler.guidance_scale={scale:g}: this model was never trained without its X-ray "
+                "(model.condition_drop=0), which guidance needs; use 1"
             )
         return float(scale)
 
-    def _predict(self, latents: Tensor, t: Tensor, told: Condition, guidance: float) -> Tensor:
+    def _predict(self, latents: Tensor, t: Tensor, condition: Condition, guidance: float) -> Tensor:
         timestep = network_timestep(self.scheduler, t).expand(latents.shape[0])
         if hasattr(self.scheduler, "scale_model_input"):
             latents = self.scheduler.scale_model_input(latents, t)
-        given = {"sample": latents, "timestep": timestep, **told._asdict()}
-        with_xray = self._denoise(**given)
-        if guidance == 1.0:
-            return with_xray
-        without = self._denoise(**given, keep=torch.zeros(len(latents), device=latents.device))
-        return without + guidance * (with_xray - without)
-
-    def _denoise(self, **given: Tensor | None) -> Tensor:
+        inputs = {"sample": latents, "timestep": timestep, **condition._asdict()}
         with inference_autocast(self.denoiser.device):
-            return self.denoiser(**given).float()
+            conditioned = self.denoiser(**inputs).float()
+        if guidance == 1.0:
+            return conditioned
+        with inference_autocast(self.denoiser.device):
+            unconditioned = self.denoiser(**inputs, keep=torch.zeros(len(latents), device=latents.device)).float()
+        return unconditioned + guidance * (conditioned - unconditioned)
 
     @torch.no_grad()
     def decode(self, latents: Float[Tensor, "n c d h w"]) -> Float[Tensor, "n 1 D H W"]:
-        """HU of clean latents, clipped to the window; a coarser grid of latents gives a coarser volume."""
+        """Volumes in HU of clean latents, clipped to the window; a coarser grid of latents gives coarser volumes."""
         with inference_autocast(self.denoiser.device):
             decoded = self.latent_encoder.decode(latents).float()
         return self.window.denormalise(decoded)

@@ -1,4 +1,4 @@
-"""All that the denoiser is told about an X-ray, in the four forms it takes."""
+"""What the denoiser is conditioned on: embedding, lifted features, tokens and linear prior of an X-ray."""
 
 from typing import NamedTuple
 
@@ -10,7 +10,7 @@ from ddpm.xray_encoder.base import XrayFeatures
 
 
 class Condition(NamedTuple):
-    """Keyword arguments of the denoiser; None where a form is switched off."""
+    """Keyword arguments of the denoiser; None where a form is off."""
 
     embedding: Float[Tensor, "b e"]
     features: Float[Tensor, "b f d h w"] | None = None
@@ -19,7 +19,7 @@ class Condition(NamedTuple):
     prior_std: Float[Tensor, "b c d h w"] | None = None
 
     def rows(self, index: Int[Tensor, " m"]) -> "Condition":
-        """The condition of chosen X-rays, in that order, an X-ray as often as it is named."""
+        """The condition of chosen X-rays, in the order of `index`, with repeats."""
         return Condition(*(part if part is None else part[index] for part in self))
 
     def float(self) -> "Condition":
@@ -40,8 +40,8 @@ def make_condition(
     """Embedding (mean over the views), lifted features, tokens for attention, and the linear prior.
 
     Args:
-        lift: brings the maps onto the latent grid of `size`; None leaves them out.
-        token_grid: the maps are averaged down to this many tokens a side for cross-attention; 0 for none.
+        lift: module that brings the maps onto the latent grid of `size`; None for no lifted features.
+        token_grid: tokens a side, to which the maps are averaged for cross-attention; 0 for no tokens.
         prior, prior_std: linear prior and its standard deviation, of `ddpm.conditioning.linear_prior.LinearPrior`.
     """
     features = None if lift is None else lift(encoded.maps, pose, extent, size)

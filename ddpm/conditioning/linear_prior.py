@@ -1,13 +1,12 @@
-"""A linear guess of the latents from the X-ray, fitted in closed form before training, for the denoiser to improve on.
+"""A linear prior of the latents from the X-ray, fitted in closed form before training.
 
-Ridge regression from X-ray pixels to the principal components of the latents costs seconds, follows its X-ray from the
-first step on, and is hard to beat for a network that has seen each case a few times. In training a case is guessed by
-the regression that has not seen its patient (the leave-one-out identity of Allen, "The relationship between variable
-selection and data augmentation", 1974, for blocks of cases), or the denoiser would trust the guess more than an unseen
-patient's deserves.
+Ridge regression from X-ray pixels to the principal components of the latents costs seconds and gives the denoiser a
+start that depends on the X-ray. In training the regression without a case's patient predicts the case (the
+leave-one-out identity of Allen, "The relationship between variable selection and data augmentation", 1974, for blocks
+of cases); otherwise the denoiser would trust the prior more than it deserves on new patients.
 
-A linear map knows no bounds: on a picture unlike those it was fitted on it would cry out. So a guess that lies farther
-from the mean than any training case's is drawn back to that distance.
+A linear map extrapolates without bound, so scores farther from the mean than those of any training case are shrunk to
+that distance.
 """
 
 import math
@@ -23,21 +22,21 @@ from torch import Tensor
 from ddpm.conditioning.ridge import RidgeSystem
 
 PENALTIES = tuple(10.0 ** (k / 2) for k in range(-8, 5))  # in units of the mean eigenvalue of the features
-LEAST_STD = 1e-3  # a pixel that never varies in training says nothing
-LEAST_DEVIATION = 0.02  # of whitened latents: where all training cases are alike, one more may still differ
+MIN_STD = 1e-3  # keeps a pixel that is constant in training from dominating
+MIN_DEVIATION = 0.02  # of standardised latents: where all training cases agree, a new case may still differ
 
 
 class LinearPrior(ModelMixin, ConfigMixin):
-    """X-rays `(b, v, 1, h, w)` in [0, 1] to a smooth guess of whitened latents `(b, c, d, h, w)`.
+    """X-rays `(b, v, 1, h, w)` in [0, 1] to smooth standardised latents `(b, c, d, h, w)`.
 
     Args:
         latent_shape: `(c, d, h, w)`.
         views: v of the X-rays.
         pixels: X-rays are averaged down to `(pixels, pixels)`.
-        rank: principal components of the latents that are predicted.
-        max_side: the guess is made on a grid of at most this many voxels a side and interpolated.
-        deviation: tells how far latents lie from their guess, place by place.
-        hidden: tells nothing, a guess of 0 and a deviation of 1, as in the part of a training that goes without it.
+        rank: number of principal components of the latents.
+        max_side: the prior is predicted on a grid of at most this many voxels a side and interpolated.
+        deviation: whether to store the standard deviation of latents around the prior, voxel by voxel.
+        hidden: gives a prior of 0 with a deviation of 1, as in the part of a training without it.
     """
 
     @register_to_config
@@ -61,10 +60,10 @@ class LinearPrior(ModelMixin, ConfigMixin):
         self.register_buffer("mean", torch.zeros(length))
         self.register_buffer("basis", torch.zeros(rank, length))
         self.register_buffer("penalty", torch.zeros(()))
-        self.register_buffer("score_std", torch.ones(rank))  # of the training cases' guesses, by component
+        self.register_buffer("score_std", torch.ones(rank))  # of the fitted training scores, by component
         self.register_buffer("radius", torch.zeros(()))  # of the farthest of them, in these units
         self.register_buffer("std", torch.ones(c, *self.grid) if deviation else None)
-        # what takes a patient out of the regression; only its own training needs them, so no checkpoint holds them
+        # only the training that fitted it removes patients from the regression, so checkpoints omit these
         self.register_buffer("members", None, persistent=False)  # of each case: all cases of its patient, then -1
         self.register_buffer("leverage", None, persistent=False)
         self.register_buffer("influence", None, persistent=False)
@@ -79,7 +78,7 @@ class LinearPrior(ModelMixin, ConfigMixin):
         """Fits on training cases; the penalty is the one with the smallest leave-one-patient-out error.
 
         Args:
-            patients: of the cases; each case is a patient's of its own where none are given.
+            patients: of the cases; None takes every case for another patient.
 
         Raises:
             ValueError: for fewer than three patients, or X-rays of another number of views.
@@ -89,13 +88,13 @@ class LinearPrior(ModelMixin, ConfigMixin):
         count = len(members.unique(dim=0))
         if count < 3:
             raise ValueError(
-                f"{n} training cases of {count} patients: the linear guess needs 3 patients; set model.prior_rank=0"
+                f"{n} training cases of {count} patients: the linear prior needs 3 patients; set model.prior_rank=0"
             )
         raw = self._pool(xrays)
         if raw.shape[1] != len(self.pixel_mean):
-            raise ValueError(f"X-rays of {xrays.shape[1]} views, the linear guess was made for {self.config.views}")
+            raise ValueError(f"X-rays of {xrays.shape[1]} views, the linear prior was made for {self.config.views}")
         self.pixel_mean.copy_(raw.mean(dim=0))
-        self.pixel_std.copy_(raw.std(dim=0).clamp_min(LEAST_STD))
+        self.pixel_std.copy_(raw.std(dim=0).clamp_min(MIN_STD))
         z = self._standardise(raw).double()
 
         targets = torch.cat(
@@ -134,63 +133,62 @@ class LinearPrior(ModelMixin, ConfigMixin):
 
     @torch.no_grad()
     def measure_deviation(self, xrays: Float[Tensor, "n v 1 h w"], latents: Float[Tensor, "n c d h w"]) -> None:
-        """How far latents lie from their guess by X-rays of the cases of `fit`, its own or changed ones."""
-        missed = torch.zeros_like(self.std)
+        """Stores the standard deviation of latents around the prior; the X-rays of the cases of `fit` may differ."""
+        squares = torch.zeros_like(self.std)
         for cases in torch.arange(len(latents)).split(64):
-            guess = self(xrays.index_select(0, cases), cases)
-            away = (latents.index_select(0, cases).float() - guess).square()
-            missed += F.adaptive_avg_pool3d(away, self.grid).sum(dim=0)
-        self.std.copy_((missed / len(latents)).sqrt().clamp_min(LEAST_DEVIATION))
+            error = latents.index_select(0, cases).float() - self(xrays.index_select(0, cases), cases)
+            squares += F.adaptive_avg_pool3d(error.square(), self.grid).sum(dim=0)
+        self.std.copy_((squares / len(latents)).sqrt().clamp_min(MIN_DEVIATION))
 
     def hide(self, hidden: bool) -> None:
-        """From now on tells nothing, or what it knows; a checkpoint keeps it so."""
+        """Sets `hidden`, which a checkpoint keeps."""
         self.register_to_config(hidden=hidden)
 
     @torch.no_grad()
     def forward(
         self, xray: Float[Tensor, "b v 1 h w"], index: Int[Tensor, " b"] | None = None
     ) -> Float[Tensor, "b c d h w"]:
-        """The guess; with `index`, positions among the cases of `fit`, each by the regression without its patient.
+        """The prior; with `index`, positions among the cases of `fit`, by the regression without the case's patient.
 
         Raises:
-            RuntimeError: for an index before `fit`, as in a model that was loaded.
+            RuntimeError: for an index before `fit`, as in a loaded model.
         """
         if index is not None and self.leverage is None:
-            raise RuntimeError("the linear guess does not know its training cases: call fit first")
+            raise RuntimeError("the linear prior does not know its training cases: call fit first")
         if self.config.hidden:
             return self.mean.new_zeros(len(xray), *self.config.latent_shape)
         with torch.autocast(xray.device.type, enabled=False):
             z = self._standardise(self._pool(xray))
             scores = z @ self.weight
             if index is not None:
-                out = self.members[index]
-                pull = torch.einsum("bf,bmf->bm", z, self.leverage[out]) + 1.0 / len(self.leverage)
-                pull = torch.where(out < 0, 0.0, pull)
-                scores = scores - torch.einsum("bm,bmr->br", pull, self.influence[out])
+                own = self.members[index]
+                pull = torch.einsum("bf,bmf->bm", z, self.leverage[own]) + 1.0 / len(self.leverage)
+                pull = torch.where(own < 0, 0.0, pull)
+                scores = scores - torch.einsum("bm,bmr->br", pull, self.influence[own])
             scores = scores * (1.0 / self._from_mean(scores).clamp_min(1e-12)).clamp_max(1.0)
             return self._map(scores, self.config.latent_shape[1:])
 
-    def deviation(self, guess: Float[Tensor, "b c d h w"]) -> Float[Tensor, "b c d h w"] | None:
-        """Standard deviation of latents around such guesses, of training cases that the regression had not seen."""
+    def deviation(self, prior: Float[Tensor, "b c d h w"]) -> Float[Tensor, "b c d h w"] | None:
+        """Standard deviation of left-out training latents around such priors; None where it was not measured."""
         if self.std is None:
             return None
         if self.config.hidden:
-            return torch.ones_like(guess)
-        return _resized(self.std[None], guess.shape[2:]).expand_as(guess)
+            return torch.ones_like(prior)
+        return _resized(self.std[None], prior.shape[2:]).expand_as(prior)
 
     def _map(self, scores: Float[Tensor, "b r"], size: Sequence[int]) -> Float[Tensor, "b c d h w"]:
-        guess = self.mean + scores @ self.basis[: scores.shape[1]]
-        return _resized(guess.unflatten(1, (self.config.latent_shape[0], *self.grid)), size)
+        latents = self.mean + scores @ self.basis[: scores.shape[1]]
+        return _resized(latents.unflatten(1, (self.config.latent_shape[0], *self.grid)), size)
 
     @torch.no_grad()
     def distance(self, xray: Float[Tensor, "b v 1 h w"]) -> Float[Tensor, " b"]:
-        """How far X-rays are from the mean of the training X-rays; the farthest of these is 1."""
+        """Distance of X-rays from the mean of training in score space; 1 for the farthest training X-ray."""
         with torch.autocast(xray.device.type, enabled=False):
             return self._from_mean(self._standardise(self._pool(xray)) @ self.weight)[:, 0]
 
     @torch.no_grad()
     def likeness(self, xray: Float[Tensor, "b v 1 h w"]) -> Float[Tensor, " b"]:
-        """Correlation with the mean training X-ray over coarse pixels: at most 1, and 0 of a picture of anything."""
+        """Correlation with the mean training X-ray over coarse pixels, at most 1; about 0 for any other picture."""
         small = self._pool(xray)
         small, mean = small - small.mean(dim=1, keepdim=True), self.pixel_mean - self.pixel_mean.mean()
         return (small @ mean) / (small.norm(dim=1) * mean.norm()).clamp_min(1e-12)
@@ -207,12 +205,12 @@ class LinearPrior(ModelMixin, ConfigMixin):
 
 
 def _members(patients: Sequence) -> Int[Tensor, "n m"]:
-    """Of each case the indices of all cases of its patient, filled up by -1."""
+    """Indices of all cases of each case's patient, padded with -1."""
     cases: dict = {}
     for i, patient in enumerate(patients):
         cases.setdefault(patient, []).append(i)
-    most = max(map(len, cases.values()))
-    return torch.tensor([cases[patient] + [-1] * (most - len(cases[patient])) for patient in patients])
+    longest = max(map(len, cases.values()))
+    return torch.tensor([cases[patient] + [-1] * (longest - len(cases[patient])) for patient in patients])
 
 
 def _left_out(
@@ -221,12 +219,12 @@ def _left_out(
     shrunk: Float[Tensor, " f"],
     members: Int[Tensor, "n m"],
 ) -> Float[Tensor, "n r"]:
-    """Residuals by the regression without the case's patient: (I - H)⁻¹ e, H the patient's block of the hat matrix."""
+    """Residuals of the regression without the case's patient: (I - H)⁻¹ e, H the patient's block of the hat matrix."""
     n = len(residual)
     hat = (rotated.square() @ shrunk + 1.0 / n).clamp_max(1.0 - 1e-9)
     found = residual / (1.0 - hat)[:, None]
-    for out in members[(members >= 0).sum(dim=1) > 1].unique(dim=0):
-        own = out[out >= 0]
+    for row in members[(members >= 0).sum(dim=1) > 1].unique(dim=0):
+        own = row[row >= 0]
         block = (rotated[own] * shrunk) @ rotated[own].T + 1.0 / n
         eye = torch.eye(len(own), dtype=block.dtype)
         found[own] = torch.linalg.solve((1.0 + 1e-9) * eye - block, residual[own])

@@ -1,14 +1,12 @@
-"""A guess of how the patient stood when an X-ray of unknown pose was taken, and the X-ray laid accordingly.
+"""Estimates the pose of X-rays without one by regression from pixels, and aligns the X-ray to the nominal pose.
 
-Where nobody wrote the pose down, features lifted along the nominal rays, and a linear guess from pixels, are off by as
-much as the patient stood off. But the picture tells much of it: a ridge regression from its pixels, fitted in closed
-form on DRRs of the training CTs at drawn poses, reads nearly all of a shift along the body and most of one across.
-Each round lays the picture by what the rounds before have guessed, and reads what is left (Dollár, Welinder, Perona,
-"Cascaded pose regression", CVPR 2010).
+Without a pose, features lifted along the nominal rays, and the linear prior from pixels, are off by the patient's
+displacement. A ridge regression from pixels to the displacement, fitted in closed form on DRRs of the training CTs at
+drawn poses, recovers nearly all of a shift along the body and most of one across. Each round aligns the X-ray by the
+estimate so far and regresses the remainder (Dollár, Welinder, Perona, "Cascaded pose regression", CVPR 2010).
 
-What lies in the plane of the detector is taken out of the picture: the patient's plane through the isocentre comes to
-lie where the nominal pose would have shown it. The angles cannot be taken out of a picture: they go into its pose,
-along whose rays features are lifted.
+Alignment moves the patient's plane through the isocentre to where the nominal pose shows it. Angles cannot be removed
+from an X-ray: they go into its pose, along whose rays features are lifted.
 """
 
 from collections.abc import Sequence
@@ -25,22 +23,22 @@ from ddpm.conditioning.ridge import ridge
 
 FIELDS = ("distance", "azimuth", "elevation", "centre_d", "centre_h", "centre_w")  # share of the distance, degrees, mm
 LIMITS = (0.1, 5.0, 5.0, 15.0, 15.0, 15.0)
-FOLDS = 5  # a training X-ray is guessed by the regression of the folds without its patient
-LEAST_PATIENTS = 2 * FOLDS
-FINER = 2  # pictures are laid with so many times the pixels that are read
-LEAST_STD = 1e-3  # a pixel that never varies in training says nothing
+FOLDS = 5  # the regression of the other folds predicts a training X-ray
+MIN_PATIENTS = 2 * FOLDS
+OVERSAMPLING = 2  # X-rays are aligned at this many times the pixels of the regression
+MIN_STD = 1e-3  # keeps a pixel that is constant in training from dominating
 
 
 class PoseRegressor(ModelMixin, ConfigMixin):
-    """X-rays `(b, v, 1, h, w)` of unknown pose, laid as nominal ones, and their poses with the guessed angles.
+    """X-rays `(b, v, 1, h, w)` of unknown pose, aligned to the nominal one, and their poses with the estimated angles.
 
     Args:
-        azimuths: of each view's nominal pose, in degrees. Each view has its own regression, and an X-ray of another
-            azimuth, as AP among PA ones, is left as it is: it would be read wrongly.
+        azimuths: of each view's nominal pose, in degrees. Each view has its own regression; an X-ray of another
+            azimuth, as AP among PA X-rays, stays as it is.
         pixels: X-rays are averaged down to `(pixels, pixels)`.
-        limits: of the guesses, in the units of `FIELDS`.
-        rounds: of guessing and laying; a third one adds nothing. From the second on, the regression without a patient
-            is fitted on pictures laid by regressions that may have seen them.
+        limits: of the estimates, in the units of `FIELDS`.
+        rounds: of regression and alignment; a third one adds nothing. From the second on, the regression without a
+            patient is fitted on X-rays that regressions with this patient may have aligned.
     """
 
     @register_to_config
@@ -60,7 +58,7 @@ class PoseRegressor(ModelMixin, ConfigMixin):
         self.register_buffer("bias", torch.zeros(rounds, views, len(FIELDS)))
         self.register_buffer("azimuth", torch.tensor(azimuths, dtype=torch.float32), persistent=False)
         self.register_buffer("reach", torch.tensor(limits), persistent=False)
-        # without a patient's fold; only its own training needs them, so no checkpoint holds them
+        # regressions without a fold; only the training that fitted them needs them, so checkpoints omit them
         self.register_buffer("fold_weight", None, persistent=False)
         self.register_buffer("fold_bias", None, persistent=False)
         self.register_buffer("fold", None, persistent=False)  # of each training case; FOLDS: in none
@@ -77,12 +75,12 @@ class PoseRegressor(ModelMixin, ConfigMixin):
         """Fits on DRRs at known poses.
 
         Args:
-            nominal, drawn: the poses that they are taken for, and those that they were taken at.
+            nominal, drawn: assumed poses, and true poses.
             patients: of the DRRs.
-            cases: patient of each training case, by whose position `forward` is asked.
+            cases: patient of each training case; `forward` takes positions among them.
 
         Returns:
-            Of each field, for each view, the share of its variance that is read of patients not fitted on.
+            R² of every field in every view, for patients that the regression was not fitted on.
 
         Raises:
             ValueError: for fewer patients than folds.
@@ -91,33 +89,32 @@ class PoseRegressor(ModelMixin, ConfigMixin):
         xrays, nominal, drawn = xrays[fits], nominal[fits], drawn[fits]
         patients = [patient for patient, chosen in zip(patients, fits.tolist(), strict=True) if chosen]
         names = {patient: k % FOLDS for k, patient in enumerate(dict.fromkeys(patients))}
-        if len(names) < LEAST_PATIENTS:
+        if len(names) < MIN_PATIENTS:
             raise ValueError(
-                f"{len(names)} training patients: the guess of the pose needs {LEAST_PATIENTS}; "
-                "set model.pose_guess=false"
+                f"{len(names)} training patients: the pose regressor needs {MIN_PATIENTS}; set model.pose_guess=false"
             )
         device = self.weight.device
         self.fold = torch.tensor([names.get(patient, FOLDS) for patient in cases], device=device)
         fold = torch.tensor([names[patient] for patient in patients])
-        xrays = torch.cat([_pooled(part, FINER * self.config.pixels) for part in xrays.split(64)])
-        truth, guess = _offsets(nominal, drawn), torch.zeros(len(xrays), xrays.shape[1], len(FIELDS))
+        xrays = torch.cat([_pooled(part, OVERSAMPLING * self.config.pixels) for part in xrays.split(64)])
+        truth, estimate = _offsets(nominal, drawn), torch.zeros(len(xrays), xrays.shape[1], len(FIELDS))
         self.fold_weight = torch.zeros(FOLDS + 1, *self.weight.shape, device=device)
         self.fold_bias = torch.zeros(FOLDS + 1, *self.bias.shape, device=device)
         for k in range(self.config.rounds):
-            parts = zip(xrays.split(64), nominal.split(64), guess.split(64), strict=True)
+            parts = zip(xrays.split(64), nominal.split(64), estimate.split(64), strict=True)
             raw = torch.cat([_pooled(align(*part), self.config.pixels) for part in parts]).flatten(2)
             for view in range(raw.shape[1]):
-                seen, left = raw[:, view], (truth - guess)[:, view]
-                mean, std = seen.mean(dim=0), seen.std(dim=0).clamp_min(LEAST_STD)
+                features, remainder = raw[:, view], (truth - estimate)[:, view]
+                mean, std = features.mean(dim=0), features.std(dim=0).clamp_min(MIN_STD)
                 self.pixel_mean[k, view], self.pixel_std[k, view] = mean, std
-                weights, intercepts, unseen = ridge(((seen - mean) / std).double(), left.double(), fold)
+                weights, intercepts, out_of_fold = ridge(((features - mean) / std).double(), remainder.double(), fold)
                 self.fold_weight[:, k, view], self.fold_bias[:, k, view] = weights.float(), intercepts.float()
-                guess[:, view] += unseen.float()
-            guess = self._limited(guess)
+                estimate[:, view] += out_of_fold.float()
+            estimate = self._limited(estimate)
         self.weight.copy_(self.fold_weight[FOLDS])
         self.bias.copy_(self.fold_bias[FOLDS])
-        missed = (truth - guess).square().mean(dim=0) / truth.var(dim=0).clamp_min(1e-12)
-        return {name: (1.0 - missed)[:, i].tolist() for i, name in enumerate(FIELDS)}
+        unexplained = (truth - estimate).square().mean(dim=0) / truth.var(dim=0).clamp_min(1e-12)
+        return {name: (1.0 - unexplained)[:, i].tolist() for i, name in enumerate(FIELDS)}
 
     @torch.no_grad()
     def forward(
@@ -127,30 +124,30 @@ class PoseRegressor(ModelMixin, ConfigMixin):
         unknown: Bool[Tensor, "b v"],
         index: Int[Tensor, " b"] | None = None,
     ) -> tuple[Float[Tensor, "b v 1 h w"], Float[Tensor, "b v 9"]]:
-        """X-rays laid and their poses; those whose pose is known, or of a view that was not fitted, stay as they are.
+        """Aligned X-rays and their poses; an X-ray of known pose, or of a view that was not fitted, stays as it is.
 
         Args:
-            pose: complete, the nominal one where it is unknown (`dataset.imaging.geometry.fill_unknown`).
-            index: positions among the training cases, each then guessed without its patient.
+            pose: complete, nominal where it is unknown (`dataset.imaging.geometry.fill_unknown`).
+            index: positions among the training cases, to use the regressions without their patients.
 
         Raises:
-            RuntimeError: for an index before `fit`, as in a model that was loaded.
+            RuntimeError: for an index before `fit`, as in a loaded model.
         """
         unknown = unknown & self.covers(pose)
         with torch.autocast(xray.device.type, enabled=False):
-            guess = self.offsets(xray, pose, index)
-            aligned = align(xray.float(), pose, guess).to(xray.dtype)
+            offsets = self.offsets(xray, pose, index)
+            aligned = align(xray.float(), pose, offsets).to(xray.dtype)
         turned = pose.clone()
-        turned[..., 2:4] += guess[..., 1:3]
+        turned[..., 2:4] += offsets[..., 1:3]
         return torch.where(unknown[..., None, None, None], aligned, xray), torch.where(
             unknown[..., None], turned, pose
         )
 
     def align_batch(self, batch: dict, training: bool) -> dict:
-        """A batch with `unknown` `(b, v)` and complete poses, its X-rays of unknown pose laid.
+        """A batch with `unknown` `(b, v)` and complete poses, with its X-rays of unknown pose aligned.
 
         Args:
-            training: its `index` counts training cases, which a model that was fitted elsewhere does not know.
+            training: whether the batch's `index` counts training cases; a loaded model ignores it.
         """
         index = batch["index"] if training and self.fold is not None else None
         xray, pose = self(batch["xray"], batch["pose"], batch["unknown"], index)
@@ -160,43 +157,41 @@ class PoseRegressor(ModelMixin, ConfigMixin):
     def offsets(
         self, xray: Float[Tensor, "b v 1 h w"], pose: Float[Tensor, "b v 9"], index: Int[Tensor, " b"] | None = None
     ) -> Float[Tensor, "b v 6"]:
-        """How each X-ray was taken off its nominal pose, in `FIELDS`, within the limits.
+        """Estimated displacement of each X-ray from its nominal pose, in `FIELDS`, within the limits.
 
         Raises:
             ValueError: for X-rays of another number of views.
             RuntimeError: for an index before `fit`.
         """
         if xray.shape[1] != len(self.azimuth):
-            raise ValueError(
-                f"X-rays of {xray.shape[1]} views, the guess of the pose was made for {len(self.azimuth)}"
-            )
+            raise ValueError(f"X-rays of {xray.shape[1]} views, the pose regressor was made for {len(self.azimuth)}")
         if index is not None and self.fold_weight is None:
-            raise RuntimeError("the guess of the pose does not know its training cases: call fit first")
+            raise RuntimeError("the pose regressor does not know its training cases: call fit first")
         weight, bias = (own.expand(len(xray), *own.shape) for own in (self.weight, self.bias))
         if index is not None:
             weight, bias = self.fold_weight[self.fold[index]], self.fold_bias[self.fold[index]]
-        small = _pooled(xray.float(), FINER * self.config.pixels)
-        guess = torch.zeros(*xray.shape[:2], len(FIELDS), device=xray.device)
+        small = _pooled(xray.float(), OVERSAMPLING * self.config.pixels)
+        found = torch.zeros(*xray.shape[:2], len(FIELDS), device=xray.device)
         for k in range(self.config.rounds):
-            raw = _pooled(align(small, pose, guess), self.config.pixels).flatten(2)
+            raw = _pooled(align(small, pose, found), self.config.pixels).flatten(2)
             z = (raw - self.pixel_mean[k]) / self.pixel_std[k]
-            guess = self._limited(guess + bias[:, k] + torch.einsum("bvf,bvfo->bvo", z, weight[:, k]))
-        return guess
+            found = self._limited(found + bias[:, k] + torch.einsum("bvf,bvfo->bvo", z, weight[:, k]))
+        return found
 
     def covers(self, pose: Float[Tensor, "b v 9"]) -> Bool[Tensor, "b v"]:
-        """Whether X-rays of these nominal poses are of the views that it reads."""
+        """Whether X-rays of these nominal poses show the views that the regressions were fitted on."""
         return (pose[..., 2] - self.azimuth).abs() < 1.0
 
-    def _limited(self, guess: Tensor) -> Tensor:
-        return guess.clamp(-self.reach, self.reach)
+    def _limited(self, offsets: Tensor) -> Tensor:
+        return offsets.clamp(-self.reach, self.reach)
 
 
 def align(
     xray: Float[Tensor, "b v 1 h w"], pose: Float[Tensor, "b v 9"], offsets: Float[Tensor, "b v 6"]
 ) -> Float[Tensor, "b v 1 h w"]:
-    """X-rays taken off their nominal `pose` by `offsets`, with the plane through the isocentre as it would show it.
+    """X-rays displaced from their nominal `pose` by `offsets`, resampled to show the isocentre plane as in `pose`.
 
-    Angles stay: what is laid is what the nominal pose, turned by them, shows. An edge goes on outward.
+    The angles of the offsets stay in the X-ray. Pixels from outside the field repeat its border.
     """
     b, v = xray.shape[:2]
     nominal, moved = pose.flatten(0, 1), _applied(pose, offsets).flatten(0, 1)
@@ -211,8 +206,8 @@ def align(
         return project(turned[4:7] + plane, moved)
 
     grids = torch.func.vmap(grid)(turned.float(), moved.float())
-    laid = F.grid_sample(xray.flatten(0, 1), grids.to(xray.dtype), padding_mode="border", align_corners=False)
-    return laid.unflatten(0, (b, v))
+    aligned = F.grid_sample(xray.flatten(0, 1), grids.to(xray.dtype), padding_mode="border", align_corners=False)
+    return aligned.unflatten(0, (b, v))
 
 
 def _offsets(nominal: Float[Tensor, "n v 9"], drawn: Float[Tensor, "n v 9"]) -> Float[Tensor, "n v 6"]:

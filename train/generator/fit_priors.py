@@ -11,7 +11,7 @@ from dataset.cases.store import stored
 from dataset.datamodule import CTDataModule
 from dataset.imaging.drr_options import DrrSettings
 from dataset.xray.pose_perturbation import DEGREES, DISTANCE_SHARE, SHIFT_MM
-from ddpm.conditioning.pose_regressor import FINER, LEAST_PATIENTS, PoseRegressor
+from ddpm.conditioning.pose_regressor import MIN_PATIENTS, OVERSAMPLING, PoseRegressor
 from ddpm.module import DDPMModule
 from train.distributed.processes import say
 from train.generator.latent_data import LatentData, laid
@@ -48,7 +48,7 @@ def fit_guesses(
     if pose_guess or pose_guess is None and _needs_pose(cases, data, module):
         drr = getattr(cases.source, "drr", DrrSettings())
         home = Path(cases.manifest_path).parent
-        drrs = posed_drrs(cases.train, drr, home, FINER * pixels, cases.prepare_workers)
+        drrs = posed_drrs(cases.train, drr, home, OVERSAMPLING * pixels, cases.prepare_workers)
         guess = PoseRegressor(drrs.nominal[..., 2].mode(dim=0).values.tolist(), pixels, LIMITS)
         read = guess.fit(drrs.xray, drrs.nominal, drrs.drawn, [patients[i] for i in drrs.cases], patients)
         module.trained["pose_regressor"] = guess
@@ -102,7 +102,7 @@ def _needs_pose(cases: CTDataModule, data: LatentData, module: DDPMModule) -> bo
     poses = data.train.conditions["pose"] if data.train.kept else (stored(path, "pose") for path in train.paths)
     if not any(pose.isnan().any() for pose in poses):
         return False
-    if (count := train.rows["patient"].nunique()) >= LEAST_PATIENTS:
+    if (count := train.rows["patient"].nunique()) >= MIN_PATIENTS:
         return True
     log.warning("%d training patients are too few to guess the unknown poses of X-rays by: taken as nominal", count)
     return False
