@@ -1,8 +1,8 @@
 """Folders of diffusers (`model_index.json`, a sub-folder for each part), checked before anything is built from them.
 
-diffusers writes such folders. Reading one, it would import whatever class the index names (and then refuse most of
-ours), fill missing weights with random ones, and note the path in the next folder. Here a folder names classes
-of our registry alone, has all weights and no more, holds no link that leads out of it, and keeps no path.
+diffusers itself would import any class that the index names, fill missing weights with random ones, and write the path
+into the next folder. Here a folder names only classes of the registry, has exactly the weights of its parts, and holds
+neither links that lead out of it nor paths.
 """
 
 import json
@@ -22,19 +22,18 @@ WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
 def is_folder(path: str | Path) -> bool:
-    """Whether this is a folder with an index of diffusers."""
+    """Whether the path is a folder with an index of diffusers."""
     return (Path(path) / INDEX).is_file()
 
 
 def check_index(folder: str | Path, linked: bool = False) -> list[str]:
-    """The parts of a pipeline that a folder holds, its scheduler among them.
+    """Names of the parts that a folder holds, the scheduler among them; nothing is built.
 
     Args:
-        linked: its files are links, as in the cache of the hub.
+        linked: whether its files are links, as in the cache of the hub.
 
     Raises:
-        UserError: no index, an index that names other classes than ours, a file that is missing, or a link that leads
-            out of the folder; nothing has been built then.
+        UserError: for a missing index or file, a class outside the registry, or a link that leads out of the folder.
     """
     folder = Path(folder)
     if not is_folder(folder):
@@ -65,10 +64,10 @@ def check_index(folder: str | Path, linked: bool = False) -> list[str]:
 
 
 def read_part(folder: str | Path, name: str) -> nn.Module | SchedulerMixin:
-    """One part of a folder that `check_index` let pass, with exactly the weights that lie there.
+    """One part of a folder that `check_index` has checked, with exactly the weights of its file.
 
     Raises:
-        UserError: a config that its class refuses, or weights that are damaged, missing or left over.
+        UserError: for a config that its class refuses, or weights that are damaged, missing or superfluous.
     """
     place, cls_name = _place(Path(folder), name), _index(Path(folder))[name][1]
     cls_name = RENAMED_CLASSES.get(cls_name, cls_name)
@@ -86,13 +85,13 @@ def read_part(folder: str | Path, name: str) -> nn.Module | SchedulerMixin:
 
 
 def read_settings(folder: str | Path) -> dict:
-    """The rest of an index: `protocol` of the data, and `sampling` where it says how to sample."""
+    """`protocol` of the data, and `sampling`, the arguments of `set_sampler`, if the index has them."""
     index = _json(Path(folder) / INDEX)
     return {name: index[name] for name in ("protocol", "sampling") if isinstance(index.get(name), dict)}
 
 
 def forget_paths(folder: str | Path) -> None:
-    """Takes the path that diffusers notes out of every config of a folder: it may hold a name."""
+    """Removes the path that diffusers writes into every config of a folder: it may hold a personal name."""
     for file in (Path(folder) / INDEX, *Path(folder).glob("*/*config.json")):
         content = _json(file)
         if content.pop("_name_or_path", None) is not None:
@@ -102,17 +101,17 @@ def forget_paths(folder: str | Path) -> None:
 
 
 def _library(cls: type) -> str:
-    """How diffusers calls the place of a class: its own by the first word."""
+    """Module of a class as diffusers writes it into an index."""
     return "diffusers" if cls.__module__.startswith("diffusers.") else cls.__module__
 
 
 def _index(folder: Path) -> dict:
-    """The index, with today's names of parts where an older version wrote it."""
+    """The index, with today's names of parts."""
     return {RENAMED_PARTS.get(name, name): entry for name, entry in _json(folder / INDEX).items()}
 
 
 def _place(folder: Path, name: str) -> Path:
-    """The sub-folder of a part, which bears its old name in a folder of an older version."""
+    """Sub-folder of a part, under its old name in a folder of an older version."""
     old = next((old for old, new in RENAMED_PARTS.items() if new == name), name)
     return folder / (old if (folder / old).is_dir() else name)
 

@@ -1,1 +1,1 @@
-"""Checkpoints: header, reading, writing, and the models that are rebuilt from one."""
+"""Checkpoints: header, reading, writing, and the models that one holds."""

@@ -1,7 +1,7 @@
-"""The header of a file is checked before anything is built from it: its kinds, its sizes and its protocol.
+"""Checks of a header before anything is built from it: types, sizes and protocol.
 
-What a header asks for is built on torch's meta device first, where it costs nothing, and compared with the weights
-that lie in the same file: nobody fills the memory with a few bytes of JSON.
+Each component is first built on torch's meta device, without memory, and compared with the weights in the file, so that
+a few bytes of JSON cannot fill the memory.
 """
 
 import math
@@ -13,19 +13,19 @@ from common.errors import UserError
 from dataset.imaging.hu_window import Window
 
 FORMAT = 1  # version of the header
-LARGEST_NUMBER = 1 << 20  # in the constructor arguments of a component: no width, depth or table is as large
-LONGEST_LIST = 4096
-DEEPEST = 8
-SPARE = 1 << 28  # bytes beyond its weights that a component may take: buffers that are not stored
-LARGEST_SIDE = 4096  # voxels or pixels
-FORBIDDEN = ("hf-hub:", "local-dir:", "hf_hub:", "http://", "https://")  # names by which libraries fetch models
+MAX_NUMBER = 1 << 20  # in the constructor arguments of a component
+MAX_LIST = 4096
+MAX_DEPTH = 8
+SPARE = 1 << 28  # bytes that a component may take beyond its weights, for buffers that are not stored
+MAX_SIDE = 4096  # voxels or pixels
+FORBIDDEN = ("hf-hub:", "local-dir:", "hf_hub:", "http://", "https://")  # prefixes of downloads by libraries
 
 
 def check_header(path: str | Path, header: dict) -> None:
-    """Refuses a header of another format, or that is not built as ours are.
+    """Checks format, types and protocol.
 
     Raises:
-        UserError: naming the file and what is wrong.
+        UserError: for a header of another format or a damaged one.
     """
     version = header.get("format")
     if version != FORMAT:
@@ -36,8 +36,8 @@ def check_header(path: str | Path, header: dict) -> None:
         if not isinstance(header.get(key, {}), dict):
             raise UserError(f"{path}: its header is damaged ({key} is no table); copy it again")
     for name, entry in header["components"].items():
-        whole = isinstance(entry, dict) and isinstance(entry.get("config"), dict)
-        if not whole or not all(isinstance(entry.get(key, ""), str) for key in ("class", "prefix")):
+        typed = isinstance(entry, dict) and isinstance(entry.get("config"), dict)
+        if not typed or not all(isinstance(entry.get(key, ""), str) for key in ("class", "prefix")):
             raise UserError(f"{path}: its header is damaged (component {name}); copy it again")
         _check_arguments(path, name, entry["config"])
     if header.get("stage") == "ddpm":
@@ -45,18 +45,18 @@ def check_header(path: str | Path, header: dict) -> None:
 
 
 def check_size(path: str | Path, name: str, cls: type, config: dict, stored: int) -> None:
-    """Refuses a component far larger than the `stored` bytes of weights in its file.
+    """Compares a component with the `stored` bytes of weights in its file.
 
     Raises:
-        UserError: with both sizes.
+        UserError: for a component more than twice as large.
     """
     try:
         with torch.device("meta"):
             module = cls(**config)
     except (RuntimeError, NotImplementedError, AttributeError, TypeError, ValueError, KeyError, ImportError):
-        return  # what its class has to say is said where it is built
+        return  # building it raises the same error
     asked = sum(t.numel() * t.element_size() for t in (*module.parameters(), *module.buffers()))
-    if asked > 2 * stored + SPARE:  # an exported model may store half of the precision
+    if asked > 2 * stored + SPARE:  # an exported model may store half the precision
         raise UserError(
             f"{path}: component {name} asks for {asked / 1e9:.3g} GB where its file holds {stored / 1e9:.3g} GB of "
             "weights; nothing was built, copy it again"
@@ -64,17 +64,17 @@ def check_size(path: str | Path, name: str, cls: type, config: dict, stored: int
 
 
 def _check_arguments(path, name: str, value, depth: int = 0) -> None:
-    if depth > DEEPEST:
+    if depth > MAX_DEPTH:
         raise UserError(f"{path}: component {name}: arguments nested too deeply; nothing was built")
     if isinstance(value, dict | list | tuple):
-        if len(value) > LONGEST_LIST:
+        if len(value) > MAX_LIST:
             raise UserError(f"{path}: component {name}: a list of {len(value)} arguments; nothing was built")
         for item in value.values() if isinstance(value, dict) else value:
             _check_arguments(path, name, item, depth + 1)
-    elif isinstance(value, int | float) and not abs(value) <= LARGEST_NUMBER:
+    elif isinstance(value, int | float) and not abs(value) <= MAX_NUMBER:
         raise UserError(f"{path}: component {name}: {value} as an argument; nothing was built")
     elif isinstance(value, str) and value.startswith(FORBIDDEN):
-        raise UserError(f"{path}: component {name}: {value[:80]!r} would be fetched; nothing was built")
+        raise UserError(f"{path}: component {name}: {value[:80]!r} would be downloaded; nothing was built")
 
 
 def _check_protocol(path, protocol: dict) -> None:
@@ -83,7 +83,7 @@ def _check_protocol(path, protocol: dict) -> None:
         sizes = {"volume_size": 3} | ({"xray_size": 2} if "xray_size" in protocol else {})
         for key, count in sizes.items():
             values = protocol[key]
-            if len(values) != count or not all(type(v) is int and 0 < v <= LARGEST_SIDE for v in values):
+            if len(values) != count or not all(type(v) is int and 0 < v <= MAX_SIDE for v in values):
                 raise ValueError(f"{key} {values}")
         extent = [float(v) for v in protocol["extent"]]
         if len(extent) != 3 or not all(math.isfinite(v) and v > 0 for v in extent):

@@ -18,16 +18,16 @@ def make_latent_encoder(
     search: str | None = None,
     slices_per_batch: int = 8,
 ) -> LatentEncoder:
-    """A frozen latent encoder, its statistics not yet measured.
+    """A frozen latent encoder without measured statistics.
 
     Args:
-        vae_ckpt: hub id, folder or single file of a 2D VAE. Where both are given this one is used.
+        vae_ckpt: hub id, folder or single file of a 2D VAE; preferred to `vqgan_ckpt`.
         vqgan_ckpt: checkpoint of `train_vqgan.py`.
-        latent_encoder: `vae` or `vqgan` overrides that order.
-        search: folder whose newest VQ-GAN checkpoint is taken where neither is given.
+        latent_encoder: `vae` or `vqgan`; None prefers the VAE.
+        search: folder whose newest VQ-GAN checkpoint is used if both are None.
 
     Raises:
-        UserError: naming the key, what was found and how to go on.
+        UserError: for files that are missing or hold something else; it names the key.
     """
     kind = choose(vae_ckpt, vqgan_ckpt, latent_encoder)
     if kind == "vae":
@@ -35,7 +35,7 @@ def make_latent_encoder(
             raise UserError(f"model.latent_encoder=vae needs {VAE_HELP}")
         if vqgan_ckpt:
             log.warning(
-                "model.vae_ckpt is used; model.vqgan_ckpt=%s is not read (model.latent_encoder=vqgan reads it)",
+                "model.vae_ckpt is used, not model.vqgan_ckpt=%s (model.latent_encoder=vqgan uses that)",
                 vqgan_ckpt,
             )
         return load_vae(vae_ckpt, slices_per_batch)
@@ -51,7 +51,7 @@ def make_latent_encoder(
 
 
 def choose(vae_ckpt: str | None, vqgan_ckpt: str | None, latent_encoder: str | None) -> str:
-    """`vae` or `vqgan`."""
+    """`vae` or `vqgan`, by the keys."""
     if latent_encoder not in (None, "vae", "vqgan"):
         raise UserError(f"model.latent_encoder={latent_encoder}: choose vae or vqgan")
     return latent_encoder or ("vae" if vae_ckpt else "vqgan")

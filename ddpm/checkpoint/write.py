@@ -18,8 +18,8 @@ def save_adapter(path: str | Path, weights: dict[str, torch.Tensor], lora: dict,
 
     Args:
         weights: of the adapters, by their names in the training module.
-        lora: what `ddpm.lora.add_lora` returned.
-        base: `file`, the name, and `sha256` of the checkpoint that they belong to.
+        lora: return value of `ddpm.lora.add_lora`.
+        base: `file`, the name, and `sha256` of the checkpoint beneath them.
     """
     plain = {name: value.detach().float().cpu().contiguous() for name, value in weights.items()}
     header = {"stage": "adapter", "components": {}, "lora": lora, "base": base, "protocol": protocol}
@@ -37,14 +37,14 @@ def export_pipeline(pipeline: XrayToCTPipeline, path: str | Path, dtype: torch.d
 
 
 def header_of(pipeline: XrayToCTPipeline) -> dict:
-    """The header that rebuilds a pipeline: plain JSON."""
+    """The header that rebuilds a pipeline, as plain JSON."""
     components = {name: component(part, f"{name}.") for name, part in pipeline.networks.items()}
     components["scheduler"] = component(pipeline.training_scheduler)
     return complete({"stage": "ddpm", "components": components, "protocol": pipeline.protocol})
 
 
 def complete(header: dict) -> dict:
-    """A header with its format version and what it inherits."""
+    """A header with its format version and its inherited licences."""
     return {"format": FORMAT, **header, "inherits": inherits(header)}
 
 
@@ -57,9 +57,9 @@ def export_classifier(classifier: nn.Module, path: str | Path, protocol: dict) -
 
 
 def component(module, prefix: str = "") -> dict:
-    """The entry of a component in a header: class name, constructor arguments, prefix of its weights."""
+    """Entry of a component in a header: class name, constructor arguments, prefix of its weights."""
     config = {k: v for k, v in dict(module.config).items() if not k.startswith("_")}
-    name = type(module).__name__.removeprefix("FSDP")  # the class of a sharded part is made on the fly
+    name = type(module).__name__.removeprefix("FSDP")  # FSDP derives the class of a sharded part
     return {"class": name, "config": json.loads(json.dumps(config)), "prefix": prefix}
 
 

@@ -1,4 +1,4 @@
-"""A classifier of CT volumes, one logit each: a DenseNet in 3D, or in 2D over axial slices."""
+"""A classifier of CT volumes with one logit: a DenseNet in 3D, or in 2D over axial slices."""
 
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
@@ -10,8 +10,8 @@ class CTClassifier(ModelMixin, ConfigMixin):
     """DenseNet (Huang et al. 2017; MONAI's), by default the 121-layer one in 3D.
 
     Args:
-        dimensions: 3, or 2 for slices along D, whose logits are averaged.
-        init_features, growth_rate, block_config: as MONAI's DenseNet takes them.
+        dimensions: 3, or 2 for the mean of the logits of slices along D.
+        init_features, growth_rate, block_config: of MONAI's DenseNet.
 
     Raises:
         ValueError: for other dimensions.
@@ -26,7 +26,7 @@ class CTClassifier(ModelMixin, ConfigMixin):
         block_config: tuple[int, ...] = (6, 12, 24, 16),
     ):
         super().__init__()
-        from monai.networks.nets import DenseNet  # seconds to import, and only classification needs it
+        from monai.networks.nets import DenseNet  # takes seconds to import
 
         if dimensions not in (2, 3):
             raise ValueError(f"dimensions={dimensions}: a classifier works in 2 or 3")

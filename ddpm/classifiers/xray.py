@@ -1,4 +1,4 @@
-"""Classifiers of X-rays, one logit each: a head on one of our X-ray encoders, or on a network of torchvision."""
+"""Classifiers of X-rays with one logit: a head on an X-ray encoder, or a network of torchvision."""
 
 import json
 
@@ -21,10 +21,10 @@ class XrayClassifier(ModelMixin, ConfigMixin):
 
     Args:
         encoder: `{"class": name of one of ddpm.xray_encoder, "config": its constructor arguments}`.
-        dropout: of the embedding, while training.
+        dropout: of the embedding.
 
     Raises:
-        ValueError: for a class that is no X-ray encoder of ours.
+        ValueError: for a class outside `ddpm.xray_encoder`.
     """
 
     @register_to_config
@@ -51,11 +51,11 @@ class XrayClassifier(ModelMixin, ConfigMixin):
 
 
 class TorchvisionXrayClassifier(ModelMixin, ConfigMixin):
-    """A classification network of torchvision with one output; logits of several views are averaged.
+    """A classification network of torchvision with one output, the mean over the views.
 
     Args:
         architecture: one of `BACKBONES`.
-        image_size: side in pixels that X-rays are resized to.
+        image_size: side in pixels to which X-rays are resized.
 
     Raises:
         ValueError: for another architecture.
@@ -74,10 +74,10 @@ class TorchvisionXrayClassifier(ModelMixin, ConfigMixin):
     def from_weights(
         cls, architecture: str = "densenet121", image_size: int = 224, weights: str | None = None
     ) -> "TorchvisionXrayClassifier":
-        """With the weights of a file of torchvision, all but their last layer; None starts from scratch.
+        """A classifier with the weights of a torchvision file, except the last layer; None for random weights.
 
         Raises:
-            ValueError: for a file that is missing, or not of this architecture.
+            ValueError: for a file that is missing or of another architecture.
         """
         found = cls(architecture, image_size)
         if weights is None:
@@ -109,7 +109,7 @@ class TorchvisionXrayClassifier(ModelMixin, ConfigMixin):
 
 
 def _renamed(name: str) -> str:
-    """torchvision's older DenseNet files have dots within the names of layers."""
+    """Layer names without the inner dots of torchvision's older DenseNet files."""
     for old, new in (("norm.1", "norm1"), ("norm.2", "norm2"), ("conv.1", "conv1"), ("conv.2", "conv2")):
         name = name.replace(f".{old}.", f".{new}.") if "denselayer" in name else name
     return name

@@ -7,10 +7,10 @@ from torch import Tensor, nn
 
 
 class Conv3d(nn.Conv3d):
-    """A convolution that stays in float32 where oneDNN's bfloat16 one is wrong.
+    """A convolution that stays in float32 where oneDNN's bfloat16 convolution is wrong.
 
-    On a CPU its weight gradient reads memory that nobody wrote when the input is two voxels deep and the kernel three
-    (torch 2.14; about every third call), which ends as a gradient of 1e31.
+    On a CPU its weight gradient reads uninitialised memory for an input two voxels deep and a kernel of three (torch
+    2.14, about every third call), which gives gradients of 1e31.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -22,7 +22,7 @@ class Conv3d(nn.Conv3d):
 
 
 class ResBlock(nn.Module):
-    """Two convolutions; the embedding scales and shifts the second norm."""
+    """Residual block of two convolutions; the embedding scales and shifts the second norm."""
 
     def __init__(self, width_in: int, width: int, embedding: int, full_conv: bool):
         super().__init__()
@@ -57,7 +57,7 @@ class DepthAttention(nn.Module):
         nn.init.zeros_(self.out.bias)
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
-        """`(b, c, d, h, w)`, same shape out; the embedding is not read."""
+        """Same shape as `x` `(b, c, d, h, w)`; the embedding is unused."""
         b, _, d, h, w = x.shape
         tokens = self.norm(rearrange(x, self.pattern))
         q, k, v = rearrange(self.qkv(tokens), "n t (three heads c) -> three n heads t c", three=3, heads=self.heads)
@@ -74,7 +74,7 @@ class PlaneAttention(DepthAttention):
 
 
 class TokenAttention(nn.Module):
-    """Every voxel attends to the tokens of the X-ray."""
+    """Cross-attention of every voxel to the tokens of the X-ray."""
 
     def __init__(self, width: int, token_channels: int, head_dim: int):
         super().__init__()
@@ -87,7 +87,7 @@ class TokenAttention(nn.Module):
         nn.init.zeros_(self.out.bias)
 
     def forward(self, x: Tensor, tokens: Tensor | None, keep: Tensor | None) -> Tensor:
-        """`(b, c, d, h, w)` and tokens `(b, n, t)`; a dropped X-ray adds nothing."""
+        """Same shape as `x` `(b, c, d, h, w)`, for tokens `(b, n, t)`; a dropped X-ray adds nothing."""
         if tokens is None:
             return x
         d, h, w = x.shape[2:]
@@ -96,12 +96,12 @@ class TokenAttention(nn.Module):
         )
         k, v = rearrange(self.key_value(tokens.to(x.dtype)), "b t (two m c) -> two b m t c", two=2, m=self.heads)
         mixed = rearrange(attend(q, k, v).to(x.dtype), "b m t c -> b t (m c)")
-        told = rearrange(self.out(mixed), "b (d h w) c -> b c d h w", d=d, h=h, w=w)
-        return x + (told if keep is None else told * keep.to(told.dtype).view(-1, 1, 1, 1, 1))
+        out = rearrange(self.out(mixed), "b (d h w) c -> b c d h w", d=d, h=h, w=w)
+        return x + (out if keep is None else out * keep.to(out.dtype).view(-1, 1, 1, 1, 1))
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Fused attention; in float32 on a CPU, where bfloat16 is many times slower backward without AMX."""
+    """Fused attention; in float32 on a CPU, where the backward pass in bfloat16 is many times slower without AMX."""
     if q.device.type != "cpu":
         return F.scaled_dot_product_attention(q, k, v)
     with torch.autocast("cpu", enabled=False):

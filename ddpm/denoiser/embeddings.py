@@ -7,13 +7,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 _FREQUENCIES = (1.0, 2.0, 4.0)
-
-
 POSITION_CHANNELS = 3 * (1 + 2 * len(_FREQUENCIES))
 
 
 def positions(size: torch.Size, device: torch.device) -> Float[Tensor, "1 p d h w"]:
-    """Where a voxel lies: its coordinates in [-1, 1] and their sines and cosines; a chest has a top and a front."""
+    """Coordinates of every voxel in [-1, 1], and their sines and cosines."""
     axes = [(torch.arange(n, device=device, dtype=torch.float32) + 0.5) * (2.0 / n) - 1.0 for n in size]
     grid = torch.stack(torch.meshgrid(*axes, indexing="ij"))
     waves = [f(math.pi / 2 * frequency * grid) for frequency in _FREQUENCIES for f in (torch.sin, torch.cos)]

@@ -96,7 +96,7 @@ class UNet3D(ModelMixin, ConfigMixin):
         self.xray = None
         if length := self.condition.embedding_dim:
             self.xray = nn.Sequential(nn.LayerNorm(length), nn.Linear(length, time_dim))
-        self.no_xray = nn.Parameter(torch.zeros(time_dim))  # in place of a dropped X-ray
+        self.no_xray = nn.Parameter(torch.zeros(time_dim))  # replaces the embedding of a dropped X-ray
         inputs = in_channels * (2 if self.prior else 1) + self.condition.channels
         self.stem = Conv3d(inputs + POSITION_CHANNELS, widths[0], 3, padding=1)
 

@@ -1,4 +1,4 @@
-"""Latent encoders of CT behind one contract: the 3D VQ-GAN and 2D VAEs of the SDXL family."""
+"""Latent encoders of CT: the 3D VQ-GAN and 2D VAEs of the SDXL family."""
 
 from ddpm.latent.base import LatentEncoder
 from ddpm.latent.slice_vae import SliceVAELatents

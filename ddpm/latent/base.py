@@ -1,7 +1,7 @@
-"""What every latent encoder of CT does: raw volume to raw latents to whitened latents, and back, frozen.
+"""Base of the frozen latent encoders of CT: volume to raw latents to standardised latents, and back.
 
-The whitening per channel lives inside the encoder (as in Karras et al., "Analyzing and Improving the Training Dynamics
-of Diffusion Models", 2024): the denoiser sees about zero mean and unit deviation, and no range is typed into a config.
+The encoder standardises each channel itself, as in Karras et al., "Analyzing and Improving the Training Dynamics of
+Diffusion Models" (2024), so that the denoiser gets zero mean and unit variance without a range in a config.
 """
 
 import hashlib
@@ -15,14 +15,14 @@ from torch import Tensor
 
 
 class LatentEncoder(ModelMixin, ConfigMixin):
-    """Base of the encoders. A subclass calls `_make_statistics(channels)` and writes `encode_raw` and `decode_raw`.
+    """Base of the encoders; a subclass calls `_make_statistics(channels)` and writes `encode_raw` and `decode_raw`.
 
     Volumes are `(b, 1, D, H, W)` in [-1, 1]; latents `(b, c, d, h, w)`.
     """
 
-    found_at: str | None = None  # the checkpoint of this project that it was made of
-    trained_on: dict = {}  # `key=path` of the checkpoint it came from, with its protocol; empty for public weights
-    slicewise = False  # whether each slice along D is encoded and decoded by itself
+    found_at: str | None = None  # path of the checkpoint of this project that it comes from
+    trained_on: dict = {}  # `key=path` of that checkpoint -> its protocol; empty for public weights
+    slicewise = False  # whether it encodes and decodes each slice along D by itself
 
     def _make_statistics(self, channels: int) -> None:
         self.register_buffer("latent_mean", torch.zeros(channels))
@@ -30,21 +30,20 @@ class LatentEncoder(ModelMixin, ConfigMixin):
         self.register_buffer("measured", torch.zeros((), dtype=torch.bool))
 
     def encode_raw(self, volume: Float[Tensor, "b 1 D H W"]) -> Float[Tensor, "b c d h w"]:
-        """Latents as the network gives them: the mean of a posterior, never a sample of it."""
+        """Output of the network; of a posterior its mean, never a sample."""
         raise TypeError(f"{type(self).__name__} has no encode_raw")
 
     def decode_raw(self, raw: Float[Tensor, "b c d h w"]) -> Float[Tensor, "b 1 D H W"]:
-        """Volume of raw latents, not clipped."""
+        """Volume of raw latents, without clipping."""
         raise TypeError(f"{type(self).__name__} has no decode_raw")
 
     def set_scaling(self, scaling: str) -> "LatentEncoder":
-        """What `measure` makes of latents: `unit` variance a channel, or the `range` [-1, 1] over all of them.
+        """Chooses the scaling that `measure` sets: `unit` variance a channel, or the `range` [-1, 1] over all channels.
 
-        The range is what the first models of this kind used; it shrinks latents to a deviation of about 0.1 and is
-        here to compare with.
+        X-ray2CTPA scales to the range, which leaves latents a standard deviation of about 0.1; for comparison.
 
         Raises:
-            ValueError: for another word.
+            ValueError: for another scaling.
         """
         if scaling not in ("unit", "range"):
             raise ValueError(f"model.latent_scaling={scaling}: choose unit or range")
@@ -55,23 +54,21 @@ class LatentEncoder(ModelMixin, ConfigMixin):
         """Stores mean and standard deviation per channel of raw training latents (or as `set_scaling` says).
 
         Args:
-            raw: all of them, or parts of them in turn where all at once are too many.
+            raw: all of them, or parts in turn where memory cannot hold all.
         """
-        if not isinstance(raw, Tensor):
-            low, high, mean, std = _summary(raw)
-            if getattr(self, "_scaling", "unit") == "range":
-                mean, std = ((low + high) / 2).expand_as(mean), ((high - low) / 2).expand_as(std)
-        elif getattr(self, "_scaling", "unit") == "range":
+        if isinstance(raw, Tensor):
             low, high = raw.amin().float(), raw.amax().float()
-            mean, std = ((low + high) / 2).expand(raw.shape[1]), ((high - low) / 2).expand(raw.shape[1])
-        else:
             std, mean = torch.std_mean(raw.float(), dim=(0, 2, 3, 4))
+        else:
+            low, high, mean, std = _summary(raw)
+        if getattr(self, "_scaling", "unit") == "range":
+            mean, std = ((low + high) / 2).expand_as(mean), ((high - low) / 2).expand_as(std)
         self.latent_mean.copy_(mean)
         self.latent_std.copy_(std.clamp_min(1e-6))
         self.measured.fill_(True)
 
     def standardise(self, raw: Float[Tensor, "b c d h w"]) -> Float[Tensor, "b c d h w"]:
-        """Raw to whitened latents.
+        """Raw to standardised latents.
 
         Raises:
             RuntimeError: before `measure`.
@@ -86,16 +83,16 @@ class LatentEncoder(ModelMixin, ConfigMixin):
 
     @torch.no_grad()
     def encode(self, volume: Float[Tensor, "b 1 D H W"]) -> Float[Tensor, "b c d h w"]:
-        """Whitened latents of volumes in [-1, 1]."""
+        """Standardised latents of volumes in [-1, 1]."""
         return self.standardise(self.encode_raw(volume))
 
     def decode(self, latents: Float[Tensor, "b c d h w"]) -> Float[Tensor, "b 1 D H W"]:
-        """Volumes in [-1, 1] of whitened latents; differentiable, so that losses on the volume reach the denoiser."""
+        """Volumes in [-1, 1] of standardised latents; differentiable, for losses on the volume."""
         return self.decode_raw(self.unstandardise(latents)).clamp(-1.0, 1.0)
 
     @torch.no_grad()
     def latent_shape(self, volume_size: tuple[int, int, int]) -> tuple[int, int, int, int]:
-        """`(c, d, h, w)` of the latents of a volume, found by encoding one that has a shape and no memory."""
+        """`(c, d, h, w)` of the latents of a volume, from encoding one on the meta device, without memory."""
         known = self.__dict__.setdefault("_shapes", {})
         if volume_size not in known:
             with torch.device("meta"):
@@ -105,10 +102,9 @@ class LatentEncoder(ModelMixin, ConfigMixin):
 
     @torch.no_grad()
     def reconstruct(self, volume: Float[Tensor, "b 1 D H W"], slices: int = 8) -> tuple[Tensor, Tensor]:
-        """What survives encoding: (volume, decode(encode(volume))) in [-1, 1].
+        """The volume and its reconstruction decode(encode(volume)) in [-1, 1]; needs no measured statistics.
 
-        A slicewise encoder takes `slices` evenly spaced slices of it, which tell as much in less time. Statistics
-        need not be measured.
+        A slicewise encoder takes `slices` evenly spaced slices, which save time.
         """
         if self.slicewise and volume.shape[2] > slices:
             index = torch.linspace(0, volume.shape[2] - 1, slices, device=volume.device).round().long()
@@ -116,13 +112,8 @@ class LatentEncoder(ModelMixin, ConfigMixin):
         return volume, self.decode_raw(self.encode_raw(volume)).float().clamp(-1.0, 1.0)
 
     def fingerprint(self) -> str:
-        """16 hex digits that change with any weight or setting but not with the statistics: keys cached latents."""
-        ignored = (
-            "source",
-            "slices_per_batch",
-            "tile",
-            "halo",
-        )  # where it came from, how it is batched: not what it computes
+        """Key of cached latents: 16 hex digits that change with any weight or setting, but not with the statistics."""
+        ignored = ("source", "slices_per_batch", "tile", "halo")  # origin and batching do not change latents
         settings = {k: v for k, v in dict(self.config).items() if not k.startswith("_") and k not in ignored}
         digest = hashlib.sha256(f"{type(self).__name__} {json.dumps(settings, sort_keys=True)}".encode())
         for name, value in sorted(self.state_dict().items()):
@@ -133,7 +124,7 @@ class LatentEncoder(ModelMixin, ConfigMixin):
 
 
 def _summary(parts: Iterable[Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Lowest and highest value, mean and deviation per channel, over all parts."""
+    """Lowest and highest value, and mean and standard deviation per channel, over all parts."""
     lows, highs, sums, squares, count = [], [], 0.0, 0.0, 0
     for part in parts:
         numbers = part.double()

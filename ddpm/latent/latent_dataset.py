@@ -1,7 +1,7 @@
-"""Latents of a data set on disk and in memory: raw, so that the statistics may come later.
+"""Latents of a data set on disk, raw, and in memory, standardised.
 
-A file is named by the case, which changes with its source and preparation, and by the window; its folder by the
-encoder. So nothing stale is ever read, and what is missing can be told from the names.
+The name of a file holds the case, which changes with its source and preparation, and the window; its folder the
+encoder. So no stale file is read, and the names show which files are missing.
 """
 
 import logging
@@ -20,32 +20,32 @@ from ddpm.latent.base import LatentEncoder
 
 log = logging.getLogger(__name__)
 
-PART = 64  # cases whose X-rays are read at once where not all are kept
+PART = 64  # cases whose X-rays are read at once, where memory does not hold all
 
 
 def latent_folder(folder: str | Path, encoder: LatentEncoder) -> Path:
-    """The sub-folder of an encoder's latents."""
+    """Sub-folder of an encoder's latents."""
     return Path(folder) / f"latents-{encoder.fingerprint()}"
 
 
 def latent_file(home: Path, case: str | Path, window: Window) -> Path:
-    """Where the raw latents of a case file lie: a case holds HU, so the window is part of the name."""
+    """File of the raw latents of a case; a case holds HU, so the window is part of the name."""
     return home / f"{Path(case).stem}-{window.low:g}_{window.high:g}.safetensors"
 
 
 def is_whole(file: Path) -> bool:
-    """Whether the latents are there, and as they were written."""
+    """Whether the file exists and matches its checksum."""
     try:
         with open_checked(file) as content:
             return "raw" in content.keys() and content.get_tensor("raw") is not None  # noqa: SIM118 (no dict)
     except DamagedFile as error:
         if file.is_file():
-            log.warning("%s; it is encoded again", str(error).partition(";")[0])
+            log.warning("%s; the case is encoded again", str(error).partition(";")[0])
         return False
 
 
 def write_latents(raw: Float[Tensor, "c d h w"], file: Path) -> None:
-    """Stores raw latents of one case, whole or not at all, with their checksum."""
+    """Writes raw latents of one case atomically, with their checksum."""
     file.parent.mkdir(parents=True, exist_ok=True)
     save_checked({"raw": raw.float().cpu()}, file)
 
@@ -61,13 +61,11 @@ def _read(file: Path) -> Tensor:
 
 
 class StoredLatents:
-    """Whitened latents of many cases that stay on disk: what is asked for is read, and nothing is kept.
-
-    Stands where a tensor `(n, c, d, h, w)` would be too large; the system's file cache serves all processes at once.
+    """Standardised latents that stay on disk, in place of a tensor `(n, c, d, h, w)` too large for memory.
 
     Args:
-        files: with the raw latents, one a case.
-        encoder: whose statistics, measured before, whiten them; copied, for it may move to a GPU.
+        files: of the raw latents, one a case.
+        encoder: its measured statistics standardise the latents; copied, because it may move to a GPU.
     """
 
     def __init__(self, files: Sequence[Path], encoder: LatentEncoder):
@@ -81,22 +79,22 @@ class StoredLatents:
         return self.index_select(0, torch.tensor([index]))[0]
 
     def index_select(self, dim: int, chosen: Tensor) -> Float[Tensor, "m c d h w"]:
-        """Those of the cases `chosen`, as of a tensor along its first dimension."""
+        """Latents of the cases `chosen`, as of a tensor along its first dimension."""
         raw = read_latents([self.files[i] for i in chosen.tolist()])
         return (raw - self.mean.view(1, -1, 1, 1, 1)) / self.std.view(1, -1, 1, 1, 1)
 
     def split(self, count: int) -> Iterator[Float[Tensor, "m c d h w"]]:
-        """All of them in order, `count` at once."""
+        """All latents in order, `count` at once."""
         for chosen in torch.arange(len(self)).split(count):
             yield self.index_select(0, chosen)
 
 
 class LatentDataset(Dataset):
-    """Items of a case data set with whitened `latent` in place of `ct`.
+    """Items of a case data set with standardised `latent` in place of `ct`, by index or (index, step).
 
-    Takes the same keys: an index, or (index, step). What goes with the latents is kept in memory, unless the cases
-    change their X-rays from step to step, or the latents are `StoredLatents`: then it is asked for anew. A loader
-    takes whole batches by `__getitems__` with `collate`: one gather from stacked tensors in place of a copy an item.
+    X-rays and labels stay in memory, unless the cases change their X-rays from step to step or the latents are
+    `StoredLatents`. A loader takes whole batches by `__getitems__` with `collate`: one gather in place of a copy an
+    item.
     """
 
     def __init__(self, cases: Dataset, latents: Tensor | StoredLatents):
@@ -106,25 +104,25 @@ class LatentDataset(Dataset):
     def xrays(
         self, pixels: int, step: int = -1, align: Callable[[dict], dict] | None = None
     ) -> Float[Tensor, "n v 1 p q"]:
-        """All X-rays, as at a step of training or, by default, without random changes.
+        """All X-rays, by default without augmentation, else as at a step of training.
 
-        Those that are not kept as they are come averaged down to `pixels` a side.
+        X-rays that memory does not hold as they are, are averaged down to `pixels` a side.
 
         Args:
-            align: changes the `xray` of batches without latents.
+            align: function of a batch without latents that returns it with another `xray`.
         """
         if align is None and not self._changes(step):
             return self.conditions["xray"]
         found = []
         for chosen in torch.arange(len(self)).split(PART):
-            told = self._collated([(i, step) for i in chosen.tolist()])
-            xray = told["xray"] if align is None else align(told)["xray"]
+            batch = self._collated([(i, step) for i in chosen.tolist()])
+            xray = (batch if align is None else align(batch))["xray"]
             found.append(F.adaptive_avg_pool2d(xray.flatten(0, 1), pixels).unflatten(0, xray.shape[:2]))
         return torch.cat(found)
 
     @property
     def augments(self) -> bool:
-        """Whether an item depends on the step it is asked for."""
+        """Whether an item depends on the step."""
         return self.cases.augments
 
     def __len__(self) -> int:
@@ -132,42 +130,41 @@ class LatentDataset(Dataset):
 
     def __getitem__(self, key: int | tuple[int, int]) -> dict:
         index, step = key if isinstance(key, tuple) else (key, -1)
-        told = self._told(index, step)
-        return {**told, "latent": self.latents[index], "index": index, "step": step}
+        return {**self._condition(index, step), "latent": self.latents[index], "index": index, "step": step}
 
     def __getitems__(self, keys: Sequence[int | tuple[int, int]]) -> dict:
         """The batch of these keys, collated."""
-        told = self._collated([key if isinstance(key, tuple) else (key, -1) for key in keys])
-        return {**told, "latent": self.latents.index_select(0, told["index"])}
+        batch = self._collated([key if isinstance(key, tuple) else (key, -1) for key in keys])
+        return {**batch, "latent": self.latents.index_select(0, batch["index"])}
 
     @staticmethod
     def collate(batch: dict) -> dict:
-        """Nothing is left to do."""
+        """The batch, which `__getitems__` has collated."""
         return batch
 
     def _collated(self, pairs: Sequence[tuple[int, int]]) -> dict:
-        """All of a batch but its latents."""
-        chosen, steps = (torch.tensor(words) for words in zip(*pairs, strict=True))
+        """A batch without its latents."""
+        chosen, steps = (torch.tensor(part) for part in zip(*pairs, strict=True))
         if self._changes(int(steps.max())):
-            told = default_collate([self._told(index, step) for index, step in pairs])
+            batch = default_collate([self._condition(index, step) for index, step in pairs])
         else:
-            told = {name: _taken(kept, chosen) for name, kept in self.conditions.items()}
-        return {**told, "index": chosen, "step": steps}
+            batch = {name: _taken(kept, chosen) for name, kept in self.conditions.items()}
+        return {**batch, "index": chosen, "step": steps}
 
     def _changes(self, step: int) -> bool:
         return not self.kept or step >= 0 and self.augments
 
-    def _told(self, index: int, step: int) -> dict:
+    def _condition(self, index: int, step: int) -> dict:
         if self._changes(step):
             return self.cases.condition(index, step)
         return {name: _plain(kept[index]) for name, kept in self.conditions.items()}
 
 
 def _taken(kept: Tensor | list, chosen: Tensor) -> Tensor | list:
-    """Those entries of a collated word or tensor."""
+    """Chosen entries of a collated tensor or list."""
     return kept.index_select(0, chosen) if isinstance(kept, Tensor) else [kept[i] for i in chosen.tolist()]
 
 
 def _plain(value):
-    """A single label as the plain number it came as."""
+    """A single label as a plain number."""
     return value.item() if isinstance(value, Tensor) and not value.ndim else value

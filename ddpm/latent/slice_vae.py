@@ -1,4 +1,4 @@
-"""Latents of a 2D SDXL VAE applied slice by slice along D, under a memory bound."""
+"""Latents of a 2D SDXL VAE, slice by slice along D with bounded memory."""
 
 import inspect
 from collections.abc import Callable
@@ -16,20 +16,19 @@ VAE_CLASSES = {cls.__name__: cls for cls in (AutoencoderKL, AutoencoderTiny)}
 
 
 class SliceVAELatents(LatentEncoder):
-    """A frozen 2D autoencoder of diffusers behind the contract; latents `(b, c, D, H/8, W/8)`.
+    """A frozen 2D autoencoder of diffusers; latents `(b, c, D, H/8, W/8)`.
 
-    Grey goes in as three equal channels and comes out as their mean. Scaling and shift come from the VAE's own config,
-    and of a posterior the mean is taken.
+    The input is grey in three equal channels, the output their mean. Scaling and shift come from the VAE's config.
 
     Args:
         vae_class: `AutoencoderKL` or `AutoencoderTiny`.
         vae: its constructor arguments.
-        source: hub id or path that it came from, for the record.
-        slices_per_batch: axial slices encoded or decoded at once: bounds the memory, also of a gradient through the
-            decoder, which computes the slices again on its way back.
+        source: hub id or path, for the record.
+        slices_per_batch: axial slices encoded or decoded at once, which bounds the memory. A gradient through the
+            decoder computes the slices again.
 
     Raises:
-        ValueError: for a class that is no 2D VAE, or fewer than one slice at once.
+        ValueError: for another class, or fewer than one slice at once.
     """
 
     slicewise = True
@@ -58,7 +57,7 @@ class SliceVAELatents(LatentEncoder):
         """Posterior means, scaled as the VAE's config says.
 
         Raises:
-            ValueError: for slices that it would decode to another size.
+            ValueError: for slices that the VAE would decode to another size.
         """
         b, _, _, height, width = volume.shape
         if height % self._factor or width % self._factor:

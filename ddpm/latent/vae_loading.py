@@ -1,4 +1,4 @@
-"""A 2D VAE from a folder, a single `.safetensors` file or the hub; never from a pickle, and offline where it is here.
+"""A 2D VAE from a folder, a single `.safetensors` file or the hub; never from a pickle.
 
 A single file holds weights and no config. Its keys identify the architecture, and the two public configs of such files
 stand here, so that nothing is downloaded.
@@ -9,14 +9,13 @@ from pathlib import Path
 
 from diffusers import AutoencoderKL, AutoencoderTiny
 from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
-from huggingface_hub import constants
-from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from common.errors import UserError
 from ddpm.latent.slice_vae import VAE_CLASSES, SliceVAELatents
-from ddpm.weights.hub import hub_file
+from ddpm.weights.hub import hub_file, why_missing
 
 VAE_HELP = "model.vae_ckpt=<hub id, folder of a diffusers AutoencoderKL or AutoencoderTiny, or .safetensors file>"
 
@@ -38,6 +37,7 @@ SDXL_VAE = {
 }
 TAESDXL: dict = {}  # madebyollin/taesdxl is what AutoencoderTiny's own defaults describe
 WEIGHTS = "diffusion_pytorch_model.safetensors"
+HUB_FILES = f"--include vae/config.json --include vae/{WEIGHTS} (without vae/ if the repository is the VAE itself)"
 PREFIXES = ("first_stage_model.", "vae.")  # of the VAE's weights inside a whole checkpoint
 OLD_ATTENTION = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
 
@@ -46,13 +46,13 @@ def load_vae(vae_ckpt: str, slices_per_batch: int = 8) -> SliceVAELatents:
     """The frozen encoder of a VAE.
 
     Args:
-        vae_ckpt: folder of a diffusers VAE (or of a pipeline with one in `vae`); `.safetensors` file in the keys of
-            diffusers or of the original release, alone or inside a whole checkpoint, whose own config is taken where
-            `config.json` lies beside it; or a hub id, whose `vae` subfolder is found by itself.
+        vae_ckpt: folder of a diffusers VAE (or of a pipeline with one in `vae`); `.safetensors` file with the keys of
+            diffusers or of the original release, alone or inside a whole checkpoint, with its `config.json` beside it
+            if it has one; or a hub id, of a VAE or of a pipeline with one in `vae`.
         slices_per_batch: axial slices encoded or decoded at once.
 
     Raises:
-        UserError: naming the id or path, where it was looked for and how to bring the files.
+        UserError: for files that are missing or hold something else; it says how to get them.
     """
     path = Path(vae_ckpt).expanduser()
     try:
@@ -62,8 +62,9 @@ def load_vae(vae_ckpt: str, slices_per_batch: int = 8) -> SliceVAELatents:
             vae = _load_folder(path)
         else:
             vae = _load_hub(str(vae_ckpt))
-    except (LocalEntryNotFoundError, EntryNotFoundError, HfHubHTTPError, HFValidationError) as error:
-        raise UserError(_not_found(str(vae_ckpt), error)) from error
+    except (EntryNotFoundError, HfHubHTTPError, HFValidationError) as error:
+        missing = why_missing("model.vae_ckpt", str(vae_ckpt), "file or folder", HUB_FILES, error)
+        raise UserError(f"{missing}; or give {VAE_HELP}") from error
     except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"model.vae_ckpt={vae_ckpt}: {reason}. Give {VAE_HELP}") from error
@@ -92,7 +93,7 @@ def _load_file(path: Path) -> AutoencoderKL | AutoencoderTiny:
     with safe_open(path, framework="pt") as file:
         names = list(file.keys())
         prefix = next((p for p in PREFIXES if any(name.startswith(p) for name in names)), "")
-        # a whole checkpoint is twenty times as large as the VAE in it: only that is read
+        # of a whole checkpoint, twenty times as large, only the VAE is read
         weights = {name.removeprefix(prefix): file.get_tensor(name) for name in names if name.startswith(prefix)}
     beside = path.parent / "config.json"
     cls, config, weights = _describe(weights, path)
@@ -107,7 +108,7 @@ def _load_file(path: Path) -> AutoencoderKL | AutoencoderTiny:
 
 
 def _describe(weights: dict[str, Tensor], path: Path) -> tuple[type, dict, dict[str, Tensor]]:
-    """Class, constructor arguments and weights of a file, by its keys."""
+    """Class, constructor arguments and weights of a file, from its keys."""
     if "encoder.layers.0.weight" in weights:
         return AutoencoderTiny, TAESDXL, weights
     if "encoder.conv_in.weight" not in weights or "decoder.conv_in.weight" not in weights:
@@ -123,18 +124,3 @@ def _vae_class(config: Path) -> type:
     if name not in VAE_CLASSES:
         raise ValueError(f"{config} names the class {name}, not one of {', '.join(VAE_CLASSES)}")
     return VAE_CLASSES[name]
-
-
-def _not_found(vae_ckpt: str, error: Exception) -> str:
-    place = "the hub cannot be reached" if isinstance(error, LocalEntryNotFoundError) else "the hub refuses it"
-    if isinstance(error, HFValidationError):  # a path with the wrong number of parts can only have meant a file
-        return f"model.vae_ckpt={vae_ckpt}: no such file or folder ({Path(vae_ckpt).absolute()}). Give {VAE_HELP}"
-    if constants.HF_HUB_OFFLINE:
-        place = "HF_HUB_OFFLINE=1 keeps the hub closed"
-    return (
-        f"model.vae_ckpt={vae_ckpt}: no such file or folder ({Path(vae_ckpt).absolute()}), not in the Hugging Face "
-        f"cache ({constants.HF_HUB_CACHE}), and {place}. Two ways: on a machine with a network run "
-        f"hf download {vae_ckpt} --include 'vae/*.json' --include 'vae/diffusion_pytorch_model.safetensors' (without "
-        "vae/ where the repository is the VAE itself) and copy its cache to that folder or set HF_HOME; or copy the "
-        "VAE's folder or its .safetensors file here and give its path as model.vae_ckpt"
-    )

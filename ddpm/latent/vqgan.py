@@ -1,4 +1,4 @@
-"""Latents of our 3D VQ-GAN: the vectors before quantisation; decoding quantises them."""
+"""Latents of the 3D VQ-GAN: the vectors before quantisation; decoding quantises them."""
 
 import itertools
 
@@ -12,12 +12,12 @@ from vq_gan_3d import VQGAN3D
 
 
 class VQGANLatents(LatentEncoder):
-    """A frozen VQ-GAN behind the contract.
+    """A frozen VQ-GAN.
 
     Args:
         vqgan: constructor arguments of `VQGAN3D`.
-        tile: latents with a longer side are decoded in tiles of this side without gradient: bounds the memory.
-        halo: latents around a tile that are decoded with it and thrown away.
+        tile: side of the tiles in which larger latents are decoded without gradient, to bound the memory.
+        halo: latents around a tile that are decoded with it and discarded.
     """
 
     @register_to_config
@@ -32,7 +32,7 @@ class VQGANLatents(LatentEncoder):
         return self.network.encode(volume)
 
     def decode_raw(self, raw: Float[Tensor, "b c d h w"]) -> Float[Tensor, "b 1 D H W"]:
-        """Quantises, then decodes. The codebook must not learn here, whatever mode the parent is in."""
+        """Quantises, then decodes; the codebook stays in eval mode, whatever mode the parent is in."""
         self.network.codebook.eval()
         gradient = torch.is_grad_enabled() and raw.requires_grad
         if max(raw.shape[2:]) <= self.config.tile or gradient:
@@ -40,19 +40,19 @@ class VQGANLatents(LatentEncoder):
         return self._decode_tiles(raw)
 
     def _decode_tiles(self, raw: Float[Tensor, "b c d h w"]) -> Float[Tensor, "b 1 D H W"]:
-        """The volume from tiles that overlap by their halo, of which the middle is kept.
+        """Decodes tiles with their halo and keeps the tiles.
 
-        Only the statistics of the group norms, now those of a tile, differ from decoding the whole. Blending
-        overlapping tiles, as inferers for segmentation do, is 5 dB further from it: zeros at the borders leak in.
+        Only the statistics of the group norms, those of a tile, differ from decoding the whole. Blending overlapping
+        tiles, as MONAI's inferer does, is 5 dB farther from it, because zeros at the borders leak in.
         """
         tile, halo, factor = self.config.tile, self.config.halo, self.network.config.downsample
         volume = raw.new_empty(len(raw), 1, *(side * factor for side in raw.shape[2:]))
         for corner in itertools.product(*(range(0, side, tile) for side in raw.shape[2:])):
-            shown, kept, target = [], [], []
+            source, kept, target = [], [], []
             for start, side in zip(corner, raw.shape[2:], strict=True):
                 first, end = max(0, start - halo), min(side, start + tile)
-                shown.append(slice(first, min(side, end + halo)))
+                source.append(slice(first, min(side, end + halo)))
                 kept.append(slice((start - first) * factor, (end - first) * factor))
                 target.append(slice(start * factor, end * factor))
-            volume[(..., *target)] = self.network.decode(raw[(..., *shown)])[(..., *kept)]
+            volume[(..., *target)] = self.network.decode(raw[(..., *source)])[(..., *kept)]
         return volume

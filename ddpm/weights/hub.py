@@ -45,3 +45,24 @@ def _download(hub_id: str, name: str) -> Path:
     except Exception as error:  # of the HTTP library, which changes with the version of huggingface_hub
         raise LocalEntryNotFoundError(f"{constants.ENDPOINT} cannot be reached: {error}") from error
     return Path(hf_hub_download(hub_id, name, etag_timeout=PATIENCE_S))
+
+
+def why_missing(key: str, hub_id: str, kind: str, files: str, error: Exception) -> str:
+    """What `hub_file` found of `key=hub_id`, and how to bring `files` of the hub here, in one line.
+
+    Args:
+        kind: of the local path that `hub_id` could have meant.
+    """
+    absent = f"{key}={hub_id}: no such {kind} ({Path(hub_id).absolute()})"
+    if isinstance(error, HFValidationError):  # not a hub id, so a path
+        return absent
+    if constants.HF_HUB_OFFLINE:
+        reason = "HF_HUB_OFFLINE=1 keeps the hub closed"
+    elif isinstance(error, HfHubHTTPError):  # no such repository or file, or a login is needed
+        reason = f"the hub refuses it ({type(error).__name__})"
+    else:
+        reason = "the hub cannot be reached"
+    return (
+        f"{absent}, not in the Hugging Face cache ({constants.HF_HUB_CACHE}), and {reason}. Two ways: on a machine with "
+        f"a network run hf download {hub_id} {files} and copy its cache to that folder or set HF_HOME"
+    )

@@ -1,7 +1,7 @@
-"""What trained weights inherit: the published weights and the data sets that they were made of, with their licences.
+"""Licences that trained weights inherit from published weights and data sets; part of every checkpoint's header.
 
-Written into the header of every checkpoint. A licence stands here only where its own page was read
-(docs/licences.md); of all else a header says "check at the source".
+The tables hold licences whose own page was read (docs/licences.md); for all others the header says
+"check at the source".
 """
 
 CHECK = "check at the source"
@@ -23,9 +23,9 @@ DATA = {  # name of a data set of config/dataset -> licence
 
 
 def inherits(header: dict) -> list[dict]:
-    """`{"part", "from", "licence"}` for each part of a header that was not made here, and for its data.
+    """`{"part", "from", "licence"}` for each part of a header with foreign weights, and for its data.
 
-    Paths are shortened to their last name, which is all that leaves the machine.
+    Of a path only the last part is written.
     """
     found = []
     for part, entry in header.get("components", {}).items():
@@ -44,13 +44,13 @@ def inherits(header: dict) -> list[dict]:
 
 
 def licence_of(source: str) -> str:
-    """Licence of published weights by their hub id or name; `CHECK` where it is not known."""
+    """Licence of published weights by hub id or name; `CHECK` if unknown."""
     known = WEIGHTS | {name.rpartition("/")[2]: licence for name, licence in WEIGHTS.items()}
     return known.get(public_name(source).lower(), CHECK)
 
 
 def public_name(source: str) -> str:
-    """A hub id as it is; of a path, which may hold names, the last part."""
+    """A hub id as it is; of a path, which may hold personal names, the last part."""
     source = str(source).replace("\\", "/").rstrip("/")
     is_id = source.count("/") == 1 and not source.startswith(("/", ".", "~")) and ":" not in source
     return source if is_id else source.rpartition("/")[2]

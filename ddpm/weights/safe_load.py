@@ -1,4 +1,4 @@
-"""Files of weights: what torch's zip archives may be before torch opens one, and reading them without running code."""
+"""Files of weights, checked before torch opens them and read without running code."""
 
 import pickle
 import struct
@@ -11,22 +11,22 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-SLACK = 1 << 20  # bytes: names and records of the archive itself
-# What torch's loader raises on files that are cut off or damaged, each for another place in the file.
+SLACK = 1 << 20  # bytes for the names and records of the archive
+# Exceptions of torch's loader for truncated or damaged files
 DAMAGED = (pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, EOFError, OSError, ValueError, KeyError,
            TypeError, AttributeError, IndexError, AssertionError, MemoryError, OverflowError,
            NotImplementedError)  # fmt: skip
-PROGRAMS = ("constants.pkl", "code/")  # a TorchScript archive: loading it runs what it holds
+PROGRAMS = ("constants.pkl", "code/")  # of a TorchScript archive, whose loading runs code
 
 
 def expect_stored(path: str | Path) -> None:
-    """Refuses an archive that unpacks to more than its file holds, or that is a program.
+    """Raises an error for an archive that unpacks to more than its file holds, or that is a program.
 
-    `torch.save` stores without compressing. An archive that claims more than its own size is packed (a small file
-    fills the memory), or lets many records share one place. A file that is no archive passes: torch tells what it is.
+    `torch.save` does not compress. An archive that claims more than its own size is compressed, so that a small file
+    fills the memory, or its records overlap. Any other file passes, for torch to check.
 
     Raises:
-        ValueError: saying what it is.
+        ValueError: for such an archive.
     """
     if not zipfile.is_zipfile(path):
         return
@@ -44,10 +44,10 @@ def expect_stored(path: str | Path) -> None:
 
 
 def read_weights(path: str | Path) -> Mapping[str, Any]:
-    """What a `.safetensors` file, or a file of `torch.save` with nothing but weights, holds; no code is run.
+    """Content of a `.safetensors` file, or of a file of `torch.save` with weights alone, without running code.
 
     Raises:
-        ValueError: a file that is missing, damaged, packed, a program, or holds more than weights.
+        ValueError: for a file that is missing, damaged, compressed, a program, or holds more than weights.
     """
     path = Path(path)
     if not path.is_file():

@@ -1,7 +1,7 @@
-"""Weights out of a network that was pickled whole, without importing or running anything that the file names.
+"""Weights of a pickled network, without importing or running anything that the file names.
 
-Some published networks are such files. Every network class in one becomes an empty shell that only holds parameters;
-beyond shells, tensors and plain containers nothing is built.
+torchxrayvision publishes such files. Every network class in one becomes an empty module that only holds parameters;
+apart from these, only tensors and plain containers are built.
 """
 
 import pickle
@@ -30,7 +30,7 @@ ALLOWED = {
 
 
 class _Shell(nn.Module):
-    """Stands for any network: parameters, buffers and children."""
+    """Any network: parameters, buffers and children."""
 
 
 class _Unpickler(pickle.Unpickler):
@@ -50,14 +50,14 @@ def network_weights(file: Path) -> dict[str, Tensor]:
     """State dict of a pickled network, or of a pickled state dict.
 
     Raises:
-        ValueError: for a file that names anything else, or that is none; nothing in it was run.
+        ValueError: for a file that names anything else, or is no such file.
     """
     expect_stored(file)
-    if tarfile.is_tarfile(file):  # torch's oldest format is unpacked onto the disk to be read
+    if tarfile.is_tarfile(file):  # torch would unpack its oldest format onto the disk
         raise ValueError("a tar archive; nothing in the file was run")
     reader = types.SimpleNamespace(Unpickler=_Unpickler, load=_load, __name__="restricted")
     try:
-        with warnings.catch_warnings():  # the source of a shell is not that of the class it stands for
+        with warnings.catch_warnings():  # the source of an empty module differs from that of its class
             warnings.simplefilter("ignore")
             content = torch.load(file, map_location="cpu", pickle_module=reader)
         weights = nn.Module.state_dict(content) if isinstance(content, nn.Module) else content

@@ -1,4 +1,4 @@
-"""X-ray encoders behind one contract: an image in, a global embedding and a feature map out."""
+"""X-ray encoders: from an image to a global embedding and a feature map."""
 
 from ddpm.xray_encoder.base import XrayEncoder, XrayFeatures
 from ddpm.xray_encoder.biomedclip import BiomedCLIPXrayEncoder

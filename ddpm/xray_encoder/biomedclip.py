@@ -1,4 +1,4 @@
-"""BiomedCLIP's vision transformer, or another image tower of open_clip, without the text tower that belongs to it."""
+"""BiomedCLIP's vision transformer, or another image tower of open_clip, without its text tower."""
 
 import json
 from collections.abc import Mapping
@@ -19,17 +19,16 @@ OPENAI_MEAN, OPENAI_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26
 
 
 class BiomedCLIPXrayEncoder(PretrainedXrayEncoder):
-    """Embedding: the tower's projected class token; map: its normed patch tokens.
+    """The embedding is the projected class token, the map the normed patch tokens (Zhang et al., "BiomedCLIP", 2023).
 
-    Zhang et al., "BiomedCLIP" (2023). Only the image tower is built: a folder of BiomedCLIP names a second model on
-    the hub as its text tower, which is not needed here and so need not be brought.
+    Only the image tower is built, so the text tower, a second model on the hub, is not needed.
 
     Args:
-        embed_dim: of the projection.
+        embed_dim: length of the projection.
         vision: open_clip's `vision_cfg` of a transformer, its own or timm's.
         quick_gelu: as in open_clip's config.
-        image_size, mean, std: of the images it was trained on.
-        source: hub id or folder that it came from, for the record.
+        image_size, mean, std: of its training images.
+        source: hub id or folder, for the record.
     """
 
     @register_to_config
@@ -55,10 +54,10 @@ class BiomedCLIPXrayEncoder(PretrainedXrayEncoder):
 
     @classmethod
     def from_weights(cls, weights: str) -> "BiomedCLIPXrayEncoder":
-        """The tower of a hub id or of a folder with open_clip's two files.
+        """The image tower of a hub id or of a folder with open_clip's two files.
 
         Raises:
-            UserError: where the files are missing, or do not hold such a tower.
+            UserError: for files that are missing or hold something else.
         """
         config_file, weights_file = fetch(weights, *FILES)
         try:
@@ -83,7 +82,7 @@ class BiomedCLIPXrayEncoder(PretrainedXrayEncoder):
         return encoder.eval()
 
     def encode_image(self, image: Float[Tensor, "n 3 s s"]) -> tuple[Float[Tensor, "n e"], Float[Tensor, "n f y x"]]:
-        """One pass for both."""
+        """Embedding and map of one forward pass."""
         out = self.network.forward_intermediates(image, indices=1, normalize_intermediates=True, output_fmt="NCHW")
         return out["image_features"], out["image_intermediates"][0]
 

@@ -1,4 +1,4 @@
-"""A small convolutional X-ray encoder that is trained together with the denoiser: the embedded default."""
+"""A small convolutional X-ray encoder, trained together with the denoiser: the default."""
 
 import torch
 import torch.nn.functional as F
@@ -12,13 +12,13 @@ MEAN, STD = 0.5, 0.25  # of X-rays after the 0.5 to 99.5 percentile scaling, rou
 
 
 class CNNXrayEncoder(XrayEncoder):
-    """Pixels folded 4×4 into channels, an hourglass for context, a feature map at an eighth of the image.
+    """Pixel unshuffle by 4, an hourglass for context, and a feature map at an eighth of the image.
 
     Args:
         width: channels at a quarter of the image; doubled once below.
         blocks: residual blocks per resolution.
         stride: of the feature map: 4 or 8.
-        image_size: X-rays are resized to `(image_size, image_size)` first; None takes them as they come.
+        image_size: X-rays are first resized to `(image_size, image_size)`; None keeps their size.
     """
 
     @register_to_config
@@ -39,14 +39,12 @@ class CNNXrayEncoder(XrayEncoder):
         self.stem = nn.Conv2d(16, width, 3, padding=1)
         self.down = nn.ModuleList(_stage(w, blocks) for w in widths)
         self.halve = nn.ModuleList(nn.Conv2d(a, b, 2, stride=2) for a, b in zip(widths[:-1], widths[1:], strict=True))
-        self.finest = 0 if stride == 4 else 1  # level at which the map is read
+        self.finest = 0 if stride == 4 else 1  # level of the feature map
         self.up = nn.ModuleList(_stage(w, blocks) for w in widths[self.finest : -1])
         pairs = list(zip(widths[:-1], widths[1:], strict=True))[self.finest :]
         self.merge = nn.ModuleList(nn.Conv2d(a + b, a, 1) for a, b in pairs)
         self.to_maps = nn.Conv2d(widths[self.finest], feature_channels, 1)
-        self.to_embedding = nn.Sequential(
-            nn.Linear(widths[-1], embedding_dim), nn.SiLU(), nn.Linear(embedding_dim, embedding_dim)
-        )
+        self.to_embedding = embedding_head(widths[-1], embedding_dim)
 
     def forward(self, xray: Float[Tensor, "b v 1 h w"]) -> XrayFeatures:
         """Features of each view; sides of the X-ray must be multiples of 32.
@@ -77,17 +75,25 @@ class CNNXrayEncoder(XrayEncoder):
         return XrayFeatures(embedding.unflatten(0, (b, v)), maps.unflatten(0, (b, v)))
 
 
-class _Block(nn.Module):
-    def __init__(self, width: int):
+class ResidualBlock(nn.Module):
+    """Two convolutions of the class `conv`, the second one starting at zero."""
+
+    def __init__(self, width: int, conv: type[nn.Module] = nn.Conv2d):
         super().__init__()
         self.norm1, self.norm2 = nn.GroupNorm(8, width), nn.GroupNorm(8, width)
-        self.conv1, self.conv2 = nn.Conv2d(width, width, 3, padding=1), nn.Conv2d(width, width, 3, padding=1)
+        self.conv1, self.conv2 = conv(width, width, 3, padding=1), conv(width, width, 3, padding=1)
         nn.init.zeros_(self.conv2.weight)
         nn.init.zeros_(self.conv2.bias)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Same shape as `x`."""
         return x + self.conv2(F.silu(self.norm2(self.conv1(F.silu(self.norm1(x))))))
 
 
+def embedding_head(width: int, embedding_dim: int) -> nn.Sequential:
+    """Pooled features `(n, width)` to the global embedding."""
+    return nn.Sequential(nn.Linear(width, embedding_dim), nn.SiLU(), nn.Linear(embedding_dim, embedding_dim))
+
+
 def _stage(width: int, blocks: int) -> nn.Sequential:
-    return nn.Sequential(*(_Block(width) for _ in range(blocks)))
+    return nn.Sequential(*(ResidualBlock(width) for _ in range(blocks)))

@@ -1,4 +1,4 @@
-"""Features of X-rays computed once per case, where the encoder is frozen and the X-rays are always the same."""
+"""Features of X-rays, computed once per case for a frozen encoder and X-rays without augmentation."""
 
 from collections.abc import Callable
 
@@ -11,17 +11,15 @@ from ddpm.xray_encoder.base import XrayEncoder
 
 
 class EncodedDataset(Dataset):
-    """Items of a data set with `xray_embedding` `(v, e)` and `xray_maps` `(v, f, y, x)`, kept in float16.
-
-    Takes the same keys as the data set beneath.
+    """Items of a data set, by its keys, with `xray_embedding` `(v, e)` and `xray_maps` `(v, f, y, x)` in float16.
 
     Args:
         items: with `xray` `(v, 1, h, w)` and no augmentation.
-        encoder: frozen; it is moved to `device`.
-        lay: changes the `xray` of a batch before it is encoded.
+        encoder: frozen; moved to `device`.
+        align: function of a batch that returns it with another `xray`, before encoding.
 
     Raises:
-        ValueError: where features leave the range of float16.
+        ValueError: for features outside the range of float16.
     """
 
     def __init__(
@@ -57,5 +55,5 @@ def _encode(encoder: XrayEncoder, xray: torch.Tensor, device: torch.device) -> t
         encoded = encoder(xray.to(device))
     pair = tuple(part[0].to("cpu", torch.float16) for part in encoded)
     if not all(torch.isfinite(part).all() for part in pair):
-        raise ValueError("features of the X-ray encoder leave the range of float16; set model.cache_xray=false")
+        raise ValueError("features of the X-ray encoder exceed the range of float16; set model.cache_xray=false")
     return pair

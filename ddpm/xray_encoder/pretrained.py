@@ -1,16 +1,15 @@
-"""What pretrained X-ray encoders share: finding their files, the image they expect, and one way to be called."""
+"""Base of the pretrained X-ray encoders: their files, their preprocessing and their forward pass."""
 
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from huggingface_hub import constants
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from common.errors import UserError
-from ddpm.weights.hub import hub_file
+from ddpm.weights.hub import hub_file, why_missing
 from ddpm.xray_encoder.base import XrayEncoder, XrayFeatures
 
 KEY = "model.xray_encoder.weights"
@@ -19,10 +18,9 @@ KEY = "model.xray_encoder.weights"
 class PretrainedXrayEncoder(XrayEncoder):
     """Base of encoders around a published network.
 
-    The whole X-ray is resized to the square that the network was trained on. The libraries' own transforms resize the
-    shorter side and cut the rest off, which is the same for a square image; of an oblong one the map would lose its
-    field. A subclass sets `channels` and `interpolation`, registers `image_size`, `mean` and `std`, and writes
-    `encode_image`.
+    The whole X-ray is resized to the square that the network was trained on. The libraries' own transforms crop an
+    oblong image to a square, which would cut the field of the map. A subclass sets `channels` and `interpolation`,
+    registers `image_size`, `mean` and `std`, and writes `encode_image`.
     """
 
     pretrained = True
@@ -30,16 +28,16 @@ class PretrainedXrayEncoder(XrayEncoder):
     interpolation = "bicubic"
 
     def preprocess(self, image: Float[Tensor, "n 1 h w"]) -> Float[Tensor, "n c s s"]:
-        """Images in [0, 1], as the network expects them."""
+        """Images in [0, 1], resized and normalised as in the network's training."""
         size = (self.config.image_size, self.config.image_size)
         if image.shape[-2:] != size:
             image = F.interpolate(image, size, mode=self.interpolation, antialias=True, align_corners=False)
-            image = image.clamp(0.0, 1.0)  # bicubic overshoots at edges, which 8 bit images cannot
+            image = image.clamp(0.0, 1.0)  # bicubic interpolation overshoots at edges
         mean, std = (image.new_tensor(v).view(1, -1, 1, 1) for v in (self.config.mean, self.config.std))
         return (image.expand(-1, self.channels, -1, -1) - mean) / std
 
     def encode_image(self, image: Float[Tensor, "n c s s"]) -> tuple[Float[Tensor, "n e"], Float[Tensor, "n f y x"]]:
-        """Embedding and map of preprocessed images; to be written by the subclass."""
+        """Embedding and map of preprocessed images; a subclass writes it."""
         raise TypeError(f"{type(self).__name__} has no encode_image")
 
     def forward(self, xray: Float[Tensor, "b v 1 h w"]) -> XrayFeatures:
@@ -51,7 +49,7 @@ class PretrainedXrayEncoder(XrayEncoder):
         return XrayFeatures(embedding.unflatten(0, (b, v)), maps.unflatten(0, (b, v)))
 
     def train(self, mode: bool = True) -> "PretrainedXrayEncoder":
-        """Batch norms keep the statistics they came with, even where the weights are fine-tuned."""
+        """Batch norms stay in eval mode and keep their published statistics, also in fine-tuning."""
         super().train(mode)
         for module in self.modules():
             if isinstance(module, nn.BatchNorm2d):
@@ -64,10 +62,10 @@ def fetch(weights: str, *choices: tuple[str, ...]) -> list[Path]:
 
     Args:
         weights: folder, or hub id.
-        choices: groups of names; the first that exists of each is taken.
+        choices: groups of names, each in order of preference.
 
     Raises:
-        UserError: naming what is missing, where it was looked for, and the two ways to bring it.
+        UserError: for a missing file; it says how to get it.
     """
     folder = Path(weights).expanduser()
     if folder.is_dir():
@@ -81,25 +79,9 @@ def fetch(weights: str, *choices: tuple[str, ...]) -> list[Path]:
     try:
         return [hub_file(weights, *names) for names in choices]
     except (EntryNotFoundError, HfHubHTTPError, HFValidationError, OSError) as error:
-        raise UserError(_not_found(weights, choices, error)) from error
-
-
-def _not_found(hub_id: str, choices: tuple, error: Exception) -> str:
-    here = f"{KEY}={hub_id}: no such folder ({Path(hub_id).absolute()})"
-    if isinstance(error, HFValidationError):  # a path with the wrong number of parts can only have meant a folder
-        return f"{here}; give a hub id, or the folder that holds {_listed(choices)}"
-    if constants.HF_HUB_OFFLINE:
-        place = "HF_HUB_OFFLINE=1 keeps the hub closed"
-    elif isinstance(error, HfHubHTTPError):  # no such repository or file, or one that asks for a login
-        place = f"the hub refuses it ({type(error).__name__})"
-    else:
-        place = "the hub cannot be reached"
-    files = " ".join(names[0] for names in choices)
-    return (
-        f"{here}, not in the Hugging Face cache ({constants.HF_HUB_CACHE}), and {place}. Two ways: on a machine with "
-        f"a network run hf download {hub_id} {files} and copy its cache to that folder or set HF_HOME; or put "
-        f"{_listed(choices)} into a folder and give its path as {KEY}. model/xray_encoder=cnn needs no file"
-    )
+        missing = why_missing(KEY, weights, "folder", " ".join(names[0] for names in choices), error)
+        advice = f"or put {_listed(choices)} into a folder and give its path. model/xray_encoder=cnn needs no file"
+        raise UserError(f"{missing}; {advice}") from error
 
 
 def _listed(choices: tuple[tuple[str, ...], ...]) -> str:

@@ -1,4 +1,4 @@
-"""Vision transformers of the transformers library as X-ray encoders: CLIP's ViT-L/14 and RAD-DINO."""
+"""Vision transformers of the transformers library as X-ray encoders: CLIP ViT-L/14 and RAD-DINO."""
 
 import json
 from collections.abc import Iterator
@@ -13,16 +13,16 @@ from common.errors import UserError
 from ddpm.xray_encoder.pretrained import KEY, PretrainedXrayEncoder, fetch
 
 FILES = (("config.json",), ("preprocessor_config.json",), ("model.safetensors", "pytorch_model.bin"))
-RESAMPLING = {2: "bilinear", 3: "bicubic"}  # PIL's numbers in a preprocessor_config.json
+RESAMPLING = {2: "bilinear", 3: "bicubic"}  # PIL's constants in a preprocessor_config.json
 
 
 class _TransformerXrayEncoder(PretrainedXrayEncoder):
-    """Embedding: the pooled class token; map: the patch tokens, after the last norm.
+    """The embedding is the pooled class token, the map the patch tokens after the last norm.
 
     Args:
         vision: settings of the network, as in its `config.json`.
-        image_size, mean, std, interpolation: of the images it was trained on, as in its `preprocessor_config.json`.
-        source: hub id or folder that it came from, for the record.
+        image_size, mean, std, interpolation: of its training images, as in its `preprocessor_config.json`.
+        source: hub id or folder, for the record.
     """
 
     @register_to_config
@@ -44,7 +44,7 @@ class _TransformerXrayEncoder(PretrainedXrayEncoder):
 
     @staticmethod
     def classes() -> tuple[type, type]:
-        """Network and config class, imported late: the library is slow to start."""
+        """Network and config class, imported late because the library is slow to import."""
         raise TypeError("a subclass names its classes")
 
     @classmethod
@@ -52,7 +52,7 @@ class _TransformerXrayEncoder(PretrainedXrayEncoder):
         """The network of a hub id or of a folder with its three files.
 
         Raises:
-            UserError: where the files are missing, or hold another network.
+            UserError: for files that are missing or hold another network.
         """
         config_file, image_file, _ = fetch(weights, *FILES)
         network, settings = cls.classes()
@@ -61,12 +61,12 @@ class _TransformerXrayEncoder(PretrainedXrayEncoder):
             expected = {settings.model_type, settings.model_type.removesuffix("_vision_model")}
             if found not in expected:
                 raise ValueError(f"its config.json names the model type {found}, not {' or '.join(sorted(expected))}")
-            with _quiet():  # a file with a text tower as well is reported at length
+            with _quiet():  # or it reports the weights of a text tower at length
                 loaded, info = network.from_pretrained(
                     config_file.parent, local_files_only=True, output_loading_info=True, dtype="float32"
                 )
             lacking = [*info["missing_keys"], *info["mismatched_keys"]]
-            if lacking:  # the library would go on with random numbers in their place
+            if lacking:  # the library would use random numbers in their place
                 raise ValueError(f"its weights lack {lacking[0]} and {len(lacking) - 1} more")
             encoder = cls(_plain(loaded.config), **_image(json.loads(image_file.read_text())), source=str(weights))
             encoder.network.load_state_dict(loaded.state_dict())
@@ -76,28 +76,28 @@ class _TransformerXrayEncoder(PretrainedXrayEncoder):
         return encoder.eval()
 
     def encode_image(self, image: Float[Tensor, "n 3 s s"]) -> tuple[Float[Tensor, "n e"], Float[Tensor, "n f y x"]]:
-        """One pass for both."""
+        """Embedding and map of one forward pass."""
         out = self.network(pixel_values=image)
         tokens = self.last_norm(out.last_hidden_state[:, -(self.patches**2) :])
         return out.pooler_output, tokens.transpose(1, 2).unflatten(2, (self.patches, self.patches))
 
     def last_norm(self, tokens: Float[Tensor, "n t f"]) -> Float[Tensor, "n t f"]:
-        """The norm after the last block, where the network applies it to its class token alone."""
+        """The norm after the last block, for a network that applies it to its class token alone."""
         return tokens
 
 
 class CLIPXrayEncoder(_TransformerXrayEncoder):
-    """CLIP's image tower (Radford et al., 2021), trained on pictures of the web: the baseline of the others."""
+    """CLIP's image tower (Radford et al., 2021), trained on images of the web: a baseline for the others."""
 
     @staticmethod
     def classes() -> tuple[type, type]:
-        """As the base says."""
+        """Network and config class."""
         from transformers import CLIPVisionConfig, CLIPVisionModel
 
         return CLIPVisionModel, CLIPVisionConfig
 
     def last_norm(self, tokens: Float[Tensor, "n t f"]) -> Float[Tensor, "n t f"]:
-        """The library norms the class token and hands the patches out as they are."""
+        """The library applies the norm to the class token alone."""
         return self.network.post_layernorm(tokens)
 
 
@@ -106,7 +106,7 @@ class RadDINOXrayEncoder(_TransformerXrayEncoder):
 
     @staticmethod
     def classes() -> tuple[type, type]:
-        """As the base says."""
+        """Network and config class."""
         from transformers import Dinov2Config, Dinov2Model
 
         return Dinov2Model, Dinov2Config
@@ -128,13 +128,13 @@ def _quiet() -> Iterator[None]:
 
 
 def _plain(config) -> dict:
-    """What of a config differs from the library's defaults, as JSON."""
+    """The entries of a config that differ from the library's defaults, as JSON."""
     ignored = ("architectures", "dtype", "torch_dtype", "transformers_version", "_name_or_path", "model_type")
     return {k: v for k, v in json.loads(config.to_json_string(use_diff=True)).items() if k not in ignored}
 
 
 def _image(settings: dict) -> dict:
-    """Size, mean, deviation and resampling of a preprocessor_config.json."""
+    """Size, mean, standard deviation and interpolation of a preprocessor_config.json."""
     size = settings.get("crop_size") if settings.get("do_center_crop", True) else settings.get("size")
     sides = {size} if isinstance(size, int) else set(size.values())
     if len(sides) != 1:

@@ -1,23 +1,23 @@
-"""A small 3D encoder of a source volume, for translations between volumes (CT at another window, another modality)."""
+"""A small 3D encoder of a source volume, for translation between volumes (another HU window, another modality)."""
 
-import torch.nn.functional as F
 from diffusers.configuration_utils import register_to_config
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import nn
 
 from ddpm.denoiser.blocks import Conv3d
 from ddpm.xray_encoder.base import XrayEncoder, XrayFeatures
+from ddpm.xray_encoder.cnn import ResidualBlock, embedding_head
 
 
 class VolumeEncoder(XrayEncoder):
-    """Axial slices as one volume, folded and convolved; trained together with the denoiser.
+    """Axial slices as one volume, with strided convolutions; trained together with the denoiser.
 
-    The maps are those of slabs: one for every product of the strides along depth.
+    It gives a map for every slab of as many slices as the product of the strides along depth.
 
     Args:
-        width: channels after the first fold; doubled at each further one.
-        strides: folds along `(depth, height, width)`, from fine to coarse.
-        blocks: residual blocks after each fold.
+        width: channels after the first stride; doubled at each further one.
+        strides: along `(depth, height, width)`, from fine to coarse.
+        blocks: residual blocks after each stride.
     """
 
     volumetric = True
@@ -37,18 +37,16 @@ class VolumeEncoder(XrayEncoder):
         layers: list[nn.Module] = []
         for before, after, stride in zip([1, *widths[:-1]], widths, strides, strict=True):
             layers.append(nn.Conv3d(before, after, tuple(stride), stride=tuple(stride)))
-            layers += [_Block(after) for _ in range(blocks)]
+            layers += [ResidualBlock(after, Conv3d) for _ in range(blocks)]
         self.body = nn.Sequential(*layers)
         self.to_maps = nn.Conv3d(widths[-1], feature_channels, 1)
-        self.to_embedding = nn.Sequential(
-            nn.Linear(widths[-1], embedding_dim), nn.SiLU(), nn.Linear(embedding_dim, embedding_dim)
-        )
+        self.to_embedding = embedding_head(widths[-1], embedding_dim)
 
     def forward(self, xray: Float[Tensor, "b v 1 h w"]) -> XrayFeatures:
-        """Slices `v` in [0, 1], inferior to superior; every slab carries the embedding of the whole volume.
+        """Features of slices in [0, 1], inferior to superior; every slab has the embedding of the whole volume.
 
         Raises:
-            ValueError: where a side cannot be folded, which would shift the map.
+            ValueError: for a side that the strides do not divide, which would shift the map.
         """
         folds = [1, 1, 1]
         for stride in self.config.strides:
@@ -60,15 +58,3 @@ class VolumeEncoder(XrayEncoder):
         maps = self.to_maps(x).movedim(2, 1)
         embedding = self.to_embedding(x.mean(dim=(2, 3, 4)))
         return XrayFeatures(embedding[:, None].expand(-1, maps.shape[1], -1), maps)
-
-
-class _Block(nn.Module):
-    def __init__(self, width: int):
-        super().__init__()
-        self.norm1, self.norm2 = nn.GroupNorm(8, width), nn.GroupNorm(8, width)
-        self.conv1, self.conv2 = Conv3d(width, width, 3, padding=1), Conv3d(width, width, 3, padding=1)
-        nn.init.zeros_(self.conv2.weight)
-        nn.init.zeros_(self.conv2.bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.conv2(F.silu(self.norm2(self.conv1(F.silu(self.norm1(x))))))

@@ -1,4 +1,4 @@
-"""torchxrayvision's DenseNet-121, trained to name the findings of chest X-rays, as X-ray encoder."""
+"""torchxrayvision's DenseNet-121, a classifier of findings in chest X-rays, as X-ray encoder."""
 
 import warnings
 from pathlib import Path
@@ -15,19 +15,19 @@ from common.errors import UserError
 from ddpm.weights.xrv_pickle import network_weights
 from ddpm.xray_encoder.pretrained import KEY, PretrainedXrayEncoder
 
-RANGE = 1024.0  # the library's images lie in [-1024, 1024]
-CACHE = Path("~/.torchxrayvision/models_data")  # where the library keeps what it downloaded
+RANGE = 1024.0  # images of the library lie in [-1024, 1024]
+CACHE = Path("~/.torchxrayvision/models_data")  # folder of the library's downloads
 
 
 class TorchXRayVisionEncoder(PretrainedXrayEncoder):
-    """Embedding: the 1024 pooled features before its classifier; map: the same features in place.
+    """The embedding is the 1024 pooled features, the map the same features at a 32nd of the image.
 
-    Cohen et al., "TorchXRayVision" (2022). Being convolutional, it takes other sizes: the map lies at a 32nd.
+    Cohen et al., "TorchXRayVision" (2022).
 
     Args:
-        densenet: `growth_rate`, `block_config` and `num_init_features` of the library's class, if not its own.
-        image_size: 224 is what it was trained on; a multiple of 32.
-        source: name or file that it came from, for the record.
+        densenet: `growth_rate`, `block_config` and `num_init_features` of the library's class; None for its defaults.
+        image_size: a multiple of 32; it was trained on 224.
+        source: name or file, for the record.
     """
 
     channels = 1
@@ -46,7 +46,7 @@ class TorchXRayVisionEncoder(PretrainedXrayEncoder):
         """The network of a published name, such as `densenet121-res224-all`, or of a file.
 
         Args:
-            weights: name, or path of a file: the library's own (a pickled network) or a state dict of it.
+            weights: name, or path of the library's own file (a pickled network) or of a state dict.
 
         Raises:
             UserError: for an unknown name, or a file that is missing or holds something else.
@@ -66,20 +66,20 @@ class TorchXRayVisionEncoder(PretrainedXrayEncoder):
         return encoder.eval()
 
     def preprocess(self, image: Float[Tensor, "n 1 h w"]) -> Float[Tensor, "n 1 s s"]:
-        """Images in [0, 1], as the library's `normalize` gives them."""
+        """Images in [0, 1], scaled like the library's `normalize`."""
         size = (self.config.image_size, self.config.image_size)
         if image.shape[-2:] != size:
             image = F.interpolate(image, size, mode=self.interpolation, antialias=True, align_corners=False)
         return (2.0 * image - 1.0) * RANGE
 
     def encode_image(self, image: Float[Tensor, "n 1 s s"]) -> tuple[Float[Tensor, "n e"], Float[Tensor, "n f y x"]]:
-        """One pass for both."""
+        """Embedding and map of one forward pass."""
         maps = F.relu(self.network(image))
         return maps.mean(dim=(2, 3)), maps
 
 
 def _library():
-    with warnings.catch_warnings():  # it silences all warnings of the process when imported
+    with warnings.catch_warnings():  # its import silences all warnings of the process
         import torchxrayvision
 
         return torchxrayvision
@@ -96,13 +96,13 @@ def _find(weights: str) -> Path:
     url = models.model_urls[weights]["weights_url"]
     cached = CACHE.expanduser() / url.rpartition("/")[2]
     try:
-        # beside the target, then renamed: the library takes a file that was cut off for a whole one
+        # atomic: the library accepts a truncated file
         if not cached.is_file():
             cached.parent.mkdir(parents=True, exist_ok=True)
             torch.hub.download_url_to_file(url, str(cached), progress=False)
     except OSError as error:
         raise UserError(
-            f"{KEY}={weights}: not in {cached.parent}, and not to be had from {url} ({type(error).__name__}). Two "
+            f"{KEY}={weights}: not in {cached.parent}, and cannot be downloaded from {url} ({type(error).__name__}). Two "
             f"ways: download {url} on a machine with a network and put it there; or give its path as {KEY}. "
             "model/xray_encoder=cnn needs no file"
         ) from error
@@ -114,7 +114,7 @@ def _read(file: Path) -> dict[str, Tensor]:
 
 
 def _architecture(state: dict[str, Tensor]) -> dict:
-    """Constructor arguments of the library's class, read off the shapes of its weights."""
+    """Constructor arguments of the library's class, from the shapes of its weights."""
     blocks: dict[int, int] = {}
     for name in state:
         if ".denseblock" in name:
