@@ -1,7 +1,7 @@
 """Checks of a header before anything is built from it: types, sizes and protocol.
 
-Each component is first built on torch's meta device, without memory, and compared with the weights in the file, so that
-a few bytes of JSON cannot fill the memory.
+Each component is first built on torch's meta device, without memory, and compared with the weights in the file, so
+that a few bytes of JSON cannot fill the memory.
 """
 
 import math

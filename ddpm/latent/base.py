@@ -38,7 +38,7 @@ class LatentEncoder(ModelMixin, ConfigMixin):
         raise TypeError(f"{type(self).__name__} has no decode_raw")
 
     def set_scaling(self, scaling: str) -> "LatentEncoder":
-        """Chooses the scaling that `measure` sets: `unit` variance a channel, or the `range` [-1, 1] over all channels.
+        """Sets the scaling of `measure`: `unit` variance a channel, or the `range` [-1, 1] over all channels.
 
         X-ray2CTPA scales to the range, which leaves latents a standard deviation of about 0.1; for comparison.
 

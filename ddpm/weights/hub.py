@@ -63,6 +63,6 @@ def why_missing(key: str, hub_id: str, kind: str, files: str, error: Exception) 
     else:
         reason = "the hub cannot be reached"
     return (
-        f"{absent}, not in the Hugging Face cache ({constants.HF_HUB_CACHE}), and {reason}. Two ways: on a machine with "
-        f"a network run hf download {hub_id} {files} and copy its cache to that folder or set HF_HOME"
+        f"{absent}, not in the Hugging Face cache ({constants.HF_HUB_CACHE}), and {reason}. Two ways: on a machine "
+        f"with a network run hf download {hub_id} {files} and copy its cache to that folder or set HF_HOME"
     )

@@ -2,7 +2,7 @@
 
 from diffusers.configuration_utils import register_to_config
 from jaxtyping import Float
-from torch import nn
+from torch import Tensor, nn
 
 from ddpm.denoiser.blocks import Conv3d
 from ddpm.xray_encoder.base import XrayEncoder, XrayFeatures

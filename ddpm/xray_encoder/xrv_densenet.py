@@ -102,8 +102,8 @@ def _find(weights: str) -> Path:
             torch.hub.download_url_to_file(url, str(cached), progress=False)
     except OSError as error:
         raise UserError(
-            f"{KEY}={weights}: not in {cached.parent}, and cannot be downloaded from {url} ({type(error).__name__}). Two "
-            f"ways: download {url} on a machine with a network and put it there; or give its path as {KEY}. "
+            f"{KEY}={weights}: not in {cached.parent}, and cannot be downloaded from {url} ({type(error).__name__}). "
+            f"Two ways: download {url} on a machine with a network and put it there; or give its path as {KEY}. "
             "model/xray_encoder=cnn needs no file"
         ) from error
     return cached

@@ -117,7 +117,7 @@ def test_a_header_cannot_name_a_model_to_be_fetched(tmp_path, name):
     header["components"]["xray_encoder"] = {"class": "BiomedCLIPXrayEncoder", "prefix": "x.",
                                             "config": {"embed_dim": 8, "vision": vision}}  # fmt: skip
     path.write_bytes(save(weights, {"header": json.dumps(header)}))
-    with pytest.raises(UserError, match="would be fetched"):
+    with pytest.raises(UserError, match="would be downloaded"):
         load_pipeline(path)
 
 
