@@ -57,7 +57,7 @@ figures: $(STAMP)
 
 # The documentation as a site: outputs/site/index.html.
 docs: $(VENV)/.docs
-	@$(BIN)/mkdocs build --strict --quiet
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo outputs/site/index.html
 
 $(VENV)/.docs: docs/requirements.txt $(STAMP)
