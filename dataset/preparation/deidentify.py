@@ -1,8 +1,8 @@
-"""De-identification: keyed pseudonyms in place of identifiers, their linkage kept apart, ages capped, text scrubbed.
+"""De-identification: keyed pseudonyms, a separate linkage table, capped ages, scrubbed text.
 
-What leaves is built up from nothing: pixels, geometry, and the few columns of the manifest. So none of the attributes
-of DICOM PS3.15 Annex E (Basic Application Level Confidentiality Profile) is copied at all. Ids are HMAC-SHA256 under a
-secret key (FIPS 198-1): without the key nobody can find a patient's id by trying all patient numbers.
+The output is composed of pixels, geometry and a few columns of the manifest; no attribute of DICOM PS3.15 Annex E
+(Basic Application Level Confidentiality Profile) is copied. Ids are HMAC-SHA256 under a secret key (FIPS 198-1), so
+that trying all patient numbers does not reveal them without the key.
 """
 
 import csv
@@ -21,28 +21,28 @@ from common.files import atomic_path
 
 KEY_BYTES = 32
 ID_CHARACTERS = 16  # 64 bits: two of a million patients collide with probability 3e-8
-OLDEST = 90  # years: from 90 on an age identifies (45 CFR 164.514(b)(2)(i)(C), "90 or older" as one group)
-IMPOSSIBLE_AGE = 125  # a birth date such as 1900-01-01 stands for "unknown"
+MAX_AGE = 90  # years; "90 or older" is one group (45 CFR 164.514(b)(2)(i)(C))
+IMPOSSIBLE_AGE = 125  # years; a birth date such as 1900-01-01 means "unknown"
 KEY_FILE, LINKAGE_FILE = "key", "linkage.csv"
-SHORTEST_SECRET = 4  # characters: "1" or "PA" is no identifier, and would be found in every number
+MIN_SECRET = 4  # characters; shorter identifiers such as "1" or "PA" are not scrubbed, as any text has them
 _UID = re.compile(r"\b[0-2](?:\.\d+){4,}\b")
 _DATE = re.compile(r"(?<![\d.])(?:19|20)\d{2}(?P<dash>[-/.]?)(?:0[1-9]|1[0-2])(?P=dash)(?:0[1-9]|[12]\d|3[01])(?!\d)")
-_PATH = re.compile(r"(?:\b[A-Za-z]:)?[^\s:;,'\"()\[\]]*[/\\][^\s:;,'\"]+")  # also one relative to anything
+_PATH = re.compile(r"(?:\b[A-Za-z]:)?[^\s:;,'\"()\[\]]*[/\\][^\s:;,'\"]+")  # absolute and relative
 
 log = logging.getLogger(__name__)
 
 
 class Pseudonyms:
-    """The secret key of one linkage folder, and the table that leads back from ids to sources.
+    """The secret key of a linkage folder, and the table that leads back from ids to sources.
 
-    Both files are readable by their owner alone. Who must anonymise for good deletes the folder afterwards.
+    Only the owner can read both files. Deleting the folder afterwards makes the output anonymous.
 
     Args:
-        folder: where key and table live; made when missing.
-        output: the folder that is given away: the linkage must not lie in it.
+        folder: folder of key and table; created if missing.
+        output: folder that is shared; the linkage must not be inside.
 
     Raises:
-        UserError: a folder inside `output`, or a key file that holds no key.
+        UserError: a folder inside `output`, or a key file without a valid key.
     """
 
     def __init__(self, folder: str | Path, output: str | Path | None = None):
@@ -50,7 +50,7 @@ class Pseudonyms:
         if output is not None:
             inside, outer = self.folder.resolve(), Path(output).expanduser().resolve()
             if inside == outer or outer in inside.parents:
-                raise UserError(f"linkage={folder}: lies inside output={output}, which is given away; choose another")
+                raise UserError(f"linkage={folder}: lies inside output={output}, which is shared; choose another")
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._key = _load_or_make_key(self.folder / KEY_FILE)
         self._rows: dict[str, dict] = {}
@@ -60,11 +60,11 @@ class Pseudonyms:
         """The pseudonym of an identifier: 16 hexadecimal digits, the same in every run with this key.
 
         Args:
-            kind: what is named, such as `patient` or `study`: equal numbers of two kinds give different ids.
-            value: the identifier; white space around it does not count.
+            kind: such as `patient` or `study`; equal identifiers of two kinds have different ids.
+            value: the identifier; surrounding white space is ignored.
 
         Raises:
-            ValueError: an empty identifier, which would make one patient of all that have none.
+            ValueError: an empty identifier, which would merge all patients without one.
         """
         text = str(value).strip()
         if not text:
@@ -73,12 +73,12 @@ class Pseudonyms:
         return hmac.new(self._key, f"{kind}\0{text}".encode(), hashlib.sha256).hexdigest()[:ID_CHARACTERS]
 
     def record(self, row: dict) -> None:
-        """Note what an id stands for; `row["id"]` is the id, all other values are taken for identifiers."""
+        """Record a row of the linkage table: `row["id"]` is the id, all other values are identifiers."""
         self._rows[str(row["id"])] = {name: "" if value is None else str(value) for name, value in row.items()}
         self._secrets.update(str(value).strip() for name, value in row.items() if name != "id" and value is not None)
 
     def write(self) -> None:
-        """Write the table; rows of earlier runs stay unless their id was recorded again."""
+        """Write the table; it keeps rows of earlier runs whose id was not recorded again."""
         path = self.folder / LINKAGE_FILE
         rows = {**_read_linkage(path), **self._rows}
         names = list(dict.fromkeys(name for row in rows.values() for name in row))
@@ -91,8 +91,8 @@ class Pseudonyms:
             writer.writerows(rows.values())
 
     def scrub(self, text: str) -> str:
-        """A line fit for a log that is given away: without the identifiers seen so far, paths, UIDs and dates."""
-        for secret in sorted((s for s in self._secrets if len(s) >= SHORTEST_SECRET), key=len, reverse=True):
+        """The text without the identifiers seen so far, paths, UIDs and dates, for a log that is shared."""
+        for secret in sorted((s for s in self._secrets if len(s) >= MIN_SECRET), key=len, reverse=True):
             text = text.replace(secret, "[removed]")
         for pattern, word in ((_PATH, "[path]"), (_UID, "[uid]"), (_DATE, "[date]")):
             text = pattern.sub(word, text)
@@ -100,10 +100,10 @@ class Pseudonyms:
 
 
 def age_years(value, study_date=None, birth_date=None) -> int | None:
-    """Age in whole years, capped at 90; None where it is unknown or cannot be.
+    """Age in whole years, capped at 90; None where it is unknown or impossible.
 
     Args:
-        value: DICOM Age String (`045Y`, `018M`, `006W`, `003D`) or a number of years; empty: from the dates.
+        value: DICOM Age String (`045Y`, `018M`, `006W`, `003D`) or a number of years; if empty, the dates count.
         study_date, birth_date: DICOM dates `YYYYMMDD`, or `date` objects.
     """
     text = str(value if value is not None else "").strip().upper()
@@ -114,11 +114,11 @@ def age_years(value, study_date=None, birth_date=None) -> int | None:
         if study is None or birth is None:
             return None
         years = study.year - birth.year - ((study.month, study.day) < (birth.month, birth.day))
-    return min(years, OLDEST) if 0 <= years < IMPOSSIBLE_AGE else None
+    return min(years, MAX_AGE) if 0 <= years < IMPOSSIBLE_AGE else None
 
 
 def _date(value) -> date | None:
-    if isinstance(value, date):  # datetime and pydicom's own dates are dates too
+    if isinstance(value, date):  # includes datetime and pydicom's dates
         return value
     try:
         return datetime.strptime(str(value or "").strip()[:10].replace(".", "").replace("-", ""), "%Y%m%d").date()
@@ -145,7 +145,7 @@ def _load_or_make_key(path: Path) -> bytes:
     if len(key) != KEY_BYTES:
         raise UserError(f"{path}: a key of {len(key)} bytes, not {KEY_BYTES}; restore it, or remove it and all ids")
     if os.name == "posix" and stat.S_IMODE(path.stat().st_mode) & 0o077:
-        log.warning("the key of the pseudonyms can be read by others; chmod 600 it")
+        log.warning("other users can read the key of the pseudonyms; chmod 600 it")
     return key
 
 

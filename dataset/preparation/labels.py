@@ -9,8 +9,8 @@ import pandas as pd
 from common.errors import UserError
 
 UNKNOWN = {"", "nan", "na", "n/a", "none", "null", "unknown", "-1", "?"}
-NEGATIVE = {"0", "no", "n", "false", "negative"}  # a table with nothing but these has no positive case
-SHOWN = 6  # values named in a message
+NEGATIVE = {"0", "no", "n", "false", "negative"}  # a table of these alone has no positive case
+SHOWN = 6  # values in a message
 RSPECT_COLUMNS = ("negative_exam_for_pe", "indeterminate")
 
 log = logging.getLogger(__name__)
@@ -21,23 +21,23 @@ def read_labels(
 ) -> dict[str, int]:
     """The label of each id of a CSV table.
 
-    An id may stand in several rows (one for each image) if they agree. RSPECT's own table is read with
-    `label_column=negative_exam_for_pe`: the rule of `rspect_label` then holds and `positive` is not asked.
+    Several rows of an id (one per image) must agree. For RSPECT's table, `label_column=negative_exam_for_pe` applies
+    `rspect_label` and ignores `positive`.
 
     Args:
         file: the table, comma, semicolon or tab separated.
-        id_column: the column with the identifier of the case (patient, study, accession number …), as in the source.
-        label_column: the column with the value.
+        id_column: column with an identifier of the case in the source (patient, study, accession number …).
+        label_column: column with the value.
         positive: the value, or values, that mean positive.
-        negative: the value, or values, that mean negative; None: every other value, if there is but one.
+        negative: the value, or values, that mean negative; None: every other value, if there is only one.
 
     Raises:
-        UserError: a table that cannot be read, a column it has not, values that are neither, no positive at all, or
-            rows of one id that contradict each other. Ids are not named, rows are.
+        UserError: an unreadable table, a missing column, a value that is neither, no positive value, or contradictory
+            rows of one id. Messages name rows, not ids.
     """
     file = Path(file)
     wanted = [id_column, *(RSPECT_COLUMNS if label_column == RSPECT_COLUMNS[0] else (label_column,))]
-    rows = read_csv(file, wanted).drop_duplicates()  # the index still tells the row of the file
+    rows = read_csv(file, wanted).drop_duplicates()  # the index is still the row of the file
     ids = rows[id_column].map(clean_id)
     if label_column == RSPECT_COLUMNS[0]:
         labels = pd.Series([rspect_label(row) for row in rows.to_dict("records")], index=rows.index, dtype=int)
@@ -55,7 +55,7 @@ def read_labels(
 def rspect_label(row: Mapping) -> int:
     """The label of a study in RSPECT (RSNA 2020): 0 a negative exam, 1 an embolism, -1 indeterminate.
 
-    `negative_exam_for_pe=0` alone is no embolism: it includes indeterminate exams.
+    `negative_exam_for_pe=0` does not mean an embolism: it includes indeterminate exams.
     """
     negative, indeterminate = (_number(row.get(name)) for name in RSPECT_COLUMNS)
     if negative is None or indeterminate is None or indeterminate == 1:
@@ -64,15 +64,15 @@ def rspect_label(row: Mapping) -> int:
 
 
 def match_labels(labels: Mapping[str, int], keys: Iterable[Iterable[str]], file: str | Path) -> list[int]:
-    """The label of each case, -1 for those the table does not have.
+    """The label of each case, -1 for cases that are not in the table.
 
     Args:
-        labels: as `read_labels` gives them.
-        keys: for each case the identifiers it may stand under, such as accession number, study UID and patient.
+        labels: as `read_labels` returns them.
+        keys: for each case its identifiers, such as accession number, study UID and patient.
         file: the table, for messages.
 
     Raises:
-        UserError: if no id of the table is known, or two keys of one case have different labels.
+        UserError: if no id of the table is in the source, or two identifiers of one case have different labels.
     """
     found, used = [], set()
     for case in keys:
@@ -85,21 +85,21 @@ def match_labels(labels: Mapping[str, int], keys: Iterable[Iterable[str]], file:
         found.append(labels[next(iter(known))] if known else -1)
     if labels and found and not used:
         raise UserError(f"{file}: none of its {len(labels)} ids is known in the source; check label.id")
-    if strangers := len(labels) - len(used):
+    if unknown := len(labels) - len(used):
         first = next(row for row, key in enumerate(labels, 1) if key not in used)
         log.warning(
             "the label table has %d unknown ids, which no case of the source has (the first is its id number %d)",
-            strangers,
+            unknown,
             first,
         )
     return found
 
 
 def read_csv(file: str | Path, columns: Iterable[str] = ()) -> pd.DataFrame:
-    """Any separated table as text; only `columns` where they are named, which must be there.
+    """A table with comma, semicolon or tab, as text; with `columns` these alone, in any order.
 
     Raises:
-        UserError: no such file, not a table, or a column that is missing.
+        UserError: no such file, not a table, or a missing column.
     """
     file, columns = Path(file), list(dict.fromkeys(columns))
     try:
@@ -120,7 +120,7 @@ def read_csv(file: str | Path, columns: Iterable[str] = ()) -> pd.DataFrame:
 
 
 def clean_id(value) -> str:
-    """An identifier as text; a spreadsheet's `123.0` is 123."""
+    """An identifier as text; `123.0`, as spreadsheets write it, becomes 123."""
     text = str(value).strip()
     return text[:-2] if text.endswith(".0") and text[:-2].isdigit() else text
 

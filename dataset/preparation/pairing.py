@@ -5,23 +5,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from common.errors import UserError
 from dataset.imaging.geometry import FRONTAL_VIEWS
-from dataset.io.dicom_headers import CtIdentity
+from dataset.io.dicom_series import CtSeries
 from dataset.preparation.labels import clean_id, file_stem, read_csv
 from dataset.preparation.radiographs import Radiograph
 
 SAME_MOMENT_S = 1.0  # smallest difference of exposure times that counts
 PAIR_COLUMNS = ("ct", "xray")
 ONLY_LATERAL = "the only X-ray is a lateral; assign it in pairs="
-
-
-class CtCandidate(Protocol):
-    """The attribute of a CT that pairing reads; `dataset.io.dicom_series.CtSeries` has it."""
-
-    identity: CtIdentity
 
 
 class Problem(NamedTuple):
@@ -55,7 +49,7 @@ class Pairing:
 
 
 def pair(
-    cts: Sequence[CtCandidate],
+    cts: Sequence[CtSeries],
     radiographs: Sequence[Radiograph],
     pairs: str | Path | None = None,
     max_hours: float | None = 24.0,
@@ -122,7 +116,7 @@ def _hours_between(xray: datetime | None, ct: datetime | None) -> float | None:
     return None if xray is None or ct is None else (ct - xray).total_seconds() / 3600.0
 
 
-def _choose(ct: CtCandidate, xrays: list[tuple[int, Radiograph]], max_hours: float | None) -> tuple[int | None, str]:
+def _choose(ct: CtSeries, xrays: list[tuple[int, Radiograph]], max_hours: float | None) -> tuple[int | None, str]:
     """Index of the X-ray of one CT, or None and the reason."""
     if not xrays:
         return None, ""
@@ -156,9 +150,7 @@ def _choose(ct: CtCandidate, xrays: list[tuple[int, Radiograph]], max_hours: flo
     return near[0][0], ""
 
 
-def _read_pairs(
-    path: Path, cts: Sequence[CtCandidate], xrays: Sequence[Radiograph], result: Pairing
-) -> dict[int, str]:
+def _read_pairs(path: Path, cts: Sequence[CtSeries], xrays: Sequence[Radiograph], result: Pairing) -> dict[int, str]:
     """Add the pairs of a table to `result`; returns the X-ray patient of each CT that the table links by patient."""
     rows = read_csv(path)
     if absent := [name for name in PAIR_COLUMNS if name not in rows.columns]:

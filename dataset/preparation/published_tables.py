@@ -1,9 +1,9 @@
-"""Tables that others made of the same data, with our column names: `from_csv=` of the preparation.
+"""Published tables of data sets, read with our column names: `from_csv=` of the preparation.
 
-Known are the tables of X-ray2CTPA (`CT_Accession_number`, `cxr_Accession_number`, `PE`), of a download from The Cancer
+Supported are the tables of X-ray2CTPA (`CT_Accession_number`, `cxr_Accession_number`, `PE`), of a download from The Cancer
 Imaging Archive as used for LIDC-IDRI (`Subject ID`, `Modality`, `File Location`), and of RSPECT (`StudyInstanceUID`,
-`SeriesInstanceUID`, `negative_exam_for_pe` …). A folder with `train.csv`, `valid.csv`, `test.csv` is one table whose
-file names are its splits.
+`SeriesInstanceUID`, `negative_exam_for_pe` …). The files `train.csv`, `valid.csv`, `test.csv` of a
+folder are one table, and their names are the splits.
 """
 
 import re
@@ -19,8 +19,8 @@ from dataset.preparation.labels import clean_id, read_csv, rspect_label
 COLUMNS = (
     "patient", "ct_accession", "xray_accession", "study_uid", "series_uid", "modality", "location", "label", "split",
 )  # fmt: skip
-KEYS = ("series_uid", "ct_accession", "study_uid", "patient")  # what names a CT, the most exact first
-# Column of ours -> the names it has elsewhere, compared in lower case without spaces and underscores.
+KEYS = ("series_uid", "ct_accession", "study_uid", "patient")  # identifiers of a CT, the most exact first
+# Our column -> its published names, in lower case without spaces and underscores.
 NAMES = {
     "patient": ("patient", "patientid", "subjectid"),
     "ct_accession": ("ctaccessionnumber",),
@@ -36,17 +36,17 @@ SPLITS = {"train": "train", "valid": "val", "val": "val", "validation": "val", "
 
 
 def read_table(path: str | Path) -> pd.DataFrame:
-    """One row a CT (or an X-ray, where the table lists both), as text, in the columns `COLUMNS`.
+    """One row per CT (or X-ray, where the table lists both), as text, in the columns `COLUMNS`.
 
-    What a table has no column for is ""; `label` is 0, 1 or -1 and `split` train, val, test or "". RSPECT's table has
-    a row for each image: it becomes one for each series. Columns that we do not know are left out: they may identify.
+    Columns that the table lacks are "", other columns are dropped; `label` is 0, 1 or -1, `split` train, val, test or
+    "". Rows per image, as in RSPECT's table, become rows per series.
 
     Args:
-        path: a CSV file, or a folder of them called after their splits (`y_train.csv`, `valid.csv` …).
+        path: a CSV file, or a folder of CSV files named after their splits (`y_train.csv`, `valid.csv` …).
 
     Raises:
-        UserError: a file that is missing or no table, a table with no column that names a CT, a label that is none,
-            or a patient in two splits.
+        UserError: a missing or unreadable file, no column that identifies a CT, an invalid label, or a patient in two
+            splits.
     """
     path = Path(path)
     if path.is_dir():
@@ -61,17 +61,14 @@ def read_table(path: str | Path) -> pd.DataFrame:
 
 
 def values_by_key(rows: pd.DataFrame, column: str) -> dict[str, object]:
-    """`label` or `split` of each CT under the most exact name that the table has for it; rows of X-rays do not count.
-
-    `dataset.preparation.labels.match_labels` finds a CT's entry by any of its names.
-    """
+    """`label` or `split` of each CT by the most exact identifier in its row; rows of X-rays do not count."""
     cts = rows[~rows["modality"].isin(RADIOGRAPHS)]
     keys = cts[list(KEYS)].apply(lambda row: next((value for value in row if value), ""), axis=1)
     return {key: value for key, value in zip(keys, cts[column], strict=True) if key}
 
 
 def pairs_of(rows: pd.DataFrame) -> pd.DataFrame:
-    """The pairs that a table with both accession numbers names, as `dataset.preparation.pairing.pair` reads them."""
+    """Pairs of accession numbers in one row, as a table that `dataset.preparation.pairing.pair` reads."""
     both = rows[(rows["ct_accession"] != "") & (rows["xray_accession"] != "")]
     return both.rename(columns={"ct_accession": "ct", "xray_accession": "xray"})[["ct", "xray"]].drop_duplicates()
 
@@ -104,7 +101,7 @@ def _read_one(path: Path, split: str) -> pd.DataFrame:
 
 def _labels(values: pd.Series, path: Path, column: str) -> pd.Series:
     known = {"1": 1, "0": 0, "": -1, "-1": -1, "2": -1, "true": 1, "false": 0, "positive": 1, "negative": 0}
-    lower = values.str.lower()  # 2 stands for "unknown" in the ancestor's code
+    lower = values.str.lower()  # 2 means "unknown" in X-ray2CTPA
     wrong = np.flatnonzero(~lower.isin(known))
     if len(wrong):
         raise UserError(f"{path}: row {wrong[0] + 2} has a {column} that is neither 0 nor 1; correct it or empty it")
@@ -112,7 +109,7 @@ def _labels(values: pd.Series, path: Path, column: str) -> pd.Series:
 
 
 def _check_splits(rows: pd.DataFrame, path: Path) -> None:
-    """One patient, or one CT where the table names no patient, is in one split."""
+    """Refuse a patient, or a CT in a table without patients, in two splits."""
     for column in ("patient", "ct_accession", "study_uid"):
         given = rows[(rows[column] != "") & (rows["split"] != "")]
         splits = given.groupby(column)["split"].nunique()

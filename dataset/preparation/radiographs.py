@@ -16,7 +16,7 @@ from common.files import atomic_path
 from dataset.io.dicom_headers import VALUE_ERRORS, has_dicom_mark, read_tags, time_of
 from dataset.io.dicom_series import folders_of
 from dataset.io.xray import read_xray_image, scale_xray_image
-from dataset.io.xray_dicom import XrayImage, is_radiograph, view_of
+from dataset.io.xray_dicom import is_radiograph, view_of
 from dataset.preparation.borders_and_text import mask_text as without_text
 from dataset.preparation.borders_and_text import trim_border as without_border
 
@@ -185,7 +185,11 @@ def read_radiograph(
         picture.inside = None if picture.inside is None else picture.inside[rows, columns]
         picture.image = picture.image[rows, columns]
         notes += [f"borders cut off ({100 * cut // (cut + picture.image.size)} % of the picture)"] * bool(cut)
-    return RadiographImage(_scaled(picture, path), picture.spacing, view or picture.view, notes)
+    try:
+        image = scale_xray_image(picture).numpy()
+    except ValueError as error:
+        raise UserError(f"{path}: {error}; export the X-ray again") from error
+    return RadiographImage(image, picture.spacing, view or picture.view, notes)
 
 
 def write_radiograph(image: RadiographImage, path: str | Path) -> None:
@@ -194,13 +198,6 @@ def write_radiograph(image: RadiographImage, path: str | Path) -> None:
 
     with atomic_path(path) as temporary:
         Image.fromarray(np.rint(image.image * 65535.0).astype(np.uint16)).save(temporary)
-
-
-def _scaled(picture: XrayImage, path) -> np.ndarray:
-    try:
-        return scale_xray_image(picture).numpy()
-    except ValueError as error:
-        raise UserError(f"{path}: {error}; export the X-ray again") from error
 
 
 def _read_header(path: Path) -> pydicom.Dataset | None:

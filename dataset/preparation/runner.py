@@ -9,12 +9,13 @@ from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pydicom
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import track
 
 from common.errors import UserError
 from common.files import atomic_path, remove_stale
@@ -153,24 +154,20 @@ def _make(
     todo: Sequence[Task], settings: Settings, states: dict[str, str], pool: Executor | None
 ) -> Iterator[tuple[Task, dict]]:
     """Each task with its record, in the order in which they finish."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, disable=not todo) as bar:
-        shown = bar.add_task("Preparing cases", total=len(todo))
-        if pool is None:
-            for task in todo:
-                yield task, make_case(task, settings, states[task.id])
-                bar.advance(shown)
-            return
-        futures = {pool.submit(make_case, task, settings, states[task.id]): task for task in todo}
-        try:
-            for future in as_completed(futures):
-                yield futures[future], future.result()
-                bar.advance(shown)
-        except BrokenProcessPool as error:
-            raise UserError(
-                "the system ended a process, most likely for lack of memory; start again with fewer workers= "
-                "(finished cases are kept)"
-            ) from error
+    progress = partial(track, description="Preparing cases", total=len(todo), disable=not todo)
+    if pool is None:
+        for task in progress(todo):
+            yield task, make_case(task, settings, states[task.id])
+        return
+    futures = {pool.submit(make_case, task, settings, states[task.id]): task for task in todo}
+    try:
+        for future in progress(as_completed(futures)):
+            yield futures[future], future.result()
+    except BrokenProcessPool as error:
+        raise UserError(
+            "the system ended a process, most likely for lack of memory; start again with fewer workers= "
+            "(finished cases are kept)"
+        ) from error
 
 
 def silence_readers() -> None:

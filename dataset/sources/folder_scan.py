@@ -1,5 +1,6 @@
-"""What a folder of CT volumes holds: NIfTI files and DICOM series, their patients, and X-rays that lie beside them."""
+"""Scans a folder for CT volumes: NIfTI files and DICOM series, their patients, and the X-rays beside them."""
 
+import glob
 import logging
 import os
 import re
@@ -16,23 +17,23 @@ from dataset.io.dicom_series import find_ct_series
 from dataset.io.nifti import NIFTI_ENDINGS, volume_name
 from dataset.manifest.table import DRR, FILM, make_rows
 
-FILM_ENDINGS = (".png", ".jpg", ".jpeg", ".dcm")
+XRAY_ENDINGS = (".png", ".jpg", ".jpeg", ".dcm")
 
 log = logging.getLogger(__name__)
 
 
 def discover(root: str | Path, dicom: bool = True, follow_links: bool = False) -> pd.DataFrame:
-    """The manifest of a folder that has none: one row per CT, labels unknown, splits empty.
+    """A manifest for a folder without one: one row per CT, labels unknown, splits empty.
 
-    The names of files carry no meaning, except that an X-ray with the stem of a CT beside it is its X-ray. A patient
-    is a CT; where folders of the first level hold several CTs, each such folder is a patient.
+    An X-ray beside a CT with the same name belongs to it. Each CT is a patient, except that a first-level folder with
+    several CTs is one patient.
 
     Args:
-        dicom: also look for DICOM series, not for NIfTI alone.
-        follow_links: also where they lead out of the folder.
+        dicom: also look for DICOM series.
+        follow_links: also follow links that lead out of the folder.
 
     Raises:
-        UserError: if there is no CT, or a link leads out of the folder unasked.
+        UserError: if there is no CT, or a link leads out of the folder and `follow_links` is off.
     """
     root = Path(root)
     if not follow_links:
@@ -41,9 +42,9 @@ def discover(root: str | Path, dicom: bool = True, follow_links: bool = False) -
     if not volumes:
         raise UserError(f"{root}: no .nii, .nii.gz or DICOM series of a CT in it; put CT volumes there")
     parts = [Path(ct.partition("#")[0]).parts for ct in volumes]
-    shared = os.path.commonprefix([p[:-1] for p in parts])  # folders above all volumes tell no patient from another
+    shared = os.path.commonprefix([p[:-1] for p in parts])  # folders above all volumes name no patient
     tops = [p[len(shared)] if len(p) - 1 > len(shared) else "" for p in parts]
-    # Several series in one folder are one patient, also where that folder is the only one.
+    # Several series in one folder are one patient, even if it is the only folder.
     tops = [top or (ct.partition("#")[0] if "#" in ct else "") for top, ct in zip(tops, volumes, strict=True)]
     crowded = {top for top, count in Counter(tops).items() if top and count > 1}
     names = [_plain(volume_name(ct)) for ct in volumes]
@@ -51,12 +52,12 @@ def discover(root: str | Path, dicom: bool = True, follow_links: bool = False) -
     rows = []
     for ct, name, top in zip(volumes, names, tops, strict=True):
         unique = name if name.lower() not in twice else _plain(ct.removesuffix(".gz").removesuffix(".nii"))
-        film = _film_beside(root, ct)
-        patient, source = _plain(top) if top in crowded else unique, FILM if film else DRR
-        rows.append({"id": unique, "patient": patient, "ct": ct, "xray": film, "xray_source": source})
+        xray = _xray_beside(root, ct)
+        patient, source = _plain(top) if top in crowded else unique, FILM if xray else DRR
+        rows.append({"id": unique, "patient": patient, "ct": ct, "xray": xray, "xray_source": source})
     if crowded:
         log.warning(
-            "%s: %d folders with several volumes are taken as one patient each; a manifest.csv can say otherwise",
+            "%s: %d folders with several volumes are taken as one patient each; a manifest.csv overrides this",
             root,
             len(crowded),
         )
@@ -64,11 +65,11 @@ def discover(root: str | Path, dicom: bool = True, follow_links: bool = False) -
 
 
 def _volumes(root: Path, dicom: bool) -> Iterator[str]:
-    """Paths relative to `root`; a folder with several series gives `folder#SeriesInstanceUID` for each."""
+    """Paths relative to `root`; `folder#SeriesInstanceUID` for each series of a folder with several."""
     visited = set()
     for folder, children, files in os.walk(root, followlinks=True):
         real = os.path.realpath(folder)
-        if real in visited:  # a link that points upward
+        if real in visited:  # a loop of links
             children.clear()
             continue
         visited.add(real)
@@ -92,20 +93,16 @@ def _series(folder: Path, root: Path) -> Iterator[str]:
     yield from [relative] if len(names) == 1 else [f"{relative}#{name}" for name in names]
 
 
-def _film_beside(root: Path, ct: str) -> str:
+def _xray_beside(root: Path, ct: str) -> str:
     place, series = root / ct.partition("#")[0], "#" in ct
     if series or place == root:
         return ""
-    for other in sorted(place.parent.glob(f"{_escaped(volume_name(ct))}.*")):
-        if other.suffix.lower() in FILM_ENDINGS and other.stem == volume_name(ct) and other.is_file():
+    for other in sorted(place.parent.glob(f"{glob.escape(volume_name(ct))}.*")):
+        if other.suffix.lower() in XRAY_ENDINGS and other.stem == volume_name(ct) and other.is_file():
             return other.relative_to(root).as_posix()
     return ""
 
 
-def _escaped(name: str) -> str:
-    return re.sub(r"([*?[])", r"[\1]", name)
-
-
 def _plain(name: str) -> str:
-    """Letters, digits, dot, dash and underscore: an id becomes the name of a file that Hydra can parse."""
+    """The name in letters, digits, dots, dashes and underscores, as ids are parts of file names that Hydra parses."""
     return re.sub(r"[^A-Za-z0-9._-]+", "_", name).strip("_.") or "case"

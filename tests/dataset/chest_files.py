@@ -1,10 +1,7 @@
-"""Small CT files for the tests: a lopsided thorax as NIfTI in any orientation and as a DICOM series."""
+"""Small CT files for the tests: an asymmetric thorax as NIfTI in any orientation."""
 
 import nibabel as nib
 import numpy as np
-import pydicom
-from pydicom.dataset import FileDataset, FileMetaDataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
 from dataset.imaging.geometry import nifti_affine
 
@@ -36,36 +33,3 @@ def save_nifti(path, hu, spacing=SPACING, centre=CENTRE, axcodes="LPS", affine=N
     path.parent.mkdir(parents=True, exist_ok=True)
     nib.save(image, path)
     return path
-
-
-def save_dicom_series(folder, hu, spacing=SPACING, centre=CENTRE, series=None, modality="CT", feet_first=False):
-    """One file per slice with shuffled names; `feet_first` writes the axes as such a scan has them."""
-    folder.mkdir(parents=True, exist_ok=True)
-    series, frame = series or generate_uid(), generate_uid()
-    depth, height, width = hu.shape
-    turn = -1.0 if feet_first else 1.0  # columns toward the patient's right instead of left
-    order = np.random.default_rng(0).permutation(depth)
-    first = np.array([-centre[0], -centre[1], centre[2]])  # LPS
-    for i in range(depth):
-        across = turn * (np.arange(width) - (width - 1) / 2) * spacing[2]
-        down = -(height - 1) / 2 * spacing[1]
-        meta = FileMetaDataset()
-        meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = CTImageStorage, generate_uid()
-        meta.TransferSyntaxUID = ExplicitVRLittleEndian
-        name = folder / f"IM{order[i]:04d}.dcm"
-        ds = FileDataset(name, {}, file_meta=meta, preamble=b"\0" * 128)
-        ds.SOPClassUID, ds.SOPInstanceUID = CTImageStorage, meta.MediaStorageSOPInstanceUID
-        ds.SeriesInstanceUID, ds.StudyInstanceUID, ds.FrameOfReferenceUID = series, generate_uid(), frame
-        ds.Modality, ds.PatientID, ds.InstanceNumber = modality, "x", i + 1
-        ds.Rows, ds.Columns, ds.SamplesPerPixel = height, width, 1
-        ds.PhotometricInterpretation, ds.PixelRepresentation = "MONOCHROME2", 0
-        ds.BitsAllocated, ds.BitsStored, ds.HighBit = 16, 16, 15
-        ds.RescaleSlope, ds.RescaleIntercept = 1, -1024
-        ds.PixelSpacing, ds.SliceThickness = [spacing[1], spacing[2]], spacing[0]
-        ds.ImageOrientationPatient = [turn, 0, 0, 0, 1, 0]
-        height_mm = (i - (depth - 1) / 2) * spacing[0]
-        ds.ImagePositionPatient = [float(v) for v in first + np.array([across[0], down, height_mm])]
-        pixels = hu[i][:, ::-1] if feet_first else hu[i]
-        ds.PixelData = (pixels.astype(np.int32) + 1024).astype(np.uint16).tobytes()
-        pydicom.dcmwrite(name, ds)
-    return folder

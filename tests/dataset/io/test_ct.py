@@ -7,7 +7,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from chest_files import CENTRE, SPACING, save_dicom_series, save_nifti, thorax
+from chest_files import CENTRE, SPACING, save_nifti, thorax
+from dicom_files import write_ct_series
 
 from common.errors import UserError
 from dataset.imaging.volume import Volume
@@ -55,7 +56,7 @@ def test_an_oblique_volume_is_reoriented_to_the_nearest_axes_and_keeps_its_spaci
 
 @pytest.mark.parametrize("feet_first", [False, True])
 def test_dicom_and_nifti_of_one_scan_agree(tmp_path, hu, feet_first):
-    volume = read_volume(save_dicom_series(tmp_path / "series", hu, feet_first=feet_first))
+    volume = read_volume(write_ct_series(tmp_path / "series", hu, feet_first=feet_first))
     np.testing.assert_allclose(volume.hu, hu, atol=1.0)
     np.testing.assert_allclose(volume.spacing, SPACING, atol=1e-3)
     np.testing.assert_allclose(volume.centre, CENTRE, atol=1e-3)
@@ -196,17 +197,17 @@ def test_missing_file_empty_folder_and_two_series(tmp_path, hu):
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="no DICOM series"):
         read_volume(tmp_path / "empty")
-    save_dicom_series(tmp_path / "two", hu, series="1.2.3")
+    write_ct_series(tmp_path / "two", hu, series_uid="1.2.3")
     for path in (tmp_path / "two").iterdir():
         path.rename(path.with_name("a" + path.name))
-    save_dicom_series(tmp_path / "two", hu + 1, series="1.2.4")
+    write_ct_series(tmp_path / "two", hu + 1, series_uid="1.2.4")
     with pytest.raises(UserError, match="2 DICOM series"):
         read_volume(tmp_path / "two")
     np.testing.assert_allclose(read_volume(f"{tmp_path / 'two'}#1.2.4").hu, hu + 1)
 
 
 def test_damaged_dicom_is_named(tmp_path, hu):
-    folder = save_dicom_series(tmp_path / "series", hu)
+    folder = write_ct_series(tmp_path / "series", hu)
     victim = sorted(folder.iterdir())[5]
     victim.write_bytes(victim.read_bytes()[:-300])
     with pytest.raises(UserError, match="series"):

@@ -123,7 +123,8 @@ def test_contrast_by_agent_else_by_words(agent, description, score):
      (("ORIGINAL", "PRIMARY", "AXIAL", "CT_SOM5 SPI"), "AMIPLUS", "")],
 )  # fmt: skip
 def test_reformats_by_whole_words(kinds, description, word):
-    assert NotReformatted().found(series(image_type=kinds, description=description)) == word
+    reason = f"reformatted ({word})" if word else "no reformat"
+    assert NotReformatted().reason(series(image_type=kinds, description=description)) == reason
 
 
 def test_the_limits_of_complete_are_those_of_the_reader(rules):

@@ -6,7 +6,8 @@ import os
 import numpy as np
 import pytest
 import torch
-from chest_files import CENTRE, save_dicom_series, save_nifti, thorax
+from chest_files import CENTRE, save_nifti, thorax
+from dicom_files import write_ct_series
 from folder_sources import film, source
 from phantom_sources import phantom_source
 from scipy.ndimage import map_coordinates
@@ -29,8 +30,8 @@ def root(tmp_path):
 def test_finds_nifti_and_dicom_at_any_depth_with_their_films(root):
     save_nifti(root / "a.nii.gz", thorax())
     save_nifti(root / "deep" / "er" / "b.nii", thorax())
-    save_dicom_series(root / "d1" / "slices", thorax())
-    save_dicom_series(root / "xr", thorax(), modality="DX")  # no CT
+    write_ct_series(root / "d1" / "slices", thorax())
+    write_ct_series(root / "xr", thorax(), modality="DX")  # no CT
     film(root / "a.png")
     film(root / "deep" / "er" / "b.JPG")
     film(root / "d1" / "slices.png")
@@ -46,10 +47,10 @@ def test_finds_nifti_and_dicom_at_any_depth_with_their_films(root):
 
 
 def test_several_series_in_one_folder_are_several_cases(root):
-    save_dicom_series(root / "mixed", thorax(), series="1.2.3")
+    write_ct_series(root / "mixed", thorax(), series_uid="1.2.3")
     for path in (root / "mixed").iterdir():
         path.rename(path.with_name("first_" + path.name))
-    save_dicom_series(root / "mixed", thorax(seed=1), series="1.2.4")
+    write_ct_series(root / "mixed", thorax(seed=1), series_uid="1.2.4")
     assert sorted(discover(root)["ct"]) == ["mixed#1.2.3", "mixed#1.2.4"]
     assert discover(root)["patient"].nunique() == 1  # one folder, one patient
     for path in prepare_cases(source(root), root.parent / "cache", 0):
@@ -133,7 +134,7 @@ def test_a_changed_file_or_setting_is_prepared_again(root):
 
 
 def test_a_changed_dicom_slice_is_noticed(root):
-    folder = save_dicom_series(root / "s", thorax())
+    folder = write_ct_series(root / "s", thorax())
     made = source(root)
     before = made.key(made.rows.iloc[0])
     os.utime(sorted(folder.iterdir())[4], (1, 1))
