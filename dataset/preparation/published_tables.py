@@ -1,9 +1,9 @@
 """Published tables of data sets, read with our column names: `from_csv=` of the preparation.
 
 Supported are the tables of X-ray2CTPA (`CT_Accession_number`, `cxr_Accession_number`, `PE`), of downloads from The
-Cancer Imaging Archive such as LIDC-IDRI (`Subject ID`, `Modality`, `File Location`), and of RSPECT (`StudyInstanceUID`,
-`SeriesInstanceUID`, `negative_exam_for_pe` …). The files `train.csv`, `valid.csv`, `test.csv` of a folder are one
-table, and their names are the splits.
+Cancer Imaging Archive such as LIDC-IDRI (`Subject ID`, `Modality`, `File Location`), and of RSPECT
+(`StudyInstanceUID`, `SeriesInstanceUID`, `negative_exam_for_pe` …). The files `train.csv`, `valid.csv`, `test.csv`
+of a folder are one table, and their names are the splits.
 """
 
 import re
