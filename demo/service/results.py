@@ -72,7 +72,7 @@ def write_result(token: str, place: Path, made: Made, pipeline, truth: Path | No
     # before anything is written: a CT that cannot be read is refused
     measured = None if truth is None else compare(truth, mean, spacing, shown, pipeline, place / "truth.nii.gz")
     digest = (made.checkpoint or {}).get("sha256")
-    bars = error_bars(pipeline.describe(), len(made.drawn), digest, bounds=None)
+    bars = error_bars(pipeline.describe(), len(made.drawn), digest, intervals=None)
     if bars["name"] == "spread":
         bars |= {"reason": SPREADS_ONLY}  # whether a calibration lies beside the checkpoint or not
     preview = f"; {bars['preview']}" if "preview" in bars else ""

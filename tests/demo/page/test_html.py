@@ -1,18 +1,18 @@
 """Pieces of the page: what a stranger wrote is text, times are readable; what npm installs names no address."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from common.files import ROOT
 from dataset.io.xray import read_xray_image
 from demo.page import html as parts
 from demo.service.examples import SAMPLES, draw_sample
 from demo.service.messages import Progress, Seen
 
-DEMO = Path(parts.__file__).resolve().parent
+DEMO = ROOT / "demo"
 
 
 def test_words_from_elsewhere_stay_words(tmp_path):

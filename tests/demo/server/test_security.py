@@ -3,8 +3,6 @@
 import asyncio
 import base64
 import os
-import sys
-from types import ModuleType
 from urllib.parse import quote, unquote
 
 import pytest
@@ -25,18 +23,18 @@ def service(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def clients(service, tmp_path_factory):
-    """Open to this machine, and with a password to others."""
-    from demo.server.app_factory import build_app
+    """Open to this machine, and with a password to others; without the layout and the viewer, which lie behind."""
+    from demo.page import layout
+    from demo.server import app_factory
 
-    before = sys.modules.get("demo.page"), sys.modules.get("demo.server.app_factory")
-    sys.modules["demo.page"], sys.modules["demo.server.app_factory"] = (
-        _bare_page(),
-        _no_viewer(tmp_path_factory.mktemp("js")),
-    )
-    made = [TestClient(build_app(service, word, word is None), HERE) for word in (None, PASSWORD)]
-    for name, module in zip(("demo.page", "demo.server.app_factory"), before, strict=True):
-        sys.modules.pop(name) if module is None else sys.modules.__setitem__(name, module)
-    return made
+    folder = tmp_path_factory.mktemp("js")
+    (folder / "viewer.js").write_text("export {}")
+    (folder / "secret.js").write_text("secret")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(layout, "build_page", _bare_page)
+        patch.setattr(layout, "page_options", dict)
+        patch.setattr(app_factory, "viewer_files", lambda: {"viewer.js": folder / "viewer.js"})
+        return [TestClient(app_factory.build_app(service, word, word is None), HERE) for word in (None, PASSWORD)]
 
 
 @pytest.fixture(scope="module")
@@ -44,26 +42,12 @@ def client(clients):
     return clients[0]
 
 
-def _bare_page() -> ModuleType:
-    """A page without layout: what is tested here stands before it."""
+def _bare_page(service):
     import gradio as gr
 
-    def build_page(service):
-        with gr.Blocks(analytics_enabled=False) as page:
-            gr.File()
-        return page
-
-    module = ModuleType("demo.page")
-    module.build_page, module.page_options = build_page, lambda: {}
-    return module
-
-
-def _no_viewer(folder) -> ModuleType:
-    (folder / "viewer.js").write_text("export {}")
-    (folder / "secret.js").write_text("secret")
-    module = ModuleType("demo.server.app_factory")
-    module.viewer_files = lambda: {"viewer.js": folder / "viewer.js"}
-    return module
+    with gr.Blocks(analytics_enabled=False) as page:
+        gr.File()
+    return page
 
 
 def raw_get(app, target: str) -> tuple[int, bytes]:
