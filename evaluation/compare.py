@@ -1,4 +1,4 @@
-"""Puts two evaluations side by side: refuses two protocols, gives paired differences with intervals for one.
+"""Compares two evaluations of one protocol: paired differences with intervals.
 
 `python evaluation/compare.py a=outputs/first/metrics.json b=outputs/second/metrics.json`
 """

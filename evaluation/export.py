@@ -1,4 +1,4 @@
-"""Writes a trained generator for others: a folder of diffusers, a MONAI bundle or one file, each with a model card.
+"""Exports a trained generator as a diffusers folder, a MONAI bundle or one file, with a model card.
 
 `python evaluation/export.py checkpoint=<path> output=<folder> format=diffusers`
 """

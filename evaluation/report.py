@@ -1,12 +1,12 @@
-"""The report: one HTML page made from what an evaluation left in its folder; it opens offline and loads nothing.
+"""Writes the report of an evaluation from the files in its folder: one HTML page that opens offline.
 
-`python evaluation/report.py run=<folder>` makes it anew.
+`python evaluation/report.py run=<folder>`
 """
 
 import sys
 from pathlib import Path
 
-sys.path[0] = str(Path(__file__).resolve().parent.parent)  # replaced: a file here must not shadow a library
+sys.path[0] = str(Path(__file__).resolve().parent.parent)  # replaced, so that a file here shadows no library
 
 from common.cli import command  # noqa: E402
 from common.errors import UserError  # noqa: E402

@@ -1,4 +1,4 @@
-"""Scores a folder of predicted CT files of any method against the true ones, with the protocol of this framework.
+"""Scores predicted CT files of any method against the true ones, by the protocol of evaluation/evaluate.py.
 
 `python evaluation/score.py truth=<folder> prediction=<folder> window=wide`
 """
@@ -18,19 +18,14 @@ def main(cfg) -> None:
     from evaluation.scoring.nifti_pairs import match
     from evaluation.scoring.score_files import score_files
 
-    metrics = cfg.metrics if isinstance(cfg.metrics, str) else tuple(cfg.metrics)
     pairs = match(cfg.truth, cfg.prediction, cfg.suffix)
     with user_errors():
         result = score_files(
             pairs,
             Window.parse(cfg.window),
             Path(cfg.output),
-            metrics=metrics,
-            method=cfg.method,
-            samples=cfg.samples,
-            patients=cfg.patients,
-            split=cfg.split,
-            seed=cfg.seed,
+            metrics=cfg.metrics if isinstance(cfg.metrics, str) else tuple(cfg.metrics),
+            **{name: cfg[name] for name in ("method", "samples", "patients", "split", "seed")},
         )
     for name, estimate in result["methods"][cfg.method].items():
         shown = result["protocol"]["not_measured"].get(name) if estimate is None else estimate["mean"]

@@ -20,8 +20,9 @@ from evaluation.generation.dicom_series import write_zip
 from evaluation.generation.metadata import describe_input, describe_run
 from evaluation.generation.xray_inputs import GeneratorInput, aligned_views
 from evaluation.intervals.prediction_intervals import error_bars
+from evaluation.metrics.catalogue import catalogue
 from evaluation.metrics.reprojection import reprojection_error, scaled_drr
-from evaluation.scoring.score_cases import metric, score_case
+from evaluation.scoring.score_cases import score_case
 from evaluation.visualization import sheets
 from evaluation.visualization import slices as pictures
 
@@ -191,7 +192,7 @@ def compare(
     row = score_case(case, {"model": mean}, pipeline.window, metrics=NAMES)[0]
     found: dict[str, dict] = {"how": {"label": HOW_SPACING if by_spacing else HOW, "unit": "", "value": None}}
     for name in NAMES:
-        entry, value = metric(name), row[name]
+        entry, value = catalogue()[name], row[name]
         value = round(float(value), entry.digits) if value == value else None
         found[name] = {"label": entry.label, "unit": entry.unit, "value": value, "digits": entry.digits}
     return found

@@ -1,4 +1,4 @@
-"""Checks that the data suit the checkpoint that is evaluated on them."""
+"""Checks that the data fit the checkpoint that is evaluated on them."""
 
 import logging
 
@@ -8,10 +8,10 @@ log = logging.getLogger(__name__)
 
 
 def check_protocol(data: dict, trained: dict) -> None:
-    """Refuses data that the checkpoint was not trained for; warns about another version of the population.
+    """Compares the protocols of data and checkpoint; warns of another data set, version, extent or number of views.
 
     Raises:
-        UserError: another HU window or volume size; the line names both.
+        UserError: another HU window or volume size, naming both.
     """
     for key in ("window", "volume_size"):
         ours, theirs = [float(x) for x in data[key]], [float(x) for x in trained[key]]
@@ -27,13 +27,13 @@ def check_protocol(data: dict, trained: dict) -> None:
 
 
 def own_split(datamodule, split: str):
-    """The cases of a split: training may do with a neighbour's cases where it has none, a result may not.
+    """The cases of a split; for training an empty split borrows those of another one, which no result may use.
 
     Raises:
-        UserError: a split without a case of its own.
+        UserError: a split without cases of its own.
     """
     chosen = getattr(datamodule, split)
     if not (chosen.rows["split"] == split).all():
-        remedy = "set dataset.test_share or dataset.val_share, or the splits of its manifest, or judge another split"
+        remedy = "set dataset.test_share, dataset.val_share or the splits of its manifest, or evaluate another split"
         raise UserError(f"split={split}: the data set has no {split} case of its own; {remedy}")
     return chosen

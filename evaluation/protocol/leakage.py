@@ -1,4 +1,4 @@
-"""The leak check: which patients a trained model has seen, proven by its checkpoint's protocol, or refused."""
+"""The patient leakage check: which patients a model has seen in training, as its checkpoint's protocol proves."""
 
 import hashlib
 import logging
@@ -16,16 +16,16 @@ from dataset.sources.phantom import FIRST_INDEX
 from ddpm.checkpoint.read import read
 
 REMEDY = "train it again with this version and these data"
-POPULATION = ("seed", "version", "test_from", "split")  # of a protocol of phantoms: what tells which were drawn
+POPULATION = ("seed", "version", "test_from", "split")  # protocol keys that identify a population of phantoms
 
 log = logging.getLogger(__name__)
 
 
 def check_parts(rows: pd.DataFrame, where: str = "data") -> None:
-    """Refuse a table in which a case or a patient stands in two parts, or a part is empty.
+    """Checks that ids are unique, each patient belongs to one split and no split is empty.
 
     Raises:
-        UserError: naming the id, the patient or the part.
+        UserError: naming the id, the patient or the split.
     """
     repeated = rows["id"][rows["id"].duplicated()]
     if len(repeated):
@@ -41,15 +41,15 @@ def check_parts(rows: pd.DataFrame, where: str = "data") -> None:
 
 
 def same_parts(rows: pd.DataFrame, protocol: dict, present: dict, where: str) -> None:
-    """Refuse a model whose parts are not those of the present data.
+    """Checks that a model was trained with the splits of the present data.
 
     Args:
         rows: manifest with `patient` and `split`.
-        protocol: of the data that the model was trained on.
-        present: `CTDataModule.protocol()` of the present ones.
+        protocol: of the model.
+        present: `CTDataModule.protocol()`.
 
     Raises:
-        UserError: naming the key in which they differ.
+        UserError: naming the first key in which they differ.
     """
     for key in ("dataset", "seed", "n_folds", "fold", "patients_sha256"):
         theirs = protocol.get(key)
@@ -61,19 +61,18 @@ def same_parts(rows: pd.DataFrame, protocol: dict, present: dict, where: str) ->
 
 
 def parts_of(rows: pd.DataFrame, protocol: dict, present: dict, where: str) -> Shaped[np.ndarray, " n"]:
-    """In which part of a model's training each case lay: `train`, `val`, `test`, or `""` where it is foreign to it.
+    """The split of each case in a model's training: `train`, `val`, `test`, or `""` for a case that was not in it.
 
-    Three proofs are accepted. Phantoms are no patients, and among phantoms index and seed of the population tell which
-    were seen. Folds of one manifest: the patients of its parts, hashed, are those that the present folds give. One
-    split: the hash is that of the present parts.
+    Phantoms are identified by the seed of their population and their index, and a phantom is never a patient. Other
+    data are proven by the hash of the patients of each split, with the folds of the manifest if the model has a fold.
 
     Args:
-        rows: manifest of the present data with `id`, `patient`, `split` and, with folds, `fold`.
+        rows: manifest with `id`, `patient`, `split` and, with folds, `fold`.
         protocol: of the model.
         present: `CTDataModule.protocol()`.
 
     Raises:
-        UserError: where nothing is proven.
+        UserError: the protocol does not prove the split.
     """
     if "pe_share" in protocol:
         if "pe_share" in present:
@@ -86,8 +85,8 @@ def parts_of(rows: pd.DataFrame, protocol: dict, present: dict, where: str) -> S
     if n_folds is None:
         theirs = rows["split"].to_numpy(dtype=str)
     else:
-        judged = {int(fold): "test", (int(fold) + 1) % int(n_folds): "val"}
-        theirs = np.array([judged.get(int(f), "train") for f in rows["fold"]], dtype=object).astype(str)
+        held_out = {int(fold): "test", (int(fold) + 1) % int(n_folds): "val"}
+        theirs = np.array([held_out.get(int(f), "train") for f in rows["fold"]], dtype=object).astype(str)
     if patients_digest(rows.assign(split=theirs)) != digest:
         raise UserError(
             f"{where}: the patients of its parts are not those of these data, so that nothing shows whom it has seen; "
@@ -99,13 +98,10 @@ def parts_of(rows: pd.DataFrame, protocol: dict, present: dict, where: str) -> S
 def parts_of_file(
     rows: pd.DataFrame, path: str | Path, present: dict, origin: str | Path | None = None
 ) -> Shaped[np.ndarray, " n"]:
-    """`parts_of` of a checkpoint; one that was fine-tuned has seen what its origin has seen, too.
-
-    Args:
-        origin: checkpoint that it was fine-tuned from, which must be the one of its protocol.
+    """`parts_of` for a checkpoint; a fine-tuned one has also seen the patients of its `origin` checkpoint.
 
     Raises:
-        UserError: where nothing is proven, of the checkpoint or of its origin.
+        UserError: as `parts_of`, or an `origin` that is missing or not the one of the protocol.
     """
     protocol = read(path).protocol
     found = parts_of(rows, protocol, present, str(path))
@@ -122,18 +118,18 @@ def parts_of_file(
 
 
 def assign_generators(parts: dict[str, Shaped[np.ndarray, " n"]], rows: pd.DataFrame) -> Shaped[np.ndarray, " n"]:
-    """For every case the name of the generator whose own test case it is, or one that it is foreign to.
+    """For each case the name of a generator that has not seen it, its own test case if there is one.
 
-    A generator's validation cases count as seen: its checkpoint may have been chosen on them.
+    Validation cases count as seen, since a checkpoint may have been selected on them.
 
     Args:
-        parts: of `parts_of`, by generator.
+        parts: `parts_of` by generator.
 
     Raises:
-        UserError: where every generator has seen a case; the line counts them and says what is missing.
+        UserError: all generators have seen a case.
     """
     chosen = np.full(len(rows), "", dtype=object)
-    for wanted in ("", "test"):  # a case that is a generator's own test case goes to that one
+    for wanted in ("", "test"):  # the later one takes precedence
         for name, theirs in parts.items():
             chosen[theirs == wanted] = name
     seen = chosen == ""
@@ -148,23 +144,24 @@ def assign_generators(parts: dict[str, Shaped[np.ndarray, " n"]], rows: pd.DataF
 
 
 def seen_patients(rows: pd.DataFrame, protocol: dict, earlier: dict[str, dict] | None = None) -> dict:
-    """What a run has seen, for its own protocol: its data, and what the models that it starts from have seen.
+    """The patients that a run sees, for its protocol, with those of the models that it starts from.
+
+    The hashes have no key, so they are comparable between data sets and do not anonymise a known id.
 
     Args:
-        rows: manifest of its data with `patient` and `split`.
-        protocol: of its data.
-        earlier: protocols of these models, by name.
+        rows: manifest with `patient` and `split`.
+        protocol: of the data.
+        earlier: protocols of the models, by name.
 
     Returns:
-        `train` and `val`: short hashes of patients; `phantoms`: populations of drawn ones; `unknown`: the models that
-        do not say. The hashes hold no key, so that two data sets can be compared: they hide nobody whose id is known.
+        `train` and `val`: short hashes of patients; `phantoms`: populations; `unknown`: models without this entry.
     """
     own: dict = {"train": [], "val": [], "phantoms": [], "unknown": []}
     if "pe_share" in protocol:
         own["phantoms"] = [_population(protocol)]
     else:
         for split in ("train", "val"):
-            own[split] = list(_hashes(rows.loc[rows["split"] == split, "patient"]))
+            own[split] = rows.loc[rows["split"] == split, "patient"].map(_hash).tolist()
     found = [own, *(_seen_of(theirs, Path(name).name) for name, theirs in (earlier or {}).items())]
     merged = {key: sorted({value for one in found for value in one[key]}) for key in ("train", "val", "unknown")}
     populations = []
@@ -177,67 +174,63 @@ def seen_patients(rows: pd.DataFrame, protocol: dict, earlier: dict[str, dict] |
 def check_patient_leakage(
     rows: pd.DataFrame, protocol: dict, present: dict, model: str, remedy: str, allow: bool = False
 ) -> dict:
-    """Refuse to judge a model on patients that it has trained on; warn of those it was validated with.
+    """Refuses to evaluate a model on patients that it has trained on; warns of those it was validated with.
 
     Args:
-        rows: cases to be judged, `id` and `patient`.
+        rows: cases to evaluate, `id` and `patient`.
         protocol: of the model.
-        present: `CTDataModule.protocol()` of the data that the cases are from.
-        model: key and path, for the line.
-        remedy: what to give instead.
-        allow: warn only.
+        present: `CTDataModule.protocol()` of the cases.
+        model: key and path, for the message.
+        remedy: for the message.
+        allow: warn instead.
 
     Returns:
-        Counts of patients `train` and `val`, and `unknown`: of models behind it that do not say whom they saw.
+        Numbers of patients `train` and `val`, and of models without this entry `unknown`.
 
     Raises:
-        UserError: counting the patients.
+        UserError: naming the number of patients.
     """
-    seen = _seen_of(protocol, model)
-    patients = rows["patient"].astype(str)
-    count = {}
+    seen, patients, count = _seen_of(protocol, model), rows["patient"].astype(str), {}
     for split in ("train", "val"):
         if "pe_share" in present:
-            drawn = [_parts_of_phantoms(rows, population, present) == split for population in seen["phantoms"]]
-            met = np.logical_or.reduce([np.zeros(len(rows), dtype=bool), *drawn])
+            parts = [_parts_of_phantoms(rows, population, present) == split for population in seen["phantoms"]]
+            met = np.logical_or.reduce([np.zeros(len(rows), dtype=bool), *parts])
         else:
             met = patients.map(_hash).isin(seen[split]).to_numpy(dtype=bool)
-        if split == "val" and "split" in rows:  # validated again is no news
+        if split == "val" and "split" in rows:  # evaluating the validation split again needs no warning
             met = met & (rows["split"] != "val").to_numpy()
         count[split] = int(patients[met].nunique())
     whole = patients.nunique()
     if count["train"]:
-        line = f"{model} has trained on {count['train']} of the {whole} patients that it is to be judged on"
+        line = f"{model} has trained on {count['train']} of the {whole} patients that it would be evaluated on"
         if not allow:
             raise UserError(
                 f"{line}: {remedy}; if these are other people with the same ids, or you mean it, set "
                 "allow_seen_patients=true (model.allow_seen_patients=true in training)"
             )
-        log.warning("%s; allow_seen_patients lets it pass: its scores are no evidence", line)
+        log.warning("%s, which allow_seen_patients permits: its scores are no evidence", line)
     if count["val"]:
-        log.warning("%s was validated with %d of the %d patients it is judged on", model, count["val"], whole)
+        log.warning("%s was validated with %d of the %d patients that it is evaluated on", model, count["val"], whole)
     if seen["unknown"]:
-        log.warning(
-            "%s does not say which patients were seen: nothing shows that the %d here are new to it",
-            ", ".join(seen["unknown"]), whole,
-        )  # fmt: skip
+        names = ", ".join(seen["unknown"])
+        log.warning("%s does not say which patients it has seen, so leakage of the %d here is unknown", names, whole)
     return {**count, "unknown": len(seen["unknown"])}
 
 
 def check_starting_models(rows: pd.DataFrame, earlier: dict[str, dict], present: dict, allow: bool = False) -> dict:
-    """Before a run that starts from other models: none of them has trained on its validation or test patients.
+    """Checks that no model that a run starts from has trained on the run's validation or test patients.
 
     Args:
         rows: manifest of the run's data.
-        earlier: protocols of these models, by `key=path`.
-        present: `CTDataModule.protocol()` of these data.
-        allow: warn only.
+        earlier: protocols of the models, by `key=path`.
+        present: `CTDataModule.protocol()` of the data.
+        allow: warn instead.
 
     Returns:
         `seen_patients` of the run.
 
     Raises:
-        UserError: naming the model and counting the patients.
+        UserError: naming the model and the number of patients.
     """
     for name, protocol in earlier.items():
         remedy = f"give {name.partition('=')[0]} a model of the same split or dataset.fold"
@@ -260,13 +253,9 @@ def _hash(patient: str) -> str:
     return hashlib.sha256(str(patient).encode()).hexdigest()[:12]
 
 
-def _hashes(patients: pd.Series) -> list[str]:
-    return sorted({_hash(patient) for patient in patients})
-
-
 def _parts_of_phantoms(rows: pd.DataFrame, protocol: dict, present: dict) -> np.ndarray:
     if (protocol.get("seed"), protocol.get("version")) != (present.get("seed"), present.get("version")):
-        return np.full(len(rows), "", dtype="<U5")  # another population: the same name is another patient
+        return np.full(len(rows), "", dtype="<U5")  # the same id in another population is another phantom
     first = {**FIRST_INDEX, "test": int(protocol.get("test_from", FIRST_INDEX["test"]))}
     index = rows["id"].str.rsplit("_", n=1).str[1].astype(int).to_numpy()
     found = np.full(len(rows), "", dtype="<U5")

@@ -1,1 +1,1 @@
-"""Scores volumes case by case beside the baselines, and summarises them."""
+"""Scores volumes and baselines case by case, and summarises the scores."""

@@ -1,8 +1,7 @@
-"""Baselines that need no network: each answers an X-ray with a weighted sum of the training volumes.
+"""Baselines without a network: each prediction is a weighted sum of the training volumes.
 
-The mean volume weighs all alike, the nearest case has one weight of 1, and ridge regression from X-ray pixels to the
-principal components of the volumes is, in its dual form, a weighted sum as well. So the volumes themselves are read
-one by one, never held together, and any size fits in memory.
+The weights are equal for the mean volume, one-hot for the nearest case, and the dual weights of ridge regression from
+X-ray pixels to the principal components of the volumes. Volumes are read in blocks, so any size fits in memory.
 """
 
 import logging
@@ -17,32 +16,32 @@ from ddpm.conditioning.ridge import RidgeSystem
 
 log = logging.getLogger(__name__)
 
-RIDGE_PIXELS = 32  # X-rays are averaged down to this many pixels a side before the regression
-GRAM_VOXELS = 32  # components are found on volumes averaged down to this: they are smooth, and all of them must fit
+RIDGE_PIXELS = 32  # pixels per side of the X-rays in the regression
+GRAM_VOXELS = 32  # voxels per side of the volumes in the Gram matrix, all of which are in memory
 PENALTIES = tuple(10.0**k for k in range(-4, 4))  # in units of the mean squared feature norm
 COMPONENTS = (4, 8, 16, 32, 64, 128, 256, 512, 1024)
 BLOCK = 64  # training volumes in memory at a time
 
 
 def mean_weights(xrays: Float[Tensor, "m p"], train: int) -> Float[Tensor, "m n"]:
-    """The training mean, whatever the X-ray shows."""
+    """Equal weights, for the training mean."""
     return torch.full((len(xrays), train), 1.0 / train)
 
 
 def nearest_weights(xrays: Float[Tensor, "m p"], train_xrays: Float[Tensor, "n p"]) -> Float[Tensor, "m n"]:
-    """The training case whose X-ray has the smallest squared pixel difference."""
+    """One-hot weights of the training case whose X-ray has the smallest squared pixel difference."""
     closest = torch.cdist(xrays, train_xrays, compute_mode="donot_use_mm_for_euclid_dist").argmin(dim=1)
     return F.one_hot(closest, len(train_xrays)).float()
 
 
 def xray_features(xrays: Float[Tensor, "n v 1 h w"], pixels: int = RIDGE_PIXELS) -> Float[Tensor, "n p"]:
-    """All views of each X-ray, averaged down to `pixels` a side, in one row."""
+    """All views of each X-ray, averaged to `pixels` per side, in one row."""
     small = F.adaptive_avg_pool2d(xrays.flatten(0, 1).float(), pixels)
     return small.reshape(len(xrays), -1)
 
 
 def gram_row(volume: Float[Tensor, "d h w"]) -> Float[Tensor, " p"]:
-    """A volume as the vector that inner products are taken of: pooled to `GRAM_VOXELS` a side where it is larger."""
+    """A volume as a row of the Gram matrix's factor, averaged to at most `GRAM_VOXELS` per side."""
     size = [min(n, GRAM_VOXELS) for n in volume.shape]
     if list(volume.shape) == size:
         return volume.float().flatten()
@@ -52,10 +51,9 @@ def gram_row(volume: Float[Tensor, "d h w"]) -> Float[Tensor, " p"]:
 class RidgeToComponents:
     """Ridge regression from X-ray features to principal components of the training volumes.
 
-    With standardised features Z, K = Z Zᵀ and the components U of the centred Gram matrix of the volumes, the
-    predicted volume is the mean plus a weighted sum of centred training volumes, weights `k(x)ᵀ (K + λI)⁻¹ U Uᵀ`
-    (dual form: Saunders, Gammerman and Vovk 1998). λ and the number of components are the pair with the smallest
-    squared error on the validation cases; the test cases are never seen.
+    The predicted volume is the mean plus the centred training volumes with the weights `k(x)ᵀ (K + λI)⁻¹ U Uᵀ`, where
+    K = Z Zᵀ for standardised features Z and U are the components of the volumes' centred Gram matrix (dual form:
+    Saunders, Gammerman and Vovk 1998). λ and the number of components minimise the squared error on validation cases.
     """
 
     def __init__(self, penalties: Iterable[float] = PENALTIES, components: Iterable[int] = COMPONENTS):
@@ -71,9 +69,9 @@ class RidgeToComponents:
         val_features: Float[Tensor, "k p"],
         val_volumes: Float[Tensor, "k q"],
     ) -> "RidgeToComponents":
-        """Fits on training cases and chooses λ and the number of components on validation cases."""
+        """Fits on training cases; selects λ and the number of components on validation cases."""
         self._offset = features.mean(dim=0)
-        # A pixel that never varies in training says nothing; without the floor its noise would be blown up.
+        # the floor keeps the noise of nearly constant pixels small
         self._scale = features.std(dim=0, correction=0).clamp(min=1e-3)
         self._train = self._standardise(features)
         self._kernel = RidgeSystem((self._train @ self._train.T).double())
@@ -88,14 +86,14 @@ class RidgeToComponents:
         for penalty in self.penalties:
             for count in self.components:
                 weights = self._centred_weights(val_features, penalty, count)
-                # Squared error up to a constant, without a single voxel: |v - Σ w c|² = |v|² - 2 w·(Cv) + w G w
+                # squared error up to a constant: |v - Σ w c|² = |v|² - 2 w·(Cv) + w G w
                 choices[penalty, count] = float(((weights @ gram) * weights - 2.0 * weights * cross).sum())
         self.penalty, self.num_components = min(choices, key=choices.get)
         log.info("ridge baseline: penalty %g, %d components", self.penalty, self.num_components)
         return self
 
     def weights(self, features: Float[Tensor, "m p"]) -> Float[Tensor, "m n"]:
-        """Weights of the training volumes for new X-rays; they add up to 1."""
+        """Weights of the training volumes for new X-rays, with sum 1."""
         centred = self._centred_weights(features, self.penalty, self.num_components)
         return (centred - centred.mean(dim=1, keepdim=True) + 1.0 / centred.shape[1]).float()
 
@@ -110,11 +108,11 @@ class RidgeToComponents:
 
 
 class Baselines:
-    """The three baselines, fitted together on one pass over training and validation cases.
+    """The three baselines, fitted in one pass over training and validation cases.
 
     Args:
-        train: a `CaseDataset`; each of its cases is read once here and once per `predict`.
-        val: another, of validation cases, for the ridge penalty alone.
+        train: a `CaseDataset`; each case is read once here and once per `predict`.
+        val: validation cases, which select the ridge penalty.
         window: `Window` that volumes are clipped to.
     """
 
@@ -129,7 +127,7 @@ class Baselines:
         self.ridge = RidgeToComponents().fit(self._features, volumes, xray_features(val_xrays), val_volumes)
 
     def describe(self) -> dict:
-        """What a reader needs to repeat the baselines; plain JSON."""
+        """Settings and selected parameters as JSON."""
         return {
             "training_cases": len(self._pixels),
             "ridge_pixels": RIDGE_PIXELS,
@@ -139,7 +137,7 @@ class Baselines:
         }
 
     def predict(self, xrays: Float[Tensor, "m v 1 h w"]) -> dict[str, Float[Tensor, "m d h w"]]:
-        """Volumes in HU by the name of the baseline."""
+        """Volumes in HU by name of the baseline."""
         train = len(self._pixels)
         weights = torch.stack(
             [

@@ -1,4 +1,4 @@
-"""Paired differences of two results of one protocol, and what is refused before a number is formed."""
+"""Paired differences of two results with the same protocol."""
 
 import json
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from evaluation.statistics.significance import holm, sign_flip_p
 
 @dataclass(frozen=True)
 class Result:
-    """One evaluation: where it lies, its `metrics.json`, and its `cases.csv` in long form."""
+    """One evaluation: path and content of its `metrics.json`, and its `cases.csv` in long form."""
 
     path: Path
     summary: dict
@@ -25,10 +25,10 @@ class Result:
 
 
 def read_result(key: str, path: str | Path | None) -> Result:
-    """Reads `metrics.json`, named itself or by its folder, and the `cases.csv` beside it.
+    """Reads `metrics.json`, given by its path or its folder, and the `cases.csv` beside it.
 
     Raises:
-        UserError: nothing given, a file missing or of another form, an id that stands twice for one method.
+        UserError: no path, a file that is missing or of another form, an id with two rows for one method.
     """
     if not path:
         raise UserError(f"{key}: missing; give the metrics.json of an evaluation, {key}=<folder>/metrics.json")
@@ -48,13 +48,13 @@ def read_result(key: str, path: str | Path | None) -> Result:
         scores = pd.read_csv(table, dtype={"id": str, "patient": str, "method": str})
     except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         raise UserError(f"{table}: not a table ({error}); evaluate again") from error
-    lacking = {"id", "patient", "method"} - set(scores.columns)
-    if lacking:
-        raise UserError(f"{table}: no column {', '.join(sorted(lacking))}; evaluate again")
-    twice = scores[scores.duplicated(["method", "id"])]
-    if len(twice):
-        row = twice.iloc[0]
-        raise UserError(f"{table}: id {row['id']} stands twice for {row['method']}; each case has one row a method")
+    missing = {"id", "patient", "method"} - set(scores.columns)
+    if missing:
+        raise UserError(f"{table}: no column {', '.join(sorted(missing))}; evaluate again")
+    repeated = scores[scores.duplicated(["method", "id"])]
+    if len(repeated):
+        row = repeated.iloc[0]
+        raise UserError(f"{table}: id {row['id']} stands twice for {row['method']}; each case has one row per method")
     return Result(file, summary, scores)
 
 
@@ -63,17 +63,17 @@ def compare(
 ) -> dict:
     """`{"a", "b", "protocol", "differences": {metric: {"a", "b", "mean", "low", "high", "p", "p_holm"}}}`, a minus b.
 
-    Intervals resample patients; p by sign flips of patients, Holm-adjusted over the metrics. A metric without a value
-    in either result is left out.
+    Intervals resample patients; p values are from sign flips of patients, Holm-adjusted over the metrics. A metric
+    without a value in either result is omitted.
 
     Raises:
-        UserError: two protocols, two estimators, other cases or patients, an unknown method, no metric in common.
+        UserError: different protocols, estimators, cases or patients, an unknown method, no common metric.
     """
     if draws < 100:
-        raise UserError(f"draws={draws}: give at least 100, an interval from fewer says nothing")
-    parted = protocol.differences(first.summary["protocol"], second.summary["protocol"], method, method_b)
-    if parted:
-        raise UserError(f"{first.path} and {second.path} follow two protocols, no comparison: {'; '.join(parted)}")
+        raise UserError(f"draws={draws}: give at least 100 for an interval")
+    unequal = protocol.differences(first.summary["protocol"], second.summary["protocol"], method, method_b)
+    if unequal:
+        raise UserError(f"{first.path} and {second.path} follow two protocols, no comparison: {'; '.join(unequal)}")
     rows_a, rows_b = _rows(first, method), _rows(second, method_b)
     _check_cases(first, second, rows_a, rows_b)
     rows_b = rows_b.loc[rows_a.index]
@@ -109,7 +109,7 @@ def compare(
 
 
 def table(result: dict) -> str:
-    """The differences as Markdown, and whether each is shown."""
+    """The differences as a Markdown table with a verdict for each metric."""
     lines = [
         f"{key}: {LABELS.get(row['method'], row['method'])} ({row['estimator']}), {row['file']}"
         for key, row in (("a", result["a"]), ("b", result["b"]))
@@ -145,12 +145,12 @@ def _verdict(best: str, values: dict) -> str:
 
 
 def _origin(result: Result, method: str) -> dict:
-    stated = result.summary["protocol"]
+    described = result.summary["protocol"]
     return {
         "file": str(result.path),
         "method": method,
-        "estimator": protocol.estimator_of(stated, method),
-        "checkpoint": stated.get("checkpoint"),
+        "estimator": protocol.estimator_of(described, method),
+        "checkpoint": described.get("checkpoint"),
     }
 
 
@@ -172,9 +172,9 @@ def _check_cases(first: Result, second: Result, rows_a: pd.DataFrame, rows_b: pd
             raise UserError(
                 f"{there.path}: {len(missing)} cases of {here.path} are missing ({shown}…); evaluate both on one set"
             )
-    moved = rows_a.index[rows_a["patient"] != rows_b.loc[rows_a.index, "patient"]]
-    if len(moved):
+    changed = rows_a.index[rows_a["patient"] != rows_b.loc[rows_a.index, "patient"]]
+    if len(changed):
         raise UserError(
-            f"case {moved[0]}: patient {rows_a.patient[moved[0]]} in {first.path}, {rows_b.patient[moved[0]]} in "
-            f"{second.path}; evaluate both on one manifest"
+            f"case {changed[0]}: patient {rows_a.patient[changed[0]]} in {first.path}, "
+            f"{rows_b.patient[changed[0]]} in {second.path}; evaluate both on one manifest"
         )

@@ -28,6 +28,7 @@ from evaluation.protocol.leakage import check_patient_leakage
 from evaluation.scoring import summary as results
 from evaluation.scoring.baselines import Baselines
 from evaluation.scoring.evaluation_pictures import file_name, write_pictures
+from evaluation.scoring.registration import rigidly_aligned
 from evaluation.scoring.score_cases import metric_names, score_cases
 from evaluation.statistics.patient_bootstrap import derangement
 
@@ -100,12 +101,6 @@ class _Inputs:
     seen: dict | None  # counts of patients that the model has seen
 
 
-@dataclass(frozen=True)
-class _Generated:
-    volumes: Tensor  # (n, 2, D, H, W): mean of the samples, first sample
-    spread: np.ndarray  # mean over the voxels of the standard deviation of the samples, HU
-
-
 class Evaluator:
     """Evaluates a generator on one split beside baselines.
 
@@ -147,13 +142,11 @@ class Evaluator:
         """
         inputs = self._read_inputs()
         with TemporaryDirectory(dir=self.output, prefix=".volumes_") as scratch:  # volumes may not fit into memory
-            generated = self._generate(inputs, Path(scratch))
+            generated, spread = self._generate(inputs, Path(scratch))
             baselines, predicted = self._predict_baselines(inputs, Path(scratch))
-            tables, distances = self._score(inputs, generated, predicted)
-            write_pictures(
-                self.output, inputs.cases, inputs.ids, generated.volumes[:, 0], tables["none"], self.window,
-                self.settings.nifti,
-            )  # fmt: skip
+            tables, distances = self._score(inputs, generated | predicted, spread)
+            pictured = generated["model"], tables["none"], self.window, self.settings.nifti
+            write_pictures(self.output, inputs.cases, inputs.ids, *pictured)
             self._lap("pictures")
         return self._write(inputs, baselines, tables, distances)
 
@@ -179,7 +172,8 @@ class Evaluator:
         self._lap("reading")
         return _Inputs(cases, ids, patients, model_inputs, partner, seen)
 
-    def _generate(self, inputs: _Inputs, scratch: Path) -> _Generated:
+    def _generate(self, inputs: _Inputs, scratch: Path) -> tuple[dict[str, Tensor], np.ndarray]:
+        """Mean and first of the samples of each case, and the mean of their standard deviation in HU."""
         count = len(inputs.ids)
         mapped, spread = _mapped(scratch / "generated.npy", (count, 2, *self.size)), np.zeros(count)
         for part, volumes in sample_volumes(self.pipeline, inputs.model, inputs.ids, self.sampling):
@@ -187,63 +181,53 @@ class Evaluator:
             mapped[place, 0], mapped[place, 1] = volumes.mean(dim=1), volumes[:, 0]
             spread[place] = volumes.std(dim=1, correction=0).mean(dim=(1, 2, 3))
         self._lap("generation")
-        return _Generated(mapped, spread)
+        return {"model": mapped[:, 0], "model_sample": mapped[:, 1]}, spread
 
     def _predict_baselines(self, inputs: _Inputs, scratch: Path) -> tuple[dict | None, dict[str, Tensor]]:
         """Description of the baselines, None without any, and their volumes by name."""
-        names, count = [name for name in Baselines.names if name in self.settings.methods], len(inputs.ids)
-        if not names:
-            self._lap("baselines")
-            return None, {}
-        baselines = Baselines(self.datamodule.train, self.datamodule.val, self.window)
-        mapped = _mapped(scratch / "baselines.npy", (count, len(names), *self.size))
-        together = max(1, BASELINE_VALUES // int(np.prod(self.size)))
-        for start in range(0, count, together):
-            volumes = baselines.predict(inputs.model.xrays[start : start + together])
-            for column, name in enumerate(names):
-                mapped[start : start + together, column] = volumes[name]
+        names, described, predicted = [name for name in Baselines.names if name in self.settings.methods], None, {}
+        if names:
+            baselines = Baselines(self.datamodule.train, self.datamodule.val, self.window)
+            described, shape = baselines.describe(), (len(inputs.ids), *self.size)
+            predicted = {name: _mapped(scratch / f"{name}.npy", shape) for name in names}
+            together = max(1, BASELINE_VALUES // int(np.prod(self.size)))
+            for start in range(0, len(inputs.ids), together):
+                volumes = baselines.predict(inputs.model.xrays[start : start + together])
+                for name in names:
+                    predicted[name][start : start + together] = volumes[name]
         self._lap("baselines")
-        return baselines.describe(), {name: mapped[:, column] for column, name in enumerate(names)}
+        return described, predicted
 
-    def _score(self, inputs: _Inputs, generated: _Generated, predicted: dict[str, Tensor]) -> tuple[dict, dict | None]:
+    def _score(
+        self, inputs: _Inputs, volumes: dict[str, Tensor], spread: np.ndarray
+    ) -> tuple[dict[str, pd.DataFrame], dict | None]:
         """Scores of all cases by registration, and distances of the distributions."""
-        found = {"model": generated.volumes[:, 0], "model_sample": generated.volumes[:, 1], **predicted}
-        if inputs.partner is not None:
-            found["shuffled_xray"] = generated.volumes[:, 0]
-        names = [name for name in self.settings.methods if name in found]
 
         def volumes_of(index: int) -> dict[str, Tensor]:
-            return {n: found[n][inputs.partner[index] if n == "shuffled_xray" else index] for n in names}
+            found = {name: values[index] for name, values in volumes.items()}
+            if inputs.partner is not None:
+                found["shuffled_xray"] = volumes["model"][inputs.partner[index]]
+            return {name: found[name] for name in self.settings.methods if name in found}
 
-        registrations: dict[str, Callable | None] = {"none": None}
-        if self.settings.registration == "rigid":
-            from evaluation.scoring.registration import register_rigid
-
-            registrations["rigid"] = lambda *volumes_and_spacing: register_rigid(*volumes_and_spacing)[0]
         tables = {}
-        for name, registration in registrations.items():
-            tables[name] = score_cases(
-                inputs.cases,
-                volumes_of,
-                self.window,
-                inputs.patients,
-                inputs.ids,
-                metrics=self.settings.metrics,
-                tools=self.tools,
-                registration=registration,
-            )
-            tables[name].loc[tables[name].method == "model", "spread_hu"] = generated.spread
-        distances = None if self.extractor is None else self._distances(inputs.cases, generated.volumes)
+        for name in dict.fromkeys(("none", self.settings.registration)):
+            options = {"metrics": self.settings.metrics, "tools": self.tools}
+            if name == "rigid":
+                options["registration"] = rigidly_aligned
+            table = score_cases(inputs.cases, volumes_of, self.window, inputs.patients, inputs.ids, **options)
+            table.loc[table.method == "model", "spread_hu"] = spread
+            tables[name] = table
+        distances = None if self.extractor is None else self._distances(inputs.cases, volumes)
         self._lap("scoring")
         return tables, distances
 
-    def _distances(self, cases: "_Cases", generated: Tensor) -> dict:
+    def _distances(self, cases: "_Cases", volumes: dict[str, Tensor]) -> dict:
         spacings = [case["spacing"].tolist() for case in cases]
         truths = (case["ct"].float().clamp(self.window.low, self.window.high) for case in cases)
         real = population(self.extractor, zip(truths, spacings, strict=True))
         return {
-            name: compare_populations(population(self.extractor, zip(generated[:, k], spacings, strict=True)), real)
-            for k, name in enumerate(("model", "model_sample"))
+            name: compare_populations(population(self.extractor, zip(volumes[name], spacings, strict=True)), real)
+            for name in ("model", "model_sample")
         }
 
     def _write(
@@ -263,17 +247,14 @@ class Evaluator:
             seed=seed,
         )
         described["definitions"] |= DEFINITIONS
-        checkpoint = self.checkpoint and {"file": str(self.checkpoint), "sha256": sha256(self.checkpoint)}
         sampled = {"model": samples, "shuffled_xray": samples, "model_sample": 1}
         described |= {
-            "checkpoint": checkpoint,
+            "checkpoint": self.checkpoint and {"file": str(self.checkpoint), "sha256": sha256(self.checkpoint)},
             **self.pipeline.describe(),
             "seed": seed,
             "seen_patients": inputs.seen,
-            "estimators": {
-                name: protocol.estimator(sampled[name]) if name in sampled else protocol.POINT
-                for name in settings.methods
-            },
+            "estimators": dict.fromkeys(settings.methods, protocol.POINT)
+            | {name: protocol.estimator(count) for name, count in sampled.items() if name in settings.methods},
             "extractor": self.extractor and self.extractor.describe(),
             "baselines": baselines,
             "machine": machine(),

@@ -1,4 +1,4 @@
-"""True and predicted CT files, case by case: matched by name, and refused where they do not lie on one grid."""
+"""Pairs of true and predicted CT files, matched by name, on the same grid."""
 
 from pathlib import Path
 
@@ -12,15 +12,15 @@ from dataset.imaging.volume import Volume
 from dataset.io.ct import read_volume
 from dataset.io.nifti import NIFTI_ENDINGS, volume_name
 
-SAME_MM = 0.01  # of a spacing
-SAME_PLACE_MM = 0.5  # of the first and the last voxel
+SAME_MM = 0.01  # tolerance of a spacing
+SAME_PLACE_MM = 0.5  # tolerance of the positions of the first and the last voxel
 
 
 def match(truth: str | Path | None, prediction: str | Path | None, suffix: str = "") -> dict[str, tuple[Path, Path]]:
     """`{id: (true file, predicted file)}` of two folders of NIfTI files; the predicted name is `<id><suffix>`.
 
     Raises:
-        UserError: no folder, no volume in it, a case without its partner, an id that stands twice.
+        UserError: no folder, no volume in it, a case without its partner, a repeated id.
     """
     true, predicted = _volumes("truth", truth), _volumes("prediction", prediction)
     wanted = {name: f"{name}{suffix}" for name in true}
@@ -30,17 +30,17 @@ def match(truth: str | Path | None, prediction: str | Path | None, suffix: str =
             f"prediction={prediction}: {len(missing)} of {len(true)} cases are missing ({missing[0]}: no "
             f"{wanted[missing[0]]}.nii.gz); predict every case, or name the ending that was added with suffix="
         )
-    unasked = sorted(set(predicted) - set(wanted.values()))
-    if unasked:
-        raise UserError(f"prediction={prediction}: {unasked[0]} has no truth in {truth}; score the same cases in both")
+    extra = sorted(set(predicted) - set(wanted.values()))
+    if extra:
+        raise UserError(f"prediction={prediction}: {extra[0]} has no truth in {truth}; score the same cases in both")
     return {name: (true[name], predicted[partner]) for name, partner in wanted.items()}
 
 
 def read_pair(true: Path, predicted: Path) -> tuple[dict, Float[Tensor, "d h w"]]:
-    """A case as metrics take it, without X-ray, and the prediction in HU on the same grid.
+    """A case for the metrics, without X-ray, and the prediction in HU; no volume is resampled.
 
     Raises:
-        UserError: another size, spacing or place, or values that are no HU; both are named, nothing is resized.
+        UserError: another size, spacing or position, or values that are not HU.
     """
     truth, volume = read_volume(true), read_volume(predicted)
     _same(true, predicted, truth, volume)
@@ -55,7 +55,7 @@ def read_pair(true: Path, predicted: Path) -> tuple[dict, Float[Tensor, "d h w"]
 
 
 def _same(true: Path, predicted: Path, truth: Volume, volume: Volume) -> None:
-    remedy = "resample the prediction onto the truth yourself, with a method that you state"
+    remedy = "resample the prediction onto the truth yourself, and report the method"
     if truth.hu.shape != volume.hu.shape:
         raise UserError(f"{predicted}: {volume.hu.shape} voxels, {true}: {truth.hu.shape} (D, H, W); {remedy}")
     if np.abs(np.subtract(truth.spacing, volume.spacing)).max() > SAME_MM:
@@ -73,10 +73,10 @@ def _mm(values) -> str:
 
 def _volumes(key: str, folder: str | Path | None) -> dict[str, Path]:
     if not folder or not Path(folder).is_dir():
-        raise UserError(f"{key}={folder}: no such folder; give one with a NIfTI file a case")
+        raise UserError(f"{key}={folder}: no such folder; give one with a NIfTI file for each case")
     files = sorted(file for file in Path(folder).iterdir() if file.name.lower().endswith(NIFTI_ENDINGS))
     if not files:
-        raise UserError(f"{key}={folder}: no NIfTI file in it; give a folder with a .nii.gz a case")
+        raise UserError(f"{key}={folder}: no NIfTI file in it; give a folder with a .nii.gz for each case")
     found: dict[str, Path] = {}
     for file in files:
         name = volume_name(file)

@@ -1,7 +1,7 @@
-"""Rigid registration of one volume onto another of the same grid, for pairs whose patient did not lie still.
+"""Rigid registration of one volume onto another of the same grid, for X-rays and CTs of different sessions.
 
-A generated volume takes its place from an X-ray, the CT was made on another table, breath and day: metrics voxel by
-voxel then punish a shift that nobody could know. So pairs are scored as they are and after this, both labelled.
+Table position and breath differ between X-ray and CT, so voxel metrics penalise a shift that the X-ray does not show.
+Evaluations report scores without and with registration.
 """
 
 from dataclasses import dataclass
@@ -14,8 +14,8 @@ from torch import Tensor
 
 from dataset.imaging.hu_window import AIR_HU
 
-SOFT_HU = (-1000.0, 400.0)  # metal, iodine and dense bone would lead the search
-LARGEST_DEGREES, LARGEST_MM = 30.0, 120.0  # further is no registration but a failure
+SOFT_HU = (-1000.0, 400.0)  # clip of the similarity, so that metal, iodine and bone do not dominate
+LARGEST_DEGREES, LARGEST_MM = 30.0, 120.0  # a larger motion counts as a failure
 LEVELS = ((4, 4.0), (2, 2.0), (1, 0.0))  # shrink factor and smoothing in mm per 2 mm of spacing
 ITERATIONS = 200
 SAMPLED = 0.2  # of the voxels
@@ -29,7 +29,7 @@ class Rigid:
         rotation: about the axes D, H and W.
         shift: of the moving volume along D, H and W.
         similarity: correlation of moved and fixed volume, both clipped to `SOFT_HU`.
-        before: the same before moving.
+        before: correlation without motion.
     """
 
     rotation: tuple[float, float, float]
@@ -50,10 +50,10 @@ class Rigid:
 def register_rigid(
     moving: Float[Tensor, "d h w"], fixed: Float[Tensor, "d h w"], spacing: tuple[float, float, float]
 ) -> tuple[Float[Tensor, "d h w"], Rigid]:
-    """`moving`, in HU, laid onto `fixed`, and by what motion; as it was where nothing better is found.
+    """`moving`, in HU, aligned to `fixed`, and its motion; unchanged if the correlation does not increase.
 
-    Mutual information (Mattes et al. 2003) over a pyramid, with a fixed seed. What comes from outside of the moving
-    volume is air. Both volumes share grid and spacing (mm, `(D, H, W)`).
+    Maximises mutual information (Mattes et al. 2003) over a pyramid, with a fixed seed. Voxels from outside of the
+    moving volume are air. Both volumes share grid and spacing (mm, `(D, H, W)`).
 
     Raises:
         ValueError: volumes of different size.
@@ -65,10 +65,10 @@ def register_rigid(
     stay = Rigid((0.0, 0.0, 0.0), (0.0, 0.0, 0.0), before, before)
     try:
         motion = _search(*images)
-    except RuntimeError:  # nothing overlaps, or a volume is all one value
+    except RuntimeError:  # no overlap, or a constant volume
         return moving.clone(), stay
     angles = tuple(float(np.degrees(a)) for a in (motion.GetAngleZ(), motion.GetAngleY(), motion.GetAngleX()))
-    # The transform maps fixed points to moving ones: the volume itself moves the other way.
+    # the transform maps fixed to moving points, so the volume moves in the opposite direction
     shift = tuple(-float(t) for t in motion.GetTranslation()[::-1])
     if max(map(abs, angles)) > LARGEST_DEGREES or max(map(abs, shift)) > LARGEST_MM:
         return moving.clone(), stay
@@ -78,6 +78,11 @@ def register_rigid(
     if after <= before:
         return moving.clone(), stay
     return moved, Rigid(tuple(-a for a in angles), shift, after, before)
+
+
+def rigidly_aligned(moving: Tensor, fixed: Tensor, spacing: tuple[float, float, float]) -> Tensor:
+    """The volume of `register_rigid`, without its motion."""
+    return register_rigid(moving, fixed, spacing)[0]
 
 
 def _search(moving: sitk.Image, fixed: sitk.Image) -> sitk.Euler3DTransform:
@@ -95,10 +100,10 @@ def _search(moving: sitk.Image, fixed: sitk.Image) -> sitk.Euler3DTransform:
     method.SetShrinkFactorsPerLevel([f for f, _ in levels])
     method.SetSmoothingSigmasPerLevel([s * fixed.GetSpacing()[0] / 2.0 for _, s in levels])
     method.SmoothingSigmasAreSpecifiedInPhysicalUnitsOn()
-    method.SetNumberOfThreads(1)  # sums in one order: the same numbers each time
+    method.SetNumberOfThreads(1)  # deterministic order of sums
     method.SetInitialTransform(start, inPlace=True)
     method.Execute(fixed, moving)
-    start.SetParameters([round(p, 6) for p in start.GetParameters()])  # the last digits depend on the machine
+    start.SetParameters([round(p, 6) for p in start.GetParameters()])  # the last digits differ between machines
     return start
 
 

@@ -1,4 +1,4 @@
-"""The metrics of every method on every case: one row each, in HU, against the truth clipped to the same window."""
+"""Scores of every method on every case, in HU, against the truth clipped to the same window."""
 
 import hashlib
 from collections import Counter
@@ -13,10 +13,10 @@ from torch import Tensor
 
 from common.errors import UserError
 from dataset.imaging.hu_window import Window
-from evaluation.metrics.base import CaseView, Metric
+from evaluation.metrics.base import CaseView
 from evaluation.metrics.catalogue import catalogue, measure
 
-TRUTH = "truth"  # the row of the true volume itself: what a perfect prediction would get
+TRUTH = "truth"  # the row of the true volume, with the scores of a perfect prediction
 FIDELITY = (
     "mae_hu_body",
     "mae_hu_lungs",
@@ -33,10 +33,10 @@ SETS = ("default", "fidelity", "all")
 
 
 def metric_names(wanted: str | Sequence[str] = "default") -> tuple[str, ...]:
-    """Names of metrics from a set (`default`, `fidelity`, `all`) or from a list of names.
+    """Names of metrics from a set (`default`, `fidelity`, `all`) or a list of names.
 
     Raises:
-        UserError: a set or a name that there is not.
+        UserError: an unknown set or name.
     """
     known = catalogue()
     if isinstance(wanted, str):
@@ -53,15 +53,10 @@ def metric_names(wanted: str | Sequence[str] = "default") -> tuple[str, ...]:
 METRICS = metric_names()
 
 
-def metric(name: str) -> Metric:
-    """The metric of that name."""
-    return catalogue()[name]
-
-
 class Shared:
-    """Keeps masks and DRRs of volumes that come again: one mean volume serves all cases, a shuffled one was a model's.
+    """Cache of masks and DRRs by the content of volumes, since baselines and shuffled X-rays repeat volumes.
 
-    Volumes are told apart by their content. The oldest results go when `limit` bytes are reached.
+    The oldest results are dropped beyond `limit` bytes.
     """
 
     def __init__(self, limit: int = 2**28):
@@ -69,14 +64,14 @@ class Shared:
         self._limit = limit
 
     def get(self, compute: Callable[..., Tensor], volume: Float[Tensor, "d h w"], *geometry) -> Tensor:
-        """`compute(volume, *geometry)`, from memory if it is there; `geometry` must be hashable."""
+        """`compute(volume, *geometry)`, from the cache if possible; `geometry` must be hashable."""
         digest = hashlib.sha1(volume.contiguous().cpu().numpy().data, usedforsecurity=False).digest()
         key = (compute.__name__, tuple(volume.shape), digest, *geometry)
         found = self._kept.get(key)
         if found is None:
             found = compute(volume, *geometry)
             while self._kept and (len(self._kept) + 1) * found.numel() * found.element_size() > self._limit:
-                self._kept.pop(next(iter(self._kept)), None)  # another thread may have been first
+                self._kept.pop(next(iter(self._kept)), None)  # another thread may have removed it
             self._kept[key] = found
         return found
 
@@ -88,7 +83,7 @@ def score(
     metrics: str | Sequence[str] = "default",
     shared: Shared | None = None,
 ) -> dict[str, float]:
-    """The metrics of one prediction in HU, NaN where one has no meaning; on the device of the prediction.
+    """The metrics of one prediction in HU, on its device; NaN for a metric that is not defined for the case.
 
     Raises:
         ValueError: as `score_case`.
@@ -107,16 +102,16 @@ def score_case(
     reasons: Counter | None = None,
     tools: dict | None = None,
 ) -> list[dict]:
-    """Rows `{"method", metric: value}` of one case, NaN where a metric has no meaning, and one of the truth itself.
+    """Rows `{"method", metric: value}` of one case and of its truth; NaN for a metric that is not defined for it.
 
     Args:
-        case: as `CaseDataset.case` gives it: `ct` in HU before windowing, `xray`, `pose`, `spacing`.
-        volumes: HU by method, of the truth's size.
-        window: what predictions and truth are clipped to; its width is the data range.
-        shared: results to use again, handed from case to case.
+        case: of `CaseDataset.case`: `ct` in HU before windowing, `xray`, `pose`, `spacing`.
+        volumes: HU by method, of the size of the truth.
+        window: clips predictions and truth; its width is the data range.
+        shared: cache over cases.
         metrics: a set or names.
-        reasons: counts `(metric, reason)` of what could not be measured.
-        tools: as of `CaseView`.
+        reasons: counter of `(metric, reason)` for metrics that could not be measured.
+        tools: of `CaseView`.
 
     Raises:
         ValueError: a volume of another size than the truth, one that holds NaN, or one that cannot be HU.
@@ -131,7 +126,7 @@ def score_case(
     rows = [
         {"method": name} | {key: float(values[i]) for key, values in columns.items()} for i, name in enumerate(volumes)
     ]
-    floors = [name for name in names if metric(name).floor]
+    floors = [name for name in names if catalogue()[name].floor]
     truth = dict.fromkeys(names, float("nan"))
     if floors:
         own, _ = measure(floors, CaseView(case, view.truth[None], window, shared))
@@ -152,12 +147,16 @@ def score_cases(
 ) -> pd.DataFrame:
     """Scores in long form: columns `id, patient, method` and the metrics, cases in order.
 
-    `cases` is a `CaseDataset`, `volumes(i)` gives the volumes of case `i` by method. `registration(prediction, truth,
-    spacing)` moves each prediction onto the truth before it is scored; the protocol must say so. The frame's `attrs`
-    hold `not_measured`: why a metric has no number at all, by its name.
+    `attrs["not_measured"]` of the frame holds the reason for each metric without any value.
+
+    Args:
+        cases: `CaseDataset`.
+        volumes: volumes of case `i` by method.
+        workers: threads; None = those of torch.
+        registration: `(prediction, truth, spacing)` to the aligned prediction that is scored.
 
     Raises:
-        UserError: the same id twice.
+        UserError: a repeated id.
     """
     twice = [name for name, count in Counter(ids).items() if count > 1]
     if twice:
@@ -173,7 +172,7 @@ def score_cases(
         rows = score_case(case, predictions, window, shared, metrics, own, tools)
         return [{"id": ids[index], "patient": patients[index]} | row for row in rows], own
 
-    # One case a thread: most of these operations are too small to be split well.
+    # one case per thread: the operations are too small for several threads each
     with ThreadPoolExecutor(workers or threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         done = list(track(pool.map(rows_of, range(len(ids))), description="scoring", total=len(ids)))
     torch.set_num_threads(threads)
@@ -185,7 +184,7 @@ def score_cases(
 
 
 def _reasons(scores: pd.DataFrame, names: Sequence[str], reasons: Counter) -> dict[str, str]:
-    """The most frequent reason of each metric that no case has."""
+    """The most frequent reason for each metric that no case has."""
     measured = scores[scores.method != TRUTH]
     empty = [name for name in names if measured[name].isna().all()]
     common = {}
@@ -203,7 +202,7 @@ def _check(case: dict, volumes: dict[str, Tensor]) -> None:
         if not torch.isfinite(volume).all():
             raise ValueError(f"{name}: the volume holds NaN or infinite HU")
         least, most = float(volume.min()), float(volume.max())
-        # Air is there in every chest: a volume of one that starts at 0, or spans a unit or two, was scaled.
+        # every chest has air: a volume from 0, or over at most two units, is scaled
         scaled = least < most <= 255.0 and (least >= 0.0 or most - least <= 2.0)
         if scaled and low < -500.0 and high - low > 500.0:
             raise ValueError(

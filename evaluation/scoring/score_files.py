@@ -1,4 +1,4 @@
-"""From matched files to `metrics.json` and `cases.csv`, in the form that evaluation/compare.py reads."""
+"""Scores matched files into `metrics.json` and `cases.csv`, as evaluation/compare.py reads them."""
 
 import threading
 from pathlib import Path
@@ -25,15 +25,15 @@ def score_files(
     split: str = "test",
     seed: int = 0,
 ) -> dict:
-    """Scores every pair, writes both files into `output` and gives back what `metrics.json` holds.
+    """Scores every pair, writes both files into `output` and returns the content of `metrics.json`.
 
     Args:
         pairs: `{id: (true file, predicted file)}`.
-        samples: behind each prediction: 0 for a method that does not sample, 1, or how many were averaged.
-        patients: CSV with the columns id and patient; without it each case counts as a patient of its own.
+        samples: averaged in each prediction; 0 for a deterministic method.
+        patients: CSV with the columns id and patient; None: each case is a patient of its own.
 
     Raises:
-        UserError: files that do not match, or a table that leaves a case out.
+        UserError: files that do not match, or a table without one of the cases.
     """
     ids = list(pairs)
     owners = _patients(patients, ids)
@@ -42,9 +42,7 @@ def score_files(
     names = metric_names(metrics)
     scores = score_cases(cases, lambda i: {method: cases.prediction(i)}, window, owners, ids, metrics=names)
     estimator = protocol.POINT if samples < 1 else protocol.estimator(samples)
-    summary = results.summarise(scores, seed) if method == results.MODEL else _one_method(scores, method, seed)
-    result = {"protocol": {}} | summary
-    result["protocol"] = protocol.describe(
+    described = protocol.describe(
         window=window,
         volume_size=first["ct"].shape,
         spacing=[round(float(s), 4) for s in first["spacing"]],
@@ -55,21 +53,17 @@ def score_files(
         data_sha256=protocol.hash_cases((cases.case(i) for i in range(len(ids))), ids),
         metrics=names,
         seed=seed,
-    ) | {"estimator": estimator, "estimators": {method: estimator}, "not_measured": scores.attrs["not_measured"]}
+    )
+    own = {"estimator": estimator, "estimators": {method: estimator}, "not_measured": scores.attrs["not_measured"]}
+    result = {"protocol": described | own, **results.summarise(scores, seed)}
     output.mkdir(parents=True, exist_ok=True)
     scores.round(6).to_csv(output / "cases.csv", index=False)
     results.write_metrics(output / "metrics.json", result)
     return result
 
 
-def _one_method(scores: pd.DataFrame, method: str, seed: int) -> dict:
-    renamed = scores.assign(method=scores.method.replace(method, results.MODEL))
-    summary = results.summarise(renamed, seed)
-    return summary | {"methods": {method: summary["methods"][results.MODEL]}}
-
-
 class _Files:
-    """Pairs behind the interface of a data set; each thread holds the pair it read last, for both are asked for."""
+    """Pairs as cases and predictions; each thread keeps the pair that it read last."""
 
     def __init__(self, pairs: dict[str, tuple[Path, Path]]):
         self._pairs = list(pairs.values())

@@ -1,4 +1,4 @@
-"""What `metrics.json` holds: means with patient-bootstrap intervals, paired differences, and one honest sentence."""
+"""The content of `metrics.json`: means with patient-bootstrap intervals, paired differences, and a sentence."""
 
 import json
 from pathlib import Path
@@ -23,15 +23,15 @@ LABELS = {
     TRUTH: "the true volume itself",
 }
 METRIC_LABELS = {name: metric.label for name, metric in catalogue().items()}
-SIGNIFICANT = 0.05  # of an adjusted p value
+SIGNIFICANT = 0.05  # level of an adjusted p value
 COMPARED = ("mean_volume", "nearest", "ridge", "shuffled_xray")
 
 
 def summarise(scores: pd.DataFrame, seed: int = 0, draws: int = DRAWS) -> dict[str, dict]:
     """`{"methods": {method: {metric: {"mean", "low", "high"} or None}}, "reference": …, "differences": …}`.
 
-    A metric that no case has is None. `differences` are model minus the other method on the same cases; their
-    `p_holm` is a sign-flip p value over patients, Holm-adjusted over the methods compared for that metric.
+    A metric without a value in any case is None. `differences` are model minus the other method on the same cases;
+    `p_holm` is a sign-flip p value over patients, Holm-adjusted over the methods.
     """
     names = [name for name in scores.method.unique() if name != TRUTH]
     metrics = measured_names(scores)
@@ -39,20 +39,20 @@ def summarise(scores: pd.DataFrame, seed: int = 0, draws: int = DRAWS) -> dict[s
     return {
         "methods": {name: _estimates(scores, name, metrics, seed, draws) for name in names},
         "reference": {TRUTH: _estimates(scores, TRUTH, floors, seed, draws)},
-        "differences": _differences(scores, [name for name in COMPARED if name in names], seed, draws),
+        "differences": _differences(scores, [n for n in COMPARED if n in names and MODEL in names], seed, draws),
     }
 
 
 def measured_names(scores: pd.DataFrame) -> list[str]:
-    """The columns of scores that are metrics."""
+    """The columns of `scores` that are metrics."""
     return [name for name in scores.columns if name in catalogue()]
 
 
 def sentence(result: dict) -> str:
-    """The outcome in PSNR in words.
+    """The result in PSNR as a sentence.
 
-    "No difference shown" where the interval or the adjusted p value says so; "can be shown" where no outcome whatever
-    could have been significant with so few patients.
+    A difference is shown if its interval and its adjusted p value exclude zero. It says that none can be shown if
+    the number of patients is too small for any significant outcome.
     """
     protocol, method = result["protocol"], evaluated_method(result)
     psnr = result["methods"][method].get("psnr")
@@ -83,27 +83,23 @@ def sentence(result: dict) -> str:
 
 
 def write_metrics(path: Path, result: dict) -> None:
-    """Writes `metrics.json` whole or not at all; NaN, which is not JSON, is refused."""
+    """Writes JSON atomically; raises ValueError for NaN."""
     with atomic_path(path) as temporary:
         Path(temporary).write_text(json.dumps(result, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def evaluated_method(result: dict) -> str:
-    """The row that a result is about: the model, or the one method of outside files."""
+    """The evaluated method of a result: `model`, or the method of scored files."""
     return MODEL if MODEL in result["methods"] else next(iter(result["methods"]))
 
 
 def smallest_p(patients: int, comparisons: int) -> float:
-    """The smallest Holm-adjusted two-sided sign-flip p value that so many patients can reach at all.
-
-    Of the 2^n sign patterns of n patients two are the most extreme; the first step of Holm multiplies by the number of
-    comparisons.
-    """
+    """The smallest possible Holm-adjusted two-sided sign-flip p value: `comparisons` times 2 of 2^n sign patterns."""
     return min(1.0, comparisons * 2.0 ** (1 - patients))
 
 
 def _is_shown(difference: dict) -> bool:
-    """Whether the interval and the adjusted p value both leave zero out."""
+    """Whether the interval and the adjusted p value both exclude zero."""
     if difference["low"] is None or difference["p_holm"] is None:
         return False
     return difference["p_holm"] <= SIGNIFICANT and not difference["low"] <= 0 <= difference["high"]
@@ -137,7 +133,7 @@ def _differences(scores: pd.DataFrame, others: list[str], seed: int, draws: int)
 
 
 def best_of(methods: dict, metric: str) -> str | None:
-    """The method with the best mean of a metric; the shuffled control does not compete."""
+    """The method with the best mean of a metric, without the shuffled control."""
     means = {name: values[metric]["mean"] for name, values in methods.items() if values.get(metric) is not None}
     means.pop("shuffled_xray", None)
     if not means:

@@ -1,4 +1,4 @@
-"""A generator as others take it: a folder of diffusers, a MONAI bundle, or one safetensors file, with its card."""
+"""Exports a generator as a diffusers folder, a MONAI bundle or one safetensors file, with a model card."""
 
 import json
 import shutil
@@ -17,14 +17,14 @@ from evaluation.sharing.monai_bundle import write_bundle
 
 FORMATS = ("diffusers", "monai", "safetensors")
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-OURS = ("model_index.json", "configs", "model.safetensors")  # one of these tells a folder that was written here
+OURS = ("model_index.json", "configs", "model.safetensors")  # an export holds one of these
 
 
 def check_options(form: str, precision: str) -> None:
-    """Refuses what cannot be written, before anything is loaded.
+    """Checks the options before anything is loaded.
 
     Raises:
-        UserError: naming the key.
+        UserError: naming the option and its choices.
     """
     if form not in FORMATS:
         raise UserError(f"format={form}: choose {', '.join(FORMATS)}")
@@ -33,24 +33,24 @@ def check_options(form: str, precision: str) -> None:
 
 
 def read_metrics(path: str | Path | None, checkpoint: Path) -> dict | None:
-    """The result of `evaluation/evaluate.py` for a checkpoint; None where no file is named.
+    """Reads the `metrics.json` of a checkpoint; None for None.
 
     Raises:
-        UserError: a file that is missing or no result, or that of another checkpoint.
+        UserError: a file that is missing, no result of `evaluation/evaluate.py`, or that of another checkpoint.
     """
     if path is None:
         return None
     try:
         result = json.loads(Path(path).read_text(encoding="utf-8"))
-        judged = result["protocol"]["checkpoint"]["sha256"]
+        digest = result["protocol"]["checkpoint"]["sha256"]
         result["methods"]["model"].items()
     except FileNotFoundError as error:
         raise UserError(f"metrics={path}: no such file; give the metrics.json of evaluation/evaluate.py") from error
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"metrics={path}: not a metrics.json of evaluation/evaluate.py with a model in it") from error
-    if judged != sha256(checkpoint):
+    if digest != sha256(checkpoint):
         raise UserError(
-            f"metrics={path}: of another checkpoint (SHA-256 {str(judged)[:16]}…) than {checkpoint}; judge this one"
+            f"metrics={path}: of another checkpoint (SHA-256 {str(digest)[:16]}…) than {checkpoint}; evaluate this one"
         )
     return result
 
@@ -65,27 +65,28 @@ def export(
     precision: str = "float32",
     seen: bool = True,
 ) -> Path:
-    """Writes the folder whole or not at all, in the place of one that an earlier export wrote; gives back its path.
+    """Writes the folder atomically, replacing an earlier export, and returns its path.
 
     Args:
-        form: one of `FORMATS`. Only the one file has a `precision`.
-        seen: keep the hashes of the patients that it has seen (`evaluation.protocol.leakage`).
+        form: one of `FORMATS`.
+        precision: of `PRECISIONS`, for `safetensors` only.
+        seen: keep the hashes of the training patients (`evaluation.protocol.leakage`).
 
     Raises:
-        UserError: a folder that holds something else, or that cannot be written.
+        UserError: a folder with other content, or one that cannot be written.
     """
     if output.exists() and (not output.is_dir() or (any(output.iterdir()) and not _is_export(output))):
-        raise UserError(f"output={output}: holds something else; name a new folder")
+        raise UserError(f"output={output}: holds something else; give a new folder")
     if not seen:
         pipeline.register_to_config(protocol={k: v for k, v in pipeline.protocol.items() if k != "seen"})
     for part in (pipeline.latent_encoder, pipeline.xray_encoder):
         if source := part.config.get("source"):
-            part.register_to_config(source=public_name(source))  # a path stays here
+            part.register_to_config(source=public_name(source))  # without a local path
     card = model_card(header_of(pipeline), pipeline.describe(), metrics, name, form, checkpoint)
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=output.parent, prefix=".export-") as beside:
-            made = Path(beside) / "whole"
+            made = Path(beside) / "export"
             made.mkdir()
             if form == "diffusers":
                 pipeline.save_pretrained(made)
@@ -99,7 +100,7 @@ def export(
                 shutil.rmtree(output)
             made.rename(output)
     except OSError as error:
-        raise UserError(f"output={output}: cannot be written ({error}); free space or name another folder") from error
+        raise UserError(f"output={output}: cannot be written ({error}); free space or give another folder") from error
     return output
 
 

@@ -1,4 +1,4 @@
-"""The card that goes with a shared model: data, protocol, metrics, what it inherits, and what it cannot do."""
+"""The model card of an export: data, protocol, metrics, inherited licences and limitations."""
 
 import json
 from pathlib import Path
@@ -7,14 +7,14 @@ from common.files import sha256
 from evaluation.metrics.catalogue import catalogue
 
 SHOWN = ("window", "volume_size", "extent", "xray_size", "views", "resampling", "align", "xray_sources", "split")
-SEEN = "It holds short hashes of the ids of the patients it has seen: they hide nobody whose id is known."
+SEEN = "It holds short hashes of the ids of its training patients, which do not anonymise a known id."
 LIMITS = """\
-- Every volume is synthetic and not for diagnosis. It is a guess that fits one projection: it does not show what an
-  X-ray does not show, such as iodine in vessels, a small nodule or a small embolus.
-- The spacing of a volume from a film is nominal: a film does not tell how large its patient is.
-- X-rays unlike those of training (children, laterals, devices, other scanners) give volumes that look as good and are
-  wrong. Compare several samples: where they differ nothing is known; where they agree they may still all be wrong.
-- One sample and the mean of several are different estimators: never compare one with the other.
+- Every volume is synthetic and not for diagnosis. It is one of many volumes that fit the X-ray, and does not show what
+  an X-ray does not show, such as iodine in vessels, a small nodule or a small embolus.
+- The spacing of a volume from a radiograph is nominal, because a radiograph does not show how large its patient is.
+- X-rays unlike those of training (children, laterals, devices, other scanners) give volumes that look plausible and
+  are wrong. Where several samples differ the volume is uncertain; where they agree they may still be wrong.
+- One sample and the mean of several are different estimators, which must not be compared with each other.
 - It was not tested as a medical device."""
 USE = {
     "diffusers": """\
@@ -27,10 +27,10 @@ pipeline = XrayToCTPipeline.from_pretrained("<this folder>")
 xray = read_xray("film.png", tuple(pipeline.protocol["xray_size"]))
 volumes = pipeline(xray[None, None, None], num_samples=4, seed=0).volumes  # HU, (1, 4, D, H, W)
 ```
-`pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)` changes the sampler. Files, with a film
-laid by its lungs: `python evaluation/generate.py xray=film.png checkpoint=<this folder>`.""",
+`pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)` changes the sampler. From files, with
+alignment by the lungs: `python evaluation/generate.py xray=film.png checkpoint=<this folder>`.""",
     "monai": """\
-From the root of xray2ct (a bundle's config is a program: run one only where you trust its source):
+From the root of xray2ct (a bundle's config is executed: run one only if you trust its source):
 ```python
 import monai.bundle
 
@@ -54,14 +54,14 @@ def model_card(
     form: str,
     checkpoint: Path | None = None,
 ) -> str:
-    """Markdown.
+    """The card as Markdown.
 
     Args:
-        header: `ddpm.checkpoint.write.header_of`.
-        described: `XrayToCTPipeline.describe`.
-        metrics: content of a `metrics.json` of the same checkpoint; None: it was not judged.
-        form: how the model is written; decides what is said of its use.
-        checkpoint: the file that it was made of.
+        header: of `ddpm.checkpoint.write.header_of`.
+        described: of `XrayToCTPipeline.describe`.
+        metrics: content of the `metrics.json` of the checkpoint; None if not evaluated.
+        form: of the export, for its section on use.
+        checkpoint: the exported file.
     """
     protocol = header["protocol"]
     data = {key: protocol[key] for key in SHOWN if key in protocol}
@@ -93,13 +93,13 @@ def model_card(
         "|---|---|",
         *(f"| {key} | `{json.dumps(value)}` |" for key, value in data.items()),
         "",
-        SEEN if protocol.get("seen", {}).get("train") else "It does not say which patients it has seen.",
+        SEEN if protocol.get("seen", {}).get("train") else "It does not hold the ids of its training patients.",
         "",
         "## Metrics",
         *_metrics(metrics),
         "",
-        "## What it inherits",
-        "Whoever shares or uses these weights is bound by the terms of what they were made of:",
+        "## Inherited licences",
+        "The weights are subject to the licences of the data and weights that they were trained on:",
         "",
         *_inherited(header["inherits"]),
         "",
@@ -111,7 +111,7 @@ def model_card(
 
 def _metrics(result: dict | None) -> list[str]:
     if result is None:
-        return ["Not judged: nothing is known of its quality. `python evaluation/evaluate.py` judges it."]
+        return ["Not evaluated; `python evaluation/evaluate.py` evaluates it."]
     protocol = result["protocol"]
     known = catalogue()
     lines = [

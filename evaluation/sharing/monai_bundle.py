@@ -1,7 +1,7 @@
-"""A MONAI bundle of a generator: metadata, an inference config and weights that `monai.bundle` loads and runs.
+"""Writes a generator as a MONAI bundle: metadata, inference config and weights for `monai.bundle`.
 
-The config names the two functions and the class below, so a bundle needs this project beside it. Its weights are a
-plain state dict; the header that rebuilds the networks is plain JSON in the config.
+The config refers to the two functions and the class of this file, so a bundle needs this project. The weights are a
+state dict; the header that rebuilds the networks is JSON in the config.
 """
 
 import json
@@ -27,7 +27,7 @@ WEIGHTS = "models/model.pt"  # the name that `monai.bundle.load` looks for
 
 
 class XrayToCT(nn.Module):
-    """A generator as one network: X-rays in, a CT volume each out.
+    """A generator as one network from X-rays to CT volumes.
 
     Args:
         header: JSON of `ddpm.checkpoint.write.header_of`, with the arguments of `set_sampler` as `sampling`.
@@ -39,12 +39,12 @@ class XrayToCT(nn.Module):
         pipeline = build_pipeline(content, path="network_def").set_sampler(**content["sampling"])
         for name, part in pipeline.networks.items():
             self.add_module(name, part)
-        self._pipeline = (pipeline,)  # in a tuple: it is no module
+        self._pipeline = (pipeline,)  # a tuple, so that torch does not register it
         self.eval()
 
     @property
     def pipeline(self) -> XrayToCTPipeline:
-        """The pipeline over the weights of this network."""
+        """The pipeline with the weights of this network."""
         return self._pipeline[0]
 
     def forward(self, xray: Float[Tensor, "b 1 h w"], seed: int = 0) -> Float[Tensor, "b 1 D H W"]:
@@ -53,10 +53,10 @@ class XrayToCT(nn.Module):
 
 
 def filled(network: XrayToCT, weights: str | Path, device: torch.device | str = "cpu") -> XrayToCT:
-    """The network with its weights, on a device.
+    """The network with loaded weights, on a device.
 
     Raises:
-        UserError: a file that is missing, holds more than weights, or those of another network.
+        UserError: a file that is missing, not only weights, or of another network.
     """
     try:
         network.load_state_dict(read_weights(weights))
@@ -68,7 +68,7 @@ def filled(network: XrayToCT, weights: str | Path, device: torch.device | str = 
 def infer(
     network: XrayToCT, xray: str, output_dir: str, samples: int = 1, seed: int = 0, batch_size: int = 4
 ) -> list[str]:
-    """Writes what `evaluation/generate.py` writes, for an X-ray file or a folder of them; gives back the volumes."""
+    """Writes the files of `evaluation/generate.py` for an X-ray file or folder; returns the paths of the volumes."""
     made = generate(network.pipeline, find_xrays(xray), Path(output_dir), Sampling(samples, seed, batch_size))
     return [str(path) for path in made]
 
@@ -135,7 +135,7 @@ def _metadata(pipeline: XrayToCTPipeline, name: str) -> dict:
         "task": "Synthesis of a chest CT volume from one chest X-ray",
         "description": "Latent diffusion in 3D. Synthetic, not for diagnosis. Needs the project xray2ct beside it.",
         "authors": "the authors of the weights",
-        "copyright": "see what it inherits, docs/README.md",
+        "copyright": "see the inherited licences, docs/README.md",
         "data_source": str(pipeline.protocol.get("dataset", "unknown")),
         "data_type": "X-ray as PNG, JPEG, DICOM or NIfTI; CT as NIfTI",
         "intended_use": "Research; not for diagnosis",

@@ -74,7 +74,7 @@ def test_one_file_in_both_precisions(pipeline, film, expected, tmp_path):
     assert half.stat().st_size < 0.7 * whole.stat().st_size
 
 
-def test_paths_and_patients_stay_here(pipeline, tmp_path):
+def test_local_paths_and_patients_are_removed(pipeline, tmp_path):
     pipeline.xray_encoder.register_to_config(source="/home/somebody/secret/encoder.pt")
     for form in ("diffusers", "monai"):
         folder = export(pipeline, tmp_path / form, form, seen=False)
@@ -85,7 +85,7 @@ def test_paths_and_patients_stay_here(pipeline, tmp_path):
 
 def test_the_card_tells_metrics_and_their_absence(pipeline, tmp_path):
     checkpoint = export_pipeline(pipeline, tmp_path / "last.safetensors")
-    assert "Not judged" in (export(pipeline, tmp_path / "a", "diffusers", checkpoint) / "README.md").read_text()
+    assert "Not evaluated" in (export(pipeline, tmp_path / "a", "diffusers", checkpoint) / "README.md").read_text()
     protocol = {"checkpoint": {"sha256": sha256(checkpoint)}, "cases": 5, "split": "test", "patients": 5,
                 "dataset": "lidc", "estimator": "one sample", "window": [-1000, 1000], "data_range_hu": 2000.0,
                 "registration": "none", "bootstrap": {"draws": 2000}}  # fmt: skip
@@ -103,7 +103,7 @@ def test_the_card_tells_metrics_and_their_absence(pipeline, tmp_path):
         read_metrics(file, checkpoint)
 
 
-def test_mistakes_are_told_first(pipeline, tmp_path):
+def test_wrong_options_are_errors(pipeline, tmp_path):
     with pytest.raises(UserError, match="format=onnx: choose diffusers"):
         check_options("onnx", "float32")
     with pytest.raises(UserError, match="precision=float16"):

@@ -79,8 +79,8 @@ def test_samples_alone_cover_too_little_and_margins_mend_it(world):
     for quantity, margin in intervals.margins.items():
         rows = calibration[calibration.quantity == quantity]
         assert covered_by(rows, margin).mean() >= LEVEL, quantity  # on its own cases by construction
-        told = intervals.coverage[quantity]
-        assert told["cases"] == 24 and told["mean"] >= 0.4 and told["low"] <= told["mean"] <= told["high"]
+        found = intervals.coverage[quantity]
+        assert found["cases"] == 24 and found["mean"] >= 0.4 and found["low"] <= found["mean"] <= found["high"]
     before = [row["before"]["mean"] for row in intervals.reliability if row["quantity"] == "soft"]
     assert max(before) < 0.2  # errors of 20 HU and more, a spread of 3
 
@@ -122,35 +122,35 @@ def test_a_damaged_file_is_one_line(tmp_path, text):
 
 def test_error_bars_say_interval_only_where_the_calibration_applies(world):
     pipeline, _, checkpoint, intervals, _ = world
-    digest, told = sha256(checkpoint), pipeline.describe()
-    found = error_bars(told, SAMPLES, digest, intervals)
+    digest, sampled = sha256(checkpoint), pipeline.describe()
+    found = error_bars(sampled, SAMPLES, digest, intervals)
     assert found["name"] == "interval" and NO_GUARANTEE in found["words"] and "75 %" in found["words"]
-    assert error_bars(told, 1, digest, intervals)["name"] == "none"
+    assert error_bars(sampled, 1, digest, intervals)["name"] == "none"
     for samples, described, hashed, held, reason in (
-        (SAMPLES - 1, told, digest, intervals, "needs at least 8"),
-        (SAMPLES + 4, told, digest, intervals, "calibrated for samples 8"),
-        (SAMPLES, told | {"steps": 4}, digest, intervals, "calibrated for steps 3"),
-        (SAMPLES, told, "0" * 64, intervals, "another checkpoint"),
-        (SAMPLES, told, digest, None, "not calibrated"),
+        (SAMPLES - 1, sampled, digest, intervals, "needs at least 8"),
+        (SAMPLES + 4, sampled, digest, intervals, "calibrated for samples 8"),
+        (SAMPLES, sampled | {"steps": 4}, digest, intervals, "calibrated for steps 3"),
+        (SAMPLES, sampled, "0" * 64, intervals, "another checkpoint"),
+        (SAMPLES, sampled, digest, None, "not calibrated"),
     ):
         bars = error_bars(described, samples, hashed, held)
         assert bars["name"] == "spread" and reason in bars["reason"]
-    assert error_bars(told | {"preview": "preview, spread too small"}, 4, digest, None)["preview"].startswith(
+    assert error_bars(sampled | {"preview": "preview, spread too small"}, 4, digest, None)["preview"].startswith(
         "preview"
     )
 
 
 def test_intervals_of_one_solver_order_do_not_apply_to_another(world):
     pipeline, _, checkpoint, intervals, _ = world
-    told, digest = pipeline.describe(), sha256(checkpoint)
+    described, digest = pipeline.describe(), sha256(checkpoint)
     second = replace(intervals, drawn=intervals.drawn | {"solver_options": {}})
     assert "solver_options" in DRAWN_AS
     for options, name in (({}, "interval"), ({"solver_order": 3}, "spread")):
-        bars = error_bars(told | {"solver_options": options}, SAMPLES, digest, second)
+        bars = error_bars(described | {"solver_options": options}, SAMPLES, digest, second)
         assert bars["name"] == name and (name == "interval" or "drawn with solver_options" in bars["reason"])
     before = {key: value for key, value in intervals.drawn.items() if key != "solver_options"}
     old = replace(intervals, drawn=before)  # from before they were recorded: it says nothing of them
-    assert error_bars(told | {"solver_options": {}}, SAMPLES, digest, old)["name"] == "interval"
+    assert error_bars(described | {"solver_options": {}}, SAMPLES, digest, old)["name"] == "interval"
 
 
 def test_the_promise_is_made_for_each_quantity_by_itself_and_only_of_what_is_given(world):
@@ -160,13 +160,13 @@ def test_the_promise_is_made_for_each_quantity_by_itself_and_only_of_what_is_giv
     assert "each tissue and organ by itself, not for all at once" in both and "organ's volume" in both
     tissues = {name: margin for name, margin in intervals.margins.items() if name in TISSUES}
     of_films = replace(intervals, population=intervals.population | {"poses_known": False})
-    for held, nominal, told in (
+    for held, nominal, organs in (
         (intervals, True, False),
         (of_films, True, True),
         (replace(intervals, margins=tissues), False, False),
     ):
         words = error_bars(*options, held, nominal)["words"]
-        assert "by itself, not for all at once" in words and ("organ" in words) == told
+        assert "by itself, not for all at once" in words and ("organ" in words) == organs
 
 
 def test_generation_writes_the_interval_around_its_samples(world, tmp_path):
@@ -245,8 +245,8 @@ def test_calibration_phantoms_lie_apart_and_real_data_must_name_a_split():
 def test_table_and_picture_say_coverage_with_its_interval(world):
     *_, intervals, _ = world
     text = markdown(intervals)
-    told = intervals.coverage["lungs"]
-    assert f"{told['covered']} of 24" in text and "lung volume" in text and NO_GUARANTEE in text
+    coverage = intervals.coverage["lungs"]
+    assert f"{coverage['covered']} of 24" in text and "lung volume" in text and NO_GUARANTEE in text
     figure = reliability_picture(intervals)
     assert len([axis for axis in figure.axes if axis.get_title()]) == len(intervals.coverage)
 

@@ -117,11 +117,11 @@ def test_two_views_keep_their_order_and_only_the_frontal_is_aligned(tmp_path, al
     data = protocol() | {"views": 2, "xray_size": [96, 96], "lung_box": [0.3, 0.7, 0.2, 0.8, 0.25, 0.75]}
     (films,) = find_xrays(given)
     assert [path.name for path in films] == ["front.png", "side.png"]
-    (shown,) = read_inputs([films], FakePipeline(None, data | {"extent": extent}), align)
-    assert shown.xray.shape == (2, 96, 96) and shown.notes["alignment"]["align"] == align
-    torch.testing.assert_close(fill_unknown(shown.pose, extent), poses)
-    assert (shown.xray[1] - xrays[1]).abs().mean() < 0.01
-    assert ((shown.xray[0] - xrays[0]).abs().mean() < 0.01) == (align == "none")
+    (given,) = read_inputs([films], FakePipeline(None, data | {"extent": extent}), align)
+    assert given.xray.shape == (2, 96, 96) and given.notes["alignment"]["align"] == align
+    torch.testing.assert_close(fill_unknown(given.pose, extent), poses)
+    assert (given.xray[1] - xrays[1]).abs().mean() < 0.01
+    assert ((given.xray[0] - xrays[0]).abs().mean() < 0.01) == (align == "none")
 
 
 def test_two_views_become_one_volume(tmp_path):
@@ -157,8 +157,8 @@ def test_a_second_file_that_says_it_is_frontal_is_no_lateral(tmp_path):
         save_radiograph(tmp_path / f"{name}.dcm", view=view) for name, view in (("a", "PA"), ("b", "LL"))
     )
     pipeline = FakePipeline(None, protocol() | {"views": 2})
-    (shown,) = read_inputs([(frontal, lateral)], pipeline)
-    assert shown.pose[:, 2].tolist() == [VIEW_AZIMUTH["PA"], VIEW_AZIMUTH["lateral"]]
+    (given,) = read_inputs([(frontal, lateral)], pipeline)
+    assert given.pose[:, 2].tolist() == [VIEW_AZIMUTH["PA"], VIEW_AZIMUTH["lateral"]]
     for films, line in (((frontal, frontal), "a.dcm: .*PA.*second"), ((lateral, frontal), "b.dcm: a lateral")):
         with pytest.raises(UserError, match=line):
             read_inputs([films], pipeline)
@@ -191,9 +191,9 @@ def test_the_view_is_the_files_own_unless_one_is_given(tmp_path):
     for name, stated in (("ap", "AP"), ("pa", "PA"), ("silent", "")):
         path = save_radiograph(tmp_path / f"{name}.dcm", view=stated)
         for given in (None, "PA", "AP"):
-            (shown,) = read_inputs([path], FakePipeline(None, protocol()), view=given)
-            notes = shown.notes["view"], shown.notes["view_source"]
-            seen[name, given] = (float(shown.pose[0, 2]), *notes)
+            (found,) = read_inputs([path], FakePipeline(None, protocol()), view=given)
+            notes = found.notes["view"], found.notes["view_source"]
+            seen[name, given] = (float(found.pose[0, 2]), *notes)
     pa, ap = VIEW_AZIMUTH["PA"], VIEW_AZIMUTH["AP"]
     assert seen["ap", None] == (ap, "AP", "stated by the file")
     assert seen["pa", None] == (pa, "PA", "stated by the file")
@@ -239,8 +239,8 @@ def test_missing_lungs_are_an_error_on_request_and_a_warning_otherwise(tmp_path,
     pipeline = FakePipeline(None, data)
     with pytest.raises(UserError, match="empty.png.*align=none"):
         read_inputs([tmp_path / "empty.png"], pipeline, "lungs")
-    (shown,) = read_inputs([tmp_path / "empty.png"], pipeline)
-    assert shown.notes["alignment"] == {"align": "none", "reason": "no lungs found"}
+    (given,) = read_inputs([tmp_path / "empty.png"], pipeline)
+    assert given.notes["alignment"] == {"align": "none", "reason": "no lungs found"}
     assert "no lungs found" in caplog.text
 
 
@@ -271,8 +271,8 @@ def test_an_xray_like_those_of_training_is_aligned_only_on_request_or_as_in_trai
         ("moved", "lungs"): "lungs",
     }
     pipeline.register_to_config(protocol={**pipeline.protocol, "align": "lungs"})
-    (shown,) = read_inputs([tmp_path / "own.png"], pipeline)
-    assert shown.notes["alignment"]["align"] == "lungs"
+    (given,) = read_inputs([tmp_path / "own.png"], pipeline)
+    assert given.notes["alignment"]["align"] == "lungs"
 
 
 def test_an_xray_whose_pose_is_predicted_is_not_aligned_by_its_lungs(tmp_path):
@@ -300,12 +300,12 @@ def test_settings_hold_the_predicted_pose(film, tmp_path):
 
 def test_aligned_views_are_those_that_the_denoiser_sees(film):
     path, pipeline = film
-    (shown,) = read_inputs([path], pipeline, "none")
-    xray, pose = aligned_views(shown, None)
-    assert torch.equal(xray, shown.xray) and torch.equal(pose, fill_unknown(shown.pose, shown.extent))
+    (given,) = read_inputs([path], pipeline, "none")
+    xray, pose = aligned_views(given, None)
+    assert torch.equal(xray, given.xray) and torch.equal(pose, fill_unknown(given.pose, given.extent))
     regressor = PoseRegressor()
     regressor.bias[:, :, 2:4] = 2.0
-    moved, turned = aligned_views(shown, regressor)
-    expected, _ = regressor(shown.xray[None, :, None], pose[None], torch.ones(1, 1, dtype=torch.bool))
+    moved, turned = aligned_views(given, regressor)
+    expected, _ = regressor(given.xray[None, :, None], pose[None], torch.ones(1, 1, dtype=torch.bool))
     assert torch.equal(moved, expected[0, :, 0]) and not torch.equal(moved, xray)
     assert float(turned[0, 3]) == 4.0

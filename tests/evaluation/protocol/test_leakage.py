@@ -1,4 +1,4 @@
-"""The leak check: what proves that a generator has not seen a patient, and that everything else is refused."""
+"""The leakage check: which protocols prove that a model has not seen a patient."""
 
 import numpy as np
 import pandas as pd
@@ -98,7 +98,7 @@ def test_a_patient_in_two_parts_an_empty_part_and_a_repeated_id_are_refused():
         check_parts(pd.concat([rows, rows.iloc[:1]]))
 
 
-def test_a_classifier_is_judged_on_its_own_parts_only():
+def test_a_classifier_is_evaluated_on_its_own_parts_only():
     rows, protocol = folder(0)
     same_parts(rows, protocol, protocol, "best")
     with pytest.raises(UserError, match="best: fold 0 in training, 1 here"):
@@ -132,7 +132,7 @@ def seen(fold: int, **more) -> dict:
     return protocol | {"seen": seen_patients(rows, protocol)} | more
 
 
-def test_training_patients_of_another_fold_or_split_are_not_judged(caplog):
+def test_training_patients_of_another_fold_or_split_are_not_evaluated(caplog):
     rows, present = folder(1)
     test = rows[rows["split"] == "test"]
     assert (

@@ -28,8 +28,8 @@ from evaluation.scoring.summary import sentence
 
 
 @pytest.fixture(scope="module")
-def judged(tmp_path_factory):
-    """A generator that answers with the truth and some noise, judged on six cases."""
+def evaluated(tmp_path_factory):
+    """A generator that answers with the truth and some noise, evaluated on six cases."""
     output = tmp_path_factory.mktemp("evaluation") / "run"
     data = FakeDataModule(chest_world(20, 1), chest_world(6, 2), chest_world(6, 3))
     pipeline = FakePipeline(oracle(data.test), data.protocol(), noise=40.0)
@@ -38,8 +38,8 @@ def judged(tmp_path_factory):
     return output, evaluate(data, pipeline, output, samples=4, nifti=2, checkpoint=checkpoint), data
 
 
-def test_metrics_json_has_the_form_that_is_promised(judged):
-    output, result, _ = judged
+def test_metrics_json_has_the_form_that_is_promised(evaluated):
+    output, result, _ = evaluated
     written = json.loads((output / "metrics.json").read_text())
     assert written == json.loads(json.dumps(result))
     assert set(written["methods"]) == set(METHODS)
@@ -54,8 +54,8 @@ def test_metrics_json_has_the_form_that_is_promised(judged):
     assert written["protocol"]["bootstrap"]["draws"] == 2000
 
 
-def test_the_better_estimator_wins_and_the_shuffle_loses(judged):
-    _, result, _ = judged
+def test_the_better_estimator_wins_and_the_shuffle_loses(evaluated):
+    _, result, _ = evaluated
     psnr = {name: metrics["psnr"]["mean"] for name, metrics in result["methods"].items()}
     assert psnr["model"] == pytest.approx(20 * np.log10(2000 / 20), abs=0.8)  # noise 40 / sqrt(4); air is clipped
     assert psnr["model"] - psnr["model_sample"] == pytest.approx(20 * np.log10(2), abs=1.0)
@@ -65,8 +65,8 @@ def test_the_better_estimator_wins_and_the_shuffle_loses(judged):
     assert drop["mean"] == pytest.approx(psnr["model"] - psnr["shuffled_xray"], abs=1e-4) and drop["low"] > 0
 
 
-def test_shuffled_is_the_answer_to_another_patients_xray(judged):
-    output, _, data = judged
+def test_shuffled_is_the_answer_to_another_patients_xray(evaluated):
+    output, _, data = evaluated
     rows = pd.read_csv(output / "cases.csv").query("method == 'shuffled_xray'")
     truths = torch.stack([data.test.case(i)["ct"].float() for i in range(6)])
     for i, mae in enumerate(rows.mae_hu):
@@ -74,8 +74,8 @@ def test_shuffled_is_the_answer_to_another_patients_xray(judged):
         assert min(abs(mae - other) for other in others) < 12.0
 
 
-def test_cases_csv_has_every_case_and_method(judged):
-    output, result, _ = judged
+def test_cases_csv_has_every_case_and_method(evaluated):
+    output, result, _ = evaluated
     table = pd.read_csv(output / "cases.csv")
     assert len(table) == 6 * (len(METHODS) + 1)
     means = table[table.method == "model"].ssim.mean()
@@ -83,8 +83,8 @@ def test_cases_csv_has_every_case_and_method(judged):
     assert table.loc[table.method == "model", "spread_hu"].between(15, 45).all()
 
 
-def test_files_for_the_first_cases(judged):
-    output, _, data = judged
+def test_files_for_the_first_cases(evaluated):
+    output, _, data = evaluated
     assert sorted(p.name for p in (output / "nifti").iterdir()) == [
         f"case_{i}_{kind}.nii.gz" for i in range(2) for kind in ("generated", "true")
     ]
@@ -98,8 +98,8 @@ def test_files_for_the_first_cases(judged):
     assert not list(output.glob(".volumes_*"))
 
 
-def test_report_opens_alone_and_says_what_it_is(judged):
-    output, result, _ = judged
+def test_report_opens_alone_and_says_what_it_is(evaluated):
+    output, result, _ = evaluated
 
     class Sources(HTMLParser):
         found: list = []
@@ -115,8 +115,8 @@ def test_report_opens_alone_and_says_what_it_is(judged):
     assert "://" not in page.split("<details>")[0]
 
 
-def test_the_sentence_is_no_kinder_than_the_numbers(judged):
-    _, result, _ = judged
+def test_the_sentence_is_no_kinder_than_the_numbers(evaluated):
+    _, result, _ = evaluated
     psnr = {"mean": -1.0, "low": -1.5, "high": -0.5, "p_holm": 0.001}
     worse = result | {"differences": {"ridge": {"psnr": psnr}}}
     assert "falls behind the ridge regression (-1.00 [-1.50, -0.50] dB)" in sentence(worse)
@@ -128,8 +128,8 @@ def test_the_sentence_is_no_kinder_than_the_numbers(judged):
     assert "shows no difference" in sentence(unused)
 
 
-def test_loss_curves_enter_the_report(judged, tmp_path):
-    output, _, _ = judged
+def test_loss_curves_enter_the_report(evaluated, tmp_path):
+    output, _, _ = evaluated
     before = (output / "report.html").read_text().count("<img")
     table = pd.DataFrame({"epoch": 0, "step": range(50), "train/loss": np.linspace(2, 1, 50), "train/lr": 1e-3})
     table["val/l1"] = [0.5 if step % 10 == 0 else np.nan for step in range(50)]
@@ -173,9 +173,9 @@ def test_a_narrow_window_gives_no_number_for_lungs_and_reprojection(tmp_path):
 
 def test_unknown_poses_give_no_reprojection(tmp_path):
     cases = chest_world(3, 3)
-    blind = FakeCases([cases.case(i) | {"pose": torch.full((1, 9), float("nan"))} for i in range(3)])
-    module = FakeDataModule(chest_world(4, 1), chest_world(2, 2), blind)
-    result = evaluate(module, FakePipeline(oracle(blind), module.protocol()), tmp_path, samples=1, nifti=0)
+    unposed = FakeCases([cases.case(i) | {"pose": torch.full((1, 9), float("nan"))} for i in range(3)])
+    module = FakeDataModule(chest_world(4, 1), chest_world(2, 2), unposed)
+    result = evaluate(module, FakePipeline(oracle(unposed), module.protocol()), tmp_path, samples=1, nifti=0)
     assert result["methods"]["model"]["reprojection"] is None
     assert "unknown" in result["protocol"]["not_measured"]["reprojection"]
 
@@ -200,7 +200,7 @@ def test_a_mirrored_volume_scores_worse():
         score_case(case, {"model": ct * float("nan")}, Window(-1000.0, 1000.0))
 
 
-def test_shared_results_are_told_apart_by_content_and_forgotten_in_time():
+def test_the_cache_distinguishes_volumes_by_content_and_drops_the_oldest():
     calls = []
 
     def compute(volume, factor):
@@ -226,7 +226,7 @@ def test_data_of_another_protocol_are_refused(caplog):
     assert "version 1" in caplog.text
 
 
-def test_a_model_is_not_judged_on_its_training_patients_unless_asked(tmp_path, caplog):
+def test_a_model_is_not_evaluated_on_its_training_patients_unless_asked(tmp_path, caplog):
     data = FakeDataModule(chest_world(4, 1), chest_world(2, 2), chest_world(2, 3))
     rows = data.test.rows.assign(split="train")
     pipeline = FakePipeline(oracle(data.test), {**data.protocol(), "seen": seen_patients(rows, {})})
@@ -238,7 +238,7 @@ def test_a_model_is_not_judged_on_its_training_patients_unless_asked(tmp_path, c
     assert result["protocol"]["seen_patients"]["train"] == 2 and "no evidence" in caplog.text
 
 
-def test_the_shipped_weights_are_judged_on_phantoms_with_a_warning(caplog):
+def test_the_shipped_weights_are_evaluated_on_phantoms_with_a_warning(caplog):
     trained = read(SHIPPED).protocol
     source = phantom_source(train=2, val=1, test=3, seed=trained["seed"])
     test = source.rows[source.rows["split"] == "test"]
@@ -316,8 +316,8 @@ def test_batches_hold_so_many_volumes_and_do_not_change_them():
 
 
 @pytest.mark.parametrize(("known", "kind"), [(True, "drr"), (False, "film"), (False, "volume")])
-def test_the_size_of_a_films_patient_is_not_given_away(tmp_path, known, kind):
-    test, told = chest_world(2, 3), []
+def test_the_generator_is_not_conditioned_on_the_size_of_a_radiographs_patient(tmp_path, known, kind):
+    test, extents = chest_world(2, 3), []
     for case in test._cases:
         case["spacing"] = case["spacing"] * 1.25
         if not known:
@@ -326,14 +326,14 @@ def test_the_size_of_a_films_patient_is_not_given_away(tmp_path, known, kind):
 
     class Pipeline(FakePipeline):
         def __call__(self, *arguments, extent, **options):
-            told.append(extent)
+            extents.append(extent)
             return super().__call__(*arguments, extent=extent, **options)
 
     pipeline = Pipeline(oracle(test), data.protocol() | ({"input": "volume"} if kind == "volume" else {}))
     evaluate(data, pipeline, tmp_path, samples=1, nifti=0, methods=("model",), metrics=["psnr"])
     own = torch.tensor(pipeline.extent) * 1.25
     wanted = torch.tensor(pipeline.extent) if kind == "film" else own
-    torch.testing.assert_close(torch.cat(told), wanted.expand(2, 3), rtol=1e-5, atol=1e-3)
+    torch.testing.assert_close(torch.cat(extents), wanted.expand(2, 3), rtol=1e-5, atol=1e-3)
 
 
 def test_rigid_registration_scores_a_second_time_under_its_own_protocol(tmp_path):
