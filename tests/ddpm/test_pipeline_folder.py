@@ -97,7 +97,7 @@ def test_foreign_pipelines_and_parts_that_lie_about_their_class(folder):
     with pytest.raises(UserError, match="not XrayToCTPipeline"):
         XrayToCTPipeline.from_pretrained(folder)
     for option in ("custom_pipeline", "trust_remote_code"):
-        with pytest.raises(UserError, match=f"{option}: code"):
+        with pytest.raises(UserError, match=f"{option}: the project runs no code"):
             XrayToCTPipeline.from_pretrained(folder, **{option: "x"})
 
 
