@@ -132,8 +132,8 @@ def test_ids_must_fit(pipeline, xrays):
 
 def test_a_few_steps_are_called_a_preview(pipeline):
     for steps, said in ((1, True), (4, True), (5, False), (12, False)):
-        told = pipeline.set_sampler("DPMSolverMultistepScheduler", steps).describe()
-        assert (told.get("preview") == "preview, spread too small") == said
+        described = pipeline.set_sampler("DPMSolverMultistepScheduler", steps).describe()
+        assert (described.get("preview") == "preview, spread too small") == said
     assert pipeline.set_sampler("DDIMScheduler", 6, guidance_scale=2.0).describe()["evaluations"] == 12
     pipeline.set_sampler("DPMSolverMultistepScheduler", 3)
 
@@ -154,8 +154,8 @@ def test_steps_even_in_log_snr_are_an_option_of_the_pipeline(pipeline, xrays):
 def test_options_of_the_solver_are_in_its_description():
     made = module().pipeline()
     assert made.set_sampler("DPMSolverMultistepScheduler", 3).describe()["solver_options"] == {}
-    told = made.set_sampler("DPMSolverMultistepScheduler", 3, solver_order=3).describe()
-    assert told["solver_options"] == {"solver_order": 3} and made.scheduler.config.solver_order == 3
+    described = made.set_sampler("DPMSolverMultistepScheduler", 3, solver_order=3).describe()
+    assert described["solver_options"] == {"solver_order": 3} and made.scheduler.config.solver_order == 3
     assert made.set_sampler("DDPMScheduler", 3, clip_sample=True).describe()["solver_options"] == {"clip_sample": True}
 
 

@@ -149,9 +149,9 @@ def test_a_checkpoint_names_what_it_inherits(tmp_path):
     parts = {"latent_encoder": {"config": {"source": sdxl}}, "xray_encoder": {"config": {"source": "/home/me/x.pt"}}}
     first = {"file": "last.ckpt", "sha256": "ab" * 32, "inherits": [{"part": "training data", "from": "lidc"}]}
     found = inherits({"components": parts, "protocol": {"dataset": "rspect", "init_from": first}})
-    told = {entry["part"]: entry for entry in found}
-    assert "medical advice" in told["latent_encoder"]["licence"] and told["latent_encoder"]["from"] == sdxl
-    assert told["xray_encoder"] == {"part": "xray_encoder", "from": "x.pt", "licence": "check at the source"}
+    parts = {entry["part"]: entry for entry in found}
+    assert "medical advice" in parts["latent_encoder"]["licence"] and parts["latent_encoder"]["from"] == sdxl
+    assert parts["xray_encoder"] == {"part": "xray_encoder", "from": "x.pt", "licence": "check at the source"}
     assert [e["from"] for e in found if e["part"] == "training data"] == ["lidc", "rspect"]
     assert any("non-commercial" in entry.get("licence", "") for entry in found)
     header = read(export_pipeline(module().pipeline(), tmp_path / "model.safetensors")).header

@@ -1,4 +1,4 @@
-"""The linear guess against ridge regression by another library, and leave-one-out against really leaving out."""
+"""The linear prior against ridge regression of another library, and leave-one-out against fits without the case."""
 
 import pytest
 import torch
@@ -33,7 +33,7 @@ def test_it_is_ridge_regression():
     assert torch.allclose(prior(new).flatten(1).double(), expected, atol=1e-3)
 
 
-def test_a_training_case_is_guessed_by_the_regression_without_it():
+def test_the_regression_without_a_training_case_predicts_it():
     xrays, latents = cases()
     prior = make().fit(xrays, latents)
     prior.radius.fill_(torch.inf)
@@ -54,7 +54,7 @@ def test_a_training_case_is_guessed_by_the_regression_without_it():
     ).square().mean()
 
 
-def test_a_case_is_guessed_without_its_patient():
+def test_the_regression_without_the_patient_predicts_a_case():
     """Three patients of several cases, in no order, the others of one."""
     xrays, latents = cases()
     patients = [f"p{i}" for i in range(len(xrays))]
@@ -76,7 +76,7 @@ def test_a_case_is_guessed_without_its_patient():
 
 
 def test_siblings_are_worth_nothing_to_an_unseen_patient():
-    """Each case twice: left out alone it would be guessed by its twin."""
+    """Every case twice: if only the case is left out, its twin predicts it."""
     xrays, latents = cases()
     twice = xrays.repeat(2, 1, 1, 1, 1), latents.repeat(2, 1, 1, 1, 1)
     every = torch.arange(48)
@@ -87,20 +87,20 @@ def test_siblings_are_worth_nothing_to_an_unseen_patient():
 
 
 @pytest.mark.parametrize("grid", [4, 2])
-def test_deviation_is_how_far_left_out_cases_lie_from_their_guess(grid):
+def test_deviation_is_how_far_left_out_cases_lie_from_their_prior(grid):
     xrays, latents = cases(200)
     prior = LinearPrior(SHAPE, pixels=8, rank=20, max_side=grid, deviation=True).fit(xrays, latents)
     prior.radius.fill_(torch.inf)
     missed = (latents - prior(xrays, torch.arange(200))).square().mean(dim=0).sqrt()
-    told = prior.deviation(latents[:3])
-    assert told.shape == latents[:3].shape and torch.equal(told[0], told[2])
+    deviation = prior.deviation(latents[:3])
+    assert deviation.shape == latents[:3].shape and torch.equal(deviation[0], deviation[2])
     if grid == 4:
-        assert torch.allclose(told[0], missed, rtol=1e-3)
-    assert told.square().mean().sqrt().item() == pytest.approx(missed.square().mean().sqrt().item(), rel=0.03)
+        assert torch.allclose(deviation[0], missed, rtol=1e-3)
+    assert deviation.square().mean().sqrt().item() == pytest.approx(missed.square().mean().sqrt().item(), rel=0.03)
     assert make().deviation(latents) is None
 
 
-def test_deviation_grows_where_training_shows_other_xrays_than_the_guess_was_fitted_on():
+def test_deviation_grows_where_training_shows_other_xrays_than_the_fit():
     xrays, latents = cases(200)
     prior = LinearPrior(SHAPE, pixels=8, rank=20, deviation=True).fit(xrays, latents)
     prior.radius.fill_(torch.inf)
@@ -113,7 +113,7 @@ def test_deviation_grows_where_training_shows_other_xrays_than_the_guess_was_fit
     assert torch.allclose(prior.std, missed, rtol=1e-3) and prior.std.mean() > 1.02 * own.mean()
 
 
-def test_a_guess_never_leaves_the_ball_of_the_training_cases():
+def test_a_prior_never_leaves_the_ball_of_the_training_cases():
     xrays, latents = cases()
     prior = make(rank=8).fit(xrays, latents)
     farthest = (prior(xrays).flatten(1) - prior.mean).norm(dim=1).max()
@@ -148,14 +148,14 @@ def test_hidden_it_tells_nothing_and_a_file_keeps_it_so(tmp_path):
     assert torch.equal(prior(xrays), shown) and torch.equal(prior.deviation(latents), off)
 
 
-def test_large_latents_are_guessed_on_a_coarse_grid():
+def test_large_latents_have_a_prior_on_a_coarse_grid():
     prior = LinearPrior((2, 24, 8, 8), pixels=8, rank=4)
     xrays, _ = cases(10)
     smooth = torch.linspace(-1, 1, 24).view(1, 1, -1, 1, 1) * xrays.mean(dim=(1, 2, 3, 4)).view(-1, 1, 1, 1, 1)
     latents = smooth.expand(-1, 2, -1, 8, 8)
-    guess = prior.fit(xrays, latents)(xrays)
-    assert guess.shape == latents.shape and prior.basis.shape[1] == 2 * 16 * 8 * 8
-    assert (guess - latents).square().mean() < 0.2 * latents.var()
+    predicted = prior.fit(xrays, latents)(xrays)
+    assert predicted.shape == latents.shape and prior.basis.shape[1] == 2 * 16 * 8 * 8
+    assert (predicted - latents).square().mean() < 0.2 * latents.var()
 
 
 def test_what_it_cannot_fit_is_refused():

@@ -1,4 +1,4 @@
-"""The guess of an unknown pose: what lies in the detector's plane is undone, and no patient tells of itself."""
+"""The pose regressor: alignment undoes displacements in the detector plane; regressions leave the patient out."""
 
 import pytest
 import torch
@@ -38,16 +38,16 @@ def fitted(
     n: int = 200, nominal: torch.Tensor = NOMINAL, rounds: int = 2
 ) -> tuple[PoseRegressor, torch.Tensor, torch.Tensor]:
     poses, names = drawn(n, nominal), [f"p{i}" for i in range(n)]
-    guess, seen = PoseRegressor(tuple(nominal[:, 2].tolist()), 16, rounds=rounds), pictures(poses)
-    guess.fit(seen, nominal.expand_as(poses), poses, names, names)
-    return guess, seen, poses
+    regressor, seen = PoseRegressor(tuple(nominal[:, 2].tolist()), 16, rounds=rounds), pictures(poses)
+    regressor.fit(seen, nominal.expand_as(poses), poses, names, names)
+    return regressor, seen, poses
 
 
-def read(guess: PoseRegressor, nominal: torch.Tensor = NOMINAL) -> dict[str, torch.Tensor]:
+def read(regressor: PoseRegressor, nominal: torch.Tensor = NOMINAL) -> dict[str, torch.Tensor]:
     """Share of the variance that is read of patients that it was not fitted on, for each view."""
     poses = drawn(60, nominal, seed=9)
     truth = _offsets(nominal.expand_as(poses), poses)
-    missed = (guess.offsets(pictures(poses, seed=9), nominal.expand_as(poses)) - truth).square().mean(dim=0)
+    missed = (regressor.offsets(pictures(poses, seed=9), nominal.expand_as(poses)) - truth).square().mean(dim=0)
     return dict(zip(FIELDS, (1 - missed / truth.var(dim=0)).T, strict=True))
 
 
@@ -78,9 +78,9 @@ def test_what_lies_in_the_plane_of_the_isocentre_comes_back(view):
     spacing = tuple(e / 32 for e in EXTENT)
     own, other = (line_integrals(hu, spacing, pose, (64, 64)) for pose in (nominal, moved))
     offsets = _offsets(nominal[None, None], moved[None, None])
-    laid = align(other[None, None, None], nominal[None, None], offsets)[0, 0, 0]
+    aligned = align(other[None, None, None], nominal[None, None], offsets)[0, 0, 0]
     inside = (slice(8, 56), slice(8, 56))
-    before, after = ((image - own)[inside].square().mean().sqrt() for image in (other, laid))
+    before, after = ((image - own)[inside].square().mean().sqrt() for image in (other, aligned))
     assert after < 0.25 * before
 
 
@@ -103,8 +103,8 @@ def test_a_view_that_was_not_fitted_is_left_alone():
     poses = torch.stack([perturbed_poses(pose, (0, i)) for i, pose in enumerate(nominal)])
     names, seen, alone = [f"p{i}" for i in range(200)], pictures(poses), PoseRegressor((0.0,), 16)
     alone.fit(seen, nominal, poses, names, names)
-    laid, turned = alone(seen[-5:], nominal[-5:], torch.ones(5, 1, dtype=torch.bool))
-    assert torch.equal(laid, seen[-5:]) and torch.equal(turned, nominal[-5:])
+    aligned, turned = alone(seen[-5:], nominal[-5:], torch.ones(5, 1, dtype=torch.bool))
+    assert torch.equal(aligned, seen[-5:]) and torch.equal(turned, nominal[-5:])
     among = PoseRegressor((0.0,), 16)
     among.fit(seen[:150], nominal[:150], poses[:150], names[:150], names)
     assert torch.equal(among.weight, alone.weight)  # nor does it disturb the others
@@ -117,7 +117,7 @@ def test_another_number_of_views_is_refused():
 
 def test_a_patient_does_not_tell_of_itself(monkeypatch):
     monkeypatch.setattr("ddpm.conditioning.ridge.PENALTIES", (0.1,))  # which all patients choose together
-    guess, seen, poses = fitted(rounds=1)
+    regressor, seen, poses = fitted(rounds=1)
     wrong = poses.clone()
     wrong[7, 0, 4] += 100.0
     names = [f"p{i}" for i in range(len(poses))]
@@ -125,15 +125,15 @@ def test_a_patient_does_not_tell_of_itself(monkeypatch):
     other.fit(seen, NOMINAL.expand_as(poses), wrong, names, names)
     asked = (seen[7:8], NOMINAL[None])
     unseen, with_itself = (
-        abs((other.offsets(*asked, index) - guess.offsets(*asked, index))[0, 0, 3])
+        abs((other.offsets(*asked, index) - regressor.offsets(*asked, index))[0, 0, 3])
         for index in (torch.tensor([7]), None)
     )
     assert with_itself > 1.0 and unseen < 1e-3 * with_itself
-    assert not torch.equal(guess.offsets(*asked, torch.tensor([7])), guess.offsets(*asked))
+    assert not torch.equal(regressor.offsets(*asked, torch.tensor([7])), regressor.offsets(*asked))
 
 
 def test_the_patient_of_a_case_decides_not_the_case():
-    guess, seen, poses = fitted()
+    regressor, seen, poses = fitted()
     names = [f"p{i // 2}" for i in range(len(poses))]
     paired = PoseRegressor((0.0,), 16)
     paired.fit(seen, NOMINAL.expand_as(poses), poses, names, [*names, "somebody else"])
@@ -144,35 +144,35 @@ def test_the_patient_of_a_case_decides_not_the_case():
 
 
 def test_known_poses_stay_and_angles_go_into_the_pose():
-    guess, seen, _ = fitted()
+    regressor, seen, _ = fitted()
     pose, unknown = NOMINAL.expand(3, 1, 9), torch.tensor([[True], [False], [True]])
-    laid, turned = guess(seen[:3], pose, unknown)
-    assert torch.equal(laid[1], seen[1]) and torch.equal(turned[1], pose[1])
-    offsets = guess.offsets(seen[:3], pose)
+    aligned, turned = regressor(seen[:3], pose, unknown)
+    assert torch.equal(aligned[1], seen[1]) and torch.equal(turned[1], pose[1])
+    offsets = regressor.offsets(seen[:3], pose)
     torch.testing.assert_close(turned[0] - pose[0], torch.nn.functional.pad(offsets[0, :, 1:3], (2, 5)))
-    assert (laid[0] - seen[0]).abs().max() > 0.05
+    assert (aligned[0] - seen[0]).abs().max() > 0.05
 
 
-def test_laid_pictures_are_nearer_to_those_at_the_nominal_pose():
-    guess, seen, poses = fitted()
+def test_aligned_xrays_are_nearer_to_those_at_the_nominal_pose():
+    regressor, seen, poses = fitted()
     nominal = NOMINAL.expand_as(poses)
     own = pictures(nominal)
-    laid, _ = guess(seen, nominal, torch.ones(len(seen), 1, dtype=torch.bool))
-    assert (laid - own).square().mean() < 0.25 * (seen - own).square().mean()
+    aligned, _ = regressor(seen, nominal, torch.ones(len(seen), 1, dtype=torch.bool))
+    assert (aligned - own).square().mean() < 0.25 * (seen - own).square().mean()
 
 
 def test_a_foreign_picture_is_not_moved_beyond_what_was_drawn():
-    guess, seen, _ = fitted()
+    regressor, seen, _ = fitted()
     wild = 50.0 * torch.randn(4, 1, 1, 32, 32, generator=torch.Generator().manual_seed(3))
-    assert (guess.offsets(wild, NOMINAL.expand(4, 1, 9)).abs() <= LIMITS).all()
+    assert (regressor.offsets(wild, NOMINAL.expand(4, 1, 9)).abs() <= LIMITS).all()
 
 
 def test_it_survives_saving_without_the_training_cases(tmp_path):
-    guess, seen, _ = fitted()
-    guess.save_pretrained(tmp_path)
+    regressor, seen, _ = fitted()
+    regressor.save_pretrained(tmp_path)
     again = PoseRegressor.from_pretrained(tmp_path)
     asked = (seen[:2], NOMINAL.expand(2, 1, 9))
-    assert torch.equal(again.offsets(*asked), guess.offsets(*asked))
+    assert torch.equal(again.offsets(*asked), regressor.offsets(*asked))
     with pytest.raises(RuntimeError, match="call fit first"):
         again.offsets(*asked, torch.tensor([0, 1]))
 

@@ -1,4 +1,4 @@
-"""Starting from the posterior mean: exact for Gaussian latents and without noise, refused where it has no meaning."""
+"""Gaussian preconditioning: exact for Gaussian latents and without noise, refused without a residual prior."""
 
 import pytest
 import torch
@@ -26,32 +26,32 @@ def network(**options) -> UNet3D:
 def test_mean_and_uncertainty_are_those_of_the_gaussian(timestep):
     """Among many latents with the same noisy value, their mean and standard deviation."""
     generator = torch.Generator().manual_seed(0)
-    guess, n = 0.8, 400_000
-    clean = guess + 0.5 * torch.randn(n, generator=generator)
+    prior, n = 0.8, 400_000
+    clean = prior + 0.5 * torch.randn(n, generator=generator)
     schedule = NoiseSchedule(NoiseObjective(prediction="sample"))
     signal, noise = schedule.signal[timestep], schedule.noise[timestep]
     noisy = signal * clean + noise * torch.randn(n, generator=generator)
     shape = (1, 1, n, 1, 1)
-    posterior = GaussianPreconditioning(**SETTINGS)
-    given = torch.full(shape, guess), torch.full(shape, 0.5)
-    mean, left = posterior(noisy.view(shape), *given, torch.tensor([timestep]), None)
+    preconditioning = GaussianPreconditioning(**SETTINGS)
+    given = torch.full(shape, prior), torch.full(shape, 0.5)
+    mean, c_out = preconditioning(noisy.view(shape), *given, torch.tensor([timestep]), None)
     missed = clean - mean.flatten()
     assert missed.mean().item() == pytest.approx(0.0, abs=4e-3)
-    assert missed.std().item() == pytest.approx(left.unique().item(), rel=0.01)
+    assert missed.std().item() == pytest.approx(c_out.unique().item(), rel=0.01)
     assert abs(torch.corrcoef(torch.stack([missed, noisy]))[0, 1]) < 0.01  # nothing left that the noisy value tells
 
 
 def test_an_untrained_network_is_the_gaussian_posterior_and_exact_without_noise():
-    net, x, guess = network(), torch.randn(2, 2, 4, 4, 4), torch.randn(2, 2, 4, 4, 4)
-    out = net(x, torch.tensor([0, 999]), torch.zeros(2, 8), prior=guess, prior_std=torch.full_like(x, 0.5))
+    net, x, prior = network(), torch.randn(2, 2, 4, 4, 4), torch.randn(2, 2, 4, 4, 4)
+    out = net(x, torch.tensor([0, 999]), torch.zeros(2, 8), prior=prior, prior_std=torch.full_like(x, 0.5))
     torch.testing.assert_close(out[0], x[0], atol=0.05, rtol=0)
-    torch.testing.assert_close(out[1], guess[1], atol=2e-3, rtol=0)
+    torch.testing.assert_close(out[1], prior[1], atol=2e-3, rtol=0)
 
 
 def test_pure_noise_changes_nothing_and_a_little_signal_does():
-    net, guess = network(), torch.randn(2, 2, 4, 4, 4)
+    net, prior = network(), torch.randn(2, 2, 4, 4, 4)
     torch.nn.init.normal_(net.out.weight, std=0.3)
-    given = {"embedding": torch.randn(2, 8), "prior": guess, "prior_std": torch.full_like(guess, 0.5)}
+    given = {"embedding": torch.randn(2, 8), "prior": prior, "prior_std": torch.full_like(prior, 0.5)}
     one, other = torch.randn(2, 2, 2, 4, 4, 4).unbind()
     last, before = torch.tensor([999, 999]), torch.tensor([999, 998])
     torch.testing.assert_close(net(one, last, **given), net(other, last, **given))
@@ -60,7 +60,7 @@ def test_pure_noise_changes_nothing_and_a_little_signal_does():
     assert (out[0][1] - out[1][1]).abs().max() > 1e-3
 
 
-def test_a_dropped_guess_leaves_latents_of_unit_variance():
+def test_a_dropped_prior_leaves_latents_of_unit_variance():
     net, x = network(), torch.randn(1, 2, 4, 4, 4)
     t = torch.tensor([500])
     given = {"prior": torch.randn(1, 2, 4, 4, 4), "prior_std": torch.rand(1, 2, 4, 4, 4)}
@@ -70,7 +70,7 @@ def test_a_dropped_guess_leaves_latents_of_unit_variance():
     torch.testing.assert_close(net(x, t), out)
 
 
-def test_a_guess_without_its_deviation_is_refused():
+def test_a_prior_without_its_deviation_is_refused():
     net, x = network(), torch.randn(1, 2, 4, 4, 4)
     with pytest.raises(ValueError, match="prior_std"):
         net(x, torch.tensor([500]), torch.zeros(1, 8), prior=x)
@@ -88,7 +88,7 @@ def test_where_it_has_no_meaning_it_is_refused(options):
 
 @pytest.fixture
 def pipeline():
-    """Whole, of a denoiser that starts from the posterior mean around a fitted guess."""
+    """A pipeline with a preconditioned denoiser and a fitted prior."""
     xrays, latents = torch.stack([item(i)["xray"] for i in range(8)]), torch.randn(8, 4, 8, 8, 8)
     prior = LinearPrior((4, 8, 8, 8), pixels=8, rank=3, deviation=True).fit(xrays, latents)
     condition = {"channels": 4, "embedding_dim": 32}

@@ -98,7 +98,7 @@ def test_sides_that_cannot_be_halved_are_refused():
 
 
 def test_bfloat16_gradient_two_voxels_deep_is_that_of_float32():
-    """A library bug on CPUs: every third gradient was made of memory that nobody wrote."""
+    """A library bug on CPUs: every third gradient came from uninitialised memory."""
     torch.manual_seed(0)
     conv, x, g = Conv3d(32, 32, 3, padding=1), torch.randn(2, 32, 2, 4, 4), torch.randn(2, 32, 2, 4, 4)
     exact = torch.autograd.grad(torch.nn.functional.conv3d(x, conv.weight, conv.bias, padding=1), conv.weight, g)[0]

@@ -71,9 +71,9 @@ def test_min_snr_weight_is_one_error_in_clean_latents_for_all_targets(prediction
 def test_snr_weight_is_in_units_of_what_stays_uncertain():
     deviation, steps = 0.45, torch.tensor([999, 700, 400, 200, 100, 50, 0])
     weight = schedule(prediction="sample", zero_terminal_snr=True, snr_weight=deviation**2).weight(steps)
-    posterior = GaussianPreconditioning(1000, "squaredcos_cap_v2", zero_terminal_snr=True)
+    preconditioning = GaussianPreconditioning(1000, "squaredcos_cap_v2", zero_terminal_snr=True)
     nothing = torch.zeros(len(steps), 1, 1, 1, 1)
-    _, uncertainty = posterior(nothing, nothing, torch.full_like(nothing, deviation), steps, None)
+    _, uncertainty = preconditioning(nothing, nothing, torch.full_like(nothing, deviation), steps, None)
     expected = (deviation / uncertainty.flatten()).square()
     assert torch.allclose(weight, expected.clamp(max=MAX_WEIGHT), rtol=1e-4)
     assert weight[0] == 1.0 and weight[-1] == MAX_WEIGHT < expected[-1]

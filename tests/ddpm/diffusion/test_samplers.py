@@ -64,7 +64,7 @@ def test_euler_steps_of_a_flow_are_equal_and_as_many_as_asked_for(steps):
     sampler.set_timesteps(steps)
     assert len(sampler.timesteps) == steps and sampler.sigmas[0] == 1.0 and sampler.sigmas[-1] == 0.0
     torch.testing.assert_close(-sampler.sigmas.diff(), torch.full((steps,), 1.0 / steps), atol=1e-6, rtol=0)
-    known = network_timestep(sampler, sampler.timesteps)  # the noise that the network is told of is the sampler's
+    known = network_timestep(sampler, sampler.timesteps)  # the network gets the noise level of the sampler
     assert known.min() >= -1e-3 and known.max() == 999
     torch.testing.assert_close((known + 1) / 1000, sampler.sigmas[:-1])
     whole = (known.round() - known).abs() < 1e-3
@@ -244,7 +244,7 @@ def test_the_exact_prediction_implies_the_clean_latents(kind, share):
 
 @pytest.mark.parametrize("clipped", [False, True])
 def test_latents_are_clipped_where_it_is_asked_for(clipped):
-    """Latents of `latent_scaling=range` have bounds, whitened ones have none."""
+    """Latents of `latent_scaling=range` are bounded, standardised ones are not."""
     sampler = make_sampler("DDPMScheduler", NoiseObjective().scheduler(), **({"clip_sample": True} if clipped else {}))
     sampler.set_timesteps(2)
     step = sampler.step(torch.full((1, 4), 3.0), sampler.timesteps[0], torch.full((1, 4), -9.0))
