@@ -199,6 +199,18 @@ def test_every_page_is_in_the_navigation_of_the_site():
     assert all(f": {page.name}\n" in nav for page in (ROOT / "docs").glob("*.md"))
 
 
+@pytest.mark.slow
+def test_the_site_builds_without_a_warning(tmp_path):
+    import subprocess
+    import sys
+
+    pytest.importorskip("mkdocs", reason="`make docs` installs it")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", tmp_path]
+    subprocess.run(command, check=True, cwd=ROOT)
+    assert (tmp_path / "architecture.html").is_file()
+    assert (tmp_path / "repository" / "ddpm" / "pipeline.py.html").is_file()
+
+
 def test_how_to_pages_contain_no_measured_interval():
     for name in ("own_data", "training", "scale", "reader_study"):
         assert not re.search(r"\d \[\d|\d dB|\d GB of memory|\bmeasured\b.*\d", prose(ROOT / "docs" / f"{name}.md"))
