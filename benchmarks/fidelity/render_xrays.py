@@ -33,8 +33,8 @@ def main() -> None:
     from hydra.utils import instantiate
     from rich.progress import track
 
+    from benchmarks.fidelity.stored_xrays import write_xrays
     from dataset.manifest.table import SPLITS
-    from dataset.sources.phantom import write_xrays
 
     if len(sys.argv) != 3 or sys.argv[1] not in ("64", "128"):
         raise SystemExit("usage: python benchmarks/fidelity/render_xrays.py 64|128 FILE")

@@ -15,6 +15,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[0] = str(ROOT)
 
+from benchmarks.fidelity.stored_xrays import stored_xrays  # noqa: E402
 from benchmarks.fidelity.table import HERE, collect, machine, results_name  # noqa: E402
 from benchmarks.fidelity.variants import Method, methods  # noqa: E402
 from common.files import newest_checkpoint  # noqa: E402
@@ -154,7 +155,7 @@ def main() -> None:
     if options.tiny:
         data += TINY
         AUTOENCODER[options.size] += ["model.max_steps=4", "model.n_hiddens=8"]
-    rendered = [f"dataset.xray_file={options.xrays}"] if options.xrays else []
+    rendered = stored_xrays(options.xrays)
     vqgan = train_autoencoder(options.size, folder, [*data, *rendered])
     for name in options.methods:
         method = known[name]

@@ -16,6 +16,7 @@ sys.path[0] = str(ROOT)
 
 from benchmarks.fidelity import solvers  # noqa: E402
 from benchmarks.fidelity.sampler_plots import guidance_picture, quality_picture  # noqa: E402
+from benchmarks.fidelity.stored_xrays import stored_xrays  # noqa: E402
 
 HERE = Path(__file__).resolve().parent
 DPM = {"scheduler": "DPMSolverMultistepScheduler"}
@@ -108,7 +109,7 @@ def run(options, published: Path) -> tuple[dict, dict]:
     from evaluation.generation.open_pipeline import resolve_device
 
     overrides = [f"experiment=fidelity_{options.size}", *options.dataset]
-    overrides += [f"dataset.xray_file={options.xrays}"] if options.xrays else []
+    overrides += stored_xrays(options.xrays)
     with initialize_config_dir(str(ROOT / "config"), version_base="1.3"):
         data = compose("evaluate", overrides).dataset
     pipeline = load_pipeline(options.checkpoint, device=resolve_device("auto"))

@@ -2,24 +2,20 @@
 
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 import pandas as pd
 import torch
 from jaxtyping import Float
-from safetensors import safe_open
 from torch import Tensor
 
-from common.checked_tensors import save_tensors
 from common.errors import UserError
-from common.files import atomic_path
 from dataset.cases.case import Case, case_key, pack_case
 from dataset.cases.source import positive
 from dataset.imaging.drr import render_xray
 from dataset.imaging.drr_options import DrrSettings
 from dataset.imaging.geometry import unknown_pose
 from dataset.manifest.table import make_rows
-from dataset.phantom.render import POPULATION_VERSION, render_phantom
+from dataset.phantom.render import POPULATION_VERSION, Phantom, render_phantom
 from dataset.sources.settings import Geometry, Xrays
 from dataset.xray.options import XrayOptions
 from dataset.xray.pose_perturbation import describe, perturbed_poses
@@ -64,13 +60,12 @@ class PhantomSource:
         population: which phantoms (`Population`).
         geometry: voxel grid; only `volume_size` is used.
         xray: X-rays of a case; `drr` and `align` are not used.
-        xray_file: X-rays rendered elsewhere (`write_xrays`); None renders them.
         pose_noise: render X-rays at perturbed poses and store them without pose, as radiographs are
             (`dataset.xray.pose_perturbation`). One view, or two: frontal and lateral.
         name: name of the data set in results.
 
     Raises:
-        UserError: `pose_noise` with an X-ray file or more than two views; augmentation that renders again.
+        UserError: `pose_noise` with more than two views; augmentation that renders again.
     """
 
     def __init__(
@@ -78,19 +73,12 @@ class PhantomSource:
         population: Population | None = None,
         geometry: Geometry | None = None,
         xray: Xrays | None = None,
-        xray_file: str | None = None,
         pose_noise: bool = False,
         name: str = "phantom",
     ):
         self.population, self.geometry = population or Population(), geometry or Geometry((64, 64, 64))
         self.xray, self.name = xray or Xrays(), name
-        self.xray_file = None if xray_file is None else Path(xray_file)
         self.pose_noise = bool(pose_noise)
-        if self.pose_noise and self.xray_file is not None:
-            raise UserError(
-                f"dataset.xray_file={xray_file}: its X-rays have nominal poses; leave it out for "
-                "dataset.pose_noise=true"
-            )
         if self.pose_noise and self.xray.views > len(VIEW_NAMES):
             raise UserError(
                 f"dataset.views={self.xray.views} with dataset.pose_noise=true: only {' and '.join(VIEW_NAMES)} have "
@@ -101,10 +89,8 @@ class PhantomSource:
         self.xray_options = XrayOptions(self.xray.augmentation)
 
     def missing(self) -> list[str]:
-        """What the user has yet to provide: the file of X-rays, if one was named."""
-        if self.xray_file is None or self.xray_file.is_file():
-            return []
-        return [f"dataset.xray_file={self.xray_file}: no such file; leave it out to render the X-rays here"]
+        """What the user has yet to provide: nothing."""
+        return []
 
     @cached_property
     def rows(self) -> pd.DataFrame:
@@ -122,30 +108,33 @@ class PhantomSource:
 
     def key(self, row) -> str:
         """Hash of everything that the case of `row` depends on."""
-        return case_key({**self.describe(), "index": _index(row)})
+        return case_key({**self.describe(), "index": phantom_index(row)})
 
     def build(self, row) -> Case:
         """Render one phantom and its X-rays, which show no contrast."""
-        drawn, views, size = self.population, self.xray.views, self.xray.size
+        drawn = self.population
         phantom = render_phantom(
-            _index(row),
+            phantom_index(row),
             seed=drawn.seed,
             size=self.geometry.volume_size,
             extent=drawn.extent,
             pe_share=drawn.pe_share,
             sign_rate=drawn.sign_rate,
         )
-        poses = DrrSettings().poses(drawn.extent, views)
-        if self.xray_file is not None:
-            xray = read_xray_row(self.xray_file, _index(row), (views, *size))
-        else:
-            plain = torch.as_tensor(phantom.hu_plain, dtype=torch.float32)
-            actual = perturbed_poses(poses, (drawn.seed, _index(row))) if self.pose_noise else poses
-            xray = render_xray(plain, phantom.spacing, actual, size)
-            poses = unknown_pose(views, VIEW_NAMES[:views]) if self.pose_noise else poses
+        poses = DrrSettings().poses(drawn.extent, self.xray.views)
+        xray = self.xrays(row, phantom, poses)
+        if self.pose_noise:
+            poses = unknown_pose(self.xray.views, VIEW_NAMES[: self.xray.views])
         return pack_case(
             hu=phantom.hu, xray=xray, pose=poses, spacing=phantom.spacing, label=phantom.label, labels=phantom.labels
         )
+
+    def xrays(self, row, phantom: Phantom, poses: Float[Tensor, "v 9"]) -> Float[Tensor, "v h w"]:
+        """X-rays of a phantom without contrast, at poses that `pose_noise` perturbs."""
+        plain = torch.as_tensor(phantom.hu_plain, dtype=torch.float32)
+        if self.pose_noise:
+            poses = perturbed_poses(poses, (self.population.seed, phantom_index(row)))
+        return render_xray(plain, phantom.spacing, poses, self.xray.size)
 
     def describe(self) -> dict:
         """Protocol of the data: plain JSON, the same for every split."""
@@ -161,33 +150,11 @@ class PhantomSource:
             "pe_share": float(drawn.pe_share),
             "sign_rate": float(drawn.sign_rate),
             "test_from": drawn.test_from,
-            "xrays": "rendered" if self.xray_file is None else "8 bit, from a file",
+            "xrays": "rendered",
             **({"pose_noise": describe()} if self.pose_noise else {}),
         }
 
 
-def _index(row) -> int:
+def phantom_index(row) -> int:
+    """Index in the population of the phantom in a row of the manifest."""
     return int(str(row["id"]).rsplit("_", 1)[1])
-
-
-def write_xrays(path: str | Path, indices: list[int], xrays: Float[Tensor, "n v h w"]) -> None:
-    """Write X-rays in [0, 1] of phantoms, with 8 bits, by their index in the population, for `PhantomSource`."""
-    with atomic_path(Path(path)) as temporary:
-        pixels = (xrays * 255.0).round().to(torch.uint8)
-        save_tensors({"index": torch.tensor(indices), "xray": pixels.contiguous()}, temporary)
-
-
-def read_xray_row(path: Path, index: int, size: tuple[int, int, int]) -> Float[Tensor, "v h w"]:
-    """The X-rays of one phantom from a file of `write_xrays`.
-
-    Raises:
-        UserError: if the file does not hold it in this size.
-    """
-    with safe_open(path, framework="pt") as file:
-        found = (file.get_tensor("index") == index).nonzero()
-        pixels = file.get_slice("xray")
-        if not len(found) or tuple(pixels.get_shape()[1:]) != size:
-            held = f"{pixels.get_shape()[0]} X-rays of {pixels.get_shape()[1:]}"
-            raise UserError(f"dataset.xray_file={path}: phantom {index} in {list(size)} is not among its {held}")
-        row = int(found[0])
-        return pixels[row : row + 1][0].float() / 255.0

@@ -7,6 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
 from phantom_sources import phantom_source
 
 from benchmarks.fidelity import hypotheses as claims
@@ -14,9 +16,10 @@ from benchmarks.fidelity import samplers, solvers, table
 from benchmarks.fidelity.render_xrays import render
 from benchmarks.fidelity.run import plan, refuse_stale, train
 from benchmarks.fidelity.sampler_plots import guidance_picture, quality_picture
+from benchmarks.fidelity.stored_xrays import StoredXrayPhantoms, read_xray_row, stored_xrays, write_xrays
 from benchmarks.fidelity.variants import BASELINES, Method, methods
-from common.files import sha256
-from dataset.sources.phantom import read_xray_row, write_xrays
+from common.errors import UserError
+from common.files import ROOT, sha256
 from evaluation.scoring.score_cases import TRUTH
 
 PROTOCOL = {
@@ -328,3 +331,11 @@ def test_rendered_xrays_are_those_that_the_population_draws(tmp_path):
     kept = read_xray_row(tmp_path / "xrays.safetensors", index, (1, 16, 16))
     assert own.std() > 0.1
     torch.testing.assert_close(kept.reshape(own.shape), own, rtol=0, atol=1 / 255)
+    words = ["dataset=phantom", "dataset.seed=1", f"dataset.volume_size={list(size)}", "dataset.xray_size=[16,16]"]
+    with initialize_config_dir(str(ROOT / "config"), version_base="1.3"):
+        node = compose("train_ddpm", [*words, *stored_xrays(tmp_path / "xrays.safetensors")]).dataset.source
+    stored = instantiate(node)
+    assert stored.missing() == [] and stored.describe()["xrays"] == "8 bit, from a file"
+    torch.testing.assert_close(stored.build(source.rows.iloc[-1])["xray"].float(), own, rtol=0, atol=1 / 255)
+    with pytest.raises(UserError, match="xray_file=x.*pose_noise"):
+        StoredXrayPhantoms("x", pose_noise=True)

@@ -57,8 +57,3 @@ def test_two_views_get_the_nominal_poses_of_their_names():
 def test_more_views_than_names_are_rejected():
     with pytest.raises(UserError, match="dataset.views=3 with dataset.pose_noise=true.*1 or 2"):
         phantom_source(views=3, pose_noise=True)
-
-
-def test_a_file_of_nominal_xrays_is_rejected():
-    with pytest.raises(UserError, match="xray_file=x.safetensors.*pose_noise"):
-        phantom_source(xray_file="x.safetensors", pose_noise=True)
