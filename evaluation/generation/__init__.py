@@ -1,1 +1,1 @@
-"""Generates volumes from X-rays with a trained pipeline and writes them."""
+"""Reads X-rays, generates volumes with a trained pipeline and writes them."""

@@ -32,7 +32,7 @@ DRAWN_AS = (  # keys of `XrayToCTPipeline.describe` that calibration and generat
 )
 LEVEL = 0.9  # default share of cases that an interval covers
 NO_GUARANTEE = (
-    "No guarantee for a real X-ray: the bounds hold for the population that they were calibrated on, and a patient is "
+    "No guarantee for a real X-ray: the intervals hold for the population of the calibration cases, and a patient is "
     "no draw from it."
 )
 

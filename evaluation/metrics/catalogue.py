@@ -29,7 +29,7 @@ def catalogue() -> dict[str, Metric]:
 
 
 # Columns that readers look for first; the others follow
-ORDER = ("psnr", "ssim", "mae_hu", "mae_hu_body", "mae_hu_lungs", "lung_dice")
+ORDER = ("psnr", "ssim", "mae_hu", "mae_hu_body", "mae_hu_lungs", "lung_dice", "reprojection", "left_right")
 
 
 def measure(names, view: CaseView) -> tuple[dict[str, np.ndarray], dict[str, str]]:

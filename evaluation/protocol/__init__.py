@@ -1,1 +1,1 @@
-"""What must hold before results are compared: patient leakage, protocols, data checks."""
+"""Checks before results are compared: patient leakage, protocols, data."""

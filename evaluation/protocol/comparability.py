@@ -73,7 +73,7 @@ def describe(
 
 
 def definitions(metrics: Iterable[str]) -> dict[str, str]:
-    """Definition of each metric, and of what all share."""
+    """Definition of each metric, and under `all` of their common part."""
     all_of_them = "prediction and truth in HU, both clipped to the window; one number per volume, then the mean"
     return {"all": all_of_them} | {name: catalogue()[name].definition for name in metrics}
 

@@ -1,4 +1,4 @@
-"""The DICOM series of a generated volume: what a viewer reads back, that it is marked, and that it names nobody."""
+"""The DICOM series of a generated volume: what a viewer reads back, its mark, and that it holds no patient data."""
 
 import zipfile
 
@@ -90,6 +90,6 @@ def test_a_zip_holds_the_series(hu, tmp_path):
 
 
 @pytest.mark.parametrize("bad", [np.zeros((4, 4)), np.full((4, 4, 4), np.nan)])
-def test_what_is_no_volume_is_refused(bad):
+def test_other_shapes_and_nan_are_errors(bad):
     with pytest.raises(ValueError, match="finite HU"):
         series(bad, SPACING)
