@@ -4,6 +4,7 @@ import numpy as np
 from phantom_sources import grouped, xrays
 from PIL import Image
 
+from dataset.datamodule import CTDataModule
 from dataset.sources.folder import FolderSource
 from dataset.sources.settings import Files, Geometry, Splits
 
@@ -14,6 +15,14 @@ def source(root=None, **changes) -> FolderSource:
     if root is not None:
         flat = {"cache_dir": root.parent / "cache", **flat}
     return FolderSource(grouped(Files, flat), grouped(Geometry, flat), xrays(flat), grouped(Splits, flat), **flat)
+
+
+def data_module(source, cache, **options) -> CTDataModule:
+    """A data module with prepared cases and open splits."""
+    data = CTDataModule(source, cache_dir=cache, prepare_workers=0, **options)
+    data.prepare_data()
+    data.setup()
+    return data
 
 
 def film(path):

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import pytorch_lightning as pl
 import torch
+from folder_sources import data_module
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 
 from dataset.cases.case import case_key, pack_case
@@ -206,9 +207,7 @@ def test_workers_and_global_random_state_do_not_matter(tmp_path, quiet):
 
 
 def test_splits_are_apart_and_written_down(tmp_path):
-    data = CTDataModule(NoiseSource(), cache_dir=tmp_path, prepare_workers=0)
-    data.prepare_data()
-    data.setup()
+    data = data_module(NoiseSource(), tmp_path)
     ids = [set(split.rows["id"]) for split in (data.train, data.val, data.test)]
     assert [len(i) for i in ids] == [5, 1, 1] and not ids[0] & ids[1] and not ids[1] & ids[2]
     written = pd.read_csv(data.manifest_path)
@@ -217,9 +216,7 @@ def test_splits_are_apart_and_written_down(tmp_path):
 
 
 def test_validation_has_neither_crop_nor_step(tmp_path):
-    data = CTDataModule(NoiseSource(), cache_dir=tmp_path, prepare_workers=0, crop=[3, 3, 3], num_batches=2)
-    data.prepare_data()
-    data.setup()
+    data = data_module(NoiseSource(), tmp_path, crop=[3, 3, 3], num_batches=2)
     assert next(iter(data.train_dataloader()))["ct"].shape == (1, 1, 3, 3, 3)
     batch = next(iter(data.val_dataloader()))
     assert batch["ct"].shape == (1, 1, 6, 5, 4) and batch["step"].tolist() == [-1]
@@ -235,9 +232,7 @@ def test_one_case_serves_all_splits_and_says_so(tmp_path, caplog):
 
 
 def test_protocol_is_plain_json_and_complete(tmp_path):
-    data = CTDataModule(NoiseSource(), window="ctpa", cache_dir=tmp_path, prepare_workers=0)
-    data.prepare_data()
-    data.setup()
+    data = data_module(NoiseSource(), tmp_path, window="ctpa")
     protocol = json.loads(json.dumps(data.protocol()))
     assert protocol["window"] == [-200.0, 500.0] and protocol["extent"] == [6.0, 5.0, 4.0]
     assert data.cache_bytes() == sum(p.stat().st_size for p in tmp_path.rglob("*.safetensors"))
@@ -255,7 +250,5 @@ class GrowingSource(NoiseSource):
 
 
 def test_a_typical_patient_is_one_of_the_training_cases(tmp_path):
-    data = CTDataModule(GrowingSource(("train", "val", "val", "test", "test")), cache_dir=tmp_path, prepare_workers=0)
-    data.prepare_data()
-    data.setup()
+    data = data_module(GrowingSource(("train", "val", "val", "test", "test")), tmp_path)
     assert data.protocol()["extent"] == [6.0, 5.0, 4.0]

@@ -74,7 +74,7 @@ def test_clinical_windows(name):
     assert (window.low, window.high) == ((-1200.0, 600.0) if "lidc" in name else (-200.0, 500.0))
 
 
-def test_the_options_of_drrs_and_films_reach_what_makes_them():
+def test_options_of_drrs_and_augmentation_reach_the_source():
     config = load("ctpa", "dataset.drr_view=AP", "dataset.drr_remove_iodine=true", "dataset.film.blur=2.5")
     source = instantiate(config.dataset.source)
     assert source.drr.view == "AP" and source.drr.remove_iodine and source.xray_options.align == "lungs"
@@ -83,7 +83,7 @@ def test_the_options_of_drrs_and_films_reach_what_makes_them():
     assert instantiate(load("phantom").dataset.source).xray_options.augmentation is None
 
 
-def test_volumes_as_input_know_no_film():
+def test_input_volumes_have_no_xray_options():
     source = instantiate(load("ct_to_ct", "dataset.film_augment=true", "dataset.align=lungs").dataset.source)
     assert source.xray_options.augmentation is None and source.xray_options.align == "none"
     assert source.describe()["input"] == "volume" and source.describe()["views"] == source.geometry.volume_size[0]

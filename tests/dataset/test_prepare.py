@@ -76,7 +76,7 @@ def test_all_candidates_are_listed_with_reasons(made):
     assert study["chosen"].tolist() == ["yes", "no", "no"] and len(rows) == 11
 
 
-def test_rows_without_a_film_are_drrs_marked_where_iodine_shows(made):
+def test_rows_without_an_xray_are_drrs_marked_where_iodine_shows(made):
     _, _, manifest, _ = made
     assert manifest["xray_source"].to_dict() == {
         "STRAIGHT": "drr_contrast", "OBLIQUE": "drr_contrast", "FEETFIRST": "drr_contrast",  # an agent is stated
@@ -197,7 +197,7 @@ def test_a_warning_of_the_reader_is_a_flag_of_the_case(tmp_path, caplog):
     assert "smith" not in caplog.text
 
 
-def test_cases_that_belong_to_the_set_no_more_are_said(tmp_path, caplog):
+def test_cases_that_left_the_set_are_counted(tmp_path, caplog):
     for name in "AB":
         write(tmp_path / "in" / name, patient=name)
     run(tmp_path / "in", tmp_path / "out", spacing="[6,6,6]")

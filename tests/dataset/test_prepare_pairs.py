@@ -1,4 +1,4 @@
-"""Pairing as the command does it: films, hours, labels, and two names of one person."""
+"""Pairing by the command: X-rays, hours, labels, and two pseudonyms of one person."""
 
 from datetime import timedelta
 
@@ -36,7 +36,7 @@ def radiograph(path, patient="A", time=TIME - timedelta(hours=3), **fields):
 
 
 def two_names_of_one_person(folder):
-    """CTs of C12 and C13, a month apart, whose X-rays are both of F12; C14 is somebody else."""
+    """CTs of C12 and C13, a month apart, whose X-rays are both of F12; C14 is another person."""
     for days, name in enumerate(("C12", "C13", "C14")):
         when = TIME + timedelta(days=30 * days)
         write(folder / f"scan{days}", HU + np.int16(days), patient=name, accession=f"A{name}", time=when)
@@ -87,7 +87,7 @@ def test_unpaired_cts_can_be_left_out(pairs):
     assert summary[summary["status"] == "skipped"]["reason"].tolist() == ["no X-ray"]
 
 
-def test_a_refused_film_is_said_and_its_ct_stays_or_fails(pairs):
+def test_a_refused_xray_is_flagged_and_its_ct_stays_or_fails(pairs):
     radiograph(pairs[0] / "a.dcm", BurnedInAnnotation="YES")
     manifest, summary = run(*pairs, spacing="[6,6,6]")
     row = manifest.set_index("patient_raw").loc["A"]
@@ -97,7 +97,7 @@ def test_a_refused_film_is_said_and_its_ct_stays_or_fails(pairs):
         run(*pairs, spacing="[6,6,6]", unpaired="skip")
 
 
-def test_a_film_whose_view_nobody_states_is_flagged(pairs, tmp_path):
+def test_an_xray_of_unknown_view_is_flagged(pairs, tmp_path):
     radiograph(pairs[0] / "a.dcm", ViewPosition="", SeriesDescription="", AccessionNumber="XR1")
     manifest, summary = run(*pairs, spacing="[6,6,6]")
     reasons = manifest.merge(summary, on="id").set_index("patient_raw")["reason"]
@@ -139,7 +139,7 @@ def test_labels_from_any_table_and_an_unknown_id_is_named(pairs, tmp_path, caplo
         run(*pairs, **{"label.file": table})
 
 
-def test_a_table_of_the_set_says_what_belongs_to_it(pairs, tmp_path):
+def test_a_table_of_the_set_lists_its_cases(pairs, tmp_path):
     (tmp_path / "set").mkdir()
     (tmp_path / "set" / "test.csv").write_text("CT_Accession_number,cxr_Accession_number,PE\nCT-A,XR1,1\n")
     (tmp_path / "set" / "train.csv").write_text("CT_Accession_number,cxr_Accession_number,PE\nCT-Q,XR9,0\n")

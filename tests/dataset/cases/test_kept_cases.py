@@ -2,17 +2,14 @@
 
 import pytest
 import torch
+from folder_sources import data_module
 from torch.utils.data import DataLoader, Subset, default_collate
 
-from dataset.datamodule import CTDataModule
 from tests.dataset.test_datamodule import NoiseSource
 
 
-def module(folder, **options) -> CTDataModule:
-    made = CTDataModule(NoiseSource(), batch_size=2, cache_dir=folder, prepare_workers=0, seed=3, **options)
-    made.prepare_data()
-    made.setup()
-    return made
+def module(folder, **options):
+    return data_module(NoiseSource(), folder, batch_size=2, seed=3, **options)
 
 
 def same(one: dict, other: dict) -> bool:

@@ -1,13 +1,13 @@
-"""DRRs of training CTs at drawn poses."""
+"""DRRs of training CTs at random poses."""
 
 import pytest
 import torch
+from folder_sources import data_module
 from phantom_sources import phantom_source
 
 from common.errors import UserError
 from dataset.cases import perturbed_drrs as module
 from dataset.cases.perturbed_drrs import posed_drrs
-from dataset.datamodule import CTDataModule
 from dataset.imaging.drr import render_xray
 from dataset.imaging.drr_options import DrrSettings
 from dataset.imaging.geometry import make_pose
@@ -19,15 +19,13 @@ SIZE = {"volume_size": (16, 16, 16), "xray_size": (16, 16), "test": 1, "val": 1}
 @pytest.fixture
 def cases(tmp_path):
     def make(**options):
-        data = CTDataModule(phantom_source(**SIZE, **{"train": 6, **options}), cache_dir=tmp_path, prepare_workers=0)
-        data.prepare_data()
-        data.setup()
+        data = data_module(phantom_source(**SIZE, **{"train": 6, **options}), tmp_path)
         return data.train
 
     return make
 
 
-def test_they_are_taken_where_they_say(cases, tmp_path):
+def test_drrs_are_rendered_at_their_poses(cases, tmp_path):
     data = cases()
     found = posed_drrs(data, DrrSettings(), tmp_path, 16, workers=0)
     assert found.xray.shape == (6, 1, 1, 16, 16) and found.cases == list(range(6))
@@ -47,7 +45,7 @@ def test_poses_are_drawn_around_the_nominal_ones_of_the_views(cases, tmp_path, o
     assert (away[..., 0] <= DISTANCE_SHARE * found.nominal[..., 0] + 1e-3).all()
     assert (away[..., 2:4] <= DEGREES + 1e-3).all() and (away[..., 4:7] <= SHIFT_MM + 1e-3).all()
     assert (away[..., 2:7].amax(dim=(0, 1)) > 1.0).all()  # and they are drawn at all
-    if options:  # not at those that its own X-rays were taken at, which nobody is to know
+    if options:  # not at the secret poses of the data set's own X-rays
         assert not torch.allclose(
             found.xray[:, :, 0], torch.stack([data.condition(i)["xray"][:, 0] for i in range(6)])
         )
@@ -64,7 +62,7 @@ def test_they_are_rendered_once(cases, tmp_path, monkeypatch):
             posed_drrs(data, drr, tmp_path, pixels, workers=0)
 
 
-def test_they_are_made_as_the_data_set_makes_its_own(cases, tmp_path):
+def test_they_use_the_drr_settings_of_the_data_set(cases, tmp_path):
     log, linear = (posed_drrs(cases(), DrrSettings(image=i), tmp_path, 16, workers=0) for i in ("log", "linear"))
     assert torch.equal(log.drawn, linear.drawn) and not torch.equal(log.xray, linear.xray)
 
@@ -75,6 +73,6 @@ def test_a_folder_that_cannot_be_written_is_named(cases, tmp_path):
         posed_drrs(cases(), DrrSettings(), tmp_path / "file", 16, workers=0)
 
 
-def test_of_many_cases_some_are_taken_evenly(cases, tmp_path, monkeypatch):
+def test_of_many_cases_some_are_chosen_evenly(cases, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "MAX_CASES", 3)
     assert posed_drrs(cases(), DrrSettings(), tmp_path, 16, workers=0).cases == [0, 2, 5]

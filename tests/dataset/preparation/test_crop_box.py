@@ -1,4 +1,4 @@
-"""The kept box holds the lungs and their margin and nothing far from them; an untrustworthy lung keeps the body."""
+"""The crop box holds the lungs and their margin; an implausible lung segmentation keeps the body."""
 
 import sys
 import types
@@ -42,7 +42,7 @@ def test_lung_volumes_are_those_of_the_ellipsoids_by_side():
     ],
     ids=["no left", "no right", "small", "none"],
 )
-def test_without_two_lungs_the_body_is_kept_and_said(volume, flag):
+def test_without_two_lungs_the_body_is_kept_and_flagged(volume, flag):
     found = find_crop_box(volume)
     assert found.kind == "body" and any(flag in one for one in found.flags)
     assert "body kept instead of lungs" in found.flags

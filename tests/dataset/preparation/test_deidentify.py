@@ -1,4 +1,4 @@
-"""Pseudonyms are HMAC-SHA256 under a key that stays behind; ages are capped; logs name nobody."""
+"""Pseudonyms are HMAC-SHA256 under a key that stays behind; ages are capped; logs hold no identifier."""
 
 import hashlib
 import os

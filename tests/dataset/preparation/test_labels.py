@@ -42,7 +42,7 @@ def test_any_separator_and_a_spreadsheets_mark_and_numbers(tmp_path, separator):
     assert read_labels(table(tmp_path, text), "id", "pe") == {"123": 1, "7": 0}
 
 
-def test_several_values_are_never_sorted_by_guess(tmp_path):
+def test_ambiguous_values_are_refused(tmp_path):
     path = table(tmp_path, "id,pe\na,yes\nb,no\nc,indeterminate\n")
     with pytest.raises(UserError, match="label.negative"):
         read_labels(path, "id", "pe", "yes")
@@ -85,7 +85,7 @@ def test_a_tables_own_faults(tmp_path):
         read_labels(binary, "id", "pe")
 
 
-def test_an_unknown_id_is_told_without_naming_it(caplog):
+def test_unknown_ids_are_counted_without_naming_them(caplog):
     caplog.set_level(logging.WARNING)
     found = match_labels({"a": 1, SECRET: 0}, [("1.2", "a"), ("1.3", "b")], "labels.csv")
     assert found == [1, -1]

@@ -1,4 +1,4 @@
-"""The right film for each CT, and nothing where two would do."""
+"""The right X-ray for each CT, and none where two are possible."""
 
 import logging
 from datetime import datetime, timedelta
@@ -39,7 +39,7 @@ def table(folder, *rows, header="ct,xray"):
     return path
 
 
-def test_the_nearest_frontal_film_of_the_same_patient():
+def test_the_nearest_frontal_xray_of_the_same_patient():
     films = [xray(-20), xray(-3), xray(-1, patient="OTHER"), xray(-2, view="lateral"), xray(-2.5, problem="a hand")]
     result = pair([ct()], films)
     assert result.pairs == {0: 1} and result.hours == {0: 3.0}
@@ -54,27 +54,27 @@ def test_before_is_preferred_to_after_within_the_limit(hours, wanted):
     assert pair([ct()], [xray(h) for h in hours]).pairs == {0: wanted}
 
 
-def test_beyond_max_hours_nothing_is_paired_and_the_hours_are_told():
+def test_beyond_max_hours_nothing_is_paired_and_the_hours_are_named():
     result = pair([ct()], [xray(-30), xray(40)])
     assert not result.pairs and "30 hours away" in reasons(result)
     assert pair([ct()], [xray(-30)], max_hours=48).pairs == {0: 0}
 
 
-def test_ties_are_listed_never_guessed():
+def test_ties_are_listed_not_paired():
     films = [xray(-2, uid="a"), xray(-2, uid="b", view="AP")]
     for order in (films, films[::-1]):
         result = pair([ct()], order)
         assert not result.pairs and "equally near" in reasons(result) and result.listed[0].patient == SECRET
 
 
-def test_one_film_of_several_cts_is_listed_for_each():
+def test_one_xray_of_several_cts_is_listed_for_each():
     result = pair([ct(hours=0), ct(hours=5)], [xray(-1)])
     assert not result.pairs and len(result.listed) == 2 and "2 CTs" in reasons(result)
     apart = pair([ct(hours=0), ct(hours=24 * 90)], [xray(-1), xray(24 * 90 - 2)])
     assert apart.pairs == {0: 0, 1: 1} and not apart.listed
 
 
-def test_a_stated_view_beats_an_unknown_one_and_two_unknown_ones_of_a_study_are_listed():
+def test_a_known_view_is_preferred_and_two_unknown_ones_of_a_study_are_listed():
     assert pair([ct()], [xray(-1, view=""), xray(-2, view="AP")]).pairs == {0: 1}
     assert pair([ct()], [xray(-1, view="")]).pairs == {0: 0}
     two = [xray(-1, view="", study_uid="1.9"), xray(-1.01, view="", study_uid="1.9")]  # frontal and lateral, likely
@@ -105,7 +105,7 @@ def test_a_patient_with_nothing_but_a_lateral_is_listed_for_each_ct():
     assert not pair([ct()], [xray(-1), films[0]]).listed
 
 
-def test_no_patient_id_pairs_with_nobody():
+def test_images_without_patient_id_are_not_paired():
     result = pair([ct(patient="")], [xray(-1, patient="")])
     assert not result.pairs and not result.listed
 
@@ -168,12 +168,12 @@ def test_a_table_that_does_not_fit_is_refused_by_row(tmp_path, rows, word):
         pair(cts, films, table(tmp_path, "A1", header="ct"))
 
 
-def test_the_film_beside_a_nifti_file_is_its_film():
+def test_the_xray_beside_a_nifti_file_belongs_to_it():
     films = [xray(None, "", view="", path="/src/a.png"), xray(None, "", view="", path="/src/b.png")]
     assert pair([ct("", hours=None, xray=Path("/src/b.png"))], films).pairs == {0: 1}
 
 
-def test_ten_thousand_films_are_paired_in_seconds(caplog):
+def test_ten_thousand_xrays_are_paired_in_seconds(caplog):
     caplog.set_level(logging.INFO)
     cts = [ct(f"P{i}") for i in range(5000)]
     films = [xray(-k, f"P{i}") for i in range(5000) for k in (1, 3)]

@@ -1,4 +1,4 @@
-"""Names of one person become one, however long the chain; equal names of two kinds are two."""
+"""Linked names become one patient, transitively; CT and X-ray names are separate."""
 
 from itertools import permutations
 
@@ -11,5 +11,5 @@ def test_names_that_share_something_are_one_person_in_every_order():
         assert merge_patients(["A", "B", "C", "D", "C", "E"], order) == ["A", "A", "A", "D", "A", "E"]
 
 
-def test_an_equal_number_of_ct_and_film_is_no_link():
+def test_equal_numbers_of_ct_and_xray_are_no_link():
     assert merge_patients(["7", "8"], [("8", "7")]) == ["7", "8"]

@@ -88,7 +88,7 @@ def test_a_prepared_picture_reads_as_its_source_does(tmp_path, options):
     assert difference.abs().max() < 2 / 65535
 
 
-def test_an_ancestors_normalised_array_is_the_same_picture(tmp_path):
+def test_a_normalised_array_of_x_ray2ctpa_is_the_same_image(tmp_path):
     """Its files hold (x - 0.633) / 0.181 three times: the common grey scale undoes any shift and factor."""
     Image.fromarray((film() >> 4).astype(np.uint8)).save(tmp_path / "a.png")
     grey = (film() >> 4).astype(np.float32) / 255
@@ -136,7 +136,7 @@ def test_masking_removes_letters_and_leaves_the_rest(at, scale):
     assert (np.abs(masked - image)[legible] > 0.02 * 4095).mean() > 0.97  # and no letter is left in the mask
 
 
-def test_masking_leaves_a_film_without_letters_alone(real_data):
+def test_masking_does_not_change_an_image_without_letters(real_data):
     for path in sorted((real_data / "xray").glob("hannover*.png"))[:3]:
         image = np.asarray(Image.open(path).convert("F"))
         assert text_lines(image).mean() < 0.01
@@ -157,7 +157,7 @@ def test_margins_are_cut_and_nothing_else():
     assert trim_border(half)[1].start == 0
 
 
-def test_trimming_comes_before_the_grey_scale(tmp_path):
+def test_borders_are_cut_before_the_grey_scale(tmp_path):
     framed = np.full((120, 100), 4095)
     framed[20:100, 18:82] = film(top=3000)
     path = save_radiograph(tmp_path / "a.dcm", framed)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from chest_files import CENTRE, save_nifti, thorax
 from dicom_files import write_ct_series
-from folder_sources import film, source
+from folder_sources import data_module, film, source
 from phantom_sources import phantom_source
 from scipy.ndimage import map_coordinates
 
@@ -27,7 +27,7 @@ def root(tmp_path):
     return tmp_path / "data"
 
 
-def test_finds_nifti_and_dicom_at_any_depth_with_their_films(root):
+def test_finds_nifti_and_dicom_at_any_depth_with_their_xrays(root):
     save_nifti(root / "a.nii.gz", thorax())
     save_nifti(root / "deep" / "er" / "b.nii", thorax())
     write_ct_series(root / "d1" / "slices", thorax())
@@ -102,7 +102,7 @@ def test_cropping_moves_the_pose_with_the_centre(root):
     torch.testing.assert_close(project(inside, case["pose"][0]), project(before, whole), atol=1e-4, rtol=0)
 
 
-def test_a_film_is_used_as_it_is_and_has_no_pose(root):
+def test_an_xray_file_is_used_unchanged_and_has_no_pose(root):
     save_nifti(root / "a.nii.gz", thorax())
     film(root / "a.png")
     case = read_case(prepare_cases(source(root), root.parent / "cache", 0)[0])
@@ -287,9 +287,7 @@ def test_folds_replace_the_splits_and_keep_the_prepared_cases(root):
     tested, cases = [], set()
     for fold in range(3):
         made = source(root, fold=fold, **options)
-        data = CTDataModule(made, cache_dir=root.parent / "cache", prepare_workers=0)
-        data.prepare_data()
-        data.setup()
+        data = data_module(made, root.parent / "cache")
         tested += data.test.rows["id"].tolist()
         cases |= set(data.test.paths)
         assert data.manifest_path.name == f"manifest_fold_{fold}_of_3.csv" and data.protocol()["fold"] == fold

@@ -109,7 +109,7 @@ def test_ctpa_a_hospitals_export_with_a_label_table(tmp_path):
     check_data_set("ctpa", output, 3)
 
 
-def test_xrayctpa_two_exports_under_the_ancestors_table(tmp_path):
+def test_xrayctpa_two_exports_with_the_published_table(tmp_path):
     scans = Scans(tmp_path / "src")
     for i in range(1, 4):
         scans.add(f"CT/{i}", i, patient=f"C{i}", accession=f"40{i}", study_uid=f"1.2.{i}", feet_first=i == 2)
@@ -183,7 +183,7 @@ def test_lidc_as_downloaded(tmp_path):
     check_data_set("lidc", output, 3, "dataset.n_folds=3", "dataset.fold=1")
 
 
-def test_xraylidc_films_without_times_pair_by_patient(tmp_path):
+def test_xraylidc_xrays_without_times_pair_by_patient(tmp_path):
     scans, output = lidc_tree(tmp_path / "tcia", with_films=True), tmp_path / "out"
     table = f"from_csv={scans.root / 'metadata.csv'}"
     rows = prepared(scans.root, output, table, "max_hours=null", "min_vessel_hu=null")
@@ -217,7 +217,7 @@ def test_rspect_as_downloaded(tmp_path):
     check_data_set("rspect", output, 3)
 
 
-def test_default_a_folder_of_nifti_with_films_beside(tmp_path):
+def test_default_a_folder_of_nifti_with_xrays_beside(tmp_path):
     root, output = tmp_path / "src", tmp_path / "out"
     for i, axes in enumerate(("LPS", "RAS", "SPL"), 1):
         save_nifti(root / f"case{i}.nii.gz", thorax(seed=i), axcodes=axes)

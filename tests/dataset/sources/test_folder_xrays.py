@@ -1,4 +1,4 @@
-"""X-rays of a folder: films laid by their lungs, DRRs by their settings, two views, and volumes in their place."""
+"""X-rays of a folder: aligned by their lungs, DRRs by their settings, two views, and input volumes."""
 
 import os
 import shutil
@@ -7,12 +7,11 @@ import numpy as np
 import pytest
 import torch
 from chest_files import save_nifti, thorax
-from folder_sources import film, source
+from folder_sources import data_module, film, source
 from PIL import Image
 
 from common.errors import UserError
 from dataset.cases.store import prepare_cases, read_case
-from dataset.datamodule import CTDataModule
 from dataset.imaging.drr_options import DrrSettings
 from dataset.imaging.lung_box import lung_box_in_image
 from dataset.xray.lung_alignment import expected_box
@@ -23,7 +22,7 @@ def root(tmp_path):
     return tmp_path / "data"
 
 
-def test_frontal_and_lateral_films_become_two_views(root):
+def test_frontal_and_lateral_xrays_become_two_views(root):
     save_nifti(root / "a.nii.gz", thorax())
     for name in ("front.png", "side.png"):
         film(root / name)
@@ -42,14 +41,12 @@ def test_the_drr_of_a_contrast_ct_is_marked(root, monkeypatch):
     found = {}
     for remove in (False, True):
         made = source(root, drr=DrrSettings(remove_iodine=remove))
-        data = CTDataModule(made, cache_dir=root.parent / "cache", prepare_workers=0)
-        data.prepare_data()
-        data.setup()
+        data = data_module(made, root.parent / "cache")
         found[remove] = (data.train.rows["xray_source"].tolist(), data.protocol()["xray_sources"])
     assert found == {False: (["drr_contrast"], {"drr_contrast": 1}), True: (["drr"], {"drr": 1})}
 
 
-def test_options_of_drrs_make_other_cases_and_do_not_touch_films(root):
+def test_options_of_drrs_change_the_keys_of_drrs_alone(root):
     save_nifti(root / "a.nii.gz", thorax())
     save_nifti(root / "b.nii.gz", thorax(seed=1))
     film(root / "b.png")
@@ -60,7 +57,7 @@ def test_options_of_drrs_make_other_cases_and_do_not_touch_films(root):
     assert keys[0][0] != keys[1][0] and keys[0][1] == keys[1][1]
 
 
-def test_films_are_laid_by_the_lungs_of_the_training_volumes(root, real_data):
+def test_xrays_are_aligned_to_the_lungs_of_the_training_volumes(root, real_data):
     for name in ("lidc-idri-0001_ctiv", "cip-ct64_ct"):
         os.makedirs(root, exist_ok=True)
         shutil.copy(real_data / "ct" / f"{name}.nii.gz", root)
@@ -69,9 +66,7 @@ def test_films_are_laid_by_the_lungs_of_the_training_volumes(root, real_data):
     for align in ("none", "lungs"):
         made = source(root, align=align, volume_size=(48, 48, 48), xray_size=(96, 96))
         made.rows["split"] = "train"
-        data = CTDataModule(made, cache_dir=root.parent / "cache", prepare_workers=0)
-        data.prepare_data()
-        data.setup()
+        data = data_module(made, root.parent / "cache")
         protocol = data.protocol()
         index = data.train.rows["xray_source"].tolist().index("film")
         case, item = data.train.case(index), data.train[index]
@@ -83,8 +78,8 @@ def test_films_are_laid_by_the_lungs_of_the_training_volumes(root, real_data):
     assert protocol["align"] == "lungs" and len(protocol["lung_box"]) == 6
 
 
-def test_a_film_does_not_tell_how_large_its_patient_is(root, monkeypatch):
-    """What a sample tells of a film's volume is the same for a small and a large patient, as in generation."""
+def test_the_spacing_of_an_xray_without_pose_is_nominal(root, monkeypatch):
+    """A small and a large patient have the same spacing, as in generation."""
     seen = []
     monkeypatch.setattr("dataset.cases.case_dataset.lung_map", lambda image, box, extent, view: seen.append(extent))
     monkeypatch.setattr("dataset.cases.description.mean_lung_box", lambda paths: [0.2, 0.8] * 3)
@@ -94,21 +89,19 @@ def test_a_film_does_not_tell_how_large_its_patient_is(root, monkeypatch):
     save_nifti(root / "drr.nii.gz", thorax(), (9.0, 6.0, 8.0))
     made = source(root, align="lungs")
     made.rows["split"] = "train"
-    data = CTDataModule(made, cache_dir=root.parent / "cache", prepare_workers=0)
-    data.prepare_data()
-    data.setup()
+    data = data_module(made, root.parent / "cache")
     extent = tuple(data.protocol()["extent"])
     seen.clear()
     own = []
     for index, kind in enumerate(data.train.rows["xray_source"]):
         own.append(tuple((data.train.case(index)["spacing"] * 12).tolist()))
-        told = tuple((data.train[index]["spacing"] * 12).tolist())
-        assert told == pytest.approx(own[-1] if kind == "drr" else extent, rel=1e-5)
+        given = tuple((data.train[index]["spacing"] * 12).tolist())
+        assert given == pytest.approx(own[-1] if kind == "drr" else extent, rel=1e-5)
     assert len(set(own)) == 3
     assert len(seen) == 6 and all(one == pytest.approx(extent, rel=1e-5) for one in seen)  # of case and of item
 
 
-def test_films_without_lungs_are_counted_and_named(root, caplog, monkeypatch):
+def test_xrays_without_lungs_are_counted_and_named(root, caplog, monkeypatch):
     monkeypatch.setattr("dataset.cases.description.mean_lung_box", lambda paths: [0.2, 0.8] * 3)
     for name in ("a", "b", "drr"):
         save_nifti(root / f"{name}.nii.gz", thorax())
@@ -118,9 +111,7 @@ def test_films_without_lungs_are_counted_and_named(root, caplog, monkeypatch):
         caplog.clear()
         made = source(root, align=align)
         made.rows["split"] = "train"
-        data = CTDataModule(made, cache_dir=root.parent / "cache", prepare_workers=0)
-        data.prepare_data()
-        data.setup()
+        data_module(made, root.parent / "cache")
         warned = [record.getMessage() for record in caplog.records if "no lungs" in record.getMessage()]
         assert len(warned) == (align == "lungs")
     assert "X-rays of 2 cases" in warned[0] and "drr" not in warned[0]
@@ -136,9 +127,7 @@ def test_contrast_that_a_table_states_is_not_taken_back(root, monkeypatch):
     for remove, wanted in ((False, ["drr_contrast", "drr"]), (True, ["drr", "drr"])):
         made = source(root, drr=DrrSettings(remove_iodine=remove))
         made.rows["split"] = "train"
-        data = CTDataModule(made, cache_dir=root.parent / "cache", prepare_workers=0)
-        data.prepare_data()
-        data.setup()
+        data = data_module(made, root.parent / "cache")
         assert data.train.rows["xray_source"].tolist() == wanted
 
 
