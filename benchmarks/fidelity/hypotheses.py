@@ -1,11 +1,11 @@
-"""What the benchmark must show, each as a sentence with its interval, and whether it is shown.
+"""The hypotheses of the benchmark, each as a sentence with its interval and verdict.
 
-A claim of a margin is shown where the whole 95 % interval of the paired difference lies beyond it and the p value of
-"exactly the margin", Holm-adjusted over all claims that were measured, is at most 0.05.
+A hypothesis is shown if the whole 95 % interval of the paired difference lies beyond its margin and the p value of
+"exactly the margin", Holm-adjusted over all measured hypotheses, is at most 0.05.
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from evaluation.metrics.catalogue import catalogue
@@ -16,11 +16,11 @@ SPLITS = {"val": "validation", "test": "test", "train": "training"}
 
 
 @dataclass(frozen=True)
-class Claim:
+class Hypothesis:
     """One row against another in a metric.
 
     Attributes:
-        margin: that the difference, in the direction that is better, has to exceed; negative: may stay below zero by.
+        margin: lower limit of the difference in the better direction; negative for non-inferiority.
     """
 
     words: str
@@ -30,81 +30,88 @@ class Claim:
     margin: float = 0.0
 
 
-CLAIMS = (
-    Claim("the mean of 8 samples is at most 0.6 dB below regression", "model", "regression", margin=-0.6),
-    Claim("it is above the training mean", "model", "mean_volume"),
-    Claim("it is above the nearest training case", "model", "nearest"),
-    Claim("it is at least 1 dB above ridge regression", "model", "ridge", margin=1.0),
-    Claim("it loses at least 3 dB on other patients' X-rays", "model", "shuffled_xray", margin=3.0),
-    Claim("one sample is at least 3 dB above one of the ancestor's recipe", "model_sample", "ancestor", margin=3.0),
-    Claim("and above one of its 1,000 steps, on equal cases", "model_sample", "ancestor_1000", margin=3.0),
-    Claim(
+HYPOTHESES = (
+    Hypothesis("the mean of 8 samples is at most 0.6 dB below regression", "model", "regression", margin=-0.6),
+    Hypothesis("it is above the training mean", "model", "mean_volume"),
+    Hypothesis("it is above the nearest training case", "model", "nearest"),
+    Hypothesis("it is at least 1 dB above ridge regression", "model", "ridge", margin=1.0),
+    Hypothesis("it loses at least 3 dB on other patients' X-rays", "model", "shuffled_xray", margin=3.0),
+    Hypothesis(
+        "one sample is at least 3 dB above one of the X-ray2CTPA baseline", "model_sample", "xray2ctpa", margin=3.0
+    ),
+    Hypothesis("and above one of its 1,000 steps, on equal cases", "model_sample", "xray2ctpa_1000", margin=3.0),
+    Hypothesis(
         "its gradients are nearer to the truth's than regression's", "model_sample", "regression", "gradient_spectrum"
     ),
-    Claim("its noise power is nearer to the truth's", "model_sample", "regression", "noise_power_spectrum"),
-    Claim("with unknown poses it is above the same without lifting", "unknown_pose", "unknown_pose_no_lifting"),
-    Claim(
+    Hypothesis("its noise power is nearer to the truth's", "model_sample", "regression", "noise_power_spectrum"),
+    Hypothesis(
+        "with unknown poses it is above the same network without lifting", "unknown_pose", "unknown_pose_no_lifting"
+    ),
+    Hypothesis(
         "with unknown poses it is at most 0.6 dB below regression",
         "unknown_pose",
         "unknown_pose_regression",
         margin=-0.6,
     ),
-    Claim(
+    Hypothesis(
         "with unknown poses it is at least 1 dB above ridge regression",
         "unknown_pose",
         "ridge_unknown_pose",
         margin=1.0,
     ),
-    Claim("with unknown poses it is above the nearest case", "unknown_pose", "nearest_unknown_pose"),
-    Claim("with unknown poses it is above the training mean", "unknown_pose", "mean_volume_unknown_pose"),
-    Claim(
+    Hypothesis("with unknown poses it is above the nearest case", "unknown_pose", "nearest_unknown_pose"),
+    Hypothesis("with unknown poses it is above the training mean", "unknown_pose", "mean_volume_unknown_pose"),
+    Hypothesis(
         "with unknown poses it loses at least 3 dB on other patients' X-rays",
         "unknown_pose",
         "shuffled_xray_unknown_pose",
         margin=3.0,
     ),
-    Claim(
+    Hypothesis(
         "with unknown poses its gradients are nearer to the truth's than regression's",
         "unknown_pose_sample",
         "unknown_pose_regression",
         "gradient_spectrum",
     ),
-    Claim(
+    Hypothesis(
         "with unknown poses its noise power is nearer to the truth's than regression's",
         "unknown_pose_sample",
         "unknown_pose_regression",
         "noise_power_spectrum",
     ),
-    Claim(
-        "trained with known poses and shown unknown ones, it is above the same without lifting",
+    Hypothesis(
+        "trained with known poses and tested with unknown ones, it is above the same network without lifting",
         "whole_8min_on_unknown_pose",
         "no_lifting_on_unknown_pose",
     ),
 )
 
 
-def judge(found: dict, home: Path, size: int) -> list[dict]:
-    """Every claim with its difference and verdict; then those about samplers and bounds, if their files are there."""
+def evaluate(found: dict, home: Path, size: int) -> list[dict]:
+    """Every hypothesis with its difference and verdict; then those on samplers and coverage, if their files exist."""
     from benchmarks.fidelity.paired import difference
 
-    told, p_values = [], {}
-    for claim in CLAIMS:
+    entries, p_values = [], {}
+    for hypothesis in HYPOTHESES:
         measured = None
-        if claim.one in found and claim.other in found:
-            sign = -1.0 if catalogue()[claim.metric].best == "low" else 1.0
-            measured = difference(found[claim.one], found[claim.other], claim.metric, sign * claim.margin)
+        if hypothesis.one in found and hypothesis.other in found:
+            sign = -1.0 if catalogue()[hypothesis.metric].best == "low" else 1.0
+            measured = difference(
+                found[hypothesis.one], found[hypothesis.other], hypothesis.metric, sign * hypothesis.margin
+            )
         if measured is not None:
-            p_values[claim.words] = measured.pop("p")
-        told.append({**claim.__dict__, "difference": measured})
+            p_values[hypothesis.words] = measured.pop("p")
+        entries.append({**asdict(hypothesis), "difference": measured})
     adjusted = holm(p_values)
-    for entry in told:
+    for entry in entries:
         entry["p_holm"] = adjusted.get(entry["words"])
         entry["verdict"] = verdict(entry)
-    return [*told, *sampler_claims(home / f"samplers_{size}.json"), *coverage_claims(home / f"bounds_{size}.json")]
+    entries += sampler_hypotheses(home / f"samplers_{size}.json")
+    return entries + coverage_hypotheses(home / f"bounds_{size}.json")
 
 
 def verdict(entry: dict) -> str:
-    """`shown`, `not shown` (true on average, not beyond doubt), `not reached`, or `not measured`."""
+    """`shown`, `not shown` (the mean is beyond the margin, the interval is not), `not reached`, or `not measured`."""
     measured = entry["difference"]
     if measured is None:
         return "not measured"
@@ -117,16 +124,16 @@ def verdict(entry: dict) -> str:
     return "shown" if nearest > entry["margin"] and entry["p_holm"] <= SIGNIFICANT else "not shown"
 
 
-def sampler_claims(path: Path) -> list[dict]:
-    """The default and the stochastic way against 1,000 ancestral steps, and the preview's mean; from `samplers.py`."""
+def sampler_hypotheses(path: Path) -> list[dict]:
+    """Default and stochastic sampler against 1,000 ancestral steps, and the mean of `fast`; from `samplers.py`."""
     if not path.exists():
         return []
     held = json.loads(path.read_text())
-    ways, told = held["ways"], held["protocol"]
-    where = f"on {told['cases']} {SPLITS[told['split']]} cases"
+    ways, protocol = held["ways"], held["protocol"]
+    where = f"on {protocol['cases']} {SPLITS[protocol['split']]} cases"
     found = []
     alike = (
-        ("psnr_one", "one sample's PSNR", -0.1, None, "dB"),  # more than the reference's is no fault
+        ("psnr_one", "one sample's PSNR", -0.1, None, "dB"),  # no upper limit
         ("psnr_mean_of_all", "PSNR of the mean", -0.1, None, "dB"),
         ("spread", "spread of samples", 0.95, 1.05, ""),
         ("gradient", "mean gradient", 0.95, 1.05, ""),
@@ -149,7 +156,7 @@ def sampler_claims(path: Path) -> list[dict]:
 
 
 def _worst_amplitude(way: dict, name: str, where: str) -> list[dict]:
-    """The frequency at which a way is farthest from the reference; a ratio of means over cases, without interval."""
+    """Amplitude ratio at the frequency farthest from the reference: a ratio of means over cases, without interval."""
     worst = way.get("against", {}).get("amplitude", {}).get("worst")
     if worst is None:
         return []
@@ -160,28 +167,25 @@ def _worst_amplitude(way: dict, name: str, where: str) -> list[dict]:
     return [{"words": words, "difference": {"mean": worst, "low": None, "high": None}, "unit": "", "verdict": state}]
 
 
-def coverage_claims(path: Path) -> list[dict]:
-    """Measured coverage of every bound; from `evaluation/calibrate.py`."""
+def coverage_hypotheses(path: Path) -> list[dict]:
+    """Measured coverage of every prediction interval; from `evaluation/calibrate.py`."""
     if not path.exists():
         return []
     held = json.loads(path.read_text())
-    found = []
-    for name, told in held["coverage"].items():
-        promised = held["level"]
-        state = "the interval holds it" if told["low"] <= promised <= told["high"] else (
-            "more than promised" if told["low"] > promised else "less than promised"
-        )  # fmt: skip
-        words = f"bound on {name.replace('_', ' ')}: promised {promised:g}, on {told['cases']} test cases"
-        found.append({"words": words, "difference": told, "unit": "", "verdict": state})
+    found, level = [], held["level"]
+    for name, share in held["coverage"].items():
+        state = "above the level" if share["low"] > level else "below the level"
+        state = "compatible with the level" if share["low"] <= level <= share["high"] else state
+        words = f"coverage of the prediction interval of {name.replace('_', ' ')}, level {level:g}, "
+        words += f"on {share['cases']} test cases"
+        found.append({"words": words, "difference": share, "unit": "", "verdict": state})
     return found
 
 
-def sentences(told: list[dict]) -> list[str]:
-    """A line each, with the interval, the adjusted p value and the differences of the training seeds."""
-    lines = ["## What it must show", ""]
-    for entry in told:
-        lines.append(f"- **{entry['verdict']}**: {entry['words']}{_figures(entry)}.")
-    return lines
+def sentences(entries: list[dict]) -> list[str]:
+    """One line each, with the interval, the adjusted p value and the differences by training seed."""
+    lines = [f"- **{entry['verdict']}**: {entry['words']}{_figures(entry)}." for entry in entries]
+    return ["## Hypotheses", "", *lines]
 
 
 def _figures(entry: dict) -> str:

@@ -11,7 +11,7 @@ Runs = dict[str, list[tuple[dict, pd.DataFrame]]]
 
 
 def averaged(runs: list[tuple[dict, pd.DataFrame]]) -> pd.DataFrame:
-    """Scores of the cases that all training seeds have, their mean over the seeds, and `patient`."""
+    """Mean over the training seeds of the scores of their common cases, and `patient`."""
     index = runs[0][1].index
     for _, run in runs[1:]:
         index = index.intersection(run.index)
@@ -21,10 +21,10 @@ def averaged(runs: list[tuple[dict, pd.DataFrame]]) -> pd.DataFrame:
 
 
 def difference(ones: list, others: list, metric: str, margin: float = 0.0) -> dict | None:
-    """One minus the other on the cases of both, averaged over training seeds; `p` of a difference of `margin`.
+    """Mean of `ones - others` on common cases, averaged over training seeds; `p` of a difference of `margin`.
 
-    Over the seeds that both have, where there are any: one that a single row has would only add its own luck. None
-    where no case has both. `by_seed` are the differences of the seeds in common, in their order.
+    Uses the common seeds if there are any, since a seed of one row alone only adds variance. None without common
+    cases. `by_seed` holds the differences of the common seeds, in their order.
     """
     ones, others = in_common(ones, others)
     first, second = averaged(ones), averaged(others)
@@ -44,7 +44,7 @@ def difference(ones: list, others: list, metric: str, margin: float = 0.0) -> di
 
 
 def in_common(ones: list, others: list) -> tuple[list, list]:
-    """The runs of the training seeds that both have; all runs where a row has no seeds, or none in common."""
+    """Runs of the common training seeds; all runs if a row has no seeds or none in common."""
     seeds = {facts["seed"] for facts, _ in ones} & {facts["seed"] for facts, _ in others} - {None}
     if not seeds:
         return ones, others
@@ -52,7 +52,7 @@ def in_common(ones: list, others: list) -> tuple[list, list]:
 
 
 def by_seed(ones: list, others: list) -> list[tuple[pd.DataFrame, pd.DataFrame]]:
-    """The scores of both by training seed, those seeds that both have; a row without a seed goes with every one."""
+    """Scores of both for each common training seed; a row without a seed is paired with every seed."""
     first, second = ({facts["seed"]: table for facts, table in runs} for runs in (ones, others))
     seeds = sorted({seed for seed in (*first, *second) if seed is not None})
     pairs = [tuple(runs.get(None, runs.get(seed)) for runs in (first, second)) for seed in seeds]

@@ -1,4 +1,7 @@
-"""X-rays of the benchmark for machines without the renderer: `python benchmarks/fidelity/render_xrays.py 128 FILE`."""
+"""Renders the X-rays of the benchmark for machines without the renderer.
+
+`python benchmarks/fidelity/render_xrays.py 128 FILE`
+"""
 
 import sys
 from concurrent.futures import ProcessPoolExecutor
@@ -9,7 +12,7 @@ sys.path[0] = str(ROOT)
 
 
 def indices(counts: dict[str, int], calibration: int = 256) -> list[int]:
-    """Positions in the population of all that the benchmark draws."""
+    """Population indices of all cases of the benchmark."""
     from dataset.sources.phantom import FIRST_INDEX
 
     first = {**FIRST_INDEX, "calibration": 30_000_000}
@@ -18,7 +21,7 @@ def indices(counts: dict[str, int], calibration: int = 256) -> list[int]:
 
 
 def render(job: tuple):
-    """The X-rays `(v, h, w)` in [0, 1] of one phantom, as its data set draws them."""
+    """The X-rays `(v, h, w)` in [0, 1] of one phantom, as rendered by its data set."""
     import torch
 
     index, source = job
@@ -27,7 +30,7 @@ def render(job: tuple):
 
 
 def main() -> None:
-    """Size and file come from the command line."""
+    """Renders all X-rays of a size into one file."""
     import torch
     from hydra import compose, initialize_config_dir
     from hydra.utils import instantiate

@@ -1,8 +1,10 @@
-"""Trains and judges methods of the fidelity benchmark: `python benchmarks/fidelity/run.py --methods model --seed 0`.
+"""Trains and evaluates methods of the fidelity benchmark.
 
-Every stage is one of the project's own commands. What is done is not done again, a stopped training goes on where it
-stood, and results of other methods and seeds stay as they are. A budget in minutes becomes a number of batches by a
-short run on a quiet machine (`--plan`), so that the training itself may share its machine.
+`python benchmarks/fidelity/run.py --methods model --seed 0`.
+
+Every stage is one of the project's commands. Finished stages are skipped, a stopped training resumes, and results of
+other methods and seeds are kept. `--plan` converts a budget in minutes into a number of batches by a short run on an
+idle machine, so that the training itself may share its machine.
 """
 
 import argparse
@@ -20,7 +22,7 @@ from benchmarks.fidelity.table import HERE, collect, machine, results_name  # no
 from benchmarks.fidelity.variants import Method, methods  # noqa: E402
 from common.files import newest_checkpoint  # noqa: E402
 
-AUTOENCODER = {  # of 64³: crops, as many small batches beat few large ones on a CPU
+AUTOENCODER = {  # at 64³ small crops: on a CPU many small batches train better than few large ones
     64: ["model.n_hiddens=64", "model.n_codes=4096", "model.max_steps=4000", "model.batch_size=1"],
     128: [
         "model.n_hiddens=48",
@@ -41,13 +43,13 @@ AUTOENCODER_COMMON = [
     "model.checkpoint_every=1000",
     "model.picture_every=1000000",
 ]
-QUIET = ["model.validate_every=1000000", "model.save_and_sample_every=1000"]
+NO_LOGGING = ["model.validate_every=1000000", "model.save_and_sample_every=1000"]
 CALIBRATION_BATCHES = 60
-TINY = ["dataset.train=12", "dataset.val=4", "dataset.test=6", "dataset.volume_size=[32,32,32]"]  # to try the script
+TINY = ["dataset.train=12", "dataset.val=4", "dataset.test=6", "dataset.volume_size=[32,32,32]"]  # smoke test
 
 
 def run(script: str, *overrides: str, capture: bool = False) -> str:
-    """One of the project's commands; its output as it comes, or at the end."""
+    """Runs one of the project's commands; returns its output if `capture`, else prints it."""
     command = [sys.executable, str(ROOT / script), *overrides]
     print("$ python", script, *overrides, flush=True)
     result = subprocess.run(command, cwd=ROOT, text=True, stdout=subprocess.PIPE if capture else None, check=False)
@@ -57,7 +59,7 @@ def run(script: str, *overrides: str, capture: bool = False) -> str:
 
 
 def train_autoencoder(size: int, folder: Path, data: list[str]) -> Path:
-    """The VQ-GAN that all methods share; its time is not part of their budgets."""
+    """Checkpoint of the VQ-GAN that all methods share; its training is not part of their budgets."""
     runs = folder / "vqgan"
     done = folder / "vqgan.json"
     if not done.exists():
@@ -68,9 +70,9 @@ def train_autoencoder(size: int, folder: Path, data: list[str]) -> Path:
 
 
 def plan(method: Method, minutes: float, folder: Path, settings: list[str]) -> dict:
-    """How many batches the budget holds, `{"ms", "batches", "minutes", "machine"}`.
+    """Number of batches in the budget, `{"ms", "batches", "minutes", "machine"}`.
 
-    The time of a batch is taken once, by a short run: nothing else may be running.
+    A short run measures the time of a batch once; nothing else may run meanwhile.
     """
     counted = folder / "plan.json"
     if not counted.exists():
@@ -83,10 +85,10 @@ def plan(method: Method, minutes: float, folder: Path, settings: list[str]) -> d
 
 
 def train(budget: dict, folder: Path, settings: list[str], recipe: list[str]) -> dict:
-    """Trains as many batches as the plan says, whatever they take now; the plan with the `checkpoint`.
+    """Trains the number of batches of the plan; returns the plan with the `checkpoint`.
 
     Args:
-        recipe: those of the settings that make the method, whatever the paths; a training of others is not taken.
+        recipe: overrides that define the method; an existing training with another recipe is refused.
     """
     done = folder / "trained.json"
     if not done.exists():
@@ -101,7 +103,7 @@ def train(budget: dict, folder: Path, settings: list[str], recipe: list[str]) ->
         done.write_text(json.dumps({**budget, "checkpoint": str(newest_checkpoint(runs)), "recipe": recipe}))
     found = json.loads(done.read_text())
     if found.get("recipe") != recipe:
-        raise SystemExit(f"{folder.name}: trained by another recipe than this method has now; remove {folder}")
+        raise SystemExit(f"{folder.name}: trained by another recipe than the present one; remove {folder}")
     if found["minutes"] != budget["minutes"]:
         raise SystemExit(
             f"{folder.name}: trained for {found['minutes']:g} minutes, asked for {budget['minutes']:g}; "
@@ -110,21 +112,23 @@ def train(budget: dict, folder: Path, settings: list[str], recipe: list[str]) ->
     return found
 
 
-def refuse_stale(judged: Path, checkpoint: Path) -> None:
-    """Scores of an earlier training are not those of the one that there is now, under the same name.
+def refuse_stale(evaluated: Path, checkpoint: Path) -> None:
+    """Refuses the scores of an earlier training under the same name.
 
     Raises:
-        SystemExit: `judged` has the scores of another checkpoint.
+        SystemExit: `evaluated` has the scores of another checkpoint.
     """
     from common.files import sha256
 
-    scored = json.loads((judged / "metrics.json").read_text())["protocol"]["checkpoint"]
+    scored = json.loads((evaluated / "metrics.json").read_text())["protocol"]["checkpoint"]
     if scored["sha256"] != sha256(checkpoint):
-        raise SystemExit(f"{judged}: it judged another training than {checkpoint}; remove it to judge this one")
+        raise SystemExit(
+            f"{evaluated}: it has the scores of another training than {checkpoint}; remove it to evaluate this one"
+        )
 
 
 def main() -> None:
-    """All that was asked for, then the table."""
+    """Trains and evaluates the requested methods, then prints the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--size", type=int, default=64, choices=(64, 128))
     parser.add_argument("--methods", nargs="+", default=["model"], help=", ".join(methods(64)))
@@ -135,10 +139,10 @@ def main() -> None:
     parser.add_argument("--precision", default="bf16-mixed")
     parser.add_argument("--metrics", default="fidelity", help="as metrics= of evaluation/evaluate.py")
     parser.add_argument("--batch", type=int, default=16, help="volumes generated at once")
-    parser.add_argument("--cases", type=int, help="judge only the first so many")
-    parser.add_argument("--plan", action="store_true", help="only count how many batches each budget holds")
+    parser.add_argument("--cases", type=int, help="evaluate only the first N cases")
+    parser.add_argument("--plan", action="store_true", help="only count the batches of each budget")
     parser.add_argument(
-        "--train", action="store_true", help="only train: a choice is made on validation cases, before judging"
+        "--train", action="store_true", help="only train, to choose on validation cases before the evaluation"
     )
     parser.add_argument("--tiny", action="store_true", help="a dozen phantoms at 32³, to try the script")
     options = parser.parse_args()
@@ -149,7 +153,7 @@ def main() -> None:
 
     folder = options.output / str(options.size)
     folder.mkdir(parents=True, exist_ok=True)
-    # a trial, or a look at few cases, does not touch the table that stays
+    # a trial, or an evaluation of few cases, does not change the stored table
     home_of_results = folder if options.tiny or options.cases is not None else HERE
     data = [f"experiment=fidelity_{options.size}"]
     if options.tiny:
@@ -162,10 +166,10 @@ def main() -> None:
         minutes = options.minutes or method.minutes
         home = folder / f"{method.trained_as or name}_{options.seed}"
         home.mkdir(parents=True, exist_ok=True)
-        # pre-rendered X-rays are of nominal poses
-        trained_on, judged_on = ([*data, *(own or rendered)] for own in (method.trained_on, method.judged_on))
+        # pre-rendered X-rays have nominal poses
+        trained_on, evaluated_on = ([*data, *(own or rendered)] for own in (method.trained_on, method.evaluated_on))
         settings = [*trained_on, *method.train, f"model.seed={options.seed}", f"model.vqgan_ckpt={vqgan}"]
-        settings += [f"model.precision={options.precision}", *QUIET]
+        settings += [f"model.precision={options.precision}", *NO_LOGGING]
         budget = plan(method, minutes, home, settings)
         if options.plan:
             print(name, budget, flush=True)
@@ -174,15 +178,15 @@ def main() -> None:
         if options.train:
             continue
         part = "evaluation" if options.cases is None else f"evaluation_{options.cases}"
-        judged = folder / f"{name}_{options.seed}" / part
-        if (judged / "metrics.json").exists():
-            refuse_stale(judged, Path(trained["checkpoint"]))
+        evaluated = folder / f"{name}_{options.seed}" / part
+        if (evaluated / "metrics.json").exists():
+            refuse_stale(evaluated, Path(trained["checkpoint"]))
         else:
-            wanted = [f"methods=[{','.join(method.judged)}]", f"metrics={options.metrics}", "nifti=0"]
-            where = [f"checkpoint={trained['checkpoint']}", f"output={judged}", f"batch_size={options.batch}"]
+            wanted = [f"methods=[{','.join(method.evaluated)}]", f"metrics={options.metrics}", "nifti=0"]
+            where = [f"checkpoint={trained['checkpoint']}", f"output={evaluated}", f"batch_size={options.batch}"]
             fewer = [] if options.cases is None else [f"cases={options.cases}"]
-            run("evaluation/evaluate.py", *judged_on, *wanted, *where, *fewer, *method.judge)
-        collect(name, method, options.size, options.seed, trained, judged, home_of_results)
+            run("evaluation/evaluate.py", *evaluated_on, *wanted, *where, *fewer, *method.evaluate)
+        collect(name, method, options.size, options.seed, trained, evaluated, home_of_results)
     if options.plan or options.train:
         return
     print((home_of_results / results_name(options.size, "md")).read_text())

@@ -18,12 +18,12 @@ NAMED = {
 
 
 def family_of(name: str) -> str:
-    """The solver behind a way of sampling, by which curves are drawn."""
+    """Solver of a sampler; one curve per solver."""
     return NAMED.get(name) or name.rpartition(",")[0]
 
 
 def quality_picture(result: dict) -> Figure:
-    """PSNR of one sample and of the mean, spread and gradient against evaluations; a line a solver."""
+    """PSNR of one sample and of the mean, spread and gradient against network evaluations, one line per solver."""
     panels = (
         ("psnr_one", "one sample: PSNR, dB"),
         ("psnr_mean_of_all", "mean of all samples: PSNR, dB"),

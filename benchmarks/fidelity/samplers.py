@@ -1,8 +1,8 @@
 """Is the default sampler as good as 1,000 ancestral steps? `benchmarks/fidelity/samplers.py --checkpoint FILE`
 
-With `--guidance` a sweep of the guidance scale. Each way of sampling is kept under `--output` once it is done, so that
-a stopped run goes on; JSON, table and picture are made of all that was kept of the same checkpoint, split, cases and
-samples, whatever `--ways` asks for now. A run that has fewer ways than the JSON in `--home` does not take its place.
+With `--guidance` it sweeps the guidance scale. `--output` keeps each measured sampler, so that a stopped run resumes;
+JSON, table and picture show all kept samplers of the same checkpoint, split, cases and samples, whatever `--ways`
+selects. A run that would remove a sampler from the JSON in `--home` is refused.
 """
 
 import argparse
@@ -22,7 +22,7 @@ HERE = Path(__file__).resolve().parent
 DPM = {"scheduler": "DPMSolverMultistepScheduler"}
 SDE = {**DPM, "algorithm_type": "sde-dpmsolver++"}
 REFERENCE = "ancestral, 1000"
-SAMPLERS = {  # in order of what matters, should the time not suffice
+SAMPLERS = {  # most important first, in case the time does not suffice
     "default": None,
     "fast": None,
     "sde": None,
@@ -37,12 +37,12 @@ GUIDANCE = (0.0, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 3.0)
 
 
 def names(guidance: bool) -> list[str]:
-    """Every way of sampling, or every guidance scale of the sweep."""
+    """Names of all samplers, or of all guidance scales of the sweep."""
     return [f"guidance {g:g}" for g in GUIDANCE] if guidance else list(SAMPLERS)
 
 
 def ways(guidance: bool) -> dict[str, dict]:
-    """Settings of `set_sampler` by name; samples independent, or their spread would not be that of the solver."""
+    """Settings of `set_sampler` by name; samples are independent, so that their spread is that of the solver."""
     from hydra import compose, initialize_config_dir
     from omegaconf import OmegaConf
 
@@ -64,16 +64,16 @@ def gather(
     measure: Callable[[dict], dict],
     published: Path,
 ) -> dict[str, dict]:
-    """What was measured by name: all that `folder` keeps under this protocol, and what is wanted beside it.
+    """Results by name: all that `folder` keeps under this protocol, and the missing ones of `wanted`.
 
     Args:
-        protocol: checkpoint, split, cases and samples; what was kept under another is not taken.
-        settings: of every way that there is.
-        measure: of one setting, for what is wanted and not there.
+        protocol: checkpoint, split, cases and samples; results of another protocol are ignored.
+        settings: of every sampler.
+        measure: result of one setting.
         published: the JSON that the result will replace.
 
     Raises:
-        SystemExit: `published` holds ways that would be lost.
+        SystemExit: `published` holds results that would be lost.
     """
     folder.mkdir(parents=True, exist_ok=True)
     files = {name: folder / f"{name.replace(', ', '_').replace(' ', '_').replace('+', 'p')}.json" for name in settings}
@@ -86,7 +86,7 @@ def gather(
     lost = [name for name in settings if name in before and name not in (*found, *wanted)]
     if lost:
         raise SystemExit(
-            f"{published}: {len(lost)} of its ways are neither asked for nor kept in {folder} ({lost[0]}); measure "
+            f"{published}: {len(lost)} of its ways are neither selected nor kept in {folder} ({lost[0]}); measure "
             "them too, give the --output that has them, or another --home"
         )
     for name in wanted:
@@ -99,7 +99,7 @@ def gather(
 
 
 def run(options, published: Path) -> tuple[dict, dict]:
-    """Measures what is not yet there; all that is there by name, and how it was made."""
+    """Measures the missing samplers; returns all results by name and the protocol."""
     from hydra import compose, initialize_config_dir
     from hydra.utils import instantiate
 
@@ -115,8 +115,8 @@ def run(options, published: Path) -> tuple[dict, dict]:
     pipeline = load_pipeline(options.checkpoint, device=resolve_device("auto"))
     if options.guidance and not pipeline.guided:
         raise SystemExit(
-            f"--guidance: {options.checkpoint} has never been without its X-ray (model.condition_drop=0), so there is "
-            "nothing to guide; give a checkpoint of the method condition_drop"
+            f"--guidance: {options.checkpoint} was trained without condition drop (model.condition_drop=0), so it "
+            "cannot be guided; give a checkpoint of the method condition_drop"
         )
     cases = getattr(prepared_data(instantiate(data.source), data), options.split)
     protocol = {
@@ -138,7 +138,7 @@ def run(options, published: Path) -> tuple[dict, dict]:
 
 
 def report(found: dict, guidance: bool, protocol: dict) -> dict:
-    """`{"protocol", "reference", "ways"}`: summaries by name, each against 1,000 ancestral steps, or guidance 1."""
+    """`{"protocol", "reference", "ways"}`: summaries by name, each against 1,000 ancestral steps or guidance 1."""
     reference = found.get("guidance 1" if guidance else REFERENCE)
     result = {"protocol": protocol, "reference": "guidance 1" if guidance else REFERENCE, "ways": {}}
     for name, way in found.items():
@@ -148,16 +148,16 @@ def report(found: dict, guidance: bool, protocol: dict) -> dict:
 
 
 def markdown(result: dict) -> str:
-    """A line a way of sampling."""
+    """Markdown table, one line per sampler."""
     heads = ("way", "evaluations", "s a volume", "one sample, dB", "mean, dB", "mean of all, dB", "spread", "gradient",
              "amplitude, worst")  # fmt: skip
     lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
     for name, way in sorted(result["ways"].items(), key=lambda item: item[1]["evaluations"]):
         cells = [name, str(way["evaluations"]), f"{way['seconds']:.2f}"]
         cells += [f"{way[key]['mean']:.2f}" for key in solvers.ERRORS]
-        told = way.get("against")
-        cells += [_span(told[key]) for key in solvers.RATIOS] if told else ["–", "–"]
-        cells.append(f"{told['amplitude']['worst']:.3f}" if told else "–")
+        against = way.get("against")
+        cells += [_span(against[key]) for key in solvers.RATIOS] if against else ["–", "–"]
+        cells.append(f"{against['amplitude']['worst']:.3f}" if against else "–")
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join([*lines, "", f"Spread, gradient and amplitude as shares of those of {result['reference']}.", ""])
 
@@ -168,20 +168,20 @@ def _span(estimate: dict) -> str:
 
 
 def main() -> None:
-    """Measure, then write JSON, table and picture."""
+    """Measures, then writes JSON, table and picture."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--checkpoint", type=Path, required=True)
     parser.add_argument("--size", type=int, default=64, choices=(64, 128))
     parser.add_argument("--guidance", action="store_true", help="sweep the guidance scale")
     parser.add_argument("--ways", nargs="+", help="only these, by name")
     parser.add_argument("--cases", type=int, default=8)
-    parser.add_argument("--samples", type=int, default=8, help="of each case, independent")
-    parser.add_argument("--split", default="val", help="val: what is chosen by it may not be judged on the same cases")
+    parser.add_argument("--samples", type=int, default=8, help="independent samples of each case")
+    parser.add_argument("--split", default="val", help="val by default, since choices are not made on test cases")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--xrays", help="file of pre-rendered X-rays")
     parser.add_argument("--dataset", nargs="*", default=[], help="overrides, as dataset.train=600")
     parser.add_argument("--output", type=Path, default=ROOT / "outputs" / "fidelity" / "solvers")
-    parser.add_argument("--home", type=Path, default=HERE, help="folder for the JSON and the picture that stay")
+    parser.add_argument("--home", type=Path, default=HERE, help="folder of the published JSON and picture")
     options = parser.parse_args()
     unknown = sorted(set(options.ways or ()) - set(names(options.guidance)))
     if unknown:

@@ -1,8 +1,8 @@
-"""What a way of sampling does to volumes: error of one sample and of the mean, spread, spectra, seconds.
+"""Quality of a sampler: error of one sample and of the mean, spread, spectra, seconds.
 
-Ways are compared on the same cases and on independent samples. A mean of n samples still carries 1/n of their
-variance, which flatters a sampler whose spread is too small; so the error of the mean is also given without that part,
-as the mean of infinitely many samples would have it.
+Samplers are compared on the same cases and on independent samples. A mean of n samples still carries 1/n of their
+variance, which favours a sampler whose spread is too small; so the error of the mean is also given without that part,
+as for the mean of infinitely many samples.
 """
 
 from dataclasses import replace
@@ -65,21 +65,21 @@ def measure(pipeline, cases, count: int, samples: int, batch_size: int, seed: in
             found[ids[index]] = case_facts(drawn, read[index], pipeline.window)
         start = perf_counter()
     kept = ("sampler", "step_spacing", "solver_options", "steps", "evaluations", "guidance_scale", "antithetic")
-    told = {key: value for key, value in pipeline.describe().items() if key in kept}
-    return {**told, "samples": samples, "seconds": round(spent / (count * samples), 4), "cases": found}
+    described = {key: value for key, value in pipeline.describe().items() if key in kept}
+    return {**described, "samples": samples, "seconds": round(spent / (count * samples), 4), "cases": found}
 
 
 def summarise(way: dict) -> dict:
     """Means over cases with intervals of a bootstrap over cases."""
     ids = sorted(way["cases"])
-    told = {key: value for key, value in way.items() if key != "cases"}
+    summary = {key: value for key, value in way.items() if key != "cases"}
     for name in (*ERRORS, *RATIOS, *DISTANCES):
-        told[name] = bootstrap_mean(np.array([way["cases"][i][name] for i in ids]), np.array(ids)).as_dict()
-    return told
+        summary[name] = bootstrap_mean(np.array([way["cases"][i][name] for i in ids]), np.array(ids)).as_dict()
+    return summary
 
 
 def against(way: dict, reference: dict) -> dict:
-    """One way against another on the cases of both: differences in dB, ratios, amplitudes by frequency."""
+    """One sampler against another on their common cases: differences in dB, ratios, amplitudes by frequency."""
     ids = sorted(set(way["cases"]) & set(reference["cases"]))
 
     def pairs(name: str) -> np.ndarray:

@@ -1,8 +1,8 @@
 """Merges evaluated methods into one table of cases, `results.json` and `results.md`, by method and training seed.
 
-The scores of every case stay in the repository, so that intervals and paired differences can be made again, and runs
-may be spread over days and machines. `results.json` has the form of an evaluation's `metrics.json`, with the claims of
-the benchmark beside it: `python -m benchmarks.fidelity.table` writes both anew from what is there.
+The repository keeps the scores of every case, so that intervals and paired differences can be recomputed and runs can
+be spread over days and machines. `results.json` has the form of an evaluation's `metrics.json`, with the hypotheses of
+the benchmark added. `python -m benchmarks.fidelity.table` writes both files from the stored scores.
 """
 
 import json
@@ -18,7 +18,7 @@ from benchmarks.fidelity.paired import Runs, averaged, difference
 if __name__ == "__main__":
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-from benchmarks.fidelity import hypotheses as claims
+from benchmarks.fidelity import hypotheses
 from benchmarks.fidelity.variants import BASELINES, Method, unknown_name
 from evaluation.metrics.catalogue import catalogue
 from evaluation.scoring.score_cases import FIDELITY, TRUTH
@@ -27,25 +27,25 @@ from evaluation.statistics.significance import holm
 
 HERE = Path(__file__).resolve().parent
 SEEDLESS = (*BASELINES, *(unknown_name(name) for name in BASELINES), TRUTH)
-POINTS = (*BASELINES, "regression", "unknown_pose_regression")  # one answer, no sample
-PAIRS = (  # what is compared with what, like with like
+POINTS = (*BASELINES, "regression", "unknown_pose_regression")  # deterministic: one volume, no samples
+PAIRS = (  # compared rows; both have the same training budget and noise recipe where possible
     ("model", "regression"),
     ("model", "ridge"),
     ("model", "nearest"),
     ("model", "mean_volume"),
     ("model", "shuffled_xray"),
-    ("model_sample", "ancestor"),
-    ("model_sample", "ancestor_1000"),
-    ("ancestor", "ancestor_1000"),
+    ("model_sample", "xray2ctpa"),
+    ("model_sample", "xray2ctpa_1000"),
+    ("xray2ctpa", "xray2ctpa_1000"),
     ("model_sample", "regression"),
     *(("whole_8min", name) for name in ("no_prior", "no_lifting", "no_embedding", "with_tokens", "constant_rays")),
-    *(("whole_8min", name) for name in ("v_prediction", "flow", "no_posterior_start", "no_noise_first")),
-    *(("whole_8min", name) for name in ("condition_drop", "factorised", "quiet_levels")),
+    *(("whole_8min", name) for name in ("v_prediction", "flow", "no_preconditioning", "no_pure_noise_warmup")),
+    *(("whole_8min", name) for name in ("condition_drop", "factorised", "low_noise_timesteps")),
     ("unknown_pose", "unknown_pose_no_lifting"),
     ("unknown_pose_prior", "unknown_pose_no_prior"),
     ("unknown_pose_no_prior", "unknown_pose_no_prior_no_lifting"),
     ("unknown_pose_prior", "unknown_pose_prior_no_lifting"),
-    ("unknown_pose_prior", "unknown_pose_prior_no_guess"),
+    ("unknown_pose_prior", "unknown_pose_prior_no_regressor"),
     ("unknown_pose", "unknown_pose_regression"),
     *(("unknown_pose", unknown_name(name)) for name in (*BASELINES, "shuffled_xray")),
     ("whole_8min_on_unknown_pose", "no_lifting_on_unknown_pose"),
@@ -54,7 +54,7 @@ PAIRS = (  # what is compared with what, like with like
 
 
 def machine() -> str:
-    """The processor that trained, in words."""
+    """Name of the processor that trained."""
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
     names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
@@ -66,13 +66,15 @@ def results_name(size: int, ending: str) -> str:
     return f"results.{ending}" if size == 64 else f"results_{size}.{ending}"
 
 
-def collect(name: str, method: Method, size: int, seed: int, trained: dict, judged: Path, home: Path = HERE) -> None:
-    """Adds an evaluated method to the tables, then writes results and their table anew, all under `home`."""
-    scores = pd.read_csv(judged / "cases.csv", dtype={"id": str, "patient": str})
-    protocol = json.loads((judged / "metrics.json").read_text())["protocol"]
+def collect(
+    name: str, method: Method, size: int, seed: int, trained: dict, evaluated: Path, home: Path = HERE
+) -> None:
+    """Adds an evaluated method to the stored tables, then rewrites the results, all under `home`."""
+    scores = pd.read_csv(evaluated / "cases.csv", dtype={"id": str, "patient": str})
+    protocol = json.loads((evaluated / "metrics.json").read_text())["protocol"]
     if "checkpoint" in protocol:  # its hash identifies it, its path would name a machine
         protocol["checkpoint"]["file"] = Path(protocol["checkpoint"]["file"]).name
-    taken = method.judged | ({TRUTH: TRUTH} if name == "model" else {})
+    taken = method.evaluated | ({TRUTH: TRUTH} if name == "model" else {})
     rows = load(size, home)
     for theirs, ours in taken.items():
         found = scores[scores.method == theirs].assign(method=ours)
@@ -122,7 +124,7 @@ def read(size: int, home: Path = HERE) -> Runs:
 
 
 def cost(facts: dict) -> dict:
-    """Of one answer of a row: `evaluations` of the network, `seconds`, `samples`; `parameters` of all its networks."""
+    """Per volume: network `evaluations`, `seconds`, `samples`; and the `parameters` of all networks."""
     protocol, name = facts["protocol"], facts["method"]
     if name in SEEDLESS:
         return {"evaluations": 0, "seconds": None, "parameters": None, "samples": None}
@@ -140,18 +142,18 @@ def cost(facts: dict) -> dict:
 
 
 def estimator(name: str, samples: int | None) -> str:
-    """What an answer is."""
+    """Estimator of a row, in words."""
     if name in POINTS or name in SEEDLESS:
         return "point"
     return "one sample" if samples == 1 else f"mean of {samples} samples"
 
 
 def summarise(size: int, home: Path = HERE) -> dict:
-    """`{"protocol", "methods", "reference", "differences", "claims"}`.
+    """`{"protocol", "methods", "reference", "differences", "hypotheses"}`.
 
-    Means over cases and training seeds with intervals of a bootstrap over patients; `protocol.rows` holds by method
-    what it cost to train and to ask, and its PSNR by seed. Differences are paired by case; their `p_holm` is adjusted
-    over all pairs of the metric.
+    Means over cases and training seeds with bootstrap intervals over patients; `protocol.rows` holds, by method, the
+    cost of training and sampling and the PSNR by seed. Differences are paired by case; `p_holm` is adjusted over all
+    pairs of the metric.
     """
     found = read(size, home)
     names = [name for name in found if name != TRUTH]
@@ -165,7 +167,7 @@ def summarise(size: int, home: Path = HERE) -> dict:
             c: None if estimate.mean is None else estimate.as_dict() for c, estimate in metrics.items()
         }
     result["differences"] = differences(found)
-    result["claims"] = claims.judge(found, home, size)
+    result["hypotheses"] = hypotheses.evaluate(found, home, size)
     return result
 
 
@@ -203,10 +205,10 @@ def differences(found: Runs) -> dict[str, dict]:
     for metric in FIDELITY:
         p_values = {}
         for key, (one, other) in pairs.items():
-            told = difference(found[one], found[other], metric)
-            if told is not None:
-                p_values[key] = told.pop("p")
-                result[key][metric] = told
+            measured = difference(found[one], found[other], metric)
+            if measured is not None:
+                p_values[key] = measured.pop("p")
+                result[key][metric] = measured
         for key, p in holm(p_values).items():
             result[key][metric]["p_holm"] = p
     return result
@@ -222,14 +224,14 @@ def write(size: int, home: Path = HERE) -> None:
 
 
 def markdown(result: dict) -> str:
-    """The claims in sentences, the table, the differences."""
+    """Hypotheses in sentences, the table, the differences."""
     rows = result["protocol"]["rows"]
-    lines = [f"# Fidelity at {result['protocol']['size']}³", "", *claims.sentences(result["claims"])]
+    lines = [f"# Fidelity at {result['protocol']['size']}³", "", *hypotheses.sentences(result["hypotheses"])]
     present = [n for n in FIDELITY if any(m.get(n) for m in result["methods"].values())]
     heads = ["method (cases)", "estimator", *(catalogue()[n].label for n in present)]
-    heads += ["evaluations", "s an answer", "training", "M parameters"]
+    heads += ["evaluations", "s per volume", "training", "M parameters"]
     lines += ["", "## Table", "", "| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
-    reference = {name: told for name, told in result["reference"].items() if any(told.values())}
+    reference = {name: metrics for name, metrics in result["reference"].items() if any(metrics.values())}
     ranked = sorted(result["methods"].items(), key=lambda item: -(item[1].get("psnr") or {"mean": -1e9})["mean"])
     for name, metrics in (*ranked, *reference.items()):
         row = rows[name]
@@ -240,28 +242,30 @@ def markdown(result: dict) -> str:
         lines.append("| " + " | ".join(cells) + " |")
     machines = sorted({row["machine"] for row in rows.values()})
     lines += ["", f"Trained on {'; '.join(machines)}. Intervals: 95 %, 2,000 draws over patients, seed 0. "]
-    lines[-1] += "Seconds are of the machine of a row's first seed (`results.json`) and compare on one machine alone."
+    lines[-1] += (
+        "Seconds are from the machine of a row's first seed (`results.json`); compare them on one machine only."
+    )
     lines += [""]
     lines += ["## Differences", "", "| difference | PSNR, dB | p, Holm | over training seeds |", "|---|---|---|---|"]
     for name, metrics in result["differences"].items():
         if "psnr" in metrics:
-            told = metrics["psnr"]
-            p = "–" if told["p_holm"] is None else f"{told['p_holm']:.2g}"
-            seeds = f"{told.get('by_seed') or _seeds(name, rows)}{_machines(name, rows)}"
-            lines.append(f"| {name} | {_span(told)} | {p} | {seeds} |")
+            psnr = metrics["psnr"]
+            p = "–" if psnr["p_holm"] is None else f"{psnr['p_holm']:.2g}"
+            seeds = f"{psnr.get('by_seed') or _seeds(name, rows)}{_machines(name, rows)}"
+            lines.append(f"| {name} | {_span(psnr)} | {p} | {seeds} |")
     return "\n".join(lines) + "\n"
 
 
 def _seeds(pair: str, rows: dict) -> str:
-    """In words: a difference of rows without a training seed in common crosses seeds."""
+    """Note on the training seeds of a pair."""
     one, other = (set(rows[name]["seeds"]) for name in pair.split(" - "))
     return "one seed" if one & other or None in one | other else "no seed in common"
 
 
 def _machines(pair: str, rows: dict) -> str:
-    """In words: trained on different machines, rows differ in the rounding of their autoencoder and data too."""
+    """Note where rows were trained on different machines, which differ in the rounding of autoencoder and data."""
     one, other = (dict(zip(rows[name]["seeds"], rows[name]["machines"], strict=True)) for name in pair.split(" - "))
-    if None in one or None in other:  # not trained: the same wherever it ran
+    if None in one or None in other:  # not trained: identical on every machine
         return ""
     seeds = one.keys() & other.keys()
     alike = all(one[s] == other[s] for s in seeds) if seeds else {*one.values()} == {*other.values()}

@@ -2,13 +2,13 @@
 
 from dataclasses import dataclass
 
-COMMON = {  # how long, how often: the same for every method
+COMMON = {  # the same for every method
     64: ["model.batch_size=2", "model.warmup_steps=50", "model.ema_decay=0.999"],
     128: ["model.batch_size=16", "model.warmup_steps=100", "model.ema_decay=0.999"],
 }
-NETWORK = {  # of `model` and `regression`
+NETWORK = {  # `model` and `regression`
     64: ["model.dim=32", "model.train_lr=6.0e-4", "model.warmup_steps=200", "model.xray_encoder.width=32"],
-    # with its autoencoder it stays below 15 MB in bfloat16: this is what the demo ships
+    # below 15 MB in bfloat16 with its autoencoder: these are the demo's weights
     128: [
         "model.dim=32",
         "model.train_lr=6.0e-4",
@@ -28,8 +28,8 @@ OURS = [
     "model.timestep_power=1",
     "model.snr_weight=0.2",
 ]
-# what parts are taken from: quiet levels of noise drawn seldom and weighed as all others are
-SELDOM_QUIET = ("model.timestep_power=2", "model.snr_weight=null")
+# recipe of the ablations: low-noise timesteps drawn rarely and weighted as all others
+RARE_LOW_NOISE = ("model.timestep_power=2", "model.snr_weight=null")
 FACTORISED = ["model.full_conv=false", "model.denoiser.blocks=2", "model.denoiser.depth_attention=true"]
 REGRESSION = [
     "model.timestep_power=inf",
@@ -37,7 +37,7 @@ REGRESSION = [
     "model.denoiser.regression=true",
     "model.posterior_start=false",
 ]
-ANCESTOR = [  # the recipe of the first latent DDPM for X-ray to CTPA, on the same latents
+XRAY2CTPA = [  # X-ray2CTPA's latent DDPM, on the same latents
     "model.dim=32",
     "model.dim_mults=[1,2,4,8]",
     *FACTORISED,
@@ -52,83 +52,90 @@ ANCESTOR = [  # the recipe of the first latent DDPM for X-ray to CTPA, on the sa
     "model.posterior_start=false",
     "model.condition_drop=0",
 ]
-UNKNOWN_POSE = ("dataset.pose_noise=true",)  # X-rays at poses off the nominal one, which nobody is told
+UNKNOWN_POSE = ("dataset.pose_noise=true",)  # X-rays at perturbed poses that the model is not conditioned on
 NO_PRIOR = ("model.prior_rank=0", "model.posterior_start=false")
-MINUTES = {64: (20.0, 8.0), 128: (4.0, 4.0)}  # of a whole training on two cores, on one H100; of a part taken away
+MINUTES = {64: (20.0, 8.0), 128: (4.0, 4.0)}  # full training, ablation; two cores at 64³, one H100 at 128³
 BASELINES = ("mean_volume", "nearest", "ridge")  # need no training seed
 ONE_STEP = ["sampler=ddim", "sampler.steps=1", "sampler.antithetic=false", "samples=1"]
-CLIPPED = ["sampler=ancestral", "+sampler.clip_sample=true", "sampler.antithetic=false", "samples=1"]  # as its sampler
+CLIPPED = [
+    "sampler=ancestral",
+    "+sampler.clip_sample=true",
+    "sampler.antithetic=false",
+    "samples=1",
+]  # as in its sampler
 STRIDED = [*CLIPPED, "sampler.steps=50"]
 
 
 @dataclass(frozen=True)
 class Method:
-    """A training and what is judged of it.
+    """A training and its evaluation.
 
     Args:
         train: overrides of `train/train_ddpm.py`.
-        judge: overrides of `evaluation/evaluate.py`.
-        judged: names of its methods to the names they get here.
-        minutes: training budget on two CPU cores, at 128³ on one H100; the autoencoder not counted.
-        trained_as: the method whose training it uses, where it has none of its own.
-        trained_on, judged_on: overrides of the data, in training and in judging.
+        evaluate: overrides of `evaluation/evaluate.py`.
+        evaluated: names of the evaluated methods to the row names of the benchmark.
+        minutes: training budget on two CPU cores (128³: one H100), without the autoencoder.
+        trained_as: method whose training is reused; None = its own.
+        trained_on, evaluated_on: overrides of the data in training and in evaluation.
     """
 
     train: tuple[str, ...]
-    judge: tuple[str, ...]
-    judged: dict[str, str]
+    evaluate: tuple[str, ...]
+    evaluated: dict[str, str]
     minutes: float
     trained_as: str | None = None
     trained_on: tuple[str, ...] = ()
-    judged_on: tuple[str, ...] = ()
+    evaluated_on: tuple[str, ...] = ()
 
 
 def unknown_name(name: str) -> str:
-    """What a row is called where X-rays have unknown poses."""
+    """Row name for X-rays of unknown pose."""
     return {"model": "unknown_pose", "model_sample": "unknown_pose_sample"}.get(name, f"{name}_unknown_pose")
 
 
 def methods(size: int) -> dict[str, Method]:
-    """The methods at an edge length, by name; `whole_8min` is named after its budget at 64³."""
+    """Methods by name at a volume size of `size`³; `whole_8min` is named after its budget at 64³."""
     whole_minutes, part_minutes = MINUTES[size]
     ours = [*COMMON[size], *OURS, *NETWORK[size]]
     whole = {name: name for name in ("model", "model_sample", *BASELINES, "shuffled_xray")}
     sampled = ("samples=8",)
-    parts = ("samples=4",)  # compared with one another alone: half the time of judging
+    parts = ("samples=4",)  # compared only with one another: half the evaluation time
 
     def named(name: str) -> dict[str, str]:
         return {"model": name, "model_sample": f"{name}_sample"}
 
     def without(name: str, *overrides: str) -> Method:
-        return Method((*ours, *SELDOM_QUIET, *overrides), parts, named(name), part_minutes)
+        return Method((*ours, *RARE_LOW_NOISE, *overrides), parts, named(name), part_minutes)
 
-    def unknown(name: str, *overrides: str, judged: dict[str, str] | None = None, judge=sampled) -> Method:
-        """Trained and judged on X-rays whose pose nobody knows."""
-        judged = judged or named(name)
-        poses = {"trained_on": UNKNOWN_POSE, "judged_on": UNKNOWN_POSE}
-        return Method((*ours, *overrides), judge, judged, part_minutes, **poses)
+    def unknown(name: str, *overrides: str, evaluated: dict[str, str] | None = None, evaluate=sampled) -> Method:
+        """Trained and evaluated on X-rays of unknown pose."""
+        evaluated = evaluated or named(name)
+        poses = {"trained_on": UNKNOWN_POSE, "evaluated_on": UNKNOWN_POSE}
+        return Method((*ours, *overrides), evaluate, evaluated, part_minutes, **poses)
 
     def on_unknown(trained_as: str, minutes: float, *overrides: str) -> Method:
-        """Trained where poses are known, judged where they are not."""
-        judged = {"model": f"{trained_as}_on_unknown_pose"}
-        judge = sampled if trained_as == "model" else parts
-        return Method((*ours, *overrides), judge, judged, minutes, trained_as=trained_as, judged_on=UNKNOWN_POSE)
+        """Trained with known poses, evaluated with unknown ones."""
+        evaluated = {"model": f"{trained_as}_on_unknown_pose"}
+        evaluate = sampled if trained_as == "model" else parts
+        return Method(
+            (*ours, *overrides), evaluate, evaluated, minutes, trained_as=trained_as, evaluated_on=UNKNOWN_POSE
+        )
 
     one = {"model": "regression"}
-    ancestor = (*COMMON[size], *ANCESTOR)
+    xray2ctpa = (*COMMON[size], *XRAY2CTPA)
     return {
         "model": Method(tuple(ours), sampled, whole, whole_minutes),
         "regression": Method((*ours, *REGRESSION), tuple(ONE_STEP), one, whole_minutes),
-        "ancestor": Method(ancestor, tuple(STRIDED), {"model": "ancestor"}, whole_minutes),
-        "ancestor_1000": Method(
-            ancestor,
+        "xray2ctpa": Method(xray2ctpa, tuple(STRIDED), {"model": "xray2ctpa"}, whole_minutes),
+        "xray2ctpa_1000": Method(
+            xray2ctpa,
             (*CLIPPED, "cases=8"),
-            {"model": "ancestor_1000"},
+            {"model": "xray2ctpa_1000"},
             whole_minutes,
-            trained_as="ancestor",
+            trained_as="xray2ctpa",
         ),
         "whole_8min": without("whole_8min"),
-        "quiet_levels": Method(tuple(ours), parts, named("quiet_levels"), part_minutes),
+        "low_noise_timesteps": Method(tuple(ours), parts, named("low_noise_timesteps"), part_minutes),
         "no_prior": without("no_prior", *NO_PRIOR),
         "no_lifting": without("no_lifting", "model.condition_channels=0"),
         "no_embedding": without("no_embedding", "model.global_embedding=false"),
@@ -136,33 +143,33 @@ def methods(size: int) -> dict[str, Method]:
         "constant_rays": without("constant_rays", "model.depth_bins=1"),
         "v_prediction": without("v_prediction", "model.prediction=v_prediction", "model.posterior_start=false"),
         "flow": without("flow", "model.prediction=flow", "model.posterior_start=false"),
-        "no_posterior_start": without("no_posterior_start", "model.posterior_start=false"),
-        "no_noise_first": without("no_noise_first", "model.noise_first=0"),
+        "no_preconditioning": without("no_preconditioning", "model.posterior_start=false"),
+        "no_pure_noise_warmup": without("no_pure_noise_warmup", "model.noise_first=0"),
         "condition_drop": without("condition_drop", "model.condition_drop=0.1"),
         "factorised": without("factorised", *FACTORISED),
-        # where poses are guessed the first part of a training goes without the linear guess of the volume: the default
-        "unknown_pose": unknown("unknown_pose", judged={ours_name: unknown_name(ours_name) for ours_name in whole}),
+        # with a pose regressor the linear prior starts late by default
+        "unknown_pose": unknown("unknown_pose", evaluated={ours_name: unknown_name(ours_name) for ours_name in whole}),
         "unknown_pose_no_lifting": unknown("unknown_pose_no_lifting", "model.condition_channels=0"),
         "unknown_pose_regression": unknown(
             "unknown_pose_regression",
             *REGRESSION,
-            judged={"model": "unknown_pose_regression"},
-            judge=tuple(ONE_STEP),
+            evaluated={"model": "unknown_pose_regression"},
+            evaluate=tuple(ONE_STEP),
         ),
-        "unknown_pose_no_prior": unknown("unknown_pose_no_prior", *SELDOM_QUIET, *NO_PRIOR),
+        "unknown_pose_no_prior": unknown("unknown_pose_no_prior", *RARE_LOW_NOISE, *NO_PRIOR),
         "unknown_pose_no_prior_no_lifting": unknown(
-            "unknown_pose_no_prior_no_lifting", *SELDOM_QUIET, *NO_PRIOR, "model.condition_channels=0"
+            "unknown_pose_no_prior_no_lifting", *RARE_LOW_NOISE, *NO_PRIOR, "model.condition_channels=0"
         ),
-        "unknown_pose_prior": unknown("unknown_pose_prior", *SELDOM_QUIET, "model.guess_from=0"),
+        "unknown_pose_prior": unknown("unknown_pose_prior", *RARE_LOW_NOISE, "model.guess_from=0"),
         "unknown_pose_prior_no_lifting": unknown(
-            "unknown_pose_prior_no_lifting", *SELDOM_QUIET, "model.guess_from=0", "model.condition_channels=0"
+            "unknown_pose_prior_no_lifting", *RARE_LOW_NOISE, "model.guess_from=0", "model.condition_channels=0"
         ),
-        "unknown_pose_prior_no_guess": unknown(
-            "unknown_pose_prior_no_guess", *SELDOM_QUIET, "model.guess_from=0", "model.pose_guess=false"
+        "unknown_pose_prior_no_regressor": unknown(
+            "unknown_pose_prior_no_regressor", *RARE_LOW_NOISE, "model.guess_from=0", "model.pose_guess=false"
         ),
         "model_on_unknown_pose": on_unknown("model", whole_minutes),
-        "whole_8min_on_unknown_pose": on_unknown("whole_8min", part_minutes, *SELDOM_QUIET),
+        "whole_8min_on_unknown_pose": on_unknown("whole_8min", part_minutes, *RARE_LOW_NOISE),
         "no_lifting_on_unknown_pose": on_unknown(
-            "no_lifting", part_minutes, *SELDOM_QUIET, "model.condition_channels=0"
+            "no_lifting", part_minutes, *RARE_LOW_NOISE, "model.condition_channels=0"
         ),
     }

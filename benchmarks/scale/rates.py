@@ -1,9 +1,8 @@
-"""What one case costs: seconds of one processor thread, operations and bytes, the ground of the estimates in
-docs/results.md.
+"""Cost of one case for the estimates in docs/results.md: CPU seconds of one thread, operations, bytes.
 
 `python benchmarks/scale/rates.py --ct <a whole chest at full resolution>.nii.gz [--size 128 128 128] [--repeats 1]`
-prints JSON. Times are of the processor, so that a busy machine does not lengthen them; the VAE of SDXL has random
-weights, which cost the same, and encodes a single slice, which is multiplied.
+prints JSON. CPU seconds do not depend on other processes. The SDXL VAE has random weights and encodes one slice, whose
+cost is multiplied by the number of slices.
 """
 
 import argparse
@@ -33,7 +32,7 @@ from vq_gan_3d import VQGAN3D  # noqa: E402
 
 
 def processor_seconds(work: Callable[[], object], repeats: int) -> float:
-    """Least over the repeats."""
+    """Minimum CPU seconds over the repeats."""
     times = []
     for _ in range(repeats):
         start = time.process_time()
@@ -43,14 +42,14 @@ def processor_seconds(work: Callable[[], object], repeats: int) -> float:
 
 
 def giga_operations(work: Callable[[], object]) -> float:
-    """Of one call, counted on whatever device its tensors are."""
+    """GFLOP of one call, on any device, meta included."""
     with FlopCounterMode(display=False) as counter:
         work()
     return round(counter.get_total_flops() / 1e9, 1)
 
 
 def prepared(ct: Path, size: tuple[int, int, int], repeats: int) -> dict:
-    """One case out of a CT file: read, rendered, resampled, written."""
+    """Cost of preparing one case from a CT file: read, render, resample, write."""
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "in").mkdir()
         shutil.copy(ct, Path(folder) / "in" / ct.name)

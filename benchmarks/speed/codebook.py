@@ -17,7 +17,7 @@ def _work(setting: dict, device: str, quantiser: nn.Module, flat: bool) -> Work:
     def step() -> None:
         quantiser(vectors)
 
-    return Work(step, {"precision": "float32"}, floor=step)
+    return Work(step, {"precision": "float32"}, roofline=step)
 
 
 def ours(setting: dict, device: str) -> Work:

@@ -1,9 +1,8 @@
-"""Rows `loading` and `loading_volumes`: one epoch of what training reads, against MONAI's `CacheDataset`.
+"""Rows `loading` and `loading_volumes`: one epoch of training data against MONAI's `CacheDataset`.
 
-Both sides hold what they read in memory. Volumes come from the same case files: MONAI keeps them as windowed float32,
-decoded before the first epoch, we as the int16 of the file, from the first epoch on; so both are timed from the warm
-cache to the end of that epoch. Latents are our files on our side and MONAI's own, as large, on the other. Starts are
-timed after the peak of memory was read.
+Both keep their data in memory. Volumes come from the same case files: MONAI decodes them to windowed float32 before
+the first epoch, we keep the file's int16 from the first epoch on; so both are timed from the warm cache to the end of
+that epoch. Latents are our files or MONAI's of the same size. Starts are timed after reading the peak memory.
 """
 
 import copy
@@ -16,13 +15,13 @@ import torch
 from benchmarks.speed.workload import Row, Work
 
 XRAY = 128
-HEADERS_ONLY = (16, 16, 16)  # volumes of a start that reads none of them
+HEADERS_ONLY = (16, 16, 16)  # size of volumes that are not read
 ON_CPU = {"accelerator": "cpu", "devices": 1}
 
 
 def repeated_source(cases: int, volume: tuple[int, int, int]):
-    """A source of the project whose cases are all alike: loading does not look at what it loads."""
-    from dataset.sources.phantom import PhantomSource, Population  # here: the rows of a GPU do without its renderer
+    """A source of the project whose cases are identical; loading does not depend on their content."""
+    from dataset.sources.phantom import PhantomSource, Population  # here: rows for a GPU do not need the renderer
     from dataset.sources.settings import Geometry, Xrays
 
     class Repeated(PhantomSource):
@@ -37,7 +36,7 @@ def repeated_source(cases: int, volume: tuple[int, int, int]):
 
 
 def data_module(cases: int, volume, batch: int, folder: Path, keep_gb: float = 0.0):
-    """The project's own data module over repeated cases; built once a folder, read from the cache afterwards."""
+    """The project's data module over repeated cases; built once per folder, then read from the cache."""
     from dataset.datamodule import CTDataModule
 
     options = {"batch_size": batch, "cache_dir": folder, "prepare_workers": 0, "keep_gb": keep_gb}
@@ -48,7 +47,7 @@ def data_module(cases: int, volume, batch: int, folder: Path, keep_gb: float = 0
 
 
 def make_encoder(setting: dict):
-    """Our VQ-GAN with random weights: gives the shape of the latents and whitens them, encodes nothing."""
+    """Our VQ-GAN with random weights, for the shape and the standardisation of latents."""
     from ddpm.latent import VQGANLatents
 
     return VQGANLatents(setting["networks"]["vqgan"])
@@ -59,7 +58,7 @@ def _latent_shape(setting: dict) -> tuple[int, ...]:
 
 
 def write_cache(cases: int, setting: dict, encoder, folder: Path) -> None:
-    """Cases and their latents, of the shape of the row, by the project's own writers."""
+    """Writes cases and latents of the row's shape with the project's writers."""
     from ddpm.latent.latent_dataset import latent_file, latent_folder, write_latents
 
     module = data_module(cases, HEADERS_ONLY, setting["batch"], folder)
@@ -68,11 +67,11 @@ def write_cache(cases: int, setting: dict, encoder, folder: Path) -> None:
     for split in (module.train, module.val):
         for path in split.paths:
             write_latents(raw, latent_file(home, path, split.window))
-    latent_data(cases, setting, encoder, folder)  # keeps what an encoder makes of a case: measured once, with volumes
+    latent_data(cases, setting, encoder, folder)  # stores the statistics of the latents
 
 
 def latent_data(cases: int, setting: dict, encoder, folder: Path):
-    """The data of the second stage as training starts with them: cases, latents read, measured and whitened."""
+    """The data of the second stage at the start of training: latents read, measured and standardised."""
     from train.generator.latent_data import LatentData
 
     module = data_module(cases, HEADERS_ONLY, setting["batch"], folder)
@@ -90,7 +89,7 @@ def _seconds(work) -> float:
 
 
 def ours(setting: dict, device: str) -> Work:
-    """Cached latents with their X-rays, as the second stage trains on them."""
+    """Cached latents with their X-rays, as in training of the second stage."""
     holder, encoder = tempfile.TemporaryDirectory(), make_encoder(setting)
     folder = Path(holder.name)
     write_cache(setting["cases"], setting, encoder, folder)
@@ -105,7 +104,7 @@ def ours(setting: dict, device: str) -> Work:
 
 
 def ours_volumes(setting: dict, device: str) -> Work:
-    """Whole cases, as the first stage trains on them: after their first epoch they lie in memory, as on disk."""
+    """Whole cases, as in training of the first stage; in memory after the first epoch, encoded as on disk."""
     holder = tempfile.TemporaryDirectory()
     folder = Path(holder.name)
     arguments = setting["cases"], setting["volume"], setting["batch"], folder
@@ -124,7 +123,7 @@ def ours_volumes(setting: dict, device: str) -> Work:
 
 
 def _keeping(holder, work: Work) -> Work:
-    """The temporary folder lives as long as the work."""
+    """Keeps the temporary folder as long as the work."""
 
     def step() -> None:
         assert holder
@@ -134,7 +133,7 @@ def _keeping(holder, work: Work) -> Work:
 
 
 def _cached(files: list[Path], load):
-    """MONAI's data set with all files loaded."""
+    """MONAI's data set, all files loaded."""
     from monai.data import CacheDataset
     from monai.transforms import Compose, Transform
 
@@ -152,7 +151,7 @@ def _loader(files: list[Path], load, batch: int):
 
 
 def _words(file: Path) -> dict:
-    """The entries of our items that are no tensors: both sides collate the same."""
+    """Entries of our items that are no tensors, so that both collate the same keys."""
     return {"label": 0, "id": file.stem, "index": 0, "step": 0}
 
 
@@ -161,7 +160,7 @@ def _run_through(loader) -> int:
 
 
 def monai(setting: dict, device: str) -> Work:
-    """Latents, whitened before they were written, and X-rays in MONAI's memory."""
+    """Latents, standardised before writing, and X-rays in MONAI's cache."""
     from safetensors.torch import load_file, save_file
 
     holder, shape = tempfile.TemporaryDirectory(), _latent_shape(setting)
@@ -188,7 +187,7 @@ def monai(setting: dict, device: str) -> Work:
 
 
 def monai_volumes(setting: dict, device: str) -> Work:
-    """Our case files, decoded and put into the window once, then in MONAI's memory."""
+    """Our case files, decoded and windowed once, then in MONAI's cache."""
     from safetensors.torch import load_file
 
     holder = tempfile.TemporaryDirectory()

@@ -1,7 +1,7 @@
-"""Times the sides of a row in turn, each in its own process, so that memory and libraries of one touch no other's.
+"""Times the implementations of a row in turn, each in its own process, so that memory and libraries are separate.
 
-Every repeat times all sides once; the order turns round from repeat to repeat, so that a slow drift of the machine
-falls on all alike.
+Every repeat times all implementations once; the order is reversed from repeat to repeat, so that a slow drift of the
+machine affects all equally.
 """
 
 import math
@@ -16,12 +16,12 @@ from pathlib import Path
 
 from benchmarks.speed.workload import Row, Work
 
-LEAST_SECONDS = 0.2  # of one repeat: quick work is done several times within it
+LEAST_SECONDS = 0.2  # of one repeat; short work is repeated within it
 WARM_UPS = 2
 
 
 def check_device(device: str) -> None:
-    """Raises ValueError where a GPU is asked for and there is none."""
+    """Raises ValueError if `device` is a GPU and torch finds none."""
     import torch
 
     if device == "cuda" and not torch.cuda.is_available():
@@ -29,14 +29,14 @@ def check_device(device: str) -> None:
 
 
 class SideFailed(RuntimeError):
-    """A side could not be measured; the message is its traceback."""
+    """An implementation could not be measured; the message is its traceback."""
 
 
 def measure(row: Row, setting: dict, device: str, repeats: int, threads: int | None, skip: set[str] = frozenset()):
-    """Seconds, peak memory and facts of every side.
+    """Seconds, peak memory and facts of every implementation.
 
     Returns:
-        Side name to `{"seconds": [one a repeat], "peak_mb", "base_mb", **facts}`, or `{"error": text}` for a peer.
+        Name to `{"seconds": [one per repeat], "peak_mb", "base_mb", **facts}`, or `{"error": text}` for a peer.
 
     Raises:
         SideFailed: if ours, the first side, fails.
@@ -87,7 +87,7 @@ class _Side:
         return answer
 
     def close(self) -> None:
-        self.connection.close()  # the process sees the end of the pipe and leaves
+        self.connection.close()  # the process ends at the end of the pipe
         self.process.join(30)
         if self.process.is_alive():
             self.process.terminate()
@@ -108,10 +108,10 @@ def _serve(connection, make, setting: dict, device: str, threads: int | None) ->
             elif what == "repeat":
                 answer = _timed(work, inner, device)
             else:
-                answer = {"peak_mb": peak_mb(device), **work.finish(), **_floor(work, device)}
-                _give_back(device)
+                answer = {"peak_mb": peak_mb(device), **work.finish(), **_roofline(work, device)}
+                _free(device)
             connection.send(("ok", answer))
-        except Exception:  # noqa: BLE001 (whatever a side raises is told to the parent, which decides)
+        except Exception:  # noqa: BLE001 (the parent handles the error)
             connection.send(("error", traceback.format_exc()))
 
 
@@ -132,21 +132,21 @@ def _prepare(make, setting: dict, device: str, threads: int | None) -> tuple[flo
 
 
 def _timed(work: Work, inner: int, device: str) -> tuple[float, float]:
-    """Seconds by the clock, and of this process on a CPU: the second does not see what else the machine does."""
+    """Wall-clock seconds and CPU seconds of this process; the latter do not depend on other processes."""
     if device == "cuda":
-        work.step()  # takes the memory back that was given up after the last repeat
+        work.step()  # allocates again what `_free` released
     _wait(device)
     start, cpu = time.perf_counter(), time.process_time()
     for _ in range(inner):
         work.step()
     _wait(device)
     seconds = (time.perf_counter() - start) / inner, (time.process_time() - cpu) / inner
-    _give_back(device)
+    _free(device)
     return seconds
 
 
-def _give_back(device: str) -> None:
-    if device == "cuda":  # the sides share one card: all their caches at once would not fit
+def _free(device: str) -> None:
+    if device == "cuda":  # the processes share one GPU; all caches at once would not fit
         import torch
 
         torch.cuda.empty_cache()
@@ -159,16 +159,16 @@ def _wait(device: str) -> None:
         torch.cuda.synchronize()
 
 
-def _floor(work: Work, device: str) -> dict:
-    if work.floor is None:
+def _roofline(work: Work, device: str) -> dict:
+    if work.roofline is None:
         return {}
     from benchmarks.speed.roofline import count, machine_peak
 
-    return {"floor": {**count(work.floor), **machine_peak(device)}}
+    return {"roofline": {**count(work.roofline), **machine_peak(device)}}
 
 
 def peak_mb(device: str) -> float:
-    """Most memory so far, MiB: allocated on a GPU; resident in this process on a CPU, libraries included."""
+    """Peak memory so far in MiB: allocated on a GPU; resident in this process on a CPU, libraries included."""
     if device == "cuda":
         import torch
 
@@ -183,17 +183,17 @@ def peak_mb(device: str) -> float:
 
 
 def summarise(row: Row, found: dict, setting: dict, machine: dict) -> dict:
-    """One row of the JSON list: ours, the peer that the ratio is against, and the other sides under `others`."""
+    """One row of the JSON list: ours, the peer of the ratio, and the other implementations under `others`."""
     ours_name, *peers = found
     ours = found[ours_name]
     whole = [name for name in peers if "error" not in found[name]]
-    judged = [name for name in whole if not name.startswith("ours")]  # variants of ours are no peers
+    compared = [name for name in whole if not name.startswith("ours")]  # variants of ours are no peers
     for name in (ours_name, *whole):
         _add_share(found[name])
     beside = [_beside(name, found[name], ours, row.times) for name in peers]
     main = None
-    if judged:
-        wanted = min(judged, key=lambda n: statistics.median(found[n]["seconds"])) if row.fastest else peers[0]
+    if compared:
+        wanted = min(compared, key=lambda n: statistics.median(found[n]["seconds"])) if row.fastest else peers[0]
         main = next((b for b in beside if b["peer"] == wanted and "error" not in b), None)
     seconds = ours["seconds"]
     return {
@@ -215,10 +215,10 @@ def summarise(row: Row, found: dict, setting: dict, machine: dict) -> dict:
 
 
 def _add_share(side: dict) -> None:
-    """Arithmetic done a second over the bfloat16 peak that was measured in the same process."""
-    if "floor" in side:
-        rate = side["floor"]["gflop"] / 1e3 / statistics.median(side["seconds"])
-        side["share_of_peak"] = rate / side["floor"]["bf16_tflops"]
+    """Operations per second over the bfloat16 peak measured in the same process."""
+    if "roofline" in side:
+        rate = side["roofline"]["gflop"] / 1e3 / statistics.median(side["seconds"])
+        side["share_of_peak"] = rate / side["roofline"]["bf16_tflops"]
 
 
 def _beside(name: str, peer: dict, ours: dict, times: int) -> dict:
@@ -245,7 +245,7 @@ def _facts(side: dict) -> dict:
 
 
 def machine(device: str, threads: int | None) -> dict:
-    """`{"device", "name", "versions"}`; asked in the parent: the sides' memory does not show it."""
+    """`{"device", "name", "versions"}`; measured in the parent, so that it does not count as memory of the work."""
     import torch
 
     cpu = platform.processor() or platform.machine()

@@ -1,8 +1,7 @@
-"""The least a piece of work needs: its arithmetic over the measured peak, its bytes over the measured bandwidth.
+"""Roofline of a workload: its operations over the measured peak rate, its bytes over the measured bandwidth.
 
-Operations are counted as they are called (`torch.utils.flop_counter`: two for a multiplication with its addition, in
-convolutions, matrix products and attention). Bytes are those that these very operations read and write once each: a
-network whose norms, activations and copies were all fused into them would still move that much.
+`torch.utils.flop_counter` counts operations in convolutions, matrix products and attention, two per multiply-add.
+Bytes are those that the same operators read and write once each, as if all other operators were fused into them.
 """
 
 import time
@@ -50,7 +49,7 @@ def _cpu_attention_backward(_grad, query, key, value, *_, **__) -> int:
 def count(work) -> dict[str, float]:
     """`{"gflop", "product_gb", "all_gb"}` of one call of `work`."""
     aten = torch.ops.aten
-    custom = {}  # the counter does not know attention on a CPU
+    custom = {}  # the counter lacks attention on a CPU
     for name, formula in (
         ("_scaled_dot_product_flash_attention_for_cpu", _cpu_attention),
         ("_scaled_dot_product_flash_attention_for_cpu_backward", _cpu_attention_backward),
@@ -64,7 +63,7 @@ def count(work) -> dict[str, float]:
 
 
 def machine_peak(device: str) -> dict[str, float]:
-    """Measured now: `bf16_tflops`, `fp32_tflops` of a square matrix product, `gb_per_s` of a copy (read and write)."""
+    """Measured `bf16_tflops`, `fp32_tflops` of a square matrix product, `gb_per_s` of a copy (read and write)."""
     n = 8192 if device == "cuda" else 1024
     found = {}
     for name, dtype in (("bf16_tflops", torch.bfloat16), ("fp32_tflops", torch.float32)):
@@ -77,7 +76,7 @@ def machine_peak(device: str) -> dict[str, float]:
 
 
 def _best(work, device: str, calls: int = 5, rounds: int = 4) -> float:
-    """Least seconds a call."""
+    """Minimum seconds per call."""
     seconds = []
     for _ in range(rounds + 1):
         _wait(device)

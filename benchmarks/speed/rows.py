@@ -1,4 +1,4 @@
-"""All rows by name, and the rule that networks are compared at equal parameter count."""
+"""All rows by name, and the check that compared networks have equal parameter counts."""
 
 from torch import nn
 
@@ -9,17 +9,17 @@ ROWS: dict[str, Row] = {row.name: row for part in (unet, codebook, vqgan, loadin
 
 
 def parameter_counts(settings: dict) -> dict[str, dict[str, int]]:
-    """Parameters of every network that is compared: `{"unet": {"ours": n, peer: n}, "vqgan": …}`."""
+    """Parameters of the compared networks: `{"unet": {"ours": n, peer: n}, "vqgan": …}`."""
     import torch
 
     sizes, networks = settings["sizes"], settings["networks"]
     shape = {**sizes["unet_forward"], "networks": networks}
-    # codebooks are left out: ours are buffers, and both have the same
+    # without codebooks: both have the same, ours are buffers
     with torch.device("meta"):
         return {
             "unet": {
                 "ours": _count(unet.make_ours(shape, "meta")),
-                "ancestor": _count(unet.make_ancestor(shape, "meta")),
+                "xray2ctpa": _count(unet.make_xray2ctpa(shape, "meta")),
                 "monai": _count(unet.make_monai(shape, "meta")),
             },
             "vqgan": {"ours": _count(vqgan.make_ours(shape)), "monai": _count(vqgan.make_monai(shape))},
@@ -31,7 +31,7 @@ def _count(model: nn.Module) -> int:
 
 
 def check_parameters(settings: dict) -> None:
-    """Refuses to compare networks whose parameter counts differ by more than the tolerance of `settings.yaml`.
+    """Refuses networks whose parameter counts differ by more than the tolerance of `settings.yaml`.
 
     Raises:
         ValueError: naming the network and both counts.

@@ -1,4 +1,4 @@
-"""Speed and memory against the peers, each figure a ratio measured in the same run on the same machine.
+"""Speed and memory against third-party libraries, as ratios measured in the same run on the same machine.
 
 `python benchmarks/speed/run.py [--gpu] [--only NAME …] [--json FILE] [--repeats N]`
 """
@@ -8,10 +8,9 @@ import json
 import sys
 from pathlib import Path
 
-sys.path[0] = str(Path(__file__).resolve().parent.parent.parent)  # replaced, so that a file here shadows no library
+sys.path[0] = str(Path(__file__).resolve().parent.parent.parent)  # so that no file here shadows a library
 
-from benchmarks.speed import measure, table  # noqa: E402
-from benchmarks.speed import third_party as peers  # noqa: E402
+from benchmarks.speed import measure, table, third_party  # noqa: E402
 from benchmarks.speed.rows import ROWS, check_parameters  # noqa: E402
 from benchmarks.speed.workload import load_settings, setting_of  # noqa: E402
 
@@ -19,16 +18,18 @@ from benchmarks.speed.workload import load_settings, setting_of  # noqa: E402
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--gpu", action="store_true", help="the rows and sizes of a GPU")
+    parser.add_argument("--gpu", action="store_true", help="rows and sizes for a GPU")
     parser.add_argument("--only", nargs="+", metavar="NAME", choices=list(ROWS), help=f"of {', '.join(ROWS)}")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the rows there")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="also write the table there")
-    parser.add_argument("--repeats", type=int, default=5, help="of every side, interleaved (default 5)")
+    parser.add_argument("--repeats", type=int, default=5, help="of every implementation, interleaved (default 5)")
     parser.add_argument("--threads", type=int, help="of a CPU; default: all")
     parser.add_argument("--device", choices=("cpu", "cuda"), help="run the chosen sizes on another device")
     parser.add_argument("--tiny", action="store_true", help="smoke run: sizes too small to compare speed")
     parser.add_argument("--compile", action="store_true", help="also time ours behind torch.compile")
-    parser.add_argument("--skip", nargs="+", default=[], metavar="WORD", help="leave out sides whose name has a WORD")
+    parser.add_argument(
+        "--skip", nargs="+", default=[], metavar="WORD", help="leave out implementations whose name has a WORD"
+    )
     options = parser.parse_args(arguments)
     if options.repeats < 1:
         parser.error("--repeats must be at least 1")
@@ -40,22 +41,22 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def size_of(options: argparse.Namespace) -> str:
-    """Of the sizes of `settings.yaml`."""
+    """Name of the sizes in `settings.yaml`."""
     return "tiny" if options.tiny else "gpu" if options.gpu else "cpu"
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs the rows; a row's exit does not stop the others, and the exit code is 1 if one failed."""
+    """Runs the rows; a failed row does not stop the others, and the exit code is 1 if one failed."""
     options = parse(arguments)
     size, device = size_of(options), options.device or ("cuda" if options.gpu else "cpu")
     measure.check_device(device)
     for file in filter(None, (options.json, options.markdown)):
         file.parent.mkdir(parents=True, exist_ok=True)
-    peers.install_missing()
+    third_party.install_missing()
     settings = load_settings(size)
     check_parameters(settings)
     machine = measure.machine(device, options.threads)
-    machine["versions"] = {**machine["versions"], **peers.versions()}
+    machine["versions"] = {**machine["versions"], **third_party.versions()}
     print(f"{machine['name']}; {', '.join(f'{k} {v}' for k, v in machine['versions'].items())}", flush=True)
     places = ("gpu",) if options.gpu else ("cpu",)
     found, failed = [], 0
@@ -73,7 +74,7 @@ def main(arguments: list[str] | None = None) -> int:
         found.append(measure.summarise(row, sides, setting, machine))
         print(table.lines([found[-1]], header=False), flush=True)
         failed += sum("error" in side for side in sides.values())
-        if options.json:  # after every row: a run that is cut off keeps what it has
+        if options.json:  # after every row, so that an interrupted run keeps its results
             options.json.write_text(json.dumps(found, indent=1) + "\n")
     text = table.lines(found)
     print("\n" + text)
@@ -85,5 +86,5 @@ def main(arguments: list[str] | None = None) -> int:
 if __name__ == "__main__":
     try:
         sys.exit(main())
-    except (peers.PeersMissing, ValueError) as error:
+    except (third_party.ThirdPartyMissing, ValueError) as error:
         sys.exit(f"error: {error}")

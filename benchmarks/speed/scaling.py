@@ -1,10 +1,9 @@
-"""How time and memory grow with volume edge, batch and number of cases: a table, a picture, and the exponent.
+"""Scaling of time and memory with volume size, batch size and number of cases: table, picture, exponents.
 
-`python benchmarks/speed/scaling.py [--gpu] [--only NAME …] [--output FOLDER]`. Each point is measured in its own
-process.
+`python benchmarks/speed/scaling.py [--gpu] [--only NAME …] [--output FOLDER]`. Each point has its own process.
 The exponent is the slope in logarithms over the larger half of the points: 1 is linear in voxels, samples or cases.
-Memory is beyond what the process held before its first step; over cases, which lie in memory by then, it is the peak
-of the whole process, libraries and the making of the cases included, and its slope in MiB a case.
+Memory counts from the first step; over cases, which are in memory by then, it is the peak of the whole process,
+libraries and generation of the cases included, with its slope in MiB per case.
 """
 
 import argparse
@@ -14,15 +13,14 @@ import statistics
 import sys
 from pathlib import Path
 
-sys.path[0] = str(Path(__file__).resolve().parent.parent.parent)  # replaced, so that a file here shadows no library
+sys.path[0] = str(Path(__file__).resolve().parent.parent.parent)  # so that no file here shadows a library
 
 from benchmarks.speed import codebook as codes  # noqa: E402
-from benchmarks.speed import loading, measure, unet, vae, vqgan  # noqa: E402
-from benchmarks.speed import third_party as peers  # noqa: E402
+from benchmarks.speed import loading, measure, third_party, unet, vae, vqgan  # noqa: E402
 from benchmarks.speed.workload import Row, Work, load_settings, setting_of  # noqa: E402
 
-LINEAR = 1.1  # an exponent above this is called more than linear
-LEAST = {"seconds": 1e-6, "extra_mb": 1.0}  # what a logarithmic axis shows of less
+LINEAR = 1.1  # a larger exponent is reported as more than linear
+LEAST = {"seconds": 1e-6, "extra_mb": 1.0}  # lower end of the logarithmic axes
 
 
 def start_only(setting: dict, device: str) -> Work:
@@ -41,11 +39,11 @@ def start_only(setting: dict, device: str) -> Work:
 
 
 def curves(tiny: bool, gpu: bool) -> dict[str, tuple]:
-    """Name to (the side that runs, the row whose setting it takes, the axis, [(x, changes of the setting)])."""
+    """Name to (function, row of its setting, axis, [(x, changes of the setting)])."""
     edges = [16, 32] if tiny else [32, 48, 64, 96, 128]
     batches = [1, 2] if tiny else [1, 2, 4, 8]
     cases = [4, 8] if tiny else [100, 300, 1000, 3000, 10000]
-    halves = [edge // 2 for edge in edges]  # latents and codes lie on coarser grids than voxels
+    halves = [edge // 2 for edge in edges]  # latents and codes have coarser grids than volumes
     latents = [(e**3, {"latent": [4, e, e, e]}) for e in halves]
     samples = [(b, {"batch": b}) for b in batches]
     grids = [(e**3, {"grid": [e, e, e]}) for e in halves]
@@ -84,12 +82,12 @@ def measure_curve(name: str, curve: tuple, settings: dict, device: str, repeats:
 
 
 def memory_key(axis: str) -> str:
-    """What is shown: the memory of the work, or of the process where the work begins with all of it taken."""
+    """Key of the reported memory: of the work; over cases, whose memory is taken before, of the process."""
     return "peak_mb" if axis == "cases" else "extra_mb"
 
 
 def memory_exponent(curve: dict) -> float | None:
-    """As `exponent`; of a whole process, of what it takes more than at the first point."""
+    """As `exponent`; for a whole process, of the increase over the first point."""
     x, y = curve["x"], curve[memory_key(curve["axis"])]
     if curve["axis"] == "cases":
         x, y = ([value - values[0] for value in values[1:]] for values in (x, y))
@@ -107,7 +105,7 @@ def exponent(x: list[float], y: list[float]) -> float | None:
 
 
 def lines(curves: list[dict]) -> str:
-    """Markdown: the points, and what the growth is called."""
+    """Markdown table of the points and exponents."""
     text = [
         "| what | axis | seconds | MiB of the work (over cases: of the process) | time grows as | memory grows as |",
         "|---|---|---|---|---|---|",
@@ -141,7 +139,7 @@ def _slope(x: list[float], y: list[float]) -> float:
 def picture(curves: list[dict], title: str):
     """Time and memory over each axis, both logarithmic; dotted: linear. Less than 1 MiB is drawn as 1 MiB.
 
-    The memory of a process is linear on a line through its first and last point, for its libraries are no growth.
+    For the memory of a process the linear reference goes through its first and last point, without the libraries.
     """
     from matplotlib.figure import Figure
 
@@ -170,7 +168,7 @@ def picture(curves: list[dict], title: str):
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Measures the curves and writes `grow.json`, `grow.md` and `grow.png`."""
+    """Measures the curves and writes `scaling.json`, `scaling.md` and `scaling.png`."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gpu", action="store_true", help="the sizes of a GPU")
     parser.add_argument("--only", nargs="+", metavar="WORD", help="curves whose name has one of these words")
@@ -180,7 +178,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--tiny", action="store_true", help="smoke run")
     options = parser.parse_args(arguments)
     measure.check_device("cuda" if options.gpu else "cpu")
-    peers.install_missing()
+    third_party.install_missing()
     size, device = ("tiny" if options.tiny else "gpu" if options.gpu else "cpu"), "cuda" if options.gpu else "cpu"
     settings, machine = load_settings(size), measure.machine(device, options.threads)
     options.output.mkdir(parents=True, exist_ok=True)
@@ -190,11 +188,11 @@ def main(arguments: list[str] | None = None) -> int:
             continue
         found.append(measure_curve(name, curve, settings, device, options.repeats, options.threads))
         record = {"machine": machine["name"], "versions": machine["versions"], "curves": found}
-        (options.output / "grow.json").write_text(json.dumps(record, indent=1) + "\n")
-        (options.output / "grow.md").write_text(lines(found) + "\n")
+        (options.output / "scaling.json").write_text(json.dumps(record, indent=1) + "\n")
+        (options.output / "scaling.md").write_text(lines(found) + "\n")
     if not found:
         parser.error(f"no curve has {options.only} in its name")
-    picture(found, machine["name"]).savefig(options.output / "grow.png", dpi=100)
+    picture(found, machine["name"]).savefig(options.output / "scaling.png", dpi=100)
     print(lines(found))
     return 0
 
@@ -202,5 +200,5 @@ def main(arguments: list[str] | None = None) -> int:
 if __name__ == "__main__":
     try:
         sys.exit(main())
-    except (peers.PeersMissing, ValueError) as error:
+    except (third_party.ThirdPartyMissing, ValueError) as error:
         sys.exit(f"error: {error}")

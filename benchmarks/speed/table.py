@@ -1,9 +1,9 @@
-"""The rows as a Markdown table: one line for the peer that the ratio is against, one for each side beside it."""
+"""The rows as a Markdown table, one line for each peer."""
 
 import math
 
 HEAD = "| row | against | ours s | peer s | ratio | ours MiB | peer MiB | |\n|---|---|---|---|---|---|---|---|"
-STARTS = {  # fact that holds seconds: what was timed
+STARTS = {  # key of a fact in seconds: what was timed
     "latents_in_memory_s": "latents and X-rays of {start_cases:,} cases from their files into memory",
     "first_epoch_ends_s": "from a warm cache to the end of the first epoch",
     "headers_read_s": "our data module over {headers_cases:,} cases ready, headers read alone,",
@@ -11,7 +11,7 @@ STARTS = {  # fact that holds seconds: what was timed
 
 
 def lines(rows: list[dict], header: bool = True) -> str:
-    """Medians with the least and the most of the repeats in brackets; `ratio` is peer seconds over ours."""
+    """Medians with the minimum and maximum of the repeats in brackets; `ratio` is peer seconds over ours."""
     text = [HEAD] if header else []
     for row in rows:
         beside = ([row] if row["peer"] else []) + row["others"]
@@ -36,13 +36,13 @@ def _line(row: dict, peer: dict, first: bool) -> str:
 
 
 def notes(row: dict, peer: dict) -> str:
-    """What a reader must know beside time and memory: precision, error, share of the peak."""
+    """Notes beside time and memory: precision, error, share of the peak."""
     ours, theirs = row["ours"], peer["peer_facts"]
     found = [f"{ours['precision']} against {theirs['precision']}"] if "precision" in ours else []
     if "held_out_l1" in ours:
         found.append(f"held-out L1 {ours['held_out_l1']:.4f} against {theirs['held_out_l1']:.4f}")
     if row["device"] == "cpu":
-        found.append(f"{_number(peer['cpu_ratio'])} in seconds of the processor")
+        found.append(f"{_number(peer['cpu_ratio'])} in CPU seconds")
     if row["device"] == "cuda" and "share_of_peak" in ours and "share_of_peak" in theirs:
         found.append(f"{ours['share_of_peak']:.0%} of the machine's peak against {theirs['share_of_peak']:.0%}")
     for key, words in STARTS.items():
@@ -58,7 +58,7 @@ def _seconds(median: float, spread: list[float]) -> str:
 
 
 def _number(value: float) -> str:
-    """Three digits that mean something."""
+    """Three significant digits."""
     if value == 0 or not math.isfinite(value):
         return str(value)
     digits = max(0, 2 - math.floor(math.log10(abs(value))))

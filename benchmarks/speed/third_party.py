@@ -1,4 +1,4 @@
-"""The libraries that we measure ourselves against: installed where missing, never copied."""
+"""Third-party libraries of the comparison; missing ones are installed."""
 
 import importlib.metadata
 import re
@@ -9,8 +9,8 @@ from pathlib import Path
 REQUIREMENTS = Path(__file__).with_name("requirements.txt")
 
 
-class PeersMissing(RuntimeError):
-    """A peer is missing and could not be installed; the message says which and what to do."""
+class ThirdPartyMissing(RuntimeError):
+    """A library is missing and could not be installed."""
 
 
 def names() -> list[str]:
@@ -26,23 +26,25 @@ def missing() -> list[str]:
 
 
 def install_missing() -> None:
-    """Installs what is missing into the running environment and says so.
+    """Installs missing libraries into the running environment and prints their names.
 
     Raises:
-        PeersMissing: if the installer fails.
+        ThirdPartyMissing: if the installer fails.
     """
     wanted = missing()
     if not wanted:
         return
-    print(f"installing the peers that are missing: {', '.join(wanted)}", flush=True)
+    print(f"installing missing third-party libraries: {', '.join(wanted)}", flush=True)
     done = subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", *wanted], capture_output=True, text=True)
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise PeersMissing(f"pip install {' '.join(wanted)}: {last}; install them by hand: every row needs them all")
+        raise ThirdPartyMissing(
+            f"pip install {' '.join(wanted)}: {last}; install them by hand, every row needs all of them"
+        )
 
 
 def versions() -> dict[str, str]:
-    """Installed versions of the peers, for the record."""
+    """Installed versions of the libraries."""
     return {name: importlib.metadata.version(name) for name in names() if _is_installed(name)}
 
 

@@ -1,6 +1,7 @@
-"""Rows `unet_forward` and `unet_step`: the denoiser against the ancestor's U-Net and MONAI's, at equal parameters."""
+"""Rows `unet_forward` and `unet_step`: the denoiser against the U-Nets of X-ray2CTPA and MONAI at equal parameters."""
 
 from dataclasses import replace
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +22,7 @@ def _inputs(setting: dict, device: str) -> dict[str, torch.Tensor]:
 
 
 def make_ours(setting: dict, device: str) -> nn.Module:
-    """Our denoiser as `settings.yaml` sets it up; the lifted X-ray features are left out, the peers have none."""
+    """Our denoiser as in `settings.yaml`, without lifted X-ray features, which the others do not have."""
     from ddpm.denoiser.unet import UNet3D
 
     network = setting["networks"]["unet"]
@@ -30,8 +31,8 @@ def make_ours(setting: dict, device: str) -> nn.Module:
     return wake(model).to(device)
 
 
-def make_ancestor(setting: dict, device: str) -> nn.Module:
-    """The ancestor's network, from its package."""
+def make_xray2ctpa(setting: dict, device: str) -> nn.Module:
+    """U-Net of the X-ray2CTPA baseline, from its package."""
     from video_diffusion_pytorch import Unet3D
 
     network = setting["networks"]["unet_peer"]
@@ -49,7 +50,7 @@ def make_monai(setting: dict, device: str) -> nn.Module:
 
 
 def wake(model: nn.Module) -> nn.Module:
-    """Fills layers that start at zero: zeros may be quicker to multiply than the weights of a trained network."""
+    """Fills zero-initialised layers with small random weights, since zeros may be faster to multiply."""
     for parameter in model.parameters():
         if parameter.ndim > 1 and not parameter.is_meta and not parameter.any():
             nn.init.normal_(parameter, std=0.02)
@@ -67,7 +68,7 @@ def _autocast(device: str, enabled: bool):
 
 
 def has_bfloat16(device: str) -> bool:
-    """Whether the project itself would use bfloat16 on this device."""
+    """Whether the project uses bfloat16 on this device."""
     from common.autocast import inference_autocast
 
     with inference_autocast(torch.device(device)):
@@ -87,7 +88,7 @@ def _forward(setting: dict, device: str, model: nn.Module, kind: str, bfloat16: 
         with _autocast(device, bfloat16):
             _call(model, x, kind)
 
-    return Work(step, _facts(model, "bfloat16" if bfloat16 else "float32"), floor=step)
+    return Work(step, _facts(model, "bfloat16" if bfloat16 else "float32"), roofline=step)
 
 
 def _step(setting: dict, device: str, model: nn.Module, kind: str, bfloat16: bool, optimizer, average=None) -> Work:
@@ -110,106 +111,56 @@ def _step(setting: dict, device: str, model: nn.Module, kind: str, bfloat16: boo
         with torch.no_grad(), _autocast(device, bfloat16):
             return {"loss": float(F.mse_loss(_call(model, x, kind).float(), x["noise"]))}
 
-    return Work(step, _facts(model, "bfloat16" if bfloat16 else "float32"), finish, floor=learn)
+    return Work(step, _facts(model, "bfloat16" if bfloat16 else "float32"), finish, roofline=learn)
 
 
-def forward_ours(setting: dict, device: str) -> Work:
+def forward_ours(setting: dict, device: str, compiled: bool = False) -> Work:
     """As the pipeline calls it."""
-    return _forward(setting, device, make_ours(setting, device), "ours", has_bfloat16(device))
+    model = make_ours(setting, device)
+    work = _forward(setting, device, torch.compile(model) if compiled else model, "ours", has_bfloat16(device))
+    return replace(work, roofline=None) if compiled else work
 
 
-def forward_ours_compiled(setting: dict, device: str) -> Work:
-    """The same behind `torch.compile`: what a compiler would add."""
-    model = torch.compile(make_ours(setting, device))
-    return replace(_forward(setting, device, model, "ours", has_bfloat16(device)), floor=None)
+def forward_third_party(setting: dict, device: str, kind: str = "xray2ctpa", bfloat16: bool = False) -> Work:
+    """In float32, the package's default, or under bfloat16 autocast."""
+    return _forward(setting, device, MAKE[kind](setting, device), kind, bfloat16)
 
 
-def forward_ancestor(setting: dict, device: str) -> Work:
-    """As it comes: float32."""
-    return _forward(setting, device, make_ancestor(setting, device), "ancestor", False)
-
-
-def forward_ancestor_autocast(setting: dict, device: str) -> Work:
-    """Under bfloat16 autocast."""
-    return _forward(setting, device, make_ancestor(setting, device), "ancestor", True)
-
-
-def forward_monai(setting: dict, device: str) -> Work:
-    """As it comes: float32."""
-    return _forward(setting, device, make_monai(setting, device), "monai", False)
-
-
-def forward_monai_autocast(setting: dict, device: str) -> Work:
-    """Under bfloat16 autocast."""
-    return _forward(setting, device, make_monai(setting, device), "monai", True)
-
-
-def _our_step(setting: dict, device: str, model: nn.Module) -> Work:
+def step_ours(setting: dict, device: str, compiled: bool = False) -> Work:
+    """With the optimizer and the weight average of `ddpm.module`."""
     from diffusers.training_utils import EMAModel
 
+    model = make_ours(setting, device)
+    model = torch.compile(model) if compiled else model
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, betas=(0.9, 0.99), weight_decay=0.0, fused=True)
     average = EMAModel(model.parameters(), decay=0.999, use_ema_warmup=True, power=0.75, foreach=True)
-    return _step(setting, device, model, "ours", has_bfloat16(device), optimizer, average)
+    work = _step(setting, device, model, "ours", has_bfloat16(device), optimizer, average)
+    return replace(work, roofline=None) if compiled else work
 
 
-def step_ours(setting: dict, device: str) -> Work:
-    """With the optimizer and the average of the weights that `ddpm.module` trains with."""
-    return _our_step(setting, device, make_ours(setting, device))
-
-
-def step_ours_compiled(setting: dict, device: str) -> Work:
-    """The same behind `torch.compile`."""
-    return replace(_our_step(setting, device, torch.compile(make_ours(setting, device))), floor=None)
-
-
-def _peer_step(setting: dict, device: str, model: nn.Module, kind: str, bfloat16: bool) -> Work:
-    # Adam as its trainer makes it, and no average: its trainer averages every tenth step only
+def step_third_party(setting: dict, device: str, kind: str = "xray2ctpa", bfloat16: bool = False) -> Work:
+    """In float32 or under bfloat16 autocast, with Adam and no average: its trainer averages every tenth step only."""
+    model = MAKE[kind](setting, device)
     return _step(setting, device, model, kind, bfloat16, torch.optim.Adam(model.parameters(), lr=1e-4))
 
 
-def step_ancestor(setting: dict, device: str) -> Work:
-    """As it comes: float32, Adam."""
-    return _peer_step(setting, device, make_ancestor(setting, device), "ancestor", False)
+MAKE = {"xray2ctpa": make_xray2ctpa, "monai": make_monai}
 
 
-def step_ancestor_autocast(setting: dict, device: str) -> Work:
-    """Under bfloat16 autocast."""
-    return _peer_step(setting, device, make_ancestor(setting, device), "ancestor", True)
-
-
-def step_monai(setting: dict, device: str) -> Work:
-    """As it comes: float32, Adam."""
-    return _peer_step(setting, device, make_monai(setting, device), "monai", False)
-
-
-def step_monai_autocast(setting: dict, device: str) -> Work:
-    """Under bfloat16 autocast."""
-    return _peer_step(setting, device, make_monai(setting, device), "monai", True)
+def _sides(ours, third_party) -> dict:
+    named = {"video-diffusion-pytorch Unet3D": "xray2ctpa", "MONAI DiffusionModelUNet": "monai"}
+    sides = {"ours": ours}
+    for name, kind in named.items():
+        sides[name] = partial(third_party, kind=kind)
+        sides[f"{name}, bfloat16 autocast"] = partial(third_party, kind=kind, bfloat16=True)
+    return {**sides, "ours, torch.compile": partial(ours, compiled=True)}
 
 
 ROWS = [
-    Row(
-        "unet_forward",
-        "U-Net forward, no gradient",
-        {
-            "ours": forward_ours,
-            "video-diffusion-pytorch Unet3D": forward_ancestor,
-            "video-diffusion-pytorch Unet3D, bfloat16 autocast": forward_ancestor_autocast,
-            "MONAI DiffusionModelUNet": forward_monai,
-            "MONAI DiffusionModelUNet, bfloat16 autocast": forward_monai_autocast,
-            "ours, torch.compile": forward_ours_compiled,
-        },
-    ),
+    Row("unet_forward", "U-Net forward, no gradient", _sides(forward_ours, forward_third_party)),
     Row(
         "unet_step",
         "U-Net training step: forward, backward, optimizer, EMA",
-        {
-            "ours": step_ours,
-            "video-diffusion-pytorch Unet3D": step_ancestor,
-            "video-diffusion-pytorch Unet3D, bfloat16 autocast": step_ancestor_autocast,
-            "MONAI DiffusionModelUNet": step_monai,
-            "MONAI DiffusionModelUNet, bfloat16 autocast": step_monai_autocast,
-            "ours, torch.compile": step_ours_compiled,
-        },
+        _sides(step_ours, step_third_party),
     ),
 ]

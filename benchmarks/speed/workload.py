@@ -1,4 +1,4 @@
-"""What a row measures: one side's prepared work, and the settings it is prepared from."""
+"""Workload of a row: the prepared work of one implementation, and its settings."""
 
 import copy
 from collections.abc import Callable
@@ -12,19 +12,19 @@ SETTINGS = Path(__file__).with_name("settings.yaml")
 
 @dataclass
 class Work:
-    """One side, ready to be timed.
+    """One implementation, ready to be timed.
 
     Args:
         step: does the work once.
         facts: plain JSON known before timing: parameters, precision, ….
-        finish: after timing; plain JSON that only a run gives, such as a reconstruction error.
-        floor: does the work once under the counters of `floor.py`; None where nothing can be counted.
+        finish: returns plain JSON after timing, such as a reconstruction error.
+        roofline: does the work once under the counters of `roofline.py`; None if it cannot be counted.
     """
 
     step: Callable[[], object]
     facts: dict = field(default_factory=dict)
     finish: Callable[[], dict] = dict
-    floor: Callable[[], object] | None = None
+    roofline: Callable[[], object] | None = None
 
 
 @dataclass(frozen=True)
@@ -32,13 +32,13 @@ class Row:
     """One line of the benchmark.
 
     Args:
-        name: of the row, as it stands in the table.
-        what: the work in words.
-        sides: name of a side to the function `(setting, device) -> Work`; the first is ours, the second the peer that
-            the ratio is stated against, the others stand beside it.
-        fastest: the ratio is against the fastest peer instead of the second side.
-        sizes: `cpu`, `gpu`: where the row exists.
-        times: seconds of the peer are multiplied by this: 1000 denoising steps are not run 5 times over.
+        name: of the row, as in the table.
+        what: description of the work.
+        sides: implementations, name to `(setting, device) -> Work`; the first is ours, the second the peer of the
+            ratio.
+        fastest: the ratio is against the fastest peer instead of the second implementation.
+        sizes: `cpu`, `gpu`: sizes at which the row is measured.
+        times: factor on the seconds of the peers, such as 1000 denoising steps of which one is measured.
     """
 
     name: str
@@ -58,5 +58,5 @@ def load_settings(size: str, file: Path = SETTINGS) -> dict:
 
 
 def setting_of(row: str, settings: dict, **changes) -> dict:
-    """What a side of a row is made from: its sizes, the networks, the tolerance; `changes` replace sizes."""
+    """Settings of a row: its sizes and the networks; `changes` replace sizes."""
     return copy.deepcopy({**settings["sizes"][row], **changes, "networks": settings["networks"]})

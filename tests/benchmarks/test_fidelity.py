@@ -1,4 +1,4 @@
-"""The fidelity benchmark: its commands compose, rows merge, differences and claims say what the scores say."""
+"""The fidelity benchmark: its commands compose, rows merge, differences and hypotheses follow the scores."""
 
 import json
 from types import SimpleNamespace
@@ -11,8 +11,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from phantom_sources import phantom_source
 
-from benchmarks.fidelity import hypotheses as claims
-from benchmarks.fidelity import samplers, solvers, table
+from benchmarks.fidelity import hypotheses, samplers, solvers, table
 from benchmarks.fidelity.render_xrays import render
 from benchmarks.fidelity.run import plan, refuse_stale, train
 from benchmarks.fidelity.sampler_plots import guidance_picture, quality_picture
@@ -52,12 +51,12 @@ def home(tmp_path):
         put(tmp_path, "model", base + 0.1 * seed + 0.05 * rng.normal(size=20), seed)
         put(tmp_path, "model_sample", base - 1.0, seed, **spectra)
         put(tmp_path, "regression", base + 0.4, seed, gradient_spectrum=6.0)
-        put(tmp_path, "ancestor", base - 5.0 + rng.normal(size=20), seed)
+        put(tmp_path, "xray2ctpa", base - 5.0 + rng.normal(size=20), seed)
     put(tmp_path, "ridge", base - 0.9 + 0.3 * rng.normal(size=20), None)
     put(tmp_path, "nearest", base - 0.05 + rng.normal(size=20), None)
     put(tmp_path, "mean_volume", base - 6.0, None)
     put(tmp_path, "shuffled_xray", base - 8.0)
-    put(tmp_path, "ancestor_1000", base[:8] - 5.5)
+    put(tmp_path, "xray2ctpa_1000", base[:8] - 5.5)
     put(tmp_path, TRUTH, [np.nan] * 20, None, reprojection=0.01)
     return tmp_path
 
@@ -65,7 +64,7 @@ def home(tmp_path):
 def test_results_have_the_form_of_metrics_json(home):
     table.write(64, home)
     result = json.loads((home / "results.json").read_text())
-    assert {"protocol", "methods", "reference", "differences", "claims"} == set(result)
+    assert {"protocol", "methods", "reference", "differences", "hypotheses"} == set(result)
     assert set(result["methods"]["model"]["psnr"]) == {"mean", "low", "high"}
     assert set(result["reference"]) == {TRUTH} and TRUTH not in result["methods"]
     rows = result["protocol"]["rows"]
@@ -87,10 +86,10 @@ def test_a_mean_is_over_cases_and_seeds_and_a_difference_is_paired(home):
     result = table.summarise(64, home)
     runs = [run.psnr for _, run in found["model"]]
     assert result["methods"]["model"]["psnr"]["mean"] == pytest.approx(np.mean(runs), abs=1e-5)
-    told = result["differences"]["model - regression"]["psnr"]
-    assert told["mean"] == pytest.approx(-0.35, abs=0.03) and told["high"] - told["low"] < 0.1
-    assert np.mean(told["by_seed"]) == pytest.approx(told["mean"], abs=1e-3) and told["seed_std"] > 0.05
-    assert result["differences"]["model_sample - ancestor_1000"]["psnr"]["cases"] == 8
+    psnr = result["differences"]["model - regression"]["psnr"]
+    assert psnr["mean"] == pytest.approx(-0.35, abs=0.03) and psnr["high"] - psnr["low"] < 0.1
+    assert np.mean(psnr["by_seed"]) == pytest.approx(psnr["mean"], abs=1e-3) and psnr["seed_std"] > 0.05
+    assert result["differences"]["model_sample - xray2ctpa_1000"]["psnr"]["cases"] == 8
 
 
 def test_training_seeds_are_paired_by_their_number(tmp_path):
@@ -100,9 +99,9 @@ def test_training_seeds_are_paired_by_their_number(tmp_path):
     for seed in (2, 3, 10):
         put(tmp_path, "regression", [23.0 + 2 * seed, 24.0 + 2 * seed], seed)
     put(tmp_path, "ridge", [20.0, 21.0], None)
-    put(tmp_path, "ancestor", [15.0, 16.0], 2)
+    put(tmp_path, "xray2ctpa", [15.0, 16.0], 2)
     found = table.read(64, tmp_path)
-    for other, expected in (("regression", [-1.0, -9.0]), ("ridge", [5.0, 6.0, 14.0]), ("ancestor", None)):
+    for other, expected in (("regression", [-1.0, -9.0]), ("ridge", [5.0, 6.0, 14.0]), ("xray2ctpa", None)):
         assert table.difference(found["model"], found[other], "psnr").get("by_seed") == expected
 
 
@@ -126,10 +125,10 @@ def test_a_difference_across_machines_says_so():
     rows = {
         "model": {"seeds": [0, 1], "machines": ["a", "b"]},
         "flow": {"seeds": [1], "machines": ["b"]},
-        "ancestor": {"seeds": [0, 1], "machines": ["a", "a"]},
+        "xray2ctpa": {"seeds": [0, 1], "machines": ["a", "a"]},
         "ridge": {"seeds": [None], "machines": ["c"]},
     }
-    said = [table._machines(f"model - {other}", rows) for other in ("flow", "ancestor", "ridge")]
+    said = [table._machines(f"model - {other}", rows) for other in ("flow", "xray2ctpa", "ridge")]
     assert said == ["", "; different machines", ""]
 
 
@@ -140,19 +139,19 @@ def test_several_comparisons_cost_significance(home):
         assert metrics["psnr"]["p_holm"] >= table.difference(found[one], found[other], "psnr")["p"]
 
 
-def test_claims_are_shown_not_shown_or_not_reached(home):
-    told = {entry["words"]: entry for entry in table.summarise(64, home)["claims"]}
+def test_hypotheses_are_shown_not_shown_or_not_reached(home):
+    told = {entry["words"]: entry for entry in table.summarise(64, home)["hypotheses"]}
     verdicts = {words: entry["verdict"] for words, entry in told.items()}
     by_pair = {(e["one"], e["other"], e["metric"]): e["verdict"] for e in told.values()}
     assert by_pair["model", "regression", "psnr"] == "shown"  # 0.35 below, 0.6 allowed
     assert by_pair["model", "ridge", "psnr"] in ("not shown", "not reached")  # 0.95 above, 1 wanted
     assert by_pair["model", "nearest", "psnr"] in ("not shown", "not reached")
     assert by_pair["model", "mean_volume", "psnr"] == by_pair["model", "shuffled_xray", "psnr"] == "shown"
-    assert by_pair["model_sample", "ancestor", "psnr"] == "shown"
+    assert by_pair["model_sample", "xray2ctpa", "psnr"] == "shown"
     assert by_pair["model_sample", "regression", "gradient_spectrum"] == "shown"  # lower is nearer
     assert by_pair["model_sample", "regression", "noise_power_spectrum"] == "not measured"
-    assert verdicts["with unknown poses it is above the same without lifting"] == "not measured"
-    text = "\n".join(claims.sentences(list(told.values())))
+    assert verdicts["with unknown poses it is above the same network without lifting"] == "not measured"
+    text = "\n".join(hypotheses.sentences(list(told.values())))
     assert "**shown**: the mean of 8 samples is at most 0.6 dB below regression: -0.3" in text
 
 
@@ -169,25 +168,25 @@ def test_claims_are_shown_not_shown_or_not_reached(home):
 )
 def test_a_verdict_needs_interval_and_p_value(mean, low, high, p, metric, margin, expected):
     entry = {"difference": {"mean": mean, "low": low, "high": high}, "p_holm": p, "metric": metric, "margin": margin}
-    assert claims.verdict(entry) == expected
+    assert hypotheses.verdict(entry) == expected
 
 
 def test_collecting_again_changes_nothing_and_another_seed_is_added(tmp_path):
-    judged = tmp_path / "judged"
-    judged.mkdir()
+    evaluated = tmp_path / "evaluated"
+    evaluated.mkdir()
     scores = pd.DataFrame({"id": ["a", "b", "a", "b"], "patient": ["a", "b"] * 2, "psnr": [20.0, 22.0, 18.0, 19.0]})
-    scores.assign(method=["model", "model", "ridge", "ridge"]).to_csv(judged / "cases.csv", index=False)
-    (judged / "metrics.json").write_text(json.dumps({"protocol": PROTOCOL}))
+    scores.assign(method=["model", "model", "ridge", "ridge"]).to_csv(evaluated / "cases.csv", index=False)
+    (evaluated / "metrics.json").write_text(json.dumps({"protocol": PROTOCOL}))
     method = Method((), (), {"model": "model", "ridge": "ridge"}, 20.0)
     trained = {"minutes": 20.0, "batches": 7, "machine": "a machine"}
-    table.collect("model", method, 64, 0, trained, judged, tmp_path)
+    table.collect("model", method, 64, 0, trained, evaluated, tmp_path)
     first = (tmp_path / "results.json").read_text()
-    table.collect("model", method, 64, 0, trained, judged, tmp_path)
+    table.collect("model", method, 64, 0, trained, evaluated, tmp_path)
     assert (tmp_path / "results.json").read_text() == first
-    table.collect("model", method, 64, 1, trained, judged, tmp_path)
+    table.collect("model", method, 64, 1, trained, evaluated, tmp_path)
     rows = json.loads((tmp_path / "results.json").read_text())["protocol"]["rows"]
     assert rows["model"]["seeds"] == [0, 1] and rows["ridge"]["seeds"] == [None]
-    table.collect("model", method, 128, 0, trained, judged, tmp_path)
+    table.collect("model", method, 128, 0, trained, evaluated, tmp_path)
     assert (tmp_path / "results_128.json").is_file()
 
 
@@ -212,7 +211,7 @@ def test_scores_of_a_training_that_is_gone_are_refused(tmp_path):
     (tmp_path / "metrics.json").write_text(json.dumps({"protocol": protocol}))
     refuse_stale(tmp_path, checkpoint)
     checkpoint.write_bytes(b"second")
-    with pytest.raises(SystemExit, match="judged another training than .*last.ckpt; remove it"):
+    with pytest.raises(SystemExit, match="has the scores of another training than .*last.ckpt; remove it"):
         refuse_stale(tmp_path, checkpoint)
 
 
@@ -232,7 +231,7 @@ def way(evaluations: int, psnr: float, spread: float, **extra) -> dict:
 HOW = {"checkpoint": {"file": "last.ckpt", "sha256": "0" * 64}, "split": "test", "cases": 12, "samples": 8}
 
 
-def test_samplers_are_judged_against_a_thousand_steps(tmp_path):
+def test_samplers_are_evaluated_against_a_thousand_steps(tmp_path):
     found = {"default": way(12, 23.05, 91.0), "fast": way(4, 22.7, 60.0), "sde": way(20, 23.0, 80.0)}
     result = samplers.report(found | {samplers.REFERENCE: way(1000, 23.0, 90.0)}, False, HOW)
     assert result["protocol"] == HOW
@@ -241,7 +240,8 @@ def test_samplers_are_judged_against_a_thousand_steps(tmp_path):
     assert told["spread"]["mean"] == pytest.approx(91 / 90, abs=1e-3)
     assert told["amplitude"]["worst"] == pytest.approx(91 / 90, abs=1e-3)
     (tmp_path / "samplers_64.json").write_text(json.dumps(result))
-    verdicts = {entry["words"]: entry["verdict"] for entry in claims.sampler_claims(tmp_path / "samplers_64.json")}
+    entries = hypotheses.sampler_hypotheses(tmp_path / "samplers_64.json")
+    verdicts = {entry["words"]: entry["verdict"] for entry in entries}
     assert [v for w, v in verdicts.items() if w.startswith("sampler default: spread")] == ["shown"]
     assert [v for w, v in verdicts.items() if w.startswith("sampler fast")] == ["not reached"]
     worst = {w.partition(":")[0]: v for w, v in verdicts.items() if "worst frequency" in w}
@@ -299,7 +299,7 @@ def test_guidance_of_a_model_that_was_never_without_its_xray_is_one_line(monkeyp
     monkeypatch.setattr("ddpm.checkpoint.load.load_pipeline", lambda *_, **__: SimpleNamespace(guided=False))
     arguments = ["--checkpoint", "last.ckpt", "--guidance", "--home", str(tmp_path), "--output", str(tmp_path)]
     monkeypatch.setattr("sys.argv", ["samplers.py", *arguments])
-    with pytest.raises(SystemExit, match="--guidance: last.ckpt has never been without its X-ray"):
+    with pytest.raises(SystemExit, match="--guidance: last.ckpt was trained without condition drop"):
         samplers.main()
 
 
@@ -314,9 +314,9 @@ def test_measured_coverage_becomes_a_sentence(tmp_path):
     told = {"mean": 0.91, "low": 0.85, "high": 0.95, "covered": 116, "cases": 128}
     held = {"level": 0.9, "coverage": {"lungs": told, "bone": told | {"low": 0.6, "high": 0.7}}}
     (tmp_path / "bounds_64.json").write_text(json.dumps(held))
-    found = claims.coverage_claims(tmp_path / "bounds_64.json")
-    assert [entry["verdict"] for entry in found] == ["the interval holds it", "less than promised"]
-    assert BASELINES and "bound on lungs: promised 0.9" in "\n".join(claims.sentences(found))
+    found = hypotheses.coverage_hypotheses(tmp_path / "bounds_64.json")
+    assert [entry["verdict"] for entry in found] == ["compatible with the level", "below the level"]
+    assert BASELINES and "interval of lungs, level 0.9" in "\n".join(hypotheses.sentences(found))
 
 
 def test_rendered_xrays_are_those_that_the_population_draws(tmp_path):

@@ -6,10 +6,7 @@ import subprocess
 import pytest
 import torch
 
-from benchmarks.speed import loading, measure, run, table
-from benchmarks.speed import roofline as floor
-from benchmarks.speed import scaling as grow
-from benchmarks.speed import third_party as peers
+from benchmarks.speed import loading, measure, roofline, run, scaling, table, third_party
 from benchmarks.speed.rows import ROWS, check_parameters, parameter_counts
 from benchmarks.speed.workload import Row, Work, load_settings, setting_of
 
@@ -19,8 +16,9 @@ SIDES = [(row.name, side) for row in ROWS.values() for side in row.sides if "com
 
 
 def needs_peers() -> None:
-    if peers.missing():
-        pytest.skip(f"not installed: {', '.join(peers.missing())}; `python benchmarks/speed/run.py` installs them")
+    if third_party.missing():
+        names = ", ".join(third_party.missing())
+        pytest.skip(f"not installed: {names}; `python benchmarks/speed/run.py` installs them")
 
 
 def found(ours: list[float], peer: list[float], other: list[float]) -> dict:
@@ -103,8 +101,8 @@ def test_networks_are_compared_at_equal_parameter_count():
     wide = load_settings("cpu")
     wide["networks"]["unet_peer"]["dim"] = 48
     counts = parameter_counts(wide)["unet"]
-    assert counts["ancestor"] > 1.5 * counts["ours"]
-    with pytest.raises(ValueError, match="ancestor.*apart"):
+    assert counts["xray2ctpa"] > 1.5 * counts["ours"]
+    with pytest.raises(ValueError, match="xray2ctpa.*apart"):
         check_parameters(wide)
 
 
@@ -137,7 +135,7 @@ def test_both_sides_are_given_the_same_arithmetic_to_count(name):
     needs_peers()
     ours, peer = list(ROWS[name].sides.values())[:2]
     setting = setting_of(name, load_settings("tiny"))
-    counted = [floor.count(side(setting, "cpu").floor)["gflop"] for side in (ours, peer)]
+    counted = [roofline.count(side(setting, "cpu").roofline)["gflop"] for side in (ours, peer)]
     assert min(counted) > 0
     if name == "vae_slices":  # the same network: only the batches differ
         assert counted[0] == pytest.approx(counted[1], rel=0.01)
@@ -145,7 +143,7 @@ def test_both_sides_are_given_the_same_arithmetic_to_count(name):
 
 def test_operations_and_bytes_of_a_product_are_those_of_the_formula():
     a, b = torch.randn(32, 64), torch.randn(64, 16)
-    counted = floor.count(lambda: (a @ b) + 1)
+    counted = roofline.count(lambda: (a @ b) + 1)
     assert counted["gflop"] * 1e9 == 2 * 32 * 64 * 16
     assert counted["product_gb"] * 1e9 == pytest.approx(4 * (32 * 64 + 64 * 16 + 32 * 16))
     assert counted["all_gb"] * 1e9 == pytest.approx(counted["product_gb"] * 1e9 + 2 * 4 * 32 * 16)
@@ -153,7 +151,7 @@ def test_operations_and_bytes_of_a_product_are_those_of_the_formula():
 
 def test_attention_on_a_cpu_is_counted():
     q = torch.randn(1, 2, 8, 4)
-    counted = floor.count(lambda: torch.nn.functional.scaled_dot_product_attention(q, q, q))
+    counted = roofline.count(lambda: torch.nn.functional.scaled_dot_product_attention(q, q, q))
     assert counted["gflop"] * 1e9 == 2 * (2 * 2 * 8 * 8 * 4)
 
 
@@ -204,9 +202,9 @@ def test_a_wrong_name_count_or_size_is_refused(capsys):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
-@pytest.mark.parametrize("command", [run, grow])
+@pytest.mark.parametrize("command", [run, scaling])
 def test_a_gpu_that_is_not_there_is_told_before_anything_is_installed(command, monkeypatch):
-    monkeypatch.setattr(peers, "install_missing", lambda: pytest.fail("installed"))
+    monkeypatch.setattr(third_party, "install_missing", lambda: pytest.fail("installed"))
     with pytest.raises(ValueError, match="--gpu.*torch finds no GPU here; leave the option out"):
         command.main(["--gpu"])
 
@@ -224,21 +222,21 @@ class Installer:
 
 def test_missing_peers_are_installed_and_said(monkeypatch, capsys):
     pip = Installer(0)
-    monkeypatch.setattr(peers, "subprocess", pip)
-    monkeypatch.setattr(peers, "_is_installed", lambda name: name != "monai")
-    peers.install_missing()
+    monkeypatch.setattr(third_party, "subprocess", pip)
+    monkeypatch.setattr(third_party, "_is_installed", lambda name: name != "monai")
+    third_party.install_missing()
     (command,) = pip.called
     assert command[1:] == ["-m", "pip", "install", "--quiet", "monai>=1.4"]
-    assert capsys.readouterr().out == "installing the peers that are missing: monai>=1.4\n"
-    monkeypatch.setattr(peers, "_is_installed", lambda name: True)
-    peers.install_missing()
+    assert capsys.readouterr().out == "installing missing third-party libraries: monai>=1.4\n"
+    monkeypatch.setattr(third_party, "_is_installed", lambda name: True)
+    third_party.install_missing()
     assert len(pip.called) == 1 and capsys.readouterr().out == ""
 
 
 def test_a_peer_that_cannot_be_installed_is_an_error_of_one_line(monkeypatch):
-    monkeypatch.setattr(peers, "subprocess", Installer(1, "a warning\nERROR: no network\n"))
-    monkeypatch.setattr(peers, "_is_installed", lambda name: name != "monai")
-    with pytest.raises(peers.PeersMissing) as told:
-        peers.install_missing()
-    said = "pip install monai>=1.4: ERROR: no network; install them by hand: every row needs them all"
+    monkeypatch.setattr(third_party, "subprocess", Installer(1, "a warning\nERROR: no network\n"))
+    monkeypatch.setattr(third_party, "_is_installed", lambda name: name != "monai")
+    with pytest.raises(third_party.ThirdPartyMissing) as told:
+        third_party.install_missing()
+    said = "pip install monai>=1.4: ERROR: no network; install them by hand, every row needs all of them"
     assert str(told.value) == said
