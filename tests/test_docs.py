@@ -135,6 +135,14 @@ def test_every_config_key_in_the_guides_exists():
                 assert key in known, f"{page.name}: {span}"
 
 
+def test_the_choices_of_every_group_are_listed():
+    rows = re.findall(r"^\| `([\w/]+)=` \| (`.*?`) \|", text(ROOT / "docs" / "configuration.md"), flags=re.M)
+    assert len(rows) >= 8
+    for group, choices in rows:
+        files = {file.stem for file in (ROOT / "config" / group).glob("*.yaml")}
+        assert set(re.findall(r"`(\w+)`", choices)) == files, group
+
+
 def overrides(line: str) -> list[str]:
     """What Hydra composes of a command line: no options, no placeholders, the first value of a sweep."""
     words = shlex.split(re.sub(r"<[^>]*>", "placeholder", line), comments=True)
