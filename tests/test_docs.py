@@ -173,6 +173,13 @@ def test_options_of_earlier_guides_still_compose(root):
         compose(root, words, return_hydra_config=True)
 
 
+def test_methods_of_the_benchmark_in_the_guides_exist():
+    from benchmarks.fidelity.variants import methods
+
+    named = " ".join(line.partition("--methods")[2].partition("--")[0] for _, line in commands()).split()
+    assert {"model", "regression"} <= set(named) <= set(methods(64))
+
+
 def test_the_commands_of_the_guides_are_found():
     scripts = {script for script, _ in commands()}
     assert {"train/train_vqgan.py", "train/train_ddpm.py", "evaluation/generate.py", "dataset/prepare.py"} <= scripts

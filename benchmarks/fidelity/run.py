@@ -22,6 +22,7 @@ from benchmarks.fidelity.table import HERE, collect, machine, results_name  # no
 from benchmarks.fidelity.variants import Method, methods  # noqa: E402
 from common.files import newest_checkpoint  # noqa: E402
 
+EARLIER_NAMES = {"ancestor": "xray2ctpa", "ancestor_1000": "xray2ctpa_1000"}  # of methods
 AUTOENCODER = {  # at 64³ small crops: on a CPU many small batches train better than few large ones
     64: ["model.n_hiddens=64", "model.n_codes=4096", "model.max_steps=4000", "model.batch_size=1"],
     128: [
@@ -146,6 +147,7 @@ def main() -> None:
     )
     parser.add_argument("--tiny", action="store_true", help="a dozen phantoms at 32³, to try the script")
     options = parser.parse_args()
+    options.methods = [EARLIER_NAMES.get(name, name) for name in options.methods]
     known = methods(options.size)
     unknown = [name for name in options.methods if name not in known]
     if unknown:
