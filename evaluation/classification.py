@@ -23,7 +23,7 @@ def main(cfg) -> None:
     from evaluation.classifiers.generated_cases import Generators, find_generators
     from evaluation.classifiers.hypotheses import PRIMARY
     from evaluation.classifiers.scores import describe, fairness, find_classifiers, folds_of, score_fold
-    from evaluation.classifiers.tables import markdown, stated, write_all
+    from evaluation.classifiers.tables import markdown, protocol_of, write_all
     from evaluation.generation.open_pipeline import resolve_device
 
     device = resolve_device(cfg.device)
@@ -56,7 +56,7 @@ def main(cfg) -> None:
         protocols.append(data.protocol())
     scores = pd.concat(tables, ignore_index=True)
     result = analyse(scores, inputs, cfg.margin, cfg.sensitivity, cfg.draws, cfg.seed)
-    result["protocol"] = stated(cfg, protocols, scores, generators) | {"classifiers": describe(found)}
+    result["protocol"] = protocol_of(cfg, protocols, scores, generators) | {"classifiers": describe(found)}
     result["limits"] += fairness(found, generators)
     runs: dict[str, list[Path]] = {}
     for one in found:

@@ -1,4 +1,4 @@
-"""Classifiers on the same cases: AUC, decisions, calibration, and one comparison that was stated beforehand."""
+"""Classifiers on the same cases: AUC, decisions, calibration, and one pre-specified comparison."""
 
 import numpy as np
 import pandas as pd
@@ -26,7 +26,7 @@ def analyse(
     draws: int = DRAWS,
     seed: int = 0,
 ) -> dict:
-    """Everything that is said of the classifiers, as plain JSON.
+    """The complete comparison as plain JSON.
 
     Args:
         scores: a row a case of the parts `val` and `test` of each fold: `COLUMNS`, and a column of logits for each
@@ -73,7 +73,7 @@ def analyse(
 
 
 def definitions(sensitivity: float) -> dict[str, str]:
-    """What each number is."""
+    """Definition of each number."""
     return {
         "auc": "Mann-Whitney, a fold at a time, then the mean over folds; scores of different folds are never pooled",
         "interval": "DeLong (Obuchowski where a patient has several cases); a score interval where it is a point",

@@ -1,4 +1,4 @@
-"""Generated volumes as cases: each from a generator that has not seen its patient, kept in the cache."""
+"""Generated volumes as cases, cached; each from a generator that was not trained on its patient."""
 
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -30,7 +30,7 @@ TOGETHER = 64  # X-rays held in memory at once
 
 
 class GeneratedCases(Dataset):
-    """The items of a `CaseDataset` with generated volumes in the place of the true ones.
+    """The items of a `CaseDataset` with generated volumes in place of the true ones.
 
     Args:
         cases: whose X-rays, labels and rows they keep.
@@ -52,7 +52,7 @@ class GeneratedCases(Dataset):
 
 @dataclass
 class Generators:
-    """Checkpoints that make the volumes, and how.
+    """Checkpoints that generate the volumes, and their settings.
 
     Args:
         paths: checkpoints: one that is foreign to the data, or one for each fold.
@@ -61,7 +61,7 @@ class Generators:
         seed: of the noise.
         batch_size: volumes generated at once.
         device: where.
-        origin: checkpoint that all of them were fine-tuned from, if they were.
+        origin: checkpoint that all of them were fine-tuned from, if any.
 
     Raises:
         UserError: no checkpoint, or samples below 1.
@@ -126,7 +126,7 @@ class Generators:
     def _generate(self, generator: "_Generator", cases: CaseDataset, places: list[int], files: list[Path]) -> None:
         pipeline = generator.pipeline
         set_sampler(pipeline, self.sampler)
-        # films are laid onto the lungs that this generator knows, without the changes of a training sample
+        # X-rays are aligned to the generator's lung box, without augmentation
         of_volumes = generator.protocol.get("input") == "volume"
         extent = None if of_volumes else generator.protocol.get("extent")
         shown = CaseDataset(
@@ -166,7 +166,7 @@ def _check_xrays(present: dict, generator: _Generator) -> None:
 
 
 def find_generators(given: str | list[str] | None) -> list[Path]:
-    """Checkpoints out of a config value: a file, a folder (the newest of each fold under it), or a list of these.
+    """Checkpoints from a config value: a file, a folder (the newest of each fold under it), or a list of these.
 
     Raises:
         UserError: a path that does not exist, or a folder without a checkpoint of a generator.

@@ -1,4 +1,4 @@
-"""The comparisons of classifiers that are fixed in advance, and their tests."""
+"""Pre-specified comparisons of classifiers and their tests."""
 
 from itertools import combinations
 

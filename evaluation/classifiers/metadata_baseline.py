@@ -1,4 +1,4 @@
-"""What can be told without a picture: a logistic regression on view, age, sex and hours from X-ray to CT alone."""
+"""Baseline without images: logistic regression on view, age, sex and hours from X-ray to CT."""
 
 import numpy as np
 import pandas as pd
@@ -10,7 +10,7 @@ WHAT = "view, age, sex, hours from X-ray to CT"
 
 
 def features(rows: pd.DataFrame) -> pd.DataFrame:
-    """Numbers with NaN where a row does not say: frontal view AP, age in years, female, logarithm of hours."""
+    """Features with NaN for missing values: frontal view AP, age in years, female, logarithm of hours."""
     view = rows["view"].astype(str).str.split(";").str[0]
     sex = rows["sex"].astype(str).str.upper().str[:1]
     hours = pd.to_numeric(rows["hours_xray_to_ct"], errors="coerce").abs()
@@ -26,7 +26,7 @@ def features(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def metadata_logits(train: pd.DataFrame, *others: pd.DataFrame) -> list[Float[np.ndarray, " n"]] | None:
-    """Logits of other rows by a model fitted on the labelled ones of `train`; None where these differ in nothing.
+    """Logits of other rows by a model fitted on the labelled rows of `train`; None if no feature varies.
 
     Whether a value is missing is a feature too, and the gap is filled with the median of training.
     """

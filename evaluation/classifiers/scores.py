@@ -1,4 +1,4 @@
-"""Trained classifiers and the same cases: every one is found, checked against the data, and asked for its logits."""
+"""Finds trained classifiers, checks them against the data, and computes their logits on the same cases."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,9 +89,9 @@ def score_fold(
     device: torch.device,
     batch_size: int = 4,
 ) -> tuple[pd.DataFrame, dict[str, str]]:
-    """Logits of all classifiers on the labelled validation and test cases of one fold, and what each of them sees.
+    """Logits of all classifiers on the labelled validation and test cases of one fold, and the input of each.
 
-    The classifier of CTs is asked for generated volumes as well, and a model without any picture is fitted.
+    The classifier of CTs also scores generated volumes, and a baseline without images is fitted.
 
     Args:
         data: of this fold, after `setup()`.
@@ -121,16 +121,16 @@ def score_fold(
                 frame[name] = _logits(classifier, made[part], "ct", known, device, batch_size, name)
                 inputs[name] = "ct on generated"
         frames.append(frame)
-    told = metadata_logits(data.train.rows, *frames)
-    if told is not None:
-        frames = [frame.assign(**{METADATA: logits}) for frame, logits in zip(frames, told, strict=True)]
+    baseline = metadata_logits(data.train.rows, *frames)
+    if baseline is not None:
+        frames = [frame.assign(**{METADATA: logits}) for frame, logits in zip(frames, baseline, strict=True)]
         inputs[METADATA] = "metadata"
     fold = found[0].fold
     return pd.concat(frames, ignore_index=True).assign(fold=0 if fold is None else fold), inputs
 
 
 def describe(found: list[Found]) -> list[dict]:
-    """Plain JSON: what was compared, by file hash."""
+    """Plain JSON: the compared classifiers by file hash."""
     keys = ("balance", "chosen", "generators", "init_from")
     return [
         {"name": one.name, "input": one.input, "fold": one.fold, "sha256": sha256(one.path)}

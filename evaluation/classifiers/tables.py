@@ -28,7 +28,7 @@ RATES = ("accuracy", "specificity", "sensitivity", "ppv", "npv")
 
 
 def markdown(result: dict) -> str:
-    """The table with Youden's threshold, the sentences, and what limits them."""
+    """The tables of both thresholds, the comparisons in sentences, and the limits."""
     counts, lines = result["cases"], []
     mark = " **Phantoms, not patients.**" if result["protocol"].get("phantoms") else ""
     folds = f" in {counts['folds']} folds" if counts["folds"] > 1 else ""
@@ -141,8 +141,8 @@ def _viewed(area: dict | None) -> str:
 KEPT = ("fold", "part", "id", "patient", "label", "view", "xray_source")
 
 
-def stated(cfg: DictConfig, protocols: list[dict], scores: pd.DataFrame, generators: Generators | None) -> dict:
-    """Under what the numbers hold; plain JSON."""
+def protocol_of(cfg: DictConfig, protocols: list[dict], scores: pd.DataFrame, generators: Generators | None) -> dict:
+    """Protocol of the comparison; plain JSON."""
     first = protocols[0]
     test = scores[scores.part == "test"].sort_values("id")
     words = "\n".join(f"{name} {label}" for name, label in zip(test["id"], test["label"], strict=True))

@@ -1,6 +1,6 @@
-"""Do many generated volumes look like many real ones? Fréchet distance and MMD of features, with their case counts.
+"""Fréchet distance and MMD between features of generated and real volumes.
 
-They judge a population, not a case: a model that ignores its X-ray can score well here.
+They evaluate a population, not a case: a model that ignores its X-ray can score well.
 """
 
 import logging
@@ -67,15 +67,15 @@ def population(extractor, volumes: Iterable[tuple[Float[Tensor, "d h w"], Sequen
 
 
 def no_extractor(device: str = "cpu") -> None:
-    """What `extractor=none` builds: nothing, so that no distribution metric is measured."""
+    """None, for `extractor=none`: no distribution metric is measured."""
 
 
 def compare_populations(generated: dict[str, Float[Tensor, "n s f"]], real: dict[str, Float[Tensor, "n s f"]]) -> dict:
     """`{"frechet": {part: value}, "mmd": …, "reference": …, "cases": n, "warning": …}`; plain JSON.
 
     A part is `volume` for a 3D extractor, a plane for a 2D one; `s` counts the slices of a case. `reference` is the
-    Fréchet distance of the even real cases to the odd ones: what the number of cases alone does to it (with half of
-    them), so that a value near it says "no difference shown". None with fewer than two cases, or four.
+    Fréchet distance of the even real cases to the odd ones, the effect of half the number of cases alone: a value
+    near it shows no difference. None with fewer than two cases, or four.
     """
     cases = len(next(iter(real.values())))
     result = {"cases": cases, "frechet": {}, "mmd": {}, "reference": {}, "warning": None}

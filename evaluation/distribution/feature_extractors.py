@@ -1,6 +1,6 @@
-"""Feature extractors that the user names, with local weights: without weights there is no number, never a random net.
+"""Feature extractors with local weights; without weights no distance is measured.
 
-Each gives `features(volume in HU, spacing) -> {part: (s, f)}`, one case at a time in float32 and eval mode, so that no
+Each has `features(volume in HU, spacing) -> {part: (s, f)}`, one case at a time in float32 and eval mode, so that no
 result depends on a batch size or a number of workers.
 """
 
@@ -97,7 +97,7 @@ class MonaiVolumes(Extractor):
     """A 3D ResNet of MONAI, for example with the weights of MedicalNet.
 
     Args:
-        weights: state dict of the network; a `state_dict` around it and the prefix `module.` are taken off.
+        weights: state dict of the network; a surrounding `state_dict` and the prefix `module.` are removed.
         network: `resnet10`, `resnet18`, `resnet34`, `resnet50`, …
         shortcut: `A` or `B`, as the weights were trained (MedicalNet: A for 18 and 34, B for 10 and 50).
         window: HU that become -1 and 1.

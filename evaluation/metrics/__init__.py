@@ -1,6 +1,6 @@
-"""Metrics of one volume against another: pure functions on tensors, and beside each its entry in the registry.
+"""Metrics of one volume against another: pure functions on tensors and their registry entries.
 
-A file holds one idea and a tuple `METRICS`; `registry.catalogue()` finds every file of this folder.
+Every file holds a tuple `METRICS`; `catalogue.catalogue()` collects them.
 """
 
 from evaluation.metrics.dice import dice

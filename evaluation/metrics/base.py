@@ -1,6 +1,6 @@
-"""What a metric is, the case it is computed on, and the list of all that the files of this folder offer.
+"""`Metric`, a registry entry, and `CaseView`, the case that a metric is computed on.
 
-To add one: a file in this folder with a tuple `METRICS`. Nothing else has to know of it.
+To add a metric, add a file with a tuple `METRICS` to this folder.
 """
 
 from collections.abc import Callable
@@ -24,7 +24,7 @@ from evaluation.metrics.regions import (
 
 
 class NotMeasured(Exception):
-    """Raised by a metric that has no meaning for a case; its text says why and stands where the number would."""
+    """Raised by a metric that is not defined for a case; its text gives the reason and replaces the number."""
 
 
 @dataclass(frozen=True)
@@ -34,13 +34,13 @@ class Metric:
     Attributes:
         name: key in files and settings.
         label: column title.
-        unit: "" where it has none.
-        best: `high`, `low`, or `one` where 1 is perfect and both sides of it are worse.
+        unit: "" if it has none.
+        best: `high`, `low`, or `one` if 1 is perfect.
         digits: decimals that tables show.
         function: from a `CaseView` to one value per prediction.
-        definition: what the number is, for whoever wants to compute it again.
-        default: whether it is measured where nothing else is asked for.
-        floor: the truth itself does not score perfectly, so its own value is given beside the others.
+        definition: definition of the number, for reports.
+        default: measured by default.
+        floor: the truth itself does not score perfectly, so its own value is reported too.
     """
 
     name: str
@@ -55,19 +55,19 @@ class Metric:
 
 
 class CaseView:
-    """A case and what was predicted for it, as metrics see them; what several metrics need is computed once.
+    """A case and its predictions, with cached quantities that several metrics share.
 
     Args:
-        case: as `CaseDataset.case` gives it: `ct` in HU before windowing, `xray`, `pose`, `spacing`, of phantoms
+        case: item of `CaseDataset.case`: `ct` in HU before windowing, `xray`, `pose`, `spacing`, of phantoms
             `labels`.
         predictions: HU.
-        window: what predictions and truth are clipped to; its width is the data range.
+        window: HU range to which predictions and truth are clipped; its width is the data range.
         shared: has `get(compute, volume, *geometry)` that remembers results from case to case; computes if None.
         names: methods behind the predictions, in order.
-        tools: what some metrics need beside the volumes, by name: `lpips`, a network; `drr`, how X-rays were rendered.
+        tools: further inputs by name: `lpips`, a network; `drr`, the options of rendered X-rays.
 
     Attributes:
-        hu: truth before windowing, from which all masks are made.
+        hu: truth before windowing, the source of all masks.
         truth, predictions: clipped to the window.
         spacing: mm, `(D, H, W)`.
     """
@@ -84,7 +84,7 @@ class CaseView:
         self._regions: dict[str, Tensor] = {}
 
     def remembered(self, compute: Callable[..., Tensor], volume: Float[Tensor, "d h w"], *geometry) -> Tensor:
-        """`compute(volume, *geometry)`, from memory if another case has had the same volume."""
+        """`compute(volume, *geometry)`, cached across cases with the same volume."""
         if self._shared is None:
             return compute(volume, *geometry)
         return self._shared.get(compute, volume, *geometry)
@@ -128,7 +128,7 @@ class CaseView:
 
     @cached_property
     def dense(self) -> tuple[Bool[Tensor, "d h w"], Bool[Tensor, "d h w"]]:
-        """The truth's bone and contrast vessels, told apart by a phantom's labels where it has some; may be empty."""
+        """The truth's bone and contrast vessels, from a phantom's labels if it has some; may be empty."""
         if "labels" not in self.case:
             return split_dense(self.hu, self.body, self.segmented_lungs, self.spacing)
         dense = (self.hu >= DENSE_HU) & self.body

@@ -1,7 +1,7 @@
-"""Overlap of organs: Dice of lungs, heart and body against the truth's.
+"""Dice of lungs, heart and body against the truth's.
 
-The lungs of a prediction come from the built-in segmenter. No segmenter of the heart ships with us, and HU cannot show
-where the heart ends and the liver or the chest wall begins; see `heart_in_sight` for what is judged instead.
+The built-in segmenter finds lungs of a prediction. There is no segmenter of the heart, and HU do not separate heart
+from liver or chest wall; `heart_in_sight` defines the voxels that are evaluated instead.
 """
 
 import torch
@@ -29,14 +29,11 @@ def heart_in_sight(
     lungs: Bool[Tensor, "d h w"],
     spacing: tuple[float, float, float],
 ) -> tuple[Bool[Tensor, "d h w"], Bool[Tensor, "d h w"]]:
-    """`(heart, judged)`: the truth's heart, and the voxels in which a threshold can tell heart from what is beside it.
+    """`(heart, evaluated)`: the truth's heart, and the voxels in which a threshold separates it from its surroundings.
 
-    Judged are the labelled heart and the truth's aerated lung within `HEART_MARGIN_MM` of it, both by
-    `dataset.imaging.lung_segmentation.LUNG_BELOW_HU`, which lies half way between the two. Diaphragm, liver, chest
-    wall, great vessels and mediastinum have the heart's own HU and are left out. So the number is about the border of
-    the heart against
-    the lungs, in 3D: its size, its place and its shape there. It does not say whether a prediction separates the
-    heart from other soft tissue.
+    Evaluated are the labelled heart and the truth's aerated lung within `HEART_MARGIN_MM` of it, both by the threshold
+    `dataset.imaging.lung_segmentation.LUNG_BELOW_HU`. Diaphragm, liver, chest wall, great vessels and mediastinum have
+    the HU of the heart and are left out, so the metric measures the border between heart and lungs only.
     """
     aerated = hu < LUNG_BELOW_HU
     seen = heart & ~aerated
@@ -52,19 +49,19 @@ def _lung_dice(view: CaseView) -> Float[Tensor, " m"]:
 
 
 def _lung_dice_labels(view: CaseView) -> Float[Tensor, " m"]:
-    """Voxels in which the segmenter errs on the truth itself are left out, or it would be judged, not the volume."""
+    """Without the voxels in which the segmenter errs on the truth, so that its errors do not count."""
     own = view.labelled(*LUNG_LABELS)
     _lungs_in_window(view)
-    judged = own == view.segmented_lungs
-    return dice(view.predicted_lungs & judged, own & judged)
+    correct = own == view.segmented_lungs
+    return dice(view.predicted_lungs & correct, own & correct)
 
 
 def _heart_dice_labels(view: CaseView) -> Float[Tensor, " m"]:
     heart = view.labelled("heart")
     if view.window.low >= LUNG_BELOW_HU:
         raise NotMeasured(f"outside window: it begins at {view.window.low:g} HU and shows no border against the lungs")
-    seen, judged = heart_in_sight(view.hu, heart, view.labelled(*LUNG_LABELS), view.spacing)
-    return dice((view.predictions >= LUNG_BELOW_HU) & judged, seen)
+    seen, evaluated = heart_in_sight(view.hu, heart, view.labelled(*LUNG_LABELS), view.spacing)
+    return dice((view.predictions >= LUNG_BELOW_HU) & evaluated, seen)
 
 
 def _body_dice(view: CaseView) -> Float[Tensor, " m"]:
@@ -72,7 +69,7 @@ def _body_dice(view: CaseView) -> Float[Tensor, " m"]:
 
 
 def _lungs_in_window(view: CaseView) -> None:
-    """Refuses where the window has flattened the lungs: nothing is left to segment."""
+    """Raises `NotMeasured` if the window clips most of the lungs."""
     lungs, low = view.segmented_lungs, view.window.low
     if lungs.any() and float((view.hu[lungs] < low).float().mean()) > 0.5:
         raise NotMeasured(f"outside window: [{low:g}, {view.window.high:g}] HU flattens the lungs")

@@ -1,4 +1,4 @@
-"""Is right on the right? A mirrored volume looks like a chest and scores well; only a comparison catches it."""
+"""Detects mirrored volumes, which other metrics hardly penalise."""
 
 import torch
 from jaxtyping import Float
@@ -10,7 +10,7 @@ SHIFT_SHARE = 0.15  # of the width: how far both ways round may be moved, so tha
 
 
 def left_right(prediction: Float[Tensor, "*b d h w"], truth: Float[Tensor, "d h w"]) -> Float[Tensor, "*b"]:
-    """1 where the prediction fits the truth better than its mirror image does, 0 where worse, 1/2 where alike.
+    """1 if the prediction fits the truth better than its mirror image, 0 if worse, 1/2 if equal.
 
     Both may be shifted sideways by `SHIFT_SHARE` of the width, in whole voxels; the best squared error counts. The
     deviation from the mean of each coronal-sagittal line is compared, of which a symmetric chest has none.

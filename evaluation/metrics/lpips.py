@@ -1,4 +1,4 @@
-"""LPIPS slice by slice: distance of deep features that were weighted to agree with human eyes (Zhang et al. 2018)."""
+"""LPIPS slice by slice: distance of deep features weighted by human judgement (Zhang et al. 2018)."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from common.errors import UserError
 from ddpm.weights.safe_load import read_weights
 from evaluation.metrics.base import CaseView, Metric, NotMeasured
 
-SMALLEST_SIDE = 64  # pixels; AlexNet's strides leave nothing of less
+SMALLEST_SIDE = 64  # pixels; smaller than AlexNet's strides allow
 
 
 def lpips_slices(

@@ -1,4 +1,4 @@
-"""Do organs have the HU of organs? The median inside each organ against the range that physiology allows it."""
+"""Plausible HU of organs: the median inside each organ against its physiological range."""
 
 import torch
 from jaxtyping import Bool, Float

@@ -1,4 +1,4 @@
-"""Where in a volume one looks: body, lungs, soft tissue, bone, contrast vessels, all from HU before windowing."""
+"""Regions of a volume: body, lungs, soft tissue, bone, contrast vessels, all from HU before windowing."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -51,10 +51,10 @@ def split_dense(
 ) -> tuple[Bool[Tensor, "d h w"], Bool[Tensor, "d h w"]]:
     """What is denser than `DENSE_HU` as `(bone, contrast vessels)`.
 
-    HU alone cannot tell them apart, place can: in each axial slice a dense part, cut where it is thinner than
+    HU do not separate them, their place does: in each axial slice a dense part, cut where it is thinner than
     `NECK_MM`, is vessel if most of it lies between the lungs, and bone (spine with its ribs, sternum) otherwise.
-    Without lungs, or with less than `VESSEL_ML` of vessel (no contrast agent), all is bone. A rule of thumb: an aorta
-    that touches the spine is taken for bone, so the mask is good for an error inside vessels, not for their volume.
+    Without lungs, or with less than `VESSEL_ML` of vessel (no contrast agent), all is bone. A heuristic: an aorta
+    that touches the spine counts as bone, so the mask suits errors inside vessels, not their volume.
     """
     dense = ((hu >= DENSE_HU) & body).cpu().numpy()
     between = _between_lungs(lungs.cpu().numpy())

@@ -1,4 +1,4 @@
-"""Does a volume explain the X-ray that it was made from? Its DRR at the pose of the X-ray against the X-ray."""
+"""Re-projection error: the DRR of a volume at the pose of its X-ray against the X-ray."""
 
 import torch
 from jaxtyping import Float
@@ -8,7 +8,7 @@ from evaluation.metrics.base import CaseView, Metric, NotMeasured
 
 
 def reprojection_error(drr: Float[Tensor, "*b h w"], xray: Float[Tensor, "*b h w"]) -> Float[Tensor, "*b"]:
-    """Mean absolute difference between a scaled DRR of a volume and the X-ray it should explain, both in `[0, 1]`."""
+    """Mean absolute difference between a scaled DRR of a volume and its X-ray, both in `[0, 1]`."""
     return (drr - xray).abs().mean(dim=(-2, -1))
 
 

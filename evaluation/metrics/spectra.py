@@ -1,7 +1,7 @@
-"""Realism without asking where: are edges as sharp and textures as strong as in the truth?
+"""Sharpness and texture: distances of gradient distributions and noise-power spectra to the truth's.
 
-Both distances are zero for the truth and ignore the place of a structure to a large extent, so that one posterior
-sample can be near and a blurred mean, whatever its PSNR, is far.
+Both distances are zero for the truth and hardly depend on the place of structures, so a posterior sample can be near
+and a blurred mean is far, whatever its PSNR.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""Dice of organs that TotalSegmentator has found in both volumes, read from its folders; it is not run here."""
+"""Dice of organs from TotalSegmentator's output folders of both volumes; TotalSegmentator is not run here."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Contrast of vessels: how much of the HU step between a vessel and what surrounds it a prediction has kept."""
+"""Contrast of vessels: HU step between vessels and their surroundings as a share of the truth's."""
 
 import torch
 from jaxtyping import Bool, Float

@@ -1,1 +1,1 @@
-"""The blinded reader study: its folder, its design, what readers answered, and what may be concluded from that."""
+"""The blinded reader study: its folder, its design, the answers and their analysis."""

@@ -1,7 +1,7 @@
-"""What a reader study shows: real-or-generated rates, answers as distributions, agreement, readers' PE AUC.
+"""Results of a reader study: real-or-generated rates, answers as distributions, agreement, readers' PE AUC.
 
 First readings only, but for the agreement of a reader with himself. Intervals draw readers and patients anew
-(`evaluation.readers.two_way_bootstrap`). The statements are fixed before anybody reads: `indistinguishable` only
+(`evaluation.readers.two_way_bootstrap`). The statements are fixed in advance: `indistinguishable` only
 where the 90 % interval of the rate lies within 50 ± 10 %, which is two one-sided tests at 5 % (Schuirmann 1987).
 """
 
@@ -30,7 +30,7 @@ def analyse(
     """Everything `analysis.json` holds; plain JSON.
 
     Args:
-        answers: `reader, position, item, reading` and a column a question, as `folder.read_answers` gives them.
+        answers: `reader, position, item, reading` and a column a question, as returned by `study_folder.read_answers`.
         items: the key.
         questions: of the study.
     """
@@ -80,7 +80,7 @@ def analyse(
 
 
 def verdict(rate: dict) -> str:
-    """What one rate with its 90 % interval allows to be said: `indistinguishable`, `told apart` or `undecided`."""
+    """Verdict on a rate from its 90 % interval: `indistinguishable`, `told apart` or `undecided`."""
     if rate["low"] is None:
         return "undecided"
     if rate["low"] >= CHANCE - MARGIN and rate["high"] <= CHANCE + MARGIN:
@@ -89,7 +89,7 @@ def verdict(rate: dict) -> str:
 
 
 def statement(result: dict) -> str:
-    """The outcome of the primary comparison in a sentence, with what is in its way."""
+    """The outcome of the primary comparison in a sentence, with its warnings."""
     asked = [entry for entry in result["questions"].values() if entry["kind"] == IDENTITY]
     if not asked:
         return "Nobody was asked whether a volume is real: nothing can be said about telling them apart."
@@ -120,10 +120,10 @@ def _distribution(values: Float[np.ndarray, "r p"], question: Question) -> list[
 
 
 def _identity(by_arm: dict, readers: list[str], weights: Weights) -> dict:
-    """Rates of telling two arms apart: the mean of the share of the first called real and of the second generated.
+    """Rates of distinguishing two arms: the mean of the share of the first called real and of the second generated.
 
     The autoencoder's volumes stand for generated ones beside real CT, and for real ones beside generated CT. The mean
-    of both shares is 50 % for whoever always gives one answer.
+    of both shares is 50 % for a reader who always gives one answer.
     """
     called_real = {arm: np.where(np.isfinite(v), (v == 1).astype(float), np.nan) for arm, v in by_arm.items()}
     rates = {}

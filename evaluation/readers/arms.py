@@ -1,6 +1,6 @@
-"""The volumes of a study: three arms of each case, brought to one spacing, one window and one crop.
+"""The volumes of a study: three arms of each case with one spacing, one window and one crop.
 
-Whatever differs between arms but the picture itself unblinds: a sharper grid, a larger field, other HU at the edges.
+Any other difference between arms would unblind the readers: a finer grid, a larger field, other HU at the edges.
 """
 
 from collections.abc import Callable, Sequence
@@ -23,7 +23,7 @@ SAME_MM = 0.01
 
 
 def arm_maker(pipeline, cases, seed: int = 0) -> Callable[[str, int], Volume]:
-    """`(arm, index) -> Volume` of a generator: the case itself, what its autoencoder keeps of it, one sample.
+    """`(arm, index) -> Volume` of a generator: the case itself, its reconstruction by the autoencoder, one sample.
 
     One sample, never the mean of several: a mean is smoother than any CT.
     """

@@ -1,4 +1,4 @@
-"""Simulated readers with a known truth: what precision a study will have, and whether the analysis finds the truth."""
+"""Simulated readers with a known truth, for the expected precision of a study and tests of its analysis."""
 
 from collections.abc import Sequence
 
@@ -22,7 +22,7 @@ ASSUMED_AUC_SHIFT = 1.2  # distance of cases with PE from those without, an AUC 
 def impressions(
     readers: int, cases: int, mean: float, generator: np.random.Generator, own: Float[np.ndarray, "r 1"] | None = None
 ) -> Float[np.ndarray, "r p"]:
-    """How strongly each reader feels about each case: a leaning of the reader, one of the case, and chance."""
+    """Latent impression of each reader and case: reader effect, case effect and noise."""
     own = READER_SPREAD * generator.standard_normal((readers, 1)) if own is None else own
     shared = CASE_SPREAD * generator.standard_normal((1, cases))
     return mean + own + shared + generator.standard_normal((readers, cases))
@@ -36,7 +36,7 @@ def simulate_answers(
     pe_shift: float = 0.0,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Answers as `folder.read_answers` gives them, of readers whose impression of an arm is moved by `shifts[arm]`.
+    """Answers as from `study_folder.read_answers`, of readers whose impression of an arm is moved by `shifts[arm]`.
 
     A higher impression is a better answer, or `real`; `pe_shift` moves the PE confidence of positive cases.
     """
@@ -62,7 +62,7 @@ def simulate_answers(
 
 
 def expected_precision(readers: int, per_arm: int, positives: int | None = None, seed: int = 0) -> dict:
-    """What a study of this size will show, from simulated studies in which nobody can tell real from generated.
+    """Expected precision of a study of this size, from simulations in which real and generated do not differ.
 
     Returns:
         `rate_half_width`: of the 90 % interval of the real-or-generated rate; `chance_of_equivalence`: how often

@@ -1,4 +1,4 @@
-"""The questions of a study: what is asked, what can be answered, and what an answer means to the analysis."""
+"""The questions of a study, their choices, and their kind, which determines the analysis."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass

@@ -1,4 +1,4 @@
-"""An analysis on paper: `analysis.json`, a page of Markdown, the answers as a table and as bars."""
+"""Writes an analysis: JSON, Markdown, the answers as a table and as bars."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ COLOURS = ("#b2182b", "#ef8a62", "#d9d9d9", "#67a9cf", "#2166ac")  # from the wo
 
 
 def write_analysis(folder: Path, result: dict) -> Path:
-    """Writes `analysis.json`, `analysis.md`, `distributions.csv` and `distributions.png`; gives back the page."""
+    """Writes `analysis.json`, `analysis.md` and the distributions as CSV and PNG; returns the path of the page."""
     folder.mkdir(parents=True, exist_ok=True)
     write_metrics(folder / "analysis.json", result)
     distributions(result).to_csv(folder / "distributions.csv", index=False)
@@ -69,7 +69,7 @@ def distribution_chart(result: dict) -> Figure:
 
 
 def page(result: dict) -> str:
-    """The analysis as Markdown: the statement, what it rests on, and every number with its interval."""
+    """The analysis as Markdown: the statement, its data, and every number with its interval."""
     draws, level = result["bootstrap"]["draws"], round(100 * result["bootstrap"]["level"])
     volumes = ", ".join(f"{ARM_LABELS[arm]} {count}" for arm, count in result["volumes"].items())
     lines = ["# Reader study", "", result["statement"], ""]

@@ -1,11 +1,11 @@
 """The study folder: written once when a study is made, read by the readers' page and by the analysis.
 
     study/
-      study.json           everything a page needs and nothing that tells an arm (form below)
+      study.json           everything a page needs, without the arms (format below)
       volumes/<item>.nii   int16 HU; one size, spacing, window and header for all, uncompressed, so that neither a
-                           file's size nor its header tells what it is
+                           file's size nor its header reveals the arm
       answers/<reader>.csv one row a reading, written by the page (or by hand)
-    study-key/             beside the study, never inside; stays with whoever runs the study
+    study-key/             beside the study, never inside; for the investigator only
       key.json             seed, and for each item its arm, case, patient and label
       key.csv              the same, to look at
 
@@ -21,7 +21,7 @@ A page shows reader R the items of R's `order` from first to last and shows no c
 to `answers/<reader>.csv`, whose columns are `position, item`, one for each question by its name, and, if known,
 `seconds`. An answer is the number of the choice, from 1; empty where the reader gave none. A reading may be corrected
 until the next is shown, never afterwards; the first reading of an item is the one at its lower position. Readers are
-codes: who is behind them belongs into neither folder.
+codes; neither folder holds their names.
 """
 
 import hashlib
@@ -58,7 +58,7 @@ class Study:
 
 
 def key_folder(study: str | Path, key: str | Path | None = None) -> Path:
-    """Where the key lies: as named, else `<study>-key` beside the study.
+    """Folder of the key: as named, else `<study>-key` beside the study.
 
     Raises:
         UserError: a folder inside of the study, which readers see.
@@ -71,7 +71,7 @@ def key_folder(study: str | Path, key: str | Path | None = None) -> Path:
 
 
 def write_volume(folder: Path, code: str, hu, spacing) -> None:
-    """One volume under its code; the file's time is the same for all, for the order of writing tells arms."""
+    """One volume under its code; all files get the same time stamp, since the order of writing would reveal arms."""
     path = folder / "volumes" / f"{code}.nii"
     write_nifti(path, hu, spacing, description=MARK)
     os.utime(path, (0, 0))
@@ -92,8 +92,8 @@ def write_study(folder: Path, key: Path, about: dict, items: list[Item], seed: i
     files = [{"item": code, "file": f"volumes/{code}.nii"} for code in codes]
     (folder / "answers").mkdir(exist_ok=True)
     with atomic_path(folder / "study.json") as temporary:
-        stated = {"format": FORMAT, "mark": MARK, "key_sha256": digest, **about, "items": files}
-        temporary.write_text(json.dumps(stated, indent=1) + "\n", encoding="utf-8")
+        content = {"format": FORMAT, "mark": MARK, "key_sha256": digest, **about, "items": files}
+        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 def read_study(folder: str | Path | None) -> Study:

@@ -27,11 +27,7 @@ from evaluation.scoring.summary import METRIC_LABELS, best_of, evaluated_method,
 from evaluation.visualization.slices import SYNTHETIC
 
 TEMPLATE = Path(__file__).with_name("report.html.jinja")
-
-
-SOURCES = "report.json"  # what the page was made from beside its folder, so that it can be made again
-
-
+SOURCES = "report.json"  # the run folders of the last report, to write it again
 MAX_GIFS = 4  # a megabyte each; the others lie beside the page
 
 
@@ -76,7 +72,7 @@ def write_report(
         level=round(100 * protocol["bootstrap"]["level"]),
         columns=columns,
         column_labels=METRIC_LABELS,
-        judged=method,
+        evaluated=method,
         table=table,
         differences=[method_row(name, values, columns, {}, blank, "+") for name, values in differences.items()],
         not_measured="; ".join(f"{METRIC_LABELS[name]}: {why}" for name, why in not_measured.items())
@@ -106,7 +102,7 @@ def write_report(
 
 
 def _sources(folder: Path, runs, classification) -> tuple[dict[str, str | Path | None], Path | None]:
-    """What lies outside of the folder: as given, else as the last report had it; written down for the next."""
+    """Training runs and classification folder: as given, else those of the last report; stored for the next."""
     path, kept = folder / SOURCES, {}
     if path.is_file():
         try:
@@ -120,13 +116,13 @@ def _sources(folder: Path, runs, classification) -> tuple[dict[str, str | Path |
         classification = folder / "classification"
     if runs or classification:
         with atomic_path(path) as temporary:
-            stated = {"runs": runs, "classification": None if classification is None else str(classification)}
-            temporary.write_text(json.dumps(stated, indent=1) + "\n", encoding="utf-8")
+            sources = {"runs": runs, "classification": None if classification is None else str(classification)}
+            temporary.write_text(json.dumps(sources, indent=1) + "\n", encoding="utf-8")
     return runs, None if classification is None else Path(classification)
 
 
 def _protocol_rows(protocol: dict, distribution: dict | None) -> list[tuple[str, str]]:
-    """Readable lines of the protocol; what is nested stays in the full listing."""
+    """Readable lines of the protocol; nested entries are in the full listing only."""
     checkpoint, machine = protocol.get("checkpoint"), protocol.get("machine")
     rows = {
         "estimator": protocol["estimator"],
@@ -155,7 +151,7 @@ def _protocol_rows(protocol: dict, distribution: dict | None) -> list[tuple[str,
 
 
 def _machine(machine: dict) -> str:
-    """Processor and versions in a line; results of earlier versions state fewer of them."""
+    """Processor and versions in a line; earlier versions recorded fewer."""
     where = (
         f"{machine['cpus']} cores of {machine['processor']}" if "processor" in machine else f"{machine['cpus']} cores"
     )
@@ -165,7 +161,7 @@ def _machine(machine: dict) -> str:
 
 
 def _population(values: dict) -> str:
-    """Fréchet distances and MMD of one method in a line, with what the number of cases alone does to them."""
+    """Fréchet distances and MMD of one method in a line, with their value for halves of the truth."""
     parts = [
         f"{part}: Fréchet {values['frechet'][part]} (halves of the truth {values['reference'][part]}), "
         f"MMD {values['mmd'][part]}"

@@ -1,4 +1,4 @@
-"""What the report shows, made from what lies in the folder: tables, cases, limits, the classification."""
+"""Sections of the report from the files of a folder: tables, cases, limits, classification."""
 
 import base64
 import io
@@ -67,7 +67,7 @@ def case_table(scores: pd.DataFrame, method: str) -> dict:
 
 
 def limits(protocol: dict, comparisons: int) -> list[str]:
-    """What these numbers do not say, a sentence each; the general ones first."""
+    """Limits of the results, one sentence each, general ones first."""
     found = [
         "Research software. No number here says that a generated volume helps a patient or a reader, and none may be "
         "used for a diagnosis.",
@@ -84,19 +84,20 @@ def limits(protocol: dict, comparisons: int) -> list[str]:
         )
     sources = {name for name, count in (protocol.get("data", {}).get("xray_sources") or {}).items() if count}
     if sources and sources <= {"drr", "drr_contrast"}:
-        found.append("The X-rays were computed from the CTs (DRR): a film has scatter, another pose and another day.")
+        found.append(
+            "The X-rays were computed from the CTs (DRR): a radiograph has scatter, another pose and another day."
+        )
     if "drr_contrast" in sources:
         found.append(
-            "X-rays computed from contrast CTs show iodine that no film shows: what follows from them is not X-ray "
+            "X-rays computed from contrast CTs show iodine, which radiographs do not: these results are not X-ray "
             "evidence."
         )
     low, high = protocol["window"]
     found.append(
-        f"The model knows HU from {low:g} to {high:g} only; what the window flattens has no number, and no region "
-        "outside of it was judged."
+        f"The model represents HU from {low:g} to {high:g} only; regions outside of this window were not evaluated."
     )
     if protocol.get("registration") == "rigid":
-        found.append("Volumes were laid onto the truth before scoring: errors of position are not counted.")
+        found.append("Volumes were registered to the truth before scoring: errors of position are not counted.")
     return found
 
 
@@ -130,7 +131,7 @@ def markdown_blocks(text: str) -> list[dict]:
 
 
 def own_configs(folders: dict[str, Path | None]) -> dict[str, str]:
-    """The composed config that lies in each folder of a result, by title; of trainings within it none."""
+    """The composed config of each result folder, by title."""
     files = {title: folder / ".hydra" / "config.yaml" for title, folder in folders.items() if folder is not None}
     return {title: file.read_text(encoding="utf-8") for title, file in files.items() if file.is_file()}
 
@@ -141,7 +142,7 @@ def run_configs(runs: dict[str, str | Path | None]) -> dict[str, str]:
 
 
 def run_records(runs: dict[str, str | Path | None]) -> dict[str, str]:
-    """What each training run was made of, versions among it: its `run.json`, the newest in its folder."""
+    """The newest `run.json` of each training run, which records data and versions."""
     return _newest(runs, "run.json")
 
 
@@ -152,14 +153,14 @@ def _newest(runs: dict[str, str | Path | None], name: str) -> dict[str, str]:
 
 
 def file_uri(path: Path) -> str | None:
-    """A picture as part of the page; None where there is no such file."""
+    """Data URI of a picture; None if the file does not exist."""
     if not path.is_file():
         return None
     return f"data:{MIME[path.suffix]};base64,{base64.b64encode(path.read_bytes()).decode()}"
 
 
 def figure_uri(figure: Figure | None) -> str | None:
-    """A chart as part of the page."""
+    """Data URI of a chart."""
     if figure is None:
         return None
     buffer = io.BytesIO()

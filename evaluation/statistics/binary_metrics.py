@@ -29,9 +29,9 @@ def decision_table(
     seed: int = 0,
     level: float = 0.95,
 ) -> dict[str, dict]:
-    """`{name: {"mean", "low", "high", "hits", "count"}}` for `NAMES`; None where no case decides it.
+    """`{name: {"mean", "low", "high", "hits", "count"}}` for `NAMES`; None without cases.
 
-    Intervals are Wilson's; where a patient has several cases, which are not independent, they resample patients.
+    Wilson intervals; bootstrap intervals over patients if a patient has several cases, which are not independent.
     """
     positive, labels, patients = np.asarray(positive, dtype=bool), np.asarray(labels), np.asarray(patients)
     right = positive == (labels == 1)

@@ -169,5 +169,5 @@ def _summed(values: np.ndarray, owner: np.ndarray, count: int) -> np.ndarray:
 
 
 def _corrected(first: np.ndarray, second: np.ndarray, count: int) -> np.ndarray:
-    """Sum of products over patients with the correction for the mean; one patient alone tells no spread."""
+    """Sum of products over patients with the correction for the mean; one patient alone has no variance."""
     return first @ second.T * (count / (count - 1) if count > 1 else 1.0)

@@ -1,4 +1,4 @@
-"""Probabilities out of scores: Platt's recalibration fitted on validation cases, Brier score, reliability."""
+"""Probabilities from scores: Platt's recalibration fitted on validation cases, Brier score, reliability."""
 
 from dataclasses import dataclass
 
@@ -28,7 +28,7 @@ def fit_recalibration(logits: Float[np.ndarray, " n"], labels: Int[np.ndarray, "
     """Maximum likelihood with Platt's (1999) targets, `(N+ + 1) / (N+ + 2)` and `1 / (N- + 2)`.
 
     With them the slope stays finite where validation cases are separated without an error. It is never negative:
-    recalibration does not turn a ranking over.
+    recalibration does not reverse a ranking.
     """
     logits, labels = np.asarray(logits, dtype=np.float64), np.asarray(labels)
     positives, negatives = int(labels.sum()), int((labels == 0).sum())

@@ -1,9 +1,9 @@
-"""Split-conformal intervals: order statistics of samples, moved until held-out cases are covered.
+"""Split-conformal intervals: order statistics of samples, widened until held-out cases are covered.
 
-The promise needs exchangeable cases and nothing else: an interval of level L holds the truth of a new case with
+The guarantee assumes exchangeable cases only: an interval of level L holds the truth of a new case with
 probability at least L, on average over the sets of calibration cases that could have been drawn (Vovk, Gammerman and
 Shafer, "Algorithmic Learning in a Random World", 2005; Romano, Patterson and Candès, "Conformalized Quantile
-Regression", 2019). It says nothing of a case from elsewhere.
+Regression", 2019). It does not hold for cases from another population.
 """
 
 import math

@@ -29,7 +29,7 @@ GAP = 6
 
 @dataclass
 class CasePicture:
-    """What one row of the sheet shows: X-rays `(h, w)` in `[0, 1]`, volumes `(D, H, W)` in HU, spacing in mm."""
+    """One row of the sheet: X-rays `(h, w)` in `[0, 1]`, volumes `(D, H, W)` in HU, spacing in mm."""
 
     title: str
     xray: Float[Tensor, "h w"]
@@ -91,7 +91,7 @@ def case_frames(
     spacing,
     window: Window = DISPLAY_HU,
 ) -> list[Image.Image]:
-    """A frame per coronal slice from front to back: X-ray, true CT, generated CT, as the X-ray looks at them."""
+    """A frame per coronal slice from front to back: X-ray, true CT, generated CT in the view of the X-ray."""
     picture, count, frames = xray_tile(xray, GIF_TILE), truth.shape[1], []
     truth, generated = truth.float(), generated.float()
     for index in range(count):

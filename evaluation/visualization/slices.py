@@ -1,6 +1,6 @@
-"""Pictures of volumes: tiles as radiologists read them, a sheet of cases, GIFs; generated ones carry their mark.
+"""Slices of volumes in radiological orientation; generated ones carry the mark `SYNTHETIC`.
 
-Slices are turned by `dataset.imaging.geometry.display_slice` alone and stretched to their true proportions in mm.
+`dataset.imaging.geometry.display_slice` orients slices, which are scaled to their proportions in mm.
 Grey levels run over `DISPLAY_HU`, or over the model's window where that is narrower.
 """
 

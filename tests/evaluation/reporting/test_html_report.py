@@ -128,7 +128,7 @@ def test_limits_name_what_was_not_shown():
     assert "phantoms" in lines(dataset="phantom") and "phantoms" not in lines()
     assert "Few cases (5)" in lines(cases=5) and "no difference could have reached" in lines(cases=5)
     assert "Few" not in lines() and "-200 to 500" in lines(window=(-200.0, 500.0))
-    assert "laid onto the truth" in lines(registration="rigid")
+    assert "registered to the truth" in lines(registration="rigid")
 
 
 def test_too_few_patients_are_said_to_be_too_few(tmp_path):
