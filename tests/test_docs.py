@@ -84,7 +84,7 @@ def commands() -> list[tuple[str, str]]:
         blocks = [code for kind, code in FENCE.findall(text(page)) if kind in ("", "bash")]
         lines += "\n".join(blocks).replace("\\\n", " ").splitlines()
         lines += re.findall(r"`([^`\n]+)`", prose(page))
-    found = [re.match(r"^(?:\S*/)?python (\w+/\w+\.py) *(.*)$", line.strip()) for line in lines]
+    found = [re.match(r"^(?:\S*/)?python ([\w/]+\.py) *(.*)$", line.strip()) for line in lines]
     return sorted({(match.group(1), match.group(2)) for match in found if match})
 
 
