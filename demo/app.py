@@ -23,6 +23,7 @@ def main(cfg) -> None:
 
     from ddpm.checkpoint.load import load_pipeline
     from demo.server.app_factory import build_app
+    from demo.service.messages import Limits
     from demo.service.service import Service
     from evaluation.generation.open_pipeline import SHIPPED, find_checkpoint, resolve_device
 
@@ -39,12 +40,14 @@ def main(cfg) -> None:
             samplers,
             checkpoint,
             keep_minutes=cfg.keep_minutes,
-            max_queue=cfg.max_queue,
-            max_samples=cfg.max_samples,
+            limits=Limits(
+                cfg.max_queue,
+                cfg.max_samples,
+                xray_megabytes=cfg.xray_megabytes,
+                ct_megabytes=cfg.ct_megabytes,
+            ),
             batch_size=cfg.batch_size,
             preview_every=cfg.preview_every,
-            xray_megabytes=cfg.xray_megabytes,
-            ct_megabytes=cfg.ct_megabytes,
         )
         try:
             app = build_app(service, cfg.password, loopback=cfg.password is None, study=cfg.study, answers=cfg.answers)

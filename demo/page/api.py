@@ -1,4 +1,4 @@
-"""The programs' door: `/look` and `/generate` for `gradio_client`, with the same service as the page behind them."""
+"""The web API: `/look` and `/generate` for `gradio_client`, over the same service as the page."""
 
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 
 from common.errors import UserError
-from demo.service.messages import Progress, Result, Wishes
+from demo.service.messages import GenerationRequest, Progress, Result
 from demo.service.service import Service
 
 
@@ -37,9 +37,11 @@ def add_api(page: gr.Blocks, service: Service) -> gr.Blocks:
         truth: dict[str, Any] | None = None,
     ) -> Iterator[dict]:
         with _said():
-            wishes = Wishes(sampler, steps or None, None if guidance == -1.0 else guidance, seed, samples, view, align)
+            generation = GenerationRequest(
+                sampler, steps or None, None if guidance == -1.0 else guidance, seed, samples, view, align
+            )
             ct = None if truth is None else uploaded(truth, service)
-            for item in service.generate(uploaded(xray, service), wishes, ct):
+            for item in service.generate(uploaded(xray, service), generation, ct):
                 yield {"progress": plain(item)} if isinstance(item, Progress) else {"result": plain(item)}
 
     with page:
@@ -64,7 +66,10 @@ def uploaded(data: Any, service: Service) -> Path:
 
 def plain(item: Progress | Result) -> dict:
     """JSON without the paths of this machine."""
-    return {key: value for key, value in asdict(item).items() if key not in ("slices", "files")}
+    found = {key: value for key, value in asdict(item).items() if key not in ("slices", "files")}
+    if isinstance(item, Result):
+        found |= {"urls": item.urls, "spread_name": item.spread_name, "mark": item.mark}
+    return found
 
 
 class _said:

@@ -7,7 +7,7 @@ import base64
 import html
 from pathlib import Path
 
-from demo.service.messages import Progress, Seen
+from demo.service.messages import Progress, XrayPreview
 
 MARK = "Synthetic, not for diagnosis"
 
@@ -46,7 +46,7 @@ def welcome() -> str:
     )
 
 
-def seen(look: Seen) -> str:
+def seen(look: XrayPreview) -> str:
     """The X-ray as the model sees it, with its orientation and warnings."""
     warnings = "".join(f'<li role="alert">{html.escape(line)}</li>' for line in look.warnings)
     return (

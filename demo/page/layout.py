@@ -14,7 +14,7 @@ from common.errors import UserError
 from demo.page import html as parts
 from demo.page.api import plain
 from demo.service.examples import ALIGN, SAMPLES, draw_sample
-from demo.service.messages import Cancelled, Result, Wishes
+from demo.service.messages import Cancelled, GenerationRequest, Result
 from demo.service.service import Service
 
 HERE = Path(__file__).resolve().parent
@@ -71,7 +71,9 @@ def build_page(service: Service) -> gr.Blocks:
                         step=0.1,
                         interactive=guided,
                     )
-                    samples = gr.Number(1, label=f"Samples, at most {service.max_samples}", precision=0, minimum=1)
+                    samples = gr.Number(
+                        1, label=f"Samples, at most {service.limits.max_samples}", precision=0, minimum=1
+                    )
                     seed = gr.Number(0, label="Seed", precision=0, minimum=0)
                     view = gr.Dropdown(VIEWS, value="", label="View of the X-ray")
                     align = gr.Dropdown(ALIGNMENTS, value="", label="Lay the X-ray")
@@ -160,10 +162,10 @@ class _Events:
         slices = ""
         try:
             path, view, align = self._asked(xray, example, view, align)
-            wishes = Wishes(sampler, steps, guidance, seed, samples, view, align)
+            generation = GenerationRequest(sampler, steps, guidance, seed, samples, view, align)
             ct = draw_sample(example, self._samples()).truth if example and own_truth else truth
             result = None
-            for news in self.service.generate(path, wishes, Path(ct) if ct else None, cancelled):
+            for news in self.service.generate(path, generation, Path(ct) if ct else None, cancelled):
                 if isinstance(news, Result):
                     result = plain(news)  # the service ends by itself: stopped here, it would take the files back
                     continue

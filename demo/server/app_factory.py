@@ -73,14 +73,14 @@ def build_app(
         ssr_mode=False,
         mcp_server=False,
         show_error=True,
-        max_file_size=max(service.xray_bytes, service.ct_bytes),
+        max_file_size=max(service.limits.xray_bytes, service.limits.ct_bytes),
         blocked_paths=[str(service.store.results)],
         **page_options(),
     )
     # Without this, a mounted page skips Gradio's check that a file in a request was uploaded: any path would be read.
     page.has_launched = True
     hosts = LOOPBACK if loopback else None
-    most = max(service.xray_bytes, service.ct_bytes)
+    most = max(service.limits.xray_bytes, service.limits.ct_bytes)
     app.add_middleware(Guard, files=service.store.uploads, most_bytes=most, password=password, hosts=hosts)
     return app
 

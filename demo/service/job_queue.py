@@ -1,4 +1,4 @@
-"""The waiting line: one worker with the one model, a bounded number who wait, and each knows how many come before."""
+"""A bounded queue of jobs for one worker; each caller hears how many jobs come before its own."""
 
 import threading
 import time
@@ -15,7 +15,7 @@ PATIENCE = 120.0  # seconds without a listener after which a job is given up
 
 @dataclass(eq=False)
 class Job:
-    """One wish in the line: what is to be done, and what its listener hears of it."""
+    """One job of the queue: its task, and the progress that its listener receives."""
 
     task: Any
     cancelled: threading.Event
@@ -29,7 +29,7 @@ class Job:
         """Called by the worker between two steps.
 
         Raises:
-            Cancelled: nobody wants it any more.
+            Cancelled: the request was cancelled.
         """
         if self.cancelled.is_set():
             raise Cancelled("cancelled")
@@ -37,7 +37,7 @@ class Job:
             raise Cancelled("cancelled: nobody was listening")
 
 
-class Line:
+class JobQueue:
     """Jobs in the order in which they came, one at a time.
 
     Args:
@@ -65,7 +65,7 @@ class Line:
         job = Job(task, cancelled)
         with self._change:
             if self._closed or len(self._waiting) >= self._longest + (self._now is None):
-                raise Busy(f"{len(self._waiting)} wishes wait already, no more can; try again in a few minutes")
+                raise Busy(f"{len(self._waiting)} requests wait already; try again in a few minutes")
             self._waiting.append(job)
             self._change.notify_all()
         try:

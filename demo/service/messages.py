@@ -1,9 +1,11 @@
-"""What the page and the service tell each other: wishes in, progress and a result out."""
+"""Messages between the page and the service: a request, progress, a result."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from common.errors import UserError
+
+MARK = "synthetic, not for diagnosis"  # on every view of a result
 
 # Every file that a result may hold, and so every name that the server gives out.
 RESULT_FILES = {
@@ -20,16 +22,43 @@ RESULT_FILES = {
 
 
 class Cancelled(UserError):
-    """The wish was taken back, or nobody asks for it any more."""
+    """The caller cancelled the request, or stopped listening."""
 
 
 class Busy(UserError):
-    """As many wait as may wait."""
+    """The queue is full."""
 
 
 @dataclass(frozen=True)
-class Wishes:
-    """What somebody asks for; None: the service's default.
+class Limits:
+    """What one request may ask for, and how many may wait.
+
+    Attributes:
+        max_queue: requests that may wait.
+        max_samples, max_steps: the most that one request may ask for.
+        xray_megabytes, ct_megabytes: the largest uploads.
+    """
+
+    max_queue: int = 16
+    max_samples: int = 8
+    max_steps: int = 1000
+    xray_megabytes: float = 64.0
+    ct_megabytes: float = 512.0
+
+    @property
+    def xray_bytes(self) -> int:
+        """The largest X-ray file."""
+        return int(self.xray_megabytes * 2**20)
+
+    @property
+    def ct_bytes(self) -> int:
+        """The largest CT file."""
+        return int(self.ct_megabytes * 2**20)
+
+
+@dataclass(frozen=True)
+class GenerationRequest:
+    """Options of one generation; None takes the service's default.
 
     Attributes:
         sampler: a key of `Service.samplers`.
@@ -51,7 +80,7 @@ class Wishes:
 
 
 @dataclass(frozen=True)
-class Seen:
+class XrayPreview:
     """An X-ray as the model sees it.
 
     Attributes:
@@ -67,10 +96,10 @@ class Seen:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a wish is.
+    """Progress of a request.
 
     Attributes:
-        ahead: wishes that come before; 0: it is being worked on.
+        ahead: requests that come before; 0 while this one is processed.
         step, steps: evaluations of the network done and in all.
         seconds_left: None where it is not known yet.
         slices: PNG of an axial, a coronal and a sagittal slice of the newest prediction; None before the first.
@@ -89,15 +118,12 @@ class Result:
 
     Attributes:
         token: the only key to its files.
-        urls: name in `RESULT_FILES` to the address on this server, of the files that there are.
         window: HU of the model; presets outside of it mean nothing.
         nominal: the size of the patient is not known, so no volume in ml can be read off.
         phantom: the anatomy is a drawing.
         metrics: against the uploaded CT, `{name: {"label", "unit", "value", "digits"}}` with a value of None where it
             has no meaning, and `how` the CT was brought to the grid; None without a CT.
-        mark: stands on every view.
         seconds: that it took, without waiting.
-        spread_name: `spread`, what the overlay shows; "" without one. The page shows no intervals.
         preview: of so few steps that the spread is too small.
         reprojection: mean difference of the volume's own X-ray from the given one, both in [0, 1]; None where the
             window allows none.
@@ -105,15 +131,27 @@ class Result:
     """
 
     token: str
-    urls: dict[str, str]
     window: tuple[float, float]
     nominal: bool
     phantom: bool
     warnings: list[str]
     metrics: dict | None
-    mark: str
     seconds: float
-    spread_name: str = ""
     preview: bool = False
     reprojection: float | None = None
     files: dict[str, Path] = field(default_factory=dict)
+
+    @property
+    def urls(self) -> dict[str, str]:
+        """Name in `RESULT_FILES` to the address on this server, for each file of the result."""
+        return {name: f"/result/{self.token}/{name}" for name in self.files}
+
+    @property
+    def mark(self) -> str:
+        """The text on every view."""
+        return MARK
+
+    @property
+    def spread_name(self) -> str:
+        """What the overlay shows: `spread`, or "" without one. The page shows no intervals."""
+        return "spread" if "spread.nii.gz" in self.files else ""

@@ -15,7 +15,7 @@ from torch import Tensor
 from dataset.imaging.resampling import resample
 from dataset.io.ct import read_volume
 from dataset.io.nifti import write_nifti
-from demo.service.messages import RESULT_FILES, Result, Wishes
+from demo.service.messages import RESULT_FILES, GenerationRequest, Result
 from evaluation.generation.dicom_series import write_zip
 from evaluation.generation.metadata import describe_input, describe_run
 from evaluation.generation.xray_inputs import GeneratorInput, aligned_views
@@ -26,17 +26,19 @@ from evaluation.scoring.score_cases import score_case
 from evaluation.visualization import sheets
 from evaluation.visualization import slices as pictures
 
-MARK = "synthetic, not for diagnosis"
 SPREADS_ONLY = (
     "the page shows spreads only; python evaluation/generate.py writes an interval where a calibration of the "
     "checkpoint applies"
 )
+NAMES = ("psnr", "ssim", "mae_hu", "mae_hu_body", "mae_hu_lungs", "lung_dice")
+HOW = "the CT brought to the model's grid as in training: whole, its size in mm taken for the nominal one"
+HOW_SPACING = "the CT brought to the model's grid as in training: around its centre, at the model's spacing"
 FRAMES = 48  # of the GIF
 FULL_COLOUR = 0.5  # of the range of an X-ray: differences of this size have the full colour
 
 
 @dataclass(frozen=True)
-class Made:
+class GeneratedSamples:
     """Samples and what they were made of.
 
     Attributes:
@@ -51,14 +53,16 @@ class Made:
     shown: GeneratorInput
     digest: str
     drawn: Float[Tensor, "s d h w"]
-    wishes: Wishes
+    request: GenerationRequest
     sampler: str
     batch_size: int
     checkpoint: dict | None
     warnings: list[str]
 
 
-def write_result(token: str, place: Path, made: Made, pipeline, truth: Path | None, started: float) -> Result:
+def write_result(
+    token: str, place: Path, made: GeneratedSamples, pipeline, truth: Path | None, started: float
+) -> Result:
     """Writes every file of a result into `place`, where `xray.png` lies already.
 
     Args:
@@ -93,15 +97,12 @@ def write_result(token: str, place: Path, made: Made, pipeline, truth: Path | No
     there = {name: place / name for name in RESULT_FILES if (place / name).is_file()}
     return Result(
         token=token,
-        urls={name: f"/result/{token}/{name}" for name in there},
         window=(window.low, window.high),
         nominal=shown.nominal,
         phantom=is_phantom(pipeline),
         warnings=made.warnings,
         metrics=measured,
-        mark=MARK,
         seconds=time.monotonic() - started,
-        spread_name=bars["name"] if "spread.nii.gz" in there else "",
         preview="preview" in bars,
         reprojection=error,
         files=there,
@@ -113,18 +114,18 @@ def is_phantom(pipeline) -> bool:
     return str(pipeline.protocol.get("dataset", "")).startswith("phantom")
 
 
-def _settings(made: Made, pipeline) -> dict:
+def _settings(made: GeneratedSamples, pipeline) -> dict:
     """Plain JSON that names no file of the patient; `command` makes the volume again from the same X-ray."""
-    wishes, described = made.wishes, describe_run(pipeline, None, made.wishes.samples, made.wishes.seed)
+    request, described = made.request, describe_run(pipeline, None, made.request.samples, made.request.seed)
     options = {
         "sampler": made.sampler,
         "sampler.steps": described.get("steps"),
         "sampler.guidance_scale": described.get("guidance_scale"),
-        "samples": wishes.samples,
-        "seed": wishes.seed,
+        "samples": request.samples,
+        "seed": request.seed,
         "batch_size": made.batch_size,
-        "view": wishes.view or "null",
-        "align": wishes.align or "null",
+        "view": request.view or "null",
+        "align": request.align or "null",
     }
     command = "python evaluation/generate.py xray=<the same X-ray> checkpoint=<the same checkpoint> "
     command += " ".join(f"{key}={value}" for key, value in options.items())
@@ -158,15 +159,6 @@ def _reproject(
     image = Image.fromarray((colours * 255).astype(np.uint8)).resize((512, 512), Image.Resampling.BICUBIC)
     pictures.mark_synthetic(image).save(place / "difference.png")
     return round(float(reprojection_error(drr, xray[0])), 4)
-
-
-NAMES = ("psnr", "ssim", "mae_hu", "mae_hu_body", "mae_hu_lungs", "lung_dice")
-
-
-HOW = "the CT brought to the model's grid as in training: whole, its size in mm taken for the nominal one"
-
-
-HOW_SPACING = "the CT brought to the model's grid as in training: around its centre, at the model's spacing"
 
 
 def compare(

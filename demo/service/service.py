@@ -9,15 +9,24 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from common.errors import UserError
-from demo.service.job_queue import Line
-from demo.service.messages import RESULT_FILES, Busy, Cancelled, Progress, Result, Seen, Wishes
+from demo.service.job_queue import JobQueue
+from demo.service.messages import (
+    RESULT_FILES,
+    Busy,
+    Cancelled,
+    GenerationRequest,
+    Limits,
+    Progress,
+    Result,
+    XrayPreview,
+)
 from demo.service.result_store import Store
 from demo.service.results import is_phantom
 from demo.service.worker import Generator, Task
 from demo.service.xray_checks import look
 from demo.uploads.accept import take_ct, take_xray
 
-__all__ = ["RESULT_FILES", "Busy", "Cancelled", "Progress", "Result", "Seen", "Service", "Wishes"]
+__all__ = ["RESULT_FILES", "Busy", "Cancelled", "Progress", "Result", "XrayPreview", "Service", "GenerationRequest"]
 
 MOST_GUIDANCE = 10.0
 LOOKS_AT_ONCE = 2
@@ -34,11 +43,9 @@ class Service:
         samplers: nodes `sampler` of configs by name, the first is the default.
         checkpoint: where the pipeline is from, for the settings of a result.
         keep_minutes: how long uploads and results are kept.
-        max_queue: wishes that may wait.
-        max_samples, max_steps: the most that one wish may ask for.
+        limits: of requests, queue and uploads.
         batch_size: volumes generated at once.
         preview_every: steps between two pictures of the current prediction; 0 draws none.
-        xray_megabytes, ct_megabytes: the largest uploads.
 
     Raises:
         UserError: a generator that takes no single X-ray.
@@ -51,23 +58,18 @@ class Service:
         samplers: dict[str, dict],
         checkpoint: Path | None = None,
         keep_minutes: float = 60.0,
-        max_queue: int = 16,
-        max_samples: int = 8,
-        max_steps: int = 1000,
+        limits: Limits | None = None,
         batch_size: int = 1,
         preview_every: int = 3,
-        xray_megabytes: float = 64.0,
-        ct_megabytes: float = 512.0,
     ):
         _refuse_unfit(pipeline, checkpoint)
         self.pipeline, self.samplers = pipeline, dict(samplers)
-        self.max_samples, self.max_steps, self.max_queue = max_samples, max_steps, max_queue
+        self.limits = limits or Limits()
         self.default_sampler = next(iter(self.samplers))
-        self.xray_bytes, self.ct_bytes = int(xray_megabytes * 2**20), int(ct_megabytes * 2**20)
         self.store = Store(folder, keep_minutes * 60.0)
         self._looks = threading.Semaphore(LOOKS_AT_ONCE)  # a look takes memory too
         self._generator = Generator(pipeline, self.samplers, checkpoint, batch_size, preview_every)
-        self.line = Line(self._generator.work, max_queue)
+        self.queue = JobQueue(self._generator.work, self.limits.max_queue)
 
     @property
     def about(self) -> dict:
@@ -86,69 +88,69 @@ class Service:
             "keep_minutes": self.store.keep_seconds / 60.0,
         }
 
-    def look(self, xray: Path, view: str | None = None, align: str | None = None) -> Seen:
+    def look(self, xray: Path, view: str | None = None, align: str | None = None) -> XrayPreview:
         """The X-ray as the model sees it, and what is odd about it.
 
         Raises:
             UserError: a file that cannot be read as an X-ray; the line does not name it.
         """
-        wishes = self.checked(Wishes(view=view, align=align))
+        request = self.checked(GenerationRequest(view=view, align=align))
         with self._looks, self.store.held() as (_, place):
-            upload = take_xray(Path(xray), place, self.xray_bytes)
+            upload = take_xray(Path(xray), place, self.limits.xray_bytes)
             with _anonymous(upload):
-                seen = look(upload, self.pipeline, place / "xray.png", wishes.view, wishes.align)
+                seen = look(upload, self.pipeline, place / "xray.png", request.view, request.align)
             upload.unlink()
-            return Seen(place / "xray.png", seen.orientation, seen.warnings)
+            return XrayPreview(place / "xray.png", seen.orientation, seen.warnings)
 
     def generate(
         self,
         xray: Path,
-        wishes: Wishes,
+        request: GenerationRequest,
         truth: Path | None = None,
         cancelled: threading.Event | None = None,
     ) -> Iterator[Progress | Result]:
-        """Progress until the result; setting `cancelled`, or closing the iterator, takes the wish back.
+        """Yields progress, then the result; setting `cancelled` or closing the iterator cancels the request.
 
         Raises:
-            UserError: a file that cannot be read, a wish that cannot be granted, no memory for it.
-            Busy: too many wait.
-            Cancelled: it was taken back.
+            UserError: a file that cannot be read, an option out of range, or too little memory.
+            Busy: the queue is full.
+            Cancelled: the request was cancelled.
         """
-        wishes = self.checked(wishes)
+        request = self.checked(request)
         with self.store.held() as (token, place):
             with self._looks:
-                upload = take_xray(Path(xray), place, self.xray_bytes)
-                ct = None if truth is None else take_ct(Path(truth), place, self.ct_bytes)
-            task = Task(token, place, upload, wishes, ct)
+                upload = take_xray(Path(xray), place, self.limits.xray_bytes)
+                ct = None if truth is None else take_ct(Path(truth), place, self.limits.ct_bytes)
+            task = Task(token, place, upload, request, ct)
             cancelled = threading.Event() if cancelled is None else cancelled
             with _anonymous(upload, ct):
-                yield from self.line.follow(task, cancelled, self._generator.steps(wishes))
+                yield from self.queue.follow(task, cancelled, self._generator.steps(request))
 
-    def checked(self, wishes: Wishes) -> Wishes:
-        """The same wishes with whole numbers where these are meant, and None for an empty choice.
+    def checked(self, request: GenerationRequest) -> GenerationRequest:
+        """The same request with whole numbers where these are meant, and None for an empty choice.
 
         Raises:
-            UserError: what cannot be granted; the line says what can.
+            UserError: an option out of range; the line states the range.
         """
-        sampler = wishes.sampler or None
+        sampler = request.sampler or None
         if sampler is not None and sampler not in self.samplers:
             raise UserError(f"sampler={str(sampler)[:40]}: choose {', '.join(self.samplers)}")
-        steps = None if wishes.steps is None else _whole("steps", wishes.steps, 1, self.max_steps)
-        guidance = None if wishes.guidance is None else _number("guidance", wishes.guidance, 0.0, MOST_GUIDANCE)
+        steps = None if request.steps is None else _whole("steps", request.steps, 1, self.limits.max_steps)
+        guidance = None if request.guidance is None else _number("guidance", request.guidance, 0.0, MOST_GUIDANCE)
         if guidance is not None:
             self.pipeline.check_guidance(guidance)
-        seed = _whole("seed", wishes.seed, 0, 2**32 - 1)
-        samples = _whole("samples", wishes.samples, 1, self.max_samples)
-        view, align = wishes.view or None, wishes.align or None
+        seed = _whole("seed", request.seed, 0, 2**32 - 1)
+        samples = _whole("samples", request.samples, 1, self.limits.max_samples)
+        view, align = request.view or None, request.align or None
         if view not in (None, "PA", "AP"):
             raise UserError(f"view={str(view)[:40]}: choose PA or AP, or nothing for what the file says")
         if align not in (None, "lungs", "none"):
             raise UserError(f"align={str(align)[:40]}: choose lungs or none, or nothing for what training did")
-        return Wishes(sampler, steps, guidance, seed, samples, view, align)
+        return GenerationRequest(sampler, steps, guidance, seed, samples, view, align)
 
     def close(self) -> None:
-        """Takes every wish back, ends the worker and deletes every file."""
-        self.line.close()
+        """Cancels every request, ends the worker and deletes every file."""
+        self.queue.close()
         self.store.close()
 
 

@@ -1,4 +1,4 @@
-"""One generation: from a wish to the files of its result, with news on the way."""
+"""One generation: from a request to the files of its result, with progress on the way."""
 
 import gc
 import shutil
@@ -15,8 +15,8 @@ from torch.nn import functional as F
 from common.errors import UserError
 from common.files import sha256
 from demo.service.job_queue import Job
-from demo.service.messages import Progress, Result, Wishes
-from demo.service.results import Made, write_result
+from demo.service.messages import GenerationRequest, Progress, Result
+from demo.service.results import GeneratedSamples, write_result
 from demo.service.xray_checks import look, refuse_lateral
 from evaluation.generation.metadata import noise_id
 from evaluation.generation.open_pipeline import set_sampler
@@ -30,12 +30,12 @@ NO_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "can
 
 @dataclass(frozen=True)
 class Task:
-    """A wish with its files, all of which lie in `place`, the folder of `token`."""
+    """A request with its files, all of which lie in `place`, the folder of `token`."""
 
     token: str
     place: Path
     xray: Path
-    wishes: Wishes
+    request: GenerationRequest
     truth: Path | None = None
 
 
@@ -58,24 +58,24 @@ class Generator:
         self.checkpoint = None if checkpoint is None else {"file": Path(checkpoint).name, "sha256": digest}
         self._after = 0.0  # seconds that the last result took after its last step
 
-    def sampler(self, wishes: Wishes) -> tuple[str, dict]:
-        """Name and settings of the sampler of a wish."""
-        name = wishes.sampler or next(iter(self.samplers))
+    def sampler(self, request: GenerationRequest) -> tuple[str, dict]:
+        """Name and settings of the sampler of a request."""
+        name = request.sampler or next(iter(self.samplers))
         chosen = dict(self.samplers[name])
-        chosen["steps"] = int(chosen["steps"] if wishes.steps is None else wishes.steps)
-        if wishes.guidance is not None:
-            chosen["guidance_scale"] = float(wishes.guidance)
+        chosen["steps"] = int(chosen["steps"] if request.steps is None else request.steps)
+        if request.guidance is not None:
+            chosen["guidance_scale"] = float(request.guidance)
         return name, chosen
 
-    def steps(self, wishes: Wishes) -> int:
-        """Evaluations of the network that a wish takes, as `Progress` counts them."""
-        return self.sampler(wishes)[1]["steps"] * -(-wishes.samples // self.batch_size)
+    def steps(self, request: GenerationRequest) -> int:
+        """Evaluations of the network that a request takes, as `Progress` counts them."""
+        return self.sampler(request)[1]["steps"] * -(-request.samples // self.batch_size)
 
     def work(self, job: Job, report: Callable[[Progress], None]) -> Result:
         """The line's work.
 
         Raises:
-            UserError: a film that cannot be taken, or no memory for the wish.
+            UserError: an X-ray that cannot be used, or too little memory for the request.
             Cancelled: as `Job.check`.
         """
         task: Task = job.task
@@ -99,10 +99,10 @@ class Generator:
 
     def _work(self, job: Job, report: Callable[[Progress], None]) -> Result:
         task: Task = job.task
-        wishes, started = task.wishes, time.monotonic()
-        seen = look(task.xray, self.pipeline, task.place / "xray.png", wishes.view, wishes.align)
+        request, started = task.request, time.monotonic()
+        seen = look(task.xray, self.pipeline, task.place / "xray.png", request.view, request.align)
         shown, digest = refuse_lateral(seen), sha256(task.xray)
-        name, sampler = self.sampler(wishes)
+        name, sampler = self.sampler(request)
         set_sampler(self.pipeline, sampler)
         job.check()
         drawing, begun = _Preview(self, task.place, shown.extent), []
@@ -117,8 +117,8 @@ class Generator:
         drawn = self.pipeline(
             shown.xray[None, :, None],
             shown.pose[None],
-            num_samples=wishes.samples,
-            seed=wishes.seed,
+            num_samples=request.samples,
+            seed=request.seed,
             ids=[noise_id(digest)],
             extent=torch.tensor([shown.extent]),
             batch_size=self.batch_size,
@@ -127,7 +127,9 @@ class Generator:
         ).volumes[0]
         job.check()
         stepped = time.monotonic()
-        made = Made(shown, digest, drawn.float().cpu(), wishes, name, self.batch_size, self.checkpoint, seen.warnings)
+        made = GeneratedSamples(
+            shown, digest, drawn.float().cpu(), request, name, self.batch_size, self.checkpoint, seen.warnings
+        )
         result = write_result(task.token, task.place, made, self.pipeline, task.truth, started)
         self._after = time.monotonic() - stepped
         return result

@@ -34,7 +34,7 @@ class Look:
 
     Attributes:
         shown: as the generator takes it; None for a view that it refuses.
-        orientation, warnings: as of `demo.service.messages.Seen`.
+        orientation, warnings: as of `demo.service.messages.XrayPreview`.
     """
 
     shown: GeneratorInput | None

@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from PIL import Image
 
 from ddpm.pipeline import XrayToCTPipeline
 from demo.service import results as products
+from demo.service.messages import Limits
 from demo.service.service import Service
 
 products.FRAMES = 3  # of the GIF: half of the time that a small result takes
@@ -36,7 +38,8 @@ def small_pipeline(**protocol) -> XrayToCTPipeline:
 
 
 def small_service(folder: Path, pipeline=None, **options) -> Service:
-    options = {"samplers": SAMPLERS, "preview_every": 1, **options}
+    limits = {field.name: options.pop(field.name) for field in fields(Limits) if field.name in options}
+    options = {"samplers": SAMPLERS, "preview_every": 1, "limits": Limits(**limits), **options}
     folder.mkdir(parents=True, exist_ok=True)
     return Service(small_pipeline() if pipeline is None else pipeline, folder, **options)
 

@@ -14,7 +14,7 @@ from demo_parts import last, save_film, served, small_service
 from gradio_client import Client, handle_file
 
 from demo.server.app_factory import NIIVUE
-from demo.service.messages import Wishes
+from demo.service.messages import GenerationRequest
 
 LISTENER = """
 import sys, time
@@ -59,7 +59,7 @@ def test_five_lines_give_the_volume_of_the_page(address, service, tmp_path):
     result = client.predict(handle_file(str(film)), seed=4, api_name="/generate")["result"]
     urlretrieve(address + result["urls"]["volume.nii.gz"], tmp_path / "ct.nii.gz")
 
-    page = last(service.generate(film, Wishes(seed=4)))
+    page = last(service.generate(film, GenerationRequest(seed=4)))
     own, theirs = nib.load(tmp_path / "ct.nii.gz"), nib.load(page.files["volume.nii.gz"])
     np.testing.assert_array_equal(own.get_fdata(), theirs.get_fdata())
     assert result["mark"] == "synthetic, not for diagnosis" and "files" not in result
@@ -85,7 +85,9 @@ def test_eight_programs_at_once_each_get_their_own(address, service, tmp_path):
         urls = list(pool.map(ask, range(8)))
     assert len(set(urls)) == 8
     for number, url in enumerate(urls):
-        expected = last(service.generate(films[number], Wishes(seed=number, steps=1))).files["volume.nii.gz"]
+        expected = last(service.generate(films[number], GenerationRequest(seed=number, steps=1))).files[
+            "volume.nii.gz"
+        ]
         with urlopen(address + url) as answer:
             assert answer.read() == expected.read_bytes()
 
@@ -95,17 +97,17 @@ def test_cancel_frees_the_worker(client, service, tmp_path):
     job = client.submit(film, steps=1000, api_name="/generate")
     wait(lambda: any(item.get("progress", {}).get("step", 0) for item in job.outputs()))
     job.cancel()
-    wait(lambda: service.line.length == 0)
+    wait(lambda: service.queue.length == 0)
     assert client.predict(film, steps=1, api_name="/generate")["result"]
 
 
 def test_a_client_that_dies_frees_the_worker(address, service, tmp_path):
     film = str(save_film(tmp_path / "a.png"))
     own = subprocess.Popen([sys.executable, "-c", LISTENER, address, film], stdout=subprocess.PIPE, text=True)
-    assert own.stdout.readline() == "hears\n" and service.line.length == 1
+    assert own.stdout.readline() == "hears\n" and service.queue.length == 1
     own.kill()  # its connections end, and nothing is said
     own.wait()
-    wait(lambda: service.line.length == 0, 20)
+    wait(lambda: service.queue.length == 0, 20)
 
 
 def test_refusals_arrive_as_their_line(client, tmp_path):

@@ -10,7 +10,7 @@ from common.files import ROOT
 from dataset.io.xray import read_xray_image
 from demo.page import html as parts
 from demo.service.examples import SAMPLES, draw_sample
-from demo.service.messages import Progress, Seen
+from demo.service.messages import Progress, XrayPreview
 
 DEMO = ROOT / "demo"
 
@@ -18,7 +18,7 @@ DEMO = ROOT / "demo"
 def test_words_from_elsewhere_stay_words(tmp_path):
     Image.new("L", (4, 4)).save(tmp_path / "x.png")
     evil = "<img src=x onerror=alert(1)>"
-    for made in (parts.seen(Seen(tmp_path / "x.png", evil, [evil])), parts.message(evil)):
+    for made in (parts.seen(XrayPreview(tmp_path / "x.png", evil, [evil])), parts.message(evil)):
         assert "onerror=alert(1)>" not in made and "&lt;img" in made
 
 

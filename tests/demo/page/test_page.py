@@ -38,11 +38,11 @@ def give(page, path, where: str = "#xc-xray") -> None:
     page.locator(f"{where} input[type=file]").set_input_files(path)
 
 
-def generate(page, **wishes) -> None:
+def generate(page, **requests) -> None:
     """Sets numbers under "advanced", then presses the button."""
     page.locator("#xc-advanced > button").click()
     page.wait_for_timeout(1500)  # Gradio fills it when it is opened, and forgets what was typed before
-    for label, value in wishes.items():
+    for label, value in requests.items():
         field = page.get_by_label(label.capitalize())
         field.fill(str(value))
         field.press("Tab")
@@ -116,10 +116,10 @@ def test_cancel_frees_the_worker(desk, page, tmp_path):
     page.wait_for_selector(".xc-note.xc-message")
     assert "Cancelled" in page.locator("#xc-status").inner_text()
     for _ in range(50):
-        if service.line.length == 0:
+        if service.queue.length == 0:
             break
         page.wait_for_timeout(100)
-    assert service.line.length == 0
+    assert service.queue.length == 0
     assert page.locator("#xc-generate").is_enabled() and page.locator(".xv").count() == 0
 
 

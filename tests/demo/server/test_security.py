@@ -9,7 +9,7 @@ import pytest
 from demo_parts import last, save_film, small_service
 from fastapi.testclient import TestClient
 
-from demo.service.messages import Wishes
+from demo.service.messages import GenerationRequest
 
 HERE, PASSWORD = "http://127.0.0.1:7860", "correct horse"
 
@@ -70,7 +70,7 @@ def raw_get(app, target: str) -> tuple[int, bytes]:
 def test_what_the_page_needs_is_there(client, service, tmp_path):
     assert client.get("/").status_code == 200 and client.get("/gradio_api/info").status_code == 200
     assert client.get("/viewer/viewer.js").headers["content-type"].startswith("text/javascript")
-    result = last(service.generate(save_film(tmp_path / "x.png"), Wishes()))
+    result = last(service.generate(save_film(tmp_path / "x.png"), GenerationRequest()))
     for name, url in result.urls.items():
         answer = client.get(url)
         assert answer.content == result.files[name].read_bytes() and answer.headers["cache-control"] == "no-store"
@@ -89,7 +89,7 @@ ROUTES = ["/result/TOKEN/", "/result/", "/viewer/", "/gradio_api/file=", "/gradi
 @pytest.mark.parametrize("route", ROUTES)
 def test_no_route_leads_out(client, service, tmp_path, route):
     """Every file route with every way out; Gradio's own bundle under /assets and /static is all that may answer."""
-    result = last(service.generate(save_film(tmp_path / "x.png"), Wishes()))
+    result = last(service.generate(save_film(tmp_path / "x.png"), GenerationRequest()))
     mine = [
         str(result.files["settings.json"]),
         os.path.relpath(result.files["settings.json"]),
@@ -143,7 +143,7 @@ def test_without_the_password_nothing_is_answered(clients):
 
 def test_too_much_is_refused_before_it_is_kept(client, service, tmp_path):
     before = sum(1 for _ in service.store.uploads.rglob("*"))
-    most = max(service.xray_bytes, service.ct_bytes)
+    most = max(service.limits.xray_bytes, service.limits.ct_bytes)
     stated = client.post("/gradio_api/upload", headers={"Content-Length": str(most * 2)}, content=b"x")
     assert stated.status_code == 413
     assert client.post("/gradio_api/queue/join", content=b"x" * (5 << 20)).status_code == 413

@@ -6,7 +6,7 @@ import time
 import pytest
 
 from demo.service import job_queue as module
-from demo.service.job_queue import Line
+from demo.service.job_queue import JobQueue
 from demo.service.messages import Busy, Cancelled, Progress
 
 
@@ -42,7 +42,7 @@ def until(true, seconds=5.0):
 
 
 def test_each_knows_how_many_come_before_and_gets_its_own_result(gate):
-    line = Line(gate, longest=4)
+    line = JobQueue(gate, longest=4)
     followers = [started(line, name) for name in "abc"]
     until(lambda: line.length == 3 and next(followers[0]).step == 1)
     assert [next(f).ahead for f in followers] == [0, 1, 2]
@@ -52,11 +52,11 @@ def test_each_knows_how_many_come_before_and_gets_its_own_result(gate):
 
 
 def test_a_full_line_refuses_and_takes_again(gate):
-    line = Line(gate, longest=2)
+    line = JobQueue(gate, longest=2)
     followers = [started(line, 0)]
     until(lambda: next(followers[0]).step == 1)
     followers += [started(line, n) for n in (1, 2)]
-    with pytest.raises(Busy, match="2 wishes wait"):
+    with pytest.raises(Busy, match="2 requests wait"):
         started(line, 3)
     followers[1].close()
     followers[1] = started(line, 4)
@@ -67,7 +67,7 @@ def test_a_full_line_refuses_and_takes_again(gate):
 
 @pytest.mark.parametrize("how", ["event", "close"])
 def test_taken_back_in_work_it_frees_the_worker(gate, how):
-    line, cancelled = Line(gate, longest=2), threading.Event()
+    line, cancelled = JobQueue(gate, longest=2), threading.Event()
     first = started(line, 1, cancelled=cancelled)
     until(lambda: next(first).step == 1)
     second = started(line, 2)
@@ -84,7 +84,7 @@ def test_taken_back_in_work_it_frees_the_worker(gate, how):
 
 
 def test_what_one_raises_reaches_its_caller_alone(gate):
-    line = Line(gate, longest=3)
+    line = JobQueue(gate, longest=3)
     followers = [started(line, task) for task in (MemoryError("m"), 1, SystemExit(3), 2)]
     gate.free.set()
     with pytest.raises(MemoryError):
@@ -98,7 +98,7 @@ def test_what_one_raises_reaches_its_caller_alone(gate):
 
 def test_a_job_that_nobody_listens_to_is_given_up(gate, monkeypatch):
     monkeypatch.setattr(module, "PATIENCE", 0.2)
-    line = Line(gate, longest=2)
+    line = JobQueue(gate, longest=2)
     forgotten = started(line, 1)
     until(lambda: line.length == 0)
     with pytest.raises(Cancelled, match="nobody was listening"):
@@ -107,7 +107,7 @@ def test_a_job_that_nobody_listens_to_is_given_up(gate, monkeypatch):
 
 
 def test_closing_ends_everyone_and_takes_no_more(gate):
-    line = Line(gate, longest=3)
+    line = JobQueue(gate, longest=3)
     followers = [started(line, n) for n in range(3)]
     line.close()
     for follower in followers:
@@ -119,7 +119,7 @@ def test_closing_ends_everyone_and_takes_no_more(gate):
 
 def test_news_are_repeated_so_that_a_listener_is_seen_to_be_there(gate, monkeypatch):
     monkeypatch.setattr(module, "HEARTBEAT", 0.05)
-    line = Line(gate, longest=1)
+    line = JobQueue(gate, longest=1)
     follower = started(line, 1)
     until(lambda: next(follower).step == 1)
     assert next(follower) == next(follower) == Progress(0, 1, 2)

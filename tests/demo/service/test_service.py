@@ -23,7 +23,7 @@ from dataset.io.ct import read_volume
 from dataset.io.nifti import write_nifti
 from ddpm.checkpoint.load import load_pipeline
 from ddpm.checkpoint.write import export_pipeline
-from demo.service.messages import Cancelled, Progress, Result, Wishes
+from demo.service.messages import Cancelled, GenerationRequest, Progress, Result
 from evaluation.generation.open_pipeline import set_sampler
 from evaluation.generation.sample import Sampling
 from evaluation.generation.write_volumes import generate
@@ -49,7 +49,7 @@ def volume(result: Result) -> np.ndarray:
 
 
 def test_progress_by_step_then_a_result_with_its_files(service, film):
-    *news, result = service.generate(film, Wishes(samples=2, seed=3))
+    *news, result = service.generate(film, GenerationRequest(samples=2, seed=3))
     assert all(isinstance(item, Progress) for item in news)
     steps = [item.step for item in news]
     assert steps == sorted(steps) and set(steps) >= {0, 4} and {item.steps for item in news} == {4}
@@ -72,7 +72,7 @@ def test_progress_by_step_then_a_result_with_its_files(service, film):
 
 def test_page_and_command_line_give_the_same_volume(service, film, tmp_path):
     """Through the settings of the result, as somebody would who has only these."""
-    result = last(service.generate(film, Wishes(seed=5, samples=2, sampler="ddim", steps=3, guidance=2.0)))
+    result = last(service.generate(film, GenerationRequest(seed=5, samples=2, sampler="ddim", steps=3, guidance=2.0)))
     settings = json.loads(result.files["settings.json"].read_text())
     assert "Mueller" not in json.dumps(settings)
     words = shlex.split(settings["command"].replace("<the same X-ray>", "X").replace("<the same checkpoint>", "C"))
@@ -90,18 +90,18 @@ def test_page_and_command_line_give_the_same_volume(service, film, tmp_path):
 def test_seed_and_xray_decide_the_volume_and_nothing_else(service, tmp_path):
     first, renamed = save_film(tmp_path / "a.png", 1), save_film(tmp_path / "b.dcm.png", 1)
     other = save_film(tmp_path / "c.png", 2)
-    a, again = (volume(last(service.generate(path, Wishes(seed=1)))) for path in (first, renamed))
+    a, again = (volume(last(service.generate(path, GenerationRequest(seed=1)))) for path in (first, renamed))
     np.testing.assert_array_equal(a, again)
-    assert np.abs(volume(last(service.generate(first, Wishes(seed=2)))) - a).mean() > 1
-    assert np.abs(volume(last(service.generate(other, Wishes(seed=1)))) - a).mean() > 1
+    assert np.abs(volume(last(service.generate(first, GenerationRequest(seed=2)))) - a).mean() > 1
+    assert np.abs(volume(last(service.generate(other, GenerationRequest(seed=1)))) - a).mean() > 1
 
 
 def test_eight_at_once_are_all_served_with_their_own(service, tmp_path):
     films = [save_film(tmp_path / f"{n}.png", n) for n in range(8)]
-    wishes = [Wishes(seed=n, steps=1) for n in range(8)]
-    alone = [volume(last(service.generate(film, wish))) for film, wish in zip(films, wishes, strict=True)]
+    requests = [GenerationRequest(seed=n, steps=1) for n in range(8)]
+    alone = [volume(last(service.generate(film, request))) for film, request in zip(films, requests, strict=True)]
     with ThreadPoolExecutor(8) as pool:
-        heard = list(pool.map(lambda job: list(service.generate(*job)), zip(films, wishes, strict=True)))
+        heard = list(pool.map(lambda job: list(service.generate(*job)), zip(films, requests, strict=True)))
     assert max(news.ahead for items in heard for news in items[:-1]) >= 4
     for items, expected in zip(heard, alone, strict=True):
         np.testing.assert_array_equal(volume(items[-1]), expected)
@@ -110,14 +110,14 @@ def test_eight_at_once_are_all_served_with_their_own(service, tmp_path):
 
 def test_cancel_frees_the_worker_and_deletes_what_there_was(service, film):
     cancelled, before = threading.Event(), set(service.store.results.iterdir())
-    items = service.generate(film, Wishes(steps=900), cancelled=cancelled)
+    items = service.generate(film, GenerationRequest(steps=900), cancelled=cancelled)
     while next(items).step == 0:
         pass
     cancelled.set()
     with pytest.raises(Cancelled):
         list(items)
     started = time.monotonic()
-    kept = last(service.generate(film, Wishes(steps=1)))
+    kept = last(service.generate(film, GenerationRequest(steps=1)))
     assert isinstance(kept, Result) and time.monotonic() - started < 60
     assert set(service.store.results.iterdir()) - before == {kept.files["volume.nii.gz"].parent}
 
@@ -138,31 +138,31 @@ def test_trouble_in_one_request_does_not_take_the_server_down(service, film, mon
     with monkeypatch.context() as patched:
         patched.setattr(service.pipeline, "_predict", fail)
         with pytest.raises(UserError, match=said):
-            last(service.generate(film, Wishes()))
-    assert isinstance(last(service.generate(film, Wishes(steps=1))), Result)
+            last(service.generate(film, GenerationRequest()))
+    assert isinstance(last(service.generate(film, GenerationRequest(steps=1))), Result)
     assert "Mueller" not in caplog.text
 
 
 @pytest.mark.parametrize(
-    "wishes",
+    "requests",
     [
         {"sampler": "magic"}, {"steps": 0}, {"steps": 1e9}, {"steps": 2.5}, {"guidance": float("nan")},
         {"guidance": -1}, {"seed": -1}, {"seed": 2**32}, {"samples": 0}, {"samples": 9}, {"samples": "many"},
         {"view": "oblique"}, {"align": "../x"},
     ],
 )  # fmt: skip
-def test_a_wish_that_cannot_be_granted_is_refused_at_once(service, film, wishes):
-    (name,) = wishes
+def test_a_wish_that_cannot_be_granted_is_refused_at_once(service, film, requests):
+    (name,) = requests
     with pytest.raises(UserError, match=f"^{name}="):
-        last(service.generate(film, Wishes(**wishes)))
+        last(service.generate(film, GenerationRequest(**requests)))
 
 
 def test_guidance_is_refused_at_once_where_the_model_always_saw_its_xray(film, tmp_path):
     service = small_service(tmp_path / "service", small_pipeline(condition_drop=0))
     assert not service.about["guided"]
     with pytest.raises(UserError, match=r"guidance_scale=2: .*; use 1"):
-        service.checked(Wishes(guidance=2.0))
-    assert service.checked(Wishes(guidance=1)).guidance == 1.0
+        service.checked(GenerationRequest(guidance=2.0))
+    assert service.checked(GenerationRequest(guidance=1)).guidance == 1.0
     service.close()
 
 
@@ -170,7 +170,7 @@ def test_refusals_name_no_file_of_the_patient(service, tmp_path, caplog):
     bad = tmp_path / "Mueller_Hans_1950.png"
     for content in (b"", b"nonsense" * 99, save_film(tmp_path / "x.png").read_bytes()[:900]):
         bad.write_bytes(content)
-        for ask in (service.look, lambda path: last(service.generate(path, Wishes()))):
+        for ask in (service.look, lambda path: last(service.generate(path, GenerationRequest()))):
             with pytest.raises(UserError, match="the X-ray") as refused:
                 ask(bad)
             assert "Mueller" not in str(refused.value) and str(tmp_path) not in str(refused.value)
@@ -182,26 +182,26 @@ def test_a_lateral_is_shown_with_a_warning_and_not_generated_from(service, tmp_p
     seen = service.look(lateral)
     assert "lateral" in seen.warnings[0] and Image.open(seen.picture).size == (512, 512)
     with pytest.raises(UserError, match="lateral"):
-        last(service.generate(lateral, Wishes()))
+        last(service.generate(lateral, GenerationRequest()))
 
 
 def test_beside_a_true_ct_come_its_volume_and_the_metrics(service, film, tmp_path):
-    made = last(service.generate(film, Wishes()))
+    made = last(service.generate(film, GenerationRequest()))
     own = read_volume(made.files["volume.nii.gz"])
     write_nifti(tmp_path / "truth.nii.gz", own.hu, own.spacing, description="original CT")
-    same = last(service.generate(film, Wishes(), tmp_path / "truth.nii.gz"))
+    same = last(service.generate(film, GenerationRequest(), tmp_path / "truth.nii.gz"))
     assert same.metrics["mae_hu"]["value"] <= 1.0 and same.metrics["psnr"]["value"] > 60
     np.testing.assert_array_equal(volume(same), volume(made))  # the truth has no say in the volume
     truth = nib.load(same.files["truth.nii.gz"])
     assert np.abs(truth.get_fdata() - volume(same)).max() <= 1
     np.testing.assert_array_equal(truth.affine, nib.load(same.files["volume.nii.gz"]).affine)
     with pytest.raises(UserError, match="the CT"):
-        last(service.generate(film, Wishes(), film))
+        last(service.generate(film, GenerationRequest(), film))
 
 
 def test_a_window_that_cuts_the_lungs_allows_no_reprojection(tmp_path, film):
     service = small_service(tmp_path / "run", small_pipeline(window=[-200.0, 500.0], dataset="phantom"))
-    result = last(service.generate(film, Wishes()))
+    result = last(service.generate(film, GenerationRequest()))
     assert result.reprojection is None and not {"reprojection.png", "difference.png"} & set(result.urls)
     assert result.phantom and result.window == (-200.0, 500.0) and not service.about["reprojects"]
     service.close()
