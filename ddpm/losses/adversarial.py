@@ -1,22 +1,22 @@
 """The adversarial term: a patch discriminator of clean latents with an optimizer of its own.
 
-It stays outside the registered modules. Lightning's own optimization goes on with one optimizer, and DDP, the average
-and the generator's checkpoint do not meet it; its gradients are averaged over the processes here.
+It is no registered module: Lightning's automatic optimization keeps one optimizer, and DDP, the average and the
+generator's weights do not include it. Its gradients are averaged over the processes here.
 """
 
 from functools import partial
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from ddpm.latent.base import LatentEncoder
+from vq_gan_3d.adversarial import discriminator_loss, patch_scores
 
 
 class AdversarialTerm:
-    """Hinge losses (Lim and Ye, "Geometric GAN", 2017), in float32.
+    """Hinge losses (`vq_gan_3d.adversarial`) per sample, in float32.
 
     Args:
         discriminator: latents `(b, c, d, h, w)` to a list whose last tensor holds one score a patch.
@@ -37,7 +37,7 @@ class AdversarialTerm:
     ):
         self.discriminator = discriminator.train().requires_grad_(True)
         try:
-            patches = self._judge(torch.zeros(1, *shape)).numel()
+            patches = self._scores(torch.zeros(1, *shape)).numel()
         except (RuntimeError, ValueError) as error:
             patches, reason = 0, " ".join(str(error).split())[:120]
         else:
@@ -53,12 +53,9 @@ class AdversarialTerm:
     def __call__(
         self, predicted: Tensor, clean: Tensor, encoder: LatentEncoder, generator: torch.Generator
     ) -> Float[Tensor, " b"]:
-        """What the generator is asked to lower: minus the score of its prediction."""
+        """Minus the mean score of each prediction; the gradient reaches the prediction alone."""
         self._place(predicted.device)
-        self.discriminator.requires_grad_(False)  # it only passes the gradient on
-        score = self._judge(predicted)
-        self.discriminator.requires_grad_(True)
-        return -score
+        return -_per_sample(self._scores(predicted, frozen=True))
 
     def learn(
         self, predicted: Float[Tensor, "b c d h w"], clean: Float[Tensor, "b c d h w"], share: Float[Tensor, " b"]
@@ -70,9 +67,8 @@ class AdversarialTerm:
         """
         self._place(predicted.device)
         with torch.enable_grad():
-            real = self._judge(clean.detach(), lambda score: F.relu(1.0 - score))
-            fake = self._judge(predicted.detach(), lambda score: F.relu(1.0 + score))
-            loss = 0.5 * (share * (real + fake)).mean()
+            real, fake = self._scores(clean.detach()), self._scores(predicted.detach())
+            loss = (share * discriminator_loss(real, fake, _per_sample)).mean()
             self.optimizer.zero_grad()
             loss.backward()
         self._average_gradients()
@@ -81,7 +77,7 @@ class AdversarialTerm:
         return loss.detach()
 
     def synchronise(self, device: torch.device) -> None:
-        """All processes start from the weights of the first."""
+        """Copies the weights of the first process to all others."""
         self._place(device)
         if dist.is_available() and dist.is_initialized():
             for tensor in self.discriminator.state_dict().values():
@@ -92,13 +88,13 @@ class AdversarialTerm:
         return {"discriminator": self.discriminator.state_dict(), "optimizer": self.optimizer.state_dict()}
 
     def load_state_dict(self, state: dict) -> None:
-        """Goes on from `state_dict()`."""
+        """Restores a `state_dict()`."""
         self.discriminator.load_state_dict(state["discriminator"])
         self.optimizer.load_state_dict(state["optimizer"])
 
-    def _judge(self, latents: Tensor, function=lambda score: score) -> Tensor:
+    def _scores(self, latents: Tensor, frozen: bool = False) -> Tensor:
         with torch.autocast(latents.device.type, enabled=False):  # oneDNN's bfloat16 gradient is wrong on thin latents
-            return function(self.discriminator(latents.float())[-1]).mean(dim=(1, 2, 3, 4))
+            return patch_scores(self.discriminator, latents.float(), frozen)
 
     def _place(self, device: torch.device) -> None:
         if next(self.discriminator.parameters()).device != device:
@@ -110,3 +106,7 @@ class AdversarialTerm:
             for parameter in self.discriminator.parameters():
                 dist.all_reduce(parameter.grad)
                 parameter.grad /= dist.get_world_size()
+
+
+def _per_sample(scores: Tensor) -> Float[Tensor, " b"]:
+    return scores.mean(dim=(1, 2, 3, 4))

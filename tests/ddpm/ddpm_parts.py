@@ -9,8 +9,9 @@ from ddpm.conditioning.lift import RayLift
 from ddpm.denoiser.unet import UNet3D
 from ddpm.diffusion.objective import NoiseObjective
 from ddpm.latent.vqgan import VQGANLatents
-from ddpm.module import DDPMModule
+from ddpm.module import DDPMModule, GeneratorParts
 from ddpm.xray_encoder import CNNXrayEncoder
+from vq_gan_3d.optimisation import Optimisation
 
 VOLUME = (32, 32, 32)
 EXTENT = (320.0, 256.0, 352.0)
@@ -27,18 +28,16 @@ def latent_encoder() -> VQGANLatents:
 
 def module(num_batches: int = 4, denoiser: UNet3D | None = None, **options) -> DDPMModule:
     torch.manual_seed(0)
-    options = {"objective": NoiseObjective(), "optimizer": partial(torch.optim.AdamW, lr=1e-3), **options}
+    objective = options.pop("objective", NoiseObjective())
+    optimizer = options.pop("optimizer", partial(torch.optim.AdamW, lr=1e-3))
+    unet = denoiser or UNet3D(
+        4, dim=8, dim_mults=(1, 2), condition={"channels": 4, "embedding_dim": 32}, blocks=1, head_dim=8
+    )
+    encoder = CNNXrayEncoder(width=8, blocks=1, feature_channels=8, embedding_dim=32)
+    lift, prior = RayLift(8, 4, depth_bins=4), options.pop("prior", None)
+    parts = GeneratorParts(unet, encoder, lift, latent_encoder(), prior)
     return DDPMModule(
-        denoiser
-        or UNet3D(4, dim=8, dim_mults=(1, 2), condition={"channels": 4, "embedding_dim": 32}, blocks=1, head_dim=8),
-        CNNXrayEncoder(width=8, blocks=1, feature_channels=8, embedding_dim=32),
-        RayLift(8, 4, depth_bins=4),
-        latent_encoder(),
-        num_batches=num_batches,
-        volume_size=VOLUME,
-        protocol=PROTOCOL,
-        warmup_steps=1,
-        **options,
+        parts, objective, Optimisation(optimizer, num_batches, warmup_steps=1), dict(PROTOCOL), **options
     )
 
 

@@ -48,7 +48,7 @@ def stirred(parts: nn.Module) -> nn.Module:
 
 def averages(m) -> dict:
     names = [name for name, p in m.trained.named_parameters() if p.requires_grad]
-    return dict(zip(names, m.ema.shadow_params, strict=True))
+    return dict(zip(names, m.ema.shadow, strict=True))
 
 
 @pytest.fixture(scope="module")
@@ -160,7 +160,7 @@ def test_a_resumed_run_goes_on_from_the_same_adapters(run):
     m.on_load_checkpoint(content)
     m.load_state_dict(content["state_dict"])
     assert all(torch.equal(v, run["module"].trained.state_dict()[k]) for k, v in m.trained.state_dict().items())
-    assert all(torch.equal(a, b) for a, b in zip(m.ema.shadow_params, run["module"].ema.shadow_params, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(m.ema.shadow, run["module"].ema.shadow, strict=True))
 
 
 def test_an_adapter_finds_its_base_beside_it_and_no_other(run, tmp_path):

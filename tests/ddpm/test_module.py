@@ -94,7 +94,7 @@ def test_average_follows_its_recursion():
     for k, w in enumerate(weights[1:], 1):
         decay = min(0.5, 1 - (1 + k) ** -0.75)
         average = decay * average + (1 - decay) * w
-    assert torch.allclose(m.ema.shadow_params[0], average, atol=1e-6)
+    assert torch.allclose(m.ema.shadow[0], average, atol=1e-6)
 
 
 def test_an_exception_in_validation_leaves_the_raw_weights():
@@ -107,8 +107,8 @@ def test_an_exception_in_validation_leaves_the_raw_weights():
     with pytest.raises(RuntimeError, match="boom"):
         fit(m, 2)
     raw = state(m)
-    assert m._swapped is False
-    m._use_average()
+    assert m.ema.in_use is False
+    m.ema.swap_in(m.device)
     assert any(not torch.equal(v, raw[k]) for k, v in m.trained.state_dict().items())
 
 
@@ -119,7 +119,7 @@ def test_checkpoint_generates_with_the_averaged_weights(tmp_path):
     trainer.save_checkpoint(path)
     pipeline = load_pipeline(path)
     names = [n for n, p in m.trained.named_parameters() if p.requires_grad]
-    for name, average in zip(names, m.ema.shadow_params, strict=True):
+    for name, average in zip(names, m.ema.shadow, strict=True):
         part, _, key = name.partition(".")
         assert torch.equal(getattr(pipeline, part).state_dict()[key], average)
     with m.averaged_weights():

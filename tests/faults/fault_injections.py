@@ -127,7 +127,7 @@ def slow_sampling(seconds: float) -> None:
     original = SampleAndScore.pipeline
 
     def slowly(self, module):
-        if module._swapped:  # in training, not in the check before it
+        if module.ema.in_use:  # in training, not in the check before it
             Path("sampling").touch()
             time.sleep(seconds)
         return original(self, module)

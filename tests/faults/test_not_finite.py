@@ -21,7 +21,7 @@ def test_the_cases_are_named_and_the_checkpoint_is_untouched(training, request):
 def test_skipped_and_counted(training, request):
     options = ("model.skip_nonfinite=true",)
     said = training.start(*options, nan_at_step={"steps": [6, 9]}).fine()
-    assert "2 batches left out" in said and "batch 6 (cases phantom_" in said and "batch 9 (cases phantom_" in said
+    assert "2 batches skipped" in said and "batch 6 (cases phantom_" in said and "batch 9 (cases phantom_" in said
     ours, whole = training.weights(), request.getfixturevalue(f"whole_{training.stage}").weights()
     assert all(tensor.isfinite().all() for tensor in ours.values())
     assert differing(ours, whole)  # the batches were skipped
@@ -29,7 +29,7 @@ def test_skipped_and_counted(training, request):
     again = training.start(*options, nan_at_step={"steps": [6, 9]}, kill_in_checkpoint={"moment": "after_rename",
                                                                                        "count": 4})  # fmt: skip
     assert again.wait() == -9
-    assert "2 batches left out" in training.resume(*options, nan_at_step={"steps": [9]}).fine()  # also those before
+    assert "2 batches skipped" in training.resume(*options, nan_at_step={"steps": [9]}).fine()  # also those before
     assert differing(training.weights(), ours) == []
 
 

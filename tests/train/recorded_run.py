@@ -21,7 +21,7 @@ import torch  # noqa: E402
 from hydra import compose, initialize_config_dir  # noqa: E402
 from torch.distributed.tensor import DTensor  # noqa: E402
 
-from train.run import trainer as session  # noqa: E402
+from train.run import training_run  # noqa: E402
 
 
 def whole(tensor: torch.Tensor) -> torch.Tensor:
@@ -66,14 +66,14 @@ def recorded(folder: Path) -> None:
     """The next trainer writes into this folder."""
     folder.mkdir(parents=True, exist_ok=True)
 
-    def recording(*arguments, callbacks, **options):
-        return make(*arguments, callbacks=[*callbacks, Record(folder)], **options)
+    def recording(*arguments):
+        return make(*arguments[:-1], [*arguments[-1], Record(folder)])
 
-    session.make_trainer = recording
+    training_run.make_trainer = recording
 
 
 if __name__ == "__main__":
-    make = session.make_trainer
+    make = training_run.make_trainer
     if "STAGE" in os.environ:
         recorded(Path(os.environ["RECORD"]))
         importlib.import_module(f"train.{os.environ['STAGE']}").main()

@@ -9,8 +9,11 @@ import torch
 from monai.networks.nets import PatchDiscriminator
 from torch.utils.data import DataLoader
 
+import vq_gan_3d.module
 from vq_gan_3d import VQGAN3D
+from vq_gan_3d.adversarial import Discriminator
 from vq_gan_3d.module import TrainingStopped, VQGANModule
+from vq_gan_3d.optimisation import Optimisation
 from vq_gan_3d.perceptual import EfficientNetLiteFeatures, SlicePerceptualLoss, make_perceptual
 
 adam = partial(torch.optim.AdamW, lr=1e-3)
@@ -24,12 +27,12 @@ def batches(n: int, value: float | None = None) -> DataLoader:
     return DataLoader([{"ct": v, "index": i, "step": i} for i, v in enumerate(volumes)], batch_size=1)
 
 
-def make(n: int = 4, **options) -> VQGANModule:
+def make(n: int = 4, start: int = 0, weight: float = 0.1, **options) -> VQGANModule:
     torch.manual_seed(0)
     network = VQGAN3D(n_codes=64, embedding_dim=4, n_hiddens=8, n_res_blocks=1)
     discriminator = PatchDiscriminator(3, channels=8, in_channels=1, num_layers_d=1, norm="INSTANCE")
-    options = {"discriminator": discriminator, "discriminator_optimizer": adam, **options}
-    return VQGANModule(network, adam, num_batches=n, warmup_batches=1, **options)
+    adversarial = Discriminator(discriminator, adam, start, weight)
+    return VQGANModule(network, Optimisation(adam, n, warmup_steps=1), adversarial=adversarial, **options)
 
 
 def fit(module: VQGANModule, loader: DataLoader) -> pl.Trainer:
@@ -46,29 +49,29 @@ def snapshot(module: torch.nn.Module) -> dict:
 
 
 def test_discriminator_rests_until_its_batch_and_then_trains():
-    module = make(discriminator_iter_start=3)
+    module = make(start=3)
     before = snapshot(module.discriminator)
     fit(module, batches(3))
     assert all(torch.equal(v, before[k]) for k, v in module.discriminator.state_dict().items())
-    module = make(discriminator_iter_start=2)
+    module = make(start=2)
     fit(module, batches(4))
     assert any(not torch.equal(v, before[k]) for k, v in module.discriminator.state_dict().items())
 
 
 def test_both_learning_rates_end_at_zero_however_late_the_discriminator_starts():
-    module = make(8, discriminator_iter_start=5)
+    module = make(8, start=5)
     trainer = fit(module, batches(8))
     assert [optimizer.param_groups[0]["lr"] for optimizer in trainer.optimizers] == pytest.approx([0.0, 0.0])
 
 
 def test_batches_are_counted_once_with_two_optimizers():
-    module = make(discriminator_iter_start=0)
+    module = make(start=0)
     fit(module, batches(4))
     assert int(module.batches_done) == 4
 
 
 def test_adversarial_term_changes_the_training_of_the_generator():
-    plain, judged = make(adversarial_weight=0.0), make(adversarial_weight=1.0)
+    plain, judged = make(weight=0.0), make(weight=1.0)
     fit(plain, batches(3))
     fit(judged, batches(3))
     assert not torch.equal(plain.model.decoder[-1].weight, judged.model.decoder[-1].weight)
@@ -79,8 +82,10 @@ def test_not_a_number_stops_with_the_cause():
         fit(make(), batches(2, value=float("nan")))
 
 
-def test_collapsed_codebook_stops_with_the_cause():
-    module = make(n=8, collapse_perplexity=1000.0, collapse_patience=3)
+def test_collapsed_codebook_stops_with_the_cause(monkeypatch):
+    monkeypatch.setattr(vq_gan_3d.module, "COLLAPSE_PERPLEXITY", 1000.0)
+    monkeypatch.setattr(vq_gan_3d.module, "COLLAPSE_PATIENCE", 3)
+    module = make(n=8)
     with pytest.raises(TrainingStopped, match="collapsed.*n_codes"):
         fit(module, batches(8))
     assert int(module.batches_done) == 2

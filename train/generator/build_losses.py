@@ -1,4 +1,4 @@
-"""The terms of `model.loss_type` out of their config: what weighs nothing is neither built nor read."""
+"""Builds the terms of `model.loss_type` from their config."""
 
 from pathlib import Path
 
@@ -14,13 +14,12 @@ from ddpm.losses.latent_terms import GeneratorLosses
 from ddpm.losses.loss_type import parse_loss_type
 from ddpm.losses.perceptual import PerceptualTerm
 from ddpm.losses.vgg import VGG16Features
+from ddpm.module import Losses
 from vq_gan_3d.perceptual import NETWORKS
 
 
-def build_losses(
-    model: DictConfig, window: Window, shape: tuple[int, int, int, int]
-) -> tuple[str, GeneratorLosses | None]:
-    """Name of the pointwise loss, and the further terms or None.
+def build_losses(model: DictConfig, window: Window, shape: tuple[int, int, int, int]) -> Losses:
+    """The pointwise loss and the further terms; a term of weight 0 is neither built nor read.
 
     Args:
         window: HU window of the run, which a classifier must share.
@@ -44,7 +43,7 @@ def build_losses(
         "classification": lambda: ClassificationTerm(_classifier(model.classifier_ckpt, window)),
     }
     terms = {name: builders[name]() for name in weights}
-    return pointwise, GeneratorLosses(terms, weights) if terms else None
+    return Losses(pointwise, GeneratorLosses(terms, weights) if terms else None, model.adversarial_start)
 
 
 def _features(network: str):

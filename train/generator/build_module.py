@@ -11,9 +11,10 @@ from ddpm.conditioning.lift import make_lift
 from ddpm.conditioning.linear_prior import LinearPrior
 from ddpm.diffusion.objective import PREDICTIONS
 from ddpm.latent import LatentEncoder
-from ddpm.module import DDPMModule
+from ddpm.module import DDPMModule, GeneratorParts
 from train.generator.build_losses import build_losses
 from train.generator.finetuning import Origin
+from vq_gan_3d.optimisation import Optimisation
 
 
 def build_module(
@@ -76,7 +77,7 @@ def build_module(
             if origin is None
             else origin.pipeline.prior
         )
-    pointwise, generator_losses = build_losses(model, Window.parse(dataset.window), shape)
+    losses = build_losses(model, Window.parse(dataset.window), shape)
     objective = instantiate(model.objective)
     if origin is not None:
         parts = {"denoiser": denoiser, "xray_encoder": xray_encoder, "lift": lift}
@@ -87,29 +88,24 @@ def build_module(
         "alpha": model.lora_alpha,
         "patterns": None if patterns is None else list(patterns),
     }
+    pose_regressor = None if origin is None else origin.pose_regressor(model.pose_guess, dataset.views)
     return DDPMModule(
-        denoiser,
-        xray_encoder,
-        lift,
-        latent_encoder,
-        objective=objective,
-        optimizer=instantiate(model.optimizer),
-        num_batches=model.train_num_steps,
-        volume_size=tuple(dataset.volume_size),
-        protocol={"condition_drop": float(model.condition_drop)},
-        loss_type=pointwise,
-        generator_losses=generator_losses,
-        adversarial_start=model.adversarial_start,
-        warmup_steps=model.warmup_steps,
-        accumulate=model.gradient_accumulate_every,
+        GeneratorParts(denoiser, xray_encoder, lift, latent_encoder, prior, pose_regressor),
+        objective,
+        Optimisation(
+            instantiate(model.optimizer),
+            model.train_num_steps,
+            model.warmup_steps,
+            model.gradient_accumulate_every,
+            model.skip_nonfinite,
+        ),
+        protocol={"volume_size": list(dataset.volume_size), "condition_drop": float(model.condition_drop)},
+        losses=losses,
         ema_decay=model.ema_decay,
         condition_drop=model.condition_drop,
         freeze_xray_encoder=model.freeze_xray_encoder,
         lora=lora if model.lora else None,
         seed=model.seed,
-        prior=prior,
-        pose_regressor=None if origin is None else origin.pose_guess(model.pose_guess, dataset.views),
-        skip_nonfinite=model.skip_nonfinite,
     )
 
 

@@ -8,7 +8,7 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
-from common.errors import UserError
+from common.errors import UserError, user_errors
 from common.files import sha256
 from dataset.imaging.hu_window import Window
 from ddpm.checkpoint.latent_encoder import make_latent_encoder
@@ -16,6 +16,7 @@ from ddpm.checkpoint.load import load_pipeline
 from ddpm.checkpoint.write import component, header_of, save_adapter
 from ddpm.conditioning.pose_regressor import PoseRegressor
 from ddpm.latent import LatentEncoder
+from train.generator.latent_data import load_latent_encoder
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +66,7 @@ class Origin:
                 )
         return encoder
 
-    def pose_guess(self, asked: bool | None, views: int) -> PoseRegressor | None:
+    def pose_regressor(self, asked: bool | None, views: int) -> PoseRegressor | None:
         """The run's own guess of poses, which its linear guess and its denoiser were trained with.
 
         Raises:
@@ -121,6 +122,22 @@ class Origin:
     def describe(self) -> dict:
         """Plain JSON for the protocol: which file it was, and what it inherits. Its folder stays private."""
         return {"file": self.path.name, "sha256": self.sha256, "inherits": header_of(self.pipeline)["inherits"]}
+
+
+def open_latent_encoder(source, model: DictConfig) -> tuple[LatentEncoder, Origin | None]:
+    """The frozen latent encoder, and the run of `model.init_from` or None; notes the VQ-GAN that was found in `model`.
+
+    Raises:
+        UserError: for missing data or files, or an encoder that is not that of `model.init_from`.
+    """
+    if model.init_from:
+        origin = Origin(model.init_from)
+        return origin.latent_encoder(source, model.latent), origin
+    encoder = load_latent_encoder(source, model.latent)
+    model.vqgan_ckpt = model.vqgan_ckpt or encoder.found_at  # a repeated run takes the same
+    with user_errors():
+        encoder.set_scaling(model.latent_scaling)
+    return encoder, None
 
 
 def _differences(name: str, there: dict, here: dict) -> list[str]:

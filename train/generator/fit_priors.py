@@ -30,7 +30,7 @@ GUESS_FROM = 0.4  # of a training with guessed poses: before that the linear gue
 log = logging.getLogger(__name__)
 
 
-def fit_guesses(
+def fit_priors(
     module: DDPMModule, cases: CTDataModule, data: LatentData, pixels: int, pose_guess: bool | None
 ) -> None:
     """Fits the guess of the pose, added to the module if it is asked for, then the linear guess of latents.
@@ -62,7 +62,7 @@ def fit_guesses(
             prior.measure_deviation(data.train.xrays(pixels, step=0, align=lay), data.train.latents)
 
 
-class ShowGuess(pl.Callback):
+class PriorStart(pl.Callback):
     """Hides the linear guess in the first part of a training, in its pictures and checkpoints too.
 
     What is linear in the X-ray is then learned by the network, and with it how to read the X-ray at all. Where the

@@ -185,11 +185,6 @@ def keep_choice(model: DictConfig, folder: Path, several: bool) -> None:
         model.batch_size = OmegaConf.load(path).model.batch_size
 
 
-def before_choice(model: DictConfig) -> int:
-    """What a data module is made with before its own size in memory, which the choice depends on, is known."""
-    return 1 if model.batch_size == AUTO else model.batch_size
-
-
 def settle(model: DictConfig, data: CTDataModule, need: MemoryNeed) -> None:
     """Puts the number into the config, which is saved with the run, and into the data module.
 

@@ -3,6 +3,7 @@
 import logging
 import signal
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from time import perf_counter
@@ -25,22 +26,26 @@ from train.run.memory import out_of_memory, peak_memory
 from vq_gan_3d.module import TrainingStopped
 
 
+@dataclass(frozen=True)
+class Intervals:
+    """Length of a training and what happens how often, in batches; `accumulate` batches make an optimizer step."""
+
+    batches: int
+    validate_every: int
+    checkpoint_every: int
+    accumulate: int = 1
+
+
 def make_trainer(
-    trainer: DictConfig,
-    logger: DictConfig,
-    folder: Path,
-    devices: dict,
-    validate_every: int,
-    checkpoint_every: int,
-    batches: int,
-    callbacks: list[pl.Callback],
-    accumulate: int = 1,
+    cfg: DictConfig, folder: Path, devices: dict, intervals: Intervals, callbacks: list[pl.Callback]
 ) -> pl.Trainer:
-    """A Trainer of one epoch of `batches` batches that validates, and saves `last.ckpt`, every so many batches."""
+    """A Trainer of one epoch; `cfg` has `trainer` and `logger`, and `last.ckpt` is saved at the given intervals."""
+    trainer, accumulate = cfg.trainer, intervals.accumulate
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="pytorch_lightning")
     warnings.filterwarnings("ignore", message="find_unused_parameters=True was specified")
-    checkpoint_every = -(-checkpoint_every // accumulate) * accumulate  # gradients half gathered cannot be saved
+    # a checkpoint holds no accumulated gradients, so it waits for the optimizer step
+    checkpoint_every = -(-intervals.checkpoint_every // accumulate) * accumulate
     if many(devices, trainer.num_nodes) and trainer.strategy == "auto":
         devices = {**devices, "strategy": "ddp_find_unused_parameters_true"}
     return instantiate(
@@ -50,11 +55,11 @@ def make_trainer(
         max_epochs=1,
         use_distributed_sampler=False,  # our sampler knows its rank
         check_val_every_n_epoch=None,  # validation counts batches
-        val_check_interval=min(validate_every, batches),
+        val_check_interval=min(intervals.validate_every, intervals.batches),
         accumulate_grad_batches=accumulate,
         num_sanity_val_steps=0,
         default_root_dir=str(folder),
-        logger=make_loggers(folder, **logger),
+        logger=make_loggers(folder, **cfg.logger),
         plugins=[AtomicCheckpointIO()],
         enable_checkpointing=False,
         callbacks=[
@@ -150,8 +155,8 @@ def fit(trainer: pl.Trainer, module: pl.LightningModule, datamodule: pl.Lightnin
             raise
         what = " ".join(str(error).split())[:200]
         raise UserError(f"{checkpoint} does not fit the model of this config, resume with its own: {what}") from error
-    if left_out := getattr(module, "left_out", None):
-        say(f"{len(left_out)} batches left out, they gave no finite loss: {'; '.join(left_out)}")
+    if skipped := getattr(module, "skipped", None):
+        say(f"{len(skipped)} batches skipped, their loss was not finite: {'; '.join(skipped)}")
     say(f"peak memory {peak_memory()}")
 
 

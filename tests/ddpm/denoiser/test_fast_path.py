@@ -18,6 +18,7 @@ from ddpm.denoiser.blocks import attend
 from ddpm.diffusion.objective import NoiseObjective
 from vq_gan_3d import VQGAN3D
 from vq_gan_3d.module import VQGANModule
+from vq_gan_3d.optimisation import Optimisation
 
 STEPS, WINDOW = 200, 20
 CASES = 6
@@ -148,7 +149,7 @@ def denoiser_curve(fast: bool, start: int = 0) -> list[float]:
 def autoencoder_curve(fast: bool, start: int = 0) -> list[float]:
     torch.manual_seed(0)
     network = VQGAN3D(n_codes=64, embedding_dim=4, n_hiddens=8, n_res_blocks=1)
-    made = VQGANModule(network, fused_adamw if fast else plain_adamw, num_batches=STEPS, warmup_batches=1)
+    made = VQGANModule(network, Optimisation(fused_adamw if fast else plain_adamw, STEPS, warmup_steps=1))
     low = torch.randn(CASES, 1, 4, 4, 4, generator=torch.Generator().manual_seed(0))
     volumes = torch.tanh(F.interpolate(low, size=16, mode="trilinear"))
     items = [{"ct": volumes[i % CASES], "index": i % CASES, "step": i} for i in range(STEPS)]

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 from common.errors import UserError
 from ddpm.losses.adversarial import AdversarialTerm
 from ddpm.losses.latent_terms import GeneratorLosses
+from ddpm.module import Losses
 
 SHAPE = (4, 8, 8, 8)
 
@@ -28,7 +29,7 @@ def term(seed=0, shape=SHAPE, layers=1) -> AdversarialTerm:
 
 def adversarial_module(start=0, **options):
     losses = GeneratorLosses({"adversarial": term()}, {"adversarial": 0.5})
-    return module(generator_losses=losses, adversarial_start=start, **options)
+    return module(losses=Losses("l2", losses, start), **options)
 
 
 class Steps:

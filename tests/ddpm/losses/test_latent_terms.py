@@ -14,6 +14,7 @@ from ddpm.losses.classification import ClassificationTerm
 from ddpm.losses.latent_terms import GeneratorLosses, decode_for_loss, excerpt
 from ddpm.losses.perceptual import PerceptualTerm
 from ddpm.losses.vgg import VGG16Features
+from ddpm.module import Losses
 
 WIDTHS = (4, 4, "pool", 4, 4)
 
@@ -160,7 +161,7 @@ def test_without_terms_nothing_is_decoded_and_the_loss_is_the_pointwise_one(monk
 
 def test_no_network_of_a_term_is_in_the_module_or_its_checkpoint():
     terms = {name: TERMS[name]() for name in ("perceptual", "classification")}
-    m = module(generator_losses=GeneratorLosses(terms, dict.fromkeys(terms, 1.0)))
+    m = module(losses=Losses("l2", GeneratorLosses(terms, dict.fromkeys(terms, 1.0))))
     plain = module()
     assert [n for n, _ in m.named_parameters()] == [n for n, _ in plain.named_parameters()]
     assert m.state_dict().keys() == plain.state_dict().keys()

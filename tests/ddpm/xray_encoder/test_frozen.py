@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import pytorch_lightning as pl
 import torch
-from ddpm_parts import PROTOCOL, VOLUME, item, latent_encoder
+from ddpm_parts import PROTOCOL, item, latent_encoder
 from encoder_files import CLASSES, save_network
 from torch.utils.data import DataLoader, default_collate
 
@@ -15,9 +15,10 @@ from ddpm.checkpoint.load import load_pipeline
 from ddpm.conditioning.lift import make_lift
 from ddpm.denoiser.unet import UNet3D
 from ddpm.diffusion.objective import NoiseObjective
-from ddpm.module import DDPMModule
+from ddpm.module import DDPMModule, GeneratorParts
 from ddpm.xray_encoder import CNNXrayEncoder
 from ddpm.xray_encoder.feature_cache import EncodedDataset
+from vq_gan_3d.optimisation import Optimisation
 
 KINDS = ("rad_dino", "torchxrayvision")  # one of each build: norms of a transformer, statistics of batches
 
@@ -37,11 +38,9 @@ def module_of(encoder, **options) -> DDPMModule:
         blocks=1,
         head_dim=8,
     )
-    return DDPMModule(
-        denoiser, encoder, make_lift(encoder, 4, 2), latent_encoder(), objective=NoiseObjective(),
-        optimizer=partial(torch.optim.AdamW, lr=1e-3, weight_decay=0.1), num_batches=3, volume_size=VOLUME,
-        protocol=PROTOCOL, warmup_steps=1, **options,
-    )  # fmt: skip
+    optimisation = Optimisation(partial(torch.optim.AdamW, lr=1e-3, weight_decay=0.1), 3, warmup_steps=1)
+    parts = GeneratorParts(denoiser, encoder, make_lift(encoder, 4, 2), latent_encoder())
+    return DDPMModule(parts, NoiseObjective(), optimisation, dict(PROTOCOL), **options)
 
 
 class Spy(pl.Callback):
@@ -79,7 +78,7 @@ def test_a_pretrained_encoder_is_frozen_unless_told_otherwise(kind, weights):
     own = {id(p) for p in module.trained["xray_encoder"].parameters()}
     assert not own & {id(p) for group in trainer.optimizers[0].param_groups for p in group["params"]}
     others = sum(p.numel() for name in ("denoiser", "lift") for p in module.trained[name].parameters())
-    assert sum(p.numel() for p in module.ema.shadow_params) == others
+    assert sum(p.numel() for p in module.ema.shadow) == others
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -12,9 +12,10 @@ from ddpm.checkpoint.write import component
 from ddpm.conditioning.lift import GridLift, make_lift
 from ddpm.denoiser.unet import UNet3D
 from ddpm.diffusion.objective import NoiseObjective
-from ddpm.module import DDPMModule
+from ddpm.module import DDPMModule, GeneratorParts
 from ddpm.registry import CLASSES
 from ddpm.xray_encoder import VolumeEncoder
+from vq_gan_3d.optimisation import Optimisation
 
 SLICES = 8
 
@@ -58,11 +59,10 @@ def test_sides_that_cannot_be_folded_are_refused():
 
 def test_trains_and_rebuilds_without_a_pose():
     source = encoder()
-    module = DDPMModule(
-        UNet3D(4, dim=8, dim_mults=(1, 2), condition={"channels": 4, "embedding_dim": 16}, blocks=1, head_dim=8),
-        source, make_lift(source, 4, 16), latent_encoder(), objective=NoiseObjective(),
-        optimizer=partial(torch.optim.AdamW, lr=1e-3), num_batches=1, volume_size=VOLUME, protocol=PROTOCOL,
-    )  # fmt: skip
+    unet = UNet3D(4, dim=8, dim_mults=(1, 2), condition={"channels": 4, "embedding_dim": 16}, blocks=1, head_dim=8)
+    parts = GeneratorParts(unet, source, make_lift(source, 4, 16), latent_encoder())
+    optimisation = Optimisation(partial(torch.optim.AdamW, lr=1e-3), 1)
+    module = DDPMModule(parts, NoiseObjective(), optimisation, dict(PROTOCOL))
     torch.nn.init.normal_(module.trained["denoiser"].out.weight)
     volume = {**item(0), "xray": torch.rand(SLICES, 1, 64, 64), "pose": torch.full((SLICES, 9), float("nan"))}
     module.log = lambda *arguments, **options: None

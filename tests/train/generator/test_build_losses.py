@@ -12,6 +12,7 @@ from dataset.imaging.hu_window import Window
 from ddpm.checkpoint.load import load_classifier
 from ddpm.checkpoint.write import export_classifier
 from ddpm.classifiers.ct import CTClassifier
+from ddpm.module import Losses
 from train.generator.build_losses import build_losses
 
 CONFIG = ROOT / "config"
@@ -32,8 +33,9 @@ def classifier_file(path: Path, window=(-200, 500)) -> Path:
 def test_each_term_is_built_with_its_weight(tmp_path):
     pytest.importorskip("efficientnet_lite_pytorch")
     path = classifier_file(tmp_path / "classifier.safetensors")
-    name, losses = build("loss_type=l1_lpips_disc_cls", "perceptual_weight=0.2", f"classifier_ckpt={path}")
-    assert name == "l1"
+    built = build("loss_type=l1_lpips_disc_cls", "perceptual_weight=0.2", f"classifier_ckpt={path}")
+    losses = built.terms
+    assert built.pointwise == "l1"
     assert losses.weights == {"perceptual": 0.2, "adversarial": 0.01, "classification": 0.01}
     assert losses.terms["perceptual"].slices == 2
     assert losses.terms["adversarial"].optimizer.param_groups[0]["lr"] == pytest.approx(3e-4)
@@ -45,8 +47,8 @@ def test_weight_zero_opens_no_file_and_builds_no_network(monkeypatch):
     before = set(sys.modules)
     missing = ["classifier_ckpt=/nowhere.ckpt", "perceptual_network=/nowhere.pth"]
     zero = ["perceptual_weight=0", "adversarial_weight=0", "classification_weight=0"]
-    assert build("loss_type=l1_lpips_disc_cls", *missing, *zero) == ("l1", None)
-    assert build("loss_type=l2", *missing) == ("l2", None)
+    assert build("loss_type=l1_lpips_disc_cls", *missing, *zero) == Losses("l1")
+    assert build("loss_type=l2", *missing) == Losses("l2")
     assert not {m for m in set(sys.modules) - before if "efficientnet" in m}
 
 

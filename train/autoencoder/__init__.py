@@ -1,0 +1,1 @@
+"""What only the VQ-GAN stage needs."""

@@ -1,0 +1,47 @@
+"""Builds the VQ-GAN module from its config node."""
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from torch import Tensor
+
+from dataset.datamodule import CTDataModule
+from ddpm.checkpoint.write import complete
+from evaluation.metrics import psnr
+from evaluation.protocol.leakage import seen_patients
+from vq_gan_3d import VQGAN3D
+from vq_gan_3d.adversarial import Discriminator
+from vq_gan_3d.module import VQGANModule
+from vq_gan_3d.optimisation import Optimisation
+from vq_gan_3d.perceptual import SlicePerceptualLoss
+
+
+def build_module(
+    model: DictConfig, network: VQGAN3D, perceptual: SlicePerceptualLoss | None, data: CTDataModule
+) -> VQGANModule:
+    """The module that trains `network` on prepared data, whose protocol goes into its checkpoints."""
+    adversarial = None
+    if model.adversarial_weight > 0 and model.discriminator_iter_start < model.max_steps:
+        adversarial = Discriminator(
+            instantiate(model.discriminator),
+            instantiate(model.discriminator_optimizer),
+            first_batch=model.discriminator_iter_start,
+            weight=model.adversarial_weight,
+        )
+    optimizer = instantiate(model.optimizer)
+    protocol = {**data.protocol(), "seen": seen_patients(data.source.rows, data.protocol())}
+    return VQGANModule(
+        network,
+        Optimisation(optimizer, model.max_steps, model.warmup_steps, skip_nonfinite=model.skip_nonfinite),
+        commitment_weight=model.commitment_weight,
+        adversarial=adversarial,
+        perceptual=perceptual,
+        gradient_clip=model.gradient_clip,
+        metrics={"psnr": lambda a, b: psnr(a, b, data_range=2.0)},
+        header=complete({"protocol": protocol}),
+        seed=model.seed,
+    )
+
+
+def without_codes(network: VQGAN3D, volume: Tensor) -> Tensor:
+    """The forward pass without quantisation, for the memory estimate."""
+    return network.decode(network.encode(volume), quantise=False)
