@@ -86,13 +86,17 @@ def slow_files(seconds: float) -> None:
 
     from common import files
 
-    sync = files._sync
+    class Slow:
+        """`os` as the writer of files sees it."""
 
-    def slowly(path):
-        time.sleep(seconds)
-        sync(path)
+        def __getattr__(self, name):
+            return getattr(os, name)
 
-    files._sync = slowly
+        def fsync(self, handle):
+            time.sleep(seconds)
+            os.fsync(handle)
+
+    files.os = Slow()
 
 
 def _before_step(act) -> None:
