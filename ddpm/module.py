@@ -165,16 +165,16 @@ class DDPMModule(pl.LightningModule):
         self, noisy: Tensor, timestep: Int[Tensor, " b"], batch: dict, keep: Float[Tensor, " b"]
     ) -> Float[Tensor, "b c d h w"]:
         """The denoiser's prediction for noisy latents of a batch."""
-        denoiser, guess, guess_std = self.trained["denoiser"], None, None
+        denoiser, mean, prior_std = self.trained["denoiser"], None, None
         if "prior" in self.trained:
             prior = self.trained["prior"]
             seen = self.training and prior.leverage is not None  # not so where it comes from another run
-            guess = prior(batch["xray"], batch["index"] if seen else None)
-            guess_std = prior.deviation(guess)
+            mean = prior(batch["xray"], batch["index"] if seen else None)
+            prior_std = prior.deviation(mean)
         lift, place = dict(self.trained.items()).get("lift"), (batch["pose"], self._extent(batch))
         size, tokens = tuple(noisy.shape[2:]), denoiser.condition.token_grid
-        told = make_condition(self.encode_xray(batch), lift, *place, size, tokens, guess, guess_std)
-        return denoiser(noisy, timestep, keep=keep, **told._asdict())
+        condition = make_condition(self.encode_xray(batch), lift, *place, size, tokens, mean, prior_std)
+        return denoiser(noisy, timestep, keep=keep, **condition._asdict())
 
     def _extent(self, batch: dict) -> Float[Tensor, "b 3"]:
         return batch["spacing"] * batch["spacing"].new_tensor(self.volume_size)

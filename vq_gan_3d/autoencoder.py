@@ -138,7 +138,7 @@ class VQGAN3D(ModelMixin, ConfigMixin):
             )
 
     def decode(self, latents: Float[Tensor, "b c d h w"], quantise: bool = True) -> Float[Tensor, "b 1 D H W"]:
-        """Volume of continuous latents, which are quantised first unless told otherwise. Not clipped."""
+        """Decodes continuous latents, by default after quantising them. The volume is not clipped."""
         if quantise:
             latents = self.codebook(latents).latents
         return unfold(self.decoder(latents), self.config.patch)

@@ -1,4 +1,4 @@
-"""Terms on the predicted clean latents, beside the pointwise loss: decoded, and judged by frozen networks.
+"""Terms on the predicted clean latents, beside the pointwise loss, computed by frozen networks on decoded latents.
 
 Each term gives one number a sample, and its gradient reaches the denoiser through the frozen decoder. No network here
 is a registered module of the training: no optimizer, average or checkpoint of the generator meets it.

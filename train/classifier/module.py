@@ -66,7 +66,7 @@ def positive_weight(labels: np.ndarray, balance: str) -> float:
 
 
 class ClassifierModule(pl.LightningModule):
-    """Binary cross-entropy on one logit, judged by the validation AUC.
+    """Binary cross-entropy on one logit, selected by the validation AUC.
 
     Args:
         classifier: `volume or X-ray -> logits (b,)`, a ModelMixin.

@@ -25,7 +25,7 @@ class EndCleanly(pl.Callback):
     Within a batch, weights and optimizers are half changed: the signal waits for its end, and no longer than
     `patience`: then the run ends with the checkpoint that it has. Between batches (loading, validation, sampled
     volumes, or the writing of a checkpoint, which is atomic) the state is whole: the run stops there and is saved.
-    Several processes stop behind the same batch, whichever of them was told.
+    Several processes stop behind the same batch, whichever of them received the signal.
 
     Args:
         path: of the checkpoint.
@@ -35,7 +35,7 @@ class EndCleanly(pl.Callback):
 
     def __init__(self, path: Path, signals: Sequence[int] = SIGNALS, patience: float = PATIENCE_SECONDS):
         self.path, self.signals, self.patience = path, tuple(signals), patience
-        self.told: int | None = None  # the signal
+        self.received: int | None = None  # the signal
         self.saved = False
         self._computing, self._ending, self._alone, self._before = False, False, True, {}
 
@@ -52,8 +52,8 @@ class EndCleanly(pl.Callback):
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, outputs, batch, batch_idx) -> None:
         """Lightning's hook, after the step of the optimizer."""
-        told = self.told is not None
-        if trainer.strategy.reduce_boolean_decision(told, all=False) if not self._alone else told:
+        received = self.received is not None
+        if trainer.strategy.reduce_boolean_decision(received, all=False) if not self._alone else received:
             self._quiet()
             if (batch_idx + 1) % trainer.accumulate_grad_batches == 0:  # gradients half gathered cannot be saved
                 trainer.save_checkpoint(self.path)
@@ -80,9 +80,9 @@ class EndCleanly(pl.Callback):
     def _hear(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGALRM:
             raise Interrupted(self._said())
-        if self.told is not None or self._ending:  # already on the way
+        if self.received is not None or self._ending:  # already on the way
             return
-        self.told = number
+        self.received = number
         if self._alone and not self._computing:
             raise Interrupted(self._said())
         self._before[signal.SIGALRM] = signal.signal(signal.SIGALRM, self._hear)
@@ -95,4 +95,4 @@ class EndCleanly(pl.Callback):
         self._ending = True
 
     def _said(self) -> str:
-        return signal.Signals(self.told).name if self.told else "another process was interrupted"
+        return signal.Signals(self.received).name if self.received else "another process was interrupted"

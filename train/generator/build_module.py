@@ -45,7 +45,7 @@ def build_module(
         found, need = ("volumes", "model/xray_encoder=volume") if volumes else ("X-rays", "another model/xray_encoder")
         raise ValueError(f"dataset.source_window={dataset.get('source_window')}: the sources are {found}, use {need}")
     with_prior = model.prior_rank > 0 and not xray_encoder.volumetric
-    _check_guess_from(model.guess_from, with_prior, origin)
+    _check_prior_start(model.guess_from, with_prior, origin)
     residual = with_prior and model.prediction == "sample"
     preconditioned = bool(model.posterior_start)
     if preconditioned and (not residual or model.denoiser.regression):
@@ -109,20 +109,20 @@ def build_module(
     )
 
 
-def _check_guess_from(share: float | None, with_prior: bool, origin: Origin | None) -> None:
+def _check_prior_start(share: float | None, with_prior: bool, origin: Origin | None) -> None:
     if share is not None and not (isinstance(share, int | float) and 0.0 <= share < 1.0):
         raise ValueError(f"model.guess_from={share}: give a share of the training, from 0 to below 1")
     if share and not with_prior:
-        raise ValueError(f"model.guess_from={share}: there is no linear guess to show; leave it out")
+        raise ValueError(f"model.guess_from={share}: there is no linear prior; leave it out")
     if origin is None:
         return
     if share:
         raise ValueError(
-            f"model.guess_from={share}: model.init_from={origin.path} has learned with its guess; leave it out"
+            f"model.guess_from={share}: model.init_from={origin.path} was trained with its prior; leave it out"
         )
     if origin.pipeline.prior is not None and origin.pipeline.prior.config.hidden:
         raise ValueError(
-            f"model.init_from={origin.path}: saved before its run showed the linear guess (model.guess_from); give a "
+            f"model.init_from={origin.path}: saved before its run used the linear prior (model.guess_from); give a "
             "later checkpoint of it"
         )
 

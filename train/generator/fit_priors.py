@@ -1,4 +1,4 @@
-"""What is fitted in closed form before training: how patients of unknown pose stood, and the guess of latents."""
+"""Fits the pose regressor and the linear prior in closed form before training."""
 
 import logging
 from functools import partial
@@ -14,7 +14,7 @@ from dataset.xray.pose_perturbation import DEGREES, DISTANCE_SHARE, SHIFT_MM
 from ddpm.conditioning.pose_regressor import MIN_PATIENTS, OVERSAMPLING, PoseRegressor
 from ddpm.module import DDPMModule
 from train.distributed.processes import say
-from train.generator.latent_data import LatentData, laid
+from train.generator.latent_data import LatentData, align_batch
 
 LIMITS = (
     DISTANCE_SHARE,
@@ -25,7 +25,7 @@ LIMITS = (
     SHIFT_MM,
 )  # of `ddpm.conditioning.pose_regressor.FIELDS`
 
-GUESS_FROM = 0.4  # of a training with guessed poses: before that the linear guess is a plateau (benchmarks/fidelity)
+PRIOR_START = 0.4  # share of a training with regressed poses before the prior is used: earlier it stalls learning
 
 log = logging.getLogger(__name__)
 
@@ -33,51 +33,52 @@ log = logging.getLogger(__name__)
 def fit_priors(
     module: DDPMModule, cases: CTDataModule, data: LatentData, pixels: int, pose_guess: bool | None
 ) -> None:
-    """Fits the guess of the pose, added to the module if it is asked for, then the linear guess of latents.
+    """Fits the pose regressor, which is added to the module where needed, then the linear prior of latents.
 
     Args:
         pixels: a side of the X-rays that both see.
-        pose_guess: None where X-rays of training have no pose and are not laid by their lungs.
+        pose_guess: whether to fit a pose regressor; None fits one where training X-rays have no pose and are not
+            aligned by their lungs.
 
     Raises:
         ValueError: for too few patients.
     """
     patients = cases.train.rows["patient"].tolist()
     if pose_guess and module.trained["xray_encoder"].volumetric:
-        raise ValueError("model.pose_guess=true: the sources are volumes, which no pose is guessed of; leave it out")
+        raise ValueError("model.pose_guess=true: the sources are volumes, which have no pose; leave it out")
     if pose_guess or pose_guess is None and _needs_pose(cases, data, module):
         drr = getattr(cases.source, "drr", DrrSettings())
         home = Path(cases.manifest_path).parent
         drrs = posed_drrs(cases.train, drr, home, OVERSAMPLING * pixels, cases.prepare_workers)
-        guess = PoseRegressor(drrs.nominal[..., 2].mode(dim=0).values.tolist(), pixels, LIMITS)
-        read = guess.fit(drrs.xray, drrs.nominal, drrs.drawn, [patients[i] for i in drrs.cases], patients)
-        module.trained["pose_regressor"] = guess
+        regressor = PoseRegressor(drrs.nominal[..., 2].mode(dim=0).values.tolist(), pixels, LIMITS)
+        read = regressor.fit(drrs.xray, drrs.nominal, drrs.drawn, [patients[i] for i in drrs.cases], patients)
+        module.trained["pose_regressor"] = regressor
         shares = ", ".join(f"{name} {' and '.join(f'{100 * view:.0f}' for view in v)} %" for name, v in read.items())
-        say(f"guess of the pose: of DRRs at drawn poses it reads {shares}")
+        say(f"pose regressor: share of the drawn pose that it reads from DRRs: {shares}")
     if "prior" in module.trained:
         prior = module.trained["prior"]
-        lay = partial(laid, module, training=True) if "pose_regressor" in module.trained else None
-        prior.fit(data.train.xrays(pixels, align=lay), data.train.latents, patients)
-        if prior.std is not None and data.train.augments:  # a guess from a changed X-ray is a worse one
-            prior.measure_deviation(data.train.xrays(pixels, step=0, align=lay), data.train.latents)
+        align = partial(align_batch, module, training=True) if "pose_regressor" in module.trained else None
+        prior.fit(data.train.xrays(pixels, align=align), data.train.latents, patients)
+        if prior.std is not None and data.train.augments:  # the prior of an augmented X-ray has a larger error
+            prior.measure_deviation(data.train.xrays(pixels, step=0, align=align), data.train.latents)
 
 
 class PriorStart(pl.Callback):
-    """Hides the linear guess in the first part of a training, in its pictures and checkpoints too.
+    """Hides the linear prior in the first part of a training, in its pictures and checkpoints too.
 
     What is linear in the X-ray is then learned by the network, and with it how to read the X-ray at all. Where the
     pose moves, a guess from the first batch on leaves nothing that is as simple to begin with. The averaged weights
     follow some hundred batches after it is shown: pictures and checkpoints in between are worse than those around.
 
     Args:
-        share: of the training that goes without; None: `GUESS_FROM` where poses are guessed, else 0.
+        share: of the training that goes without; None: `PRIOR_START` with a pose regressor, else 0.
     """
 
     def __init__(self, share: float | None, module: DDPMModule):
-        guessed = {"prior", "pose_regressor"} <= set(module.trained.keys())
-        self.share = (GUESS_FROM if guessed else 0.0) if share is None else float(share)
+        regressed = {"prior", "pose_regressor"} <= set(module.trained.keys())
+        self.share = (PRIOR_START if regressed else 0.0) if share is None else float(share)
         if self.share:
-            say(f"the linear guess of the volume is shown after {100 * self.share:.0f} % of the training")
+            say(f"the linear prior is used after {100 * self.share:.0f} % of the training")
 
     def on_train_batch_start(self, trainer: pl.Trainer, module: DDPMModule, batch: dict, batch_idx: int) -> None:
         """By the place of the batch in the training."""

@@ -127,15 +127,15 @@ class LatentData(CTDataModule):
         """Nothing: the cases were prepared before they were encoded."""
 
 
-def laid(module: DDPMModule, batch: dict, training: bool) -> dict:
-    """A batch as a data set gives it, its X-rays of unknown pose laid as the module lays them."""
+def align_batch(module: DDPMModule, batch: dict, training: bool) -> dict:
+    """A batch of a data set, its X-rays of unknown pose aligned as the module aligns them."""
     if "pose_regressor" not in module.trained:
         return batch
     return module.trained["pose_regressor"].align_batch(module.on_before_batch_transfer(batch, 0), training)
 
 
 def cache_xray_features(data: LatentData, module: DDPMModule, device: torch.device) -> int:
-    """Encodes the X-rays of both splits once, laid as the module lays them.
+    """Encodes the X-rays of both splits once, aligned as the module aligns them.
 
     Training X-rays that are augmented are left to the encoder.
 
@@ -145,9 +145,9 @@ def cache_xray_features(data: LatentData, module: DDPMModule, device: torch.devi
     splits = ["val"] if data.train.cases.augments else ["train", "val"]
     total = 0
     for split in splits:
-        lay = partial(laid, module, training=split == "train")
+        align = partial(align_batch, module, training=split == "train")
         encoder, title = module.trained["xray_encoder"], f"Encoding X-rays ({split})"
-        encoded = EncodedDataset(getattr(data, split), encoder, device, title, lay)
+        encoded = EncodedDataset(getattr(data, split), encoder, device, title, align)
         setattr(data, split, encoded)
         total += encoded.bytes
     return total

@@ -40,7 +40,7 @@ def make_loggers(folder: Path, name: str, offline: bool, images: bool, project: 
 
 
 class PrivateWandbLogger(WandbLogger):
-    """Weights and Biases that receives no picture unless told so: pictures may be patients."""
+    """Weights and Biases that receives no pictures by default, since they may show patients."""
 
     def __init__(self, images: bool, **options):
         super().__init__(**options)

@@ -48,11 +48,11 @@ def activation_bytes(
 
         return torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor)
 
-    def recomputed(part: nn.Module, x: Tensor, *told: Tensor) -> Tensor:
+    def recomputed(part: nn.Module, x: Tensor, *inputs: Tensor) -> Tensor:
         own: dict[int, int] = {}
         kept[x.untyped_storage()._cdata] = x.numel() * x.element_size()
         with keeping(own):
-            out = part(x, *told)
+            out = part(x, *inputs)
         again.append(sum(own.values()))
         return out
 

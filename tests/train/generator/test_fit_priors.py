@@ -154,7 +154,7 @@ def test_what_was_shown_stays_shown_in_a_longer_training(train, vae, tmp_path):
 def test_a_run_that_has_not_seen_the_guess_yet_is_no_origin(train, vae, tmp_path):
     early = train(tmp_path / "early", *CASES, f"model.vae_ckpt={vae}", "model.guess_from=0.75") / "saved2.ckpt"
     more = [*CASES, "model.allow_seen_patients=true", f"model.init_from={early}"]
-    with pytest.raises(UserError, match="saved before its run showed the linear guess"):
+    with pytest.raises(UserError, match="saved before its run used the linear prior"):
         train(tmp_path / "more", *more)
     with pytest.raises(UserError, match="model.guess_from=0.4: model.init_from=.* leave it out"):
         train(tmp_path / "more", *more, "model.guess_from=0.4")
