@@ -1,6 +1,13 @@
-"""bfloat16 autocast for inference."""
+"""bfloat16 on hardware that computes in it."""
 
 import torch
+
+
+def bfloat16_supported(device: torch.device) -> bool:
+    """Whether the device computes in bfloat16; a CPU without AVX-512 emulates it, many times slower than float32."""
+    if device.type == "cpu":
+        return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return device.type == "cuda" and torch.cuda.is_bf16_supported()
 
 
 def inference_autocast(device: torch.device) -> torch.autocast:
@@ -8,8 +15,4 @@ def inference_autocast(device: torch.device) -> torch.autocast:
 
     float16 is not used: the SDXL VAE overflows in it.
     """
-    if device.type == "cpu":
-        supported = torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    else:
-        supported = device.type == "cuda" and torch.cuda.is_bf16_supported()
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=supported)
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=bfloat16_supported(device))

@@ -14,6 +14,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from pytorch_lightning.callbacks import RichProgressBar
 
+from common.autocast import bfloat16_supported
 from common.errors import UserError, user_message, worker_killed
 from train.distributed.devices import many
 from train.distributed.optimizer_layout import AlignMoments
@@ -48,9 +49,14 @@ def make_trainer(
     checkpoint_every = -(-intervals.checkpoint_every // accumulate) * accumulate
     if many(devices, trainer.num_nodes) and trainer.strategy == "auto":
         devices = {**devices, "strategy": "ddp_find_unused_parameters_true"}
+    precision = trainer.precision
+    if devices["accelerator"] == "cpu" and "bf16" in str(precision) and not bfloat16_supported(torch.device("cpu")):
+        say(f"model.precision={precision}: this CPU only emulates bfloat16, float32 is faster and is used")
+        precision = "32-true"
     return instantiate(
         trainer,
         **devices,
+        precision=precision,
         sync_batchnorm=trainer.sync_batchnorm and devices["accelerator"] != "cpu",  # torch has it for GPUs alone
         max_epochs=1,
         use_distributed_sampler=False,  # our sampler knows its rank
