@@ -16,10 +16,10 @@ def main(cfg) -> None:
     from hydra.core.hydra_config import HydraConfig
     from omegaconf import OmegaConf
 
-    from demo.server.launch import refuse_open_door, run_folder, sampler_choices, say_nothing_of_files, serve
+    from demo.server.launch import check_address, run_folder, sampler_choices, serve, silence_libraries
 
-    refuse_open_door(cfg.host, cfg.port, cfg.password)
-    say_nothing_of_files()
+    check_address(cfg.host, cfg.port, cfg.password)
+    silence_libraries()
 
     from ddpm.checkpoint.load import load_pipeline
     from demo.server.app_factory import build_app

@@ -20,9 +20,9 @@ def add_api(page: gr.Blocks, service: Service) -> gr.Blocks:
     """
 
     def look(xray: dict, view: str = "", align: str = "") -> dict:
-        with _said():
-            seen = service.look(uploaded(xray, service), view, align)
-            return {"orientation": seen.orientation, "warnings": seen.warnings}
+        with _GradioErrors():
+            preview = service.look(uploaded(xray, service), view, align)
+            return {"orientation": preview.orientation, "warnings": preview.warnings}
 
     # Defaults of None are not said to be optional in the schema, so numbers below 0 and empty words stand for them.
     def generate(
@@ -36,7 +36,7 @@ def add_api(page: gr.Blocks, service: Service) -> gr.Blocks:
         align: str = "",
         truth: dict[str, Any] | None = None,
     ) -> Iterator[dict]:
-        with _said():
+        with _GradioErrors():
             generation = GenerationRequest(
                 sampler, steps or None, None if guidance == -1.0 else guidance, seed, samples, view, align
             )
@@ -72,7 +72,7 @@ def plain(item: Progress | Result) -> dict:
     return found
 
 
-class _said:
+class _GradioErrors:
     """Turns a refusal into Gradio's own, which reaches the client as a line and leaves no traceback here."""
 
     def __enter__(self) -> None:

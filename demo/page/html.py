@@ -46,12 +46,12 @@ def welcome() -> str:
     )
 
 
-def seen(look: XrayPreview) -> str:
+def xray_preview(preview: XrayPreview) -> str:
     """The X-ray as the model sees it, with its orientation and warnings."""
-    warnings = "".join(f'<li role="alert">{html.escape(line)}</li>' for line in look.warnings)
+    warnings = "".join(f'<li role="alert">{html.escape(line)}</li>' for line in preview.warnings)
     return (
-        f'<figure class="xc-seen">{picture(look.picture, "the X-ray as the model sees it")}'
-        f"<figcaption>As the model sees it. {html.escape(look.orientation)}</figcaption></figure>"
+        f'<figure class="xc-seen">{picture(preview.picture, "the X-ray as the model sees it")}'
+        f"<figcaption>As the model sees it. {html.escape(preview.orientation)}</figcaption></figure>"
         + (f'<ul class="xc-warnings">{warnings}</ul>' if warnings else "")
     )
 

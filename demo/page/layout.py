@@ -11,7 +11,7 @@ from pathlib import Path
 import gradio as gr
 
 from common.errors import UserError
-from demo.page import html as parts
+from demo.page import html
 from demo.page.api import plain
 from demo.service.examples import ALIGN, SAMPLES, draw_sample
 from demo.service.messages import Cancelled, GenerationRequest, Result
@@ -48,7 +48,7 @@ def build_page(service: Service) -> gr.Blocks:
         fill_width=True,
         delete_cache=(60, kept),
     ) as page:
-        gr.HTML(parts.heading(service.about) + parts.banner(service.about), elem_id="xc-heading", **plainly)
+        gr.HTML(html.heading(service.about) + html.banner(service.about), elem_id="xc-heading", **plainly)
         with gr.Row(elem_id="xc-body"):
             with gr.Column(scale=0, min_width=330, elem_id="xc-side"):
                 xray = gr.File(label="X-ray: PNG, JPG, DICOM or NIfTI", height=104, elem_id="xc-xray")
@@ -78,7 +78,7 @@ def build_page(service: Service) -> gr.Blocks:
                     view = gr.Dropdown(VIEWS, value="", label="View of the X-ray")
                     align = gr.Dropdown(ALIGNMENTS, value="", label="Lay the X-ray")
             with gr.Column(scale=1, min_width=640, elem_id="xc-main"):
-                status = gr.HTML(parts.welcome(), elem_id="xc-status", **plainly)
+                status = gr.HTML(html.welcome(), elem_id="xc-status", **plainly)
                 gr.HTML('<div id="xc-result"></div>', elem_id="xc-result-home", **plainly)
         result = gr.JSON(visible="hidden", elem_id="xc-json")
         about = {"api_visibility": "private", "show_progress": "hidden"}
@@ -111,16 +111,16 @@ class _Events:
 
     def __init__(self, service: Service):
         self.service = service
-        self.running: dict[str, threading.Event] = {}
+        self.active: dict[str, threading.Event] = {}
 
     def seen(self, xray, example, view, align):
         """The X-ray as the model sees it, or why it cannot be read."""
         if not xray and not example:
             return ""
         try:
-            return parts.seen(self.service.look(*self._asked(xray, example, view, align)))
+            return html.xray_preview(self.service.look(*self._asked(xray, example, view, align)))
         except UserError as error:
-            return parts.message(str(error))
+            return html.message(str(error))
 
     def sampled(self, example, view, align):
         """A sample takes the place of an upload, and brings its true CT."""
@@ -154,11 +154,11 @@ class _Events:
         wait = (gr.update(interactive=False), gr.update(interactive=True))
         ready = (gr.update(interactive=True), gr.update(interactive=False))
         if not xray and not example:
-            yield _said(parts.message("Give an X-ray, or take a sample.", "note")), None, *ready
+            yield _shown(html.message("Give an X-ray, or take a sample.", "note")), None, *ready
             return
         key, cancelled = request.session_hash, threading.Event()
         self.cancel(request)
-        self.running[key] = cancelled
+        self.active[key] = cancelled
         slices = ""
         try:
             path, view, align = self._asked(xray, example, view, align)
@@ -170,22 +170,22 @@ class _Events:
                     result = plain(news)  # the service ends by itself: stopped here, it would take the files back
                     continue
                 if news.slices is not None and news.slices.is_file():
-                    slices = parts.picture(news.slices, "middle slices of the current prediction")
-                yield _said(parts.progress(news, slices)), None, *wait
+                    slices = html.picture(news.slices, "middle slices of the current prediction")
+                yield _shown(html.progress(news, slices)), None, *wait
             yield gr.update(value="", visible=False), result, *ready
         except Cancelled:
-            yield _said(parts.message("Cancelled. Nothing was kept.", "note")), None, *ready
+            yield _shown(html.message("Cancelled. Nothing was kept.", "note")), None, *ready
         except UserError as error:
-            yield _said(parts.message(str(error))), None, *ready
+            yield _shown(html.message(str(error))), None, *ready
         finally:
-            if self.running.get(key) is cancelled:
-                del self.running[key]
+            if self.active.get(key) is cancelled:
+                del self.active[key]
 
     def cancel(self, request: gr.Request) -> None:
         """Takes back what this visitor asked for."""
-        running = self.running.get(request.session_hash)
-        if running is not None:
-            running.set()
+        cancelled = self.active.get(request.session_hash)
+        if cancelled is not None:
+            cancelled.set()
 
     def left(self, request: gr.Request) -> None:
         """The page was closed."""
@@ -201,5 +201,5 @@ class _Events:
         return self.service.store.uploads
 
 
-def _said(html: str) -> dict:
-    return gr.update(value=html, visible=True)
+def _shown(text: str) -> dict:
+    return gr.update(value=text, visible=True)

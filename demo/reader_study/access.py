@@ -104,7 +104,7 @@ class Sessions:
             self._open.pop(_digest(token or ""), None)
 
 
-class Brake:
+class LoginLimiter:
     """Counts the codes an address tries; who has tried too many wrong ones waits, with a right one too."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic):

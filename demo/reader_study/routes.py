@@ -21,14 +21,14 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from common.errors import UserError
-from demo.reader_study.access import Brake, Session, Sessions, reader_codes, reader_of
+from demo.reader_study.access import LoginLimiter, Session, Sessions, reader_codes, reader_of
 from demo.reader_study.answers import Answers, ClosedReading, Reading
 from evaluation.readers.study_folder import Study, read_study
 
 PAGE = Path(__file__).resolve().parent / "page"
 PAGES = {"": "index.html", "readers.js": "readers.js", "questions.js": "questions.js", "readers.css": "readers.css"}
 COOKIE = "reader_session"
-LONGEST_BODY = 4096  # bytes of a request
+MAX_BODY = 4096  # bytes of a request
 CHUNK = 1 << 20
 NIFTI_HEADER = 352  # bytes before the first voxel
 HEADERS = {
@@ -65,7 +65,7 @@ class Given(Place):
     answer: int | None
 
 
-class Desk:
+class StudyServer:
     """What the routes share: the study, its answers, the codes, the sessions."""
 
     def __init__(self, study: Path, answers: Path | None):
@@ -75,7 +75,7 @@ class Desk:
         self.answers = Answers(folder / "answers.sqlite", self.study)
         self.answers.export_all()
         self.codes = reader_codes(folder / "access_codes.txt", self.study.orders)
-        self.sessions, self.brake = Sessions(), Brake()
+        self.sessions, self.limiter = Sessions(), LoginLimiter()
 
     def name(self, reader: str, position: int) -> str:
         """What a reading is called outside: the same after a restart, and saying nothing."""
@@ -118,8 +118,8 @@ def readers_app(study: str | Path, answers: str | Path | None = None) -> FastAPI
     Raises:
         UserError: no study, a volume missing or unlike the others, answers or codes that belong to another study.
     """
-    app = FastAPI(title="Reader study", docs_url=None, redoc_url=None, openapi_url=None, max_body_size=LONGEST_BODY)
-    app.state.desk = Desk(Path(study), answers)
+    app = FastAPI(title="Reader study", docs_url=None, redoc_url=None, openapi_url=None, max_body_size=MAX_BODY)
+    app.state.server = StudyServer(Path(study), answers)
     app.add_middleware(Headers)
     app.include_router(routes)
     return app
@@ -150,13 +150,13 @@ def volume_files(study: Study) -> dict[str, Path]:
     return files
 
 
-def desk_of(request: Request) -> Desk:
-    return request.app.state.desk
+def study_server(request: Request) -> StudyServer:
+    return request.app.state.server
 
 
 def reader_session(request: Request) -> Session:
     """Who asks; nobody else gets further than the login."""
-    session = desk_of(request).sessions.find(request.cookies.get(COOKIE))
+    session = study_server(request).sessions.find(request.cookies.get(COOKIE))
     if session is None:
         raise HTTPException(401, "Please log in.")
     return session
@@ -178,25 +178,25 @@ def proven_session(request: Request, session: Annotated[Session, Depends(reader_
 
 
 routes = APIRouter()
-TheDesk = Annotated[Desk, Depends(desk_of)]
+TheStudy = Annotated[StudyServer, Depends(study_server)]
 TheSession = Annotated[Session, Depends(reader_session)]
 Proven = Annotated[Session, Depends(proven_session)]
 
 
 @routes.post("/api/login", dependencies=[Depends(from_this_page)])
-def log_in(request: Request, given: Code, desk: TheDesk) -> Response:
+def log_in(request: Request, given: Code, server: TheStudy) -> Response:
     address = request.client.host if request.client else ""
-    wait = desk.brake.enter(address)
+    wait = server.limiter.enter(address)
     if wait > 0:
         seconds = int(wait) + 1
         message = {"detail": f"Too many wrong codes. Please wait {seconds} seconds."}
         return JSONResponse(message, 429, headers={"Retry-After": str(seconds)})
-    reader = reader_of(given.code, desk.codes)
+    reader = reader_of(given.code, server.codes)
     if reader is None:
         raise HTTPException(401, "This code is not known. Please check it.")
-    desk.brake.forgive(address)
-    token = desk.sessions.start(reader)
-    response = JSONResponse(desk.state(desk.sessions.find(token)))
+    server.limiter.forgive(address)
+    token = server.sessions.start(reader)
+    response = JSONResponse(server.state(server.sessions.find(token)))
     path = request.scope.get("root_path", "") + "/"
     secure = request.url.scheme == "https"
     response.set_cookie(COOKIE, token, httponly=True, samesite="strict", secure=secure, path=path)
@@ -204,23 +204,23 @@ def log_in(request: Request, given: Code, desk: TheDesk) -> Response:
 
 
 @routes.post("/api/logout")
-def log_out(request: Request, session: Proven, desk: TheDesk) -> Response:
-    desk.sessions.end(request.cookies.get(COOKIE))
+def log_out(request: Request, session: Proven, server: TheStudy) -> Response:
+    server.sessions.end(request.cookies.get(COOKIE))
     response = JSONResponse({})
     response.delete_cookie(COOKIE, path=request.scope.get("root_path", "") + "/")
     return response
 
 
 @routes.get("/api/reading")
-def show_reading(session: TheSession, desk: TheDesk) -> dict:
-    return desk.state(session)
+def show_reading(session: TheSession, server: TheStudy) -> dict:
+    return server.state(session)
 
 
 @routes.post("/api/answer")
-def save_answer(given: Given, session: Proven, desk: TheDesk) -> dict:
-    position = _open_position(desk, session, given)
+def save_answer(given: Given, session: Proven, server: TheStudy) -> dict:
+    position = _open_position(server, session, given)
     try:
-        desk.answers.save(session.reader, position, given.question, given.answer, given.seconds)
+        server.answers.save(session.reader, position, given.question, given.answer, given.seconds)
     except ClosedReading as error:
         raise _closed() from error
     except ValueError as error:
@@ -229,23 +229,23 @@ def save_answer(given: Given, session: Proven, desk: TheDesk) -> dict:
 
 
 @routes.post("/api/next")
-def next_reading(given: Place, session: Proven, desk: TheDesk) -> dict:
+def next_reading(given: Place, session: Proven, server: TheStudy) -> dict:
     """Locks the current reading and gives the next one."""
-    position = _open_position(desk, session, given)
+    position = _open_position(server, session, given)
     try:
-        desk.answers.close(session.reader, position, given.seconds)
+        server.answers.close(session.reader, position, given.seconds)
     except ClosedReading as error:
         raise _closed() from error
-    return desk.state(session)
+    return server.state(session)
 
 
 @routes.get("/volume/{name}.nii")
-def send_volume(name: str, session: TheSession, desk: TheDesk) -> Response:
+def send_volume(name: str, session: TheSession, server: TheStudy) -> Response:
     """The volume of the reader's open reading; every other name is unknown, whoever it may belong to."""
-    reading = desk.current(session.reader, name)
+    reading = server.current(session.reader, name)
     if reading is None:
         raise HTTPException(404, "Not found")
-    path = desk.files[reading.item]
+    path = server.files[reading.item]
     # Said to be encoded already, so that nobody on the way packs it: the packed size would tell smooth from noisy.
     headers = {"Content-Length": str(path.stat().st_size), "Content-Encoding": "identity"}
     return StreamingResponse(_chunks(path), media_type="application/octet-stream", headers=headers)
@@ -259,8 +259,8 @@ def send_page(name: str = "") -> Response:
     return FileResponse(PAGE / PAGES[name])
 
 
-def _open_position(desk: Desk, session: Session, given: Place) -> int:
-    reading = desk.current(session.reader, given.reading)
+def _open_position(server: StudyServer, session: Session, given: Place) -> int:
+    reading = server.current(session.reader, given.reading)
     if reading is None:
         raise _closed()
     return reading.position

@@ -32,7 +32,7 @@ def build_app(
     Raises:
         UserError: the viewer is not installed, or no such study.
     """
-    stay_at_home(service.store.uploads)
+    isolate_gradio(service.store.uploads)
     import gradio as gr
 
     from demo.page.api import add_api
@@ -81,11 +81,11 @@ def build_app(
     page.has_launched = True
     hosts = LOOPBACK if loopback else None
     most = max(service.limits.xray_bytes, service.limits.ct_bytes)
-    app.add_middleware(Guard, files=service.store.uploads, most_bytes=most, password=password, hosts=hosts)
+    app.add_middleware(Guard, files=service.store.uploads, max_bytes=most, password=password, hosts=hosts)
     return app
 
 
-def stay_at_home(uploads: Path) -> None:
+def isolate_gradio(uploads: Path) -> None:
     """Gradio without telemetry and downloads, and its files in the run's folder.
 
     Before the first import of Gradio, which reads some of it once.

@@ -19,8 +19,8 @@ from common.cli import CONFIG
 from common.errors import UserError
 
 PREFIX = "xray2ct_demo_"
-SHORTEST_PASSWORD = 8
-QUIET = (
+MIN_PASSWORD = 8  # characters
+SILENCED = (
     "pydicom",
     "PIL",
     "nibabel",
@@ -31,17 +31,17 @@ QUIET = (
 )
 
 
-def refuse_open_door(host: str, port: int, password: str | None) -> None:
+def check_address(host: str, port: int, password: str | None) -> None:
     """Before anything is loaded: nobody listens to a network without a password, nor on a port that is taken.
 
     Raises:
         UserError: either of them.
     """
-    if password is not None and len(str(password)) < SHORTEST_PASSWORD:
-        raise UserError(f"password=…: {len(str(password))} characters; give at least {SHORTEST_PASSWORD}")
+    if password is not None and len(str(password)) < MIN_PASSWORD:
+        raise UserError(f"password=…: {len(str(password))} characters; give at least {MIN_PASSWORD}")
     if not is_loopback(host) and password is None:
         raise UserError(
-            f"host={host}: others could reach it; set password=<at least {SHORTEST_PASSWORD} characters>, or leave "
+            f"host={host}: others could reach it; set password=<at least {MIN_PASSWORD} characters>, or leave "
             "host=127.0.0.1"
         )
     if not 0 < int(port) < 65536:
@@ -55,13 +55,13 @@ def refuse_open_door(host: str, port: int, password: str | None) -> None:
         raise UserError(f"host={host} port={port}: cannot listen there ({error.strerror}); give another") from error
 
 
-def say_nothing_of_files() -> None:
+def silence_libraries() -> None:
     """What pydicom, PIL and others remark on a file may quote it: none of that is shown or logged.
 
     Nothing is looked up outside either.
     """
     warnings.filterwarnings("ignore")
-    for name in QUIET:
+    for name in SILENCED:
         logging.getLogger(name).setLevel(logging.CRITICAL)
     os.environ.update(HF_HUB_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1")
 

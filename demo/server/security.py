@@ -53,14 +53,14 @@ class Guard:
 
     Args:
         files: the one folder that Gradio's file route may read.
-        most_bytes: of an upload.
+        max_bytes: of an upload.
         password: everybody must know it, if given: as Basic credentials under any user name, which browsers ask for,
             or as `Authorization: Bearer`.
         hosts: names under which the server may be called, against DNS rebinding; None = any.
     """
 
-    def __init__(self, app: ASGIApp, files: Path, most_bytes: int, password: str | None, hosts: tuple | None):
-        self.app, self.files, self.most_bytes = app, Path(files).resolve(), most_bytes
+    def __init__(self, app: ASGIApp, files: Path, max_bytes: int, password: str | None, hosts: tuple | None):
+        self.app, self.files, self.max_bytes = app, Path(files).resolve(), max_bytes
         self.password, self.hosts = password, hosts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -135,7 +135,7 @@ class Guard:
 
     def _most(self, scope: Scope) -> int:
         # the boundaries and headers of a form come on top of the file
-        return self.most_bytes + 65536 if scope["path"].startswith("/gradio_api/upload") else SMALL_BODY
+        return self.max_bytes + 65536 if scope["path"].startswith("/gradio_api/upload") else SMALL_BODY
 
     def _length(self, headers: Headers) -> float:
         text = headers.get("content-length", "0")

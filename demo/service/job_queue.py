@@ -90,12 +90,12 @@ class JobQueue:
         self._worker.join(timeout=30.0)
 
     def _listen(self, job: Job, steps: int) -> Iterator[Any]:
-        told, when = None, 0.0
+        last, sent = None, 0.0
         while True:
             with self._change:
                 job.heard = time.monotonic()
                 news = job.news if job.news is not None else Progress(self._ahead(job), 0, steps)
-                if not job.done and news == told and job.heard - when < HEARTBEAT:
+                if not job.done and news == last and job.heard - sent < HEARTBEAT:
                     self._change.wait(0.2)
                     news = None
             if job.done:
@@ -103,7 +103,7 @@ class JobQueue:
             if job.cancelled.is_set():
                 raise Cancelled("cancelled")
             if news is not None:
-                told, when = news, time.monotonic()
+                last, sent = news, time.monotonic()
                 yield news
         if job.error is not None:
             raise job.error

@@ -61,7 +61,7 @@ class GeneratedSamples:
 
 
 def write_result(
-    token: str, place: Path, made: GeneratedSamples, pipeline, truth: Path | None, started: float
+    token: str, place: Path, generated: GeneratedSamples, pipeline, truth: Path | None, started: float
 ) -> Result:
     """Writes every file of a result into `place`, where `xray.png` lies already.
 
@@ -72,40 +72,40 @@ def write_result(
     Raises:
         UserError: a `truth` that cannot be read.
     """
-    shown, mean, window = made.shown, made.drawn.mean(dim=0), pipeline.window
+    shown, mean, window = generated.shown, generated.drawn.mean(dim=0), pipeline.window
     spacing = [e / n for e, n in zip(shown.extent, mean.shape, strict=True)]
     # before anything is written: a CT that cannot be read is refused
     measured = None if truth is None else compare(truth, mean, spacing, shown, pipeline, place / "truth.nii.gz")
-    digest = (made.checkpoint or {}).get("sha256")
-    bars = error_bars(pipeline.describe(), len(made.drawn), digest, intervals=None)
+    digest = (generated.checkpoint or {}).get("sha256")
+    bars = error_bars(pipeline.describe(), len(generated.drawn), digest, intervals=None)
     if bars["name"] == "spread":
         bars |= {"reason": SPREADS_ONLY}  # whether a calibration lies beside the checkpoint or not
     preview = f"; {bars['preview']}" if "preview" in bars else ""
     mark = pictures.SYNTHETIC + ("; nominal spacing" if shown.nominal else "")
     write_nifti(place / "volume.nii.gz", mean, spacing, shown.centre, mark + preview)
-    if len(made.drawn) > 1:
-        spread = made.drawn.std(dim=0, correction=0)
+    if len(generated.drawn) > 1:
+        spread = generated.drawn.std(dim=0, correction=0)
         words = f"{pictures.SYNTHETIC}; spread (1 SD), HU{preview}"
         write_nifti(place / "spread.nii.gz", spread, spacing, shown.centre, words)
     write_zip(place / "dicom.zip", mean, spacing, shown.centre, window, f"{mark}{preview}")
     grey = pictures.display_window(window)
     sheets.save_gif(place / "animation.gif", sheets.volume_frames(mean, spacing, grey, FRAMES))
-    told = aligned_views(shown, pipeline.pose_regressor)
-    error = _reproject(place, *told, mean, spacing) if window.keeps_line_integrals else None
-    settings = _settings(made, pipeline) | {"error_bars": bars, "reprojection_error": error, "metrics": measured}
+    aligned = aligned_views(shown, pipeline.pose_regressor)
+    error = _reproject(place, *aligned, mean, spacing) if window.keeps_line_integrals else None
+    settings = _settings(generated, pipeline) | {"error_bars": bars, "reprojection_error": error, "metrics": measured}
     (place / "settings.json").write_text(json.dumps(settings, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    there = {name: place / name for name in RESULT_FILES if (place / name).is_file()}
+    files = {name: place / name for name in RESULT_FILES if (place / name).is_file()}
     return Result(
         token=token,
         window=(window.low, window.high),
         nominal=shown.nominal,
         phantom=is_phantom(pipeline),
-        warnings=made.warnings,
+        warnings=generated.warnings,
         metrics=measured,
         seconds=time.monotonic() - started,
         preview="preview" in bars,
         reprojection=error,
-        files=there,
+        files=files,
     )
 
 
@@ -114,28 +114,29 @@ def is_phantom(pipeline) -> bool:
     return str(pipeline.protocol.get("dataset", "")).startswith("phantom")
 
 
-def _settings(made: GeneratedSamples, pipeline) -> dict:
+def _settings(generated: GeneratedSamples, pipeline) -> dict:
     """Plain JSON that names no file of the patient; `command` makes the volume again from the same X-ray."""
-    request, described = made.request, describe_run(pipeline, None, made.request.samples, made.request.seed)
+    request = generated.request
+    described = describe_run(pipeline, None, request.samples, request.seed)
     options = {
-        "sampler": made.sampler,
+        "sampler": generated.sampler,
         "sampler.steps": described.get("steps"),
         "sampler.guidance_scale": described.get("guidance_scale"),
         "samples": request.samples,
         "seed": request.seed,
-        "batch_size": made.batch_size,
+        "batch_size": generated.batch_size,
         "view": request.view or "null",
         "align": request.align or "null",
     }
     command = "python evaluation/generate.py xray=<the same X-ray> checkpoint=<the same checkpoint> "
     command += " ".join(f"{key}={value}" for key, value in options.items())
-    described["checkpoint"] = made.checkpoint
+    described["checkpoint"] = generated.checkpoint
     return {
-        "xray": {"sha256": made.digest},
+        "xray": {"sha256": generated.digest},
         **described,
-        **describe_input(made.shown, made.digest, pipeline),
+        **describe_input(generated.shown, generated.digest, pipeline),
         "command": command,
-        "warnings": made.warnings,
+        "warnings": generated.warnings,
     }
 
 

@@ -23,13 +23,13 @@ from demo.service.messages import (
 from demo.service.result_store import Store
 from demo.service.results import is_phantom
 from demo.service.worker import Generator, Task
-from demo.service.xray_checks import look
+from demo.service.xray_checks import check_xray
 from demo.uploads.accept import take_ct, take_xray
 
 __all__ = ["RESULT_FILES", "Busy", "Cancelled", "Progress", "Result", "XrayPreview", "Service", "GenerationRequest"]
 
-MOST_GUIDANCE = 10.0
-LOOKS_AT_ONCE = 2
+MAX_GUIDANCE = 10.0
+MAX_PARALLEL_CHECKS = 2
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ class Service:
         self.limits = limits or Limits()
         self.default_sampler = next(iter(self.samplers))
         self.store = Store(folder, keep_minutes * 60.0)
-        self._looks = threading.Semaphore(LOOKS_AT_ONCE)  # a look takes memory too
+        self._checks = threading.Semaphore(MAX_PARALLEL_CHECKS)  # a look takes memory too
         self._generator = Generator(pipeline, self.samplers, checkpoint, batch_size, preview_every)
         self.queue = JobQueue(self._generator.work, self.limits.max_queue)
 
@@ -95,12 +95,12 @@ class Service:
             UserError: a file that cannot be read as an X-ray; the line does not name it.
         """
         request = self.checked(GenerationRequest(view=view, align=align))
-        with self._looks, self.store.held() as (_, place):
+        with self._checks, self.store.held() as (_, place):
             upload = take_xray(Path(xray), place, self.limits.xray_bytes)
             with _anonymous(upload):
-                seen = look(upload, self.pipeline, place / "xray.png", request.view, request.align)
+                checked = check_xray(upload, self.pipeline, place / "xray.png", request.view, request.align)
             upload.unlink()
-            return XrayPreview(place / "xray.png", seen.orientation, seen.warnings)
+            return XrayPreview(place / "xray.png", checked.orientation, checked.warnings)
 
     def generate(
         self,
@@ -118,7 +118,7 @@ class Service:
         """
         request = self.checked(request)
         with self.store.held() as (token, place):
-            with self._looks:
+            with self._checks:
                 upload = take_xray(Path(xray), place, self.limits.xray_bytes)
                 ct = None if truth is None else take_ct(Path(truth), place, self.limits.ct_bytes)
             task = Task(token, place, upload, request, ct)
@@ -136,7 +136,7 @@ class Service:
         if sampler is not None and sampler not in self.samplers:
             raise UserError(f"sampler={str(sampler)[:40]}: choose {', '.join(self.samplers)}")
         steps = None if request.steps is None else _whole("steps", request.steps, 1, self.limits.max_steps)
-        guidance = None if request.guidance is None else _number("guidance", request.guidance, 0.0, MOST_GUIDANCE)
+        guidance = None if request.guidance is None else _number("guidance", request.guidance, 0.0, MAX_GUIDANCE)
         if guidance is not None:
             self.pipeline.check_guidance(guidance)
         seed = _whole("seed", request.seed, 0, 2**32 - 1)

@@ -17,7 +17,7 @@ from common.files import sha256
 from demo.service.job_queue import Job
 from demo.service.messages import GenerationRequest, Progress, Result
 from demo.service.results import GeneratedSamples, write_result
-from demo.service.xray_checks import look, refuse_lateral
+from demo.service.xray_checks import check_xray, refuse_lateral
 from evaluation.generation.metadata import noise_id
 from evaluation.generation.open_pipeline import set_sampler
 from evaluation.visualization import sheets
@@ -100,8 +100,8 @@ class Generator:
     def _work(self, job: Job, report: Callable[[Progress], None]) -> Result:
         task: Task = job.task
         request, started = task.request, time.monotonic()
-        seen = look(task.xray, self.pipeline, task.place / "xray.png", request.view, request.align)
-        shown, digest = refuse_lateral(seen), sha256(task.xray)
+        checked = check_xray(task.xray, self.pipeline, task.place / "xray.png", request.view, request.align)
+        shown, digest = refuse_lateral(checked), sha256(task.xray)
         name, sampler = self.sampler(request)
         set_sampler(self.pipeline, sampler)
         job.check()
@@ -127,10 +127,10 @@ class Generator:
         ).volumes[0]
         job.check()
         stepped = time.monotonic()
-        made = GeneratedSamples(
-            shown, digest, drawn.float().cpu(), request, name, self.batch_size, self.checkpoint, seen.warnings
+        generated = GeneratedSamples(
+            shown, digest, drawn.float().cpu(), request, name, self.batch_size, self.checkpoint, checked.warnings
         )
-        result = write_result(task.token, task.place, made, self.pipeline, task.truth, started)
+        result = write_result(task.token, task.place, generated, self.pipeline, task.truth, started)
         self._after = time.monotonic() - stepped
         return result
 

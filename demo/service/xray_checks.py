@@ -17,11 +17,11 @@ from evaluation.visualization.slices import xray_tile
 PICTURE_SIDE = 512  # pixels
 # Of 12 real frontal films and 10 X-rays rendered from CTs, laid by their lungs, the least like the mean training X-ray
 # of the phantom weights has a correlation of 0.59; eight photographs and textures reach 0.38.
-LEAST_LIKENESS = 0.5
+MIN_LIKENESS = 0.5
 # Correlation of a picture with its mirror image: 0.83 to 0.99 in those films, below 0.82 in half of the laterals.
-LEAST_SYMMETRY = 0.8
-BETTER_BY = 0.08  # likeness that an inverted or turned picture must gain to be called the right one
-FAR = 1.2  # distance from the mean training X-ray, where the farthest of these is 1
+MIN_SYMMETRY = 0.8
+LIKENESS_GAIN = 0.08  # likeness that an inverted or turned picture must gain to be called the right one
+MAX_DISTANCE = 1.2  # distance from the mean training X-ray, where the farthest of these is 1
 COARSE = 32  # pixels a side, for symmetry
 TURNS = {"inverted": (0, True), "turned by 90°": (1, False), "upside down": (2, False), "turned by 270°": (3, False)}
 LATERAL = "the file says that it is a lateral or oblique view: give a frontal chest X-ray"
@@ -29,7 +29,7 @@ INVERTED = "the file is inverted (dark bone): it was brought to bright bone"
 
 
 @dataclass(frozen=True)
-class Look:
+class CheckedXray:
     """What was seen in one file.
 
     Attributes:
@@ -42,7 +42,7 @@ class Look:
     warnings: list[str]
 
 
-def look(xray: Path, pipeline, picture: Path, view: str | None = None, align: str | None = None) -> Look:
+def check_xray(xray: Path, pipeline, picture: Path, view: str | None = None, align: str | None = None) -> CheckedXray:
     """Reads an X-ray, draws it as the model sees it into `picture` (PNG), and says what is odd about it.
 
     Raises:
@@ -52,12 +52,12 @@ def look(xray: Path, pipeline, picture: Path, view: str | None = None, align: st
     warnings = [INVERTED] if any(note.startswith("inverted") for note in found.notes) else []
     if found.view == "lateral":
         xray_tile(read_xray(xray, size, lateral=True), PICTURE_SIDE).save(picture)
-        return Look(None, "lateral or oblique, as the file says", [LATERAL, *warnings])
+        return CheckedXray(None, "lateral or oblique, as the file says", [LATERAL, *warnings])
     (shown,) = read_inputs([xray], pipeline, align, view)
     xray_tile(shown.picture, PICTURE_SIDE).save(picture)
     plain = resize_xray(scale_xray_image(found), size).clamp(0.0, 1.0)
     assumed = [note for note in found.notes if note.startswith("no Patient Orientation")]
-    return Look(shown, _orientation(shown, assumed), warnings + oddities(plain, shown, pipeline))
+    return CheckedXray(shown, _orientation(shown, assumed), warnings + oddities(plain, shown, pipeline))
 
 
 def oddities(plain: Float[Tensor, "h w"], shown: GeneratorInput, pipeline) -> list[str]:
@@ -67,9 +67,9 @@ def oddities(plain: Float[Tensor, "h w"], shown: GeneratorInput, pipeline) -> li
         plain: the film in [0, 1] as it lies.
         shown: as the generator takes it.
     """
-    said, prior = [], pipeline.prior
+    warnings, prior = [], pipeline.prior
     box = pipeline.protocol.get("lung_box")
-    laid, lungs = _laid(plain, box, pipeline.extent)
+    aligned, lungs = _aligned(plain, box, pipeline.extent)
     if prior is not None:
         own = _best(plain, box, pipeline)
         turned = {
@@ -77,40 +77,40 @@ def oddities(plain: Float[Tensor, "h w"], shown: GeneratorInput, pipeline) -> li
             for name, (quarters, inverted) in TURNS.items()
         }
         name = max(turned, key=turned.get)
-        if turned[name] > max(own + BETTER_BY, LEAST_LIKENESS):
-            said.append(f"it looks {name}: bring it to bright bone, head up, the patient's right on the left")
-        if not said and own < LEAST_LIKENESS:
-            said.append(
+        if turned[name] > max(own + LIKENESS_GAIN, MIN_LIKENESS):
+            warnings.append(f"it looks {name}: bring it to bright bone, head up, the patient's right on the left")
+        if not warnings and own < MIN_LIKENESS:
+            warnings.append(
                 "it does not look like a frontal chest X-ray (correlation with the mean training X-ray "
-                f"{own:.2f}, of a frontal film above {LEAST_LIKENESS:g})"
+                f"{own:.2f}, of a frontal film above {MIN_LIKENESS:g})"
             )
     if box is not None and not lungs:
-        said.append("no lungs were found in it: it is taken as it lies")
-    elif not said and _symmetry(laid) < LEAST_SYMMETRY:
-        said.append("it looks like a lateral, oblique or strongly turned view: give a frontal chest X-ray")
+        warnings.append("no lungs were found in it: it is taken as it lies")
+    elif not warnings and _symmetry(aligned) < MIN_SYMMETRY:
+        warnings.append("it looks like a lateral, oblique or strongly turned view: give a frontal chest X-ray")
     if prior is not None:
-        laid, _ = aligned_views(shown, pipeline.pose_regressor)  # as the X-rays were that the guess was fitted on
-        far = float(prior.distance(laid[None, :, None].to(pipeline.device)))
-        if far > FAR:
-            said.append(
+        aligned, _ = aligned_views(shown, pipeline.pose_regressor)  # as the X-rays were that the guess was fitted on
+        far = float(prior.distance(aligned[None, :, None].to(pipeline.device)))
+        if far > MAX_DISTANCE:
+            warnings.append(
                 f"unlike the training X-rays: {far:.1f} times as far from their mean as the farthest of them; the "
                 "volume will show more of the training data than of this patient"
             )
-    return said
+    return warnings
 
 
-def refuse_lateral(seen: Look) -> GeneratorInput:
+def refuse_lateral(checked: CheckedXray) -> GeneratorInput:
     """The X-ray as the generator takes it.
 
     Raises:
         UserError: a view that it does not take.
     """
-    if seen.shown is None:
+    if checked.shown is None:
         raise UserError(f"the X-ray: {LATERAL}")
-    return seen.shown
+    return checked.shown
 
 
-def _laid(plain: Tensor, box, extent) -> tuple[Float[Tensor, "h w"], bool]:
+def _aligned(plain: Tensor, box, extent) -> tuple[Float[Tensor, "h w"], bool]:
     """By its lungs, if they are found."""
     found = None if box is None else lung_map(plain, box, extent)
     return (plain, False) if found is None else (found.apply(plain), True)
@@ -118,7 +118,7 @@ def _laid(plain: Tensor, box, extent) -> tuple[Float[Tensor, "h w"], bool]:
 
 def _best(plain: Tensor, box, pipeline) -> float:
     """Likeness to the mean training X-ray, as it lies or laid by its lungs."""
-    return max(_likeness(image, pipeline.prior) for image in (plain, _laid(plain, box, pipeline.extent)[0]))
+    return max(_likeness(image, pipeline.prior) for image in (plain, _aligned(plain, box, pipeline.extent)[0]))
 
 
 def _likeness(image: Tensor, prior) -> float:
@@ -133,7 +133,7 @@ def _symmetry(image: Tensor) -> float:
 
 
 def _orientation(shown: GeneratorInput, assumed: list[str]) -> str:
-    notes, laid = shown.notes, shown.notes.get("alignment", {}).get("align") == "lungs"
+    notes, aligned = shown.notes, shown.notes.get("alignment", {}).get("align") == "lungs"
     parts = [f"{notes.get('view', 'PA')}, {notes.get('view_source', 'assumed')}"]
-    parts.append("laid by its lungs" if laid else "as it lies")
+    parts.append("laid by its lungs" if aligned else "as it lies")
     return "; ".join([*parts, "head up, the patient's right on the left", *assumed])

@@ -23,33 +23,33 @@ DAMAGED = (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError,
            pydicom.errors.InvalidDicomError, pydicom.errors.BytesLengthException)  # fmt: skip
 
 
-def take_xray(upload: Path, place: Path, most_bytes: int) -> Path:
+def take_xray(upload: Path, place: Path, max_bytes: int) -> Path:
     """A copy of an upload under a name of ours whose ending is what the file is.
 
     Raises:
         UserError: not a file of these kinds, too large or otherwise not to be read. The line names the X-ray, never
             its file.
     """
-    kind = _measured(upload, most_bytes, "the X-ray", volume=False)
+    kind = _measured(upload, max_bytes, "the X-ray", volume=False)
     return _copied(upload, place / f"upload{kind}")
 
 
-def take_ct(upload: Path, place: Path, most_bytes: int) -> Path:
+def take_ct(upload: Path, place: Path, max_bytes: int) -> Path:
     """The same for a true CT: NIfTI alone.
 
     Raises:
         UserError: as `take_xray`.
     """
-    kind = _measured(upload, most_bytes, "the CT", volume=True)
+    kind = _measured(upload, max_bytes, "the CT", volume=True)
     return _copied(upload, place / f"upload_ct{kind}")
 
 
-def _measured(upload: Path, most_bytes: int, name: str, volume: bool) -> str:
+def _measured(upload: Path, max_bytes: int, name: str, volume: bool) -> str:
     if not upload.is_file():
         raise UserError(f"{name}: it is no longer here; upload it again")
     size = upload.stat().st_size
-    if size > most_bytes:
-        raise UserError(f"{name}: {size / 2**20:.0f} MB, at most {most_bytes / 2**20:.0f} MB are taken")
+    if size > max_bytes:
+        raise UserError(f"{name}: {size / 2**20:.0f} MB, at most {max_bytes / 2**20:.0f} MB are taken")
     with upload.open("rb") as file:
         start = file.read(HEADER)
     try:

@@ -6,11 +6,11 @@ from pathlib import Path
 from common.errors import UserError
 from dataset.io.xray import LARGEST_ASPECT
 
-LONGEST_SIDE = 8192  # pixels; a digital detector has at most about 5000
-MOST_PIXELS = 30_000_000
-MOST_TEXT = 1 << 20  # bytes of a compressed text or colour profile
+MAX_SIDE = 8192  # pixels; a digital detector has at most about 5000
+MAX_PIXELS = 30_000_000
+MAX_TEXT = 1 << 20  # bytes of a compressed text or colour profile
 CHANNELS = {2: 3, 4: 2, 6: 4}  # by the colour type of a PNG
-LARGE, MOST_RATIO = 4 << 20, 300  # bytes from which on; no film is packed so well, zeros a thousandfold
+LARGE, MAX_RATIO = 4 << 20, 300  # bytes from which on; no film is packed so well, zeros a thousandfold
 
 
 def expect_png(upload: Path, size: int) -> str:
@@ -36,7 +36,7 @@ def expect_png(upload: Path, size: int) -> str:
                 file.seek(-10, 1)
             if kind == b"acTL":
                 raise UserError("the X-ray: a moving PNG; export a single picture")
-            if kind in (b"zTXt", b"iTXt", b"iCCP") and length > MOST_TEXT:
+            if kind in (b"zTXt", b"iTXt", b"iCCP") and length > MAX_TEXT:
                 raise UserError("the X-ray: the PNG carries too much text; export it again without")
             first, packed = False, packed + length * (kind == b"IDAT")
             file.seek(length + 4, 1)
@@ -44,7 +44,7 @@ def expect_png(upload: Path, size: int) -> str:
                 raise UserError("the X-ray: the PNG is cut off; copy or export it again")
             if kind == b"IEND":
                 break
-        if whole > LARGE and whole > MOST_RATIO * packed:
+        if whole > LARGE and whole > MAX_RATIO * packed:
             raise UserError("the X-ray: the image is blank; export it again")
         if file.tell() != size:
             raise UserError("the X-ray: something follows the picture in the PNG; export it again")
@@ -93,7 +93,7 @@ def jpeg_size(data: bytes) -> tuple[int, int]:
 
 def expect_pixels(width: int, height: int) -> None:
     """Raises UserError for more pixels than can be borne, and for a strip."""
-    if not (width and height) or max(width, height) > LONGEST_SIDE or width * height > MOST_PIXELS:
-        raise UserError(f"the X-ray: {width}x{height} pixels, at most {LONGEST_SIDE} a side are taken")
+    if not (width and height) or max(width, height) > MAX_SIDE or width * height > MAX_PIXELS:
+        raise UserError(f"the X-ray: {width}x{height} pixels, at most {MAX_SIDE} a side are taken")
     if max(width, height) > LARGEST_ASPECT * min(width, height):
         raise UserError(f"the X-ray: {width}x{height} pixels; give a whole frontal chest X-ray")

@@ -6,14 +6,14 @@ import zlib
 from pathlib import Path
 
 from common.errors import UserError
-from demo.uploads.image import LONGEST_SIDE, MOST_PIXELS
+from demo.uploads.image import MAX_PIXELS, MAX_SIDE
 
-LONGEST_AXIS = 2048  # voxels
-MOST_VOXELS = 200_000_000  # 512 x 512 x 760
+MAX_AXIS = 2048  # voxels
+MAX_VOXELS = 200_000_000  # 512 x 512 x 760
 CHUNK = 1 << 20
 HEADER = 352  # bytes of header and extension flag
 BYTES = {2: 1, 4: 2, 8: 4, 16: 4, 64: 8, 256: 1, 512: 2, 768: 4}  # of the data types that hold one real number
-MOST_OFFSET = 1 << 20  # of the voxels in the file
+MAX_OFFSET = 1 << 20  # of the voxels in the file
 SLACK = 4096  # bytes that may follow the voxels
 
 
@@ -56,10 +56,10 @@ def _length(start: bytes, name: str, volume: bool) -> int:
     datatype, offset = struct.unpack(f"{order}h", start[70:72])[0], struct.unpack(f"{order}f", start[108:112])[0]
     if not 1 <= count <= 7 or min(dims[:count]) < 1 or datatype not in BYTES:
         raise UserError(f"{name}: a damaged NIfTI header; export it again")
-    if not math.isfinite(offset) or not 348 <= offset <= MOST_OFFSET:
+    if not math.isfinite(offset) or not 348 <= offset <= MAX_OFFSET:
         raise UserError(f"{name}: a damaged NIfTI header; export it again")
     dims, voxels = dims[:count], math.prod(dims[:count])
-    most, longest = (MOST_VOXELS, LONGEST_AXIS) if volume else (MOST_PIXELS, LONGEST_SIDE)
+    most, longest = (MAX_VOXELS, MAX_AXIS) if volume else (MAX_PIXELS, MAX_SIDE)
     if voxels > most or max(dims) > longest:
         shown = "x".join(str(n) for n in dims)
         raise UserError(f"{name}: {shown} values, at most {longest} an axis and {most // 10**6} million are taken")

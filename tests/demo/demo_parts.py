@@ -14,11 +14,11 @@ from ddpm_parts import PROTOCOL, module
 from PIL import Image
 
 from ddpm.pipeline import XrayToCTPipeline
-from demo.service import results as products
+from demo.service import results
 from demo.service.messages import Limits
 from demo.service.service import Service
 
-products.FRAMES = 3  # of the GIF: half of the time that a small result takes
+results.FRAMES = 3  # of the GIF: half of the time that a small result takes
 
 SAMPLERS = {
     "default": {"scheduler": "DPMSolverMultistepScheduler", "steps": 2, "guidance_scale": 1.0, "antithetic": True},
@@ -53,7 +53,7 @@ def save_film(path: Path, seed: int = 0, size: tuple[int, int] = (90, 80)) -> Pa
 
 
 def last(items) -> object:
-    """The result of a wish."""
+    """The last item of a generation: its result."""
     result = None
     for item in items:  # noqa: B007
         result = item

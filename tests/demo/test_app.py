@@ -15,7 +15,7 @@ from demo_parts import SAMPLERS, small_pipeline
 from common.errors import UserError
 from ddpm.diffusion.objective import NoiseObjective
 from demo.server.app_factory import NIIVUE
-from demo.server.launch import PREFIX, is_loopback, refuse_open_door, run_folder, sampler_choices
+from demo.server.launch import PREFIX, check_address, is_loopback, run_folder, sampler_choices
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -40,7 +40,7 @@ def free_port() -> int:
 )
 def test_an_open_door_is_refused(host, port, password, line):
     with pytest.raises(UserError, match=line) as refused:
-        refuse_open_door(host, port, password)
+        check_address(host, port, password)
     assert "short" not in str(refused.value)
 
 
@@ -49,8 +49,8 @@ def test_a_port_in_use_is_one_line():
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         with pytest.raises(UserError, match="cannot listen there"):
-            refuse_open_door("127.0.0.1", taken.getsockname()[1], None)
-    refuse_open_door("127.0.0.1", free_port(), None)
+            check_address("127.0.0.1", taken.getsockname()[1], None)
+    check_address("127.0.0.1", free_port(), None)
 
 
 def test_loopback_is_known():

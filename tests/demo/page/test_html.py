@@ -8,7 +8,7 @@ from PIL import Image
 
 from common.files import ROOT
 from dataset.io.xray import read_xray_image
-from demo.page import html as parts
+from demo.page import html
 from demo.service.examples import SAMPLES, draw_sample
 from demo.service.messages import Progress, XrayPreview
 
@@ -18,20 +18,20 @@ DEMO = ROOT / "demo"
 def test_words_from_elsewhere_stay_words(tmp_path):
     Image.new("L", (4, 4)).save(tmp_path / "x.png")
     evil = "<img src=x onerror=alert(1)>"
-    for made in (parts.seen(XrayPreview(tmp_path / "x.png", evil, [evil])), parts.message(evil)):
+    for made in (html.xray_preview(XrayPreview(tmp_path / "x.png", evil, [evil])), html.message(evil)):
         assert "onerror=alert(1)>" not in made and "&lt;img" in made
 
 
 def test_progress_says_where_it_is():
-    assert "3 before you" in parts.progress(Progress(3, 0, 12), "")
-    working = parts.progress(Progress(0, 4, 12, 125.4), "<img>")
+    assert "3 before you" in html.progress(Progress(3, 0, 12), "")
+    working = html.progress(Progress(0, 4, 12, 125.4), "<img>")
     assert "step 4 of 12" in working and "2 min 5 s left" in working and 'value="4"' in working
-    assert parts.MARK in working  # the picture of the current prediction is synthetic too
+    assert html.MARK in working  # the picture of the current prediction is synthetic too
 
 
 @pytest.mark.parametrize("seconds, said", [(0.2, "0 s"), (59.4, "59 s"), (60, "1 min 0 s"), (3601, "60 min 1 s")])
 def test_duration(seconds, said):
-    assert parts.duration(seconds) == said
+    assert html.duration(seconds) == said
 
 
 def test_a_sample_is_a_frontal_film_with_the_heart_on_the_patients_left(tmp_path):

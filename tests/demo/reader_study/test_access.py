@@ -1,4 +1,4 @@
-"""Codes that cannot be guessed or mixed up, sessions that end, and a brake on trying codes."""
+"""Codes that cannot be guessed or mixed up, sessions that end, and a limiter on trying codes."""
 
 import stat
 
@@ -11,7 +11,7 @@ from demo.reader_study.access import (
     FAILURES_S,
     SESSION_S,
     SESSIONS,
-    Brake,
+    LoginLimiter,
     Sessions,
     reader_codes,
     reader_of,
@@ -68,20 +68,20 @@ def test_sessions_end_by_time_by_logout_and_by_number():
 
 def test_the_brake_holds_an_address_for_a_minute_and_no_other():
     now = [0.0]
-    brake = Brake(clock=lambda: now[0])
-    assert [brake.enter("a") for _ in range(FAILURES)] == [0.0] * FAILURES
-    assert brake.enter("a") == FAILURES_S and brake.enter("b") == 0.0
+    limiter = LoginLimiter(clock=lambda: now[0])
+    assert [limiter.enter("a") for _ in range(FAILURES)] == [0.0] * FAILURES
+    assert limiter.enter("a") == FAILURES_S and limiter.enter("b") == 0.0
     now[0] = FAILURES_S - 1.0
-    assert brake.enter("a") == 1.0
+    assert limiter.enter("a") == 1.0
     now[0] = FAILURES_S + 1.0
-    assert brake.enter("a") == 0.0
+    assert limiter.enter("a") == 0.0
 
 
 def test_a_right_code_costs_nothing_and_memory_is_bounded():
-    brake = Brake(clock=lambda: 0.0)
+    limiter = LoginLimiter(clock=lambda: 0.0)
     for _ in range(3 * FAILURES):
-        assert brake.enter("a") == 0.0
-        brake.forgive("a")
+        assert limiter.enter("a") == 0.0
+        limiter.forgive("a")
     for number in range(ADDRESSES + 10):
-        brake.enter(f"address {number}")
-    assert len(brake._tries) == ADDRESSES
+        limiter.enter(f"address {number}")
+    assert len(limiter._tries) == ADDRESSES

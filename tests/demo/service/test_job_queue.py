@@ -1,4 +1,4 @@
-"""The waiting line: who comes first, who is told to come again, and that nobody's end is another's."""
+"""The waiting queue: who comes first, who is told to come again, and that nobody's end is another's."""
 
 import threading
 import time
@@ -27,9 +27,9 @@ def gate():
     return work
 
 
-def started(line, task, **options):
-    """A follower whose task is in the line."""
-    follower = line.follow(task, options.pop("cancelled", threading.Event()), **options)
+def started(queue, task, **options):
+    """A follower whose task is in the queue."""
+    follower = queue.follow(task, options.pop("cancelled", threading.Event()), **options)
     next(follower)
     return follower
 
@@ -42,35 +42,35 @@ def until(true, seconds=5.0):
 
 
 def test_each_knows_how_many_come_before_and_gets_its_own_result(gate):
-    line = JobQueue(gate, longest=4)
-    followers = [started(line, name) for name in "abc"]
-    until(lambda: line.length == 3 and next(followers[0]).step == 1)
+    queue = JobQueue(gate, longest=4)
+    followers = [started(queue, name) for name in "abc"]
+    until(lambda: queue.length == 3 and next(followers[0]).step == 1)
     assert [next(f).ahead for f in followers] == [0, 1, 2]
     gate.free.set()
     assert [list(f)[-1] for f in followers] == ["a", "b", "c"]
-    line.close()
+    queue.close()
 
 
 def test_a_full_line_refuses_and_takes_again(gate):
-    line = JobQueue(gate, longest=2)
-    followers = [started(line, 0)]
+    queue = JobQueue(gate, longest=2)
+    followers = [started(queue, 0)]
     until(lambda: next(followers[0]).step == 1)
-    followers += [started(line, n) for n in (1, 2)]
+    followers += [started(queue, n) for n in (1, 2)]
     with pytest.raises(Busy, match="2 requests wait"):
-        started(line, 3)
+        started(queue, 3)
     followers[1].close()
-    followers[1] = started(line, 4)
+    followers[1] = started(queue, 4)
     gate.free.set()
     assert [list(f)[-1] for f in followers] == [0, 4, 2]
-    line.close()
+    queue.close()
 
 
 @pytest.mark.parametrize("how", ["event", "close"])
 def test_taken_back_in_work_it_frees_the_worker(gate, how):
-    line, cancelled = JobQueue(gate, longest=2), threading.Event()
-    first = started(line, 1, cancelled=cancelled)
+    queue, cancelled = JobQueue(gate, longest=2), threading.Event()
+    first = started(queue, 1, cancelled=cancelled)
     until(lambda: next(first).step == 1)
-    second = started(line, 2)
+    second = started(queue, 2)
     if how == "event":
         cancelled.set()
         with pytest.raises(Cancelled):
@@ -80,12 +80,12 @@ def test_taken_back_in_work_it_frees_the_worker(gate, how):
     until(lambda: next(second).step == 1)  # the second is in work while the gate is still closed
     gate.free.set()
     assert list(second)[-1] == 2
-    line.close()
+    queue.close()
 
 
 def test_what_one_raises_reaches_its_caller_alone(gate):
-    line = JobQueue(gate, longest=3)
-    followers = [started(line, task) for task in (MemoryError("m"), 1, SystemExit(3), 2)]
+    queue = JobQueue(gate, longest=3)
+    followers = [started(queue, task) for task in (MemoryError("m"), 1, SystemExit(3), 2)]
     gate.free.set()
     with pytest.raises(MemoryError):
         list(followers[0])
@@ -93,35 +93,35 @@ def test_what_one_raises_reaches_its_caller_alone(gate):
     with pytest.raises(SystemExit):
         list(followers[2])
     assert list(followers[3])[-1] == 2
-    line.close()
+    queue.close()
 
 
 def test_a_job_that_nobody_listens_to_is_given_up(gate, monkeypatch):
     monkeypatch.setattr(module, "PATIENCE", 0.2)
-    line = JobQueue(gate, longest=2)
-    forgotten = started(line, 1)
-    until(lambda: line.length == 0)
+    queue = JobQueue(gate, longest=2)
+    forgotten = started(queue, 1)
+    until(lambda: queue.length == 0)
     with pytest.raises(Cancelled, match="nobody was listening"):
         list(forgotten)
-    line.close()
+    queue.close()
 
 
 def test_closing_ends_everyone_and_takes_no_more(gate):
-    line = JobQueue(gate, longest=3)
-    followers = [started(line, n) for n in range(3)]
-    line.close()
+    queue = JobQueue(gate, longest=3)
+    followers = [started(queue, n) for n in range(3)]
+    queue.close()
     for follower in followers:
         with pytest.raises(Cancelled):
             list(follower)
     with pytest.raises(Busy):
-        started(line, 9)
+        started(queue, 9)
 
 
 def test_news_are_repeated_so_that_a_listener_is_seen_to_be_there(gate, monkeypatch):
     monkeypatch.setattr(module, "HEARTBEAT", 0.05)
-    line = JobQueue(gate, longest=1)
-    follower = started(line, 1)
+    queue = JobQueue(gate, longest=1)
+    follower = started(queue, 1)
     until(lambda: next(follower).step == 1)
     assert next(follower) == next(follower) == Progress(0, 1, 2)
     gate.free.set()
-    line.close()
+    queue.close()

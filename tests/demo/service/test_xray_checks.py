@@ -10,7 +10,7 @@ from dataset.imaging.drr import render_xray
 from dataset.imaging.geometry import view_pose
 from dataset.phantom.render import render_phantom
 from ddpm.checkpoint.load import load_pipeline
-from demo.service.xray_checks import look, refuse_lateral
+from demo.service.xray_checks import check_xray, refuse_lateral
 from evaluation.generation.open_pipeline import SHIPPED
 
 
@@ -32,13 +32,13 @@ def phantoms():
     return found
 
 
-def said(array, pipeline, folder) -> str:
+def warnings_of(array, pipeline, folder) -> str:
     Image.fromarray((np.ascontiguousarray(array) * 255).astype(np.uint8)).save(folder / "x.png")
-    return " | ".join(look(folder / "x.png", pipeline, folder / "seen.png").warnings)
+    return " | ".join(check_xray(folder / "x.png", pipeline, folder / "seen.png").warnings)
 
 
 def test_nothing_is_said_of_an_xray_like_those_of_training(pipeline, phantoms, tmp_path):
-    assert [said(image, pipeline, tmp_path) for image in phantoms["PA"]] == [""] * 3
+    assert [warnings_of(image, pipeline, tmp_path) for image in phantoms["PA"]] == [""] * 3
     assert Image.open(tmp_path / "seen.png").size == (512, 512)
 
 
@@ -52,45 +52,47 @@ def test_nothing_is_said_of_an_xray_like_those_of_training(pipeline, phantoms, t
     ],
 )
 def test_what_is_inverted_or_turned_is_told_so(pipeline, phantoms, tmp_path, change, word):
-    assert all(f"looks {word}" in said(change(image), pipeline, tmp_path) for image in phantoms["PA"])
+    assert all(f"looks {word}" in warnings_of(change(image), pipeline, tmp_path) for image in phantoms["PA"])
 
 
 def test_pictures_of_anything_are_no_chest(pipeline, tmp_path):
     rng = np.random.default_rng(0)
     rows = np.add.outer(np.sin(np.arange(128) / 9), np.cos(np.arange(128) / 7)) / 4 + 0.5
     for array in (rng.uniform(size=(128, 128)), rows, np.tile(np.linspace(0, 1, 128), (128, 1))):
-        assert "does not look like a frontal chest" in said(array, pipeline, tmp_path)
-        assert "unlike the training X-rays" in said(array, pipeline, tmp_path)
+        assert "does not look like a frontal chest" in warnings_of(array, pipeline, tmp_path)
+        assert "unlike the training X-rays" in warnings_of(array, pipeline, tmp_path)
 
 
 def test_laterals_are_far_from_training(pipeline, phantoms, tmp_path):
-    assert all("unlike the training X-rays" in said(image, pipeline, tmp_path) for image in phantoms["lateral"])
+    assert all("unlike the training X-rays" in warnings_of(image, pipeline, tmp_path) for image in phantoms["lateral"])
 
 
 def test_a_file_that_says_it_is_a_lateral_is_shown_and_refused(pipeline, tmp_path):
-    seen = look(save_radiograph(tmp_path / "x.dcm", view="LL"), pipeline, tmp_path / "seen.png")
-    assert seen.warnings[0].startswith("the file says that it is a lateral") and (tmp_path / "seen.png").is_file()
+    checked = check_xray(save_radiograph(tmp_path / "x.dcm", view="LL"), pipeline, tmp_path / "seen.png")
+    assert checked.warnings[0].startswith("the file says that it is a lateral") and (tmp_path / "seen.png").is_file()
     with pytest.raises(Exception, match="lateral"):
-        refuse_lateral(seen)
+        refuse_lateral(checked)
 
 
 def test_an_inverted_dicom_was_brought_right_and_says_so(pipeline, tmp_path):
-    plain = look(save_radiograph(tmp_path / "a.dcm"), pipeline, tmp_path / "a.png")
-    turned = look(save_radiograph(tmp_path / "b.dcm", photometric="MONOCHROME1"), pipeline, tmp_path / "b.png")
+    plain = check_xray(save_radiograph(tmp_path / "a.dcm"), pipeline, tmp_path / "a.png")
+    turned = check_xray(save_radiograph(tmp_path / "b.dcm", photometric="MONOCHROME1"), pipeline, tmp_path / "b.png")
     assert turned.warnings[0].startswith("the file is inverted")
     assert not any(line.startswith("the file is inverted") for line in plain.warnings)
 
 
 def test_the_line_of_orientation_says_view_and_how_the_film_was_laid(pipeline, tmp_path):
-    seen = look(save_radiograph(tmp_path / "x.dcm", view="AP"), pipeline, tmp_path / "x.png", align="none")
-    assert seen.orientation.startswith("AP, stated by the file; as it lies; head up, the patient's right on the left")
+    checked = check_xray(save_radiograph(tmp_path / "x.dcm", view="AP"), pipeline, tmp_path / "x.png", align="none")
+    assert checked.orientation.startswith(
+        "AP, stated by the file; as it lies; head up, the patient's right on the left"
+    )
 
 
 @pytest.mark.slow
 def test_real_films_are_taken_for_frontal_chests(pipeline, real_data, tmp_path):
     """The weights know phantoms alone, so all are far from training; none is called inverted, turned or no chest."""
     for film in sorted((real_data / "xray").glob("*.png")):
-        warnings = look(film, pipeline, tmp_path / "seen.png").warnings
+        warnings = check_xray(film, pipeline, tmp_path / "seen.png").warnings
         assert all(line.startswith("unlike the training X-rays") for line in warnings), (film.name, warnings)
-        inverted = said(1.0 - np.asarray(Image.open(film).convert("L")) / 255.0, pipeline, tmp_path)
+        inverted = warnings_of(1.0 - np.asarray(Image.open(film).convert("L")) / 255.0, pipeline, tmp_path)
         assert "looks inverted" in inverted, film.name

@@ -13,7 +13,7 @@ from radiograph_files import save_radiograph
 from common.errors import UserError
 from dataset.io.ct import read_volume
 from dataset.io.nifti import write_nifti
-from demo.service.xray_checks import look
+from demo.service.xray_checks import check_xray
 from demo.uploads.accept import take_ct, take_xray
 
 MOST = 64 << 20
@@ -54,17 +54,17 @@ def test_the_kind_is_what_the_file_holds_whatever_its_name(tmp_path, name):
 @pytest.mark.parametrize("options", [{}, {"view": "AP"}, {"photometric": "MONOCHROME1"}, {"PixelPaddingValue": 0}])
 def test_radiographs_pass_from_the_door_to_the_model(tmp_path, pipeline, options):
     kept = take_xray(save_radiograph(tmp_path / "a.dcm", **options), tmp_path, MOST)
-    assert look(kept, pipeline, tmp_path / "seen.png").shown.notes["view"] == options.get("view", "PA")
+    assert check_xray(kept, pipeline, tmp_path / "seen.png").shown.notes["view"] == options.get("view", "PA")
 
 
 def test_every_real_film_passes(tmp_path, pipeline, real_data):
     for film in sorted((real_data / "xray").glob("*.png")):
-        assert look(take_xray(film, tmp_path, MOST), pipeline, tmp_path / "seen.png").shown is not None
+        assert check_xray(take_xray(film, tmp_path, MOST), pipeline, tmp_path / "seen.png").shown is not None
 
 
 def test_two_hundred_hostile_files_are_refused_at_once_in_little_memory(tmp_path, pipeline):
     """Each through the door and, where it gets in, through the reader behind it."""
-    look(save_film(tmp_path / "warm.png"), pipeline, tmp_path / "seen.png")  # what is loaded once is not counted
+    check_xray(save_film(tmp_path / "warm.png"), pipeline, tmp_path / "seen.png")  # what is loaded once is not counted
     place, upload, slow, entered = tmp_path / "place", tmp_path / "upload", [], []
     place.mkdir()
     count, before = 0, peak_megabytes(forget=True)
@@ -72,7 +72,7 @@ def test_two_hundred_hostile_files_are_refused_at_once_in_little_memory(tmp_path
         upload.write_bytes(data)
         count, started, said = count + 1, time.process_time(), None
         try:
-            look(take_xray(upload, place, MOST), pipeline, tmp_path / "seen.png")
+            check_xray(take_xray(upload, place, MOST), pipeline, tmp_path / "seen.png")
         except UserError as error:
             said = str(error)
         took = time.process_time() - started
