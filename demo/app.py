@@ -1,4 +1,4 @@
-"""Serves the web demo on this machine: an X-ray in, a synthetic CT to look at out.
+"""Serves the web demo on this machine: generates a synthetic CT from an X-ray.
 
 `python demo/app.py checkpoint=<path> port=7860`
 """
@@ -6,7 +6,7 @@
 import sys
 from pathlib import Path
 
-sys.path[0] = str(Path(__file__).resolve().parent.parent)  # replaced, so that a file here shadows no library
+sys.path[0] = str(Path(__file__).resolve().parent.parent)  # replaced so that no file here shadows a library
 
 from common.cli import command  # noqa: E402
 

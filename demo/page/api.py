@@ -1,4 +1,4 @@
-"""The web API: `/look` and `/generate` for `gradio_client`, over the same service as the page."""
+"""The web API: `/look` and `/generate` for `gradio_client`, on the same service as the page."""
 
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -13,10 +13,9 @@ from demo.service.service import Service
 
 
 def add_api(page: gr.Blocks, service: Service) -> gr.Blocks:
-    """Adds both events to a page.
+    """Adds `/look` and `/generate` to a page and returns it.
 
-    `/generate` gives `{"progress": {…}}` while it works and `{"result": {…}}` at last; `urls` in it are addresses on
-    this server.
+    `/generate` yields `{"progress": {…}}`, then `{"result": {…}}`; its `urls` are paths on this server.
     """
 
     def look(xray: dict, view: str = "", align: str = "") -> dict:
@@ -24,7 +23,7 @@ def add_api(page: gr.Blocks, service: Service) -> gr.Blocks:
             preview = service.look(uploaded(xray, service), view, align)
             return {"orientation": preview.orientation, "warnings": preview.warnings}
 
-    # Defaults of None are not said to be optional in the schema, so numbers below 0 and empty words stand for them.
+    # The schema does not mark defaults of None as optional, so 0, -1 and "" stand for the default.
     def generate(
         xray: dict,
         sampler: str = "",
@@ -51,10 +50,10 @@ def add_api(page: gr.Blocks, service: Service) -> gr.Blocks:
 
 
 def uploaded(data: Any, service: Service) -> Path:
-    """The file of what Gradio's client sends for one.
+    """Returns the path of a file that Gradio's client uploaded.
 
     Raises:
-        UserError: anything that is not a file which was uploaded to this server.
+        UserError: no uploaded file.
     """
     path = data.get("path") if isinstance(data, dict) else None
     if isinstance(path, str) and "\0" not in path:
@@ -65,7 +64,7 @@ def uploaded(data: Any, service: Service) -> Path:
 
 
 def plain(item: Progress | Result) -> dict:
-    """JSON without the paths of this machine."""
+    """Returns JSON without local paths."""
     found = {key: value for key, value in asdict(item).items() if key not in ("slices", "files")}
     if isinstance(item, Result):
         found |= {"urls": item.urls, "spread_name": item.spread_name, "mark": item.mark}
@@ -73,7 +72,7 @@ def plain(item: Progress | Result) -> dict:
 
 
 class _GradioErrors:
-    """Turns a refusal into Gradio's own, which reaches the client as a line and leaves no traceback here."""
+    """Converts a UserError to `gr.Error`, which the client shows without a traceback."""
 
     def __enter__(self) -> None:
         pass

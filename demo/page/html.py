@@ -1,6 +1,6 @@
-"""The pieces of HTML that the page writes while it works: an X-ray as it was seen, progress, what went wrong.
+"""HTML of the page: X-ray preview, progress, messages.
 
-Pictures stand inside the page as data: no copy of a patient's X-ray is left in a cache of files.
+Pictures are data URLs, so no copy of a patient's X-ray stays in a file cache.
 """
 
 import base64
@@ -13,7 +13,7 @@ MARK = "Synthetic, not for diagnosis"
 
 
 def heading(about: dict) -> str:
-    """What this is, which model it runs, and that nothing here is for diagnosis."""
+    """Title and facts about the model."""
     size = " × ".join(str(n) for n in about["volume_size"])
     low, high = about["window"]
     facts = [f"{size} voxels", f"{low:g} to {high:g} HU".replace("-", "−"), str(about["device"]).upper()]
@@ -29,9 +29,9 @@ def heading(about: dict) -> str:
 
 
 def banner(about: dict) -> str:
-    """The strip that stays: the mark, and for phantom weights that the anatomy is a drawing."""
+    """The synthetic mark, and a note for phantom weights."""
     more = (
-        " The phantom weights know drawings of a chest and no patient: <strong>the anatomy is a drawing.</strong>"
+        " These weights were trained on phantoms, not on patients: <strong>the anatomy is a drawing.</strong>"
         if about["phantom"]
         else ""
     )
@@ -39,7 +39,7 @@ def banner(about: dict) -> str:
 
 
 def welcome() -> str:
-    """What stands where a result will be."""
+    """Placeholder of the result."""
     return (
         '<div class="xc-welcome"><p>Drop a frontal chest X-ray on the left, or take a sample, then generate.</p>'
         "<p>The volume appears here: axial, coronal, sagittal and in 3D, with its HU under the crosshair.</p></div>"
@@ -57,7 +57,7 @@ def xray_preview(preview: XrayPreview) -> str:
 
 
 def progress(news: Progress, slices: str) -> str:
-    """A bar by denoising step, the time left, and the middle slices `slices` of the current prediction."""
+    """Progress bar, time left, and the middle slices `slices` of the current prediction."""
     if news.ahead:
         line, value = f"Waiting: {news.ahead} before you", ""
     elif news.step == 0:
@@ -77,19 +77,19 @@ def progress(news: Progress, slices: str) -> str:
 
 
 def message(text: str, kind: str = "error") -> str:
-    """A line about what went wrong, or `kind` "note" for what was asked for."""
+    """An error message, or a note for `kind` "note"."""
     role = "alert" if kind == "error" else "status"
     return f'<p class="xc-message xc-{kind}" role="{role}">{html.escape(text)}</p>'
 
 
 def picture(path: Path, alt: str) -> str:
-    """A PNG as data inside the page."""
+    """A PNG as a data URL."""
     data = base64.b64encode(Path(path).read_bytes()).decode("ascii")
     return f'<img src="data:image/png;base64,{data}" alt="{html.escape(alt)}">'
 
 
 def duration(seconds: float) -> str:
-    """`seconds` as it is said: "7 s", "2 min 5 s"."""
+    """Formats `seconds`: "7 s", "2 min 5 s"."""
     whole = max(0, round(seconds))
     return f"{whole} s" if whole < 60 else f"{whole // 60} min {whole % 60} s"
 

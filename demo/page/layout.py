@@ -1,7 +1,6 @@
-"""The page of the demo: an X-ray goes in on the left, the volume appears on the right.
+"""Gradio layout and events of the page: X-ray on the left, volume on the right.
 
-The layout and its events are Gradio's. What a result looks like is built in the browser by `viewer/page.js`, from the
-same JSON that programs get.
+`viewer/page.js` builds the view of a result in the browser from the JSON of the API.
 """
 
 import threading
@@ -18,15 +17,15 @@ from demo.service.messages import Cancelled, GenerationRequest, Result
 from demo.service.service import Service
 
 HERE = Path(__file__).resolve().parent
-VIEWS = [("as the file says, else PA", ""), ("PA", "PA"), ("AP", "AP")]
-ALIGNMENTS = [("as the model was trained", ""), ("by its lungs", "lungs"), ("as it lies", "none")]
+VIEWS = [("from the file, else PA", ""), ("PA", "PA"), ("AP", "AP")]
+ALIGNMENTS = [("as the model was trained", ""), ("to the lungs", "lungs"), ("none", "none")]
 FONTS = ("system-ui", "-apple-system", "Segoe UI", "sans-serif")
 MODULE = "await import(new URL('viewer/page.js', document.baseURI).href)"
 START, SHOW = f"async () => {{ ({MODULE}).start() }}", f"async (result) => {{ ({MODULE}).show(result) }}"
 
 
 def page_options() -> dict:
-    """Arguments of `gr.mount_gradio_app` that belong to the page: its looks and its script, nothing from elsewhere."""
+    """Arguments of `gr.mount_gradio_app`: theme, script and style, all served from here."""
     mono = ("ui-monospace", "Consolas", "monospace")
     theme = gr.themes.Base(
         primary_hue="cyan", neutral_hue="slate", radius_size="sm", text_size="sm", font=FONTS, font_mono=mono
@@ -37,7 +36,7 @@ def page_options() -> dict:
 
 
 def build_page(service: Service) -> gr.Blocks:
-    """The page over a service; it touches nothing but the service and what it is sent."""
+    """Returns the page of a service."""
     events = _Events(service)
     sampler = service.samplers[service.default_sampler]
     kept = max(60, int(service.about["keep_minutes"] * 60))
@@ -66,7 +65,7 @@ def build_page(service: Service) -> gr.Blocks:
                     guided = service.about["guided"]
                     guidance = gr.Number(
                         sampler.get("guidance_scale", 1.0),
-                        label="Guidance" if guided else "Guidance: 1, as this model always saw its X-ray",
+                        label="Guidance" if guided else "Guidance: 1, this model was trained without X-ray dropout",
                         minimum=0,
                         step=0.1,
                         interactive=guided,
@@ -76,7 +75,7 @@ def build_page(service: Service) -> gr.Blocks:
                     )
                     seed = gr.Number(0, label="Seed", precision=0, minimum=0)
                     view = gr.Dropdown(VIEWS, value="", label="View of the X-ray")
-                    align = gr.Dropdown(ALIGNMENTS, value="", label="Lay the X-ray")
+                    align = gr.Dropdown(ALIGNMENTS, value="", label="Alignment of the X-ray")
             with gr.Column(scale=1, min_width=640, elem_id="xc-main"):
                 status = gr.HTML(html.welcome(), elem_id="xc-status", **plainly)
                 gr.HTML('<div id="xc-result"></div>', elem_id="xc-result-home", **plainly)
@@ -97,7 +96,7 @@ def build_page(service: Service) -> gr.Blocks:
             [xray, example, truth, own_truth, *asked],
             [status, result, make, stop],
             concurrency_limit=None,
-            api_name="page_generate",  # /generate is the programs' door
+            api_name="page_generate",  # /generate belongs to the API
             **about,
         )
         made.then(None, result, js=SHOW, api_visibility="private")
@@ -107,14 +106,14 @@ def build_page(service: Service) -> gr.Blocks:
 
 
 class _Events:
-    """What the page's controls do; one for all visitors, told apart by their session."""
+    """Event handlers of the page; one object serves all sessions."""
 
     def __init__(self, service: Service):
         self.service = service
         self.active: dict[str, threading.Event] = {}
 
     def seen(self, xray, example, view, align):
-        """The X-ray as the model sees it, or why it cannot be read."""
+        """Preview of the X-ray, or an error message."""
         if not xray and not example:
             return ""
         try:
@@ -123,15 +122,15 @@ class _Events:
             return html.message(str(error))
 
     def sampled(self, example, view, align):
-        """A sample takes the place of an upload, and brings its true CT."""
+        """Replaces an upload by a sample and offers its true CT."""
         return None, gr.update(visible=True), self.seen(None, example, view, align)
 
     def uploaded(self, xray, view, align):
-        """An upload takes the place of a sample."""
+        """Replaces a sample by an upload."""
         return None, gr.update(visible=False, value=False), self.seen(xray, None, view, align)
 
     def defaults(self, sampler):
-        """Steps and guidance of a sampler."""
+        """Default steps and guidance of a sampler."""
         node = self.service.samplers[sampler]
         return node["steps"], node.get("guidance_scale", 1.0)
 
@@ -150,7 +149,7 @@ class _Events:
         align,
         request: gr.Request,
     ) -> Iterator[tuple]:
-        """Status, result, and which buttons can be pressed, again and again until the volume is there."""
+        """Yields status, result and button states until the volume is finished."""
         wait = (gr.update(interactive=False), gr.update(interactive=True))
         ready = (gr.update(interactive=True), gr.update(interactive=False))
         if not xray and not example:
@@ -167,7 +166,7 @@ class _Events:
             result = None
             for news in self.service.generate(path, generation, Path(ct) if ct else None, cancelled):
                 if isinstance(news, Result):
-                    result = plain(news)  # the service ends by itself: stopped here, it would take the files back
+                    result = plain(news)  # no break: closing the iterator early would delete the files
                     continue
                 if news.slices is not None and news.slices.is_file():
                     slices = html.picture(news.slices, "middle slices of the current prediction")
@@ -182,17 +181,17 @@ class _Events:
                 del self.active[key]
 
     def cancel(self, request: gr.Request) -> None:
-        """Takes back what this visitor asked for."""
+        """Cancels the request of this session."""
         cancelled = self.active.get(request.session_hash)
         if cancelled is not None:
             cancelled.set()
 
     def left(self, request: gr.Request) -> None:
-        """The page was closed."""
+        """Cancels the request when the page closes."""
         self.cancel(request)
 
     def _asked(self, xray, example, view, align) -> tuple[Path, str, str]:
-        """The file, its view and how it is to be laid: a sample lies as those of training do, unless asked."""
+        """File, view and alignment; samples need no alignment by default."""
         if xray:
             return Path(xray), view, align
         return draw_sample(example, self._samples()).xray, view, align or ALIGN

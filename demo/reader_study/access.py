@@ -1,7 +1,7 @@
-"""Who may read: the access codes of a study's readers, the sessions they open, and the brake on guessing.
+"""Access to a reader study: access codes, sessions, and a limit of failed logins.
 
-A reader's name (`reader_01`) can be guessed, so it is not what opens the page: each reader gets a random code, written
-once to `access_codes.txt`, which whoever runs the study hands out. It is no part of the sealed key.
+Each reader logs in with a random code from `access_codes.txt`, which the study lead distributes. The sealed key does
+not contain the codes.
 """
 
 import hashlib
@@ -16,19 +16,19 @@ from pathlib import Path
 
 from common.errors import UserError
 
-LETTERS = "23456789ABCDEFGHJKMNPQRSTUVWXYZ"  # none that looks like another
+LETTERS = "23456789ABCDEFGHJKMNPQRSTUVWXYZ"  # no look-alikes
 LENGTH = 12  # letters of a code: 59 bits
 SESSION_S = 12 * 3600.0
-SESSIONS = 8  # of one reader at a time; the oldest gives way
-FAILURES, FAILURES_S = 5, 60.0  # wrong codes that an address may try, and within which time
-ADDRESSES = 10_000  # remembered at most; a code is too long to guess from ever so many
+SESSIONS = 8  # per reader; a new one ends the oldest
+FAILURES, FAILURES_S = 5, 60.0  # failed logins per address, and their time window
+ADDRESSES = 10_000  # maximum number of addresses in memory
 
 
 def reader_codes(path: Path, readers: Iterable[str]) -> dict[str, str]:
-    """The code of every reader, made and written where there is no such file yet (readable by its owner alone).
+    """Returns the code of every reader; creates the file with mode 0600 if missing.
 
     Raises:
-        UserError: a line that is not `reader code`, a reader without a code or not in the study, a code twice.
+        UserError: a malformed line, an unknown reader, a missing code, or a duplicate code.
     """
     readers = list(readers)
     if not path.exists():
@@ -47,17 +47,17 @@ def reader_codes(path: Path, readers: Iterable[str]) -> dict[str, str]:
     lacking = [reader for reader in readers if reader not in codes]
     if lacking or len(set(codes.values())) < len(codes):
         found = f"no code for {lacking[0]}" if lacking else "one code twice"
-        raise UserError(f"{path}: {found}; every reader has one of his own, delete the file to make all anew")
+        raise UserError(f"{path}: {found}; every reader needs a unique code, delete the file to create new codes")
     return codes
 
 
 def plain(code: str) -> str:
-    """A code as it is compared: without the hyphens and spaces that people type."""
+    """Returns a code in upper case without hyphens and spaces."""
     return "".join(letter for letter in code.upper() if letter.isalnum())
 
 
 def reader_of(code: str, codes: dict[str, str]) -> str | None:
-    """Whose code it is; every code is compared, each in constant time."""
+    """Returns the reader of a code, or None; compares every code in constant time."""
     given = plain(code).encode()
     same = [reader for reader, own in codes.items() if hmac.compare_digest(own.encode(), given)]
     return same[0] if same else None
@@ -65,7 +65,7 @@ def reader_of(code: str, codes: dict[str, str]) -> str | None:
 
 @dataclass(frozen=True)
 class Session:
-    """A reader at work; `proof` is what a page must show besides the cookie to change anything."""
+    """A session of a reader; `proof` is its CSRF token."""
 
     reader: str
     proof: str
@@ -73,7 +73,7 @@ class Session:
 
 
 class Sessions:
-    """Open sessions, in memory: a restart ends them, the answers stay. Tokens are kept as hashes."""
+    """Open sessions in memory, which a restart ends; tokens are stored as hashes."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic):
         self._open: dict[str, Session] = {}
@@ -81,7 +81,7 @@ class Sessions:
         self._lock = threading.Lock()
 
     def start(self, reader: str) -> str:
-        """The token of a new session."""
+        """Starts a session and returns its token."""
         token = secrets.token_urlsafe(32)
         with self._lock:
             now = self._clock()
@@ -93,7 +93,7 @@ class Sessions:
         return token
 
     def find(self, token: str | None) -> Session | None:
-        """The session of a token, if it is open."""
+        """Returns the open session of a token, or None."""
         with self._lock:
             session = self._open.get(_digest(token or ""))
         return session if session and session.until > self._clock() else None
@@ -105,7 +105,7 @@ class Sessions:
 
 
 class LoginLimiter:
-    """Counts the codes an address tries; who has tried too many wrong ones waits, with a right one too."""
+    """Limits failed logins per address; a blocked address must wait even with a correct code."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic):
         self._tries: dict[str, list[float]] = {}
@@ -113,18 +113,18 @@ class LoginLimiter:
         self._lock = threading.Lock()
 
     def enter(self, address: str) -> float:
-        """Counts a try before it is judged, so that many at once gain nothing; else gives the seconds to wait."""
+        """Counts a login before its check, so parallel logins count too; returns the seconds to wait, 0 if allowed."""
         with self._lock:
             now = self._clock()
             recent = [at for at in self._tries.pop(address, ()) if at > now - FAILURES_S]
             wait = recent[0] + FAILURES_S - now if len(recent) >= FAILURES else 0.0
-            self._tries[address] = recent if wait else [*recent, now]  # at the end: the longest silent goes first
+            self._tries[address] = recent if wait else [*recent, now]  # at the end: the oldest is deleted first
             if len(self._tries) > ADDRESSES:
                 del self._tries[next(iter(self._tries))]
         return wait
 
     def forgive(self, address: str) -> None:
-        """The last try was no failure."""
+        """Removes the last login of an address from its failures."""
         with self._lock:
             if self._tries.get(address):
                 self._tries[address].pop()

@@ -1,14 +1,13 @@
-"""Readers' answers in SQLite: saved at once, every change kept with its time, locked once the next volume is shown.
+"""Readers' answers in SQLite: saved at once, with a history of changes, locked when the next volume is shown.
 
-The database is the record; `export` writes from it the tables `answers/<reader>.csv` that the analysis reads
-(`evaluation/readers/study_folder.py`). A reading stands in a table once it is closed, so half a reading is never
-analysed.
+`export` writes the tables `answers/<reader>.csv` that the analysis reads (`evaluation/readers/study_folder.py`). The
+tables contain closed readings only, so the analysis never reads a partial reading.
 
-    readings  reader, position (from 1), item, opened, closed (null: still open), touched, seconds before the screen
-    changes   number, reader, position, question, answer (from 1; null: taken back), at; only ever added to
+    readings  reader, position (from 1), item, opened, closed (null: open), touched, seconds on screen
+    changes   number, reader, position, question, answer (from 1; null: removed), at; append-only
     answers   a view: the last change of every question
 
-Times are UTC. Rules that must not depend on this file alone are triggers, so they hold for any program that writes.
+Times are UTC. Triggers enforce the rules for every program that writes.
 """
 
 import csv
@@ -26,7 +25,7 @@ from common.files import atomic_path
 from evaluation.readers.study_folder import COLUMNS, Study
 
 VERSION = 1
-PATIENCE_S = 10.0  # for another writer
+PATIENCE_S = 10.0  # seconds to wait for another writer
 SCHEMA = f"""
 CREATE TABLE about (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE readings (
@@ -62,7 +61,7 @@ class ClosedReading(Exception):
 
 @dataclass(frozen=True)
 class Reading:
-    """What a reader has before him: its position from 1, its item, and the answers given so far."""
+    """An open reading: position from 1, item, and current answers."""
 
     position: int
     item: str
@@ -70,13 +69,13 @@ class Reading:
 
 
 class Answers:
-    """The answers of one study, in one file; every call opens its own connection, so threads may share the object."""
+    """Answers of one study in one file; thread-safe, because every call opens its own connection."""
 
     def __init__(self, path: Path, study: Study):
-        """Opens or makes the database.
+        """Opens or creates the database.
 
         Raises:
-            UserError: a file that is no such database, or one of another study.
+            UserError: no database of answers, or one of another study.
         """
         self.path, self.study = path, study
         self.limits = {question.name: len(question.choices) for question in study.questions}
@@ -84,7 +83,7 @@ class Answers:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with closing(self._connect()) as database:
-                database.execute("PRAGMA journal_mode = WAL")  # stays with the file: a reader never waits for a writer
+                database.execute("PRAGMA journal_mode = WAL")  # persistent; readers do not wait for writers
             with self._writing() as database:
                 if database.execute("PRAGMA user_version").fetchone()[0] == 0:
                     self._create(database)
@@ -93,20 +92,17 @@ class Answers:
         except sqlite3.DatabaseError as error:
             raise UserError(f"{path}: no database of answers ({error}); move it away or restore it") from error
         if version != VERSION or about.get("study") != study.about["key_sha256"]:
-            raise UserError(
-                f"{path}: made for another study or version; give each study its own folder of answers, "
-                "nothing was changed"
-            )
+            raise UserError(f"{path}: belongs to another study or version; give each study its own folder of answers")
         self.secret = bytes.fromhex(about["secret"])
 
     def open(self, reader: str) -> Reading | None:
-        """The reading that `reader` has to do, opened if it was not; None when all are done."""
+        """Returns the current reading of `reader` and opens it if needed; None after the last."""
         order = self.study.orders[reader]
         with self._writing() as database:
             position = _first_open(database, reader)
             if position > len(order):
                 return None
-            # `touched` moves on: what lies between two visits is no time before the screen.
+            # Update `touched`: the time between two visits is not reading time.
             database.execute(
                 "INSERT INTO readings (reader, position, item, opened, touched) VALUES (?1, ?2, ?3, ?4, ?4) "
                 "ON CONFLICT (reader, position) DO UPDATE SET touched = excluded.touched",
@@ -115,7 +111,7 @@ class Answers:
         return self.current(reader)
 
     def current(self, reader: str) -> Reading | None:
-        """The reader's open reading, None where none is."""
+        """Returns the reader's open reading, or None."""
         with closing(self._connect()) as database:
             row = database.execute(
                 "SELECT position, item FROM readings WHERE reader = ? AND closed IS NULL", (reader,)
@@ -129,11 +125,11 @@ class Answers:
             return Reading(*row, dict(given))
 
     def save(self, reader: str, position: int, question: str, answer: int | None, seconds: float = 0.0) -> None:
-        """Stores one answer, durable when this returns; None takes it back. `seconds` as in `close`.
+        """Stores one answer durably; None removes it. `seconds` as in `close`.
 
         Raises:
             ClosedReading: `position` is not the reader's current one.
-            ValueError: an unknown question, an answer outside of its choices.
+            ValueError: an unknown question, or an answer outside its choices.
         """
         if question not in self.limits:
             raise ValueError(f"no question {question!r}")
@@ -147,10 +143,10 @@ class Answers:
             )
 
     def close(self, reader: str, position: int, seconds: float = 0.0) -> None:
-        """Locks a reading, for the next volume is about to be shown, and writes the reader's table.
+        """Locks a reading and writes the reader's table.
 
         Args:
-            seconds: that the reader had the volume before him since the last call; cut to what the clock allows.
+            seconds: time on screen since the last call; limited to the elapsed time.
 
         Raises:
             ClosedReading: `position` is not the reader's current one.
@@ -163,7 +159,7 @@ class Answers:
         self.export(reader)
 
     def export(self, reader: str) -> Path | None:
-        """Writes `<reader>.csv` beside the database, whole or not at all; None where nothing is closed."""
+        """Writes `<reader>.csv` atomically and returns its path; None without closed readings."""
         rows = self._table(reader)
         if not rows:
             return None
@@ -171,14 +167,14 @@ class Answers:
         with self._exporting, atomic_path(path) as temporary, open(temporary, "w", newline="") as file:
             writer = csv.DictWriter(file, [*COLUMNS, *self.limits, "seconds"])
             writer.writeheader()
-            writer.writerows(self._table(reader))  # read again inside of the lock: the last one in has all
+            writer.writerows(self._table(reader))  # read again inside the lock, for the latest state
         return path
 
     def export_all(self) -> None:
-        """Writes every reader's table; refuses to overwrite answers that came from elsewhere.
+        """Writes every reader's table; does not overwrite answers of other programs.
 
         Raises:
-            UserError: a table with a position that the database does not hold as closed.
+            UserError: a table with a position that is not closed in the database.
         """
         for reader in self.study.orders:
             path = self.path.parent / f"{reader}.csv"
@@ -189,14 +185,14 @@ class Answers:
                 foreign = [place for place in foreign if place not in known]
                 if foreign:
                     raise UserError(
-                        f"{path}: position {foreign[0]} is not in {self.path.name}, it was written by something else; "
+                        f"{path}: position {foreign[0]} is not in {self.path.name}, another program wrote it; "
                         "move it away or give this page its own folder of answers"
                     )
             self.export(reader)
 
     def _table(self, reader: str) -> list[dict]:
         with closing(self._connect()) as database:
-            database.execute("BEGIN")  # one state of the file for both
+            database.execute("BEGIN")  # one snapshot for both queries
             readings = database.execute(
                 "SELECT position, item, seconds FROM readings WHERE reader = ? AND closed IS NOT NULL "
                 "ORDER BY position",
@@ -235,12 +231,12 @@ class Answers:
     def _connect(self) -> sqlite3.Connection:
         database = sqlite3.connect(self.path, timeout=PATIENCE_S, isolation_level=None)
         database.execute("PRAGMA foreign_keys = ON")
-        database.execute("PRAGMA synchronous = FULL")  # NORMAL could lose the last answers when the power fails
+        database.execute("PRAGMA synchronous = FULL")  # NORMAL can lose the last answers on power failure
         return database
 
     @contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
-        """A transaction that holds the write lock from its start, so what it read is still so when it writes."""
+        """A transaction with the write lock from its start, so its reads stay valid."""
         with closing(self._connect()) as database:
             database.execute("BEGIN IMMEDIATE")
             try:
@@ -257,7 +253,7 @@ def _first_open(database: sqlite3.Connection, reader: str) -> int:
 
 
 def _statements(script: str) -> Iterator[str]:
-    """The statements one by one: `executescript` would commit the transaction they belong to."""
+    """Yields single statements, because `executescript` commits the transaction."""
     statement = ""
     for line in script.splitlines():
         statement += line + "\n"

@@ -1,9 +1,9 @@
-"""The readers' page of a blinded study: a reader logs in, sees one volume at a time, and answers its questions.
+"""Web page of a blinded reader study: a reader logs in, sees one volume at a time, and answers its questions.
 
-What must not tell an arm, and how: a volume's address is a keyed hash of reader and position, so neither its code nor
-its repeat shows; it is sent whole, uncompressed (a smooth volume packs better), without the file's time or name, and
-all files of a study must have one size and one header, or the page refuses to start. Only the current volume of the
-reader who asks is ever sent. The sealed key is not needed and never opened.
+Blinding: the URL of a volume is a keyed hash of reader and position, so it reveals neither item nor repeat. The server
+sends volumes uncompressed (the compressed size depends on smoothness), without file time or name, and requires one
+size and one header for all files of a study. It sends only the current volume of a reader, and never opens the sealed
+key.
 
 `readers_app` is mounted under `/readers`; the page takes the viewer from `../viewer/viewer.js`.
 """
@@ -28,12 +28,12 @@ from evaluation.readers.study_folder import Study, read_study
 PAGE = Path(__file__).resolve().parent / "page"
 PAGES = {"": "index.html", "readers.js": "readers.js", "questions.js": "questions.js", "readers.css": "readers.css"}
 COOKIE = "reader_session"
-MAX_BODY = 4096  # bytes of a request
+MAX_BODY = 4096  # maximum bytes of a request
 CHUNK = 1 << 20
 NIFTI_HEADER = 352  # bytes before the first voxel
 HEADERS = {
     "Cache-Control": "no-store, no-transform",
-    # NiiVue starts its decoders from blobs, and its shaders' fonts come as data
+    # NiiVue loads its decoders from blobs and its fonts from data URLs
     "Content-Security-Policy": "default-src 'self'; img-src 'self' data: blob:; font-src 'self' data:; "
     "connect-src 'self' data: blob:; worker-src 'self' blob:; style-src 'self' 'unsafe-inline'; "
     "script-src 'self' 'wasm-unsafe-eval'; frame-ancestors 'none'; base-uri 'none'; form-action 'self'",
@@ -44,14 +44,14 @@ HEADERS = {
 
 
 class Code(BaseModel):
-    """What a reader types to log in."""
+    """Body of a login."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
     code: str = Field(max_length=100)
 
 
 class Place(BaseModel):
-    """Which reading a request is about, and how long its volume was on the screen since the last request."""
+    """Reading of a request, and seconds on screen since the last request."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
     reading: str = Field(max_length=100)
@@ -59,14 +59,14 @@ class Place(BaseModel):
 
 
 class Given(Place):
-    """One answer, None to take it back."""
+    """One answer; None removes it."""
 
     question: str = Field(max_length=100)
     answer: int | None
 
 
 class StudyServer:
-    """What the routes share: the study, its answers, the codes, the sessions."""
+    """Shared state of the routes: study, answers, codes, sessions."""
 
     def __init__(self, study: Path, answers: Path | None):
         self.study = read_study(study)
@@ -78,18 +78,18 @@ class StudyServer:
         self.sessions, self.limiter = Sessions(), LoginLimiter()
 
     def name(self, reader: str, position: int) -> str:
-        """What a reading is called outside: the same after a restart, and saying nothing."""
+        """Public name of a reading: a keyed hash, the same after a restart."""
         place = f"{reader}/{position}".encode()
         return hmac.new(self.answers.secret, place, hashlib.sha256).hexdigest()[:32]
 
     def current(self, reader: str, name: str) -> Reading | None:
-        """The reader's open reading, if that is what `name` names."""
+        """Returns the reader's open reading if its name is `name`, else None."""
         reading = self.answers.current(reader)
         named = reading and hmac.compare_digest(self.name(reader, reading.position).encode(), name.encode())
         return reading if named else None
 
     def state(self, session: Session) -> dict:
-        """All that the page shows."""
+        """Returns the content of the page as JSON."""
         about, reading = self.study.about, self.answers.open(session.reader)
         state = {
             "title": about.get("title", ""),
@@ -108,15 +108,15 @@ class StudyServer:
 
 
 def readers_app(study: str | Path, answers: str | Path | None = None) -> FastAPI:
-    """The readers' page as an app to mount under `/readers`.
+    """Returns the readers' app, to mount under `/readers`.
 
     Args:
         study: folder of the study.
-        answers: folder for `answers.sqlite`, the tables written from it and `access_codes.txt`; None = the study's
-            own `answers`, where the analysis looks.
+        answers: folder for `answers.sqlite`, its tables and `access_codes.txt`; None = `answers` in the study, which
+            the analysis reads.
 
     Raises:
-        UserError: no study, a volume missing or unlike the others, answers or codes that belong to another study.
+        UserError: no study, a missing or different volume, or answers or codes of another study.
     """
     app = FastAPI(title="Reader study", docs_url=None, redoc_url=None, openapi_url=None, max_body_size=MAX_BODY)
     app.state.server = StudyServer(Path(study), answers)
@@ -126,10 +126,10 @@ def readers_app(study: str | Path, answers: str | Path | None = None) -> FastAPI
 
 
 def volume_files(study: Study) -> dict[str, Path]:
-    """The file of every item, all of one size and header.
+    """Returns the file of every item; all have one size and one header.
 
     Raises:
-        UserError: a file outside of the study's `volumes`, missing, or unlike the others, which would unblind.
+        UserError: a file missing, outside `volumes`, or with another size or header, which unblinds.
     """
     inside, files, first = (study.folder / "volumes").resolve(), {}, None
     for entry in study.about["items"]:
@@ -155,7 +155,7 @@ def study_server(request: Request) -> StudyServer:
 
 
 def reader_session(request: Request) -> Session:
-    """Who asks; nobody else gets further than the login."""
+    """Returns the session of a request; 401 without one."""
     session = study_server(request).sessions.find(request.cookies.get(COOKIE))
     if session is None:
         raise HTTPException(401, "Please log in.")
@@ -163,14 +163,14 @@ def reader_session(request: Request) -> Session:
 
 
 def from_this_page(request: Request) -> None:
-    """Refuses what another site makes a browser send."""
+    """Refuses cross-site requests."""
     origin, fetch = request.headers.get("origin"), request.headers.get("sec-fetch-site", "same-origin")
     if fetch != "same-origin" or (origin and urlsplit(origin).netloc != request.headers.get("host")):
         raise HTTPException(403, "This request came from another site.")
 
 
 def proven_session(request: Request, session: Annotated[Session, Depends(reader_session)]) -> Session:
-    """The session of a request that changes something: it must show what only the page has read."""
+    """Returns the session of a request with a valid CSRF token; 403 otherwise."""
     from_this_page(request)
     if not hmac.compare_digest(request.headers.get("x-proof", "").encode(), session.proof.encode()):
         raise HTTPException(403, "This request did not come from the readers' page.")
@@ -230,7 +230,7 @@ def save_answer(given: Given, session: Proven, server: TheStudy) -> dict:
 
 @routes.post("/api/next")
 def next_reading(given: Place, session: Proven, server: TheStudy) -> dict:
-    """Locks the current reading and gives the next one."""
+    """Locks the current reading and returns the next state."""
     position = _open_position(server, session, given)
     try:
         server.answers.close(session.reader, position, given.seconds)
@@ -241,12 +241,12 @@ def next_reading(given: Place, session: Proven, server: TheStudy) -> dict:
 
 @routes.get("/volume/{name}.nii")
 def send_volume(name: str, session: TheSession, server: TheStudy) -> Response:
-    """The volume of the reader's open reading; every other name is unknown, whoever it may belong to."""
+    """Sends the volume of the reader's open reading; 404 for every other name."""
     reading = server.current(session.reader, name)
     if reading is None:
         raise HTTPException(404, "Not found")
     path = server.files[reading.item]
-    # Said to be encoded already, so that nobody on the way packs it: the packed size would tell smooth from noisy.
+    # Marked as encoded, so that no proxy compresses it: the compressed size reveals smoothness.
     headers = {"Content-Length": str(path.stat().st_size), "Content-Encoding": "identity"}
     return StreamingResponse(_chunks(path), media_type="application/octet-stream", headers=headers)
 

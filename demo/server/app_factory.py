@@ -1,4 +1,4 @@
-"""The application: page, API, viewer files, result files and the reader study behind one guard."""
+"""The application: page, API, viewer files, result files and reader study, behind `Guard`."""
 
 import os
 from pathlib import Path
@@ -15,19 +15,19 @@ DEMO = Path(__file__).resolve().parent.parent
 NIIVUE = DEMO / "node_modules" / "@niivue" / "niivue" / "dist" / "index.js"
 VIEWER = DEMO / "page" / "viewer"
 TYPES = {".js": "text/javascript", ".css": "text/css", ".wasm": "application/wasm"}
-GRADIO_QUEUE = 64  # events that Gradio itself holds back; the service's own line is what bounds them
+GRADIO_QUEUE = 64  # events in Gradio's queue; the job queue of the service has its own limit
 
 
 def build_app(
     service: Service, password: str | None = None, loopback: bool = True, study: str | Path | None = None, answers=None
 ) -> FastAPI:
-    """Everything under one address.
+    """Returns the whole application.
 
     Args:
-        password: as of `Guard`.
-        loopback: whether it listens on this machine alone.
-        study: folder of a reader study, whose page comes under `/readers`; None: there is none.
-        answers: its folder of answers.
+        password: as in `Guard`.
+        loopback: whether only this machine can reach it.
+        study: folder of a reader study, served under `/readers`, or None.
+        answers: folder of the study's answers.
 
     Raises:
         UserError: the viewer is not installed, or no such study.
@@ -59,7 +59,7 @@ def build_app(
         from demo.reader_study.routes import readers_app
 
         app.mount("/readers", readers_app(study, answers))
-        app.get("/readers")(lambda: RedirectResponse("/readers/"))  # the page at / would answer it with a 404
+        app.get("/readers")(lambda: RedirectResponse("/readers/"))  # else the page at / answers with 404
     page = add_api(build_page(service), service)
     page.queue(max_size=GRADIO_QUEUE, default_concurrency_limit=None, api_open=False)
     gr.mount_gradio_app(
@@ -77,7 +77,7 @@ def build_app(
         blocked_paths=[str(service.store.results)],
         **page_options(),
     )
-    # Without this, a mounted page skips Gradio's check that a file in a request was uploaded: any path would be read.
+    # Without this, Gradio does not check that a file in a request was uploaded, and reads any path.
     page.has_launched = True
     hosts = LOOPBACK if loopback else None
     most = max(service.limits.xray_bytes, service.limits.ct_bytes)
@@ -86,9 +86,9 @@ def build_app(
 
 
 def isolate_gradio(uploads: Path) -> None:
-    """Gradio without telemetry and downloads, and its files in the run's folder.
+    """Disables telemetry and downloads of Gradio and moves its files to `uploads`.
 
-    Before the first import of Gradio, which reads some of it once.
+    Call it before the first import of Gradio, which reads some variables only once.
     """
     os.environ.update(
         GRADIO_ANALYTICS_ENABLED="False",
@@ -99,7 +99,7 @@ def isolate_gradio(uploads: Path) -> None:
     )
     import gradio.processing_utils as outside
 
-    # given the address of a file instead of a file, Gradio would fetch it
+    # Gradio would download a file given by URL
     outside.async_ssrf_protected_download = _refuse_download
     outside.ssrf_protected_download = outside.save_url_to_cache = _refuse_download
 
@@ -109,7 +109,7 @@ def _refuse_download(url: str, cache_dir: str) -> str:
 
 
 def viewer_files() -> dict[str, Path]:
-    """Route name below `/viewer/` to file; nothing else of these folders is served.
+    """Route name below `/viewer/` to file; the server serves only these.
 
     Raises:
         UserError: NiiVue is not installed.

@@ -1,4 +1,4 @@
-"""From a config to a server that runs and leaves nothing behind: door, folder, samplers, signals."""
+"""Launch of the server: address checks, run folder, samplers, signals."""
 
 import ipaddress
 import logging
@@ -32,20 +32,20 @@ SILENCED = (
 
 
 def check_address(host: str, port: int, password: str | None) -> None:
-    """Before anything is loaded: nobody listens to a network without a password, nor on a port that is taken.
+    """Checks host, port and password before anything is loaded.
 
     Raises:
-        UserError: either of them.
+        UserError: a network address without a password, a short password, or an unusable port.
     """
     if password is not None and len(str(password)) < MIN_PASSWORD:
         raise UserError(f"password=…: {len(str(password))} characters; give at least {MIN_PASSWORD}")
     if not is_loopback(host) and password is None:
         raise UserError(
-            f"host={host}: others could reach it; set password=<at least {MIN_PASSWORD} characters>, or leave "
+            f"host={host}: other machines can reach it; set password=<at least {MIN_PASSWORD} characters>, or leave "
             "host=127.0.0.1"
         )
     if not 0 < int(port) < 65536:
-        raise UserError(f"port={port}: give one from 1 to 65535")
+        raise UserError(f"port={port}: give a port from 1 to 65535")
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         with socket.socket(family, socket.SOCK_STREAM) as tried:
@@ -56,10 +56,7 @@ def check_address(host: str, port: int, password: str | None) -> None:
 
 
 def silence_libraries() -> None:
-    """What pydicom, PIL and others remark on a file may quote it: none of that is shown or logged.
-
-    Nothing is looked up outside either.
-    """
+    """Hides messages of libraries that may quote a file, and disables look-ups on the Hugging Face Hub."""
     warnings.filterwarnings("ignore")
     for name in SILENCED:
         logging.getLogger(name).setLevel(logging.CRITICAL)
@@ -67,18 +64,18 @@ def silence_libraries() -> None:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach that address."""
+    """Whether only this machine can reach the address."""
     if host == "localhost":
         return True
     try:
         return ipaddress.ip_address(host).is_loopback
-    except ValueError:  # a name: nobody knows what it will resolve to
+    except ValueError:  # a host name may resolve to any address
         return False
 
 
 @contextmanager
 def run_folder() -> Iterator[Path]:
-    """A folder of this run that only its user may read; gone afterwards, and so are those of runs that were killed."""
+    """Yields a private folder and deletes it afterwards; also deletes the folders of killed runs."""
     os.umask(0o077)
     parent = Path(tempfile.gettempdir())
     for left in parent.glob(f"{PREFIX}*"):
@@ -86,7 +83,7 @@ def run_folder() -> Iterator[Path]:
         if found and left.is_dir() and left.stat().st_uid == os.getuid() and not _runs(int(found.group(1))):
             shutil.rmtree(left, ignore_errors=True)
     folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}_"))
-    tempfile.tempdir = str(folder)  # whatever a library puts aside goes with the rest
+    tempfile.tempdir = str(folder)  # temporary files of libraries too
     try:
         yield folder
     finally:
@@ -95,12 +92,12 @@ def run_folder() -> Iterator[Path]:
 
 
 def sampler_choices(pipeline, chosen: str, node: dict) -> dict[str, dict]:
-    """Nodes of the group `sampler` by name that can sample this model; the chosen one first, as it was configured.
+    """Returns the `sampler` config nodes that fit this model by name, the chosen one first.
 
     Raises:
-        UserError: the chosen one cannot.
+        UserError: the chosen one does not fit.
     """
-    from ddpm.diffusion.samplers import make_sampler  # here, so that a refusal at the door needs no torch
+    from ddpm.diffusion.samplers import make_sampler  # late, so that `check_address` needs no torch
 
     found = {chosen: node}
     for file in sorted((CONFIG / "sampler").glob("*.yaml")):
@@ -119,14 +116,14 @@ def sampler_choices(pipeline, chosen: str, node: dict) -> dict[str, dict]:
 
 
 def serve(app, host: str, port: int) -> None:
-    """Until a signal ends it; on the way out Python's own exit runs, so that what must be deleted is."""
+    """Serves until a signal; then exits through Python, so that cleanup code runs."""
     import uvicorn
 
     def leave(*_) -> None:
         raise SystemExit(0)
 
     for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, leave)  # uvicorn closes first, then hands the signal on to this
+        signal.signal(number, leave)  # uvicorn shuts down first, then calls this
     name = f"[{host}]" if ":" in host else host
     print(f"http://{name}:{port}", flush=True)
     quiet = {"access_log": False, "log_level": "error", "server_header": False, "ws": "none"}

@@ -1,7 +1,7 @@
-"""What stands before every route: who may ask, for what, how much, and what a browser may do with the answer.
+"""Middleware for every route: authentication, allowed routes, body size and security headers.
 
-Gradio brings many routes; only those that a page and its client need are let through, so that no other, nor one that a
-new version adds, can read a file or reach the network.
+Gradio has many routes. Only those that the page and its client need are allowed, so that no other route, also of a new
+version, can read a file or reach the network.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ OPEN = re.compile(
     rf"|queue/(join|data)|cancel|reset|call/{SESSION}(/{SESSION})?|run/{SESSION}|api/{SESSION}|heartbeat/{SESSION})/?"
     rf"|/result/{SESSION}/[\w.]+|/viewer/[\w./-]+|/readers(/[\w./-]*)?"
 )
-SMALL_BODY = 4 << 20  # bytes of a request that is no upload
+SMALL_BODY = 4 << 20  # maximum bytes of a request other than an upload
 WRONG_PASSWORD_SECONDS = 1.0
 POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; style-src 'self' 'unsafe-inline'; "
@@ -45,18 +45,18 @@ HEADERS = {
 
 
 class TooLarge(Exception):
-    """More came than a request may bring."""
+    """The body exceeds its limit."""
 
 
 class Guard:
     """Middleware around the whole application.
 
     Args:
-        files: the one folder that Gradio's file route may read.
-        max_bytes: of an upload.
-        password: everybody must know it, if given: as Basic credentials under any user name, which browsers ask for,
-            or as `Authorization: Bearer`.
-        hosts: names under which the server may be called, against DNS rebinding; None = any.
+        files: the only folder that Gradio's file route may read.
+        max_bytes: maximum size of an upload.
+        password: required from every client if given: Basic credentials with any user name, or
+            `Authorization: Bearer`.
+        hosts: allowed host names, against DNS rebinding; None = any.
     """
 
     def __init__(self, app: ASGIApp, files: Path, max_bytes: int, password: str | None, hosts: tuple | None):
@@ -64,7 +64,7 @@ class Guard:
         self.password, self.hosts = password, hosts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request."""
+        """Handles one request."""
         if scope["type"] == "lifespan":
             return await self.app(scope, receive, send)
         if scope["type"] != "http":  # the page needs no WebSocket
@@ -124,7 +124,7 @@ class Guard:
     def _may(self, scope: Scope) -> bool:
         path = scope["path"]
         raw = scope.get("raw_path", b"").decode("latin-1").partition("?")[0]
-        # as it came, decoded once and decoded twice: whatever a route below does with it
+        # raw, decoded once and decoded twice, because a route may decode again
         for text in (raw, path, unquote(path)):
             if "\\" in text or "\0" in text or ".." in text.split("/") or any(ord(c) < 32 for c in text):
                 return False
@@ -134,7 +134,7 @@ class Guard:
         return OPEN.fullmatch(path) is not None
 
     def _most(self, scope: Scope) -> int:
-        # the boundaries and headers of a form come on top of the file
+        # a form adds boundaries and headers to the file
         return self.max_bytes + 65536 if scope["path"].startswith("/gradio_api/upload") else SMALL_BODY
 
     def _length(self, headers: Headers) -> float:

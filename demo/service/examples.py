@@ -1,4 +1,4 @@
-"""X-rays to try: embedded phantoms that the shipped weights have not seen, drawn when somebody asks for one."""
+"""Sample X-rays of phantoms outside the training split, rendered on request."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ from dataset.phantom.render import render_phantom
 from dataset.sources.phantom import FIRST_INDEX
 
 SIZE, EXTENT, XRAY_SIZE = (128, 128, 128), (320.0, 256.0, 352.0), (256, 256)
-NUMBERS = {"Tall": 907, "Average": 903, "Effusion": 905}  # of the test split, past the cases of reported figures
+NUMBERS = {"Tall": 907, "Average": 903, "Effusion": 905}  # in the test split, after the cases of reported figures
 SAMPLES = tuple(NUMBERS)
 ALIGN = "none"  # their pose is that of the training X-rays
 
@@ -25,17 +25,17 @@ _drawing = Lock()
 
 @dataclass(frozen=True)
 class Sample:
-    """A phantom's X-ray (PNG) and its true CT without contrast, which is what the X-ray was made from (NIfTI)."""
+    """A phantom's X-ray (PNG) and its true CT (NIfTI); the X-ray is rendered from the CT without contrast."""
 
     xray: Path
     truth: Path
 
 
 def draw_sample(name: str, folder: Path) -> Sample:
-    """The sample called `name`, written into `folder` unless it is there.
+    """Returns the sample `name`; renders it into `folder` if missing.
 
     Raises:
-        KeyError: none is called so.
+        KeyError: an unknown name.
     """
     number = FIRST_INDEX["test"] + NUMBERS[name]
     stem = f"phantom_{name.lower()}"

@@ -1,4 +1,4 @@
-"""A bounded queue of jobs for one worker; each caller hears how many jobs come before its own."""
+"""A bounded job queue for one worker; each caller receives the number of jobs ahead."""
 
 import threading
 import time
@@ -9,8 +9,8 @@ from typing import Any
 
 from demo.service.messages import Busy, Cancelled, Progress
 
-HEARTBEAT = 1.0  # seconds without news after which a waiting caller hears the last news again
-PATIENCE = 120.0  # seconds without a listener after which a job is given up
+HEARTBEAT = 1.0  # seconds after which the queue repeats the last progress
+PATIENCE = 120.0  # seconds without a listener after which the queue cancels a job
 
 
 @dataclass(eq=False)
@@ -26,7 +26,7 @@ class Job:
     heard: float = field(default_factory=time.monotonic)
 
     def check(self) -> None:
-        """Called by the worker between two steps.
+        """The worker calls this between two steps.
 
         Raises:
             Cancelled: the request was cancelled.
@@ -38,12 +38,12 @@ class Job:
 
 
 class JobQueue:
-    """Jobs in the order in which they came, one at a time.
+    """Runs jobs in order of arrival, one at a time.
 
     Args:
-        work: does a job and gives back its result; `report(progress)` is for news on the way. Whatever it raises
-            goes to that job's listener and nobody else.
-        longest: jobs that may wait beside the one in work.
+        work: runs a job and returns its result; `report(progress)` sends progress. The queue raises its errors in
+            that job's listener only.
+        longest: jobs that may wait besides the running one.
     """
 
     def __init__(self, work: Callable[[Job, Callable[[Progress], None]], Any], longest: int):
@@ -56,11 +56,11 @@ class JobQueue:
         self._worker.start()
 
     def follow(self, task: Any, cancelled: threading.Event, steps: int = 0) -> Iterator[Any]:
-        """Progress of a task, then its result. Left early, as by a generator's `close`, it takes the task back.
+        """Yields the progress of a task, then its result; closing the generator cancels the task.
 
         Raises:
-            Busy: the line is full.
-            Cancelled: it was taken back.
+            Busy: the queue is full.
+            Cancelled: the task was cancelled.
         """
         job = Job(task, cancelled)
         with self._change:
@@ -75,12 +75,12 @@ class JobQueue:
 
     @property
     def length(self) -> int:
-        """Jobs waiting and in work."""
+        """Number of waiting and running jobs."""
         with self._change:
             return len(self._waiting) + (self._now is not None)
 
     def close(self) -> None:
-        """Takes every job back and ends the worker after its current step."""
+        """Cancels every job and ends the worker after its current step."""
         with self._change:
             self._closed = True
             for job in (*self._waiting, self._now):
@@ -132,7 +132,7 @@ class JobQueue:
             try:
                 job.check()
                 result = self._work(job, lambda news, job=job: self._report(job, news))
-            except BaseException as caught:  # whatever one job does, the next ones are served
+            except BaseException as caught:  # an error in one job must not stop the others
                 error = caught
             with self._change:
                 job.result, job.error, job.done, self._now = result, error, True, None

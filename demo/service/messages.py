@@ -5,9 +5,9 @@ from pathlib import Path
 
 from common.errors import UserError
 
-MARK = "synthetic, not for diagnosis"  # on every view of a result
+MARK = "synthetic, not for diagnosis"  # label on every view of a result
 
-# Every file that a result may hold, and so every name that the server gives out.
+# File names of a result with their media types; the server serves no other names.
 RESULT_FILES = {
     "volume.nii.gz": "application/gzip",
     "spread.nii.gz": "application/gzip",
@@ -31,12 +31,12 @@ class Busy(UserError):
 
 @dataclass(frozen=True)
 class Limits:
-    """What one request may ask for, and how many may wait.
+    """Limits of requests, queue and uploads.
 
     Attributes:
-        max_queue: requests that may wait.
-        max_samples, max_steps: the most that one request may ask for.
-        xray_megabytes, ct_megabytes: the largest uploads.
+        max_queue: waiting requests.
+        max_samples, max_steps: per request.
+        xray_megabytes, ct_megabytes: maximum upload size in MiB.
     """
 
     max_queue: int = 16
@@ -47,12 +47,12 @@ class Limits:
 
     @property
     def xray_bytes(self) -> int:
-        """The largest X-ray file."""
+        """Maximum size of an X-ray file."""
         return int(self.xray_megabytes * 2**20)
 
     @property
     def ct_bytes(self) -> int:
-        """The largest CT file."""
+        """Maximum size of a CT file."""
         return int(self.ct_megabytes * 2**20)
 
 
@@ -63,11 +63,11 @@ class GenerationRequest:
     Attributes:
         sampler: a key of `Service.samplers`.
         steps: evaluations of the network.
-        guidance: 1 = as trained.
-        seed: of the noise, 0 to 2³² - 1.
-        samples: above 1 the result is their mean, with their spread beside it.
-        view: PA, AP, or None: as the file says.
-        align: lungs, none, or None: as training did.
+        guidance: guidance scale; 1 = none.
+        seed: noise seed, 0 to 2³² - 1.
+        samples: number of samples; above 1 the result holds their mean and spread.
+        view: PA, AP, or None for the view in the file.
+        align: lungs, none, or None for the alignment used in training.
     """
 
     sampler: str | None = None
@@ -84,9 +84,9 @@ class XrayPreview:
     """An X-ray as the model sees it.
 
     Attributes:
-        picture: PNG with its side marks; kept as long as a result.
-        orientation: one line: view, where it is from, how the film was laid.
-        warnings: a line each; empty for a frontal film like those of training.
+        picture: PNG with side marks, kept as long as a result.
+        orientation: one line: view, source of the view, alignment.
+        warnings: one line each; empty for a frontal X-ray like the training X-rays.
     """
 
     picture: Path
@@ -99,10 +99,10 @@ class Progress:
     """Progress of a request.
 
     Attributes:
-        ahead: requests that come before; 0 while this one is processed.
-        step, steps: evaluations of the network done and in all.
-        seconds_left: None where it is not known yet.
-        slices: PNG of an axial, a coronal and a sagittal slice of the newest prediction; None before the first.
+        ahead: requests ahead; 0 while this one runs.
+        step, steps: finished and total evaluations of the network.
+        seconds_left: None if unknown.
+        slices: PNG of an axial, a coronal and a sagittal slice of the latest prediction; None before the first.
     """
 
     ahead: int
@@ -117,17 +117,17 @@ class Result:
     """A generated volume.
 
     Attributes:
-        token: the only key to its files.
-        window: HU of the model; presets outside of it mean nothing.
-        nominal: the size of the patient is not known, so no volume in ml can be read off.
-        phantom: the anatomy is a drawing.
-        metrics: against the uploaded CT, `{name: {"label", "unit", "value", "digits"}}` with a value of None where it
-            has no meaning, and `how` the CT was brought to the grid; None without a CT.
-        seconds: that it took, without waiting.
-        preview: of so few steps that the spread is too small.
-        reprojection: mean difference of the volume's own X-ray from the given one, both in [0, 1]; None where the
-            window allows none.
-        files: name to the file on this machine, for the page's downloads.
+        token: secret name of its folder.
+        window: HU window of the model; the viewer disables presets outside of it.
+        nominal: the patient size is unknown, so volumes in ml have no meaning.
+        phantom: the training data are phantoms.
+        metrics: against the uploaded CT: `{name: {"label", "unit", "value", "digits"}}`, value None if undefined;
+            `how` names the resampling of the CT. None without a CT.
+        seconds: run time without waiting.
+        preview: too few steps, so the spread is too small.
+        reprojection: mean absolute difference between the DRR of the volume and the X-ray, both in [0, 1]; None if
+            the window does not keep line integrals.
+        files: file name to local path.
     """
 
     token: str
@@ -143,15 +143,15 @@ class Result:
 
     @property
     def urls(self) -> dict[str, str]:
-        """Name in `RESULT_FILES` to the address on this server, for each file of the result."""
+        """File name to URL path, for each file of the result."""
         return {name: f"/result/{self.token}/{name}" for name in self.files}
 
     @property
     def mark(self) -> str:
-        """The text on every view."""
+        """Label on every view."""
         return MARK
 
     @property
     def spread_name(self) -> str:
-        """What the overlay shows: `spread`, or "" without one. The page shows no intervals."""
+        """`spread` if the result has a spread map, else ""; the overlay shows no intervals."""
         return "spread" if "spread.nii.gz" in self.files else ""

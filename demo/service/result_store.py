@@ -1,4 +1,4 @@
-"""The run's own folder: uploads and results under unguessable names, gone after a set time and at exit."""
+"""Folder of one run: uploads and results under random names, deleted after a set time and at exit."""
 
 import os
 import secrets
@@ -13,11 +13,11 @@ from demo.service.messages import RESULT_FILES
 
 
 class Store:
-    """Folders of one run, one a result, each known by its token alone.
+    """One folder per result, named by a secret token.
 
     Args:
-        folder: exists and belongs to this run; everything in it is deleted by time, and the folder itself by `close`.
-        keep_seconds: from the last change of a file, or the last change in a folder, to its deletion.
+        folder: existing folder of this run; the store deletes old entries, and `close` deletes the folder.
+        keep_seconds: time from the last change of a file or folder to its deletion.
     """
 
     def __init__(self, folder: Path, keep_seconds: float):
@@ -32,7 +32,7 @@ class Store:
 
     @contextmanager
     def held(self) -> Iterator[tuple[str, Path]]:
-        """A token and its empty folder, which is not deleted meanwhile, unless what is done in it fails."""
+        """Yields a token and its empty folder; `sweep` skips the folder meanwhile, and an error deletes it."""
         token = secrets.token_urlsafe(24)
         place = self.results / token
         place.mkdir(mode=0o700)
@@ -48,15 +48,15 @@ class Store:
             self._held.discard(token)
 
     def find(self, token: str, name: str) -> Path | None:
-        """The file of a result; None for whatever is not exactly a token and a name of this run."""
-        # compared with what is there, never joined from what was asked for
+        """Returns the path of a result file; None unless token and name both exist in this run."""
+        # compare with the listing first: no path is built from an unknown token
         if name not in RESULT_FILES or token not in os.listdir(self.results):
             return None
         path = self.results / token / name
         return path if path.is_file() and not path.is_symlink() else None
 
     def sweep(self, now: float | None = None) -> int:
-        """Deletes what is older than `keep_seconds`; how many entries."""
+        """Deletes entries older than `keep_seconds`; returns their number."""
         oldest, gone = (time.time() if now is None else now) - self.keep_seconds, 0
         for place in (self.results, self.uploads):
             for entry in list(place.iterdir()):
@@ -76,7 +76,7 @@ class Store:
 
 
 def _changed(entry: Path) -> float:
-    """When it, or anything in it, was last written; now if it has just gone."""
+    """Latest modification time of an entry and its content; now if it no longer exists."""
     try:
         return max(path.lstat().st_mtime for path in (entry, *entry.rglob("*")))
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""The files of a result: volumes, pictures, a DICOM series, and the settings that make it again."""
+"""The files of a result: volumes, pictures, a DICOM series, and the settings that reproduce it."""
 
 import json
 import time
@@ -34,19 +34,19 @@ NAMES = ("psnr", "ssim", "mae_hu", "mae_hu_body", "mae_hu_lungs", "lung_dice")
 HOW = "the CT brought to the model's grid as in training: whole, its size in mm taken for the nominal one"
 HOW_SPACING = "the CT brought to the model's grid as in training: around its centre, at the model's spacing"
 FRAMES = 48  # of the GIF
-FULL_COLOUR = 0.5  # of the range of an X-ray: differences of this size have the full colour
+FULL_COLOUR = 0.5  # of the range of an X-ray: difference at which the colour saturates
 
 
 @dataclass(frozen=True)
 class GeneratedSamples:
-    """Samples and what they were made of.
+    """Samples, their input and their options.
 
     Attributes:
-        shown: the X-ray as the generator took it.
-        digest: SHA-256 of its file.
-        drawn: HU.
-        sampler: its name in the config.
-        checkpoint: file name and SHA-256; None if from nowhere.
+        shown: the input of the generator.
+        digest: SHA-256 of the X-ray file.
+        drawn: samples in HU.
+        sampler: name in the config.
+        checkpoint: file name and SHA-256; None without a file.
         warnings: about the X-ray.
     """
 
@@ -63,23 +63,23 @@ class GeneratedSamples:
 def write_result(
     token: str, place: Path, generated: GeneratedSamples, pipeline, truth: Path | None, started: float
 ) -> Result:
-    """Writes every file of a result into `place`, where `xray.png` lies already.
+    """Writes the files of a result into `place`, which already holds `xray.png`.
 
     Args:
         truth: an uploaded CT of the same patient.
-        started: `time.monotonic()` when the work began.
+        started: `time.monotonic()` at the start.
 
     Raises:
-        UserError: a `truth` that cannot be read.
+        UserError: an unreadable `truth`.
     """
     shown, mean, window = generated.shown, generated.drawn.mean(dim=0), pipeline.window
     spacing = [e / n for e, n in zip(shown.extent, mean.shape, strict=True)]
-    # before anything is written: a CT that cannot be read is refused
+    # before writing, because an unreadable CT raises
     measured = None if truth is None else compare(truth, mean, spacing, shown, pipeline, place / "truth.nii.gz")
     digest = (generated.checkpoint or {}).get("sha256")
     bars = error_bars(pipeline.describe(), len(generated.drawn), digest, intervals=None)
     if bars["name"] == "spread":
-        bars |= {"reason": SPREADS_ONLY}  # whether a calibration lies beside the checkpoint or not
+        bars |= {"reason": SPREADS_ONLY}  # with or without a calibration beside the checkpoint
     preview = f"; {bars['preview']}" if "preview" in bars else ""
     mark = pictures.SYNTHETIC + ("; nominal spacing" if shown.nominal else "")
     write_nifti(place / "volume.nii.gz", mean, spacing, shown.centre, mark + preview)
@@ -110,12 +110,12 @@ def write_result(
 
 
 def is_phantom(pipeline) -> bool:
-    """Whether the model knows drawings of the anatomy alone."""
+    """Whether the model was trained on phantoms only."""
     return str(pipeline.protocol.get("dataset", "")).startswith("phantom")
 
 
 def _settings(generated: GeneratedSamples, pipeline) -> dict:
-    """Plain JSON that names no file of the patient; `command` makes the volume again from the same X-ray."""
+    """JSON without file names of the patient; `command` reproduces the volume from the same X-ray."""
     request = generated.request
     described = describe_run(pipeline, None, request.samples, request.seed)
     options = {
@@ -143,9 +143,9 @@ def _settings(generated: GeneratedSamples, pipeline) -> dict:
 def _reproject(
     place: Path, xray: Float[Tensor, "v h w"], poses: Float[Tensor, "v 9"], mean: Float[Tensor, "d h w"], spacing
 ) -> float | None:
-    """Pictures of the X-ray that the volume would give, and of how it differs from the given one; the mean error.
+    """Writes the DRR of the volume and its difference from the X-ray; returns the mean absolute difference.
 
-    None where nothing in the volume attenuates, or no ray caster is installed.
+    None if nothing in the volume attenuates, or no DRR renderer is installed.
     """
     pose, size = poses[0], tuple(xray.shape[-2:])
     try:
@@ -167,10 +167,10 @@ def compare(
 ) -> dict[str, dict]:
     """Writes the CT as `target` on the grid of the generated volume; `{metric: {"label", "unit", "value", "digits"}}`.
 
-    A value is None where the metric has no meaning. `how` says how the CT was brought to the grid.
+    A value is None if the metric is undefined. `how` names the resampling of the CT.
 
     Raises:
-        UserError: no CT.
+        UserError: an unreadable CT.
     """
     protocol = pipeline.protocol
     by_spacing = protocol.get("resampling") == "spacing"

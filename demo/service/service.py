@@ -1,4 +1,4 @@
-"""The demo behind the page and the API: looks at X-rays, and makes volumes one after the other with one model."""
+"""Service behind the page and the API: checks X-rays and generates volumes one at a time with one model."""
 
 import contextlib
 import logging
@@ -35,20 +35,20 @@ log = logging.getLogger(__name__)
 
 
 class Service:
-    """Thread-safe: any number of callers, one model, one volume at a time.
+    """Checks X-rays and generates volumes; thread-safe, one model, one volume at a time.
 
     Args:
-        pipeline: the generator; nobody else may use it while the service lives.
-        folder: an existing folder of this run alone; everything in it is deleted by time and by `close`.
-        samplers: nodes `sampler` of configs by name, the first is the default.
-        checkpoint: where the pipeline is from, for the settings of a result.
-        keep_minutes: how long uploads and results are kept.
-        limits: of requests, queue and uploads.
-        batch_size: volumes generated at once.
-        preview_every: steps between two pictures of the current prediction; 0 draws none.
+        pipeline: the generator; for the exclusive use of the service.
+        folder: existing folder of this run; `close` deletes it.
+        samplers: `sampler` config nodes by name; the first is the default.
+        checkpoint: file of the pipeline, recorded in the settings of a result.
+        keep_minutes: lifetime of uploads and results.
+        limits: limits of requests, queue and uploads.
+        batch_size: samples per batch.
+        preview_every: steps between two preview pictures; 0 = none.
 
     Raises:
-        UserError: a generator that takes no single X-ray.
+        UserError: a generator that does not take one X-ray.
     """
 
     def __init__(
@@ -67,13 +67,13 @@ class Service:
         self.limits = limits or Limits()
         self.default_sampler = next(iter(self.samplers))
         self.store = Store(folder, keep_minutes * 60.0)
-        self._checks = threading.Semaphore(MAX_PARALLEL_CHECKS)  # a look takes memory too
+        self._checks = threading.Semaphore(MAX_PARALLEL_CHECKS)  # each check needs memory
         self._generator = Generator(pipeline, self.samplers, checkpoint, batch_size, preview_every)
         self.queue = JobQueue(self._generator.work, self.limits.max_queue)
 
     @property
     def about(self) -> dict:
-        """Plain JSON about the model, for the page."""
+        """JSON description of the model."""
         pipeline = self.pipeline
         return {
             "window": [pipeline.window.low, pipeline.window.high],
@@ -89,10 +89,10 @@ class Service:
         }
 
     def look(self, xray: Path, view: str | None = None, align: str | None = None) -> XrayPreview:
-        """The X-ray as the model sees it, and what is odd about it.
+        """Returns the X-ray as the model sees it, with warnings.
 
         Raises:
-            UserError: a file that cannot be read as an X-ray; the line does not name it.
+            UserError: a file that is no readable X-ray; the message does not contain its name.
         """
         request = self.checked(GenerationRequest(view=view, align=align))
         with self._checks, self.store.held() as (_, place):
@@ -112,7 +112,7 @@ class Service:
         """Yields progress, then the result; setting `cancelled` or closing the iterator cancels the request.
 
         Raises:
-            UserError: a file that cannot be read, an option out of range, or too little memory.
+            UserError: an unreadable file, an option out of range, or too little memory.
             Busy: the queue is full.
             Cancelled: the request was cancelled.
         """
@@ -127,10 +127,10 @@ class Service:
                 yield from self.queue.follow(task, cancelled, self._generator.steps(request))
 
     def checked(self, request: GenerationRequest) -> GenerationRequest:
-        """The same request with whole numbers where these are meant, and None for an empty choice.
+        """Returns the request with validated numbers, and None for an empty choice.
 
         Raises:
-            UserError: an option out of range; the line states the range.
+            UserError: an option out of range; the message contains the range.
         """
         sampler = request.sampler or None
         if sampler is not None and sampler not in self.samplers:
@@ -143,9 +143,9 @@ class Service:
         samples = _whole("samples", request.samples, 1, self.limits.max_samples)
         view, align = request.view or None, request.align or None
         if view not in (None, "PA", "AP"):
-            raise UserError(f"view={str(view)[:40]}: choose PA or AP, or nothing for what the file says")
+            raise UserError(f"view={str(view)[:40]}: choose PA or AP, or leave it empty for the view in the file")
         if align not in (None, "lungs", "none"):
-            raise UserError(f"align={str(align)[:40]}: choose lungs or none, or nothing for what training did")
+            raise UserError(f"align={str(align)[:40]}: choose lungs or none, or leave it empty for that of training")
         return GenerationRequest(sampler, steps, guidance, seed, samples, view, align)
 
     def close(self) -> None:
@@ -157,15 +157,15 @@ class Service:
 def _refuse_unfit(pipeline, checkpoint: Path | None) -> None:
     protocol, name = pipeline.protocol, checkpoint or "checkpoint"
     if protocol.get("input") == "volume":
-        raise UserError(f"{name}: it was trained on volumes and takes no X-ray; give one that was trained on X-rays")
+        raise UserError(f"{name}: this model takes volumes; give a checkpoint trained on X-rays")
     if protocol.get("views", 1) != 1:
         raise UserError(
-            f"{name}: it needs {protocol['views']} views of a patient and the page takes one; give one trained on one "
-            "view, or python evaluation/generate.py both files of two"
+            f"{name}: the model needs {protocol['views']} views and the page takes one; give a checkpoint trained on "
+            "one view, or run python evaluation/generate.py with two files"
         )
     missing = [key for key in ("window", "volume_size", "extent", "xray_size") if key not in protocol]
     if missing:
-        raise UserError(f"{name}: its protocol does not say {', '.join(missing)}; export or train it again")
+        raise UserError(f"{name}: its protocol lacks {', '.join(missing)}; export or train it again")
 
 
 def _number(name: str, value, least: float, most: float) -> float:
@@ -187,7 +187,7 @@ def _whole(name: str, value, least: int, most: int) -> int:
 
 @contextlib.contextmanager
 def _anonymous(*paths: Path | None) -> Iterator[None]:
-    """What goes wrong as one line without paths or contents; what should not have is logged without its message."""
+    """Removes paths from user errors, and logs other errors without their message."""
     called = ("the X-ray", "the CT")
     names = [(str(path), called[place]) for place, path in enumerate(paths) if path is not None]
     try:
@@ -198,7 +198,7 @@ def _anonymous(*paths: Path | None) -> Iterator[None]:
             text = text.replace(path, name)
         raise type(error)(text) from None
     except Exception as error:
-        # the message may hold a header's contents, the frames cannot
+        # the message may quote a file header, the frames cannot
         frames = "".join(traceback.format_tb(error.__traceback__))
-        log.error("%s in one request, the server goes on\n%s", type(error).__name__, frames)
-        raise UserError(f"that went wrong ({type(error).__name__}); the server goes on, try another file") from None
+        log.error("%s in one request, the server still runs\n%s", type(error).__name__, frames)
+        raise UserError(f"the request failed ({type(error).__name__}); try another file") from None

@@ -1,4 +1,4 @@
-"""One generation: from a request to the files of its result, with progress on the way."""
+"""Runs one generation: from a request to the files of its result, with progress."""
 
 import gc
 import shutil
@@ -23,14 +23,14 @@ from evaluation.generation.open_pipeline import set_sampler
 from evaluation.visualization import sheets
 from evaluation.visualization import slices as pictures
 
-COARSE = 16  # latents a side of what is decoded on the way on a CPU: an eighth of the time of 32
+COARSE = 16  # latents per side of a preview decoded on a CPU, an eighth of the time of 32
 PREVIEW_SIDE = 192  # pixels
 NO_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "cannot allocate memory")
 
 
 @dataclass(frozen=True)
 class Task:
-    """A request with its files, all of which lie in `place`, the folder of `token`."""
+    """A request with its files in `place`, the folder of `token`."""
 
     token: str
     place: Path
@@ -40,13 +40,13 @@ class Task:
 
 
 class Generator:
-    """Does the work of the line with the one model; nobody but the line's worker calls `work`.
+    """Runs jobs with one model; only the queue's worker thread calls `work`.
 
     Args:
-        samplers: nodes `sampler` of configs by name; the first is the default.
-        checkpoint: where the pipeline is from; None if from nowhere.
-        batch_size: volumes generated at once.
-        preview_every: steps between two pictures of the current prediction; 0 draws none.
+        samplers: `sampler` config nodes by name; the first is the default.
+        checkpoint: file of the pipeline, or None.
+        batch_size: samples per batch.
+        preview_every: steps between two preview pictures; 0 = none.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Generator:
         self.batch_size, self.preview_every = batch_size, preview_every
         digest = None if checkpoint is None else sha256(checkpoint)
         self.checkpoint = None if checkpoint is None else {"file": Path(checkpoint).name, "sha256": digest}
-        self._after = 0.0  # seconds that the last result took after its last step
+        self._after = 0.0  # seconds between last step and result of the previous job
 
     def sampler(self, request: GenerationRequest) -> tuple[str, dict]:
         """Name and settings of the sampler of a request."""
@@ -72,10 +72,10 @@ class Generator:
         return self.sampler(request)[1]["steps"] * -(-request.samples // self.batch_size)
 
     def work(self, job: Job, report: Callable[[Progress], None]) -> Result:
-        """The line's work.
+        """Runs a job and returns its result.
 
         Raises:
-            UserError: an X-ray that cannot be used, or too little memory for the request.
+            UserError: an unusable X-ray, or too little memory.
             Cancelled: as `Job.check`.
         """
         task: Task = job.task
@@ -85,17 +85,17 @@ class Generator:
             if not isinstance(error, MemoryError) and not any(t in str(error).lower() for t in NO_MEMORY):
                 raise
         finally:
-            # the patient's files are needed no longer; of what was taken back, nothing is
+            # delete the uploads, and all files of a cancelled job
             for file in (task.xray, task.truth):
                 if file is not None:
                     file.unlink(missing_ok=True)
             if job.cancelled.is_set():
                 shutil.rmtree(task.place, ignore_errors=True)
-        # outside of the handler: the traceback would keep the tensors alive
+        # outside the handler, because the traceback keeps the tensors alive
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        raise UserError("not enough memory on this machine for that: ask for fewer samples, or set batch_size=1")
+        raise UserError("not enough memory on this machine: request fewer samples, or set batch_size=1")
 
     def _work(self, job: Job, report: Callable[[Progress], None]) -> Result:
         task: Task = job.task
@@ -109,7 +109,7 @@ class Generator:
 
         def advance(step: int, total: int) -> None:
             job.check()
-            begun.append(time.monotonic())  # the first step, which also warms up, tells little of the others
+            begun.append(time.monotonic())  # the first step includes the warm-up
             each = (begun[-1] - begun[0]) / (step - 1) if step > 1 else None
             left = None if each is None else each * (total - step) + self._after
             report(Progress(0, step, total, left, drawing.newest))
@@ -136,7 +136,7 @@ class Generator:
 
 
 class _Preview:
-    """Pictures of the prediction on its way, on a CPU from a coarse grid of its latents."""
+    """Draws intermediate predictions; on a CPU from downsampled latents."""
 
     def __init__(self, generator: Generator, place: Path, extent: tuple[float, float, float]):
         self._pipeline, self._every = generator.pipeline, generator.preview_every
@@ -144,7 +144,7 @@ class _Preview:
         self.newest: Path | None = None
 
     def draw(self, step: int, latents: Float[Tensor, "n c d h w"]) -> None:
-        """Every few steps, of the first sample of the batch."""
+        """Draws the first sample of the batch every `preview_every` steps."""
         if step % self._every:
             return
         on_cpu = latents.device.type == "cpu"

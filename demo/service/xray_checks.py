@@ -1,4 +1,4 @@
-"""Looking at an X-ray before anything is made of it: as the model sees it, and what is odd about it."""
+"""Checks of an X-ray before generation: its view as model input, and warnings."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,26 +15,26 @@ from evaluation.generation.xray_inputs import GeneratorInput, aligned_views, rea
 from evaluation.visualization.slices import xray_tile
 
 PICTURE_SIDE = 512  # pixels
-# Of 12 real frontal films and 10 X-rays rendered from CTs, laid by their lungs, the least like the mean training X-ray
-# of the phantom weights has a correlation of 0.59; eight photographs and textures reach 0.38.
+# Correlation with the mean training X-ray of the phantom weights after alignment: at least 0.59 in 12 real frontal
+# films and 10 DRRs, at most 0.38 in eight photographs and textures.
 MIN_LIKENESS = 0.5
-# Correlation of a picture with its mirror image: 0.83 to 0.99 in those films, below 0.82 in half of the laterals.
+# Correlation of an image with its mirror image: 0.83 to 0.99 in those films, below 0.82 in half of the laterals.
 MIN_SYMMETRY = 0.8
-LIKENESS_GAIN = 0.08  # likeness that an inverted or turned picture must gain to be called the right one
-MAX_DISTANCE = 1.2  # distance from the mean training X-ray, where the farthest of these is 1
+LIKENESS_GAIN = 0.08  # gain in likeness above which a warning proposes inversion or rotation
+MAX_DISTANCE = 1.2  # distance from the mean training X-ray, in units of the farthest training X-ray
 COARSE = 32  # pixels a side, for symmetry
 TURNS = {"inverted": (0, True), "turned by 90°": (1, False), "upside down": (2, False), "turned by 270°": (3, False)}
 LATERAL = "the file says that it is a lateral or oblique view: give a frontal chest X-ray"
-INVERTED = "the file is inverted (dark bone): it was brought to bright bone"
+INVERTED = "the file is inverted (dark bone): converted to bright bone"
 
 
 @dataclass(frozen=True)
 class CheckedXray:
-    """What was seen in one file.
+    """Result of the checks of one file.
 
     Attributes:
-        shown: as the generator takes it; None for a view that it refuses.
-        orientation, warnings: as of `demo.service.messages.XrayPreview`.
+        shown: the input of the generator; None for a lateral view.
+        orientation, warnings: as in `demo.service.messages.XrayPreview`.
     """
 
     shown: GeneratorInput | None
@@ -43,10 +43,10 @@ class CheckedXray:
 
 
 def check_xray(xray: Path, pipeline, picture: Path, view: str | None = None, align: str | None = None) -> CheckedXray:
-    """Reads an X-ray, draws it as the model sees it into `picture` (PNG), and says what is odd about it.
+    """Returns the model input and warnings for an X-ray; writes the model input to `picture` (PNG).
 
     Raises:
-        UserError: a file that cannot be read as an X-ray.
+        UserError: a file that is no readable X-ray.
     """
     found, size = read_xray_image(xray), tuple(pipeline.protocol["xray_size"])
     warnings = [INVERTED] if any(note.startswith("inverted") for note in found.notes) else []
@@ -61,11 +61,11 @@ def check_xray(xray: Path, pipeline, picture: Path, view: str | None = None, ali
 
 
 def oddities(plain: Float[Tensor, "h w"], shown: GeneratorInput, pipeline) -> list[str]:
-    """A line for each thing in which a picture differs from a frontal chest X-ray, and from those of training.
+    """Returns one line for each difference from a frontal chest X-ray or from the training X-rays.
 
     Args:
-        plain: the film in [0, 1] as it lies.
-        shown: as the generator takes it.
+        plain: the X-ray in [0, 1], not aligned.
+        shown: the input of the generator.
     """
     warnings, prior = [], pipeline.prior
     box = pipeline.protocol.get("lung_box")
@@ -78,18 +78,18 @@ def oddities(plain: Float[Tensor, "h w"], shown: GeneratorInput, pipeline) -> li
         }
         name = max(turned, key=turned.get)
         if turned[name] > max(own + LIKENESS_GAIN, MIN_LIKENESS):
-            warnings.append(f"it looks {name}: bring it to bright bone, head up, the patient's right on the left")
+            warnings.append(f"it looks {name}: give it with bright bone, head up, the patient's right on the left")
         if not warnings and own < MIN_LIKENESS:
             warnings.append(
                 "it does not look like a frontal chest X-ray (correlation with the mean training X-ray "
                 f"{own:.2f}, of a frontal film above {MIN_LIKENESS:g})"
             )
     if box is not None and not lungs:
-        warnings.append("no lungs were found in it: it is taken as it lies")
+        warnings.append("no lungs found: the X-ray is not aligned")
     elif not warnings and _symmetry(aligned) < MIN_SYMMETRY:
-        warnings.append("it looks like a lateral, oblique or strongly turned view: give a frontal chest X-ray")
+        warnings.append("it looks like a lateral, oblique or strongly rotated view: give a frontal chest X-ray")
     if prior is not None:
-        aligned, _ = aligned_views(shown, pipeline.pose_regressor)  # as the X-rays were that the guess was fitted on
+        aligned, _ = aligned_views(shown, pipeline.pose_regressor)  # as the prior was fitted
         far = float(prior.distance(aligned[None, :, None].to(pipeline.device)))
         if far > MAX_DISTANCE:
             warnings.append(
@@ -100,10 +100,10 @@ def oddities(plain: Float[Tensor, "h w"], shown: GeneratorInput, pipeline) -> li
 
 
 def refuse_lateral(checked: CheckedXray) -> GeneratorInput:
-    """The X-ray as the generator takes it.
+    """Returns the input of the generator.
 
     Raises:
-        UserError: a view that it does not take.
+        UserError: a lateral view.
     """
     if checked.shown is None:
         raise UserError(f"the X-ray: {LATERAL}")
@@ -111,13 +111,13 @@ def refuse_lateral(checked: CheckedXray) -> GeneratorInput:
 
 
 def _aligned(plain: Tensor, box, extent) -> tuple[Float[Tensor, "h w"], bool]:
-    """By its lungs, if they are found."""
+    """The X-ray aligned to its lungs, and whether lungs were found."""
     found = None if box is None else lung_map(plain, box, extent)
     return (plain, False) if found is None else (found.apply(plain), True)
 
 
 def _best(plain: Tensor, box, pipeline) -> float:
-    """Likeness to the mean training X-ray, as it lies or laid by its lungs."""
+    """Larger likeness to the mean training X-ray, with and without alignment."""
     return max(_likeness(image, pipeline.prior) for image in (plain, _aligned(plain, box, pipeline.extent)[0]))
 
 
@@ -135,5 +135,5 @@ def _symmetry(image: Tensor) -> float:
 def _orientation(shown: GeneratorInput, assumed: list[str]) -> str:
     notes, aligned = shown.notes, shown.notes.get("alignment", {}).get("align") == "lungs"
     parts = [f"{notes.get('view', 'PA')}, {notes.get('view_source', 'assumed')}"]
-    parts.append("laid by its lungs" if aligned else "as it lies")
+    parts.append("aligned to the lungs" if aligned else "not aligned")
     return "; ".join([*parts, "head up, the patient's right on the left", *assumed])

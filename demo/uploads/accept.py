@@ -1,8 +1,7 @@
-"""Uploads before anything reads them: what kind a file is by its content, and whether its size can be borne.
+"""Checks of uploads before they are read: kind by content, and size within limits.
 
-A header may promise any number of pixels and a few bytes may inflate to gigabytes, so everything is measured here
-first: nothing is allocated for what a file says before what it says was found bearable, and nothing is unpacked beyond
-what it says. Names are not looked at.
+A header may declare any number of pixels, and a few bytes may inflate to gigabytes. The checks allocate nothing before
+the declared size is within limits, and decompress no more than the declared size. File names play no role.
 """
 
 import shutil
@@ -17,25 +16,24 @@ from demo.uploads.dicom import expect_dicom
 from demo.uploads.image import expect_jpeg, expect_png
 from demo.uploads.nifti import HEADER, expect_nifti
 
-# What the readers of headers raise where these lie; a too deep nesting of DICOM sequences is a RecursionError.
+# Errors of header parsers on malformed files; deeply nested DICOM sequences raise RecursionError.
 DAMAGED = (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError, EOFError, RuntimeError,
            NotImplementedError, OverflowError, MemoryError, struct.error, zlib.error,
            pydicom.errors.InvalidDicomError, pydicom.errors.BytesLengthException)  # fmt: skip
 
 
 def take_xray(upload: Path, place: Path, max_bytes: int) -> Path:
-    """A copy of an upload under a name of ours whose ending is what the file is.
+    """Copies an upload to `place` with the extension of its kind; returns the copy.
 
     Raises:
-        UserError: not a file of these kinds, too large or otherwise not to be read. The line names the X-ray, never
-            its file.
+        UserError: an unknown kind, too large or damaged. The message does not contain the file name.
     """
     kind = _measured(upload, max_bytes, "the X-ray", volume=False)
     return _copied(upload, place / f"upload{kind}")
 
 
 def take_ct(upload: Path, place: Path, max_bytes: int) -> Path:
-    """The same for a true CT: NIfTI alone.
+    """As `take_xray` for a true CT (NIfTI only).
 
     Raises:
         UserError: as `take_xray`.
@@ -46,10 +44,10 @@ def take_ct(upload: Path, place: Path, max_bytes: int) -> Path:
 
 def _measured(upload: Path, max_bytes: int, name: str, volume: bool) -> str:
     if not upload.is_file():
-        raise UserError(f"{name}: it is no longer here; upload it again")
+        raise UserError(f"{name}: the file was deleted; upload it again")
     size = upload.stat().st_size
     if size > max_bytes:
-        raise UserError(f"{name}: {size / 2**20:.0f} MB, at most {max_bytes / 2**20:.0f} MB are taken")
+        raise UserError(f"{name}: {size / 2**20:.0f} MB, at most {max_bytes / 2**20:.0f} MB are allowed")
     with upload.open("rb") as file:
         start = file.read(HEADER)
     try:

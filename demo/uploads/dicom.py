@@ -1,4 +1,4 @@
-"""Whether a DICOM radiograph can be borne: by its header, and by what its compressed pixels say of their own size."""
+"""Size checks of DICOM radiographs by header and by the header of compressed pixels."""
 
 import re
 import struct
@@ -11,26 +11,26 @@ from demo.uploads.image import expect_pixels, jpeg_size
 
 DEFLATED = "1.2.840.10008.1.2.1.99"  # Deflated Explicit VR: the whole data set is compressed, of any size
 UNPACKED = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2")
-DEFERRED = 1 << 20  # bytes of an element that is read only when it is asked for
+DEFERRED = 1 << 20  # bytes above which pydicom reads an element only on access
 PIXELS = 0x7FE00010
 MAY_FOLLOW = (0xFFFAFFFA, 0xFFFCFFFC)  # signatures, padding
-# The 128 bytes before the mark are free: a file may begin as a program or an archive and be DICOM too.
+# The preamble of 128 bytes is free, so a file can be DICOM and a program or archive at once.
 FOREIGN = (b"MZ", b"\x7fELF", b"PK", b"%PDF", b"#!", b"<", b"GIF8", b"\x89PNG", b"\xff\xd8", b"Rar!", b"\xca\xfe")
 
 
 def expect_dicom(upload: Path, start: bytes, size: int) -> str:
-    """Gives back the ending of such files.
+    """Returns the extension `.dcm`.
 
     Raises:
-        UserError: another kind of file too, deflated, of several frames or channels, more pixels than can be borne,
-            fewer stored than stated. What pydicom raises on damaged files passes through.
+        UserError: also another kind of file, deflated, several frames or channels, too many pixels, or fewer pixels
+            stored than declared. Errors of pydicom on damaged files pass through.
     """
     if start.startswith(FOREIGN):
-        raise UserError("the X-ray: a DICOM file that is something else too; export it again")
+        raise UserError("the X-ray: a DICOM file that is also another kind of file; export it again")
     meta = pydicom.filereader.read_file_meta_info(upload)
     syntax = str(meta.get("TransferSyntaxUID", ""))
     if syntax == DEFLATED:
-        raise UserError("the X-ray: a deflated DICOM file, which may be of any size; export it uncompressed")
+        raise UserError("the X-ray: a deflated DICOM file; export it uncompressed")
     header = pydicom.dcmread(upload, defer_size=DEFERRED)
     rows, columns = int(header.get("Rows", 0) or 0), int(header.get("Columns", 0) or 0)
     frames, channels = int(header.get("NumberOfFrames", 1) or 1), int(header.get("SamplesPerPixel", 1) or 1)
@@ -44,7 +44,7 @@ def expect_dicom(upload: Path, start: bytes, size: int) -> str:
         raise UserError("the X-ray: a DICOM file without a picture; give the image itself")
     tags = [int(tag) for tag in header.keys()]  # noqa: SIM118 (in the order of the file; a Dataset iterates sorted)
     if any(tag not in MAY_FOLLOW for tag in tags[tags.index(PIXELS) + 1 :]):
-        raise UserError("the X-ray: something follows the picture in the DICOM file; export it again")
+        raise UserError("the X-ray: the DICOM file has data after the picture; export it again")
     stored = header["PixelData"].value
     if stored is None or len(stored) > size:
         raise UserError("the X-ray: the DICOM file is cut off; copy it again")
@@ -57,16 +57,16 @@ def expect_dicom(upload: Path, start: bytes, size: int) -> str:
 
 
 def _expect_stream(stored: bytes, rows: int, columns: int) -> None:
-    """The codestream must have the size that the header says, or a decoder would allocate its own."""
+    """Checks that the codestream has the size of the header, because decoders allocate by the codestream."""
     frame = next(pydicom.encaps.generate_frames(stored, number_of_frames=1))
     if frame.startswith(b"\xff\xd8"):
         width, height = jpeg_size(frame)
     elif found := re.search(rb"\xff\x51..(.{36})", frame[:4096], re.DOTALL):  # SIZ of JPEG 2000
         right, lower, left, upper = struct.unpack(">4I", found.group(1)[2:18])
         width, height = right - left, lower - upper
-    elif len(frame) >= 64 and struct.unpack("<I", frame[:4])[0] in (1, 2, 4):  # RLE: as large as the header says
+    elif len(frame) >= 64 and struct.unpack("<I", frame[:4])[0] in (1, 2, 4):  # RLE has the size of the header
         return
     else:
-        raise UserError("the X-ray: compressed in a way that is not known; export it uncompressed or as PNG")
+        raise UserError("the X-ray: unknown compression; export it uncompressed or as PNG")
     if (width, height) != (columns, rows):
-        raise UserError(f"the X-ray: {columns}x{rows} pixels in the header, {width}x{height} in it; export it again")
+        raise UserError(f"the X-ray: {columns}x{rows} pixels in the header, {width}x{height} stored; export it again")

@@ -1,4 +1,4 @@
-"""Whether a PNG or JPEG can be borne, by its chunks and markers alone: nothing is decoded."""
+"""Size checks of PNG and JPEG files by chunks and markers, without decoding."""
 
 import struct
 from pathlib import Path
@@ -10,14 +10,17 @@ MAX_SIDE = 8192  # pixels; a digital detector has at most about 5000
 MAX_PIXELS = 30_000_000
 MAX_TEXT = 1 << 20  # bytes of a compressed text or colour profile
 CHANNELS = {2: 3, 4: 2, 6: 4}  # by the colour type of a PNG
-LARGE, MAX_RATIO = 4 << 20, 300  # bytes from which on; no film is packed so well, zeros a thousandfold
+LARGE, MAX_RATIO = (
+    4 << 20,
+    300,
+)  # bytes above which to check the ratio; about 1000 for blank images
 
 
 def expect_png(upload: Path, size: int) -> str:
-    """Walks the chunks: IHDR first, IEND at the very end, one picture. Gives back the ending of such files.
+    """Checks the chunks of a PNG (IHDR first, IEND last, one picture); returns the extension `.png`.
 
     Raises:
-        UserError: another order, more pixels than can be borne, several pictures, something behind them.
+        UserError: another order, too many pixels, several pictures, or trailing data.
     """
     with upload.open("rb") as file:
         file.seek(8)
@@ -35,9 +38,9 @@ def expect_png(upload: Path, size: int) -> str:
                 whole = width * height * CHANNELS.get(colour, 1) * depth // 8
                 file.seek(-10, 1)
             if kind == b"acTL":
-                raise UserError("the X-ray: a moving PNG; export a single picture")
+                raise UserError("the X-ray: an animated PNG; export a single picture")
             if kind in (b"zTXt", b"iTXt", b"iCCP") and length > MAX_TEXT:
-                raise UserError("the X-ray: the PNG carries too much text; export it again without")
+                raise UserError("the X-ray: the PNG contains too much text; export it without")
             first, packed = False, packed + length * (kind == b"IDAT")
             file.seek(length + 4, 1)
             if file.tell() > size:
@@ -47,29 +50,29 @@ def expect_png(upload: Path, size: int) -> str:
         if whole > LARGE and whole > MAX_RATIO * packed:
             raise UserError("the X-ray: the image is blank; export it again")
         if file.tell() != size:
-            raise UserError("the X-ray: something follows the picture in the PNG; export it again")
+            raise UserError("the X-ray: the PNG has data after the picture; export it again")
     return ".png"
 
 
 def expect_jpeg(upload: Path) -> str:
-    """Reads the markers up to the frame header; nothing may follow the last one. Gives back the ending of such files.
+    """Checks the markers of a JPEG up to the frame header, and its end; returns the extension `.jpg`.
 
     Raises:
-        UserError: damaged, more pixels than can be borne, something behind the picture.
+        UserError: damaged, too many pixels, or trailing data.
     """
     data = upload.read_bytes()
     expect_pixels(*jpeg_size(data))
     end = data.rfind(b"\xff\xd9")
     if end < 0 or data[end + 2 :].strip(b"\0\n\r "):
-        raise UserError("the X-ray: the JPEG is cut off, or something follows the picture; export it again")
+        raise UserError("the X-ray: the JPEG is cut off, or has data after the picture; export it again")
     return ".jpg"
 
 
 def jpeg_size(data: bytes) -> tuple[int, int]:
-    """Width and height of the frame header (SOF) of a JPEG or JPEG-LS codestream.
+    """Returns width and height from the frame header (SOF) of a JPEG or JPEG-LS codestream.
 
     Raises:
-        UserError: there is none.
+        UserError: no frame header.
     """
     at = 2
     while at + 9 <= len(data):
@@ -92,8 +95,8 @@ def jpeg_size(data: bytes) -> tuple[int, int]:
 
 
 def expect_pixels(width: int, height: int) -> None:
-    """Raises UserError for more pixels than can be borne, and for a strip."""
+    """Raises UserError for too many pixels or an extreme aspect ratio."""
     if not (width and height) or max(width, height) > MAX_SIDE or width * height > MAX_PIXELS:
-        raise UserError(f"the X-ray: {width}x{height} pixels, at most {MAX_SIDE} a side are taken")
+        raise UserError(f"the X-ray: {width}x{height} pixels, at most {MAX_SIDE} a side are allowed")
     if max(width, height) > LARGEST_ASPECT * min(width, height):
         raise UserError(f"the X-ray: {width}x{height} pixels; give a whole frontal chest X-ray")

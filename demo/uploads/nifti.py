@@ -1,4 +1,4 @@
-"""Whether a NIfTI file can be borne: by its header, and by unpacking it no further than the header says it goes."""
+"""Size checks of NIfTI files by header, with decompression limited to the declared size."""
 
 import math
 import struct
@@ -11,23 +11,23 @@ from demo.uploads.image import MAX_PIXELS, MAX_SIDE
 MAX_AXIS = 2048  # voxels
 MAX_VOXELS = 200_000_000  # 512 x 512 x 760
 CHUNK = 1 << 20
-HEADER = 352  # bytes of header and extension flag
-BYTES = {2: 1, 4: 2, 8: 4, 16: 4, 64: 8, 256: 1, 512: 2, 768: 4}  # of the data types that hold one real number
-MAX_OFFSET = 1 << 20  # of the voxels in the file
+HEADER = 352  # bytes of the header and the extension flag
+BYTES = {2: 1, 4: 2, 8: 4, 16: 4, 64: 8, 256: 1, 512: 2, 768: 4}  # per value, by datatype code; real types only
+MAX_OFFSET = 1 << 20  # bytes before the first voxel
 SLACK = 4096  # bytes that may follow the voxels
 
 
 def expect_nifti(upload: Path, start: bytes, size: int, name: str, volume: bool) -> str:
-    """Gives back the ending of such files.
+    """Returns the extension, `.nii` or `.nii.gz`.
 
     Args:
         start: the first `HEADER` bytes.
-        size: of the file in bytes.
-        name: what the file is, for the message.
-        volume: whether three dimensions are wanted, or a picture.
+        size: bytes of the file.
+        name: subject of the error messages.
+        volume: whether to expect three dimensions, else an image.
 
     Raises:
-        UserError: not NIfTI, damaged, more values than can be borne, another length than the header says.
+        UserError: not NIfTI, damaged, too many values, or a length other than declared.
     """
     packed = start.startswith(b"\x1f\x8b")
     if packed:
@@ -36,22 +36,22 @@ def expect_nifti(upload: Path, start: bytes, size: int, name: str, volume: bool)
     if packed:
         _, found = _unpacked(upload, expected + SLACK, name, keep=False)
         if found > expected + SLACK:
-            raise UserError(f"{name}: unpacks to more than its header says; export it again")
+            raise UserError(f"{name}: decompresses to more than its header declares; export it again")
     else:
         found = size
         if found > expected + SLACK:
-            raise UserError(f"{name}: longer than its header says; export it again")
+            raise UserError(f"{name}: longer than its header declares; export it again")
     if found < expected:
         raise UserError(f"{name}: the NIfTI file is cut off; copy or export it again")
     return ".nii.gz" if packed else ".nii"
 
 
 def _length(start: bytes, name: str, volume: bool) -> int:
-    """Length of the whole file, by its header (NIfTI-1: sizeof_hdr, dim, datatype, vox_offset, magic)."""
+    """Length of the whole file in bytes by its header (NIfTI-1: sizeof_hdr, dim, datatype, vox_offset, magic)."""
     order = {348: "<", 1543569408: ">"}.get(struct.unpack("<i", start[:4])[0] if len(start) >= 4 else 0)
     if order is None or len(start) < 348 or start[344:348] not in (b"n+1\0", b"n+1 "):
         wanted = "a NIfTI file (.nii or .nii.gz)" if volume else "a PNG, JPEG, DICOM or NIfTI file"
-        raise UserError(f"{name}: what it holds is not {wanted}; export it again as one")
+        raise UserError(f"{name}: the content is not {wanted}; export it as one")
     count, *dims = struct.unpack(f"{order}8h", start[40:56])
     datatype, offset = struct.unpack(f"{order}h", start[70:72])[0], struct.unpack(f"{order}f", start[108:112])[0]
     if not 1 <= count <= 7 or min(dims[:count]) < 1 or datatype not in BYTES:
@@ -62,7 +62,7 @@ def _length(start: bytes, name: str, volume: bool) -> int:
     most, longest = (MAX_VOXELS, MAX_AXIS) if volume else (MAX_PIXELS, MAX_SIDE)
     if voxels > most or max(dims) > longest:
         shown = "x".join(str(n) for n in dims)
-        raise UserError(f"{name}: {shown} values, at most {longest} an axis and {most // 10**6} million are taken")
+        raise UserError(f"{name}: {shown} values, at most {longest} an axis and {most // 10**6} million are allowed")
     if not volume and sum(n > 1 for n in dims) > 2:
         raise UserError(
             f"{name}: a volume of {'x'.join(map(str, dims))} where an X-ray is one slice; give a PNG, JPEG or DICOM"
@@ -71,7 +71,7 @@ def _length(start: bytes, name: str, volume: bool) -> int:
 
 
 def _unpacked(upload: Path, most: int, name: str, keep: bool = True) -> tuple[bytes, int]:
-    """The first `most` bytes of a gzip file, and how many there are, up to a chunk more than `most`."""
+    """Returns the first `most` bytes of a gzip file and its decompressed length, counted to one chunk past `most`."""
     inflater, kept, found = zlib.decompressobj(wbits=31), bytearray(), 0
     with upload.open("rb") as file:
         while found <= most and (chunk := file.read(CHUNK // 16)):
@@ -82,6 +82,6 @@ def _unpacked(upload: Path, most: int, name: str, keep: bool = True) -> tuple[by
                     kept += out
             if inflater.eof:
                 if inflater.unused_data.strip(b"\0") or file.read(CHUNK).strip(b"\0"):
-                    raise UserError(f"{name}: something follows the data in the gzip file; export it again")
+                    raise UserError(f"{name}: the gzip file has data after its end; export it again")
                 break
     return bytes(kept[:most]), found

@@ -29,10 +29,10 @@ def free_port() -> int:
 @pytest.mark.parametrize(
     ("host", "port", "password", "line"),
     [
-        ("0.0.0.0", 7860, None, "host=0.0.0.0: others could reach it; set password="),
-        ("::", 7860, None, "others could reach it"),
-        ("192.168.1.7", 7860, None, "others could reach it"),
-        ("ward.example", 7860, None, "others could reach it"),
+        ("0.0.0.0", 7860, None, "host=0.0.0.0: other machines can reach it; set password="),
+        ("::", 7860, None, "other machines can reach it"),
+        ("192.168.1.7", 7860, None, "other machines can reach it"),
+        ("ward.example", 7860, None, "other machines can reach it"),
         ("127.0.0.1", 7860, "short", "give at least 8"),
         ("127.0.0.1", 0, None, "port=0"),
         ("127.0.0.1", 70000, None, "port=70000"),
@@ -104,7 +104,7 @@ def command(tmp_path: Path, *options: str) -> subprocess.Popen:
 @pytest.mark.parametrize(
     ("options", "line"),
     [
-        (("host=0.0.0.0",), "error: host=0.0.0.0: others could reach it"),
+        (("host=0.0.0.0",), "error: host=0.0.0.0: other machines can reach it"),
         (("checkpoint=README.md",), "error: README.md: "),
         (("sampler=flow_euler",), "error: sampler=flow_euler"),
         (("prot=1",), "error: prot: unknown key; did you mean port?"),

@@ -1,8 +1,8 @@
-// The viewer's keys, and the card that lists them.
+// Keys of the viewer and their help dialog.
 
 import { PRESETS } from "./presets.js";
 
-const STEPS = { // voxels to the patient's right, to the front, upwards; the picture's left is the patient's right
+const STEPS = { // voxels to the patient's right, front, top; the left of the image is the patient's right
   ArrowLeft: [1, 0, 0], ArrowRight: [-1, 0, 0], ArrowUp: [0, 0, 1], ArrowDown: [0, 0, -1],
   PageUp: [0, 1, 0], PageDown: [0, -1, 0],
 };
@@ -20,12 +20,12 @@ const HELP = [
   [", .", "lower, higher level"],
   ["M A C S V", "all views, axial, coronal, sagittal, 3D"],
   ["O", "spread on or off"],
-  ["R", "as at the start"],
-  ["Wheel", "through the slices"],
-  ["Right button", "drag: width across, level up and down"],
+  ["R", "reset"],
+  ["Wheel", "scroll through slices"],
+  ["Right button", "drag: width horizontally, level vertically"],
 ];
 
-/** What a key does to the viewer, or undefined. */
+/** Returns the action of a key, or undefined. */
 export function keyActions({ key, shiftKey }, layout) {
   const letter = key.toLowerCase();
   if (layout === "render" && key in TURNS) return (viewer) => viewer.panels.forEach((panel) => panel.turn(...TURNS[key]));
@@ -37,7 +37,7 @@ export function keyActions({ key, shiftKey }, layout) {
   return { o: (viewer) => viewer.toggleOverlay(), r: (viewer) => viewer.reset(), "?": (viewer) => viewer.help() }[letter];
 }
 
-/** Opens the card of keys over `element`; Escape or its button closes it. */
+/** Opens the help dialog over `element`; Escape or its button closes it. */
 export function showHelp(element) {
   const card = document.createElement("dialog");
   card.className = "xv-help";

@@ -1,6 +1,6 @@
-// The page around the viewer: builds what a result holds, and hands it to the viewer. Gradio does the rest.
+// View of a result: builds its elements and opens the viewer.
 
-// NiiVue is large: it is fetched while the first volume is being made
+// NiiVue is large: load it during the first generation
 const viewerModule = () => import("./viewer.js");
 
 const PICTURES = { "xray.png": "X-ray given", "reprojection.png": "Re-projection of the result", "difference.png": "Difference" };
@@ -14,7 +14,7 @@ const make = (tag, name, text = "") => Object.assign(document.createElement(tag)
 const home = () => document.getElementById("xc-result");
 const capital = (text) => text.charAt(0).toUpperCase() + text.slice(1);
 
-/** Takes the last result off the page. */
+/** Removes the last result. */
 export function start() {
   viewerModule();
   viewer?.close();
@@ -22,7 +22,7 @@ export function start() {
   home()?.replaceChildren();
 }
 
-/** Shows a result, the JSON of `/generate`. */
+/** Shows a result (JSON of `/generate`). */
 export async function show(result) {
   start();
   if (!result?.urls) return;
@@ -63,9 +63,9 @@ function pictures({ urls, mark, reprojection, nominal }) {
     box.append(figure);
   }
   const notes = [];
-  if (!urls["reprojection.png"]) notes.push("No re-projection: the model's HU window cuts the air, so line integrals would be wrong.");
-  if (Number.isFinite(reprojection)) notes.push(`The result's own X-ray differs from the one given by ${reprojection.toFixed(3)} of its grey range on average.`);
-  if (nominal) notes.push("An X-ray does not tell how large its patient is: mm are those of a typical patient, and no volume in millilitres can be read off.");
+  if (!urls["reprojection.png"]) notes.push("No re-projection: the model's HU window clips air, so line integrals are wrong.");
+  if (Number.isFinite(reprojection)) notes.push(`The re-projection differs from the X-ray by ${reprojection.toFixed(3)} of its grey range on average.`);
+  if (nominal) notes.push("An X-ray does not contain the patient size: mm are those of a typical patient, and volumes in millilitres have no meaning.");
   box.append(...notes.map((note) => make("p", "xc-note", note)));
   return box;
 }
@@ -78,7 +78,7 @@ function comparison(metrics) {
   table.createCaption().textContent = "Against the true CT";
   for (const { label, value, digits } of Object.values(rows)) {
     const row = table.insertRow();
-    const shown = value === null || value === undefined ? "no meaning here" : value.toFixed(digits ?? 2);
+    const shown = value === null || value === undefined ? "undefined" : value.toFixed(digits ?? 2);
     row.append(Object.assign(make("th", "", label), { scope: "row" }), make("td", "", shown));
   }
   box.append(table);
@@ -93,7 +93,7 @@ function downloads({ urls, seconds, warnings, mark }) {
   for (const [file, label] of Object.entries(DOWNLOADS)) {
     if (urls[file]) row.append(Object.assign(make("a", "", label), { href: urls[file], download: `synthetic_${file}` }));
   }
-  box.append(row, make("p", "xc-note", `Every file is marked: ${mark}. Made in ${seconds.toFixed(1)} s.`));
+  box.append(row, make("p", "xc-note", `Every file is marked: ${mark}. Generated in ${seconds.toFixed(1)} s.`));
   if (warnings.length) {
     const list = make("ul", "xc-warnings");
     list.append(...warnings.map((line) => make("li", "", line)));

@@ -1,4 +1,4 @@
-// One volume: its three planes and its 3D rendering, in radiological convention, with marks that say where is what.
+// One volume: three planes and a 3D rendering in radiological convention, with orientation marks.
 
 import { Niivue, NVImage, SLICE_TYPE, DRAG_MODE } from "./niivue.js";
 import { addTables, RENDERINGS } from "./rendering.js";
@@ -11,12 +11,12 @@ export const PLANES = {
 export const LAYOUTS = ["multiplanar", "axial", "coronal", "sagittal", "render"];
 const SIDES = ["left", "right", "top", "bottom"];
 const QUARTERS = { axial: [0, 0], coronal: [0.5, 0], sagittal: [0, 0.5] }; // the rendering has the last
-const FRONT = { azimuth: 180, elevation: 8 }; // the patient looks at us
+const FRONT = { azimuth: 180, elevation: 8 }; // frontal view
 
 const OPTIONS = {
-  isRadiologicalConvention: true, // NiiVue's default puts the patient's left on the left
+  isRadiologicalConvention: true, // NiiVue's default is neurological
   sagittalNoseLeft: true,
-  isOrientationTextVisible: false, // our own marks stand in the page: sharp, and readable by machines
+  isOrientationTextVisible: false, // the page has its own marks as text
   backColor: [0, 0, 0, 1],
   crosshairColor: [0.36, 0.82, 0.86, 0.75],
   crosshairWidth: 0.8,
@@ -33,7 +33,7 @@ const OPTIONS = {
 
 const make = (tag, name, text = "") => Object.assign(document.createElement(tag), { className: name, textContent: text });
 
-/** A volume file as NiiVue's image; the kind is told by its content. Throws where the server has none. */
+/** Returns a volume file as NVImage, with its kind detected by content. Throws if the request fails. */
 export async function fetchVolume(url) {
   const answer = await fetch(url, { credentials: "same-origin" });
   if (!answer.ok) throw new Error(`the volume cannot be read (${answer.status})`);
@@ -41,7 +41,7 @@ export async function fetchVolume(url) {
 }
 
 export class Panel {
-  /** `name` stands above the volume where there are two; `mark` on every view of it. */
+  /** `name`: title above the volume; `mark`: label on every view. */
   constructor({ name = "", mark = "" }) {
     this.element = make("section", "xv-panel");
     this.element.setAttribute("aria-label", name || "volume");
@@ -74,7 +74,7 @@ export class Panel {
     this.render = new Niivue({ ...OPTIONS, sliceType: SLICE_TYPE.RENDER, show3Dcrosshair: false, crosshairWidth: 0 });
     for (const [viewer, canvas] of [[this.planes, this.canvas], [this.render, this.renderCanvas]]) {
       await viewer.attachToCanvas(canvas, true);
-      canvas.tabIndex = -1; // the stage takes the keys
+      canvas.tabIndex = -1; // the stage handles keys
       addTables(viewer);
     }
     this.planes.onLocationChange = () => this.#moved();
@@ -87,7 +87,7 @@ export class Panel {
     this.setLayout("multiplanar");
   }
 
-  /** The crosshair into the voxel in the middle. */
+  /** Moves the crosshair to the central voxel. */
   toMiddle() {
     this.planes.scene.crosshairPos = [0.5, 0.5, 0.5];
     this.planes.moveCrosshairInVox(0, 0, 0); // to the voxel's centre
@@ -107,7 +107,7 @@ export class Panel {
   /** RAS mm of the crosshair. */
   get mm() { return Array.from(this.planes.frac2mm(this.planes.scene.crosshairPos).slice(0, 3)); }
 
-  /** Value of layer `index` at a point in mm; NaN outside. */
+  /** Returns the value of layer `index` at a point in mm; NaN outside. */
   valueAt(mm, index = 0) {
     const layer = this.planes.volumes[index];
     if (!layer) return NaN;
@@ -140,13 +140,13 @@ export class Panel {
     } else if (layout in PLANES) {
       this.planes.setCustomLayout([{ sliceType: PLANES[layout].type, position: [0, 0, 1, 1] }]);
     }
-    // the rendering's canvas has another size now
+    // the canvases have changed size
     requestAnimationFrame(() => { this.planes.resizeListener(); this.render.resizeListener(); });
   }
 
   setRendering(name, top) {
     const { hu } = RENDERINGS.find((rendering) => rendering.name === name);
-    this.solid.colormap = `xv-${name}`; // first: NiiVue sets a range of its own with it
+    this.solid.colormap = `xv-${name}`; // first, because NiiVue then sets its own range
     Object.assign(this.solid, { cal_min: hu[0], cal_max: Math.min(hu[1], top) });
     this.render.updateGLVolume();
   }
@@ -158,7 +158,7 @@ export class Panel {
 
   turnToFront() { this.render.setRenderAzimuthElevation(FRONT.azimuth, FRONT.elevation); }
 
-  /** Lays a second volume over the planes. */
+  /** Overlays a second volume on the planes. */
   overlay(image, [low, high], opacity) {
     image.colormap = "inferno";
     Object.assign(image, { cal_min: low, cal_max: high, opacity });

@@ -1,4 +1,4 @@
-// Windows as radiologists name them, and which of them the HU of a model can fill.
+// Window presets, and whether the HU window of a model covers them.
 
 export const PRESETS = [
   { name: "lung", label: "Lung", width: 1500, level: -600 },
@@ -7,31 +7,31 @@ export const PRESETS = [
   { name: "pe", label: "PE", width: 700, level: 100 },
 ];
 
-const AIR = -1000; // nothing in a chest lies below
-const ENOUGH = 2 / 3; // of a preset's range that a model must know
+const AIR = -1000; // lowest HU in a chest
+const ENOUGH = 2 / 3; // minimum share of a preset's range
 
 /** The HU range `[low, high]` of a level and a width. */
 export const rangeOf = ({ level, width }) => [level - width / 2, level + width / 2];
 
-/** Share of a preset's range, without what lies below air, that lies within `[low, high]`. */
+/** Share of a preset's range above air that lies within `[low, high]`. */
 export function covered(preset, [low, high]) {
   const [from, to] = rangeOf(preset);
   const floor = Math.max(from, AIR);
   return Math.max(0, Math.min(to, high) - Math.max(floor, low)) / (to - floor);
 }
 
-/** `{enabled, title}` of a preset's button for a model that knows the HU from `low` to `high`. */
+/** `{enabled, title}` of a preset's button for a model with the HU window `[low, high]`. */
 export function presetState(preset, [low, high]) {
   const share = covered(preset, [low, high]);
   const what = `width ${preset.width}, level ${preset.level} HU`;
   if (share < ENOUGH) {
     return { enabled: false, title: `${what}: outside the model's HU window, ${low} to ${high} HU` };
   }
-  const cut = rangeOf(preset)[1] > high ? `; above ${high} HU the model knows nothing` : "";
+  const cut = rangeOf(preset)[1] > high ? `; the model has no values above ${high} HU` : "";
   return { enabled: true, title: what + cut };
 }
 
-/** The first preset that the model can fill, or its whole window where there is none. */
+/** The first enabled preset, or the whole HU window if none is. */
 export function firstWindow(range) {
   const first = ["mediastinum", "lung", "bone", "pe"]
     .map((name) => PRESETS.find((preset) => preset.name === name))
@@ -39,7 +39,7 @@ export function firstWindow(range) {
   return first ?? { name: null, level: (range[0] + range[1]) / 2, width: range[1] - range[0] };
 }
 
-/** A HU value as it may be read: at the ends of the model's window it says so. */
+/** Formats a HU value; with ≤ or ≥ at the ends of the model's window. */
 export function readHu(value, [low, high]) {
   if (!Number.isFinite(value)) return "–";
   const text = (number) => String(Math.round(number)).replace("-", "−");

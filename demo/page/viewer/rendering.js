@@ -1,6 +1,6 @@
-// What the 3D rendering shows: bones, lungs or the body, each a colour table over its own HU range.
+// Colour tables of the 3D rendering for bones, lungs and body, each over its HU range.
 
-// Colours over the range `hu`: I is the place in the table (0 to 255), A the opacity there.
+// Colours over the range `hu`: I = index in the table (0 to 255), A = opacity.
 export const RENDERINGS = [
   {
     name: "bones", label: "Bones", hu: [120, 620],
@@ -16,12 +16,12 @@ export const RENDERINGS = [
   },
 ];
 
-/** Only what lies above the model's lowest HU and below its highest can be told apart. */
+/** Whether the model's HU window covers enough of a rendering's range. */
 export function renderingFits({ hu }, [low, high]) {
   return hu[0] >= low - 50 && Math.min(hu[1], high) - hu[0] >= 0.5 * (hu[1] - hu[0]);
 }
 
-/** Hands the tables to NiiVue; names start with `xv-`. */
+/** Adds the tables to NiiVue under names with the prefix `xv-`. */
 export function addTables(niivue) {
   for (const { name, table } of RENDERINGS) niivue.addColormap(`xv-${name}`, { min: 0, max: 0, ...table });
 }

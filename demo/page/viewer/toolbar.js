@@ -1,4 +1,4 @@
-// The viewer's buttons: window, layout, 3D rendering, overlay. It shows what the viewer is set to and sets it.
+// Toolbar of the viewer: window, layout, 3D rendering, overlay.
 
 import { PRESETS, presetState } from "./presets.js";
 import { RENDERINGS, renderingFits } from "./rendering.js";
@@ -33,7 +33,7 @@ export class Toolbar {
     );
     if (viewer.options.overlayUrl) this.element.append(this.#overlay());
     this.element.append(group("",
-      button("Reset", () => viewer.reset(), { title: "as at the start (R)" }),
+      button("Reset", () => viewer.reset(), { title: "reset the view (R)" }),
       button("?", () => viewer.help(), { title: "keys of the viewer (?)" }),
     ));
   }
@@ -50,7 +50,7 @@ export class Toolbar {
     return group("Overlay", this.overlay, this.opacity, this.scale);
   }
 
-  /** Shows the viewer's state. */
+  /** Updates the controls from the state of the viewer. */
   update() {
     const { level, width, layout, rendering, opacity } = this.viewer;
     for (const one of this.presets) press(one, Number(one.dataset.level) === level && Number(one.dataset.width) === width);

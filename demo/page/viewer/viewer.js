@@ -1,4 +1,4 @@
-// The viewer of the demo and of the reader study: volumes in radiological convention, on NiiVue, without any server.
+// Viewer of the demo and the reader study: volumes in radiological convention with NiiVue.
 
 import { fetchVolume, LAYOUTS, Panel } from "./panel.js";
 import { firstWindow, presetState, PRESETS, rangeOf, readHu } from "./presets.js";
@@ -8,7 +8,7 @@ import { Toolbar } from "./toolbar.js";
 
 const WIDTHS = [1, 6000];
 const LEVELS = [-2000, 4000];
-const CAN_DRAW = "This browser shows no volumes: it needs WebGL 2. The downloads hold the result.";
+const CAN_DRAW = "This browser cannot show volumes because it lacks WebGL 2. Use the downloads instead.";
 const make = (tag, name, text = "") => Object.assign(document.createElement(tag), { className: name, textContent: text });
 const clamp = (value, [low, high]) => Math.min(high, Math.max(low, value));
 const signed = (value) => `${value < 0 ? "−" : ""}${Math.abs(Math.round(value))}`;
@@ -24,14 +24,14 @@ function loadStyle() {
 }
 
 /**
- * Shows a volume in `root`, which decides how large the viewer is.
+ * Shows a volume in `root`, which sets the size of the viewer.
  *
- * options: `volumeUrl`; `truthUrl`, a second volume beside it; `overlayUrl`, laid over the first, named `overlayName`,
- * in HU from 0; `window`, the HU `[low, high]` that the volume can hold; `mark`, written on every view of it;
- * `banner`, a line above; `nominal`, whether its mm are only typical; `names` of the two volumes.
+ * options: `volumeUrl`; `truthUrl`, a second volume beside it; `overlayUrl`, an overlay of the first, named `overlayName`,
+ * in HU from 0; `window`, the HU window `[low, high]` of the model; `mark`, a label on every view;
+ * `banner`, a line above; `nominal`, whether its mm are those of a typical patient; `names` of the two volumes.
  *
- * Gives back `setPreset(name)`, `setWindow(level, width)`, `setLayout(name)`, `crosshair() -> {mm, hu}` (RAS mm),
- * `moveTo(mm)`, `setOverlay(opacity)`, `state()`, `reset()` and `close()`. Throws where a file or WebGL 2 is missing; nothing is left in `root` then.
+ * Returns `setPreset(name)`, `setWindow(level, width)`, `setLayout(name)`, `crosshair() -> {mm, hu}` (RAS mm),
+ * `moveTo(mm)`, `setOverlay(opacity)`, `state()`, `reset()` and `close()`. Throws without a file or WebGL 2, and leaves `root` empty.
  */
 export async function mountViewer(root, options) {
   const viewer = new Viewer({
@@ -131,7 +131,7 @@ class Viewer {
 
   toggleOverlay() { if (this.options.overlayUrl) this.setOverlay(this.opacity > 0 ? 0 : 0.6); }
 
-  /** As at the start. */
+  /** Resets the view. */
   reset() {
     if (this.options.overlayUrl) this.setOverlay(0);
     const { level, width } = firstWindow(this.range);
@@ -143,13 +143,13 @@ class Viewer {
 
   #moved(panel) {
     if (this.following) return;
-    this.following = true; // the others follow, and do not answer
+    this.following = true; // no events from the panels that follow
     for (const other of this.panels) if (other !== panel && other.planes) other.moveTo(panel.mm);
     this.following = false;
     this.#read();
   }
 
-  /** Writes where the crosshair is, and the HU there. */
+  /** Writes the position of the crosshair and its HU. */
   #read() {
     const [panel, truth] = this.panels;
     const { mm } = panel;
@@ -174,7 +174,7 @@ class Viewer {
     }, true);
     this.desk.addEventListener("keyup", (event) => event.stopPropagation(), true);
     this.desk.addEventListener("contextmenu", (event) => event.preventDefault());
-    // the right button drags the window: across its width, down its level
+    // a drag with the right button sets width (horizontal) and level (vertical)
     this.desk.addEventListener("pointerdown", (event) => {
       this.desk.focus({ preventScroll: true });
       if (event.button !== 2) return;

@@ -1,17 +1,17 @@
-// The questions of one volume as a form, worked by mouse or by keys: 1 to 9 answer, arrows change, Enter goes on.
+// Form with the questions of one volume. Keys: 1 to 9 answer, arrows change, Enter continues.
 
 /**
  * Fills `form` with the questions.
  * @param {HTMLFormElement} form
  * @param {{name: string, text: string, choices: string[]}[]} questions
- * @param {Object<string, number>} answers number of the choice, from 1, of each question that has one
+ * @param {Object<string, number>} answers choice (from 1) of each answered question
  * @param {(question: string, answer: number) => void} changed
  */
 export function showQuestions(form, questions, answers, changed) {
   form.replaceChildren(
     ...questions.map((question, place) => fieldset(question, place, answers[question.name])),
     element("button", { type: "submit", className: "primary", textContent: "Check my answers" }),
-    element("p", { className: "quiet keys", textContent: "Keys: 1 to 9 answer, Enter checks; the volume has its own." }),
+    element("p", { className: "quiet keys", textContent: "Keys: 1 to 9 answer, Enter checks; the viewer has its own keys." }),
   );
   form.onchange = (event) => changed(event.target.name, Number(event.target.value));
 }
@@ -31,12 +31,12 @@ export function answerByKey(form, digit) {
   return true;
 }
 
-/** Lets the questions be answered, or not yet. */
+/** Enables or disables the form. */
 export function enable(form, on) {
   for (const part of form.querySelectorAll("fieldset, button")) part.disabled = !on;
 }
 
-/** Lists question and answer in `list`; gives back how many have none. */
+/** Lists questions and answers in `list`; returns the number of missing answers. */
 export function review(list, questions, answers) {
   let lacking = 0;
   list.replaceChildren(

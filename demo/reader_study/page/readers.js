@@ -1,15 +1,15 @@
-// The readers' page: log in, show one volume with its questions, store every answer at once, go on to the next.
+// Readers' page: login, one volume with its questions, immediate storage of answers, next volume.
 import { answerByKey, enable, review, showQuestions } from "./questions.js";
 
 const RETRY_MS = 2000;
 const byId = (id) => document.getElementById(id);
 
-let state = null; // what the server last said
-let answers = {}; // of the reading on the screen
+let state = null; // last state from the server
+let answers = {}; // answers of the current reading
 let viewer = null;
-let since = null; // when counting of time before the screen began, or null
-let seconds = 0; // counted and not yet sent
-let saving = Promise.resolve(); // answers are sent one after the other, in their order
+let since = null; // start of the current reading time, or null
+let seconds = 0; // reading time not yet sent
+let saving = Promise.resolve(); // sends answers in order
 let unsaved = 0;
 
 class Refused extends Error {
@@ -29,7 +29,7 @@ async function ask(path, body) {
   const response = await fetch(path, options);
   const content = await response.json().catch(() => ({}));
   if (!response.ok) {
-    const detail = typeof content.detail === "string" ? content.detail : `The server said ${response.status}.`;
+    const detail = typeof content.detail === "string" ? content.detail : `Server error ${response.status}.`;
     throw new Refused(response.status, detail);
   }
   return content;
@@ -82,7 +82,7 @@ async function showVolume(reading) {
     if (reading !== state.reading || byId("study").hidden) return mounted.close();
     viewer = mounted;
   } catch (error) {
-    // Nobody answers for a volume he cannot see.
+    // The questions stay disabled without a volume.
     return veil(`The volume could not be shown (${error.message}). Please load the page again.`);
   }
   veil("");
@@ -132,7 +132,7 @@ async function store(given) {
   }
 }
 
-// The session has ended, or the reading was finished elsewhere: begin anew from what the server knows.
+// The session has ended, or the reading was finished elsewhere: load the state from the server.
 async function refused(error) {
   if (error.status === 401) return showLogin("Your session has ended. Please log in again.");
   await showState(await ask("api/reading"));
@@ -157,7 +157,7 @@ function askAgain() {
 
 async function next() {
   byId("next").disabled = true;
-  await saving; // nothing is locked before everything is stored
+  await saving; // store all answers before the lock
   if (!byId("study").hidden && !byId("review").hidden) {
     const spent = takeSeconds();
     try {
@@ -223,7 +223,7 @@ document.addEventListener("visibilitychange", () => {
 });
 document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.altKey || event.metaKey || byId("study").hidden) return;
-  if (byId("viewer").contains(event.target)) return; // these keys are the viewer's
+  if (byId("viewer").contains(event.target)) return; // keys of the viewer
   if (!byId("review").hidden) {
     if (event.key === "Escape") byId("back").click();
   } else if (/^[1-9]$/.test(event.key) && answerByKey(byId("questions"), Number(event.key))) {

@@ -128,7 +128,7 @@ def test_cancel_frees_the_worker_and_deletes_what_there_was(service, film):
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "not enough memory"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"), "not enough mem"),
         (MemoryError(), "not enough memory"),
-        (ZeroDivisionError("Mueller_Hans"), r"went wrong \(ZeroDivisionError\)"),
+        (ZeroDivisionError("Mueller_Hans"), r"request failed \(ZeroDivisionError\)"),
     ],
 )
 def test_trouble_in_one_request_does_not_take_the_server_down(service, film, monkeypatch, caplog, error, said):
@@ -211,7 +211,7 @@ def test_a_window_that_cuts_the_lungs_allows_no_reprojection(tmp_path, film):
 @pytest.mark.parametrize(
     ("protocol", "said"),
     [
-        ({"input": "volume"}, "takes no X-ray"),
+        ({"input": "volume"}, "takes volumes"),
         ({"views": 2}, "2 views.*evaluation/generate.py"),
         ({"xray_size": None}, "xray_size"),
     ],

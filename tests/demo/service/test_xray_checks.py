@@ -51,7 +51,7 @@ def test_nothing_is_said_of_an_xray_like_those_of_training(pipeline, phantoms, t
         (lambda x: np.rot90(x, 3), "turned by 90°"),
     ],
 )
-def test_what_is_inverted_or_turned_is_told_so(pipeline, phantoms, tmp_path, change, word):
+def test_warnings_name_inversion_and_rotation(pipeline, phantoms, tmp_path, change, word):
     assert all(f"looks {word}" in warnings_of(change(image), pipeline, tmp_path) for image in phantoms["PA"])
 
 
@@ -81,10 +81,10 @@ def test_an_inverted_dicom_was_brought_right_and_says_so(pipeline, tmp_path):
     assert not any(line.startswith("the file is inverted") for line in plain.warnings)
 
 
-def test_the_line_of_orientation_says_view_and_how_the_film_was_laid(pipeline, tmp_path):
+def test_the_line_of_orientation_says_view_and_alignment(pipeline, tmp_path):
     checked = check_xray(save_radiograph(tmp_path / "x.dcm", view="AP"), pipeline, tmp_path / "x.png", align="none")
     assert checked.orientation.startswith(
-        "AP, stated by the file; as it lies; head up, the patient's right on the left"
+        "AP, stated by the file; not aligned; head up, the patient's right on the left"
     )
 
 
