@@ -1,4 +1,4 @@
-"""A volume of 512×512×128 is generated in a stated amount of memory."""
+"""A volume of 512×512×128 is generated within a bound of memory."""
 
 import json
 import subprocess
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-LIMIT_MB = 1100  # beyond the libraries; docs/results.md
+LIMIT_MB = 1400  # beyond the libraries: 740 to 1,220 by processor and version of torch; docs/results.md
 MEASURE = f"""
 import json, sys
 sys.path.insert(0, {str(ROOT)!r})
@@ -49,4 +49,4 @@ def megabytes(*tile: str) -> float:
 def test_tiles_bound_the_memory_of_a_large_volume():
     tiles, whole = megabytes(), megabytes("1000")
     print(f"{tiles:.0f} MB in tiles, {whole:.0f} MB at once")
-    assert tiles < LIMIT_MB < whole
+    assert tiles < LIMIT_MB and tiles < whole / 2

@@ -55,8 +55,8 @@ for name in ("nanodrr", "SimpleITK", "nibabel", "pydicom", "monai", "torchmetric
     sys.modules[name] = None  # importing it raises
 import torch
 from dataset.imaging.hu_window import Window
-from dataset.phantom import render_phantom
-from evaluation.scoring import FIDELITY, score
+from dataset.phantom.render import render_phantom
+from evaluation.scoring.score_cases import FIDELITY, score
 phantom = render_phantom(0, size=(24, 24, 24))
 case = {"ct": torch.from_numpy(phantom.hu), "labels": torch.from_numpy(phantom.labels), "spacing": phantom.spacing,
         "xray": torch.zeros(1, 8, 8), "pose": torch.zeros(1, 9)}
