@@ -21,7 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from common.errors import UserError, user_message
 from common.files import ROOT
-from common.renamed_keys import KEPT, MOVED
+from common.renamed_keys import rename_keys, rename_override
 
 CONFIG = ROOT / "config"
 HYDRA = (  # the Hydra keys of each command's yaml
@@ -43,7 +43,7 @@ def command(config_name: str) -> Callable:
         @functools.wraps(main)
         def run() -> None:
             logging.captureWarnings(True)
-            sys.argv[1:] = [with_new_key(word) for word in sys.argv[1:]]
+            sys.argv[1:] = _with_new_keys(sys.argv[1:])
             arguments = get_args_parser().parse_args()
             own = arguments.config_path is None and arguments.config_name is None
             if arguments.help and own:
@@ -62,29 +62,18 @@ def command(config_name: str) -> Callable:
     return decorate
 
 
-def with_new_key(word: str) -> str:
-    """An override under the present name of its key; other words of the command line come back unchanged.
-
-    A key of `renamed_keys.KEPT` is renamed with a line on stderr.
-
-    Raises:
-        SystemExit: for a key of `renamed_keys.MOVED`, with a line that names the new key.
-    """
-    old, equals, value = word.partition("=")
-    prefix = old[: len(old) - len(old.lstrip("+~"))]
-    old = old.removeprefix(prefix)
-    if not equals or old not in {**KEPT, **MOVED}:
-        return word
-    if old in MOVED:
-        _stop(f"{old}: renamed to {MOVED[old]}")
-    sys.stderr.write(f"{old}: renamed to {KEPT[old]}; the old name will end in the next version\n")
-    return f"{prefix}{KEPT[old]}={value}"
+def _with_new_keys(words: list[str]) -> list[str]:
+    try:
+        return [rename_override(word) for word in words]
+    except UserError as error:
+        _stop(str(error))
 
 
 def _guard(main: Callable[[DictConfig], None]) -> Callable[[DictConfig], None]:
     @functools.wraps(main)
     def guarded(cfg: DictConfig) -> None:
         try:
+            rename_keys(cfg)
             _refuse_negative_seeds(cfg)
             with _terminable():
                 main(cfg)

@@ -30,7 +30,7 @@ def add_lora(parts: nn.Module, rank: int, alpha: float, patterns: list[str] | No
         ValueError: for a rank below 1, a pattern that fits no layer, or a rank that leaves none.
     """
     if rank < 1:
-        raise ValueError(f"model.lora_rank={rank}: must be at least 1")
+        raise ValueError(f"model.lora.rank={rank}: must be at least 1")
     layers = _choose(parts, rank, patterns)
     restore_lora(parts, rank, alpha, layers)
     return {"rank": rank, "alpha": alpha, "layers": layers}
@@ -82,12 +82,12 @@ def _choose(parts: nn.Module, rank: int, patterns: list[str] | None) -> list[str
     if patterns is None:
         chosen = [name for name, layer in trained.items() if _adapter_size(layer, rank) < layer.weight.numel()]
         if not chosen:
-            raise ValueError(f"model.lora_rank={rank}: no layer is larger than its adapter; take a smaller rank")
+            raise ValueError(f"model.lora.rank={rank}: no layer is larger than its adapter; take a smaller rank")
         return chosen
     for pattern in patterns:
         if not any(re.search(pattern, name) for name in trained):
             shown = ", ".join(list(trained)[:3])
-            raise ValueError(f"model.lora_target_modules: {pattern!r} fits no layer; there are {shown}, …")
+            raise ValueError(f"model.lora.target_modules: {pattern!r} fits no layer; there are {shown}, …")
     return [name for name in trained if any(re.search(pattern, name) for pattern in patterns)]
 
 

@@ -308,7 +308,7 @@ class XrayToCTPipeline(DiffusionPipeline):
         if scale != 1.0 and not self.guided:
             raise UserError(
                 f"sampler.guidance_scale={scale:g}: this model was never trained without its X-ray "
-                "(model.condition_drop=0), which guidance needs; use 1"
+                "(model.conditioning.drop=0), which guidance needs; use 1"
             )
         return float(scale)
 

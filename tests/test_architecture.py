@@ -195,7 +195,7 @@ def test_targets_of_every_yaml_exist():
             assert callable(get_object(target)), f"{file}: {target}"
 
 
-def test_every_flat_key_is_read_somewhere():
+def test_every_model_key_is_read_somewhere():
     code = "\n".join(f.read_text() for f in itertools.chain(*(files(d) for d in MAY_IMPORT)))
     yaml = "\n".join(f.read_text() for f in (ROOT / "config").rglob("*.yaml"))
     for file in (ROOT / "config" / "model").glob("*.yaml"):

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from hydra import compose, initialize_config_dir
 
-from common.cli import with_new_key
+from common.renamed_keys import rename_override
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOK = ROOT / "docs" / "quickstart.ipynb"
@@ -150,7 +150,7 @@ def overrides(line: str) -> list[str]:
     words = [word for word in words if "=" in word and not word.startswith("-")]
     if sweep:
         words = [re.sub(r"(=[^,\[\]\"]+),.*", r"\1", word) for word in words]
-    return [with_new_key(word) for word in words]
+    return [rename_override(word) for word in words]
 
 
 @pytest.mark.parametrize(("script", "line"), commands(), ids=lambda word: word[:60])
@@ -168,7 +168,7 @@ def test_every_command_composes(script, line):
 
 @pytest.mark.parametrize("root", EARLIER)
 def test_options_of_earlier_guides_still_compose(root):
-    words = [with_new_key(word) for word in EARLIER[root].split()]
+    words = [rename_override(word) for word in EARLIER[root].split()]
     with initialize_config_dir(str(ROOT / "config"), version_base="1.3"):
         compose(root, words, return_hydra_config=True)
 

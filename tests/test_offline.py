@@ -17,9 +17,9 @@ VQGAN = ["model.n_codes=16", "model.embedding_dim=2", "model.n_hiddens=8", "mode
          "model.max_steps=4", "model.batch_size=1", "model.validate_every=4", "model.checkpoint_every=4",
          "model.picture_every=4"]  # fmt: skip
 DDPM = ["model.dim=8", "model.dim_mults=[1]", "model.train_num_steps=4", "model.batch_size=1", "model.warmup_steps=1",
-        "model.validate_every=4", "model.save_and_sample_every=4", "model.sampling_timesteps=2", "model.prior_rank=2",
+        "model.validate_every=4", "model.save_and_sample_every=4", "model.sampling_timesteps=2", "model.prior.rank=2",
         "model.xray_encoder.width=8", "model.xray_encoder.blocks=1", "model.xray_encoder.feature_channels=8",
-        "model.condition_channels=2", "model.denoiser.blocks=1"]  # fmt: skip
+        "model.conditioning.channels=2", "model.denoiser.blocks=1"]  # fmt: skip
 
 
 def closed(*command: str, home: Path) -> subprocess.CompletedProcess:

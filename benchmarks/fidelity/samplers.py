@@ -115,7 +115,7 @@ def run(options, published: Path) -> tuple[dict, dict]:
     pipeline = load_pipeline(options.checkpoint, device=resolve_device("auto"))
     if options.guidance and not pipeline.guided:
         raise SystemExit(
-            f"--guidance: {options.checkpoint} was trained without condition drop (model.condition_drop=0), so it "
+            f"--guidance: {options.checkpoint} was trained without condition drop (model.conditioning.drop=0), so it "
             "cannot be guided; give a checkpoint of the method condition_drop"
         )
     cases = getattr(prepared_data(instantiate(data.source), data), options.split)

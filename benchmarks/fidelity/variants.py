@@ -15,45 +15,45 @@ NETWORK = {  # `model` and `regression`
         "model.warmup_steps=200",
         "model.xray_encoder.width=32",
         "model.dim_mults=[1,2,3]",
-        "model.prior_rank=32",
+        "model.prior.rank=32",
     ],
 }
 OURS = [
     "model.dim_mults=[1,2,4]",
     "model.xray_encoder.blocks=1",
     "model.xray_encoder.feature_channels=64",
-    "model.posterior_start=true",
-    "model.condition_drop=0",
-    "model.noise_first=0.5",
-    "model.timestep_power=1",
-    "model.snr_weight=0.2",
+    "model.prior.preconditioning=true",
+    "model.conditioning.drop=0",
+    "model.objective.pure_noise_warmup=0.5",
+    "model.objective.timestep_power=1",
+    "model.objective.snr_weight=0.2",
 ]
 # recipe of the ablations: low-noise timesteps drawn rarely and weighted as all others
-RARE_LOW_NOISE = ("model.timestep_power=2", "model.snr_weight=null")
+RARE_LOW_NOISE = ("model.objective.timestep_power=2", "model.objective.snr_weight=null")
 FACTORISED = ["model.full_conv=false", "model.denoiser.blocks=2", "model.denoiser.depth_attention=true"]
 REGRESSION = [
-    "model.timestep_power=inf",
-    "model.noise_first=0",
+    "model.objective.timestep_power=inf",
+    "model.objective.pure_noise_warmup=0",
     "model.denoiser.regression=true",
-    "model.posterior_start=false",
+    "model.prior.preconditioning=false",
 ]
 XRAY2CTPA = [  # X-ray2CTPA's latent DDPM, on the same latents
     "model.dim=32",
     "model.dim_mults=[1,2,4,8]",
     *FACTORISED,
     "model.train_lr=1.0e-4",
-    "model.prediction=epsilon",
-    "model.zero_terminal_snr=false",
-    "model.timestep_power=1",
+    "model.objective.prediction=epsilon",
+    "model.objective.zero_terminal_snr=false",
+    "model.objective.timestep_power=1",
     "model.loss_type=l1",
     "model.latent_scaling=range",
-    "model.condition_channels=0",
-    "model.prior_rank=0",
-    "model.posterior_start=false",
-    "model.condition_drop=0",
+    "model.conditioning.channels=0",
+    "model.prior.rank=0",
+    "model.prior.preconditioning=false",
+    "model.conditioning.drop=0",
 ]
 UNKNOWN_POSE = ("dataset.pose_noise=true",)  # X-rays at perturbed poses that the model is not conditioned on
-NO_PRIOR = ("model.prior_rank=0", "model.posterior_start=false")
+NO_PRIOR = ("model.prior.rank=0", "model.prior.preconditioning=false")
 MINUTES = {64: (20.0, 8.0), 128: (4.0, 4.0)}  # full training, ablation; two cores at 64³, one H100 at 128³
 BASELINES = ("mean_volume", "nearest", "ridge")  # need no training seed
 ONE_STEP = ["sampler=ddim", "sampler.steps=1", "sampler.antithetic=false", "samples=1"]
@@ -137,19 +137,21 @@ def methods(size: int) -> dict[str, Method]:
         "whole_8min": without("whole_8min"),
         "low_noise_timesteps": Method(tuple(ours), parts, named("low_noise_timesteps"), part_minutes),
         "no_prior": without("no_prior", *NO_PRIOR),
-        "no_lifting": without("no_lifting", "model.condition_channels=0"),
-        "no_embedding": without("no_embedding", "model.global_embedding=false"),
-        "with_tokens": without("with_tokens", "model.token_grid=8"),
-        "constant_rays": without("constant_rays", "model.depth_bins=1"),
-        "v_prediction": without("v_prediction", "model.prediction=v_prediction", "model.posterior_start=false"),
-        "flow": without("flow", "model.prediction=flow", "model.posterior_start=false"),
-        "no_preconditioning": without("no_preconditioning", "model.posterior_start=false"),
-        "no_pure_noise_warmup": without("no_pure_noise_warmup", "model.noise_first=0"),
-        "condition_drop": without("condition_drop", "model.condition_drop=0.1"),
+        "no_lifting": without("no_lifting", "model.conditioning.channels=0"),
+        "no_embedding": without("no_embedding", "model.conditioning.global_embedding=false"),
+        "with_tokens": without("with_tokens", "model.conditioning.token_grid=8"),
+        "constant_rays": without("constant_rays", "model.conditioning.depth_bins=1"),
+        "v_prediction": without(
+            "v_prediction", "model.objective.prediction=v_prediction", "model.prior.preconditioning=false"
+        ),
+        "flow": without("flow", "model.objective.prediction=flow", "model.prior.preconditioning=false"),
+        "no_preconditioning": without("no_preconditioning", "model.prior.preconditioning=false"),
+        "no_pure_noise_warmup": without("no_pure_noise_warmup", "model.objective.pure_noise_warmup=0"),
+        "condition_drop": without("condition_drop", "model.conditioning.drop=0.1"),
         "factorised": without("factorised", *FACTORISED),
         # with a pose regressor the linear prior starts late by default
         "unknown_pose": unknown("unknown_pose", evaluated={ours_name: unknown_name(ours_name) for ours_name in whole}),
-        "unknown_pose_no_lifting": unknown("unknown_pose_no_lifting", "model.condition_channels=0"),
+        "unknown_pose_no_lifting": unknown("unknown_pose_no_lifting", "model.conditioning.channels=0"),
         "unknown_pose_regression": unknown(
             "unknown_pose_regression",
             *REGRESSION,
@@ -158,18 +160,18 @@ def methods(size: int) -> dict[str, Method]:
         ),
         "unknown_pose_no_prior": unknown("unknown_pose_no_prior", *RARE_LOW_NOISE, *NO_PRIOR),
         "unknown_pose_no_prior_no_lifting": unknown(
-            "unknown_pose_no_prior_no_lifting", *RARE_LOW_NOISE, *NO_PRIOR, "model.condition_channels=0"
+            "unknown_pose_no_prior_no_lifting", *RARE_LOW_NOISE, *NO_PRIOR, "model.conditioning.channels=0"
         ),
-        "unknown_pose_prior": unknown("unknown_pose_prior", *RARE_LOW_NOISE, "model.guess_from=0"),
+        "unknown_pose_prior": unknown("unknown_pose_prior", *RARE_LOW_NOISE, "model.prior.start=0"),
         "unknown_pose_prior_no_lifting": unknown(
-            "unknown_pose_prior_no_lifting", *RARE_LOW_NOISE, "model.guess_from=0", "model.condition_channels=0"
+            "unknown_pose_prior_no_lifting", *RARE_LOW_NOISE, "model.prior.start=0", "model.conditioning.channels=0"
         ),
         "unknown_pose_prior_no_regressor": unknown(
-            "unknown_pose_prior_no_regressor", *RARE_LOW_NOISE, "model.guess_from=0", "model.pose_guess=false"
+            "unknown_pose_prior_no_regressor", *RARE_LOW_NOISE, "model.prior.start=0", "model.pose_regressor=false"
         ),
         "model_on_unknown_pose": on_unknown("model", whole_minutes),
         "whole_8min_on_unknown_pose": on_unknown("whole_8min", part_minutes, *RARE_LOW_NOISE),
         "no_lifting_on_unknown_pose": on_unknown(
-            "no_lifting", part_minutes, *RARE_LOW_NOISE, "model.condition_channels=0"
+            "no_lifting", part_minutes, *RARE_LOW_NOISE, "model.conditioning.channels=0"
         ),
     }

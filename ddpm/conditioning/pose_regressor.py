@@ -91,7 +91,8 @@ class PoseRegressor(ModelMixin, ConfigMixin):
         names = {patient: k % FOLDS for k, patient in enumerate(dict.fromkeys(patients))}
         if len(names) < MIN_PATIENTS:
             raise ValueError(
-                f"{len(names)} training patients: the pose regressor needs {MIN_PATIENTS}; set model.pose_guess=false"
+                f"{len(names)} training patients: the pose regressor needs {MIN_PATIENTS}; set "
+                "model.pose_regressor=false"
             )
         device = self.weight.device
         self.fold = torch.tensor([names.get(patient, FOLDS) for patient in cases], device=device)

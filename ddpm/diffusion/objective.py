@@ -47,27 +47,27 @@ class NoiseObjective:
 
     def __post_init__(self):
         if self.prediction not in PREDICTIONS:
-            raise ValueError(f"model.prediction={self.prediction}: choose one of {', '.join(PREDICTIONS)}")
+            raise ValueError(f"model.objective.prediction={self.prediction}: choose one of {', '.join(PREDICTIONS)}")
         if self.zero_terminal_snr and self.prediction == "epsilon":
             raise ValueError(
-                "model.zero_terminal_snr=true with model.prediction=epsilon: the last timestep has no signal; "
-                "use model.prediction=v_prediction or sample, or model.zero_terminal_snr=false"
+                "model.objective.zero_terminal_snr=true with prediction=epsilon: the last timestep has no signal; set "
+                "model.objective.prediction=v_prediction or sample, or zero_terminal_snr=false"
             )
         if self.prediction == "flow" and self.min_snr_gamma is not None:
             raise ValueError(
-                f"model.min_snr_gamma={self.min_snr_gamma:g} with model.prediction=flow: set one of them to null or "
-                "another target"
+                f"model.objective.min_snr_gamma={self.min_snr_gamma:g} with prediction=flow: set min_snr_gamma=null "
+                "or another prediction"
             )
         if self.zero_terminal_snr and self.min_snr_gamma is not None:
             raise ValueError(
-                f"model.min_snr_gamma={self.min_snr_gamma:g} with model.zero_terminal_snr=true: the timestep "
+                f"model.objective.min_snr_gamma={self.min_snr_gamma:g} with zero_terminal_snr=true: the timestep "
                 "where sampling starts would have weight 0; set one of them to null or false"
             )
         unweighable = self.prediction != "sample" or self.min_snr_gamma is not None
         if self.snr_weight is not None and (unweighable or not 0.0 < self.snr_weight < float("inf")):
             raise ValueError(
-                f"model.snr_weight={self.snr_weight:g}: give null, or above 0 with model.prediction=sample and "
-                "model.min_snr_gamma=null"
+                f"model.objective.snr_weight={self.snr_weight:g}: give null, or above 0 with prediction=sample and "
+                "min_snr_gamma=null"
             )
 
     def scheduler(self) -> SchedulerMixin:

@@ -44,8 +44,8 @@ class AdversarialTerm:
             reason = "no patch is left"
         if not patches:
             raise ValueError(
-                f"latents {list(shape)} are too small for model.discriminator ({reason}); "
-                "lower model.discriminator.num_layers_d or kernel_size"
+                f"latents {list(shape)} are too small for model.losses.adversarial.discriminator ({reason}); "
+                "lower model.losses.adversarial.discriminator.num_layers_d or kernel_size"
             )
         self.optimizer = optimizer(self.discriminator.parameters())
         self.gradient_clip = gradient_clip

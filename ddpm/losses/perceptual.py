@@ -22,7 +22,7 @@ class PerceptualTerm:
 
     def __init__(self, network: nn.Module, slices: int = 2, side: int = 16):
         if slices < 1:
-            raise ValueError(f"model.perceptual_slices={slices}: give 1 or more")
+            raise ValueError(f"model.losses.perceptual.slices={slices}: give 1 or more")
         self.network = network.eval().requires_grad_(False)
         self.slices, self.side = slices, side
 

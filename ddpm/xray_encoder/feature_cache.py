@@ -55,5 +55,7 @@ def _encode(encoder: XrayEncoder, xray: torch.Tensor, device: torch.device) -> t
         encoded = encoder(xray.to(device))
     pair = tuple(part[0].to("cpu", torch.float16) for part in encoded)
     if not all(torch.isfinite(part).all() for part in pair):
-        raise ValueError("features of the X-ray encoder exceed the range of float16; set model.cache_xray=false")
+        raise ValueError(
+            "features of the X-ray encoder exceed the range of float16; set model.memory.cache_xray=false"
+        )
     return pair

@@ -47,11 +47,14 @@ def test_rows_are_compared_with_rows_that_draw_and_weigh_noise_alike():
     for method in methods(64).values():
         options = dict(option.split("=", 1) for option in method.train)
         for row in method.evaluated.values():
-            drawn[row] = (options["model.timestep_power"], options.get("model.snr_weight", "null"))
+            drawn[row] = (options["model.objective.timestep_power"], options.get("model.objective.snr_weight", "null"))
     assert drawn["model"] == drawn["unknown_pose"] == drawn["low_noise_timesteps"] == ("1", "0.2")
     assert drawn["whole_8min"] == drawn["no_lifting"] == ("2", "null")
     evaluated = {(one.one, one.other) for one in hypotheses.HYPOTHESES} | set(table.PAIRS)
     compared = {pair for pair in evaluated if not OTHERWISE & set(pair) and not set(table.SEEDLESS) & set(pair)}
     assert [pair for pair in compared if drawn[pair[0]] != drawn[pair[1]]] == [("whole_8min", "low_noise_timesteps")]
     whole, low_noise = (set(methods(64)[name].train) for name in ("whole_8min", "low_noise_timesteps"))
-    assert whole - low_noise == {"model.timestep_power=2", "model.snr_weight=null"} and low_noise <= whole
+    assert (
+        whole - low_noise == {"model.objective.timestep_power=2", "model.objective.snr_weight=null"}
+        and low_noise <= whole
+    )

@@ -4,26 +4,45 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from common import cli
+from common.errors import UserError
 from common.files import ROOT
-from common.renamed_keys import KEPT, MOVED
+from common.renamed_keys import KEPT, MOVED, rename_keys, rename_override
 
 GROUPS = ("dataset=phantom", "dataset=default", "dataset=ct_to_ct")
 
 
-def test_a_kept_key_is_renamed_with_a_line(monkeypatch, capsys):
-    monkeypatch.setitem(cli.KEPT, "model.old", "model.new.name")
-    assert cli.with_new_key("model.old=[1,2]") == "model.new.name=[1,2]"
-    assert "model.old: renamed to model.new.name" in capsys.readouterr().err
-    assert cli.with_new_key("+model.old=a=b") == "+model.new.name=a=b"
-    assert cli.with_new_key("model.other=1") == "model.other=1" and cli.with_new_key("--help") == "--help"
+def test_a_kept_key_is_renamed_with_a_line(capsys):
+    assert rename_override("model.prior_rank=4") == "model.prior.rank=4"
+    assert (
+        capsys.readouterr().err
+        == "model.prior_rank: renamed to model.prior.rank; the old name will end in the next version\n"
+    )
+    assert rename_override("+model.lora_target_modules=[a=b]") == "+model.lora.target_modules=[a=b]"
+    assert rename_override("model.lora=true") == "model.lora.enabled=true"
+    assert rename_override("model.lora.enabled=true") == "model.lora.enabled=true"
+    assert rename_override("model.other=1") == "model.other=1" and rename_override("--help") == "--help"
 
 
-def test_a_moved_key_ends_the_command_with_the_new_name(monkeypatch, capsys):
-    monkeypatch.setitem(cli.MOVED, "model.gone", "model.there")
-    with pytest.raises(SystemExit):
-        cli.with_new_key("model.gone=1")
-    assert capsys.readouterr().err == "error: model.gone: renamed to model.there\n"
+def test_a_moved_key_ends_the_command_with_the_new_name():
+    with pytest.raises(UserError, match="^voi: renamed to crop_box$"):
+        rename_override("voi=1")
+
+
+def test_former_keys_of_an_experiment_file_are_moved(capsys):
+    cfg = OmegaConf.create({"model": {"prior_rank": 4, "prior": {"rank": 64, "pixels": 32}, "dim": 8}})
+    OmegaConf.set_struct(cfg, True)
+    rename_keys(cfg)
+    assert cfg == {"model": {"prior": {"rank": 4, "pixels": 32}, "dim": 8}}
+    assert "model.prior_rank: renamed to model.prior.rank" in capsys.readouterr().err
+    rename_keys(cfg)
+    assert capsys.readouterr().err == ""
+    rename_keys(OmegaConf.create({"model": "folder"}))  # commands whose `model` is no group
+
+
+def test_a_former_key_that_is_now_a_group_ends_with_a_line():
+    with pytest.raises(UserError, match="^model.lora=True: renamed to model.lora.enabled$"):
+        rename_keys(OmegaConf.create({"model": {"lora": True}}))
+    rename_keys(OmegaConf.create({"model": {"lora": {"enabled": True}}}))
 
 
 def test_new_names_exist_and_old_ones_do_not():
@@ -36,4 +55,5 @@ def test_new_names_exist_and_old_ones_do_not():
     for old, new in {**KEPT, **MOVED}.items():
         found = [OmegaConf.select(tree, new, default=missing, throw_on_missing=False) for tree in trees]
         assert any(value is not missing for value in found), f"{new} is no key"
-        assert all(OmegaConf.select(tree, old, default=missing) is missing for tree in trees), f"{old} still exists"
+        values = [OmegaConf.select(tree, old, default=missing) for tree in trees]
+        assert all(value is missing or OmegaConf.is_config(value) for value in values), f"{old} still exists"

@@ -94,7 +94,7 @@ def test_layers_smaller_than_their_adapter_are_left_out_unless_named():
         add_lora(parts, 4, 4, ["attention"])
     with pytest.raises(ValueError, match="smaller rank"):
         add_lora(parts, 64, 4)
-    with pytest.raises(ValueError, match="model.lora_rank=0"):
+    with pytest.raises(ValueError, match="model.lora.rank=0"):
         add_lora(parts, 0, 4)
     with pytest.raises(ValueError, match="is named gone"):
         restore_lora(parts, 2, 4, ["gone"])

@@ -17,12 +17,12 @@ LONGEST = 240.0  # seconds for one command on a busy machine
 DATA = ["dataset.train=5", "dataset.val=1", "dataset.test=1", "dataset.volume_size=[16,16,16]",
         "dataset.xray_size=[32,32]", "dataset.prepare_workers=0", "model.gpus=0"]  # fmt: skip
 VQGAN = ["model.n_codes=16", "model.n_hiddens=8", "model.n_res_blocks=1", "model.batch_size=2", "model.precision=32",
-         "model.warmup_steps=1", "model.discriminator_iter_start=4", "model.discriminator.channels=4",
-         "model.discriminator.num_layers_d=1", "model.validate_every=5", "model.checkpoint_every=2",
-         "model.picture_every=6"]  # fmt: skip
+         "model.warmup_steps=1", "model.losses.adversarial.start=4",
+         "model.losses.adversarial.discriminator.channels=4", "model.losses.adversarial.discriminator.num_layers_d=1",
+         "model.validate_every=5", "model.checkpoint_every=2", "model.picture_every=6"]  # fmt: skip
 DDPM = ["model.dim=8", "model.dim_mults=[1]", "model.batch_size=2", "model.precision=32", "model.warmup_steps=1",
         "model.xray_encoder.width=8", "model.xray_encoder.feature_channels=8", "model.xray_encoder.embedding_dim=16",
-        "model.denoiser.blocks=1", "model.depth_bins=2", "model.prior_rank=4", "model.validate_every=5",
+        "model.denoiser.blocks=1", "model.conditioning.depth_bins=2", "model.prior.rank=4", "model.validate_every=5",
         "model.save_and_sample_every=2", "model.sampling_timesteps=1"]  # fmt: skip
 
 

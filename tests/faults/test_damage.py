@@ -57,7 +57,7 @@ def test_a_case_damaged_while_training(own_cache, how, workers):
     before = own_cache.weights()
     cases = contents(own_cache.place / "cache")
     own_cache.forget()
-    words = f"model.num_workers={workers}", "model.cache_volumes_gb=0"
+    words = f"model.num_workers={workers}", "model.memory.cache_volumes_gb=0"
     command = own_cache.start(*words, spoil_at_step={"step": 3, "how": how})
     assert "is built again" in command.fine()
     assert contents(own_cache.place / "cache") == cases
@@ -86,7 +86,7 @@ def test_a_case_whose_source_is_missing_too(server, tmp_path):
     training.start().fine()
     training.forget()
     damaged = {"step": 3, "how": "gone", "also": str(tmp_path / "data")}
-    line = training.start("model.cache_volumes_gb=0", spoil_at_step=damaged).refusal()
+    line = training.start("model.memory.cache_volumes_gb=0", spoil_at_step=damaged).refusal()
     assert "scan" in line and "no such file" in line.lower()
 
 

@@ -15,9 +15,9 @@ from train.run.run_folder import RUN_FOLDER
 ROOT = Path(__file__).resolve().parent.parent.parent
 TINY = ["dataset.volume_size=[8,16,16]", "dataset.xray_size=[32,32]", "dataset.prepare_workers=0", "model.gpus=0",
         "model.dim=16", "model.dim_mults=[1]", "model.batch_size=2", "model.train_num_steps=4", "model.warmup_steps=1",
-        "model.denoiser.blocks=1", "model.depth_bins=2", "model.validate_every=4", "model.save_and_sample_every=2",
-        "model.train_lr=0.01", "model.sampling_timesteps=1", "model.precision=32",
-        "model.prediction=v_prediction"]  # fmt: skip
+        "model.denoiser.blocks=1", "model.conditioning.depth_bins=2", "model.validate_every=4",
+        "model.save_and_sample_every=2", "model.train_lr=0.01", "model.sampling_timesteps=1", "model.precision=32",
+        "model.objective.prediction=v_prediction"]  # fmt: skip
 PHANTOMS = ["dataset.train=3", "dataset.val=1", "dataset.test=1"]
 
 

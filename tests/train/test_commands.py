@@ -79,7 +79,10 @@ def test_cfg_job_shows_the_composed_config_from_anywhere(tmp_path):
             ["model/xray_encoder=biomedclip", *TINY, "model.vae_ckpt={vae}"],
             ["model.xray_encoder.weights=microsoft/BiomedCLIP", "hf download microsoft/BiomedCLIP", "Two ways"],
         ),
-        (["model.lora=true", *TINY, "model.vae_ckpt={vae}"], ["model.lora=true", "model.init_from=<checkpoint>"]),
+        (
+            ["model.lora.enabled=true", *TINY, "model.vae_ckpt={vae}"],
+            ["model.lora.enabled=true", "model.init_from=<checkpoint>"],
+        ),
         (["model.resume=nowhere.ckpt", *TINY, "model.vae_ckpt=nowhere"], ["model.vae_ckpt=nowhere"]),
         (["dataset=default"], ["dataset.root_dir"]),
         (["dataset=default", "dataset.root_dir=/nonexistent/folder"], ["/nonexistent/folder"]),

@@ -19,13 +19,13 @@ def build_module(
     model: DictConfig, network: VQGAN3D, perceptual: SlicePerceptualLoss | None, data: CTDataModule
 ) -> VQGANModule:
     """The module that trains `network` on prepared data, whose protocol goes into its checkpoints."""
-    adversarial = None
-    if model.adversarial_weight > 0 and model.discriminator_iter_start < model.max_steps:
+    adversarial, options = None, model.losses.adversarial
+    if options.weight > 0 and options.start < model.max_steps:
         adversarial = Discriminator(
-            instantiate(model.discriminator),
-            instantiate(model.discriminator_optimizer),
-            first_batch=model.discriminator_iter_start,
-            weight=model.adversarial_weight,
+            instantiate(options.discriminator),
+            instantiate(options.optimizer),
+            first_batch=options.start,
+            weight=options.weight,
         )
     optimizer = instantiate(model.optimizer)
     protocol = {**data.protocol(), "seen": seen_patients(data.source.rows, data.protocol())}

@@ -43,20 +43,20 @@ def build_data(
     cases.setup()
     earlier = (origin or module.latent_encoder).trained_on
     seen = check_starting_models(cases.source.rows, earlier, cases.protocol(), model.allow_seen_patients)
-    data = LatentData(cases, module.latent_encoder, run.devices, cfg.trainer.num_nodes, model.cache_latents_gb)
+    data = LatentData(cases, module.latent_encoder, run.devices, cfg.trainer.num_nodes, model.memory.cache_latents_gb)
     module.protocol |= {**cases.protocol(), "seen": seen, "latent_reconstruction": data.reconstruction}
     callbacks: list[pl.Callback] = []
     if origin is None:
         with user_errors():
-            fit_priors(module, cases, data, model.prior_pixels, model.pose_guess)
-        callbacks.append(PriorStart(model.guess_from, module))
+            fit_priors(module, cases, data, model.prior.pixels, model.pose_regressor)
+        callbacks.append(PriorStart(model.prior.start, module))
     else:
         origin.warn_of_shift(data.excerpt(), cases.window)
         module.protocol["init_from"] = origin.describe()
-        if model.lora:
+        if model.lora.enabled:
             callbacks.append(SaveAdapter(run.folder, origin))
     data_bytes = data.bytes
-    if module.freeze_xray_encoder and model.cache_xray:
+    if module.freeze_xray_encoder and model.memory.cache_xray:
         with user_errors():
             data_bytes += cache_xray_features(data, module, training_device(run.devices))
     return data, callbacks, data_bytes

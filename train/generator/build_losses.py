@@ -17,6 +17,8 @@ from ddpm.losses.vgg import VGG16Features
 from ddpm.module import Losses
 from vq_gan_3d.perceptual import NETWORKS
 
+CLASSIFIER = "model.losses.classification.classifier_ckpt"
+
 
 def build_losses(model: DictConfig, window: Window, shape: tuple[int, int, int, int]) -> Losses:
     """The pointwise loss and the further terms; a term of weight 0 is neither built nor read.
@@ -29,21 +31,18 @@ def build_losses(model: DictConfig, window: Window, shape: tuple[int, int, int, 
         ValueError: for words or values that are refused.
         UserError: for a network that is asked for and missing, or does not fit.
     """
-    given = {
-        "perceptual": model.perceptual_weight,
-        "adversarial": model.adversarial_weight,
-        "classification": model.classification_weight,
-    }
-    pointwise, weights = parse_loss_type(model.loss_type, given)
+    options = model.losses
+    adversarial = options.adversarial
+    pointwise, weights = parse_loss_type(model.loss_type, {name: term.weight for name, term in options.items()})
     builders = {
-        "perceptual": lambda: PerceptualTerm(_features(model.perceptual_network), model.perceptual_slices),
+        "perceptual": lambda: PerceptualTerm(_features(options.perceptual.network), options.perceptual.slices),
         "adversarial": lambda: AdversarialTerm(
-            instantiate(model.discriminator, in_channels=shape[0]), instantiate(model.discriminator_optimizer), shape
+            instantiate(adversarial.discriminator, in_channels=shape[0]), instantiate(adversarial.optimizer), shape
         ),
-        "classification": lambda: ClassificationTerm(_classifier(model.classifier_ckpt, window)),
+        "classification": lambda: ClassificationTerm(_classifier(options.classification.classifier_ckpt, window)),
     }
     terms = {name: builders[name]() for name in weights}
-    return Losses(pointwise, GeneratorLosses(terms, weights) if terms else None, model.adversarial_start)
+    return Losses(pointwise, GeneratorLosses(terms, weights) if terms else None, adversarial.start)
 
 
 def _features(network: str):
@@ -51,26 +50,26 @@ def _features(network: str):
         return NETWORKS[network]()
     if not str(network).endswith((".pth", ".pt", ".safetensors")):
         raise ValueError(
-            f"model.perceptual_network={network}: choose one of {', '.join(NETWORKS)}, or give the path of "
+            f"model.losses.perceptual.network={network}: choose one of {', '.join(NETWORKS)}, or give the path of "
             "torchvision's VGG16 weights (.pth or .safetensors)"
         )
     try:
         return VGG16Features.from_file(network)
     except ValueError as error:
-        raise UserError(f"model.perceptual_network={error}") from error
+        raise UserError(f"model.losses.perceptual.network={error}") from error
 
 
 def _classifier(path: str | None, window: Window):
     if not path or not Path(path).is_file():
         raise UserError(
-            f"model.classifier_ckpt={path}: no such file, and model.loss_type asks for the classification term; give "
-            "a classifier's checkpoint, or set model.classification_weight=0"
+            f"{CLASSIFIER}={path}: no such file, and model.loss_type asks for the classification term; give a "
+            "classifier's checkpoint, or set model.losses.classification.weight=0"
         )
     classifier, protocol = load_classifier(path)
     found = protocol.get("window")
     if found is None or Window.parse(found) != window:
         raise UserError(
-            f"model.classifier_ckpt={path}: trained on volumes in the window {found} HU, but dataset.window is "
+            f"{CLASSIFIER}={path}: trained on volumes in the window {found} HU, but dataset.window is "
             f"[{window.low:g}, {window.high:g}]; set dataset.window to it, or give a classifier of this window"
         )
     return classifier

@@ -36,59 +36,51 @@ def build_module(
     if not OmegaConf.is_config(model.objective):
         known = f"{', '.join(PREDICTIONS[:-1])} or {PREDICTIONS[-1]}"
         meant = model.objective if model.objective in PREDICTIONS else known
-        raise ValueError(f"model.objective={model.objective}: give model.prediction={meant}")
-    if model.lora and origin is None:
-        raise ValueError("model.lora=true adapts a trained model: give it as model.init_from=<checkpoint>")
+        raise ValueError(f"model.objective={model.objective}: give model.objective.prediction={meant}")
+    if model.lora.enabled and origin is None:
+        raise ValueError("model.lora.enabled=true adapts a trained model: give it as model.init_from=<checkpoint>")
     xray_encoder = instantiate(model.xray_encoder, _convert_="all")
     volumes = dataset.get("source_window") is not None
     if volumes != xray_encoder.volumetric:
         found, need = ("volumes", "model/xray_encoder=volume") if volumes else ("X-rays", "another model/xray_encoder")
         raise ValueError(f"dataset.source_window={dataset.get('source_window')}: the sources are {found}, use {need}")
-    with_prior = model.prior_rank > 0 and not xray_encoder.volumetric
-    _check_prior_start(model.guess_from, with_prior, origin)
-    residual = with_prior and model.prediction == "sample"
-    preconditioned = bool(model.posterior_start)
-    if preconditioned and (not residual or model.denoiser.regression):
+    options, conditioning = model.prior, model.conditioning
+    with_prior = options.rank > 0 and not xray_encoder.volumetric
+    _check_prior_start(options.start, with_prior, origin)
+    residual = with_prior and model.objective.prediction == "sample"
+    if options.preconditioning and (not residual or model.denoiser.regression):
         raise ValueError(
-            "model.posterior_start: needs the linear prior, model.prediction=sample, and no model.denoiser.regression"
+            "model.prior.preconditioning: needs the linear prior, model.objective.prediction=sample, and no "
+            "model.denoiser.regression"
         )
     denoiser = instantiate(
         model.denoiser,
         in_channels=shape[0],
         condition={
-            "embedding_dim": xray_encoder.embedding_dim if model.global_embedding else 0,
-            "token_channels": xray_encoder.feature_channels if model.token_grid else 0,
+            "embedding_dim": xray_encoder.embedding_dim if conditioning.global_embedding else 0,
+            "token_channels": xray_encoder.feature_channels if conditioning.token_grid else 0,
         },
         prior={"residual": residual, "preconditioning": _preconditioning(model)} if with_prior else None,
         _convert_="all",
     )
     denoiser.check_size(shape[1:])
-    lift = make_lift(xray_encoder, model.condition_channels, model.depth_bins) if model.condition_channels else None
+    lift = make_lift(xray_encoder, conditioning.channels, conditioning.depth_bins) if conditioning.channels else None
     with torch.no_grad():  # one empty X-ray tells whether its size suits the encoder
         views = dataset.volume_size[0] if xray_encoder.volumetric else 1
         encoded = xray_encoder(torch.zeros(1, views, 1, *dataset.xray_size))
         extent = (1.0, 1.0, 1.0)
         make_condition(encoded, lift, make_pose(extent)[None, None], torch.tensor([extent]), shape[1:])
     prior = None
-    if with_prior:
-        views = dataset.views
-        prior = (
-            LinearPrior(shape, views, model.prior_pixels, model.prior_rank, deviation=preconditioned)
-            if origin is None
-            else origin.pipeline.prior
-        )
+    if with_prior and origin is None:
+        prior = LinearPrior(shape, dataset.views, options.pixels, options.rank, deviation=options.preconditioning)
+    elif with_prior:
+        prior = origin.pipeline.prior
     losses = build_losses(model, Window.parse(dataset.window), shape)
     objective = instantiate(model.objective)
     if origin is not None:
         parts = {"denoiser": denoiser, "xray_encoder": xray_encoder, "lift": lift}
         origin.fill({name: part for name, part in parts.items() if part is not None}, objective.scheduler())
-    patterns = model.lora_target_modules
-    lora = {
-        "rank": model.lora_rank,
-        "alpha": model.lora_alpha,
-        "patterns": None if patterns is None else list(patterns),
-    }
-    pose_regressor = None if origin is None else origin.pose_regressor(model.pose_guess, dataset.views)
+    pose_regressor = None if origin is None else origin.pose_regressor(model.pose_regressor, dataset.views)
     return DDPMModule(
         GeneratorParts(denoiser, xray_encoder, lift, latent_encoder, prior, pose_regressor),
         objective,
@@ -99,37 +91,41 @@ def build_module(
             model.gradient_accumulate_every,
             model.skip_nonfinite,
         ),
-        protocol={"volume_size": list(dataset.volume_size), "condition_drop": float(model.condition_drop)},
+        protocol={"volume_size": list(dataset.volume_size), "condition_drop": float(conditioning.drop)},
         losses=losses,
         ema_decay=model.ema_decay,
-        condition_drop=model.condition_drop,
+        condition_drop=conditioning.drop,
         freeze_xray_encoder=model.freeze_xray_encoder,
-        lora=lora if model.lora else None,
+        lora=_adapters(model.lora) if model.lora.enabled else None,
         seed=model.seed,
     )
 
 
 def _check_prior_start(share: float | None, with_prior: bool, origin: Origin | None) -> None:
     if share is not None and not (isinstance(share, int | float) and 0.0 <= share < 1.0):
-        raise ValueError(f"model.guess_from={share}: give a share of the training, from 0 to below 1")
+        raise ValueError(f"model.prior.start={share}: give a share of the training, from 0 to below 1")
     if share and not with_prior:
-        raise ValueError(f"model.guess_from={share}: there is no linear prior; leave it out")
+        raise ValueError(f"model.prior.start={share}: there is no linear prior; leave it out")
     if origin is None:
         return
     if share:
         raise ValueError(
-            f"model.guess_from={share}: model.init_from={origin.path} was trained with its prior; leave it out"
+            f"model.prior.start={share}: model.init_from={origin.path} was trained with its prior; leave it out"
         )
     if origin.pipeline.prior is not None and origin.pipeline.prior.config.hidden:
         raise ValueError(
-            f"model.init_from={origin.path}: saved before its run used the linear prior (model.guess_from); give a "
+            f"model.init_from={origin.path}: saved before its run used the linear prior (model.prior.start); give a "
             "later checkpoint of it"
         )
 
 
 def _preconditioning(model) -> dict | None:
     """Arguments of `GaussianPreconditioning`; None where the denoiser goes without."""
-    if not model.posterior_start:
+    if not model.prior.preconditioning:
         return None
-    schedule = model.objective.schedule
-    return {"timesteps": model.timesteps, "schedule": schedule, "zero_terminal_snr": model.zero_terminal_snr}
+    return {key: model.objective[key] for key in ("timesteps", "schedule", "zero_terminal_snr")}
+
+
+def _adapters(lora: DictConfig) -> dict:
+    patterns = lora.target_modules
+    return {"rank": lora.rank, "alpha": lora.alpha, "patterns": None if patterns is None else list(patterns)}

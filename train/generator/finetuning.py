@@ -74,7 +74,7 @@ class Origin:
         """
         own = self.pipeline.pose_regressor
         if asked is not None and asked != (own is not None):
-            told = f"model.pose_guess={str(asked).lower()}: model.init_from={self.path} was trained"
+            told = f"model.pose_regressor={str(asked).lower()}: model.init_from={self.path} was trained"
             raise UserError(f"{told} {'without' if own is None else 'with'} it; leave it out")
         if own is not None and len(own.config.azimuths) != views:
             raise UserError(

@@ -31,22 +31,22 @@ log = logging.getLogger(__name__)
 
 
 def fit_priors(
-    module: DDPMModule, cases: CTDataModule, data: LatentData, pixels: int, pose_guess: bool | None
+    module: DDPMModule, cases: CTDataModule, data: LatentData, pixels: int, with_poses: bool | None
 ) -> None:
     """Fits the pose regressor, which is added to the module where needed, then the linear prior of latents.
 
     Args:
         pixels: a side of the X-rays that both see.
-        pose_guess: whether to fit a pose regressor; None fits one where training X-rays have no pose and are not
+        with_poses: whether to fit a pose regressor; None fits one where training X-rays have no pose and are not
             aligned by their lungs.
 
     Raises:
         ValueError: for too few patients.
     """
     patients = cases.train.rows["patient"].tolist()
-    if pose_guess and module.trained["xray_encoder"].volumetric:
-        raise ValueError("model.pose_guess=true: the sources are volumes, which have no pose; leave it out")
-    if pose_guess or pose_guess is None and _needs_pose(cases, data, module):
+    if with_poses and module.trained["xray_encoder"].volumetric:
+        raise ValueError("model.pose_regressor=true: the sources are volumes, which have no pose; leave it out")
+    if with_poses or with_poses is None and _needs_pose(cases, data, module):
         drr = getattr(cases.source, "drr", DrrSettings())
         home = Path(cases.manifest_path).parent
         drrs = posed_drrs(cases.train, drr, home, OVERSAMPLING * pixels, cases.prepare_workers)

@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from common.errors import UserError
 from common.files import newest, newest_checkpoint
 from common.folder_lock import hold
+from common.renamed_keys import KEPT
 from train.distributed.processes import first_process
 from train.run.checkpoint_io import LAST, PREVIOUS, whole_checkpoint
 
@@ -25,10 +26,10 @@ NO_PART_IN_WEIGHTS = (  # keys, or groups of them, that a resumed run may change
     "model.default_root_dir",
     "model.results_folder_postfix",
     "model.num_workers",
-    "model.gradient_checkpointing",
+    "model.memory.gradient_checkpointing",
     "model.compile",
-    "model.cache_latents_gb",
-    "model.cache_volumes_gb",
+    "model.memory.cache_latents_gb",
+    "model.memory.cache_volumes_gb",
     "model.picture_every",
     "model.checkpoint_every",
     "model.save_and_sample_every",
@@ -168,10 +169,11 @@ def _newest_previous(results_folder: str) -> Path | None:
 
 
 def _flat(config: DictConfig) -> dict[str, object]:
-    """Every value that could touch the weights, by its dotted key."""
+    """Every value that could touch the weights, by its dotted key, under its present name."""
     found: dict[str, object] = {}
 
     def collect(tree, key: str) -> None:
+        key = KEPT.get(key, key)
         if any(key == name or key.startswith(f"{name}.") for name in NO_PART_IN_WEIGHTS):
             return
         if isinstance(tree, dict) and tree:

@@ -24,7 +24,7 @@ class Network:
     """The network that a run measures, compiles and checkpoints.
 
     Args:
-        module: its activations are estimated, and `model.gradient_checkpointing` and `model.compile` apply to it.
+        module: whose activations are estimated; `model.memory.gradient_checkpointing` and `model.compile` apply to it.
         shapes: of the inputs `(1, …)` of one sample.
         data_bytes: size of the data that stay in memory.
         frozen: networks outside the Lightning module that take memory too.
@@ -112,7 +112,7 @@ class TrainingRun:
         """
         model, gpu = self.model, self.devices["accelerator"] == "gpu"
         if network is not None:
-            if model.gradient_checkpointing:
+            if model.memory.gradient_checkpointing:
                 network.module.enable_gradient_checkpointing()
             need = network.memory(module, half="16" in str(model.precision), gpu=gpu)
             settle(model, data, need)

@@ -179,7 +179,7 @@ def test_it_survives_saving_without_the_training_cases(tmp_path):
 
 def test_too_few_patients_are_refused():
     poses = drawn(9)
-    with pytest.raises(ValueError, match="9 training patients.*needs 10.*model.pose_guess=false"):
+    with pytest.raises(ValueError, match="9 training patients.*needs 10.*model.pose_regressor=false"):
         PoseRegressor((0.0,), 16).fit(
             pictures(poses), NOMINAL.expand_as(poses), poses, list("abcdefghi"), list("abcdefghi")
         )

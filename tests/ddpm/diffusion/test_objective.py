@@ -81,7 +81,7 @@ def test_snr_weight_is_in_units_of_what_stays_uncertain():
     refused = [{"snr_weight": value} for value in (-0.1, 0.0, float("nan"), float("inf"))]
     refused += [{"prediction": "v_prediction"}, {"min_snr_gamma": 5.0, "zero_terminal_snr": False}]
     for other in refused:
-        with pytest.raises(ValueError, match="model.snr_weight="):
+        with pytest.raises(ValueError, match="model.objective.snr_weight="):
             NoiseObjective(**{"prediction": "sample", "snr_weight": 0.2, **other})
 
 

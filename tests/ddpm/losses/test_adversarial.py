@@ -129,7 +129,9 @@ def test_a_checkpoint_without_it_is_refused(tmp_path):
 
 
 def test_latents_that_are_too_small_are_named():
-    with pytest.raises(ValueError, match=r"\[4, 2, 2, 2\] are too small for model.discriminator.*num_layers_d"):
+    with pytest.raises(
+        ValueError, match=r"\[4, 2, 2, 2\] are too small for model.losses.adversarial.discriminator.*num_layers_d"
+    ):
         term(shape=(4, 2, 2, 2), layers=3)
 
 

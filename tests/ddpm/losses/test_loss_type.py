@@ -38,7 +38,7 @@ def test_unknown_words_name_the_choices(loss_type):
 
 @pytest.mark.parametrize("weight", [-0.1, float("nan")])
 def test_negative_weights_are_refused(weight):
-    with pytest.raises(ValueError, match="model.adversarial_weight"):
+    with pytest.raises(ValueError, match="model.losses.adversarial.weight"):
         parse_loss_type("l1", {**OPEN, "adversarial": weight})
 
 

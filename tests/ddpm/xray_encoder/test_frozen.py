@@ -136,5 +136,5 @@ def test_cached_features_give_the_loss_of_fresh_ones_and_spare_the_encoder(kind,
 def test_features_beyond_float16_are_refused():
     encoder = CNNXrayEncoder(width=8, blocks=1, embedding_dim=16)
     torch.nn.init.constant_(encoder.to_maps.bias, 1e6)
-    with pytest.raises(ValueError, match="model.cache_xray=false"):
+    with pytest.raises(ValueError, match="model.memory.cache_xray=false"):
         EncodedDataset([item(0)], encoder, torch.device("cpu"))

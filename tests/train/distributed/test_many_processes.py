@@ -20,13 +20,15 @@ DATA = ["dataset.train=9", "dataset.val=6", "dataset.test=6", "dataset.volume_si
         "dataset.xray_size=[32,32]", "dataset.prepare_workers=0", "trainer.accelerator=cpu", "model.precision=32",
         "trainer.log_every_n_steps=1", "model.warmup_steps=1", "model.validate_every=10"]  # fmt: skip
 VQGAN = ["model.n_codes=16", "model.n_hiddens=8", "model.n_res_blocks=1", f"model.max_steps={STEPS}",
-         "model.codebook_decay=0.5", "model.discriminator_iter_start=5", "model.discriminator.channels=4",
-         "model.discriminator.num_layers_d=1", "model.checkpoint_every=10", "model.picture_every=10"]  # fmt: skip
+         "model.codebook_decay=0.5", "model.losses.adversarial.start=5",
+         "model.losses.adversarial.discriminator.channels=4", "model.losses.adversarial.discriminator.num_layers_d=1",
+         "model.checkpoint_every=10", "model.picture_every=10"]  # fmt: skip
 DDPM = ["model.dim=8", "model.dim_mults=[1]", f"model.train_num_steps={STEPS}", "model.xray_encoder.width=8",
         "model.xray_encoder.feature_channels=8", "model.xray_encoder.embedding_dim=16", "model.denoiser.blocks=1",
-        "model.depth_bins=2", "model.save_and_sample_every=10", "model.sampling_timesteps=1",
-        "model.loss_type=l2_disc", "model.discriminator.channels=4", "model.discriminator.num_layers_d=1",
-        "model.discriminator.kernel_size=2", "model.prediction=v_prediction"]  # fmt: skip
+        "model.conditioning.depth_bins=2", "model.save_and_sample_every=10", "model.sampling_timesteps=1",
+        "model.loss_type=l2_disc", "model.losses.adversarial.discriminator.channels=4",
+        "model.losses.adversarial.discriminator.num_layers_d=1",
+        "model.losses.adversarial.discriminator.kernel_size=2", "model.objective.prediction=v_prediction"]  # fmt: skip
 CLASSIFIER = ["classifier=xray", "classifier.encoder.width=8", "classifier.encoder.blocks=1", "classifier.dropout=0",
               "model.balance=none", f"model.train_num_steps={STEPS}", "dataset.pe_share=0.5"]  # fmt: skip
 pytestmark = [pytest.mark.processes, pytest.mark.timeout(3600)]  # starting processes is slow on a busy machine

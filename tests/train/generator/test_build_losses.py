@@ -55,13 +55,22 @@ def test_weight_zero_opens_no_file_and_builds_no_network(monkeypatch):
 @pytest.mark.parametrize(
     ("overrides", "parts"),
     [
-        (["loss_type=l1_cls"], ["model.classifier_ckpt=None", "classification_weight=0"]),
-        (["loss_type=l1_cls", "classifier_ckpt=/nowhere.ckpt"], ["model.classifier_ckpt=/nowhere.ckpt"]),
+        (["loss_type=l1_cls"], ["model.losses.classification.classifier_ckpt=None", "classification_weight=0"]),
+        (
+            ["loss_type=l1_cls", "classifier_ckpt=/nowhere.ckpt"],
+            ["model.losses.classification.classifier_ckpt=/nowhere.ckpt"],
+        ),
         (["classification_weight=0.1", "classifier_ckpt=/nowhere.ckpt"], ["/nowhere.ckpt", "no such file"]),
-        (["loss_type=l1_lpips", "perceptual_network=/nowhere.pth"], ["model.perceptual_network=/nowhere.pth"]),
-        (["loss_type=l1_lpips", "perceptual_network=vgg"], ["model.perceptual_network=vgg", "efficientnet_lite0"]),
-        (["loss_type=l1_lpips", "perceptual_slices=0"], ["model.perceptual_slices=0"]),
-        (["loss_type=l1_disc", "discriminator.num_layers_d=6"], ["model.discriminator", "num_layers_d"]),
+        (["loss_type=l1_lpips", "perceptual_network=/nowhere.pth"], ["model.losses.perceptual.network=/nowhere.pth"]),
+        (
+            ["loss_type=l1_lpips", "perceptual_network=vgg"],
+            ["model.losses.perceptual.network=vgg", "efficientnet_lite0"],
+        ),
+        (["loss_type=l1_lpips", "perceptual_slices=0"], ["model.losses.perceptual.slices=0"]),
+        (
+            ["loss_type=l1_disc", "discriminator.num_layers_d=6"],
+            ["model.losses.adversarial.discriminator", "num_layers_d"],
+        ),
         (["loss_type=l1_gan"], ["model.loss_type=l1_gan", "_disc"]),
     ],
 )

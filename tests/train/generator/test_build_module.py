@@ -9,7 +9,10 @@ from train.generator.build_module import build_module
 
 @pytest.mark.parametrize(
     ("given", "remedy"),
-    [("flow", "model.prediction=flow"), ("null", "model.prediction=epsilon, v_prediction, sample or flow")],
+    [
+        ("flow", "model.objective.prediction=flow"),
+        ("null", "model.objective.prediction=epsilon, v_prediction, sample or flow"),
+    ],
 )
 def test_an_objective_is_chosen_by_what_is_predicted(given, remedy):
     with initialize_config_dir(str(CONFIG), version_base="1.3"):

@@ -20,7 +20,7 @@ from train.generator.finetuning import Origin
 from vq_gan_3d import VQGAN3D
 
 CNN = ["model.xray_encoder.width=8", "model.xray_encoder.feature_channels=8", "model.xray_encoder.embedding_dim=16"]
-LORA = [*CNN, "model.lora=true", "model.lora_rank=2", "model.lora_alpha=4"]
+LORA = [*CNN, "model.lora.enabled=true", "model.lora.rank=2", "model.lora.alpha=4"]
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +70,7 @@ def test_what_does_not_fit_another_run_is_refused_with_both_values(base, train, 
     with pytest.raises(UserError, match="denoiser.dim=16 there, 32 here"):
         train(tmp_path, *start, "model.dim=32")
     with pytest.raises(UserError, match="scheduler.prediction_type=v_prediction there, epsilon here"):
-        train(tmp_path, *start, "model.prediction=epsilon", "model.zero_terminal_snr=false")
+        train(tmp_path, *start, "model.objective.prediction=epsilon", "model.objective.zero_terminal_snr=false")
     with pytest.raises(UserError, match="vae1_.*is not the latent encoder of model.init_from"):
         train(tmp_path, *start, f"model.vae_ckpt={save_vae(1)}")
     with pytest.raises(UserError, match="model.init_from=<checkpoint>"):
@@ -131,7 +131,7 @@ def test_another_folds_run_or_vqgan_is_not_started_from(people, train, vae, tmp_
         f"dataset.root_dir={people}",
         "dataset.n_folds=3",
         "model.train_num_steps=1",
-        "model.prior_rank=0",
+        "model.prior.rank=0",
     ]
     first = train(tmp_path / "first", *data, f"model.vae_ckpt={vae}", "dataset.fold=0") / "last.ckpt"
     assert len(read(first).protocol["seen"]["train"]) == 2

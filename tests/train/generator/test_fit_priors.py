@@ -11,8 +11,8 @@ from ddpm.conditioning.linear_prior import LinearPrior
 from ddpm.module import DDPMModule
 from ddpm.pipeline import XrayToCTPipeline
 
-CASES = ["dataset=phantom", "dataset.train=12", "dataset.val=1", "dataset.test=1", "model.prior_rank=2",
-         "model.prior_pixels=8", "model.prediction=sample"]  # fmt: skip
+CASES = ["dataset=phantom", "dataset.train=12", "dataset.val=1", "dataset.test=1", "model.prior.rank=2",
+         "model.prior.pixels=8", "model.objective.prediction=sample"]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -49,17 +49,17 @@ def test_where_poses_are_unknown_they_are_guessed_and_only_there(trained, tmp_pa
 
 
 def test_it_can_be_left_out_or_asked_for(trained):
-    assert trained("dataset.pose_noise=true", "model.pose_guess=false").pose_regressor is None
+    assert trained("dataset.pose_noise=true", "model.pose_regressor=false").pose_regressor is None
     assert trained().pose_regressor is None
-    assert trained("model.pose_guess=true").pose_regressor is not None
+    assert trained("model.pose_regressor=true").pose_regressor is not None
 
 
 def test_too_few_patients_are_said(trained, caplog):
     few = ["dataset.pose_noise=true", "dataset.train=4"]
     assert trained(*few).pose_regressor is None
     assert "4 training patients are too few to guess the unknown poses" in caplog.text
-    with pytest.raises(UserError, match="4 training patients.*model.pose_guess=false"):
-        trained(*few, "model.pose_guess=true")
+    with pytest.raises(UserError, match="4 training patients.*model.pose_regressor=false"):
+        trained(*few, "model.pose_regressor=true")
 
 
 @pytest.fixture
@@ -109,9 +109,9 @@ def test_the_linear_guess_is_fitted_on_what_is_laid(trained, seen, monkeypatch):
     ("overrides", "steps_without"),
     [
         (("dataset.pose_noise=true",), {0, 1}),  # 0.4 of 4 batches
-        (("dataset.pose_noise=true", "model.guess_from=0"), set()),
-        (("dataset.pose_noise=true", "model.pose_guess=false"), set()),
-        (("model.posterior_start=true", "model.guess_from=0.75"), {0, 1, 2}),
+        (("dataset.pose_noise=true", "model.prior.start=0"), set()),
+        (("dataset.pose_noise=true", "model.pose_regressor=false"), set()),
+        (("model.prior.preconditioning=true", "model.prior.start=0.75"), {0, 1, 2}),
         ((), set()),
     ],
 )
@@ -138,39 +138,39 @@ def test_the_linear_guess_is_hidden_where_poses_are_guessed_or_as_told(
 
 @pytest.mark.parametrize("told", ["1.0", "-0.1", "0.4"])
 def test_a_share_that_cannot_be_is_refused(train, vae, tmp_path, told):
-    without = ["model.prior_rank=0"] if told == "0.4" else []
-    with pytest.raises(UserError, match=f"model.guess_from={told}: "):
-        train(tmp_path, *CASES, f"model.vae_ckpt={vae}", f"model.guess_from={told}", *without)
+    without = ["model.prior.rank=0"] if told == "0.4" else []
+    with pytest.raises(UserError, match=f"model.prior.start={told}: "):
+        train(tmp_path, *CASES, f"model.vae_ckpt={vae}", f"model.prior.start={told}", *without)
 
 
 def test_what_was_shown_stays_shown_in_a_longer_training(train, vae, tmp_path):
     told = [*CASES, f"model.vae_ckpt={vae}", "dataset.pose_noise=true"]
     train(tmp_path, *told)
-    longer = ["model.train_num_steps=8", "model.guess_from=0.9", "model.resume=auto", "model.resume_changed=true"]
+    longer = ["model.train_num_steps=8", "model.prior.start=0.9", "model.resume=auto", "model.resume_changed=true"]
     folder = train(tmp_path, *told, *longer)
     assert [load_pipeline(folder / f"saved{n}.ckpt").prior.config.hidden for n in (2, 4, 6, 8)] == [True, *[False] * 3]
 
 
 def test_a_run_that_has_not_seen_the_guess_yet_is_no_origin(train, vae, tmp_path):
-    early = train(tmp_path / "early", *CASES, f"model.vae_ckpt={vae}", "model.guess_from=0.75") / "saved2.ckpt"
+    early = train(tmp_path / "early", *CASES, f"model.vae_ckpt={vae}", "model.prior.start=0.75") / "saved2.ckpt"
     more = [*CASES, "model.allow_seen_patients=true", f"model.init_from={early}"]
     with pytest.raises(UserError, match="saved before its run used the linear prior"):
         train(tmp_path / "more", *more)
-    with pytest.raises(UserError, match="model.guess_from=0.4: model.init_from=.* leave it out"):
-        train(tmp_path / "more", *more, "model.guess_from=0.4")
+    with pytest.raises(UserError, match="model.prior.start=0.4: model.init_from=.* leave it out"):
+        train(tmp_path / "more", *more, "model.prior.start=0.4")
 
 
 def test_another_run_keeps_its_own(train, vae, tmp_path):
     told = [*CASES, f"model.vae_ckpt={vae}", "dataset.pose_noise=true"]
     with_it = train(tmp_path / "with", *told) / "last.ckpt"
-    without = train(tmp_path / "without", *told, "model.pose_guess=false") / "last.ckpt"
+    without = train(tmp_path / "without", *told, "model.pose_regressor=false") / "last.ckpt"
     more = ["model.vae_ckpt=null", "model.allow_seen_patients=true", *told[:-2], "dataset.pose_noise=true"]
     more = [word for word in more if not word.startswith("model.vae_ckpt=/")]
     again = load_pipeline(train(tmp_path / "more", *more, f"model.init_from={with_it}") / "last.ckpt")
     assert torch.equal(again.pose_regressor.weight, load_pipeline(with_it).pose_regressor.weight)
     for origin, asked, had in ((with_it, "false", "with"), (without, "true", "without")):
-        with pytest.raises(UserError, match=f"model.pose_guess={asked}: .* was trained {had} it"):
-            train(tmp_path / had, *more, f"model.init_from={origin}", f"model.pose_guess={asked}")
+        with pytest.raises(UserError, match=f"model.pose_regressor={asked}: .* was trained {had} it"):
+            train(tmp_path / had, *more, f"model.init_from={origin}", f"model.pose_regressor={asked}")
 
 
 def test_a_stopped_run_goes_on_as_if_it_had_not(train, vae, tmp_path):

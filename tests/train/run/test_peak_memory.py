@@ -14,8 +14,13 @@ from common.files import ROOT
 DATA = ["dataset.train=8", "dataset.val=1", "dataset.test=1", "dataset.prepare_workers=0", "model.num_workers=0",
         "model.warmup_steps=1"]  # fmt: skip
 GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU: its peak memory")
-VQGAN = ["model.max_steps=4", "model.n_codes=256", "model.discriminator_iter_start=1000000"]
-DDPM = ["model.train_num_steps=4", "model.sampling_timesteps=1", "model.condition_channels=16", "model.depth_bins=4"]
+VQGAN = ["model.max_steps=4", "model.n_codes=256", "model.losses.adversarial.start=1000000"]
+DDPM = [
+    "model.train_num_steps=4",
+    "model.sampling_timesteps=1",
+    "model.conditioning.channels=16",
+    "model.conditioning.depth_bins=4",
+]
 CASES = {
     "a VQ-GAN of crops": ("train_vqgan", [*VQGAN, "dataset.volume_size=[64,64,64]", "model.n_hiddens=64",
                                           "model.crop=[32,32,32]", "model.batch_size=4"]),
@@ -23,7 +28,7 @@ CASES = {
                                        "model.dim_mults=[1,2,4]", "model.batch_size=4"]),
     "the same, activations computed again": ("train_ddpm", [*DDPM, "dataset.volume_size=[32,64,64]", "model.dim=64",
                                                             "model.dim_mults=[1,2,4]", "model.batch_size=4",
-                                                            "model.gradient_checkpointing=true"]),
+                                                            "model.memory.gradient_checkpointing=true"]),
     "a denoiser of large latents": ("train_ddpm", [*DDPM, "dataset.volume_size=[64,128,128]", "model.dim=32",
                                                    "model.dim_mults=[1,2,4]", "model.batch_size=1",
                                                    "model.full_conv=true", "model.denoiser.depth_attention=false"]),

@@ -13,14 +13,16 @@ from common.files import ROOT
 DATA = ["dataset.train=5", "dataset.val=1", "dataset.test=1", "dataset.volume_size=[16,16,16]",
         "dataset.xray_size=[32,32]", "dataset.prepare_workers=0", "model.gpus=0"]  # fmt: skip
 VQGAN = ["model.n_codes=16", "model.n_hiddens=8", "model.n_res_blocks=1", "model.batch_size=2", "model.max_steps=7",
-         "model.warmup_steps=1", "model.discriminator_iter_start=2", "model.discriminator.channels=4",
-         "model.discriminator.num_layers_d=1", "model.validate_every=3", "model.checkpoint_every=1"]  # fmt: skip
+         "model.warmup_steps=1", "model.losses.adversarial.start=2",
+         "model.losses.adversarial.discriminator.channels=4", "model.losses.adversarial.discriminator.num_layers_d=1",
+         "model.validate_every=3", "model.checkpoint_every=1"]  # fmt: skip
 DDPM = ["model.dim=8", "model.dim_mults=[1]", "model.batch_size=2", "model.train_num_steps=7", "model.warmup_steps=1",
         "model.xray_encoder.width=8", "model.xray_encoder.feature_channels=8", "model.xray_encoder.embedding_dim=16",
-        "model.denoiser.blocks=1", "model.depth_bins=2", "model.validate_every=3", "model.save_and_sample_every=1",
-        "model.gradient_accumulate_every=1", "model.sampling_timesteps=2", "model.loss_type=l2_disc",
-        "model.discriminator.channels=4", "model.discriminator.num_layers_d=1",
-        "model.discriminator.kernel_size=2"]  # fmt: skip
+        "model.denoiser.blocks=1", "model.conditioning.depth_bins=2", "model.validate_every=3",
+        "model.save_and_sample_every=1", "model.gradient_accumulate_every=1", "model.sampling_timesteps=2",
+        "model.loss_type=l2_disc", "model.losses.adversarial.discriminator.channels=4",
+        "model.losses.adversarial.discriminator.num_layers_d=1",
+        "model.losses.adversarial.discriminator.kernel_size=2"]  # fmt: skip
 
 
 def run(script: str, *overrides: str, stop_at: int | None = None, cwd: Path = ROOT) -> subprocess.CompletedProcess:
