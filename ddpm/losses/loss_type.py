@@ -39,7 +39,7 @@ def parse_loss_type(loss_type: str, weights: dict[str, float | None]) -> tuple[s
         weight = weights.get(term)
         weight = (DEFAULT_WEIGHT if word in words else 0.0) if weight is None else float(weight)
         if not weight >= 0:
-            raise ValueError(f"model.{term}_weight={weight:g}: give 0 or more")
+            raise ValueError(f"model.losses.{term}.weight={weight:g}: give 0 or more")
         if weight > 0:
             found[term] = weight
     return pointwise, found

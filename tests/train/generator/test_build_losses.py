@@ -33,7 +33,9 @@ def classifier_file(path: Path, window=(-200, 500)) -> Path:
 def test_each_term_is_built_with_its_weight(tmp_path):
     pytest.importorskip("efficientnet_lite_pytorch")
     path = classifier_file(tmp_path / "classifier.safetensors")
-    built = build("loss_type=l1_lpips_disc_cls", "perceptual_weight=0.2", f"classifier_ckpt={path}")
+    built = build(
+        "loss_type=l1_lpips_disc_cls", "losses.perceptual.weight=0.2", f"losses.classification.classifier_ckpt={path}"
+    )
     losses = built.terms
     assert built.pointwise == "l1"
     assert losses.weights == {"perceptual": 0.2, "adversarial": 0.01, "classification": 0.01}
@@ -45,8 +47,8 @@ def test_weight_zero_opens_no_file_and_builds_no_network(monkeypatch):
     for name in ("PerceptualTerm", "AdversarialTerm", "ClassificationTerm", "load_classifier"):
         monkeypatch.setattr(f"train.generator.build_losses.{name}", lambda *a, n=name: pytest.fail(n))
     before = set(sys.modules)
-    missing = ["classifier_ckpt=/nowhere.ckpt", "perceptual_network=/nowhere.pth"]
-    zero = ["perceptual_weight=0", "adversarial_weight=0", "classification_weight=0"]
+    missing = ["losses.classification.classifier_ckpt=/nowhere.ckpt", "losses.perceptual.network=/nowhere.pth"]
+    zero = ["losses.perceptual.weight=0", "losses.adversarial.weight=0", "losses.classification.weight=0"]
     assert build("loss_type=l1_lpips_disc_cls", *missing, *zero) == Losses("l1")
     assert build("loss_type=l2", *missing) == Losses("l2")
     assert not {m for m in set(sys.modules) - before if "efficientnet" in m}
@@ -55,27 +57,33 @@ def test_weight_zero_opens_no_file_and_builds_no_network(monkeypatch):
 @pytest.mark.parametrize(
     ("overrides", "parts"),
     [
-        (["loss_type=l1_cls"], ["model.losses.classification.classifier_ckpt=None", "classification_weight=0"]),
+        (["loss_type=l1_cls"], ["model.losses.classification.classifier_ckpt=None", "losses.classification.weight=0"]),
         (
-            ["loss_type=l1_cls", "classifier_ckpt=/nowhere.ckpt"],
+            ["loss_type=l1_cls", "losses.classification.classifier_ckpt=/nowhere.ckpt"],
             ["model.losses.classification.classifier_ckpt=/nowhere.ckpt"],
         ),
-        (["classification_weight=0.1", "classifier_ckpt=/nowhere.ckpt"], ["/nowhere.ckpt", "no such file"]),
-        (["loss_type=l1_lpips", "perceptual_network=/nowhere.pth"], ["model.losses.perceptual.network=/nowhere.pth"]),
         (
-            ["loss_type=l1_lpips", "perceptual_network=vgg"],
+            ["losses.classification.weight=0.1", "losses.classification.classifier_ckpt=/nowhere.ckpt"],
+            ["/nowhere.ckpt", "no such file"],
+        ),
+        (
+            ["loss_type=l1_lpips", "losses.perceptual.network=/nowhere.pth"],
+            ["model.losses.perceptual.network=/nowhere.pth"],
+        ),
+        (
+            ["loss_type=l1_lpips", "losses.perceptual.network=vgg"],
             ["model.losses.perceptual.network=vgg", "efficientnet_lite0"],
         ),
-        (["loss_type=l1_lpips", "perceptual_slices=0"], ["model.losses.perceptual.slices=0"]),
+        (["loss_type=l1_lpips", "losses.perceptual.slices=0"], ["model.losses.perceptual.slices=0"]),
         (
-            ["loss_type=l1_disc", "discriminator.num_layers_d=6"],
+            ["loss_type=l1_disc", "losses.adversarial.discriminator.num_layers_d=6"],
             ["model.losses.adversarial.discriminator", "num_layers_d"],
         ),
         (["loss_type=l1_gan"], ["model.loss_type=l1_gan", "_disc"]),
     ],
 )
 def test_what_is_missing_or_wrong_is_one_line(overrides, parts):
-    if "perceptual_slices=0" in overrides:
+    if "losses.perceptual.slices=0" in overrides:
         pytest.importorskip("efficientnet_lite_pytorch")
     with pytest.raises((UserError, ValueError)) as caught:
         build(*overrides)
@@ -87,7 +95,7 @@ def test_what_is_missing_or_wrong_is_one_line(overrides, parts):
 def test_a_classifier_of_another_window_is_refused(tmp_path):
     path = classifier_file(tmp_path / "wide.safetensors", (-1000, 1000))
     with pytest.raises(UserError, match=r"window \[-1000, 1000\] HU, but dataset.window is \[-200, 500\]"):
-        build("loss_type=l1_cls", f"classifier_ckpt={path}")
+        build("loss_type=l1_cls", f"losses.classification.classifier_ckpt={path}")
 
 
 def test_a_classifier_comes_back_and_other_stages_are_refused(tmp_path):
