@@ -1,13 +1,12 @@
 """The whole chain as commands, small: VQ-GAN, DDPM, evaluation, generation from an X-ray file."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
+from forked_command import run_command
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -16,7 +15,7 @@ BASELINES = {"model", "model_sample", "mean_volume", "nearest", "ridge", "shuffl
 
 
 def run(script: str, *overrides: str) -> str:
-    done = subprocess.run([sys.executable, str(ROOT / script), *overrides], capture_output=True, text=True)
+    done = run_command(script, *overrides)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

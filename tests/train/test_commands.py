@@ -1,11 +1,11 @@
 """What a user types, and types wrongly: one line that names the key and the remedy, no traceback, exit code 1."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from forked_command import run_command
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 README_COMMAND = [
@@ -16,13 +16,6 @@ README_COMMAND = [
 ]  # fmt: skip
 TINY = ["dataset.train=2", "dataset.val=1", "dataset.test=1", "dataset.volume_size=[16,16,16]",
         "dataset.xray_size=[32,32]", "dataset.prepare_workers=0", "model.gpus=0"]  # fmt: skip
-
-
-def run(script: str, *arguments: str, cwd: Path = ROOT, module: bool = False) -> subprocess.CompletedProcess:
-    env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-    env.update(HF_HUB_OFFLINE="1", OMP_NUM_THREADS="1")
-    start = ["-m", script.removesuffix(".py").replace("/", ".")] if module else [str(ROOT / script)]
-    return subprocess.run([sys.executable, *start, *arguments], cwd=cwd, env=env, capture_output=True, text=True)
 
 
 def refused(done: subprocess.CompletedProcess) -> str:
@@ -42,7 +35,7 @@ def save_tiny_vae(folder: Path) -> None:
 
 
 def test_the_readme_command_lists_all_that_is_missing_data_first():
-    line = refused(run("train/train_ddpm.py", *README_COMMAND))
+    line = refused(run_command("train/train_ddpm.py", *README_COMMAND))
     assert line.index("dataset.root_dir") < line.index("stabilityai/stable-diffusion-xl-base-1.0")
     assert "hf download" in line
 
@@ -51,16 +44,17 @@ def test_the_readme_command_lists_all_that_is_missing_data_first():
                                     "evaluation/evaluate.py", "evaluation/generate.py", "train/train_classifier.py",
                                     "evaluation/classification.py", "dataset/prepare.py"])  # fmt: skip
 def test_help_lists_every_option_with_a_line(script, tmp_path):
-    done = run(script, "--help", cwd=tmp_path)
+    done = run_command(script, "--help", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     options = [line for line in done.stdout.splitlines() if line.startswith("  ") and "=" in line]
     assert len(options) > 8 and all("# " in line for line in options)
 
 
 def test_cfg_job_shows_the_composed_config_from_anywhere(tmp_path):
-    done = run("train/train_ddpm.py", "--cfg", "job", "model.batch_size=77", cwd=tmp_path)
+    done = run_command("train/train_ddpm.py", "--cfg", "job", "model.batch_size=77", cwd=tmp_path)
     assert done.returncode == 0 and "batch_size: 77" in done.stdout
-    done = run("train/train_ddpm.py", "--cfg", "job", module=True)
+    command = [sys.executable, "-m", "train.train_ddpm", "--cfg", "job"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0 and "batch_size:" in done.stdout
     assert list(tmp_path.iterdir()) == []
 
@@ -93,18 +87,18 @@ def test_mistakes_become_one_line(overrides, parts, tmp_path):
     if "model.vae_ckpt={vae}" in overrides:
         save_tiny_vae(tmp_path / "vae")
         overrides = [o.replace("{vae}", str(tmp_path / "vae")) for o in overrides]
-    line = refused(run("train/train_ddpm.py", *overrides, vqgan, f"model.results_folder={tmp_path}"))
+    line = refused(run_command("train/train_ddpm.py", *overrides, vqgan, f"model.results_folder={tmp_path}"))
     for part in parts:
         assert part in line
 
 
 def test_without_a_latent_encoder_the_line_says_what_to_train_first(tmp_path):
     overrides = [*TINY, f"dataset.cache_dir={tmp_path}", f"model.latent.search={tmp_path}"]
-    assert "train_vqgan.py" in refused(run("train/train_ddpm.py", *overrides))
+    assert "train_vqgan.py" in refused(run_command("train/train_ddpm.py", *overrides))
 
 
 def test_sizes_that_contradict_the_encoder_show_both(tmp_path):
     save_tiny_vae(tmp_path / "vae")
     overrides = [*TINY, f"dataset.cache_dir={tmp_path}", f"model.vae_ckpt={tmp_path}/vae"]
-    line = refused(run("train/train_ddpm.py", *overrides, "model.diffusion_img_size=32"))
+    line = refused(run_command("train/train_ddpm.py", *overrides, "model.diffusion_img_size=32"))
     assert "model.diffusion_img_size=32" in line and "gives 8" in line

@@ -1,7 +1,6 @@
 """Volumes of one grid and window, answers that are read or refused, and the command from making to analysis."""
 
 import subprocess
-import sys
 from pathlib import Path
 
 import nibabel as nib
@@ -10,6 +9,7 @@ import pandas as pd
 import pytest
 import torch
 from evaluation_fakes import FakePipeline, chest_world, oracle, protocol
+from forked_command import run_command
 from reader_files import QUESTIONS, chest, make_small_study
 
 from common.errors import UserError
@@ -177,8 +177,7 @@ def test_a_table_that_lies_is_one_line(tmp_path):
 
 
 def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
-    script = [sys.executable, str(ROOT / "evaluation" / "reader_study.py"), f"study={folder / 'study'}"]
-    return subprocess.run([*script, *arguments], capture_output=True, text=True, cwd=folder)
+    return run_command("evaluation/reader_study.py", f"study={folder / 'study'}", *arguments, cwd=folder)
 
 
 def test_the_command_analyses(tmp_path):

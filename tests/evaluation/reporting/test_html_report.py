@@ -2,20 +2,18 @@
 
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 from time import perf_counter
 
 import numpy as np
 import pandas as pd
 import pytest
+from forked_command import run_command
 from omegaconf import OmegaConf
 from PIL import Image
 
 from common.environment import save_config
 from common.errors import UserError
-from common.files import ROOT
 from dataset.imaging.hu_window import Window
 from evaluation.protocol import comparability as protocol
 from evaluation.reporting.html_report import write_report
@@ -182,8 +180,7 @@ def test_folders_that_hold_no_evaluation_are_one_line(tmp_path):
 
 def test_the_command(tmp_path):
     an_evaluation(tmp_path)
-    script = [sys.executable, str(ROOT / "evaluation" / "report.py"), f"run={tmp_path}"]
-    done = subprocess.run(script, capture_output=True, text=True, cwd=tmp_path)
+    done = run_command("evaluation/report.py", f"run={tmp_path}", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == str(tmp_path / "report.html") and (tmp_path / "report.html").is_file()
     assert json.loads((tmp_path / "metrics.json").read_text())["protocol"]["cases"] == 12

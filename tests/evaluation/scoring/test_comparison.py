@@ -1,18 +1,17 @@
 """Two results side by side: what is refused, and whether the differences are those of an independent computation."""
 
 import json
-import subprocess
-import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from evaluation_fakes import FakeDataModule, FakePipeline, chest_world, evaluate, oracle, protocol
+from forked_command import run_command
 from scipy import stats
 
 from common.errors import UserError
-from common.files import ROOT
 from evaluation.scoring.comparison import compare, read_result, table
 
 
@@ -155,9 +154,7 @@ def test_one_case_has_a_difference_and_no_interval(tmp_path):
 
 @pytest.mark.slow
 def test_the_command_prints_and_writes(results, tmp_path):
-    def run(*arguments):
-        command = [sys.executable, "evaluation/compare.py", *arguments]
-        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    run = partial(run_command, "evaluation/compare.py")
 
     done = run(f"a={results['clean']}", f"b={results['noisy']}", f"output={tmp_path}/difference.json", "draws=200")
     assert done.returncode == 0, done.stderr

@@ -1,17 +1,16 @@
 """Scoring files: the same number as from tensors, and a line with both values where two files do not match."""
 
 import json
-import subprocess
-import sys
+from functools import partial
 
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
 from evaluation_fakes import chest_world
+from forked_command import run_command
 
 from common.errors import UserError
-from common.files import ROOT
 from dataset.imaging.hu_window import Window
 from dataset.io.nifti import write_nifti
 from evaluation.scoring.comparison import compare, read_result
@@ -105,9 +104,7 @@ def test_patients_come_from_a_table_that_lists_every_case(folders):
 
 @pytest.mark.slow
 def test_the_commands_score_and_refuse_in_one_line(folders):
-    def run(*arguments):
-        command = [sys.executable, "evaluation/score.py", *arguments]
-        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    run = partial(run_command, "evaluation/score.py")
 
     done = run(f"truth={folders}/true", f"prediction={folders}/better", f"output={folders}/out", "metrics=[psnr]")
     assert done.returncode == 0, done.stderr

@@ -1,18 +1,15 @@
 """Latents encoded ahead: only what is missing, the same from the command as from training, on one process or two."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from diffusers import AutoencoderKL
+from forked_command import run_command
 from phantom_sources import phantom_source
 from vae_files import tiny
 
 from common.errors import UserError
-from common.files import ROOT
 from dataset.cases.case_dataset import CaseDataset
 from dataset.datamodule import CTDataModule
 from ddpm.latent import SliceVAELatents
@@ -117,9 +114,7 @@ def test_training_reads_white_latents_through_the_same_files(cases):
 
 
 def command(*overrides: str) -> str:
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    run = [sys.executable, str(ROOT / "train" / "encode_latents.py"), *overrides]
-    done = subprocess.run(run, env=env, capture_output=True, text=True)
+    done = run_command("train/encode_latents.py", *overrides, env={"OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

@@ -2,13 +2,12 @@
 
 import os
 import subprocess
-import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-
-from common.files import ROOT
+from forked_command import run_command
 
 DATA = ["dataset.train=5", "dataset.val=1", "dataset.test=1", "dataset.volume_size=[16,16,16]",
         "dataset.xray_size=[32,32]", "dataset.prepare_workers=0", "model.gpus=0"]  # fmt: skip
@@ -25,27 +24,24 @@ DDPM = ["model.dim=8", "model.dim_mults=[1]", "model.batch_size=2", "model.train
         "model.losses.adversarial.discriminator.kernel_size=2"]  # fmt: skip
 
 
-def run(script: str, *overrides: str, stop_at: int | None = None, cwd: Path = ROOT) -> subprocess.CompletedProcess:
-    """A training command; `stop_at` kills it as soon as that many batches were saved, as a cluster would."""
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    if stop_at is not None:
-        env["STOP_AFTER_SAVES"] = str(stop_at)
-    code = """
-import os, runpy, sys
-from common.files import ROOT
-from train.run import checkpoint_io
-save, count = checkpoint_io.AtomicCheckpointIO.save_checkpoint, [0]
-def counted(self, *args, **options):
-    save(self, *args, **options)
-    count[0] += 1
-    if count[0] == int(os.environ.get("STOP_AFTER_SAVES", 10**9)):
-        os._exit(9)
-checkpoint_io.AtomicCheckpointIO.save_checkpoint = counted
-sys.argv = sys.argv[1:]
-runpy.run_path(sys.argv[0], run_name="__main__")
-"""
-    command = [sys.executable, "-c", code, str(ROOT / "train" / script), *overrides]
-    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True)
+def stop_after_saves(count: int) -> None:
+    """Ends the process as soon as it has saved `count` checkpoints, as a cluster would."""
+    from train.run.checkpoint_io import AtomicCheckpointIO
+
+    save, saved = AtomicCheckpointIO.save_checkpoint, []
+
+    def counted(self, *args, **options):
+        save(self, *args, **options)
+        saved.append(None)
+        if len(saved) == count:
+            os._exit(9)
+
+    AtomicCheckpointIO.save_checkpoint = counted
+
+
+def run(script: str, *overrides: str, stop_at: int | None = None) -> subprocess.CompletedProcess:
+    before = None if stop_at is None else partial(stop_after_saves, stop_at)
+    return run_command(f"train/{script}", *overrides, env={"OMP_NUM_THREADS": "1"}, before=before)
 
 
 def weights(folder: Path) -> dict:
