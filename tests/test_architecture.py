@@ -1,6 +1,7 @@
 """House rules: who imports whom, sizes, every option composes, every key has a line of help and code that reads it."""
 
 import ast
+import functools
 import itertools
 import re
 from graphlib import TopologicalSorter
@@ -67,6 +68,7 @@ def module(file: Path) -> str:
 MODULES = {module(file): file for folder in MAY_IMPORT for file in files(folder)}
 
 
+@functools.cache
 def imports(file: Path) -> set[str]:
     """Our modules that a file imports, within functions too."""
     found = set()
@@ -148,7 +150,7 @@ def test_tests_mirror_the_product():
             assert (ROOT / folder).is_dir(), f"{file.relative_to(ROOT)}: there is no folder {folder}"
 
 
-def options() -> list[tuple[str, str]]:
+def options() -> list[tuple[str, tuple[str, ...]]]:
     groups = {
         "train_vqgan": ["dataset", "logger", "trainer"],
         "train_ddpm": ["dataset", "logger", "trainer", "model/xray_encoder", "model/denoiser", "sampler"],
@@ -162,10 +164,10 @@ def options() -> list[tuple[str, str]]:
         "reader_study": ["dataset", "sampler"],
         "calibrate": ["dataset", "sampler"],
     }
-    found = [("encode_latents", "experiment=pairs_24gb")]
-    for root, names in groups.items():
-        for name in names:
-            found += [(root, f"{name}={file.stem}") for file in sorted((ROOT / "config" / name).glob("*.yaml"))]
+    found = [("encode_latents", ("experiment=pairs_24gb",))]
+    for root, names in groups.items():  # the first of every group, the second of every group, and so on
+        choices = [[f"{name}={f.stem}" for f in sorted((ROOT / "config" / name).glob("*.yaml"))] for name in names]
+        found += [(root, tuple(filter(None, row))) for row in itertools.zip_longest(*choices)]
     for file in sorted((ROOT / "config" / "experiment").glob("*.yaml")):
         roots = {
             "vqgan": "train_vqgan",
@@ -177,14 +179,14 @@ def options() -> list[tuple[str, str]]:
         }
         roots |= dict.fromkeys(("classifier", "ctpa", "xray", "torchvision", "generated"), "train_classifier")
         root = roots.get(file.stem.split("_")[-1], "evaluate")
-        found.append((root, f"experiment={file.stem}"))
+        found.append((root, (f"experiment={file.stem}",)))
     return found
 
 
-@pytest.mark.parametrize(("root", "choice"), options())
-def test_every_option_composes_and_resolves(root, choice):
+@pytest.mark.parametrize(("root", "choices"), options(), ids=str)
+def test_every_option_composes_and_resolves(root, choices):
     with initialize_config_dir(str(ROOT / "config"), version_base="1.3"):
-        OmegaConf.to_container(compose(root, [choice]), resolve=True)
+        OmegaConf.to_container(compose(root, list(choices)), resolve=True)
 
 
 def test_targets_of_every_yaml_exist():
