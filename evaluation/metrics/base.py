@@ -5,7 +5,7 @@ To add a metric, add a file with a tuple `METRICS` to this folder.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 from jaxtyping import Bool, Float
@@ -17,14 +17,14 @@ from evaluation.metrics.regions import (
     DENSE_HU,
     REGIONS,
     body_mask,
-    flattened_share,
+    clipped_share,
     lung_mask,
     split_dense,
 )
 
 
 class NotMeasured(Exception):
-    """Raised by a metric that is not defined for a case; its text gives the reason and replaces the number."""
+    """A metric is not defined for a case; the text gives the reason and replaces the number."""
 
 
 @dataclass(frozen=True)
@@ -34,22 +34,22 @@ class Metric:
     Attributes:
         name: key in files and settings.
         label: column title.
+        function: from a `CaseView` to one value per prediction.
+        definition: for reports.
         unit: "" if it has none.
         best: `high`, `low`, or `one` if 1 is perfect.
-        digits: decimals that tables show.
-        function: from a `CaseView` to one value per prediction.
-        definition: definition of the number, for reports.
+        digits: decimals in tables.
         default: measured by default.
         floor: the truth itself does not score perfectly, so its own value is reported too.
     """
 
     name: str
     label: str
-    unit: str
-    best: str
-    digits: int
     function: Callable[["CaseView"], Float[Tensor, " m"]]
     definition: str
+    unit: str = ""
+    best: str = "high"
+    digits: int = 3
     default: bool = False
     floor: bool = False
 
@@ -58,13 +58,13 @@ class CaseView:
     """A case and its predictions, with cached quantities that several metrics share.
 
     Args:
-        case: item of `CaseDataset.case`: `ct` in HU before windowing, `xray`, `pose`, `spacing`, of phantoms
+        case: item of `CaseDataset.case`: `ct` in HU before windowing, `xray`, `pose`, `spacing`, for phantoms
             `labels`.
         predictions: HU.
         window: HU range to which predictions and truth are clipped; its width is the data range.
-        shared: has `get(compute, volume, *geometry)` that remembers results from case to case; computes if None.
-        names: methods behind the predictions, in order.
-        tools: further inputs by name: `lpips`, a network; `drr`, the options of rendered X-rays.
+        shared: cache across cases with `get(compute, volume, *geometry)`; None computes every time.
+        names: methods of the predictions, in order.
+        tools: further inputs by name: `lpips`, a network; `drr`, the options of the DRRs.
 
     Attributes:
         hu: truth before windowing, the source of all masks.
@@ -85,36 +85,29 @@ class CaseView:
 
     def remembered(self, compute: Callable[..., Tensor], volume: Float[Tensor, "d h w"], *geometry) -> Tensor:
         """`compute(volume, *geometry)`, cached across cases with the same volume."""
-        if self._shared is None:
-            return compute(volume, *geometry)
-        return self._shared.get(compute, volume, *geometry)
+        compute = compute if self._shared is None else partial(self._shared.get, compute)
+        return compute(volume, *geometry)
 
     def region(self, name: str) -> Bool[Tensor, "d h w"]:
-        """Mask of a region of `evaluation.metrics.regions`, from HU before windowing.
-
-        Raises:
-            NotMeasured: the truth has no such region, or the window flattens it.
-        """
+        """Mask of a region of `REGIONS`, from HU before windowing; NotMeasured if it is empty or clipped."""
         if name not in self._regions:
             self._regions[name] = REGIONS[name].mask(self)
-        mask = self._regions[name]
-        if not mask.any():
-            raise NotMeasured(f"the truth shows no {REGIONS[name].title}")
-        if flattened_share(self.hu, mask, self.window) > 0.5:
-            low, high = self.window.low, self.window.high
-            raise NotMeasured(f"outside window: [{low:g}, {high:g}] HU flattens the {REGIONS[name].title}")
-        return mask
+        self.require(REGIONS[name].title, self._regions[name])
+        return self._regions[name]
+
+    def require(self, title: str, *masks: Bool[Tensor, "d h w"]) -> None:
+        """Raises NotMeasured if a mask is empty or the window clips more than half of it."""
+        if not all(mask.any() for mask in masks):
+            raise NotMeasured(f"the truth shows no {title}")
+        if max(clipped_share(self.hu, mask, self.window) for mask in masks) > 0.5:
+            raise NotMeasured(f"outside window: [{self.window.low:g}, {self.window.high:g}] HU clips the {title}")
 
     def labelled(self, *names: str) -> Bool[Tensor, "d h w"]:
-        """Mask of a phantom's own labels.
-
-        Raises:
-            NotMeasured: the case has no labels, or none of these.
-        """
+        """Mask of a phantom's labels; NotMeasured if the case has no labels or none of these."""
         from dataset.phantom.render import LABELS
 
         if "labels" not in self.case:
-            raise NotMeasured("the cases have no labels of their own")
+            raise NotMeasured("the cases have no labels")
         numbers = torch.tensor([LABELS[name] for name in names], device=self.hu.device)
         mask = torch.isin(self.case["labels"].to(self.hu.device).to(numbers.dtype), numbers)
         if not mask.any():
@@ -123,12 +116,12 @@ class CaseView:
 
     @cached_property
     def body(self) -> Bool[Tensor, "d h w"]:
-        """The truth's body; may be empty."""
+        """Body of the truth; may be empty."""
         return body_mask(self.hu)
 
     @cached_property
     def dense(self) -> tuple[Bool[Tensor, "d h w"], Bool[Tensor, "d h w"]]:
-        """The truth's bone and contrast vessels, from a phantom's labels if it has some; may be empty."""
+        """Bone and contrast vessels of the truth, from the labels of a phantom if available; may be empty."""
         if "labels" not in self.case:
             return split_dense(self.hu, self.body, self.segmented_lungs, self.spacing)
         dense = (self.hu >= DENSE_HU) & self.body
@@ -136,11 +129,10 @@ class CaseView:
 
     @cached_property
     def segmented_lungs(self) -> Bool[Tensor, "d h w"]:
-        """Lungs of the truth by the built-in segmenter; may be empty."""
+        """Lungs of the truth by `lung_mask`; may be empty."""
         return lung_mask(self.hu, self.spacing)
 
     @cached_property
     def predicted_lungs(self) -> Bool[Tensor, "m d h w"]:
-        """Lungs of each prediction by the same segmenter."""
-        masks = [self.remembered(lung_mask, volume, self.spacing) for volume in self.predictions]
-        return torch.stack(masks)
+        """Lungs of each prediction by `lung_mask`."""
+        return torch.stack([self.remembered(lung_mask, volume, self.spacing) for volume in self.predictions])

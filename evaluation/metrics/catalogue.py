@@ -1,4 +1,4 @@
-"""The catalogue of metrics: every METRICS tuple of this folder, by name."""
+"""The catalogue of metrics: all METRICS tuples of this folder, by name."""
 
 import importlib
 import pkgutil
@@ -8,14 +8,12 @@ import numpy as np
 
 from evaluation.metrics.base import CaseView, Metric, NotMeasured
 
+ORDER = ("psnr", "ssim", "mae_hu", "mae_hu_body", "mae_hu_lungs", "lung_dice", "reprojection", "left_right")
+
 
 @cache
 def catalogue() -> dict[str, Metric]:
-    """Every metric by name, in the order of `ORDER`, then of the files.
-
-    Raises:
-        ValueError: two metrics of one name.
-    """
+    """Every metric by name: `ORDER`, then the order of the files; ValueError for two metrics of one name."""
     import evaluation.metrics as folder
 
     found: dict[str, Metric] = {}
@@ -24,16 +22,11 @@ def catalogue() -> dict[str, Metric]:
             if metric.name in found:
                 raise ValueError(f"{module.name}: a metric {metric.name} exists already")
             found[metric.name] = metric
-    first = [name for name in ORDER if name in found]
-    return {name: found[name] for name in (*first, *(n for n in found if n not in first))}
-
-
-# Columns that readers look for first; the others follow
-ORDER = ("psnr", "ssim", "mae_hu", "mae_hu_body", "mae_hu_lungs", "lung_dice", "reprojection", "left_right")
+    return {name: found[name] for name in dict.fromkeys((*ORDER, *found))}
 
 
 def measure(names, view: CaseView) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Values `(m,)` of the metrics named, NaN where one has no meaning, and the reasons for that by name."""
+    """Values `(m,)` by metric, NaN for one that is not defined, and the reasons for the NaN by metric."""
     values, reasons = {}, {}
     for name in names:
         try:

@@ -1,4 +1,4 @@
-"""LPIPS slice by slice: distance of deep features weighted by human judgement (Zhang et al. 2018)."""
+"""LPIPS of axial slices: distance of deep features with weights fitted to human ratings (Zhang et al. 2018)."""
 
 from pathlib import Path
 
@@ -17,11 +17,11 @@ SMALLEST_SIDE = 64  # pixels; smaller than AlexNet's strides allow
 def lpips_slices(
     prediction: Float[Tensor, "d h w"], truth: Float[Tensor, "d h w"], network: nn.Module
 ) -> Float[Tensor, ""]:
-    """Mean LPIPS of all axial slices; volumes in [-1, 1]. 0 at identity. Small slices are enlarged to 64 pixels."""
+    """Mean LPIPS of all axial slices of volumes in [-1, 1]; slices under 64 pixels are enlarged."""
     scale = max(1.0, SMALLEST_SIDE / min(truth.shape[-2:]))
     values = []
     with torch.no_grad():
-        for start in range(0, len(truth), 16):  # a fixed share: the number depends on no batch size
+        for start in range(0, len(truth), 16):  # fixed, so that the result does not depend on a batch size
             pair = [v[start : start + 16, None].expand(-1, 3, -1, -1) for v in (prediction, truth)]
             if scale > 1.0:
                 size = [round(scale * n) for n in truth.shape[-2:]]
@@ -31,10 +31,9 @@ def lpips_slices(
 
 
 def load_lpips(weights: str | Path) -> nn.Module:
-    """LPIPS with torchvision's AlexNet from a local file; the learned weights of the layers come with torchmetrics.
+    """LPIPS with torchvision's AlexNet from a local file and the layer weights of torchmetrics.
 
-    Raises:
-        UserError: no such file, or weights of another network.
+    Raises UserError if the file does not exist or belongs to another network.
     """
     from torchmetrics.functional.image.lpips import _LPIPS
 
@@ -47,10 +46,9 @@ def load_lpips(weights: str | Path) -> nn.Module:
         raise UserError(f"lpips={weights}: {error}") from error
     network = _LPIPS(pretrained=True, net="alex", pnet_rand=True)
     layers = {name.split(".", 1)[1]: parameter for name, parameter in network.net.named_parameters()}
-    wanted = {name: f"features.{name}" for name in layers}
     try:
-        for name, key in wanted.items():
-            layers[name].data.copy_(state[key])
+        for name, parameter in layers.items():
+            parameter.data.copy_(state[f"features.{name}"])
     except (KeyError, RuntimeError) as error:
         raise UserError(f"lpips={weights}: not the AlexNet of torchvision ({error})") from error
     return network.eval().requires_grad_(False)
@@ -69,10 +67,8 @@ METRICS = (
     Metric(
         "lpips",
         "LPIPS",
-        "",
-        "low",
-        3,
         _lpips,
         "mean over axial slices, AlexNet, learned weights 0.1, window as [-1, 1], slices under 64 pixels enlarged",
+        best="low",
     ),
 )

@@ -1,4 +1,4 @@
-"""Regions of a volume: body, lungs, soft tissue, bone, contrast vessels, all from HU before windowing."""
+"""Regions of a volume from HU before windowing: body, lungs, soft tissue, bone, contrast vessels."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,18 +12,17 @@ from torch import Tensor
 from dataset.imaging.hu_window import Window
 from dataset.imaging.lung_segmentation import segment_lungs
 
-BODY_HU = -500.0  # halfway between air and water: the skin
+BODY_HU = -500.0  # skin: halfway between air and water
 SOFT_HU = (-150.0, 130.0)  # fat to unenhanced organs
 DENSE_HU = 150.0  # bone and contrast agent; unenhanced tissue stays below
-NECK_MM = 4.0  # a contact thinner than this between vessel and bone does not join them
-VESSEL_ML = 2.0  # less contrast than this is calcification
+NECK_MM = 4.0  # a contact between vessel and bone that is thinner separates them
+VESSEL_ML = 2.0  # less contrast is calcification
+LUNG_LABELS = ("lungs", "vessels", "lesion")  # phantom labels inside the pleura
+BLOOD_LABELS = ("heart", "arteries", "vessels", "aorta", "clots")  # phantom labels that contrast agent may fill
 
 
 def body_mask(hu: Float[Tensor, "d h w"]) -> Bool[Tensor, "d h w"]:
-    """The patient, lungs included: the largest connected part above `BODY_HU`, filled slice by slice.
-
-    `hu` must not have been windowed. The mask is empty if nothing is denser than air.
-    """
+    """The patient with lungs: the largest component above `BODY_HU`, filled slice by slice; empty for air alone."""
     dense, count = ndimage.label(hu.cpu().numpy() > BODY_HU)
     if count == 0:
         return torch.zeros(hu.shape, dtype=torch.bool, device=hu.device)
@@ -36,25 +35,17 @@ def lung_mask(hu: Float[Tensor, "d h w"], spacing: tuple[float, float, float]) -
     return torch.as_tensor(np.asarray(segment_lungs(hu.cpu().numpy(), spacing)), dtype=torch.bool, device=hu.device)
 
 
-def soft_tissue_mask(
-    hu: Float[Tensor, "d h w"], body: Bool[Tensor, "d h w"], lungs: Bool[Tensor, "d h w"]
-) -> Bool[Tensor, "d h w"]:
-    """Body outside the lungs between `SOFT_HU`."""
-    return body & ~lungs & (hu >= SOFT_HU[0]) & (hu < SOFT_HU[1])
-
-
 def split_dense(
     hu: Float[Tensor, "d h w"],
     body: Bool[Tensor, "d h w"],
     lungs: Bool[Tensor, "d h w"],
     spacing: tuple[float, float, float],
 ) -> tuple[Bool[Tensor, "d h w"], Bool[Tensor, "d h w"]]:
-    """What is denser than `DENSE_HU` as `(bone, contrast vessels)`.
+    """`(bone, contrast vessels)`: the voxels denser than `DENSE_HU`, separated by position.
 
-    HU do not separate them, their place does: in each axial slice a dense part, cut where it is thinner than
-    `NECK_MM`, is vessel if most of it lies between the lungs, and bone (spine with its ribs, sternum) otherwise.
-    Without lungs, or with less than `VESSEL_ML` of vessel (no contrast agent), all is bone. A heuristic: an aorta
-    that touches the spine counts as bone, so the mask suits errors inside vessels, not their volume.
+    In each axial slice a dense component, cut where it is thinner than `NECK_MM`, is vessel if most of it lies between
+    the lungs, else bone. Without lungs, or with less than `VESSEL_ML` of vessel (no contrast agent), all is bone. An
+    aorta that touches the spine counts as bone, so the mask suits errors inside vessels, not their volume.
     """
     dense = ((hu >= DENSE_HU) & body).cpu().numpy()
     between = _between_lungs(lungs.cpu().numpy())
@@ -63,9 +54,8 @@ def split_dense(
     steps = max(0, round(NECK_MM / 2.0 / max(spacing[1:])))
     core = ndimage.binary_erosion(dense, in_plane, iterations=steps) if steps else dense
     parts, count = ndimage.label(core, structure=in_plane)
-    if steps:  # what the erosion took belongs to the nearest part
-        for _ in range(steps):
-            parts = np.where((parts == 0) & dense, ndimage.grey_dilation(parts, footprint=in_plane), parts)
+    for _ in range(steps):  # assigns the eroded voxels to the nearest component
+        parts = np.where((parts == 0) & dense, ndimage.grey_dilation(parts, footprint=in_plane), parts)
     size = np.bincount(parts.ravel(), minlength=count + 1)
     central = np.bincount(parts.ravel(), weights=between.ravel(), minlength=count + 1)
     is_vessel = 2.0 * central > size
@@ -78,7 +68,7 @@ def split_dense(
 
 
 def _between_lungs(lungs: Bool[np.ndarray, "d h w"]) -> Bool[np.ndarray, "d h w"]:
-    """Of each axial slice, what lies between lung and lung in its row, and not before or behind lung in its column."""
+    """Voxels with lung on both sides in their row, and in their column if it contains lung, slice by slice."""
 
     def span(axis: int) -> np.ndarray:
         forward = np.maximum.accumulate(lungs, axis=axis)
@@ -87,7 +77,7 @@ def _between_lungs(lungs: Bool[np.ndarray, "d h w"]) -> Bool[np.ndarray, "d h w"
     return span(2) & (span(1) | ~lungs.any(axis=1, keepdims=True))
 
 
-def flattened_share(hu: Float[Tensor, "d h w"], mask: Bool[Tensor, "d h w"], window: Window) -> float:
+def clipped_share(hu: Float[Tensor, "d h w"], mask: Bool[Tensor, "d h w"], window: Window) -> float:
     """Share of the mask's voxels that the window clips."""
     inside = hu[mask]
     return float(((inside < window.low) | (inside > window.high)).float().mean())
@@ -95,7 +85,7 @@ def flattened_share(hu: Float[Tensor, "d h w"], mask: Bool[Tensor, "d h w"], win
 
 @dataclass(frozen=True)
 class Region:
-    """A part of the truth. `mask` takes a `CaseView`."""
+    """A part of the truth; `mask` takes a `CaseView`."""
 
     title: str
     definition: str
@@ -103,24 +93,18 @@ class Region:
 
 
 def _lungs(view) -> Bool[Tensor, "d h w"]:
-    """A phantom's own lungs, else those of the segmenter."""
     return view.labelled(*LUNG_LABELS) if "labels" in view.case else view.segmented_lungs
 
 
 def _soft(view) -> Bool[Tensor, "d h w"]:
-    return soft_tissue_mask(view.hu, view.body, view.segmented_lungs)
+    return view.body & ~view.segmented_lungs & (view.hu >= SOFT_HU[0]) & (view.hu < SOFT_HU[1])
 
-
-LUNG_LABELS = ("lungs", "vessels", "lesion")  # of a phantom, what lies inside the pleura
-BLOOD_LABELS = ("heart", "arteries", "vessels", "aorta", "clots")  # of a phantom, what contrast may fill
 
 REGIONS = {
     "body": Region("the body", "the body of the unwindowed truth", lambda view: view.body),
     "lungs": Region("the lungs", "the truth's lungs (a phantom's own mask, else the segmenter's)", _lungs),
     "soft": Region(
-        "soft tissue",
-        f"the body outside the lungs at {SOFT_HU[0]:g} to {SOFT_HU[1]:g} HU, before windowing",
-        _soft,
+        "soft tissue", f"the body outside the lungs at {SOFT_HU[0]:g} to {SOFT_HU[1]:g} HU, before windowing", _soft
     ),
     "bone": Region(
         "bone",

@@ -1,4 +1,4 @@
-"""Re-projection error: the DRR of a volume at the pose of its X-ray against the X-ray."""
+"""Re-projection error: the DRR of a volume at the pose of its X-ray against that X-ray."""
 
 import torch
 from jaxtyping import Float
@@ -13,10 +13,10 @@ def reprojection_error(drr: Float[Tensor, "*b h w"], xray: Float[Tensor, "*b h w
 
 
 def scaled_drr(volume: Float[Tensor, "d h w"], spacing: tuple, pose: tuple, size: tuple) -> Float[Tensor, "h w"]:
-    """DRR of HU on the grey scale of X-rays; NaN where nothing attenuates, for there is no picture to scale."""
-    from dataset.imaging.drr import line_integrals, scale_xray  # only here: its ray caster is not installed everywhere
+    """DRR of HU on the grey scale of X-rays; NaN if nothing attenuates, because the scale is undefined then."""
+    from dataset.imaging.drr import line_integrals, scale_xray  # late: the ray caster is optional
 
-    # One sample a voxel along the beam: half the time, and 0.0001 away from twice as many.
+    # One sample per voxel along the beam: half the time, and 0.0001 away from twice as many.
     integrals = line_integrals(volume, spacing, torch.tensor(pose), size, samples=max(volume.shape))
     if float(integrals.amax() - integrals.amin()) < 1e-6:
         return torch.full_like(integrals, float("nan"))
@@ -24,41 +24,36 @@ def scaled_drr(volume: Float[Tensor, "d h w"], spacing: tuple, pose: tuple, size
 
 
 def _reprojection(view: CaseView) -> Float[Tensor, " m"]:
-    """Mean over the views whose pose is known, where rendered X-rays are logarithmic ones of the CT as it is."""
+    """Mean over the views of known pose; DRRs must be logarithmic ones of the unchanged CT."""
     if not view.window.keeps_line_integrals:
         low, high = view.window.low, view.window.high
-        raise NotMeasured(f"outside window: [{low:g}, {high:g}] HU cuts the lungs, line integrals mean nothing")
-    made = view.tools.get("drr") or {}
-    if made.get("image", "log") != "log" or made.get("remove_iodine"):
-        raise NotMeasured("the X-rays are on another grey scale or of a CT without iodine (dataset.drr_…)")
+        raise NotMeasured(f"outside window: [{low:g}, {high:g}] HU clips the lungs and falsifies line integrals")
+    drr = view.tools.get("drr") or {}
+    if drr.get("image", "log") != "log" or drr.get("remove_iodine"):
+        raise NotMeasured("the X-rays have another grey scale or show a CT without iodine (dataset.drr_…)")
     xrays, poses = view.case["xray"].to(view.hu.device).float(), view.case["pose"].cpu()
     known = [i for i, pose in enumerate(poses) if not torch.isnan(pose).any()]
     if not known:
         raise NotMeasured("the poses of the X-rays are unknown")
-    errors = []
-    for volume in view.predictions:
-        drrs = [_drr(view, volume, tuple(poses[i].tolist()), tuple(xrays[i].shape)) for i in known]
-        errors.append(reprojection_error(torch.stack(drrs), xrays[known]).mean())
-    return torch.stack(errors)
-
-
-def _drr(view: CaseView, volume: Tensor, pose: tuple, size: tuple) -> Float[Tensor, "h w"]:
+    places, errors = [(view.spacing, tuple(poses[i].tolist()), tuple(xrays[i].shape)) for i in known], []
     try:
-        return view.remembered(scaled_drr, volume, view.spacing, pose, size)
+        for volume in view.predictions:
+            drrs = torch.stack([view.remembered(scaled_drr, volume, *place) for place in places])
+            errors.append(reprojection_error(drrs, xrays[known]).mean())
     except ModuleNotFoundError as error:
         raise NotMeasured(f"{error.name} is not installed") from error
+    return torch.stack(errors)
 
 
 METRICS = (
     Metric(
         "reprojection",
         "re-projection error",
-        "",
-        "low",
-        4,
         _reprojection,
         "mean |DRR of the volume - X-ray|, both scaled to [0, 1], at the pose of the X-ray; controls: the truth's own "
         "error is the floor, the volume of another patient's X-ray (shuffled_xray) the ceiling",
+        best="low",
+        digits=4,
         default=True,
         floor=True,
     ),

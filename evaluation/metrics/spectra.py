@@ -1,7 +1,7 @@
-"""Sharpness and texture: distances of gradient distributions and noise-power spectra to the truth's.
+"""Sharpness and texture: distances between gradient distributions and noise-power spectra of prediction and truth.
 
-Both distances are zero for the truth and hardly depend on the place of structures, so a posterior sample can be near
-and a blurred mean is far, whatever its PSNR.
+Both are zero for the truth and hardly depend on the position of structures: a posterior sample scores well, a blurred
+mean does not, whatever its PSNR.
 """
 
 import math
@@ -12,9 +12,9 @@ from torch import Tensor
 
 from evaluation.metrics.base import CaseView, Metric
 
-BLOCK = 16  # voxels a side of the blocks whose spectra are averaged
-BODY_SHARE = 0.5  # of a block that must lie in the body
-FAINTEST_HU = 1.0  # HU are stored as whole numbers; a constant block would have -inf dB, which no mean survives
+BLOCK = 16  # voxels per side of the blocks whose spectra are averaged
+BODY_SHARE = 0.5  # smallest share of a block inside the body
+FAINTEST_HU = 1.0  # HU are stored as integers; a constant block would have -inf dB
 
 
 def gradient_magnitude(
@@ -33,8 +33,7 @@ def gradient_spectrum(
 ) -> Float[Tensor, "*b"]:
     """Distance of the distributions of gradient magnitude inside `mask`, in HU/mm: the 1-Wasserstein distance.
 
-    With equally many values on both sides it is the mean difference of the sorted values. A volume whose edges are
-    `a` times as steep everywhere is `|1 - a|` times the truth's mean gradient away.
+    For equally many values on both sides it is the mean difference of the sorted values.
     """
     wanted = gradient_magnitude(truth, spacing)[mask].sort().values
     found = gradient_magnitude(prediction, spacing)[..., mask].sort(dim=-1).values
@@ -44,11 +43,10 @@ def gradient_spectrum(
 def block_spectra(
     volume: Float[Tensor, "*b d h w"], spacing: tuple[float, float, float], mask: Bool[Tensor, "d h w"] | None = None
 ) -> tuple[Float[Tensor, " k"], Float[Tensor, "*b n k"]]:
-    """Frequencies in 1/mm and the power in HU² mm³ there, averaged over directions, of each of `n` blocks.
+    """Frequencies in 1/mm up to the lowest Nyquist frequency, and the power in HU² mm³ of each of `n` blocks.
 
-    `P(f) = (Δd Δh Δw / Σ w²) |FFT(w · block)|²`: blocks of `BLOCK` voxels (less on shorter axes), half overlapping, at
-    least half inside `mask`, each without its mean and its linear trends, under a Hann window `w`. Frequencies end at
-    the Nyquist frequency of the coarsest axis, so that all axes reach each of them.
+    `P(f) = (Δd Δh Δw / Σ w²) |FFT(w · block)|²`, averaged over directions: blocks of `BLOCK` voxels (fewer on shorter
+    axes), half overlapping, at least half inside `mask`, without mean and linear trends, under a Hann window `w`.
     """
     size = [min(BLOCK, n) for n in volume.shape[-3:]]
     blocks = _blocks(volume, size)
@@ -56,10 +54,8 @@ def block_spectra(
         inside = _blocks(mask.float(), size).mean(dim=(-3, -2, -1)) >= BODY_SHARE
         if inside.any():
             blocks = blocks[..., inside, :, :, :]
-    window = torch.ones(size, device=volume.device)
-    for axis, n in enumerate(size):
-        shape = [n if i == axis else 1 for i in range(3)]
-        window = window * torch.hann_window(n + 2, periodic=False, device=volume.device)[1:-1].view(shape)
+    d, h, w = (torch.hann_window(n + 2, periodic=False, device=volume.device)[1:-1] for n in size)
+    window = d[:, None, None] * h[:, None] * w
     power = torch.fft.rfftn(_without_trend(blocks) * window, dim=(-3, -2, -1)).abs().square()
     return _radial(power * (math.prod(float(s) for s in spacing) / window.square().sum()), size, spacing)
 
@@ -67,7 +63,7 @@ def block_spectra(
 def noise_power_spectrum(
     volume: Float[Tensor, "*b d h w"], spacing: tuple[float, float, float], mask: Bool[Tensor, "d h w"] | None = None
 ) -> tuple[Float[Tensor, " k"], Float[Tensor, "*b k"]]:
-    """Frequencies in 1/mm and the noise-power spectrum in HU² mm³ there: the mean of `block_spectra`.
+    """Frequencies in 1/mm and the noise-power spectrum in HU² mm³, the mean of `block_spectra`.
 
     Siewerdsen, Cunningham and Jaffray 2002, with the overlapping blocks of Welch 1967. White noise of standard
     deviation s has `s² Δd Δh Δw` at every frequency.
@@ -84,8 +80,8 @@ def noise_power_distance(
 ) -> Float[Tensor, "*b"]:
     """Root mean square over frequencies of the difference of both spectra in dB.
 
-    Decibels are averaged over blocks: in a mean of the powers a few edges would drown the texture of all tissue. What
-    lies below white noise of `FAINTEST_HU` counts as that. Deviations half as large everywhere are `6.02 dB` away.
+    Decibels are averaged over blocks, because a few edges dominate a mean of powers. Powers below that of white noise
+    of `FAINTEST_HU` are raised to it.
     """
     faintest = FAINTEST_HU**2 * math.prod(float(s) for s in spacing)
 
@@ -97,20 +93,18 @@ def noise_power_distance(
 
 
 def _blocks(volume: Float[Tensor, "*b d h w"], size: list[int]) -> Float[Tensor, "*b n x y z"]:
-    for n in size:  # each unfold puts the voxels of its blocks last, so that the next axis is the third from the end
+    for n in size:  # unfold appends the voxels of a block, so the next axis is again the third from the end
         volume = volume.unfold(-3, n, max(1, n // 2))
     return volume.flatten(-6, -4)
 
 
 def _without_trend(blocks: Float[Tensor, "*b n x y z"]) -> Float[Tensor, "*b n x y z"]:
-    """Least squares fit of a constant and a slope along each axis taken away; on a grid these are orthogonal."""
+    """Subtracts the least squares fit of a constant and a slope along each axis, which are orthogonal on a grid."""
     blocks = blocks - blocks.mean(dim=(-3, -2, -1), keepdim=True)
     for axis in (-3, -2, -1):
         n = blocks.shape[axis]
-        if n < 2:
-            continue
-        shape = [n if i == axis else 1 for i in (-3, -2, -1)]
-        ramp = (torch.arange(n, device=blocks.device, dtype=blocks.dtype) - (n - 1) / 2.0).view(shape)
+        ramp = torch.arange(n, device=blocks.device, dtype=blocks.dtype) - (n - 1) / 2.0
+        ramp = ramp.view(n, *(1,) * (-1 - axis))
         norm = ramp.square().mean() * blocks.shape[-3:].numel()
         slope = (blocks * ramp).sum(dim=(-3, -2, -1), keepdim=True) / norm
         blocks = blocks - slope * ramp
@@ -118,21 +112,19 @@ def _without_trend(blocks: Float[Tensor, "*b n x y z"]) -> Float[Tensor, "*b n x
 
 
 def _radial(power: Float[Tensor, "*b x y z"], size: list[int], spacing) -> tuple[Tensor, Tensor]:
-    """Mean over shells of equal width in 1/mm; the half spectrum counts twice what stands for two frequencies."""
-    kind = {"dtype": torch.float64}
-    axes = [torch.fft.fftfreq(n, d=float(s), **kind) for n, s in zip(size[:2], spacing[:2], strict=True)]
-    axes.append(torch.fft.rfftfreq(size[2], d=float(spacing[2]), **kind))
+    """Mean over shells of equal width in 1/mm; values that stand for two frequencies count twice."""
+    kinds = (torch.fft.fftfreq, torch.fft.fftfreq, torch.fft.rfftfreq)
+    axes = [f(n, d=float(s), dtype=torch.float64) for f, n, s in zip(kinds, size, spacing, strict=True)]
     radius = torch.stack(torch.meshgrid(*axes, indexing="ij")).square().sum(dim=0).sqrt().to(power.device)
-    weight = torch.full((len(axes[2]),), 2.0)
-    weight[0] = 1.0
+    weight = torch.full_like(radius, 2.0, dtype=torch.float32)
+    weight[..., 0] = 1.0
     if size[2] % 2 == 0:
-        weight[-1] = 1.0
-    weight = weight.to(power.device).expand_as(radius)
+        weight[..., -1] = 1.0
     nyquist = min(0.5 / float(s) for s in spacing)
     step = max(1.0 / (n * float(s)) for n, s in zip(size, spacing, strict=True))  # the coarsest resolution
     count = max(1, int(nyquist / step + 1e-6))
-    shell = torch.floor(radius / step + 0.5 + 1e-6).long()  # half way goes up, on every machine
-    shell[(shell < 1) | (shell > count)] = 0  # the mean has been taken away; corners are not reached by all axes
+    shell = torch.floor(radius / step + 0.5 + 1e-6).long()  # rounds half up on every machine
+    shell[shell > count] = 0  # not every axis reaches the corners
     flat = power.flatten(-3) * weight.flatten()
     total = torch.zeros(*flat.shape[:-1], count + 1, device=power.device).index_add(-1, shell.flatten(), flat)
     weights = torch.zeros(count + 1, device=power.device).index_add(0, shell.flatten(), weight.flatten())
@@ -145,7 +137,7 @@ def _gradient_spectrum(view: CaseView) -> Float[Tensor, " m"]:
 
 
 def _noise_power(view: CaseView) -> Float[Tensor, " m"]:
-    # One volume at a time: half overlapping blocks hold every voxel eight times.
+    # one volume at a time: half overlapping blocks hold every voxel eight times
     body = view.region("body")
     return torch.stack([noise_power_distance(v, view.truth, view.spacing, body) for v in view.predictions])
 
@@ -154,22 +146,22 @@ METRICS = (
     Metric(
         "gradient_spectrum",
         "gradient spectrum, HU/mm",
-        "HU/mm",
-        "low",
-        2,
         _gradient_spectrum,
         "1-Wasserstein distance of the gradient magnitudes in the truth's body to the truth's, HU/mm",
+        unit="HU/mm",
+        best="low",
+        digits=2,
         default=True,
     ),
     Metric(
         "noise_power_spectrum",
         "noise-power spectrum, dB",
-        "dB",
-        "low",
-        2,
         _noise_power,
         f"RMS over frequencies of the difference in dB to the truth's, dB averaged over {BLOCK}-voxel blocks: half "
         "overlapping, at least half in the body, detrended, Hann window, shells up to the lowest Nyquist frequency",
+        unit="dB",
+        best="low",
+        digits=2,
         default=True,
     ),
 )

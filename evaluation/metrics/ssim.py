@@ -1,4 +1,4 @@
-"""Structural similarity in 3D, by separable band matrices."""
+"""Structural similarity in 3D."""
 
 import math
 
@@ -15,14 +15,13 @@ SSIM_SIGMA = 1.5
 def ssim(
     prediction: Float[Tensor, "*b d h w"], truth: Float[Tensor, "*b d h w"], data_range: float, low: float = 0.0
 ) -> Float[Tensor, "*b"]:
-    """Structural similarity in 3D (Wang et al. 2004), Gaussian window of `ssim_window` voxels, borders left out.
+    """Structural similarity in 3D (Wang et al. 2004) of values in `[low, low + data_range]`, borders left out.
 
-    Values run from `low` to `low + data_range`. SSIM compares local means as ratios, so they are counted from `low`:
-    for HU give the lower end of the window. The same number as MONAI's 3D SSIM, 20 times as fast on a CPU: the
-    Gaussian is applied axis by axis as a product with a band matrix. (torchmetrics 1.9 differs from MONAI and SciPy in
-    the second digit in 3D.)
+    SSIM compares ratios of local means, so values are measured from `low`, for HU the lower end of the window. Equals
+    MONAI's 3D SSIM and is 20 times as fast on a CPU: the Gaussian is a product with a band matrix along each axis.
+    (torchmetrics 1.9 differs from MONAI and SciPy in the second digit in 3D.)
     """
-    # Near [0, 1] the variances keep their digits in float32. One truth may serve many predictions: no broadcast yet.
+    # values near [0, 1] keep the precision of variances in float32
     x, y = (prediction - low) / data_range, (truth - low) / data_range
     c1, c2 = 0.01**2, 0.03**2
     mean_x, mean_y, xx, yy, xy = (_blur(field) for field in (x, y, x * x, y * y, x * y))
@@ -39,18 +38,17 @@ def ssim_window(length: int) -> int:
 
 
 def _blur(field: Float[Tensor, "*b d h w"]) -> Float[Tensor, "*b a e c"]:
-    """Gaussian mean over every window that lies fully inside the volume."""
+    """Gaussian mean over every window inside the volume."""
     for axis in (-1, -2, -3):
         band = _gaussian_band(field.shape[axis]).to(field)
-        field = torch.movedim(torch.movedim(field, axis, -1) @ band, -1, axis)
+        field = (field.movedim(axis, -1) @ band).movedim(-1, axis)
     return field
 
 
 def _gaussian_band(length: int) -> Float[Tensor, "n m"]:
     """Matrix whose column j holds the Gaussian weights of the window that begins at voxel j."""
     window = ssim_window(length)
-    offsets = range(-(window // 2), window // 2 + 1)
-    weights = torch.tensor([math.exp(-((k / SSIM_SIGMA) ** 2) / 2.0) for k in offsets])
+    weights = torch.tensor([math.exp(-(((k - window // 2) / SSIM_SIGMA) ** 2) / 2.0) for k in range(window)])
     band = torch.zeros(length, length - window + 1)
     for start in range(band.shape[1]):
         band[start : start + window, start] = weights / weights.sum()
@@ -61,9 +59,6 @@ METRICS = (
     Metric(
         "ssim",
         "SSIM",
-        "",
-        "high",
-        3,
         lambda view: ssim(view.predictions, view.truth, view.window.width, low=view.window.low),
         f"3D, of HU minus the lower end of the window; Gaussian window of {SSIM_WINDOW} voxels (shorter on shorter "
         f"axes), sigma {SSIM_SIGMA:g}, K 0.01 and 0.03, borders left out",

@@ -1,4 +1,4 @@
-"""Dice of organs from TotalSegmentator's output folders of both volumes; TotalSegmentator is not run here."""
+"""Dice of organs from output folders of TotalSegmentator for both volumes, which the user runs."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from dataset.imaging.geometry import nifti_affine
 from evaluation.metrics.base import CaseView, Metric, NotMeasured
 from evaluation.metrics.dice import dice
 
-ORGANS = {  # the names of its files; several together make one organ
+ORGANS = {  # file names; several form one organ
     "lungs": (
         "lung_upper_lobe_left",
         "lung_lower_lobe_left",
@@ -30,59 +30,43 @@ AFFINE_MM = 0.1
 def read_organs(
     folder: str | Path, size: tuple[int, int, int], spacing, centre=(0.0, 0.0, 0.0)
 ) -> dict[str, Bool[Tensor, "d h w"]]:
-    """Masks of `ORGANS` from one output folder of TotalSegmentator (a NIfTI a structure), on the grid of the volume.
+    """Masks of `ORGANS` from an output folder of TotalSegmentator (one NIfTI per structure), without missing organs.
 
-    An organ of which a file is missing is left out.
-
-    Raises:
-        UserError: a mask on another grid than the volume: both are named, nothing is resized.
+    Raises UserError for a mask on another grid than the volume.
     """
     folder, found = Path(folder), {}
     wanted = nifti_affine(spacing, centre, size)
     for organ, names in ORGANS.items():
         files = [folder / f"{name}.nii.gz" for name in names]
-        if not all(file.is_file() for file in files):
-            continue
-        masks = [_read(file, size, wanted) for file in files]
-        found[organ] = torch.from_numpy(np.any(masks, axis=0))
+        if all(file.is_file() for file in files):
+            found[organ] = torch.from_numpy(np.any([_read(file, size, wanted) for file in files], axis=0))
     return found
 
 
 def _read(file: Path, size: tuple[int, int, int], wanted: np.ndarray) -> np.ndarray:
-    import nibabel as nib  # only here: scoring tensors needs no file format
+    from dataset.io.nifti import read_nifti  # late: scoring tensors needs no nibabel
 
-    try:
-        image = nib.load(file)
-        turn = nib.orientations.ornt_transform(
-            nib.io_orientation(image.affine), nib.orientations.axcodes2ornt(("L", "P", "S"))
-        )
-        image = image.as_reoriented(turn)
-        mask = np.asarray(image.dataobj).transpose(2, 1, 0) > 0
-    except (OSError, EOFError, ValueError, nib.filebasedimages.ImageFileError) as error:
-        raise UserError(f"{file}: damaged or not NIfTI ({error}); run TotalSegmentator again") from error
-    if mask.shape != tuple(size):
-        raise UserError(f"{file}: {mask.shape} voxels against a volume of {tuple(size)}; segment that very volume")
-    if np.abs(image.affine - wanted).max() > AFFINE_MM:
+    volume = read_nifti(file)
+    if volume.hu.shape != tuple(size):
+        raise UserError(f"{file}: {volume.hu.shape} voxels, the volume has {tuple(size)}; segment that very volume")
+    if np.abs(volume.affine - wanted).max() > AFFINE_MM:
         raise UserError(
-            f"{file}: its affine {image.affine.round(2).tolist()} is not the volume's {wanted.round(2).tolist()}; "
+            f"{file}: its affine {volume.affine.round(2).tolist()} is not the volume's {wanted.round(2).tolist()}; "
             "segment that very volume"
         )
-    return mask
+    return volume.hu > 0
 
 
 def _organ_dice(organ: str):
     def compute(view: CaseView) -> Float[Tensor, " m"]:
         masks = view.case.get("organs")
         if masks is None:
-            raise NotMeasured("no folder of TotalSegmentator's masks given")
+            raise NotMeasured("no folder with TotalSegmentator's masks")
         truth = masks.get("truth", {}).get(organ)
         if truth is None or not truth.any():
             raise NotMeasured(f"TotalSegmentator's masks of the truth hold no {organ}")
-        values = []
-        for name in view.names:
-            mask = masks.get(name, {}).get(organ)
-            values.append(torch.tensor(float("nan")) if mask is None else dice(mask, truth))
-        return torch.stack(values)
+        found = [masks.get(name, {}).get(organ) for name in view.names]
+        return torch.stack([torch.tensor(torch.nan) if mask is None else dice(mask, truth) for mask in found])
 
     return compute
 
@@ -91,9 +75,6 @@ METRICS = tuple(
     Metric(
         f"totalsegmentator_{organ}",
         f"{organ} Dice, TotalSegmentator",
-        "",
-        "high",
-        3,
         _organ_dice(organ),
         f"Dice of {' + '.join(names)} as TotalSegmentator found them in both volumes",
     )

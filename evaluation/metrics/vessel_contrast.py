@@ -1,4 +1,4 @@
-"""Contrast of vessels: HU step between vessels and their surroundings as a share of the truth's."""
+"""Contrast of vessels: HU step from their surroundings, relative to that of the truth."""
 
 import torch
 from jaxtyping import Bool, Float
@@ -6,24 +6,23 @@ from scipy import ndimage
 from torch import Tensor
 
 from evaluation.metrics.base import CaseView, Metric, NotMeasured
-from evaluation.metrics.regions import flattened_share
 
 SHELL_MM = 10.0
-LUNG_VESSEL_HU = -500.0  # inside a lung mask, denser than this is vessel (or a finding)
-SMALLEST_STEP_HU = 20.0  # a truth with less shows no vessel to compare with
+LUNG_VESSEL_HU = -500.0  # voxels of a lung mask above are vessel (or a finding)
+SMALLEST_STEP_HU = 20.0  # a truth with less shows no vessel
 
 
 def vessel_contrast(
     volume: Float[Tensor, "*b d h w"], vessels: Bool[Tensor, "d h w"], around: Bool[Tensor, "d h w"]
 ) -> Float[Tensor, "*b"]:
-    """Mean HU of the vessels minus mean HU of what surrounds them; NaN if either is empty."""
+    """Mean HU of the vessels minus mean HU of their surroundings; NaN if either is empty."""
     return volume[..., vessels].mean(dim=-1) - volume[..., around].mean(dim=-1)
 
 
 def shell(
     vessels: Bool[Tensor, "d h w"], allowed: Bool[Tensor, "d h w"], spacing: tuple[float, float, float]
 ) -> Bool[Tensor, "d h w"]:
-    """Voxels of `allowed` within `SHELL_MM` of a vessel, and no vessel."""
+    """Voxels of `allowed` outside the vessels within `SHELL_MM` of one."""
     if not vessels.any():
         return vessels
     distance = ndimage.distance_transform_edt(~vessels.cpu().numpy(), sampling=spacing)
@@ -47,13 +46,10 @@ def _arteries(view: CaseView) -> Float[Tensor, " m"]:
 
 
 def _share_of_truth(view: CaseView, vessels: Tensor, around: Tensor, title: str) -> Float[Tensor, " m"]:
-    if not (vessels.any() and around.any()):
-        raise NotMeasured(f"the truth shows no {title}")
-    if max(flattened_share(view.hu, mask, view.window) for mask in (vessels, around)) > 0.5:
-        raise NotMeasured(f"outside window: [{view.window.low:g}, {view.window.high:g}] HU flattens the {title}")
+    view.require(title, vessels, around)
     wanted = vessel_contrast(view.truth, vessels, around)
     if wanted < SMALLEST_STEP_HU:
-        raise NotMeasured(f"the truth's {title} stand out by {float(wanted):.0f} HU only")
+        raise NotMeasured(f"the contrast of the truth's {title} is only {float(wanted):.0f} HU")
     return vessel_contrast(view.predictions, vessels, around) / wanted
 
 
@@ -61,21 +57,17 @@ METRICS = (
     Metric(
         "vessel_contrast",
         "vessel contrast, of the truth's",
-        "",
-        "one",
-        3,
         _lung_vessels,
         "mean HU of the lung vessels minus mean HU of the lung within "
         f"{SHELL_MM:g} mm of them, divided by the truth's; a phantom's own vessels, else above {LUNG_VESSEL_HU:g} HU "
         "in the segmenter's lungs; 1 is the truth, 0 no vessel",
+        best="one",
     ),
     Metric(
         "artery_contrast",
         "artery contrast, of the truth's",
-        "",
-        "one",
-        3,
         _arteries,
         f"the same of a phantom's pulmonary arteries (trunk to lobes) against soft tissue within {SHELL_MM:g} mm",
+        best="one",
     ),
 )

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from dataset.datamodule import CTDataModule
 from ddpm.checkpoint.write import complete
-from evaluation.metrics import psnr
+from evaluation.metrics.voxel_error import psnr
 from evaluation.protocol.leakage import seen_patients
 from vq_gan_3d import VQGAN3D
 from vq_gan_3d.adversarial import Discriminator

@@ -17,7 +17,7 @@ from dataset.cases.case_dataset import CaseDataset
 from dataset.imaging.hu_window import Window
 from ddpm.latent import LatentEncoder
 from ddpm.latent.latent_dataset import is_whole, latent_file, latent_folder, write_latents
-from evaluation.metrics import mae_hu, psnr
+from evaluation.metrics.voxel_error import mae_hu, psnr
 from train.distributed.processes import watched
 from train.run.trainer import Progress
 

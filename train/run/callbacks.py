@@ -7,7 +7,8 @@ from torch import Tensor
 
 from dataset.imaging.geometry import PLANES, display_slice
 from dataset.imaging.hu_window import Window
-from evaluation.metrics import mae_hu, psnr, ssim
+from evaluation.metrics.ssim import ssim
+from evaluation.metrics.voxel_error import mae_hu, psnr
 from train.run.loggers import log_picture
 
 

@@ -1,4 +1,4 @@
-"""Adding a metric is one file; scoring tensors needs no ray caster, no file format and no training library."""
+"""A new file adds a metric; scoring tensors needs no ray caster, file format or training library."""
 
 import subprocess
 import sys
@@ -17,8 +17,7 @@ NEW = """
 from evaluation.metrics.base import Metric
 
 METRICS = (
-    Metric("worst_hu", "worst, HU", "HU", "low", 0,
-           lambda view: (view.predictions - view.truth).abs().amax(dim=(1, 2, 3)), "largest difference"),
+    Metric("worst_hu", "worst, HU", lambda view: (view.predictions - view.truth).abs().amax(dim=(1, 2, 3)), "largest"),
 )
 """
 
@@ -40,14 +39,14 @@ def test_a_new_file_is_a_new_metric(extended):
     assert score(volume, case, Window(-1500.0, 1500.0), ["worst_hu"]) == {"worst_hu": pytest.approx(70.0)}
 
 
-def test_two_metrics_of_one_name_are_refused(extended):
+def test_two_metrics_of_one_name_raise(extended):
     (extended / "worst.py").write_text(NEW.replace("worst_hu", "psnr"))
     with pytest.raises(ValueError, match="a metric psnr exists already"):
         catalogue()
 
 
 @pytest.mark.slow
-def test_tensors_are_scored_without_what_a_gpu_machine_may_lack():
+def test_tensors_are_scored_without_optional_packages():
     code = """
 import sys
 for name in ("nanodrr", "SimpleITK", "nibabel", "pydicom", "monai", "torchmetrics", "hydra", "lightning",
@@ -67,7 +66,7 @@ assert found["psnr"] == 100.0 and found["heart_dice_labels"] == 1.0 and found["r
     assert done.returncode == 0, done.stderr
 
 
-def test_scores_live_on_the_device_of_the_prediction():
+def test_scores_are_computed_on_the_device_of_the_prediction():
     device = "cuda" if torch.cuda.is_available() else "cpu"
     case = chest_world(1, 3).case(0)
     case.pop("xray"), case.pop("pose")

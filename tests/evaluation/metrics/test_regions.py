@@ -1,23 +1,24 @@
-"""Regions, overlap, vessel contrast, plausibility and sides, on chests whose parts are known."""
+"""Regions, Dice, vessel contrast, organ HU and laterality on phantoms."""
 
 import numpy as np
 import pytest
 import torch
 from evaluation_fakes import chest_world
 
+from common.errors import UserError
 from dataset.imaging.hu_window import Window
 from dataset.phantom.render import LABELS, render_phantom
-from evaluation.metrics import laterality as sides
-from evaluation.metrics import organ_hu as plausibility
 from evaluation.metrics import regions
-from evaluation.metrics import vessel_contrast as vessels
 from evaluation.metrics.base import CaseView, NotMeasured
 from evaluation.metrics.catalogue import catalogue, measure
-from evaluation.metrics.dice import heart_in_sight
+from evaluation.metrics.dice import visible_heart
+from evaluation.metrics.laterality import left_right
+from evaluation.metrics.organ_hu import plausible_share
+from evaluation.metrics.vessel_contrast import shell
 from evaluation.scoring.score_cases import FIDELITY, METRICS, TRUTH, metric_names, score, score_case, score_cases
 
 WIDE, NARROW = Window(-1000.0, 1000.0), Window(-200.0, 500.0)
-UNPERFECT = {"reprojection", "lpips"} | {n for n in catalogue() if n.startswith("totalsegmentator")}
+IMPERFECT = {"reprojection", "lpips"} | {n for n in catalogue() if n.startswith("totalsegmentator")}
 
 
 def case_of(index: int, labels: bool = True, size=(40, 32, 44)) -> dict:
@@ -42,7 +43,7 @@ def test_every_metric_is_perfect_at_identity(labels):
     case = case_of(20_000_001, labels)
     found = score(case["ct"].float(), case, WIDE, metrics="all")
     for name, metric in catalogue().items():
-        if name in UNPERFECT or (not labels and (name.endswith("_labels") or name == "artery_contrast")):
+        if name in IMPERFECT or (not labels and (name.endswith("_labels") or name == "artery_contrast")):
             assert np.isnan(found[name]), name
         elif name == "psnr":
             assert found[name] == 100.0
@@ -51,7 +52,7 @@ def test_every_metric_is_perfect_at_identity(labels):
             assert found[name] == pytest.approx(wanted, abs=1e-5), name
 
 
-def test_names_units_and_directions_are_whole():
+def test_each_metric_has_a_label_a_definition_and_a_direction():
     for name, metric in catalogue().items():
         assert metric.best in ("high", "low", "one") and metric.definition and metric.label, name
         assert metric.name == name
@@ -60,25 +61,22 @@ def test_names_units_and_directions_are_whole():
     assert metric_names(["ssim", "psnr", "ssim"]) == ("ssim", "psnr")
 
 
-def test_unknown_metrics_are_one_line():
-    from common.errors import UserError
-
+def test_unknown_metrics_raise_user_error():
     with pytest.raises(UserError, match="metrics=everything: choose default, fidelity, all"):
         metric_names("everything")
     with pytest.raises(UserError, match="no metric .'psnrr'.*psnr"):
         metric_names(["psnrr"])
 
 
-def test_an_offset_in_a_region_is_its_mae_and_nobody_elses(case):
+def test_an_offset_in_a_region_changes_the_error_of_this_region_only(case):
     hu, view = case["ct"].float(), CaseView(case, case["ct"][None], WIDE)
     lungs = view.region("lungs")
-    found = score(
-        torch.where(lungs, hu + 50.0, hu), case, WIDE, metrics=["mae_hu_lungs", "rmse_hu_lungs", "mae_hu_bone"]
-    )
-    assert found == pytest.approx({"mae_hu_lungs": 50.0, "rmse_hu_lungs": 50.0, "mae_hu_bone": 0.0}, abs=1e-4)
+    expected = {"mae_hu_lungs": 50.0, "rmse_hu_lungs": 50.0, "mae_hu_bone": 0.0}
+    found = score(torch.where(lungs, hu + 50.0, hu), case, WIDE, metrics=list(expected))
+    assert found == pytest.approx(expected, abs=1e-4)
 
 
-def test_a_region_that_the_window_flattens_has_a_reason_and_no_number(case):
+def test_a_region_that_the_window_clips_has_a_reason_and_no_value(case):
     names = ["mae_hu_lungs", "lung_dice", "lung_dice_labels", "heart_dice_labels", "vessel_contrast", "reprojection"]
     view = CaseView(case, case["ct"][None], NARROW)
     values, reasons = measure([*names, "mae_hu_soft", "psnr"], view)
@@ -90,13 +88,11 @@ def test_a_region_that_the_window_flattens_has_a_reason_and_no_number(case):
 
 
 def test_masks_come_from_hu_before_windowing(case):
-    assert torch.equal(
-        CaseView(case, case["ct"][None], NARROW).segmented_lungs,
-        CaseView(case, case["ct"][None], WIDE).segmented_lungs,
-    )
+    narrow, wide = (CaseView(case, case["ct"][None], window).segmented_lungs for window in (NARROW, WIDE))
+    assert torch.equal(narrow, wide)
 
 
-def test_contrast_vessels_are_told_from_bone_without_labels():
+def test_contrast_vessels_are_separated_from_bone_without_labels():
     precise, found = [], []
     for index in range(20_000_000, 20_000_004):
         phantom = render_phantom(index, size=(64, 64, 64))
@@ -110,7 +106,7 @@ def test_contrast_vessels_are_told_from_bone_without_labels():
     assert min(precise) > 0.75 and np.mean(found) > 0.4
 
 
-def test_without_contrast_agent_nothing_is_a_vessel():
+def test_without_contrast_agent_there_is_no_vessel():
     phantom = render_phantom(20_000_001, size=(48, 48, 48))
     hu = torch.from_numpy(phantom.hu_plain)
     body, lungs = regions.body_mask(hu), regions.lung_mask(hu, phantom.spacing)
@@ -119,17 +115,19 @@ def test_without_contrast_agent_nothing_is_a_vessel():
     assert (vessel & ~spine).sum() < 0.02 * bone.sum()
 
 
-def test_heart_dice_sees_size_and_place_at_the_border_with_the_lungs(case):
+def test_heart_dice_evaluates_the_border_with_the_lungs(case):
     hu, spacing = case["ct"].float(), tuple(case["spacing"].tolist())
     view = CaseView(case, hu[None], WIDE)
-    heart, judged = heart_in_sight(hu, view.labelled("heart"), view.labelled(*regions.LUNG_LABELS), spacing)
-    assert (heart & ~judged).sum() == 0 and judged.sum() > heart.sum()
-    grown = torch.where(judged, torch.tensor(40.0), hu)  # all aerated lung around the heart has become heart
+    heart, evaluated = visible_heart(hu, view.labelled("heart"), view.labelled(*regions.LUNG_LABELS), spacing)
+    assert (heart & ~evaluated).sum() == 0 and evaluated.sum() > heart.sum()
+    grown = torch.where(evaluated, torch.tensor(40.0), hu)
     gone = torch.where(heart, torch.tensor(-850.0), hu)
     found = [score(v, case, WIDE, metrics=["heart_dice_labels"])["heart_dice_labels"] for v in (hu, grown, gone)]
-    n, m = int(heart.sum()), int(judged.sum())
+    n, m = int(heart.sum()), int(evaluated.sum())
     assert found == pytest.approx([1.0, 2 * n / (n + m), 0.0], abs=1e-6)
-    liver = torch.where(view.labelled("liver"), torch.tensor(-850.0), hu)  # beside the heart, but no border of it
+    liver = torch.where(
+        view.labelled("liver"), torch.tensor(-850.0), hu
+    )  # adjacent to the heart, but not at its border with the lungs
     assert score(liver, case, WIDE, metrics=["heart_dice_labels"])["heart_dice_labels"] == 1.0
 
 
@@ -138,16 +136,15 @@ def test_lung_dice_by_own_masks_follows_the_prediction(case):
     smaller = torch.where(CaseView(case, hu[None], WIDE).labelled("lungs"), hu, torch.full_like(hu, 40.0))
     smaller[: smaller.shape[0] // 2] = 40.0
     found = score(smaller, case, WIDE, metrics=["lung_dice_labels", "lung_dice"])
-    assert 0.3 < found["lung_dice_labels"] < 0.9 and found["lung_dice"] == pytest.approx(
-        found["lung_dice_labels"], abs=0.1
-    )
+    assert 0.3 < found["lung_dice_labels"] < 0.9
+    assert found["lung_dice"] == pytest.approx(found["lung_dice_labels"], abs=0.1)
 
 
-def test_vessel_contrast_is_the_share_of_the_step_that_is_kept(case):
+def test_vessel_contrast_is_the_remaining_share_of_the_step(case):
     hu = case["ct"].float().clamp(-1000.0, 1000.0)
     view = CaseView(case, hu[None], WIDE)
     vessel, lung = view.labelled("vessels"), view.labelled("lungs")
-    around = vessels.shell(vessel, lung, view.spacing)
+    around = shell(vessel, lung, view.spacing)
     middle = hu[around].mean()
     faint = hu.clone()
     faint[vessel] = middle + 0.3 * (hu[vessel] - middle)
@@ -159,48 +156,45 @@ def test_vessel_contrast_is_the_share_of_the_step_that_is_kept(case):
 def test_the_shell_is_measured_in_millimetres():
     spot = torch.zeros(9, 9, 9, dtype=torch.bool)
     spot[4, 4, 4] = True
-    around = vessels.shell(spot, torch.ones_like(spot), (5.0, 10.0, 20.0))
-    assert around.sum() == 2 * 2 + 2 + 0 + 0  # ±1, ±2 along d; ±1 along h; nothing along w or aslant within 10 mm
+    around = shell(spot, torch.ones_like(spot), (5.0, 10.0, 20.0))
+    assert around.sum() == 2 * 2 + 2 + 0 + 0  # ±1, ±2 along d; ±1 along h; nothing along w or diagonally within 10 mm
 
 
-def test_implausible_organs_are_counted(case):
+def test_organ_hu_is_the_share_of_plausible_organs(case):
     hu = case["ct"].float()
     lungs = CaseView(case, hu[None], WIDE).labelled(*regions.LUNG_LABELS)
     found = score(torch.where(lungs, torch.tensor(-200.0), hu), case, WIDE, metrics=["organ_hu"])["organ_hu"]
     assert found == pytest.approx(5 / 6, abs=1e-6)  # lungs of six organs
     volume = torch.tensor([10.0, 40.0, 90.0]).view(1, 1, 3)
     mask = torch.ones(1, 1, 3, dtype=torch.bool)
-    assert plausibility.median_hu(volume, mask) == 40.0
-    assert plausibility.plausible_share(volume, {"heart": mask, "lungs": mask}) == 0.5
+    assert plausible_share(volume, {"heart": mask, "lungs": mask}) == 0.5
 
 
-def test_a_mirrored_chest_is_caught_even_off_centre(case):
+def test_a_mirrored_chest_is_detected_even_off_centre(case):
     hu = case["ct"].float()
-    assert sides.left_right(torch.stack([hu, hu.flip(-1)]), hu).tolist() == [1.0, 0.0]
-    assert sides.left_right(hu.roll(3, -1), hu) == 1.0
-    assert sides.left_right(hu.flip(-1).roll(-4, -1), hu) == 0.0
+    assert left_right(torch.stack([hu, hu.flip(-1)]), hu).tolist() == [1.0, 0.0]
+    assert left_right(hu.roll(3, -1), hu) == 1.0
+    assert left_right(hu.flip(-1).roll(-4, -1), hu) == 0.0
     noisy = hu + 60.0 * torch.randn(hu.shape, generator=torch.Generator().manual_seed(0))
-    assert sides.left_right(noisy.flip(-1), hu) == 0.0
+    assert left_right(noisy.flip(-1), hu) == 0.0
     symmetric = torch.minimum(hu, hu.flip(-1))
-    assert sides.left_right(symmetric, hu) == 0.5
+    assert left_right(symmetric, hu) == 0.5
 
 
-def test_predictions_that_are_no_hu_are_refused(case):
+def test_predictions_that_are_not_hu_raise(case):
     grey = (case["ct"].float() + 1000.0) / 2000.0
     for volume, shown in ((grey, "values from"), (2 * grey - 1, "values from"), (255 * grey.clamp(0, 1), "give the")):
         with pytest.raises(ValueError, match=shown):
             score_case(case, {"model": volume}, WIDE)
 
 
-def test_two_cases_of_one_id_are_refused():
-    from common.errors import UserError
-
+def test_two_cases_of_one_id_raise():
     cases = chest_world(2, 3)
     with pytest.raises(UserError, match="the id a stands 2 times"):
         score_cases(cases, lambda i: {"model": cases.case(i)["ct"].float()}, WIDE, ["p", "q"], ["a", "a"])
 
 
-def test_scores_do_not_depend_on_workers_and_say_what_was_not_measured():
+def test_scores_do_not_depend_on_workers_and_record_what_was_not_measured():
     cases = chest_world(3, 3)
 
     def run(workers):
@@ -209,11 +203,11 @@ def test_scores_do_not_depend_on_workers_and_say_what_was_not_measured():
 
     one, three = run(1), run(3)
     assert one.equals(three)
-    assert one.attrs["not_measured"] == {"heart_dice_labels": "the cases have no labels of their own"}
+    assert one.attrs["not_measured"] == {"heart_dice_labels": "the cases have no labels"}
     assert (one.method == TRUTH).sum() == 3
 
 
-def test_one_label_that_is_missing_is_a_reason(case):
+def test_a_missing_label_is_not_measured(case):
     view = CaseView(case | {"labels": torch.zeros_like(case["labels"])}, case["ct"][None], WIDE)
     with pytest.raises(NotMeasured, match="no heart"):
         view.labelled("heart")

@@ -50,7 +50,7 @@ def test_lungs_are_their_lobes_or_nothing(tmp_path):
 
 def test_masks_of_another_grid_are_refused(tmp_path):
     write(tmp_path / "size", "heart", heart(2)[1:], nifti_affine(SPACING, size=SIZE))
-    with pytest.raises(UserError, match=r"\(7, 10, 12\) voxels against a volume of \(8, 10, 12\)"):
+    with pytest.raises(UserError, match=r"\(7, 10, 12\) voxels, the volume has \(8, 10, 12\)"):
         read_organs(tmp_path / "size", SIZE, SPACING)
     write(tmp_path / "place", "heart", heart(2), nifti_affine(SPACING, (0.0, 0.0, 50.0), SIZE))
     with pytest.raises(UserError, match="its affine .* is not the volume's"):
