@@ -28,12 +28,9 @@ def line_integrals(
     Args:
         hu: volume in HU, not windowed, with air outside; the result is differentiable in it.
         spacing: mm, `(D, H, W)`.
-        pose: `dataset.imaging.geometry.POSE_FIELDS`, projected as `dataset.imaging.geometry.project` does.
+        pose: `dataset.imaging.geometry.POSE_FIELDS`.
         size: rows and columns of the detector. Row 0 is superior, column 0 the patient's right at azimuth 0.
         samples: samples along each ray inside the volume; None derives them from the grid.
-
-    Raises:
-        ValueError: a volume that is not 3-dimensional or holds NaN, an invalid spacing or pose.
     """
     # a late import: machines that only read stored X-rays need no renderer
     from nanodrr.camera import make_k_inv
@@ -41,8 +38,7 @@ def line_integrals(
 
     spacing = tuple(float(s) for s in spacing)
     _check(hu, spacing, pose, size)
-    hu = hu if hu.is_floating_point() else hu.float()
-    hu = hu.float() if hu.dtype in (torch.float16, torch.bfloat16) else hu
+    hu = hu if hu.dtype in (torch.float32, torch.float64) else hu.float()
     pose = pose.detach().to("cpu", torch.float64)
     samples = samples or _samples_needed(hu.shape, spacing, pose)
     height, width = size
@@ -56,13 +52,10 @@ def line_integrals(
     source_detector = torch.tensor([source_detector]).to(hu)
     source = torch.zeros(1, 1, 3).to(hu)
     subject = _subject(hu, spacing)
-    rows = max(1, _SAMPLES_PER_CHUNK // (samples * width))
     bands = []
-    for band in targets.split(rows):
-        flat = band.reshape(1, -1, 3)
-        shape = (band.shape[0], width)
-        image = render(subject, k_inv.to(hu), camera, source_detector, *shape, n_samples=samples, src=source, tgt=flat)
-        bands.append(image[0, 0])
+    for band in targets.split(max(1, _SAMPLES_PER_CHUNK // (samples * width))):
+        rays = {"n_samples": samples, "src": source, "tgt": band.reshape(1, -1, 3)}
+        bands.append(render(subject, k_inv.to(hu), camera, source_detector, len(band), width, **rays)[0, 0])
     image = torch.cat(bands)
     return image.flip(1) if pose[8] < 0 else image
 
@@ -70,14 +63,10 @@ def line_integrals(
 def scale_xray(
     image: Float[Tensor, "*b h w"], field: Bool[Tensor, "*b h w"] | Bool[Tensor, "h w"] | None = None
 ) -> Float[Tensor, "*b h w"]:
-    """An X-ray with bright bone, scaled to `[0, 1]` by its 0.5 and 99.5 percentiles; used for DRRs and films alike.
+    """Line integrals or pixel values (MONOCHROME2) scaled to `[0, 1]` by the 0.5 and 99.5 percentiles of each image.
 
-    Args:
-        image: line integrals or pixel values (MONOCHROME2); each `(h, w)` is scaled separately.
-        field: True inside the collimated field; pixels outside are ignored and become 0.
-
-    Raises:
-        ValueError: values that are not finite, an empty field, or a constant image.
+    `field` is True inside the collimated field; pixels outside do not count and become 0. ValueError for values that
+    are not finite, an empty field, or a constant image.
     """
     if image.ndim < 2:
         raise ValueError(f"an X-ray has the shape (…, h, w), found {tuple(image.shape)}")
@@ -98,12 +87,8 @@ def render_xray(
 ) -> Float[Tensor, "v rows columns"]:
     """DRRs in `[0, 1]`, bright bone, one per pose, scaled by `scale_xray`.
 
-    Args:
-        image: `log` for line integrals L, as in processed radiographs; `linear` for -exp(-L), the negative
-            transmission of the Beer-Lambert law.
-
-    Raises:
-        ValueError: poses of another shape, another value of `image`.
+    `image` is `log` for line integrals L, as in processed radiographs, or `linear` for -exp(-L), the negative
+    transmission of the Beer-Lambert law.
     """
     if poses.ndim != 2:
         raise ValueError(f"poses must be (views, 9), found {tuple(poses.shape)}")
@@ -143,7 +128,7 @@ def _check(hu: Tensor, spacing: tuple, pose: Tensor, size: tuple) -> None:
 
 
 def _samples_needed(shape, spacing: tuple, pose: Tensor) -> int:
-    """Samples along the longest path through the volume, `SAMPLES_PER_VOXEL` for each voxel crossed."""
+    """Samples along the longest path through the volume."""
     beam = camera_axes(pose)[0].abs().clamp(min=1e-6)
     length = min(e / float(b) for e, b in zip(extent_mm(shape, spacing), beam, strict=True))
     crossed = length * max(float(b) / s for s, b in zip(spacing, beam, strict=True))
@@ -165,10 +150,9 @@ def _camera_to_world(pose: Tensor) -> Tensor:
 
 
 def _subject(hu: Tensor, spacing: tuple):
-    """nanodrr's `Subject` of a volume centred at the world origin."""
     from nanodrr.data import Subject
 
-    middle = [(n - 1) / 2 * s for n, s in zip(hu.shape, spacing, strict=True)]
+    middle = [(n - 1) / 2 * s for n, s in zip(hu.shape, spacing, strict=True)]  # the world origin
     voxel_to_world = torch.eye(4, dtype=torch.float64)
     voxel_to_world[:3, :3] = torch.diag(torch.tensor([-spacing[2], -spacing[1], spacing[0]], dtype=torch.float64))
     voxel_to_world[:3, 3] = torch.tensor([middle[2], middle[1], -middle[0]], dtype=torch.float64)

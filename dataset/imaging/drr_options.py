@@ -8,7 +8,7 @@ from torch import Tensor
 
 from common.errors import UserError
 from dataset.imaging.drr import IMAGES, render_xray
-from dataset.imaging.geometry import FRONTAL_VIEWS, make_pose, view_pose
+from dataset.imaging.geometry import FRONTAL_VIEWS, SOURCE_DETECTOR_MM, make_pose, view_pose
 from dataset.imaging.iodine import remove_iodine
 from dataset.imaging.resampling import downsample
 from dataset.imaging.volume import Volume
@@ -16,24 +16,13 @@ from dataset.imaging.volume import Volume
 
 @dataclass(frozen=True)
 class DrrSettings:
-    """Options of the DRRs of a data set.
+    """Options of the DRRs of a data set; UserError for an invalid one."""
 
-    Attributes:
-        view: PA or AP, of the first X-ray. A second one is lateral; three or more spread evenly over 180 degrees.
-        source_detector: mm from source to detector; None means 1800, or 1200 for AP.
-        field: height and width of the detector in mm; None fits the volume.
-        image: `log` or `linear` (`dataset.imaging.drr.render_xray`).
-        remove_iodine: remove contrast medium before projection (`dataset.imaging.iodine`).
-
-    Raises:
-        UserError: an invalid view, image, distance or field.
-    """
-
-    view: str = "PA"
-    source_detector: float | None = None
-    field: tuple[float, float] | None = None
-    image: str = "log"
-    remove_iodine: bool = False
+    view: str = "PA"  # PA or AP, of the first X-ray. A second one is lateral; three or more spread over 180 degrees
+    source_detector: float | None = None  # mm; None means 1800, or 1200 for AP
+    field: tuple[float, float] | None = None  # height and width of the detector in mm; None fits the volume
+    image: str = "log"  # `log` or `linear` (`dataset.imaging.drr.render_xray`)
+    remove_iodine: bool = False  # remove contrast medium before projection (`dataset.imaging.iodine`)
 
     def __post_init__(self):
         if self.view not in FRONTAL_VIEWS:
@@ -56,13 +45,13 @@ class DrrSettings:
                 f"{2.0 * max(extent):.0f} mm or more"
             )
         found = [view_pose(extent, self.view, self.source_detector, self.field)]
-        for i in range(1, views):
-            pose = view_pose(extent, "lateral", self.source_detector, self.field)
-            if views > 2:
-                distance = float(pose[0])
-                pose = make_pose(extent, azimuth=180.0 * i / views, source_detector=distance)
-                if self.field is not None:
-                    pose[7:9] = torch.tensor(self.field)
+        if views == 2:
+            found.append(view_pose(extent, "lateral", self.source_detector, self.field))
+        for i in range(1, views if views > 2 else 1):
+            pose = make_pose(
+                extent, 180.0 * i / views, source_detector=float(self.source_detector or SOURCE_DETECTOR_MM)
+            )
+            pose[7:9] = pose[7:9] if self.field is None else torch.tensor(self.field)
             found.append(pose)
         return torch.stack(found)
 

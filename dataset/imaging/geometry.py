@@ -56,17 +56,13 @@ def view_pose(
     source_detector: float | None = None,
     field: tuple[float, float] | None = None,
 ) -> Float[Tensor, "9"]:
-    """Pose of a view in the standard display: column 0 is the patient's right, in a lateral the anterior side.
+    """Pose of a view (PA, AP, lateral) in display order: column 0 is the patient's right, in a lateral anterior.
 
-    An AP beam enters from the front, so its columns are mirrored by a negative `field_width`.
+    An AP beam enters from the front, so a negative `field_width` mirrors its columns.
 
     Args:
-        view: PA, AP or lateral.
         source_detector: mm; None means 1800, or 1200 for AP.
         field: height and width of the detector in mm; None fits the volume.
-
-    Raises:
-        ValueError: another view.
     """
     if view not in VIEW_AZIMUTH:
         raise ValueError(f"view={view}: choose {', '.join(VIEW_AZIMUTH)}")
@@ -89,9 +85,9 @@ def unknown_pose(views: int = 1, names: Sequence[str] = ()) -> Float[Tensor, "v 
 
 
 def fill_unknown(pose: Float[Tensor, "*b 9"], extent: tuple[float, float, float]) -> Float[Tensor, "*b 9"]:
-    """Poses in which each incomplete one (with a NaN) is replaced by the nominal pose for a volume of `extent` mm.
+    """The poses, with the nominal pose for a volume of `extent` mm in place of each incomplete one (with a NaN).
 
-    The azimuth selects the named view; an unknown azimuth means PA.
+    The azimuth selects the view; an unknown azimuth means PA.
     """
     nominal = torch.stack([view_pose(extent, name) for name in ("PA", "lateral", "AP")]).to(pose)
     quarter = torch.nan_to_num(pose[..., 2].detach(), nan=0.0).abs().div(90.0).round().clamp(max=2.0).long()
@@ -123,10 +119,14 @@ def project(points: Float[Tensor, "*p 3"], pose: Float[Tensor, "9"]) -> Float[Te
 
     Order and range follow `torch.nn.functional.grid_sample` with `align_corners=False`.
     """
+    return project_rays(points - source_position(pose), pose)
+
+
+def project_rays(rays: Float[Tensor, "*p 3"], pose: Float[Tensor, "9"]) -> Float[Tensor, "*p 2"]:
+    """`project` for vectors from the source, in mm."""
     beam, column, row = camera_axes(pose)
-    ray = points - source_position(pose)
-    scale = pose[0] / (ray @ beam)  # magnification of the central projection
-    return torch.stack([scale * (ray @ column) * 2.0 / pose[8], scale * (ray @ row) * 2.0 / pose[7]], dim=-1)
+    scale = pose[0] / (rays @ beam)  # magnification of the central projection
+    return torch.stack([scale * (rays @ column) * 2.0 / pose[8], scale * (rays @ row) * 2.0 / pose[7]], dim=-1)
 
 
 def voxel_centres(
@@ -157,14 +157,10 @@ def nifti_affine(spacing, centre_ras=(0.0, 0.0, 0.0), size=(1, 1, 1)) -> np.ndar
 
 
 def display_slice(volume, plane: str, index: int | None = None):
-    """A slice in radiological display: superior up, patient's right on the left, anterior on the left in sagittals.
+    """A slice of a volume `(D, H, W)` in radiological display; by default the middle one.
 
-    Axial slices are seen from below, anterior up. No other function flips a volume for display.
-
-    Args:
-        volume: `(D, H, W)`, tensor or array.
-        plane: one of `PLANES`.
-        index: of the slice; None means the middle.
+    Superior is up, the patient's right on the left, in a sagittal slice the anterior side. Axial slices show the view
+    from below, anterior up. No other function flips a volume for display.
     """
     axis = PLANES.index(plane)
     middle = volume.shape[axis] // 2 if index is None else index
@@ -174,5 +170,5 @@ def display_slice(volume, plane: str, index: int | None = None):
     return flip(volume[:, middle] if plane == "coronal" else volume[:, :, middle], (0,))
 
 
+# letters at the left, right, top and bottom edge of `display_slice`
 DISPLAY_MARKS = {"axial": ("R", "L", "A", "P"), "coronal": ("R", "L", "S", "I"), "sagittal": ("A", "P", "S", "I")}
-"""Letters at the left, right, top and bottom edge of `display_slice`."""

@@ -38,10 +38,10 @@ class Window:
                 choices = ", ".join(WINDOWS)
                 raise UserError(f"dataset.window={value}: unknown; choose {choices} or two HU such as [-1000, 1000]")
             return cls(*WINDOWS[value])
-        bounds = list(value)
-        if len(bounds) != 2:
-            raise UserError(f"dataset.window={bounds}: give two HU such as [-1000, 1000]")
-        return cls(float(bounds[0]), float(bounds[1]))
+        limits = [float(hu) for hu in value]
+        if len(limits) != 2:
+            raise UserError(f"dataset.window={limits}: give two HU such as [-1000, 1000]")
+        return cls(*limits)
 
     @property
     def width(self) -> float:

@@ -74,7 +74,7 @@ def iodine_ml(hu: Float[np.ndarray, "d h w"], spacing: tuple[float, float, float
 
 
 def _middle_column(dense: np.ndarray, lungs: np.ndarray, spacing: tuple) -> float:
-    """Column of the spine: maximum of dense voxels posterior to the lung centre, smoothed by a vertebra's width."""
+    """Column of the spine: maximum of dense voxels posterior to the lung centre, after smoothing."""
     slices = lungs.any(axis=(1, 2))
     behind = int(np.nonzero(lungs)[1].mean())
     profile = dense[slices, behind:].sum(axis=(0, 1)).astype(float)
@@ -84,13 +84,12 @@ def _middle_column(dense: np.ndarray, lungs: np.ndarray, spacing: tuple) -> floa
 def _back_of_lungs(lungs: np.ndarray, spacing: tuple) -> np.ndarray:
     """Last row with lung in each slice, `(D,)`, the maximum over 15 mm of neighbouring slices."""
     rows = np.where(lungs.any(axis=2), np.arange(lungs.shape[1]), -1).max(axis=1)
-    reach = 2 * int(np.ceil(15.0 / spacing[0])) + 1
-    rows = ndimage.maximum_filter1d(rows, reach)
+    rows = ndimage.maximum_filter1d(rows, 2 * int(np.ceil(15.0 / spacing[0])) + 1)
     return np.where(rows < 0, rows.max(), rows)
 
 
 def _cavity(lungs: np.ndarray, middle: float, spacing: tuple) -> np.ndarray:
-    """Eroded convex hull of the lungs in each axial slice; a missing lung is replaced by its mirrored counterpart."""
+    """Eroded convex hull of the lungs in each axial slice; the other lung, mirrored, replaces a missing one."""
     cavity = np.zeros_like(lungs)
     split = int(round(middle))
     for z in np.flatnonzero(lungs.any(axis=(1, 2))):

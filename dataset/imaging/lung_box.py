@@ -44,10 +44,9 @@ def lung_box_in_image(image: Float[Tensor, "h w"]) -> Float[Tensor, "4"] | None:
         return None
     middle = _spine(picture)
     sides = [_side(*_valleys(picture, middle, side), side) for side in (-1, 1)]
-    found = [side for side in sides if side is not None]
-    if not found:
+    if sides == [None, None]:
         return None
-    top, bottom = min(side[0] for side in found), _bottom(sides)
+    top, bottom = min(side[0] for side in sides if side), _bottom(sides)
     outer = [middle if side is None else side[2] for side in sides]
     box = np.array([rows.start + top, rows.start + bottom, columns.start + outer[0], columns.start + outer[1] + 1])
     box = box / WORKING
@@ -59,8 +58,7 @@ def lung_box_in_image(image: Float[Tensor, "h w"]) -> Float[Tensor, "4"] | None:
 def lung_box_in_volume(hu: Float[np.ndarray, "d h w"], spacing: tuple[float, float, float]) -> Float[Tensor, "6"]:
     """Box of both lungs: `(d0, d1, h0, h1, w0, w1)`, shares of the sides of the volume; NaN if no lungs are found.
 
-    It covers what a frontal X-ray shows: at least `VISIBLE_MM` of lung along the beam, without the recess behind the
-    diaphragm.
+    It covers what a frontal X-ray shows: at least `VISIBLE_MM` of lung along the beam, not the recess behind the dome.
     """
     coarse = downsample(Volume(np.asarray(hu, dtype=np.float32), tuple(float(s) for s in spacing)), VOLUME_MM)
     mask = segment_lungs(coarse.hu, coarse.spacing)
@@ -110,10 +108,7 @@ def _valleys(picture: np.ndarray, middle: int, side: int) -> tuple[np.ndarray, n
 
 
 def _deepest(ray: np.ndarray, reach: int) -> tuple[int, int, int]:
-    """Inner shoulder, floor and outer shoulder of the deepest valley of a profile from the spine outward.
-
-    The floor lies within `reach`, since air beside the patient can be deeper than the lung.
-    """
+    """Inner shoulder, floor (within `reach`, before the air beside the patient) and outer shoulder of the valley."""
     inner = np.maximum.accumulate(ray)
     outward = np.maximum.accumulate(ray[::-1])[::-1]
     floor = int((np.minimum(inner, outward) - ray)[:reach].argmax())
@@ -128,20 +123,17 @@ def _deepest(ray: np.ndarray, reach: int) -> tuple[int, int, int]:
 def _side(depth: np.ndarray, outer: np.ndarray, side: int) -> tuple[float, float, float] | None:
     """First row, row after the last, and outermost column of one lung: the run of rows around the deepest.
 
-    The threshold is lower at the bottom, where abdomen and breasts reduce the depth, than at the top, where there are
-    valleys beside the neck.
+    The threshold is lower at the bottom, where abdomen and breasts reduce the depth, than beside the neck.
     """
     depth = ndimage.gaussian_filter1d(depth, 1.5)
     reference = np.quantile(depth, 0.85)
     if reference < FAINTEST:
         return None
     labels, _ = ndimage.label(depth > SHALLOW * reference)
-    sizes = np.bincount(labels.ravel(), weights=depth)
-    sizes[0] = 0
-    lit = np.flatnonzero(labels == sizes.argmax())
+    sizes = np.bincount(labels, weights=depth)
+    lit = np.flatnonzero(labels == 1 + sizes[1:].argmax())
     top = lit[np.flatnonzero(depth[lit] > SHALLOW_TOP * reference)[0]]
-    deep = np.arange(top, lit[-1] + 1)
-    deep = deep[len(deep) // 6 :]
+    deep = np.arange(top, lit[-1] + 1)[(lit[-1] + 1 - top) // 6 :]
     edge = side * np.quantile(side * outer[deep], 1.0 - EDGE_SHARE)
     return float(top), float(lit[-1] + 1), float(edge)
 

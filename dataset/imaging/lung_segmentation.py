@@ -14,6 +14,8 @@ MIDLINE_MM = 30.0  # largest distance of the trachea from the body midline, belo
 CLOSING_MM = 6.0  # radius: vessels of up to twice this diameter belong to the lung
 SMALLEST_ML = 50.0
 SMALLEST_SHARE = 0.1  # of the larger lung: smallest size of the second one
+IN_PLANE = np.zeros((3, 3, 3), dtype=bool)  # neighbours in the axial slice
+IN_PLANE[1] = ndimage.generate_binary_structure(2, 1)
 
 
 def segment_lungs(hu: Float[np.ndarray, "d h w"], spacing: tuple[float, float, float]) -> Bool[np.ndarray, "d h w"]:
@@ -26,16 +28,18 @@ def segment_lungs(hu: Float[np.ndarray, "d h w"], spacing: tuple[float, float, f
     voxel_ml = float(np.prod(spacing)) / 1000.0
     dark = hu < LUNG_BELOW_HU
     enclosed = dark & ~_open_air(dark)
-    enclosed &= ~_airway(enclosed, _middle(~dark), spacing)
+    tissue = np.cumsum((~dark).sum(axis=(0, 1)))
+    middle = int(np.searchsorted(tissue, tissue[-1] / 2.0))  # median column of the body
+    enclosed &= ~_airway(enclosed, middle, spacing)
     lungs = _largest(enclosed, hu, voxel_ml)
     if not lungs.any():
         return lungs
     return _closed(lungs, spacing) & ~(dark & ~lungs)
 
 
-def _open_air(dark: Bool[np.ndarray, "d h w"]) -> Bool[np.ndarray, "d h w"]:
+def _open_air(dark: np.ndarray) -> np.ndarray:
     """Dark voxels connected to the edge of their axial slice within the slice."""
-    labels, count = ndimage.label(dark, structure=_in_plane())
+    labels, count = ndimage.label(dark, structure=IN_PLANE)
     outside = np.zeros(count + 1, dtype=bool)
     for side in (labels[:, 0], labels[:, -1], labels[:, :, 0], labels[:, :, -1]):
         outside[np.unique(side)] = True
@@ -43,21 +47,16 @@ def _open_air(dark: Bool[np.ndarray, "d h w"]) -> Bool[np.ndarray, "d h w"]:
     return outside[labels]
 
 
-def _airway(
-    enclosed: Bool[np.ndarray, "d h w"], middle: float, spacing: tuple[float, float, float]
-) -> Bool[np.ndarray, "d h w"]:
+def _airway(enclosed: np.ndarray, middle: int, spacing: tuple[float, float, float]) -> np.ndarray:
     """Trachea and main bronchi: components that are small in each axial slice and reach the midline.
 
     A bronchus inside the lung is connected to it in the slice and stays in the lung mask.
     """
-    labels, count = ndimage.label(enclosed, structure=_in_plane())
-    if count == 0:
-        return np.zeros_like(enclosed)
-    area = np.bincount(labels.ravel(), minlength=count + 1) * spacing[1] * spacing[2]
+    labels, count = ndimage.label(enclosed, structure=IN_PLANE)
+    voxels = np.bincount(labels.ravel(), minlength=count + 1)
     across = np.broadcast_to(np.arange(enclosed.shape[2], dtype=np.float32), enclosed.shape)
-    place = np.bincount(labels.ravel(), weights=across.ravel(), minlength=count + 1)
-    place = place / np.maximum(np.bincount(labels.ravel(), minlength=count + 1), 1)
-    small = area < AIRWAY_AREA_MM2
+    place = np.bincount(labels.ravel(), weights=across.ravel(), minlength=count + 1) / np.maximum(voxels, 1)
+    small = voxels * spacing[1] * spacing[2] < AIRWAY_AREA_MM2
     small[0] = False
     central = small & (np.abs(place - middle) * spacing[2] < MIDLINE_MM)
     tubes, tube_count = ndimage.label(small[labels])
@@ -67,15 +66,7 @@ def _airway(
     return is_airway[tubes]
 
 
-def _middle(tissue: Bool[np.ndarray, "d h w"]) -> float:
-    """The median column of the body, in voxels."""
-    profile = np.cumsum(tissue.sum(axis=(0, 1)))
-    return float(np.searchsorted(profile, profile[-1] / 2.0))
-
-
-def _largest(
-    enclosed: Bool[np.ndarray, "d h w"], hu: Float[np.ndarray, "d h w"], voxel_ml: float
-) -> Bool[np.ndarray, "d h w"]:
+def _largest(enclosed: np.ndarray, hu: np.ndarray, voxel_ml: float) -> np.ndarray:
     """The one or two largest components, without gas."""
     labels, count = ndimage.label(enclosed)
     volume = np.bincount(labels.ravel(), minlength=count + 1) * voxel_ml
@@ -87,10 +78,10 @@ def _largest(
             break
         if np.median(hu[labels == label]) >= GAS_BELOW_HU:
             kept.append(int(label))
-    return np.isin(labels, kept) if kept else np.zeros_like(enclosed)
+    return np.isin(labels, kept)
 
 
-def _closed(mask: Bool[np.ndarray, "d h w"], spacing: tuple[float, float, float]) -> Bool[np.ndarray, "d h w"]:
+def _closed(mask: np.ndarray, spacing: tuple[float, float, float]) -> np.ndarray:
     """The mask after closing by a ball in mm (by distance maps) and hole filling."""
     reach = [int(np.ceil(CLOSING_MM / s)) + 1 for s in spacing]
     box = ndimage.find_objects(mask.astype(np.uint8))[0]
@@ -100,9 +91,3 @@ def _closed(mask: Bool[np.ndarray, "d h w"], spacing: tuple[float, float, float]
     result = mask.copy()
     result[box] |= ndimage.binary_fill_holes(closed | inner)[tuple(slice(r, -r) for r in reach)]
     return result
-
-
-def _in_plane() -> np.ndarray:
-    structure = np.zeros((3, 3, 3), dtype=bool)
-    structure[1] = ndimage.generate_binary_structure(2, 1)
-    return structure

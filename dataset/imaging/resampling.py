@@ -8,7 +8,7 @@ from monai.transforms import Compose, Orientation, Resize, ResizeWithPadOrCrop, 
 from scipy.ndimage import gaussian_filter
 from torch.nn import functional as F
 
-from dataset.imaging.geometry import nifti_affine
+from dataset.imaging.geometry import nifti_affine, voxel_centres
 from dataset.imaging.hu_window import AIR_HU
 from dataset.imaging.volume import Volume
 
@@ -53,16 +53,11 @@ def downsample(volume: Volume, finest: float) -> Volume:
 
 
 def resample_onto(volume: Volume, frame: Volume, size: tuple[int, int, int]) -> Float[np.ndarray, "d h w"]:
-    """HU of `volume` on a grid of `size` voxels over the extent of `frame` in world coordinates, padded with air."""
-    extent = frame.extent
-    hu = _low_pass(volume, [e / n / s for e, n, s in zip(extent, size, volume.spacing, strict=True)])
+    """HU of `volume` on a grid of `size` voxels over the extent of `frame` in world coordinates, with air outside."""
+    hu = _low_pass(volume, [e / n / s for e, n, s in zip(frame.extent, size, volume.spacing, strict=True)])
     right, front, up = np.subtract(frame.centre, volume.centre)  # RAS; the array runs up, back, left
-    offset = (up, -front, -right)
-    axes = [
-        (((torch.arange(n) + 0.5) / n - 0.5) * e + o) * 2.0 / (m * s)
-        for n, e, o, m, s in zip(size, extent, offset, volume.hu.shape, volume.spacing, strict=True)
-    ]
-    grid = torch.stack(torch.meshgrid(*axes, indexing="ij")[::-1], dim=-1)[None].float()
+    points = voxel_centres(size, frame.extent) + torch.tensor([up, -front, -right], dtype=torch.float32)
+    grid = (points * 2.0 / torch.tensor(volume.extent)).flip(-1)[None]
     sampled = F.grid_sample(hu[None, None] - AIR_HU, grid, mode="bilinear", align_corners=False)  # pads with 0
     return (sampled[0, 0] + AIR_HU).numpy()
 

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 from jaxtyping import Float
+from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
 
 from common.errors import UserError
 from dataset.imaging.geometry import nifti_affine
@@ -19,18 +19,12 @@ SOFT_BELOW_HU = -150.0  # a volume with all voxels above contains neither air no
 
 @dataclass
 class Volume:
-    """A CT volume.
+    """A CT volume."""
 
-    Attributes:
-        hu: HU `(D, H, W)`, float32.
-        spacing: mm `(D, H, W)`.
-        centre: centre of the volume in RAS mm.
-        direction: unit vectors (RAS, columns) along the axes D, H, W of an oblique volume; None if axis-aligned.
-    """
-
-    hu: Float[np.ndarray, "d h w"]
-    spacing: tuple[float, float, float]
-    centre: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    hu: Float[np.ndarray, "d h w"]  # HU, float32
+    spacing: tuple[float, float, float]  # mm (D, H, W)
+    centre: tuple[float, float, float] = (0.0, 0.0, 0.0)  # of the volume in RAS mm
+    # unit vectors (RAS, columns) along the axes D, H, W of an oblique volume; None if axis-aligned
     direction: Float[np.ndarray, "3 3"] | None = None
 
     @property
@@ -50,10 +44,7 @@ class Volume:
 
 
 def check_hu(hu: np.ndarray, path: str | Path) -> None:
-    """Raises UserError for values that cannot be the HU of a chest.
-
-    These are NaN, infinity, a constant, air only, 8-bit grey values, or neither air nor lung.
-    """
+    """Raises UserError for NaN, infinity, a constant, air alone, 8-bit grey values, and values without air or lung."""
     if not np.isfinite(hu).all():
         share = 100.0 * (1.0 - np.isfinite(hu).mean())
         raise UserError(f"{path}: {share:.2g} % of the voxels are NaN or infinite; replace them by -1024 HU (air)")
@@ -82,16 +73,11 @@ def check_geometry(volume: Volume, path: str | Path) -> None:
 
 def reorient(array: Float[np.ndarray, "i j k"], affine: Float[np.ndarray, "4 4"]) -> Volume:
     """The volume of an array with any RAS affine, by flips and transposition without resampling."""
-    orientations = nib.orientations
-    orientation = orientations.ornt_transform(
-        orientations.io_orientation(affine), orientations.axcodes2ornt(tuple("SPL"))
-    )
-    hu = np.ascontiguousarray(orientations.apply_orientation(array, orientation), dtype=np.float32)
-    affine = affine @ orientations.inv_ornt_aff(orientation, array.shape)
+    orientation = ornt_transform(io_orientation(affine), axcodes2ornt(tuple("SPL")))
+    hu = np.ascontiguousarray(apply_orientation(array, orientation), dtype=np.float32)
+    affine = affine @ inv_ornt_aff(orientation, array.shape)
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     centre = affine[:3, :3] @ ((np.array(hu.shape) - 1) / 2.0) + affine[:3, 3]
     direction = affine[:3, :3] / spacing
-    straight = np.allclose(direction, STRAIGHT, atol=1e-6)
-    return Volume(
-        hu, tuple(float(s) for s in spacing), tuple(float(c) for c in centre), None if straight else direction
-    )
+    direction = None if np.allclose(direction, STRAIGHT, atol=1e-6) else direction
+    return Volume(hu, tuple(float(s) for s in spacing), tuple(float(c) for c in centre), direction)

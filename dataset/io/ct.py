@@ -7,7 +7,7 @@ the nearest axis-aligned rotation or flip without resampling; the remaining tilt
 from pathlib import Path
 
 from common.errors import UserError
-from dataset.imaging.volume import Volume, check_geometry, check_hu
+from dataset.imaging.volume import Volume
 from dataset.io.dicom_series import find_ct_series
 from dataset.io.dicom_volume import read_series
 from dataset.io.nifti import read_nifti
@@ -19,20 +19,11 @@ def read_volume(path: str | Path) -> Volume:
     Raises:
         UserError: the file is missing, damaged, not 3-dimensional, or has invalid HU or spacing.
     """
-    text = str(path)
-    folder, _, series = text.partition("#")
-    if Path(text).is_file():
-        volume = read_nifti(Path(text))
-    elif Path(folder).is_dir():
-        volume = _read_dicom(Path(folder), series)
-    else:
+    if Path(path).is_file():
+        return read_nifti(Path(path))
+    folder, _, series = str(path).partition("#")
+    if not Path(folder).is_dir():
         raise UserError(f"{path}: no such file or folder; a CT is a .nii, a .nii.gz or a folder with a DICOM series")
-    check_geometry(volume, path)
-    check_hu(volume.hu, path)
-    return volume
-
-
-def _read_dicom(folder: Path, series: str) -> Volume:
     found = find_ct_series(folder, recursive=False)
     if not found:
         raise UserError(f"{folder}: no DICOM series of a CT in this folder; give the folder that holds the slices")

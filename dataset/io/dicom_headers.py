@@ -36,18 +36,13 @@ TAGS = [
 
 @dataclass(frozen=True)
 class CtIdentity:
-    """The header values that name a CT, its patient and its time. All of them may identify the patient.
-
-    Attributes:
-        time: of the acquisition, else of the series, content or study; None if unknown.
-        age, sex, birth_date, study_date: as in the header, "" if absent.
-    """
+    """The header values that name a CT, its patient and its time, "" if absent. All may identify the patient."""
 
     patient: str = ""
     study_uid: str = ""
     series_uid: str = ""
     accession: str = ""
-    time: datetime | None = None
+    time: datetime | None = None  # of the acquisition, else of the series, content or study
     age: str = ""
     sex: str = ""
     birth_date: str = ""
@@ -56,23 +51,15 @@ class CtIdentity:
 
 @dataclass(frozen=True)
 class CtAcquisition:
-    """The header values that describe how a CT was acquired and reconstructed.
+    """The header values of acquisition and reconstruction of a CT."""
 
-    Attributes:
-        description: series description and protocol name.
-        contrast: contrast agent or route, "" if absent.
-        thickness: mm, None if unknown.
-        tilt: gantry tilt of the header in degrees; the positions of the slices decide whether the stack is sheared.
-        burned_in: Burned In Annotation is YES: the pixels contain text.
-    """
-
-    description: str = ""
-    contrast: str = ""
+    description: str = ""  # series description and protocol name
+    contrast: str = ""  # contrast agent or route
     kernel: str = ""
-    thickness: float | None = None
+    thickness: float | None = None  # mm
     image_type: tuple[str, ...] = ()
-    tilt: float = 0.0
-    burned_in: bool = False
+    tilt: float = 0.0  # degrees of gantry tilt in the header; the slice positions decide whether the stack is sheared
+    burned_in: bool = False  # Burned In Annotation is YES: the pixels contain text
 
 
 class Slice(NamedTuple):
@@ -172,7 +159,6 @@ def header_of(ds: pydicom.Dataset) -> tuple[CtIdentity, CtAcquisition]:
     """Identity and acquisition of the series of a CT header."""
     shared = _first(ds.get("SharedFunctionalGroupsSequence"))
     thickness = ds.get("SliceThickness") or group_item(shared, shared, "PixelMeasuresSequence").get("SliceThickness")
-    contrast = str(ds.get("ContrastBolusAgent") or "") or str(ds.get("ContrastBolusRoute") or "")
     identity = CtIdentity(
         patient=str(ds.get("PatientID") or "").strip(),
         study_uid=str(ds.get("StudyInstanceUID") or ""),
@@ -186,7 +172,7 @@ def header_of(ds: pydicom.Dataset) -> tuple[CtIdentity, CtAcquisition]:
     )
     acquisition = CtAcquisition(
         description=f"{ds.get('SeriesDescription') or ''} {ds.get('ProtocolName') or ''}".strip(),
-        contrast=contrast.strip(),
+        contrast=str(ds.get("ContrastBolusAgent") or ds.get("ContrastBolusRoute") or "").strip(),
         kernel=kernel_of(ds),
         thickness=float(thickness) if thickness else None,
         image_type=tuple(str(v).upper() for v in _several(ds.get("ImageType"))),

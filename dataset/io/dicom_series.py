@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import pydicom
 
 from dataset.io.dicom_headers import (
     VALUE_ERRORS,
@@ -34,42 +33,27 @@ REPEATED_MM = 60.0  # a shorter stack with repeated positions is bolus tracking
 
 @dataclass
 class Scanned:
-    """The files of one UID, before they are separated into stacks.
-
-    Attributes:
-        headers: `Slice.kind` -> identity and acquisition of the first file of this kind.
-        unreadable: files without a readable slice position.
-    """
+    """The files of one UID, before they are separated into stacks."""
 
     slices: list[Slice] = field(default_factory=list)
-    headers: dict[tuple, tuple[CtIdentity, CtAcquisition]] = field(default_factory=dict)
-    unreadable: list[str] = field(default_factory=list)
+    headers: dict[tuple, tuple[CtIdentity, CtAcquisition]] = field(default_factory=dict)  # by `Slice.kind`
+    unreadable: list[str] = field(default_factory=list)  # files without a readable slice position
 
 
 @dataclass
 class CtSeries:
-    """One stack of CT slices, or one NIfTI file, with its header values. They may identify a patient.
-
-    Attributes:
-        files: the files of the slices, or the one NIfTI file.
-        normal: unit vector of the stack (LPS), None for NIfTI.
-        heights: mm of each slice along the normal, sorted.
-        part: number of the stack where one UID holds several, else "".
-        dropped: reason why the series is no candidate, such as a localiser; "" if it is one.
-        left_out: the images of the series outside this stack, such as "1 × localiser".
-        xray: an X-ray file beside a NIfTI file with its name.
-    """
+    """One stack of CT slices, or one NIfTI file, with its header values. They may identify a patient."""
 
     files: list[Path]
     identity: CtIdentity = CtIdentity()
     acquisition: CtAcquisition = CtAcquisition()
-    normal: tuple[float, float, float] | None = None
-    heights: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    normal: tuple[float, float, float] | None = None  # unit vector of the stack (LPS), None for NIfTI
+    heights: np.ndarray = field(default_factory=lambda: np.zeros(0))  # mm of each slice along the normal, sorted
     slices: list[Slice] = field(default_factory=list, repr=False)
-    part: str = ""
-    dropped: str = ""
-    left_out: str = ""
-    xray: Path | None = None
+    part: str = ""  # number of the stack where one UID holds several
+    dropped: str = ""  # reason why the series is no candidate, such as a localiser
+    left_out: str = ""  # the images of the series outside this stack, such as "1 × localiser"
+    xray: Path | None = None  # X-ray file beside a NIfTI file, with the same name
 
     @property
     def is_nifti(self) -> bool:
@@ -90,12 +74,9 @@ class CtSeries:
 def find_ct_series(
     source: str | Path, recursive: bool = True, exclude: Iterable[Path] = (), pool: Executor | None = None
 ) -> list[CtSeries]:
-    """All CT stacks under `source`, sorted by UID; files other than DICOM are ignored.
+    """All CT stacks under `source` except in the folders `exclude`, sorted by UID; other files are ignored.
 
-    Args:
-        recursive: include subfolders.
-        exclude: folders to skip.
-        pool: processes that read the headers, one folder per task; None reads in this process.
+    `pool` reads the headers in processes, one folder per task; None reads them in this process.
     """
     folders = list(folders_of(Path(source), recursive, {os.path.realpath(p) for p in exclude}))
     found: dict[str, Scanned] = defaultdict(Scanned)
@@ -112,7 +93,10 @@ def scan_files(paths: list[str]) -> dict[str, Scanned]:
     found: dict[str, Scanned] = defaultdict(Scanned)
     for path in paths:
         ds = None if path.lower().endswith(NOT_DICOM) else read_header(path)
-        uid = None if ds is None else _ct_series_uid(ds)
+        uid = ""
+        with contextlib.suppress(*VALUE_ERRORS):
+            if ds is not None and ds.get("Modality") == "CT":
+                uid = str(ds.get("SeriesInstanceUID") or "")
         if not uid:
             continue
         one = found[uid]
@@ -128,26 +112,15 @@ def scan_files(paths: list[str]) -> dict[str, Scanned]:
     return dict(found)
 
 
-def _ct_series_uid(ds: pydicom.Dataset) -> str:
-    """SeriesInstanceUID of a CT header, "" for another modality or an unreadable header."""
-    try:
-        return str(ds.get("SeriesInstanceUID") or "") if ds.get("Modality") == "CT" else ""
-    except VALUE_ERRORS:
-        return ""
-
-
 def folders_of(source: Path, recursive: bool = True, exclude: Iterable[str] = ()) -> Iterator[list[str]]:
-    """The visible files of each folder under `source`; links are followed, each folder is visited once.
-
-    `exclude` holds resolved paths of folders to skip.
-    """
-    visited, exclude = set(), set(exclude)
+    """The visible files of each folder under `source` except the resolved paths `exclude`; follows links."""
+    skipped = set(exclude)
     for folder, children, names in os.walk(source, followlinks=True):
         real = os.path.realpath(folder)
-        if real in visited or real in exclude:  # a loop of links, or the output of an earlier run
+        if real in skipped:  # a loop of links, or the output of an earlier run
             children.clear()
             continue
-        visited.add(real)
+        skipped.add(real)
         children[:] = sorted(name for name in children if recursive and not name.startswith("."))
         files = [os.path.join(folder, name) for name in sorted(names) if not name.startswith(".")]
         files = [path for path in files if os.path.isfile(path)]
@@ -156,7 +129,7 @@ def folders_of(source: Path, recursive: bool = True, exclude: Iterable[str] = ()
 
 
 def _stacks(uid: str, scanned: Scanned) -> list[CtSeries]:
-    """The stacks of one UID, without localisers, copies of slices and slices of another layout."""
+    """The stacks of one UID, without localisers, copied slices and slices of another layout."""
     slices = [one for one in scanned.slices if one.kind in scanned.headers]
     unreadable = [*scanned.unreadable, *(one.path for one in scanned.slices if one.kind not in scanned.headers)]
     notes = Counter({"unreadable header": len(unreadable)})

@@ -30,35 +30,26 @@ STRAIGHT_DEGREES = 0.1  # largest tilt without resampling: 0.35 mm at 200 mm fro
 def read_series(series: CtSeries, name: str | Path | None = None) -> Volume:
     """The volume of a stack, in the array order of `dataset.io.ct`, with padding set to air and HU of at least -1024.
 
-    Args:
-        name: name of the series in messages, such as a pseudonym; None means its first file.
-
-    Raises:
-        UserError: a slice without pixels or in an unsupported syntax, different slices at one position, a missing
-            slice, uneven spacing, gantry tilt, and the errors of `dataset.io.ct.read_volume`.
+    `name` replaces the path in messages, for example by a pseudonym. UserError for a slice without pixels or in an
+    unsupported syntax, different slices at one position, missing slices, uneven spacing, gantry tilt and invalid HU.
     """
     name = str(name or series.files[0])
     if series.is_nifti:
         try:
             volume = read_nifti(series.files[0])
-            check_geometry(volume, series.files[0])
-            check_hu(volume.hu, series.files[0])
         except UserError as error:
             raise UserError(str(error).replace(str(series.files[0]), name)) from error
         np.maximum(volume.hu, AIR_HU, out=volume.hu)
         return volume
-    slices = list(_slices(series, name))
-    slices.sort(key=lambda one: one.height)
-    slices = _without_duplicates(slices, name)
-    step = _step(slices, name)
+    slices = _without_duplicates(sorted(_slices(series, name), key=lambda one: one.height), name)
+    step, first = _step(slices, name), slices[0]
     hu = np.stack([one.hu for one in slices])
     for one in slices:
         one.hu = None  # frees up to a GB
     check_hu(hu, name)
-    first = slices[0]
-    columns = np.stack([step, first.down * first.spacing[0], first.across * first.spacing[1]], axis=1)
     affine = np.eye(4)
-    affine[:3, :3], affine[:3, 3] = columns, first.position
+    affine[:3, :3] = np.stack([step, first.down * first.spacing[0], first.across * first.spacing[1]], axis=1)
+    affine[:3, 3] = first.position
     volume = reorient(hu, np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine)  # DICOM's LPS to RAS
     check_geometry(volume, name)
     return volume
@@ -67,7 +58,7 @@ def read_series(series: CtSeries, name: str | Path | None = None) -> Volume:
 def straighten(volume: Volume) -> Volume:
     """An oblique volume resampled onto the patient axes at the same spacing, in its bounding box padded with air.
 
-    A volume tilted by less than 0.1 degrees keeps its voxels and loses its direction.
+    A volume with a tilt below 0.1 degrees keeps its voxels and loses its direction.
     """
     if tilt_degrees(volume) < STRAIGHT_DEGREES:
         return Volume(volume.hu, volume.spacing, volume.centre)
@@ -115,9 +106,8 @@ def _slices(series: CtSeries, name: str) -> Iterator[_Slice]:
             if str(ds.SOPClassUID) in MULTIFRAME:
                 yield from _frames(ds, stored, wanted)
             else:
-                orientation, spacing = ds.ImageOrientationPatient, ds.PixelSpacing
-                hu = _rescaled(ds, stored, ds.get("RescaleSlope"), ds.get("RescaleIntercept"))
-                yield _Slice(hu, ds.ImagePositionPatient, orientation, spacing)
+                hu = _rescaled(ds, stored, ds)
+                yield _Slice(hu, ds.ImagePositionPatient, ds.ImageOrientationPatient, ds.PixelSpacing)
         except (*HEADER_ERRORS, RuntimeError) as error:
             raise UserError(
                 f"{name}: a slice of the DICOM series is damaged or of a kind that cannot be decoded "
@@ -130,9 +120,8 @@ def _frames(ds: pydicom.Dataset, stored: np.ndarray, wanted: set[int]) -> Iterat
     stored = stored if stored.ndim == 3 else stored[None]
     for i, frame in enumerate(ds.PerFrameFunctionalGroupsSequence):
         if i in wanted:
-            rescale = group_item(frame, shared, "PixelValueTransformationSequence")
             yield _Slice(
-                _rescaled(ds, stored[i], rescale.get("RescaleSlope"), rescale.get("RescaleIntercept")),
+                _rescaled(ds, stored[i], group_item(frame, shared, "PixelValueTransformationSequence")),
                 group_item(frame, shared, "PlanePositionSequence").ImagePositionPatient,
                 group_item(frame, shared, "PlaneOrientationSequence").ImageOrientationPatient,
                 group_item(frame, shared, "PixelMeasuresSequence").PixelSpacing,
@@ -151,8 +140,9 @@ def _stored(ds: pydicom.Dataset, path: str, name: str) -> np.ndarray:
     return decode_with_simpleitk(path, ds)
 
 
-def _rescaled(ds: pydicom.Dataset, stored: np.ndarray, slope, intercept) -> Float[np.ndarray, "h w"]:
-    """HU of a slice; padding and values below air become air."""
+def _rescaled(ds: pydicom.Dataset, stored: np.ndarray, rescale: pydicom.Dataset) -> Float[np.ndarray, "h w"]:
+    """HU of a slice by the slope and intercept of `rescale`; padding and values below air become air."""
+    slope, intercept = rescale.get("RescaleSlope"), rescale.get("RescaleIntercept")
     slope, intercept = float(1.0 if slope is None else slope), float(0.0 if intercept is None else intercept)
     hu = stored.astype(np.float32) * np.float32(slope) + np.float32(intercept)
     padding, limit = ds.get("PixelPaddingValue"), ds.get("PixelPaddingRangeLimit")
@@ -164,7 +154,6 @@ def _rescaled(ds: pydicom.Dataset, stored: np.ndarray, slope, intercept) -> Floa
 
 
 def _without_duplicates(slices: list[_Slice], name: str) -> list[_Slice]:
-    """The slices without copies; UserError for two different slices at one position."""
     kept: list[_Slice] = []
     for one in slices:
         if kept and one.height - kept[-1].height <= SAME_PLACE_MM:
@@ -201,7 +190,7 @@ def _step(slices: list[_Slice], name: str) -> np.ndarray:
         )
     if odd.any():
         raise UserError(
-            f"{name}: slices lie {gaps.min():.4g} to {gaps.max():.4g} mm apart, usually {usual:.4g} "
+            f"{name}: slices are {gaps.min():.4g} to {gaps.max():.4g} mm apart, usually {usual:.4g} "
             f"({int(odd.sum())} odd gaps): uneven spacing or missing slices; export one even series"
         )
     return step

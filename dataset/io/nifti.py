@@ -10,7 +10,7 @@ import numpy as np
 from common.errors import UserError
 from common.file_limits import MAX_OFFSET, expect_voxels
 from common.files import atomic_path
-from dataset.imaging.volume import Volume, reorient
+from dataset.imaging.volume import Volume, check_geometry, check_hu, reorient
 
 NIFTI_ENDINGS = (".nii.gz", ".nii")
 SYNTHETIC = "SYNTHETIC - not for diagnosis"
@@ -26,12 +26,8 @@ def write_nifti(
 ) -> None:
     """Writes HU `(D, H, W)` as an int16 NIfTI with its affine, atomically; `direction` as in `Volume`.
 
-    `description` goes into the header (79 characters). The default marks a generated volume; a real CT needs another
-    text, such as "original CT".
-
-    Raises:
-        ValueError: another shape.
-        UserError: NaN, which int16 cannot hold.
+    The header holds `description` (79 characters). The default marks a generated volume; a real CT needs another text,
+    such as "original CT". Raises ValueError for another shape and UserError for NaN, which int16 cannot hold.
     """
     hu, path = np.asarray(hu), Path(path)
     if hu.ndim != 3:
@@ -60,7 +56,7 @@ def volume_name(path: str | Path) -> str:
 
 
 def read_nifti(path: Path) -> Volume:
-    """The volume of a NIfTI file; UserError if it is damaged, not 3-dimensional, or has an invalid affine."""
+    """The volume of a NIfTI file; UserError if it is damaged, not 3-dimensional, or has an invalid affine or HU."""
     try:
         image = nib.load(path)
         shape = image.shape
@@ -79,17 +75,18 @@ def read_nifti(path: Path) -> Volume:
         if np.isnan(nib.orientations.io_orientation(image.affine)).any():
             raise UserError(f"{path}: two axes of the affine are parallel; correct the header (sform or qform)")
         if image.header["sform_code"] == 0 and image.header["qform_code"] == 0:
-            log.warning(
-                "%s: no orientation in the header (sform and qform codes are 0); left and right may be wrong", path
-            )
+            log.warning("%s: no orientation in the header (sform and qform codes are 0), sides may be exchanged", path)
         hu = image.get_fdata(dtype=np.float32, caching="unchanged")
     except NIFTI_ERRORS as error:
         raise UserError(f"{path}: damaged or not NIfTI ({error}); copy or export it again") from error
-    return reorient(hu, image.affine)
+    volume = reorient(hu, image.affine)
+    check_geometry(volume, path)
+    check_hu(volume.hu, path)
+    return volume
 
 
 def expect_data_offset(image: nib.Nifti1Image, path: str | Path) -> None:
-    """Raises UserError for a data offset in the header that is negative or above `MAX_OFFSET`."""
+    """Raises UserError for a data offset that is negative or above `MAX_OFFSET`."""
     if not 0 <= int(image.dataobj.offset) <= MAX_OFFSET:
         raise UserError(f"{path}: damaged, its voxels would start at byte {image.dataobj.offset:.3g}; copy it again")
 

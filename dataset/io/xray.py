@@ -1,8 +1,7 @@
 """Reader of X-rays in PNG, JPEG, NPY, DICOM and NIfTI: a grey image in [0, 1] with bright bone.
 
-Polarity and orientation of a DICOM follow its header (`dataset/io/xray_dicom.py`); a NIfTI is oriented by its affine,
-with columns toward the patient's left and rows downward, or toward posterior for an axial slice. Other formats are
-taken as displayed.
+A DICOM header (`dataset/io/xray_dicom.py`) or a NIfTI affine gives the orientation: columns toward the patient's left,
+rows downward, or toward posterior for an axial slice. The reader takes other formats as displayed.
 """
 
 import struct
@@ -14,6 +13,7 @@ import nibabel as nib
 import numpy as np
 import torch
 from jaxtyping import Float
+from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -44,17 +44,16 @@ def read_xray(path: str | Path, size: tuple[int, int] = (128, 128), lateral: boo
 def read_xray_with_view(
     path: str | Path, size: tuple[int, int] = (128, 128), lateral: bool = False
 ) -> tuple[Float[Tensor, "h w"], str]:
-    """The X-ray as `read_xray` returns it, and its view by the header: PA, AP, lateral, or "".
+    """The X-ray of `read_xray`, and its view by the header: PA, AP, lateral, or "".
 
-    Raises:
-        UserError: an error of `read_xray_image`, a lateral view without `lateral`, or Burned In Annotation YES.
+    UserError for a file that `read_xray_image` refuses, a lateral view without `lateral`, or Burned In Annotation YES.
     """
     xray = read_xray_image(path)
     if xray.view == "lateral" and not lateral:
         raise UserError(f"{path}: a lateral (or oblique) view; give a frontal chest X-ray")
     if xray.burned_in:
         raise UserError(
-            f"{path}: Burned In Annotation is YES, text in the picture may name the patient; mask it with "
+            f"{path}: Burned In Annotation is YES, text in the image may name the patient; mask it with "
             "python dataset/prepare.py mask_text=true, or by hand and export it as PNG"
         )
     return resize_xray(scale_xray_image(xray), size).clamp(0.0, 1.0), xray.view
@@ -63,9 +62,7 @@ def read_xray_with_view(
 def read_xray_image(path: str | Path) -> XrayImage:
     """The X-ray in its own size and scale, with view and spacing of its header.
 
-    Raises:
-        UserError: the file is missing, damaged, not an image, in colour, with an alpha channel, with several frames,
-            or constant.
+    UserError for a file that is missing, damaged, not an image, in colour, transparent, constant or of several frames.
     """
     path = Path(path)
     if not path.is_file():
@@ -79,7 +76,8 @@ def read_xray_image(path: str | Path) -> XrayImage:
         xray = XrayImage(_read_npy(path))
     else:
         xray = XrayImage(_read_image(path))
-    _check(xray.image if xray.inside is None else xray.image[_box(xray.inside)], path)
+    box = ... if xray.inside is None else ndimage.find_objects(xray.inside.astype(np.uint8))[0]
+    _check(xray.image[box], path)
     return xray
 
 
@@ -141,10 +139,7 @@ def _read_image(path: Path) -> np.ndarray:
         return array.astype(np.float32)
     if mode not in ("RGB", "P"):
         raise UserError(f"{path}: colour mode {mode}; export it as a grey PNG")
-    array = array.astype(np.float32)
-    if float((array.max(axis=2) - array.min(axis=2)).max()) > COLOUR_TOLERANCE * 255.0:
-        raise UserError(f"{path}: a colour image where an X-ray is grey; export the X-ray itself, without overlays")
-    return array.mean(axis=2)
+    return _grey(array.astype(np.float32), 255.0, path)
 
 
 def _read_npy(path: Path) -> np.ndarray:
@@ -161,10 +156,15 @@ def _read_npy(path: Path) -> np.ndarray:
     if array.ndim == 3 and array.shape[0] in (1, 3):
         array = np.moveaxis(array, 0, -1)
     if array.ndim == 3 and array.shape[-1] in (1, 3):
-        if float((array.max(axis=-1) - array.min(axis=-1)).max()) > COLOUR_TOLERANCE * float(np.ptp(array)):
-            raise UserError(f"{path}: a colour image where an X-ray is grey; export the X-ray itself")
-        array = array.mean(axis=-1)
+        return _grey(array, float(np.ptp(array)), path)
     return array
+
+
+def _grey(array: np.ndarray, span: float, path: Path) -> np.ndarray:
+    """The mean of the channels `(h, w, c)`; UserError if they differ by more than `COLOUR_TOLERANCE` of `span`."""
+    if float((array.max(axis=-1) - array.min(axis=-1)).max()) > COLOUR_TOLERANCE * span:
+        raise UserError(f"{path}: a colour image where an X-ray is grey; export the X-ray itself, without overlays")
+    return array.mean(axis=-1)
 
 
 def _read_nifti(path: Path) -> np.ndarray:
@@ -187,8 +187,3 @@ def _read_nifti(path: Path) -> np.ndarray:
             array = np.flip(array, axis)
     across = [codes[a] in ("L", "R") for a in axes]
     return array.T if across[0] or not across[1] else array  # columns are the left-right axis
-
-
-def _box(inside: np.ndarray) -> tuple[slice, slice]:
-    rows, columns = np.flatnonzero(inside.any(axis=1)), np.flatnonzero(inside.any(axis=0))
-    return slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)

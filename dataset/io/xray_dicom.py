@@ -36,31 +36,18 @@ WORDS = {"PA": "PA", "AP": "AP", "LAT": "lateral", "LATERAL": "lateral", "LL": "
 
 @dataclass
 class XrayImage:
-    """A grey X-ray with the values of its header.
+    """A grey X-ray with the values of its header."""
 
-    Attributes:
-        image: bright bone (MONOCHROME2), row 0 superior, column 0 the patient's right; any scale.
-        view: PA, AP, lateral (also decubitus and oblique), or "" if unknown.
-        spacing: mm of a pixel (rows, columns) at the detector; None if unknown.
-        inside: True where the detector was exposed; None means everywhere.
-        burned_in: Burned In Annotation is YES: the pixels may contain names or dates.
-        notes: assumptions and corrections, one phrase each, without identifiers of the patient.
-    """
-
-    image: Float[np.ndarray, "h w"]
-    view: str = ""
-    spacing: tuple[float, float] | None = None
-    inside: Bool[np.ndarray, "h w"] | None = None
-    burned_in: bool = False
-    notes: list[str] = field(default_factory=list)
+    image: Float[np.ndarray, "h w"]  # bright bone, row 0 superior, column 0 the patient's right; any scale
+    view: str = ""  # PA, AP, lateral (also decubitus and oblique), or "" if unknown
+    spacing: tuple[float, float] | None = None  # mm of a pixel (rows, columns) at the detector
+    inside: Bool[np.ndarray, "h w"] | None = None  # True where the detector was exposed; None means everywhere
+    burned_in: bool = False  # Burned In Annotation is YES: the pixels may contain names or dates
+    notes: list[str] = field(default_factory=list)  # assumptions and corrections, without identifiers of the patient
 
 
 def read_dicom_xray(path: str | Path) -> XrayImage:
-    """The image of one radiograph.
-
-    Raises:
-        UserError: the file is damaged, not a radiograph, without pixels, in colour, or has several frames.
-    """
+    """The image of one radiograph; UserError if it is damaged, another modality, in colour or of several frames."""
     try:
         expect_dicom_size(path)
         return _read(path)
@@ -76,7 +63,7 @@ def _read(path: str | Path) -> XrayImage:
     if not is_radiograph(header):
         found = str(header.get("Modality", "") or "").strip() or "missing"
         raise UserError(
-            f"{path}: Modality {found} where an X-ray is wanted ({', '.join(MODALITIES)}); give a chest X-ray, "
+            f"{path}: Modality {found} where an X-ray has {', '.join(MODALITIES)}; give a chest X-ray, "
             "or export it as PNG if it is one"
         )
     if "PixelData" not in header:
@@ -92,9 +79,9 @@ def _read(path: str | Path) -> XrayImage:
     image, notes = _displayed(stored, header, photometric)
     inside = _exposed(stored, header)
     image, turns = upright(image, header.get("PatientOrientation"))
-    inside = None if inside is None else upright(inside, header.get("PatientOrientation"))[0]
     if inside is not None:
-        image = np.where(inside, image, image[inside].min() if inside.any() else 0.0)
+        inside = upright(inside, header.get("PatientOrientation"))[0]
+        image = np.where(inside, image, image[inside].min())
     transposed = "rows and columns exchanged" in turns
     burned_in = str(header.get("BurnedInAnnotation", "")).strip().upper() == "YES"
     if "ConversionType" in header and not header.get("BurnedInAnnotation"):
@@ -112,7 +99,7 @@ def view_of(header: pydicom.Dataset) -> str:
     """PA, AP, lateral, or "" if unknown.
 
     Sources in order: View Position, view code, Patient Orientation (an anterior or posterior axis means lateral), one
-    word such as PA in the series description. A study description can name several views and is not used.
+    word such as PA in the series description. A study description can name several views, so it does not count.
     """
     position = re.sub(r"\s+", " ", str(header.get("ViewPosition", "") or "")).strip().upper()
     if position in FRONTAL:

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from common.errors import UserError
 from dataset.imaging.drr import scale_xray
-from dataset.imaging.geometry import camera_axes, source_position
+from dataset.imaging.geometry import camera_axes, project_rays, source_position
 
 STREAM = 1  # separates these random numbers from those of the crop, which share (seed, step, index)
 BORDER_SHARE = 0.5  # share of the X-rays with collimator blades
@@ -35,22 +35,14 @@ def _expect_not_negative(changes) -> None:
 class GeometryChanges:
     """Largest changes of the projection; 0 turns a change off.
 
-    Attributes:
-        zoom: relative change of the detector size.
-        shift: image shift as a share of the field, by rotating the detector about the source.
-        angle: degrees of patient rotation and tilt; needs `reproject`.
-        distance: relative change of the source distance; needs `reproject`.
-        reproject: render each sample from its stored volume instead of mapping the image. The volume has the model's
-            resolution, so the X-ray is less sharp than one rendered from the original CT.
-
-    Raises:
-        UserError: a negative value; angle or distance without `reproject`.
+    `reproject` renders each sample from its stored volume instead of mapping the image. The volume has the model's
+    resolution, so the X-ray is less sharp than one rendered from the original CT.
     """
 
-    zoom: float = 0.08
-    shift: float = 0.04
-    angle: float = 0.0
-    distance: float = 0.0
+    zoom: float = 0.08  # relative change of the detector size
+    shift: float = 0.04  # image shift as a share of the field, by a rotation of the detector about the source
+    angle: float = 0.0  # degrees of patient rotation and tilt; needs `reproject`
+    distance: float = 0.0  # relative change of the source distance; needs `reproject`
     reproject: bool = False
 
     def __post_init__(self):
@@ -63,28 +55,15 @@ class GeometryChanges:
 
 @dataclass(frozen=True)
 class AppearanceChanges:
-    """Largest changes of the image content; 0 turns a change off.
+    """Largest changes of the image content; 0 turns a change off."""
 
-    Attributes:
-        gamma: absolute logarithm of the exponent.
-        blur: standard deviation in pixels.
-        noise: standard deviation; it grows with attenuation, as photon noise does.
-        local_contrast: relative gain of ribs and vessels; the loss is at most half of it.
-        collimation: share of each side that blades cover.
-        markers: share of X-rays with a side marker.
-        lines: share of X-rays with leads, tubes or catheters.
-
-    Raises:
-        UserError: a negative value.
-    """
-
-    gamma: float = 0.3
-    blur: float = 1.0
-    noise: float = 0.03
-    local_contrast: float = 0.6
-    collimation: float = 0.06
-    markers: float = 0.4
-    lines: float = 0.2
+    gamma: float = 0.3  # absolute logarithm of the exponent
+    blur: float = 1.0  # standard deviation in pixels
+    noise: float = 0.03  # standard deviation; it grows with attenuation, as photon noise does
+    local_contrast: float = 0.6  # relative gain of ribs and vessels; the loss is at most half of it
+    collimation: float = 0.06  # share of each side that blades cover
+    markers: float = 0.4  # share of X-rays with a side marker
+    lines: float = 0.2  # share of X-rays with leads, tubes or catheters
 
     def __post_init__(self):
         _expect_not_negative(self)
@@ -110,10 +89,7 @@ class XrayAugmentation:
     ) -> tuple[Float[Tensor, "v h w"], Float[Tensor, "v 9"]]:
         """Changed X-rays and their poses; equal `words` (seed, step, index) give equal results.
 
-        An X-ray of unknown pose (NaN) keeps its pose and its geometry.
-
-        Args:
-            render: renders X-rays at given poses, for `reproject`.
+        An X-ray of unknown pose (NaN) keeps its pose and its geometry. `reproject` calls `render`.
         """
         rng = np.random.default_rng((*words, STREAM))
         images, poses = [], []
@@ -139,7 +115,7 @@ class XrayAugmentation:
 
     def _change_appearance(self, image: np.ndarray, rng: np.random.Generator) -> Tensor:
         limits = self.appearance
-        # Drawn in a fixed order whatever is on: one setting does not change the numbers of the others.
+        # a fixed order of draws: one setting does not change the numbers of the others
         gamma = math.exp(rng.uniform(-1, 1) * limits.gamma)
         sigma, level = rng.uniform(0, 1) * limits.blur, rng.uniform(0, 1) * limits.noise
         grain, local = rng.standard_normal(image.shape), rng.uniform(-0.5, 1.0) * limits.local_contrast
@@ -191,12 +167,9 @@ def move_patient(pose: Float[Tensor, "9"], rotation: float, tilt: float, nearer:
 def warp_to_pose(
     image: Float[Tensor, "h w"], pose: Float[Tensor, "9"], new: Float[Tensor, "9"]
 ) -> Float[Tensor, "h w"]:
-    """An X-ray taken at `pose`, mapped by a homography onto the detector of `new` with the same source.
+    """An X-ray at `pose`, mapped by a homography onto the detector of `new`; ValueError if the sources differ.
 
     Pixels outside the old detector are 0.
-
-    Raises:
-        ValueError: the two sources differ.
     """
     old, new = pose.double(), new.double()
     if (source_position(old) - source_position(new)).norm() > 1e-2 * float(old[1]) / 10:
@@ -210,10 +183,8 @@ def warp_to_pose(
     )
     # the ray of each new pixel, intersected with the old detector plane
     ray = new[0] * beam + across[..., None] * new[8] / 2 * column + down[..., None] * new[7] / 2 * row
-    beam, column, row = camera_axes(old)
-    scale = old[0] / (ray @ beam)
-    grid = torch.stack([scale * (ray @ column) * 2 / old[8], scale * (ray @ row) * 2 / old[7]], dim=-1)
-    return F.grid_sample(image[None, None].float(), grid[None].float(), mode="bilinear", align_corners=False)[0, 0]
+    grid = project_rays(ray, old)[None].float()
+    return F.grid_sample(image[None, None].float(), grid, mode="bilinear", align_corners=False)[0, 0]
 
 
 def _marker(shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:

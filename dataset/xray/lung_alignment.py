@@ -17,12 +17,7 @@ LARGEST_STRETCH = 1.6  # largest ratio of the two scales
 
 @dataclass(frozen=True)
 class LungMap:
-    """A map of an X-ray into the frame of the training X-rays.
-
-    Attributes:
-        found: lung box in the X-ray, `(top, bottom, left, right)`, shares of the sides of the padded image.
-        target: box to which it is mapped.
-    """
+    """A map of the lung box `found` in an X-ray onto `target`: `(top, bottom, left, right)`, shares of the sides."""
 
     found: tuple[float, float, float, float]
     target: tuple[float, float, float, float]
@@ -35,41 +30,33 @@ class LungMap:
 
     @property
     def plausible(self) -> bool:
-        """Whether the scales are those of a frontal chest X-ray."""
         down, across = self.scale
         stretch = max(down / across, across / down)
         return stretch <= LARGEST_STRETCH and all(1 / LARGEST_SCALE <= s <= LARGEST_SCALE for s in (down, across))
 
     def apply(self, image: Float[Tensor, "h w"]) -> Float[Tensor, "h w"]:
         """The aligned X-ray; pixels outside the original are 0."""
-        (t0, b0, l0, r0), (t1, b1, l1, r1) = self.found, self.target
         axes = []
-        for count, start, end, to_start, to_end in (
-            (image.shape[0], t0, b0, t1, b1),
-            (image.shape[1], l0, r0, l1, r1),
-        ):
+        for count, i in zip(image.shape, (0, 2), strict=True):
+            (start, end), (to_start, to_end) = self.found[i : i + 2], self.target[i : i + 2]
             share = (torch.arange(count, dtype=torch.float32) + 0.5) / count
-            there = start + (share - to_start) * (end - start) / (to_end - to_start)
-            axes.append(there * 2.0 - 1.0)
+            axes.append((start + (share - to_start) * (end - start) / (to_end - to_start)) * 2.0 - 1.0)
         grid = torch.stack(torch.meshgrid(*axes, indexing="ij")[::-1], dim=-1)[None]
         return F.grid_sample(image[None, None].float(), grid, mode="bilinear", align_corners=False)[0, 0].clamp(0, 1)
 
     def describe(self) -> dict:
         """Plain JSON."""
-        return {"align": "lungs", **{k: [round(v, 4) for v in box] for k, box in asdict(self).items()}} | {
-            "scale": [round(s, 4) for s in self.scale]
-        }
+        boxes = {**asdict(self), "scale": self.scale}
+        return {"align": "lungs", **{name: [round(v, 4) for v in values] for name, values in boxes.items()}}
 
 
 def lung_map(
     image: Float[Tensor, "h w"], lung_box, extent: tuple[float, float, float], view: str = "PA"
 ) -> LungMap | None:
-    """The map of a frontal X-ray in `[0, 1]`; None if no lungs are found or the map is implausible.
+    """The map of a PA or AP X-ray in `[0, 1]`; None if no lungs are found or the map is implausible.
 
-    Args:
-        lung_box: of the training volumes, as `dataset.imaging.lung_box.lung_box_in_volume` returns it.
-        extent: mm `(D, H, W)` of the volume, or of a typical one.
-        view: PA or AP.
+    `lung_box` is that of the training volumes (`dataset.imaging.lung_box.lung_box_in_volume`); `extent` is that of the
+    volume in mm `(D, H, W)`, or a typical one.
     """
     found = lung_box_in_image(image)
     if found is None:

@@ -13,19 +13,11 @@ from dataset.xray.lung_alignment import CHOICES as ALIGNMENTS
 
 @dataclass(frozen=True)
 class XrayOptions:
-    """Options for the X-rays of a data source.
+    """Options for the X-rays of a data source."""
 
-    Attributes:
-        augmentation: random changes in training, or None.
-        align: `lungs` aligns X-rays without a pose by their lungs (`dataset.xray.lung_alignment`), `none` does not.
-        render: renders X-rays of a volume at given poses, for augmentation with `reproject`.
-
-    Raises:
-        UserError: another value of `align`.
-    """
-
-    augmentation: XrayAugmentation | None = None
-    align: str = "none"
+    augmentation: XrayAugmentation | None = None  # random changes in training
+    align: str = "none"  # `lungs` aligns X-rays without a pose by their lungs (`dataset.xray.lung_alignment`)
+    # renders X-rays of a volume at given poses, for augmentation with `reproject`
     render: Callable[[Volume, Tensor, tuple[int, int]], Tensor] | None = None
 
     def __post_init__(self):

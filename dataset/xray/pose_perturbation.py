@@ -1,7 +1,4 @@
-"""Random poses around the nominal one, to measure the effect of an unknown pose.
-
-X-rays rendered at a perturbed pose are passed on without it, like real radiographs.
-"""
+"""Random poses around the nominal one. X-rays rendered at them have no pose, like real radiographs."""
 
 import numpy as np
 import torch
