@@ -24,7 +24,7 @@ from evaluation.generation.open_pipeline import set_sampler
 from evaluation.generation.sample import Sampling, sample_volumes
 from evaluation.protocol.comparability import estimator
 from evaluation.protocol.data_checks import check_protocol
-from evaluation.protocol.leakage import assign_generators, parts_of_file
+from evaluation.protocol.leakage import assign_generators, training_splits_of_file
 
 TOGETHER = 64  # X-rays held in memory at once
 
@@ -101,7 +101,7 @@ class Generators:
             check_protocol(present, generator.protocol)
             _check_xrays(present, generator)
         asked = rows["split"].isin(splits).to_numpy()
-        parts = {str(path): parts_of_file(rows, path, present, self.origin)[asked] for path in self.paths}
+        parts = {str(path): training_splits_of_file(rows, path, present, self.origin)[asked] for path in self.paths}
         chosen = assign_generators(parts, rows[asked].reset_index(drop=True))
         owners = dict(zip(rows.loc[asked, "id"], chosen, strict=True))
         files = {}

@@ -18,7 +18,7 @@ from ddpm.checkpoint.load import load_classifier
 from ddpm.checkpoint.read import read
 from evaluation.classifiers.generated_cases import Generators, all_rows
 from evaluation.classifiers.metadata_baseline import metadata_logits
-from evaluation.protocol.leakage import check_parts, same_parts
+from evaluation.protocol.leakage import check_same_splits, check_splits
 
 CTPA_ON_GENERATED = "ctpa_on_generated"
 METADATA = "metadata"
@@ -102,7 +102,7 @@ def score_fold(
         UserError: a classifier of other data, window, size or generators.
     """
     present, rows = data.protocol(), all_rows(data)
-    check_parts(data.source.rows, data.source.name)
+    check_splits(data.source.rows, data.source.name)
     for one in found:
         _check(one, rows, present, generators)
     made = generators.make(data, PARTS) if generators is not None else {}
@@ -167,7 +167,7 @@ def _found(file: Path) -> Found:
 
 def _check(one: Found, rows: pd.DataFrame, present: dict, generators: Generators | None) -> None:
     trained = one.protocol["data"]
-    same_parts(rows, trained, present, str(one.path))
+    check_same_splits(rows, trained, present, str(one.path))
     keys = ("window", "volume_size") if KEY[one.input] == "ct" else ("xray_size", "views")
     for key in keys:
         if trained.get(key) != present.get(key):

@@ -1,4 +1,4 @@
-"""Protocols of results: the settings that numbers depend on beside the method, and how two protocols differ."""
+"""Protocols of results: the settings that values depend on besides the method, and the differences of two."""
 
 import hashlib
 from collections.abc import Iterable, Sequence
@@ -26,7 +26,7 @@ SAME = (  # keys in which two comparable results agree
 
 
 def estimator(samples: int) -> str:
-    """Name of the estimator: `one sample` or `mean of n samples`."""
+    """`one sample` or `mean of n samples`."""
     return f"mean of {samples} samples" if samples > 1 else "one sample"
 
 
@@ -46,12 +46,13 @@ def describe(
     """The protocol in `metrics.json` of a result without registration; plain JSON.
 
     Args:
-        samples: that each volume of the model is the mean of.
+        samples: per X-ray; their mean is evaluated.
         patients: one entry per case.
         data: `CTDataModule.protocol()`.
         data_sha256: `hash_cases` of the evaluated cases.
         seed: of the bootstrap.
     """
+    common = "prediction and truth in HU, both clipped to the window; one number per volume, then the mean"
     return {
         "estimator": estimator(samples),
         "samples": samples,
@@ -68,18 +69,12 @@ def describe(
         "data_sha256": data_sha256,
         "data": data,
         "bootstrap": {"draws": DRAWS, "seed": seed, "level": LEVEL, "unit": "patient"},
-        "definitions": definitions(metrics),
+        "definitions": {"all": common} | {name: catalogue()[name].definition for name in metrics},
     }
 
 
-def definitions(metrics: Iterable[str]) -> dict[str, str]:
-    """Definition of each metric, and under `all` of their common part."""
-    all_of_them = "prediction and truth in HU, both clipped to the window; one number per volume, then the mean"
-    return {"all": all_of_them} | {name: catalogue()[name].definition for name in metrics}
-
-
 def hash_cases(cases: Iterable[dict], ids: Iterable[str]) -> str:
-    """SHA-256 over ids, true volumes, spacings and X-rays in order, which is equal for the same data."""
+    """SHA-256 of ids, true volumes, spacings and X-rays in order."""
     digest = hashlib.sha256()
     for case, name in zip(cases, ids, strict=True):
         digest.update(f"{name}\n".encode())
@@ -92,27 +87,25 @@ def hash_cases(cases: Iterable[dict], ids: Iterable[str]) -> str:
 
 def estimator_of(protocol: dict, method: str) -> str:
     """The estimator of one method of a result; `point` for a deterministic one."""
-    return protocol.get("estimators", {}).get(method, protocol.get("estimator", "not stated"))
+    return protocol.get("estimators", {}).get(method, protocol.get("estimator", "missing"))
 
 
 def differences(first: dict, second: dict, method: str = "model", method_b: str | None = None) -> list[str]:
-    """The differences of two protocols, one line each with both values; empty if both rows are comparable.
+    """The differences of two protocols with both values, one line each; empty if the methods are comparable.
 
-    One posterior sample is not comparable with a mean of several; a deterministic method is comparable with either.
+    One sample is not comparable with a mean of several; a deterministic method is comparable with both.
     """
     lines = []
     ours, theirs = estimator_of(first, method), estimator_of(second, method_b or method)
     if ours != theirs and POINT not in (ours, theirs):
         lines.append(f"estimator: {ours} against {theirs}")
     for key in SAME:
-        ours, theirs = first.get(key, "not stated"), second.get(key, "not stated")
+        ours, theirs = first.get(key, "missing"), second.get(key, "missing")
         if ours != theirs:
             lines.append(f"{key}: {_short(ours)} against {_short(theirs)}")
     ours, theirs = first.get("definitions", {}), second.get("definitions", {})
-    for name in sorted(set(ours) & set(theirs)):
-        if ours[name] != theirs[name]:
-            lines.append(f"definition of {name}: “{ours[name]}” against “{theirs[name]}”")
-    return lines
+    other = [name for name in sorted(set(ours) & set(theirs)) if ours[name] != theirs[name]]
+    return lines + [f"definition of {name}: “{ours[name]}” against “{theirs[name]}”" for name in other]
 
 
 def _short(value) -> str:

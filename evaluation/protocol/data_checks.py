@@ -8,18 +8,16 @@ log = logging.getLogger(__name__)
 
 
 def check_protocol(data: dict, trained: dict) -> None:
-    """Compares the protocols of data and checkpoint; warns of another data set, version, extent or number of views.
+    """Compares the protocols of data and checkpoint.
 
-    Raises:
-        UserError: another HU window or volume size, naming both.
+    Raises UserError for another HU window or volume size, warns of another data set, version, extent or view count.
     """
     for key in ("window", "volume_size"):
-        ours, theirs = [float(x) for x in data[key]], [float(x) for x in trained[key]]
+        ours, theirs = ("[" + ",".join(f"{float(x):g}" for x in part[key]) + "]" for part in (data, trained))
         if ours != theirs:
-            shown = "[" + ",".join(f"{x:g}" for x in theirs) + "]"
             raise UserError(
-                f"dataset.{key}={[f'{x:g}' for x in ours]}: the checkpoint was trained with {shown}; "
-                f"set dataset.{key}={shown} or take another checkpoint".replace("'", "")
+                f"dataset.{key}={ours}: the checkpoint was trained with {theirs}; set dataset.{key}={theirs} or give "
+                "another checkpoint"
             )
     for key in ("dataset", "version", "extent", "views"):
         if key in data and key in trained and data[key] != trained[key]:
@@ -27,11 +25,7 @@ def check_protocol(data: dict, trained: dict) -> None:
 
 
 def own_split(datamodule, split: str):
-    """The cases of a split; for training an empty split borrows those of another one, which no result may use.
-
-    Raises:
-        UserError: a split without cases of its own.
-    """
+    """The cases of a split; UserError if it has none, since training replaces an empty split by another one."""
     chosen = getattr(datamodule, split)
     if not (chosen.rows["split"] == split).all():
         remedy = "set dataset.test_share, dataset.val_share or the splits of its manifest, or evaluate another split"

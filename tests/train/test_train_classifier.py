@@ -123,7 +123,7 @@ def test_generated_volumes_come_from_the_generator_whose_test_patient_it_is(stud
     ("name", "overrides", "words"),
     [
         ("generated", ["classifier.generators=[{g0},{g1}]"], "out-of-fold"),
-        ("generated", ["classifier.generators=[{g0},{g1},{g2}]", "dataset.seed=5"], "nothing shows whom"),
+        ("generated", ["classifier.generators=[{g0},{g1},{g2}]", "dataset.seed=5"], "contain other patients"),
         ("generated", [], "generators: none given"),
         ("generated", ["classifier.generators={root}/nowhere"], "no such file"),
         ("xray", ["classifier.init_from={g1}"], "trained on 5 test cases|trained on 6 test cases"),
@@ -248,7 +248,7 @@ def test_of_a_folder_the_generator_of_the_same_fold_is_taken(study):
         (["classifier=ctpa", *SMALL, "model.expected_auc=1.5"], "expected_auc=1.5"),
         (["classifier=xray_torchvision", "classifier.weights=nowhere.pth"], "nowhere.pth"),
         (["classifier=xray", "classifier.init_from=nowhere.ckpt"], "nowhere.ckpt"),
-        (["classifier=ctpa", *SMALL, "dataset.val=0"], "no case in the part val"),
+        (["classifier=ctpa", *SMALL, "dataset.val=0"], "no case in the split val"),
     ],
 )
 def test_mistakes_are_told_in_a_line(phantoms, tmp_path, overrides, words):

@@ -9,7 +9,7 @@ from common.errors import UserError
 from dataset.datamodule import CTDataModule
 from ddpm.checkpoint.read import read
 from evaluation.classifiers.generated_cases import Generators, all_rows, find_generators
-from evaluation.protocol.leakage import check_parts, parts_of_file
+from evaluation.protocol.leakage import check_splits, training_splits_of_file
 from evaluation.statistics.roc import expected_half_width
 
 VOLUMES = ("ct", "generated")
@@ -44,11 +44,11 @@ def refuse_leaks(data: CTDataModule, init_from: str | None = None, origin: str |
         UserError: naming the patient, the part or the checkpoint.
     """
     rows = data.source.rows
-    check_parts(rows, data.source.name)
+    check_splits(rows, data.source.name)
     if init_from is None:
         return
     rows = all_rows(data)
-    theirs = parts_of_file(rows, init_from, data.protocol(), origin)
+    theirs = training_splits_of_file(rows, init_from, data.protocol(), origin)
     seen = rows.loc[(theirs == "train") & (rows["split"] != "train").to_numpy(), "split"].value_counts().to_dict()
     if seen:
         what = " and ".join(f"{count} {split} cases" for split, count in seen.items())
