@@ -23,28 +23,21 @@ COMPONENTS = (4, 8, 16, 32, 64, 128, 256, 512, 1024)
 BLOCK = 64  # training volumes in memory at a time
 
 
-def mean_weights(xrays: Float[Tensor, "m p"], train: int) -> Float[Tensor, "m n"]:
-    """Equal weights, for the training mean."""
-    return torch.full((len(xrays), train), 1.0 / train)
-
-
 def nearest_weights(xrays: Float[Tensor, "m p"], train_xrays: Float[Tensor, "n p"]) -> Float[Tensor, "m n"]:
     """One-hot weights of the training case whose X-ray has the smallest squared pixel difference."""
     closest = torch.cdist(xrays, train_xrays, compute_mode="donot_use_mm_for_euclid_dist").argmin(dim=1)
     return F.one_hot(closest, len(train_xrays)).float()
 
 
-def xray_features(xrays: Float[Tensor, "n v 1 h w"], pixels: int = RIDGE_PIXELS) -> Float[Tensor, "n p"]:
-    """All views of each X-ray, averaged to `pixels` per side, in one row."""
-    small = F.adaptive_avg_pool2d(xrays.flatten(0, 1).float(), pixels)
+def xray_features(xrays: Float[Tensor, "n v 1 h w"]) -> Float[Tensor, "n p"]:
+    """All views of each X-ray, averaged to `RIDGE_PIXELS` per side, in one row."""
+    small = F.adaptive_avg_pool2d(xrays.flatten(0, 1).float(), RIDGE_PIXELS)
     return small.reshape(len(xrays), -1)
 
 
 def gram_row(volume: Float[Tensor, "d h w"]) -> Float[Tensor, " p"]:
     """A volume as a row of the Gram matrix's factor, averaged to at most `GRAM_VOXELS` per side."""
     size = [min(n, GRAM_VOXELS) for n in volume.shape]
-    if list(volume.shape) == size:
-        return volume.float().flatten()
     return F.adaptive_avg_pool3d(volume.float()[None], size).flatten()
 
 
@@ -122,9 +115,8 @@ class Baselines:
         self._cases, self._window = train, window
         xrays, volumes = self._read(train)
         val_xrays, val_volumes = self._read(val)
-        self._features = xray_features(xrays)
         self._pixels = xrays.flatten(1)
-        self.ridge = RidgeToComponents().fit(self._features, volumes, xray_features(val_xrays), val_volumes)
+        self.ridge = RidgeToComponents().fit(xray_features(xrays), volumes, xray_features(val_xrays), val_volumes)
 
     def describe(self) -> dict:
         """Settings and selected parameters as JSON."""
@@ -139,29 +131,28 @@ class Baselines:
     def predict(self, xrays: Float[Tensor, "m v 1 h w"]) -> dict[str, Float[Tensor, "m d h w"]]:
         """Volumes in HU by name of the baseline."""
         train = len(self._pixels)
-        weights = torch.stack(
+        weights = torch.cat(
             [
-                mean_weights(xrays.flatten(1), train),
+                torch.full((len(xrays), train), 1.0 / train),
                 nearest_weights(xrays.flatten(1).float(), self._pixels),
                 self.ridge.weights(xray_features(xrays)),
             ]
         )
-        weights = weights.flatten(0, 1)
         size = self._cases.case(0)["ct"].shape
         total = torch.zeros(len(weights), size.numel())
         for start in range(0, train, BLOCK):
-            block = [self._volume(i).flatten() for i in range(start, min(start + BLOCK, train))]
+            block = [self._clipped(self._cases.case(i)).flatten() for i in range(start, min(start + BLOCK, train))]
             total.addmm_(weights[:, start : start + BLOCK], torch.stack(block))
         total = total.clamp_(self._window.low, self._window.high).view(len(self.names), -1, *size)
         return dict(zip(self.names, total, strict=True))
-
-    def _volume(self, index: int) -> Float[Tensor, "d h w"]:
-        return self._cases.case(index)["ct"].float().clamp_(self._window.low, self._window.high)
 
     def _read(self, cases) -> tuple[Tensor, Tensor]:
         xrays, rows = [], []
         for index in range(len(cases)):
             case = cases.case(index)
             xrays.append(case["xray"].float().unsqueeze(1))
-            rows.append(gram_row(case["ct"].float().clamp_(self._window.low, self._window.high)))
+            rows.append(gram_row(self._clipped(case)))
         return torch.stack(xrays), torch.stack(rows)
+
+    def _clipped(self, case: dict) -> Float[Tensor, "d h w"]:
+        return case["ct"].float().clamp_(self._window.low, self._window.high)

@@ -10,9 +10,10 @@ import pandas as pd
 from common.errors import UserError
 from evaluation.metrics.catalogue import catalogue
 from evaluation.protocol import comparability as protocol
-from evaluation.scoring.summary import LABELS, measured_names
+from evaluation.scoring.summary import LABELS, is_shown, measured_names
 from evaluation.statistics.patient_bootstrap import DRAWS, LEVEL, paired_difference
 from evaluation.statistics.significance import holm, sign_flip_p
+from evaluation.visualization.text import estimate_text, markdown_table
 
 
 @dataclass(frozen=True)
@@ -27,8 +28,7 @@ class Result:
 def read_result(key: str, path: str | Path | None) -> Result:
     """Reads `metrics.json`, given by its path or its folder, and the `cases.csv` beside it.
 
-    Raises:
-        UserError: no path, a file that is missing or of another form, an id with two rows for one method.
+    Raises UserError if a file is missing or of another form, or if a method has two rows of one id.
     """
     if not path:
         raise UserError(f"{key}: missing; give the metrics.json of an evaluation, {key}=<folder>/metrics.json")
@@ -48,13 +48,12 @@ def read_result(key: str, path: str | Path | None) -> Result:
         scores = pd.read_csv(table, dtype={"id": str, "patient": str, "method": str})
     except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         raise UserError(f"{table}: not a table ({error}); evaluate again") from error
-    missing = {"id", "patient", "method"} - set(scores.columns)
-    if missing:
+    if missing := {"id", "patient", "method"} - set(scores.columns):
         raise UserError(f"{table}: no column {', '.join(sorted(missing))}; evaluate again")
     repeated = scores[scores.duplicated(["method", "id"])]
     if len(repeated):
         row = repeated.iloc[0]
-        raise UserError(f"{table}: id {row['id']} stands twice for {row['method']}; each case has one row per method")
+        raise UserError(f"{table}: {row['method']} has two rows with id {row['id']}; keep one row per case and method")
     return Result(file, summary, scores)
 
 
@@ -64,10 +63,8 @@ def compare(
     """`{"a", "b", "protocol", "differences": {metric: {"a", "b", "mean", "low", "high", "p", "p_holm"}}}`, a minus b.
 
     Intervals resample patients; p values are from sign flips of patients, Holm-adjusted over the metrics. A metric
-    without a value in either result is omitted.
-
-    Raises:
-        UserError: different protocols, estimators, cases or patients, an unknown method, no common metric.
+    without a value in either result is omitted. Raises UserError if protocols, estimators, cases or patients differ,
+    and without the method or a common metric.
     """
     if draws < 100:
         raise UserError(f"draws={draws}: give at least 100 for an interval")
@@ -77,10 +74,9 @@ def compare(
     rows_a, rows_b = _rows(first, method), _rows(second, method_b)
     _check_cases(first, second, rows_a, rows_b)
     rows_b = rows_b.loc[rows_a.index]
-    names = [name for name in measured_names(rows_a) if name in rows_b.columns]
     patients = rows_a["patient"].to_numpy(dtype=str)
     differences = {}
-    for name in names:
+    for name in (name for name in measured_names(rows_a) if name in rows_b.columns):
         one, other = rows_a[name].to_numpy(dtype=float), rows_b[name].to_numpy(dtype=float)
         estimate = paired_difference(one, other, patients, draws, seed)
         if estimate.mean is None:
@@ -95,9 +91,8 @@ def compare(
         }
     if not differences:
         raise UserError(f"{first.path} and {second.path}: no metric has values in both; evaluate both with one set")
-    adjusted = holm({name: values["p"] for name, values in differences.items()})
-    for name, values in differences.items():
-        values["p_holm"] = adjusted[name]
+    for name, p in holm({name: values["p"] for name, values in differences.items()}).items():
+        differences[name]["p_holm"] = p
     return {
         "a": _origin(first, method),
         "b": _origin(second, method_b),
@@ -114,33 +109,26 @@ def table(result: dict) -> str:
         f"{key}: {LABELS.get(row['method'], row['method'])} ({row['estimator']}), {row['file']}"
         for key, row in (("a", result["a"]), ("b", result["b"]))
     ]
-    lines += [
-        f"{result['protocol']['cases']} cases of {result['protocol']['patients']} patients",
-        "",
-        f"| metric | a | b | a minus b [{100 * LEVEL:.0f} %] | p, Holm | |",
-        "|---|---|---|---|---|---|",
-    ]
+    lines += [f"{result['protocol']['cases']} cases of {result['protocol']['patients']} patients", ""]
+    rows = []
     for name, values in result["differences"].items():
         metric = catalogue()[name]
-        cells = [f"{values[key]:.{metric.digits}f}" for key in ("a", "b")]
-        span = f"{values['mean']:+.{metric.digits}f}"
-        if values["low"] is None:
-            span += " [no interval: one patient]"
-        else:
-            span += f" [{values['low']:+.{metric.digits}f}, {values['high']:+.{metric.digits}f}]"
+        means = [f"{values[key]:.{metric.digits}f}" for key in ("a", "b")]
+        span = estimate_text(values, metric.digits, "+", single=" [no interval: one patient]")
         p = "" if values["p_holm"] is None else f"{values['p_holm']:.2g}"
-        lines.append(f"| {metric.label} | {' | '.join(cells)} | {span} | {p} | {_verdict(metric.best, values)} |")
-    return "\n".join(lines)
+        rows.append((metric.label, *means, span, p, _verdict(metric.best, values)))
+    return "\n".join(
+        lines + markdown_table(("metric", "a", "b", f"a minus b [{100 * LEVEL:.0f} %]", "p, Holm", ""), rows)
+    )
 
 
 def _verdict(best: str, values: dict) -> str:
     if values["low"] is None or values["p_holm"] is None:
         return "one patient: no interval"
-    if values["p_holm"] > 0.05 or values["low"] <= 0.0 <= values["high"]:
+    if not is_shown(values, values["p_holm"]):
         return "no difference shown"
     if best == "one":
-        closer = abs(values["a"] - 1.0) < abs(values["b"] - 1.0)
-        return f"{'a' if closer else 'b'} closer to 1"
+        return f"{'a' if abs(values['a'] - 1.0) < abs(values['b'] - 1.0) else 'b'} closer to 1"
     return "a better" if (values["mean"] > 0) == (best == "high") else "b better"
 
 
@@ -174,7 +162,8 @@ def _check_cases(first: Result, second: Result, rows_a: pd.DataFrame, rows_b: pd
             )
     changed = rows_a.index[rows_a["patient"] != rows_b.loc[rows_a.index, "patient"]]
     if len(changed):
+        name = changed[0]
         raise UserError(
-            f"case {changed[0]}: patient {rows_a.patient[changed[0]]} in {first.path}, "
-            f"{rows_b.patient[changed[0]]} in {second.path}; evaluate both on one manifest"
+            f"case {name}: patient {rows_a.patient[name]} in {first.path}, {rows_b.patient[name]} in {second.path}; "
+            "evaluate both on one manifest"
         )

@@ -25,11 +25,11 @@ from evaluation.metrics.totalsegmentator import read_organs
 from evaluation.protocol import comparability as protocol
 from evaluation.protocol.data_checks import check_protocol, own_split
 from evaluation.protocol.leakage import check_patient_leakage
-from evaluation.scoring import summary as results
 from evaluation.scoring.baselines import Baselines
 from evaluation.scoring.evaluation_pictures import file_name, write_pictures
 from evaluation.scoring.registration import rigidly_aligned
 from evaluation.scoring.score_cases import metric_names, score_cases
+from evaluation.scoring.summary import write_result
 from evaluation.statistics.patient_bootstrap import derangement
 
 log = logging.getLogger(__name__)
@@ -45,10 +45,9 @@ DEFINITIONS = {  # in the protocol of the result
 
 @dataclass(frozen=True)
 class EvaluationSettings:
-    """What is evaluated and measured.
+    """Selection of cases, methods and metrics; UserError for an unknown name or `cases` below 1.
 
     Attributes:
-        split: of the data.
         cases: number of cases, the first of the split; None = all.
         methods: of `METHODS`; model is required.
         metrics: a set of `evaluation.scoring.score_cases.SETS` or names; PSNR is always added.
@@ -58,9 +57,6 @@ class EvaluationSettings:
         lpips: file with the weights of AlexNet, for LPIPS.
         totalsegmentator: folder with TotalSegmentator's output for each file in `nifti/`.
         allow_seen_patients: warn instead of refusing patients that the model has trained on.
-
-    Raises:
-        UserError: an unknown name, or `cases` below 1.
     """
 
     split: str = "test"
@@ -83,8 +79,7 @@ class EvaluationSettings:
             raise UserError(f"cases={self.cases}: give at least 1, or null for all")
         if self.totalsegmentator is not None and not Path(self.totalsegmentator).is_dir():
             raise UserError(
-                f"totalsegmentator={self.totalsegmentator}: no such folder; give one with TotalSegmentator's output "
-                "folders"
+                f"totalsegmentator={self.totalsegmentator}: no such folder; give TotalSegmentator's output"
             )
         names = dict.fromkeys(("psnr", *metric_names(self.metrics)))  # the sheet ranks cases by PSNR
         object.__setattr__(self, "metrics", tuple(names))
@@ -104,6 +99,8 @@ class _Inputs:
 class Evaluator:
     """Evaluates a generator on one split beside baselines.
 
+    Raises UserError for data of another window or size than those of training.
+
     Args:
         datamodule: `CTDataModule` after `setup()`.
         pipeline: `XrayToCTPipeline`, its sampler set.
@@ -111,9 +108,6 @@ class Evaluator:
         sampling: the estimate of the model is the mean of its samples; the seed is also that of the bootstrap.
         checkpoint: file behind `pipeline`, for the protocol.
         extractor: one of `evaluation.distribution.feature_extractors`, for distances of distributions; None = none.
-
-    Raises:
-        UserError: data of another window or size than those of training.
     """
 
     def __init__(
@@ -137,8 +131,7 @@ class Evaluator:
     def run(self) -> dict:
         """Writes everything into `output`; returns the content of its `metrics.json`.
 
-        Raises:
-            UserError: a split without cases, or patients that the model has trained on.
+        Raises UserError for a split without cases and for patients that the model has trained on.
         """
         inputs = self._read_inputs()
         with TemporaryDirectory(dir=self.output, prefix=".volumes_") as scratch:  # volumes may not fit into memory
@@ -211,10 +204,16 @@ class Evaluator:
 
         tables = {}
         for name in dict.fromkeys(("none", self.settings.registration)):
-            options = {"metrics": self.settings.metrics, "tools": self.tools}
-            if name == "rigid":
-                options["registration"] = rigidly_aligned
-            table = score_cases(inputs.cases, volumes_of, self.window, inputs.patients, inputs.ids, **options)
+            table = score_cases(
+                inputs.cases,
+                volumes_of,
+                self.window,
+                inputs.patients,
+                inputs.ids,
+                metrics=self.settings.metrics,
+                tools=self.tools,
+                registration=rigidly_aligned if name == "rigid" else None,
+            )
             table.loc[table.method == "model", "spread_hu"] = spread
             tables[name] = table
         distances = None if self.extractor is None else self._distances(inputs.cases, volumes)
@@ -261,15 +260,10 @@ class Evaluator:
             "timings_s": self.timings,
         }
         written = {}
-        for name, table in tables.items():
-            changed = {"registration": name, "not_measured": table.attrs["not_measured"]}
-            written[name] = {"protocol": described | changed, **results.summarise(table, seed)}
-            written[name]["distribution"] = distances
-            # one protocol per file, as evaluation/compare.py needs
+        for name, table in tables.items():  # one protocol per folder, as evaluation/compare.py needs
             folder = self.output if name == "none" else self.output / f"registered_{name}"
-            folder.mkdir(exist_ok=True)
-            table.round(6).to_csv(folder / "cases.csv", index=False)
-            results.write_metrics(folder / "metrics.json", written[name])
+            protocol_of = described | {"registration": name}
+            written[name] = write_result(folder, protocol_of, table, seed, distribution=distances)
         return written["none"]
 
     def _lap(self, stage: str) -> None:

@@ -19,8 +19,7 @@ SAME_PLACE_MM = 0.5  # tolerance of the positions of the first and the last voxe
 def match(truth: str | Path | None, prediction: str | Path | None, suffix: str = "") -> dict[str, tuple[Path, Path]]:
     """`{id: (true file, predicted file)}` of two folders of NIfTI files; the predicted name is `<id><suffix>`.
 
-    Raises:
-        UserError: no folder, no volume in it, a case without its partner, a repeated id.
+    Raises UserError for a missing or empty folder, a case without its partner and a repeated id.
     """
     true, predicted = _volumes("truth", truth), _volumes("prediction", prediction)
     wanted = {name: f"{name}{suffix}" for name in true}
@@ -39,11 +38,10 @@ def match(truth: str | Path | None, prediction: str | Path | None, suffix: str =
 def read_pair(true: Path, predicted: Path) -> tuple[dict, Float[Tensor, "d h w"]]:
     """A case for the metrics, without X-ray, and the prediction in HU; no volume is resampled.
 
-    Raises:
-        UserError: another size, spacing or position, or values that are not HU.
+    Raises UserError for another size, spacing or position, and for values that are not HU.
     """
     truth, volume = read_volume(true), read_volume(predicted)
-    _same(true, predicted, truth, volume)
+    _check_same_grid(true, predicted, truth, volume)
     case = {
         "ct": torch.from_numpy(truth.hu),
         "spacing": torch.tensor(truth.spacing),
@@ -54,7 +52,7 @@ def read_pair(true: Path, predicted: Path) -> tuple[dict, Float[Tensor, "d h w"]
     return case, torch.from_numpy(volume.hu)
 
 
-def _same(true: Path, predicted: Path, truth: Volume, volume: Volume) -> None:
+def _check_same_grid(true: Path, predicted: Path, truth: Volume, volume: Volume) -> None:
     remedy = "resample the prediction onto the truth yourself, and report the method"
     if truth.hu.shape != volume.hu.shape:
         raise UserError(f"{predicted}: {volume.hu.shape} voxels, {true}: {truth.hu.shape} (D, H, W); {remedy}")
@@ -74,13 +72,12 @@ def _mm(values) -> str:
 def _volumes(key: str, folder: str | Path | None) -> dict[str, Path]:
     if not folder or not Path(folder).is_dir():
         raise UserError(f"{key}={folder}: no such folder; give one with a NIfTI file for each case")
-    files = sorted(file for file in Path(folder).iterdir() if file.name.lower().endswith(NIFTI_ENDINGS))
-    if not files:
-        raise UserError(f"{key}={folder}: no NIfTI file in it; give a folder with a .nii.gz for each case")
     found: dict[str, Path] = {}
-    for file in files:
+    for file in sorted(file for file in Path(folder).iterdir() if file.name.lower().endswith(NIFTI_ENDINGS)):
         name = volume_name(file)
         if name in found:
-            raise UserError(f"{file} and {found[name]}: the id {name} stands twice; keep one of them")
+            raise UserError(f"{file} and {found[name]} have the same id {name}; keep one of them")
         found[name] = file
+    if not found:
+        raise UserError(f"{key}={folder}: no NIfTI file in it; give a folder with a .nii.gz for each case")
     return found

@@ -4,8 +4,6 @@ Table position and breath differ between X-ray and CT, so voxel metrics penalise
 Evaluations report scores without and with registration.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 import SimpleITK as sitk
 import torch
@@ -21,68 +19,27 @@ ITERATIONS = 200
 SAMPLED = 0.2  # of the voxels
 
 
-@dataclass(frozen=True)
-class Rigid:
-    """A rigid motion about the centre of the volume, mm and degrees in the axes `(D, H, W)`.
-
-    Attributes:
-        rotation: about the axes D, H and W.
-        shift: of the moving volume along D, H and W.
-        similarity: correlation of moved and fixed volume, both clipped to `SOFT_HU`.
-        before: correlation without motion.
-    """
-
-    rotation: tuple[float, float, float]
-    shift: tuple[float, float, float]
-    similarity: float
-    before: float
-
-    def describe(self) -> dict:
-        """Plain JSON."""
-        return {
-            "rotation_deg": [round(x, 2) for x in self.rotation],
-            "shift_mm": [round(x, 2) for x in self.shift],
-            "correlation_before": round(self.before, 4),
-            "correlation": round(self.similarity, 4),
-        }
-
-
-def register_rigid(
+def rigidly_aligned(
     moving: Float[Tensor, "d h w"], fixed: Float[Tensor, "d h w"], spacing: tuple[float, float, float]
-) -> tuple[Float[Tensor, "d h w"], Rigid]:
-    """`moving`, in HU, aligned to `fixed`, and its motion; unchanged if the correlation does not increase.
+) -> Float[Tensor, "d h w"]:
+    """`moving`, in HU, aligned to `fixed`; unchanged if the correlation does not increase.
 
     Maximises mutual information (Mattes et al. 2003) over a pyramid, with a fixed seed. Voxels from outside of the
-    moving volume are air. Both volumes share grid and spacing (mm, `(D, H, W)`).
-
-    Raises:
-        ValueError: volumes of different size.
+    moving volume are air. Both volumes share grid and spacing (mm, `(D, H, W)`); ValueError if their sizes differ.
     """
     if moving.shape != fixed.shape:
         raise ValueError(f"moving volume {tuple(moving.shape)} and fixed volume {tuple(fixed.shape)} differ in size")
     images = [_image(volume.clamp(*SOFT_HU), spacing) for volume in (moving, fixed)]
-    before = _correlation(moving, fixed)
-    stay = Rigid((0.0, 0.0, 0.0), (0.0, 0.0, 0.0), before, before)
     try:
         motion = _search(*images)
     except RuntimeError:  # no overlap, or a constant volume
-        return moving.clone(), stay
-    angles = tuple(float(np.degrees(a)) for a in (motion.GetAngleZ(), motion.GetAngleY(), motion.GetAngleX()))
-    # the transform maps fixed to moving points, so the volume moves in the opposite direction
-    shift = tuple(-float(t) for t in motion.GetTranslation()[::-1])
-    if max(map(abs, angles)) > LARGEST_DEGREES or max(map(abs, shift)) > LARGEST_MM:
-        return moving.clone(), stay
+        return moving.clone()
+    angles = np.degrees([motion.GetAngleX(), motion.GetAngleY(), motion.GetAngleZ()])
+    if np.abs(angles).max() > LARGEST_DEGREES or np.abs(motion.GetTranslation()).max() > LARGEST_MM:
+        return moving.clone()
     moved = sitk.Resample(_image(moving, spacing), images[1], motion, sitk.sitkLinear, AIR_HU)
     moved = torch.from_numpy(sitk.GetArrayFromImage(moved))
-    after = _correlation(moved, fixed)
-    if after <= before:
-        return moving.clone(), stay
-    return moved, Rigid(tuple(-a for a in angles), shift, after, before)
-
-
-def rigidly_aligned(moving: Tensor, fixed: Tensor, spacing: tuple[float, float, float]) -> Tensor:
-    """The volume of `register_rigid`, without its motion."""
-    return register_rigid(moving, fixed, spacing)[0]
+    return moved if _correlation(moved, fixed) > _correlation(moving, fixed) else moving.clone()
 
 
 def _search(moving: sitk.Image, fixed: sitk.Image) -> sitk.Euler3DTransform:
@@ -115,5 +72,4 @@ def _image(volume: Tensor, spacing: tuple[float, float, float]) -> sitk.Image:
 
 def _correlation(a: Tensor, b: Tensor) -> float:
     pair = torch.stack([v.detach().cpu().float().clamp(*SOFT_HU).flatten() for v in (a, b)])
-    value = float(torch.corrcoef(pair)[0, 1])
-    return value if np.isfinite(value) else 0.0
+    return float(torch.corrcoef(pair)[0, 1].nan_to_num(posinf=0.0, neginf=0.0))

@@ -33,11 +33,7 @@ SETS = ("default", "fidelity", "all")
 
 
 def metric_names(wanted: str | Sequence[str] = "default") -> tuple[str, ...]:
-    """Names of metrics from a set (`default`, `fidelity`, `all`) or a list of names.
-
-    Raises:
-        UserError: an unknown set or name.
-    """
+    """Names of metrics from a set (`default`, `fidelity`, `all`) or a list of names; UserError for an unknown one."""
     known = catalogue()
     if isinstance(wanted, str):
         if wanted not in SETS:
@@ -50,13 +46,10 @@ def metric_names(wanted: str | Sequence[str] = "default") -> tuple[str, ...]:
     return tuple(dict.fromkeys(wanted))
 
 
-METRICS = metric_names()
-
-
 class Shared:
     """Cache of masks and DRRs by the content of volumes, since baselines and shuffled X-rays repeat volumes.
 
-    The oldest results are dropped beyond `limit` bytes.
+    Drops the oldest results beyond `limit` bytes.
     """
 
     def __init__(self, limit: int = 2**28):
@@ -76,23 +69,6 @@ class Shared:
         return found
 
 
-def score(
-    prediction: Float[Tensor, "d h w"],
-    case: dict,
-    window: Window,
-    metrics: str | Sequence[str] = "default",
-    shared: Shared | None = None,
-) -> dict[str, float]:
-    """The metrics of one prediction in HU, on its device; NaN for a metric that is not defined for the case.
-
-    Raises:
-        ValueError: as `score_case`.
-        UserError: an unknown metric.
-    """
-    row = score_case(case, {"prediction": prediction}, window, shared, metrics)[0]
-    return {name: value for name, value in row.items() if name != "method"}
-
-
 def score_case(
     case: dict,
     volumes: dict[str, Float[Tensor, "d h w"]],
@@ -104,17 +80,16 @@ def score_case(
 ) -> list[dict]:
     """Rows `{"method", metric: value}` of one case and of its truth; NaN for a metric that is not defined for it.
 
+    Raises ValueError for a volume that differs from the truth in size, holds NaN or cannot be HU.
+
     Args:
         case: of `CaseDataset.case`: `ct` in HU before windowing, `xray`, `pose`, `spacing`.
-        volumes: HU by method, of the size of the truth.
+        volumes: HU by method.
         window: clips predictions and truth; its width is the data range.
         shared: cache over cases.
         metrics: a set or names.
-        reasons: counter of `(metric, reason)` for metrics that could not be measured.
+        reasons: counts `(metric, reason)` of metrics that could not be measured.
         tools: of `CaseView`.
-
-    Raises:
-        ValueError: a volume of another size than the truth, one that holds NaN, or one that cannot be HU.
     """
     _check(case, volumes)
     names = metric_names(metrics)
@@ -147,20 +122,18 @@ def score_cases(
 ) -> pd.DataFrame:
     """Scores in long form: columns `id, patient, method` and the metrics, cases in order.
 
-    `attrs["not_measured"]` of the frame holds the reason for each metric without any value.
+    `attrs["not_measured"]` of the frame holds the reason for each metric without any value. Raises UserError for a
+    repeated id.
 
     Args:
         cases: `CaseDataset`.
         volumes: volumes of case `i` by method.
         workers: threads; None = those of torch.
         registration: `(prediction, truth, spacing)` to the aligned prediction that is scored.
-
-    Raises:
-        UserError: a repeated id.
     """
-    twice = [name for name, count in Counter(ids).items() if count > 1]
-    if twice:
-        raise UserError(f"cases: the id {twice[0]} stands {Counter(ids)[twice[0]]} times; give each case its own")
+    for name, count in Counter(ids).most_common(1):
+        if count > 1:
+            raise UserError(f"cases: {count} cases have the id {name}; give each case its own")
     threads, shared, reasons = torch.get_num_threads(), Shared(), Counter()
 
     def rows_of(index: int) -> tuple[list[dict], Counter]:

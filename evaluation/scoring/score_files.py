@@ -9,9 +9,9 @@ from torch import Tensor
 from common.errors import UserError
 from dataset.imaging.hu_window import Window
 from evaluation.protocol import comparability as protocol
-from evaluation.scoring import summary as results
 from evaluation.scoring.nifti_pairs import read_pair
 from evaluation.scoring.score_cases import metric_names, score_cases
+from evaluation.scoring.summary import write_result
 
 
 def score_files(
@@ -27,16 +27,15 @@ def score_files(
 ) -> dict:
     """Scores every pair, writes both files into `output` and returns the content of `metrics.json`.
 
+    Raises UserError for files that do not match and for a table without one of the cases.
+
     Args:
         pairs: `{id: (true file, predicted file)}`.
         samples: averaged in each prediction; 0 for a deterministic method.
         patients: CSV with the columns id and patient; None: each case is a patient of its own.
-
-    Raises:
-        UserError: files that do not match, or a table without one of the cases.
     """
     ids = list(pairs)
-    owners = _patients(patients, ids)
+    owners = ids if patients is None else _patients(patients, ids)
     cases = _Files(pairs)
     first = cases.case(0)
     names = metric_names(metrics)
@@ -54,12 +53,7 @@ def score_files(
         metrics=names,
         seed=seed,
     )
-    own = {"estimator": estimator, "estimators": {method: estimator}, "not_measured": scores.attrs["not_measured"]}
-    result = {"protocol": described | own, **results.summarise(scores, seed)}
-    output.mkdir(parents=True, exist_ok=True)
-    scores.round(6).to_csv(output / "cases.csv", index=False)
-    results.write_metrics(output / "metrics.json", result)
-    return result
+    return write_result(output, described | {"estimator": estimator, "estimators": {method: estimator}}, scores, seed)
 
 
 class _Files:
@@ -81,16 +75,14 @@ class _Files:
         return self._last.pair
 
 
-def _patients(table: str | None, ids: list[str]) -> list[str]:
-    if table is None:
-        return ids
+def _patients(table: str, ids: list[str]) -> list[str]:
     if not Path(table).is_file():
         raise UserError(f"patients={table}: no such file; give a CSV with the columns id and patient")
     rows = pd.read_csv(table, dtype=str)
     if not {"id", "patient"} <= set(rows.columns):
         raise UserError(f"patients={table}: columns {', '.join(rows.columns)}; it needs id and patient")
     if rows["id"].duplicated().any():
-        raise UserError(f"patients={table}: id {rows['id'][rows['id'].duplicated()].iloc[0]} stands twice")
+        raise UserError(f"patients={table}: two rows with id {rows['id'][rows['id'].duplicated()].iloc[0]}; keep one")
     owners = rows.set_index("id")["patient"]
     missing = [name for name in ids if name not in owners.index]
     if missing:

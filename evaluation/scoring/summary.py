@@ -11,6 +11,7 @@ from evaluation.metrics.catalogue import catalogue
 from evaluation.scoring.score_cases import TRUTH
 from evaluation.statistics.patient_bootstrap import DRAWS, bootstrap_mean, paired_difference
 from evaluation.statistics.significance import holm, sign_flip_p
+from evaluation.visualization.text import estimate_text
 
 MODEL = "model"
 LABELS = {
@@ -35,10 +36,16 @@ def summarise(scores: pd.DataFrame, seed: int = 0, draws: int = DRAWS) -> dict[s
     """
     names = [name for name in scores.method.unique() if name != TRUTH]
     metrics = measured_names(scores)
-    floors = [name for name in metrics if catalogue()[name].floor]
+
+    def estimates(method: str, columns: list[str]) -> dict:
+        rows = scores[scores.method == method]
+        patients = rows.patient.to_numpy(dtype=str)
+        found = {name: bootstrap_mean(rows[name].to_numpy(), patients, draws, seed) for name in columns}
+        return {name: None if value.mean is None else value.as_dict() for name, value in found.items()}
+
     return {
-        "methods": {name: _estimates(scores, name, metrics, seed, draws) for name in names},
-        "reference": {TRUTH: _estimates(scores, TRUTH, floors, seed, draws)},
+        "methods": {name: estimates(name, metrics) for name in names},
+        "reference": {TRUTH: estimates(TRUTH, [name for name in metrics if catalogue()[name].floor])},
         "differences": _differences(scores, [n for n in COMPARED if n in names and MODEL in names], seed, draws),
     }
 
@@ -51,23 +58,24 @@ def measured_names(scores: pd.DataFrame) -> list[str]:
 def sentence(result: dict) -> str:
     """The result in PSNR as a sentence.
 
-    A difference is shown if its interval and its adjusted p value exclude zero. It says that none can be shown if
-    the number of patients is too small for any significant outcome.
+    A difference is significant if its interval and its adjusted p value exclude zero. The sentence says so if the
+    patients are too few for any significant outcome.
     """
     protocol, method = result["protocol"], evaluated_method(result)
     psnr = result["methods"][method].get("psnr")
     cases = f"{protocol['cases']} {protocol['split']} case{'s' * (protocol['cases'] != 1)}"
     who = f"On {cases} the {'model' if method == MODEL else f'method {method}'}"
-    reached = "has no PSNR" if psnr is None else f"reaches {_span(psnr)} dB PSNR"
+    reached = "has no PSNR" if psnr is None else f"reaches {estimate_text(psnr, 2)} dB PSNR"
     claims = [f"{who} ({protocol['estimator']}) {reached}"]
     compared = {name: metrics["psnr"] for name, metrics in result["differences"].items() if metrics.get("psnr")}
+    sizes = {name: f"{estimate_text(difference, 2, '+')} dB" for name, difference in compared.items()}
     patients = protocol["patients"]
     if compared and smallest_p(patients, len(compared)) > SIGNIFICANT:
         few = f"no difference can be shown, {patients} patient{'s are' if patients > 1 else ' is'} too few"
-        found = ", ".join(f"{_span(difference, '+')} dB against the {LABELS[k]}" for k, difference in compared.items())
+        found = ", ".join(f"{size} against the {LABELS[name]}" for name, size in sizes.items())
         return f"{claims[0]}; {few} (found: {found})."
     for name, difference in compared.items():
-        shown, size = _is_shown(difference), f"{_span(difference, '+')} dB"
+        shown, size = is_shown(difference, difference["p_holm"]), sizes[name]
         if not shown and difference["p_holm"] is not None:
             size += f", adjusted p {difference['p_holm']:.2g}"
         if name == "shuffled_xray":
@@ -76,7 +84,7 @@ def sentence(result: dict) -> str:
         elif not shown:
             claims.append(f"against the {LABELS[name]} no difference is shown ({size})")
         elif difference["mean"] > 0:
-            claims.append(f"it beats the {LABELS[name]} by {_span(difference)} dB")
+            claims.append(f"it beats the {LABELS[name]} by {estimate_text(difference, 2)} dB")
         else:
             claims.append(f"it falls behind the {LABELS[name]} ({size})")
     return "; ".join(claims) + "."
@@ -85,7 +93,17 @@ def sentence(result: dict) -> str:
 def write_metrics(path: Path, result: dict) -> None:
     """Writes JSON atomically; raises ValueError for NaN."""
     with atomic_path(path) as temporary:
-        Path(temporary).write_text(json.dumps(result, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        temporary.write_text(json.dumps(result, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def write_result(folder: Path, protocol: dict, scores: pd.DataFrame, seed: int, **parts) -> dict:
+    """Writes `cases.csv` and `metrics.json` of `scores` with its summary and `parts`; returns the latter's content."""
+    protocol = protocol | {"not_measured": scores.attrs["not_measured"]}
+    result = {"protocol": protocol, **summarise(scores, seed), **parts}
+    folder.mkdir(parents=True, exist_ok=True)
+    scores.round(6).to_csv(folder / "cases.csv", index=False)
+    write_metrics(folder / "metrics.json", result)
+    return result
 
 
 def evaluated_method(result: dict) -> str:
@@ -98,21 +116,11 @@ def smallest_p(patients: int, comparisons: int) -> float:
     return min(1.0, comparisons * 2.0 ** (1 - patients))
 
 
-def _is_shown(difference: dict) -> bool:
+def is_shown(difference: dict, p: float | None) -> bool:
     """Whether the interval and the adjusted p value both exclude zero."""
-    if difference["low"] is None or difference["p_holm"] is None:
+    if difference["low"] is None or p is None:
         return False
-    return difference["p_holm"] <= SIGNIFICANT and not difference["low"] <= 0 <= difference["high"]
-
-
-def _estimates(scores: pd.DataFrame, method: str, names, seed: int, draws: int) -> dict:
-    rows = scores[scores.method == method]
-    patients = rows.patient.to_numpy(dtype=str)
-    result = {}
-    for name in names:
-        estimate = bootstrap_mean(rows[name].to_numpy(), patients, draws, seed)
-        result[name] = None if estimate.mean is None else estimate.as_dict()
-    return result
+    return p <= SIGNIFICANT and not difference["low"] <= 0 <= difference["high"]
 
 
 def _differences(scores: pd.DataFrame, others: list[str], seed: int, draws: int) -> dict:
@@ -120,15 +128,15 @@ def _differences(scores: pd.DataFrame, others: list[str], seed: int, draws: int)
     patients = model.patient.to_numpy(dtype=str)
     result = {name: {} for name in others}
     for metric in measured_names(scores):
-        p_values, estimates = {}, {}
+        p_values, own = {}, model[metric].to_numpy()
         for name in others:
             other = scores[scores.method == name].set_index("id")[metric].reindex(model.index).to_numpy()
-            estimates[name] = paired_difference(model[metric].to_numpy(), other, patients, draws, seed)
-            p_values[name] = sign_flip_p(np.subtract(model[metric].to_numpy(), other), patients, seed=seed)
-        adjusted = holm(p_values)
-        for name in others:
-            known = estimates[name].mean is not None
-            result[name][metric] = estimates[name].as_dict() | {"p_holm": adjusted[name]} if known else None
+            estimate = paired_difference(own, other, patients, draws, seed)
+            result[name][metric] = None if estimate.mean is None else estimate.as_dict()
+            p_values[name] = sign_flip_p(np.subtract(own, other), patients, seed=seed)
+        for name, p in holm(p_values).items():
+            if result[name][metric] is not None:
+                result[name][metric]["p_holm"] = p
     return result
 
 
@@ -136,14 +144,10 @@ def best_of(methods: dict, metric: str) -> str | None:
     """The method with the best mean of a metric, without the shuffled control."""
     means = {name: values[metric]["mean"] for name, values in methods.items() if values.get(metric) is not None}
     means.pop("shuffled_xray", None)
-    if not means:
-        return None
-    direction = catalogue()[metric].best
-    if direction == "one":
-        return min(means, key=lambda name: abs(means[name] - 1.0))
-    return max(means, key=means.get) if direction == "high" else min(means, key=means.get)
+    return min(means, key=lambda name: badness(metric, means[name]), default=None)
 
 
-def _span(estimate: dict, sign: str = "") -> str:
-    text = f"{estimate['mean']:{sign}.2f}"
-    return text if estimate["low"] is None else f"{text} [{estimate['low']:{sign}.2f}, {estimate['high']:{sign}.2f}]"
+def badness(metric: str, value):
+    """A value of a metric, or an array of them, turned so that lower is better."""
+    best = catalogue()[metric].best
+    return abs(value - 1.0) if best == "one" else -value if best == "high" else value

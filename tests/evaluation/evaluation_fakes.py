@@ -10,6 +10,7 @@ from dataset.imaging.hu_window import Window
 from evaluation.generation.sample import Sampling
 from evaluation.reporting.html_report import write_report
 from evaluation.scoring.evaluator import EvaluationSettings, Evaluator
+from evaluation.scoring.score_cases import score_case
 
 SIZE = (16, 16, 16)
 EXTENT = (320.0, 256.0, 352.0)
@@ -105,6 +106,11 @@ class FakeDataModule:
         return self._protocol
 
 
+def chest_data(train: int, val: int, test: int, data: dict | None = None) -> FakeDataModule:
+    """So many cases of `chest_world` in each split."""
+    return FakeDataModule(chest_world(train, 1), chest_world(val, 2), chest_world(test, 3), data)
+
+
 class FakePipeline:
     """Answers with `answer(xray)` in HU plus noise that depends on seed, id and sample alone."""
 
@@ -146,3 +152,9 @@ def oracle(cases: FakeCases):
         return cases.case(int(torch.stack(distances).argmin()))["ct"].float()
 
     return answer
+
+
+def score(prediction: torch.Tensor, case: dict, window: Window, metrics="default") -> dict[str, float]:
+    """The metrics of one prediction in HU."""
+    row = score_case(case, {"prediction": prediction}, window, metrics=metrics)[0]
+    return {name: value for name, value in row.items() if name != "method"}

@@ -5,13 +5,12 @@ import sys
 
 import pytest
 import torch
-from evaluation_fakes import chest_world
+from evaluation_fakes import chest_world, score
 
 import evaluation.metrics
 from common.files import ROOT
 from dataset.imaging.hu_window import Window
 from evaluation.metrics.catalogue import catalogue
-from evaluation.scoring.score_cases import score
 
 NEW = """
 from evaluation.metrics.base import Metric
@@ -55,11 +54,12 @@ for name in ("nanodrr", "SimpleITK", "nibabel", "pydicom", "monai", "torchmetric
 import torch
 from dataset.imaging.hu_window import Window
 from dataset.phantom.render import render_phantom
-from evaluation.scoring.score_cases import FIDELITY, score
+from evaluation.scoring.score_cases import FIDELITY, score_case
 phantom = render_phantom(0, size=(24, 24, 24))
 case = {"ct": torch.from_numpy(phantom.hu), "labels": torch.from_numpy(phantom.labels), "spacing": phantom.spacing,
         "xray": torch.zeros(1, 8, 8), "pose": torch.zeros(1, 9)}
-found = score(torch.from_numpy(phantom.hu), case, Window(-1000.0, 1000.0), FIDELITY)
+volumes = {"model": torch.from_numpy(phantom.hu)}
+found = score_case(case, volumes, Window(-1000.0, 1000.0), metrics=FIDELITY)[0]
 assert found["psnr"] == 100.0 and found["heart_dice_labels"] == 1.0 and found["reprojection"] != found["reprojection"]
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from evaluation_fakes import chest_world
+from evaluation_fakes import chest_world, score
 
 from common.errors import UserError
 from dataset.imaging.hu_window import Window
@@ -15,7 +15,7 @@ from evaluation.metrics.dice import visible_heart
 from evaluation.metrics.laterality import left_right
 from evaluation.metrics.organ_hu import plausible_share
 from evaluation.metrics.vessel_contrast import shell
-from evaluation.scoring.score_cases import FIDELITY, METRICS, TRUTH, metric_names, score, score_case, score_cases
+from evaluation.scoring.score_cases import FIDELITY, TRUTH, metric_names, score_case, score_cases
 
 WIDE, NARROW = Window(-1000.0, 1000.0), Window(-200.0, 500.0)
 IMPERFECT = {"reprojection", "lpips"} | {n for n in catalogue() if n.startswith("totalsegmentator")}
@@ -56,8 +56,8 @@ def test_each_metric_has_a_label_a_definition_and_a_direction():
     for name, metric in catalogue().items():
         assert metric.best in ("high", "low", "one") and metric.definition and metric.label, name
         assert metric.name == name
-    assert set(FIDELITY) <= set(catalogue()) and set(METRICS) <= set(catalogue())
-    assert METRICS[:3] == ("psnr", "ssim", "mae_hu")
+    assert set(FIDELITY) <= set(catalogue()) and set(metric_names()) <= set(catalogue())
+    assert metric_names()[:3] == ("psnr", "ssim", "mae_hu")
     assert metric_names(["ssim", "psnr", "ssim"]) == ("ssim", "psnr")
 
 
@@ -190,7 +190,7 @@ def test_predictions_that_are_not_hu_raise(case):
 
 def test_two_cases_of_one_id_raise():
     cases = chest_world(2, 3)
-    with pytest.raises(UserError, match="the id a stands 2 times"):
+    with pytest.raises(UserError, match="2 cases have the id a"):
         score_cases(cases, lambda i: {"model": cases.case(i)["ct"].float()}, WIDE, ["p", "q"], ["a", "a"])
 
 

@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 import torch
+from evaluation_fakes import score
 from scipy import signal
 from scipy.stats import wasserstein_distance
 
 from dataset.imaging.hu_window import Window
 from dataset.phantom.render import render_phantom
 from evaluation.metrics import spectra
-from evaluation.scoring.score_cases import score
 
 SPACING = (3.0, 1.5, 2.0)
 EVERYWHERE = torch.ones(24, 32, 28, dtype=torch.bool)

@@ -1,4 +1,4 @@
-"""Two results side by side: what is refused, and whether the differences are those of an independent computation."""
+"""Differences of two results against an independent computation, and refusals."""
 
 import json
 from functools import partial
@@ -40,7 +40,7 @@ def changed(result, tmp_path, edit) -> Path:
     return tmp_path / "metrics.json"
 
 
-def test_the_difference_is_that_of_the_cases_and_lies_where_a_t_interval_does(results):
+def test_difference_and_interval_agree_with_a_t_interval(results):
     result = compare(read_result("a", results["clean"]), read_result("b", results["noisy"]))
     found = result["differences"]["psnr"]
     one, other = (
@@ -65,7 +65,7 @@ def test_a_result_against_itself_shows_nothing(results):
     assert "better" not in table(result)
 
 
-def test_direction_decides_who_is_better(results):
+def test_the_direction_of_a_metric_decides_which_is_better(results):
     result = compare(read_result("a", results["noisy"]), read_result("b", results["clean"]))
     for name in ("psnr", "mae_hu"):
         result["differences"][name]["p_holm"] = 0.001
@@ -116,7 +116,10 @@ def test_another_definition_of_a_metric_is_another_protocol(results, tmp_path):
     ("edit", "line"),
     [
         (lambda s, t: t[t.id != "case_3"], "cases of .* are missing .case_3"),
-        (lambda s, t: pd.concat([t, t[(t.id == "case_1") & (t.method == "model")]]), "case_1 stands twice for model"),
+        (
+            lambda s, t: pd.concat([t, t[(t.id == "case_1") & (t.method == "model")]]),
+            "model has two rows with id case_1",
+        ),
         (lambda s, t: t.assign(patient=t.patient.replace("patient_2", "other")), "case_2: patient patient_2"),
         (lambda s, t: t[t.method != "model"], "method=model: not in"),
         (lambda s, t: t.assign(**{c: np.nan for c in t.columns[3:]}), "no metric has values in both"),
@@ -124,7 +127,7 @@ def test_another_definition_of_a_metric_is_another_protocol(results, tmp_path):
         (lambda s, t: t.drop(columns="patient"), "no column patient"),
     ],
 )
-def test_bad_files_are_one_line(results, tmp_path, edit, line):
+def test_malformed_files_are_refused(results, tmp_path, edit, line):
     bad = changed(results["clean"], tmp_path, edit)
     with pytest.raises(UserError, match=line):
         compare(read_result("a", results["clean"]), read_result("b", bad))

@@ -7,7 +7,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from evaluation_fakes import chest_world
+from evaluation_fakes import chest_world, score
 from forked_command import run_command
 
 from common.errors import UserError
@@ -15,7 +15,6 @@ from dataset.imaging.hu_window import Window
 from dataset.io.nifti import write_nifti
 from evaluation.scoring.comparison import compare, read_result
 from evaluation.scoring.nifti_pairs import match, read_pair
-from evaluation.scoring.score_cases import score
 from evaluation.scoring.score_files import score_files
 
 WIDE = Window(-1000.0, 1000.0)
@@ -83,7 +82,7 @@ def test_cases_without_a_partner_are_refused(folders):
     with pytest.raises(UserError, match="truth=None: no such folder"):
         match(None, folders / "made")
     nib.save(nib.load(folders / "true" / "c0.nii.gz"), folders / "true" / "c0.nii")
-    with pytest.raises(UserError, match="the id c0 stands twice"):
+    with pytest.raises(UserError, match="have the same id c0"):
         match(folders / "true", folders / "made", "_made")
 
 
@@ -95,7 +94,7 @@ def test_patients_come_from_a_table_that_lists_every_case(folders):
     for text, line in (
         ("id,patient\nc0,p\n", "no row for c1 and 1 others"),
         ("id,name\nc0,p\n", "it needs id and patient"),
-        ("id,patient\nc0,p\nc0,q\n", "id c0 stands twice"),
+        ("id,patient\nc0,p\nc0,q\n", "two rows with id c0"),
     ):
         table.write_text(text)
         with pytest.raises(UserError, match=line):

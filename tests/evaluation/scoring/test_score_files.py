@@ -1,4 +1,4 @@
-"""What comes from elsewhere: TotalSegmentator's folders and LPIPS weights, read when present, refused when wrong."""
+"""Outputs of other software: TotalSegmentator's folders and LPIPS weights, read if present, refused if wrong."""
 
 import nibabel as nib
 import numpy as np
@@ -28,7 +28,7 @@ def heart(start: int) -> np.ndarray:
     return mask
 
 
-def test_masks_come_back_in_our_axes_whatever_the_file_is_turned_to(tmp_path):
+def test_masks_are_read_in_our_axes_from_any_orientation(tmp_path):
     affine = nifti_affine(SPACING, (5.0, -3.0, 9.0), SIZE)
     write(tmp_path / "a", "heart", heart(2), affine)
     image = nib.load(tmp_path / "a" / "heart.nii.gz")
@@ -38,7 +38,7 @@ def test_masks_come_back_in_our_axes_whatever_the_file_is_turned_to(tmp_path):
     assert set(found) == {"heart"} and np.array_equal(found["heart"].numpy(), heart(2))
 
 
-def test_lungs_are_their_lobes_or_nothing(tmp_path):
+def test_lungs_need_all_their_lobes(tmp_path):
     affine = nifti_affine(SPACING, size=SIZE)
     for i, lobe in enumerate(ORGANS["lungs"][:-1]):
         write(tmp_path, lobe, heart(i), affine)
@@ -110,7 +110,7 @@ def test_lpips_is_zero_at_identity_and_torchmetrics_own_on_slices(weights):
     assert torch.equal(network.net.slice1[0].weight, features[0].weight)
 
 
-def test_lpips_weights_that_are_none_or_others(weights, tmp_path):
+def test_lpips_needs_alexnet_weights(weights, tmp_path):
     case = chest_world(1, 3).case(0)
     rows = score_case(case, {"model": case["ct"].float()}, Window(-1000.0, 1000.0), metrics=["lpips"])
     assert np.isnan(rows[0]["lpips"])
@@ -134,7 +134,7 @@ class HalfMeans:
         return {"volume": torch.stack([volume.mean(), volume.std()])[None]}
 
 
-def test_distances_of_populations_stand_in_the_result_with_their_cases(tmp_path):
+def test_the_result_holds_distances_of_populations_and_their_cases(tmp_path):
     data = FakeDataModule(chest_world(3, 1), chest_world(2, 2), chest_world(5, 3))
     pipeline = FakePipeline(oracle(data.test), data.protocol())
     settings = {"samples": 2, "nifti": 0, "methods": ("model", "model_sample"), "metrics": ["psnr"]}
