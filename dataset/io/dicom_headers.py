@@ -35,8 +35,8 @@ TAGS = [
 
 
 @dataclass(frozen=True)
-class CtIdentity:
-    """The header values that name a CT, its patient and its time, "" if absent. All may identify the patient."""
+class Identity:
+    """Header values that name a CT or X-ray, its patient and its time, "" if absent. All may identify the patient."""
 
     patient: str = ""
     study_uid: str = ""
@@ -155,21 +155,10 @@ def time_of(ds: pydicom.Dataset) -> datetime | None:
     return None
 
 
-def header_of(ds: pydicom.Dataset) -> tuple[CtIdentity, CtAcquisition]:
+def header_of(ds: pydicom.Dataset) -> tuple[Identity, CtAcquisition]:
     """Identity and acquisition of the series of a CT header."""
     shared = _first(ds.get("SharedFunctionalGroupsSequence"))
     thickness = ds.get("SliceThickness") or group_item(shared, shared, "PixelMeasuresSequence").get("SliceThickness")
-    identity = CtIdentity(
-        patient=str(ds.get("PatientID") or "").strip(),
-        study_uid=str(ds.get("StudyInstanceUID") or ""),
-        series_uid=str(ds.SeriesInstanceUID),
-        accession=str(ds.get("AccessionNumber") or "").strip(),
-        time=time_of(ds),
-        age=str(ds.get("PatientAge") or ""),
-        sex=str(ds.get("PatientSex") or "").strip().upper(),
-        birth_date=str(ds.get("PatientBirthDate") or ""),
-        study_date=str(ds.get("StudyDate") or ""),
-    )
     acquisition = CtAcquisition(
         description=f"{ds.get('SeriesDescription') or ''} {ds.get('ProtocolName') or ''}".strip(),
         contrast=str(ds.get("ContrastBolusAgent") or ds.get("ContrastBolusRoute") or "").strip(),
@@ -179,7 +168,22 @@ def header_of(ds: pydicom.Dataset) -> tuple[CtIdentity, CtAcquisition]:
         tilt=float(ds.get("GantryDetectorTilt") or 0.0),
         burned_in=str(ds.get("BurnedInAnnotation") or "").upper() == "YES",
     )
-    return identity, acquisition
+    return identity_of(ds), acquisition
+
+
+def identity_of(ds: pydicom.Dataset) -> Identity:
+    """Patient, study and time of a CT or X-ray header."""
+    return Identity(
+        patient=str(ds.get("PatientID") or "").strip(),
+        study_uid=str(ds.get("StudyInstanceUID") or ""),
+        series_uid=str(ds.get("SeriesInstanceUID") or ""),
+        accession=str(ds.get("AccessionNumber") or "").strip(),
+        time=time_of(ds),
+        age=str(ds.get("PatientAge") or ""),
+        sex=str(ds.get("PatientSex") or "").strip().upper(),
+        birth_date=str(ds.get("PatientBirthDate") or ""),
+        study_date=str(ds.get("StudyDate") or ""),
+    )
 
 
 def _several(value) -> list:

@@ -17,7 +17,7 @@ import numpy as np
 from dataset.io.dicom_headers import (
     VALUE_ERRORS,
     CtAcquisition,
-    CtIdentity,
+    Identity,
     Slice,
     header_of,
     normal_of,
@@ -36,7 +36,7 @@ class Scanned:
     """The files of one UID, before they are separated into stacks."""
 
     slices: list[Slice] = field(default_factory=list)
-    headers: dict[tuple, tuple[CtIdentity, CtAcquisition]] = field(default_factory=dict)  # by `Slice.kind`
+    headers: dict[tuple, tuple[Identity, CtAcquisition]] = field(default_factory=dict)  # by `Slice.kind`
     unreadable: list[str] = field(default_factory=list)  # files without a readable slice position
 
 
@@ -45,7 +45,7 @@ class CtSeries:
     """One stack of CT slices, or one NIfTI file, with its header values. They may identify a patient."""
 
     files: list[Path]
-    identity: CtIdentity = CtIdentity()
+    identity: Identity = Identity()
     acquisition: CtAcquisition = CtAcquisition()
     normal: tuple[float, float, float] | None = None  # unit vector of the stack (LPS), None for NIfTI
     heights: np.ndarray = field(default_factory=lambda: np.zeros(0))  # mm of each slice along the normal, sorted
@@ -135,7 +135,7 @@ def _stacks(uid: str, scanned: Scanned) -> list[CtSeries]:
     notes = Counter({"unreadable header": len(unreadable)})
     if not slices:
         files = [Path(path) for path in dict.fromkeys(unreadable)]
-        return [CtSeries(files, CtIdentity(series_uid=uid), dropped=f"unreadable header ({len(unreadable)} images)")]
+        return [CtSeries(files, Identity(series_uid=uid), dropped=f"unreadable header ({len(unreadable)} images)")]
     kept = {}
     for one in slices:
         if one.localiser:

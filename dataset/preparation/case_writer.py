@@ -6,27 +6,27 @@ import hashlib
 import json
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from common.errors import UserError
-from common.files import DISK_ERRORS, atomic_path
+from common.files import DISK_ERRORS
 from dataset.imaging.iodine import central_vessel_hu
 from dataset.imaging.resampling import resample
-from dataset.imaging.volume import Volume
 from dataset.io.dicom_volume import read_series, straighten
 from dataset.io.nifti import write_nifti
+from dataset.io.xray_dicom import XrayImage
 from dataset.preparation.crop_box import cropped, find_crop_box, make_segmenter
 from dataset.preparation.plan import Task
-from dataset.preparation.radiographs import RadiographImage, read_radiograph, write_radiograph
-from dataset.preparation.series_ranking import Contrast
+from dataset.preparation.radiographs import read_radiograph, write_radiograph
+from dataset.preparation.series_ranking import has_contrast_agent
 
 VERSION = 2  # raise it when the same source and settings give other files
 OLD_KEYS = ["latents_window=ctpa", "vae_ckpt=None"]  # of earlier versions, in the state of the cases they finished
-CONTRAST_HU = 150.0  # least HU of the heart and great vessels with contrast medium
+CONTRAST_HU = 150.0  # smallest HU of the heart and great vessels with contrast medium
 DESCRIPTION = "CT, prepared: cropped, resampled"
 
 _segmenter = functools.cache(make_segmenter)
@@ -36,11 +36,11 @@ _segmenter = functools.cache(make_segmenter)
 class CropSettings:
     """Arguments of `find_crop_box` and `make_segmenter` in `dataset.preparation.crop_box`."""
 
-    kind: str = "lungs"
-    margin: float = 15.0
-    min_lung_ml: float = 1000.0
-    segmenter: str = "threshold"
-    lungmask_weights: str | None = None
+    kind: str
+    margin: float
+    min_lung_ml: float
+    segmenter: str
+    lungmask_weights: str | None
 
 
 @dataclass(frozen=True)
@@ -48,13 +48,13 @@ class Settings:
     """How cases are made; keys of `config/prepare.yaml`."""
 
     output: Path
-    crop: CropSettings = field(default_factory=CropSettings)
-    spacing: tuple[float, float, float] | None = (1.0, 1.0, 1.0)
-    volume_size: tuple[int, int, int] | None = None
-    min_vessel_hu: float | None = 150.0
-    unpaired: str = "drr"
-    trim_border: bool = False
-    mask_text: bool = False
+    crop: CropSettings
+    spacing: tuple[float, float, float] | None
+    volume_size: tuple[int, int, int] | None
+    min_vessel_hu: float | None
+    unpaired: str
+    trim_border: bool
+    mask_text: bool
 
     def ct(self, case: str) -> Path:
         return self.output / "ct" / f"{case}.nii.gz"
@@ -100,7 +100,7 @@ def make_case(task: Task, settings: Settings, state: str) -> dict[str, Any]:
             ct = _make_ct(task, settings)
             if image is not None:  # last, so that a CT that fails leaves no image behind
                 settings.xray(task.id).parent.mkdir(parents=True, exist_ok=True)
-                write_radiograph(image, settings.xray(task.id))
+                write_radiograph(image.image, settings.xray(task.id))
     except UserError as error:
         return {"failed": str(error)}
     except OSError as error:
@@ -108,13 +108,6 @@ def make_case(task: Task, settings: Settings, state: str) -> dict[str, Any]:
             raise
         return {"failed": f"{task.id}: cannot be read or written ({error.strerror or type(error).__name__})"}
     return {"state": state, **ct, **xray, "flags": ct["flags"] + xray["flags"] + warnings}
-
-
-def write_record(record: dict[str, Any], path: Path) -> None:
-    """Write the record of a case, atomically: the last of its files, so that a case with a record is complete."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(record, indent=1), encoding="utf-8")
 
 
 @contextlib.contextmanager
@@ -133,10 +126,11 @@ def _warnings_into(found: list[str]) -> Iterator[None]:
 
 
 def _make_ct(task: Task, settings: Settings) -> dict[str, Any]:
-    one, crop = task.series, settings.crop
+    one, crop, spacing, size = task.series, settings.crop, settings.spacing, settings.volume_size
     volume = read_series(one, task.id)
     digest = hashlib.sha256(np.rint(volume.hu).astype(np.int16).tobytes()).hexdigest()[:16]
-    if settings.spacing is not None or settings.volume_size is not None:
+    resampled = spacing is not None or size is not None
+    if resampled:
         volume = straighten(volume)  # before the crop: a box along the axes of the scan would lose its corners
     segmenter = _segmenter(crop.segmenter, crop.lungmask_weights)
     found = find_crop_box(volume, crop.kind, crop.margin, crop.min_lung_ml, segmenter)
@@ -145,13 +139,12 @@ def _make_ct(task: Task, settings: Settings) -> dict[str, Any]:
     if settings.min_vessel_hu is not None and vessels is not None and vessels < settings.min_vessel_hu:
         flags.append(f"central vessels of {vessels:.0f} HU, below {settings.min_vessel_hu:g}")
     if one.acquisition.tilt:
-        flags.append(
-            f"the header states a gantry tilt of {one.acquisition.tilt:g} degrees, but the slices do not lean"
-        )
-    header_contrast = bool(one.slices) and bool(Contrast(words=()).score(one))
-    volume = _resampled(cropped(volume, found.box), settings.spacing, settings.volume_size)
-    path = settings.ct(task.id)
-    write_nifti(path, volume.hu, volume.spacing, volume.centre, DESCRIPTION, volume.direction)
+        flags.append(f"gantry tilt of {one.acquisition.tilt:g} degrees in the header, but slices without shear")
+    volume = cropped(volume, found.box)
+    if resampled:
+        size = size or tuple(max(1, round(e / s)) for e, s in zip(volume.extent, spacing, strict=True))
+        volume = resample(volume, size, spacing)
+    write_nifti(settings.ct(task.id), volume.hu, volume.spacing, volume.centre, DESCRIPTION, volume.direction)
     return {
         "spacing": " ".join(f"{s:.6g}" for s in volume.spacing),
         "size": " ".join(str(n) for n in volume.hu.shape),
@@ -159,36 +152,21 @@ def _make_ct(task: Task, settings: Settings) -> dict[str, Any]:
         "voi": found.kind,
         "lung_ml": round(sum(found.lung_ml)),
         "vessel_hu": None if vessels is None else round(vessels),
-        "contrast": header_contrast or (vessels is not None and vessels >= CONTRAST_HU),
+        "contrast": has_contrast_agent(one) or (vessels is not None and vessels >= CONTRAST_HU),
         "flags": flags,
     }
 
 
-def _resampled(
-    volume: Volume, spacing: tuple[float, float, float] | None, size: tuple[int, int, int] | None
-) -> Volume:
-    """The volume at its final spacing and size.
-
-    Without both it keeps its voxels and its orientation. Otherwise its axes are made parallel to those of the patient;
-    then `spacing` (mm) resamples, with `size` it also crops or pads, and `size` alone resizes.
-    """
-    if spacing is None and size is None:
-        return volume
-    volume = straighten(volume)
-    if size is None:
-        size = tuple(max(1, round(e / s)) for e, s in zip(volume.extent, spacing, strict=True))
-    return resample(volume, size, spacing)
-
-
-def _read_xray(task: Task, settings: Settings) -> tuple[RadiographImage | None, dict[str, Any]]:
+def _read_xray(task: Task, settings: Settings) -> tuple[XrayImage | None, dict[str, Any]]:
     """The radiograph and its part of the record; a rejected one leaves a flag, and a DRR replaces it."""
-    if task.xray is None:
-        return None, {"xray": False, "view": "", "flags": []}
-    try:
-        image = read_radiograph(task.xray.path, settings.trim_border, settings.mask_text, view=task.view)
-    except UserError as error:
-        reason = str(error).replace(str(task.xray.path), "X-ray")
-        if settings.unpaired == "skip":
-            raise UserError(reason) from error
-        return None, {"xray": False, "view": "", "flags": [f"X-ray refused, a DRR stands for it: {reason}"]}
-    return image, {"xray": True, "view": image.view, "flags": list(image.notes)}
+    flags = []
+    if task.xray is not None:
+        try:
+            image = read_radiograph(task.xray.path, settings.trim_border, settings.mask_text, view=task.view)
+            return image, {"xray": True, "view": image.view, "flags": image.notes}
+        except UserError as error:
+            reason = str(error).replace(str(task.xray.path), "X-ray")
+            if settings.unpaired == "skip":
+                raise UserError(reason) from error
+            flags = [f"X-ray refused, replaced by a DRR: {reason}"]
+    return None, {"xray": False, "view": "", "flags": flags}

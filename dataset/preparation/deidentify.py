@@ -17,12 +17,13 @@ from datetime import date, datetime
 from pathlib import Path
 
 from common.errors import UserError
+from common.file_limits import is_inside
 from common.files import atomic_path
 
 KEY_BYTES = 32
 ID_CHARACTERS = 16  # 64 bits: two of a million patients collide with probability 3e-8
 MAX_AGE = 90  # years; "90 or older" is one group (45 CFR 164.514(b)(2)(i)(C))
-IMPOSSIBLE_AGE = 125  # years; a birth date such as 1900-01-01 means "unknown"
+IMPOSSIBLE_AGE = 125  # years; a birth date such as 1900-01-01 means unknown
 KEY_FILE, LINKAGE_FILE = "key", "linkage.csv"
 MIN_SECRET = 4  # characters; shorter identifiers such as "1" or "PA" are not scrubbed, as any text has them
 _UID = re.compile(r"\b[0-2](?:\.\d+){4,}\b")
@@ -33,9 +34,9 @@ log = logging.getLogger(__name__)
 
 
 class Pseudonyms:
-    """The secret key of a linkage folder, and the table that leads back from ids to sources.
+    """The secret key of a linkage folder, and the table from ids to sources; only the owner can read them.
 
-    Only the owner can read both files. Deleting the folder afterwards makes the output anonymous.
+    Deleting the folder afterwards makes the output anonymous.
 
     Args:
         folder: folder of key and table; created if missing.
@@ -47,10 +48,8 @@ class Pseudonyms:
 
     def __init__(self, folder: str | Path, output: str | Path | None = None):
         self.folder = Path(folder).expanduser()
-        if output is not None:
-            inside, outer = self.folder.resolve(), Path(output).expanduser().resolve()
-            if inside == outer or outer in inside.parents:
-                raise UserError(f"linkage={folder}: lies inside output={output}, which is shared; choose another")
+        if output is not None and is_inside(self.folder, Path(output).expanduser()):
+            raise UserError(f"linkage={folder}: lies inside output={output}, which is shared; choose another")
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._key = _load_or_make_key(self.folder / KEY_FILE)
         self._rows: dict[str, dict] = {}
@@ -59,16 +58,12 @@ class Pseudonyms:
     def id(self, kind: str, value: str) -> str:
         """The pseudonym of an identifier: 16 hexadecimal digits, the same in every run with this key.
 
-        Args:
-            kind: such as `patient` or `study`; equal identifiers of two kinds have different ids.
-            value: the identifier; surrounding white space is ignored.
-
-        Raises:
-            ValueError: an empty identifier, which would merge all patients without one.
+        Equal identifiers of two kinds (`patient`, `study` …) have different ids; surrounding white space is ignored.
+        Raises ValueError for an empty identifier, which would merge all patients without one.
         """
-        text = str(value).strip()
+        text = value.strip()
         if not text:
-            raise ValueError(f"no {kind} to make an id of: it is empty")
+            raise ValueError(f"no id for the {kind}: its identifier is empty")
         self._secrets.add(text)
         return hmac.new(self._key, f"{kind}\0{text}".encode(), hashlib.sha256).hexdigest()[:ID_CHARACTERS]
 
@@ -99,15 +94,14 @@ class Pseudonyms:
         return text
 
 
-def age_years(value, study_date=None, birth_date=None) -> int | None:
+def age_years(age: str, study_date: str = "", birth_date: str = "") -> int | None:
     """Age in whole years, capped at 90; None where it is unknown or impossible.
 
     Args:
-        value: DICOM Age String (`045Y`, `018M`, `006W`, `003D`) or a number of years; if empty, the dates count.
-        study_date, birth_date: DICOM dates `YYYYMMDD`, or `date` objects.
+        age: DICOM Age String (`045Y`, `018M`, `006W`, `003D`) or a number of years; if empty, the dates count.
+        study_date, birth_date: DICOM dates `YYYYMMDD`.
     """
-    text = str(value if value is not None else "").strip().upper()
-    if match := re.fullmatch(r"(\d{1,3})(?:\.0*)?([YMWD]?)", text):
+    if match := re.fullmatch(r"(\d{1,3})(?:\.0*)?([YMWD]?)", age.strip().upper()):
         years = int(int(match[1]) / {"Y": 1, "": 1, "M": 12, "W": 52.18, "D": 365.25}[match[2]])
     else:
         study, birth = _date(study_date), _date(birth_date)
@@ -117,11 +111,9 @@ def age_years(value, study_date=None, birth_date=None) -> int | None:
     return min(years, MAX_AGE) if 0 <= years < IMPOSSIBLE_AGE else None
 
 
-def _date(value) -> date | None:
-    if isinstance(value, date):  # includes datetime and pydicom's dates
-        return value
+def _date(text: str) -> date | None:
     try:
-        return datetime.strptime(str(value or "").strip()[:10].replace(".", "").replace("-", ""), "%Y%m%d").date()
+        return datetime.strptime(text.strip()[:10].replace(".", "").replace("-", ""), "%Y%m%d").date()
     except ValueError:
         return None
 

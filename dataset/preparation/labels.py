@@ -1,4 +1,4 @@
-"""Labels of cases from any table: 1 positive, 0 negative, -1 unknown."""
+"""Tables of the user: reading CSV, and labels of cases (1 positive, 0 negative, -1 unknown)."""
 
 import logging
 from collections.abc import Iterable, Mapping
@@ -9,9 +9,9 @@ import pandas as pd
 from common.errors import UserError
 
 UNKNOWN = {"", "nan", "na", "n/a", "none", "null", "unknown", "-1", "?"}
-NEGATIVE = {"0", "no", "n", "false", "negative"}  # a table of these alone has no positive case
+NEGATIVE = {"0", "no", "n", "false", "negative"}  # a table with these values alone has no positive case
 SHOWN = 6  # values in a message
-RSPECT_COLUMNS = ("negative_exam_for_pe", "indeterminate")
+RSPECT_COLUMNS = ["negative_exam_for_pe", "indeterminate"]
 
 log = logging.getLogger(__name__)
 
@@ -22,12 +22,11 @@ def read_labels(
     """The label of each id of a CSV table.
 
     Several rows of an id (one per image) must agree. For RSPECT's table, `label_column=negative_exam_for_pe` applies
-    `rspect_label` and ignores `positive`.
+    `rspect_labels` and ignores `positive`.
 
     Args:
         file: the table, comma, semicolon or tab separated.
         id_column: column with an identifier of the case in the source (patient, study, accession number …).
-        label_column: column with the value.
         positive: the value, or values, that mean positive.
         negative: the value, or values, that mean negative; None: every other value, if there is only one.
 
@@ -35,16 +34,12 @@ def read_labels(
         UserError: an unreadable table, a missing column, a value that is neither, no positive value, or contradictory
             rows of one id. Messages name rows, not ids.
     """
-    file = Path(file)
-    wanted = [id_column, *(RSPECT_COLUMNS if label_column == RSPECT_COLUMNS[0] else (label_column,))]
-    rows = read_csv(file, wanted).drop_duplicates()  # the index is still the row of the file
+    rspect = label_column == RSPECT_COLUMNS[0]
+    rows = read_csv(file, [id_column, *(RSPECT_COLUMNS if rspect else [label_column])])
+    rows = rows.drop_duplicates()  # the index is still the row of the file
     ids = rows[id_column].map(clean_id)
-    if label_column == RSPECT_COLUMNS[0]:
-        labels = pd.Series([rspect_label(row) for row in rows.to_dict("records")], index=rows.index, dtype=int)
-    else:
-        labels = _by_value(rows[label_column].map(_plain), file, label_column, positive, negative)
-    table = pd.DataFrame({"id": ids, "label": labels})[ids != ""]
-    different = table.drop_duplicates()
+    labels = rspect_labels(rows) if rspect else _labels_by_value(rows[label_column], file, positive, negative)
+    different = pd.DataFrame({"id": ids, "label": labels})[ids != ""].drop_duplicates()
     twice = different[different["id"].duplicated(keep=False)]
     if len(twice):
         first, second = (int(i) + 2 for i in twice.index[twice["id"] == twice["id"].iloc[0]][:2])
@@ -52,15 +47,14 @@ def read_labels(
     return dict(zip(different["id"], different["label"].astype(int), strict=True))
 
 
-def rspect_label(row: Mapping) -> int:
-    """The label of a study in RSPECT (RSNA 2020): 0 a negative exam, 1 an embolism, -1 indeterminate.
+def rspect_labels(rows: pd.DataFrame) -> pd.Series:
+    """The labels of studies in RSPECT (RSNA 2020): 0 a negative exam, 1 an embolism, -1 indeterminate or unknown.
 
     `negative_exam_for_pe=0` does not mean an embolism: it includes indeterminate exams.
     """
-    negative, indeterminate = (_number(row.get(name)) for name in RSPECT_COLUMNS)
-    if negative is None or indeterminate is None or indeterminate == 1:
-        return -1
-    return 0 if negative == 1 else 1
+    flags = {"1": 1, "true": 1, "0": 0, "false": 0}
+    negative, indeterminate = (rows[name].map(_plain).map(flags) for name in RSPECT_COLUMNS)
+    return (1 - negative).where(indeterminate == 0).fillna(-1).astype(int)
 
 
 def match_labels(labels: Mapping[str, int], keys: Iterable[Iterable[str]], file: str | Path) -> list[int]:
@@ -84,13 +78,11 @@ def match_labels(labels: Mapping[str, int], keys: Iterable[Iterable[str]], file:
         used |= known
         found.append(labels[next(iter(known))] if known else -1)
     if labels and found and not used:
-        raise UserError(f"{file}: none of its {len(labels)} ids is known in the source; check label.id")
+        raise UserError(f"{file}: none of its {len(labels)} ids is in the source; check label.id")
     if unknown := len(labels) - len(used):
         first = next(row for row, key in enumerate(labels, 1) if key not in used)
         log.warning(
-            "the label table has %d unknown ids, which no case of the source has (the first is its id number %d)",
-            unknown,
-            first,
+            "the label table has %d ids that no case of the source has (the first is its id number %d)", unknown, first
         )
     return found
 
@@ -101,11 +93,10 @@ def read_csv(file: str | Path, columns: Iterable[str] = ()) -> pd.DataFrame:
     Raises:
         UserError: no such file, not a table, or a missing column.
     """
-    file, columns = Path(file), list(dict.fromkeys(columns))
+    columns = list(dict.fromkeys(columns))
     try:
         with open(file, encoding="utf-8-sig") as opened:
-            head = opened.readline()
-        separator = max(",;\t", key=head.count)
+            separator = max(",;\t", key=opened.readline().count)
         names = [name.strip() for name in pd.read_csv(file, sep=separator, nrows=0, encoding="utf-8-sig").columns]
         if absent := [name for name in columns if name not in names]:
             raise UserError(f"{file}: no column {', '.join(absent)}; the table has {', '.join(names)}")
@@ -115,14 +106,13 @@ def read_csv(file: str | Path, columns: Iterable[str] = ()) -> pd.DataFrame:
         raise UserError(f"{file}: no such file; give a CSV table") from error
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError, IsADirectoryError) as error:
         raise UserError(f"{file}: not a readable CSV table ({type(error).__name__}); save it as CSV, UTF-8") from error
-    rows.columns = [str(name).strip() for name in rows.columns]
-    return rows
+    return rows.rename(columns=str.strip)
 
 
 def clean_id(value) -> str:
     """An identifier as text; `123.0`, as spreadsheets write it, becomes 123."""
     text = str(value).strip()
-    return text[:-2] if text.endswith(".0") and text[:-2].isdigit() else text
+    return text[:-2] if text.endswith(".0") and text[:-2].lstrip("-").isdigit() else text
 
 
 def file_stem(path: Path) -> str:
@@ -130,31 +120,43 @@ def file_stem(path: Path) -> str:
     return path.name.removesuffix(".gz").rpartition(".")[0] or path.name
 
 
-def _by_value(values: pd.Series, file: Path, column: str, positive, negative) -> pd.Series:
-    yes, no = _set(positive), None if negative is None else _set(negative)
+def path_tails(path: Path) -> list[str]:
+    """A path relative to each folder above it: `/a/b/c.png` -> `a/b/c.png`, `b/c.png`, `c.png`."""
+    parts = [part for part in path.parts if part != path.anchor]
+    return ["/".join(parts[i:]) for i in range(len(parts))]
+
+
+def expect_one_split(names: Iterable[str], splits: Iterable[str], table: str | Path, what: str) -> None:
+    """Raises UserError for a name in two splits; empty names and splits do not count."""
+    pairs = pd.DataFrame({"name": list(names), "split": list(splits)}, dtype=str)
+    pairs = pairs[(pairs != "").all(axis=1)].drop_duplicates()
+    twice = pairs[pairs["name"].duplicated(keep=False)]
+    if len(twice):
+        where = " and ".join(sorted(twice.loc[twice["name"] == min(twice["name"]), "split"]))
+        raise UserError(
+            f"{table}: {twice['name'].nunique()} {what} in two splits (the first in {where}); give each one split"
+        )
+
+
+def _labels_by_value(values: pd.Series, file: str | Path, positive, negative) -> pd.Series:
+    column, values = values.name, values.map(_plain)
+    yes = _plain_set(positive)
     found = sorted(set(values) - UNKNOWN)
     others = [value for value in found if value not in yes]
     shown = ", ".join(found[:SHOWN]) + (" …" if len(found) > SHOWN else "")
     if len(others) == len(found) and not set(found) <= NEGATIVE:
         raise UserError(f"{file}: {column} never is {', '.join(sorted(yes))}, it is {shown}; set label.positive")
-    if no is None and len(others) > 1:
-        raise UserError(f"{file}: {column} is {shown}; say with label.negative which of them mean negative")
-    if no is not None and (both := yes & no):
+    if negative is None and len(others) > 1:
+        raise UserError(f"{file}: {column} is {shown}; name the negative values in label.negative")
+    no = set(others) if negative is None else _plain_set(negative)
+    if both := yes & no:
         raise UserError(f"{file}: {', '.join(sorted(both))} is in label.positive and in label.negative; keep one")
-    no = set(others) if no is None else no
     return values.map(lambda value: 1 if value in yes else 0 if value in no else -1).astype(int)
 
 
-def _set(values) -> set[str]:
-    values = [values] if isinstance(values, str | int | float | bool) else list(values)
-    return {_plain(value) for value in values}
+def _plain_set(values) -> set[str]:
+    return {_plain(value) for value in ([values] if isinstance(values, str | int | float | bool) else values)}
 
 
 def _plain(value) -> str:
-    text = str(value).strip().lower()
-    return text[:-2] if text.endswith(".0") and text[:-2].lstrip("-").isdigit() else text
-
-
-def _number(value) -> int | None:
-    text = _plain("" if value is None else value)
-    return {"1": 1, "true": 1, "0": 0, "false": 0}.get(text)
+    return clean_id(value).lower()

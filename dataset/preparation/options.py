@@ -32,15 +32,14 @@ def prepare_set(cfg: DictConfig) -> tuple[Outcome, Path]:
     plain = OmegaConf.to_container(cfg, resolve=True)
     with user_errors():
         rules = pick_rules(plain["rules"], instantiate(cfg.criteria, _convert_="all"))
-    max_hours = None if cfg.max_hours is None else _number("max_hours", cfg.max_hours)
-    workers = None if cfg.workers is None else _number("workers", cfg.workers, kind=int)
+    max_hours, workers = _number(cfg, "max_hours", optional=True), _number(cfg, "workers", kind=int, optional=True)
     settings = _settings(cfg)
     output, pseudonyms = open_folders(cfg.source, cfg.output, cfg.linkage)
     with _written(output), processes(workers) as pool:
         series, radiographs = find_all(cfg.source, [pseudonyms.folder], pool, cfg.follow_links)
         tables = read_user_tables(plain, series, radiographs, pseudonyms.folder)
         plan = make_plan(series, radiographs, pseudonyms, rules, tables, max_hours, cfg.unpaired)
-        outcome = prepare(plan, settings, pseudonyms, pool, keep_age=cfg.keep_age, keep_sex=cfg.keep_sex)
+        outcome = prepare(plan, settings, pseudonyms, pool, cfg.keep_age, cfg.keep_sex)
     return outcome, output / "manifest.csv"
 
 
@@ -48,14 +47,13 @@ def _settings(cfg: DictConfig) -> Settings:
     if cfg.crop_box not in KINDS:
         raise UserError(f"crop_box={cfg.crop_box}: choose {', '.join(KINDS)}")
     make_segmenter(cfg.segmenter, cfg.lungmask_weights)  # fails here rather than in every process
-    margin, min_lung_ml = _number("margin", cfg.margin), _number("min_lung_ml", cfg.min_lung_ml)
-    vessels = cfg.min_vessel_hu
+    margin, min_lung_ml = _number(cfg, "margin"), _number(cfg, "min_lung_ml")
     return Settings(
         Path(cfg.output).expanduser(),
         CropSettings(cfg.crop_box, margin, min_lung_ml, cfg.segmenter, cfg.lungmask_weights),
         spacing=None if cfg.spacing is None else positive("spacing", cfg.spacing, 3, float),
         volume_size=None if cfg.volume_size is None else positive("volume_size", cfg.volume_size, 3),
-        min_vessel_hu=None if vessels is None else _number("min_vessel_hu", vessels, lowest=-math.inf),
+        min_vessel_hu=_number(cfg, "min_vessel_hu", lowest=-math.inf, optional=True),
         unpaired=cfg.unpaired,
         trim_border=cfg.trim_border,
         mask_text=cfg.mask_text,
@@ -72,18 +70,17 @@ def _written(output: Path) -> Iterator[None]:
             raise
         raise UserError(
             f"output={output}: cannot be written ({error.strerror}); free space or choose another; the same command "
-            "goes on, finished cases are kept"
+            "continues, finished cases are kept"
         ) from error
     finally:
         release(output)
 
 
-def _number(key: str, value, lowest: float = 0.0, kind: type = float) -> float | int:
-    """A number from a config value, at least `lowest`.
-
-    Raises:
-        UserError: naming the key, for anything else.
-    """
+def _number(cfg: DictConfig, key: str, kind: type = float, lowest: float = 0.0, optional: bool = False):
+    """The number of a key, at least `lowest`, or None where it is optional. Raises UserError for anything else."""
+    value = cfg[key]
+    if value is None and optional:
+        return None
     if isinstance(value, bool) or not isinstance(value, (int, kind)) or not math.isfinite(value) or value < lowest:
         what = "a whole number" if kind is int else "a number"
         raise UserError(f"{key}={value}: give {what}{f' of {lowest:g} or more' if math.isfinite(lowest) else ''}")

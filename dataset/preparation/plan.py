@@ -11,11 +11,11 @@ import numpy as np
 
 from common.errors import UserError
 from common.file_limits import expect_links_inside
-from dataset.io.dicom_headers import CtIdentity
+from dataset.io.dicom_headers import Identity
 from dataset.io.dicom_series import CtSeries, find_ct_series, folders_of
 from dataset.io.nifti import NIFTI_ENDINGS
 from dataset.preparation.deidentify import Pseudonyms
-from dataset.preparation.labels import clean_id, file_stem, match_labels, read_csv
+from dataset.preparation.labels import clean_id, expect_one_split, file_stem, match_labels, read_csv
 from dataset.preparation.pairing import Pairing, pair
 from dataset.preparation.patient_linkage import merge_patients
 from dataset.preparation.radiographs import Radiograph, find_radiographs
@@ -41,26 +41,26 @@ class Task:
     id: str
     patient: str
     series: CtSeries
-    xray: Radiograph | None = None
-    view: str = ""
-    hours: float = float("nan")
-    label: int = -1
-    split: str = ""
-    flags: list[str] = field(default_factory=list)
+    xray: Radiograph | None
+    view: str
+    hours: float
+    label: int
+    split: str
+    flags: list[str]
 
 
 @dataclass
 class Plan:
-    """All tasks, rows of candidates.csv, `(pseudonym, reason)` of what is skipped, and the number of unused X-rays."""
+    """All tasks, rows of candidates.csv, `(pseudonym, reason)` of skipped cases, and the number of unused X-rays."""
 
-    tasks: list[Task]
-    candidates: list[dict]
-    skipped: list[tuple[str, str]]
+    tasks: list[Task] = field(default_factory=list)
+    candidates: list[dict] = field(default_factory=list)
+    skipped: list[tuple[str, str]] = field(default_factory=list)
     unused: int = 0
 
 
 def find_all(
-    source: str | Path, exclude: Sequence[Path] = (), pool: Executor | None = None, follow_links: bool = False
+    source: str | Path, exclude: Sequence[Path], pool: Executor | None, follow_links: bool
 ) -> tuple[list[CtSeries], list[Radiograph]]:
     """Every CT stack, NIfTI volume and radiograph under a folder.
 
@@ -71,8 +71,12 @@ def find_all(
     if not source.is_dir():
         raise UserError(f"source={source}: no such folder; give the one that holds DICOM or NIfTI files, at any depth")
     if not follow_links:
-        expect_links_inside(source, "copy the files there, or set follow_links=true if you know where it leads")
-    series = find_ct_series(source, exclude=exclude, pool=pool) + _find_nifti(source)
+        expect_links_inside(source, "copy the files there, or set follow_links=true to follow it")
+    series = find_ct_series(source, exclude=exclude, pool=pool)
+    if any(path.lower().endswith(NIFTI_ENDINGS) for files in folders_of(source) for path in files):
+        for row in discover(source, dicom=False, follow_links=True).to_dict("records"):
+            xray = source / row["xray"] if row["xray"] else None
+            series.append(CtSeries([source / row["ct"]], Identity(row["patient"], series_uid=row["ct"]), xray=xray))
     if not series:
         raise UserError(f"source={source}: no CT in it, neither DICOM nor NIfTI; give the folder of the exports")
     return series, find_radiographs(source, exclude=exclude, pool=pool)
@@ -82,16 +86,14 @@ def make_plan(
     series: Sequence[CtSeries],
     radiographs: Sequence[Radiograph],
     pseudonyms: Pseudonyms,
-    rules: Sequence[tuple[str, Rule]],
-    tables: UserTables | None = None,
-    max_hours: float | None = 24.0,
-    unpaired: str = "drr",
+    rules: Sequence[Rule],
+    tables: UserTables,
+    max_hours: float | None,
+    unpaired: str,
 ) -> Plan:
     """Choose one series per study, pair it with an X-ray and label it.
 
     Args:
-        rules: ordered ranking criteria (`dataset.preparation.series_ranking.pick_rules`).
-        tables: what the user's tables say.
         max_hours: as `dataset.preparation.pairing.pair` takes it.
         unpaired: a CT without an X-ray is kept (`drr`) or left out (`skip`).
 
@@ -100,68 +102,75 @@ def make_plan(
     """
     if unpaired not in ("drr", "skip"):
         raise UserError(f"unpaired={unpaired}: choose drr or skip")
-    tables = tables or UserTables()
     ids = {one.key: pseudonyms.id("ct", one.key) for one in series}
-    picked = _read_picks(tables.series, series, ids)
+    picked = set() if tables.series is None else _read_picks(tables.series, series, ids)
     studies: dict[str, list[CtSeries]] = defaultdict(list)
     for one in series:
         studies[one.identity.study_uid or one.key].append(one)
-    ranked = {study: rank(stacks, rules, picked) for study, stacks in sorted(studies.items())}
-    plan = Plan([], [_candidate_row(c, study, ids, pseudonyms) for study, cs in ranked.items() for c in cs], [])
-    for study, stacks in ranked.items():
-        if not any(one.chosen for one in stacks):
-            plan.skipped.append((pseudonyms.id("study", study), stacks[0].reason))
-    chosen = []
-    for candidate in (one for stacks in ranked.values() for one in stacks if one.chosen):
-        if tables.splits is None or tables.splits.keys() & set(_names(candidate.series)):
-            chosen.append(candidate)
-        else:
-            plan.skipped.append((ids[candidate.series.key], "not in the table of from_csv"))
+    plan, chosen = Plan(), []
+    for study, stacks in sorted(studies.items()):
+        study_id, ranked = pseudonyms.id("study", study), rank(stacks, rules, picked)
+        plan.candidates += [_candidate_row(candidate, study_id, ids) for candidate in ranked]
+        chosen += [candidate for candidate in ranked if candidate.chosen]
+        if not any(candidate.chosen for candidate in ranked):
+            plan.skipped.append((study_id, ranked[0].reason))
+    names = {one.key: _names(one) for one in series}
+    if tables.splits is not None:
+        listed = {key for key in names if not tables.splits.keys().isdisjoint(names[key])}
+        absent = [candidate.series.key for candidate in chosen if candidate.series.key not in listed]
+        plan.skipped += [(ids[key], "not in the table of from_csv") for key in absent]
+        chosen = [candidate for candidate in chosen if candidate.series.key in listed]
 
     cts = [one.series for one in chosen]
     pairing = pair(cts, radiographs, tables.pairs, max_hours)
-    plan.skipped += [
-        (pseudonyms.id("patient", problem.patient) if problem.patient else "", f"X-ray: {problem.reason}")
-        for problem in pairing.listed
-        if problem.ct is None
-    ]
-    reasons = {problem.ct: f"no X-ray: {problem.reason}" for problem in pairing.listed if problem.ct is not None}
-    plan.unused = len(radiographs) - len(set(pairing.pairs.values()))
+    used = set(pairing.pairs.values())
+    plan.unused = len(radiographs) - len(used)
+    for j, xray in enumerate(radiographs):
+        if xray.problem and j not in used:
+            patient = xray.identity.patient
+            plan.skipped.append((pseudonyms.id("patient", patient) if patient else "", f"X-ray: {xray.problem}"))
     patients = _patients(cts, radiographs, pairing)
     labels = [-1] * len(cts)
     if tables.labels:
-        labels = match_labels(tables.labels, [_names(one) for one in cts], tables.label_file)
-    for i, (candidate, label) in enumerate(zip(chosen, labels, strict=True)):
-        one = candidate.series
+        labels = match_labels(tables.labels, [names[one.key] for one in cts], tables.label_file)
+    for i, (candidate, one, label) in enumerate(zip(chosen, cts, labels, strict=True)):
         xray = radiographs[pairing.pairs[i]] if i in pairing.pairs else None
+        reason = f"no X-ray: {pairing.reasons[i]}" if i in pairing.reasons else ""
         if xray is None and unpaired == "skip":
-            plan.skipped.append((ids[one.key], reasons.get(i, "no X-ray")))
+            plan.skipped.append((ids[one.key], reason or "no X-ray"))
             continue
-        flags = list(candidate.flags)
+        flags, view = list(candidate.flags), pairing.views.get(i, "")
         if not one.identity.patient:
-            flags.append("no Patient ID: the study stands for the patient")
+            flags.append("no Patient ID: the study is used as the patient")
         if patients[i] != _patient_name(one):
-            flags.append("its X-rays belong to a patient of other CTs: one patient with them")
-        if xray is None and i in reasons:
-            flags.append(reasons[i])
-        if xray is not None and not xray.view and not pairing.views.get(i):
-            flags.append("the X-ray does not state its view")
-        hours = pairing.hours.get(i)
-        task = Task(
-            id=ids[one.key],
-            patient=pseudonyms.id("patient", patients[i]),
-            series=one,
-            xray=xray,
-            view=pairing.views.get(i, ""),
-            hours=float("nan") if hours is None else round(hours, 2),
-            label=label,
-            split=next((tables.splits[n] for n in _names(one) if n in tables.splits), "") if tables.splits else "",
-            flags=flags,
-        )
-        plan.tasks.append(task)
-        pseudonyms.record(linkage_row(task))
-    _check_splits(plan.tasks)
+            flags.append("its X-rays belong to a patient of other CTs: merged into one patient")
+        if reason:
+            flags.append(reason)
+        if xray is not None and not xray.view and not view:
+            flags.append("the X-ray has no view in its header")
+        split = next((tables.splits[n] for n in names[one.key] if n in tables.splits), "") if tables.splits else ""
+        patient, hours = pseudonyms.id("patient", patients[i]), round(pairing.hours.get(i, float("nan")), 2)
+        plan.tasks.append(Task(ids[one.key], patient, one, xray, view, hours, label, split, flags))
+        pseudonyms.record(linkage_row(plan.tasks[-1]))
+    by_patient = "patients, by Patient ID or by the patient of their X-rays,"
+    expect_one_split([t.patient for t in plan.tasks], [t.split for t in plan.tasks], "from_csv", by_patient)
     return plan
+
+
+def linkage_row(task: Task) -> dict:
+    """The row of the linkage table that leads back from a task."""
+    one = task.series
+    return {
+        "id": task.id,
+        "patient_id": task.patient,
+        "patient": one.identity.patient,
+        "study": one.identity.study_uid,
+        "series": one.key,
+        "accession": one.identity.accession,
+        "ct": one.files[0] if one.is_nifti else one.files[0].parent,
+        "xray": task.xray.path if task.xray else "",
+        "xray_accession": task.xray.identity.accession if task.xray else "",
+    }
 
 
 def _patient_name(one: CtSeries) -> str:
@@ -173,40 +182,15 @@ def _patients(cts: Sequence[CtSeries], radiographs: Sequence[Radiograph], pairin
     """The patient of each CT. Pseudonyms whose X-rays are of one patient become one, so no split separates them."""
     names = [_patient_name(one) for one in cts]
     links = [(names[i], patient) for i, patient in pairing.linked.items()]
-    xrays = {i: clean_id(radiographs[j].patient) for i, j in pairing.pairs.items()}
-    patients = merge_patients(names, links + [(names[i], patient) for i, patient in xrays.items() if patient])
+    links += [(names[i], clean_id(radiographs[j].identity.patient)) for i, j in pairing.pairs.items()]
+    patients = merge_patients(names, [link for link in links if link[1]])
     if doubles := len(set(names)) - len(set(patients)):
-        log.warning("%d patients of the CTs count as another one, who has the same X-ray patient", doubles)
+        log.warning("%d patients of the CTs are merged with another one that has the same X-ray patient", doubles)
     return patients
 
 
-def _check_splits(tasks: Sequence[Task]) -> None:
-    splits: dict[str, set[str]] = defaultdict(set)
-    for task in tasks:
-        splits[task.patient] |= {task.split} - {""}
-    if torn := [(patient, found) for patient, found in splits.items() if len(found) > 1]:
-        patient, found = torn[0]
-        raise UserError(
-            f"from_csv: {len(torn)} patients in two splits (patient {patient} in {' and '.join(sorted(found))}), by "
-            "Patient ID or the patient of their X-rays; give each patient one split"
-        )
-
-
-def _find_nifti(source: Path) -> list[CtSeries]:
-    """NIfTI volumes with the patient and the X-ray that `dataset.sources.folder_scan` finds for them."""
-    if not any(path.lower().endswith(NIFTI_ENDINGS) for files in folders_of(source) for path in files):
-        return []
-    found = []
-    for row in discover(source, dicom=False, follow_links=True).to_dict("records"):
-        beside = source / row["xray"] if row["xray"] else None
-        found.append(CtSeries([source / row["ct"]], CtIdentity(row["patient"], series_uid=row["ct"]), xray=beside))
-    return found
-
-
-def _read_picks(table: str | Path | None, series: Sequence[CtSeries], ids: dict[str, str]) -> set[str]:
+def _read_picks(table: str, series: Sequence[CtSeries], ids: dict[str, str]) -> set[str]:
     """Keys or UIDs of the series in the user's table."""
-    if table is None:
-        return set()
     known = {name: one for one in series for name in (one.key, one.identity.series_uid, ids[one.key])}
     picked = set()
     for number, value in enumerate(read_csv(table, ["series"])["series"].str.strip(), start=2):
@@ -227,11 +211,11 @@ def _names(one: CtSeries) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for name in names if name))
 
 
-def _candidate_row(candidate: Candidate, study: str, ids: dict[str, str], pseudonyms: Pseudonyms) -> dict:
+def _candidate_row(candidate: Candidate, study: str, ids: dict[str, str]) -> dict:
     """A row of candidates.csv; without description, agent and UID, which may identify the patient."""
     one = candidate.series
     return {
-        "study": pseudonyms.id("study", study),
+        "study": study,
         "series": ids[one.key],
         "place": candidate.place or "",
         "chosen": "yes" if candidate.chosen else "no",
@@ -240,20 +224,4 @@ def _candidate_row(candidate: Candidate, study: str, ids: dict[str, str], pseudo
         "slices": len(one.slices) or "",
         "thickness_mm": "" if one.acquisition.thickness is None else f"{one.acquisition.thickness:g}",
         "coverage_mm": "" if one.coverage is None or not np.isfinite(one.coverage) else f"{one.coverage:.0f}",
-    }
-
-
-def linkage_row(task: Task) -> dict:
-    """The row of the linkage table that leads back from a task."""
-    one = task.series
-    return {
-        "id": task.id,
-        "patient_id": task.patient,
-        "patient": one.identity.patient,
-        "study": one.identity.study_uid,
-        "series": one.key,
-        "accession": one.identity.accession,
-        "ct": one.files[0] if one.is_nifti else one.files[0].parent,
-        "xray": task.xray.path if task.xray else "",
-        "xray_accession": task.xray.accession if task.xray else "",
     }

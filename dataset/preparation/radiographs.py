@@ -3,8 +3,7 @@
 import logging
 from collections.abc import Iterable
 from concurrent.futures import Executor
-from dataclasses import dataclass, field
-from datetime import datetime
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +12,11 @@ from jaxtyping import Float
 
 from common.errors import UserError
 from common.files import atomic_path
-from dataset.io.dicom_headers import VALUE_ERRORS, has_dicom_mark, read_tags, time_of
+from dataset.io.dicom_headers import VALUE_ERRORS, Identity, has_dicom_mark, identity_of, read_tags
 from dataset.io.dicom_series import folders_of
 from dataset.io.xray import read_xray_image, scale_xray_image
-from dataset.io.xray_dicom import is_radiograph, view_of
-from dataset.preparation.borders_and_text import mask_text as without_text
-from dataset.preparation.borders_and_text import trim_border as without_border
+from dataset.io.xray_dicom import XrayImage, is_radiograph, view_of
+from dataset.preparation import borders_and_text
 
 CHEST = ("CHEST", "THORAX", "LUNG", "RIBS", "STERNUM", "PULMO")  # words of Body Part Examined
 PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".npy")
@@ -33,60 +31,28 @@ TAGS = [
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Exposure:
-    """What identifies the exposure of a DICOM radiograph, which may be stored in two versions.
-
-    Attributes:
-        uid: IrradiationEventUID, the same in both versions.
-        made_from: SOP instances that the image was made from.
-        for_processing: the detector's own values (Presentation Intent Type FOR PROCESSING).
-    """
-
-    uid: str = ""
-    made_from: tuple[str, ...] = ()
-    for_processing: bool = False
-
-
 @dataclass
 class Radiograph:
-    """One X-ray file and its header. All attributes but view and sex may identify a patient.
+    """One X-ray file and its header. All attributes but view may identify a patient.
 
     Attributes:
-        patient: Patient ID; "" for PNG, JPEG and NPY.
-        time: of the exposure, None where date or time of day is missing.
+        identity: empty for PNG, JPEG and NPY.
         view: PA, AP, lateral, or "" if unknown.
-        sex: M, F, O or "".
         uid: SOPInstanceUID.
+        event_uid: IrradiationEventUID, the same in all stored versions of an exposure.
+        made_from: SOP instances that the image was made from.
+        for_processing: the detector's own values (Presentation Intent Type FOR PROCESSING).
         problem: why it cannot be used, such as another body part; "" if it can.
     """
 
     path: Path
-    patient: str = ""
-    study_uid: str = ""
-    accession: str = ""
-    time: datetime | None = None
+    identity: Identity = Identity()
     view: str = ""
-    sex: str = ""
     uid: str = ""
-    exposure: Exposure = field(default=Exposure(), repr=False)
+    event_uid: str = ""
+    made_from: tuple[str, ...] = ()
+    for_processing: bool = False
     problem: str = ""
-
-
-@dataclass
-class RadiographImage:
-    """An image in `[0, 1]`, bright bone, row 0 superior, column 0 the patient's right.
-
-    Attributes:
-        spacing: mm of a pixel (rows, columns) at the detector, None if unknown.
-        view: PA, AP or "".
-        notes: assumptions and changes, without anything that identifies the patient.
-    """
-
-    image: Float[np.ndarray, "h w"]
-    spacing: tuple[float, float] | None
-    view: str
-    notes: list[str]
 
 
 def find_radiographs(
@@ -101,15 +67,19 @@ def find_radiographs(
         pool: processes that read headers, one folder each; None reads in this process.
     """
     folders = list(folders_of(Path(source), exclude={str(Path(p).resolve()) for p in exclude}))
-    parts = pool.map(scan_radiographs, folders, chunksize=4) if pool else map(scan_radiographs, folders)
-    found = sorted((one for part in parts for one in part), key=lambda one: str(one.path))
+    parts = pool.map(_scan, folders, chunksize=4) if pool else map(_scan, folders)
     first: dict[str, Radiograph] = {}
-    for one in found:
+    for one in sorted((one for part in parts for one in part), key=lambda one: str(one.path)):
         first.setdefault(one.uid or str(one.path), one)
-    return _without_raw_versions(list(first.values()))
+    shown = [one for one in first.values() if not one.for_processing]
+    presented = {uid for one in shown for uid in (*one.made_from, one.event_uid)} - {""}
+    kept = [one for one in first.values() if not (one.for_processing and {one.uid, one.event_uid} & presented)]
+    if len(kept) < len(first):
+        log.info("%d X-rays FOR PROCESSING are left out: a version FOR PRESENTATION exists", len(first) - len(kept))
+    return kept
 
 
-def scan_radiographs(paths: list[str]) -> list[Radiograph]:
+def _scan(paths: list[str]) -> list[Radiograph]:
     """The X-rays among files."""
     found = []
     for path in map(Path, paths):
@@ -117,42 +87,32 @@ def scan_radiographs(paths: list[str]) -> list[Radiograph]:
         if ending in PICTURE_ENDINGS and not has_dicom_mark(path):
             if ending != ".npy" or _is_flat(path):
                 found.append(Radiograph(path))
-        elif (header := _read_header(path)) is not None:
+        elif (header := read_tags(path, TAGS)) is not None and is_radiograph(header):
             try:
-                found.append(radiograph_of(path, header))
+                found.append(_radiograph(path, header))
             except VALUE_ERRORS:
                 found.append(Radiograph(path, problem="unreadable header"))
     return found
 
 
-def radiograph_of(path: str | Path, header: pydicom.Dataset) -> Radiograph:
-    """The X-ray of a file with this header."""
-    part = str(header.get("BodyPartExamined", "") or "").strip().upper()
+def _radiograph(path: Path, header: pydicom.Dataset) -> Radiograph:
+    part = str(header.get("BodyPartExamined") or "").strip().upper()
     other_part = part and not any(word in part for word in CHEST)
-    sex = str(header.get("PatientSex", "") or "").strip().upper()
     sources = header.get("SourceImageSequence") or ()
     return Radiograph(
-        path=Path(path),
-        patient=str(header.get("PatientID", "") or "").strip(),
-        study_uid=str(header.get("StudyInstanceUID", "") or ""),
-        accession=str(header.get("AccessionNumber", "") or "").strip(),
-        time=time_of(header),
+        path,
+        identity_of(header),
         view=view_of(header),
-        sex=sex if sex in ("M", "F", "O") else "",
-        uid=str(header.get("SOPInstanceUID", "") or ""),
-        exposure=Exposure(
-            uid=str(header.get("IrradiationEventUID", "") or ""),
-            made_from=tuple(str(item.get("ReferencedSOPInstanceUID", "")) for item in sources),
-            for_processing=str(header.get("PresentationIntentType", "")).strip().upper() == "FOR PROCESSING",
-        ),
+        uid=str(header.get("SOPInstanceUID") or ""),
+        event_uid=str(header.get("IrradiationEventUID") or ""),
+        made_from=tuple(str(item.get("ReferencedSOPInstanceUID", "")) for item in sources),
+        for_processing=str(header.get("PresentationIntentType", "")).strip().upper() == "FOR PROCESSING",
         problem="Body Part Examined is not the chest" if other_part else "",
     )
 
 
-def read_radiograph(
-    path: str | Path, trim_border: bool = False, mask_text: bool = False, view: str = ""
-) -> RadiographImage:
-    """One X-ray in its own resolution, in the grey scale of every X-ray (`dataset.imaging.drr.scale_xray`).
+def read_radiograph(path: str | Path, trim_border: bool = False, mask_text: bool = False, view: str = "") -> XrayImage:
+    """One X-ray in its own resolution, `[0, 1]`, in the grey scale of every X-ray (`dataset.imaging.drr.scale_xray`).
 
     Args:
         trim_border: cut off borders without anatomy (collimated, or white with burned-in text).
@@ -164,46 +124,40 @@ def read_radiograph(
             `mask_text`, or with it where no text was found.
     """
     picture = read_xray_image(path)
-    notes = list(picture.notes)
     if picture.view == "lateral" and not view:
         raise UserError(f"{path}: a lateral (or oblique) view; give a frontal one, or assign PA or AP in pairs=")
     if view and view != picture.view:
-        notes.append(f"view assigned: {view}")
+        picture.view = view
+        picture.notes.append(f"view assigned: {view}")
     if picture.burned_in and not mask_text:
         raise UserError(
             f"{path}: Burned In Annotation is YES: text in the picture may name the patient; mask_text=true"
         )
     if mask_text:
-        image, count = without_text(picture.image)
+        picture.image, count = borders_and_text.mask_text(picture.image)
         if picture.burned_in and not count:
             raise UserError(f"{path}: Burned In Annotation is YES but no text was found to mask; mask it by hand")
-        picture.image = image
-        notes += [f"{count} places with text masked"] * bool(count)
+        picture.notes += [f"{count} places with text masked"] * bool(count)
     if trim_border:
-        rows, columns = without_border(picture.image)
-        cut = picture.image.size - picture.image[rows, columns].size
+        rows, columns = borders_and_text.trim_border(picture.image)
+        whole = picture.image.size
         picture.inside = None if picture.inside is None else picture.inside[rows, columns]
         picture.image = picture.image[rows, columns]
-        notes += [f"borders cut off ({100 * cut // (cut + picture.image.size)} % of the picture)"] * bool(cut)
+        cut = whole - picture.image.size
+        picture.notes += [f"borders cut off ({100 * cut // whole} % of the picture)"] * bool(cut)
     try:
-        image = scale_xray_image(picture).numpy()
+        picture.image = scale_xray_image(picture).numpy()
     except ValueError as error:
         raise UserError(f"{path}: {error}; export the X-ray again") from error
-    return RadiographImage(image, picture.spacing, view or picture.view, notes)
+    return picture
 
 
-def write_radiograph(image: RadiographImage, path: str | Path) -> None:
-    """Write a grey PNG of 16 bits without metadata, atomically."""
+def write_radiograph(image: Float[np.ndarray, "h w"], path: str | Path) -> None:
+    """Write an image in `[0, 1]` as a grey PNG of 16 bits without metadata, atomically."""
     from PIL import Image
 
     with atomic_path(path) as temporary:
-        Image.fromarray(np.rint(image.image * 65535.0).astype(np.uint16)).save(temporary)
-
-
-def _read_header(path: Path) -> pydicom.Dataset | None:
-    """The header of a radiograph; None for every other file."""
-    header = read_tags(path, TAGS)
-    return header if header is not None and is_radiograph(header) else None
+        Image.fromarray(np.rint(image * 65535.0).astype(np.uint16)).save(temporary)
 
 
 def _is_flat(path: Path) -> bool:
@@ -213,17 +167,3 @@ def _is_flat(path: Path) -> bool:
     except (ValueError, OSError, EOFError, AttributeError):
         return False
     return len(shape) == 2 or (len(shape) == 3 and (shape[0] in (1, 3) or shape[-1] in (1, 3)))
-
-
-def _without_raw_versions(found: list[Radiograph]) -> list[Radiograph]:
-    shown = [one.exposure for one in found if not one.exposure.for_processing]
-    sources = {uid for exposure in shown for uid in exposure.made_from if uid}
-    exposures = {exposure.uid for exposure in shown if exposure.uid}
-    kept = [
-        one
-        for one in found
-        if not (one.exposure.for_processing and (one.uid in sources or one.exposure.uid in exposures))
-    ]
-    if len(kept) < len(found):
-        log.info("%d X-rays FOR PROCESSING are left out: a version FOR PRESENTATION exists", len(found) - len(kept))
-    return kept

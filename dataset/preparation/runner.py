@@ -1,10 +1,12 @@
 """Runs a plan: makes missing cases in parallel processes, writes manifest, log and summary."""
 
 import contextlib
+import json
 import logging
 import multiprocessing
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -21,13 +23,13 @@ from common.errors import UserError
 from common.files import atomic_path, remove_stale
 from common.folder_lock import hold
 from dataset.manifest.table import DRR, DRR_CONTRAST, FILM, make_rows, write_manifest
-from dataset.preparation.case_writer import Settings, finished, make_case, state_of, write_record
+from dataset.preparation.case_writer import Settings, finished, make_case, state_of
 from dataset.preparation.deidentify import Pseudonyms, age_years
 from dataset.preparation.patient_linkage import merge_patients
 from dataset.preparation.plan import Plan, Task, linkage_row
 
 BYTES_PER_PROCESS = 3 * 2**30  # peak measured for a scan of 512 x 512 x 399 voxels
-SUMMARY_COLUMNS = ("id", "status", "reason", "voi", "lung_ml", "vessel_hu", "size", "spacing")
+MEASURED_COLUMNS = ["voi", "lung_ml", "vessel_hu", "size", "spacing"]  # of summary.csv
 
 log = logging.getLogger(__name__)
 
@@ -60,9 +62,8 @@ def open_folders(source: str | Path, output: str | Path, linkage: str | Path | N
     output, source = Path(output).expanduser(), Path(source).expanduser()
     if source.resolve() in (output.resolve(), *output.resolve().parents):
         raise UserError(f"output={output}: lies within source={source}; choose a folder beside it")
-    folder = Path(linkage) if linkage else output.with_name(f"{output.name}-linkage")
     hold(output, "output")
-    return output, Pseudonyms(folder, output)
+    return output, Pseudonyms(linkage or output.with_name(f"{output.name}-linkage"), output)
 
 
 @contextlib.contextmanager
@@ -80,7 +81,7 @@ def processes(workers: int | None) -> Iterator[Executor | None]:
         yield None
         return
     # Spawned, not forked: a fork loses the threads of torch and SimpleITK.
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_one_thread)
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_start_process)
     try:
         yield pool
     finally:
@@ -91,9 +92,9 @@ def prepare(
     plan: Plan,
     settings: Settings,
     pseudonyms: Pseudonyms,
-    pool: Executor | None = None,
-    keep_age: bool = False,
-    keep_sex: bool = False,
+    pool: Executor | None,
+    keep_age: bool,
+    keep_sex: bool,
 ) -> Outcome:
     """Make the missing cases of a plan; write candidates.csv, manifest.csv, summary.csv and prepare.log.
 
@@ -106,18 +107,19 @@ def prepare(
         UserError: if no case could be made, or the system ended a process.
     """
     output = settings.output
-    _write_table(plan.candidates, output / "candidates.csv")
+    _write_table(pd.DataFrame(plan.candidates), output / "candidates.csv")
     pseudonyms.write()  # first, so that an interrupted run leaves no case without its row in the linkage table
     states = {task.id: pseudonyms.id("state", state_of(task, settings)) for task in plan.tasks}
     found = {task.id: finished(task, settings, states[task.id]) for task in plan.tasks}
     records = {case: record for case, record in found.items() if record is not None}
     kept = len(records)
-    for folder in {place("any").parent for place in (settings.ct, settings.xray, settings.record)}:
+    cases = settings.record("any").parent
+    cases.mkdir(parents=True, exist_ok=True)
+    for folder in (settings.ct("any").parent, settings.xray("any").parent, cases):
         remove_stale(folder)
-    names = {path.stem for path in settings.record("any").parent.glob("*.json") if not path.name.startswith(".")}
+    names = {path.stem for path in cases.glob("*.json") if not path.name.startswith(".")}
     if old := names - states.keys():
         log.warning("%s: %d cases of earlier runs are no longer part of it; their files stay", output, len(old))
-    todo = [task for task in plan.tasks if task.id not in records]
     logged = _logged(output / "prepare.log")
     with open(output / "prepare.log", "a", encoding="utf-8") as file:
 
@@ -127,21 +129,29 @@ def prepare(
                 file.write(f"{datetime.now().isoformat(sep=' ', timespec='seconds')} {line}\n")
                 file.flush()
 
-        for case, reason in plan.skipped:
-            note(case, "skipped", pseudonyms.scrub(reason))
-        for task, made in _make(todo, settings, states, pool):
-            made = _scrubbed(made, pseudonyms)
-            if "failed" not in made:
-                write_record(made, settings.record(task.id))
-            records[task.id] = made
-            status = "failed" if "failed" in made else "done"
-            note(task.id, status, made.get("failed") or "; ".join([*task.flags, *made["flags"]]))
+        skipped = [(case, pseudonyms.scrub(reason)) for case, reason in plan.skipped]
+        for case, reason in skipped:
+            note(case, "skipped", reason)
+        todo = [task for task in plan.tasks if task.id not in records]
+        for task, record in _make(todo, settings, states, pool):
+            records[task.id] = record
+            if "failed" in record:
+                record["failed"] = pseudonyms.scrub(record["failed"])
+                note(task.id, "failed", record["failed"])
+                continue
+            record["flags"] = [pseudonyms.scrub(flag) for flag in record["flags"]]
+            with atomic_path(settings.record(task.id)) as temporary:  # the last file of a case: it is complete
+                temporary.write_text(json.dumps(record, indent=1), encoding="utf-8")
+            note(task.id, "done", "; ".join([*task.flags, *record["flags"]]))
     done = [task for task in plan.tasks if "failed" not in records[task.id]]
-    copies = _copies(records)
+    same = defaultdict(list)  # cases with the same voxels in their source
+    for task in done:
+        same[records[task.id]["source_hash"]].append(task.id)
+    copies = {case: [one for one in group if one != case] for group in same.values() for case in group}
     _merge_copies(done, copies, pseudonyms)
-    rows = [_row(task, records[task.id], copies) for task in plan.tasks]
-    rows += [{"id": case, "status": "skipped", "reason": pseudonyms.scrub(reason)} for case, reason in plan.skipped]
-    _write_table(rows, output / "summary.csv", SUMMARY_COLUMNS)
+    rows = [_row(task, records[task.id], copies.get(task.id, [])) for task in plan.tasks]
+    rows += [{"id": case, "status": "skipped", "reason": reason} for case, reason in skipped]
+    _write_table(pd.DataFrame(rows, columns=["id", "status", "reason", *MEASURED_COLUMNS]), output / "summary.csv")
     if not done:
         reasons = "; ".join(sorted({str(row["reason"]) for row in rows})[:3])
         raise UserError(f"{output}: no case could be prepared ({reasons}); {output / 'summary.csv'} lists all")
@@ -176,7 +186,8 @@ def silence_readers() -> None:
     logging.getLogger("pydicom").setLevel(logging.ERROR)
 
 
-def _one_thread() -> None:
+def _start_process() -> None:
+    """Set up a process of the pool: one thread, no warnings of readers."""
     import SimpleITK as sitk
     import torch
 
@@ -185,52 +196,36 @@ def _one_thread() -> None:
     silence_readers()
 
 
-def _scrubbed(made: dict, pseudonyms: Pseudonyms) -> dict:
-    if "failed" in made:
-        return {"failed": pseudonyms.scrub(made["failed"])}
-    return {**made, "flags": [pseudonyms.scrub(flag) for flag in made["flags"]]}
-
-
-def _copies(records: dict[str, dict]) -> Callable[[str], list[str]]:
-    """A function from a case to the other cases with the same voxels in their source."""
-    same: dict[str, list[str]] = {}
-    for case, record in records.items():
-        if "source_hash" in record:
-            same.setdefault(record["source_hash"], []).append(case)
-    return lambda case: [one for one in same.get(records[case].get("source_hash", ""), []) if one != case]
-
-
-def _merge_copies(done: Sequence[Task], copies: Callable[[str], list[str]], pseudonyms: Pseudonyms) -> None:
-    """Give copies of a scan one patient, so that no split separates them."""
-    links = [(task.patient, min([task.id, *copies(task.id)])) for task in done if copies(task.id)]
-    changed = False
-    for task, patient in zip(done, merge_patients([task.patient for task in done], links), strict=True):
-        if patient != task.patient:
-            task.patient, changed = patient, True
-            pseudonyms.record(linkage_row(task))
+def _merge_copies(done: Sequence[Task], copies: dict[str, list[str]], pseudonyms: Pseudonyms) -> None:
+    """Assign one patient to all copies of a scan, so that no split separates them."""
+    links = [(task.patient, min([task.id, *copies[task.id]])) for task in done]
+    patients = merge_patients([task.patient for task in done], links)
+    changed = [(task, patient) for task, patient in zip(done, patients, strict=True) if patient != task.patient]
+    for task, patient in changed:
+        task.patient = patient
+        pseudonyms.record(linkage_row(task))
     if changed:
         pseudonyms.write()
 
 
 def _logged(path: Path) -> set[str]:
     """Lines of a log, without the time, about skipped and failed cases; those before a case was done do not count."""
-    lines: dict[str, set[str]] = {}
+    lines: dict[str, set[str]] = defaultdict(set)
     for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
         words = line.split(" ", 4)
         if len(words) >= 4 and words[3] == "done":
             lines.pop(words[2], None)
         elif len(words) >= 4:
-            lines.setdefault(words[2], set()).add(line.split(" ", 2)[2])
+            lines[words[2]].add(line.split(" ", 2)[2])
     return set().union(*lines.values())
 
 
-def _row(task: Task, record: dict, copies: Callable[[str], list[str]]) -> dict[str, Any]:
+def _row(task: Task, record: dict, copies: list[str]) -> dict[str, Any]:
     """The row of summary.csv of a case."""
     if "failed" in record:
         return {"id": task.id, "status": "failed", "reason": record["failed"]}
-    flags = [*task.flags, *record["flags"]]
-    flags += [f"same voxels as {other}: one patient with it" for other in copies(task.id)]
-    measured = {name: record[name] for name in SUMMARY_COLUMNS[3:]}
+    flags = [*task.flags, *record["flags"], *(f"same voxels as {other}: one patient with it" for other in copies)]
+    measured = {name: record[name] for name in MEASURED_COLUMNS}
     return {"id": task.id, "status": "done", "reason": "; ".join(flags), "flags": flags, **measured}
 
 
@@ -259,6 +254,6 @@ def _entry(task: Task, record: dict, settings: Settings, keep_age: bool, keep_se
     return entry
 
 
-def _write_table(rows: list[dict], path: Path, columns: Sequence[str] | None = None) -> None:
+def _write_table(rows: pd.DataFrame, path: Path) -> None:
     with atomic_path(path) as temporary:
-        pd.DataFrame(rows, columns=None if columns is None else list(columns)).to_csv(temporary, index=False)
+        rows.to_csv(temporary, index=False)

@@ -1,4 +1,4 @@
-"""Which series of a study to use: ordered rules, and for every candidate the reason why it was chosen or not.
+"""Ranks the series of a study by ordered rules and gives the reason for each candidate.
 
 A rule scores a candidate from 0 (fails) to 1 (holds); the first rule in which two candidates differ decides. No rule
 excludes a candidate: the only series of a study is kept, and the rules that it fails become flags.
@@ -6,60 +6,54 @@ excludes a candidate: the only series of a study is kept, and the rules that it 
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 
 from common.errors import UserError
 from dataset.io.dicom_series import CtSeries
 
+NO_AGENT = ("", "NONE", "NO", "N", "0")  # values of Contrast Bolus Agent without contrast
 
-class Rule:
+
+class Rule(Protocol):
     """One criterion."""
 
     def evaluate(self, series: CtSeries) -> tuple[float, str]:
-        """Score in [0, 1], and what it is based on, for the user."""
-        raise NotImplementedError
-
-    def score(self, series: CtSeries) -> float:
-        return self.evaluate(series)[0]
-
-    def reason(self, series: CtSeries) -> str:
-        return self.evaluate(series)[1]
+        """Score in [0, 1], and the finding in words."""
+        ...
 
 
 @dataclass
-class Complete(Rule):
+class Complete:
     """Evenly spaced slices: a series with missing slices, uneven spacing or gantry tilt cannot be read at all.
 
     `uneven` is the largest deviation of a gap as a share of the median gap, `tilt` the largest angle in degrees
     between the normal of the slices and the line through their positions.
     """
 
-    uneven: float = 0.05
-    tilt: float = 0.5
+    uneven: float
+    tilt: float
 
     def evaluate(self, series: CtSeries) -> tuple[float, str]:
-        gaps = np.diff(np.unique(np.round(series.heights, 2)))  # copies of a slice make no gap
+        gaps, angle = np.diff(np.unique(np.round(series.heights, 2))), 0.0  # copies of a slice make no gap
         even = not len(gaps) or np.abs(gaps - np.median(gaps)).max() <= self.uneven * np.median(gaps) + 0.01
-        if not len(gaps) or (even and self._angle(series) <= self.tilt):
+        if series.slices and series.slices[0].position:
+            way = np.subtract(series.slices[-1].position, series.slices[0].position)
+            along = float(way @ np.asarray(series.normal)) / max(float(np.linalg.norm(way)), 1e-9)
+            angle = math.degrees(math.acos(min(1.0, along)))
+        if not len(gaps) or (even and angle <= self.tilt):
             return 1.0, "complete"
         return 0.0, "missing slices, uneven spacing or gantry tilt"
 
-    def _angle(self, series: CtSeries) -> float:
-        if not series.slices or not series.slices[0].position:
-            return 0.0
-        way = np.subtract(series.slices[-1].position, series.slices[0].position)
-        along = float(way @ np.asarray(series.normal)) / max(float(np.linalg.norm(way)), 1e-9)
-        return math.degrees(math.acos(min(1.0, along)))
-
 
 @dataclass
-class Axial(Rule):
+class Axial:
     """Slices within `degrees` of the axial plane."""
 
-    degrees: float = 35.0
+    degrees: float
 
     def evaluate(self, series: CtSeries) -> tuple[float, str]:
         if series.normal is None or abs(series.normal[2]) >= math.cos(math.radians(self.degrees)):
@@ -68,10 +62,10 @@ class Axial(Rule):
 
 
 @dataclass
-class NotReformatted(Rule):
+class NotReformatted:
     """None of `words` (MIP, MPR, …) in Image Type or, as a separate word, in the description."""
 
-    words: Sequence[str] = ("MIP", "MINIP", "MPR", "REFORMATTED", "PROJECTION IMAGE", "AVERAGE")
+    words: Sequence[str]
 
     def evaluate(self, series: CtSeries) -> tuple[float, str]:
         kinds = [kind.replace("_", " ") for kind in series.acquisition.image_type]
@@ -83,24 +77,25 @@ class NotReformatted(Rule):
 
 
 @dataclass
-class Contrast(Rule):
+class Contrast:
     """A contrast agent in the header, or one of `words` and none of `without` in the description; NIfTI scores 0.5."""
 
-    words: Sequence[str] = ("CTPA", "CTA", "ANGIO", "PE", "R/O PE", "CE", "C+", "CONT", "CONTRAST", "KM")
-    without: Sequence[str] = ("W/O", "WITHOUT", "NON CON", "NONCON", "NATIVE", "NATIV", "UNENHANCED")
+    words: Sequence[str]
+    without: Sequence[str]
 
     def evaluate(self, series: CtSeries) -> tuple[float, str]:
         if series.is_nifti:
             return 0.5, "contrast unknown"
-        agent, text = series.acquisition.contrast.upper(), f" {series.acquisition.description.upper()} "
-        stated = bool(agent) and agent not in ("NONE", "NO", "N", "0")
-        denied = bool(agent) or any(word in text for word in self.without)
+        text = f" {series.acquisition.description.upper()} "
+        excluded = bool(series.acquisition.contrast) or any(word in text for word in self.without)
         described = any(re.search(rf"(?<![A-Z]){re.escape(word)}(?![A-Z])", text) for word in self.words)
-        return (1.0, "contrast") if stated or (described and not denied) else (0.0, "no contrast stated")
+        if has_contrast_agent(series) or (described and not excluded):
+            return 1.0, "contrast"
+        return 0.0, "no contrast agent in header or description"
 
 
 @dataclass
-class SoftKernel(Rule):
+class SoftKernel:
     """A convolution kernel for soft tissue, by regular expressions; an unknown kernel scores 0.5.
 
     They match manufacturers' names: Siemens B30f, I31f, Br40, Qr40 (sharp from 50 on), GE STANDARD and LUNG, Philips B
@@ -118,10 +113,10 @@ class SoftKernel(Rule):
 
 
 @dataclass
-class Thin(Rule):
+class Thin:
     """Slices at most `limit` mm thick; an unknown thickness scores 0.5."""
 
-    limit: float = 3.0
+    limit: float
 
     def evaluate(self, series: CtSeries) -> tuple[float, str]:
         thickness = series.acquisition.thickness
@@ -131,10 +126,10 @@ class Thin(Rule):
 
 
 @dataclass
-class ThoraxCovered(Rule):
+class ThoraxCovered:
     """Slices over at least `least_mm`, the height of a thorax; an unknown height (NIfTI) scores 0.5."""
 
-    least_mm: float = 200.0
+    least_mm: float
 
     def evaluate(self, series: CtSeries) -> tuple[float, str]:
         if series.coverage is None:
@@ -143,7 +138,7 @@ class ThoraxCovered(Rule):
 
 
 @dataclass
-class MoreSlices(Rule):
+class MoreSlices:
     """More slices score higher."""
 
     def evaluate(self, series: CtSeries) -> tuple[float, str]:
@@ -163,21 +158,20 @@ class Candidate:
     flags: list[str] = field(default_factory=list)
 
 
-def pick_rules(order: Sequence[str], criteria: dict[str, Rule]) -> list[tuple[str, Rule]]:
-    """The named rules in this order.
+def has_contrast_agent(series: CtSeries) -> bool:
+    """Whether the header names a contrast agent or route."""
+    return series.acquisition.contrast.upper() not in NO_AGENT
 
-    Raises:
-        UserError: for a name that is not in `criteria`.
-    """
+
+def pick_rules(order: Sequence[str], criteria: dict[str, Rule]) -> list[Rule]:
+    """The rules in the order of their names. Raises UserError for a name that is not in `criteria`."""
     for name in order:
         if name not in criteria:
             raise UserError(f"rules={list(order)}: no rule {name}; choose from {', '.join(criteria)}")
-    return [(name, criteria[name]) for name in order]
+    return [criteria[name] for name in order]
 
 
-def rank(
-    series: Sequence[CtSeries], rules: Sequence[tuple[str, Rule]], picks: set[str] | None = None
-) -> list[Candidate]:
+def rank(series: Sequence[CtSeries], rules: Sequence[Rule], picks: Collection[str] = ()) -> list[Candidate]:
     """All series of one study, best first; unusable ones come last, with rank 0.
 
     The first is chosen. Flags of a series name the rules that it fails; a tie of the first two in every rule, decided
@@ -187,29 +181,24 @@ def rank(
         picks: keys or UIDs of series; where some are of this study, they are chosen and no others.
     """
     usable = [one for one in series if not one.dropped]
-    scores = {id(one): tuple(rule.score(one) for _, rule in rules) for one in usable}
-    usable.sort(key=lambda one: (tuple(-s for s in scores[id(one)]), one.key))
-    picked = [one for one in usable if picks and {one.key, one.identity.series_uid} & picks]
-    best = (picked or usable)[:1]
+    results = {one.key: [rule.evaluate(one) for rule in rules] for one in usable}
+    scores = {key: [score for score, _ in found] for key, found in results.items()}
+    usable.sort(key=lambda one: ([-score for score in scores[one.key]], one.key))
+    picked = {one.key for one in usable if {one.key, one.identity.series_uid}.intersection(picks)}
     ranked = []
     for place, one in enumerate(usable, start=1):
-        flags = [rule.reason(one) for (_, rule), score in zip(rules, scores[id(one)], strict=True) if score < 0.5]
+        flags = [finding for score, finding in results[one.key] if score < 0.5]
         flags += [f"left out: {one.left_out}"] if one.left_out else []
+        chosen = one.key in picked if picked else place == 1
         if picked:
-            chosen = any(one is pick for pick in picked)
-            reason = "picked by hand" if chosen else "another was picked by hand"
-        elif one is best[0]:
-            chosen, reason = True, "the only series" if len(usable) == 1 else "first by the rules"
-            if len(usable) > 1 and scores[id(one)] == scores[id(usable[1])]:
+            reason = "selected by the user" if chosen else "the user selected another series"
+        elif chosen:
+            reason = "the only series" if len(usable) == 1 else "ranked first"
+            if len(usable) > 1 and scores[one.key] == scores[usable[1].key]:
                 flags.append("ties with another series")
         else:
-            chosen, reason = False, _why_not(one, best[0], scores, rules)
+            pairs = zip(results[one.key], results[usable[0].key], strict=True)
+            differences = (f"{mine[1]}, the chosen series: {best[1]}" for mine, best in pairs if mine[0] != best[0])
+            reason = next(differences, "equal to the chosen series in every rule")
         ranked.append(Candidate(one, place, chosen, reason, flags))
     return ranked + [Candidate(one, 0, False, one.dropped) for one in series if one.dropped]
-
-
-def _why_not(one: CtSeries, best: CtSeries, scores: dict, rules: Sequence[tuple[str, Rule]]) -> str:
-    for (_, rule), mine, other in zip(rules, scores[id(one)], scores[id(best)], strict=True):
-        if mine != other:
-            return f"{rule.reason(one)}, the chosen one: {rule.reason(best)}"
-    return "equal to the chosen one in every rule"

@@ -10,16 +10,17 @@ import pandas as pd
 from common.errors import UserError
 from common.files import atomic_path
 from dataset.io.dicom_series import CtSeries
-from dataset.preparation.labels import clean_id, file_stem, read_labels
-from dataset.preparation.published_tables import KEYS, RADIOGRAPHS, pairs_of, read_table, values_by_key
+from dataset.preparation.labels import path_tails, read_labels
+from dataset.preparation.pairing import names_of
+from dataset.preparation.published_tables import KEYS, RADIOGRAPHS, read_table, values_by_key
 from dataset.preparation.radiographs import Radiograph
 
-PAIRS_FILE = "pairs_from_table.csv"  # private, as it names accession numbers: lies beside the linkage table
+PAIRS_FILE = "pairs_from_table.csv"  # beside the linkage table, as it holds accession numbers
 
 
 @dataclass(frozen=True)
 class UserTables:
-    """What the user's tables say.
+    """The contents of the user's tables.
 
     Attributes:
         series: table with the column `series`: SeriesInstanceUIDs, or ids of `candidates.csv`, to use.
@@ -29,11 +30,11 @@ class UserTables:
         splits: identifier -> train, val, test or "". Only these CTs belong to the data set; None: all do.
     """
 
-    series: str | Path | None = None
-    pairs: str | Path | None = None
-    labels: dict[str, int] | None = None
-    label_file: str | Path = ""
-    splits: dict[str, str] | None = None
+    series: str | None
+    pairs: str | Path | None
+    labels: dict[str, int] | None
+    label_file: str
+    splits: dict[str, str] | None
 
 
 def read_user_tables(
@@ -59,45 +60,33 @@ def read_user_tables(
                 f"label.file={label['file']}: {' and '.join(missing)} is missing; name columns of the table"
             )
         labels = read_labels(label["file"], label["id"], label["column"], label["positive"], label["negative"])
-    label_file = label["file"] or from_csv or ""
     if from_csv:
         table = read_table(from_csv)
         splits = {**_splits_by_location(table, series), **values_by_key(table, "split")}
         if labels is None and (table["label"] != -1).any():
             labels = values_by_key(table, "label")
-        pairs = pairs if pairs is not None else _write_pairs(table, series, radiographs, folder)
-    return UserTables(settings["series"], pairs, labels, label_file, splits)
+        pairs = pairs if pairs is not None else _write_pairs(table, series, radiographs, folder / PAIRS_FILE)
+    return UserTables(settings["series"], pairs, labels, label["file"] or from_csv or "", splits)
 
 
 def _splits_by_location(table: pd.DataFrame, series: Sequence[CtSeries]) -> dict[str, str]:
     """Split of each series whose folder the table names; {} where the table has more exact identifiers than that."""
     rows = table[(table["location"] != "") & ~table["modality"].isin(RADIOGRAPHS)]
-    if rows.empty or rows[list(KEYS)].drop(columns="patient").ne("").any(axis=None):
+    if rows[list(KEYS)].drop(columns="patient").ne("").any(axis=None):
         return {}
     splits = dict(zip(rows["location"], rows["split"], strict=True))
-    found = {}
-    for one in series:
-        folders = one.files[0].parent.as_posix().strip("/").split("/")
-        tails = ("/".join(folders[i:]) for i in range(len(folders)))
-        match = next((tail for tail in tails if tail in splits), None)
-        if match is not None:
-            found[one.key] = splits[match]
-    return found
+    tails = {one.key: [tail for tail in path_tails(one.files[0].parent) if tail in splits] for one in series}
+    return {key: splits[found[0]] for key, found in tails.items() if found}
 
 
 def _write_pairs(
-    table: pd.DataFrame, series: Sequence[CtSeries], radiographs: Sequence[Radiograph], folder: Path
+    table: pd.DataFrame, series: Sequence[CtSeries], radiographs: Sequence[Radiograph], path: Path
 ) -> Path | None:
-    """A file with the pairs of the table of which both images are in the source; None if there are none."""
-    rows = pairs_of(table)
-    cts = set()
-    for one in series:
-        cts |= {clean_id(n) for n in (one.identity.accession, file_stem(one.files[0]), one.files[0].parent.name)}
-    xrays = {clean_id(name) for one in radiographs for name in (one.accession, file_stem(one.path))}
-    rows = rows[rows["ct"].isin(cts) & rows["xray"].isin(xrays)]
-    if rows.empty:
+    """A file with the accession numbers of pairs of which both images are in the source; None if there are none."""
+    both = table["ct_accession"].isin(names_of(series)[1]) & table["xray_accession"].isin(names_of(radiographs)[1])
+    if not both.any():
         return None
-    path = folder / PAIRS_FILE
+    rows = table.loc[both, ["ct_accession", "xray_accession"]].drop_duplicates().set_axis(["ct", "xray"], axis=1)
     with atomic_path(path) as temporary:
         rows.to_csv(temporary, index=False)
         temporary.chmod(0o600)

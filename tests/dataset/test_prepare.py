@@ -70,9 +70,9 @@ def test_what_cannot_be_used_fails_with_its_reason_and_does_not_stop_the_others(
 def test_all_candidates_are_listed_with_reasons(made):
     place, *_ = made
     rows = pd.read_csv(place / "set" / "candidates.csv", dtype=str, keep_default_na=False)
-    study = rows[rows["study"] == rows[rows["reason"] == "first by the rules"]["study"].item()]
+    study = rows[rows["study"] == rows[rows["reason"] == "ranked first"]["study"].item()]
     assert study["reason"].tolist() == [
-        "first by the rules", "sharp kernel, the chosen one: soft kernel", "localiser (2 images)"]  # fmt: skip
+        "ranked first", "sharp kernel, the chosen series: soft kernel", "localiser (2 images)"]  # fmt: skip
     assert study["chosen"].tolist() == ["yes", "no", "no"] and len(rows) == 11
 
 
@@ -139,7 +139,7 @@ def test_an_interrupted_case_leaves_no_record_and_no_half_file(tmp_path, monkeyp
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(nib, "save", full_disk)
-    with pytest.raises(UserError, match="output=.*No space left.*goes on"):
+    with pytest.raises(UserError, match="output=.*No space left.*continues"):
         prepare_set(configured(tmp_path / "in", tmp_path / "out", spacing="[5,5,5]"))
     assert not list((tmp_path / "out").rglob("*.nii.gz")) and not list((tmp_path / "out").rglob("*.json"))
     monkeypatch.undo()

@@ -1,11 +1,11 @@
-"""Any table's labels become 0, 1, -1; a table that leaves room for a guess is refused, and ids are never printed."""
+"""Labels of any table become 0, 1, -1; an ambiguous table is refused, and no message holds an id."""
 
 import logging
 
 import pytest
 
 from common.errors import UserError
-from dataset.preparation.labels import match_labels, read_labels, rspect_label
+from dataset.preparation.labels import match_labels, read_labels
 
 SECRET = "DOE-4711"
 
@@ -66,8 +66,6 @@ def test_rows_that_agree_are_one_and_rows_that_differ_are_refused_by_number(tmp_
     [("1", "0", 0), ("0", "0", 1), ("0", "1", -1), ("1", "1", -1), ("", "0", -1), ("0", "", -1), ("0.0", "0.0", 1)],
 )
 def test_rspect_counts_no_indeterminate_exam_as_an_embolism(tmp_path, negative, indeterminate, label):
-    row = {"negative_exam_for_pe": negative, "indeterminate": indeterminate}
-    assert rspect_label(row) == label
     path = table(tmp_path, f"StudyInstanceUID,negative_exam_for_pe,indeterminate\n1.2.3,{negative},{indeterminate}\n")
     assert read_labels(path, "StudyInstanceUID", "negative_exam_for_pe") == {"1.2.3": label}
 
@@ -89,8 +87,8 @@ def test_unknown_ids_are_counted_without_naming_them(caplog):
     caplog.set_level(logging.WARNING)
     found = match_labels({"a": 1, SECRET: 0}, [("1.2", "a"), ("1.3", "b")], "labels.csv")
     assert found == [1, -1]
-    assert "1 unknown ids" in caplog.text and "number 2" in caplog.text and SECRET not in caplog.text
-    with pytest.raises(UserError, match="none of its 1 ids is known"):
+    assert "1 ids that no case" in caplog.text and "number 2" in caplog.text and SECRET not in caplog.text
+    with pytest.raises(UserError, match="none of its 1 ids is in the source"):
         match_labels({SECRET: 0}, [("a",)], "labels.csv")
 
 

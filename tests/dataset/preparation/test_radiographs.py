@@ -29,8 +29,9 @@ def test_headers_tell_patient_time_view_and_sex(tmp_path):
     save_radiograph(tmp_path / "a" / "x.dcm", patient=" 77 ", view="AP", accession="A9", sex="M")
     save_radiograph(tmp_path / "b" / "no_ending", view="LL", time=None)
     (one, other) = find_radiographs(tmp_path)
-    assert (one.patient, one.view, one.accession, one.time, one.sex) == ("77", "AP", "A9", TIME, "M")
-    assert (other.view, other.time) == ("lateral", None) and other.study_uid
+    first = one.identity
+    assert (first.patient, first.accession, first.time, first.sex) == ("77", "A9", TIME, "M")
+    assert (one.view, other.view, other.identity.time) == ("AP", "lateral", None) and other.identity.study_uid
 
 
 def test_only_radiographs_are_found(tmp_path):
@@ -45,7 +46,7 @@ def test_only_radiographs_are_found(tmp_path):
     (tmp_path / ".hidden.png").touch()
     found = find_radiographs(tmp_path)
     assert [one.path.name for one in found] == ["flat.npy", "p.png", "x.dcm"]
-    assert [one.patient for one in found] == ["", "", "PAT-1"]
+    assert [one.identity.patient for one in found] == ["", "", "PAT-1"]
     (tmp_path / "made").mkdir()
     save_radiograph(tmp_path / "made" / "y.dcm")
     assert len(find_radiographs(tmp_path)) == 4 and len(find_radiographs(tmp_path, exclude=[tmp_path / "made"])) == 3
@@ -81,7 +82,7 @@ def test_a_prepared_picture_reads_as_its_source_does(tmp_path, options):
     source = save_radiograph(tmp_path / "a.dcm", **options)
     prepared = read_radiograph(source)
     assert prepared.image.dtype == np.float32 and prepared.image.min() == 0 and prepared.image.max() == 1
-    write_radiograph(prepared, tmp_path / "a.png")
+    write_radiograph(prepared.image, tmp_path / "a.png")
     written = Image.open(tmp_path / "a.png")
     assert written.mode.startswith("I") and not written.info
     difference = read_xray(tmp_path / "a.png", (40, 40)) - read_xray(source, (40, 40))

@@ -9,17 +9,26 @@ from hydra.utils import instantiate
 
 from common.cli import CONFIG
 from common.errors import UserError
-from dataset.io.dicom_headers import CtAcquisition, CtIdentity, Slice
+from dataset.io.dicom_headers import CtAcquisition, Identity, Slice
 from dataset.io.dicom_series import CtSeries
 from dataset.io.dicom_volume import TILT_DEGREES, UNEVEN
-from dataset.preparation.series_ranking import Contrast, NotReformatted, SoftKernel, pick_rules, rank
+from dataset.preparation.series_ranking import pick_rules, rank
 
 
 @pytest.fixture(scope="module")
-def rules():
+def cfg():
     with initialize_config_dir(str(CONFIG), version_base="1.3"):
-        cfg = compose("prepare")
-    return pick_rules(cfg.rules, instantiate(cfg.criteria, _convert_="all"))
+        return compose("prepare")
+
+
+@pytest.fixture(scope="module")
+def criteria(cfg):
+    return instantiate(cfg.criteria, _convert_="all")
+
+
+@pytest.fixture(scope="module")
+def rules(cfg, criteria):
+    return pick_rules(cfg.rules, criteria)
 
 
 def series(uid="1", count=200, step=1.5, normal=(0.0, 0.0, 1.0), **fields):
@@ -27,7 +36,7 @@ def series(uid="1", count=200, step=1.5, normal=(0.0, 0.0, 1.0), **fields):
     given = {"contrast": "OMNI", "kernel": "B30f", "thickness": 1.5, "image_type": ("ORIGINAL", "PRIMARY", "AXIAL")}
     outer = {name: fields.pop(name) for name in ("dropped", "left_out") if name in fields}
     acquisition = CtAcquisition(**given | fields)
-    return CtSeries([], CtIdentity(series_uid=uid), acquisition, normal, np.arange(count) * step, slices, **outer)
+    return CtSeries([], Identity(series_uid=uid), acquisition, normal, np.arange(count) * step, slices, **outer)
 
 
 GOOD = series("good")
@@ -47,7 +56,7 @@ WORSE = {  # from the least to the most important rule
 def test_each_rule_decides_against_what_only_it_dislikes(rules, rule):
     first, second = rank([WORSE[rule], GOOD], rules)
     assert first.series is GOOD and first.chosen and not second.chosen and first.flags == []
-    assert "the chosen one" in second.reason
+    assert "the chosen series" in second.reason
 
 
 def test_rules_count_in_their_order(rules):
@@ -68,7 +77,7 @@ def test_a_leaning_stack_is_not_complete(rules):
 def test_the_only_series_is_kept_with_a_flag_for_each_rule_that_it_fails(rules):
     (only,) = rank([series("e", count=400, contrast="", thickness=5.0, left_out="1 × localiser")], rules)
     assert only.chosen and only.reason == "the only series"
-    assert only.flags == ["no contrast stated", "5 mm slices", "left out: 1 × localiser"]
+    assert only.flags == ["no contrast agent in header or description", "5 mm slices", "left out: 1 × localiser"]
 
 
 def test_what_was_dropped_is_listed_and_never_chosen(rules):
@@ -80,7 +89,7 @@ def test_what_was_dropped_is_listed_and_never_chosen(rules):
 
 
 def test_a_tie_is_flagged_and_does_not_depend_on_the_order(rules):
-    twin = replace(GOOD, identity=CtIdentity(series_uid="twin"))
+    twin = replace(GOOD, identity=Identity(series_uid="twin"))
     for order in ([GOOD, twin], [twin, GOOD]):
         ranked = rank(order, rules)
         assert ranked[0].series is GOOD and ranked[0].flags == ["ties with another series"]
@@ -103,8 +112,8 @@ def test_an_unknown_rule_is_refused_with_the_choices():
      ("STANDARD", 1), ("LUNG", 0), ("BONEPLUS", 0), ("SOFT", 1), ("B", 1), ("YA", 0), ("L", 0), ("FC08", 1),
      ("FC17-H", 1), ("FC52", 0), ("FC86", 0), ("", 0.5), ("XYZ", 0.5), ("BODY FILTER", 0.5)],
 )  # fmt: skip
-def test_kernels_of_the_manufacturers(kernel, score):
-    assert SoftKernel().score(series(kernel=kernel)) == score
+def test_kernels_of_the_manufacturers(criteria, kernel, score):
+    assert criteria["soft_kernel"].evaluate(series(kernel=kernel))[0] == score
 
 
 @pytest.mark.parametrize(
@@ -112,8 +121,8 @@ def test_kernels_of_the_manufacturers(kernel, score):
     [("OMNI 350", "", 1), ("NONE", "CTPA", 0), ("", "CT CHEST R/O PE", 1), ("", "Thorax ohne", 0), ("", "C+ 1.25", 1),
      ("", "CHEST W/O CONTRAST", 0), ("", "PECTUS", 0), ("", "CHEST W/ CONT", 1), ("", "", 0)],
 )  # fmt: skip
-def test_contrast_by_agent_else_by_words(agent, description, score):
-    assert Contrast().score(series(contrast=agent, description=description)) == score
+def test_contrast_by_agent_else_by_words(criteria, agent, description, score):
+    assert criteria["contrast"].evaluate(series(contrast=agent, description=description))[0] == score
 
 
 @pytest.mark.parametrize(
@@ -122,11 +131,11 @@ def test_contrast_by_agent_else_by_words(agent, description, score):
      (("ORIGINAL", "PRIMARY", "AXIAL"), "Thorax MIP 10.0", "MIP"), (("ORIGINAL",), "IMPRESSION", ""),
      (("ORIGINAL", "PRIMARY", "AXIAL", "CT_SOM5 SPI"), "AMIPLUS", "")],
 )  # fmt: skip
-def test_reformats_by_whole_words(kinds, description, word):
+def test_reformats_by_whole_words(criteria, kinds, description, word):
     reason = f"reformatted ({word})" if word else "no reformat"
-    assert NotReformatted().reason(series(image_type=kinds, description=description)) == reason
+    assert criteria["original"].evaluate(series(image_type=kinds, description=description))[1] == reason
 
 
-def test_the_limits_of_complete_are_those_of_the_reader(rules):
-    complete = dict(rules)["complete"]
+def test_the_limits_of_complete_are_those_of_the_reader(criteria):
+    complete = criteria["complete"]
     assert (complete.uneven, complete.tilt) == (UNEVEN, TILT_DEGREES)
