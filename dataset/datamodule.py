@@ -35,7 +35,6 @@ class CTDataModule(pl.LightningDataModule):
     wrappers that take the same keys.
 
     Args:
-        source: `PhantomSource`, `FolderSource` or anything with their methods.
         window: HU window: `ctpa`, `lidc`, `wide` or two numbers.
         batch_size: training samples per batch and process.
         num_batches: length of the whole training run; by default one pass over the training set.
@@ -66,9 +65,7 @@ class CTDataModule(pl.LightningDataModule):
         self.seed, self.cache_dir, self.prepare_workers = int(seed), Path(cache_dir), prepare_workers
         self.crop = None if crop is None else tuple(int(n) for n in crop)
         self.keep_gb = float(keep_gb)
-        self.train: CaseDataset | Dataset | None = None
-        self.val: CaseDataset | Dataset | None = None
-        self.test: CaseDataset | Dataset | None = None
+        self.train = self.val = self.test = None
         self.batches_done = 0
         self._protocol: dict | None = None
         self._prepared: tuple[list[Path], pd.DataFrame] | None = None
@@ -79,13 +76,8 @@ class CTDataModule(pl.LightningDataModule):
         return source_folder(self.source, self.cache_dir) / getattr(self.source, "manifest", "manifest.csv")
 
     def prepare_data(self) -> None:
-        """Build missing cases and write the manifest (in one process).
-
-        Raises:
-            UserError: if something is missing or an input cannot be used.
-        """
-        missing = self.source.missing()
-        if missing:
+        """Builds missing cases and writes the manifest; UserError for a missing or unusable input."""
+        if missing := self.source.missing():
             raise UserError(f"missing: {'; '.join(missing)}")
         self._prepared = self._prepare()
         write_manifest(self._prepared[1], self.manifest_path)
@@ -95,27 +87,26 @@ class CTDataModule(pl.LightningDataModule):
         return paths, completed_rows(self.source, paths)
 
     def setup(self, stage: str | None = None) -> None:
-        """Open the three splits; an empty one repeats the cases of another, with a warning."""
-        self.batches_done = 0  # a checkpoint, loaded after this, sets it
+        """Opens the three splits; an empty one repeats the cases of another, with a warning."""
+        self.batches_done = 0  # Lightning loads a checkpoint later
         if self.train is not None:
             return
         paths, rows = self._prepared or self._prepare()
         chosen = {split: [i for i, name in enumerate(rows["split"]) if name == split] for split in SPLITS}
         if not chosen["train"]:
             raise UserError(f"{self.source.name}: no case for training; its manifest or counts must name one")
-        if not chosen["val"]:
-            log.warning("%s: no case for validation; validation repeats the training cases", self.source.name)
-            chosen["val"] = chosen["train"]
-        if not chosen["test"]:
-            log.warning("%s: no case for the test; the test repeats the validation cases", self.source.name)
-            chosen["test"] = chosen["val"]
+        for split, name, other in (("val", "validation", "train"), ("test", "test", "val")):
+            if not chosen[split]:
+                log.warning("%s: no %s case; %s repeats the %s cases", self.source.name, name, name, other)
+                chosen[split] = chosen[other]
         self._protocol = data_protocol(self.source, self.window, paths, rows)
-        # the size of input volumes is known, though they have no pose
+        # input volumes have a size though they have no pose
         extent = None if self._protocol.get("input") == "volume" else self._protocol["extent"]
+        size = sum(paths[i].stat().st_size for i in chosen["train"]) * max(1, self.num_workers)  # a copy per process
         for split, indices in chosen.items():
-            files, training = [paths[i] for i in indices], split == "train"
+            training = split == "train"
             data = CaseDataset(
-                files,
+                [paths[i] for i in indices],
                 rows.iloc[indices],
                 self.window,
                 crop=self.crop if training else None,
@@ -124,22 +115,12 @@ class CTDataModule(pl.LightningDataModule):
                 lung_box=self._protocol["lung_box"],
                 extent=extent,
                 rebuild=partial(rebuild_case, self.source),
-                keep=training and self._fits(files),
+                keep=training and size <= self.keep_gb * 2**30,
             )
             setattr(self, split, data)
-        self._warn_of_unaligned()
-
-    def _fits(self, files: list[Path]) -> bool:
-        """Whether these cases may stay in memory; each loading process holds a copy."""
-        if not self.keep_gb:
-            return False
-        return sum(file.stat().st_size for file in files) * max(1, self.num_workers) <= self.keep_gb * 2**30
-
-    def _warn_of_unaligned(self) -> None:
-        """Name the cases with X-rays that are to be aligned but in which no lungs are found."""
         if found := list(dict.fromkeys(name for split in SPLITS for name in getattr(self, split).unaligned())):
             log.warning(
-                "%s: align=lungs finds no lungs in the X-rays of %d cases, which stay unaligned: %s; look at them",
+                "%s: align=lungs finds no lungs in the X-rays of %d cases, which stay unaligned: %s; check them",
                 self.source.name,
                 len(found),
                 ", ".join(found[:SHOWN_IDS]) + ", …" * (len(found) > SHOWN_IDS),
@@ -156,10 +137,6 @@ class CTDataModule(pl.LightningDataModule):
         """Validation cases in order, whole, without augmentation."""
         return self._loader(self.val, batch_size=self.batch_size)
 
-    def test_dataloader(self) -> DataLoader:
-        """Test cases in order, whole, without augmentation."""
-        return self._loader(self.test, batch_size=self.batch_size)
-
     def _loader(self, dataset: Dataset, kind: type[DataLoader] = DataLoader, **options) -> DataLoader:
         return kind(
             dataset,
@@ -173,29 +150,24 @@ class CTDataModule(pl.LightningDataModule):
         )
 
     def state_dict(self) -> dict:
-        """`{"batches_done": n}`, for the checkpoint.
+        """`{"batches_done": n}`, for the checkpoint; loading processes are ahead of Lightning's counter.
 
-        It is Lightning's counter, because loading processes are ahead of it: `processed`, not `ready`, which counts a
-        batch after its optimizer step and which Lightning uses after an exception.
+        `processed` counts a batch after its optimizer step, and Lightning uses it after an exception.
         """
-        trainer = self.trainer
-        if trainer is not None and trainer.state.fn == "fit":
-            return {"batches_done": int(trainer.fit_loop.epoch_loop.batch_progress.current.processed)}
+        if self.trainer is not None and self.trainer.state.fn == "fit":
+            return {"batches_done": int(self.trainer.fit_loop.epoch_loop.batch_progress.current.processed)}
         return {"batches_done": self.batches_done}
 
     def load_state_dict(self, state_dict: dict) -> None:
-        """Continue after the last finished batch. Lightning calls this after `setup`, before the loaders."""
+        """Continues after the last finished batch. Lightning calls this after `setup`, before the loaders."""
         self.batches_done = int(state_dict["batches_done"])
 
     def _reopen_epoch(self, total: int) -> None:
-        """Reset the end-of-epoch state of a finished run that continues with more batches.
+        """Resets the end-of-epoch state of a finished run that continues with more batches.
 
-        Lightning 2.6 resumes within an epoch as follows (the tests check it):
-        - `fit_loop` restores its counters, then asks for the loader, adds the batches done to the fetcher's count and
-          compares with `len(loader)`: so the length is that of the whole run, and only iteration starts later.
-        - A checkpoint of the last batch sets `is_last_batch`, one at or after the end of the epoch marks the epoch as
-          processed; either ends the resumed run at once. Resetting both gives the counters of a checkpoint in the
-          middle of a longer run.
+        Lightning 2.6 adds the batches done to the fetcher's count and compares with `len(loader)`, so the length is
+        that of the whole run and only iteration starts later. A checkpoint of the last batch sets `is_last_batch`, one
+        at or after the end of the epoch marks the epoch as processed; either ends the resumed run at once.
         """
         if self.trainer is None or not 0 < self.batches_done < total:
             return
@@ -219,7 +191,7 @@ class CTDataModule(pl.LightningDataModule):
         return sum(path.stat().st_size for path in paths)
 
     def content_sha256(self) -> str:
-        """Hash of all cases and their splits, after `setup()`: the same for the same data on every machine."""
+        """Hash of all cases and their splits, after `setup()`, independent of the machine."""
         entries = []
         for split in SPLITS:
             cases = getattr(self, split)
@@ -230,13 +202,7 @@ class CTDataModule(pl.LightningDataModule):
 
 
 def prepared_data(source, dataset, **options) -> CTDataModule:
-    """The data module of the node `dataset` of a config, with prepared cases and open splits.
-
-    Args:
-        source: `dataset.source`, instantiated.
-        dataset: node with `window`, `cache_dir` and `prepare_workers`.
-        options: further arguments of `CTDataModule`.
-    """
+    """The data module of the node `dataset` of a config and its instantiated `source`, with open splits."""
     workers = dataset.prepare_workers
     data = CTDataModule(source, dataset.window, cache_dir=dataset.cache_dir, prepare_workers=workers, **options)
     data.prepare_data()
@@ -245,10 +211,10 @@ def prepared_data(source, dataset, **options) -> CTDataModule:
 
 
 class _StepLoader(DataLoader):
-    """A loader whose position the data module stores. With these two methods Lightning takes it as resumable."""
+    """A loader whose position the data module stores; these two methods tell Lightning that it can resume."""
 
     def state_dict(self) -> dict:
         return {}
 
     def load_state_dict(self, state_dict: dict) -> None:
-        """Nothing: the sampler is built with its start."""
+        """Does nothing: the sampler has its start."""

@@ -47,6 +47,6 @@ def pack_case(
 
 
 def case_key(settings: dict[str, Any]) -> str:
-    """Hash of plain-JSON settings together with the version of the code that makes cases."""
+    """Hash of plain-JSON settings and of the version of the code that makes cases."""
     text = json.dumps({"case_version": CASE_VERSION, **settings}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

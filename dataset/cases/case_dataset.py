@@ -42,10 +42,7 @@ class CaseDataset(Dataset):
         lung_box: lung box of the training volumes, for the alignment.
         extent: nominal mm `(D, H, W)` of volumes whose X-ray has no pose; None: each its own.
         rebuild: `(row, path)`, builds a damaged or missing case again; None raises the error.
-        keep: keep stored volumes and aligned X-rays in memory once they are read.
-
-    Raises:
-        UserError: at an item, if the crop is larger than the volume.
+        keep: keep stored volumes and aligned X-rays in memory after they are read.
     """
 
     def __init__(
@@ -64,9 +61,8 @@ class CaseDataset(Dataset):
         if len(paths) != len(rows):
             raise ValueError(f"{len(paths)} paths but {len(rows)} rows")
         self.paths, self.rows = list(paths), rows.reset_index(drop=True)
-        self.labels_and_ids = [  # reading a row of a table is slow
-            (int(label), str(name)) for label, name in zip(rows["label"], rows["id"], strict=True)
-        ]
+        # reading a row of a table is slow
+        self.labels_and_ids = list(zip(rows["label"].astype(int).tolist(), rows["id"].astype(str), strict=True))
         self.window, self.seed = Window.parse(window), int(seed)
         self.crop = None if crop is None else tuple(int(n) for n in crop)
         self.xray_options, self.lung_box = xray_options or XrayOptions(), lung_box
@@ -85,20 +81,15 @@ class CaseDataset(Dataset):
     def case(self, index: int) -> Case:
         """Everything stored of one case: HU, aligned X-rays, its own geometry, the label map of a phantom."""
         case = self._read_or_rebuild(index, lambda: read_case(self.paths[index]))
-        spacing = self._condition_spacing(case["pose"], case["spacing"], case["ct"].shape)
-        case["xray"] = self._aligned(case["xray"].float(), case["pose"], spacing, case["ct"].shape).half()
-        return case
+        return {**case, "xray": self._read(index, volume=False)["xray"].half()}
 
     def unaligned(self) -> list[str]:
-        """Ids of the cases with an X-ray that is to be aligned but in which no lungs are found."""
+        """Ids of the cases with an X-ray that needs alignment but shows no lungs."""
         names = enumerate(name for _, name in self.labels_and_ids)
         return [name for i, name in names if self._read_or_rebuild(i, lambda i=i: self._lacks_lungs(i))]
 
     def condition(self, index: int, step: int = -1) -> dict[str, Any]:
-        """A sample without its volume, which is not read: X-rays, pose, spacing, label, id.
-
-        X-rays are augmented where `step` is a training step and the options ask for it.
-        """
+        """A sample without its volume: X-rays, pose, spacing, label, id. A training step augments X-rays."""
         return self._condition(self._read_or_rebuild(index, lambda: self._read(index, volume=False)), index, step)
 
     def _lacks_lungs(self, index: int) -> bool:
@@ -118,9 +109,9 @@ class CaseDataset(Dataset):
             pose, shape = file.get_tensor("pose"), file.shape("ct")
             spacing = self._condition_spacing(pose, file.get_tensor("spacing"), shape)
             xray = self._aligned(file.get_tensor("xray").float(), pose, spacing, shape)
-            found = {"xray": xray, "pose": pose, "spacing": spacing}
-            if volume:
-                found["ct"] = file.get_tensor("ct")
+            found = {"xray": xray, "pose": pose, "spacing": spacing} | (
+                {"ct": file.get_tensor("ct")} if volume else {}
+            )
         if self.keep and volume:  # copies: the tensors read are pages of the file
             found = self._kept[index] = {name: tensor.clone() for name, tensor in found.items()}
         return found
@@ -137,7 +128,16 @@ class CaseDataset(Dataset):
             return read()
 
     def _condition(self, found: dict[str, Tensor], index: int, step: int) -> dict[str, Any]:
-        xray, pose = self._augmented(found["xray"], found["pose"], index, step)
+        xray, pose, options = found["xray"], found["pose"], self.xray_options
+
+        def render(poses: Tensor) -> Tensor:
+            path = self.paths[index]
+            volume = Volume(stored(path, "ct").float().numpy(), tuple(stored(path, "spacing").tolist()))
+            return options.render(volume, poses, tuple(xray.shape[1:]))
+
+        if step >= 0 and self.augments:
+            stream = (self.seed, step, index)
+            xray, pose = options.augmentation(xray, pose, stream, render if options.render else None)
         label, name = self.labels_and_ids[index]
         return {"xray": xray[:, None], "pose": pose, "label": label, "id": name, "spacing": found["spacing"]}
 
@@ -146,8 +146,7 @@ class CaseDataset(Dataset):
 
     def __getitems__(self, keys: Sequence[int | tuple[int, int]]) -> list[dict[str, Any]]:
         """Samples of these keys, their volumes windowed into one tensor, which `collate` returns without a copy."""
-        pairs = [key if isinstance(key, tuple) else (key, -1) for key in keys]
-        items = [self._stored_item(index, step) for index, step in pairs]
+        items = [self._stored_item(*(key if isinstance(key, tuple) else (key, -1))) for key in keys]
         shapes = {item["ct"].shape for item in items}
         rows = torch.empty(len(items), 1, *shapes.pop()) if len(shapes) == 1 else [None] * len(items)
         for item, row in zip(items, rows, strict=True):
@@ -198,18 +197,6 @@ class CaseDataset(Dataset):
             return spacing
         return torch.tensor(self.extent) / torch.tensor(tuple(shape))
 
-    def _augmented(self, xray: Tensor, pose: Tensor, index: int, step: int) -> tuple[Tensor, Tensor]:
-        options = self.xray_options
-        if step < 0 or options.augmentation is None:
-            return xray, pose
-
-        def render(poses: Tensor) -> Tensor:
-            path = self.paths[index]
-            volume = Volume(stored(path, "ct").float().numpy(), tuple(stored(path, "spacing").tolist()))
-            return options.render(volume, poses, tuple(xray.shape[1:]))
-
-        return options.augmentation(xray, pose, (self.seed, step, index), render if options.render else None)
-
     def _cropped(self, ct: Tensor, pose: Tensor, spacing: Tensor, index: int, step: int) -> tuple[Tensor, Tensor]:
         room = [size - n for size, n in zip(ct.shape, self.crop, strict=True)]
         if min(room) < 0:
@@ -219,8 +206,6 @@ class CaseDataset(Dataset):
         else:
             start = np.random.default_rng((self.seed, step, index)).integers(0, np.array(room) + 1).tolist()
         window = tuple(slice(s, s + n) for s, n in zip(start, self.crop, strict=True))
-        # Poses are relative to the centre of the volume, which the crop changes.
-        moved = torch.tensor([s - free / 2.0 for s, free in zip(start, room, strict=True)]) * spacing
-        pose = pose.clone()
-        pose[:, 4:7] -= moved
+        pose = pose.clone()  # relative to the centre of the volume, which the crop changes
+        pose[:, 4:7] -= torch.tensor([s - free / 2.0 for s, free in zip(start, room, strict=True)]) * spacing
         return ct[window], pose

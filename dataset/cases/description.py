@@ -1,4 +1,4 @@
-"""What the prepared cases say about the data set: completed manifest, mean lung box, protocol."""
+"""Completed manifest, median lung box and protocol of a data set, from its prepared cases."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from dataset.manifest.table import DRR, DRR_CONTRAST, SPLITS
 def completed_rows(source: Source, paths: list[Path]) -> pd.DataFrame:
     """The manifest with labels of phantoms and `drr_contrast` where a DRR shows iodine.
 
-    Contrast that the manifest states is kept unless the source removes iodine before projection.
+    `drr_contrast` of the manifest stays unless the source removes iodine before projection.
     """
     rows = source.rows.copy()
     unknown = np.flatnonzero(rows["label"] == -1)
@@ -33,8 +33,8 @@ def completed_rows(source: Source, paths: list[Path]) -> pd.DataFrame:
     return rows
 
 
-def mean_lung_box(paths: list[Path]) -> list[float] | None:
-    """Median over the volumes of each side of their lung box; None where no lungs were found."""
+def median_lung_box(paths: list[Path]) -> list[float] | None:
+    """Median over the volumes of each side of their lung box; None without lungs."""
     boxes = np.stack([stored(path, "lung_box").numpy() for path in paths])
     boxes = boxes[~np.isnan(boxes).any(axis=1)]
     return [round(float(x), 4) for x in np.median(boxes, axis=0)] if len(boxes) else None
@@ -43,10 +43,9 @@ def mean_lung_box(paths: list[Path]) -> list[float] | None:
 def data_protocol(source: Source, window: Window, paths: list[Path], rows: pd.DataFrame) -> dict:
     """Description of prepared data for results and checkpoints; plain JSON.
 
-    `version` is a hash of the cases; `window` is in HU; `spacing` and `extent` in mm `[D, H, W]` and `lung_box`
-    (`dataset.imaging.lung_box`; None where no lungs were found) are medians of the training cases; `xray_sources` and
-    `split` are counts; `patients_sha256` identifies the patients of each split without their names. The source and its
-    X-ray options add their own entries, such as `dataset`, `volume_size`, `xray_size`, `views`, `align` and `film`.
+    `version` is a hash of the cases; `window` is in HU; `spacing` and `extent` in mm `[D, H, W]` and `lung_box` are
+    medians of the training cases; `xray_sources` and `split` are counts; `patients_sha256` identifies the patients of
+    each split without their names. The source and its X-ray options add entries such as `dataset`, `align` and `film`.
     """
     trained = [path for path, split in zip(paths, rows["split"], strict=True) if split == "train"]
     spacing = np.median([stored(path, "spacing").numpy() for path in trained], axis=0)
@@ -59,7 +58,7 @@ def data_protocol(source: Source, window: Window, paths: list[Path], rows: pd.Da
         "spacing": [round(float(s), 4) for s in spacing],
         "extent": [round(float(n * s), 2) for n, s in zip(size, spacing, strict=True)],
         **source.xray_options.describe(),
-        "lung_box": mean_lung_box(trained),
+        "lung_box": median_lung_box(trained),
         "xray_sources": {str(k): int(v) for k, v in rows["xray_source"].value_counts().items()},
         "split": {split: int(counts.get(split, 0)) for split in SPLITS},
         "patients_sha256": patients_digest(rows),

@@ -20,19 +20,16 @@ class StepBatchSampler(Sampler[list[tuple[int, int]]]):
         num_batches: length of the whole run in batches and of this sampler, wherever iteration starts.
         seed: of the permutations.
         start: first step to yield.
-
-    Raises:
-        ValueError: if `size`, `batch_size` or `num_batches` is not positive, or `start` negative.
     """
 
     def __init__(self, size: int, batch_size: int, num_batches: int, seed: int = 0, start: int = 0):
-        for name, value, lowest in (
-            ("size", size, 1),
-            ("batch_size", batch_size, 1),
-            ("num_batches", num_batches, 1),
-            ("start", start, 0),
+        for name, value in (
+            ("size", size),
+            ("batch_size", batch_size),
+            ("num_batches", num_batches),
+            ("start", start),
         ):
-            if value < lowest:
+            if value < (lowest := int(name != "start")):
                 raise ValueError(f"{name}={value}: must be at least {lowest}")
         self.size, self.batch_size, self.num_batches = int(size), int(batch_size), int(num_batches)
         self.seed, self.start = int(seed), int(start)

@@ -2,6 +2,7 @@
 
 import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -24,13 +25,10 @@ def source_folder(source: Source, cache_dir: str | Path) -> Path:
 
 
 def prepare_cases(source: Source, cache_dir: str | Path, workers: int | None = None) -> list[Path]:
-    """Build missing and damaged cases in `workers` processes (0: in this one; default: one per core).
+    """The case files in the order of `source.rows`, after missing and damaged ones are built (`in_processes`).
 
-    Returns the case files in the order of `source.rows`. The name of a file contains the key of its case, so a changed
-    volume or setting has another file.
-
-    Raises:
-        UserError: for the first input that cannot be used, or a cache folder that cannot be written.
+    The name of a file contains the key of its case, so a changed volume or setting has another file. UserError for the
+    first unusable input, or a cache folder that cannot be written.
     """
     folder = source_folder(source, cache_dir) / "cases"
     records = source.rows.to_dict("records")
@@ -43,16 +41,23 @@ def prepare_cases(source: Source, cache_dir: str | Path, workers: int | None = N
     except OSError as error:
         raise UserError(f"dataset.cache_dir={cache_dir}: cannot be written ({error}); choose another") from error
     remove_stale(folder)
+    for error in in_processes(_Builder(source, todo), workers, f"Preparing {source.name} cases"):
+        if error:
+            raise UserError(error)
+    return paths
+
+
+def in_processes(jobs: Dataset, workers: int | None, title: str) -> Iterator:
+    """The items of `jobs` in order, with a progress bar, made in `workers` processes.
+
+    0 makes them in this process, None uses one process per core. UserError if a process was killed.
+    """
     workers = len(os.sched_getaffinity(0)) if workers is None and hasattr(os, "sched_getaffinity") else workers
-    workers = min(os.cpu_count() or 1 if workers is None else workers, len(todo) // 2)
-    # A DataLoader as process pool limits each worker to one thread.
-    loader = DataLoader(
-        _Builder(source, todo), batch_size=None, num_workers=workers, generator=torch.Generator().manual_seed(0)
-    )
+    workers = min(os.cpu_count() or 1 if workers is None else workers, len(jobs) // 2)
+    # a DataLoader as process pool limits each worker to one thread
+    loader = DataLoader(jobs, batch_size=None, num_workers=workers, generator=torch.Generator().manual_seed(0))
     try:
-        for error in track(loader, description=f"Preparing {source.name} cases", total=len(todo)):
-            if error:
-                raise UserError(error)
+        yield from track(loader, title, total=len(jobs))
     except RuntimeError as error:
         if not worker_killed(error):
             raise
@@ -60,7 +65,6 @@ def prepare_cases(source: Source, cache_dir: str | Path, workers: int | None = N
             f"a process that prepared cases was killed ({str(error).splitlines()[0]}), most likely for lack of "
             f"memory: set dataset.prepare_workers below {workers}; the same command goes on, finished cases are kept"
         ) from error
-    return paths
 
 
 class _Builder(Dataset):
@@ -75,8 +79,7 @@ class _Builder(Dataset):
     def __getitem__(self, index: int) -> str:
         row, path = self.todo[index]
         try:
-            case = self.source.build(row)
-            save_checked(case, path)
+            save_checked(self.source.build(row), path)
         except UserError as error:
             return str(error)
         except OSError as error:
@@ -85,11 +88,7 @@ class _Builder(Dataset):
 
 
 def rebuild_case(source: Source, row: dict, path: Path) -> None:
-    """Build a damaged or missing case again.
-
-    Raises:
-        UserError: if its input has changed since or cannot be used.
-    """
+    """Builds a damaged or missing case again; UserError if its input has changed or is unusable."""
     if not path.stem.endswith(source.key(row)):
         raise UserError(f"{path}: damaged, and its input has changed since; start again with model.resume=auto")
     if problem := _Builder(source, [(row, path)])[0]:
@@ -117,10 +116,6 @@ def stored(path: str | Path, name: str) -> Tensor | None:
 
 
 def read_case(path: str | Path) -> Case:
-    """The whole case.
-
-    Raises:
-        UserError: if the file is missing or damaged.
-    """
+    """The whole case; UserError if the file is missing or damaged."""
     with open_checked(path) as file:
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)

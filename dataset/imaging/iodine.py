@@ -96,14 +96,13 @@ def _cavity(lungs: np.ndarray, middle: float, spacing: tuple) -> np.ndarray:
         plane = lungs[z]
         right, left = int(plane[:, :split].sum()), int(plane[:, split:].sum())
         if min(right, left) < ONE_SIDED * max(right, left):
-            mirrored = np.zeros_like(plane)
             rows, columns = np.nonzero(plane)
             columns = np.round(2 * middle - columns).astype(int)
             inside = (columns >= 0) & (columns < plane.shape[1])
-            mirrored[rows[inside], columns[inside]] = True
-            plane = plane | mirrored
-        hull = convex_hull_image(plane)
-        cavity[z] = ndimage.distance_transform_edt(np.pad(hull, 1), sampling=spacing[1:])[1:-1, 1:-1] > RIM_MM
+            plane = plane.copy()
+            plane[rows[inside], columns[inside]] = True
+        hull = np.pad(convex_hull_image(plane), 1)
+        cavity[z] = ndimage.distance_transform_edt(hull, sampling=spacing[1:])[1:-1, 1:-1] > RIM_MM
     return cavity
 
 

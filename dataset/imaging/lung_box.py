@@ -43,13 +43,20 @@ def lung_box_in_image(image: Float[Tensor, "h w"]) -> Float[Tensor, "4"] | None:
     if min(height, width) < WORKING // 4:
         return None
     middle = _spine(picture)
-    sides = [_side(*_valleys(picture, middle, side), side) for side in (-1, 1)]
-    if sides == [None, None]:
+    right, left = (_side(*_valleys(picture, middle, side), side) for side in (-1, 1))
+    if right is None and left is None:
         return None
-    top, bottom = min(side[0] for side in sides if side), _bottom(sides)
-    outer = [middle if side is None else side[2] for side in sides]
-    box = np.array([rows.start + top, rows.start + bottom, columns.start + outer[0], columns.start + outer[1] + 1])
-    box = box / WORKING
+    (top, bottom, edge), (other_top, other_bottom, other_edge) = right or left, left or right
+    # the left lung may end at a stomach bubble; it counts if the right one is much shorter
+    bottom = other_bottom if bottom - top < 0.7 * (other_bottom - other_top) else bottom
+    outer = (edge if right else middle, other_edge if left else middle)
+    box = [
+        rows.start + min(top, other_top),
+        rows.start + bottom,
+        columns.start + outer[0],
+        columns.start + outer[1] + 1,
+    ]
+    box = np.array(box) / WORKING
     if box[1] - box[0] < SMALLEST * height / WORKING or box[3] - box[2] < SMALLEST * width / WORKING:
         return None
     return torch.tensor(box, dtype=torch.float32)
@@ -78,11 +85,10 @@ def _field(picture: np.ndarray) -> tuple[slice, slice]:
     found = []
     for axis in (1, 0):
         lit = np.flatnonzero(np.quantile(picture, 0.9, axis=axis) > 0.02)
-        if not len(lit):
-            return slice(0, 0), slice(0, 0)
-        margin = round(MARGIN * (lit[-1] + 1 - lit[0]))
-        found.append(slice(int(lit[0]) + margin, int(lit[-1]) + 1 - margin))
-    return found[0], found[1]
+        start, stop = (int(lit[0]), int(lit[-1]) + 1) if len(lit) else (0, 0)
+        margin = round(MARGIN * (stop - start))
+        found.append(slice(start + margin, stop - margin))
+    return tuple(found)
 
 
 def _spine(picture: np.ndarray) -> int:
@@ -136,11 +142,3 @@ def _side(depth: np.ndarray, outer: np.ndarray, side: int) -> tuple[float, float
     deep = np.arange(top, lit[-1] + 1)[(lit[-1] + 1 - top) // 6 :]
     edge = side * np.quantile(side * outer[deep], 1.0 - EDGE_SHARE)
     return float(top), float(lit[-1] + 1), float(edge)
-
-
-def _bottom(sides: list) -> float:
-    """Lower edge of the right lung, without a stomach bubble below; of the left if the right one is much shorter."""
-    right, left = sides
-    if right is None or left is None:
-        return (right or left)[1]
-    return left[1] if right[1] - right[0] < 0.7 * (left[1] - left[0]) else right[1]

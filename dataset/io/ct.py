@@ -1,7 +1,7 @@
 """Reader of CT volumes: NIfTI and DICOM to HU arrays `(D, H, W)` in one orientation.
 
-`D` runs inferior to superior, `H` anterior to posterior, `W` patient right to left. An oblique volume is reoriented by
-the nearest axis-aligned rotation or flip without resampling; the remaining tilt is in `Volume.direction`.
+`D` runs inferior to superior, `H` anterior to posterior, `W` patient right to left. The nearest axis-aligned rotation
+or flip reorients an oblique volume without resampling; `Volume.direction` holds the remaining tilt.
 """
 
 from pathlib import Path
@@ -16,8 +16,7 @@ from dataset.io.nifti import read_nifti
 def read_volume(path: str | Path) -> Volume:
     """A CT volume from a NIfTI file, a folder with a DICOM series, or one of several series as `folder#SeriesUID`.
 
-    Raises:
-        UserError: the file is missing, damaged, not 3-dimensional, or has invalid HU or spacing.
+    UserError for a file that is missing, damaged, not 3-dimensional, or has invalid HU or spacing.
     """
     if Path(path).is_file():
         return read_nifti(Path(path))

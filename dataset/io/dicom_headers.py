@@ -1,5 +1,6 @@
 """DICOM headers of CT files: identity and acquisition of the series, position of each slice or frame."""
 
+import contextlib
 import struct
 import zlib
 from dataclasses import dataclass
@@ -146,12 +147,9 @@ def time_of(ds: pydicom.Dataset) -> datetime | None:
     pairs = [(str(ds.get("AcquisitionDateTime", ""))[:8], str(ds.get("AcquisitionDateTime", ""))[8:14])]
     pairs += [(ds.get(f"{what}Date"), ds.get(f"{what}Time")) for what in ("Acquisition", "Series", "Content", "Study")]
     for date, time in pairs:
-        digits = f"{date or ''}{str(time or '').partition('.')[0].ljust(6, '0')}"
         if date and time:
-            try:
-                return datetime.strptime(digits, "%Y%m%d%H%M%S")
-            except ValueError:
-                continue
+            with contextlib.suppress(ValueError):
+                return datetime.strptime(f"{date}{str(time).partition('.')[0].ljust(6, '0')}", "%Y%m%d%H%M%S")
     return None
 
 

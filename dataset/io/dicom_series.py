@@ -1,7 +1,7 @@
 """Search for CT series in a file tree by SeriesInstanceUID, from headers only.
 
-Slices of a series in several folders are joined; several series in a folder, and several acquisitions under one UID,
-are separated. Localisers are left out and counted.
+A stack joins the slices of a series from several folders. It excludes other series in a folder, other acquisitions
+under one UID, and localisers.
 """
 
 import contextlib

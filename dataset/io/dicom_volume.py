@@ -1,7 +1,7 @@
 """A CT volume in HU from the slices of a DICOM series.
 
-Image Position and Orientation (Patient) alone determine order, gaps, shear and duplicates; file names and instance
-numbers are not used. SimpleITK decodes the compressed syntaxes that pydicom cannot.
+Image Position and Orientation (Patient) alone determine order, gaps, shear and duplicates, not file names or instance
+numbers. SimpleITK decodes the compressed syntaxes that pydicom cannot.
 """
 
 from collections.abc import Iterator

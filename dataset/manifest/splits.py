@@ -12,11 +12,11 @@ from dataset.manifest.table import LABELS, SPLITS
 def assign_splits(
     rows: pd.DataFrame, val: float = 0.1, test: float = 0.1, seed: int = 0, known: dict[str, str] | None = None
 ) -> pd.DataFrame:
-    """The rows with empty splits filled by patient, stratified by label; given splits are kept.
+    """The rows with a split in place of each empty one, by patient, stratified by label.
 
     Args:
         val, test: shares of the patients, at least one each of three patients. Two are train and val, one is train.
-        known: patient -> earlier split, which is kept: a growing data set moves no patient from test to train.
+        known: patient -> earlier split, which stays: a growing data set moves no patient from test to train.
     """
     known = {patient: split for patient, split in (known or {}).items() if split}
     rows = rows.copy()
@@ -40,11 +40,8 @@ def assign_folds(
 ) -> pd.DataFrame:
     """The rows with folds; fold `fold` is the test split, the next one (cyclically) validation, the others train.
 
-    Folds of the table are kept, then earlier folds (`known`). A new patient gets the fold with the fewest patients of
-    the same label, then the fewest in total.
-
-    Raises:
-        UserError: fewer than 3 folds or more than patients, an invalid `fold`, or a fold in the table above `n_folds`.
+    Folds of the table stay, then earlier folds (`known`). A new patient gets the fold with the fewest patients of the
+    same label, then the fewest in total. UserError for an invalid number of folds, `fold`, or fold in the table.
     """
     n_folds, fold = int(n_folds), int(fold)
     patients = rows["patient"].nunique()
@@ -73,18 +70,15 @@ def assign_folds(
 
 def patients_digest(rows: pd.DataFrame) -> dict[str, str]:
     """SHA-256 of the set of patients in each split."""
-    found = {}
-    for split in SPLITS:
-        names = sorted({str(patient) for patient in rows.loc[rows["split"] == split, "patient"]})
-        found[split] = hashlib.sha256("\n".join(names).encode()).hexdigest()
-    return found
+    names = {split: sorted(set(rows.loc[rows["split"] == split, "patient"].astype(str))) for split in SPLITS}
+    return {split: hashlib.sha256("\n".join(patients).encode()).hexdigest() for split, patients in names.items()}
 
 
 def _interleave(rows: pd.DataFrame, seed: int) -> list[str]:
     """The patients in an order in which every section has about the overall proportion of labels.
 
-    Within a label patients are shuffled and spaced evenly over [0, 1), then all are sorted by this position. A patient
-    with several labels counts by the highest.
+    The shuffled patients of a label get evenly spaced positions in [0, 1), by which all are sorted. A patient with
+    several labels counts by the highest.
     """
     labels = rows.groupby("patient")["label"].max()
     placed = []

@@ -44,7 +44,7 @@ COLUMN_HELP = (
 
 
 def make_rows(records: Iterable[dict]) -> pd.DataFrame:
-    """A manifest of records with any of the columns; the others get the values of `EMPTY`."""
+    """A manifest of records; missing columns get the values of `EMPTY`."""
     records = [{**EMPTY, **record} for record in records]
     extra = [name for name in records[0] if name not in COLUMNS] if records else []
     return pd.DataFrame(records, columns=[*COLUMNS, *extra])
@@ -56,14 +56,9 @@ def parts(value: str) -> list[str]:
 
 
 def read_manifest(path: str | Path, label_column: str = "label", target_column: str = "ct") -> pd.DataFrame:
-    """A validated manifest with all of `COLUMNS` and the other columns of the file.
+    """A valid manifest with all of `COLUMNS` and the other columns of the file; UserError for any other table.
 
-    Args:
-        label_column: column of the label, which becomes `label`.
-        target_column: column of the volumes to generate, which becomes `ct`.
-
-    Raises:
-        UserError: the table is unreadable or breaks a rule of `validate_manifest`.
+    `label_column` becomes `label`; `target_column`, the volumes to generate, becomes `ct`.
     """
     path = Path(path)
     try:
@@ -90,19 +85,13 @@ def read_manifest(path: str | Path, label_column: str = "label", target_column: 
         rows[name] = rows[name].str.strip().replace("", text) if name in rows.columns else text
     implied = rows["xray"].map(lambda xray: FILM if xray else DRR)
     rows["xray_source"] = rows["xray_source"].where(rows["xray_source"] != "", implied)
-    validate_manifest(rows, path)
+    _validate(rows, path)
     for name, kind in NUMBERS.items():
         rows[name] = pd.to_numeric(rows[name]).astype(kind)
     return rows[[*COLUMNS, *(name for name in rows.columns if name not in COLUMNS)]]
 
 
-def validate_manifest(rows: pd.DataFrame, path: str | Path = "manifest.csv") -> None:
-    """Raises UserError for an invalid table.
-
-    Errors are no rows, an empty or repeated id, an empty patient or ct, a label, split, view or X-ray source outside
-    its choices, a non-numeric age, fold or hours, a number of views that differs from that of the X-rays, and a
-    patient in two splits or folds.
-    """
+def _validate(rows: pd.DataFrame, path: Path) -> None:
     if rows.empty:
         raise UserError(f"{path}: no rows; give one per CT with {COLUMN_HELP}")
     for name in ("id", "patient", "ct"):

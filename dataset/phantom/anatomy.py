@@ -4,6 +4,7 @@ Body coordinates `(x, y, z)` in mm as in `dataset.phantom.canvas`; side 0 is rig
 """
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 
@@ -36,20 +37,22 @@ class Disease:
     oligaemia: tuple | None = None  # (side, upper or lower lobe)
     nodules: list = field(default_factory=list)  # (side, seeds in the lung 3 x 0..1, radius in mm)
     consolidation: tuple | None = None  # (side, upper or lower lobe, strength)
+    raised: list = field(default_factory=lambda: [0.0, 0.0])  # elevation of each dome in mm
 
 
-@dataclass(frozen=True)
-class Thorax:
-    """Inner surface of the chest wall at its widest section, mm."""
+class Thorax(NamedTuple):
+    """Inner surface of the chest wall at its widest section, and the layers around it, mm."""
 
     half_width: tuple[float, float]
     half_depth: float
     middle_y: float
     widest_z: float
+    muscle: float
+    fat: float
+    breast: float  # half size, 0 for none
 
 
-@dataclass(frozen=True)
-class Lungs:
+class Lungs(NamedTuple):
     """Lungs and diaphragm: mm, HU."""
 
     apex: tuple[float, float]
@@ -59,17 +62,7 @@ class Lungs:
     hu: tuple[float, float]
 
 
-@dataclass(frozen=True)
-class BodyWall:
-    """Thickness of the layers around the thorax, mm."""
-
-    muscle: float
-    fat: float
-    breast: float  # half size, 0 for none
-
-
-@dataclass(frozen=True)
-class Heart:
+class Heart(NamedTuple):
     """Ellipsoid of the heart: half axes and shift in mm, unit vector of the long axis."""
 
     half_axes: tuple[float, float, float]
@@ -77,8 +70,7 @@ class Heart:
     axis: tuple[float, float, float]
 
 
-@dataclass(frozen=True)
-class Vessels:
+class Vessels(NamedTuple):
     """Large vessels and airways: mm, HU."""
 
     carina: float
@@ -88,8 +80,7 @@ class Vessels:
     jitter: np.ndarray  # (8, 3) displacements
 
 
-@dataclass(frozen=True)
-class Skeleton:
+class Skeleton(NamedTuple):
     """Spine and ribs, mm."""
 
     vertebra: float
@@ -98,14 +89,12 @@ class Skeleton:
     rib_drop: float
 
 
-@dataclass(frozen=True)
-class Anatomy:
+class Anatomy(NamedTuple):
     """Parameters of one patient. Pairs are (right, left)."""
 
     posture: Posture
     thorax: Thorax
     lungs: Lungs
-    wall: BodyWall
     heart: Heart
     vessels: Vessels
     skeleton: Skeleton
@@ -113,10 +102,9 @@ class Anatomy:
     disease: Disease
 
 
-def draw_disease(rng: np.random.Generator, pe_share: float, sign_rate: float) -> tuple[Disease, list[float]]:
-    """Embolism with its radiographic signs and unrelated findings, and the elevation of each dome in mm."""
-    disease, raised = Disease(), [0.0, 0.0]
-    disease.embolism = bool(rng.random() < pe_share)
+def draw_disease(rng: np.random.Generator, pe_share: float, sign_rate: float) -> Disease:
+    """Embolism with its radiographic signs, and unrelated findings."""
+    disease = Disease(embolism=bool(rng.random() < pe_share))
     signs = rng.random() < sign_rate
     side = int(rng.random() < 0.45)
     # unrelated findings, with and without embolism
@@ -128,22 +116,22 @@ def draw_disease(rng: np.random.Generator, pe_share: float, sign_rate: float) ->
     if rng.random() < 0.16:
         disease.effusion[int(rng.integers(2))] = rng.uniform(-5.0, 55.0)
     if rng.random() < 0.14:
-        raised[int(rng.integers(2))] += rng.uniform(15.0, 42.0)
+        disease.raised[int(rng.integers(2))] += rng.uniform(15.0, 42.0)
     kinds = rng.permutation(4)[: rng.integers(1, 4)]
     wedge = (side, rng.uniform(-0.9, 1.2), rng.uniform(0.1, 0.5), rng.uniform(18.0, 32.0))
     amounts = rng.random(3).tolist()
     if disease.embolism:
         disease.clots = _draw_clots(rng, side)
-        if signs:
-            if 0 in kinds:
-                disease.wedges.append(wedge)
-            if 1 in kinds and disease.effusion[side] is None:
-                disease.effusion[side] = -12.0 + 22.0 * amounts[0]
-            if 2 in kinds:
-                raised[side] += 10.0 + 15.0 * amounts[1]
-            if 3 in kinds:
-                disease.oligaemia = (side, int(amounts[2] < 0.5))
-    return disease, raised
+    if disease.embolism and signs:
+        if 0 in kinds:
+            disease.wedges.append(wedge)
+        if 1 in kinds and disease.effusion[side] is None:
+            disease.effusion[side] = -12.0 + 22.0 * amounts[0]
+        if 2 in kinds:
+            disease.raised[side] += 10.0 + 15.0 * amounts[1]
+        if 3 in kinds:
+            disease.oligaemia = (side, int(amounts[2] < 0.5))
+    return disease
 
 
 def _draw_clots(rng: np.random.Generator, side: int) -> list:
@@ -151,15 +139,14 @@ def _draw_clots(rng: np.random.Generator, side: int) -> list:
     clots = []
     if rng.random() < 0.2:
         clots.append(("saddle", 0.5, rng.uniform(0.45, 0.6), rng.uniform(12.0, 20.0)))
-    names = ["right", "right_upper", "right_lower"] if side == 0 else ["left", "left_upper", "left_lower"]
-    other = ["left_lower", "left_upper"] if side == 0 else ["right_lower", "right_upper"]
-    picked = list(rng.permutation(names)[: rng.integers(1, 3)]) + ([other[0]] if rng.random() < 0.5 else [])
-    for name in picked:
+    near, far = ("left", "right") if side else ("right", "left")
+    names = rng.permutation([near, f"{near}_upper", f"{near}_lower"])[: rng.integers(1, 3)]
+    for name in [*names, f"{far}_lower"] if rng.random() < 0.5 else names:
         clots.append((str(name), rng.uniform(0.3, 0.7), rng.uniform(0.55, 0.85), rng.uniform(6.0, 16.0)))
     return clots
 
 
-def draw_anatomy(rng: np.random.Generator, disease: Disease, raised: list[float]) -> Anatomy:
+def draw_anatomy(rng: np.random.Generator, disease: Disease) -> Anatomy:
     """Random parameters of a patient, independent of the disease except for the elevated domes."""
     u = rng.uniform
     hyper = rng.random() < 0.13  # hyperinflation: long dark lungs, flat domes
@@ -170,7 +157,7 @@ def draw_anatomy(rng: np.random.Generator, disease: Disease, raised: list[float]
     apex_level = 112.0 * stature + u(-12.0, 12.0)
     apex = tuple(apex_level + u(-9.0, 9.0) for _ in SIDES)
     dome_right = -48.0 * stature + u(-26.0, 30.0) - 24.0 * hyper
-    dome = (dome_right + raised[0], dome_right - u(-4.0, 26.0) + raised[1])
+    dome = (dome_right + disease.raised[0], dome_right - u(-4.0, 26.0) + disease.raised[1])
     dome_height = tuple(u(40.0, 70.0) * (0.6 if hyper else 1.0) for _ in SIDES)
     cardiomegaly = u(1.08, 1.32) if rng.random() < 0.22 else 1.0
     size = min(stature * u(0.86, 1.12) * cardiomegaly, 1.36)  # of the heart
@@ -183,9 +170,9 @@ def draw_anatomy(rng: np.random.Generator, disease: Disease, raised: list[float]
         turn=float(np.clip(rng.normal(0, 0.07), -0.16, 0.16)),
         lean=tuple(np.clip(rng.normal(0, 0.035, 2), -0.08, 0.08).tolist()),
     )
-    thorax = Thorax(half_width, half_depth, middle_y=u(-4.0, 6.0), widest_z=u(-60.0, -25.0))
+    section = (half_width, half_depth, u(-4.0, 6.0), u(-60.0, -25.0))
     muscle = u(15.0, 24.0)
-    breast = u(38.0, 58.0) * (0.8 + 0.012 * fat) if rng.random() < 0.45 else 0.0
+    thorax = Thorax(*section, muscle, fat, u(38.0, 58.0) * (0.8 + 0.012 * fat) if rng.random() < 0.45 else 0.0)
     mediastinum = (u(11.0, 30.0), u(11.0, 26.0))
     carina = apex_level - 76.0 * stature + u(-9.0, 9.0)
     heart = Heart(
@@ -205,8 +192,7 @@ def draw_anatomy(rng: np.random.Generator, disease: Disease, raised: list[float]
     stomach_gas = (u(14.0, 32.0), u(9.0, 20.0))
     vessels = Vessels(carina, aorta, artery_scale, contrast, jitter=rng.uniform(-4.0, 4.0, (8, 3)))
     lungs = Lungs(apex, dome, dome_height, mediastinum, hu)
-    wall = BodyWall(muscle, fat, breast)
-    return Anatomy(posture, thorax, lungs, wall, heart, vessels, skeleton, stomach_gas, disease)
+    return Anatomy(posture, thorax, lungs, heart, vessels, skeleton, stomach_gas, disease)
 
 
 def oval(x, y, right, left, depth, squareness: float):
@@ -265,7 +251,7 @@ class Chest:
         dx = (x - sign * 0.37 * a.thorax.half_width[side]) * (1.0 / (0.52 * a.thorax.half_width[side]))
         dy = (y - (a.thorax.middle_y + 17.0)) * (1.0 / (0.9 * a.thorax.half_depth))
         apex = (np.square(dx) + np.square(dy)) * (46.0 * 0.72) + (z - a.lungs.apex[side]) * 0.72
-        # the lungs approach each other anterior to the heart and posterior to the bronchi
+        # the lungs are closer to each other anterior to the heart and posterior to the bronchi
         depth = np.square((y - (a.thorax.middle_y + 8.0)) * (1.0 / (0.85 * a.thorax.half_depth)))
         width = np.minimum(depth, 1.0) * -0.72 + 1.0
         medial = width * (a.lungs.mediastinum[side] + 14.0 * self.level(z) ** 2) - x * sign

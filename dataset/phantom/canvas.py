@@ -5,16 +5,18 @@ A field is a signed distance in mm, negative inside; coverage is the share of a 
 """
 
 import math
-from dataclasses import dataclass
-from functools import lru_cache
+from itertools import product
+from typing import NamedTuple
 
 import numpy as np
 
 AIR_HU = -1000.0
+# Raises glibc's dynamic mmap threshold: arrays up to this size then reuse freed memory without page faults, which took
+# a quarter of the rendering time.
+np.empty(30 << 20, np.uint8)
 
 
-@dataclass(frozen=True)
-class Posture:
+class Posture(NamedTuple):
     """Pose of the patient: shift in mm, rotation about the long axis in radians, lean in mm per mm."""
 
     shift: tuple[float, float, float]  # x, y, z
@@ -22,40 +24,22 @@ class Posture:
     lean: tuple[float, float]  # x and y per z
 
 
-@lru_cache(maxsize=1)
-def _keep_freed_memory() -> None:
-    """Allocates and frees one large block, once a process, which raises glibc's dynamic mmap threshold.
-
-    Freed arrays up to that size are then reused without page faults, which took a quarter of the rendering time.
-    """
-    np.empty(30 << 20, np.uint8)
-
-
-@lru_cache(maxsize=8)
-def _grid(size: tuple, extent: tuple) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Voxel centres along D, H, W in mm from the centre, float32."""
-    shares = [((np.arange(n) + 0.5) / n - 0.5).astype(np.float32) for n in size]
-    return tuple(share * np.float32(length) for share, length in zip(shares, extent, strict=True))
-
-
 class Canvas:
     """Arrays of unenhanced HU, contrast enhancement and labels; later structures overwrite earlier ones.
 
-    Attributes:
-        x, y: body coordinates of each voxel, `(D, H, W)`; z: `(D, 1, 1)`.
-        soft: width of an edge in mm, one voxel, as the partial volume of a CT.
+    `x` and `y` are the body coordinates of each voxel, `(D, H, W)`; `z` has the shape `(D, 1, 1)`.
     """
 
     def __init__(self, size: tuple[int, int, int], extent: tuple[float, float, float], posture: Posture):
-        _keep_freed_memory()
         self.size, self.posture = size, posture
         self.spacing = np.array(extent, np.float32) / np.array(size, np.float32)
-        self.soft = float(self.spacing.prod()) ** (1.0 / 3.0)
+        self.soft = float(self.spacing.prod()) ** (1.0 / 3.0)  # mm, width of an edge, as the partial volume of a CT
         self.coarsest = float(self.spacing.max())
         self._first = tuple(-length / 2 for length in extent)  # mm, outer edge of voxel 0, (D, H, W)
         self._step = tuple(float(s) for s in self.spacing)
         self._cos, self._sin = float(np.cos(posture.turn)), float(np.sin(posture.turn))
-        grid_z, grid_y, grid_x = _grid(tuple(size), tuple(extent))
+        shares = (((np.arange(n) + 0.5) / n - 0.5).astype(np.float32) for n in size)
+        grid_z, grid_y, grid_x = (share * np.float32(length) for share, length in zip(shares, extent, strict=True))
         self.z = (grid_z - np.float32(posture.shift[2]))[:, None, None]
         shift_x = posture.shift[0] + posture.lean[0] * self.z
         shift_y = posture.shift[1] + posture.lean[1] * self.z
@@ -79,13 +63,9 @@ class Canvas:
         # plain numbers avoid the array overhead, a tenth of the rendering time
         x, y, z = (float(v) for v in centre)
         hx, hy, hz = (float(h) + self.soft for h in half)
-        cos, sin = self._cos, self._sin
-        shift, lean = self.posture.shift, self.posture.lean
-        middle = (
-            z + shift[2],
-            sin * x + cos * y + shift[1] + lean[1] * z,
-            cos * x - sin * y + shift[0] + lean[0] * z,
-        )
+        cos, sin, (shift, _, lean) = self._cos, self._sin, self.posture
+        middle_y, middle_x = sin * x + cos * y + shift[1] + lean[1] * z, cos * x - sin * y + shift[0] + lean[0] * z
+        middle = (z + shift[2], middle_y, middle_x)
         cos, sin = abs(cos), abs(sin)
         reach = (hz, sin * hx + cos * hy + abs(lean[1]) * hz, cos * hx + sin * hy + abs(lean[0]) * hz)
         slices = []
@@ -101,33 +81,25 @@ class Canvas:
         cover += np.float32(0.5)
         return np.clip(cover, 0.0, 1.0, out=cover)
 
-    def paint(self, cover, hu, label: int | None = None, enhancement: float | None = None, where=...) -> None:
-        """Blends a structure over the slices `where` with weights `cover`.
+    def paint(
+        self, cover, hu, label: int | None = None, enhancement: float | None = None, where=..., least=0.5
+    ) -> None:
+        """Blends a structure with weights `cover` over `where`, slices or flat voxel indices.
 
-        `enhancement` is the HU that contrast adds. None leaves the respective array unchanged.
+        `enhancement` is the HU that contrast adds. None leaves the respective array unchanged. Voxels with a coverage
+        above `least` get the label.
         """
-        if hu is not None:
-            change = hu - self.hu[where]
-            change *= cover
-            self.hu[where] += change
-        if enhancement is not None:
-            change = np.float32(enhancement) - self.enhancement[where]
-            change *= cover
-            self.enhancement[where] += change
-        if label is not None:
-            np.copyto(self.labels[where], np.uint8(label), where=cover > 0.5)
-
-    def paint_spots(self, spots, cover, hu, label: int, enhancement: float | None = None, at_least: float = 0.5):
-        """`paint` for the flat voxel indices `spots`; `cover` and `hu` have one value each.
-
-        Voxels with a coverage above `at_least` get the label.
-        """
-        flat = self.hu.reshape(-1)
-        flat[spots] += cover * (hu - flat[spots])
-        if enhancement is not None:
-            flat = self.enhancement.reshape(-1)
-            flat[spots] += cover * (enhancement - flat[spots])
-        self.labels.reshape(-1)[spots[cover > at_least]] = label
+        flat = isinstance(where, np.ndarray)
+        for array, value in ((self.hu, hu), (self.enhancement, enhancement)):
+            if value is not None:
+                array = array.reshape(-1) if flat else array
+                change = value - array[where]
+                change *= cover
+                array[where] += change
+        if label is not None and flat:
+            self.labels.reshape(-1)[where[cover > least]] = label
+        elif label is not None:
+            np.copyto(self.labels[where], np.uint8(label), where=cover > least)
 
     def ellipsoid(self, centre, half, rotation: np.ndarray | None = None) -> tuple[np.ndarray, tuple]:
         """First-order distance field of an ellipsoid and its slices; `rotation` has the ellipsoid axes as rows."""
@@ -185,8 +157,7 @@ class Canvas:
         flat = base @ stride
         weight = [(1.0 - part[:, axis], part[:, axis]) for axis in range(3)]
         places, shares = [], []
-        for corner in range(8):
-            i, j, k = corner >> 2, corner >> 1 & 1, corner & 1
+        for i, j, k in product((0, 1), repeat=3):
             places.append(flat + (i * stride[0] + j * stride[1] + k))
             shares.append(share * weight[0][i] * weight[1][j] * weight[2][k])
         cover = np.bincount(np.concatenate(places), np.concatenate(shares), minlength=int(np.prod(self.size)))
@@ -207,8 +178,5 @@ class Canvas:
         return coarse
 
     def _offsets(self, where: tuple, centre) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        return (
-            self.x[where] - np.float32(centre[0]),
-            self.y[where] - np.float32(centre[1]),
-            self.z[where[0]] - np.float32(centre[2]),
-        )
+        x, y, z = (np.float32(v) for v in centre)
+        return self.x[where] - x, self.y[where] - y, self.z[where[0]] - z

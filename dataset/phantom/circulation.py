@@ -47,15 +47,9 @@ def paint_heart(canvas: Canvas, a: Anatomy, chest: Chest) -> None:
     across = across / np.linalg.norm(across)
     rotation = np.stack([long_axis, across, np.cross(long_axis, across)])
     bottom = 0.5 * (a.lungs.dome[0] + a.lungs.dome[1])
-    centre = np.array(
-        [
-            a.heart.shift[0],
-            chest.front(bottom) + 8.0 + 0.98 * a.heart.half_axes[1],
-            bottom + 0.62 * a.heart.half_axes[2],
-        ]
-    )
-    centre = centre + (0.0, a.heart.shift[1], a.heart.shift[2])
     long, wide, tall = a.heart.half_axes
+    centre = np.array([a.heart.shift[0], chest.front(bottom) + 8.0 + 0.98 * wide, bottom + 0.62 * tall])
+    centre = centre + (0.0, a.heart.shift[1], a.heart.shift[2])
     right, left, _ = a.vessels.contrast
 
     def put(offset, half, hu, enhancement, label=LABELS["heart"]):
@@ -86,10 +80,7 @@ def paint_great_vessels(canvas: Canvas, a: Anatomy, chest: Chest) -> None:
         (-13.0 + j[4, 0], y - 22.0, c + 16.0 + j[4, 2]),
         (6.0, y - 4.0, c + 32.0 + j[4, 2]),
         (21.0 + j[5, 0], y + 20.0, c + 26.0 + j[4, 2]),
-        beside_spine(c),
-        beside_spine(c - 60.0),
-        beside_spine(c - 130.0),
-        beside_spine(-185.0),
+        *(beside_spine(z) for z in (c, c - 60.0, c - 130.0, -185.0)),
     ]
     radii = r * np.array([1.1, 1.12, 1.08, 1.0, 0.95, 0.9, 0.86, 0.8, 0.78])
     for part in (slice(0, 5), slice(4, 9)):
@@ -102,27 +93,20 @@ def paint_arteries(canvas: Canvas, a: Anatomy, paths: dict) -> None:
     """Paints the pulmonary arteries and the clots as filling defects."""
     for points, radii in paths.values():
         canvas.paint_tube(points, radii, BLOOD_HU, LABELS["arteries"], a.vessels.contrast[0])
-    for points, radius in clot_tubes(a, paths, canvas.coarsest):
-        canvas.paint_tube(points, np.full(len(points), radius), None, LABELS["clots"], CLOT_HU - BLOOD_HU)
-
-
-def clot_tubes(a: Anatomy, paths: dict, coarsest: float) -> list[tuple[np.ndarray, float]]:
-    """Centre line and radius in mm of each clot, inside its artery and at least two voxels wide."""
-    tubes = []
-    for name, place, share, half in a.disease.clots:
+    for name, place, share, half in a.disease.clots:  # inside their artery and at least two voxels wide
         if name == "saddle":
             (left, _), (right, _) = paths["left"], paths["right"]
             line = np.stack([left[0] + 0.6 * (left[1] - left[0]), left[0], right[0] + 0.6 * (right[1] - right[0])])
-            tubes.append((line, max(share * 11.0 * a.vessels.artery_scale, 1.1 * coarsest)))
-            continue
-        points, radii = paths[name]
-        start, stop = points[0], points[1]
-        centre, along = start + place * (stop - start), stop - start
-        length = np.linalg.norm(along)
-        half = min(half, 0.5 * length * min(place, 1 - place) * 2)
-        ends = np.stack([centre - along / length * half, centre + along / length * half])
-        tubes.append((ends, max(share * min(radii[0], radii[1]), 1.1 * coarsest)))
-    return tubes
+            radius = share * 11.0 * a.vessels.artery_scale
+        else:
+            (start, stop, *_), radii = paths[name]
+            centre, along = start + place * (stop - start), stop - start
+            length = np.linalg.norm(along)
+            half = min(half, 0.5 * length * min(place, 1 - place) * 2)
+            line = np.stack([centre - along / length * half, centre + along / length * half])
+            radius = share * min(radii[0], radii[1])
+        radii = np.full(len(line), max(radius, 1.1 * canvas.coarsest))
+        canvas.paint_tube(line, radii, None, LABELS["clots"], CLOT_HU - BLOOD_HU)
 
 
 def paint_vessels(canvas: Canvas, a: Anatomy, chest: Chest, rng: np.random.Generator, hila: list) -> None:
@@ -152,13 +136,13 @@ def paint_vessels(canvas: Canvas, a: Anatomy, chest: Chest, rng: np.random.Gener
     if points:
         spots, cover = canvas.scatter(np.concatenate(points), np.concatenate(volumes))
         # most are thinner than a voxel; a third of blood is 250 HU above the lung
-        canvas.paint_spots(spots, cover, BLOOD_HU, LABELS["vessels"], a.vessels.contrast[0] * 0.85, at_least=0.33)
+        canvas.paint(cover, BLOOD_HU, LABELS["vessels"], a.vessels.contrast[0] * 0.85, spots, least=0.33)
 
 
 def grow_tree(root: np.ndarray, ends: np.ndarray, leaf_radius: float = 1.1) -> tuple:
     """Segments `(start, stop, radius)` of a binary tree from `root` to `ends` `(2^k, 3)`.
 
-    Each branch supplies one half of its parent's end points, split by a plane. A branch with n end points has
+    Each branch supplies one half of its parent's end points, on one side of a plane. A branch with n end points has
     n^(1/2.7) times the radius of a leaf, between area preservation and Murray's law.
     """
     groups, parents = ends[None], root[None]

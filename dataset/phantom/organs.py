@@ -19,27 +19,27 @@ def paint_body(canvas: Canvas, a: Anatomy, chest: Chest) -> tuple[np.ndarray, np
     shrink = shrink * shrink * (3.0 - 2.0 * shrink)
     rise = np.clip((z - 15.0) / 110.0, 0.0, 1.0)
     wide = 1.0 - 0.66 * shrink
-    right, left = (1.0 / ((w + a.wall.muscle) * wide) for w in a.thorax.half_width)
-    depth = (a.thorax.half_depth + a.wall.muscle + 5.0) * (1.0 - 0.20 * rise - 0.25 * shrink)
+    right, left = (1.0 / ((w + a.thorax.muscle) * wide) for w in a.thorax.half_width)
+    depth = (a.thorax.half_depth + a.thorax.muscle + 5.0) * (1.0 - 0.20 * rise - 0.25 * shrink)
     muscle = oval(x, y - (a.thorax.middle_y + 7.0 + 8.0 * rise), right, left, 1.0 / depth, 1.7)
     for side in range(2):
         girdle = [(0.0, a.thorax.middle_y + 14.0, chest.top - 6.0), _shoulder(a, chest, side)]
-        field, where = canvas.tube(np.array(girdle), np.array([34.0, 31.0]), margin=a.wall.fat)
+        field, where = canvas.tube(np.array(girdle), np.array([34.0, 31.0]), margin=a.thorax.fat)
         np.minimum(muscle[where], field, out=muscle[where])
-    for field, change in ((muscle - a.wall.fat, FAT_HU - AIR_HU), (muscle, MUSCLE_HU - FAT_HU)):
+    for field, change in ((muscle - a.thorax.fat, FAT_HU - AIR_HU), (muscle, MUSCLE_HU - FAT_HU)):
         cover = canvas.coverage(field)
         cover *= change
         canvas.hu += cover
-    if a.wall.breast:
+    if a.thorax.breast:
+        front = a.thorax.middle_y - a.thorax.half_depth - 0.45 * a.thorax.muscle
         for side, sign in enumerate(SIDES):
-            centre = (
-                sign * 0.54 * a.thorax.half_width[side],
-                a.thorax.middle_y - a.thorax.half_depth - 0.45 * a.wall.muscle,
-                -18.0,
-            )
             for scale, hu in ((1.0, FAT_HU), (0.6, -15.0)):
-                half = (1.12 * a.wall.breast * scale, 0.55 * a.wall.breast * scale + 4.0, 1.15 * a.wall.breast * scale)
-                field, where = canvas.ellipsoid(centre, half)
+                half = (
+                    1.12 * a.thorax.breast * scale,
+                    0.55 * a.thorax.breast * scale + 4.0,
+                    1.15 * a.thorax.breast * scale,
+                )
+                field, where = canvas.ellipsoid((sign * 0.54 * a.thorax.half_width[side], front, -18.0), half)
                 np.maximum(field, 2.0 - muscle[where], out=field)  # anterior to the muscle
                 canvas.paint(canvas.coverage(field), hu, where=where)
     inside = canvas.box((0.0, a.thorax.middle_y, 0.0), (150.0, 0.5 * a.thorax.half_depth + 72.0, 190.0))
@@ -157,8 +157,8 @@ def _paint_ribs(canvas: Canvas, a: Anatomy, chest: Chest, cage: np.ndarray) -> N
     down = chest.top - 18.0 - z
     border = 0.30 * sum(a.thorax.half_width) + 0.16 * down
     scapula = np.maximum(scapula, np.maximum(border - wide, np.maximum(-down, down - 125.0)))
-    canvas.paint_spots(spots, canvas.coverage(scapula), 350.0, LABELS["bone"], 0.0)
-    canvas.paint_spots(spots, canvas.coverage(rib), 110.0 + (BONE_HU - 110.0) * bony, LABELS["bone"], 0.0)
+    canvas.paint(canvas.coverage(scapula), 350.0, LABELS["bone"], 0.0, spots)
+    canvas.paint(canvas.coverage(rib), 110.0 + (BONE_HU - 110.0) * bony, LABELS["bone"], 0.0, spots)
 
 
 def _paint_spine(canvas: Canvas, a: Anatomy, chest: Chest, muscle: np.ndarray) -> None:

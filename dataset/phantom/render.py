@@ -16,21 +16,13 @@ NOISE_HU, TEXTURE_HU = 12.0, 7.0  # standard deviation of voxel noise and of low
 
 @dataclass(frozen=True)
 class Phantom:
-    """One patient. Volumes are `(D, H, W)`: D inferior to superior, H anterior to posterior, W right to left.
+    """One patient. Volumes are `(D, H, W)`: D inferior to superior, H anterior to posterior, W right to left."""
 
-    Attributes:
-        hu: with contrast, as a CT pulmonary angiogram.
-        hu_plain: without contrast, for DRRs.
-        labels: 0 or a value of `LABELS`.
-        spacing: mm, `(D, H, W)`.
-        label: 1 with pulmonary embolism, else 0.
-    """
-
-    hu: Float[np.ndarray, "d h w"]
-    hu_plain: Float[np.ndarray, "d h w"]
-    labels: UInt8[np.ndarray, "d h w"]
-    spacing: tuple[float, float, float]
-    label: int
+    hu: Float[np.ndarray, "d h w"]  # with contrast, as a CT pulmonary angiogram
+    hu_plain: Float[np.ndarray, "d h w"]  # without contrast, for DRRs
+    labels: UInt8[np.ndarray, "d h w"]  # 0 or a value of `LABELS`
+    spacing: tuple[float, float, float]  # mm, (D, H, W)
+    label: int  # 1 with pulmonary embolism, else 0
 
 
 def render_phantom(
@@ -41,17 +33,13 @@ def render_phantom(
     pe_share: float = 0.5,
     sign_rate: float = 0.6,
 ) -> Phantom:
-    """Patient `index` of the population `seed`.
+    """Patient `index` of the population `seed`; patients are independent of each other.
 
     Args:
-        index: at least 0; patients are independent of each other.
         size: voxels `(D, H, W)`, at least 8 each. Only the voxel noise depends on it.
         extent: field of view in mm, edge to edge, `(D, H, W)`.
         pe_share: share of patients with emboli.
         sign_rate: share of those with radiographic signs.
-
-    Raises:
-        ValueError: an invalid size, extent, share, index or seed.
     """
     size, extent = tuple(int(n) for n in size), tuple(float(e) for e in extent)
     if len(size) != 3 or min(size) < 8:
@@ -64,8 +52,8 @@ def render_phantom(
         raise ValueError(f"index and seed must not be negative, found {index} and {seed}")
     # one stream per purpose: anatomy, disease and noise are independent
     streams = [np.random.Generator(np.random.SFC64([seed, index, k])) for k in range(4)]
-    disease, raised = draw_disease(streams[0], pe_share, sign_rate)
-    anatomy = draw_anatomy(streams[1], disease, raised)
+    disease = draw_disease(streams[0], pe_share, sign_rate)
+    anatomy = draw_anatomy(streams[1], disease)
     chest = Chest(anatomy)
     canvas = Canvas(size, extent, anatomy.posture)
     fine = canvas.texture(streams[2].standard_normal((20, 20, 20), dtype=np.float32))
@@ -88,5 +76,4 @@ def render_phantom(
     noise *= np.clip((canvas.hu + 1000.0) * (1.0 / 150.0), 0.2, 1.0)  # less noise in air
     hu_plain = canvas.hu + noise
     hu = canvas.enhancement + hu_plain
-    spacing = tuple(float(s) for s in canvas.spacing)
-    return Phantom(hu, hu_plain, canvas.labels, spacing, int(disease.embolism))
+    return Phantom(hu, hu_plain, canvas.labels, tuple(float(s) for s in canvas.spacing), int(disease.embolism))

@@ -30,18 +30,7 @@ log = logging.getLogger(__name__)
 
 
 class FolderSource:
-    """Cases of CT volumes in a folder: each with the X-rays that belong to it, otherwise with DRRs.
-
-    Args:
-        files: where the files are (`Files`).
-        geometry: voxel grid and HU window of a case (`Geometry`).
-        xray: X-rays of a case (`Xrays`).
-        splits: assignment of patients to splits (`Splits`).
-        name: name of the data set in results.
-
-    Raises:
-        UserError: an unknown `xray.align`.
-    """
+    """Cases of CT volumes in a folder, each with its own X-rays or with DRRs; `name` is that of the data set."""
 
     def __init__(
         self,
@@ -54,22 +43,16 @@ class FolderSource:
         self.files, self.geometry = files or Files(), geometry or Geometry()
         self.xray, self.splits, self.name = xray or Xrays(), splits or Splits(), name
         self.drr = self.xray.drr
-        if self.files.source_window is None:
-            self.xray_options = XrayOptions(self.xray.augmentation, self.xray.align, self.drr.render)
-        else:
-            self.xray_options = XrayOptions()
+        options = (self.xray.augmentation, self.xray.align, self.drr.render)
+        self.xray_options = XrayOptions(*(options if self.files.source_window is None else ()))
 
     def missing(self) -> list[str]:
-        """What the user has yet to provide, one phrase each."""
+        """Files and keys that the user has to add, one phrase each."""
         return self.files.missing()
 
     @cached_property
     def rows(self) -> pd.DataFrame:
-        """The manifest with the split of every case.
-
-        Raises:
-            UserError: if something is missing, the folder is empty, or the manifest is invalid.
-        """
+        """The manifest with the split of every case; UserError for missing files, no CT or an invalid manifest."""
         if missing := self.missing():
             raise UserError(f"missing: {'; '.join(missing)}")
         files, path = self.files, self.files.root_dir / "manifest.csv"
@@ -91,11 +74,12 @@ class FolderSource:
 
     @property
     def manifest(self) -> str:
-        """Name of the manifest in the cache."""
-        return self.splits.manifest
+        """Name of the manifest in the cache; each fold has its own."""
+        folds, fold = self.splits.n_folds, self.splits.fold
+        return "manifest.csv" if folds is None else f"manifest_fold_{fold}_of_{folds}.csv"
 
     def home(self) -> dict:
-        """What identifies the cache folder: the folder and its splits, not the size of the volumes."""
+        """Identity of the cache folder: the data folder and its splits, not the size of the volumes."""
         root, shares = self.files.root_dir, [float(self.splits.val_share), float(self.splits.test_share)]
         return {"root": str(root.resolve()) if root else "", "seed": int(self.splits.seed), "shares": shares}
 
@@ -106,15 +90,10 @@ class FolderSource:
         return case_key({**settings, "spacing": self.geometry.spacing, "view": row["view"], "files": files})
 
     def build(self, row) -> Case:
-        """Read, project and resample one volume.
-
-        Raises:
-            UserError: for a file that cannot be used.
-        """
+        """Reads, projects and resamples one volume; UserError for an unusable file."""
         path, window, size = self.files.root_dir / row["ct"], self.geometry.window, self.geometry.volume_size
         volume = read_volume(path)
-        inside = (volume.hu > window.low) & (volume.hu < window.high)
-        if not inside.any():
+        if not ((volume.hu > window.low) & (volume.hu < window.high)).any():
             low, high = float(volume.hu.min()), float(volume.hu.max())
             raise UserError(
                 f"{path}: no HU in range, values from {low:g} to {high:g} are outside "
@@ -140,7 +119,8 @@ class FolderSource:
     def describe(self) -> dict:
         """Protocol of the data: plain JSON, no path."""
         drr = {"drr": self.drr.describe()} if self.files.source_window is None else {}
-        return {**self._preparation(), **drr, **self.splits.describe()}
+        folds = {} if self.splits.n_folds is None else {"n_folds": self.splits.n_folds, "fold": self.splits.fold}
+        return {**self._preparation(), **drr, **folds}
 
     def _preparation(self) -> dict:
         settings = {
@@ -157,21 +137,20 @@ class FolderSource:
 
     def _read_xrays(self, row) -> tuple[torch.Tensor, torch.Tensor]:
         """The X-ray files of a case, frontal first, and their unknown poses."""
-        files, views, wanted = parts(row["xray"]), parts(row["view"]), self.xray.views
-        views = views or [""] * len(files)
+        files, wanted = parts(row["xray"]), self.xray.views
+        views = parts(row["view"]) or [""] * len(files)
         if len(files) < wanted:
             raise UserError(
                 f"{row['xray']}: {len(files)} X-ray{'s' * (len(files) > 1)} but dataset.views={wanted}; list all "
                 "in manifest.csv as frontal.png;lateral.png, or set dataset.views=1"
             )
         chosen = sorted(range(len(files)), key=lambda i: views[i] == "lateral")[:wanted]
-        images = [
-            read_xray(self.files.root_dir / files[i], self.xray.size, lateral=views[i] == "lateral") for i in chosen
-        ]
+        root, size = self.files.root_dir, self.xray.size
+        images = [read_xray(root / files[i], size, lateral=views[i] == "lateral") for i in chosen]
         return torch.stack(images), unknown_pose(wanted, [views[i] for i in chosen])
 
     def _source_slices(self, row, target: Volume) -> torch.Tensor:
-        """The input volume on the grid of the target, as slices from inferior to superior in [0, 1]."""
+        """The input volume on the grid of the target: slices from inferior to superior in [0, 1]."""
         if not row["xray"]:
             raise UserError(f"{row['id']}: no file in the column {self.files.source_column}; give the source volume")
         volume = read_volume(self.files.root_dir / row["xray"])

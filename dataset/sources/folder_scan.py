@@ -5,7 +5,6 @@ import logging
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -13,7 +12,7 @@ import pandas as pd
 from common.errors import UserError
 from common.file_limits import expect_links_inside
 from dataset.io.dicom_headers import DICOM_ENDINGS
-from dataset.io.dicom_series import find_ct_series
+from dataset.io.dicom_series import find_ct_series, folders_of
 from dataset.io.nifti import NIFTI_ENDINGS, volume_name
 from dataset.manifest.table import DRR, FILM, make_rows
 
@@ -26,19 +25,18 @@ def discover(root: str | Path, dicom: bool = True, follow_links: bool = False) -
     """A manifest for a folder without one: one row per CT, labels unknown, splits empty.
 
     An X-ray beside a CT with the same name belongs to it. Each CT is a patient, except that a first-level folder with
-    several CTs is one patient.
-
-    Args:
-        dicom: also look for DICOM series.
-        follow_links: also follow links that lead out of the folder.
-
-    Raises:
-        UserError: if there is no CT, or a link leads out of the folder and `follow_links` is off.
+    several CTs is one patient. `dicom` includes DICOM series. UserError without a CT, and for a link out of the folder
+    unless `follow_links`.
     """
     root = Path(root)
     if not follow_links:
         expect_links_inside(root)
-    volumes = sorted(_volumes(root, dicom))
+    volumes = []
+    for files in folders_of(root):
+        volumes += [Path(file).relative_to(root).as_posix() for file in files if file.lower().endswith(NIFTI_ENDINGS)]
+        if dicom and any(Path(file).suffix.lower() in DICOM_ENDINGS for file in files):
+            volumes += _series(Path(files[0]).parent, root)
+    volumes.sort()
     if not volumes:
         raise UserError(f"{root}: no .nii, .nii.gz or DICOM series of a CT in it; put CT volumes there")
     parts = [Path(ct.partition("#")[0]).parts for ct in volumes]
@@ -57,40 +55,20 @@ def discover(root: str | Path, dicom: bool = True, follow_links: bool = False) -
         rows.append({"id": unique, "patient": patient, "ct": ct, "xray": xray, "xray_source": source})
     if crowded:
         log.warning(
-            "%s: %d folders with several volumes are taken as one patient each; a manifest.csv overrides this",
-            root,
-            len(crowded),
+            "%s: %d folders with several volumes are one patient each, unless in manifest.csv", root, len(crowded)
         )
     return make_rows(rows)
 
 
-def _volumes(root: Path, dicom: bool) -> Iterator[str]:
-    """Paths relative to `root`; `folder#SeriesInstanceUID` for each series of a folder with several."""
-    visited = set()
-    for folder, children, files in os.walk(root, followlinks=True):
-        real = os.path.realpath(folder)
-        if real in visited:  # a loop of links
-            children.clear()
-            continue
-        visited.add(real)
-        children[:] = sorted(child for child in children if not child.startswith("."))
-        files = [name for name in sorted(files) if not name.startswith(".")]
-        for name in files:
-            if name.lower().endswith(NIFTI_ENDINGS):
-                yield Path(folder, name).relative_to(root).as_posix()
-        slices = [name for name in files if Path(name).suffix.lower() in DICOM_ENDINGS]
-        if dicom and slices:
-            yield from _series(Path(folder), root)
-
-
-def _series(folder: Path, root: Path) -> Iterator[str]:
+def _series(folder: Path, root: Path) -> list[str]:
+    """The path relative to `root`, or `folder#SeriesInstanceUID` for each series of a folder with several."""
     relative = folder.relative_to(root).as_posix()
     found = find_ct_series(folder, recursive=False)
     for one in found:
         if one.dropped:
             log.info("%s: a CT series is left out (%s)", folder, one.dropped)
     names = list(dict.fromkeys(one.identity.series_uid for one in found if not one.dropped))
-    yield from [relative] if len(names) == 1 else [f"{relative}#{name}" for name in names]
+    return [relative] if len(names) == 1 else [f"{relative}#{name}" for name in names]
 
 
 def _xray_beside(root: Path, ct: str) -> str:

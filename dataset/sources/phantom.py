@@ -18,7 +18,7 @@ from dataset.manifest.table import make_rows
 from dataset.phantom.render import POPULATION_VERSION, Phantom, render_phantom
 from dataset.sources.settings import Geometry, Xrays
 from dataset.xray.options import XrayOptions
-from dataset.xray.pose_perturbation import describe, perturbed_poses
+from dataset.xray.pose_perturbation import PROTOCOL, perturbed_poses
 
 # Index ranges of the splits do not overlap: more training phantoms never include a test phantom.
 FIRST_INDEX = {"train": 0, "val": 10_000_000, "test": 20_000_000}
@@ -27,25 +27,16 @@ VIEW_NAMES = ("PA", "lateral")  # first views of `DrrSettings.poses`, named wher
 
 @dataclass(frozen=True)
 class Population:
-    """A population of phantoms and the number drawn from it.
-
-    Attributes:
-        train, val, test: number of phantoms in each split.
-        seed: of the population.
-        extent: mm `[D, H, W]`, edge to edge.
-        pe_share: share of phantoms with pulmonary emboli, 0 to 1.
-        sign_rate: share of those whose X-ray shows a sign of them, 0 to 1.
-        test_from: index of the first test phantom; another index draws other cases, for example for calibration.
-    """
+    """A population of phantoms and the number of each split."""
 
     train: int = 400
     val: int = 16
     test: int = 32
     seed: int = 0
-    extent: tuple[float, float, float] = (320.0, 256.0, 352.0)
-    pe_share: float = 0.5
-    sign_rate: float = 0.6
-    test_from: int = FIRST_INDEX["test"]
+    extent: tuple[float, float, float] = (320.0, 256.0, 352.0)  # mm [D, H, W], edge to edge
+    pe_share: float = 0.5  # share of phantoms with pulmonary emboli, 0 to 1
+    sign_rate: float = 0.6  # share of those whose X-ray shows a sign of them, 0 to 1
+    test_from: int = FIRST_INDEX["test"]  # first test phantom; another index draws other cases, as for calibration
 
     def __post_init__(self):
         object.__setattr__(self, "extent", positive("dataset.extent", self.extent, 3, float))
@@ -57,15 +48,11 @@ class PhantomSource:
     """Cases of phantoms by their index in a population; needs no file.
 
     Args:
-        population: which phantoms (`Population`).
-        geometry: voxel grid; only `volume_size` is used.
-        xray: X-rays of a case; `drr` and `align` are not used.
-        pose_noise: render X-rays at perturbed poses and store them without pose, as radiographs are
+        geometry: only `volume_size` counts.
+        xray: X-rays of a case, except for `drr` and `align`; no augmentation with `reproject`.
+        pose_noise: render X-rays at perturbed poses and store them without pose, like radiographs
             (`dataset.xray.pose_perturbation`). One view, or two: frontal and lateral.
         name: name of the data set in results.
-
-    Raises:
-        UserError: `pose_noise` with more than two views; augmentation that renders again.
     """
 
     def __init__(
@@ -89,7 +76,7 @@ class PhantomSource:
         self.xray_options = XrayOptions(self.xray.augmentation)
 
     def missing(self) -> list[str]:
-        """What the user has yet to provide: nothing."""
+        """Nothing: phantoms need no file."""
         return []
 
     @cached_property
@@ -103,24 +90,18 @@ class PhantomSource:
         )
 
     def home(self) -> dict:
-        """What identifies the cache folder: one per population."""
+        """Identity of the cache folder: one per population."""
         return {"version": POPULATION_VERSION, "seed": self.population.seed}
 
     def key(self, row) -> str:
-        """Hash of everything that the case of `row` depends on."""
+        """Hash of all settings of the case of `row`."""
         return case_key({**self.describe(), "index": phantom_index(row)})
 
     def build(self, row) -> Case:
-        """Render one phantom and its X-rays, which show no contrast."""
+        """Renders one phantom and its X-rays, which show no contrast."""
         drawn = self.population
-        phantom = render_phantom(
-            phantom_index(row),
-            seed=drawn.seed,
-            size=self.geometry.volume_size,
-            extent=drawn.extent,
-            pe_share=drawn.pe_share,
-            sign_rate=drawn.sign_rate,
-        )
+        place = (phantom_index(row), drawn.seed, self.geometry.volume_size, drawn.extent)
+        phantom = render_phantom(*place, pe_share=drawn.pe_share, sign_rate=drawn.sign_rate)
         poses = DrrSettings().poses(drawn.extent, self.xray.views)
         xray = self.xrays(row, phantom, poses)
         if self.pose_noise:
@@ -131,10 +112,9 @@ class PhantomSource:
 
     def xrays(self, row, phantom: Phantom, poses: Float[Tensor, "v 9"]) -> Float[Tensor, "v h w"]:
         """X-rays of a phantom without contrast, at poses that `pose_noise` perturbs."""
-        plain = torch.as_tensor(phantom.hu_plain, dtype=torch.float32)
         if self.pose_noise:
             poses = perturbed_poses(poses, (self.population.seed, phantom_index(row)))
-        return render_xray(plain, phantom.spacing, poses, self.xray.size)
+        return render_xray(torch.from_numpy(phantom.hu_plain), phantom.spacing, poses, self.xray.size)
 
     def describe(self) -> dict:
         """Protocol of the data: plain JSON, the same for every split."""
@@ -151,7 +131,7 @@ class PhantomSource:
             "sign_rate": float(drawn.sign_rate),
             "test_from": drawn.test_from,
             "xrays": "rendered",
-            **({"pose_noise": describe()} if self.pose_noise else {}),
+            **({"pose_noise": PROTOCOL} if self.pose_noise else {}),
         }
 
 

@@ -9,6 +9,7 @@ DEGREES = 5.0  # largest rotation and tilt
 SHIFT_MM = 15.0  # largest shift of the patient along each axis
 DISTANCE_SHARE = 0.1  # largest relative change of the source-detector distance
 STREAM = 2  # separates these random numbers from others of the same patient
+PROTOCOL = {"degrees": DEGREES, "mm": SHIFT_MM, "distance": DISTANCE_SHARE}
 
 
 def perturbed_poses(poses: Float[Tensor, "v 9"], words: tuple[int, ...]) -> Float[Tensor, "v 9"]:
@@ -27,8 +28,3 @@ def perturbed_poses(poses: Float[Tensor, "v 9"], words: tuple[int, ...]) -> Floa
         perturbed[view, 3] = pose[3] + DEGREES * tilt
         perturbed[view, 4:7] = pose[4:7] + SHIFT_MM * torch.tensor(shift, dtype=pose.dtype)
     return perturbed
-
-
-def describe() -> dict:
-    """Plain JSON."""
-    return {"degrees": DEGREES, "mm": SHIFT_MM, "distance": DISTANCE_SHARE}

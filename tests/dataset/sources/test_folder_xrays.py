@@ -82,7 +82,7 @@ def test_the_spacing_of_an_xray_without_pose_is_nominal(root, monkeypatch):
     """A small and a large patient have the same spacing, as in generation."""
     seen = []
     monkeypatch.setattr("dataset.cases.case_dataset.lung_map", lambda image, box, extent, view: seen.append(extent))
-    monkeypatch.setattr("dataset.cases.description.mean_lung_box", lambda paths: [0.2, 0.8] * 3)
+    monkeypatch.setattr("dataset.cases.description.median_lung_box", lambda paths: [0.2, 0.8] * 3)
     for name, spacing in (("a", (4.0, 4.0, 4.0)), ("b", (9.0, 6.0, 8.0)), ("c", (5.0, 5.0, 5.0))):
         save_nifti(root / f"{name}.nii.gz", thorax(), spacing)
         film(root / f"{name}.png")
@@ -102,7 +102,7 @@ def test_the_spacing_of_an_xray_without_pose_is_nominal(root, monkeypatch):
 
 
 def test_xrays_without_lungs_are_counted_and_named(root, caplog, monkeypatch):
-    monkeypatch.setattr("dataset.cases.description.mean_lung_box", lambda paths: [0.2, 0.8] * 3)
+    monkeypatch.setattr("dataset.cases.description.median_lung_box", lambda paths: [0.2, 0.8] * 3)
     for name in ("a", "b", "drr"):
         save_nifti(root / f"{name}.nii.gz", thorax())
     film(root / "a.png")
