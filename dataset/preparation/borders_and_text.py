@@ -24,14 +24,20 @@ def trim_border(image: Float[np.ndarray, "h w"]) -> tuple[slice, slice]:
     A row or column is border if nine tenths of it have one grey value, so text in a border does not keep it. A border
     wider than 35 % of the side is not cut.
     """
-    rows, columns = slice(0, image.shape[0]), slice(0, image.shape[1])
+    spans = [slice(0, n) for n in image.shape]
     low, high = np.percentile(image, [0.5, 99.5])
-    for _ in range(3):  # cutting rows may leave more columns uniform, and the reverse
-        part = image[rows, columns]
-        rows = _shrunk(rows, _flat_lines(part, 1, FLAT * (high - low)), image.shape[0])
-        part = image[rows, columns]
-        columns = _shrunk(columns, _flat_lines(part, 0, FLAT * (high - low)), image.shape[1])
-    return rows, columns
+    for axis in (0, 1) * 3:  # cutting rows may leave more columns uniform, and the reverse
+        part, limit = image[tuple(spans)], MAX_BORDER * image.shape[axis]
+        middle = np.median(part, axis=1 - axis, keepdims=True)
+        uniform = (np.abs(part - middle) <= FLAT * (high - low)).mean(axis=1 - axis) >= 0.9
+        if not uniform.all():
+            first = spans[axis].start + int(np.argmin(uniform))
+            last = spans[axis].stop - int(np.argmin(uniform[::-1]))
+            spans[axis] = slice(
+                first if first <= limit else spans[axis].start,
+                last if image.shape[axis] - last <= limit else spans[axis].stop,
+            )
+    return tuple(spans)
 
 
 def mask_text(image: Float[np.ndarray, "h w"]) -> tuple[Float[np.ndarray, "h w"], int]:
@@ -76,11 +82,8 @@ class _Letter(NamedTuple):
     right: int
     top: int
     bottom: int
+    tall: int
     ink: float  # brightest value
-
-    @property
-    def tall(self) -> int:
-        return self.bottom - self.top
 
 
 def _letters(strokes: np.ndarray, values: np.ndarray) -> list[_Letter]:
@@ -89,8 +92,8 @@ def _letters(strokes: np.ndarray, values: np.ndarray) -> list[_Letter]:
     labels, count = ndimage.label(strokes, np.ones((3, 3)))
     inks = ndimage.maximum(values, labels, range(1, count + 1))
     letters = [
-        _Letter(place[1].start, place[1].stop, place[0].start, place[0].stop, float(ink))
-        for place, ink in zip(ndimage.find_objects(labels), inks, strict=True)
+        _Letter(across.start, across.stop, down.start, down.stop, down.stop - down.start, float(ink))
+        for (down, across), ink in zip(ndimage.find_objects(labels), inks, strict=True)
     ]
     return sorted(one for one in letters if shortest <= one.tall <= tallest and one.right - one.left <= 2 * tallest)
 
@@ -125,19 +128,3 @@ def _extended(line: list[_Letter], inked: np.ndarray) -> tuple[slice, slice]:
         if right < width and inked[rows, right : right + step].mean() > 0.05:
             right = min(width, right + step)
     return rows, slice(left, right)
-
-
-def _flat_lines(part: np.ndarray, axis: int, tolerance: float) -> np.ndarray:
-    if not part.size:
-        return np.zeros(0, bool)
-    middle = np.median(part, axis=axis, keepdims=True)
-    return (np.abs(part - middle) <= tolerance).mean(axis=axis) >= 0.9
-
-
-def _shrunk(span: slice, flat: np.ndarray, whole: int) -> slice:
-    busy = np.flatnonzero(~flat)
-    if not len(busy):
-        return span
-    first, last = span.start + int(busy[0]), span.start + int(busy[-1]) + 1
-    limit = MAX_BORDER * whole
-    return slice(first if first <= limit else span.start, last if whole - last <= limit else span.stop)

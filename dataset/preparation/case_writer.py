@@ -1,7 +1,6 @@
 """One case: its CT read, cropped, resampled and written; its X-ray read and written."""
 
 import contextlib
-import functools
 import hashlib
 import json
 import logging
@@ -28,8 +27,6 @@ VERSION = 2  # raise it when the same source and settings give other files
 OLD_KEYS = ["latents_window=ctpa", "vae_ckpt=None"]  # of earlier versions, in the state of the cases they finished
 CONTRAST_HU = 150.0  # smallest HU of the heart and great vessels with contrast medium
 DESCRIPTION = "CT, prepared: cropped, resampled"
-
-_segmenter = functools.cache(make_segmenter)
 
 
 @dataclass(frozen=True)
@@ -132,7 +129,7 @@ def _make_ct(task: Task, settings: Settings) -> dict[str, Any]:
     resampled = spacing is not None or size is not None
     if resampled:
         volume = straighten(volume)  # before the crop: a box along the axes of the scan would lose its corners
-    segmenter = _segmenter(crop.segmenter, crop.lungmask_weights)
+    segmenter = make_segmenter(crop.segmenter, crop.lungmask_weights)
     found = find_crop_box(volume, crop.kind, crop.margin, crop.min_lung_ml, segmenter)
     vessels = central_vessel_hu(found.coarse, found.lungs)
     flags = list(found.flags)

@@ -1,5 +1,6 @@
 """The crop box of a CT: both lungs with a margin, or the body where the lung segmentation is not plausible."""
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,22 +26,14 @@ Box = tuple[slice, slice, slice]
 
 @dataclass
 class CropBox:
-    """The part of a volume to keep.
+    """The part of a volume to keep."""
 
-    Attributes:
-        box: voxels of the volume, with the margin.
-        kind: lungs, body or whole.
-        lung_ml: volume of the right and left lung, ml.
-        lungs: lung mask at about 2 mm, on the grid of `coarse`.
-        flags: remarks for the user.
-    """
-
-    box: Box
-    kind: str
-    lung_ml: tuple[float, float]
-    lungs: Bool[np.ndarray, "d h w"]
-    coarse: Volume
-    flags: list[str] = field(default_factory=list)
+    box: Box  # voxels of the volume, with the margin
+    kind: str  # lungs, body or whole
+    lung_ml: tuple[float, float]  # right, left
+    lungs: Bool[np.ndarray, "d h w"]  # mask on the grid of `coarse`
+    coarse: Volume  # the volume at about 2 mm
+    flags: list[str] = field(default_factory=list)  # remarks for the user
 
 
 def find_crop_box(
@@ -57,12 +50,7 @@ def find_crop_box(
         margin: mm around the box on all sides, within the volume.
         min_lung_ml: both lungs together. With less, or a missing lung, the body is kept and flagged.
         segmenter: maps HU and spacing to a lung mask.
-
-    Raises:
-        ValueError: another `kind`.
     """
-    if kind not in KINDS:
-        raise ValueError(f"crop_box={kind}: choose {', '.join(KINDS)}")
     coarse = downsample(Volume(volume.hu, volume.spacing, volume.centre), COARSE_MM)
     lungs = segmenter(coarse.hu, coarse.spacing)
     right, left = lung_volumes(lungs, coarse)
@@ -71,18 +59,14 @@ def find_crop_box(
         found.flags.append(f"lungs of {right + left:.0f} ml, less than {min_lung_ml:.0f}")
     elif min(right, left) < ONE_SIDED * max(right, left):
         found.flags.append(f"the {'right' if right < left else 'left'} lung is missing ({min(right, left):.0f} ml)")
-    whole_lungs = not found.flags
-    if lungs.any():
-        for place, side in ((0, "bottom"), (-1, "top")):
-            if lungs[place].any():
-                found.flags.append(f"lungs cut at the {side} of the scan")
+    plausible = not found.flags
+    found.flags += [
+        f"lungs cut at the {side} of the scan" for i, side in ((0, "bottom"), (-1, "top")) if lungs[i].any()
+    ]
     if kind == "whole":
         return found
-    if kind == "lungs" and whole_lungs:
-        found.kind, mask = "lungs", lungs
-    else:
-        found.kind, mask = "body", body_mask(coarse)
-        found.flags += ["body kept instead of lungs"] if kind == "lungs" else []
+    found.kind, mask = ("lungs", lungs) if kind == "lungs" and plausible else ("body", body_mask(coarse))
+    found.flags += ["body kept instead of lungs"] if found.kind != kind else []
     if mask.any():
         found.box = _box(mask, coarse.spacing, volume, margin)
     return found
@@ -114,14 +98,12 @@ def body_mask(volume: Volume) -> Bool[np.ndarray, "d h w"]:
     return labels == 1 + int(np.argmax(np.bincount(labels.ravel())[1:]))
 
 
+@functools.cache
 def make_segmenter(name: str = "threshold", weights: str | Path | None = None) -> Segmenter:
-    """The lung segmenter `threshold`, or `lungmask` with its R231 weights. Nothing is downloaded.
+    """The lung segmenter `threshold`, or `lungmask` with its R231 weights. It downloads nothing.
 
-    Args:
-        weights: the file `unet_r231-….pth` of lungmask; None looks in torch's hub cache.
-
-    Raises:
-        UserError: another name, or the package or the weights of lungmask are missing.
+    `weights` is the file `unet_r231-….pth` of lungmask; None looks in torch's hub cache. Raises UserError for another
+    name, and if the package or the weights of lungmask are missing.
     """
     if name == "threshold":
         return segment_lungs
@@ -148,10 +130,8 @@ def make_segmenter(name: str = "threshold", weights: str | Path | None = None) -
 
 def _box(mask: Bool[np.ndarray, "d h w"], coarse: tuple[float, float, float], volume: Volume, margin: float) -> Box:
     """The box of a coarse mask in voxels of the volume; both grids have the same outer edges."""
-    box = []
-    for part, step, fine, n in zip(
-        ndimage.find_objects(mask.astype(np.uint8))[0], coarse, volume.spacing, volume.hu.shape, strict=True
-    ):
+    box, parts = [], ndimage.find_objects(mask.astype(np.uint8))[0]
+    for part, step, fine, n in zip(parts, coarse, volume.spacing, volume.hu.shape, strict=True):
         low, high = (part.start * step - margin) / fine, (part.stop * step + margin) / fine
         box.append(slice(max(0, int(np.floor(low + 1e-6))), min(n, int(np.ceil(high - 1e-6)))))
     return tuple(box)

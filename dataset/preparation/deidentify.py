@@ -1,11 +1,12 @@
 """De-identification: keyed pseudonyms, a separate linkage table, capped ages, scrubbed text.
 
-The output is composed of pixels, geometry and a few columns of the manifest; no attribute of DICOM PS3.15 Annex E
-(Basic Application Level Confidentiality Profile) is copied. Ids are HMAC-SHA256 under a secret key (FIPS 198-1), so
-that trying all patient numbers does not reveal them without the key.
+The output holds pixels, geometry and a few columns of the manifest, but no attribute of DICOM PS3.15 Annex E (Basic
+Application Level Confidentiality Profile). Ids are HMAC-SHA256 under a secret key (FIPS 198-1): without the key,
+trying all patient numbers does not reveal them.
 """
 
 import csv
+import functools
 import hashlib
 import hmac
 import logging
@@ -30,6 +31,8 @@ _UID = re.compile(r"\b[0-2](?:\.\d+){4,}\b")
 _DATE = re.compile(r"(?<![\d.])(?:19|20)\d{2}(?P<dash>[-/.]?)(?:0[1-9]|1[0-2])(?P=dash)(?:0[1-9]|[12]\d|3[01])(?!\d)")
 _PATH = re.compile(r"(?:\b[A-Za-z]:)?[^\s:;,'\"()\[\]]*[/\\][^\s:;,'\"]+")  # absolute and relative
 
+_private = functools.partial(os.open, mode=0o600)  # opener of files that only the owner can read
+
 log = logging.getLogger(__name__)
 
 
@@ -40,7 +43,7 @@ class Pseudonyms:
 
     Args:
         folder: folder of key and table; created if missing.
-        output: folder that is shared; the linkage must not be inside.
+        output: folder that is shared.
 
     Raises:
         UserError: a folder inside `output`, or a key file without a valid key.
@@ -68,14 +71,17 @@ class Pseudonyms:
         return hmac.new(self._key, f"{kind}\0{text}".encode(), hashlib.sha256).hexdigest()[:ID_CHARACTERS]
 
     def record(self, row: dict) -> None:
-        """Record a row of the linkage table: `row["id"]` is the id, all other values are identifiers."""
+        """Add a row to the linkage table: `row["id"]` is the id, all other values are identifiers."""
         self._rows[str(row["id"])] = {name: "" if value is None else str(value) for name, value in row.items()}
         self._secrets.update(str(value).strip() for name, value in row.items() if name != "id" and value is not None)
 
     def write(self) -> None:
         """Write the table; it keeps rows of earlier runs whose id was not recorded again."""
-        path = self.folder / LINKAGE_FILE
-        rows = {**_read_linkage(path), **self._rows}
+        path, rows = self.folder / LINKAGE_FILE, {}
+        if path.is_file():
+            with open(path, newline="", encoding="utf-8") as file:
+                rows = {row["id"]: row for row in csv.DictReader(file)}
+        rows |= self._rows
         names = list(dict.fromkeys(name for row in rows.values() for name in row))
         with (
             atomic_path(path) as temporary,
@@ -118,10 +124,6 @@ def _date(text: str) -> date | None:
         return None
 
 
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
-
-
 def _load_or_make_key(path: Path) -> bytes:
     try:
         with open(path, "x", encoding="ascii", opener=_private) as file:
@@ -139,10 +141,3 @@ def _load_or_make_key(path: Path) -> bytes:
     if os.name == "posix" and stat.S_IMODE(path.stat().st_mode) & 0o077:
         log.warning("other users can read the key of the pseudonyms; chmod 600 it")
     return key
-
-
-def _read_linkage(path: Path) -> dict[str, dict]:
-    if not path.is_file():
-        return {}
-    with open(path, newline="", encoding="utf-8") as file:
-        return {row["id"]: row for row in csv.DictReader(file)}

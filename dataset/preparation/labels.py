@@ -58,15 +58,9 @@ def rspect_labels(rows: pd.DataFrame) -> pd.Series:
 
 
 def match_labels(labels: Mapping[str, int], keys: Iterable[Iterable[str]], file: str | Path) -> list[int]:
-    """The label of each case, -1 for cases that are not in the table.
+    """The label of each case by its identifiers (accession number, study UID, patient …), -1 if the table has none.
 
-    Args:
-        labels: as `read_labels` returns them.
-        keys: for each case its identifiers, such as accession number, study UID and patient.
-        file: the table, for messages.
-
-    Raises:
-        UserError: if no id of the table is in the source, or two identifiers of one case have different labels.
+    Raises UserError if no id of the table is in the source, or two identifiers of one case have different labels.
     """
     found, used = [], set()
     for case in keys:
@@ -90,8 +84,7 @@ def match_labels(labels: Mapping[str, int], keys: Iterable[Iterable[str]], file:
 def read_csv(file: str | Path, columns: Iterable[str] = ()) -> pd.DataFrame:
     """A table with comma, semicolon or tab, as text; with `columns` these alone, in any order.
 
-    Raises:
-        UserError: no such file, not a table, or a missing column.
+    Raises UserError for a missing file or column, and for a file that is no table.
     """
     columns = list(dict.fromkeys(columns))
     try:

@@ -18,21 +18,13 @@ ONLY_LATERAL = "the only X-ray is a lateral; assign it in pairs="
 
 @dataclass
 class Pairing:
-    """The pairs found, by index of the CT.
+    """The pairs found; every key is the index of a CT."""
 
-    Attributes:
-        pairs: index of its X-ray.
-        hours: from its X-ray to it, negative where the X-ray came later, NaN if unknown.
-        views: view that a table assigns to its X-ray.
-        linked: X-ray patient that a table links to its patient.
-        reasons: why it stays unpaired, without identifiers; not for a CT whose patient has no X-ray.
-    """
-
-    pairs: dict[int, int] = field(default_factory=dict)
-    hours: dict[int, float] = field(default_factory=dict)
-    views: dict[int, str] = field(default_factory=dict)
-    linked: dict[int, str] = field(default_factory=dict)
-    reasons: dict[int, str] = field(default_factory=dict)
+    pairs: dict[int, int] = field(default_factory=dict)  # index of its X-ray
+    hours: dict[int, float] = field(default_factory=dict)  # from X-ray to CT, negative for a later X-ray, NaN: unknown
+    views: dict[int, str] = field(default_factory=dict)  # view that a table assigns to its X-ray
+    linked: dict[int, str] = field(default_factory=dict)  # X-ray patient that a table links to its patient
+    reasons: dict[int, str] = field(default_factory=dict)  # why it is unpaired, unless its patient has no X-ray
 
 
 def pair(

@@ -28,35 +28,27 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Task:
-    """One case to make. Only `series` and `xray` identify the patient.
+    """One case to make. Only `series` and `xray` identify the patient."""
 
-    Attributes:
-        id, patient: pseudonyms.
-        xray: its radiograph, None for a DRR.
-        view: PA or AP where a table assigns it, otherwise "".
-        hours: from the X-ray to the CT, NaN if unknown.
-        flags: remarks for the user, without identifiers.
-    """
-
-    id: str
-    patient: str
+    id: str  # pseudonym
+    patient: str  # pseudonym
     series: CtSeries
-    xray: Radiograph | None
-    view: str
-    hours: float
+    xray: Radiograph | None  # None: a DRR
+    view: str  # PA or AP where a table assigns it, otherwise ""
+    hours: float  # from the X-ray to the CT, NaN if unknown
     label: int
     split: str
-    flags: list[str]
+    flags: list[str]  # remarks for the user
 
 
 @dataclass
 class Plan:
-    """All tasks, rows of candidates.csv, `(pseudonym, reason)` of skipped cases, and the number of unused X-rays."""
+    """The cases to make, and what the user reads about the others."""
 
     tasks: list[Task] = field(default_factory=list)
-    candidates: list[dict] = field(default_factory=list)
-    skipped: list[tuple[str, str]] = field(default_factory=list)
-    unused: int = 0
+    candidates: list[dict] = field(default_factory=list)  # rows of candidates.csv
+    skipped: list[tuple[str, str]] = field(default_factory=list)  # pseudonym and reason
+    unused: int = 0  # number of X-rays of no CT
 
 
 def find_all(

@@ -33,26 +33,16 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Radiograph:
-    """One X-ray file and its header. All attributes but view may identify a patient.
-
-    Attributes:
-        identity: empty for PNG, JPEG and NPY.
-        view: PA, AP, lateral, or "" if unknown.
-        uid: SOPInstanceUID.
-        event_uid: IrradiationEventUID, the same in all stored versions of an exposure.
-        made_from: SOP instances that the image was made from.
-        for_processing: the detector's own values (Presentation Intent Type FOR PROCESSING).
-        problem: why it cannot be used, such as another body part; "" if it can.
-    """
+    """One X-ray file and its header, which may identify a patient."""
 
     path: Path
-    identity: Identity = Identity()
-    view: str = ""
-    uid: str = ""
-    event_uid: str = ""
-    made_from: tuple[str, ...] = ()
-    for_processing: bool = False
-    problem: str = ""
+    identity: Identity = Identity()  # empty for PNG, JPEG and NPY
+    view: str = ""  # PA, AP, lateral, or "" if unknown
+    uid: str = ""  # SOPInstanceUID
+    event_uid: str = ""  # IrradiationEventUID, the same in all stored versions of an exposure
+    made_from: tuple[str, ...] = ()  # SOP instances that the image was made from
+    for_processing: bool = False  # the detector's own values (Presentation Intent Type FOR PROCESSING)
+    problem: str = ""  # why it cannot be used, such as another body part
 
 
 def find_radiographs(

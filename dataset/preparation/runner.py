@@ -36,32 +36,24 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Outcome:
-    """The result of a preparation.
+    """The result of a preparation."""
 
-    Attributes:
-        rows: rows of summary.csv, with the `flags` of each finished case.
-        kept: number of cases that an earlier run finished.
-        unused: number of X-rays that belong to no CT.
-    """
-
-    rows: list[dict[str, Any]]
-    kept: int
-    unused: int = 0
+    rows: list[dict[str, Any]]  # of summary.csv, with the `flags` of each finished case
+    kept: int  # number of cases that an earlier run finished
+    unused: int = 0  # number of X-rays of no CT
 
     def count(self, status: str) -> int:
         return sum(row["status"] == status for row in self.rows)
 
 
 def open_folders(source: str | Path, output: str | Path, linkage: str | Path | None) -> tuple[Path, Pseudonyms]:
-    """The output folder, locked, and the pseudonyms, whose key and table lie beside it.
+    """The output folder, locked, and the pseudonyms, whose key and table are in a folder beside it.
 
-    Raises:
-        UserError: an output within the source, which the next run would read; one that cannot be written, or that
-            another process writes.
+    Raises UserError for an output within the source (the next run would read it), without write access, or in use.
     """
     output, source = Path(output).expanduser(), Path(source).expanduser()
     if source.resolve() in (output.resolve(), *output.resolve().parents):
-        raise UserError(f"output={output}: lies within source={source}; choose a folder beside it")
+        raise UserError(f"output={output}: is within source={source}; choose a folder beside it")
     hold(output, "output")
     return output, Pseudonyms(linkage or output.with_name(f"{output.name}-linkage"), output)
 

@@ -20,21 +20,13 @@ PAIRS_FILE = "pairs_from_table.csv"  # beside the linkage table, as it holds acc
 
 @dataclass(frozen=True)
 class UserTables:
-    """The contents of the user's tables.
+    """The contents of the user's tables. Identifiers are series, study, patient or accession number."""
 
-    Attributes:
-        series: table with the column `series`: SeriesInstanceUIDs, or ids of `candidates.csv`, to use.
-        pairs: table of pairs (`dataset.preparation.pairing.pair`).
-        labels: identifier (series, study, patient or accession number) -> label.
-        label_file: the table of the labels, for messages.
-        splits: identifier -> train, val, test or "". Only these CTs belong to the data set; None: all do.
-    """
-
-    series: str | None
-    pairs: str | Path | None
-    labels: dict[str, int] | None
-    label_file: str
-    splits: dict[str, str] | None
+    series: str | None  # table with the column `series`: SeriesInstanceUIDs, or ids of `candidates.csv`, to use
+    pairs: str | Path | None  # table of pairs (`dataset.preparation.pairing.pair`)
+    labels: dict[str, int] | None  # identifier -> label
+    label_file: str  # table of the labels, for messages
+    splits: dict[str, str] | None  # identifier -> train, val, test or "" of the CTs of the data set; None: all CTs
 
 
 def read_user_tables(
@@ -46,7 +38,7 @@ def read_user_tables(
     both, the pairs; `pairs` and `label.file` override it.
 
     Args:
-        settings: `series`, `pairs`, `from_csv` and `label` as in `config/prepare.yaml`.
+        settings: `config/prepare.yaml` as a dictionary.
         folder: a private folder for pairs made from a table.
 
     Raises:

@@ -255,7 +255,7 @@ def test_folders_that_cannot_be(tmp_path):
     (tmp_path / "in").mkdir()
     with pytest.raises(UserError, match="no CT in it"):
         prepare_set(configured(tmp_path / "in", tmp_path / "out"))
-    with pytest.raises(UserError, match="lies within source"):
+    with pytest.raises(UserError, match="is within source"):
         prepare_set(configured(tmp_path / "in", tmp_path / "in" / "out"))
     with pytest.raises(UserError, match="lies inside output"):
         prepare_set(configured(tmp_path / "in", tmp_path / "out", linkage=tmp_path / "out" / "key"))

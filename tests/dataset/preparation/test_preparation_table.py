@@ -1,4 +1,4 @@
-"""The table after a preparation: one row a reason, whatever stands in it; every X-ray that was not used is counted."""
+"""The table after a preparation has one row for each reason and counts the unused X-rays."""
 
 import io
 
@@ -14,7 +14,7 @@ def shown(outcome):
     return console.file.getvalue()
 
 
-def test_a_remedy_within_a_flag_is_no_row_of_its_own():
+def test_a_flag_with_a_semicolon_is_one_row():
     flag = "X-ray refused: a lateral view; give a frontal one"
     rows = [{"id": "a", "status": "done", "reason": f"{flag}; dark", "flags": [flag, "dark"]}]
     text = shown(Outcome(rows, 0))
@@ -24,4 +24,4 @@ def test_a_remedy_within_a_flag_is_no_row_of_its_own():
 
 def test_unused_x_rays_are_counted():
     (line,) = [line for line in shown(Outcome([], 0, unused=7)).splitlines() if "unused" in line]
-    assert "7" in line and "belong to no CT" in line
+    assert "7" in line and "belong to no chosen CT" in line
