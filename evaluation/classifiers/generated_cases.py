@@ -52,7 +52,7 @@ class GeneratedCases(Dataset):
 
 @dataclass
 class Generators:
-    """Checkpoints that generate the volumes, and their settings.
+    """Checkpoints that generate the volumes, and their settings; UserError without a checkpoint or a sample.
 
     Args:
         paths: checkpoints: one that is foreign to the data, or one for each fold.
@@ -60,11 +60,7 @@ class Generators:
         samples: behind each volume, which is their mean.
         seed: of the noise.
         batch_size: volumes generated at once.
-        device: where.
         origin: checkpoint that all of them were fine-tuned from, if any.
-
-    Raises:
-        UserError: no checkpoint, or samples below 1.
     """
 
     paths: list[Path]
@@ -84,92 +80,91 @@ class Generators:
         self.hashes = {path: sha256(path) for path in self.paths}
 
     def describe(self) -> dict:
-        """Plain JSON: which files by name and hash, sampler, samples, estimator and seed."""
+        """Plain JSON: files by name and hash, sampler, samples, estimator and seed."""
         files = sorted(({"file": p.name, "sha256": h} for p, h in self.hashes.items()), key=lambda f: f["sha256"])
         settings = {"sampler": self.sampler, "samples": self.samples, "seed": self.seed}
         return {"checkpoints": files, "estimator": estimator(self.samples), **settings}
 
     def make(self, data: CTDataModule, splits: tuple[str, ...] = SPLITS) -> dict[str, GeneratedCases]:
-        """Generated cases of these splits of `data`, after its `setup()`; what is cached is not made again.
+        """Generated cases of these splits of `data`, after its `setup()`; cached volumes are not generated again.
 
-        Raises:
-            UserError: for a patient whom every generator has seen, or a generator of another window or size.
+        Raises UserError for a patient whom every generator has seen, and for a generator of another window or size.
         """
         present, rows = data.protocol(), all_rows(data)
         generators = [_Generator(path, self.device) for path in self.paths]
         for generator in generators:
             check_protocol(present, generator.protocol)
-            _check_xrays(present, generator)
+            for key in ("xray_size", "views"):
+                if present.get(key) != generator.protocol.get(key):
+                    raise UserError(
+                        f"{generator.path}: trained with dataset.{key}={generator.protocol.get(key)}, the data have "
+                        f"{present.get(key)}; give the same, so that all models see one resolution"
+                    )
         asked = rows["split"].isin(splits).to_numpy()
         parts = {str(path): training_splits_of_file(rows, path, present, self.origin)[asked] for path in self.paths}
         chosen = assign_generators(parts, rows[asked].reset_index(drop=True))
         owners = dict(zip(rows.loc[asked, "id"], chosen, strict=True))
-        files = {}
+        made = {}
         for split in splits:
             cases = getattr(data, split)
             names = zip(cases.rows["id"], cases.paths, strict=True)
-            files[split] = [self._file(data, Path(owners[name]), path) for name, path in names]
+            made[split] = GeneratedCases(cases, [self._file(data, Path(owners[name]), path) for name, path in names])
         for generator in generators:
-            for split in splits:
-                cases = getattr(data, split)
-                mine = [str(generator.path) == owners[name] for name in cases.rows["id"]]
-                todo = [i for i, own in enumerate(mine) if own and not files[split][i].is_file()]
+            for found in made.values():
+                mine = [str(generator.path) == owners[name] for name in found.rows["id"]]
+                todo = [i for i, own in enumerate(mine) if own and not found.files[i].is_file()]
                 for start in range(0, len(todo), TOGETHER):
-                    self._generate(generator, cases, todo[start : start + TOGETHER], files[split])
-        return {split: GeneratedCases(getattr(data, split), files[split]) for split in splits}
+                    self._generate(generator, found, todo[start : start + TOGETHER])
+        return made
 
     def _file(self, data: CTDataModule, owner: Path, case: Path) -> Path:
         settings = {"checkpoint": self.hashes[owner], "sampler": self.sampler, "samples": self.samples}
         folder = f"generated-{case_key({**settings, 'noise': self.seed})}"
         return source_folder(data.source, data.cache_dir) / folder / case.name
 
-    def _generate(self, generator: "_Generator", cases: CaseDataset, places: list[int], files: list[Path]) -> None:
-        pipeline = generator.pipeline
+    def _generate(self, generator: "_Generator", found: GeneratedCases, places: list[int]) -> None:
+        pipeline, cases = generator.pipeline, found.cases
         set_sampler(pipeline, self.sampler)
         # X-rays are aligned to the generator's lung box, without augmentation
         of_volumes = generator.protocol.get("input") == "volume"
         extent = None if of_volumes else generator.protocol.get("extent")
         shown = CaseDataset(
-            cases.paths, cases.rows, cases.window, None, 0, cases.xray_options, generator.lung_box, extent
+            cases.paths,
+            cases.rows,
+            cases.window,
+            None,
+            0,
+            cases.xray_options,
+            generator.protocol.get("lung_box"),
+            extent,
         )
         items = [shown.condition(i) for i in places]
         inputs, ids = ModelInputs.of_cases(items, pipeline), [item["id"] for item in items]
         sampling = Sampling(self.samples, self.seed, self.batch_size)
         for part, volumes in sample_volumes(pipeline, inputs, ids, sampling):
             for i, samples in zip(part, volumes, strict=True):
-                file = files[places[i]]
+                file = found.files[places[i]]
                 file.parent.mkdir(parents=True, exist_ok=True)
                 with atomic_path(file) as temporary:
                     save_tensors({"ct": samples.mean(dim=0).round().to(torch.int16).contiguous()}, temporary)
 
 
 class _Generator:
-    """A checkpoint whose protocol is read at once and whose networks only where volumes are to be made."""
+    """A checkpoint; its protocol is read at once, its networks only if volumes have to be generated."""
 
     def __init__(self, path: Path, device: str):
         self.path, self.device = path, device
         self.protocol: dict = read(path).protocol
-        self.lung_box = self.protocol.get("lung_box")
 
     @cached_property
     def pipeline(self):
         return load_pipeline(self.path, device=self.device)
 
 
-def _check_xrays(present: dict, generator: _Generator) -> None:
-    for key in ("xray_size", "views"):
-        if present.get(key) != generator.protocol.get(key):
-            raise UserError(
-                f"{generator.path}: trained with dataset.{key}={generator.protocol.get(key)}, the data have "
-                f"{present.get(key)}; give the same, so that X-ray classifiers and generator see one resolution"
-            )
-
-
 def find_generators(given: str | list[str] | None) -> list[Path]:
     """Checkpoints from a config value: a file, a folder (the newest of each fold under it), or a list of these.
 
-    Raises:
-        UserError: a path that does not exist, or a folder without a checkpoint of a generator.
+    Raises UserError for a path that does not exist and a folder without a generator.
     """
     found = []
     for value in [given] if isinstance(given, str) else list(given or []):

@@ -6,8 +6,6 @@ from jaxtyping import Float
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-WHAT = "view, age, sex, hours from X-ray to CT"
-
 
 def features(rows: pd.DataFrame) -> pd.DataFrame:
     """Features with NaN for missing values: frontal view AP, age in years, female, logarithm of hours."""
@@ -28,7 +26,7 @@ def features(rows: pd.DataFrame) -> pd.DataFrame:
 def metadata_logits(train: pd.DataFrame, *others: pd.DataFrame) -> list[Float[np.ndarray, " n"]] | None:
     """Logits of other rows by a model fitted on the labelled rows of `train`; None if no feature varies.
 
-    Whether a value is missing is a feature too, and the gap is filled with the median of training.
+    A feature marks each missing value, which is replaced by the median of training.
     """
     train = train[train["label"].isin((0, 1))]
     known = features(train)

@@ -28,7 +28,7 @@ KEY = {"ct": "ct", "generated": "ct", "xray": "xray"}
 
 @dataclass(frozen=True)
 class Found:
-    """One trained classifier of one fold; `fold` is None where there are no folds."""
+    """One trained classifier of one fold; `fold` is None without folds."""
 
     path: Path
     name: str
@@ -38,14 +38,9 @@ class Found:
 
 
 def find_classifiers(given, search: str | Path) -> list[Found]:
-    """The classifiers named, or the newest of each name and fold under `search`.
+    """The classifiers in the files and folders `given`, or the newest of each name and fold under `search`.
 
-    Args:
-        given: files or folders of them, or None.
-
-    Raises:
-        UserError: a path that does not exist, a file that is no classifier of train_classifier.py, none at all, or
-            two of one name and fold among files that were named.
+    Raises UserError for a missing path, a file that is no classifier, none at all, and two files of one name and fold.
     """
     newest: dict[tuple, Found] = {}
     places = [given] if isinstance(given, str) else list(given or [])
@@ -66,11 +61,7 @@ def find_classifiers(given, search: str | Path) -> list[Found]:
 
 
 def folds_of(found: list[Found]) -> list[int | None]:
-    """The folds that every classifier has.
-
-    Raises:
-        UserError: where one lacks a fold that another has; the line names both.
-    """
+    """The folds that every classifier has; UserError if one lacks a fold that another has."""
     by_name: dict[str, set] = {}
     for one in found:
         by_name.setdefault(one.name, set()).add(one.fold)
@@ -91,15 +82,13 @@ def score_fold(
 ) -> tuple[pd.DataFrame, dict[str, str]]:
     """Logits of all classifiers on the labelled validation and test cases of one fold, and the input of each.
 
-    The classifier of CTs also scores generated volumes, and a baseline without images is fitted.
+    The classifier of CTs also scores generated volumes, and a baseline without images is fitted. Raises UserError for
+    a classifier of other data, window, size or generators.
 
     Args:
         data: of this fold, after `setup()`.
         found: the classifiers of this fold.
-        generators: of the volumes, where a classifier needs them.
-
-    Raises:
-        UserError: a classifier of other data, window, size or generators.
+        generators: of the volumes, if a classifier needs them.
     """
     present, rows = data.protocol(), all_rows(data)
     check_splits(data.source.rows, data.source.name)
@@ -140,15 +129,14 @@ def describe(found: list[Found]) -> list[dict]:
 
 
 def fairness(found: list[Found], generators: Generators | None) -> list[str]:
-    """What keeps the primary comparison from being one of equals: a sentence where no X-ray classifier has the
-    generator's own encoder, or none starts from its weights."""
+    """A sentence if no X-ray classifier has the generator's own encoder, or if none starts from its weights."""
     if generators is None:
         return []
     theirs = read(generators.paths[0]).header["components"]["xray_encoder"]
     networks = [read(one.path).header["components"]["classifier"] for one in found if one.input == "xray"]
     encoders = [network["config"].get("encoder", {}) for network in networks]
     if not any(own == {key: theirs[key] for key in ("class", "config")} for own in encoders):
-        return ["No X-ray classifier has the generator's own encoder: the primary comparison is not one of equals."]
+        return ["No X-ray classifier has the generator's own encoder: the primary comparison is not fair."]
     if not any(one.input == "xray" and "init_from" in one.protocol for one in found):
         return ["No X-ray classifier starts from the generator's encoder (classifier.init_from): it may be stronger."]
     return []
@@ -161,7 +149,7 @@ def _found(file: Path) -> Found:
         raise UserError(f"classifiers: {file}: no classifier of python train/train_classifier.py")
     name = str(protocol["name"])
     if name in (METADATA, CTPA_ON_GENERATED):
-        raise UserError(f"classifiers: {file}: is called {name}, which another row is; train it with another name")
+        raise UserError(f"classifiers: {file}: the name {name} belongs to another row; train it with another name")
     return Found(file, name, protocol["input"], protocol["data"].get("fold"), protocol)
 
 
@@ -178,8 +166,7 @@ def _check(one: Found, rows: pd.DataFrame, present: dict, generators: Generators
         theirs, ours = one.protocol["generators"], generators.describe()
         for key in ("checkpoints", "sampler", "samples"):
             if theirs[key] != ours[key]:
-                shown = "other files" if key == "checkpoints" else ours[key]
-                was = "its own" if key == "checkpoints" else theirs[key]
+                was, shown = ("its own", "other files") if key == "checkpoints" else (theirs[key], ours[key])
                 raise UserError(f"{one.path}: generators with {key} {was} in training, {shown} here; give the same")
 
 

@@ -103,7 +103,7 @@ def test_the_study_in_folds_gives_every_row_every_file_and_no_pooled_auc(study, 
     files = {"table.md", "table.csv", "table.png", "roc.png", "precision_recall.png", "reliability.png"}
     assert files <= {file.name for file in out.iterdir()}
     shown = capsys.readouterr().out
-    assert shown.index("primary comparison, stated beforehand") < shown.index("| classifier |")
+    assert shown.index("primary comparison, specified in advance") < shown.index("| classifier |")
 
 
 def test_generated_volumes_come_from_the_generator_whose_test_patient_it_is(study):

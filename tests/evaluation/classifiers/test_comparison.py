@@ -1,4 +1,4 @@
-"""What the comparison may claim: one comparison beforehand, Holm for the others, no difference where none is shown."""
+"""Claims of the comparison: one pre-specified comparison, Holm for the others, no difference unless shown."""
 
 import json
 
@@ -40,7 +40,7 @@ def test_the_primary_comparison_is_with_the_strongest_xray_classifier_on_validat
     assert json.dumps(found, allow_nan=False)
 
 
-def test_the_choice_of_the_strongest_does_not_look_at_the_test():
+def test_test_cases_do_not_choose_the_strongest_classifier():
     scores = table({"ctpa": 3.0, "xray": 1.0, "xray_b": 1.0, "generated": 1.0})
     test = scores.part == "test"
     scores.loc[test, "xray_b"] += 4.0 * scores.loc[test, "label"]  # better, but only where it may not be chosen
@@ -48,7 +48,7 @@ def test_the_choice_of_the_strongest_does_not_look_at_the_test():
     assert analyse(scores, INPUTS, draws=50)["primary"]["second"] == "xray"
 
 
-def test_equal_classifiers_are_no_difference_shown_and_equality_needs_the_margin():
+def test_equal_classifiers_show_no_difference_and_non_inferiority_needs_the_margin():
     scores = table({"ctpa": 1.5, "xray": 1.5, "xray_b": 1.0, "generated": 1.5}, cases=60, noise=1.0)
     found = analyse(scores, INPUTS, margin=0.05, draws=100)
     assert not found["primary"]["shown"] and "no difference shown" in found["primary"]["sentence"]
@@ -59,7 +59,7 @@ def test_equal_classifiers_are_no_difference_shown_and_equality_needs_the_margin
     assert analyse(scores, INPUTS, draws=20)["non_inferiority"]["shown"] is None
 
 
-def test_thresholds_and_calibration_come_from_the_validation_cases_alone():
+def test_thresholds_depend_on_validation_cases_only():
     scores = table({"ctpa": 2.0}, folds=2)
     first = analyse(scores, {"ctpa": "ct"}, draws=20)["classifiers"]["ctpa"]
     changed = scores.copy()
@@ -71,7 +71,7 @@ def test_thresholds_and_calibration_come_from_the_validation_cases_alone():
     assert first["thresholds"]["sensitive"]["sensitivity"]["mean"] > 0.85
 
 
-def test_another_scale_in_another_fold_changes_nothing():
+def test_folds_may_have_different_scales():
     scores = table({"ctpa": 2.0, "xray": 1.0}, folds=3)
     inputs = {"ctpa": "ct", "xray": "xray"}
     moved = scores.copy()
@@ -81,13 +81,13 @@ def test_another_scale_in_another_fold_changes_nothing():
     assert plain["thresholds"]["youden"]["accuracy"] == other["thresholds"]["youden"]["accuracy"]
 
 
-def test_rows_on_contrast_drrs_are_no_xray_evidence_and_the_ct_row_is_untouched():
+def test_contrast_drrs_are_marked_as_no_xray_evidence():
     found = analyse(table({n: 1.0 for n in INPUTS}, xray_source="drr_contrast"), INPUTS, draws=20)["classifiers"]
     assert all("not X-ray evidence" in found[name]["notes"][0] for name in ("xray", "xray_b", "generated"))
     assert found["ctpa"]["notes"] == []
 
 
-def test_views_are_judged_apart_and_an_absent_one_is_none():
+def test_each_view_has_an_auc_and_an_absent_one_none():
     scores = table({"xray": 1.0})
     ap = (scores["view"] == "AP") & (scores.part == "test")
     scores.loc[ap, "xray"] = -10.0 * scores.loc[ap, "label"]  # wrong on AP alone
@@ -98,11 +98,11 @@ def test_views_are_judged_apart_and_an_absent_one_is_none():
     assert only["AP"] is None
 
 
-def test_what_cannot_be_judged_is_refused():
+def test_invalid_scores_are_refused():
     good = table({n: 1.0 for n in INPUTS}, cases=20)
     test = good.part == "test"
     bad = {
-        "stands twice": pd.concat([good, good.iloc[:1]]),
+        "have the id": pd.concat([good, good.iloc[:1]]),
         "0 positive": good[~test | (good.label == 0)],
         "not finite": good.assign(xray=np.nan),
         "tested in two folds": pd.concat([good, good.assign(fold=1)]),
@@ -116,7 +116,7 @@ def test_what_cannot_be_judged_is_refused():
         analyse(good, INPUTS | {"xray": "generated"}, draws=5)
 
 
-def test_the_model_without_a_picture_finds_what_metadata_tell():
+def test_the_metadata_baseline_uses_age():
     rng = np.random.default_rng(0)
     rows = pd.DataFrame({"label": np.arange(300) % 2, "view": "PA", "sex": rng.choice(["F", "M", ""], 300),
                          "age": np.where(rng.random(300) < 0.2, -1, 50), "hours_xray_to_ct": np.nan})  # fmt: skip
