@@ -1,4 +1,4 @@
-"""The exponential moving average of the weights that train; it validates and generates, sharded like the weights."""
+"""The exponential moving average of the trained weights, for validation and generation; sharded like the weights."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,14 +11,10 @@ from torch import Tensor, nn
 from ddpm.fsdp import local, share, whole
 
 
-class AveragedWeights:
-    """The average of the parameters of `parts` that have gradients now.
+class AveragedWeights(pl.Callback):
+    """The average of the parameters of `parts` that have gradients at construction; validation uses it.
 
-    The decay warms up (power 0.75), so that early averages forget the initial weights.
-
-    Args:
-        parts: the networks; they hold either their own weights or the averaged ones.
-        decay: the largest.
+    The decay rises to `decay` (power 0.75), so that the average forgets the initial weights.
     """
 
     def __init__(self, parts: nn.Module, decay: float):
@@ -36,16 +32,16 @@ class AveragedWeights:
         return self.average.shadow_params
 
     def restart(self) -> None:
-        """Starts the average at the present weights, after they were sharded."""
+        """Starts the average at the present weights, after sharding."""
         self.average.shadow_params = [p.detach().clone() for p in local(self.parameters())]
 
     def step(self, device: torch.device) -> None:
-        """Follows one step of the optimizer."""
+        """Updates the average after a step of the optimizer."""
         self.average.to(device)
         self.average.step(local(self.parameters()))
 
     def swap_in(self, device: torch.device) -> None:
-        """Puts the averages in the place of the weights, once."""
+        """Replaces the weights by the averages, unless they are replaced already."""
         if not self.in_use:
             self.average.to(device)
             self.average.store(local(self.parameters()))
@@ -53,14 +49,14 @@ class AveragedWeights:
             self.in_use = True
 
     def swap_out(self) -> None:
-        """Puts the weights back."""
+        """Restores the weights."""
         if self.in_use:
             self.average.restore(local(self.parameters()))
             self.in_use = False
 
     @contextmanager
     def swapped_in(self, device: torch.device) -> Iterator[None]:
-        """Inside, the networks hold the averages; their training modes are restored afterwards."""
+        """The networks hold the averages within the context; it restores weights and training modes."""
         modes = {part: part.training for part in self._parts.modules()}
         self.swap_in(device)
         try:
@@ -71,7 +67,7 @@ class AveragedWeights:
                 part.training = training
 
     def by_name(self) -> dict[str, Tensor]:
-        """The averages by parameter name; all processes gather sharded ones together."""
+        """The averages by parameter name, sharded ones gathered; all processes call this together."""
         pairs = zip(self._named(), self.shadow, strict=True)
         return {name: whole(average.detach(), p).clone() for (name, p), average in pairs}
 
@@ -83,10 +79,14 @@ class AveragedWeights:
     def _named(self) -> list[tuple[str, nn.Parameter]]:
         return [(name, p) for name, p in self._parts.named_parameters() if p.requires_grad]
 
+    def on_validation_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Validates the averages."""
+        self.swap_in(module.device)
 
-class SwapOutOnException(pl.Callback):
-    """Puts the weights back when validation raises."""
+    def on_validation_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Training continues with the weights."""
+        self.swap_out()
 
     def on_exception(self, trainer: pl.Trainer, module: pl.LightningModule, exception: BaseException) -> None:
-        """Lightning's hook."""
-        module.ema.swap_out()
+        """Restores the weights if validation raises."""
+        self.swap_out()

@@ -1,7 +1,4 @@
-"""Parameters that are spread over processes (FSDP2): the part that lies here, and the whole again.
-
-A parameter that is not sharded passes through unchanged, so that one code serves one device and many.
-"""
+"""Parameters sharded over processes (FSDP2): local shards and full tensors; others pass through unchanged."""
 
 import torch
 from torch import Tensor, nn
@@ -10,10 +7,9 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 
 def shard(part: nn.Module, mesh) -> None:
-    """Spreads the parameters of a network over the processes of a device mesh, in place.
+    """Shards the parameters of a network over the processes of a device mesh, in place.
 
-    The entries of its module lists are gathered one after the other, the rest at once, and all are given back after
-    each pass: between two passes only shards are in memory.
+    FSDP gathers the entries of module lists one by one and the rest at once, and frees them after each pass.
     """
     if not any(True for _ in part.parameters()):
         return
@@ -26,12 +22,12 @@ def shard(part: nn.Module, mesh) -> None:
 
 
 def local(parameters: list[nn.Parameter]) -> list[nn.Parameter]:
-    """What lies in this process, sharing its memory: plain parameters that foreach operations take."""
+    """Local shards that share memory with `parameters`: plain parameters for foreach operations."""
     return [nn.Parameter(p.to_local().detach(), p.requires_grad) if isinstance(p, DTensor) else p for p in parameters]
 
 
 def whole(value: Tensor, like: Tensor) -> Tensor:
-    """The whole of a value whose local part goes with a parameter; all processes call this together."""
+    """The full tensor of a value whose local shard belongs to parameter `like`; all processes call this together."""
     if not isinstance(like, DTensor):
         return value
     shape, stride = like.shape, like.stride()
@@ -39,12 +35,10 @@ def whole(value: Tensor, like: Tensor) -> Tensor:
 
 
 def share(value: Tensor, like: Tensor) -> Tensor:
-    """This process's part of a whole value that goes with a parameter: the inverse of `whole`."""
-    if not isinstance(like, DTensor):
-        return value
-    return spread(value.to(like.device), like).to_local()
+    """This process's shard of a full tensor that belongs to parameter `like`: the inverse of `whole`."""
+    return spread(value.to(like.device), like).to_local() if isinstance(like, DTensor) else value
 
 
 def spread(value: Tensor, like: DTensor) -> DTensor:
-    """A whole value, which every process has, laid out as a sharded parameter is."""
+    """A full tensor, which every process has, sharded as `like`."""
     return distribute_tensor(value, like.device_mesh, like.placements, src_data_rank=None)

@@ -1,7 +1,7 @@
-"""Low-rank adapters (LoRA, by peft) for fine-tuning: the weights of a trained model stay, small matrices beside learn.
+"""Low-rank adapters (LoRA, by peft) for fine-tuning a model with frozen weights.
 
 Hu et al., "LoRA" (2021): a layer W becomes W + alpha/rank · B·A with B zero at the start. A convolution's A has its
-kernel, its B is 1×1×1. Once trained, an adapter is merged into W, and nothing is slower.
+kernel, its B is 1×1×1. A trained adapter is merged into W.
 """
 
 import math
@@ -16,18 +16,15 @@ NAME = "default"  # peft's name of the one adapter
 
 
 def add_lora(parts: nn.Module, rank: int, alpha: float, patterns: list[str] | None = None) -> dict:
-    """Puts adapters beside layers of `parts`, in place; from then on they alone have gradients.
+    """Adds adapters to layers of `parts`, in place; only they have gradients afterwards.
 
     Args:
         alpha: the change is scaled by `alpha / rank`.
-        patterns: regular expressions, one of which the name of a layer must hold; None takes every linear layer and
+        patterns: regular expressions, one of which the name of a layer must match; None takes every linear layer and
             convolution that would train otherwise and is larger than its adapter.
 
     Returns:
-        What `restore_lora` needs, as plain JSON.
-
-    Raises:
-        ValueError: for a rank below 1, a pattern that fits no layer, or a rank that leaves none.
+        Arguments of `restore_lora`, as plain JSON.
     """
     if rank < 1:
         raise ValueError(f"model.lora.rank={rank}: must be at least 1")
@@ -37,25 +34,21 @@ def add_lora(parts: nn.Module, rank: int, alpha: float, patterns: list[str] | No
 
 
 def restore_lora(parts: nn.Module, rank: int, alpha: float, layers: list[str]) -> None:
-    """Puts untrained adapters beside the named layers, as `add_lora` did, for their weights to be loaded.
-
-    Raises:
-        ValueError: for a layer that is not there.
-    """
+    """Adds untrained adapters to the named layers, as `add_lora` did, for their weights to be loaded."""
     from peft import LoraConfig, inject_adapter_in_model
 
     known = dict(parts.named_modules())
-    strange = [name for name in layers if not _adaptable(known.get(name))]
-    if strange or not layers:
-        raise ValueError(f"no linear layer or convolution is named {strange[0] if strange else 'at all'}")
+    unknown = [name for name in layers if not _adaptable(known.get(name))]
+    if unknown or not layers:
+        raise ValueError(f"no linear layer or convolution is named {unknown[0] if unknown else 'at all'}")
     parts.requires_grad_(False)
     exactly = "|".join(re.escape(name) for name in layers)
     inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=alpha, target_modules=f"^({exactly})$"), parts)
-    del parts.peft_config  # peft's note for adding a second adapter; a header of our own says it
+    del parts.peft_config  # peft's record for a second adapter; the checkpoint's header has its own
     for layer in _adapted(parts).values():
         base, inner = layer.base_layer, layer.lora_A[NAME]
         if type(base) is not type(inner) and isinstance(base, type(inner)):
-            inner.__class__ = type(base)  # a subclass that guards its convolution guards the adapter's as well
+            inner.__class__ = type(base)  # the adapter's convolution needs the subclass's forward as well
 
 
 def adapter_names(parts: nn.Module) -> set[str]:
@@ -65,12 +58,12 @@ def adapter_names(parts: nn.Module) -> set[str]:
 
 @torch.no_grad()
 def merge_lora(parts: nn.Module) -> None:
-    """Adds every adapter to its layer and takes it away, in place."""
+    """Adds every adapter to the weight of its layer and removes it, in place."""
     modules = dict(parts.named_modules())
     for name, layer in _adapted(parts).items():
         base = layer.base_layer
         inner, outer = layer.lora_A[NAME].weight, layer.lora_B[NAME].weight
-        # of a convolution too this is the exact product, as its B has one voxel; peft's own fails for 1×1×1
+        # also the exact product for a convolution, whose B has one voxel; peft's own merge fails for 1×1×1
         change = (outer.flatten(1) @ inner.flatten(1)).view_as(base.weight)
         base.weight += layer.scaling[NAME] * change
         parent, _, own = name.rpartition(".")
@@ -87,12 +80,12 @@ def _choose(parts: nn.Module, rank: int, patterns: list[str] | None) -> list[str
     for pattern in patterns:
         if not any(re.search(pattern, name) for name in trained):
             shown = ", ".join(list(trained)[:3])
-            raise ValueError(f"model.lora.target_modules: {pattern!r} fits no layer; there are {shown}, …")
+            raise ValueError(f"model.lora.target_modules: {pattern!r} matches no layer; there are {shown}, …")
     return [name for name in trained if any(re.search(pattern, name) for pattern in patterns)]
 
 
 def _adaptable(layer: nn.Module | None) -> bool:
-    if isinstance(layer, NonDynamicallyQuantizableLinear):  # of nn.MultiheadAttention, which reads it past its forward
+    if isinstance(layer, NonDynamicallyQuantizableLinear):  # nn.MultiheadAttention bypasses its forward
         return False
     return isinstance(layer, LAYERS) and getattr(layer, "groups", 1) == 1
 

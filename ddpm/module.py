@@ -1,7 +1,7 @@
 """Training of the denoiser: noise, condition dropping, EMA, and validation at fixed noise and timesteps."""
 
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 
 import pytorch_lightning as pl
 import torch
@@ -20,56 +20,46 @@ from ddpm.conditioning.pose_regressor import PoseRegressor
 from ddpm.denoiser.unet import UNet3D
 from ddpm.diffusion.noise_schedule import NoiseSchedule
 from ddpm.diffusion.objective import NoiseObjective
-from ddpm.ema import AveragedWeights, SwapOutOnException
+from ddpm.ema import AveragedWeights
 from ddpm.fsdp import shard
 from ddpm.latent.base import LatentEncoder
 from ddpm.lora import add_lora
 from ddpm.losses.adversarial import AdversarialTerm
 from ddpm.losses.latent_terms import GeneratorLosses
-from ddpm.losses.loss_type import pointwise_loss
+from ddpm.losses.loss_type import POINTWISE
 from ddpm.pipeline import XrayToCTPipeline
+from ddpm.registry import FITTED, TRAINED
 from ddpm.xray_encoder.base import XrayEncoder, XrayFeatures
 from vq_gan_3d.optimisation import Optimisation
 
-EXCERPT_STREAM = 1 << 40  # seeds the slices of loss terms; larger than any position in a batch
+EXCERPT_STREAM = 1 << 40  # seeds the slices of loss terms; above any position in a batch
 VALIDATION_LEVELS = 8  # evenly spread timesteps at which every validation case is scored
 
 
 @dataclass(frozen=True)
 class GeneratorParts:
-    """The networks of the latent diffusion model; those that are None are left out.
-
-    Args:
-        latent_encoder: frozen. It is no registered module, so that no optimizer, average or device copy includes it,
-            and is written once into a checkpoint.
-    """
+    """The networks of the latent diffusion model; None for those that it lacks."""
 
     denoiser: UNet3D
     xray_encoder: XrayEncoder
     lift: nn.Module | None
-    latent_encoder: LatentEncoder
+    latent_encoder: LatentEncoder  # frozen
     prior: LinearPrior | None = None
     pose_regressor: PoseRegressor | None = None
 
     def trained(self) -> nn.ModuleDict:
         """All but the latent encoder, by name."""
-        names = ("denoiser", "xray_encoder", "lift", "prior", "pose_regressor")
-        return nn.ModuleDict({name: getattr(self, name) for name in names if getattr(self, name) is not None})
+        parts = {name: getattr(self, name) for name in (*TRAINED, *FITTED)}
+        return nn.ModuleDict({name: part for name, part in parts.items() if part is not None})
 
 
 @dataclass(frozen=True)
 class Losses:
-    """What the denoiser minimises.
+    """Losses of the denoiser."""
 
-    Args:
-        pointwise: name of the pointwise loss.
-        terms: further terms on the predicted clean latents, or None.
-        adversarial_start: batch from which an adversarial term among them takes part.
-    """
-
-    pointwise: str = "l2"
-    terms: GeneratorLosses | None = None
-    adversarial_start: int = 0
+    pointwise: str = "l2"  # name of the pointwise loss
+    terms: GeneratorLosses | None = None  # further terms on the predicted clean latents
+    adversarial_start: int = 0  # batch from which an adversarial term among them takes part
 
 
 class DDPMModule(pl.LightningModule):
@@ -81,12 +71,12 @@ class DDPMModule(pl.LightningModule):
         parts: the networks.
         objective: noise schedule and target.
         optimisation: of all parts that train.
-        protocol: plain JSON that generation needs (`window`, sizes, extent), written into checkpoints; `volume_size`
-            `[D, H, W]` is that of the CT behind the latents.
+        protocol: plain JSON for generation (`window`, sizes, extent), written into checkpoints; `volume_size`
+            `[D, H, W]` is that of the encoded CT.
         losses: pointwise loss and further terms.
         ema_decay: of the averaged weights.
         condition_drop: probability that a sample trains without its X-ray, for guidance.
-        freeze_xray_encoder: keeps the X-ray encoder as it is, in eval mode; None does so for a pretrained one.
+        freeze_xray_encoder: keeps the X-ray encoder fixed, in eval mode; None does so for a pretrained one.
         lora: `rank`, `alpha` and `patterns` of adapters, which then train alone (`ddpm.lora.add_lora`).
         seed: of noise, timesteps and condition dropping.
     """
@@ -110,18 +100,19 @@ class DDPMModule(pl.LightningModule):
         xray_encoder.requires_grad_(not self.freeze_xray_encoder).train(not self.freeze_xray_encoder)
         # before the average and the optimizer, which take the parameters that have gradients now
         self.lora = None if lora is None else add_lora(self.trained, **lora)
+        # in a tuple it is not a registered module, so that no optimizer, average or device copy includes it
         self._frozen = (parts.latent_encoder.eval().requires_grad_(False),)
         self.objective, self.schedule = objective, NoiseSchedule(objective)
         self.optimisation, self.protocol, self.volume_size = optimisation, protocol, tuple(protocol["volume_size"])
-        self.loss, self.generator_losses = pointwise_loss(losses.pointwise), losses.terms
-        self.adversarial_start = losses.adversarial_start
+        self.loss = partial(POINTWISE[losses.pointwise], reduction="none")
+        self.generator_losses, self.adversarial_start = losses.terms, losses.adversarial_start
         self._discriminator_batch: tuple[Tensor, Tensor, Tensor] | None = None  # for its next step
         self.condition_drop, self.seed = condition_drop, seed
         self.skipped = SkippedBatches(optimisation.skip_nonfinite)
         self.ema = AveragedWeights(self.trained, ema_decay)
 
     def configure_model(self) -> None:
-        """Shards weights and their average where the strategy has a device mesh (FSDP)."""
+        """Shards weights and their average if the strategy has a device mesh (FSDP)."""
         if self.device_mesh is None or self.sharded:
             return
         for part in self.trained.values():
@@ -130,7 +121,7 @@ class DDPMModule(pl.LightningModule):
 
     @property
     def sharded(self) -> bool:
-        """Whether each process holds a part of the weights, so that all must take part in every forward pass."""
+        """Whether each process holds a shard of the weights, so that all must take part in every forward pass."""
         return any(isinstance(p, DTensor) for p in self.trained.parameters())
 
     @property
@@ -138,13 +129,8 @@ class DDPMModule(pl.LightningModule):
         """The frozen encoder."""
         return self._frozen[0]
 
-    @property
-    def num_batches(self) -> int:
-        """Length of the training."""
-        return self.optimisation.num_batches
-
     def configure_optimizers(self) -> dict:
-        """Of the parameters that train; the schedule counts steps of the optimizer."""
+        """Optimizer of the parameters that train; the schedule counts its steps."""
         optimizer, schedule = self.optimisation.start(self.ema.parameters())
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
@@ -155,12 +141,6 @@ class DDPMModule(pl.LightningModule):
             self.trained["xray_encoder"].eval()
         return self
 
-    def encode_xray(self, batch: dict) -> XrayFeatures:
-        """Features of a batch's X-rays, taken from the batch if it has them (`ddpm.xray_encoder.feature_cache`)."""
-        if "xray_maps" in batch:
-            return XrayFeatures(batch["xray_embedding"].float(), batch["xray_maps"].float())
-        return self.trained["xray_encoder"](batch["xray"])
-
     def predict(
         self, noisy: Tensor, timestep: Int[Tensor, " b"], batch: dict, keep: Float[Tensor, " b"]
     ) -> Float[Tensor, "b c d h w"]:
@@ -168,25 +148,29 @@ class DDPMModule(pl.LightningModule):
         denoiser, mean, prior_std = self.trained["denoiser"], None, None
         if "prior" in self.trained:
             prior = self.trained["prior"]
-            seen = self.training and prior.leverage is not None  # not so where it comes from another run
-            mean = prior(batch["xray"], batch["index"] if seen else None)
+            fitted = self.training and prior.leverage is not None  # not if it comes from another run
+            mean = prior(batch["xray"], batch["index"] if fitted else None)
             prior_std = prior.deviation(mean)
+        if "xray_maps" in batch:  # of `ddpm.xray_encoder.feature_cache`
+            encoded = XrayFeatures(batch["xray_embedding"].float(), batch["xray_maps"].float())
+        else:
+            encoded = self.trained["xray_encoder"](batch["xray"])
         lift, place = dict(self.trained.items()).get("lift"), (batch["pose"], self._extent(batch))
         size, tokens = tuple(noisy.shape[2:]), denoiser.condition.token_grid
-        condition = make_condition(self.encode_xray(batch), lift, *place, size, tokens, mean, prior_std)
+        condition = make_condition(encoded, lift, *place, size, tokens, mean, prior_std)
         return denoiser(noisy, timestep, keep=keep, **condition._asdict())
 
     def _extent(self, batch: dict) -> Float[Tensor, "b 3"]:
         return batch["spacing"] * batch["spacing"].new_tensor(self.volume_size)
 
     def on_before_batch_transfer(self, batch: dict, dataloader_idx: int) -> dict:
-        """Completes unknown poses and reads the step while the batch is on the CPU, which avoids a GPU sync."""
+        """Completes unknown poses and reads the step on the CPU, which avoids a GPU sync."""
         pose = [fill_unknown(p, tuple(e.tolist())) for p, e in zip(batch["pose"], self._extent(batch), strict=True)]
         unknown = batch["pose"].isnan().any(dim=-1)
         return {**batch, "pose": torch.stack(pose), "unknown": unknown, "step": batch["step"].tolist()}
 
     def on_after_batch_transfer(self, batch: dict, dataloader_idx: int) -> dict:
-        """Aligns X-rays of unknown pose, in training by a regression without their patient."""
+        """Aligns X-rays of unknown pose, in training with the regression without their patient."""
         if "pose_regressor" not in self.trained:
             return batch
         return self.trained["pose_regressor"].align_batch(batch, self.training)
@@ -215,23 +199,23 @@ class DDPMModule(pl.LightningModule):
         return loss
 
     def _latent_losses(self, predicted: Tensor, batch: dict, signal: Tensor) -> Tensor:
-        """Weighted sum of the further terms. Their slices depend on seed and step, the same in all processes."""
+        """Weighted sum of the further terms. Their slices depend on seed and step, equal in all processes."""
         step, clean = int(batch["step"][0]), batch["latent"]
-        terms = self.generator_losses.active(adversarial=step >= self.adversarial_start)
-        if "adversarial" in terms:
+        adversarial = step >= self.adversarial_start
+        if adversarial and self.discriminator is not None:
             self._discriminator_batch = (predicted.detach(), clean, signal)
-        chance = generator((self.seed, step, EXCERPT_STREAM))
-        total, values = self.generator_losses(predicted, clean, signal, self.latent_encoder, chance, terms)
+        rng = generator((self.seed, step, EXCERPT_STREAM))
+        total, values = self.generator_losses(predicted, clean, signal, self.latent_encoder, rng, adversarial)
         self.log_dict({f"train/{name}": value for name, value in values.items()}, sync_dist=True)
         return total
 
     def on_fit_start(self) -> None:
-        """Every process starts with the same discriminator."""
+        """Starts all processes with the same discriminator."""
         if self.discriminator is not None:
             self.discriminator.synchronise(self.device)
 
     def on_after_backward(self) -> None:
-        """The discriminator's own step, after the generator's gradient has passed through it."""
+        """The discriminator's step, after the generator's gradient has passed through it."""
         if self._discriminator_batch is not None:
             self.log("train/discriminator", self.discriminator.learn(*self._discriminator_batch), sync_dist=True)
             self._discriminator_batch = None
@@ -242,7 +226,7 @@ class DDPMModule(pl.LightningModule):
         return None if self.generator_losses is None else self.generator_losses.terms.get("adversarial")
 
     def optimizer_step(self, *arguments, **options) -> None:
-        """The average follows every step of the optimizer before any callback saves it."""
+        """Updates the average with every step of the optimizer, before any callback saves it."""
         super().optimizer_step(*arguments, **options)
         self.ema.step(self.device)
 
@@ -258,28 +242,12 @@ class DDPMModule(pl.LightningModule):
             total = total + self.losses(batch, eps, timestep, keep)[0].mean()
         self.log("val/loss", total / VALIDATION_LEVELS, prog_bar=True, batch_size=len(clean), sync_dist=True)
 
-    def averages(self) -> dict[str, Tensor]:
-        """The averaged weights by the names of their parameters; all processes gather sharded ones together."""
-        return self.ema.by_name()
-
-    def averaged_weights(self) -> AbstractContextManager[None]:
-        """Inside, the module holds the averaged weights."""
-        return self.ema.swapped_in(self.device)
-
-    def on_validation_start(self) -> None:
-        """Validates the averaged weights."""
-        self.ema.swap_in(self.device)
-
-    def on_validation_end(self) -> None:
-        """Training continues with its own weights."""
-        self.ema.swap_out()
-
     def configure_callbacks(self) -> list[pl.Callback]:
-        """Puts the weights back when validation raises."""
-        return [SwapOutOnException()]
+        """The average, which replaces the weights in validation."""
+        return [self.ema]
 
     def pipeline(self) -> XrayToCTPipeline:
-        """The generating pipeline over the present weights, shared with this module."""
+        """The pipeline with the present weights, shared with this module."""
         return XrayToCTPipeline(
             **{"lift": None, "prior": None, "pose_regressor": None, **dict(self.trained.items())},
             latent_encoder=self.latent_encoder.to(self.device),
@@ -290,7 +258,7 @@ class DDPMModule(pl.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         """Adds what rebuilds the pipeline: averaged weights, latent encoder, and a header of plain JSON."""
         self.ema.swap_out()
-        checkpoint["ema"] = self.averages()
+        checkpoint["ema"] = self.ema.by_name()
         checkpoint |= {"ema_steps": int(self.ema.average.optimization_step), "left_out": list(self.skipped)}
         if self.discriminator is not None:
             checkpoint["adversarial"] = self.discriminator.state_dict()
@@ -304,11 +272,7 @@ class DDPMModule(pl.LightningModule):
         checkpoint["header"] = complete(header)
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
-        """Restores the averages and the discriminator; the rest is Lightning's.
-
-        Raises:
-            UserError: if this run has an adversarial term and the checkpoint has no discriminator.
-        """
+        """Restores the averages and the discriminator; a `UserError` if the checkpoint lacks it."""
         if self.discriminator is not None:
             if "adversarial" not in checkpoint:
                 raise UserError(
@@ -326,11 +290,10 @@ class DDPMModule(pl.LightningModule):
         first = self.global_rank * len(clean)
         for row, step in enumerate(int(step) for step in batch["step"]):
             # the position in the global batch, not the case: a small data set repeats cases within a batch
-            chance = generator((self.seed, step, first + row))
-            timestep.append(self.objective.draw_timestep(chance, step / self.num_batches))
-            keep.append(float(torch.rand((), generator=chance) >= self.condition_drop))
+            rng = generator((self.seed, step, first + row))
+            timestep.append(self.objective.draw_timestep(rng, step / self.optimisation.num_batches))
+            keep.append(float(torch.rand((), generator=rng) >= self.condition_drop))
             if device.type != "cpu":  # drawn on the device: copying the noise would take longer than the step
-                seed = int(torch.randint(2**31, (), generator=chance))
-                chance = torch.Generator(device).manual_seed(seed)
-            eps.append(torch.randn(clean.shape[1:], generator=chance, device=device))
+                rng = torch.Generator(device).manual_seed(int(torch.randint(2**31, (), generator=rng)))
+            eps.append(torch.randn(clean.shape[1:], generator=rng, device=device))
         return torch.stack(eps), torch.tensor(timestep, device=device), torch.tensor(keep, device=device)

@@ -40,10 +40,10 @@ class XrayToCTPipeline(DiffusionPipeline):
     """X-ray encoder, ray lifting, linear prior, denoiser, sampler and latent decoder.
 
     Args:
-        lift: module that brings the maps of the X-ray onto the latent grid; None for a denoiser without it.
+        lift: module that resamples the maps of the X-ray on the latent grid; None for a denoiser without it.
         prior: linear prior of the latents; None for a denoiser without one.
         pose_regressor: aligns X-rays of unknown pose; None assumes the nominal pose.
-        protocol: how the training data were made, plain JSON: `window`, `volume_size`, `extent` in mm, `dataset`, ….
+        protocol: properties of the training data, plain JSON: `window`, `volume_size`, `extent` in mm, `dataset`, ….
         sampling: arguments of `set_sampler`; None takes the default.
     """
 
@@ -84,12 +84,9 @@ class XrayToCTPipeline(DiffusionPipeline):
     def from_pretrained(cls, pretrained_model_name_or_path: str | PathLike, **options) -> "XrayToCTPipeline":
         """A pipeline from a folder that `save_pretrained` or `evaluation/export.py` wrote, or from the hub.
 
-        Args:
-            options: parts in place of those in the folder, `torch_dtype`, and options of the hub (`revision`, `token`,
-                `cache_dir`, `local_files_only`).
-
-        Raises:
-            UserError: for a folder that names foreign classes or lacks weights, and for an option that runs code.
+        `options` are parts in place of those in the folder, `torch_dtype`, and options of the hub (`revision`,
+        `token`, `cache_dir`, `local_files_only`). Raises a `UserError` for a folder that names foreign classes or
+        lacks weights, and for an option that runs code.
         """
         if forbidden := {"custom_pipeline", "trust_remote_code"} & options.keys():
             raise UserError(f"{sorted(forbidden)[0]}: the project runs no code that comes with weights; leave it out")
@@ -102,14 +99,13 @@ class XrayToCTPipeline(DiffusionPipeline):
         try:
             pipeline = cls(**{**dict.fromkeys(NETWORKS), **parts, **given}, **read_settings(folder))
         except (TypeError, ValueError, KeyError) as error:
-            raise UserError(f"{folder}: no pipeline can be made of it: {str(error)[:300]}") from error
+            raise UserError(f"{folder}: its parts do not make a pipeline: {str(error)[:300]}") from error
         return pipeline if dtype is None else pipeline.to(dtype)
 
     def save_pretrained(self, save_directory: str | PathLike, **options) -> None:
-        """Writes a folder with `model_index.json`, and config and safetensors of each part.
+        """Writes a folder with `model_index.json`, and config and safetensors of each part, without local paths.
 
-        The scheduler in it is the noise process of training; the index holds sampler, steps and guidance. No path of
-        this machine is written.
+        The scheduler in it is the noise process of training; the index holds sampler, steps and guidance.
         """
         sampler, self.scheduler = self.scheduler, self.training_scheduler
         try:
@@ -130,7 +126,7 @@ class XrayToCTPipeline(DiffusionPipeline):
 
     @property
     def protocol(self) -> dict:
-        """How the training data were made."""
+        """Properties of the training data."""
         return dict(self.config.protocol)
 
     @property
@@ -159,11 +155,8 @@ class XrayToCTPipeline(DiffusionPipeline):
     ) -> "XrayToCTPipeline":
         """Sets the sampler by its diffusers name (`ddpm.diffusion.samplers.SAMPLERS`), its steps and the guidance.
 
-        Args:
-            antithetic: draws samples in pairs of opposite noise, whose mean is more accurate
-                (`ddpm.diffusion.sample_noise`).
-            spacing: of the steps (`make_sampler`).
-            options: of the solver, such as `solver_order`.
+        `antithetic` draws samples in pairs of opposite noise (`ddpm.diffusion.sample_noise`); `spacing` is that of
+        `make_sampler`; `options` are of the solver, such as `solver_order`.
         """
         guidance_scale = self.check_guidance(guidance_scale)
         self.scheduler = make_sampler(scheduler, self.training_scheduler, spacing, **options)
@@ -194,7 +187,7 @@ class XrayToCTPipeline(DiffusionPipeline):
             "stochastic": self.stochastic,
             "steps": self.steps,
             "evaluations": self._set_steps(self.steps) * (1 if self.guidance_scale == 1.0 else 2),
-            **({"preview": self.preview} if self.preview else {}),
+            **({"preview": PREVIEW} if self.steps <= PREVIEW_STEPS else {}),
             "guidance_scale": self.guidance_scale,
             "antithetic": self.antithetic,
             "prediction": self.training_scheduler.config.get("prediction_type", "flow"),
@@ -219,9 +212,8 @@ class XrayToCTPipeline(DiffusionPipeline):
     ) -> GeneratedCT:
         """Volumes for X-rays in [0, 1] (bright bone).
 
-        The noise of sample j of an X-ray depends on `(seed, ids[i], j)` alone (with `antithetic` an odd sample has the
-        opposite noise of the sample before it), so neither the batch nor the order of the X-rays changes a volume
-        beyond rounding.
+        The noise of sample j of an X-ray depends only on `(seed, ids[i], j)`, so neither the batch nor the order of
+        the X-rays changes a volume beyond rounding.
 
         Args:
             pose: geometry of each view, NaN or None where unknown: then the nominal posterior-anterior pose, to which
@@ -233,13 +225,9 @@ class XrayToCTPipeline(DiffusionPipeline):
             ids: a name for each X-ray; None takes its position.
             extent: size in mm of each volume; None takes `self.extent`.
             batch_size: latents denoised and decoded at once.
-            progress: called with (steps done, all steps) after every step of every batch; an exception that it raises
-                ends the generation.
+            progress: called with (steps done, all steps) after every step of every batch; its exceptions end the
+                generation.
             preview: called with (step, predicted clean latents) in every step, for `decode`.
-
-        Raises:
-            ValueError: for arguments of different lengths.
-            UserError: for guidance of a model that was never trained without its X-ray.
         """
         b, v = xray.shape[:2]
         device = self.denoiser.device
@@ -277,7 +265,7 @@ class XrayToCTPipeline(DiffusionPipeline):
     def _set_steps(self, steps: int) -> int:
         """Prepares the sampler; returns its number of timesteps, below `steps` where several coincide."""
         self.scheduler.set_timesteps(steps, device=self.device)
-        if hasattr(self.scheduler, "set_begin_index"):  # or it searches its first timestep and a GPU waits
+        if hasattr(self.scheduler, "set_begin_index"):  # else it searches its first timestep, which syncs a GPU
             self.scheduler.set_begin_index(0)
         return len(self.scheduler.timesteps)
 
@@ -296,19 +284,15 @@ class XrayToCTPipeline(DiffusionPipeline):
 
     @property
     def guided(self) -> bool:
-        """Whether training dropped the condition at times, which guidance needs."""
+        """Whether training dropped the condition of some samples, which guidance needs."""
         return self.protocol.get("condition_drop") != 0
 
     def check_guidance(self, scale: float) -> float:
-        """The scale as a number.
-
-        Raises:
-            UserError: for a scale other than 1 of a model that was never trained without its X-ray.
-        """
+        """The scale as a number; a `UserError` for a scale other than 1 if training never dropped the X-ray."""
         if scale != 1.0 and not self.guided:
             raise UserError(
-                f"sampler.guidance_scale={scale:g}: this model was never trained without its X-ray "
-                "(model.conditioning.drop=0), which guidance needs; use 1"
+                f"sampler.guidance_scale={scale:g}: guidance needs a model that was trained without its X-ray at "
+                "times; this one has model.conditioning.drop=0; use 1"
             )
         return float(scale)
 
@@ -319,15 +303,14 @@ class XrayToCTPipeline(DiffusionPipeline):
         inputs = {"sample": latents, "timestep": timestep, **condition._asdict()}
         with inference_autocast(self.denoiser.device):
             conditioned = self.denoiser(**inputs).float()
-        if guidance == 1.0:
-            return conditioned
-        with inference_autocast(self.denoiser.device):
+            if guidance == 1.0:
+                return conditioned
             unconditioned = self.denoiser(**inputs, keep=torch.zeros(len(latents), device=latents.device)).float()
         return unconditioned + guidance * (conditioned - unconditioned)
 
     @torch.no_grad()
     def decode(self, latents: Float[Tensor, "n c d h w"]) -> Float[Tensor, "n 1 D H W"]:
-        """Volumes in HU of clean latents, clipped to the window; a coarser grid of latents gives coarser volumes."""
+        """Volumes in HU of clean latents, clipped to the window."""
         with inference_autocast(self.denoiser.device):
             decoded = self.latent_encoder.decode(latents).float()
         return self.window.denormalise(decoded)

@@ -1,12 +1,11 @@
-"""Folders of diffusers (`model_index.json`, a sub-folder for each part), checked before anything is built from them.
+"""diffusers folders (`model_index.json`, a sub-folder for each part), checked before anything is built from them.
 
-diffusers itself would import any class that the index names, fill missing weights with random ones, and write the path
+diffusers itself imports any class that the index names, fills missing weights with random ones, and writes the path
 into the next folder. Here a folder names only classes of the registry, has exactly the weights of its parts, and holds
 neither links that lead out of it nor paths.
 """
 
 import json
-import os
 from pathlib import Path
 
 from diffusers import SchedulerMixin
@@ -15,6 +14,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from common.errors import UserError
+from common.files import atomic_path
 from ddpm.registry import MOVED, NETWORKS, OPTIONAL, PARTS, RENAMED_CLASSES, RENAMED_PARTS, SCHEDULERS, upgrade_config
 
 INDEX = "model_index.json"
@@ -22,25 +22,22 @@ WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
 def is_folder(path: str | Path) -> bool:
-    """Whether the path is a folder with an index of diffusers."""
+    """Whether the path is a folder with a diffusers index."""
     return (Path(path) / INDEX).is_file()
 
 
 def check_index(folder: str | Path, linked: bool = False) -> list[str]:
-    """Names of the parts that a folder holds, the scheduler among them; nothing is built.
+    """Names of the parts that a folder holds, with the scheduler; builds nothing.
 
-    Args:
-        linked: whether its files are links, as in the cache of the hub.
-
-    Raises:
-        UserError: for a missing index or file, a class outside the registry, or a link that leads out of the folder.
+    `linked` allows links, as in the cache of the hub. Raises a `UserError` for a missing index or file, a class
+    outside the registry, or a link that leads out of the folder.
     """
     folder = Path(folder)
     if not is_folder(folder):
         raise UserError(f"{folder}: no {INDEX} in it; give a folder that python evaluation/export.py wrote")
     index = _index(folder)
     if index.get("_class_name") != "XrayToCTPipeline":
-        raise UserError(f"{folder / INDEX}: of the class {index.get('_class_name')}, not XrayToCTPipeline")
+        raise UserError(f"{folder / INDEX}: class {index.get('_class_name')}, not XrayToCTPipeline")
     if not isinstance(index.get("protocol"), dict):
         raise UserError(f"{folder / INDEX}: no protocol of the data in it; export the checkpoint again")
     parts = [name for name in NETWORKS if name not in OPTIONAL or index.get(name) not in (None, [None, None])]
@@ -59,16 +56,12 @@ def check_index(folder: str | Path, linked: bool = False) -> list[str]:
                 raise UserError(f"{file}: a link that leads out of its folder; copy the file itself there")
             config = _json(file) if file.suffix == ".json" else {}
             if config.get("_class_name", found[1]) != found[1]:
-                raise UserError(f"{file}: of the class {config['_class_name']} where {INDEX} names {found[1]}")
+                raise UserError(f"{file}: class {config['_class_name']}, but {INDEX} names {found[1]}")
     return [*parts, "scheduler"]
 
 
 def read_part(folder: str | Path, name: str) -> nn.Module | SchedulerMixin:
-    """One part of a folder that `check_index` has checked, with exactly the weights of its file.
-
-    Raises:
-        UserError: for a config that its class refuses, or weights that are damaged, missing or superfluous.
-    """
+    """One part of a folder that `check_index` has checked; a `UserError` if config, class and weights do not match."""
     place, cls_name = _place(Path(folder), name), _index(Path(folder))[name][1]
     cls_name = RENAMED_CLASSES.get(cls_name, cls_name)
     if name == "scheduler":
@@ -91,13 +84,12 @@ def read_settings(folder: str | Path) -> dict:
 
 
 def forget_paths(folder: str | Path) -> None:
-    """Removes the path that diffusers writes into every config of a folder: it may hold a personal name."""
+    """Removes the path, possibly with a personal name, that diffusers writes into every config of a folder."""
     for file in (Path(folder) / INDEX, *Path(folder).glob("*/*config.json")):
         content = _json(file)
         if content.pop("_name_or_path", None) is not None:
-            beside = file.with_suffix(".partial")
-            beside.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-            os.replace(beside, file)
+            with atomic_path(file) as temporary:
+                temporary.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _library(cls: type) -> str:
@@ -106,7 +98,7 @@ def _library(cls: type) -> str:
 
 
 def _index(folder: Path) -> dict:
-    """The index, with today's names of parts."""
+    """The index, with the present names of parts."""
     return {RENAMED_PARTS.get(name, name): entry for name, entry in _json(folder / INDEX).items()}
 
 

@@ -19,7 +19,7 @@ from ddpm.xray_encoder import (
 )
 from vq_gan_3d import VQGAN3D
 
-TRAINED = ("denoiser", "xray_encoder", "lift")  # parts that gradients train, and that adapters may lie in
+TRAINED = ("denoiser", "xray_encoder", "lift")  # parts that gradients train and that may have adapters
 FITTED = ("prior", "pose_regressor")  # parts that are fitted in closed form
 NETWORKS = (*TRAINED, *FITTED, "latent_encoder")
 OPTIONAL = ("lift", *FITTED)  # parts that a model may lack
@@ -46,7 +46,7 @@ PARTS = {  # of a pipeline
 CLASSIFIERS = {cls.__name__: cls for cls in (CTClassifier, XrayClassifier, TorchvisionXrayClassifier)}
 CLASSES = {"VQGAN3D": VQGAN3D, **PARTS, **SCHEDULERS, **CLASSIFIERS}  # of a checkpoint
 
-# Names in files of older versions -> today's
+# Names in files of older versions -> present names
 MOVED = {  # modules
     "ddpm.unet": "ddpm.denoiser.unet",
     "ddpm.lifting": "ddpm.conditioning.lift",
@@ -61,12 +61,9 @@ RENAMED_PARTS = {"pose_guess": "pose_regressor"}
 
 
 def upgrade_config(class_name: str, config: dict) -> dict:
-    """Constructor arguments of a part, with the names of today where an older version wrote them."""
-    return _upgrade_unet(config) if class_name == "UNet3D" else config
-
-
-def _upgrade_unet(config: dict) -> dict:
-    """Groups the flat arguments of older versions, such as `condition_channels` into `condition`."""
+    """Constructor arguments of a part with their present names, such as `condition` for `condition_channels`."""
+    if class_name != "UNet3D":
+        return config
     config = dict(config)
     flat = ("condition_channels", "embedding_dim", "token_channels", "token_grid")
     if condition := {name.removeprefix("condition_"): config.pop(name) for name in flat if name in config}:

@@ -12,28 +12,19 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Discriminator:
-    """The discriminator of a VQ-GAN training.
+    """The discriminator of a VQ-GAN training."""
 
-    Args:
-        network: volumes to a list whose last tensor holds one score per patch.
-        optimizer: partial, completed with its parameters.
-        first_batch: from which it takes part.
-        weight: of the adversarial term in the autoencoder's loss.
-    """
-
-    network: nn.Module
-    optimizer: partial
-    first_batch: int = 0
-    weight: float = 0.1
+    network: nn.Module  # volumes to a list whose last tensor holds one score per patch
+    optimizer: partial  # completed with its parameters
+    first_batch: int = 0  # from which it takes part
+    weight: float = 0.1  # of the adversarial term in the autoencoder's loss
 
 
 def patch_scores(discriminator: nn.Module, x: Float[Tensor, "b c d h w"], frozen: bool = False) -> Tensor:
-    """One score per patch; with `frozen` the gradient reaches `x` alone."""
-    if frozen:
-        discriminator.requires_grad_(False)
+    """One score per patch; with `frozen` only `x` gets a gradient."""
+    discriminator.requires_grad_(not frozen)
     scores = discriminator(x)[-1]
-    if frozen:
-        discriminator.requires_grad_(True)
+    discriminator.requires_grad_(True)
     return scores
 
 

@@ -1,4 +1,4 @@
-"""VQ-GAN encoder and decoder in 3D: voxels become channels before the first convolution, so work starts small.
+"""VQ-GAN encoder and decoder in 3D, with voxels folded into channels before the first convolution.
 
 A convolution at full resolution costs `patch`³ times one after the fold; Shi et al., "Real-Time Single Image
 Super-Resolution Using an Efficient Sub-Pixel Convolutional Neural Network" (2016) for the unfold at the end.
@@ -48,23 +48,21 @@ class ResBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Any `(b, channels, d, h, w)`, same shape out."""
-        h = self.conv1(F.silu(self.norm1(x)))
-        return x + self.conv2(F.silu(self.norm2(h)))
+        return x + self.conv2(F.silu(self.norm2(self.conv1(F.silu(self.norm1(x))))))
 
 
 class Layers(nn.Sequential):
-    """A sequence whose residual blocks may compute their activations again in the backward pass."""
+    """A sequence whose residual blocks support gradient checkpointing."""
 
     def __init__(self, *layers: nn.Module):
         super().__init__(*layers)
         self.gradient_checkpointing = False  # diffusers' switch
 
     def forward(self, x: Tensor) -> Tensor:
-        """As of `nn.Sequential`."""
-        recomputed = self.gradient_checkpointing and torch.is_grad_enabled()
+        """As `nn.Sequential`."""
         for layer in self:
-            again = recomputed and isinstance(layer, ResBlock)
-            x = self._gradient_checkpointing_func(layer, x) if again else layer(x)
+            recompute = self.gradient_checkpointing and torch.is_grad_enabled() and isinstance(layer, ResBlock)
+            x = self._gradient_checkpointing_func(layer, x) if recompute else layer(x)
         return x
 
 
@@ -72,16 +70,13 @@ class VQGAN3D(ModelMixin, ConfigMixin):
     """CT volume `(b, 1, D, H, W)` in [-1, 1] to latents `(b, embedding_dim, D/downsample, …)` and back.
 
     Args:
-        n_hiddens: channels right after the fold; doubled at every further halving.
+        n_hiddens: channels after the fold; doubled at every further halving.
         downsample: factor along each axis, a power of two.
-        patch: how much of `downsample` is done by folding voxels into channels.
-        n_res_blocks: residual blocks a resolution, on each side.
-
-    Raises:
-        ValueError: where `patch` does not divide `downsample` or `downsample` is no power of two.
+        patch: factor of the fold, which divides `downsample`.
+        n_res_blocks: residual blocks per resolution, on each side.
     """
 
-    _supports_gradient_checkpointing = True  # `enable_gradient_checkpointing()`: a residual block at once
+    _supports_gradient_checkpointing = True  # `enable_gradient_checkpointing()`, per residual block
 
     @register_to_config
     def __init__(
@@ -96,10 +91,8 @@ class VQGAN3D(ModelMixin, ConfigMixin):
         restart_below: float = 0.05,
     ):
         super().__init__()
-        if not isinstance(downsample, int):
-            raise ValueError(f"downsample={downsample}: give one number, the factor along every axis")
-        if downsample & (downsample - 1) or downsample < 1:
-            raise ValueError(f"downsample={downsample}: give a power of two")
+        if not isinstance(downsample, int) or downsample < 1 or downsample & (downsample - 1):
+            raise ValueError(f"downsample={downsample}: give a power of two, the factor along every axis")
         if downsample % patch:
             raise ValueError(f"patch={patch} does not divide downsample={downsample}")
         halvings = (downsample // patch).bit_length() - 1
@@ -122,16 +115,12 @@ class VQGAN3D(ModelMixin, ConfigMixin):
         self.decoder = Layers(*up, _norm(widths[0]), nn.SiLU(), nn.Conv3d(widths[0], patch**3, 3, padding=1))
 
     def encode(self, volume: Float[Tensor, "b 1 D H W"]) -> Float[Tensor, "b c d h w"]:
-        """Continuous latents before quantisation.
-
-        Raises:
-            ValueError: if a side of the volume is no multiple of `downsample`.
-        """
+        """Continuous latents before quantisation."""
         self.check_size(tuple(volume.shape[2:]))
         return self.encoder(fold(volume, self.config.patch))
 
     def check_size(self, size: tuple[int, int, int]) -> None:
-        """Refuses a volume or crop of a size that `downsample` does not divide with a ValueError."""
+        """Raises a `ValueError` for a volume or crop with a side that is not a multiple of `downsample`."""
         if any(side % self.config.downsample for side in size):
             raise ValueError(
                 f"volume {tuple(size)}: sides must be multiples of model.downsample={self.config.downsample}"

@@ -1,7 +1,7 @@
-"""Vector quantisation with an exponential-moving-average codebook whose memory does not grow with codes × voxels.
+"""Vector quantisation with an exponential-moving-average codebook, in chunks of bounded memory.
 
-Van den Oord et al., "Neural Discrete Representation Learning" (2017), appendix A.1 for the EMA update; dead codes are
-restarted from the batch as in Dhariwal et al., "Jukebox" (2020).
+Van den Oord et al., "Neural Discrete Representation Learning" (2017), appendix A.1 for the EMA update; Dhariwal et
+al., "Jukebox" (2020) for the restart of dead codes.
 """
 
 from typing import NamedTuple
@@ -12,23 +12,23 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-SCORES_PER_CHUNK = 4_194_304  # 16 MB of float32: stays near the cache; more is slower and buys nothing
+SCORES_PER_CHUNK = 4_194_304  # 16 MB of float32; larger chunks leave the cache and are slower
 
 
 class Quantised(NamedTuple):
-    """What the codebook returns."""
+    """Output of `Codebook`."""
 
-    latents: Float[Tensor, "b c d h w"]  # codes in place of vectors; the gradient passes straight through
+    latents: Float[Tensor, "b c d h w"]  # codes in place of vectors, with a straight-through gradient
     indices: Int[Tensor, "b d h w"]
     commitment: Float[Tensor, ""]  # mean squared distance of the vectors to their codes
 
 
 class Codebook(nn.Module):
-    """`n_codes` vectors of `embedding_dim` numbers; every state is a buffer, so a resumed run goes on where it stood.
+    """`n_codes` vectors of `embedding_dim` numbers; all state is in buffers, so that checkpoints hold it.
 
     Args:
         decay: of the moving averages.
-        restart_below: a code whose average count falls below this is put on a vector of the batch.
+        restart_below: average count below which a vector of the batch replaces a code.
         epsilon: Laplace smoothing of the counts.
     """
 
@@ -49,14 +49,15 @@ class Codebook(nn.Module):
         self.register_buffer("updates", torch.zeros((), dtype=torch.long))  # 0: not yet initialised from data
 
     def forward(self, latents: Float[Tensor, "b c d h w"]) -> Quantised:
-        """Replaces every vector by its nearest code (Euclidean); in training mode the codebook follows the vectors."""
+        """Replaces every vector by its nearest code (Euclidean); in training mode updates the codes."""
         with torch.autocast(latents.device.type, enabled=False):
             flat = latents.float().movedim(1, -1).reshape(-1, self.embedding_dim)
-            if self.training and self.updates == 0:
-                self._initialise(flat.detach())
+            if self.training and self.updates == 0:  # random codes would be far from any data
+                self.codes.copy_(self._draw(flat.detach()))
+                self.average_sum.copy_(self.codes)
+                self.average_count.fill_(1.0)
             indices = self.nearest(flat.detach())
-            # the codes as they were when the vectors were assigned: the update below moves them
-            quantised = F.embedding(indices, self.codes)
+            quantised = F.embedding(indices, self.codes)  # before the update changes the codes
             if self.training:
                 self._update(flat.detach(), indices)
             commitment = F.mse_loss(flat, quantised)
@@ -72,7 +73,7 @@ class Codebook(nn.Module):
         half_norm = self.codes.square().sum(dim=1).mul_(-0.5)
         rows = max(1, SCORES_PER_CHUNK // self.n_codes)
         table = self.codes.t().contiguous()
-        # one buffer for all chunks: fresh ones can fragment the heap up to the size of the whole matrix
+        # one buffer for all chunks: new ones can fragment the heap up to the size of the whole matrix
         scores = flat.new_empty(min(rows, len(flat)), self.n_codes)
         indices = torch.empty(len(flat), dtype=torch.long, device=flat.device)
         for chunk, found in zip(flat.split(rows), indices.split(rows), strict=True):
@@ -80,17 +81,6 @@ class Codebook(nn.Module):
             torch.addmm(half_norm, chunk, table, out=part)
             torch.argmax(part, dim=1, out=found)
         return indices
-
-    def lookup(self, indices: Int[Tensor, "b d h w"]) -> Float[Tensor, "b c d h w"]:
-        """The codes of `indices`."""
-        return F.embedding(indices, self.codes).movedim(-1, 1)
-
-    @torch.no_grad()
-    def _initialise(self, flat: Tensor) -> None:
-        """Codes start on vectors of the first batch: a random start leaves most of them far from any data."""
-        self.codes.copy_(self._draw(flat, self.n_codes))
-        self.average_sum.copy_(self.codes)
-        self.average_count.fill_(1.0)
 
     @torch.no_grad()
     def _update(self, flat: Tensor, indices: Tensor) -> None:
@@ -104,36 +94,32 @@ class Codebook(nn.Module):
         n = self.average_count.sum()
         smoothed = (self.average_count + self.epsilon) * (n / (n + self.n_codes * self.epsilon))
         self.codes.copy_(self.average_sum / smoothed.unsqueeze(1))
-        self._restart_dead(flat)
+        dead, drawn = self.average_count < self.restart_below, self._draw(flat)
+        for table in (self.codes, self.average_sum):
+            table.copy_(torch.where(dead.unsqueeze(1), drawn, table))
+        self.average_count.masked_fill_(dead, 1.0)
         self.updates += 1
 
-    def _restart_dead(self, flat: Tensor) -> None:
-        dead = self.average_count < self.restart_below
-        fresh = self._draw(flat, self.n_codes)
-        self.codes.copy_(torch.where(dead.unsqueeze(1), fresh, self.codes))
-        self.average_sum.copy_(torch.where(dead.unsqueeze(1), fresh, self.average_sum))
-        self.average_count.copy_(torch.where(dead, torch.ones_like(self.average_count), self.average_count))
+    def _draw(self, flat: Tensor) -> Float[Tensor, "n c"]:
+        """`n_codes` vectors of the batch of all processes, with jitter that separates copies.
 
-    def _draw(self, flat: Tensor, n: int) -> Float[Tensor, "n c"]:
-        """Vectors of the batch of all processes, jittered so that copies part.
-
-        The choice depends on the update count alone: a resumed run draws the same, and so do several processes, which
-        hold the rows of one process in the order of their ranks, equally many each.
+        The choice depends only on the update count and is the same for one process or several, which hold equally many
+        rows each in the order of their ranks.
         """
         rank, world = _rank_and_world()
         generator = torch.Generator().manual_seed(int(self.updates))
-        choice = torch.randint(world * len(flat), (n,), generator=generator).to(flat.device)
-        jitter = torch.randn((n, flat.shape[1]), generator=generator).to(flat) * 0.01 * _std(flat)
+        choice = torch.randint(world * len(flat), (self.n_codes,), generator=generator).to(flat.device)
+        jitter = torch.randn((self.n_codes, flat.shape[1]), generator=generator).to(flat) * 0.01 * _std(flat)
         if world == 1:
             return flat[choice] + jitter
         own = choice // len(flat) == rank
-        fresh = torch.where(own.unsqueeze(1), flat[choice % len(flat)], 0.0)
-        dist.all_reduce(fresh)  # each row comes from one process, the others add zeros
-        return fresh + jitter
+        drawn = torch.where(own.unsqueeze(1), flat[choice % len(flat)], 0.0)
+        dist.all_reduce(drawn)  # each row comes from one process, the others add zeros
+        return drawn + jitter
 
 
 def perplexity(indices: Int[Tensor, "*n"], n_codes: int) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-    """`exp` of the entropy of the codes used (1 = collapsed, `n_codes` = all alike), and the share of codes used.
+    """`exp` of the entropy of the codes used (1 = collapsed, `n_codes` = uniform), and the share of codes used.
 
     Of the indices of all processes, so that all draw the same conclusion.
     """
@@ -151,7 +137,7 @@ def _rank_and_world() -> tuple[int, int]:
 
 
 def _std(flat: Tensor) -> Float[Tensor, ""]:
-    """Deviation of all numbers of all processes."""
+    """Standard deviation of all numbers of all processes."""
     if _rank_and_world()[1] == 1:
         return flat.std()
     numbers = flat.double()

@@ -1,4 +1,4 @@
-"""Training of the VQ-GAN: two optimizers in manual optimization, codebook statistics, and stops that name a cause."""
+"""Training of the VQ-GAN: two optimizers in manual optimization, codebook statistics, and errors that name a cause."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,8 +15,8 @@ from vq_gan_3d.codebook import perplexity
 from vq_gan_3d.optimisation import Optimisation
 from vq_gan_3d.perceptual import SlicePerceptualLoss
 
-COLLAPSE_PERPLEXITY = 2.0  # fewer codes in use than this …
-COLLAPSE_PATIENCE = 200  # … over so many batches stop the training
+COLLAPSE_PERPLEXITY = 2.0  # a lower perplexity …
+COLLAPSE_PATIENCE = 200  # … over so many batches stops the training
 
 
 class TrainingStopped(RuntimeError):
@@ -29,15 +29,15 @@ class VQGANModule(pl.LightningModule):
     Batches are dicts with `ct` `(b, 1, D, H, W)` in [-1, 1], `index` and `step`.
 
     Args:
-        model: the autoencoder that is trained.
-        optimisation: of the autoencoder; `skip_nonfinite` skips batches with voxels that are not finite, before the
-            codebook learns from them.
+        model: the autoencoder.
+        optimisation: of the autoencoder; `skip_nonfinite` skips batches with voxels that are not finite before they
+            update the codebook.
         commitment_weight: of the distance between vectors and their codes.
         adversarial: discriminator of volumes, or None.
         perceptual: `(volume, target, generator) -> loss` with a `weight`, or None.
         gradient_clip: largest norm of the gradients of each network.
         metrics: name to function of (reconstruction, target), both in [-1, 1]; logged on validation.
-        header: plain JSON that is written into every checkpoint beside the model's config (protocol of the data).
+        header: plain JSON for every checkpoint beside the model's config (protocol of the data).
     """
 
     def __init__(
@@ -59,26 +59,25 @@ class VQGANModule(pl.LightningModule):
         self.discriminator = None if adversarial is None else adversarial.network
         self.commitment_weight, self.perceptual, self.gradient_clip = commitment_weight, perceptual, gradient_clip
         self.metrics, self.header, self.seed = metrics or {}, header or {}, seed
-        # Lightning's global_step counts optimizer steps, two a batch here: batches are counted by hand, and saved
+        # batches, not Lightning's global_step, which counts two optimizer steps per batch
         self.register_buffer("batches_done", torch.zeros((), dtype=torch.long))
         self.register_buffer("batches_collapsed", torch.zeros((), dtype=torch.long))
 
     def configure_model(self) -> None:
-        """Spreads the weights over the processes where the strategy has a device mesh (FSDP)."""
+        """Shards the weights if the strategy has a device mesh (FSDP)."""
         if self.device_mesh is None or self.sharded:
             return
-        networks = [self.model.encoder, self.model.decoder, self.model, self.discriminator]
-        for network in networks:
+        for network in (self.model.encoder, self.model.decoder, self.model, self.discriminator):
             if network is not None:
                 fully_shard(network, mesh=self.device_mesh["data_parallel"], reshard_after_forward=True)
 
     @property
     def sharded(self) -> bool:
-        """Whether each process holds a part of the weights: then all of them take part in every forward pass."""
+        """Whether each process holds a shard of the weights, so that all must take part in every forward pass."""
         return isinstance(self.model, FSDPModule)
 
     def configure_optimizers(self):
-        """Autoencoder first, then the discriminator if there is one; the codebook learns by moving averages."""
+        """Optimizer of the autoencoder, then of the discriminator; the codebook has moving averages instead."""
         pairs = [self.optimisation.start(self.model.parameters())]
         if self.adversarial is not None:
             own = replace(self.optimisation, optimizer=self.adversarial.optimizer)
@@ -93,9 +92,9 @@ class VQGANModule(pl.LightningModule):
         schedules = schedules if isinstance(schedules, list) else [schedules]
         adversarial = self.adversarial is not None and int(self.batches_done) >= self.adversarial.first_batch
 
-        volume = batch["ct"]
         if self._skip(batch):
             return
+        volume = batch["ct"]
         out = self.model(volume)
         terms = {"l1": F.l1_loss(out.volume, volume), "commitment": out.commitment}
         loss = terms["l1"] + self.commitment_weight * terms["commitment"]
@@ -107,7 +106,13 @@ class VQGANModule(pl.LightningModule):
             scores = patch_scores(self.discriminator, out.volume, frozen=True).float().tanh()
             terms["adversarial"] = F.relu(1.0 - scores).mean()
             loss = loss + self.adversarial.weight * terms["adversarial"]
-        self._check(loss, terms, batch)
+        if not torch.isfinite(loss):
+            values = ", ".join(f"{name} {float(value):g}" for name, value in terms.items())
+            raise TrainingStopped(
+                f"the loss is not finite at batch {int(self.batches_done)} (cases {_cases(batch)}; {values}): check "
+                "these cases, lower model.lr or set model.precision=32; model.skip_nonfinite=true skips volumes that "
+                "are not finite; the last checkpoint is unchanged"
+            )
         self._step(optimizers[0], schedules[0], loss, self.model)
 
         if adversarial:
@@ -116,27 +121,24 @@ class VQGANModule(pl.LightningModule):
             terms["discriminator"] = discriminator_loss(real, fake)
             self._step(optimizers[1], schedules[1], terms["discriminator"], self.discriminator)
 
-        spread, used = perplexity(out.indices, self.model.codebook.n_codes)
-        self._check_collapse(spread)
+        effective, used = perplexity(out.indices, self.model.codebook.n_codes)
+        self._check_collapse(effective)
         self.batches_done += 1
         self.log_dict({f"train/{k}": v.detach() for k, v in terms.items()}, sync_dist=True)
-        self.log_dict(
-            {"codebook/perplexity": spread, "codebook/used": used, "train/lr": schedules[0].get_last_lr()[0]}
-        )
+        self.log_dict({"codebook/perplexity": effective, "codebook/used": used})
+        self.log("train/lr", schedules[0].get_last_lr()[0])
         self.log("loss", loss.detach(), prog_bar=True, logger=False, sync_dist=True)
 
     def validation_step(self, batch: dict, batch_idx: int) -> None:
-        """Reconstruction on whole validation volumes."""
+        """Logs L1 and metrics of whole validation volumes."""
         volume = batch["ct"]
-        out = self.model(volume)
-        reconstruction = out.volume.float().clamp(-1, 1)
-        size = volume.shape[0]
+        reconstruction, size = self.model(volume).volume.float().clamp(-1, 1), volume.shape[0]
         self.log("val/l1", F.l1_loss(reconstruction, volume), prog_bar=True, batch_size=size, sync_dist=True)
         for name, metric in self.metrics.items():
             self.log(f"val/{name}", metric(reconstruction, volume).mean(), batch_size=size, sync_dist=True)
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
-        """Writes what rebuilds the model: plain JSON, no code."""
+        """Adds what rebuilds the model, as plain JSON."""
         config = {k: v for k, v in dict(self.model.config).items() if not k.startswith("_")}
         checkpoint["left_out"] = list(self.skipped)
         checkpoint["header"] = {
@@ -170,21 +172,11 @@ class VQGANModule(pl.LightningModule):
             self.batches_done += 1
         return bad
 
-    def _check(self, loss: Tensor, terms: dict[str, Tensor], batch: dict) -> None:
-        if not torch.isfinite(loss):
-            values = ", ".join(f"{name} {float(value):g}" for name, value in terms.items())
-            raise TrainingStopped(
-                f"the loss is not finite at batch {int(self.batches_done)} (cases {_cases(batch)}; {values}): look at "
-                "these cases, lower model.lr or set model.precision=32; model.skip_nonfinite=true leaves out volumes "
-                "that are not finite; the last checkpoint is untouched"
-            )
-
-    def _check_collapse(self, spread: Tensor) -> None:
-        collapsed = spread < COLLAPSE_PERPLEXITY
-        self.batches_collapsed.copy_(torch.where(collapsed, self.batches_collapsed + 1, 0))
+    def _check_collapse(self, effective: Tensor) -> None:
+        self.batches_collapsed.copy_(torch.where(effective < COLLAPSE_PERPLEXITY, self.batches_collapsed + 1, 0))
         if int(self.batches_collapsed) >= COLLAPSE_PATIENCE:
             raise TrainingStopped(
-                f"the codebook collapsed: perplexity {float(spread):.2f} below {COLLAPSE_PERPLEXITY:g} for "
+                f"the codebook collapsed: perplexity {float(effective):.2f} below {COLLAPSE_PERPLEXITY:g} for "
                 f"{COLLAPSE_PATIENCE} batches; lower model.lr or model.n_codes, or check that the volumes differ"
             )
 

@@ -1,4 +1,4 @@
-"""How a training moves its weights: optimizer, learning-rate schedule, accumulation, non-finite losses."""
+"""Options of a training: optimizer, learning-rate schedule, gradient accumulation, non-finite losses."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,24 +12,16 @@ from torch.optim.lr_scheduler import LRScheduler
 
 @dataclass(frozen=True)
 class Optimisation:
-    """Linear warm-up of the learning rate, then a cosine to zero over the whole training.
+    """Linear warm-up of the learning rate, then a cosine to zero over the whole training."""
 
-    Args:
-        optimizer: partial, completed with the parameters that train.
-        num_batches: length of the training in batches.
-        warmup_steps: steps of the optimizer.
-        accumulate: batches of one step of the optimizer.
-        skip_nonfinite: skips batches without a finite loss instead of stopping.
-    """
-
-    optimizer: partial
-    num_batches: int
-    warmup_steps: int = 0
-    accumulate: int = 1
-    skip_nonfinite: bool = False
+    optimizer: partial  # completed with the parameters that train
+    num_batches: int  # length of the training
+    warmup_steps: int = 0  # of the optimizer
+    accumulate: int = 1  # batches per step of the optimizer
+    skip_nonfinite: bool = False  # skips batches without a finite loss instead of stopping
 
     def start(self, parameters: Iterable[nn.Parameter], first_batch: int = 0) -> tuple[Optimizer, LRScheduler]:
-        """Optimizer and schedule of parameters that train from `first_batch` on."""
+        """Optimizer and schedule for parameters that train from `first_batch` on."""
         optimizer = self.optimizer(parameters)
         steps = max(1, (self.num_batches - first_batch) // self.accumulate)
         return optimizer, get_cosine_schedule_with_warmup(optimizer, self.warmup_steps, steps)

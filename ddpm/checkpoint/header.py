@@ -1,7 +1,7 @@
-"""Checks of a header before anything is built from it: types, sizes and protocol.
+"""Checks a header before anything is built from it: types, sizes and protocol.
 
-Each component is first built on torch's meta device, without memory, and compared with the weights in the file, so
-that a few bytes of JSON cannot fill the memory.
+Each component is first built on torch's meta device, without memory, and its size is compared with the weights in the
+file, so that a few bytes of JSON cannot fill the memory.
 """
 
 import math
@@ -22,11 +22,7 @@ FORBIDDEN = ("hf-hub:", "local-dir:", "hf_hub:", "http://", "https://")  # prefi
 
 
 def check_header(path: str | Path, header: dict) -> None:
-    """Checks format, types and protocol.
-
-    Raises:
-        UserError: for a header of another format or a damaged one.
-    """
+    """Checks format, types and protocol; raises a `UserError` for another format or a damaged header."""
     version = header.get("format")
     if version != FORMAT:
         newer = isinstance(version, int) and version > FORMAT
@@ -34,7 +30,7 @@ def check_header(path: str | Path, header: dict) -> None:
         raise UserError(f"{path}: checkpoint format {version}, this version reads {FORMAT}; {remedy}")
     for key in ("components", "protocol"):
         if not isinstance(header.get(key, {}), dict):
-            raise UserError(f"{path}: its header is damaged ({key} is no table); copy it again")
+            raise UserError(f"{path}: its header is damaged ({key} is not a table); copy it again")
     for name, entry in header["components"].items():
         typed = isinstance(entry, dict) and isinstance(entry.get("config"), dict)
         if not typed or not all(isinstance(entry.get(key, ""), str) for key in ("class", "prefix")):
@@ -45,20 +41,16 @@ def check_header(path: str | Path, header: dict) -> None:
 
 
 def check_size(path: str | Path, name: str, cls: type, config: dict, stored: int) -> None:
-    """Compares a component with the `stored` bytes of weights in its file.
-
-    Raises:
-        UserError: for a component more than twice as large.
-    """
+    """Raises a `UserError` for a component more than twice as large as the `stored` bytes of its weights."""
     try:
         with torch.device("meta"):
             module = cls(**config)
     except (RuntimeError, NotImplementedError, AttributeError, TypeError, ValueError, KeyError, ImportError):
         return  # building it raises the same error
-    asked = sum(t.numel() * t.element_size() for t in (*module.parameters(), *module.buffers()))
-    if asked > 2 * stored + SPARE:  # an exported model may store half the precision
+    needed = sum(t.numel() * t.element_size() for t in (*module.parameters(), *module.buffers()))
+    if needed > 2 * stored + SPARE:  # an exported model may store half the precision
         raise UserError(
-            f"{path}: component {name} asks for {asked / 1e9:.3g} GB where its file holds {stored / 1e9:.3g} GB of "
+            f"{path}: component {name} needs {needed / 1e9:.3g} GB, but its file holds {stored / 1e9:.3g} GB of "
             "weights; nothing was built, copy it again"
         )
 

@@ -18,26 +18,21 @@ def make_latent_encoder(
     search: str | None = None,
     slices_per_batch: int = 8,
 ) -> LatentEncoder:
-    """A frozen latent encoder without measured statistics.
+    """A frozen latent encoder without measured statistics; a `UserError` names the key of a missing or wrong file.
 
     Args:
         vae_ckpt: hub id, folder or single file of a 2D VAE; preferred to `vqgan_ckpt`.
         vqgan_ckpt: checkpoint of `train_vqgan.py`.
         latent_encoder: `vae` or `vqgan`; None prefers the VAE.
         search: folder whose newest VQ-GAN checkpoint is used if both are None.
-
-    Raises:
-        UserError: for files that are missing or hold something else; it names the key.
     """
-    kind = choose(vae_ckpt, vqgan_ckpt, latent_encoder)
-    if kind == "vae":
+    if latent_encoder not in (None, "vae", "vqgan"):
+        raise UserError(f"model.latent_encoder={latent_encoder}: choose vae or vqgan")
+    if (latent_encoder or ("vae" if vae_ckpt else "vqgan")) == "vae":
         if not vae_ckpt:
             raise UserError(f"model.latent_encoder=vae needs {VAE_HELP}")
         if vqgan_ckpt:
-            log.warning(
-                "model.vae_ckpt is used, not model.vqgan_ckpt=%s (model.latent_encoder=vqgan uses that)",
-                vqgan_ckpt,
-            )
+            log.warning("model.vae_ckpt is used; model.latent_encoder=vqgan uses model.vqgan_ckpt=%s", vqgan_ckpt)
         return load_vae(vae_ckpt, slices_per_batch)
     if not vqgan_ckpt:
         vqgan_ckpt = newest_checkpoint(search) if search else None
@@ -48,10 +43,3 @@ def make_latent_encoder(
             )
         log.warning("latent encoder: the newest VQ-GAN of this data set, %s", vqgan_ckpt)
     return read(vqgan_ckpt).latent_encoder()
-
-
-def choose(vae_ckpt: str | None, vqgan_ckpt: str | None, latent_encoder: str | None) -> str:
-    """`vae` or `vqgan`, by the keys."""
-    if latent_encoder not in (None, "vae", "vqgan"):
-        raise UserError(f"model.latent_encoder={latent_encoder}: choose vae or vqgan")
-    return latent_encoder or ("vae" if vae_ckpt else "vqgan")

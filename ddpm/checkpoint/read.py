@@ -1,7 +1,5 @@
-"""Reads a checkpoint once, without executing code.
-
-torch's weights-only loader reads a training checkpoint (`.ckpt`); an exported model (`.safetensors`) holds its header
-as JSON metadata.
+"""Reads a checkpoint without executing code: a training checkpoint (`.ckpt`) with torch's weights-only loader, an
+exported model (`.safetensors`) with its header as JSON metadata.
 """
 
 import json
@@ -15,8 +13,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from common.errors import UserError
-from ddpm.checkpoint.adapters import apply_adapters, find_base
-from ddpm.checkpoint.build import build_part, build_pipeline
+from ddpm.checkpoint.build import apply_adapters, build_part, build_pipeline, find_base
 from ddpm.checkpoint.header import check_header
 from ddpm.checkpoint.upgrade import upgrade
 from ddpm.latent.vqgan import VQGANLatents
@@ -24,29 +21,16 @@ from ddpm.pipeline import XrayToCTPipeline
 from ddpm.weights.safe_load import DAMAGED, expect_stored
 from vq_gan_3d import VQGAN3D
 
-TRAIN_COMMAND = {
-    "vqgan": "python train/train_vqgan.py",
-    "ddpm": "python train/train_ddpm.py",
-    "classifier": "python train/train_classifier.py",
-}
-
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A file that `read` read: its checked header, its weights, and the models that they rebuild, on the CPU.
-
-    Args:
-        header: plain JSON (`ddpm.checkpoint.header`).
-        weights: raw weights by name; of an exported model or of adapters, all that it holds, in float32.
-        averages: EMA weights by name; empty where the file has none.
-        latents: weights of the latent encoder that a training checkpoint stores apart.
-    """
+    """Checked header and weights of a file, and the models that they rebuild, on the CPU."""
 
     path: Path
-    header: dict
-    weights: dict[str, Tensor]
-    averages: dict[str, Tensor]
-    latents: dict[str, Tensor]
+    header: dict  # plain JSON (`ddpm.checkpoint.header`)
+    weights: dict[str, Tensor]  # by name; of an exported model or of adapters in float32
+    averages: dict[str, Tensor]  # EMA weights by name; empty if the file has none
+    latents: dict[str, Tensor]  # of the latent encoder, which a training checkpoint stores separately
 
     @property
     def stage(self) -> str | None:
@@ -59,10 +43,9 @@ class Checkpoint:
         return self.header.get("protocol", {})
 
     def pipeline(self) -> XrayToCTPipeline:
-        """The pipeline, of a training checkpoint with the averaged (EMA) weights; adapters go onto their base.
+        """The pipeline, of a training checkpoint with the averaged (EMA) weights; adapters are merged into their base.
 
-        Raises:
-            UserError: for another stage, parts that do not fit, or adapters whose base is not found.
+        Raises a `UserError` for another stage, parts that do not fit, or adapters without their base.
         """
         if self.stage == "adapter":
             pipeline = read(find_base(self.path, self.header.get("base", {}))).pipeline()
@@ -76,7 +59,7 @@ class Checkpoint:
         return self._part("vqgan")
 
     def latent_encoder(self) -> VQGANLatents:
-        """The autoencoder as latent encoder, its statistics not yet measured."""
+        """The autoencoder as latent encoder, without measured statistics."""
         vqgan = self.vqgan()
         encoder = VQGANLatents({k: v for k, v in dict(vqgan.config).items() if not k.startswith("_")})
         encoder.network.load_state_dict(vqgan.state_dict())
@@ -96,15 +79,14 @@ class Checkpoint:
         if self.stage != stage:
             raise UserError(
                 f"{self.path}: a checkpoint of the stage {self.stage!r} where one of {stage!r} is needed "
-                f"({TRAIN_COMMAND[stage]})"
+                f"(python train/train_{stage}.py)"
             )
 
 
 def read(path: str | Path) -> Checkpoint:
-    """A training checkpoint or exported model, with today's names where an older version wrote it.
+    """A training checkpoint or exported model, with the present names of its parts.
 
-    Raises:
-        UserError: for a missing, truncated or foreign file, or one that holds code.
+    Raises a `UserError` for a missing, truncated or foreign file, or one that holds code.
     """
     path = Path(path)
     if not path.is_file():

@@ -1,27 +1,27 @@
 """Writes checkpoints and exported weights."""
 
 import json
-import os
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from common.checked_tensors import save_tensors
+from common.files import atomic_path
 from ddpm.checkpoint.header import FORMAT
 from ddpm.pipeline import XrayToCTPipeline
 from ddpm.weights.licences import inherits
 
 
 def save_adapter(path: str | Path, weights: dict[str, torch.Tensor], lora: dict, base: dict, protocol: dict) -> Path:
-    """Writes adapters alone, as safetensors.
+    """Writes adapters alone, as safetensors in float32.
 
     Args:
         weights: of the adapters, by their names in the training module.
         lora: return value of `ddpm.lora.add_lora`.
         base: `file`, the name, and `sha256` of the checkpoint beneath them.
     """
-    plain = {name: value.detach().float().cpu().contiguous() for name, value in weights.items()}
+    plain = {name: value.detach().float() for name, value in weights.items()}
     header = {"stage": "adapter", "components": {}, "lora": lora, "base": base, "protocol": protocol}
     return _write_safetensors(path, plain, complete(header))
 
@@ -32,7 +32,7 @@ def export_pipeline(pipeline: XrayToCTPipeline, path: str | Path, dtype: torch.d
     for name, module in pipeline.networks.items():
         for key, value in module.state_dict().items():
             narrow = value.is_floating_point() and not key.startswith("latent_")
-            weights[f"{name}.{key}"] = (value.to(dtype) if narrow else value).cpu().contiguous()
+            weights[f"{name}.{key}"] = value.to(dtype) if narrow else value
     return _write_safetensors(path, weights, header_of(pipeline))
 
 
@@ -50,7 +50,7 @@ def complete(header: dict) -> dict:
 
 def export_classifier(classifier: nn.Module, path: str | Path, protocol: dict) -> Path:
     """Writes a classifier as one safetensors file; `protocol` holds at least the HU `window` of its volumes."""
-    weights = {f"classifier.{key}": value.cpu().contiguous() for key, value in classifier.state_dict().items()}
+    weights = {f"classifier.{key}": value for key, value in classifier.state_dict().items()}
     components = {"classifier": component(classifier, "classifier.")}
     header = {"stage": "classifier", "components": components, "protocol": protocol}
     return _write_safetensors(path, weights, complete(header))
@@ -66,7 +66,7 @@ def component(module, prefix: str = "") -> dict:
 def _write_safetensors(path: str | Path, weights: dict[str, torch.Tensor], header: dict) -> Path:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_suffix(".partial")
-    save_tensors(weights, beside, {"header": json.dumps(header)})
-    os.replace(beside, path)
+    weights = {name: value.cpu().contiguous() for name, value in weights.items()}
+    with atomic_path(path) as temporary:
+        save_tensors(weights, temporary, {"header": json.dumps(header)})
     return path

@@ -7,14 +7,11 @@ from torch import Tensor
 
 
 class CTClassifier(ModelMixin, ConfigMixin):
-    """DenseNet (Huang et al. 2017; MONAI's), by default the 121-layer one in 3D.
+    """MONAI's DenseNet (Huang et al. 2017), by default with 121 layers in 3D.
 
     Args:
         dimensions: 3, or 2 for the mean of the logits of slices along D.
         init_features, growth_rate, block_config: of MONAI's DenseNet.
-
-    Raises:
-        ValueError: for other dimensions.
     """
 
     @register_to_config
@@ -29,7 +26,7 @@ class CTClassifier(ModelMixin, ConfigMixin):
         from monai.networks.nets import DenseNet  # takes seconds to import
 
         if dimensions not in (2, 3):
-            raise ValueError(f"dimensions={dimensions}: a classifier works in 2 or 3")
+            raise ValueError(f"dimensions={dimensions}: choose 2 or 3")
         self.slicewise = dimensions == 2
         self.network = DenseNet(
             spatial_dims=dimensions,

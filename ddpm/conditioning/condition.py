@@ -1,4 +1,4 @@
-"""What the denoiser is conditioned on: embedding, lifted features, tokens and linear prior of an X-ray."""
+"""The condition of the denoiser: embedding, lifted features, tokens and linear prior of an X-ray."""
 
 from typing import NamedTuple
 
@@ -19,7 +19,7 @@ class Condition(NamedTuple):
     prior_std: Float[Tensor, "b c d h w"] | None = None
 
     def rows(self, index: Int[Tensor, " m"]) -> "Condition":
-        """The condition of chosen X-rays, in the order of `index`, with repeats."""
+        """The conditions of the X-rays at `index`."""
         return Condition(*(part if part is None else part[index] for part in self))
 
     def float(self) -> "Condition":
@@ -40,8 +40,8 @@ def make_condition(
     """Embedding (mean over the views), lifted features, tokens for attention, and the linear prior.
 
     Args:
-        lift: module that brings the maps onto the latent grid of `size`; None for no lifted features.
-        token_grid: tokens a side, to which the maps are averaged for cross-attention; 0 for no tokens.
+        lift: module that resamples the maps on the latent grid of `size`; None for no lifted features.
+        token_grid: tokens per side, to which the maps are averaged for cross-attention; 0 for no tokens.
         prior, prior_std: linear prior and its standard deviation, of `ddpm.conditioning.linear_prior.LinearPrior`.
     """
     features = None if lift is None else lift(encoded.maps, pose, extent, size)

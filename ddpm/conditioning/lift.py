@@ -1,8 +1,8 @@
-"""X-ray features lifted along their true cone-beam rays into the latent grid.
+"""X-ray features lifted along cone-beam rays into the latent grid.
 
 Every latent voxel receives the feature of the detector pixel that its own ray hits. A convolution first spreads the
-map over depth bins along the ray, as in Philion and Fidler, "Lift, Splat, Shoot" (2020), and the voxel reads them
-trilinearly. With `depth_bins=1` a feature is constant along its ray.
+map over depth bins along the ray, as in Philion and Fidler, "Lift, Splat, Shoot" (2020), and the voxel interpolates
+them trilinearly. With `depth_bins=1` a feature is constant along its ray.
 """
 
 import torch
@@ -31,11 +31,7 @@ def ray_coordinates(
 
 
 class RayLift(ModelMixin, ConfigMixin):
-    """Feature maps `(b, v, feature_channels, y, x)` to a volume `(b, channels, d, h, w)`, the mean over the views.
-
-    Args:
-        depth_bins: bins along the ray.
-    """
+    """Feature maps `(b, v, feature_channels, y, x)` to a volume `(b, channels, d, h, w)`, the mean over the views."""
 
     @register_to_config
     def __init__(self, feature_channels: int = 128, channels: int = 16, depth_bins: int = 16):
@@ -49,34 +45,24 @@ class RayLift(ModelMixin, ConfigMixin):
         extent: Float[Tensor, "b 3"],
         size: tuple[int, int, int],
     ) -> Float[Tensor, "b c d h w"]:
-        """Lifted features; rays that leave the field read zero.
+        """Features on a latent grid of `size` that fills `extent` mm; zero outside the field of the X-ray.
 
-        Args:
-            pose: of each view, without NaN (`dataset.imaging.geometry.fill_unknown`).
-            extent: of the volume in mm `(D, H, W)`.
-            size: of the latent grid `(d, h, w)`.
+        The pose has no NaN (`dataset.imaging.geometry.fill_unknown`).
         """
         b, v = maps.shape[:2]
         bins = self.spread(maps.flatten(0, 1)).unflatten(1, (self.config.channels, self.config.depth_bins))
         with torch.autocast(maps.device.type, enabled=False):  # in bfloat16 a ray would miss its pixel
             rays = torch.func.vmap(ray_coordinates, in_dims=(None, 0, 0))
             grid = rays(size, extent.repeat_interleave(v, dim=0), pose.flatten(0, 1))
-        if self.config.depth_bins == 1:
-            grid = torch.cat([grid[..., :2], torch.zeros_like(grid[..., :1])], dim=-1)
-        else:
-            # beyond the centres of the first and last bin, take the nearest bin; rows and columns outside read zero
-            reach = 1.0 - 1.0 / self.config.depth_bins
-            grid = torch.cat([grid[..., :2], grid[..., 2:].clamp(-reach, reach)], dim=-1)
+        # beyond the centres of the first and last bin, take the nearest bin; rows and columns outside read zero
+        reach = 1.0 - 1.0 / self.config.depth_bins
+        grid = torch.cat([grid[..., :2], grid[..., 2:].clamp(-reach, reach)], dim=-1)
         lifted = F.grid_sample(bins.float(), grid, mode="bilinear", padding_mode="zeros", align_corners=False)
         return lifted.unflatten(0, (b, v)).mean(dim=1)
 
 
 class GridLift(ModelMixin, ConfigMixin):
-    """Maps of axial slabs `(b, v, feature_channels, y, x)` to a volume `(b, channels, d, h, w)`.
-
-    Source and target fill the same box, with slabs inferior to superior and rows anterior to posterior, so that
-    resampling suffices.
-    """
+    """Maps of axial slabs `(b, v, feature_channels, y, x)` of the same box, resampled to `(b, channels, d, h, w)`."""
 
     @register_to_config
     def __init__(self, feature_channels: int = 128, channels: int = 16):
@@ -90,7 +76,7 @@ class GridLift(ModelMixin, ConfigMixin):
         extent: Float[Tensor, "b 3"],
         size: tuple[int, int, int],
     ) -> Float[Tensor, "b c d h w"]:
-        """Trilinear resampling; `pose` and `extent` are unused, for the same signature as `RayLift`."""
+        """Trilinear resampling; `pose` and `extent` are unused (same signature as `RayLift`)."""
         mixed = self.mix(maps.movedim(1, 2))
         return F.interpolate(mixed.float(), size, mode="trilinear", align_corners=False)
 

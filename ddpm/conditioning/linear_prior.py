@@ -1,12 +1,10 @@
 """A linear prior of the latents from the X-ray, fitted in closed form before training.
 
-Ridge regression from X-ray pixels to the principal components of the latents costs seconds and gives the denoiser a
-start that depends on the X-ray. In training the regression without a case's patient predicts the case (the
-leave-one-out identity of Allen, "The relationship between variable selection and data augmentation", 1974, for blocks
-of cases); otherwise the denoiser would trust the prior more than it deserves on new patients.
-
-A linear map extrapolates without bound, so scores farther from the mean than those of any training case are shrunk to
-that distance.
+Ridge regression maps X-ray pixels to the principal components of the latents. In training the regression without a
+case's patient predicts the case (the leave-one-out identity of Allen, "The relationship between variable selection
+and data augmentation", 1974, for blocks of cases); otherwise the prior would be more accurate on training cases than
+on new patients. A linear map extrapolates without limit, so scores farther from the mean than those of any training
+case are shrunk to that distance.
 """
 
 import math
@@ -23,7 +21,7 @@ from ddpm.conditioning.ridge import RidgeSystem
 
 PENALTIES = tuple(10.0 ** (k / 2) for k in range(-8, 5))  # in units of the mean eigenvalue of the features
 MIN_STD = 1e-3  # keeps a pixel that is constant in training from dominating
-MIN_DEVIATION = 0.02  # of standardised latents: where all training cases agree, a new case may still differ
+MIN_DEVIATION = 0.02  # of standardised latents, where all training cases are equal
 
 
 class LinearPrior(ModelMixin, ConfigMixin):
@@ -34,9 +32,9 @@ class LinearPrior(ModelMixin, ConfigMixin):
         views: v of the X-rays.
         pixels: X-rays are averaged down to `(pixels, pixels)`.
         rank: number of principal components of the latents.
-        max_side: the prior is predicted on a grid of at most this many voxels a side and interpolated.
-        deviation: whether to store the standard deviation of latents around the prior, voxel by voxel.
-        hidden: gives a prior of 0 with a deviation of 1, as in the part of a training without it.
+        max_side: the prior is predicted on a grid of at most this many voxels per side and interpolated.
+        deviation: whether to store the standard deviation of latents around the prior, per voxel.
+        hidden: returns a prior of 0 with a deviation of 1, for the part of a training without it.
     """
 
     @register_to_config
@@ -61,12 +59,11 @@ class LinearPrior(ModelMixin, ConfigMixin):
         self.register_buffer("basis", torch.zeros(rank, length))
         self.register_buffer("penalty", torch.zeros(()))
         self.register_buffer("score_std", torch.ones(rank))  # of the fitted training scores, by component
-        self.register_buffer("radius", torch.zeros(()))  # of the farthest of them, in these units
+        self.register_buffer("radius", torch.zeros(()))  # distance of the farthest of them, in these units
         self.register_buffer("std", torch.ones(c, *self.grid) if deviation else None)
-        # only the training that fitted it removes patients from the regression, so checkpoints omit these
-        self.register_buffer("members", None, persistent=False)  # of each case: all cases of its patient, then -1
-        self.register_buffer("leverage", None, persistent=False)
-        self.register_buffer("influence", None, persistent=False)
+        # of the training cases; checkpoints omit them. members: all cases of each case's patient, padded with -1
+        for name in ("members", "leverage", "influence"):
+            self.register_buffer(name, None, persistent=False)
 
     @torch.no_grad()
     def fit(
@@ -75,13 +72,9 @@ class LinearPrior(ModelMixin, ConfigMixin):
         latents: Float[Tensor, "n c d h w"],
         patients: Sequence[str] | None = None,
     ) -> "LinearPrior":
-        """Fits on training cases; the penalty is the one with the smallest leave-one-patient-out error.
+        """Fits on training cases with the penalty of the smallest leave-one-patient-out error.
 
-        Args:
-            patients: of the cases; None takes every case for another patient.
-
-        Raises:
-            ValueError: for fewer than three patients, or X-rays of another number of views.
+        Without `patients` every case is another patient. Raises a `ValueError` for fewer than three patients.
         """
         n = len(latents)
         members = _members(range(n) if patients is None else patients)
@@ -110,15 +103,13 @@ class LinearPrior(ModelMixin, ConfigMixin):
 
         system = RidgeSystem(z.T @ z)  # the intercept is not penalised
         rotated, projected = z @ system.vectors, system.vectors.T @ (z.T @ scores)
-        best = None
-        for penalty in PENALTIES:
+
+        def left_out(penalty: float) -> Tensor:
             shrunk = system.inverse_values(penalty)
-            residual = scores - rotated @ (shrunk[:, None] * projected)
-            influence = _left_out(residual, rotated, shrunk, members)
-            error = influence.square().mean().item()
-            if best is None or error < best[0]:
-                best = error, penalty, shrunk, influence
-        _, penalty, shrunk, influence = best
+            return _left_out(scores - rotated @ (shrunk[:, None] * projected), rotated, shrunk, members)
+
+        penalty = min(PENALTIES, key=lambda penalty: left_out(penalty).square().mean().item())
+        shrunk, influence = system.inverse_values(penalty), left_out(penalty)
         self.penalty.fill_(penalty)
         self.weight.zero_()[:, :rank].copy_(system.vectors @ (shrunk[:, None] * projected))
         fitted = (rotated @ (shrunk[:, None] * projected)).float()
@@ -133,7 +124,7 @@ class LinearPrior(ModelMixin, ConfigMixin):
 
     @torch.no_grad()
     def measure_deviation(self, xrays: Float[Tensor, "n v 1 h w"], latents: Float[Tensor, "n c d h w"]) -> None:
-        """Stores the standard deviation of latents around the prior; the X-rays of the cases of `fit` may differ."""
+        """Stores the standard deviation of the latents of `fit` around the prior of these X-rays of its cases."""
         squares = torch.zeros_like(self.std)
         for cases in torch.arange(len(latents)).split(64):
             error = latents.index_select(0, cases).float() - self(xrays.index_select(0, cases), cases)
@@ -141,20 +132,19 @@ class LinearPrior(ModelMixin, ConfigMixin):
         self.std.copy_((squares / len(latents)).sqrt().clamp_min(MIN_DEVIATION))
 
     def hide(self, hidden: bool) -> None:
-        """Sets `hidden`, which a checkpoint keeps."""
+        """Sets `hidden`, which checkpoints store."""
         self.register_to_config(hidden=hidden)
 
     @torch.no_grad()
     def forward(
         self, xray: Float[Tensor, "b v 1 h w"], index: Int[Tensor, " b"] | None = None
     ) -> Float[Tensor, "b c d h w"]:
-        """The prior; with `index`, positions among the cases of `fit`, by the regression without the case's patient.
+        """The prior; with `index`, positions among the cases of `fit`, of the regression without the case's patient.
 
-        Raises:
-            RuntimeError: for an index before `fit`, as in a loaded model.
+        Raises a `RuntimeError` for an index before `fit`, as in a loaded model.
         """
         if index is not None and self.leverage is None:
-            raise RuntimeError("the linear prior does not know its training cases: call fit first")
+            raise RuntimeError("the linear prior has no training cases: call fit first")
         if self.config.hidden:
             return self.mean.new_zeros(len(xray), *self.config.latent_shape)
         with torch.autocast(xray.device.type, enabled=False):
@@ -166,29 +156,27 @@ class LinearPrior(ModelMixin, ConfigMixin):
                 pull = torch.where(own < 0, 0.0, pull)
                 scores = scores - torch.einsum("bm,bmr->br", pull, self.influence[own])
             scores = scores * (1.0 / self._from_mean(scores).clamp_min(1e-12)).clamp_max(1.0)
-            return self._map(scores, self.config.latent_shape[1:])
+            latents = self.mean + scores @ self.basis
+            c, *size = self.config.latent_shape
+            return _resized(latents.unflatten(1, (c, *self.grid)), size)
 
     def deviation(self, prior: Float[Tensor, "b c d h w"]) -> Float[Tensor, "b c d h w"] | None:
-        """Standard deviation of left-out training latents around such priors; None where it was not measured."""
+        """Standard deviation of left-out training latents around such priors; None if it was not measured."""
         if self.std is None:
             return None
         if self.config.hidden:
             return torch.ones_like(prior)
         return _resized(self.std[None], prior.shape[2:]).expand_as(prior)
 
-    def _map(self, scores: Float[Tensor, "b r"], size: Sequence[int]) -> Float[Tensor, "b c d h w"]:
-        latents = self.mean + scores @ self.basis[: scores.shape[1]]
-        return _resized(latents.unflatten(1, (self.config.latent_shape[0], *self.grid)), size)
-
     @torch.no_grad()
     def distance(self, xray: Float[Tensor, "b v 1 h w"]) -> Float[Tensor, " b"]:
-        """Distance of X-rays from the mean of training in score space; 1 for the farthest training X-ray."""
+        """Distance of X-rays from the training mean in score space; 1 for the farthest training X-ray."""
         with torch.autocast(xray.device.type, enabled=False):
             return self._from_mean(self._standardise(self._pool(xray)) @ self.weight)[:, 0]
 
     @torch.no_grad()
     def likeness(self, xray: Float[Tensor, "b v 1 h w"]) -> Float[Tensor, " b"]:
-        """Correlation with the mean training X-ray over coarse pixels, at most 1; about 0 for any other picture."""
+        """Correlation with the mean training X-ray over coarse pixels, at most 1; about 0 for an unrelated image."""
         small = self._pool(xray)
         small, mean = small - small.mean(dim=1, keepdim=True), self.pixel_mean - self.pixel_mean.mean()
         return (small @ mean) / (small.norm(dim=1) * mean.norm()).clamp_min(1e-12)

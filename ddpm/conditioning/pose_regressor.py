@@ -1,12 +1,9 @@
-"""Estimates the pose of X-rays without one by regression from pixels, and aligns the X-ray to the nominal pose.
+"""Estimates the pose of X-rays of unknown pose by regression from pixels, and aligns them to the nominal pose.
 
-Without a pose, features lifted along the nominal rays, and the linear prior from pixels, are off by the patient's
-displacement. A ridge regression from pixels to the displacement, fitted in closed form on DRRs of the training CTs at
-drawn poses, recovers nearly all of a shift along the body and most of one across. Each round aligns the X-ray by the
-estimate so far and regresses the remainder (Dollár, Welinder, Perona, "Cascaded pose regression", CVPR 2010).
-
-Alignment moves the patient's plane through the isocentre to where the nominal pose shows it. Angles cannot be removed
-from an X-ray: they go into its pose, along whose rays features are lifted.
+A ridge regression from pixels to the patient's displacement is fitted in closed form on DRRs of the training CTs at
+random poses. Each round aligns the X-ray by the estimate so far and regresses the remainder (Dollár, Welinder, Perona,
+"Cascaded pose regression", CVPR 2010). Alignment resamples the X-ray so that it shows the patient's plane through the
+isocentre as the nominal pose does. It cannot remove angles: they go into the pose of the lifted features.
 """
 
 from collections.abc import Sequence
@@ -34,11 +31,11 @@ class PoseRegressor(ModelMixin, ConfigMixin):
 
     Args:
         azimuths: of each view's nominal pose, in degrees. Each view has its own regression; an X-ray of another
-            azimuth, as AP among PA X-rays, stays as it is.
+            azimuth, such as AP among PA X-rays, stays unchanged.
         pixels: X-rays are averaged down to `(pixels, pixels)`.
         limits: of the estimates, in the units of `FIELDS`.
-        rounds: of regression and alignment; a third one adds nothing. From the second on, the regression without a
-            patient is fitted on X-rays that regressions with this patient may have aligned.
+        rounds: of regression and alignment. From the second on, the regression without a patient is fitted on X-rays
+            that regressions with this patient may have aligned.
     """
 
     @register_to_config
@@ -58,10 +55,9 @@ class PoseRegressor(ModelMixin, ConfigMixin):
         self.register_buffer("bias", torch.zeros(rounds, views, len(FIELDS)))
         self.register_buffer("azimuth", torch.tensor(azimuths, dtype=torch.float32), persistent=False)
         self.register_buffer("reach", torch.tensor(limits), persistent=False)
-        # regressions without a fold; only the training that fitted them needs them, so checkpoints omit them
-        self.register_buffer("fold_weight", None, persistent=False)
-        self.register_buffer("fold_bias", None, persistent=False)
-        self.register_buffer("fold", None, persistent=False)  # of each training case; FOLDS: in none
+        # regressions without each fold, and the fold of each training case (FOLDS: none); checkpoints omit them
+        for name in ("fold_weight", "fold_bias", "fold"):
+            self.register_buffer(name, None, persistent=False)
 
     @torch.no_grad()
     def fit(
@@ -72,18 +68,12 @@ class PoseRegressor(ModelMixin, ConfigMixin):
         patients: Sequence[str],
         cases: Sequence[str],
     ) -> dict[str, list[float]]:
-        """Fits on DRRs at known poses.
+        """Fits on DRRs at known poses; returns the out-of-fold R² of every field in every view.
 
         Args:
             nominal, drawn: assumed poses, and true poses.
-            patients: of the DRRs.
+            patients: of the DRRs, at least `MIN_PATIENTS`.
             cases: patient of each training case; `forward` takes positions among them.
-
-        Returns:
-            R² of every field in every view, for patients that the regression was not fitted on.
-
-        Raises:
-            ValueError: for fewer patients than folds.
         """
         fits = self.covers(nominal).all(dim=1)
         xrays, nominal, drawn = xrays[fits], nominal[fits], drawn[fits]
@@ -125,14 +115,11 @@ class PoseRegressor(ModelMixin, ConfigMixin):
         unknown: Bool[Tensor, "b v"],
         index: Int[Tensor, " b"] | None = None,
     ) -> tuple[Float[Tensor, "b v 1 h w"], Float[Tensor, "b v 9"]]:
-        """Aligned X-rays and their poses; an X-ray of known pose, or of a view that was not fitted, stays as it is.
+        """Aligned X-rays and their poses; an X-ray of known pose, or of a view that was not fitted, stays unchanged.
 
         Args:
             pose: complete, nominal where it is unknown (`dataset.imaging.geometry.fill_unknown`).
-            index: positions among the training cases, to use the regressions without their patients.
-
-        Raises:
-            RuntimeError: for an index before `fit`, as in a loaded model.
+            index: positions among the training cases, to use the regressions without their patients; after `fit` only.
         """
         unknown = unknown & self.covers(pose)
         with torch.autocast(xray.device.type, enabled=False):
@@ -140,15 +127,13 @@ class PoseRegressor(ModelMixin, ConfigMixin):
             aligned = align(xray.float(), pose, offsets).to(xray.dtype)
         turned = pose.clone()
         turned[..., 2:4] += offsets[..., 1:3]
-        return torch.where(unknown[..., None, None, None], aligned, xray), torch.where(
-            unknown[..., None], turned, pose
-        )
+        unknown = unknown[..., None]
+        return torch.where(unknown[..., None, None], aligned, xray), torch.where(unknown, turned, pose)
 
     def align_batch(self, batch: dict, training: bool) -> dict:
-        """A batch with `unknown` `(b, v)` and complete poses, with its X-rays of unknown pose aligned.
+        """A batch with its X-rays aligned where `unknown` `(b, v)` is true; its poses are complete.
 
-        Args:
-            training: whether the batch's `index` counts training cases; a loaded model ignores it.
+        `training` says whether the batch's `index` counts training cases; a loaded model ignores it.
         """
         index = batch["index"] if training and self.fold is not None else None
         xray, pose = self(batch["xray"], batch["pose"], batch["unknown"], index)
@@ -158,16 +143,11 @@ class PoseRegressor(ModelMixin, ConfigMixin):
     def offsets(
         self, xray: Float[Tensor, "b v 1 h w"], pose: Float[Tensor, "b v 9"], index: Int[Tensor, " b"] | None = None
     ) -> Float[Tensor, "b v 6"]:
-        """Estimated displacement of each X-ray from its nominal pose, in `FIELDS`, within the limits.
-
-        Raises:
-            ValueError: for X-rays of another number of views.
-            RuntimeError: for an index before `fit`.
-        """
+        """Estimated displacement of each X-ray from its nominal pose, in `FIELDS`, within the limits."""
         if xray.shape[1] != len(self.azimuth):
             raise ValueError(f"X-rays of {xray.shape[1]} views, the pose regressor was made for {len(self.azimuth)}")
         if index is not None and self.fold_weight is None:
-            raise RuntimeError("the pose regressor does not know its training cases: call fit first")
+            raise RuntimeError("the pose regressor has no training cases: call fit first")
         weight, bias = (own.expand(len(xray), *own.shape) for own in (self.weight, self.bias))
         if index is not None:
             weight, bias = self.fold_weight[self.fold[index]], self.fold_bias[self.fold[index]]
@@ -180,7 +160,7 @@ class PoseRegressor(ModelMixin, ConfigMixin):
         return found
 
     def covers(self, pose: Float[Tensor, "b v 9"]) -> Bool[Tensor, "b v"]:
-        """Whether X-rays of these nominal poses show the views that the regressions were fitted on."""
+        """Whether X-rays of these nominal poses have the azimuths that the regressions were fitted on."""
         return (pose[..., 2] - self.azimuth).abs() < 1.0
 
     def _limited(self, offsets: Tensor) -> Tensor:
@@ -192,7 +172,7 @@ def align(
 ) -> Float[Tensor, "b v 1 h w"]:
     """X-rays displaced from their nominal `pose` by `offsets`, resampled to show the isocentre plane as in `pose`.
 
-    The angles of the offsets stay in the X-ray. Pixels from outside the field repeat its border.
+    The angles of the offsets stay in the X-ray. Pixels outside the field repeat its border.
     """
     b, v = xray.shape[:2]
     nominal, moved = pose.flatten(0, 1), _applied(pose, offsets).flatten(0, 1)

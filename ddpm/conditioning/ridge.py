@@ -1,4 +1,4 @@
-"""Ridge regression in closed form, with the penalty chosen by leaving patients out."""
+"""Ridge regression in closed form, with the penalty chosen by cross-validation over patients."""
 
 import torch
 from jaxtyping import Float, Int

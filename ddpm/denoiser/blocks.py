@@ -1,16 +1,21 @@
-"""Building blocks of the 3D U-Net: convolutions, residual blocks, attention."""
+"""Building blocks of the 3D U-Net: convolutions, residual blocks, attention, sinusoidal embeddings."""
+
+import math
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
+from jaxtyping import Float
 from torch import Tensor, nn
+
+_FREQUENCIES = (1.0, 2.0, 4.0)
+POSITION_CHANNELS = 3 * (1 + 2 * len(_FREQUENCIES))
 
 
 class Conv3d(nn.Conv3d):
-    """A convolution that stays in float32 where oneDNN's bfloat16 convolution is wrong.
+    """A convolution in float32 where oneDNN's bfloat16 weight gradient reads uninitialised memory (torch 2.14).
 
-    On a CPU its weight gradient reads uninitialised memory for an input two voxels deep and a kernel of three (torch
-    2.14, about every third call), which gives gradients of 1e31.
+    That is on a CPU, for an input two voxels deep and a kernel of three.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -61,8 +66,7 @@ class DepthAttention(nn.Module):
         b, _, d, h, w = x.shape
         tokens = self.norm(rearrange(x, self.pattern))
         q, k, v = rearrange(self.qkv(tokens), "n t (three heads c) -> three n heads t c", three=3, heads=self.heads)
-        mixed = attend(q, k, v)
-        mixed = rearrange(mixed, "n heads t c -> n t (heads c)").to(x.dtype)
+        mixed = rearrange(attend(q, k, v), "n heads t c -> n t (heads c)").to(x.dtype)
         left, right = self.pattern.split(" -> ")
         return x + rearrange(self.out(mixed), f"{right} -> {left}", b=b, d=d, h=h, w=w)
 
@@ -91,9 +95,8 @@ class TokenAttention(nn.Module):
         if tokens is None:
             return x
         d, h, w = x.shape[2:]
-        q = rearrange(
-            self.query(self.norm(rearrange(x, "b c d h w -> b (d h w) c"))), "b t (m c) -> b m t c", m=self.heads
-        )
+        voxels = self.norm(rearrange(x, "b c d h w -> b (d h w) c"))
+        q = rearrange(self.query(voxels), "b t (m c) -> b m t c", m=self.heads)
         k, v = rearrange(self.key_value(tokens.to(x.dtype)), "b t (two m c) -> two b m t c", two=2, m=self.heads)
         mixed = rearrange(attend(q, k, v).to(x.dtype), "b m t c -> b t (m c)")
         out = rearrange(self.out(mixed), "b (d h w) c -> b c d h w", d=d, h=h, w=w)
@@ -101,8 +104,24 @@ class TokenAttention(nn.Module):
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Fused attention; in float32 on a CPU, where the backward pass in bfloat16 is many times slower without AMX."""
+    """Fused attention; in float32 on a CPU, whose bfloat16 backward pass is many times slower without AMX."""
     if q.device.type != "cpu":
         return F.scaled_dot_product_attention(q, k, v)
     with torch.autocast("cpu", enabled=False):
         return F.scaled_dot_product_attention(q.float(), k.float(), v.float())
+
+
+def positions(size: torch.Size, device: torch.device) -> Float[Tensor, "1 p d h w"]:
+    """Coordinates of every voxel in [-1, 1], and their sines and cosines."""
+    axes = [(torch.arange(n, device=device, dtype=torch.float32) + 0.5) * (2.0 / n) - 1.0 for n in size]
+    grid = torch.stack(torch.meshgrid(*axes, indexing="ij"))
+    waves = [f(math.pi / 2 * frequency * grid) for frequency in _FREQUENCIES for f in (torch.sin, torch.cos)]
+    return torch.cat([grid, *waves]).unsqueeze(0)
+
+
+def sinusoids(timestep: Tensor, dim: int) -> Float[Tensor, "b dim"]:
+    """Sinusoidal embedding of the timestep, wavelengths from 2π to 20000π (Vaswani et al., 2017)."""
+    half = dim // 2
+    rate = torch.exp(-math.log(10000.0) / half * torch.arange(half, device=timestep.device, dtype=torch.float32))
+    angle = timestep.float()[:, None] * rate
+    return torch.cat([angle.sin(), angle.cos()], dim=-1)

@@ -3,8 +3,7 @@
 For clean latents N(g, s²) around a prior g and noisy latents `x_t = signal x_0 + noise ε`, the posterior mean is
 `g + c_skip (x_t - signal g)` with `c_skip = signal s² / (signal² s² + noise²)`; the posterior standard deviation is
 `c_out = s noise / sqrt(signal² s² + noise²)`: c_skip and c_out of Karras et al., "Elucidating the Design Space of
-Diffusion-Based Generative Models" (2022), table 1, for data with a mean. The network adds its output to the mean in
-units of c_out, so the prediction is exact at low noise, where an error of the network would repeat in every step.
+Diffusion-Based Generative Models" (2022), table 1, for data with a mean. The prediction is mean + c_out · network.
 """
 
 import torch
@@ -16,23 +15,18 @@ from ddpm.diffusion.objective import NoiseObjective
 
 
 class GaussianPreconditioning(nn.Module):
-    """Posterior mean and c_out at every timestep of a schedule; no parameters and no stored buffers.
-
-    Args:
-        timesteps, schedule, zero_terminal_snr: of `NoiseObjective`.
-    """
+    """Posterior mean and c_out at every timestep of a schedule, given by three arguments of `NoiseObjective`."""
 
     def __init__(self, timesteps: int, schedule: str, zero_terminal_snr: bool):
         super().__init__()
-        options = {"prediction": "sample", "zero_terminal_snr": zero_terminal_snr}
-        levels = NoiseSchedule(NoiseObjective(timesteps=timesteps, schedule=schedule, **options))
+        levels = NoiseSchedule(NoiseObjective(timesteps, schedule, "sample", zero_terminal_snr))
         self.register_buffer("signal", levels.signal, persistent=False)
         self.register_buffer("noise", levels.noise, persistent=False)
 
     def mask_pure_noise(
         self, noisy: Float[Tensor, "b c d h w"], timestep: Int[Tensor, " b"] | Float[Tensor, " b"]
     ) -> Float[Tensor, "b c d h w"]:
-        """Noisy latents, and zeros at timesteps without any signal."""
+        """Noisy latents; zeros at timesteps without signal."""
         has_signal = self.signal[timestep.round().long()] > 0
         return torch.where(has_signal.view(-1, 1, 1, 1, 1), noisy, torch.zeros_like(noisy))
 
@@ -46,7 +40,7 @@ class GaussianPreconditioning(nn.Module):
     ) -> tuple[Float[Tensor, "b c d h w"], Float[Tensor, "b c d h w"]]:
         """Posterior mean and c_out of clean latents with standard deviation `std` around the prior.
 
-        `keep` is that of `UNet3D`: a dropped prior is 0, and latents have unit variance around it.
+        `keep` is that of `UNet3D`: a dropped prior is 0 with unit variance around it.
         """
         index = timestep.round().long()
         signal, noise = (part[index].to(noisy.dtype).view(-1, 1, 1, 1, 1) for part in (self.signal, self.noise))

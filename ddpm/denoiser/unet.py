@@ -13,40 +13,35 @@ from diffusers.configuration_utils import register_to_config
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from ddpm.denoiser.blocks import Conv3d, DepthAttention, PlaneAttention, ResBlock, TokenAttention
-from ddpm.denoiser.embeddings import POSITION_CHANNELS, positions, sinusoids
+from ddpm.denoiser.blocks import (
+    POSITION_CHANNELS,
+    Conv3d,
+    DepthAttention,
+    PlaneAttention,
+    ResBlock,
+    TokenAttention,
+    positions,
+    sinusoids,
+)
 from ddpm.denoiser.preconditioning import GaussianPreconditioning
 
 
 @dataclass(frozen=True)
 class ConditionShape:
-    """Sizes of the X-ray condition; 0 switches a form of it off.
+    """Sizes of the X-ray condition; 0 disables a form of it."""
 
-    Args:
-        channels: of the lifted X-ray features.
-        embedding_dim: length of the global X-ray embedding.
-        token_channels: of the X-ray tokens that the coarsest level attends to.
-        token_grid: tokens a side, to which `make_condition` averages the X-ray's feature map.
-    """
-
-    channels: int = 16
-    embedding_dim: int = 512
-    token_channels: int = 0
-    token_grid: int = 0
+    channels: int = 16  # of the lifted X-ray features
+    embedding_dim: int = 512  # length of the global X-ray embedding
+    token_channels: int = 0  # of the X-ray tokens for cross-attention at the coarsest level
+    token_grid: int = 0  # tokens per side, to which `make_condition` averages the X-ray's feature map
 
 
 @dataclass(frozen=True)
 class PriorUse:
-    """How the denoiser uses a linear prior of the clean latents (`ddpm.conditioning.linear_prior`), beside its input.
+    """Use of a linear prior of the clean latents (`ddpm.conditioning.linear_prior`), beside its input."""
 
-    Args:
-        residual: the network predicts the difference to the prior; for prediction of clean latents.
-        preconditioning: arguments of `GaussianPreconditioning`; the network then predicts the difference to its mean
-            in units of c_out. None adds the output to the prior itself.
-    """
-
-    residual: bool = False
-    preconditioning: dict | None = None
+    residual: bool = False  # the network predicts the difference to the prior; for prediction of clean latents
+    preconditioning: dict | None = None  # arguments of `GaussianPreconditioning`; None adds the output to the prior
 
 
 class UNet3D(ModelMixin, ConfigMixin):
@@ -55,20 +50,16 @@ class UNet3D(ModelMixin, ConfigMixin):
     Args:
         in_channels: channels of the latents, in and out.
         dim: width of the first level; `dim_mults` give the widths of all levels.
-        blocks: residual blocks a level, on each side.
+        blocks: residual blocks per level, on each side.
         full_conv: 3×3×3 convolutions and halving along all axes, in place of 1×3×3 and halving in plane.
         depth_attention: attention along depth at every level; the coarsest always has it, and attention in plane.
         head_dim: channels of an attention head.
         condition: arguments of `ConditionShape`; None takes its defaults.
         prior: arguments of `PriorUse`; None for a denoiser without a linear prior.
         regression: replaces the noisy latents by zeros, so that the network is a plain regression from the X-ray.
-
-    Raises:
-        ValueError: for preconditioning of a network that does not predict the difference to a prior, or that does not
-            see the noisy latents.
     """
 
-    _supports_gradient_checkpointing = True  # diffusers' `enable_gradient_checkpointing()`: a part of a level at once
+    _supports_gradient_checkpointing = True  # diffusers' `enable_gradient_checkpointing()`, per part of a level
 
     @register_to_config
     def __init__(
@@ -101,10 +92,8 @@ class UNet3D(ModelMixin, ConfigMixin):
         self.stem = Conv3d(inputs + POSITION_CHANNELS, widths[0], 3, padding=1)
 
         def level(width_in: int, width: int) -> nn.ModuleList:
-            parts: list[nn.Module] = [
-                ResBlock(width_in if i == 0 else width, width, time_dim, full_conv) for i in range(blocks)
-            ]
-            return nn.ModuleList([*parts, DepthAttention(width, head_dim)] if depth_attention else parts)
+            parts = [ResBlock(width if i else width_in, width, time_dim, full_conv) for i in range(blocks)]
+            return nn.ModuleList([*parts, *([DepthAttention(width, head_dim)] if depth_attention else [])])
 
         self.down = nn.ModuleList(level(w, w) for w in widths)
         kernel = (2, 2, 2) if full_conv else (1, 2, 2)
@@ -132,7 +121,7 @@ class UNet3D(ModelMixin, ConfigMixin):
 
     @classmethod
     def from_pretrained(cls, *arguments, **options) -> "UNet3D":
-        """diffusers' method, and then the channels-last memory layout, which its fast loading drops."""
+        """diffusers' method, then the channels-last memory layout, which its loader drops."""
         return super().from_pretrained(*arguments, **options).to(memory_format=torch.channels_last_3d)
 
     def forward(
@@ -152,13 +141,10 @@ class UNet3D(ModelMixin, ConfigMixin):
             timestep: 0 … T-1.
             embedding: global X-ray embedding; None for no X-ray.
             features: X-ray features on the latent grid (`ddpm.conditioning.lift.RayLift`).
-            keep: 1 keeps a sample's X-ray, 0 drops it; None keeps all. Guidance needs both.
-            tokens: X-ray features without a place in the volume, for cross-attention.
+            keep: 1 keeps a sample's X-ray, 0 drops it; None keeps all.
+            tokens: X-ray features for cross-attention.
             prior: linear prior of the clean latents.
             prior_std: standard deviation of clean latents around the prior; needed for preconditioning.
-
-        Raises:
-            ValueError: where a side cannot be halved often enough, or `prior_std` is missing.
         """
         self.check_size(sample.shape[2:])
         b, noisy = sample.shape[0], sample
@@ -166,14 +152,13 @@ class UNet3D(ModelMixin, ConfigMixin):
             sample = torch.zeros_like(sample)
         elif self.preconditioning is not None:
             sample = self.preconditioning.mask_pure_noise(sample, timestep)
-        emb = self.time(sinusoids(timestep, self.config.dim).to(sample.dtype))
-        kept = sample.new_zeros(b) if embedding is None else keep
-        emb = emb + self._global(embedding, kept, b)
+        keep = sample.new_zeros(b) if embedding is None else keep
+        emb = self.time(sinusoids(timestep, self.config.dim).to(sample.dtype)) + self._global(embedding, keep, b)
         parts = [sample, positions(sample.shape[2:], sample.device).to(sample.dtype).expand(b, -1, -1, -1, -1)]
         if self.condition.channels:
-            parts.append(_kept(features, kept, sample, self.condition.channels))
+            parts.append(_masked(features, keep, sample, self.condition.channels))
         if self.prior:
-            prior = _kept(prior, kept, sample, self.config.in_channels)
+            prior = _masked(prior, keep, sample, self.config.in_channels)
             parts.append(prior)
         x = self.stem(torch.cat(parts, dim=1).contiguous(memory_format=torch.channels_last_3d))
 
@@ -185,7 +170,7 @@ class UNet3D(ModelMixin, ConfigMixin):
             if i < len(self.downsample):
                 x = self.downsample[i](x)
         for part in self.middle:
-            x = part(x, tokens, kept) if isinstance(part, TokenAttention) else self._run(part, x, emb)
+            x = part(x, tokens, keep) if isinstance(part, TokenAttention) else self._run(part, x, emb)
         for i in reversed(range(len(self.up))):
             x = torch.cat([x, skips[i]], dim=1)
             for part in self.up[i]:
@@ -199,7 +184,7 @@ class UNet3D(ModelMixin, ConfigMixin):
             if embedding is not None:
                 raise ValueError("the denoiser is preconditioned: give prior_std with prior")
             prior_std = torch.ones_like(prior)
-        mean, c_out = self.preconditioning(noisy, prior, prior_std, timestep, kept)
+        mean, c_out = self.preconditioning(noisy, prior, prior_std, timestep, keep)
         return mean + c_out * x
 
     def _run(self, part: nn.Module, x: Tensor, emb: Tensor) -> Tensor:
@@ -208,12 +193,12 @@ class UNet3D(ModelMixin, ConfigMixin):
         return part(x, emb)
 
     def _global(self, embedding: Tensor | None, keep: Tensor | None, b: int) -> Tensor:
-        """Embedding of the whole X-ray that modulates the norms `(b, 4·dim)`; a learned vector without an X-ray."""
-        nothing = self.no_xray.expand(b, -1)
+        """Embedding of the X-ray that modulates the norms `(b, 4·dim)`; a learned vector without an X-ray."""
+        empty = self.no_xray.expand(b, -1)
         if embedding is None or self.xray is None:
-            return nothing
-        encoded = self.xray(embedding).to(nothing.dtype)
-        return encoded if keep is None else torch.lerp(nothing, encoded, keep[:, None].to(nothing.dtype))
+            return empty
+        encoded = self.xray(embedding).to(empty.dtype)
+        return encoded if keep is None else torch.lerp(empty, encoded, keep[:, None].to(empty.dtype))
 
     def check_size(self, size: tuple[int, int, int]) -> None:
         """Raises a ValueError for latents `(d, h, w)` that cannot be halved once for every further level."""
@@ -226,7 +211,7 @@ class UNet3D(ModelMixin, ConfigMixin):
             )
 
 
-def _kept(part: Tensor | None, keep: Tensor | None, sample: Tensor, channels: int) -> Tensor:
+def _masked(part: Tensor | None, keep: Tensor | None, sample: Tensor, channels: int) -> Tensor:
     """One part of the condition in the dtype of the sample; zeros where it is dropped or missing."""
     if part is None:
         return sample.new_zeros(len(sample), channels, *sample.shape[2:])

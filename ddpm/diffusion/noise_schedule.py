@@ -6,7 +6,7 @@ from torch import Tensor
 
 from ddpm.diffusion.objective import NoiseObjective
 
-MAX_WEIGHT = 16.0  # of a timestep: without it the lowest noise levels would outweigh all others
+MAX_WEIGHT = 16.0  # loss weight of a timestep
 
 
 class NoiseSchedule:
@@ -27,7 +27,7 @@ class NoiseSchedule:
 
     def levels(self, timestep: Int[Tensor, " b"]) -> tuple[Tensor, Tensor]:
         """`signal_t` and `noise_t`, shaped to multiply `(b, c, d, h, w)`."""
-        if self.signal.device != timestep.device:  # moved once: a copy in every step would stall a GPU
+        if self.signal.device != timestep.device:  # moved once; a copy in every step would stall a GPU
             self.signal, self.noise = self.signal.to(timestep.device), self.noise.to(timestep.device)
         return tuple(a[timestep].view(-1, 1, 1, 1, 1) for a in (self.signal, self.noise))
 
@@ -72,14 +72,7 @@ class NoiseSchedule:
 def clean_from_prediction(
     kind: str, prediction: Tensor, noisy: Tensor, signal: Tensor | float, noise: Tensor | float
 ) -> Tensor:
-    """Clean latents that a prediction of noisy latents `signal x_0 + noise ε` implies.
-
-    Args:
-        kind: `epsilon`, `v_prediction`, `sample` or `flow`.
-
-    Raises:
-        ValueError: for another kind.
-    """
+    """Clean latents that a prediction of `kind` for noisy latents `signal x_0 + noise ε` implies."""
     if kind == "sample":
         return prediction
     if kind == "flow":

@@ -13,8 +13,8 @@ class NoiseObjective:
     """A diffusers schedule and one of four targets (Ho et al. 2020; Salimans and Ho 2022 for v).
 
     `flow` has its own process: straight lines from data to noise, `x_t = (1 - σ) x_0 + σ ε` with σ = (t + 1)/T, and
-    the target ε - x_0 (Lipman et al., "Flow Matching for Generative Modeling", 2023). It ends on pure noise by
-    construction; `schedule` and `zero_terminal_snr` have no effect.
+    the target ε - x_0 (Lipman et al., "Flow Matching for Generative Modeling", 2023). It ends on pure noise;
+    `schedule` and `zero_terminal_snr` have no effect.
 
     Args:
         timesteps: T.
@@ -30,10 +30,6 @@ class NoiseObjective:
         timestep_power: 1 draws timesteps uniformly; k > 1 draws T·u^(1/k), high-noise timesteps more often.
         pure_noise_warmup: first share of the training in which every timestep is T-1, so that the network learns to
             use the X-ray, as in regression, before it learns to denoise.
-
-    Raises:
-        ValueError: for an unknown prediction, for epsilon or min-SNR weighting with zero terminal SNR, and for a
-            weight that is not above 0 or does not fit the prediction.
     """
 
     timesteps: int = 1000
@@ -53,15 +49,10 @@ class NoiseObjective:
                 "model.objective.zero_terminal_snr=true with prediction=epsilon: the last timestep has no signal; set "
                 "model.objective.prediction=v_prediction or sample, or zero_terminal_snr=false"
             )
-        if self.prediction == "flow" and self.min_snr_gamma is not None:
+        if self.min_snr_gamma is not None and (self.zero_terminal_snr or self.prediction == "flow"):
             raise ValueError(
-                f"model.objective.min_snr_gamma={self.min_snr_gamma:g} with prediction=flow: set min_snr_gamma=null "
-                "or another prediction"
-            )
-        if self.zero_terminal_snr and self.min_snr_gamma is not None:
-            raise ValueError(
-                f"model.objective.min_snr_gamma={self.min_snr_gamma:g} with zero_terminal_snr=true: the timestep "
-                "where sampling starts would have weight 0; set one of them to null or false"
+                f"model.objective.min_snr_gamma={self.min_snr_gamma:g}: needs zero_terminal_snr=false (else the first "
+                "timestep of sampling has weight 0) and another prediction than flow; or set it to null"
             )
         unweighable = self.prediction != "sample" or self.min_snr_gamma is not None
         if self.snr_weight is not None and (unweighable or not 0.0 < self.snr_weight < float("inf")):

@@ -1,8 +1,8 @@
 """Reproducible noise of generation, in antithetic pairs.
 
-Two samples of opposite noise have opposite errors under a denoiser that is close to linear, so their mean lies nearer
+Two samples of opposite noise have opposite errors under a denoiser that is close to linear, so their mean is closer
 to the posterior mean than that of two independent samples (Hammersley and Morton, "A new Monte Carlo technique:
-antithetic variates", 1956). Each sample alone keeps its distribution.
+antithetic variates", 1956). The distribution of each sample is unchanged.
 """
 
 import zlib
@@ -22,9 +22,6 @@ class SampleNoise:
         names: name of each sample's X-ray.
         numbers: j of each sample.
         antithetic: gives an odd sample the opposite noise of the sample before it.
-
-    Raises:
-        ValueError: for a negative seed.
     """
 
     def __init__(self, seed: int, names: list[str], numbers: list[int], antithetic: bool):
@@ -40,10 +37,10 @@ class SampleNoise:
         return self._draw(shape, [_generator(*key, "start") for key in self._shared])
 
     def step(self, scheduler: SchedulerMixin, shape: tuple[int, ...]) -> dict:
-        """Keyword arguments for the present `step` of a stochastic sampler.
+        """Keyword arguments for one `step` of a stochastic sampler.
 
-        DPM-Solver++ takes the noise itself. The ancestral sampler draws it from generators, which cannot draw opposite
-        noise, so each sample has its own.
+        DPM-Solver++ takes the noise itself. DDPM draws it from generators, which cannot draw opposite noise, so each
+        sample has its own.
         """
         takes_noise = isinstance(scheduler, DPMSolverMultistepScheduler)
         if self._streams is None:
@@ -52,8 +49,9 @@ class SampleNoise:
         return {"variance_noise": self._draw(shape, self._streams)} if takes_noise else {"generator": self._streams}
 
     def _draw(self, shape: tuple[int, ...], streams: list[torch.Generator]) -> Tensor:
-        drawn = [sign * torch.randn(shape, generator=s) for sign, s in zip(self.signs, streams, strict=True)]
-        return torch.stack(drawn)
+        return torch.stack(
+            [sign * torch.randn(shape, generator=s) for sign, s in zip(self.signs, streams, strict=True)]
+        )
 
 
 def _generator(seed: int, name: str, sample: int, purpose: str) -> torch.Generator:

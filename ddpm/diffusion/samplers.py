@@ -17,7 +17,7 @@ SAMPLERS: dict[str, type[SchedulerMixin]] = {
     cls.__name__: cls
     for cls in (DDPMScheduler, DDIMScheduler, DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler)
 }
-PREVIEW_STEPS = 4  # an exact denoiser gives 0.2 to 0.8 of the true standard deviation with so few evaluations
+PREVIEW_STEPS = 4  # at most so many steps give 0.2 to 0.8 of the true standard deviation with an exact denoiser
 PREVIEW = "preview, spread too small"
 SPACINGS = ("trailing", "log_snr")
 FLOW_SAMPLERS = ("DPMSolverMultistepScheduler", "FlowMatchEulerDiscreteScheduler")
@@ -32,8 +32,7 @@ def make_sampler(name: str, training: SchedulerMixin, spacing: str = "trailing",
         spacing: `trailing`, steps equal in time; or `log_snr` (`ddpm.diffusion.solvers`), for DPM-Solver++ alone.
         options: of the sampler, such as `solver_order`.
 
-    Raises:
-        ValueError: for an unknown name or spacing, and for a sampler of another noise process.
+    Raises a `ValueError` for an unknown name or spacing, and for a sampler of another noise process.
     """
     if spacing not in SPACINGS or (spacing == "log_snr" and name != "DPMSolverMultistepScheduler"):
         raise ValueError(
@@ -42,7 +41,7 @@ def make_sampler(name: str, training: SchedulerMixin, spacing: str = "trailing",
         )
     if name not in SAMPLERS:
         raise ValueError(f"sampler.scheduler={name}: choose one of {', '.join(SAMPLERS)}")
-    kind = LogSNRSolver if spacing == "log_snr" else SAMPLERS.get(name)
+    kind = LogSNRSolver if spacing == "log_snr" else SAMPLERS[name]
     if isinstance(training, FlowMatchEulerDiscreteScheduler):
         if name not in FLOW_SAMPLERS:
             raise ValueError(
@@ -51,8 +50,7 @@ def make_sampler(name: str, training: SchedulerMixin, spacing: str = "trailing",
             )
         if name == "DPMSolverMultistepScheduler":
             options = {"use_flow_sigmas": True, "prediction_type": "flow_prediction", "flow_shift": 1.0, **options}
-            steps = training.config.num_train_timesteps
-            return kind(num_train_timesteps=steps, **options)
+            return kind(num_train_timesteps=training.config.num_train_timesteps, **options)
         return FlowEuler.from_config(training.config, **options)
     if name == "FlowMatchEulerDiscreteScheduler":
         raise ValueError(

@@ -1,9 +1,8 @@
-"""DPM-Solver++ (Lu et al. 2022) with steps equal in log-SNR, which keep the samples' standard deviation in 12 steps.
+"""DPM-Solver++ (Lu et al. 2022) with steps equal in log-SNR, and flow Euler with equal steps to σ = 0.
 
-Steps equal in time leave the low-noise end of the process to one step: for latents with a posterior standard deviation
-of 0.1, 12 of them give 0.57 of it, and steps equal in log-SNR 1.02, tested with exact denoisers. diffusers' own
-`use_lu_lambdas` starts at the log-SNR of the first timestep, which is minus infinity with zero terminal SNR, and
-spends its steps there.
+With 12 steps equal in time one step covers the low-noise end: exact denoisers with a posterior standard deviation of
+0.1 sample 0.57 of it, with steps equal in log-SNR 1.02. diffusers' own `use_lu_lambdas` starts at the log-SNR of the
+first timestep, minus infinity with zero terminal SNR.
 """
 
 import numpy as np
@@ -19,11 +18,7 @@ class LogSNRSolver(DPMSolverMultistepScheduler):
     """`DPMSolverMultistepScheduler` on the grid: pure noise, then λ from `FIRST` to `LAST` in equal steps."""
 
     def set_timesteps(self, num_inference_steps: int, device=None) -> None:
-        """Sets the grid; steps that fall onto the same timestep of training are merged.
-
-        Raises:
-            ValueError: for fewer than one step.
-        """
+        """Sets the grid; merges steps on the same timestep of training."""
         total = self.config.num_train_timesteps
         flow = bool(self.config.use_flow_sigmas)
         if flow:  # signal 1 - t/T, noise t/T
@@ -43,11 +38,7 @@ class LogSNRSolver(DPMSolverMultistepScheduler):
 
 
 def log_snr_grid(ratio: np.ndarray, steps: int) -> list[int]:
-    """Distinct positions on a falling curve of log(signal / noise): its end, then equal steps.
-
-    Raises:
-        ValueError: for fewer than one step.
-    """
+    """Distinct positions on a falling curve of log(signal / noise): its end, then equal steps."""
     if steps < 1:
         raise ValueError(f"sampler.steps={steps}: give at least 1")
     wanted = np.linspace(FIRST, min(LAST, float(ratio[0])), steps - 1) if steps > 1 else np.zeros(0)
@@ -59,11 +50,7 @@ class FlowEuler(FlowMatchEulerDiscreteScheduler):
     """`FlowMatchEulerDiscreteScheduler` on the grid σ = 1, 1 - 1/n, …, 1/n, 0."""
 
     def set_timesteps(self, num_inference_steps: int, device=None) -> None:
-        """Sets the grid of n steps.
-
-        Raises:
-            UserError: for fewer than one step, or more steps than timesteps of training.
-        """
+        """Sets the grid of n steps, at most the timesteps of training."""
         most = self.config.num_train_timesteps
         if not 1 <= num_inference_steps <= most:
             raise UserError(f"sampler.steps={num_inference_steps}: give 1 to {most}")

@@ -1,7 +1,7 @@
 """Base of the frozen latent encoders of CT: volume to raw latents to standardised latents, and back.
 
-The encoder standardises each channel itself, as in Karras et al., "Analyzing and Improving the Training Dynamics of
-Diffusion Models" (2024), so that the denoiser gets zero mean and unit variance without a range in a config.
+The encoder standardises each channel to zero mean and unit variance, as in Karras et al., "Analyzing and Improving the
+Training Dynamics of Diffusion Models" (2024).
 """
 
 import hashlib
@@ -15,14 +15,14 @@ from torch import Tensor
 
 
 class LatentEncoder(ModelMixin, ConfigMixin):
-    """Base of the encoders; a subclass calls `_make_statistics(channels)` and writes `encode_raw` and `decode_raw`.
+    """Base of the encoders; a subclass calls `_make_statistics(channels)` and defines `encode_raw` and `decode_raw`.
 
     Volumes are `(b, 1, D, H, W)` in [-1, 1]; latents `(b, c, d, h, w)`.
     """
 
-    found_at: str | None = None  # path of the checkpoint of this project that it comes from
+    found_at: str | None = None  # path of its checkpoint, if this project trained it
     trained_on: dict = {}  # `key=path` of that checkpoint -> its protocol; empty for public weights
-    slicewise = False  # whether it encodes and decodes each slice along D by itself
+    slicewise = False  # whether it encodes and decodes each slice along D separately
 
     def _make_statistics(self, channels: int) -> None:
         self.register_buffer("latent_mean", torch.zeros(channels))
@@ -30,32 +30,22 @@ class LatentEncoder(ModelMixin, ConfigMixin):
         self.register_buffer("measured", torch.zeros((), dtype=torch.bool))
 
     def encode_raw(self, volume: Float[Tensor, "b 1 D H W"]) -> Float[Tensor, "b c d h w"]:
-        """Output of the network; of a posterior its mean, never a sample."""
-        raise TypeError(f"{type(self).__name__} has no encode_raw")
+        """Output of the network; for a posterior its mean."""
+        raise NotImplementedError
 
     def decode_raw(self, raw: Float[Tensor, "b c d h w"]) -> Float[Tensor, "b 1 D H W"]:
         """Volume of raw latents, without clipping."""
-        raise TypeError(f"{type(self).__name__} has no decode_raw")
+        raise NotImplementedError
 
     def set_scaling(self, scaling: str) -> "LatentEncoder":
-        """Sets the scaling of `measure`: `unit` variance a channel, or the `range` [-1, 1] over all channels.
-
-        X-ray2CTPA scales to the range, which leaves latents a standard deviation of about 0.1; for comparison.
-
-        Raises:
-            ValueError: for another scaling.
-        """
+        """Sets the scaling of `measure`: `unit` variance per channel, or the `range` [-1, 1] over all (X-ray2CTPA)."""
         if scaling not in ("unit", "range"):
             raise ValueError(f"model.latent_scaling={scaling}: choose unit or range")
         self._scaling = scaling
         return self
 
     def measure(self, raw: Float[Tensor, "n c d h w"] | Iterable[Float[Tensor, "m c d h w"]]) -> None:
-        """Stores mean and standard deviation per channel of raw training latents (or as `set_scaling` says).
-
-        Args:
-            raw: all of them, or parts in turn where memory cannot hold all.
-        """
+        """Stores mean and standard deviation per channel of raw training latents, given whole or in parts."""
         if isinstance(raw, Tensor):
             low, high = raw.amin().float(), raw.amax().float()
             std, mean = torch.std_mean(raw.float(), dim=(0, 2, 3, 4))
@@ -68,11 +58,7 @@ class LatentEncoder(ModelMixin, ConfigMixin):
         self.measured.fill_(True)
 
     def standardise(self, raw: Float[Tensor, "b c d h w"]) -> Float[Tensor, "b c d h w"]:
-        """Raw to standardised latents.
-
-        Raises:
-            RuntimeError: before `measure`.
-        """
+        """Raw to standardised latents; a `RuntimeError` before `measure`."""
         if not self.measured:
             raise RuntimeError("latent statistics were not measured: call measure(raw training latents) first")
         return (raw - _channels(self.latent_mean)) / _channels(self.latent_std)
@@ -86,13 +72,14 @@ class LatentEncoder(ModelMixin, ConfigMixin):
         """Standardised latents of volumes in [-1, 1]."""
         return self.standardise(self.encode_raw(volume))
 
-    def decode(self, latents: Float[Tensor, "b c d h w"]) -> Float[Tensor, "b 1 D H W"]:
-        """Volumes in [-1, 1] of standardised latents; differentiable, for losses on the volume."""
-        return self.decode_raw(self.unstandardise(latents)).clamp(-1.0, 1.0)
+    def decode(self, latents: Float[Tensor, "b c d h w"], clip: bool = True) -> Float[Tensor, "b 1 D H W"]:
+        """Volumes of standardised latents, clipped to [-1, 1] except for losses, since clipping stops gradients."""
+        volume = self.decode_raw(self.unstandardise(latents))
+        return volume.clamp(-1.0, 1.0) if clip else volume
 
     @torch.no_grad()
     def latent_shape(self, volume_size: tuple[int, int, int]) -> tuple[int, int, int, int]:
-        """`(c, d, h, w)` of the latents of a volume, from encoding one on the meta device, without memory."""
+        """`(c, d, h, w)` of the latents of a volume, by encoding one on the meta device."""
         known = self.__dict__.setdefault("_shapes", {})
         if volume_size not in known:
             with torch.device("meta"):
@@ -102,17 +89,14 @@ class LatentEncoder(ModelMixin, ConfigMixin):
 
     @torch.no_grad()
     def reconstruct(self, volume: Float[Tensor, "b 1 D H W"], slices: int = 8) -> tuple[Tensor, Tensor]:
-        """The volume and its reconstruction decode(encode(volume)) in [-1, 1]; needs no measured statistics.
-
-        A slicewise encoder takes `slices` evenly spaced slices, which save time.
-        """
+        """The volume, of a slicewise encoder only `slices` of its slices, and its reconstruction, both in [-1, 1]."""
         if self.slicewise and volume.shape[2] > slices:
             index = torch.linspace(0, volume.shape[2] - 1, slices, device=volume.device).round().long()
             volume = volume.index_select(2, index)
         return volume, self.decode_raw(self.encode_raw(volume)).float().clamp(-1.0, 1.0)
 
     def fingerprint(self) -> str:
-        """Key of cached latents: 16 hex digits that change with any weight or setting, but not with the statistics."""
+        """Key of cached latents: 16 hex digits of the weights and settings, without the statistics."""
         ignored = ("source", "slices_per_batch", "tile", "halo")  # origin and batching do not change latents
         settings = {k: v for k, v in dict(self.config).items() if not k.startswith("_") and k not in ignored}
         digest = hashlib.sha256(f"{type(self).__name__} {json.dumps(settings, sort_keys=True)}".encode())

@@ -1,7 +1,7 @@
 """Latents of a data set on disk, raw, and in memory, standardised.
 
-The name of a file holds the case, which changes with its source and preparation, and the window; its folder the
-encoder. So no stale file is read, and the names show which files are missing.
+The name of a file contains the case, which changes with its source and preparation, and the window; that of its folder
+the encoder. So no stale file is read, and the names show which files are missing.
 """
 
 import logging
@@ -20,7 +20,7 @@ from ddpm.latent.base import LatentEncoder
 
 log = logging.getLogger(__name__)
 
-PART = 64  # cases whose X-rays are read at once, where memory does not hold all
+PART = 64  # cases whose X-rays are read at once if memory does not hold all
 
 
 def latent_folder(folder: str | Path, encoder: LatentEncoder) -> Path:
@@ -29,7 +29,7 @@ def latent_folder(folder: str | Path, encoder: LatentEncoder) -> Path:
 
 
 def latent_file(home: Path, case: str | Path, window: Window) -> Path:
-    """File of the raw latents of a case; a case holds HU, so the window is part of the name."""
+    """File of the raw latents of a case in an HU window."""
     return home / f"{Path(case).stem}-{window.low:g}_{window.high:g}.safetensors"
 
 
@@ -52,24 +52,24 @@ def write_latents(raw: Float[Tensor, "c d h w"], file: Path) -> None:
 
 def read_latents(files: Sequence[Path]) -> Float[Tensor, "n c d h w"]:
     """Raw latents of all cases."""
-    return torch.stack([_read(file) for file in files])
-
-
-def _read(file: Path) -> Tensor:
-    with open_checked(file) as content:
-        return content.get_tensor("raw")
+    raw = []
+    for file in files:
+        with open_checked(file) as content:
+            raw.append(content.get_tensor("raw"))
+    return torch.stack(raw)
 
 
 class StoredLatents:
     """Standardised latents that stay on disk, in place of a tensor `(n, c, d, h, w)` too large for memory.
 
     Args:
-        files: of the raw latents, one a case.
-        encoder: its measured statistics standardise the latents; copied, because it may move to a GPU.
+        files: of the raw latents, one per case.
+        encoder: gives the statistics.
     """
 
     def __init__(self, files: Sequence[Path], encoder: LatentEncoder):
         self.files = list(files)
+        # copies, because the encoder may move to a GPU
         self.mean, self.std = (x.detach().cpu().clone() for x in (encoder.latent_mean, encoder.latent_std))
 
     def __len__(self) -> int:
@@ -79,7 +79,7 @@ class StoredLatents:
         return self.index_select(0, torch.tensor([index]))[0]
 
     def index_select(self, dim: int, chosen: Tensor) -> Float[Tensor, "m c d h w"]:
-        """Latents of the cases `chosen`, as of a tensor along its first dimension."""
+        """Latents of the cases `chosen`, as of a tensor along dimension 0."""
         raw = read_latents([self.files[i] for i in chosen.tolist()])
         return (raw - self.mean.view(1, -1, 1, 1, 1)) / self.std.view(1, -1, 1, 1, 1)
 
@@ -92,33 +92,29 @@ class StoredLatents:
 class LatentDataset(Dataset):
     """Items of a case data set with standardised `latent` in place of `ct`, by index or (index, step).
 
-    X-rays and labels stay in memory, unless the cases change their X-rays from step to step or the latents are
-    `StoredLatents`. A loader takes whole batches by `__getitems__` with `collate`: one gather in place of a copy an
-    item.
+    X-rays and labels stay in memory unless the latents are `StoredLatents`. A loader gets whole batches from
+    `__getitems__` with `collate`, which is faster than item by item.
     """
 
     def __init__(self, cases: Dataset, latents: Tensor | StoredLatents):
-        self.latents, self.cases, self.kept = latents, cases, isinstance(latents, Tensor)
-        self.conditions = default_collate([cases.condition(i) for i in range(len(latents))]) if self.kept else {}
+        self.latents, self.cases, self.in_memory = latents, cases, isinstance(latents, Tensor)
+        self.conditions = default_collate([cases.condition(i) for i in range(len(latents))]) if self.in_memory else {}
 
     def xrays(
         self, pixels: int, step: int = -1, align: Callable[[dict], dict] | None = None
     ) -> Float[Tensor, "n v 1 p q"]:
-        """All X-rays, by default without augmentation, else as at a step of training.
+        """All X-rays, without augmentation or as at a `step` of training; averaged down to `pixels` if not in memory.
 
-        X-rays that memory does not hold as they are, are averaged down to `pixels` a side.
-
-        Args:
-            align: function of a batch without latents that returns it with another `xray`.
+        `align` is a function of a batch without latents that returns it with another `xray`.
         """
-        if align is None and not self._changes(step):
+        if align is None and not self._reads_cases(step):
             return self.conditions["xray"]
-        found = []
+        xrays = []
         for chosen in torch.arange(len(self)).split(PART):
             batch = self._collated([(i, step) for i in chosen.tolist()])
             xray = (batch if align is None else align(batch))["xray"]
-            found.append(F.adaptive_avg_pool2d(xray.flatten(0, 1), pixels).unflatten(0, xray.shape[:2]))
-        return torch.cat(found)
+            xrays.append(F.adaptive_avg_pool2d(xray.flatten(0, 1), pixels).unflatten(0, xray.shape[:2]))
+        return torch.cat(xrays)
 
     @property
     def augments(self) -> bool:
@@ -145,26 +141,22 @@ class LatentDataset(Dataset):
     def _collated(self, pairs: Sequence[tuple[int, int]]) -> dict:
         """A batch without its latents."""
         chosen, steps = (torch.tensor(part) for part in zip(*pairs, strict=True))
-        if self._changes(int(steps.max())):
+        if self._reads_cases(int(steps.max())):
             batch = default_collate([self._condition(index, step) for index, step in pairs])
         else:
-            batch = {name: _taken(kept, chosen) for name, kept in self.conditions.items()}
+            batch = {
+                name: column.index_select(0, chosen)
+                if isinstance(column, Tensor)
+                else [column[i] for i in chosen.tolist()]
+                for name, column in self.conditions.items()
+            }
         return {**batch, "index": chosen, "step": steps}
 
-    def _changes(self, step: int) -> bool:
-        return not self.kept or step >= 0 and self.augments
+    def _reads_cases(self, step: int) -> bool:
+        return not self.in_memory or step >= 0 and self.augments
 
     def _condition(self, index: int, step: int) -> dict:
-        if self._changes(step):
+        if self._reads_cases(step):
             return self.cases.condition(index, step)
-        return {name: _plain(kept[index]) for name, kept in self.conditions.items()}
-
-
-def _taken(kept: Tensor | list, chosen: Tensor) -> Tensor | list:
-    """Chosen entries of a collated tensor or list."""
-    return kept.index_select(0, chosen) if isinstance(kept, Tensor) else [kept[i] for i in chosen.tolist()]
-
-
-def _plain(value):
-    """A single label as a plain number."""
-    return value.item() if isinstance(value, Tensor) and not value.ndim else value
+        values = {name: column[index] for name, column in self.conditions.items()}
+        return {k: v.item() if isinstance(v, Tensor) and not v.ndim else v for k, v in values.items()}

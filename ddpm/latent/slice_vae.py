@@ -24,11 +24,8 @@ class SliceVAELatents(LatentEncoder):
         vae_class: `AutoencoderKL` or `AutoencoderTiny`.
         vae: its constructor arguments.
         source: hub id or path, for the record.
-        slices_per_batch: axial slices encoded or decoded at once, which bounds the memory. A gradient through the
-            decoder computes the slices again.
-
-    Raises:
-        ValueError: for another class, or fewer than one slice at once.
+        slices_per_batch: axial slices encoded or decoded at once, which limits the memory. The backward pass of the
+            decoder recomputes the slices.
     """
 
     slicewise = True
@@ -54,11 +51,7 @@ class SliceVAELatents(LatentEncoder):
         return encoder
 
     def encode_raw(self, volume: Float[Tensor, "b 1 D H W"]) -> Float[Tensor, "b c d h w"]:
-        """Posterior means, scaled as the VAE's config says.
-
-        Raises:
-            ValueError: for slices that the VAE would decode to another size.
-        """
+        """Posterior means with the scale and shift of the VAE's config."""
         b, _, _, height, width = volume.shape
         if height % self._factor or width % self._factor:
             raise ValueError(f"slices of {height}×{width}: the sides must be multiples of {self._factor}")
@@ -68,10 +61,8 @@ class SliceVAELatents(LatentEncoder):
 
     def decode_raw(self, raw: Float[Tensor, "b c d h w"]) -> Float[Tensor, "b 1 D H W"]:
         """Decodes slice by slice and averages the three channels."""
-        b = raw.shape[0]
-        slices = raw.movedim(2, 1).flatten(0, 1)
-        images = self._in_chunks(self._decode_slices, slices)
-        return images.mean(dim=1, keepdim=True).unflatten(0, (b, -1)).movedim(1, 2)
+        images = self._in_chunks(self._decode_slices, raw.movedim(2, 1).flatten(0, 1))
+        return images.mean(dim=1, keepdim=True).unflatten(0, (len(raw), -1)).movedim(1, 2)
 
     def _in_chunks(self, function: Callable[[Tensor], Tensor], slices: Tensor) -> Tensor:
         chunks = slices.split(self.config.slices_per_batch)

@@ -1,7 +1,6 @@
 """A 2D VAE from a folder, a single `.safetensors` file or the hub; never from a pickle.
 
-A single file holds weights and no config. Its keys identify the architecture, and the two public configs of such files
-stand here, so that nothing is downloaded.
+The keys of a single file identify the architecture; the two public configs of such files are here.
 """
 
 import json
@@ -35,7 +34,7 @@ SDXL_VAE = {
     "scaling_factor": 0.13025,
     "force_upcast": True,
 }
-TAESDXL: dict = {}  # madebyollin/taesdxl is what AutoencoderTiny's own defaults describe
+TAESDXL: dict = {}  # AutoencoderTiny's defaults are the config of madebyollin/taesdxl
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 HUB_FILES = f"--include vae/config.json --include vae/{WEIGHTS} (without vae/ if the repository is the VAE itself)"
 PREFIXES = ("first_stage_model.", "vae.")  # of the VAE's weights inside a whole checkpoint
@@ -43,16 +42,13 @@ OLD_ATTENTION = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".
 
 
 def load_vae(vae_ckpt: str, slices_per_batch: int = 8) -> SliceVAELatents:
-    """The frozen encoder of a VAE.
+    """The frozen encoder of a VAE; a `UserError` for missing or wrong files says how to get them.
 
     Args:
         vae_ckpt: folder of a diffusers VAE (or of a pipeline with one in `vae`); `.safetensors` file with the keys of
             diffusers or of the original release, alone or inside a whole checkpoint, with its `config.json` beside it
             if it has one; or a hub id, of a VAE or of a pipeline with one in `vae`.
         slices_per_batch: axial slices encoded or decoded at once.
-
-    Raises:
-        UserError: for files that are missing or hold something else; it says how to get them.
     """
     path = Path(vae_ckpt).expanduser()
     try:
@@ -85,7 +81,7 @@ def _load_hub(hub_id: str) -> AutoencoderKL | AutoencoderTiny:
     subfolder = "vae" if config.parent.name == "vae" else ""
     cls = _vae_class(config)
     weights = hub_file(hub_id, f"{subfolder}/{WEIGHTS}".lstrip("/"))
-    hub_file(hub_id, f"{subfolder}/config.json".lstrip("/"))  # again, where the weights came with a newer commit
+    hub_file(hub_id, f"{subfolder}/config.json".lstrip("/"))  # again, if the weights came with a newer commit
     return cls.from_pretrained(weights.parent, local_files_only=True, use_safetensors=True, low_cpu_mem_usage=False)
 
 
@@ -95,12 +91,10 @@ def _load_file(path: Path) -> AutoencoderKL | AutoencoderTiny:
         prefix = next((p for p in PREFIXES if any(name.startswith(p) for name in names)), "")
         # of a whole checkpoint, twenty times as large, only the VAE is read
         weights = {name.removeprefix(prefix): file.get_tensor(name) for name in names if name.startswith(prefix)}
-    beside = path.parent / "config.json"
     cls, config, weights = _describe(weights, path)
-    if beside.is_file() and json.loads(beside.read_text()).get("_class_name") == cls.__name__:
-        vae = cls.from_config(json.loads(beside.read_text()))
-    else:
-        vae = cls(**config)
+    beside = path.parent / "config.json"
+    found = json.loads(beside.read_text()) if beside.is_file() else {}
+    vae = cls.from_config(found) if found.get("_class_name") == cls.__name__ else cls(**config)
     if any(name.startswith("encoder.down.") for name in weights):
         weights = convert_ldm_vae_checkpoint(weights, vae.config)
     vae.load_state_dict(weights)

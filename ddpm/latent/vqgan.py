@@ -16,7 +16,7 @@ class VQGANLatents(LatentEncoder):
 
     Args:
         vqgan: constructor arguments of `VQGAN3D`.
-        tile: side of the tiles in which larger latents are decoded without gradient, to bound the memory.
+        tile: side of the tiles in which larger latents are decoded without gradient, to limit the memory.
         halo: latents around a tile that are decoded with it and discarded.
     """
 
@@ -32,7 +32,7 @@ class VQGANLatents(LatentEncoder):
         return self.network.encode(volume)
 
     def decode_raw(self, raw: Float[Tensor, "b c d h w"]) -> Float[Tensor, "b 1 D H W"]:
-        """Quantises, then decodes; the codebook stays in eval mode, whatever mode the parent is in."""
+        """Quantises, then decodes; the codebook stays in eval mode, also in a parent that trains."""
         self.network.codebook.eval()
         gradient = torch.is_grad_enabled() and raw.requires_grad
         if max(raw.shape[2:]) <= self.config.tile or gradient:
@@ -40,19 +40,19 @@ class VQGANLatents(LatentEncoder):
         return self._decode_tiles(raw)
 
     def _decode_tiles(self, raw: Float[Tensor, "b c d h w"]) -> Float[Tensor, "b 1 D H W"]:
-        """Decodes tiles with their halo and keeps the tiles.
+        """Decodes tiles with their halo, then discards the halo.
 
-        Only the statistics of the group norms, those of a tile, differ from decoding the whole. Blending overlapping
-        tiles, as MONAI's inferer does, is 5 dB farther from it, because zeros at the borders leak in.
+        Only the group norms, with the statistics of a tile, differ from decoding the whole. Blending of overlapping
+        tiles, as in MONAI's inferer, is 5 dB less accurate because of zeros at the borders.
         """
         tile, halo, factor = self.config.tile, self.config.halo, self.network.config.downsample
         volume = raw.new_empty(len(raw), 1, *(side * factor for side in raw.shape[2:]))
         for corner in itertools.product(*(range(0, side, tile) for side in raw.shape[2:])):
-            source, kept, target = [], [], []
+            source, inner, target = [], [], []
             for start, side in zip(corner, raw.shape[2:], strict=True):
                 first, end = max(0, start - halo), min(side, start + tile)
                 source.append(slice(first, min(side, end + halo)))
-                kept.append(slice((start - first) * factor, (end - first) * factor))
+                inner.append(slice((start - first) * factor, (end - first) * factor))
                 target.append(slice(start * factor, end * factor))
-            volume[(..., *target)] = self.network.decode(raw[(..., *source)])[(..., *kept)]
+            volume[(..., *target)] = self.network.decode(raw[(..., *source)])[(..., *inner)]
         return volume

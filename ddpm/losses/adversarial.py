@@ -1,7 +1,7 @@
-"""The adversarial term: a patch discriminator of clean latents with an optimizer of its own.
+"""The adversarial term: a patch discriminator of clean latents with its own optimizer.
 
-It is no registered module: Lightning's automatic optimization keeps one optimizer, and DDP, the average and the
-generator's weights do not include it. Its gradients are averaged over the processes here.
+It is not a registered module: Lightning's automatic optimization has one optimizer, and DDP, the average and the
+generator's weights do not include it. So it averages its gradients over the processes itself.
 """
 
 from functools import partial
@@ -19,29 +19,20 @@ class AdversarialTerm:
     """Hinge losses (`vq_gan_3d.adversarial`) per sample, in float32.
 
     Args:
-        discriminator: latents `(b, c, d, h, w)` to a list whose last tensor holds one score a patch.
+        discriminator: latents `(b, c, d, h, w)` to a list whose last tensor holds one score per patch.
         optimizer: partial, completed with its parameters.
-        shape: `(c, d, h, w)` of the latents.
+        shape: `(c, d, h, w)` of the latents; a `ValueError` if they are too small for its layers.
         gradient_clip: largest norm of its gradients.
-
-    Raises:
-        ValueError: for latents that are too small for its layers.
     """
 
     def __init__(
-        self,
-        discriminator: nn.Module,
-        optimizer: partial,
-        shape: tuple[int, int, int, int],
-        gradient_clip: float = 1.0,
+        self, discriminator: nn.Module, optimizer: partial, shape: tuple[int, ...], gradient_clip: float = 1.0
     ):
         self.discriminator = discriminator.train().requires_grad_(True)
         try:
-            patches = self._scores(torch.zeros(1, *shape)).numel()
+            patches, reason = self._scores(torch.zeros(1, *shape)).numel(), "no patch is left"
         except (RuntimeError, ValueError) as error:
             patches, reason = 0, " ".join(str(error).split())[:120]
-        else:
-            reason = "no patch is left"
         if not patches:
             raise ValueError(
                 f"latents {list(shape)} are too small for model.losses.adversarial.discriminator ({reason}); "
@@ -53,25 +44,24 @@ class AdversarialTerm:
     def __call__(
         self, predicted: Tensor, clean: Tensor, encoder: LatentEncoder, generator: torch.Generator
     ) -> Float[Tensor, " b"]:
-        """Minus the mean score of each prediction; the gradient reaches the prediction alone."""
+        """Minus the mean score of each prediction; only the prediction gets a gradient."""
         self._place(predicted.device)
         return -_per_sample(self._scores(predicted, frozen=True))
 
     def learn(
         self, predicted: Float[Tensor, "b c d h w"], clean: Float[Tensor, "b c d h w"], share: Float[Tensor, " b"]
     ) -> Float[Tensor, ""]:
-        """One step of the discriminator on detached latents; its loss.
-
-        Args:
-            share: weight of each sample, as in the generator's loss.
-        """
+        """One step of the discriminator on detached latents; `share` weights each sample. Returns its loss."""
         self._place(predicted.device)
         with torch.enable_grad():
             real, fake = self._scores(clean.detach()), self._scores(predicted.detach())
             loss = (share * discriminator_loss(real, fake, _per_sample)).mean()
             self.optimizer.zero_grad()
             loss.backward()
-        self._average_gradients()
+        if dist.is_available() and dist.is_initialized():
+            for parameter in self.discriminator.parameters():
+                dist.all_reduce(parameter.grad)
+                parameter.grad /= dist.get_world_size()
         torch.nn.utils.clip_grad_norm_(self.discriminator.parameters(), self.gradient_clip)
         self.optimizer.step()
         return loss.detach()
@@ -100,12 +90,6 @@ class AdversarialTerm:
         if next(self.discriminator.parameters()).device != device:
             self.discriminator.to(device)
             self.optimizer.load_state_dict(self.optimizer.state_dict())  # moves its moments to the parameters' device
-
-    def _average_gradients(self) -> None:
-        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-            for parameter in self.discriminator.parameters():
-                dist.all_reduce(parameter.grad)
-                parameter.grad /= dist.get_world_size()
 
 
 def _per_sample(scores: Tensor) -> Float[Tensor, " b"]:

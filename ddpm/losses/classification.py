@@ -6,19 +6,18 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ddpm.latent.base import LatentEncoder
-from ddpm.losses.latent_terms import decode_for_loss, excerpt
+from ddpm.losses.latent_terms import excerpt
 
 
 class ClassificationTerm:
-    """A frozen classifier should say of the generated volume what it says of the true one.
+    """Difference of a frozen classifier's output between the generated and the true volume.
 
-    The truth's own score is the target, not its label: it is known for every case, and a classifier that errs on the
-    truth teaches nothing wrong.
+    The target is the score of the true volume, not its label, which some cases lack.
 
     Args:
-        classifier: volumes `(b, 1, D, H, W)` in [-1, 1] to logits `(b,)`; frozen here. If its `slicewise` is true it
-            averages over slices and is shown some of them.
-        slices: shown to a slicewise classifier where the decoder works in slices too; all else decodes whole volumes.
+        classifier: volumes `(b, 1, D, H, W)` in [-1, 1] to logits `(b,)`; frozen here. One with a true `slicewise`
+            averages over slices.
+        slices: number of slices if both classifier and decoder are slicewise; else whole volumes are decoded.
     """
 
     def __init__(self, classifier: nn.Module, slices: int = 8):
@@ -27,17 +26,17 @@ class ClassificationTerm:
     def __call__(
         self, predicted: Tensor, clean: Tensor, encoder: LatentEncoder, generator: torch.Generator
     ) -> Float[Tensor, " b"]:
-        """Kullback–Leibler divergence of the two Bernoulli probabilities, 0 where they agree."""
+        """Kullback–Leibler divergence of the two Bernoulli probabilities."""
         self.classifier.to(predicted.device)
         if encoder.slicewise and getattr(self.classifier, "slicewise", False):
             predicted, clean = excerpt([predicted, clean], True, generator, self.slices, 0)
         with torch.no_grad():
-            wanted = self._logits(decode_for_loss(encoder, clean))
-            probability = wanted.sigmoid()
-            entropy = F.binary_cross_entropy_with_logits(wanted, probability, reduction="none")
-        given = self._logits(decode_for_loss(encoder, predicted))
-        return F.binary_cross_entropy_with_logits(given, probability, reduction="none") - entropy
+            target = self._logits(encoder.decode(clean, clip=False))
+            probability = target.sigmoid()
+            entropy = F.binary_cross_entropy_with_logits(target, probability, reduction="none")
+        logits = self._logits(encoder.decode(predicted, clip=False))
+        return F.binary_cross_entropy_with_logits(logits, probability, reduction="none") - entropy
 
     def _logits(self, volume: Tensor) -> Tensor:
-        with torch.autocast(volume.device.type, enabled=False):  # small volumes meet oneDNN's wrong bfloat16 gradient
+        with torch.autocast(volume.device.type, enabled=False):  # oneDNN's bfloat16 gradient is wrong on thin volumes
             return self.classifier(volume.float()).float()

@@ -1,4 +1,4 @@
-"""What `model.loss_type` means: a pointwise loss by its name, and the terms on the predicted clean latents with it.
+"""`model.loss_type`: a pointwise loss by its name, and the terms on the predicted clean latents with it.
 
 `l1_lpips_disc` is L1 plus the perceptual and the adversarial term.
 """
@@ -8,25 +8,17 @@ from collections.abc import Callable
 import torch.nn.functional as F
 from torch import Tensor
 
-POINTWISE: dict[str, Callable[..., Tensor]] = {
-    "l1": F.l1_loss,
-    "l2": F.mse_loss,
-    "huber": F.smooth_l1_loss,
-}
+POINTWISE: dict[str, Callable[..., Tensor]] = {"l1": F.l1_loss, "l2": F.mse_loss, "huber": F.smooth_l1_loss}
 TERMS = {"lpips": "perceptual", "disc": "adversarial", "cls": "classification"}  # word of loss_type: name of the term
-DEFAULT_WEIGHT = 0.01  # of a term that loss_type names and whose own weight is left open
+DEFAULT_WEIGHT = 0.01  # of a term that loss_type names and whose own weight is null
 
 
 def parse_loss_type(loss_type: str, weights: dict[str, float | None]) -> tuple[str, dict[str, float]]:
-    """Name of the pointwise loss, and the weight of each further term that takes part: `perceptual`, ….
+    """Name of the pointwise loss, and the weight of each further term that takes part.
 
     Args:
         loss_type: a pointwise name, followed by any of `_lpips`, `_disc`, `_cls`.
-        weights: by name of the term. None is 0.01 where `loss_type` names the term and 0 where it does not; 0 leaves
-            a term out although it is named, and a number above 0 adds it although it is not.
-
-    Raises:
-        ValueError: for an unknown or repeated word, with the choices, or a negative weight.
+        weights: by name of the term. None is 0.01 if `loss_type` names the term, else 0; a number overrides the name.
     """
     pointwise, *words = str(loss_type).split("_")
     if pointwise not in POINTWISE or not set(words) <= TERMS.keys() or len(set(words)) < len(words):
@@ -43,15 +35,3 @@ def parse_loss_type(loss_type: str, weights: dict[str, float | None]) -> tuple[s
         if weight > 0:
             found[term] = weight
     return pointwise, found
-
-
-def pointwise_loss(name: str) -> Callable[[Tensor, Tensor], Tensor]:
-    """Function of (prediction, target) that keeps the shape.
-
-    Raises:
-        ValueError: for an unknown name, with the choices.
-    """
-    if name not in POINTWISE:
-        raise ValueError(f"model.loss_type={name}: choose one of {', '.join(POINTWISE)}")
-    function = POINTWISE[name]
-    return lambda prediction, target: function(prediction, target, reduction="none")

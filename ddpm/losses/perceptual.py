@@ -5,18 +5,16 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ddpm.latent.base import LatentEncoder
-from ddpm.losses.latent_terms import decode_for_loss, excerpt
+from ddpm.losses.latent_terms import excerpt
 from vq_gan_3d.perceptual import feature_distances, take_slices
 
 
 class PerceptualTerm:
-    """Distance of deep features between decoded slices of the prediction and of the truth.
-
-    Both sides are decoded, so the decoder's own reconstruction error does not count.
+    """Distance of deep features between decoded slices of predicted and true latents.
 
     Args:
         network: `(n, 3, h, w)` in [-1, 1] to a list of feature maps; frozen here.
-        slices: a sample; of a decoder in 3D, along each axis of a box.
+        slices: per sample; of a decoder in 3D, along each axis of a box.
         side: of that box, in latent voxels.
     """
 
@@ -32,17 +30,13 @@ class PerceptualTerm:
         """Mean over layers and slices of the squared distance of unit features."""
         self.network.to(predicted.device)
         a, b = excerpt([predicted, clean], encoder.slicewise, generator, self.slices, self.side)
-        a = decode_for_loss(encoder, a)
+        a = encoder.decode(a, clip=False)
         with torch.no_grad():
-            b = decode_for_loss(encoder, b)
-        terms = []
+            b = encoder.decode(b, clip=False)
+        network, terms = lambda x: [features.float() for features in self.network(x)], []
         for axis in (2,) if encoder.slicewise else (2, 3, 4):
             index = torch.randperm(a.shape[axis], generator=generator)[: self.slices].to(a.device)
-            terms.append(self._distance(*(take_slices(x, axis, index) for x in (a, b)), len(predicted)))
+            maps = feature_distances(network, take_slices(a, axis, index), take_slices(b, axis, index))
+            layers = [m.mean(dim=(1, 2)).view(len(predicted), -1).mean(dim=1) for m in maps]
+            terms.append(torch.stack(layers).mean(dim=0))
         return torch.stack(terms).mean(dim=0)
-
-    def _distance(self, a: Tensor, b: Tensor, samples: int) -> Tensor:
-        with torch.no_grad():
-            wanted = [y.float() for y in self.network(b)]
-        maps = feature_distances([x.float() for x in self.network(a)], wanted)
-        return torch.stack([m.mean(dim=(1, 2)).view(samples, -1).mean(dim=1) for m in maps]).mean(dim=0)

@@ -1,4 +1,4 @@
-"""VGG16's features out of a local file of torchvision's weights, for the perceptual term."""
+"""VGG16's features from a local file of torchvision's weights, for the perceptual term."""
 
 from pathlib import Path
 
@@ -31,11 +31,7 @@ class VGG16Features(nn.Module):
 
     @classmethod
     def from_file(cls, path: str | Path, widths: tuple = WIDTHS) -> "VGG16Features":
-        """With the weights of a `.pth` or `.safetensors` file of torchvision's VGG16 (vgg16-397923af.pth).
-
-        Raises:
-            ValueError: for a file that is missing, holds code, or holds something else.
-        """
+        """With the weights of a `.pth` or `.safetensors` file of torchvision's VGG16; a `ValueError` for another."""
         path = Path(path).expanduser()
         if not path.is_file():
             raise ValueError(f"{path}: no such file; give torchvision's VGG16 weights (vgg16-397923af.pth)")
@@ -51,9 +47,9 @@ class VGG16Features(nn.Module):
     def forward(self, x: Float[Tensor, "n 3 h w"]) -> list[Tensor]:
         """Five feature maps of images in [-1, 1]."""
         x = ((x + 1.0) / 2.0 - self.mean) / self.std
-        found = []
+        maps = []
         for i, layer in enumerate(self.features):
             x = layer(x)
             if i in TAPS:
-                found.append(x)
-        return found
+                maps.append(x)
+        return maps

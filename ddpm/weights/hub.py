@@ -1,4 +1,4 @@
-"""Files of the Hugging Face hub: from the cache, or else from the hub, with one attempt of a few seconds."""
+"""Files of the Hugging Face hub: from the cache, else from the hub in one attempt of a few seconds."""
 
 from pathlib import Path
 
@@ -9,10 +9,7 @@ PATIENCE_S = 5.0
 
 
 def hub_file(hub_id: str, *names: str) -> Path:
-    """The first of these files that the cache holds; if it holds none, the first that the hub has.
-
-    Args:
-        names: of files in the repository, such as `vae/config.json`.
+    """The first of the files `names`, such as `vae/config.json`, in the cache; if none is there, the first in the hub.
 
     Raises:
         LocalEntryNotFoundError: none is in the cache, and the hub is out of reach or `HF_HUB_OFFLINE` is set.
@@ -35,7 +32,7 @@ def hub_file(hub_id: str, *names: str) -> Path:
 
 
 def _download(hub_id: str, name: str) -> Path:
-    """One request without retries decides whether the hub can be reached: `hf_hub_download` alone retries for 24 s."""
+    """Downloads after one request without retries succeeds: `hf_hub_download` alone retries for 24 s."""
     if constants.HF_HUB_OFFLINE:
         raise LocalEntryNotFoundError("HF_HUB_OFFLINE is set")
     try:
@@ -48,16 +45,12 @@ def _download(hub_id: str, name: str) -> Path:
 
 
 def why_missing(key: str, hub_id: str, kind: str, files: str, error: Exception) -> str:
-    """What `hub_file` found of `key=hub_id`, and how to bring `files` of the hub here, in one line.
-
-    Args:
-        kind: of the local path that `hub_id` could have meant.
-    """
+    """One line on why `hub_file` did not find `key=hub_id`, or a local path of this `kind`, and how to get `files`."""
     absent = f"{key}={hub_id}: no such {kind} ({Path(hub_id).absolute()})"
     if isinstance(error, HFValidationError):  # not a hub id, so a path
         return absent
     if constants.HF_HUB_OFFLINE:
-        reason = "HF_HUB_OFFLINE=1 keeps the hub closed"
+        reason = "HF_HUB_OFFLINE=1 disables the hub"
     elif isinstance(error, HfHubHTTPError):  # no such repository or file, or a login is needed
         reason = f"the hub refuses it ({type(error).__name__})"
     else:

@@ -1,7 +1,6 @@
 """Licences that trained weights inherit from published weights and data sets; part of every checkpoint's header.
 
-The tables hold licences whose own page was read (docs/licences.md); for all others the header says
-"check at the source".
+The tables hold licences whose own page was read (docs/licences.md).
 """
 
 CHECK = "check at the source"
@@ -23,10 +22,7 @@ DATA = {  # name of a data set of config/dataset -> licence
 
 
 def inherits(header: dict) -> list[dict]:
-    """`{"part", "from", "licence"}` for each part of a header with foreign weights, and for its data.
-
-    Of a path only the last part is written.
-    """
+    """`{"part", "from", "licence"}` for each part of a header with published weights, and for its data."""
     found = []
     for part, entry in header.get("components", {}).items():
         source = entry.get("config", {}).get("source") if isinstance(entry, dict) else None

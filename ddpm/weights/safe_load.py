@@ -1,4 +1,4 @@
-"""Files of weights, checked before torch opens them and read without running code."""
+"""Weight files, checked before torch opens them and read without running code."""
 
 import pickle
 import struct
@@ -20,13 +20,9 @@ PROGRAMS = ("constants.pkl", "code/")  # of a TorchScript archive, whose loading
 
 
 def expect_stored(path: str | Path) -> None:
-    """Raises an error for an archive that unpacks to more than its file holds, or that is a program.
+    """Raises a `ValueError` for a zip archive that unpacks to more than its own size, or that is a program.
 
-    `torch.save` does not compress. An archive that claims more than its own size is compressed, so that a small file
-    fills the memory, or its records overlap. Any other file passes, for torch to check.
-
-    Raises:
-        ValueError: for such an archive.
+    `torch.save` does not compress: a larger archive is compressed, to fill the memory, or its records overlap.
     """
     if not zipfile.is_zipfile(path):
         return
@@ -38,16 +34,14 @@ def expect_stored(path: str | Path) -> None:
     claimed, own = sum(record.file_size for record in records), Path(path).stat().st_size
     if claimed > own + SLACK:
         raise ValueError(f"an archive of {own} bytes that unpacks to {claimed}")
-    names = [record.filename.partition("/")[2] for record in records]
-    if any(name.startswith(PROGRAMS) for name in names):
+    if any(record.filename.partition("/")[2].startswith(PROGRAMS) for record in records):
         raise ValueError("a TorchScript program, not weights")
 
 
 def read_weights(path: str | Path) -> Mapping[str, Any]:
     """Content of a `.safetensors` file, or of a file of `torch.save` with weights alone, without running code.
 
-    Raises:
-        ValueError: for a file that is missing, damaged, compressed, a program, or holds more than weights.
+    Raises a `ValueError` for a file that is missing, damaged, compressed, a program, or holds more than weights.
     """
     path = Path(path)
     if not path.is_file():

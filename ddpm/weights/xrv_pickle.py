@@ -1,7 +1,7 @@
-"""Weights of a pickled network, without importing or running anything that the file names.
+"""Weights of a pickled network, as torchxrayvision publishes, without importing or running what the file names.
 
-torchxrayvision publishes such files. Every network class in one becomes an empty module that only holds parameters;
-apart from these, only tensors and plain containers are built.
+Every network class in it becomes an empty module that only holds parameters; apart from these, only tensors and plain
+containers are built.
 """
 
 import pickle
@@ -42,20 +42,13 @@ class _Unpickler(pickle.Unpickler):
         raise pickle.UnpicklingError(f"it names {module}.{name}, which no network needs")
 
 
-def _load(file, **options) -> object:
-    return _Unpickler(file, **options).load()
-
-
 def network_weights(file: Path) -> dict[str, Tensor]:
-    """State dict of a pickled network, or of a pickled state dict.
-
-    Raises:
-        ValueError: for a file that names anything else, or is no such file.
-    """
+    """State dict of a pickled network, or of a pickled state dict; a `ValueError` for any other content."""
     expect_stored(file)
     if tarfile.is_tarfile(file):  # torch would unpack its oldest format onto the disk
         raise ValueError("a tar archive; nothing in the file was run")
-    reader = types.SimpleNamespace(Unpickler=_Unpickler, load=_load, __name__="restricted")
+    load = lambda opened, **options: _Unpickler(opened, **options).load()  # noqa: E731
+    reader = types.SimpleNamespace(Unpickler=_Unpickler, load=load, __name__="restricted")
     try:
         with warnings.catch_warnings():  # the source of an empty module differs from that of its class
             warnings.simplefilter("ignore")

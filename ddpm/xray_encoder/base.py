@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import torch.nn.functional as F
 from diffusers import ConfigMixin, ModelMixin
 from jaxtyping import Float
 from torch import Tensor
@@ -15,22 +16,20 @@ class XrayFeatures(NamedTuple):
 
 
 class XrayEncoder(ModelMixin, ConfigMixin):
-    """Base of the encoders. A subclass resizes and normalises its input and sets the two sizes below.
+    """Base of the encoders. A subclass resizes and normalises its input and sets the two sizes below."""
 
-    `forward` takes X-rays `(b, v, 1, h, w)` in [0, 1], bright bone, and returns `XrayFeatures`.
-
-    Attributes:
-        embedding_dim: length e of the global embedding.
-        feature_channels: channels f of the maps.
-        pretrained: whether it has published weights, which training freezes by default.
-        volumetric: whether the views are axial slices of a source volume, inferior to superior.
-    """
-
-    embedding_dim: int
-    feature_channels: int
-    pretrained: bool = False
-    volumetric: bool = False
+    embedding_dim: int  # length e of the global embedding
+    feature_channels: int  # channels f of the maps
+    pretrained: bool = False  # whether it has published weights, which training freezes by default
+    volumetric: bool = False  # whether the views are axial slices of a source volume, inferior to superior
 
     def forward(self, xray: Float[Tensor, "b v 1 h w"]) -> XrayFeatures:
-        """Features of each view; a subclass writes it."""
-        raise TypeError(f"{type(self).__name__} has no forward")
+        """Features of each view of X-rays in [0, 1], bright bone."""
+        raise NotImplementedError
+
+
+def resize(image: Float[Tensor, "n c h w"], side: int, mode: str = "bilinear") -> Float[Tensor, "n c s s"]:
+    """Images resized to squares."""
+    if image.shape[-2:] == (side, side):
+        return image
+    return F.interpolate(image, (side, side), mode=mode, antialias=True, align_corners=False)

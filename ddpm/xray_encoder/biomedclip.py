@@ -1,8 +1,6 @@
 """BiomedCLIP's vision transformer, or another image tower of open_clip, without its text tower."""
 
 import json
-from collections.abc import Mapping
-from pathlib import Path
 
 import torch
 from diffusers.configuration_utils import register_to_config
@@ -20,8 +18,6 @@ OPENAI_MEAN, OPENAI_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26
 
 class BiomedCLIPXrayEncoder(PretrainedXrayEncoder):
     """The embedding is the projected class token, the map the normed patch tokens (Zhang et al., "BiomedCLIP", 2023).
-
-    Only the image tower is built, so the text tower, a second model on the hub, is not needed.
 
     Args:
         embed_dim: length of the projection.
@@ -54,26 +50,29 @@ class BiomedCLIPXrayEncoder(PretrainedXrayEncoder):
 
     @classmethod
     def from_weights(cls, weights: str) -> "BiomedCLIPXrayEncoder":
-        """The image tower of a hub id or of a folder with open_clip's two files.
-
-        Raises:
-            UserError: for files that are missing or hold something else.
-        """
+        """The image tower of a hub id or of a folder with open_clip's two files."""
         config_file, weights_file = fetch(weights, *FILES)
         try:
             settings = json.loads(config_file.read_text())
             model, image = settings["model_cfg"], settings.get("preprocess_cfg", {})
+            size = image.get("size", model["vision_cfg"].get("image_size", 224))
+            height, width = (size, size) if isinstance(size, int) else size[-2:]
+            if height != width:
+                raise ValueError(f"images of {size}, not square")
             encoder = cls(
                 model["embed_dim"],
                 model["vision_cfg"],
                 model.get("quick_gelu", False),
-                image_size=_side(image.get("size", model["vision_cfg"].get("image_size", 224))),
+                image_size=height,
                 mean=image.get("mean", OPENAI_MEAN),
                 std=image.get("std", OPENAI_STD),
                 source=str(weights),
             )
-            own = {k.removeprefix(TOWER): v for k, v in _read(weights_file).items() if k.startswith(TOWER)}
-            encoder.network.load_state_dict(own)
+            content = read_weights(weights_file)
+            content = content.get("state_dict", content)
+            encoder.network.load_state_dict(
+                {k.removeprefix(TOWER): v for k, v in content.items() if k.startswith(TOWER)}
+            )
         except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
             reason = " ".join(str(error).split())[:200]
             raise UserError(
@@ -85,15 +84,3 @@ class BiomedCLIPXrayEncoder(PretrainedXrayEncoder):
         """Embedding and map of one forward pass."""
         out = self.network.forward_intermediates(image, indices=1, normalize_intermediates=True, output_fmt="NCHW")
         return out["image_features"], out["image_intermediates"][0]
-
-
-def _side(size: int | list[int]) -> int:
-    sides = {size} if isinstance(size, int) else set(size[-2:])
-    if len(sides) > 1:
-        raise ValueError(f"images of {size}, not square")
-    return sides.pop()
-
-
-def _read(file: Path) -> Mapping[str, Tensor]:
-    content = read_weights(file)
-    return content.get("state_dict", content)

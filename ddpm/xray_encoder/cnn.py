@@ -1,4 +1,4 @@
-"""A small convolutional X-ray encoder, trained together with the denoiser: the default."""
+"""The default X-ray encoder: small, convolutional, trained together with the denoiser."""
 
 import torch
 import torch.nn.functional as F
@@ -6,9 +6,9 @@ from diffusers.configuration_utils import register_to_config
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ddpm.xray_encoder.base import XrayEncoder, XrayFeatures
+from ddpm.xray_encoder.base import XrayEncoder, XrayFeatures, resize
 
-MEAN, STD = 0.5, 0.25  # of X-rays after the 0.5 to 99.5 percentile scaling, roughly
+MEAN, STD = 0.5, 0.25  # of X-rays after the 0.5 to 99.5 percentile scaling, approximately
 
 
 class CNNXrayEncoder(XrayEncoder):
@@ -33,30 +33,25 @@ class CNNXrayEncoder(XrayEncoder):
     ):
         super().__init__()
         if stride not in (4, 8):
-            raise ValueError(f"stride={stride}: the feature map lies at stride 4 or 8")
+            raise ValueError(f"stride={stride}: choose 4 or 8")
         self.embedding_dim, self.feature_channels = embedding_dim, feature_channels
         widths = [width, 2 * width, 2 * width, 2 * width]
+        pairs = list(zip(widths[:-1], widths[1:], strict=True))
         self.stem = nn.Conv2d(16, width, 3, padding=1)
         self.down = nn.ModuleList(_stage(w, blocks) for w in widths)
-        self.halve = nn.ModuleList(nn.Conv2d(a, b, 2, stride=2) for a, b in zip(widths[:-1], widths[1:], strict=True))
+        self.halve = nn.ModuleList(nn.Conv2d(a, b, 2, stride=2) for a, b in pairs)
         self.finest = 0 if stride == 4 else 1  # level of the feature map
         self.up = nn.ModuleList(_stage(w, blocks) for w in widths[self.finest : -1])
-        pairs = list(zip(widths[:-1], widths[1:], strict=True))[self.finest :]
-        self.merge = nn.ModuleList(nn.Conv2d(a + b, a, 1) for a, b in pairs)
+        self.merge = nn.ModuleList(nn.Conv2d(a + b, a, 1) for a, b in pairs[self.finest :])
         self.to_maps = nn.Conv2d(widths[self.finest], feature_channels, 1)
         self.to_embedding = embedding_head(widths[-1], embedding_dim)
 
     def forward(self, xray: Float[Tensor, "b v 1 h w"]) -> XrayFeatures:
-        """Features of each view; sides of the X-ray must be multiples of 32.
-
-        Raises:
-            ValueError: naming the size found.
-        """
+        """Features of each view; a `ValueError` unless the sides are multiples of 32."""
         b, v = xray.shape[:2]
         image = xray.flatten(0, 1)
         if self.config.image_size is not None:
-            size = (self.config.image_size, self.config.image_size)
-            image = F.interpolate(image, size, mode="bilinear", antialias=True, align_corners=False)
+            image = resize(image, self.config.image_size)
         if any(side % 32 for side in image.shape[-2:]):
             raise ValueError(f"X-ray of {tuple(image.shape[-2:])} pixels: sides must be multiples of 32")
         x = F.pixel_unshuffle((image - MEAN) / STD, 4)

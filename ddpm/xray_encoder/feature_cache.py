@@ -17,9 +17,6 @@ class EncodedDataset(Dataset):
         items: with `xray` `(v, 1, h, w)` and no augmentation.
         encoder: frozen; moved to `device`.
         align: function of a batch that returns it with another `xray`, before encoding.
-
-    Raises:
-        ValueError: for features outside the range of float16.
     """
 
     def __init__(
@@ -31,8 +28,8 @@ class EncodedDataset(Dataset):
         align: Callable[[dict], dict] = dict,
     ):
         self.items = items
-        found = (align(default_collate([items[i]]))["xray"] for i in track(range(len(items)), description))
-        self.features = [_encode(encoder, xray, device) for xray in found]
+        xrays = (align(default_collate([items[i]]))["xray"] for i in track(range(len(items)), description))
+        self.features = [_encode(encoder, xray, device) for xray in xrays]
 
     def __len__(self) -> int:
         return len(self.items)

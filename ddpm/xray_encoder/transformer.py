@@ -44,16 +44,12 @@ class _TransformerXrayEncoder(PretrainedXrayEncoder):
 
     @staticmethod
     def classes() -> tuple[type, type]:
-        """Network and config class, imported late because the library is slow to import."""
-        raise TypeError("a subclass names its classes")
+        """Network and config class; the library is slow to import."""
+        raise NotImplementedError
 
     @classmethod
     def from_weights(cls, weights: str) -> "_TransformerXrayEncoder":
-        """The network of a hub id or of a folder with its three files.
-
-        Raises:
-            UserError: for files that are missing or hold another network.
-        """
+        """The network of a hub id or of a folder with its three files."""
         config_file, image_file, _ = fetch(weights, *FILES)
         network, settings = cls.classes()
         try:
@@ -61,12 +57,12 @@ class _TransformerXrayEncoder(PretrainedXrayEncoder):
             expected = {settings.model_type, settings.model_type.removesuffix("_vision_model")}
             if found not in expected:
                 raise ValueError(f"its config.json names the model type {found}, not {' or '.join(sorted(expected))}")
-            with _quiet():  # or it reports the weights of a text tower at length
+            with _silenced():  # else it lists the weights of a text tower
                 loaded, info = network.from_pretrained(
                     config_file.parent, local_files_only=True, output_loading_info=True, dtype="float32"
                 )
             lacking = [*info["missing_keys"], *info["mismatched_keys"]]
-            if lacking:  # the library would use random numbers in their place
+            if lacking:  # the library would replace them by random numbers
                 raise ValueError(f"its weights lack {lacking[0]} and {len(lacking) - 1} more")
             encoder = cls(_plain(loaded.config), **_image(json.loads(image_file.read_text())), source=str(weights))
             encoder.network.load_state_dict(loaded.state_dict())
@@ -87,7 +83,7 @@ class _TransformerXrayEncoder(PretrainedXrayEncoder):
 
 
 class CLIPXrayEncoder(_TransformerXrayEncoder):
-    """CLIP's image tower (Radford et al., 2021), trained on images of the web: a baseline for the others."""
+    """CLIP's image tower (Radford et al., 2021), trained on images of the web."""
 
     @staticmethod
     def classes() -> tuple[type, type]:
@@ -97,7 +93,7 @@ class CLIPXrayEncoder(_TransformerXrayEncoder):
         return CLIPVisionModel, CLIPVisionConfig
 
     def last_norm(self, tokens: Float[Tensor, "n t f"]) -> Float[Tensor, "n t f"]:
-        """The library applies the norm to the class token alone."""
+        """CLIP's norm, which the library applies to the class token alone."""
         return self.network.post_layernorm(tokens)
 
 
@@ -113,7 +109,7 @@ class RadDINOXrayEncoder(_TransformerXrayEncoder):
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def _silenced() -> Iterator[None]:
     from transformers.utils import logging
 
     verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
@@ -136,14 +132,10 @@ def _plain(config) -> dict:
 def _image(settings: dict) -> dict:
     """Size, mean, standard deviation and interpolation of a preprocessor_config.json."""
     size = settings.get("crop_size") if settings.get("do_center_crop", True) else settings.get("size")
-    sides = {size} if isinstance(size, int) else set(size.values())
+    sides, resample = {size} if isinstance(size, int) else set(size.values()), settings.get("resample", 3)
     if len(sides) != 1:
         raise ValueError(f"its preprocessor_config.json gives images of {size}, not square")
-    if settings.get("resample", 3) not in RESAMPLING:
-        raise ValueError(f"its preprocessor_config.json gives resample={settings['resample']}, not 2 or 3")
-    return {
-        "image_size": sides.pop(),
-        "mean": settings["image_mean"],
-        "std": settings["image_std"],
-        "interpolation": RESAMPLING[settings.get("resample", 3)],
-    }
+    if resample not in RESAMPLING:
+        raise ValueError(f"its preprocessor_config.json gives resample={resample}, not 2 or 3")
+    image = {"mean": settings["image_mean"], "std": settings["image_std"]}
+    return {"image_size": sides.pop(), **image, "interpolation": RESAMPLING[resample]}

@@ -1,4 +1,6 @@
-"""A small 3D encoder of a source volume, for translation between volumes (another HU window, another modality)."""
+"""A small 3D encoder of a source volume, for translation from another HU window or modality."""
+
+import math
 
 from diffusers.configuration_utils import register_to_config
 from jaxtyping import Float
@@ -10,9 +12,9 @@ from ddpm.xray_encoder.cnn import ResidualBlock, embedding_head
 
 
 class VolumeEncoder(XrayEncoder):
-    """Axial slices as one volume, with strided convolutions; trained together with the denoiser.
+    """Strided convolutions on axial slices as one volume, trained together with the denoiser.
 
-    It gives a map for every slab of as many slices as the product of the strides along depth.
+    Each map covers a slab of as many slices as the product of the strides along depth.
 
     Args:
         width: channels after the first stride; doubled at each further one.
@@ -43,17 +45,10 @@ class VolumeEncoder(XrayEncoder):
         self.to_embedding = embedding_head(widths[-1], embedding_dim)
 
     def forward(self, xray: Float[Tensor, "b v 1 h w"]) -> XrayFeatures:
-        """Features of slices in [0, 1], inferior to superior; every slab has the embedding of the whole volume.
-
-        Raises:
-            ValueError: for a side that the strides do not divide, which would shift the map.
-        """
-        folds = [1, 1, 1]
-        for stride in self.config.strides:
-            folds = [a * b for a, b in zip(folds, stride, strict=True)]
-        size = (xray.shape[1], *xray.shape[3:])
-        if any(side % fold for side, fold in zip(size, folds, strict=True)):
-            raise ValueError(f"source volume of {size} voxels: sides must be multiples of {tuple(folds)}")
+        """Features of slices in [0, 1], inferior to superior; every slab has the embedding of the whole volume."""
+        size, folds = (xray.shape[1], *xray.shape[3:]), tuple(map(math.prod, zip(*self.config.strides, strict=True)))
+        if any(side % fold for side, fold in zip(size, folds, strict=True)):  # would shift the map
+            raise ValueError(f"source volume of {size} voxels: sides must be multiples of {folds}")
         x = self.body(2.0 * xray.movedim(1, 2) - 1.0)
         maps = self.to_maps(x).movedim(2, 1)
         embedding = self.to_embedding(x.mean(dim=(2, 3, 4)))

@@ -1,6 +1,8 @@
 """torchxrayvision's DenseNet-121, a classifier of findings in chest X-rays, as X-ray encoder."""
 
+import re
 import warnings
+from collections import Counter
 from pathlib import Path
 
 import torch
@@ -13,6 +15,7 @@ from torch import Tensor
 
 from common.errors import UserError
 from ddpm.weights.xrv_pickle import network_weights
+from ddpm.xray_encoder.base import resize
 from ddpm.xray_encoder.pretrained import KEY, PretrainedXrayEncoder
 
 RANGE = 1024.0  # images of the library lie in [-1024, 1024]
@@ -20,9 +23,7 @@ CACHE = Path("~/.torchxrayvision/models_data")  # folder of the library's downlo
 
 
 class TorchXRayVisionEncoder(PretrainedXrayEncoder):
-    """The embedding is the 1024 pooled features, the map the same features at a 32nd of the image.
-
-    Cohen et al., "TorchXRayVision" (2022).
+    """The embedding is the 1024 pooled features, the map the same features at 1/32 (Cohen et al. 2022).
 
     Args:
         densenet: `growth_rate`, `block_config` and `num_init_features` of the library's class; None for its defaults.
@@ -43,34 +44,24 @@ class TorchXRayVisionEncoder(PretrainedXrayEncoder):
 
     @classmethod
     def from_weights(cls, weights: str, image_size: int = 224) -> "TorchXRayVisionEncoder":
-        """The network of a published name, such as `densenet121-res224-all`, or of a file.
-
-        Args:
-            weights: name, or path of the library's own file (a pickled network) or of a state dict.
-
-        Raises:
-            UserError: for an unknown name, or a file that is missing or holds something else.
-        """
+        """The network of a published name, such as `densenet121-res224-all`, a pickled network or a state dict."""
         file = _find(weights)
         try:
-            state = _read(file)
+            state = load_file(file) if file.suffix == ".safetensors" else network_weights(file)
             encoder = cls(_architecture(state), image_size, str(weights))
             own = {k.removeprefix("features."): v for k, v in state.items() if k.startswith("features.")}
             encoder.network.load_state_dict(own)
         except (KeyError, ValueError, RuntimeError, AttributeError, SafetensorError) as error:
             reason = " ".join(str(error).split())[:300]
             raise UserError(
-                f"{KEY}={weights}: {file} is no DenseNet of torchxrayvision ({reason}). Where the file is trusted, "
+                f"{KEY}={weights}: {file} is no DenseNet of torchxrayvision ({reason}). If you trust the file, "
                 "save its state_dict() with safetensors and give that file"
             ) from error
         return encoder.eval()
 
     def preprocess(self, image: Float[Tensor, "n 1 h w"]) -> Float[Tensor, "n 1 s s"]:
         """Images in [0, 1], scaled like the library's `normalize`."""
-        size = (self.config.image_size, self.config.image_size)
-        if image.shape[-2:] != size:
-            image = F.interpolate(image, size, mode=self.interpolation, antialias=True, align_corners=False)
-        return (2.0 * image - 1.0) * RANGE
+        return (2.0 * resize(image, self.config.image_size, self.interpolation) - 1.0) * RANGE
 
     def encode_image(self, image: Float[Tensor, "n 1 s s"]) -> tuple[Float[Tensor, "n e"], Float[Tensor, "n f y x"]]:
         """Embedding and map of one forward pass."""
@@ -96,10 +87,9 @@ def _find(weights: str) -> Path:
     url = models.model_urls[weights]["weights_url"]
     cached = CACHE.expanduser() / url.rpartition("/")[2]
     try:
-        # atomic: the library accepts a truncated file
         if not cached.is_file():
             cached.parent.mkdir(parents=True, exist_ok=True)
-            torch.hub.download_url_to_file(url, str(cached), progress=False)
+            torch.hub.download_url_to_file(url, str(cached), progress=False)  # atomic
     except OSError as error:
         raise UserError(
             f"{KEY}={weights}: not in {cached.parent}, and cannot be downloaded from {url} ({type(error).__name__}). "
@@ -109,22 +99,17 @@ def _find(weights: str) -> Path:
     return cached
 
 
-def _read(file: Path) -> dict[str, Tensor]:
-    return load_file(file) if file.suffix == ".safetensors" else network_weights(file)
-
-
 def _architecture(state: dict[str, Tensor]) -> dict:
     """Constructor arguments of the library's class, from the shapes of its weights."""
-    blocks: dict[int, int] = {}
-    for name in state:
-        if ".denseblock" in name:
-            _, block, layer, *_ = name.split(".")
-            number = int(block.removeprefix("denseblock"))
-            blocks[number] = max(blocks.get(number, 0), int(layer.removeprefix("denselayer")))
+    layers = {
+        match.groups() for name in state if (match := re.match(r"features\.denseblock(\d+)\.denselayer(\d+)", name))
+    }
+    blocks = Counter(int(block) for block, _ in layers)
+    first = "features.denseblock1.denselayer1"
+    growth = state[f"{first}.conv2.weight"].shape[0]
     return {
         "num_init_features": state["features.conv0.weight"].shape[0],
-        "growth_rate": state["features.denseblock1.denselayer1.conv2.weight"].shape[0],
-        "bn_size": state["features.denseblock1.denselayer1.conv1.weight"].shape[0]
-        // state["features.denseblock1.denselayer1.conv2.weight"].shape[0],
+        "growth_rate": growth,
+        "bn_size": state[f"{first}.conv1.weight"].shape[0] // growth,
         "block_config": [blocks[number] for number in sorted(blocks)],
     }

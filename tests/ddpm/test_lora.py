@@ -90,7 +90,7 @@ def test_layers_smaller_than_their_adapter_are_left_out_unless_named():
     parts = nn.ModuleDict({"small": nn.Linear(4, 4), "large": nn.Linear(64, 64)})
     assert add_lora(copy.deepcopy(parts), 4, 4)["layers"] == ["large"]
     assert add_lora(copy.deepcopy(parts), 4, 4, ["^small$"])["layers"] == ["small"]
-    with pytest.raises(ValueError, match="'attention' fits no layer"):
+    with pytest.raises(ValueError, match="'attention' matches no layer"):
         add_lora(parts, 4, 4, ["attention"])
     with pytest.raises(ValueError, match="smaller rank"):
         add_lora(parts, 64, 4)
@@ -144,7 +144,7 @@ def test_generation_from_a_checkpoint_and_from_the_adapter_file(run, file):
         with torch.no_grad():
             return m.eval().predict(noisy, timestep, batch, keep)
 
-    with run["module"].averaged_weights(), torch.no_grad():
+    with run["module"].ema.swapped_in(run["module"].device), torch.no_grad():
         expected = run["module"].eval().predict(noisy, timestep, batch, keep)
     assert (predicted(load_pipeline(run["folder"] / "base.ckpt")) - expected).abs().max() > 0.01
     pipeline = load_pipeline(run["folder"] / file)

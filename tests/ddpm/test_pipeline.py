@@ -64,7 +64,7 @@ def test_guidance_is_refused_by_a_model_that_was_never_without_its_xray(xrays):
         lambda: pipeline(xrays[:1], guidance_scale=2.0),
         lambda: pipeline.set_sampler("DDIMScheduler", 3, 2),
     ):
-        with pytest.raises(UserError, match="sampler.guidance_scale=2: .*condition_drop=0"):
+        with pytest.raises(UserError, match="sampler.guidance_scale=2: .*model.conditioning.drop=0"):
             asked()
 
 

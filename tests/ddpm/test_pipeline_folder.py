@@ -91,7 +91,7 @@ def test_foreign_classes_are_refused(folder, found):
 
 def test_foreign_pipelines_and_parts_that_lie_about_their_class(folder):
     edit(folder / "denoiser" / "config.json", _class_name="VolumeEncoder")
-    with pytest.raises(UserError, match="of the class VolumeEncoder where model_index.json names UNet3D"):
+    with pytest.raises(UserError, match="class VolumeEncoder, but model_index.json names UNet3D"):
         XrayToCTPipeline.from_pretrained(folder)
     edit(folder / "model_index.json", _class_name="StableDiffusionPipeline")
     with pytest.raises(UserError, match="not XrayToCTPipeline"):

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save
 
-from ddpm.checkpoint.load import load_pipeline, load_vqgan
+from ddpm.checkpoint.load import load_pipeline
+from ddpm.checkpoint.read import read
 from ddpm.weights.xrv_pickle import network_weights
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -28,7 +29,7 @@ def folder(tmp_path_factory):
 
 
 def model(path):
-    found = load_vqgan(path)
+    found = read(path).vqgan()
     assert sum(p.numel() for p in found.parameters()) < 10_000_000
     return found
 

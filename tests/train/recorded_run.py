@@ -58,7 +58,7 @@ class Record(pl.Callback):
         self.kept["metrics"] = {k: float(v) for k, v in trainer.callback_metrics.items()}
         self.kept["weights"] = {name: whole(p) for name, p in module.named_parameters()}
         if hasattr(module, "averages"):
-            self.kept["average"] = module.averages()
+            self.kept["average"] = module.ema.by_name()
         torch.save(self.kept, self.folder / f"rank{trainer.global_rank}.pt")
 
 

@@ -119,7 +119,7 @@ def test_perceptual_network_outside_of_the_module_state():
 
 def test_perceptual_choices():
     assert make_perceptual("none") is None
-    with pytest.raises(ValueError, match="perceptual_network=vgg"):
+    with pytest.raises(ValueError, match="model.losses.perceptual.network=vgg"):
         make_perceptual("vgg")
 
 

@@ -157,6 +157,6 @@ class SaveAdapter(pl.Callback):
 
     def on_save_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict) -> None:
         """Lightning's hook."""
-        averages = module.averages()
+        averages = module.ema.by_name()
         if trainer.is_global_zero:
             save_adapter(self.path, averages, module.lora, self.base, module.protocol)

@@ -83,7 +83,7 @@ class PriorStart(pl.Callback):
     def on_train_batch_start(self, trainer: pl.Trainer, module: DDPMModule, batch: dict, batch_idx: int) -> None:
         """By the place of the batch in the training."""
         if "prior" in module.trained:
-            hidden = int(batch["step"][0]) < self.share * module.num_batches
+            hidden = int(batch["step"][0]) < self.share * module.optimisation.num_batches
             if hidden != module.trained["prior"].config.hidden:
                 module.trained["prior"].hide(hidden)
 
@@ -100,7 +100,7 @@ def _needs_pose(cases: CTDataModule, data: LatentData, module: DDPMModule) -> bo
     train = cases.train
     if module.trained["xray_encoder"].volumetric or train.xray_options.align != "none":
         return False
-    poses = data.train.conditions["pose"] if data.train.kept else (stored(path, "pose") for path in train.paths)
+    poses = data.train.conditions["pose"] if data.train.in_memory else (stored(path, "pose") for path in train.paths)
     if not any(pose.isnan().any() for pose in poses):
         return False
     if (count := train.rows["patient"].nunique()) >= MIN_PATIENTS:

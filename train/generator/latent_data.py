@@ -116,7 +116,7 @@ class LatentData(CTDataModule):
     @property
     def bytes(self) -> int:
         """Memory of the latents."""
-        return sum(d.latents.nbytes for d in (self.train, self.val) if d.kept)
+        return sum(d.latents.nbytes for d in (self.train, self.val) if d.in_memory)
 
     def excerpt(self, count: int = 256) -> Tensor:
         """Training latents `(m, c, d, h, w)`, evenly chosen, at most `count`."""

@@ -70,7 +70,7 @@ class SampleAndScore(pl.Callback):
         if (batch_idx + 1) % self.every or not (trainer.is_global_zero or module.sharded):
             return
         items = [self.cases[i] for i in range(min(self.count, len(self.cases)))]
-        with module.averaged_weights():
+        with module.ema.swapped_in(module.device):
             generated = self.pipeline(module)(
                 torch.stack([item["xray"] for item in items]),
                 torch.stack([item["pose"] for item in items]),

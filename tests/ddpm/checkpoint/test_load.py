@@ -10,7 +10,8 @@ from safetensors.torch import save_file
 
 from common.errors import UserError
 from common.files import sha256
-from ddpm.checkpoint.load import load_pipeline, load_vqgan
+from ddpm.checkpoint.load import load_pipeline
+from ddpm.checkpoint.read import read
 from ddpm.checkpoint.write import component, export_pipeline
 from vq_gan_3d import VQGAN3D
 
@@ -28,7 +29,7 @@ def vqgan_file(path, **header):
 
 def test_vqgan_comes_back(tmp_path):
     path, content = vqgan_file(tmp_path / "last.ckpt")
-    model = load_vqgan(path)
+    model = read(path).vqgan()
     assert all(torch.equal(v, content["state_dict"][f"model.{k}"]) for k, v in model.state_dict().items())
     assert len(sha256(path)) == 64
 
@@ -50,7 +51,7 @@ def test_truncated_checkpoint(tmp_path, share):
     data = path.read_bytes()
     path.write_bytes(data[: int(share * len(data))])
     with pytest.raises(UserError, match="last.ckpt"):
-        load_vqgan(path)
+        read(path).vqgan()
 
 
 def test_truncated_export(tmp_path):
@@ -84,7 +85,7 @@ def test_component_outside_of_the_registry_is_refused(tmp_path, name):
     evil = {"class": name, "config": {"repo_or_dir": "x"}, "prefix": "model."}
     path, _ = vqgan_file(tmp_path / "last.ckpt", components={"vqgan": evil})
     with pytest.raises(UserError, match=f"'{name}', not one of.*nothing was run"):
-        load_vqgan(path)
+        read(path).vqgan()
 
 
 def test_weights_that_do_not_fit_are_named(tmp_path):
@@ -92,7 +93,7 @@ def test_weights_that_do_not_fit_are_named(tmp_path):
     content["state_dict"].pop("model.codebook.codes")
     torch.save(content, path)
     with pytest.raises(UserError, match="vqgan does not fit.*codebook.codes"):
-        load_vqgan(path)
+        read(path).vqgan()
 
 
 def test_foreign_files_are_refused(tmp_path):

@@ -160,7 +160,7 @@ def test_large_latents_have_a_prior_on_a_coarse_grid():
 
 def test_what_it_cannot_fit_is_refused():
     xrays, latents = cases()
-    with pytest.raises(ValueError, match="2 training cases.*prior_rank=0"):
+    with pytest.raises(ValueError, match="2 training cases.*model.prior.rank=0"):
         make().fit(xrays[:2], latents[:2])
     with pytest.raises(ValueError, match="2 views"):
         make().fit(xrays.expand(-1, 2, -1, -1, -1), latents)

@@ -4,8 +4,7 @@ import pytest
 import torch
 from unet_parts import inputs, small
 
-from ddpm.denoiser.blocks import Conv3d, DepthAttention, PlaneAttention, ResBlock
-from ddpm.denoiser.embeddings import positions
+from ddpm.denoiser.blocks import Conv3d, DepthAttention, PlaneAttention, ResBlock, positions
 from ddpm.denoiser.unet import UNet3D
 
 

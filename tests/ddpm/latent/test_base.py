@@ -11,7 +11,7 @@ from vae_files import kl, tiny
 from common.errors import UserError
 from common.files import newest_checkpoint
 from dataset.imaging.hu_window import Window
-from ddpm.checkpoint.latent_encoder import choose, make_latent_encoder
+from ddpm.checkpoint.latent_encoder import make_latent_encoder
 from ddpm.checkpoint.write import component
 from ddpm.latent import SliceVAELatents, VQGANLatents
 from ddpm.latent.latent_dataset import LatentDataset, is_whole, latent_file, latent_folder, read_latents, write_latents
@@ -235,10 +235,10 @@ def test_vae_goes_first_and_says_so(tmp_path, caplog):
     both = {"vae_ckpt": str(tmp_path / "vae"), "vqgan_ckpt": path}
     with caplog.at_level(logging.WARNING):
         assert isinstance(make_latent_encoder(**both), SliceVAELatents)
-    assert "vqgan_ckpt" in caplog.text and "not model.vqgan_ckpt" in caplog.text
+    assert "model.vae_ckpt is used; model.latent_encoder=vqgan uses model.vqgan_ckpt" in caplog.text
     assert isinstance(make_latent_encoder(**both, latent_encoder="vqgan"), VQGANLatents)
     with pytest.raises(UserError, match="latent_encoder=x"):
-        choose(None, None, "x")
+        make_latent_encoder(latent_encoder="x")
 
 
 def test_newest_vqgan_is_found_or_its_training_named(tmp_path, caplog):

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from common.files import ROOT
-from ddpm.checkpoint.load import load_pipeline, load_vqgan
+from ddpm.checkpoint.load import load_pipeline
+from ddpm.checkpoint.read import read
 
 SCRIPT = ROOT / "tests" / "train" / "recorded_run.py"
 STEPS = 20
@@ -156,7 +157,7 @@ def test_a_sharded_checkpoint_is_a_plain_one(runs):
     for name, average in sharded["ema"].items():
         assert torch.equal(average, runs(2, "sharded")[0]["average"][name])
     load_pipeline(runs.home / "2/sharded/run/checkpoints/last.ckpt")
-    load_vqgan(runs.home / "2/sharded_vqgan/run/checkpoints/last.ckpt")
+    read(runs.home / "2/sharded_vqgan/run/checkpoints/last.ckpt").vqgan()
 
 
 def test_a_sharded_run_goes_on_bit_equal_and_on_one_process_alike(runs):
