@@ -1,1 +1,1 @@
-"""Judging generated CT volumes: metrics in HU, patient bootstrap, baselines, pictures and the report."""
+"""Evaluation of generated CT volumes: metrics in HU, patient bootstrap, baselines, pictures and the report."""

@@ -1,4 +1,4 @@
-"""Calibrates prediction intervals of a generator and writes them beside its checkpoint, with their test coverage.
+"""Calibrates prediction intervals of a generator and writes them with their test coverage beside its checkpoint.
 
 `python evaluation/calibrate.py checkpoint=<path> dataset=phantom samples=20`
 """
@@ -25,14 +25,14 @@ def main(cfg) -> None:
     from evaluation.protocol.data_checks import check_protocol, own_split
     from evaluation.protocol.leakage import check_patient_leakage
 
-    check_settings(cfg.samples, cfg.level, cfg.share)
+    check_settings(cfg.samples, cfg.level, cfg.share)  # before the checkpoint is loaded
     sampling, data, split = Sampling(cfg.samples, cfg.seed, cfg.batch_size), cfg.dataset, cfg.calibration_split
     source = calibration_source(data.source, split, cfg.calibration_cases, cfg.calibration_from)
     pipeline, checkpoint = open_generator(cfg.checkpoint, cfg.device, cfg.sampler)
     testing = prepared_data(instantiate(data.source), data)
     calibrating = testing if source is None else prepared_data(instantiate(source), data)
     split = split or "test"
-    calibration = FirstCases(own_split(calibrating, split), None)
+    calibration = own_split(calibrating, split)
     test = FirstCases(own_split(testing, "test"), cfg.cases)
     for cases, module in ((calibration, calibrating), (test, testing)):
         check_protocol(module.protocol(), pipeline.protocol)

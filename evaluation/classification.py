@@ -36,31 +36,23 @@ def main(cfg) -> None:
     generators = None
     if cfg.generators:
         sampler = OmegaConf.to_container(cfg.sampler, resolve=True)
+        options = {"samples": cfg.samples, "seed": cfg.generate_seed, "batch_size": cfg.batch_size}
         paths = find_generators(cfg.generators)
-        options = {
-            "samples": cfg.samples,
-            "seed": cfg.generate_seed,
-            "batch_size": cfg.batch_size,
-            "origin": cfg.origin,
-        }
-        generators = Generators(paths, sampler, **options, device=str(device))
+        generators = Generators(paths, sampler, **options, origin=cfg.origin, device=str(device))
     tables, inputs, protocols = [], {}, []
     for fold in folds:
         chosen = {} if fold is None else {"splits": {"fold": fold}}
-        source = instantiate(cfg.dataset.source, **chosen)
-        data = prepared_data(source, cfg.dataset)
-        mine = [one for one in found if one.fold == fold]
-        table, seen = score_fold(data, mine, generators, device, cfg.batch_size)
+        data = prepared_data(instantiate(cfg.dataset.source, **chosen), cfg.dataset)
+        of_fold = [one for one in found if one.fold == fold]
+        table, kinds = score_fold(data, of_fold, generators, device, cfg.batch_size)
         tables.append(table)
-        inputs = seen if not inputs else {name: kind for name, kind in inputs.items() if name in seen}
+        inputs = kinds if not inputs else {name: kind for name, kind in inputs.items() if name in kinds}
         protocols.append(data.protocol())
     scores = pd.concat(tables, ignore_index=True)
     result = analyse(scores, inputs, cfg.margin, cfg.sensitivity, cfg.draws, cfg.seed)
     result["protocol"] = protocol_of(cfg, protocols, scores, generators) | {"classifiers": describe(found)}
     result["limits"] += fairness(found, generators)
-    runs: dict[str, list[Path]] = {}
-    for one in found:
-        runs.setdefault(one.name, []).append(one.path.parent.parent)
+    runs = {one.name: [other.path.parent.parent for other in found if other.name == one.name] for one in found}
     write_all(Path(cfg.output), result, scores, list(inputs), runs)
     save_config(cfg, cfg.output)
     print(markdown(result))

@@ -16,9 +16,8 @@ def main(cfg) -> None:
     from evaluation.scoring.comparison import compare, read_result, table
     from evaluation.scoring.summary import write_metrics
 
-    first, second = read_result("a", cfg.a), read_result("b", cfg.b)
-    method_b = cfg.method_b or cfg.method
-    result = compare(first, second, cfg.method, method_b, seed=cfg.seed, draws=cfg.draws)
+    results = read_result("a", cfg.a), read_result("b", cfg.b)
+    result = compare(*results, cfg.method, cfg.method_b or cfg.method, seed=cfg.seed, draws=cfg.draws)
     print(table(result))
     if cfg.output:
         write_metrics(Path(cfg.output), result)

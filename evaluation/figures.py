@@ -1,4 +1,4 @@
-"""Draws test cases of a checkpoint for the README: X-ray, true CT and generated CT, as GIFs and as one sheet.
+"""Draws test cases of a checkpoint for the README: X-ray, true CT and generated CT, as GIFs and one sheet.
 
 `python evaluation/figures.py checkpoint=<path> dataset=<name>` writes `case_<n>.gif` and `cases.png` into `assets/`.
 """
@@ -13,6 +13,7 @@ from common.cli import command  # noqa: E402
 from common.errors import UserError  # noqa: E402
 from evaluation.generation.model_inputs import ModelInputs  # noqa: E402
 from evaluation.generation.sample import Sampling, sample_volumes  # noqa: E402
+from evaluation.protocol.comparability import estimator  # noqa: E402
 from evaluation.visualization import sheets  # noqa: E402
 from evaluation.visualization import slices as pictures  # noqa: E402
 
@@ -28,7 +29,7 @@ def main(cfg) -> None:
 
     matplotlib.rcParams["font.family"] = "DejaVu Sans"
     if cfg.split not in ("val", "test"):
-        raise UserError(f"split={cfg.split}: choose test or val; the generator has seen its training cases")
+        raise UserError(f"split={cfg.split}: choose test or val; the generator was trained on the training cases")
     sampling = Sampling(cfg.samples, cfg.seed, cfg.batch_size)
     pipeline, _ = open_generator(cfg.checkpoint, cfg.device, cfg.sampler)
     datamodule = prepared_data(instantiate(cfg.dataset.source), cfg.dataset)
@@ -39,30 +40,26 @@ def main(cfg) -> None:
 
 
 def write_case_figures(pipeline, cases, output: Path, count: int, sampling: Sampling) -> list[Path]:
-    """Writes `case_<n>.gif` for the first `count` cases, and `cases.png`; returns their paths.
+    """Writes `case_<n>.gif` and `cases.png` of the first `count` cases and returns their paths.
 
-    The cases are the first ones and not selected by quality. Several samples are drawn as their mean.
-
-    Raises:
-        UserError: no case, or fewer than asked for.
+    Several samples are drawn as their mean. UserError if the split has fewer cases.
     """
     if not 1 <= count <= len(cases):
         raise UserError(f"cases={count}: give 1 to {len(cases)}, the number of cases in the split")
     output.mkdir(parents=True, exist_ok=True)
-    chosen, samples = [cases.case(index) for index in range(count)], sampling.samples
+    chosen = [cases.case(index) for index in range(count)]
     ids = [str(name) for name in cases.rows["id"].iloc[:count]]
     batches = sample_volumes(pipeline, ModelInputs.of_cases(chosen, pipeline), ids, sampling)
     means = [volume.mean(dim=0) for _, batch in batches for volume in batch]
-    grey, written, rows = pictures.display_window(pipeline.window), [], []
-    for number, (case, volume) in enumerate(zip(chosen, means, strict=True), start=1):
+    grey, rows = pictures.display_window(pipeline.window), []
+    paths = [output / f"case_{number}.gif" for number in range(1, count + 1)] + [output / "cases.png"]
+    for path, case, volume in zip(paths, chosen, means, strict=False):
         spacing, xray = tuple(case["spacing"].tolist()), case["xray"][0].float()
-        path = output / f"case_{number}.gif"
         sheets.save_gif(path, sheets.case_frames(xray, case["ct"], volume, spacing, grey))
-        written.append(path)
-        title = f"case {number}: {f'mean of {samples} samples' if samples > 1 else 'one sample'}"
+        title = f"case {len(rows) + 1}: {estimator(sampling.samples)}"
         rows.append(sheets.CasePicture(title, xray, case["ct"].float(), volume, spacing))
-    sheets.case_sheet(rows, grey).save(output / "cases.png")
-    return [*written, output / "cases.png"]
+    sheets.case_sheet(rows, grey).save(paths[-1])
+    return paths
 
 
 if __name__ == "__main__":

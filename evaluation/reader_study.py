@@ -3,7 +3,7 @@
 `python evaluation/reader_study.py action=create study=<folder> checkpoint=<path> dataset=<name>`
 `python evaluation/reader_study.py action=analyse study=<folder>`
 
-`evaluation/readers/study_folder.py` describes the study folder, which the readers' page shares.
+`evaluation/readers/study_folder.py` describes the study folder.
 """
 
 import sys
@@ -64,8 +64,7 @@ def generator_arms(cfg, noise: int) -> tuple:
     if cfg.split not in ("val", "test"):
         raise UserError(f"split={cfg.split}: choose test or val; the generator was trained on the training cases")
     pipeline, checkpoint = open_generator(cfg.checkpoint, cfg.device, cfg.sampler)
-    data = cfg.dataset
-    datamodule = prepared_data(instantiate(data.source), data)
+    datamodule = prepared_data(instantiate(cfg.dataset.source), cfg.dataset)
     check_protocol(datamodule.protocol(), pipeline.protocol)
     cases = getattr(datamodule, cfg.split)
     origin = {"checkpoint": {"file": str(checkpoint), "sha256": sha256(checkpoint)}, **pipeline.describe()}

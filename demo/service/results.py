@@ -5,10 +5,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from jaxtyping import Float
-from matplotlib import colormaps
 from PIL import Image
 from torch import Tensor
 
@@ -156,8 +154,8 @@ def _reproject(
         return None
     pictures.mark_synthetic(pictures.xray_tile(drr, 512)).save(place / "reprojection.png")
     difference = (drr - xray[0]).numpy()
-    colours = colormaps["RdBu_r"](np.clip(difference / (2.0 * FULL_COLOUR) + 0.5, 0.0, 1.0))[..., :3]
-    image = Image.fromarray((colours * 255).astype(np.uint8)).resize((512, 512), Image.Resampling.BICUBIC)
+    image = Image.fromarray(pictures.error_colours(difference, FULL_COLOUR))
+    image = image.resize((512, 512), Image.Resampling.BICUBIC)
     pictures.mark_synthetic(image).save(place / "difference.png")
     return round(float(reprojection_error(drr, xray[0])), 4)
 

@@ -2,7 +2,8 @@
 
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from evaluation.calibration.nonconformity import case_scores
 from evaluation.generation.model_inputs import ModelInputs
 from evaluation.generation.sample import Sampling, sample_volumes
 from evaluation.intervals.organ_volumes import HeartVolumeRegressor, fit_heart_regressor
-from evaluation.intervals.prediction_intervals import DRAWN_AS, LEVEL, PredictionIntervals
+from evaluation.intervals.prediction_intervals import LEVEL, SAMPLED_WITH, PredictionIntervals
 from evaluation.intervals.quantities import ORGANS, UNITS
 from evaluation.statistics.split_conformal import cases_needed, conformal_margin, coverage, samples_needed
 
@@ -34,18 +35,17 @@ def calibrate(
     share: float = 0.9,
     population: dict | None = None,
 ) -> tuple[PredictionIntervals, pd.DataFrame]:
-    """Prediction intervals from the calibration cases, with their coverage on test cases, and the scores of both.
+    """Prediction intervals from the calibration cases with their coverage on test cases, and the scores of both.
+
+    Raises UserError for too few samples or cases for the level, and for a patient in both sets.
 
     Args:
-        pipeline: `XrayToCTPipeline`, its sampler set.
-        calibration, test: `CaseDataset`s without a patient in common; the first case of each patient is used.
-        train: `CaseDataset` that the heart volume regressor is fitted on.
-        sampling: with at least `2 / (1 - level)` samples per X-ray.
+        pipeline: `XrayToCTPipeline` with its sampler.
+        calibration, test: `CaseDataset`s without a common patient; the first case of each patient is used.
+        train: `CaseDataset` for the fit of the heart volume regressor.
+        sampling: at least `2 / (1 - level)` samples per X-ray.
         level, share: as in `PredictionIntervals`.
         population: data set, version and split of the calibration cases.
-
-    Raises:
-        UserError: too few samples or cases for the level, or a patient in both sets.
     """
     check_settings(sampling.samples, level, share)
     chosen = {"calibration": first_cases(calibration), "test": first_cases(test)}
@@ -60,18 +60,18 @@ def calibrate(
         ignore_index=True,
     )
     margins = {x: margins_of(scores[scores.part == "calibration"], x) for x in levels}
-    measured = scores[scores.part == "test"]
+    measured = {x: _coverage(scores[scores.part == "test"], x, margins[x]) for x in levels}
     intervals = PredictionIntervals(
         checkpoint={"file": checkpoint.name, "sha256": sha256(checkpoint)},
-        drawn={key: pipeline.describe().get(key) for key in DRAWN_AS} | {"samples": sampling.samples},
+        drawn={key: pipeline.describe().get(key) for key in SAMPLED_WITH} | {"samples": sampling.samples},
         level=level,
         share=share,
         margins=margins[level],
-        coverage={q: entry["after"] | {"width": entry["width"]} for q, entry in _covered(measured, level, margins)},
+        coverage={q: entry["after"] | {"width": entry["width"]} for q, entry in measured[level].items()},
         reliability=[
             {"quantity": q, "level": x, "before": entry["before"], "after": entry["after"]}
             for x in levels
-            for q, entry in _covered(measured, x, margins)
+            for q, entry in measured[x].items()
         ],
         population={
             **(population or {}),
@@ -80,29 +80,23 @@ def calibrate(
             "poses_known": not any(calibration.case(i)["pose"].isnan().any() for i in chosen["calibration"]),
             "seed": sampling.seed,
         },
-        heart=None if heart is None else heart.describe(),
+        heart=heart and asdict(heart),
     )
     return intervals, scores
 
 
 def check_settings(samples: int, level: float, share: float) -> None:
-    """Checks the settings before the volumes are generated.
-
-    Raises:
-        UserError: a level or share outside of 0 to 1, or too few samples for the level.
-    """
+    """Raises UserError for a level or share outside 0 to 1, and for too few samples for the level."""
     for key, value in (("level", level), ("share", share)):
         if not 0.0 < value < 1.0:
             raise UserError(f"{key}={value:g}: give a number between 0 and 1, such as 0.9")
     if samples < samples_needed(level):
-        raise UserError(
-            f"samples={samples}: an interval of level {level:g} needs at least {samples_needed(level)} samples; "
-            f"draw more, or set a lower level"
-        )
+        needed = f"an interval of level {level:g} needs at least {samples_needed(level)} samples"
+        raise UserError(f"samples={samples}: {needed}; draw more, or set a lower level")
 
 
 def first_cases(cases) -> list[int]:
-    """Positions of the first case of each patient; more of a patient would not be exchangeable with new patients."""
+    """Positions of the first case of each patient; several would not be exchangeable with new patients."""
     chosen = np.flatnonzero(~cases.rows["patient"].astype(str).duplicated().to_numpy()).tolist()
     if len(chosen) < len(cases):
         log.warning("%d cases of %d patients: the first case of each patient is used", len(cases), len(chosen))
@@ -110,16 +104,10 @@ def first_cases(cases) -> list[int]:
 
 
 def check_cases(calibration, test, chosen: dict[str, list[int]], level: float) -> None:
-    """Checks that the calibration patients are enough and none of them is a test patient.
-
-    Raises:
-        UserError: naming the number that is needed, or a patient.
-    """
-    if len(chosen["calibration"]) < cases_needed(level):
-        raise UserError(
-            f"calibration: {len(chosen['calibration'])} patients; the level {level:g} needs at least "
-            f"{cases_needed(level)}"
-        )
+    """Raises UserError for too few calibration patients, and for a patient in both sets."""
+    count, needed = len(chosen["calibration"]), cases_needed(level)
+    if count < needed:
+        raise UserError(f"calibration: {count} patients; the level {level:g} needs at least {needed}")
     both = set(calibration.rows["patient"].astype(str)) & set(test.rows["patient"].astype(str))
     if both:
         raise UserError(f"patient {min(both)} is among calibration and test cases; coverage needs other patients")
@@ -148,10 +136,10 @@ def scores_of(
 
 
 def margins_of(scores: pd.DataFrame, level: float) -> dict[str, dict]:
-    """Conformal margins of a level by quantity; none for a quantity that too few calibration cases have.
+    """Conformal margins of a level by quantity, without quantities of too few calibration cases.
 
-    Each end of an organ's interval may miss half as often as the interval, so a biased estimate shifts the interval
-    instead of widening it on both sides.
+    Each end of an organ's interval may miss half as often as the interval, so a bias shifts the interval instead of
+    widening it on both sides.
     """
     found = {}
     for quantity, rows in scores[scores.level == level].groupby("quantity", sort=False):
@@ -160,7 +148,7 @@ def margins_of(scores: pd.DataFrame, level: float) -> dict[str, dict]:
             log.warning("%s: in %d calibration cases, too few for an interval", quantity, len(rows))
             continue
         ends = {
-            # rounded outward: the case that sets the margin has to stay inside
+            # rounded outward, so that the case that determines the margin stays inside
             end: math.ceil(conformal_margin(rows[column].to_numpy(), one_end) * 1e4) / 1e4
             for end, column in (("low", "below"), ("high", "above"))
         }
@@ -169,15 +157,17 @@ def margins_of(scores: pd.DataFrame, level: float) -> dict[str, dict]:
 
 
 def covered_by(scores: pd.DataFrame, margin: dict | None) -> np.ndarray:
-    """Which cases of one quantity and level lie inside the interval, that of the samples alone without a margin."""
+    """Which cases of one quantity and level lie inside the interval; without margin that of the samples."""
     low, high = (0.0, 0.0) if margin is None else (margin["low"], margin["high"])
     return ((scores.below <= low) & (scores.above <= high)).to_numpy()
 
 
-def _covered(scores: pd.DataFrame, level: float, margins: dict[float, dict]) -> Iterator[tuple[str, dict]]:
-    for quantity, margin in margins[level].items():
+def _coverage(scores: pd.DataFrame, level: float, margins: dict[str, dict]) -> dict[str, dict]:
+    found = {}
+    for quantity, margin in margins.items():
         rows = scores[(scores.level == level) & (scores.quantity == quantity)]
         if len(rows):
+            width = round(float(rows.width.mean()) + margin["low"] + margin["high"], 3)
             before, after = (coverage(covered_by(rows, one)) for one in (None, margin))
-            width = float(rows.width.mean()) + margin["low"] + margin["high"]
-            yield quantity, {"before": before, "after": after, "width": round(width, 3)}
+            found[quantity] = {"before": before, "after": after, "width": width}
+    return found

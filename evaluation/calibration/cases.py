@@ -7,30 +7,24 @@ from dataset.manifest.table import SPLITS
 
 
 class FirstCases:
-    """The first `count` cases of a data set; None = all."""
+    """The first `count` cases of a `CaseDataset`; None = all."""
 
     def __init__(self, cases, count: int | None):
-        self._cases = cases
-        self.rows = cases.rows.iloc[: len(cases) if count is None else int(count)]
+        self.case, self.rows = cases.case, cases.rows.iloc[:count]
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def case(self, index: int) -> dict:
-        """As `CaseDataset.case`."""
-        return self._cases.case(index)
-
 
 def calibration_source(source: dict, split: str | None, cases: int, first: int) -> dict | None:
-    """Config node of a source whose test split holds the calibration cases; None if they are a `split` of the data.
+    """Config node of a source whose test split contains the calibration cases; None if they are a `split` of the data.
+
+    Raises UserError for real data without a split, and for phantoms of the test split.
 
     Args:
         source: node `dataset.source`.
         split: of the data that is set aside for calibration; None for phantoms.
         cases, first: number of calibration phantoms and index of the first.
-
-    Raises:
-        UserError: real data without a split, or phantoms of the test split.
     """
     if split is not None:
         if split not in SPLITS:

@@ -13,7 +13,7 @@ BEFORE, AFTER = "#7a8794", "#d1495b"
 
 
 def reliability_picture(intervals: PredictionIntervals) -> Figure | None:
-    """A panel for each quantity with a margin at `intervals.level`, with exact binomial intervals; None witor None."""
+    """A panel for each quantity with a margin at `intervals.level`, with exact binomial intervals; None without."""
     names = [n for n in dict.fromkeys(row["quantity"] for row in intervals.reliability) if n in intervals.coverage]
     if not names:
         return None

@@ -1,6 +1,6 @@
 """Fréchet distance and MMD between features of generated and real volumes.
 
-They evaluate a population, not a case: a model that ignores its X-ray can score well.
+They evaluate a population: a model that ignores its X-ray can score well.
 """
 
 import logging
@@ -12,24 +12,21 @@ from torch import Tensor
 
 log = logging.getLogger(__name__)
 
-FEW_CASES = 500  # below, the Fréchet distance of two halves of one population is far from zero
+FEW_CASES = 500  # with fewer, the Fréchet distance of two halves of one population is far from zero
 
 
 def frechet_distance(first: Float[Tensor, "n f"], second: Float[Tensor, "m f"]) -> float:
     """`|μ₁ - μ₂|² + Tr(Σ₁ + Σ₂ - 2 (Σ₁ Σ₂)^½)` (Heusel et al. 2017), with unbiased covariances, in float64.
 
-    With centred features A and B the last trace is the nuclear norm of `A Bᵀ / √((n - 1)(m - 1))`: no matrix root,
-    and exact with fewer cases than features.
-
-    Raises:
-        ValueError: fewer than two cases, features that differ in number or are not finite.
+    With centred features A and B the last trace is the nuclear norm of `A Bᵀ / √((n - 1)(m - 1))`, which needs no
+    matrix root and is exact with fewer cases than features. ValueError for features that are not finite.
     """
-    first, second = _checked(first, second)
+    first, second = _finite(first), _finite(second)
     means = first.mean(dim=0), second.mean(dim=0)
     centred = []
     for features, mean in zip((first, second), means, strict=True):
         scaled = (features - mean) / (len(features) - 1) ** 0.5
-        # R of QR has the same products with fewer rows
+        # R of a QR decomposition has the same products with fewer rows
         centred.append(torch.linalg.qr(scaled, mode="r")[1] if len(scaled) > scaled.shape[1] else scaled)
     root = torch.linalg.svdvals(centred[0] @ centred[1].T).sum()
     value = (means[0] - means[1]).square().sum() + sum(c.square().sum() for c in centred) - 2.0 * root
@@ -39,12 +36,9 @@ def frechet_distance(first: Float[Tensor, "n f"], second: Float[Tensor, "m f"]) 
 def mmd(first: Float[Tensor, "n f"], second: Float[Tensor, "m f"]) -> float:
     """Squared maximum mean discrepancy with the kernel `(x·y / f + 1)³`, unbiased (Bińkowski et al. 2018, "KID").
 
-    Its expectation does not depend on the number of cases; it may be a little below zero.
-
-    Raises:
-        ValueError: as `frechet_distance`.
+    Its expectation does not depend on the number of cases; it may be slightly negative.
     """
-    first, second = _checked(first, second)
+    first, second = _finite(first), _finite(second)
     size = first.shape[1]
 
     def kernel(a: Tensor, b: Tensor) -> Tensor:
@@ -74,34 +68,31 @@ def compare_populations(generated: dict[str, Float[Tensor, "n s f"]], real: dict
     """`{"frechet": {part: value}, "mmd": …, "reference": …, "cases": n, "warning": …}`; plain JSON.
 
     A part is `volume` for a 3D extractor, a plane for a 2D one; `s` counts the slices of a case. `reference` is the
-    Fréchet distance of the even real cases to the odd ones, the effect of half the number of cases alone: a value
-    near it shows no difference. None with fewer than two cases, or four.
+    Fréchet distance between even and odd real cases: a value near it shows no difference. A distance is None with
+    fewer than two cases on a side.
     """
     cases = len(next(iter(real.values())))
     result = {"cases": cases, "frechet": {}, "mmd": {}, "reference": {}, "warning": None}
     for part, features in real.items():
-        mine = generated[part]
-        result["frechet"][part] = _number(frechet_distance, mine, features) if cases > 1 else None
-        result["mmd"][part] = _number(mmd, mine, features) if cases > 1 else None
-        result["reference"][part] = _number(frechet_distance, features[::2], features[1::2]) if cases > 3 else None
+        result["frechet"][part] = _rounded(frechet_distance, generated[part], features)
+        result["mmd"][part] = _rounded(mmd, generated[part], features)
+        result["reference"][part] = _rounded(frechet_distance, features[::2], features[1::2])
     if cases < FEW_CASES:
         result["warning"] = (
-            f"{cases} cases: a Fréchet distance of fewer than {FEW_CASES} depends on their number; compare it with "
-            "the reference and with results of as many cases only"
+            f"{cases} cases: a Fréchet distance of fewer than {FEW_CASES} depends on their number; compare it only "
+            "with the reference and with results of as many cases"
         )
         log.warning("%s", result["warning"])
     return result
 
 
-def _number(distance, first: Tensor, second: Tensor) -> float:
+def _rounded(distance, first: Tensor, second: Tensor) -> float | None:
+    if min(len(first), len(second)) < 2:
+        return None
     return round(distance(first.flatten(0, 1), second.flatten(0, 1)), 6)
 
 
-def _checked(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-    if first.shape[1] != second.shape[1]:
-        raise ValueError(f"features of two extractors: {first.shape[1]} and {second.shape[1]} numbers a case")
-    if min(len(first), len(second)) < 2:
-        raise ValueError(f"{len(first)} and {len(second)} cases: a distance of distributions needs two of each")
-    if not (torch.isfinite(first).all() and torch.isfinite(second).all()):
-        raise ValueError("the features hold NaN or infinity")
-    return first.double(), second.double()
+def _finite(features: Tensor) -> Tensor:
+    if not torch.isfinite(features).all():
+        raise ValueError("the features contain NaN or infinity")
+    return features.double()

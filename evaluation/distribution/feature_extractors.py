@@ -1,7 +1,6 @@
-"""Feature extractors with local weights; without weights no distance is measured.
+"""Feature extractors with local weights: `features(volume in HU, spacing) -> {part: (s, f)}`.
 
-Each has `features(volume in HU, spacing) -> {part: (s, f)}`, one case at a time in float32 and eval mode, so that no
-result depends on a batch size or a number of workers.
+They process one case at a time in float32, so that results depend on no batch size or number of workers.
 """
 
 from pathlib import Path
@@ -29,24 +28,20 @@ class Extractor:
         self.weights = {"file": weights.name, "sha256": sha256(weights)}
 
     def describe(self) -> dict:
-        """For the protocol: plain JSON."""
+        """Plain JSON."""
         return {"name": self.name, **self.weights}
-
-    def features(self, volume: Float[Tensor, "d h w"], spacing) -> dict[str, Float[Tensor, "s f"]]:
-        """Features of one volume by part, on the CPU."""
-        raise NotImplementedError
 
 
 class TorchvisionSlices(Extractor):
     """A torchvision network on slices of the three planes: the FID of each.
 
     Args:
-        weights: state dict of `network`, as torchvision offers it for download.
-        network: a name of `torchvision.models`; its last layer is left out.
-        window: HU that become black and white.
+        weights: state dict of `network` from torchvision.
+        network: a name of `torchvision.models`, used without its last layer.
+        window: HU of black and white.
         slices: of each plane, evenly spaced over the middle four fifths.
-        pixels: the shorter side of a slice is resized to this.
-        sha256: refuse another file; null takes any and records it.
+        pixels: shorter side of a resized slice.
+        sha256: expected hash of the file, or null.
     """
 
     def __init__(
@@ -67,9 +62,7 @@ class TorchvisionSlices(Extractor):
         _load(model, path)
         heads = [name for name, _ in model.named_children() if name in ("fc", "classifier", "head", "heads")]
         if not heads:
-            raise UserError(
-                f"extractor.network={network}: no last layer to leave out; choose a classification network"
-            )
+            raise UserError(f"extractor.network={network}: no last layer; choose a classification network")
         last = getattr(model, heads[-1])
         setattr(model, heads[-1], last[:-1] if isinstance(last, nn.Sequential) else nn.Identity())
         super().__init__(f"torchvision {network}", model, path, device)
@@ -77,7 +70,7 @@ class TorchvisionSlices(Extractor):
 
     @torch.no_grad()
     def features(self, volume: Float[Tensor, "d h w"], spacing) -> dict[str, Float[Tensor, "s f"]]:
-        """`{plane: (slices, f)}`; slices are resized to square pixels by the spacing."""
+        """`{plane: (slices, f)}` of slices with square pixels."""
         mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
         grey = (self.window.normalise(volume.float().cpu()) + 1.0) / 2.0
         found = {}
@@ -97,12 +90,12 @@ class MonaiVolumes(Extractor):
     """A 3D ResNet of MONAI, for example with the weights of MedicalNet.
 
     Args:
-        weights: state dict of the network; a surrounding `state_dict` and the prefix `module.` are removed.
+        weights: state dict of the network, also under the key `state_dict` or with the prefix `module.`.
         network: `resnet10`, `resnet18`, `resnet34`, `resnet50`, …
-        shortcut: `A` or `B`, as the weights were trained (MedicalNet: A for 18 and 34, B for 10 and 50).
-        window: HU that become -1 and 1.
-        size: voxels `[D, H, W]` that a volume is resized to.
-        sha256: refuse another file; null takes any and records it.
+        shortcut: `A` or `B`, as in the training of the weights (MedicalNet: A for 18 and 34, B for 10 and 50).
+        window: HU of -1 and 1.
+        size: voxels `[D, H, W]` of a resized volume.
+        sha256: expected hash of the file, or null.
     """
 
     def __init__(
@@ -137,31 +130,19 @@ class MonaiVolumes(Extractor):
 
 
 def _weights(path: str | None, expected: str | None, what: str) -> Path:
-    """The file, checked against its hash if one is known.
-
-    Raises:
-        UserError: no path, no file, another hash.
-    """
-    if not path:
-        raise UserError(f"extractor.weights: none given; name {what}, without weights there is no number")
-    file = Path(path)
-    if not file.is_file():
-        raise UserError(f"extractor.weights={path}: no such file; name {what}, without weights there is no number")
-    found = sha256(file)
-    if expected is not None and found != expected:
-        raise UserError(f"{path}: sha256 {found} where {expected} was expected; fetch the file again")
-    return file
+    if not path or not Path(path).is_file():
+        raise UserError(f"extractor.weights={path or 'null'}: no such file; give {what}")
+    if expected is not None and sha256(path) != expected:
+        raise UserError(f"{path}: sha256 {sha256(path)} where {expected} was expected; download the file again")
+    return Path(path)
 
 
 def _load(model: nn.Module, path: Path) -> None:
-    """Every weight from the file, none left over; loading runs no code."""
     try:
         state = read_weights(path)
     except ValueError as error:
         raise UserError(f"{path}: {error}") from error
-    state = state.get("state_dict", state)
-    state = {name.removeprefix("module."): value.float() if value.is_floating_point() else value
-             for name, value in state.items()}  # fmt: skip
+    state = {name.removeprefix("module."): value for name, value in state.get("state_dict", state).items()}
     try:
         model.load_state_dict(state)
     except RuntimeError as error:

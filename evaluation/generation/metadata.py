@@ -1,4 +1,4 @@
-"""The settings of generated volumes as plain JSON, the same from demo page, program and command line."""
+"""The settings of generated volumes as plain JSON, for the demo, the Python interface and the command."""
 
 import platform
 from pathlib import Path
@@ -11,11 +11,11 @@ from ddpm.conditioning.pose_regressor import FIELDS, PoseRegressor
 from evaluation.generation.xray_inputs import GeneratorInput
 from evaluation.visualization.slices import SYNTHETIC
 
-NOMINAL = "nominal: the pose of the film and the size of the patient are unknown, so no volume in ml can be read off"
+NOMINAL = "nominal: the pose of the X-ray and the size of the patient are unknown, so volumes in ml are not valid"
 
 
 def noise_id(digest: str) -> str:
-    """The id that seeds the noise of an X-ray: from the SHA-256 of the file, whatever its path."""
+    """The id that seeds the noise of an X-ray, from the SHA-256 of its file."""
     return digest[:16]
 
 
@@ -33,7 +33,7 @@ def describe_run(pipeline, checkpoint: Path | None, samples: int, seed: int) -> 
 
 
 def describe_input(given: GeneratorInput, digest: str, pipeline) -> dict:
-    """Noise id, geometry, alignment and predicted pose of one input; `digest` is that of its file."""
+    """Noise id, geometry, alignment and predicted pose of an input; `digest` is the SHA-256 of its file."""
     spacing = [e / n for e, n in zip(given.extent, pipeline.volume_size, strict=True)]
     geometry, regressor = NOMINAL if given.nominal else "of the input", pipeline.pose_regressor
     pose = {} if regressor is None else {"pose_guess": predicted_offsets(given, regressor)}
@@ -41,7 +41,7 @@ def describe_input(given: GeneratorInput, digest: str, pipeline) -> dict:
 
 
 def predicted_offsets(given: GeneratorInput, regressor: PoseRegressor) -> list[dict | None]:
-    """Predicted offsets of each view from its nominal pose, by field; None for a view whose pose is not predicted."""
+    """Predicted offsets of each view from its nominal pose by field; None for a view without prediction."""
     place = {"device": regressor.weight.device, "dtype": torch.float32}
     pose = fill_unknown(given.pose, tuple(given.extent))
     offsets = regressor.offsets(given.xray[None, :, None].to(**place), pose[None].to(**place))[0]

@@ -1,4 +1,4 @@
-"""X-rays, poses and volume sizes of several cases, stacked as the pipeline takes them."""
+"""X-rays, poses and volume sizes of several cases, stacked for the pipeline."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from dataset.imaging.geometry import extent_mm
 
 @dataclass(frozen=True)
 class ModelInputs:
-    """What `XrayToCTPipeline` is conditioned on, for n cases.
+    """Conditions of `XrayToCTPipeline` for n cases.
 
     Attributes:
         xrays: in [0, 1].
@@ -26,22 +26,15 @@ class ModelInputs:
 
     @classmethod
     def of_cases(cls, cases: Iterable[dict], pipeline) -> "ModelInputs":
-        """Stacks `xray`, `pose` and `spacing` of each case; sizes are those of `condition_extents`."""
-        parts = [
-            (case["xray"].float().flatten(0, -3)[:, None], case["pose"], case["spacing"].tolist()) for case in cases
-        ]
-        xrays, poses = (torch.stack([part[i] for part in parts]) for i in range(2))
-        sizes = torch.tensor([extent_mm(pipeline.volume_size, spacing) for *_, spacing in parts])
-        return cls(xrays, poses, condition_extents(poses, sizes, pipeline))
+        """Stacks `xray`, `pose` and `spacing` of each case.
 
-
-def condition_extents(poses: Float[Tensor, "n v 9"], own: Float[Tensor, "n 3"], pipeline) -> Float[Tensor, "n 3"]:
-    """Size in mm `(D, H, W)` of each volume that the generator is conditioned on.
-
-    It is `pipeline.extent` where a pose is unknown, because a radiograph does not show how large its patient is, and
-    the volume's `own` size elsewhere and for a generator whose inputs are volumes.
-    """
-    if pipeline.protocol.get("input") == "volume":
-        return own
-    unknown = poses.isnan().flatten(1).any(dim=1, keepdim=True)
-    return torch.where(unknown, own.new_tensor(pipeline.extent), own)
+        The extent is `pipeline.extent` if a pose is unknown, because a radiograph does not show the size of its
+        patient, else and for generators from volumes that of the case.
+        """
+        parts = [(case["xray"].float().flatten(0, -3)[:, None], case["pose"], case["spacing"]) for case in cases]
+        xrays, poses, spacings = (torch.stack(part) for part in zip(*parts, strict=True))
+        extents = torch.tensor([extent_mm(pipeline.volume_size, spacing) for spacing in spacings.tolist()])
+        if pipeline.protocol.get("input") != "volume":
+            unknown = poses.isnan().flatten(1).any(dim=1, keepdim=True)
+            extents = torch.where(unknown, extents.new_tensor(pipeline.extent), extents)
+        return cls(xrays, poses, extents)

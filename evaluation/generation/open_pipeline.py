@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from common.errors import UserError
+from common.errors import UserError, user_errors
 from common.files import ROOT
 from ddpm.checkpoint.load import load_pipeline
 from ddpm.pipeline_folder import is_folder
@@ -18,11 +18,7 @@ log = logging.getLogger(__name__)
 
 
 def resolve_device(name: str) -> torch.device:
-    """The device of a name: `auto` is the GPU if torch can use one, else the CPU.
-
-    Raises:
-        UserError: a device that torch cannot use.
-    """
+    """The device of a name, with `auto` the GPU if available, else the CPU; UserError if torch cannot use it."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -35,8 +31,7 @@ def resolve_device(name: str) -> torch.device:
 def find_checkpoint(path: str | None, folder: str | Path = TRAINING_FOLDER, shipped: Path | None = None) -> Path:
     """The checkpoint `path`, or the newest under the folder `path`; for None the newest under `folder`, or `shipped`.
 
-    Raises:
-        UserError: no checkpoint; the line names the command that trains one.
+    Raises UserError if there is none.
     """
     remedy = "train one with `python train/train_ddpm.py`, or name one with checkpoint=<path>"
     if path is not None:
@@ -47,21 +42,20 @@ def find_checkpoint(path: str | None, folder: str | Path = TRAINING_FOLDER, ship
         folder = path
     found = [file for file in Path(folder).glob("**/*.ckpt") if file.is_file()]
     if not found and path is None and shipped is not None and shipped.is_file():
-        log.warning("checkpoint: no training found, the shipped phantom weights are used: their anatomy is drawn")
+        log.warning("checkpoint: no training found, using the shipped weights, which were trained on phantoms")
         return shipped
     if not found:
         raise UserError(f"checkpoint: none given and no *.ckpt under {folder}; {remedy}")
-    # the name decides between files of one instant, a numbered one and last.ckpt
+    # the name decides between files of the same time
     newest = max(found, key=lambda file: (file.stat().st_mtime, file.name == "last.ckpt", str(file)))
     log.info("checkpoint: %s, the newest under %s", newest, folder)
     return newest
 
 
 def open_generator(checkpoint: str | None, device: str, sampler: DictConfig, shipped: Path | None = None) -> tuple:
-    """Loads the pipeline of `find_checkpoint` with the config node `sampler`; returns it with its file, prints both.
+    """Loads the pipeline of `find_checkpoint` with the config node `sampler`; returns it with its file.
 
-    Raises:
-        UserError: as `resolve_device`, `find_checkpoint`, `load_pipeline` and `set_sampler`.
+    Prints device and checkpoint. Raises UserError as `resolve_device`, `find_checkpoint` and `set_sampler`.
     """
     place = resolve_device(device)
     print(f"device: {place}")
@@ -73,14 +67,8 @@ def open_generator(checkpoint: str | None, device: str, sampler: DictConfig, shi
 
 
 def set_sampler(pipeline, sampler: dict) -> None:
-    """Sets the sampler of the pipeline from the config node `sampler`.
-
-    Raises:
-        UserError: an unknown scheduler, or steps below 1.
-    """
+    """Sets the sampler from the config node `sampler`; UserError for an unknown scheduler or steps below 1."""
     if int(sampler["steps"]) < 1:
         raise UserError(f"sampler.steps={sampler['steps']}: give at least 1")
-    try:
+    with user_errors():
         pipeline.set_sampler(**sampler)
-    except ValueError as error:
-        raise UserError(str(error)) from error

@@ -13,16 +13,7 @@ from evaluation.generation.model_inputs import ModelInputs
 
 @dataclass(frozen=True)
 class Sampling:
-    """How many volumes are sampled.
-
-    Attributes:
-        samples: volumes per X-ray.
-        seed: of the noise.
-        batch_size: volumes generated at once.
-
-    Raises:
-        UserError: `samples` or `batch_size` is below 1.
-    """
+    """Number of volumes per X-ray, seed of the noise, and volumes generated at once; UserError for numbers below 1."""
 
     samples: int = 1
     seed: int = 0
@@ -37,10 +28,9 @@ class Sampling:
 def sample_volumes(
     pipeline, inputs: ModelInputs, ids: list[str], sampling: Sampling
 ) -> Iterator[tuple[range, Float[Tensor, "b s d h w"]]]:
-    """Yields volumes in HU batch by batch, each batch with the positions of its X-rays.
+    """Yields volumes in HU batch by batch with the positions of their X-rays, by the sampler of the pipeline.
 
-    The noise of a volume depends on the seed, the id of its case (one of `ids`) and the number of the sample, not on
-    the batch. Scheduler, steps and guidance are those of the pipeline.
+    The noise of a volume depends on the seed, the id of its case and the number of the sample, not on the batch.
     """
     together, count = max(1, sampling.batch_size // sampling.samples), len(inputs.xrays)
     starts = range(0, count, together)

@@ -1,4 +1,4 @@
-"""Generates a CT for each X-ray file: NIfTI in HU, GIF, PNG, DICOM, and the settings that reproduce it."""
+"""Generates a CT for each X-ray file: NIfTI in HU, GIF, PNG, DICOM, and its settings."""
 
 import json
 from collections.abc import Sequence
@@ -25,25 +25,21 @@ from evaluation.visualization import slices as pictures
 
 
 def find_xrays(path: str | None) -> list[XrayFiles]:
-    """The X-ray of each patient: the file itself, its views as `front.png;lateral.png`, or the files of a folder.
+    """The X-ray of each patient: a file, views as `front.png;lateral.png`, or the files of a folder.
 
-    Raises:
-        UserError: no path, no such file, or a folder without an X-ray.
+    Raises UserError for no path, a missing file, and a folder without an X-ray.
     """
     if not path:
         raise UserError("xray: missing; give an X-ray file or a folder of them, for example xray=chest.png")
-    given = Path(path)
+    given, views = Path(path), tuple(Path(part) for part in parts(path))
     if given.is_file():
         return [given]
-    views = tuple(Path(part) for part in parts(path))
-    if len(views) > 1:
-        for view in views:
-            if not view.is_file():
-                raise UserError(f"xray={path}: {view}: no such file; give each view as a file")
-        return [views]
-    if not given.is_dir():
-        raise UserError(f"xray={path}: no such file or folder; give an X-ray file or a folder of them")
-    return xrays_in(given)
+    if given.is_dir():
+        return xrays_in(given)
+    for view in views or (given,):
+        if not view.is_file():
+            raise UserError(f"xray={path}: {view}: no such file or folder; give X-ray files or a folder of them")
+    return [views]
 
 
 def generate(
@@ -61,35 +57,32 @@ def generate(
 
     For every X-ray: `<stem>_synthetic_ct.nii.gz` (the mean of its samples), `.gif`, `.png` and
     `<stem>_settings.json`. With several samples also each of them, `<stem>_sample_<n>_synthetic_ct.nii.gz`, and their
-    standard deviation in HU, `<stem>_synthetic_spread.nii.gz`. Where `intervals` apply
-    (`evaluation.intervals.prediction_intervals`) also their ends, `<stem>_synthetic_lower.nii.gz` and
-    `…_upper.nii.gz`. With `dicom` also a series in the folder `<stem>_synthetic_dicom`.
+    standard deviation in HU, `<stem>_synthetic_spread.nii.gz`. Where `intervals` apply also their ends,
+    `<stem>_synthetic_lower.nii.gz` and `…_upper.nii.gz`. With `dicom` also a series in `<stem>_synthetic_dicom`.
 
-    The noise depends on the seed and the content of the file, not on its name or on other files. Two views are named
-    after the frontal one. The spacing of a volume from a radiograph is nominal; a generator whose inputs are volumes
-    keeps their extent.
+    The noise depends on the seed and the content of the file. Two views are named after the frontal one. Volumes from
+    radiographs have a nominal spacing; generators from volumes keep the extent of the input.
+
+    Raises UserError for an X-ray that cannot be read, before anything is written.
 
     Args:
-        checkpoint: file behind `pipeline`, for the settings.
-        align, view: of `evaluation.generation.xray_inputs.read_inputs`.
-
-    Raises:
-        UserError: an X-ray that cannot be read; nothing has been written then.
+        checkpoint: file of `pipeline`, for the settings.
+        align, view: as in `evaluation.generation.xray_inputs.read_inputs`.
     """
     inputs = read_inputs(xrays, pipeline, align, view)
     files = [(path,) if isinstance(path, Path) else path for path in xrays]
-    hashes = [SEPARATOR.join(sha256(path) for path in views) for views in files]
+    hashes = [SEPARATOR.join(map(sha256, views)) for views in files]
     stems = _stems([views[0] for views in files])
     output.mkdir(parents=True, exist_ok=True)
-    digest = None if checkpoint is None else sha256(checkpoint)
     shared, described = describe_run(pipeline, checkpoint, sampling.samples, sampling.seed), pipeline.describe()
+    digest = (shared["checkpoint"] or {}).get("sha256")
     stacked = ModelInputs(
         torch.stack([given.xray for given in inputs])[:, :, None],
         torch.stack([given.pose for given in inputs]),
         torch.tensor([given.extent for given in inputs]),
     )
     written = []
-    for part, volumes in sample_volumes(pipeline, stacked, [noise_id(digest) for digest in hashes], sampling):
+    for part, volumes in sample_volumes(pipeline, stacked, list(map(noise_id, hashes)), sampling):
         for index, samples in zip(part, volumes, strict=True):
             given, target = inputs[index], output / stems[index]
             xray = {"file": SEPARATOR.join(map(str, files[index])), "sha256": hashes[index]}

@@ -1,4 +1,4 @@
-"""Reads what a generator is conditioned on from files: X-rays aligned as in training, or volumes."""
+"""Reads the inputs of a generator from files: X-rays aligned as in training, or volumes."""
 
 import logging
 from collections.abc import Sequence
@@ -35,7 +35,7 @@ class GeneratorInput:
         pose: NaN where unknown.
         extent: mm `(D, H, W)` of the volume to generate.
         centre: RAS mm of its centre.
-        nominal: whether `extent` is that of a typical patient; true for a radiograph.
+        nominal: whether `extent` is that of a typical patient, as for every radiograph.
         notes: view and alignment; plain JSON.
     """
 
@@ -57,17 +57,14 @@ def read_inputs(
 ) -> list[GeneratorInput]:
     """Reads the files of each patient as inputs of a generator.
 
-    Args:
-        pipeline: `XrayToCTPipeline`: its `protocol`, `extent`, `prior` and `pose_regressor` are used.
-        align: `lungs` maps the box of the lungs in a frontal X-ray onto that of the training volumes; `none` leaves
-            it. None follows the training; if training had DRRs alone and there is no pose regressor, it aligns a
-            frontal X-ray whose lungs are found and whose distance from the training X-rays is larger than theirs.
-            A lateral is never aligned.
-        view: PA or AP, of all frontal X-rays; None: the view that each file states, PA where it states none.
+    Raises UserError for an unreadable file, no lungs with `align=lungs`, another number of views, or a wrong setting.
 
-    Raises:
-        UserError: a file that cannot be read, no lungs with `align=lungs`, a number of views or a setting that the
-            generator does not take.
+    Args:
+        pipeline: `XrayToCTPipeline`.
+        align: `lungs` maps the lung box of a frontal X-ray onto that of the training volumes; `none` does not. None
+            follows the training; after training on DRRs alone and without pose regressor, it aligns a frontal X-ray
+            whose lungs are found and whose distance from the training X-rays exceeds theirs. Laterals stay unaligned.
+        view: PA or AP, of all frontal X-rays; None takes the view from each file, PA if it has none.
     """
     patients = [(path,) if isinstance(path, Path) else path for path in paths]
     protocol = pipeline.protocol
@@ -84,26 +81,26 @@ def read_inputs(
     if align not in CHOICES:
         raise UserError(f"align={align}: choose {' or '.join(CHOICES)}")
     if view not in (None, *FRONTAL_VIEWS):
-        raise UserError(f"view={view}: choose PA or AP, or null for the view that each file states")
+        raise UserError(f"view={view}: choose PA or AP, or null for the view in each file")
     if align == "lungs" and box is None:
-        raise UserError("align=lungs: the checkpoint holds no box of the lungs of its training volumes; set none")
-    # an alignment that neither the user nor the training asked for leaves X-rays like those of training as they are
+        raise UserError("align=lungs: the checkpoint contains no lung box of its training volumes; set align=none")
+    # without a request or training with alignment, X-rays like those of training stay unaligned
     prior = None if required or protocol.get("align") == "lungs" else pipeline.prior
     inputs = []
     for files in patients:
         images, of_file = _read_views(files, tuple(protocol["xray_size"]))
         frontal, notes = view or of_file or "PA", {"align": "none"}
-        source = "given" if view else "stated by the file" if of_file else "assumed"
+        source = "given" if view else "from the file" if of_file else "assumed"
         if align == "lungs":
             found = lung_map(images[0], box, pipeline.extent, frontal)
             if _is_like_training(images, prior):
-                notes["reason"] = "lies like the training X-rays already"
+                notes["reason"] = "similar to the training X-rays"
             elif found is not None:
                 images, notes = torch.stack([found.apply(images[0]), *images[1:]]), found.describe()
             elif required:
-                raise UserError(f"{files[0]}: no lungs found to align this X-ray by; check it, or set align=none")
+                raise UserError(f"{files[0]}: no lungs found for the alignment; check the X-ray, or set align=none")
             else:
-                log.warning("%s: no lungs found, so this X-ray is not aligned; check it", files[0])
+                log.warning("%s: no lungs found, so the X-ray is not aligned; check it", files[0])
                 notes["reason"] = "no lungs found"
         notes = {"view": frontal, "view_source": source, "alignment": notes}
         pose = unknown_pose(len(files), [frontal, *VIEW_ORDER[1:]][: len(files)])
@@ -114,7 +111,7 @@ def read_inputs(
 def aligned_views(
     given: GeneratorInput, regressor: PoseRegressor | None
 ) -> tuple[Float[Tensor, "v h w"], Float[Tensor, "v 9"]]:
-    """X-rays and complete poses as the denoiser sees them; unknown poses are those that the regressor predicts."""
+    """X-rays and poses as the denoiser receives them; the regressor predicts unknown poses."""
     pose = fill_unknown(given.pose, tuple(given.extent))
     if regressor is None:
         return given.xray, pose
@@ -134,16 +131,16 @@ def _check_views(files: tuple[Path, ...], protocol: dict) -> None:
 
 
 def _read_views(files: tuple[Path, ...], size: tuple[int, int]) -> tuple[Float[Tensor, "v h w"], str]:
-    """The views of a patient, frontal first, and the view that the frontal file states ("" for none)."""
+    """The views of a patient, frontal first, and the view in the frontal file ("" for none)."""
     read = [read_xray_with_view(path, size, lateral=number > 0) for number, path in enumerate(files)]
     for path, (_, view) in zip(files[1:], read[1:], strict=True):
         if view not in ("", VIEW_ORDER[1]):
-            raise UserError(f"{path}: the file says that it is {view}; the second view has to be a lateral")
+            raise UserError(f"{path}: the view in the file is {view}; the second view has to be a lateral")
     return torch.stack([image for image, _ in read]), read[0][1]
 
 
 def _is_like_training(images: Float[Tensor, "v h w"], prior: LinearPrior | None) -> bool:
-    """Whether the distance from the mean training X-ray is at most the largest in training; False without prior."""
+    """Whether the distance from the mean training X-ray is at most the largest in training."""
     return prior is not None and float(prior.distance(images[None, :, None].to(prior.mean.device))) <= 1.0
 
 

@@ -1,13 +1,14 @@
-"""Calibrated prediction intervals of a checkpoint, their file, and whether volumes get an interval or a spread.
+"""Calibrated prediction intervals of a checkpoint and their file.
 
-`evaluation/calibrate.py` writes `<checkpoint>.bounds.json` beside the checkpoint. The file names the SHA-256 of the
-checkpoint, the sampler, its steps and guidance and the number of samples: it applies to no other volumes.
+`evaluation/calibrate.py` writes `<checkpoint>.bounds.json` beside the checkpoint. It applies to volumes with the same
+checkpoint (SHA-256), sampler, steps, guidance and number of samples.
 """
 
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -20,8 +21,7 @@ from evaluation.intervals.quantities import ORGANS, TISSUES, UNITS, organ_sample
 from evaluation.statistics.split_conformal import order_interval, rank_of, samples_needed
 
 FORMAT = 1
-ENDING = ".bounds.json"
-DRAWN_AS = (  # keys of `XrayToCTPipeline.describe` that calibration and generation must share
+SAMPLED_WITH = (  # keys of `XrayToCTPipeline.describe` in which calibration and generation must agree
     "sampler",
     "step_spacing",
     "solver_options",
@@ -32,25 +32,25 @@ DRAWN_AS = (  # keys of `XrayToCTPipeline.describe` that calibration and generat
 )
 LEVEL = 0.9  # default share of cases that an interval covers
 NO_GUARANTEE = (
-    "No guarantee for a real X-ray: the intervals hold for the population of the calibration cases, and a patient is "
-    "no draw from it."
+    "No guarantee for a real X-ray: the intervals hold for the population of the calibration cases, to which a "
+    "patient does not belong."
 )
 
 
 @dataclass(frozen=True)
 class PredictionIntervals:
-    """Conformal margins by quantity for one checkpoint and one way of sampling.
+    """Conformal margins by quantity for one checkpoint and one sampling.
 
     Attributes:
         checkpoint: `file` and `sha256`.
-        drawn: `DRAWN_AS` and `samples`.
+        drawn: `SAMPLED_WITH` and `samples`.
         level: share of cases that each interval covers.
         share: of the voxels of a tissue that lie inside in a covered case.
-        margins: by quantity `{"low", "high", "cases", "unit"}`: how far the ends move outward.
+        margins: by quantity `{"low", "high", "cases", "unit"}`: outward shift of both ends.
         coverage: by quantity, on test cases: share with its binomial interval, cases, mean width.
         reliability: rows of quantity, level and coverage before and after the margins.
-        population: of the calibration cases: data set, version, number, whether the poses of the X-rays were known.
-        heart: `HeartVolumeRegressor.describe()`, or None.
+        population: data set, version and number of the calibration cases, and whether their poses were known.
+        heart: attributes of the `HeartVolumeRegressor`, or None.
     """
 
     checkpoint: dict
@@ -71,9 +71,9 @@ class PredictionIntervals:
         return Path(path)
 
     def mismatch(self, digest: str, drawn: dict) -> str | None:
-        """Why the intervals do not apply to volumes of this checkpoint hash and sampling; None where they apply.
+        """Why the intervals do not apply to this checkpoint hash and sampling, or None.
 
-        A key of `DRAWN_AS` that an older file does not hold is not compared.
+        Keys of `SAMPLED_WITH` that an older file does not contain are not compared.
         """
         if digest != self.checkpoint["sha256"]:
             return f"the calibration is of another checkpoint ({self.checkpoint['file']})"
@@ -91,7 +91,7 @@ class PredictionIntervals:
             margin = self.margins.get(name)
             low[mask] = window.low if margin is None else low[mask] - margin["low"]
             high[mask] = window.high if margin is None else high[mask] + margin["high"]
-        crossed = low > high  # by a negative margin: the interval shrinks to its middle
+        crossed = low > high  # with a negative margin; the interval shrinks to its middle
         middle = (low + high) / 2.0
         low, high = torch.where(crossed, middle, low), torch.where(crossed, middle, high)
         return low.clamp(window.low, window.high), high.clamp(window.low, window.high)
@@ -100,8 +100,7 @@ class PredictionIntervals:
         self, samples: Float[Tensor, "s d h w"], spacing: tuple[float, float, float], window: Window
     ) -> dict[str, dict]:
         """`{organ: {"low", "high", "unit"}}` in ml, for each organ with a margin."""
-        heart = self.heart and HeartVolumeRegressor(**{**self.heart, "weights": tuple(self.heart["weights"])})
-        found = {}
+        heart, found = self.heart and HeartVolumeRegressor(**self.heart), {}
         for name, drawn in organ_samples(samples, spacing, heart, window).items():
             if name in self.margins:
                 low, high = (float(x) for x in order_interval(drawn, self.level))
@@ -112,69 +111,55 @@ class PredictionIntervals:
 
     def has_organs(self, nominal: bool) -> bool:
         """Whether organ volumes get an interval in a volume whose size is `nominal` (a typical patient's) or true."""
-        known = self.population.get("poses_known", True)  # calibration cases were generated at their true size
-        return any(name in self.margins for name in ORGANS) and not (nominal and known)
+        true_size = self.population.get("poses_known", True)  # of the generated calibration cases
+        return any(name in self.margins for name in ORGANS) and not (nominal and true_size)
 
     def words(self, organs: bool = True) -> str:
-        """The coverage guarantee and its limit in words, with or without that of the organ volumes."""
+        """The coverage guarantee and its limit in words, with or without organ volumes."""
         percent = f"{100 * self.level:g} %"
         where = self.population.get("dataset", "its calibration cases")
         whose, volume = ("tissue and organ", ", and the organ's volume does") if organs else ("tissue", "")
         return (
-            f"For each {whose} by itself, not for all at once: in {percent} of cases drawn like those of {where} at "
-            f"least {100 * self.share:g} % of the tissue's voxels lie inside{volume}, on average over calibration "
+            f"For each {whose} by itself, not for all at once: in {percent} of cases from the population of {where} "
+            f"at least {100 * self.share:g} % of the tissue's voxels lie inside{volume}, on average over calibration "
             f"sets. {NO_GUARANTEE}"
         )
 
 
 def calibration_path(checkpoint: str | Path) -> Path:
-    """Where generation looks for the calibration file of a checkpoint."""
-    checkpoint = Path(checkpoint)
-    return checkpoint.with_name(checkpoint.stem + ENDING)
+    """Path of the calibration file of a checkpoint."""
+    return Path(checkpoint).with_suffix(".bounds.json")
 
 
 def read_intervals(path: str | Path) -> PredictionIntervals:
-    """Reads a calibration file.
-
-    Raises:
-        UserError: a file that is missing, damaged or of another format.
-    """
-    remedy = "write one with python evaluation/calibrate.py"
+    """Reads a calibration file; UserError if it is missing, damaged or has another format."""
     try:
         found = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise UserError(f"bounds={path}: cannot be read ({type(error).__name__}); {remedy}") from error
-    if not isinstance(found, dict) or found.get("kind") != "bounds" or found.get("format") != FORMAT:
-        raise UserError(f"bounds={path}: not a calibration file of format {FORMAT}; {remedy}")
-    try:
-        intervals = PredictionIntervals(**{k: v for k, v in found.items() if k not in ("format", "kind")})
-        samples = int(intervals.drawn["samples"])
-        rank_of(samples, float(intervals.level))
-        whole = all(float(m["low"]) + float(m["high"]) is not None for m in intervals.margins.values())
-    except (TypeError, KeyError, ValueError) as error:
-        raise UserError(f"bounds={path}: not a calibration file ({error}); {remedy}") from error
-    if not whole or "sha256" not in intervals.checkpoint or not set(intervals.margins) <= set(UNITS):
-        raise UserError(f"bounds={path}: not a calibration file (margins or checkpoint); {remedy}")
+        if (found.pop("kind"), found.pop("format")) != ("bounds", FORMAT):
+            raise ValueError("another format")
+        intervals = PredictionIntervals(**found)
+        rank_of(int(intervals.drawn["samples"]), float(intervals.level))
+        ends = [float(margin[end]) for margin in intervals.margins.values() for end in ("low", "high")]
+        if "sha256" not in intervals.checkpoint or not set(intervals.margins) <= set(UNITS) or np.isnan(ends).any():
+            raise ValueError("margins or checkpoint")
+    except (OSError, AttributeError, TypeError, KeyError, ValueError) as error:
+        remedy = "write one with python evaluation/calibrate.py"
+        reason = f"{type(error).__name__}: {error}"
+        raise UserError(f"bounds={path}: not a calibration file of format {FORMAT} ({reason}); {remedy}") from error
     return intervals
 
 
-def find_intervals(path: str | Path | None, checkpoint: str | Path | None) -> PredictionIntervals | None:
-    """The calibration file `path`, or the one beside the checkpoint; None without either.
-
-    Raises:
-        UserError: as `read_intervals`.
-    """
-    if path is not None:
-        return read_intervals(path)
-    if checkpoint is None or not calibration_path(checkpoint).is_file():
+def find_intervals(path: str | Path | None, checkpoint: str | Path) -> PredictionIntervals | None:
+    """The calibration file `path`, or the one beside the checkpoint, or None; UserError as `read_intervals`."""
+    if path is None and not calibration_path(checkpoint).is_file():
         return None
-    return read_intervals(calibration_path(checkpoint))
+    return read_intervals(path or calibration_path(checkpoint))
 
 
 def error_bars(
     described: dict, samples: int, digest: str | None, intervals: PredictionIntervals | None, nominal: bool = False
 ) -> dict:
-    """The kind of error bars that volumes get, as JSON: `{"name": "none" | "spread" | "interval", …}` with the reason.
+    """The kind of error bars of volumes as JSON: `{"name": "none" | "spread" | "interval", …}` with the reason.
 
     Args:
         described: `XrayToCTPipeline.describe()`.
@@ -187,12 +172,12 @@ def error_bars(
     if samples < 2:
         return {"name": "none", "reason": "one sample shows no spread", **preview}
     if intervals is None:
-        reason = "not calibrated: python evaluation/calibrate.py makes intervals of it"
+        reason = "not calibrated: python evaluation/calibrate.py computes intervals"
     elif samples < samples_needed(intervals.level):
         needed = samples_needed(intervals.level)
         reason = f"{samples} samples; an interval of {100 * intervals.level:g} % needs at least {needed}"
     else:
-        drawn = {key: described.get(key) for key in DRAWN_AS} | {"samples": samples}
+        drawn = {key: described.get(key) for key in SAMPLED_WITH} | {"samples": samples}
         reason = intervals.mismatch(digest or "", drawn)
     if reason is not None:
         what = "standard deviation of the samples, HU"

@@ -31,13 +31,8 @@ def tissue_masks(
     bone, vessels = split_dense(mean, body, lungs, spacing)
     lungs = lungs & ~bone & ~vessels
     body = body | lungs
-    return {
-        "air": ~body,
-        "lungs": lungs,
-        "soft": body & ~lungs & ~bone & ~vessels,
-        "bone": bone,
-        "vessels": vessels,
-    }
+    soft = body & ~lungs & ~bone & ~vessels
+    return {"air": ~body, "lungs": lungs, "soft": soft, "bone": bone, "vessels": vessels}
 
 
 def organ_samples(
@@ -46,7 +41,7 @@ def organ_samples(
     heart: HeartVolumeRegressor | None,
     window: Window,
 ) -> dict[str, Float[Tensor, " s"]]:
-    """Organ volumes in ml of each sample; none if the window clips the lungs, no heart without its regressor."""
+    """Organ volumes in ml of each sample; empty if the window clips the lungs, no heart without regressor."""
     if window.low >= LUNG_BELOW_HU:
         return {}
     found = {"lung_volume": [lung_millilitres(sample, spacing) for sample in samples]}

@@ -1,4 +1,4 @@
-"""DeLong's covariance of AUCs on the same cases, also where patients have several, averaged over folds."""
+"""DeLong's covariance of AUCs on the same cases, for several cases per patient and averaged over folds."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from jaxtyping import Float, Int, Shaped
 from scipy.stats import norm, rankdata
 
 from evaluation.statistics.patient_bootstrap import DRAWS
-from evaluation.statistics.roc import LEVEL, check_scores, score_interval
+from evaluation.statistics.roc import QUANTILE, check_scores, score_interval
 
 
 @dataclass(frozen=True)
@@ -15,9 +15,9 @@ class Areas:
     """AUCs of k classifiers on the same cases, averaged over folds.
 
     Attributes:
-        means: one a classifier.
+        means: one per classifier.
         covariance: of these means.
-        folds: AUCs of every fold by themselves.
+        folds: AUCs of each fold.
         counts: positives and negatives of each fold.
     """
 
@@ -26,25 +26,24 @@ class Areas:
     folds: Float[np.ndarray, "f k"]
     counts: Int[np.ndarray, "f 2"]
 
-    def interval(self, index: int, level: float = LEVEL) -> tuple[float, float]:
-        """Normal interval cut to [0, 1]; where the classes are separated without an error, a score interval."""
+    def interval(self, index: int) -> tuple[float, float]:
+        """Normal interval clipped to [0, 1], or a score interval if the classes are separated without error."""
         mean, error = float(self.means[index]), float(np.sqrt(self.covariance[index, index]))
         if error < 1e-9:
-            positives, negatives = (int(n) for n in self.counts.sum(axis=0))
-            return score_interval(mean, positives, negatives, level)
-        reach = float(norm.ppf(0.5 + level / 2.0) * error)
+            return score_interval(mean, *(int(n) for n in self.counts.sum(axis=0)))
+        reach = float(QUANTILE * error)
         return max(0.0, mean - reach), min(1.0, mean + reach)
 
-    def difference(self, first: int, second: int, level: float = LEVEL) -> tuple[float, float | None, float | None]:
-        """`first - second` and its interval; None where neither AUC varies."""
+    def difference(self, first: int, second: int) -> tuple[float, float | None, float | None]:
+        """`first - second` and its interval; None if neither AUC varies."""
         mean, error = self._difference(first, second)
         if error < 1e-9:
             return mean, None, None
-        reach = float(norm.ppf(0.5 + level / 2.0) * error)
+        reach = float(QUANTILE * error)
         return mean, mean - reach, mean + reach
 
     def p_value(self, first: int, second: int) -> float | None:
-        """Two-sided p of equal AUCs; None where neither varies."""
+        """Two-sided p value of equal AUCs; None if neither varies."""
         mean, error = self._difference(first, second)
         return None if error < 1e-9 else float(2.0 * norm.sf(abs(mean) / error))
 
@@ -59,7 +58,7 @@ def placements(
 ) -> tuple[Float[np.ndarray, "k m"], Float[np.ndarray, "k l"]]:
     """Share of the negatives below each positive, and of the positives above each negative; ties count one half.
 
-    From midranks, as Sun and Xu (2014) compute DeLong's structural components.
+    DeLong's structural components from midranks (Sun and Xu 2014).
     """
     scores, labels = np.atleast_2d(np.asarray(scores, dtype=np.float64)), np.asarray(labels)
     positive, negative = scores[:, labels == 1], scores[:, labels == 0]
@@ -73,13 +72,9 @@ def placements(
 def auc_covariance(
     scores: Float[np.ndarray, "k n"], labels: Int[np.ndarray, " n"], patients: Shaped[np.ndarray, " n"]
 ) -> tuple[Float[np.ndarray, " k"], Float[np.ndarray, "k k"]]:
-    """AUCs of k classifiers on the same cases and their covariance.
+    """AUCs of k classifiers on the same cases and their covariance; ValueError as `check_scores`.
 
-    DeLong, DeLong and Clarke-Pearson (1988); where a patient has several cases, Obuchowski's (1997) extension, which
-    is the same with one case each.
-
-    Raises:
-        ValueError: of `check_scores`.
+    DeLong, DeLong and Clarke-Pearson (1988) with Obuchowski's (1997) extension to several cases per patient.
     """
     scores, labels = np.atleast_2d(np.asarray(scores, dtype=np.float64)), np.asarray(labels)
     for row in scores:
@@ -91,10 +86,8 @@ def auc_covariance(
     count = owner.max() + 1
     of_positive = _summed(above - means[:, None], owner[labels == 1], count)
     of_negative = _summed(below - means[:, None], owner[labels == 0], count)
-    with_positive = len(np.unique(owner[labels == 1]))
-    with_negative = len(np.unique(owner[labels == 0]))
-    covariance = _corrected(of_positive, of_positive, with_positive) / m**2
-    covariance = covariance + _corrected(of_negative, of_negative, with_negative) / n**2
+    covariance = _corrected(of_positive, of_positive, len(np.unique(owner[labels == 1]))) / m**2
+    covariance = covariance + _corrected(of_negative, of_negative, len(np.unique(owner[labels == 0]))) / n**2
     cross = _corrected(of_positive, of_negative, count) / (m * n)
     return means, covariance + cross + cross.T
 
@@ -105,13 +98,10 @@ def areas(
     patients: Shaped[np.ndarray, " n"],
     folds: Shaped[np.ndarray, " n"] | None = None,
 ) -> Areas:
-    """AUCs per fold and their mean. Scores of different folds come from different models and are never pooled.
+    """AUCs per fold and their mean; scores of different folds come from different models and are never pooled.
 
-    Folds have different patients, so that their AUCs vary independently; that their models share training cases is
-    not part of this interval.
-
-    Raises:
-        ValueError: of `check_scores`, for any fold.
+    Folds have different patients, so their AUCs are taken as independent, although their models share training cases.
+    ValueError as `check_scores`.
     """
     scores, labels = np.atleast_2d(scores), np.asarray(labels)
     folds = np.zeros(len(labels), dtype=int) if folds is None else np.asarray(folds)
@@ -134,10 +124,7 @@ def bootstrap_areas(
     draws: int = DRAWS,
     seed: int = 0,
 ) -> Float[np.ndarray, "draws k"]:
-    """AUCs, averaged over folds, of samples of patients drawn with replacement within each fold.
-
-    A draw without one of the classes has no AUC and is NaN.
-    """
+    """AUCs, averaged over folds, of patients drawn with replacement within each fold; NaN for a draw of one class."""
     scores, labels = np.atleast_2d(np.asarray(scores, dtype=np.float64)), np.asarray(labels)
     folds = np.zeros(len(labels), dtype=int) if folds is None else np.asarray(folds)
     total = np.zeros((draws, len(scores)))
@@ -169,5 +156,5 @@ def _summed(values: np.ndarray, owner: np.ndarray, count: int) -> np.ndarray:
 
 
 def _corrected(first: np.ndarray, second: np.ndarray, count: int) -> np.ndarray:
-    """Sum of products over patients with the correction for the mean; one patient alone has no variance."""
+    """Sum of products over patients, corrected for the mean; a single patient has no variance."""
     return first @ second.T * (count / (count - 1) if count > 1 else 1.0)

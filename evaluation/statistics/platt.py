@@ -1,4 +1,4 @@
-"""Probabilities from scores: Platt's recalibration fitted on validation cases, Brier score, reliability."""
+"""Probabilities from scores: Platt's recalibration on validation cases, Brier score, reliability."""
 
 from dataclasses import dataclass
 
@@ -20,21 +20,19 @@ class Recalibration:
     offset: float
 
     def __call__(self, logits: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
-        """Probabilities in [0, 1]."""
         return expit(self.slope * np.asarray(logits, dtype=np.float64) + self.offset)
 
 
 def fit_recalibration(logits: Float[np.ndarray, " n"], labels: Int[np.ndarray, " n"]) -> Recalibration:
     """Maximum likelihood with Platt's (1999) targets, `(N+ + 1) / (N+ + 2)` and `1 / (N- + 2)`.
 
-    With them the slope stays finite where validation cases are separated without an error. It is never negative:
+    The targets keep the slope finite if the classes are separated without error. A negative slope is excluded, so
     recalibration does not reverse a ranking.
     """
     logits, labels = np.asarray(logits, dtype=np.float64), np.asarray(labels)
     positives, negatives = int(labels.sum()), int((labels == 0).sum())
     targets = np.where(labels == 1, (positives + 1) / (positives + 2), 1 / (negatives + 2))
-    scale = float(logits.std()) or 1.0
-    centre = float(logits.mean())
+    centre, scale = float(logits.mean()), float(logits.std()) or 1.0
     standard = (logits - centre) / scale
 
     def loss(x: np.ndarray) -> tuple[float, np.ndarray]:
@@ -49,21 +47,17 @@ def fit_recalibration(logits: Float[np.ndarray, " n"], labels: Int[np.ndarray, "
 
 
 def brier(probabilities: Float[np.ndarray, " n"], labels: Int[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
-    """Squared error of the probability, a case each; their mean is the Brier score (Brier 1950)."""
+    """Squared error of each probability; the mean is the Brier score (Brier 1950)."""
     return (np.asarray(probabilities, dtype=np.float64) - np.asarray(labels)) ** 2
 
 
-def reliability(
-    probabilities: Float[np.ndarray, " n"], labels: Int[np.ndarray, " n"], bins: int = BINS
-) -> list[dict[str, float]]:
-    """Mean probability and observed share of positives, with its Wilson interval, in bins of equally many cases."""
+def reliability(probabilities: Float[np.ndarray, " n"], labels: Int[np.ndarray, " n"]) -> list[dict[str, float]]:
+    """Mean probability and observed share of positives with its Wilson interval, in bins of equally many cases."""
     probabilities, labels = np.asarray(probabilities, dtype=np.float64), np.asarray(labels)
-    order = np.argsort(probabilities, kind="stable")
-    found = []
-    for part in np.array_split(order, min(bins, max(1, len(order) // 5))):
-        if len(part):
-            hits, count = int(labels[part].sum()), len(part)
-            low, high = wilson(hits, count)
-            means = {"predicted": float(probabilities[part].mean()), "observed": hits / count}
-            found.append(means | {"low": low, "high": high, "count": count})
+    order, found = np.argsort(probabilities, kind="stable"), []
+    for part in np.array_split(order, min(BINS, max(1, len(order) // 5))):
+        hits, count = int(labels[part].sum()), len(part)
+        low, high = wilson(hits, count)
+        means = {"predicted": float(probabilities[part].mean()), "observed": hits / count}
+        found.append(means | {"low": low, "high": high, "count": count})
     return found

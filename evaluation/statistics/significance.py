@@ -10,8 +10,8 @@ def sign_flip_p(
 ) -> float | None:
     """Two-sided p value of a mean difference of zero under random signs of each patient's sum.
 
-    All sign patterns are counted where there are at most `draws` of them, else `draws` random ones, whose p value
-    `(1 + hits) / (1 + draws)` is never zero (Phipson and Smyth 2010). None with fewer than two patients.
+    Uses all sign patterns if there are at most `draws`, else `draws` random ones with the p value
+    `(1 + hits) / (1 + draws)` (Phipson and Smyth 2010). None with fewer than two patients.
     """
     differences, patients = np.asarray(differences, dtype=np.float64), np.asarray(patients)
     known = np.isfinite(differences)
@@ -33,7 +33,7 @@ def sign_flip_p(
 
 
 def holm(p_values: dict[str, float | None]) -> dict[str, float | None]:
-    """Holm's step-down adjustment of several p values; None stays None and is not counted."""
+    """Holm's step-down adjustment of p values; None stays None and does not count."""
     known = sorted((p, name) for name, p in p_values.items() if p is not None)
     adjusted: dict[str, float | None] = dict.fromkeys(p_values)
     largest = 0.0

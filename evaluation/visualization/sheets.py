@@ -29,7 +29,7 @@ GAP = 6
 
 @dataclass
 class CasePicture:
-    """One row of the sheet: X-rays `(h, w)` in `[0, 1]`, volumes `(D, H, W)` in HU, spacing in mm."""
+    """A row of the sheet: X-ray in `[0, 1]`, volumes in HU, spacing in mm `(D, H, W)`."""
 
     title: str
     xray: Float[Tensor, "h w"]
@@ -39,18 +39,17 @@ class CasePicture:
 
 
 def case_sheet(cases: Sequence[CasePicture], window: Window = DISPLAY_HU) -> Image.Image:
-    """A row per case: X-ray, then true CT, generated CT and error in each of the three planes."""
+    """A row per case: X-ray, then true CT, generated CT and error in the three planes."""
     rows = []
     for case in cases:
         tiles = [xray_tile(case.xray)]
+        error = case.generated - case.truth.clamp(window.low, window.high).to(case.generated)
         for plane in PLANES:
-            tiles.append(tile(case.truth, plane, case.spacing, window))
-            tiles.append(tile(case.generated, plane, case.spacing, window, kind="generated"))
-            difference = case.generated - case.truth.clamp(window.low, window.high).to(case.generated)
-            tiles.append(tile(difference, plane, case.spacing, window, kind="error"))
+            for volume, kind in ((case.truth, "true"), (case.generated, "generated"), (error, "error")):
+                tiles.append(tile(volume, plane, case.spacing, window, kind=kind))
         rows.append(tiles)
     heads = ["X-ray"] + [f"{kind}, {plane}" for plane in PLANES for kind in ("true CT", "generated CT", "error")]
-    widths = [max(tiles[k].width for tiles in rows) for k in range(len(heads))]
+    widths = [max(picture.width for picture in column) for column in zip(*rows, strict=True)]
     heights = [max(t.height for t in tiles) for tiles in rows]
     head, caption, foot = 24, 20, 30
     size = (sum(widths) + GAP * (len(widths) + 1), head + sum(heights) + (caption + GAP) * len(rows) + foot)
@@ -78,7 +77,7 @@ def planes_picture(
     window: Window = DISPLAY_HU,
     size: int = 320,
 ) -> Image.Image:
-    """One generated volume: an axial, a coronal and a sagittal slice, beside its X-ray if that is given."""
+    """An axial, a coronal and a sagittal slice of a generated volume, beside its X-ray if given."""
     tiles = [] if xray is None else [xray_tile(xray, size)]
     tiles += [tile(volume, plane, spacing, window, kind="generated", size=size) for plane in PLANES]
     return _side_by_side(tiles, ["X-ray"] * (xray is not None) + [f"generated CT, {plane}" for plane in PLANES])
@@ -91,36 +90,32 @@ def case_frames(
     spacing,
     window: Window = DISPLAY_HU,
 ) -> list[Image.Image]:
-    """A frame per coronal slice from front to back: X-ray, true CT, generated CT in the view of the X-ray."""
+    """A frame per coronal slice from anterior to posterior: X-ray, true CT, generated CT."""
     picture, count, frames = xray_tile(xray, GIF_TILE), truth.shape[1], []
-    truth, generated = truth.float(), generated.float()
+    pairs = (truth.float(), "true"), (generated.float(), "generated")
     for index in range(count):
-        tiles = [
-            picture,
-            tile(truth, "coronal", spacing, window, index, size=GIF_TILE),
-            tile(generated, "coronal", spacing, window, index, "generated", GIF_TILE),
-        ]
-        frames.append(_side_by_side(tiles, ["X-ray", "true CT", "generated CT"], _position(index, count)))
+        tiles = [tile(volume, "coronal", spacing, window, index, kind, GIF_TILE) for volume, kind in pairs]
+        titles = ["X-ray", "true CT", "generated CT"]
+        frames.append(_side_by_side([picture, *tiles], titles, f"{index + 1} / {count}"))
     return frames
 
 
 def volume_frames(
     volume: Float[Tensor, "d h w"], spacing, window: Window = DISPLAY_HU, frames: int | None = None
 ) -> list[Image.Image]:
-    """Frames that run through a generated volume in three planes at once; as many as its longest side has voxels."""
-    count = frames or max(volume.shape)
-    pictures = []
+    """Frames through a generated volume in three planes at once, by default as many as its longest side has voxels."""
+    count, pictures = frames or max(volume.shape), []
     for number in range(count):
         tiles = [
             tile(volume, plane, spacing, window, number * volume.shape[axis] // count, "generated", GIF_TILE)
             for axis, plane in enumerate(PLANES)
         ]
-        pictures.append(_side_by_side(tiles, list(PLANES), _position(number, count)))
+        pictures.append(_side_by_side(tiles, list(PLANES), f"{number + 1} / {count}"))
     return pictures
 
 
 def save_gif(path: Path, frames: Sequence[Image.Image], milliseconds: int = 90) -> None:
-    """An endless GIF in `GIF_GREYS` greys; a frame that equals the one before would be merged with it."""
+    """An endless GIF in `GIF_GREYS` greys; equal successive frames would be merged."""
     steps = GIF_GREYS - 1
     grey = [frame.convert("L").point([round(v * steps / 255) * 255 // steps for v in range(256)]) for frame in frames]
     grey[0].save(path, save_all=True, append_images=grey[1:], duration=milliseconds, loop=0)
@@ -138,7 +133,3 @@ def _side_by_side(tiles: list[Image.Image], titles: list[str], foot: str = "") -
         left += picture.width + GAP
     draw.text((GAP, size[1] - bottom / 2), foot, font=_font(11), fill=INK, anchor="lm")
     return image
-
-
-def _position(index: int, count: int) -> str:
-    return f"{index + 1} / {count}"

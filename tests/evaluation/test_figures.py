@@ -1,4 +1,4 @@
-"""Pictures for the README: what stands beside what, that generated volumes are marked, that no case is chosen."""
+"""Pictures for the README: files, columns, and the mark of generated volumes."""
 
 import numpy as np
 import pytest
@@ -29,6 +29,6 @@ def test_frames_show_xray_truth_and_marked_generation():
     assert len(frames) == truth.shape[1]
     middle = np.asarray(frames[12]).astype(int)
     third = middle.shape[1] // 3
-    # The mark is yellow: much more red than blue, and it stands under the generated volume only.
+    # the mark is yellow (more red than blue) and below the generated volume only
     yellow = (middle[..., 0] - middle[..., 2]) > 100
     assert yellow[:, 2 * third :].sum() > 30 and yellow[:, : 2 * third].sum() == 0

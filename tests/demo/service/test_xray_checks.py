@@ -83,9 +83,7 @@ def test_an_inverted_dicom_was_brought_right_and_says_so(pipeline, tmp_path):
 
 def test_the_line_of_orientation_says_view_and_alignment(pipeline, tmp_path):
     checked = check_xray(save_radiograph(tmp_path / "x.dcm", view="AP"), pipeline, tmp_path / "x.png", align="none")
-    assert checked.orientation.startswith(
-        "AP, stated by the file; not aligned; head up, the patient's right on the left"
-    )
+    assert checked.orientation.startswith("AP, from the file; not aligned; head up, the patient's right on the left")
 
 
 @pytest.mark.slow

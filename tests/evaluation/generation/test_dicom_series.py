@@ -1,4 +1,4 @@
-"""The DICOM series of a generated volume: what a viewer reads back, its mark, and that it holds no patient data."""
+"""The DICOM series of a generated volume: geometry and HU in other readers, its mark, and new identifiers."""
 
 import zipfile
 
@@ -18,13 +18,12 @@ SPACING, CENTRE = (2.5, 1.25, 0.7512345678), (12.0, -30.5, 410.25)
 
 @pytest.fixture
 def hu():
-    """Tissue with air in one corner: the patient's right, front, feet."""
     volume = np.random.default_rng(0).uniform(-1000, 1000, (6, 40, 52)).astype(np.float32)
     volume[:3, :20, :26] = -1000.0
     return volume
 
 
-def test_simpleitk_reads_the_same_hu_in_the_same_place(hu, tmp_path):
+def test_simpleitk_reads_the_same_hu_at_the_same_position(hu, tmp_path):
     write_series(tmp_path / "series", hu, SPACING, CENTRE)
     reader = sitk.ImageSeriesReader()
     reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(tmp_path / "series")))
@@ -32,16 +31,15 @@ def test_simpleitk_reads_the_same_hu_in_the_same_place(hu, tmp_path):
     assert np.abs(sitk.GetArrayFromImage(image) - hu).max() <= 1.0
     write_nifti(tmp_path / "same.nii.gz", hu, SPACING, CENTRE)
     nifti = sitk.ReadImage(str(tmp_path / "same.nii.gz"))
-    corners = [(0, 0, 0), (51, 39, 5)]
-    for corner in corners:  # NIfTI and DICOM put each voxel in one place of the patient
-        there, here = nifti.TransformIndexToPhysicalPoint(corner), image.TransformIndexToPhysicalPoint(corner)
-        np.testing.assert_allclose(here, there, atol=1e-3)
-    right_front_feet = image.TransformIndexToPhysicalPoint((0, 0, 0))
-    left_back_head = image.TransformIndexToPhysicalPoint((51, 39, 5))
-    assert (np.array(left_back_head) > right_front_feet).all()  # x to the left, y to the back, z to the head
+    ours, theirs = (
+        np.array([volume.TransformIndexToPhysicalPoint(corner) for corner in ((0, 0, 0), (51, 39, 5))])
+        for volume in (image, nifti)
+    )
+    np.testing.assert_allclose(ours, theirs, atol=1e-3)
+    assert (ours[1] > ours[0]).all()  # x to the left, y to posterior, z to superior
 
 
-def test_our_own_reader_and_pydicom_read_it(hu, tmp_path):
+def test_read_volume_and_pydicom_read_it(hu, tmp_path):
     paths = write_series(tmp_path / "series", hu, SPACING, CENTRE)
     volume = read_volume(tmp_path / "series")
     assert np.abs(volume.hu - hu).max() <= 1.0
@@ -51,7 +49,7 @@ def test_our_own_reader_and_pydicom_read_it(hu, tmp_path):
     np.testing.assert_array_equal(slice_.pixel_array * slice_.RescaleSlope + slice_.RescaleIntercept, np.rint(hu[2]))
 
 
-def test_every_slice_says_that_it_is_synthetic_and_its_hu_stay(hu):
+def test_every_slice_is_marked_as_synthetic_and_keeps_its_hu(hu):
     slices = series(hu, SPACING)
     for number, slice_ in enumerate(slices):
         assert slice_.SOPClassUID == "1.2.840.10008.5.1.4.1.1.2"
@@ -66,12 +64,12 @@ def test_every_slice_says_that_it_is_synthetic_and_its_hu_stay(hu):
         assert len({slice_[name].value for slice_ in slices}) == 1
 
 
-def test_the_word_can_be_read():
+def test_the_word_is_legible():
     bits = word_bits(128, 128)
     rows, columns = np.flatnonzero(bits.any(axis=1)), np.flatnonzero(bits.any(axis=0))
     assert 8 <= len(rows) <= 20 and np.ptp(columns) > 64
     gaps = np.diff(np.flatnonzero(~bits.any(axis=0)[columns[0] : columns[-1]]))
-    assert (gaps > 1).sum() >= 6  # nine letters stand apart
+    assert (gaps > 1).sum() >= 6  # nine separate letters
 
 
 def test_two_series_share_no_identifier(hu):
@@ -80,7 +78,7 @@ def test_two_series_share_no_identifier(hu):
         assert first[name].value != second[name].value
 
 
-def test_a_zip_holds_the_series(hu, tmp_path):
+def test_a_zip_contains_the_series(hu, tmp_path):
     write_zip(tmp_path / "dicom.zip", hu, SPACING, CENTRE, Window(-200.0, 500.0))
     with zipfile.ZipFile(tmp_path / "dicom.zip") as file:
         assert len(file.namelist()) == 6 and all(n.startswith("SYNTHETIC_CT/slice_") for n in file.namelist())
@@ -90,6 +88,6 @@ def test_a_zip_holds_the_series(hu, tmp_path):
 
 
 @pytest.mark.parametrize("bad", [np.zeros((4, 4)), np.full((4, 4, 4), np.nan)])
-def test_other_shapes_and_nan_are_errors(bad):
+def test_other_shapes_and_nan_raise(bad):
     with pytest.raises(ValueError, match="finite HU"):
         series(bad, SPACING)

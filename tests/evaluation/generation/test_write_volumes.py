@@ -1,4 +1,4 @@
-"""From an X-ray file to CT files: what is written, and that settings and seed make them again."""
+"""From an X-ray file to CT files: written files, settings, seeds, views and alignment."""
 
 import json
 
@@ -14,7 +14,7 @@ from common.errors import UserError
 from common.files import sha256
 from dataset.imaging.drr import render_xray
 from dataset.imaging.drr_options import DrrSettings
-from dataset.imaging.geometry import VIEW_AZIMUTH, fill_unknown, make_pose
+from dataset.imaging.geometry import VIEW_AZIMUTH, extent_mm, fill_unknown, make_pose
 from dataset.imaging.lung_box import lung_box_in_image
 from dataset.io.ct import read_volume
 from dataset.io.nifti import write_nifti
@@ -27,17 +27,23 @@ from evaluation.generation.sample import Sampling
 from evaluation.generation.write_volumes import find_xrays, generate
 from evaluation.generation.xray_inputs import aligned_views, read_inputs
 
+WITH_LUNG_BOX = {"xray_size": [96, 96], "lung_box": [0.3, 0.7, 0.2, 0.8, 0.25, 0.75]}
+
+
+def save_image(path, xray: torch.Tensor):
+    Image.fromarray((xray.float().numpy() * 255).astype(np.uint8)).save(path)
+    return path
+
 
 @pytest.fixture
-def film(tmp_path):
+def chest(tmp_path):
     cases = chest_world(1, seed=0)
-    array = (cases.case(0)["xray"][0].float().numpy() * 255).astype(np.uint8)
-    Image.fromarray(array).save(tmp_path / "chest.png")
-    return tmp_path / "chest.png", FakePipeline(oracle(cases), protocol())
+    path = save_image(tmp_path / "chest.png", cases.case(0)["xray"][0])
+    return path, FakePipeline(oracle(cases), protocol())
 
 
-def test_files_geometry_and_mark(film, tmp_path):
-    path, pipeline = film
+def test_files_geometry_and_mark(chest, tmp_path):
+    path, pipeline = chest
     written = generate(pipeline, [path], tmp_path / "out", Sampling(3, seed=1))
     names = {p.name for p in (tmp_path / "out").iterdir()}
     samples = {f"chest_sample_{n}_synthetic_ct.nii.gz" for n in (1, 2, 3)}
@@ -56,8 +62,8 @@ def test_files_geometry_and_mark(film, tmp_path):
         assert gif.n_frames == 24
 
 
-def test_the_same_seed_gives_the_same_volume_under_any_name(film, tmp_path):
-    path, pipeline = film
+def test_the_same_seed_gives_the_same_volume_under_any_name(chest, tmp_path):
+    path, pipeline = chest
     other = tmp_path / "renamed.png"
     other.write_bytes(path.read_bytes())
     decoy = tmp_path / "decoy.png"
@@ -70,8 +76,8 @@ def test_the_same_seed_gives_the_same_volume_under_any_name(film, tmp_path):
     assert not np.array_equal(volumes[0], volumes[2])
 
 
-def test_settings_say_how_to_make_it_again(film, tmp_path):
-    path, pipeline = film
+def test_settings_record_seed_checkpoint_and_xray(chest, tmp_path):
+    path, pipeline = chest
     generate(pipeline, [path], tmp_path / "out", Sampling(seed=9), checkpoint=path)
     settings = json.loads((tmp_path / "out" / "chest_settings.json").read_text())
     assert settings["seed"] == 9 and settings["samples"] == 1 and settings["sampler"] == "Fake"
@@ -79,45 +85,45 @@ def test_settings_say_how_to_make_it_again(film, tmp_path):
     assert "nominal" in settings["geometry"] and "SYNTHETIC" in settings["mark"]
 
 
-def test_equal_stems_do_not_overwrite_each_other(film, tmp_path):
-    path, pipeline = film
+def test_equal_stems_do_not_overwrite_each_other(chest, tmp_path):
+    path, pipeline = chest
     Image.open(path).save(tmp_path / "chest.jpg", quality=95)
     written = generate(pipeline, [path, tmp_path / "chest.jpg"], tmp_path / "out")
     assert len(set(written)) == 2 and all(p.is_file() for p in written)
 
 
-def test_inputs_that_are_not_there_are_one_line(tmp_path):
-    for value, line in (
-        (None, "xray: missing"),
-        (str(tmp_path / "none.png"), "no such file"),
-        (str(tmp_path), "no X-ray"),
-    ):
+def test_missing_inputs_raise_user_error(tmp_path):
+    cases = {None: "xray: missing", f"{tmp_path}/none.png": "no such file", ";": "no such", str(tmp_path): "no X-ray"}
+    for value, line in cases.items():
         with pytest.raises(UserError, match=line):
             find_xrays(value)
-    (tmp_path / "b.png").write_bytes(b"")
-    (tmp_path / "a.dcm").write_bytes(b"")
-    (tmp_path / "notes.txt").write_bytes(b"")
+    for name in ("b.png", "a.dcm", "notes.txt"):
+        (tmp_path / name).write_bytes(b"")
     assert [p.name for p in find_xrays(str(tmp_path))] == ["a.dcm", "b.png"]
 
 
-def two_views(tmp_path):
-    """A frontal and a lateral of one phantom as files, rendered as training renders them."""
+def phantom_of_32():
     phantom = render_phantom(3, seed=4, size=(32, 32, 32))
-    extent = tuple(n * s for n, s in zip(phantom.hu.shape, phantom.spacing, strict=True))
+    return phantom, extent_mm(phantom.hu.shape, phantom.spacing)
+
+
+def two_views(tmp_path):
+    """A frontal and a lateral of one phantom as files, rendered as in training."""
+    phantom, extent = phantom_of_32()
     poses = DrrSettings().poses(extent, 2)
     xrays = render_xray(torch.tensor(phantom.hu_plain), phantom.spacing, poses, (96, 96))
     for name, xray in zip(("front", "side"), xrays, strict=True):
-        Image.fromarray((xray.numpy() * 255).astype(np.uint8)).save(tmp_path / f"{name}.png")
+        save_image(tmp_path / f"{name}.png", xray)
     return extent, poses, xrays, f"{tmp_path}/front.png;{tmp_path}/side.png"
 
 
 @pytest.mark.parametrize("align", ["none", "lungs"])
 def test_two_views_keep_their_order_and_only_the_frontal_is_aligned(tmp_path, align):
     extent, poses, xrays, given = two_views(tmp_path)
-    data = protocol() | {"views": 2, "xray_size": [96, 96], "lung_box": [0.3, 0.7, 0.2, 0.8, 0.25, 0.75]}
-    (films,) = find_xrays(given)
-    assert [path.name for path in films] == ["front.png", "side.png"]
-    (given,) = read_inputs([films], FakePipeline(None, data | {"extent": extent}), align)
+    (files,) = find_xrays(given)
+    assert [path.name for path in files] == ["front.png", "side.png"]
+    pipeline = FakePipeline(None, protocol() | {"views": 2, "extent": extent, **WITH_LUNG_BOX})
+    (given,) = read_inputs([files], pipeline, align)
     assert given.xray.shape == (2, 96, 96) and given.notes["alignment"]["align"] == align
     torch.testing.assert_close(fill_unknown(given.pose, extent), poses)
     assert (given.xray[1] - xrays[1]).abs().mean() < 0.01
@@ -136,8 +142,8 @@ def test_two_views_become_one_volume(tmp_path):
     assert xray["sha256"] == ";".join(sha256(tmp_path / f"{name}.png") for name in ("front", "side"))
 
 
-def test_a_wrong_number_of_views_is_refused(film, tmp_path):
-    path, pipeline = film
+def test_a_wrong_number_of_views_raises(chest, tmp_path):
+    path, pipeline = chest
     with pytest.raises(UserError, match=r"chest.png;.*chest.png: 2 views.*takes 1"):
         generate(pipeline, find_xrays(f"{path};{path}"), tmp_path / "out")
     with pytest.raises(UserError, match=r"none.png: no such file"):
@@ -152,59 +158,53 @@ def test_a_wrong_number_of_views_is_refused(film, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_second_file_that_says_it_is_frontal_is_no_lateral(tmp_path):
-    frontal, lateral = (
-        save_radiograph(tmp_path / f"{name}.dcm", view=view) for name, view in (("a", "PA"), ("b", "LL"))
-    )
+def test_the_second_view_must_be_a_lateral(tmp_path):
+    frontal, lateral = (save_radiograph(tmp_path / name, view=v) for name, v in (("a.dcm", "PA"), ("b.dcm", "LL")))
     pipeline = FakePipeline(None, protocol() | {"views": 2})
     (given,) = read_inputs([(frontal, lateral)], pipeline)
     assert given.pose[:, 2].tolist() == [VIEW_AZIMUTH["PA"], VIEW_AZIMUTH["lateral"]]
-    for films, line in (((frontal, frontal), "a.dcm: .*PA.*second"), ((lateral, frontal), "b.dcm: a lateral")):
+    for files, line in (((frontal, frontal), "a.dcm: .*PA.*second"), ((lateral, frontal), "b.dcm: a lateral")):
         with pytest.raises(UserError, match=line):
-            read_inputs([films], pipeline)
+            read_inputs([files], pipeline)
 
 
-def test_an_xray_is_aligned_by_its_lungs_and_the_map_is_in_the_settings(tmp_path):
-    phantom = render_phantom(3, seed=4, size=(32, 32, 32))
-    extent = tuple(n * s for n, s in zip(phantom.hu.shape, phantom.spacing, strict=True))
+def test_an_xray_is_aligned_by_its_lungs_and_the_settings_record_the_map(tmp_path):
+    phantom, extent = phantom_of_32()
     xray = render_xray(torch.tensor(phantom.hu_plain), phantom.spacing, make_pose(extent)[None], (96, 96))[0]
-    Image.fromarray((xray.numpy() * 255).astype(np.uint8)).save(tmp_path / "film.png")
-    box = [0.3, 0.7, 0.2, 0.8, 0.25, 0.75]
-    seen = []
-    data = protocol() | {"xray_size": [96, 96], "lung_box": box, "align": "lungs"}
+    path, seen, settings = save_image(tmp_path / "chest.png", xray), [], {}
+    data = protocol() | WITH_LUNG_BOX | {"align": "lungs"}
     pipeline = FakePipeline(lambda image: seen.append(image) or torch.zeros(24, 24, 24), data)
-    settings = {}
     for align in (None, "none"):
-        generate(pipeline, [tmp_path / "film.png"], tmp_path / "out", align=align)
-        settings[align] = json.loads((tmp_path / "out" / "film_settings.json").read_text())
+        generate(pipeline, [path], tmp_path / "out", align=align)
+        settings[align] = json.loads((tmp_path / "out" / "chest_settings.json").read_text())
     alignment = settings[None]["alignment"]
     assert alignment["align"] == "lungs" and settings["none"]["alignment"] == {"align": "none"}
-    assert alignment["target"] == pytest.approx(expected_box(box, EXTENT), abs=1e-3)
+    assert alignment["target"] == pytest.approx(expected_box(WITH_LUNG_BOX["lung_box"], EXTENT), abs=1e-3)
     top, bottom, left, right = lung_box_in_image(seen[0][0, 0]).tolist()
     assert [top, bottom, left, right] == pytest.approx(alignment["target"], abs=0.06)
-    header = nib.load(tmp_path / "out" / "film_synthetic_ct.nii.gz").header
+    header = nib.load(tmp_path / "out" / "chest_synthetic_ct.nii.gz").header
     assert b"nominal spacing" in header["descrip"].tobytes()
 
 
-def test_the_view_is_the_files_own_unless_one_is_given(tmp_path):
+def test_a_given_view_overrides_the_view_in_the_file(tmp_path):
     seen = {}
-    for name, stated in (("ap", "AP"), ("pa", "PA"), ("silent", "")):
-        path = save_radiograph(tmp_path / f"{name}.dcm", view=stated)
+    for name, own in (("ap", "AP"), ("pa", "PA"), ("none", "")):
+        path = save_radiograph(tmp_path / f"{name}.dcm", view=own)
         for given in (None, "PA", "AP"):
             (found,) = read_inputs([path], FakePipeline(None, protocol()), view=given)
             notes = found.notes["view"], found.notes["view_source"]
             seen[name, given] = (float(found.pose[0, 2]), *notes)
     pa, ap = VIEW_AZIMUTH["PA"], VIEW_AZIMUTH["AP"]
-    assert seen["ap", None] == (ap, "AP", "stated by the file")
-    assert seen["pa", None] == (pa, "PA", "stated by the file")
-    assert seen["silent", None] == (pa, "PA", "assumed")
-    for name in ("ap", "pa", "silent"):
+    assert seen["ap", None] == (ap, "AP", "from the file")
+    assert seen["pa", None] == (pa, "PA", "from the file")
+    assert seen["none", None] == (pa, "PA", "assumed")
+    for name in ("ap", "pa", "none"):
         assert seen[name, "PA"] == (pa, "PA", "given") and seen[name, "AP"] == (ap, "AP", "given")
 
 
-def test_an_xray_that_cannot_be_aligned_is_refused(film, tmp_path):
-    path, pipeline = film
-    with pytest.raises(UserError, match="holds no box of the lungs"):
+def test_an_xray_that_cannot_be_aligned_raises(chest, tmp_path):
+    path, pipeline = chest
+    with pytest.raises(UserError, match="contains no lung box"):
         generate(pipeline, [path], tmp_path / "out", align="lungs")
     pipeline.protocol["lung_box"] = [0.2, 0.8] * 3
     Image.fromarray(np.tile(np.arange(64, dtype=np.uint8), (64, 1))).save(tmp_path / "flat.png")
@@ -218,7 +218,7 @@ def test_an_xray_that_cannot_be_aligned_is_refused(film, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_generator_of_volumes_from_volumes_keeps_their_place(tmp_path):
+def test_a_generator_from_volumes_keeps_their_position(tmp_path):
     hu = torch.where(torch.rand(12, 14, 16) > 0.5, 40.0, -900.0)
     write_nifti(tmp_path / "early.nii.gz", hu, (4.0, 3.0, 2.0), (10.0, -20.0, 300.0), "original CT")
     seen = []
@@ -244,52 +244,45 @@ def test_missing_lungs_are_an_error_on_request_and_a_warning_otherwise(tmp_path,
     assert "no lungs found" in caplog.text
 
 
-def test_a_dicom_series_is_the_same_volume_in_the_same_place(film, tmp_path):
-    path, pipeline = film
+def test_a_dicom_series_has_the_volume_and_affine_of_the_nifti(chest, tmp_path):
+    path, pipeline = chest
     (written,) = generate(pipeline, [path], tmp_path / "out", dicom=True)
     nifti, series = read_volume(written), read_volume(tmp_path / "out" / "chest_synthetic_dicom")
     assert np.abs(nifti.hu - series.hu).max() <= 1.0
     np.testing.assert_allclose(series.affine, nifti.affine, atol=1e-3)
 
 
-def test_an_xray_like_those_of_training_is_aligned_only_on_request_or_as_in_training(tmp_path):
+def test_an_xray_similar_to_training_is_aligned_only_on_request_or_as_in_training(tmp_path):
     pipeline = load_pipeline(SHIPPED)
     phantom = render_phantom(20000900, size=(64, 64, 64))
-    extent = tuple(n * s for n, s in zip(phantom.hu.shape, phantom.spacing, strict=True))
-    hu = torch.as_tensor(phantom.hu_plain, dtype=torch.float32)
-    xray = render_xray(hu, phantom.spacing, make_pose(extent)[None], (128, 128))[0]
+    pose = make_pose(extent_mm(phantom.hu.shape, phantom.spacing))[None]
+    xray = render_xray(torch.tensor(phantom.hu_plain).float(), phantom.spacing, pose, (128, 128))[0]
     found = {}
     for name, image in (("own", xray), ("moved", xray.roll((-12, 14), (0, 1)))):
-        Image.fromarray((image.numpy() * 255).astype(np.uint8)).save(tmp_path / f"{name}.png")
+        save_image(tmp_path / f"{name}.png", image)
         for align in (None, "lungs"):
             (given,) = read_inputs([tmp_path / f"{name}.png"], pipeline, align)
             found[name, align] = given.notes["alignment"]["align"]
-    assert found == {
-        ("own", None): "none",
-        ("own", "lungs"): "lungs",
-        ("moved", None): "lungs",
-        ("moved", "lungs"): "lungs",
-    }
+    assert list(found.values()) == ["none", "lungs", "lungs", "lungs"]
     pipeline.register_to_config(protocol={**pipeline.protocol, "align": "lungs"})
     (given,) = read_inputs([tmp_path / "own.png"], pipeline)
     assert given.notes["alignment"]["align"] == "lungs"
 
 
 def test_an_xray_whose_pose_is_predicted_is_not_aligned_by_its_lungs(tmp_path):
-    phantom = render_phantom(3, seed=4, size=(32, 32, 32))
+    phantom, _ = phantom_of_32()
     xray = render_xray(torch.tensor(phantom.hu_plain), phantom.spacing, make_pose(EXTENT)[None], (96, 96))[0]
-    Image.fromarray((xray.numpy() * 255).astype(np.uint8)).save(tmp_path / "film.png")
-    data = protocol() | {"xray_size": [96, 96], "lung_box": [0.3, 0.7, 0.2, 0.8, 0.25, 0.75], "align": "none"}
-    pipeline = FakePipeline(None, data)
-    (by_lungs,) = read_inputs([tmp_path / "film.png"], pipeline)
+    path = save_image(tmp_path / "chest.png", xray)
+    pipeline = FakePipeline(None, protocol() | WITH_LUNG_BOX | {"align": "none"})
+    (aligned,) = read_inputs([path], pipeline)
     pipeline.pose_regressor = PoseRegressor()
-    (as_it_is,) = read_inputs([tmp_path / "film.png"], pipeline)
-    assert by_lungs.notes["alignment"]["align"] == "lungs"
-    assert as_it_is.notes["alignment"] == {"align": "none"}
+    (unaligned,) = read_inputs([path], pipeline)
+    assert aligned.notes["alignment"]["align"] == "lungs"
+    assert unaligned.notes["alignment"] == {"align": "none"}
 
 
-def test_settings_hold_the_predicted_pose(film, tmp_path):
-    path, pipeline = film
+def test_settings_contain_the_predicted_pose(chest, tmp_path):
+    path, pipeline = chest
     pipeline.pose_regressor = PoseRegressor()
     pipeline.pose_regressor.bias[:] = torch.tensor([0.0, 0.0, 1.0, 4.0, 0.0, -6.0]) / 2  # in each of two rounds
     generate(pipeline, [path], tmp_path / "out", align="none")
@@ -298,8 +291,8 @@ def test_settings_hold_the_predicted_pose(film, tmp_path):
     assert offsets == expected
 
 
-def test_aligned_views_are_those_that_the_denoiser_sees(film):
-    path, pipeline = film
+def test_aligned_views_are_the_inputs_of_the_denoiser(chest):
+    path, pipeline = chest
     (given,) = read_inputs([path], pipeline, "none")
     xray, pose = aligned_views(given, None)
     assert torch.equal(xray, given.xray) and torch.equal(pose, fill_unknown(given.pose, given.extent))

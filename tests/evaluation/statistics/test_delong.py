@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from scipy.stats import binomtest, norm
+from scipy.stats import norm
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
-from evaluation.statistics.binary_metrics import decision_table, wilson
+from evaluation.statistics.binary_metrics import decision_table
 from evaluation.statistics.delong import areas, auc_covariance, bootstrap_areas
 from evaluation.statistics.roc import (
     auc,
@@ -29,7 +29,7 @@ def binormal(positives: int, negatives: int, seed: int, shift: float = 1.2, k: i
 
 
 def brute_covariance(first, second, labels):
-    """DeLong's formula from the whole kernel, pair by pair."""
+    """DeLong's formula from all pairs."""
 
     def kernel(scores):
         pos, neg = scores[labels == 1], scores[labels == 0]
@@ -54,7 +54,7 @@ def test_auc_and_points_agree_with_scikit_learn():
         assert (steps * precision).sum() == pytest.approx(average_precision_score(labels, scores[0]))
 
 
-def test_covariance_is_that_of_the_whole_kernel():
+def test_covariance_agrees_with_all_pairs():
     scores, labels = binormal(12, 19, seed=3, k=3)
     means, covariance = auc_covariance(scores, labels, np.arange(31))
     for i in range(3):
@@ -63,14 +63,14 @@ def test_covariance_is_that_of_the_whole_kernel():
             assert covariance[i, j] == pytest.approx(brute_covariance(scores[i], scores[j], labels))
 
 
-def test_an_example_worked_by_hand():
+def test_an_example_computed_by_hand():
     # positives 3, 1; negatives 2, 0: kernel [[1, 1], [0, 1]], AUC 3/4; placements (1, 1/2) and (1/2, 1),
     # each of variance 1/8, so the variance is 1/16 + 1/16
     mean, covariance = auc_covariance(np.array([[3.0, 1.0, 2.0, 0.0]]), np.array([1, 1, 0, 0]), np.arange(4))
     assert mean[0] == 0.75 and covariance[0, 0] == pytest.approx(0.125)
 
 
-def test_doubled_cases_of_one_patient_tell_no_more_than_one():
+def test_doubled_cases_of_a_patient_add_no_information():
     scores, labels = binormal(15, 20, seed=5)
     patients = np.arange(35)
     _, once = auc_covariance(scores, labels, patients)
@@ -129,7 +129,7 @@ def test_intervals_cover_the_true_auc_and_paired_tests_keep_their_level():
     assert 0.92 <= hits / runs <= 0.98 and 0.02 <= rejected / runs <= 0.085
 
 
-def test_no_error_at_all_still_has_an_interval():
+def test_separated_classes_have_an_interval():
     scores, labels = np.array([[3.0, 2.0, 1.0, 0.0]]), np.array([1, 1, 0, 0])
     low, high = areas(scores, labels, np.arange(4)).interval(0)
     assert high == 1.0 and 0.2 < low < 0.8
@@ -141,7 +141,7 @@ def test_no_error_at_all_still_has_an_interval():
         assert abs(0.8 - end) == pytest.approx(norm.ppf(0.975) * error, abs=1e-6)
 
 
-def test_expected_half_width_is_what_delong_finds_on_average():
+def test_expected_half_width_is_the_mean_delong_width():
     widths = []
     for seed in range(60):
         scores, labels = binormal(60, 80, seed, shift=1.2, decimals=6)
@@ -152,7 +152,7 @@ def test_expected_half_width_is_what_delong_finds_on_average():
     assert expected_half_width(0.8, 60, 80, folds=4) == pytest.approx(expected_half_width(0.8, 60, 80) / 2)
 
 
-def test_thresholds_do_what_they_say():
+def test_thresholds_reach_their_targets():
     scores, labels = binormal(30, 40, seed=8, decimals=2)
     scores = scores[0]
     cuts = [(np.mean(scores[labels == 1] >= t) + np.mean(scores[labels == 0] < t), t) for t in scores]
@@ -160,18 +160,12 @@ def test_thresholds_do_what_they_say():
     assert np.mean(scores[labels == 1] >= t) + np.mean(scores[labels == 0] < t) == pytest.approx(max(cuts)[0])
     t = sensitive_threshold(scores, labels, 0.95)
     assert np.mean(scores[labels == 1] >= t) >= 0.95
-    higher = scores[(scores >= t)].min()  # the next score up: a threshold above it would miss too many
+    higher = scores[(scores >= t)].min()  # the next higher score misses too many
     assert np.mean(scores[labels == 1] > higher) < 0.95
     assert np.mean(scores >= sensitive_threshold(scores, labels, 1.0)) >= np.mean(labels)
 
 
-@pytest.mark.parametrize(("hits", "count"), [(0, 5), (5, 5), (3, 17), (80, 100), (1, 1)])
-def test_wilson_is_scipys(hits, count):
-    theirs = binomtest(hits, count).proportion_ci(method="wilson")
-    assert wilson(hits, count) == pytest.approx((theirs.low, theirs.high), abs=1e-9)
-
-
-def test_decisions_are_counted_and_an_undecided_rate_is_none():
+def test_decisions_are_counted_and_a_rate_without_cases_is_none():
     labels = np.array([1, 1, 1, 0, 0, 0, 0, 0])
     positive = np.array([True, True, False, True, False, False, False, False])
     table = decision_table(positive, labels, np.arange(8))
@@ -186,9 +180,9 @@ def test_decisions_are_counted_and_an_undecided_rate_is_none():
 
 @pytest.mark.parametrize(
     ("scores", "labels", "words"),
-    [([0.3], [1], "1 labelled case"), ([0.1, 0.2], [1, 1], "all 2 cases are positive"),
+    [([0.3], [1], "1 of 1 cases"), ([0.1, 0.2], [1, 1], "2 of 2 cases are positive"),
      ([0.1, np.nan], [0, 1], "not finite"), ([0.1, 0.2], [0, -1], "give 0 and 1")],
 )  # fmt: skip
-def test_what_has_no_curve_is_refused(scores, labels, words):
+def test_scores_without_a_roc_curve_raise(scores, labels, words):
     with pytest.raises(ValueError, match=words):
         auc(np.array(scores), np.array(labels))

@@ -1,4 +1,4 @@
-"""Intervals against scipy and by simulation; the shuffle is always another patient's X-ray."""
+"""Intervals against SciPy and by simulation; sign flips, Holm, derangement of patients."""
 
 import numpy as np
 import pytest
@@ -28,10 +28,10 @@ def test_interval_covers_the_truth_when_patients_have_several_cases():
         hits += estimate.low <= 0.0 <= estimate.high
         naive_hits += naive.low <= 0.0 <= naive.high
     assert 0.89 <= hits / rounds <= 0.98
-    assert naive_hits / rounds < 0.80  # resampling cases instead of patients is far too sure
+    assert naive_hits / rounds < 0.80  # resampling cases instead of patients gives too narrow intervals
 
 
-def test_same_seed_same_interval_and_missing_values_are_left_out():
+def test_the_seed_determines_the_interval_and_nan_is_left_out():
     values, patients = np.array([1.0, 2.0, np.nan, 4.0, 8.0]), np.array(list("abcde"))
     assert bootstrap_mean(values, patients, seed=5) == bootstrap_mean(values, patients, seed=5)
     assert bootstrap_mean(values, patients).mean == pytest.approx(3.75)
@@ -43,7 +43,7 @@ def test_one_patient_has_no_interval():
     assert (estimate.mean, estimate.low, estimate.high) == (2.0, None, None)
 
 
-def test_pairing_removes_what_cases_share():
+def test_pairing_removes_the_variance_between_cases():
     generator = np.random.default_rng(0)
     shared, patients = generator.normal(scale=10.0, size=50), np.arange(50)
     first, second = shared + 1.0 + 0.1 * generator.normal(size=50), shared
@@ -80,7 +80,7 @@ def test_derangement_gives_another_patient_not_only_another_case():
         partner = derangement(patients, seed)
         assert (patients[partner] != patients).all()
         assert sorted(partner) == list(range(7))
-    crowded = np.array(["a", "a", "a", "a", "b"])  # no permutation can do it
+    crowded = np.array(["a", "a", "a", "a", "b"])  # no permutation exists
     assert (crowded[derangement(crowded, 0)] != crowded).all()
     assert derangement(np.array(["a"]), 0) is None
     assert derangement(np.array(["a", "a"]), 0) is None

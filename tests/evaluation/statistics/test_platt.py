@@ -1,4 +1,4 @@
-"""Recalibration against scikit-learn's logistic regression, and what it must not do."""
+"""Recalibration against scikit-learn's logistic regression, and on separated and inverted cases."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from evaluation.statistics.platt import brier, fit_recalibration, reliability
 
 
 def sample(count: int, seed: int, slope: float = 0.4, offset: float = -0.7):
-    """Logits that are too sure of themselves and off centre."""
+    """Overconfident logits with an offset."""
     rng = np.random.default_rng(seed)
     logits = 4.0 * rng.normal(size=count)
     return logits, (rng.random(count) < expit(slope * logits + offset)).astype(int)
@@ -25,7 +25,7 @@ def test_recalibration_is_a_logistic_regression_when_cases_are_many():
     assert (found.slope, found.offset) == pytest.approx((0.4, -0.7), abs=0.1)
 
 
-def test_it_mends_the_brier_score_of_new_cases_and_keeps_the_order():
+def test_it_improves_the_brier_score_of_new_cases_and_keeps_the_order():
     recalibration = fit_recalibration(*sample(300, 1))
     logits, labels = sample(2000, 2)
     before, after = expit(logits), recalibration(logits)
@@ -34,7 +34,7 @@ def test_it_mends_the_brier_score_of_new_cases_and_keeps_the_order():
     assert np.array_equal(np.argsort(before), np.argsort(after))
 
 
-def test_separated_and_inverted_validation_cases_give_sane_probabilities():
+def test_separated_and_inverted_validation_cases_give_moderate_probabilities():
     labels = np.array([0, 0, 0, 1, 1, 1])
     separated = fit_recalibration(np.array([-3.0, -2.0, -1.0, 1.0, 2.0, 3.0]), labels)
     assert 0.02 < separated(np.array([-3.0]))[0] < 0.5 < separated(np.array([3.0]))[0] < 0.98

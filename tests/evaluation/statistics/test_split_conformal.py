@@ -1,4 +1,4 @@
-"""Conformal margins by simulation: the promised coverage on exchangeable cases, ties, and user_errors of too few."""
+"""Conformal margins by simulation: coverage on exchangeable cases, ties, and errors for too few."""
 
 import numpy as np
 import pytest
@@ -26,7 +26,7 @@ def mean_coverage(draw, level: float, cases: int, repeats: int = 4000) -> float:
 
 
 @pytest.mark.parametrize(("level", "cases"), [(0.9, 9), (0.9, 30), (0.8, 57), (0.95, 19)])
-def test_a_new_case_is_covered_as_promised_and_hardly_more(level, cases):
+def test_the_coverage_of_a_new_case_is_close_to_the_level(level, cases):
     rng = np.random.default_rng(0)
     found = mean_coverage(lambda n: rng.lognormal(size=n), level, cases)
     noise = 3.0 * np.sqrt(level * (1 - level) / 4000)
@@ -34,26 +34,25 @@ def test_a_new_case_is_covered_as_promised_and_hardly_more(level, cases):
 
 
 @pytest.mark.parametrize("values", [1, 3])
-def test_ties_cost_no_coverage(values):
+def test_ties_do_not_reduce_coverage(values):
     rng = np.random.default_rng(1)
     found = mean_coverage(lambda n: rng.integers(values, size=n).astype(float), 0.8, 24)
     assert found >= 0.8 - 3.0 * np.sqrt(0.16 / 4000)
 
 
-def test_exchangeable_needs_no_independence():
-    """All scores of a draw share a shift that no calibration could know: coverage stays."""
+def test_exchangeable_scores_need_not_be_independent():
     rng = np.random.default_rng(2)
     found = mean_coverage(lambda n: rng.normal(size=n) + 10.0 * rng.normal(), 0.9, 40)
     assert found >= 0.9 - 3.0 * np.sqrt(0.09 / 4000)
 
 
-def test_cases_from_elsewhere_lose_the_promise():
+def test_cases_from_another_population_lose_the_guarantee():
     rng = np.random.default_rng(3)
     margins = [conformal_margin(rng.normal(size=50), 0.9) for _ in range(500)]
     assert np.mean(rng.normal(1.5, 1.0, 500) <= margins) < 0.6
 
 
-def test_too_few_cases_are_refused_at_the_exact_number():
+def test_too_few_cases_raise_at_the_exact_number():
     assert cases_needed(0.9, tails=1) == 9 and cases_needed(0.9) == 19
     assert conformal_margin(np.arange(9.0), 0.9) == 8.0
     with pytest.raises(ValueError, match="8 calibration cases: the level 0.9 needs at least 9"):
@@ -65,18 +64,18 @@ def test_too_few_cases_are_refused_at_the_exact_number():
 @pytest.mark.parametrize(("level", "needed"), [(0.5, 4), (0.75, 8), (0.8, 10), (0.9, 20), (0.95, 40), (0.99, 200)])
 def test_an_interval_needs_two_over_one_minus_level_samples(level, needed):
     assert samples_needed(level) == needed and rank_of(needed, level) >= 1
-    with pytest.raises(ValueError, match=f"needs at least {needed} samples.*spread"):
+    with pytest.raises(ValueError, match=f"needs at least {needed} samples"):
         rank_of(needed - 1, level)
 
 
 @pytest.mark.parametrize("level", [-0.1, 0.0, 1.0])
-def test_a_level_is_between_nothing_and_certainty(level):
+def test_a_level_outside_0_to_1_raises(level):
     with pytest.raises(ValueError, match="level"):
         samples_needed(level)
 
 
 @pytest.mark.parametrize(("level", "samples"), [(0.9, 20), (0.8, 20), (0.5, 9), (0.5, 4)])
-def test_order_statistics_hold_one_more_draw_as_often_as_they_should(level, samples):
+def test_order_statistics_contain_another_sample_with_the_exact_probability(level, samples):
     drawn = torch.randn(samples + 1, 40_000, generator=torch.Generator().manual_seed(4)).exp()
     low, high = order_interval(drawn[1:], level)
     found = ((drawn[0] >= low) & (drawn[0] <= high)).double().mean().item()
@@ -84,7 +83,7 @@ def test_order_statistics_hold_one_more_draw_as_often_as_they_should(level, samp
     assert exact >= level and found == pytest.approx(exact, abs=0.008)
 
 
-def test_the_ends_are_the_samples_that_the_rank_names():
+def test_the_ends_are_the_samples_of_the_rank():
     drawn = torch.randn(25, 3, 4, generator=torch.Generator().manual_seed(5))
     for level in (0.9, 0.8, 0.5):
         k = rank_of(25, level)
@@ -98,15 +97,13 @@ def test_the_share_score_is_the_smallest_margin_that_covers_the_share():
         score = share_score(excess, share)
         assert (excess <= score).double().mean() >= share
         assert (excess < score).double().mean() < share
-    with pytest.raises(ValueError, match="places"):
-        share_score(torch.zeros(0), 0.9)
 
 
 @pytest.mark.parametrize("hits", [0, 37, 50])
 def test_the_interval_of_a_coverage_is_the_exact_binomial_one(hits):
     found = coverage(np.arange(50) < hits)
     assert found["covered"] == hits and found["cases"] == 50 and found["low"] <= found["mean"] <= found["high"]
-    if hits > 0:  # by definition: at the lower end so many hits or more have a chance of 2.5 %
+    if hits > 0:  # at the lower end `hits` or more have a probability of 2.5 %
         assert binom.sf(hits - 1, 50, found["low"]) == pytest.approx(0.025, abs=1e-4)
     if hits < 50:
         assert binom.cdf(hits, 50, found["high"]) == pytest.approx(0.025, abs=1e-4)
