@@ -52,7 +52,7 @@ class Pseudonyms:
     def __init__(self, folder: str | Path, output: str | Path | None = None):
         self.folder = Path(folder).expanduser()
         if output is not None and is_inside(self.folder, Path(output).expanduser()):
-            raise UserError(f"linkage={folder}: lies inside output={output}, which is shared; choose another")
+            raise UserError(f"linkage={folder}: is inside output={output}, which is shared; choose another")
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._key = _load_or_make_key(self.folder / KEY_FILE)
         self._rows: dict[str, dict] = {}
@@ -72,8 +72,8 @@ class Pseudonyms:
 
     def record(self, row: dict) -> None:
         """Add a row to the linkage table: `row["id"]` is the id, all other values are identifiers."""
-        self._rows[str(row["id"])] = {name: "" if value is None else str(value) for name, value in row.items()}
-        self._secrets.update(str(value).strip() for name, value in row.items() if name != "id" and value is not None)
+        self._rows[row["id"]] = {name: str(value) for name, value in row.items()}
+        self._secrets.update(str(value).strip() for name, value in row.items() if name != "id")
 
     def write(self) -> None:
         """Write the table; it keeps rows of earlier runs whose id was not recorded again."""

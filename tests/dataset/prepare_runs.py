@@ -1,4 +1,4 @@
-"""Preparation as its tests run it: in this process, on small series."""
+"""Runs the preparation for tests, in this process and on small series."""
 
 from pathlib import Path
 
@@ -25,7 +25,7 @@ def configured(source, output, **options):
 
 
 def run(source, output, **options):
-    """Rows of the manifest and of the summary by what the linkage says of them: the raw patient."""
+    """Manifest, with the patient of the source as `patient_raw`, and summary of a preparation."""
     prepare_set(configured(source, output, **options))
     linkage = pd.read_csv(f"{output}-linkage/linkage.csv", dtype=str, keep_default_na=False)
     manifest = read_manifest(output / "manifest.csv").merge(linkage[["id", "patient"]], on="id", suffixes=("", "_raw"))

@@ -1,4 +1,4 @@
-"""Radiographs as files for the tests: DICOM of every polarity, turn and intent, written from one lopsided film."""
+"""Writes DICOM radiographs of every polarity, orientation and intent for tests, from one asymmetric film."""
 
 from datetime import datetime
 from pathlib import Path

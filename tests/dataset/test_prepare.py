@@ -1,4 +1,4 @@
-"""From a hospital's tree to a training set: geometry, pairs, labels, and nothing that identifies a patient."""
+"""From a hospital's tree to a training set: geometry, series, labels, settings, repeated runs, no identifiers."""
 
 import json
 import os
@@ -23,7 +23,7 @@ from dataset.preparation.options import prepare_set
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """A tree with all that the command has to cope with, prepared once at the scans' own voxels."""
+    """A tree with every kind of source, prepared once at the voxels of the scans."""
     place = tmp_path_factory.mktemp("hospital")
     tree = place / "exports"
     write(tree / "one" / "ct", patient="STRAIGHT", study_uid="1.2.826.1", series_uid="1.2.826.1.1", accession="ACC1")
@@ -45,7 +45,7 @@ def made(tmp_path_factory):
     return place, tree, manifest.set_index("patient_raw"), summary
 
 
-def test_hu_within_1_and_affine_within_1e3_of_every_kind_of_source(made):
+def test_every_kind_of_source_keeps_hu_within_1_and_affine_within_1e3(made):
     place, _, manifest, _ = made
     truth = {"STRAIGHT": (HU, None), "OBLIQUE": (OTHER, rotation_about("x", 10)), "FEETFIRST": (HU, None),
              "ENHANCED": (OTHER, None), "scan_of_smith": (OTHER, None)}  # fmt: skip
@@ -58,7 +58,7 @@ def test_hu_within_1_and_affine_within_1e3_of_every_kind_of_source(made):
         assert [float(s) for s in manifest.loc[patient, "spacing"].split()] == pytest.approx(SPACING, abs=1e-3)
 
 
-def test_what_cannot_be_used_fails_with_its_reason_and_does_not_stop_the_others(made):
+def test_unusable_series_fail_with_a_reason_and_the_others_are_done(made):
     _, _, _, summary = made
     failed = summary[summary["status"] == "failed"]["reason"].tolist()
     for word in ("a slice is missing", "gantry tilt", "no pixel data"):
@@ -76,10 +76,10 @@ def test_all_candidates_are_listed_with_reasons(made):
     assert study["chosen"].tolist() == ["yes", "no", "no"] and len(rows) == 11
 
 
-def test_rows_without_an_xray_are_drrs_marked_where_iodine_shows(made):
+def test_rows_without_an_xray_are_drrs_with_or_without_contrast(made):
     _, _, manifest, _ = made
     assert manifest["xray_source"].to_dict() == {
-        "STRAIGHT": "drr_contrast", "OBLIQUE": "drr_contrast", "FEETFIRST": "drr_contrast",  # an agent is stated
+        "STRAIGHT": "drr_contrast", "OBLIQUE": "drr_contrast", "FEETFIRST": "drr_contrast",  # agent in the header
         "ENHANCED": "drr", "scan_of_smith": "film"}  # fmt: skip
     assert (manifest["age"] == -1).all() and (manifest["sex"] == "").all()  # only on request
 
@@ -90,24 +90,24 @@ def test_the_same_voxels_have_the_same_hash_and_are_flagged(made):
     assert manifest.loc["STRAIGHT", "source_hash"] != manifest.loc["OBLIQUE", "source_hash"]
     row = summary.set_index("id").loc[manifest.loc["STRAIGHT", "id"]]
     assert f"same voxels as {manifest.loc['FEETFIRST', 'id']}" in row["reason"]
-    # One scan under two names: no split may part it.
+    # One scan under two names: no split separates it.
     assert manifest.loc["STRAIGHT", "patient"] == manifest.loc["FEETFIRST", "patient"]
 
 
-def test_nothing_of_the_source_is_in_the_output(made):
+def test_the_output_holds_no_identifier(made):
     place, tree, _, _ = made
-    planted = {"STRAIGHT", "OBLIQUE", "FEETFIRST", "HOLE", "TILTED", "BARE", "ENHANCED", "SCOUTS", "Name^", "1.2.826",
+    secrets = {"STRAIGHT", "OBLIQUE", "FEETFIRST", "HOLE", "TILTED", "BARE", "ENHANCED", "SCOUTS", "Name^", "1.2.826",
                "ACC1", "ACC-1", "smith", "20190304", "061Y", "OMNI", "CTPA 1.0", str(tree), "exports"}  # fmt: skip
     for path in (place / "set").rglob("*"):
         text = path.name + (path.read_bytes() if path.is_file() else b"").decode("latin-1")
         if path.name.endswith(".nii.gz"):
             text = path.name + nib.load(path).header.binaryblock.decode("latin-1")
-        assert not [word for word in planted if word in text], path
+        assert not [word for word in secrets if word in text], path
     linkage = (place / "set-linkage" / "linkage.csv").read_text()
     assert "STRAIGHT" in linkage and "1.2.826.1.1" in linkage
 
 
-def test_a_second_run_makes_only_what_is_missing(made, caplog):
+def test_a_second_run_makes_only_missing_cases(made, caplog):
     place, tree, manifest, _ = made
     output = place / "set"
     stamps = {path: path.stat().st_mtime_ns for path in output.glob("ct/*")}
@@ -155,13 +155,13 @@ def test_an_interrupted_case_leaves_no_record_and_no_half_file(tmp_path, monkeyp
     ],
 )
 def test_spacing_and_size(tmp_path, options, shape, spacing):
-    """The voxel at one place of the patient has the same HU in all forms."""
+    """A point of the patient has the same HU on every grid."""
     write(tmp_path / "in", patient="A", rotation=rotation_about("z", 8))
     manifest, _ = run(tmp_path / "in", tmp_path / "out", margin=20, **options)
     volume = read_volume(tmp_path / "out" / manifest["ct"][0])
     assert shape is None or volume.hu.shape == shape
     assert spacing is None or volume.spacing == pytest.approx(spacing)
-    assert volume.direction is None  # turned straight
+    assert volume.direction is None  # straightened
     inverse = np.linalg.inv(volume.affine)
     truth = nifti_affine_of(HU.shape, SPACING, rotation=rotation_about("z", 8))
     for d, h, w in ((15, 17, 27), (15, 23, 15), (14, 23, 38), (15, 34, 27)):  # heart, right lung, left lung, spine
@@ -170,7 +170,7 @@ def test_spacing_and_size(tmp_path, options, shape, spacing):
         assert volume.hu[slab, row, column] == pytest.approx(HU[d, h, w], abs=60)
 
 
-def test_picks_by_uid_or_by_the_id_in_candidates(tmp_path):
+def test_selected_series_by_uid_or_by_the_id_in_candidates(tmp_path):
     for name, kernel in (("1.2.826.1", "B30f"), ("1.2.826.2", "B70f")):
         write(tmp_path / "in" / name, patient="A", study_uid="1.2.826", series_uid=name, kernel=kernel)
     output = tmp_path / "out"
@@ -197,7 +197,7 @@ def test_a_warning_of_the_reader_is_a_flag_of_the_case(tmp_path, caplog):
     assert "smith" not in caplog.text
 
 
-def test_cases_that_left_the_set_are_counted(tmp_path, caplog):
+def test_cases_removed_from_the_source_are_counted(tmp_path, caplog):
     for name in "AB":
         write(tmp_path / "in" / name, patient=name)
     run(tmp_path / "in", tmp_path / "out", spacing="[6,6,6]")
@@ -207,10 +207,10 @@ def test_cases_that_left_the_set_are_counted(tmp_path, caplog):
     assert manifest["patient_raw"].tolist() == ["A"] and "1 cases of earlier runs" in caplog.text
 
 
-def test_an_oblique_scan_keeps_all_that_was_scanned_around_its_lungs(tmp_path):
-    """Straightened before it is cropped: the corners of the box hold tissue, not wedges of air."""
+def test_an_oblique_scan_is_straightened_before_it_is_cropped(tmp_path):
+    """The corners of the box hold tissue, not air."""
     hu = np.full_like(HU, 40)
-    hu[8:22, 16:30, 14:24] = hu[8:22, 16:30, 31:41] = -830  # lungs in the middle of nothing but tissue
+    hu[8:22, 16:30, 14:24] = hu[8:22, 16:30, 31:41] = -830  # lungs surrounded by tissue
     write(tmp_path / "in", hu, patient="A", rotation=rotation_about("z", 20))
     manifest, summary = run(tmp_path / "in", tmp_path / "out", spacing="[10,7,7]", margin=6, min_lung_ml=500)
     assert summary["voi"].tolist() == ["lungs"]
@@ -218,7 +218,7 @@ def test_an_oblique_scan_keeps_all_that_was_scanned_around_its_lungs(tmp_path):
     assert made.min() > -900 and made.size < hu.size / 3
 
 
-def test_a_second_run_says_nothing_twice_in_the_log(made):
+def test_a_second_run_repeats_no_line_of_the_log(made):
     place, tree, _, _ = made
     before = (place / "set" / "prepare.log").read_text()
     prepare_set(configured(tree, place / "set", spacing="null", crop_box="whole"))
@@ -245,23 +245,23 @@ def test_a_second_run_says_nothing_twice_in_the_log(made):
         ({"workers": 1.5}, "workers=1.5: give a whole number"),
     ],
 )
-def test_settings_that_cannot_be(tmp_path, options, message):
+def test_invalid_settings_are_refused(tmp_path, options, message):
     write_ct_series(tmp_path / "in", HU[:6], SPACING)
     with pytest.raises(UserError, match=message):
         prepare_set(configured(**{"source": tmp_path / "in", "output": tmp_path / "out", **options}))
 
 
-def test_folders_that_cannot_be(tmp_path):
+def test_invalid_folders_are_refused(tmp_path):
     (tmp_path / "in").mkdir()
     with pytest.raises(UserError, match="no CT in it"):
         prepare_set(configured(tmp_path / "in", tmp_path / "out"))
     with pytest.raises(UserError, match="is within source"):
         prepare_set(configured(tmp_path / "in", tmp_path / "in" / "out"))
-    with pytest.raises(UserError, match="lies inside output"):
+    with pytest.raises(UserError, match="is inside output"):
         prepare_set(configured(tmp_path / "in", tmp_path / "out", linkage=tmp_path / "out" / "key"))
 
 
-def test_every_key_of_the_yaml_is_explained():
+def test_every_key_has_a_line_of_help():
     text = help_text("prepare", [])
     for key in ("source", "crop_box", "margin", "spacing", "volume_size", "rules", "pairs", "label.file", "workers"):
         line = next(line for line in text.splitlines() if line.strip().startswith(f"{key}="))
@@ -269,7 +269,7 @@ def test_every_key_of_the_yaml_is_explained():
 
 
 @pytest.mark.slow
-def test_real_series_are_chests_that_the_box_holds(real_data, tmp_path):
+def test_lungs_and_vessels_of_real_series(real_data, tmp_path):
     _, summary = run(real_data / "dicom", tmp_path / "out", spacing="[3,3,3]")
     rows = summary.sort_values("lung_ml", key=lambda column: column.astype(float))
     assert rows["voi"].tolist() == ["lungs", "lungs"] and rows["status"].tolist() == ["done", "done"]

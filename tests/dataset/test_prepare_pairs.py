@@ -1,38 +1,22 @@
-"""Pairing by the command: X-rays, hours, labels, and two pseudonyms of one person."""
+"""Pairs, hours, labels and merged patients in prepared sets."""
 
 from datetime import timedelta
 
 import numpy as np
 import pandas as pd
-import pydicom
 import pytest
-from dicom_files import TIME, write_ct_series
+from dicom_files import TIME
 from PIL import Image
-from prepare_runs import HU, OTHER, SPACING, configured, run, write
+from prepare_runs import HU, OTHER, configured, run, write
+from radiograph_files import save_radiograph
 
 from common.errors import UserError
 from dataset.preparation.options import prepare_set
 
 
-def radiograph(path, patient="A", time=TIME - timedelta(hours=3), **fields):
-    """A digital radiograph as it comes from an archive."""
-    source = path.parent / "tmp-ct"
-    (file,) = list(write_ct_series(source, HU[:1], SPACING, patient=patient, time=time, accession="XR1").iterdir())
-    ds = pydicom.dcmread(file)
-    file.unlink()
-    source.rmdir()
-    ds.Modality, ds.SOPClassUID = "DX", "1.2.840.10008.5.1.4.1.1.1.1"
-    ds.file_meta.MediaStorageSOPClassUID = ds.SOPClassUID
-    ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = pydicom.uid.generate_uid()
-    ds.ViewPosition = "PA"
-    ds.Rows, ds.Columns, ds.PixelRepresentation = 64, 48, 0
-    ds.PixelData = np.random.default_rng(1).integers(0, 4000, (64, 48)).astype(np.uint16).tobytes()
-    for name in ("RescaleSlope", "RescaleIntercept", "RescaleType", "PatientOrientation"):
-        if name in ds:
-            delattr(ds, name)
-    for name, value in fields.items():
-        setattr(ds, name, value)
-    pydicom.dcmwrite(path, ds)
+def radiograph(path, patient="A", time=TIME - timedelta(hours=3), **tags):
+    stored = np.random.default_rng(1).integers(0, 4000, (64, 48))
+    save_radiograph(path, stored, patient=patient, time=time, **{"AccessionNumber": "XR1", **tags})
 
 
 def two_names_of_one_person(folder):
@@ -40,12 +24,12 @@ def two_names_of_one_person(folder):
     for days, name in enumerate(("C12", "C13", "C14")):
         when = TIME + timedelta(days=30 * days)
         write(folder / f"scan{days}", HU + np.int16(days), patient=name, accession=f"A{name}", time=when)
-        film = "F14" if name == "C14" else "F12"
-        radiograph(folder / f"film{days}.dcm", film, when - timedelta(hours=2), AccessionNumber=f"X{name}")
+        xray_patient = "F14" if name == "C14" else "F12"
+        radiograph(folder / f"xray{days}.dcm", xray_patient, when - timedelta(hours=2), AccessionNumber=f"X{name}")
 
 
 @pytest.mark.parametrize("rows", ["C12,F12\nC13,F12\nC14,F14", "AC12,XC12\nAC13,XC13\nC14,F14"])
-def test_two_pseudonyms_whose_x_rays_are_of_one_patient_are_one_patient(tmp_path, rows, caplog):
+def test_pseudonyms_with_one_x_ray_patient_are_merged(tmp_path, rows, caplog):
     two_names_of_one_person(tmp_path / "in")
     (tmp_path / "pairs.csv").write_text(f"ct,xray\n{rows}\n")
     options = {"spacing": "null", "crop_box": "whole"}
@@ -87,7 +71,7 @@ def test_unpaired_cts_can_be_left_out(pairs):
     assert summary[summary["status"] == "skipped"]["reason"].tolist() == ["no X-ray"]
 
 
-def test_a_refused_xray_is_flagged_and_its_ct_stays_or_fails(pairs):
+def test_a_refused_xray_is_replaced_by_a_drr_or_its_ct_fails(pairs):
     radiograph(pairs[0] / "a.dcm", BurnedInAnnotation="YES")
     manifest, summary = run(*pairs, spacing="[6,6,6]")
     row = manifest.set_index("patient_raw").loc["A"]
@@ -107,7 +91,7 @@ def test_an_xray_of_unknown_view_is_flagged(pairs, tmp_path):
     assert not summary["reason"].str.contains("no view in its header").any()
 
 
-def test_a_ct_that_stays_alone_is_done_with_a_flag_and_not_skipped(pairs):
+def test_an_unpaired_ct_is_done_with_a_flag(pairs):
     write(pairs[0] / "a2", OTHER, patient="A", time=TIME + timedelta(hours=1))
     radiograph(pairs[0] / "b.dcm", "B", ViewPosition="LL")
     manifest, summary = run(*pairs, spacing="[6,6,6]")
@@ -119,7 +103,7 @@ def test_a_ct_that_stays_alone_is_done_with_a_flag_and_not_skipped(pairs):
     assert outcome.unused == 2
 
 
-def test_a_ct_that_fails_leaves_no_picture_behind(pairs):
+def test_a_ct_that_fails_has_no_xray_file(pairs):
     bare = sorted((pairs[0] / "a").iterdir())[0]
     bare.unlink()
     write(pairs[0] / "a", patient="A", accession="CT-A", without_pixels=(3,))
@@ -127,7 +111,7 @@ def test_a_ct_that_fails_leaves_no_picture_behind(pairs):
     assert manifest["patient_raw"].tolist() == ["B"] and not list(pairs[1].rglob("*.png"))
 
 
-def test_labels_from_any_table_and_an_unknown_id_is_named(pairs, tmp_path, caplog):
+def test_labels_from_a_table_with_an_unknown_id(pairs, tmp_path, caplog):
     table = tmp_path / "labels.csv"
     table.write_text("Accession,PE\nCT-A,1\nCT-B,0\nCT-Z,1\n")
     label = {"label.file": table, "label.id": "Accession", "label.column": "PE"}
@@ -139,7 +123,7 @@ def test_labels_from_any_table_and_an_unknown_id_is_named(pairs, tmp_path, caplo
         run(*pairs, **{"label.file": table})
 
 
-def test_a_table_of_the_set_lists_its_cases(pairs, tmp_path):
+def test_from_csv_lists_cases_labels_splits_and_pairs(pairs, tmp_path):
     (tmp_path / "set").mkdir()
     (tmp_path / "set" / "test.csv").write_text("CT_Accession_number,cxr_Accession_number,PE\nCT-A,XR1,1\n")
     (tmp_path / "set" / "train.csv").write_text("CT_Accession_number,cxr_Accession_number,PE\nCT-Q,XR9,0\n")

@@ -13,7 +13,7 @@ from dataset.imaging.volume import Volume
 from dataset.preparation.crop_box import body_mask, cropped, find_crop_box, lung_volumes, make_segmenter
 
 
-def test_the_box_is_that_of_the_lungs_with_the_margin():
+def test_the_box_holds_the_lungs_with_the_margin():
     volume, margin = chest(), 12.0
     found = find_crop_box(volume, margin=margin)
     assert found.kind == "lungs" and found.flags == []
@@ -24,7 +24,7 @@ def test_the_box_is_that_of_the_lungs_with_the_margin():
         assert (part.stop - high) * s == pytest.approx(margin, abs=s + 2) and part.stop >= high
 
 
-def test_lung_volumes_are_those_of_the_ellipsoids_by_side():
+def test_lung_volumes_equal_those_of_the_ellipsoids_by_side():
     found = find_crop_box(chest())
     for measured, side in zip(found.lung_ml, ("right", "left"), strict=True):
         radius = LUNGS[side][1]
@@ -47,7 +47,7 @@ def test_without_two_lungs_the_body_is_kept_and_flagged(volume, flag):
     assert found.kind == "body" and any(flag in one for one in found.flags)
     assert "body kept instead of lungs" in found.flags
     assert found.box[0] == slice(0, SIZE[0])
-    assert found.box[1].stop < SIZE[1]  # the table was left behind: 15 mm beyond the body and not further
+    assert found.box[1].stop < SIZE[1]  # without the table: 15 mm beyond the body
 
 
 def test_body_and_whole_on_request():
@@ -64,7 +64,7 @@ def test_the_body_is_found_without_the_table():
     assert body_mask(volume)[:, 30:60, 30:80].mean() > 0.3
 
 
-def test_lungs_that_the_scan_cuts_are_flagged():
+def test_lungs_cut_by_the_scan_are_flagged():
     volume = chest()
     assert find_crop_box(volume).flags == []
     part = Volume(volume.hu[30:], SPACING)
@@ -95,12 +95,12 @@ def test_central_vessels_with_and_without_contrast(blood, low, high):
     assert low < central_vessel_hu(found.coarse, found.lungs) < high
 
 
-def test_another_segmenter_takes_the_place_of_the_threshold():
+def test_another_segmenter_replaces_the_threshold():
     mask = lambda hu, spacing: (hu < -800) & (np.indices(hu.shape)[1] > 5)  # noqa: E731
     assert sum(find_crop_box(chest(), segmenter=mask).lung_ml) > sum(find_crop_box(chest()).lung_ml)
 
 
-def test_segmenters_that_are_not_there_say_what_to_bring(monkeypatch, tmp_path):
+def test_unknown_segmenters_and_missing_weights_are_refused(monkeypatch, tmp_path):
     with pytest.raises(UserError, match="segmenter=fancy: choose threshold or lungmask"):
         make_segmenter("fancy")
     monkeypatch.setitem(sys.modules, "lungmask", None)

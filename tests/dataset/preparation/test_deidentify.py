@@ -1,4 +1,4 @@
-"""Pseudonyms are HMAC-SHA256 under a key that stays behind; ages are capped; logs hold no identifier."""
+"""Pseudonyms are HMAC-SHA256 under a private key; ages are capped; logs hold no identifier."""
 
 import hashlib
 import os
@@ -26,7 +26,7 @@ def test_ids_are_hmac_sha256_of_kind_and_value(tmp_path):
         assert names.id(kind, value) == hmac_by_hand(key, f"{kind}\0{value}".encode())[:16]
 
 
-def test_ids_are_stable_and_tell_apart_values_kinds_and_keys(tmp_path):
+def test_ids_are_stable_and_differ_by_value_kind_and_key(tmp_path):
     first = Pseudonyms(tmp_path / "a")
     again, other = Pseudonyms(tmp_path / "a"), Pseudonyms(tmp_path / "b")
     assert first.id("patient", "7") == again.id("patient", " 7 ") != other.id("patient", "7")
@@ -38,7 +38,7 @@ def test_ids_are_stable_and_tell_apart_values_kinds_and_keys(tmp_path):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="file modes are POSIX")
-def test_key_and_linkage_are_the_owners_alone(tmp_path):
+def test_only_the_owner_can_read_key_and_linkage(tmp_path):
     names = Pseudonyms(tmp_path / "link")
     names.record({"id": "a", "patient": "4711"})
     names.write()
@@ -46,10 +46,10 @@ def test_key_and_linkage_are_the_owners_alone(tmp_path):
     assert modes == [0o600, 0o600, 0o700]
 
 
-def test_the_linkage_table_leads_back_and_grows_from_run_to_run(tmp_path):
+def test_the_linkage_table_keeps_rows_of_earlier_runs(tmp_path):
     names = Pseudonyms(tmp_path)
     names.record({"id": "a", "patient": "007", "accession": "A,1"})
-    names.record({"id": "b", "patient": "8", "path": None})
+    names.record({"id": "b", "patient": "8"})
     names.write()
     second = Pseudonyms(tmp_path)
     second.record({"id": "b", "patient": "9"})
@@ -59,15 +59,15 @@ def test_the_linkage_table_leads_back_and_grows_from_run_to_run(tmp_path):
     assert rows["patient"].to_dict() == {"a": "007", "b": "9", "c": "10"} and rows.loc["a", "accession"] == "A,1"
 
 
-def test_the_linkage_is_never_inside_what_is_given_away(tmp_path):
+def test_the_linkage_is_never_inside_the_output(tmp_path):
     for folder in (tmp_path / "out", tmp_path / "out" / "deep" / "link", tmp_path / "out" / ".." / "out" / "x"):
-        with pytest.raises(UserError, match="lies inside"):
+        with pytest.raises(UserError, match="is inside"):
             Pseudonyms(folder, tmp_path / "out")
     Pseudonyms(tmp_path / "out-linkage", tmp_path / "out")
 
 
 @pytest.mark.parametrize("content", ["", "not a key", "abcd", "é" * 64])
-def test_a_damaged_key_is_not_replaced_in_silence(tmp_path, content):
+def test_a_damaged_key_is_refused_and_kept(tmp_path, content):
     (tmp_path / "key").write_text(content, encoding="utf-8")
     with pytest.raises(UserError, match="key"):
         Pseudonyms(tmp_path)

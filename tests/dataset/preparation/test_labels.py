@@ -30,12 +30,12 @@ def table(folder, text):
 )
 def test_values_become_labels(tmp_path, values, positive, wanted):
     rows = "\n".join(f"p{i},{value}" for i, value in enumerate(values.split(",")))
-    found = read_labels(table(tmp_path, f"who,PE\n{rows}\n"), "who", "PE", positive)
+    found = read_labels(table(tmp_path, f"id,PE\n{rows}\n"), "id", "PE", positive)
     assert found == {f"p{i}": label for i, label in enumerate(wanted)}
 
 
 @pytest.mark.parametrize("separator", [",", ";", "\t"])
-def test_any_separator_and_a_spreadsheets_mark_and_numbers(tmp_path, separator):
+def test_separators_byte_order_mark_and_spreadsheet_numbers(tmp_path, separator):
     text = "\ufeff" + "\n".join(
         separator.join(row) for row in (("note", "id", "pe"), ("x", "123.0", "1"), ("", "7", "0"))
     )
@@ -54,7 +54,7 @@ def test_ambiguous_values_are_refused(tmp_path):
         read_labels(path, "id", "pe", 1)
 
 
-def test_rows_that_agree_are_one_and_rows_that_differ_are_refused_by_number(tmp_path):
+def test_contradictory_rows_are_refused_by_number(tmp_path):
     assert read_labels(table(tmp_path, "id,pe\na,1\na,1\nb,0\n"), "id", "pe") == {"a": 1, "b": 0}
     with pytest.raises(UserError, match="rows 2 and 5 give one id two labels") as caught:
         read_labels(table(tmp_path, f"id,pe\n{SECRET},1\nb,0\nb,0\n{SECRET},0\n"), "id", "pe")
@@ -70,7 +70,7 @@ def test_rspect_counts_no_indeterminate_exam_as_an_embolism(tmp_path, negative, 
     assert read_labels(path, "StudyInstanceUID", "negative_exam_for_pe") == {"1.2.3": label}
 
 
-def test_a_tables_own_faults(tmp_path):
+def test_unreadable_tables_are_refused(tmp_path):
     with pytest.raises(UserError, match="no such file"):
         read_labels(tmp_path / "none.csv", "id", "pe")
     with pytest.raises(UserError, match="no column PE; the table has id, pe"):
@@ -83,7 +83,7 @@ def test_a_tables_own_faults(tmp_path):
         read_labels(binary, "id", "pe")
 
 
-def test_unknown_ids_are_counted_without_naming_them(caplog):
+def test_unknown_ids_are_counted_without_their_names(caplog):
     caplog.set_level(logging.WARNING)
     found = match_labels({"a": 1, SECRET: 0}, [("1.2", "a"), ("1.3", "b")], "labels.csv")
     assert found == [1, -1]

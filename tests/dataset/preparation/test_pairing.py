@@ -1,4 +1,4 @@
-"""The right X-ray for each CT, and none where two are possible."""
+"""Each CT gets the nearest X-ray of its patient, and none where two are possible."""
 
 import logging
 from datetime import datetime, timedelta
@@ -43,8 +43,8 @@ def table(folder, *rows, header="ct,xray"):
 
 
 def test_the_nearest_frontal_xray_of_the_same_patient():
-    films = [xray(-20), xray(-3), xray(-1, patient="OTHER"), xray(-2, view="lateral"), xray(-2.5, problem="a hand")]
-    result = pair([ct()], films)
+    xrays = [xray(-20), xray(-3), xray(-1, patient="OTHER"), xray(-2, view="lateral"), xray(-2.5, problem="a hand")]
+    result = pair([ct()], xrays)
     assert result.pairs == {0: 1} and result.hours == {0: 3.0} and not result.reasons
 
 
@@ -52,19 +52,19 @@ def test_the_nearest_frontal_xray_of_the_same_patient():
     ("hours", "wanted"),
     [([-5, 1], 0), ([-23.9, 0.1], 0), ([3, 8], 0), ([-24.1, 2], 1), ([0, -1], 0), ([-24.0], 0), ([24.0], 0)],
 )
-def test_before_is_preferred_to_after_within_the_limit(hours, wanted):
+def test_an_earlier_xray_is_preferred_within_the_limit(hours, wanted):
     assert pair([ct()], [xray(h) for h in hours]).pairs == {0: wanted}
 
 
-def test_beyond_max_hours_nothing_is_paired_and_the_hours_are_named():
+def test_xrays_beyond_max_hours_are_not_paired():
     result = pair([ct()], [xray(-30), xray(40)])
     assert not result.pairs and "30 hours away" in reasons(result)
     assert pair([ct()], [xray(-30)], max_hours=48).pairs == {0: 0}
 
 
 def test_ties_are_listed_not_paired():
-    films = [xray(-2, uid="a"), xray(-2, uid="b", view="AP")]
-    for order in (films, films[::-1]):
+    xrays = [xray(-2, uid="a"), xray(-2, uid="b", view="AP")]
+    for order in (xrays, xrays[::-1]):
         result = pair([ct()], order)
         assert not result.pairs and "equally near" in reasons(result)
 
@@ -79,15 +79,15 @@ def test_one_xray_of_several_cts_is_listed_for_each():
 def test_a_known_view_is_preferred_and_two_unknown_ones_of_a_study_are_listed():
     assert pair([ct()], [xray(-1, view=""), xray(-2, view="AP")]).pairs == {0: 1}
     assert pair([ct()], [xray(-1, view="")]).pairs == {0: 0}
-    two = [xray(-1, view="", study_uid="1.9"), xray(-1.01, view="", study_uid="1.9")]  # frontal and lateral, likely
+    two = [xray(-1, view="", study_uid="1.9"), xray(-1.01, view="", study_uid="1.9")]
     result = pair([ct()], two)
     assert not result.pairs and "no view in their headers" in reasons(result)
 
 
-def test_a_missing_time_is_no_nearness():
+def test_images_without_time_are_not_paired_by_time():
     assert "CT has no date" in reasons(pair([ct(hours=None)], [xray(-1)]))
     assert "no X-ray with date" in reasons(pair([ct()], [xray(None)]))
-    # Where all times were removed, only what is alone is certain.
+    # Without times only a single X-ray is certain.
     assert pair([ct(hours=None)], [xray(None), xray(None, view="lateral")], max_hours=None).pairs == {0: 0}
     assert "2 X-rays of the patient" in reasons(pair([ct(hours=None)], [xray(None), xray(None)], max_hours=None))
 
@@ -98,12 +98,12 @@ def test_two_persons_under_one_id_are_not_paired():
     assert pair([ct(sex="F")], [xray(-1, sex="")]).pairs == {0: 0}
 
 
-def test_a_patient_with_nothing_but_a_lateral_is_listed_for_each_ct():
-    films = [xray(-1, view="lateral"), xray(-1, patient="OTHER")]
-    result = pair([ct(), ct(patient="OTHER")], films)
+def test_a_patient_with_only_a_lateral_is_listed_for_each_ct():
+    xrays = [xray(-1, view="lateral"), xray(-1, patient="OTHER")]
+    result = pair([ct(), ct(patient="OTHER")], xrays)
     assert result.pairs == {1: 1}
     assert result.reasons == {0: "the only X-ray is a lateral; assign it in pairs="}
-    assert not pair([ct()], [xray(-1), films[0]]).reasons
+    assert not pair([ct()], [xray(-1), xrays[0]]).reasons
 
 
 def test_images_without_patient_id_are_not_paired():
@@ -119,31 +119,31 @@ def test_reasons_hold_no_identifier():
         ([ct(sex="F")], [xray(-1, sex="M")]),
         ([ct(hours=None)], [xray(-1)]),
     ]
-    for cts, films in cases:
-        found = pair(cts, films)
+    for cts, xrays in cases:
+        found = pair(cts, xrays)
         assert found.reasons and SECRET not in reasons(found) and "2019" not in reasons(found)
 
 
-def test_a_table_of_two_pseudonyms_links_patients_and_time_still_decides(tmp_path):
+def test_a_table_of_two_pseudonyms_links_patients_paired_by_time(tmp_path):
     cts = [ct("CT-1"), ct("CT-2")]
-    films = [xray(-9, "X-1"), xray(-2, "X-1"), xray(-1, "X-2"), xray(-0.5, "CT-1")]
+    xrays = [xray(-9, "X-1"), xray(-2, "X-1"), xray(-1, "X-2"), xray(-0.5, "CT-1")]
     path = table(tmp_path, "CT-1,X-1", "CT-2,X-2")
-    assert pair(cts, films, path).pairs == {0: 1, 1: 2}
+    assert pair(cts, xrays, path).pairs == {0: 1, 1: 2}
     late = pair(cts, [xray(-90, "X-1")], table(tmp_path, "CT-1,X-1"))
     assert not late.pairs and "90 hours" in reasons(late)
 
 
-@pytest.mark.parametrize("row", ["ACC7,film_b.png", "1.2.77,film_b", "CT-1,b/film_b.png", "CT-1,/src/b/film_b.png"])
+@pytest.mark.parametrize("row", ["ACC7,xray_b.png", "1.2.77,xray_b", "CT-1,b/xray_b.png", "CT-1,/src/b/xray_b.png"])
 def test_a_table_may_name_an_accession_a_uid_a_patient_or_a_file(tmp_path, row):
     cts = [ct("CT-1", accession="ACC7", study_uid="1.2.77")]
-    films = [xray(None, "", view="", path="/src/a/film_a.png"), xray(None, "", view="", path="/src/b/film_b.png")]
-    result = pair(cts, films, table(tmp_path, row))
+    xrays = [xray(None, "", view="", path="/src/a/xray_a.png"), xray(None, "", view="", path="/src/b/xray_b.png")]
+    result = pair(cts, xrays, table(tmp_path, row))
     assert result.pairs == {0: 1} and np.isnan(result.hours[0]) and not result.reasons
 
 
 def test_a_table_assigns_views_and_overrides_hours_and_laterals(tmp_path):
-    cts, films = [ct(accession="A1")], [xray(-400, accession="A2", view="lateral")]
-    result = pair(cts, films, table(tmp_path, "A1,A2,ap", header="ct,xray,view"))
+    cts, xrays = [ct(accession="A1")], [xray(-400, accession="A2", view="lateral")]
+    result = pair(cts, xrays, table(tmp_path, "A1,A2,ap", header="ct,xray,view"))
     assert result.pairs == {0: 0} and result.views == {0: "AP"} and result.hours == {0: 400.0}
 
 
@@ -159,24 +159,24 @@ def test_a_table_assigns_views_and_overrides_hours_and_laterals(tmp_path):
         (["A1,A2,sideways"], "neither PA nor AP"),
     ],
 )
-def test_a_table_that_does_not_fit_is_refused_by_row(tmp_path, rows, word):
+def test_invalid_rows_of_a_table_are_refused_by_number(tmp_path, rows, word):
     cts = [ct("p", accession="A1"), ct("q", accession="B1")]
-    films = [xray(-1, "p", accession="A2"), xray(-2, "p", accession="A3"),
+    xrays = [xray(-1, "p", accession="A2"), xray(-2, "p", accession="A3"),
              xray(-3, "q", accession="twice"), xray(-4, "q", accession="twice")]  # fmt: skip
     with pytest.raises(UserError, match=word):
-        pair(cts, films, table(tmp_path, *rows, header="ct,xray,view"))
+        pair(cts, xrays, table(tmp_path, *rows, header="ct,xray,view"))
     with pytest.raises(UserError, match="no column xray"):
-        pair(cts, films, table(tmp_path, "A1", header="ct"))
+        pair(cts, xrays, table(tmp_path, "A1", header="ct"))
 
 
 def test_the_xray_beside_a_nifti_file_belongs_to_it():
-    films = [xray(None, "", view="", path="/src/a.png"), xray(None, "", view="", path="/src/b.png")]
-    assert pair([ct("", hours=None, xray=Path("/src/b.png"))], films).pairs == {0: 1}
+    xrays = [xray(None, "", view="", path="/src/a.png"), xray(None, "", view="", path="/src/b.png")]
+    assert pair([ct("", hours=None, xray=Path("/src/b.png"))], xrays).pairs == {0: 1}
 
 
 def test_ten_thousand_xrays_are_paired_in_seconds(caplog):
     caplog.set_level(logging.INFO)
     cts = [ct(f"P{i}") for i in range(5000)]
-    films = [xray(-k, f"P{i}") for i in range(5000) for k in (1, 3)]
-    result = pair(cts, films)
+    xrays = [xray(-k, f"P{i}") for i in range(5000) for k in (1, 3)]
+    result = pair(cts, xrays)
     assert result.pairs == {i: 2 * i for i in range(5000)}

@@ -5,8 +5,8 @@ from itertools import permutations
 from dataset.preparation.patient_linkage import merge_patients
 
 
-def test_names_that_share_something_are_one_person_in_every_order():
-    links = [("C", "film 1"), ("B", "film 1"), ("B", "film 2"), ("A", "film 2"), ("D", "film 3")]
+def test_linked_names_are_one_patient_in_every_order():
+    links = [("C", "X-ray 1"), ("B", "X-ray 1"), ("B", "X-ray 2"), ("A", "X-ray 2"), ("D", "X-ray 3")]
     for order in permutations(links):
         assert merge_patients(["A", "B", "C", "D", "C", "E"], order) == ["A", "A", "A", "D", "A", "E"]
 

@@ -46,7 +46,7 @@ def test_a_patient_or_study_in_two_splits_is_refused_without_a_name(tmp_path):
         assert "test and train" in str(caught.value)
 
 
-def test_lidcs_download_table(tmp_path):
+def test_download_table_of_lidc(tmp_path):
     header = "Series UID,Collection,Subject ID,Study UID,Modality,Number of Images,File Location"
     path = save(tmp_path / "metadata.csv", header + r"""
 1.3.1,LIDC-IDRI,LIDC-IDRI-0001,1.9.1,CT,133,.\LIDC-IDRI\LIDC-IDRI-0001\01-01-2000-30178\3000566.000000-03192
@@ -57,7 +57,7 @@ def test_lidcs_download_table(tmp_path):
     assert rows["modality"].tolist() == ["CT", "DX"]
     assert rows["location"][0] == "LIDC-IDRI/LIDC-IDRI-0001/01-01-2000-30178/3000566.000000-03192"
     assert set(rows["patient"]) == {"LIDC-IDRI-0001"} and rows["label"].tolist() == [-1, -1]
-    assert values_by_key(rows, "label") == {"1.3.1": -1}  # the X-ray is no case
+    assert values_by_key(rows, "label") == {"1.3.1": -1}  # the X-ray is not a case
 
 
 @pytest.mark.parametrize("modality", MODALITIES)
@@ -67,7 +67,7 @@ def test_every_modality_that_is_read_as_an_x_ray_is_one_in_a_table(tmp_path, mod
     assert rows["modality"].tolist() == ["CT", modality] and values_by_key(rows, "label") == {"1.1": -1}
 
 
-def test_rspects_table_of_images_becomes_series_with_labels(tmp_path):
+def test_rspect_rows_of_images_become_series_with_labels(tmp_path):
     header = "StudyInstanceUID,SeriesInstanceUID,SOPInstanceUID,pe_present_on_image,negative_exam_for_pe,indeterminate"
     lines = ["s1,r1,i1,0,0,0", "s1,r1,i2,1,0,0", "s2,r2,i3,0,1,0", "s2,r2,i4,0,1,0", "s3,r3,i5,0,0,1"]
     rows = read_table(save(tmp_path / "train.csv", "\n".join([header, *lines])))
@@ -76,7 +76,7 @@ def test_rspects_table_of_images_becomes_series_with_labels(tmp_path):
         read_table(save(tmp_path / "t.csv", "StudyInstanceUID,SeriesInstanceUID,negative_exam_for_pe\ns,r,0\n"))
 
 
-def test_faults_of_a_table(tmp_path):
+def test_invalid_tables_are_refused(tmp_path):
     with pytest.raises(UserError, match="no column that names a CT; found a, b"):
         read_table(save(tmp_path / "a.csv", "a,b\n1,2\n"))
     with pytest.raises(UserError, match="row 3 has a PE that is neither"):

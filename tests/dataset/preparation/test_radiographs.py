@@ -1,4 +1,4 @@
-"""Radiographs are found by their headers, and a prepared picture is the one that generation reads from the file."""
+"""Radiographs are found by their headers, and a prepared image equals the one that generation reads."""
 
 import numpy as np
 import pydicom
@@ -14,7 +14,7 @@ from dataset.preparation.radiographs import find_radiographs, read_radiograph, w
 
 
 def lettered(width=512, height=600, text="DOE JOHN 1957-03-12", at=(30, 20), scale=2):
-    """A film with a line of white letters, as a float image, and where they are."""
+    """A radiograph with a line of white letters, the mask of the letters, and the radiograph without them."""
     picture = Image.fromarray(film(height, width).astype(np.int32), "I")
     letters = Image.new("L", (8 * len(text), 14))
     ImageDraw.Draw(letters).text((1, 1), text, fill=255)
@@ -25,7 +25,7 @@ def lettered(width=512, height=600, text="DOE JOHN 1957-03-12", at=(30, 20), sca
     return np.where(mask, 4095, image).astype(np.float32), mask, image
 
 
-def test_headers_tell_patient_time_view_and_sex(tmp_path):
+def test_headers_give_patient_time_view_and_sex(tmp_path):
     save_radiograph(tmp_path / "a" / "x.dcm", patient=" 77 ", view="AP", accession="A9", sex="M")
     save_radiograph(tmp_path / "b" / "no_ending", view="LL", time=None)
     (one, other) = find_radiographs(tmp_path)
@@ -52,7 +52,7 @@ def test_only_radiographs_are_found(tmp_path):
     assert len(find_radiographs(tmp_path)) == 4 and len(find_radiographs(tmp_path, exclude=[tmp_path / "made"])) == 3
 
 
-def test_a_hand_is_listed_not_used(tmp_path):
+def test_other_body_parts_are_listed(tmp_path):
     save_radiograph(tmp_path / "a.dcm", body_part="HAND")
     save_radiograph(tmp_path / "b.dcm", body_part="PORT CHEST")
     save_radiograph(tmp_path / "c.dcm", body_part="")
@@ -73,12 +73,12 @@ def test_of_one_exposure_the_version_for_presentation_is_kept(tmp_path):
     save_radiograph(tmp_path / "shown1.dcm", SourceImageSequence=[source])
     save_radiograph(tmp_path / "raw2.dcm", IrradiationEventUID="1.2.3.4.9", **raw)
     save_radiograph(tmp_path / "shown2.dcm", IrradiationEventUID="1.2.3.4.9")
-    save_radiograph(tmp_path / "raw3.dcm", **raw)  # nothing was made of this one
+    save_radiograph(tmp_path / "raw3.dcm", **raw)  # without a version for presentation
     assert [one.path.name for one in find_radiographs(tmp_path)] == ["raw3.dcm", "shown1.dcm", "shown2.dcm"]
 
 
 @pytest.mark.parametrize("options", [{}, {"photometric": "MONOCHROME1"}, {"orientation": ("R", "F")}])
-def test_a_prepared_picture_reads_as_its_source_does(tmp_path, options):
+def test_a_prepared_image_reads_like_its_source(tmp_path, options):
     source = save_radiograph(tmp_path / "a.dcm", **options)
     prepared = read_radiograph(source)
     assert prepared.image.dtype == np.float32 and prepared.image.min() == 0 and prepared.image.max() == 1
@@ -109,7 +109,7 @@ def test_a_lateral_is_refused_unless_its_view_is_assigned(tmp_path):
     path = save_radiograph(tmp_path / "a.dcm", view="LL")
     with pytest.raises(UserError, match="lateral"):
         read_radiograph(path)
-    assert read_radiograph(path, view="PA").view == "PA"  # a technician's slip, put right by hand
+    assert read_radiograph(path, view="PA").view == "PA"  # corrects a wrong header
 
 
 def test_burned_in_annotation_is_refused_unless_masked(tmp_path):
@@ -119,7 +119,7 @@ def test_burned_in_annotation_is_refused_unless_masked(tmp_path):
         read_radiograph(path)
     assert "places with text masked" in " ".join(read_radiograph(path, mask_text=True).notes)
     clean = save_radiograph(tmp_path / "b.dcm", film(600, 512), BurnedInAnnotation="YES")
-    with pytest.raises(UserError, match="no text was found"):  # it says there is some: masking has failed
+    with pytest.raises(UserError, match="no text was found"):  # the header declares text: masking has failed
         read_radiograph(clean, mask_text=True)
     read_radiograph(save_radiograph(tmp_path / "c.dcm", BurnedInAnnotation="NO"))
 
@@ -129,12 +129,12 @@ def test_burned_in_annotation_is_refused_unless_masked(tmp_path):
 def test_masking_removes_letters_and_leaves_the_rest(at, scale):
     image, letters, clean = lettered(text="DOE JOHN 12", at=(at[0], min(at[1], 600 - 14 * scale)), scale=scale)
     found = text_lines(image)
-    legible = letters & (image - clean > 0.05 * 4095)  # white on the white of the spine nobody reads
+    legible = letters & (image - clean > 0.05 * 4095)  # white on the white spine is not legible
     assert (found & legible).sum() >= 0.99 * legible.sum() > 0
     masked, count = mask_text(image)
     assert count >= 1 and found.mean() < 0.1
     assert (masked[~found] == image[~found]).all()
-    assert (np.abs(masked - image)[legible] > 0.02 * 4095).mean() > 0.97  # and no letter is left in the mask
+    assert (np.abs(masked - image)[legible] > 0.02 * 4095).mean() > 0.97
 
 
 def test_masking_does_not_change_an_image_without_letters(real_data):
@@ -143,9 +143,9 @@ def test_masking_does_not_change_an_image_without_letters(real_data):
         assert text_lines(image).mean() < 0.01
 
 
-def test_margins_are_cut_and_nothing_else():
+def test_only_borders_are_cut():
     image, _, clean = lettered(width=200, height=240, text="L", at=(5, 5), scale=1)
-    framed = np.full((300, 260), 4095.0, np.float32)  # a white frame with burnt-in letters
+    framed = np.full((300, 260), 4095.0, np.float32)  # a white frame with burned-in letters
     framed[40:280, 20:220] = clean
     letters, mask, _ = lettered(width=260, height=300, text="ROOM 3", at=(100, 8), scale=1)
     framed[mask] = 0
@@ -153,7 +153,7 @@ def test_margins_are_cut_and_nothing_else():
     assert (rows.start, rows.stop, columns.start, columns.stop) == (40, 280, 20, 220)
     rows, columns = trim_border(clean)
     assert (rows, columns) == (slice(0, 240), slice(0, 200))
-    half = np.full((240, 200), 100.0, np.float32)  # so wide a margin is none: something else is wrong
+    half = np.full((240, 200), 100.0, np.float32)  # too wide for a border
     half[:, 120:] = clean[:, 120:]
     assert trim_border(half)[1].start == 0
 
@@ -168,7 +168,7 @@ def test_borders_are_cut_before_the_grey_scale(tmp_path):
     assert any("borders cut off" in note for note in trimmed.notes)
 
 
-def test_a_header_with_a_value_of_another_kind_is_listed_and_ends_nothing(tmp_path):
+def test_a_header_with_an_invalid_value_is_listed(tmp_path):
     path = save_radiograph(tmp_path / "a.dcm")
     save_radiograph(tmp_path / "b.dcm")
     ds = pydicom.dcmread(path)

@@ -1,4 +1,4 @@
-"""The first rule in which two series differ decides; a study's only series is kept; every candidate has its reason."""
+"""The first rule in which two series differ decides; the only series of a study is kept; each has a reason."""
 
 from dataclasses import replace
 
@@ -53,7 +53,7 @@ WORSE = {  # from the least to the most important rule
 
 
 @pytest.mark.parametrize("rule", WORSE)
-def test_each_rule_decides_against_what_only_it_dislikes(rules, rule):
+def test_each_rule_decides_alone(rules, rule):
     first, second = rank([WORSE[rule], GOOD], rules)
     assert first.series is GOOD and first.chosen and not second.chosen and first.flags == []
     assert "the chosen series" in second.reason
@@ -62,15 +62,15 @@ def test_each_rule_decides_against_what_only_it_dislikes(rules, rule):
 def test_rules_count_in_their_order(rules):
     ranked = rank([*WORSE.values(), GOOD], rules)
     assert [one.series.identity.series_uid for one in ranked] == ["good", *"abcdefgh"]
-    upside_down = rank([WORSE["slices"], WORSE["axial"]], rules[::-1])
-    assert upside_down[0].series is WORSE["axial"]  # it has more slices
+    reverse = rank([WORSE["slices"], WORSE["axial"]], rules[::-1])
+    assert reverse[0].series is WORSE["axial"]  # it has more slices
 
 
-def test_a_leaning_stack_is_not_complete(rules):
-    leaning = series("l", count=400)
+def test_a_sheared_stack_is_not_complete(rules):
+    sheared = series("l", count=400)
     way = np.array([0.0, 0.2, 1.5])
-    leaning.slices = [Slice("", 0, "", tuple(i * way), (), (), False) for i in range(400)]
-    ranked = rank([leaning, GOOD], rules)
+    sheared.slices = [Slice("", 0, "", tuple(i * way), (), (), False) for i in range(400)]
+    ranked = rank([sheared, GOOD], rules)
     assert ranked[0].series is GOOD and "gantry tilt" in ranked[1].reason
 
 
@@ -80,7 +80,7 @@ def test_the_only_series_is_kept_with_a_flag_for_each_rule_that_it_fails(rules):
     assert only.flags == ["no contrast agent in header or description", "5 mm slices", "left out: 1 × localiser"]
 
 
-def test_what_was_dropped_is_listed_and_never_chosen(rules):
+def test_a_dropped_series_is_listed_and_never_chosen(rules):
     localiser = series("z", dropped="localiser (2 images)")
     ranked = rank([localiser, WORSE["thin"]], rules)
     assert [(one.chosen, one.place) for one in ranked] == [(True, 1), (False, 0)]
@@ -95,7 +95,7 @@ def test_a_tie_is_flagged_and_does_not_depend_on_the_order(rules):
         assert ranked[0].series is GOOD and ranked[0].flags == ["ties with another series"]
 
 
-def test_a_pick_goes_before_every_rule(rules):
+def test_a_selected_series_precedes_the_rules(rules):
     ranked = rank([GOOD, WORSE["axial"]], rules, picks={"g", "a series of another study"})
     assert [one.series.identity.series_uid for one in ranked if one.chosen] == ["g"]
     assert rank([GOOD, WORSE["axial"]], rules, picks={"of another study"})[0].chosen
