@@ -37,7 +37,7 @@ class CheckedFile:
         return list(self.file.keys())
 
     def checksums(self) -> dict[str, int]:
-        """Checksum of each tensor, computed where the file has none."""
+        """Checksum of each tensor, computed if the file has none."""
         return {name: self.sums[name] if name in self.sums else crc32(self.get_tensor(name)) for name in self.keys()}
 
     def shape(self, name: str) -> tuple[int, ...]:
@@ -45,11 +45,7 @@ class CheckedFile:
         return tuple(self.file.get_slice(name).get_shape())
 
     def get_tensor(self, name: str) -> Tensor:
-        """One tensor.
-
-        Raises:
-            DamagedFile: its bytes do not match the checksum.
-        """
+        """One tensor; raises DamagedFile if its bytes do not match the checksum."""
         tensor = self.file.get_tensor(name)
         if name in self.sums and crc32(tensor) != self.sums[name]:
             raise DamagedFile(
@@ -73,11 +69,7 @@ def save_tensors(tensors: dict[str, Tensor], path: str | Path, metadata: dict[st
 
 
 def save_checked(tensors: dict[str, Tensor], path: str | Path) -> None:
-    """Writes tensors with their checksums, atomically.
-
-    Raises:
-        OSError: the disk is full or read-only.
-    """
+    """Writes tensors with their checksums, atomically; raises OSError if the disk is full or read-only."""
     tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
     sums = {name: crc32(tensor) for name, tensor in tensors.items()}
     try:
@@ -89,11 +81,7 @@ def save_checked(tensors: dict[str, Tensor], path: str | Path) -> None:
 
 @contextmanager
 def open_checked(path: str | Path) -> Iterator[CheckedFile]:
-    """Opens a file for reading single tensors.
-
-    Raises:
-        DamagedFile: the file is missing or damaged.
-    """
+    """Opens a file for reading single tensors; raises DamagedFile if it is missing or damaged."""
     try:
         with safe_open(path, framework="pt") as file:
             yield CheckedFile(path, file)

@@ -43,7 +43,8 @@ def command(config_name: str) -> Callable:
         @functools.wraps(main)
         def run() -> None:
             logging.captureWarnings(True)
-            sys.argv[1:] = _with_new_keys(sys.argv[1:])
+            with _errors_as_lines():
+                sys.argv[1:] = [rename_override(word) for word in sys.argv[1:]]
             arguments = get_args_parser().parse_args()
             own = arguments.config_path is None and arguments.config_name is None
             if arguments.help and own:
@@ -62,34 +63,31 @@ def command(config_name: str) -> Callable:
     return decorate
 
 
-def _with_new_keys(words: list[str]) -> list[str]:
-    try:
-        return [rename_override(word) for word in words]
-    except UserError as error:
-        _stop(str(error))
-
-
 def _guard(main: Callable[[DictConfig], None]) -> Callable[[DictConfig], None]:
     @functools.wraps(main)
     def guarded(cfg: DictConfig) -> None:
-        try:
+        with _errors_as_lines(), _terminable():
             rename_keys(cfg)
             _refuse_negative_seeds(cfg)
-            with _terminable():
-                main(cfg)
-        except UserError as error:
-            _stop(user_message(str(error)))
-        except KeyboardInterrupt:
-            _stop("interrupted; the same command continues, a training with model.resume=auto")
-        except InstantiationException as error:  # a constructor rejected a value
-            cause = error.__cause__
-            if not isinstance(cause, ValueError | TypeError | UserError | ImportError):
-                raise
-            _stop(str(cause))
-        except OmegaConfBaseException as error:
-            _stop(f"{getattr(error, 'full_key', None) or 'config'}: {str(error).splitlines()[0]}")
+            main(cfg)
 
     return guarded
+
+
+@contextmanager
+def _errors_as_lines() -> Iterator[None]:
+    try:
+        yield
+    except UserError as error:
+        _stop(user_message(str(error)))
+    except KeyboardInterrupt:
+        _stop("interrupted; the same command continues, a training with model.resume=auto")
+    except InstantiationException as error:  # a constructor rejected a value
+        if not isinstance(error.__cause__, ValueError | TypeError | UserError | ImportError):
+            raise
+        _stop(str(error.__cause__))
+    except OmegaConfBaseException as error:
+        _stop(f"{getattr(error, 'full_key', None) or 'config'}: {str(error).splitlines()[0]}")
 
 
 def _refuse_negative_seeds(cfg: DictConfig) -> None:
@@ -165,12 +163,8 @@ def _explain(config_name: str, overrides: list[str], error: Exception) -> str:
 
 
 def _keys(tree: dict, prefix: str = "") -> list[str]:
-    keys = []
-    for name, value in tree.items():
-        keys.append(f"{prefix}{name}")
-        if isinstance(value, dict):
-            keys += _keys(value, f"{prefix}{name}.")
-    return keys
+    inner = ((f"{prefix}{name}", value) for name, value in tree.items())
+    return [k for key, value in inner for k in (key, *(_keys(value, f"{key}.") if isinstance(value, dict) else ()))]
 
 
 def help_text(config_name: str, overrides: list[str]) -> str:
@@ -185,17 +179,18 @@ def help_text(config_name: str, overrides: list[str]) -> str:
         names = sorted(p.stem for p in (CONFIG / folder).glob("*.yaml"))
         lines.append(f"  {group}={chosen}".ljust(34) + f"# one of {', '.join(names)}")
     files = [("", CONFIG / f"{config_name}.yaml")]
-    files += [(_package(g), CONFIG / g.split("@")[0] / f"{c}.yaml") for g, c in choices.items() if c]
+    for group, chosen in choices.items():
+        folder, _, package = group.partition("@")
+        if chosen and folder != "experiment":
+            files.append((f"{package or folder.replace('/', '.')}.", CONFIG / folder / f"{chosen}.yaml"))
     for package, file in files:
-        known = {key: comment for source in _with_bases(file) for key, comment in _commented(source)}
-        entries = [(k, c) for k, c in known.items() if OmegaConf.select(cfg, _join(package, k)) is not None or c]
-        if entries and file.parent.name != "experiment":
+        comments = {f"{package}{key}": c for source in _with_bases(file) for key, c in _comments(source)}
+        if comments:
             lines += ["", f"{file.relative_to(CONFIG)}: {_first_comment(file)}"]
-            for key, comment in entries:
-                value = OmegaConf.select(cfg, _join(package, key), throw_on_missing=False)
-                if not OmegaConf.is_dict(value):
-                    value = "null" if value is None else value
-                    lines.append(f"  {_join(package, key)}={value}".ljust(60) + f" # {comment}")
+        for key, comment in comments.items():
+            value = OmegaConf.select(cfg, key, throw_on_missing=False)
+            if not OmegaConf.is_dict(value):
+                lines.append(f"  {key}={'null' if value is None else value}".ljust(60) + f" # {comment}")
     return "\n".join(lines)
 
 
@@ -206,30 +201,18 @@ def _with_bases(file: Path) -> list[Path]:
     return [*(found for base in bases if base.is_file() for found in _with_bases(base)), file]
 
 
-def _package(group: str) -> str:
-    group, _, package = group.partition("@")
-    return package or group.replace("/", ".")
-
-
-def _join(package: str, key: str) -> str:
-    return f"{package}.{key}" if package else key
-
-
 def _first_comment(file: Path) -> str:
     lines = file.read_text(encoding="utf-8").splitlines()
     first = next((line for line in lines if line.startswith("# ") and "@package" not in line), "")
     return first.removeprefix("# ")
 
 
-def _commented(file: Path) -> list[tuple[str, str]]:
-    """`(dotted key, comment)` of every line `key: value  # comment` of a yaml file."""
-    entries, path = [], []
+def _comments(file: Path) -> Iterator[tuple[str, str]]:
+    """`(dotted key, comment)` of every line `key: value # comment` of a yaml file."""
+    path = []
     for line in file.read_text(encoding="utf-8").splitlines():
         match = re.match(r"^( *)([A-Za-z_]\w*):(.*?)(?:\s# (.*))?$", line)
-        if not match or match.group(2) == "defaults":
-            continue
-        depth = len(match.group(1)) // 2
-        path = [*path[:depth], match.group(2)]
-        if match.group(4):
-            entries.append((".".join(path), match.group(4)))
-    return entries
+        if match and match.group(2) != "defaults":
+            path = [*path[: len(match.group(1)) // 2], match.group(2)]
+            if match.group(4):
+                yield ".".join(path), match.group(4)

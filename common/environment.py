@@ -27,29 +27,17 @@ def save_config(cfg: DictConfig, folder: str | Path) -> Path:
 
 def machine() -> dict:
     """Hardware, threads and the versions of Python and of the numerical libraries, as plain JSON."""
+    table = Path("/proc/cpuinfo")
+    lines = table.read_text(errors="replace").splitlines() if table.is_file() else []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return {
-        "processor": _processor(),
+        "processor": models[0] if models else platform.machine(),
         "cpus": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "python": platform.python_version(),
         **{name: _version(name) for name in PACKAGES},
     }
-
-
-def _processor() -> str:
-    """Model name from /proc/cpuinfo, else the architecture."""
-    table = Path("/proc/cpuinfo")
-    lines = table.read_text(errors="replace").splitlines() if table.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
 
 
 def versions() -> dict[str, str]:
@@ -60,6 +48,13 @@ def versions() -> dict[str, str]:
         cudnn = torch.backends.cudnn.version()
         found |= {"gpu": torch.cuda.get_device_name(0), "cuda": str(torch.version.cuda), "cudnn": str(cudnn)}
     return found
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
 
 
 def git_state(folder: Path) -> dict | None:

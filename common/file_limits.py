@@ -23,14 +23,17 @@ PREAMBLE = 132  # bytes up to and including the prefix DICM
 CHUNK = 1 << 20  # bytes
 
 
-def expect_pixels(shape: Iterable[int], path: str | Path) -> None:
+def expect_pixels(shape: Iterable[int], path: str | Path, limit: int | None = None, unit: str = "pixels") -> None:
     """Raises UserError for an image of more than `MAX_PIXELS`."""
-    _expect(tuple(shape), MAX_PIXELS, "pixels", path)
+    sizes, limit = [int(n) for n in shape], limit or MAX_PIXELS
+    if any(n < 0 for n in sizes) or math.prod(sizes) > limit:
+        shown = "x".join(str(n) for n in sizes)
+        raise UserError(f"{path}: {shown} {unit} in its header, at most {limit:,} are read; export it in its own size")
 
 
 def expect_voxels(shape: Iterable[int], path: str | Path) -> None:
     """Raises UserError for a volume of more than `MAX_VOXELS`."""
-    _expect(tuple(shape), MAX_VOXELS, "voxels", path)
+    expect_pixels(shape, path, MAX_VOXELS, "voxels")
 
 
 def expect_dicom_size(path: str | Path) -> None:
@@ -77,9 +80,3 @@ def is_inside(path: str | Path, root: str | Path) -> bool:
         return Path(path).resolve().is_relative_to(Path(root).resolve())
     except (OSError, RuntimeError, ValueError):  # a loop of links, an invalid name
         return False
-
-
-def _expect(shape: tuple[int, ...], limit: int, unit: str, path: str | Path) -> None:
-    if any(int(n) < 0 for n in shape) or math.prod(int(n) for n in shape) > limit:
-        shown = "x".join(str(n) for n in shape)
-        raise UserError(f"{path}: {shown} {unit} in its header, at most {limit:,} are read; export it in its own size")

@@ -27,11 +27,8 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     temporary = path.with_name(f"{PREFIX}{os.getpid()}-{path.name}")
     try:
         yield temporary
-        handle = os.open(temporary, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -52,11 +49,11 @@ def remove_stale(folder: str | Path) -> int:
 
 def sha256(path: str | Path) -> str:
     """SHA-256 of a file, or of the names and hashes of the files in a folder."""
-    digest = hashlib.sha256()
     if Path(path).is_dir():
-        for file in sorted(file for file in Path(path).rglob("*") if file.is_file()):
-            digest.update(f"{file.relative_to(path).as_posix()} {sha256(file)}\n".encode())
-        return digest.hexdigest()
+        files = sorted(file for file in Path(path).rglob("*") if file.is_file())
+        lines = (f"{file.relative_to(path).as_posix()} {sha256(file)}\n" for file in files)
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
+    digest = hashlib.sha256()
     with open(path, "rb") as file:
         while chunk := file.read(1 << 20):
             digest.update(chunk)

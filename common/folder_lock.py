@@ -17,11 +17,8 @@ _held: dict[str, FileLock] = {}
 def hold(folder: str | Path, key: str) -> None:
     """Locks a folder for this process until it ends; a second call of the same process changes nothing.
 
-    Args:
-        key: config key of the folder, for the message.
-
-    Raises:
-        UserError: another process holds the lock, or the folder cannot be written.
+    Raises UserError, with the config key of the folder, if another process holds the lock or the folder cannot be
+    written.
     """
     folder = Path(folder)
     try:

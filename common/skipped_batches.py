@@ -27,9 +27,8 @@ class SkippedBatches(list):
     def add(self, loss: float, batch: dict) -> None:
         """Records a skipped batch.
 
-        Raises:
-            FloatingPointError: naming its cases, if skipping is off, too many batches in a row were skipped, or
-                several processes train together (the others would wait for this one's gradient).
+        Raises FloatingPointError with its cases if skipping is off, too many batches in a row were skipped, or
+        several processes train together (the others would wait for this one's gradient).
         """
         name = f"batch {int(batch['step'][0])} (cases {', '.join(batch.get('id', ['not named']))})"
         self._consecutive += 1
