@@ -3,6 +3,7 @@
 import ast
 import os
 import re
+import textwrap
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -19,28 +20,26 @@ def python_files(folder: str) -> list[Path]:
     return sorted(file for file in found if file.name != "__init__.py" and "node_modules" not in file.parts)
 
 
-def first_sentence(file: Path) -> str:
-    """First sentence of the docstring of a module, on one line."""
-    text = " ".join((ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or "").split())
-    return re.split(r"(?<=[.])\s", text)[0].rstrip(".")
-
-
-def is_command(file: Path) -> bool:
-    return 'if __name__ == "__main__"' in file.read_text(encoding="utf-8")
+def first_sentence(folder: str) -> str:
+    """First sentence of the docstring of a package, on one line."""
+    file = ROOT / folder / "__init__.py"
+    text = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) if file.is_file() else ""
+    return re.split(r"(?<=[.])\s", " ".join((text or "").split()))[0].rstrip(".")
 
 
 def room(file: Path) -> str:
-    """`folder/room` of a file; files on the top level are `folder/commands` or stand for themselves."""
-    parts = file.relative_to(ROOT).parts
-    if len(parts) > 2:
-        return "/".join(parts[:2])
-    if file.name == "__init__.py":
-        return parts[0]
-    return f"{parts[0]}/commands" if is_command(file) else f"{parts[0]}/{file.stem}"
+    """`folder/room` of a file; on the top level `folder/commands` of a command and `folder/<name>` of other files."""
+    folder, name, *inner = file.relative_to(ROOT).parts
+    if inner:
+        return f"{folder}/{name}"
+    if name == "__init__.py":
+        return folder
+    command = 'if __name__ == "__main__"' in file.read_text(encoding="utf-8")
+    return f"{folder}/commands" if command else f"{folder}/{file.stem}"
 
 
 def imported_files(file: Path) -> set[Path]:
-    """Files of ours that a file imports, at the top or inside a function."""
+    """Files of the repository that a file imports, at the top or inside a function."""
     found = set()
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -51,7 +50,7 @@ def imported_files(file: Path) -> set[Path]:
 
 
 def module(name: str) -> Path | None:
-    """File of a dotted name of ours, `__init__.py` for a package; None for other names."""
+    """File of a dotted name, `__init__.py` of a package; None for names outside the repository."""
     path = ROOT / name.replace(".", "/")
     files = (path.with_suffix(".py"), path / "__init__.py") if name.split(".")[0] in FOLDERS else ()
     return next((file for file in files if file.is_file()), None)
@@ -67,51 +66,35 @@ def room_graph() -> Graph:
 
 
 def reduced(graph: Graph) -> Graph:
-    """Arrows that no longer way implies (transitive reduction of a graph without circles)."""
+    """The graph without arrows that a longer path implies (transitive reduction of an acyclic graph)."""
 
-    def reached(node: str, seen: set[str]) -> set[str]:
-        for target in graph.get(node, set()) - seen:
-            seen.add(target)
-            reached(target, seen)
-        return seen
+    def reachable(node: str) -> set[str]:
+        return graph.get(node, set()).union(*(reachable(target) for target in graph.get(node, ())))
 
-    ways = {node: reached(node, set()) for node in graph}
-    return {
-        node: {t for t in targets if not any(t in ways.get(other, set()) for other in targets - {t})}
-        for node, targets in graph.items()
-    }
+    return {node: targets - set().union(*(reachable(target) for target in targets)) for node, targets in graph.items()}
 
 
 def mermaid(graph: Graph) -> list[str]:
-    ids = {name: name.replace("/", "_") for name in sorted(set(graph) | {t for ts in graph.values() for t in ts})}
-    lines = ["```mermaid", "flowchart LR"]
-    lines += [f'  {mark}["{name.rpartition("/")[2]}"]' for name, mark in ids.items()]
-    lines += [f"  {ids[node]} --> {ids[target]}" for node in sorted(graph) for target in sorted(graph[node])]
-    return [*lines, "```", ""]
+    names = sorted(set(graph).union(*graph.values()))
+    lines = [f'  {name.replace("/", "_")}["{name.rpartition("/")[2]}"]' for name in names]
+    arrows = [f"  {node} --> {target}".replace("/", "_") for node in sorted(graph) for target in sorted(graph[node])]
+    return ["```mermaid", "flowchart LR", *lines, *arrows, "```", ""]
 
 
 def tree() -> list[str]:
     lines = ["```"]
     for folder in FOLDERS:
-        lines.append(f"{folder}/".ljust(22) + first_sentence(ROOT / folder / "__init__.py"))
         files = python_files(folder)
-        top = [file.name for file in files if file.parent == ROOT / folder]
-        lines += [f"  {name}" for name in wrapped(top)]
+        lines += [f"{folder}/".ljust(22) + first_sentence(folder)]
+        lines += wrapped([file.name for file in files if file.parent == ROOT / folder], "  ")
         for inner in sorted({room(file) for file in files if file.parent != ROOT / folder}):
-            init = ROOT / inner / "__init__.py"
-            said = first_sentence(init) if init.is_file() else ""
-            lines.append(f"  {inner.partition('/')[2]}/".ljust(22) + said)
-            lines += [f"    {name}" for name in wrapped([f.name for f in files if room(f) == inner])]
+            lines += [f"  {inner.partition('/')[2]}/".ljust(22) + first_sentence(inner)]
+            lines += wrapped([file.name for file in files if room(file) == inner], "    ")
     return [*lines, "```", ""]
 
 
-def wrapped(names: list[str], width: int = 96) -> list[str]:
-    lines = [""]
-    for name in names:
-        if len(lines[-1]) + len(name) > width:
-            lines.append("")
-        lines[-1] = f"{lines[-1]} {name}".strip()
-    return [line for line in lines if line]
+def wrapped(names: list[str], indent: str) -> list[str]:
+    return textwrap.wrap(" ".join(names), 97 + len(indent), initial_indent=indent, subsequent_indent=indent)
 
 
 def generated() -> str:
@@ -126,11 +109,10 @@ def generated() -> str:
     lines += [*mermaid(between), "### Rooms", ""]
     lines += ["Arrows inside each folder; an arrow that a longer path implies is left out.", ""]
     for folder in FOLDERS:
-        inner = {
-            n: {t for t in ts if t.startswith(f"{folder}/")} for n, ts in rooms.items() if n.startswith(f"{folder}/")
-        }
+        own = f"{folder}/"
+        inner = {n: {t for t in ts if t.startswith(own)} for n, ts in rooms.items() if n.startswith(own)}
         if any(inner.values()):
-            lines += [f"**{folder}/**", "", *mermaid(reduced(inner))]
+            lines += [f"**{own}**", "", *mermaid(reduced(inner))]
     lines += ["Imports across folders:", "", "| room | imports |", "|---|---|"]
     for node in sorted(rooms):
         others = sorted(t for t in rooms[node] if t.partition("/")[0] not in (node.partition("/")[0], "common"))
@@ -140,7 +122,7 @@ def generated() -> str:
 
 
 def updated(page: str) -> str:
-    """The text of the page with its generated part made anew."""
+    """The text of the page with a new generated part."""
     before, rest = page.split(START)
     return f"{before}{START}\n{generated()}{END}{rest.split(END)[1]}"
 
