@@ -1,1 +1,1 @@
-"""Training commands and what only they need: devices, run folders, checkpoints on disk, callbacks."""
+"""Training commands with their devices, run folders, checkpoint files and callbacks."""

@@ -10,45 +10,33 @@ from common.cli import command  # noqa: E402
 
 @command("train_vqgan")
 def main(cfg) -> None:
-    """Builds network, data and module, and trains."""
+    """Builds networks, data and module, and trains."""
     from train.distributed.devices import choose_devices
 
     model = cfg.model
     devices = choose_devices(model.gpus, cfg.trainer.accelerator, cfg.trainer.devices)
 
-    import pytorch_lightning as pl
     from hydra.utils import instantiate
 
-    from common.errors import user_errors
-    from dataset.datamodule import prepared_data
-    from train.autoencoder.build_module import build_module, without_codes
-    from train.distributed.processes import say
+    from train.autoencoder.build_module import build_module, build_networks, without_codes
+    from train.distributed.processes import print_once
     from train.run.callbacks import ReconstructionPictures
     from train.run.trainer import Intervals
     from train.run.training_run import Network, TrainingRun
-    from vq_gan_3d.perceptual import make_perceptual
 
-    pl.seed_everything(model.seed, verbose=False)
+    intervals = Intervals(model.max_steps, model.validate_every, model.checkpoint_every)
+    run = TrainingRun(cfg, "vqgan", devices, model.default_root_dir, intervals)
     size = tuple(model.crop or cfg.dataset.volume_size)
-    with user_errors():
-        network = instantiate(model.network)
-        network.check_size(size)
-        perceptual = make_perceptual(**model.losses.perceptual)
-    run = TrainingRun(cfg, "vqgan", devices, model.default_root_dir)
-    run.check_config()
-    options = {"num_batches": model.max_steps, "num_workers": model.num_workers, "seed": model.seed}
-    options |= {"batch_size": run.batch_size, "crop": model.crop, "keep_gb": model.memory.cache_volumes_gb}
-    data = prepared_data(instantiate(cfg.dataset.source), cfg.dataset, **options)
-    module = build_module(model, network, perceptual, data)
+    network, perceptual = build_networks(model, size)
+    data = run.prepare_data(instantiate(cfg.dataset.source), crop=model.crop)
     run.fit(
-        module,
+        build_module(model, network, perceptual, data),
         data,
-        Intervals(model.max_steps, model.validate_every, model.checkpoint_every),
         data.content_sha256(),
-        callbacks=[ReconstructionPictures(model.picture_every)],
-        network=Network(network, [(1, 1, *size)], data.cache_bytes(), forward=without_codes),
+        [ReconstructionPictures(model.picture_every)],
+        Network(network, [(1, 1, *size)], data.cache_bytes(), forward=without_codes),
     )
-    say(run.last)
+    print_once(run.last)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,6 @@ WARM = (
     "train.generator.encode",
     "train.generator.latent_data",
     "train.generator.finetuning",
-    "train.generator.latent_data",
     "train.run.run_record",
     "train.run.run_folder",
     "train.run.trainer",

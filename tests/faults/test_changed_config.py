@@ -14,7 +14,7 @@ def test_differences_are_listed_and_stop_the_run(training):
     line = training.resume(*changes).refusal()
     assert "model.batch_size was 2, is 3" in line and f"model.{rate} was 0.0003, is 0.002" in line
     assert "model.resume_changed=true" in line and "num_workers" not in line
-    assert "going on although" in training.resume(*changes, "model.resume_changed=true").fine()
+    assert "continuing although" in training.resume(*changes, "model.resume_changed=true").fine()
     home = training.last.parent.parent / ".hydra"
     assert OmegaConf.load(home / "config.yaml").model.batch_size == 3
     assert OmegaConf.load(home / "config_1.yaml").model.batch_size == 2

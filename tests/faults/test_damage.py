@@ -120,5 +120,5 @@ def test_a_damaged_checkpoint_is_replaced_by_the_previous_one(training, how, req
     else:
         os.truncate(path, 0 if how == "empty" else path.stat().st_size * 2 // 3)
     said = training.resume().fine()
-    assert PREVIOUS in said and ("going on from the checkpoint before it" in said or "is gone" in said)
+    assert PREVIOUS in said and ("continuing from the checkpoint before it" in said or "is gone" in said)
     assert differing(training.weights(), request.getfixturevalue(f"whole_{training.stage}").weights()) == []

@@ -48,7 +48,7 @@ def test_a_batch_that_takes_longer_than_the_patience(training, request):
     command = training.start(slow_batches={"seconds": 30.0, "first": 6})
     training.until_saved(command, 3)
     time.sleep(1.0)
-    assert "the last checkpoint stays as it is" in ended(command, signal.SIGTERM)
+    assert "the last checkpoint is unchanged" in ended(command, signal.SIGTERM)
     training.resume().fine()
     assert differing(training.weights(), request.getfixturevalue(f"whole_{training.stage}").weights()) == []
 

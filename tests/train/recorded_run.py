@@ -1,9 +1,9 @@
-"""Training commands that write down, process by process, what they see: gradients, losses, samples, the codebook.
+"""Training commands that record gradients, losses, samples and the codebook in each process.
 
 `python tests/train/recorded_run.py jobs.json` runs jobs `[name, stage, [key=value, …]]` one after the other in the
 same processes; a job writes `<name>/rank<r>.pt` beside the file and trains in `<name>/run`. With `STAGE` and `RECORD`
-in the environment it is that command itself, its arguments as they are typed. Lightning starts further processes with
-this same file. `DIE=<rank>:<batch>:<how>` ends a process in the middle: `kill` as signal 9 does, `raise` by an error.
+in the environment it runs that command with its own arguments. Lightning starts further processes with this file.
+`DIE=<rank>:<batch>:<how>` ends a process: `kill` by signal 9, `raise` by an error.
 """
 
 import importlib
@@ -29,7 +29,7 @@ def whole(tensor: torch.Tensor) -> torch.Tensor:
 
 
 class Record(pl.Callback):
-    """One file a process: `rank<r>.pt`."""
+    """Writes one file a process: `rank<r>.pt`."""
 
     def __init__(self, folder: Path):
         self.folder, self.kept = folder, {"gradients": {}, "losses": [], "seen": [], "codes": []}
@@ -40,7 +40,7 @@ class Record(pl.Callback):
             (self.folder / "died").touch()
             if how == "kill":
                 os.kill(os.getpid(), signal.SIGKILL)
-            raise RuntimeError("this process was told to fail")
+            raise RuntimeError("failure for the test")
         self.kept["seen"].append([str(name) for name in batch["id"]])
 
     def on_before_optimizer_step(self, trainer, module, optimizer):
@@ -63,7 +63,7 @@ class Record(pl.Callback):
 
 
 def recorded(folder: Path) -> None:
-    """The next trainer writes into this folder."""
+    """Makes the next trainer write into this folder."""
     folder.mkdir(parents=True, exist_ok=True)
 
     def recording(*arguments):

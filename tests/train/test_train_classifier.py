@@ -1,7 +1,9 @@
-"""Classifiers as commands, tiny: trained on CTs, X-rays and generated volumes, in folds, and compared."""
+"""Tiny classifiers through the commands: trained on CTs, X-rays and generated volumes, in folds, and compared."""
 
+import importlib
 import json
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -10,14 +12,20 @@ import pandas as pd
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from hydra.errors import InstantiationException
+from safetensors.torch import load_file
 
 from common.errors import UserError
+from common.files import ROOT
+from dataset.imaging.hu_window import Window
 from dataset.io.nifti import write_nifti
 from dataset.phantom.render import render_phantom
 from ddpm.checkpoint.load import load_classifier, load_pipeline
+from train.classifier.data import encoder_source
+from train.classifier.networks import xray_classifier
+from train.generator.build_losses import _classifier
 from train.run.run_folder import RUN_FOLDER
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 SIZE = ["dataset.volume_size=[8,16,16]", "dataset.xray_size=[32,32]", "dataset.prepare_workers=0"]
 SHORT = ["model.gpus=0", "model.train_num_steps=8", "model.validate_every=4", "model.batch_size=4",
          "model.warmup_steps=1", "model.train_lr=1e-3"]  # fmt: skip
@@ -32,14 +40,10 @@ NETWORKS = {
 
 
 def call(script: str, overrides: list[str]) -> None:
-    """One of our commands in this process."""
-    import importlib
-
+    """Runs a command in this process."""
     path = list(sys.path)
-    module = importlib.import_module(
-        {"train_classifier": "train", "classification": "evaluation"}[script] + f".{script}"
-    )
-    sys.path[:] = path  # the script makes room for being run by its file name
+    module = importlib.import_module(f"{'train' if script.startswith('train') else 'evaluation'}.{script}")
+    sys.path[:] = path  # the script replaces the first entry
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv(RUN_FOLDER, raising=False)
         with initialize_config_dir(str(ROOT / "config"), version_base="1.3"):
@@ -58,7 +62,7 @@ def folder(tmp_path_factory) -> Path:
         write_nifti(root / f"ct_{i}.nii.gz", torch.as_tensor(phantom.hu, dtype=torch.float32), phantom.spacing)
         row = {"id": f"case_{i}", "patient": f"patient_{i}", "ct": f"ct_{i}.nii.gz", "label": i % 2, "age": 40 + 2 * i}
         records.append(row | {"view": "PA" if i % 3 else "AP", "sex": "FM"[i % 2], "hours_xray_to_ct": i})
-    records.append(records[0] | {"id": "case_15", "label": -1})  # a second CT that nobody has read
+    records.append(records[0] | {"id": "case_15", "label": -1})  # a second CT without label
     pd.DataFrame(records).to_csv(root / "manifest.csv", index=False)
     return root
 
@@ -107,8 +111,6 @@ def test_the_study_in_folds_gives_every_row_every_file_and_no_pooled_auc(study, 
 
 
 def test_generated_volumes_come_from_the_generator_whose_test_patient_it_is(study):
-    from safetensors.torch import load_file
-
     by_owner = {}
     for file in study["root"].glob("cache/*/generated-*/*.safetensors"):
         by_owner.setdefault(file.parent.name, set()).add(file.name.split("-")[0])
@@ -129,7 +131,7 @@ def test_generated_volumes_come_from_the_generator_whose_test_patient_it_is(stud
         ("xray", ["classifier.init_from={g1}"], "trained on 5 test cases|trained on 6 test cases"),
     ],
 )
-def test_leaks_are_refused_before_anything_trains(study, name, overrides, words):
+def test_leakage_is_rejected_before_training(study, name, overrides, words):
     places = {f"g{i}": path for i, path in enumerate(study["generators"])} | {"root": study["root"]}
     given = [o.format(**places) for o in overrides]
     fold = ["dataset.fold=0", f"model.results_folder={study['root']}/refused"]
@@ -151,7 +153,7 @@ def test_leaks_are_refused_before_anything_trains(study, name, overrides, words)
         (["classifiers=[{g0}]"], "no classifier of"),
     ],
 )
-def test_a_comparison_on_other_terms_than_training_is_refused(study, overrides, words):
+def test_a_comparison_with_other_settings_than_training_is_rejected(study, overrides, words):
     places = {f"g{i}": path for i, path in enumerate(study["generators"])}
     given = [o.format(**places, root=study["root"], runs=study["runs"]) for o in overrides]
     out = study["root"] / "refused"
@@ -184,15 +186,12 @@ def test_the_best_weights_are_kept_and_load_again(phantoms, tmp_path, capsys):
 
 
 def test_the_ct_classifier_serves_as_the_loss_of_a_generator(phantoms, tmp_path):
-    from dataset.imaging.hu_window import Window
-    from train.generator.build_losses import _classifier
-
     call("train_classifier", ["classifier=ctpa", *phantoms, *SHORT, *SMALL, f"model.results_folder={tmp_path}"])
     (best,) = tmp_path.glob("*/checkpoints/best.safetensors")
     assert _classifier(str(best), Window.parse("wide"))(torch.zeros(1, 1, 8, 16, 16)).shape == (1,)
 
 
-def test_training_ends_when_the_validation_auc_no_longer_rises_and_goes_on_where_it_stopped(phantoms, tmp_path):
+def test_training_ends_after_its_patience_and_resumes(phantoms, tmp_path):
     base = ["classifier=ctpa", *phantoms, *SHORT, *SMALL, "model.validate_every=2", "model.train_num_steps=40",
             "model.train_lr=1e-12", "model.patience=2"]  # fmt: skip
     call("train_classifier", [*base, f"model.results_folder={tmp_path}/stopped"])
@@ -211,16 +210,14 @@ def test_training_ends_when_the_validation_auc_no_longer_rises_and_goes_on_where
     assert whole["global_step"] == parts["global_step"] == 8
 
 
-def test_an_encoder_to_start_from_comes_with_its_weights(study):
-    from train.classifier.networks import xray_classifier
-
+def test_init_from_loads_the_weights_of_the_encoder(study):
     classifier = xray_classifier(None, study["generators"][0], dropout=0.0)
     theirs = load_pipeline(study["generators"][0]).xray_encoder
     assert all(torch.equal(a, b) for a, b in zip(classifier.body.parameters(), theirs.parameters(), strict=True))
     assert all(p.requires_grad for p in classifier.parameters())
 
 
-def test_a_run_that_began_with_a_folder_of_generators_is_resumed(study, tmp_path):
+def test_a_run_with_a_folder_of_generators_resumes(study, tmp_path):
     words = [*study["data"], "dataset.fold=0", "classifier=xray", *NETWORKS["xray"], *SHORT,
              f"classifier.init_from={study['root']}", f"model.results_folder={tmp_path}"]  # fmt: skip
     for _ in range(2):
@@ -228,13 +225,12 @@ def test_a_run_that_began_with_a_folder_of_generators_is_resumed(study, tmp_path
     assert len(list(tmp_path.glob("*/checkpoints/last.ckpt"))) == 1
 
 
-def test_of_a_folder_the_generator_of_the_same_fold_is_taken(study):
-    from train.classifier.data import encoder_source
-
+def test_a_folder_of_generators_gives_that_of_the_same_fold(study):
     for fold in range(3):
         assert encoder_source(str(study["root"]), fold) == study["generators"][fold]
-    assert encoder_source(study["generators"][1], 0) == study["generators"][1]  # the leak check judges a named one
-    assert encoder_source(None, 0) is None
+    assert (
+        encoder_source(study["generators"][1], 0) == study["generators"][1]
+    )  # the leakage check may reject a named one
     with pytest.raises(UserError, match="other folds"):
         encoder_source(str(study["root"]), 7)
 
@@ -251,11 +247,7 @@ def test_of_a_folder_the_generator_of_the_same_fold_is_taken(study):
         (["classifier=ctpa", *SMALL, "dataset.val=0"], "no case in the split val"),
     ],
 )
-def test_mistakes_are_told_in_a_line(phantoms, tmp_path, overrides, words):
-    from hydra.errors import InstantiationException
-
-    with pytest.raises((UserError, InstantiationException)) as told:
+def test_mistakes_are_named_in_a_line(phantoms, tmp_path, overrides, words):
+    with pytest.raises((UserError, InstantiationException)) as caught:
         call("train_classifier", [*phantoms, *SHORT, f"model.results_folder={tmp_path}", *overrides])
-    import re
-
-    assert re.search(words, f"{told.value} {told.value.__cause__}")
+    assert re.search(words, f"{caught.value} {caught.value.__cause__}")

@@ -1,1 +1,1 @@
-"""What only the VQ-GAN stage needs."""
+"""The VQ-GAN stage: network, losses and module from the config."""

@@ -1,9 +1,10 @@
-"""Builds the VQ-GAN module from its config node."""
+"""Builds the VQ-GAN, its losses and its training module from the config."""
 
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from torch import Tensor
 
+from common.errors import user_errors
 from dataset.datamodule import CTDataModule
 from ddpm.checkpoint.write import complete
 from evaluation.metrics.voxel_error import psnr
@@ -12,13 +13,24 @@ from vq_gan_3d import VQGAN3D
 from vq_gan_3d.adversarial import Discriminator
 from vq_gan_3d.module import VQGANModule
 from vq_gan_3d.optimisation import Optimisation
-from vq_gan_3d.perceptual import SlicePerceptualLoss
+from vq_gan_3d.perceptual import SlicePerceptualLoss, make_perceptual
+
+
+def build_networks(model: DictConfig, size: tuple[int, int, int]) -> tuple[VQGAN3D, SlicePerceptualLoss | None]:
+    """The autoencoder and the perceptual loss.
+
+    Raises UserError for invalid values, or a `size` `(D, H, W)` of training volumes that does not fit.
+    """
+    with user_errors():
+        network = instantiate(model.network)
+        network.check_size(size)
+        return network, make_perceptual(**model.losses.perceptual)
 
 
 def build_module(
     model: DictConfig, network: VQGAN3D, perceptual: SlicePerceptualLoss | None, data: CTDataModule
 ) -> VQGANModule:
-    """The module that trains `network` on prepared data, whose protocol goes into its checkpoints."""
+    """The module that trains `network` on prepared data and writes their protocol into its checkpoints."""
     adversarial, options = None, model.losses.adversarial
     if options.weight > 0 and options.start < model.max_steps:
         adversarial = Discriminator(

@@ -1,1 +1,1 @@
-"""What only the classifier stage needs: module, data, networks."""
+"""The classifier stage: data, networks, module."""

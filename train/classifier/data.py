@@ -1,28 +1,64 @@
-"""What a classifier's training owes its data: leak checks, generated volumes, the expected interval, the protocol."""
+"""Data of a classifier's training: leakage checks, generated volumes, known labels, and the protocol."""
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
+from torch.utils.data import Dataset
 
-from common.errors import UserError
+from common.errors import UserError, user_errors
 from dataset.datamodule import CTDataModule
 from ddpm.checkpoint.read import read
 from evaluation.classifiers.generated_cases import Generators, all_rows, find_generators
+from evaluation.classifiers.hypotheses import PRIMARY
 from evaluation.protocol.leakage import check_splits, training_splits_of_file
 from evaluation.statistics.roc import expected_half_width
+from train.distributed.processes import print_once
 
-VOLUMES = ("ct", "generated")
+INPUTS = {"ct": "ct", "generated": "ct", "xray": "xray"}  # `classifier.input`: key of the batch
+BALANCES = ("weight", "sampling", "none")
 
 
-def encoder_source(init_from: str | None, fold: int | None) -> str | None:
-    """The generator that `classifier.init_from` names: a file itself; of a folder its newest one of this fold.
+class Labelled(Dataset):
+    """The cases with known labels; `balanced` repeats cases of the rarer class until both have the same number.
+
+    Args:
+        cases: with `rows` whose `label` is 0, 1 or -1; takes an index, or an index and a step.
+        part: name of the split, for the message.
 
     Raises:
-        UserError: nothing there, or several of other folds.
+        UserError: if a class has no case.
     """
-    if init_from is None:
-        return None
+
+    def __init__(self, cases: Dataset, part: str, balanced: bool = False):
+        labels = cases.rows["label"].to_numpy()
+        groups = [np.flatnonzero(labels == value) for value in (0, 1)]
+        for value, group in enumerate(groups):
+            if not len(group):
+                raise UserError(
+                    f"label: no case of class {value} in the part {part} ({len(labels)} cases, "
+                    f"{(labels == -1).sum()} of unknown label); a classifier needs both classes in every part"
+                )
+        self.cases, self.unknown = cases, int((labels == -1).sum())
+        longest = max(len(group) for group in groups)
+        order = [np.resize(group, longest) for group in groups] if balanced else groups
+        self.order = np.sort(np.concatenate(order)).tolist()
+        self.rows = cases.rows.iloc[self.order].reset_index(drop=True)
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __getitem__(self, item: int | tuple[int, int]) -> dict:
+        index, step = item if isinstance(item, tuple) else (item, -1)
+        return self.cases[(self.order[index], step)] if step >= 0 else self.cases[self.order[index]]
+
+
+def encoder_source(init_from: str, fold: int | None) -> str:
+    """The generator of `classifier.init_from`: the file itself, or of a folder its newest one of this fold.
+
+    Raises UserError for a path that does not exist, or for generators of other folds only.
+    """
     if not Path(init_from).exists():
         raise UserError(f"classifier.init_from={init_from}: no such file or folder; give a last.ckpt of train_ddpm.py")
     found = find_generators(init_from)
@@ -33,73 +69,92 @@ def encoder_source(init_from: str | None, fold: int | None) -> str | None:
     return str(found[0])
 
 
-def refuse_leaks(data: CTDataModule, init_from: str | None = None, origin: str | None = None) -> None:
-    """No case and no patient in two parts; an encoder to start from has not trained on validation or test.
+def resolve_config(cfg: DictConfig) -> None:
+    """Checks the choices of the config; replaces a folder in `classifier.init_from` by its generator of this fold."""
+    classifier, strategy = cfg.classifier, cfg.trainer.strategy
+    if not isinstance(strategy, str) and "ShardedStrategy" in strategy._target_:
+        raise UserError("trainer=fsdp: a classifier fits one device and is not sharded; use trainer=ddp")
+    for key, value, choices in (
+        ("classifier.input", classifier.input, INPUTS),
+        ("model.balance", cfg.model.balance, BALANCES),
+    ):
+        if value not in choices:
+            raise UserError(f"{key}={value}: choose {', '.join(choices)}")
+    if classifier.get("init_from"):
+        fold = None if cfg.dataset.get("n_folds") is None else cfg.dataset.fold
+        classifier.init_from = encoder_source(classifier.init_from, fold)
 
-    Args:
-        init_from: generator whose encoder is taken.
-        origin: checkpoint that this one was fine-tuned from, if it was.
 
-    Raises:
-        UserError: naming the patient, the part or the checkpoint.
+@user_errors()
+def check_data(cfg: DictConfig, data: CTDataModule) -> None:
+    """Refuses patient leakage; prints the primary hypothesis and the expected interval of the test AUC.
+
+    Raises UserError for a patient in two parts, an encoder that was trained on validation or test cases, a test part
+    without both classes, or an AUC out of range.
     """
-    rows = data.source.rows
+    rows, classifier = data.source.rows, cfg.classifier
     check_splits(rows, data.source.name)
-    if init_from is None:
-        return
-    rows = all_rows(data)
-    theirs = training_splits_of_file(rows, init_from, data.protocol(), origin)
-    seen = rows.loc[(theirs == "train") & (rows["split"] != "train").to_numpy(), "split"].value_counts().to_dict()
-    if seen:
-        what = " and ".join(f"{count} {split} cases" for split, count in seen.items())
-        raise UserError(
-            f"classifier.init_from={init_from}: trained on {what} of this data set; give the generator of the same "
-            "dataset.fold"
-        )
-
-
-def generated_volumes(data: CTDataModule, classifier: DictConfig, sampler: dict, devices: dict) -> dict:
-    """Puts generated volumes in the place of the true ones in training and validation; gives back how they were made.
-
-    Raises:
-        UserError: for generators that have seen a case, or none.
-    """
-    generators = Generators(
-        find_generators(classifier.generators),
-        sampler,
-        samples=classifier.samples,
-        seed=classifier.generate_seed,
-        batch_size=classifier.generate_batch_size,
-        device="cuda" if devices["accelerator"] == "gpu" else "cpu",
-        origin=classifier.origin,
-    )
-    made = generators.make(data, ("train", "val"))
-    data.train, data.val = made["train"], made["val"]
-    return generators.describe()
+    if init_from := classifier.get("init_from"):
+        rows = all_rows(data)
+        theirs = training_splits_of_file(rows, init_from, data.protocol(), classifier.get("origin"))
+        seen = rows.loc[(theirs == "train") & (rows["split"] != "train").to_numpy(), "split"].value_counts()
+        if len(seen):
+            found = " and ".join(f"{count} {split} cases" for split, count in seen.items())
+            raise UserError(
+                f"classifier.init_from={init_from}: trained on {found} of this data set; give the generator of the "
+                "same dataset.fold"
+            )
+    print_once(PRIMARY)
+    print_once(expectation(data.test.rows, cfg.model.expected_auc, cfg.dataset.get("n_folds")))
 
 
 def expectation(rows: pd.DataFrame, area: float, n_folds: int | None) -> str:
-    """The interval that the test will give, before anything has been trained.
+    """The expected interval of the test AUC, as a line.
 
-    Raises:
-        ValueError: a class that the test part lacks, or an AUC that cannot be.
+    Raises ValueError for a test part without both classes, or an AUC out of range.
     """
     positives, negatives = int((rows["label"] == 1).sum()), int((rows["label"] == 0).sum())
     width = expected_half_width(area, positives, negatives, n_folds or 1)
     folds = f" in each of {n_folds} folds, averaged," if n_folds else ""
     return (
-        f"to expect: with {positives} positive and {negatives} negative test cases{folds} an AUC of {area:g} comes "
-        f"with a 95 % interval of ±{width:.3f} (Hanley and McNeil)"
+        f"expected: with {positives} positive and {negatives} negative test cases{folds} an AUC of {area:g} has a "
+        f"95 % interval of ±{width:.3f} (Hanley and McNeil)"
     )
 
 
-def classifier_protocol(classifier: DictConfig, data: dict, balance: str, generators: dict | None) -> dict:
-    """Plain JSON for the checkpoint. Only what sees volumes has a `window`."""
-    said = {"name": classifier.name, "input": classifier.input, "data": data, "balance": balance}
-    if classifier.input in VOLUMES:
-        said |= {"window": data["window"], "volume_size": data["volume_size"]}
-    if generators is not None:
-        said["generators"] = generators
+def label_data(cfg: DictConfig, data: CTDataModule, devices: dict) -> tuple[dict, float]:
+    """Restricts training and validation to known labels, of generated volumes if the classifier reads those.
+
+    Returns:
+        The protocol for checkpoints as plain JSON, and the weight of a positive case in the loss: with
+        `model.balance=weight` the number of negatives per positive, else 1.
+
+    Raises:
+        UserError: for missing generators, or ones that have seen a case; a class without cases.
+    """
+    classifier, balance, described = cfg.classifier, cfg.model.balance, data.protocol()
+    protocol = {"name": classifier.name, "input": classifier.input, "data": described, "balance": balance}
+    if classifier.input != "xray":
+        protocol |= {key: described[key] for key in ("window", "volume_size")}
+    if classifier.input == "generated":
+        generators = Generators(
+            find_generators(classifier.generators),
+            OmegaConf.to_container(cfg.sampler, resolve=True),
+            samples=classifier.samples,
+            seed=classifier.generate_seed,
+            batch_size=classifier.generate_batch_size,
+            device="cuda" if devices["accelerator"] == "gpu" else "cpu",
+            origin=classifier.origin,
+        )
+        volumes = generators.make(data, ("train", "val"))
+        data.train, data.val, protocol["generators"] = volumes["train"], volumes["val"], generators.describe()
     if classifier.get("init_from"):
-        said["init_from"] = str(classifier.init_from).rpartition("/")[2]
-    return said
+        protocol["init_from"] = Path(classifier.init_from).name
+    labels = Labelled(data.train, "train").rows["label"].to_numpy()
+    data.train = Labelled(data.train, "train", balanced=balance == "sampling")
+    data.val = Labelled(data.val, "val")
+    if data.train.unknown or data.val.unknown:
+        print_once(
+            f"without known label, left out: {data.train.unknown} training and {data.val.unknown} validation cases"
+        )
+    return protocol, float((labels == 0).sum() / (labels == 1).sum()) if balance == "weight" else 1.0

@@ -1,1 +1,1 @@
-"""What only the second stage needs: data in latents, module, losses, priors."""
+"""The denoising stage: latents, module, losses, priors, fine-tuning."""

@@ -17,19 +17,17 @@ from ddpm.losses.vgg import VGG16Features
 from ddpm.module import Losses
 from vq_gan_3d.perceptual import NETWORKS
 
-CLASSIFIER = "model.losses.classification.classifier_ckpt"
-
 
 def build_losses(model: DictConfig, window: Window, shape: tuple[int, int, int, int]) -> Losses:
-    """The pointwise loss and the further terms; a term of weight 0 is neither built nor read.
+    """The pointwise loss and the further terms, without those of weight 0, whose files are not read.
 
     Args:
         window: HU window of the run, which a classifier must share.
         shape: `(c, d, h, w)` of the latents.
 
     Raises:
-        ValueError: for words or values that are refused.
-        UserError: for a network that is asked for and missing, or does not fit.
+        ValueError: for invalid values.
+        UserError: for a network that is missing or does not fit.
     """
     options = model.losses
     adversarial = options.adversarial
@@ -60,16 +58,17 @@ def _features(network: str):
 
 
 def _classifier(path: str | None, window: Window):
+    key = f"model.losses.classification.classifier_ckpt={path}"
     if not path or not Path(path).is_file():
         raise UserError(
-            f"{CLASSIFIER}={path}: no such file, and model.loss_type asks for the classification term; give a "
-            "classifier's checkpoint, or set model.losses.classification.weight=0"
+            f"{key}: no such file, and model.loss_type includes the classification term; give a classifier's "
+            "checkpoint, or set model.losses.classification.weight=0"
         )
     classifier, protocol = load_classifier(path)
     found = protocol.get("window")
     if found is None or Window.parse(found) != window:
         raise UserError(
-            f"{CLASSIFIER}={path}: trained on volumes in the window {found} HU, but dataset.window is "
-            f"[{window.low:g}, {window.high:g}]; set dataset.window to it, or give a classifier of this window"
+            f"{key}: trained on volumes in the window {found} HU, but dataset.window is [{window.low:g}, "
+            f"{window.high:g}]; set dataset.window to it, or give a classifier of this window"
         )
     return classifier

@@ -1,9 +1,10 @@
-"""The denoising module out of its config nodes, refused early where its parts do not fit each other."""
+"""Builds the denoising module from the config; rejects parts that do not fit together."""
 
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from common.errors import user_errors
 from dataset.imaging.geometry import make_pose
 from dataset.imaging.hu_window import Window
 from ddpm.conditioning.condition import make_condition
@@ -17,26 +18,24 @@ from train.generator.finetuning import Origin
 from vq_gan_3d.optimisation import Optimisation
 
 
+@user_errors()
 def build_module(
-    model: DictConfig,
-    dataset: DictConfig,
-    latent_encoder: LatentEncoder,
-    shape: tuple[int, int, int, int],
-    origin: Origin | None = None,
+    cfg: DictConfig, latent_encoder: LatentEncoder, shape: tuple[int, int, int, int], origin: Origin | None = None
 ) -> DDPMModule:
-    """The module for latents of `shape` `(c, d, h, w)`; its `protocol` is completed when the data are known.
+    """The module for latents of `shape` `(c, d, h, w)`; `build_data` completes its `protocol`.
 
     Args:
-        origin: run whose weights it starts with.
+        origin: run whose weights it starts from.
 
     Raises:
-        ValueError: for values or sizes that a part refuses.
-        UserError: for an origin that was built otherwise.
+        UserError: for values or sizes that a part rejects, or an origin with other parts.
     """
+    model, dataset = cfg.model, cfg.dataset
+    options, conditioning = model.prior, model.conditioning
     if not OmegaConf.is_config(model.objective):
         known = f"{', '.join(PREDICTIONS[:-1])} or {PREDICTIONS[-1]}"
-        meant = model.objective if model.objective in PREDICTIONS else known
-        raise ValueError(f"model.objective={model.objective}: give model.objective.prediction={meant}")
+        choice = model.objective if model.objective in PREDICTIONS else known
+        raise ValueError(f"model.objective={model.objective}: give model.objective.prediction={choice}")
     if model.lora.enabled and origin is None:
         raise ValueError("model.lora.enabled=true adapts a trained model: give it as model.init_from=<checkpoint>")
     xray_encoder = instantiate(model.xray_encoder, _convert_="all")
@@ -44,15 +43,16 @@ def build_module(
     if volumes != xray_encoder.volumetric:
         found, need = ("volumes", "model/xray_encoder=volume") if volumes else ("X-rays", "another model/xray_encoder")
         raise ValueError(f"dataset.source_window={dataset.get('source_window')}: the sources are {found}, use {need}")
-    options, conditioning = model.prior, model.conditioning
     with_prior = options.rank > 0 and not xray_encoder.volumetric
     _check_prior_start(options.start, with_prior, origin)
-    residual = with_prior and model.objective.prediction == "sample"
-    if options.preconditioning and (not residual or model.denoiser.regression):
-        raise ValueError(
-            "model.prior.preconditioning: needs the linear prior, model.objective.prediction=sample, and no "
-            "model.denoiser.regression"
-        )
+    residual, preconditioning = with_prior and model.objective.prediction == "sample", None
+    if options.preconditioning:
+        if not residual or model.denoiser.regression:
+            raise ValueError(
+                "model.prior.preconditioning: needs the linear prior, model.objective.prediction=sample, and no "
+                "model.denoiser.regression"
+            )
+        preconditioning = {key: model.objective[key] for key in ("timesteps", "schedule", "zero_terminal_snr")}
     denoiser = instantiate(
         model.denoiser,
         in_channels=shape[0],
@@ -60,27 +60,29 @@ def build_module(
             "embedding_dim": xray_encoder.embedding_dim if conditioning.global_embedding else 0,
             "token_channels": xray_encoder.feature_channels if conditioning.token_grid else 0,
         },
-        prior={"residual": residual, "preconditioning": _preconditioning(model)} if with_prior else None,
+        prior={"residual": residual, "preconditioning": preconditioning} if with_prior else None,
         _convert_="all",
     )
     denoiser.check_size(shape[1:])
     lift = make_lift(xray_encoder, conditioning.channels, conditioning.depth_bins) if conditioning.channels else None
-    with torch.no_grad():  # one empty X-ray tells whether its size suits the encoder
+    with torch.no_grad():  # rejects a size of X-rays that does not fit the encoder
         views = dataset.volume_size[0] if xray_encoder.volumetric else 1
         encoded = xray_encoder(torch.zeros(1, views, 1, *dataset.xray_size))
         extent = (1.0, 1.0, 1.0)
         make_condition(encoded, lift, make_pose(extent)[None, None], torch.tensor([extent]), shape[1:])
-    prior = None
+    prior = origin.pipeline.prior if with_prior and origin is not None else None
     if with_prior and origin is None:
         prior = LinearPrior(shape, dataset.views, options.pixels, options.rank, deviation=options.preconditioning)
-    elif with_prior:
-        prior = origin.pipeline.prior
     losses = build_losses(model, Window.parse(dataset.window), shape)
     objective = instantiate(model.objective)
     if origin is not None:
         parts = {"denoiser": denoiser, "xray_encoder": xray_encoder, "lift": lift}
-        origin.fill({name: part for name, part in parts.items() if part is not None}, objective.scheduler())
+        origin.load_into({name: part for name, part in parts.items() if part is not None}, objective.scheduler())
     pose_regressor = None if origin is None else origin.pose_regressor(model.pose_regressor, dataset.views)
+    patterns, lora = model.lora.target_modules, None
+    if model.lora.enabled:
+        patterns = None if patterns is None else list(patterns)
+        lora = {"rank": model.lora.rank, "alpha": model.lora.alpha, "patterns": patterns}
     return DDPMModule(
         GeneratorParts(denoiser, xray_encoder, lift, latent_encoder, prior, pose_regressor),
         objective,
@@ -96,36 +98,23 @@ def build_module(
         ema_decay=model.ema_decay,
         condition_drop=conditioning.drop,
         freeze_xray_encoder=model.freeze_xray_encoder,
-        lora=_adapters(model.lora) if model.lora.enabled else None,
+        lora=lora,
         seed=model.seed,
     )
 
 
 def _check_prior_start(share: float | None, with_prior: bool, origin: Origin | None) -> None:
+    key = f"model.prior.start={share}"
     if share is not None and not (isinstance(share, int | float) and 0.0 <= share < 1.0):
-        raise ValueError(f"model.prior.start={share}: give a share of the training, from 0 to below 1")
+        raise ValueError(f"{key}: give a share of the training, from 0 to below 1")
     if share and not with_prior:
-        raise ValueError(f"model.prior.start={share}: there is no linear prior; leave it out")
+        raise ValueError(f"{key}: there is no linear prior; leave it out")
     if origin is None:
         return
     if share:
-        raise ValueError(
-            f"model.prior.start={share}: model.init_from={origin.path} was trained with its prior; leave it out"
-        )
+        raise ValueError(f"{key}: model.init_from={origin.path} was trained with its prior; leave it out")
     if origin.pipeline.prior is not None and origin.pipeline.prior.config.hidden:
         raise ValueError(
             f"model.init_from={origin.path}: saved before its run used the linear prior (model.prior.start); give a "
             "later checkpoint of it"
         )
-
-
-def _preconditioning(model) -> dict | None:
-    """Arguments of `GaussianPreconditioning`; None where the denoiser goes without."""
-    if not model.prior.preconditioning:
-        return None
-    return {key: model.objective[key] for key in ("timesteps", "schedule", "zero_terminal_snr")}
-
-
-def _adapters(lora: DictConfig) -> dict:
-    patterns = lora.target_modules
-    return {"rank": lora.rank, "alpha": lora.alpha, "patterns": None if patterns is None else list(patterns)}

@@ -1,4 +1,4 @@
-"""Starting from another run: its averaged weights, and its latent encoder with the statistics of its data."""
+"""Fine-tuning: starts from the averaged weights and the latent encoder of another run."""
 
 import logging
 from pathlib import Path
@@ -16,19 +16,19 @@ from ddpm.checkpoint.load import load_pipeline
 from ddpm.checkpoint.write import component, header_of, save_adapter
 from ddpm.conditioning.pose_regressor import PoseRegressor
 from ddpm.latent import LatentEncoder
-from train.generator.latent_data import load_latent_encoder
+from train.generator.latent_data import check_latent_size, load_latent_encoder
 
 log = logging.getLogger(__name__)
 
 
 class Origin:
-    """The run that `model.init_from` names.
+    """The run of `model.init_from`.
 
     Args:
-        path: checkpoint or exported model of the denoising stage; adapters in it are merged.
+        path: checkpoint or exported model of the denoising stage; its adapters are merged.
 
     Raises:
-        UserError: for a file that is missing or is no such model.
+        UserError: for a file that is missing or no such model.
     """
 
     def __init__(self, path: str | Path):
@@ -42,52 +42,47 @@ class Origin:
 
     @property
     def trained_on(self) -> dict[str, dict]:
-        """`key=path` with the run's protocol, which says whom it and what it started from have seen."""
+        """`key=path` with the run's protocol, which names the patients of all its training."""
         return {f"model.init_from={self.path}": self.pipeline.protocol}
 
     def latent_encoder(self, source, latent: DictConfig) -> LatentEncoder:
-        """The run's own encoder, measured on the run's own data: its weights know no other latents.
+        """The run's own encoder with the statistics of its data, to which its denoiser is trained.
 
-        Raises:
-            UserError: if data are missing, or the config names another encoder.
+        Raises UserError if data are missing, or the config names another encoder.
         """
         missing = list(source.missing())
         if missing:
             raise UserError(f"missing: {'; '.join(missing)}")
         encoder = self.pipeline.latent_encoder
         if latent.vae_ckpt or latent.vqgan_ckpt:
-            asked = make_latent_encoder(**latent)
-            if asked.fingerprint() != encoder.fingerprint():
+            given = make_latent_encoder(**latent)
+            if given.fingerprint() != encoder.fingerprint():
                 key = "vae_ckpt" if latent.vae_ckpt else "vqgan_ckpt"
                 raise UserError(
-                    f"model.{key}={latent[key]} (fingerprint {asked.fingerprint()}) is not the latent encoder of "
-                    f"model.init_from={self.path} ({encoder.fingerprint()}): leave model.vae_ckpt and "
-                    "model.vqgan_ckpt out, the run's own is used"
+                    f"model.{key}={latent[key]} (fingerprint {given.fingerprint()}) is not the latent encoder of "
+                    f"model.init_from={self.path} ({encoder.fingerprint()}): leave out model.vae_ckpt and "
+                    "model.vqgan_ckpt to use its own"
                 )
         return encoder
 
     def pose_regressor(self, asked: bool | None, views: int) -> PoseRegressor | None:
-        """The run's own guess of poses, which its linear guess and its denoiser were trained with.
+        """The run's own pose regressor, with which its linear prior and its denoiser were trained.
 
-        Raises:
-            UserError: if the config asks for what the run does not have, or for the opposite, or has other views.
+        Raises UserError if `asked` contradicts the run, or the number of views differs.
         """
         own = self.pipeline.pose_regressor
         if asked is not None and asked != (own is not None):
-            told = f"model.pose_regressor={str(asked).lower()}: model.init_from={self.path} was trained"
-            raise UserError(f"{told} {'without' if own is None else 'with'} it; leave it out")
+            key = f"model.pose_regressor={str(asked).lower()}: model.init_from={self.path}"
+            raise UserError(f"{key} was trained {'without' if own is None else 'with'} it; leave it out")
         if own is not None and len(own.config.azimuths) != views:
             raise UserError(
-                f"dataset.views={views}: model.init_from={self.path} guesses the poses of {len(own.config.azimuths)}"
+                f"dataset.views={views}: the pose regressor of model.init_from={self.path} has "
+                f"{len(own.config.azimuths)}"
             )
         return own
 
-    def fill(self, parts: dict[str, nn.Module], scheduler) -> None:
-        """Loads the averaged weights into untrained parts of the same build.
-
-        Raises:
-            UserError: listing what differs between the run and this config.
-        """
+    def load_into(self, parts: dict[str, nn.Module], scheduler) -> None:
+        """Loads the averaged weights into parts; raises UserError listing the differences in their configuration."""
         theirs = self.pipeline.trained
         wrong = [f"{name} is in one of them only" for name in theirs.keys() ^ parts.keys()]
         pairs = [(name, theirs[name], parts[name]) for name in theirs.keys() & parts.keys()]
@@ -95,14 +90,14 @@ class Origin:
             wrong += _differences(name, component(old), component(new))
         if wrong:
             raise UserError(
-                f"model.init_from={self.path} was built otherwise: {'; '.join(sorted(wrong)[:6])}. Give its own "
-                "values (--config-path <its run>/.hydra --config-name config repeats them)"
+                f"model.init_from={self.path} differs: {'; '.join(sorted(wrong)[:6])}. Give its own values "
+                "(--config-path <its run>/.hydra --config-name config repeats them)"
             )
         for name, part in parts.items():
             part.load_state_dict(theirs[name].state_dict())
 
     def warn_of_shift(self, latents: Tensor, window: Window) -> None:
-        """Says so where the new data look different through the old statistics."""
+        """Warns of another HU window, and of latents that are not standardised by the run's statistics."""
         before = self.pipeline.window
         if before != window:
             log.warning(
@@ -112,51 +107,53 @@ class Origin:
         std, mean = torch.std_mean(latents, dim=(0, 2, 3, 4))
         if std.max() > 2.0 or std.min() < 0.5 or mean.abs().max() > 1.0:
             log.warning(
-                "these data are unlike those of model.init_from: latents have deviations of %.2f to %.2f and means of "
-                "up to %.2f where 1 and 0 are expected",
-                std.min(),
-                std.max(),
-                mean.abs().max(),
+                "these data differ from those of model.init_from: latents have standard deviations of %.2f to %.2f "
+                "and means of up to %.2f instead of 1 and 0",
+                *(std.min(), std.max(), mean.abs().max()),
             )
 
     def describe(self) -> dict:
-        """Plain JSON for the protocol: which file it was, and what it inherits. Its folder stays private."""
+        """Plain JSON for the protocol: name and hash of the file without its folder, and inherited licences."""
         return {"file": self.path.name, "sha256": self.sha256, "inherits": header_of(self.pipeline)["inherits"]}
 
 
-def open_latent_encoder(source, model: DictConfig) -> tuple[LatentEncoder, Origin | None]:
-    """The frozen latent encoder, and the run of `model.init_from` or None; notes the VQ-GAN that was found in `model`.
+def open_latent_encoder(source, cfg: DictConfig) -> tuple[LatentEncoder, tuple[int, int, int, int], Origin | None]:
+    """The frozen latent encoder, the shape `(c, d, h, w)` of its latents, and the run of `model.init_from` or None.
+
+    Sets `model.vqgan_ckpt` to the VQ-GAN that was found, so that a repeated run takes the same.
 
     Raises:
-        UserError: for missing data or files, or an encoder that is not that of `model.init_from`.
+        UserError: for missing data or files, sizes that do not fit, or an encoder that is not that of
+            `model.init_from`.
     """
+    model, origin = cfg.model, None
     if model.init_from:
         origin = Origin(model.init_from)
-        return origin.latent_encoder(source, model.latent), origin
-    encoder = load_latent_encoder(source, model.latent)
-    model.vqgan_ckpt = model.vqgan_ckpt or encoder.found_at  # a repeated run takes the same
-    with user_errors():
-        encoder.set_scaling(model.latent_scaling)
-    return encoder, None
+        encoder = origin.latent_encoder(source, model.latent)
+    else:
+        encoder = load_latent_encoder(source, model.latent)
+        model.vqgan_ckpt = model.vqgan_ckpt or encoder.found_at
+        with user_errors():
+            encoder.set_scaling(model.latent_scaling)
+    return encoder, check_latent_size(encoder, tuple(cfg.dataset.volume_size), model), origin
 
 
 def _differences(name: str, there: dict, here: dict) -> list[str]:
     if there["class"] != here["class"]:
         return [f"{name} {there['class']} there, {here['class']} here"]
     old, new = there["config"], here["config"]
-    keys = (old.keys() | new.keys()) - {"source"}  # where pretrained weights once came from
+    keys = (old.keys() | new.keys()) - {"source"}  # the former place of pretrained weights
     return [f"{name}.{key}={old.get(key)} there, {new.get(key)} here" for key in keys if old.get(key) != new.get(key)]
 
 
 class SaveAdapter(pl.Callback):
-    """Writes the averaged adapters alone, `adapter.safetensors`, beside every checkpoint of a LoRA run."""
+    """Writes the averaged adapters, `adapter.safetensors`, beside every checkpoint of a LoRA run."""
 
     def __init__(self, folder: Path, origin: Origin):
         self.path = Path(folder) / "checkpoints" / "adapter.safetensors"
         self.base = origin.describe()
 
     def on_save_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict) -> None:
-        """Lightning's hook."""
         averages = module.ema.by_name()
         if trainer.is_global_zero:
             save_adapter(self.path, averages, module.lora, self.base, module.protocol)

@@ -1,4 +1,4 @@
-"""The data of the second stage: cached latents in place of volumes, and the checks before they are made."""
+"""The data of the second stage: cached latents in place of volumes."""
 
 from functools import partial
 from pathlib import Path
@@ -7,7 +7,7 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor
 
-from common.errors import UserError
+from common.errors import UserError, user_errors
 from dataset.datamodule import CTDataModule
 from ddpm.checkpoint.latent_encoder import make_latent_encoder
 from ddpm.latent import LatentEncoder
@@ -16,34 +16,31 @@ from ddpm.module import DDPMModule
 from ddpm.xray_encoder.feature_cache import EncodedDataset
 from train.generator.encode import encode_missing, measure_reconstruction, training_device
 
-PART = 64  # cases whose latents are read at once where not all are kept
+PART = 64  # cases whose latents are read at once if memory does not hold all
 
 
 def load_latent_encoder(source, latent: DictConfig) -> LatentEncoder:
-    """The frozen encoder; everything that is missing comes in one line, data first.
+    """The frozen encoder.
 
-    Raises:
-        UserError: with the list and how to go on.
+    Raises UserError for everything that is missing, data first, in one line with the remedies.
     """
-    lacks, encoder = list(source.missing()), None
+    lacks = list(source.missing())
     try:
         encoder = make_latent_encoder(**latent)
     except UserError as error:
         lacks.append(str(error))
-    if len(lacks) == 1:
-        raise UserError(f"missing: {lacks[0]}")
     if lacks:
-        raise UserError("missing: " + "; ".join(f"({i}) {text}" for i, text in enumerate(lacks, 1)))
+        lines = lacks if len(lacks) == 1 else [f"({i}) {text}" for i, text in enumerate(lacks, 1)]
+        raise UserError("missing: " + "; ".join(lines))
     return encoder
 
 
 def check_latent_size(
     encoder: LatentEncoder, volume_size: tuple[int, int, int], model: DictConfig
 ) -> tuple[int, int, int, int]:
-    """`(c, d, h, w)` of the latents, from one encoded sample; sizes that the user typed are compared.
+    """`(c, d, h, w)` of the latents.
 
-    Raises:
-        UserError: showing both where they differ.
+    Raises UserError for a volume size that does not fit the encoder, or a `model.diffusion_*` that differs.
     """
     try:
         c, d, h, w = encoder.latent_shape(volume_size)
@@ -66,26 +63,22 @@ def check_latent_size(
 
 
 class LatentData(CTDataModule):
-    """`CTDataModule` over latents: encoded once, whitened by statistics of the training split.
+    """`CTDataModule` over latents, standardised by the statistics of the training split.
 
-    The latents lie beside the cases in the cache, under the fingerprint of the encoder; those that are missing are
-    encoded now, on the devices that will train.
+    Missing latents are encoded on the devices of the training, into a sub-folder of the cache that is named by the
+    encoder's fingerprint.
 
     Args:
-        keep_gb: latents and X-rays up to this size in all stay in memory; more are read as they are needed, so that
-            no process grows with the number of cases.
+        keep_gb: latents and X-rays stay in memory up to this size in all; otherwise they are read as needed, so that
+            the memory of a process does not grow with the number of cases.
 
     Attributes:
-        reconstruction: what the encoder keeps of a validation case: `psnr_db`, `mae_hu`, `data_range_hu`.
+        reconstruction: quality of a decoded validation case: `psnr_db`, `mae_hu`, `data_range_hu`.
+        bytes: memory of the latents.
     """
 
     def __init__(
-        self,
-        cases: CTDataModule,
-        encoder: LatentEncoder,
-        devices: dict,
-        num_nodes: int = 1,
-        keep_gb: float = 4.0,
+        self, cases: CTDataModule, encoder: LatentEncoder, devices: dict, num_nodes: int = 1, keep_gb: float = 4.0
     ):
         super().__init__(
             cases.source,
@@ -96,55 +89,54 @@ class LatentData(CTDataModule):
             cases.seed,
             cases.cache_dir,
         )
-        folder = Path(cases.manifest_path).parent
+        self._cases = cases
         splits = [cases.train, cases.val]
+        folder = Path(cases.manifest_path).parent
         (train, val), _ = encode_missing(encoder, splits, folder, devices, cases.num_workers, num_nodes)
         self.reconstruction = measure_reconstruction(encoder, cases.val, val[0], training_device(devices))
-        one = read_latents(val[:1]).nbytes + cases.val[0]["xray"].nbytes
-        kept = one * (len(train) + len(val)) <= keep_gb * 1e9
-        parts = (read_latents(train[i : i + PART]) for i in range(0, len(train), PART))
+        case_bytes = read_latents(val[:1]).nbytes + cases.val[0]["xray"].nbytes
+        kept = case_bytes * (len(train) + len(val)) <= keep_gb * 1e9
         raw = read_latents(train) if kept else None
-        if not encoder.measured:  # one of model.init_from keeps the statistics that its denoiser learned with
-            encoder.measure(raw if kept else parts)
+        if not encoder.measured:  # that of model.init_from keeps the statistics that its denoiser is trained to
+            encoder.measure(raw if kept else (read_latents(train[i : i + PART]) for i in range(0, len(train), PART)))
         if kept:
-            self.train = LatentDataset(cases.train, encoder.standardise(raw))
-            self.val = LatentDataset(cases.val, encoder.standardise(read_latents(val)))
+            latents = encoder.standardise(raw), encoder.standardise(read_latents(val))
         else:
-            self.train = LatentDataset(cases.train, StoredLatents(train, encoder))
-            self.val = LatentDataset(cases.val, StoredLatents(val, encoder))
+            latents = StoredLatents(train, encoder), StoredLatents(val, encoder)
+        self.train, self.val = (LatentDataset(*pair) for pair in zip(splits, latents, strict=True))
+        self.bytes = sum(part.nbytes for part in latents) if kept else 0
 
-    @property
-    def bytes(self) -> int:
-        """Memory of the latents."""
-        return sum(d.latents.nbytes for d in (self.train, self.val) if d.in_memory)
+    def content_sha256(self) -> str:
+        """Hash of the volumes behind the latents."""
+        return self._cases.content_sha256()
 
     def excerpt(self, count: int = 256) -> Tensor:
-        """Training latents `(m, c, d, h, w)`, evenly chosen, at most `count`."""
+        """At most `count` evenly spaced training latents `(m, c, d, h, w)`."""
         latents = self.train.latents
         return latents.index_select(0, torch.linspace(0, len(latents) - 1, min(count, len(latents))).long())
 
     def prepare_data(self) -> None:
-        """Nothing: the cases were prepared before they were encoded."""
+        """Does nothing: the latents are encoded from prepared cases."""
 
 
 def align_batch(module: DDPMModule, batch: dict, training: bool) -> dict:
-    """A batch of a data set, its X-rays of unknown pose aligned as the module aligns them."""
+    """A batch whose X-rays of unknown pose are aligned as by the module."""
     if "pose_regressor" not in module.trained:
         return batch
     return module.trained["pose_regressor"].align_batch(module.on_before_batch_transfer(batch, 0), training)
 
 
+@user_errors()
 def cache_xray_features(data: LatentData, module: DDPMModule, device: torch.device) -> int:
-    """Encodes the X-rays of both splits once, aligned as the module aligns them.
+    """Encodes the X-rays of both splits once, aligned as by the module; returns the bytes of the features.
 
-    Training X-rays that are augmented are left to the encoder.
+    Augmented training X-rays are left to the encoder.
 
-    Returns:
-        Bytes of memory that the features take.
+    Raises:
+        UserError: for features outside the range of float16.
     """
-    splits = ["val"] if data.train.cases.augments else ["train", "val"]
     total = 0
-    for split in splits:
+    for split in ["val"] if data.train.cases.augments else ["train", "val"]:
         align = partial(align_batch, module, training=split == "train")
         encoder, title = module.trained["xray_encoder"], f"Encoding X-rays ({split})"
         encoded = EncodedDataset(getattr(data, split), encoder, device, title, align)

@@ -1,4 +1,4 @@
-"""Checkpoints that appear whole or not at all, that hold no code, and of which the one before is kept."""
+"""Checkpoints that are written atomically, contain no code, and keep the previous one."""
 
 import logging
 import os
@@ -23,57 +23,49 @@ log = logging.getLogger(__name__)
 
 
 class AtomicCheckpointIO(CheckpointIO):
-    """Writes beside the target, syncs, then renames: a full disk or a kill leaves the last good file. Signals wait.
+    """Writes a temporary file beside the target, syncs and renames it; signals wait until then.
 
-    Lightning's own goes through `$TMPDIR`, and a move from another file system is a copy onto the final name. What
-    was `last.ckpt` before becomes `previous.ckpt`: a disk that loses blocks later on costs one checkpoint, not all.
+    After a full disk or a kill the last good file remains. (Lightning writes to `$TMPDIR`; moving from another file
+    system copies onto the final name.) The former `last.ckpt` becomes `previous.ckpt`.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        """Writes `checkpoint`.
-
-        Raises:
-            UserError: where it cannot be written; what stood there before is untouched.
-        """
-        with _signals_wait():
-            self._write(checkpoint, Path(path))
-
-    @staticmethod
-    def _write(checkpoint: dict[str, Any], path: Path) -> None:
+        """Writes `checkpoint`, or raises UserError and leaves an earlier file unchanged."""
+        path = Path(path)
         beside = path.with_name(f".{path.name}.partial")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with open(beside, "wb") as file:
-                torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-            if path.name == LAST and path.exists():
-                _keep(path, path.with_name(PREVIOUS))
-            os.replace(beside, path)
-        except (OSError, RuntimeError) as error:
-            raise UserError(
-                f"{path}: the checkpoint cannot be written ({error}); the last good one is kept. Free space, or give "
-                "another folder of runs (model.results_folder, of a VQ-GAN model.default_root_dir), then go on with "
-                "model.resume=auto"
-            ) from error
-        finally:
-            if beside.is_file():
-                beside.unlink()
+        with _deferred_signals():
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with open(beside, "wb") as file:
+                    torch.save(checkpoint, file)
+                    file.flush()
+                    os.fsync(file.fileno())
+                if path.name == LAST and path.exists():
+                    _keep(path, path.with_name(PREVIOUS))
+                os.replace(beside, path)
+            except (OSError, RuntimeError) as error:
+                raise UserError(
+                    f"{path}: the checkpoint cannot be written ({error}); the last good one is kept. Free space, or "
+                    "give another folder of runs (model.results_folder, of a VQ-GAN model.default_root_dir), then "
+                    "continue with model.resume=auto"
+                ) from error
+            finally:
+                if beside.is_file():
+                    beside.unlink()
 
     def load_checkpoint(self, path: str | Path, map_location: Any = None, weights_only: bool | None = None) -> dict:
-        """Weights and plain data only, whatever is asked for."""
+        """Weights and plain data only, whatever `weights_only` says."""
         return upgrade(torch.load(path, map_location=map_location or "cpu", weights_only=True))
 
     def remove_checkpoint(self, path: str | Path) -> None:
-        """Deletes a checkpoint that rotation dropped."""
+        """Deletes a checkpoint."""
         Path(path).unlink(missing_ok=True)
 
 
 def whole_checkpoint(path: Path) -> tuple[Path, dict]:
-    """A checkpoint that can be gone on from, and its header: `path`, or where it is damaged the one before it.
+    """The checkpoint to resume and its header: `path`, or the previous one if `path` is damaged.
 
-    Raises:
-        UserError: if neither can be read.
+    Raises UserError if neither can be read.
     """
     try:
         return path, _checked_header(path)
@@ -82,12 +74,12 @@ def whole_checkpoint(path: Path) -> tuple[Path, dict]:
         if path.name != LAST or not before.is_file():
             raise
         header = _checked_header(before)
-        log.warning("%s; going on from the checkpoint before it, %s", error, before)
+        log.warning("%s; continuing from the checkpoint before it, %s", error, before)
         return before, header
 
 
 def _checked_header(path: Path) -> dict:
-    """The header of a checkpoint all of whose bytes are those that were written (torch itself does not look)."""
+    """The header; compares all bytes with their checksums, which torch does not."""
     header = read(path).header
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
@@ -97,10 +89,10 @@ def _checked_header(path: Path) -> dict:
 
 
 @contextmanager
-def _signals_wait() -> Iterator[None]:
-    """Signals with a handler in Python are raised again behind the block.
+def _deferred_signals() -> Iterator[None]:
+    """Raises signals that have a Python handler again after the block.
 
-    An exception that a handler raises within `torch.save` comes out as a failed write: its C++ writer says so itself.
+    torch's C++ writer turns an exception of a handler within `torch.save` into a failed write.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -119,12 +111,12 @@ def _signals_wait() -> Iterator[None]:
 
 
 def _keep(path: Path, target: Path) -> None:
-    """`path` under the name `target` too, so that at every moment one of both is there."""
+    """Links `path` as `target`, so that at every moment at least one of both exists."""
     beside = target.with_name(f".{target.name}.partial")
     beside.unlink(missing_ok=True)
     try:
         os.link(path, beside)
-    except OSError:  # a file system without hard links: for a moment only `target` is there
+    except OSError:  # a file system without hard links: for a moment only `target` exists
         os.replace(path, target)
         return
     os.replace(beside, target)

@@ -1,4 +1,4 @@
-"""Curves and pictures: CSV and PNG files always, TensorBoard or Weights and Biases beside them."""
+"""Curves and pictures: always CSV and PNG files, also TensorBoard or Weights and Biases if chosen."""
 
 import logging
 from pathlib import Path
@@ -12,35 +12,30 @@ log = logging.getLogger(__name__)
 
 
 def make_loggers(folder: Path, name: str, offline: bool, images: bool, project: str) -> list:
-    """The loggers of a run. Files of the run are written by all of them; `images` lets pictures leave for wandb.
+    """The loggers of a run, which write into its folder; `images` sends pictures to wandb.
 
-    Raises:
-        ValueError: for an unknown name.
+    Raises ValueError for an unknown name, or online wandb without a key.
     """
-    # a resumed run writes new files: CSVLogger deletes those that it finds
+    # a resumed run writes a new file, because CSVLogger deletes an existing one
     part = next(f"curves_{i}" for i in range(1, 1_000_000) if not (folder / f"curves_{i}").exists())
     loggers: list = [CSVLogger(folder, name="", version=part, flush_logs_every_n_steps=10)]
     if name == "tensorboard":
         loggers.append(TensorBoardLogger(folder, name="", version="tensorboard"))
     elif name == "wandb":
-        # offline needs no login, and online fails at once instead of waiting for one at a prompt
         import wandb
 
-        if not offline and not wandb.api.api_key:
-            raise ValueError(
-                "logger.offline=false but wandb knows no key: run wandb login, or leave logger.offline=true"
-            )
+        if not offline and not wandb.api.api_key:  # wandb would wait for input
+            raise ValueError("logger.offline=false but wandb has no key: run wandb login, or set logger.offline=true")
         settings = wandb.Settings(login_timeout=10, init_timeout=30, finish_timeout=60, silent=True)
-        loggers.append(
-            PrivateWandbLogger(images, project=project, save_dir=folder, offline=offline, settings=settings)
-        )
+        options = {"project": project, "save_dir": folder, "offline": offline, "settings": settings}
+        loggers.append(PrivateWandbLogger(images, **options))
     elif name != "csv":
         raise ValueError(f"logger.name={name}: choose csv, tensorboard or wandb")
     return loggers
 
 
 class PrivateWandbLogger(WandbLogger):
-    """Weights and Biases that receives no pictures by default, since they may show patients."""
+    """Weights and Biases without pictures by default, since they may show patients."""
 
     def __init__(self, images: bool, **options):
         super().__init__(**options)
@@ -48,29 +43,27 @@ class PrivateWandbLogger(WandbLogger):
 
     @property
     def experiment(self):
-        """The run of wandb; where its server cannot be reached, one that stays on this machine."""
+        """wandb's run; an offline one if its server cannot be reached."""
         from wandb.errors import Error
 
         try:
             return super().experiment
         except Error as error:
-            log.warning(
-                "wandb: %s; training goes on offline, `wandb sync` sends the curves later", str(error).splitlines()[0]
-            )
+            reason = str(error).splitlines()[0]
+            log.warning("wandb: %s; training continues offline, `wandb sync` sends the curves later", reason)
             self._offline = True
             self._wandb_init |= {"mode": "offline"}
             return super().experiment
 
 
 def log_picture(trainer: pl.Trainer, name: str, picture: np.ndarray, step: int) -> None:
-    """A grey or RGB picture `(h, w[, 3])` uint8: a PNG file in the folder of the run, and to its other loggers."""
+    """Writes a grey or RGB picture `(h, w[, 3])` uint8 as PNG and sends it to the other loggers."""
     for logger in trainer.loggers:
         if isinstance(logger, CSVLogger):
             folder = Path(logger.log_dir).parent / "pictures"
             folder.mkdir(parents=True, exist_ok=True)
             Image.fromarray(picture).save(folder / f"{name}_{step:06d}.png")
         elif isinstance(logger, TensorBoardLogger):
-            layout = "HWC" if picture.ndim == 3 else "HW"
-            logger.experiment.add_image(name, picture, step, dataformats=layout)
+            logger.experiment.add_image(name, picture, step, dataformats="HWC"[: picture.ndim])
         elif isinstance(logger, PrivateWandbLogger) and logger.images:
             logger.log_image(name, [picture], step=step)

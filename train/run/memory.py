@@ -1,4 +1,4 @@
-"""One line before training: parameters, memory to expect, size of the data, what to change if it does not fit."""
+"""Estimates the memory of a training from its network, for a line before training and `model.batch_size=auto`."""
 
 import copy
 import os
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from common.errors import UserError
 from dataset.datamodule import CTDataModule
-from train.distributed.processes import say
+from train.distributed.processes import print_once
 from train.run.run_folder import config_file
 
 try:
@@ -23,8 +23,9 @@ except ImportError:  # Windows
 
 OPTIMIZER_COPIES = 4  # weights, gradients and Adam's two moments, in float32
 GB = 1024**3
-SHARE = 0.8  # of the free memory that `model.batch_size=auto` fills: the estimate is good to a quarter
+SHARE = 0.8  # of the free memory that `model.batch_size=auto` fills; the estimate is within a quarter of the peak
 UNKNOWN = 1 << 62
+AUTO = "auto"
 
 
 def activation_bytes(
@@ -32,16 +33,18 @@ def activation_bytes(
 ) -> int:
     """Bytes that autograd keeps for one forward pass over inputs of `shapes`, counted on torch's meta device.
 
-    `forward` gets the module and its inputs, where it is not simply called.
+    With gradient checkpointing, a part counts with its inputs, and the largest part with its own activations as well.
 
-    Of parts that are computed again in the backward pass: their inputs, and what the largest of them keeps meanwhile.
+    Args:
+        half: whether activations have 16 bits.
+        forward: called with the module and its inputs.
     """
     kept: dict[int, int] = {}
-    again = [0]
+    recomputed_bytes = [0]
 
     def keeping(into: dict[int, int]):
         def count(tensor: Tensor) -> Tensor:
-            # parameters are counted elsewhere, and a tensor saved twice takes its memory once
+            # MemoryNeed counts parameters; a tensor that is saved twice takes its memory once
             if not isinstance(tensor, nn.Parameter):
                 into[tensor.untyped_storage()._cdata] = tensor.numel() * tensor.element_size()
             return tensor
@@ -53,31 +56,29 @@ def activation_bytes(
         kept[x.untyped_storage()._cdata] = x.numel() * x.element_size()
         with keeping(own):
             out = part(x, *inputs)
-        again.append(sum(own.values()))
+        recomputed_bytes.append(sum(own.values()))
         return out
 
     shadow = copy.deepcopy(module).to("meta").train()
     for part in shadow.modules():
         if getattr(part, "gradient_checkpointing", False):
             part._gradient_checkpointing_func = recomputed
-    inputs = [torch.zeros(shape, device="meta") for shape in shapes]
     with keeping(kept):
-        out = forward(shadow, *inputs)
-    del out
-    return (sum(kept.values()) + max(again)) // (2 if half else 1)
+        _ = forward(shadow, *(torch.zeros(shape, device="meta") for shape in shapes))
+    return (sum(kept.values()) + max(recomputed_bytes)) // (2 if half else 1)
 
 
 @dataclass(frozen=True)
 class MemoryNeed:
-    """What a training takes.
+    """Memory of a training.
 
     Args:
-        parameters: of all networks.
-        trained: of those that the optimizer moves.
-        per_sample: bytes of activations that a training step keeps for one sample.
+        parameters: number in all networks.
+        trained: number that the optimizer updates.
+        per_sample: bytes of activations per sample in a training step.
         data_bytes: of the cached data in memory.
-        gpu: whether it is a GPU's memory; on a CPU the libraries and the data share it with the training.
-        averaged: whether an EMA copy is kept.
+        gpu: whether it is the memory of a GPU; on a CPU the libraries and the data share it with the training.
+        averaged: whether the run keeps an EMA copy.
     """
 
     parameters: int
@@ -93,7 +94,7 @@ class MemoryNeed:
         return state + self.per_sample * batch_size + (0 if self.gpu else self.data_bytes + _resident())
 
     def line(self, batch_size: int) -> str:
-        """The line, and the remedy where it does not fit."""
+        """The line before training, with the remedy if the training does not fit."""
         peak, available = self.peak(batch_size), _free(self.gpu)
         line = (
             f"{self.parameters / 1e6:.1f} M parameters ({self.trained / 1e6:.1f} M trained), about {peak / GB:.1f} GB "
@@ -104,19 +105,18 @@ class MemoryNeed:
         return line
 
     def largest_batch(self) -> int:
-        """The most samples a batch whose peak fills `SHARE` of the free memory, at least one.
+        """The most samples per batch whose peak is within `SHARE` of the free memory, at least 1.
 
-        Raises:
-            UserError: where the free memory is not known.
+        Raises UserError if the free memory is unknown.
         """
         available = _free(self.gpu)
         if available == UNKNOWN:
-            raise UserError("model.batch_size=auto: this system does not say how much memory is free; give a number")
+            raise UserError("model.batch_size=auto: the free memory of this system is unknown; give a number")
         return max(1, int(SHARE * available - self.peak(0)) // self.per_sample)
 
 
 def peak_memory() -> str:
-    """The most memory that this process has held so far, and the most that torch held on a GPU."""
+    """Peak memory of this process so far, and of torch on a GPU."""
     peak = _peak()
     parts = [] if peak is None else [f"{peak / GB:.1f} GB"]
     if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
@@ -125,22 +125,16 @@ def peak_memory() -> str:
 
 
 def out_of_memory(error: BaseException, device: torch.device) -> str:
-    """The line for a device that ran out of memory: the peak that was measured, and three things to change."""
-    if device.type == "cuda":
-        peak, total = torch.cuda.max_memory_allocated(device), torch.cuda.get_device_properties(device).total_memory
-        measured = f"{peak / GB:.1f} GB at peak of {total / GB:.0f} GB"
-    else:
-        measured = f"{peak_memory()} at peak"
+    """The message for a device out of memory: the measured peak and three remedies."""
     return (
-        f"out of memory on {device}: {measured} ({str(error).splitlines()[0]}). Three things to change: (1) "
-        "model.batch_size, lower (a DDPM keeps its step by a higher model.gradient_accumulate_every); (2) "
-        "model.precision=bf16-mixed; (3) the width of the network (model.dim or model.n_hiddens) or "
-        "dataset.volume_size"
+        f"out of memory on {device}: {peak_memory()} at peak ({str(error).splitlines()[0]}). Three remedies: (1) a "
+        "lower model.batch_size (of a DDPM with a higher model.gradient_accumulate_every); (2) "
+        "model.precision=bf16-mixed; (3) a smaller network (model.dim or model.n_hiddens) or dataset.volume_size"
     )
 
 
 def _peak() -> int | None:
-    try:  # ru_maxrss of a started process begins at the peak of the one that started it, this does not
+    try:  # ru_maxrss starts at the peak of the parent process, VmHWM does not
         with open("/proc/self/status") as file:
             return next(int(line.split()[1]) * 1024 for line in file if line.startswith("VmHWM"))
     except (OSError, StopIteration):  # not Linux
@@ -150,8 +144,7 @@ def _peak() -> int | None:
 
 def _resident() -> int:
     try:
-        with open("/proc/self/statm") as file:
-            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except (OSError, ValueError):  # not Linux
         return 0
 
@@ -162,36 +155,31 @@ def _free(gpu: bool) -> int:
 
 def _available() -> int:
     try:
-        with open("/proc/meminfo") as file:
-            fields = dict(line.split(":", 1) for line in file)
+        fields = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
         return int(fields["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError):  # not Linux: torch cannot tell either
+    except (OSError, KeyError):  # not Linux
         return UNKNOWN
 
 
-AUTO = "auto"
+def restore_batch_size(model: DictConfig, folder: Path, several: bool) -> None:
+    """Gives a resumed run with `model.batch_size=auto` the number that it began with.
 
-
-def keep_choice(model: DictConfig, folder: Path, several: bool) -> None:
-    """A run that is resumed takes the number that it began with, however much memory is free now.
-
-    Raises:
-        UserError: `auto` on several devices, which could find different numbers.
-    """
-    path = config_file(folder)
-    if model.batch_size == AUTO and several:
-        raise UserError("model.batch_size=auto: for one device; give a number where several train")
-    if model.batch_size == AUTO and path.is_file():
-        model.batch_size = OmegaConf.load(path).model.batch_size
-
-
-def settle(model: DictConfig, data: CTDataModule, need: MemoryNeed) -> None:
-    """Puts the number into the config, which is saved with the run, and into the data module.
-
-    Raises:
-        UserError: where the free memory is not known.
+    Raises UserError for `auto` on several devices, which could find different numbers.
     """
     if model.batch_size != AUTO:
         return
-    model.batch_size = data.batch_size = min(need.largest_batch(), len(data.train))
-    say(f"model.batch_size=auto: {model.batch_size} samples a batch")
+    if several:
+        raise UserError("model.batch_size=auto: for one device; give a number for several")
+    path = config_file(folder)
+    if path.is_file():
+        model.batch_size = OmegaConf.load(path).model.batch_size
+
+
+def choose_batch_size(model: DictConfig, data: CTDataModule, need: MemoryNeed) -> None:
+    """Replaces `model.batch_size=auto` by a number, in the config that the run saves and in the data module.
+
+    Raises UserError if the free memory is unknown.
+    """
+    if model.batch_size == AUTO:
+        model.batch_size = data.batch_size = min(need.largest_batch(), len(data.train))
+        print_once(f"model.batch_size=auto: {model.batch_size} samples a batch")

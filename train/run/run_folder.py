@@ -1,4 +1,4 @@
-"""Where a run writes, which run `model.resume` means, and whether its config is still the same."""
+"""The folder of a run, the run that `model.resume` continues, and the comparison of its config."""
 
 import logging
 import os
@@ -7,6 +7,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
+from common import environment
 from common.errors import UserError
 from common.files import newest, newest_checkpoint
 from common.folder_lock import hold
@@ -17,9 +18,9 @@ from train.run.checkpoint_io import LAST, PREVIOUS, whole_checkpoint
 log = logging.getLogger(__name__)
 
 RUNS_KEY = "model.results_folder (of a VQ-GAN model.default_root_dir)"
-RUN_FOLDER = "XRAY2CT_RUN_FOLDER"  # Lightning starts the other processes of a node with our environment
-_MADE_BY = "XRAY2CT_RUN_FOLDER_MADE_BY"  # which process of this machine has set it
-NO_PART_IN_WEIGHTS = (  # keys, or groups of them, that a resumed run may change without a word
+RUN_FOLDER = "XRAY2CT_RUN_FOLDER"  # Lightning starts the other processes of a node with this environment
+_MADE_BY = "XRAY2CT_RUN_FOLDER_MADE_BY"  # the process of this machine that has set it
+NO_PART_IN_WEIGHTS = (  # keys, or groups of them, that a resumed run may change
     "model.resume",
     "model.resume_changed",
     "model.results_folder",
@@ -47,24 +48,27 @@ NO_PART_IN_WEIGHTS = (  # keys, or groups of them, that a resumed run may change
 def run_folder(
     stage: str, results_folder: str, postfix: str = "", resume: str | None = None
 ) -> tuple[Path, Path | None]:
-    """The folder of this run and the checkpoint it goes on from.
+    """The folder of this run and the checkpoint that it resumes from.
 
-    A new run gets `<results_folder>/<date>_<time>[_postfix]`, or what `XRAY2CT_RUN_FOLDER` says, as in jobs of a
-    scheduler: if that folder has a checkpoint, the run goes on from it. A resumed run goes on in its own folder.
-    Where `last.ckpt` is damaged, the one before it is taken, and a line says so.
+    A new run gets `<results_folder>/<date>_<time>[_postfix]`, or the folder `XRAY2CT_RUN_FOLDER`, as in jobs of a
+    scheduler; if that has a checkpoint, the run resumes it. A resumed run continues in its own folder. If `last.ckpt`
+    is damaged, the run resumes from the previous one, with a warning.
 
     Args:
-        stage: `vqgan` or `ddpm`, which a checkpoint to resume must be of.
-        resume: None starts afresh; `auto` goes on with the newest run under `results_folder`, or starts one where
-            there is none; a path names a checkpoint.
+        stage: `vqgan`, `ddpm` or `classifier`, the required stage of a checkpoint.
+        resume: None starts a new run; `auto` resumes the newest run under `results_folder`, or starts one if there is
+            none; a path names a checkpoint.
 
     Raises:
-        UserError: if the checkpoint of `resume` does not exist, cannot be read or is of another stage, or if another
+        UserError: if the checkpoint of `resume` does not exist, cannot be read or has another stage, or if another
             process is writing in the folder of the run.
     """
-    checkpoint, given = None, _given_folder()
-    if given is not None and (found := _last_in(given)) is not None:  # a job that was requeued
-        checkpoint = found
+    checkpoint, given = None, os.environ.get(RUN_FOLDER)
+    # a sweep in one process has a folder per run: an earlier run of this process has set the variable
+    given = None if not given or os.environ.get(_MADE_BY) == f"{given}|{os.getpid()}" else Path(given)
+    saved = [] if given is None else [given / "checkpoints" / name for name in (LAST, PREVIOUS)]
+    if found := [path for path in saved if path.is_file()]:  # a requeued job
+        checkpoint = found[0]
     elif resume == "auto":
         checkpoint = newest_checkpoint(results_folder) or _newest_previous(results_folder)
         if checkpoint is None:
@@ -91,48 +95,33 @@ def run_folder(
     return folder, checkpoint
 
 
-def _given_folder() -> Path | None:
-    """The folder that another process, or the config of a job, has set for this run.
+def refuse_changes(cfg: DictConfig, folder: Path, allow: bool) -> None:
+    """Compares the config with that of the resumed run, without keys that have no effect on the weights.
 
-    What an earlier run of this very process has set is not meant: a sweep has a folder for each.
-    """
-    folder = os.environ.get(RUN_FOLDER)
-    return None if not folder or os.environ.get(_MADE_BY) == f"{folder}|{os.getpid()}" else Path(folder)
-
-
-def _last_in(folder: Path) -> Path | None:
-    paths = [folder / "checkpoints" / name for name in (LAST, PREVIOUS)]
-    return next((path for path in paths if path.is_file()), None)
-
-
-def refuse_changes(cfg: DictConfig, folder: Path, go_on: bool) -> None:
-    """Before a run is resumed: its config must be the one that it began with, or the user says that it may differ.
-
-    Raises:
-        UserError: listing what differs, unless `go_on`; what does not touch the weights may differ.
+    Raises UserError listing the differences, unless `allow`.
     """
     path = config_file(folder)
     if not path.is_file():
         return
     before, now = (_flat(config) for config in (OmegaConf.load(path), cfg))
-    words = [
+    changes = [
         f"{key} was {before.get(key, 'not there')}, is {now.get(key, 'not there')}"
         for key in sorted(before.keys() | now.keys())
         if before.get(key, ...) != now.get(key, ...)
     ]
-    if words and not go_on:
+    if changes and not allow:
         raise UserError(
-            f"model.resume: the config differs from that of {folder}: {'; '.join(words)}. Give the values that were, "
-            "or go on all the same with model.resume_changed=true"
+            f"model.resume: the config differs from that of {folder}: {'; '.join(changes)}. Give the former values, "
+            "or continue with model.resume_changed=true"
         )
-    if words:
-        log.warning("model.resume_changed: going on although %s", "; ".join(words))
+    if changes:
+        log.warning("model.resume_changed: continuing although %s", "; ".join(changes))
 
 
 def save_config(cfg: DictConfig, folder: Path) -> None:
-    """The composed config of a run, which `--config-path <run>/.hydra --config-name config` repeats.
+    """Writes the composed config of a run, which `--config-path <run>/.hydra --config-name config` repeats.
 
-    A run that is resumed under another config keeps those before as `config_1.yaml` and so on.
+    A run that is resumed with another config keeps the former ones as `config_1.yaml` and so on.
 
     Raises:
         UserError: if the folder cannot be written, or another process writes in it.
@@ -140,9 +129,8 @@ def save_config(cfg: DictConfig, folder: Path) -> None:
     if not first_process():
         return
     hold(folder, RUNS_KEY)
-    path = config_file(folder)
-    cfg = cfg.copy()
-    for key, value in (("resume", None), ("resume_changed", False)):  # repeated, it is a run of its own
+    path, cfg = config_file(folder), cfg.copy()
+    for key, value in (("resume", None), ("resume_changed", False)):  # repeating it starts a new run
         if OmegaConf.select(cfg, f"model.{key}") is not None:
             OmegaConf.update(cfg, f"model.{key}", value)
     if path.exists():
@@ -150,26 +138,24 @@ def save_config(cfg: DictConfig, folder: Path) -> None:
             return
         number = next(i for i in range(1, 1_000_000) if not path.with_name(f"config_{i}.yaml").exists())
         path.rename(path.with_name(f"config_{number}.yaml"))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    OmegaConf.save(cfg, path)
+    environment.save_config(cfg, folder)
 
 
 def config_file(folder: Path) -> Path:
-    """Where the composed config of a run lies."""
+    """The file of the composed config of a run."""
     return folder / ".hydra" / "config.yaml"
 
 
 def _newest_previous(results_folder: str) -> Path | None:
-    """Where no `last.ckpt` is left: the newest one that was before it."""
-    found = [path for path in Path(results_folder).glob(f"**/{PREVIOUS}") if path.is_file()]
-    previous = newest(found)
+    """The newest `previous.ckpt`, for a run whose `last.ckpt` is gone."""
+    previous = newest(path for path in Path(results_folder).glob(f"**/{PREVIOUS}") if path.is_file())
     if previous is not None:
-        log.warning("%s is gone; the checkpoint before it is taken", previous.with_name(LAST))
+        log.warning("%s is gone; the run resumes from the checkpoint before it", previous.with_name(LAST))
     return previous
 
 
 def _flat(config: DictConfig) -> dict[str, object]:
-    """Every value that could touch the weights, by its dotted key, under its present name."""
+    """Every value that can affect the weights, by its present dotted key."""
     found: dict[str, object] = {}
 
     def collect(tree, key: str) -> None:

@@ -1,4 +1,4 @@
-"""Which device trains, and that nobody trains on a CPU unnoticed."""
+"""Chosen devices: printed first, and never a CPU unnoticed."""
 
 import logging
 
@@ -10,19 +10,23 @@ from train.distributed.devices import choose_devices, many
 from train.distributed.processes import first_process
 
 
+@pytest.fixture
+def four_gpus(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda i: "Test GPU")
+
+
 def test_zero_is_the_cpu(capsys):
     assert choose_devices(0) == {"accelerator": "cpu", "devices": 1}
     assert capsys.readouterr().out.startswith("device: CPU")
 
 
-def test_more_than_there_are_warns_and_uses_what_is_there(monkeypatch, capsys):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda i: "Test GPU")
-    assert choose_devices(5) == {"accelerator": "gpu", "devices": 2}
-    assert "5 asked for, 2 there" in capsys.readouterr().out
+def test_too_many_devices_give_a_note(four_gpus, capsys):
+    assert choose_devices(5) == {"accelerator": "gpu", "devices": 4}
+    assert "model.gpus=5, 4 found" in capsys.readouterr().out
     assert choose_devices(1) == {"accelerator": "gpu", "devices": 1}
-    assert choose_devices(None) == {"accelerator": "gpu", "devices": 2}
+    assert choose_devices(None) == {"accelerator": "gpu", "devices": 4}
 
 
 def test_a_driver_that_torch_cannot_use_stops_the_training(monkeypatch):
@@ -34,22 +38,19 @@ def test_a_driver_that_torch_cannot_use_stops_the_training(monkeypatch):
 
 
 @pytest.mark.parametrize("value", [-1, 1.5])
-def test_nonsense_is_refused(value):
+def test_an_invalid_number_is_rejected(value):
     with pytest.raises(UserError, match="model.gpus"):
         choose_devices(value)
 
 
-def test_processes_on_the_cpu_are_asked_for_by_the_trainer_keys(capsys):
+def test_trainer_keys_give_processes_on_the_cpu(capsys):
     assert choose_devices(None, "cpu", 2) == {"accelerator": "cpu", "devices": 2}
     assert "2 processes" in capsys.readouterr().out
     assert choose_devices(None, "cpu") == {"accelerator": "cpu", "devices": 1}
     assert many({"devices": 2}) and many({"devices": 1}, num_nodes=2) and not many({"devices": 1})
 
 
-def test_the_number_of_devices_never_turns_gpus_into_a_cpu(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda i: "Test GPU")
+def test_trainer_keys_give_gpus(four_gpus):
     assert choose_devices(None, "auto", 2) == {"accelerator": "gpu", "devices": 2}
     assert choose_devices(None, "gpu", [1, 3]) == {"accelerator": "gpu", "devices": [1, 3]}
     assert choose_devices(None, "gpu") == {"accelerator": "gpu", "devices": 4}
@@ -57,14 +58,14 @@ def test_the_number_of_devices_never_turns_gpus_into_a_cpu(monkeypatch):
         choose_devices(None, "gpu", "none")
 
 
-def test_only_the_first_process_speaks(monkeypatch, capsys):
+def test_only_the_first_process_prints(monkeypatch, capsys):
     monkeypatch.setattr(logging.getLogger(), "level", logging.WARNING)
     for name in ("RANK", "SLURM_PROCID", "NODE_RANK"):
         monkeypatch.delenv(name, raising=False)
-    for rank, spoken in (("0", True), ("1", False)):
+    for rank, prints in (("0", True), ("1", False)):
         monkeypatch.setenv("LOCAL_RANK", rank)
         choose_devices(0)
-        assert bool(capsys.readouterr().out) is spoken
+        assert bool(capsys.readouterr().out) is prints
     monkeypatch.setenv("LOCAL_RANK", "0")
     monkeypatch.setenv("SLURM_PROCID", "5")
     assert not first_process()

@@ -1,4 +1,4 @@
-"""Moments that were written in another memory layout go on as they would in their own."""
+"""Moments from another memory layout continue as in their own."""
 
 import copy
 
@@ -22,7 +22,7 @@ def step(net: torch.nn.Module, optimizer: torch.optim.Optimizer, seed: int) -> N
 
 @pytest.mark.parametrize("written", [torch.contiguous_format, torch.channels_last_3d])
 @pytest.mark.parametrize("read", [torch.contiguous_format, torch.channels_last_3d])
-def test_a_run_goes_on_as_it_would_have_in_the_layout_it_was_written_in(written, read):
+def test_a_resumed_run_is_independent_of_the_memory_layout(written, read):
     first = network(written)
     optimizer = torch.optim.AdamW(first.parameters(), lr=0.1, fused=True)
     for seed in range(3):

@@ -1,4 +1,4 @@
-"""Which networks a `model.loss_type` builds and reads: those that weigh something, and no other."""
+"""`model.loss_type` builds and reads the networks with a positive weight, and no other."""
 
 import sys
 from pathlib import Path
@@ -9,7 +9,6 @@ from hydra import compose, initialize_config_dir
 from common.errors import UserError
 from common.files import ROOT
 from dataset.imaging.hu_window import Window
-from ddpm.checkpoint.load import load_classifier
 from ddpm.checkpoint.write import export_classifier
 from ddpm.classifiers.ct import CTClassifier
 from ddpm.module import Losses
@@ -54,55 +53,31 @@ def test_weight_zero_opens_no_file_and_builds_no_network(monkeypatch):
     assert not {m for m in set(sys.modules) - before if "efficientnet" in m}
 
 
+CLASSIFIER = "losses.classification.classifier_ckpt"
+
+
 @pytest.mark.parametrize(
     ("overrides", "parts"),
     [
-        (["loss_type=l1_cls"], ["model.losses.classification.classifier_ckpt=None", "losses.classification.weight=0"]),
-        (
-            ["loss_type=l1_cls", "losses.classification.classifier_ckpt=/nowhere.ckpt"],
-            ["model.losses.classification.classifier_ckpt=/nowhere.ckpt"],
-        ),
-        (
-            ["losses.classification.weight=0.1", "losses.classification.classifier_ckpt=/nowhere.ckpt"],
-            ["/nowhere.ckpt", "no such file"],
-        ),
-        (
-            ["loss_type=l1_lpips", "losses.perceptual.network=/nowhere.pth"],
-            ["model.losses.perceptual.network=/nowhere.pth"],
-        ),
-        (
-            ["loss_type=l1_lpips", "losses.perceptual.network=vgg"],
-            ["model.losses.perceptual.network=vgg", "efficientnet_lite0"],
-        ),
+        (["loss_type=l1_cls"], [f"model.{CLASSIFIER}=None", "losses.classification.weight=0"]),
+        (["loss_type=l1_cls", f"{CLASSIFIER}=/nowhere.ckpt"], [f"model.{CLASSIFIER}=/nowhere.ckpt", "no such file"]),
+        (["losses.classification.weight=0.1", f"{CLASSIFIER}=/nowhere.ckpt"], ["/nowhere.ckpt", "no such file"]),
+        (["loss_type=l1_lpips", "losses.perceptual.network=/nowhere.pth"], ["perceptual.network=/nowhere.pth"]),
+        (["loss_type=l1_lpips", "losses.perceptual.network=vgg"], ["perceptual.network=vgg", "efficientnet_lite0"]),
         (["loss_type=l1_lpips", "losses.perceptual.slices=0"], ["model.losses.perceptual.slices=0"]),
-        (
-            ["loss_type=l1_disc", "losses.adversarial.discriminator.num_layers_d=6"],
-            ["model.losses.adversarial.discriminator", "num_layers_d"],
-        ),
+        (["loss_type=l1_disc", "losses.adversarial.discriminator.num_layers_d=6"], ["discriminator", "num_layers_d"]),
         (["loss_type=l1_gan"], ["model.loss_type=l1_gan", "_disc"]),
     ],
 )
-def test_what_is_missing_or_wrong_is_one_line(overrides, parts):
+def test_missing_or_invalid_networks_are_named_in_one_line(overrides, parts):
     if "losses.perceptual.slices=0" in overrides:
         pytest.importorskip("efficientnet_lite_pytorch")
     with pytest.raises((UserError, ValueError)) as caught:
         build(*overrides)
-    assert "\n" not in str(caught.value)
-    for part in parts:
-        assert part in str(caught.value)
+    assert "\n" not in str(caught.value) and all(part in str(caught.value) for part in parts)
 
 
-def test_a_classifier_of_another_window_is_refused(tmp_path):
+def test_a_classifier_of_another_window_is_rejected(tmp_path):
     path = classifier_file(tmp_path / "wide.safetensors", (-1000, 1000))
     with pytest.raises(UserError, match=r"window \[-1000, 1000\] HU, but dataset.window is \[-200, 500\]"):
         build("loss_type=l1_cls", f"losses.classification.classifier_ckpt={path}")
-
-
-def test_a_classifier_comes_back_and_other_stages_are_refused(tmp_path):
-    path = classifier_file(tmp_path / "classifier.safetensors")
-    network, protocol = load_classifier(path)
-    assert network.slicewise and protocol == {"window": [-200, 500]}
-    from ddpm.checkpoint.load import load_pipeline
-
-    with pytest.raises(UserError, match="stage 'classifier' where one of 'ddpm'"):
-        load_pipeline(path)

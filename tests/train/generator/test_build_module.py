@@ -1,9 +1,10 @@
-"""What `build_module` refuses before it builds anything."""
+"""`build_module` rejects invalid values before it builds anything."""
 
 import pytest
 from hydra import compose, initialize_config_dir
 
 from common.cli import CONFIG
+from common.errors import UserError
 from train.generator.build_module import build_module
 
 
@@ -14,9 +15,9 @@ from train.generator.build_module import build_module
         ("null", "model.objective.prediction=epsilon, v_prediction, sample or flow"),
     ],
 )
-def test_an_objective_is_chosen_by_what_is_predicted(given, remedy):
+def test_an_objective_is_chosen_by_its_prediction(given, remedy):
     with initialize_config_dir(str(CONFIG), version_base="1.3"):
         cfg = compose("train_ddpm", [f"model.objective={given}"])
     found = "None" if given == "null" else given
-    with pytest.raises(ValueError, match=f"model.objective={found}: .*{remedy}$"):
-        build_module(cfg.model, cfg.dataset, latent_encoder=None, shape=(4, 8, 8, 8))
+    with pytest.raises(UserError, match=f"model.objective={found}: .*{remedy}$"):
+        build_module(cfg, latent_encoder=None, shape=(4, 8, 8, 8))

@@ -1,4 +1,4 @@
-"""Runs that start from another run, with and without adapters, as the command makes them."""
+"""Fine-tuning from another run, with and without adapters, through the command."""
 
 import shutil
 from pathlib import Path
@@ -34,22 +34,20 @@ def test_lora_from_another_run_resumed_and_generated_from(base, train, tmp_path)
     folder = train(tmp_path / "lora", *start)
     assert folder.parent.name.endswith("_lora_finetune")
     before, after = load_pipeline(base), load_pipeline(folder / "last.ckpt")
-    for name in ("latent_mean", "latent_std"):  # of the first run's data, not of these
+    for name in ("latent_mean", "latent_std"):  # statistics of the first run's data
         assert torch.equal(getattr(before.latent_encoder, name), getattr(after.latent_encoder, name))
     assert after.protocol["init_from"]["file"] == "last.ckpt" and str(tmp_path) not in str(after.protocol)
 
     whole = read(folder / "last.ckpt")
     weights = whole.weights
     plain = {k.replace(".base_layer", ""): v for k, v in weights.items() if ".lora_" not in k}
-    expected = {
-        f"{part}.{k}": v for part in ("denoiser", "lift") for k, v in getattr(before, part).state_dict().items()
-    }
-    assert all(torch.equal(plain[k], v) for k, v in expected.items())
+    for part in ("denoiser", "lift"):
+        assert all(torch.equal(plain[f"{part}.{k}"], v) for k, v in getattr(before, part).state_dict().items())
     assert (folder / "adapter.safetensors").stat().st_size < 0.6 * base.stat().st_size
     header = read(folder / "adapter.safetensors").header
     named = header["base"]
     inherited = named.pop("inherits")
-    assert named == {"file": "last.ckpt", "sha256": sha256(base)}  # whose folder is nobody's business
+    assert named == {"file": "last.ckpt", "sha256": sha256(base)}  # without its folder
     assert {row["part"] for row in inherited} >= {"latent_encoder"} and str(tmp_path) not in str(inherited)
     assert str(base.parent.parent) not in str(header)
     same = load_pipeline(folder / "adapter.safetensors").denoiser.state_dict()
@@ -65,21 +63,21 @@ def test_lora_from_another_run_resumed_and_generated_from(base, train, tmp_path)
     assert all(torch.equal(v, resumed.averages[k]) for k, v in whole.averages.items())
 
 
-def test_what_does_not_fit_another_run_is_refused_with_both_values(base, train, vae, save_vae, tmp_path):
+def test_other_parts_than_those_of_the_origin_are_rejected_with_both_values(base, train, vae, save_vae, tmp_path):
     start = [*CNN, f"model.init_from={base}"]
-    with pytest.raises(UserError, match="denoiser.dim=16 there, 32 here"):
-        train(tmp_path, *start, "model.dim=32")
-    with pytest.raises(UserError, match="scheduler.prediction_type=v_prediction there, epsilon here"):
-        train(tmp_path, *start, "model.objective.prediction=epsilon", "model.objective.zero_terminal_snr=false")
-    with pytest.raises(UserError, match="vae1_.*is not the latent encoder of model.init_from"):
-        train(tmp_path, *start, f"model.vae_ckpt={save_vae(1)}")
-    with pytest.raises(UserError, match="model.init_from=<checkpoint>"):
-        train(tmp_path, *LORA, f"model.vae_ckpt={vae}")
-    with pytest.raises(UserError, match="model.init_from=gone.ckpt: no such checkpoint; .*train_ddpm"):
-        train(tmp_path, "model.init_from=gone.ckpt")
+    epsilon = ["model.objective.prediction=epsilon", "model.objective.zero_terminal_snr=false"]
+    for overrides, message in (
+        ([*start, "model.dim=32"], "denoiser.dim=16 there, 32 here"),
+        ([*start, *epsilon], "scheduler.prediction_type=v_prediction there, epsilon here"),
+        ([*start, f"model.vae_ckpt={save_vae(1)}"], "vae1_.*is not the latent encoder of model.init_from"),
+        ([*LORA, f"model.vae_ckpt={vae}"], "model.init_from=<checkpoint>"),
+        (["model.init_from=gone.ckpt"], "model.init_from=gone.ckpt: no such checkpoint; .*train_ddpm"),
+    ):
+        with pytest.raises(UserError, match=message):
+            train(tmp_path, *overrides)
 
 
-def test_a_run_over_a_pretrained_encoder_keeps_its_weights_and_needs_its_file_no_more(train, vae, tmp_path, capsys):
+def test_a_checkpoint_contains_the_pretrained_x_ray_encoder(train, vae, tmp_path, capsys):
     weights = save_network("torchxrayvision", tmp_path / "densenet")
     folder = train(
         tmp_path / "runs", "model/xray_encoder=torchxrayvision", f"model.xray_encoder.weights={weights}",
@@ -100,39 +98,33 @@ def test_a_full_fine_tuning_starts_from_the_averaged_weights(base):
     parts = {name: type(part)(**{k: v for k, v in part.config.items() if k[0] != "_"})
              for name, part in (("denoiser", origin.pipeline.denoiser), ("lift", origin.pipeline.lift),
                                 ("xray_encoder", origin.pipeline.xray_encoder))}  # fmt: skip
-    origin.fill(parts, origin.pipeline.training_scheduler)
+    origin.load_into(parts, origin.pipeline.training_scheduler)
     for name, average in checkpoint.averages.items():
         part, _, key = name.partition(".")
         assert torch.equal(parts[part].state_dict()[key], average)
 
 
-def test_data_unlike_the_first_runs_are_announced(base, caplog):
+def test_a_shift_of_the_data_gives_a_warning(base, caplog):
     origin = Origin(base)
     origin.warn_of_shift(torch.randn(4, 4, 8, 8, 8), origin.pipeline.window)
     assert not caplog.records
     origin.warn_of_shift(3 * torch.randn(4, 4, 8, 8, 8), type(origin.pipeline.window)(-1200, 600))
-    assert "[-1200, 600]" in caplog.text and "unlike those of model.init_from" in caplog.text
+    assert "[-1200, 600]" in caplog.text and "differ from those of model.init_from" in caplog.text
 
 
 @pytest.fixture(scope="module")
-def people(tmp_path_factory) -> Path:
+def patients(tmp_path_factory) -> Path:
     """Six patients with a volume each."""
-    root = tmp_path_factory.mktemp("people")
+    root = tmp_path_factory.mktemp("patients")
     for i in range(6):
         hu = torch.linspace(-900 + 50 * i, 300, 8 * 16 * 16).reshape(8, 16, 16).numpy()
         write_nifti(root / f"p{i}" / "ct.nii.gz", hu, (40.0, 20.0, 20.0), (0.0, 0.0, 0.0))
     return root
 
 
-def test_another_folds_run_or_vqgan_is_not_started_from(people, train, vae, tmp_path):
-    data = [
-        *CNN,
-        "dataset=default",
-        f"dataset.root_dir={people}",
-        "dataset.n_folds=3",
-        "model.train_num_steps=1",
-        "model.prior.rank=0",
-    ]
+def test_a_run_or_vqgan_of_another_fold_is_rejected(patients, train, vae, tmp_path):
+    data = [*CNN, "dataset=default", f"dataset.root_dir={patients}", "dataset.n_folds=3", "model.train_num_steps=1",
+            "model.prior.rank=0"]  # fmt: skip
     first = train(tmp_path / "first", *data, f"model.vae_ckpt={vae}", "dataset.fold=0") / "last.ckpt"
     assert len(read(first).protocol["seen"]["train"]) == 2
     with pytest.raises(UserError, match="model.init_from=.*trained on 2 of the 4 patients.*allow_seen_patients=true"):
@@ -141,7 +133,7 @@ def test_another_folds_run_or_vqgan_is_not_started_from(people, train, vae, tmp_
     again = train(tmp_path / "second", *data, *allowed) / "last.ckpt"
     assert len(read(again).protocol["seen"]["train"]) == 4  # of both runs
 
-    rows, protocol = folder_source(people, n_folds=3, fold=0).rows, {"dataset": "default"}
+    rows, protocol = folder_source(patients, n_folds=3, fold=0).rows, {"dataset": "default"}
     network = VQGAN3D(n_hiddens=8, n_codes=16, embedding_dim=4)
     header = {"format": 1, "stage": "vqgan", "components": {"vqgan": component(network, "vqgan.")}}
     header["protocol"] = protocol | {"seen": seen_patients(rows, protocol)}

@@ -1,4 +1,4 @@
-"""Which splits are encoded ahead of training."""
+"""X-ray features are computed before training unless augmentation changes the X-rays."""
 
 from types import SimpleNamespace
 
@@ -10,13 +10,11 @@ from train.generator.latent_data import cache_xray_features
 
 
 class Items(list):
-    """X-rays, and whether training changes them."""
-
     cases = SimpleNamespace(augments=False)
 
 
 @pytest.mark.parametrize("augments", [False, True])
-def test_xrays_that_change_from_step_to_step_are_left_to_the_encoder(augments):
+def test_augmented_xrays_are_left_to_the_encoder(augments):
     data = SimpleNamespace(**{split: Items([{"xray": torch.rand(1, 1, 32, 32)}] * 2) for split in ("train", "val")})
     data.train.cases = SimpleNamespace(augments=augments)
     encoder = CNNXrayEncoder(width=8, blocks=1, feature_channels=8, embedding_dim=16)

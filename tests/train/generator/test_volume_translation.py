@@ -1,4 +1,4 @@
-"""The same command between volumes: nothing assumes an X-ray in, a CTPA out."""
+"""The command trains translation from volume to volume as well."""
 
 import nibabel as nib
 import numpy as np

@@ -1,10 +1,10 @@
-"""`model.batch_size=auto`: a number that fits, kept by the run, refused where devices could disagree."""
+"""`model.batch_size=auto`: a number that fits, kept by a resumed run, rejected on several devices."""
 
 import pytest
 from omegaconf import OmegaConf
 
 from common.errors import UserError
-from train.run.memory import GB, keep_choice
+from train.run.memory import GB, restore_batch_size
 
 
 @pytest.fixture
@@ -38,6 +38,6 @@ def test_a_run_keeps_the_number_that_it_found(train, save_vae, free, tmp_path, c
 def test_several_devices_could_find_different_numbers(tmp_path):
     model = OmegaConf.create({"batch_size": "auto"})
     with pytest.raises(UserError, match="model.batch_size=auto: for one device; give a number"):
-        keep_choice(model, tmp_path, several=True)
+        restore_batch_size(model, tmp_path, several=True)
     model.batch_size = 4
-    keep_choice(model, tmp_path, several=True)  # a number is nobody's business here
+    restore_batch_size(model, tmp_path, several=True)  # a number suits several devices

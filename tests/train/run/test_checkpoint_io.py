@@ -1,4 +1,4 @@
-"""A checkpoint appears whole or not at all."""
+"""Checkpoints are written atomically."""
 
 import signal
 import subprocess
@@ -12,7 +12,8 @@ from common.errors import UserError
 from train.run.checkpoint_io import AtomicCheckpointIO
 
 
-def test_round_trip_and_nothing_left_beside(tmp_path):
+def test_round_trip_without_temporary_files(tmp_path, monkeypatch):
+    monkeypatch.setenv("TMPDIR", "/nonexistent")  # it may be on another file system
     io, path = AtomicCheckpointIO(), tmp_path / "deep" / "last.ckpt"
     io.save_checkpoint({"a": torch.arange(3)}, path)
     assert torch.equal(io.load_checkpoint(path)["a"], torch.arange(3))
@@ -42,20 +43,14 @@ except UserError as error:
     assert [p.name for p in tmp_path.iterdir()] == ["last.ckpt"]
 
 
-def test_the_temporary_folder_is_not_used(tmp_path, monkeypatch):
-    monkeypatch.setenv("TMPDIR", "/nonexistent")
-    AtomicCheckpointIO().save_checkpoint({"a": 1}, tmp_path / "last.ckpt")
-    assert (tmp_path / "last.ckpt").exists()
-
-
 def test_a_path_that_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="model.results_folder"):
         AtomicCheckpointIO().save_checkpoint({"a": 1}, tmp_path / "file" / "last.ckpt")
 
 
-class TellsToEnd:
-    """A signal comes while it is written."""
+class Signalling:
+    """Raises SIGTERM while it is written."""
 
     def __reduce__(self):
         signal.raise_signal(signal.SIGTERM)
@@ -64,16 +59,16 @@ class TellsToEnd:
 
 @pytest.mark.parametrize("end", [SystemExit, RuntimeError])
 def test_a_signal_waits_for_the_checkpoint(tmp_path, end):
-    """A handler that raises would end within torch's writer, and read like a disk that is full."""
+    """torch's writer would turn an exception of the handler into a write error."""
     io, path = AtomicCheckpointIO(), tmp_path / "last.ckpt"
 
     def handler(number, frame):
-        raise end("told")
+        raise end("signal")
 
     before = signal.signal(signal.SIGTERM, handler)
     try:
-        with pytest.raises(end, match="told"):
-            io.save_checkpoint({"told": TellsToEnd(), "a": torch.arange(3)}, path)
+        with pytest.raises(end, match="signal"):
+            io.save_checkpoint({"signal": Signalling(), "a": torch.arange(3)}, path)
         assert signal.getsignal(signal.SIGTERM) is handler
     finally:
         signal.signal(signal.SIGTERM, before)

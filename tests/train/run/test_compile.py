@@ -1,4 +1,4 @@
-"""torch.compile of a network in training: the same weights, the same output, and none where there is no compiler."""
+"""torch.compile leaves weights and output unchanged; without a compiler training continues."""
 
 import copy
 
@@ -21,7 +21,7 @@ def test_weights_copies_and_output_stay(network):
     assert compile_in_place(network, "cpu", backend="eager")
     assert list(network.state_dict()) == names
     assert torch.allclose(network(volume).volume, plain, atol=1e-6)
-    assert torch.allclose(copy.deepcopy(network)(volume).volume, plain, atol=1e-6)  # an average of the weights is one
+    assert torch.allclose(copy.deepcopy(network)(volume).volume, plain, atol=1e-6)
 
 
 def test_gradients_arrive_through_recomputed_blocks(network):
@@ -31,21 +31,21 @@ def test_gradients_arrive_through_recomputed_blocks(network):
     assert all(p.grad is not None for p in network.decoder.parameters())
 
 
-def test_without_a_compiler_it_says_so_and_goes_on(network, monkeypatch, caplog):
+def test_without_a_compiler_a_warning_follows(network, monkeypatch, caplog):
     def none(*arguments, **options):
         raise RuntimeError("Failed to find C compiler.\nSet CC.")
 
     monkeypatch.setattr(torch, "compile", none)
     assert not compile_in_place(network, "cpu")
     assert caplog.messages == [
-        "model.compile=true: no compiler that works on cpu (Failed to find C compiler.); it trains without"
+        "model.compile=true: no compiler works on cpu (Failed to find C compiler.); training without"
     ]
     assert network(torch.rand(1, 1, 8, 8, 8)).volume.isfinite().all()
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_the_compiler_of_this_machine_gives_the_same_step(network, caplog):
+def test_a_compiled_step_has_the_same_gradients(network, caplog):
     volume, plain = torch.rand(1, 1, 8, 8, 8), copy.deepcopy(network)
     if not compile_in_place(network, "cpu"):
         pytest.skip(caplog.messages[0])

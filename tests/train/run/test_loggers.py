@@ -1,9 +1,10 @@
-"""Curves and pictures: where they go, and where pictures do not."""
+"""Loggers write curves and pictures; wandb gets pictures only if allowed."""
 
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 
@@ -42,7 +43,7 @@ def test_tensorboard_gets_files(tmp_path):
 
 
 @pytest.mark.parametrize("images", [False, True])
-def test_wandb_gets_pictures_only_where_told(tmp_path, images, monkeypatch):
+def test_wandb_gets_pictures_only_if_allowed(tmp_path, images, monkeypatch):
     seen = []
     monkeypatch.setattr(PrivateWandbLogger, "log_image", lambda self, *a, **k: seen.append(a))
     loggers = make_loggers(tmp_path, "wandb", offline=True, images=images, project="test")
@@ -64,8 +65,6 @@ def test_unknown_logger(tmp_path):
 
 
 def test_pictures_of_three_planes_side_by_side():
-    import torch
-
     volume = torch.linspace(-1, 1, 4 * 6 * 8).reshape(4, 6, 8)
     picture = compare_slices([volume, volume])
     assert picture.dtype == np.uint8 and picture.shape == (6 + 4 + 4, 16)

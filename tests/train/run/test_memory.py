@@ -1,11 +1,10 @@
-"""The line before training: activations counted exactly, a run that does not fit is told."""
+"""Activations are counted exactly; the line before training names the remedy for a run that does not fit."""
 
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-import torch
 from torch import nn
 
 from common.errors import UserError
@@ -20,9 +19,12 @@ def test_activations_of_a_known_network():
     assert activation_bytes(net, (8, 100), half=False) == pytest.approx(4 * (8 * 100 + 8 * 50), rel=0.05)
     assert activation_bytes(net, (8, 100), half=True) == activation_bytes(net, (8, 100), half=False) // 2
     assert next(net.parameters()).device.type == "cpu"  # counted on a copy
+    conv = nn.Conv3d(1, 4, 3, padding=1)
+    one, two = (activation_bytes(conv, (b, 1, 8, 8, 8), half=False) for b in (1, 2))
+    assert two == 2 * one
 
 
-def test_line_says_what_and_what_to_change(monkeypatch):
+def test_the_line_names_memory_and_remedy(monkeypatch):
     fits = MemoryNeed(2_000_000, 1_000_000, 10**8, 10**9, gpu=False, averaged=True).line(1)
     assert "2.0 M parameters (1.0 M trained)" in fits and "cached data 0.93 GB" in fits
     assert "will not fit" not in fits
@@ -44,8 +46,8 @@ def test_the_largest_batch_is_the_last_that_fits(monkeypatch):
         need.largest_batch()
 
 
-def test_what_is_computed_again_is_not_counted_but_for_the_largest_part():
-    """Three blocks keep their inputs; while one is computed again, its own activations are there."""
+def test_gradient_checkpointing_counts_inputs_and_the_largest_part():
+    """Three blocks keep their inputs; recomputing one adds its own activations."""
     net = VQGAN3D(n_codes=8, embedding_dim=4, n_hiddens=8, n_res_blocks=3, downsample=2, patch=2)
     shape, half = (1, 8, 8, 8, 8), {"half": False}
     alone = activation_bytes(net.encoder[1], shape, **half)
@@ -56,18 +58,9 @@ def test_what_is_computed_again_is_not_counted_but_for_the_largest_part():
     assert whole - less == pytest.approx(2 * alone - inputs, rel=0.1)
 
 
-def test_estimate_follows_the_batch():
-    net = nn.Conv3d(1, 4, 3, padding=1)
-    one, two = (activation_bytes(net, (b, 1, 8, 8, 8), half=False) for b in (1, 2))
-    assert two == 2 * one
-    assert torch.zeros(1).device.type == "cpu"
-
-
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak is read from /proc")
-def test_the_peak_is_that_of_the_process_not_of_the_one_that_started_it():
+def test_the_peak_excludes_the_parent_process():
     filled = bytearray(b"x") * (2 * GB)
-    code = (
-        "import sys; sys.path.insert(0, sys.argv[1]); from train.run.memory import peak_memory; print(peak_memory())"
-    )
-    done = subprocess.run([sys.executable, "-c", code, str(ROOT)], capture_output=True, text=True, check=True)
+    code = "from train.run.memory import peak_memory; print(peak_memory())"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert len(filled) == 2 * GB and 0.0 < float(done.stdout.split()[0]) < 1.5

@@ -1,4 +1,4 @@
-"""Run folders, and which checkpoint a run goes on from."""
+"""Run folders, and the checkpoint that a run resumes from."""
 
 import os
 
@@ -31,16 +31,13 @@ def test_a_new_run_has_the_postfix_and_no_odd_characters(tmp_path):
     assert not set(folder.name) & set("=,()[]")
 
 
-def test_auto_takes_the_newest_and_goes_on_in_its_folder(tmp_path):
+def test_auto_resumes_the_newest_run_in_its_folder_or_starts_one(tmp_path):
+    folder, resumed = run_folder("ddpm", str(tmp_path), resume="auto")
+    assert resumed is None and folder.parent == tmp_path
     old = checkpoint(tmp_path / "a" / "checkpoints" / "last.ckpt")
     new = checkpoint(tmp_path / "b" / "checkpoints" / "last.ckpt")
     os.utime(old, (1, 1))
     assert run_folder("ddpm", str(tmp_path), resume="auto") == (tmp_path / "b", new)
-
-
-def test_auto_without_a_run_starts_one(tmp_path):
-    folder, resumed = run_folder("ddpm", str(tmp_path), resume="auto")
-    assert resumed is None and folder.parent == tmp_path
 
 
 def test_a_copied_checkpoint_starts_a_folder_of_its_own(tmp_path):
@@ -59,35 +56,35 @@ def test_checkpoints_that_cannot_be_resumed(tmp_path):
         run_folder("ddpm", str(tmp_path), resume=str(tmp_path / "cut.ckpt"))
 
 
-def test_a_truncated_last_checkpoint_gives_way_to_the_one_before(tmp_path, caplog):
+def test_the_previous_checkpoint_replaces_a_truncated_last_one(tmp_path, caplog):
     before = checkpoint(tmp_path / "a" / "checkpoints" / "previous.ckpt")
     (tmp_path / "a" / "checkpoints" / "last.ckpt").write_bytes(before.read_bytes()[:-100])
     assert run_folder("ddpm", str(tmp_path), resume="auto") == (tmp_path / "a", before)
-    assert "going on from the checkpoint before it" in caplog.text
+    assert "continuing from the checkpoint before it" in caplog.text
     before.unlink()
     with pytest.raises(UserError, match="last.ckpt.*truncated"):
         run_folder("ddpm", str(tmp_path), resume="auto")
 
 
-def test_the_config_is_kept_and_those_before_it_too(tmp_path):
+def test_the_config_and_former_ones_are_kept(tmp_path):
     save_config(OmegaConf.create({"a": 1, "model": {"resume": "auto", "seed": 3}}), tmp_path)
     save_config(OmegaConf.create({"a": 1, "model": {"resume": None, "seed": 3}}), tmp_path)
     home = tmp_path / ".hydra"
     assert [path.name for path in home.iterdir()] == ["config.yaml"]
-    assert OmegaConf.load(home / "config.yaml").model.resume is None  # repeated, it is a run of its own
+    assert OmegaConf.load(home / "config.yaml").model.resume is None
     save_config(OmegaConf.create({"a": 2, "model": {"resume": None, "seed": 3}}), tmp_path)
     assert OmegaConf.load(home / "config.yaml").a == 2 and OmegaConf.load(home / "config_1.yaml").a == 1
 
 
-def test_differences_are_listed_and_stop_unless_told(tmp_path, caplog):
+def test_differences_are_listed_and_refused_unless_allowed(tmp_path, caplog):
     save_config(OmegaConf.create({"model": {"lr": 1, "num_workers": 0, "width": 8}}), tmp_path)
     same = OmegaConf.create({"model": {"lr": 1, "num_workers": 4, "width": 8}, "logger": {"name": "wandb"}})
-    refuse_changes(same, tmp_path, go_on=False)
+    refuse_changes(same, tmp_path, allow=False)
     other = OmegaConf.create({"model": {"lr": 2, "num_workers": 0, "depth": 3}})
     with pytest.raises(UserError) as refused:
-        refuse_changes(other, tmp_path, go_on=False)
-    for words in ("model.lr was 1, is 2", "model.width was 8, is not there", "model.depth was not there, is 3"):
-        assert words in str(refused.value)
-    refuse_changes(other, tmp_path, go_on=True)
-    assert "going on although model.depth" in caplog.text
-    refuse_changes(other, tmp_path / "elsewhere", go_on=False)  # a new run has nothing to differ from
+        refuse_changes(other, tmp_path, allow=False)
+    for change in ("model.lr was 1, is 2", "model.width was 8, is not there", "model.depth was not there, is 3"):
+        assert change in str(refused.value)
+    refuse_changes(other, tmp_path, allow=True)
+    assert "continuing although model.depth" in caplog.text
+    refuse_changes(other, tmp_path / "elsewhere", allow=False)  # a new run
