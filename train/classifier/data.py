@@ -25,20 +25,20 @@ class Labelled(Dataset):
 
     Args:
         cases: with `rows` whose `label` is 0, 1 or -1; takes an index, or an index and a step.
-        part: name of the split, for the message.
+        split: its name, for the message.
 
     Raises:
         UserError: if a class has no case.
     """
 
-    def __init__(self, cases: Dataset, part: str, balanced: bool = False):
+    def __init__(self, cases: Dataset, split: str, balanced: bool = False):
         labels = cases.rows["label"].to_numpy()
         groups = [np.flatnonzero(labels == value) for value in (0, 1)]
         for value, group in enumerate(groups):
             if not len(group):
                 raise UserError(
-                    f"label: no case of class {value} in the part {part} ({len(labels)} cases, "
-                    f"{(labels == -1).sum()} of unknown label); a classifier needs both classes in every part"
+                    f"label: no case of class {value} in the split {split} ({len(labels)} cases, "
+                    f"{(labels == -1).sum()} of unknown label); a classifier needs both classes in every split"
                 )
         self.cases, self.unknown = cases, int((labels == -1).sum())
         longest = max(len(group) for group in groups)
@@ -89,7 +89,7 @@ def resolve_config(cfg: DictConfig) -> None:
 def check_data(cfg: DictConfig, data: CTDataModule) -> None:
     """Refuses patient leakage; prints the primary hypothesis and the expected interval of the test AUC.
 
-    Raises UserError for a patient in two parts, an encoder that was trained on validation or test cases, a test part
+    Raises UserError for a patient in two splits, an encoder that was trained on validation or test cases, a test split
     without both classes, or an AUC out of range.
     """
     rows, classifier = data.source.rows, cfg.classifier
@@ -111,7 +111,7 @@ def check_data(cfg: DictConfig, data: CTDataModule) -> None:
 def expectation(rows: pd.DataFrame, area: float, n_folds: int | None) -> str:
     """The expected interval of the test AUC, as a line.
 
-    Raises ValueError for a test part without both classes, or an AUC out of range.
+    Raises ValueError for a test split without both classes, or an AUC out of range.
     """
     positives, negatives = int((rows["label"] == 1).sum()), int((rows["label"] == 0).sum())
     width = expected_half_width(area, positives, negatives, n_folds or 1)
