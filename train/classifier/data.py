@@ -27,8 +27,7 @@ class Labelled(Dataset):
         cases: with `rows` whose `label` is 0, 1 or -1; takes an index, or an index and a step.
         split: its name, for the message.
 
-    Raises:
-        UserError: if a class has no case.
+    Raises UserError if a class has no case.
     """
 
     def __init__(self, cases: Dataset, split: str, balanced: bool = False):
@@ -129,8 +128,7 @@ def label_data(cfg: DictConfig, data: CTDataModule, devices: dict) -> tuple[dict
         The protocol for checkpoints as plain JSON, and the weight of a positive case in the loss: with
         `model.balance=weight` the number of negatives per positive, else 1.
 
-    Raises:
-        UserError: for missing generators, or ones that have seen a case; a class without cases.
+    Raises UserError for missing generators, or ones that have seen a case; a class without cases.
     """
     classifier, balance, described = cfg.classifier, cfg.model.balance, data.protocol()
     protocol = {"name": classifier.name, "input": classifier.input, "data": described, "balance": balance}

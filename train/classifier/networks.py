@@ -16,8 +16,7 @@ def xray_classifier(encoder: DictConfig, init_from: str | None = None, dropout: 
         encoder: config node of one of `ddpm.xray_encoder`.
         init_from: checkpoint of a generator whose encoder is used instead.
 
-    Raises:
-        UserError: for a generator whose sources are volumes.
+    Raises UserError for a generator whose sources are volumes.
     """
     if init_from is None:
         return XrayClassifier.around(instantiate(encoder, _convert_="all"), dropout)

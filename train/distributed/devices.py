@@ -20,8 +20,7 @@ def choose_devices(gpus: int | None, accelerator: str = "auto", devices: str | i
         devices: `trainer.devices`: number per node, or a list of indices; with `accelerator=cpu` the number of
             processes.
 
-    Raises:
-        UserError: for a negative number, contradictory keys, or an NVIDIA driver that this torch cannot use.
+    Raises UserError for a negative number, contradictory keys, or an NVIDIA driver that this torch cannot use.
     """
     if not first_process():  # the first process prints the warnings of all
         logging.getLogger().setLevel(logging.ERROR)

@@ -40,8 +40,7 @@ def watched(trainer: "pl.Trainer") -> Iterator[None]:
     Otherwise it would wait for the timeout of the collective library, half an hour: Lightning watches the processes
     that it has started but prints no reason, and those do not watch the process that started them.
 
-    Raises:
-        UserError: if the connection to another process is lost.
+    Raises UserError if the connection to another process is lost.
     """
     done, launcher = threading.Event(), trainer.strategy.launcher
     if hasattr(launcher, "procs"):  # Lightning fills it when it starts the other processes

@@ -2,14 +2,12 @@
 
 import signal
 import threading
-from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
 import pytorch_lightning as pl
 
 PATIENCE_SECONDS = 7.0  # for the current batch; the run ends within 10 s
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Interrupted(Exception):
@@ -19,18 +17,17 @@ class Interrupted(Exception):
 class EndCleanly(pl.Callback):
     """On a signal, saves a checkpoint and ends the run. It must be the first callback.
 
-    Within a batch, weights and optimizers are partly updated: the run waits for the end of the batch, but ends after
-    `patience` with its last checkpoint. Between batches (loading, validation, sampling, or the atomic writing of a
-    checkpoint) it saves and stops at once. All processes stop after the same batch, whichever received the signal.
+    Within a batch, weights and optimizers are partly updated: the run waits for the end of the batch, but after
+    `PATIENCE_SECONDS` ends with its last checkpoint. Between batches (loading, validation, sampling, or the atomic
+    writing of a checkpoint) it saves and stops at once. All processes stop after the same batch.
 
     Args:
         path: of the checkpoint.
         signals: that end the run.
-        patience: seconds.
     """
 
-    def __init__(self, path: Path, signals: Sequence[int] = SIGNALS, patience: float = PATIENCE_SECONDS):
-        self.path, self.signals, self.patience = path, tuple(signals), patience
+    def __init__(self, path: Path, *signals: int):
+        self.path, self.signals = path, signals
         self.received: int | None = None  # the signal
         self.saved = False
         self._computing, self._ending, self._alone, self._before = False, False, True, {}
@@ -80,7 +77,7 @@ class EndCleanly(pl.Callback):
         if self._alone and not self._computing:
             raise Interrupted(self._cause())
         self._before[signal.SIGALRM] = signal.signal(signal.SIGALRM, self._handle)
-        signal.setitimer(signal.ITIMER_REAL, self.patience)
+        signal.setitimer(signal.ITIMER_REAL, PATIENCE_SECONDS)
 
     def _end(self) -> None:
         """Stops the timer and ignores further signals."""

@@ -19,11 +19,6 @@ PATIENCE_SECONDS = 60.0  # for the current batch or validation; then the job req
 log = logging.getLogger(__name__)
 
 
-def scheduled() -> bool:
-    """Whether submitit runs this process as a job."""
-    return "SUBMITIT_EXECUTOR" in os.environ
-
-
 class Requeue(pl.Callback):
     """After the batch in which any process receives a signal, all processes save; SIGUSR2 then requeues the job.
 

@@ -22,9 +22,8 @@ def build_data(
 
     Completes the module: its protocol and, without `origin`, its pose regressor and linear prior.
 
-    Raises:
-        UserError: for an unknown sampler, missing data, validation or test patients in earlier training, or priors
-            that do not fit.
+    Raises UserError for an unknown sampler, missing data, validation or test patients in earlier training, or priors
+    that do not fit.
     """
     cfg, model = run.cfg, run.model
     window = Window.parse(cfg.dataset.window)

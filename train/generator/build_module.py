@@ -27,8 +27,7 @@ def build_module(
     Args:
         origin: run whose weights it starts from.
 
-    Raises:
-        UserError: for values or sizes that a part rejects, or an origin with other parts.
+    Raises UserError for values or sizes that a part rejects, or an origin with other parts.
     """
     model, dataset = cfg.model, cfg.dataset
     options, conditioning = model.prior, model.conditioning

@@ -64,8 +64,7 @@ def encode_missing(
     Returns:
         The files of each split in the order of its cases, and the number of newly encoded ones.
 
-    Raises:
-        UserError: out of memory or disk, interrupted, or a volume that the encoder cannot take.
+    Raises UserError if memory or disk is full, after an interruption, or for a volume that the encoder cannot take.
     """
     home = latent_folder(folder, encoder)
     files = [[latent_file(home, path, cases.window) for path in cases.paths] for cases in splits]

@@ -27,8 +27,7 @@ class Origin:
     Args:
         path: checkpoint or exported model of the denoising stage; its adapters are merged.
 
-    Raises:
-        UserError: for a file that is missing or no such model.
+    Raises UserError for a file that is missing or no such model.
     """
 
     def __init__(self, path: str | Path):
@@ -122,9 +121,8 @@ def open_latent_encoder(source, cfg: DictConfig) -> tuple[LatentEncoder, tuple[i
 
     Sets `model.vqgan_ckpt` to the VQ-GAN that was found, so that a repeated run takes the same.
 
-    Raises:
-        UserError: for missing data or files, sizes that do not fit, or an encoder that is not that of
-            `model.init_from`.
+    Raises UserError for missing data or files, sizes that do not fit, or an encoder that is not that of
+    `model.init_from`.
     """
     model, origin = cfg.model, None
     if model.init_from:

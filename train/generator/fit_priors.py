@@ -35,8 +35,7 @@ def fit_priors(
         with_poses: whether to fit a pose regressor; None fits one if training X-rays have no pose and are not aligned
             by their lungs.
 
-    Raises:
-        UserError: for too few patients, or a pose regressor of volumes.
+    Raises UserError for too few patients, or a pose regressor of volumes.
     """
     patients = cases.train.rows["patient"].tolist()
     if with_poses and module.trained["xray_encoder"].volumetric:

@@ -132,8 +132,7 @@ def cache_xray_features(data: LatentData, module: DDPMModule, device: torch.devi
 
     Augmented training X-rays are left to the encoder.
 
-    Raises:
-        UserError: for features outside the range of float16.
+    Raises UserError for features outside the range of float16.
     """
     total = 0
     for split in ["val"] if data.train.cases.augments else ["train", "val"]:

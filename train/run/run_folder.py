@@ -59,9 +59,8 @@ def run_folder(
         resume: None starts a new run; `auto` resumes the newest run under `results_folder`, or starts one if there is
             none; a path names a checkpoint.
 
-    Raises:
-        UserError: if the checkpoint of `resume` does not exist, cannot be read or has another stage, or if another
-            process is writing in the folder of the run.
+    Raises UserError if the checkpoint of `resume` does not exist, cannot be read or has another stage, or if another
+    process is writing in the folder of the run.
     """
     checkpoint, given = None, os.environ.get(RUN_FOLDER)
     # a sweep in one process has a folder per run: an earlier run of this process has set the variable
@@ -123,8 +122,7 @@ def save_config(cfg: DictConfig, folder: Path) -> None:
 
     A run that is resumed with another config keeps the former ones as `config_1.yaml` and so on.
 
-    Raises:
-        UserError: if the folder cannot be written, or another process writes in it.
+    Raises UserError if the folder cannot be written, or another process writes in it.
     """
     if not first_process():
         return

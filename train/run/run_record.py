@@ -22,9 +22,6 @@ def write_record(folder: Path, seed: int, data_sha256: str, inputs: dict[str, st
         data_sha256: hash of the content of all prepared cases and their splits.
         inputs: config keys that name checkpoints, whose SHA-256 the record keeps.
         checkpoint: that the run resumes from.
-
-    Raises:
-        UserError: if the folder cannot be written.
     """
     if not first_process():
         return

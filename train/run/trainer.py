@@ -1,6 +1,7 @@
 """The Lightning Trainer of a run: loggers, signals, checkpoints, progress; and its errors as one line."""
 
 import logging
+import os
 import signal
 import warnings
 from collections.abc import Iterator
@@ -22,7 +23,7 @@ from train.distributed.devices import many
 from train.distributed.optimizer_layout import AlignMoments
 from train.distributed.processes import REMEDY, print_once, watched
 from train.distributed.signals import EndCleanly, Interrupted
-from train.distributed.slurm_requeue import Requeue, scheduled
+from train.distributed.slurm_requeue import Requeue
 from train.run.checkpoint_io import LAST, AtomicCheckpointIO
 from train.run.loggers import make_loggers
 from train.run.memory import out_of_memory, peak_memory
@@ -53,7 +54,9 @@ def make_trainer(
     if devices["accelerator"] == "cpu" and "bf16" in str(precision) and not bfloat16_supported(torch.device("cpu")):
         print_once(f"model.precision={precision}: this CPU only emulates bfloat16; training uses the faster float32")
         precision = "32-true"
-    signals = [EndCleanly(last, [signal.SIGINT]), Requeue(last)] if scheduled() else [EndCleanly(last)]
+    signals = [EndCleanly(last, signal.SIGINT, signal.SIGTERM)]
+    if "SUBMITIT_EXECUTOR" in os.environ:  # a job of submitit, which requeues itself
+        signals = [EndCleanly(last, signal.SIGINT), Requeue(last)]
     return instantiate(
         trainer,
         **devices,
@@ -97,16 +100,16 @@ class Progress(RichProgressBar):
 
 
 class BatchClock(pl.Callback):
-    """Prints the median time from one batch start to the next, without the first `skip` batches."""
+    """Prints the median time from one batch start to the next, without the first 10 batches."""
 
-    def __init__(self, skip: int = 10):
-        self.skip, self.starts = skip, []
+    def __init__(self):
+        self.starts = []
 
     def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch, batch_idx: int) -> None:
         self.starts.append(perf_counter())
 
     def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        gaps = [b - a for a, b in zip(self.starts[:-1], self.starts[1:], strict=True)][self.skip :]
+        gaps = [b - a for a, b in zip(self.starts[:-1], self.starts[1:], strict=True)][10:]
         if gaps and trainer.is_global_zero:
             print(f"median {1000 * median(gaps):.1f} ms a batch")
 

@@ -60,9 +60,8 @@ class TrainingRun:
         folder: of this run.
         checkpoint: that the run resumes, or None.
 
-    Raises:
-        UserError: for a checkpoint that cannot be resumed, a config that differs from that of the resumed run, a
-            folder in which another process writes, or `model.batch_size=auto` on several devices.
+    Raises UserError for a checkpoint that cannot be resumed, a config that differs from that of the resumed run, a
+    folder in which another process writes, or `model.batch_size=auto` on several devices.
     """
 
     def __init__(self, cfg: DictConfig, stage: str, devices: dict, results_folder: str, intervals: Intervals):
@@ -81,9 +80,7 @@ class TrainingRun:
     def prepare_data(self, source, crop=None) -> CTDataModule:
         """Prepared cases of a source with open splits; 1 sample a batch until `fit` chooses `model.batch_size=auto`.
 
-        Args:
-            source: `dataset.source`, instantiated.
-            crop: voxels `[d, h, w]` of random training crops, or None.
+        With `crop` training cases are random crops of so many voxels `[d, h, w]`.
         """
         model = self.model
         return prepared_data(
@@ -114,9 +111,6 @@ class TrainingRun:
             network: None trains without a memory estimate and without `model.compile`.
             inputs: config keys that name files, whose hashes the record keeps.
             summary: printed before training, before the memory estimate.
-
-        Raises:
-            UserError: if training stops for a known reason.
         """
         model, gpu = self.model, self.devices["accelerator"] == "gpu"
         if network is not None:

@@ -14,7 +14,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from common.files import ROOT
-from train.distributed.slurm_requeue import Requeue, scheduled
+from train.distributed.slurm_requeue import Requeue
 from train.run.run_folder import RUN_FOLDER, run_folder
 
 TINY = ["dataset.train=5", "dataset.val=1", "dataset.test=1", "dataset.volume_size=[16,16,16]",
@@ -116,13 +116,6 @@ def test_the_job_does_not_wait_for_a_long_batch(job):
         os.kill(os.getpid(), signal.SIGUSR2)
         time.sleep(5)
     assert trainer.saved == [] and received == [signal.SIGUSR2]
-
-
-def test_only_jobs_of_a_scheduler_are_requeued(monkeypatch):
-    monkeypatch.delenv("SUBMITIT_EXECUTOR", raising=False)
-    assert not scheduled()
-    monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
-    assert scheduled()
 
 
 @pytest.mark.parametrize("name", ["vqgan", "ddpm", "classifier", "encode"])
