@@ -26,7 +26,7 @@ def trim_border(image: Float[np.ndarray, "h w"]) -> tuple[slice, slice]:
     """
     spans = [slice(0, n) for n in image.shape]
     low, high = np.percentile(image, [0.5, 99.5])
-    for axis in (0, 1) * 3:  # cutting rows may leave more columns uniform, and the reverse
+    for axis in (0, 1) * 3:  # without border rows more columns may be uniform
         part, limit = image[tuple(spans)], MAX_BORDER * image.shape[axis]
         middle = np.median(part, axis=1 - axis, keepdims=True)
         uniform = (np.abs(part - middle) <= FLAT * (high - low)).mean(axis=1 - axis) >= 0.9

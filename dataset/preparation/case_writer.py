@@ -95,7 +95,7 @@ def make_case(task: Task, settings: Settings, state: str) -> dict[str, Any]:
         with _warnings_into(warnings):
             image, xray = _read_xray(task, settings)
             ct = _make_ct(task, settings)
-            if image is not None:  # last, so that a CT that fails leaves no image behind
+            if image is not None:  # last, so that no image remains of a CT that fails
                 settings.xray(task.id).parent.mkdir(parents=True, exist_ok=True)
                 write_radiograph(image.image, settings.xray(task.id))
     except UserError as error:
@@ -155,7 +155,7 @@ def _make_ct(task: Task, settings: Settings) -> dict[str, Any]:
 
 
 def _read_xray(task: Task, settings: Settings) -> tuple[XrayImage | None, dict[str, Any]]:
-    """The radiograph and its part of the record; a rejected one leaves a flag, and a DRR replaces it."""
+    """The radiograph and its part of the record; a DRR and a flag replace a rejected one."""
     flags = []
     if task.xray is not None:
         try:

@@ -5,6 +5,7 @@ Application Level Confidentiality Profile). Ids are HMAC-SHA256 under a secret k
 trying all patient numbers does not reveal them.
 """
 
+import contextlib
 import csv
 import functools
 import hashlib
@@ -125,13 +126,10 @@ def _date(text: str) -> date | None:
 
 
 def _load_or_make_key(path: Path) -> bytes:
-    try:
-        with open(path, "x", encoding="ascii", opener=_private) as file:
-            key = secrets.token_bytes(KEY_BYTES)
-            file.write(key.hex() + "\n")
-            return key
-    except FileExistsError:
-        pass
+    with contextlib.suppress(FileExistsError), open(path, "x", encoding="ascii", opener=_private) as file:
+        key = secrets.token_bytes(KEY_BYTES)
+        file.write(key.hex() + "\n")
+        return key
     try:
         key = bytes.fromhex(path.read_text(encoding="ascii").strip())
     except (ValueError, OSError) as error:

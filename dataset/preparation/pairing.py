@@ -43,8 +43,8 @@ def pair(
     Args:
         pairs: a CSV table with the columns `ct` and `xray`, optionally `view` (PA or AP). A cell names a patient, an
             accession number, a study or series UID, or a file by name or path. A row of two patients links two
-            pseudonyms of one person, whose images are paired by time; any other row is a pair itself, whatever the
-            hours. CTs in no row are paired by Patient ID.
+            pseudonyms of one person, whose images are paired by time; any other row is a pair at any
+            distance in time. CTs in no row are paired by Patient ID.
         max_hours: largest time between X-ray and CT. None, for data without times: the patient's only frontal X-ray.
 
     Raises:

@@ -150,7 +150,7 @@ def make_plan(
 
 
 def linkage_row(task: Task) -> dict:
-    """The row of the linkage table that leads back from a task."""
+    """The row of the linkage table with the source of a task."""
     one = task.series
     return {
         "id": task.id,

@@ -42,12 +42,9 @@ class Outcome:
     kept: int  # number of cases that an earlier run finished
     unused: int = 0  # number of X-rays of no CT
 
-    def count(self, status: str) -> int:
-        return sum(row["status"] == status for row in self.rows)
-
 
 def open_folders(source: str | Path, output: str | Path, linkage: str | Path | None) -> tuple[Path, Pseudonyms]:
-    """The output folder, locked, and the pseudonyms, whose key and table are in a folder beside it.
+    """The locked output folder, and the pseudonyms with key and table in the folder beside it.
 
     Raises UserError for an output within the source (the next run would read it), without write access, or in use.
     """
@@ -100,7 +97,7 @@ def prepare(
     """
     output = settings.output
     _write_table(pd.DataFrame(plan.candidates), output / "candidates.csv")
-    pseudonyms.write()  # first, so that an interrupted run leaves no case without its row in the linkage table
+    pseudonyms.write()  # first: after an interruption each case has its row in the linkage table
     states = {task.id: pseudonyms.id("state", state_of(task, settings)) for task in plan.tasks}
     found = {task.id: finished(task, settings, states[task.id]) for task in plan.tasks}
     records = {case: record for case, record in found.items() if record is not None}
@@ -111,7 +108,7 @@ def prepare(
         remove_stale(folder)
     names = {path.stem for path in cases.glob("*.json") if not path.name.startswith(".")}
     if old := names - states.keys():
-        log.warning("%s: %d cases of earlier runs are no longer part of it; their files stay", output, len(old))
+        log.warning("%s: %d cases of earlier runs are no longer part of it; their files remain", output, len(old))
     logged = _logged(output / "prepare.log")
     with open(output / "prepare.log", "a", encoding="utf-8") as file:
 

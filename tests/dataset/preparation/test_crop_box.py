@@ -1,7 +1,7 @@
 """The crop box holds the lungs and their margin; an implausible lung segmentation keeps the body."""
 
 import sys
-import types
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -100,16 +100,22 @@ def test_another_segmenter_replaces_the_threshold():
     assert sum(find_crop_box(chest(), segmenter=mask).lung_ml) > sum(find_crop_box(chest()).lung_ml)
 
 
+def install_lungmask(monkeypatch, inferer):
+    modules = (
+        SimpleNamespace(LMInferer=inferer),
+        SimpleNamespace(MODEL_URLS={"R231": ("https://example.org/r.pth", 3)}),
+    )
+    for name, module in zip(("lungmask", "lungmask.mask"), modules, strict=True):
+        monkeypatch.setitem(sys.modules, name, module)
+
+
 def test_unknown_segmenters_and_missing_weights_are_refused(monkeypatch, tmp_path):
     with pytest.raises(UserError, match="segmenter=fancy: choose threshold or lungmask"):
         make_segmenter("fancy")
     monkeypatch.setitem(sys.modules, "lungmask", None)
     with pytest.raises(UserError, match="pip install lungmask"):
         make_segmenter("lungmask")
-    package, mask = types.ModuleType("lungmask"), types.ModuleType("lungmask.mask")
-    package.LMInferer, mask.MODEL_URLS = object, {"R231": ("https://example.org/unet_r231.pth", 3)}
-    monkeypatch.setitem(sys.modules, "lungmask", package)
-    monkeypatch.setitem(sys.modules, "lungmask.mask", mask)
+    install_lungmask(monkeypatch, object)
     with pytest.raises(UserError, match="no weights at .*none.pth.*lungmask_weights"):
         make_segmenter("lungmask", tmp_path / "none.pth")
 
@@ -122,10 +128,7 @@ def test_lungmask_runs_on_the_volume_with_its_weights(monkeypatch, tmp_path):
         def apply(self, image):
             return np.where(image < -800, 1, 0).astype(np.uint8)
 
-    package, mask = types.ModuleType("lungmask"), types.ModuleType("lungmask.mask")
-    package.LMInferer, mask.MODEL_URLS = Inferer, {"R231": ("https://example.org/unet_r231.pth", 3)}
-    monkeypatch.setitem(sys.modules, "lungmask", package)
-    monkeypatch.setitem(sys.modules, "lungmask.mask", mask)
+    install_lungmask(monkeypatch, Inferer)
     (tmp_path / "weights.pth").write_bytes(b"")
     hu = chest().hu
     np.testing.assert_array_equal(make_segmenter("lungmask", tmp_path / "weights.pth")(hu, SPACING), hu < -800)
