@@ -18,6 +18,7 @@ from dataset.imaging.volume import Volume
 from dataset.io.ct import read_volume
 from evaluation.generation.model_inputs import ModelInputs
 from evaluation.readers.design import ARMS
+from evaluation.readers.study_folder import read_text_table
 
 SAME_MM = 0.01
 
@@ -32,7 +33,7 @@ def arm_maker(pipeline, cases, seed: int = 0) -> Callable[[str, int], Volume]:
     @torch.no_grad()
     def make(arm: str, index: int) -> Volume:
         case = cases.case(index)
-        spacing, centre = tuple(case["spacing"].tolist()), tuple(case["centre"].tolist())
+        hu = case["ct"].float()
         if arm == "generated":
             inputs = ModelInputs.of_cases([case], pipeline)
             hu = pipeline(
@@ -47,11 +48,9 @@ def arm_maker(pipeline, cases, seed: int = 0) -> Callable[[str, int], Volume]:
             ).volumes[0, 0]
         elif arm == "autoencoder":
             encoder = pipeline.latent_encoder
-            latents = encoder.encode_raw(window.normalise(case["ct"].float())[None, None].to(encoder.device))
+            latents = encoder.encode_raw(window.normalise(hu)[None, None].to(encoder.device))
             hu = window.denormalise(encoder.decode_raw(latents).float())[0, 0].cpu()
-        else:
-            hu = case["ct"].float()
-        return Volume(hu.float().numpy(), spacing, centre)
+        return Volume(hu.float().numpy(), tuple(case["spacing"].tolist()), tuple(case["centre"].tolist()))
 
     return make
 
@@ -59,24 +58,16 @@ def arm_maker(pipeline, cases, seed: int = 0) -> Callable[[str, int], Volume]:
 def read_table(path: str | Path) -> tuple[pd.DataFrame, Callable[[str, int], Volume]]:
     """Cases and `(arm, index) -> Volume` of a table: columns id, patient, the three arms (NIfTI files), label.
 
-    Files are relative to the table; `label` is 0, 1 or -1 and may be absent.
-
-    Raises:
-        UserError: no table, a column missing, an id twice, a file missing, a label outside of its values.
+    Files are relative to the table; `label` is 0, 1 or -1 and may be absent. Raises UserError for a table that is
+    missing or malformed, a repeated id, a missing file and another label.
     """
     path = Path(path)
     if not path.is_file():
         raise UserError(f"volumes={path}: no such file; give a CSV with id, patient, {', '.join(ARMS)} and label")
-    try:
-        rows = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not a table ({error}); columns are id, patient, {', '.join(ARMS)}, label") from error
-    lacking = [name for name in ("id", "patient", *ARMS) if name not in rows.columns]
-    if lacking:
-        raise UserError(f"{path}: no column {lacking[0]}; columns are id, patient, {', '.join(ARMS)}, label")
-    twice = rows["id"][rows["id"].duplicated()]
-    if len(twice):
-        raise UserError(f"{path}: id {twice.iloc[0]} stands in two rows; ids must be unique")
+    rows = read_text_table(path, ("id", "patient", *ARMS), ", label")
+    repeated = rows["id"][rows["id"].duplicated()]
+    if len(repeated):
+        raise UserError(f"{path}: two rows have the id {repeated.iloc[0]}; ids must be unique")
     rows["label"] = rows["label"].str.strip().replace("", "-1") if "label" in rows.columns else "-1"
     odd = rows["label"][~rows["label"].isin(("0", "1", "-1"))]
     if len(odd):
@@ -85,22 +76,18 @@ def read_table(path: str | Path) -> tuple[pd.DataFrame, Callable[[str, int], Vol
     for arm in ARMS:
         for row, name in enumerate(rows[arm], start=2):
             if not (path.parent / name).is_file():
-                raise UserError(
-                    f"{path}: row {row} has {arm}={name}, no such file; name a NIfTI file, all arms a case"
-                )
+                raise UserError(f"{path}: row {row} has {arm}={name}, no such file; name a NIfTI file for each arm")
     return rows, lambda arm, index: read_volume(path.parent / rows[arm].iloc[index])
 
 
 def common_grid(
     volumes: Sequence[Volume], spacing: Sequence[float] | None = None, crop: Sequence[int] | None = None
 ) -> tuple[tuple[int, int, int], tuple[float, float, float]]:
-    """Size and spacing (mm) that every volume of the study can be shown in, `(D, H, W)`.
+    """Size and spacing (mm) in which every volume of the study can be shown, `(D, H, W)`.
 
     By default the coarsest spacing of any volume along each axis, so that none is sharper for its grid, and the
-    largest field that lies within all of them.
-
-    Raises:
-        UserError: a spacing finer than the coarsest one, a crop that reaches beyond a volume.
+    largest field that lies within all of them. Raises UserError for a finer spacing and for a crop that reaches beyond
+    a volume.
     """
     coarsest = np.max([v.spacing for v in volumes], axis=0)
     chosen = coarsest if spacing is None else np.asarray(spacing, dtype=float)
@@ -112,14 +99,14 @@ def common_grid(
     largest = np.floor(np.min([v.extent for v in volumes], axis=0) / chosen + 1e-3).astype(int)
     size = largest if crop is None else np.asarray(crop, dtype=int)
     if (size < 1).any() or (size > largest).any():
-        raise UserError(f"crop={[int(n) for n in size]}: all volumes hold at most {[int(n) for n in largest]} voxels")
-    return tuple(int(n) for n in size), tuple(float(s) for s in chosen)
+        raise UserError(f"crop={size.tolist()}: all volumes hold at most {largest.tolist()} voxels")
+    return tuple(size.tolist()), tuple(chosen.tolist())
 
 
 def onto_grid(
     volume: Volume, size: tuple[int, int, int], spacing: tuple[float, float, float], window: Window
 ) -> Float[np.ndarray, "d h w"]:
-    """Whole HU on the study's grid, cut around the centre, clipped to the window."""
+    """Whole HU on the study's grid, cropped around the centre, clipped to the window."""
     hu = volume.hu
     if np.abs(np.subtract(volume.spacing, spacing)).max() > SAME_MM:
         hu = resample(volume, size, spacing).hu

@@ -1,8 +1,8 @@
-"""Creates a study: chooses cases, assigns them to arms, writes volumes under blind codes, seals the key."""
+"""Creates a study: chooses cases, assigns them to arms, writes volumes under random codes, and the key."""
 
 import secrets
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -13,19 +13,11 @@ from rich.progress import track
 from common.errors import UserError
 from dataset.imaging.hu_window import Window
 from dataset.imaging.volume import Volume
+from evaluation.readers import design as layout
 from evaluation.readers.arms import common_grid, onto_grid
-from evaluation.readers.design import (
-    ARMS,
-    FEW_CASES,
-    FEW_READERS,
-    Item,
-    StudyDesign,
-    assign_arms,
-    blind_codes,
-    reading_order,
-)
+from evaluation.readers.design import ARMS, FEW_CASES, FEW_READERS, Item, StudyDesign
 from evaluation.readers.power_simulation import expected_precision
-from evaluation.readers.questions import PE, Question, of_kind
+from evaluation.readers.questions import PE, Question
 from evaluation.readers.study_folder import key_folder, write_study, write_volume
 from evaluation.readers.two_way_bootstrap import FEWEST
 
@@ -44,6 +36,8 @@ def make_study(
 ) -> dict:
     """Writes the study and its key; returns the content of `study.json` without the items.
 
+    Raises UserError if the folder already holds a study and if the design is impossible.
+
     Args:
         cases: columns id, patient, label, one row a case.
         volume_of: `(arm, index of the row) -> Volume`.
@@ -51,9 +45,6 @@ def make_study(
         seed: of all random choices; None draws one. Only the key holds it, since it reveals the arms.
         key: folder of the key; None = `<folder>-key`.
         origin: what generated the arms, for the key.
-
-    Raises:
-        UserError: the folder already holds a study, or the design is impossible.
     """
     where = key_folder(folder, key)
     for path in (folder / "study.json", where / "key.json"):
@@ -63,14 +54,16 @@ def make_study(
         raise UserError(f"readers={design.readers}: give at least 1")
     seed = secrets.randbits(63) if seed is None else int(seed)
     generator = np.random.default_rng(seed)
-    pairs = assign_arms(cases, design.per_arm, design.assignment, generator)
+    pairs = layout.assign_arms(cases, design.per_arm, design.assignment, generator)
     place = {str(name): index for index, name in enumerate(cases["id"])}
     items = [
         Item(code, arm, name, str(cases["patient"].iloc[place[name]]), int(cases["label"].iloc[place[name]]))
-        for code, (arm, name) in zip(blind_codes(len(pairs), generator), pairs, strict=True)
+        for code, (arm, name) in zip(layout.random_codes(len(pairs), generator), pairs, strict=True)
     ]
-    names = [f"reader_{number:02d}" for number in range(1, design.readers + 1)]
-    orders = [{"reader": name, "order": reading_order(items, design.repeat_share, generator)} for name in names]
+    orders = [
+        {"reader": f"reader_{n:02d}", "order": layout.reading_order(items, design.repeat_share, generator)}
+        for n in range(1, design.readers + 1)
+    ]
 
     folder.parent.mkdir(parents=True, exist_ok=True)
     # The grid must fit all volumes, so all are generated before the first is written; scratch files save memory.
@@ -86,13 +79,13 @@ def make_study(
             write_volume(folder, item.item, onto_grid(volume, size, grid, window), grid)
     smallest = len(items) // len(ARMS)
     positives = min(sum(item.label == 1 for item in items if item.arm == arm) for arm in ARMS)
-    asked = positives if of_kind(questions, PE) else None
+    asked = positives if any(question.kind == PE for question in questions) else None
     about = {
         "title": title or "Chest CT reader study",
         "window": [window.low, window.high],
         "volume_size": list(size),
         "spacing": list(grid),
-        "questions": [question.as_dict() for question in questions],
+        "questions": [asdict(question) for question in questions],
         "readers": orders,
         "repeats": len(orders[0]["order"]) - len(items),
         "arms": len(ARMS),
@@ -111,14 +104,14 @@ def forecast(about: dict) -> list[str]:
         f"{readers} readers, {about['arms']} arms of {cases} volumes, {about['repeats']} read twice; "
         f"{about['volume_size']} voxels of {[round(s, 3) for s in about['spacing']]} mm (D, H, W)"
     ]
-    if expected["rate_half_width"] is not None:
+    if expected["rate_half_width"] is None:
+        lines.append(f"expected: no interval, which needs 2 readers and {FEWEST} volumes in each arm")
+    else:
         lines.append(
             f"expected: 90 % interval of the real-or-generated rate ± {100 * expected['rate_half_width']:.0f} points; "
-            f"volumes that cannot be told apart would be called indistinguishable (50 ± 10 %) in "
+            f"truly indistinguishable volumes would be called indistinguishable (50 ± 10 %) in "
             f"{100 * expected['chance_of_equivalence']:.0f} % of such studies"
         )
-    else:
-        lines.append(f"expected: no interval, which needs 2 readers and {FEWEST} volumes in each arm")
     if expected["auc_half_width"] is not None:
         lines.append(f"expected: 95 % interval of the readers' PE AUC ± {expected['auc_half_width']:.2f}")
     if readers < FEW_READERS:

@@ -1,7 +1,5 @@
-"""The design of a blinded study: patients by arm, blind codes, a reading order for each reader, repeats, the seal."""
+"""The design of a blinded study: patients by arm, random codes, a reading order for each reader, repeats."""
 
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,7 +10,7 @@ from common.errors import UserError
 
 ARMS = ("real", "autoencoder", "generated")
 ARM_LABELS = {"real": "real CT", "autoencoder": "real CT through the autoencoder", "generated": "generated CT"}
-FEW_READERS, FEW_CASES = 5, 50  # below these a study says little
+FEW_READERS, FEW_CASES = 5, 50  # a smaller study shows little
 ASSIGNMENTS = ("apart", "shared")
 
 
@@ -39,7 +37,7 @@ class StudyDesign:
 
 @dataclass(frozen=True)
 class Item:
-    """One volume of the study: its blind code, and its arm, case, patient and label, which only the key holds."""
+    """One volume of the study: its random code, and its arm, case, patient and label, which only the key holds."""
 
     item: str
     arm: str
@@ -54,25 +52,22 @@ def assign_arms(
     """`(arm, id)` of every volume of the study; `cases` has the columns id, patient, label.
 
     `apart` shows a patient in one arm only, so that no reader recognises a volume in another version; arms get the
-    same share of positive labels as far as possible. `shared` shows every chosen case in all arms.
-
-    Raises:
-        UserError: too few patients, an unknown assignment.
+    same share of positive labels as far as possible. `shared` shows every chosen case in all arms. Raises UserError
+    for too few patients and an unknown assignment.
     """
     if assignment not in ASSIGNMENTS:
         raise UserError(f"assignment={assignment}: choose {' or '.join(ASSIGNMENTS)}")
     shown = cases.iloc[generator.permutation(len(cases))].drop_duplicates("patient")  # one case a patient
-    shown = shown.iloc[np.argsort(-shown["label"].to_numpy(), kind="stable")]  # sorted by label, then dealt in turn
-    most = len(shown) // len(ARMS) if assignment == "apart" else len(shown)
+    shown = shown.iloc[np.argsort(-shown["label"].to_numpy(), kind="stable")]  # sorted by label, then assigned in turn
+    per_case = len(ARMS) if assignment == "apart" else 1  # patients behind one volume of each arm
+    most = len(shown) // per_case
     wanted = most if per_arm is None else int(per_arm)
-    if wanted < 1 or wanted > most:
-        remedy = (
-            "give fewer, more cases, or assignment=shared" if assignment == "apart" else "give fewer or more cases"
-        )
+    if not 1 <= wanted <= most:
+        remedy = "give fewer or more cases" + ", or assignment=shared" * (assignment == "apart")
         raise UserError(
             f"cases_per_arm={per_arm}: {len(shown)} patients with assignment={assignment} allow 1 to {most}; {remedy}"
         )
-    groups = wanted * (len(ARMS) if assignment == "apart" else 1)
+    groups = wanted * per_case
     places = np.floor((np.arange(groups) + generator.random()) * len(shown) / groups).astype(int)
     chosen = [str(name) for name in shown["id"].iloc[places]]
     if assignment == "shared":
@@ -83,7 +78,7 @@ def assign_arms(
     return [(str(arm), name) for arm, name in pairs]
 
 
-def blind_codes(count: int, generator: np.random.Generator) -> list[str]:
+def random_codes(count: int, generator: np.random.Generator) -> list[str]:
     """Distinct codes in random order; they begin with a letter, so that no spreadsheet reads one as a number."""
     codes: dict[str, None] = {}
     while len(codes) < count:
@@ -95,21 +90,16 @@ def reading_order(items: Sequence[Item], repeat_share: float, generator: np.rand
     """Codes in the order one reader sees them: every item once, a share of them twice.
 
     Versions of one patient, and an item and its repeat, are at least a quarter of the study apart where possible.
-
-    Raises:
-        UserError: a share outside of 0 to 1.
+    Raises UserError for a share outside of 0 to 1.
     """
     if not 0.0 <= repeat_share <= 1.0:
         raise UserError(f"repeat_share={repeat_share:g}: give a share from 0 to 1")
-    order = [items[i] for i in generator.permutation(len(items))]
-    gap = max(1, len(order) // 4)
-    order = _spread(order, gap)
-    codes = [item.item for item in order]
+    count, gap = len(items), max(1, len(items) // 4)
+    codes = [item.item for item in _spread([items[i] for i in generator.permutation(count)], gap)]
     # An item of the last quarter cannot be repeated a quarter later, so it is repeated only if the share needs it.
-    early = [codes[i] for i in generator.permutation(len(order) - gap)]
-    late = [codes[len(order) - gap + i] for i in generator.permutation(gap)]
+    repeated = [*generator.permutation(count - gap), *(count - gap + generator.permutation(gap))]
     result = list(codes)
-    for code in (early + late)[: round(repeat_share * len(order))]:
+    for code in [codes[i] for i in repeated[: round(repeat_share * count)]]:
         place = result.index(code) + gap + 1
         result.insert(int(generator.integers(min(place, len(result)), len(result) + 1)), code)
     return result
@@ -123,12 +113,3 @@ def _spread(order: list[Item], gap: int) -> list[Item]:
         place = next((i for i, item in enumerate(left) if item.patient not in recent), 0)
         result.append(left.pop(place))
     return result
-
-
-def seal(key: dict) -> tuple[bytes, str]:
-    """Bytes of the key and their SHA-256. `study.json` holds the hash, so a key that was changed later is detected.
-
-    The key holds a random number, so that nobody can find the assignment by hashing all candidates.
-    """
-    content = (json.dumps(key, indent=1, sort_keys=True) + "\n").encode()
-    return content, hashlib.sha256(content).hexdigest()

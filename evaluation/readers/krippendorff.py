@@ -13,16 +13,14 @@ from evaluation.statistics.patient_bootstrap import DRAWS, LEVEL, Estimate
 def coincidences(ratings: Float[np.ndarray, "readers units"], levels: int) -> Float[np.ndarray, "units k k"]:
     """What each unit adds to the coincidence matrix `o_ck`: its pairs of ratings over its ratings less 1.
 
-    Ratings are 1 to `levels`, NaN where a reader gave none; a unit with a single rating pairs with nothing.
-
-    Raises:
-        ValueError: a rating outside of the scale.
+    Ratings are 1 to `levels`, NaN where a reader gave none; a unit with a single rating pairs with nothing. Raises
+    ValueError for a rating outside of the scale.
     """
     ratings = np.asarray(ratings, dtype=np.float64)
     known = np.isfinite(ratings)
     if not np.isin(ratings[known], np.arange(1, levels + 1)).all():
         raise ValueError(f"ratings must be whole numbers from 1 to {levels}")
-    counts = np.stack([(ratings == level).sum(axis=0) for level in range(1, levels + 1)], axis=1).astype(np.float64)
+    counts = (ratings.T[:, :, None] == np.arange(1, levels + 1)).sum(axis=1).astype(np.float64)
     pairs = counts[:, :, None] * counts[:, None, :] - counts[:, :, None] * np.eye(levels)
     total = counts.sum(axis=1)
     return np.where(total > 1, 1.0 / np.maximum(total - 1.0, 1.0), 0.0)[:, None, None] * pairs
@@ -49,12 +47,11 @@ def krippendorff(
     patients: Shaped[np.ndarray, " units"] | None = None,
     draws: int = DRAWS,
     seed: int = 0,
-    level: float = LEVEL,
 ) -> Estimate:
     """Ordinal alpha with its percentile interval over patients; None where nothing pairs or nothing varies.
 
-    No interval with fewer than `FEWEST` patients.
-    Readers are not resampled: a reader drawn twice would agree with himself.
+    No interval with fewer than `FEWEST` patients. Readers are not resampled: a reader drawn twice would agree with
+    himself.
     """
     units = coincidences(ratings, levels)
     alpha = float(ordinal_alpha(units.sum(axis=0, keepdims=True))[0])
@@ -67,6 +64,6 @@ def krippendorff(
     np.add.at(sums, owner, units)
     weights = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), size=draws)
     drawn = ordinal_alpha(np.tensordot(weights, sums, axes=1))
-    tail = (1.0 - level) / 2.0
+    tail = (1.0 - LEVEL) / 2.0
     low, high = np.nanquantile(drawn, [tail, 1.0 - tail])
     return Estimate(alpha, float(low), float(high))

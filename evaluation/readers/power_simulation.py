@@ -1,14 +1,9 @@
-"""Simulated readers with a known truth, for the expected precision of a study and tests of its analysis."""
-
-from collections.abc import Sequence
+"""The expected precision of a study, from simulated readers with a known truth."""
 
 import numpy as np
-import pandas as pd
 from jaxtyping import Float
 
 from evaluation.readers.analysis import EQUIVALENCE_LEVEL, verdict
-from evaluation.readers.design import Item
-from evaluation.readers.questions import IDENTITY, PE, Question
 from evaluation.readers.two_way_bootstrap import Weights, draw_weights, estimate, weighted_auc, weighted_rate
 from evaluation.statistics.patient_bootstrap import LEVEL
 
@@ -19,46 +14,11 @@ SIMULATED, SIMULATED_DRAWS = 100, 400
 ASSUMED_AUC_SHIFT = 1.2  # distance of cases with PE from those without, an AUC of about 0.8
 
 
-def impressions(
-    readers: int, cases: int, mean: float, generator: np.random.Generator, own: Float[np.ndarray, "r 1"] | None = None
-) -> Float[np.ndarray, "r p"]:
+def impressions(readers: int, cases: int, generator: np.random.Generator) -> Float[np.ndarray, "r p"]:
     """Latent impression of each reader and case: reader effect, case effect and noise."""
-    own = READER_SPREAD * generator.standard_normal((readers, 1)) if own is None else own
+    own = READER_SPREAD * generator.standard_normal((readers, 1))
     shared = CASE_SPREAD * generator.standard_normal((1, cases))
-    return mean + own + shared + generator.standard_normal((readers, cases))
-
-
-def simulate_answers(
-    items: Sequence[Item],
-    orders: dict[str, list[str]],
-    questions: Sequence[Question],
-    shifts: dict[str, float],
-    pe_shift: float = 0.0,
-    seed: int = 0,
-) -> pd.DataFrame:
-    """Answers as from `study_folder.read_answers`, of readers whose impression of an arm is moved by `shifts[arm]`.
-
-    A higher impression is a better answer, or `real`; `pe_shift` moves the PE confidence of positive cases.
-    """
-    generator = np.random.default_rng(seed)
-    by_code, rows = {item.item: item for item in items}, []
-    leaning = {item.item: CASE_SPREAD * generator.standard_normal() for item in items}
-    for reader, order in orders.items():
-        own, seen = READER_SPREAD * generator.standard_normal(), {}
-        for position, code in enumerate(order, start=1):
-            item = by_code[code]
-            seen[code] = seen.get(code, 0) + 1
-            row = {"reader": reader, "position": position, "item": code, "reading": seen[code]}
-            for question in questions:
-                felt = leaning[code] + own + generator.standard_normal()
-                felt += pe_shift * (item.label == 1) if question.kind == PE else shifts.get(item.arm, 0.0)
-                if question.kind == IDENTITY:
-                    row[question.name] = 1.0 if felt > 0 else 2.0
-                else:
-                    edges = np.linspace(-1.2, 1.2, len(question.choices) - 1)
-                    row[question.name] = float(np.searchsorted(edges, felt) + 1)
-            rows.append(row)
-    return pd.DataFrame(rows)
+    return own + shared + generator.standard_normal((readers, cases))
 
 
 def expected_precision(readers: int, per_arm: int, positives: int | None = None, seed: int = 0) -> dict:
@@ -66,8 +26,8 @@ def expected_precision(readers: int, per_arm: int, positives: int | None = None,
 
     Returns:
         `rate_half_width`: of the 90 % interval of the real-or-generated rate; `chance_of_equivalence`: how often
-        volumes that truly cannot be told apart are called indistinguishable; `auc_half_width`: of the 95 % interval
-        of readers' PE AUC near 0.8, None without cases of both kinds; and the spreads that were assumed.
+        truly indistinguishable volumes get this verdict; `auc_half_width`: of the 95 % interval of readers' PE AUC
+        near 0.8, None without cases of both kinds; and the assumed spreads.
     """
     generator = np.random.default_rng(seed)
     widths, found, auc_widths = [], [], []
@@ -102,24 +62,23 @@ def simulated_rate(
         ability: standard deviation of that between readers.
         weights: of `draw_weights(readers, [0] * per_arm + [1] * per_arm)`.
     """
-    felt = impressions(readers, 2 * per_arm, 0.0, generator)
+    felt = impressions(readers, 2 * per_arm, generator)
     half = (shift + ability * generator.standard_normal((readers, 1))) / 2.0
     real, generated = np.full_like(felt, np.nan), np.full_like(felt, np.nan)
     real[:, :per_arm] = felt[:, :per_arm] > -half
     generated[:, per_arm:] = felt[:, per_arm:] > half
-    return estimate(
-        lambda w: (weighted_rate(real, w) + 1.0 - weighted_rate(generated, w)) / 2.0, weights, EQUIVALENCE_LEVEL
-    ).as_dict()
+    rate = (weighted_rate(real, weights) + 1.0 - weighted_rate(generated, weights)) / 2.0
+    return estimate(rate, weights, EQUIVALENCE_LEVEL).as_dict()
 
 
 def _auc_half_width(
     readers: int, cases: int, positives: int, generator: np.random.Generator, seed: int
 ) -> float | None:
-    felt = impressions(readers, cases, 0.0, generator)
+    felt = impressions(readers, cases, generator)
     felt[:, :positives] += ASSUMED_AUC_SHIFT
     confidence = np.searchsorted(np.linspace(-0.8, 2.0, 4), felt) + 1.0
     positive, negative = np.full_like(confidence, np.nan), confidence.copy()
     positive[:, :positives], negative[:, :positives] = confidence[:, :positives], np.nan
     weights = draw_weights(readers, (np.arange(cases) < positives).astype(int), SIMULATED_DRAWS, seed)
-    found = estimate(lambda w: weighted_auc(negative, positive, w), weights, LEVEL)
+    found = estimate(weighted_auc(negative, positive, weights), weights, LEVEL)
     return None if found.low is None else (found.high - found.low) / 2.0

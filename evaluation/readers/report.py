@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from evaluation.readers.design import ARM_LABELS, ARMS
 from evaluation.readers.questions import IDENTITY
 from evaluation.scoring.summary import write_metrics
+from evaluation.visualization.text import estimate_text, markdown_table
 
 COLOURS = ("#b2182b", "#ef8a62", "#d9d9d9", "#67a9cf", "#2166ac")  # from the worst answer to the best
 
@@ -30,10 +31,9 @@ def distributions(result: dict) -> pd.DataFrame:
         for arm in ARMS:
             counts = entry["distribution"][arm]
             for number, (choice, count) in enumerate(zip(entry["choices"], counts, strict=True), start=1):
-                share = count / sum(counts) if sum(counts) else float("nan")
-                row = {"question": name, "arm": arm, "answer": number, "choice": choice, "count": count}
-                rows.append(row | {"share": round(share, 4)})
-    return pd.DataFrame(rows)
+                share = round(count / sum(counts), 4) if sum(counts) else float("nan")
+                rows.append((name, arm, number, choice, count, share))
+    return pd.DataFrame(rows, columns=["question", "arm", "answer", "choice", "count", "share"])
 
 
 def distribution_chart(result: dict) -> Figure:
@@ -46,16 +46,13 @@ def distribution_chart(result: dict) -> Figure:
         if result["questions"][name]["kind"] == IDENTITY:
             colours.reverse()  # real comes first and is the better answer
         for row, arm in enumerate(ARMS):
-            left, part = 0.0, table[(table.question == name) & (table.arm == arm)]
-            for (_, entry), colour in zip(part.iterrows(), colours, strict=True):
-                share = 0.0 if entry["share"] != entry["share"] else entry["share"]
-                axis.barh(row, share, left=left, color=colour, height=0.72, edgecolor="white", linewidth=0.8)
+            shares = table[(table.question == name) & (table.arm == arm)].share.fillna(0.0)
+            for share, end, colour in zip(shares, shares.cumsum(), colours, strict=True):
+                axis.barh(row, share, left=end - share, color=colour, height=0.72, edgecolor="white", linewidth=0.8)
                 if share > 0.05:
                     dark = colour in (COLOURS[0], COLOURS[-1])
-                    text = f"{100 * share:.0f} %"
-                    axis.text(left + share / 2, row, text, ha="center", va="center", fontsize=8,
+                    axis.text(end - share / 2, row, f"{100 * share:.0f} %", ha="center", va="center", fontsize=8,
                               color="white" if dark else "#1d2530")  # fmt: skip
-                left += share
         axis.set_yticks(range(len(ARMS)), [ARM_LABELS[arm] for arm in ARMS], fontsize=9)
         axis.invert_yaxis()
         axis.set_xlim(0, 1)
@@ -76,59 +73,51 @@ def page(result: dict) -> str:
     lines += [f"> {warning}" for warning in result["warnings"]] + [""] * bool(result["warnings"])
     lines += [
         f"{result['readers']} readers, {result['patients']} patients; volumes: {volumes}. First readings only: "
-        f"{result['first_readings']}, missing {result['missing_readings']}. Intervals draw readers and patients anew "
-        f"({draws} draws); {level} % unless another is named.",
+        f"{result['first_readings']}, missing {result['missing_readings']}. Intervals resample readers and "
+        f"patients ({draws} draws); {level} % unless another is named.",
         "",
     ]
     for name, entry in result["questions"].items():
-        lines += [f"## {name}", "", *_distribution_table(entry)]
+        counts = {ARM_LABELS[arm]: entry["distribution"][arm] for arm in ARMS}
+        cells = [
+            (arm, *(f"{count} ({100 * count / max(1, sum(row)):.0f} %)" for count in row))
+            for arm, row in counts.items()
+        ]
+        lines += [f"## {name}", "", *markdown_table(("", *entry["choices"]), cells)]
         if "rates" in entry:
-            lines += ["", *_rate_lines(entry)]
+            lines.append("")
+        for pair, rate in entry.get("rates", {}).items():
+            level = f"{100 * rate['level']:.0f} % interval"
+            lines.append(f"- {pair}: identified correctly in {_percent(rate)} ({level}): {rate['verdict']}")
+        if "rates" in entry:
+            each = ", ".join(f"{reader} {100 * rate:.0f} %" for reader, rate in entry["rate_by_reader"].items())
+            lines.append(f"- real against generated, each reader: {each}")
         for pair, estimate in entry.get("higher", {}).items():
-            chance = f"{_span(estimate)} of pairs (50 % = no difference, ties half)"
+            chance = f"{_percent(estimate)} of pairs (50 % = no difference, ties half)"
             lines.append(f"- {pair}: rated higher by the same reader in {chance}")
         for arm, estimate in entry.get("auc", {}).items():
-            why = entry["not_measured"].get(arm)
-            counts = "" if why else f", {estimate['positive']} with and {estimate['negative']} without PE"
-            lines.append(f"- PE, {ARM_LABELS[arm]}: reader AUC {why or _span(estimate, 2, 1.0) + counts}")
+            value = entry["not_measured"].get(arm)
+            if value is None:
+                counts = f"{estimate['positive']} with and {estimate['negative']} without PE"
+                value = f"{_number(estimate)}, {counts}"
+            lines.append(f"- PE, {ARM_LABELS[arm]}: reader AUC {value}")
         for pair, estimate in entry.get("auc_differences", {}).items():
-            lines.append(f"- PE, {pair}: AUC {_span(estimate, 2, 1.0, '+')}")
+            lines.append(f"- PE, {pair}: AUC {_number(estimate, '+')}")
         if "alpha" in entry:
-            alphas = "; ".join(f"{ARM_LABELS.get(a, a)} {_span(v, 2, 1.0)}" for a, v in entry["alpha"].items())
+            alphas = "; ".join(f"{ARM_LABELS.get(arm, arm)} {_number(a)}" for arm, a in entry["alpha"].items())
             lines.append(f"- agreement between readers, Krippendorff's alpha (ordinal): {alphas}")
         if entry["agreement_within_readers"]:
             own = entry["agreement_within_readers"]
-            lines.append(
-                f"- agreement of a reader with himself: {100 * own['equal']:.0f} % equal answers in {own['pairs']} "
-                f"repeats, alpha {_span(own['alpha'], 2, 1.0)}"
-            )
+            equal = f"{100 * own['equal']:.0f} % equal answers in {own['pairs']} repeats"
+            lines.append(f"- agreement within readers: {equal}, alpha {_number(own['alpha'])}")
         lines.append("")
     return "\n".join(lines)
 
 
-def _distribution_table(entry: dict) -> list[str]:
-    lines = [f"| | {' | '.join(entry['choices'])} |", "|---" * (len(entry["choices"]) + 1) + "|"]
-    for arm in ARMS:
-        counts = entry["distribution"][arm]
-        cells = [f"{count} ({100 * count / max(1, sum(counts)):.0f} %)" for count in counts]
-        lines.append(f"| {ARM_LABELS[arm]} | {' | '.join(cells)} |")
-    return lines
+def _number(estimate: dict, sign: str = "") -> str:
+    return estimate_text(estimate, 2, sign, missing="not measured", single=" (no interval)")
 
 
-def _rate_lines(entry: dict) -> list[str]:
-    lines = []
-    for pair, rate in entry["rates"].items():
-        level = f"{100 * rate['level']:.0f} % interval"
-        lines.append(f"- {pair}: named rightly in {_span(rate)} ({level}): {rate['verdict']}")
-    each = ", ".join(f"{reader} {100 * rate:.0f} %" for reader, rate in entry["rate_by_reader"].items())
-    return [*lines, f"- real against generated, each reader: {each}"]
-
-
-def _span(estimate: dict, digits: int = 0, scale: float = 100.0, sign: str = "") -> str:
-    if estimate["mean"] is None:
-        return "not measured"
-    unit = " %" if scale == 100.0 else ""
-    text = f"{scale * estimate['mean']:{sign}.{digits}f}{unit}"
-    if estimate["low"] is None:
-        return f"{text} (no interval)"
-    return f"{text} [{scale * estimate['low']:{sign}.{digits}f}, {scale * estimate['high']:{sign}.{digits}f}]"
+def _percent(estimate: dict) -> str:
+    scaled = {key: None if estimate[key] is None else 100.0 * estimate[key] for key in ("mean", "low", "high")}
+    return estimate_text(scaled, 0, unit=" %", missing="not measured", single=" (no interval)")

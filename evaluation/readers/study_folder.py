@@ -7,7 +7,7 @@
       answers/<reader>.csv one row a reading, written by the page (or by hand)
     study-key/             beside the study, never inside; for the investigator only
       key.json             seed, and for each item its arm, case, patient and label
-      key.csv              the same, to look at
+      key.csv              the same as a table
 
 `study.json`:
     {"format": 1, "title": str, "mark": str, "key_sha256": hex, "window": [low, high] HU,
@@ -24,7 +24,6 @@ until the next is shown, never afterwards; the first reading of an item is the o
 codes; neither folder holds their names.
 """
 
-import hashlib
 import json
 import os
 from dataclasses import asdict, dataclass
@@ -33,9 +32,9 @@ from pathlib import Path
 import pandas as pd
 
 from common.errors import UserError
-from common.files import atomic_path
+from common.files import atomic_path, sha256
 from dataset.io.nifti import write_nifti
-from evaluation.readers.design import Item, seal
+from evaluation.readers.design import Item
 from evaluation.readers.questions import Question, parse_questions
 
 FORMAT = 1
@@ -58,11 +57,7 @@ class Study:
 
 
 def key_folder(study: str | Path, key: str | Path | None = None) -> Path:
-    """Folder of the key: as named, else `<study>-key` beside the study.
-
-    Raises:
-        UserError: a folder inside of the study, which readers see.
-    """
+    """Folder of the key: `key`, else `<study>-key` beside the study; UserError inside of it, where readers see it."""
     study = Path(study)
     found = study.with_name(f"{study.name}-key") if key is None else Path(key)
     if study.resolve() in (found.resolve(), *found.resolve().parents):
@@ -78,53 +73,48 @@ def write_volume(folder: Path, code: str, hu, spacing) -> None:
 
 
 def write_study(folder: Path, key: Path, about: dict, items: list[Item], seed: int, origin: dict) -> None:
-    """Writes `study.json` and, elsewhere, the sealed key; `origin` is what made the arms."""
+    """Writes the key and `study.json` with its SHA-256, which reveals a later change; `origin` is what made the arms.
+
+    The key holds a random number, so that nobody can find the assignment by hashing all candidates.
+    """
     entries = {item.item: {k: v for k, v in asdict(item).items() if k != "item"} for item in items}
     secret = {"format": FORMAT, "seed": seed, "secret": os.urandom(16).hex(), "items": entries, "origin": origin}
-    content, digest = seal(secret)
     key.mkdir(parents=True, exist_ok=True)
     with atomic_path(key / "key.json") as temporary:
-        temporary.write_bytes(content)
-    os.chmod(key / "key.json", 0o600)
+        temporary.write_text(json.dumps(secret, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     pd.DataFrame([asdict(item) for item in items]).to_csv(key / "key.csv", index=False)
-    os.chmod(key / "key.csv", 0o600)
+    for name in ("key.json", "key.csv"):
+        os.chmod(key / name, 0o600)
     codes = sorted(item.item for item in items)  # sorted by code, which is random
     files = [{"item": code, "file": f"volumes/{code}.nii"} for code in codes]
     (folder / "answers").mkdir(exist_ok=True)
     with atomic_path(folder / "study.json") as temporary:
-        content = {"format": FORMAT, "mark": MARK, "key_sha256": digest, **about, "items": files}
+        content = {"format": FORMAT, "mark": MARK, "key_sha256": sha256(key / "key.json"), **about, "items": files}
         temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 def read_study(folder: str | Path | None) -> Study:
-    """The open part.
-
-    Raises:
-        UserError: nothing given, no study there, another format.
-    """
+    """The open part; UserError without a study of this format."""
     if not folder or not (Path(folder) / "study.json").is_file():
         raise UserError(f"study={folder}: no study.json there; make a study with action=create study=<folder>")
     about = _json(Path(folder) / "study.json")
     lacking = {"key_sha256", "questions", "items", "readers"} - set(about)
     if about.get("format") != FORMAT or lacking:
         found = f"format {about.get('format')}" if about.get("format") != FORMAT else f"no {sorted(lacking)[0]}"
-        raise UserError(f"{folder}/study.json: {found}; this version reads format {FORMAT} whole, make the study anew")
+        raise UserError(f"{folder}/study.json: {found}; format {FORMAT} is needed, make a new study")
     return Study(Path(folder), about, parse_questions(about["questions"]))
 
 
 def read_key(study: Study, key: str | Path | None = None) -> list[Item]:
-    """The items with their arms.
-
-    Raises:
-        UserError: no key, or one whose hash is not the one that was sealed when the study was made.
-    """
+    """The items with their arms; UserError without a key, or if its hash is not that in `study.json`."""
     path = key_folder(study.folder, key) / "key.json"
     if not path.is_file():
         raise UserError(f"{path}: no key there; name its folder with key=<folder>")
-    if seal_of(path) != study.about["key_sha256"]:
+    digest, sealed = sha256(path), study.about["key_sha256"]
+    if digest != sealed:
         raise UserError(
-            f"{path}: SHA-256 {seal_of(path)[:16]}…, the study was sealed with {study.about['key_sha256'][:16]}…: the "
-            "key was changed or belongs to another study; take the one that was written with it"
+            f"{path}: SHA-256 {digest[:16]}…, the study was sealed with {sealed[:16]}…: the key was changed or "
+            "belongs to another study; take the one that was written with it"
         )
     items = [Item(code, **entry) for code, entry in _json(path)["items"].items()]
     odd = sorted({item.item for item in items} ^ {entry["item"] for entry in study.about["items"]})
@@ -133,17 +123,11 @@ def read_key(study: Study, key: str | Path | None = None) -> list[Item]:
     return items
 
 
-def seal_of(path: Path) -> str:
-    """SHA-256 of a key file."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
 def read_answers(study: Study) -> pd.DataFrame:
     """All readings: columns `reader, position, item`, one for each question (NaN = no answer), and `reading`, 1 or 2.
 
-    Raises:
-        UserError: no answers, an unknown reader, a missing column, a position that stands twice or is not that item's,
-            an answer outside of its choices; the line names file and row.
+    Raises UserError, which names file and row, without answers and for an unknown reader, a missing column, a repeated
+    position or one of another item, and an answer outside of its choices.
     """
     files = sorted((study.folder / "answers").glob("*.csv"))
     if not files:
@@ -160,14 +144,7 @@ def read_answers(study: Study) -> pd.DataFrame:
 
 def _read_reader(file: Path, study: Study, order: list[str]) -> pd.DataFrame:
     names = [question.name for question in study.questions]
-    try:
-        table = pd.read_csv(file, dtype=str, keep_default_na=False, skipinitialspace=True)
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise UserError(f"{file}: not a table ({error}); columns are {', '.join((*COLUMNS, *names))}") from error
-    lacking = [name for name in (*COLUMNS, *names) if name not in table.columns]
-    if lacking:
-        raise UserError(f"{file}: no column {lacking[0]}; columns are {', '.join((*COLUMNS, *names))}")
-    table = table[[*COLUMNS, *names]].copy()
+    table = read_text_table(file, (*COLUMNS, *names))[[*COLUMNS, *names]].copy()
     for row, entry in enumerate(table.to_dict("records"), start=2):
         place = entry["position"]
         if not place.isdigit() or not 1 <= int(place) <= len(order):
@@ -181,13 +158,26 @@ def _read_reader(file: Path, study: Study, order: list[str]) -> pd.DataFrame:
             answer, most = entry[question.name].strip(), len(question.choices)
             if answer and not (answer.isdigit() and 1 <= int(answer) <= most):
                 raise UserError(f"{file}: row {row} has {question.name}={answer}; give 1 to {most}, or nothing")
-    twice = table["position"][table["position"].astype(int).duplicated()]
-    if len(twice):
-        raise UserError(f"{file}: position {twice.iloc[0]} stands twice; keep the answer that was given first")
+    repeated = table["position"][table["position"].astype(int).duplicated()]
+    if len(repeated):
+        raise UserError(f"{file}: two rows have position {repeated.iloc[0]}; keep the first answer")
     for name in names:
         table[name] = pd.to_numeric(table[name].str.strip().replace("", None)).astype(float)
     table["position"] = table["position"].astype(int)
     table.insert(0, "reader", file.stem)
+    return table
+
+
+def read_text_table(path: Path, columns: tuple[str, ...], optional: str = "") -> pd.DataFrame:
+    """A CSV file as text, empty cells as ""; UserError if it is malformed or lacks one of the columns."""
+    remedy = f"columns are {', '.join(columns)}{optional}"
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False, skipinitialspace=True)
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not a table ({error}); {remedy}") from error
+    lacking = [name for name in columns if name not in table.columns]
+    if lacking:
+        raise UserError(f"{path}: no column {lacking[0]}; {remedy}")
     return table
 
 

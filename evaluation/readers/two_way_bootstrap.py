@@ -1,4 +1,4 @@
-"""Intervals for readers and patients at once: both are drawn anew, so a result speaks of other readers and patients.
+"""Intervals that resample readers and patients at once, so that a result holds for other readers and patients.
 
 Each draw weighs reader r by how often r was drawn and patient p likewise; a reading counts with the product (the
 "pigeonhole" bootstrap: A. B. Owen, Annals of Applied Statistics 2007). It counts the chance of a single reading up to
@@ -7,7 +7,6 @@ much: in simulated studies of 3 to 10 readers its 90 % interval held the truth i
 their arm.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,17 +32,13 @@ class Weights:
 def draw_weights(readers: int, strata: Shaped[np.ndarray, " p"], draws: int = DRAWS, seed: int = 0) -> Weights:
     """Weights of `draws` resamples after one of the study as it is; patients are drawn within their stratum."""
     generator = np.random.default_rng(seed)
-    by_reader = generator.multinomial(readers, np.full(readers, 1.0 / readers), size=draws)
-    strata = np.asarray(strata)
-    by_patient = np.zeros((draws, len(strata)))
-    for name in np.unique(strata):
-        members = np.flatnonzero(strata == name)
-        by_patient[:, members] = generator.multinomial(
-            len(members), np.full(len(members), 1 / len(members)), size=draws
-        )
-    own = np.ones((1, readers)), np.ones((1, len(strata)))
-    smallest = int(np.unique(strata, return_counts=True)[1].min())
-    return Weights(np.concatenate([own[0], by_reader]), np.concatenate([own[1], by_patient]), smallest)
+    by_reader, by_patient = np.ones((draws + 1, readers)), np.ones((draws + 1, len(strata)))
+    by_reader[1:] = generator.multinomial(readers, np.full(readers, 1.0 / readers), size=draws)
+    names, counts = np.unique(strata, return_counts=True)
+    for name, count in zip(names, counts, strict=True):
+        drawn = generator.multinomial(count, np.full(count, 1 / count), size=draws)
+        by_patient[1:, np.flatnonzero(np.asarray(strata) == name)] = drawn
+    return Weights(by_reader, by_patient, int(counts.min()))
 
 
 def weighted_rate(values: Float[np.ndarray, "r p"], weights: Weights) -> Float[np.ndarray, " draws"]:
@@ -60,7 +55,7 @@ def weighted_auc(
 ) -> Float[np.ndarray, " draws"]:
     """Mean over readers of each reader's AUC: how often a positive reading lies above a negative one, ties half.
 
-    Rows are readers, columns patients; NaN is no reading. A reader without both kinds is left out of the mean.
+    Rows are readers, columns patients; NaN is no reading. The mean omits a reader without both kinds.
     """
     total, count = np.zeros(len(weights.readers)), np.zeros(len(weights.readers))
     for reader, (low, high) in enumerate(zip(negative, positive, strict=True)):
@@ -79,12 +74,11 @@ def weighted_auc(
         return total / count
 
 
-def estimate(statistic: Callable[[Weights], Float[np.ndarray, " draws"]], weights: Weights, level: float) -> Estimate:
-    """The study's own value and the percentile interval of its resamples.
+def estimate(values: Float[np.ndarray, " draws"], weights: Weights, level: float) -> Estimate:
+    """The study's own value, which comes first, and the percentile interval of its resamples.
 
     No interval with one reader, or fewer than `FEWEST` patients in a stratum.
     """
-    values = statistic(weights)
     if not np.isfinite(values[0]):
         return Estimate(None, None, None)
     drawn = values[1:][np.isfinite(values[1:])]

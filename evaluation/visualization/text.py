@@ -3,12 +3,14 @@
 from collections.abc import Iterable, Sequence
 
 
-def estimate_text(estimate: dict | None, digits: int, sign: str = "", missing: str = "–", single: str = "") -> str:
-    """`mean [low, high]`; `missing` without a mean, and `single` after the mean without an interval."""
+def estimate_text(
+    estimate: dict | None, digits: int, sign: str = "", unit: str = "", missing: str = "–", single: str = ""
+) -> str:
+    """`mean unit [low, high]`; `missing` without a mean, and `single` in place of an interval that is missing."""
     if estimate is None or estimate["mean"] is None:
         return missing
     mean, *ends = (None if estimate[k] is None else f"{estimate[k]:{sign}.{digits}f}" for k in ("mean", "low", "high"))
-    return mean + single if ends[0] is None else f"{mean} [{', '.join(ends)}]"
+    return f"{mean}{unit}{single if ends[0] is None else f' [{ends[0]}, {ends[1]}]'}"
 
 
 def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:

@@ -1,6 +1,5 @@
 """Small reader studies for tests; not a test file."""
 
-from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +9,8 @@ from dataset.imaging.hu_window import Window
 from dataset.imaging.volume import Volume
 from evaluation.readers.create import make_study
 from evaluation.readers.design import StudyDesign
-from evaluation.readers.questions import parse_questions
+from evaluation.readers.power_simulation import CASE_SPREAD, READER_SPREAD
+from evaluation.readers.questions import IDENTITY, PE, parse_questions
 
 QUESTIONS = [
     {"name": "realism", "text": "How real?", "kind": "ordinal", "choices": ["1", "2", "3", "4"]},
@@ -26,23 +26,42 @@ def chest(arm: str, index: int) -> Volume:
     return Volume(hu, (4.0, 3.0, 3.0))
 
 
-def cases(count: int) -> pd.DataFrame:
-    names = range(count)
-    return pd.DataFrame(
-        {
-            "id": [f"case_{i}" for i in names],
-            "patient": [f"patient_{i}" for i in names],
-            "label": [i % 2 for i in names],
-        }
-    )
+def make_small_study(folder: Path, readers: int = 2, cases: int = 9, seed: int | None = 0, **design) -> dict:
+    """A study of patients with one case each, of which every second one is positive."""
+    names = range(cases)
+    rows = {
+        "id": [f"case_{i}" for i in names],
+        "patient": [f"patient_{i}" for i in names],
+        "label": [i % 2 for i in names],
+    }
+    questions, window = parse_questions(QUESTIONS), Window(-1000.0, 1000.0)
+    settings = {"design": StudyDesign(readers, **design), "seed": seed}
+    return make_study(pd.DataFrame(rows), chest, window, folder, questions, **settings)
 
 
-def make_small_study(
-    folder: Path, readers: int = 2, cases_: int | None = None, seed: int | None = 0, **settings
-) -> dict:
-    count = settings.pop("cases", 9) if cases_ is None else cases_
-    questions = parse_questions(QUESTIONS)
-    window = Window(-1000.0, 1000.0)
-    names = {field.name for field in fields(StudyDesign)} & set(settings)
-    design = StudyDesign(readers, **{name: settings.pop(name) for name in names})
-    return make_study(cases(count), chest, window, folder, questions, design, seed=seed, **settings)
+def simulate_answers(
+    items, orders: dict[str, list[str]], questions, shifts: dict[str, float], pe_shift: float = 0.0, seed: int = 0
+) -> pd.DataFrame:
+    """Answers as from `study_folder.read_answers`, of readers whose impression of an arm is moved by `shifts[arm]`.
+
+    A higher impression is a better answer, or `real`; `pe_shift` moves the PE confidence of positive cases.
+    """
+    generator = np.random.default_rng(seed)
+    by_code, rows = {item.item: item for item in items}, []
+    effect = {item.item: CASE_SPREAD * generator.standard_normal() for item in items}
+    for reader, order in orders.items():
+        own, seen = READER_SPREAD * generator.standard_normal(), {}
+        for position, code in enumerate(order, start=1):
+            item = by_code[code]
+            seen[code] = seen.get(code, 0) + 1
+            row = {"reader": reader, "position": position, "item": code, "reading": seen[code]}
+            for question in questions:
+                impression = effect[code] + own + generator.standard_normal()
+                impression += pe_shift * (item.label == 1) if question.kind == PE else shifts.get(item.arm, 0.0)
+                if question.kind == IDENTITY:
+                    row[question.name] = 1.0 if impression > 0 else 2.0
+                else:
+                    edges = np.linspace(-1.2, 1.2, len(question.choices) - 1)
+                    row[question.name] = float(np.searchsorted(edges, impression) + 1)
+            rows.append(row)
+    return pd.DataFrame(rows)

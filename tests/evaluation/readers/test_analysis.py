@@ -1,21 +1,15 @@
-"""The analysis on simulated readers whose truth is known, and on answers that can be counted by hand."""
+"""The analysis of simulated readers with a known truth, and of answers counted by hand."""
 
 import numpy as np
 import pandas as pd
 import pytest
-from reader_files import QUESTIONS
+from reader_files import QUESTIONS, simulate_answers
 from scipy.stats import norm
 from sklearn.metrics import roc_auc_score
 
 from evaluation.readers.analysis import analyse, verdict
 from evaluation.readers.design import ARMS, Item, reading_order
-from evaluation.readers.power_simulation import (
-    CASE_SPREAD,
-    READER_SPREAD,
-    expected_precision,
-    simulate_answers,
-    simulated_rate,
-)
+from evaluation.readers.power_simulation import CASE_SPREAD, READER_SPREAD, expected_precision, simulated_rate
 from evaluation.readers.questions import parse_questions
 from evaluation.readers.two_way_bootstrap import draw_weights, weighted_auc
 
@@ -35,19 +29,19 @@ def simulated(shift: float, per_arm: int = 60, readers: int = 6, pe_shift: float
     return analyse(answers, items, ASKED, draws=400)
 
 
-def test_volumes_that_nobody_can_tell_are_called_indistinguishable():
+def test_equal_arms_are_indistinguishable():
     result = simulated(0.0, per_arm=120, readers=10)
     rate = result["questions"]["origin"]["rates"]["real against generated"]
     assert rate["verdict"] == "indistinguishable" and "indistinguishable" in result["statement"]
     assert abs(rate["mean"] - 0.5) < 0.06 and result["warnings"] == []
 
 
-def test_obvious_volumes_are_told_apart():
+def test_a_strong_shift_is_distinguishable():
     result = simulated(-2.5)
     entry = result["questions"]["origin"]
-    assert entry["rates"]["real against generated"]["verdict"] == "told apart"
-    assert entry["rates"]["real against autoencoder"]["verdict"] != "told apart"  # these were not moved
-    assert "tell them apart" in result["statement"]
+    assert entry["rates"]["real against generated"]["verdict"] == "distinguishable"
+    assert entry["rates"]["real against autoencoder"]["verdict"] != "distinguishable"  # these were not moved
+    assert "readers distinguish them" in result["statement"]
     assert entry["called_real"]["generated"]["high"] < entry["called_real"]["real"]["low"]
     higher = result["questions"]["realism"]["higher"]["generated over real"]
     assert higher["high"] < 0.3  # the same readers rate them lower
@@ -66,13 +60,13 @@ def test_a_small_study_claims_nothing():
 @pytest.mark.parametrize(
     ("low", "high", "word"),
     [(0.41, 0.59, "indistinguishable"), (0.40, 0.60, "indistinguishable"), (0.39, 0.59, "undecided"),
-     (0.45, 0.61, "undecided"), (0.52, 0.66, "told apart"), (0.2, 0.48, "told apart")],
+     (0.45, 0.61, "undecided"), (0.52, 0.66, "distinguishable"), (0.2, 0.48, "distinguishable")],
 )  # fmt: skip
-def test_the_verdict_keeps_to_its_margin(low, high, word):
+def test_the_verdict_follows_its_margin(low, high, word):
     assert verdict({"low": low, "high": high}) == word
 
 
-def test_a_reader_who_always_says_real_knows_nothing():
+def test_a_reader_who_always_answers_real_has_a_rate_of_one_half():
     items, orders = study(20, 3)
     answers = simulate_answers(items, orders, ASKED, {})
     answers["origin"] = 1.0
@@ -80,7 +74,7 @@ def test_a_reader_who_always_says_real_knows_nothing():
     assert all(rate["mean"] == 0.5 for rate in rates.values())
 
 
-def test_only_first_readings_count():
+def test_repeated_readings_only_affect_agreement_within_readers():
     items, orders = study(20, 3)
     answers = simulate_answers(items, orders, ASKED, {"generated": -1.0})
     before = analyse(answers, items, ASKED, draws=200)
@@ -113,7 +107,7 @@ def test_counts_by_hand():
     assert result["questions"]["realism"]["agreement_within_readers"] is None
 
 
-def test_reader_auc_is_that_of_scikit_learn():
+def test_reader_auc_equals_scikit_learn():
     generator = np.random.default_rng(0)
     scores, label = generator.integers(1, 6, (4, 50)).astype(float), generator.integers(0, 2, 50)
     scores[1, :5] = np.nan
@@ -129,16 +123,13 @@ def test_reader_auc_is_that_of_scikit_learn():
     assert found[draw] == pytest.approx(np.average(aucs, weights=weights.readers[draw]))
 
 
-def test_pe_confidence_gives_the_auc_that_was_put_in():
+def test_pe_confidence_recovers_the_simulated_auc():
     result = simulated(0.0, per_arm=100, readers=8, pe_shift=1.5)["questions"]["pe"]
     for arm in ARMS:
         estimate_ = result["auc"][arm]
         assert estimate_["low"] < 0.8 < estimate_["high"] + 0.08 and estimate_["mean"] > 0.7
-    assert (
-        result["auc_differences"]["generated minus real"]["low"]
-        < 0
-        < result["auc_differences"]["generated minus real"]["high"]
-    )
+    difference = result["auc_differences"]["generated minus real"]
+    assert difference["low"] < 0 < difference["high"]
 
 
 @pytest.mark.parametrize("ability", [0.0, 0.5])
@@ -157,10 +148,10 @@ def test_the_interval_covers_and_false_equivalence_stays_rare(truth, ability):
     if truth == 0.6:  # on the margin: a test at 5 %
         assert np.mean([verdict(rate) == "indistinguishable" for rate in rates]) <= 0.08
     else:
-        assert np.mean([verdict(rate) == "told apart" for rate in rates]) <= 0.15
+        assert np.mean([verdict(rate) == "distinguishable" for rate in rates]) <= 0.15
 
 
-def test_more_readers_and_cases_promise_more():
+def test_more_readers_and_cases_raise_the_precision():
     small, large = expected_precision(3, 20), expected_precision(10, 120, positives=60)
     assert large["rate_half_width"] < small["rate_half_width"] and large["auc_half_width"] < 0.15
     assert large["chance_of_equivalence"] > 0.8 and small["chance_of_equivalence"] < 0.3

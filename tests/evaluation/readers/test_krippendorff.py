@@ -49,12 +49,12 @@ def test_any_ratings_agree_with_the_definition(seed):
     assert krippendorff(ratings, 4, draws=100).mean == pytest.approx(by_definition(ratings, 4), abs=1e-9)
 
 
-def test_full_agreement_chance_and_nothing():
+def test_full_agreement_chance_and_constant_ratings():
     same = np.tile([1.0, 2.0, 4.0, 4.0], (3, 1))
     assert krippendorff(same, 4).mean == 1.0
     random = np.random.default_rng(0).integers(1, 5, (3, 3000)).astype(float)
     assert krippendorff(random, 4, draws=100).mean == pytest.approx(0.0, abs=0.03)
-    assert krippendorff(np.full((3, 5), 2.0), 4).mean is None  # nothing varies: agreement cannot be told from chance
+    assert krippendorff(np.full((3, 5), 2.0), 4).mean is None  # nothing varies, so agreement equals chance
     assert krippendorff(np.array([[1.0, 2.0], [N, N]]), 4).mean is None
     with pytest.raises(ValueError, match="from 1 to 4"):
         krippendorff(np.array([[0.0], [5.0]]), 4)

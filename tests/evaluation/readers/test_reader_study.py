@@ -1,4 +1,4 @@
-"""Volumes of one grid and window, answers that are read or refused, and the command from making to analysis."""
+"""Volumes on one grid and window, reading of answers, and the commands that create and analyse a study."""
 
 import subprocess
 from pathlib import Path
@@ -10,7 +10,7 @@ import pytest
 import torch
 from evaluation_fakes import FakePipeline, chest_world, oracle, protocol
 from forked_command import run_command
-from reader_files import QUESTIONS, chest, make_small_study
+from reader_files import QUESTIONS, chest, make_small_study, simulate_answers
 
 from common.errors import UserError
 from common.files import ROOT
@@ -19,7 +19,6 @@ from dataset.imaging.volume import Volume
 from dataset.io.nifti import write_nifti
 from evaluation.readers.arms import arm_maker, common_grid, onto_grid, read_table
 from evaluation.readers.create import forecast
-from evaluation.readers.power_simulation import simulate_answers
 from evaluation.readers.questions import parse_questions
 from evaluation.readers.study_folder import read_answers, read_key, read_study
 
@@ -35,7 +34,7 @@ def answer(folder: Path, shifts: dict | None = None, seed: int = 0) -> pd.DataFr
     return answers
 
 
-def test_every_file_is_the_volume_that_the_key_says(tmp_path):
+def test_every_file_holds_the_volume_of_its_key(tmp_path):
     make_small_study(tmp_path / "study")
     for item in read_key(read_study(tmp_path / "study")):
         image = nib.load(tmp_path / "study" / "volumes" / f"{item.item}.nii")
@@ -60,14 +59,14 @@ def test_arms_get_one_grid_one_window_and_one_crop():
     assert common_grid([fine, coarse], crop=(4, 4, 4))[0] == (4, 4, 4)
 
 
-def test_a_crop_is_cut_around_the_centre():
+def test_the_crop_is_central():
     hu = np.arange(6 * 6 * 6, dtype=np.float32).reshape(6, 6, 6)
     cut = onto_grid(Volume(hu, (1.0, 1.0, 1.0)), (2, 4, 6), (1.0, 1.0, 1.0), Window(-1000.0, 1000.0))
     assert np.array_equal(cut, hu[2:4, 1:5])
 
 
 class Halves(torch.nn.Module):
-    """An autoencoder that halves what it is given."""
+    """An autoencoder that halves its input."""
 
     device = torch.device("cpu")
 
@@ -89,7 +88,7 @@ def test_arms_of_a_generator():
     assert make("generated", 0).spacing == pytest.approx(cases.case(0)["spacing"].tolist())
 
 
-def test_answers_come_back_with_their_reading(tmp_path):
+def test_answers_are_read_with_their_reading_number(tmp_path):
     make_small_study(tmp_path / "study", repeat_share=0.34)
     written = answer(tmp_path / "study")
     read = read_answers(read_study(tmp_path / "study"))
@@ -105,11 +104,11 @@ def test_answers_come_back_with_their_reading(tmp_path):
         (lambda t: t.assign(origin=3), "row 2 has origin=3; give 1 to 2"),
         (lambda t: t.assign(position=99), "position=99; give 1 to 10"),
         (lambda t: t.assign(item=t["item"].iloc[::-1].to_numpy()), "answers belong to another reader or study"),
-        (lambda t: pd.concat([t, t.iloc[:1]]), "position 1 stands twice"),
+        (lambda t: pd.concat([t, t.iloc[:1]]), "two rows have position 1"),
         (lambda t: t.drop(columns="pe"), "no column pe"),
     ],
 )
-def test_answers_that_do_not_fit_are_one_line(tmp_path, spoil, line):
+def test_malformed_answers_are_refused(tmp_path, spoil, line):
     folder = tmp_path / "study"
     make_small_study(folder)
     answer(folder)
@@ -119,7 +118,7 @@ def test_answers_that_do_not_fit_are_one_line(tmp_path, spoil, line):
         read_answers(read_study(folder))
 
 
-def test_unknown_readers_and_no_answers_are_one_line(tmp_path):
+def test_unknown_readers_and_missing_answers_are_refused(tmp_path):
     make_small_study(tmp_path / "study")
     study = read_study(tmp_path / "study")
     with pytest.raises(UserError, match="have answered nothing"):
@@ -160,14 +159,14 @@ def table_of_volumes(folder: Path, count: int = 6) -> Path:
     return folder / "volumes.csv"
 
 
-def test_a_table_that_lies_is_one_line(tmp_path):
+def test_a_malformed_table_of_volumes_is_refused(tmp_path):
     path = table_of_volumes(tmp_path)
     rows, volume_of = read_table(path)
     assert np.array_equal(volume_of("generated", 2).hu, chest("generated", 2).hu)
     for change, line in (
         ({"generated": "none.nii"}, "row 2 has generated=none.nii"),
         ({"label": 7}, "label=7"),
-        ({"id": "same"}, "id same stands in two rows"),
+        ({"id": "same"}, "two rows have the id same"),
     ):
         pd.read_csv(path).assign(**change).to_csv(tmp_path / "bad.csv", index=False)
         with pytest.raises(UserError, match=line):
@@ -185,7 +184,7 @@ def test_the_command_analyses(tmp_path):
     answer(tmp_path / "study")
     analysed = run(tmp_path, "action=analyse", "draws=200")
     assert analysed.returncode == 0, analysed.stderr
-    assert "warning: 3 readers" in analysed.stdout and "named real and generated CT rightly" in analysed.stdout
+    assert "warning: 3 readers" in analysed.stdout and "identified real and generated CT correctly" in analysed.stdout
     page = (tmp_path / "study-analysis" / "analysis.md").read_text()
     assert "Krippendorff" in page and "generated CT" in page
     assert (tmp_path / "study-analysis" / "distributions.png").stat().st_size > 10_000
@@ -202,7 +201,7 @@ def test_the_command_makes_a_study_and_refuses_other_actions(tmp_path):
     assert refused.returncode == 1 and "action=read: choose create or analyse" in refused.stderr
 
 
-def test_the_questions_of_the_config_are_the_ones_of_the_protocol():
+def test_the_config_asks_the_questions_of_the_protocol():
     from omegaconf import OmegaConf
 
     asked = parse_questions(OmegaConf.to_container(OmegaConf.load(ROOT / "config" / "reader_study.yaml").questions))
