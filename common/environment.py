@@ -4,7 +4,7 @@ import hashlib
 import os
 import platform
 import subprocess
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -36,25 +36,18 @@ def machine() -> dict:
         "threads": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "python": platform.python_version(),
-        **{name: _version(name) for name in PACKAGES},
+        **{name: version(name) for name in PACKAGES},
     }
 
 
 def versions() -> dict[str, str]:
     """Versions of Python, the numerical libraries, the platform and the GPU."""
     found = {"python": platform.python_version(), "machine": f"{platform.system()} {platform.machine()}"}
-    found |= {package: _version(package) or "none" for package in PACKAGES}
+    found |= {package: version(package) for package in PACKAGES}
     if torch.cuda.is_available():
         cudnn = torch.backends.cudnn.version()
         found |= {"gpu": torch.cuda.get_device_name(0), "cuda": str(torch.version.cuda), "cudnn": str(cudnn)}
     return found
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
 
 
 def git_state(folder: Path) -> dict | None:

@@ -81,10 +81,10 @@ def study(folder, train, vae, tmp_path_factory) -> dict:
     for fold in range(3):
         extra = {"generated": made, "xray": [f"classifier.init_from={generators[fold]}"]}
         for name in ("ctpa", "xray", "generated"):
-            place = [f"dataset.fold={fold}", f"model.results_folder={runs}/{name}{fold}"]
+            options = [*SHORT, *NETWORKS[name], *extra.get(name, []), f"dataset.fold={fold}"]
             call(
                 "train_classifier",
-                [f"classifier={name}", *data, *SHORT, *NETWORKS[name], *extra.get(name, []), *place],
+                [f"classifier={name}", *data, *options, f"model.results_folder={runs}/{name}{fold}"],
             )
     return {"data": data, "runs": runs, "generators": generators, "root": root}
 

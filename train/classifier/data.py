@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 from omegaconf import DictConfig, OmegaConf
 from torch.utils.data import Dataset
 
@@ -104,18 +103,11 @@ def check_data(cfg: DictConfig, data: CTDataModule) -> None:
                 "same dataset.fold"
             )
     print_once(PRIMARY)
-    print_once(expectation(data.test.rows, cfg.model.expected_auc, cfg.dataset.get("n_folds")))
-
-
-def expectation(rows: pd.DataFrame, area: float, n_folds: int | None) -> str:
-    """The expected interval of the test AUC, as a line.
-
-    Raises ValueError for a test split without both classes, or an AUC out of range.
-    """
-    positives, negatives = int((rows["label"] == 1).sum()), int((rows["label"] == 0).sum())
+    labels, n_folds = data.test.rows["label"], cfg.dataset.get("n_folds")
+    positives, negatives, area = int((labels == 1).sum()), int((labels == 0).sum()), cfg.model.expected_auc
     width = expected_half_width(area, positives, negatives, n_folds or 1)
     folds = f" in each of {n_folds} folds, averaged," if n_folds else ""
-    return (
+    print_once(
         f"expected: with {positives} positive and {negatives} negative test cases{folds} an AUC of {area:g} has a "
         f"95 % interval of ±{width:.3f} (Hanley and McNeil)"
     )

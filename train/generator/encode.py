@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from common.autocast import inference_autocast
 from common.errors import UserError
@@ -34,15 +34,11 @@ class EncodeLatents(pl.LightningModule):
             write_latents(latents, Path(file))
 
 
-class _Jobs(Dataset):
-    def __init__(self, jobs: list[tuple[CaseDataset, int, Path]]):
-        self.jobs = jobs
-
-    def __len__(self) -> int:
-        return len(self.jobs)
+class _Jobs(list):
+    """Cases to encode, from `(cases, index, file)`."""
 
     def __getitem__(self, position: int) -> dict:
-        cases, index, file = self.jobs[position]
+        cases, index, file = super().__getitem__(position)
         item = cases[index]
         return {"ct": item["ct"], "id": item["id"], "file": str(file)}
 

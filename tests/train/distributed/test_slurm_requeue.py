@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -62,29 +63,15 @@ def test_a_job_with_a_stop_signal_is_requeued_and_continues(tmp_path):
     assert all(torch.equal(value, two[name]) for name, value in one.items())
 
 
-class Strategy:
-    @staticmethod
-    def reduce_boolean_decision(decision: bool, all: bool) -> bool:
-        return decision
-
-
-class Trainer:
-    accumulate_grad_batches, strategy = 2, Strategy
-
-    def __init__(self):
-        self.saved = []
-
-    def save_checkpoint(self, path):
-        self.saved.append(path)
-
-
 @pytest.fixture
 def job(tmp_path):
     """A trainer, its callback, and the signals that reach the scheduler's own handlers."""
     received, before = [], {s: signal.getsignal(s) for s in (signal.SIGUSR2, signal.SIGTERM)}
     for number in before:
         signal.signal(number, lambda number, frame: received.append(number))
-    trainer, callback = Trainer(), Requeue(tmp_path / "last.ckpt", patience=0.2)
+    saved, strategy = [], SimpleNamespace(reduce_boolean_decision=lambda decision, all: decision)
+    trainer = SimpleNamespace(accumulate_grad_batches=2, strategy=strategy, saved=saved, save_checkpoint=saved.append)
+    callback = Requeue(tmp_path / "last.ckpt", patience=0.2)
     callback.on_train_start(trainer, None)
     yield trainer, callback, received
     callback.teardown(trainer, None, "fit")
