@@ -24,7 +24,7 @@ class AveragedWeights(pl.Callback):
 
     def parameters(self) -> list[nn.Parameter]:
         """The parameters that train."""
-        return [p for p in self._parts.parameters() if p.requires_grad]
+        return list(self._named().values())
 
     @property
     def shadow(self) -> list[Tensor]:
@@ -68,16 +68,16 @@ class AveragedWeights(pl.Callback):
 
     def by_name(self) -> dict[str, Tensor]:
         """The averages by parameter name, sharded ones gathered; all processes call this together."""
-        pairs = zip(self._named(), self.shadow, strict=True)
+        pairs = zip(self._named().items(), self.shadow, strict=True)
         return {name: whole(average.detach(), p).clone() for (name, p), average in pairs}
 
     def load(self, averages: dict[str, Tensor], steps: int) -> None:
         """Restores averages by name after `steps` steps."""
-        self.average.shadow_params = [share(averages[name], p).clone() for name, p in self._named()]
+        self.average.shadow_params = [share(averages[name], p).clone() for name, p in self._named().items()]
         self.average.optimization_step = steps
 
-    def _named(self) -> list[tuple[str, nn.Parameter]]:
-        return [(name, p) for name, p in self._parts.named_parameters() if p.requires_grad]
+    def _named(self) -> dict[str, nn.Parameter]:
+        return {name: p for name, p in self._parts.named_parameters() if p.requires_grad}
 
     def on_validation_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Validates the averages."""

@@ -77,7 +77,6 @@ class XrayToCTPipeline(DiffusionPipeline):
         for module in self.networks.values():
             module.eval()
         self.training_scheduler = scheduler
-        self.sampler, self.steps, self.guidance_scale, self.antithetic = DEFAULT_SAMPLER, DEFAULT_STEPS, 1.0, True
         self.set_sampler(**(sampling or {"scheduler": DEFAULT_SAMPLER, "steps": DEFAULT_STEPS}))
 
     @classmethod
@@ -160,9 +159,8 @@ class XrayToCTPipeline(DiffusionPipeline):
         """
         guidance_scale = self.check_guidance(guidance_scale)
         self.scheduler = make_sampler(scheduler, self.training_scheduler, spacing, **options)
-        self.antithetic = bool(antithetic)
-        self.sampler, self.steps, self.guidance_scale = scheduler, int(steps), guidance_scale
-        self.solver_options = options
+        self.steps, self.guidance_scale = int(steps), guidance_scale
+        self.antithetic, self.solver_options = bool(antithetic), options
         chosen = {"scheduler": scheduler, "steps": self.steps, "guidance_scale": self.guidance_scale}
         self.register_to_config(sampling={**chosen, "antithetic": self.antithetic, "spacing": spacing, **options})
         return self

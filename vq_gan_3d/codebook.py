@@ -24,12 +24,10 @@ class Quantised(NamedTuple):
 
 
 class Codebook(nn.Module):
-    """`n_codes` vectors of `embedding_dim` numbers; all state is in buffers, so that checkpoints hold it.
+    """`n_codes` vectors of `embedding_dim` numbers with moving averages of `decay`, all in buffers.
 
-    Args:
-        decay: of the moving averages.
-        restart_below: average count below which a vector of the batch replaces a code.
-        epsilon: Laplace smoothing of the counts.
+    A vector of the batch replaces a code whose average count is less than `restart_below`; `epsilon` is the Laplace
+    smoothing of the counts.
     """
 
     def __init__(
@@ -119,9 +117,8 @@ class Codebook(nn.Module):
 
 
 def perplexity(indices: Int[Tensor, "*n"], n_codes: int) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-    """`exp` of the entropy of the codes used (1 = collapsed, `n_codes` = uniform), and the share of codes used.
-
-    Of the indices of all processes, so that all draw the same conclusion.
+    """`exp` of the entropy of the codes used (1 = collapsed, `n_codes` = uniform), and the share of codes used, over
+    all processes.
     """
     share = torch.bincount(indices.flatten(), minlength=n_codes).float()
     if _rank_and_world()[1] > 1:

@@ -32,12 +32,8 @@ def feature_distances(
 class SlicePerceptualLoss:
     """Feature distance of two volumes over `slices` random slices per axis.
 
-    The frozen network is not a registered module, so no checkpoint and no optimizer includes it.
-
-    Args:
-        network: `(n, 3, h, w)` in [-1, 1] to a list of feature maps.
-        slices: per axis and volume.
-        weight: of the term in the autoencoder's loss.
+    The network maps `(n, 3, h, w)` in [-1, 1] to a list of feature maps. It is frozen and not a registered module, so
+    no checkpoint and no optimizer includes it. `weight` is that of the term in the autoencoder's loss.
     """
 
     def __init__(self, network: nn.Module, slices: int = 2, weight: float = 0.1):

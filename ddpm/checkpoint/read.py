@@ -3,12 +3,9 @@ exported model (`.safetensors`) with its header as JSON metadata.
 """
 
 import json
-import pickle
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
@@ -18,7 +15,7 @@ from ddpm.checkpoint.header import check_header
 from ddpm.checkpoint.upgrade import upgrade
 from ddpm.latent.vqgan import VQGANLatents
 from ddpm.pipeline import XrayToCTPipeline
-from ddpm.weights.safe_load import DAMAGED, expect_stored
+from ddpm.weights.safe_load import read_weights
 from vq_gan_3d import VQGAN3D
 
 
@@ -91,7 +88,13 @@ def read(path: str | Path) -> Checkpoint:
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such checkpoint; train one with python train/train_vqgan.py or train_ddpm.py")
-    content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
+    if path.suffix == ".safetensors":
+        content = _read_safetensors(path)
+    else:
+        try:
+            content = dict(read_weights(path))
+        except ValueError as error:
+            raise UserError(f"{path}: {error}; no code in it was run. Give a checkpoint that train/ wrote") from error
     header, weights = content.get("header"), content.get("state_dict")
     if not isinstance(header, dict) or not isinstance(weights, dict) or "components" not in header:
         raise UserError(f"{path}: not a checkpoint of this project (it has no header); give one that train/ wrote")
@@ -101,25 +104,6 @@ def read(path: str | Path) -> Checkpoint:
     if not isinstance(averages, dict) or not isinstance(latents, dict):
         raise UserError(f"{path}: its averaged weights or its latent encoder are damaged; copy it again")
     return Checkpoint(path, content["header"], content["state_dict"], averages, latents)
-
-
-def _read_torch(path: Path) -> dict:
-    try:
-        expect_stored(path)
-    except (ValueError, zipfile.BadZipFile, OSError) as error:
-        raise UserError(f"{path}: {error}; nothing in it was read. Give a checkpoint that train/ wrote") from error
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise UserError(
-            f"{path}: holds objects beyond weights and plain data, or is no checkpoint; nothing in it was run. "
-            "Give a checkpoint that train/ wrote"
-        ) from error
-    except DAMAGED as error:
-        raise UserError(f"{path}: truncated or not a checkpoint ({type(error).__name__}); copy it again") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: not a checkpoint of this project; give one that train/ wrote")
-    return content
 
 
 def _read_safetensors(path: Path) -> dict:

@@ -7,12 +7,7 @@ from torch import Tensor
 
 
 class CTClassifier(ModelMixin, ConfigMixin):
-    """MONAI's DenseNet (Huang et al. 2017), by default with 121 layers in 3D.
-
-    Args:
-        dimensions: 3, or 2 for the mean of the logits of slices along D.
-        init_features, growth_rate, block_config: of MONAI's DenseNet.
-    """
+    """MONAI's DenseNet (Huang et al. 2017) in 3D, or in 2D with the mean of the logits of slices along D."""
 
     @register_to_config
     def __init__(
@@ -28,14 +23,7 @@ class CTClassifier(ModelMixin, ConfigMixin):
         if dimensions not in (2, 3):
             raise ValueError(f"dimensions={dimensions}: choose 2 or 3")
         self.slicewise = dimensions == 2
-        self.network = DenseNet(
-            spatial_dims=dimensions,
-            in_channels=1,
-            out_channels=1,
-            init_features=init_features,
-            growth_rate=growth_rate,
-            block_config=tuple(block_config),
-        )
+        self.network = DenseNet(dimensions, 1, 1, init_features, growth_rate, tuple(block_config))
 
     def forward(self, volume: Float[Tensor, "b 1 D H W"]) -> Float[Tensor, " b"]:
         """Logits of volumes in [-1, 1]."""

@@ -8,10 +8,9 @@ from diffusers.configuration_utils import register_to_config
 from jaxtyping import Float
 from torch import Tensor, nn
 
-import ddpm.xray_encoder as encoders
 from ddpm.weights.safe_load import read_weights
-from ddpm.xray_encoder import XrayEncoder
-from ddpm.xray_encoder.base import resize
+from ddpm.xray_encoder import ENCODERS
+from ddpm.xray_encoder.base import XrayEncoder, resize
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 BACKBONES = ("densenet121", "resnet18", "resnet34", "resnet50")
@@ -20,18 +19,15 @@ BACKBONES = ("densenet121", "resnet18", "resnet34", "resnet50")
 class XrayClassifier(ModelMixin, ConfigMixin):
     """An X-ray encoder and a linear head on its embedding, the mean over the views.
 
-    Args:
-        encoder: `{"class": name of one of ddpm.xray_encoder, "config": its constructor arguments}`.
-        dropout: of the embedding.
+    `encoder` is `{"class": name of one of ddpm.xray_encoder, "config": its constructor arguments}`.
     """
 
     @register_to_config
     def __init__(self, encoder: dict, dropout: float = 0.1):
         super().__init__()
-        name = encoder.get("class")
-        kind = getattr(encoders, name) if name in encoders.__all__ else None
-        if kind is None or kind is XrayEncoder or not issubclass(kind, XrayEncoder) or kind.volumetric:
-            raise ValueError(f"encoder {name}: not an X-ray encoder of ddpm.xray_encoder")
+        kind = ENCODERS.get(str(encoder.get("class")))
+        if kind is None or kind.volumetric:
+            raise ValueError(f"encoder {encoder.get('class')}: not an X-ray encoder of ddpm.xray_encoder")
         self.body = kind(**encoder["config"])
         width = self.body.embedding_dim
         self.head = nn.Sequential(nn.LayerNorm(width), nn.Dropout(dropout), nn.Linear(width, 1))
@@ -50,12 +46,7 @@ class XrayClassifier(ModelMixin, ConfigMixin):
 
 
 class TorchvisionXrayClassifier(ModelMixin, ConfigMixin):
-    """A classification network of torchvision with one output, the mean over the views.
-
-    Args:
-        architecture: one of `BACKBONES`.
-        image_size: side in pixels to which X-rays are resized.
-    """
+    """A classification network of torchvision, one of `BACKBONES`, with one output, the mean over the views."""
 
     @register_to_config
     def __init__(self, architecture: str = "densenet121", image_size: int = 224):

@@ -37,12 +37,10 @@ def make_condition(
     prior: Float[Tensor, "b c d h w"] | None = None,
     prior_std: Float[Tensor, "b c d h w"] | None = None,
 ) -> Condition:
-    """Embedding (mean over the views), lifted features, tokens for attention, and the linear prior.
+    """Embedding (mean over the views), lifted features, tokens for attention, and the linear prior with its deviation.
 
-    Args:
-        lift: module that resamples the maps on the latent grid of `size`; None for no lifted features.
-        token_grid: tokens per side, to which the maps are averaged for cross-attention; 0 for no tokens.
-        prior, prior_std: linear prior and its standard deviation, of `ddpm.conditioning.linear_prior.LinearPrior`.
+    `lift` resamples the maps on the latent grid of `size`; `token_grid` is the number of tokens per side, to which the
+    maps are averaged for cross-attention.
     """
     features = None if lift is None else lift(encoded.maps, pose, extent, size)
     tokens = None

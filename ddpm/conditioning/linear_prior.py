@@ -88,7 +88,7 @@ class LinearPrior(ModelMixin, ConfigMixin):
             raise ValueError(f"X-rays of {xrays.shape[1]} views, the linear prior was made for {self.config.views}")
         self.pixel_mean.copy_(raw.mean(dim=0))
         self.pixel_std.copy_(raw.std(dim=0).clamp_min(MIN_STD))
-        z = self._standardise(raw).double()
+        z = self._features(xrays).double()
 
         targets = torch.cat(
             [F.adaptive_avg_pool3d(chunk.float(), self.grid).flatten(1) for chunk in latents.split(64)]
@@ -148,7 +148,7 @@ class LinearPrior(ModelMixin, ConfigMixin):
         if self.config.hidden:
             return self.mean.new_zeros(len(xray), *self.config.latent_shape)
         with torch.autocast(xray.device.type, enabled=False):
-            z = self._standardise(self._pool(xray))
+            z = self._features(xray)
             scores = z @ self.weight
             if index is not None:
                 own = self.members[index]
@@ -172,7 +172,7 @@ class LinearPrior(ModelMixin, ConfigMixin):
     def distance(self, xray: Float[Tensor, "b v 1 h w"]) -> Float[Tensor, " b"]:
         """Distance of X-rays from the training mean in score space; 1 for the farthest training X-ray."""
         with torch.autocast(xray.device.type, enabled=False):
-            return self._from_mean(self._standardise(self._pool(xray)) @ self.weight)[:, 0]
+            return self._from_mean(self._features(xray) @ self.weight)[:, 0]
 
     @torch.no_grad()
     def likeness(self, xray: Float[Tensor, "b v 1 h w"]) -> Float[Tensor, " b"]:
@@ -188,8 +188,8 @@ class LinearPrior(ModelMixin, ConfigMixin):
         small = F.adaptive_avg_pool2d(xray.flatten(0, 1).float(), self.config.pixels)
         return small.reshape(len(xray), -1)
 
-    def _standardise(self, raw: Tensor) -> Tensor:
-        return (raw - self.pixel_mean) / self.pixel_std
+    def _features(self, xray: Tensor) -> Float[Tensor, "b p"]:
+        return (self._pool(xray) - self.pixel_mean) / self.pixel_std
 
 
 def _members(patients: Sequence) -> Int[Tensor, "n m"]:

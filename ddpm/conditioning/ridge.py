@@ -10,9 +10,7 @@ PENALTIES = tuple(10.0 ** (k / 2) for k in range(-6, 7))  # in units of the mean
 class RidgeSystem:
     """`(A + λ·unit·I)⁻¹` for every penalty λ, from one eigendecomposition (Hoerl and Kennard 1970).
 
-    Args:
-        gram: A, symmetric and positive semidefinite: ZᵀZ, or the kernel ZZᵀ in the dual form.
-        unit: of the penalty; None takes the mean eigenvalue of A.
+    A is `gram`, ZᵀZ or the kernel ZZᵀ in the dual form. The default `unit` is the mean eigenvalue of A.
     """
 
     def __init__(self, gram: Float[Tensor, "f f"], unit: Tensor | None = None):

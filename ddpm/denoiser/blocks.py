@@ -13,10 +13,7 @@ POSITION_CHANNELS = 3 * (1 + 2 * len(_FREQUENCIES))
 
 
 class Conv3d(nn.Conv3d):
-    """A convolution in float32 where oneDNN's bfloat16 weight gradient reads uninitialised memory (torch 2.14).
-
-    That is on a CPU, for an input two voxels deep and a kernel of three.
-    """
+    """A convolution in float32 for inputs two voxels deep on a CPU, where oneDNN's bfloat16 gradient is wrong."""
 
     def forward(self, x: Tensor) -> Tensor:
         """`(b, c, d, h, w)`."""

@@ -14,32 +14,17 @@ class NoiseObjective:
 
     `flow` has its own process: straight lines from data to noise, `x_t = (1 - σ) x_0 + σ ε` with σ = (t + 1)/T, and
     the target ε - x_0 (Lipman et al., "Flow Matching for Generative Modeling", 2023). It ends on pure noise;
-    `schedule` and `zero_terminal_snr` have no effect.
-
-    Args:
-        timesteps: T.
-        schedule: diffusers' name (`squaredcos_cap_v2` is the cosine schedule of Nichol and Dhariwal 2021).
-        prediction: `epsilon`, `v_prediction`, `sample` or `flow`.
-        zero_terminal_snr: the last timestep is pure noise (Lin et al., "Common Diffusion Noise Schedules and Sample
-            Steps Are Flawed", 2024).
-        min_snr_gamma: γ of min-SNR loss weighting, which caps the weight of low-noise timesteps (Hang et al.,
-            "Efficient Diffusion Training via Min-SNR Weighting Strategy", 2023); None for equal weights.
-        snr_weight: s² of the loss weight 1 + s²·SNR, at most 16, for prediction of clean latents. This is 1/c_out² in
-            units of s² for latents with standard deviation s around their prior (`ddpm.denoiser.preconditioning`).
-            None for equal weights.
-        timestep_power: 1 draws timesteps uniformly; k > 1 draws T·u^(1/k), high-noise timesteps more often.
-        pure_noise_warmup: first share of the training in which every timestep is T-1, so that the network learns to
-            use the X-ray, as in regression, before it learns to denoise.
+    `schedule` and `zero_terminal_snr` have no effect. The loss weight is that of `NoiseSchedule.weight`, 1 by default.
     """
 
-    timesteps: int = 1000
-    schedule: str = "squaredcos_cap_v2"
-    prediction: str = "v_prediction"
-    zero_terminal_snr: bool = True
-    min_snr_gamma: float | None = None
-    snr_weight: float | None = None
-    timestep_power: float = 1.0
-    pure_noise_warmup: float = 0.0
+    timesteps: int = 1000  # T
+    schedule: str = "squaredcos_cap_v2"  # diffusers' name of the cosine schedule of Nichol and Dhariwal 2021
+    prediction: str = "v_prediction"  # one of PREDICTIONS
+    zero_terminal_snr: bool = True  # the last timestep is pure noise (Lin et al. 2024, "… Are Flawed")
+    min_snr_gamma: float | None = None  # γ, which caps the weight of low-noise timesteps (Hang et al. 2023, "Min-SNR")
+    snr_weight: float | None = None  # s² of the weight 1 + s²·SNR = s²/c_out² (`ddpm.denoiser.preconditioning`)
+    timestep_power: float = 1.0  # k > 1 draws T·u^(1/k), high-noise timesteps more often
+    pure_noise_warmup: float = 0.0  # first share of the training in which every timestep is T-1, as in regression
 
     def __post_init__(self):
         if self.prediction not in PREDICTIONS:

@@ -16,12 +16,10 @@ from common.seeding import generator
 
 
 class SampleNoise:
-    """The noise of a batch of samples; that of sample j of an X-ray depends on `(seed, name, j)` alone.
+    """The noise of a batch of samples, of which sample j of X-ray `name` depends on `(seed, name, j)` alone.
 
-    Args:
-        names: name of each sample's X-ray.
-        numbers: j of each sample.
-        antithetic: gives an odd sample the opposite noise of the sample before it.
+    `names` and `numbers` j have one entry per sample; with `antithetic` an odd sample has the opposite noise of the
+    sample before it.
     """
 
     def __init__(self, seed: int, names: list[str], numbers: list[int], antithetic: bool):

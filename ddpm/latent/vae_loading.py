@@ -18,21 +18,15 @@ from ddpm.weights.hub import hub_file, why_missing
 
 VAE_HELP = "model.vae_ckpt=<hub id, folder of a diffusers AutoencoderKL or AutoencoderTiny, or .safetensors file>"
 
-# vae/config.json of stabilityai/stable-diffusion-xl-base-1.0. Other VAEs of this architecture differ in the scaling
-# factor alone, which the standardisation of the latents cancels.
+# vae/config.json of stabilityai/stable-diffusion-xl-base-1.0 beside the defaults of AutoencoderKL. Other VAEs of this
+# architecture differ in the scaling factor, which the standardisation of the latents cancels.
 SDXL_VAE = {
-    "in_channels": 3,
-    "out_channels": 3,
     "down_block_types": ("DownEncoderBlock2D",) * 4,
     "up_block_types": ("UpDecoderBlock2D",) * 4,
     "block_out_channels": (128, 256, 512, 512),
     "layers_per_block": 2,
-    "act_fn": "silu",
-    "latent_channels": 4,
-    "norm_num_groups": 32,
     "sample_size": 1024,
     "scaling_factor": 0.13025,
-    "force_upcast": True,
 }
 TAESDXL: dict = {}  # AutoencoderTiny's defaults are the config of madebyollin/taesdxl
 WEIGHTS = "diffusion_pytorch_model.safetensors"

@@ -17,14 +17,10 @@ Term = Callable[[Tensor, Tensor, LatentEncoder, torch.Generator], Tensor]
 
 
 class GeneratorLosses:
-    """Weighted terms, where each sample counts by `signal_t²` of its noisy latents, 0 at zero terminal SNR.
+    """Weighted terms by name, where each sample counts by `signal_t²` of its noisy latents, 0 at zero terminal SNR.
 
     At pure noise the best prediction of the clean latents is the blurred mean of all that fit the X-ray, where a term
     that favours sharpness misleads.
-
-    Args:
-        terms: by name.
-        weights: of each of them, above 0.
     """
 
     def __init__(self, terms: dict[str, Term], weights: dict[str, float]):
@@ -39,12 +35,7 @@ class GeneratorLosses:
         generator: torch.Generator,
         adversarial: bool = True,
     ) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]]]:
-        """The weighted sum, and the mean of each term for the log.
-
-        Args:
-            share: `signal_t²` of each sample.
-            adversarial: whether an adversarial term takes part.
-        """
+        """The weighted sum, and the mean of each term for the log; `share` is `signal_t²` of each sample."""
         encoder.to(predicted.device)
         total, values = predicted.new_zeros(()), {}
         for name, term in self.terms.items():

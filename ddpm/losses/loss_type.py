@@ -1,7 +1,4 @@
-"""`model.loss_type`: a pointwise loss by its name, and the terms on the predicted clean latents with it.
-
-`l1_lpips_disc` is L1 plus the perceptual and the adversarial term.
-"""
+"""`model.loss_type`, such as `l1_lpips_disc`: a pointwise loss and terms on the predicted clean latents."""
 
 from collections.abc import Callable
 
@@ -16,9 +13,7 @@ DEFAULT_WEIGHT = 0.01  # of a term that loss_type names and whose own weight is 
 def parse_loss_type(loss_type: str, weights: dict[str, float | None]) -> tuple[str, dict[str, float]]:
     """Name of the pointwise loss, and the weight of each further term that takes part.
 
-    Args:
-        loss_type: a pointwise name, followed by any of `_lpips`, `_disc`, `_cls`.
-        weights: by name of the term. None is 0.01 if `loss_type` names the term, else 0; a number overrides the name.
+    A weight of None is 0.01 if `loss_type` names the term, else 0; a number overrides the name.
     """
     pointwise, *words = str(loss_type).split("_")
     if pointwise not in POINTWISE or not set(words) <= TERMS.keys() or len(set(words)) < len(words):

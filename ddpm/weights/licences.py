@@ -1,7 +1,4 @@
-"""Licences that trained weights inherit from published weights and data sets; part of every checkpoint's header.
-
-The tables hold licences whose own page was read (docs/licences.md).
-"""
+"""Licences that trained weights inherit from published weights and data sets (docs/licences.md), for the header."""
 
 CHECK = "check at the source"
 RAIL = "CreativeML Open RAIL++-M: attachment A excludes medical advice and interpreting medical results"

@@ -24,9 +24,9 @@ def expect_stored(path: str | Path) -> None:
 
     `torch.save` does not compress: a larger archive is compressed, to fill the memory, or its records overlap.
     """
-    if not zipfile.is_zipfile(path):
-        return
     try:
+        if not zipfile.is_zipfile(path):
+            return
         with zipfile.ZipFile(path) as archive:
             records = archive.infolist()
     except (zipfile.BadZipFile, NotImplementedError, OSError, ValueError, struct.error) as error:

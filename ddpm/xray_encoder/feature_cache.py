@@ -11,12 +11,9 @@ from ddpm.xray_encoder.base import XrayEncoder
 
 
 class EncodedDataset(Dataset):
-    """Items of a data set, by its keys, with `xray_embedding` `(v, e)` and `xray_maps` `(v, f, y, x)` in float16.
+    """Items of a data set without augmentation, with `xray_embedding` `(v, e)` and `xray_maps` `(v, f, y, x)`.
 
-    Args:
-        items: with `xray` `(v, 1, h, w)` and no augmentation.
-        encoder: frozen; moved to `device`.
-        align: function of a batch that returns it with another `xray`, before encoding.
+    The features of the frozen encoder are in float16. `align` returns a batch with another `xray`, before encoding.
     """
 
     def __init__(

@@ -19,11 +19,11 @@ RESAMPLING = {2: "bilinear", 3: "bicubic"}  # PIL's constants in a preprocessor_
 class _TransformerXrayEncoder(PretrainedXrayEncoder):
     """The embedding is the pooled class token, the map the patch tokens after the last norm.
 
-    Args:
-        vision: settings of the network, as in its `config.json`.
-        image_size, mean, std, interpolation: of its training images, as in its `preprocessor_config.json`.
-        source: hub id or folder, for the record.
+    `vision` are the settings in its `config.json`; `image_size`, `mean`, `std` and `interpolation` those in its
+    `preprocessor_config.json`; `source` is a hub id or folder, for the record.
     """
+
+    network_name: str
 
     @register_to_config
     def __init__(
@@ -36,25 +36,27 @@ class _TransformerXrayEncoder(PretrainedXrayEncoder):
         source: str = "",
     ):
         super().__init__()
-        network, settings = self.classes()
-        self.network = network(settings(**vision))
+        network = self.network_class()
+        self.network = network(network.config_class(**vision))
         self.interpolation = interpolation
         self.embedding_dim = self.feature_channels = self.network.config.hidden_size
         self.patches = image_size // self.network.config.patch_size
 
-    @staticmethod
-    def classes() -> tuple[type, type]:
-        """Network and config class; the library is slow to import."""
-        raise NotImplementedError
+    @classmethod
+    def network_class(cls) -> type:
+        """The class of the network in the transformers library."""
+        import transformers  # slow
+
+        return getattr(transformers, cls.network_name)
 
     @classmethod
     def from_weights(cls, weights: str) -> "_TransformerXrayEncoder":
         """The network of a hub id or of a folder with its three files."""
         config_file, image_file, _ = fetch(weights, *FILES)
-        network, settings = cls.classes()
+        network = cls.network_class()
         try:
-            found = json.loads(config_file.read_text()).get("model_type")
-            expected = {settings.model_type, settings.model_type.removesuffix("_vision_model")}
+            found, known = json.loads(config_file.read_text()).get("model_type"), network.config_class.model_type
+            expected = {known, known.removesuffix("_vision_model")}
             if found not in expected:
                 raise ValueError(f"its config.json names the model type {found}, not {' or '.join(sorted(expected))}")
             with _silenced():  # else it lists the weights of a text tower
@@ -74,38 +76,22 @@ class _TransformerXrayEncoder(PretrainedXrayEncoder):
     def encode_image(self, image: Float[Tensor, "n 3 s s"]) -> tuple[Float[Tensor, "n e"], Float[Tensor, "n f y x"]]:
         """Embedding and map of one forward pass."""
         out = self.network(pixel_values=image)
-        tokens = self.last_norm(out.last_hidden_state[:, -(self.patches**2) :])
+        tokens = out.last_hidden_state[:, -(self.patches**2) :]
+        if hasattr(self.network, "post_layernorm"):  # of CLIP, which applies it to its class token alone
+            tokens = self.network.post_layernorm(tokens)
         return out.pooler_output, tokens.transpose(1, 2).unflatten(2, (self.patches, self.patches))
-
-    def last_norm(self, tokens: Float[Tensor, "n t f"]) -> Float[Tensor, "n t f"]:
-        """The norm after the last block, for a network that applies it to its class token alone."""
-        return tokens
 
 
 class CLIPXrayEncoder(_TransformerXrayEncoder):
     """CLIP's image tower (Radford et al., 2021), trained on images of the web."""
 
-    @staticmethod
-    def classes() -> tuple[type, type]:
-        """Network and config class."""
-        from transformers import CLIPVisionConfig, CLIPVisionModel
-
-        return CLIPVisionModel, CLIPVisionConfig
-
-    def last_norm(self, tokens: Float[Tensor, "n t f"]) -> Float[Tensor, "n t f"]:
-        """CLIP's norm, which the library applies to the class token alone."""
-        return self.network.post_layernorm(tokens)
+    network_name = "CLIPVisionModel"
 
 
 class RadDINOXrayEncoder(_TransformerXrayEncoder):
     """RAD-DINO (Pérez-García et al., 2024): DINOv2 trained on chest X-rays; a map of 37×37 at 518 pixels."""
 
-    @staticmethod
-    def classes() -> tuple[type, type]:
-        """Network and config class."""
-        from transformers import Dinov2Config, Dinov2Model
-
-        return Dinov2Model, Dinov2Config
+    network_name = "Dinov2Model"
 
 
 @contextmanager

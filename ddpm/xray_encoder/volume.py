@@ -14,12 +14,8 @@ from ddpm.xray_encoder.cnn import ResidualBlock, embedding_head
 class VolumeEncoder(XrayEncoder):
     """Strided convolutions on axial slices as one volume, trained together with the denoiser.
 
-    Each map covers a slab of as many slices as the product of the strides along depth.
-
-    Args:
-        width: channels after the first stride; doubled at each further one.
-        strides: along `(depth, height, width)`, from fine to coarse.
-        blocks: residual blocks after each stride.
+    Each map covers a slab of as many slices as the product of the strides along depth. `width` channels follow the
+    first of the strides `(depth, height, width)`, twice as many each further one.
     """
 
     volumetric = True

@@ -25,10 +25,7 @@ CACHE = Path("~/.torchxrayvision/models_data")  # folder of the library's downlo
 class TorchXRayVisionEncoder(PretrainedXrayEncoder):
     """The embedding is the 1024 pooled features, the map the same features at 1/32 (Cohen et al. 2022).
 
-    Args:
-        densenet: `growth_rate`, `block_config` and `num_init_features` of the library's class; None for its defaults.
-        image_size: a multiple of 32; it was trained on 224.
-        source: name or file, for the record.
+    `densenet` are arguments of the library's class, `source` a name or file for the record.
     """
 
     channels = 1
