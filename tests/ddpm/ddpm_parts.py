@@ -1,4 +1,4 @@
-"""Small parts of the second stage, made alike by all its tests."""
+"""Small parts of the second stage for its tests."""
 
 from functools import partial
 
@@ -39,6 +39,19 @@ def module(num_batches: int = 4, denoiser: UNet3D | None = None, **options) -> D
     return DDPMModule(
         parts, objective, Optimisation(optimizer, num_batches, warmup_steps=1), dict(PROTOCOL), **options
     )
+
+
+class Steps:
+    """`n` items of three cases, as of the step sampler from step `first`."""
+
+    def __init__(self, n: int, first: int = 0):
+        self.n, self.first = n, first
+
+    def __len__(self):
+        return self.n
+
+    def __getitem__(self, i):
+        return item((self.first + i) % 3, step=self.first + i)
 
 
 def item(index: int, step: int = 0) -> dict:

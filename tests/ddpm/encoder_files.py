@@ -1,4 +1,4 @@
-"""Small networks with random weights, of the classes of the published ones and saved as those are."""
+"""Small networks with random weights, of the classes and file formats of the published ones."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""A volume of 512×512×128 is generated within a bound of memory."""
+"""Memory limit of the generation of a volume of 512×512×128."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""Adapters: the base stays bit-identical, they alone learn and are saved alone, and merging changes no output."""
+"""Adapters: the base stays bit-identical, only adapters are trained and saved, and merging changes no output."""
 
 import copy
 import shutil
@@ -22,7 +22,7 @@ LORA = {"rank": 2, "alpha": 4}
 
 
 class Layers(nn.Module):
-    """One of each kind that an adapter may stand beside, and one of each that it may not."""
+    """Layers with and without support for adapters."""
 
     def __init__(self):
         super().__init__()
@@ -37,8 +37,8 @@ class Layers(nn.Module):
         return self.attention(x, x, x)[0]
 
 
-def stirred(parts: nn.Module) -> nn.Module:
-    """The same with adapters that say something."""
+def with_random_adapters(parts: nn.Module) -> nn.Module:
+    """The same with random weights in the adapters."""
     torch.manual_seed(1)
     for name, parameter in parts.named_parameters():
         if name in adapter_names(parts):
@@ -53,7 +53,7 @@ def averages(m) -> dict:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> dict:
-    """A base that was trained a little, and a LoRA run upon it."""
+    """A trained base, and a LoRA run from it."""
     folder = tmp_path_factory.mktemp("runs")
     quick = {"optimizer": partial(torch.optim.AdamW, lr=0.03)}
     base = module(**quick)
@@ -78,8 +78,8 @@ def test_merging_gives_the_same_output_for_every_kind_of_layer():
     adapted = copy.deepcopy(plain)
     record = add_lora(adapted, 2, 3.0)
     assert set(record["layers"]) == {"plane", "solid", "point", "flat", "linear"}
-    assert torch.allclose(adapted(x), plain(x), atol=1e-6)  # an adapter starts by saying nothing
-    outside = stirred(adapted)(x)
+    assert torch.allclose(adapted(x), plain(x), atol=1e-6)  # an untrained adapter is zero
+    outside = with_random_adapters(adapted)(x)
     merge_lora(adapted)
     assert (outside - plain(x)).abs().max() > 0.05
     assert (adapted(x) - outside).abs().max() < 1e-5
@@ -105,7 +105,7 @@ def test_the_base_stays_bit_identical_and_only_adapters_move(run):
     moved = {k for k, v in m.trained.state_dict().items() if not torch.equal(v, run["before"][k])}
     assert moved and moved <= adapter_names(m.trained)
     assert {name.split(".")[0] for name in moved} == {"denoiser", "xray_encoder", "lift"}
-    assert len(moved) > 0.95 * len(adapter_names(m.trained))  # none lies beside a layer whose forward nobody calls
+    assert len(moved) > 0.95 * len(adapter_names(m.trained))  # the forward of every adapted layer is called
 
 
 def test_the_optimizer_and_the_average_hold_adapters_alone(run):

@@ -1,29 +1,16 @@
-"""Training of the denoiser: what trains, what stays, what is repeatable, what a checkpoint holds."""
+"""Training of the denoiser: trained and frozen parts, repeatability, averages, checkpoints."""
 
 from functools import partial
 
 import pytest
 import pytorch_lightning as pl
 import torch
-from ddpm_parts import item, module
+from ddpm_parts import Steps, item, module
 from torch.utils.data import DataLoader, default_collate
 
 from ddpm.checkpoint.load import load_pipeline
 from ddpm.diffusion.objective import NoiseObjective
 from train.run.checkpoint_io import AtomicCheckpointIO
-
-
-class Steps:
-    """Items as the step sampler gives them."""
-
-    def __init__(self, n: int):
-        self.n = n
-
-    def __len__(self):
-        return self.n
-
-    def __getitem__(self, i):
-        return item(i % 3, step=i)
 
 
 def fit(m, n: int = 3, folder=None, **options) -> pl.Trainer:
@@ -39,7 +26,7 @@ def state(m) -> dict:
     return {k: v.clone() for k, v in m.trained.state_dict().items()}
 
 
-def test_all_that_trains_moves_and_the_latent_encoder_does_not():
+def test_training_changes_all_parts_but_the_latent_encoder():
     m = module()
     before, frozen = state(m), {k: v.clone() for k, v in m.latent_encoder.state_dict().items()}
     fit(m, 4)

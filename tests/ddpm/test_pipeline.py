@@ -1,4 +1,4 @@
-"""Generation: the same seed gives the same volume, whatever it is batched with; guidance; sizes and units."""
+"""Generation: the same seed gives the same volume in every batch; guidance; sizes and units."""
 
 from functools import partial
 
@@ -55,7 +55,7 @@ def test_guidance_of_zero_ignores_the_xray(pipeline, xrays):
     assert (a - b).abs().max() < 1e-3 * 2000
 
 
-def test_guidance_is_refused_by_a_model_that_was_never_without_its_xray(xrays):
+def test_guidance_needs_a_model_trained_with_dropped_xrays(xrays):
     made = module()
     made.protocol = {**made.protocol, "condition_drop": 0.0}
     pipeline = made.pipeline()
@@ -96,8 +96,8 @@ def test_a_whole_call_in_bfloat16_is_near_one_in_float32(xrays, monkeypatch):
         autocast = partial(torch.autocast, "cpu", dtype=torch.bfloat16, enabled=fast)
         monkeypatch.setattr("ddpm.pipeline.inference_autocast", lambda *_, autocast=autocast: autocast())
         found[fast] = made(xrays).volumes, made.decode(latents)
-    for (fast, plain), bound in zip(zip(found[True], found[False], strict=True), (0.015, 0.01), strict=True):
-        assert plain.std() > 100 and 0 < (fast - plain).norm() < bound * plain.norm()
+    for (fast, plain), limit in zip(zip(found[True], found[False], strict=True), (0.015, 0.01), strict=True):
+        assert plain.std() > 100 and 0 < (fast - plain).norm() < limit * plain.norm()
 
 
 SDE = {"algorithm_type": "sde-dpmsolver++", "spacing": "log_snr"}
@@ -138,7 +138,7 @@ def test_a_few_steps_are_called_a_preview(pipeline):
     pipeline.set_sampler("DPMSolverMultistepScheduler", 3)
 
 
-def test_what_describes_the_sampling_hides_nothing_of_the_data(pipeline):
+def test_description_and_protocol_share_no_keys(pipeline):
     """Both stand side by side in protocols and settings."""
     taken = {"spacing", "window", "volume_size", "samples", "seed", "split", "cases", "dataset", "checkpoint"}
     assert not taken & set(pipeline.describe())

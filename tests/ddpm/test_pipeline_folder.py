@@ -1,4 +1,4 @@
-"""A folder of diffusers gives the volume of the pipeline that wrote it, and names no class but ours."""
+"""A diffusers folder gives the volume of the pipeline that wrote it, and names only classes of the registry."""
 
 import json
 import shutil
@@ -74,7 +74,7 @@ def test_a_scheduler_of_karras_family_samples_what_ddim_samples(folder):
     torch.testing.assert_close(volume(pipeline), first, atol=20.0, rtol=0)  # of a range of 2000 HU, in bfloat16
 
 
-def test_a_part_is_put_in_the_place_of_another(folder):
+def test_a_part_replaces_that_of_the_folder(folder):
     own = CNNXrayEncoder(width=8, blocks=1, feature_channels=8, embedding_dim=32).eval()
     assert XrayToCTPipeline.from_pretrained(folder, xray_encoder=own).xray_encoder is own
 
@@ -89,7 +89,7 @@ def test_foreign_classes_are_refused(folder, found):
         XrayToCTPipeline.from_pretrained(folder)
 
 
-def test_foreign_pipelines_and_parts_that_lie_about_their_class(folder):
+def test_foreign_pipelines_and_parts_of_another_class_are_refused(folder):
     edit(folder / "denoiser" / "config.json", _class_name="VolumeEncoder")
     with pytest.raises(UserError, match="class VolumeEncoder, but model_index.json names UNet3D"):
         XrayToCTPipeline.from_pretrained(folder)
@@ -101,7 +101,7 @@ def test_foreign_pipelines_and_parts_that_lie_about_their_class(folder):
             XrayToCTPipeline.from_pretrained(folder, **{option: "x"})
 
 
-def test_weights_that_are_missing_are_no_random_ones(folder):
+def test_missing_weights_are_refused(folder):
     file = folder / "denoiser" / "diffusion_pytorch_model.safetensors"
     weights = load_file(file)
     weights.pop(sorted(weights)[0])

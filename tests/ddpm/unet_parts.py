@@ -9,7 +9,7 @@ def small(**options) -> UNet3D:
     torch.manual_seed(0)
     condition = {"channels": 3, "embedding_dim": 24}
     net = UNet3D(**{"in_channels": 4, "dim": 16, "head_dim": 8, "condition": condition, **options})
-    for name, p in net.named_parameters():  # layers that start at zero hide what lies behind them
+    for name, p in net.named_parameters():  # layers that start at zero hide the layers before them
         if not p.any():
             torch.nn.init.normal_(p, std=0.05, generator=torch.Generator().manual_seed(len(name)))
     return net

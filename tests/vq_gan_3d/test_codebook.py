@@ -74,7 +74,7 @@ def test_one_update_is_that_of_one_hot_rows():
     assert (one_hot.sum(dim=0) == 0).any() and int(codebook.updates) == 2  # a code without a vector is among them
 
 
-def test_dead_codes_come_back_to_the_data():
+def test_dead_codes_restart_on_the_data():
     codebook = Codebook(n_codes=64, embedding_dim=2, decay=0.5, restart_below=0.05).train()
     data = torch.randn(1, 2, 8, 8, 8)
     codebook(data)
@@ -87,7 +87,7 @@ def test_dead_codes_come_back_to_the_data():
     assert perplexity(out.indices, 64)[0] > 20
 
 
-def test_evaluation_leaves_the_codebook_alone(codebook):
+def test_evaluation_does_not_change_the_codebook(codebook):
     before = {k: v.clone() for k, v in codebook.state_dict().items()}
     codebook.eval()(torch.randn(1, 4, 4, 4, 4))
     assert all(torch.equal(before[k], v) for k, v in codebook.state_dict().items())

@@ -1,4 +1,4 @@
-"""Training of the VQ-GAN: who gets a gradient, when, and what stops it."""
+"""Training of the VQ-GAN: gradients, learning rates, counted batches, errors."""
 
 import sys
 from functools import partial
@@ -48,7 +48,7 @@ def snapshot(module: torch.nn.Module) -> dict:
     return {k: v.clone() for k, v in module.state_dict().items()}
 
 
-def test_discriminator_rests_until_its_batch_and_then_trains():
+def test_discriminator_trains_from_its_first_batch():
     module = make(start=3)
     before = snapshot(module.discriminator)
     fit(module, batches(3))
@@ -71,10 +71,10 @@ def test_batches_are_counted_once_with_two_optimizers():
 
 
 def test_adversarial_term_changes_the_training_of_the_generator():
-    plain, judged = make(weight=0.0), make(weight=1.0)
+    plain, adversarial = make(weight=0.0), make(weight=1.0)
     fit(plain, batches(3))
-    fit(judged, batches(3))
-    assert not torch.equal(plain.model.decoder[-1].weight, judged.model.decoder[-1].weight)
+    fit(adversarial, batches(3))
+    assert not torch.equal(plain.model.decoder[-1].weight, adversarial.model.decoder[-1].weight)
 
 
 def test_not_a_number_stops_with_the_cause():

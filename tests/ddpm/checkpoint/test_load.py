@@ -1,4 +1,4 @@
-"""Files that are not what they should be: one line, and nothing in them is run."""
+"""Damaged and foreign files: one line of error, and no code of them is run."""
 
 import json
 import pickle
@@ -27,7 +27,7 @@ def vqgan_file(path, **header):
     return path, content
 
 
-def test_vqgan_comes_back(tmp_path):
+def test_vqgan_is_rebuilt(tmp_path):
     path, content = vqgan_file(tmp_path / "last.ckpt")
     model = read(path).vqgan()
     assert all(torch.equal(v, content["state_dict"][f"model.{k}"]) for k, v in model.state_dict().items())

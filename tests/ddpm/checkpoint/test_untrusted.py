@@ -1,4 +1,4 @@
-"""Checkpoints from anybody: nothing in them runs, grows, reaches the network or asks for more than they hold."""
+"""Untrusted checkpoints: they run no code, fill no memory and reach no network."""
 
 import json
 import tarfile
@@ -33,7 +33,7 @@ def vqgan(path, **changes):
     return path
 
 
-def test_an_archive_that_grows_is_refused_before_it_is_opened(tmp_path):
+def test_a_compressed_archive_is_refused_before_it_is_opened(tmp_path):
     good, _ = checkpoint_files()
     (tmp_path / "good.ckpt").write_bytes(good)
     read(tmp_path / "good.ckpt").vqgan()
@@ -57,7 +57,7 @@ class Shouts:
     lambda path: extractors._load(torch.nn.Linear(1, 1), path),
     lambda path: bundle.filled(torch.nn.Linear(1, 1), path),
 ])  # fmt: skip
-def test_every_file_of_weights_is_looked_at_before_it_is_opened(read, tmp_path, capsys):
+def test_every_weight_file_is_checked_before_it_is_opened(read, tmp_path, capsys):
     path = tmp_path / "weights.pt"
     torch.save({"a": torch.zeros(3_000_000)}, path)
     path.write_bytes(packed(path.read_bytes()))
@@ -97,7 +97,7 @@ def test_torchs_oldest_format_is_not_unpacked(tmp_path):
         network_weights(tmp_path / "network.pt")
 
 
-def test_a_header_cannot_ask_for_more_than_its_file_holds(tmp_path):
+def test_a_component_larger_than_its_weights_is_refused(tmp_path):
     path = vqgan(tmp_path / "model.safetensors", config={"n_codes": 1_000_000, "embedding_dim": 100_000})
     with pytest.raises(UserError, match="needs 4[0-9.]+e\\+0[0-9] GB|needs [0-9]+ GB"):
         read(path).vqgan()
@@ -123,7 +123,7 @@ def test_a_header_cannot_name_a_model_to_be_fetched(tmp_path, name):
 
 @pytest.mark.parametrize(("key", "value"), [("volume_size", [10**6] * 3), ("volume_size", "x"), ("extent", [1, 2]),
                                             ("window", "nowhere"), ("xray_size", [0, 5])])  # fmt: skip
-def test_a_damaged_protocol_is_told(tmp_path, key, value):
+def test_a_damaged_protocol_is_named(tmp_path, key, value):
     pipeline = module().pipeline()
     pipeline.register_to_config(protocol={**pipeline.protocol, key: value})
     with pytest.raises(UserError, match="protocol is damaged"):
@@ -135,7 +135,7 @@ def test_a_newer_format_asks_for_an_update(tmp_path):
         read(vqgan(tmp_path / "model.safetensors", format=2)).vqgan()
 
 
-def test_a_class_that_is_no_word(tmp_path):
+def test_a_class_that_is_no_string(tmp_path):
     """Found by fuzzing: a list is no key of the registry."""
     header, weights = checkpoint()
     header["components"]["vqgan"]["class"] = []
@@ -164,7 +164,7 @@ def test_licences_are_found_by_id_name_and_folder():
     assert public_name("C:\\Users\\me\\vae") == "vae" and public_name("a/b") == "a/b" and public_name("./b") == "b"
 
 
-def test_the_checkpoint_of_the_release_before_gives_the_volume_it_gave():
+def test_the_checkpoint_of_the_previous_release_generates_the_same_volume():
     """`release_0.1.0.ckpt` and the means of 4³ voxels of its volume were written by that release (a phantom model)."""
     expected = torch.tensor(json.loads(OLD.with_suffix(".json").read_text())["hu"])
     pipeline = load_pipeline(OLD).set_sampler("DDIMScheduler", 3)

@@ -1,4 +1,4 @@
-"""Names of older versions become the names of today; content with today's names stays as it is."""
+"""Names of older versions become the present names; content with present names stays unchanged."""
 
 import torch
 

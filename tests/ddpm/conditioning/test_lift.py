@@ -1,4 +1,4 @@
-"""Lifted features lie on their rays: the voxel's feature is that of the pixel where the DRR shows the voxel."""
+"""Lifted features follow the rays: a voxel has the feature of the pixel where the DRR shows it."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ SIZE = (16, 16, 16)
 
 
 @pytest.mark.parametrize("azimuth", [0.0, 90.0, 35.0])
-def test_a_voxel_reads_the_pixel_of_its_own_shadow(azimuth):
+def test_a_voxel_gets_the_pixel_that_its_ray_hits(azimuth):
     pose = make_pose(EXTENT, azimuth=azimuth)
     spacing = tuple(e / n for e, n in zip(EXTENT, SIZE, strict=True))
     for voxel in ((3, 4, 5), (12, 8, 3), (8, 13, 12)):

@@ -28,7 +28,7 @@ def test_it_is_ridge_regression():
     alpha = float(prior.penalty) * torch.linalg.eigvalsh(z.T @ z).mean().item()
     ridge = Ridge(alpha=alpha).fit(z.numpy(), latents.flatten(1).double().numpy())
     new, _ = cases(5, seed=1)
-    prior.radius.fill_(torch.inf)  # the bound has a test of its own
+    prior.radius.fill_(torch.inf)  # another test covers the limit
     expected = torch.from_numpy(ridge.predict(prior._standardise(prior._pool(new)).double().numpy()))
     assert torch.allclose(prior(new).flatten(1).double(), expected, atol=1e-3)
 
@@ -75,7 +75,7 @@ def test_the_regression_without_the_patient_predicts_a_case():
         make().fit(xrays, latents, ["a"] * 12 + ["b"] * 12)
 
 
-def test_siblings_are_worth_nothing_to_an_unseen_patient():
+def test_cases_of_one_patient_do_not_improve_predictions_for_another():
     """Every case twice: if only the case is left out, its twin predicts it."""
     xrays, latents = cases()
     twice = xrays.repeat(2, 1, 1, 1, 1), latents.repeat(2, 1, 1, 1, 1)
@@ -87,7 +87,7 @@ def test_siblings_are_worth_nothing_to_an_unseen_patient():
 
 
 @pytest.mark.parametrize("grid", [4, 2])
-def test_deviation_is_how_far_left_out_cases_lie_from_their_prior(grid):
+def test_deviation_is_that_of_left_out_cases(grid):
     xrays, latents = cases(200)
     prior = LinearPrior(SHAPE, pixels=8, rank=20, max_side=grid, deviation=True).fit(xrays, latents)
     prior.radius.fill_(torch.inf)
@@ -100,7 +100,7 @@ def test_deviation_is_how_far_left_out_cases_lie_from_their_prior(grid):
     assert make().deviation(latents) is None
 
 
-def test_deviation_grows_where_training_shows_other_xrays_than_the_fit():
+def test_deviation_grows_with_augmented_xrays():
     xrays, latents = cases(200)
     prior = LinearPrior(SHAPE, pixels=8, rank=20, deviation=True).fit(xrays, latents)
     prior.radius.fill_(torch.inf)
@@ -113,19 +113,19 @@ def test_deviation_grows_where_training_shows_other_xrays_than_the_fit():
     assert torch.allclose(prior.std, missed, rtol=1e-3) and prior.std.mean() > 1.02 * own.mean()
 
 
-def test_a_prior_never_leaves_the_ball_of_the_training_cases():
+def test_scores_are_shrunk_to_the_training_radius():
     xrays, latents = cases()
     prior = make(rank=8).fit(xrays, latents)
     farthest = (prior(xrays).flatten(1) - prior.mean).norm(dim=1).max()
     strange = torch.rand(50, 1, 1, 16, 16, generator=torch.Generator().manual_seed(3)).round()  # pure black and white
     wild = (prior._standardise(prior._pool(strange)) @ prior.weight / prior.score_std).norm(dim=1)
-    assert (wild > prior.radius).any()  # without the bound some would lie outside
+    assert (wild > prior.radius).any()  # without the limit some would exceed it
     bounded = (prior(strange).flatten(1) - prior.mean) @ prior.basis.T / prior.score_std
     assert bounded.norm(dim=1).max() <= prior.radius * 1.001
     assert (prior(strange).flatten(1) - prior.mean).norm(dim=1).max() < 3 * farthest
 
 
-def test_it_survives_saving_without_the_training_cases(tmp_path):
+def test_a_file_omits_the_training_cases(tmp_path):
     xrays, latents = cases()
     prior = make(rank=8).fit(xrays, latents)
     prior.save_pretrained(tmp_path)
@@ -134,7 +134,7 @@ def test_it_survives_saving_without_the_training_cases(tmp_path):
     assert again.leverage is None
 
 
-def test_hidden_it_tells_nothing_and_a_file_keeps_it_so(tmp_path):
+def test_a_hidden_prior_is_zero_and_stays_hidden_in_a_file(tmp_path):
     xrays, latents = cases()
     prior = LinearPrior(SHAPE, pixels=8, rank=20, deviation=True).fit(xrays, latents)
     shown, off = prior(xrays), prior.deviation(latents)
@@ -158,7 +158,7 @@ def test_large_latents_have_a_prior_on_a_coarse_grid():
     assert (predicted - latents).square().mean() < 0.2 * latents.var()
 
 
-def test_what_it_cannot_fit_is_refused():
+def test_too_few_cases_and_other_views_are_refused():
     xrays, latents = cases()
     with pytest.raises(ValueError, match="2 training cases.*model.prior.rank=0"):
         make().fit(xrays[:2], latents[:2])
@@ -166,8 +166,8 @@ def test_what_it_cannot_fit_is_refused():
         make().fit(xrays.expand(-1, 2, -1, -1, -1), latents)
 
 
-def test_distance_and_likeness_tell_training_xrays_from_others():
-    """Those of training lie within 1, one of them on it; what differs thrice as much is thrice as far."""
+def test_distance_and_likeness_separate_training_xrays_from_others():
+    """The largest distance of training X-rays is 1; three times the difference is three times the distance."""
     generator = torch.Generator().manual_seed(0)
     pattern, hidden = torch.rand(1, 1, 1, 32, 32, generator=generator), torch.randn(40, 3, generator=generator)
     basis = torch.randn(3, 1, 1, 32, 32, generator=generator)

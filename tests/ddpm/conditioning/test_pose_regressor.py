@@ -18,9 +18,9 @@ def drawn(n: int, nominal: torch.Tensor = NOMINAL, seed: int = 0) -> torch.Tenso
 
 
 def pictures(poses: torch.Tensor, seed: int = 0, size: int = 32) -> torch.Tensor:
-    """A few marks of every patient, a little elsewhere in each, as Gaussians where they are projected."""
-    chance = torch.Generator().manual_seed(1)
-    marks = (torch.rand(12, 3, generator=chance) - 0.5) * torch.tensor(EXTENT) * 0.7
+    """Images of 12 points, displaced in each patient, as Gaussians at their projections."""
+    generator = torch.Generator().manual_seed(1)
+    marks = (torch.rand(12, 3, generator=generator) - 0.5) * torch.tensor(EXTENT) * 0.7
     own = torch.randn(len(poses), 12, 3, generator=torch.Generator().manual_seed(seed)) * 4.0
     axis = (torch.arange(size) + 0.5) * 2 / size - 1
     found = []
@@ -44,14 +44,14 @@ def fitted(
 
 
 def read(regressor: PoseRegressor, nominal: torch.Tensor = NOMINAL) -> dict[str, torch.Tensor]:
-    """Share of the variance that is read of patients that it was not fitted on, for each view."""
+    """R² of each field and view for patients that it was not fitted on."""
     poses = drawn(60, nominal, seed=9)
     truth = _offsets(nominal.expand_as(poses), poses)
     missed = (regressor.offsets(pictures(poses, seed=9), nominal.expand_as(poses)) - truth).square().mean(dim=0)
     return dict(zip(FIELDS, (1 - missed / truth.var(dim=0)).T, strict=True))
 
 
-def test_offsets_tell_what_was_drawn():
+def test_offsets_recover_the_drawn_poses():
     poses = drawn(20)
     nominal = NOMINAL.expand_as(poses)
     offsets = _offsets(nominal, poses)
@@ -59,14 +59,14 @@ def test_offsets_tell_what_was_drawn():
     assert (offsets.abs() <= LIMITS * 1.001).all()
 
 
-def test_nothing_moves_by_no_offset():
+def test_zero_offsets_leave_the_xray_unchanged():
     xray = torch.rand(2, 1, 1, 24, 32)
     same = align(xray, NOMINAL.expand(2, 1, 9), torch.zeros(2, 1, 6))
     torch.testing.assert_close(same, xray, atol=1e-3, rtol=0)
 
 
 @pytest.mark.parametrize("view", ["PA", "AP", "lateral"])
-def test_what_lies_in_the_plane_of_the_isocentre_comes_back(view):
+def test_alignment_restores_the_isocentre_plane(view):
     nominal = view_pose(EXTENT, view)
     hu = torch.full((32, 32, 32), -1000.0)
     slab = hu[:, 15:17] if view != "lateral" else hu[:, :, 15:17].transpose(1, 2)
@@ -74,7 +74,7 @@ def test_what_lies_in_the_plane_of_the_isocentre_comes_back(view):
         4, 0
     ).repeat_interleave(4, 1).unsqueeze(1)
     moved = perturbed_poses(nominal[None], (0, 1))[0]
-    moved[2:4] = nominal[2:4]  # angles stay in the picture
+    moved[2:4] = nominal[2:4]  # alignment does not remove angles
     spacing = tuple(e / 32 for e in EXTENT)
     own, other = (line_integrals(hu, spacing, pose, (64, 64)) for pose in (nominal, moved))
     offsets = _offsets(nominal[None, None], moved[None, None])
@@ -84,20 +84,20 @@ def test_what_lies_in_the_plane_of_the_isocentre_comes_back(view):
     assert after < 0.25 * before
 
 
-def test_it_reads_the_pose_of_unseen_patients():
+def test_it_estimates_the_pose_of_new_patients():
     found = read(fitted()[0])
     assert found["centre_d"] > 0.95 and found["centre_w"] > 0.95 and found["elevation"] > 0.5
 
 
-def test_each_view_has_its_own():
+def test_each_view_has_its_own_regression():
     nominal = torch.stack([view_pose(EXTENT, "PA"), view_pose(EXTENT, "lateral")])
     found = read(fitted(nominal=nominal)[0], nominal)
     assert (found["centre_d"] > 0.95).all()
     assert found["centre_w"][0] > 0.9 and found["centre_h"][1] > 0.9  # across each of them
-    assert found["centre_h"][0] < 0.8 and found["centre_w"][1] < 0.8  # along the beam it is but a size
+    assert found["centre_h"][0] < 0.8 and found["centre_w"][1] < 0.8  # along the beam
 
 
-def test_a_view_that_was_not_fitted_is_left_alone():
+def test_a_view_that_was_not_fitted_stays_unchanged():
     bedside = view_pose(EXTENT, "AP")[None]
     nominal = torch.cat([NOMINAL.expand(150, 1, 9), bedside.expand(50, 1, 9)])
     poses = torch.stack([perturbed_poses(pose, (0, i)) for i, pose in enumerate(nominal)])
@@ -107,7 +107,7 @@ def test_a_view_that_was_not_fitted_is_left_alone():
     assert torch.equal(aligned, seen[-5:]) and torch.equal(turned, nominal[-5:])
     among = PoseRegressor((0.0,), 16)
     among.fit(seen[:150], nominal[:150], poses[:150], names[:150], names)
-    assert torch.equal(among.weight, alone.weight)  # nor does it disturb the others
+    assert torch.equal(among.weight, alone.weight)  # other views do not change the fit
 
 
 def test_another_number_of_views_is_refused():
@@ -115,7 +115,7 @@ def test_another_number_of_views_is_refused():
         PoseRegressor()(torch.rand(1, 2, 1, 32, 32), NOMINAL.expand(1, 2, 9), torch.ones(1, 2, dtype=torch.bool))
 
 
-def test_a_patient_does_not_tell_of_itself(monkeypatch):
+def test_the_regression_of_a_fold_excludes_its_patients(monkeypatch):
     monkeypatch.setattr("ddpm.conditioning.ridge.PENALTIES", (0.1,))  # which all patients choose together
     regressor, seen, poses = fitted(rounds=1)
     wrong = poses.clone()
@@ -124,21 +124,21 @@ def test_a_patient_does_not_tell_of_itself(monkeypatch):
     other = PoseRegressor((0.0,), 16, rounds=1)
     other.fit(seen, NOMINAL.expand_as(poses), wrong, names, names)
     asked = (seen[7:8], NOMINAL[None])
-    unseen, with_itself = (
+    without_patient, with_patient = (
         abs((other.offsets(*asked, index) - regressor.offsets(*asked, index))[0, 0, 3])
         for index in (torch.tensor([7]), None)
     )
-    assert with_itself > 1.0 and unseen < 1e-3 * with_itself
+    assert with_patient > 1.0 and without_patient < 1e-3 * with_patient
     assert not torch.equal(regressor.offsets(*asked, torch.tensor([7])), regressor.offsets(*asked))
 
 
-def test_the_patient_of_a_case_decides_not_the_case():
+def test_folds_are_by_patient():
     regressor, seen, poses = fitted()
     names = [f"p{i // 2}" for i in range(len(poses))]
     paired = PoseRegressor((0.0,), 16)
     paired.fit(seen, NOMINAL.expand_as(poses), poses, names, [*names, "somebody else"])
     assert torch.equal(paired.fold[0:200:2], paired.fold[1:200:2])
-    stranger = torch.tensor([len(names)])  # all that was fitted on is foreign to them
+    stranger = torch.tensor([len(names)])  # in no fold
     asked = (seen[:1], NOMINAL[None])
     assert torch.equal(paired.offsets(*asked, stranger), paired.offsets(*asked))
 
@@ -161,13 +161,13 @@ def test_aligned_xrays_are_nearer_to_those_at_the_nominal_pose():
     assert (aligned - own).square().mean() < 0.25 * (seen - own).square().mean()
 
 
-def test_a_foreign_picture_is_not_moved_beyond_what_was_drawn():
+def test_estimates_stay_within_the_limits():
     regressor, seen, _ = fitted()
     wild = 50.0 * torch.randn(4, 1, 1, 32, 32, generator=torch.Generator().manual_seed(3))
     assert (regressor.offsets(wild, NOMINAL.expand(4, 1, 9)).abs() <= LIMITS).all()
 
 
-def test_it_survives_saving_without_the_training_cases(tmp_path):
+def test_a_file_omits_the_training_cases(tmp_path):
     regressor, seen, _ = fitted()
     regressor.save_pretrained(tmp_path)
     again = PoseRegressor.from_pretrained(tmp_path)

@@ -83,7 +83,7 @@ def autoencoder_pass(fast: bool, codes: torch.Tensor | None = None) -> tuple[tor
 def test_output_and_gradient_of_the_fast_autoencoder_are_near_the_plain_one():
     """Relative error below 2.5 % for both where both take the same codes.
 
-    By itself bfloat16 takes another code for few vectors, those that lie between two codes.
+    bfloat16 alone assigns another code to few vectors, those between two codes.
     """
     volume, gradient, codes = autoencoder_pass(fast=False)
     found = autoencoder_pass(fast=True, codes=codes)
@@ -96,8 +96,8 @@ def smooth(curve: list[float]) -> torch.Tensor:
     return torch.tensor(curve).unfold(0, WINDOW, WINDOW).mean(dim=1)
 
 
-def judge(fast: list[float], plain: list[float], other: list[float]) -> None:
-    """The two paths part by less than half of what another random start of the weights makes."""
+def assert_curves_agree(fast: list[float], plain: list[float], other: list[float]) -> None:
+    """The two paths differ by less than half of the difference that another seed makes."""
     assert len(fast) == len(plain) == STEPS
     fast, plain, other = smooth(fast), smooth(plain), smooth(other)
     assert plain[-1] < 0.9 * plain[0]  # it learns
@@ -158,7 +158,7 @@ def autoencoder_curve(fast: bool, start: int = 0) -> list[float]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("trained", [denoiser_curve, autoencoder_curve])
-def test_the_curves_of_two_hundred_steps_lie_on_each_other(trained, monkeypatch):
+def test_the_curves_of_two_hundred_steps_agree(trained, monkeypatch):
     fast = trained(True)
     monkeypatch.setattr(ddpm.denoiser.blocks, "attend", plain_attention)
-    judge(fast, trained(False), trained(False, start=1))
+    assert_curves_agree(fast, trained(False), trained(False, start=1))

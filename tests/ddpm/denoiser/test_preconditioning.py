@@ -38,7 +38,9 @@ def test_mean_and_uncertainty_are_those_of_the_gaussian(timestep):
     missed = clean - mean.flatten()
     assert missed.mean().item() == pytest.approx(0.0, abs=4e-3)
     assert missed.std().item() == pytest.approx(c_out.unique().item(), rel=0.01)
-    assert abs(torch.corrcoef(torch.stack([missed, noisy]))[0, 1]) < 0.01  # nothing left that the noisy value tells
+    assert (
+        abs(torch.corrcoef(torch.stack([missed, noisy]))[0, 1]) < 0.01
+    )  # the residual is independent of the noisy value
 
 
 def test_an_untrained_network_is_the_gaussian_posterior_and_exact_without_noise():
@@ -81,7 +83,7 @@ def test_weights_are_those_of_a_network_without_it():
 
 
 @pytest.mark.parametrize("options", [{"regression": True}, {"prior": {"preconditioning": SETTINGS}}])
-def test_where_it_has_no_meaning_it_is_refused(options):
+def test_preconditioning_without_a_residual_prior_is_refused(options):
     with pytest.raises(ValueError, match="preconditioning needs a linear prior"):
         network(**options)
 
@@ -97,7 +99,7 @@ def pipeline():
     return module(objective=NoiseObjective(prediction="sample"), denoiser=denoiser, prior=prior).pipeline()
 
 
-def test_it_is_saved_and_samples_as_before(pipeline, tmp_path):
+def test_a_saved_pipeline_samples_the_same_volumes(pipeline, tmp_path):
     xray = item(0)["xray"][None]
     default = {"scheduler": "DPMSolverMultistepScheduler", "steps": 4}
     volumes = pipeline.set_sampler(**default)(xray, guidance_scale=1.5).volumes

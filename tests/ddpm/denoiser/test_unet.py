@@ -47,7 +47,7 @@ def test_gradient_reaches_every_weight_and_the_condition():
     assert x["features"].grad[0].any() and not x["features"].grad[1].any()
 
 
-def test_samples_of_a_batch_do_not_meet():
+def test_samples_of_a_batch_are_independent():
     net, x = small().eval(), inputs()
     alone = net(**{k: v[:1] for k, v in x.items()})
     assert torch.allclose(net(**x)[:1], alone, atol=1e-5)
@@ -80,7 +80,7 @@ def test_factorised_convolutions_stay_in_their_plane():
     assert change.tolist() == [False, False, True, False, False]
 
 
-def test_positions_tell_all_voxels_apart():
+def test_positions_are_unique():
     p = positions(torch.Size((4, 6, 5)), torch.device("cpu"))[0].flatten(1).T
     assert torch.cdist(p, p).fill_diagonal_(1).min() > 0.05
 

@@ -16,7 +16,7 @@ def schedule(**options) -> NoiseSchedule:
 
 
 @pytest.mark.parametrize("prediction", PREDICTIONS)
-def test_clean_latents_come_back_from_the_exact_target(prediction):
+def test_the_exact_target_implies_the_clean_latents(prediction):
     s = schedule(prediction=prediction)
     clean, eps = torch.randn(2, 5, 2, 3, 3, 3).double()
     noisy = s.add_noise(clean, eps, T)
@@ -68,7 +68,7 @@ def test_min_snr_weight_is_one_error_in_clean_latents_for_all_targets(prediction
     assert torch.allclose(error, 0.01 * snr.clamp(max=5.0), rtol=2e-2)
 
 
-def test_snr_weight_is_in_units_of_what_stays_uncertain():
+def test_snr_weight_is_in_units_of_the_posterior_variance():
     deviation, steps = 0.45, torch.tensor([999, 700, 400, 200, 100, 50, 0])
     weight = schedule(prediction="sample", zero_terminal_snr=True, snr_weight=deviation**2).weight(steps)
     preconditioning = GaussianPreconditioning(1000, "squaredcos_cap_v2", zero_terminal_snr=True)
@@ -94,7 +94,7 @@ def test_timestep_power_favours_noise():
     assert mean(2.0) == pytest.approx(667, abs=20)  # the mean of u^(1/2) is 2/3
 
 
-def test_noise_comes_first_and_then_every_level():
+def test_pure_noise_warmup_precedes_all_timesteps():
     generator = torch.Generator().manual_seed(0)
     objective, plain = NoiseObjective(timestep_power=2.0, pure_noise_warmup=0.4), NoiseObjective(timestep_power=2.0)
     assert {objective.draw_timestep(generator, progress) for progress in (0.0, 0.2, 0.399)} == {999}

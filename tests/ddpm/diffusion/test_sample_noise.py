@@ -1,4 +1,4 @@
-"""The noise of samples: its own for each, opposite in pairs, whatever the batch."""
+"""The noise of samples: independent of the batch, opposite in pairs."""
 
 import pytest
 import torch

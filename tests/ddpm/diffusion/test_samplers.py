@@ -35,13 +35,13 @@ DIFFUSION_SAMPLERS = [name for name in SAMPLERS if name != "FlowMatchEulerDiscre
 
 @pytest.mark.parametrize("name", DIFFUSION_SAMPLERS)
 @pytest.mark.parametrize("s", [0.3, 1.0])
-def test_a_hundred_steps_give_the_true_spread(name, s):
+def test_a_hundred_steps_give_the_true_std(name, s):
     assert sampled_std(name, 100, s) == pytest.approx(s, rel=0.06)
 
 
 @pytest.mark.parametrize("name", FLOW_SAMPLERS)
 @pytest.mark.parametrize("s", [0.3, 1.0])
-def test_a_hundred_steps_of_a_flow_give_the_true_spread(name, s):
+def test_a_hundred_steps_of_a_flow_give_the_true_std(name, s):
     assert sampled_std(name, 100, s, "flow") == pytest.approx(s, rel=0.06)
 
 
@@ -171,7 +171,7 @@ def test_ancestral_steps_follow_the_exact_recursion_of_the_variance(steps, s):
 
 @pytest.mark.parametrize("steps", [10, 12, 20, 100])
 @pytest.mark.parametrize("s", [0.05, 0.1, 0.3, 0.5, 1.0])
-def test_equal_steps_of_log_snr_keep_the_spread_however_small(steps, s):
+def test_equal_steps_of_log_snr_keep_a_small_std(steps, s):
     assert sampled_std("DPMSolverMultistepScheduler", steps, s, "sample", spacing="log_snr") == pytest.approx(
         s, rel=0.05
     )
@@ -179,13 +179,13 @@ def test_equal_steps_of_log_snr_keep_the_spread_however_small(steps, s):
 
 @pytest.mark.parametrize("steps", [12, 20, 100])
 @pytest.mark.parametrize("s", [0.05, 0.1, 0.3, 1.0])
-def test_the_stochastic_solver_keeps_the_spread_too(steps, s):
+def test_the_stochastic_solver_keeps_a_small_std(steps, s):
     options = {"spacing": "log_snr", "algorithm_type": "sde-dpmsolver++"}
     assert sampled_std("DPMSolverMultistepScheduler", steps, s, "sample", **options) == pytest.approx(s, rel=0.06)
 
 
-def test_equal_steps_of_time_lose_a_small_spread():
-    """With an exact denoiser: where the X-ray leaves little open, most of it goes missing (docs/results.md)."""
+def test_equal_steps_of_time_reduce_a_small_std():
+    """With an exact denoiser (docs/results.md)."""
     assert sampled_std("DPMSolverMultistepScheduler", 12, 0.1, "sample") < 0.07
 
 
@@ -226,7 +226,7 @@ def test_unknown_sampler_is_refused_with_the_choices():
 @pytest.mark.parametrize("kind", ["sample", "epsilon", "v_prediction", "flow"])
 @pytest.mark.parametrize("share", [0.05, 0.5, 0.9])
 def test_the_exact_prediction_implies_the_clean_latents(kind, share):
-    """x0 is mixed with noise as the process does; the network's exact answer of each kind must give it back."""
+    """The exact prediction of each kind for noisy latents implies x_0."""
     clean, noise = torch.randn(2, 4, 3, 3, 3, generator=torch.Generator().manual_seed(0)).unbind(0)
     if kind == "flow":
         scheduler = make_sampler("FlowMatchEulerDiscreteScheduler", FlowMatchEulerDiscreteScheduler())
@@ -243,7 +243,7 @@ def test_the_exact_prediction_implies_the_clean_latents(kind, share):
 
 
 @pytest.mark.parametrize("clipped", [False, True])
-def test_latents_are_clipped_where_it_is_asked_for(clipped):
+def test_latents_are_clipped_on_request(clipped):
     """Latents of `latent_scaling=range` are bounded, standardised ones are not."""
     sampler = make_sampler("DDPMScheduler", NoiseObjective().scheduler(), **({"clip_sample": True} if clipped else {}))
     sampler.set_timesteps(2)

@@ -1,4 +1,4 @@
-"""One battery for every latent encoder, their cache, and the factory that chooses one."""
+"""Tests of every latent encoder, their cache, and the factory that chooses one."""
 
 import logging
 
@@ -44,7 +44,7 @@ def test_shape_comes_from_one_encoded_sample(encoder, volumes):
     assert encoder.latent_shape(VOLUME) == tuple(encoder.encode_raw(volumes[:1]).shape[1:])
 
 
-def test_latents_are_white_after_the_statistics(encoder, volumes):
+def test_latents_are_standardised_after_the_statistics(encoder, volumes):
     with pytest.raises(RuntimeError, match="not measured"):
         encoder.encode(volumes)
     raw = encoder.encode_raw(volumes)
@@ -73,14 +73,14 @@ def test_latents_of_a_volume_do_not_depend_on_what_is_encoded_with_it(encoder, v
 
 
 @pytest.mark.parametrize("network", [kl, tiny])
-def test_slices_that_would_come_back_in_another_size_are_refused(network):
+def test_slices_that_would_decode_to_another_size_are_refused(network):
     encoder = SliceVAELatents.from_vae(network(), "test")
     with pytest.raises(ValueError, match="slices of 16×15: the sides must be multiples of 2"):
         encoder.encode_raw(torch.zeros(1, 1, 2, 16, 15))
     assert encoder.decode_raw(encoder.encode_raw(torch.zeros(1, 1, 2, 16, 18))).shape == (1, 1, 2, 16, 18)
 
 
-def test_reconstruction_is_of_the_volume_it_stands_beside(encoder, volumes):
+def test_reconstruction_belongs_to_the_returned_volume(encoder, volumes):
     true, decoded = encoder.reconstruct(volumes[:1], slices=4)
     assert true.shape == decoded.shape and decoded.abs().max() <= 1
     index = torch.tensor([0, 10, 21, 31]) if encoder.slicewise else torch.arange(32)
@@ -105,7 +105,7 @@ def test_a_volume_from_tiles_is_the_whole_one_but_for_the_norms(size):
     arguments = {"n_codes": 32, "embedding_dim": 4, "n_hiddens": 8}
     tiles, whole = VQGANLatents(arguments, tile=8), VQGANLatents(arguments)
     for parameter in tiles.network.decoder.parameters():
-        torch.nn.init.normal_(parameter, std=0.2)  # blocks that start as the identity would see too little
+        torch.nn.init.normal_(parameter, std=0.2)  # blocks start as the identity, with a small receptive field
     for module in list(tiles.network.decoder.modules()):
         for name, child in module.named_children():
             if isinstance(child, torch.nn.GroupNorm):
@@ -120,7 +120,7 @@ def test_a_volume_from_tiles_is_the_whole_one_but_for_the_norms(size):
         assert not torch.allclose(few.decode_raw(raw), whole.decode_raw(raw), rtol=1e-4, atol=1e-4)
 
 
-def test_tiles_are_for_what_needs_no_gradient(volumes):
+def test_only_decoding_without_gradient_uses_tiles(volumes):
     encoder = VQGANLatents({"n_codes": 32, "embedding_dim": 4, "n_hiddens": 8, "n_res_blocks": 1}, tile=4, halo=1)
     raw = encoder.encode_raw(volumes[:1])
     whole = encoder.network.decode(raw)
@@ -128,7 +128,7 @@ def test_tiles_are_for_what_needs_no_gradient(volumes):
     assert not torch.equal(encoder.decode_raw(raw), whole)
 
 
-def test_frozen_whatever_mode_it_is_put_in(encoder, volumes):
+def test_training_mode_changes_no_weights(encoder, volumes):
     before = {k: v.clone() for k, v in encoder.state_dict().items()}
     encoder.train()
     encoder.decode_raw(encoder.encode_raw(volumes))
@@ -229,7 +229,7 @@ def vqgan_checkpoint(path):
     return str(path)
 
 
-def test_vae_goes_first_and_says_so(tmp_path, caplog):
+def test_the_vae_is_preferred_with_a_warning(tmp_path, caplog):
     kl().save_pretrained(tmp_path / "vae")
     path = vqgan_checkpoint(tmp_path / "last.ckpt")
     both = {"vae_ckpt": str(tmp_path / "vae"), "vqgan_ckpt": path}
@@ -249,7 +249,7 @@ def test_newest_vqgan_is_found_or_its_training_named(tmp_path, caplog):
     assert isinstance(make_latent_encoder(search=str(tmp_path)), VQGANLatents)
 
 
-def test_paths_that_lead_nowhere(tmp_path):
+def test_missing_files_are_named(tmp_path):
     with pytest.raises(UserError, match="no.ckpt: no such checkpoint"):
         make_latent_encoder(vqgan_ckpt=str(tmp_path / "no.ckpt"))
     with pytest.raises(UserError, match="latent_encoder=vae needs model.vae_ckpt"):

@@ -1,4 +1,4 @@
-"""The adversarial term: it learns, the generator feels it, it is saved and resumed, and processes agree on it."""
+"""The adversarial term: its training, its gradient for the generator, saving, resuming, several processes."""
 
 import os
 from functools import partial
@@ -7,7 +7,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 import torch.multiprocessing as mp
-from ddpm_parts import item, module
+from ddpm_parts import Steps, module
 from monai.networks.nets import PatchDiscriminator
 from torch.utils.data import DataLoader
 
@@ -32,17 +32,6 @@ def adversarial_module(start=0, **options):
     return module(losses=Losses("l2", losses, start), **options)
 
 
-class Steps:
-    def __init__(self, n: int, first: int = 0):
-        self.n, self.first = n, first
-
-    def __len__(self):
-        return self.n
-
-    def __getitem__(self, i):
-        return item((self.first + i) % 3, step=self.first + i)
-
-
 def fit(m, n=3, first=0, **options) -> pl.Trainer:
     trainer = pl.Trainer(
         max_epochs=-1, max_steps=first + n, accelerator="cpu", logger=False, enable_checkpointing=False,
@@ -56,7 +45,7 @@ def weights(m) -> torch.Tensor:
     return torch.cat([p.detach().flatten() for p in m.discriminator.discriminator.parameters()])
 
 
-def test_it_learns_to_tell_and_judges_each_sample():
+def test_it_learns_and_scores_each_sample():
     d = term()
     generator = torch.Generator().manual_seed(0)
     losses = []
@@ -69,7 +58,7 @@ def test_it_learns_to_tell_and_judges_each_sample():
     assert scores.shape == (2,) and scores[0] > scores[1]
 
 
-def test_a_sample_of_pure_noise_teaches_nothing():
+def test_a_sample_of_weight_zero_has_no_gradient():
     d = term()
     before = [p.clone() for p in d.discriminator.parameters()]
     d.learn(torch.randn(1, *SHAPE), torch.randn(1, *SHAPE), torch.zeros(1))
@@ -84,7 +73,7 @@ def test_gradient_reaches_the_prediction_and_not_the_discriminator():
     assert all(p.grad is None and p.requires_grad for p in d.discriminator.parameters())
 
 
-def test_training_moves_both_and_the_denoiser_feels_it():
+def test_training_changes_discriminator_and_denoiser():
     plain, other = module(), adversarial_module()
     other.load_state_dict(plain.state_dict())
     before = weights(other)
@@ -95,7 +84,7 @@ def test_training_moves_both_and_the_denoiser_feels_it():
     assert not any("discriminator" in name for name, _ in other.named_parameters())
 
 
-def test_it_starts_when_told():
+def test_it_starts_at_its_batch():
     plain, late = module(), adversarial_module(start=10)
     late.load_state_dict(plain.state_dict())
     before = weights(late)
@@ -105,7 +94,7 @@ def test_it_starts_when_told():
     assert all(torch.equal(a, b) for a, b in pairs)
 
 
-def test_saved_and_resumed_it_goes_on_to_the_bit(tmp_path):
+def test_a_resumed_discriminator_is_bit_equal(tmp_path):
     m, generator = adversarial_module(), torch.Generator().manual_seed(0)
     pairs = [[torch.randn(1, *SHAPE, generator=generator) for _ in range(2)] for _ in range(4)]
     for pair in pairs[:2]:
@@ -138,7 +127,7 @@ def test_latents_that_are_too_small_are_named():
 def _process(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-    d = term(seed=rank)  # other weights in each process, as if somebody had forgotten the seed
+    d = term(seed=rank)  # other weights in each process
     d.synchronise(torch.device("cpu"))
     generator = torch.Generator().manual_seed(rank)
     for _ in range(3):

@@ -1,4 +1,4 @@
-"""Terms on the predicted clean latents: what they measure, that their gradient arrives, that nothing frozen moves."""
+"""Terms on the predicted clean latents: their values, their gradients, and frozen networks."""
 
 import pytest
 import torch
@@ -34,7 +34,7 @@ class Features(nn.Module):
 def classifier(dimensions=3) -> CTClassifier:
     torch.manual_seed(2)
     network = CTClassifier(dimensions, init_features=4, growth_rate=2, block_config=(1, 1))
-    network.network.class_layers.out.weight.data *= 10.0  # opinions that float32 can tell apart
+    network.network.class_layers.out.weight.data *= 10.0  # differences above the precision of float32
     return network
 
 
@@ -68,7 +68,7 @@ def generator(seed=0) -> torch.Generator:
 def test_one_number_a_sample_zero_where_prediction_is_truth(name, parts):
     encoder, predicted, clean = parts
     term = TERMS[name]()
-    mixed = torch.cat([20 * predicted[:1].detach(), clean[1:]])  # far off: the small networks hardly see less
+    mixed = torch.cat([20 * predicted[:1].detach(), clean[1:]])  # a difference that the small networks detect
     loss = term(mixed, clean, encoder, generator())
     assert loss.shape == (2,) and loss[0] > 1e-9
     assert loss[1] == pytest.approx(0.0, abs=1e-7)
@@ -85,7 +85,7 @@ def test_gradient_reaches_the_prediction_and_nothing_else(name, parts):
     assert not any(m.training for m in network.modules())
 
 
-def test_descending_the_perceptual_term_brings_the_pictures_nearer():
+def test_descending_the_perceptual_term_reduces_the_distance():
     torch.manual_seed(0)
     encoder, term = slice_encoder(), PerceptualTerm(Features(), slices=8)
     clean = torch.randn(1, 4, 8, 8, 8)

@@ -1,4 +1,4 @@
-"""A VAE from every place a user may have it, offline; and lines that say what is missing."""
+"""A VAE from a folder, a file and the cache of the hub, offline; and errors that name what is missing."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Frozen means frozen, by default where an encoder is pretrained; and what a checkpoint and a cache make of it."""
+"""Pretrained encoders are frozen by default; their checkpoints and feature caches."""
 
 import shutil
 from functools import partial
@@ -69,7 +69,7 @@ def state(module) -> dict:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_pretrained_encoder_is_frozen_unless_told_otherwise(kind, weights):
+def test_a_pretrained_encoder_is_frozen_by_default(kind, weights):
     module = module_of(CLASSES[kind].from_weights(weights[kind]))
     before = state(module)
     trainer, spy = fit(module)
@@ -96,7 +96,7 @@ def test_the_cnn_trains_by_default():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_checkpoint_asks_for_nothing_else(kind, weights, tmp_path):
+def test_a_checkpoint_needs_no_other_file(kind, weights, tmp_path):
     module = module_of(CLASSES[kind].from_weights(weights[kind]))
     trainer, _ = fit(module)
     trainer.save_checkpoint(tmp_path / "last.ckpt")

@@ -1,4 +1,4 @@
-"""Pretrained X-ray encoders: images and outputs are those of their libraries, files are found or asked for."""
+"""Pretrained X-ray encoders: images and outputs are those of their libraries; errors name missing files."""
 
 import json
 import pickle
@@ -52,7 +52,7 @@ def as_xray(image: Image.Image) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_image_is_what_the_library_makes_of_it(kind, encoders, saved):
+def test_image_is_preprocessed_as_by_the_library(kind, encoders, saved):
     image = picture()
     ours, theirs = encoders[kind].preprocess(as_xray(image)[0]), library_image(kind, saved[kind], image)
     assert ours.shape == theirs.shape

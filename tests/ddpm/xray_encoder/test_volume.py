@@ -25,7 +25,7 @@ def encoder() -> VolumeEncoder:
     return VolumeEncoder(width=8, blocks=1, feature_channels=8, embedding_dim=16)
 
 
-def test_a_voxel_shows_in_the_map_where_it_is():
+def test_a_voxel_keeps_its_position_in_the_map():
     volume = torch.zeros(1, 16, 1, 64, 64)
     changed = volume.clone()
     changed[0, 11, 0, 20, 50] = 1.0
