@@ -24,12 +24,12 @@ def make(rank: int = 23, pixels: int = 8) -> LinearPrior:
 def test_it_is_ridge_regression():
     xrays, latents = cases()
     prior = make().fit(xrays, latents)
-    z = prior._standardise(prior._pool(xrays)).double()
+    z = prior._features(xrays).double()
     alpha = float(prior.penalty) * torch.linalg.eigvalsh(z.T @ z).mean().item()
     ridge = Ridge(alpha=alpha).fit(z.numpy(), latents.flatten(1).double().numpy())
     new, _ = cases(5, seed=1)
     prior.radius.fill_(torch.inf)  # another test covers the limit
-    expected = torch.from_numpy(ridge.predict(prior._standardise(prior._pool(new)).double().numpy()))
+    expected = torch.from_numpy(ridge.predict(prior._features(new).double().numpy()))
     assert torch.allclose(prior(new).flatten(1).double(), expected, atol=1e-3)
 
 
@@ -37,13 +37,13 @@ def test_the_regression_without_a_training_case_predicts_it():
     xrays, latents = cases()
     prior = make().fit(xrays, latents)
     prior.radius.fill_(torch.inf)
-    z = prior._standardise(prior._pool(xrays)).double()
+    z = prior._features(xrays).double()
     alpha = float(prior.penalty) * torch.linalg.eigvalsh(z.T @ z).mean().item()
     for i in (0, 7):
         rest = [j for j in range(len(xrays)) if j != i]
         ridge = Ridge(alpha=alpha).fit(z[rest].numpy(), latents[rest].flatten(1).double().numpy())
         for image in (xrays[i : i + 1], 0.9 * xrays[i : i + 1] + 0.02):  # also where the X-ray was altered since
-            query = prior._standardise(prior._pool(image)).double()
+            query = prior._features(image).double()
             expected = torch.from_numpy(ridge.predict(query.numpy()))
             # the components were found with case i: only the part inside them can agree
             inside = (expected - prior.mean) @ prior.basis.T.double() @ prior.basis.double() + prior.mean
@@ -62,7 +62,7 @@ def test_the_regression_without_the_patient_predicts_a_case():
         patients[i] = name
     prior = make().fit(xrays, latents, patients)
     prior.radius.fill_(torch.inf)
-    z = prior._standardise(prior._pool(xrays)).double()
+    z = prior._features(xrays).double()
     alpha = float(prior.penalty) * torch.linalg.eigvalsh(z.T @ z).mean().item()
     for i in (0, 3, 23, 5):
         rest = [j for j, patient in enumerate(patients) if patient != patients[i]]
@@ -118,10 +118,10 @@ def test_scores_are_shrunk_to_the_training_radius():
     prior = make(rank=8).fit(xrays, latents)
     farthest = (prior(xrays).flatten(1) - prior.mean).norm(dim=1).max()
     strange = torch.rand(50, 1, 1, 16, 16, generator=torch.Generator().manual_seed(3)).round()  # pure black and white
-    wild = (prior._standardise(prior._pool(strange)) @ prior.weight / prior.score_std).norm(dim=1)
+    wild = (prior._features(strange) @ prior.weight / prior.score_std).norm(dim=1)
     assert (wild > prior.radius).any()  # without the limit some would exceed it
-    bounded = (prior(strange).flatten(1) - prior.mean) @ prior.basis.T / prior.score_std
-    assert bounded.norm(dim=1).max() <= prior.radius * 1.001
+    limited = (prior(strange).flatten(1) - prior.mean) @ prior.basis.T / prior.score_std
+    assert limited.norm(dim=1).max() <= prior.radius * 1.001
     assert (prior(strange).flatten(1) - prior.mean).norm(dim=1).max() < 3 * farthest
 
 
