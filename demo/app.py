@@ -34,21 +34,10 @@ def main(cfg) -> None:
     chosen = HydraConfig.get().runtime.choices["sampler"]
     samplers = sampler_choices(pipeline, chosen, OmegaConf.to_container(cfg.sampler, resolve=True))
     with run_folder() as folder:
-        service = Service(
-            pipeline,
-            folder,
-            samplers,
-            checkpoint,
-            keep_minutes=cfg.keep_minutes,
-            limits=Limits(
-                cfg.max_queue,
-                cfg.max_samples,
-                xray_megabytes=cfg.xray_megabytes,
-                ct_megabytes=cfg.ct_megabytes,
-            ),
-            batch_size=cfg.batch_size,
-            preview_every=cfg.preview_every,
-        )
+        sizes = (int(megabytes * 2**20) for megabytes in (cfg.xray_megabytes, cfg.ct_megabytes))
+        limits = Limits(cfg.max_queue, cfg.max_samples, Limits.max_steps, *sizes)
+        options = {"limits": limits, "batch_size": cfg.batch_size, "preview_every": cfg.preview_every}
+        service = Service(pipeline, folder, samplers, checkpoint, cfg.keep_minutes, **options)
         try:
             app = build_app(service, cfg.password, loopback=cfg.password is None, study=cfg.study, answers=cfg.answers)
             serve(app, cfg.host, cfg.port)

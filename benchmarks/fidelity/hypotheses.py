@@ -5,13 +5,17 @@ A hypothesis is shown if the whole 95 % interval of the paired difference lies b
 """
 
 import json
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from benchmarks.fidelity.paired import difference
+from benchmarks.markdown import span
 from evaluation.metrics.catalogue import catalogue
 from evaluation.statistics.significance import holm
 
 SIGNIFICANT = 0.05
+TESTED = ("default", "sde")  # samplers with every hypothesis
 SPLITS = {"val": "validation", "test": "test", "train": "training"}
 
 
@@ -30,75 +34,54 @@ class Hypothesis:
     margin: float = 0.0
 
 
-HYPOTHESES = (
-    Hypothesis("the mean of 8 samples is at most 0.6 dB below regression", "model", "regression", margin=-0.6),
-    Hypothesis("it is above the training mean", "model", "mean_volume"),
-    Hypothesis("it is above the nearest training case", "model", "nearest"),
-    Hypothesis("it is at least 1 dB above ridge regression", "model", "ridge", margin=1.0),
-    Hypothesis("it loses at least 3 dB on other patients' X-rays", "model", "shuffled_xray", margin=3.0),
-    Hypothesis(
-        "one sample is at least 3 dB above one of the X-ray2CTPA baseline", "model_sample", "xray2ctpa", margin=3.0
-    ),
-    Hypothesis("and above one of its 1,000 steps, on equal cases", "model_sample", "xray2ctpa_1000", margin=3.0),
-    Hypothesis(
-        "its gradients are nearer to the truth's than regression's", "model_sample", "regression", "gradient_spectrum"
-    ),
-    Hypothesis("its noise power is nearer to the truth's", "model_sample", "regression", "noise_power_spectrum"),
-    Hypothesis(
-        "with unknown poses it is above the same network without lifting", "unknown_pose", "unknown_pose_no_lifting"
-    ),
-    Hypothesis(
-        "with unknown poses it is at most 0.6 dB below regression",
-        "unknown_pose",
-        "unknown_pose_regression",
-        margin=-0.6,
-    ),
-    Hypothesis(
-        "with unknown poses it is at least 1 dB above ridge regression",
-        "unknown_pose",
-        "ridge_unknown_pose",
-        margin=1.0,
-    ),
-    Hypothesis("with unknown poses it is above the nearest case", "unknown_pose", "nearest_unknown_pose"),
-    Hypothesis("with unknown poses it is above the training mean", "unknown_pose", "mean_volume_unknown_pose"),
-    Hypothesis(
-        "with unknown poses it loses at least 3 dB on other patients' X-rays",
-        "unknown_pose",
-        "shuffled_xray_unknown_pose",
-        margin=3.0,
-    ),
-    Hypothesis(
-        "with unknown poses its gradients are nearer to the truth's than regression's",
-        "unknown_pose_sample",
-        "unknown_pose_regression",
-        "gradient_spectrum",
-    ),
-    Hypothesis(
-        "with unknown poses its noise power is nearer to the truth's than regression's",
-        "unknown_pose_sample",
-        "unknown_pose_regression",
-        "noise_power_spectrum",
-    ),
-    Hypothesis(
-        "trained with known poses and tested with unknown ones, it is above the same network without lifting",
-        "whole_8min_on_unknown_pose",
-        "no_lifting_on_unknown_pose",
-    ),
-)
+POSES, NEARER = "with unknown poses", "nearer to the truth's than regression's"
+HYPOTHESES = [
+    Hypothesis(*row)
+    for row in (
+        ("the mean of 8 samples is at most 0.6 dB below regression", "model", "regression", "psnr", -0.6),
+        ("it is above the training mean", "model", "mean_volume"),
+        ("it is above the nearest training case", "model", "nearest"),
+        ("it is at least 1 dB above ridge regression", "model", "ridge", "psnr", 1.0),
+        ("it loses at least 3 dB on other patients' X-rays", "model", "shuffled_xray", "psnr", 3.0),
+        ("one sample is at least 3 dB above one of the X-ray2CTPA baseline", "model_sample", "xray2ctpa", "psnr", 3.0),
+        ("and above one of its 1,000 steps, on equal cases", "model_sample", "xray2ctpa_1000", "psnr", 3.0),
+        (f"its gradients are {NEARER}", "model_sample", "regression", "gradient_spectrum"),
+        ("its noise power is nearer to the truth's", "model_sample", "regression", "noise_power_spectrum"),
+        (f"{POSES} it is above the same network without lifting", "unknown_pose", "unknown_pose_no_lifting"),
+        (f"{POSES} it is at most 0.6 dB below regression", "unknown_pose", "unknown_pose_regression", "psnr", -0.6),
+        (f"{POSES} it is at least 1 dB above ridge regression", "unknown_pose", "ridge_unknown_pose", "psnr", 1.0),
+        (f"{POSES} it is above the nearest case", "unknown_pose", "nearest_unknown_pose"),
+        (f"{POSES} it is above the training mean", "unknown_pose", "mean_volume_unknown_pose"),
+        (
+            f"{POSES} it loses at least 3 dB on other patients' X-rays",
+            "unknown_pose",
+            "shuffled_xray_unknown_pose",
+            "psnr",
+            3.0,
+        ),
+        (f"{POSES} its gradients are {NEARER}", "unknown_pose_sample", "unknown_pose_regression", "gradient_spectrum"),
+        (
+            f"{POSES} its noise power is {NEARER}",
+            "unknown_pose_sample",
+            "unknown_pose_regression",
+            "noise_power_spectrum",
+        ),
+        (
+            "trained with known poses and tested with unknown ones, it is above the same network without lifting",
+            "whole_8min_on_unknown_pose",
+            "no_lifting_on_unknown_pose",
+        ),
+    )
+]
 
 
 def evaluate(found: dict, home: Path, size: int) -> list[dict]:
     """Every hypothesis with its difference and verdict; then those on samplers and coverage, if their files exist."""
-    from benchmarks.fidelity.paired import difference
-
     entries, p_values = [], {}
     for hypothesis in HYPOTHESES:
-        measured = None
-        if hypothesis.one in found and hypothesis.other in found:
-            sign = -1.0 if catalogue()[hypothesis.metric].best == "low" else 1.0
-            measured = difference(
-                found[hypothesis.one], found[hypothesis.other], hypothesis.metric, sign * hypothesis.margin
-            )
+        one, other = found.get(hypothesis.one), found.get(hypothesis.other)
+        margin = _sign(hypothesis.metric) * hypothesis.margin
+        measured = difference(one, other, hypothesis.metric, margin) if one and other else None
         if measured is not None:
             p_values[hypothesis.words] = measured.pop("p")
         entries.append({**asdict(hypothesis), "difference": measured})
@@ -112,10 +95,9 @@ def evaluate(found: dict, home: Path, size: int) -> list[dict]:
 
 def verdict(entry: dict) -> str:
     """`shown`, `not shown` (the mean is beyond the margin, the interval is not), `not reached`, or `not measured`."""
-    measured = entry["difference"]
+    measured, sign = entry["difference"], _sign(entry["metric"])
     if measured is None:
         return "not measured"
-    sign = -1.0 if catalogue()[entry["metric"]].best == "low" else 1.0
     if sign * measured["mean"] < entry["margin"]:
         return "not reached"
     if measured["low"] is None or entry["p_holm"] is None:
@@ -124,56 +106,52 @@ def verdict(entry: dict) -> str:
     return "shown" if nearest > entry["margin"] and entry["p_holm"] <= SIGNIFICANT else "not shown"
 
 
+def _sign(metric: str) -> float:
+    return -1.0 if catalogue()[metric].best == "low" else 1.0
+
+
 def sampler_hypotheses(path: Path) -> list[dict]:
     """Default and stochastic sampler against 1,000 ancestral steps, and the mean of `fast`; from `samplers.py`."""
     if not path.exists():
         return []
-    held = json.loads(path.read_text())
-    ways, protocol = held["ways"], held["protocol"]
-    where = f"on {protocol['cases']} {SPLITS[protocol['split']]} cases"
-    found = []
+    result = json.loads(path.read_text())
+    against = {way: measured.get("against", {}) for way, measured in result["ways"].items()}
+    where = f"on {result['protocol']['cases']} {SPLITS[result['protocol']['split']]} cases"
     alike = (
-        ("psnr_one", "one sample's PSNR", -0.1, None, "dB"),  # no upper limit
-        ("psnr_mean_of_all", "PSNR of the mean", -0.1, None, "dB"),
+        ("psnr_one", "one sample's PSNR", -0.1, math.inf, "dB"),
+        ("psnr_mean_of_all", "PSNR of the mean", -0.1, math.inf, "dB"),
         ("spread", "spread of samples", 0.95, 1.05, ""),
         ("gradient", "mean gradient", 0.95, 1.05, ""),
     )
-    limits = [(way, *one) for way in ("default", "sde") for one in alike] + [("fast", *alike[1])]
-    for way, key, title, low, high, unit in limits:
-        measured = ways.get(way, {}).get("against", {}).get(key)
-        limit = f"at least {low:g}" if high is None else f"within {low:g} and {high:g}"
+    found = []
+    for way, key, title, low, high, unit in [(way, *one) for way in TESTED for one in alike] + [("fast", *alike[1])]:
+        measured = against.get(way, {}).get(key)
+        limit = f"at least {low:g}" if high == math.inf else f"within {low:g} and {high:g}"
         words = f"sampler {way}: {title} against 1,000 ancestral steps, {where}, is {limit} {unit}".strip()
-        most = float("inf") if high is None else high
-        if measured is None:
-            state = "not measured"
-        elif not low <= measured["mean"] <= most:
-            state = "not reached"
-        else:
-            inside = measured["low"] is not None and low <= measured["low"] and measured["high"] <= most
+        state = "not measured"
+        if measured is not None:
+            inside = measured["low"] is not None and low <= measured["low"] and measured["high"] <= high
             state = "shown" if inside else "not shown"
+            state = state if low <= measured["mean"] <= high else "not reached"
         found.append({"words": words, "difference": measured, "unit": unit, "verdict": state})
-    return found + [entry for way in ("default", "sde") for entry in _worst_amplitude(ways.get(way, {}), way, where)]
-
-
-def _worst_amplitude(way: dict, name: str, where: str) -> list[dict]:
-    """Amplitude ratio at the frequency farthest from the reference: a ratio of means over cases, without interval."""
-    worst = way.get("against", {}).get("amplitude", {}).get("worst")
-    if worst is None:
-        return []
-    words = (
-        f"sampler {name}: the amplitude of the noise spectrum at its worst frequency, {where}, is within 0.95 and 1.05"
-    )
-    state = "reached, no interval" if 0.95 <= worst <= 1.05 else "not reached"
-    return [{"words": words, "difference": {"mean": worst, "low": None, "high": None}, "unit": "", "verdict": state}]
+    # a ratio of means over cases at the frequency farthest from the reference, without interval
+    for way in TESTED:
+        worst = against.get(way, {}).get("amplitude", {}).get("worst")
+        if worst is not None:
+            words = f"sampler {way}: the amplitude of the noise spectrum at its worst frequency, {where}, is within "
+            state = "reached, no interval" if 0.95 <= worst <= 1.05 else "not reached"
+            measured = {"mean": worst, "low": None, "high": None}
+            found.append({"words": f"{words}0.95 and 1.05", "difference": measured, "unit": "", "verdict": state})
+    return found
 
 
 def coverage_hypotheses(path: Path) -> list[dict]:
     """Measured coverage of every prediction interval; from `evaluation/calibrate.py`."""
     if not path.exists():
         return []
-    held = json.loads(path.read_text())
-    found, level = [], held["level"]
-    for name, share in held["coverage"].items():
+    result = json.loads(path.read_text())
+    found, level = [], result["level"]
+    for name, share in result["coverage"].items():
         state = "above the level" if share["low"] > level else "below the level"
         state = "compatible with the level" if share["low"] <= level <= share["high"] else state
         words = f"coverage of the prediction interval of {name.replace('_', ' ')}, level {level:g}, "
@@ -184,19 +162,19 @@ def coverage_hypotheses(path: Path) -> list[dict]:
 
 def sentences(entries: list[dict]) -> list[str]:
     """One line each, with the interval, the adjusted p value and the differences by training seed."""
-    lines = [f"- **{entry['verdict']}**: {entry['words']}{_figures(entry)}." for entry in entries]
-    return ["## Hypotheses", "", *lines]
+    return [
+        "## Hypotheses",
+        "",
+        *(f"- **{entry['verdict']}**: {entry['words']}{_figures(entry)}." for entry in entries),
+    ]
 
 
 def _figures(entry: dict) -> str:
     measured = entry["difference"]
     if measured is None:
         return ""
-    unit = entry.get("unit", catalogue()[entry["metric"]].unit if "metric" in entry else "")
-    text = f": {measured['mean']:.3g}"
-    if measured["low"] is not None:
-        text += f" [{measured['low']:.3g}, {measured['high']:.3g}]"
-    text += f" {unit}" if unit else ""
+    unit = entry["unit"] if "unit" in entry else catalogue()[entry["metric"]].unit
+    text = f": {span(measured)}" + (f" {unit}" if unit else "")
     if entry.get("p_holm") is not None:
         text += f", adjusted p {entry['p_holm']:.2g}"
     if "by_seed" in measured:

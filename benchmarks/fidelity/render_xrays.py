@@ -11,13 +11,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[0] = str(ROOT)
 
 
-def indices(counts: dict[str, int], calibration: int = 256) -> list[int]:
-    """Population indices of all cases of the benchmark."""
-    from dataset.sources.phantom import FIRST_INDEX
-
-    first = {**FIRST_INDEX, "calibration": 30_000_000}
-    counts = {**counts, "calibration": calibration}
-    return [first[split] + i for split, n in counts.items() for i in range(n)]
+CALIBRATION = 30_000_000, 256  # first population index and number of the cases for prediction intervals
 
 
 def render(job: tuple):
@@ -38,12 +32,14 @@ def main() -> None:
 
     from benchmarks.fidelity.stored_xrays import write_xrays
     from dataset.manifest.table import SPLITS
+    from dataset.sources.phantom import FIRST_INDEX
 
     if len(sys.argv) != 3 or sys.argv[1] not in ("64", "128"):
         raise SystemExit("usage: python benchmarks/fidelity/render_xrays.py 64|128 FILE")
     with initialize_config_dir(str(ROOT / "config"), version_base=None):
         data = compose("train_ddpm", [f"experiment=fidelity_{sys.argv[1]}"]).dataset
-    source, chosen = instantiate(data.source), indices({split: data[split] for split in SPLITS})
+    source, parts = instantiate(data.source), [(FIRST_INDEX[split], data[split]) for split in SPLITS]
+    chosen = [first + i for first, count in (*parts, CALIBRATION) for i in range(count)]
     with ProcessPoolExecutor() as pool:
         jobs = pool.map(render, [(index, source) for index in chosen], chunksize=8)
         xrays = torch.stack(list(track(jobs, description="Rendering X-rays", total=len(chosen))))

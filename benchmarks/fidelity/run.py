@@ -18,20 +18,16 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[0] = str(ROOT)
 
 from benchmarks.fidelity.stored_xrays import stored_xrays  # noqa: E402
-from benchmarks.fidelity.table import HERE, collect, machine, results_name  # noqa: E402
+from benchmarks.fidelity.table import HERE, collect, results_name  # noqa: E402
 from benchmarks.fidelity.variants import Method, methods  # noqa: E402
-from common.files import newest_checkpoint  # noqa: E402
+from benchmarks.timing import machine_name  # noqa: E402
+from common.files import newest_checkpoint, sha256  # noqa: E402
 
 EARLIER_NAMES = {"ancestor": "xray2ctpa", "ancestor_1000": "xray2ctpa_1000"}  # of methods
 AUTOENCODER = {  # at 64³ small crops: on a CPU many small batches train better than few large ones
     64: ["model.n_hiddens=64", "model.n_codes=4096", "model.max_steps=4000", "model.batch_size=1"],
-    128: [
-        "model.n_hiddens=48",
-        "model.n_codes=4096",
-        "model.max_steps=3000",
-        "model.batch_size=8",
-        "model.num_workers=8",
-    ],
+    128: ["model.n_hiddens=48", "model.n_codes=4096", "model.max_steps=3000", "model.batch_size=8"]
+    + ["model.num_workers=8"],
 }
 AUTOENCODER_COMMON = [
     "model.crop=[32,32,32]",
@@ -79,8 +75,7 @@ def plan(method: Method, minutes: float, folder: Path, settings: list[str]) -> d
     if not counted.exists():
         short = [f"model.train_num_steps={CALIBRATION_BATCHES}", f"model.results_folder={folder / 'calibration'}"]
         found = re.search(r"median ([\d.]+) ms a batch", run("train/train_ddpm.py", *settings, *short, capture=True))
-        milliseconds = float(found[1])
-        counted.write_text(json.dumps({"ms": milliseconds, "machine": machine()}))
+        counted.write_text(json.dumps({"ms": float(found[1]), "machine": machine_name()}))
     found = json.loads(counted.read_text())
     return {**found, "batches": max(1, int(minutes * 60_000 / found["ms"])), "minutes": minutes}
 
@@ -94,12 +89,8 @@ def train(budget: dict, folder: Path, settings: list[str], recipe: list[str]) ->
     done = folder / "trained.json"
     if not done.exists():
         runs = folder / "runs"
-        resume = "auto" if runs.exists() and list(runs.glob("**/last.ckpt")) else "null"
-        steps = [
-            f"model.train_num_steps={budget['batches']}",
-            f"model.results_folder={runs}",
-            f"model.resume={resume}",
-        ]
+        steps = [f"model.train_num_steps={budget['batches']}", f"model.results_folder={runs}"]
+        steps.append(f"model.resume={'auto' if newest_checkpoint(runs) else 'null'}")
         run("train/train_ddpm.py", *settings, *steps)
         done.write_text(json.dumps({**budget, "checkpoint": str(newest_checkpoint(runs)), "recipe": recipe}))
     found = json.loads(done.read_text())
@@ -114,13 +105,7 @@ def train(budget: dict, folder: Path, settings: list[str], recipe: list[str]) ->
 
 
 def refuse_stale(evaluated: Path, checkpoint: Path) -> None:
-    """Refuses the scores of an earlier training under the same name.
-
-    Raises:
-        SystemExit: `evaluated` has the scores of another checkpoint.
-    """
-    from common.files import sha256
-
+    """Raises SystemExit if `evaluated` has the scores of another checkpoint, trained earlier under the same name."""
     scored = json.loads((evaluated / "metrics.json").read_text())["protocol"]["checkpoint"]
     if scored["sha256"] != sha256(checkpoint):
         raise SystemExit(

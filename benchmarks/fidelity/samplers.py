@@ -17,6 +17,7 @@ sys.path[0] = str(ROOT)
 from benchmarks.fidelity import solvers  # noqa: E402
 from benchmarks.fidelity.sampler_plots import guidance_picture, quality_picture  # noqa: E402
 from benchmarks.fidelity.stored_xrays import stored_xrays  # noqa: E402
+from benchmarks.markdown import span, table_lines  # noqa: E402
 
 HERE = Path(__file__).resolve().parent
 DPM = {"scheduler": "DPMSolverMultistepScheduler"}
@@ -36,52 +37,45 @@ SAMPLERS = {  # most important first, in case the time does not suffice
 GUIDANCE = (0.0, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 3.0)
 
 
-def names(guidance: bool) -> list[str]:
-    """Names of all samplers, or of all guidance scales of the sweep."""
-    return [f"guidance {g:g}" for g in GUIDANCE] if guidance else list(SAMPLERS)
-
-
 def ways(guidance: bool) -> dict[str, dict]:
     """Settings of `set_sampler` by name; samples are independent, so that their spread is that of the solver."""
-    from hydra import compose, initialize_config_dir
     from omegaconf import OmegaConf
 
-    with initialize_config_dir(str(ROOT / "config"), version_base="1.3"):
-        named = [name for name, setting in SAMPLERS.items() if setting is None]
-        groups = {n: OmegaConf.to_container(compose("generate", [f"sampler={n}"]).sampler) for n in named}
+    def configured(name: str) -> dict:
+        return OmegaConf.to_container(_compose("generate", [f"sampler={name}"]).sampler)
+
     if guidance:
-        found = [{**groups["default"], "guidance_scale": g} for g in GUIDANCE]
+        found = {f"guidance {g:g}": {**configured("default"), "guidance_scale": g} for g in GUIDANCE}
     else:
-        found = [groups[name] if setting is None else setting for name, setting in SAMPLERS.items()]
-    return {name: {**setting, "antithetic": False} for name, setting in zip(names(guidance), found, strict=True)}
+        found = {name: configured(name) if setting is None else setting for name, setting in SAMPLERS.items()}
+    return {name: {**setting, "antithetic": False} for name, setting in found.items()}
+
+
+def _compose(command: str, overrides: list[str]):
+    from hydra import compose, initialize_config_dir
+
+    with initialize_config_dir(str(ROOT / "config"), version_base="1.3"):
+        return compose(command, overrides)
 
 
 def gather(
-    folder: Path,
-    protocol: dict,
-    settings: dict[str, dict],
-    wanted: list[str],
-    measure: Callable[[dict], dict],
-    published: Path,
+    folder: Path, protocol: dict, settings: dict, wanted: list[str], measure: Callable[[dict], dict], published: Path
 ) -> dict[str, dict]:
     """Results by name: all that `folder` keeps under this protocol, and the missing ones of `wanted`.
 
     Args:
         protocol: checkpoint, split, cases and samples; results of another protocol are ignored.
         settings: of every sampler.
-        measure: result of one setting.
-        published: the JSON that the result will replace.
-
-    Raises:
-        SystemExit: `published` holds results that would be lost.
+        measure: returns the result of one setting.
+        published: the JSON that the result replaces; SystemExit if it holds results that would be lost.
     """
     folder.mkdir(parents=True, exist_ok=True)
     files = {name: folder / f"{name.replace(', ', '_').replace(' ', '_').replace('+', 'p')}.json" for name in settings}
     found = {}
     for name, setting in settings.items():
-        held = json.loads(files[name].read_text()) if files[name].exists() else {}
-        if held.get("protocol") == protocol and held.get("setting") == setting:
-            found[name] = held["way"]
+        kept = json.loads(files[name].read_text()) if files[name].exists() else {}
+        if kept.get("protocol") == protocol and kept.get("setting") == setting:
+            found[name] = kept["way"]
     before = json.loads(published.read_text())["ways"] if published.exists() else {}
     lost = [name for name in settings if name in before and name not in (*found, *wanted)]
     if lost:
@@ -89,18 +83,16 @@ def gather(
             f"{published}: {len(lost)} of its ways are neither selected nor kept in {folder} ({lost[0]}); measure "
             "them too, give the --output that has them, or another --home"
         )
-    for name in wanted:
-        if name not in found:
-            print(name, flush=True)
-            found[name] = measure(settings[name])
-            held = {"protocol": protocol, "setting": settings[name], "way": found[name]}
-            files[name].write_text(json.dumps(held))
+    for name in (name for name in wanted if name not in found):
+        print(name, flush=True)
+        found[name] = measure(settings[name])
+        kept = {"protocol": protocol, "setting": settings[name], "way": found[name]}
+        files[name].write_text(json.dumps(kept))
     return {name: found[name] for name in settings if name in found}
 
 
-def run(options, published: Path) -> tuple[dict, dict]:
+def run(options, settings: dict[str, dict], published: Path) -> tuple[dict, dict]:
     """Measures the missing samplers; returns all results by name and the protocol."""
-    from hydra import compose, initialize_config_dir
     from hydra.utils import instantiate
 
     from common.files import sha256
@@ -108,10 +100,8 @@ def run(options, published: Path) -> tuple[dict, dict]:
     from ddpm.checkpoint.load import load_pipeline
     from evaluation.generation.open_pipeline import resolve_device
 
-    overrides = [f"experiment=fidelity_{options.size}", *options.dataset]
-    overrides += stored_xrays(options.xrays)
-    with initialize_config_dir(str(ROOT / "config"), version_base="1.3"):
-        data = compose("evaluate", overrides).dataset
+    overrides = [f"experiment=fidelity_{options.size}", *options.dataset, *stored_xrays(options.xrays)]
+    data = _compose("evaluate", overrides).dataset
     pipeline = load_pipeline(options.checkpoint, device=resolve_device("auto"))
     if options.guidance and not pipeline.guided:
         raise SystemExit(
@@ -131,7 +121,6 @@ def run(options, published: Path) -> tuple[dict, dict]:
         pipeline.set_sampler(**setting)
         return solvers.measure(pipeline, cases, protocol["cases"], options.samples, options.batch)
 
-    settings = ways(options.guidance)
     folder = options.output / ("guidance" if options.guidance else "samplers")
     found = gather(folder, protocol, settings, options.ways or list(settings), measure, published)
     return found, protocol | {"checkpoint": {"file": options.checkpoint.name, "sha256": protocol["checkpoint"]}}
@@ -139,11 +128,11 @@ def run(options, published: Path) -> tuple[dict, dict]:
 
 def report(found: dict, guidance: bool, protocol: dict) -> dict:
     """`{"protocol", "reference", "ways"}`: summaries by name, each against 1,000 ancestral steps or guidance 1."""
-    reference = found.get("guidance 1" if guidance else REFERENCE)
-    result = {"protocol": protocol, "reference": "guidance 1" if guidance else REFERENCE, "ways": {}}
-    for name, way in found.items():
-        compared = {} if reference is None else {"against": solvers.against(way, reference)}
-        result["ways"][name] = solvers.summarise(way) | compared
+    name = "guidance 1" if guidance else REFERENCE
+    result = {"protocol": protocol, "reference": name, "ways": {}}
+    for way, measured in found.items():
+        compared = {"against": solvers.against(measured, found[name])} if name in found else {}
+        result["ways"][way] = solvers.summarise(measured) | compared
     return result
 
 
@@ -151,20 +140,15 @@ def markdown(result: dict) -> str:
     """Markdown table, one line per sampler."""
     heads = ("way", "evaluations", "s a volume", "one sample, dB", "mean, dB", "mean of all, dB", "spread", "gradient",
              "amplitude, worst")  # fmt: skip
-    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+    rows = []
     for name, way in sorted(result["ways"].items(), key=lambda item: item[1]["evaluations"]):
-        cells = [name, str(way["evaluations"]), f"{way['seconds']:.2f}"]
-        cells += [f"{way[key]['mean']:.2f}" for key in solvers.ERRORS]
         against = way.get("against")
-        cells += [_span(against[key]) for key in solvers.RATIOS] if against else ["–", "–"]
-        cells.append(f"{against['amplitude']['worst']:.3f}" if against else "–")
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join([*lines, "", f"Spread, gradient and amplitude as shares of those of {result['reference']}.", ""])
-
-
-def _span(estimate: dict) -> str:
-    mean = f"{estimate['mean']:.3f}"
-    return mean if estimate["low"] is None else f"{mean} [{estimate['low']:.3f}, {estimate['high']:.3f}]"
+        compared = [span(against[key], ".3f") for key in solvers.RATIOS] if against else ["–", "–"]
+        compared.append(f"{against['amplitude']['worst']:.3f}" if against else "–")
+        errors = [f"{way[key]['mean']:.2f}" for key in solvers.ERRORS]
+        rows.append([name, str(way["evaluations"]), f"{way['seconds']:.2f}", *errors, *compared])
+    note = f"Spread, gradient and amplitude as shares of those of {result['reference']}."
+    return "\n".join([*table_lines(heads, rows), "", note, ""])
 
 
 def main() -> None:
@@ -183,11 +167,12 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=ROOT / "outputs" / "fidelity" / "solvers")
     parser.add_argument("--home", type=Path, default=HERE, help="folder of the published JSON and picture")
     options = parser.parse_args()
-    unknown = sorted(set(options.ways or ()) - set(names(options.guidance)))
+    settings = ways(options.guidance)
+    unknown = sorted(set(options.ways or ()) - set(settings))
     if unknown:
-        parser.error(f"--ways {unknown[0]!r}: choose from {'; '.join(names(options.guidance))}")
+        parser.error(f"--ways {unknown[0]!r}: choose from {'; '.join(settings)}")
     published = options.home / f"{'guidance' if options.guidance else 'samplers'}_{options.size}.json"
-    found, protocol = run(options, published)
+    found, protocol = run(options, settings, published)
     result = report(found, options.guidance, protocol)
     published.write_text(json.dumps(result, indent=1) + "\n")
     picture = guidance_picture if options.guidance else quality_picture

@@ -16,12 +16,8 @@ from torch import Tensor
 from evaluation.generation.model_inputs import ModelInputs
 from evaluation.generation.sample import Sampling, sample_volumes
 from evaluation.metrics.regions import body_mask
-from evaluation.metrics.spectra import (
-    gradient_magnitude,
-    gradient_spectrum,
-    noise_power_distance,
-    noise_power_spectrum,
-)
+from evaluation.metrics.spectra import gradient_magnitude as gradients
+from evaluation.metrics.spectra import gradient_spectrum, noise_power_distance, noise_power_spectrum
 from evaluation.metrics.voxel_error import psnr
 from evaluation.statistics.patient_bootstrap import bootstrap_mean
 
@@ -44,7 +40,7 @@ def case_facts(samples: Float[Tensor, "s d h w"], case: dict, window) -> dict:
         "psnr_mean": float(psnr(samples.mean(dim=0), truth, width)),
         "psnr_mean_of_all": float(10.0 * torch.log10(width**2 / error.clamp_min(1.0))),
         "spread": float(variance[body].mean().sqrt()),
-        "gradient": float(gradient_magnitude(samples, spacing)[:, body].mean()),
+        "gradient": float(gradients(samples, spacing)[:, body].mean()),
         "gradient_spectrum": float(gradient_spectrum(samples, truth, spacing, body).mean()),
         "noise_power_spectrum": float(distance.mean()),
         "amplitude": spectrum.sqrt().tolist(),
@@ -82,18 +78,16 @@ def against(way: dict, reference: dict) -> dict:
     """One sampler against another on their common cases: differences in dB, ratios, amplitudes by frequency."""
     ids = sorted(set(way["cases"]) & set(reference["cases"]))
 
-    def pairs(name: str) -> np.ndarray:
-        return np.array([[facts["cases"][i][name] for facts in (way, reference)] for i in ids])
+    def pairs(name: str) -> tuple[np.ndarray, np.ndarray]:
+        return tuple(np.array([facts["cases"][i][name] for i in ids]) for facts in (way, reference))
 
     found: dict = {"cases": len(ids)}
     for name in ERRORS:
-        ours, theirs = pairs(name).T
-        found[name] = bootstrap_mean(ours - theirs, np.array(ids)).as_dict()
+        found[name] = bootstrap_mean(np.subtract(*pairs(name)), np.array(ids)).as_dict()
     for name in RATIOS:
-        ours, theirs = pairs(name).T
-        estimate = bootstrap_mean(np.log(ours / theirs), np.array(ids)).as_dict()
+        estimate = bootstrap_mean(np.log(np.divide(*pairs(name))), np.array(ids)).as_dict()
         found[name] = {k: None if v is None else round(float(np.exp(v)), 6) for k, v in estimate.items()}
-    ours, theirs = pairs("amplitude").mean(axis=0)
+    ours, theirs = (amplitudes.mean(axis=0) for amplitudes in pairs("amplitude"))
     ratio = ours / theirs
     found["amplitude"] = {
         "mean": round(float(ratio.mean()), 4),

@@ -14,15 +14,7 @@ from dataset.sources.phantom import PhantomSource, phantom_index
 
 
 class StoredXrayPhantoms(PhantomSource):
-    """A phantom source with the X-rays of a file of `write_xrays`, at nominal poses.
-
-    Args:
-        xray_file: the file.
-        options: arguments of `PhantomSource`.
-
-    Raises:
-        UserError: with `pose_noise`.
-    """
+    """A phantom source with the X-rays of a file of `write_xrays`, at nominal poses; UserError with `pose_noise`."""
 
     def __init__(self, xray_file: str | Path, **options):
         super().__init__(**options)
@@ -47,23 +39,18 @@ def stored_xrays(file: str | Path | None) -> list[str]:
 
 
 def write_xrays(path: str | Path, indices: list[int], xrays: Float[Tensor, "n v h w"]) -> None:
-    """Write X-rays in [0, 1] of phantoms, with 8 bits, by their index in the population, for `StoredXrayPhantoms`."""
+    """Writes X-rays in [0, 1] of phantoms, with 8 bits, by their index in the population, for `StoredXrayPhantoms`."""
     with atomic_path(Path(path)) as temporary:
         pixels = (xrays * 255.0).round().to(torch.uint8)
         save_tensors({"index": torch.tensor(indices), "xray": pixels.contiguous()}, temporary)
 
 
 def read_xray_row(path: Path, index: int, size: tuple[int, int, int]) -> Float[Tensor, "v h w"]:
-    """The X-rays of one phantom from a file of `write_xrays`.
-
-    Raises:
-        UserError: if the file does not hold it in this size.
-    """
+    """The X-rays of one phantom from a file of `write_xrays`; UserError if the file lacks it in this size."""
     with safe_open(path, framework="pt") as file:
         found = (file.get_tensor("index") == index).nonzero()
         pixels = file.get_slice("xray")
         if not len(found) or tuple(pixels.get_shape()[1:]) != size:
             held = f"{pixels.get_shape()[0]} X-rays of {pixels.get_shape()[1:]}"
             raise UserError(f"xray_file={path}: phantom {index} in {list(size)} is not among its {held}")
-        row = int(found[0])
-        return pixels[row : row + 1][0].float() / 255.0
+        return pixels[int(found[0])].float() / 255.0

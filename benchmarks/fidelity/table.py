@@ -6,20 +6,15 @@ the benchmark added. `python -m benchmarks.fidelity.table` writes both files fro
 """
 
 import json
-import platform
-import sys
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
-import torch
-
-from benchmarks.fidelity.paired import Runs, averaged, difference
-
-if __name__ == "__main__":
-    sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 from benchmarks.fidelity import hypotheses
+from benchmarks.fidelity.paired import Runs, averaged, difference
 from benchmarks.fidelity.variants import BASELINES, Method, unknown_name
+from benchmarks.markdown import span, table_lines
 from evaluation.metrics.catalogue import catalogue
 from evaluation.scoring.score_cases import FIDELITY, TRUTH
 from evaluation.statistics.patient_bootstrap import bootstrap_mean
@@ -53,14 +48,6 @@ PAIRS = (  # compared rows; both have the same training budget and noise recipe 
 )
 
 
-def machine() -> str:
-    """Name of the processor that trained."""
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-    return f"{torch.get_num_threads()} cores, {names[0].split(':')[1].strip() if names else platform.processor()}"
-
-
 def results_name(size: int, ending: str) -> str:
     """The file of a size: `results.json` is that of 64³."""
     return f"results.{ending}" if size == 64 else f"results_{size}.{ending}"
@@ -80,36 +67,31 @@ def collect(
         found = scores[scores.method == theirs].assign(method=ours)
         if found.empty:
             continue
+        facts = {"method": ours, "row": theirs, "seed": None if ours in SEEDLESS else seed}
+        facts["machine"] = trained.get("machine", "a machine not recorded")
+        if ours not in SEEDLESS:
+            facts |= {key: trained.get(key) for key in ("minutes", "batches", "recipe")}
         key = ours if ours in SEEDLESS else f"{ours}_{seed}"
-        learned = {} if ours in SEEDLESS else {key: trained.get(key) for key in ("minutes", "batches", "recipe")}
-        facts = {
-            "method": ours,
-            "row": theirs,
-            "seed": None if ours in SEEDLESS else seed,
-            "machine": trained.get("machine", "a machine not recorded"),
-            **learned,
-            "protocol": protocol,
-        }
-        rows[key] = (facts, found)
+        rows[key] = ({**facts, "protocol": protocol}, found)
     save(rows, size, home)
     write(size, home)
 
 
 def save(rows: dict[str, tuple[dict, pd.DataFrame]], size: int, home: Path) -> None:
     """Writes `cases_<size>.csv.gz`, a line per row of the benchmark and case, and `rows_<size>.jsonl`, its facts."""
-    tables = [table.assign(key=key) for key, (_, table) in sorted(rows.items())]
-    pd.concat(tables).to_csv(
-        home / f"cases_{size}.csv.gz", index=False, float_format="%.5g", compression={"method": "gzip", "mtime": 0}
-    )
+    table = pd.concat([table.assign(key=key) for key, (_, table) in sorted(rows.items())])
+    packed = {"method": "gzip", "mtime": 0}
+    table.to_csv(home / f"cases_{size}.csv.gz", index=False, float_format="%.5g", compression=packed)
     lines = [json.dumps({"key": key, **facts}) for key, (facts, _) in sorted(rows.items())]
     (home / f"rows_{size}.jsonl").write_text("\n".join(lines) + "\n")
 
 
 def load(size: int, home: Path) -> dict[str, tuple[dict, pd.DataFrame]]:
     """`{key: (facts, scores by case)}` of a size; empty where nothing was evaluated."""
-    if not (home / f"rows_{size}.jsonl").is_file():
+    file = home / f"rows_{size}.jsonl"
+    if not file.is_file():
         return {}
-    facts = [json.loads(line) for line in (home / f"rows_{size}.jsonl").read_text().splitlines()]
+    facts = [json.loads(line) for line in file.read_text().splitlines()]
     cases = pd.read_csv(home / f"cases_{size}.csv.gz", dtype={"id": str, "patient": str})
     tables = {key: table.drop(columns="key") for key, table in cases.groupby("key")}
     return {row.pop("key"): (row, tables[key]) for row in facts if (key := row["key"])}
@@ -156,15 +138,13 @@ def summarise(size: int, home: Path = HERE) -> dict:
     pairs of the metric.
     """
     found = read(size, home)
-    names = [name for name in found if name != TRUTH]
     result: dict = {"protocol": _protocol(size, found), "methods": {}, "reference": {}, "differences": {}}
-    for name in (*names, *(n for n in found if n == TRUTH)):
-        table = averaged(found[name])
-        patients = table.patient.to_numpy(dtype=str)
-        columns = [c for c in table.columns if c in catalogue()]
-        metrics = {c: bootstrap_mean(table[c].to_numpy(), patients) for c in columns}
+    for name, runs in found.items():
+        table = averaged(runs)
+        patients = table.pop("patient").to_numpy(dtype=str)
+        metrics = {column: bootstrap_mean(table[column].to_numpy(), patients) for column in table}
         result["reference" if name == TRUTH else "methods"][name] = {
-            c: None if estimate.mean is None else estimate.as_dict() for c, estimate in metrics.items()
+            column: None if estimate.mean is None else estimate.as_dict() for column, estimate in metrics.items()
         }
     result["differences"] = differences(found)
     result["hypotheses"] = hypotheses.evaluate(found, home, size)
@@ -178,15 +158,13 @@ def _protocol(size: int, found: Runs) -> dict:
         price = cost(facts)
         rows[name] = {
             "estimator": estimator(name, price["samples"]),
-            "seeds": [f["seed"] for f, _ in runs],
-            "psnr_by_seed": [
-                None if table.psnr.isna().all() else round(float(table.psnr.mean()), 3) for _, table in runs
-            ],
+            "seeds": [facts["seed"] for facts, _ in runs],
+            "psnr_by_seed": [None if np.isnan(v) else round(v, 3) for v in (float(t.psnr.mean()) for _, t in runs)],
             "cases": len(averaged(runs)),
-            "batches": [f.get("batches") for f, _ in runs],
+            "batches": [facts.get("batches") for facts, _ in runs],
             "minutes": facts.get("minutes"),
             "machine": facts["machine"],
-            "machines": [f["machine"] for f, _ in runs],
+            "machines": [facts["machine"] for facts, _ in runs],
             "sampler": None if price["samples"] is None else [facts["protocol"].get(k) for k in ("sampler", "steps")],
             **price,
         }
@@ -217,42 +195,51 @@ def differences(found: Runs) -> dict[str, dict]:
 def write(size: int, home: Path = HERE) -> None:
     """`results.json` and `results.md` of a size."""
     result = summarise(size, home)
-    (home / results_name(size, "json")).write_text(
-        json.dumps(result, indent=1, allow_nan=False) + "\n", encoding="utf-8"
-    )
+    text = json.dumps(result, indent=1, allow_nan=False) + "\n"
+    (home / results_name(size, "json")).write_text(text, encoding="utf-8")
     (home / results_name(size, "md")).write_text(markdown(result), encoding="utf-8")
 
 
 def markdown(result: dict) -> str:
     """Hypotheses in sentences, the table, the differences."""
     rows = result["protocol"]["rows"]
-    lines = [f"# Fidelity at {result['protocol']['size']}³", "", *hypotheses.sentences(result["hypotheses"])]
     present = [n for n in FIDELITY if any(m.get(n) for m in result["methods"].values())]
     heads = ["method (cases)", "estimator", *(catalogue()[n].label for n in present)]
     heads += ["evaluations", "s per volume", "training", "M parameters"]
-    lines += ["", "## Table", "", "| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
     reference = {name: metrics for name, metrics in result["reference"].items() if any(metrics.values())}
     ranked = sorted(result["methods"].items(), key=lambda item: -(item[1].get("psnr") or {"mean": -1e9})["mean"])
+    cells = []
     for name, metrics in (*ranked, *reference.items()):
         row = rows[name]
         batches = ", ".join(str(b) for b in row["batches"] if b)
         trained = f"{row['minutes']:g} min, {batches} batches" if batches else "–"
         costs = [str(row["evaluations"]), _number(row["seconds"]), trained, _number(row["parameters"], 1e-6)]
-        cells = [f"{name} ({row['cases']})", row["estimator"], *(_span(metrics.get(n)) for n in present), *costs]
-        lines.append("| " + " | ".join(cells) + " |")
-    machines = sorted({row["machine"] for row in rows.values()})
-    lines += ["", f"Trained on {'; '.join(machines)}. Intervals: 95 %, 2,000 draws over patients, seed 0. "]
-    lines[-1] += (
-        "Seconds are from the machine of a row's first seed (`results.json`); compare them on one machine only."
-    )
-    lines += [""]
-    lines += ["## Differences", "", "| difference | PSNR, dB | p, Holm | over training seeds |", "|---|---|---|---|"]
+        cells.append([f"{name} ({row['cases']})", row["estimator"], *(span(metrics.get(n)) for n in present), *costs])
+    differences = []
     for name, metrics in result["differences"].items():
         if "psnr" in metrics:
             psnr = metrics["psnr"]
             p = "–" if psnr["p_holm"] is None else f"{psnr['p_holm']:.2g}"
-            seeds = f"{psnr.get('by_seed') or _seeds(name, rows)}{_machines(name, rows)}"
-            lines.append(f"| {name} | {_span(psnr)} | {p} | {seeds} |")
+            differences.append(
+                [name, span(psnr), p, f"{psnr.get('by_seed') or _seeds(name, rows)}{_machines(name, rows)}"]
+            )
+    machines = "; ".join(sorted({row["machine"] for row in rows.values()}))
+    lines = [
+        f"# Fidelity at {result['protocol']['size']}³",
+        "",
+        *hypotheses.sentences(result["hypotheses"]),
+        "",
+        "## Table",
+        "",
+        *table_lines(heads, cells),
+        "",
+        f"Trained on {machines}. Intervals: 95 %, 2,000 draws over patients, seed 0. "
+        "Seconds are from the machine of a row's first seed (`results.json`); compare them on one machine only.",
+        "",
+        "## Differences",
+        "",
+        *table_lines(["difference", "PSNR, dB", "p, Holm", "over training seeds"], differences),
+    ]
     return "\n".join(lines) + "\n"
 
 
@@ -270,13 +257,6 @@ def _machines(pair: str, rows: dict) -> str:
     seeds = one.keys() & other.keys()
     alike = all(one[s] == other[s] for s in seeds) if seeds else {*one.values()} == {*other.values()}
     return "" if alike else "; different machines"
-
-
-def _span(estimate: dict | None) -> str:
-    if estimate is None or estimate["mean"] is None:
-        return "–"
-    mean = f"{estimate['mean']:.3g}"
-    return mean if estimate["low"] is None else f"{mean} [{estimate['low']:.3g}, {estimate['high']:.3g}]"
 
 
 def _number(value: float | None, scale: float = 1.0) -> str:

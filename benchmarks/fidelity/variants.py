@@ -54,16 +54,39 @@ XRAY2CTPA = [  # X-ray2CTPA's latent DDPM, on the same latents
 ]
 UNKNOWN_POSE = ("dataset.pose_noise=true",)  # X-rays at perturbed poses that the model is not conditioned on
 NO_PRIOR = ("model.prior.rank=0", "model.prior.preconditioning=false")
+NO_PRECONDITIONING = "model.prior.preconditioning=false"
+NO_LIFTING = ("model.conditioning.channels=0",)
+PARTS = {  # overrides of the ablations
+    "whole_8min": (),
+    "low_noise_timesteps": (),  # the recipe of `model`
+    "no_prior": NO_PRIOR,
+    "no_lifting": NO_LIFTING,
+    "no_embedding": ("model.conditioning.global_embedding=false",),
+    "with_tokens": ("model.conditioning.token_grid=8",),
+    "constant_rays": ("model.conditioning.depth_bins=1",),
+    "v_prediction": ("model.objective.prediction=v_prediction", NO_PRECONDITIONING),
+    "flow": ("model.objective.prediction=flow", NO_PRECONDITIONING),
+    "no_preconditioning": (NO_PRECONDITIONING,),
+    "no_pure_noise_warmup": ("model.objective.pure_noise_warmup=0",),
+    "condition_drop": ("model.conditioning.drop=0.1",),
+    "factorised": FACTORISED,
+}
+EARLY_PRIOR = (*RARE_LOW_NOISE, "model.prior.start=0")  # with a pose regressor the prior starts late by default
+UNKNOWN_POSE_PARTS = {  # overrides of the methods trained on X-rays of unknown pose
+    "unknown_pose": (),
+    "unknown_pose_no_lifting": NO_LIFTING,
+    "unknown_pose_regression": REGRESSION,
+    "unknown_pose_no_prior": (*RARE_LOW_NOISE, *NO_PRIOR),
+    "unknown_pose_no_prior_no_lifting": (*RARE_LOW_NOISE, *NO_PRIOR, *NO_LIFTING),
+    "unknown_pose_prior": EARLY_PRIOR,
+    "unknown_pose_prior_no_lifting": (*EARLY_PRIOR, *NO_LIFTING),
+    "unknown_pose_prior_no_regressor": (*EARLY_PRIOR, "model.pose_regressor=false"),
+}
 MINUTES = {64: (20.0, 8.0), 128: (4.0, 4.0)}  # full training, ablation; two cores at 64³, one H100 at 128³
 BASELINES = ("mean_volume", "nearest", "ridge")  # need no training seed
-ONE_STEP = ["sampler=ddim", "sampler.steps=1", "sampler.antithetic=false", "samples=1"]
-CLIPPED = [
-    "sampler=ancestral",
-    "+sampler.clip_sample=true",
-    "sampler.antithetic=false",
-    "samples=1",
-]  # as in its sampler
-STRIDED = [*CLIPPED, "sampler.steps=50"]
+ONE_STEP = ("sampler=ddim", "sampler.steps=1", "sampler.antithetic=false", "samples=1")
+# as in the sampler of X-ray2CTPA
+CLIPPED = ("sampler=ancestral", "+sampler.clip_sample=true", "sampler.antithetic=false", "samples=1")
 
 
 @dataclass(frozen=True)
@@ -96,82 +119,41 @@ def unknown_name(name: str) -> str:
 def methods(size: int) -> dict[str, Method]:
     """Methods by name at a volume size of `size`³; `whole_8min` is named after its budget at 64³."""
     whole_minutes, part_minutes = MINUTES[size]
-    ours = [*COMMON[size], *OURS, *NETWORK[size]]
+    ours, xray2ctpa = [*COMMON[size], *OURS, *NETWORK[size]], (*COMMON[size], *XRAY2CTPA)
     whole = {name: name for name in ("model", "model_sample", *BASELINES, "shuffled_xray")}
-    sampled = ("samples=8",)
-    parts = ("samples=4",)  # compared only with one another: half the evaluation time
+    sampled, parts = ("samples=8",), ("samples=4",)  # parts are compared only with one another
 
     def named(name: str) -> dict[str, str]:
         return {"model": name, "model_sample": f"{name}_sample"}
 
-    def without(name: str, *overrides: str) -> Method:
-        return Method((*ours, *RARE_LOW_NOISE, *overrides), parts, named(name), part_minutes)
-
-    def unknown(name: str, *overrides: str, evaluated: dict[str, str] | None = None, evaluate=sampled) -> Method:
-        """Trained and evaluated on X-rays of unknown pose."""
-        evaluated = evaluated or named(name)
-        poses = {"trained_on": UNKNOWN_POSE, "evaluated_on": UNKNOWN_POSE}
-        return Method((*ours, *overrides), evaluate, evaluated, part_minutes, **poses)
-
     def on_unknown(trained_as: str, minutes: float, *overrides: str) -> Method:
         """Trained with known poses, evaluated with unknown ones."""
-        evaluated = {"model": f"{trained_as}_on_unknown_pose"}
-        evaluate = sampled if trained_as == "model" else parts
-        return Method(
-            (*ours, *overrides), evaluate, evaluated, minutes, trained_as=trained_as, evaluated_on=UNKNOWN_POSE
-        )
+        evaluate, evaluated = sampled if trained_as == "model" else parts, {"model": f"{trained_as}_on_unknown_pose"}
+        train = (*ours, *overrides)
+        return Method(train, evaluate, evaluated, minutes, trained_as=trained_as, evaluated_on=UNKNOWN_POSE)
 
-    one = {"model": "regression"}
-    xray2ctpa = (*COMMON[size], *XRAY2CTPA)
-    return {
+    found = {
         "model": Method(tuple(ours), sampled, whole, whole_minutes),
-        "regression": Method((*ours, *REGRESSION), tuple(ONE_STEP), one, whole_minutes),
-        "xray2ctpa": Method(xray2ctpa, tuple(STRIDED), {"model": "xray2ctpa"}, whole_minutes),
+        "regression": Method((*ours, *REGRESSION), ONE_STEP, {"model": "regression"}, whole_minutes),
+        "xray2ctpa": Method(xray2ctpa, (*CLIPPED, "sampler.steps=50"), {"model": "xray2ctpa"}, whole_minutes),
         "xray2ctpa_1000": Method(
-            xray2ctpa,
-            (*CLIPPED, "cases=8"),
-            {"model": "xray2ctpa_1000"},
-            whole_minutes,
-            trained_as="xray2ctpa",
+            xray2ctpa, (*CLIPPED, "cases=8"), {"model": "xray2ctpa_1000"}, whole_minutes, trained_as="xray2ctpa"
         ),
-        "whole_8min": without("whole_8min"),
-        "low_noise_timesteps": Method(tuple(ours), parts, named("low_noise_timesteps"), part_minutes),
-        "no_prior": without("no_prior", *NO_PRIOR),
-        "no_lifting": without("no_lifting", "model.conditioning.channels=0"),
-        "no_embedding": without("no_embedding", "model.conditioning.global_embedding=false"),
-        "with_tokens": without("with_tokens", "model.conditioning.token_grid=8"),
-        "constant_rays": without("constant_rays", "model.conditioning.depth_bins=1"),
-        "v_prediction": without(
-            "v_prediction", "model.objective.prediction=v_prediction", "model.prior.preconditioning=false"
-        ),
-        "flow": without("flow", "model.objective.prediction=flow", "model.prior.preconditioning=false"),
-        "no_preconditioning": without("no_preconditioning", "model.prior.preconditioning=false"),
-        "no_pure_noise_warmup": without("no_pure_noise_warmup", "model.objective.pure_noise_warmup=0"),
-        "condition_drop": without("condition_drop", "model.conditioning.drop=0.1"),
-        "factorised": without("factorised", *FACTORISED),
-        # with a pose regressor the linear prior starts late by default
-        "unknown_pose": unknown("unknown_pose", evaluated={ours_name: unknown_name(ours_name) for ours_name in whole}),
-        "unknown_pose_no_lifting": unknown("unknown_pose_no_lifting", "model.conditioning.channels=0"),
-        "unknown_pose_regression": unknown(
-            "unknown_pose_regression",
-            *REGRESSION,
-            evaluated={"model": "unknown_pose_regression"},
-            evaluate=tuple(ONE_STEP),
-        ),
-        "unknown_pose_no_prior": unknown("unknown_pose_no_prior", *RARE_LOW_NOISE, *NO_PRIOR),
-        "unknown_pose_no_prior_no_lifting": unknown(
-            "unknown_pose_no_prior_no_lifting", *RARE_LOW_NOISE, *NO_PRIOR, "model.conditioning.channels=0"
-        ),
-        "unknown_pose_prior": unknown("unknown_pose_prior", *RARE_LOW_NOISE, "model.prior.start=0"),
-        "unknown_pose_prior_no_lifting": unknown(
-            "unknown_pose_prior_no_lifting", *RARE_LOW_NOISE, "model.prior.start=0", "model.conditioning.channels=0"
-        ),
-        "unknown_pose_prior_no_regressor": unknown(
-            "unknown_pose_prior_no_regressor", *RARE_LOW_NOISE, "model.prior.start=0", "model.pose_regressor=false"
-        ),
+    }
+    for name, overrides in PARTS.items():
+        overrides = () if name == "low_noise_timesteps" else (*RARE_LOW_NOISE, *overrides)
+        found[name] = Method((*ours, *overrides), parts, named(name), part_minutes)
+    for name, overrides in UNKNOWN_POSE_PARTS.items():
+        evaluate, evaluated = sampled, named(name)
+        if name == "unknown_pose":
+            evaluated = {method: unknown_name(method) for method in whole}
+        elif name == "unknown_pose_regression":
+            evaluate, evaluated = ONE_STEP, {"model": name}
+        found[name] = Method(
+            (*ours, *overrides), evaluate, evaluated, part_minutes, trained_on=UNKNOWN_POSE, evaluated_on=UNKNOWN_POSE
+        )
+    return found | {
         "model_on_unknown_pose": on_unknown("model", whole_minutes),
         "whole_8min_on_unknown_pose": on_unknown("whole_8min", part_minutes, *RARE_LOW_NOISE),
-        "no_lifting_on_unknown_pose": on_unknown(
-            "no_lifting", part_minutes, *RARE_LOW_NOISE, "model.conditioning.channels=0"
-        ),
+        "no_lifting_on_unknown_pose": on_unknown("no_lifting", part_minutes, *RARE_LOW_NOISE, *NO_LIFTING),
     }

@@ -11,8 +11,8 @@ import os
 import shutil
 import sys
 import tempfile
-import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -20,8 +20,9 @@ sys.path[0] = str(Path(__file__).resolve().parent.parent.parent)
 
 import torch  # noqa: E402
 from diffusers import AutoencoderKL  # noqa: E402
-from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
+from benchmarks.speed.roofline import count  # noqa: E402
+from benchmarks.timing import timed  # noqa: E402
 from common.autocast import inference_autocast  # noqa: E402
 from dataset.cases.store import prepare_cases  # noqa: E402
 from dataset.sources.folder import FolderSource  # noqa: E402
@@ -33,29 +34,21 @@ from vq_gan_3d import VQGAN3D  # noqa: E402
 
 def processor_seconds(work: Callable[[], object], repeats: int) -> float:
     """Minimum CPU seconds over the repeats."""
-    times = []
-    for _ in range(repeats):
-        start = time.process_time()
-        work()
-        times.append(time.process_time() - start)
-    return round(min(times), 3)
+    return round(min(timed(work)[1] for _ in range(repeats)), 3)
 
 
 def giga_operations(work: Callable[[], object]) -> float:
     """GFLOP of one call, on any device, meta included."""
-    with FlopCounterMode(display=False) as counter:
-        work()
-    return round(counter.get_total_flops() / 1e9, 1)
+    return round(count(work)["gflop"], 1)
 
 
 def prepared(ct: Path, size: tuple[int, int, int], repeats: int) -> dict:
     """Cost of preparing one case from a CT file: read, render, resample, write."""
     with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "in").mkdir()
-        shutil.copy(ct, Path(folder) / "in" / ct.name)
-        settings = Files(Path(folder) / "in"), Geometry(size), Xrays((224, 224)), Splits(cache_dir=folder)
-        source = FolderSource(*settings)
-        files = []
+        scans = Path(folder) / "in"
+        scans.mkdir()
+        shutil.copy(ct, scans)
+        source, files = FolderSource(Files(scans), Geometry(size), Xrays((224, 224)), Splits(cache_dir=folder)), []
 
         def build() -> None:
             for file in files:
@@ -78,26 +71,25 @@ def counted(size: tuple[int, int, int]) -> dict:
         }
         networks = torch.nn.Sequential(vqgan.encoder, vqgan.decoder)
         folded = torch.zeros(1, 8, *(n // 2 for n in size))
-        found["vqgan_step_gflop"] = giga_operations(lambda: networks(folded).sum().backward())
+        found["vqgan_step_gflop"] = giga_operations(partial(_step, networks, folded))
         for name, shape in (("vqgan", (8, d // 4, h // 4, w // 4)), ("sdxl", (4, d, h // 8, w // 8))):
             unet = UNet3D(shape[0], dim=64, dim_mults=(1, 2, 4), prior={})
+            inputs = torch.zeros(1, *shape), torch.zeros(1, dtype=torch.long), torch.zeros(1, 512)
             given = {"features": torch.zeros(1, 16, *shape[1:]), "prior": torch.zeros(1, *shape)}
-            step = torch.zeros(1, dtype=torch.long)
-            found[f"unet_{name}_step_gflop"] = giga_operations(
-                lambda unet=unet, shape=shape, given=given, step=step: (
-                    unet(torch.zeros(1, *shape), step, torch.zeros(1, 512), **given).sum().backward()
-                )
-            )
+            found[f"unet_{name}_step_gflop"] = giga_operations(partial(_step, unet, *inputs, **given))
             found[f"latents_{name}_bytes"] = 4 * torch.Size(shape).numel()
     return found
 
 
+def _step(network, *inputs, **given) -> None:
+    network(*inputs, **given).sum().backward()
+
+
 def encoded(size: tuple[int, int, int], repeats: int) -> dict:
     """Seconds of a case through both latent encoders."""
-    cpu = torch.device("cpu")
     vqgan, vae = VQGAN3D(n_hiddens=32, downsample=4, patch=2).eval(), AutoencoderKL(**SDXL_VAE).eval()
     volume, slice_ = torch.zeros(1, 1, *size), torch.zeros(1, 3, *size[1:])
-    with torch.inference_mode(), inference_autocast(cpu):
+    with torch.inference_mode(), inference_autocast(torch.device("cpu")):
         return {
             "vqgan_encode_cpu_s": processor_seconds(lambda: vqgan.encode(volume), repeats),
             "sdxl_encode_cpu_s": size[0] * processor_seconds(lambda: vae.encode(slice_), repeats),

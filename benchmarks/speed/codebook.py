@@ -13,10 +13,7 @@ def _work(setting: dict, device: str, quantiser: nn.Module, flat: bool) -> Work:
         vectors = vectors.flatten(2).transpose(1, 2).contiguous()
     quantiser = quantiser.to(device).train()
 
-    @torch.no_grad()
-    def step() -> None:
-        quantiser(vectors)
-
+    step = torch.no_grad()(lambda: quantiser(vectors))
     return Work(step, {"precision": "float32"}, roofline=step)
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.speed.workload import Row, Work
+from benchmarks.timing import timed
 
 XRAY = 128
 HEADERS_ONLY = (16, 16, 16)  # size of volumes that are not read
@@ -53,17 +54,13 @@ def make_encoder(setting: dict):
     return VQGANLatents(setting["networks"]["vqgan"])
 
 
-def _latent_shape(setting: dict) -> tuple[int, ...]:
-    return make_encoder(setting).latent_shape(tuple(setting["volume"]))
-
-
 def write_cache(cases: int, setting: dict, encoder, folder: Path) -> None:
     """Writes cases and latents of the row's shape with the project's writers."""
     from ddpm.latent.latent_dataset import latent_file, latent_folder, write_latents
 
     module = data_module(cases, HEADERS_ONLY, setting["batch"], folder)
     home = latent_folder(Path(module.manifest_path).parent, encoder)
-    raw = torch.randn(_latent_shape(setting))
+    raw = torch.randn(encoder.latent_shape(tuple(setting["volume"])))
     for split in (module.train, module.val):
         for path in split.paths:
             write_latents(raw, latent_file(home, path, split.window))
@@ -78,58 +75,45 @@ def latent_data(cases: int, setting: dict, encoder, folder: Path):
     return LatentData(module, copy.deepcopy(encoder), ON_CPU)
 
 
-def _epoch(module) -> int:
-    return sum(1 for _ in module.train_dataloader())
-
-
-def _seconds(work) -> float:
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
+def _epoch(loader) -> int:
+    return sum(1 for _ in loader)
 
 
 def ours(setting: dict, device: str) -> Work:
     """Cached latents with their X-rays, as in training of the second stage."""
-    holder, encoder = tempfile.TemporaryDirectory(), make_encoder(setting)
+    holder, encoder, cases = tempfile.TemporaryDirectory(), make_encoder(setting), setting["start_cases"]
     folder = Path(holder.name)
     write_cache(setting["cases"], setting, encoder, folder)
     module = latent_data(setting["cases"], setting, encoder, folder)
 
     def finish() -> dict:
-        more = setting["start_cases"], setting, encoder, folder / "start"
+        more = cases, setting, encoder, folder / "start"
         write_cache(*more)
-        return {"latents_in_memory_s": _seconds(lambda: latent_data(*more)), "start_cases": setting["start_cases"]}
+        return {"latents_in_memory_s": timed(lambda: latent_data(*more))[0], "start_cases": cases}
 
-    return _keeping(holder, Work(lambda: _epoch(module), {"batches_an_epoch": _epoch(module)}, finish))
+    def step() -> int:
+        return _epoch(module.train_dataloader())
+
+    return Work(step, {"batches_an_epoch": step()}, finish, keeps=holder)
 
 
 def ours_volumes(setting: dict, device: str) -> Work:
     """Whole cases, as in training of the first stage; in memory after the first epoch, encoded as on disk."""
-    holder = tempfile.TemporaryDirectory()
+    holder, cases = tempfile.TemporaryDirectory(), setting["start_cases"]
     folder = Path(holder.name)
     arguments = setting["cases"], setting["volume"], setting["batch"], folder
     data_module(*arguments)  # fills the cache
     start = time.perf_counter()
     module = data_module(*arguments, keep_gb=4.0)
-    batches = _epoch(module)
-    facts = {"first_epoch_ends_s": time.perf_counter() - start, "batches_an_epoch": batches}
+    facts = {"batches_an_epoch": _epoch(module.train_dataloader())}
+    facts["first_epoch_ends_s"] = time.perf_counter() - start
 
     def finish() -> dict:
-        more = setting["start_cases"], HEADERS_ONLY, setting["batch"], folder / "start"
+        more = cases, HEADERS_ONLY, setting["batch"], folder / "start"
         data_module(*more)
-        return {"headers_read_s": _seconds(lambda: data_module(*more)), "headers_cases": setting["start_cases"]}
+        return {"headers_read_s": timed(lambda: data_module(*more))[0], "headers_cases": cases}
 
-    return _keeping(holder, Work(lambda: _epoch(module), facts, finish))
-
-
-def _keeping(holder, work: Work) -> Work:
-    """Keeps the temporary folder as long as the work."""
-
-    def step() -> None:
-        assert holder
-        work.step()
-
-    return Work(step, work.facts, work.finish)
+    return Work(lambda: _epoch(module.train_dataloader()), facts, finish, keeps=holder)
 
 
 def _cached(files: list[Path], load):
@@ -139,7 +123,8 @@ def _cached(files: list[Path], load):
 
     class Load(Transform):
         def __call__(self, file: Path) -> dict:
-            return load(file)
+            # entries of our items that are no tensors, so that both collate the same keys
+            return {**load(file), "label": 0, "id": file.stem, "index": 0, "step": 0}
 
     return CacheDataset(files, Compose([Load()]), progress=False)
 
@@ -150,22 +135,15 @@ def _loader(files: list[Path], load, batch: int):
     return DataLoader(_cached(files, load), batch_size=batch, shuffle=True, num_workers=0)
 
 
-def _words(file: Path) -> dict:
-    """Entries of our items that are no tensors, so that both collate the same keys."""
-    return {"label": 0, "id": file.stem, "index": 0, "step": 0}
-
-
-def _run_through(loader) -> int:
-    return sum(1 for _ in loader)
-
-
 def monai(setting: dict, device: str) -> Work:
     """Latents, standardised before writing, and X-rays in MONAI's cache."""
     from safetensors.torch import load_file, save_file
 
-    holder, shape = tempfile.TemporaryDirectory(), _latent_shape(setting)
+    holder, cases = tempfile.TemporaryDirectory(), setting["start_cases"]
+    shape = make_encoder(setting).latent_shape(tuple(setting["volume"]))
 
-    def write(count: int, folder: Path) -> list[Path]:
+    def write(count: int, name: str) -> list[Path]:
+        folder = Path(holder.name) / name
         folder.mkdir()
         files = [folder / f"{i}.safetensors" for i in range(count)]
         for file in files:
@@ -173,17 +151,13 @@ def monai(setting: dict, device: str) -> Work:
             save_file({"latent": torch.randn(shape), **extra}, file)
         return files
 
-    def load(file: Path) -> dict:
-        return {**load_file(file), **_words(file)}
-
-    loader = _loader(write(setting["cases"], Path(holder.name) / "epoch"), load, setting["batch"])
+    loader = _loader(write(setting["cases"], "epoch"), load_file, setting["batch"])
 
     def finish() -> dict:
-        more = write(setting["start_cases"], Path(holder.name) / "start")
-        return {"latents_in_memory_s": _seconds(lambda: _cached(more, load)), "start_cases": setting["start_cases"]}
+        more = write(cases, "start")
+        return {"latents_in_memory_s": timed(lambda: _cached(more, load_file))[0], "start_cases": cases}
 
-    facts = {"batches_an_epoch": _run_through(loader)}
-    return _keeping(holder, Work(lambda: _run_through(loader), facts, finish))
+    return Work(lambda: _epoch(loader), {"batches_an_epoch": _epoch(loader)}, finish, keeps=holder)
 
 
 def monai_volumes(setting: dict, device: str) -> Work:
@@ -192,18 +166,17 @@ def monai_volumes(setting: dict, device: str) -> Work:
 
     holder = tempfile.TemporaryDirectory()
     module = data_module(setting["cases"], setting["volume"], setting["batch"], Path(holder.name))
-    window = module.window
 
     def load(file: Path) -> dict:
         case = load_file(file)
-        item = {"ct": window.normalise(case["ct"].float())[None], "xray": case["xray"].float()[:, None]}
-        return {**item, "pose": case["pose"], "spacing": case["spacing"], **_words(file)}
+        item = {"ct": module.window.normalise(case["ct"].float())[None], "xray": case["xray"].float()[:, None]}
+        return {**item, "pose": case["pose"], "spacing": case["spacing"]}
 
     start = time.perf_counter()
     loader = _loader(list(module.train.paths), load, setting["batch"])
-    batches = _run_through(loader)
-    facts = {"first_epoch_ends_s": time.perf_counter() - start, "batches_an_epoch": batches}
-    return _keeping(holder, Work(lambda: _run_through(loader), facts))
+    facts = {"batches_an_epoch": _epoch(loader)}
+    facts["first_epoch_ends_s"] = time.perf_counter() - start
+    return Work(lambda: _epoch(loader), facts, keeps=holder)
 
 
 ROWS = [

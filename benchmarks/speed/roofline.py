@@ -4,12 +4,12 @@
 Bytes are those that the same operators read and write once each, as if all other operators were fused into them.
 """
 
-import time
-
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, flop_registry, sdpa_flop_count
+
+from benchmarks.timing import timed
 
 PRODUCTS = ("convolution", "mm", "bmm", "addmm", "baddbmm", "attention", "linear", "embedding")
 
@@ -23,8 +23,8 @@ class _Bytes(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
-        if _is_view(func):
-            return out
+        if any(a.alias_info is not None and not a.alias_info.is_write for a in func._schema.arguments):
+            return out  # a view
         size = sum(
             t.numel() * t.element_size() for t in tree_leaves((args, kwargs, out)) if isinstance(t, torch.Tensor)
         )
@@ -34,28 +34,16 @@ class _Bytes(TorchDispatchMode):
         return out
 
 
-def _is_view(func) -> bool:
-    return any(a.alias_info is not None and not a.alias_info.is_write for a in func._schema.arguments)
-
-
-def _cpu_attention(query, key, value, *_, **__) -> int:
-    return sdpa_flop_count(query, key, value)
-
-
-def _cpu_attention_backward(_grad, query, key, value, *_, **__) -> int:
-    return 5 * sdpa_flop_count(query, key, value) // 2  # five products where the forward has two
-
-
 def count(work) -> dict[str, float]:
     """`{"gflop", "product_gb", "all_gb"}` of one call of `work`."""
-    aten = torch.ops.aten
-    custom = {}  # the counter lacks attention on a CPU
-    for name, formula in (
-        ("_scaled_dot_product_flash_attention_for_cpu", _cpu_attention),
-        ("_scaled_dot_product_flash_attention_for_cpu_backward", _cpu_attention_backward),
-    ):
-        if getattr(aten, name) not in flop_registry:
-            custom[getattr(aten, name)] = formula
+    name = "_scaled_dot_product_flash_attention_for_cpu"
+    custom = {  # the counter lacks attention on a CPU; backward has five products where forward has two
+        getattr(torch.ops.aten, name): lambda query, key, value, *_, **__: sdpa_flop_count(query, key, value),
+        getattr(torch.ops.aten, f"{name}_backward"): lambda _, query, key, value, *__, **___: (
+            5 * sdpa_flop_count(query, key, value) // 2
+        ),
+    }
+    custom = {operator: formula for operator, formula in custom.items() if operator not in flop_registry}
     flops, moved = FlopCounterMode(display=False, custom_mapping=custom), _Bytes()
     with flops, moved:
         work()
@@ -75,19 +63,6 @@ def machine_peak(device: str) -> dict[str, float]:
     return found
 
 
-def _best(work, device: str, calls: int = 5, rounds: int = 4) -> float:
-    """Minimum seconds per call."""
-    seconds = []
-    for _ in range(rounds + 1):
-        _wait(device)
-        start = time.perf_counter()
-        for _ in range(calls):
-            work()
-        _wait(device)
-        seconds.append((time.perf_counter() - start) / calls)
-    return min(seconds[1:])
-
-
-def _wait(device: str) -> None:
-    if device == "cuda":
-        torch.cuda.synchronize()
+def _best(work, device: str) -> float:
+    """Minimum wall-clock seconds per call of four rounds of five calls, after one that warms up."""
+    return min([timed(work, 5, device)[0] for _ in range(5)][1:])

@@ -1,33 +1,26 @@
 """All rows by name, and the check that compared networks have equal parameter counts."""
 
-from torch import nn
+import torch
 
 from benchmarks.speed import codebook, loading, unet, vae, volume, vqgan
-from benchmarks.speed.workload import Row
+from benchmarks.speed.workload import Row, setting_of
 
 ROWS: dict[str, Row] = {row.name: row for part in (unet, codebook, vqgan, loading, vae, volume) for row in part.ROWS}
 
 
 def parameter_counts(settings: dict) -> dict[str, dict[str, int]]:
     """Parameters of the compared networks: `{"unet": {"ours": n, peer: n}, "vqgan": …}`."""
-    import torch
-
-    sizes, networks = settings["sizes"], settings["networks"]
-    shape = {**sizes["unet_forward"], "networks": networks}
-    # without codebooks: both have the same, ours are buffers
+    shape = setting_of("unet_forward", settings)
     with torch.device("meta"):
-        return {
-            "unet": {
-                "ours": _count(unet.make_ours(shape, "meta")),
-                "xray2ctpa": _count(unet.make_xray2ctpa(shape, "meta")),
-                "monai": _count(unet.make_monai(shape, "meta")),
-            },
-            "vqgan": {"ours": _count(vqgan.make_ours(shape)), "monai": _count(vqgan.make_monai(shape))},
+        models = {
+            "unet": {name: make(shape, "meta") for name, make in unet.MAKE.items()},
+            "vqgan": {"ours": vqgan.make_ours(shape), "monai": vqgan.make_monai(shape)},
         }
-
-
-def _count(model: nn.Module) -> int:
-    return sum(p.numel() for p in model.parameters() if p.requires_grad)
+    # without codebooks: both have the same, ours are buffers
+    return {
+        part: {name: sum(p.numel() for p in m.parameters() if p.requires_grad) for name, m in found.items()}
+        for part, found in models.items()
+    }
 
 
 def check_parameters(settings: dict) -> None:

@@ -33,34 +33,28 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if options.repeats < 1:
         parser.error("--repeats must be at least 1")
-    size = size_of(options)
+    options.size = "tiny" if options.tiny else "gpu" if options.gpu else "cpu"  # of settings.yaml
     for name in options.only or []:
-        if size not in (*ROWS[name].sizes, "tiny"):
-            parser.error(f"--only {name}: this row has no {size} size; it has {', '.join(ROWS[name].sizes)}")
+        if options.size not in (*ROWS[name].sizes, "tiny"):
+            parser.error(f"--only {name}: this row has no {options.size} size; it has {', '.join(ROWS[name].sizes)}")
     return options
-
-
-def size_of(options: argparse.Namespace) -> str:
-    """Name of the sizes in `settings.yaml`."""
-    return "tiny" if options.tiny else "gpu" if options.gpu else "cpu"
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the rows; a failed row does not stop the others, and the exit code is 1 if one failed."""
     options = parse(arguments)
-    size, device = size_of(options), options.device or ("cuda" if options.gpu else "cpu")
+    device = options.device or ("cuda" if options.gpu else "cpu")
     measure.check_device(device)
     for file in filter(None, (options.json, options.markdown)):
         file.parent.mkdir(parents=True, exist_ok=True)
     third_party.install_missing()
-    settings = load_settings(size)
+    settings = load_settings(options.size)
     check_parameters(settings)
     machine = measure.machine(device, options.threads)
-    machine["versions"] = {**machine["versions"], **third_party.versions()}
+    machine["versions"] |= third_party.versions()
     print(f"{machine['name']}; {', '.join(f'{k} {v}' for k, v in machine['versions'].items())}", flush=True)
-    places = ("gpu",) if options.gpu else ("cpu",)
     found, failed = [], 0
-    for name in options.only or [n for n, row in ROWS.items() if set(places) & set(row.sizes)]:
+    for name in options.only or [n for n, row in ROWS.items() if ("gpu" if options.gpu else "cpu") in row.sizes]:
         row, setting = ROWS[name], setting_of(name, settings)
         words = options.skip + ([] if options.compile else ["torch.compile"])
         skip = {side for side in row.sides if side != "ours" and any(word in side for word in words)}

@@ -11,10 +11,12 @@ import json
 import math
 import statistics
 import sys
+import tempfile
 from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parent.parent.parent)  # so that no file here shadows a library
 
+from benchmarks.markdown import table_lines  # noqa: E402
 from benchmarks.speed import codebook as codes  # noqa: E402
 from benchmarks.speed import loading, measure, third_party, unet, vae, vqgan  # noqa: E402
 from benchmarks.speed.workload import Row, Work, load_settings, setting_of  # noqa: E402
@@ -25,17 +27,10 @@ LEAST = {"seconds": 1e-6, "extra_mb": 1.0}  # lower end of the logarithmic axes
 
 def start_only(setting: dict, device: str) -> Work:
     """Start of the data module from a warm cache."""
-    import tempfile
-
     holder = tempfile.TemporaryDirectory()
     arguments = setting["cases"], loading.HEADERS_ONLY, setting["batch"], Path(holder.name)
     loading.data_module(*arguments)
-
-    def step() -> None:
-        assert holder
-        loading.data_module(*arguments)
-
-    return Work(step)
+    return Work(lambda: loading.data_module(*arguments), keeps=holder)
 
 
 def curves(tiny: bool, gpu: bool) -> dict[str, tuple]:
@@ -49,9 +44,9 @@ def curves(tiny: bool, gpu: bool) -> dict[str, tuple]:
     grids = [(e**3, {"grid": [e, e, e]}) for e in halves]
     volumes = [(e**3, {"volume": [e] * 3}) for e in edges]
     found = {
-        "unet_forward over latents": (unet.forward_ours, "unet_forward", "voxels", latents),
-        "unet_step over latents": (unet.step_ours, "unet_step", "voxels", latents),
-        "unet_step over batch": (unet.step_ours, "unet_step", "samples", samples),
+        "unet_forward over latents": (unet.forward, "unet_forward", "voxels", latents),
+        "unet_step over latents": (unet.step, "unet_step", "voxels", latents),
+        "unet_step over batch": (unet.step, "unet_step", "samples", samples),
         "codebook over vectors": (codes.ours, "codebook", "voxels", grids),
         "vqgan_step over volume": (vqgan.ours, "vqgan_step", "voxels", volumes),
         "vqgan_step over batch": (vqgan.ours, "vqgan_step", "samples", samples),
@@ -70,7 +65,7 @@ def measure_curve(name: str, curve: tuple, settings: dict, device: str, repeats:
     found = {"name": name, "axis": axis, "repeats": repeats, "x": [], "seconds": [], "peak_mb": [], "extra_mb": []}
     for x, changes in points:
         setting = setting_of(row, settings, **changes)
-        setting = {**setting, **({"train_steps": 0, "volumes": 2} if "train_steps" in setting else {})}
+        setting |= {"train_steps": 0, "volumes": 2} if "train_steps" in setting else {}
         measured = measure.measure(Row(name, name, {"ours": side}), setting, device, repeats, threads)["ours"]
         found["x"].append(x)
         found["seconds"].append(statistics.median(measured["seconds"]))
@@ -96,40 +91,36 @@ def memory_exponent(curve: dict) -> float | None:
 
 def exponent(x: list[float], y: list[float]) -> float | None:
     """Least-squares slope of log y over log x on the larger half of the points; None where y is not positive."""
-    pairs = list(zip(x, y, strict=True))[len(x) // 2 - (len(x) == 2) :]
-    if len(pairs) < 2 or min(value for _, value in pairs) <= 0:
+    x, y = (values[len(x) // 2 - (len(x) == 2) :] for values in (x, y))
+    if len(x) < 2 or min(y) <= 0:
         return None
-    logs = [(math.log(a), math.log(b)) for a, b in pairs]
-    mean_a, mean_b = (statistics.mean(column) for column in zip(*logs, strict=True))
-    return sum((a - mean_a) * (b - mean_b) for a, b in logs) / sum((a - mean_a) ** 2 for a, _ in logs)
+    return statistics.linear_regression([math.log(v) for v in x], [math.log(v) for v in y]).slope
 
 
 def lines(curves: list[dict]) -> str:
     """Markdown table of the points and exponents."""
-    text = [
-        "| what | axis | seconds | MiB of the work (over cases: of the process) | time grows as | memory grows as |",
-        "|---|---|---|---|---|---|",
-    ]
+    rows = []
     for curve in curves:
-        points = [f"{x:,}: {y:.3g}" for x, y in zip(curve["x"], curve["seconds"], strict=True)]
-        memory = [f"{x:,}: {y:.0f}" for x, y in zip(curve["x"], curve[memory_key(curve["axis"])], strict=True)]
-        grown = _word(curve["axis"], curve["time_exponent"]), _memory_word(curve)
-        cells = (curve["name"], curve["axis"], "; ".join(points), "; ".join(memory), *grown)
-        text.append(f"| {' | '.join(cells)} |")
-    return "\n".join(text)
-
-
-def _word(axis: str, power: float | None) -> str:
-    if power is None:
-        return "flat"
-    return f"{axis}^{power:.2f}" + (" (more than linear)" if power > LINEAR else "")
-
-
-def _memory_word(curve: dict) -> str:
-    if curve["axis"] != "cases":
-        return _word(curve["axis"], curve["memory_exponent"])
-    more = " (more than linear)" if (curve["memory_exponent"] or 0.0) > LINEAR else ""
-    return f"{_slope(curve['x'], curve['peak_mb']):.3f} MiB a case{more}"
+        axis, memory = curve["axis"], curve[memory_key(curve["axis"])]
+        cells = [curve["name"], axis]
+        cells.append("; ".join(f"{x:,}: {y:.3g}" for x, y in zip(curve["x"], curve["seconds"], strict=True)))
+        cells.append("; ".join(f"{x:,}: {y:.0f}" for x, y in zip(curve["x"], memory, strict=True)))
+        for key in ("time_exponent", "memory_exponent"):
+            power = curve[key]
+            grown = "flat" if power is None else f"{axis}^{power:.2f}"
+            if axis == "cases" and key == "memory_exponent":
+                grown = f"{_slope(curve['x'], memory):.3f} MiB a case"
+            cells.append(grown + (" (more than linear)" if (power or 0.0) > LINEAR else ""))
+        rows.append(cells)
+    heads = (
+        "what",
+        "axis",
+        "seconds",
+        "MiB of the work (over cases: of the process)",
+        "time grows as",
+        "memory grows as",
+    )
+    return "\n".join(table_lines(heads, rows))
 
 
 def _slope(x: list[float], y: list[float]) -> float:
@@ -158,8 +149,8 @@ def picture(curves: list[dict], title: str):
                 linear = [values[0] + slope * (x - curve["x"][0]) for x in curve["x"]]
                 plot.plot(curve["x"], linear, ":", color="0.7", linewidth=1)
             plot.set(xscale="log", yscale="log", xlabel=axis, ylabel=label)
-            if max(x for c in shown for x in c["x"]) < 100:  # no room for powers of ten
-                points = sorted({x for c in shown for x in c["x"]})
+            points = sorted({x for c in shown for x in c["x"]})
+            if points[-1] < 100:  # no room for powers of ten
                 plot.set_xticks(points, [str(x) for x in points])
                 plot.set_xticks([], minor=True)
             plot.legend(fontsize=7, frameon=False)
@@ -177,10 +168,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, help="of a CPU; default: all")
     parser.add_argument("--tiny", action="store_true", help="smoke run")
     options = parser.parse_args(arguments)
-    measure.check_device("cuda" if options.gpu else "cpu")
+    device = "cuda" if options.gpu else "cpu"
+    measure.check_device(device)
     third_party.install_missing()
-    size, device = ("tiny" if options.tiny else "gpu" if options.gpu else "cpu"), "cuda" if options.gpu else "cpu"
-    settings, machine = load_settings(size), measure.machine(device, options.threads)
+    settings = load_settings("tiny" if options.tiny else "gpu" if options.gpu else "cpu")
+    machine = measure.machine(device, options.threads)
     options.output.mkdir(parents=True, exist_ok=True)
     found = []
     for name, curve in curves(options.tiny, options.gpu).items():

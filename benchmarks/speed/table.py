@@ -14,25 +14,19 @@ def lines(rows: list[dict], header: bool = True) -> str:
     """Medians with the minimum and maximum of the repeats in brackets; `ratio` is peer seconds over ours."""
     text = [HEAD] if header else []
     for row in rows:
+        name, ours, memory = f"`{row['name']}`", _seconds(row["ours_s"], row["ours_spread"]), f"{row['peak_mb']:.0f}"
         beside = ([row] if row["peer"] else []) + row["others"]
         if not beside:
-            name, ours = f"`{row['name']}`", _seconds(row["ours_s"], row["ours_spread"])
-            text.append(f"| {name} | | {ours} | | | {row['peak_mb']:.0f} | | |")
-        for i, peer in enumerate(beside):
-            text.append(_line(row, peer, first=i == 0))
+            text.append(f"| {name} | | {ours} | | | {memory} | | |")
+        for peer in beside:
+            if "error" in peer:
+                text.append(f"| {name} | {peer['peer']} | {ours} | failed: {peer['error'][:80]} | | | | |")
+            else:
+                seconds = _seconds(peer["peer_s"], peer["peer_spread"]), _seconds(peer["ratio"], peer["ratio_spread"])
+                cells = name, peer["peer"], ours, *seconds, memory, f"{peer['peer_peak_mb']:.0f}", notes(row, peer)
+                text.append(f"| {' | '.join(cells)} |")
+            name = ours = memory = ""  # once a row
     return "\n".join(text)
-
-
-def _line(row: dict, peer: dict, first: bool) -> str:
-    name = f"`{row['name']}`" if first else ""
-    ours = _seconds(row["ours_s"], row["ours_spread"]) if first else ""
-    if "error" in peer:
-        return f"| {name} | {peer['peer']} | {ours} | failed: {peer['error'][:80]} | | | | |"
-    ratio = f"{_number(peer['ratio'])} ({_number(peer['ratio_spread'][0])} to {_number(peer['ratio_spread'][1])})"
-    seconds = _seconds(peer["peer_s"], peer["peer_spread"])
-    memory = f"{row['peak_mb']:.0f}" if first else ""
-    cells = (name, peer["peer"], ours, seconds, ratio, memory, f"{peer['peer_peak_mb']:.0f}", notes(row, peer))
-    return f"| {' | '.join(cells)} |"
 
 
 def notes(row: dict, peer: dict) -> str:
@@ -43,7 +37,7 @@ def notes(row: dict, peer: dict) -> str:
         found.append(f"held-out L1 {ours['held_out_l1']:.4f} against {theirs['held_out_l1']:.4f}")
     if row["device"] == "cpu":
         found.append(f"{_number(peer['cpu_ratio'])} in CPU seconds")
-    if row["device"] == "cuda" and "share_of_peak" in ours and "share_of_peak" in theirs:
+    elif "share_of_peak" in ours and "share_of_peak" in theirs:
         found.append(f"{ours['share_of_peak']:.0%} of the machine's peak against {theirs['share_of_peak']:.0%}")
     for key, words in STARTS.items():
         if key in ours:

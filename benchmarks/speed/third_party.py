@@ -1,28 +1,31 @@
 """Third-party libraries of the comparison; missing ones are installed."""
 
-import importlib.metadata
-import re
 import subprocess
 import sys
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-REQUIREMENTS = Path(__file__).with_name("requirements.txt")
+REQUIREMENTS = Path(__file__).with_name("requirements.txt").read_text().split()  # `name>=version` each
 
 
 class ThirdPartyMissing(RuntimeError):
     """A library is missing and could not be installed."""
 
 
-def names() -> list[str]:
-    """Distribution names of `requirements.txt`."""
-    lines = (re.sub(r"#.*", "", line).strip() for line in REQUIREMENTS.read_text().splitlines())
-    return [re.match(r"[\w.-]+", line).group() for line in lines if line]
+def versions() -> dict[str, str]:
+    """Installed libraries of `requirements.txt` with their versions."""
+    found = {}
+    for name in (line.partition(">=")[0] for line in REQUIREMENTS):
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
 
 
 def missing() -> list[str]:
     """Lines of `requirements.txt` whose distribution is not installed."""
-    lines = [line for line in REQUIREMENTS.read_text().splitlines() if line.strip() and not line.startswith("#")]
-    return [line for line, name in zip(lines, names(), strict=True) if not _is_installed(name)]
+    installed = versions()
+    return [line for line in REQUIREMENTS if line.partition(">=")[0] not in installed]
 
 
 def install_missing() -> None:
@@ -41,16 +44,3 @@ def install_missing() -> None:
         raise ThirdPartyMissing(
             f"pip install {' '.join(wanted)}: {last}; install them by hand, every row needs all of them"
         )
-
-
-def versions() -> dict[str, str]:
-    """Installed versions of the libraries."""
-    return {name: importlib.metadata.version(name) for name in names() if _is_installed(name)}
-
-
-def _is_installed(name: str) -> bool:
-    try:
-        importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return False
-    return True

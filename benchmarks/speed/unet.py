@@ -1,6 +1,5 @@
 """Rows `unet_forward` and `unet_step`: the denoiser against the U-Nets of X-ray2CTPA and MONAI at equal parameters."""
 
-from dataclasses import replace
 from functools import partial
 
 import torch
@@ -11,14 +10,11 @@ from benchmarks.speed.workload import Row, Work
 
 
 def _inputs(setting: dict, device: str) -> dict[str, torch.Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    shape = setting["batch"], *setting["latent"]
-    return {
-        "noisy": torch.randn(shape, generator=generator).to(device),
-        "noise": torch.randn(shape, generator=generator).to(device),
-        "timestep": torch.full((setting["batch"],), 500, device=device),
-        "condition": torch.randn(setting["batch"], setting["condition"], generator=generator).to(device),
-    }
+    generator, batch = torch.Generator().manual_seed(0), setting["batch"]
+    shapes = {"noisy": (batch, *setting["latent"]), "noise": (batch, *setting["latent"])}
+    shapes["condition"] = (batch, setting["condition"])
+    drawn = {name: torch.randn(shape, generator=generator).to(device) for name, shape in shapes.items()}
+    return {**drawn, "timestep": torch.full((batch,), 500, device=device)}
 
 
 def make_ours(setting: dict, device: str) -> nn.Module:
@@ -27,8 +23,7 @@ def make_ours(setting: dict, device: str) -> nn.Module:
 
     network = setting["networks"]["unet"]
     condition = {**network["condition"], "embedding_dim": setting["condition"]}
-    model = UNet3D(setting["latent"][0], **{**network, "condition": condition})
-    return wake(model).to(device)
+    return fill_zero_layers(UNet3D(setting["latent"][0], **{**network, "condition": condition})).to(device)
 
 
 def make_xray2ctpa(setting: dict, device: str) -> nn.Module:
@@ -44,12 +39,11 @@ def make_monai(setting: dict, device: str) -> nn.Module:
     from monai.networks.nets import DiffusionModelUNet
 
     channels = setting["latent"][0]
-    network = setting["networks"]["unet_monai"]
-    options = {"with_conditioning": True, "cross_attention_dim": setting["condition"], **network}
-    return wake(DiffusionModelUNet(3, channels, channels, **options)).to(device)
+    options = {"cross_attention_dim": setting["condition"], **setting["networks"]["unet_monai"]}
+    return fill_zero_layers(DiffusionModelUNet(3, channels, channels, with_conditioning=True, **options)).to(device)
 
 
-def wake(model: nn.Module) -> nn.Module:
+def fill_zero_layers(model: nn.Module) -> nn.Module:
     """Fills zero-initialised layers with small random weights, since zeros may be faster to multiply."""
     for parameter in model.parameters():
         if parameter.ndim > 1 and not parameter.is_meta and not parameter.any():
@@ -63,7 +57,7 @@ def _call(model: nn.Module, x: dict, kind: str) -> torch.Tensor:
     return model(x["noisy"], x["timestep"], x["condition"])
 
 
-def _autocast(device: str, enabled: bool):
+def autocast(device: str, enabled: bool):
     return torch.autocast(device, dtype=torch.bfloat16, enabled=enabled)
 
 
@@ -75,92 +69,75 @@ def has_bfloat16(device: str) -> bool:
         return torch.is_autocast_enabled(torch.device(device).type)
 
 
-def _facts(model: nn.Module, precision: str) -> dict:
-    return {"parameters": sum(p.numel() for p in model.parameters()), "precision": precision}
-
-
-def _forward(setting: dict, device: str, model: nn.Module, kind: str, bfloat16: bool) -> Work:
-    x = _inputs(setting, device)
+def forward(
+    setting: dict, device: str, kind: str = "ours", bfloat16: bool | None = None, compiled: bool = False
+) -> Work:
+    """Forward as the pipeline calls it; `bfloat16` autocast is that of the project by default."""
+    model, x, bfloat16, facts = _prepared(setting, device, kind, bfloat16, compiled)
     model.eval()
 
     @torch.no_grad()
-    def step() -> None:
-        with _autocast(device, bfloat16):
+    def run() -> None:
+        with autocast(device, bfloat16):
             _call(model, x, kind)
 
-    return Work(step, _facts(model, "bfloat16" if bfloat16 else "float32"), roofline=step)
+    return Work(run, facts, roofline=None if compiled else run)
 
 
-def _step(setting: dict, device: str, model: nn.Module, kind: str, bfloat16: bool, optimizer, average=None) -> Work:
-    x = _inputs(setting, device)
+def step(setting: dict, device: str, kind: str = "ours", bfloat16: bool | None = None, compiled: bool = False) -> Work:
+    """Training step: ours with optimizer and weight average of `ddpm.module`, the others with Adam and no average.
+
+    The trainer of the X-ray2CTPA baseline averages only every tenth step.
+    """
+    from diffusers.training_utils import EMAModel
+
+    model, x, bfloat16, facts = _prepared(setting, device, kind, bfloat16, compiled)
     model.train()
+    if kind == "ours":
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, betas=(0.9, 0.99), weight_decay=0.0, fused=True)
+        average = EMAModel(model.parameters(), decay=0.999, use_ema_warmup=True, power=0.75, foreach=True)
+    else:
+        optimizer, average = torch.optim.Adam(model.parameters(), lr=1e-4), None
 
-    def learn() -> None:
-        with _autocast(device, bfloat16):
+    def loss() -> torch.Tensor:
+        with autocast(device, bfloat16):
             prediction = _call(model, x, kind)
-        F.mse_loss(prediction.float(), x["noise"]).backward()
+        return F.mse_loss(prediction.float(), x["noise"])
 
-    def step() -> None:
+    def run() -> None:
         optimizer.zero_grad()
-        learn()
+        loss().backward()
         optimizer.step()
         if average is not None:
             average.step(model.parameters())
 
+    @torch.no_grad()
     def finish() -> dict:
-        with torch.no_grad(), _autocast(device, bfloat16):
-            return {"loss": float(F.mse_loss(_call(model, x, kind).float(), x["noise"]))}
+        return {"loss": float(loss())}
 
-    return Work(step, _facts(model, "bfloat16" if bfloat16 else "float32"), finish, roofline=learn)
-
-
-def forward_ours(setting: dict, device: str, compiled: bool = False) -> Work:
-    """As the pipeline calls it."""
-    model = make_ours(setting, device)
-    work = _forward(setting, device, torch.compile(model) if compiled else model, "ours", has_bfloat16(device))
-    return replace(work, roofline=None) if compiled else work
+    return Work(run, facts, finish, roofline=None if compiled else lambda: loss().backward())
 
 
-def forward_third_party(setting: dict, device: str, kind: str = "xray2ctpa", bfloat16: bool = False) -> Work:
-    """In float32, the package's default, or under bfloat16 autocast."""
-    return _forward(setting, device, MAKE[kind](setting, device), kind, bfloat16)
-
-
-def step_ours(setting: dict, device: str, compiled: bool = False) -> Work:
-    """With the optimizer and the weight average of `ddpm.module`."""
-    from diffusers.training_utils import EMAModel
-
-    model = make_ours(setting, device)
-    model = torch.compile(model) if compiled else model
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, betas=(0.9, 0.99), weight_decay=0.0, fused=True)
-    average = EMAModel(model.parameters(), decay=0.999, use_ema_warmup=True, power=0.75, foreach=True)
-    work = _step(setting, device, model, "ours", has_bfloat16(device), optimizer, average)
-    return replace(work, roofline=None) if compiled else work
-
-
-def step_third_party(setting: dict, device: str, kind: str = "xray2ctpa", bfloat16: bool = False) -> Work:
-    """In float32 or under bfloat16 autocast, with Adam and no average: its trainer averages every tenth step only."""
+def _prepared(setting: dict, device: str, kind: str, bfloat16: bool | None, compiled: bool) -> tuple:
     model = MAKE[kind](setting, device)
-    return _step(setting, device, model, kind, bfloat16, torch.optim.Adam(model.parameters(), lr=1e-4))
+    bfloat16 = has_bfloat16(device) if bfloat16 is None else bfloat16
+    precision = "bfloat16" if bfloat16 else "float32"
+    facts = {"parameters": sum(p.numel() for p in model.parameters()), "precision": precision}
+    return torch.compile(model) if compiled else model, _inputs(setting, device), bfloat16, facts
 
 
-MAKE = {"xray2ctpa": make_xray2ctpa, "monai": make_monai}
+MAKE = {"ours": make_ours, "xray2ctpa": make_xray2ctpa, "monai": make_monai}
 
 
-def _sides(ours, third_party) -> dict:
-    named = {"video-diffusion-pytorch Unet3D": "xray2ctpa", "MONAI DiffusionModelUNet": "monai"}
-    sides = {"ours": ours}
-    for name, kind in named.items():
-        sides[name] = partial(third_party, kind=kind)
-        sides[f"{name}, bfloat16 autocast"] = partial(third_party, kind=kind, bfloat16=True)
-    return {**sides, "ours, torch.compile": partial(ours, compiled=True)}
+def _sides(work) -> dict:
+    sides = {"ours": work}
+    for name, kind in (("video-diffusion-pytorch Unet3D", "xray2ctpa"), ("MONAI DiffusionModelUNet", "monai")):
+        sides[name] = partial(work, kind=kind, bfloat16=False)
+        sides[f"{name}, bfloat16 autocast"] = partial(work, kind=kind, bfloat16=True)
+    return {**sides, "ours, torch.compile": partial(work, compiled=True)}
 
 
 ROWS = [
-    Row("unet_forward", "U-Net forward, no gradient", _sides(forward_ours, forward_third_party)),
-    Row(
-        "unet_step",
-        "U-Net training step: forward, backward, optimizer, EMA",
-        _sides(step_ours, step_third_party),
-    ),
+    Row("unet_forward", "U-Net forward, no gradient", _sides(forward)),
+    Row("unet_step", "U-Net training step: forward, backward, optimizer, EMA", _sides(step)),
 ]

@@ -8,10 +8,8 @@ from benchmarks.speed.workload import Row, Work
 
 
 def _volume(setting: dict, device: str) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(0)
-    return (
-        torch.randn(1, 1, setting["slices"], setting["side"], setting["side"], generator=generator).tanh().to(device)
-    )
+    shape = 1, 1, setting["slices"], setting["side"], setting["side"]
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0)).tanh().to(device)
 
 
 def _network(setting: dict):

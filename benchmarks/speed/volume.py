@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.speed.unet import forward_third_party, make_ours, wake
+from benchmarks.speed.unet import fill_zero_layers, forward, make_ours
 from benchmarks.speed.workload import Row, Work
 
 EXTENT = (320.0, 256.0, 352.0)
@@ -40,14 +40,16 @@ def make_pipeline(setting: dict, device: str):
         "xray_size": [setting["xray"], setting["xray"]],
     }
     scheduler = DDPMScheduler(prediction_type="v_prediction", clip_sample=False)
-    parts = {
-        "denoiser": make_ours(setting | {"batch": 1}, device),
-        "xray_encoder": wake(xray_encoder),
-        "lift": lift,
-        "prior": None,
-        "pose_regressor": None,
-    }
-    return XrayToCTPipeline(**parts, latent_encoder=latent_encoder, scheduler=scheduler, protocol=protocol).to(device)
+    return XrayToCTPipeline(
+        denoiser=make_ours(setting | {"batch": 1}, device),
+        xray_encoder=fill_zero_layers(xray_encoder),
+        lift=lift,
+        prior=None,
+        pose_regressor=None,
+        latent_encoder=latent_encoder,
+        scheduler=scheduler,
+        protocol=protocol,
+    ).to(device)
 
 
 def ours(setting: dict, device: str) -> Work:
@@ -64,7 +66,7 @@ def ours(setting: dict, device: str) -> Work:
     pipeline = make_pipeline(setting, device)
 
     def step() -> None:
-        generate(pipeline, [folder / "xray.png"], Path(holder.name) / "out")
+        generate(pipeline, [folder / "xray.png"], folder / "out")
 
     facts = {
         "precision": "as the command",
@@ -72,12 +74,12 @@ def ours(setting: dict, device: str) -> Work:
         "steps": pipeline.steps,
         "volume_size": list(pipeline.volume_size),
     }
-    return Work(step, facts)
+    return Work(step, facts, keeps=holder)
 
 
 def xray2ctpa(setting: dict, device: str, bfloat16: bool = False) -> Work:
     """One forward of its network; `Row.times` multiplies the time by 1000."""
-    work = forward_third_party({**setting, "batch": 1}, device, "xray2ctpa", bfloat16)
+    work = forward({**setting, "batch": 1}, device, "xray2ctpa", bfloat16)
     return replace(work, facts={**work.facts, "note": "1000 times one measured forward"}, roofline=None)
 
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from benchmarks.speed.unet import _autocast, has_bfloat16
+from benchmarks.speed.unet import autocast, has_bfloat16
 from benchmarks.speed.workload import Row, Work
 
 HELD_OUT = 2
@@ -22,10 +22,9 @@ def _phantoms(setting: dict) -> torch.Tensor:
     from dataset.imaging.hu_window import Window
     from dataset.phantom.render import render_phantom
 
-    window = Window.parse("wide")
-    size = tuple(setting["volume"])
-    found = [torch.from_numpy(render_phantom(i, size=size).hu) for i in range(setting["volumes"] + HELD_OUT)]
-    return torch.stack([window.normalise(v.float())[None] for v in found])
+    window, size = Window.parse("wide"), tuple(setting["volume"])
+    volumes = (render_phantom(i, size=size).hu for i in range(setting["volumes"] + HELD_OUT))
+    return torch.stack([window.normalise(torch.from_numpy(hu).float())[None] for hu in volumes])
 
 
 def _work(setting: dict, device: str, model: nn.Module, bfloat16: bool, losses) -> Work:
@@ -36,7 +35,7 @@ def _work(setting: dict, device: str, model: nn.Module, bfloat16: bool, losses) 
     order = torch.Generator().manual_seed(0)
 
     def learn(batch: torch.Tensor) -> None:
-        with _autocast(device, bfloat16):
+        with autocast(device, bfloat16):
             volume, commitment = losses(model, batch)
         (F.l1_loss(volume.float(), batch) + commitment).backward()
 
@@ -50,7 +49,7 @@ def _work(setting: dict, device: str, model: nn.Module, bfloat16: bool, losses) 
     for _ in range(setting["train_steps"]):
         step()
     model.eval()
-    with torch.no_grad(), _autocast(device, bfloat16):
+    with torch.no_grad(), autocast(device, bfloat16):
         errors = [F.l1_loss(losses(model, v[None])[0].float().clamp(-1, 1), v[None]) for v in held_out]
     model.train()
     facts = {
@@ -62,11 +61,6 @@ def _work(setting: dict, device: str, model: nn.Module, bfloat16: bool, losses) 
     return Work(step, facts, roofline=lambda: learn(train[: setting["batch"]]))
 
 
-def _ours(model: nn.Module, batch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    out = model(batch)
-    return out.volume, 0.25 * out.commitment
-
-
 def make_ours(setting: dict) -> nn.Module:
     """Our autoencoder as in `settings.yaml`."""
     from vq_gan_3d import VQGAN3D
@@ -76,7 +70,12 @@ def make_ours(setting: dict) -> nn.Module:
 
 def ours(setting: dict, device: str) -> Work:
     """In the precision that the training command uses."""
-    return _work(setting, device, make_ours(setting), has_bfloat16(device), _ours)
+
+    def losses(model: nn.Module, batch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        out = model(batch)
+        return out.volume, 0.25 * out.commitment
+
+    return _work(setting, device, make_ours(setting), has_bfloat16(device), losses)
 
 
 def make_monai(setting: dict) -> nn.Module:

@@ -19,12 +19,14 @@ class Work:
         facts: plain JSON known before timing: parameters, precision, ….
         finish: returns plain JSON after timing, such as a reconstruction error.
         roofline: does the work once under the counters of `roofline.py`; None if it cannot be counted.
+        keeps: lives as long as the work, such as a temporary folder.
     """
 
     step: Callable[[], object]
     facts: dict = field(default_factory=dict)
     finish: Callable[[], dict] = dict
     roofline: Callable[[], object] | None = None
+    keeps: object = None
 
 
 @dataclass(frozen=True)
@@ -49,11 +51,11 @@ class Row:
     times: int = 1
 
 
-def load_settings(size: str, file: Path = SETTINGS) -> dict:
+def load_settings(size: str) -> dict:
     """`{"networks", "sizes", "tolerance"}` for `cpu`, `gpu` or `tiny`."""
-    content = yaml.safe_load(file.read_text())
-    networks = content["tiny_networks"] if size == "tiny" else content["networks"]
-    tolerance = None if size == "tiny" else content["tolerance"]
+    content = yaml.safe_load(SETTINGS.read_text())
+    tiny = size == "tiny"
+    networks, tolerance = content["tiny_networks" if tiny else "networks"], None if tiny else content["tolerance"]
     return {"networks": networks, "sizes": content["sizes"][size], "tolerance": tolerance}
 
 

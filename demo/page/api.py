@@ -1,6 +1,7 @@
 """The web API: `/look` and `/generate` for `gradio_client`, on the same service as the page."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import gradio as gr
 
 from common.errors import UserError
-from demo.service.messages import GenerationRequest, Progress, Result
+from demo.service.messages import MARK, GenerationRequest, Progress, Result
 from demo.service.service import Service
 
 
@@ -19,7 +20,7 @@ def add_api(page: gr.Blocks, service: Service) -> gr.Blocks:
     """
 
     def look(xray: dict, view: str = "", align: str = "") -> dict:
-        with _GradioErrors():
+        with _gradio_errors():
             preview = service.look(uploaded(xray, service), view, align)
             return {"orientation": preview.orientation, "warnings": preview.warnings}
 
@@ -35,7 +36,7 @@ def add_api(page: gr.Blocks, service: Service) -> gr.Blocks:
         align: str = "",
         truth: dict[str, Any] | None = None,
     ) -> Iterator[dict]:
-        with _GradioErrors():
+        with _gradio_errors():
             generation = GenerationRequest(
                 sampler, steps or None, None if guidance == -1.0 else guidance, seed, samples, view, align
             )
@@ -50,11 +51,7 @@ def add_api(page: gr.Blocks, service: Service) -> gr.Blocks:
 
 
 def uploaded(data: Any, service: Service) -> Path:
-    """Returns the path of a file that Gradio's client uploaded.
-
-    Raises:
-        UserError: no uploaded file.
-    """
+    """Returns the path of a file that Gradio's client uploaded; UserError for anything else."""
     path = data.get("path") if isinstance(data, dict) else None
     if isinstance(path, str) and "\0" not in path:
         found = Path(path).resolve()
@@ -67,16 +64,15 @@ def plain(item: Progress | Result) -> dict:
     """Returns JSON without local paths."""
     found = {key: value for key, value in asdict(item).items() if key not in ("slices", "files")}
     if isinstance(item, Result):
-        found |= {"urls": item.urls, "spread_name": item.spread_name, "mark": item.mark}
+        found |= {"urls": item.urls, "mark": MARK}
+        found["spread_name"] = "spread" if "spread.nii.gz" in item.files else ""  # shown as an overlay
     return found
 
 
-class _GradioErrors:
+@contextmanager
+def _gradio_errors() -> Iterator[None]:
     """Converts a UserError to `gr.Error`, which the client shows without a traceback."""
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind, error, traceback) -> None:
-        if isinstance(error, UserError):
-            raise gr.Error(str(error), print_exception=False) from None
+    try:
+        yield
+    except UserError as error:
+        raise gr.Error(str(error), print_exception=False) from None

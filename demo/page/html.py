@@ -7,19 +7,23 @@ import base64
 import html
 from pathlib import Path
 
-from demo.service.messages import Progress, XrayPreview
+from demo.service.messages import Progress
+from demo.service.xray_checks import CheckedXray
 
 MARK = "Synthetic, not for diagnosis"
+WELCOME = (
+    '<div class="xc-welcome"><p>Drop a frontal chest X-ray on the left, or take a sample, then generate.</p>'
+    "<p>The volume appears here: axial, coronal, sagittal and in 3D, with its HU under the crosshair.</p></div>"
+)
 
 
 def heading(about: dict) -> str:
     """Title and facts about the model."""
     size = " × ".join(str(n) for n in about["volume_size"])
     low, high = about["window"]
-    facts = [f"{size} voxels", f"{low:g} to {high:g} HU".replace("-", "−"), str(about["device"]).upper()]
-    name = _checkpoint_name(about.get("checkpoint"))
-    if name:
-        facts.append(name)
+    facts = [f"{size} voxels", f"{low:g} to {high:g} HU".replace("-", "−"), about["device"].upper()]
+    if about["checkpoint"]:
+        facts.append(about["checkpoint"]["file"])
     shown = "".join(f"<li>{html.escape(fact)}</li>" for fact in facts)
     return (
         '<header class="xc-head"><div><h1>xray2ct</h1><p>From one chest X-ray to a CT volume</p></div>'
@@ -30,23 +34,11 @@ def heading(about: dict) -> str:
 
 def banner(about: dict) -> str:
     """The synthetic mark, and a note for phantom weights."""
-    more = (
-        " These weights were trained on phantoms, not on patients: <strong>the anatomy is a drawing.</strong>"
-        if about["phantom"]
-        else ""
-    )
-    return f'<p class="xc-banner" role="note"><strong>{MARK}.</strong>{more}</p>'
+    note = " These weights were trained on phantoms, not on patients: <strong>the anatomy is a drawing.</strong>"
+    return f'<p class="xc-banner" role="note"><strong>{MARK}.</strong>{note if about["phantom"] else ""}</p>'
 
 
-def welcome() -> str:
-    """Placeholder of the result."""
-    return (
-        '<div class="xc-welcome"><p>Drop a frontal chest X-ray on the left, or take a sample, then generate.</p>'
-        "<p>The volume appears here: axial, coronal, sagittal and in 3D, with its HU under the crosshair.</p></div>"
-    )
-
-
-def xray_preview(preview: XrayPreview) -> str:
+def xray_preview(preview: CheckedXray) -> str:
     """The X-ray as the model sees it, with its orientation and warnings."""
     warnings = "".join(f'<li role="alert">{html.escape(line)}</li>' for line in preview.warnings)
     return (
@@ -66,9 +58,8 @@ def progress(news: Progress, slices: str) -> str:
         line, value = f"Denoising step {news.step} of {news.steps}", f' value="{news.step}"'
     left = "" if news.seconds_left is None or news.ahead else f"about {duration(news.seconds_left)} left"
     body = (
-        f'<figure class="xc-preview">{slices}<figcaption>The current prediction. {MARK}.</figcaption></figure>'
-        if slices
-        else ""
+        slices
+        and f'<figure class="xc-preview">{slices}<figcaption>The current prediction. {MARK}.</figcaption></figure>'
     )
     return (
         f'<div class="xc-progress" role="status"><div class="xc-progress-line"><span>{line}</span><span>{left}</span>'
@@ -92,8 +83,3 @@ def duration(seconds: float) -> str:
     """Formats `seconds`: "7 s", "2 min 5 s"."""
     whole = max(0, round(seconds))
     return f"{whole} s" if whole < 60 else f"{whole // 60} min {whole % 60} s"
-
-
-def _checkpoint_name(checkpoint) -> str:
-    file = checkpoint.get("file") if isinstance(checkpoint, dict) else checkpoint
-    return Path(str(file)).name if file else ""

@@ -26,13 +26,10 @@ START, SHOW = f"async () => {{ ({MODULE}).start() }}", f"async (result) => {{ ({
 
 def page_options() -> dict:
     """Arguments of `gr.mount_gradio_app`: theme, script and style, all served from here."""
-    mono = ("ui-monospace", "Consolas", "monospace")
-    theme = gr.themes.Base(
-        primary_hue="cyan", neutral_hue="slate", radius_size="sm", text_size="sm", font=FONTS, font_mono=mono
-    )
+    sizes, mono = {"radius_size": "sm", "text_size": "sm"}, ("ui-monospace", "Consolas", "monospace")
+    theme = gr.themes.Base(primary_hue="cyan", neutral_hue="slate", font=FONTS, font_mono=mono, **sizes)
     head = '<script type="module" src="viewer/page.js"></script><link rel="icon" href="data:,">'
-    css = [HERE / "viewer" / "page.css"]
-    return {"theme": theme, "head": head, "css_paths": css}
+    return {"theme": theme, "head": head, "css_paths": [HERE / "viewer" / "page.css"]}
 
 
 def build_page(service: Service) -> gr.Blocks:
@@ -41,12 +38,8 @@ def build_page(service: Service) -> gr.Blocks:
     sampler = service.samplers[service.default_sampler]
     kept = max(60, int(service.about["keep_minutes"] * 60))
     plainly = {"apply_default_css": False}
-    with gr.Blocks(
-        title="xray2ct: chest X-ray to CT, synthetic",
-        analytics_enabled=False,
-        fill_width=True,
-        delete_cache=(60, kept),
-    ) as page:
+    title = "xray2ct: chest X-ray to CT, synthetic"
+    with gr.Blocks(title=title, analytics_enabled=False, fill_width=True, delete_cache=(60, kept)) as page:
         gr.HTML(html.heading(service.about) + html.banner(service.about), elem_id="xc-heading", **plainly)
         with gr.Row(elem_id="xc-body"):
             with gr.Column(scale=0, min_width=330, elem_id="xc-side"):
@@ -59,8 +52,7 @@ def build_page(service: Service) -> gr.Blocks:
                 truth = gr.File(label="True CT to compare with, optional: NIfTI", height=88, elem_id="xc-truth")
                 own_truth = gr.Checkbox(label="Compare with the sample's true CT", visible=False, elem_id="xc-own")
                 with gr.Accordion("Advanced", open=False, elem_id="xc-advanced"):
-                    names = list(service.samplers)
-                    chosen = gr.Dropdown(names, value=service.default_sampler, label="Sampler")
+                    chosen = gr.Dropdown(list(service.samplers), value=service.default_sampler, label="Sampler")
                     steps = gr.Number(sampler["steps"], label="Steps", precision=0, minimum=1)
                     guided = service.about["guided"]
                     guidance = gr.Number(
@@ -70,14 +62,13 @@ def build_page(service: Service) -> gr.Blocks:
                         step=0.1,
                         interactive=guided,
                     )
-                    samples = gr.Number(
-                        1, label=f"Samples, at most {service.limits.max_samples}", precision=0, minimum=1
-                    )
+                    most = f"Samples, at most {service.limits.max_samples}"
+                    samples = gr.Number(1, label=most, precision=0, minimum=1)
                     seed = gr.Number(0, label="Seed", precision=0, minimum=0)
                     view = gr.Dropdown(VIEWS, value="", label="View of the X-ray")
                     align = gr.Dropdown(ALIGNMENTS, value="", label="Alignment of the X-ray")
             with gr.Column(scale=1, min_width=640, elem_id="xc-main"):
-                status = gr.HTML(html.welcome(), elem_id="xc-status", **plainly)
+                status = gr.HTML(html.WELCOME, elem_id="xc-status", **plainly)
                 gr.HTML('<div id="xc-result"></div>', elem_id="xc-result-home", **plainly)
         result = gr.JSON(visible="hidden", elem_id="xc-json")
         about = {"api_visibility": "private", "show_progress": "hidden"}
@@ -89,11 +80,11 @@ def build_page(service: Service) -> gr.Blocks:
         for changed in (view.input, align.input):
             changed(events.seen, [xray, example, view, align], seen, **looked)
         chosen.change(events.defaults, chosen, [steps, guidance], **about)
-        asked = [chosen, steps, guidance, seed, samples, view, align]
+        options = [chosen, steps, guidance, seed, samples, view, align]
         make.click(None, js=START, api_visibility="private")
         made = make.click(
             events.generate,
-            [xray, example, truth, own_truth, *asked],
+            [xray, example, truth, own_truth, *options],
             [status, result, make, stop],
             concurrency_limit=None,
             api_name="page_generate",  # /generate belongs to the API
@@ -101,7 +92,7 @@ def build_page(service: Service) -> gr.Blocks:
         )
         made.then(None, result, js=SHOW, api_visibility="private")
         stop.click(events.cancel, None, None, queue=False, **about)
-        page.unload(events.left)
+        page.unload(events.cancel)
     return page
 
 
@@ -117,16 +108,16 @@ class _Events:
         if not xray and not example:
             return ""
         try:
-            return html.xray_preview(self.service.look(*self._asked(xray, example, view, align)))
+            return html.xray_preview(self.service.look(*self._inputs(xray, example, view, align)))
         except UserError as error:
             return html.message(str(error))
 
     def sampled(self, example, view, align):
-        """Replaces an upload by a sample and offers its true CT."""
+        """Replaces an upload with a sample and offers its true CT."""
         return None, gr.update(visible=True), self.seen(None, example, view, align)
 
     def uploaded(self, xray, view, align):
-        """Replaces a sample by an upload."""
+        """Replaces a sample with an upload."""
         return None, gr.update(visible=False, value=False), self.seen(xray, None, view, align)
 
     def defaults(self, sampler):
@@ -160,11 +151,12 @@ class _Events:
         self.active[key] = cancelled
         slices = ""
         try:
-            path, view, align = self._asked(xray, example, view, align)
+            path, view, align = self._inputs(xray, example, view, align)
             generation = GenerationRequest(sampler, steps, guidance, seed, samples, view, align)
-            ct = draw_sample(example, self._samples()).truth if example and own_truth else truth
+            if example and own_truth:
+                truth = draw_sample(example, self.service.store.uploads).truth
             result = None
-            for news in self.service.generate(path, generation, Path(ct) if ct else None, cancelled):
+            for news in self.service.generate(path, generation, Path(truth) if truth else None, cancelled):
                 if isinstance(news, Result):
                     result = plain(news)  # no break: closing the iterator early would delete the files
                     continue
@@ -182,22 +174,14 @@ class _Events:
 
     def cancel(self, request: gr.Request) -> None:
         """Cancels the request of this session."""
-        cancelled = self.active.get(request.session_hash)
-        if cancelled is not None:
-            cancelled.set()
+        if request.session_hash in self.active:
+            self.active[request.session_hash].set()
 
-    def left(self, request: gr.Request) -> None:
-        """Cancels the request when the page closes."""
-        self.cancel(request)
-
-    def _asked(self, xray, example, view, align) -> tuple[Path, str, str]:
+    def _inputs(self, xray, example, view, align) -> tuple[Path, str, str]:
         """File, view and alignment; samples need no alignment by default."""
         if xray:
             return Path(xray), view, align
-        return draw_sample(example, self._samples()).xray, view, align or ALIGN
-
-    def _samples(self) -> Path:
-        return self.service.store.uploads
+        return draw_sample(example, self.service.store.uploads).xray, view, align or ALIGN
 
 
 def _shown(text: str) -> dict:

@@ -27,17 +27,15 @@ ADDRESSES = 10_000  # maximum number of addresses in memory
 def reader_codes(path: Path, readers: Iterable[str]) -> dict[str, str]:
     """Returns the code of every reader; creates the file with mode 0600 if missing.
 
-    Raises:
-        UserError: a malformed line, an unknown reader, a missing code, or a duplicate code.
+    UserError for a malformed line, an unknown reader, a missing or a duplicate code.
     """
     readers = list(readers)
     if not path.exists():
-        codes = {reader: "".join(secrets.choice(LETTERS) for _ in range(LENGTH)) for reader in readers}
-        grouped = {reader: "-".join(code[i : i + 4] for i in range(0, LENGTH, 4)) for reader, code in codes.items()}
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
-            file.write("".join(f"{reader} {code}\n" for reader, code in grouped.items()))
-        return codes
+            for reader in readers:
+                groups = ("".join(secrets.choice(LETTERS) for _ in range(4)) for _ in range(LENGTH // 4))
+                file.write(f"{reader} {'-'.join(groups)}\n")
     codes = {}
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         words = line.split()

@@ -72,11 +72,7 @@ class Answers:
     """Answers of one study in one file; thread-safe, because every call opens its own connection."""
 
     def __init__(self, path: Path, study: Study):
-        """Opens or creates the database.
-
-        Raises:
-            UserError: no database of answers, or one of another study.
-        """
+        """Opens or creates the database; UserError for another file or another study's database."""
         self.path, self.study = path, study
         self.limits = {question.name: len(question.choices) for question in study.questions}
         self._exporting = threading.Lock()
@@ -125,11 +121,9 @@ class Answers:
             return Reading(*row, dict(given))
 
     def save(self, reader: str, position: int, question: str, answer: int | None, seconds: float = 0.0) -> None:
-        """Stores one answer durably; None removes it. `seconds` as in `close`.
+        """Stores one answer durably; None removes it. ClosedReading and `seconds` as in `close`.
 
-        Raises:
-            ClosedReading: `position` is not the reader's current one.
-            ValueError: an unknown question, or an answer outside its choices.
+        ValueError for an unknown question or an answer outside its choices.
         """
         if question not in self.limits:
             raise ValueError(f"no question {question!r}")
@@ -143,13 +137,9 @@ class Answers:
             )
 
     def close(self, reader: str, position: int, seconds: float = 0.0) -> None:
-        """Locks a reading and writes the reader's table.
+        """Locks a reading and writes the reader's table; ClosedReading unless `position` is the reader's current one.
 
-        Args:
-            seconds: time on screen since the last call; limited to the elapsed time.
-
-        Raises:
-            ClosedReading: `position` is not the reader's current one.
+        `seconds` on screen since the last call are limited to the elapsed time.
         """
         with self._writing() as database:
             self._touch(database, reader, position, seconds)
@@ -171,11 +161,7 @@ class Answers:
         return path
 
     def export_all(self) -> None:
-        """Writes every reader's table; does not overwrite answers of other programs.
-
-        Raises:
-            UserError: a table with a position that is not closed in the database.
-        """
+        """Writes every reader's table; UserError for a table with a position that is not closed in the database."""
         for reader in self.study.orders:
             path = self.path.parent / f"{reader}.csv"
             if path.is_file():

@@ -11,6 +11,7 @@ key.
 import hashlib
 import hmac
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import urlsplit
@@ -18,6 +19,7 @@ from urllib.parse import urlsplit
 from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request, Response
 from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
+from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from common.errors import UserError
@@ -108,15 +110,12 @@ class StudyServer:
 
 
 def readers_app(study: str | Path, answers: str | Path | None = None) -> FastAPI:
-    """Returns the readers' app, to mount under `/readers`.
+    """Returns the readers' app, to mount under `/readers`; UserError for files that do not fit the study.
 
     Args:
         study: folder of the study.
         answers: folder for `answers.sqlite`, its tables and `access_codes.txt`; None = `answers` in the study, which
             the analysis reads.
-
-    Raises:
-        UserError: no study, a missing or different volume, or answers or codes of another study.
     """
     app = FastAPI(title="Reader study", docs_url=None, redoc_url=None, openapi_url=None, max_body_size=MAX_BODY)
     app.state.server = StudyServer(Path(study), answers)
@@ -126,11 +125,7 @@ def readers_app(study: str | Path, answers: str | Path | None = None) -> FastAPI
 
 
 def volume_files(study: Study) -> dict[str, Path]:
-    """Returns the file of every item; all have one size and one header.
-
-    Raises:
-        UserError: a file missing, outside `volumes`, or with another size or header, which unblinds.
-    """
+    """Returns the file of every item in `volumes`; UserError unless all have one size and header, else unblinded."""
     inside, files, first = (study.folder / "volumes").resolve(), {}, None
     for entry in study.about["items"]:
         path = (study.folder / entry["file"]).resolve()
@@ -218,24 +213,16 @@ def show_reading(session: TheSession, server: TheStudy) -> dict:
 
 @routes.post("/api/answer")
 def save_answer(given: Given, session: Proven, server: TheStudy) -> dict:
-    position = _open_position(server, session, given)
-    try:
+    with _open_position(server, session, given) as position:
         server.answers.save(session.reader, position, given.question, given.answer, given.seconds)
-    except ClosedReading as error:
-        raise _closed() from error
-    except ValueError as error:
-        raise HTTPException(422, str(error)) from error
     return {"saved": given.answer}
 
 
 @routes.post("/api/next")
 def next_reading(given: Place, session: Proven, server: TheStudy) -> dict:
     """Locks the current reading and returns the next state."""
-    position = _open_position(server, session, given)
-    try:
+    with _open_position(server, session, given) as position:
         server.answers.close(session.reader, position, given.seconds)
-    except ClosedReading as error:
-        raise _closed() from error
     return server.state(session)
 
 
@@ -259,15 +246,18 @@ def send_page(name: str = "") -> Response:
     return FileResponse(PAGE / PAGES[name])
 
 
-def _open_position(server: StudyServer, session: Session, given: Place) -> int:
-    reading = server.current(session.reader, given.reading)
-    if reading is None:
-        raise _closed()
-    return reading.position
-
-
-def _closed() -> HTTPException:
-    return HTTPException(409, "This volume was finished in another window.")
+@contextmanager
+def _open_position(server: StudyServer, session: Session, given: Place) -> Iterator[int]:
+    """Yields the position of the open reading; 409 if it is closed, 422 for a wrong answer."""
+    try:
+        reading = server.current(session.reader, given.reading)
+        if reading is None:
+            raise ClosedReading
+        yield reading.position
+    except ClosedReading as error:
+        raise HTTPException(409, "This volume was finished in another window.") from error
+    except ValueError as error:
+        raise HTTPException(422, str(error)) from error
 
 
 def _chunks(path: Path) -> Iterator[bytes]:
@@ -285,8 +275,7 @@ class Headers:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def send_with_headers(message: dict) -> None:
             if message["type"] == "http.response.start":
-                own = [(name.lower().encode(), value.encode()) for name, value in HEADERS.items()]
-                message["headers"] = [*message.get("headers", []), *own]
+                MutableHeaders(scope=message).update(HEADERS)
             await send(message)
 
         await self.app(scope, receive, send_with_headers)

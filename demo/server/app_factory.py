@@ -21,16 +21,13 @@ GRADIO_QUEUE = 64  # events in Gradio's queue; the job queue of the service has 
 def build_app(
     service: Service, password: str | None = None, loopback: bool = True, study: str | Path | None = None, answers=None
 ) -> FastAPI:
-    """Returns the whole application.
+    """Returns the whole application; UserError without the viewer or the study.
 
     Args:
         password: as in `Guard`.
         loopback: whether only this machine can reach it.
         study: folder of a reader study, served under `/readers`, or None.
         answers: folder of the study's answers.
-
-    Raises:
-        UserError: the viewer is not installed, or no such study.
     """
     isolate_gradio(service.store.uploads)
     import gradio as gr
@@ -38,6 +35,7 @@ def build_app(
     from demo.page.api import add_api
     from demo.page.layout import build_page, page_options
 
+    largest = max(service.limits.xray_bytes, service.limits.ct_bytes)
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     shown = viewer_files()
 
@@ -73,15 +71,14 @@ def build_app(
         ssr_mode=False,
         mcp_server=False,
         show_error=True,
-        max_file_size=max(service.limits.xray_bytes, service.limits.ct_bytes),
+        max_file_size=largest,
         blocked_paths=[str(service.store.results)],
         **page_options(),
     )
     # Without this, Gradio does not check that a file in a request was uploaded, and reads any path.
     page.has_launched = True
     hosts = LOOPBACK if loopback else None
-    most = max(service.limits.xray_bytes, service.limits.ct_bytes)
-    app.add_middleware(Guard, files=service.store.uploads, max_bytes=most, password=password, hosts=hosts)
+    app.add_middleware(Guard, files=service.store.uploads, max_bytes=largest, password=password, hosts=hosts)
     return app
 
 
@@ -99,23 +96,16 @@ def isolate_gradio(uploads: Path) -> None:
     )
     import gradio.processing_utils as outside
 
+    def refuse(url: str, cache_dir: str) -> str:
+        raise UserError("upload the file itself: this server fetches nothing")
+
     # Gradio would download a file given by URL
-    outside.async_ssrf_protected_download = _refuse_download
-    outside.ssrf_protected_download = outside.save_url_to_cache = _refuse_download
-
-
-def _refuse_download(url: str, cache_dir: str) -> str:
-    raise UserError("upload the file itself: this server fetches nothing")
+    for name in ("async_ssrf_protected_download", "ssrf_protected_download", "save_url_to_cache"):
+        setattr(outside, name, refuse)
 
 
 def viewer_files() -> dict[str, Path]:
-    """Route name below `/viewer/` to file; the server serves only these.
-
-    Raises:
-        UserError: NiiVue is not installed.
-    """
+    """Route name below `/viewer/` to file; the server serves only these. UserError without NiiVue."""
     if not NIIVUE.is_file():
-        raise UserError(
-            "demo/node_modules: the viewer is not installed; run `make web`, or `npm ci --omit=dev` in demo/"
-        )
+        raise UserError("demo/node_modules: no viewer; run `make web`, or `npm ci --omit=dev` in demo/")
     return {path.name: path for path in VIEWER.iterdir()} | {"niivue.js": NIIVUE}

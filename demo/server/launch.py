@@ -20,23 +20,12 @@ from common.errors import UserError
 
 PREFIX = "xray2ct_demo_"
 MIN_PASSWORD = 8  # characters
-SILENCED = (
-    "pydicom",
-    "PIL",
-    "nibabel",
-    "httpx",
-    "uvicorn.access",
-    "dataset.io.xray",
-    "evaluation.generation.xray_inputs",
-)
+SILENCED = ("pydicom", "PIL", "nibabel", "httpx", "uvicorn.access")
+SILENCED += ("dataset.io.xray", "evaluation.generation.xray_inputs")
 
 
 def check_address(host: str, port: int, password: str | None) -> None:
-    """Checks host, port and password before anything is loaded.
-
-    Raises:
-        UserError: a network address without a password, a short password, or an unusable port.
-    """
+    """Raises UserError for a network address without a password, a short password, or an unusable port."""
     if password is not None and len(str(password)) < MIN_PASSWORD:
         raise UserError(f"password=…: {len(str(password))} characters; give at least {MIN_PASSWORD}")
     if not is_loopback(host) and password is None:
@@ -65,10 +54,8 @@ def silence_libraries() -> None:
 
 def is_loopback(host: str) -> bool:
     """Whether only this machine can reach the address."""
-    if host == "localhost":
-        return True
     try:
-        return ipaddress.ip_address(host).is_loopback
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:  # a host name may resolve to any address
         return False
 
@@ -92,11 +79,7 @@ def run_folder() -> Iterator[Path]:
 
 
 def sampler_choices(pipeline, chosen: str, node: dict) -> dict[str, dict]:
-    """Returns the `sampler` config nodes that fit this model by name, the chosen one first.
-
-    Raises:
-        UserError: the chosen one does not fit.
-    """
+    """Returns the `sampler` config nodes that fit this model by name; UserError if the first, `chosen`, does not."""
     from ddpm.diffusion.samplers import make_sampler  # late, so that `check_address` needs no torch
 
     found = {chosen: node}
@@ -126,9 +109,9 @@ def serve(app, host: str, port: int) -> None:
         signal.signal(number, leave)  # uvicorn shuts down first, then calls this
     name = f"[{host}]" if ":" in host else host
     print(f"http://{name}:{port}", flush=True)
-    quiet = {"access_log": False, "log_level": "error", "server_header": False, "ws": "none"}
+    options = {"access_log": False, "log_level": "error", "server_header": False, "ws": "none"}
     with suppress(KeyboardInterrupt):
-        uvicorn.run(app, host=host, port=port, timeout_graceful_shutdown=2, **quiet)
+        uvicorn.run(app, host=host, port=port, timeout_graceful_shutdown=2, **options)
 
 
 def _runs(process: int) -> bool:
@@ -137,5 +120,5 @@ def _runs(process: int) -> bool:
     except ProcessLookupError:
         return False
     except PermissionError:
-        return True
+        pass
     return True

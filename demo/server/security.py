@@ -92,8 +92,9 @@ class Guard:
         return None
 
     async def _refusal(self, scope: Scope, headers: Headers) -> PlainTextResponse | None:
-        host = _hostname(headers.get("host", ""))
-        if self.hosts is not None and host not in self.hosts:
+        host = headers.get("host", "")
+        name = urlsplit(f"//{host}").hostname if re.fullmatch(r"[\w.:\[\]-]{1,255}", host) else None
+        if self.hosts is not None and name not in self.hosts:
             return PlainTextResponse("this server answers on this machine alone", 421)
         if self.password is not None and not self._knows(headers.get("authorization", "")):
             if "authorization" in headers:
@@ -102,11 +103,12 @@ class Guard:
         if scope["method"] not in ("GET", "HEAD", "POST"):
             return PlainTextResponse("not allowed", 405)
         origin = headers.get("origin")
-        if scope["method"] == "POST" and origin and urlsplit(origin).netloc != headers.get("host"):
+        if scope["method"] == "POST" and origin and urlsplit(origin).netloc != host:
             return PlainTextResponse("from another site", 403)
         if not self._may(scope):
             return PlainTextResponse("not found", 404)
-        if self._length(headers) > self._most(scope):
+        length = headers.get("content-length", "0")
+        if not length.isdigit() or int(length) > self._most(scope):
             return PlainTextResponse("too large", 413)
         return None
 
@@ -137,10 +139,6 @@ class Guard:
         # a form adds boundaries and headers to the file
         return self.max_bytes + 65536 if scope["path"].startswith("/gradio_api/upload") else SMALL_BODY
 
-    def _length(self, headers: Headers) -> float:
-        text = headers.get("content-length", "0")
-        return int(text) if text.isdigit() else float("inf")
-
     def _counted(self, scope: Scope, receive: Receive) -> Receive:
         most, found = self._most(scope), 0
 
@@ -153,8 +151,3 @@ class Guard:
             return message
 
         return counted
-
-
-def _hostname(host: str) -> str:
-    """`host:port`, `[v6]:port` or a bare name, without the port."""
-    return (urlsplit(f"//{host}").hostname or "") if re.fullmatch(r"[\w.:\[\]-]{1,255}", host) else ""

@@ -32,14 +32,9 @@ class Sample:
 
 
 def draw_sample(name: str, folder: Path) -> Sample:
-    """Returns the sample `name`; renders it into `folder` if missing.
-
-    Raises:
-        KeyError: an unknown name.
-    """
-    number = FIRST_INDEX["test"] + NUMBERS[name]
-    stem = f"phantom_{name.lower()}"
-    sample = Sample(Path(folder) / f"{stem}.png", Path(folder) / f"{stem}.nii.gz")
+    """Returns the sample `name`; renders it into `folder` if missing. KeyError for an unknown name."""
+    number, stem = FIRST_INDEX["test"] + NUMBERS[name], f"phantom_{name.lower()}"
+    sample = Sample(folder / f"{stem}.png", folder / f"{stem}.nii.gz")
     with _drawing:
         if not (sample.xray.is_file() and sample.truth.is_file()):
             _draw(number, sample)

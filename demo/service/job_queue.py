@@ -26,11 +26,7 @@ class Job:
     heard: float = field(default_factory=time.monotonic)
 
     def check(self) -> None:
-        """The worker calls this between two steps.
-
-        Raises:
-            Cancelled: the request was cancelled.
-        """
+        """Raises Cancelled if the request was cancelled or nobody listens; the worker calls it between two steps."""
         if self.cancelled.is_set():
             raise Cancelled("cancelled")
         if time.monotonic() - self.heard > PATIENCE:
@@ -58,9 +54,7 @@ class JobQueue:
     def follow(self, task: Any, cancelled: threading.Event, steps: int = 0) -> Iterator[Any]:
         """Yields the progress of a task, then its result; closing the generator cancels the task.
 
-        Raises:
-            Busy: the queue is full.
-            Cancelled: the task was cancelled.
+        Raises Busy if the queue is full, and Cancelled if the task was cancelled.
         """
         job = Job(task, cancelled)
         with self._change:
@@ -71,7 +65,12 @@ class JobQueue:
         try:
             yield from self._listen(job, steps)
         finally:
-            self._forget(job)
+            with self._change:
+                if not job.done:
+                    job.cancelled.set()
+                if job in self._waiting:
+                    self._waiting.remove(job)
+                self._change.notify_all()
 
     @property
     def length(self) -> int:
@@ -94,7 +93,8 @@ class JobQueue:
         while True:
             with self._change:
                 job.heard = time.monotonic()
-                news = job.news if job.news is not None else Progress(self._ahead(job), 0, steps)
+                ahead = self._waiting.index(job) + (self._now is not None) if job in self._waiting else 0
+                news = job.news if job.news is not None else Progress(ahead, 0, steps)
                 if not job.done and news == last and job.heard - sent < HEARTBEAT:
                     self._change.wait(0.2)
                     news = None
@@ -109,23 +109,14 @@ class JobQueue:
             raise job.error
         yield job.result
 
-    def _ahead(self, job: Job) -> int:
-        return self._waiting.index(job) + (self._now is not None) if job in self._waiting else 0
-
-    def _forget(self, job: Job) -> None:
-        with self._change:
-            if not job.done:
-                job.cancelled.set()
-            if job in self._waiting:
-                self._waiting.remove(job)
-            self._change.notify_all()
-
     def _work_on(self) -> None:
         while True:
             with self._change:
                 self._change.wait_for(lambda: self._waiting or self._closed)
                 if self._closed:
-                    return self._give_up()
+                    for job in self._waiting:
+                        job.error, job.done = Cancelled("cancelled: the server is closing"), True
+                    return self._change.notify_all()
                 job = self._now = self._waiting.popleft()
                 self._change.notify_all()
             result = error = None
@@ -137,11 +128,6 @@ class JobQueue:
             with self._change:
                 job.result, job.error, job.done, self._now = result, error, True, None
                 self._change.notify_all()
-
-    def _give_up(self) -> None:
-        for job in self._waiting:
-            job.error, job.done = Cancelled("cancelled: the server is closing"), True
-        self._change.notify_all()
 
     def _report(self, job: Job, news: Progress) -> None:
         with self._change:

@@ -22,7 +22,7 @@ RESULT_FILES = {
 
 
 class Cancelled(UserError):
-    """The caller cancelled the request, or stopped listening."""
+    """The caller cancelled the request, or no longer listens."""
 
 
 class Busy(UserError):
@@ -31,29 +31,13 @@ class Busy(UserError):
 
 @dataclass(frozen=True)
 class Limits:
-    """Limits of requests, queue and uploads.
-
-    Attributes:
-        max_queue: waiting requests.
-        max_samples, max_steps: per request.
-        xray_megabytes, ct_megabytes: maximum upload size in MiB.
-    """
+    """Limits of waiting requests, of samples and steps per request, and of uploads in bytes."""
 
     max_queue: int = 16
     max_samples: int = 8
     max_steps: int = 1000
-    xray_megabytes: float = 64.0
-    ct_megabytes: float = 512.0
-
-    @property
-    def xray_bytes(self) -> int:
-        """Maximum size of an X-ray file."""
-        return int(self.xray_megabytes * 2**20)
-
-    @property
-    def ct_bytes(self) -> int:
-        """Maximum size of a CT file."""
-        return int(self.ct_megabytes * 2**20)
+    xray_bytes: int = 64 << 20
+    ct_bytes: int = 512 << 20
 
 
 @dataclass(frozen=True)
@@ -80,18 +64,14 @@ class GenerationRequest:
 
 
 @dataclass(frozen=True)
-class XrayPreview:
-    """An X-ray as the model sees it.
+class Task:
+    """A request with its files in `place`, the folder of `token`."""
 
-    Attributes:
-        picture: PNG with side marks, kept as long as a result.
-        orientation: one line: view, source of the view, alignment.
-        warnings: one line each; empty for a frontal X-ray like the training X-rays.
-    """
-
-    picture: Path
-    orientation: str
-    warnings: list[str] = field(default_factory=list)
+    token: str
+    place: Path
+    xray: Path
+    request: GenerationRequest
+    truth: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -145,13 +125,3 @@ class Result:
     def urls(self) -> dict[str, str]:
         """File name to URL path, for each file of the result."""
         return {name: f"/result/{self.token}/{name}" for name in self.files}
-
-    @property
-    def mark(self) -> str:
-        """Label on every view."""
-        return MARK
-
-    @property
-    def spread_name(self) -> str:
-        """`spread` if the result has a spread map, else ""; the overlay shows no intervals."""
-        return "spread" if "spread.nii.gz" in self.files else ""

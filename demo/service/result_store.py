@@ -27,8 +27,7 @@ class Store:
             place.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._held: set[str] = set()
         self._stop = threading.Event()
-        self._sweeper = threading.Thread(target=self._sweep_on, name="sweeper", daemon=True)
-        self._sweeper.start()
+        threading.Thread(target=self._sweep_on, name="sweeper", daemon=True).start()
 
     @contextmanager
     def held(self) -> Iterator[tuple[str, Path]]:
@@ -57,13 +56,15 @@ class Store:
 
     def sweep(self, now: float | None = None) -> int:
         """Deletes entries older than `keep_seconds`; returns their number."""
-        oldest, gone = (time.time() if now is None else now) - self.keep_seconds, 0
-        for place in (self.results, self.uploads):
-            for entry in list(place.iterdir()):
-                if entry.name not in self._held and _changed(entry) < oldest:
-                    shutil.rmtree(entry, ignore_errors=True) if entry.is_dir() else entry.unlink(missing_ok=True)
-                    gone += 1
-        return gone
+        oldest = (time.time() if now is None else now) - self.keep_seconds
+        old = [
+            entry
+            for entry in (*self.results.iterdir(), *self.uploads.iterdir())
+            if entry.name not in self._held and _changed(entry) < oldest
+        ]
+        for entry in old:
+            shutil.rmtree(entry, ignore_errors=True) if entry.is_dir() else entry.unlink(missing_ok=True)
+        return len(old)
 
     def close(self) -> None:
         """Deletes everything."""

@@ -2,7 +2,6 @@
 
 import json
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -10,12 +9,15 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
+from common.files import sha256
 from dataset.imaging.resampling import resample
 from dataset.io.ct import read_volume
 from dataset.io.nifti import write_nifti
-from demo.service.messages import RESULT_FILES, GenerationRequest, Result
+from demo.service.messages import RESULT_FILES, Result, Task
+from demo.service.xray_checks import CheckedXray
 from evaluation.generation.dicom_series import write_zip
 from evaluation.generation.metadata import describe_input, describe_run
+from evaluation.generation.write_volumes import write_mean_and_spread
 from evaluation.generation.xray_inputs import GeneratorInput, aligned_views
 from evaluation.intervals.prediction_intervals import error_bars
 from evaluation.metrics.catalogue import catalogue
@@ -35,75 +37,46 @@ FRAMES = 48  # of the GIF
 FULL_COLOUR = 0.5  # of the range of an X-ray: difference at which the colour saturates
 
 
-@dataclass(frozen=True)
-class GeneratedSamples:
-    """Samples, their input and their options.
-
-    Attributes:
-        shown: the input of the generator.
-        digest: SHA-256 of the X-ray file.
-        drawn: samples in HU.
-        sampler: name in the config.
-        checkpoint: file name and SHA-256; None without a file.
-        warnings: about the X-ray.
-    """
-
-    shown: GeneratorInput
-    digest: str
-    drawn: Float[Tensor, "s d h w"]
-    request: GenerationRequest
-    sampler: str
-    batch_size: int
-    checkpoint: dict | None
-    warnings: list[str]
-
-
 def write_result(
-    token: str, place: Path, generated: GeneratedSamples, pipeline, truth: Path | None, started: float
+    task: Task, checked: CheckedXray, samples: Float[Tensor, "s d h w"], generator, started: float
 ) -> Result:
-    """Writes the files of a result into `place`, which already holds `xray.png`.
+    """Writes the files of a result into `task.place`, which already holds `xray.png`; UserError for an unreadable CT.
 
     Args:
-        truth: an uploaded CT of the same patient.
+        samples: HU.
+        generator: the `Generator` that drew them.
         started: `time.monotonic()` at the start.
-
-    Raises:
-        UserError: an unreadable `truth`.
     """
-    shown, mean, window = generated.shown, generated.drawn.mean(dim=0), pipeline.window
+    shown, place, pipeline = checked.shown, task.place, generator.pipeline
+    mean, window = samples.mean(dim=0), pipeline.window
     spacing = [e / n for e, n in zip(shown.extent, mean.shape, strict=True)]
     # before writing, because an unreadable CT raises
-    measured = None if truth is None else compare(truth, mean, spacing, shown, pipeline, place / "truth.nii.gz")
-    digest = (generated.checkpoint or {}).get("sha256")
-    bars = error_bars(pipeline.describe(), len(generated.drawn), digest, intervals=None)
+    truth, target = task.truth, place / "truth.nii.gz"
+    measured = None if truth is None else compare(truth, mean, spacing, shown, pipeline, target)
+    digest = (generator.checkpoint or {}).get("sha256")
+    bars = error_bars(pipeline.describe(), len(samples), digest, intervals=None)
     if bars["name"] == "spread":
         bars |= {"reason": SPREADS_ONLY}  # with or without a calibration beside the checkpoint
-    preview = f"; {bars['preview']}" if "preview" in bars else ""
-    mark = pictures.SYNTHETIC + ("; nominal spacing" if shown.nominal else "")
-    write_nifti(place / "volume.nii.gz", mean, spacing, shown.centre, mark + preview)
-    if len(generated.drawn) > 1:
-        spread = generated.drawn.std(dim=0, correction=0)
-        words = f"{pictures.SYNTHETIC}; spread (1 SD), HU{preview}"
-        write_nifti(place / "spread.nii.gz", spread, spacing, shown.centre, words)
-    write_zip(place / "dicom.zip", mean, spacing, shown.centre, window, f"{mark}{preview}")
-    grey = pictures.display_window(window)
-    sheets.save_gif(place / "animation.gif", sheets.volume_frames(mean, spacing, grey, FRAMES))
+    mark = write_mean_and_spread(place / "volume.nii.gz", place / "spread.nii.gz", shown, samples, spacing, bars)
+    write_zip(place / "dicom.zip", mean, spacing, shown.centre, window, mark)
+    frames = sheets.volume_frames(mean, spacing, pictures.display_window(window), FRAMES)
+    sheets.save_gif(place / "animation.gif", frames)
     aligned = aligned_views(shown, pipeline.pose_regressor)
     error = _reproject(place, *aligned, mean, spacing) if window.keeps_line_integrals else None
-    settings = _settings(generated, pipeline) | {"error_bars": bars, "reprojection_error": error, "metrics": measured}
+    settings = _settings(task, checked, generator)
+    settings |= {"error_bars": bars, "reprojection_error": error, "metrics": measured}
     (place / "settings.json").write_text(json.dumps(settings, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    files = {name: place / name for name in RESULT_FILES if (place / name).is_file()}
     return Result(
-        token=token,
+        token=task.token,
         window=(window.low, window.high),
         nominal=shown.nominal,
         phantom=is_phantom(pipeline),
-        warnings=generated.warnings,
+        warnings=checked.warnings,
         metrics=measured,
         seconds=time.monotonic() - started,
         preview="preview" in bars,
         reprojection=error,
-        files=files,
+        files={name: place / name for name in RESULT_FILES if (place / name).is_file()},
     )
 
 
@@ -112,29 +85,27 @@ def is_phantom(pipeline) -> bool:
     return str(pipeline.protocol.get("dataset", "")).startswith("phantom")
 
 
-def _settings(generated: GeneratedSamples, pipeline) -> dict:
+def _settings(task: Task, checked: CheckedXray, generator) -> dict:
     """JSON without file names of the patient; `command` reproduces the volume from the same X-ray."""
-    request = generated.request
-    described = describe_run(pipeline, None, request.samples, request.seed)
+    request, digest, pipeline = task.request, sha256(task.xray), generator.pipeline
+    described = describe_run(pipeline, None, request.samples, request.seed) | {"checkpoint": generator.checkpoint}
     options = {
-        "sampler": generated.sampler,
+        "sampler": generator.sampler(request)[0],
         "sampler.steps": described.get("steps"),
         "sampler.guidance_scale": described.get("guidance_scale"),
         "samples": request.samples,
         "seed": request.seed,
-        "batch_size": generated.batch_size,
+        "batch_size": generator.batch_size,
         "view": request.view or "null",
         "align": request.align or "null",
     }
     command = "python evaluation/generate.py xray=<the same X-ray> checkpoint=<the same checkpoint> "
-    command += " ".join(f"{key}={value}" for key, value in options.items())
-    described["checkpoint"] = generated.checkpoint
     return {
-        "xray": {"sha256": generated.digest},
+        "xray": {"sha256": digest},
         **described,
-        **describe_input(generated.shown, generated.digest, pipeline),
-        "command": command,
-        "warnings": generated.warnings,
+        **describe_input(checked.shown, digest, pipeline),
+        "command": command + " ".join(f"{key}={value}" for key, value in options.items()),
+        "warnings": checked.warnings,
     }
 
 
@@ -165,21 +136,14 @@ def compare(
 ) -> dict[str, dict]:
     """Writes the CT as `target` on the grid of the generated volume; `{metric: {"label", "unit", "value", "digits"}}`.
 
-    A value is None if the metric is undefined. `how` names the resampling of the CT.
-
-    Raises:
-        UserError: an unreadable CT.
+    A value is None if the metric is undefined. `how` names the resampling of the CT. UserError for an unreadable CT.
     """
     protocol = pipeline.protocol
     by_spacing = protocol.get("resampling") == "spacing"
     volume = resample(read_volume(truth), pipeline.volume_size, tuple(protocol["spacing"]) if by_spacing else None)
     write_nifti(target, volume.hu, spacing, shown.centre, "uploaded CT on the grid of the generated volume")
-    case = {
-        "ct": torch.from_numpy(volume.hu),
-        "spacing": torch.tensor(volume.spacing),
-        "xray": torch.zeros(0, 1, 1),
-        "pose": torch.zeros(0, 9),
-    }
+    case = {"ct": torch.from_numpy(volume.hu), "spacing": torch.tensor(volume.spacing)}
+    case |= {"xray": torch.zeros(0, 1, 1), "pose": torch.zeros(0, 9)}
     row = score_case(case, {"model": mean}, pipeline.window, metrics=NAMES)[0]
     found: dict[str, dict] = {"how": {"label": HOW_SPACING if by_spacing else HOW, "unit": "", "value": None}}
     for name in NAMES:

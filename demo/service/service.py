@@ -10,23 +10,12 @@ from pathlib import Path
 
 from common.errors import UserError
 from demo.service.job_queue import JobQueue
-from demo.service.messages import (
-    RESULT_FILES,
-    Busy,
-    Cancelled,
-    GenerationRequest,
-    Limits,
-    Progress,
-    Result,
-    XrayPreview,
-)
+from demo.service.messages import GenerationRequest, Limits, Progress, Result, Task
 from demo.service.result_store import Store
 from demo.service.results import is_phantom
-from demo.service.worker import Generator, Task
-from demo.service.xray_checks import check_xray
-from demo.uploads.accept import take_ct, take_xray
-
-__all__ = ["RESULT_FILES", "Busy", "Cancelled", "Progress", "Result", "XrayPreview", "Service", "GenerationRequest"]
+from demo.service.worker import Generator
+from demo.service.xray_checks import CheckedXray, check_xray
+from demo.uploads.accept import accept_upload
 
 MAX_GUIDANCE = 10.0
 MAX_PARALLEL_CHECKS = 2
@@ -58,13 +47,12 @@ class Service:
         samplers: dict[str, dict],
         checkpoint: Path | None = None,
         keep_minutes: float = 60.0,
-        limits: Limits | None = None,
+        limits: Limits = Limits(),  # noqa: B008 (frozen)
         batch_size: int = 1,
         preview_every: int = 3,
     ):
         _refuse_unfit(pipeline, checkpoint)
-        self.pipeline, self.samplers = pipeline, dict(samplers)
-        self.limits = limits or Limits()
+        self.pipeline, self.samplers, self.limits = pipeline, samplers, limits
         self.default_sampler = next(iter(self.samplers))
         self.store = Store(folder, keep_minutes * 60.0)
         self._checks = threading.Semaphore(MAX_PARALLEL_CHECKS)  # each check needs memory
@@ -88,19 +76,15 @@ class Service:
             "keep_minutes": self.store.keep_seconds / 60.0,
         }
 
-    def look(self, xray: Path, view: str | None = None, align: str | None = None) -> XrayPreview:
-        """Returns the X-ray as the model sees it, with warnings.
-
-        Raises:
-            UserError: a file that is no readable X-ray; the message does not contain its name.
-        """
+    def look(self, xray: Path, view: str | None = None, align: str | None = None) -> CheckedXray:
+        """Returns the X-ray as the model sees it, with warnings; UserError, without file name, if unreadable."""
         request = self.checked(GenerationRequest(view=view, align=align))
         with self._checks, self.store.held() as (_, place):
-            upload = take_xray(Path(xray), place, self.limits.xray_bytes)
+            upload = accept_upload(xray, place, self.limits.xray_bytes)
             with _anonymous(upload):
                 checked = check_xray(upload, self.pipeline, place / "xray.png", request.view, request.align)
             upload.unlink()
-            return XrayPreview(place / "xray.png", checked.orientation, checked.warnings)
+            return checked
 
     def generate(
         self,
@@ -119,19 +103,14 @@ class Service:
         request = self.checked(request)
         with self.store.held() as (token, place):
             with self._checks:
-                upload = take_xray(Path(xray), place, self.limits.xray_bytes)
-                ct = None if truth is None else take_ct(Path(truth), place, self.limits.ct_bytes)
+                upload = accept_upload(xray, place, self.limits.xray_bytes)
+                ct = None if truth is None else accept_upload(truth, place, self.limits.ct_bytes, volume=True)
             task = Task(token, place, upload, request, ct)
-            cancelled = threading.Event() if cancelled is None else cancelled
             with _anonymous(upload, ct):
-                yield from self.queue.follow(task, cancelled, self._generator.steps(request))
+                yield from self.queue.follow(task, cancelled or threading.Event(), self._generator.steps(request))
 
     def checked(self, request: GenerationRequest) -> GenerationRequest:
-        """Returns the request with validated numbers, and None for an empty choice.
-
-        Raises:
-            UserError: an option out of range; the message contains the range.
-        """
+        """Returns the request with validated numbers, and None for an empty choice; UserError out of range."""
         sampler = request.sampler or None
         if sampler is not None and sampler not in self.samplers:
             raise UserError(f"sampler={str(sampler)[:40]}: choose {', '.join(self.samplers)}")
@@ -180,7 +159,7 @@ def _number(name: str, value, least: float, most: float) -> float:
 
 def _whole(name: str, value, least: int, most: int) -> int:
     number = _number(name, value, least, most)
-    if number != int(number):
+    if not number.is_integer():
         raise UserError(f"{name}={number:g}: give a whole number")
     return int(number)
 
@@ -188,14 +167,12 @@ def _whole(name: str, value, least: int, most: int) -> int:
 @contextlib.contextmanager
 def _anonymous(*paths: Path | None) -> Iterator[None]:
     """Removes paths from user errors, and logs other errors without their message."""
-    called = ("the X-ray", "the CT")
-    names = [(str(path), called[place]) for place, path in enumerate(paths) if path is not None]
     try:
         yield
     except UserError as error:
         text = str(error)
-        for path, name in names:
-            text = text.replace(path, name)
+        for path, name in zip(paths, ("the X-ray", "the CT"), strict=False):
+            text = text.replace(str(path), name) if path else text
         raise type(error)(text) from None
     except Exception as error:
         # the message may quote a file header, the frames cannot

@@ -4,7 +4,6 @@ import gc
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -15,9 +14,9 @@ from torch.nn import functional as F
 from common.errors import UserError
 from common.files import sha256
 from demo.service.job_queue import Job
-from demo.service.messages import GenerationRequest, Progress, Result
-from demo.service.results import GeneratedSamples, write_result
-from demo.service.xray_checks import check_xray, refuse_lateral
+from demo.service.messages import GenerationRequest, Progress, Result, Task
+from demo.service.results import write_result
+from demo.service.xray_checks import LATERAL, check_xray
 from evaluation.generation.metadata import noise_id
 from evaluation.generation.open_pipeline import set_sampler
 from evaluation.visualization import sheets
@@ -26,17 +25,6 @@ from evaluation.visualization import slices as pictures
 COARSE = 16  # latents per side of a preview decoded on a CPU, an eighth of the time of 32
 PREVIEW_SIDE = 192  # pixels
 NO_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "cannot allocate memory")
-
-
-@dataclass(frozen=True)
-class Task:
-    """A request with its files in `place`, the folder of `token`."""
-
-    token: str
-    place: Path
-    xray: Path
-    request: GenerationRequest
-    truth: Path | None = None
 
 
 class Generator:
@@ -54,8 +42,7 @@ class Generator:
     ):
         self.pipeline, self.samplers = pipeline, samplers
         self.batch_size, self.preview_every = batch_size, preview_every
-        digest = None if checkpoint is None else sha256(checkpoint)
-        self.checkpoint = None if checkpoint is None else {"file": Path(checkpoint).name, "sha256": digest}
+        self.checkpoint = None if checkpoint is None else {"file": checkpoint.name, "sha256": sha256(checkpoint)}
         self._after = 0.0  # seconds between last step and result of the previous job
 
     def sampler(self, request: GenerationRequest) -> tuple[str, dict]:
@@ -72,12 +59,7 @@ class Generator:
         return self.sampler(request)[1]["steps"] * -(-request.samples // self.batch_size)
 
     def work(self, job: Job, report: Callable[[Progress], None]) -> Result:
-        """Runs a job and returns its result.
-
-        Raises:
-            UserError: an unusable X-ray, or too little memory.
-            Cancelled: as `Job.check`.
-        """
+        """Runs a job and returns its result; UserError for an unusable X-ray or too little memory."""
         task: Task = job.task
         try:
             return self._work(job, report)
@@ -101,9 +83,10 @@ class Generator:
         task: Task = job.task
         request, started = task.request, time.monotonic()
         checked = check_xray(task.xray, self.pipeline, task.place / "xray.png", request.view, request.align)
-        shown, digest = refuse_lateral(checked), sha256(task.xray)
-        name, sampler = self.sampler(request)
-        set_sampler(self.pipeline, sampler)
+        shown = checked.shown
+        if shown is None:
+            raise UserError(f"the X-ray: {LATERAL}")
+        set_sampler(self.pipeline, self.sampler(request)[1])
         job.check()
         drawing, begun = _Preview(self, task.place, shown.extent), []
 
@@ -119,7 +102,7 @@ class Generator:
             shown.pose[None],
             num_samples=request.samples,
             seed=request.seed,
-            ids=[noise_id(digest)],
+            ids=[noise_id(sha256(task.xray))],
             extent=torch.tensor([shown.extent]),
             batch_size=self.batch_size,
             progress=advance,
@@ -127,10 +110,7 @@ class Generator:
         ).volumes[0]
         job.check()
         stepped = time.monotonic()
-        generated = GeneratedSamples(
-            shown, digest, drawn.float().cpu(), request, name, self.batch_size, self.checkpoint, checked.warnings
-        )
-        result = write_result(task.token, task.place, generated, self.pipeline, task.truth, started)
+        result = write_result(task, checked, drawn.float().cpu(), self, started)
         self._after = time.monotonic() - stepped
         return result
 

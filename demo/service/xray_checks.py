@@ -8,7 +8,6 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from common.errors import UserError
 from dataset.io.xray import read_xray, read_xray_image, resize_xray, scale_xray_image
 from dataset.xray.lung_alignment import lung_map
 from evaluation.generation.xray_inputs import GeneratorInput, aligned_views, read_inputs
@@ -30,43 +29,37 @@ INVERTED = "the file is inverted (dark bone): converted to bright bone"
 
 @dataclass(frozen=True)
 class CheckedXray:
-    """Result of the checks of one file.
+    """An X-ray as the model sees it.
 
     Attributes:
+        picture: PNG with side marks, kept as long as a result.
+        orientation: one line: view, source of the view, alignment.
+        warnings: one line each; empty for a frontal X-ray like the training X-rays.
         shown: the input of the generator; None for a lateral view.
-        orientation, warnings: as in `demo.service.messages.XrayPreview`.
     """
 
-    shown: GeneratorInput | None
+    picture: Path
     orientation: str
     warnings: list[str]
+    shown: GeneratorInput | None = None
 
 
 def check_xray(xray: Path, pipeline, picture: Path, view: str | None = None, align: str | None = None) -> CheckedXray:
-    """Returns the model input and warnings for an X-ray; writes the model input to `picture` (PNG).
-
-    Raises:
-        UserError: a file that is no readable X-ray.
-    """
+    """Checks an X-ray and writes it to `picture` as the model sees it; UserError if it is unreadable."""
     found, size = read_xray_image(xray), tuple(pipeline.protocol["xray_size"])
     warnings = [INVERTED] if any(note.startswith("inverted") for note in found.notes) else []
     if found.view == "lateral":
         xray_tile(read_xray(xray, size, lateral=True), PICTURE_SIDE).save(picture)
-        return CheckedXray(None, "lateral or oblique, as the file says", [LATERAL, *warnings])
+        return CheckedXray(picture, "lateral or oblique, as the file says", [LATERAL, *warnings])
     (shown,) = read_inputs([xray], pipeline, align, view)
     xray_tile(shown.picture, PICTURE_SIDE).save(picture)
     plain = resize_xray(scale_xray_image(found), size).clamp(0.0, 1.0)
     assumed = [note for note in found.notes if note.startswith("no Patient Orientation")]
-    return CheckedXray(shown, _orientation(shown, assumed), warnings + oddities(plain, shown, pipeline))
+    return CheckedXray(picture, _orientation(shown, assumed), warnings + oddities(plain, shown, pipeline), shown)
 
 
 def oddities(plain: Float[Tensor, "h w"], shown: GeneratorInput, pipeline) -> list[str]:
-    """Returns one line for each difference from a frontal chest X-ray or from the training X-rays.
-
-    Args:
-        plain: the X-ray in [0, 1], not aligned.
-        shown: the input of the generator.
-    """
+    """Returns a line for each difference of `plain`, [0, 1], not aligned, from frontal and from training X-rays."""
     warnings, prior = [], pipeline.prior
     box = pipeline.protocol.get("lung_box")
     aligned, lungs = _aligned(plain, box, pipeline.extent)
@@ -99,17 +92,6 @@ def oddities(plain: Float[Tensor, "h w"], shown: GeneratorInput, pipeline) -> li
     return warnings
 
 
-def refuse_lateral(checked: CheckedXray) -> GeneratorInput:
-    """Returns the input of the generator.
-
-    Raises:
-        UserError: a lateral view.
-    """
-    if checked.shown is None:
-        raise UserError(f"the X-ray: {LATERAL}")
-    return checked.shown
-
-
 def _aligned(plain: Tensor, box, extent) -> tuple[Float[Tensor, "h w"], bool]:
     """The X-ray aligned to its lungs, and whether lungs were found."""
     found = None if box is None else lung_map(plain, box, extent)
@@ -128,8 +110,7 @@ def _likeness(image: Tensor, prior) -> float:
 
 def _symmetry(image: Tensor) -> float:
     small = F.adaptive_avg_pool2d(image[None, None], COARSE)[0, 0]
-    pair = torch.stack([small.flatten(), small.flip(1).flatten()])
-    return float(torch.corrcoef(pair)[0, 1].nan_to_num())
+    return float(torch.corrcoef(torch.stack([small, small.flip(1)]).flatten(1))[0, 1].nan_to_num())
 
 
 def _orientation(shown: GeneratorInput, assumed: list[str]) -> str:

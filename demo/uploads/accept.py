@@ -22,47 +22,35 @@ DAMAGED = (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError,
            pydicom.errors.InvalidDicomError, pydicom.errors.BytesLengthException)  # fmt: skip
 
 
-def take_xray(upload: Path, place: Path, max_bytes: int) -> Path:
-    """Copies an upload to `place` with the extension of its kind; returns the copy.
+def accept_upload(upload: Path, place: Path, max_bytes: int, volume: bool = False) -> Path:
+    """Copies an X-ray, or with `volume` a CT (NIfTI), to `place` with the extension of its kind; returns the copy.
 
     Raises:
         UserError: an unknown kind, too large or damaged. The message does not contain the file name.
     """
-    kind = _measured(upload, max_bytes, "the X-ray", volume=False)
-    return _copied(upload, place / f"upload{kind}")
-
-
-def take_ct(upload: Path, place: Path, max_bytes: int) -> Path:
-    """As `take_xray` for a true CT (NIfTI only).
-
-    Raises:
-        UserError: as `take_xray`.
-    """
-    kind = _measured(upload, max_bytes, "the CT", volume=True)
-    return _copied(upload, place / f"upload_ct{kind}")
-
-
-def _measured(upload: Path, max_bytes: int, name: str, volume: bool) -> str:
+    name = "the CT" if volume else "the X-ray"
     if not upload.is_file():
         raise UserError(f"{name}: the file was deleted; upload it again")
     size = upload.stat().st_size
     if size > max_bytes:
         raise UserError(f"{name}: {size / 2**20:.0f} MB, at most {max_bytes / 2**20:.0f} MB are allowed")
-    with upload.open("rb") as file:
-        start = file.read(HEADER)
     try:
-        if not volume and start.startswith(b"\x89PNG\r\n\x1a\n"):
-            return expect_png(upload, size)
-        if not volume and start.startswith(b"\xff\xd8\xff"):
-            return expect_jpeg(upload)
-        if not volume and start[128:132] == b"DICM":
-            return expect_dicom(upload, start, size)
-        return expect_nifti(upload, start, size, name, volume)
+        kind = _checked_kind(upload, size, name, volume)
     except DAMAGED as error:
         raise UserError(f"{name}: damaged ({type(error).__name__}); export it again") from None
-
-
-def _copied(upload: Path, target: Path) -> Path:
+    target = place / f"upload{'_ct' if volume else ''}{kind}"
     shutil.copyfile(upload, target)
     target.chmod(0o600)
     return target
+
+
+def _checked_kind(upload: Path, size: int, name: str, volume: bool) -> str:
+    with upload.open("rb") as file:
+        start = file.read(HEADER)
+    if not volume and start.startswith(b"\x89PNG\r\n\x1a\n"):
+        return expect_png(upload, size)
+    if not volume and start.startswith(b"\xff\xd8\xff"):
+        return expect_jpeg(upload)
+    if not volume and start[128:132] == b"DICM":
+        return expect_dicom(upload, start, size)
+    return expect_nifti(upload, start, size, name, volume)

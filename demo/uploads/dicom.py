@@ -27,8 +27,7 @@ def expect_dicom(upload: Path, start: bytes, size: int) -> str:
     """
     if start.startswith(FOREIGN):
         raise UserError("the X-ray: a DICOM file that is also another kind of file; export it again")
-    meta = pydicom.filereader.read_file_meta_info(upload)
-    syntax = str(meta.get("TransferSyntaxUID", ""))
+    syntax = str(pydicom.filereader.read_file_meta_info(upload).get("TransferSyntaxUID", ""))
     if syntax == DEFLATED:
         raise UserError("the X-ray: a deflated DICOM file; export it uncompressed")
     header = pydicom.dcmread(upload, defer_size=DEFERRED)
@@ -45,13 +44,10 @@ def expect_dicom(upload: Path, start: bytes, size: int) -> str:
     tags = [int(tag) for tag in header.keys()]  # noqa: SIM118 (in the order of the file; a Dataset iterates sorted)
     if any(tag not in MAY_FOLLOW for tag in tags[tags.index(PIXELS) + 1 :]):
         raise UserError("the X-ray: the DICOM file has data after the picture; export it again")
-    stored = header["PixelData"].value
-    if stored is None or len(stored) > size:
+    stored, plain = header["PixelData"].value, syntax in UNPACKED or not syntax
+    if stored is None or len(stored) > size or (plain and len(stored) < rows * columns * bits // 8):
         raise UserError("the X-ray: the DICOM file is cut off; copy it again")
-    if syntax in UNPACKED or not syntax:
-        if len(stored) < rows * columns * bits // 8:
-            raise UserError("the X-ray: the DICOM file is cut off; copy it again")
-    else:
+    if not plain:
         _expect_stream(bytes(stored), rows, columns)
     return ".dcm"
 

@@ -10,10 +10,7 @@ MAX_SIDE = 8192  # pixels; a digital detector has at most about 5000
 MAX_PIXELS = 30_000_000
 MAX_TEXT = 1 << 20  # bytes of a compressed text or colour profile
 CHANNELS = {2: 3, 4: 2, 6: 4}  # by the colour type of a PNG
-LARGE, MAX_RATIO = (
-    4 << 20,
-    300,
-)  # bytes above which to check the ratio; about 1000 for blank images
+LARGE, MAX_RATIO = 4 << 20, 300  # bytes above which to check the ratio; blank images have about 1000
 
 
 def expect_png(upload: Path, size: int) -> str:
@@ -55,11 +52,7 @@ def expect_png(upload: Path, size: int) -> str:
 
 
 def expect_jpeg(upload: Path) -> str:
-    """Checks the markers of a JPEG up to the frame header, and its end; returns the extension `.jpg`.
-
-    Raises:
-        UserError: damaged, too many pixels, or trailing data.
-    """
+    """Checks frame header and end of a JPEG; returns `.jpg`. UserError: damaged, too large, or trailing data."""
     data = upload.read_bytes()
     expect_pixels(*jpeg_size(data))
     end = data.rfind(b"\xff\xd9")
@@ -69,11 +62,7 @@ def expect_jpeg(upload: Path) -> str:
 
 
 def jpeg_size(data: bytes) -> tuple[int, int]:
-    """Returns width and height from the frame header (SOF) of a JPEG or JPEG-LS codestream.
-
-    Raises:
-        UserError: no frame header.
-    """
+    """Returns width and height from the frame header (SOF) of JPEG or JPEG-LS; UserError if there is none."""
     at = 2
     while at + 9 <= len(data):
         if data[at] != 0xFF:
@@ -85,10 +74,8 @@ def jpeg_size(data: bytes) -> tuple[int, int]:
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC) or marker == 0xF7:
             height, width = struct.unpack(">HH", data[at + 5 : at + 9])
             return width, height
-        if marker in (0xDA, 0xD9):
-            break
         length = struct.unpack(">H", data[at + 2 : at + 4])[0]
-        if length < 2:
+        if marker in (0xDA, 0xD9) or length < 2:
             break
         at += 2 + length
     raise UserError("the X-ray: a damaged JPEG; export it again")

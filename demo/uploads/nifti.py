@@ -30,17 +30,10 @@ def expect_nifti(upload: Path, start: bytes, size: int, name: str, volume: bool)
         UserError: not NIfTI, damaged, too many values, or a length other than declared.
     """
     packed = start.startswith(b"\x1f\x8b")
-    if packed:
-        start = _unpacked(upload, HEADER, name)[0]
-    expected = _length(start, name, volume)
-    if packed:
-        _, found = _unpacked(upload, expected + SLACK, name, keep=False)
-        if found > expected + SLACK:
-            raise UserError(f"{name}: decompresses to more than its header declares; export it again")
-    else:
-        found = size
-        if found > expected + SLACK:
-            raise UserError(f"{name}: longer than its header declares; export it again")
+    expected = _length(_unpacked(upload, HEADER, name)[0] if packed else start, name, volume)
+    found = _unpacked(upload, expected + SLACK, name, keep=False)[1] if packed else size
+    if found > expected + SLACK:
+        raise UserError(f"{name}: longer than its header declares; export it again")
     if found < expected:
         raise UserError(f"{name}: the NIfTI file is cut off; copy or export it again")
     return ".nii.gz" if packed else ".nii"
@@ -54,19 +47,16 @@ def _length(start: bytes, name: str, volume: bool) -> int:
         raise UserError(f"{name}: the content is not {wanted}; export it as one")
     count, *dims = struct.unpack(f"{order}8h", start[40:56])
     datatype, offset = struct.unpack(f"{order}h", start[70:72])[0], struct.unpack(f"{order}f", start[108:112])[0]
-    if not 1 <= count <= 7 or min(dims[:count]) < 1 or datatype not in BYTES:
-        raise UserError(f"{name}: a damaged NIfTI header; export it again")
-    if not math.isfinite(offset) or not 348 <= offset <= MAX_OFFSET:
+    known = 1 <= count <= 7 and min(dims[:count]) >= 1 and datatype in BYTES
+    if not known or not 348 <= offset <= MAX_OFFSET:
         raise UserError(f"{name}: a damaged NIfTI header; export it again")
     dims, voxels = dims[:count], math.prod(dims[:count])
     most, longest = (MAX_VOXELS, MAX_AXIS) if volume else (MAX_PIXELS, MAX_SIDE)
+    shown = "x".join(map(str, dims))
     if voxels > most or max(dims) > longest:
-        shown = "x".join(str(n) for n in dims)
         raise UserError(f"{name}: {shown} values, at most {longest} an axis and {most // 10**6} million are allowed")
     if not volume and sum(n > 1 for n in dims) > 2:
-        raise UserError(
-            f"{name}: a volume of {'x'.join(map(str, dims))} where an X-ray is one slice; give a PNG, JPEG or DICOM"
-        )
+        raise UserError(f"{name}: a volume of {shown} where an X-ray is one slice; give a PNG, JPEG or DICOM")
     return int(offset) + voxels * BYTES[datatype]
 
 

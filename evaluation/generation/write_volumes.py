@@ -104,20 +104,28 @@ def generate(
 def _write(
     target: Path, given: GeneratorInput, samples: Float[Tensor, "s d h w"], spacing, window, bars: dict
 ) -> Path:
-    mean, grey, centre = samples.mean(dim=0), pictures.display_window(window), given.centre
-    preview = f"; {bars['preview']}" if "preview" in bars else ""
-    mark = pictures.SYNTHETIC + ("; nominal spacing" if given.nominal else "") + preview
+    mean, grey = samples.mean(dim=0), pictures.display_window(window)
     path = Path(f"{target}_synthetic_ct.nii.gz")
-    write_nifti(path, mean, spacing, centre, mark)
+    mark = write_mean_and_spread(path, Path(f"{target}_synthetic_spread.nii.gz"), given, samples, spacing, bars)
     if len(samples) > 1:
         for number, sample in enumerate(samples, start=1):
-            write_nifti(f"{target}_sample_{number}_synthetic_ct.nii.gz", sample, spacing, centre, mark)
-        spread = samples.std(dim=0, correction=0)
-        description = f"{pictures.SYNTHETIC}; spread (1 SD), HU{preview}"
-        write_nifti(f"{target}_synthetic_spread.nii.gz", spread, spacing, centre, description)
+            write_nifti(f"{target}_sample_{number}_synthetic_ct.nii.gz", sample, spacing, given.centre, mark)
     sheets.save_gif(Path(f"{target}_synthetic_ct.gif"), sheets.volume_frames(mean, spacing, grey))
     sheets.planes_picture(given.picture, mean, spacing, grey).save(f"{target}_synthetic_ct.png")
     return path
+
+
+def write_mean_and_spread(
+    path: Path, spread_path: Path, given: GeneratorInput, samples: Float[Tensor, "s d h w"], spacing, bars: dict
+) -> str:
+    """Writes the mean and, of several samples, their standard deviation as NIfTI; returns the mark of the mean."""
+    preview = f"; {bars['preview']}" if "preview" in bars else ""
+    mark = pictures.SYNTHETIC + ("; nominal spacing" if given.nominal else "") + preview
+    write_nifti(path, samples.mean(dim=0), spacing, given.centre, mark)
+    if len(samples) > 1:
+        description = f"{pictures.SYNTHETIC}; spread (1 SD), HU{preview}"
+        write_nifti(spread_path, samples.std(dim=0, correction=0), spacing, given.centre, description)
+    return mark
 
 
 def _write_interval(

@@ -17,7 +17,8 @@ def test_the_exponent_is_the_power_of_the_larger_points(power):
 
 def test_work_that_takes_no_further_memory_is_flat():
     assert scaling.exponent([1, 2, 4], [0.0, 0.0, 0.0]) is None
-    assert scaling._word("voxels", None) == "flat"
+    curve = {"name": "work", "axis": "voxels", "x": [1, 2], "seconds": [1.0, 2.0], "extra_mb": [0.0, 0.0]}
+    assert scaling.lines([{**curve, "time_exponent": 1.0, "memory_exponent": None}]).endswith("| voxels^1.00 | flat |")
 
 
 def test_the_table_names_what_grows_faster_than_its_axis():

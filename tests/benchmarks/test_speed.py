@@ -209,6 +209,9 @@ def test_a_gpu_that_is_not_there_is_told_before_anything_is_installed(command, m
         command.main(["--gpu"])
 
 
+ALL_BUT_MONAI = ("video-diffusion-pytorch", "vector-quantize-pytorch", "diffusers")
+
+
 class Installer:
     """Stands for `subprocess`; `code` is what pip ends with."""
 
@@ -223,19 +226,19 @@ class Installer:
 def test_missing_peers_are_installed_and_said(monkeypatch, capsys):
     pip = Installer(0)
     monkeypatch.setattr(third_party, "subprocess", pip)
-    monkeypatch.setattr(third_party, "_is_installed", lambda name: name != "monai")
+    monkeypatch.setattr(third_party, "versions", lambda: dict.fromkeys(ALL_BUT_MONAI, "1"))
     third_party.install_missing()
     (command,) = pip.called
     assert command[1:] == ["-m", "pip", "install", "--quiet", "monai>=1.4"]
     assert capsys.readouterr().out == "installing missing third-party libraries: monai>=1.4\n"
-    monkeypatch.setattr(third_party, "_is_installed", lambda name: True)
+    monkeypatch.setattr(third_party, "missing", list)
     third_party.install_missing()
     assert len(pip.called) == 1 and capsys.readouterr().out == ""
 
 
 def test_a_peer_that_cannot_be_installed_is_an_error_of_one_line(monkeypatch):
     monkeypatch.setattr(third_party, "subprocess", Installer(1, "a warning\nERROR: no network\n"))
-    monkeypatch.setattr(third_party, "_is_installed", lambda name: name != "monai")
+    monkeypatch.setattr(third_party, "versions", lambda: dict.fromkeys(ALL_BUT_MONAI, "1"))
     with pytest.raises(third_party.ThirdPartyMissing) as told:
         third_party.install_missing()
     said = "pip install monai>=1.4: ERROR: no network; install them by hand, every row needs all of them"

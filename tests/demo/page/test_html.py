@@ -10,7 +10,8 @@ from common.files import ROOT
 from dataset.io.xray import read_xray_image
 from demo.page import html
 from demo.service.examples import SAMPLES, draw_sample
-from demo.service.messages import Progress, XrayPreview
+from demo.service.messages import Progress
+from demo.service.xray_checks import CheckedXray
 
 DEMO = ROOT / "demo"
 
@@ -18,7 +19,7 @@ DEMO = ROOT / "demo"
 def test_words_from_elsewhere_stay_words(tmp_path):
     Image.new("L", (4, 4)).save(tmp_path / "x.png")
     evil = "<img src=x onerror=alert(1)>"
-    for made in (html.xray_preview(XrayPreview(tmp_path / "x.png", evil, [evil])), html.message(evil)):
+    for made in (html.xray_preview(CheckedXray(tmp_path / "x.png", evil, [evil])), html.message(evil)):
         assert "onerror=alert(1)>" not in made and "&lt;img" in made
 
 

@@ -14,7 +14,7 @@ from common.errors import UserError
 from dataset.io.ct import read_volume
 from dataset.io.nifti import write_nifti
 from demo.service.xray_checks import check_xray
-from demo.uploads.accept import take_ct, take_xray
+from demo.uploads.accept import accept_upload
 
 MOST = 64 << 20
 SECONDS = 1.0
@@ -39,7 +39,7 @@ def peak_megabytes(forget: bool = False) -> float:
 def taken(data: bytes, folder, name="upload") -> str:
     (folder / name).write_bytes(data)
     (folder / "place").mkdir(exist_ok=True)
-    return take_xray(folder / name, folder / "place", MOST).name
+    return accept_upload(folder / name, folder / "place", MOST).name
 
 
 @pytest.mark.parametrize("name", ["x.png", "x.exe", "..png", "-rf", "x.nii.gz"])
@@ -53,13 +53,13 @@ def test_the_kind_is_what_the_file_holds_whatever_its_name(tmp_path, name):
 
 @pytest.mark.parametrize("options", [{}, {"view": "AP"}, {"photometric": "MONOCHROME1"}, {"PixelPaddingValue": 0}])
 def test_radiographs_pass_from_the_door_to_the_model(tmp_path, pipeline, options):
-    kept = take_xray(save_radiograph(tmp_path / "a.dcm", **options), tmp_path, MOST)
+    kept = accept_upload(save_radiograph(tmp_path / "a.dcm", **options), tmp_path, MOST)
     assert check_xray(kept, pipeline, tmp_path / "seen.png").shown.notes["view"] == options.get("view", "PA")
 
 
 def test_every_real_film_passes(tmp_path, pipeline, real_data):
     for film in sorted((real_data / "xray").glob("*.png")):
-        assert check_xray(take_xray(film, tmp_path, MOST), pipeline, tmp_path / "seen.png").shown is not None
+        assert check_xray(accept_upload(film, tmp_path, MOST), pipeline, tmp_path / "seen.png").shown is not None
 
 
 def test_two_hundred_hostile_files_are_refused_at_once_in_little_memory(tmp_path, pipeline):
@@ -72,7 +72,7 @@ def test_two_hundred_hostile_files_are_refused_at_once_in_little_memory(tmp_path
         upload.write_bytes(data)
         count, started, said = count + 1, time.process_time(), None
         try:
-            check_xray(take_xray(upload, place, MOST), pipeline, tmp_path / "seen.png")
+            check_xray(accept_upload(upload, place, MOST), pipeline, tmp_path / "seen.png")
         except UserError as error:
             said = str(error)
         took = time.process_time() - started
@@ -91,14 +91,14 @@ def test_hostile_cts_are_refused_at_once(tmp_path):
         (tmp_path / "upload").write_bytes(data)
         started = time.process_time()
         with pytest.raises(UserError):
-            read_volume(take_ct(tmp_path / "upload", tmp_path, MOST))
+            read_volume(accept_upload(tmp_path / "upload", tmp_path, MOST, volume=True))
         assert time.process_time() - started < SECONDS, name
 
 
 def test_a_ct_passes(tmp_path):
     hu = np.random.default_rng(0).uniform(-1000, 500, (8, 9, 10))
     write_nifti(tmp_path / "ct.nii.gz", hu, (2.0, 2.0, 2.0), description="original CT")
-    assert read_volume(take_ct(tmp_path / "ct.nii.gz", tmp_path, MOST)).hu.shape == (8, 9, 10)
+    assert read_volume(accept_upload(tmp_path / "ct.nii.gz", tmp_path, MOST, volume=True)).hu.shape == (8, 9, 10)
 
 
 def test_too_many_bytes_are_refused_before_they_are_read(tmp_path):
@@ -107,5 +107,5 @@ def test_too_many_bytes_are_refused_before_they_are_read(tmp_path):
         file.truncate(10 << 30)  # a sparse file: reading it would take a minute
     started = time.process_time()
     with pytest.raises(UserError, match="10240 MB, at most 64 MB"):
-        take_xray(tmp_path / "upload", tmp_path, MOST)
+        accept_upload(tmp_path / "upload", tmp_path, MOST)
     assert time.process_time() - started < 0.1
