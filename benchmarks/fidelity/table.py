@@ -24,13 +24,8 @@ HERE = Path(__file__).resolve().parent
 SEEDLESS = (*BASELINES, *(unknown_name(name) for name in BASELINES), TRUTH)
 POINTS = (*BASELINES, "regression", "unknown_pose_regression")  # deterministic: one volume, no samples
 PAIRS = (  # compared rows; both have the same training budget and noise recipe where possible
-    ("model", "regression"),
-    ("model", "ridge"),
-    ("model", "nearest"),
-    ("model", "mean_volume"),
-    ("model", "shuffled_xray"),
-    ("model_sample", "xray2ctpa"),
-    ("model_sample", "xray2ctpa_1000"),
+    *(("model", name) for name in ("regression", "ridge", "nearest", "mean_volume", "shuffled_xray")),
+    *(("model_sample", name) for name in ("xray2ctpa", "xray2ctpa_1000")),
     ("xray2ctpa", "xray2ctpa_1000"),
     ("model_sample", "regression"),
     *(("whole_8min", name) for name in ("no_prior", "no_lifting", "no_embedding", "with_tokens", "constant_rays")),
@@ -39,8 +34,7 @@ PAIRS = (  # compared rows; both have the same training budget and noise recipe 
     ("unknown_pose", "unknown_pose_no_lifting"),
     ("unknown_pose_prior", "unknown_pose_no_prior"),
     ("unknown_pose_no_prior", "unknown_pose_no_prior_no_lifting"),
-    ("unknown_pose_prior", "unknown_pose_prior_no_lifting"),
-    ("unknown_pose_prior", "unknown_pose_prior_no_regressor"),
+    *(("unknown_pose_prior", f"unknown_pose_prior_{name}") for name in ("no_lifting", "no_regressor")),
     ("unknown_pose", "unknown_pose_regression"),
     *(("unknown_pose", unknown_name(name)) for name in (*BASELINES, "shuffled_xray")),
     ("whole_8min_on_unknown_pose", "no_lifting_on_unknown_pose"),
@@ -123,13 +117,6 @@ def cost(facts: dict) -> dict:
     }
 
 
-def estimator(name: str, samples: int | None) -> str:
-    """Estimator of a row, in words."""
-    if name in POINTS or name in SEEDLESS:
-        return "point"
-    return "one sample" if samples == 1 else f"mean of {samples} samples"
-
-
 def summarise(size: int, home: Path = HERE) -> dict:
     """`{"protocol", "methods", "reference", "differences", "hypotheses"}`.
 
@@ -156,8 +143,9 @@ def _protocol(size: int, found: Runs) -> dict:
     for name, runs in found.items():
         facts = runs[0][0]
         price = cost(facts)
+        estimator = "one sample" if price["samples"] == 1 else f"mean of {price['samples']} samples"
         rows[name] = {
-            "estimator": estimator(name, price["samples"]),
+            "estimator": "point" if name in (*POINTS, *SEEDLESS) else estimator,
             "seeds": [facts["seed"] for facts, _ in runs],
             "psnr_by_seed": [None if np.isnan(v) else round(v, 3) for v in (float(t.psnr.mean()) for _, t in runs)],
             "cases": len(averaged(runs)),

@@ -6,18 +6,8 @@ COMMON = {  # the same for every method
     64: ["model.batch_size=2", "model.warmup_steps=50", "model.ema_decay=0.999"],
     128: ["model.batch_size=16", "model.warmup_steps=100", "model.ema_decay=0.999"],
 }
-NETWORK = {  # `model` and `regression`
-    64: ["model.dim=32", "model.train_lr=6.0e-4", "model.warmup_steps=200", "model.xray_encoder.width=32"],
-    # below 15 MB in bfloat16 with its autoencoder: these are the demo's weights
-    128: [
-        "model.dim=32",
-        "model.train_lr=6.0e-4",
-        "model.warmup_steps=200",
-        "model.xray_encoder.width=32",
-        "model.dim_mults=[1,2,3]",
-        "model.prior.rank=32",
-    ],
-}
+NETWORK = ["model.dim=32", "model.train_lr=6.0e-4", "model.warmup_steps=200", "model.xray_encoder.width=32"]
+SMALL = ["model.dim_mults=[1,2,3]", "model.prior.rank=32"]  # at 128³, for demo weights below 15 MB in bfloat16
 OURS = [
     "model.dim_mults=[1,2,4]",
     "model.xray_encoder.blocks=1",
@@ -119,7 +109,8 @@ def unknown_name(name: str) -> str:
 def methods(size: int) -> dict[str, Method]:
     """Methods by name at a volume size of `size`³; `whole_8min` is named after its budget at 64³."""
     whole_minutes, part_minutes = MINUTES[size]
-    ours, xray2ctpa = [*COMMON[size], *OURS, *NETWORK[size]], (*COMMON[size], *XRAY2CTPA)
+    ours = [*COMMON[size], *OURS, *NETWORK, *(SMALL if size == 128 else ())]
+    xray2ctpa = (*COMMON[size], *XRAY2CTPA)
     whole = {name: name for name in ("model", "model_sample", *BASELINES, "shuffled_xray")}
     sampled, parts = ("samples=8",), ("samples=4",)  # parts are compared only with one another
 

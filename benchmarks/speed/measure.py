@@ -37,13 +37,10 @@ class SideFailed(RuntimeError):
 
 
 def measure(row: Row, setting: dict, device: str, repeats: int, threads: int | None, skip: set[str] = frozenset()):
-    """Seconds, peak memory and facts of every implementation.
+    """Seconds, peak memory and facts of every implementation; SideFailed if ours, the first, fails.
 
     Returns:
         Name to `{"seconds": [one per repeat], "peak_mb", "base_mb", **facts}`, or `{"error": text}` for a third party.
-
-    Raises:
-        SideFailed: if ours, the first side, fails.
     """
     spawn, found = multiprocessing.get_context("spawn"), {}
     with ExitStack() as stack:
@@ -140,18 +137,17 @@ def summarise(row: Row, found: dict, setting: dict, machine: dict) -> dict:
         fastest = min(compared, key=lambda name: beside[name]["peer_s"])
         main = beside[fastest if row.fastest else peers[0]]
         main = None if "error" in main else main
-    seconds = ours["seconds"]
     return {
         "name": row.name,
         "what": row.what,
-        "ours_s": statistics.median(seconds),
-        "ours_spread": [min(seconds), max(seconds)],
+        "ours_s": statistics.median(ours["seconds"]),
+        "ours_spread": [min(ours["seconds"]), max(ours["seconds"])],
         "ours_cpu_s": statistics.median(ours["cpu_seconds"]),
         **(main or {"peer": None, "peer_s": None, "ratio": None, "peer_peak_mb": None}),
         "peak_mb": ours["peak_mb"],
         "ours": _facts(ours),
         "others": [b for b in beside.values() if b is not main],
-        "repeats": len(seconds),
+        "repeats": len(ours["seconds"]),
         "setting": {k: v for k, v in setting.items() if k != "networks"},
         "device": machine["device"],
         "machine": machine["name"],

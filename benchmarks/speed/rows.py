@@ -24,15 +24,9 @@ def parameter_counts(settings: dict) -> dict[str, dict[str, int]]:
 
 
 def check_parameters(settings: dict) -> None:
-    """Refuses networks whose parameter counts differ by more than the tolerance of `settings.yaml`.
-
-    Raises:
-        ValueError: naming the network and both counts.
-    """
+    """Raises ValueError for networks whose parameter counts differ by more than the tolerance of `settings.yaml`."""
     tolerance = settings["tolerance"]
-    if tolerance is None:
-        return
-    for part, counts in parameter_counts(settings).items():
+    for part, counts in parameter_counts(settings).items() if tolerance is not None else ():
         for name, count in counts.items():
             if abs(count / counts["ours"] - 1) > tolerance:
                 raise ValueError(

@@ -29,11 +29,7 @@ def missing() -> list[str]:
 
 
 def install_missing() -> None:
-    """Installs missing libraries into the running environment and prints their names.
-
-    Raises:
-        ThirdPartyMissing: if the installer fails.
-    """
+    """Installs missing libraries into the running environment and prints their names, or raises ThirdPartyMissing."""
     wanted = missing()
     if not wanted:
         return

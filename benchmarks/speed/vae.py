@@ -53,14 +53,6 @@ def loop(setting: dict, device: str, bfloat16: bool = False) -> Work:
     return Work(step, {"precision": "bfloat16" if bfloat16 else "float32"}, roofline=step)
 
 
-ROWS = [
-    Row(
-        "vae_slices",
-        "SDXL-VAE encode and decode, slice by slice",
-        {
-            "ours": ours,
-            "diffusers AutoencoderKL, loop over slices": loop,
-            "diffusers AutoencoderKL, loop over slices, bfloat16 autocast": partial(loop, bfloat16=True),
-        },
-    )
-]
+PEER = "diffusers AutoencoderKL, loop over slices"
+SIDES = {"ours": ours, PEER: loop, f"{PEER}, bfloat16 autocast": partial(loop, bfloat16=True)}
+ROWS = [Row("vae_slices", "SDXL-VAE encode and decode, slice by slice", SIDES)]

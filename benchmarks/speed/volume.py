@@ -17,63 +17,48 @@ from benchmarks.speed.workload import Row, Work
 EXTENT = (320.0, 256.0, 352.0)
 
 
-def make_pipeline(setting: dict, device: str):
-    """Pipeline with random weights, latents of the size of the row and our VQ-GAN."""
+def ours(setting: dict, device: str) -> Work:
+    """X-ray file to NIfTI, GIF, PNG and settings, by the function behind `evaluation/generate.py`."""
     from diffusers import DDPMScheduler
+    from PIL import Image
 
     from ddpm.conditioning.lift import RayLift
     from ddpm.latent import VQGANLatents
     from ddpm.pipeline import XrayToCTPipeline
     from ddpm.xray_encoder import CNNXrayEncoder
-
-    channels, *grid = setting["latent"]
-    vqgan = {**setting["networks"]["vqgan"], "embedding_dim": channels}
-    latent_encoder = VQGANLatents(vqgan)
-    latent_encoder.measured.fill_(True)
-    xray_encoder = CNNXrayEncoder(embedding_dim=setting["condition"])
-    lift = RayLift(xray_encoder.feature_channels, setting["networks"]["unet"]["condition"]["channels"])
-    protocol = {
-        "dataset": "random",
-        "window": [-1000.0, 1000.0],
-        "volume_size": [side * vqgan["downsample"] for side in grid],
-        "extent": list(EXTENT),
-        "xray_size": [setting["xray"], setting["xray"]],
-    }
-    scheduler = DDPMScheduler(prediction_type="v_prediction", clip_sample=False)
-    return XrayToCTPipeline(
-        denoiser=make_ours(setting | {"batch": 1}, device),
-        xray_encoder=fill_zero_layers(xray_encoder),
-        lift=lift,
-        prior=None,
-        pose_regressor=None,
-        latent_encoder=latent_encoder,
-        scheduler=scheduler,
-        protocol=protocol,
-    ).to(device)
-
-
-def ours(setting: dict, device: str) -> Work:
-    """X-ray file to NIfTI, GIF, PNG and settings, by the function behind `evaluation/generate.py`."""
-    from PIL import Image
-
     from evaluation.generation.write_volumes import generate
 
     holder = tempfile.TemporaryDirectory()
     folder = Path(holder.name)
-    side = setting["xray"]
+    channels, *grid = setting["latent"]
+    vqgan, side = {**setting["networks"]["vqgan"], "embedding_dim": channels}, setting["xray"]
     picture = np.random.default_rng(0).integers(0, 2**16, (side, side), dtype=np.uint16)
     Image.fromarray(picture).save(folder / "xray.png")
-    pipeline = make_pipeline(setting, device)
+    latent_encoder = VQGANLatents(vqgan)
+    latent_encoder.measured.fill_(True)
+    xray_encoder = CNNXrayEncoder(embedding_dim=setting["condition"])
+    pipeline = XrayToCTPipeline(
+        denoiser=make_ours(setting | {"batch": 1}, device),
+        xray_encoder=fill_zero_layers(xray_encoder),
+        lift=RayLift(xray_encoder.feature_channels, setting["networks"]["unet"]["condition"]["channels"]),
+        prior=None,
+        pose_regressor=None,
+        latent_encoder=latent_encoder,
+        scheduler=DDPMScheduler(prediction_type="v_prediction", clip_sample=False),
+        protocol={
+            "dataset": "random",
+            "window": [-1000.0, 1000.0],
+            "volume_size": [n * vqgan["downsample"] for n in grid],
+            "extent": list(EXTENT),
+            "xray_size": [side, side],
+        },
+    ).to(device)
 
     def step() -> None:
         generate(pipeline, [folder / "xray.png"], folder / "out")
 
-    facts = {
-        "precision": "as the command",
-        "sampler": pipeline.sampler,
-        "steps": pipeline.steps,
-        "volume_size": list(pipeline.volume_size),
-    }
+    facts = {"precision": "as the command", "sampler": pipeline.sampler, "steps": pipeline.steps}
+    facts["volume_size"] = list(pipeline.volume_size)
     return Work(step, facts, keeps=holder)
 
 
@@ -83,15 +68,6 @@ def xray2ctpa(setting: dict, device: str, bfloat16: bool = False) -> Work:
     return replace(work, facts={**work.facts, "note": "1000 times one measured forward"}, roofline=None)
 
 
-ROWS = [
-    Row(
-        "volume",
-        "one volume, X-ray file to NIfTI",
-        {
-            "ours": ours,
-            "video-diffusion-pytorch Unet3D, 1000 steps": xray2ctpa,
-            "video-diffusion-pytorch Unet3D, 1000 steps, bfloat16 autocast": partial(xray2ctpa, bfloat16=True),
-        },
-        times=1000,
-    )
-]
+PEER = "video-diffusion-pytorch Unet3D, 1000 steps"
+SIDES = {"ours": ours, PEER: xray2ctpa, f"{PEER}, bfloat16 autocast": partial(xray2ctpa, bfloat16=True)}
+ROWS = [Row("volume", "one volume, X-ray file to NIfTI", SIDES, times=1000)]

@@ -102,10 +102,5 @@ def monai(setting: dict, device: str, bfloat16: bool = False) -> Work:
     return _work(setting, device, make_monai(setting), bfloat16, lambda model, batch: model(batch))
 
 
-ROWS = [
-    Row(
-        "vqgan_step",
-        "VQ-GAN training step, no discriminator",
-        {"ours": ours, "MONAI VQVAE": monai, "MONAI VQVAE, bfloat16 autocast": partial(monai, bfloat16=True)},
-    )
-]
+SIDES = {"ours": ours, "MONAI VQVAE": monai, "MONAI VQVAE, bfloat16 autocast": partial(monai, bfloat16=True)}
+ROWS = [Row("vqgan_step", "VQ-GAN training step, no discriminator", SIDES)]

@@ -33,7 +33,7 @@ PROTOCOL = {
 
 
 def put(home, method: str, psnr, seed: int | None = 0, **columns):
-    """A row of the benchmark as `collect` leaves it."""
+    """Stores a row of the benchmark as `collect` does."""
     cases = pd.DataFrame({"id": [f"p{i}" for i in range(len(psnr))], "psnr": psnr, **columns})
     cases = cases.assign(patient=cases["id"], method=method)
     facts = {"method": method, "seed": seed, "machine": "a machine", "minutes": 20.0, "batches": 100}
@@ -93,7 +93,7 @@ def test_a_mean_is_over_cases_and_seeds_and_a_difference_is_paired(home):
 
 
 def test_training_seeds_are_paired_by_their_number(tmp_path):
-    """Not by their place: a row may lack a seed, and model_10 stands before model_2."""
+    """Not by their position: a row may lack a seed, and model_10 comes before model_2."""
     for seed in (1, 2, 10):
         put(tmp_path, "model", [24.0 + seed, 25.0 + seed], seed)
     for seed in (2, 3, 10):
@@ -105,7 +105,7 @@ def test_training_seeds_are_paired_by_their_number(tmp_path):
         assert table.difference(found["model"], found[other], "psnr").get("by_seed") == expected
 
 
-def test_a_seed_of_one_row_alone_does_not_move_a_difference(tmp_path):
+def test_a_seed_without_partner_does_not_change_a_difference(tmp_path):
     put(tmp_path, "whole_8min", [24.0, 25.0], 0)
     put(tmp_path, "no_lifting", [23.0, 24.0], 0)
     before = table.difference(*(table.read(64, tmp_path)[name] for name in ("whole_8min", "no_lifting")), "psnr")
@@ -117,22 +117,22 @@ def test_a_seed_of_one_row_alone_does_not_move_a_difference(tmp_path):
     assert table.difference(found["whole_8min"], found["flow"], "psnr")["mean"] == pytest.approx(0.5)
     assert table.difference(found["model"], found["flow"], "psnr")["mean"] == pytest.approx(6.5)  # none in common: all
     rows = {"model": {"seeds": [2]}, "flow": {"seeds": [1]}, "ridge": {"seeds": [None]}}
-    said = [table._seeds(pair, rows) for pair in ("model - flow", "flow - flow", "model - ridge")]
-    assert said == ["no seed in common", "one seed", "one seed"]
+    notes = [table._seeds(pair, rows) for pair in ("model - flow", "flow - flow", "model - ridge")]
+    assert notes == ["no seed in common", "one seed", "one seed"]
 
 
-def test_a_difference_across_machines_says_so():
+def test_a_difference_across_machines_has_a_note():
     rows = {
         "model": {"seeds": [0, 1], "machines": ["a", "b"]},
         "flow": {"seeds": [1], "machines": ["b"]},
         "xray2ctpa": {"seeds": [0, 1], "machines": ["a", "a"]},
         "ridge": {"seeds": [None], "machines": ["c"]},
     }
-    said = [table._machines(f"model - {other}", rows) for other in ("flow", "xray2ctpa", "ridge")]
-    assert said == ["", "; different machines", ""]
+    notes = [table._machines(f"model - {other}", rows) for other in ("flow", "xray2ctpa", "ridge")]
+    assert notes == ["", "; different machines", ""]
 
 
-def test_several_comparisons_cost_significance(home):
+def test_p_values_are_adjusted_for_several_comparisons(home):
     found = table.read(64, home)
     for name, metrics in table.summarise(64, home)["differences"].items():
         one, other = name.split(" - ")
@@ -140,9 +140,9 @@ def test_several_comparisons_cost_significance(home):
 
 
 def test_hypotheses_are_shown_not_shown_or_not_reached(home):
-    told = {entry["words"]: entry for entry in table.summarise(64, home)["hypotheses"]}
-    verdicts = {words: entry["verdict"] for words, entry in told.items()}
-    by_pair = {(e["one"], e["other"], e["metric"]): e["verdict"] for e in told.values()}
+    entries = table.summarise(64, home)["hypotheses"]
+    verdicts = {entry["words"]: entry["verdict"] for entry in entries}
+    by_pair = {(e["one"], e["other"], e["metric"]): e["verdict"] for e in entries}
     assert by_pair["model", "regression", "psnr"] == "shown"  # 0.35 below, 0.6 allowed
     assert by_pair["model", "ridge", "psnr"] in ("not shown", "not reached")  # 0.95 above, 1 wanted
     assert by_pair["model", "nearest", "psnr"] in ("not shown", "not reached")
@@ -151,7 +151,7 @@ def test_hypotheses_are_shown_not_shown_or_not_reached(home):
     assert by_pair["model_sample", "regression", "gradient_spectrum"] == "shown"  # lower is nearer
     assert by_pair["model_sample", "regression", "noise_power_spectrum"] == "not measured"
     assert verdicts["with unknown poses it is above the same network without lifting"] == "not measured"
-    text = "\n".join(hypotheses.sentences(list(told.values())))
+    text = "\n".join(hypotheses.sentences(entries))
     assert "**shown**: the mean of 8 samples is at most 0.6 dB below regression: -0.3" in text
 
 
@@ -190,7 +190,7 @@ def test_collecting_again_changes_nothing_and_another_seed_is_added(tmp_path):
     assert (tmp_path / "results_128.json").is_file()
 
 
-def test_a_budget_is_counted_once_and_a_stale_training_is_not_taken_for_another(tmp_path):
+def test_a_budget_is_measured_once_and_another_recipe_is_refused(tmp_path):
     (tmp_path / "plan.json").write_text(json.dumps({"ms": 100.0, "batches": 1}))
     budget = plan(methods(64)["model"], 2.0, tmp_path, [])
     assert budget["batches"] == 1200 and budget["minutes"] == 2.0
@@ -203,8 +203,7 @@ def test_a_budget_is_counted_once_and_a_stale_training_is_not_taken_for_another(
         train({**budget, "minutes": 3.0}, tmp_path, [], recipe)
 
 
-def test_scores_of_a_training_that_is_gone_are_refused(tmp_path):
-    """A row that has no training of its own outlives the one that it was made of."""
+def test_scores_of_an_earlier_training_are_refused(tmp_path):
     checkpoint = tmp_path / "last.ckpt"
     checkpoint.write_bytes(b"first")
     protocol = {"checkpoint": {"file": "last.ckpt", "sha256": sha256(checkpoint)}}
@@ -224,21 +223,21 @@ def way(evaluations: int, psnr: float, spread: float, **extra) -> dict:
         names = (*solvers.ERRORS, *solvers.RATIOS, *solvers.DISTANCES)
         cases[f"p{i}"] = dict(zip(names, (np.array(values) + [*noise, 0]).tolist(), strict=True))
         cases[f"p{i}"]["amplitude"] = [100.0 * spread / 90.0, 10.0]
-    told = {"sampler": "x", "step_spacing": "trailing", "steps": evaluations, "evaluations": evaluations}
-    return {**told, "guidance_scale": 1.0, "seconds": 1.0, "samples": 8, "cases": cases, **extra}
+    described = {"sampler": "x", "step_spacing": "trailing", "steps": evaluations, "evaluations": evaluations}
+    return {**described, "guidance_scale": 1.0, "seconds": 1.0, "samples": 8, "cases": cases, **extra}
 
 
 HOW = {"checkpoint": {"file": "last.ckpt", "sha256": "0" * 64}, "split": "test", "cases": 12, "samples": 8}
 
 
-def test_samplers_are_evaluated_against_a_thousand_steps(tmp_path):
+def test_samplers_are_compared_with_1000_steps(tmp_path):
     found = {"default": way(12, 23.05, 91.0), "fast": way(4, 22.7, 60.0), "sde": way(20, 23.0, 80.0)}
     result = samplers.report(found | {samplers.REFERENCE: way(1000, 23.0, 90.0)}, False, HOW)
     assert result["protocol"] == HOW
-    told = result["ways"]["default"]["against"]
-    assert told["psnr_one"]["mean"] == pytest.approx(0.05, abs=0.01)
-    assert told["spread"]["mean"] == pytest.approx(91 / 90, abs=1e-3)
-    assert told["amplitude"]["worst"] == pytest.approx(91 / 90, abs=1e-3)
+    against = result["ways"]["default"]["against"]
+    assert against["psnr_one"]["mean"] == pytest.approx(0.05, abs=0.01)
+    assert against["spread"]["mean"] == pytest.approx(91 / 90, abs=1e-3)
+    assert against["amplitude"]["worst"] == pytest.approx(91 / 90, abs=1e-3)
     (tmp_path / "samplers_64.json").write_text(json.dumps(result))
     entries = hypotheses.sampler_hypotheses(tmp_path / "samplers_64.json")
     verdicts = {entry["words"]: entry["verdict"] for entry in entries}
@@ -257,7 +256,7 @@ def test_the_guidance_sweep_has_a_table_and_a_picture():
     assert result["reference"] == "guidance 1" and len(guidance_picture(result).axes) == 4
 
 
-def test_ways_of_sampling_draw_independent_samples_and_the_default_is_the_configs():
+def test_samplers_draw_independent_samples_and_the_default_is_that_of_the_config():
     found = samplers.ways(False)
     assert not any(setting["antithetic"] for setting in found.values())
     assert found["default"]["steps"] <= 20 and found["fast"]["steps"] <= 4
@@ -265,12 +264,12 @@ def test_ways_of_sampling_draw_independent_samples_and_the_default_is_the_config
     assert {setting["guidance_scale"] for setting in samplers.ways(True).values()} == set(samplers.GUIDANCE)
 
 
-def test_a_run_of_a_few_ways_reports_all_that_is_kept_and_loses_none(tmp_path):
-    settings, asked = {"a, 4": {"steps": 4}, "b": {"steps": 8}, "c": {"steps": 12}}, []
+def test_a_run_of_few_samplers_reports_all_stored_results(tmp_path):
+    settings, measured = {"a, 4": {"steps": 4}, "b": {"steps": 8}, "c": {"steps": 12}}, []
 
     def gather(wanted, split="val", folder=tmp_path / "kept", settings=settings):
         def measure(setting):
-            asked.append(setting["steps"])
+            measured.append(setting["steps"])
             return {"steps": setting["steps"]}
 
         published = tmp_path / "samplers_64.json"
@@ -278,24 +277,24 @@ def test_a_run_of_a_few_ways_reports_all_that_is_kept_and_loses_none(tmp_path):
         published.write_text(json.dumps({"ways": found}))
         return list(found)
 
-    assert gather(["b", "a, 4"]) == ["a, 4", "b"] and asked == [8, 4]
-    assert gather(["c"]) == ["a, 4", "b", "c"] and asked == [8, 4, 12]
-    assert gather(["a, 4"], settings=settings | {"a, 4": {"steps": 5}}) == ["a, 4", "b", "c"] and asked[3:] == [5]
+    assert gather(["b", "a, 4"]) == ["a, 4", "b"] and measured == [8, 4]
+    assert gather(["c"]) == ["a, 4", "b", "c"] and measured == [8, 4, 12]
+    assert gather(["a, 4"], settings=settings | {"a, 4": {"steps": 5}}) == ["a, 4", "b", "c"] and measured[3:] == [5]
     for other in ({"split": "test"}, {"folder": tmp_path / "elsewhere"}):
         with pytest.raises(SystemExit, match="samplers_64.json: 2 of its ways.*--output"):
             gather(["b"], **other)
-    assert len(asked) == 4  # it is said before anything is measured
-    assert gather(list(settings), split="test") == list(settings) and asked[4:] == [4, 8, 12]
+    assert len(measured) == 4  # the error comes before any measurement
+    assert gather(list(settings), split="test") == list(settings) and measured[4:] == [4, 8, 12]
 
 
-def test_an_unknown_way_of_sampling_is_refused_with_the_choices(monkeypatch, capsys):
+def test_an_unknown_sampler_is_refused_with_the_choices(monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["samplers.py", "--checkpoint", "none.ckpt", "--ways", "sde", "ddmp"])
     with pytest.raises(SystemExit):
         samplers.main()
     assert "--ways 'ddmp': choose from default; fast; sde" in capsys.readouterr().err
 
 
-def test_guidance_of_a_model_that_was_never_without_its_xray_is_one_line(monkeypatch, tmp_path):
+def test_guidance_without_condition_drop_in_training_is_refused(monkeypatch, tmp_path):
     monkeypatch.setattr("ddpm.checkpoint.load.load_pipeline", lambda *_, **__: SimpleNamespace(guided=False))
     arguments = ["--checkpoint", "last.ckpt", "--guidance", "--home", str(tmp_path), "--output", str(tmp_path)]
     monkeypatch.setattr("sys.argv", ["samplers.py", *arguments])
@@ -303,7 +302,7 @@ def test_guidance_of_a_model_that_was_never_without_its_xray_is_one_line(monkeyp
         samplers.main()
 
 
-def test_the_published_samplers_say_how_they_were_made():
+def test_the_published_samplers_have_their_protocol():
     held = json.loads((table.HERE / "samplers_64.json").read_text())
     assert held["protocol"]["split"] == "val" and held["protocol"]["samples"] == held["ways"]["default"]["samples"]
     assert {way["against"]["cases"] for way in held["ways"].values()} == {held["protocol"]["cases"]}
@@ -311,16 +310,15 @@ def test_the_published_samplers_say_how_they_were_made():
 
 
 def test_measured_coverage_becomes_a_sentence(tmp_path):
-    told = {"mean": 0.91, "low": 0.85, "high": 0.95, "covered": 116, "cases": 128}
-    held = {"level": 0.9, "coverage": {"lungs": told, "bone": told | {"low": 0.6, "high": 0.7}}}
+    share = {"mean": 0.91, "low": 0.85, "high": 0.95, "covered": 116, "cases": 128}
+    held = {"level": 0.9, "coverage": {"lungs": share, "bone": share | {"low": 0.6, "high": 0.7}}}
     (tmp_path / "bounds_64.json").write_text(json.dumps(held))
     found = hypotheses.coverage_hypotheses(tmp_path / "bounds_64.json")
     assert [entry["verdict"] for entry in found] == ["compatible with the level", "below the level"]
     assert BASELINES and "interval of lungs, level 0.9" in "\n".join(hypotheses.sentences(found))
 
 
-def test_rendered_xrays_are_those_that_the_population_draws(tmp_path):
-    """The file for machines without the renderer holds what the data set itself would render, in 8 bits."""
+def test_rendered_xrays_equal_those_of_the_data_set(tmp_path):
     index, size = 20_000_001, (24, 24, 24)
     source = phantom_source(train=1, val=0, test=2, seed=1, volume_size=size, xray_size=(16, 16))
     threads = torch.get_num_threads()
@@ -328,14 +326,14 @@ def test_rendered_xrays_are_those_that_the_population_draws(tmp_path):
     torch.set_num_threads(threads)  # a worker of the script renders with one
     write_xrays(tmp_path / "xrays.safetensors", [7, index], torch.stack([torch.zeros_like(xray), xray]))
     own = source.build(source.rows.iloc[-1])["xray"].float()
-    kept = read_xray_row(tmp_path / "xrays.safetensors", index, (1, 16, 16))
+    stored = read_xray_row(tmp_path / "xrays.safetensors", index, (1, 16, 16))
     assert own.std() > 0.1
-    torch.testing.assert_close(kept.reshape(own.shape), own, rtol=0, atol=1 / 255)
-    words = ["dataset=phantom", "dataset.seed=1", f"dataset.volume_size={list(size)}", "dataset.xray_size=[16,16]"]
+    torch.testing.assert_close(stored.reshape(own.shape), own, rtol=0, atol=1 / 255)
+    overrides = ["dataset=phantom", "dataset.seed=1", f"dataset.volume_size={list(size)}", "dataset.xray_size=[16,16]"]
     with initialize_config_dir(str(ROOT / "config"), version_base="1.3"):
-        node = compose("train_ddpm", [*words, *stored_xrays(tmp_path / "xrays.safetensors")]).dataset.source
-    stored = instantiate(node)
-    assert stored.missing() == [] and stored.describe()["xrays"] == "8 bit, from a file"
-    torch.testing.assert_close(stored.build(source.rows.iloc[-1])["xray"].float(), own, rtol=0, atol=1 / 255)
+        node = compose("train_ddpm", [*overrides, *stored_xrays(tmp_path / "xrays.safetensors")]).dataset.source
+    source_of_file = instantiate(node)
+    assert source_of_file.missing() == [] and source_of_file.describe()["xrays"] == "8 bit, from a file"
+    torch.testing.assert_close(source_of_file.build(source.rows.iloc[-1])["xray"].float(), own, rtol=0, atol=1 / 255)
     with pytest.raises(UserError, match="xray_file=x.*pose_noise"):
         StoredXrayPhantoms("x", pose_noise=True)

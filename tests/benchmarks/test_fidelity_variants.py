@@ -9,23 +9,23 @@ from benchmarks.fidelity.run import ROOT
 from benchmarks.fidelity.variants import methods
 from evaluation.scoring.score_cases import TRUTH
 
-OTHERWISE = {"regression", "unknown_pose_regression", "xray2ctpa", "xray2ctpa_1000"}  # draw noise their own way
+OTHER_NOISE = {"regression", "unknown_pose_regression", "xray2ctpa", "xray2ctpa_1000"}  # another noise recipe
 
 
 @pytest.mark.parametrize("size", [64, 128])
 @pytest.mark.parametrize("name", sorted(methods(64)))
-def test_every_method_is_made_of_options_that_there_are(name, size):
+def test_every_method_has_valid_options(name, size):
     method = methods(size)[name]
     with initialize_config_dir(str(ROOT / "config"), version_base="1.3"):
         cfg = compose("train_ddpm", [f"experiment=fidelity_{size}", *method.train, *method.trained_on])
-        instantiate(cfg.model.objective)  # refuses what does not go together
+        instantiate(cfg.model.objective)  # refuses options that contradict each other
         compose("evaluate", [f"experiment=fidelity_{size}", *method.evaluate, *method.evaluated_on])
     if method.trained_as is not None:
         whose = methods(size)[method.trained_as]
         assert (method.train, method.trained_on, method.minutes) == (whose.train, whose.trained_on, whose.minutes)
 
 
-def test_rows_of_two_methods_never_share_a_name():
+def test_row_names_are_unique():
     names = [ours for method in methods(64).values() for ours in method.evaluated.values()]
     assert len(names) == len(set(names))
     known = set(names) | {TRUTH}
@@ -34,15 +34,15 @@ def test_rows_of_two_methods_never_share_a_name():
     assert set(table.SEEDLESS) <= known
 
 
-def test_budgets_are_those_of_the_machine_that_a_size_is_for():
+def test_budgets_belong_to_the_machine_of_a_size():
     assert {method.minutes for method in methods(128).values()} == {4.0}
     at_64 = {name: method.minutes for name, method in methods(64).items()}
     assert {at_64[name] for name in ("model", "regression", "xray2ctpa", "xray2ctpa_1000")} == {20.0}
     assert at_64["whole_8min"] == at_64["no_lifting"] == at_64["unknown_pose"] == 8.0
 
 
-def test_rows_are_compared_with_rows_that_draw_and_weigh_noise_alike():
-    """Parts are taken from one recipe, `model` has another: a difference must not mix the two."""
+def test_compared_rows_have_the_same_noise_recipe():
+    """Ablations have one noise recipe, `model` another: a difference must not mix the two."""
     drawn = {}
     for method in methods(64).values():
         options = dict(option.split("=", 1) for option in method.train)
@@ -51,7 +51,7 @@ def test_rows_are_compared_with_rows_that_draw_and_weigh_noise_alike():
     assert drawn["model"] == drawn["unknown_pose"] == drawn["low_noise_timesteps"] == ("1", "0.2")
     assert drawn["whole_8min"] == drawn["no_lifting"] == ("2", "null")
     evaluated = {(one.one, one.other) for one in hypotheses.HYPOTHESES} | set(table.PAIRS)
-    compared = {pair for pair in evaluated if not OTHERWISE & set(pair) and not set(table.SEEDLESS) & set(pair)}
+    compared = {pair for pair in evaluated if not OTHER_NOISE & set(pair) and not set(table.SEEDLESS) & set(pair)}
     assert [pair for pair in compared if drawn[pair[0]] != drawn[pair[1]]] == [("whole_8min", "low_noise_timesteps")]
     whole, low_noise = (set(methods(64)[name].train) for name in ("whole_8min", "low_noise_timesteps"))
     assert (

@@ -1,4 +1,4 @@
-"""Growth with size: the exponent finds the power, the table names what is worse than linear, curves have points."""
+"""Growth with size: exponents, the table, points of the curves."""
 
 import json
 
@@ -15,20 +15,20 @@ def test_the_exponent_is_the_power_of_the_larger_points(power):
     assert scaling.exponent(x, y) == pytest.approx(power, abs=0.02)
 
 
-def test_work_that_takes_no_further_memory_is_flat():
+def test_work_without_further_memory_is_flat():
     assert scaling.exponent([1, 2, 4], [0.0, 0.0, 0.0]) is None
     curve = {"name": "work", "axis": "voxels", "x": [1, 2], "seconds": [1.0, 2.0], "extra_mb": [0.0, 0.0]}
     assert scaling.lines([{**curve, "time_exponent": 1.0, "memory_exponent": None}]).endswith("| voxels^1.00 | flat |")
 
 
-def test_the_table_names_what_grows_faster_than_its_axis():
+def test_the_table_marks_growth_above_linear():
     curve = {"name": "work", "axis": "voxels", "x": [1, 2], "seconds": [1.0, 4.0], "extra_mb": [1.0, 2.0]}
     text = scaling.lines([{**curve, "time_exponent": 2.0, "memory_exponent": 1.0}])
     assert "voxels^2.00 (more than linear)" in text and "voxels^1.00 |" in text
 
 
 @pytest.mark.parametrize("power", [1.0, 2.0])
-def test_memory_over_cases_is_that_of_the_process_above_its_libraries(power):
+def test_memory_over_cases_is_that_of_the_process(power):
     x = [100, 300, 1000, 3000, 10000]
     peak = [900.0 + 0.25 * n**power for n in x]
     curve = {"name": "epoch", "axis": "cases", "x": x, "seconds": x, "peak_mb": peak, "extra_mb": [0.0] * 5}

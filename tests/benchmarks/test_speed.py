@@ -1,4 +1,4 @@
-"""The speed benchmark: rows have their form, peers load, networks are compared at equal size, every side runs."""
+"""The speed benchmark: rows, tables, parameter counts, timing of every side, third-party libraries."""
 
 import json
 import subprocess
@@ -15,10 +15,9 @@ MACHINE = {"device": "cpu", "name": "a machine", "versions": {}}
 SIDES = [(row.name, side) for row in ROWS.values() for side in row.sides if "compile" not in side]
 
 
-def needs_peers() -> None:
+def needs_third_party() -> None:
     if third_party.missing():
-        names = ", ".join(third_party.missing())
-        pytest.skip(f"not installed: {names}; `python benchmarks/speed/run.py` installs them")
+        pytest.skip(f"not installed: {third_party.missing()}; `python benchmarks/speed/run.py` installs them")
 
 
 def found(ours: list[float], peer: list[float], other: list[float]) -> dict:
@@ -36,7 +35,7 @@ def row(**options) -> Row:
     return Row("unet_forward", "work", {"ours": None, "slow": None, "fast": None}, **options)
 
 
-def test_every_row_of_the_table_is_there_with_its_sizes():
+def test_every_row_has_its_sizes():
     assert set(ROWS) >= NAMES
     for name, part in ROWS.items():
         assert next(iter(part.sides)) == "ours" and len(part.sides) > 1
@@ -44,7 +43,7 @@ def test_every_row_of_the_table_is_there_with_its_sizes():
             assert name in load_settings(size)["sizes"], (name, size)
 
 
-def test_a_row_has_the_fields_that_are_promised_and_ratio_is_peer_over_ours():
+def test_a_row_has_its_fields_and_ratio_is_third_party_over_ours():
     line = measure.summarise(row(), found([1.0, 2.0, 3.0], [8.0, 8.0, 10.0], [4.0, 4.0, 4.0]), {"batch": 1}, MACHINE)
     assert {"name", "ours_s", "peer_s", "ratio", "peak_mb", "peer_peak_mb", "machine"} <= set(line)
     assert (line["ours_s"], line["peer_s"], line["ratio"]) == (2.0, 8.0, 4.0)
@@ -53,17 +52,17 @@ def test_a_row_has_the_fields_that_are_promised_and_ratio_is_peer_over_ours():
     json.dumps(line)
 
 
-def test_the_fastest_peer_is_the_one_to_beat_where_a_row_says_so():
+def test_the_ratio_may_be_against_the_fastest_third_party():
     line = measure.summarise(row(fastest=True), found([1.0], [8.0], [4.0]), {}, MACHINE)
     assert line["peer"] == "fast" and line["ratio"] == 4.0
 
 
-def test_a_thousand_steps_are_counted_and_not_run():
+def test_seconds_are_multiplied_by_the_number_of_steps():
     line = measure.summarise(row(times=1000), found([2.0], [8.0], [4.0]), {}, MACHINE)
     assert line["peer_s"] == 8000.0 and line["ratio"] == 4000.0
 
 
-def test_a_peer_that_fails_is_told_and_does_not_take_the_row_with_it():
+def test_a_failed_third_party_stands_in_the_table_and_the_row_stays():
     sides = found([1.0], [8.0], [4.0])
     sides["slow"] = {"error": "out of memory"}
     line = measure.summarise(row(), sides, {}, MACHINE)
@@ -71,14 +70,14 @@ def test_a_peer_that_fails_is_told_and_does_not_take_the_row_with_it():
     assert "failed: out of memory" in table.lines([line])
 
 
-def test_the_table_has_one_line_a_side_and_as_many_cells_as_its_head():
+def test_the_table_has_a_line_per_third_party_and_equal_cells():
     line = measure.summarise(row(), found([1.0], [8.0], [4.0]), {}, MACHINE)
     head, rule, *lines = table.lines([line]).splitlines()
     assert len(lines) == 2
     assert {text.count("|") for text in (head, rule, *lines)} == {head.count("|")}
 
 
-def test_the_table_says_what_a_start_is():
+def test_the_table_explains_each_time_of_a_start():
     sides = found([1.0], [8.0], [4.0])
     times = {"latents_in_memory_s": 1.5, "start_cases": 1000, "first_epoch_ends_s": 2.5}
     sides["ours"] |= {**times, "headers_read_s": 0.5, "headers_cases": 3000}
@@ -96,7 +95,7 @@ def test_numbers_are_written_with_three_digits(value, text):
 
 
 def test_networks_are_compared_at_equal_parameter_count():
-    needs_peers()
+    needs_third_party()
     check_parameters(load_settings("cpu"))
     wide = load_settings("cpu")
     wide["networks"]["unet_peer"]["dim"] = 48
@@ -109,18 +108,18 @@ def test_networks_are_compared_at_equal_parameter_count():
 @pytest.mark.parametrize(("name", "side"), SIDES, ids=lambda x: x.replace(" ", "_"))
 def test_every_side_runs_at_a_tiny_size(name, side):
     if side != "ours":
-        needs_peers()
+        needs_third_party()
     torch.manual_seed(0)
     work = ROWS[name].sides[side](setting_of(name, load_settings("tiny")), "cpu")
     work.step()
-    told = {**work.facts, **work.finish()}
-    json.dumps(told)
-    if name.startswith("loading"):  # both sides tell how long the same start takes
-        assert told["latents_in_memory_s" if name == "loading" else "first_epoch_ends_s"] > 0
-        assert told["batches_an_epoch"] == 2
+    facts = {**work.facts, **work.finish()}
+    json.dumps(facts)
+    if name.startswith("loading"):  # both sides time the same start
+        assert facts["latents_in_memory_s" if name == "loading" else "first_epoch_ends_s"] > 0
+        assert facts["batches_an_epoch"] == 2
 
 
-def test_our_start_reads_every_latent_whole_and_whitens_it(tmp_path):
+def test_our_start_reads_every_latent_and_standardises_it(tmp_path):
     setting = setting_of("loading", load_settings("tiny"), cases=3)
     encoder = loading.make_encoder(setting)
     loading.write_cache(3, setting, encoder, tmp_path)
@@ -131,8 +130,8 @@ def test_our_start_reads_every_latent_whole_and_whitens_it(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["unet_forward", "vae_slices"])
-def test_both_sides_are_given_the_same_arithmetic_to_count(name):
-    needs_peers()
+def test_operations_of_both_sides_are_counted(name):
+    needs_third_party()
     ours, peer = list(ROWS[name].sides.values())[:2]
     setting = setting_of(name, load_settings("tiny"))
     counted = [roofline.count(side(setting, "cpu").roofline)["gflop"] for side in (ours, peer)]
@@ -141,7 +140,7 @@ def test_both_sides_are_given_the_same_arithmetic_to_count(name):
         assert counted[0] == pytest.approx(counted[1], rel=0.01)
 
 
-def test_operations_and_bytes_of_a_product_are_those_of_the_formula():
+def test_operations_and_bytes_of_a_product_equal_the_formula():
     a, b = torch.randn(32, 64), torch.randn(64, 16)
     counted = roofline.count(lambda: (a @ b) + 1)
     assert counted["gflop"] * 1e9 == 2 * 32 * 64 * 16
@@ -156,7 +155,7 @@ def test_attention_on_a_cpu_is_counted():
 
 
 def busy(setting: dict, device: str) -> Work:
-    """A side for the test below: holds the memory that it is told to hold."""
+    """A side for the test below that holds `mb` of memory."""
     held = torch.ones(setting["mb"] * 2**18)
     finish = lambda: {"sum": float(torch.cat([held] * 4)[0])}  # noqa: E731 (takes memory that is not the work's)
     return Work(lambda: held.add_(1), {"mb": setting["mb"]}, finish)
@@ -168,7 +167,7 @@ def broken(setting: dict, device: str) -> Work:
 
 
 @pytest.mark.slow
-def test_sides_run_in_processes_of_their_own():
+def test_each_side_runs_in_its_own_process():
     part = Row("busy", "holding memory", {"ours": busy, "peer": busy, "broken": broken})
     sides = measure.measure(part, {"mb": 300}, "cpu", repeats=3, threads=1)
     assert len(sides["ours"]["seconds"]) == 3 and min(sides["ours"]["seconds"]) > 0
@@ -181,7 +180,7 @@ def test_sides_run_in_processes_of_their_own():
 
 @pytest.mark.slow
 def test_the_command_writes_rows_and_table(tmp_path, capsys):
-    needs_peers()
+    needs_third_party()
     file, text = tmp_path / "a" / "rows.json", tmp_path / "b" / "c" / "rows.md"
     command = ["--tiny", "--only", "codebook", "--repeats", "2", "--threads", "1", "--skip", "MONAI"]
     assert run.main([*command, "--json", str(file), "--markdown", str(text)]) == 0  # folders are made
@@ -195,15 +194,15 @@ def test_a_wrong_name_count_or_size_is_refused(capsys):
     for wrong in (["--only", "unet"], ["--repeats", "0"], ["--gpu", "--only", "volume", "loading"]):
         with pytest.raises(SystemExit):
             run.parse(wrong)
-    told = capsys.readouterr().err
-    assert "unet_forward" in told and "--only loading: this row has no gpu size; it has cpu" in told
+    message = capsys.readouterr().err
+    assert "unet_forward" in message and "--only loading: this row has no gpu size; it has cpu" in message
     assert run.parse(["--gpu", "--only", "volume"]).only == ["volume"]
     assert run.parse(["--gpu", "--tiny", "--only", "loading"]).only == ["loading"]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
 @pytest.mark.parametrize("command", [run, scaling])
-def test_a_gpu_that_is_not_there_is_told_before_anything_is_installed(command, monkeypatch):
+def test_a_missing_gpu_is_an_error_before_any_installation(command, monkeypatch):
     monkeypatch.setattr(third_party, "install_missing", lambda: pytest.fail("installed"))
     with pytest.raises(ValueError, match="--gpu.*torch finds no GPU here; leave the option out"):
         command.main(["--gpu"])
@@ -223,7 +222,7 @@ class Installer:
         return subprocess.CompletedProcess(command, self.code, "", self.error)
 
 
-def test_missing_peers_are_installed_and_said(monkeypatch, capsys):
+def test_missing_libraries_are_installed_and_named(monkeypatch, capsys):
     pip = Installer(0)
     monkeypatch.setattr(third_party, "subprocess", pip)
     monkeypatch.setattr(third_party, "versions", lambda: dict.fromkeys(ALL_BUT_MONAI, "1"))
@@ -236,10 +235,10 @@ def test_missing_peers_are_installed_and_said(monkeypatch, capsys):
     assert len(pip.called) == 1 and capsys.readouterr().out == ""
 
 
-def test_a_peer_that_cannot_be_installed_is_an_error_of_one_line(monkeypatch):
+def test_a_failed_installation_is_an_error_of_one_line(monkeypatch):
     monkeypatch.setattr(third_party, "subprocess", Installer(1, "a warning\nERROR: no network\n"))
     monkeypatch.setattr(third_party, "versions", lambda: dict.fromkeys(ALL_BUT_MONAI, "1"))
-    with pytest.raises(third_party.ThirdPartyMissing) as told:
+    with pytest.raises(third_party.ThirdPartyMissing) as error:
         third_party.install_missing()
-    said = "pip install monai>=1.4: ERROR: no network; install them by hand, every row needs all of them"
-    assert str(told.value) == said
+    message = "pip install monai>=1.4: ERROR: no network; install them by hand, every row needs all of them"
+    assert str(error.value) == message
