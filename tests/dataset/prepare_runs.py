@@ -1,7 +1,5 @@
 """Runs the preparation for tests, in this process and on small series."""
 
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 from dicom_files import write_ct_series
@@ -12,7 +10,6 @@ from common.cli import CONFIG
 from dataset.manifest.table import read_manifest
 from dataset.preparation.options import prepare_set
 
-ROOT = Path(__file__).resolve().parents[2]
 SPACING = (10.0, 7.0, 7.0)
 HU = np.rint(chest().hu[::2, ::2, ::2]).astype(np.int16)
 OTHER = np.rint(chest(blood=50.0).hu[::2, ::2, ::2]).astype(np.int16)

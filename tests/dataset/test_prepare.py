@@ -12,10 +12,11 @@ import pytest
 from chest_files import save_nifti
 from dicom_files import CENTRE, nifti_affine_of, rotation_about, write_ct_series, write_enhanced_ct
 from PIL import Image
-from prepare_runs import HU, OTHER, ROOT, SPACING, configured, run, write
+from prepare_runs import HU, OTHER, SPACING, configured, run, write
 
 from common.cli import help_text
 from common.errors import UserError
+from common.files import ROOT
 from dataset.io.ct import read_volume
 from dataset.manifest.table import read_manifest
 from dataset.preparation.options import prepare_set

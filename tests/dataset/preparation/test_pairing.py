@@ -1,6 +1,5 @@
 """Each CT gets the nearest X-ray of its patient, and none where two are possible."""
 
-import logging
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -174,8 +173,7 @@ def test_the_xray_beside_a_nifti_file_belongs_to_it():
     assert pair([ct("", hours=None, xray=Path("/src/b.png"))], xrays).pairs == {0: 1}
 
 
-def test_ten_thousand_xrays_are_paired_in_seconds(caplog):
-    caplog.set_level(logging.INFO)
+def test_ten_thousand_xrays_are_paired_in_seconds():
     cts = [ct(f"P{i}") for i in range(5000)]
     xrays = [xray(-k, f"P{i}") for i in range(5000) for k in (1, 3)]
     result = pair(cts, xrays)
