@@ -38,9 +38,7 @@ class CTDataModule(pl.LightningDataModule):
         window: HU window: `ctpa`, `lidc`, `wide` or two numbers.
         batch_size: training samples per batch and process.
         num_batches: length of the whole training run; by default one pass over the training set.
-        num_workers: loading processes.
         seed: of the order of samples, crops and augmentation.
-        cache_dir: folder for prepared cases.
         prepare_workers: processes that prepare cases; by default one per core.
         crop: voxels `[d, h, w]` of random training crops, or None.
         keep_gb: training cases stay in memory if their size times the loading processes is at most this.
@@ -104,27 +102,23 @@ class CTDataModule(pl.LightningDataModule):
         extent = None if self._protocol.get("input") == "volume" else self._protocol["extent"]
         size = sum(paths[i].stat().st_size for i in chosen["train"]) * max(1, self.num_workers)  # a copy per process
         for split, indices in chosen.items():
-            training = split == "train"
+            own = {"crop": self.crop, "keep": size <= self.keep_gb * 2**30} if split == "train" else {}
             data = CaseDataset(
                 [paths[i] for i in indices],
                 rows.iloc[indices],
                 self.window,
-                crop=self.crop if training else None,
                 seed=self.seed,
                 xray_options=self.source.xray_options,
                 lung_box=self._protocol["lung_box"],
                 extent=extent,
                 rebuild=partial(rebuild_case, self.source),
-                keep=training and size <= self.keep_gb * 2**30,
+                **own,
             )
             setattr(self, split, data)
         if found := list(dict.fromkeys(name for split in SPLITS for name in getattr(self, split).unaligned())):
-            log.warning(
-                "%s: align=lungs finds no lungs in the X-rays of %d cases, which stay unaligned: %s; check them",
-                self.source.name,
-                len(found),
-                ", ".join(found[:SHOWN_IDS]) + ", …" * (len(found) > SHOWN_IDS),
-            )
+            shown = ", ".join(found[:SHOWN_IDS]) + ", …" * (len(found) > SHOWN_IDS)
+            message = "%s: align=lungs finds no lungs in the X-rays of %d cases, which stay unaligned: %s; check them"
+            log.warning(message, self.source.name, len(found), shown)
 
     def train_dataloader(self) -> DataLoader:
         """Batches of the whole run, without those that a resumed run has already done."""
@@ -181,8 +175,6 @@ class CTDataModule(pl.LightningDataModule):
 
     def protocol(self) -> dict:
         """Description of the data (`dataset.cases.description.data_protocol`), after `setup()`."""
-        if self._protocol is None:
-            raise RuntimeError("protocol() needs setup() first")
         return self._protocol
 
     def cache_bytes(self) -> int:

@@ -37,12 +37,12 @@ def pack_case(
         "centre": torch.tensor([float(c) for c in centre], dtype=torch.float32),
         "lung_box": lung_box_in_volume(hu.numpy(), tuple(float(s) for s in spacing)),
     }
-    if iodine_ml is not None:
-        case["iodine_ml"] = torch.tensor(float(iodine_ml))
-    if label is not None:
-        case["label"] = torch.tensor(int(label))
-    if labels is not None:
-        case["labels"] = torch.as_tensor(np.asarray(labels), dtype=torch.uint8)
+    optional = {
+        "iodine_ml": (iodine_ml, torch.float32),
+        "label": (label, torch.int64),
+        "labels": (labels, torch.uint8),
+    }
+    case |= {name: torch.as_tensor(value, dtype=kind) for name, (value, kind) in optional.items() if value is not None}
     return {name: tensor.contiguous() for name, tensor in case.items()}
 
 

@@ -32,13 +32,10 @@ class CaseDataset(Dataset):
     where a pose is unknown, because a radiograph does not show how large its patient is.
 
     Args:
-        paths: case files.
-        rows: their rows of the manifest, in the same order.
-        window: HU window of the model.
+        paths, rows: case files and their rows of the manifest, in the same order.
         crop: voxels `[d, h, w]` of a crop, or None for the whole volume. A key `(index, step)` crops at random, with a
             generator seeded by `(seed, step, index)`; a key `index` crops the centre.
         seed: of crops and augmentation.
-        xray_options: augmentation and alignment of X-rays.
         lung_box: lung box of the training volumes, for the alignment.
         extent: nominal mm `(D, H, W)` of volumes whose X-ray has no pose; None: each its own.
         rebuild: `(row, path)`, builds a damaged or missing case again; None raises the error.
@@ -94,12 +91,10 @@ class CaseDataset(Dataset):
 
     def _lacks_lungs(self, index: int) -> bool:
         with open_checked(self.paths[index]) as file:
-            pose = file.get_tensor("pose")
-            if not self._needs_alignment(pose):
-                return False
-            shape, spacing = file.shape("ct"), file.get_tensor("spacing")
-            extent = extent_mm(shape, self._condition_spacing(pose, spacing, shape).tolist())
-            return None in self._maps(file.get_tensor("xray").float(), pose, extent).values()
+            pose, shape = file.get_tensor("pose"), file.shape("ct")
+            spacing = self._condition_spacing(pose, file.get_tensor("spacing"), shape)
+            maps = self._needs_alignment(pose) and self._maps(file.get_tensor("xray").float(), pose, spacing, shape)
+            return bool(maps) and None in maps.values()
 
     def _read(self, index: int, volume: bool) -> dict[str, Tensor]:
         """Aligned `xray` (V, h, w), `pose` and `spacing` of a case and, if `volume`, `ct` as stored."""
@@ -117,13 +112,13 @@ class CaseDataset(Dataset):
         return found
 
     def _read_or_rebuild(self, index: int, read: Callable[[], Any]) -> Any:
-        """The result of `read`, after a damaged or missing case is built again."""
+        """The result of `read`; rebuilds a damaged or missing case."""
         try:
             return read()
         except DamagedFile as error:
             if self.rebuild is None:
                 raise
-            log.warning("%s; it is built again", str(error).partition(";")[0])
+            log.warning("%s; building it again", str(error).partition(";")[0])
             self.rebuild(self.rows.iloc[index].to_dict(), self.paths[index])
             return read()
 
@@ -172,19 +167,16 @@ class CaseDataset(Dataset):
 
     def _aligned(self, xray: Tensor, pose: Tensor, spacing: Tensor, shape: tuple) -> Tensor:
         """X-rays with the frontal views of unknown pose aligned by their lungs, where lungs are found."""
-        if not self._needs_alignment(pose):
-            return xray
-        aligned = xray.clone()
-        for view, found in self._maps(xray, pose, extent_mm(shape, spacing.tolist())).items():
-            aligned[view] = xray[view] if found is None else found.apply(xray[view])
-        return aligned
+        maps = self._maps(xray, pose, spacing, shape) if self._needs_alignment(pose) else {}
+        views = enumerate(xray)
+        return torch.stack([image if maps.get(i) is None else maps[i].apply(image) for i, image in views])
 
     def _needs_alignment(self, pose: Tensor) -> bool:
         return self.xray_options.align == "lungs" and self.lung_box is not None and bool(pose.isnan().any())
 
-    def _maps(self, xray: Tensor, pose: Tensor, extent: tuple[float, float, float]) -> dict[int, LungMap | None]:
+    def _maps(self, xray: Tensor, pose: Tensor, spacing: Tensor, shape: tuple) -> dict[int, LungMap | None]:
         """The lung map of every frontal view of unknown pose; None where no lungs are found."""
-        maps = {}
+        maps, extent = {}, extent_mm(shape, spacing.tolist())
         for view, place in enumerate(pose):
             name = next((name for name, azimuth in VIEW_AZIMUTH.items() if float(place[2]) == azimuth), "PA")
             if place.isnan().any() and name != "lateral":
@@ -192,7 +184,7 @@ class CaseDataset(Dataset):
         return maps
 
     def _condition_spacing(self, pose: Tensor, spacing: Tensor, shape: tuple) -> Tensor:
-        """The spacing that a model is conditioned on: the nominal one where a pose is unknown."""
+        """The spacing for the model: the nominal one where a pose is unknown."""
         if self.extent is None or not pose.isnan().any():
             return spacing
         return torch.tensor(self.extent) / torch.tensor(tuple(shape))

@@ -21,6 +21,7 @@ from dataset.xray.pose_perturbation import PROTOCOL, perturbed_poses
 
 MAX_CASES = 2000  # evenly chosen; limits the rendering time to minutes
 VERSION = 1  # of the file format
+NAMES = ("xray", "nominal", "drawn")  # its tensors
 STREAM = 3  # separates these random numbers from those of `dataset.pose_noise`
 
 
@@ -47,15 +48,14 @@ def posed_drrs(data: CaseDataset, drr: DrrSettings, home: Path, pixels: int, wor
         with FileLock(f"{file}.lock"):  # one process renders, others wait
             try:
                 with open_checked(file) as content:
-                    held = [content.get_tensor(name) for name in ("xray", "nominal", "drawn")]
+                    tensors = [content.get_tensor(name) for name in NAMES]
             except DamagedFile:  # or missing
-                jobs = _Renderer(data, cases, drr, pixels)
-                found = in_processes(jobs, workers, "Rendering DRRs at random poses")
-                held = [torch.stack(tensors) for tensors in zip(*found, strict=True)]
-                save_checked(dict(zip(("xray", "nominal", "drawn"), held, strict=True)), file)
+                drrs = in_processes(_Renderer(data, cases, drr, pixels), workers, "Rendering DRRs at random poses")
+                tensors = [torch.stack(column) for column in zip(*drrs, strict=True)]
+                save_checked(dict(zip(NAMES, tensors, strict=True)), file)
     except OSError as error:
         raise UserError(f"{home}: cannot be written ({error}); set dataset.cache_dir to another folder") from error
-    xray, nominal, drawn = held
+    xray, nominal, drawn = tensors
     return PosedDrrs(cases, xray.float()[:, :, None] / 255.0, nominal, drawn)
 
 

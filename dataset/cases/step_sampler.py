@@ -14,12 +14,8 @@ class StepBatchSampler(Sampler[list[tuple[int, int]]]):
     size` of the stream, across epochs, and rank `r` takes its r-th slice. So the samples of a step do not depend on
     interruptions or the number of workers, and the global batch does not depend on the number of processes.
 
-    Args:
-        size: number of samples in the data set.
-        batch_size: samples per batch and process.
-        num_batches: length of the whole run in batches and of this sampler, wherever iteration starts.
-        seed: of the permutations.
-        start: first step to yield.
+    `size` is that of the data set, `batch_size` that of one process, `num_batches` the length of the whole run and of
+    this sampler, `start` the first step to yield.
     """
 
     def __init__(self, size: int, batch_size: int, num_batches: int, seed: int = 0, start: int = 0):
@@ -44,7 +40,8 @@ class StepBatchSampler(Sampler[list[tuple[int, int]]]):
 
     def batch(self, step: int) -> list[tuple[int, int]]:
         """The samples `(index, step)` of this process in batch number `step`."""
-        rank, world = _rank_and_world()
+        parallel = distributed.is_available() and distributed.is_initialized()
+        rank, world = (distributed.get_rank(), distributed.get_world_size()) if parallel else (0, 1)
         first = (step * world + rank) * self.batch_size
         return [(self._index(position), step) for position in range(first, first + self.batch_size)]
 
@@ -55,9 +52,3 @@ class StepBatchSampler(Sampler[list[tuple[int, int]]]):
             self._epoch = epoch
             self._order = np.random.default_rng((self.seed, epoch)).permutation(self.size).tolist()
         return self._order[offset]
-
-
-def _rank_and_world() -> tuple[int, int]:
-    if distributed.is_available() and distributed.is_initialized():
-        return distributed.get_rank(), distributed.get_world_size()
-    return 0, 1

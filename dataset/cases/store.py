@@ -105,7 +105,7 @@ def _is_whole(path: Path) -> bool:
             values = {name: file.get_tensor(name) for name in small}
             return {*values, *LARGE & set(file.keys())} >= NEEDED
     except DamagedFile as error:
-        log.warning("%s; it is built again", str(error).partition(";")[0])
+        log.warning("%s; building it again", str(error).partition(";")[0])
         return False
 
 

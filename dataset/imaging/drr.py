@@ -128,7 +128,6 @@ def _check(hu: Tensor, spacing: tuple, pose: Tensor, size: tuple) -> None:
 
 
 def _samples_needed(shape, spacing: tuple, pose: Tensor) -> int:
-    """Samples along the longest path through the volume."""
     beam = camera_axes(pose)[0].abs().clamp(min=1e-6)
     length = min(e / float(b) for e, b in zip(extent_mm(shape, spacing), beam, strict=True))
     crossed = length * max(float(b) / s for s, b in zip(spacing, beam, strict=True))
@@ -141,7 +140,6 @@ def _to_world(vectors: Tensor) -> Tensor:
 
 
 def _camera_to_world(pose: Tensor) -> Tensor:
-    """Camera axes (column, row, beam) and the source position as a 4x4 matrix, float64."""
     beam, column, row = camera_axes(pose)
     matrix = torch.eye(4, dtype=torch.float64)
     matrix[:3, :3] = torch.stack([_to_world(column), _to_world(row), _to_world(beam)], dim=-1)

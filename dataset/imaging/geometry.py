@@ -37,10 +37,7 @@ def make_pose(
     elevation: float = 0.0,
     source_detector: float = SOURCE_DETECTOR_MM,
 ) -> Float[Tensor, "9"]:
-    """Cone-beam pose whose square detector field fits a volume of `extent` mm `(D, H, W)`.
-
-    The distance from the volume centre to the detector is half the volume depth plus `PATIENT_DETECTOR_MM`.
-    """
+    """Cone-beam pose with a square field for a volume of `extent` mm, `PATIENT_DETECTOR_MM` from the detector."""
     depth, across = (extent[1], extent[2]) if abs(azimuth) % 180 < 45 else (extent[2], extent[1])
     source_centre = source_detector - depth / 2.0 - PATIENT_DETECTOR_MM
     nearest = source_centre - depth / 2.0  # the face with the largest magnification
@@ -85,10 +82,7 @@ def unknown_pose(views: int = 1, names: Sequence[str] = ()) -> Float[Tensor, "v 
 
 
 def fill_unknown(pose: Float[Tensor, "*b 9"], extent: tuple[float, float, float]) -> Float[Tensor, "*b 9"]:
-    """The poses, with the nominal pose for a volume of `extent` mm in place of each incomplete one (with a NaN).
-
-    The azimuth selects the view; an unknown azimuth means PA.
-    """
+    """The poses; the nominal one of the view (by azimuth, else PA) for `extent` mm replaces each pose with a NaN."""
     nominal = torch.stack([view_pose(extent, name) for name in ("PA", "lateral", "AP")]).to(pose)
     quarter = torch.nan_to_num(pose[..., 2].detach(), nan=0.0).abs().div(90.0).round().clamp(max=2.0).long()
     return torch.where(torch.isnan(pose).any(dim=-1, keepdim=True), nominal[quarter], pose)
@@ -115,10 +109,7 @@ def source_position(pose: Float[Tensor, "*b 9"]) -> Float[Tensor, "*b 3"]:
 
 
 def project(points: Float[Tensor, "*p 3"], pose: Float[Tensor, "9"]) -> Float[Tensor, "*p 2"]:
-    """Detector coordinates `(column, row)` of points in mm, `[-1, 1]` from edge to edge of the field.
-
-    Order and range follow `torch.nn.functional.grid_sample` with `align_corners=False`.
-    """
+    """Detector coordinates `(column, row)` of points in mm, `[-1, 1]` from edge to edge as in `F.grid_sample`."""
     return project_rays(points - source_position(pose), pose)
 
 

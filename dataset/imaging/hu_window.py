@@ -10,11 +10,7 @@ from common.errors import UserError
 AIR_HU = -1024.0
 REPROJECTION_LIMIT_HU = -900.0  # a window that starts above clips the lungs and falsifies line integrals
 
-WINDOWS: dict[str, tuple[float, float]] = {
-    "ctpa": (-200.0, 500.0),
-    "lidc": (-1200.0, 600.0),
-    "wide": (-1000.0, 1000.0),
-}
+WINDOWS = {"ctpa": (-200.0, 500.0), "lidc": (-1200.0, 600.0), "wide": (-1000.0, 1000.0)}
 
 
 @dataclass(frozen=True)

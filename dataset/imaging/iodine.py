@@ -1,7 +1,6 @@
 """Detection and removal of iodinated contrast medium in a CT, since radiographs do not show it.
 
-Thresholds and anatomy, without weights: voxels above `IODINE_HU` inside the chest cavity, except the spine, are blood
-with iodine. Without lungs in the volume the result is empty.
+Voxels above `IODINE_HU` inside the chest cavity, except the spine, are blood with iodine; without lungs, none are.
 """
 
 import numpy as np
@@ -107,10 +106,9 @@ def _cavity(lungs: np.ndarray, middle: float, spacing: tuple) -> np.ndarray:
 
 
 def central_vessel_hu(volume: Volume, lungs: Bool[np.ndarray, "d h w"]) -> float | None:
-    """90th percentile of the HU of soft tissue between the lungs; None without such tissue.
+    """90th percentile of the HU of soft tissue between the lungs, in the whole volume without lungs; None without any.
 
-    It is about 40 to 70 without contrast and 150 to 500 in an angiogram. `lungs` is a mask on the same grid; an empty
-    mask selects the whole volume.
+    It is about 40 to 70 without contrast and 150 to 500 in an angiogram. `lungs` is a mask on the same grid.
     """
     found = ndimage.find_objects(lungs.astype(np.uint8))
     box = found[0] if found else tuple(slice(0, n) for n in volume.hu.shape)

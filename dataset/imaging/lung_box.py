@@ -1,7 +1,7 @@
 """Bounding boxes of the lungs in a frontal X-ray, from intensity profiles, and in a CT volume.
 
 Each row of a chest X-ray is bright at the spine, dark in the lungs and bright at the chest walls. The depth of the two
-valleys per row gives the top and bottom of the lungs, the outer slopes give their width.
+valleys per row gives the top and bottom of the lungs, their outer slopes the width.
 """
 
 import numpy as np
@@ -23,7 +23,7 @@ FLOOR_REACH = 0.33  # of the width: largest distance of the valley floor from th
 WALL_SHARE = 0.3  # of the spine height over the floor: smallest rise of the chest wall, above that of a rib
 FAINTEST = 0.03  # of the grey scale: smallest valley depth above noise
 SHALLOW = 0.2  # of the depth of the deepest rows: smallest depth of lung rows
-SHALLOW_TOP = 0.45  # the same, at the top
+SHALLOW_TOP = 0.45  # the same at the top; at the bottom, abdomen and breasts reduce the depth
 EDGE_SHARE = 0.12  # of the rows may extend beyond the box
 SMALLEST = 0.2  # of the field: smallest side of a valid box
 VOLUME_MM = 6.0  # grid spacing of the segmentation of a volume
@@ -127,10 +127,7 @@ def _deepest(ray: np.ndarray, reach: int) -> tuple[int, int, int]:
 
 
 def _side(depth: np.ndarray, outer: np.ndarray, side: int) -> tuple[float, float, float] | None:
-    """First row, row after the last, and outermost column of one lung: the run of rows around the deepest.
-
-    The threshold is lower at the bottom, where abdomen and breasts reduce the depth, than beside the neck.
-    """
+    """First row, row after the last, and outermost column of one lung: the run of rows around the deepest."""
     depth = ndimage.gaussian_filter1d(depth, 1.5)
     reference = np.quantile(depth, 0.85)
     if reference < FAINTEST:

@@ -21,8 +21,8 @@ IN_PLANE[1] = ndimage.generate_binary_structure(2, 1)
 def segment_lungs(hu: Float[np.ndarray, "d h w"], spacing: tuple[float, float, float]) -> Bool[np.ndarray, "d h w"]:
     """Mask of both lungs with their vessels, without trachea, extrapulmonary bronchi, bowel gas and table.
 
-    The mask is empty if a window clips the lungs (above -400 HU) or no enclosed region is large enough. A lung that
-    the field of view cuts is missing in those slices, and so is consolidated lung.
+    It is empty if a window clips the lungs (above -400 HU) or no enclosed region is large enough. Consolidated lung is
+    missing, and a lung in slices where the field of view cuts it.
     """
     hu, spacing = np.asarray(hu, dtype=np.float32), tuple(float(s) for s in spacing)
     voxel_ml = float(np.prod(spacing)) / 1000.0
@@ -48,10 +48,7 @@ def _open_air(dark: np.ndarray) -> np.ndarray:
 
 
 def _airway(enclosed: np.ndarray, middle: int, spacing: tuple[float, float, float]) -> np.ndarray:
-    """Trachea and main bronchi: components that are small in each axial slice and reach the midline.
-
-    A bronchus inside the lung is connected to it in the slice and stays in the lung mask.
-    """
+    """Trachea and main bronchi outside the lung: components, small in each axial slice, that reach the midline."""
     labels, count = ndimage.label(enclosed, structure=IN_PLANE)
     voxels = np.bincount(labels.ravel(), minlength=count + 1)
     across = np.broadcast_to(np.arange(enclosed.shape[2], dtype=np.float32), enclosed.shape)

@@ -30,7 +30,8 @@ def resample(volume: Volume, size: tuple[int, int, int], spacing: tuple[float, f
             ResizeWithPadOrCrop(size, mode="constant", value=AIR_HU),
         ]
     chain = Compose([Orientation("SPL", labels=None), *steps])
-    image = chain(MetaTensor(hu, affine=torch.from_numpy(_affine(volume))))
+    affine = nifti_affine(volume.spacing, volume.centre, volume.hu.shape)[:, [2, 1, 0, 3]]  # of the axes (D, H, W)
+    image = chain(MetaTensor(hu, affine=torch.from_numpy(affine)))
     affine = np.asarray(image.affine, dtype=np.float64)
     middle = (np.array(image.shape[1:]) - 1) / 2.0
     return Volume(
@@ -66,8 +67,3 @@ def _low_pass(volume: Volume, factors) -> torch.Tensor:
     """HU after scikit-image's anti-aliasing filter: a Gaussian of `(factor - 1) / 2` voxels for each shrink factor."""
     sigma = [max(0.0, (factor - 1.0) / 2.0) for factor in factors]
     return torch.from_numpy(gaussian_filter(volume.hu, sigma, mode="nearest", truncate=3.0))
-
-
-def _affine(volume: Volume) -> np.ndarray:
-    """RAS affine of the array axes `(D, H, W)`."""
-    return nifti_affine(volume.spacing, volume.centre, volume.hu.shape)[:, [2, 1, 0, 3]]

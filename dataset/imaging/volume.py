@@ -57,9 +57,10 @@ def check_hu(hu: np.ndarray, path: str | Path) -> None:
     if low >= 0 and high <= 255:
         raise UserError(f"{path}: no HU in range, {found} look like 8-bit grey; export the CT in Hounsfield units")
     if low > SOFT_BELOW_HU:
-        lost = high > 1500
-        hint = "subtract 1024 if the rescale intercept was lost" if lost else "export the CT in Hounsfield units"
-        raise UserError(f"{path}: no HU in range, {found} hold neither air nor lung; {hint}")
+        hint = (
+            "subtract 1024 if the rescale intercept is missing" if high > 1500 else "export the CT in Hounsfield units"
+        )
+        raise UserError(f"{path}: no HU in range, {found} contain neither air nor lung; {hint}")
 
 
 def check_geometry(volume: Volume, path: str | Path) -> None:

@@ -16,13 +16,12 @@ from common.errors import UserError
 from common.file_limits import expect_dicom_size
 
 DICOM_ENDINGS = ("", ".dcm", ".dicom", ".ima", ".img")  # read also without the prefix DICM
-# pydicom's errors for files that are not DICOM, truncated or damaged
-HEADER_ERRORS = (InvalidDicomError, BytesLengthException, OSError, ValueError, KeyError, AttributeError, EOFError,
-                NotImplementedError, TypeError, IndexError, OverflowError, RecursionError, MemoryError, struct.error,
-                zlib.error)  # fmt: skip
 # pydicom's errors for a value of the wrong type, such as a Slice Thickness of "xxxx"
 VALUE_ERRORS = (BytesLengthException, ValueError, TypeError, KeyError, AttributeError, NotImplementedError,
                IndexError, OverflowError)  # fmt: skip
+# and for files that are not DICOM, truncated or damaged
+HEADER_ERRORS = (*VALUE_ERRORS, InvalidDicomError, OSError, EOFError, RecursionError, MemoryError, struct.error,
+                zlib.error)  # fmt: skip
 MULTIFRAME = ("1.2.840.10008.5.1.4.1.1.2.1", "1.2.840.10008.5.1.4.1.1.2.2")  # enhanced CT, its legacy conversion
 TAGS = [
     "SpecificCharacterSet", "SOPClassUID", "SOPInstanceUID", "Modality", "ImageType", "PatientID", "PatientAge",

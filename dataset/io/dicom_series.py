@@ -181,7 +181,8 @@ def _series(scanned: Scanned, stack: list[Slice], notes: Counter, part: str = ""
     order = np.argsort(heights, kind="stable") if placed else range(len(stack))
     left_out = ", ".join(f"{count} × {name}" for name, count in notes.items() if count)
     identity, acquisition = scanned.headers[stack[0].kind]
-    series = CtSeries(
+    few = f"{len(stack)} slices are too few for a volume" if _distinct(heights) < SMALLEST else ""
+    return CtSeries(
         files=list(dict.fromkeys(Path(stack[i].path) for i in order)),
         identity=identity,
         acquisition=acquisition,
@@ -189,12 +190,9 @@ def _series(scanned: Scanned, stack: list[Slice], notes: Counter, part: str = ""
         slices=[stack[i] for i in order],
         normal=tuple(normal_of(stack[0].layout[0])) if placed else None,
         part=part,
-        dropped=dropped,
+        dropped=dropped or few,
         left_out="" if dropped else left_out,
     )
-    if not dropped and _distinct(series.heights) < SMALLEST:
-        series.dropped = f"{len(stack)} slices are too few for a volume"
-    return series
 
 
 def _heights(stack: list[Slice]) -> np.ndarray:

@@ -129,7 +129,6 @@ def _frames(ds: pydicom.Dataset, stored: np.ndarray, wanted: set[int]) -> Iterat
 
 
 def _stored(ds: pydicom.Dataset, path: str, name: str) -> np.ndarray:
-    """Stored values, before rescale slope and intercept."""
     syntax = ds.file_meta.get("TransferSyntaxUID") if "TransferSyntaxUID" in ds.file_meta else None
     if syntax is None:  # without a meta header the syntax is implicit little endian
         syntax = ds.file_meta.TransferSyntaxUID = pydicom.uid.ImplicitVRLittleEndian
@@ -191,6 +190,6 @@ def _step(slices: list[_Slice], name: str) -> np.ndarray:
     if odd.any():
         raise UserError(
             f"{name}: slices are {gaps.min():.4g} to {gaps.max():.4g} mm apart, usually {usual:.4g} "
-            f"({int(odd.sum())} odd gaps): uneven spacing or missing slices; export one even series"
+            f"({int(odd.sum())} uneven gaps): uneven spacing or missing slices; export one even series"
         )
     return step

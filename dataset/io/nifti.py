@@ -1,6 +1,7 @@
 """Reader and writer of NIfTI volumes in HU."""
 
 import logging
+import re
 import zlib
 from pathlib import Path
 
@@ -48,11 +49,7 @@ def write_nifti(
 
 def volume_name(path: str | Path) -> str:
     """The name of a volume file or series folder without its suffix."""
-    name = Path(str(path).partition("#")[0]).name
-    for ending in NIFTI_ENDINGS:
-        if name.lower().endswith(ending):
-            return name[: -len(ending)]
-    return name
+    return re.sub(r"\.nii(\.gz)?$", "", Path(str(path).partition("#")[0]).name, flags=re.IGNORECASE)
 
 
 def read_nifti(path: Path) -> Volume:

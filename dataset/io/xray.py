@@ -34,19 +34,17 @@ LARGEST_ASPECT = 3.0  # of a chest X-ray
 
 
 def read_xray(path: str | Path, size: tuple[int, int] = (128, 128), lateral: bool = False) -> Float[Tensor, "h w"]:
-    """The X-ray in `[0, 1]`, bright bone, row 0 superior, scaled by `dataset.imaging.drr.scale_xray`.
-
-    It is padded with 0 to the aspect of `size` and resized with a low-pass filter. Errors as `read_xray_with_view`.
-    """
+    """The X-ray of `read_xray_with_view`."""
     return read_xray_with_view(path, size, lateral)[0]
 
 
 def read_xray_with_view(
     path: str | Path, size: tuple[int, int] = (128, 128), lateral: bool = False
 ) -> tuple[Float[Tensor, "h w"], str]:
-    """The X-ray of `read_xray`, and its view by the header: PA, AP, lateral, or "".
+    """The X-ray in `[0, 1]`, bright bone, row 0 superior, and its view by the header: PA, AP, lateral, or "".
 
-    UserError for a file that `read_xray_image` refuses, a lateral view without `lateral`, or Burned In Annotation YES.
+    `scale_xray` and `resize_xray` give its range and size. UserError for a file that `read_xray_image` refuses, a
+    lateral view without `lateral`, or Burned In Annotation YES.
     """
     xray = read_xray_image(path)
     if xray.view == "lateral" and not lateral:

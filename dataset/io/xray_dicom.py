@@ -51,8 +51,6 @@ def read_dicom_xray(path: str | Path) -> XrayImage:
     try:
         expect_dicom_size(path)
         return _read(path)
-    except UserError:
-        raise
     except (*HEADER_ERRORS, RuntimeError) as error:  # pydicom parses many values only on access
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise UserError(f"{path}: not readable as DICOM ({reason}); export it uncompressed or as PNG") from error
@@ -85,7 +83,7 @@ def _read(path: str | Path) -> XrayImage:
     transposed = "rows and columns exchanged" in turns
     burned_in = str(header.get("BurnedInAnnotation", "")).strip().upper() == "YES"
     if "ConversionType" in header and not header.get("BurnedInAnnotation"):
-        notes.append("scanned or captured from a screen: look for text in the picture")
+        notes.append("scanned or captured from a screen: look for text in the image")
     return XrayImage(image, view_of(header), _spacing(header, transposed), inside, burned_in, notes + turns)
 
 
@@ -164,7 +162,6 @@ def _stored_values(header: pydicom.Dataset, path) -> Int[np.ndarray, "h w"]:
 
 
 def _displayed(stored: np.ndarray, header: pydicom.Dataset, photometric: str) -> tuple[np.ndarray, list[str]]:
-    """The image with bright bone, float32, and notes."""
     values = apply_modality_lut(stored, header)
     relation = str(header.get("PixelIntensityRelationship", "")).strip().upper()
     processing = str(header.get("PresentationIntentType", "")).strip().upper() == "FOR PROCESSING"

@@ -46,8 +46,7 @@ COLUMN_HELP = (
 def make_rows(records: Iterable[dict]) -> pd.DataFrame:
     """A manifest of records; missing columns get the values of `EMPTY`."""
     records = [{**EMPTY, **record} for record in records]
-    extra = [name for name in records[0] if name not in COLUMNS] if records else []
-    return pd.DataFrame(records, columns=[*COLUMNS, *extra])
+    return pd.DataFrame(records, columns=list(records[0] if records else COLUMNS))
 
 
 def parts(value: str) -> list[str]:

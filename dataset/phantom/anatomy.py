@@ -196,10 +196,7 @@ def draw_anatomy(rng: np.random.Generator, disease: Disease) -> Anatomy:
 
 
 def oval(x, y, right, left, depth, squareness: float):
-    """Radial distance in mm from an oval with different right and left halves.
-
-    `right`, `left` and `depth` are reciprocal half axes in 1/mm; `squareness` 2 is an ellipse, less is squarer.
-    """
+    """Radial distance in mm from an oval with reciprocal half axes in 1/mm; `squareness` 2 is an ellipse."""
     u = np.square(np.abs(x) * (0.5 * (left - right)) + x * (0.5 * (right + left)))
     v = np.square(y * depth)
     level = np.sqrt(np.sqrt(np.square(u + v) + u * v * (squareness - 2.0)))

@@ -50,14 +50,6 @@ class Canvas:
         self.enhancement = np.zeros(size, np.float32)
         self.labels = np.zeros(size, np.uint8)
 
-    def to_grid(self, points: np.ndarray) -> np.ndarray:
-        """Voxel coordinates `(d, h, w)` of body points `(x, y, z)`, both `(…, 3)`; integers are voxel centres."""
-        x, y, z = points[..., 0], points[..., 1], points[..., 2]
-        shift, lean = self.posture.shift, self.posture.lean
-        grid_x = self._cos * x - self._sin * y + shift[0] + lean[0] * z
-        grid_y = self._sin * x + self._cos * y + shift[1] + lean[1] * z
-        return (np.stack([z + shift[2], grid_y, grid_x], axis=-1) - self._first) / self.spacing - 0.5
-
     def box(self, centre, half) -> tuple[slice, slice, slice]:
         """Slices of the voxels in a box of half sides `half` mm around a body point; may be empty."""
         # plain numbers avoid the array overhead, a tenth of the rendering time
@@ -146,7 +138,10 @@ class Canvas:
 
     def scatter(self, points: np.ndarray, volumes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Flat voxel indices and coverage of `volumes` in mm³ at body points, for tubes thinner than a voxel."""
-        place = self.to_grid(points)
+        (x, y, z), (shift, _, lean) = np.moveaxis(points, -1, 0), self.posture
+        grid_x = self._cos * x - self._sin * y + shift[0] + lean[0] * z
+        grid_y = self._sin * x + self._cos * y + shift[1] + lean[1] * z
+        place = (np.stack([z + shift[2], grid_y, grid_x], axis=-1) - self._first) / self.spacing - 0.5
         base = np.floor(place)
         part = (place - base).astype(np.float32)
         base = base.astype(np.int64)

@@ -20,23 +20,17 @@ def artery_paths(a: Anatomy, chest: Chest, coarsest: float) -> dict:
         "trunk": ([root, 0.5 * (root + fork) + (1.0, -4.0, 4.0), fork], (14.0, 14.5, 13.0)),
         "right": ([fork, (-16.0, y - 7.0, c - 20.0), right], (12.0, 11.0, 10.0)),
         "left": ([fork, (26.0, y + 3.0, c - 9.0), left], (12.0, 11.0, 10.0)),
-        "right_upper": (
-            [right + (14.0, -2.0, 3.0), right + (-6.0, -5.0, 24.0), right + (-18.0, -6.0, 44.0)],
-            (8.5, 7.5, 5.5),
-        ),
+        "right_upper": (right + [(14.0, -2.0, 3.0), (-6.0, -5.0, 24.0), (-18.0, -6.0, 44.0)], (8.5, 7.5, 5.5)),
         "right_lower": ([right, right + (-9.0, 11.0, -24.0), right + (-14.0, 24.0, -58.0)], (9.5, 8.5, 6.0)),
-        "right_middle": ([right + (-7.0, 9.0, -20.0), right + (-28.0, -16.0, -36.0)], (6.0, 4.5)),
-        "left_upper": (
-            [left + (-6.0, -6.0, 3.0), left + (8.0, -18.0, 20.0), left + (16.0, -22.0, 42.0)],
-            (8.5, 7.5, 5.5),
-        ),
+        "right_middle": (right + [(-7.0, 9.0, -20.0), (-28.0, -16.0, -36.0)], (6.0, 4.5)),
+        "left_upper": (left + [(-6.0, -6.0, 3.0), (8.0, -18.0, 20.0), (16.0, -22.0, 42.0)], (8.5, 7.5, 5.5)),
         "left_lower": ([left, left + (8.0, 9.0, -26.0), left + (13.0, 20.0, -60.0)], (9.5, 8.5, 6.0)),
     }
     for name, (points, radii) in paths.items():
         radii = np.asarray(radii) * a.vessels.artery_scale
         if name != "right_middle":
             radii[:-1] = np.maximum(radii[:-1], 1.42 * coarsest)
-        paths[name] = (np.array([np.asarray(p, np.float64) for p in points]), radii)
+        paths[name] = (np.array(points, np.float64), radii)
     return paths
 
 

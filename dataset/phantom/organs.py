@@ -9,10 +9,7 @@ FAT_HU, MUSCLE_HU, MEDIASTINUM_HU, BONE_HU = -100.0, 52.0, 0.0, 420.0
 
 
 def paint_body(canvas: Canvas, a: Anatomy, chest: Chest) -> tuple[np.ndarray, np.ndarray]:
-    """Paints fat, muscle, shoulders, neck, breasts and the soft tissue inside the cage.
-
-    Returns the distance fields of the cage and of the muscle.
-    """
+    """Paints all soft tissue outside the organs; returns the distance fields of the cage and of the muscle."""
     x, y, z = canvas.x, canvas.y, canvas.z
     cage = chest.cage(x, y, z)
     shrink = np.clip((z - (chest.top - 10.0)) / 58.0, 0.0, 1.0)
@@ -48,7 +45,6 @@ def paint_body(canvas: Canvas, a: Anatomy, chest: Chest) -> tuple[np.ndarray, np
 
 
 def _shoulder(a: Anatomy, chest: Chest, side: int) -> tuple[float, float, float]:
-    """Centre of the shoulder joint."""
     return (SIDES[side] * (a.thorax.half_width[side] + 16.0), a.thorax.middle_y + 16.0, chest.top - 40.0)
 
 
@@ -135,7 +131,6 @@ def paint_bones(canvas: Canvas, a: Anatomy, chest: Chest, cage: np.ndarray, musc
 
 
 def _paint_ribs(canvas: Canvas, a: Anatomy, chest: Chest, cage: np.ndarray) -> None:
-    """Paints eleven pairs of ribs, descending from posterior to anterior, and the scapulae."""
     spots = np.flatnonzero((cage > -6.0) & (cage < 24.0))
     x, y, distance = (np.take(values, spots) for values in (canvas.x, canvas.y, cage))
     layer = spots // (canvas.size[1] * canvas.size[2])  # terms of z alone, once per layer
@@ -162,7 +157,6 @@ def _paint_ribs(canvas: Canvas, a: Anatomy, chest: Chest, cage: np.ndarray) -> N
 
 
 def _paint_spine(canvas: Canvas, a: Anatomy, chest: Chest, muscle: np.ndarray) -> None:
-    """Paints paraspinal muscle, vertebral bodies, discs, arches, processes and the canal."""
     where = canvas.box((0.0, a.thorax.middle_y + 0.85 * a.thorax.half_depth, 0.0), (70.0, 75.0, 185.0))
     x, y, z = canvas.x[where], canvas.y[where], canvas.z[where[0]]
     centre_x, centre_y = chest.spine(z)

@@ -32,17 +32,9 @@ log = logging.getLogger(__name__)
 class FolderSource:
     """Cases of CT volumes in a folder, each with its own X-rays or with DRRs; `name` is that of the data set."""
 
-    def __init__(
-        self,
-        files: Files | None = None,
-        geometry: Geometry | None = None,
-        xray: Xrays | None = None,
-        splits: Splits | None = None,
-        name: str = "default",
-    ):
-        self.files, self.geometry = files or Files(), geometry or Geometry()
-        self.xray, self.splits, self.name = xray or Xrays(), splits or Splits(), name
-        self.drr = self.xray.drr
+    def __init__(self, files: Files, geometry: Geometry, xray: Xrays, splits: Splits, name: str = "default"):
+        self.files, self.geometry, self.xray, self.splits, self.name = files, geometry, xray, splits, name
+        self.drr = xray.drr
         options = (self.xray.augmentation, self.xray.align, self.drr.render)
         self.xray_options = XrayOptions(*(options if self.files.source_window is None else ()))
 

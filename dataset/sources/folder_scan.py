@@ -66,7 +66,7 @@ def _series(folder: Path, root: Path) -> list[str]:
     found = find_ct_series(folder, recursive=False)
     for one in found:
         if one.dropped:
-            log.info("%s: a CT series is left out (%s)", folder, one.dropped)
+            log.info("%s: no candidate: a CT series (%s)", folder, one.dropped)
     names = list(dict.fromkeys(one.identity.series_uid for one in found if not one.dropped))
     return [relative] if len(names) == 1 else [f"{relative}#{name}" for name in names]
 

@@ -52,19 +52,12 @@ class PhantomSource:
         xray: X-rays of a case, except for `drr` and `align`; no augmentation with `reproject`.
         pose_noise: render X-rays at perturbed poses and store them without pose, like radiographs
             (`dataset.xray.pose_perturbation`). One view, or two: frontal and lateral.
-        name: name of the data set in results.
     """
 
     def __init__(
-        self,
-        population: Population | None = None,
-        geometry: Geometry | None = None,
-        xray: Xrays | None = None,
-        pose_noise: bool = False,
-        name: str = "phantom",
+        self, population: Population, geometry: Geometry, xray: Xrays, pose_noise: bool = False, name: str = "phantom"
     ):
-        self.population, self.geometry = population or Population(), geometry or Geometry((64, 64, 64))
-        self.xray, self.name = xray or Xrays(), name
+        self.population, self.geometry, self.xray, self.name = population, geometry, xray, name
         self.pose_noise = bool(pose_noise)
         if self.pose_noise and self.xray.views > len(VIEW_NAMES):
             raise UserError(

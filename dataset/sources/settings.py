@@ -102,6 +102,5 @@ class Splits:
 
 
 def _set(settings, **values) -> None:
-    """Assign converted values to a frozen dataclass."""
     for name, value in values.items():
         object.__setattr__(settings, name, value)

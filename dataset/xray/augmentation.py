@@ -167,10 +167,7 @@ def move_patient(pose: Float[Tensor, "9"], rotation: float, tilt: float, nearer:
 def warp_to_pose(
     image: Float[Tensor, "h w"], pose: Float[Tensor, "9"], new: Float[Tensor, "9"]
 ) -> Float[Tensor, "h w"]:
-    """An X-ray at `pose`, mapped by a homography onto the detector of `new`; ValueError if the sources differ.
-
-    Pixels outside the old detector are 0.
-    """
+    """The X-ray mapped by a homography to the detector of `new`, 0 outside; ValueError for another source."""
     old, new = pose.double(), new.double()
     if (source_position(old) - source_position(new)).norm() > 1e-2 * float(old[1]) / 10:
         raise ValueError("the source has moved: a homography cannot map this image, render it again")

@@ -28,8 +28,8 @@ def save_nifti(path, hu, spacing=SPACING, centre=CENTRE, axcodes="LPS", affine=N
         np.ascontiguousarray(np.transpose(hu, (2, 1, 0))).astype(dtype),
         nifti_affine(spacing, centre, hu.shape) if affine is None else affine,
     )
-    wanted = nib.orientations.axcodes2ornt(tuple(axcodes))
-    image = image.as_reoriented(nib.orientations.ornt_transform(nib.io_orientation(image.affine), wanted))
+    expected = nib.orientations.axcodes2ornt(tuple(axcodes))
+    image = image.as_reoriented(nib.orientations.ornt_transform(nib.io_orientation(image.affine), expected))
     path.parent.mkdir(parents=True, exist_ok=True)
     nib.save(image, path)
     return path

@@ -86,9 +86,9 @@ def write_ct_series(
 
     Args:
         feet_first: columns toward the patient's right, slices numbered from the feet, as such a scan has them.
-        padding, padded: stored value written where the mask `padded` (H, W) is true, stated as Pixel Padding Value.
+        padding, padded: stored value written where the mask `padded` (H, W) is true, written as Pixel Padding Value.
         slopes: Rescale Slope of each slice; 1 by default.
-        gantry_tilt: degrees; shears the stack of slices and states the tilt.
+        gantry_tilt: degrees; shears the stack of slices and writes the tilt.
         skip, repeat, without_pixels: indices of slices that are left out, written twice, or written as a header only.
         syntax: explicit, implicit, rle, jpeg2000 or jpeg (both lossless).
         extra: keyword -> value set on every slice, last.

@@ -1,4 +1,4 @@
-"""A folder of CTs as its tests make it: small, with radiographs of a plain gradient."""
+"""Small folders of CTs for the tests, with radiographs of a plain gradient."""
 
 import numpy as np
 from phantom_sources import grouped, xrays

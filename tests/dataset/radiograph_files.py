@@ -23,7 +23,7 @@ def film(height=80, width=64, top=4095):
     image = np.full((height, width), 0.75)
     image[((x - 0.28) / 0.18) ** 2 + ((y - 0.5) / 0.38) ** 2 < 1] = 0.25
     image[((x - 0.72) / 0.16) ** 2 + ((y - 0.5) / 0.38) ** 2 < 1] = 0.25
-    image[((x - 0.62) / 0.17) ** 2 + ((y - 0.66) / 0.2) ** 2 < 1] = 0.8  # heart: the picture's right
+    image[((x - 0.62) / 0.17) ** 2 + ((y - 0.66) / 0.2) ** 2 < 1] = 0.8  # heart: the right of the image
     image[np.abs(x - 0.5) < 0.05] = 0.95
     image[int(0.05 * height) : int(0.1 * height), int(0.08 * width) : int(0.16 * width)] = 1.0
     image += 0.05 * y + 0.02 * np.sin(7 * x)

@@ -1,4 +1,4 @@
-"""A run that stops anywhere and goes on sees the samples, and reaches the weights, of one that never stopped."""
+"""A run that stops and resumes has the samples and the weights of an uninterrupted one."""
 
 import contextlib
 import json
@@ -127,12 +127,12 @@ def every_batch(folder):
 
 
 @pytest.fixture
-def quiet():
+def without_lightning_output():
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
 
 
 @pytest.mark.parametrize(("workers", "manual"), [(0, True), (0, False), (2, True)])
-def test_resuming_in_the_middle_equals_not_stopping(tmp_path, workers, manual, quiet, recwarn):
+def test_resuming_in_the_middle_equals_not_stopping(tmp_path, workers, manual, without_lightning_output, recwarn):
     whole, _ = fit(tmp_path, workers=workers, manual=manual)
     saver = ModelCheckpoint(tmp_path / "ckpt", filename="stop", every_n_train_steps=4)
     first, stopped = fit(tmp_path, workers=workers, manual=manual, callbacks=[saver, StopAt(6)])
@@ -146,7 +146,7 @@ def test_resuming_in_the_middle_equals_not_stopping(tmp_path, workers, manual, q
 
 @pytest.mark.parametrize("stop", range(1, TOTAL + 1))
 @pytest.mark.parametrize("validate", [None, 3])
-def test_any_batch_is_a_place_to_stop(tmp_path, stop, validate, quiet):
+def test_a_run_resumes_at_any_batch(tmp_path, stop, validate, without_lightning_output):
     whole, _ = fit(tmp_path, validate=validate)
     fit(tmp_path, validate=validate, callbacks=[every_batch(tmp_path / "ckpt")])
     checkpoint = next((tmp_path / "ckpt").glob(f"at_step={stop}.ckpt"))
@@ -157,7 +157,7 @@ def test_any_batch_is_a_place_to_stop(tmp_path, stop, validate, quiet):
 
 @pytest.mark.parametrize("saved", ["last_batch", "validation_end", "epoch_end", "after_fit"])
 @pytest.mark.parametrize("validate", [None, 3])
-def test_a_finished_run_goes_on_when_it_becomes_longer(tmp_path, saved, validate, quiet):
+def test_a_finished_run_continues_with_more_batches(tmp_path, saved, validate, without_lightning_output):
     class SaveThen(Callback):
         def on_validation_end(self, trainer, module):
             if saved == "validation_end":
@@ -185,7 +185,7 @@ def test_a_finished_run_goes_on_when_it_becomes_longer(tmp_path, saved, validate
     assert again.seen == []  # the same length once more: nothing left to do
 
 
-def test_an_exception_inside_a_batch_loses_only_that_batch(tmp_path, quiet):
+def test_an_exception_inside_a_batch_loses_only_that_batch(tmp_path, without_lightning_output):
     whole, _ = fit(tmp_path)
     first, trainer = fit(tmp_path, callbacks=[StopAt(5, inside=True)])
     trainer.state.fn = "fit"  # as an exception hook finds it
@@ -195,7 +195,7 @@ def test_an_exception_inside_a_batch_loses_only_that_batch(tmp_path, quiet):
     torch.testing.assert_close(rest.weight, whole.weight, rtol=0, atol=0)
 
 
-def test_workers_and_global_random_state_do_not_matter(tmp_path, quiet):
+def test_workers_and_the_global_random_state_have_no_effect(tmp_path, without_lightning_output):
     def drawn(workers):
         pl.seed_everything(0, verbose=False)
         module, _ = fit(tmp_path, workers=workers)
@@ -222,7 +222,7 @@ def test_validation_has_neither_crop_nor_step(tmp_path):
     assert batch["ct"].shape == (1, 1, 6, 5, 4) and batch["step"].tolist() == [-1]
 
 
-def test_one_case_serves_all_splits_and_says_so(tmp_path, caplog):
+def test_one_case_for_all_splits_with_a_warning(tmp_path, caplog):
     data = CTDataModule(NoiseSource(("train",)), cache_dir=tmp_path, prepare_workers=0)
     with caplog.at_level(logging.WARNING):
         data.prepare_data()

@@ -1,4 +1,4 @@
-"""Every data set config composes, builds its source without touching the disk, and explains each of its keys."""
+"""Every data set config composes, builds its source without the disk, and explains each of its keys."""
 
 import re
 from pathlib import Path

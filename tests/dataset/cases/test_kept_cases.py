@@ -19,14 +19,14 @@ def same(one: dict, other: dict) -> bool:
 
 
 @pytest.mark.parametrize("crop", [None, [3, 3, 3]])
-def test_a_kept_item_is_the_item_on_disk_at_every_reading(tmp_path, crop):
+def test_an_item_in_memory_equals_the_item_on_disk(tmp_path, crop):
     fresh, kept = module(tmp_path, crop=crop).train, module(tmp_path, crop=crop, keep_gb=1).train
     for key in (0, (0, 7), (0, 8), 3, (3, 7)):
         for _ in range(2):
             assert same(kept[key], fresh[key])
 
 
-def test_what_is_kept_is_not_read_again(tmp_path):
+def test_an_item_in_memory_is_not_read_again(tmp_path):
     train = module(tmp_path, keep_gb=1).train
     before = [train[i] for i in range(len(train))]
     for path in train.paths:
@@ -35,14 +35,14 @@ def test_what_is_kept_is_not_read_again(tmp_path):
     assert all(same(train[i], item) for i, item in enumerate(before))
 
 
-def test_a_changed_item_leaves_what_is_kept_alone(tmp_path):
+def test_a_changed_item_does_not_change_the_item_in_memory(tmp_path):
     train = module(tmp_path, keep_gb=1).train
     before = train[0]["ct"].clone()
     train[0]["ct"].zero_()
     assert torch.equal(train[0]["ct"], before)
 
 
-def test_only_training_cases_that_fit_are_kept(tmp_path):
+def test_only_training_cases_that_fit_stay_in_memory(tmp_path):
     assert module(tmp_path, keep_gb=1).train.keep
     assert not module(tmp_path, keep_gb=1).val.keep
     assert not module(tmp_path, keep_gb=1e-7).train.keep

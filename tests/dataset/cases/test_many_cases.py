@@ -1,4 +1,4 @@
-"""Many cases: a loading process stays as small with 10,000 rows as with 100, and sees what it would have seen."""
+"""The memory and the samples of a loading process do not depend on the number of rows."""
 
 import json
 import subprocess

@@ -51,7 +51,7 @@ def test_poses_are_drawn_around_the_nominal_ones_of_the_views(cases, tmp_path, o
         )
 
 
-def test_they_are_rendered_once(cases, tmp_path, monkeypatch):
+def test_drrs_are_rendered_once(cases, tmp_path, monkeypatch):
     data = cases()
     found = posed_drrs(data, DrrSettings(), tmp_path, 16, workers=0)
     monkeypatch.setattr(module._Renderer, "__getitem__", lambda self, i: pytest.fail("rendered again"))
@@ -62,17 +62,17 @@ def test_they_are_rendered_once(cases, tmp_path, monkeypatch):
             posed_drrs(data, drr, tmp_path, pixels, workers=0)
 
 
-def test_they_use_the_drr_settings_of_the_data_set(cases, tmp_path):
+def test_drrs_use_the_drr_settings_of_the_data_set(cases, tmp_path):
     log, linear = (posed_drrs(cases(), DrrSettings(image=i), tmp_path, 16, workers=0) for i in ("log", "linear"))
     assert torch.equal(log.drawn, linear.drawn) and not torch.equal(log.xray, linear.xray)
 
 
-def test_a_folder_that_cannot_be_written_is_named(cases, tmp_path):
+def test_the_error_names_an_unwritable_folder(cases, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="file.*cannot be written.*dataset.cache_dir"):
         posed_drrs(cases(), DrrSettings(), tmp_path / "file", 16, workers=0)
 
 
-def test_of_many_cases_some_are_chosen_evenly(cases, tmp_path, monkeypatch):
+def test_many_cases_are_sampled_evenly(cases, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "MAX_CASES", 3)
     assert posed_drrs(cases(), DrrSettings(), tmp_path, 16, workers=0).cases == [0, 2, 5]

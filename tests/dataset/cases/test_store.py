@@ -1,4 +1,4 @@
-"""Cases are built once, never stale, never half, and come back as the samples they were."""
+"""Cases are built once, again after a change or damage, and give the same samples."""
 
 import os
 
@@ -70,7 +70,7 @@ def test_only_what_is_missing_is_built(tmp_path, workers):
     assert not list((tmp_path / "cache").rglob(".tmp*"))
 
 
-def test_another_setting_never_meets_the_old_case(tmp_path):
+def test_another_setting_has_another_case_file(tmp_path):
     first = prepare_cases(CountingSource(tmp_path / "log"), tmp_path / "cache", 0)
     second = prepare_cases(CountingSource(tmp_path / "log", shade=100), tmp_path / "cache", 0)
     assert not set(first) & set(second)
@@ -107,7 +107,7 @@ def test_an_unwritable_cache_names_the_key(tmp_path):
         prepare_cases(CountingSource(tmp_path / "log"), tmp_path / "cache", 0)
 
 
-def test_pack_keeps_hu_and_clips_to_what_a_scanner_gives():
+def test_pack_case_clips_hu_to_the_range_of_scanners():
     case = pack_case(torch.tensor([[[-2000.0, -1000.4, 5000.0]]]), torch.rand(2, 3, 3), torch.zeros(2, 9), SPACING)
     assert case["ct"].flatten().tolist() == [-1024, -1000, 3071] and case["ct"].dtype == torch.int16
     assert case["xray"].dtype == torch.float16 and case["pose"].shape == (2, 9)

@@ -86,7 +86,7 @@ def test_one_lung_of_two_may_be_missing():
 
 
 @pytest.mark.parametrize("value", [-1000.0, 40.0])
-def test_nothing_to_find_gives_an_empty_mask(value):
+def test_a_volume_without_lungs_gives_an_empty_mask(value):
     mask = segment_lungs(np.full((16, 16, 16), value, dtype=np.float32), (5.0, 5.0, 5.0))
     assert mask.dtype == bool and mask.shape == (16, 16, 16) and not mask.any()
 

@@ -206,7 +206,7 @@ def test_missing_file_empty_folder_and_two_series(tmp_path, hu):
     np.testing.assert_allclose(read_volume(f"{tmp_path / 'two'}#1.2.4").hu, hu + 1)
 
 
-def test_damaged_dicom_is_named(tmp_path, hu):
+def test_the_error_names_a_damaged_dicom_file(tmp_path, hu):
     folder = write_ct_series(tmp_path / "series", hu)
     victim = sorted(folder.iterdir())[5]
     victim.write_bytes(victim.read_bytes()[:-300])

@@ -1,4 +1,4 @@
-"""A stack is read with HU within 1 and its affine within 1e-3 in any syntax and pose; one with holes is refused."""
+"""A stack has HU within 1 and its affine within 1e-3 in any syntax and pose; gaps are an error."""
 
 import nibabel as nib
 import numpy as np
@@ -52,7 +52,7 @@ def test_slope_and_intercept_of_each_slice(tmp_path):
     assert np.abs(read(tmp_path / "b", slopes=slopes, syntax="jpeg2000", intercept=-1000).hu - HU).max() <= 1.0
 
 
-def test_padding_and_what_lies_below_air_become_air(tmp_path):
+def test_padding_and_hu_below_air_become_air(tmp_path):
     deep = np.where(CORNERS, -3000, HU)
     for name, options in {"declared": {"padding": -2000, "padded": CORNERS}, "undeclared": {}}.items():
         volume = read(tmp_path / name, HU if options else deep, **options)
@@ -137,12 +137,12 @@ def test_straightening_leaves_things_where_they_are(tmp_path):
     rotation = np.diag([-1.0, -1.0, 1.0]) @ rotation_about("x", 15) @ rotation_about("z", 10)  # LPS x, y, z to RAS
     tilted = ball(rotation[:, [2, 1, 0]])
     assert 10 < tilt_degrees(tilted) < 20
-    straight, wanted = straighten(tilted), ball(None)
+    straight, expected = straighten(tilted), ball(None)
     assert straight.direction is None and straight.spacing == tilted.spacing
-    shift = (np.array(straight.hu.shape) - wanted.hu.shape) / 2.0  # same centre, larger box
+    shift = (np.array(straight.hu.shape) - expected.hu.shape) / 2.0  # same centre, larger box
     middle = np.argwhere(straight.hu > -480).mean(axis=0) - shift
-    np.testing.assert_allclose(middle, np.argwhere(wanted.hu > -480).mean(axis=0), atol=0.25)
-    assert (straight.hu > -480).sum() == pytest.approx((wanted.hu > -480).sum(), rel=0.05)
+    np.testing.assert_allclose(middle, np.argwhere(expected.hu > -480).mean(axis=0), atol=0.25)
+    assert (straight.hu > -480).sum() == pytest.approx((expected.hu > -480).sum(), rel=0.05)
 
 
 def test_a_straight_volume_is_not_resampled():

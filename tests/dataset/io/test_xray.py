@@ -1,4 +1,4 @@
-"""Every common file of one X-ray reads as the same picture; what is no X-ray is refused with a remedy."""
+"""All common files of one X-ray give the same image; the error of any other file names a remedy."""
 
 import nibabel as nib
 import numpy as np
@@ -95,10 +95,10 @@ def test_dicom_polarity_rescale_and_window(tmp_path, expected):
 @pytest.mark.parametrize("axcodes", ["LPS", "RAS", "LIP", "RSA", "PLS", "SRA"])
 def test_nifti_is_turned_by_its_affine(tmp_path, expected, axcodes):
     coronal = any(c in "IS" for c in axcodes[:2])
-    base = "LIP" if coronal else "LPS"  # as stored from a picture: columns to the left, rows down or backward
+    base = "LIP" if coronal else "LPS"  # as stored from a image: columns to the left, rows down or backward
     image = nib.Nifti1Image(film(8).T[:, :, None].astype(np.int16), base_affine(base))
-    wanted = nib.orientations.axcodes2ornt(tuple(axcodes))
-    turned = image.as_reoriented(nib.orientations.ornt_transform(nib.io_orientation(image.affine), wanted))
+    orientation = nib.orientations.axcodes2ornt(tuple(axcodes))
+    turned = image.as_reoriented(nib.orientations.ornt_transform(nib.io_orientation(image.affine), orientation))
     nib.save(turned, tmp_path / "a.nii.gz")
     assert nib.aff2axcodes(nib.load(tmp_path / "a.nii.gz").affine) == tuple(axcodes)
     close(tmp_path / "a.nii.gz", expected, 1e-6)

@@ -1,4 +1,4 @@
-"""However a radiograph was stored, the picture is the one a radiologist sees; what is no frontal film is refused."""
+"""The display of a radiograph does not depend on its storage; other modalities and laterals are errors."""
 
 from itertools import product
 from types import SimpleNamespace
@@ -16,17 +16,17 @@ TOP = 4095
 SIZE = (40, 32)
 
 
-def picture(path):
+def displayed(path):
     return scale_xray_image(read_xray_image(path)).numpy()
 
 
 @pytest.fixture
 def expected(tmp_path):
-    return picture(save_radiograph(tmp_path / "expected.dcm"))
+    return displayed(save_radiograph(tmp_path / "expected.dcm"))
 
 
 def same(path, expected, tolerance=1e-3):
-    np.testing.assert_allclose(picture(path), expected, atol=tolerance)
+    np.testing.assert_allclose(displayed(path), expected, atol=tolerance)
 
 
 def test_bone_is_bright_whatever_the_polarity(tmp_path, expected):
@@ -51,7 +51,7 @@ def test_any_depth_of_bits_and_signed_values(tmp_path, expected, bits):
     same(signed, expected, 1.5 / 255)
 
 
-def test_bits_above_those_stored_are_an_overlay_not_the_picture(tmp_path, expected):
+def test_bits_above_bits_stored_are_ignored(tmp_path, expected):
     scribbled = film().copy()
     scribbled[10:20, 10:20] |= 1 << 13
     same(save_radiograph(tmp_path / "a.dcm", scribbled), expected)
@@ -62,11 +62,11 @@ def test_rescale_and_window(tmp_path, expected):
     low, high = 500, 2500  # a window is a clip: the ends become black and white
     windowed = save_radiograph(tmp_path / "b.dcm", WindowCenter=(low + high) / 2 + 0.5, WindowWidth=high - low + 1)
     clipped = save_radiograph(tmp_path / "c.dcm", np.clip(film(), low, high))
-    same(windowed, picture(clipped))
+    same(windowed, displayed(clipped))
     # A window is in rescaled values, and MONOCHROME1 is inverted after it.
     rescaled = save_radiograph(tmp_path / "d.dcm", film() // 2, RescaleSlope=2, RescaleIntercept=0,
                                WindowCenter=(low + high) / 2 + 0.5, WindowWidth=high - low + 1)  # fmt: skip
-    same(rescaled, picture(clipped), 2e-3)
+    same(rescaled, displayed(clipped), 2e-3)
 
 
 @pytest.mark.parametrize("shown", [255, 4095])
@@ -77,14 +77,14 @@ def test_voi_table_with_entries_of_8_and_of_12_bits(tmp_path, expected, first, s
     curve = np.rint((values / 2047.0) ** 2 * shown).astype(int)  # no window could do this
     path = save_radiograph(tmp_path / "a.dcm", stored, voi=(first, curve))
     wanted = save_radiograph(tmp_path / "b.dcm", np.rint((film() // 2 / 2047.0) ** 2 * 4095).astype(np.uint16))
-    same(path, picture(wanted), 1.0 / shown + 2e-3)
+    same(path, displayed(wanted), 1.0 / shown + 2e-3)
 
 
 def test_for_processing_linear_becomes_attenuation(tmp_path):
     attenuation = film() / TOP * 3.0
     intensity = np.rint(60000 * np.exp(-attenuation)).astype(np.uint16)  # Beer-Lambert
     linear = {"intent": "FOR PROCESSING", "PixelIntensityRelationship": "LIN", "bits": 16}
-    wanted = picture(save_radiograph(tmp_path / "w.dcm"))
+    wanted = displayed(save_radiograph(tmp_path / "w.dcm"))
     bright_air = save_radiograph(tmp_path / "a.dcm", intensity, PixelIntensityRelationshipSign=1, **linear)
     same(bright_air, wanted, 2e-3)
     dark_air = save_radiograph(tmp_path / "b.dcm", 65535 - intensity.astype(int), PixelIntensityRelationshipSign=-1,
@@ -101,7 +101,7 @@ def test_for_processing_linear_becomes_attenuation(tmp_path):
     dead = intensity.copy()
     dead[5, 5] = 0  # no count at all: the logarithm would be infinite
     assert np.isfinite(
-        picture(save_radiograph(tmp_path / "f.dcm", dead, PixelIntensityRelationshipSign=1, **linear))
+        displayed(save_radiograph(tmp_path / "f.dcm", dead, PixelIntensityRelationshipSign=1, **linear))
     ).all()
 
 
@@ -183,9 +183,9 @@ def test_a_lateral_is_no_frontal_film_unless_it_is_asked_for(tmp_path):
 def test_padding_is_black_and_does_not_count(tmp_path, expected):
     stored = film(top=4000)
     stored[:6], stored[:, :5] = 4095, 4095
-    padded = picture(save_radiograph(tmp_path / "a.dcm", stored, PixelPaddingValue=4095, photometric="MONOCHROME1"))
+    padded = displayed(save_radiograph(tmp_path / "a.dcm", stored, PixelPaddingValue=4095, photometric="MONOCHROME1"))
     assert (padded[:6] == 0).all() and (padded[:, :5] == 0).all()
-    alone = picture(save_radiograph(tmp_path / "b.dcm", stored[6:, 5:], photometric="MONOCHROME1"))
+    alone = displayed(save_radiograph(tmp_path / "b.dcm", stored[6:, 5:], photometric="MONOCHROME1"))
     np.testing.assert_allclose(padded[6:, 5:], alone, atol=1e-3)
 
 
@@ -208,7 +208,7 @@ def test_what_is_no_single_grey_image_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("modality", ["CT", "MR", "US", "OT", "", None])
-def test_only_a_radiograph_is_taken_for_one(tmp_path, modality):
+def test_another_modality_is_an_error(tmp_path, modality):
     """A slice of a CT is a grey image as well: a model would make a patient of it."""
     path = save_radiograph(tmp_path / "a.dcm", Modality=modality, SOPClassUID="1.2.840.10008.5.1.4.1.1.2")
     with pytest.raises(UserError, match=f"Modality {modality or 'missing'} where an X-ray has") as caught:
@@ -240,7 +240,7 @@ def samples():
     return SimpleNamespace(folder=Path(data_store.__file__).parent / "data")
 
 
-def test_a_real_film_shows_the_heart_at_the_pictures_right(samples):
+def test_a_real_film_shows_the_heart_on_the_right_of_the_image(samples):
     path = samples.folder / "RG1_UNCR.dcm"  # MONOCHROME1, window, Patient Orientation L\F, PA
     found = read_dicom_xray(path)
     assert found.view == "PA" and "inverted to bright bone" in found.notes
@@ -250,7 +250,7 @@ def test_a_real_film_shows_the_heart_at_the_pictures_right(samples):
     assert heart[:, 75:88].mean() > heart[:, 40:53].mean() + 0.05
 
 
-def test_compressed_pixels_are_the_same_picture(samples):
+def test_compressed_pixels_are_the_same_image(samples):
     plain = read_xray(samples.folder / "RG1_UNCR.dcm", (64, 64))
     lossless = read_xray(samples.folder / "RG1_J2KR.dcm", (64, 64))
     assert (plain - lossless).abs().max() < 1e-5

@@ -1,4 +1,4 @@
-"""Any folder of CT volumes trains: found, paired, split, prepared with its own geometry, and never stale."""
+"""A folder of CT volumes as a source: scan, pairs, splits, geometry and cache keys."""
 
 import logging
 import os
@@ -77,7 +77,7 @@ def test_a_case_keeps_hu_geometry_and_orientation(root):
     expected = render_xray(torch.from_numpy(hu).float(), (6.0, 5.0, 4.5), case["pose"], (24, 24))
     torch.testing.assert_close(case["xray"].float(), expected, atol=2e-3, rtol=0)
     row = case["xray"][0].float()[10]
-    assert row[4:12].mean() < row[12:20].mean()  # the heart lies on the right of the picture
+    assert row[4:12].mean() < row[12:20].mean()  # the heart is on the right of the image
 
 
 def test_the_xray_does_not_depend_on_the_window(root):
@@ -141,7 +141,7 @@ def test_a_changed_dicom_slice_is_noticed(root):
     assert made.key(made.rows.iloc[0]) != before
 
 
-def test_the_split_is_written_and_kept_when_the_folder_grows(root):
+def test_patients_keep_their_split_when_the_folder_grows(root):
     for i in range(10):
         save_nifti(root / f"v{i}.nii", thorax((8, 8, 8)))
     made = source(root, volume_size=(8, 8, 8))
@@ -156,7 +156,7 @@ def test_the_split_is_written_and_kept_when_the_folder_grows(root):
     assert after.loc[before.index].tolist() == before.tolist() and len(after) == 20
 
 
-def test_one_volume_trains_and_says_that_validation_repeats_it(root, caplog):
+def test_one_volume_trains_with_a_warning_that_validation_repeats_it(root, caplog):
     save_nifti(root / "only.nii.gz", thorax())
     data = CTDataModule(source(root), num_batches=2, cache_dir=root.parent / "cache", prepare_workers=0)
     with caplog.at_level(logging.WARNING):
@@ -196,7 +196,7 @@ def test_what_is_missing_is_a_phrase_each(root):
         _ = source(root).rows
 
 
-def test_a_bad_volume_in_the_folder_is_named(root):
+def test_the_error_names_an_unusable_volume(root):
     save_nifti(root / "good.nii.gz", thorax())
     save_nifti(root / "zbad.nii.gz", thorax())
     (root / "zbad.nii.gz").write_bytes((root / "zbad.nii.gz").read_bytes()[:-500])

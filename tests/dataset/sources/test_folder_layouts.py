@@ -69,11 +69,11 @@ def check_volumes(rows, output, scans):
         (place,) = [name for name in scans.truth if str(Path(row["raw_ct"])).endswith(name)]
         hu, affine = scans.truth[place]
         found = nib.load(output / row["ct"])
-        wanted = nib.Nifti1Image(np.transpose(hu, (2, 1, 0)).astype(np.int16), affine)
-        turn = nib.orientations.ornt_transform(nib.io_orientation(wanted.affine), nib.io_orientation(found.affine))
-        wanted = wanted.as_reoriented(turn)
-        np.testing.assert_allclose(found.affine, wanted.affine, atol=1e-3, err_msg=place)
-        assert np.abs(found.get_fdata() - wanted.get_fdata()).max() <= 1, place
+        expected = nib.Nifti1Image(np.transpose(hu, (2, 1, 0)).astype(np.int16), affine)
+        turn = nib.orientations.ornt_transform(nib.io_orientation(expected.affine), nib.io_orientation(found.affine))
+        expected = expected.as_reoriented(turn)
+        np.testing.assert_allclose(found.affine, expected.affine, atol=1e-3, err_msg=place)
+        assert np.abs(found.get_fdata() - expected.get_fdata()).max() <= 1, place
 
 
 def check_data_set(name, output, count, *overrides):
@@ -132,9 +132,9 @@ def test_xrayctpa_two_exports_with_the_published_table(tmp_path):
         i = int(row["raw_accession"]) - 400
         assert row["label"] == str(i % 2) and row["split"] == ("train", "val", "test")[i - 1]
         assert float(row["hours_xray_to_ct"]) == 2.5
-    wanted = read_xray(save_radiograph(tmp_path / "w.dcm"), (32, 32))  # all three films are one picture
+    expected = read_xray(save_radiograph(tmp_path / "w.dcm"), (32, 32))  # all three films are one image
     for row in rows.to_dict("records"):
-        assert (read_xray(output / row["xray"], (32, 32)) - wanted).abs().max() < 2e-3
+        assert (read_xray(output / row["xray"], (32, 32)) - expected).abs().max() < 2e-3
     check_data_set("xrayctpa", output, 3)
 
 

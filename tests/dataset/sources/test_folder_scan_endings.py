@@ -1,4 +1,4 @@
-"""One list of DICOM's endings: what the preparation finds as a series, a folder without manifest shows too."""
+"""The preparation and the scan of a folder use the same DICOM endings."""
 
 import pytest
 from chest_files import thorax

@@ -101,7 +101,7 @@ def test_the_spacing_of_an_xray_without_pose_is_nominal(root, monkeypatch):
     assert len(seen) == 6 and all(one == pytest.approx(extent, rel=1e-5) for one in seen)  # of case and of item
 
 
-def test_xrays_without_lungs_are_counted_and_named(root, caplog, monkeypatch):
+def test_a_warning_names_xrays_without_lungs(root, caplog, monkeypatch):
     monkeypatch.setattr("dataset.cases.description.median_lung_box", lambda paths: [0.2, 0.8] * 3)
     for name in ("a", "b", "drr"):
         save_nifti(root / f"{name}.nii.gz", thorax())
@@ -118,17 +118,17 @@ def test_xrays_without_lungs_are_counted_and_named(root, caplog, monkeypatch):
     assert all(name in warned[0] for name in made.rows.loc[made.rows["xray"] != "", "id"])
 
 
-def test_contrast_that_a_table_states_is_not_taken_back(root, monkeypatch):
+def test_contrast_of_the_manifest_stays(root, monkeypatch):
     monkeypatch.setattr("dataset.sources.folder.iodine_ml", lambda hu, spacing: 0.0)
     save_nifti(root / "a.nii.gz", thorax())
     save_nifti(root / "b.nii.gz", thorax())
     table = "id,patient,ct,xray_source\nA,1,a.nii.gz,drr_contrast\nB,2,b.nii.gz,drr\n"
     (root / "manifest.csv").write_text(table)
-    for remove, wanted in ((False, ["drr_contrast", "drr"]), (True, ["drr", "drr"])):
+    for remove, expected in ((False, ["drr_contrast", "drr"]), (True, ["drr", "drr"])):
         made = source(root, drr=DrrSettings(remove_iodine=remove))
         made.rows["split"] = "train"
         data = data_module(made, root.parent / "cache")
-        assert data.train.rows["xray_source"].tolist() == wanted
+        assert data.train.rows["xray_source"].tolist() == expected
 
 
 def test_one_volume_can_be_the_source_of_another(root):

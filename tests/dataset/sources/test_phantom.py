@@ -1,4 +1,4 @@
-"""The phantom source: disjoint splits that do not move, keys that know every setting, X-rays without contrast."""
+"""The phantom source: disjoint stable splits, a key for every setting, X-rays without contrast."""
 
 import numpy as np
 import pytest

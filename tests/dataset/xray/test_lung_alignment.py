@@ -1,4 +1,4 @@
-"""Lung alignment: the box matches the lungs and is mapped to that of the training volumes."""
+"""Lung alignment maps the lung box of an X-ray onto that of the training volumes."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Perturbed poses stay in their limits, are rendered, and are not passed on."""
+"""Perturbed poses stay in their limits; their X-rays have no pose."""
 
 import pytest
 import torch
