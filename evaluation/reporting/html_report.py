@@ -9,18 +9,8 @@ from jinja2 import Environment
 
 from common.errors import UserError
 from common.files import atomic_path
+from evaluation.reporting import sections
 from evaluation.reporting.plots import case_scores, loss_curves
-from evaluation.reporting.sections import (
-    case_table,
-    classification_part,
-    figure_uri,
-    file_uri,
-    limits,
-    method_row,
-    own_configs,
-    run_configs,
-    run_records,
-)
 from evaluation.scoring.comparison import read_result
 from evaluation.scoring.score_cases import TRUTH
 from evaluation.scoring.summary import METRIC_LABELS, best_of, evaluated_method, sentence
@@ -36,15 +26,13 @@ def write_report(
 ) -> Path:
     """Writes `report.html` into `folder` from its `metrics.json`, `cases.csv`, `sheet.png` and `gif/`.
 
+    Raises UserError if `metrics.json` or `cases.csv` is missing or unreadable.
+
     Args:
         folder: of an evaluation, or of scored files.
-        runs: training folders by title, whose losses become curves; None takes those of the last report.
-            Folders that are gone are left out.
+        runs: training folders by title, for loss curves; None takes those of the last report. Omits missing folders.
         classification: folder of `evaluation/classification.py`; None takes that of the last report, or a folder
             `classification` within `folder`.
-
-    Raises:
-        UserError: no `metrics.json` or `cases.csv`, or one that cannot be read.
     """
     found = read_result("run", folder)
     result, scores, folder = found.summary, found.scores, found.path.parent
@@ -54,14 +42,18 @@ def write_report(
     columns = list(result["methods"][method])
     best = {name: best_of(result["methods"], name) for name in columns}
     blank = {name: "outside window" for name, why in not_measured.items() if why.startswith("outside window")}
-    table = [method_row(name, values, columns, best, blank) for name, values in result["methods"].items()]
+    table = [sections.method_row(name, values, columns, best, blank) for name, values in result["methods"].items()]
     truth = result.get("reference", {}).get(TRUTH, {})
     if any(truth.values()):
-        table.append(method_row(TRUTH, truth, columns, {}, blank))
+        table.append(sections.method_row(TRUTH, truth, columns, {}, blank))
     differences = result.get("differences", {})
     spread = scores.loc[scores.method == method, "spread_hu"].mean() if "spread_hu" in scores else float("nan")
-    curves = [loss_curves(run, title) for title, run in runs.items() if run]
-    ids = {str(name) for name in scores.id.unique()}
+    curves = [loss_curves(run, title) for title, run in runs.items()]
+    gifs = [gif for gif in sorted((folder / "gif").glob("*.gif")) if gif.stem in set(scores.id)][:MAX_GIFS]
+    own = {"this evaluation": folder, "the classification": classification}
+    configs = {title: place / ".hydra" / "config.yaml" for title, place in own.items() if place is not None}
+    configs = {title: file.read_text(encoding="utf-8") for title, file in configs.items() if file.is_file()}
+    trained = sections.newest_texts(runs, ".hydra/config.yaml").items()
     page = Environment(autoescape=True, trim_blocks=True).from_string(TEMPLATE.read_text(encoding="utf-8"))
     html = page.render(
         title="Chest X-ray to CT: evaluation",
@@ -74,25 +66,22 @@ def write_report(
         column_labels=METRIC_LABELS,
         evaluated=method,
         table=table,
-        differences=[method_row(name, values, columns, {}, blank, "+") for name, values in differences.items()],
+        differences=[
+            sections.method_row(name, values, columns, {}, blank, "+") for name, values in differences.items()
+        ],
         not_measured="; ".join(f"{METRIC_LABELS[name]}: {why}" for name, why in not_measured.items())
         or "not measured for that row",
-        chart=figure_uri(case_scores(scores)),
-        cases=case_table(scores, method),
-        sheet=file_uri(folder / "sheet.png"),
-        gifs=[
-            {"name": gif.stem, "data": file_uri(gif)}
-            for gif in sorted((folder / "gif").glob("*.gif"))
-            if gif.stem in ids
-        ][:MAX_GIFS],
-        classification=classification_part(classification),
-        curves=[figure_uri(curve) for curve in curves if curve is not None],
+        chart=sections.figure_uri(case_scores(scores)),
+        cases=sections.case_table(scores, method),
+        sheet=sections.file_uri(folder / "sheet.png"),
+        gifs=[{"name": gif.stem, "data": sections.file_uri(gif)} for gif in gifs],
+        classification=sections.classification_part(classification),
+        curves=[sections.figure_uri(curve) for curve in curves if curve is not None],
         spread=f"{spread:.0f}" if protocol["samples"] > 1 and spread == spread else None,
-        limits=limits(protocol, len(differences)),
+        limits=sections.limits(protocol, len(differences)),
         protocol_rows=_protocol_rows(protocol, result.get("distribution")),
-        configs=own_configs({"this evaluation": folder, "the classification": classification})
-        | {f"the {title} training": text for title, text in run_configs(runs).items()},
-        records=run_records(runs),
+        configs=configs | {f"the {title} training": text for title, text in trained},
+        records=sections.newest_texts(runs, "run.json"),
         raw=json.dumps(result, indent=1),
     )
     path = folder / "report.html"
@@ -102,7 +91,7 @@ def write_report(
 
 
 def _sources(folder: Path, runs, classification) -> tuple[dict[str, str | Path | None], Path | None]:
-    """Training runs and classification folder: as given, else those of the last report; stored for the next."""
+    """Training runs and classification folder: as given, else those of the last report; writes `report.json`."""
     path, kept = folder / SOURCES, {}
     if path.is_file():
         try:
@@ -122,7 +111,7 @@ def _sources(folder: Path, runs, classification) -> tuple[dict[str, str | Path |
 
 
 def _protocol_rows(protocol: dict, distribution: dict | None) -> list[tuple[str, str]]:
-    """Readable lines of the protocol; nested entries are in the full listing only."""
+    """Lines of the protocol; nested entries are in the full listing only."""
     checkpoint, machine = protocol.get("checkpoint"), protocol.get("machine")
     rows = {
         "estimator": protocol["estimator"],
@@ -152,12 +141,10 @@ def _protocol_rows(protocol: dict, distribution: dict | None) -> list[tuple[str,
 
 def _machine(machine: dict) -> str:
     """Processor and versions in a line; earlier versions recorded fewer."""
-    where = (
-        f"{machine['cpus']} cores of {machine['processor']}" if "processor" in machine else f"{machine['cpus']} cores"
-    )
+    cores = f"{machine['cpus']} cores" + (f" of {machine['processor']}" if "processor" in machine else "")
     apart = ("processor", "cpus", "threads", "gpu")
     named = [f"{name} {value}" for name, value in machine.items() if name not in apart and value]
-    return ", ".join([where, *([machine["gpu"]] if machine.get("gpu") else []), *named])
+    return ", ".join([cores, *filter(None, [machine.get("gpu")]), *named])
 
 
 def _population(values: dict) -> str:

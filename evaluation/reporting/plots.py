@@ -1,12 +1,12 @@
 """Charts of the report: scores per case by method, and loss curves of the training runs."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from common.files import newest
 from evaluation.scoring.score_cases import TRUTH
 from evaluation.scoring.summary import LABELS, METRIC_LABELS, measured_names
 
@@ -15,16 +15,14 @@ NO_LOSSES = ("lr", "psnr", "ssim", "mae_hu")  # logged beside the losses, on oth
 MODEL_COLOUR, OTHER_COLOUR = "#d1495b", "#7a8794"
 
 
-def case_scores(scores: pd.DataFrame, metrics: Sequence[str] | None = None) -> Figure | None:
-    """A dot per case, a box over the middle half and a bar at the mean, for every method, a panel for each metric.
-
-    `metrics` are all that were measured by default. None where there is nothing to draw.
-    """
-    measured = measured_names(scores) if metrics is None else [name for name in metrics if name in scores]
-    metrics = [name for name in measured if scores.loc[scores.method != TRUTH, name].notna().any()]
-    present = [name for name in scores.method.unique() if name != TRUTH]
-    names = [name for name in LABELS if name in present] + [name for name in present if name not in LABELS]
-    if not metrics or not names:
+def case_scores(scores: pd.DataFrame) -> Figure | None:
+    """A dot per case, a box over the middle half and a bar at the mean, for every method, a panel for each metric."""
+    scores = scores[scores.method != TRUTH]
+    metrics = [name for name in measured_names(scores) if scores[name].notna().any()]
+    names = sorted(
+        scores.method.unique(), key=lambda name: list(LABELS).index(name) if name in LABELS else len(LABELS)
+    )
+    if not metrics:
         return None
     rows = -(-len(metrics) // COLUMNS)
     columns = min(COLUMNS, len(metrics))
@@ -43,7 +41,7 @@ def case_scores(scores: pd.DataFrame, metrics: Sequence[str] | None = None) -> F
                 lower, upper = np.quantile(values, [0.25, 0.75])
                 axis.barh(row, upper - lower, left=lower, height=0.5, color=colour, alpha=0.22, linewidth=0)
                 axis.plot([values.mean()] * 2, [row - 0.32, row + 0.32], color="black", linewidth=1.6)
-        axis.use_sticky_edges = False  # boxes would else end the axis, and cut the dots on its edge
+        axis.use_sticky_edges = False  # otherwise boxes end the axis and cut the dots on its edge
         axis.margins(x=0.05)
         axis.set_xlabel(METRIC_LABELS[metric], fontsize=9)
         axis.tick_params(axis="x", labelsize=8)
@@ -55,11 +53,11 @@ def case_scores(scores: pd.DataFrame, metrics: Sequence[str] | None = None) -> F
 
 
 def loss_curves(run: str | Path, title: str) -> Figure | None:
-    """Every logged loss of a run against the step, training and validation apart; None where nothing was logged."""
-    files = sorted(Path(run).glob("**/metrics.csv"), key=lambda file: file.stat().st_mtime)
-    if not files or files[-1].stat().st_size == 0:
+    """Every logged loss of a run against the step; None without any."""
+    file = newest(Path(run).glob("**/metrics.csv"))
+    if file is None or file.stat().st_size == 0:
         return None
-    table = pd.read_csv(files[-1])
+    table = pd.read_csv(file)
     losses = [name for name in table.columns if _is_loss(name) and table[name].notna().sum() > 1]
     if not losses or "step" not in table:
         return None
@@ -70,7 +68,7 @@ def loss_curves(run: str | Path, title: str) -> Figure | None:
         validation = name.startswith("val")
         smooth = known[name] if validation else known[name].rolling(max(1, len(known) // 50), min_periods=1).mean()
         axis.plot(known["step"], smooth, "o-" if validation else "-", markersize=3, linewidth=1.2, label=name)
-    if (table[losses].min().min()) > 0:
+    if table[losses].min().min() > 0:
         axis.set_yscale("log")
     axis.set_xlabel("step")
     axis.set_title(title, fontsize=10)
@@ -81,6 +79,6 @@ def loss_curves(run: str | Path, title: str) -> Figure | None:
 
 
 def _is_loss(name: str) -> bool:
-    """Terms that a stage logs as `train/…` and `val/…`, rates and scores apart."""
+    """Whether it is a term logged as `train/…` or `val/…`, but no rate or score."""
     stage, _, term = name.partition("/")
     return stage in ("train", "val") and term.removesuffix("_step").removesuffix("_epoch") not in NO_LOSSES

@@ -8,10 +8,10 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
+from common.files import newest
 from evaluation.metrics.catalogue import catalogue
-from evaluation.scoring.summary import LABELS, METRIC_LABELS, SIGNIFICANT, measured_names, smallest_p
+from evaluation.scoring.summary import LABELS, METRIC_LABELS, SIGNIFICANT, badness, measured_names, smallest_p
 
-MIME = {".png": "image/png", ".gif": "image/gif"}
 FEW_CASES = 30
 CURVES = (  # pictures of a classification folder, in order, and whether one needs the whole width
     ("roc.png", "ROC: sensitivity against 1 − specificity", False),
@@ -45,14 +45,12 @@ def case_table(scores: pd.DataFrame, method: str) -> dict:
 
     `place` names the best, the median and the worst. Cases are ranked by PSNR, or by the first metric there is.
     """
-    columns = [name for name in measured_names(scores) if scores.loc[scores.method == method, name].notna().any()]
     rows = scores[scores.method == method]
-    if not columns or rows.empty:
+    columns = [name for name in measured_names(scores) if rows[name].notna().any()]
+    if not columns:
         return {"columns": [], "rows": [], "by": None}
     by = "psnr" if "psnr" in columns else columns[0]
-    direction = catalogue()[by].best
-    badness = (rows[by] - 1.0).abs() if direction == "one" else rows[by] * (-1.0 if direction == "high" else 1.0)
-    rows = rows.assign(badness=badness).sort_values("badness", kind="stable", na_position="last")
+    rows = rows.assign(badness=badness(by, rows[by])).sort_values("badness", kind="stable", na_position="last")
     places = {0: "best", (len(rows) - 1) // 2: "median", len(rows) - 1: "worst"} if len(rows) > 2 else {}
     shown = [
         {
@@ -130,33 +128,15 @@ def markdown_blocks(text: str) -> list[dict]:
     return blocks
 
 
-def own_configs(folders: dict[str, Path | None]) -> dict[str, str]:
-    """The composed config of each result folder, by title."""
-    files = {title: folder / ".hydra" / "config.yaml" for title, folder in folders.items() if folder is not None}
-    return {title: file.read_text(encoding="utf-8") for title, file in files.items() if file.is_file()}
-
-
-def run_configs(runs: dict[str, str | Path | None]) -> dict[str, str]:
-    """The composed config of each training run, the newest in its folder."""
-    return _newest(runs, ".hydra/config.yaml")
-
-
-def run_records(runs: dict[str, str | Path | None]) -> dict[str, str]:
-    """The newest `run.json` of each training run, which records data and versions."""
-    return _newest(runs, "run.json")
-
-
-def _newest(runs: dict[str, str | Path | None], name: str) -> dict[str, str]:
-    found = {title: list(Path(run).glob(f"**/{name}")) for title, run in runs.items() if run}
-    newest = {title: max(files, key=lambda f: f.stat().st_mtime) for title, files in found.items() if files}
-    return {title: file.read_text(encoding="utf-8") for title, file in newest.items()}
+def newest_texts(runs: dict[str, str | Path], name: str) -> dict[str, str]:
+    """The newest file `name` below each folder, by title."""
+    files = {title: newest(Path(run).glob(f"**/{name}")) for title, run in runs.items()}
+    return {title: file.read_text(encoding="utf-8") for title, file in files.items() if file is not None}
 
 
 def file_uri(path: Path) -> str | None:
     """Data URI of a picture; None if the file does not exist."""
-    if not path.is_file():
-        return None
-    return f"data:{MIME[path.suffix]};base64,{base64.b64encode(path.read_bytes()).decode()}"
+    return _uri(path.suffix, path.read_bytes()) if path.is_file() else None
 
 
 def figure_uri(figure: Figure | None) -> str | None:
@@ -165,4 +145,8 @@ def figure_uri(figure: Figure | None) -> str | None:
         return None
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return _uri(".png", buffer.getvalue())
+
+
+def _uri(suffix: str, content: bytes) -> str:
+    return f"data:image/{suffix[1:]};base64,{base64.b64encode(content).decode()}"

@@ -18,14 +18,11 @@ from evaluation.sharing.monai_bundle import write_bundle
 FORMATS = ("diffusers", "monai", "safetensors")
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 OURS = ("model_index.json", "configs", "model.safetensors")  # an export holds one of these
+CARD = {"monai": "docs/README.md"}  # place of the model card; README.md elsewhere
 
 
 def check_options(form: str, precision: str) -> None:
-    """Checks the options before anything is loaded.
-
-    Raises:
-        UserError: naming the option and its choices.
-    """
+    """Checks the options before anything is loaded; UserError with the choices."""
     if form not in FORMATS:
         raise UserError(f"format={form}: choose {', '.join(FORMATS)}")
     if precision not in PRECISIONS:
@@ -35,8 +32,7 @@ def check_options(form: str, precision: str) -> None:
 def read_metrics(path: str | Path | None, checkpoint: Path) -> dict | None:
     """Reads the `metrics.json` of a checkpoint; None for None.
 
-    Raises:
-        UserError: a file that is missing, no result of `evaluation/evaluate.py`, or that of another checkpoint.
+    Raises UserError for a file that is missing, no result of `evaluation/evaluate.py`, or that of another checkpoint.
     """
     if path is None:
         return None
@@ -67,13 +63,12 @@ def export(
 ) -> Path:
     """Writes the folder atomically, replacing an earlier export, and returns its path.
 
+    Raises UserError for a folder with other content, or one that cannot be written.
+
     Args:
         form: one of `FORMATS`.
         precision: of `PRECISIONS`, for `safetensors` only.
         seen: keep the hashes of the training patients (`evaluation.protocol.leakage`).
-
-    Raises:
-        UserError: a folder with other content, or one that cannot be written.
     """
     if output.exists() and (not output.is_dir() or (any(output.iterdir()) and not _is_export(output))):
         raise UserError(f"output={output}: holds something else; give a new folder")
@@ -90,12 +85,11 @@ def export(
             made.mkdir()
             if form == "diffusers":
                 pipeline.save_pretrained(made)
-                (made / "README.md").write_text(card, encoding="utf-8")
             elif form == "monai":
-                write_bundle(pipeline, made, name, card)
+                write_bundle(pipeline, made, name)
             else:
                 export_pipeline(pipeline, made / "model.safetensors", PRECISIONS[precision])
-                (made / "README.md").write_text(card, encoding="utf-8")
+            (made / CARD.get(form, "README.md")).write_text(card, encoding="utf-8")
             if output.exists():
                 shutil.rmtree(output)
             made.rename(output)
@@ -105,5 +99,5 @@ def export(
 
 
 def _is_export(folder: Path) -> bool:
-    readme = next((file for file in (folder / "README.md", folder / "docs" / "README.md") if file.is_file()), None)
-    return readme is not None and any((folder / name).exists() for name in OURS)
+    has_card = any((folder / card).is_file() for card in ("README.md", *CARD.values()))
+    return has_card and any((folder / name).exists() for name in OURS)

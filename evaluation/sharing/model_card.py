@@ -5,8 +5,10 @@ from pathlib import Path
 
 from common.files import sha256
 from evaluation.metrics.catalogue import catalogue
+from evaluation.visualization.text import markdown_table
 
 SHOWN = ("window", "volume_size", "extent", "xray_size", "views", "resampling", "align", "xray_sources", "split")
+INHERITED = ("part", "from", "licence")
 SEEN = "It holds short hashes of the ids of its training patients, which do not anonymise a known id."
 LIMITS = """\
 - Every volume is synthetic and not for diagnosis. It is one of many volumes that fit the X-ray, and does not show what
@@ -47,12 +49,7 @@ python evaluation/generate.py xray=film.png checkpoint=<this folder>/model.safet
 
 
 def model_card(
-    header: dict,
-    described: dict,
-    metrics: dict | None,
-    name: str,
-    form: str,
-    checkpoint: Path | None = None,
+    header: dict, described: dict, metrics: dict | None, name: str, form: str, checkpoint: Path | None = None
 ) -> str:
     """The card as Markdown.
 
@@ -89,9 +86,7 @@ def model_card(
         "## Data and protocol",
         f"Trained on `{protocol.get('dataset', 'unknown')}`.",
         "",
-        "| key | value |",
-        "|---|---|",
-        *(f"| {key} | `{json.dumps(value)}` |" for key, value in data.items()),
+        *markdown_table(("key", "value"), ((key, f"`{json.dumps(value)}`") for key, value in data.items())),
         "",
         SEEN if protocol.get("seen", {}).get("train") else "It does not hold the ids of its training patients.",
         "",
@@ -101,7 +96,7 @@ def model_card(
         "## Inherited licences",
         "The weights are subject to the licences of the data and weights that they were trained on:",
         "",
-        *_inherited(header["inherits"]),
+        *markdown_table(INHERITED, ([entry[key] for key in INHERITED] for entry in header["inherits"])),
         "",
         "## Limits",
         LIMITS,
@@ -112,26 +107,17 @@ def model_card(
 def _metrics(result: dict | None) -> list[str]:
     if result is None:
         return ["Not evaluated; `python evaluation/evaluate.py` evaluates it."]
-    protocol = result["protocol"]
-    known = catalogue()
-    lines = [
+    protocol, known, rows = result["protocol"], catalogue(), []
+    for metric, estimate in result["methods"]["model"].items():
+        label, cells = known[metric].label if metric in known else metric, ("not measured", "")
+        if estimate is not None:
+            cells = f"{estimate['mean']:.4g}", f"{estimate['low']:.4g} to {estimate['high']:.4g}"
+        rows.append((label, *cells))
+    return [
         f"{protocol['cases']} {protocol['split']} cases, {protocol['patients']} patients, of `{protocol['dataset']}`; "
         f"{protocol['estimator']}, window {protocol['window']} HU (data range {protocol['data_range_hu']:g} HU), "
         f"registration {protocol['registration']}; mean and 95 % interval of "
         f"{protocol['bootstrap']['draws']:,} bootstrap draws over patients.",
         "",
-        "| metric | mean | interval |",
-        "|---|---|---|",
+        *markdown_table(("metric", "mean", "interval"), rows),
     ]
-    for metric, estimate in result["methods"]["model"].items():
-        label = known[metric].label if metric in known else metric
-        if estimate is None:
-            lines.append(f"| {label} | not measured | |")
-        else:
-            lines.append(f"| {label} | {estimate['mean']:.4g} | {estimate['low']:.4g} to {estimate['high']:.4g} |")
-    return lines
-
-
-def _inherited(found: list[dict]) -> list[str]:
-    rows = [f"| {entry['part']} | {entry['from']} | {entry['licence']} |" for entry in found]
-    return ["| part | from | licence |", "|---|---|---|", *rows]

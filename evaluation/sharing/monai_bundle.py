@@ -53,11 +53,7 @@ class XrayToCT(nn.Module):
 
 
 def filled(network: XrayToCT, weights: str | Path, device: torch.device | str = "cpu") -> XrayToCT:
-    """The network with loaded weights, on a device.
-
-    Raises:
-        UserError: a file that is missing, not only weights, or of another network.
-    """
+    """The network with loaded weights, on a device; UserError for a file that is not the weights of this network."""
     try:
         network.load_state_dict(read_weights(weights))
     except (ValueError, RuntimeError, TypeError, AttributeError) as error:
@@ -73,8 +69,8 @@ def infer(
     return [str(path) for path in made]
 
 
-def write_bundle(pipeline: XrayToCTPipeline, folder: Path, name: str, card: str) -> None:
-    """Writes `configs/metadata.json`, `configs/inference.json`, `models/model.pt` and `docs/README.md`."""
+def write_bundle(pipeline: XrayToCTPipeline, folder: Path, name: str) -> None:
+    """Writes `configs/metadata.json`, `configs/inference.json`, `models/model.pt` and an empty folder `docs`."""
     for place in ("configs", "models", "docs"):
         (folder / place).mkdir(parents=True, exist_ok=True)
     weights = {
@@ -83,7 +79,6 @@ def write_bundle(pipeline: XrayToCTPipeline, folder: Path, name: str, card: str)
         for key, value in module.state_dict().items()
     }
     torch.save(weights, folder / WEIGHTS)
-    (folder / "docs" / "README.md").write_text(card, encoding="utf-8")
     for file, content in (("metadata", _metadata(pipeline, name)), ("inference", _inference(pipeline))):
         text = json.dumps(content, indent=2) + "\n"
         (folder / "configs" / f"{file}.json").write_text(text, encoding="utf-8")
@@ -106,14 +101,8 @@ def _inference(pipeline: XrayToCTPipeline) -> dict:
             "device": "@device",
         },
         "run": [
-            {
-                "_target_": "evaluation.sharing.monai_bundle.infer",
-                "network": "@network",
-                "xray": "@xray",
-                "output_dir": "@output_dir",
-                "samples": "@samples",
-                "seed": "@seed",
-            }
+            {"_target_": "evaluation.sharing.monai_bundle.infer"}
+            | {key: f"@{key}" for key in ("network", "xray", "output_dir", "samples", "seed")}
         ],
     }
 

@@ -1,4 +1,4 @@
-"""The report from a folder alone: what is in it, that it can be made again, and that it claims only what was shown."""
+"""The report of a folder: its content, a second report of the same folder, and its limits."""
 
 import json
 import re
@@ -38,7 +38,7 @@ def an_evaluation(folder: Path, cases: int = 12, scores: pd.DataFrame | None = N
     folder.mkdir(parents=True, exist_ok=True)
     scores = scores_of(cases) if scores is None else scores
     patients = list(scores[scores.method == scores.method.iloc[0]].patient)
-    stated = protocol.describe(
+    described = protocol.describe(
         window=Window(-1000.0, 1000.0),
         volume_size=(24, 24, 24),
         spacing=(10.0, 10.0, 10.0),
@@ -49,13 +49,13 @@ def an_evaluation(folder: Path, cases: int = 12, scores: pd.DataFrame | None = N
         data_sha256="0" * 64,
         metrics=("psnr", "ssim", "mae_hu"),
     )
-    result = {"protocol": stated | {"not_measured": {}, "seed": 0}} | results.summarise(scores, draws=100)
+    result = {"protocol": described | {"not_measured": {}, "seed": 0}} | results.summarise(scores, draws=100)
     scores.to_csv(folder / "cases.csv", index=False)
     results.write_metrics(folder / "metrics.json", result)
     return result
 
 
-def test_a_hundred_cases_take_less_than_a_minute_and_all_of_them_are_there(tmp_path):
+def test_a_hundred_cases_are_listed_within_a_minute(tmp_path):
     an_evaluation(tmp_path, 100)
     start = perf_counter()
     page = write_report(tmp_path).read_text()
@@ -64,7 +64,7 @@ def test_a_hundred_cases_take_less_than_a_minute_and_all_of_them_are_there(tmp_p
     assert not re.search(r"(src|href)=\"(?!data:)", page)  # nothing is loaded from anywhere
 
 
-def test_best_median_and_worst_are_those_of_the_scores(tmp_path):
+def test_best_median_and_worst_follow_the_scores(tmp_path):
     scores = scores_of(9)
     shown = {row["place"]: row for row in case_table(scores, "model")["rows"]}
     model = scores[scores.method == "model"].sort_values("psnr")["id"].tolist()
@@ -75,7 +75,7 @@ def test_best_median_and_worst_are_those_of_the_scores(tmp_path):
     assert case_table(scores[["id", "patient", "method"]], "model")["rows"] == []
 
 
-def test_it_is_made_again_with_the_same_runs_and_classification(tmp_path):
+def test_a_second_report_keeps_runs_and_classification(tmp_path):
     an_evaluation(tmp_path / "run")
     training = tmp_path / "training"
     (training / ".hydra").mkdir(parents=True)
@@ -95,7 +95,7 @@ def test_it_is_made_again_with_the_same_runs_and_classification(tmp_path):
     assert "<td>0.71</td>" in write_report(tmp_path / "run").read_text()
 
 
-def test_the_page_shows_the_config_and_record_of_each_part_and_of_no_other(tmp_path):
+def test_the_page_shows_config_and_record_of_each_part(tmp_path):
     def a_folder(name: str) -> Path:
         (tmp_path / name / ".hydra").mkdir(parents=True)
         (tmp_path / name / ".hydra" / "config.yaml").write_text(f"key: of {name}\n")
@@ -114,11 +114,11 @@ def test_the_page_shows_the_config_and_record_of_each_part_and_of_no_other(tmp_p
     assert "config of this evaluation" in page and "samples: 4" in page and "key: of run/classification" in page
 
 
-def test_limits_name_what_was_not_shown():
-    def lines(cases=50, window=(-1000.0, 1000.0), comparisons=4, **stated) -> str:
-        data = {"xray_sources": stated.pop("sources", {"film": 1})}
+def test_limits_follow_the_protocol():
+    def lines(cases=50, window=(-1000.0, 1000.0), comparisons=4, **changed) -> str:
+        data = {"xray_sources": changed.pop("sources", {"film": 1})}
         base = {"dataset": "default", "cases": cases, "patients": cases, "window": window, "data": data}
-        return " ".join(limits(base | stated, comparisons))
+        return " ".join(limits(base | changed, comparisons))
 
     assert "diagnosis" in lines() and "one training run" in lines()
     assert "computed from the CTs" not in lines() and "computed from the CTs" in lines(sources={"drr": 3})
@@ -129,7 +129,7 @@ def test_limits_name_what_was_not_shown():
     assert "registered to the truth" in lines(registration="rigid")
 
 
-def test_too_few_patients_are_said_to_be_too_few(tmp_path):
+def test_the_sentence_names_too_few_patients(tmp_path):
     for count in (2, 4, 6):
         reached = sign_flip_p(np.full(count, 3.0), np.arange(count))
         assert reached == pytest.approx(smallest_p(count, 1), rel=0.1)  # all patients agree, and p is no smaller
@@ -165,7 +165,7 @@ def test_text_of_a_file_cannot_become_markup(tmp_path):
     assert "<script>" not in write_report(tmp_path).read_text()
 
 
-def test_folders_that_hold_no_evaluation_are_one_line(tmp_path):
+def test_folders_without_an_evaluation_are_refused(tmp_path):
     with pytest.raises(UserError, match="no such file"):
         write_report(tmp_path / "nothing")
     an_evaluation(tmp_path)
