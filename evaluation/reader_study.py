@@ -12,12 +12,11 @@ from pathlib import Path
 sys.path[0] = str(Path(__file__).resolve().parent.parent)  # replaced, so that a file here shadows no library
 
 from common.cli import command  # noqa: E402
+from common.errors import UserError  # noqa: E402
 
 
 @command("reader_study")
 def main(cfg) -> None:
-    from common.errors import UserError
-
     if cfg.action not in ("create", "analyse"):
         raise UserError(f"action={cfg.action}: choose create or analyse")
     create(cfg) if cfg.action == "create" else analyse(cfg)
@@ -54,7 +53,6 @@ def generator_arms(cfg, noise: int) -> tuple:
     """Cases of the data set and a function that computes their three arms with a checkpoint."""
     from hydra.utils import instantiate
 
-    from common.errors import UserError
     from common.files import sha256
     from dataset.datamodule import prepared_data
     from evaluation.generation.open_pipeline import open_generator
@@ -73,7 +71,6 @@ def generator_arms(cfg, noise: int) -> tuple:
 
 
 def analyse(cfg) -> None:
-    from common.errors import UserError
     from evaluation.readers import analysis
     from evaluation.readers.report import write_analysis
     from evaluation.readers.study_folder import read_answers, read_key, read_study

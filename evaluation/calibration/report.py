@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 
 from evaluation.intervals.prediction_intervals import PredictionIntervals
 from evaluation.intervals.quantities import ORGANS, TITLES
+from evaluation.visualization.text import estimate_text, markdown_table
 
 BEFORE, AFTER = "#7a8794", "#d1495b"
 
@@ -48,24 +49,25 @@ def reliability_picture(intervals: PredictionIntervals) -> Figure | None:
 
 def markdown(intervals: PredictionIntervals) -> str:
     """A table with a row for each quantity, and the coverage guarantee in words."""
-    percent, cases = f"{100 * intervals.level:g} %", intervals.population.get("calibration_cases", "?")
-    drawn = intervals.drawn
-    lines = [
-        f"Prediction intervals of {percent} for {intervals.checkpoint['file']}: {drawn['samples']} samples by "
-        f"{drawn.get('sampler')} in {drawn.get('steps')} steps, {cases} calibration cases.",
-        "",
-        "| interval of | lower end moves by | upper end moves by | mean width | coverage on test cases [95 %] |",
-        "|---|---|---|---|---|",
-    ]
+    drawn, cases = intervals.drawn, intervals.population.get("calibration_cases", "?")
+    heading = (
+        f"Prediction intervals of {100 * intervals.level:g} % for {intervals.checkpoint['file']}: {drawn['samples']} "
+        f"samples by {drawn.get('sampler')} in {drawn.get('steps')} steps, {cases} calibration cases."
+    )
+    head, rows = (
+        ["interval of", "lower end moves by", "upper end moves by", "mean width", "coverage on test cases"],
+        [],
+    )
     for name, margin in intervals.margins.items():
         found, width, measured = intervals.coverage.get(name), "–", "not measured"
         if found:
             width = f"{found['width']:.0f} {margin['unit']}"
-            measured = "{covered} of {cases}: {mean:.3f} [{low:.3f}, {high:.3f}]".format(**found)
+            measured = f"{found['covered']} of {found['cases']}: {estimate_text(found, 3)}"
         what = TITLES[name] + ("" if name in ORGANS else f", HU of {100 * intervals.share:g} % of its voxels")
         low, high = (f"{sign * margin[end]:+.0f} {margin['unit']}" for sign, end in ((-1, "low"), (1, "high")))
-        lines.append(f"| {what} | {low} | {high} | {width} | {measured} |")
-    return "\n".join([*lines, "", intervals.words(intervals.has_organs(nominal=False)), ""])
+        rows.append([what, low, high, width, measured])
+    words = intervals.words(intervals.has_organs(nominal=False))
+    return "\n".join([heading, "", *markdown_table(head, rows), "", words, ""])
 
 
 def write_calibration(intervals: PredictionIntervals, scores: pd.DataFrame, output: Path, path: Path) -> Path:

@@ -54,7 +54,7 @@ def non_inferiority(found: Areas, inputs: dict[str, str], margin: float | None) 
     kinds = list(inputs.values())
     if margin is None or not {"generated", "ct"} <= set(kinds):
         return {"margin": margin, "shown": None, "sentence": "Non-inferiority to CTPA was not tested."}
-    mean, low, high = found.difference(kinds.index("generated"), kinds.index("ct"))
+    mean, low, high, _ = found.difference(kinds.index("generated"), kinds.index("ct"))
     shown = low is not None and bool(low > -margin)
     span = "without an interval" if low is None else f"[{low:+.3f}, {high:+.3f}]"
     claim = (
@@ -72,9 +72,9 @@ def _pair(inputs: dict[str, str], validation: dict[str, float]) -> tuple[str | N
 
 def _compare(found: Areas, drawn: np.ndarray, inputs: dict[str, str], first: str, second: str) -> dict:
     i, j = list(inputs).index(first), list(inputs).index(second)
-    mean, low, high = found.difference(i, j)
+    mean, low, high, p = found.difference(i, j)
     ends = {"low": low, "high": high, "bootstrap": list(interval(drawn[:, i] - drawn[:, j]))}
-    return {"first": first, "second": second, "difference": mean, **ends, "p": found.p_value(i, j)}
+    return {"first": first, "second": second, "difference": mean, **ends, "p": p}
 
 
 def _outcome(row: dict, p: float | None, word: str) -> str:

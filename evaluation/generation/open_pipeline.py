@@ -11,7 +11,6 @@ from common.files import ROOT
 from ddpm.checkpoint.load import load_pipeline
 from ddpm.pipeline_folder import is_folder
 
-TRAINING_FOLDER = "outputs/train_ddpm"
 SHIPPED = ROOT / "assets" / "phantom_128.safetensors"  # docs/demo_weights.md
 
 log = logging.getLogger(__name__)
@@ -28,7 +27,7 @@ def resolve_device(name: str) -> torch.device:
         raise UserError(f"device={name}: torch cannot use it ({reason}); use device=auto or device=cpu") from error
 
 
-def find_checkpoint(path: str | None, folder: str | Path = TRAINING_FOLDER, shipped: Path | None = None) -> Path:
+def find_checkpoint(path: str | None, folder: str | Path = "outputs/train_ddpm", shipped: Path | None = None) -> Path:
     """The checkpoint `path`, or the newest under the folder `path`; for None the newest under `folder`, or `shipped`.
 
     Raises UserError if there is none.

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from common.errors import UserError
 from common.files import atomic_path, sha256
+from dataset.imaging.hu_window import Window
 from dataset.io.nifti import write_nifti
 from dataset.io.xray import XRAY_ENDINGS
 from dataset.io.xray import find_xrays as xrays_in
@@ -87,32 +88,24 @@ def generate(
             given, target = inputs[index], output / stems[index]
             xray = {"file": SEPARATOR.join(map(str, files[index])), "sha256": hashes[index]}
             settings = {"xray": xray, **shared, **describe_input(given, hashes[index], pipeline)}
-            spacing = settings["spacing"]
+            spacing, window, mean = settings["spacing"], pipeline.window, samples.mean(dim=0)
             bars = error_bars(described, sampling.samples, digest, intervals, given.nominal)
-            written.append(_write(target, given, samples, spacing, pipeline.window, bars))
+            written.append(Path(f"{target}_synthetic_ct.nii.gz"))
+            spread = Path(f"{target}_synthetic_spread.nii.gz")
+            mark = write_mean_and_spread(written[-1], spread, given, samples, spacing, bars)
+            for number, sample in enumerate(samples if len(samples) > 1 else (), start=1):
+                write_nifti(f"{target}_sample_{number}_synthetic_ct.nii.gz", sample, spacing, given.centre, mark)
+            grey = pictures.display_window(window)
+            sheets.save_gif(Path(f"{target}_synthetic_ct.gif"), sheets.volume_frames(mean, spacing, grey))
+            sheets.planes_picture(given.picture, mean, spacing, grey).save(f"{target}_synthetic_ct.png")
             if bars["name"] == "interval":
-                bars |= _write_interval(target, given, samples, spacing, pipeline.window, intervals)
+                bars |= _write_interval(target, given, samples, spacing, window, intervals)
             settings["error_bars"] = bars
             if dicom:
-                folder = Path(f"{target}_synthetic_dicom")
-                write_series(folder, samples.mean(dim=0), spacing, given.centre, pipeline.window)
+                write_series(f"{target}_synthetic_dicom", mean, spacing, given.centre, window)
             with atomic_path(f"{target}_settings.json") as temporary:
                 Path(temporary).write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
     return written
-
-
-def _write(
-    target: Path, given: GeneratorInput, samples: Float[Tensor, "s d h w"], spacing, window, bars: dict
-) -> Path:
-    mean, grey = samples.mean(dim=0), pictures.display_window(window)
-    path = Path(f"{target}_synthetic_ct.nii.gz")
-    mark = write_mean_and_spread(path, Path(f"{target}_synthetic_spread.nii.gz"), given, samples, spacing, bars)
-    if len(samples) > 1:
-        for number, sample in enumerate(samples, start=1):
-            write_nifti(f"{target}_sample_{number}_synthetic_ct.nii.gz", sample, spacing, given.centre, mark)
-    sheets.save_gif(Path(f"{target}_synthetic_ct.gif"), sheets.volume_frames(mean, spacing, grey))
-    sheets.planes_picture(given.picture, mean, spacing, grey).save(f"{target}_synthetic_ct.png")
-    return path
 
 
 def write_mean_and_spread(
@@ -129,12 +122,7 @@ def write_mean_and_spread(
 
 
 def _write_interval(
-    target: Path,
-    given: GeneratorInput,
-    samples: Float[Tensor, "s d h w"],
-    spacing,
-    window,
-    intervals: PredictionIntervals,
+    target: Path, given: GeneratorInput, samples: Tensor, spacing, window: Window, intervals: PredictionIntervals
 ) -> dict:
     """Writes both ends as NIfTI; returns the intervals of organ volumes for the settings."""
     ends = intervals.of_voxels(samples, tuple(spacing), window)

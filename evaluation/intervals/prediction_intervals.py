@@ -88,12 +88,10 @@ class PredictionIntervals:
         """Lower and upper HU of each voxel, clipped to the window; the whole window for a tissue without margin."""
         low, high = order_interval(samples, self.level)
         for name, mask in tissue_masks(samples.mean(dim=0), spacing).items():
-            margin = self.margins.get(name)
-            low[mask] = window.low if margin is None else low[mask] - margin["low"]
-            high[mask] = window.high if margin is None else high[mask] + margin["high"]
-        crossed = low > high  # with a negative margin; the interval shrinks to its middle
-        middle = (low + high) / 2.0
-        low, high = torch.where(crossed, middle, low), torch.where(crossed, middle, high)
+            if name in self.margins:
+                low[mask], high[mask] = _widened(low[mask], high[mask], self.margins[name])
+            else:
+                low[mask], high[mask] = window.low, window.high
         return low.clamp(window.low, window.high), high.clamp(window.low, window.high)
 
     def of_organs(
@@ -103,9 +101,7 @@ class PredictionIntervals:
         heart, found = self.heart and HeartVolumeRegressor(**self.heart), {}
         for name, drawn in organ_samples(samples, spacing, heart, window).items():
             if name in self.margins:
-                low, high = (float(x) for x in order_interval(drawn, self.level))
-                low, high = low - self.margins[name]["low"], high + self.margins[name]["high"]
-                low, high = (low, high) if low <= high else ((low + high) / 2.0,) * 2
+                low, high = map(float, _widened(*order_interval(drawn, self.level), self.margins[name]))
                 found[name] = {"low": round(max(0.0, low), 1), "high": round(high, 1), "unit": UNITS[name]}
         return found
 
@@ -124,6 +120,13 @@ class PredictionIntervals:
             f"at least {100 * self.share:g} % of the tissue's voxels lie inside{volume}, on average over calibration "
             f"sets. {NO_GUARANTEE}"
         )
+
+
+def _widened(low: Tensor, high: Tensor, margin: dict) -> tuple[Tensor, Tensor]:
+    """Both ends moved by the margin; if a negative margin lets them cross, both at the middle."""
+    low, high = low - margin["low"], high + margin["high"]
+    middle = (low + high) / 2.0
+    return torch.where(low > high, middle, low), torch.where(low > high, middle, high)
 
 
 def calibration_path(checkpoint: str | Path) -> Path:

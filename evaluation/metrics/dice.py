@@ -6,12 +6,11 @@ evaluated at its border with the lungs only (`visible_heart`).
 
 import torch
 from jaxtyping import Bool, Float
-from scipy import ndimage
 from torch import Tensor
 
 from dataset.imaging.lung_segmentation import LUNG_BELOW_HU
 from evaluation.metrics.base import CaseView, Metric, NotMeasured
-from evaluation.metrics.regions import LUNG_LABELS, body_mask
+from evaluation.metrics.regions import LUNG_LABELS, body_mask, within_mm
 
 HEART_MARGIN_MM = 20.0
 
@@ -36,10 +35,7 @@ def visible_heart(
     """
     aerated = hu < LUNG_BELOW_HU
     visible = heart & ~aerated
-    if not visible.any():
-        return visible, visible
-    near = ndimage.distance_transform_edt(~visible.cpu().numpy(), sampling=spacing) <= HEART_MARGIN_MM
-    return visible, visible | (torch.from_numpy(near).to(hu.device) & lungs & aerated)
+    return visible, visible | (within_mm(visible, spacing, HEART_MARGIN_MM) & lungs & aerated)
 
 
 def _lung_dice(view: CaseView) -> Float[Tensor, " m"]:

@@ -37,20 +37,16 @@ def load_lpips(weights: str | Path) -> nn.Module:
     """
     from torchmetrics.functional.image.lpips import _LPIPS
 
-    file = Path(weights)
-    if not file.is_file():
-        raise UserError(f"lpips={weights}: no such file; give the AlexNet weights of torchvision, or null")
-    try:
-        state = read_weights(file)
-    except ValueError as error:
-        raise UserError(f"lpips={weights}: {error}") from error
     network = _LPIPS(pretrained=True, net="alex", pnet_rand=True)
     layers = {name.split(".", 1)[1]: parameter for name, parameter in network.net.named_parameters()}
     try:
+        state = read_weights(weights)
         for name, parameter in layers.items():
             parameter.data.copy_(state[f"features.{name}"])
-    except (KeyError, RuntimeError) as error:
-        raise UserError(f"lpips={weights}: not the AlexNet of torchvision ({error})") from error
+    except (KeyError, RuntimeError, ValueError) as error:
+        raise UserError(
+            f"lpips={weights}: not the AlexNet of torchvision ({error}); give its file, or null"
+        ) from error
     return network.eval().requires_grad_(False)
 
 

@@ -77,6 +77,16 @@ def _between_lungs(lungs: Bool[np.ndarray, "d h w"]) -> Bool[np.ndarray, "d h w"
     return span(2) & (span(1) | ~lungs.any(axis=1, keepdims=True))
 
 
+def within_mm(
+    mask: Bool[Tensor, "d h w"], spacing: tuple[float, float, float], distance: float
+) -> Bool[Tensor, "d h w"]:
+    """Voxels within `distance` mm of the mask, with it; none if it is empty."""
+    if not mask.any():
+        return mask
+    millimetres = ndimage.distance_transform_edt(~mask.cpu().numpy(), sampling=spacing)
+    return torch.from_numpy(millimetres <= distance).to(mask.device)
+
+
 def clipped_share(hu: Float[Tensor, "d h w"], mask: Bool[Tensor, "d h w"], window: Window) -> float:
     """Share of the mask's voxels that the window clips."""
     inside = hu[mask]

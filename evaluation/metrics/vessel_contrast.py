@@ -1,11 +1,10 @@
 """Contrast of vessels: HU step from their surroundings, relative to that of the truth."""
 
-import torch
 from jaxtyping import Bool, Float
-from scipy import ndimage
 from torch import Tensor
 
 from evaluation.metrics.base import CaseView, Metric, NotMeasured
+from evaluation.metrics.regions import within_mm
 
 SHELL_MM = 10.0
 LUNG_VESSEL_HU = -500.0  # voxels of a lung mask above are vessel (or a finding)
@@ -19,33 +18,23 @@ def vessel_contrast(
     return volume[..., vessels].mean(dim=-1) - volume[..., around].mean(dim=-1)
 
 
-def shell(
-    vessels: Bool[Tensor, "d h w"], allowed: Bool[Tensor, "d h w"], spacing: tuple[float, float, float]
-) -> Bool[Tensor, "d h w"]:
-    """Voxels of `allowed` outside the vessels within `SHELL_MM` of one."""
-    if not vessels.any():
-        return vessels
-    distance = ndimage.distance_transform_edt(~vessels.cpu().numpy(), sampling=spacing)
-    return torch.from_numpy(distance <= SHELL_MM).to(vessels.device) & allowed & ~vessels
-
-
 def _lung_vessels(view: CaseView) -> Float[Tensor, " m"]:
     if "labels" in view.case:
         vessels, lungs = view.labelled("vessels"), view.labelled("lungs")
     else:
         lungs = view.segmented_lungs
         vessels = lungs & (view.hu > LUNG_VESSEL_HU)
-    return _share_of_truth(view, vessels, shell(vessels, lungs, view.spacing), "lung vessels")
+    return _share_of_truth(view, vessels, lungs, "lung vessels")
 
 
 def _arteries(view: CaseView) -> Float[Tensor, " m"]:
     arteries = view.labelled("arteries")
     others = ~view.labelled("arteries", "clots", "vessels", "aorta", "heart", "bone", "airway", "lungs")
-    around = shell(arteries, others & view.region("body"), view.spacing)
-    return _share_of_truth(view, arteries, around, "pulmonary arteries")
+    return _share_of_truth(view, arteries, others & view.region("body"), "pulmonary arteries")
 
 
-def _share_of_truth(view: CaseView, vessels: Tensor, around: Tensor, title: str) -> Float[Tensor, " m"]:
+def _share_of_truth(view: CaseView, vessels: Tensor, surroundings: Tensor, title: str) -> Float[Tensor, " m"]:
+    around = within_mm(vessels, view.spacing, SHELL_MM) & surroundings & ~vessels
     view.require(title, vessels, around)
     wanted = vessel_contrast(view.truth, vessels, around)
     if wanted < SMALLEST_STEP_HU:

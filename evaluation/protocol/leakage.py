@@ -1,4 +1,8 @@
-"""The patient leakage check: which patients a model has seen in training, by the protocol of its checkpoint."""
+"""The patient leakage check: which patients a model has seen in training, by the protocol of its checkpoint.
+
+In all functions `rows` is the manifest of the data (`id`, `patient`, `split`, `fold`), `present` their
+`CTDataModule.protocol()`, `protocol` that of a model, and `where` or `model` its name in messages.
+"""
 
 import hashlib
 import logging
@@ -37,13 +41,7 @@ def check_splits(rows: pd.DataFrame, where: str = "data") -> None:
 
 
 def check_same_splits(rows: pd.DataFrame, protocol: dict, present: dict, where: str) -> None:
-    """Raises UserError if a model was trained with other splits than those of the present data.
-
-    Args:
-        rows: manifest with `patient` and `split`.
-        protocol: of the model.
-        present: `CTDataModule.protocol()`.
-    """
+    """Raises UserError if a model was trained with other splits than those of the present data."""
     remedy = "give the data it was trained on"
     for key in ("dataset", "seed", "n_folds", "fold"):
         theirs, ours = protocol.get(key), present.get(key)
@@ -58,14 +56,7 @@ def training_splits(rows: pd.DataFrame, protocol: dict, present: dict, where: st
 
     Phantoms are identified by the seed of their population and their index; a phantom is never a patient. Other data
     are identified by the hash of the patients of each split, with the folds of the manifest if the model has a fold.
-
-    Args:
-        rows: manifest with `id`, `patient`, `split` and, with folds, `fold`.
-        protocol: of the model.
-        present: `CTDataModule.protocol()`.
-
-    Raises:
-        UserError: the protocol does not identify the splits.
+    UserError if the protocol does not identify the splits.
     """
     if "pe_share" in protocol:
         if "pe_share" in present:
@@ -112,11 +103,8 @@ def training_splits_of_file(
 def assign_generators(splits: dict[str, Shaped[np.ndarray, " n"]], rows: pd.DataFrame) -> Shaped[np.ndarray, " n"]:
     """For each case the name of a generator that has not seen it, preferably one that has it as a test case.
 
-    Validation cases count as seen, since a checkpoint may have been selected on them. Raises UserError if all
-    generators have seen a case.
-
-    Args:
-        splits: `training_splits` by generator.
+    Validation cases count as seen, since a checkpoint may have been selected on them. `splits` are `training_splits`
+    by generator. UserError if all generators have seen a case.
     """
     chosen = np.full(len(rows), "", dtype=object)
     for wanted in ("", "test"):  # the later one takes precedence
@@ -136,15 +124,9 @@ def assign_generators(splits: dict[str, Shaped[np.ndarray, " n"]], rows: pd.Data
 def seen_patients(rows: pd.DataFrame, protocol: dict, earlier: dict[str, dict] | None = None) -> dict:
     """The patients of a run and of the models that it starts from, for its protocol.
 
-    The hashes have no key, so they are comparable between data sets and do not anonymise a known id.
-
-    Args:
-        rows: manifest with `patient` and `split`.
-        protocol: of the data.
-        earlier: protocols of the models, by name.
-
-    Returns:
-        `train` and `val`: short hashes of patients; `phantoms`: populations; `unknown`: models without this entry.
+    `protocol` is that of the data, `earlier` has those of the models by name. Returns `train` and `val`, short hashes
+    of patients, `phantoms`, populations, and `unknown`, models without this entry. The hashes have no key, so they are
+    comparable between data sets and do not anonymise a known id.
     """
     own: dict = {"train": [], "val": [], "phantoms": [], "unknown": []}
     if "pe_share" in protocol:
@@ -161,18 +143,9 @@ def seen_patients(rows: pd.DataFrame, protocol: dict, earlier: dict[str, dict] |
 def check_patient_leakage(
     rows: pd.DataFrame, protocol: dict, present: dict, model: str, remedy: str, allow: bool = False
 ) -> dict:
-    """Raises UserError if a model was trained on patients to be evaluated; warns if it was validated on them.
+    """Raises UserError if a model was trained on patients of `rows`; with `allow` and for validation it warns.
 
-    Args:
-        rows: cases to evaluate, `id` and `patient`.
-        protocol: of the model.
-        present: `CTDataModule.protocol()` of the cases.
-        model: key and path, for the message.
-        remedy: for the message.
-        allow: warn instead of the error.
-
-    Returns:
-        Numbers of patients `train` and `val`, and of models without this entry `unknown`.
+    Returns the numbers of patients `train` and `val`, and of models with an unknown training, `unknown`.
     """
     seen, patients, count = _seen_of(protocol, model), rows["patient"].astype(str), {}
     for split in ("train", "val"):
@@ -204,11 +177,7 @@ def check_patient_leakage(
 def check_starting_models(rows: pd.DataFrame, earlier: dict[str, dict], present: dict, allow: bool = False) -> dict:
     """`seen_patients` of a run; UserError if a model it starts from was trained on its validation or test patients.
 
-    Args:
-        rows: manifest of the data of the run.
-        earlier: protocols of the models, by `key=path`.
-        present: `CTDataModule.protocol()` of the data.
-        allow: warn instead of the error.
+    `earlier` has the protocols of the models by `key=path`; with `allow` it warns instead.
     """
     for name, protocol in earlier.items():
         remedy = f"give {name.partition('=')[0]} a model of the same split or dataset.fold"

@@ -34,23 +34,14 @@ class Areas:
         reach = float(QUANTILE * error)
         return max(0.0, mean - reach), min(1.0, mean + reach)
 
-    def difference(self, first: int, second: int) -> tuple[float, float | None, float | None]:
-        """`first - second` and its interval; None if neither AUC varies."""
-        mean, error = self._difference(first, second)
+    def difference(self, first: int, second: int) -> tuple[float, float | None, float | None, float | None]:
+        """`first - second`, its interval and the two-sided p value of equal AUCs; None if neither AUC varies."""
+        cov, mean = self.covariance, float(self.means[first] - self.means[second])
+        error = float(np.sqrt(max(cov[first, first] + cov[second, second] - 2.0 * cov[first, second], 0.0)))
         if error < 1e-9:
-            return mean, None, None
+            return mean, None, None, None
         reach = float(QUANTILE * error)
-        return mean, mean - reach, mean + reach
-
-    def p_value(self, first: int, second: int) -> float | None:
-        """Two-sided p value of equal AUCs; None if neither varies."""
-        mean, error = self._difference(first, second)
-        return None if error < 1e-9 else float(2.0 * norm.sf(abs(mean) / error))
-
-    def _difference(self, first: int, second: int) -> tuple[float, float]:
-        cov = self.covariance
-        variance = cov[first, first] + cov[second, second] - 2.0 * cov[first, second]
-        return float(self.means[first] - self.means[second]), float(np.sqrt(max(variance, 0.0)))
+        return mean, mean - reach, mean + reach, float(2.0 * norm.sf(abs(mean) / error))
 
 
 def placements(

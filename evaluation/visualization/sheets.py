@@ -11,19 +11,9 @@ from torch import Tensor
 from dataset.imaging.geometry import PLANES
 from dataset.imaging.hu_window import Window
 from dataset.io.nifti import SYNTHETIC
-from evaluation.visualization.slices import (
-    ACCENT,
-    BACKGROUND,
-    DISPLAY_HU,
-    ERROR_HU,
-    GIF_GREYS,
-    GIF_TILE,
-    INK,
-    _font,
-    tile,
-    xray_tile,
-)
+from evaluation.visualization.slices import ACCENT, BACKGROUND, DISPLAY_HU, ERROR_HU, INK, font, tile, xray_tile
 
+GIF_TILE, GIF_GREYS = 176, 32  # GIF compresses noise badly: 256 greys triple its size
 GAP = 6
 
 
@@ -57,16 +47,16 @@ def case_sheet(cases: Sequence[CasePicture], window: Window = DISPLAY_HU) -> Ima
     draw = ImageDraw.Draw(sheet)
     lefts = [GAP + sum(widths[:k]) + GAP * k for k in range(len(widths))]
     for left, width, text in zip(lefts, widths, heads, strict=True):
-        draw.text((left + width / 2, head / 2), text, font=_font(13), fill=INK, anchor="mm")
+        draw.text((left + width / 2, head / 2), text, font=font(13), fill=INK, anchor="mm")
     top = head
     for case, tiles, height in zip(cases, rows, heights, strict=True):
-        draw.text((GAP, top + caption / 2), case.title, font=_font(12), fill=INK, anchor="lm")
+        draw.text((GAP, top + caption / 2), case.title, font=font(12), fill=INK, anchor="lm")
         for left, width, picture in zip(lefts, widths, tiles, strict=True):
             sheet.paste(picture, (left + (width - picture.width) // 2, top + caption + (height - picture.height) // 2))
         top += caption + height + GAP
     levels = f"{SYNTHETIC}.  Grey: {window.low:g} to {window.high:g} HU.  Error, generated minus true: "
     levels += f"blue {-ERROR_HU:g} HU, white 0, red {ERROR_HU:g} HU."
-    draw.text((GAP, size[1] - foot / 2), levels, font=_font(13), fill=ACCENT, anchor="lm")
+    draw.text((GAP, size[1] - foot / 2), levels, font=font(13), fill=ACCENT, anchor="lm")
     return sheet
 
 
@@ -128,8 +118,8 @@ def _side_by_side(tiles: list[Image.Image], titles: list[str], foot: str = "") -
     draw = ImageDraw.Draw(image)
     left = GAP
     for picture, title in zip(tiles, titles, strict=True):
-        draw.text((left + picture.width / 2, head / 2), title, font=_font(12), fill=INK, anchor="mm")
+        draw.text((left + picture.width / 2, head / 2), title, font=font(12), fill=INK, anchor="mm")
         image.paste(picture, (left, head + (size[1] - head - bottom - picture.height) // 2))
         left += picture.width + GAP
-    draw.text((GAP, size[1] - bottom / 2), foot, font=_font(11), fill=INK, anchor="lm")
+    draw.text((GAP, size[1] - bottom / 2), foot, font=font(11), fill=INK, anchor="lm")
     return image

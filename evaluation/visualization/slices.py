@@ -16,7 +16,6 @@ from dataset.io.nifti import SYNTHETIC
 DISPLAY_HU = Window(-1000.0, 500.0)
 ERROR_HU = 500.0  # differences of this size have the full colour
 TILE = 208  # pixels of the longest side of a volume
-GIF_TILE, GIF_GREYS = 176, 32  # GIF compresses noise badly: 256 greys triple its size
 POSITIONS = {"axial": 0.5, "coronal": 0.5, "sagittal": 0.3}  # sagittals through the right lung, not through the spine
 BACKGROUND, INK, ACCENT = (16, 18, 22), (225, 228, 232), (255, 196, 0)
 
@@ -81,7 +80,7 @@ def _marked(image: Image.Image, marks: tuple, synthetic: bool = False, dark: boo
 
 
 @cache
-def _font(size: int) -> ImageFont.FreeTypeFont:
+def font(size: int) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(f"{get_data_path()}/fonts/ttf/DejaVuSans.ttf", size)
 
 
@@ -92,16 +91,16 @@ def _overlay(size: tuple[int, int], marks: tuple[str, str, str, str], synthetic:
     overlay = Image.new("RGBA", size, (0, 0, 0, 0))
     draw = ImageDraw.Draw(overlay)
     if synthetic:
-        lines = [SYNTHETIC] if _font(9).getlength(SYNTHETIC) <= width - 4 else SYNTHETIC.split(" - ")
-        fitting = [p for p in range(6, max(9, width // 20) + 1) if max(map(_font(p).getlength, lines)) <= width - 4]
+        lines = [SYNTHETIC] if font(9).getlength(SYNTHETIC) <= width - 4 else SYNTHETIC.split(" - ")
+        fitting = [p for p in range(6, max(9, width // 20) + 1) if max(map(font(p).getlength, lines)) <= width - 4]
         points = max(fitting, default=6)
         strip = (points + 4) * len(lines)
         draw.rectangle((0, height - strip, width, height), fill=(0, 0, 0, 190))
         for row, line in enumerate(lines):
             middle = height - strip + (points + 4) * (row + 0.5)
-            draw.text((width / 2, middle), line, font=_font(points), fill=(*ACCENT, 255), anchor="mm")
+            draw.text((width / 2, middle), line, font=font(points), fill=(*ACCENT, 255), anchor="mm")
     ink, halo = ((20, 20, 20, 255), (255, 255, 255, 160)) if dark else ((120, 220, 255, 255), (0, 0, 0, 200))
     places = [(4, height / 2, "lm"), (width - 4, height / 2, "rm"), (width / 2, 3, "ma")]
     for text, (x, y, anchor) in zip(marks, [*places, (width / 2, height - strip - 3, "md")], strict=True):
-        draw.text((x, y), text, font=_font(12), fill=ink, anchor=anchor, stroke_width=1, stroke_fill=halo)
+        draw.text((x, y), text, font=font(12), fill=ink, anchor=anchor, stroke_width=1, stroke_fill=halo)
     return overlay

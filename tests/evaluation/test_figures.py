@@ -1,6 +1,5 @@
-"""Pictures for the README: files, columns, and the mark of generated volumes."""
+"""Pictures of cases for the README."""
 
-import numpy as np
 import pytest
 from evaluation_fakes import FakePipeline, chest_world, oracle, protocol
 from PIL import Image
@@ -8,7 +7,6 @@ from PIL import Image
 from common.errors import UserError
 from evaluation.figures import write_case_figures
 from evaluation.generation.sample import Sampling
-from evaluation.visualization import sheets
 
 
 def test_case_figures_of_the_first_cases(tmp_path):
@@ -20,15 +18,3 @@ def test_case_figures_of_the_first_cases(tmp_path):
     assert Image.open(paths[-1]).width > 1500
     with pytest.raises(UserError, match="cases=4: give 1 to 3"):
         write_case_figures(FakePipeline(oracle(cases), protocol()), cases, tmp_path, 4, Sampling())
-
-
-def test_frames_show_xray_truth_and_marked_generation():
-    case = chest_world(1, 0).case(0)
-    truth, spacing = case["ct"].float(), tuple(case["spacing"].tolist())
-    frames = sheets.case_frames(case["xray"][0].float(), truth, truth.clone(), spacing)
-    assert len(frames) == truth.shape[1]
-    middle = np.asarray(frames[12]).astype(int)
-    third = middle.shape[1] // 3
-    # the mark is yellow (more red than blue) and below the generated volume only
-    yellow = (middle[..., 0] - middle[..., 2]) > 100
-    assert yellow[:, 2 * third :].sum() > 30 and yellow[:, : 2 * third].sum() == 0

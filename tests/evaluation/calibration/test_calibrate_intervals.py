@@ -22,7 +22,6 @@ from evaluation.generation.write_volumes import generate
 from evaluation.intervals.organ_volumes import FEWEST, HeartVolumeRegressor, fit_heart_regressor, true_volumes
 from evaluation.intervals.prediction_intervals import (
     NO_GUARANTEE,
-    SAMPLED_WITH,
     calibration_path,
     error_bars,
     find_intervals,
@@ -120,6 +119,10 @@ def test_a_damaged_file_raises_user_error(tmp_path, text):
 def test_error_bars_are_intervals_only_where_the_calibration_applies(world):
     pipeline, _, checkpoint, intervals, _ = world
     digest, sampled = sha256(checkpoint), pipeline.describe()
+    solver = replace(intervals, drawn=intervals.drawn | {"solver_options": {}})
+    older = replace(intervals, drawn={k: v for k, v in intervals.drawn.items() if k != "solver_options"})
+    for held in (solver, older):
+        assert error_bars(sampled | {"solver_options": {}}, SAMPLES, digest, held)["name"] == "interval"
     found = error_bars(sampled, SAMPLES, digest, intervals)
     assert found["name"] == "interval" and NO_GUARANTEE in found["words"] and "75 %" in found["words"]
     assert error_bars(sampled, 1, digest, intervals)["name"] == "none"
@@ -129,23 +132,11 @@ def test_error_bars_are_intervals_only_where_the_calibration_applies(world):
         (SAMPLES, sampled | {"steps": 4}, digest, intervals, "calibrated for steps 3"),
         (SAMPLES, sampled, "0" * 64, intervals, "another checkpoint"),
         (SAMPLES, sampled, digest, None, "not calibrated"),
+        (SAMPLES, sampled | {"solver_options": {"solver_order": 3}}, digest, solver, "drawn with solver_options"),
     ):
         bars = error_bars(described, samples, hashed, held)
         assert bars["name"] == "spread" and reason in bars["reason"]
     assert error_bars(sampled | {"preview": "spread too small"}, 4, digest, None)["preview"] == "spread too small"
-
-
-def test_intervals_of_one_solver_order_do_not_apply_to_another(world):
-    pipeline, _, checkpoint, intervals, _ = world
-    described, digest = pipeline.describe(), sha256(checkpoint)
-    second = replace(intervals, drawn=intervals.drawn | {"solver_options": {}})
-    assert "solver_options" in SAMPLED_WITH
-    for options, name in (({}, "interval"), ({"solver_order": 3}, "spread")):
-        bars = error_bars(described | {"solver_options": options}, SAMPLES, digest, second)
-        assert bars["name"] == name and (name == "interval" or "drawn with solver_options" in bars["reason"])
-    before = {key: value for key, value in intervals.drawn.items() if key != "solver_options"}
-    old = replace(intervals, drawn=before)  # written before this key existed
-    assert error_bars(described | {"solver_options": {}}, SAMPLES, digest, old)["name"] == "interval"
 
 
 def test_the_guarantee_is_for_each_quantity_by_itself_and_names_organs_only_with_intervals(world):

@@ -67,7 +67,7 @@ class Means:
         return {"volume": torch.stack([half.mean() for half in volume.chunk(2)])[None]}
 
 
-def test_a_population_is_read_one_by_one():
+def test_a_population_stacks_the_features_of_its_volumes():
     volumes = [(torch.full((4, 4, 4), float(i)), (1.0, 1.0, 1.0)) for i in range(5)]
     found = population(Means(), iter(volumes))
     assert found["volume"].shape == (5, 1, 2) and found["volume"][3, 0].tolist() == [3.0, 3.0]

@@ -3,13 +3,11 @@
 import pytest
 import torch
 from monai.metrics.regression import compute_ssim_and_cs
-from scipy.ndimage import gaussian_filter
 from scipy.spatial.distance import dice as scipy_dice
 from torchmetrics.functional.image import peak_signal_noise_ratio
 
 from evaluation.metrics.dice import dice
 from evaluation.metrics.regions import body_mask
-from evaluation.metrics.reprojection import reprojection_error
 from evaluation.metrics.ssim import ssim, ssim_window
 from evaluation.metrics.voxel_error import PSNR_CAP_DB, mae_hu, psnr
 
@@ -47,7 +45,7 @@ def test_psnr_agrees_with_torchmetrics_per_volume(pair):
     assert ours.mean() > pooled + 1.0  # pooling the squared error is another number
 
 
-def test_ssim_agrees_with_monai_and_scipy(pair):
+def test_ssim_agrees_with_monai(pair):
     prediction, truth = (volume + 1000.0 for volume in pair)
     for scale in (1.0, 0.2):
         noisy = truth + scale * (prediction - truth)
@@ -56,7 +54,6 @@ def test_ssim_agrees_with_monai_and_scipy(pair):
             noisy[:, None], truth[:, None], 3, (11,) * 3, (1.5,) * 3, RANGE, kernel_type="gaussian"
         )
         assert torch.allclose(ours, per_voxel.mean(dim=(1, 2, 3, 4)), atol=1e-4)
-        assert ours.tolist() == pytest.approx([_scipy_ssim(n, t) for n, t in zip(noisy, truth, strict=True)], abs=1e-4)
 
 
 def test_ssim_measures_hu_from_the_lower_end_of_the_window(pair):
@@ -64,15 +61,6 @@ def test_ssim_measures_hu_from_the_lower_end_of_the_window(pair):
     shifted = ssim(prediction + 1000.0, truth + 1000.0, RANGE)
     assert torch.allclose(ssim(prediction, truth, RANGE, low=-1000.0), shifted, atol=1e-5)
     assert not torch.allclose(ssim(prediction, truth, RANGE), shifted, atol=0.01)
-
-
-def _scipy_ssim(x: torch.Tensor, y: torch.Tensor) -> float:
-    x, y = x.double().numpy(), y.double().numpy()
-    mean_x, mean_y, xx, yy, xy = (gaussian_filter(f, 1.5, radius=5) for f in (x, y, x * x, y * y, x * y))
-    c1, c2 = (0.01 * RANGE) ** 2, (0.03 * RANGE) ** 2
-    score = (2 * mean_x * mean_y + c1) * (2 * (xy - mean_x * mean_y) + c2)
-    score /= (mean_x**2 + mean_y**2 + c1) * (xx - mean_x**2 + yy - mean_y**2 + c2)
-    return float(score[5:-5, 5:-5, 5:-5].mean())
 
 
 def test_ssim_of_constants_has_a_closed_form():
@@ -108,11 +96,6 @@ def test_dice_agrees_with_scipy():
     assert dice(a, empty).tolist() == [0.0, 0.0]
 
 
-def test_reprojection_error_is_the_mean_difference():
-    drr, xray = torch.full((2, 8, 8), 0.75), torch.full((8, 8), 0.5)
-    assert reprojection_error(drr, xray).tolist() == [0.25, 0.25]
-
-
 def test_body_mask_contains_the_lungs_but_not_the_table():
     d, h, w = torch.meshgrid(*(torch.arange(n, dtype=torch.float32) for n in (16, 40, 40)), indexing="ij")
     radius = torch.hypot(h - 18, w - 20)
@@ -122,9 +105,3 @@ def test_body_mask_contains_the_lungs_but_not_the_table():
     mask = body_mask(hu)
     assert torch.equal(mask, radius < 15)
     assert not body_mask(torch.full((4, 4, 4), -1000.0)).any()
-
-
-@pytest.mark.parametrize("score", [psnr, ssim])
-def test_more_noise_scores_worse(pair, score):
-    prediction, truth = pair
-    assert (score(prediction, truth, RANGE) < score(truth + 0.3 * (prediction - truth), truth, RANGE)).all()

@@ -14,7 +14,6 @@ from evaluation.metrics.catalogue import catalogue, measure
 from evaluation.metrics.dice import visible_heart
 from evaluation.metrics.laterality import left_right
 from evaluation.metrics.organ_hu import plausible_share
-from evaluation.metrics.vessel_contrast import shell
 from evaluation.scoring.score_cases import FIDELITY, TRUTH, metric_names, score_case, score_cases
 
 WIDE, NARROW = Window(-1000.0, 1000.0), Window(-200.0, 500.0)
@@ -144,20 +143,19 @@ def test_vessel_contrast_is_the_remaining_share_of_the_step(case):
     hu = case["ct"].float().clamp(-1000.0, 1000.0)
     view = CaseView(case, hu[None], WIDE)
     vessel, lung = view.labelled("vessels"), view.labelled("lungs")
-    around = shell(vessel, lung, view.spacing)
+    around = regions.within_mm(vessel, view.spacing, 10.0) & lung & ~vessel
     middle = hu[around].mean()
     faint = hu.clone()
     faint[vessel] = middle + 0.3 * (hu[vessel] - middle)
     found = score(faint, case, WIDE, metrics=["vessel_contrast"])["vessel_contrast"]
     assert found == pytest.approx(0.3, abs=1e-3)
-    assert not (around & vessel).any() and not (around & ~lung).any()
 
 
-def test_the_shell_is_measured_in_millimetres():
+def test_within_mm_uses_the_spacing():
     spot = torch.zeros(9, 9, 9, dtype=torch.bool)
     spot[4, 4, 4] = True
-    around = shell(spot, torch.ones_like(spot), (5.0, 10.0, 20.0))
-    assert around.sum() == 2 * 2 + 2 + 0 + 0  # ±1, ±2 along d; ±1 along h; nothing along w or diagonally within 10 mm
+    near = regions.within_mm(spot, (5.0, 10.0, 20.0), 10.0)
+    assert near.sum() == 1 + 2 * 2 + 2  # ±1, ±2 along d; ±1 along h; nothing along w or diagonally within 10 mm
 
 
 def test_organ_hu_is_the_share_of_plausible_organs(case):
