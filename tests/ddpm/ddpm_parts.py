@@ -1,16 +1,19 @@
 """Small parts of the second stage for its tests."""
 
 from functools import partial
+from pathlib import Path
 
 import torch
 
 from dataset.imaging.geometry import make_pose
+from ddpm.checkpoint.write import component
 from ddpm.conditioning.lift import RayLift
 from ddpm.denoiser.unet import UNet3D
 from ddpm.diffusion.objective import NoiseObjective
 from ddpm.latent.vqgan import VQGANLatents
 from ddpm.module import DDPMModule, GeneratorParts
 from ddpm.xray_encoder import CNNXrayEncoder
+from vq_gan_3d import VQGAN3D
 from vq_gan_3d.optimisation import Optimisation
 
 VOLUME = (32, 32, 32)
@@ -39,6 +42,15 @@ def module(num_batches: int = 4, denoiser: UNet3D | None = None, **options) -> D
     return DDPMModule(
         parts, objective, Optimisation(optimizer, num_batches, warmup_steps=1), dict(PROTOCOL), **options
     )
+
+
+def vqgan_file(path, **header) -> tuple[VQGAN3D, Path]:
+    """A small VQ-GAN and its checkpoint."""
+    model = VQGAN3D(n_codes=8, embedding_dim=2, n_hiddens=8, n_res_blocks=1)
+    header = {"format": 1, "stage": "vqgan", "components": {"vqgan": component(model, "model.")}, **header}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save({"header": header, "state_dict": {f"model.{k}": v for k, v in model.state_dict().items()}}, path)
+    return model, path
 
 
 class Steps:

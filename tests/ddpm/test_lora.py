@@ -46,11 +46,6 @@ def with_random_adapters(parts: nn.Module) -> nn.Module:
     return parts
 
 
-def averages(m) -> dict:
-    names = [name for name, p in m.trained.named_parameters() if p.requires_grad]
-    return dict(zip(names, m.ema.shadow, strict=True))
-
-
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> dict:
     """A trained base, and a LoRA run from it."""
@@ -68,7 +63,7 @@ def run(tmp_path_factory) -> dict:
     trainer = fit(m, 3)
     trainer.save_checkpoint(folder / "last.ckpt")
     origin = {"file": "base.ckpt", "sha256": sha256(folder / "base.ckpt")}
-    save_adapter(folder / "adapter.safetensors", averages(m), m.lora, origin, m.protocol)
+    save_adapter(folder / "adapter.safetensors", m.ema.by_name(), m.lora, origin, m.protocol)
     return {"folder": folder, "module": m, "before": before, "trainer": trainer}
 
 
@@ -113,7 +108,7 @@ def test_the_optimizer_and_the_average_hold_adapters_alone(run):
     inside = [p for group in run["trainer"].optimizers[0].param_groups for p in group["params"]]
     own = {name: p for name, p in m.trained.named_parameters() if name in adapter_names(m.trained)}
     assert {id(p) for p in inside} == {id(p) for p in own.values()} and len(inside) == len(own)
-    assert averages(m).keys() == own.keys()
+    assert m.ema.by_name().keys() == own.keys()
     assert torch.load(run["folder"] / "last.ckpt", weights_only=True)["ema"].keys() == own.keys()
 
 
@@ -182,7 +177,7 @@ def test_an_adapter_that_does_not_fit_its_base_is_refused(run, tmp_path):
     m, path = run["module"], tmp_path / "adapter.safetensors"
     shutil.copy(run["folder"] / "base.ckpt", tmp_path)
     base = {"file": "base.ckpt", "sha256": sha256(run["folder"] / "base.ckpt")}
-    weights = averages(m)
+    weights = m.ema.by_name()
     save_adapter(path, {k: v for k, v in list(weights.items())[1:]}, m.lora, base, m.protocol)
     with pytest.raises(UserError, match="do not fit their base"):
         load_pipeline(path)

@@ -4,7 +4,7 @@ import logging
 
 import pytest
 import torch
-from ddpm_parts import VOLUME, latent_encoder
+from ddpm_parts import VOLUME, latent_encoder, vqgan_file
 from torch.utils.data import DataLoader, default_collate
 from vae_files import kl, tiny
 
@@ -12,10 +12,8 @@ from common.errors import UserError
 from common.files import newest_checkpoint
 from dataset.imaging.hu_window import Window
 from ddpm.checkpoint.latent_encoder import make_latent_encoder
-from ddpm.checkpoint.write import component
 from ddpm.latent import SliceVAELatents, VQGANLatents
 from ddpm.latent.latent_dataset import LatentDataset, is_whole, latent_file, latent_folder, read_latents, write_latents
-from vq_gan_3d import VQGAN3D
 
 
 def vqgan() -> VQGANLatents:
@@ -221,18 +219,10 @@ def test_a_batch_is_its_items_collated(augments):
     assert [batch["id"] for batch in loader] == [["a", "b"], ["c"]]
 
 
-def vqgan_checkpoint(path):
-    model = VQGAN3D(n_codes=8, embedding_dim=2, n_hiddens=8, n_res_blocks=1)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    header = {"format": 1, "stage": "vqgan", "components": {"vqgan": component(model, "model.")}}
-    torch.save({"header": header, "state_dict": {f"model.{k}": v for k, v in model.state_dict().items()}}, path)
-    return str(path)
-
-
 def test_the_vae_is_preferred_with_a_warning(tmp_path, caplog):
     kl().save_pretrained(tmp_path / "vae")
-    path = vqgan_checkpoint(tmp_path / "last.ckpt")
-    both = {"vae_ckpt": str(tmp_path / "vae"), "vqgan_ckpt": path}
+    _, path = vqgan_file(tmp_path / "last.ckpt")
+    both = {"vae_ckpt": str(tmp_path / "vae"), "vqgan_ckpt": str(path)}
     with caplog.at_level(logging.WARNING):
         assert isinstance(make_latent_encoder(**both), SliceVAELatents)
     assert "model.vae_ckpt is used; model.latent_encoder=vqgan uses model.vqgan_ckpt" in caplog.text
@@ -244,8 +234,8 @@ def test_the_vae_is_preferred_with_a_warning(tmp_path, caplog):
 def test_newest_vqgan_is_found_or_its_training_named(tmp_path, caplog):
     with pytest.raises(UserError, match="train_vqgan.py"):
         make_latent_encoder(search=str(tmp_path))
-    path = vqgan_checkpoint(tmp_path / "a" / "checkpoints" / "last.ckpt")
-    assert str(newest_checkpoint(tmp_path)) == path
+    _, path = vqgan_file(tmp_path / "a" / "checkpoints" / "last.ckpt")
+    assert newest_checkpoint(tmp_path) == path
     assert isinstance(make_latent_encoder(search=str(tmp_path)), VQGANLatents)
 
 
