@@ -42,7 +42,7 @@ def build_part(path: str | Path, header: dict, name: str, weights: dict[str, Ten
 
 
 def find_base(path: Path, base: dict) -> Path:
-    """The checkpoint beneath adapters, by its SHA-256: `model.init_from` of their run, or a file beside them."""
+    """The base checkpoint of adapters, by its SHA-256: `model.init_from` of their run, or a file in their folder."""
     named, config = [], path.parent.parent / ".hydra" / "config.yaml"
     if config.is_file():
         named = [Path(str(OmegaConf.load(config).get("model", {}).get("init_from")))]

@@ -16,8 +16,8 @@ from ddpm.weights.licences import inherits
 def save_adapter(path: str | Path, weights: dict[str, torch.Tensor], lora: dict, base: dict, protocol: dict) -> Path:
     """Writes adapters alone, as safetensors in float32.
 
-    `weights` have their names in the training module; `lora` is of `ddpm.lora.add_lora`; `base` holds name `file` and
-    `sha256` of the checkpoint beneath them.
+    `weights` have their names in the training module; `lora` is the result of `ddpm.lora.add_lora`; `base` holds
+    `file`, the name, and `sha256` of the base checkpoint.
     """
     plain = {name: value.detach().float() for name, value in weights.items()}
     header = {"stage": "adapter", "components": {}, "lora": lora, "base": base, "protocol": protocol}

@@ -14,15 +14,17 @@ class NoiseObjective:
 
     `flow` has its own process: straight lines from data to noise, `x_t = (1 - σ) x_0 + σ ε` with σ = (t + 1)/T, and
     the target ε - x_0 (Lipman et al., "Flow Matching for Generative Modeling", 2023). It ends on pure noise;
-    `schedule` and `zero_terminal_snr` have no effect. The loss weight is that of `NoiseSchedule.weight`, 1 by default.
+    `schedule` and `zero_terminal_snr` have no effect. `NoiseSchedule.weight` is the loss weight, 1 by default (Hang et
+    al., "Efficient Diffusion Training via Min-SNR Weighting Strategy", 2023). Zero terminal SNR follows Lin et al.,
+    "Common Diffusion Noise Schedules and Sample Steps Are Flawed" (2024).
     """
 
     timesteps: int = 1000  # T
     schedule: str = "squaredcos_cap_v2"  # diffusers' name of the cosine schedule of Nichol and Dhariwal 2021
     prediction: str = "v_prediction"  # one of PREDICTIONS
-    zero_terminal_snr: bool = True  # the last timestep is pure noise (Lin et al. 2024, "… Are Flawed")
-    min_snr_gamma: float | None = None  # γ, which caps the weight of low-noise timesteps (Hang et al. 2023, "Min-SNR")
-    snr_weight: float | None = None  # s² of the weight 1 + s²·SNR = s²/c_out² (`ddpm.denoiser.preconditioning`)
+    zero_terminal_snr: bool = True  # the last timestep is pure noise
+    min_snr_gamma: float | None = None  # γ, the largest weight of low-noise timesteps in units of clean latents
+    snr_weight: float | None = None  # s² of the weight 1 + s²·SNR = s²/c_out², at most 16, for `sample`
     timestep_power: float = 1.0  # k > 1 draws T·u^(1/k), high-noise timesteps more often
     pure_noise_warmup: float = 0.0  # first share of the training in which every timestep is T-1, as in regression
 

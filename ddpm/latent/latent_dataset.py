@@ -60,11 +60,9 @@ def read_latents(files: Sequence[Path]) -> Float[Tensor, "n c d h w"]:
 
 
 class StoredLatents:
-    """Standardised latents that stay on disk, in place of a tensor `(n, c, d, h, w)` too large for memory.
+    """Latents on disk, in place of a tensor `(n, c, d, h, w)` too large for memory.
 
-    Args:
-        files: of the raw latents, one per case.
-        encoder: gives the statistics.
+    `files` hold raw latents, one case each; the statistics of the encoder standardise them.
     """
 
     def __init__(self, files: Sequence[Path], encoder: LatentEncoder):
