@@ -19,12 +19,8 @@ class FirstCases:
 def calibration_source(source: dict, split: str | None, cases: int, first: int) -> dict | None:
     """Config node of a source whose test split contains the calibration cases; None if they are a `split` of the data.
 
-    Raises UserError for real data without a split, and for phantoms of the test split.
-
-    Args:
-        source: node `dataset.source`.
-        split: of the data that is set aside for calibration; None for phantoms.
-        cases, first: number of calibration phantoms and index of the first.
+    `source` is the node `dataset.source`; without `split` it gets `cases` phantoms from index `first`. UserError for
+    real data without a split, and for phantoms of the test split.
     """
     if split is not None:
         if split not in SPLITS:

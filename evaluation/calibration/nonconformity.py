@@ -30,14 +30,8 @@ def case_scores(
 
     `below` and `above` are the distances of the truth outside the lower and the upper end, negative inside; for a
     tissue both are its score. `width` is that of the interval of the samples without margin. Quantities that the case
-    or its mean volume does not have are omitted.
-
-    Args:
-        samples: HU.
-        case: `ct` in HU before windowing, `spacing`, for phantoms `labels`.
-        spacing: mm `(D, H, W)` of the samples.
-        levels: each needs `2 / (1 - level)` samples.
-        share: of a tissue's voxels that have to lie inside.
+    or its mean volume does not have are omitted. `samples` are in HU, `spacing` is theirs in mm `(D, H, W)`, and each
+    level needs `2 / (1 - level)` samples.
     """
     truth, known, found = case["ct"].float().clamp(window.low, window.high), true_volumes(case), []
     for name, mask in tissue_masks(samples.mean(dim=0), spacing).items():

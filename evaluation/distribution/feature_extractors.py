@@ -28,7 +28,6 @@ class Extractor:
         self.weights = {"file": weights.name, "sha256": sha256(weights)}
 
     def describe(self) -> dict:
-        """Plain JSON."""
         return {"name": self.name, **self.weights}
 
 

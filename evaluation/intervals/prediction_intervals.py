@@ -164,12 +164,8 @@ def error_bars(
 ) -> dict:
     """The kind of error bars of volumes as JSON: `{"name": "none" | "spread" | "interval", …}` with the reason.
 
-    Args:
-        described: `XrayToCTPipeline.describe()`.
-        samples: per X-ray.
-        digest: SHA-256 of the checkpoint.
-        intervals: its calibration, if any.
-        nominal: whether the volumes have the size of a typical patient, as from every radiograph.
+    `described` is `XrayToCTPipeline.describe()`, `samples` counts per X-ray, `digest` is the hash of the checkpoint,
+    and `nominal` says that the volumes have the size of a typical patient, as from every radiograph.
     """
     preview = {"preview": described["preview"]} if described.get("preview") else {}
     if samples < 2:

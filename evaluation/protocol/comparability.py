@@ -45,12 +45,8 @@ def describe(
 ) -> dict:
     """The protocol in `metrics.json` of a result without registration; plain JSON.
 
-    Args:
-        samples: per X-ray; their mean is evaluated.
-        patients: one entry per case.
-        data: `CTDataModule.protocol()`.
-        data_sha256: `hash_cases` of the evaluated cases.
-        seed: of the bootstrap.
+    The mean of `samples` per X-ray is evaluated; `patients` has an entry per case, `data` is that of the data module,
+    `data_sha256` the `hash_cases` of the evaluated cases, and `seed` that of the bootstrap.
     """
     common = "prediction and truth in HU, both clipped to the window; one number per volume, then the mean"
     return {

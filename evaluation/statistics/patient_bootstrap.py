@@ -18,7 +18,6 @@ class Estimate:
     high: float | None
 
     def as_dict(self, digits: int = 6) -> dict[str, float | None]:
-        """Plain JSON."""
         return {key: None if value is None else round(value, digits) for key, value in asdict(self).items()}
 
 
