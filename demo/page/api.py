@@ -14,10 +14,7 @@ from demo.service.service import Service
 
 
 def add_api(page: gr.Blocks, service: Service) -> gr.Blocks:
-    """Adds `/look` and `/generate` to a page and returns it.
-
-    `/generate` yields `{"progress": {…}}`, then `{"result": {…}}`; its `urls` are paths on this server.
-    """
+    """Adds `/look` and `/generate` to a page and returns it; `/generate` yields `{"progress"}`, then `{"result"}`."""
 
     def look(xray: dict, view: str = "", align: str = "") -> dict:
         with _gradio_errors():
@@ -37,9 +34,8 @@ def add_api(page: gr.Blocks, service: Service) -> gr.Blocks:
         truth: dict[str, Any] | None = None,
     ) -> Iterator[dict]:
         with _gradio_errors():
-            generation = GenerationRequest(
-                sampler, steps or None, None if guidance == -1.0 else guidance, seed, samples, view, align
-            )
+            scale = None if guidance == -1.0 else guidance
+            generation = GenerationRequest(sampler, steps or None, scale, seed, samples, view, align)
             ct = None if truth is None else uploaded(truth, service)
             for item in service.generate(uploaded(xray, service), generation, ct):
                 yield {"progress": plain(item)} if isinstance(item, Progress) else {"result": plain(item)}

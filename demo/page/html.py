@@ -57,10 +57,8 @@ def progress(news: Progress, slices: str) -> str:
     else:
         line, value = f"Denoising step {news.step} of {news.steps}", f' value="{news.step}"'
     left = "" if news.seconds_left is None or news.ahead else f"about {duration(news.seconds_left)} left"
-    body = (
-        slices
-        and f'<figure class="xc-preview">{slices}<figcaption>The current prediction. {MARK}.</figcaption></figure>'
-    )
+    caption = f"<figcaption>The current prediction. {MARK}.</figcaption>"
+    body = slices and f'<figure class="xc-preview">{slices}{caption}</figure>'
     return (
         f'<div class="xc-progress" role="status"><div class="xc-progress-line"><span>{line}</span><span>{left}</span>'
         f'</div><progress max="{max(1, news.steps)}"{value} aria-label="progress"></progress>{body}</div>'

@@ -36,7 +36,7 @@ def build_page(service: Service) -> gr.Blocks:
     """Returns the page of a service."""
     events = _Events(service)
     sampler = service.samplers[service.default_sampler]
-    kept = max(60, int(service.about["keep_minutes"] * 60))
+    kept = max(60, int(service.store.keep_seconds))
     plainly = {"apply_default_css": False}
     title = "xray2ct: chest X-ray to CT, synthetic"
     with gr.Blocks(title=title, analytics_enabled=False, fill_width=True, delete_cache=(60, kept)) as page:

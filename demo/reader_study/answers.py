@@ -25,7 +25,7 @@ from common.files import atomic_path
 from evaluation.readers.study_folder import COLUMNS, Study
 
 VERSION = 1
-PATIENCE_S = 10.0  # seconds to wait for another writer
+LOCK_TIMEOUT_S = 10.0  # seconds to wait for another writer
 SCHEMA = f"""
 CREATE TABLE about (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE readings (
@@ -215,7 +215,7 @@ class Answers:
         database.executemany("INSERT INTO about VALUES (?, ?)", about.items())
 
     def _connect(self) -> sqlite3.Connection:
-        database = sqlite3.connect(self.path, timeout=PATIENCE_S, isolation_level=None)
+        database = sqlite3.connect(self.path, timeout=LOCK_TIMEOUT_S, isolation_level=None)
         database.execute("PRAGMA foreign_keys = ON")
         database.execute("PRAGMA synchronous = FULL")  # NORMAL can lose the last answers on power failure
         return database

@@ -104,8 +104,8 @@ class StudyServer:
         }
         if reading is not None:
             name = self.name(session.reader, reading.position)
-            state |= {"reading": name, "volume": f"volume/{name}.nii"}
-            state |= {"position": reading.position, "answers": reading.answers}
+            state |= {"reading": name, "volume": f"volume/{name}.nii", "position": reading.position}
+            state["answers"] = reading.answers
         return state
 
 
@@ -183,9 +183,8 @@ def log_in(request: Request, given: Code, server: TheStudy) -> Response:
     address = request.client.host if request.client else ""
     wait = server.limiter.enter(address)
     if wait > 0:
-        seconds = int(wait) + 1
-        message = {"detail": f"Too many wrong codes. Please wait {seconds} seconds."}
-        return JSONResponse(message, 429, headers={"Retry-After": str(seconds)})
+        seconds = str(int(wait) + 1)
+        raise HTTPException(429, f"Too many wrong codes. Please wait {seconds} seconds.", {"Retry-After": seconds})
     reader = reader_of(given.code, server.codes)
     if reader is None:
         raise HTTPException(401, "This code is not known. Please check it.")

@@ -83,10 +83,7 @@ def build_app(
 
 
 def isolate_gradio(uploads: Path) -> None:
-    """Disables telemetry and downloads of Gradio and moves its files to `uploads`.
-
-    Call it before the first import of Gradio, which reads some variables only once.
-    """
+    """Disables telemetry and downloads of Gradio and moves its files to `uploads`; before Gradio's first import."""
     os.environ.update(
         GRADIO_ANALYTICS_ENABLED="False",
         GRADIO_TEMP_DIR=str(uploads),

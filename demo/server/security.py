@@ -96,7 +96,7 @@ class Guard:
         name = urlsplit(f"//{host}").hostname if re.fullmatch(r"[\w.:\[\]-]{1,255}", host) else None
         if self.hosts is not None and name not in self.hosts:
             return PlainTextResponse("this server answers on this machine alone", 421)
-        if self.password is not None and not self._knows(headers.get("authorization", "")):
+        if self.password is not None and not self._has_password(headers.get("authorization", "")):
             if "authorization" in headers:
                 await asyncio.sleep(WRONG_PASSWORD_SECONDS)
             return PlainTextResponse("password", 401, {"WWW-Authenticate": 'Basic realm="xray2ct", charset="UTF-8"'})
@@ -105,14 +105,14 @@ class Guard:
         origin = headers.get("origin")
         if scope["method"] == "POST" and origin and urlsplit(origin).netloc != host:
             return PlainTextResponse("from another site", 403)
-        if not self._may(scope):
+        if not self._is_allowed(scope):
             return PlainTextResponse("not found", 404)
         length = headers.get("content-length", "0")
-        if not length.isdigit() or int(length) > self._most(scope):
+        if not length.isdigit() or int(length) > self._body_limit(scope):
             return PlainTextResponse("too large", 413)
         return None
 
-    def _knows(self, authorization: str) -> bool:
+    def _has_password(self, authorization: str) -> bool:
         kind, _, value = authorization.partition(" ")
         if kind.lower() == "basic":
             try:
@@ -123,7 +123,7 @@ class Guard:
             return False
         return secrets.compare_digest(value.strip().encode(), str(self.password).encode())
 
-    def _may(self, scope: Scope) -> bool:
+    def _is_allowed(self, scope: Scope) -> bool:
         path = scope["path"]
         raw = scope.get("raw_path", b"").decode("latin-1").partition("?")[0]
         # raw, decoded once and decoded twice, because a route may decode again
@@ -135,12 +135,12 @@ class Guard:
             return asked.is_file() and self.files in asked.resolve().parents
         return OPEN.fullmatch(path) is not None
 
-    def _most(self, scope: Scope) -> int:
+    def _body_limit(self, scope: Scope) -> int:
         # a form adds boundaries and headers to the file
         return self.max_bytes + 65536 if scope["path"].startswith("/gradio_api/upload") else SMALL_BODY
 
     def _counted(self, scope: Scope, receive: Receive) -> Receive:
-        most, found = self._most(scope), 0
+        most, found = self._body_limit(scope), 0
 
         async def counted() -> Message:
             nonlocal found

@@ -36,16 +36,12 @@ def draw_sample(name: str, folder: Path) -> Sample:
     number, stem = FIRST_INDEX["test"] + NUMBERS[name], f"phantom_{name.lower()}"
     sample = Sample(folder / f"{stem}.png", folder / f"{stem}.nii.gz")
     with _drawing:
-        if not (sample.xray.is_file() and sample.truth.is_file()):
-            _draw(number, sample)
+        if sample.xray.is_file() and sample.truth.is_file():
+            return sample
+        phantom, pose = render_phantom(number, size=SIZE, extent=EXTENT), DrrSettings().poses(EXTENT)
+        xray = render_xray(torch.as_tensor(phantom.hu_plain, dtype=torch.float32), phantom.spacing, pose, XRAY_SIZE)[0]
+        write_nifti(sample.truth, phantom.hu, phantom.spacing, description="phantom, a drawing of a chest")
+        grey = np.rint(np.asarray(xray).clip(0.0, 1.0) * 65535).astype(np.uint16)
+        with atomic_path(sample.xray) as temporary:
+            Image.fromarray(grey).save(temporary, format="PNG")
     return sample
-
-
-def _draw(number: int, sample: Sample) -> None:
-    phantom = render_phantom(number, size=SIZE, extent=EXTENT)
-    pose = DrrSettings().poses(EXTENT)
-    xray = render_xray(torch.as_tensor(phantom.hu_plain, dtype=torch.float32), phantom.spacing, pose, XRAY_SIZE)[0]
-    write_nifti(sample.truth, phantom.hu, phantom.spacing, description="phantom, a drawing of a chest")
-    grey = np.rint(np.asarray(xray).clip(0.0, 1.0) * 65535).astype(np.uint16)
-    with atomic_path(sample.xray) as temporary:
-        Image.fromarray(grey).save(temporary, format="PNG")

@@ -10,7 +10,7 @@ from typing import Any
 from demo.service.messages import Busy, Cancelled, Progress
 
 HEARTBEAT = 1.0  # seconds after which the queue repeats the last progress
-PATIENCE = 120.0  # seconds without a listener after which the queue cancels a job
+LISTENER_TIMEOUT = 120.0  # seconds without a listener after which the queue cancels a job
 
 
 @dataclass(eq=False)
@@ -23,14 +23,14 @@ class Job:
     result: Any = None
     error: BaseException | None = None
     news: Progress | None = None
-    heard: float = field(default_factory=time.monotonic)
+    last_listened: float = field(default_factory=time.monotonic)
 
     def check(self) -> None:
         """Raises Cancelled if the request was cancelled or nobody listens; the worker calls it between two steps."""
         if self.cancelled.is_set():
             raise Cancelled("cancelled")
-        if time.monotonic() - self.heard > PATIENCE:
-            raise Cancelled("cancelled: nobody was listening")
+        if time.monotonic() - self.last_listened > LISTENER_TIMEOUT:
+            raise Cancelled("cancelled: no listener")
 
 
 class JobQueue:
@@ -39,11 +39,11 @@ class JobQueue:
     Args:
         work: runs a job and returns its result; `report(progress)` sends progress. The queue raises its errors in
             that job's listener only.
-        longest: jobs that may wait besides the running one.
+        max_waiting: jobs that may wait besides the running one.
     """
 
-    def __init__(self, work: Callable[[Job, Callable[[Progress], None]], Any], longest: int):
-        self._work, self._longest = work, longest
+    def __init__(self, work: Callable[[Job, Callable[[Progress], None]], Any], max_waiting: int):
+        self._work, self._max_waiting = work, max_waiting
         self._waiting: deque[Job] = deque()
         self._now: Job | None = None
         self._change = threading.Condition()
@@ -58,7 +58,7 @@ class JobQueue:
         """
         job = Job(task, cancelled)
         with self._change:
-            if self._closed or len(self._waiting) >= self._longest + (self._now is None):
+            if self._closed or len(self._waiting) >= self._max_waiting + (self._now is None):
                 raise Busy(f"{len(self._waiting)} requests wait already; try again in a few minutes")
             self._waiting.append(job)
             self._change.notify_all()
@@ -92,10 +92,10 @@ class JobQueue:
         last, sent = None, 0.0
         while True:
             with self._change:
-                job.heard = time.monotonic()
+                job.last_listened = time.monotonic()
                 ahead = self._waiting.index(job) + (self._now is not None) if job in self._waiting else 0
                 news = job.news if job.news is not None else Progress(ahead, 0, steps)
-                if not job.done and news == last and job.heard - sent < HEARTBEAT:
+                if not job.done and news == last and job.last_listened - sent < HEARTBEAT:
                     self._change.wait(0.2)
                     news = None
             if job.done:

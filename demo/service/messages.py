@@ -98,7 +98,7 @@ class Result:
 
     Attributes:
         token: secret name of its folder.
-        window: HU window of the model; the viewer disables presets outside of it.
+        window: HU window of the model; the viewer disables presets outside.
         nominal: the patient size is unknown, so volumes in ml have no meaning.
         phantom: the training data are phantoms.
         metrics: against the uploaded CT: `{name: {"label", "unit", "value", "digits"}}`, value None if undefined;

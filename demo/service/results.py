@@ -116,9 +116,8 @@ def _reproject(
 
     None if nothing in the volume attenuates, or no DRR renderer is installed.
     """
-    pose, size = poses[0], tuple(xray.shape[-2:])
     try:
-        drr = scaled_drr(mean, tuple(spacing), tuple(pose.tolist()), size)
+        drr = scaled_drr(mean, tuple(spacing), tuple(poses[0].tolist()), tuple(xray.shape[-2:]))
     except ModuleNotFoundError:
         return None
     if not torch.isfinite(drr).all():

@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 
 class Service:
-    """Checks X-rays and generates volumes; thread-safe, one model, one volume at a time.
+    """Checks X-rays and generates volumes; thread-safe, one model, one volume at a time. Takes models of one X-ray.
 
     Args:
         pipeline: the generator; for the exclusive use of the service.
@@ -35,9 +35,6 @@ class Service:
         limits: limits of requests, queue and uploads.
         batch_size: samples per batch.
         preview_every: steps between two preview pictures; 0 = none.
-
-    Raises:
-        UserError: a generator that does not take one X-ray.
     """
 
     def __init__(
@@ -61,19 +58,15 @@ class Service:
 
     @property
     def about(self) -> dict:
-        """JSON description of the model."""
+        """Description of the model."""
         pipeline = self.pipeline
         return {
             "window": [pipeline.window.low, pipeline.window.high],
-            "reprojects": pipeline.window.keeps_line_integrals,
             "volume_size": list(pipeline.volume_size),
-            "spacing": [round(e / n, 4) for e, n in zip(pipeline.extent, pipeline.volume_size, strict=True)],
             "phantom": is_phantom(pipeline),
             "guided": pipeline.guided,
-            "dataset": str(pipeline.protocol.get("dataset", "")),
             "device": str(pipeline.device),
             "checkpoint": self._generator.checkpoint,
-            "keep_minutes": self.store.keep_seconds / 60.0,
         }
 
     def look(self, xray: Path, view: str | None = None, align: str | None = None) -> CheckedXray:
@@ -95,10 +88,7 @@ class Service:
     ) -> Iterator[Progress | Result]:
         """Yields progress, then the result; setting `cancelled` or closing the iterator cancels the request.
 
-        Raises:
-            UserError: an unreadable file, an option out of range, or too little memory.
-            Busy: the queue is full.
-            Cancelled: the request was cancelled.
+        UserError for an unreadable file, an option out of range, too little memory; `Busy` and `Cancelled` are such.
         """
         request = self.checked(request)
         with self.store.held() as (token, place):

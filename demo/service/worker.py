@@ -48,11 +48,8 @@ class Generator:
     def sampler(self, request: GenerationRequest) -> tuple[str, dict]:
         """Name and settings of the sampler of a request."""
         name = request.sampler or next(iter(self.samplers))
-        chosen = dict(self.samplers[name])
-        chosen["steps"] = int(chosen["steps"] if request.steps is None else request.steps)
-        if request.guidance is not None:
-            chosen["guidance_scale"] = float(request.guidance)
-        return name, chosen
+        given = {"steps": request.steps, "guidance_scale": request.guidance}
+        return name, self.samplers[name] | {key: value for key, value in given.items() if value is not None}
 
     def steps(self, request: GenerationRequest) -> int:
         """Evaluations of the network that a request takes, as `Progress` counts them."""
@@ -68,9 +65,8 @@ class Generator:
                 raise
         finally:
             # delete the uploads, and all files of a cancelled job
-            for file in (task.xray, task.truth):
-                if file is not None:
-                    file.unlink(missing_ok=True)
+            for file in filter(None, (task.xray, task.truth)):
+                file.unlink(missing_ok=True)
             if job.cancelled.is_set():
                 shutil.rmtree(task.place, ignore_errors=True)
         # outside the handler, because the traceback keeps the tensors alive

@@ -100,12 +100,10 @@ def _aligned(plain: Tensor, box, extent) -> tuple[Float[Tensor, "h w"], bool]:
 
 def _best(plain: Tensor, box, pipeline) -> float:
     """Larger likeness to the mean training X-ray, with and without alignment."""
-    return max(_likeness(image, pipeline.prior) for image in (plain, _aligned(plain, box, pipeline.extent)[0]))
-
-
-def _likeness(image: Tensor, prior) -> float:
-    views = prior.config.views
-    return float(prior.likeness(image.expand(1, views, 1, *image.shape).to(prior.mean.device)))
+    prior = pipeline.prior
+    images = (plain, _aligned(plain, box, pipeline.extent)[0])
+    views = (image.expand(1, prior.config.views, 1, *image.shape) for image in images)
+    return max(float(prior.likeness(view.to(prior.mean.device))) for view in views)
 
 
 def _symmetry(image: Tensor) -> float:

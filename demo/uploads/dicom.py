@@ -19,12 +19,7 @@ FOREIGN = (b"MZ", b"\x7fELF", b"PK", b"%PDF", b"#!", b"<", b"GIF8", b"\x89PNG", 
 
 
 def expect_dicom(upload: Path, start: bytes, size: int) -> str:
-    """Returns the extension `.dcm`.
-
-    Raises:
-        UserError: also another kind of file, deflated, several frames or channels, too many pixels, or fewer pixels
-            stored than declared. Errors of pydicom on damaged files pass through.
-    """
+    """Returns `.dcm`; UserError: also another kind of file, deflated, several frames or channels, wrong size."""
     if start.startswith(FOREIGN):
         raise UserError("the X-ray: a DICOM file that is also another kind of file; export it again")
     syntax = str(pydicom.filereader.read_file_meta_info(upload).get("TransferSyntaxUID", ""))

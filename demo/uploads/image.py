@@ -14,11 +14,7 @@ LARGE, MAX_RATIO = 4 << 20, 300  # bytes above which to check the ratio; blank i
 
 
 def expect_png(upload: Path, size: int) -> str:
-    """Checks the chunks of a PNG (IHDR first, IEND last, one picture); returns the extension `.png`.
-
-    Raises:
-        UserError: another order, too many pixels, several pictures, or trailing data.
-    """
+    """Checks the chunks of a PNG (IHDR first, IEND last, one picture, few enough pixels); returns `.png`."""
     with upload.open("rb") as file:
         file.seek(8)
         first, packed = True, 0

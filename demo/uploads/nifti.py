@@ -18,16 +18,13 @@ SLACK = 4096  # bytes that may follow the voxels
 
 
 def expect_nifti(upload: Path, start: bytes, size: int, name: str, volume: bool) -> str:
-    """Returns the extension, `.nii` or `.nii.gz`.
+    """Returns `.nii` or `.nii.gz`; UserError: not NIfTI, damaged, too many values, or another length than declared.
 
     Args:
         start: the first `HEADER` bytes.
         size: bytes of the file.
         name: subject of the error messages.
         volume: whether to expect three dimensions, else an image.
-
-    Raises:
-        UserError: not NIfTI, damaged, too many values, or a length other than declared.
     """
     packed = start.startswith(b"\x1f\x8b")
     expected = _length(_unpacked(upload, HEADER, name)[0] if packed else start, name, volume)

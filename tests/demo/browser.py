@@ -54,7 +54,7 @@ def chromium() -> Iterator:
 
 @contextmanager
 def watched_page(browser, size: tuple[int, int] = (1280, 900), **options) -> Iterator:
-    """A page that keeps what it asked for (`page.asked`) and what went wrong in it (`page.wrong`)."""
+    """A page that records its requests (`page.asked`) and errors (`page.wrong`)."""
     context = browser.new_context(viewport={"width": size[0], "height": size[1]}, **options)
     page = context.new_page()
     page.set_default_timeout(PATIENCE)
@@ -67,7 +67,7 @@ def watched_page(browser, size: tuple[int, int] = (1280, 900), **options) -> Ite
 
 
 def outside(page) -> list[str]:
-    """Addresses that a page asked for beyond this machine."""
+    """Requested addresses outside this machine."""
     inner = ("data", "blob", "about", "chrome")
     found = [urlsplit(url) for url in page.asked]
     return [
@@ -76,14 +76,14 @@ def outside(page) -> list[str]:
 
 
 def pixels(page, box: dict, style: str = "") -> np.ndarray:
-    """What is on the screen in a box `{x, y, width, height}` under an added style: luminance `(h, w)`, 0 to 255."""
+    """Screenshot of a box `{x, y, width, height}` under an added style: luminance `(h, w)`, 0 to 255."""
     picture = Image.open(BytesIO(page.screenshot(clip=box, style=style))).convert("L")
     return np.asarray(picture, dtype=float)
 
 
 @contextmanager
 def served(files: dict[str, Path | Callable[[], bytes]]) -> Iterator[str]:
-    """The address of a loopback server that gives out exactly `files`, by route."""
+    """The address of a loopback server of `files` by route."""
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self):  # noqa: N802, the name is given
@@ -96,7 +96,7 @@ def served(files: dict[str, Path | Callable[[], bytes]]) -> Iterator[str]:
             self.wfile.write(body)
 
         def log_message(self, *arguments):
-            """Says nothing."""
+            """Prints nothing."""
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()

@@ -1,4 +1,4 @@
-"""Hostile X-rays and CTs by the hundred, each with a name that says what is wrong with it; not a test file."""
+"""Hostile X-rays and CTs, each with a name for its defect; not a test file."""
 
 import gzip
 import io
@@ -41,7 +41,7 @@ def chunk(kind: bytes, data: bytes) -> bytes:
 
 
 def zeros(count: int, start: bytes = b"", wbits: int = 15) -> bytes:
-    """`start` and so many zeros, compressed piece by piece: what is measured is the reader, not this file."""
+    """`start` and `count` zeros, compressed in pieces to save memory."""
     squeezer, out = zlib.compressobj(9, zlib.DEFLATED, wbits), bytearray()
     out += squeezer.compress(start)
     for _ in range(count >> 20):
@@ -232,7 +232,7 @@ def hostile_cts() -> Iterator[tuple[str, bytes]]:
         "absurd": nifti((32767, 32767, 32767)),
         "absurd, packed": gzip.compress(nifti((2000, 2000, 2000))),
         "a bomb": zeros(200_000_000, good, 31),
-        "a lying bomb": gzip.compress(nifti((2000, 2000, 40))),
+        "a bomb with a wrong header": gzip.compress(nifti((2000, 2000, 40))),
     }.items()
 
 

@@ -1,4 +1,4 @@
-"""A reader at a browser that keeps all of its traffic, a study to read, and the page that serves it."""
+"""A test client of a reader that records its traffic, and a study with its app."""
 
 import shutil
 
@@ -15,7 +15,7 @@ from evaluation.readers.study_folder import read_key, read_study  # noqa: E402
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """A study without its key beside it, and the key: the server has to do without."""
+    """A study without its key, and the items of the key."""
     folder = tmp_path_factory.mktemp("made")
     make_small_study(folder / "study", repeat_share=0.34)
     items = read_key(read_study(folder / "study"))
@@ -40,7 +40,7 @@ def codes(study) -> dict[str, str]:
 
 
 class Reader(TestClient):
-    """A reader at his browser; `traffic` is all that came over the wire."""
+    """A reader's client; `traffic` holds all responses."""
 
     def __init__(self, app: FastAPI, code: str):
         super().__init__(app, base_url="http://127.0.0.1:7860")

@@ -1,4 +1,4 @@
-"""The command: what it refuses before it starts, and that it leaves nothing behind when it is ended."""
+"""The command: checks before the start, samplers, and cleanup at the end."""
 
 import os
 import signal
@@ -38,13 +38,13 @@ def free_port() -> int:
         ("127.0.0.1", 70000, None, "port=70000"),
     ],
 )
-def test_an_open_door_is_refused(host, port, password, line):
+def test_an_unprotected_address_is_refused(host, port, password, line):
     with pytest.raises(UserError, match=line) as refused:
         check_address(host, port, password)
     assert "short" not in str(refused.value)
 
 
-def test_a_port_in_use_is_one_line():
+def test_a_port_in_use_is_an_error_of_one_line():
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -53,12 +53,12 @@ def test_a_port_in_use_is_one_line():
     check_address("127.0.0.1", free_port(), None)
 
 
-def test_loopback_is_known():
+def test_is_loopback():
     assert all(is_loopback(host) for host in ("127.0.0.1", "127.1.2.3", "localhost", "::1"))
     assert not any(is_loopback(host) for host in ("0.0.0.0", "::", "10.0.0.1", "localhost.example", ""))
 
 
-def test_the_runs_folder_goes_and_takes_those_of_killed_runs_along(tmp_path, monkeypatch):
+def test_the_run_folder_is_deleted_with_those_of_killed_runs(tmp_path, monkeypatch):
     import tempfile
 
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
@@ -75,7 +75,7 @@ def test_the_runs_folder_goes_and_takes_those_of_killed_runs_along(tmp_path, mon
     os.umask(mask)
 
 
-def test_samplers_that_fit_are_offered_the_chosen_one_first():
+def test_fitting_samplers_are_offered_the_chosen_one_first():
     pipeline = small_pipeline()
     found = sampler_choices(pipeline, "ddim", {**SAMPLERS["ddim"], "steps": 7})
     assert next(iter(found)) == "ddim" and found["ddim"]["steps"] == 7
@@ -85,7 +85,7 @@ def test_samplers_that_fit_are_offered_the_chosen_one_first():
         sampler_choices(pipeline, "flow_euler", flow)
 
 
-def test_a_flow_model_is_offered_what_samples_flows():
+def test_a_flow_model_is_offered_samplers_of_flows():
     pipeline = small_pipeline()
     pipeline.training_scheduler = NoiseObjective(prediction="flow").scheduler()
     assert set(sampler_choices(pipeline, "default", SAMPLERS["default"])) == {"default", "fast", "sde", "flow_euler"}
@@ -110,7 +110,7 @@ def command(tmp_path: Path, *options: str) -> subprocess.Popen:
         (("prot=1",), "error: prot: unknown key; did you mean port?"),
     ],
 )
-def test_what_does_not_fit_ends_in_one_line(tmp_path, options, line):
+def test_wrong_options_end_in_one_line(tmp_path, options, line):
     run = command(tmp_path, f"port={free_port()}", *options)
     said = run.communicate(timeout=300)[0]
     assert run.returncode == 1 and said.splitlines()[-1].startswith(line)
@@ -119,7 +119,7 @@ def test_what_does_not_fit_ends_in_one_line(tmp_path, options, line):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not NIIVUE.is_file(), reason="the viewer is not installed (make web)")
-def test_ended_by_a_signal_it_leaves_nothing(tmp_path):
+def test_a_signal_ends_it_without_remains(tmp_path):
     port = free_port()
     run = command(tmp_path, f"port={port}")
     try:

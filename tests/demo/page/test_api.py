@@ -1,4 +1,4 @@
-"""Programs: five lines with `gradio_client` against the real server, and the volume of page and command line."""
+"""Programs: `gradio_client` against the real server, and the same volume as page and command line."""
 
 import subprocess
 import sys
@@ -22,7 +22,7 @@ from gradio_client import Client, handle_file
 job = Client(sys.argv[1], verbose=False).submit(handle_file(sys.argv[2]), steps=1000, api_name="/generate")
 while not job.outputs():
     time.sleep(0.1)
-print("hears", flush=True)
+print("started", flush=True)
 time.sleep(600)
 """
 
@@ -52,7 +52,7 @@ def client(address):
     return Client(address, verbose=False)
 
 
-def test_five_lines_give_the_volume_of_the_page(address, service, tmp_path):
+def test_a_client_gets_the_volume_of_the_page(address, service, tmp_path):
     film = save_film(tmp_path / "chest.png")
     # from gradio_client import Client, handle_file, and urlretrieve of urllib.request
     client = Client(address, verbose=False)
@@ -66,14 +66,14 @@ def test_five_lines_give_the_volume_of_the_page(address, service, tmp_path):
     assert client.predict(handle_file(str(film)), api_name="/look")["orientation"].startswith("PA, assumed")
 
 
-def test_progress_comes_on_the_way(client, tmp_path):
+def test_the_client_gets_progress(client, tmp_path):
     job = client.submit(handle_file(str(save_film(tmp_path / "a.png"))), steps=5, api_name="/generate")
     job.result(timeout=120)
     news = [item["progress"] for item in job.outputs() if "progress" in item]
     assert news and all(item["steps"] == 5 and "slices" not in item for item in news)
 
 
-def test_eight_programs_at_once_each_get_their_own(address, service, tmp_path):
+def test_eight_parallel_clients_get_their_own_results(address, service, tmp_path):
     films = [save_film(tmp_path / f"{n}.png", n) for n in range(8)]
 
     def ask(number: int) -> str:
@@ -101,20 +101,20 @@ def test_cancel_frees_the_worker(client, service, tmp_path):
     assert client.predict(film, steps=1, api_name="/generate")["result"]
 
 
-def test_a_client_that_dies_frees_the_worker(address, service, tmp_path):
+def test_a_killed_client_frees_the_worker(address, service, tmp_path):
     film = str(save_film(tmp_path / "a.png"))
     own = subprocess.Popen([sys.executable, "-c", LISTENER, address, film], stdout=subprocess.PIPE, text=True)
-    assert own.stdout.readline() == "hears\n" and service.queue.length == 1
-    own.kill()  # its connections end, and nothing is said
+    assert own.stdout.readline() == "started\n" and service.queue.length == 1
+    own.kill()  # closes its connections without a message
     own.wait()
     wait(lambda: service.queue.length == 0, 20)
 
 
-def test_refusals_arrive_as_their_line(client, tmp_path):
+def test_errors_arrive_as_one_line(client, tmp_path):
     (tmp_path / "bad.png").write_bytes(b"nonsense")
     film = handle_file(str(save_film(tmp_path / "a.png")))
     for asked, options, line in (
-        (handle_file(str(tmp_path / "bad.png")), {}, "the X-ray: what it holds is not a PNG"),
+        (handle_file(str(tmp_path / "bad.png")), {}, "the X-ray: the content is not a PNG"),
         (film, {"samples": 99}, "samples=99"),
         (film, {"sampler": "magic"}, "sampler=magic"),
         (film, {"seed": -1}, "seed=-1"),
@@ -126,12 +126,12 @@ def test_refusals_arrive_as_their_line(client, tmp_path):
             client.predict(asked, **options, api_name="/generate")
 
 
-def test_only_the_two_events_are_offered(client):
+def test_the_api_has_two_endpoints(client):
     assert set(client.view_api(return_format="dict")["named_endpoints"]) == {"/look", "/generate"}
 
 
-def wait(true, seconds: float = 60.0) -> None:
+def wait(condition, seconds: float = 60.0) -> None:
     end, pause = time.monotonic() + seconds, threading.Event()
-    while not true():
+    while not condition():
         assert time.monotonic() < end
         pause.wait(0.1)

@@ -1,4 +1,4 @@
-"""Pieces of the page: what a stranger wrote is text, times are readable; what npm installs names no address."""
+"""Parts of the page: escaped text, progress, durations, samples; the lock file of npm."""
 
 import json
 
@@ -16,26 +16,26 @@ from demo.service.xray_checks import CheckedXray
 DEMO = ROOT / "demo"
 
 
-def test_words_from_elsewhere_stay_words(tmp_path):
+def test_foreign_text_is_escaped(tmp_path):
     Image.new("L", (4, 4)).save(tmp_path / "x.png")
     evil = "<img src=x onerror=alert(1)>"
     for made in (html.xray_preview(CheckedXray(tmp_path / "x.png", evil, [evil])), html.message(evil)):
         assert "onerror=alert(1)>" not in made and "&lt;img" in made
 
 
-def test_progress_says_where_it_is():
+def test_progress_contains_queue_position_step_and_time():
     assert "3 before you" in html.progress(Progress(3, 0, 12), "")
     working = html.progress(Progress(0, 4, 12, 125.4), "<img>")
     assert "step 4 of 12" in working and "2 min 5 s left" in working and 'value="4"' in working
     assert html.MARK in working  # the picture of the current prediction is synthetic too
 
 
-@pytest.mark.parametrize("seconds, said", [(0.2, "0 s"), (59.4, "59 s"), (60, "1 min 0 s"), (3601, "60 min 1 s")])
-def test_duration(seconds, said):
-    assert html.duration(seconds) == said
+@pytest.mark.parametrize("seconds, text", [(0.2, "0 s"), (59.4, "59 s"), (60, "1 min 0 s"), (3601, "60 min 1 s")])
+def test_duration(seconds, text):
+    assert html.duration(seconds) == text
 
 
-def test_a_sample_is_a_frontal_film_with_the_heart_on_the_patients_left(tmp_path):
+def test_a_sample_is_a_frontal_xray_with_the_heart_on_the_left(tmp_path):
     sample = draw_sample(SAMPLES[1], tmp_path)
     image = np.asarray(read_xray_image(sample.xray).image, dtype=float)
     rows = image[int(0.45 * len(image)) : int(0.6 * len(image))]
@@ -47,7 +47,7 @@ def test_a_sample_is_a_frontal_film_with_the_heart_on_the_patients_left(tmp_path
         draw_sample("../../etc/passwd", tmp_path)
 
 
-def test_the_lock_file_names_packages_and_hashes_and_no_address():
+def test_the_lock_file_contains_hashes_and_no_address():
     lock = json.loads((DEMO / "package-lock.json").read_text())
     pinned = json.loads((DEMO / "package.json").read_text())["dependencies"]
     packages = {name: entry for name, entry in lock["packages"].items() if name}

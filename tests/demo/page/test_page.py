@@ -1,4 +1,4 @@
-"""The page as a person uses it, in a real browser: upload, wait, look, move, cancel, compare, download."""
+"""The page in a real browser: upload, generate, view, cancel, compare, download."""
 
 import json
 import zipfile
@@ -26,7 +26,7 @@ def desk(tmp_path_factory):
 
 @pytest.fixture
 def page(desk):
-    """The page, as it opens."""
+    """The page after loading."""
     _, address, browser = desk
     with watched_page(browser, (1280, 800)) as page:
         page.goto(address)
@@ -34,14 +34,14 @@ def page(desk):
         yield page
 
 
-def give(page, path, where: str = "#xc-xray") -> None:
+def upload(page, path, where: str = "#xc-xray") -> None:
     page.locator(f"{where} input[type=file]").set_input_files(path)
 
 
 def generate(page, **requests) -> None:
     """Sets numbers under "advanced", then presses the button."""
     page.locator("#xc-advanced > button").click()
-    page.wait_for_timeout(1500)  # Gradio fills it when it is opened, and forgets what was typed before
+    page.wait_for_timeout(1500)  # Gradio fills it after opening, which overwrites earlier input
     for label, value in requests.items():
         field = page.get_by_label(label.capitalize())
         field.fill(str(value))
@@ -49,8 +49,8 @@ def generate(page, **requests) -> None:
     page.locator("#xc-generate").click()
 
 
-def test_upload_wait_look_and_download(page, tmp_path):
-    give(page, save_film(tmp_path / "MEIER^ANNA.png"))
+def test_upload_generate_view_and_download(page, tmp_path):
+    upload(page, save_film(tmp_path / "MEIER^ANNA.png"))
     page.wait_for_selector(".xc-seen img")
     assert "right on the left" in page.locator(".xc-seen figcaption").inner_text()
     generate(page, steps=3, samples=2, seed=7)
@@ -87,15 +87,15 @@ def test_upload_wait_look_and_download(page, tmp_path):
     assert page.wrong == []
 
 
-def test_an_own_ct_stands_beside_it_with_metrics(page, tmp_path):
+def test_an_uploaded_ct_is_shown_with_metrics(page, tmp_path):
     from dataset.io.nifti import write_nifti
     from dataset.phantom.render import render_phantom
 
     phantom = render_phantom(3, size=(32, 32, 32))
     write_nifti(tmp_path / "ct.nii.gz", phantom.hu, phantom.spacing)
-    give(page, save_film(tmp_path / "film.png"))
+    upload(page, save_film(tmp_path / "film.png"))
     page.wait_for_selector(".xc-seen img")
-    give(page, tmp_path / "ct.nii.gz", "#xc-truth")
+    upload(page, tmp_path / "ct.nii.gz", "#xc-truth")
     page.wait_for_function("() => document.querySelector('#xc-truth').innerText.includes('ct')")
     page.locator("#xc-generate").click()
     page.wait_for_selector(".xv[data-ready]")
@@ -106,7 +106,7 @@ def test_an_own_ct_stands_beside_it_with_metrics(page, tmp_path):
 
 def test_cancel_frees_the_worker(desk, page, tmp_path):
     service = desk[0]
-    give(page, save_film(tmp_path / "film.png"))
+    upload(page, save_film(tmp_path / "film.png"))
     page.wait_for_selector(".xc-seen img")
     generate(page, steps=1000)
     page.wait_for_selector(".xc-progress")
@@ -123,24 +123,24 @@ def test_cancel_frees_the_worker(desk, page, tmp_path):
     assert page.locator("#xc-generate").is_enabled() and page.locator(".xv").count() == 0
 
 
-def test_what_cannot_be_read_is_refused_in_a_line(page, tmp_path):
+def test_an_unreadable_file_is_refused_in_one_line(page, tmp_path):
     page.locator("#xc-generate").click()
     page.wait_for_selector(".xc-message")
     assert "Give an X-ray" in page.locator("#xc-status").inner_text()
     (tmp_path / "notes.png").write_text("<script>document.title = 'run'</script>")
-    give(page, tmp_path / "notes.png")
+    upload(page, tmp_path / "notes.png")
     page.wait_for_selector("#xc-seen .xc-error")
     assert "\n" not in page.locator("#xc-seen .xc-error").inner_text().strip()
     assert page.title() != "run"
 
 
-def test_light_and_dark_and_wide_enough(page):
-    def ground():
+def test_light_and_dark_theme_and_width(page):
+    def background():
         return page.evaluate("getComputedStyle(document.body).backgroundColor")
 
     page.wait_for_function("() => Boolean(window.xray2ct)")
-    first = ground()
+    first = background()
     page.locator("#xc-theme").click()
     page.wait_for_timeout(300)
-    assert ground() != first
+    assert background() != first
     assert page.evaluate("document.documentElement.scrollWidth") <= 1280

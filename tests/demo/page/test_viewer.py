@@ -1,4 +1,4 @@
-"""The viewer alone in a real browser: sides by pixels, crosshair, windows, overlay, a second volume."""
+"""The viewer in a real browser: orientation by pixels, crosshair, windows, overlay, a second volume."""
 
 from pathlib import Path
 
@@ -34,14 +34,14 @@ def shown(tmp_path_factory):
     write_nifti(folder / "truth.nii.gz", np.full(SHAPE, TRUE), SPACING)
     write_nifti(folder / "spread.nii.gz", np.full(SHAPE, 120), SPACING)
     files = {f"/viewer/{name}": path for name, path in viewer_files().items()}
-    # without an ending: the kind of file is told by its content
+    # without extension: the viewer detects the kind by content
     files |= {f"/{name}": folder / f"{name}.nii.gz" for name in ("volume", "truth", "spread")}
     files["/"] = lambda: PAGE.encode()
     with served(files) as address, chromium() as browser, watched_page(browser, (900, 640)) as page:
         last = []
 
         def open_viewer(**options):
-            if last == [options]:  # it is there already
+            if last == [options]:  # already open
                 page.evaluate("viewer.reset()")
                 settle(page)
                 return page
@@ -57,7 +57,7 @@ def shown(tmp_path_factory):
 
 
 def settle(page) -> None:
-    """Two frames: what was asked for is drawn."""
+    """Waits two frames, until the picture is drawn."""
     page.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => done())))")
 
 
@@ -85,7 +85,7 @@ def test_radiological_convention_by_pixels(shown):
         assert down < 0.47 and across < 0.47, f"{plane}: {down:.2f} down, {across:.2f} across"
 
 
-def test_marks_stand_on_their_sides(shown):
+def test_marks_are_on_their_sides(shown):
     page = shown()
     sides = {"axial": "RLAP", "coronal": "RLSI", "sagittal": "APSI"}
     for plane, letters in sides.items():
@@ -122,7 +122,7 @@ def test_the_crosshair_reads_hu_and_is_linked(shown):
     box = page.locator(".xv-tile-coronal").bounding_box()
     page.mouse.click(box["x"] + 0.5 * box["width"], box["y"] + 0.7 * box["height"])  # in the coronal: lower
     settle(page)
-    assert page.locator(".xv-tile-axial .xv-slice").inner_text() != before  # the axial slice has followed
+    assert page.locator(".xv-tile-axial .xv-slice").inner_text() != before  # the axial slice follows
     assert page.evaluate("viewer.crosshair().hu") == BODY
     assert page.evaluate("viewer.crosshair().mm")[2] < 0
 
@@ -166,12 +166,12 @@ def test_the_window_changes_the_picture(shown):
     assert np.median(tile(page, "axial")) < 5
 
 
-def test_nothing_is_asked_from_elsewhere_and_a_missing_file_is_said(shown):
+def test_no_foreign_request_and_an_error_for_a_missing_file(shown):
     page = shown()
     assert outside(page) == [] and page.wrong == []
     failed = page.evaluate("window.mount({ volumeUrl: '/none' }).then(() => '', (error) => error.message)")
     assert "404" in failed
-    assert page.locator(".xv").count() == 1  # the one that was there; nothing is left of the other
+    assert page.locator(".xv").count() == 1  # only the earlier viewer
 
 
 def test_windows_outside_the_model_are_disabled(shown):
@@ -184,7 +184,7 @@ def test_windows_outside_the_model_are_disabled(shown):
     page.evaluate("viewer.setPreset('lung')")
     assert page.evaluate("viewer.state().width") != 1500
     page.evaluate("(mm) => viewer.moveTo(mm)", list(MIDDLE_MM))
-    assert page.locator(".xv-hu").inner_text() == "≥ 500 HU"  # the end of the window is no measurement
+    assert page.locator(".xv-hu").inner_text() == "≥ 500 HU"  # the upper end of the window
 
 
 @pytest.mark.slow

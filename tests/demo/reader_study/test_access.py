@@ -1,4 +1,4 @@
-"""Codes that cannot be guessed or mixed up, sessions that end, and a limiter on trying codes."""
+"""Access codes, sessions, and the limit of failed logins."""
 
 import stat
 
@@ -20,14 +20,14 @@ from demo.reader_study.access import (
 READERS = ["reader_01", "reader_02"]
 
 
-def test_codes_are_made_once_for_their_owner_alone(tmp_path):
+def test_codes_are_created_once_with_mode_0600(tmp_path):
     codes = reader_codes(tmp_path / "codes.txt", READERS)
     assert list(codes) == READERS and len(set(codes.values())) == 2 and all(len(c) == 12 for c in codes.values())
     assert reader_codes(tmp_path / "codes.txt", READERS) == codes
     assert stat.S_IMODE((tmp_path / "codes.txt").stat().st_mode) == 0o600
 
 
-def test_a_code_is_found_however_it_is_typed_and_nothing_else_is(tmp_path):
+def test_a_code_is_found_in_any_spelling(tmp_path):
     codes = reader_codes(tmp_path / "codes.txt", READERS)
     code = codes["reader_02"]
     for typed in (code, code.lower(), f" {code[:4]}-{code[4:8]} {code[8:]} "):
@@ -45,7 +45,7 @@ def test_a_code_is_found_however_it_is_typed_and_nothing_else_is(tmp_path):
         ("reader_01 ABCD-EFGH-JKMN\nreader_03 BBCD-EFGH-JKMN\n", "line 2"),
     ],
 )
-def test_a_file_of_codes_that_does_not_fit_is_one_line(tmp_path, text, line):
+def test_a_wrong_code_file_is_an_error_of_one_line(tmp_path, text, line):
     (tmp_path / "codes.txt").write_text(text)
     with pytest.raises(UserError, match=line):
         reader_codes(tmp_path / "codes.txt", READERS)
@@ -66,7 +66,7 @@ def test_sessions_end_by_time_by_logout_and_by_number():
     assert sessions.find(other) is None
 
 
-def test_the_brake_holds_an_address_for_a_minute_and_no_other():
+def test_the_limiter_blocks_one_address_for_a_minute():
     now = [0.0]
     limiter = LoginLimiter(clock=lambda: now[0])
     assert [limiter.enter("a") for _ in range(FAILURES)] == [0.0] * FAILURES
@@ -77,7 +77,7 @@ def test_the_brake_holds_an_address_for_a_minute_and_no_other():
     assert limiter.enter("a") == 0.0
 
 
-def test_a_right_code_costs_nothing_and_memory_is_bounded():
+def test_a_correct_code_is_free_and_memory_is_bounded():
     limiter = LoginLimiter(clock=lambda: 0.0)
     for _ in range(3 * FAILURES):
         assert limiter.enter("a") == 0.0

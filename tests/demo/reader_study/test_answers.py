@@ -1,4 +1,4 @@
-"""Answers survive: one row a reading, every change with its time, nothing changes once closed, many writers."""
+"""Answers: one row per reading, a history of changes, closed readings, parallel writers, export."""
 
 import sqlite3
 from concurrent.futures import ThreadPoolExecutor
@@ -29,11 +29,11 @@ def rows(answers: Answers, query: str) -> list[tuple]:
         return database.execute(query).fetchall()
 
 
-def test_a_reader_goes_through_his_order_and_every_position_comes_once(answers):
+def test_a_reader_sees_every_position_of_the_order_once(answers):
     order = answers.study.orders["reader_01"]
     seen = []
     while (reading := answers.open("reader_01")) is not None:
-        assert answers.open("reader_01") == reading  # asking again changes nothing
+        assert answers.open("reader_01") == reading  # idempotent
         seen.append(reading.item)
         answers.close("reader_01", reading.position)
     assert seen == order and len(set(order)) < len(order)
@@ -41,7 +41,7 @@ def test_a_reader_goes_through_his_order_and_every_position_comes_once(answers):
     assert answers.current("reader_01") is None and answers.open("reader_02").position == 1
 
 
-def test_every_change_is_kept_with_its_time_and_the_last_one_counts(answers):
+def test_every_change_is_stored_with_its_time_and_the_last_counts(answers):
     answers.open("reader_01")
     for answer in (1, 3, None, 2):
         answers.save("reader_01", 1, "realism", answer)
@@ -51,7 +51,7 @@ def test_every_change_is_kept_with_its_time_and_the_last_one_counts(answers):
     assert [at for _, at in changes] == sorted(at for _, at in changes) and all("+00:00" in at for _, at in changes)
 
 
-def test_an_answer_outside_of_its_choices_is_refused(answers):
+def test_an_answer_outside_its_choices_is_refused(answers):
     answers.open("reader_01")
     for question, answer in (("realism", 5), ("realism", 0), ("origin", 3), ("nothing", 1)):
         with pytest.raises(ValueError, match=question):
@@ -59,7 +59,7 @@ def test_an_answer_outside_of_its_choices_is_refused(answers):
     assert rows(answers, "SELECT * FROM changes") == []
 
 
-def test_a_closed_reading_stays_as_it_is_whoever_writes(answers):
+def test_a_closed_reading_cannot_be_changed(answers):
     answers.open("reader_01")
     answers.save("reader_01", 1, "origin", 1)
     answers.close("reader_01", 1)
@@ -80,7 +80,7 @@ def test_a_closed_reading_stays_as_it_is_whoever_writes(answers):
     assert rows(answers, "SELECT answer FROM answers") == [(1,)]
 
 
-def test_answers_are_on_the_disk_when_save_returns(answers):
+def test_save_is_durable(answers):
     answers.open("reader_01")
     answers.save("reader_01", 1, "pe", 4)
     assert rows(answers, "PRAGMA journal_mode") == [("wal",)]
@@ -88,7 +88,7 @@ def test_answers_are_on_the_disk_when_save_returns(answers):
     assert again.open("reader_01").answers == {"pe": 4} and again.secret == answers.secret
 
 
-def test_many_writers_lose_nothing(answers):
+def test_parallel_writers_lose_no_answer(answers):
     answers.open("reader_01"), answers.open("reader_02")
 
     def save(number: int) -> None:
@@ -99,7 +99,7 @@ def test_many_writers_lose_nothing(answers):
     assert rows(answers, "SELECT count(*) FROM changes") == [(48,)]
 
 
-def test_a_reading_closed_twice_at_once_is_closed_once(answers):
+def test_parallel_closing_closes_once(answers):
     answers.open("reader_01")
 
     def close(_) -> bool:
@@ -114,7 +114,7 @@ def test_a_reading_closed_twice_at_once_is_closed_once(answers):
     assert answers.open("reader_01").position == 2
 
 
-def test_seconds_are_counted_and_cannot_exceed_the_clock(answers, monkeypatch):
+def test_seconds_are_limited_by_the_elapsed_time(answers, monkeypatch):
     times = iter(f"2026-01-01T00:00:{second:02d}.000+00:00" for second in (0, 10, 10, 30, 30))
     monkeypatch.setattr("demo.reader_study.answers._now", lambda: next(times))
     answers.open("reader_01")
@@ -123,7 +123,7 @@ def test_seconds_are_counted_and_cannot_exceed_the_clock(answers, monkeypatch):
     assert rows(answers, "SELECT seconds FROM readings") == [(27.0,)]
 
 
-def test_the_analysis_reads_what_was_closed_and_only_that(made, tmp_path):
+def test_the_analysis_reads_closed_readings_only(made, tmp_path):
     study = read_study(made)
     answers = Answers(made / "answers" / "answers.sqlite", study)
     for position in (1, 2):
@@ -136,11 +136,11 @@ def test_the_analysis_reads_what_was_closed_and_only_that(made, tmp_path):
     assert table[["reader", "position", "realism", "origin"]].values.tolist() == [["reader_01", 1, 4.0, 1.0]]
     assert table["pe"].isna().all() and table["item"].tolist() == study.orders["reader_01"][:1]
     (made / "answers" / "reader_01.csv").unlink()
-    answers.export_all()  # the database is the record: a lost table comes back
+    answers.export_all()  # restores a lost table
     assert len(read_answers(study)) == 1
 
 
-def test_answers_by_hand_are_not_overwritten(made, tmp_path):
+def test_foreign_answers_are_not_overwritten(made, tmp_path):
     answers = Answers(tmp_path / "a" / "answers.sqlite", read_study(made))
     (tmp_path / "a" / "reader_02.csv").write_text("position,item\n1,v123\n")
     with pytest.raises(UserError, match=r"reader_02.csv: position 1 is not in answers.sqlite"):
@@ -148,7 +148,7 @@ def test_answers_by_hand_are_not_overwritten(made, tmp_path):
     assert (tmp_path / "a" / "reader_02.csv").read_text().endswith("v123\n")
 
 
-def test_a_database_of_another_study_or_none_is_refused(made, answers, tmp_path):
+def test_another_database_is_refused(made, answers, tmp_path):
     make_small_study(tmp_path / "other", seed=1)
     with pytest.raises(UserError, match="another study"):
         Answers(answers.path, read_study(tmp_path / "other"))

@@ -1,4 +1,4 @@
-"""The readers' routes are private: nobody else reads, answers, guesses a code or leaves the folder."""
+"""Privacy of the readers' routes: sessions, paths, codes, cross-site requests."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from demo.reader_study.routes import COOKIE, PAGE, PAGES  # noqa: E402
 from evaluation.readers.study_folder import read_study  # noqa: E402
 
 
-def test_nobody_reads_another_readers_volume_or_one_that_is_not_his_turn(readers, app, study):
+def test_a_reader_gets_only_the_current_volume(readers, app, study):
     one, two = readers
     mine, first = one.last["reading"], one.last["reading"]
     assert two.volume(mine).status_code == 404 and one.volume(mine).status_code == 200
@@ -47,8 +47,8 @@ def test_no_route_leads_out(readers, path):
     assert b"root:" not in response.content and b"SQLite" not in response.content
 
 
-def test_the_key_is_not_needed_and_never_opened(study):
-    """The key lies nowhere near, and even where it lies beside the study nothing opens it."""
+def test_the_key_is_never_opened(study):
+    """Not even a key beside the study."""
     trap = study.with_name("study-key")
     trap.mkdir()
     (trap / "key.json").write_text("{}")
@@ -68,7 +68,7 @@ def test_the_key_is_not_needed_and_never_opened(study):
     assert not any("study-key" in path for path in opened)
 
 
-def test_the_cookie_cannot_be_read_or_sent_by_another_page(app, study):
+def test_other_pages_cannot_read_or_send_the_cookie(app, study):
     client = TestClient(app, base_url="http://127.0.0.1:7860")
     response = client.post("/readers/api/login", json={"code": codes(study)["reader_01"]})
     cookie = response.headers["set-cookie"]
@@ -80,7 +80,7 @@ def test_the_cookie_cannot_be_read_or_sent_by_another_page(app, study):
     assert "Secure" in secure.headers["set-cookie"]
 
 
-def test_another_site_can_change_nothing(readers, study):
+def test_other_sites_cannot_change_anything(readers, study):
     one, _ = readers
     body = {"reading": one.last["reading"], "question": "pe", "answer": 1}
     proof = {"X-Proof": one.last["proof"]}
@@ -105,7 +105,7 @@ def test_another_site_can_change_nothing(readers, study):
     assert one.post("/readers/api/answer", json=body, headers=good).status_code == 200
 
 
-def test_guessing_codes_is_slowed_and_a_right_code_waits_too(app, study):
+def test_failed_logins_block_an_address(app, study):
     client = TestClient(app)
     for _ in range(FAILURES):
         assert client.post("/readers/api/login", json={"code": "ABCD-EFGH-JKMN"}).status_code == 401

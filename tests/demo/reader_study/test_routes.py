@@ -1,4 +1,4 @@
-"""The readers' routes: blind and resumable; nothing that is sent tells an arm."""
+"""The readers' routes: blinded and resumable; no response reveals an arm."""
 
 import json
 import os
@@ -22,7 +22,7 @@ from evaluation.readers.questions import parse_questions  # noqa: E402
 from evaluation.readers.study_folder import MARK, read_answers, read_study  # noqa: E402
 
 
-def test_a_reader_sees_his_order_and_the_analysis_reads_what_he_said(readers, made, study):
+def test_a_reader_sees_the_order_and_the_analysis_reads_the_answers(readers, made, study):
     one, _ = readers
     by_code, opened = {item.item: item for item in made[1]}, read_study(study)
     for position, code in enumerate(opened.orders["reader_01"], start=1):
@@ -39,7 +39,7 @@ def test_a_reader_sees_his_order_and_the_analysis_reads_what_he_said(readers, ma
     assert len(merged) == 12 and ((merged["origin"] == 2) == (merged["arm"] == "generated")).all()
 
 
-def test_the_whole_traffic_names_no_arm_case_patient_item_or_key(readers, made, study):
+def test_the_traffic_contains_no_arm_case_patient_item_or_key(readers, made, study):
     for reader in readers:
         for page in PAGES:
             reader.get(f"/readers/{page}")
@@ -56,12 +56,12 @@ def test_the_whole_traffic_names_no_arm_case_patient_item_or_key(readers, made, 
     found = [word for word in forbidden if word.encode() in text.lower().replace(MARK.lower().encode(), b"")]
     # The only words of an arm are those of the question itself, the same before every volume.
     assert sorted(found) == []
-    told = text.replace(b'["real", "generated"]', b"").replace(b'["real","generated"]', b"")
-    assert b"generated" not in told and b'"arm' not in told
+    rest = text.replace(b'["real", "generated"]', b"").replace(b'["real","generated"]', b"")
+    assert b"generated" not in rest and b'"arm' not in rest
 
 
-def test_what_is_sent_for_two_arms_differs_in_the_voxels_alone(tmp_path):
-    """With the same voxels in all arms nothing that is sent may differ but the reading's name and number."""
+def test_responses_of_two_arms_differ_in_voxels_only(tmp_path):
+    """With equal voxels in all arms, responses may differ only in name and number of the reading."""
     make_study(
         cases(6), lambda arm, index: chest("real", 0), Window(-1000.0, 1000.0), tmp_path / "study",
         parse_questions(QUESTIONS), StudyDesign(readers=1, repeat_share=0.0), seed=3,
@@ -91,7 +91,7 @@ def test_a_repeat_has_another_name_than_its_first_reading(readers):
     assert len(names) == len(set(names)) == 24
 
 
-def test_volumes_are_sent_whole_and_unpacked_under_a_packing_server(study):
+def test_volumes_are_sent_uncompressed_behind_a_compressing_server(study):
     app = mounted(study)
     app.add_middleware(GZipMiddleware, minimum_size=10)
     reader = Reader(app, codes(study)["reader_01"])
@@ -104,7 +104,7 @@ def test_volumes_are_sent_whole_and_unpacked_under_a_packing_server(study):
     assert not {"accept-ranges", "etag", "last-modified", "content-disposition"} & set(response.headers)
 
 
-def test_work_goes_on_after_the_browser_or_the_server_went_away(readers, study):
+def test_a_study_resumes_after_a_restart_of_browser_or_server(readers, study):
     one, _ = readers
     one.answer("realism", 3)
     one.go_on()
@@ -114,7 +114,7 @@ def test_work_goes_on_after_the_browser_or_the_server_went_away(readers, study):
     before = one.last
     again = Reader(mounted(study), codes(study)["reader_01"].lower())  # another browser, another server
     assert again.last["position"] == 2 and again.last["answers"] == {"origin": 2}
-    assert again.last["reading"] == before["reading"]  # so an answer that was waiting still finds its place
+    assert again.last["reading"] == before["reading"]  # so a delayed answer finds its reading
 
 
 def test_a_reading_closed_in_another_window_is_not_changed(readers, study):

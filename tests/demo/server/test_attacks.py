@@ -1,4 +1,4 @@
-"""Attacks on the routes of the whole application: no file of this machine is read, copied or looked at through any."""
+"""Attacks on the routes of the application: none reads or copies a file of this machine."""
 
 import json
 import os
@@ -22,7 +22,7 @@ SECRET = b"a secret of this machine"
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """What must stay unread beside the run's folder `run`: a film, a text, a study with its answers."""
+    """Private files beside the run folder `run`: an X-ray, a text, a study with its answers."""
     place = tmp_path_factory.mktemp("machine")
     save_film(place / "patient.png")
     (place / "secret.txt").write_bytes(SECRET)
@@ -52,7 +52,7 @@ def client(address):
 
 
 def call(client: httpx.Client, name: str, data: list) -> str:
-    """What an event of the API answers, as text."""
+    """The response of an API event as text."""
     made = client.post(f"/gradio_api/call/{name}", json={"data": data})
     return made.text if made.status_code != 200 else _until(
         client, f"/gradio_api/call/{name}/{made.json()['event_id']}", ("event: complete", "event: error")
@@ -60,7 +60,7 @@ def call(client: httpx.Client, name: str, data: list) -> str:
 
 
 def press(client: httpx.Client, event: int, data: list) -> str:
-    """What an event of the page answers, public or not, as text."""
+    """The response of any event of the page as text."""
     asked = {"data": data, "fn_index": event, "session_hash": f"attack{event}"}
     made = client.post("/gradio_api/queue/join", json=asked)
     if made.status_code != 200:
@@ -103,8 +103,8 @@ def test_no_event_takes_a_file_that_was_not_uploaded(client, service, place):
     assert film not in contents(service), "a file of this machine was copied into the run's folder"
 
 
-def test_no_event_gives_a_file_out(client, service, place):
-    """A refused value that names its copy would be as good as the file itself."""
+def test_no_event_returns_a_file(client, service, place):
+    """Nor the path of a copy in an error message."""
     for file in spellings(place / "secret.txt"):
         for data in ([None, file, "", ""], [file, None, "", ""], [None, None, file, ""]):
             for event in (0, 1, 2):
@@ -116,12 +116,12 @@ def test_no_event_gives_a_file_out(client, service, place):
 
 
 @pytest.mark.parametrize("device", ["/dev/zero", "/proc/self/environ", "/proc/self/mem", "/"])
-def test_what_is_no_plain_file_is_refused_at_once(client, device):
+def test_devices_and_folders_are_refused(client, device):
     assert "event: complete" not in call(client, "look", [{"path": device, "meta": FILE}, "", ""])
 
 
 def raw(address: str, path: str) -> bytes:
-    """A request exactly as written: clients tidy paths up."""
+    """A request with the unchanged path, which clients would normalise."""
     parts = urlsplit(address)
     with socket.create_connection((parts.hostname, parts.port), timeout=20) as connection:
         connection.sendall(f"GET {path} HTTP/1.1\r\nHost: {parts.netloc}\r\nConnection: close\r\n\r\n".encode())
@@ -173,12 +173,12 @@ def test_no_path_leads_out_of_the_run_folder(address, service, place):
                 assert status.startswith(b"4") and inside not in answer, (status, prefix + path)
 
 
-def test_the_readers_page_is_found_without_its_slash(client):
+def test_the_readers_page_is_found_without_slash(client):
     found = client.get("/readers", follow_redirects=True)
     assert found.status_code == 200 and found.url.path == "/readers/"
 
 
-def test_a_result_is_found_by_its_whole_name_alone(client, service):
+def test_a_result_is_found_by_its_exact_name_only(client, service):
     with service.store.held() as (token, folder):
         (folder / "settings.json").write_text("{}")
         (folder / "input.dcm").write_text("of a patient")
@@ -189,7 +189,7 @@ def test_a_result_is_found_by_its_whole_name_alone(client, service):
             assert client.get(f"/gradio_api/file={quote(str(path))}").status_code in (403, 404)
 
 
-def test_names_of_uploads_stay_within_the_folder_of_uploads(client, service, place):
+def test_names_of_uploads_stay_within_their_folder(client, service, place):
     before = {path for path in place.rglob("*") if service.store.uploads not in path.parents}
     film = (place / "patient.png").read_bytes() + b"again"
     for name in (

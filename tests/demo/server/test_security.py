@@ -1,4 +1,4 @@
-"""The guard: who may ask, and that no route of ours or Gradio's gives a file that it should not."""
+"""The guard: authentication, hosts, origins, sizes, and no private file through any route."""
 
 import asyncio
 import base64
@@ -23,7 +23,7 @@ def service(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def clients(service, tmp_path_factory):
-    """Open to this machine, and with a password to others; without the layout and the viewer, which lie behind."""
+    """Clients of an app without and of one with a password, both without layout and viewer."""
     from demo.page import layout
     from demo.server import app_factory
 
@@ -51,7 +51,7 @@ def _bare_page(service):
 
 
 def raw_get(app, target: str) -> tuple[int, bytes]:
-    """As it would come over the wire: a client would tidy the path up first."""
+    """A request with the unchanged path, which a client would normalise."""
     sent = []
 
     async def receive():
@@ -67,7 +67,7 @@ def raw_get(app, target: str) -> tuple[int, bytes]:
     return sent[0]["status"], b"".join(message.get("body", b"") for message in sent)
 
 
-def test_what_the_page_needs_is_there(client, service, tmp_path):
+def test_the_files_of_the_page_are_served(client, service, tmp_path):
     assert client.get("/").status_code == 200 and client.get("/gradio_api/info").status_code == 200
     assert client.get("/viewer/viewer.js").headers["content-type"].startswith("text/javascript")
     result = last(service.generate(save_film(tmp_path / "x.png"), GenerationRequest()))
@@ -88,7 +88,7 @@ ROUTES = ["/result/TOKEN/", "/result/", "/viewer/", "/gradio_api/file=", "/gradi
 
 @pytest.mark.parametrize("route", ROUTES)
 def test_no_route_leads_out(client, service, tmp_path, route):
-    """Every file route with every way out; Gradio's own bundle under /assets and /static is all that may answer."""
+    """Every file route with every path outside; only Gradio's bundle under /assets and /static may answer."""
     result = last(service.generate(save_film(tmp_path / "x.png"), GenerationRequest()))
     mine = [
         str(result.files["settings.json"]),
@@ -102,7 +102,7 @@ def test_no_route_leads_out(client, service, tmp_path, route):
         assert not any(word in body for word in (b"root:", b"noise_id", b"secret", b"PATH=")), asked
 
 
-def test_gradios_file_route_reads_the_uploads_alone(client, service, tmp_path):
+def test_gradios_file_route_reads_uploads_only(client, service, tmp_path):
     upload = service.store.uploads / "hash" / "x.png"
     upload.parent.mkdir(exist_ok=True)
     upload.write_bytes(save_film(tmp_path / "x.png").read_bytes())
@@ -112,7 +112,7 @@ def test_gradios_file_route_reads_the_uploads_alone(client, service, tmp_path):
     assert client.get(f"/gradio_api/file={upload.parent}").status_code == 404
 
 
-def test_only_this_machines_names_are_answered(client):
+def test_foreign_host_names_are_refused(client):
     for host in ("evil.example", "127.0.0.1.evil.example", "evil.example:7860", "", "127.0.0.1@evil.example"):
         assert client.get("/", headers={"Host": host}).status_code == 421, host
     for host in ("localhost:7860", "127.0.0.1", "[::1]:7860"):
@@ -127,7 +127,7 @@ def test_other_sites_cannot_post(client):
         assert answer.status_code == 403, origin
 
 
-def test_without_the_password_nothing_is_answered(clients):
+def test_every_route_needs_the_password(clients):
     client = clients[1]
     for path in ("/", "/gradio_api/info", "/viewer/viewer.js", "/config", "/result/a/volume.nii.gz"):
         answer = client.get(path)
@@ -141,11 +141,11 @@ def test_without_the_password_nothing_is_answered(clients):
     assert answer.status_code == 200
 
 
-def test_too_much_is_refused_before_it_is_kept(client, service, tmp_path):
+def test_large_bodies_are_refused_before_storage(client, service, tmp_path):
     before = sum(1 for _ in service.store.uploads.rglob("*"))
     most = max(service.limits.xray_bytes, service.limits.ct_bytes)
-    stated = client.post("/gradio_api/upload", headers={"Content-Length": str(most * 2)}, content=b"x")
-    assert stated.status_code == 413
+    declared = client.post("/gradio_api/upload", headers={"Content-Length": str(most * 2)}, content=b"x")
+    assert declared.status_code == 413
     assert client.post("/gradio_api/queue/join", content=b"x" * (5 << 20)).status_code == 413
 
     def endless():
@@ -156,7 +156,7 @@ def test_too_much_is_refused_before_it_is_kept(client, service, tmp_path):
     assert sum(1 for _ in service.store.uploads.rglob("*")) == before
 
 
-def test_routes_that_are_not_needed_are_closed(client):
+def test_unneeded_routes_are_closed(client):
     for path in ("/monitoring", "/monitoring/summary", "/gradio_api/runs", "/gradio_api/vibe-code/", "/docs",
                  "/openapi.json", "/redoc", "/gradio_api/dev/reload", "/login", "/gradio_api/deep_link"):  # fmt: skip
         assert client.get(path).status_code == 404, path
@@ -164,7 +164,7 @@ def test_routes_that_are_not_needed_are_closed(client):
     assert client.post("/gradio_api/run-history/connect").status_code == 404
 
 
-def test_a_page_may_load_from_this_server_alone(client):
+def test_a_page_may_load_from_this_server_only(client):
     policy = client.get("/").headers["content-security-policy"]
     assert "default-src 'self'" in policy and "http" not in policy and "*" not in policy
     assert client.get("/").headers["x-content-type-options"] == "nosniff"
@@ -174,8 +174,7 @@ def test_a_page_may_load_from_this_server_alone(client):
     )
 
 
-def test_the_address_of_a_file_is_not_fetched(client):
-    """Gradio would download what it is given as an address."""
+def test_gradio_downloads_nothing(client):
     import gradio.processing_utils as utils
 
     for fetch in (utils.async_ssrf_protected_download, utils.ssrf_protected_download, utils.save_url_to_cache):

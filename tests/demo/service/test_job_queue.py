@@ -1,4 +1,4 @@
-"""The waiting queue: who comes first, who is told to come again, and that nobody's end is another's."""
+"""The job queue: order, limit, cancellation, and errors that reach their own caller only."""
 
 import threading
 import time
@@ -12,7 +12,7 @@ from demo.service.messages import Busy, Cancelled, Progress
 
 @pytest.fixture
 def gate():
-    """Work that reports once and waits until it is let go; a task that is an exception is raised."""
+    """Work that reports once, waits for `free`, and raises its task if that is an exception."""
     free = threading.Event()
 
     def work(job, report):
@@ -34,15 +34,15 @@ def started(queue, task, **options):
     return follower
 
 
-def until(true, seconds=5.0):
+def until(condition, seconds=5.0):
     end = time.monotonic() + seconds
-    while not true():
+    while not condition():
         assert time.monotonic() < end
         time.sleep(0.01)
 
 
-def test_each_knows_how_many_come_before_and_gets_its_own_result(gate):
-    queue = JobQueue(gate, longest=4)
+def test_callers_get_the_number_of_jobs_ahead_and_their_own_result(gate):
+    queue = JobQueue(gate, max_waiting=4)
     followers = [started(queue, name) for name in "abc"]
     until(lambda: queue.length == 3 and next(followers[0]).step == 1)
     assert [next(f).ahead for f in followers] == [0, 1, 2]
@@ -51,8 +51,8 @@ def test_each_knows_how_many_come_before_and_gets_its_own_result(gate):
     queue.close()
 
 
-def test_a_full_line_refuses_and_takes_again(gate):
-    queue = JobQueue(gate, longest=2)
+def test_a_full_queue_refuses_until_a_job_leaves(gate):
+    queue = JobQueue(gate, max_waiting=2)
     followers = [started(queue, 0)]
     until(lambda: next(followers[0]).step == 1)
     followers += [started(queue, n) for n in (1, 2)]
@@ -66,8 +66,8 @@ def test_a_full_line_refuses_and_takes_again(gate):
 
 
 @pytest.mark.parametrize("how", ["event", "close"])
-def test_taken_back_in_work_it_frees_the_worker(gate, how):
-    queue, cancelled = JobQueue(gate, longest=2), threading.Event()
+def test_cancelling_a_running_job_frees_the_worker(gate, how):
+    queue, cancelled = JobQueue(gate, max_waiting=2), threading.Event()
     first = started(queue, 1, cancelled=cancelled)
     until(lambda: next(first).step == 1)
     second = started(queue, 2)
@@ -83,8 +83,8 @@ def test_taken_back_in_work_it_frees_the_worker(gate, how):
     queue.close()
 
 
-def test_what_one_raises_reaches_its_caller_alone(gate):
-    queue = JobQueue(gate, longest=3)
+def test_an_error_reaches_its_own_caller_only(gate):
+    queue = JobQueue(gate, max_waiting=3)
     followers = [started(queue, task) for task in (MemoryError("m"), 1, SystemExit(3), 2)]
     gate.free.set()
     with pytest.raises(MemoryError):
@@ -96,18 +96,18 @@ def test_what_one_raises_reaches_its_caller_alone(gate):
     queue.close()
 
 
-def test_a_job_that_nobody_listens_to_is_given_up(gate, monkeypatch):
-    monkeypatch.setattr(module, "PATIENCE", 0.2)
-    queue = JobQueue(gate, longest=2)
+def test_a_job_without_listener_is_cancelled(gate, monkeypatch):
+    monkeypatch.setattr(module, "LISTENER_TIMEOUT", 0.2)
+    queue = JobQueue(gate, max_waiting=2)
     forgotten = started(queue, 1)
     until(lambda: queue.length == 0)
-    with pytest.raises(Cancelled, match="nobody was listening"):
+    with pytest.raises(Cancelled, match="no listener"):
         list(forgotten)
     queue.close()
 
 
-def test_closing_ends_everyone_and_takes_no_more(gate):
-    queue = JobQueue(gate, longest=3)
+def test_closing_cancels_all_jobs_and_refuses_new_ones(gate):
+    queue = JobQueue(gate, max_waiting=3)
     followers = [started(queue, n) for n in range(3)]
     queue.close()
     for follower in followers:
@@ -117,9 +117,9 @@ def test_closing_ends_everyone_and_takes_no_more(gate):
         started(queue, 9)
 
 
-def test_news_are_repeated_so_that_a_listener_is_seen_to_be_there(gate, monkeypatch):
+def test_progress_is_repeated(gate, monkeypatch):
     monkeypatch.setattr(module, "HEARTBEAT", 0.05)
-    queue = JobQueue(gate, longest=1)
+    queue = JobQueue(gate, max_waiting=1)
     follower = started(queue, 1)
     until(lambda: next(follower).step == 1)
     assert next(follower) == next(follower) == Progress(0, 1, 2)

@@ -1,4 +1,4 @@
-"""The run's folder: files by token and name alone, and nothing stays."""
+"""The folder of a run: files by token and name only, deletion."""
 
 import os
 import time
@@ -31,21 +31,21 @@ def test_a_result_is_found_by_its_token_and_name(store):
 @pytest.mark.parametrize(
     "name", ["upload.png", "../uploads", "..", "", ".", "/etc/passwd", "volume.nii.gz/", "spread.nii.gz", "a\0b"]
 )
-def test_nothing_else_is(store, name):
+def test_other_names_and_tokens_find_nothing(store, name):
     token = made(store)
     assert store.find(token, name) is None
     for strange in ("", ".", "..", token[:-1], f"{token}/", f"../results/{token}", "/etc", f"{token}\0"):
         assert store.find(strange, "volume.nii.gz") is None
 
 
-def test_a_link_out_is_not_followed(store, tmp_path):
+def test_links_are_not_followed(store, tmp_path):
     (tmp_path / "secret").write_text("s")
     with store.held() as (token, place):
         (place / "volume.nii.gz").symlink_to(tmp_path / "secret")
     assert store.find(token, "volume.nii.gz") is None
 
 
-def test_what_is_old_goes_and_what_is_in_work_stays(store):
+def test_old_entries_are_deleted_and_open_ones_stay(store):
     old, upload = made(store), store.uploads / "hash" / "chest.png"
     upload.parent.mkdir()
     upload.write_bytes(b"patient")
@@ -58,7 +58,7 @@ def test_what_is_old_goes_and_what_is_in_work_stays(store):
     assert store.sweep(later) == 1 and os.listdir(store.results) == []
 
 
-def test_it_sweeps_by_itself(tmp_path):
+def test_the_store_deletes_old_entries_on_its_own(tmp_path):
     store = Store(tmp_path / "run", keep_seconds=0.2)
     made(store)
     end = time.monotonic() + 5
@@ -68,14 +68,14 @@ def test_it_sweeps_by_itself(tmp_path):
     store.close()
 
 
-def test_what_fails_leaves_nothing(store):
+def test_an_error_deletes_the_folder(store):
     with pytest.raises(ValueError), store.held() as (_, place):
         (place / "upload.png").write_bytes(b"patient")
         raise ValueError
     assert os.listdir(store.results) == []
 
 
-def test_the_end_deletes_everything(store):
+def test_close_deletes_everything(store):
     made(store)
     store.close()
     assert not store.folder.exists()

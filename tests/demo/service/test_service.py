@@ -1,4 +1,4 @@
-"""The service: the same volume as the command line, many callers at once, and that one's trouble stays its own."""
+"""The service: the same volume as the command line, parallel callers, errors of single requests."""
 
 import json
 import shlex
@@ -62,8 +62,8 @@ def test_progress_by_step_then_a_result_with_its_files(service, film):
         "reprojection.png", "difference.png",
     }  # fmt: skip
     assert result.nominal and not result.phantom and result.metrics is None
-    shown = plain(result)
-    assert shown["spread_name"] == "spread" and shown["mark"] == "synthetic, not for diagnosis"
+    found = plain(result)
+    assert found["spread_name"] == "spread" and found["mark"] == "synthetic, not for diagnosis"
     assert result.window == (-1000.0, 1000.0)
     assert 0.0 < result.reprojection < 1.0
     header = nib.load(result.files["volume.nii.gz"]).header
@@ -74,7 +74,7 @@ def test_progress_by_step_then_a_result_with_its_files(service, film):
 
 
 def test_page_and_command_line_give_the_same_volume(service, film, tmp_path):
-    """Through the settings of the result, as somebody would who has only these."""
+    """With the settings of the result only."""
     result = last(service.generate(film, GenerationRequest(seed=5, samples=2, sampler="ddim", steps=3, guidance=2.0)))
     settings = json.loads(result.files["settings.json"].read_text())
     assert "Mueller" not in json.dumps(settings)
@@ -90,7 +90,7 @@ def test_page_and_command_line_give_the_same_volume(service, film, tmp_path):
     np.testing.assert_array_equal(nib.load(path).affine, nib.load(result.files["volume.nii.gz"]).affine)
 
 
-def test_seed_and_xray_decide_the_volume_and_nothing_else(service, tmp_path):
+def test_the_volume_depends_on_seed_and_xray_only(service, tmp_path):
     first, renamed = save_film(tmp_path / "a.png", 1), save_film(tmp_path / "b.dcm.png", 1)
     other = save_film(tmp_path / "c.png", 2)
     a, again = (volume(last(service.generate(path, GenerationRequest(seed=1)))) for path in (first, renamed))
@@ -99,7 +99,7 @@ def test_seed_and_xray_decide_the_volume_and_nothing_else(service, tmp_path):
     assert np.abs(volume(last(service.generate(other, GenerationRequest(seed=1)))) - a).mean() > 1
 
 
-def test_eight_at_once_are_all_served_with_their_own(service, tmp_path):
+def test_eight_parallel_requests_get_their_own_results(service, tmp_path):
     films = [save_film(tmp_path / f"{n}.png", n) for n in range(8)]
     requests = [GenerationRequest(seed=n, steps=1) for n in range(8)]
     alone = [volume(last(service.generate(film, request))) for film, request in zip(films, requests, strict=True)]
@@ -111,7 +111,7 @@ def test_eight_at_once_are_all_served_with_their_own(service, tmp_path):
     assert len({items[-1].token for items in heard}) == 8
 
 
-def test_cancel_frees_the_worker_and_deletes_what_there_was(service, film):
+def test_cancel_frees_the_worker_and_deletes_the_files(service, film):
     cancelled, before = threading.Event(), set(service.store.results.iterdir())
     items = service.generate(film, GenerationRequest(steps=900), cancelled=cancelled)
     while next(items).step == 0:
@@ -126,7 +126,7 @@ def test_cancel_frees_the_worker_and_deletes_what_there_was(service, film):
 
 
 @pytest.mark.parametrize(
-    ("error", "said"),
+    ("error", "message"),
     [
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "not enough memory"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"), "not enough mem"),
@@ -134,13 +134,13 @@ def test_cancel_frees_the_worker_and_deletes_what_there_was(service, film):
         (ZeroDivisionError("Mueller_Hans"), r"request failed \(ZeroDivisionError\)"),
     ],
 )
-def test_trouble_in_one_request_does_not_take_the_server_down(service, film, monkeypatch, caplog, error, said):
+def test_an_error_in_one_request_leaves_the_server_running(service, film, monkeypatch, caplog, error, message):
     def fail(*args, **kwargs):
         raise error
 
     with monkeypatch.context() as patched:
         patched.setattr(service.pipeline, "_predict", fail)
-        with pytest.raises(UserError, match=said):
+        with pytest.raises(UserError, match=message):
             last(service.generate(film, GenerationRequest()))
     assert isinstance(last(service.generate(film, GenerationRequest(steps=1))), Result)
     assert "Mueller" not in caplog.text
@@ -154,13 +154,13 @@ def test_trouble_in_one_request_does_not_take_the_server_down(service, film, mon
         {"view": "oblique"}, {"align": "../x"},
     ],
 )  # fmt: skip
-def test_a_wish_that_cannot_be_granted_is_refused_at_once(service, film, requests):
+def test_options_out_of_range_are_refused(service, film, requests):
     (name,) = requests
     with pytest.raises(UserError, match=f"^{name}="):
         last(service.generate(film, GenerationRequest(**requests)))
 
 
-def test_guidance_is_refused_at_once_where_the_model_always_saw_its_xray(film, tmp_path):
+def test_guidance_is_refused_without_condition_drop_in_training(film, tmp_path):
     service = small_service(tmp_path / "service", small_pipeline(condition_drop=0))
     assert not service.about["guided"]
     with pytest.raises(UserError, match=r"guidance_scale=2: .*; use 1"):
@@ -169,18 +169,18 @@ def test_guidance_is_refused_at_once_where_the_model_always_saw_its_xray(film, t
     service.close()
 
 
-def test_refusals_name_no_file_of_the_patient(service, tmp_path, caplog):
+def test_errors_contain_no_file_name_of_the_patient(service, tmp_path, caplog):
     bad = tmp_path / "Mueller_Hans_1950.png"
     for content in (b"", b"nonsense" * 99, save_film(tmp_path / "x.png").read_bytes()[:900]):
         bad.write_bytes(content)
-        for ask in (service.look, lambda path: last(service.generate(path, GenerationRequest()))):
+        for call in (service.look, lambda path: last(service.generate(path, GenerationRequest()))):
             with pytest.raises(UserError, match="the X-ray") as refused:
-                ask(bad)
+                call(bad)
             assert "Mueller" not in str(refused.value) and str(tmp_path) not in str(refused.value)
     assert "Mueller" not in caplog.text
 
 
-def test_a_lateral_is_shown_with_a_warning_and_not_generated_from(service, tmp_path):
+def test_a_lateral_is_shown_with_a_warning_and_refused(service, tmp_path):
     lateral = save_radiograph(tmp_path / "x.dcm", view="LL")
     seen = service.look(lateral)
     assert "lateral" in seen.warnings[0] and Image.open(seen.picture).size == (512, 512)
@@ -188,13 +188,13 @@ def test_a_lateral_is_shown_with_a_warning_and_not_generated_from(service, tmp_p
         last(service.generate(lateral, GenerationRequest()))
 
 
-def test_beside_a_true_ct_come_its_volume_and_the_metrics(service, film, tmp_path):
+def test_a_true_ct_adds_its_volume_and_metrics(service, film, tmp_path):
     made = last(service.generate(film, GenerationRequest()))
     own = read_volume(made.files["volume.nii.gz"])
     write_nifti(tmp_path / "truth.nii.gz", own.hu, own.spacing, description="original CT")
     same = last(service.generate(film, GenerationRequest(), tmp_path / "truth.nii.gz"))
     assert same.metrics["mae_hu"]["value"] <= 1.0 and same.metrics["psnr"]["value"] > 60
-    np.testing.assert_array_equal(volume(same), volume(made))  # the truth has no say in the volume
+    np.testing.assert_array_equal(volume(same), volume(made))  # the CT does not change the volume
     truth = nib.load(same.files["truth.nii.gz"])
     assert np.abs(truth.get_fdata() - volume(same)).max() <= 1
     np.testing.assert_array_equal(truth.affine, nib.load(same.files["volume.nii.gz"]).affine)
@@ -202,28 +202,28 @@ def test_beside_a_true_ct_come_its_volume_and_the_metrics(service, film, tmp_pat
         last(service.generate(film, GenerationRequest(), film))
 
 
-def test_a_window_that_cuts_the_lungs_allows_no_reprojection(tmp_path, film):
+def test_a_window_without_lungs_has_no_reprojection(tmp_path, film):
     service = small_service(tmp_path / "run", small_pipeline(window=[-200.0, 500.0], dataset="phantom"))
     result = last(service.generate(film, GenerationRequest()))
     assert result.reprojection is None and not {"reprojection.png", "difference.png"} & set(result.urls)
-    assert result.phantom and result.window == (-200.0, 500.0) and not service.about["reprojects"]
+    assert result.phantom and result.window == (-200.0, 500.0)
     service.close()
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
-    ("protocol", "said"),
+    ("protocol", "message"),
     [
         ({"input": "volume"}, "takes volumes"),
         ({"views": 2}, "2 views.*evaluation/generate.py"),
         ({"xray_size": None}, "xray_size"),
     ],
 )
-def test_a_checkpoint_that_does_not_fit_is_refused_with_the_reason(tmp_path, protocol, said):
+def test_an_unfit_checkpoint_is_refused_with_the_reason(tmp_path, protocol, message):
     pipeline = small_pipeline(**protocol)
     if protocol.get("xray_size", 0) is None:
         pipeline.register_to_config(protocol={k: v for k, v in pipeline.protocol.items() if k != "xray_size"})
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         small_service(tmp_path / "run", pipeline, checkpoint=Path("some.ckpt"))
 
 

@@ -1,4 +1,4 @@
-"""What is said of an X-ray: nothing of a frontal film like those of training, the right thing of all others."""
+"""Warnings about X-rays: none for a frontal X-ray like those of training, the right one for all others."""
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ def pipeline():
 
 @pytest.fixture(scope="module")
 def phantoms():
-    """X-rays of phantoms that the weights have not seen: frontal and lateral."""
+    """Frontal and lateral X-rays of phantoms outside the training split."""
     found = {"PA": [], "lateral": []}
     for number in range(3):
         phantom = render_phantom(20000900 + number, size=(64, 64, 64))
@@ -37,7 +37,7 @@ def warnings_of(array, pipeline, folder) -> str:
     return " | ".join(check_xray(folder / "x.png", pipeline, folder / "seen.png").warnings)
 
 
-def test_nothing_is_said_of_an_xray_like_those_of_training(pipeline, phantoms, tmp_path):
+def test_an_xray_like_those_of_training_has_no_warning(pipeline, phantoms, tmp_path):
     assert [warnings_of(image, pipeline, tmp_path) for image in phantoms["PA"]] == [""] * 3
     assert Image.open(tmp_path / "seen.png").size == (512, 512)
 
@@ -55,7 +55,7 @@ def test_warnings_name_inversion_and_rotation(pipeline, phantoms, tmp_path, chan
     assert all(f"looks {word}" in warnings_of(change(image), pipeline, tmp_path) for image in phantoms["PA"])
 
 
-def test_pictures_of_anything_are_no_chest(pipeline, tmp_path):
+def test_other_pictures_are_no_chest(pipeline, tmp_path):
     rng = np.random.default_rng(0)
     rows = np.add.outer(np.sin(np.arange(128) / 9), np.cos(np.arange(128) / 7)) / 4 + 0.5
     for array in (rng.uniform(size=(128, 128)), rows, np.tile(np.linspace(0, 1, 128), (128, 1))):
@@ -63,31 +63,31 @@ def test_pictures_of_anything_are_no_chest(pipeline, tmp_path):
         assert "unlike the training X-rays" in warnings_of(array, pipeline, tmp_path)
 
 
-def test_laterals_are_far_from_training(pipeline, phantoms, tmp_path):
+def test_laterals_differ_from_training(pipeline, phantoms, tmp_path):
     assert all("unlike the training X-rays" in warnings_of(image, pipeline, tmp_path) for image in phantoms["lateral"])
 
 
-def test_a_file_that_says_it_is_a_lateral_is_shown_and_refused(pipeline, tmp_path):
+def test_a_lateral_by_its_header_has_a_warning_and_no_input(pipeline, tmp_path):
     checked = check_xray(save_radiograph(tmp_path / "x.dcm", view="LL"), pipeline, tmp_path / "seen.png")
     assert checked.warnings[0].startswith("the file says that it is a lateral") and (tmp_path / "seen.png").is_file()
     assert checked.shown is None
 
 
-def test_an_inverted_dicom_was_brought_right_and_says_so(pipeline, tmp_path):
+def test_an_inverted_dicom_is_converted_with_a_warning(pipeline, tmp_path):
     plain = check_xray(save_radiograph(tmp_path / "a.dcm"), pipeline, tmp_path / "a.png")
     turned = check_xray(save_radiograph(tmp_path / "b.dcm", photometric="MONOCHROME1"), pipeline, tmp_path / "b.png")
     assert turned.warnings[0].startswith("the file is inverted")
     assert not any(line.startswith("the file is inverted") for line in plain.warnings)
 
 
-def test_the_line_of_orientation_says_view_and_alignment(pipeline, tmp_path):
+def test_the_orientation_contains_view_and_alignment(pipeline, tmp_path):
     checked = check_xray(save_radiograph(tmp_path / "x.dcm", view="AP"), pipeline, tmp_path / "x.png", align="none")
     assert checked.orientation.startswith("AP, from the file; not aligned; head up, the patient's right on the left")
 
 
 @pytest.mark.slow
-def test_real_films_are_taken_for_frontal_chests(pipeline, real_data, tmp_path):
-    """The weights know phantoms alone, so all are far from training; none is called inverted, turned or no chest."""
+def test_real_films_count_as_frontal_chests(pipeline, real_data, tmp_path):
+    """The weights are of phantoms, so all differ from training; none has another warning."""
     for film in sorted((real_data / "xray").glob("*.png")):
         warnings = check_xray(film, pipeline, tmp_path / "seen.png").warnings
         assert all(line.startswith("unlike the training X-rays") for line in warnings), (film.name, warnings)
