@@ -48,11 +48,10 @@ class EvaluationSettings:
     """Selection of cases, methods and metrics; UserError for an unknown name or `cases` below 1.
 
     Attributes:
-        cases: number of cases, the first of the split; None = all.
+        cases: the first so many of the split; None = all.
         methods: of `METHODS`; model is required.
         metrics: a set of `evaluation.scoring.score_cases.SETS` or names; PSNR is always added.
-        registration: `rigid` scores the volumes a second time after rigid registration to the truth, into
-            `registered_rigid/`; `none`.
+        registration: `none`; `rigid` also scores the volumes registered to the truth, into `registered_rigid/`.
         nifti: number of cases with NIfTI and GIF files.
         lpips: file with the weights of AlexNet, for LPIPS.
         totalsegmentator: folder with TotalSegmentator's output for each file in `nifti/`.

@@ -152,18 +152,11 @@ def score_cases(
     for _, own in done:
         reasons.update(own)
     scores = pd.DataFrame([row for rows, _ in done for row in rows])
-    scores.attrs["not_measured"] = _reasons(scores, metric_names(metrics), reasons)
-    return scores
-
-
-def _reasons(scores: pd.DataFrame, names: Sequence[str], reasons: Counter) -> dict[str, str]:
-    """The most frequent reason for each metric that no case has."""
     measured = scores[scores.method != TRUTH]
-    empty = [name for name in names if measured[name].isna().all()]
-    common = {}
-    for (name, reason), _ in reasons.most_common():
-        common.setdefault(name, reason)
-    return {name: common.get(name, "nothing to measure in any volume") for name in empty}
+    empty = [name for name in metric_names(metrics) if measured[name].isna().all()]
+    common = {name: reason for (name, reason), _ in reversed(reasons.most_common())}  # the most frequent one last
+    scores.attrs["not_measured"] = {name: common.get(name, "nothing to measure in any volume") for name in empty}
+    return scores
 
 
 def _check(case: dict, volumes: dict[str, Tensor]) -> None:

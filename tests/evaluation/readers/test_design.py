@@ -120,23 +120,17 @@ def test_the_same_seed_makes_the_same_study_but_another_seal(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("change", "line"),
+    ("questions", "line"),
     [
-        ({"kind": "essay"}, "kind=essay"),
-        ({"name": "item"}, "'item' cannot be a column"),
-        ({"choices": ["one"]}, "1 choices"),
-        ({"kind": "real_or_generated"}, "are real, generated"),
+        ([QUESTIONS[0] | {"kind": "essay"}], "kind=essay"),
+        ([QUESTIONS[0] | {"name": "item"}], "'item' cannot be a column"),
+        ([QUESTIONS[0] | {"choices": ["one"]}], "1 choices"),
+        ([QUESTIONS[0] | {"kind": "real_or_generated"}], "are real, generated"),
+        ([QUESTIONS[0], QUESTIONS[0]], "two have the name realism"),
+        ([QUESTIONS[2], QUESTIONS[2] | {"name": "other"}], "second of kind pe_confidence"),
+        ([], "none"),
     ],
 )
-def test_invalid_questions_are_refused(change, line):
+def test_invalid_questions_are_refused(questions, line):
     with pytest.raises(UserError, match=line):
-        parse_questions([{**QUESTIONS[0], **change}])
-
-
-def test_repeated_and_missing_questions_are_refused():
-    with pytest.raises(UserError, match="two have the name realism"):
-        parse_questions([QUESTIONS[0], QUESTIONS[0]])
-    with pytest.raises(UserError, match="none"):
-        parse_questions([])
-    with pytest.raises(UserError, match="second of kind pe_confidence"):
-        parse_questions([QUESTIONS[2], {**QUESTIONS[2], "name": "other"}])
+        parse_questions(questions)
