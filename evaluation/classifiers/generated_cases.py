@@ -30,12 +30,7 @@ TOGETHER = 64  # X-rays held in memory at once
 
 
 class GeneratedCases(Dataset):
-    """The items of a `CaseDataset` with generated volumes in place of the true ones.
-
-    Args:
-        cases: whose X-rays, labels and rows they keep.
-        files: one a case, with `ct` int16 (D, H, W) HU.
-    """
+    """The items of a `CaseDataset` with the volumes of `files` in place of the true ones: `ct` int16 (D, H, W) HU."""
 
     def __init__(self, cases: CaseDataset, files: list[Path]):
         self.cases, self.files, self.rows = cases, list(files), cases.rows
@@ -58,8 +53,6 @@ class Generators:
         paths: checkpoints: one that is foreign to the data, or one for each fold.
         sampler: scheduler, steps and their options.
         samples: behind each volume, which is their mean.
-        seed: of the noise.
-        batch_size: volumes generated at once.
         origin: checkpoint that all of them were fine-tuned from, if any.
     """
 

@@ -34,8 +34,7 @@ def roc_picture(scores: pd.DataFrame, result: dict) -> Figure:
 
 
 def precision_recall_picture(scores: pd.DataFrame, result: dict) -> Figure:
-    """A curve a classifier; of several folds their mean at each recall. The line is the prevalence, which a random
-    classifier reaches."""
+    """A curve a classifier, the mean of its folds at each recall; the line is the prevalence, as of random scores."""
     figure, axis = _square(result, "recall (sensitivity)", "precision (PPV)")
     axis.axhline(result["cases"]["prevalence"]["mean"], color=PALE, linewidth=1, label="prevalence")
     for name, colour, curves in _curves(scores, result, precision_recall_points):
@@ -70,8 +69,7 @@ def reliability_picture(result: dict) -> Figure:
 def training_picture(runs: dict[str, list[Path]]) -> Figure | None:
     """Training loss and validation AUC against the batch, a panel a classifier and a line a fold; None without curves.
 
-    Args:
-        runs: folders of training runs, one a fold, by the name of the classifier.
+    `runs` are folders of training runs, one a fold, by the name of the classifier.
     """
     curves = {name: [_logged(run) for run in folders] for name, folders in runs.items()}
     curves = {name: [t for t in tables if t is not None] for name, tables in curves.items()}

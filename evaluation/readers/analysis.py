@@ -26,12 +26,7 @@ PAIRS = (PRIMARY, ("real", "autoencoder"), ("autoencoder", "generated"))
 def analyse(
     answers: pd.DataFrame, items: Sequence[Item], questions: Sequence[Question], seed: int = 0, draws: int = DRAWS
 ) -> dict:
-    """The content of `analysis.json`; plain JSON.
-
-    Args:
-        answers: `reader, position, item, reading` and a column a question, as returned by `study_folder.read_answers`.
-        items: the key.
-    """
+    """The content of `analysis.json` from the answers (`study_folder.read_answers`) and the items of the key."""
     key = pd.DataFrame([vars(item) for item in items])
     readings = answers.merge(key, on="item", validate="many_to_one")
     first = readings[readings["reading"] == 1]

@@ -7,7 +7,7 @@ from evaluation.readers.analysis import EQUIVALENCE_LEVEL, verdict
 from evaluation.readers.two_way_bootstrap import Weights, draw_weights, estimate, weighted_auc, weighted_rate
 from evaluation.statistics.patient_bootstrap import LEVEL
 
-READER_SPREAD = 0.3  # standard deviation between readers, in units of what one reading varies by
+READER_SPREAD = 0.3  # standard deviation between readers, in standard deviations of one reading
 CASE_SPREAD = 0.5  # and between cases
 ABILITY_SPREAD = 0.3  # between readers, of how far apart real and generated seem to each
 SIMULATED, SIMULATED_DRAWS = 100, 400
@@ -57,10 +57,8 @@ def simulated_rate(
 ) -> dict:
     """The real-or-generated rate of one simulated study, with its 90 % interval.
 
-    Args:
-        shift: how far apart real and generated seem to the average reader, in units of what one reading varies by.
-        ability: standard deviation of that between readers.
-        weights: of `draw_weights(readers, [0] * per_arm + [1] * per_arm)`.
+    `shift` is the mean difference of impression between real and generated, in standard deviations of a reading,
+    `ability` its standard deviation between readers.
     """
     felt = impressions(readers, 2 * per_arm, generator)
     half = (shift + ability * generator.standard_normal((readers, 1))) / 2.0

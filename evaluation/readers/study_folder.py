@@ -6,8 +6,7 @@
                            file's size nor its header reveals the arm
       answers/<reader>.csv one row a reading, written by the page (or by hand)
     study-key/             beside the study, never inside; for the investigator only
-      key.json             seed, and for each item its arm, case, patient and label
-      key.csv              the same as a table
+      key.json, key.csv    seed (JSON only), and for each item its arm, case, patient and label
 
 `study.json`:
     {"format": 1, "title": str, "mark": str, "key_sha256": hex, "window": [low, high] HU,

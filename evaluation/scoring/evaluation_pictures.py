@@ -22,9 +22,7 @@ def file_name(name: str) -> str:
 def write_pictures(output: Path, cases, ids, generated, scores, window, nifti: int) -> None:
     """Writes `sheet.png` with cases evenly spread over the ranks of PSNR, and files of the first `nifti` cases.
 
-    Args:
-        generated: HU `(n, D, H, W)`.
-        scores: as of `score_cases`.
+    `generated` is HU `(n, D, H, W)`, `scores` the result of `score_cases`.
     """
     grey = pictures.display_window(window)
     model = scores[scores.method == "model"].reset_index(drop=True)

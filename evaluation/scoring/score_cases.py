@@ -47,10 +47,7 @@ def metric_names(wanted: str | Sequence[str] = "default") -> tuple[str, ...]:
 
 
 class Shared:
-    """Cache of masks and DRRs by the content of volumes, since baselines and shuffled X-rays repeat volumes.
-
-    Drops the oldest results beyond `limit` bytes.
-    """
+    """Cache of masks and DRRs by the content of volumes, up to `limit` bytes; baselines repeat volumes."""
 
     def __init__(self, limit: int = 2**28):
         self._kept: dict[tuple, Tensor] = {}

@@ -58,8 +58,8 @@ def measured_names(scores: pd.DataFrame) -> list[str]:
 def sentence(result: dict) -> str:
     """The result in PSNR as a sentence.
 
-    A difference is significant if its interval and its adjusted p value exclude zero. The sentence says so if the
-    patients are too few for any significant outcome.
+    A difference is shown if its interval and its adjusted p value exclude zero. The sentence names too few patients
+    for any such difference.
     """
     protocol, method = result["protocol"], evaluated_method(result)
     psnr = result["methods"][method].get("psnr")

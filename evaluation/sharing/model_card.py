@@ -56,9 +56,8 @@ def model_card(
     Args:
         header: of `ddpm.checkpoint.write.header_of`.
         described: of `XrayToCTPipeline.describe`.
-        metrics: content of the `metrics.json` of the checkpoint; None if not evaluated.
-        form: of the export, for its section on use.
-        checkpoint: the exported file.
+        metrics: content of `metrics.json`; None if not evaluated.
+        form: of the export.
     """
     protocol = header["protocol"]
     data = {key: protocol[key] for key in SHOWN if key in protocol}

@@ -29,8 +29,7 @@ WEIGHTS = "models/model.pt"  # the name that `monai.bundle.load` looks for
 class XrayToCT(nn.Module):
     """A generator as one network from X-rays to CT volumes.
 
-    Args:
-        header: JSON of `ddpm.checkpoint.write.header_of`, with the arguments of `set_sampler` as `sampling`.
+    `header` is JSON of `ddpm.checkpoint.write.header_of`, with the arguments of `set_sampler` as `sampling`.
     """
 
     def __init__(self, header: str):
