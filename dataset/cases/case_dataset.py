@@ -39,7 +39,7 @@ class CaseDataset(Dataset):
         lung_box: lung box of the training volumes, for the alignment.
         extent: nominal mm `(D, H, W)` of volumes whose X-ray has no pose; None: each its own.
         rebuild: `(row, path)`, builds a damaged or missing case again; None raises the error.
-        keep: keep stored volumes and aligned X-rays in memory after they are read.
+        keep: keep stored volumes and aligned X-rays in memory after the first read.
     """
 
     def __init__(

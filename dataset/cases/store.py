@@ -96,7 +96,7 @@ def rebuild_case(source: Source, row: dict, path: Path) -> None:
 
 
 def _is_whole(path: Path) -> bool:
-    """Whether a case is complete: file length and small tensors. Volume and X-rays are checked when they are read."""
+    """Whether a case is complete: file length and small tensors. A later read checks volume and X-rays."""
     if not path.is_file():
         return False
     try:

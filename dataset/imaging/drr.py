@@ -13,7 +13,7 @@ from dataset.imaging.geometry import camera_axes, extent_mm, source_position
 SAMPLES_PER_VOXEL = 1.0
 LOW_PERCENTILE, HIGH_PERCENTILE = 0.5, 99.5  # of the collimated field, mapped to 0 and 1
 IMAGES = ("log", "linear")
-_SAMPLES_PER_CHUNK = 4_000_000  # rows are rendered in bands, which limits memory to about 100 MB
+_SAMPLES_PER_CHUNK = 4_000_000  # bands of rows limit the memory to about 100 MB
 
 
 def line_integrals(

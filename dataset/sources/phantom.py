@@ -74,7 +74,7 @@ class PhantomSource:
 
     @cached_property
     def rows(self) -> pd.DataFrame:
-        """The manifest. `label` is -1 here; the case carries the label once the phantom is rendered."""
+        """The manifest. `label` is -1 here; the case has the label of the rendered phantom."""
         drawn = self.population
         first = {**FIRST_INDEX, "test": drawn.test_from}
         names = [(f"phantom_{n + i:08d}", split) for split, n in first.items() for i in range(getattr(drawn, split))]

@@ -1,1 +1,1 @@
-"""Processing of X-rays when a sample is made: augmentation, lung alignment, pose perturbation."""
+"""Processing of X-rays in a sample: augmentation, lung alignment, pose perturbation."""
