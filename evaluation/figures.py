@@ -53,7 +53,7 @@ def write_case_figures(pipeline, cases, output: Path, count: int, sampling: Samp
     means = [volume.mean(dim=0) for _, batch in batches for volume in batch]
     grey, rows = pictures.display_window(pipeline.window), []
     paths = [output / f"case_{number}.gif" for number in range(1, count + 1)] + [output / "cases.png"]
-    for path, case, volume in zip(paths, chosen, means, strict=False):
+    for path, case, volume in zip(paths[:-1], chosen, means, strict=True):
         spacing, xray = tuple(case["spacing"].tolist()), case["xray"][0].float()
         sheets.save_gif(path, sheets.case_frames(xray, case["ct"], volume, spacing, grey))
         title = f"case {len(rows) + 1}: {estimator(sampling.samples)}"
