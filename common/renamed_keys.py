@@ -48,6 +48,8 @@ KEPT: dict[str, str] = {
 # Old key: new key. The old one ends the command with a line that names the new one.
 MOVED: dict[str, str] = {"voi": "crop_box"}
 
+_GROUPS = ("model.discriminator", "model.discriminator_optimizer")  # of KEPT: keys below them are renamed too
+
 
 def rename_override(word: str) -> str:
     """An override under the present name of its key; other words of the command line come back unchanged.
@@ -60,6 +62,9 @@ def rename_override(word: str) -> str:
     old, equals, value = word.partition("=")
     prefix = old[: len(old) - len(old.lstrip("+~"))]
     old = old.removeprefix(prefix)
+    group = next((name for name in _GROUPS if old.startswith(f"{name}.")), None)
+    if equals and group is not None:
+        return f"{prefix}{_new_name(group)}{old.removeprefix(group)}={value}"
     if not equals or old not in {**KEPT, **MOVED}:
         return word
     return f"{prefix}{_new_name(old)}={value}"

@@ -20,6 +20,8 @@ def test_a_kept_key_is_renamed_with_a_line(capsys):
     assert rename_override("+model.lora_target_modules=[a=b]") == "+model.lora.target_modules=[a=b]"
     assert rename_override("model.lora=true") == "model.lora.enabled=true"
     assert rename_override("model.lora.enabled=true") == "model.lora.enabled=true"
+    moved = "model.losses.adversarial.discriminator.kernel_size=2"
+    assert rename_override("model.discriminator.kernel_size=2") == moved == rename_override(moved)
     assert rename_override("model.other=1") == "model.other=1" and rename_override("--help") == "--help"
 
 
