@@ -133,12 +133,13 @@ def _panels(names: list[str], height: float, margin: float = 0.0) -> tuple[Figur
     down = -(-len(names) // across)
     figure = Figure(figsize=(3.1 * across, height * down + margin), layout="constrained")
     axes = figure.subplots(down, across, squeeze=False).ravel()
-    for axis, name in zip(axes, names, strict=False):
+    panels = dict(zip(names, axes[: len(names)], strict=True))
+    for name, axis in panels.items():
         axis.set_title(name, fontsize=10)
         axis.spines[["top", "right"]].set_visible(False)
     for axis in axes[len(names) :]:
         axis.axis("off")
-    return figure, dict(zip(names, axes, strict=False))
+    return figure, panels
 
 
 def _mark(result: dict) -> str:
