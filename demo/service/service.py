@@ -155,13 +155,13 @@ def _whole(name: str, value, least: int, most: int) -> int:
 
 
 @contextlib.contextmanager
-def _anonymous(*paths: Path | None) -> Iterator[None]:
+def _anonymous(xray: Path, ct: Path | None = None) -> Iterator[None]:
     """Removes paths from user errors, and logs other errors without their message."""
     try:
         yield
     except UserError as error:
         text = str(error)
-        for path, name in zip(paths, ("the X-ray", "the CT"), strict=False):
+        for path, name in ((xray, "the X-ray"), (ct, "the CT")):
             text = text.replace(str(path), name) if path else text
         raise type(error)(text) from None
     except Exception as error:
