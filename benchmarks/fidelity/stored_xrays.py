@@ -16,8 +16,8 @@ from dataset.sources.phantom import PhantomSource, phantom_index
 class StoredXrayPhantoms(PhantomSource):
     """A phantom source with the X-rays of a file of `write_xrays`, at nominal poses; UserError with `pose_noise`."""
 
-    def __init__(self, xray_file: str | Path, **options):
-        super().__init__(**options)
+    def __init__(self, xray_file: str | Path, *groups, **options):
+        super().__init__(*groups, **options)
         self.xray_file = Path(xray_file)
         if self.pose_noise:
             raise UserError(f"xray_file={xray_file}: its X-rays have nominal poses; leave out dataset.pose_noise=true")

@@ -57,7 +57,7 @@ def ours(setting: dict, device: str) -> Work:
     def step() -> None:
         generate(pipeline, [folder / "xray.png"], folder / "out")
 
-    facts = {"precision": "as the command", "sampler": pipeline.sampler, "steps": pipeline.steps}
+    facts = {"precision": "as the command", "sampler": pipeline.describe()["sampler"], "steps": pipeline.steps}
     facts["volume_size"] = list(pipeline.volume_size)
     return Work(step, facts, keeps=holder)
 

@@ -56,7 +56,8 @@ def read_weights(path: str | Path) -> Mapping[str, Any]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except DAMAGED as error:
         line = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"not a file of weights alone ({line[:200]})") from error
+        kind = "not a file of weights alone" if isinstance(error, pickle.UnpicklingError) else "truncated or damaged"
+        raise ValueError(f"{kind} ({line[:200]})") from error
     if not isinstance(content, Mapping):
         raise ValueError(f"not a file of weights alone (it holds a {type(content).__name__})")
     return content

@@ -336,4 +336,4 @@ def test_rendered_xrays_equal_those_of_the_data_set(tmp_path):
     assert source_of_file.missing() == [] and source_of_file.describe()["xrays"] == "8 bit, from a file"
     torch.testing.assert_close(source_of_file.build(source.rows.iloc[-1])["xray"].float(), own, rtol=0, atol=1 / 255)
     with pytest.raises(UserError, match="xray_file=x.*pose_noise"):
-        StoredXrayPhantoms("x", pose_noise=True)
+        StoredXrayPhantoms("x", source.population, source.geometry, source.xray, pose_noise=True)

@@ -125,7 +125,7 @@ def test_our_start_reads_every_latent_and_standardises_it(tmp_path):
     loading.write_cache(3, setting, encoder, tmp_path)
     assert len(list(tmp_path.glob("**/latents-*/*.safetensors"))) == 4  # with one case for validation
     data = loading.latent_data(3, setting, encoder, tmp_path)
-    assert data.train.latents.shape == (3, 4, 4, 4, 4) and data.train.kept
+    assert data.train.latents.shape == (3, 4, 4, 4, 4) and data.train.in_memory
     assert data.train.latents.std().item() == pytest.approx(1.0, abs=0.01)
 
 

@@ -26,17 +26,18 @@ def chest(arm: str, index: int) -> Volume:
     return Volume(hu, (4.0, 3.0, 3.0))
 
 
-def make_small_study(folder: Path, readers: int = 2, cases: int = 9, seed: int | None = 0, **design) -> dict:
-    """A study of patients with one case each, of which every second one is positive."""
-    names = range(cases)
-    rows = {
-        "id": [f"case_{i}" for i in names],
-        "patient": [f"patient_{i}" for i in names],
-        "label": [i % 2 for i in names],
-    }
-    questions, window = parse_questions(QUESTIONS), Window(-1000.0, 1000.0)
+def case_rows(count: int) -> pd.DataFrame:
+    """Patients with one case each, of which every second one is positive."""
+    return pd.DataFrame([{"id": f"case_{i}", "patient": f"patient_{i}", "label": i % 2} for i in range(count)])
+
+
+def make_small_study(
+    folder: Path, readers: int = 2, cases: int = 9, seed: int | None = 0, volumes=chest, **design
+) -> dict:
+    """A study with the volumes of `volumes(arm, index)`."""
     settings = {"design": StudyDesign(readers, **design), "seed": seed}
-    return make_study(pd.DataFrame(rows), chest, window, folder, questions, **settings)
+    questions, window = parse_questions(QUESTIONS), Window(-1000.0, 1000.0)
+    return make_study(case_rows(cases), volumes, window, folder, questions, **settings)
 
 
 def simulate_answers(

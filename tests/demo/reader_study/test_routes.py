@@ -7,18 +7,14 @@ import nibabel as nib
 import numpy as np
 import pandas as pd
 import pytest
-from reader_files import QUESTIONS, cases, chest
+from reader_files import chest, make_small_study
 
 pytest.importorskip("fastapi", reason="FastAPI is not installed, the readers' page is not tested")
 from reader_browser import Reader, app, codes, made, mounted, readers, study  # noqa: F401 (fixtures)
 from starlette.middleware.gzip import GZipMiddleware  # noqa: E402
 
 from common.errors import UserError  # noqa: E402
-from dataset.imaging.hu_window import Window  # noqa: E402
 from demo.reader_study.routes import PAGES, readers_app  # noqa: E402
-from evaluation.readers.create import make_study  # noqa: E402
-from evaluation.readers.design import StudyDesign  # noqa: E402
-from evaluation.readers.questions import parse_questions  # noqa: E402
 from evaluation.readers.study_folder import MARK, read_answers, read_study  # noqa: E402
 
 
@@ -62,10 +58,8 @@ def test_the_traffic_contains_no_arm_case_patient_item_or_key(readers, made, stu
 
 def test_responses_of_two_arms_differ_in_voxels_only(tmp_path):
     """With equal voxels in all arms, responses may differ only in name and number of the reading."""
-    make_study(
-        cases(6), lambda arm, index: chest("real", 0), Window(-1000.0, 1000.0), tmp_path / "study",
-        parse_questions(QUESTIONS), StudyDesign(readers=1, repeat_share=0.0), seed=3,
-    )  # fmt: skip
+    same = chest("real", 0)
+    make_small_study(tmp_path / "study", readers=1, cases=6, seed=3, volumes=lambda arm, index: same, repeat_share=0.0)
     for number, path in enumerate(sorted((tmp_path / "study" / "volumes").iterdir())):
         os.utime(path, (number * 1000, number * 1000))  # as a copy would
     app = mounted(tmp_path / "study")
