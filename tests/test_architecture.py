@@ -204,7 +204,7 @@ def test_every_model_key_is_read_somewhere():
         for key in re.findall(r"^(\w+):", file.read_text(), flags=re.M):
             if key != "defaults":
                 used = re.search(rf"model\.{key}\b|model\[key\]|\"{key}\"", code) or f"${{model.{key}}}" in yaml
-                assert used, f"{file.name}: model.{key} is read by nobody"
+                assert used, f"{file.name}: no code reads model.{key}"
 
 
 def test_every_flat_key_has_a_line_of_help():

@@ -61,13 +61,13 @@ def test_the_whole_chain_without_a_network(tmp_path):
     run("train/train_vqgan.py", *data, *VQGAN, f"model.default_root_dir={tmp_path}/vq", home=tmp_path)
     found = [f"model.latent.search={tmp_path}/vq", f"model.results_folder={tmp_path}/ddpm", "logger=wandb"]
     run("train/train_ddpm.py", *data, *DDPM, *found, home=tmp_path)
-    judge = [f"checkpoint={tmp_path}/ddpm", "samples=1", "sampler.steps=2", f"output={tmp_path}/judged"]
-    run("evaluation/evaluate.py", *data, *judge, home=tmp_path)
-    assert json.loads((tmp_path / "judged" / "metrics.json").read_text())["methods"]["model"]["psnr"]
+    evaluation = [f"checkpoint={tmp_path}/ddpm", "samples=1", "sampler.steps=2", f"output={tmp_path}/evaluated"]
+    run("evaluation/evaluate.py", *data, *evaluation, home=tmp_path)
+    assert json.loads((tmp_path / "evaluated" / "metrics.json").read_text())["methods"]["model"]["psnr"]
     film = np.add.outer(np.arange(64) * 2, np.arange(64)) % 255
     Image.fromarray(film.astype(np.uint8)).save(tmp_path / "film.png")
-    wishes = [f"xray={tmp_path}/film.png", f"checkpoint={tmp_path}/ddpm", "sampler.steps=2", "align=none"]
-    run("evaluation/generate.py", *wishes, f"output={tmp_path}/out", home=tmp_path)
+    options = [f"xray={tmp_path}/film.png", f"checkpoint={tmp_path}/ddpm", "sampler.steps=2", "align=none"]
+    run("evaluation/generate.py", *options, f"output={tmp_path}/out", home=tmp_path)
     assert list((tmp_path / "out").glob("*_synthetic_ct.nii.gz"))
     run("evaluation/export.py", f"checkpoint={tmp_path}/ddpm", f"output={tmp_path}/model", home=tmp_path)
     assert (tmp_path / "model" / "model_index.json").is_file()

@@ -23,7 +23,7 @@ SIZE, CASES = (64, 256, 256), 6
 
 
 def write_pairs(folder: Path) -> Path:
-    """Phantoms as a hospital's pairs: a CTPA in NIfTI, a radiograph in PNG whose pose nobody wrote down, a table."""
+    """Phantoms as a hospital's pairs: a CTPA in NIfTI, a radiograph in PNG of unknown pose, a table."""
     rows = []
     for i in range(CASES):
         phantom = render_phantom(i, size=SIZE)

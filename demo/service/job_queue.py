@@ -26,7 +26,7 @@ class Job:
     last_listened: float = field(default_factory=time.monotonic)
 
     def check(self) -> None:
-        """Raises Cancelled if the request was cancelled or nobody listens; the worker calls it between two steps."""
+        """Raises Cancelled if the request was cancelled or no client listens; called between two steps."""
         if self.cancelled.is_set():
             raise Cancelled("cancelled")
         if time.monotonic() - self.last_listened > LISTENER_TIMEOUT:

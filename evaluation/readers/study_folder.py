@@ -74,7 +74,7 @@ def write_volume(folder: Path, code: str, hu, spacing) -> None:
 def write_study(folder: Path, key: Path, about: dict, items: list[Item], seed: int, origin: dict) -> None:
     """Writes the key and `study.json` with its SHA-256, which reveals a later change; `origin` is what made the arms.
 
-    The key holds a random number, so that nobody can find the assignment by hashing all candidates.
+    The key holds a random number, against finding the assignment by hashing all candidates.
     """
     entries = {item.item: {k: v for k, v in asdict(item).items() if k != "item"} for item in items}
     secret = {"format": FORMAT, "seed": seed, "secret": os.urandom(16).hex(), "items": entries, "origin": origin}

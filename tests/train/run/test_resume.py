@@ -47,8 +47,8 @@ def run(script: str, *overrides: str, stop_at: int | None = None) -> subprocess.
 def weights(folder: Path) -> dict:
     (path,) = folder.glob("*/checkpoints/last.ckpt")
     content = torch.load(path, weights_only=True)
-    judge = content.get("adversarial", {"discriminator": {}})["discriminator"]
-    return {**content["state_dict"], **content.get("ema", {}), **judge, "codes": content["header"]["stage"]}
+    discriminator = content.get("adversarial", {"discriminator": {}})["discriminator"]
+    return {**content["state_dict"], **content.get("ema", {}), **discriminator, "codes": content["header"]["stage"]}
 
 
 @pytest.fixture(scope="module")
