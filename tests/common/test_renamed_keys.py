@@ -59,3 +59,10 @@ def test_new_names_exist_and_old_ones_do_not():
         assert any(value is not missing for value in found), f"{new} is no key"
         values = [OmegaConf.select(tree, old, default=missing) for tree in trees]
         assert all(value is missing or OmegaConf.is_config(value) for value in values), f"{old} still exists"
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "config").rglob("*.yaml")), ids=lambda file: file.stem)
+def test_own_configs_use_present_names(file, capsys):
+    cfg = OmegaConf.load(file)
+    rename_keys(OmegaConf.create({"model": cfg}) if file.parent.name == "model" else cfg)
+    assert capsys.readouterr().err == ""
