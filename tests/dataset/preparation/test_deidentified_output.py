@@ -210,8 +210,8 @@ def test_checkpoints_and_run_folders_hold_no_identifier(hospital, prepared, tmp_
     assert done.returncode == 0, done.stdout + done.stderr
     files = contents(tmp_path)
     for name in [name for name in files if name.endswith(".ckpt")]:  # a zip archive
-        with zipfile.ZipFile(tmp_path / name) as archive:
-            files[name] = b"".join(archive.read(part) for part in archive.namelist())
+        with zipfile.ZipFile(tmp_path / name) as archive:  # without tensors, whose megabytes hold any three letters
+            files[name] = b"".join(archive.read(part) for part in archive.namelist() if "/data/" not in part)
     assert any(name.endswith(".ckpt") for name in files)
     leaks = {name: search(data + name.encode(), hospital[2]) for name, data in files.items()}
     leaks["stdout"] = search(done.stdout.encode(), hospital[2])
