@@ -56,7 +56,8 @@ def test_killed_at_random_moments(encode, whole, tmp_path, kills):
         for path in latents(tmp_path):
             assert is_whole(path)
         if len(latents(tmp_path)) == len(latents(whole)):  # all are there: the kills that are left meet a new start
-            assert contents(latents(tmp_path)[0].parent) == contents(latents(whole)[0].parent)
+            same = [{path.name: path.read_bytes() for path in latents(place)} for place in (tmp_path, whole)]
+            assert same[0] == same[1]  # the measure of the reconstruction may be missing until the last start
             for path in latents(tmp_path):
                 path.unlink()
     encode(tmp_path).fine()
