@@ -27,10 +27,16 @@ def rmse_hu(
 
 
 def psnr(
-    prediction: Float[Tensor, "*b d h w"], truth: Float[Tensor, "*b d h w"], data_range: float
+    prediction: Float[Tensor, "*b d h w"],
+    truth: Float[Tensor, "*b d h w"],
+    data_range: float,
+    mask: Bool[Tensor, "d h w"] | None = None,
 ) -> Float[Tensor, "*b"]:
-    """Peak signal-to-noise ratio of each volume in dB, `10 log10(data_range² / MSE)`, at most `PSNR_CAP_DB`."""
-    mse = (prediction - truth).square().mean(dim=(-3, -2, -1))
+    """Peak signal-to-noise ratio of each volume in dB, `10 log10(data_range² / MSE)`, at most `PSNR_CAP_DB`.
+
+    The squared error is averaged inside `mask` if given; NaN if that is empty.
+    """
+    mse = rmse_hu(prediction, truth, mask).square()
     floor = data_range**2 / 10.0 ** (PSNR_CAP_DB / 10.0)
     return 10.0 * torch.log10(data_range**2 / mse.clamp(min=floor))
 
@@ -51,6 +57,14 @@ METRICS = (
         unit="dB",
         digits=2,
         default=True,
+    ),
+    Metric(
+        "psnr_body",
+        "PSNR in the body, dB",
+        lambda view: psnr(view.predictions, view.truth, view.window.width, view.region("body")),
+        f"10 log10(range^2 / MSE) inside {REGIONS['body'].definition}, dB, at most {PSNR_CAP_DB:g}",
+        unit="dB",
+        digits=2,
     ),
     Metric(
         "mae_hu",

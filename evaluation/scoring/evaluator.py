@@ -20,6 +20,7 @@ from dataset.manifest.table import SPLITS
 from evaluation.distribution.distances import compare_populations, population
 from evaluation.generation.model_inputs import ModelInputs
 from evaluation.generation.sample import Sampling, sample_volumes
+from evaluation.metrics import crps
 from evaluation.metrics.lpips import load_lpips
 from evaluation.metrics.totalsegmentator import read_organs
 from evaluation.protocol import comparability as protocol
@@ -34,6 +35,7 @@ from evaluation.statistics.patient_bootstrap import derangement
 
 log = logging.getLogger(__name__)
 
+CRPS = {metric.name for metric in crps.METRICS}
 METHODS = ("model", "model_sample", *Baselines.names, "shuffled_xray")
 CASES_IN_MEMORY = 64
 BASELINE_VALUES = 2**28 // 3  # float32 values predicted at a time
@@ -124,7 +126,8 @@ class Evaluator:
         self.data, self.window = datamodule.protocol(), pipeline.window
         self.size = tuple(self.data["volume_size"])
         check_protocol(self.data, pipeline.protocol)
-        self.tools = {"drr": self.data.get("drr")} | ({"lpips": load_lpips(settings.lpips)} if settings.lpips else {})
+        self.tools = {"drr": self.data.get("drr"), crps.ANTITHETIC: pipeline.describe().get("antithetic", False)}
+        self.tools |= {"lpips": load_lpips(settings.lpips)} if settings.lpips else {}
         self.timings, self._clock = {}, perf_counter()
 
     def run(self) -> dict:
@@ -134,9 +137,9 @@ class Evaluator:
         """
         inputs = self._read_inputs()
         with TemporaryDirectory(dir=self.output, prefix=".volumes_") as scratch:  # volumes may not fit into memory
-            generated, spread = self._generate(inputs, Path(scratch))
+            generated, samples, spread = self._generate(inputs, Path(scratch))
             baselines, predicted = self._predict_baselines(inputs, Path(scratch))
-            tables, distances = self._score(inputs, generated | predicted, spread)
+            tables, distances = self._score(inputs, generated | predicted, samples, spread)
             pictured = generated["model"], tables["none"], self.window, self.settings.nifti
             write_pictures(self.output, inputs.cases, inputs.ids, *pictured)
             self._lap("pictures")
@@ -164,16 +167,16 @@ class Evaluator:
         self._lap("reading")
         return _Inputs(cases, ids, patients, model_inputs, partner, seen)
 
-    def _generate(self, inputs: _Inputs, scratch: Path) -> tuple[dict[str, Tensor], np.ndarray]:
-        """Mean and first of the samples of each case, and the mean of their standard deviation in HU."""
-        count = len(inputs.ids)
-        mapped, spread = _mapped(scratch / "generated.npy", (count, 2, *self.size)), np.zeros(count)
+    def _generate(self, inputs: _Inputs, scratch: Path) -> tuple[dict[str, Tensor], Tensor, np.ndarray]:
+        """Mean and first of the samples of each case, the samples that the CRPS needs, and their mean spread in HU."""
+        count, kept = len(inputs.ids), self.sampling.samples if CRPS & set(self.settings.metrics) else 1
+        mapped, spread = _mapped(scratch / "generated.npy", (count, 1 + kept, *self.size)), np.zeros(count)
         for part, volumes in sample_volumes(self.pipeline, inputs.model, inputs.ids, self.sampling):
             place = slice(part.start, part.stop)
-            mapped[place, 0], mapped[place, 1] = volumes.mean(dim=1), volumes[:, 0]
+            mapped[place, 0], mapped[place, 1:] = volumes.mean(dim=1), volumes[:, :kept]
             spread[place] = volumes.std(dim=1, correction=0).mean(dim=(1, 2, 3))
         self._lap("generation")
-        return {"model": mapped[:, 0], "model_sample": mapped[:, 1]}, spread
+        return {"model": mapped[:, 0], "model_sample": mapped[:, 1]}, mapped[:, 1:], spread
 
     def _predict_baselines(self, inputs: _Inputs, scratch: Path) -> tuple[dict | None, dict[str, Tensor]]:
         """Description of the baselines, None without any, and their volumes by name."""
@@ -191,7 +194,7 @@ class Evaluator:
         return described, predicted
 
     def _score(
-        self, inputs: _Inputs, volumes: dict[str, Tensor], spread: np.ndarray
+        self, inputs: _Inputs, volumes: dict[str, Tensor], samples: Tensor, spread: np.ndarray
     ) -> tuple[dict[str, pd.DataFrame], dict | None]:
         """Scores of all cases by registration, and distances of the distributions."""
 
@@ -201,15 +204,23 @@ class Evaluator:
                 found["shuffled_xray"] = volumes["model"][inputs.partner[index]]
             return {name: found[name] for name in self.settings.methods if name in found}
 
+        def with_samples(index: int) -> dict:
+            drawn = {"model": samples[index]}
+            if inputs.partner is not None:
+                drawn["shuffled_xray"] = samples[inputs.partner[index]]
+            return inputs.cases.case(index) | {crps.SAMPLES: drawn}
+
         tables = {}
         for name in dict.fromkeys(("none", self.settings.registration)):
+            # registration moves the estimate, not its samples
+            metrics = [m for m in self.settings.metrics if name == "none" or m not in CRPS]
             table = score_cases(
-                inputs.cases,
+                _Cases(with_samples, len(inputs.ids)),
                 volumes_of,
                 self.window,
                 inputs.patients,
                 inputs.ids,
-                metrics=self.settings.metrics,
+                metrics=metrics,
                 tools=self.tools,
                 registration=rigidly_aligned if name == "rigid" else None,
             )

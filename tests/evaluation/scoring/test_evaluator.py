@@ -288,3 +288,15 @@ def test_rigid_registration_scores_a_second_time_under_its_own_protocol(tmp_path
     assert (tmp_path / "registered_rigid" / "cases.csv").is_file()
     with pytest.raises(UserError, match="registration=affine: choose none or rigid"):
         evaluate(data, FakePipeline(displaced, data.protocol()), tmp_path, **settings | {"registration": "affine"})
+
+
+def test_the_crps_needs_samples_and_rewards_their_spread(tmp_path):
+    data = chest_data(8, 2, 3)
+    wanted = {"methods": ("model", "model_sample", "shuffled_xray"), "metrics": ("crps", "mae_hu", "psnr")}
+    found = run(data, tmp_path, noise=60.0, samples=4, registration="rigid", **wanted)["methods"]
+    scores = {name: {metric: value["mean"] for metric, value in of.items()} for name, of in found.items()}
+    assert scores["model_sample"]["crps"] == pytest.approx(scores["model_sample"]["mae_hu"])
+    # samples that scatter around the truth by σ: E|x - y| - E|x - x'| / 2 is (1 - 1/√2) of the MAE of one
+    assert scores["model"]["crps"] == pytest.approx(0.293 * scores["model_sample"]["mae_hu"], rel=0.03)
+    assert scores["model"]["crps"] < scores["shuffled_xray"]["crps"]
+    assert "crps" not in pd.read_csv(tmp_path / "registered_rigid" / "cases.csv").columns
