@@ -10,14 +10,15 @@ from jaxtyping import Bool, Float
 from scipy import ndimage
 
 from common.errors import UserError
+from dataset.imaging.hu_window import AIR_HU
 from dataset.imaging.lung_segmentation import segment_lungs
+from dataset.imaging.patient_mask import patient_mask
 from dataset.imaging.resampling import downsample
 from dataset.imaging.volume import Volume
 
 KINDS = ("lungs", "body", "whole")
 COARSE_MM = 2.0  # voxel size of the segmentation
 BODY_ABOVE_HU = -300.0
-TABLE_MM = 5.0  # largest thickness of table, blanket and tubes
 ONE_SIDED = 0.1  # volume of the smaller lung over that of the larger, below which it is missing
 
 Segmenter = Callable[[Float[np.ndarray, "d h w"], tuple[float, float, float]], Bool[np.ndarray, "d h w"]]
@@ -52,7 +53,8 @@ def find_crop_box(
         segmenter: maps HU and spacing to a lung mask.
     """
     coarse = downsample(Volume(volume.hu, volume.spacing, volume.centre), COARSE_MM)
-    lungs = segmenter(coarse.hu, coarse.spacing)
+    patient = patient_mask(coarse.hu, coarse.spacing)
+    lungs = segmenter(np.where(patient, coarse.hu, np.float32(AIR_HU)), coarse.spacing)  # no air of a hollow table
     right, left = lung_volumes(lungs, coarse)
     found = CropBox(tuple(slice(0, n) for n in volume.hu.shape), "whole", (right, left), lungs, coarse)
     if right + left < min_lung_ml:
@@ -65,7 +67,7 @@ def find_crop_box(
     ]
     if kind == "whole":
         return found
-    found.kind, mask = ("lungs", lungs) if kind == "lungs" and plausible else ("body", body_mask(coarse))
+    found.kind, mask = ("lungs", lungs) if kind == "lungs" and plausible else ("body", patient)
     found.flags += ["body kept instead of lungs"] if found.kind != kind else []
     if mask.any():
         found.box = _box(mask, coarse.spacing, volume, margin)
@@ -86,16 +88,6 @@ def lung_volumes(lungs: Bool[np.ndarray, "d h w"], volume: Volume) -> tuple[floa
     middle = int(np.searchsorted(tissue, tissue[-1] / 2.0))
     voxel_ml = float(np.prod(volume.spacing)) / 1000.0
     return float(lungs[:, :, :middle].sum() * voxel_ml), float(lungs[:, :, middle:].sum() * voxel_ml)
-
-
-def body_mask(volume: Volume) -> Bool[np.ndarray, "d h w"]:
-    """The patient without the table: the largest component of the tissue after thin structures are removed."""
-    tissue = volume.hu > BODY_ABOVE_HU
-    kernel = np.ones([max(1, round(TABLE_MM / s)) if axis else 1 for axis, s in enumerate(volume.spacing)], dtype=bool)
-    labels, count = ndimage.label(ndimage.binary_opening(tissue, kernel))
-    if count == 0:
-        return tissue
-    return labels == 1 + int(np.argmax(np.bincount(labels.ravel())[1:]))
 
 
 @functools.cache

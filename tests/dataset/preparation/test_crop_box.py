@@ -10,7 +10,7 @@ from drawn_chest import LUNGS, SIZE, SPACING, chest
 from common.errors import UserError
 from dataset.imaging.iodine import central_vessel_hu
 from dataset.imaging.volume import Volume
-from dataset.preparation.crop_box import body_mask, cropped, find_crop_box, lung_volumes, make_segmenter
+from dataset.preparation.crop_box import cropped, find_crop_box, lung_volumes, make_segmenter
 
 
 def test_the_box_holds_the_lungs_with_the_margin():
@@ -56,12 +56,6 @@ def test_body_and_whole_on_request():
     body, lungs = find_crop_box(volume, "body", margin=0.0), find_crop_box(volume, "lungs", margin=0.0)
     assert body.kind == "body" and body.flags == []
     assert all(b.start <= s.start and b.stop >= s.stop for b, s in zip(body.box, lungs.box, strict=True))
-
-
-def test_the_body_is_found_without_the_table():
-    volume = chest()
-    assert not body_mask(volume)[:, 84:86].any()
-    assert body_mask(volume)[:, 30:60, 30:80].mean() > 0.3
 
 
 def test_lungs_cut_by_the_scan_are_flagged():
