@@ -9,8 +9,9 @@ from jaxtyping import Bool, Float
 from scipy import ndimage
 from skimage.morphology import convex_hull_image
 
+from dataset.imaging.coverage import NOT_SCANNED_HU, fill
 from dataset.imaging.hu_window import AIR_HU
-from dataset.imaging.lung_segmentation import GAS_BELOW_HU
+from dataset.imaging.lung_segmentation import GAS_BELOW_HU, IN_PLANE
 from dataset.imaging.resampling import downsample
 from dataset.imaging.volume import Volume
 
@@ -28,26 +29,37 @@ def patient_mask(hu: Float[np.ndarray, "d h w"], spacing: tuple[float, float, fl
     """
     hu = np.asarray(hu, dtype=np.float32)
     tissue = hu > TISSUE_ABOVE_HU
-    labels, count = ndimage.label(_opened(tissue, THIN_MM / 2.0, spacing))
-    if count == 0:
-        return np.zeros(tissue.shape, dtype=bool)
-    trunk = labels == 1 + int(np.argmax(np.bincount(labels.ravel())[1:]))
-    hull = np.stack([convex_hull_image(axial) if axial.any() else axial for axial in trunk])  # the opening thins walls
-    trunk |= tissue & (hull | _within(trunk, RESTORED_MM, spacing))
-    return _within(np.stack([_filled(*axial) for axial in zip(trunk, hu, strict=True)]), SKIN_MM, spacing)
+    trunk = _largest(_opened(tissue, THIN_MM / 2.0, spacing))
+    if not trunk.any():
+        return trunk
+    solid = tissue | _inside(_each_filled(tissue, hu) & ~tissue, _hull(trunk))  # lungs support thin walls
+    trunk = _largest(_opened(solid, THIN_MM / 2.0, spacing))
+    trunk |= tissue & (_hull(trunk) | _within(trunk, RESTORED_MM, spacing))
+    return _within(_each_filled(trunk, hu), SKIN_MM, spacing)
 
 
 def without_surroundings(volume: Volume) -> Volume:
     """The volume with air in place of all that is outside the patient; unchanged if it has no tissue."""
-    coarse = downsample(volume, WORKING_MM)
-    mask = patient_mask(coarse.hu, coarse.spacing)
-    if not mask.any():
+    coarse = downsample(Volume(continued(volume.hu), volume.spacing), WORKING_MM)
+    return only_patient(volume, patient_mask(coarse.hu, coarse.spacing))
+
+
+def continued(hu: Float[np.ndarray, "d h w"]) -> Float[np.ndarray, "d h w"]:
+    """HU without marks: slices repeated beyond the scan (`coverage.fill`), tissue where it cuts the patient's side."""
+    filled, scanned = fill(hu)
+    if scanned.all():
+        return filled
+    return np.where(~scanned & scanned.any(axis=(1, 2))[:, None, None], np.float32(0.0), filled)
+
+
+def only_patient(volume: Volume, patient: Bool[np.ndarray, "p q r"]) -> Volume:
+    """The volume with air outside a mask on another grid of the same extent; marks stay. Unchanged for an empty mask."""
+    if not patient.any():
         return volume
-    places = [(np.arange(n) + 0.5) * m / n - 0.5 for n, m in zip(volume.hu.shape, mask.shape, strict=True)]
-    fine = mask[
-        np.ix_(*(np.clip(np.rint(place), 0, m - 1).astype(int) for place, m in zip(places, mask.shape, strict=True)))
-    ]
-    return Volume(np.where(fine, volume.hu, np.float32(AIR_HU)), volume.spacing, volume.centre, volume.direction)
+    places = [(np.arange(n) + 0.5) * m / n - 0.5 for n, m in zip(volume.hu.shape, patient.shape, strict=True)]
+    index = [np.clip(np.rint(at), 0, m - 1).astype(int) for at, m in zip(places, patient.shape, strict=True)]
+    kept = patient[np.ix_(*index)] | (volume.hu == NOT_SCANNED_HU)
+    return Volume(np.where(kept, volume.hu, np.float32(AIR_HU)), volume.spacing, volume.centre, volume.direction)
 
 
 def _opened(mask: np.ndarray, radius: float, spacing: tuple[float, float, float]) -> np.ndarray:
@@ -55,13 +67,48 @@ def _opened(mask: np.ndarray, radius: float, spacing: tuple[float, float, float]
     reach = [int(np.ceil(radius / s)) + 1 for s in spacing]
     padded = np.pad(mask, [(reach[0], reach[0]), (0, 0), (0, 0)], mode="edge")
     padded = np.pad(padded, [(0, 0), (reach[1], reach[1]), (reach[2], reach[2])])
-    opened = _within(ndimage.distance_transform_edt(padded, sampling=spacing) > radius, radius, spacing)
+    opened = _within(~_within(~padded, radius, spacing), radius, spacing)
     return opened[tuple(slice(r, -r) for r in reach)] & mask
 
 
 def _within(mask: np.ndarray, radius: float, spacing: tuple[float, float, float]) -> np.ndarray:
-    """Voxels within `radius` mm of the mask."""
-    return ndimage.distance_transform_edt(~mask, sampling=spacing) <= radius if mask.any() else mask
+    """Voxels within `radius` mm of the mask: squared distances, axis by axis, as far as the ball reaches."""
+    square = np.where(mask, np.float32(0.0), np.float32(np.inf))
+    for axis, step in enumerate(spacing):
+        nearest, along = square.copy(), np.moveaxis(square, axis, 0)
+        for k in range(1, min(int(radius / step), len(along) - 1) + 1):
+            shifted = along + np.float32((k * step) ** 2)
+            for to, of in ((slice(k, None), slice(None, -k)), (slice(None, -k), slice(k, None))):
+                place = np.moveaxis(nearest, axis, 0)[to]
+                np.minimum(place, shifted[of], out=place)
+        square = nearest
+    return square <= radius**2
+
+
+def _largest(mask: np.ndarray) -> np.ndarray:
+    """The largest component."""
+    labels, _ = ndimage.label(mask)
+    sizes = np.bincount(labels.ravel())
+    sizes[0] = 0
+    return (labels == np.argmax(sizes)) & mask
+
+
+def _hull(mask: np.ndarray) -> np.ndarray:
+    """Convex hull of each axial slice."""
+    return np.stack([convex_hull_image(axial, offset_coordinates=False) if axial.any() else axial for axial in mask])
+
+
+def _inside(enclosed: np.ndarray, hull: np.ndarray) -> np.ndarray:
+    """Components, slice by slice, of which most lies in the hull: lungs, but not the cavity of a table."""
+    labels, count = ndimage.label(enclosed, structure=IN_PLANE)
+    sizes = np.bincount(labels.ravel(), minlength=count + 1)
+    kept = 2 * np.bincount(labels.ravel(), weights=hull.ravel(), minlength=count + 1) > sizes
+    kept[0] = False
+    return kept[labels]
+
+
+def _each_filled(tissue: np.ndarray, hu: np.ndarray) -> np.ndarray:
+    return np.stack([_filled(*axial) for axial in zip(tissue, hu, strict=True)])
 
 
 def _filled(tissue: np.ndarray, hu: np.ndarray) -> np.ndarray:

@@ -15,7 +15,9 @@ from scipy import ndimage
 
 from common.errors import UserError
 from common.file_limits import expect_dicom_size, expect_voxels
+from dataset.imaging.coverage import NOT_SCANNED_HU, at_least_air
 from dataset.imaging.hu_window import AIR_HU
+from dataset.imaging.lung_segmentation import GAS_BELOW_HU
 from dataset.imaging.volume import STRAIGHT, Volume, check_geometry, check_hu, reorient
 from dataset.io.dicom_headers import HEADER_ERRORS, MULTIFRAME, group_item, normal_of
 from dataset.io.dicom_pixels import decode_with_simpleitk
@@ -39,7 +41,7 @@ def read_series(series: CtSeries, name: str | Path | None = None) -> Volume:
             volume = read_nifti(series.files[0])
         except UserError as error:
             raise UserError(str(error).replace(str(series.files[0]), name)) from error
-        np.maximum(volume.hu, AIR_HU, out=volume.hu)
+        volume.hu = at_least_air(volume.hu)
         return volume
     slices = _without_duplicates(sorted(_slices(series, name), key=lambda one: one.height), name)
     step, first = _step(slices, name), slices[0]
@@ -56,7 +58,9 @@ def read_series(series: CtSeries, name: str | Path | None = None) -> Volume:
 
 
 def straighten(volume: Volume) -> Volume:
-    """An oblique volume resampled onto the patient axes at the same spacing, in its bounding box padded with air.
+    """An oblique volume resampled onto the patient axes at the same spacing, in its bounding box.
+
+    What the scan did not cover is marked or air, by the rule of `dataset.imaging.coverage.padded`.
 
     A volume with a tilt below 0.1 degrees keeps its voxels and loses its direction.
     """
@@ -68,7 +72,16 @@ def straighten(volume: Volume) -> Volume:
     size = np.maximum(1, np.ceil(extent / spacing - 1e-6)).astype(int)
     matrix = (turn * spacing).T / spacing[:, None]  # output voxels to input voxels
     offset = (np.array(volume.hu.shape) - 1) / 2.0 - matrix @ ((size - 1) / 2.0)
-    hu = ndimage.affine_transform(volume.hu, matrix, offset, tuple(size), order=1, mode="constant", cval=AIR_HU)
+    hu = ndimage.affine_transform(volume.hu, matrix, offset, tuple(size), order=1, mode="nearest")
+    places = np.ogrid[tuple(slice(n) for n in size)]
+    outside = []
+    for row, start, n in zip(matrix, offset, volume.hu.shape, strict=True):
+        at = sum((step * place).astype(np.float32) for step, place in zip(row, places, strict=True)) + start
+        outside.append((at < -0.5) | (at > n - 0.5))
+    beside = outside[1] | outside[2]
+    cut = outside[0] | (beside & (hu > GAS_BELOW_HU))
+    hu[beside] = AIR_HU
+    hu[cut] = NOT_SCANNED_HU
     return Volume(hu, volume.spacing, volume.centre)
 
 

@@ -13,20 +13,21 @@ import numpy as np
 
 from common.errors import UserError
 from common.files import DISK_ERRORS
+from dataset.imaging.coverage import cropped, resample_scanned
 from dataset.imaging.iodine import central_vessel_hu
-from dataset.imaging.resampling import resample
+from dataset.imaging.patient_mask import only_patient
 from dataset.io.dicom_volume import read_series, straighten
 from dataset.io.nifti import write_nifti
 from dataset.io.xray_dicom import XrayImage
-from dataset.preparation.crop_box import cropped, find_crop_box, make_segmenter
+from dataset.preparation.crop_box import find_crop_box, make_segmenter
 from dataset.preparation.plan import Task
 from dataset.preparation.radiographs import read_radiograph, write_radiograph
 from dataset.preparation.series_ranking import has_contrast_agent
 
-VERSION = 2  # raise it when the same source and settings give other files
+VERSION = 3  # raise it when the same source and settings give other files
 OLD_KEYS = ["latents_window=ctpa", "vae_ckpt=None"]  # of earlier versions, in the state of the cases they finished
 CONTRAST_HU = 150.0  # smallest HU of the heart and great vessels with contrast medium
-DESCRIPTION = "CT, prepared: cropped, resampled"
+DESCRIPTION = "CT, prepared: table removed, cropped, resampled"
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class CropSettings:
     min_lung_ml: float
     segmenter: str
     lungmask_weights: str | None
+    remove_table: bool = True  # air in place of all that is outside the patient
 
 
 @dataclass(frozen=True)
@@ -137,10 +139,12 @@ def _make_ct(task: Task, settings: Settings) -> dict[str, Any]:
         flags.append(f"central vessels of {vessels:.0f} HU, below {settings.min_vessel_hu:g}")
     if one.acquisition.tilt:
         flags.append(f"gantry tilt of {one.acquisition.tilt:g} degrees in the header, but slices without shear")
+    if crop.remove_table:
+        volume = only_patient(volume, found.patient)
     volume = cropped(volume, found.box)
     if resampled:
         size = size or tuple(max(1, round(e / s)) for e, s in zip(volume.extent, spacing, strict=True))
-        volume = resample(volume, size, spacing)
+        volume = resample_scanned(volume, size, spacing)
     write_nifti(settings.ct(task.id), volume.hu, volume.spacing, volume.centre, DESCRIPTION, volume.direction)
     return {
         "spacing": " ".join(f"{s:.6g}" for s in volume.spacing),

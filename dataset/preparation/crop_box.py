@@ -12,13 +12,14 @@ from scipy import ndimage
 from common.errors import UserError
 from dataset.imaging.hu_window import AIR_HU
 from dataset.imaging.lung_segmentation import segment_lungs
-from dataset.imaging.patient_mask import patient_mask
+from dataset.imaging.patient_mask import continued, patient_mask
 from dataset.imaging.resampling import downsample
 from dataset.imaging.volume import Volume
 
 KINDS = ("lungs", "body", "whole")
 COARSE_MM = 2.0  # voxel size of the segmentation
 BODY_ABOVE_HU = -300.0
+SIDES = (("bottom", "top"), ("front", "back"), ("right", "left"))  # of the axes D, H, W
 ONE_SIDED = 0.1  # volume of the smaller lung over that of the larger, below which it is missing
 
 Segmenter = Callable[[Float[np.ndarray, "d h w"], tuple[float, float, float]], Bool[np.ndarray, "d h w"]]
@@ -29,10 +30,11 @@ Box = tuple[slice, slice, slice]
 class CropBox:
     """The part of a volume to keep."""
 
-    box: Box  # voxels of the volume, with the margin
+    box: Box  # voxels of the volume, with the margin; a box of lungs may exceed the volume (`coverage.cropped`)
     kind: str  # lungs, body or whole
     lung_ml: tuple[float, float]  # right, left
     lungs: Bool[np.ndarray, "d h w"]  # mask on the grid of `coarse`
+    patient: Bool[np.ndarray, "d h w"]  # mask on the grid of `coarse`
     coarse: Volume  # the volume at about 2 mm
     flags: list[str] = field(default_factory=list)  # remarks for the user
 
@@ -48,15 +50,15 @@ def find_crop_box(
 
     Args:
         kind: `lungs`, `body` or `whole`.
-        margin: mm around the box on all sides, within the volume.
+        margin: mm around the lungs on all sides, also where the scan ends; around the body within the volume.
         min_lung_ml: both lungs together. With less, or a missing lung, the body is kept and flagged.
         segmenter: maps HU and spacing to a lung mask.
     """
-    coarse = downsample(Volume(volume.hu, volume.spacing, volume.centre), COARSE_MM)
+    coarse = downsample(Volume(continued(volume.hu), volume.spacing, volume.centre), COARSE_MM)
     patient = patient_mask(coarse.hu, coarse.spacing)
     lungs = segmenter(np.where(patient, coarse.hu, np.float32(AIR_HU)), coarse.spacing)  # no air of a hollow table
     right, left = lung_volumes(lungs, coarse)
-    found = CropBox(tuple(slice(0, n) for n in volume.hu.shape), "whole", (right, left), lungs, coarse)
+    found = CropBox(tuple(slice(0, n) for n in volume.hu.shape), "whole", (right, left), lungs, patient, coarse)
     if right + left < min_lung_ml:
         found.flags.append(f"lungs of {right + left:.0f} ml, less than {min_lung_ml:.0f}")
     elif min(right, left) < ONE_SIDED * max(right, left):
@@ -71,15 +73,13 @@ def find_crop_box(
     found.flags += ["body kept instead of lungs"] if found.kind != kind else []
     if mask.any():
         found.box = _box(mask, coarse.spacing, volume, margin)
+    if found.kind == "lungs":
+        found.flags += _ends(found.box, volume, patient)
+    else:
+        found.box = tuple(
+            slice(max(0, part.start), min(n, part.stop)) for part, n in zip(found.box, volume.hu.shape, strict=True)
+        )
     return found
-
-
-def cropped(volume: Volume, box: Box) -> Volume:
-    """The part of a volume in a box of voxels, with its position."""
-    middle = [(part.start + part.stop - n) / 2.0 for part, n in zip(box, volume.hu.shape, strict=True)]
-    axes = volume.affine[:3, :3][:, ::-1]  # mm (RAS) a voxel along D, H, W
-    centre = np.asarray(volume.centre) + axes @ np.array(middle)
-    return Volume(volume.hu[box], volume.spacing, tuple(float(c) for c in centre), volume.direction)
 
 
 def lung_volumes(lungs: Bool[np.ndarray, "d h w"], volume: Volume) -> tuple[float, float]:
@@ -123,7 +123,17 @@ def make_segmenter(name: str = "threshold", weights: str | Path | None = None) -
 def _box(mask: Bool[np.ndarray, "d h w"], coarse: tuple[float, float, float], volume: Volume, margin: float) -> Box:
     """The box of a coarse mask in voxels of the volume; both grids have the same outer edges."""
     box, parts = [], ndimage.find_objects(mask.astype(np.uint8))[0]
-    for part, step, fine, n in zip(parts, coarse, volume.spacing, volume.hu.shape, strict=True):
+    for part, step, fine in zip(parts, coarse, volume.spacing, strict=True):
         low, high = (part.start * step - margin) / fine, (part.stop * step + margin) / fine
-        box.append(slice(max(0, int(np.floor(low + 1e-6))), min(n, int(np.ceil(high - 1e-6)))))
+        box.append(slice(int(np.floor(low + 1e-6)), int(np.ceil(high - 1e-6))))
     return tuple(box)
+
+
+def _ends(box: Box, volume: Volume, patient: Bool[np.ndarray, "d h w"]) -> list[str]:
+    """Remarks on the sides where the box exceeds the scan and the patient goes on."""
+    found = []
+    for axis, (part, n, step) in enumerate(zip(box, volume.hu.shape, volume.spacing, strict=True)):
+        for side, voxels, edge in zip(SIDES[axis], (-part.start, part.stop - n), (0, -1), strict=True):
+            if voxels > 0 and np.moveaxis(patient, axis, 0)[edge].any():
+                found.append(f"scan ends {voxels * step:.0f} mm before the box at the {side}; not-scanned voxels marked")
+    return found

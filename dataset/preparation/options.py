@@ -50,7 +50,7 @@ def _settings(cfg: DictConfig) -> Settings:
     margin, min_lung_ml = _number(cfg, "margin"), _number(cfg, "min_lung_ml")
     return Settings(
         Path(cfg.output).expanduser(),
-        CropSettings(cfg.crop_box, margin, min_lung_ml, cfg.segmenter, cfg.lungmask_weights),
+        CropSettings(cfg.crop_box, margin, min_lung_ml, cfg.segmenter, cfg.lungmask_weights, cfg.remove_table),
         spacing=None if cfg.spacing is None else positive("spacing", cfg.spacing, 3, float),
         volume_size=None if cfg.volume_size is None else positive("volume_size", cfg.volume_size, 3),
         min_vessel_hu=_number(cfg, "min_vessel_hu", lowest=-math.inf, optional=True),

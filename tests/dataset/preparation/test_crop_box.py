@@ -8,9 +8,10 @@ import pytest
 from drawn_chest import LUNGS, SIZE, SPACING, chest
 
 from common.errors import UserError
+from dataset.imaging.coverage import NOT_SCANNED_HU, cropped
 from dataset.imaging.iodine import central_vessel_hu
 from dataset.imaging.volume import Volume
-from dataset.preparation.crop_box import cropped, find_crop_box, lung_volumes, make_segmenter
+from dataset.preparation.crop_box import find_crop_box, lung_volumes, make_segmenter
 
 
 def test_the_box_holds_the_lungs_with_the_margin():
