@@ -7,7 +7,7 @@ left is the patient. Arms stay as far as the scan connects them with the trunk.
 import numpy as np
 from jaxtyping import Bool, Float
 from scipy import ndimage
-from skimage.morphology import convex_hull_image
+from scipy.spatial import ConvexHull
 
 from dataset.imaging.coverage import NOT_SCANNED_HU, fill
 from dataset.imaging.hu_window import AIR_HU
@@ -95,7 +95,21 @@ def _largest(mask: np.ndarray) -> np.ndarray:
 
 def _hull(mask: np.ndarray) -> np.ndarray:
     """Convex hull of each axial slice."""
-    return np.stack([convex_hull_image(axial, offset_coordinates=False) if axial.any() else axial for axial in mask])
+    found, rows, columns = np.zeros_like(mask), np.arange(mask.shape[1]), np.arange(mask.shape[2])
+    for axial, hull in zip(mask, found, strict=True):
+        lit = np.flatnonzero(axial.any(axis=1))
+        if not len(lit):
+            continue
+        left, right = axial[lit].argmax(axis=1) - 0.5, axial.shape[1] - axial[lit, ::-1].argmax(axis=1) - 0.5
+        corners = [np.stack([lit + half, side], axis=1) for side in (left, right) for half in (-0.5, 0.5)]
+        down, across, offset = ConvexHull(np.concatenate(corners)).equations.T  # normals point outwards
+        limits = -(down[:, None] * rows + offset[:, None])
+        ends, starts = across > 1e-9, across < -1e-9
+        first = (limits[starts] / across[starts, None]).max(axis=0)
+        last = (limits[ends] / across[ends, None]).min(axis=0)
+        inside = (columns >= first[:, None]) & (columns <= last[:, None])
+        hull[lit[0] : lit[-1] + 1] = inside[lit[0] : lit[-1] + 1]
+    return found
 
 
 def _inside(enclosed: np.ndarray, hull: np.ndarray) -> np.ndarray:
