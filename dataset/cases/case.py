@@ -1,6 +1,7 @@
 """The tensors of a prepared case, and the key that names it in the cache.
 
-`ct` int16 (D, H, W) HU; `xray` float16 (V, h, w) in [0, 1]; `pose` float32 (V, 9), NaN = unknown; `spacing` float32
+`ct` int16 (D, H, W) HU, `dataset.imaging.coverage.NOT_SCANNED_HU` where the scan ends;
+`xray` float16 (V, h, w) in [0, 1]; `pose` float32 (V, 9), NaN = unknown; `spacing` float32
 (3,) mm; `centre` float32 (3,) RAS mm of the volume centre; `lung_box` float32 (6,) (`dataset.imaging.lung_box`); of
 phantoms also `labels` uint8 (D, H, W) and `label` int64 (); of CTs whose X-ray is a DRR also `iodine_ml` float32 ().
 """
@@ -13,10 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dataset.imaging.coverage import NOT_SCANNED_HU, fill
 from dataset.imaging.hu_window import AIR_HU
 from dataset.imaging.lung_box import lung_box_in_volume
 
-CASE_VERSION = 3  # raise it when the same file and settings give another case
+CASE_VERSION = 4  # raise it when the same file and settings give another case
 HIGHEST_HU = 3071.0
 LARGE = {"ct", "xray", "labels"}
 NEEDED = {"ct", "xray", "pose", "spacing", "centre", "lung_box"}
@@ -27,15 +29,16 @@ Case = dict[str, Tensor]
 def pack_case(
     hu, xray, pose, spacing, centre=(0.0, 0.0, 0.0), label: int | None = None, labels=None, iodine_ml=None
 ) -> Case:
-    """A case from HU (D, H, W), X-rays (V, h, w) in [0, 1] and geometry, in the types of storage."""
+    """A case from HU (D, H, W), X-rays (V, h, w) in [0, 1] and geometry, in the types of storage; marks in HU stay."""
     hu = torch.as_tensor(np.asarray(hu), dtype=torch.float32)
+    clipped = hu.clamp(AIR_HU, HIGHEST_HU).round()
     case = {
-        "ct": hu.clamp(AIR_HU, HIGHEST_HU).round().to(torch.int16),
+        "ct": torch.where(hu == NOT_SCANNED_HU, hu, clipped).to(torch.int16),
         "xray": torch.as_tensor(xray).clamp(0.0, 1.0).to(torch.float16),
         "pose": torch.as_tensor(pose, dtype=torch.float32),
         "spacing": torch.tensor([float(s) for s in spacing], dtype=torch.float32),
         "centre": torch.tensor([float(c) for c in centre], dtype=torch.float32),
-        "lung_box": lung_box_in_volume(hu.numpy(), tuple(float(s) for s in spacing)),
+        "lung_box": lung_box_in_volume(fill(hu.numpy())[0], tuple(float(s) for s in spacing)),
     }
     optional = {
         "iodine_ml": (iodine_ml, torch.float32),

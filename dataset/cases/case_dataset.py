@@ -15,6 +15,7 @@ from common.checked_tensors import DamagedFile, open_checked
 from common.errors import UserError
 from dataset.cases.case import Case
 from dataset.cases.store import read_case, stored
+from dataset.imaging.coverage import fill
 from dataset.imaging.geometry import VIEW_AZIMUTH, extent_mm
 from dataset.imaging.hu_window import Window
 from dataset.imaging.volume import Volume
@@ -27,9 +28,10 @@ log = logging.getLogger(__name__)
 class CaseDataset(Dataset):
     """Samples of cases.
 
-    A sample is a dict: `ct` (1, D, H, W) float32 in [-1, 1]; `xray` (V, 1, h, w) float32 in [0, 1]; `pose` (V, 9);
-    `spacing` (3,) mm; `label` 0, 1 or -1; `id`; `index`; `step` (-1 outside training). `spacing` is that of `extent`
-    where a pose is unknown, because a radiograph does not show how large its patient is.
+    A sample is a dict: `ct` (1, D, H, W) float32 in [-1, 1]; `scanned` (1, D, H, W) bool, False where the scan ended
+    and `ct` repeats its last slices (`dataset.imaging.coverage.fill`); `xray` (V, 1, h, w) float32 in [0, 1];
+    `pose` (V, 9); `spacing` (3,) mm; `label` 0, 1 or -1; `id`; `index`; `step` (-1 outside training). `spacing` is
+    that of `extent` where a pose is unknown, because a radiograph does not show how large its patient is.
 
     Args:
         paths, rows: case files and their rows of the manifest, in the same order.
@@ -76,9 +78,12 @@ class CaseDataset(Dataset):
         return len(self.paths)
 
     def case(self, index: int) -> Case:
-        """Everything stored of one case: HU, aligned X-rays, its own geometry, the label map of a phantom."""
+        """Everything stored of one case: HU, aligned X-rays, its own geometry, the label map of a phantom.
+
+        `ct` is filled and has `scanned` (D, H, W) beside it.
+        """
         case = self._read_or_rebuild(index, lambda: read_case(self.paths[index]))
-        return {**case, "xray": self._read(index, volume=False)["xray"].half()}
+        return {**case, **filled(case["ct"]), "xray": self._read(index, volume=False)["xray"].half()}
 
     def unaligned(self) -> list[str]:
         """Ids of the cases with an X-ray that needs alignment but shows no lungs."""
@@ -97,18 +102,18 @@ class CaseDataset(Dataset):
             return bool(maps) and None in maps.values()
 
     def _read(self, index: int, volume: bool) -> dict[str, Tensor]:
-        """Aligned `xray` (V, h, w), `pose` and `spacing` of a case and, if `volume`, `ct` as stored."""
+        """Aligned `xray` (V, h, w), `pose` and `spacing` of a case and, if `volume`, filled `ct` and `scanned`."""
         if index in self._kept:
             return self._kept[index]
         with open_checked(self.paths[index]) as file:
             pose, shape = file.get_tensor("pose"), file.shape("ct")
             spacing = self._condition_spacing(pose, file.get_tensor("spacing"), shape)
             xray = self._aligned(file.get_tensor("xray").float(), pose, spacing, shape)
-            found = {"xray": xray, "pose": pose, "spacing": spacing} | (
-                {"ct": file.get_tensor("ct")} if volume else {}
-            )
+            found = {"xray": xray, "pose": pose, "spacing": spacing}
+            found |= filled(file.get_tensor("ct")) if volume else {}
         if self.keep and volume:  # copies: the tensors read are pages of the file
-            found = self._kept[index] = {name: tensor.clone() for name, tensor in found.items()}
+            copies = {name: tensor.clone() for name, tensor in found.items() if name != "scanned"}
+            found = self._kept[index] = {**found, **copies}
         return found
 
     def _read_or_rebuild(self, index: int, read: Callable[[], Any]) -> Any:
@@ -127,7 +132,8 @@ class CaseDataset(Dataset):
 
         def render(poses: Tensor) -> Tensor:
             path = self.paths[index]
-            volume = Volume(stored(path, "ct").float().numpy(), tuple(stored(path, "spacing").tolist()))
+            hu = filled(stored(path, "ct"))["ct"].float().numpy()
+            volume = Volume(hu, tuple(stored(path, "spacing").tolist()))
             return options.render(volume, poses, tuple(xray.shape[1:]))
 
         if step >= 0 and self.augments:
@@ -158,12 +164,13 @@ class CaseDataset(Dataset):
         return {"ct": together, **default_collate([{k: v for k, v in item.items() if k != "ct"} for item in items])}
 
     def _stored_item(self, index: int, step: int) -> dict[str, Any]:
-        """The sample with its volume `(d, h, w)` in HU as stored."""
+        """The sample with its volume `(d, h, w)` in HU."""
         found = self._read_or_rebuild(index, lambda: self._read(index, volume=True))
-        ct, condition = found["ct"], self._condition(found, index, step)
+        ct, scanned, condition = found["ct"], found["scanned"], self._condition(found, index, step)
         if self.crop is not None:
-            ct, condition["pose"] = self._cropped(ct, condition["pose"], condition["spacing"], index, step)
-        return {"ct": ct, **condition, "index": int(index), "step": int(step)}
+            box, condition["pose"] = self._cropped(ct.shape, condition["pose"], condition["spacing"], index, step)
+            ct, scanned = ct[box], scanned[box]
+        return {"ct": ct, "scanned": scanned[None], **condition, "index": int(index), "step": int(step)}
 
     def _aligned(self, xray: Tensor, pose: Tensor, spacing: Tensor, shape: tuple) -> Tensor:
         """X-rays with the frontal views of unknown pose aligned by their lungs, where lungs are found."""
@@ -189,10 +196,13 @@ class CaseDataset(Dataset):
             return spacing
         return torch.tensor(self.extent) / torch.tensor(tuple(shape))
 
-    def _cropped(self, ct: Tensor, pose: Tensor, spacing: Tensor, index: int, step: int) -> tuple[Tensor, Tensor]:
-        room = [size - n for size, n in zip(ct.shape, self.crop, strict=True)]
+    def _cropped(
+        self, shape: Sequence[int], pose: Tensor, spacing: Tensor, index: int, step: int
+    ) -> tuple[tuple[slice, ...], Tensor]:
+        """The box of a crop, and the poses relative to its centre."""
+        room = [size - n for size, n in zip(shape, self.crop, strict=True)]
         if min(room) < 0:
-            raise UserError(f"crop {list(self.crop)} is larger than the volume {list(ct.shape)}; make it smaller")
+            raise UserError(f"crop {list(self.crop)} is larger than the volume {list(shape)}; make it smaller")
         if step < 0:
             start = [free // 2 for free in room]
         else:
@@ -200,4 +210,12 @@ class CaseDataset(Dataset):
         window = tuple(slice(s, s + n) for s, n in zip(start, self.crop, strict=True))
         pose = pose.clone()  # relative to the centre of the volume, which the crop changes
         pose[:, 4:7] -= torch.tensor([s - free / 2.0 for s, free in zip(start, room, strict=True)]) * spacing
-        return ct[window], pose
+        return window, pose
+
+
+def filled(ct: Tensor) -> dict[str, Tensor]:
+    """`ct` (D, H, W) without marks, and `scanned`; without a copy if all is scanned."""
+    hu, scanned = fill(ct.numpy())
+    if scanned.all():
+        return {"ct": ct, "scanned": torch.ones((), dtype=torch.bool).expand(ct.shape)}
+    return {"ct": torch.from_numpy(hu), "scanned": torch.from_numpy(scanned)}

@@ -16,6 +16,7 @@ from dataset.imaging.resampling import downsample
 from dataset.imaging.volume import Volume
 
 TISSUE_ABOVE_HU = -300.0
+OPEN_LUNG_ABOVE_HU = -900.0  # of a lung whose wall has a gap; foam of mattresses is below
 THIN_MM = 10.0  # thickness of what the opening removes
 RESTORED_MM = 5.0  # outside the convex hull of the trunk: tissue this near to it, such as skin folds, is restored
 SKIN_MM = 3.0  # of air around the tissue: partial volume of the skin
@@ -32,7 +33,9 @@ def patient_mask(hu: Float[np.ndarray, "d h w"], spacing: tuple[float, float, fl
     trunk = _largest(_opened(tissue, THIN_MM / 2.0, spacing))
     if not trunk.any():
         return trunk
-    solid = tissue | _inside(_each_filled(tissue, hu) & ~tissue, _hull(trunk))  # lungs support thin walls
+    hull = _hull(trunk)
+    solid = tissue | _inside(_each_filled(tissue, hu) & ~tissue, hull)  # lungs support thin walls
+    solid |= _opened((hu > OPEN_LUNG_ABOVE_HU) & hull, THIN_MM / 2.0, spacing)  # and fill gaps of walls that thin
     trunk = _largest(_opened(solid, THIN_MM / 2.0, spacing))
     trunk |= tissue & (_hull(trunk) | _within(trunk, RESTORED_MM, spacing))
     return _within(_each_filled(trunk, hu), SKIN_MM, spacing)
@@ -53,7 +56,7 @@ def continued(hu: Float[np.ndarray, "d h w"]) -> Float[np.ndarray, "d h w"]:
 
 
 def only_patient(volume: Volume, patient: Bool[np.ndarray, "p q r"]) -> Volume:
-    """The volume with air outside a mask on another grid of the same extent; marks stay. Unchanged for an empty mask."""
+    """The volume with air outside a mask on another grid of the same extent, unchanged if it is empty; marks stay."""
     if not patient.any():
         return volume
     places = [(np.arange(n) + 0.5) * m / n - 0.5 for n, m in zip(volume.hu.shape, patient.shape, strict=True)]

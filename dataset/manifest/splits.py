@@ -1,6 +1,7 @@
 """Splits and cross-validation folds by patient, stratified by label, determined by a seed."""
 
 import hashlib
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -33,6 +34,22 @@ def assign_splits(
         assigned[patient] = "test" if i < n_test else "val" if i < n_test + n_val else "train"
     rows["split"] = rows["patient"].map(assigned)
     return rows
+
+
+def assign_patients(rows: pd.DataFrame, val: Sequence[str], test: Sequence[str]) -> pd.DataFrame:
+    """The rows with the named patients as validation and test, all others as training.
+
+    UserError for a patient that no row has, or that is in both.
+    """
+    patients = rows["patient"].astype(str)
+    for key, names in (("val_patients", val), ("test_patients", test)):
+        if unknown := sorted(set(names) - set(patients)):
+            shown = ", ".join(sorted(set(patients))[:10])
+            raise UserError(f"dataset.{key}: no patient {unknown[0]}; choose from {shown}")
+    if both := sorted(set(val) & set(test)):
+        raise UserError(f"dataset.val_patients and dataset.test_patients both name {both[0]}; leave it in one")
+    names = {**dict.fromkeys(val, "val"), **dict.fromkeys(test, "test")}
+    return rows.assign(split=patients.map(lambda name: names.get(name, "train")))
 
 
 def assign_folds(

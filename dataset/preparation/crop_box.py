@@ -135,5 +135,7 @@ def _ends(box: Box, volume: Volume, patient: Bool[np.ndarray, "d h w"]) -> list[
     for axis, (part, n, step) in enumerate(zip(box, volume.hu.shape, volume.spacing, strict=True)):
         for side, voxels, edge in zip(SIDES[axis], (-part.start, part.stop - n), (0, -1), strict=True):
             if voxels > 0 and np.moveaxis(patient, axis, 0)[edge].any():
-                found.append(f"scan ends {voxels * step:.0f} mm before the box at the {side}; not-scanned voxels marked")
+                found.append(
+                    f"scan ends {voxels * step:.0f} mm before the box at the {side}; not-scanned voxels marked"
+                )
     return found

@@ -12,10 +12,11 @@ from common.errors import UserError
 from common.file_limits import LINKS, expect_inside, expect_links_inside
 from dataset.cases.case import Case, case_key, pack_case
 from dataset.cases.store import source_folder
+from dataset.imaging.coverage import NOT_SCANNED_HU, at_least_air, fill, resample_scanned
 from dataset.imaging.geometry import unknown_pose
-from dataset.imaging.hu_window import AIR_HU
 from dataset.imaging.iodine import iodine_ml
-from dataset.imaging.resampling import downsample, resample, resample_onto
+from dataset.imaging.patient_mask import without_surroundings
+from dataset.imaging.resampling import downsample, resample_onto
 from dataset.imaging.volume import Volume
 from dataset.io.ct import read_volume
 from dataset.io.xray import read_xray
@@ -66,9 +67,8 @@ class FolderSource:
 
     @property
     def manifest(self) -> str:
-        """Name of the manifest in the cache; each fold has its own."""
-        folds, fold = self.splits.n_folds, self.splits.fold
-        return "manifest.csv" if folds is None else f"manifest_fold_{fold}_of_{folds}.csv"
+        """Name of the manifest in the cache; each fold and choice of patients has its own."""
+        return self.splits.manifest
 
     def home(self) -> dict:
         """Identity of the cache folder: the data folder and its splits, not the size of the volumes."""
@@ -82,7 +82,10 @@ class FolderSource:
         return case_key({**settings, "spacing": self.geometry.spacing, "view": row["view"], "files": files})
 
     def build(self, row) -> Case:
-        """Reads, projects and resamples one volume; UserError for an unusable file."""
+        """Reads, projects and resamples one volume; UserError for an unusable file.
+
+        Surroundings of the patient become air first. X-rays show the last slices repeated where the scan ends.
+        """
         path, window, size = self.files.root_dir / row["ct"], self.geometry.window, self.geometry.volume_size
         volume = read_volume(path)
         if not ((volume.hu > window.low) & (volume.hu < window.high)).any():
@@ -91,8 +94,15 @@ class FolderSource:
                 f"{path}: no HU in range, values from {low:g} to {high:g} are outside "
                 f"dataset.window=[{window.low:g}, {window.high:g}]"
             )
-        volume.hu = np.maximum(volume.hu, AIR_HU, dtype=np.float32)  # padding such as -2000 is air
-        small = resample(volume, size, self.geometry.spacing)
+        volume.hu = at_least_air(volume.hu)  # padding such as -2000 is air
+        if self.geometry.remove_table:
+            volume = without_surroundings(volume)
+        small = resample_scanned(volume, size, self.geometry.spacing)
+        if missing := 100.0 * float((small.hu == NOT_SCANNED_HU).mean()):
+            log.info("%s: %.0f %% not scanned, left out of losses and metrics", path, missing)
+        volume.hu, scanned = fill(volume.hu)
+        if not row["xray"] and not scanned.all():
+            log.info("%s: the last slices are repeated in its X-ray", path)
         iodine = None
         if self.files.source_window is not None:
             xray, poses = self._source_slices(row, small), unknown_pose(size[0])
@@ -119,6 +129,7 @@ class FolderSource:
             "dataset": self.name,
             "volume_size": list(self.geometry.volume_size),
             "resampling": "resize" if self.geometry.spacing is None else "spacing",
+            "remove_table": self.geometry.remove_table,
             "xray_size": list(self.xray.size),
             "views": self.xray.views,
         }
@@ -146,6 +157,7 @@ class FolderSource:
         if not row["xray"]:
             raise UserError(f"{row['id']}: no file in the column {self.files.source_column}; give the source volume")
         volume = read_volume(self.files.root_dir / row["xray"])
+        volume.hu = fill(volume.hu)[0]
         resampled = resample_onto(volume, target, (self.geometry.volume_size[0], *self.xray.size))
         return self.files.source_window.normalise(torch.from_numpy(resampled)) * 0.5 + 0.5
 

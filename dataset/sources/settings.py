@@ -1,16 +1,21 @@
 """Settings of a source of cases, grouped; config/dataset/ builds them from its flat keys."""
 
+import hashlib
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
 
+from common.errors import UserError
 from dataset.cases.source import positive
 from dataset.imaging.drr_options import DrrSettings
 from dataset.imaging.hu_window import Window
-from dataset.manifest.splits import assign_folds, assign_splits
+from dataset.manifest.splits import assign_folds, assign_patients, assign_splits
 from dataset.manifest.table import COLUMN_HELP, read_manifest
 from dataset.xray.augmentation import XrayAugmentation
+
+REPOSITORY = "repository:"  # first part of a folder within this project
 
 
 @dataclass(frozen=True)
@@ -21,7 +26,8 @@ class Files:
     X-ray size on the grid of the target, scaled to [0, 1], replace the X-rays, whose options do not apply.
     """
 
-    root_dir: str | Path | None = None  # folder with the files; without a `manifest.csv` the source scans it
+    # folder with the files, without a `manifest.csv` the source scans it; `repository:/` is that of this project
+    root_dir: str | Path | None = None
     label_column: str = "label"  # column with the label (0, 1, -1 = unknown)
     source_column: str = "xray"  # column with the model's input: X-rays or, with `source_window`, volumes
     source_window: object = None
@@ -31,6 +37,8 @@ class Files:
 
     def __post_init__(self):
         root = None if self.root_dir in (None, "") else Path(self.root_dir).expanduser()
+        if root is not None and root.parts[0] == REPOSITORY:
+            root = Path(__file__).resolve().parents[2].joinpath(*root.parts[1:])
         window = None if self.source_window is None else Window.parse(self.source_window)
         own_columns = (self.source_column, self.target_column) != ("xray", "ct")
         _set(self, root_dir=root, source_window=window)
@@ -56,6 +64,7 @@ class Geometry:
     # mm [D, H, W] to resample to before cropping or padding to `volume_size`; None resizes the volume
     spacing: tuple[float, float, float] | None = None
     window: Window | str = "wide"  # of the model: an error for a volume without any voxel in it; cases keep all HU
+    remove_table: bool = True  # air in place of all that is outside the patient (`dataset.imaging.patient_mask`)
 
     def __post_init__(self):
         spacing = None if self.spacing is None else positive("dataset.spacing", self.spacing, 3, float)
@@ -89,9 +98,37 @@ class Splits:
     n_folds: int | None = None  # cross-validation instead of the shares (`dataset.manifest.splits.assign_folds`)
     fold: int = 0
     cache_dir: str | Path = "outputs/cache"  # patients in the manifest of an earlier run keep their split or fold
+    test_patients: tuple[str, ...] | None = None  # these are test and validation, all others training: no shares,
+    val_patients: tuple[str, ...] | None = None  # no splits of the manifest, no folds
+
+    def __post_init__(self):
+        for key in ("test_patients", "val_patients"):
+            names = getattr(self, key)
+            names = [names] if isinstance(names, (str, int)) else names
+            _set(self, **{key: None if names is None else tuple(str(name) for name in names)})
+        if self.chosen and self.n_folds is not None:
+            raise UserError(f"dataset.n_folds={self.n_folds}: leave it out with dataset.test_patients or val_patients")
+
+    @property
+    def chosen(self) -> bool:
+        """Whether the patients of test or validation are given."""
+        return self.test_patients is not None or self.val_patients is not None
+
+    @property
+    def manifest(self) -> str:
+        """Name of the manifest in the cache; each fold and choice of patients has its own."""
+        if self.chosen:
+            names = json.dumps([sorted(self.test_patients or ()), sorted(self.val_patients or ())])
+            return f"manifest_patients_{hashlib.sha256(names.encode()).hexdigest()[:12]}.csv"
+        return "manifest.csv" if self.n_folds is None else f"manifest_fold_{self.fold}_of_{self.n_folds}.csv"
 
     def assign(self, rows: pd.DataFrame, folder: Path) -> pd.DataFrame:
-        """The rows with a split for each patient, given the earlier manifests in `folder` of the cache."""
+        """The rows with a split for each patient, given the earlier manifests in `folder` of the cache.
+
+        UserError for a name in `test_patients` or `val_patients` that no row has, or that is in both.
+        """
+        if self.chosen:
+            return assign_patients(rows, self.val_patients or (), self.test_patients or ())
         folds = self.n_folds is not None
         tables = sorted(folder.glob(f"manifest_fold_*_of_{self.n_folds}.csv" if folds else "manifest.csv"))
         column = "fold" if folds else "split"

@@ -11,7 +11,7 @@ from dataset.sources.settings import Files, Geometry, Splits
 
 def source(root=None, **changes) -> FolderSource:
     """A folder source from flat keys; the cache is beside the folder."""
-    flat = {"volume_size": (12, 12, 12), "xray_size": (24, 24), "root_dir": root, **changes}
+    flat = {"volume_size": (12, 12, 12), "xray_size": (24, 24), "root_dir": root, "remove_table": False, **changes}
     if root is not None:
         flat = {"cache_dir": root.parent / "cache", **flat}
     return FolderSource(grouped(Files, flat), grouped(Geometry, flat), xrays(flat), grouped(Splits, flat), **flat)

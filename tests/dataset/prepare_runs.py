@@ -16,7 +16,9 @@ OTHER = np.rint(chest(blood=50.0).hu[::2, ::2, ::2]).astype(np.int16)
 
 
 def configured(source, output, **options):
-    overrides = [f"{key}={value}" for key, value in {"workers": 0, **options}.items()]
+    """The composed options; a whole volume keeps the table, so that its HU can be compared with the scan."""
+    kept = {"remove_table": "false"} if options.get("crop_box") == "whole" else {}
+    overrides = [f"{key}={value}" for key, value in {"workers": 0, **kept, **options}.items()]
     with initialize_config_dir(str(CONFIG), version_base="1.3"):
         return compose("prepare", [f"source={source}", f"output={output}", *overrides])
 

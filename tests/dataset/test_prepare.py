@@ -17,6 +17,7 @@ from prepare_runs import HU, OTHER, SPACING, configured, run, write
 from common.cli import help_text
 from common.errors import UserError
 from common.files import ROOT
+from dataset.imaging.coverage import fill
 from dataset.io.ct import read_volume
 from dataset.manifest.table import read_manifest
 from dataset.preparation.options import prepare_set
@@ -219,8 +220,8 @@ def test_an_oblique_scan_is_straightened_before_it_is_cropped(tmp_path):
     write(tmp_path / "in", hu, patient="A", rotation=rotation_about("z", 20))
     manifest, summary = run(tmp_path / "in", tmp_path / "out", spacing="[10,7,7]", margin=6, min_lung_ml=500)
     assert summary["voi"].tolist() == ["lungs"]
-    made = read_volume(tmp_path / "out" / manifest["ct"][0]).hu
-    assert made.min() > -900 and made.size < hu.size / 3
+    made, scanned = fill(read_volume(tmp_path / "out" / manifest["ct"][0]).hu)
+    assert scanned.mean() > 0.95 and made.min() > -900 and made.size < hu.size / 3
 
 
 def test_a_second_run_repeats_no_line_of_the_log(made):

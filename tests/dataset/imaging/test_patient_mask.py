@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from dataset.imaging.coverage import NOT_SCANNED_HU, cropped
 from dataset.imaging.hu_window import AIR_HU
 from dataset.imaging.lung_segmentation import segment_lungs
 from dataset.imaging.patient_mask import patient_mask, without_surroundings
@@ -81,3 +82,14 @@ def test_hu_inside_stay_and_outside_is_air(chest):
     assert (volume.hu[:, back(hu) + 4 :] == AIR_HU).mean() > 0.998
     empty = np.full((8, 8, 8), -1000.0, dtype=np.float32)
     assert np.array_equal(without_surroundings(Volume(empty, spacing)).hu, empty)
+
+
+def test_marks_stay_and_do_not_open_the_lungs_to_the_air(chest):
+    hu, spacing = chest
+    lungs = segment_lungs(hu, spacing)
+    column = int(np.flatnonzero(lungs.any(axis=(0, 1)))[0]) + 6
+    volume = cropped(Volume(hu[:, :, column:], spacing), (slice(-3, len(hu)), slice(0, 96), slice(-4, 80)))
+    found = without_surroundings(volume)
+    assert np.array_equal(found.hu == NOT_SCANNED_HU, volume.hu == NOT_SCANNED_HU)
+    inside = lungs[:, :, column : column + 80]
+    assert (found.hu[3:, :, 4:][inside] == hu[:, :, column : column + 80][inside]).mean() > 0.99

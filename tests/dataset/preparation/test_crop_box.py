@@ -67,6 +67,27 @@ def test_lungs_cut_by_the_scan_are_flagged():
     assert "lungs cut at the top of the scan" in find_crop_box(Volume(volume.hu[:30], SPACING), min_lung_ml=100).flags
 
 
+def test_the_box_keeps_its_margin_where_the_scan_ends():
+    whole, margin = find_crop_box(chest()), 15.0
+    part = Volume(chest().hu[16:], SPACING)  # ends 35 mm above the lowest lung
+    found = find_crop_box(part, margin=margin, min_lung_ml=100)
+    assert found.box[0].start == -3 and found.box[0].stop + 16 == whole.box[0].stop
+    assert any(flag.startswith("scan ends 15 mm before the box at the bottom") for flag in found.flags)
+    box = cropped(part, found.box)
+    assert (box.hu[:3] == NOT_SCANNED_HU).all() and (box.hu[3:] != NOT_SCANNED_HU).all()
+    assert not any("scan ends" in flag for flag in whole.flags)
+
+
+def test_the_side_of_the_field_of_view_that_cuts_the_patient_is_named():
+    found = find_crop_box(Volume(chest().hu[:, :, 14:], SPACING), margin=40.0, min_lung_ml=100)
+    assert [flag for flag in found.flags if "scan ends" in flag and "right" in flag]
+
+
+def test_a_body_without_lungs_stays_within_the_scan():
+    found = find_crop_box(chest(lungs=()))
+    assert all(part.start >= 0 and part.stop <= n for part, n in zip(found.box, SIZE, strict=True))
+
+
 def test_cropping_moves_nothing():
     volume = chest()
     tilted = Volume(volume.hu, SPACING, volume.centre, np.array([[0.0, 0.1, -0.995], [0.0, -0.995, -0.1], [1, 0, 0]]))

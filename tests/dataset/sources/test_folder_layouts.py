@@ -45,7 +45,15 @@ def prepared(source, output, *overrides):
     with initialize_config_dir(str(CONFIG), version_base="1.3"):
         cfg = compose(
             "prepare",
-            [f"source={source}", f"output={output}", "crop_box=whole", "spacing=null", "workers=0", *overrides],
+            [
+                f"source={source}",
+                f"output={output}",
+                "crop_box=whole",
+                "remove_table=false",
+                "spacing=null",
+                "workers=0",
+                *overrides,
+            ],
         )
     prepare_set(cfg)
     manifest = pd.read_csv(output / "manifest.csv", dtype=str, keep_default_na=False)
