@@ -1,6 +1,7 @@
 """Scores predicted CT files of any method against the true ones, by the protocol of evaluation/evaluate.py.
 
-`python evaluation/score.py truth=<folder> prediction=<folder> window=wide`
+`python evaluation/score.py truth=<folder> prediction=<folder> window=wide`, or by a frozen benchmark
+`python evaluation/score.py protocol=chests predictions=<folder>`
 """
 
 import sys
@@ -15,18 +16,26 @@ from common.cli import command  # noqa: E402
 def main(cfg) -> None:
     from common.errors import user_errors
     from dataset.imaging.hu_window import Window
+    from evaluation.scoring.frozen_protocol import read_protocol
     from evaluation.scoring.nifti_pairs import match
     from evaluation.scoring.score_files import score_files
+    from evaluation.scoring.score_protocol import score_protocol
 
-    pairs = match(cfg.truth, cfg.prediction, cfg.suffix)
+    output, common = Path(cfg.output), {name: cfg[name] for name in ("method", "samples", "seed")}
     with user_errors():
-        result = score_files(
-            pairs,
-            Window.parse(cfg.window),
-            Path(cfg.output),
-            metrics=cfg.metrics if isinstance(cfg.metrics, str) else tuple(cfg.metrics),
-            **{name: cfg[name] for name in ("method", "samples", "patients", "split", "seed")},
-        )
+        if cfg.protocol is not None:
+            result = score_protocol(read_protocol(cfg.protocol), cfg.predictions, output, stage=cfg.stage, **common)
+            print((output / "table.md").read_text())
+        else:
+            result = score_files(
+                match(cfg.truth, cfg.prediction, cfg.suffix),
+                Window.parse(cfg.window),
+                output,
+                metrics=cfg.metrics if isinstance(cfg.metrics, str) else tuple(cfg.metrics),
+                patients=cfg.patients,
+                split=cfg.split,
+                **common,
+            )
     for name, estimate in result["methods"][cfg.method].items():
         shown = result["protocol"]["not_measured"].get(name) if estimate is None else estimate["mean"]
         print(f"{name}: {shown}")
