@@ -16,6 +16,7 @@ from evaluation.scoring.frozen_protocol import FrozenProtocol
 AUTOENCODER_SHARE = 0.3  # of the minutes of a diffusion row; the denoiser has the rest
 CALIBRATION_STEPS = 60
 NEVER = 1_000_000  # batches between validations and pictures
+FEW = "+trainer.limit_val_batches=2"  # of the one validation at the end
 AUTOENCODER = {
     64: ["model.n_hiddens=32", "model.n_codes=2048", "model.batch_size=1"],
     128: ["model.n_hiddens=32", "model.n_codes=2048", "model.batch_size=2"],
@@ -30,8 +31,9 @@ AUTOENCODER_COMMON = [
     f"model.validate_every={NEVER}",
     f"model.picture_every={NEVER}",
     "model.checkpoint_every=500",
+    FEW,
 ]
-QUIET = [f"model.validate_every={NEVER}", "model.save_and_sample_every=1000"]
+QUIET = [f"model.validate_every={NEVER}", "model.save_and_sample_every=1000", FEW]
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ def match(truth: str | Path | None, prediction: str | Path | None, suffix: str =
 
     Raises UserError for a missing or empty folder, a case without its partner and a repeated id.
     """
-    true, predicted = volume_files("truth", truth), volume_files("prediction", prediction)
+    true, predicted = _volumes("truth", truth), _volumes("prediction", prediction)
     wanted = {name: f"{name}{suffix}" for name in true}
     missing = [name for name, partner in wanted.items() if partner not in predicted]
     if missing:
@@ -41,7 +41,7 @@ def read_pair(true: Path, predicted: Path) -> tuple[dict, Float[Tensor, "d h w"]
     Raises UserError for another size, spacing or position, and for values that are not HU.
     """
     truth, volume = read_volume(true), read_volume(predicted)
-    check_same_grid(true, predicted, truth, volume)
+    _check_same_grid(true, predicted, truth, volume)
     case = {
         "ct": torch.from_numpy(truth.hu),
         "spacing": torch.tensor(truth.spacing),
@@ -52,8 +52,7 @@ def read_pair(true: Path, predicted: Path) -> tuple[dict, Float[Tensor, "d h w"]
     return case, torch.from_numpy(volume.hu)
 
 
-def check_same_grid(true: Path | str, predicted: Path, truth: Volume, volume: Volume) -> None:
-    """Raises UserError if size, spacing or place of a predicted volume differs from that of the truth."""
+def _check_same_grid(true: Path, predicted: Path, truth: Volume, volume: Volume) -> None:
     remedy = "resample the prediction onto the truth yourself, and report the method"
     if truth.hu.shape != volume.hu.shape:
         raise UserError(f"{predicted}: {volume.hu.shape} voxels, {true}: {truth.hu.shape} (D, H, W); {remedy}")
@@ -70,8 +69,7 @@ def _mm(values) -> str:
     return "[" + ", ".join(f"{v:g}" for v in values) + "] mm"
 
 
-def volume_files(key: str, folder: str | Path | None) -> dict[str, Path]:
-    """The NIfTI files of a folder by name; UserError for a missing or empty folder and for a repeated name."""
+def _volumes(key: str, folder: str | Path | None) -> dict[str, Path]:
     if not folder or not Path(folder).is_dir():
         raise UserError(f"{key}={folder}: no such folder; give one with a NIfTI file for each case")
     found: dict[str, Path] = {}

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from common.errors import UserError
+from common.files import sha256
 from dataset.io.nifti import write_nifti
 from evaluation.scoring.frozen_protocol import FrozenProtocol, freeze, grid_of, read_protocol
 from evaluation.scoring.patient_table import MEDIAN, by_patient, latex
@@ -122,3 +123,15 @@ def test_the_median_is_that_of_patients_not_of_cases():
     table = by_patient(scores, ["psnr", "ssim"])
     assert list(table.psnr) == [2.0, 10.0, 20.0, 10.0] and list(table.columns) == ["method", "patient", "psnr"]
     assert "a\\_b \\& 100\\%" in latex(table, {}, "a_b & 100%")
+
+
+def test_the_chest_protocol_is_that_of_the_shipped_chests():
+    protocol = read_protocol("chests")
+    assert len(protocol.patients) == 7 and not set(protocol.content["selection"]) & set(protocol.content["held_out"])
+    for patient in protocol.patients:
+        assert sha256(protocol.file(patient)) == protocol.content["truths"][patient]["sha256"]
+        images = [protocol.xray(patient, pose) for pose in protocol.poses]
+        assert all(image.shape == (128, 128) and float(image.max()) == 1.0 for image in images)
+        assert all(float((image - images[0]).abs().mean()) > 0.005 for image in images[1:])
+    case = protocol.case(protocol.patients[0], "pa", 64)
+    assert case["ct"].shape == (64, 64, 64) and float(case["ct"].min()) >= -1024.0
