@@ -1,4 +1,4 @@
-"""Commands of the project in processes of their own, forked from one that has imported the libraries already.
+"""Commands and functions in processes of their own, forked from one that has imported the libraries already.
 
 Importing torch, Lightning and diffusers takes longer than most commands of the tests.
 """
@@ -10,13 +10,21 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 LIBRARIES = ["torch", "pytorch_lightning", "hydra", "diffusers.models", "monai.networks.nets", "pandas", "peft"]
 
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(LIBRARIES)
+
+
+def in_a_process(function: Callable, *arguments: Any) -> Any:
+    """Returns `function(*arguments)` of a process of its own; the function stands at the top of a module."""
+    with ProcessPoolExecutor(1, mp_context=_context) as pool:
+        return pool.submit(function, *arguments).result(timeout=600)
 
 
 def run_command(

@@ -151,9 +151,10 @@ def test_tests_mirror_the_product():
 
 
 def options() -> list[tuple[str, tuple[str, ...]]]:
+    """Every command, and every option of a group in the first command that has the group."""
     groups = {
-        "train_vqgan": ["dataset", "logger", "trainer"],
         "train_ddpm": ["dataset", "logger", "trainer", "model/xray_encoder", "model/denoiser", "sampler"],
+        "train_vqgan": ["dataset", "logger", "trainer"],
         "encode_latents": ["dataset", "trainer", "sampler"],
         "evaluate": ["dataset", "sampler", "extractor"],
         "generate": ["sampler"],
@@ -164,10 +165,13 @@ def options() -> list[tuple[str, tuple[str, ...]]]:
         "reader_study": ["dataset", "sampler"],
         "calibrate": ["dataset", "sampler"],
     }
-    found = [("encode_latents", ("experiment=pairs_24gb",))]
-    for root, names in groups.items():  # the first of every group, the second of every group, and so on
+    found, seen = [("encode_latents", ("experiment=pairs_24gb",))], set()
+    for root, names in groups.items():
+        # the command as it is; then the first new option of every group, the second of every group, and so on
         choices = [[f"{name}={f.stem}" for f in sorted((ROOT / "config" / name).glob("*.yaml"))] for name in names]
-        found += [(root, tuple(filter(None, row))) for row in itertools.zip_longest(*choices)]
+        choices = [[option for option in options if option not in seen] for options in choices]
+        found += [(root, ()), *((root, tuple(filter(None, row))) for row in itertools.zip_longest(*choices))]
+        seen |= set(itertools.chain(*choices))
     for file in sorted((ROOT / "config" / "experiment").glob("*.yaml")):
         roots = {
             "vqgan": "train_vqgan",

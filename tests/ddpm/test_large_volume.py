@@ -19,7 +19,7 @@ from ddpm.diffusion.objective import NoiseObjective
 from ddpm.pipeline import XrayToCTPipeline
 from ddpm.denoiser.unet import UNet3D
 from ddpm.xray_encoder import CNNXrayEncoder
-from train.run.memory import _peak
+from train.run.process_memory import peak_bytes
 
 size = (128, 512, 512)
 protocol = {{"window": [-1000, 1000], "volume_size": list(size), "extent": [320.0, 350.0, 350.0], "dataset": "none"}}
@@ -29,9 +29,9 @@ encoder = VQGANLatents({{"n_hiddens": 32}}, *(int(word) for word in sys.argv[1:]
 scheduler = NoiseObjective(prediction="sample").scheduler()
 lift = make_lift(xrays, 16, 16)
 pipeline = XrayToCTPipeline(denoiser, xrays, lift, encoder, scheduler, None, None, protocol=protocol)
-before = _peak()
+before = peak_bytes()
 volume = pipeline(torch.rand(1, 1, 1, 256, 256), num_inference_steps=1).volumes[0, 0]
-print(json.dumps([(_peak() - before) / 2**20, list(volume.shape), bool(volume.isfinite().all())]))
+print(json.dumps([(peak_bytes() - before) / 2**20, list(volume.shape), bool(volume.isfinite().all())]))
 """
 
 

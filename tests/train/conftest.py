@@ -15,9 +15,12 @@ from train.run.run_folder import RUN_FOLDER
 ROOT = Path(__file__).resolve().parent.parent.parent
 TINY = ["dataset.volume_size=[8,16,16]", "dataset.xray_size=[32,32]", "dataset.prepare_workers=0", "model.gpus=0",
         "model.dim=16", "model.dim_mults=[1]", "model.batch_size=2", "model.train_num_steps=4", "model.warmup_steps=1",
-        "model.denoiser.blocks=1", "model.conditioning.depth_bins=2", "model.validate_every=4",
+        "model.denoiser.blocks=1",
+        "model.prior.rank=2", "model.prior.pixels=8", "model.conditioning.depth_bins=2", "model.validate_every=4",
         "model.save_and_sample_every=2", "model.train_lr=0.01", "model.sampling_timesteps=1", "model.precision=32",
         "model.objective.prediction=v_prediction"]  # fmt: skip
+CNN = ["model.xray_encoder.width=8", "model.xray_encoder.blocks=1", "model.xray_encoder.feature_channels=8",
+       "model.xray_encoder.embedding_dim=16"]  # fmt: skip
 PHANTOMS = ["dataset.train=3", "dataset.val=1", "dataset.test=1"]
 
 
@@ -41,7 +44,8 @@ def train(tmp_path_factory):
             with initialize_config_dir(str(ROOT / "config"), version_base="1.3"):
                 folders = [f"dataset.cache_dir={shared}/cache", f"model.results_folder={results}"]
                 data = [] if any(o.startswith("dataset=") for o in overrides) else PHANTOMS
-                cfg = compose("train_ddpm", [*TINY, *data, *folders, *overrides])
+                encoder = [] if any(o.startswith("model/xray_encoder=") for o in overrides) else CNN
+                cfg = compose("train_ddpm", [*TINY, *encoder, *data, *folders, *overrides])
             train_ddpm.main.__wrapped__(cfg)
             os.environ.pop(RUN_FOLDER, None)
         (found,) = results.glob("*/checkpoints/last.ckpt")

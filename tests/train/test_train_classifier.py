@@ -30,7 +30,6 @@ SIZE = ["dataset.volume_size=[8,16,16]", "dataset.xray_size=[32,32]", "dataset.p
 SHORT = ["model.gpus=0", "model.train_num_steps=8", "model.validate_every=4", "model.batch_size=4",
          "model.warmup_steps=1", "model.train_lr=1e-3"]  # fmt: skip
 SMALL = ["classifier.init_features=4", "classifier.growth_rate=4", "classifier.block_config=[2,2]"]
-ENCODER = ["model.xray_encoder.width=16", "model.xray_encoder.blocks=1", "model.batch_size=2"]
 NETWORKS = {
     "ctpa": SMALL,
     "generated": SMALL,
@@ -75,7 +74,7 @@ def study(folder, train, vae, tmp_path_factory) -> dict:
             f"dataset.cache_dir={root}/cache", "dataset.n_folds=3"]  # fmt: skip
     generators = []
     for fold in range(3):
-        run = train(root / f"ddpm{fold}", *data, f"dataset.fold={fold}", f"model.vae_ckpt={vae}", *ENCODER)
+        run = train(root / f"ddpm{fold}", *data, f"dataset.fold={fold}", f"model.vae_ckpt={vae}")
         generators.append(str(run / "last.ckpt"))
     runs, made = root / "runs", ["sampler.steps=1", f"classifier.generators=[{','.join(generators)}]"]
     for fold in range(3):

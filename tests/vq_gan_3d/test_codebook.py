@@ -1,11 +1,10 @@
 """Laws of the quantiser: nearest codes, gradients, moving averages, memory."""
 
-import subprocess
-import sys
-
 import pytest
 import torch
+from forked_command import in_a_process
 
+from train.run.process_memory import peak_bytes
 from vq_gan_3d.codebook import Codebook, perplexity
 
 
@@ -109,19 +108,17 @@ def test_perplexity_of_known_distributions():
     assert spread.item() == pytest.approx(8.0, rel=1e-5) and used.item() == 1.0
 
 
+def megabytes_of_an_update() -> tuple[float, float]:
+    """Peak above the start after an update, and after 150 MB more."""
+    codebook, data = Codebook(16384, 8).train(), torch.randn(1, 8, 32, 32, 32)
+    before = peak_bytes()
+    codebook(data)
+    used = peak_bytes()
+    held = torch.ones(150 * 2**18)  # the peak is one that grows with what is held
+    return (used - before) / 2**20, (peak_bytes() - before) / 2**20 if len(held) else 0.0
+
+
 def test_large_codebook_needs_little_memory():
     """16,384 codes on 32³×8 latents: a distance matrix would take 2 GiB, one-hot codes as much again."""
-    code = """
-import torch
-from train.run.memory import _peak
-from vq_gan_3d.codebook import Codebook
-codebook, data = Codebook(16384, 8).train(), torch.randn(1, 8, 32, 32, 32)
-before = _peak()  # not ru_maxrss: in a child it starts at the peak of its parent, above all that is done here
-codebook(data)
-used = _peak()
-held = torch.ones(150 * 2**18)  # the peak is one that grows with what is held
-print((used - before) / 2**20, (_peak() - before) / 2**20)
-"""
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    used, with_more = map(float, out.stdout.split())
+    used, with_more = in_a_process(megabytes_of_an_update)
     assert used < 150 and with_more > 100

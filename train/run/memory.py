@@ -2,7 +2,6 @@
 
 import copy
 import os
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +13,8 @@ from torch import Tensor, nn
 from common.errors import UserError
 from dataset.datamodule import CTDataModule
 from train.distributed.processes import print_once
+from train.run.process_memory import peak_bytes
 from train.run.run_folder import config_file
-
-try:
-    import resource
-except ImportError:  # Windows
-    resource = None
 
 OPTIMIZER_COPIES = 4  # weights, gradients and Adam's two moments, in float32
 GB = 1024**3
@@ -117,7 +112,7 @@ class MemoryNeed:
 
 def peak_memory() -> str:
     """Peak memory of this process so far, and of torch on a GPU."""
-    peak = _peak()
+    peak = peak_bytes()
     parts = [] if peak is None else [f"{peak / GB:.1f} GB"]
     if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
         parts.append(f"{torch.cuda.max_memory_allocated() / GB:.1f} GB on the GPU")
@@ -131,15 +126,6 @@ def out_of_memory(error: BaseException, device: torch.device) -> str:
         "lower model.batch_size (of a DDPM with a higher model.gradient_accumulate_every); (2) "
         "model.precision=bf16-mixed; (3) a smaller network (model.dim or model.n_hiddens) or dataset.volume_size"
     )
-
-
-def _peak() -> int | None:
-    try:  # ru_maxrss starts at the peak of the parent process, VmHWM does not
-        with open("/proc/self/status") as file:
-            return next(int(line.split()[1]) * 1024 for line in file if line.startswith("VmHWM"))
-    except (OSError, StopIteration):  # not Linux
-        unit = 1 if sys.platform == "darwin" else 1024
-        return None if resource is None else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def _resident() -> int:

@@ -19,14 +19,13 @@ from evaluation.protocol.leakage import seen_patients
 from train.generator.finetuning import Origin
 from vq_gan_3d import VQGAN3D
 
-CNN = ["model.xray_encoder.width=8", "model.xray_encoder.feature_channels=8", "model.xray_encoder.embedding_dim=16"]
-LORA = [*CNN, "model.lora.enabled=true", "model.lora.rank=2", "model.lora.alpha=4"]
+LORA = ["model.lora.enabled=true", "model.lora.rank=2", "model.lora.alpha=4"]
 
 
 @pytest.fixture(scope="module")
 def base(train, vae, tmp_path_factory) -> Path:
     """The checkpoint of a first run."""
-    return train(tmp_path_factory.mktemp("base"), *CNN, f"model.vae_ckpt={vae}") / "last.ckpt"
+    return train(tmp_path_factory.mktemp("base"), f"model.vae_ckpt={vae}") / "last.ckpt"
 
 
 def test_lora_from_another_run_resumed_and_generated_from(base, train, tmp_path):
@@ -64,7 +63,7 @@ def test_lora_from_another_run_resumed_and_generated_from(base, train, tmp_path)
 
 
 def test_other_parts_than_those_of_the_origin_are_rejected_with_both_values(base, train, vae, save_vae, tmp_path):
-    start = [*CNN, f"model.init_from={base}"]
+    start = [f"model.init_from={base}"]
     epsilon = ["model.objective.prediction=epsilon", "model.objective.zero_terminal_snr=false"]
     for overrides, message in (
         ([*start, "model.dim=32"], "denoiser.dim=16 there, 32 here"),
@@ -123,7 +122,7 @@ def patients(tmp_path_factory) -> Path:
 
 
 def test_a_run_or_vqgan_of_another_fold_is_rejected(patients, train, vae, tmp_path):
-    data = [*CNN, "dataset=default", f"dataset.root_dir={patients}", "dataset.n_folds=3", "model.train_num_steps=1",
+    data = ["dataset=default", f"dataset.root_dir={patients}", "dataset.n_folds=3", "model.train_num_steps=1",
             "model.prior.rank=0"]  # fmt: skip
     first = train(tmp_path / "first", *data, f"model.vae_ckpt={vae}", "dataset.fold=0") / "last.ckpt"
     assert len(read(first).protocol["seen"]["train"]) == 2

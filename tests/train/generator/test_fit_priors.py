@@ -1,5 +1,9 @@
 """Pose regressor and linear prior in the training command: fitted where poses are unknown, saved, and used."""
 
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -11,18 +15,54 @@ from ddpm.conditioning.linear_prior import LinearPrior
 from ddpm.module import DDPMModule
 from ddpm.pipeline import XrayToCTPipeline
 
-CASES = ["dataset=phantom", "dataset.train=12", "dataset.val=1", "dataset.test=1", "model.prior.rank=2",
-         "model.prior.pixels=8", "model.objective.prediction=sample"]  # fmt: skip
+CASES = ["dataset=phantom", "dataset.train=12", "dataset.val=1", "dataset.test=1", "model.objective.prediction=sample"]
 UNKNOWN = "dataset.pose_noise=true"
+WITHOUT = "model.pose_regressor=false"
 
 
 @pytest.fixture(scope="module")
-def trained(train, vae, tmp_path_factory):
-    def run(*overrides: str):
-        folder = train(tmp_path_factory.mktemp("run"), *CASES, f"model.vae_ckpt={vae}", *overrides)
-        return load_pipeline(folder / "last.ckpt")
+def run(train, vae, tmp_path_factory):
+    """Trains once for the same options; gives the folder of the checkpoints and what the networks received."""
+    kept = {}
 
-    return run
+    def trained(*overrides: str) -> SimpleNamespace:
+        if overrides not in kept:
+            with pytest.MonkeyPatch.context() as patch:
+                batches, hidden, fitted = record(patch)
+                folder = train(tmp_path_factory.mktemp("run"), *CASES, f"model.vae_ckpt={vae}", *overrides)
+            kept[overrides] = SimpleNamespace(folder=folder, batches=batches, hidden=hidden, fitted=fitted)
+        return kept[overrides]
+
+    return trained
+
+
+def record(patch: pytest.MonkeyPatch) -> tuple[list, list, list]:
+    """Batches `(module, training, batch)` of every loss, steps without prior `(training, step, hidden)`, X-rays of the
+    fit of the linear prior."""
+    batches, hidden, fitted = [], [], []
+    losses, predict, fit = DDPMModule.losses, DDPMModule.predict, LinearPrior.fit
+
+    def recorded_losses(self, batch, *arguments):
+        batches.append((self, self.training, batch))
+        return losses(self, batch, *arguments)
+
+    def recorded_predict(self, noisy, timestep, batch, keep):
+        none = bool(self.trained["prior"](batch["xray"]).eq(0).all())
+        hidden.append((self.training, int(batch["step"][0]) if self.training else self.trainer.global_step - 1, none))
+        return predict(self, noisy, timestep, batch, keep)
+
+    def recorded_fit(self, xrays, *rest):
+        fitted.append(xrays)
+        return fit(self, xrays, *rest)
+
+    patch.setattr(DDPMModule, "losses", recorded_losses)
+    patch.setattr(DDPMModule, "predict", recorded_predict)
+    patch.setattr(LinearPrior, "fit", recorded_fit)
+    return batches, hidden, fitted
+
+
+def last(folder: Path) -> XrayToCTPipeline:
+    return load_pipeline(folder / "last.ckpt")
 
 
 def denoised(pipeline, xray: torch.Tensor, pose: torch.Tensor | None = None) -> torch.Tensor:
@@ -31,8 +71,8 @@ def denoised(pipeline, xray: torch.Tensor, pose: torch.Tensor | None = None) -> 
     return found[-1]
 
 
-def test_x_rays_without_a_pose_are_aligned_and_others_are_not(trained, tmp_path):
-    pipeline = trained(UNKNOWN)
+def test_x_rays_without_a_pose_are_aligned_and_others_are_not(run, tmp_path):
+    pipeline = last(run(UNKNOWN).folder)
     assert pipeline.pose_regressor is not None and pipeline.pose_regressor.weight.abs().sum() > 0
     pipeline.save_pretrained(tmp_path / "folder")
     export_pipeline(pipeline, tmp_path / "one.safetensors", torch.float32)
@@ -49,36 +89,23 @@ def test_x_rays_without_a_pose_are_aligned_and_others_are_not(trained, tmp_path)
         torch.testing.assert_close(denoised(again, xray), expected)
 
 
-def test_the_regressor_is_optional(trained):
-    assert trained(UNKNOWN, "model.pose_regressor=false").pose_regressor is None
-    assert trained().pose_regressor is None
-    assert trained("model.pose_regressor=true").pose_regressor is not None
+def test_the_regressor_is_optional(run):
+    assert last(run(UNKNOWN, WITHOUT).folder).pose_regressor is None
+    assert last(run().folder).pose_regressor is None
+    assert last(run("model.pose_regressor=true").folder).pose_regressor is not None
 
 
-def test_too_few_patients_give_a_warning_or_an_error(trained, caplog):
+def test_too_few_patients_give_a_warning_or_an_error(run, caplog):
     few = [UNKNOWN, "dataset.train=4"]
-    assert trained(*few).pose_regressor is None
+    assert last(run(*few).folder).pose_regressor is None
     assert "4 training patients are too few for a pose regressor" in caplog.text
     with pytest.raises(UserError, match="4 training patients.*model.pose_regressor=false"):
-        trained(*few, "model.pose_regressor=true")
+        run(*few, "model.pose_regressor=true")
 
 
-@pytest.fixture
-def batches(monkeypatch):
-    """(module, training, batch) of every loss, of training and of validation."""
-    found, losses = [], DDPMModule.losses
-
-    def record(self, batch, *arguments):
-        found.append((self, self.training, batch))
-        return losses(self, batch, *arguments)
-
-    monkeypatch.setattr(DDPMModule, "losses", record)
-    return found
-
-
-@pytest.mark.parametrize("frozen", ["false", "true"])
-def test_the_network_gets_aligned_x_rays(trained, batches, frozen):
-    trained(UNKNOWN, f"model.freeze_xray_encoder={frozen}")
+@pytest.mark.parametrize("frozen", [False, True])
+def test_the_network_gets_aligned_x_rays(run, frozen):
+    batches = run(UNKNOWN, *["model.freeze_xray_encoder=true"] * frozen).batches
     assert {training for _, training, _ in batches} == {True, False}
     for module, training, batch in batches:
         data, regressor = module.trainer.datamodule, module.trained["pose_regressor"]
@@ -90,20 +117,16 @@ def test_the_network_gets_aligned_x_rays(trained, batches, frozen):
         torch.testing.assert_close(batch["xray"], aligned)
         torch.testing.assert_close(batch["pose"], estimated)
         assert not torch.allclose(aligned, raw, atol=1e-3)
-        if frozen == "true":
+        if frozen:
             maps = module.trained["xray_encoder"](aligned).maps
             torch.testing.assert_close(batch["xray_maps"].float(), maps, atol=2e-2, rtol=2e-2)
 
 
-def test_the_linear_prior_is_fitted_on_aligned_x_rays(trained, batches, monkeypatch):
-    given, fit = [], LinearPrior.fit
-    monkeypatch.setattr(
-        LinearPrior, "fit", lambda self, xrays, *rest: (given.append(xrays), fit(self, xrays, *rest))[1]
-    )
-    trained(UNKNOWN)
-    for _, training, batch in batches:
+def test_the_linear_prior_is_fitted_on_aligned_x_rays(run):
+    done = run(UNKNOWN)
+    for _, training, batch in done.batches:
         for index, xray in zip(batch["index"], batch["xray"], strict=True) if training else ():
-            torch.testing.assert_close(given[0][int(index)], torch.nn.functional.adaptive_avg_pool2d(xray, 8))
+            torch.testing.assert_close(done.fitted[0][int(index)], torch.nn.functional.adaptive_avg_pool2d(xray, 8))
 
 
 @pytest.mark.parametrize(
@@ -111,30 +134,20 @@ def test_the_linear_prior_is_fitted_on_aligned_x_rays(trained, batches, monkeypa
     [
         ((UNKNOWN,), {0, 1}),  # 0.4 of 4 batches
         ((UNKNOWN, "model.prior.start=0"), set()),
-        ((UNKNOWN, "model.pose_regressor=false"), set()),
+        ((UNKNOWN, WITHOUT), set()),
         (("model.prior.preconditioning=true", "model.prior.start=0.75"), {0, 1, 2}),
         ((), set()),
     ],
 )
-def test_the_linear_prior_starts_late_with_a_pose_regressor_or_by_its_key(
-    train, vae, tmp_path, monkeypatch, overrides, steps_without
-):
+def test_the_linear_prior_starts_late_with_a_pose_regressor_or_by_its_key(run, overrides, steps_without):
     """In training, in validation after a batch, and in the checkpoint of that batch."""
-    found, predict = [], DDPMModule.predict
-
-    def record(self, noisy, timestep, batch, keep):
-        hidden = bool(self.trained["prior"](batch["xray"]).eq(0).all())
-        found.append((self.training, int(batch["step"][0]) if self.training else self.trainer.global_step - 1, hidden))
-        return predict(self, noisy, timestep, batch, keep)
-
-    monkeypatch.setattr(DDPMModule, "predict", record)
-    folder = train(tmp_path, *CASES, f"model.vae_ckpt={vae}", *overrides)
-    assert {step for training, step, hidden in found if training and hidden} == steps_without
-    assert all(hidden == (step in steps_without) for _, step, hidden in found)
-    assert {training for training, _, _ in found} == {True, False}
-    for saved in folder.glob("saved*.ckpt"):
-        done = int(saved.stem.removeprefix("saved"))
-        assert load_pipeline(saved).prior.config.hidden == (done - 1 in steps_without), saved.name
+    done = run(*overrides)
+    assert {step for training, step, hidden in done.hidden if training and hidden} == steps_without
+    assert all(hidden == (step in steps_without) for _, step, hidden in done.hidden)
+    assert {training for training, _, _ in done.hidden} == {True, False}
+    for saved in done.folder.glob("saved*.ckpt"):
+        count = int(saved.stem.removeprefix("saved"))
+        assert load_pipeline(saved).prior.config.hidden == (count - 1 in steps_without), saved.name
 
 
 @pytest.mark.parametrize("start", ["1.0", "-0.1", "0.4"])
@@ -144,16 +157,23 @@ def test_an_invalid_prior_start_is_rejected(train, vae, tmp_path, start):
         train(tmp_path, *CASES, f"model.vae_ckpt={vae}", f"model.prior.start={start}", *without)
 
 
-def test_a_started_prior_stays_in_a_longer_training(train, vae, tmp_path):
-    options = [*CASES, f"model.vae_ckpt={vae}", UNKNOWN]
-    train(tmp_path, *options)
+def further(run: SimpleNamespace, folder: Path, checkpoint: str) -> Path:
+    """A folder of runs with a copy of a run that ended at one of its checkpoints."""
+    shutil.copytree(run.folder.parent, folder / run.folder.parent.name)
+    (folder / run.folder.parent.name / "checkpoints" / checkpoint).replace(
+        folder / run.folder.parent.name / "checkpoints" / "last.ckpt"
+    )
+    return folder
+
+
+def test_a_started_prior_stays_in_a_longer_training(run, train, vae, tmp_path):
     longer = ["model.train_num_steps=8", "model.prior.start=0.9", "model.resume=auto", "model.resume_changed=true"]
-    folder = train(tmp_path, *options, *longer)
-    assert [load_pipeline(folder / f"saved{n}.ckpt").prior.config.hidden for n in (2, 4, 6, 8)] == [True, *[False] * 3]
+    folder = train(further(run(UNKNOWN), tmp_path, "saved4.ckpt"), *CASES, f"model.vae_ckpt={vae}", UNKNOWN, *longer)
+    assert [load_pipeline(folder / f"saved{n}.ckpt").prior.config.hidden for n in (6, 8)] == [False] * 2
 
 
-def test_a_run_before_the_start_of_its_prior_is_no_origin(train, vae, tmp_path):
-    early = train(tmp_path / "early", *CASES, f"model.vae_ckpt={vae}", "model.prior.start=0.75") / "saved2.ckpt"
+def test_a_run_before_the_start_of_its_prior_is_no_origin(run, train, tmp_path):
+    early = run("model.prior.preconditioning=true", "model.prior.start=0.75").folder / "saved2.ckpt"
     more = [*CASES, "model.allow_seen_patients=true", f"model.init_from={early}"]
     with pytest.raises(UserError, match="saved before its run used the linear prior"):
         train(tmp_path / "more", *more)
@@ -161,23 +181,19 @@ def test_a_run_before_the_start_of_its_prior_is_no_origin(train, vae, tmp_path):
         train(tmp_path / "more", *more, "model.prior.start=0.4")
 
 
-def test_fine_tuning_keeps_the_regressor_of_its_origin(train, vae, tmp_path):
-    options = [*CASES, f"model.vae_ckpt={vae}", UNKNOWN]
-    with_it = train(tmp_path / "with", *options) / "last.ckpt"
-    without = train(tmp_path / "without", *options, "model.pose_regressor=false") / "last.ckpt"
+def test_fine_tuning_keeps_the_regressor_of_its_origin(run, train, tmp_path):
+    with_it, without = (run(*options).folder / "last.ckpt" for options in ((UNKNOWN,), (UNKNOWN, WITHOUT)))
     more = [*CASES, "model.vae_ckpt=null", "model.allow_seen_patients=true", UNKNOWN]
-    again = load_pipeline(train(tmp_path / "more", *more, f"model.init_from={with_it}") / "last.ckpt")
+    again = last(train(tmp_path / "more", *more, f"model.init_from={with_it}"))
     assert torch.equal(again.pose_regressor.weight, load_pipeline(with_it).pose_regressor.weight)
     for origin, asked, had in ((with_it, "false", "with"), (without, "true", "without")):
         with pytest.raises(UserError, match=f"model.pose_regressor={asked}: .* was trained {had} it"):
             train(tmp_path / had, *more, f"model.init_from={origin}", f"model.pose_regressor={asked}")
 
 
-def test_an_interrupted_run_equals_an_uninterrupted_one(train, vae, tmp_path):
-    options = [*CASES, f"model.vae_ckpt={vae}", UNKNOWN]
-    whole = load_pipeline(train(tmp_path / "whole", *options) / "last.ckpt")
-    folder = train(tmp_path / "parts", *options)
-    (folder / "saved2.ckpt").replace(folder / "last.ckpt")
-    resumed = load_pipeline(train(tmp_path / "parts", *options, "model.resume=auto") / "last.ckpt")
-    for name, value in whole.denoiser.state_dict().items():
+def test_an_interrupted_run_equals_an_uninterrupted_one(run, train, vae, tmp_path):
+    whole = run(UNKNOWN)
+    parts = further(whole, tmp_path, "saved2.ckpt")
+    resumed = last(train(parts, *CASES, f"model.vae_ckpt={vae}", UNKNOWN, "model.resume=auto"))
+    for name, value in last(whole.folder).denoiser.state_dict().items():
         assert torch.equal(value, resumed.denoiser.state_dict()[name]), name

@@ -1,12 +1,12 @@
 """Checkpoints are written atomically."""
 
+import resource
 import signal
-import subprocess
-import sys
 from collections import OrderedDict
 
 import pytest
 import torch
+from forked_command import in_a_process
 
 from common.errors import UserError
 from train.run.checkpoint_io import AtomicCheckpointIO
@@ -22,23 +22,21 @@ def test_round_trip_without_temporary_files(tmp_path, monkeypatch):
     assert not path.exists()
 
 
+def save_on_a_small_disk(path) -> str:
+    """The error of a checkpoint of 4 MB where a file may have 0.1 MB."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+    with pytest.raises(UserError) as caught:
+        AtomicCheckpointIO().save_checkpoint({"big": torch.ones(1_000_000)}, path)
+    return str(caught.value)
+
+
 def test_full_disk_keeps_the_last_good_one(tmp_path):
     """A limit on the size of files stands for a full disk: the write fails half way, in a process of its own."""
     io, path = AtomicCheckpointIO(), tmp_path / "last.ckpt"
     io.save_checkpoint({"good": torch.ones(10)}, path)
-    code = """
-import resource, signal, sys, torch
-from train.run.checkpoint_io import AtomicCheckpointIO
-from common.errors import UserError
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
-try:
-    AtomicCheckpointIO().save_checkpoint({"big": torch.ones(1_000_000)}, sys.argv[1])
-except UserError as error:
-    print(error)
-"""
-    out = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True)
-    assert "last.ckpt: the checkpoint cannot be written" in out.stdout and "last good one is kept" in out.stdout
+    message = in_a_process(save_on_a_small_disk, path)
+    assert "last.ckpt: the checkpoint cannot be written" in message and "last good one is kept" in message
     assert torch.equal(io.load_checkpoint(path)["good"], torch.ones(10))
     assert [p.name for p in tmp_path.iterdir()] == ["last.ckpt"]
 

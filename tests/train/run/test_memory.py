@@ -9,7 +9,7 @@ from torch import nn
 
 from common.errors import UserError
 from common.files import ROOT
-from train.run.memory import GB, SHARE, UNKNOWN, MemoryNeed, activation_bytes
+from train.run.memory import GB, SHARE, UNKNOWN, MemoryNeed, activation_bytes, peak_memory
 from vq_gan_3d import VQGAN3D
 
 
@@ -60,7 +60,11 @@ def test_gradient_checkpointing_counts_inputs_and_the_largest_part():
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak is read from /proc")
 def test_the_peak_excludes_the_parent_process():
-    filled = bytearray(b"x") * (2 * GB)
-    code = "from train.run.memory import peak_memory; print(peak_memory())"
+    filled = bytearray(b"x") * (GB // 2)
+    code = "from train.run.process_memory import peak_bytes; print(peak_bytes())"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert len(filled) == 2 * GB and 0.0 < float(done.stdout.split()[0]) < 1.5
+    assert len(filled) == GB // 2 and 0 < int(done.stdout) < GB // 4
+
+
+def test_the_line_after_training_states_the_peak():
+    assert 0.1 < float(peak_memory().split()[0]) < 100
