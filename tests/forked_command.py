@@ -17,13 +17,13 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 LIBRARIES = ["torch", "pytorch_lightning", "hydra", "diffusers.models", "monai.networks.nets", "pandas", "peft"]
 
-_context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(LIBRARIES)
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(LIBRARIES)
 
 
 def in_a_process(function: Callable, *arguments: Any) -> Any:
     """Returns `function(*arguments)` of a process of its own; the function stands at the top of a module."""
-    with ProcessPoolExecutor(1, mp_context=_context) as pool:
+    with ProcessPoolExecutor(1, mp_context=CONTEXT) as pool:
         return pool.submit(function, *arguments).result(timeout=600)
 
 
@@ -50,7 +50,7 @@ def run_command(
         environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
         environment |= {"HF_HUB_OFFLINE": "1", **(env or {})}
         options = (str(ROOT / script), arguments, str(cwd), environment, files, before)
-        process = _context.Process(target=_run, args=options)
+        process = CONTEXT.Process(target=_run, args=options)
         process.start()
         process.join(timeout)
         if process.is_alive():

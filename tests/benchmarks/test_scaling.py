@@ -1,8 +1,10 @@
 """Growth with size: exponents, the table, points of the curves."""
 
 import json
+import multiprocessing
 
 import pytest
+from forked_command import CONTEXT
 
 from benchmarks.speed import scaling
 from benchmarks.speed.workload import load_settings, setting_of
@@ -49,7 +51,8 @@ def test_every_curve_changes_a_key_that_its_row_has(tiny):
 
 
 @pytest.mark.slow
-def test_the_command_writes_table_and_picture(tmp_path):
+def test_the_command_writes_table_and_picture(tmp_path, monkeypatch):
+    monkeypatch.setattr(multiprocessing, "get_context", lambda method: CONTEXT)  # libraries are imported once
     command = ["--tiny", "--only", "codebook", "start", "--repeats", "1", "--threads", "1", "--output", str(tmp_path)]
     assert scaling.main(command) == 0
     curves = json.loads((tmp_path / "scaling.json").read_text())["curves"]

@@ -1,10 +1,12 @@
 """The speed benchmark: rows, tables, parameter counts, timing of every side, third-party libraries."""
 
 import json
+import multiprocessing
 import subprocess
 
 import pytest
 import torch
+from forked_command import CONTEXT
 
 from benchmarks.speed import loading, measure, roofline, run, scaling, table, third_party
 from benchmarks.speed.rows import ROWS, check_parameters, parameter_counts
@@ -167,7 +169,8 @@ def broken(setting: dict, device: str) -> Work:
 
 
 @pytest.mark.slow
-def test_each_side_runs_in_its_own_process():
+def test_each_side_runs_in_its_own_process(monkeypatch):
+    monkeypatch.setattr(multiprocessing, "get_context", lambda method: CONTEXT)  # libraries are imported once
     part = Row("busy", "holding memory", {"ours": busy, "peer": busy, "broken": broken})
     sides = measure.measure(part, {"mb": 300}, "cpu", repeats=3, threads=1)
     assert len(sides["ours"]["seconds"]) == 3 and min(sides["ours"]["seconds"]) > 0
@@ -179,8 +182,9 @@ def test_each_side_runs_in_its_own_process():
 
 
 @pytest.mark.slow
-def test_the_command_writes_rows_and_table(tmp_path, capsys):
+def test_the_command_writes_rows_and_table(tmp_path, capsys, monkeypatch):
     needs_third_party()
+    monkeypatch.setattr(multiprocessing, "get_context", lambda method: CONTEXT)
     file, text = tmp_path / "a" / "rows.json", tmp_path / "b" / "c" / "rows.md"
     command = ["--tiny", "--only", "codebook", "--repeats", "2", "--threads", "1", "--skip", "MONAI"]
     assert run.main([*command, "--json", str(file), "--markdown", str(text)]) == 0  # folders are made
