@@ -51,9 +51,9 @@ def with_xrays_of(cases: Cases, protocol: FrozenProtocol, patient: str) -> Cases
 
 
 def morph_cases(dataset, count: int) -> Cases:
-    """The first `count` cases of a `CaseDataset` of morphs."""
-    chosen = range(min(count, len(dataset)))
-    ids = [str(name) for name in dataset.rows["id"].iloc[list(chosen)]]
+    """The first `count` morphs of a `CaseDataset` of patients and their morphs."""
+    chosen = (dataset.rows["parents"].fillna("") != "").to_numpy().nonzero()[0][:count].tolist()
+    ids = [str(name) for name in dataset.rows["id"].iloc[chosen]]
     return Cases(MORPHS, ids, ids, ["pa"] * len(ids), [dataset.case(i) for i in chosen])
 
 

@@ -42,7 +42,7 @@ from evaluation.generation.open_pipeline import SHIPPED  # noqa: E402
 from evaluation.scoring.baselines import Baselines  # noqa: E402
 from evaluation.scoring.frozen_protocol import FrozenProtocol, read_protocol  # noqa: E402
 
-HELD_OUT_MORPHS = ["dataset.seed=1"]  # another seed than that of the training: other morphs of the same parents
+HELD_OUT_MORPHS = ["dataset.morph_seed=1"]  # another seed than that of the training: other morphs of the same parents
 
 
 def open_data(overrides: list[str], **options) -> CTDataModule:

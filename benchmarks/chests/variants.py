@@ -11,6 +11,7 @@ PLAIN = (  # augmentation by affine maps and smooth random fields, without regis
     "dataset.morph.organs_mm=0",
     "dataset.morph.wall=0",
     "dataset.morph.lung_density=0",
+    "dataset.morph.bone_density=0",
     "dataset.morph.contrast=[1,1]",
 )
 

@@ -215,3 +215,11 @@ def test_every_method_of_every_row_has_a_title():
         assert titles[name]
     assert set(POPULATIONS) >= {row.population for row in ROWS.values()}
     assert len(set(titles.values())) == len(titles)
+
+
+def test_unseen_morphs_are_those_with_parents():
+    ids = ["p0", "morph_00000000", "p1", "morph_00000001", "morph_00000002"]
+    rows = pd.DataFrame({"id": ids, "parents": ["", "p0;p1", np.nan, "p1", "p0"]})
+    found = fold.morph_cases(SimpleNamespace(rows=rows, case=lambda i: {"number": i}), 2)
+    assert found.ids == ["morph_00000000", "morph_00000001"] and found.population == fold.MORPHS
+    assert [case["number"] for case in found.cases] == [1, 3]
