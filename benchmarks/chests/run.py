@@ -59,7 +59,7 @@ def score_row(
     row, window = ROWS[name], protocol.window
     data = data_overrides(options, protocol, patient, population_of(row))
     own = fold.patient_cases(protocol, patient, options.size)
-    sets = [own, *_morphs(options, protocol, patient)]
+    sets = [own] if row.kind == WEIGHTS else [own, *_morphs(options, protocol, patient)]
     if row.kind == BASELINES:
         module = open_data(data)
         fitted = Baselines(module.train, _First(module.train, 8), window)
@@ -167,7 +167,8 @@ def main(words: list[str] | None = None) -> dict:
             scores.round(5).to_csv(stored, index=False)  # last: it marks the row as done
     output = options.results or folder
     result = table.write(folder, protocol, output, _facts(options))
-    sheet = patient_sheet(folder, protocol, options.size, f"ridge{predict.AT}{table.DEFAULT_PENALTY:g}")
+    ridge = {patient: f"ridge{predict.AT}{penalty}" for patient, penalty in result["ridge_penalties"].items()}
+    sheet = patient_sheet(folder, protocol, options.size, ridge)
     if sheet is not None:
         sheet.save(output / "sheet.png")
     print((output / "results.md").read_text())

@@ -13,7 +13,7 @@ from dataset.io.nifti import SYNTHETIC
 from evaluation.scoring.frozen_protocol import FrozenProtocol
 from evaluation.visualization.slices import ACCENT, BACKGROUND, INK, font, tile, xray_tile
 
-SHOWN = {"model": "model, mean of samples", "ridge": "ridge regression", "mean_volume": "training mean"}
+SHOWN = {"model": "model", "ridge": "ridge", "mean_volume": "training mean"}
 PLANES = ("coronal", "axial")
 GAP, HEAD, CAPTION, FOOT = 6, 24, 20, 26
 CELL = 208
@@ -24,19 +24,22 @@ def save_volumes(path: Path, volumes: dict[str, Float[Tensor, "d h w"]]) -> None
     save_tensors({name: of.round().to(torch.int16).contiguous() for name, of in volumes.items()}, path)
 
 
-def patient_sheet(folder: Path, protocol: FrozenProtocol, size: int, penalty: str) -> Image.Image | None:
-    """A row for each patient with volumes in `<folder>/<patient>/rows/*.safetensors`; None without any."""
+def patient_sheet(folder: Path, protocol: FrozenProtocol, size: int, ridge: dict[str, str]) -> Image.Image | None:
+    """A row for each patient with volumes in `<folder>/<patient>/rows/*.safetensors`; None without any.
+
+    `ridge` is the method shown as ridge regression, by patient.
+    """
     rows, pose = [], protocol.poses[0]
     for patient in protocol.patients:
         volumes: dict[str, Tensor] = {}
         for file in sorted((folder / patient / "rows").glob("*.safetensors")):
             volumes |= load_file(file)
-        volumes["ridge"] = volumes.get("ridge", volumes.get(penalty))
+        volumes["ridge"] = volumes.get(ridge.get(patient))
         if volumes.get("model") is not None:
             rows.append((patient, protocol.case(patient, pose, size), volumes))
     if not rows:
         return None
-    heads = ["X-ray", *(f"{name}, {plane}" for plane in PLANES for name in ("truth", *SHOWN))]
+    heads = ["X-ray", *(f"{name}, {plane}" for plane in PLANES for name in ("truth", *SHOWN.values()))]
     width, height = GAP + len(heads) * (CELL + GAP), HEAD + len(rows) * (CAPTION + CELL + GAP) + FOOT
     sheet = Image.new("RGB", (width, height), BACKGROUND)
     draw = ImageDraw.Draw(sheet)

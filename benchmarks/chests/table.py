@@ -55,8 +55,14 @@ def with_ridge(scores: pd.DataFrame, protocol: FrozenProtocol) -> pd.DataFrame:
         others = drawn[(drawn.name == name) & (drawn.fold != fold) & drawn.fold.isin(protocol.content["selection"])]
         means = others[others.population == PATIENT].groupby("penalty").psnr.mean()
         penalty = f"{DEFAULT_PENALTY:g}" if means.empty else means.idxmax()
-        parts.append(own[own.penalty == penalty].assign(method=name).drop(columns=["name", "penalty"]))
+        parts.append(own[own.penalty == penalty].assign(method=name).drop(columns="name"))
     return pd.concat(parts, ignore_index=True)
+
+
+def chosen_penalties(scores: pd.DataFrame) -> dict[str, str]:
+    """The penalty of `ridge` by fold, from scores of `with_ridge`."""
+    ridge = scores[scores.method == "ridge"]
+    return {} if ridge.empty else ridge.groupby("fold").penalty.first().to_dict()
 
 
 def ordered(scores: pd.DataFrame, protocol: FrozenProtocol) -> pd.DataFrame:
@@ -108,6 +114,7 @@ def write(folder: Path, protocol: FrozenProtocol, output: Path, facts: dict) -> 
         "patients": json.loads(table.round(4).to_json(orient="records")),
         "gaps": json.loads(difference.reset_index().round(3).to_json(orient="records")),
         "goals": reached,
+        "ridge_penalties": chosen_penalties(scores),
     }
     lines = [
         f"# Chest benchmark\n\n{_words(protocol, facts)}\n\n## Left-out patients\n",

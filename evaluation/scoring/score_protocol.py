@@ -41,7 +41,7 @@ def score_protocol(
     if missing := [name for name in ids if name not in found]:
         raise UserError(
             f"predictions={predictions}: {len(missing)} of {len(ids)} volumes are missing ({missing[0]}.nii.gz); "
-            f"predict every X-ray of protocol {protocol.name} in {protocol.folder}, or give stage=selection"
+            f"predict every X-ray of protocol {protocol.name} in {protocol.folder}, or score one stage"
         )
     everything = {f"{patient}_{pose}" for patient in protocol.patients for pose in protocol.poses}
     if extra := sorted(set(found) - everything):

@@ -176,6 +176,7 @@ def test_tables_show_patients_the_gap_and_the_goals(protocol, tmp_path):
     by = pd.DataFrame(result["patients"]).set_index(["method", "patient"]).psnr
     # p0: 1 and 10 are at 17.5 and 16.5 for p1 and p2; p1: 17 and 14.25 for p0 and p2
     assert (by["ridge", "p0"], by["ridge", "p1"], by["model", "median patient"]) == (16.0, 17.0, 18.0)
+    assert result["ridge_penalties"] == {"p0": "1", "p1": "1", "p2": "1"}
     gaps = {entry["method"]: entry for entry in result["gaps"]}
     assert gaps["model"]["gap"] == pytest.approx(2.0) and gaps["model"][fold.PATIENT] == 18.0
     reached = {entry["goal"]: entry["found"] for entry in result["goals"]}
@@ -204,9 +205,9 @@ def test_the_sheet_has_a_row_for_each_patient(protocol, tmp_path):
         sheet.save_volumes(
             tmp_path / patient / "rows" / "baselines.safetensors", {"ridge@1": volume, "mean_volume": volume}
         )
-    picture = sheet.patient_sheet(tmp_path, protocol, SIZE, "ridge@1")
+    picture = sheet.patient_sheet(tmp_path, protocol, SIZE, dict.fromkeys(PATIENTS, "ridge@1"))
     assert isinstance(picture, Image.Image) and picture.height > 2 * sheet.CELL
-    assert sheet.patient_sheet(tmp_path / "p0", protocol, SIZE, "ridge@1") is None
+    assert sheet.patient_sheet(tmp_path / "p0", protocol, SIZE, {}) is None
 
 
 def test_every_method_of_every_row_has_a_title():
