@@ -1,0 +1,99 @@
+"""The parts of one chest that move and change on their own: lungs, diaphragm, heart, shoulders, chest wall, iodine."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from scipy import ndimage
+from skimage.morphology import convex_hull_image
+from torch import Tensor
+from torch.nn import functional as F
+
+from common.errors import UserError
+from dataset.imaging.coverage import NOT_SCANNED_HU, fill
+from dataset.imaging.iodine import remove_iodine
+from dataset.imaging.lung_segmentation import segment_lungs
+from dataset.imaging.resampling import downsample
+from dataset.imaging.volume import Volume
+from dataset.morph.registration import FIELD, GRID
+from dataset.morph.velocity import identity
+
+FINEST_MM = 2.0  # voxels of a volume that was scanned throughout; finer ones are averaged
+DIAPHRAGM, HEART, SHOULDERS = 0.3, 0.65, 0.75  # heights in the lungs: below, below, above
+BLUR_MM = 12.0  # standard deviation of the border between a part that moves and its surroundings
+DEEPEST_MM = 80.0  # distance from the lungs at which the chest wall stops to grow
+WALL_SMOOTHING_MM = 10.0  # of the direction in which the wall grows
+
+
+@dataclass
+class Anatomy:
+    """A chest for morphing. `parts` are weights in [0, 1] on `FIELD`, `wall` a velocity in mm for a growth of 1."""
+
+    tissue: Float[Tensor, "4 d h w"]  # float16: HU, HU without iodine, mask of the lungs, mask of scanned voxels
+    coarse: Float[Tensor, "d h w"]  # HU on `GRID`, for registration
+    coarse_lungs: Float[Tensor, "1 d h w"]  # on `GRID`
+    extent: tuple[float, float, float]  # mm (D, H, W)
+    margins: Float[np.ndarray, "3 2"]  # mm from the lungs to the faces (D, H, W; low, high)
+    parts: dict[str, Float[Tensor, "d h w"]]  # weights by name
+    wall: Float[Tensor, "3 d h w"]
+
+
+def describe_anatomy(volume: Volume, name: str) -> Anatomy:
+    """The anatomy of a volume in HU, marked where it was not scanned; UserError if it shows no lungs."""
+    volume = downsample(volume, FINEST_MM) if (volume.hu != NOT_SCANNED_HU).all() else volume
+    spacing = volume.spacing
+    hu, scanned = fill(volume.hu)
+    lungs = np.asarray(segment_lungs(hu, spacing))
+    if not lungs.any():
+        raise UserError(f"{name}: no lungs found, so it cannot be morphed; remove it from the training patients")
+    box = ndimage.find_objects(lungs.astype(np.uint8))[0]
+    margins = np.array([(p.start * s, (n - p.stop) * s) for p, s, n in zip(box, spacing, hu.shape, strict=True)])
+    bare = np.asarray(remove_iodine(hu, spacing), dtype=np.float32)
+    tissue = torch.from_numpy(np.stack([hu, bare, lungs, scanned]).astype(np.float32))
+    coarse = _onto(tissue[[0, 2]], GRID)
+    parts, wall = _parts(_onto(tissue[2:3], FIELD)[0].numpy() > 0.5, volume.extent)
+    return Anatomy(tissue.half(), coarse[0], coarse[1:], volume.extent, margins, parts, wall)
+
+
+def _onto(volumes: Tensor, size: tuple[int, int, int]) -> Tensor:
+    """Resized with a low-pass filter."""
+    sigma = [max(0.0, (n / m - 1.0) / 2.0) for n, m in zip(volumes.shape[1:], size, strict=True)]
+    smooth = torch.from_numpy(ndimage.gaussian_filter(volumes.numpy(), (0.0, *sigma), mode="nearest"))
+    return F.interpolate(smooth[None], size=size, mode="trilinear", align_corners=False)[0]
+
+
+def _parts(lungs: Bool[np.ndarray, "d h w"], extent: tuple[float, float, float]) -> tuple[dict[str, Tensor], Tensor]:
+    spacing = np.array(extent) / np.array(lungs.shape)
+    box = ndimage.find_objects(lungs.astype(np.uint8))[0]
+    z, y, x = np.meshgrid(*(np.arange(n) for n in lungs.shape), indexing="ij")
+    height = (z - box[0].start) / (box[0].stop - box[0].start)
+    middle = (box[2].start + box[2].stop) / 2.0
+    inside = (y >= box[1].start) & (y < box[1].stop) & (x >= box[2].start) & (x < box[2].stop)
+    between = inside & ~lungs & (np.abs(x - middle) * spacing[2] < 70.0) & (y < (box[1].start + 2 * box[1].stop) / 3.0)
+    masks = {
+        "right_diaphragm": inside & (height < DIAPHRAGM) & (x < middle),
+        "left_diaphragm": inside & (height < DIAPHRAGM) & (x >= middle),
+        "heart": between & (height > 0.1) & (height < HEART),
+        "shoulders": ~lungs & (height > SHOULDERS),
+        "right_lung": lungs & (x < middle),
+        "left_lung": lungs & (x >= middle),
+    }
+    sigma = BLUR_MM / spacing
+    parts = {
+        name: torch.from_numpy(ndimage.gaussian_filter(mask.astype(np.float32), sigma, mode="nearest"))
+        for name, mask in masks.items()
+    }
+    # the wall grows away from the convex hull of the lungs, which contains heart and spine
+    hull = np.stack([convex_hull_image(axial) if axial.any() else axial for axial in lungs])
+    hull[: box[0].start], hull[box[0].stop :] = hull[box[0].start], hull[box[0].stop - 1]
+    distance = ndimage.distance_transform_edt(~hull, sampling=spacing)
+    smooth = ndimage.gaussian_filter(distance, WALL_SMOOTHING_MM / spacing, mode="nearest")
+    _, back, left = np.gradient(smooth, *spacing)
+    wall = np.stack([left, back, np.zeros_like(left)]) * np.minimum(distance, DEEPEST_MM)
+    return parts, torch.from_numpy(wall.astype(np.float32))
+
+
+def centre_of(part: Float[Tensor, "d h w"]) -> Float[Tensor, "3"]:
+    """Centre of gravity of a weight in box coordinates (x, y, z)."""
+    return (identity(tuple(part.shape)) * part).sum(dim=(1, 2, 3)) / part.sum().clamp(min=1e-6)
