@@ -10,7 +10,10 @@ from dataset.xray.options import XrayOptions
 
 
 class Source(Protocol):
-    """A source of cases. Its constructor does not read the disk."""
+    """A source of cases. Its constructor does not read the disk.
+
+    Optional: `manifest`, the name of the manifest in the cache; `prepare(workers)`, called before cases are built.
+    """
 
     name: str  # of the data set in results
     rows: pd.DataFrame  # the manifest with the split of every case

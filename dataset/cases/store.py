@@ -41,6 +41,8 @@ def prepare_cases(source: Source, cache_dir: str | Path, workers: int | None = N
     except OSError as error:
         raise UserError(f"dataset.cache_dir={cache_dir}: cannot be written ({error}); choose another") from error
     remove_stale(folder)
+    if hasattr(source, "prepare"):
+        source.prepare(workers)
     for error in in_processes(_Builder(source, todo), workers, f"Preparing {source.name} cases"):
         if error:
             raise UserError(error)

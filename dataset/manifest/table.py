@@ -29,6 +29,7 @@ EMPTY = {  # every column with its value for unknown
     "fold": -1,
     "spacing": "",  # "d h w" mm of the CT
     "source_hash": "",
+    "parents": "",  # patients "a;b" whose CTs made a synthetic one; empty = the case is of its own patient
 }
 COLUMNS = tuple(EMPTY)
 NUMBERS = {"hours_xray_to_ct": float, "age": int, "label": int, "fold": int}

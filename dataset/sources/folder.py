@@ -82,11 +82,12 @@ class FolderSource:
         return case_key({**settings, "spacing": self.geometry.spacing, "view": row["view"], "files": files})
 
     def build(self, row) -> Case:
-        """Reads, projects and resamples one volume; UserError for an unusable file.
+        """Reads, projects and resamples one volume; UserError for an unusable file."""
+        return self.case_of(self.read(row), row)
 
-        Surroundings of the patient become air first. X-rays show the last slices repeated where the scan ends.
-        """
-        path, window, size = self.files.root_dir / row["ct"], self.geometry.window, self.geometry.volume_size
+    def read(self, row) -> Volume:
+        """The CT of a row in HU, with marks where it was not scanned; surroundings of the patient become air."""
+        path, window = self.files.root_dir / row["ct"], self.geometry.window
         volume = read_volume(path)
         if not ((volume.hu > window.low) & (volume.hu < window.high)).any():
             low, high = float(volume.hu.min()), float(volume.hu.max())
@@ -95,14 +96,17 @@ class FolderSource:
                 f"dataset.window=[{window.low:g}, {window.high:g}]"
             )
         volume.hu = at_least_air(volume.hu)  # padding such as -2000 is air
-        if self.geometry.remove_table:
-            volume = without_surroundings(volume)
+        return without_surroundings(volume) if self.geometry.remove_table else volume
+
+    def case_of(self, volume: Volume, row) -> Case:
+        """The case of a volume: projected and resampled. X-rays show the last slices repeated where the scan ends."""
+        size = self.geometry.volume_size
         small = resample_scanned(volume, size, self.geometry.spacing)
         if missing := 100.0 * float((small.hu == NOT_SCANNED_HU).mean()):
-            log.info("%s: %.0f %% not scanned, left out of losses and metrics", path, missing)
+            log.info("%s: %.0f %% not scanned, left out of losses and metrics", row["ct"], missing)
         volume.hu, scanned = fill(volume.hu)
         if not row["xray"] and not scanned.all():
-            log.info("%s: the last slices are repeated in its X-ray", path)
+            log.info("%s: the last slices are repeated in its X-ray", row["ct"])
         iodine = None
         if self.files.source_window is not None:
             xray, poses = self._source_slices(row, small), unknown_pose(size[0])

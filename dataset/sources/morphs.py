@@ -1,0 +1,143 @@
+"""A folder of CTs with synthetic training patients, morphed from those of its training split."""
+
+from functools import cached_property
+
+import pandas as pd
+
+from common.errors import UserError
+from dataset.cases.case import Case, case_key
+from dataset.cases.store import source_folder
+from dataset.imaging.coverage import NOT_SCANNED_HU
+from dataset.manifest.table import DRR, SEPARATOR
+from dataset.morph.anatomy import Anatomy, describe_anatomy
+from dataset.morph.pairs import Pair, Velocities, neighbours_of, pairs_of
+from dataset.morph.population import Recipe, draw_recipe, make_morph
+from dataset.morph.registration import REGISTRATION_VERSION
+from dataset.morph.settings import MorphSettings
+from dataset.sources.folder import FolderSource
+
+MORPH_VERSION = 1  # raise it when the same parents, settings, seed and index give another volume
+
+
+class MorphSource:
+    """The cases of a folder and `count` morphs of its training cases; with 0 the folder alone.
+
+    A morph counts as a case of the patient whose tissue it has; the column `parents` names all patients that may have
+    part in it. It has the label -1 and a DRR.
+
+    Args:
+        source: the folder; its X-rays must be DRRs if `count` is not 0.
+        seed: with the index of a morph, it determines the morph.
+    """
+
+    def __init__(self, source: FolderSource, count: int = 0, settings: MorphSettings | None = None, seed: int = 0):
+        self.source, self.count, self.settings, self.seed = source, int(count), settings or MorphSettings(), int(seed)
+        self.name, self.xray_options = source.name, source.xray_options
+        self.missing, self.home = source.missing, source.home
+        if self.count < 0:
+            raise UserError(f"dataset.morphs={count}: give 0 or more")
+        if self.count and source.files.source_window is not None:
+            raise UserError(f"dataset.morphs={count} with dataset.source_window: morphs have X-rays; set one of them")
+        self._anatomies: dict[str, Anatomy] = {}
+
+    @property
+    def manifest(self) -> str:
+        """Name of the manifest in the cache."""
+        return self.source.manifest
+
+    @cached_property
+    def rows(self) -> pd.DataFrame:
+        """The manifest of the folder, and after it a row for each morph."""
+        rows = self.source.rows
+        if not self.count:
+            return rows
+        trained = rows[rows["split"] == "train"]
+        if trained["patient"].nunique() < 2:
+            raise UserError(
+                f"dataset.morphs={self.count}: {trained['patient'].nunique()} training patient; morphs need at least 2, "
+                "add CTs or set dataset.morphs=0"
+            )
+        if (films := trained["xray"] != "").any():
+            raise UserError(
+                f"dataset.morphs={self.count}: {int(films.sum())} training cases have X-ray files, for example "
+                f"{trained.loc[films, 'id'].iloc[0]}; a morph has no film, set dataset.morphs=0"
+            )
+        morphs = []
+        for index in range(self.count):
+            recipe = self.recipe(index)
+            parents = [str(self.parents.loc[name, "patient"]) for name in recipe.parents]
+            tissue = self.parents.loc[recipe.tissue]
+            morph = {"id": f"morph_{index:08d}", "label": -1, "xray_source": DRR, "split": "train", "source_hash": ""}
+            morphs.append({**tissue, **morph, "parents": SEPARATOR.join(dict.fromkeys(parents))})
+        return pd.concat([rows, pd.DataFrame(morphs, columns=rows.columns)], ignore_index=True)
+
+    @cached_property
+    def parents(self) -> pd.DataFrame:
+        """The training cases of the folder by id."""
+        rows = self.source.rows
+        return rows[rows["split"] == "train"].set_index("id", drop=False)
+
+    @cached_property
+    def neighbours(self) -> dict[str, list[str]]:
+        """The cases to which each training case is registered."""
+        return neighbours_of(list(self.parents.index), self.settings.neighbours, self.seed)
+
+    def recipe(self, index: int) -> Recipe:
+        """The parents of a morph, by id."""
+        return draw_recipe(self.neighbours, self.settings, self.seed, index)
+
+    def key(self, row) -> str:
+        """Hash of all inputs and settings of a case; those of a morph include its parents."""
+        if not row["parents"]:
+            return self.source.key(row)
+        recipe = self.recipe(_index(row))
+        inputs = {name: self._file_key(name) for name in recipe.parents}
+        made = {"morph": self.settings.describe(), "seed": self.seed, "index": _index(row), "version": MORPH_VERSION}
+        return case_key({**self.source.describe(), **made, "towards": recipe.towards, "parents": inputs})
+
+    def prepare(self, workers: int | None) -> None:
+        """Registers the training cases to each other before cases are built."""
+        if self.count:
+            wanted = {name for index in range(self.count) for name in self.recipe(index).parents}
+            for name in sorted(wanted):
+                self.anatomy(name)  # here, so that the processes share it
+            self.velocities.prepare([pair for pair in pairs_of(self.neighbours) if {*pair} <= wanted], workers)
+
+    def build(self, row) -> Case:
+        """A case of the folder, or a morph."""
+        if not row["parents"]:
+            return self.source.build(row)
+        stream = (self.seed, _index(row))
+        volume, scanned = make_morph(self.recipe(stream[1]), self.anatomy, self.velocities.get, self.settings, stream)
+        volume.hu[~scanned] = NOT_SCANNED_HU
+        return self.source.case_of(volume, row)
+
+    def describe(self) -> dict:
+        """Protocol of the data: plain JSON, no path."""
+        if not self.count:
+            return self.source.describe()
+        return {**self.source.describe(), "morphs": self.count, "morph": self.settings.describe()}
+
+    def anatomy(self, name: str) -> Anatomy:
+        """The anatomy of a training case."""
+        if name not in self._anatomies:
+            row = self.parents.loc[name]
+            self._anatomies[name] = describe_anatomy(self.source.read(row), row["ct"])
+        return self._anatomies[name]
+
+    @cached_property
+    def velocities(self) -> Velocities:
+        """The registrations, in the folder of the cases."""
+        folder = source_folder(self, self.source.splits.cache_dir) / "registrations"
+        return Velocities(folder, self._file_of, self.anatomy)
+
+    def _file_of(self, pair: Pair) -> str:
+        inputs = [self._file_key(name) for name in pair]
+        return f"{case_key({'pair': inputs, 'version': REGISTRATION_VERSION})}.safetensors"
+
+    def _file_key(self, name: str) -> str:
+        return self.source.key(self.parents.loc[name])
+
+
+def _index(row) -> int:
+    return int(row["id"].rpartition("_")[2])
