@@ -96,7 +96,9 @@ class CTDataModule(pl.LightningDataModule):
         for split, name, other in (("val", "validation", "train"), ("test", "test", "val")):
             if not chosen[split]:
                 log.warning("%s: no %s case; %s repeats the %s cases", self.source.name, name, name, other)
-                chosen[split] = chosen[other]
+                chosen[split] = [
+                    i for i in chosen[other] if not rows["parents"].iloc[i]
+                ]  # morphs repeat their parents
         self._protocol = data_protocol(self.source, self.window, paths, rows)
         # input volumes have a size though they have no pose
         extent = None if self._protocol.get("input") == "volume" else self._protocol["extent"]

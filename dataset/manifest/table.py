@@ -126,6 +126,14 @@ def _validate(rows: pd.DataFrame, path: Path) -> None:
             patient = places.index[places > 1][0]
             where = " and ".join(sorted(given.loc[given["patient"] == patient, name].astype(str).unique()))
             raise UserError(f"{path}: patient {patient} is in {where}; a patient belongs to one {name}")
+    split_of = rows[rows["split"] != ""].groupby("patient")["split"].first()
+    for i, row in enumerate(rows.to_dict("records"), start=2):
+        for parent in parts(row["parents"]):
+            if row["split"] and split_of.get(parent, row["split"]) != row["split"]:
+                raise UserError(
+                    f"{path}: row {i} is made from patient {parent}, who is in {split_of[parent]}; it belongs to the "
+                    "split of all its parents"
+                )
 
 
 def write_manifest(rows: pd.DataFrame, path: str | Path) -> None:

@@ -34,7 +34,7 @@ class Anatomy:
     coarse: Float[Tensor, "d h w"]  # HU on `GRID`, for registration
     coarse_lungs: Float[Tensor, "1 d h w"]  # on `GRID`
     extent: tuple[float, float, float]  # mm (D, H, W)
-    margins: Float[np.ndarray, "3 2"]  # mm from the lungs to the faces (D, H, W; low, high)
+    margins: Float[np.ndarray, "2 3"]  # mm from the lungs to the faces: low and high, along D, H, W
     parts: dict[str, Float[Tensor, "d h w"]]  # weights by name
     wall: Float[Tensor, "3 d h w"]
 
@@ -47,13 +47,19 @@ def describe_anatomy(volume: Volume, name: str) -> Anatomy:
     lungs = np.asarray(segment_lungs(hu, spacing))
     if not lungs.any():
         raise UserError(f"{name}: no lungs found, so it cannot be morphed; remove it from the training patients")
-    box = ndimage.find_objects(lungs.astype(np.uint8))[0]
-    margins = np.array([(p.start * s, (n - p.stop) * s) for p, s, n in zip(box, spacing, hu.shape, strict=True)])
     bare = np.asarray(remove_iodine(hu, spacing), dtype=np.float32)
     tissue = torch.from_numpy(np.stack([hu, bare, lungs, scanned]).astype(np.float32))
     coarse = _onto(tissue[[0, 2]], GRID)
+    faces = lung_faces(coarse[1:] > 0.5)
+    margins = np.array([faces[0] + 1.0, 1.0 - faces[1]]) * np.array(volume.extent) / 2.0
     parts, wall = _parts(_onto(tissue[2:3], FIELD)[0].numpy() > 0.5, volume.extent)
     return Anatomy(tissue.half(), coarse[0], coarse[1:], volume.extent, margins, parts, wall)
+
+
+def lung_faces(lungs: Bool[Tensor, "1 d h w"]) -> Float[np.ndarray, "2 3"]:
+    """Box coordinates of the low and the high faces of the box of a mask, along D, H, W."""
+    box = ndimage.find_objects(lungs[0].numpy().astype(np.uint8))[0]
+    return np.array([(part.start, part.stop) for part in box]).T * 2.0 / np.array(lungs.shape[1:]) - 1.0
 
 
 def _onto(volumes: Tensor, size: tuple[int, int, int]) -> Tensor:

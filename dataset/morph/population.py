@@ -6,17 +6,18 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
-from scipy import ndimage
 from torch import Tensor
 
 from dataset.imaging.coverage import SCANNED_SHARE
+from dataset.imaging.lung_segmentation import GAS_BELOW_HU
 from dataset.imaging.volume import Volume
-from dataset.morph.anatomy import Anatomy
+from dataset.morph.anatomy import Anatomy, lung_faces
 from dataset.morph.random_change import changed_hu, random_velocity, smooth_noise
 from dataset.morph.registration import GRID
 from dataset.morph.settings import MorphSettings
-from dataset.morph.velocity import exponential, identity, resize, sample
+from dataset.morph.velocity import exponential, identity, jacobian, resize, sample
 
+WEAKENED = 0.8  # factor of a velocity that folds
 MOST_PARENTS = 3  # patients besides the one with the tissue
 
 
@@ -69,6 +70,9 @@ def make_morph(
     size = float(rng.normal(0.0, settings.size)) + rng.normal(0.0, settings.size / 2.0, 3)
     extent = np.exp(log_extent + size)
     displacement = exponential(field)
+    while not float(jacobian(displacement).min()) > 0.0:  # the grid is too coarse for a flow that is this strong
+        field = field * WEAKENED
+        displacement = exponential(field)
     low, high = _lung_box(own, displacement, extent)
     spacing = np.prod(own.extent / np.array(own.tissue.shape[1:])) ** (1.0 / 3.0)
     grid = [max(4, round(float(length / spacing))) for length in (high - low) / 2.0 * extent]
@@ -76,7 +80,9 @@ def make_morph(
     fields = sample(torch.cat([displacement, smooth_noise(rng, 1, settings.smooth_cells[1])]), points)
     points += fields[:3]
     tissue = sample(own.tissue.float(), points)
-    scanned = (points.abs() <= 1.0).all(dim=0) & (tissue[3] > SCANNED_SHARE)
+    inside = points.abs() <= 1.0
+    beside = inside[:2].all(dim=0) | (tissue[0] < GAS_BELOW_HU)  # air continues beside the patient
+    scanned = inside[2] & beside & (tissue[3] > SCANNED_SHARE)
     length = (high - low) / 2.0 * extent / np.array(grid)
     hu = changed_hu(tissue[:3], fields[3], settings, rng)
     return Volume(hu.numpy(), tuple(float(s) for s in length)), scanned.numpy()
@@ -91,12 +97,7 @@ def _points(low: np.ndarray, high: np.ndarray, size) -> Float[Tensor, "3 d h w"]
 
 
 def _lung_box(anatomy: Anatomy, displacement: Tensor, extent: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Faces of the box around the warped lungs in box coordinates (D, H, W)."""
-    lungs = sample(anatomy.coarse_lungs, identity(GRID) + resize(displacement, GRID))[0] > 0.5
-    box = ndimage.find_objects(lungs.numpy().astype(np.uint8))[0]
-    low, high = (
-        np.array([2.0 * v / n - 1.0 for v, n in zip(face, GRID, strict=True)])
-        for face in zip(*((part.start, part.stop) for part in box), strict=True)
-    )
-    margins = anatomy.margins / (extent[:, None] / 2.0)
-    return low - margins[:, 0], high + margins[:, 1]
+    """Low and high faces of the box around the warped lungs in box coordinates (D, H, W)."""
+    faces = lung_faces(sample(anatomy.coarse_lungs, identity(GRID) + resize(displacement, GRID)) > 0.5)
+    margins = anatomy.margins * 2.0 / extent
+    return faces[0] - margins[0], faces[1] + margins[1]

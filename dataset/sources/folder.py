@@ -103,10 +103,10 @@ class FolderSource:
         size = self.geometry.volume_size
         small = resample_scanned(volume, size, self.geometry.spacing)
         if missing := 100.0 * float((small.hu == NOT_SCANNED_HU).mean()):
-            log.info("%s: %.0f %% not scanned, left out of losses and metrics", row["ct"], missing)
+            log.debug("%s: %.0f %% not scanned, left out of losses and metrics", row["ct"], missing)
         volume.hu, scanned = fill(volume.hu)
         if not row["xray"] and not scanned.all():
-            log.info("%s: the last slices are repeated in its X-ray", row["ct"])
+            log.debug("%s: the last slices are repeated in its X-ray", row["ct"])
         iodine = None
         if self.files.source_window is not None:
             xray, poses = self._source_slices(row, small), unknown_pose(size[0])

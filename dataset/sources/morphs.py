@@ -54,7 +54,7 @@ class MorphSource:
         trained = rows[rows["split"] == "train"]
         if trained["patient"].nunique() < 2:
             raise UserError(
-                f"dataset.morphs={self.count}: {trained['patient'].nunique()} training patient; morphs need at least 2, "
+                f"dataset.morphs={self.count}: one training patient; morphs need at least 2, "
                 "add CTs or set dataset.morphs=0"
             )
         if (films := trained["xray"] != "").any():

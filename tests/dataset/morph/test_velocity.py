@@ -7,14 +7,14 @@ import torch
 from dataset.morph.random_change import smooth_noise
 from dataset.morph.velocity import compose, exponential, identity, jacobian, linear, resize, sample
 
-SIZE = (24, 20, 28)
-INSIDE = (slice(None), *[slice(5, -5)] * 3)
+SIZE = (40, 36, 44)
+INSIDE = (slice(None), *[slice(8, -8)] * 3)
 
 
 @pytest.fixture
 def velocity():
     """Smooth, with displacements of up to a quarter of the box."""
-    return resize(smooth_noise(np.random.default_rng(0), 3, 4), SIZE) * 0.12
+    return resize(smooth_noise(np.random.default_rng(0), 3, 4), SIZE) * 0.07
 
 
 def test_a_shift_generates_itself():
@@ -37,7 +37,7 @@ def test_a_linear_velocity_generates_its_matrix_exponential():
 def test_the_negative_velocity_generates_the_inverse(velocity):
     there, back = exponential(velocity), exponential(-velocity)
     assert there[INSIDE].abs().max() > 0.1
-    assert compose(back, there)[INSIDE].abs().max() < 0.05 * there[INSIDE].abs().max()
+    assert compose(back, there)[INSIDE].abs().max() < 0.1 * there[INSIDE].abs().max()
 
 
 def test_halves_compose_to_the_whole(velocity):
@@ -45,10 +45,10 @@ def test_halves_compose_to_the_whole(velocity):
     torch.testing.assert_close(compose(half, half), exponential(velocity), atol=3e-3, rtol=0)
 
 
-@pytest.mark.parametrize("strength", [1.0, 2.0, -3.0])
+@pytest.mark.parametrize("strength", [1.0, 2.0, -2.0])
 def test_no_multiple_of_a_velocity_folds_though_its_displacement_would(velocity, strength):
     assert jacobian(exponential(strength * velocity)).min() > 0
-    assert jacobian(5.0 * velocity).min() < 0
+    assert jacobian(8.0 * velocity).min() < 0
 
 
 def test_samples_at_voxel_centres_are_the_voxels_and_beyond_the_box_the_nearest(velocity):

@@ -1,0 +1,153 @@
+"""Morphs as training cases of a folder: rows, lineage, cache, resume, bad input."""
+
+import numpy as np
+import pytest
+from chest_files import save_nifti, thorax
+from folder_sources import data_module, film, source
+from scipy.ndimage import gaussian_filter
+
+from common.errors import UserError
+from dataset.cases.store import prepare_cases, read_case
+from dataset.imaging.coverage import NOT_SCANNED_HU
+from dataset.manifest.table import make_rows, read_manifest, write_manifest
+from dataset.morph import registration
+from dataset.morph.settings import MorphSettings
+from dataset.sources.morphs import MorphSource
+
+SPLITS = {"a": "train", "b": "train", "c": "train", "d": "val", "e": "test"}
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    """Registration at the coarsest level alone."""
+    monkeypatch.setattr(registration, "LEVELS", ((4, 2, 5),))
+
+
+def _write(root, splits=SPLITS, **changes):
+    for i, name in enumerate(splits):
+        hu = gaussian_filter(thorax((44, 40, 48), seed=i).astype(np.float32), 0.7)
+        hu[:, :, : 2 * i] = -1000.0
+        save_nifti(root / f"{name}.nii.gz", hu, spacing=(7.0, 7.0, 7.0))
+    rows = [{"id": f"{n}1", "patient": n, "ct": f"{n}.nii.gz", "split": s, **changes} for n, s in splits.items()]
+    write_manifest(make_rows(rows), root / "manifest.csv")
+    return root
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return _write(tmp_path_factory.mktemp("morphs") / "data")
+
+
+def _morphs(root, count=3, cache=None, **options):
+    return MorphSource(source(root, **({} if cache is None else {"cache_dir": cache})), count, **options)
+
+
+def test_without_morphs_the_source_is_the_folder(root):
+    plain, wrapped = source(root), _morphs(root, 0)
+    assert wrapped.rows.equals(plain.rows)
+    assert wrapped.describe() == plain.describe() and wrapped.home() == plain.home()
+    assert [wrapped.key(row) for row in wrapped.rows.to_dict("records")] == [
+        plain.key(row) for row in plain.rows.to_dict("records")
+    ]
+
+
+def test_morphs_are_training_cases_of_training_patients_alone(root):
+    rows = _morphs(root, 40).rows
+    morphs = rows[rows["parents"] != ""]
+    assert len(morphs) == 40 and set(morphs["split"]) == {"train"}
+    parents = {parent for value in morphs["parents"] for parent in value.split(";")}
+    assert parents == {"a", "b", "c"}
+    assert all(row.patient in row.parents.split(";") for row in morphs.itertuples())
+
+
+def test_the_same_seed_and_index_give_the_same_case_alone_or_among_others(root, tmp_path):
+    data = data_module(_morphs(root, 2, tmp_path / "one"), tmp_path / "one")
+    more = prepare_cases(_morphs(root, 3, tmp_path / "two"), tmp_path / "two", 0)
+    for index in (0, 1):
+        first, second = data.train.paths[3 + index], more[5 + index]
+        assert first.name == second.name
+        one, other = read_case(first), read_case(second)
+        assert all((one[name] == other[name]).all() or one[name].isnan().any() for name in one)
+    assert (read_case(more[5])["ct"] != read_case(more[6])["ct"]).any()
+    other_seed = _morphs(root, 2, seed=1)
+    assert other_seed.key(other_seed.rows.iloc[-1]) != first.stem.rpartition("-")[2]
+
+
+def test_a_case_has_hu_lungs_and_marks(root, tmp_path):
+    case = read_case(prepare_cases(_morphs(root, 1, tmp_path), tmp_path, 0)[-1])
+    hu = case["ct"].float()
+    assert ((hu == NOT_SCANNED_HU) | (hu >= -1024)).all() and hu.max() < 1100
+    assert not case["lung_box"].isnan().any() and case["xray"].std() > 0.1
+
+
+def test_registrations_are_kept_and_a_resumed_preparation_makes_the_rest(root, tmp_path):
+    prepare_cases(_morphs(root, 3, tmp_path), tmp_path, 0)
+    files = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("registrations/*.safetensors")}
+    assert len(files) == 3  # pairs of three patients
+    cases = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("cases/*.safetensors")}
+    next(p for p in cases if p.name.startswith("morph_00000001")).unlink()
+    prepare_cases(_morphs(root, 3, tmp_path), tmp_path, 0)
+    assert {p: p.stat().st_mtime_ns for p in files} == files
+    made_again = [p.name for p, time in cases.items() if p.stat().st_mtime_ns != time]
+    assert len(made_again) == 1 and made_again[0].startswith("morph_00000001")
+
+
+def test_a_changed_parent_makes_new_morphs_and_a_missing_one_is_named(tmp_path):
+    root = _write(tmp_path / "data")
+    before = _morphs(root, 12)
+    keys = [before.key(row) for row in before.rows.to_dict("records")]
+    hu = gaussian_filter(thorax((44, 40, 48), seed=9).astype(np.float32), 0.7)
+    save_nifti(root / "a.nii.gz", hu, spacing=(7.0, 7.0, 7.0))
+    after = _morphs(root, 12)
+    for row, key in zip(after.rows.to_dict("records"), keys, strict=True):
+        assert (after.key(row) != key) == ("a" in (row["parents"].split(";") if row["parents"] else [row["patient"]]))
+    (root / "a.nii.gz").unlink()
+    with pytest.raises(UserError, match=r"ct=a.nii.gz: no such file"):
+        _ = _morphs(root, 12).rows
+
+
+def test_one_training_patient_and_films_are_refused(tmp_path):
+    one = _write(tmp_path / "one", {"a": "train", "d": "val", "e": "test"})
+    with pytest.raises(UserError, match=r"dataset.morphs=3: one training patient; morphs need at least 2"):
+        _ = _morphs(one).rows
+    films = _write(tmp_path / "films", xray="a.png")
+    film(films / "a.png")
+    with pytest.raises(UserError, match=r"3 training cases have X-ray files, for example a1"):
+        _ = _morphs(films).rows
+    with pytest.raises(UserError, match=r"dataset.morphs=-1: give 0 or more"):
+        _morphs(one, -1)
+
+
+def test_a_case_without_lungs_is_named(tmp_path):
+    root = _write(tmp_path / "data")
+    save_nifti(root / "b.nii.gz", np.where(thorax((44, 40, 48)) < -500, -1000, 40), spacing=(7.0, 7.0, 7.0))
+    flat = np.where(np.indices((44, 40, 48))[1] < 5, -1000, 40).astype(np.int16)
+    save_nifti(root / "b.nii.gz", flat, spacing=(7.0, 7.0, 7.0))
+    with pytest.raises(UserError, match=r"b.nii.gz: no lungs found, so it cannot be morphed"):
+        prepare_cases(_morphs(root, 6, tmp_path / "cache"), tmp_path / "cache", 0)
+
+
+def test_a_registration_that_folds_is_reported_and_not_used(root, tmp_path, monkeypatch, caplog):
+    def folds(*_):
+        raise UserError("folds")
+
+    monkeypatch.setattr("dataset.morph.pairs.register", folds)
+    settings = MorphSettings(smooth_mm=(0, 0), affine=0, size=0, organs_mm=0, wall=0)
+    morphs = _morphs(root, 3, tmp_path, settings=settings)
+    paths = prepare_cases(morphs, tmp_path, 0)
+    assert "a1 and b1: their registration folds" in caplog.text
+    tissue = [read_case(paths[i]) for i, row in enumerate(morphs.rows.to_dict("records")) if row["id"] == "a1"][0]
+    made = [read_case(p) for p, r in zip(paths, morphs.rows.to_dict("records"), strict=True) if r["parents"]]
+    assert any(abs(float((m["spacing"] - tissue["spacing"]).abs().max())) < 0.3 for m in made)
+
+
+def test_a_parent_in_another_split_is_refused_by_the_manifest(tmp_path):
+    rows = make_rows(
+        [
+            {"id": "m", "patient": "a", "ct": "m.nii", "split": "train", "parents": "a;b"},
+            {"id": "b", "patient": "b", "ct": "b.nii", "split": "test"},
+        ]
+    )
+    write_manifest(rows, tmp_path / "manifest.csv")
+    with pytest.raises(UserError, match=r"row 2 is made from patient b, who is in test"):
+        read_manifest(tmp_path / "manifest.csv")
