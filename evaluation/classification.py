@@ -41,7 +41,7 @@ def main(cfg) -> None:
         generators = Generators(paths, sampler, **options, origin=cfg.origin, device=str(device))
     tables, inputs, protocols = [], {}, []
     for fold in folds:
-        chosen = {} if fold is None else {"splits": {"fold": fold}}
+        chosen = {} if fold is None else {"source": {"splits": {"fold": fold}}}
         data = prepared_data(instantiate(cfg.dataset.source, **chosen), cfg.dataset)
         of_fold = [one for one in found if one.fold == fold]
         table, kinds = score_fold(data, of_fold, generators, device, cfg.batch_size)

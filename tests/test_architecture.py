@@ -28,6 +28,7 @@ ROOMS = {  # lowest first: a room imports only rooms of earlier lines; commands 
         ("manifest", "phantom"),
         ("io", "xray"),
         ("cases",),
+        ("morph",),
         ("sources", "datamodule"),
         ("preparation",),
     ),

@@ -12,7 +12,7 @@ from dataset.imaging.coverage import SCANNED_SHARE
 from dataset.imaging.lung_segmentation import GAS_BELOW_HU
 from dataset.imaging.volume import Volume
 from dataset.morph.anatomy import Anatomy, lung_faces
-from dataset.morph.random_change import changed_hu, random_velocity, smooth_noise
+from dataset.morph.random_change import SMOOTH_CELLS, changed_hu, random_velocity, smooth_noise
 from dataset.morph.registration import GRID
 from dataset.morph.settings import MorphSettings
 from dataset.morph.velocity import exponential, identity, jacobian, resize, sample
@@ -77,7 +77,7 @@ def make_morph(
     spacing = np.prod(own.extent / np.array(own.tissue.shape[1:])) ** (1.0 / 3.0)
     grid = [max(4, round(float(length / spacing))) for length in (high - low) / 2.0 * extent]
     points = _points(low, high, grid)
-    fields = sample(torch.cat([displacement, smooth_noise(rng, 1, settings.smooth_cells[1])]), points)
+    fields = sample(torch.cat([displacement, smooth_noise(rng, 1, SMOOTH_CELLS[1])]), points)
     points += fields[:3]
     tissue = sample(own.tissue.float(), points)
     inside = points.abs() <= 1.0

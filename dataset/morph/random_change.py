@@ -13,6 +13,7 @@ from dataset.morph.registration import FIELD
 from dataset.morph.settings import MorphSettings
 from dataset.morph.velocity import identity, linear
 
+SMOOTH_CELLS = (4, 8)  # cells along each axis of coarse and fine random fields
 LUNG_HU = (-600.0, -400.0)  # lung tissue below, vessel and border above: density changes fade out between
 BONE_HU = 200.0
 
@@ -21,8 +22,8 @@ def random_velocity(anatomy: Anatomy, settings: MorphSettings, rng: np.random.Ge
     """Smooth fields at two scales, an affine map, parts that move apart from each other, and the chest wall."""
     box = torch.tensor(anatomy.extent[::-1], dtype=torch.float32).view(3, 1, 1, 1) / 2.0  # mm of a unit, x, y, z
     velocity = linear(_normal(rng, (3, 3)) * settings.affine, torch.zeros(3), FIELD)
-    for deviation, cells in zip(settings.smooth_mm, settings.smooth_cells, strict=True):
-        velocity = velocity + smooth_noise(rng, 3, int(cells)) * deviation / box
+    for deviation, cells in zip(settings.smooth_mm, SMOOTH_CELLS, strict=True):
+        velocity = velocity + smooth_noise(rng, 3, cells) * deviation / box
     for name in ("right_diaphragm", "left_diaphragm"):
         velocity[2] += anatomy.parts[name] * float(rng.normal(0.0, 1.5 * settings.organs_mm)) / box[2]
     for name in ("heart", "shoulders"):

@@ -11,8 +11,7 @@ class MorphSettings:
 
     neighbours: int = 6  # patients to which each patient is registered, the most similar ones
     towards: tuple[float, float] = (-0.3, 1.2)  # range of the share of the way to other patients
-    smooth_mm: tuple[float, float] = (8.0, 3.0)  # standard deviation of smooth random displacements
-    smooth_cells: tuple[int, int] = (4, 8)  # their number of cells along each axis
+    smooth_mm: tuple[float, float] = (8.0, 3.0)  # standard deviation of smooth random displacements, coarse and fine
     affine: float = 0.05  # entries of the matrix logarithm
     size: float = 0.06  # of the whole chest
     organs_mm: float = 6.0  # standard deviation of the displacement of diaphragm, heart and shoulders
@@ -22,7 +21,7 @@ class MorphSettings:
     contrast: tuple[float, float] = (0.0, 1.3)  # range of the iodine kept, as a share of the patient's own
 
     def __post_init__(self):
-        for name in ("towards", "smooth_mm", "smooth_cells", "contrast"):
+        for name in ("towards", "smooth_mm", "contrast"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         for name, value in asdict(self).items():
             low = min(value) if isinstance(value, tuple) else value

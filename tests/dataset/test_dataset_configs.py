@@ -40,7 +40,7 @@ def test_source_is_built_without_a_disk(name, monkeypatch):
     if "root_dir" in config.dataset:
         config.dataset.root_dir = "/nowhere"
     source = instantiate(config.dataset.source)
-    assert source.name == name and len(source.geometry.volume_size) == 3
+    assert source.name == name and len(source.describe()["volume_size"]) == 3
     Window.parse(config.dataset.window)
 
 
@@ -49,6 +49,7 @@ def test_every_flat_key_reaches_the_source_or_the_data_module(name):
     config = load(name).dataset
     used = set(re.findall(r"\$\{dataset\.(\w+)[.}]", "".join(sources(name))))
     for_data_module = {"window", "cache_dir", "prepare_workers"}
+    used |= {"morph"} & set(config)
     assert set(config) - {"source"} <= used | for_data_module
     assert used <= set(config)
 
@@ -77,7 +78,7 @@ def test_clinical_windows(name):
 def test_options_of_drrs_and_augmentation_reach_the_source():
     config = load("ctpa", "dataset.drr_view=AP", "dataset.drr_remove_iodine=true", "dataset.film.blur=2.5")
     source = instantiate(config.dataset.source)
-    assert source.drr.view == "AP" and source.drr.remove_iodine and source.xray_options.align == "lungs"
+    assert source.source.drr.view == "AP" and source.source.drr.remove_iodine and source.xray_options.align == "lungs"
     assert source.xray_options.augmentation.appearance.blur == 2.5
     assert instantiate(load("ctpa", "dataset.film_augment=false").dataset.source).xray_options.augmentation is None
     assert instantiate(load("phantom").dataset.source).xray_options.augmentation is None
@@ -86,7 +87,9 @@ def test_options_of_drrs_and_augmentation_reach_the_source():
 def test_input_volumes_have_no_xray_options():
     source = instantiate(load("ct_to_ct", "dataset.film_augment=true", "dataset.align=lungs").dataset.source)
     assert source.xray_options.augmentation is None and source.xray_options.align == "none"
-    assert source.describe()["input"] == "volume" and source.describe()["views"] == source.geometry.volume_size[0]
+    assert (
+        source.describe()["input"] == "volume" and source.describe()["views"] == source.source.geometry.volume_size[0]
+    )
 
 
 def test_help_explains_the_keys_that_data_sets_share():
