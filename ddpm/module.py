@@ -65,7 +65,8 @@ class Losses:
 class DDPMModule(pl.LightningModule):
     """Latent diffusion conditioned on X-rays.
 
-    Batches are dicts with standardised `latent` `(b, c, d, h, w)`, `xray`, `pose`, `spacing`, `index` and `step`.
+    Batches are dicts with standardised `latent` `(b, c, d, h, w)`, `xray`, `pose`, `spacing`, `index`, `step` and, if
+    not all were scanned, `scanned` `(b, 1, d, h, w)`: the other latents have no loss and no gradient.
 
     Args:
         parts: the networks.
@@ -181,6 +182,8 @@ class DDPMModule(pl.LightningModule):
         noisy = self.schedule.add_noise(clean, eps, timestep)
         prediction = self.predict(noisy, timestep, batch, keep).float()
         error = self.loss(prediction, self.schedule.target(clean, eps, timestep))
+        if "scanned" in batch:
+            error = torch.where(batch["scanned"], error, 0.0)
         weighted = error.mean(dim=(1, 2, 3, 4)) * self.schedule.weight(timestep)
         return weighted, self.schedule.clean(prediction, noisy, timestep)
 
@@ -202,6 +205,8 @@ class DDPMModule(pl.LightningModule):
         """Weighted sum of the further terms. Their slices depend on seed and step, equal in all processes."""
         step, clean = int(batch["step"][0]), batch["latent"]
         adversarial = step >= self.adversarial_start
+        if "scanned" in batch:
+            predicted = torch.where(batch["scanned"], predicted, clean.to(predicted.dtype))
         if adversarial and self.discriminator is not None:
             self._discriminator_batch = (predicted.detach(), clean, signal)
         rng = generator((self.seed, step, EXCERPT_STREAM))

@@ -26,7 +26,8 @@ class TrainingStopped(RuntimeError):
 class VQGANModule(pl.LightningModule):
     """L1 reconstruction, commitment, optional 2.5D perceptual and patch-adversarial terms.
 
-    Batches are dicts with `ct` `(b, 1, D, H, W)` in [-1, 1], `index` and `step`.
+    Batches are dicts with `ct` `(b, 1, D, H, W)` in [-1, 1], `index`, `step` and, if not all voxels were scanned,
+    `scanned` `(b, 1, D, H, W)`: the others count as reconstructed exactly, so no term has a gradient there.
 
     Args:
         model: the autoencoder.
@@ -96,14 +97,15 @@ class VQGANModule(pl.LightningModule):
             return
         volume = batch["ct"]
         out = self.model(volume)
-        terms = {"l1": F.l1_loss(out.volume, volume), "commitment": out.commitment}
+        reconstruction = _where_scanned(out.volume, batch)
+        terms = {"l1": F.l1_loss(reconstruction, volume), "commitment": out.commitment}
         loss = terms["l1"] + self.commitment_weight * terms["commitment"]
         if self.perceptual is not None:
             generator = torch.Generator().manual_seed(self.seed * 1_000_003 + int(self.batches_done))
-            terms["perceptual"] = self.perceptual(out.volume, volume, generator)
+            terms["perceptual"] = self.perceptual(reconstruction, volume, generator)
             loss = loss + self.perceptual.weight * terms["perceptual"]
         if adversarial:
-            scores = patch_scores(self.discriminator, out.volume, frozen=True).float().tanh()
+            scores = patch_scores(self.discriminator, reconstruction, frozen=True).float().tanh()
             terms["adversarial"] = F.relu(1.0 - scores).mean()
             loss = loss + self.adversarial.weight * terms["adversarial"]
         if not torch.isfinite(loss):
@@ -117,7 +119,7 @@ class VQGANModule(pl.LightningModule):
 
         if adversarial:
             real = patch_scores(self.discriminator, volume.detach()).float().tanh()
-            fake = patch_scores(self.discriminator, out.volume.detach()).float().tanh()
+            fake = patch_scores(self.discriminator, reconstruction.detach()).float().tanh()
             terms["discriminator"] = discriminator_loss(real, fake)
             self._step(optimizers[1], schedules[1], terms["discriminator"], self.discriminator)
 
@@ -133,6 +135,7 @@ class VQGANModule(pl.LightningModule):
         """Logs L1 and metrics of whole validation volumes."""
         volume = batch["ct"]
         reconstruction, size = self.model(volume).volume.float().clamp(-1, 1), volume.shape[0]
+        reconstruction = _where_scanned(reconstruction, batch)
         self.log("val/l1", F.l1_loss(reconstruction, volume), prog_bar=True, batch_size=size, sync_dist=True)
         for name, metric in self.metrics.items():
             self.log(f"val/{name}", metric(reconstruction, volume).mean(), batch_size=size, sync_dist=True)
@@ -179,6 +182,13 @@ class VQGANModule(pl.LightningModule):
                 f"the codebook collapsed: perplexity {float(effective):.2f} below {COLLAPSE_PERPLEXITY:g} for "
                 f"{COLLAPSE_PATIENCE} batches; lower model.lr or model.n_codes, or check that the volumes differ"
             )
+
+
+def _where_scanned(reconstruction: Tensor, batch: dict) -> Tensor:
+    """The reconstruction with the true voxels in place of those that were not scanned."""
+    if "scanned" not in batch:
+        return reconstruction
+    return torch.where(batch["scanned"], reconstruction, batch["ct"].to(reconstruction.dtype))
 
 
 def _cases(batch: dict) -> str:

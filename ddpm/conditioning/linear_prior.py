@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ddpm.conditioning.ridge import RidgeSystem
@@ -71,10 +71,12 @@ class LinearPrior(ModelMixin, ConfigMixin):
         xrays: Float[Tensor, "n v 1 h w"],
         latents: Float[Tensor, "n c d h w"],
         patients: Sequence[str] | None = None,
+        scanned: Bool[Tensor, "n 1 d h w"] | None = None,
     ) -> "LinearPrior":
         """Fits on training cases with the penalty of the smallest leave-one-patient-out error.
 
-        Without `patients` every case is another patient. Raises a `ValueError` for fewer than three patients.
+        Without `patients` every case is another patient. Latents that are not `scanned` get the mean of the cases in
+        which they are. Raises a `ValueError` for fewer than three patients.
         """
         n = len(latents)
         members = _members(range(n) if patients is None else patients)
@@ -90,11 +92,13 @@ class LinearPrior(ModelMixin, ConfigMixin):
         self.pixel_std.copy_(raw.std(dim=0).clamp_min(MIN_STD))
         z = self._features(xrays).double()
 
-        targets = torch.cat(
-            [F.adaptive_avg_pool3d(chunk.float(), self.grid).flatten(1) for chunk in latents.split(64)]
-        )
-        self.mean.copy_(targets.mean(dim=0))
-        targets -= self.mean
+        scanned = None if scanned is None or scanned.all() else scanned
+        if scanned is None:
+            targets = torch.cat([self._coarse(chunk.float()).flatten(1) for chunk in latents.split(64)])
+            self.mean.copy_(targets.mean(dim=0))
+            targets -= self.mean
+        else:
+            targets = self._scanned_deviations(latents, scanned)
         rank = min(self.config.rank, n - 1)
         strongest = torch.linalg.eigh((targets @ targets.T).double())[1].flip(1)[:, :rank].float()
         basis = F.normalize(strongest.T @ targets, dim=1)
@@ -119,17 +123,42 @@ class LinearPrior(ModelMixin, ConfigMixin):
         self.members = members.to(self.mean.device)
         self.influence = F.pad(influence.float(), (0, self.config.rank - rank)).to(self.mean.device)
         if self.std is not None:
-            self.measure_deviation(xrays, latents)
+            self.measure_deviation(xrays, latents, scanned)
         return self
 
     @torch.no_grad()
-    def measure_deviation(self, xrays: Float[Tensor, "n v 1 h w"], latents: Float[Tensor, "n c d h w"]) -> None:
+    def measure_deviation(
+        self,
+        xrays: Float[Tensor, "n v 1 h w"],
+        latents: Float[Tensor, "n c d h w"],
+        scanned: Bool[Tensor, "n 1 d h w"] | None = None,
+    ) -> None:
         """Stores the standard deviation of the latents of `fit` around the prior of these X-rays of its cases."""
-        squares = torch.zeros_like(self.std)
+        squares, count = torch.zeros_like(self.std), torch.zeros_like(self.std[:1])
         for cases in torch.arange(len(latents)).split(64):
-            error = latents.index_select(0, cases).float() - self(xrays.index_select(0, cases), cases)
-            squares += F.adaptive_avg_pool3d(error.square(), self.grid).sum(dim=0)
-        self.std.copy_((squares / len(latents)).sqrt().clamp_min(MIN_DEVIATION))
+            square = (latents.index_select(0, cases).float() - self(xrays.index_select(0, cases), cases)).square()
+            if scanned is None:
+                squares, count = squares + self._coarse(square).sum(dim=0), count + len(cases)
+            else:
+                known = scanned.index_select(0, cases).to(square)
+                squares += self._coarse(square * known).sum(dim=0)
+                count += self._coarse(known).sum(dim=0)
+        self.std.copy_((squares / count.clamp_min(1e-6)).sqrt().clamp_min(MIN_DEVIATION))
+
+    def _coarse(self, latents: Tensor) -> Tensor:
+        return F.adaptive_avg_pool3d(latents, self.grid)
+
+    def _scanned_deviations(self, latents, scanned: Bool[Tensor, "n 1 d h w"]) -> Float[Tensor, "n p"]:
+        """Sets `mean` over the scanned latents, and returns their deviations from it, 0 for the others."""
+        targets, known = [], []
+        for part, marks in zip(latents.split(64), scanned.split(64), strict=True):
+            share = self._coarse(marks.float())
+            mean = self._coarse(part.float() * marks) / share.clamp_min(1e-6)
+            targets.append(mean.flatten(1))
+            known.append((share >= 0.5).expand_as(mean).flatten(1))
+        targets, known = torch.cat(targets), torch.cat(known)
+        self.mean.copy_((targets * known).sum(dim=0) / known.sum(dim=0).clamp_min(1))
+        return torch.where(known, targets - self.mean, 0.0)
 
     def hide(self, hidden: bool) -> None:
         """Sets `hidden`, which checkpoints store."""

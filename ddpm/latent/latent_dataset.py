@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
@@ -44,19 +44,32 @@ def is_whole(file: Path) -> bool:
         return False
 
 
-def write_latents(raw: Float[Tensor, "c d h w"], file: Path) -> None:
-    """Writes raw latents of one case atomically, with their checksum."""
+def scanned_latents(scanned: Bool[Tensor, "b 1 D H W"], size: Sequence[int]) -> Bool[Tensor, "b 1 d h w"]:
+    """Latent voxels of `size` of which at least half of the block was scanned."""
+    return F.adaptive_avg_pool3d(scanned.float(), tuple(size)) >= 0.5
+
+
+def write_latents(raw: Float[Tensor, "c d h w"], file: Path, scanned: Bool[Tensor, "1 d h w"] | None = None) -> None:
+    """Writes raw latents of one case atomically, with their checksum; `scanned` None: all of them."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    save_checked({"raw": raw.float().cpu()}, file)
+    marks = {} if scanned is None or scanned.all() else {"scanned": scanned.to("cpu", torch.uint8)}
+    save_checked({"raw": raw.float().cpu(), **marks}, file)
 
 
 def read_latents(files: Sequence[Path]) -> Float[Tensor, "n c d h w"]:
     """Raw latents of all cases."""
-    raw = []
-    for file in files:
-        with open_checked(file) as content:
-            raw.append(content.get_tensor("raw"))
-    return torch.stack(raw)
+    return torch.stack([_read(file)[0] for file in files])
+
+
+def read_scanned(files: Sequence[Path]) -> Bool[Tensor, "n 1 d h w"]:
+    """Masks of the latents of all cases."""
+    return torch.stack([_read(file)[1] for file in files])
+
+
+def _read(file: Path) -> tuple[Float[Tensor, "c d h w"], Bool[Tensor, "1 d h w"]]:
+    with open_checked(file) as content:
+        raw, marked = content.get_tensor("raw"), "scanned" in content.keys()  # noqa: SIM118 (no dict)
+        return raw, content.get_tensor("scanned").bool() if marked else torch.ones(1, *raw.shape[1:], dtype=torch.bool)
 
 
 class StoredLatents:
@@ -81,6 +94,10 @@ class StoredLatents:
         raw = read_latents([self.files[i] for i in chosen.tolist()])
         return (raw - self.mean.view(1, -1, 1, 1, 1)) / self.std.view(1, -1, 1, 1, 1)
 
+    def scanned(self, chosen: Tensor) -> Bool[Tensor, "m 1 d h w"]:
+        """Masks of the cases `chosen`."""
+        return read_scanned([self.files[i] for i in chosen.tolist()])
+
     def split(self, count: int) -> Iterator[Float[Tensor, "m c d h w"]]:
         """All latents in order, `count` at once."""
         for chosen in torch.arange(len(self)).split(count):
@@ -90,12 +107,16 @@ class StoredLatents:
 class LatentDataset(Dataset):
     """Items of a case data set with standardised `latent` in place of `ct`, by index or (index, step).
 
+    `scanned` (1, d, h, w) of an item is that of its latents: of the tensor given here, or from `StoredLatents`.
     X-rays and labels stay in memory unless the latents are `StoredLatents`. A loader gets whole batches from
     `__getitems__` with `collate`, which is faster than item by item.
     """
 
-    def __init__(self, cases: Dataset, latents: Tensor | StoredLatents):
+    def __init__(
+        self, cases: Dataset, latents: Tensor | StoredLatents, scanned: Bool[Tensor, "n 1 d h w"] | None = None
+    ):
         self.latents, self.cases, self.in_memory = latents, cases, isinstance(latents, Tensor)
+        self._scanned = scanned
         self.conditions = default_collate([cases.condition(i) for i in range(len(latents))]) if self.in_memory else {}
 
     def xrays(
@@ -114,6 +135,15 @@ class LatentDataset(Dataset):
             xrays.append(F.adaptive_avg_pool2d(xray.flatten(0, 1), pixels).unflatten(0, xray.shape[:2]))
         return torch.cat(xrays)
 
+    def scanned(self, chosen: Int[Tensor, " m"] | None = None) -> Bool[Tensor, "m 1 d h w"]:
+        """Masks of the latents of the cases `chosen`, by default of all."""
+        chosen = torch.arange(len(self)) if chosen is None else chosen
+        if not self.in_memory:
+            return self.latents.scanned(chosen)
+        if self._scanned is None:
+            return torch.ones((), dtype=torch.bool).expand(len(chosen), 1, *self.latents.shape[2:])
+        return self._scanned.index_select(0, chosen)
+
     @property
     def augments(self) -> bool:
         """Whether an item depends on the step."""
@@ -124,12 +154,14 @@ class LatentDataset(Dataset):
 
     def __getitem__(self, key: int | tuple[int, int]) -> dict:
         index, step = key if isinstance(key, tuple) else (key, -1)
-        return {**self._condition(index, step), "latent": self.latents[index], "index": index, "step": step}
+        latents = {"latent": self.latents[index], "scanned": self.scanned(torch.tensor([index]))[0]}
+        return {**self._condition(index, step), **latents, "index": index, "step": step}
 
     def __getitems__(self, keys: Sequence[int | tuple[int, int]]) -> dict:
         """The batch of these keys, collated."""
         batch = self._collated([key if isinstance(key, tuple) else (key, -1) for key in keys])
-        return {**batch, "latent": self.latents.index_select(0, batch["index"])}
+        chosen = batch["index"]
+        return {**batch, "latent": self.latents.index_select(0, chosen), "scanned": self.scanned(chosen)}
 
     @staticmethod
     def collate(batch: dict) -> dict:

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from common.files import sha256
-from dataset.imaging.resampling import resample
+from dataset.imaging.coverage import fill, resample_scanned
 from dataset.io.ct import read_volume
 from dataset.io.nifti import write_nifti
 from demo.service.messages import RESULT_FILES, Result, Task
@@ -139,9 +139,11 @@ def compare(
     """
     protocol = pipeline.protocol
     by_spacing = protocol.get("resampling") == "spacing"
-    volume = resample(read_volume(truth), pipeline.volume_size, tuple(protocol["spacing"]) if by_spacing else None)
+    spacing_mm = tuple(protocol["spacing"]) if by_spacing else None
+    volume = resample_scanned(read_volume(truth), pipeline.volume_size, spacing_mm)
     write_nifti(target, volume.hu, spacing, shown.centre, "uploaded CT on the grid of the generated volume")
-    case = {"ct": torch.from_numpy(volume.hu), "spacing": torch.tensor(volume.spacing)}
+    hu, scanned = fill(volume.hu)
+    case = {"ct": torch.from_numpy(hu), "scanned": torch.from_numpy(scanned), "spacing": torch.tensor(volume.spacing)}
     case |= {"xray": torch.zeros(0, 1, 1), "pose": torch.zeros(0, 9)}
     row = score_case(case, {"model": mean}, pipeline.window, metrics=NAMES)[0]
     found: dict[str, dict] = {"how": {"label": HOW_SPACING if by_spacing else HOW, "unit": "", "value": None}}

@@ -35,6 +35,7 @@ def case_scores(
     """
     truth, known, found = case["ct"].float().clamp(window.low, window.high), true_volumes(case), []
     for name, mask in tissue_masks(samples.mean(dim=0), spacing).items():
+        mask = mask & case["scanned"] if "scanned" in case else mask
         if mask.any():
             ordered, wanted = samples[:, mask].sort(dim=0).values, truth[mask]
             for level in levels:

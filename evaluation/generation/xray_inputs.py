@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from common.errors import UserError
+from dataset.imaging.coverage import fill
 from dataset.imaging.geometry import FRONTAL_VIEWS, fill_unknown, unknown_pose
 from dataset.imaging.hu_window import Window
 from dataset.imaging.resampling import resample, resample_onto
@@ -146,6 +147,7 @@ def _is_like_training(images: Float[Tensor, "v h w"], prior: LinearPrior | None)
 
 def _read_volume(path: Path, protocol: dict) -> GeneratorInput:
     volume = read_volume(path)
+    volume.hu = fill(volume.hu)[0]
     spacing = tuple(protocol["spacing"]) if protocol.get("resampling") == "spacing" else None
     frame = resample(volume, tuple(protocol["volume_size"]), spacing)
     slices = resample_onto(volume, frame, (protocol["volume_size"][0], *protocol["xray_size"]))

@@ -58,8 +58,8 @@ class CaseView:
     """A case and its predictions, with cached quantities that several metrics share.
 
     Args:
-        case: item of `CaseDataset.case`: `ct` in HU before windowing, `xray`, `pose`, `spacing`, for phantoms
-            `labels`.
+        case: item of `CaseDataset.case`: `ct` in HU before windowing, `scanned` if not all is, `xray`, `pose`,
+            `spacing`, for phantoms `labels`.
         predictions: HU.
         window: HU range to which predictions and truth are clipped; its width is the data range.
         shared: cache across cases with `get(compute, volume, *geometry)`; None computes every time.
@@ -68,7 +68,8 @@ class CaseView:
 
     Attributes:
         hu: truth before windowing, the source of all masks.
-        truth, predictions: clipped to the window.
+        truth, predictions: clipped to the window. Where the scan ended, predictions hold the truth.
+        scanned: voxels that count; None if all do.
         spacing: mm, `(D, H, W)`.
     """
 
@@ -80,6 +81,10 @@ class CaseView:
         self.predictions = predictions.float().clamp(window.low, window.high)
         self.hu = case["ct"].to(self.predictions.device).float()
         self.truth = self.hu.clamp(window.low, window.high)
+        scanned = case.get("scanned")
+        self.scanned = None if scanned is None or scanned.all() else scanned.to(self.hu.device)
+        if self.scanned is not None:
+            self.predictions = torch.where(self.scanned, self.predictions, self.truth)
         self.spacing = tuple(float(s) for s in case["spacing"])
         self._regions: dict[str, Tensor] = {}
 
@@ -91,9 +96,13 @@ class CaseView:
     def region(self, name: str) -> Bool[Tensor, "d h w"]:
         """Mask of a region of `REGIONS`, from HU before windowing; NotMeasured if it is empty or clipped."""
         if name not in self._regions:
-            self._regions[name] = REGIONS[name].mask(self)
+            self._regions[name] = self.counted(REGIONS[name].mask(self))
         self.require(REGIONS[name].title, self._regions[name])
         return self._regions[name]
+
+    def counted(self, mask: Bool[Tensor, "*m d h w"]) -> Bool[Tensor, "*m d h w"]:
+        """The mask without voxels that were not scanned."""
+        return mask if self.scanned is None else mask & self.scanned
 
     def require(self, title: str, *masks: Bool[Tensor, "d h w"]) -> None:
         """Raises NotMeasured if a mask is empty or the window clips more than half of it."""

@@ -53,7 +53,13 @@ def _crps(view: CaseView, mask: Bool[Tensor, "d h w"] | None) -> Float[Tensor, "
 DEFINITION = "mean over voxels of the fair estimate from the samples (Ferro 2014); the absolute error of a point"
 METRICS = (  # they need the samples of a method, not their mean
     Metric(
-        "crps", "CRPS, HU", lambda view: _crps(view, None), f"{DEFINITION}, whole volume", "HU", best="low", digits=1
+        "crps",
+        "CRPS, HU",
+        lambda view: _crps(view, view.scanned),
+        f"{DEFINITION}, whole volume",
+        "HU",
+        best="low",
+        digits=1,
     ),
     Metric(
         "crps_body",

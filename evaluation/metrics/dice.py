@@ -40,14 +40,14 @@ def visible_heart(
 
 def _lung_dice(view: CaseView) -> Float[Tensor, " m"]:
     _lungs_in_window(view)
-    return dice(view.predicted_lungs, view.segmented_lungs)
+    return dice(view.counted(view.predicted_lungs), view.counted(view.segmented_lungs))
 
 
 def _lung_dice_labels(view: CaseView) -> Float[Tensor, " m"]:
     """Without the voxels in which `lung_mask` is wrong on the truth."""
     own = view.labelled(*LUNG_LABELS)
     _lungs_in_window(view)
-    correct = own == view.segmented_lungs
+    correct = view.counted(own == view.segmented_lungs)
     return dice(view.predicted_lungs & correct, own & correct)
 
 
@@ -60,7 +60,8 @@ def _heart_dice_labels(view: CaseView) -> Float[Tensor, " m"]:
 
 
 def _body_dice(view: CaseView) -> Float[Tensor, " m"]:
-    return dice(torch.stack([view.remembered(body_mask, v) for v in view.predictions]), view.region("body"))
+    bodies = torch.stack([view.remembered(body_mask, v) for v in view.predictions])
+    return dice(view.counted(bodies), view.region("body"))
 
 
 def _lungs_in_window(view: CaseView) -> None:

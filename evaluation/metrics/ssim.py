@@ -68,7 +68,7 @@ METRICS = (
     Metric(
         "ssim",
         "SSIM",
-        lambda view: ssim(view.predictions, view.truth, view.window.width, low=view.window.low),
+        lambda view: ssim(view.predictions, view.truth, view.window.width, view.window.low, view.scanned),
         f"3D, of HU minus the lower end of the window; Gaussian window of {SSIM_WINDOW} voxels (shorter on shorter "
         f"axes), sigma {SSIM_SIGMA:g}, K 0.01 and 0.03, borders left out",
         default=True,

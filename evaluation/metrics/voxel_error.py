@@ -52,7 +52,7 @@ METRICS = (
     Metric(
         "psnr",
         "PSNR, dB",
-        lambda view: psnr(view.predictions, view.truth, view.window.width),
+        lambda view: psnr(view.predictions, view.truth, view.window.width, view.scanned),
         f"10 log10(range^2 / MSE), dB, at most {PSNR_CAP_DB:g}",
         unit="dB",
         digits=2,
@@ -69,7 +69,7 @@ METRICS = (
     Metric(
         "mae_hu",
         "MAE, HU",
-        lambda view: mae_hu(view.predictions, view.truth),
+        lambda view: mae_hu(view.predictions, view.truth, view.scanned),
         "mean absolute difference, whole volume",
         **HU_ERROR,
         default=True,
@@ -77,7 +77,7 @@ METRICS = (
     Metric(
         "rmse_hu",
         "RMSE, HU",
-        lambda view: rmse_hu(view.predictions, view.truth),
+        lambda view: rmse_hu(view.predictions, view.truth, view.scanned),
         "root of the mean squared difference, whole volume",
         **HU_ERROR,
     ),

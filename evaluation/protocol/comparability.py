@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterable, Sequence
 
+import numpy as np
 import torch
 
 from dataset.imaging.hu_window import Window
@@ -57,6 +58,7 @@ def describe(
         "volume_size": [int(n) for n in volume_size],
         "spacing": None if spacing is None else [float(s) for s in spacing],
         "registration": "none",
+        "unscanned_voxels": "left out",
         "split": split,
         "cases": len(patients),
         "patients": len(set(patients)),
@@ -70,7 +72,7 @@ def describe(
 
 
 def hash_cases(cases: Iterable[dict], ids: Iterable[str]) -> str:
-    """SHA-256 of ids, true volumes, spacings and X-rays in order."""
+    """SHA-256 of ids, true volumes, spacings, X-rays and, if not all was scanned, the marks, in order."""
     digest = hashlib.sha256()
     for case, name in zip(cases, ids, strict=True):
         digest.update(f"{name}\n".encode())
@@ -78,6 +80,8 @@ def hash_cases(cases: Iterable[dict], ids: Iterable[str]) -> str:
             tensor = torch.as_tensor(case[key]).contiguous().cpu()
             digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
             digest.update(tensor.numpy().tobytes())
+        if "scanned" in case and not case["scanned"].all():
+            digest.update(np.packbits(case["scanned"].cpu().numpy()).tobytes())
     return digest.hexdigest()
 
 

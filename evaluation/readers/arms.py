@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 
 from common.errors import UserError
+from dataset.imaging.coverage import fill
 from dataset.imaging.hu_window import Window
 from dataset.imaging.resampling import resample
 from dataset.imaging.volume import Volume
@@ -77,7 +78,14 @@ def read_table(path: str | Path) -> tuple[pd.DataFrame, Callable[[str, int], Vol
         for row, name in enumerate(rows[arm], start=2):
             if not (path.parent / name).is_file():
                 raise UserError(f"{path}: row {row} has {arm}={name}, no such file; name a NIfTI file for each arm")
-    return rows, lambda arm, index: read_volume(path.parent / rows[arm].iloc[index])
+    return rows, lambda arm, index: _read(path.parent / rows[arm].iloc[index])
+
+
+def _read(path: Path) -> Volume:
+    """The volume of a file; slices that were not scanned repeat the last ones."""
+    volume = read_volume(path)
+    volume.hu = fill(volume.hu)[0]
+    return volume
 
 
 def common_grid(

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from dataset.imaging.coverage import NOT_SCANNED_HU
 from dataset.io.nifti import write_nifti
 from evaluation.visualization import sheets
 from evaluation.visualization import slices as pictures
@@ -41,7 +42,10 @@ def write_pictures(output: Path, cases, ids, generated, scores, window, nifti: i
         case, name = cases.case(index), file_name(ids[index])
         spacing, centre = case["spacing"].tolist(), case["centre"].tolist()
         write_nifti(output / "nifti" / f"{name}_generated.nii.gz", generated[index], spacing, centre)
-        write_nifti(output / "nifti" / f"{name}_true.nii.gz", case["ct"].float(), spacing, centre, "reference volume")
+        truth = case["ct"].float()
+        if "scanned" in case:  # marked, so that evaluation/score.py leaves the same voxels out
+            truth = torch.where(case["scanned"], truth, NOT_SCANNED_HU)
+        write_nifti(output / "nifti" / f"{name}_true.nii.gz", truth, spacing, centre, "reference volume")
         frames = sheets.case_frames(case["xray"][0].float(), case["ct"], generated[index], spacing, grey)
         sheets.save_gif(output / "gif" / f"{name}.gif", frames)
 

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from common.errors import UserError
+from dataset.imaging.coverage import fill
 from dataset.imaging.volume import Volume
 from dataset.io.ct import read_volume
 from dataset.io.nifti import NIFTI_ENDINGS, volume_name
@@ -38,18 +39,22 @@ def match(truth: str | Path | None, prediction: str | Path | None, suffix: str =
 def read_pair(true: Path, predicted: Path) -> tuple[dict, Float[Tensor, "d h w"]]:
     """A case for the metrics, without X-ray, and the prediction in HU; no volume is resampled.
 
+    Voxels of the truth that are marked as not scanned (`dataset.imaging.coverage`) are left out of the metrics.
+
     Raises UserError for another size, spacing or position, and for values that are not HU.
     """
     truth, volume = read_volume(true), read_volume(predicted)
     _check_same_grid(true, predicted, truth, volume)
+    hu, scanned = fill(truth.hu)
     case = {
-        "ct": torch.from_numpy(truth.hu),
+        "ct": torch.from_numpy(hu),
+        "scanned": torch.from_numpy(scanned),
         "spacing": torch.tensor(truth.spacing),
         "centre": torch.tensor(truth.centre),
         "xray": torch.zeros(0, 1, 1),
         "pose": torch.zeros(0, 9),
     }
-    return case, torch.from_numpy(volume.hu)
+    return case, torch.from_numpy(fill(volume.hu)[0])
 
 
 def _check_same_grid(true: Path, predicted: Path, truth: Volume, volume: Volume) -> None:

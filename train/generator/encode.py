@@ -13,7 +13,7 @@ from common.errors import UserError
 from common.files import atomic_path
 from dataset.cases.case_dataset import CaseDataset
 from ddpm.latent import LatentEncoder
-from ddpm.latent.latent_dataset import is_whole, latent_file, latent_folder, write_latents
+from ddpm.latent.latent_dataset import is_whole, latent_file, latent_folder, scanned_latents, write_latents
 from evaluation.metrics.voxel_error import mae_hu, psnr
 from train.run.trainer import Progress, errors_as_lines, silence_lightning
 
@@ -28,10 +28,11 @@ class EncodeLatents(pl.LightningModule):
     def predict_step(self, batch: dict, batch_idx: int) -> None:
         with inference_autocast(self.device):
             raw = self.encoder.encode_raw(batch["ct"])
-        for latents, file, name in zip(raw, batch["file"], batch["id"], strict=True):
+        known = scanned_latents(batch["scanned"], raw.shape[2:])
+        for latents, scanned, file, name in zip(raw, known, batch["file"], batch["id"], strict=True):
             if not torch.isfinite(latents).all():
                 raise UserError(f"{name}: its latents are not finite; the encoder does not suit these volumes")
-            write_latents(latents, Path(file))
+            write_latents(latents, Path(file), scanned)
 
 
 class _Jobs(list):
@@ -40,7 +41,7 @@ class _Jobs(list):
     def __getitem__(self, position: int) -> dict:
         cases, index, file = super().__getitem__(position)
         item = cases[index]
-        return {"ct": item["ct"], "id": item["id"], "file": str(file)}
+        return {"ct": item["ct"], "scanned": item["scanned"], "id": item["id"], "file": str(file)}
 
 
 def encode_missing(

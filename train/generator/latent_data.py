@@ -11,7 +11,7 @@ from common.errors import UserError, user_errors
 from dataset.datamodule import CTDataModule
 from ddpm.checkpoint.latent_encoder import make_latent_encoder
 from ddpm.latent import LatentEncoder
-from ddpm.latent.latent_dataset import LatentDataset, StoredLatents, read_latents
+from ddpm.latent.latent_dataset import LatentDataset, StoredLatents, read_latents, read_scanned
 from ddpm.module import DDPMModule
 from ddpm.xray_encoder.feature_cache import EncodedDataset
 from train.generator.encode import encode_missing, measure_reconstruction, training_device
@@ -103,7 +103,8 @@ class LatentData(CTDataModule):
             latents = encoder.standardise(raw), encoder.standardise(read_latents(val))
         else:
             latents = StoredLatents(train, encoder), StoredLatents(val, encoder)
-        self.train, self.val = (LatentDataset(*pair) for pair in zip(splits, latents, strict=True))
+        marks = [read_scanned(files) if kept else None for files in (train, val)]
+        self.train, self.val = (LatentDataset(*parts) for parts in zip(splits, latents, marks, strict=True))
         self.bytes = sum(part.nbytes for part in latents) if kept else 0
 
     def content_sha256(self) -> str:

@@ -76,6 +76,7 @@ class SampleAndScore(pl.Callback):
         if not trainer.is_global_zero:  # other processes only contribute their sharded weights
             return
         true, window = torch.stack([self.window.denormalise(item["ct"][0]) for item in items]), self.window
+        generated = torch.where(torch.stack([item["scanned"][0] for item in items]), generated, true)
         scores = {
             "psnr": psnr(generated, true, window.width),
             "ssim": ssim(generated, true, window.width, low=window.low),
