@@ -10,6 +10,8 @@ from torch.utils.data import DataLoader, default_collate
 
 from ddpm.checkpoint.load import load_pipeline
 from ddpm.diffusion.objective import NoiseObjective
+from ddpm.losses.latent_terms import GeneratorLosses
+from ddpm.module import Losses
 from train.run.checkpoint_io import AtomicCheckpointIO
 
 
@@ -118,3 +120,33 @@ def test_not_a_number_stops_with_the_cause():
     m = module(optimizer=partial(torch.optim.SGD, lr=float("inf")), objective=NoiseObjective())
     with pytest.raises(FloatingPointError, match="model.train_lr"):
         fit(m, 4)
+
+
+def with_marks(n: int, end: int) -> list[dict]:
+    """Items of which latent slices from `end` on were not scanned."""
+    scanned = (torch.arange(8) < end)[None, :, None, None].expand(1, 8, 8, 8)
+    return [{**item, "scanned": scanned} for item in Steps(n)]
+
+
+def test_latents_that_were_not_scanned_have_no_gradient():
+    mean = lambda predicted, clean, encoder, generator: predicted.mean(dim=(1, 2, 3, 4))  # noqa: E731
+    m, kept = module(losses=Losses(terms=GeneratorLosses({"mean": mean}, {"mean": 1.0}))), []
+
+    def keep(network, arguments, out):
+        out.retain_grad()
+        kept.append(out)
+
+    m.trained["denoiser"].register_forward_hook(keep)
+    batch = m.on_before_batch_transfer(default_collate(with_marks(2, end=5)), 0)
+    m.log = m.log_dict = lambda *arguments, **options: None
+    m.training_step(batch, 0).backward()
+    gradient = kept[0].grad
+    assert not gradient[:, :, 5:].any() and (gradient[:, :, :5] != 0).all()
+
+
+def test_wholly_scanned_latents_have_the_loss_of_latents_without_marks():
+    m, losses = module(), []
+    for items in (list(Steps(2)), with_marks(2, end=8)):
+        batch = m.on_before_batch_transfer(default_collate(items), 0)
+        losses.append(m.losses(batch, *m._draw(batch))[0])
+    assert torch.equal(*losses)

@@ -132,3 +132,32 @@ def test_missing_package_says_how_to_get_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "efficientnet_lite_pytorch", None)
     with pytest.raises(ImportError, match="pip install efficientnet-lite-pytorch"):
         EfficientNetLiteFeatures()
+
+
+def scanned_batches(n: int, end: int) -> DataLoader:
+    """Batches of which slices from `end` on were not scanned."""
+    scanned = (torch.arange(16) < end)[None, :, None, None].expand(1, 16, 16, 16)
+    return DataLoader([{**item, "scanned": scanned} for item in batches(n).dataset], batch_size=1)
+
+
+def test_no_term_has_a_gradient_where_nothing_was_scanned():
+    module, kept = make(perceptual=SlicePerceptualLoss(Edges())), []
+
+    def keep(network, arguments, out):
+        if out.volume.requires_grad:
+            out.volume.retain_grad()
+            kept.append(out.volume)
+
+    module.model.register_forward_hook(keep)
+    fit(module, scanned_batches(2, end=10))
+    for volume in kept:
+        assert not volume.grad[:, :, 10:].any() and volume.grad[:, :, :10].abs().amin(dim=(0, 1, 3, 4)).ne(0).any()
+        assert volume.grad[:, :, :10].any()
+
+
+def test_a_wholly_scanned_batch_trains_as_one_without_marks():
+    plain, marked = make(perceptual=SlicePerceptualLoss(Edges())), make(perceptual=SlicePerceptualLoss(Edges()))
+    marked.perceptual.network.load_state_dict(plain.perceptual.network.state_dict())
+    fit(plain, batches(3))
+    fit(marked, scanned_batches(3, end=16))
+    assert all(torch.equal(v, plain.state_dict()[k]) for k, v in marked.state_dict().items())

@@ -182,3 +182,21 @@ def test_distance_and_likeness_separate_training_xrays_from_others():
     farther = prior.distance(pattern + 3.0 * (xrays - pattern))  # three times as far from the middle of training
     torch.testing.assert_close(farther, 3.0 * distance, atol=0.5, rtol=0.1)
     assert prior.likeness(1.0 - pattern).item() < -0.9
+
+
+def test_latents_that_were_not_scanned_do_not_count():
+    xrays, latents = cases()
+    scanned = torch.ones(len(xrays), 1, *SHAPE[1:], dtype=torch.bool)
+    fitted = [LinearPrior(SHAPE, pixels=8, rank=23, deviation=True) for _ in range(4)]
+    fitted[0].fit(xrays, latents)
+    fitted[1].fit(xrays, latents, scanned=scanned)
+    for name, value in fitted[0].state_dict().items():
+        assert torch.equal(value, fitted[1].state_dict()[name]), name
+    scanned[:8, :, :2] = False
+    scanned[3:5, :, :, :, 3] = False
+    fitted[2].fit(xrays, latents, scanned=scanned)
+    fitted[3].fit(xrays, torch.where(scanned, latents, 100.0), scanned=scanned)
+    for name, value in fitted[2].state_dict().items():
+        torch.testing.assert_close(value, fitted[3].state_dict()[name], rtol=1e-5, atol=1e-5)
+    inside = torch.where(scanned, latents, torch.nan).nanmean(dim=0).flatten()
+    torch.testing.assert_close(fitted[2].mean, inside)

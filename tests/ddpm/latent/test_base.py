@@ -1,6 +1,7 @@
 """Tests of every latent encoder, their cache, and the factory that chooses one."""
 
 import logging
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,7 +14,17 @@ from common.files import newest_checkpoint
 from dataset.imaging.hu_window import Window
 from ddpm.checkpoint.latent_encoder import make_latent_encoder
 from ddpm.latent import SliceVAELatents, VQGANLatents
-from ddpm.latent.latent_dataset import LatentDataset, is_whole, latent_file, latent_folder, read_latents, write_latents
+from ddpm.latent.latent_dataset import (
+    LatentDataset,
+    StoredLatents,
+    is_whole,
+    latent_file,
+    latent_folder,
+    read_latents,
+    read_scanned,
+    scanned_latents,
+    write_latents,
+)
 
 
 def vqgan() -> VQGANLatents:
@@ -255,3 +266,33 @@ def test_scaling_to_the_range_is_the_smallest_box_around_all_latents():
     assert torch.allclose(encoder.unstandardise(scaled), raw, atol=1e-5)
     with pytest.raises(ValueError, match="latent_scaling=box.*unit or range"):
         encoder.set_scaling("box")
+
+
+def test_marks_of_latents_are_stored_and_reach_the_batch(tmp_path):
+    scanned = torch.ones(2, 1, 8, 8, 8, dtype=torch.bool)
+    scanned[0, :, 5:] = False
+    marks = scanned_latents(scanned, (4, 4, 4))
+    assert marks[0, 0, :, 0, 0].tolist() == [True, True, True, False] and marks[1].all()  # half of the third block
+    files, raw = [tmp_path / "a.safetensors", tmp_path / "b.safetensors"], torch.rand(2, 3, 4, 4, 4)
+    for latents, mask, file in zip(raw, marks, files, strict=True):
+        write_latents(latents, file, mask)
+    assert torch.equal(read_scanned(files), marks) and torch.equal(read_latents(files), raw)
+    stored = StoredLatents(files, encoder_of_ones())
+    for data in (LatentDataset(Conditions(), raw, marks), LatentDataset(Conditions(), stored)):
+        assert torch.equal(data.__getitems__([(1, 0), (0, 1)])["scanned"], marks[[1, 0]])
+        assert torch.equal(data[0]["scanned"], marks[0]) and torch.equal(data.scanned(), marks)
+    assert LatentDataset(Conditions(), raw)[1]["scanned"].all()
+
+
+class Conditions:
+    """A data set of X-rays."""
+
+    augments = False
+
+    def condition(self, index: int, step: int = -1) -> dict:
+        return {"xray": torch.full((1, 1, 2, 2), float(index)), "label": 0, "id": str(index)}
+
+
+def encoder_of_ones():
+    """What `StoredLatents` reads of an encoder."""
+    return SimpleNamespace(latent_mean=torch.zeros(3), latent_std=torch.ones(3))

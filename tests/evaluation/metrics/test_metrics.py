@@ -2,16 +2,20 @@
 
 import pytest
 import torch
+from evaluation_fakes import chest_world, score
 from monai.metrics.regression import compute_ssim_and_cs
 from scipy.spatial.distance import dice as scipy_dice
 from torchmetrics.functional.image import peak_signal_noise_ratio
 
+from dataset.imaging.hu_window import Window
+from evaluation.metrics.catalogue import catalogue
 from evaluation.metrics.dice import dice
 from evaluation.metrics.regions import body_mask
 from evaluation.metrics.ssim import ssim, ssim_window
 from evaluation.metrics.voxel_error import PSNR_CAP_DB, mae_hu, psnr
 
 RANGE = 2000.0
+WIDE = Window(-1000.0, 1000.0)
 
 
 @pytest.fixture(scope="module")
@@ -105,3 +109,35 @@ def test_body_mask_contains_the_lungs_but_not_the_table():
     mask = body_mask(hu)
     assert torch.equal(mask, radius < 15)
     assert not body_mask(torch.full((4, 4, 4), -1000.0)).any()
+
+
+def marked(case: dict, end: int) -> dict:
+    """The case with slices from `end` on marked as not scanned."""
+    places = torch.arange(len(case["ct"]))[:, None, None]
+    return case | {"scanned": (places < end).expand(case["ct"].shape).clone()}
+
+
+def test_voxels_that_were_not_scanned_change_no_metric():
+    case = chest_world(1, 3).case(0)
+    prediction = case["ct"].float() + 50.0 * torch.randn(case["ct"].shape, generator=torch.Generator().manual_seed(0))
+    end = len(prediction) * 3 // 4
+    other = prediction.clone()
+    other[end:] = 700.0
+    names = [name for name in catalogue() if name not in ("lpips",)]
+    found, changed = (score(volume, marked(case, end), WIDE, names) for volume in (prediction, other))
+    for name in names:
+        assert found[name] == pytest.approx(changed[name], nan_ok=True), name
+    part = {key: case[key][:end] for key in ("ct", "labels") if key in case} | {"spacing": case["spacing"]}
+    cut = score(prediction[:end], {**case, **part}, WIDE, ["psnr", "mae_hu", "rmse_hu"])
+    assert all(found[name] == pytest.approx(cut[name], rel=1e-5) for name in cut)
+
+
+def test_a_wholly_scanned_case_has_the_numbers_of_one_without_marks():
+    case = chest_world(1, 3).case(0)
+    case.pop("scanned", None)
+    prediction, names = case["ct"].float() + 30.0, [name for name in catalogue() if name != "lpips"]
+    plain, scanned = (
+        score(prediction, case, WIDE, names),
+        score(prediction, marked(case, len(prediction)), WIDE, names),
+    )
+    assert all(plain[name] == scanned[name] or plain[name] != plain[name] for name in names)

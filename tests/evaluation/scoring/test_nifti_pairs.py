@@ -11,10 +11,12 @@ from evaluation_fakes import chest_world, score
 from forked_command import run_command
 
 from common.errors import UserError
+from dataset.imaging.coverage import NOT_SCANNED_HU
 from dataset.imaging.hu_window import Window
 from dataset.io.nifti import write_nifti
 from evaluation.scoring.comparison import compare, read_result
 from evaluation.scoring.nifti_pairs import match, read_pair
+from evaluation.scoring.score_cases import score_case
 from evaluation.scoring.score_files import score_files
 
 WIDE = Window(-1000.0, 1000.0)
@@ -113,3 +115,15 @@ def test_the_commands_score_and_refuse_in_one_line(folders):
     refused = run(f"truth={folders}/true", f"prediction={folders}/better", f"output={folders}/out")
     assert refused.returncode == 1 and "c1.nii.gz: no HU in range" in refused.stderr
     assert len(refused.stderr.strip().splitlines()) == 1
+
+
+def test_marks_of_the_truth_leave_voxels_out(tmp_path):
+    hu = np.random.default_rng(0).integers(-900, 300, (6, 5, 4)).astype(np.float32)
+    truth, predicted = hu.copy(), hu + 10.0
+    truth[4:], predicted[4:] = NOT_SCANNED_HU, 999.0
+    for name, values in (("truth", truth), ("prediction", predicted)):
+        write_nifti(tmp_path / f"{name}.nii.gz", values, (2.0, 2.0, 2.0))
+    case, volume = read_pair(tmp_path / "truth.nii.gz", tmp_path / "prediction.nii.gz")
+    assert case["scanned"][:4].all() and not case["scanned"][4:].any()
+    found = score_case(case, {"model": volume}, Window(-1000.0, 1000.0), metrics=["mae_hu"])[0]
+    assert found["mae_hu"] == pytest.approx(10.0)
