@@ -125,7 +125,7 @@ def test_not_a_number_stops_with_the_cause():
 def with_marks(n: int, end: int) -> list[dict]:
     """Items of which latent slices from `end` on were not scanned."""
     scanned = (torch.arange(8) < end)[None, :, None, None].expand(1, 8, 8, 8)
-    return [{**item, "scanned": scanned} for item in Steps(n)]
+    return [{**item(i, step=i), "scanned": scanned} for i in range(n)]
 
 
 def test_latents_that_were_not_scanned_have_no_gradient():
@@ -146,7 +146,7 @@ def test_latents_that_were_not_scanned_have_no_gradient():
 
 def test_wholly_scanned_latents_have_the_loss_of_latents_without_marks():
     m, losses = module(), []
-    for items in (list(Steps(2)), with_marks(2, end=8)):
+    for items in ([item(i, step=i) for i in range(2)], with_marks(2, end=8)):
         batch = m.on_before_batch_transfer(default_collate(items), 0)
         losses.append(m.losses(batch, *m._draw(batch))[0])
     assert torch.equal(*losses)
