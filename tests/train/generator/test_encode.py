@@ -64,11 +64,11 @@ def test_another_encoder_or_window_has_files_of_its_own(cases, tmp_path):
 def test_an_interrupted_run_continues(cases, tmp_path, monkeypatch):
     original, written = encode.write_latents, []
 
-    def stop(raw, file):
+    def stop(raw, file, scanned):
         if len(written) == 2:
             raise KeyboardInterrupt
         written.append(file)
-        original(raw, file)
+        original(raw, file, scanned)
 
     monkeypatch.setattr(encode, "write_latents", stop)
     with pytest.raises(UserError, match="continues with the missing cases"):
