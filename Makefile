@@ -1,16 +1,18 @@
-# `make demo` trains and evaluates everything on phantoms, `make test` runs the tests.
+# `make demo` trains and evaluates everything on phantoms (DATA=chests: on real chests), `make test` runs the tests.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+DATA := phantom
+DEMO := $(if $(filter chests,$(DATA)),chests,demo)
 VIEWER := demo/node_modules/.package-lock.json
 
 .PHONY: demo pe test test-slow test-processes faults viewer test-web web lint figures docs clean
 
 demo: $(STAMP)
-	@$(BIN)/python train/train_vqgan.py experiment=demo_vqgan $(DEMO_VQGAN)
-	@$(BIN)/python train/train_ddpm.py experiment=demo_ddpm $(DEMO_DDPM)
-	@$(BIN)/python evaluation/evaluate.py experiment=demo_evaluate $(DEMO_EVALUATE)
+	@$(BIN)/python train/train_vqgan.py experiment=$(DEMO)_vqgan $(DEMO_VQGAN)
+	@$(BIN)/python train/train_ddpm.py experiment=$(DEMO)_ddpm $(DEMO_DDPM)
+	@$(BIN)/python evaluation/evaluate.py experiment=$(DEMO)_evaluate $(DEMO_EVALUATE)
 
 # Pulmonary embolism on phantoms: trains a generator and four classifiers, ends with their table and a report.
 pe: $(STAMP)
