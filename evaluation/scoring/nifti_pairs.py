@@ -22,7 +22,7 @@ def match(truth: str | Path | None, prediction: str | Path | None, suffix: str =
 
     Raises UserError for a missing or empty folder, a case without its partner and a repeated id.
     """
-    true, predicted = _volumes("truth", truth), _volumes("prediction", prediction)
+    true, predicted = volume_files("truth", truth), volume_files("prediction", prediction)
     wanted = {name: f"{name}{suffix}" for name in true}
     missing = [name for name, partner in wanted.items() if partner not in predicted]
     if missing:
@@ -44,7 +44,7 @@ def read_pair(true: Path, predicted: Path) -> tuple[dict, Float[Tensor, "d h w"]
     Raises UserError for another size, spacing or position, and for values that are not HU.
     """
     truth, volume = read_volume(true), read_volume(predicted)
-    _check_same_grid(true, predicted, truth, volume)
+    check_same_grid(true, predicted, truth, volume)
     hu, scanned = fill(truth.hu)
     case = {
         "ct": torch.from_numpy(hu),
@@ -57,7 +57,8 @@ def read_pair(true: Path, predicted: Path) -> tuple[dict, Float[Tensor, "d h w"]
     return case, torch.from_numpy(fill(volume.hu)[0])
 
 
-def _check_same_grid(true: Path, predicted: Path, truth: Volume, volume: Volume) -> None:
+def check_same_grid(true: Path, predicted: Path, truth: Volume, volume: Volume) -> None:
+    """Raises UserError if size, spacing or place of a predicted volume differs from that of the truth."""
     remedy = "resample the prediction onto the truth yourself, and report the method"
     if truth.hu.shape != volume.hu.shape:
         raise UserError(f"{predicted}: {volume.hu.shape} voxels, {true}: {truth.hu.shape} (D, H, W); {remedy}")
@@ -74,7 +75,8 @@ def _mm(values) -> str:
     return "[" + ", ".join(f"{v:g}" for v in values) + "] mm"
 
 
-def _volumes(key: str, folder: str | Path | None) -> dict[str, Path]:
+def volume_files(key: str, folder: str | Path | None) -> dict[str, Path]:
+    """The NIfTI files of a folder by name; UserError for a missing or empty folder and for a repeated name."""
     if not folder or not Path(folder).is_dir():
         raise UserError(f"{key}={folder}: no such folder; give one with a NIfTI file for each case")
     found: dict[str, Path] = {}

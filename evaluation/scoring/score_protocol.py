@@ -10,7 +10,7 @@ from dataset.imaging.coverage import fill
 from dataset.io.ct import read_volume
 from evaluation.protocol import comparability
 from evaluation.scoring.frozen_protocol import FrozenProtocol, grid_of
-from evaluation.scoring.nifti_pairs import _check_same_grid, _volumes
+from evaluation.scoring.nifti_pairs import check_same_grid, volume_files
 from evaluation.scoring.patient_table import by_patient, write_tables
 from evaluation.scoring.score_cases import TRUTH, score_cases
 from evaluation.scoring.summary import LABELS, write_result
@@ -35,7 +35,7 @@ def score_protocol(
         samples: averaged in each prediction; 0 for a deterministic method.
         stage: `selection`, `held_out` or `all`.
     """
-    found = _volumes("predictions", predictions)
+    found = volume_files("predictions", predictions)
     wanted = [(patient, pose) for patient in protocol.stages(stage) for pose in protocol.poses]
     ids = [f"{patient}_{pose}" for patient, pose in wanted]
     if missing := [name for name in ids if name not in found]:
@@ -87,5 +87,5 @@ class _Predictions:
     def prediction(self, index: int) -> Tensor:
         volume, (patient, _) = read_volume(self._files[index]), self._wanted[index]
         truth = grid_of(self._protocol.truth(patient, self._size))
-        _check_same_grid(self._protocol.file(patient), self._files[index], truth, volume)
+        check_same_grid(self._protocol.file(patient), self._files[index], truth, volume)
         return torch.from_numpy(fill(volume.hu)[0])
