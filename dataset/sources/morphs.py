@@ -1,4 +1,4 @@
-"""A folder of CTs with synthetic training patients, morphed from those of its training split."""
+"""A folder of CTs with synthetic training patients: morphs of those of its training split, and phantoms."""
 
 from functools import cached_property
 
@@ -8,36 +8,50 @@ from common.errors import UserError
 from dataset.cases.case import Case, case_key
 from dataset.cases.store import source_folder
 from dataset.imaging.coverage import NOT_SCANNED_HU
-from dataset.manifest.table import DRR, SEPARATOR
+from dataset.manifest.table import DRR, SEPARATOR, make_rows
 from dataset.morph.anatomy import Anatomy, describe_anatomy
 from dataset.morph.pairs import Pair, Velocities, neighbours_of, pairs_of
 from dataset.morph.population import Recipe, draw_recipe, make_morph
 from dataset.morph.registration import REGISTRATION_VERSION
 from dataset.morph.settings import MorphSettings
+from dataset.phantom.render import POPULATION_VERSION
 from dataset.sources.folder import FolderSource
+from dataset.sources.framed_phantom import framed_phantom
 
+PHANTOM = "phantom_"  # start of the id of a phantom
 MORPH_VERSION = 1  # raise it when the same parents, settings, seed and index give another volume
 
 
 class MorphSource:
-    """The cases of a folder and `count` morphs of its training cases; with 0 the folder alone.
+    """The cases of a folder, `count` morphs of its training cases, and `phantoms` in the same frame.
 
     A morph counts as a case of the patient whose tissue it has; the column `parents` names all patients that may have
     part in it. It has the label -1 and a DRR.
 
     Args:
-        source: the folder; its X-rays must be DRRs if `count` is not 0.
-        seed: with the index of a morph, it determines the morph.
+        source: the folder; its X-rays must be DRRs if there are morphs.
+        seed: with the index, it determines a morph or a phantom.
     """
 
-    def __init__(self, source: FolderSource, count: int = 0, settings: MorphSettings | None = None, seed: int = 0):
+    def __init__(
+        self,
+        source: FolderSource,
+        count: int = 0,
+        settings: MorphSettings | None = None,
+        seed: int = 0,
+        phantoms: int = 0,
+    ):
+        self.phantoms = int(phantoms)
         self.source, self.count, self.settings, self.seed = source, int(count), settings or MorphSettings(), int(seed)
         self.name, self.xray_options = source.name, source.xray_options
         self.missing, self.home = source.missing, source.home
-        if self.count < 0:
-            raise UserError(f"dataset.morphs={count}: give 0 or more")
-        if self.count and source.files.source_window is not None:
-            raise UserError(f"dataset.morphs={count} with dataset.source_window: morphs have X-rays; set one of them")
+        for key, number in (("morphs", self.count), ("phantoms", self.phantoms)):
+            if number < 0:
+                raise UserError(f"dataset.{key}={number}: give 0 or more")
+            if number and source.files.source_window is not None:
+                raise UserError(
+                    f"dataset.{key}={number} with dataset.source_window: they have X-rays; set one of both"
+                )
         self._anatomies: dict[str, Anatomy] = {}
 
     @property
@@ -47,10 +61,20 @@ class MorphSource:
 
     @cached_property
     def rows(self) -> pd.DataFrame:
-        """The manifest of the folder, and after it a row for each morph."""
-        rows = self.source.rows
-        if not self.count:
-            return rows
+        """The manifest of the folder, and after it a row for each morph and each phantom."""
+        rows = [self.source.rows]
+        if self.count:
+            rows.append(self._morph_rows(rows[0]))
+        if self.phantoms:
+            names = [f"{PHANTOM}{index:08d}" for index in range(self.phantoms)]
+            records = ({"id": name, "patient": name, "parents": name} for name in names)
+            made = make_rows(
+                {**record, "ct": record["id"], "xray_source": DRR, "split": "train"} for record in records
+            )
+            rows.append(made.reindex(columns=rows[0].columns, fill_value=""))
+        return rows[0] if len(rows) == 1 else pd.concat(rows, ignore_index=True)
+
+    def _morph_rows(self, rows: pd.DataFrame) -> pd.DataFrame:
         trained = rows[rows["split"] == "train"]
         if trained["patient"].nunique() < 2:
             raise UserError(
@@ -69,7 +93,7 @@ class MorphSource:
             tissue = self.parents.loc[recipe.tissue]
             morph = {"id": f"morph_{index:08d}", "label": -1, "xray_source": DRR, "split": "train", "source_hash": ""}
             morphs.append({**tissue, **morph, "parents": SEPARATOR.join(dict.fromkeys(parents))})
-        return pd.concat([rows, pd.DataFrame(morphs, columns=rows.columns)], ignore_index=True)
+        return pd.DataFrame(morphs, columns=rows.columns)
 
     @cached_property
     def parents(self) -> pd.DataFrame:
@@ -90,6 +114,8 @@ class MorphSource:
         """Hash of all inputs and settings of a case; those of a morph include its parents."""
         if not row["parents"]:
             return self.source.key(row)
+        if row["id"].startswith(PHANTOM):
+            return case_key({**self.source.describe(), "phantom": [_index(row), self.seed, POPULATION_VERSION]})
         recipe = self.recipe(_index(row))
         inputs = {name: self._file_key(name) for name in recipe.parents}
         made = {"morph": self.settings.describe(), "seed": self.seed, "index": _index(row), "version": MORPH_VERSION}
@@ -104,9 +130,11 @@ class MorphSource:
             self.velocities.prepare([pair for pair in pairs_of(self.neighbours) if {*pair} <= wanted], workers)
 
     def build(self, row) -> Case:
-        """A case of the folder, or a morph."""
+        """A case of the folder, a morph or a phantom."""
         if not row["parents"]:
             return self.source.build(row)
+        if row["id"].startswith(PHANTOM):
+            return self.source.case_of(framed_phantom(_index(row), self.seed), row)
         stream = (self.seed, _index(row))
         volume, scanned = make_morph(self.recipe(stream[1]), self.anatomy, self.velocities.get, self.settings, stream)
         volume.hu[~scanned] = NOT_SCANNED_HU
@@ -114,9 +142,8 @@ class MorphSource:
 
     def describe(self) -> dict:
         """Protocol of the data: plain JSON, no path."""
-        if not self.count:
-            return self.source.describe()
-        return {**self.source.describe(), "morphs": self.count, "morph": self.settings.describe()}
+        morphs = {"morphs": self.count, "morph": self.settings.describe()} if self.count else {}
+        return {**self.source.describe(), **morphs, **({"phantoms": self.phantoms} if self.phantoms else {})}
 
     def anatomy(self, name: str) -> Anatomy:
         """The anatomy of a training case."""

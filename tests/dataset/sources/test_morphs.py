@@ -9,9 +9,11 @@ from scipy.ndimage import gaussian_filter
 from common.errors import UserError
 from dataset.cases.store import prepare_cases, read_case
 from dataset.imaging.coverage import NOT_SCANNED_HU
+from dataset.imaging.lung_segmentation import segment_lungs
 from dataset.manifest.table import make_rows, read_manifest, write_manifest
 from dataset.morph import registration
 from dataset.morph.settings import MorphSettings
+from dataset.sources.framed_phantom import framed_phantom
 from dataset.sources.morphs import MorphSource
 
 SPLITS = {"a": "train", "b": "train", "c": "train", "d": "val", "e": "test"}
@@ -139,6 +141,23 @@ def test_a_registration_that_folds_is_reported_and_not_used(root, tmp_path, monk
     tissue = [read_case(paths[i]) for i, row in enumerate(morphs.rows.to_dict("records")) if row["id"] == "a1"][0]
     made = [read_case(p) for p, r in zip(paths, morphs.rows.to_dict("records"), strict=True) if r["parents"]]
     assert any(abs(float((m["spacing"] - tissue["spacing"]).abs().max())) < 0.3 for m in made)
+
+
+def test_phantoms_stand_in_the_frame_of_the_others(root, tmp_path):
+    mixed = MorphSource(source(root, cache_dir=tmp_path), phantoms=2)
+    rows = mixed.rows
+    assert list(rows["id"][-2:]) == ["phantom_00000000", "phantom_00000001"] and set(rows["split"][-2:]) == {"train"}
+    cases = [read_case(path) for path in prepare_cases(mixed, tmp_path, 0)[-2:]]
+    volume = framed_phantom(1, 0)
+    lungs = segment_lungs(volume.hu, volume.spacing)
+    for axis, (n, mm) in enumerate(zip(lungs.shape, volume.spacing, strict=True)):
+        found = np.flatnonzero(lungs.any(axis=tuple(other for other in range(3) if other != axis)))
+        assert abs(found[0] * mm - 40.0) < 5 and abs((n - 1 - found[-1]) * mm - 40.0) < 5
+    assert (volume.hu != NOT_SCANNED_HU).mean() > 0.95
+    assert (cases[0]["ct"] != cases[1]["ct"]).any()
+    assert mixed.describe()["phantoms"] == 2
+    with pytest.raises(UserError, match=r"dataset.phantoms=-1: give 0 or more"):
+        MorphSource(source(root), phantoms=-1)
 
 
 def test_a_parent_in_another_split_is_refused_by_the_manifest(tmp_path):
