@@ -1,5 +1,6 @@
 """The repository root on the path, real data where it lies beside the checkout, and a network that stays closed."""
 
+import gc
 import os
 import sys
 from pathlib import Path
@@ -7,10 +8,17 @@ from pathlib import Path
 if "PYTEST_XDIST_WORKER" in os.environ:  # the workers share the cores: one thread each, also in what they start
     os.environ["OMP_NUM_THREADS"] = "1"
 
+gc.disable()  # imports allocate millions of objects that stay
+
 import pytest  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    gc.freeze()  # the imported objects are not searched again
+    gc.enable()
 
 
 @pytest.fixture(scope="session")
