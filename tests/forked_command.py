@@ -16,9 +16,11 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 LIBRARIES = ["torch", "pytorch_lightning", "hydra", "diffusers.models", "monai.networks.nets", "pandas", "peft"]
+PROJECT = ["train.run.training_run", "train.generator.build_data", "train.generator.build_module", "vq_gan_3d.module",
+           "ddpm.module", "evaluation.scoring.evaluator", "evaluation.generation.open_pipeline"]  # fmt: skip
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(LIBRARIES)
+CONTEXT.set_forkserver_preload([*LIBRARIES, *PROJECT])
 
 
 def in_a_process(function: Callable, *arguments: Any) -> Any:
