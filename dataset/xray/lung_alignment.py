@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dataset.imaging.geometry import project, view_pose
-from dataset.imaging.lung_box import lung_box_in_image
+from dataset.imaging.lung_network import lung_box_in_image
 
 CHOICES = ("lungs", "none")
 LARGEST_SCALE = 2.5  # of a plausible chest X-ray, up or down
@@ -43,6 +43,11 @@ class LungMap:
             axes.append((start + (share - to_start) * (end - start) / (to_end - to_start)) * 2.0 - 1.0)
         grid = torch.stack(torch.meshgrid(*axes, indexing="ij")[::-1], dim=-1)[None]
         return F.grid_sample(image[None, None].float(), grid, mode="bilinear", align_corners=False)[0, 0].clamp(0, 1)
+
+    @property
+    def inverse(self) -> "LungMap":
+        """The map from the aligned X-ray back to the original."""
+        return LungMap(self.target, self.found)
 
     def describe(self) -> dict:
         """Plain JSON."""

@@ -72,6 +72,7 @@ class SampleAndScore(pl.Callback):
                 seed=0,
                 ids=[item["id"] for item in items],
                 extent=torch.stack([item["spacing"] * torch.tensor(item["ct"].shape[1:]) for item in items]),
+                allow_any_picture=True,
             ).volumes[:, 0]
         if not trainer.is_global_zero:  # other processes only contribute their sharded weights
             return

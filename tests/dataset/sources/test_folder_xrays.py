@@ -13,7 +13,7 @@ from PIL import Image
 from common.errors import UserError
 from dataset.cases.store import prepare_cases, read_case
 from dataset.imaging.drr_options import DrrSettings
-from dataset.imaging.lung_box import lung_box_in_image
+from dataset.imaging.lung_network import lung_box_in_image
 from dataset.xray.lung_alignment import expected_box
 
 

@@ -6,7 +6,8 @@ import torch
 
 from dataset.imaging.drr import render_xray
 from dataset.imaging.geometry import make_pose, view_pose
-from dataset.imaging.lung_box import lung_box_in_image, lung_box_in_volume
+from dataset.imaging.lung_box import lung_box_in_volume
+from dataset.imaging.lung_network import lung_box_in_image
 from dataset.io.ct import read_volume
 from dataset.io.xray import find_xrays, read_xray
 from dataset.phantom.render import render_phantom
