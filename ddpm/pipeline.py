@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from common.autocast import inference_autocast
 from common.errors import UserError
+from dataset.imaging.frontal_check import why_not_frontal
 from dataset.imaging.geometry import fill_unknown
 from dataset.imaging.hu_window import Window
 from ddpm.conditioning.condition import Condition, make_condition
@@ -205,6 +206,7 @@ class XrayToCTPipeline(DiffusionPipeline):
         ids: list[str] | None = None,
         extent: Float[Tensor, "b 3"] | None = None,
         batch_size: int = 8,
+        allow_any_picture: bool = False,
         progress: Callable[[int, int], None] | None = None,
         preview: Callable[[int, Float[Tensor, "n c d h w"]], None] | None = None,
     ) -> GeneratedCT:
@@ -223,6 +225,8 @@ class XrayToCTPipeline(DiffusionPipeline):
             ids: a name for each X-ray; None takes its position.
             extent: size in mm of each volume; None takes `self.extent`.
             batch_size: latents denoised and decoded at once.
+            allow_any_picture: False raises UserError if the first view of an X-ray of unknown pose does not look like
+                a frontal chest X-ray (`dataset.imaging.frontal_check`).
             progress: called with (steps done, all steps) after every step of every batch; its exceptions end the
                 generation.
             preview: called with (step, predicted clean latents) in every step, for `decode`.
@@ -232,6 +236,8 @@ class XrayToCTPipeline(DiffusionPipeline):
         ids = [str(i) for i in range(b)] if ids is None else [str(i) for i in ids]
         if len(ids) != b:
             raise ValueError(f"{len(ids)} ids for {b} X-rays")
+        if not (allow_any_picture or self.protocol.get("input") == "volume"):
+            _refuse_other_pictures(xray, pose, ids)
         steps = self.steps if num_inference_steps is None else int(num_inference_steps)
         guidance = self.guidance_scale if guidance_scale is None else self.check_guidance(guidance_scale)
         extent = torch.tensor(self.extent).expand(b, 3) if extent is None else extent
@@ -312,3 +318,12 @@ class XrayToCTPipeline(DiffusionPipeline):
         with inference_autocast(self.denoiser.device):
             decoded = self.latent_encoder.decode(latents).float()
         return self.window.denormalise(decoded)
+
+
+def _refuse_other_pictures(xray: Float[Tensor, "b v 1 h w"], pose: Tensor | None, ids: list[str]) -> None:
+    """Raises UserError for the first X-ray of unknown pose that is no frontal chest X-ray; DRRs have a pose."""
+    unknown = [True] * len(xray) if pose is None else pose[:, 0].isnan().any(dim=-1).tolist()
+    for views, name, checked in zip(xray, ids, unknown, strict=True):
+        reason = why_not_frontal(views[0, 0].detach().float().cpu()) if checked else None
+        if reason:
+            raise UserError(f"X-ray {name}: {reason}")

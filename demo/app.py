@@ -37,6 +37,7 @@ def main(cfg) -> None:
         sizes = (int(megabytes * 2**20) for megabytes in (cfg.xray_megabytes, cfg.ct_megabytes))
         limits = Limits(cfg.max_queue, cfg.max_samples, Limits.max_steps, *sizes)
         options = {"limits": limits, "batch_size": cfg.batch_size, "preview_every": cfg.preview_every}
+        options["allow_any_picture"] = cfg.allow_any_picture
         service = Service(pipeline, folder, samplers, checkpoint, cfg.keep_minutes, **options)
         try:
             app = build_app(service, cfg.password, loopback=cfg.password is None, study=cfg.study, answers=cfg.answers)

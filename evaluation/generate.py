@@ -24,6 +24,7 @@ def main(cfg) -> None:
     pipeline, checkpoint = open_generator(cfg.checkpoint, cfg.device, cfg.sampler, shipped=SHIPPED)
     intervals = find_intervals(cfg.bounds, checkpoint)
     options = {"align": cfg.align, "view": cfg.view, "intervals": intervals, "dicom": cfg.dicom}
+    options["allow_any_picture"] = cfg.allow_any_picture
     paths = generate(pipeline, xrays, Path(cfg.output), sampling, checkpoint, **options)
     print(SYNTHETIC)
     nominal = pipeline.protocol.get("input") != "volume"  # a radiograph does not show its patient's size

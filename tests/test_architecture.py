@@ -51,7 +51,7 @@ ROOMS = {  # lowest first: a room imports only rooms of earlier lines; commands 
         ("scoring", "sharing", "calibration"),
         ("reporting", "readers", "classifiers"),
     ),
-    "train": (("distributed",), ("classifier",), ("run",), ("generator", "autoencoder")),
+    "train": (("distributed",), ("classifier",), ("run",), ("generator", "autoencoder", "lungs")),
     "demo": (("uploads",), ("service",), ("page",), ("reader_study",), ("server",)),
 }
 MAX_LINES, MAX_FILES, MAX_COMMON, MAX_ARGUMENTS = 350, 16, 12, 10

@@ -81,6 +81,7 @@ def test_the_whole_chain_without_a_network(tmp_path):
     film = np.add.outer(np.arange(64) * 2, np.arange(64)) % 255
     Image.fromarray(film.astype(np.uint8)).save(tmp_path / "film.png")
     options = [f"xray={tmp_path}/film.png", f"checkpoint={tmp_path}/ddpm", "sampler.steps=2", "align=none"]
+    options.append("allow_any_picture=true")
     run("evaluation/generate.py", *options, f"output={tmp_path}/out", home=tmp_path, imports=True)
     assert list((tmp_path / "out").glob("*_synthetic_ct.nii.gz"))
     run("evaluation/export.py", f"checkpoint={tmp_path}/ddpm", f"output={tmp_path}/model", home=tmp_path)

@@ -39,14 +39,14 @@ def read_xray(path: str | Path, size: tuple[int, int] = (128, 128), lateral: boo
 
 
 def read_xray_with_view(
-    path: str | Path, size: tuple[int, int] = (128, 128), lateral: bool = False
+    path: str | Path, size: tuple[int, int] = (128, 128), lateral: bool = False, colour: bool = False
 ) -> tuple[Float[Tensor, "h w"], str]:
     """The X-ray in `[0, 1]`, bright bone, row 0 superior, and its view by the header: PA, AP, lateral, or "".
 
     `scale_xray` and `resize_xray` give its range and size. UserError for a file that `read_xray_image` refuses, a
-    lateral view without `lateral`, or Burned In Annotation YES.
+    lateral view without `lateral`, or Burned In Annotation YES. `colour` is that of `read_xray_image`.
     """
-    xray = read_xray_image(path)
+    xray = read_xray_image(path, colour)
     if xray.view == "lateral" and not lateral:
         raise UserError(f"{path}: a lateral (or oblique) view; give a frontal chest X-ray")
     if xray.burned_in:
@@ -57,10 +57,11 @@ def read_xray_with_view(
     return resize_xray(scale_xray_image(xray), size).clamp(0.0, 1.0), xray.view
 
 
-def read_xray_image(path: str | Path) -> XrayImage:
+def read_xray_image(path: str | Path, colour: bool = False) -> XrayImage:
     """The X-ray in its own size and scale, with view and spacing of its header.
 
-    UserError for a file that is missing, damaged, not an image, in colour, transparent, constant or of several frames.
+    `colour` accepts colour pictures, as the mean of their channels. UserError for a file that is missing, damaged, not
+    an image, in colour, transparent, constant or of several frames.
     """
     path = Path(path)
     if not path.is_file():
@@ -71,9 +72,9 @@ def read_xray_image(path: str | Path) -> XrayImage:
     elif lower.endswith((".dcm", ".dicom")) or has_dicom_mark(path):
         xray = read_dicom_xray(path)
     elif lower.endswith(".npy"):
-        xray = XrayImage(_read_npy(path))
+        xray = XrayImage(_read_npy(path, colour))
     else:
-        xray = XrayImage(_read_image(path))
+        xray = XrayImage(_read_image(path, colour))
     box = ... if xray.inside is None else ndimage.find_objects(xray.inside.astype(np.uint8))[0]
     _check(xray.image[box], path)
     return xray
@@ -93,6 +94,16 @@ def resize_xray(image: Float[Tensor, "h w"], size: tuple[int, int]) -> Float[Ten
     top, left = (wanted_height - height) // 2, (wanted_width - width) // 2
     pad = (left, wanted_width - width - left, top, wanted_height - height - top)
     return F.interpolate(F.pad(image, pad)[None, None], size=tuple(size), mode="bilinear", antialias=True)[0, 0]
+
+
+def undo_resize(image: Float[Tensor, "rows columns"], shape: tuple[int, int]) -> Float[Tensor, "h w"]:
+    """The inverse of `resize_xray`: the part of `image` that shows an X-ray of `shape` pixels, at that size."""
+    height, width = shape
+    wanted_height = max(height, round(width * image.shape[0] / image.shape[1]))
+    wanted_width = max(width, round(wanted_height * image.shape[1] / image.shape[0]))
+    whole = F.interpolate(image[None, None].float(), size=(wanted_height, wanted_width), mode="bilinear")[0, 0]
+    top, left = (wanted_height - height) // 2, (wanted_width - width) // 2
+    return whole[top : top + height, left : left + width]
 
 
 def find_xrays(folder: str | Path) -> list[Path]:
@@ -117,7 +128,7 @@ def _check(image: np.ndarray, path: Path) -> None:
         raise UserError(f"{path}: (almost) every pixel is {np.median(image):g}; the image is blank, export it again")
 
 
-def _read_image(path: Path) -> np.ndarray:
+def _read_image(path: Path, colour: bool) -> np.ndarray:
     from PIL import Image, UnidentifiedImageError
 
     try:
@@ -137,10 +148,10 @@ def _read_image(path: Path) -> np.ndarray:
         return array.astype(np.float32)
     if mode not in ("RGB", "P"):
         raise UserError(f"{path}: colour mode {mode}; export it as a grey PNG")
-    return _grey(array.astype(np.float32), 255.0, path)
+    return _grey(array.astype(np.float32), np.inf if colour else 255.0, path)
 
 
-def _read_npy(path: Path) -> np.ndarray:
+def _read_npy(path: Path, colour: bool) -> np.ndarray:
     """One grey array, or the mean of equal colour channels in the first or last axis."""
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)  # mapped: the header may claim more than the file has
@@ -154,7 +165,7 @@ def _read_npy(path: Path) -> np.ndarray:
     if array.ndim == 3 and array.shape[0] in (1, 3):
         array = np.moveaxis(array, 0, -1)
     if array.ndim == 3 and array.shape[-1] in (1, 3):
-        return _grey(array, float(np.ptp(array)), path)
+        return _grey(array, np.inf if colour else float(np.ptp(array)), path)
     return array
 
 

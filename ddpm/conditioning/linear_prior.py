@@ -203,13 +203,6 @@ class LinearPrior(ModelMixin, ConfigMixin):
         with torch.autocast(xray.device.type, enabled=False):
             return self._from_mean(self._features(xray) @ self.weight)[:, 0]
 
-    @torch.no_grad()
-    def likeness(self, xray: Float[Tensor, "b v 1 h w"]) -> Float[Tensor, " b"]:
-        """Correlation with the mean training X-ray over coarse pixels, at most 1; about 0 for an unrelated image."""
-        small = self._pool(xray)
-        small, mean = small - small.mean(dim=1, keepdim=True), self.pixel_mean - self.pixel_mean.mean()
-        return (small @ mean) / (small.norm(dim=1) * mean.norm()).clamp_min(1e-12)
-
     def _from_mean(self, scores: Tensor) -> Float[Tensor, "b 1"]:
         return (scores / self.score_std).norm(dim=1, keepdim=True) / self.radius.clamp_min(1e-12)
 

@@ -159,6 +159,11 @@ class PoseRegressor(ModelMixin, ConfigMixin):
             found = self._limited(found + bias[:, k] + torch.einsum("bvf,bvfo->bvo", z, weight[:, k]))
         return found
 
+    def estimated_pose(self, xray: Float[Tensor, "b v 1 h w"], pose: Float[Tensor, "b v 9"]) -> Float[Tensor, "b v 9"]:
+        """The estimated pose of X-rays as they are given, not aligned; `pose` is complete, as for `forward`."""
+        moved = _applied(pose, self.offsets(xray, pose))
+        return torch.where(self.covers(pose)[..., None], moved, pose)
+
     def covers(self, pose: Float[Tensor, "b v 9"]) -> Bool[Tensor, "b v"]:
         """Whether X-rays of these nominal poses have the azimuths that the regressions were fitted on."""
         return (pose[..., 2] - self.azimuth).abs() < 1.0

@@ -98,6 +98,7 @@ def _settings(task: Task, checked: CheckedXray, generator) -> dict:
         "batch_size": generator.batch_size,
         "view": request.view or "null",
         "align": request.align or "null",
+        **({"allow_any_picture": "true"} if generator.allow_any_picture else {}),
     }
     command = "python evaluation/generate.py xray=<the same X-ray> checkpoint=<the same checkpoint> "
     return {

@@ -35,6 +35,7 @@ class Service:
         limits: limits of requests, queue and uploads.
         batch_size: samples per batch.
         preview_every: steps between two preview pictures; 0 = none.
+        allow_any_picture: whether pictures that are no frontal chest X-rays only have a warning.
     """
 
     def __init__(
@@ -47,13 +48,16 @@ class Service:
         limits: Limits = Limits(),  # noqa: B008 (frozen)
         batch_size: int = 1,
         preview_every: int = 3,
+        allow_any_picture: bool = False,
     ):
         _refuse_unfit(pipeline, checkpoint)
         self.pipeline, self.samplers, self.limits = pipeline, samplers, limits
         self.default_sampler = next(iter(self.samplers))
         self.store = Store(folder, keep_minutes * 60.0)
         self._checks = threading.Semaphore(MAX_PARALLEL_CHECKS)  # each check needs memory
-        self._generator = Generator(pipeline, self.samplers, checkpoint, batch_size, preview_every)
+        self.allow_any_picture = allow_any_picture
+        options = (batch_size, preview_every, allow_any_picture)
+        self._generator = Generator(pipeline, self.samplers, checkpoint, *options)
         self.queue = JobQueue(self._generator.work, self.limits.max_queue)
 
     @property
@@ -75,7 +79,8 @@ class Service:
         with self._checks, self.store.held() as (_, place):
             upload = accept_upload(xray, place, self.limits.xray_bytes)
             with _anonymous(upload):
-                checked = check_xray(upload, self.pipeline, place / "xray.png", request.view, request.align)
+                options = (request.view, request.align, self.allow_any_picture)
+                checked = check_xray(upload, self.pipeline, place / "xray.png", *options)
             upload.unlink()
             return checked
 

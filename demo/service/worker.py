@@ -35,13 +35,21 @@ class Generator:
         checkpoint: file of the pipeline, or None.
         batch_size: samples per batch.
         preview_every: steps between two preview pictures; 0 = none.
+        allow_any_picture: whether pictures that are no frontal chest X-rays only have a warning.
     """
 
     def __init__(
-        self, pipeline, samplers: dict[str, dict], checkpoint: Path | None, batch_size: int, preview_every: int
+        self,
+        pipeline,
+        samplers: dict[str, dict],
+        checkpoint: Path | None,
+        batch_size: int,
+        preview_every: int,
+        allow_any_picture: bool = False,
     ):
         self.pipeline, self.samplers = pipeline, samplers
         self.batch_size, self.preview_every = batch_size, preview_every
+        self.allow_any_picture = allow_any_picture
         self.checkpoint = None if checkpoint is None else {"file": checkpoint.name, "sha256": sha256(checkpoint)}
         self._after = 0.0  # seconds between last step and result of the previous job
 
@@ -78,7 +86,8 @@ class Generator:
     def _work(self, job: Job, report: Callable[[Progress], None]) -> Result:
         task: Task = job.task
         request, started = task.request, time.monotonic()
-        checked = check_xray(task.xray, self.pipeline, task.place / "xray.png", request.view, request.align)
+        options = (request.view, request.align, self.allow_any_picture)
+        checked = check_xray(task.xray, self.pipeline, task.place / "xray.png", *options)
         shown = checked.shown
         if shown is None:
             raise UserError(f"the X-ray: {LATERAL}")
@@ -100,6 +109,7 @@ class Generator:
             seed=request.seed,
             ids=[noise_id(sha256(task.xray))],
             extent=torch.tensor([shown.extent]),
+            allow_any_picture=True,  # checked above
             batch_size=self.batch_size,
             progress=advance,
             preview=drawing.draw if self.preview_every else None,

@@ -53,6 +53,7 @@ def generate(
     view: str | None = None,
     intervals: PredictionIntervals | None = None,
     dicom: bool = False,
+    allow_any_picture: bool = False,
 ) -> list[Path]:
     """Writes a CT for each X-ray into `output` and returns the paths of the volumes.
 
@@ -64,13 +65,13 @@ def generate(
     The noise depends on the seed and the content of the file. Two views are named after the frontal one. Volumes from
     radiographs have a nominal spacing; generators from volumes keep the extent of the input.
 
-    Raises UserError for an X-ray that cannot be read, before anything is written.
+    Raises UserError for an X-ray that cannot be read or is no frontal chest X-ray, before anything is written.
 
     Args:
         checkpoint: file of `pipeline`, for the settings.
-        align, view: as in `evaluation.generation.xray_inputs.read_inputs`.
+        align, view, allow_any_picture: as in `evaluation.generation.xray_inputs.read_inputs`.
     """
-    inputs = read_inputs(xrays, pipeline, align, view)
+    inputs = read_inputs(xrays, pipeline, align, view, allow_any_picture)
     files = [(path,) if isinstance(path, Path) else path for path in xrays]
     hashes = [SEPARATOR.join(map(sha256, views)) for views in files]
     stems = _stems([views[0] for views in files])

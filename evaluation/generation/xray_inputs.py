@@ -11,6 +11,7 @@ from torch import Tensor
 
 from common.errors import UserError
 from dataset.imaging.coverage import fill
+from dataset.imaging.frontal_check import why_not_frontal
 from dataset.imaging.geometry import FRONTAL_VIEWS, fill_unknown, unknown_pose
 from dataset.imaging.hu_window import Window
 from dataset.imaging.resampling import resample, resample_onto
@@ -24,6 +25,7 @@ log = logging.getLogger(__name__)
 
 XrayFiles = Path | tuple[Path, ...]
 """The X-ray of a patient: one file, or a frontal and a lateral."""
+NO_LUNGS = "no lungs found"
 VIEW_ORDER = ("frontal", "lateral")  # of a generator with two views
 
 
@@ -54,11 +56,16 @@ class GeneratorInput:
 
 
 def read_inputs(
-    paths: Sequence[XrayFiles], pipeline, align: str | None = None, view: str | None = None
+    paths: Sequence[XrayFiles],
+    pipeline,
+    align: str | None = None,
+    view: str | None = None,
+    allow_any_picture: bool = False,
 ) -> list[GeneratorInput]:
     """Reads the files of each patient as inputs of a generator.
 
-    Raises UserError for an unreadable file, no lungs with `align=lungs`, another number of views, or a wrong setting.
+    Raises UserError for an unreadable file, a first view that is no frontal chest X-ray
+    (`dataset.imaging.frontal_check`), no lungs with `align=lungs`, another number of views, or a wrong setting.
 
     Args:
         pipeline: `XrayToCTPipeline`.
@@ -66,6 +73,7 @@ def read_inputs(
             follows the training; after training on DRRs alone and without pose regressor, it aligns a frontal X-ray
             whose lungs are found and whose distance from the training X-rays exceeds theirs. Laterals stay unaligned.
         view: PA or AP, of all frontal X-rays; None takes the view from each file, PA if it has none.
+        allow_any_picture: whether pictures that are no frontal chest X-rays are accepted, colour pictures as grey.
     """
     patients = [(path,) if isinstance(path, Path) else path for path in paths]
     protocol = pipeline.protocol
@@ -89,7 +97,9 @@ def read_inputs(
     prior = None if required or protocol.get("align") == "lungs" else pipeline.prior
     inputs = []
     for files in patients:
-        images, of_file = _read_views(files, tuple(protocol["xray_size"]))
+        images, of_file = _read_views(files, tuple(protocol["xray_size"]), allow_any_picture)
+        if not allow_any_picture and (reason := why_not_frontal(images[0])):
+            raise UserError(f"{files[0]}: {reason}")
         frontal, notes = view or of_file or "PA", {"align": "none"}
         source = "given" if view else "from the file" if of_file else "assumed"
         if align == "lungs":
@@ -102,7 +112,7 @@ def read_inputs(
                 raise UserError(f"{files[0]}: no lungs found for the alignment; check the X-ray, or set align=none")
             else:
                 log.warning("%s: no lungs found, so the X-ray is not aligned; check it", files[0])
-                notes["reason"] = "no lungs found"
+                notes["reason"] = NO_LUNGS
         notes = {"view": frontal, "view_source": source, "alignment": notes}
         pose = unknown_pose(len(files), [frontal, *VIEW_ORDER[1:]][: len(files)])
         inputs.append(GeneratorInput(images, pose, pipeline.extent, notes=notes))
@@ -131,9 +141,9 @@ def _check_views(files: tuple[Path, ...], protocol: dict) -> None:
         raise UserError(f"xray={';'.join(map(str, files))}: {found}, the checkpoint takes {needed}; {remedy}")
 
 
-def _read_views(files: tuple[Path, ...], size: tuple[int, int]) -> tuple[Float[Tensor, "v h w"], str]:
+def _read_views(files: tuple[Path, ...], size: tuple[int, int], colour: bool) -> tuple[Float[Tensor, "v h w"], str]:
     """The views of a patient, frontal first, and the view in the frontal file ("" for none)."""
-    read = [read_xray_with_view(path, size, lateral=number > 0) for number, path in enumerate(files)]
+    read = [read_xray_with_view(path, size, number > 0, colour) for number, path in enumerate(files)]
     for path, (_, view) in zip(files[1:], read[1:], strict=True):
         if view not in ("", VIEW_ORDER[1]):
             raise UserError(f"{path}: the view in the file is {view}; the second view has to be a lateral")

@@ -46,6 +46,7 @@ def arm_maker(pipeline, cases, seed: int = 0) -> Callable[[str, int], Volume]:
                 extent=inputs.extents,
                 batch_size=1,
                 progress=lambda step, total: None,
+                allow_any_picture=True,
             ).volumes[0, 0]
         elif arm == "autoencoder":
             encoder = pipeline.latent_encoder

@@ -48,7 +48,7 @@ class XrayToCT(nn.Module):
 
     def forward(self, xray: Float[Tensor, "b 1 h w"], seed: int = 0) -> Float[Tensor, "b 1 D H W"]:
         """One sample in HU of each frontal X-ray in [0, 1] (bright bone)."""
-        return self.pipeline(xray[:, None], seed=seed).volumes
+        return self.pipeline(xray[:, None], seed=seed, allow_any_picture=True).volumes
 
 
 def filled(network: XrayToCT, weights: str | Path, device: torch.device | str = "cpu") -> XrayToCT:

@@ -132,7 +132,7 @@ class Pipeline:
     def describe(self) -> dict:
         return {"antithetic": False}
 
-    def __call__(self, xray, pose, num_samples, seed, ids, extent, batch_size, progress):
+    def __call__(self, xray, pose, num_samples, seed, ids, extent, batch_size, progress, allow_any_picture):
         progress(1, 1)
         assert torch.allclose(extent, torch.full((3,), 320.0))  # that of the case, whatever the size of the pipeline
         noise = 50.0 * torch.randn(len(xray), num_samples, 8, 8, 8, generator=torch.Generator().manual_seed(seed))

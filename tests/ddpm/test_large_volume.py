@@ -30,7 +30,7 @@ scheduler = NoiseObjective(prediction="sample").scheduler()
 lift = make_lift(xrays, 16, 16)
 pipeline = XrayToCTPipeline(denoiser, xrays, lift, encoder, scheduler, None, None, protocol=protocol)
 before = peak_bytes()
-volume = pipeline(torch.rand(1, 1, 1, 256, 256), num_inference_steps=1).volumes[0, 0]
+volume = pipeline(torch.rand(1, 1, 1, 256, 256), num_inference_steps=1, allow_any_picture=True).volumes[0, 0]
 print(json.dumps([(peak_bytes() - before) / 2**20, list(volume.shape), bool(volume.isfinite().all())]))
 """
 

@@ -168,3 +168,12 @@ def test_evaluations_and_progress_count_the_timesteps_that_are_visited(pipeline,
     assert count < 60 and seen == [(i + 1, count) for i in range(count)]
     assert pipeline.describe()["evaluations"] == count and pipeline.describe()["steps"] == 60
     pipeline.set_sampler("DPMSolverMultistepScheduler", 3)
+
+
+@pytest.mark.frontal_check
+def test_other_pictures_are_refused_unless_allowed_or_their_pose_is_known(pipeline, xrays):
+    with pytest.raises(UserError, match="X-ray chest: it does not look like a frontal chest X-ray"):
+        pipeline(xrays[:1], ids=["chest"], num_inference_steps=1)
+    allowed = pipeline(xrays[:1], num_inference_steps=1, allow_any_picture=True).volumes
+    known = pipeline(xrays[:1], torch.stack([item(0)["pose"]]), num_inference_steps=1).volumes
+    assert allowed.shape == known.shape

@@ -130,7 +130,9 @@ class FakePipeline:
     def describe(self) -> dict:
         return {"sampler": "Fake", "steps": 3, "guidance_scale": 1.0}
 
-    def __call__(self, xray, pose, num_samples, seed, ids, extent, batch_size, progress) -> SimpleNamespace:
+    def __call__(
+        self, xray, pose, num_samples, seed, ids, extent, batch_size, progress, allow_any_picture=False
+    ) -> SimpleNamespace:
         self.calls += 1
         for step in range(3):
             progress(step + 1, 3)

@@ -166,7 +166,7 @@ def test_too_few_cases_and_other_views_are_refused():
         make().fit(xrays.expand(-1, 2, -1, -1, -1), latents)
 
 
-def test_distance_and_likeness_separate_training_xrays_from_others():
+def test_the_distance_separates_training_xrays_from_others():
     """The largest distance of training X-rays is 1; three times the difference is three times the distance."""
     generator = torch.Generator().manual_seed(0)
     pattern, hidden = torch.rand(1, 1, 1, 32, 32, generator=generator), torch.randn(40, 3, generator=generator)
@@ -176,12 +176,8 @@ def test_distance_and_likeness_separate_training_xrays_from_others():
     prior = LinearPrior((4, 4, 4, 4), rank=8).fit(xrays, latents)
     distance = prior.distance(xrays)
     assert distance.max() == pytest.approx(1.0, abs=1e-3) and distance.min() < 0.5
-    assert prior.likeness(xrays).min() > 0.9
-    noise = torch.rand(5, 1, 1, 32, 32, generator=generator)
-    assert prior.likeness(noise).abs().max() < 0.3
     farther = prior.distance(pattern + 3.0 * (xrays - pattern))  # three times as far from the middle of training
     torch.testing.assert_close(farther, 3.0 * distance, atol=0.5, rtol=0.1)
-    assert prior.likeness(1.0 - pattern).item() < -0.9
 
 
 def test_latents_that_were_not_scanned_do_not_count():

@@ -6,12 +6,15 @@ import torch
 from PIL import Image
 from radiograph_files import save_radiograph
 
+from common.errors import UserError
 from dataset.imaging.drr import render_xray
 from dataset.imaging.geometry import view_pose
 from dataset.phantom.render import render_phantom
 from ddpm.checkpoint.load import load_pipeline
 from demo.service.xray_checks import check_xray
 from evaluation.generation.open_pipeline import SHIPPED
+
+pytestmark = pytest.mark.frontal_check
 
 
 @pytest.fixture(scope="module")
@@ -32,9 +35,9 @@ def phantoms():
     return found
 
 
-def warnings_of(array, pipeline, folder) -> str:
+def warnings_of(array, pipeline, folder, allow: bool = False) -> str:
     Image.fromarray((np.ascontiguousarray(array) * 255).astype(np.uint8)).save(folder / "x.png")
-    return " | ".join(check_xray(folder / "x.png", pipeline, folder / "seen.png").warnings)
+    return " | ".join(check_xray(folder / "x.png", pipeline, folder / "seen.png", allow_any_picture=allow).warnings)
 
 
 def test_an_xray_like_those_of_training_has_no_warning(pipeline, phantoms, tmp_path):
@@ -51,20 +54,29 @@ def test_an_xray_like_those_of_training_has_no_warning(pipeline, phantoms, tmp_p
         (lambda x: np.rot90(x, 3), "turned by 90°"),
     ],
 )
-def test_warnings_name_inversion_and_rotation(pipeline, phantoms, tmp_path, change, word):
-    assert all(f"looks {word}" in warnings_of(change(image), pipeline, tmp_path) for image in phantoms["PA"])
+def test_inversion_and_rotation_are_refused_by_name(pipeline, phantoms, tmp_path, change, word):
+    for image in phantoms["PA"]:
+        with pytest.raises(UserError, match=f"looks {word}"):
+            warnings_of(change(image), pipeline, tmp_path)
+        assert f"looks {word}" in warnings_of(change(image), pipeline, tmp_path, allow=True)
 
 
-def test_other_pictures_are_no_chest(pipeline, tmp_path):
+def test_other_pictures_and_laterals_are_refused_unless_allowed(pipeline, phantoms, tmp_path):
     rng = np.random.default_rng(0)
     rows = np.add.outer(np.sin(np.arange(128) / 9), np.cos(np.arange(128) / 7)) / 4 + 0.5
-    for array in (rng.uniform(size=(128, 128)), rows, np.tile(np.linspace(0, 1, 128), (128, 1))):
-        assert "does not look like a frontal chest" in warnings_of(array, pipeline, tmp_path)
-        assert "unlike the training X-rays" in warnings_of(array, pipeline, tmp_path)
+    for array in (rng.uniform(size=(128, 128)), rows, np.tile(np.linspace(0, 1, 128), (128, 1)), *phantoms["lateral"]):
+        with pytest.raises(UserError, match="does not look like a frontal chest .* allow_any_picture=true"):
+            warnings_of(array, pipeline, tmp_path)
+        allowed = warnings_of(array, pipeline, tmp_path, allow=True)
+        assert "does not look like a frontal chest" in allowed and "unlike the training X-rays" in allowed
 
 
-def test_laterals_differ_from_training(pipeline, phantoms, tmp_path):
-    assert all("unlike the training X-rays" in warnings_of(image, pipeline, tmp_path) for image in phantoms["lateral"])
+def test_a_colour_picture_is_refused_unless_allowed(pipeline, phantoms, tmp_path):
+    grey = (phantoms["PA"][0] * 255).astype(np.uint8)
+    Image.fromarray(np.stack([grey, grey // 2, grey], axis=-1)).save(tmp_path / "x.png")
+    with pytest.raises(UserError, match="a colour image"):
+        check_xray(tmp_path / "x.png", pipeline, tmp_path / "seen.png")
+    assert check_xray(tmp_path / "x.png", pipeline, tmp_path / "seen.png", allow_any_picture=True).shown is not None
 
 
 def test_a_lateral_by_its_header_has_a_warning_and_no_input(pipeline, tmp_path):
@@ -74,14 +86,17 @@ def test_a_lateral_by_its_header_has_a_warning_and_no_input(pipeline, tmp_path):
 
 
 def test_an_inverted_dicom_is_converted_with_a_warning(pipeline, tmp_path):
-    plain = check_xray(save_radiograph(tmp_path / "a.dcm"), pipeline, tmp_path / "a.png")
-    turned = check_xray(save_radiograph(tmp_path / "b.dcm", photometric="MONOCHROME1"), pipeline, tmp_path / "b.png")
+    options = {"allow_any_picture": True}  # the test files show no chest
+    plain = check_xray(save_radiograph(tmp_path / "a.dcm"), pipeline, tmp_path / "a.png", **options)
+    inverted = save_radiograph(tmp_path / "b.dcm", photometric="MONOCHROME1")
+    turned = check_xray(inverted, pipeline, tmp_path / "b.png", **options)
     assert turned.warnings[0].startswith("the file is inverted")
     assert not any(line.startswith("the file is inverted") for line in plain.warnings)
 
 
 def test_the_orientation_contains_view_and_alignment(pipeline, tmp_path):
-    checked = check_xray(save_radiograph(tmp_path / "x.dcm", view="AP"), pipeline, tmp_path / "x.png", align="none")
+    options = {"align": "none", "allow_any_picture": True}
+    checked = check_xray(save_radiograph(tmp_path / "x.dcm", view="AP"), pipeline, tmp_path / "x.png", **options)
     assert checked.orientation.startswith("AP, from the file; not aligned; head up, the patient's right on the left")
 
 
@@ -91,5 +106,5 @@ def test_real_films_count_as_frontal_chests(pipeline, real_data, tmp_path):
     for film in sorted((real_data / "xray").glob("*.png")):
         warnings = check_xray(film, pipeline, tmp_path / "seen.png").warnings
         assert all(line.startswith("unlike the training X-rays") for line in warnings), (film.name, warnings)
-        inverted = warnings_of(1.0 - np.asarray(Image.open(film).convert("L")) / 255.0, pipeline, tmp_path)
+        inverted = warnings_of(1.0 - np.asarray(Image.open(film).convert("L")) / 255.0, pipeline, tmp_path, allow=True)
         assert "looks inverted" in inverted, film.name

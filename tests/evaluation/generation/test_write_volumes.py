@@ -15,7 +15,7 @@ from common.files import sha256
 from dataset.imaging.drr import render_xray
 from dataset.imaging.drr_options import DrrSettings
 from dataset.imaging.geometry import VIEW_AZIMUTH, extent_mm, fill_unknown, make_pose
-from dataset.imaging.lung_box import lung_box_in_image
+from dataset.imaging.lung_network import lung_box_in_image
 from dataset.io.ct import read_volume
 from dataset.io.nifti import write_nifti
 from dataset.phantom.render import render_phantom

@@ -1,0 +1,193 @@
+"""Lungs on real films: those of the generated volume, projected onto the film, and those that the lung network finds.
+
+The projected lung of a volume is where its rays cross at least `LUNG_MM` of lung, also behind heart and diaphragm.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Bool, Float
+from PIL import Image, ImageDraw, UnidentifiedImageError
+from scipy import ndimage
+from torch import Tensor
+
+from common.errors import UserError
+from common.files import atomic_path, sha256
+from dataset.imaging.drr import line_integrals
+from dataset.imaging.geometry import fill_unknown
+from dataset.imaging.hu_window import AIR_HU
+from dataset.imaging.lung_network import LEVELS_MM, LUNG, SHIPPED, find_lungs
+from dataset.imaging.lung_segmentation import segment_lungs
+from dataset.io.xray import read_xray, read_xray_image, scale_xray_image, undo_resize
+from dataset.xray.lung_alignment import LungMap
+from evaluation.generation.metadata import describe_run, noise_id
+from evaluation.generation.model_inputs import ModelInputs
+from evaluation.generation.sample import Sampling, sample_volumes
+from evaluation.generation.xray_inputs import GeneratorInput, read_inputs
+
+MASK = "_lungs"  # suffix of the names of masks
+LUNG_MM = LEVELS_MM[LUNG]  # smallest depth of projected lung
+MU_WATER = 0.0192  # 1/mm, of HU 0 in `line_integrals`
+SIDE = 256  # pixels of the projection and of the film for the network
+TILE, COLUMNS = 320, 7  # pixels of a film in the sheet, films in a row
+COLOURS = {"human": (0, 220, 0), "volume": (255, 60, 60), "network": (90, 150, 255)}
+
+
+@dataclass(frozen=True)
+class Film:
+    """A film and its human lung mask."""
+
+    name: str
+    path: Path
+    lungs: Bool[np.ndarray, "h w"]
+
+
+def find_films(folder: str | Path | None) -> list[Film]:
+    """Films `<name>.png` with masks `<name>_lungs.png` in a folder, by name.
+
+    UserError for no folder, no film with a mask, or a mask that is damaged, empty or not of the film's size.
+    """
+    if not folder or not Path(folder).is_dir():
+        raise UserError(f"films={folder}: no such folder; give one with <name>.png and <name>{MASK}.png")
+    films = []
+    for mask in sorted(Path(folder).glob(f"*{MASK}.png")):
+        path = mask.with_name(mask.name.replace(f"{MASK}.png", ".png"))
+        if not path.is_file():
+            raise UserError(f"{mask}: its film {path.name} is missing; add it, or remove the mask")
+        films.append(Film(path.stem, path, _read_mask(mask, read_xray_image(path).image.shape)))
+    if not films:
+        raise UserError(f"films={folder}: no film with a mask; name masks <name>{MASK}.png beside <name>.png")
+    return films
+
+
+def score_films(
+    pipeline,
+    films: Sequence[Film],
+    output: Path,
+    sampling: Sampling,
+    checkpoint: Path | None = None,
+    **options,
+) -> str:
+    """Generates a volume for each film, writes films.csv, metrics.json and films.png, and returns the result line.
+
+    `options` are those of `evaluation.generation.xray_inputs.read_inputs`, which raises UserError for a film whose
+    lungs are not found.
+    """
+    inputs = read_inputs([film.path for film in films], pipeline, **options)
+    stacked = ModelInputs(
+        torch.stack([given.xray for given in inputs])[:, :, None],
+        torch.stack([given.pose for given in inputs]),
+        torch.tensor([given.extent for given in inputs]),
+    )
+    ids = [noise_id(sha256(film.path)) for film in films]
+    rows, tiles = [], []
+    for part, volumes in sample_volumes(pipeline, stacked, ids, sampling):
+        for index, samples in zip(part, volumes, strict=True):
+            film, given = films[index], inputs[index]
+            volume = lungs_on_film(samples.mean(dim=0), given, pipeline.pose_regressor, film.lungs.shape)
+            network = network_mask(film)
+            found = {"volume": volume, "network": network}
+            scores = {f"{name}_dice": dice(mask, film.lungs) for name, mask in found.items()}
+            rows.append({"film": film.name, "view": given.notes.get("view"), **scores})
+            tiles.append(_tile(film, {"human": film.lungs, **found}, scores))
+    table = pd.DataFrame(rows)
+    result = {
+        "films": len(table),
+        **{
+            name: {"median": float(table[column].median()), "worst": float(table[column].min())}
+            for name, column in (("volume_lungs", "volume_dice"), ("film_mask", "network_dice"))
+        },
+        "lung_mm": LUNG_MM,
+        "lung_network_sha256": sha256(SHIPPED),
+        "run": describe_run(pipeline, checkpoint, sampling.samples, sampling.seed),
+    }
+    output.mkdir(parents=True, exist_ok=True)
+    with atomic_path(output / "films.csv") as temporary:
+        table.round(4).to_csv(temporary, index=False)
+    with atomic_path(output / "metrics.json") as temporary:
+        Path(temporary).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    _sheet(tiles).save(output / "films.png")
+    parts = [f"median {result[key]['median']:.2f}, worst {result[key]['worst']:.2f}"
+             for key in ("volume_lungs", "film_mask")]  # fmt: skip
+    return f"volume lungs: {parts[0]}; film mask: {parts[1]}"
+
+
+def lungs_on_film(
+    hu: Float[Tensor, "d h w"], given: GeneratorInput, regressor, shape: tuple[int, int]
+) -> Bool[np.ndarray, "h w"]:
+    """Mask of the lungs of a volume, projected onto its film of `shape` pixels, before any alignment.
+
+    `regressor` estimates the pose of the X-ray; None takes the nominal one.
+    """
+    spacing = tuple(e / n for e, n in zip(given.extent, hu.shape, strict=True))
+    lungs = torch.from_numpy(segment_lungs(hu.numpy(), spacing))
+    pose = fill_unknown(given.pose, tuple(given.extent))
+    if regressor is not None:
+        arguments = given.xray[None, :, None], pose[None]
+        pose = regressor.estimated_pose(*(part.to(regressor.weight.device) for part in arguments))[0].cpu()
+    water = torch.where(lungs, 0.0, AIR_HU)
+    depth = line_integrals(water, spacing, pose[0], (SIDE, SIDE)) / MU_WATER
+    alignment = given.notes.get("alignment", {})
+    inside = (depth / LUNG_MM / 2).clamp(0.0, 1.0)  # 0.5 at the threshold
+    if alignment.get("align") == "lungs":
+        found = LungMap(tuple(alignment["found"]), tuple(alignment["target"]))
+        inside = found.inverse.apply(inside)
+    return (undo_resize(inside, shape) >= 0.5).numpy()
+
+
+def network_mask(film: Film) -> Bool[np.ndarray, "h w"]:
+    """The lungs that the lung network finds in a film."""
+    lungs = find_lungs(read_xray(film.path, (SIDE, SIDE)))
+    return (undo_resize(lungs.mask((SIDE, SIDE)).float(), film.lungs.shape) >= 0.5).numpy()
+
+
+def dice(a: Bool[np.ndarray, "h w"], b: Bool[np.ndarray, "h w"]) -> float:
+    """Dice coefficient of two masks, of which at least one is not empty."""
+    return float(2.0 * (a & b).sum() / (a.sum() + b.sum()))
+
+
+def _read_mask(path: Path, shape: tuple[int, int]) -> np.ndarray:
+    try:
+        with Image.open(path, formats=("PNG",)) as picture:
+            size = picture.size[::-1]
+            if size != tuple(shape):
+                raise UserError(f"{path}: {size[1]}x{size[0]} pixels, its film has {shape[1]}x{shape[0]}; "
+                                "draw the mask on the film")  # fmt: skip
+            mask = np.asarray(picture.convert("L")) > 127
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        raise UserError(f"{path}: not a PNG or damaged ({error}); write the mask again") from error
+    if not mask.any():
+        raise UserError(f"{path}: the mask is empty; mark the lungs with 255")
+    return mask
+
+
+def _tile(film: Film, masks: dict[str, np.ndarray], scores: dict[str, float]) -> Image.Image:
+    grey = scale_xray_image(read_xray_image(film.path)).numpy()
+    picture = np.repeat((grey * 255).astype(np.uint8)[..., None], 3, axis=2)
+    thick = max(1, max(grey.shape) // 200)
+    for name, mask in masks.items():
+        picture[mask & ~ndimage.binary_erosion(mask, iterations=thick, border_value=1)] = COLOURS[name]
+    image = Image.fromarray(picture)
+    image.thumbnail((TILE, TILE))
+    tile = Image.new("RGB", (TILE, TILE + 16))
+    tile.paste(image, ((TILE - image.width) // 2, 0))
+    text = f"{film.name[:26]}  {scores['volume_dice']:.2f}  {scores['network_dice']:.2f}"
+    ImageDraw.Draw(tile).text((4, TILE + 2), text, fill=(230, 230, 230))
+    return tile
+
+
+def _sheet(tiles: list[Image.Image]) -> Image.Image:
+    rows, columns = -(-len(tiles) // COLUMNS), min(COLUMNS, len(tiles))
+    sheet = Image.new("RGB", (columns * TILE, rows * (TILE + 16) + 18))
+    for i, tile in enumerate(tiles):
+        sheet.paste(tile, (i % COLUMNS * TILE, i // COLUMNS * (TILE + 16)))
+    x = 4
+    for name, colour in COLOURS.items():
+        ImageDraw.Draw(sheet).text((x, sheet.height - 15), name, fill=colour)
+        x += 70
+    return sheet

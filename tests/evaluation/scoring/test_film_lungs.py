@@ -1,0 +1,82 @@
+"""Lungs on films: the projection undoes the alignment and the padding, and bad folders are refused."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from common.errors import UserError
+from dataset.imaging.geometry import unknown_pose
+from dataset.io.xray import resize_xray, undo_resize
+from dataset.xray.lung_alignment import LungMap
+from evaluation.generation.xray_inputs import GeneratorInput
+from evaluation.scoring.film_lungs import dice, find_films, lungs_on_film
+
+EXTENT = (320.0, 256.0, 352.0)
+
+
+def body(shift: int = 0) -> torch.Tensor:
+    """HU of a box of tissue with two lungs, 8 mm voxels."""
+    hu = torch.full((40, 32, 44), -1000.0)
+    hu[:, 4:28, 4:40] = 40.0
+    hu[10:30, 8:24, 7:18] = hu[10:30, 8:24, 26:37] = -850.0
+    return hu.roll(shift, dims=0)
+
+
+def given(alignment: dict) -> GeneratorInput:
+    return GeneratorInput(torch.zeros(1, 64, 64), unknown_pose(1, ["PA"]), EXTENT, notes={"alignment": alignment})
+
+
+@pytest.mark.parametrize("shape", [(90, 60), (60, 90), (70, 70)])
+def test_resizing_is_undone(shape):
+    smooth = torch.linspace(0.2, 0.8, shape[0])[:, None] * torch.linspace(0.5, 1.0, shape[1])
+    back = undo_resize(resize_xray(smooth, (128, 128)), shape)
+    assert back.shape == shape and (back - smooth)[4:-4, 4:-4].abs().max() < 0.02
+
+
+def test_the_projection_lies_where_the_lungs_are():
+    mask = lungs_on_film(body(), given({"align": "none"}), None, (200, 200))
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    # lungs of 160 mm height and 240 mm width; the field is 380 mm at the isocentre
+    assert len(rows) / 200 == pytest.approx(160 / 380, abs=0.04)
+    assert (columns[-1] - columns[0]) / 200 == pytest.approx(240 / 380, abs=0.04)
+    assert not mask[:, 95:105].any()
+    higher = lungs_on_film(body(3), given({"align": "none"}), None, (200, 200))
+    assert np.flatnonzero(higher.any(axis=1))[0] < rows[0] - 8
+
+
+def test_the_alignment_is_undone():
+    """A film whose lungs lie at `found` shows the lungs of its volume there."""
+    straight = lungs_on_film(body(), given({"align": "none"}), None, (256, 256))
+    used = LungMap((0.2, 0.6, 0.1, 0.7), (0.25, 0.75, 0.2, 0.8))
+    film = used.inverse.apply(torch.from_numpy(straight).float()).numpy() > 0.5
+    mask = lungs_on_film(
+        body(), given({"align": "lungs", "found": used.found, "target": used.target}), None, (256, 256)
+    )
+    assert dice(mask, film) > 0.97 and dice(mask, straight) < 0.9
+
+
+def save(path, array) -> None:
+    Image.fromarray(array.astype(np.uint8)).save(path)
+
+
+def test_folders_without_usable_masks_are_refused(tmp_path):
+    film, mask = np.random.default_rng(0).integers(0, 255, (40, 50)), np.zeros((40, 50))
+    with pytest.raises(UserError, match="no such folder"):
+        find_films(tmp_path / "none")
+    save(tmp_path / "a.png", film)
+    with pytest.raises(UserError, match="no film with a mask; name masks <name>_lungs.png"):
+        find_films(tmp_path)
+    save(tmp_path / "a_lungs.png", mask)
+    with pytest.raises(UserError, match="the mask is empty"):
+        find_films(tmp_path)
+    save(tmp_path / "a_lungs.png", np.full((40, 51), 255))
+    with pytest.raises(UserError, match="a_lungs.png: 51x40 pixels, its film has 50x40"):
+        find_films(tmp_path)
+    mask[5:20, 5:20] = 255
+    save(tmp_path / "a_lungs.png", mask)
+    (found,) = find_films(tmp_path)
+    assert found.name == "a" and found.lungs.sum() == 225
+    save(tmp_path / "b_lungs.png", mask)
+    with pytest.raises(UserError, match="its film b.png is missing"):
+        find_films(tmp_path)
