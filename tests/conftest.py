@@ -37,10 +37,31 @@ def forget_run_folder():
     os.environ.pop("XRAY2CT_RUN_FOLDER", None)
 
 
+CHECKING = ("ddpm.pipeline", "evaluation.generation.xray_inputs")  # modules that refuse other pictures
+
+
+@pytest.fixture(autouse=True, scope="session")
+def any_picture():
+    """Tests use random pictures as X-rays, also in fixtures of a whole module."""
+    with pytest.MonkeyPatch.context() as patch:
+        _accept_any_picture(patch)
+        yield
+
+
 @pytest.fixture(autouse=True)
-def any_picture(request, monkeypatch):
-    """Tests use random pictures as X-rays; those marked `frontal_check` check them as the product does."""
+def frontal_check(request, monkeypatch):
+    """Tests marked `frontal_check` check X-rays as the product does, all others accept any picture."""
     if "frontal_check" not in request.keywords:
-        for module in ("ddpm.pipeline", "evaluation.generation.xray_inputs"):
-            if module in sys.modules:
-                monkeypatch.setattr(sys.modules[module], "why_not_frontal", lambda xray: None)
+        _accept_any_picture(monkeypatch)
+        return
+    from dataset.imaging.frontal_check import why_not_frontal
+
+    for module in CHECKING:
+        if module in sys.modules:
+            monkeypatch.setattr(sys.modules[module], "why_not_frontal", why_not_frontal)
+
+
+def _accept_any_picture(patch) -> None:
+    for module in CHECKING:
+        if module in sys.modules:
+            patch.setattr(sys.modules[module], "why_not_frontal", lambda xray: None)
