@@ -100,13 +100,13 @@ class FolderSource:
 
     def case_of(self, volume: Volume, row) -> Case:
         """The case of a volume: projected and resampled. X-rays show the last slices repeated where the scan ends."""
-        size = self.geometry.volume_size
+        size, level = self.geometry.volume_size, logging.DEBUG if row.get("parents") else logging.INFO
         small = resample_scanned(volume, size, self.geometry.spacing)
         if missing := 100.0 * float((small.hu == NOT_SCANNED_HU).mean()):
-            log.debug("%s: %.0f %% not scanned, left out of losses and metrics", row["ct"], missing)
+            log.log(level, "%s: %.0f %% not scanned, left out of losses and metrics", row["ct"], missing)
         volume.hu, scanned = fill(volume.hu)
         if not row["xray"] and not scanned.all():
-            log.debug("%s: the last slices are repeated in its X-ray", row["ct"])
+            log.log(level, "%s: the last slices are repeated in its X-ray", row["ct"])
         iodine = None
         if self.files.source_window is not None:
             xray, poses = self._source_slices(row, small), unknown_pose(size[0])

@@ -118,9 +118,9 @@ def run(hospital, output, **options):
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Name -> bytes of every file; gzip files also uncompressed."""
+    """Name -> bytes of every file; gzip files uncompressed, after their header, as short names occur by chance."""
     found = {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
-    return found | {f"{name}#": gzip.decompress(data) for name, data in found.items() if name.endswith(".gz")}
+    return {n: data[:64] + gzip.decompress(data) if n.endswith(".gz") else data for n, data in found.items()}
 
 
 def search(data: bytes, words) -> set[str]:
