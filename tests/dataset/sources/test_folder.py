@@ -8,7 +8,6 @@ import pytest
 import torch
 from chest_files import CENTRE, save_nifti, thorax
 from dicom_files import write_ct_series
-from drawn_chest import chest
 from folder_sources import data_module, film, source
 from phantom_sources import phantom_source
 from scipy.ndimage import map_coordinates
@@ -20,7 +19,6 @@ from dataset.imaging.coverage import NOT_SCANNED_HU
 from dataset.imaging.drr import render_xray
 from dataset.imaging.geometry import make_pose, project
 from dataset.io.ct import read_volume
-from dataset.io.nifti import write_nifti
 from dataset.manifest.table import write_manifest
 from dataset.sources.folder_scan import discover
 
@@ -299,41 +297,6 @@ def test_folds_replace_the_splits_and_keep_the_prepared_cases(root):
     save_nifti(root / "u.nii", thorax((8, 8, 8)))
     after = source(root, fold=0, **options).rows.set_index("id")["fold"]
     assert after[before.index].tolist() == before.tolist()
-
-
-def chest_files(root, cut: int):
-    """Two patients with tables; the scan of the second ends `cut` slices above that of the first."""
-    volume = chest()
-    for name, hu in (("whole", volume.hu), ("short", volume.hu[cut:])):
-        write_nifti(root / f"{name}.nii.gz", hu, volume.spacing)
-
-
-def test_patients_of_different_coverage_in_one_folder(tmp_path, caplog):
-    chest_files(tmp_path / "in", cut=20)
-    spacing = (10.0, 10.0, 10.0)
-    folder = source(tmp_path / "in", volume_size=(30, 30, 36), spacing=spacing, remove_table=True, test_share=0.0)
-    with caplog.at_level("INFO"):
-        cases = {row["id"]: folder.build(row) for row in folder.rows.to_dict("records")}
-    whole, short = cases["whole"]["ct"], cases["short"]["ct"]
-    assert (
-        (whole != NOT_SCANNED_HU).all() and "short.nii.gz: " in caplog.text and "not scanned, left out" in caplog.text
-    )
-    missing = (short == NOT_SCANNED_HU).all(dim=2).all(dim=1)
-    assert 10 <= int(missing.sum()) <= 12 and not missing[6:24].any()  # 100 mm, half of them at each end
-    assert int(whole.max()) < 450 and not (whole[:, 29:] > -500).any()  # no table
-    data = data_module(folder, tmp_path / "cache")
-    items = {item["id"]: item for item in (data.train[i] for i in range(len(data.train)))}
-    items |= {item["id"]: item for item in (data.val[i] for i in range(len(data.val)))}
-    assert items["whole"]["scanned"].all() and items["whole"]["scanned"].shape == (1, 30, 30, 36)
-    torch.testing.assert_close(items["short"]["scanned"][0], short != NOT_SCANNED_HU)
-    first = int((~missing).nonzero()[0])
-    assert torch.equal(items["short"]["ct"][0, 0], items["short"]["ct"][0, first])
-
-
-def test_a_ct_without_lungs_keeps_its_body(tmp_path):
-    write_nifti(tmp_path / "in" / "a.nii.gz", chest(lungs=()).hu, (5.0, 3.5, 3.5))
-    case = source(tmp_path / "in", remove_table=True).build({"id": "a", "ct": "a.nii.gz", "xray": "", "view": ""})
-    assert case["lung_box"].isnan().all() and int(case["ct"].max()) > 0
 
 
 def test_given_patients_are_test_and_validation(root):
