@@ -30,7 +30,7 @@ WALL_SMOOTHING_MM = 10.0  # of the direction in which the wall grows
 class Anatomy:
     """A chest for morphing. `parts` are weights in [0, 1] on `FIELD`, `wall` a velocity in mm for a growth of 1."""
 
-    tissue: Float[Tensor, "4 d h w"]  # float16: HU, HU without iodine, mask of the lungs, mask of scanned voxels
+    tissue: Float[Tensor, "c d h w"]  # HU, the part of it that is iodine and, unless all were scanned, scanned voxels
     coarse: Float[Tensor, "d h w"]  # HU on `GRID`, for registration
     coarse_lungs: Float[Tensor, "1 d h w"]  # on `GRID`
     extent: tuple[float, float, float]  # mm (D, H, W)
@@ -48,12 +48,16 @@ def describe_anatomy(volume: Volume, name: str) -> Anatomy:
     if not lungs.any():
         raise UserError(f"{name}: no lungs found, so it cannot be morphed; remove it from the training patients")
     bare = np.asarray(remove_iodine(hu, spacing), dtype=np.float32)
-    tissue = torch.from_numpy(np.stack([hu, bare, lungs, scanned]).astype(np.float32))
-    coarse = _onto(tissue[[0, 2]], GRID)
+    channels = [hu, hu - bare, *([] if scanned.all() else [scanned])]
+    tissue = torch.from_numpy(np.stack(channels, axis=-1).astype(np.float32)).movedim(
+        -1, 0
+    )  # channels last: sampled faster
+    mask = torch.from_numpy(lungs.astype(np.float32))[None]
+    coarse = _onto(torch.cat([tissue[:1], mask]), GRID)
     faces = lung_faces(coarse[1:] > 0.5)
     margins = np.array([faces[0] + 1.0, 1.0 - faces[1]]) * np.array(volume.extent) / 2.0
-    parts, wall = _parts(_onto(tissue[2:3], FIELD)[0].numpy() > 0.5, volume.extent)
-    return Anatomy(tissue.half(), coarse[0], coarse[1:], volume.extent, margins, parts, wall)
+    parts, wall = _parts(_onto(mask, FIELD)[0].numpy() > 0.5, volume.extent)
+    return Anatomy(tissue, coarse[0], coarse[1:], volume.extent, margins, parts, wall)
 
 
 def lung_faces(lungs: Bool[Tensor, "1 d h w"]) -> Float[np.ndarray, "2 3"]:

@@ -11,7 +11,7 @@ from torch import Tensor
 from dataset.morph.anatomy import Anatomy, centre_of
 from dataset.morph.registration import FIELD
 from dataset.morph.settings import MorphSettings
-from dataset.morph.velocity import identity, linear
+from dataset.morph.velocity import identity, linear, resize
 
 SMOOTH_CELLS = (4, 8)  # cells along each axis of coarse and fine random fields
 LUNG_HU = (-600.0, -400.0)  # lung tissue below, vessel and border above: density changes fade out between
@@ -49,23 +49,30 @@ def _splines(n: int, cells: int) -> Float[Tensor, "n cells"]:
     return torch.from_numpy(splines.astype(np.float32))
 
 
+def lung_density(lungs: Float[Tensor, "d h w"], settings: MorphSettings, rng: np.random.Generator) -> Tensor:
+    """Relative change of the density of the lungs, 0 elsewhere, on the grid of their mask."""
+    variation = resize(smooth_noise(rng, 1, SMOOTH_CELLS[1]), tuple(lungs.shape))[0]
+    change = float(rng.normal(0.0, settings.lung_density)) + 0.5 * settings.lung_density * variation
+    return lungs * torch.expm1(change)
+
+
 def changed_hu(
-    tissue: Float[Tensor, "3 d h w"],
-    variation: Float[Tensor, "d h w"],
+    hu: Float[Tensor, "d h w"],
+    iodine: Float[Tensor, "d h w"],
+    density: Float[Tensor, "d h w"],
     settings: MorphSettings,
     rng: np.random.Generator,
-) -> Float[Tensor, "d h w"]:
-    """HU with another density of lungs and bone and another share of iodine; air and water stay.
+) -> tuple[Float[Tensor, "d h w"], Float[Tensor, "d h w"]]:
+    """HU with another density of lungs and bone and another share of iodine, and that iodine; air and water stay.
 
-    Density is `(HU + 1000) / 1000` in g/ml. `tissue` is that of `Anatomy`, `variation` a smooth random field.
+    Density is `(HU + 1000) / 1000` in g/ml, `density` its relative change in lung tissue.
     """
-    hu, bare, lungs = tissue
-    iodine = float(rng.uniform(*settings.contrast)) * (hu - bare)
-    bone = (bare - BONE_HU).clamp(min=0.0)
-    bare = bare + bone * float(np.expm1(rng.normal(0.0, settings.bone_density)))
-    weight = lungs * ((LUNG_HU[1] - bare) / (LUNG_HU[1] - LUNG_HU[0])).clamp(0.0, 1.0)
-    factor = torch.exp(float(rng.normal(0.0, settings.lung_density)) + 0.5 * settings.lung_density * variation)
-    return (bare + 1000.0) * (1.0 + weight * (factor - 1.0)) - 1000.0 + iodine
+    bare = hu - iodine
+    bone = (bare - BONE_HU).clamp_(min=0.0)
+    kept = iodine * float(rng.uniform(*settings.contrast))
+    weight = ((LUNG_HU[1] - bare) / (LUNG_HU[1] - LUNG_HU[0])).clamp_(0.0, 1.0)
+    changed = bare + weight.mul_(density).mul_(bare + 1000.0)
+    return changed.add_(bone, alpha=float(np.expm1(rng.normal(0.0, settings.bone_density)))).add_(kept), kept
 
 
 def _normal(rng: np.random.Generator, shape) -> Tensor:

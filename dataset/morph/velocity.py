@@ -6,6 +6,7 @@ stay invertible; sums of displacements do not (Arsigny et al. 2006, doi 10.1007/
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
@@ -25,6 +26,22 @@ def sample(volume: Float[Tensor, "c d h w"], points: Float[Tensor, "3 i j k"]) -
     """Values of a volume at box coordinates, trilinear; beyond the faces the outermost voxels continue."""
     grid = points.permute(1, 2, 3, 0)[None]
     return F.grid_sample(volume[None], grid, mode="bilinear", padding_mode="border", align_corners=False)[0]
+
+
+def interpolate(
+    field: Float[Tensor, "c d h w"], low: Sequence[float], high: Sequence[float], size: tuple[int, int, int]
+) -> Float[Tensor, "c i j k"]:
+    """`sample` on a regular grid of `size` voxels from `low` to `high` (D, H, W), one axis after the other."""
+    weights = [_linear_weights(n, *span) for n, *span in zip(field.shape[1:], low, high, size, strict=True)]
+    for weight in weights:  # contracts the first axis and appends the new one
+        field = torch.tensordot(field, weight, dims=([1], [1]))
+    return field
+
+
+def _linear_weights(n: int, low: float, high: float, size: int) -> Float[Tensor, "size n"]:
+    centres = low + (torch.arange(size, dtype=torch.float32) + 0.5) * (high - low) / size
+    place = ((centres + 1.0) * n / 2.0 - 0.5).clamp(0, n - 1)
+    return (1.0 - (place[:, None] - torch.arange(n)).abs()).clamp(min=0.0)
 
 
 def resize(field: Float[Tensor, "3 d h w"], size: tuple[int, int, int]) -> Float[Tensor, "3 i j k"]:

@@ -14,7 +14,7 @@ from dataset.cases.case import Case, case_key, pack_case
 from dataset.cases.store import source_folder
 from dataset.imaging.coverage import NOT_SCANNED_HU, at_least_air, fill, resample_scanned
 from dataset.imaging.geometry import unknown_pose
-from dataset.imaging.iodine import iodine_ml
+from dataset.imaging.iodine import iodine_ml as measure_iodine
 from dataset.imaging.patient_mask import without_surroundings
 from dataset.imaging.resampling import downsample, resample_onto
 from dataset.imaging.volume import Volume
@@ -98,8 +98,11 @@ class FolderSource:
         volume.hu = at_least_air(volume.hu)  # padding such as -2000 is air
         return without_surroundings(volume) if self.geometry.remove_table else volume
 
-    def case_of(self, volume: Volume, row) -> Case:
-        """The case of a volume: projected and resampled. X-rays show the last slices repeated where the scan ends."""
+    def case_of(self, volume: Volume, row, iodine_ml: float | None = None) -> Case:
+        """The case of a volume: projected and resampled; its iodine is measured unless given.
+
+        X-rays show the last slices repeated where the scan ends.
+        """
         size, level = self.geometry.volume_size, logging.DEBUG if row.get("parents") else logging.INFO
         small = resample_scanned(volume, size, self.geometry.spacing)
         if missing := 100.0 * float((small.hu == NOT_SCANNED_HU).mean()):
@@ -107,7 +110,6 @@ class FolderSource:
         volume.hu, scanned = fill(volume.hu)
         if not row["xray"] and not scanned.all():
             log.log(level, "%s: the last slices are repeated in its X-ray", row["ct"])
-        iodine = None
         if self.files.source_window is not None:
             xray, poses = self._source_slices(row, small), unknown_pose(size[0])
         elif row["xray"]:
@@ -115,12 +117,15 @@ class FolderSource:
         else:
             poses = self.drr.poses(volume.extent, self.xray.views)
             xray = self.drr.render(volume, poses, self.xray.size)
-            coarse = downsample(volume, IODINE_GRID_MM)
-            iodine = 0.0 if self.drr.remove_iodine else iodine_ml(coarse.hu, coarse.spacing)
+            if self.drr.remove_iodine:
+                iodine_ml = 0.0
+            elif iodine_ml is None:
+                coarse = downsample(volume, IODINE_GRID_MM)
+                iodine_ml = measure_iodine(coarse.hu, coarse.spacing)
         # Cropping and padding may move the centre by part of a voxel; poses are relative to it.
         right_left, back_front, down_up = np.subtract(small.centre, volume.centre)
         poses[:, 4:7] -= torch.tensor([down_up, -back_front, -right_left], dtype=torch.float32)
-        return pack_case(small.hu, xray, poses, small.spacing, small.centre, iodine_ml=iodine)
+        return pack_case(small.hu, xray, poses, small.spacing, small.centre, iodine_ml=iodine_ml)
 
     def describe(self) -> dict:
         """Protocol of the data: plain JSON, no path."""

@@ -19,7 +19,7 @@ from dataset.sources.folder import FolderSource
 from dataset.sources.framed_phantom import framed_phantom
 
 PHANTOM = "phantom_"  # start of the id of a phantom
-MORPH_VERSION = 1  # raise it when the same parents, settings, seed and index give another volume
+MORPH_VERSION = 2  # raise it when the same parents, settings, seed and index give another volume
 
 
 class MorphSource:
@@ -136,9 +136,9 @@ class MorphSource:
         if row["id"].startswith(PHANTOM):
             return self.source.case_of(framed_phantom(_index(row), self.seed), row)
         stream = (self.seed, _index(row))
-        volume, scanned = make_morph(self.recipe(stream[1]), self.anatomy, self.velocities.get, self.settings, stream)
-        volume.hu[~scanned] = NOT_SCANNED_HU
-        return self.source.case_of(volume, row)
+        morph = make_morph(self.recipe(stream[1]), self.anatomy, self.velocities.get, self.settings, stream)
+        morph.volume.hu[~morph.scanned] = NOT_SCANNED_HU
+        return self.source.case_of(morph.volume, row, morph.iodine_ml)
 
     def describe(self) -> dict:
         """Protocol of the data: plain JSON, no path."""

@@ -1,5 +1,6 @@
 """Laws of morphs: HU, lungs, margins, parents, determinism."""
 
+from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
@@ -44,7 +45,7 @@ def _make(anatomies, settings, index, recipe=None, velocity=_no_velocity):
 
 
 def test_a_morph_without_any_change_is_its_tissue(anatomies):
-    volume, scanned = _make(anatomies, STILL, 0)
+    volume, scanned, _ = _make(anatomies, STILL, 0)
     tissue = anatomies["a"].tissue
     assert volume.hu.shape == tuple(tissue.shape[1:])
     np.testing.assert_allclose(volume.hu, tissue[0].float().numpy(), atol=1)
@@ -60,7 +61,7 @@ def test_morphs_differ_by_index_and_repeat_by_seed(anatomies):
 
 @pytest.mark.parametrize("index", range(4))
 def test_a_morph_has_lungs_with_the_margins_of_its_tissue(anatomies, index):
-    volume, _ = _make(anatomies, MorphSettings(), index)
+    volume, *_ = _make(anatomies, MorphSettings(), index)
     lungs = segment_lungs(volume.hu, volume.spacing)
     assert lungs.any()
     margins = anatomies["a"].margins
@@ -72,7 +73,7 @@ def test_a_morph_has_lungs_with_the_margins_of_its_tissue(anatomies, index):
 
 def test_hu_stay_those_of_the_tissue_where_density_stays(anatomies):
     settings = MorphSettings(lung_density=0, bone_density=0, contrast=(1, 1))
-    volume, _ = _make(anatomies, settings, 3)
+    volume, *_ = _make(anatomies, settings, 3)
     tissue = anatomies["a"].tissue[0].float()
     assert tissue.min() - 2 <= volume.hu.min() and volume.hu.max() <= tissue.max() + 2
 
@@ -86,8 +87,23 @@ def test_density_changes_lung_and_neither_air_nor_soft_tissue(anatomies):
 
 
 def test_not_scanned_voxels_of_the_tissue_stay_unknown(anatomies):
-    _, scanned = _make(anatomies, STILL, 0, Recipe("b", {}))
+    _, scanned, _ = _make(anatomies, STILL, 0, Recipe("b", {}))
     assert not scanned[-3:].any() and scanned[3:-8].mean() > 0.9
+
+
+def test_iodine_scales_with_contrast_and_its_volume_is_that_of_the_anatomy(anatomies):
+    own = anatomies["a"]
+    bright = own.tissue.clone()
+    bright[1] = 0.0
+    bright[0, 20:30, 20:26, 28:36] = bright[1, 20:30, 20:26, 28:36] = 400.0
+    enhanced = {"a": replace(own, tissue=bright)}
+    full = _make(enhanced, STILL, 0)
+    half = _make(enhanced, replace(STILL, contrast=(0.5, 0.5)), 0)
+    none = _make(enhanced, replace(STILL, contrast=(0, 0)), 0)
+    voxels = 10 * 6 * 8
+    assert full.iodine_ml == pytest.approx(voxels * 0.125, rel=0.01) and none.iodine_ml == 0.0
+    change = (full.volume.hu - half.volume.hu)[20:30, 20:26, 28:36]
+    np.testing.assert_allclose(change, 200.0, atol=1)
 
 
 def test_velocities_between_patients_move_the_lungs(anatomies):

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from dataset.morph.random_change import smooth_noise
-from dataset.morph.velocity import compose, exponential, identity, jacobian, linear, resize, sample
+from dataset.morph.velocity import compose, exponential, identity, interpolate, jacobian, linear, resize, sample
 
 SIZE = (40, 36, 44)
 INSIDE = (slice(None), *[slice(8, -8)] * 3)
@@ -55,3 +55,10 @@ def test_samples_at_voxel_centres_are_the_voxels_and_beyond_the_box_the_nearest(
     torch.testing.assert_close(sample(velocity, identity(SIZE)), velocity, atol=1e-5, rtol=0)
     far = torch.full((3, 1, 1, 1), 5.0)
     torch.testing.assert_close(sample(velocity, far)[:, 0, 0, 0], velocity[:, -1, -1, -1])
+
+
+def test_interpolation_on_a_regular_grid_is_that_of_any_points(velocity):
+    low, high, size = (-1.2, -0.5, -0.9), (0.7, 0.6, 1.1), (31, 22, 17)
+    axes = [a + (torch.arange(n) + 0.5) * (b - a) / n for a, b, n in zip(low, high, size, strict=True)]
+    points = torch.stack(torch.meshgrid(*axes, indexing="ij")[::-1])
+    torch.testing.assert_close(interpolate(velocity, low, high, size), sample(velocity, points), atol=1e-5, rtol=0)
