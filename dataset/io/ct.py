@@ -14,7 +14,7 @@ from dataset.io.nifti import read_nifti
 
 
 def read_volume(path: str | Path) -> Volume:
-    """A CT volume from a NIfTI file, a folder with a DICOM series, or one of several series as `folder#SeriesUID`.
+    """A CT volume from a NIfTI file, a folder with a DICOM series, or one of several series as `folder#key` (`CtSeries.key`).
 
     UserError for a file that is missing, damaged, not 3-dimensional, or has invalid HU or spacing.
     """
@@ -26,15 +26,12 @@ def read_volume(path: str | Path) -> Volume:
     found = find_ct_series(folder, recursive=False)
     if not found:
         raise UserError(f"{folder}: no DICOM series of a CT in this folder; give the folder that holds the slices")
-    found = [one for one in found if not one.dropped or one.identity.series_uid == series] or found  # localisers
-    names = list(dict.fromkeys(one.identity.series_uid for one in found))
-    if series and series not in names:
-        raise UserError(f"{folder}: no series {series}; found {', '.join(names)}")
-    if not series and len(names) > 1:
-        raise UserError(f"{folder}: {len(names)} DICOM series; name one as {folder}#{names[0]}")
-    same = [one for one in found if one.identity.series_uid == (series or names[0])]
-    if len(same) > 1:
-        raise UserError(f"{folder}: {len(same)} acquisitions in one DICOM series; dataset/prepare.py separates them")
-    if same[0].dropped:
-        raise UserError(f"{folder}: no DICOM series of a CT volume ({same[0].dropped}); give the folder of the CT")
-    return read_series(same[0], folder)
+    if not series:
+        chosen = [one for one in found if not one.dropped] or found  # localisers
+    elif not (chosen := [one for one in found if one.key == series]):
+        raise UserError(f"{folder}: no series {series}; found {', '.join(one.key for one in found)}")
+    if len(chosen) > 1:
+        raise UserError(f"{folder}: {len(chosen)} DICOM series; name one as {folder}#{chosen[0].key}")
+    if chosen[0].dropped:
+        raise UserError(f"{folder}: no DICOM series of a CT volume ({chosen[0].dropped}); give the folder of the CT")
+    return read_series(chosen[0], folder)

@@ -22,7 +22,8 @@ VALUE_ERRORS = (BytesLengthException, ValueError, TypeError, KeyError, Attribute
 # and for files that are not DICOM, truncated or damaged
 HEADER_ERRORS = (*VALUE_ERRORS, InvalidDicomError, OSError, EOFError, RecursionError, MemoryError, struct.error,
                 zlib.error)  # fmt: skip
-MULTIFRAME = ("1.2.840.10008.5.1.4.1.1.2.1", "1.2.840.10008.5.1.4.1.1.2.2")  # enhanced CT, its legacy conversion
+CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"
+MULTIFRAME = (f"{CT_IMAGE}.1", f"{CT_IMAGE}.2")  # enhanced CT, its legacy conversion
 TAGS = [
     "SpecificCharacterSet", "SOPClassUID", "SOPInstanceUID", "Modality", "ImageType", "PatientID", "PatientAge",
     "PatientSex", "PatientBirthDate", "StudyDate", "StudyTime", "SeriesDate", "SeriesTime", "AcquisitionDate",
@@ -69,7 +70,7 @@ class Slice(NamedTuple):
     frame: int  # index in a multi-frame file, else 0
     uid: str
     position: tuple[float, ...]  # LPS mm of the first pixel; empty if absent
-    layout: tuple  # orientation, pixel spacing, rows, columns: equal within a stack
+    layout: tuple  # orientation, pixel spacing, rows, columns: the same within a stack, up to rounding
     phase: tuple  # acquisition, temporal position, kernel, image type: separates stacks at the same positions
     localiser: bool
 
@@ -97,10 +98,23 @@ def read_tags(path: str | Path, tags: list[str]) -> pydicom.Dataset | None:
         return None
 
 
-def read_header(path: str | Path) -> pydicom.Dataset | None:
-    """The header of a DICOM image without its pixels, or None for any other file."""
-    ds = read_tags(path, TAGS)
-    return ds if ds is not None and "SOPClassUID" in ds and "Modality" in ds else None
+def read_ct_header(path: str | Path) -> pydicom.Dataset | None:
+    """The header of a CT image without its pixels, or None for any other file."""
+    with contextlib.suppress(*VALUE_ERRORS):
+        ds = read_tags(path, TAGS)
+        return ds if ds is not None and is_ct(ds) else None
+    return None
+
+
+def is_ct(ds: pydicom.Dataset) -> bool:
+    """Whether Modality is CT, or the SOP class where Modality is empty."""
+    modality = str(ds.get("Modality") or "").strip().upper()
+    return modality == "CT" or (not modality and _sop_class(ds) in (CT_IMAGE, *MULTIFRAME))
+
+
+def is_multiframe(ds: pydicom.Dataset) -> bool:
+    """Whether a CT has its frames in functional groups."""
+    return _sop_class(ds) in MULTIFRAME
 
 
 def slices_of(ds: pydicom.Dataset, path: str | Path) -> list[Slice]:
@@ -110,9 +124,9 @@ def slices_of(ds: pydicom.Dataset, path: str | Path) -> list[Slice]:
     phase = (str(ds.get("AcquisitionNumber")), str(ds.get("TemporalPositionIdentifier")), kernel_of(ds), kinds)
     localiser = "LOCALIZER" in kinds
     size = tuple(None if ds.get(side) is None else int(ds.get(side)) for side in ("Rows", "Columns"))
-    if str(ds.SOPClassUID) not in MULTIFRAME:
+    if not is_multiframe(ds):
         position = _numbers(ds.get("ImagePositionPatient"))
-        layout = (_numbers(ds.get("ImageOrientationPatient"), 4), _numbers(ds.get("PixelSpacing"), 5), *size)
+        layout = (_numbers(ds.get("ImageOrientationPatient")), _numbers(ds.get("PixelSpacing")), *size)
         return [Slice(str(path), 0, uid, position, layout, phase, localiser)]
     slices = []
     shared = _first(ds.get("SharedFunctionalGroupsSequence"))
@@ -120,7 +134,7 @@ def slices_of(ds: pydicom.Dataset, path: str | Path) -> list[Slice]:
         orientation = group_item(frame, shared, "PlaneOrientationSequence").get("ImageOrientationPatient")
         spacing = group_item(frame, shared, "PixelMeasuresSequence").get("PixelSpacing")
         position = _numbers(group_item(frame, shared, "PlanePositionSequence").get("ImagePositionPatient"))
-        layout = (_numbers(orientation, 4), _numbers(spacing, 5), *size)
+        layout = (_numbers(orientation), _numbers(spacing), *size)
         slices.append(Slice(str(path), i, f"{uid}.{i}", position, layout, phase, localiser))
     return slices
 
@@ -189,13 +203,15 @@ def _several(value) -> list:
     return list(value) if isinstance(value, (list, tuple, pydicom.multival.MultiValue)) else [value]
 
 
-def _numbers(value, digits: int | None = None) -> tuple[float, ...]:
+def _numbers(value) -> tuple[float, ...]:
     try:
-        numbers = [float(v) for v in _several(value)]
+        return tuple(float(v) for v in _several(value))
     except (TypeError, ValueError):
         return ()
-    # adding 0 turns -0 into 0
-    return tuple((round(v, digits) if digits is not None else v) + 0.0 for v in numbers)
+
+
+def _sop_class(ds: pydicom.Dataset) -> str:
+    return str(ds.get("SOPClassUID") or getattr(ds, "file_meta", {}).get("MediaStorageSOPClassUID") or "")
 
 
 def _first(sequence) -> pydicom.Dataset:

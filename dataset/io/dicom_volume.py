@@ -19,13 +19,13 @@ from dataset.imaging.coverage import NOT_SCANNED_HU, at_least_air
 from dataset.imaging.hu_window import AIR_HU
 from dataset.imaging.lung_segmentation import GAS_BELOW_HU
 from dataset.imaging.volume import STRAIGHT, Volume, check_geometry, check_hu, reorient
-from dataset.io.dicom_headers import HEADER_ERRORS, MULTIFRAME, group_item, normal_of
+from dataset.io.dicom_headers import HEADER_ERRORS, group_item, is_multiframe, normal_of
 from dataset.io.dicom_pixels import decode_with_simpleitk
-from dataset.io.dicom_series import SAME_PLACE_MM, CtSeries
+from dataset.io.dicom_groups import SAME_PLACE_MM
+from dataset.io.dicom_series import CtSeries
 from dataset.io.nifti import read_nifti
+from dataset.io.slice_positions import fit_stack
 
-UNEVEN = 0.05  # of the median gap: tolerance for rounded headers
-TILT_DEGREES = 0.5  # tolerance between the slice normal and the direction from slice to slice
 STRAIGHT_DEGREES = 0.1  # largest tilt without resampling: 0.35 mm at 200 mm from the centre
 
 
@@ -44,14 +44,19 @@ def read_series(series: CtSeries, name: str | Path | None = None) -> Volume:
         volume.hu = at_least_air(volume.hu)
         return volume
     slices = _without_duplicates(sorted(_slices(series, name), key=lambda one: one.height), name)
-    step, first = _step(slices, name), slices[0]
+    if len(slices) < 2:
+        raise UserError(f"{name}: a single slice is no volume; give the whole series")
+    first = slices[0]
+    stack = fit_stack(np.stack([one.position for one in slices]), first.normal)
+    if stack.fault:
+        raise UserError(f"{name}: {stack.fault}")
     hu = np.stack([one.hu for one in slices])
     for one in slices:
         one.hu = None  # frees up to a GB
     check_hu(hu, name)
     affine = np.eye(4)
-    affine[:3, :3] = np.stack([step, first.down * first.spacing[0], first.across * first.spacing[1]], axis=1)
-    affine[:3, 3] = first.position
+    affine[:3, :3] = np.stack([stack.step, first.down * first.spacing[0], first.across * first.spacing[1]], axis=1)
+    affine[:3, 3] = stack.first
     volume = reorient(hu, np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine)  # DICOM's LPS to RAS
     check_geometry(volume, name)
     return volume
@@ -116,7 +121,7 @@ def _slices(series: CtSeries, name: str) -> Iterator[_Slice]:
             if "PixelData" not in ds:
                 raise UserError(f"{name}: a slice has a header but no pixel data; export the whole series again")
             stored = _stored(ds, path, name)
-            if str(ds.SOPClassUID) in MULTIFRAME:
+            if is_multiframe(ds):
                 yield from _frames(ds, stored, wanted)
             else:
                 hu = _rescaled(ds, stored, ds)
@@ -147,7 +152,7 @@ def _stored(ds: pydicom.Dataset, path: str, name: str) -> np.ndarray:
         syntax = ds.file_meta.TransferSyntaxUID = pydicom.uid.ImplicitVRLittleEndian
     if not syntax.is_encapsulated or get_decoder(syntax).is_available:
         return ds.pixel_array
-    if str(ds.SOPClassUID) in MULTIFRAME:
+    if is_multiframe(ds):
         raise UserError(f"{name}: multi-frame and compressed ({syntax.name}); export it uncompressed")
     return decode_with_simpleitk(path, ds)
 
@@ -177,32 +182,3 @@ def _without_duplicates(slices: list[_Slice], name: str) -> list[_Slice]:
             continue
         kept.append(one)
     return kept
-
-
-def _step(slices: list[_Slice], name: str) -> np.ndarray:
-    """The vector from slice to slice in mm (LPS); UserError for tilt, missing slices and uneven spacing."""
-    if len(slices) < 2:
-        raise UserError(f"{name}: a single slice is no volume; give the whole series")
-    gaps = np.diff([one.height for one in slices])
-    usual = float(np.median(gaps))
-    step = (slices[-1].position - slices[0].position) / (len(slices) - 1)
-    tilt = float(np.rad2deg(np.arccos(np.clip(step @ slices[0].normal / np.linalg.norm(step), -1.0, 1.0))))
-    if tilt > TILT_DEGREES:
-        raise UserError(
-            f"{name}: gantry tilt, the slices are sheared by {tilt:.1f} degrees; export a reconstruction without tilt"
-        )
-    odd = np.abs(gaps - usual) > UNEVEN * usual
-    whole = np.abs(gaps / usual - np.rint(gaps / usual)) <= UNEVEN
-    if (odd & whole & (gaps > usual)).any() and not (odd & ~whole).any():
-        missing = int(np.rint(gaps[odd] / usual - 1).sum())
-        slice_is = "a slice is" if missing == 1 else f"{missing} slices are"
-        raise UserError(
-            f"{name}: {slice_is} missing or damaged in the series: a gap of {gaps.max():.4g} mm where slices are "
-            f"usually {usual:.4g} mm apart; export the whole series again"
-        )
-    if odd.any():
-        raise UserError(
-            f"{name}: slices are {gaps.min():.4g} to {gaps.max():.4g} mm apart, usually {usual:.4g} "
-            f"({int(odd.sum())} uneven gaps): uneven spacing or missing slices; export one even series"
-        )
-    return step

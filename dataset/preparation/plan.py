@@ -96,11 +96,11 @@ def make_plan(
         raise UserError(f"unpaired={unpaired}: choose drr or skip")
     ids = {one.key: pseudonyms.id("ct", one.key) for one in series}
     picked = set() if tables.series is None else _read_picks(tables.series, series, ids)
-    studies: dict[str, list[CtSeries]] = defaultdict(list)
+    studies: dict[tuple[str, str], list[CtSeries]] = defaultdict(list)  # one UID may stand for studies of two patients
     for one in series:
-        studies[one.identity.study_uid or one.key].append(one)
+        studies[one.identity.study_uid or one.key, one.identity.patient].append(one)
     plan, chosen = Plan(), []
-    for study, stacks in sorted(studies.items()):
+    for (study, _), stacks in sorted(studies.items()):
         study_id, ranked = pseudonyms.id("study", study), rank(stacks, rules, picked)
         plan.candidates += [_candidate_row(candidate, study_id, ids) for candidate in ranked]
         chosen += [candidate for candidate in ranked if candidate.chosen]

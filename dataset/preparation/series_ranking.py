@@ -13,7 +13,9 @@ from typing import Protocol
 import numpy as np
 
 from common.errors import UserError
+from dataset.io.dicom_groups import SAME_PLACE_MM
 from dataset.io.dicom_series import CtSeries
+from dataset.io.slice_positions import fit_stack
 
 NO_AGENT = ("", "NONE", "NO", "N", "0")  # values of Contrast Bolus Agent without contrast
 
@@ -28,23 +30,14 @@ class Rule(Protocol):
 
 @dataclass
 class Complete:
-    """Evenly spaced slices: a series with missing slices, uneven spacing or gantry tilt cannot be read at all.
-
-    `uneven` is the largest deviation of a gap as a share of the median gap, `tilt` the largest angle in degrees
-    between the normal of the slices and the line through their positions.
-    """
-
-    uneven: float
-    tilt: float
+    """Evenly spaced slices: a series with missing slices, uneven spacing or gantry tilt cannot be read at all."""
 
     def evaluate(self, series: CtSeries) -> tuple[float, str]:
-        gaps, angle = np.diff(np.unique(np.round(series.heights, 2))), 0.0  # copies of a slice make no gap
-        even = not len(gaps) or np.abs(gaps - np.median(gaps)).max() <= self.uneven * np.median(gaps) + 0.01
-        if series.slices and series.slices[0].position:
-            way = np.subtract(series.slices[-1].position, series.slices[0].position)
-            along = float(way @ np.asarray(series.normal)) / max(float(np.linalg.norm(way)), 1e-9)
-            angle = math.degrees(math.acos(min(1.0, along)))
-        if not len(gaps) or (even and angle <= self.tilt):
+        if series.normal is None:
+            return 1.0, "complete"
+        positions = np.array([one.position for one in series.slices])
+        apart = np.diff(series.heights, prepend=-np.inf) > SAME_PLACE_MM  # copies of a slice make no gap
+        if not fit_stack(positions[apart], np.asarray(series.normal)).fault:
             return 1.0, "complete"
         return 0.0, "missing slices, uneven spacing or gantry tilt"
 

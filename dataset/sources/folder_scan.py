@@ -61,13 +61,13 @@ def discover(root: str | Path, dicom: bool = True, follow_links: bool = False) -
 
 
 def _series(folder: Path, root: Path) -> list[str]:
-    """The path relative to `root`, or `folder#SeriesInstanceUID` for each series of a folder with several."""
+    """The path relative to `root`, or `folder#key` for each series of a folder with several."""
     relative = folder.relative_to(root).as_posix()
     found = find_ct_series(folder, recursive=False)
     for one in found:
         if one.dropped:
             log.info("%s: no candidate: a CT series (%s)", folder, one.dropped)
-    names = list(dict.fromkeys(one.identity.series_uid for one in found if not one.dropped))
+    names = [one.key for one in found if not one.dropped]
     return [relative] if len(names) == 1 else [f"{relative}#{name}" for name in names]
 
 

@@ -15,7 +15,7 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian
 from common import file_limits as limits
 from common.errors import UserError
 from dataset.io.ct import read_volume
-from dataset.io.dicom_headers import read_header
+from dataset.io.dicom_headers import read_ct_header
 from dataset.io.xray import read_xray
 from dataset.manifest.table import read_manifest
 from dataset.sources.folder_scan import discover
@@ -113,7 +113,7 @@ def test_a_decompression_bomb(tmp_path, monkeypatch):
     monkeypatch.setattr(limits, "MAX_UNPACKED", 500)
     with pytest.raises(UserError, match="unpacks to over"):
         read_xray(tmp_path / "film.dcm")
-    assert read_header(tmp_path / "film.dcm") is None
+    assert read_ct_header(tmp_path / "film.dcm") is None
 
 
 def test_a_value_that_fails_only_on_access(tmp_path):

@@ -95,7 +95,8 @@ def write_ct_series(
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    study_uid, series_uid = study_uid or generate_uid(), series_uid or generate_uid()
+    series_uid = series_uid or generate_uid()
+    study_uid = study_uid or f"{series_uid}.1"  # a series belongs to one study
     frame_uid, depth = generate_uid(), hu.shape[0]
     rows, columns, positions = _geometry(hu.shape, spacing, centre, rotation, feet_first, gantry_tilt)
     order = np.random.default_rng(0).permutation(depth)

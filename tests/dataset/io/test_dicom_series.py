@@ -48,7 +48,7 @@ def test_headers_have_the_values_for_ranking_and_pairing(tmp_path):
 
 
 def test_localisers_copies_and_slices_of_another_layout_are_excluded_and_counted(tmp_path):
-    write_ct_series(tmp_path, HU, series_uid="1.2.3", study_uid="1.2")
+    write_ct_series(tmp_path, HU, series_uid="1.2.3")
     write_ct_series(tmp_path, HU[:1, :, :4], series_uid="1.2.3", prefix="SCOUT", image_type=("ORIGINAL", "LOCALIZER"))
     write_ct_series(tmp_path, HU[:2], series_uid="1.2.3", prefix="COR", rotation=rotation_about("x", 90))
     first = next(tmp_path.glob("IM*"))
