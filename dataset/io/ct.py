@@ -14,7 +14,7 @@ from dataset.io.nifti import read_nifti
 
 
 def read_volume(path: str | Path) -> Volume:
-    """A CT volume from a NIfTI file, a folder with a DICOM series, or one of several series as `folder#key` (`CtSeries.key`).
+    """A CT volume from a NIfTI file, a folder with a DICOM series, or one series of several, `folder#key`.
 
     UserError for a file that is missing, damaged, not 3-dimensional, or has invalid HU or spacing.
     """

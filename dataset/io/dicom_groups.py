@@ -174,4 +174,6 @@ def _is_stack(slices: list[Slice]) -> bool:
 def _same_layout(one: tuple, other: tuple) -> bool:
     if [len(one[0]), len(one[1]), *one[2:]] != [len(other[0]), len(other[1]), *other[2:]]:
         return False
-    return np.allclose(one[0], other[0], rtol=0, atol=SAME_DIRECTION) and np.allclose(one[1], other[1], SAME_SPACING, 0)
+    return np.allclose(one[0], other[0], rtol=0, atol=SAME_DIRECTION) and np.allclose(
+        one[1], other[1], SAME_SPACING, 0
+    )

@@ -19,9 +19,9 @@ from dataset.imaging.coverage import NOT_SCANNED_HU, at_least_air
 from dataset.imaging.hu_window import AIR_HU
 from dataset.imaging.lung_segmentation import GAS_BELOW_HU
 from dataset.imaging.volume import STRAIGHT, Volume, check_geometry, check_hu, reorient
+from dataset.io.dicom_groups import SAME_PLACE_MM
 from dataset.io.dicom_headers import HEADER_ERRORS, group_item, is_multiframe, normal_of
 from dataset.io.dicom_pixels import decode_with_simpleitk
-from dataset.io.dicom_groups import SAME_PLACE_MM
 from dataset.io.dicom_series import CtSeries
 from dataset.io.nifti import read_nifti
 from dataset.io.slice_positions import fit_stack

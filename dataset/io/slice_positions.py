@@ -47,7 +47,7 @@ def _rounding(positions: Float[np.ndarray, "n 3"], largest: float) -> float:
     return 0.0
 
 
-def _uneven(gaps: Float[np.ndarray, "n"], rounding: float) -> str:
+def _uneven(gaps: np.ndarray, rounding: float) -> str:
     """The fault of a stack with these gaps in mm."""
     usual = float(np.median(gaps))
     tolerance = UNEVEN * usual + 2.0 * rounding
@@ -61,6 +61,6 @@ def _uneven(gaps: Float[np.ndarray, "n"], rounding: float) -> str:
             f"{usual:.4g} mm apart; export the whole series again"
         )
     return (
-        f"slices are {gaps.min():.4g} to {gaps.max():.4g} mm apart, usually {usual:.4g} ({int(odd.sum())} uneven gaps): "
-        "uneven spacing or missing slices; export one even series"
+        f"slices are {gaps.min():.4g} to {gaps.max():.4g} mm apart, usually {usual:.4g} "
+        f"({int(odd.sum())} uneven gaps): uneven spacing or missing slices; export one even series"
     )
