@@ -210,7 +210,7 @@ class XrayToCTPipeline(DiffusionPipeline):
         progress: Callable[[int, int], None] | None = None,
         preview: Callable[[int, Float[Tensor, "n c d h w"]], None] | None = None,
     ) -> GeneratedCT:
-        """Volumes for X-rays in [0, 1] (bright bone).
+        """Volumes for X-rays in [0, 1] (bright bone), NaN where they are unknown (`dataset.imaging.unknown_pixels`).
 
         The noise of sample j of an X-ray depends only on `(seed, ids[i], j)`, so neither the batch nor the order of
         the X-rays changes a volume beyond rounding.

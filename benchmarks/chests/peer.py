@@ -12,6 +12,8 @@ from monai.networks.nets import PatchDiscriminator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dataset.imaging.unknown_pixels import split_unknown
+
 COARSEST = 4  # voxels per side where the decoder starts
 ADVERSARIAL, RECONSTRUCTION, PROJECTION = 0.1, 10.0, 10.0  # weights of the losses, as in the paper
 ADAM = {"lr": 2.0e-4, "betas": (0.5, 0.99)}  # as in the paper
@@ -134,7 +136,7 @@ def make_optimizers(peer: Peer) -> list[torch.optim.Optimizer]:
 
 def resized(xray: Float[Tensor, "b 1 h w"], size: int) -> Float[Tensor, "b 1 n n"]:
     """The X-ray with `size` pixels per side, by block means."""
-    return F.adaptive_avg_pool2d(xray.float(), size)
+    return F.adaptive_avg_pool2d(split_unknown(xray.float())[0], size)
 
 
 def _block(convolution: type[nn.Module], channels_in: int, channels: int, stride: int = 1) -> nn.Sequential:

@@ -1,7 +1,7 @@
 """The tensors of a prepared case, and the key that names it in the cache.
 
 `ct` int16 (D, H, W) HU, `dataset.imaging.coverage.NOT_SCANNED_HU` where the scan ends;
-`xray` float16 (V, h, w) in [0, 1]; `pose` float32 (V, 9), NaN = unknown; `spacing` float32
+`xray` float16 (V, h, w) in [0, 1], NaN = unknown; `pose` float32 (V, 9), NaN = unknown; `spacing` float32
 (3,) mm; `centre` float32 (3,) RAS mm of the volume centre; `lung_box` float32 (6,) (`dataset.imaging.lung_box`); of
 phantoms also `labels` uint8 (D, H, W) and `label` int64 (); of CTs whose X-ray is a DRR also `iodine_ml` float32 ().
 """

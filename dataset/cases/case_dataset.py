@@ -29,9 +29,9 @@ class CaseDataset(Dataset):
     """Samples of cases.
 
     A sample is a dict: `ct` (1, D, H, W) float32 in [-1, 1]; `scanned` (1, D, H, W) bool, False where the scan ended
-    and `ct` repeats its last slices (`dataset.imaging.coverage.fill`); `xray` (V, 1, h, w) float32 in [0, 1];
-    `pose` (V, 9); `spacing` (3,) mm; `label` 0, 1 or -1; `id`; `index`; `step` (-1 outside training). `spacing` is
-    that of `extent` where a pose is unknown, because a radiograph does not show how large its patient is.
+    and `ct` repeats its last slices (`dataset.imaging.coverage.fill`); `xray` (V, 1, h, w) float32 in [0, 1], NaN =
+    unknown; `pose` (V, 9); `spacing` (3,) mm; `label` 0, 1 or -1; `id`; `index`; `step` (-1 outside training).
+    `spacing` is that of `extent` where a pose is unknown, because a radiograph does not show how large its patient is.
 
     Args:
         paths, rows: case files and their rows of the manifest, in the same order.

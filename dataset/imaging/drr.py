@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from dataset.imaging.geometry import camera_axes, extent_mm, source_position
+from dataset.imaging.unknown_pixels import UNKNOWN
 
 # Samples per voxel along the beam. Against 32 per voxel, line integrals of a thorax at 64^3 differ by 0.01 to 0.07 %
 # on average and by 0.1 to 0.3 % of the maximum in the worst pixel, less than one of 256 grey levels.
@@ -65,15 +66,16 @@ def scale_xray(
 ) -> Float[Tensor, "*b h w"]:
     """Line integrals or pixel values (MONOCHROME2) scaled to `[0, 1]` by the 0.5 and 99.5 percentiles of each image.
 
-    `field` is True inside the collimated field; pixels outside do not count and become 0. ValueError for values that
-    are not finite, an empty field, or a constant image.
+    `field` is True inside the collimated field; pixels outside do not count and become NaN, which is unknown; so do
+    pixels that are NaN. ValueError for infinite values, an empty field, or a constant image.
     """
     if image.ndim < 2:
         raise ValueError(f"an X-ray has the shape (…, h, w), found {tuple(image.shape)}")
-    if not torch.isfinite(image).all():
-        raise ValueError("the X-ray holds NaN or infinite values")
+    if torch.isinf(image).any():
+        raise ValueError("the X-ray holds infinite values")
     flat = image.reshape(-1, *image.shape[-2:]).float()
-    masks = [None] * len(flat) if field is None else field.expand(image.shape).reshape(flat.shape)
+    known = ~flat.isnan() if field is None else field.expand(image.shape).reshape(flat.shape) & ~flat.isnan()
+    masks = [None if mask.all() else mask for mask in known]
     scaled = [_scale_one(single, mask) for single, mask in zip(flat, masks, strict=True)]
     return torch.stack(scaled).reshape(image.shape)
 
@@ -109,7 +111,7 @@ def _scale_one(image: Tensor, mask: Tensor | None) -> Tensor:
     if not high > low:
         raise ValueError(f"the X-ray is constant ({float(low):g}) inside its field")
     scaled = ((image - low) / (high - low)).clamp(0.0, 1.0)
-    return scaled if mask is None else scaled * mask
+    return scaled if mask is None else torch.where(mask, scaled, UNKNOWN)
 
 
 def _check(hu: Tensor, spacing: tuple, pose: Tensor, size: tuple) -> None:

@@ -6,6 +6,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dataset.imaging.lung_network import LUNG, SIZE, FoundLungs, find_lungs, find_lungs_in_batch
+from dataset.imaging.unknown_pixels import split_unknown
 
 LUNG_SHARE = (0.025, 0.4)  # of the picture: plausible size of one lung
 LARGEST_RATIO = 4.0  # of the sizes of both lungs
@@ -24,6 +25,7 @@ def why_not_frontal(xray: Float[Tensor, "h w"]) -> str | None:
 
     An X-ray that would be one inverted or turned is named so.
     """
+    xray, _ = split_unknown(xray)
     problem = implausible(find_lungs(xray))
     if problem is None:
         return None

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from common.checked_tensors import open_checked, save_tensors
 from common.errors import UserError
 from common.files import ROOT, atomic_path
+from dataset.imaging.unknown_pixels import split_unknown
 
 SHIPPED = ROOT / "assets" / "networks" / "lungs_xray.safetensors"
 SIZE = 128  # pixels of the input, each side
@@ -101,9 +102,11 @@ def find_lungs(xray: Float[Tensor, "h w"]) -> FoundLungs:
 
 @torch.no_grad()
 def find_lungs_in_batch(xrays: Float[Tensor, "b h w"]) -> list[FoundLungs]:
-    """`find_lungs` of several X-rays."""
+    """`find_lungs` of several X-rays; unknown pixels count as 0."""
     network = shipped_network()
-    small = F.interpolate(xrays[:, None].float().cpu(), size=(SIZE, SIZE), mode="bilinear", antialias=True)
+    small = F.interpolate(
+        split_unknown(xrays[:, None].float().cpu())[0], size=(SIZE, SIZE), mode="bilinear", antialias=True
+    )
     return [FoundLungs(found) for found in network(small.clamp(0.0, 1.0)).sigmoid().numpy()]
 
 

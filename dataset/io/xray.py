@@ -1,4 +1,4 @@
-"""Reader of X-rays in PNG, JPEG, NPY, DICOM and NIfTI: a grey image in [0, 1] with bright bone.
+"""Reader of X-rays in PNG, JPEG, NPY, DICOM and NIfTI: a grey image in [0, 1] with bright bone, NaN where unknown.
 
 A DICOM header (`dataset/io/xray_dicom.py`) or a NIfTI affine gives the orientation: columns toward the patient's left,
 rows downward, or toward posterior for an axial slice. The reader takes other formats as displayed.
@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from common.errors import UserError
 from common.file_limits import expect_pixels
 from dataset.imaging.drr import scale_xray
+from dataset.imaging.unknown_pixels import UNKNOWN, resampled
 from dataset.io.dicom_headers import has_dicom_mark
 from dataset.io.nifti import NIFTI_ENDINGS, NIFTI_ERRORS, expect_data_offset
 from dataset.io.xray_dicom import XrayImage, read_dicom_xray
@@ -42,6 +43,8 @@ def read_xray_with_view(
     path: str | Path, size: tuple[int, int] = (128, 128), lateral: bool = False, colour: bool = False
 ) -> tuple[Float[Tensor, "h w"], str]:
     """The X-ray in `[0, 1]`, bright bone, row 0 superior, and its view by the header: PA, AP, lateral, or "".
+
+    What it does not show (padding, shutter) is NaN (`dataset.imaging.unknown_pixels`).
 
     `scale_xray` and `resize_xray` give its range and size. UserError for a file that `read_xray_image` refuses, a
     lateral view without `lateral`, or Burned In Annotation YES. `colour` is that of `read_xray_image`.
@@ -74,26 +77,27 @@ def read_xray_image(path: str | Path, colour: bool = False) -> XrayImage:
     elif lower.endswith(".npy"):
         xray = XrayImage(_read_npy(path, colour))
     else:
-        xray = XrayImage(_read_image(path, colour))
+        xray = _read_image(path, colour)
     box = ... if xray.inside is None else ndimage.find_objects(xray.inside.astype(np.uint8))[0]
     _check(xray.image[box], path)
     return xray
 
 
 def scale_xray_image(xray: XrayImage) -> Float[Tensor, "h w"]:
-    """The image in `[0, 1]` by `dataset.imaging.drr.scale_xray`; pixels that were not exposed are 0."""
+    """The image in `[0, 1]` by `dataset.imaging.drr.scale_xray`; pixels that were not exposed are NaN."""
     image = torch.from_numpy(np.ascontiguousarray(xray.image, dtype=np.float32))
     return scale_xray(image, None if xray.inside is None else torch.from_numpy(xray.inside.copy()))
 
 
 def resize_xray(image: Float[Tensor, "h w"], size: tuple[int, int]) -> Float[Tensor, "rows columns"]:
-    """The image padded with 0 around its centre to the aspect of `size`, then resized with a low-pass filter."""
+    """The image padded with NaN around its centre to the aspect of `size`, then resized with a low-pass filter."""
     height, width = image.shape
     wanted_height = max(height, round(width * size[0] / size[1]))
     wanted_width = max(width, round(wanted_height * size[1] / size[0]))
     top, left = (wanted_height - height) // 2, (wanted_width - width) // 2
     pad = (left, wanted_width - width - left, top, wanted_height - height - top)
-    return F.interpolate(F.pad(image, pad)[None, None], size=tuple(size), mode="bilinear", antialias=True)[0, 0]
+    options = {"size": tuple(size), "mode": "bilinear", "antialias": True}
+    return resampled(F.pad(image, pad, value=UNKNOWN)[None, None], lambda x: F.interpolate(x, **options))[0, 0]
 
 
 def undo_resize(image: Float[Tensor, "rows columns"], shape: tuple[int, int]) -> Float[Tensor, "h w"]:
@@ -128,7 +132,8 @@ def _check(image: np.ndarray, path: Path) -> None:
         raise UserError(f"{path}: (almost) every pixel is {np.median(image):g}; the image is blank, export it again")
 
 
-def _read_image(path: Path, colour: bool) -> np.ndarray:
+def _read_image(path: Path, colour: bool) -> XrayImage:
+    """A picture; pixels of the transparent grey value of a PNG (chunk tRNS) were not exposed."""
     from PIL import Image, UnidentifiedImageError
 
     try:
@@ -136,19 +141,21 @@ def _read_image(path: Path, colour: bool) -> np.ndarray:
             expect_pixels(picture.size, path)
             picture.load()
             mode, frames = picture.mode, getattr(picture, "n_frames", 1)
-            transparent = "transparency" in picture.info
+            transparent = picture.info.get("transparency")
             array = np.asarray(picture.convert("RGB") if mode == "P" else picture)
     except (UnidentifiedImageError, *IMAGE_ERRORS, Image.DecompressionBombError) as error:
         raise UserError(f"{path}: not an image or damaged ({error}); give a PNG, JPEG, DICOM or NIfTI file") from error
     if frames > 1:
         raise UserError(f"{path}: {frames} frames where an X-ray is one image; export a single frame")
-    if mode in ("RGBA", "LA", "PA", "RGBa", "La") or transparent:
+    grey = mode in ("L", "I", "F", "1") or mode.startswith("I;16")
+    if mode in ("RGBA", "LA", "PA", "RGBa", "La") or transparent is not None and not grey:
         raise UserError(f"{path}: has an alpha channel (mode {mode}); export it as grey without transparency")
-    if mode in ("L", "I", "F", "1") or mode.startswith("I;16"):
-        return array.astype(np.float32)
+    if grey:
+        inside = None if transparent is None else array != transparent
+        return XrayImage(array.astype(np.float32), inside=inside if inside is not None and inside.any() else None)
     if mode not in ("RGB", "P"):
         raise UserError(f"{path}: colour mode {mode}; export it as a grey PNG")
-    return _grey(array.astype(np.float32), np.inf if colour else 255.0, path)
+    return XrayImage(_grey(array.astype(np.float32), np.inf if colour else 255.0, path))
 
 
 def _read_npy(path: Path, colour: bool) -> np.ndarray:

@@ -104,6 +104,8 @@ def _radiograph(path: Path, header: pydicom.Dataset) -> Radiograph:
 def read_radiograph(path: str | Path, trim_border: bool = False, mask_text: bool = False, view: str = "") -> XrayImage:
     """One X-ray in its own resolution, `[0, 1]`, in the grey scale of every X-ray (`dataset.imaging.drr.scale_xray`).
 
+    It is NaN where it is unknown.
+
     Args:
         trim_border: cut off borders without anatomy (collimated, or white with burned-in text).
         mask_text: fill burned-in text; a heuristic, so check the images before you share them.
@@ -143,11 +145,18 @@ def read_radiograph(path: str | Path, trim_border: bool = False, mask_text: bool
 
 
 def write_radiograph(image: Float[np.ndarray, "h w"], path: str | Path) -> None:
-    """Write an image in `[0, 1]` as a grey PNG of 16 bits without metadata, atomically."""
+    """Write an image in `[0, 1]` as a grey PNG of 16 bits without metadata, atomically.
+
+    NaN, which is unknown, becomes the level 0, marked as transparent (chunk tRNS); other levels start at 1 then.
+    """
     from PIL import Image
 
+    levels, unknown = np.rint(np.nan_to_num(image) * 65535.0).astype(np.uint16), np.isnan(image)
+    marks = {}
+    if unknown.any():
+        levels, marks = np.where(unknown, 0, np.maximum(levels, 1)).astype(np.uint16), {"transparency": 0}
     with atomic_path(path) as temporary:
-        Image.fromarray(np.rint(image * 65535.0).astype(np.uint16)).save(temporary)
+        Image.fromarray(levels).save(temporary, **marks)
 
 
 def _is_flat(path: Path) -> bool:

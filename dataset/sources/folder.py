@@ -25,6 +25,7 @@ from dataset.sources.folder_scan import discover
 from dataset.sources.settings import Files, Geometry, Splits, Xrays
 from dataset.xray.options import XrayOptions
 
+FILM = {"unknown_pixels": "NaN"}  # part of the cache key of cases with radiographs
 IODINE_GRID_MM = 5.0  # voxel size at which iodine is measured
 
 log = logging.getLogger(__name__)
@@ -78,7 +79,8 @@ class FolderSource:
     def key(self, row) -> str:
         """Hash of path, size and time of the files of a case, and of the settings that make it."""
         files = [_stamp(self.files.root_dir, part) for part in (row["ct"], *parts(row["xray"]))]
-        settings = self._preparation() | ({} if row["xray"] else {"drr": self.drr.describe()})
+        kind = {"drr": self.drr.describe()} if not row["xray"] else {} if self.files.source_window else FILM
+        settings = self._preparation() | kind
         return case_key({**settings, "spacing": self.geometry.spacing, "view": row["view"], "files": files})
 
     def build(self, row) -> Case:

@@ -1,7 +1,8 @@
 """Random changes of training X-rays, so that a model trained on DRRs works on real radiographs.
 
 Rotating the detector about a fixed source, or resizing it, maps the image exactly by a homography: every ray stays the
-same. Moving the source or the patient causes parallax and needs a new projection (`reproject`).
+same. Moving the source or the patient causes parallax and needs a new projection (`reproject`). What a changed X-ray
+does not show is NaN (`dataset.imaging.unknown_pixels`).
 """
 
 import math
@@ -11,17 +12,16 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import torch
 from jaxtyping import Float
-from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 from torch import Tensor
-from torch.nn import functional as F
 
 from common.errors import UserError
 from dataset.imaging.drr import scale_xray
-from dataset.imaging.geometry import camera_axes, project_rays, source_position
+from dataset.imaging.geometry import camera_axes, source_position
+from dataset.xray.film_changes import grey_curve, leads, local_mean, mapped, marker, roll_map, shown
 
 STREAM = 1  # separates these random numbers from those of the crop, which share (seed, step, index)
-BORDER_SHARE = 0.5  # share of the X-rays with collimator blades
+COLLIMATED, CROPPED, PADDED = 0.5, 0.3, 0.3  # shares of the X-rays with blades, a cut side, padding
 LOCAL_SHARE = 1 / 12  # of the image height: standard deviation of the blur that defines local contrast
 
 
@@ -41,6 +41,7 @@ class GeometryChanges:
 
     zoom: float = 0.08  # relative change of the detector size
     shift: float = 0.04  # image shift as a share of the field, by a rotation of the detector about the source
+    roll: float = 3.0  # degrees of rotation in the image plane, which the pose does not contain
     angle: float = 0.0  # degrees of patient rotation and tilt; needs `reproject`
     distance: float = 0.0  # relative change of the source distance; needs `reproject`
     reproject: bool = False
@@ -61,24 +62,42 @@ class AppearanceChanges:
     blur: float = 1.0  # standard deviation in pixels
     noise: float = 0.03  # standard deviation; it grows with attenuation, as photon noise does
     local_contrast: float = 0.6  # relative gain of ribs and vessels; the loss is at most half of it
-    collimation: float = 0.06  # share of each side that blades cover
+    curve: float = 0.3  # share of X-rays with a random monotone grey-scale curve
     markers: float = 0.4  # share of X-rays with a side marker
-    lines: float = 0.2  # share of X-rays with leads, tubes or catheters
+    lines: float = 0.2  # share of X-rays with leads, electrodes, tubes or catheters
 
     def __post_init__(self):
         _expect_not_negative(self)
 
 
 @dataclass(frozen=True)
+class FieldChanges:
+    """Largest parts of the field that the X-ray does not show; 0 turns a change off."""
+
+    collimation: float = 0.12  # share of each side that blades cover
+    tilt: float = 4.0  # degrees of the blades
+    crop: float = 0.1  # share of one side beyond the end of the film
+    letterbox: float = 0.12  # share of two opposite sides that padding covers
+    unmarked: float = 0.2  # share of X-rays with grey values there, as of files that do not mark padding
+
+    def __post_init__(self):
+        _expect_not_negative(self)
+        for name in ("collimation", "crop", "letterbox"):
+            if (value := getattr(self, name)) >= 0.25:
+                raise UserError(f"dataset.film.{name}={value}: little of the X-ray would be left; give less than 0.25")
+
+
+@dataclass(frozen=True)
 class XrayAugmentation:
-    """Random changes of X-rays in `[0, 1]`."""
+    """Random changes of X-rays in `[0, 1]`, NaN where they are unknown."""
 
     geometry: GeometryChanges = GeometryChanges()
     appearance: AppearanceChanges = AppearanceChanges()
+    field: FieldChanges = FieldChanges()
 
     def describe(self) -> dict:
         """Plain JSON."""
-        return {**asdict(self.geometry), **asdict(self.appearance)}
+        return {**asdict(self.geometry), **asdict(self.appearance), **asdict(self.field)}
 
     def __call__(
         self,
@@ -89,13 +108,15 @@ class XrayAugmentation:
     ) -> tuple[Float[Tensor, "v h w"], Float[Tensor, "v 9"]]:
         """Changed X-rays and their poses; equal `words` (seed, step, index) give equal results.
 
-        An X-ray of unknown pose (NaN) keeps its pose and its geometry. `reproject` calls `render`.
+        An X-ray of unknown pose (NaN) keeps its pose and, but for the roll, its geometry. `reproject` calls `render`.
         """
         rng = np.random.default_rng((*words, STREAM))
         images, poses = [], []
         for image, view_pose in zip(xray.float(), pose, strict=True):
             image, view_pose = self._change_geometry(image, view_pose, rng, render)
-            images.append(self._change_appearance(image.numpy(), rng))
+            field, level = self._draw_field(image.shape, rng)
+            image = self._change_appearance(image, field, rng)
+            images.append(image if level is None else image.nan_to_num(level))
             poses.append(view_pose)
         return torch.stack(images), torch.stack(poses)
 
@@ -105,37 +126,53 @@ class XrayAugmentation:
         right, down = rng.uniform(-1, 1, 2) * limits.shift
         rotation, tilt = rng.uniform(-1, 1, 2) * limits.angle
         nearer = math.exp(rng.uniform(-1, 1) * math.log1p(limits.distance))
+        roll = roll_map(rng.uniform(-1, 1) * limits.roll, image.shape[1] / image.shape[0])
         if torch.isnan(pose).any():
-            return image, pose
+            return mapped(image, roll), pose
         if limits.reproject and render is not None:
             new = rotate_detector(move_patient(pose, rotation, tilt, nearer), right, down, zoom)
-            return render(new[None])[0], new
+            return mapped(render(new[None])[0], roll), new
         new = rotate_detector(pose, right, down, zoom)
-        return warp_to_pose(image, pose, new), new
+        return mapped(image, homography(pose, new) @ roll), new
 
-    def _change_appearance(self, image: np.ndarray, rng: np.random.Generator) -> Tensor:
+    def _draw_field(self, shape: tuple[int, int], rng: np.random.Generator) -> tuple[np.ndarray, float | None]:
+        """Where the X-ray shows the patient, and the grey value of the rest; None if that is unknown."""
+        limits = self.field
+        blades = rng.uniform(0, limits.collimation, 4) * (rng.random() < COLLIMATED)
+        tilt, crop, side = rng.normal() * limits.tilt / 2, rng.uniform(0, limits.crop), rng.integers(4)
+        bar, upright = rng.uniform(0, limits.letterbox), rng.random() < 0.5
+        cropped, padded, unmarked = rng.random(3) < (CROPPED, PADDED, limits.unmarked)
+        level = max(0.0, rng.uniform(-1.5, 1.0))  # mostly black
+        field = np.ones(shape, dtype=bool)
+        if blades.any():
+            field &= shown(shape, blades, float(np.clip(tilt, -limits.tilt, limits.tilt)))
+        if cropped:
+            field &= shown(shape, crop * np.eye(4)[side])
+        if padded:
+            field &= shown(shape, (0.0, 0.0, bar, bar) if upright else (bar, bar, 0.0, 0.0))
+        return field, level if unmarked else None
+
+    def _change_appearance(self, image: Tensor, field: np.ndarray, rng: np.random.Generator) -> Tensor:
         limits = self.appearance
         # a fixed order of draws: one setting does not change the numbers of the others
         gamma = math.exp(rng.uniform(-1, 1) * limits.gamma)
         sigma, level = rng.uniform(0, 1) * limits.blur, rng.uniform(0, 1) * limits.noise
-        grain, local = rng.standard_normal(image.shape), rng.uniform(-0.5, 1.0) * limits.local_contrast
-        blades = rng.uniform(0, limits.collimation, 4) * (rng.random() < BORDER_SHARE)
+        grain, local = rng.standard_normal(image.shape, np.float32), rng.uniform(-0.5, 1.0) * limits.local_contrast
+        with_curve, steps = rng.random() < limits.curve, rng.uniform(0.4, 1.0, 5)
         with_marker, with_lines = rng.random() < limits.markers, rng.random() < limits.lines
-        height, width = image.shape
-        image = np.clip(image, 0.0, 1.0)
+        known = torch.from_numpy(field) & ~image.isnan()
+        image = image.nan_to_num(float(image.nanmean())).clamp(0.0, 1.0).numpy()  # filters see no edge
         if with_lines:
-            image = image + _lines(image.shape, rng)
+            image = image + leads(image.shape, rng)
         if local:
-            image = image + local * (image - ndimage.gaussian_filter(image, LOCAL_SHARE * height))
+            image = image + local * (image - local_mean(image, LOCAL_SHARE))
         if sigma > 0.05:
             image = ndimage.gaussian_filter(image, sigma)
         image = image + level * grain * (0.5 + np.clip(image, 0.0, 1.0))
         if with_marker:
-            image = np.maximum(image, _marker(image.shape, rng))
-        top, bottom, left, right = (int(b * n) for b, n in zip(blades, (height, height, width, width), strict=True))
-        field = torch.zeros(image.shape, dtype=torch.bool)
-        field[top : height - bottom, left : width - right] = True
-        return scale_xray(torch.from_numpy(image.astype(np.float32)), field) ** gamma
+            image = np.maximum(image, marker(image.shape, rng))
+        scaled = scale_xray(torch.from_numpy(image.astype(np.float32, copy=False)), known) ** gamma
+        return grey_curve(scaled, steps) if with_curve else scaled
 
 
 def rotate_detector(pose: Float[Tensor, "9"], right: float, down: float, zoom: float) -> Float[Tensor, "9"]:
@@ -167,45 +204,17 @@ def move_patient(pose: Float[Tensor, "9"], rotation: float, tilt: float, nearer:
 def warp_to_pose(
     image: Float[Tensor, "h w"], pose: Float[Tensor, "9"], new: Float[Tensor, "9"]
 ) -> Float[Tensor, "h w"]:
-    """The X-ray mapped by a homography to the detector of `new`, 0 outside; ValueError for another source."""
+    """The X-ray mapped to the detector of `new`, NaN outside; ValueError for another source."""
+    return mapped(image.float(), homography(pose, new))
+
+
+def homography(pose: Float[Tensor, "9"], new: Float[Tensor, "9"]) -> Float[np.ndarray, "3 3"]:
+    """Detector `(column, row, 1)` of `new` to that of `pose`, up to scale; ValueError for another source."""
     old, new = pose.double(), new.double()
     if (source_position(old) - source_position(new)).norm() > 1e-2 * float(old[1]) / 10:
         raise ValueError("the source has moved: a homography cannot map this image, render it again")
     beam, column, row = camera_axes(new)
-    height, width = image.shape
-    down, across = torch.meshgrid(
-        (torch.arange(height, dtype=torch.float64) + 0.5) * 2 / height - 1,
-        (torch.arange(width, dtype=torch.float64) + 0.5) * 2 / width - 1,
-        indexing="ij",
-    )
-    # the ray of each new pixel, intersected with the old detector plane
-    ray = new[0] * beam + across[..., None] * new[8] / 2 * column + down[..., None] * new[7] / 2 * row
-    grid = project_rays(ray, old)[None].float()
-    return F.grid_sample(image[None, None].float(), grid, mode="bilinear", align_corners=False)[0, 0]
-
-
-def _marker(shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
-    """Image of a bright R on the patient's right or L on the left, in an upper or lower corner."""
-    height, width = shape
-    canvas = Image.new("L", (width, height))
-    size = max(6, int(rng.uniform(0.04, 0.08) * height))
-    left_side = rng.random() < 0.7  # of the patient: the right of the image
-    x = rng.uniform(0.82, 0.92) if left_side else rng.uniform(0.03, 0.12)
-    y = rng.uniform(0.02, 0.2) if rng.random() < 0.8 else rng.uniform(0.75, 0.9)
-    font = ImageFont.load_default(size)
-    ImageDraw.Draw(canvas).text((x * width, y * height), "L" if left_side else "R", fill=255, font=font)
-    return np.asarray(canvas, dtype=np.float32) / 255.0 * rng.uniform(0.8, 1.2)
-
-
-def _lines(shape: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
-    """Image of one to three faint smooth curves: leads, tubes, catheters."""
-    height, width = shape
-    canvas = Image.new("L", (2 * width, 2 * height))
-    draw = ImageDraw.Draw(canvas)
-    t = np.linspace(0.0, 1.0, 40)[:, None]
-    for _ in range(int(rng.integers(1, 4))):
-        a, b, c = rng.uniform(0.05, 0.95, (3, 2)) * (2 * width, 2 * height)
-        curve = (1 - t) ** 2 * a + 2 * t * (1 - t) * b + t**2 * c  # quadratic Bezier
-        draw.line([tuple(p) for p in curve], fill=int(rng.integers(80, 256)), width=int(rng.integers(1, 4)))
-    small = canvas.resize((width, height), Image.Resampling.BOX)
-    return np.asarray(small, dtype=np.float32) / 255.0 * rng.uniform(0.1, 0.4)
+    rays = torch.stack([new[8] / 2 * column, new[7] / 2 * row, new[0] * beam], dim=1)
+    beam, column, row = camera_axes(old)
+    onto = torch.stack([2 * old[0] / old[8] * column, 2 * old[0] / old[7] * row, beam])
+    return (onto @ rays).numpy()

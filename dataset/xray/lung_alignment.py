@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from dataset.imaging.geometry import project, view_pose
 from dataset.imaging.lung_network import lung_box_in_image
+from dataset.imaging.unknown_pixels import resampled
 
 CHOICES = ("lungs", "none")
 LARGEST_SCALE = 2.5  # of a plausible chest X-ray, up or down
@@ -35,14 +36,15 @@ class LungMap:
         return stretch <= LARGEST_STRETCH and all(1 / LARGEST_SCALE <= s <= LARGEST_SCALE for s in (down, across))
 
     def apply(self, image: Float[Tensor, "h w"]) -> Float[Tensor, "h w"]:
-        """The aligned X-ray; pixels outside the original are 0."""
+        """The aligned X-ray; pixels outside the original are NaN."""
         axes = []
         for count, i in zip(image.shape, (0, 2), strict=True):
             (start, end), (to_start, to_end) = self.found[i : i + 2], self.target[i : i + 2]
             share = (torch.arange(count, dtype=torch.float32) + 0.5) / count
             axes.append((start + (share - to_start) * (end - start) / (to_end - to_start)) * 2.0 - 1.0)
         grid = torch.stack(torch.meshgrid(*axes, indexing="ij")[::-1], dim=-1)[None]
-        return F.grid_sample(image[None, None].float(), grid, mode="bilinear", align_corners=False)[0, 0].clamp(0, 1)
+        options = {"grid": grid, "mode": "bilinear", "align_corners": False}
+        return resampled(image[None, None].float(), lambda x: F.grid_sample(x, **options))[0, 0].clamp(0, 1)
 
     @property
     def inverse(self) -> "LungMap":

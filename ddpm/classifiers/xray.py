@@ -8,6 +8,7 @@ from diffusers.configuration_utils import register_to_config
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from dataset.imaging.unknown_pixels import split_unknown
 from ddpm.weights.safe_load import read_weights
 from ddpm.xray_encoder import ENCODERS
 from ddpm.xray_encoder.base import XrayEncoder, resize
@@ -79,8 +80,8 @@ class TorchvisionXrayClassifier(ModelMixin, ConfigMixin):
         return classifier
 
     def forward(self, xray: Float[Tensor, "b v 1 h w"]) -> Float[Tensor, " b"]:
-        """Logits of X-rays in [0, 1]."""
-        image = resize(xray.flatten(0, 1), self.config.image_size)
+        """Logits of X-rays in [0, 1]; unknown pixels count as 0."""
+        image = resize(split_unknown(xray.flatten(0, 1))[0], self.config.image_size)
         mean, std = (image.new_tensor(v).view(1, 3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
         logits = self.network((image.expand(-1, 3, -1, -1) - mean) / std)
         return logits.view(xray.shape[0], xray.shape[1]).mean(dim=1)

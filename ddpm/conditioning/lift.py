@@ -47,6 +47,8 @@ class RayLift(ModelMixin, ConfigMixin):
     ) -> Float[Tensor, "b c d h w"]:
         """Features on a latent grid of `size` that fills `extent` mm; zero outside the field of the X-ray.
 
+        Where the X-ray is unknown, its maps say so: an encoder with a mask reads it.
+
         The pose has no NaN (`dataset.imaging.geometry.fill_unknown`).
         """
         b, v = maps.shape[:2]

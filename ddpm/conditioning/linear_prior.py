@@ -4,7 +4,7 @@ Ridge regression maps X-ray pixels to the principal components of the latents. I
 case's patient predicts the case (the leave-one-out identity of Allen, "The relationship between variable selection
 and data augmentation", 1974, for blocks of cases); otherwise the prior would be more accurate on training cases than
 on new patients. A linear map extrapolates without limit, so scores farther from the mean than those of any training
-case are shrunk to that distance.
+case are shrunk to that distance. Unknown pixels (NaN) have their conditional mean given the known ones.
 """
 
 import math
@@ -17,6 +17,8 @@ from diffusers.configuration_utils import register_to_config
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from dataset.imaging.unknown_pixels import pooled
+from ddpm.conditioning.gaussian_fill import conditional_mean, fit_loadings
 from ddpm.conditioning.ridge import RidgeSystem
 
 PENALTIES = tuple(10.0 ** (k / 2) for k in range(-8, 5))  # in units of the mean eigenvalue of the features
@@ -25,7 +27,7 @@ MIN_DEVIATION = 0.02  # of standardised latents, where all training cases are eq
 
 
 class LinearPrior(ModelMixin, ConfigMixin):
-    """X-rays `(b, v, 1, h, w)` in [0, 1] to smooth standardised latents `(b, c, d, h, w)`.
+    """X-rays `(b, v, 1, h, w)` in [0, 1], NaN where unknown, to smooth standardised latents `(b, c, d, h, w)`.
 
     Args:
         latent_shape: `(c, d, h, w)`.
@@ -35,6 +37,8 @@ class LinearPrior(ModelMixin, ConfigMixin):
         max_side: the prior is predicted on a grid of at most this many voxels per side and interpolated.
         deviation: whether to store the standard deviation of latents around the prior, per voxel.
         hidden: returns a prior of 0 with a deviation of 1, for the part of a training without it.
+        fill_rank: principal components of the Gaussian of training X-rays (`ddpm.conditioning.gaussian_fill`) that
+            fills unknown pixels; 0 fills them with the training mean.
     """
 
     @register_to_config
@@ -47,6 +51,7 @@ class LinearPrior(ModelMixin, ConfigMixin):
         max_side: int = 16,
         deviation: bool = False,
         hidden: bool = False,
+        fill_rank: int = 0,
     ):
         super().__init__()
         c, *size = latent_shape
@@ -61,6 +66,8 @@ class LinearPrior(ModelMixin, ConfigMixin):
         self.register_buffer("score_std", torch.ones(rank))  # of the fitted training scores, by component
         self.register_buffer("radius", torch.zeros(()))  # distance of the farthest of them, in these units
         self.register_buffer("std", torch.ones(c, *self.grid) if deviation else None)
+        self.register_buffer("fill_loadings", torch.zeros(features, fill_rank) if fill_rank else None)
+        self.register_buffer("fill_noise", torch.ones(()) if fill_rank else None)
         # of the training cases; checkpoints omit them. members: all cases of each case's patient, padded with -1
         for name in ("members", "leverage", "influence"):
             self.register_buffer(name, None, persistent=False)
@@ -88,9 +95,10 @@ class LinearPrior(ModelMixin, ConfigMixin):
         raw = self._pool(xrays)
         if raw.shape[1] != len(self.pixel_mean):
             raise ValueError(f"X-rays of {xrays.shape[1]} views, the linear prior was made for {self.config.views}")
-        self.pixel_mean.copy_(raw.mean(dim=0))
-        self.pixel_std.copy_(raw.std(dim=0).clamp_min(MIN_STD))
-        z = self._features(xrays).double()
+        mean, std = _mean_and_std(raw)
+        self.pixel_mean.copy_(mean)
+        self.pixel_std.copy_(std.clamp_min(MIN_STD))
+        system, z = self._fit_fill(raw)
 
         scanned = None if scanned is None or scanned.all() else scanned
         if scanned is None:
@@ -105,7 +113,6 @@ class LinearPrior(ModelMixin, ConfigMixin):
         self.basis.zero_()[:rank].copy_(basis)
         scores = (targets @ basis.T).double()
 
-        system = RidgeSystem(z.T @ z)  # the intercept is not penalised
         rotated, projected = z @ system.vectors, system.vectors.T @ (z.T @ scores)
 
         def left_out(penalty: float) -> Tensor:
@@ -144,6 +151,20 @@ class LinearPrior(ModelMixin, ConfigMixin):
                 squares += self._coarse(square * known).sum(dim=0)
                 count += self._coarse(known).sum(dim=0)
         self.std.copy_((squares / count.clamp_min(1e-6)).sqrt().clamp_min(MIN_DEVIATION))
+
+    def _fit_fill(self, raw: Float[Tensor, "n p"]) -> tuple[RidgeSystem, Float[Tensor, "n p"]]:
+        """Fits the Gaussian that fills unknown pixels; the system of the regression, and its features."""
+        z = conditional_mean(self._standardised(raw), None, None).double()
+        system = RidgeSystem(z.T @ z)  # the intercept is not penalised
+        if self.fill_loadings is None:
+            return system, z
+        loadings, noise = fit_loadings(system.values / (len(z) - 1), system.vectors, self.config.fill_rank)
+        self.fill_loadings.copy_(loadings)
+        self.fill_noise.copy_(noise)
+        if raw.isnan().any():
+            z = self._filled(raw).double()
+            system = RidgeSystem(z.T @ z)
+        return system, z
 
     def _coarse(self, latents: Tensor) -> Tensor:
         return F.adaptive_avg_pool3d(latents, self.grid)
@@ -207,11 +228,28 @@ class LinearPrior(ModelMixin, ConfigMixin):
         return (scores / self.score_std).norm(dim=1, keepdim=True) / self.radius.clamp_min(1e-12)
 
     def _pool(self, xray: Tensor) -> Float[Tensor, "b p"]:
-        small = F.adaptive_avg_pool2d(xray.flatten(0, 1).float(), self.config.pixels)
-        return small.reshape(len(xray), -1)
+        return pooled(xray.flatten(0, 1).float(), self.config.pixels).reshape(len(xray), -1)
 
     def _features(self, xray: Tensor) -> Float[Tensor, "b p"]:
-        return (self._pool(xray) - self.pixel_mean) / self.pixel_std
+        return self._filled(self._pool(xray))
+
+    def _filled(self, raw: Float[Tensor, "b p"]) -> Float[Tensor, "b p"]:
+        """Standardised pixels; unknown ones have their conditional mean."""
+        return conditional_mean(self._standardised(raw), self.fill_loadings, self.fill_noise)
+
+    def _standardised(self, raw: Float[Tensor, "b p"]) -> Float[Tensor, "b p"]:
+        return (raw - self.pixel_mean) / self.pixel_std
+
+
+def _mean_and_std(raw: Float[Tensor, "n p"]) -> tuple[Float[Tensor, " p"], Float[Tensor, " p"]]:
+    """Mean and standard deviation of the known values of each pixel; 0 for a pixel that is never known."""
+    known = ~raw.isnan()
+    if known.all():
+        return raw.mean(dim=0), raw.std(dim=0)
+    count = known.sum(dim=0)
+    mean = torch.where(known, raw, 0.0).sum(dim=0) / count.clamp_min(1)
+    squares = torch.where(known, raw - mean, 0.0).square().sum(dim=0)
+    return mean, (squares / (count - 1).clamp_min(1)).sqrt()
 
 
 def _members(patients: Sequence) -> Int[Tensor, "n m"]:

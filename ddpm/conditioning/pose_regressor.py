@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from dataset.imaging.geometry import camera_axes, project
+from dataset.imaging.unknown_pixels import pooled, resampled
 from ddpm.conditioning.ridge import ridge
 
 FIELDS = ("distance", "azimuth", "elevation", "centre_d", "centre_h", "centre_w")  # share of the distance, degrees, mm
@@ -87,13 +88,13 @@ class PoseRegressor(ModelMixin, ConfigMixin):
         device = self.weight.device
         self.fold = torch.tensor([names.get(patient, FOLDS) for patient in cases], device=device)
         fold = torch.tensor([names[patient] for patient in patients])
-        xrays = torch.cat([_pooled(part, OVERSAMPLING * self.config.pixels) for part in xrays.split(64)])
+        xrays = torch.cat([pooled(part.float(), OVERSAMPLING * self.config.pixels) for part in xrays.split(64)])
         truth, estimate = _offsets(nominal, drawn), torch.zeros(len(xrays), xrays.shape[1], len(FIELDS))
         self.fold_weight = torch.zeros(FOLDS + 1, *self.weight.shape, device=device)
         self.fold_bias = torch.zeros(FOLDS + 1, *self.bias.shape, device=device)
         for k in range(self.config.rounds):
             parts = zip(xrays.split(64), nominal.split(64), estimate.split(64), strict=True)
-            raw = torch.cat([_pooled(align(*part), self.config.pixels) for part in parts]).flatten(2)
+            raw = torch.cat([pooled(align(*part), self.config.pixels) for part in parts]).flatten(2)
             for view in range(raw.shape[1]):
                 features, remainder = raw[:, view], (truth - estimate)[:, view]
                 mean, std = features.mean(dim=0), features.std(dim=0).clamp_min(MIN_STD)
@@ -151,11 +152,11 @@ class PoseRegressor(ModelMixin, ConfigMixin):
         weight, bias = (own.expand(len(xray), *own.shape) for own in (self.weight, self.bias))
         if index is not None:
             weight, bias = self.fold_weight[self.fold[index]], self.fold_bias[self.fold[index]]
-        small = _pooled(xray.float(), OVERSAMPLING * self.config.pixels)
+        small = pooled(xray.float(), OVERSAMPLING * self.config.pixels)
         found = torch.zeros(*xray.shape[:2], len(FIELDS), device=xray.device)
         for k in range(self.config.rounds):
-            raw = _pooled(align(small, pose, found), self.config.pixels).flatten(2)
-            z = (raw - self.pixel_mean[k]) / self.pixel_std[k]
+            raw = pooled(align(small, pose, found), self.config.pixels).flatten(2)
+            z = ((raw - self.pixel_mean[k]) / self.pixel_std[k]).nan_to_num(0.0)  # unknown: the mean
             found = self._limited(found + bias[:, k] + torch.einsum("bvf,bvfo->bvo", z, weight[:, k]))
         return found
 
@@ -177,7 +178,7 @@ def align(
 ) -> Float[Tensor, "b v 1 h w"]:
     """X-rays displaced from their nominal `pose` by `offsets`, resampled to show the isocentre plane as in `pose`.
 
-    The angles of the offsets stay in the X-ray. Pixels outside the field repeat its border.
+    The angles of the offsets stay in the X-ray. Pixels outside the field repeat its border; unknown ones stay unknown.
     """
     b, v = xray.shape[:2]
     nominal, moved = pose.flatten(0, 1), _applied(pose, offsets).flatten(0, 1)
@@ -192,8 +193,8 @@ def align(
         return project(turned[4:7] + plane, moved)
 
     grids = torch.func.vmap(grid)(turned.float(), moved.float())
-    aligned = F.grid_sample(xray.flatten(0, 1), grids.to(xray.dtype), padding_mode="border", align_corners=False)
-    return aligned.unflatten(0, (b, v))
+    options = {"grid": grids.to(xray.dtype), "padding_mode": "border", "align_corners": False}
+    return resampled(xray.flatten(0, 1), lambda image: F.grid_sample(image, **options)).unflatten(0, (b, v))
 
 
 def _offsets(nominal: Float[Tensor, "n v 9"], drawn: Float[Tensor, "n v 9"]) -> Float[Tensor, "n v 6"]:
@@ -205,7 +206,3 @@ def _applied(pose: Float[Tensor, "b v 9"], offsets: Float[Tensor, "b v 6"]) -> F
     """The inverse of `_offsets`: the detector keeps its size and its distance to the patient."""
     further = pose[..., :1] * offsets[..., :1]
     return torch.cat([pose[..., :2] + further, pose[..., 2:7] + offsets[..., 1:], pose[..., 7:]], dim=-1)
-
-
-def _pooled(xray: Float[Tensor, "b v 1 h w"], pixels: int) -> Float[Tensor, "b v 1 p p"]:
-    return F.adaptive_avg_pool2d(xray.flatten(0, 1).float(), pixels).unflatten(0, xray.shape[:2])

@@ -16,6 +16,7 @@ from torch.utils.data import Dataset, default_collate
 
 from common.checked_tensors import DamagedFile, open_checked, save_checked
 from dataset.imaging.hu_window import Window
+from dataset.imaging.unknown_pixels import pooled
 from ddpm.latent.base import LatentEncoder
 
 log = logging.getLogger(__name__)
@@ -132,7 +133,7 @@ class LatentDataset(Dataset):
         for chosen in torch.arange(len(self)).split(PART):
             batch = self._collated([(i, step) for i in chosen.tolist()])
             xray = (batch if align is None else align(batch))["xray"]
-            xrays.append(F.adaptive_avg_pool2d(xray.flatten(0, 1), pixels).unflatten(0, xray.shape[:2]))
+            xrays.append(pooled(xray, pixels))
         return torch.cat(xrays)
 
     def scanned(self, chosen: Int[Tensor, " m"] | None = None) -> Bool[Tensor, "m 1 d h w"]:

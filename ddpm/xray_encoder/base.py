@@ -24,7 +24,7 @@ class XrayEncoder(ModelMixin, ConfigMixin):
     volumetric: bool = False  # whether the views are axial slices of a source volume, inferior to superior
 
     def forward(self, xray: Float[Tensor, "b v 1 h w"]) -> XrayFeatures:
-        """Features of each view of X-rays in [0, 1], bright bone."""
+        """Features of each view of X-rays in [0, 1], bright bone, NaN where they are unknown."""
         raise NotImplementedError
 
 

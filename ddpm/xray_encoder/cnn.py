@@ -5,7 +5,9 @@ import torch.nn.functional as F
 from diffusers.configuration_utils import register_to_config
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn.utils import skip_init
 
+from dataset.imaging.unknown_pixels import split_unknown
 from ddpm.xray_encoder.base import XrayEncoder, XrayFeatures, resize
 
 MEAN, STD = 0.5, 0.25  # of X-rays after the 0.5 to 99.5 percentile scaling, approximately
@@ -19,6 +21,7 @@ class CNNXrayEncoder(XrayEncoder):
         blocks: residual blocks per resolution.
         stride: of the feature map: 4 or 8.
         image_size: X-rays are first resized to `(image_size, image_size)`; None keeps their size.
+        mask: whether the encoder also reads where the X-ray is unknown; without it, unknown pixels count as 0.
     """
 
     @register_to_config
@@ -30,6 +33,7 @@ class CNNXrayEncoder(XrayEncoder):
         feature_channels: int = 128,
         embedding_dim: int = 512,
         image_size: int | None = None,
+        mask: bool = False,
     ):
         super().__init__()
         if stride not in (4, 8):
@@ -45,17 +49,24 @@ class CNNXrayEncoder(XrayEncoder):
         self.merge = nn.ModuleList(nn.Conv2d(a + b, a, 1) for a, b in pairs[self.finest :])
         self.to_maps = nn.Conv2d(widths[self.finest], feature_channels, 1)
         self.to_embedding = embedding_head(widths[-1], embedding_dim)
+        # further input channels of the stem; `skip_init` draws no random numbers, so that the mask changes no others
+        self.mask_stem = skip_init(nn.Conv2d, 16, width, 3, padding=1, bias=False) if mask else None
+        if mask:
+            nn.init.zeros_(self.mask_stem.weight)
 
     def forward(self, xray: Float[Tensor, "b v 1 h w"]) -> XrayFeatures:
-        """Features of each view; a `ValueError` unless the sides are multiples of 32."""
+        """Features of each view, NaN where it is unknown; a `ValueError` unless the sides are multiples of 32."""
         b, v = xray.shape[:2]
-        image = xray.flatten(0, 1)
+        image, known = split_unknown(xray.flatten(0, 1))
+        unknown = (~known).to(image.dtype)
         if self.config.image_size is not None:
-            image = resize(image, self.config.image_size)
+            image, unknown = (resize(part, self.config.image_size) for part in (image, unknown))
         if any(side % 32 for side in image.shape[-2:]):
             raise ValueError(f"X-ray of {tuple(image.shape[-2:])} pixels: sides must be multiples of 32")
         x = F.pixel_unshuffle((image - MEAN) / STD, 4)
         x = self.stem(x.contiguous(memory_format=torch.channels_last))
+        if self.mask_stem is not None:
+            x = x + self.mask_stem(F.pixel_unshuffle(unknown, 4).contiguous(memory_format=torch.channels_last))
         levels = []
         for i, stage in enumerate(self.down):
             x = stage(x)

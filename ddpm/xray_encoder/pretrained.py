@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from common.errors import UserError
+from dataset.imaging.unknown_pixels import split_unknown
 from ddpm.weights.hub import hub_file, why_missing
 from ddpm.xray_encoder.base import XrayEncoder, XrayFeatures, resize
 
@@ -38,10 +39,10 @@ class PretrainedXrayEncoder(XrayEncoder):
         raise NotImplementedError
 
     def forward(self, xray: Float[Tensor, "b v 1 h w"]) -> XrayFeatures:
-        """Features of each view."""
+        """Features of each view; unknown pixels count as 0."""
         b, v = xray.shape[:2]
         with torch.autocast(xray.device.type, enabled=False):
-            image = self.preprocess(xray.flatten(0, 1).float())
+            image = self.preprocess(split_unknown(xray.flatten(0, 1).float())[0])
         embedding, maps = self.encode_image(image)
         return XrayFeatures(embedding.unflatten(0, (b, v)), maps.unflatten(0, (b, v)))
 

@@ -8,8 +8,9 @@ from evaluation.metrics.base import CaseView, Metric, NotMeasured
 
 
 def reprojection_error(drr: Float[Tensor, "*b h w"], xray: Float[Tensor, "*b h w"]) -> Float[Tensor, "*b"]:
-    """Mean absolute difference between a scaled DRR of a volume and its X-ray, both in `[0, 1]`."""
-    return (drr - xray).abs().mean(dim=(-2, -1))
+    """Mean absolute difference between a scaled DRR of a volume and its X-ray, both in `[0, 1]`, where it is known."""
+    known = ~xray.isnan()
+    return torch.where(known, (drr - xray).abs(), 0.0).sum(dim=(-2, -1)) / known.sum(dim=(-2, -1))
 
 
 def scaled_drr(volume: Float[Tensor, "d h w"], spacing: tuple, pose: tuple, size: tuple) -> Float[Tensor, "h w"]:

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from dataset.imaging.unknown_pixels import pooled
 from ddpm.conditioning.ridge import RidgeSystem
 
 log = logging.getLogger(__name__)
@@ -24,15 +25,18 @@ BLOCK = 64  # training volumes in memory at a time
 
 
 def nearest_weights(xrays: Float[Tensor, "m p"], train_xrays: Float[Tensor, "n p"]) -> Float[Tensor, "m n"]:
-    """One-hot weights of the training case whose X-ray has the smallest squared pixel difference."""
-    closest = torch.cdist(xrays, train_xrays, compute_mode="donot_use_mm_for_euclid_dist").argmin(dim=1)
+    """One-hot weights of the training case whose X-ray has the smallest mean squared difference of known pixels."""
+    if xrays.isnan().any() or train_xrays.isnan().any():
+        distances = torch.stack([(train_xrays - xray).square().nanmean(dim=1).nan_to_num(torch.inf) for xray in xrays])
+    else:
+        distances = torch.cdist(xrays, train_xrays, compute_mode="donot_use_mm_for_euclid_dist")
+    closest = distances.argmin(dim=1)
     return F.one_hot(closest, len(train_xrays)).float()
 
 
 def xray_features(xrays: Float[Tensor, "n v 1 h w"]) -> Float[Tensor, "n p"]:
-    """All views of each X-ray, averaged to `RIDGE_PIXELS` per side, in one row."""
-    small = F.adaptive_avg_pool2d(xrays.flatten(0, 1).float(), RIDGE_PIXELS)
-    return small.reshape(len(xrays), -1)
+    """All views of each X-ray, known pixels averaged to `RIDGE_PIXELS` per side, in one row; NaN where unknown."""
+    return pooled(xrays.float(), RIDGE_PIXELS).reshape(len(xrays), -1)
 
 
 def gram_row(volume: Float[Tensor, "d h w"]) -> Float[Tensor, " p"]:
@@ -63,7 +67,9 @@ class RidgeToComponents:
         val_volumes: Float[Tensor, "k q"],
     ) -> "RidgeToComponents":
         """Fits on training cases; selects λ and the number of components on validation cases."""
-        self._offset = features.mean(dim=0)
+        unknown = features.isnan()
+        self._offset = features.nanmean(dim=0).nan_to_num(0.0) if unknown.any() else features.mean(dim=0)
+        features = torch.where(unknown, self._offset, features)
         # the floor keeps the noise of nearly constant pixels small
         self._scale = features.std(dim=0, correction=0).clamp(min=1e-3)
         self._train = self._standardise(features)
@@ -91,7 +97,8 @@ class RidgeToComponents:
         return (centred - centred.mean(dim=1, keepdim=True) + 1.0 / centred.shape[1]).float()
 
     def _standardise(self, features: Tensor) -> Tensor:
-        return (features - self._offset) / self._scale
+        """Standardised features; unknown ones have the training mean."""
+        return torch.where(features.isnan(), 0.0, (features - self._offset) / self._scale)
 
     def _centred_weights(self, features: Tensor, penalty: float, count: int) -> Tensor:
         against_train = (self._standardise(features) @ self._train.T).double()

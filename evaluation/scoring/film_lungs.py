@@ -23,12 +23,14 @@ from dataset.imaging.geometry import fill_unknown
 from dataset.imaging.hu_window import AIR_HU
 from dataset.imaging.lung_network import LEVELS_MM, LUNG, SHIPPED, find_lungs
 from dataset.imaging.lung_segmentation import segment_lungs
+from dataset.imaging.unknown_pixels import split_unknown
 from dataset.io.xray import read_xray, read_xray_image, scale_xray_image, undo_resize
 from dataset.xray.lung_alignment import LungMap
 from evaluation.generation.metadata import describe_run, noise_id
 from evaluation.generation.model_inputs import ModelInputs
 from evaluation.generation.sample import Sampling, sample_volumes
 from evaluation.generation.xray_inputs import GeneratorInput, read_inputs
+from evaluation.visualization.slices import xray_grey
 
 MASK = "_lungs"  # suffix of the names of masks
 LUNG_MM = LEVELS_MM[LUNG]  # smallest depth of projected lung
@@ -136,7 +138,7 @@ def lungs_on_film(
     inside = (depth / LUNG_MM / 2).clamp(0.0, 1.0)  # 0.5 at the threshold
     if alignment.get("align") == "lungs":
         found = LungMap(tuple(alignment["found"]), tuple(alignment["target"]))
-        inside = found.inverse.apply(inside)
+        inside, _ = split_unknown(found.inverse.apply(inside))
     return (undo_resize(inside, shape) >= 0.5).numpy()
 
 
@@ -167,8 +169,8 @@ def _read_mask(path: Path, shape: tuple[int, int]) -> np.ndarray:
 
 
 def _tile(film: Film, masks: dict[str, np.ndarray], scores: dict[str, float]) -> Image.Image:
-    grey = scale_xray_image(read_xray_image(film.path)).numpy()
-    picture = np.repeat((grey * 255).astype(np.uint8)[..., None], 3, axis=2)
+    grey = xray_grey(scale_xray_image(read_xray_image(film.path)))
+    picture = np.repeat(grey[..., None], 3, axis=2)
     thick = max(1, max(grey.shape) // 200)
     for name, mask in masks.items():
         picture[mask & ~ndimage.binary_erosion(mask, iterations=thick, border_value=1)] = COLOURS[name]

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from functools import cache
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from matplotlib import colormaps, get_data_path
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
@@ -17,6 +17,7 @@ DISPLAY_HU = Window(-1000.0, 500.0)
 ERROR_HU = 500.0  # differences of this size have the full colour
 TILE = 208  # pixels of the longest side of a volume
 POSITIONS = {"axial": 0.5, "coronal": 0.5, "sagittal": 0.3}  # sagittals through the right lung, not through the spine
+UNKNOWN_GREY = 112  # level of pixels that an X-ray does not show
 BACKGROUND, INK, ACCENT = (16, 18, 22), (225, 228, 232), (255, 196, 0)
 
 
@@ -56,13 +57,20 @@ def tile(
 
 
 def error_colours(difference: Float[np.ndarray, "h w"], full: float) -> np.ndarray:
-    """RGB of differences from blue at `-full` over white to red at `full`."""
-    return (colormaps["RdBu_r"](np.clip(difference / (2.0 * full) + 0.5, 0.0, 1.0))[..., :3] * 255).astype(np.uint8)
+    """RGB of differences from blue at `-full` over white to red at `full`; grey where they are unknown (NaN)."""
+    colours = colormaps["RdBu_r"](np.clip(difference / (2.0 * full) + 0.5, 0.0, 1.0))[..., :3] * 255
+    return np.where(np.isnan(difference)[..., None], UNKNOWN_GREY, colours).astype(np.uint8)
+
+
+def xray_grey(xray: Float[Tensor, "h w"]) -> UInt8[np.ndarray, "h w"]:
+    """Grey levels of an X-ray in `[0, 1]`; `UNKNOWN_GREY` where it is unknown."""
+    values = np.asarray(xray.detach().cpu().float()).clip(0.0, 1.0) * 255
+    return np.where(np.isnan(values), UNKNOWN_GREY, values).astype(np.uint8)
 
 
 def xray_tile(xray: Float[Tensor, "h w"], size: int = TILE) -> Image.Image:
     """An X-ray in `[0, 1]` with its marks, the longer side `size` pixels."""
-    grey = (np.asarray(xray.detach().cpu().float()).clip(0.0, 1.0) * 255).astype(np.uint8)
+    grey = xray_grey(xray)
     height, width = (round(n * (size / max(grey.shape))) for n in grey.shape)
     image = Image.fromarray(grey).convert("RGB").resize((width, height), Image.Resampling.BICUBIC)
     return _marked(image, DISPLAY_MARKS["coronal"])

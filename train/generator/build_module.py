@@ -71,7 +71,8 @@ def build_module(
         make_condition(encoded, lift, make_pose(extent)[None, None], torch.tensor([extent]), shape[1:])
     prior = origin.pipeline.prior if with_prior and origin is not None else None
     if with_prior and origin is None:
-        prior = LinearPrior(shape, dataset.views, options.pixels, options.rank, deviation=options.preconditioning)
+        prior = LinearPrior(shape, dataset.views, options.pixels, options.rank, deviation=options.preconditioning,
+                            fill_rank=options.fill_rank)  # fmt: skip
     losses = build_losses(model, Window.parse(dataset.window), shape)
     objective = instantiate(model.objective)
     if origin is not None:

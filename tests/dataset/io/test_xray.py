@@ -127,7 +127,7 @@ def test_a_film_that_is_not_square_keeps_its_aspect(tmp_path, shape):
     bright = (image > 0.5).nonzero()
     height, width = (bright.max(dim=0).values - bright.min(dim=0).values + 1).tolist()
     assert abs(height - 40) <= 1 and abs(width - 40) <= 1
-    assert image[0, 0] == 0 and image[-1, -1] == 0  # the padding is dark
+    assert image[0, 0].isnan() and image[-1, -1].isnan()  # the padding is unknown
 
 
 def test_shrinking_does_not_alias(tmp_path):
@@ -269,6 +269,6 @@ def test_folder_of_xrays(tmp_path):
 def test_real_films_read_as_chests(real_data):
     for path in sorted((real_data / "xray").glob("*.png")):
         image = read_xray(path, (64, 64))
-        assert 0.2 < image.mean() < 0.8
+        assert 0.2 < image.nanmean() < 0.8
         columns = image[16:48].mean(dim=0)
         assert columns[28:36].mean() > columns[14:24].mean()  # the spine is brighter than the lung beside it

@@ -3,12 +3,13 @@
 import numpy as np
 import pydicom
 import pytest
+import torch
 from dicom_files import write_ct_series
 from PIL import Image, ImageDraw
 from radiograph_files import TIME, film, save_radiograph
 
 from common.errors import UserError
-from dataset.io.xray import read_xray
+from dataset.io.xray import read_xray, read_xray_image
 from dataset.preparation.borders_and_text import mask_text, text_lines, trim_border
 from dataset.preparation.radiographs import find_radiographs, read_radiograph, write_radiograph
 
@@ -85,8 +86,21 @@ def test_a_prepared_image_reads_like_its_source(tmp_path, options):
     write_radiograph(prepared.image, tmp_path / "a.png")
     written = Image.open(tmp_path / "a.png")
     assert written.mode.startswith("I") and not written.info
-    difference = read_xray(tmp_path / "a.png", (40, 40)) - read_xray(source, (40, 40))
-    assert difference.abs().max() < 2 / 65535
+    torch.testing.assert_close(
+        read_xray(tmp_path / "a.png", (40, 40)), read_xray(source, (40, 40)), atol=2 / 65535, rtol=0, equal_nan=True
+    )
+
+
+def test_a_prepared_image_keeps_what_was_not_exposed(tmp_path):
+    stored = film()
+    stored[:7], stored[:, -9:] = 4095, 4095
+    source = save_radiograph(tmp_path / "a.dcm", stored, PixelPaddingValue=4095)
+    prepared = read_radiograph(source)
+    write_radiograph(prepared.image, tmp_path / "a.png")
+    again = read_xray_image(tmp_path / "a.png")
+    assert np.array_equal(again.inside, ~np.isnan(prepared.image)) and 0 < again.inside.mean() < 1
+    whole = read_radiograph(tmp_path / "a.png").image
+    np.testing.assert_allclose(whole, prepared.image, atol=3 / 65535)
 
 
 def test_a_normalised_array_of_x_ray2ctpa_is_the_same_image(tmp_path):
