@@ -89,3 +89,19 @@ def test_large_volumes_are_pooled_for_the_components():
     assert row.shape == (32**3,)
     assert row[0] == volume[:2, :2, :2].mean()
     assert xray_features(torch.ones(2, 3, 1, 64, 64)).shape == (2, 3 * 32 * 32)
+
+
+def test_unknown_pixels_take_no_part():
+    train = torch.rand(6, 1, 1, 64, 64, generator=torch.Generator().manual_seed(0))
+    query = train[2:4].clone()
+    query[..., :20, :] = torch.nan
+    assert nearest_weights(query.flatten(1), train.flatten(1)).argmax(dim=1).tolist() == [2, 3]
+    holes = train.clone()
+    holes[::2, ..., 40:] = torch.nan
+    assert nearest_weights(train.flatten(1), holes.flatten(1)).argmax(dim=1).tolist() == list(range(6))
+    volumes, targets = torch.randn(6, 30), torch.randn(2, 30)
+    fitted = RidgeToComponents().fit(xray_features(holes), volumes, xray_features(train[:2]), targets)
+    weights = fitted.weights(xray_features(query))
+    assert weights.isfinite().all() and torch.allclose(weights.sum(dim=1), torch.ones(2), atol=1e-4)
+    mean = fitted.weights(xray_features(torch.full_like(query, torch.nan)))
+    torch.testing.assert_close(mean, torch.full_like(mean, 1 / 6))

@@ -107,3 +107,14 @@ def test_planes_picture_shows_xray_and_three_planes():
     image = sheets.planes_picture(case["xray"][0], case["ct"].float(), SPACING)
     assert image.width > 3 * 250 and np.asarray(image.convert("L")).std() > 30
     assert accent_pixels(image) > 300
+
+
+def test_unknown_pixels_are_of_one_grey():
+    xray = torch.rand(32, 32)
+    xray[:, 20:] = torch.nan
+    grey = pictures.xray_grey(xray)
+    assert (grey[:, 20:] == pictures.UNKNOWN_GREY).all() and (
+        grey[:, :20] == (xray[:, :20] * 255).byte().numpy()
+    ).all()
+    colours = pictures.error_colours((xray - 0.5).numpy(), 0.5)
+    assert (colours[:, 20:] == pictures.UNKNOWN_GREY).all() and np.ptp(colours[:, :20]) > 100
