@@ -1,5 +1,6 @@
 """The exception that a command prints as one line instead of a traceback."""
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -31,3 +32,15 @@ def user_message(message: str) -> str:
 def worker_killed(error: BaseException) -> bool:
     """Whether a DataLoader worker was killed from outside, by the text of torch's error."""
     return "DataLoader worker" in str(error) and ("killed" in str(error) or "exited unexpectedly" in str(error))
+
+
+@contextmanager
+def quiet(name: str) -> Iterator[None]:
+    """Without the messages of a library about errors that it raises too."""
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

@@ -15,6 +15,19 @@ SMALLEST = 4  # voxels along each axis
 STRAIGHT = np.array([[0.0, 0.0, -1.0], [0.0, -1.0, 0.0], [1.0, 0.0, 0.0]])  # RAS columns of D, H, W: up, back, left
 AIR_BELOW_HU = -900.0  # a volume with all voxels below contains only air
 SOFT_BELOW_HU = -150.0  # a volume with all voxels above contains neither air nor lung: its values are not HU
+HIGHEST_HU = 70000.0  # above the range of 16 bits
+LARGEST_MM = 3000.0  # of a side: no scan of a patient is longer
+SHEAR_DEGREES = 0.5  # tolerance of the right angles between the axes
+TISSUE_HU, DARK_HU = (-200.0, 200.0), (-1100.0, -700.0)  # of fat, organs and blood; of air and lung
+FEW, MANY = 0.02, 0.05  # shares of the voxels
+SAMPLED = 1_000_000  # voxels of which the shares are measured
+# HU that water has after a wrong rescale
+MISSCALED = {
+    -1024.0: "the rescale intercept is applied twice; add 1024",
+    1024.0: "stored values without their rescale intercept; subtract 1024",
+    8192.0: "stored values without their rescale intercept; subtract 8192",
+    32768.0: "signed values stored as unsigned ones; subtract 32768",
+}
 
 
 @dataclass
@@ -44,7 +57,10 @@ class Volume:
 
 
 def check_hu(hu: np.ndarray, path: str | Path) -> None:
-    """Raises UserError for NaN, infinity, a constant, air alone, 8-bit grey values, and values without air or lung."""
+    """Raises UserError for NaN, infinity, a constant, air alone, and values that are not HU, with the likely cause.
+
+    `hu` has the values below air too, since they tell a wrong rescale.
+    """
     if not np.isfinite(hu).all():
         share = 100.0 * (1.0 - np.isfinite(hu).mean())
         raise UserError(f"{path}: {share:.2g} % of the voxels are NaN or infinite; replace them by -1024 HU (air)")
@@ -56,20 +72,43 @@ def check_hu(hu: np.ndarray, path: str | Path) -> None:
         raise UserError(f"{path}: no HU in range, {found} are all air; export it with its rescale slope and intercept")
     if low >= 0 and high <= 255:
         raise UserError(f"{path}: no HU in range, {found} look like 8-bit grey; export the CT in Hounsfield units")
+    if high > HIGHEST_HU:
+        raise UserError(f"{path}: no HU in range, {found}; correct its scale (slope and intercept)")
+    if cause := _rescale_fault(hu):
+        raise UserError(f"{path}: no HU in range, {found}: {cause}, or export it again")
     if low > SOFT_BELOW_HU:
-        hint = (
-            "subtract 1024 if the rescale intercept is missing" if high > 1500 else "export the CT in Hounsfield units"
-        )
-        raise UserError(f"{path}: no HU in range, {found} contain neither air nor lung; {hint}")
+        remedy = "export the CT in Hounsfield units"
+        raise UserError(f"{path}: no HU in range, {found} contain neither air nor lung; {remedy}")
+
+
+def _rescale_fault(hu: np.ndarray) -> str:
+    """Cause and remedy of values whose tissue and air have the distance of HU at another place; "" for HU."""
+    values = hu.ravel()[:: max(1, hu.size // SAMPLED)]
+
+    def share(water: float) -> float:  # of tissue or of air and lung, whichever is rarer
+        return min(((values >= water + a) & (values <= water + b)).mean() for a, b in (TISSUE_HU, DARK_HU))
+
+    likely = max(MISSCALED, key=share)
+    return MISSCALED[likely] if share(0.0) < FEW and share(likely) > MANY else ""
 
 
 def check_geometry(volume: Volume, path: str | Path) -> None:
-    """Raises UserError for a spacing outside `SPACING_MM` and for fewer than 4 voxels along an axis."""
+    """Raises UserError for a spacing outside `SPACING_MM`, a wrong number of voxels, and axes that are not orthogonal."""
     if not all(SPACING_MM[0] <= s <= SPACING_MM[1] for s in volume.spacing):
         spacing = ", ".join(f"{s:g}" for s in volume.spacing)
         raise UserError(f"{path}: voxel spacing [{spacing}] mm (D, H, W); correct the header (affine or pixdim)")
     if min(volume.hu.shape) < SMALLEST:
         raise UserError(f"{path}: {list(volume.hu.shape)} voxels are too few for a volume; give the whole CT")
+    if max(volume.extent) > LARGEST_MM:
+        extent = ", ".join(f"{length:.0f}" for length in volume.extent)
+        raise UserError(f"{path}: a scan of [{extent}] mm (D, H, W) by its header; correct its voxel spacing")
+    if volume.direction is not None:
+        between = np.abs(volume.direction.T @ volume.direction - np.eye(3)).max()
+        if (shear := float(np.rad2deg(np.arcsin(min(between, 1.0))))) > SHEAR_DEGREES:
+            raise UserError(
+                f"{path}: gantry tilt, its axes are sheared by {shear:.1f} degrees; resample it onto straight axes, or "
+                "export a reconstruction without tilt"
+            )
 
 
 def reorient(array: Float[np.ndarray, "i j k"], affine: Float[np.ndarray, "4 4"]) -> Volume:

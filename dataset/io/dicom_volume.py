@@ -1,7 +1,7 @@
 """A CT volume in HU from the slices of a DICOM series.
 
 Image Position and Orientation (Patient) alone determine order, gaps, shear and duplicates, not file names or instance
-numbers. SimpleITK decodes the compressed syntaxes that pydicom cannot.
+numbers.
 """
 
 from collections.abc import Iterator
@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pydicom
 from jaxtyping import Float
-from pydicom.pixels import get_decoder
 from scipy import ndimage
 
 from common.errors import UserError
@@ -21,7 +20,7 @@ from dataset.imaging.lung_segmentation import GAS_BELOW_HU
 from dataset.imaging.volume import STRAIGHT, Volume, check_geometry, check_hu, reorient
 from dataset.io.dicom_groups import SAME_PLACE_MM
 from dataset.io.dicom_headers import HEADER_ERRORS, group_item, is_multiframe, normal_of
-from dataset.io.dicom_pixels import decode_with_simpleitk
+from dataset.io.dicom_pixels import stored_values
 from dataset.io.dicom_series import CtSeries
 from dataset.io.nifti import read_nifti
 from dataset.io.slice_positions import fit_stack
@@ -54,6 +53,7 @@ def read_series(series: CtSeries, name: str | Path | None = None) -> Volume:
     for one in slices:
         one.hu = None  # frees up to a GB
     check_hu(hu, name)
+    np.maximum(hu, AIR_HU, out=hu)
     affine = np.eye(4)
     affine[:3, :3] = np.stack([stack.step, first.down * first.spacing[0], first.across * first.spacing[1]], axis=1)
     affine[:3, 3] = stack.first
@@ -120,12 +120,16 @@ def _slices(series: CtSeries, name: str) -> Iterator[_Slice]:
             expect_voxels([len(frames), *size], name)
             if "PixelData" not in ds:
                 raise UserError(f"{name}: a slice has a header but no pixel data; export the whole series again")
-            stored = _stored(ds, path, name)
+            stored = stored_values(ds, path, name)
             if is_multiframe(ds):
-                yield from _frames(ds, stored, wanted)
+                yield from _frames(ds, stored, wanted, name)
             else:
-                hu = _rescaled(ds, stored, ds)
-                yield _Slice(hu, ds.ImagePositionPatient, ds.ImageOrientationPatient, ds.PixelSpacing)
+                yield _Slice(
+                    _rescaled(ds, stored, ds, name),
+                    ds.ImagePositionPatient,
+                    ds.ImageOrientationPatient,
+                    ds.PixelSpacing,
+                )
         except (*HEADER_ERRORS, RuntimeError) as error:
             raise UserError(
                 f"{name}: a slice of the DICOM series is damaged or of a kind that cannot be decoded "
@@ -133,41 +137,34 @@ def _slices(series: CtSeries, name: str) -> Iterator[_Slice]:
             ) from error
 
 
-def _frames(ds: pydicom.Dataset, stored: np.ndarray, wanted: set[int]) -> Iterator[_Slice]:
+def _frames(ds: pydicom.Dataset, stored: np.ndarray, wanted: set[int], name: str) -> Iterator[_Slice]:
     shared = (ds.get("SharedFunctionalGroupsSequence") or [pydicom.Dataset()])[0]
     stored = stored if stored.ndim == 3 else stored[None]
     for i, frame in enumerate(ds.PerFrameFunctionalGroupsSequence):
         if i in wanted:
             yield _Slice(
-                _rescaled(ds, stored[i], group_item(frame, shared, "PixelValueTransformationSequence")),
+                _rescaled(ds, stored[i], group_item(frame, shared, "PixelValueTransformationSequence"), name),
                 group_item(frame, shared, "PlanePositionSequence").ImagePositionPatient,
                 group_item(frame, shared, "PlaneOrientationSequence").ImageOrientationPatient,
                 group_item(frame, shared, "PixelMeasuresSequence").PixelSpacing,
             )
 
 
-def _stored(ds: pydicom.Dataset, path: str, name: str) -> np.ndarray:
-    syntax = ds.file_meta.get("TransferSyntaxUID") if "TransferSyntaxUID" in ds.file_meta else None
-    if syntax is None:  # without a meta header the syntax is implicit little endian
-        syntax = ds.file_meta.TransferSyntaxUID = pydicom.uid.ImplicitVRLittleEndian
-    if not syntax.is_encapsulated or get_decoder(syntax).is_available:
-        return ds.pixel_array
-    if is_multiframe(ds):
-        raise UserError(f"{name}: multi-frame and compressed ({syntax.name}); export it uncompressed")
-    return decode_with_simpleitk(path, ds)
-
-
-def _rescaled(ds: pydicom.Dataset, stored: np.ndarray, rescale: pydicom.Dataset) -> Float[np.ndarray, "h w"]:
-    """HU of a slice by the slope and intercept of `rescale`; padding and values below air become air."""
+def _rescaled(
+    ds: pydicom.Dataset, stored: np.ndarray, rescale: pydicom.Dataset, name: str
+) -> Float[np.ndarray, "h w"]:
+    """HU of a slice by the slope and intercept of `rescale`; padding becomes air."""
     slope, intercept = rescale.get("RescaleSlope"), rescale.get("RescaleIntercept")
     slope, intercept = float(1.0 if slope is None else slope), float(0.0 if intercept is None else intercept)
+    if not slope > 0:
+        raise UserError(f"{name}: Rescale Slope {slope:g} in a slice; correct the header or export the series again")
     hu = stored.astype(np.float32) * np.float32(slope) + np.float32(intercept)
     padding, limit = ds.get("PixelPaddingValue"), ds.get("PixelPaddingRangeLimit")
     if padding is not None:
         wrap = 65536 if ds.get("PixelRepresentation") == 1 else 0  # an unsigned padding value beside signed pixels
         low, high = sorted(int(v) - wrap * (int(v) > 32767) for v in (padding, padding if limit is None else limit))
         hu[(stored >= low) & (stored <= high)] = AIR_HU
-    return np.maximum(hu, AIR_HU, out=hu)
+    return hu
 
 
 def _without_duplicates(slices: list[_Slice], name: str) -> list[_Slice]:

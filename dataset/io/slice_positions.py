@@ -5,11 +5,12 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from dataset.imaging.volume import SHEAR_DEGREES
+
 UNEVEN = 0.05  # of the spacing: distance of a slice from its place in an even stack
 ROUNDED = 0.21  # of the spacing: largest rounding error of positions that are accepted, as of 2.5 mm in whole mm
 FIT_ERROR = 1.2  # the fitted line differs from the true one by a part of the rounding error
 DIGITS = 5  # positions with more decimals are not rounded
-TILT_DEGREES = 0.5  # tolerance between the slice normal and the direction from slice to slice
 
 
 class Stack(NamedTuple):
@@ -29,7 +30,7 @@ def fit_stack(positions: Float[np.ndarray, "n 3"], normal: Float[np.ndarray, "3"
     step, first = np.polyfit(index, positions, 1)
     spacing, heights = float(step @ normal), positions @ normal
     tilt = float(np.rad2deg(np.arccos(np.clip(spacing / np.linalg.norm(step), -1.0, 1.0))))
-    if tilt > TILT_DEGREES:
+    if tilt > SHEAR_DEGREES:
         remedy = "export a reconstruction without tilt"
         return Stack(first, step, f"gantry tilt, the slices are sheared by {tilt:.1f} degrees; {remedy}")
     rounding = FIT_ERROR * _rounding(positions, ROUNDED * spacing)

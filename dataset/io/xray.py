@@ -22,7 +22,7 @@ from common.file_limits import expect_pixels
 from dataset.imaging.drr import scale_xray
 from dataset.imaging.unknown_pixels import UNKNOWN, resampled
 from dataset.io.dicom_headers import has_dicom_mark
-from dataset.io.nifti import NIFTI_ENDINGS, NIFTI_ERRORS, expect_data_offset
+from dataset.io.nifti import NIFTI_ENDINGS, open_nifti
 from dataset.io.xray_dicom import XrayImage, read_dicom_xray
 
 XRAY_ENDINGS = (".png", ".jpg", ".jpeg", ".npy", ".dcm", ".dicom", *NIFTI_ENDINGS)
@@ -184,19 +184,15 @@ def _grey(array: np.ndarray, span: float, path: Path) -> np.ndarray:
 
 
 def _read_nifti(path: Path) -> np.ndarray:
-    try:
-        image = nib.load(path)
+    with open_nifti(path) as image:
         expect_pixels(image.shape, path)
-        expect_data_offset(image, path)
-        array = image.get_fdata(dtype=np.float32)
-    except NIFTI_ERRORS as error:
-        raise UserError(f"{path}: damaged or not NIfTI ({error}); copy or export it again") from error
+        array, affine = image.get_fdata(dtype=np.float32), image.affine
     axes = [axis for axis, n in enumerate(array.shape) if n > 1]
     if len(axes) != 2 or max(axes) > 2:
         raise UserError(f"{path}: shape {list(array.shape)} where an X-ray is one slice; give a PNG, JPEG or DICOM")
-    if not np.isfinite(image.affine).all():
+    if not np.isfinite(affine).all():
         raise UserError(f"{path}: the affine in its header is not finite; give a PNG, JPEG or DICOM")
-    codes = nib.aff2axcodes(image.affine)  # None for an axis of length 0
+    codes = nib.aff2axcodes(affine)  # None for an axis of length 0
     array = np.squeeze(array)
     for axis, code in enumerate(codes[a] for a in axes):
         if code in ("R", "A", "S"):  # axes run to the left, posterior and inferior

@@ -18,7 +18,7 @@ from pydicom.pixels import apply_modality_lut, apply_voi_lut
 from common.errors import UserError
 from common.file_limits import expect_dicom_size, expect_pixels
 from dataset.io.dicom_headers import HEADER_ERRORS
-from dataset.io.dicom_pixels import decode_with_simpleitk
+from dataset.io.dicom_pixels import stored_values
 
 MODALITIES = ("CR", "DX", "DR", "RG", "XR")  # DR is in use though not a defined term
 # SOP classes of computed radiography and of digital X-ray for presentation and for processing
@@ -148,16 +148,9 @@ def _orientation(value) -> list[str] | None:
 
 
 def _stored_values(header: pydicom.Dataset, path) -> Int[np.ndarray, "h w"]:
-    """The decoded stored values, without the bits above Bits Stored (overlays of old scanners)."""
-    try:
-        pixels = header.pixel_array
-    except (RuntimeError, NotImplementedError):  # pydicom has no decoder for this transfer syntax
-        pixels = decode_with_simpleitk(path, header).astype(np.int64)
+    pixels = stored_values(header, path, path)
     if pixels.ndim != 2:
         raise UserError(f"{path}: shape {list(pixels.shape)} where an X-ray is one grey image; export a single frame")
-    bits = int(header.get("BitsStored", 16))
-    if not int(header.get("PixelRepresentation", 0)) and np.issubdtype(pixels.dtype, np.integer):
-        pixels = pixels & ((1 << bits) - 1)
     return pixels
 
 

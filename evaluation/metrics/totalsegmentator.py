@@ -44,16 +44,11 @@ def read_organs(
 
 
 def _read(file: Path, size: tuple[int, int, int], wanted: np.ndarray) -> np.ndarray:
-    import nibabel as nib  # late: scoring tensors needs no file format
-
     from dataset.imaging.volume import reorient
-    from dataset.io.nifti import NIFTI_ERRORS
+    from dataset.io.nifti import open_nifti  # late: scoring tensors needs no file format
 
-    try:
-        image = nib.load(file)
+    with open_nifti(file) as image:
         volume = reorient(np.asarray(image.dataobj), image.affine)
-    except NIFTI_ERRORS as error:
-        raise UserError(f"{file}: damaged or not NIfTI ({error}); run TotalSegmentator again") from error
     if volume.hu.shape != tuple(size):
         raise UserError(f"{file}: {volume.hu.shape} voxels, the volume has {tuple(size)}; segment that very volume")
     if np.abs(volume.affine - wanted).max() > AFFINE_MM:
