@@ -93,7 +93,7 @@ def _rescale_fault(hu: np.ndarray) -> str:
 
 
 def check_geometry(volume: Volume, path: str | Path) -> None:
-    """Raises UserError for a spacing outside `SPACING_MM`, a wrong number of voxels, and axes that are not orthogonal."""
+    """Raises UserError for a spacing outside `SPACING_MM`, a wrong number of voxels, and axes that are sheared."""
     if not all(SPACING_MM[0] <= s <= SPACING_MM[1] for s in volume.spacing):
         spacing = ", ".join(f"{s:g}" for s in volume.spacing)
         raise UserError(f"{path}: voxel spacing [{spacing}] mm (D, H, W); correct the header (affine or pixdim)")
@@ -106,8 +106,8 @@ def check_geometry(volume: Volume, path: str | Path) -> None:
         between = np.abs(volume.direction.T @ volume.direction - np.eye(3)).max()
         if (shear := float(np.rad2deg(np.arcsin(min(between, 1.0))))) > SHEAR_DEGREES:
             raise UserError(
-                f"{path}: gantry tilt, its axes are sheared by {shear:.1f} degrees; resample it onto straight axes, or "
-                "export a reconstruction without tilt"
+                f"{path}: gantry tilt, its axes are sheared by {shear:.1f} degrees; resample it onto straight axes, "
+                "or export a reconstruction without tilt"
             )
 
 

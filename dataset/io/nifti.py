@@ -23,7 +23,8 @@ SYNTHETIC = "SYNTHETIC - not for diagnosis"
 # nibabel's errors for damaged files
 NIFTI_ERRORS = (EOFError, zlib.error, OSError, ValueError, TypeError, KeyError, IndexError, OverflowError, MemoryError,
             np.linalg.LinAlgError, nib.filebasedimages.ImageFileError, nib.spatialimages.HeaderDataError,
-            nib.spatialimages.HeaderTypeError, nib.spatialimages.ImageDataError, nib.wrapstruct.WrapStructError)  # fmt: skip
+            nib.spatialimages.HeaderTypeError, nib.spatialimages.ImageDataError,
+            nib.wrapstruct.WrapStructError)  # fmt: skip
 NIFTI_2 = (b"\x1c\x02\0\0", b"\0\0\x02\x1c")  # sizeof_hdr = 540
 SLACK = 4096  # zero bytes that may follow the voxels
 SAME_SPACING = 0.01  # largest relative difference of the spacings of pixdim and affine
@@ -76,9 +77,9 @@ def open_nifti(path: str | Path) -> Iterator[nib.Nifti1Image]:
             file.seek(image.dataobj.offset + math.prod(image.shape) * image.get_data_dtype().itemsize)
             rest = file.read(SLACK + 1)
             if len(rest) > SLACK or rest.strip(b"\0"):
-                shown = "x".join(str(n) for n in image.shape)
+                kind, shown = image.get_data_dtype(), "x".join(str(n) for n in image.shape)
                 raise UserError(
-                    f"{path}: the file is longer than its header describes ({shown} voxels of {image.get_data_dtype()} "
+                    f"{path}: the file is longer than its header describes ({shown} voxels of {kind} "
                     f"from byte {image.dataobj.offset}); correct dim, datatype or vox_offset, or export it again"
                 )
     except NIFTI_ERRORS as error:
