@@ -21,7 +21,7 @@ from dataset.imaging.geometry import camera_axes, source_position
 from dataset.xray.film_changes import grey_curve, leads, local_mean, mapped, marker, roll_map, shown
 
 STREAM = 1  # separates these random numbers from those of the crop, which share (seed, step, index)
-COLLIMATED, CROPPED, PADDED = 0.5, 0.3, 0.3  # shares of the X-rays with blades, a cut side, padding
+COLLIMATED, CROPPED, PADDED = 0.4, 0.7, 0.2  # shares of the X-rays with blades, cut sides, padding
 LOCAL_SHARE = 1 / 12  # of the image height: standard deviation of the blur that defines local contrast
 
 
@@ -76,7 +76,7 @@ class FieldChanges:
 
     collimation: float = 0.12  # share of each side that blades cover
     tilt: float = 4.0  # degrees of the blades
-    crop: float = 0.1  # share of one side beyond the end of the film
+    crop: float = 0.2  # share of each side beyond the end of the film, as of films aligned by their lungs
     letterbox: float = 0.12  # share of two opposite sides that padding covers
     unmarked: float = 0.2  # share of X-rays with grey values there, as of files that do not mark padding
 
@@ -139,7 +139,7 @@ class XrayAugmentation:
         """Where the X-ray shows the patient, and the grey value of the rest; None if that is unknown."""
         limits = self.field
         blades = rng.uniform(0, limits.collimation, 4) * (rng.random() < COLLIMATED)
-        tilt, crop, side = rng.normal() * limits.tilt / 2, rng.uniform(0, limits.crop), rng.integers(4)
+        tilt, crop = rng.normal() * limits.tilt / 2, rng.uniform(0, limits.crop, 4)
         bar, upright = rng.uniform(0, limits.letterbox), rng.random() < 0.5
         cropped, padded, unmarked = rng.random(3) < (CROPPED, PADDED, limits.unmarked)
         level = max(0.0, rng.uniform(-1.5, 1.0))  # mostly black
@@ -147,7 +147,7 @@ class XrayAugmentation:
         if blades.any():
             field &= shown(shape, blades, float(np.clip(tilt, -limits.tilt, limits.tilt)))
         if cropped:
-            field &= shown(shape, crop * np.eye(4)[side])
+            field &= shown(shape, crop)
         if padded:
             field &= shown(shape, (0.0, 0.0, bar, bar) if upright else (bar, bar, 0.0, 0.0))
         return field, level if unmarked else None

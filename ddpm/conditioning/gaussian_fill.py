@@ -9,7 +9,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-NOISE_FLOOR = 0.01  # smallest σ², of standardised features
+# Smallest σ², in units of the variance of a feature. Smaller ones trust a new patient's X-ray to lie among those of
+# training: on DRRs of left-out chests with film-like changes and hidden margins, the error is 0.133 of the grey scale
+# with 1, 0.160 with 0.01, and 0.164 with the training mean.
+NOISE_FLOOR = 1.0
 PART = 64  # rows at once
 
 
