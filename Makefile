@@ -12,7 +12,7 @@ VIEWER := demo/node_modules/.package-lock.json
 demo: $(STAMP)
 	@$(BIN)/python train/train_vqgan.py experiment=$(DEMO)_vqgan $(DEMO_VQGAN)
 	@$(BIN)/python train/train_ddpm.py experiment=$(DEMO)_ddpm $(DEMO_DDPM)
-	@$(BIN)/python evaluation/evaluate.py experiment=$(DEMO)_evaluate $(DEMO_EVALUATE)
+	@$(BIN)/python evaluation/evaluate.py experiment=$(DEMO)_evaluate overwrite=true $(DEMO_EVALUATE)
 
 # Pulmonary embolism on phantoms: trains a generator and four classifiers, ends with their table and a report.
 pe: $(STAMP)
@@ -22,8 +22,8 @@ pe: $(STAMP)
 	@$(BIN)/python train/train_classifier.py experiment=pe_phantoms_xray
 	@$(BIN)/python train/train_classifier.py experiment=pe_phantoms_torchvision
 	@$(BIN)/python train/train_classifier.py experiment=pe_phantoms_generated
-	@$(BIN)/python evaluation/classification.py experiment=pe_phantoms_classification
-	@$(BIN)/python evaluation/evaluate.py experiment=pe_phantoms_evaluate
+	@$(BIN)/python evaluation/classification.py experiment=pe_phantoms_classification overwrite=true
+	@$(BIN)/python evaluation/evaluate.py experiment=pe_phantoms_evaluate overwrite=true
 
 test: $(STAMP)
 	@$(BIN)/python -m pytest -q -n logical --maxprocesses 4 --dist worksteal

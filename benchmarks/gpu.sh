@@ -24,5 +24,5 @@ done
 MODEL=outputs/fidelity/128/model_0
 CHECKPOINT=$("$PYTHON" -c "import json, sys; print(json.load(open(sys.argv[1]))['checkpoint'])" "$MODEL/trained.json") &&
     "$PYTHON" evaluation/export.py checkpoint="$CHECKPOINT" metrics="$MODEL/evaluation/metrics.json" \
-        output=outputs/phantom_128 format=safetensors precision=bfloat16 || failed=1
+        output=outputs/phantom_128 overwrite=true format=safetensors precision=bfloat16 || failed=1
 exit $failed

@@ -9,19 +9,22 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import hydra
 from hydra import compose, initialize_config_dir
 from hydra._internal.utils import get_args_parser
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, InstantiationException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from common.errors import UserError, user_message
-from common.files import ROOT
+from common.files import LATEST, ROOT, follow_latest
 from common.renamed_keys import rename_keys, rename_override
+from common.value_ranges import check_values, leaves
 
 CONFIG = ROOT / "config"
 HYDRA = (  # the Hydra keys of each command's yaml
@@ -56,19 +59,22 @@ def command(config_name: str) -> Callable:
                 os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
             if own and not (arguments.multirun or arguments.hydra_help or arguments.info):
                 _refuse_bad_overrides(config_name, arguments.overrides)
-            hydra.main(version_base="1.3", config_path=str(CONFIG), config_name=config_name)(_guard(main))()
+            hydra.main(version_base="1.3", config_path=str(CONFIG), config_name=config_name)(
+                _guard(main, config_name)
+            )()
 
         return run
 
     return decorate
 
 
-def _guard(main: Callable[[DictConfig], None]) -> Callable[[DictConfig], None]:
+def _guard(main: Callable[[DictConfig], None], config_name: str) -> Callable[[DictConfig], None]:
     @functools.wraps(main)
     def guarded(cfg: DictConfig) -> None:
         with _errors_as_lines(), _terminable():
             rename_keys(cfg)
-            _refuse_negative_seeds(cfg)
+            _follow_latest(cfg)
+            check_values(cfg, _defaults(config_name), config_name)
             main(cfg)
 
     return guarded
@@ -90,12 +96,29 @@ def _errors_as_lines() -> Iterator[None]:
         _stop(f"{getattr(error, 'full_key', None) or 'config'}: {str(error).splitlines()[0]}")
 
 
-def _refuse_negative_seeds(cfg: DictConfig) -> None:
-    """Raises UserError for a negative seed: the libraries reject it later, without the name of the key."""
-    for key in ("seed", "generate_seed", "model.seed", "dataset.seed", "classifier.generate_seed"):
-        seed = OmegaConf.select(cfg, key, throw_on_missing=False)
-        if isinstance(seed, int | float) and seed < 0:
-            raise UserError(f"{key}={seed}: give 0 or more")
+def _follow_latest(cfg: DictConfig) -> None:
+    """Replaces the text file `latest`, in a path among the values, by the folder that it names."""
+    for key, value in leaves(cfg):
+        if isinstance(value, str) and LATEST in value and (followed := follow_latest(value)) != value:
+            OmegaConf.update(cfg, key, followed)
+
+
+def _defaults(config_name: str) -> DictConfig:
+    """The config of a command with its chosen groups and no other change."""
+    choices = HydraConfig.get().runtime.choices if HydraConfig.initialized() else {}
+    groups = [f"{name}={choice}" for name, choice in choices.items() if not name.startswith("hydra/") and choice]
+    return recompose(config_name, groups)
+
+
+def recompose(config_name: str, overrides: list[str]) -> DictConfig:
+    """The config of a command with other options, also while a command runs."""
+    running = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(CONFIG), version_base="1.3"):
+            return compose(config_name, overrides)
+    finally:
+        GlobalHydra.instance().hydra = running
 
 
 def _add_hydra_keys(arguments) -> None:
@@ -132,13 +155,10 @@ def _stop(message: str) -> None:
 def _refuse_bad_overrides(config_name: str, overrides: list[str]) -> None:
     with initialize_config_dir(str(CONFIG), version_base="1.3"):
         try:
+            _refuse_foreign_groups(config_name, overrides)
             compose(config_name, overrides, return_hydra_config=True)
         except OverrideParseException as error:
-            key, _, value = str(error.override).partition("=")
-            _stop(
-                f"{error.override}: Hydra cannot parse this value; quote it twice, as in "
-                f"'{key}=\"{value}\"' (characters such as = , ( ) [ ] need it)"
-            )
+            _stop(_explain_word(config_name, str(error.override), overrides))
         except MissingConfigException as error:
             group, _, name = str(error.missing_cfg_file).rpartition("/")
             choices = sorted(p.stem for p in (CONFIG / group).glob("*.yaml"))
@@ -148,6 +168,8 @@ def _refuse_bad_overrides(config_name: str, overrides: list[str]) -> None:
 
 
 def _explain(config_name: str, overrides: list[str], error: Exception) -> str:
+    if ambiguous := re.match(r"Ambiguous value for argument '(.+)'", str(error)):
+        return _explain_word(config_name, ambiguous.group(1), overrides)
     found = re.search(r"Could not override '([^']+)'", str(error))
     if not found:
         return str(error).splitlines()[0]
@@ -155,11 +177,58 @@ def _explain(config_name: str, overrides: list[str], error: Exception) -> str:
     if (CONFIG / key).is_dir():
         return f"{key}: this command has no such group; --help lists those that it has"
     groups = [o for o in overrides if (CONFIG / o.partition("=")[0]).is_dir()]
+    if option := _option_with(config_name, key):
+        return f"{key}: not a key of the chosen {option.partition('=')[0]}; add {option}"
     known = _keys(OmegaConf.to_container(compose(config_name, groups)))
     close = difflib.get_close_matches(key, known, n=3, cutoff=0.6)
     close = close or [k for k in known if k.rpartition(".")[2] == key.rpartition(".")[2]]
     hint = f"; did you mean {' or '.join(close)}?" if close else "; --help lists every option"
     return f"{key}: unknown key{hint}"
+
+
+def _explain_word(config_name: str, word: str, overrides: list[str]) -> str:
+    """What to write in place of a word that Hydra cannot parse."""
+    key, equals, value = word.partition("=")
+    if not equals:
+        first = next(iter(_comments(CONFIG / f"{config_name}.yaml")))[0]
+        return f"{word}: options are written key=value, for example {first}={word}"
+    if value.startswith("[") and "]" not in value:
+        rest = overrides[overrides.index(word) + 1 :]
+        whole = " ".join([word, *rest[: next((i for i, w in enumerate(rest) if "]" in w), -1) + 1]])
+        return f"{word}: a list in several words; write it without spaces, as in {whole.replace(' ', '')}"
+    if re.fullmatch(r"[\w.+-]+(,[\w.+-]+)+", value):
+        return f"{word}: write a list in brackets, as in {key}=[{value}]"
+    return (
+        f"{word}: Hydra cannot parse this value; quote it twice, as in "
+        f"'{key}=\"{value}\"' (characters such as = , ( ) [ ] need it)"
+    )
+
+
+def _refuse_foreign_groups(config_name: str, overrides: list[str]) -> None:
+    """Ends the command for an option of a group that belongs to another command, as model=ddpm to train_ddpm."""
+    for group, equals, choice in (word.partition("=") for word in overrides):
+        owners = [file.stem for file in CONFIG.glob("*.yaml") if _default_choice(file, group) == choice]
+        own = _default_choice(CONFIG / f"{config_name}.yaml", group)
+        if equals and group == "model" and owners and own is not None and config_name not in owners:
+            commands = " or ".join(f"train/{name}.py" for name in sorted(owners) if name.startswith("train_"))
+            _stop(f"{group}={choice}: for {commands}; this command takes {group}={own}")
+
+
+def _default_choice(file: Path, group: str) -> str | None:
+    """The option of a group in the defaults list of a command."""
+    defaults = OmegaConf.to_container(OmegaConf.load(file)).get("defaults", [])
+    return next((entry[group] for entry in defaults if isinstance(entry, dict) and group in entry), None)
+
+
+def _option_with(config_name: str, key: str) -> str | None:
+    """`group=option` of the first option of the key's group that has the key, `default` first."""
+    group = key.partition(".")[0]
+    options = sorted((p.stem for p in (CONFIG / group).glob("*.yaml")), key=lambda name: (name != "default", name))
+    for option in options if _default_choice(CONFIG / f"{config_name}.yaml", group) else ():
+        with suppress(HydraException):
+            if OmegaConf.select(compose(config_name, [f"{group}={option}"]), key, default=...) is not ...:
+                return f"{group}={option}"
+    return None
 
 
 def _keys(tree: dict, prefix: str = "") -> list[str]:

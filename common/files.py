@@ -1,13 +1,17 @@
-"""Atomic writing, digests, and the newest checkpoint of a folder."""
+"""Atomic writing, digests, folders of results, and the newest checkpoint of a folder."""
 
 import errno
 import hashlib
 import logging
 import os
+import shutil
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
+
+from common.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent  # of the repository
 PREFIX = ".tmp-"
@@ -68,3 +72,69 @@ def newest_checkpoint(folder: str | Path) -> Path | None:
 def newest(files: Iterable[Path]) -> Path | None:
     """The most recently written file, or None."""
     return max(files, key=lambda file: file.stat().st_mtime_ns, default=None)
+
+
+LATEST = "latest"  # beside dated folders: a link to the newest, or a text file with its name
+
+
+def result_folder(output: str | None, command: str, names: Iterable[str] = (), overwrite: bool = False) -> Path:
+    """The folder that a command writes its results into; prints it.
+
+    Without `output` a new folder `outputs/<command>/<date>_<time>`, to which `outputs/<command>/latest` points. A
+    given folder must hold no results of an earlier run, which have `names` (patterns); `overwrite` removes them.
+
+    Raises UserError for earlier results, and for a folder that cannot be written.
+    """
+    try:
+        folder = Path(output).expanduser() if output else _new_folder(Path("outputs") / command)
+        clear(folder, names, overwrite)
+        folder.mkdir(parents=True, exist_ok=True)
+        if not output:
+            point_latest(folder)
+    except OSError as error:
+        raise UserError(f"output={output or folder}: cannot be written ({error.strerror}); give another") from error
+    print(f"output: {folder}", flush=True)
+    return folder
+
+
+def clear(folder: Path, names: Iterable[str], overwrite: bool) -> None:
+    """Removes files and folders of these names (patterns); UserError if there are any and `overwrite` is false."""
+    found = sorted(path for name in names for path in folder.glob(name))
+    if found and not overwrite:
+        raise UserError(f"{found[0]}: of an earlier run; give another folder, or overwrite=true, which removes it")
+    for path in found:
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+
+
+def point_latest(folder: Path) -> None:
+    """Lets `latest` beside a folder point to it, as a link, or as a text file where links are not allowed."""
+    target, beside = folder.parent / LATEST, folder.parent / f"{PREFIX}{os.getpid()}-{LATEST}"
+    if target.is_dir() and not target.is_symlink():
+        return  # a folder of the user
+    try:
+        beside.unlink(missing_ok=True)
+        os.symlink(folder.name, beside, target_is_directory=True)
+    except OSError:
+        beside.write_text(folder.name, encoding="utf-8")
+    os.replace(beside, target)
+
+
+def follow_latest(path: str) -> str:
+    """A path in which the text file `latest` is replaced by the folder that it names; other texts unchanged."""
+    for part in (Path(path), *Path(path).parents):
+        if part.name == LATEST and part.is_file():
+            return str(part.parent / part.read_text(encoding="utf-8").strip() / Path(path).relative_to(part))
+    return path
+
+
+def _new_folder(parent: Path) -> Path:
+    """Makes a folder named by date and time; a later number if another run makes one in the same millisecond."""
+    stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f")[:-3]
+    for number in range(1000):
+        folder = parent / (f"{stamp}_{number}" if number else stamp)
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        return folder
+    raise FileExistsError(errno.EEXIST, "exists", str(parent / stamp))

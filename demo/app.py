@@ -29,7 +29,7 @@ def main(cfg) -> None:
 
     device = resolve_device(cfg.device)
     checkpoint = find_checkpoint(cfg.checkpoint, shipped=SHIPPED)
-    print(f"checkpoint: {checkpoint}, device: {device}", flush=True)
+    print(f"device: {device}", flush=True)
     pipeline = load_pipeline(checkpoint, device=device)
     chosen = HydraConfig.get().runtime.choices["sampler"]
     samplers = sampler_choices(pipeline, chosen, OmegaConf.to_container(cfg.sampler, resolve=True))

@@ -18,12 +18,13 @@ def main(cfg) -> None:
     from omegaconf import OmegaConf
 
     from common.environment import save_config
+    from common.files import result_folder
     from dataset.datamodule import prepared_data
     from evaluation.classifiers.comparison import analyse
     from evaluation.classifiers.generated_cases import Generators, find_generators
     from evaluation.classifiers.hypotheses import PRIMARY
     from evaluation.classifiers.scores import describe, fairness, find_classifiers, folds_of, score_fold
-    from evaluation.classifiers.tables import markdown, protocol_of, write_all
+    from evaluation.classifiers.tables import RESULTS, markdown, protocol_of, write_all
     from evaluation.generation.open_pipeline import resolve_device
 
     device = resolve_device(cfg.device)
@@ -39,6 +40,7 @@ def main(cfg) -> None:
         options = {"samples": cfg.samples, "seed": cfg.generate_seed, "batch_size": cfg.batch_size}
         paths = find_generators(cfg.generators)
         generators = Generators(paths, sampler, **options, origin=cfg.origin, device=str(device))
+    output = result_folder(cfg.output, "classification", RESULTS, cfg.overwrite)
     tables, inputs, protocols = [], {}, []
     for fold in folds:
         chosen = {} if fold is None else {"source": {"splits": {"fold": fold}}}
@@ -53,10 +55,10 @@ def main(cfg) -> None:
     result["protocol"] = protocol_of(cfg, protocols, scores, generators) | {"classifiers": describe(found)}
     result["limits"] += fairness(found, generators)
     runs = {one.name: [other.path.parent.parent for other in found if other.name == one.name] for one in found}
-    write_all(Path(cfg.output), result, scores, list(inputs), runs)
-    save_config(cfg, cfg.output)
+    write_all(output, result, scores, list(inputs), runs)
+    save_config(cfg, output)
     print(markdown(result))
-    print(Path(cfg.output) / "classification.json")
+    print(output / "classification.json")
 
 
 if __name__ == "__main__":

@@ -13,13 +13,16 @@ from common.cli import command  # noqa: E402
 
 @command("export")
 def main(cfg) -> None:
+    from common.files import result_folder
     from evaluation.generation.open_pipeline import SHIPPED, find_checkpoint, open_generator
     from evaluation.sharing.exporter import check_options, export, read_metrics
 
     check_options(cfg.format, cfg.precision)
     metrics = read_metrics(cfg.metrics, find_checkpoint(cfg.checkpoint, shipped=SHIPPED))
     pipeline, checkpoint = open_generator(cfg.checkpoint, "cpu", cfg.sampler, shipped=SHIPPED)
-    print(export(pipeline, Path(cfg.output), cfg.format, checkpoint, metrics, cfg.name, cfg.precision, cfg.seen))
+    options = {"precision": cfg.precision, "seen": cfg.seen, "overwrite": cfg.overwrite}
+    output = result_folder(cfg.output, "export")
+    print(export(pipeline, output, cfg.format, checkpoint, metrics, cfg.name, **options))
 
 
 if __name__ == "__main__":

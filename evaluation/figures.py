@@ -25,13 +25,15 @@ def main(cfg) -> None:
 
     from dataset.datamodule import prepared_data
     from evaluation.generation.open_pipeline import open_generator
+    from evaluation.protocol.checkpoint_data import take_data_of_checkpoint
     from evaluation.protocol.data_checks import check_protocol
 
     matplotlib.rcParams["font.family"] = "DejaVu Sans"
     if cfg.split not in ("val", "test"):
         raise UserError(f"split={cfg.split}: choose test or val; the generator was trained on the training cases")
     sampling = Sampling(cfg.samples, cfg.seed, cfg.batch_size)
-    pipeline, _ = open_generator(cfg.checkpoint, cfg.device, cfg.sampler)
+    pipeline, checkpoint = open_generator(cfg.checkpoint, cfg.device, cfg.sampler)
+    take_data_of_checkpoint(cfg, "figures", pipeline.protocol, checkpoint)
     datamodule = prepared_data(instantiate(cfg.dataset.source), cfg.dataset)
     check_protocol(datamodule.protocol(), pipeline.protocol)
     output = Path(cfg.output) if cfg.output else ROOT / "assets"

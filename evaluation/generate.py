@@ -13,27 +13,24 @@ from common.cli import command  # noqa: E402
 
 @command("generate")
 def main(cfg) -> None:
-    from common.files import sha256
+    from common.files import result_folder
     from evaluation.generation.open_pipeline import SHIPPED, open_generator
-    from evaluation.generation.sample import Sampling
-    from evaluation.generation.write_volumes import find_xrays, generate
-    from evaluation.intervals.prediction_intervals import error_bars, find_intervals
+    from evaluation.generation.public_pipeline import XrayToCTPipeline
+    from evaluation.generation.write_volumes import earlier_files, find_xrays
     from evaluation.visualization.slices import SYNTHETIC
 
-    sampling, xrays = Sampling(cfg.samples, cfg.seed, cfg.batch_size), find_xrays(cfg.xray)
-    pipeline, checkpoint = open_generator(cfg.checkpoint, cfg.device, cfg.sampler, shipped=SHIPPED)
-    intervals = find_intervals(cfg.bounds, checkpoint)
-    options = {"align": cfg.align, "view": cfg.view, "intervals": intervals, "dicom": cfg.dicom}
-    options["allow_any_picture"] = cfg.allow_any_picture
-    paths = generate(pipeline, xrays, Path(cfg.output), sampling, checkpoint, **options)
+    xrays = find_xrays(cfg.xray)
+    output = result_folder(cfg.output, "generate", earlier_files(xrays), cfg.overwrite)
+    pipeline = XrayToCTPipeline.of(*open_generator(cfg.checkpoint, cfg.device, cfg.sampler, shipped=SHIPPED))
+    options = {key: cfg[key] for key in ("align", "view", "batch_size", "bounds", "allow_any_picture")}
     print(SYNTHETIC)
-    nominal = pipeline.protocol.get("input") != "volume"  # a radiograph does not show its patient's size
-    bars = error_bars(pipeline.describe(), cfg.samples, sha256(checkpoint), intervals, nominal)
-    print(f"error bars: {bars['name']} ({bars.get('reason') or bars['words']})")
-    if "preview" in bars:
-        print(bars["preview"])
-    for path in paths:
-        print(path)
+    for result in pipeline.stream(xrays, cfg.samples, cfg.seed, **options):
+        paths = result.save(output, dicom=cfg.dicom)
+        bars = result.settings["error_bars"]
+        print(f"{result.stem}: error bars: {bars['name']} ({bars.get('reason') or bars['words']})")
+        if result.reprojection is not None:
+            print(f"{result.stem}: re-projection difference {result.reprojection} of a range of 1")
+        print(*filter(None, [bars.get("preview")]), *paths, sep="\n")
 
 
 if __name__ == "__main__":

@@ -56,12 +56,14 @@ def generator_arms(cfg, noise: int) -> tuple:
     from common.files import sha256
     from dataset.datamodule import prepared_data
     from evaluation.generation.open_pipeline import open_generator
+    from evaluation.protocol.checkpoint_data import take_data_of_checkpoint
     from evaluation.protocol.data_checks import check_protocol
     from evaluation.readers.arms import arm_maker
 
     if cfg.split not in ("val", "test"):
         raise UserError(f"split={cfg.split}: choose test or val; the generator was trained on the training cases")
     pipeline, checkpoint = open_generator(cfg.checkpoint, cfg.device, cfg.sampler)
+    take_data_of_checkpoint(cfg, "reader_study", pipeline.protocol, checkpoint)
     datamodule = prepared_data(instantiate(cfg.dataset.source), cfg.dataset)
     check_protocol(datamodule.protocol(), pipeline.protocol)
     cases = getattr(datamodule, cfg.split)

@@ -16,7 +16,7 @@ from evaluation.reporting.html_report import write_report  # noqa: E402
 @command("report")
 def main(cfg) -> None:
     if cfg.run is None:
-        raise UserError("run: missing; give the folder of an evaluation, for example run=outputs/evaluate")
+        raise UserError("run: missing; give the folder of an evaluation, for example run=outputs/evaluate/latest")
     for key in ("vqgan_run", "ddpm_run", "classification"):
         if cfg[key] is not None and not Path(cfg[key]).is_dir():
             raise UserError(f"{key}={cfg[key]}: no such folder; correct it or leave it out")

@@ -15,13 +15,15 @@ from common.cli import command  # noqa: E402
 @command("score")
 def main(cfg) -> None:
     from common.errors import user_errors
+    from common.files import result_folder
     from dataset.imaging.hu_window import Window
     from evaluation.scoring.frozen_protocol import read_protocol
     from evaluation.scoring.nifti_pairs import match
     from evaluation.scoring.score_files import score_files
     from evaluation.scoring.score_protocol import score_protocol
 
-    output, common = Path(cfg.output), {name: cfg[name] for name in ("method", "samples", "seed")}
+    output = result_folder(cfg.output, "score", ("metrics.json", "cases.csv", "table.*"), cfg.overwrite)
+    common = {name: cfg[name] for name in ("method", "samples", "seed")}
     with user_errors():
         if cfg.protocol is not None:
             result = score_protocol(read_protocol(cfg.protocol), cfg.predictions, output, stage=cfg.stage, **common)
@@ -39,7 +41,7 @@ def main(cfg) -> None:
     for name, estimate in result["methods"][cfg.method].items():
         shown = result["protocol"]["not_measured"].get(name) if estimate is None else estimate["mean"]
         print(f"{name}: {shown}")
-    print(Path(cfg.output) / "metrics.json")
+    print(output / "metrics.json")
 
 
 if __name__ == "__main__":

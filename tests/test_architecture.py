@@ -21,6 +21,7 @@ MAY_IMPORT = {  # beside itself
     "evaluation": ("common", "dataset", "ddpm", "vq_gan_3d"),
     "train": ("common", "dataset", "ddpm", "evaluation", "vq_gan_3d"),
     "demo": ("common", "dataset", "ddpm", "evaluation"),
+    "xray2ct": ("common", "ddpm", "evaluation"),
 }
 ROOMS = {  # lowest first: a room imports only rooms of earlier lines; commands are on top and not listed
     "dataset": (

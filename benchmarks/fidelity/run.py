@@ -170,7 +170,12 @@ def main() -> None:
             refuse_stale(evaluated, Path(trained["checkpoint"]))
         else:
             wanted = [f"methods=[{','.join(method.evaluated)}]", f"metrics={options.metrics}", "nifti=0"]
-            where = [f"checkpoint={trained['checkpoint']}", f"output={evaluated}", f"batch_size={options.batch}"]
+            where = [
+                f"checkpoint={trained['checkpoint']}",
+                f"output={evaluated}",
+                "overwrite=true",
+                f"batch_size={options.batch}",
+            ]
             fewer = [] if options.cases is None else [f"cases={options.cases}"]
             run("evaluation/evaluate.py", *evaluated_on, *wanted, *where, *fewer, *method.evaluate)
         collect(name, method, options.size, options.seed, trained, evaluated, home_of_results)

@@ -55,7 +55,7 @@ def ours(setting: dict, device: str) -> Work:
     ).to(device)
 
     def step() -> None:
-        generate(pipeline, [folder / "xray.png"], folder / "out")
+        generate(pipeline, [folder / "xray.png"], folder / "out", overwrite=True)
 
     facts = {"precision": "as the command", "sampler": pipeline.describe()["sampler"], "steps": pipeline.steps}
     facts["volume_size"] = list(pipeline.volume_size)

@@ -33,19 +33,17 @@ UNIT_MM = {"meter": 1000.0, "micron": 0.001}  # other units are mm
 log = logging.getLogger(__name__)
 
 
-def write_nifti(
-    path: str | Path, hu, spacing, centre=(0.0, 0.0, 0.0), description: str = SYNTHETIC, direction=None
-) -> None:
-    """Writes HU `(D, H, W)` as an int16 NIfTI with its affine, atomically; `direction` as in `Volume`.
+def nifti_image(hu, spacing, centre=(0.0, 0.0, 0.0), description: str = SYNTHETIC, direction=None) -> nib.Nifti1Image:
+    """HU `(D, H, W)` as an int16 NIfTI image with its affine; `direction` as in `Volume`.
 
     The header holds `description` (79 characters). The default marks a generated volume; a real CT needs another text,
     such as "original CT". Raises ValueError for another shape and UserError for NaN, which int16 cannot hold.
     """
-    hu, path = np.asarray(hu), Path(path)
+    hu = np.asarray(hu)
     if hu.ndim != 3:
-        raise ValueError(f"{path}: a volume has the shape (D, H, W), found {hu.shape}")
+        raise ValueError(f"a volume has the shape (D, H, W), found {hu.shape}")
     if missing := int(np.isnan(hu).sum()):
-        raise UserError(f"{path}: {missing} voxels are NaN and cannot be written as HU; check what produced them")
+        raise UserError(f"{missing} voxels are NaN and cannot be written as HU; check what produced them")
     stored = np.rint(np.clip(hu, -32768, 32767)).astype(np.int16).transpose(2, 1, 0)
     image = nib.Nifti1Image(stored, Volume(hu, spacing, centre, direction).affine)
     image.header.set_xyzt_units("mm")
@@ -53,6 +51,16 @@ def write_nifti(
     image.header["descrip"] = description[:79].encode("ascii", "replace")
     image.set_qform(image.affine, code="scanner")
     image.set_sform(image.affine, code="scanner")
+    return image
+
+
+def write_nifti(path: str | Path, hu, spacing, *args, **options) -> None:
+    """Writes `nifti_image` atomically, raising as it does."""
+    path = Path(path)
+    try:
+        image = nifti_image(hu, spacing, *args, **options)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as temporary:
         nib.save(image, temporary)

@@ -35,14 +35,14 @@ LARGEST_ASPECT = 3.0  # of a chest X-ray
 
 
 def read_xray(path: str | Path, size: tuple[int, int] = (128, 128), lateral: bool = False) -> Float[Tensor, "h w"]:
-    """The X-ray of `read_xray_with_view`."""
-    return read_xray_with_view(path, size, lateral)[0]
+    """The X-ray of `read_xray_with_header`."""
+    return read_xray_with_header(path, size, lateral)[0]
 
 
-def read_xray_with_view(
+def read_xray_with_header(
     path: str | Path, size: tuple[int, int] = (128, 128), lateral: bool = False, colour: bool = False
-) -> tuple[Float[Tensor, "h w"], str]:
-    """The X-ray in `[0, 1]`, bright bone, row 0 superior, and its view by the header: PA, AP, lateral, or "".
+) -> tuple[Float[Tensor, "h w"], XrayImage]:
+    """The X-ray in `[0, 1]`, bright bone, row 0 superior, and what its file says (view, notes).
 
     What it does not show (padding, shutter) is NaN (`dataset.imaging.unknown_pixels`).
 
@@ -57,7 +57,7 @@ def read_xray_with_view(
             f"{path}: Burned In Annotation is YES, text in the image may name the patient; mask it with "
             "python dataset/prepare.py mask_text=true, or by hand and export it as PNG"
         )
-    return resize_xray(scale_xray_image(xray), size).clamp(0.0, 1.0), xray.view
+    return resize_xray(scale_xray_image(xray), size).clamp(0.0, 1.0), xray
 
 
 def read_xray_image(path: str | Path, colour: bool = False) -> XrayImage:

@@ -17,11 +17,12 @@ from demo.service.messages import RESULT_FILES, Result, Task
 from demo.service.xray_checks import CheckedXray
 from evaluation.generation.dicom_series import write_zip
 from evaluation.generation.metadata import describe_input, describe_run
-from evaluation.generation.write_volumes import write_mean_and_spread
-from evaluation.generation.xray_inputs import GeneratorInput, aligned_views
+from evaluation.generation.sample import Sampling
+from evaluation.generation.synthetic_ct import SyntheticCT
+from evaluation.generation.xray_inputs import GeneratorInput
+from evaluation.generation.xray_warnings import aligned_views, reproject
 from evaluation.intervals.prediction_intervals import error_bars
 from evaluation.metrics.catalogue import catalogue
-from evaluation.metrics.reprojection import reprojection_error, scaled_drr
 from evaluation.scoring.score_cases import score_case
 from evaluation.visualization import sheets
 from evaluation.visualization import slices as pictures
@@ -57,14 +58,16 @@ def write_result(
     bars = error_bars(pipeline.describe(), len(samples), digest, intervals=None)
     if bars["name"] == "spread":
         bars |= {"reason": SPREADS_ONLY}  # with or without a calibration beside the checkpoint
-    mark = write_mean_and_spread(place / "volume.nii.gz", place / "spread.nii.gz", shown, samples, spacing, bars)
-    write_zip(place / "dicom.zip", mean, spacing, shown.centre, window, mark)
-    frames = sheets.volume_frames(mean, spacing, pictures.display_window(window), FRAMES)
-    sheets.save_gif(place / "animation.gif", frames)
-    aligned = aligned_views(shown, pipeline.pose_regressor)
-    error = _reproject(place, *aligned, mean, spacing) if window.keeps_line_integrals else None
+    drr, error = reproject(shown, mean, spacing, pipeline)
     settings = _settings(task, checked, generator)
     settings |= {"error_bars": bars, "reprojection_error": error, "metrics": measured}
+    result = SyntheticCT(samples, shown, tuple(spacing), window, settings)
+    result.write_mean_and_spread(place / "volume.nii.gz", place / "spread.nii.gz")
+    write_zip(place / "dicom.zip", mean, spacing, shown.centre, window, result.mark)
+    frames = sheets.volume_frames(mean, spacing, pictures.display_window(window), FRAMES)
+    sheets.save_gif(place / "animation.gif", frames)
+    if drr is not None:
+        _draw_reprojection(place, drr, aligned_views(shown, pipeline.pose_regressor)[0][0])
     (place / "settings.json").write_text(json.dumps(settings, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     return Result(
         token=task.token,
@@ -88,7 +91,8 @@ def is_phantom(pipeline) -> bool:
 def _settings(task: Task, checked: CheckedXray, generator) -> dict:
     """JSON without file names of the patient; `command` reproduces the volume from the same X-ray."""
     request, digest, pipeline = task.request, sha256(task.xray), generator.pipeline
-    described = describe_run(pipeline, None, request.samples, request.seed) | {"checkpoint": generator.checkpoint}
+    described = describe_run(pipeline, None, Sampling(request.samples, request.seed))
+    described |= {"checkpoint": generator.checkpoint}
     options = {
         "sampler": generator.sampler(request)[0],
         "sampler.steps": described.get("steps"),
@@ -104,31 +108,17 @@ def _settings(task: Task, checked: CheckedXray, generator) -> dict:
     return {
         "xray": {"sha256": digest},
         **described,
-        **describe_input(checked.shown, digest, pipeline),
+        **describe_input(checked.shown, pipeline),
         "command": command + " ".join(f"{key}={value}" for key, value in options.items()),
-        "warnings": checked.warnings,
     }
 
 
-def _reproject(
-    place: Path, xray: Float[Tensor, "v h w"], poses: Float[Tensor, "v 9"], mean: Float[Tensor, "d h w"], spacing
-) -> float | None:
-    """Writes the DRR of the volume and its difference from the X-ray; returns the mean absolute difference.
-
-    None if nothing in the volume attenuates, or no DRR renderer is installed.
-    """
-    try:
-        drr = scaled_drr(mean, tuple(spacing), tuple(poses[0].tolist()), tuple(xray.shape[-2:]))
-    except ModuleNotFoundError:
-        return None
-    if not torch.isfinite(drr).all():
-        return None
+def _draw_reprojection(place: Path, drr: Float[Tensor, "h w"], xray: Float[Tensor, "h w"]) -> None:
+    """Writes the DRR of the volume and its difference from the X-ray."""
     pictures.mark_synthetic(pictures.xray_tile(drr, 512)).save(place / "reprojection.png")
-    difference = (drr - xray[0]).numpy()
-    image = Image.fromarray(pictures.error_colours(difference, FULL_COLOUR))
+    image = Image.fromarray(pictures.error_colours((drr - xray).numpy(), FULL_COLOUR))
     image = image.resize((512, 512), Image.Resampling.BICUBIC)
     pictures.mark_synthetic(image).save(place / "difference.png")
-    return round(float(reprojection_error(drr, xray[0])), 4)
 
 
 def compare(

@@ -17,7 +17,7 @@ from demo.service.job_queue import Job
 from demo.service.messages import GenerationRequest, Progress, Result, Task
 from demo.service.results import write_result
 from demo.service.xray_checks import LATERAL, check_xray
-from evaluation.generation.metadata import noise_id
+from evaluation.generation.metadata import NOISE_ID
 from evaluation.generation.open_pipeline import set_sampler
 from evaluation.visualization import sheets
 from evaluation.visualization import slices as pictures
@@ -107,7 +107,7 @@ class Generator:
             shown.pose[None],
             num_samples=request.samples,
             seed=request.seed,
-            ids=[noise_id(sha256(task.xray))],
+            ids=[NOISE_ID],
             extent=torch.tensor([shown.extent]),
             allow_any_picture=True,  # checked above
             batch_size=self.batch_size,

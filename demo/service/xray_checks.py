@@ -3,15 +3,12 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from dataset.imaging.frontal_check import why_not_frontal
-from dataset.io.xray import read_xray, read_xray_image, resize_xray, scale_xray_image
-from evaluation.generation.xray_inputs import NO_LUNGS, GeneratorInput, aligned_views, read_inputs
+from dataset.io.xray import read_xray, read_xray_image
+from evaluation.generation.xray_inputs import GeneratorInput, read_inputs
 from evaluation.visualization.slices import xray_tile
 
 PICTURE_SIDE = 512  # pixels
-MAX_DISTANCE = 1.2  # distance from the mean training X-ray, in units of the farthest training X-ray
 LATERAL = "the file says that it is a lateral or oblique view: give a frontal chest X-ray"
-INVERTED = "the file is inverted (dark bone): converted to bright bone"
 
 
 @dataclass(frozen=True)
@@ -44,33 +41,13 @@ def check_xray(
     UserError if it is unreadable or no frontal chest X-ray; with `allow_any_picture` the latter is a warning.
     """
     found, size = read_xray_image(xray, allow_any_picture), tuple(pipeline.protocol["xray_size"])
-    warnings = [INVERTED] if any(note.startswith("inverted") for note in found.notes) else []
     if found.view == "lateral":
         xray_tile(read_xray(xray, size, lateral=True), PICTURE_SIDE).save(picture)
-        return CheckedXray(picture, "lateral or oblique, as the file says", [LATERAL, *warnings])
+        return CheckedXray(picture, "lateral or oblique, as the file says", [LATERAL])
     (shown,) = read_inputs([xray], pipeline, align, view, allow_any_picture)
     xray_tile(shown.picture, PICTURE_SIDE).save(picture)
-    if allow_any_picture:
-        plain = resize_xray(scale_xray_image(found), size).clamp(0.0, 1.0)
-        warnings += filter(None, [why_not_frontal(plain)])
     assumed = [note for note in found.notes if note.startswith("no Patient Orientation")]
-    return CheckedXray(picture, _orientation(shown, assumed), warnings + oddities(shown, pipeline), shown)
-
-
-def oddities(shown: GeneratorInput, pipeline) -> list[str]:
-    """Returns a line if the lungs were not found or the X-ray is far from those of training."""
-    warnings, prior = [], pipeline.prior
-    if shown.notes.get("alignment", {}).get("reason") == NO_LUNGS:
-        warnings.append("no lungs found: the X-ray is not aligned")
-    if prior is not None:
-        aligned, _ = aligned_views(shown, pipeline.pose_regressor)  # as the prior was fitted
-        far = float(prior.distance(aligned[None, :, None].to(pipeline.device)))
-        if far > MAX_DISTANCE:
-            warnings.append(
-                f"unlike the training X-rays: {far:.1f} times as far from their mean as the farthest of them; the "
-                "volume will show more of the training data than of this patient"
-            )
-    return warnings
+    return CheckedXray(picture, _orientation(shown, assumed), shown.warnings, shown)
 
 
 def _orientation(shown: GeneratorInput, assumed: list[str]) -> str:

@@ -10,6 +10,7 @@ from evaluation.intervals.prediction_intervals import PredictionIntervals
 from evaluation.intervals.quantities import ORGANS, TITLES
 from evaluation.visualization.text import estimate_text, markdown_table
 
+RESULTS = ("bounds.md", "bounds_scores.csv", "reliability.png")
 BEFORE, AFTER = "#7a8794", "#d1495b"
 
 

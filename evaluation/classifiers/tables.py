@@ -25,6 +25,8 @@ INPUT_LABELS = {  # in the order of the table
     "ct on generated": "generated CTPA",
     "metadata": "no picture",
 }
+RESULTS = ("classification.json", "scores.csv", "table.*", "roc.png", "precision_recall.png", "reliability.png")
+RESULTS += ("training.png",)  # files of `write_all`
 HEADERS = ("classifier", "input", "AUC", "accuracy", "specificity", "sensitivity", "PPV", "NPV")
 RATES = ("accuracy", "specificity", "sensitivity", "ppv", "npv")
 

@@ -8,36 +8,35 @@ import torch
 from common.files import sha256
 from dataset.imaging.geometry import fill_unknown
 from ddpm.conditioning.pose_regressor import FIELDS, PoseRegressor
+from evaluation.generation.sample import Sampling
 from evaluation.generation.xray_inputs import GeneratorInput
+from evaluation.generation.xray_warnings import training_distance
 from evaluation.visualization.slices import SYNTHETIC
 
+NOISE_ID = "xray"  # seeds the noise of every generation: equal seeds give equal noise, whatever the X-ray
 NOMINAL = "nominal: the pose of the X-ray and the size of the patient are unknown, so volumes in ml are not valid"
 
 
-def noise_id(digest: str) -> str:
-    """The id that seeds the noise of an X-ray, from the SHA-256 of its file."""
-    return digest[:16]
-
-
-def describe_run(pipeline, checkpoint: Path | None, samples: int, seed: int) -> dict:
+def describe_run(pipeline, checkpoint: Path | None, sampling: Sampling) -> dict:
     """Settings that all volumes of a run share."""
     return {
         "mark": SYNTHETIC,
         "checkpoint": None if checkpoint is None else {"file": str(checkpoint), "sha256": sha256(checkpoint)},
         **pipeline.describe(),
-        "samples": samples,
-        "seed": seed,
+        "samples": sampling.samples,
+        "seed": sampling.seed,
         "volume_size": list(pipeline.volume_size),
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
     }
 
 
-def describe_input(given: GeneratorInput, digest: str, pipeline) -> dict:
-    """Noise id, geometry, alignment and predicted pose of an input; `digest` is the SHA-256 of its file."""
+def describe_input(given: GeneratorInput, pipeline) -> dict:
+    """Geometry, alignment, predicted pose, distance from the training X-rays and warnings of an input."""
     spacing = [e / n for e, n in zip(given.extent, pipeline.volume_size, strict=True)]
     geometry, regressor = NOMINAL if given.nominal else "of the input", pipeline.pose_regressor
     pose = {} if regressor is None else {"pose_guess": predicted_offsets(given, regressor)}
-    return {"noise_id": noise_id(digest), "spacing": spacing, "geometry": geometry, **given.notes, **pose}
+    seen = {"training_distance": training_distance(given, pipeline), "warnings": given.warnings}
+    return {"spacing": spacing, "geometry": geometry, **given.notes, **pose, **seen}
 
 
 def predicted_offsets(given: GeneratorInput, regressor: PoseRegressor) -> list[dict | None]:

@@ -1,6 +1,6 @@
 """X-rays, poses and volume sizes of several cases, stacked for the pipeline."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dataset.imaging.geometry import extent_mm
+from evaluation.generation.xray_inputs import GeneratorInput
 
 
 @dataclass(frozen=True)
@@ -38,3 +39,9 @@ class ModelInputs:
             unknown = poses.isnan().flatten(1).any(dim=1, keepdim=True)
             extents = torch.where(unknown, extents.new_tensor(pipeline.extent), extents)
         return cls(xrays, poses, extents)
+
+    @classmethod
+    def of_inputs(cls, inputs: Sequence[GeneratorInput]) -> "ModelInputs":
+        """Stacks X-rays that were read from files."""
+        parts = ((given.xray[:, None], given.pose, torch.tensor(given.extent)) for given in inputs)
+        return cls(*(torch.stack(part) for part in zip(*parts, strict=True)))

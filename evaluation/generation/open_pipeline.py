@@ -1,6 +1,5 @@
 """Finds a checkpoint and loads its pipeline on a device, with a sampler."""
 
-import logging
 from pathlib import Path
 
 import torch
@@ -12,8 +11,6 @@ from ddpm.checkpoint.load import load_pipeline
 from ddpm.pipeline_folder import is_folder
 
 SHIPPED = ROOT / "assets" / "phantom_128.safetensors"  # docs/demo_weights.md
-
-log = logging.getLogger(__name__)
 
 
 def resolve_device(name: str) -> torch.device:
@@ -30,36 +27,41 @@ def resolve_device(name: str) -> torch.device:
 def find_checkpoint(path: str | None, folder: str | Path = "outputs/train_ddpm", shipped: Path | None = None) -> Path:
     """The checkpoint `path`, or the newest under the folder `path`; for None the newest under `folder`, or `shipped`.
 
-    Raises UserError if there is none.
+    `shipped` also names the shipped weights. Prints the choice and its reason. Raises UserError if there is none.
     """
+    if path == "shipped":
+        path = str(SHIPPED)
     remedy = "train one with `python train/train_ddpm.py`, or name one with checkpoint=<path>"
     if path is not None:
         if not Path(path).exists():
             raise UserError(f"checkpoint={path}: no such file; {remedy}")
         if Path(path).is_file() or is_folder(path):
+            print(f"checkpoint: {path}", flush=True)
             return Path(path)
         folder = path
     found = [file for file in Path(folder).glob("**/*.ckpt") if file.is_file()]
     if not found and path is None and shipped is not None and shipped.is_file():
-        log.warning("checkpoint: no training found, using the shipped weights, which were trained on phantoms")
+        print(
+            f"checkpoint: {shipped} (the shipped weights, trained on phantoms: no training under {folder})", flush=True
+        )
         return shipped
     if not found:
         raise UserError(f"checkpoint: none given and no *.ckpt under {folder}; {remedy}")
     # the name decides between files of the same time
     newest = max(found, key=lambda file: (file.stat().st_mtime, file.name == "last.ckpt", str(file)))
-    log.info("checkpoint: %s, the newest under %s", newest, folder)
+    others = f", the newest of {len(found)}" if len(found) > 1 else ""
+    print(f"checkpoint: {newest} (under {folder}{others})", flush=True)
     return newest
 
 
 def open_generator(checkpoint: str | None, device: str, sampler: DictConfig, shipped: Path | None = None) -> tuple:
     """Loads the pipeline of `find_checkpoint` with the config node `sampler`; returns it with its file.
 
-    Prints device and checkpoint. Raises UserError as `resolve_device`, `find_checkpoint` and `set_sampler`.
+    Prints checkpoint and device. Raises UserError as `resolve_device`, `find_checkpoint` and `set_sampler`.
     """
+    path = find_checkpoint(checkpoint, shipped=shipped)
     place = resolve_device(device)
     print(f"device: {place}")
-    path = find_checkpoint(checkpoint, shipped=shipped)
-    print(f"checkpoint: {path}", flush=True)
     pipeline = load_pipeline(path, device=place)
     set_sampler(pipeline, OmegaConf.to_container(sampler, resolve=True))
     return pipeline, path

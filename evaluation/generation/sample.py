@@ -1,6 +1,7 @@
 """Samples the generator for many X-rays, in batches, with a progress bar over all denoising steps."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from jaxtyping import Float
@@ -25,8 +26,17 @@ class Sampling:
                 raise UserError(f"{name}={getattr(self, name)}: give at least 1")
 
 
+@contextmanager
+def terminal_bar() -> Iterator[Callable[[int, int], None]]:
+    """A progress bar on the terminal; yields a function of the steps done and all steps."""
+    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()]
+    with Progress(*columns, TimeRemainingColumn()) as bar:
+        task = bar.add_task("denoising steps", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
 def sample_volumes(
-    pipeline, inputs: ModelInputs, ids: list[str], sampling: Sampling
+    pipeline: Callable, inputs: ModelInputs, ids: Sequence[str], sampling: Sampling, progress_bar=terminal_bar
 ) -> Iterator[tuple[range, Float[Tensor, "b s d h w"]]]:
     """Yields volumes in HU batch by batch with the positions of their X-rays, by the sampler of the pipeline.
 
@@ -34,14 +44,12 @@ def sample_volumes(
     """
     together, count = max(1, sampling.batch_size // sampling.samples), len(inputs.xrays)
     starts = range(0, count, together)
-    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()]
-    with Progress(*columns, TimeRemainingColumn()) as bar:
-        task = bar.add_task("denoising steps", total=None)
+    with progress_bar() as show:
         for number, start in enumerate(starts):
             part = range(start, min(start + together, count))
 
             def advance(step: int, total: int, number: int = number) -> None:
-                bar.update(task, completed=number * total + step, total=len(starts) * total)
+                show(number * total + step, len(starts) * total)
 
             result = pipeline(
                 inputs.xrays[start : part.stop],

@@ -1,28 +1,20 @@
-"""Generates a CT for each X-ray file: NIfTI in HU, GIF, PNG, DICOM, and its settings."""
+"""Generates CT volumes for X-rays, and writes their files."""
 
-import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-import torch
-from jaxtyping import Float
-from torch import Tensor
-
 from common.errors import UserError
-from common.files import atomic_path, sha256
-from dataset.imaging.hu_window import Window
-from dataset.io.nifti import write_nifti
+from common.files import sha256
 from dataset.io.xray import XRAY_ENDINGS
 from dataset.io.xray import find_xrays as xrays_in
 from dataset.manifest.table import SEPARATOR, parts
-from evaluation.generation.dicom_series import write_series
-from evaluation.generation.metadata import NOMINAL, describe_input, describe_run, noise_id
+from evaluation.generation.metadata import NOISE_ID, describe_input, describe_run
 from evaluation.generation.model_inputs import ModelInputs
-from evaluation.generation.sample import Sampling, sample_volumes
-from evaluation.generation.xray_inputs import GeneratorInput, XrayFiles, read_inputs
+from evaluation.generation.sample import Sampling, sample_volumes, terminal_bar
+from evaluation.generation.synthetic_ct import SyntheticCT, files_of
+from evaluation.generation.xray_inputs import GeneratorInput, XrayFiles, announce, read_inputs
+from evaluation.generation.xray_warnings import reproject
 from evaluation.intervals.prediction_intervals import PredictionIntervals, error_bars
-from evaluation.visualization import sheets
-from evaluation.visualization import slices as pictures
 
 
 def find_xrays(path: str | None) -> list[XrayFiles]:
@@ -43,6 +35,39 @@ def find_xrays(path: str | None) -> list[XrayFiles]:
     return [views]
 
 
+def synthesize(
+    pipeline,
+    inputs: Sequence[GeneratorInput],
+    sampling: Sampling,
+    checkpoint: Path | None = None,
+    intervals: PredictionIntervals | None = None,
+    draw: Callable | None = None,
+    progress_bar=terminal_bar,
+) -> Iterator[SyntheticCT]:
+    """Yields the volumes of each X-ray as soon as they are sampled; logs its warnings first.
+
+    The noise depends on the seed and the number of the sample alone. Two views are named after the frontal one.
+    Volumes from radiographs have a nominal spacing; generators from volumes keep the extent of the input.
+
+    Args:
+        checkpoint: file of `pipeline`, for the settings.
+        draw: called in place of `pipeline`.
+    """
+    announce(inputs)
+    shared, described = describe_run(pipeline, checkpoint, sampling), pipeline.describe()
+    stems = _stems([given.files[0].name if given.files else "xray" for given in inputs])
+    digest, ids = (shared["checkpoint"] or {}).get("sha256"), [NOISE_ID] * len(inputs)
+    stacked = ModelInputs.of_inputs(inputs)
+    for part, volumes in sample_volumes(draw or pipeline, stacked, ids, sampling, progress_bar):
+        for index, samples in zip(part, volumes, strict=True):
+            given = inputs[index]
+            settings = {"xray": _describe_files(given.files), **shared, **describe_input(given, pipeline)}
+            spacing = tuple(settings["spacing"])
+            settings["reprojection_error"] = reproject(given, samples.mean(dim=0), spacing, pipeline)[1]
+            settings["error_bars"] = error_bars(described, sampling.samples, digest, intervals, given.nominal)
+            yield SyntheticCT(samples, given, spacing, pipeline.window, settings, stems[index], intervals)
+
+
 def generate(
     pipeline,
     xrays: Sequence[XrayFiles],
@@ -52,93 +77,38 @@ def generate(
     align: str | None = None,
     view: str | None = None,
     intervals: PredictionIntervals | None = None,
-    dicom: bool = False,
+    overwrite: bool = False,
     allow_any_picture: bool = False,
 ) -> list[Path]:
-    """Writes a CT for each X-ray into `output` and returns the paths of the volumes.
+    """Writes the files of each X-ray (`SyntheticCT.save`) into `output` and returns the paths of the mean volumes.
 
-    For every X-ray: `<stem>_synthetic_ct.nii.gz` (the mean of its samples), `.gif`, `.png` and
-    `<stem>_settings.json`. With several samples also each of them, `<stem>_sample_<n>_synthetic_ct.nii.gz`, and their
-    standard deviation in HU, `<stem>_synthetic_spread.nii.gz`. Where `intervals` apply also their ends,
-    `<stem>_synthetic_lower.nii.gz` and `…_upper.nii.gz`. With `dicom` also a series in `<stem>_synthetic_dicom`.
-
-    The noise depends on the seed and the content of the file. Two views are named after the frontal one. Volumes from
-    radiographs have a nominal spacing; generators from volumes keep the extent of the input.
-
-    Raises UserError for an X-ray that cannot be read or is no frontal chest X-ray, before anything is written.
+    Raises UserError, before anything is written, for an X-ray that cannot be read or is no frontal chest X-ray.
 
     Args:
-        checkpoint: file of `pipeline`, for the settings.
         align, view, allow_any_picture: as in `evaluation.generation.xray_inputs.read_inputs`.
     """
     inputs = read_inputs(xrays, pipeline, align, view, allow_any_picture)
-    files = [(path,) if isinstance(path, Path) else path for path in xrays]
-    hashes = [SEPARATOR.join(map(sha256, views)) for views in files]
-    stems = _stems([views[0] for views in files])
-    output.mkdir(parents=True, exist_ok=True)
-    shared, described = describe_run(pipeline, checkpoint, sampling.samples, sampling.seed), pipeline.describe()
-    digest = (shared["checkpoint"] or {}).get("sha256")
-    stacked = ModelInputs(
-        torch.stack([given.xray for given in inputs])[:, :, None],
-        torch.stack([given.pose for given in inputs]),
-        torch.tensor([given.extent for given in inputs]),
-    )
-    written = []
-    for part, volumes in sample_volumes(pipeline, stacked, list(map(noise_id, hashes)), sampling):
-        for index, samples in zip(part, volumes, strict=True):
-            given, target = inputs[index], output / stems[index]
-            xray = {"file": SEPARATOR.join(map(str, files[index])), "sha256": hashes[index]}
-            settings = {"xray": xray, **shared, **describe_input(given, hashes[index], pipeline)}
-            spacing, window, mean = settings["spacing"], pipeline.window, samples.mean(dim=0)
-            bars = error_bars(described, sampling.samples, digest, intervals, given.nominal)
-            written.append(Path(f"{target}_synthetic_ct.nii.gz"))
-            spread = Path(f"{target}_synthetic_spread.nii.gz")
-            mark = write_mean_and_spread(written[-1], spread, given, samples, spacing, bars)
-            for number, sample in enumerate(samples if len(samples) > 1 else (), start=1):
-                write_nifti(f"{target}_sample_{number}_synthetic_ct.nii.gz", sample, spacing, given.centre, mark)
-            grey = pictures.display_window(window)
-            sheets.save_gif(Path(f"{target}_synthetic_ct.gif"), sheets.volume_frames(mean, spacing, grey))
-            sheets.planes_picture(given.picture, mean, spacing, grey).save(f"{target}_synthetic_ct.png")
-            if bars["name"] == "interval":
-                bars |= _write_interval(target, given, samples, spacing, window, intervals)
-            settings["error_bars"] = bars
-            if dicom:
-                write_series(f"{target}_synthetic_dicom", mean, spacing, given.centre, window)
-            with atomic_path(f"{target}_settings.json") as temporary:
-                Path(temporary).write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
-    return written
+    results = synthesize(pipeline, inputs, sampling, checkpoint, intervals)
+    return [result.save(output, overwrite)[0] for result in results]
 
 
-def write_mean_and_spread(
-    path: Path, spread_path: Path, given: GeneratorInput, samples: Float[Tensor, "s d h w"], spacing, bars: dict
-) -> str:
-    """Writes the mean and, of several samples, their standard deviation as NIfTI; returns the mark of the mean."""
-    preview = f"; {bars['preview']}" if "preview" in bars else ""
-    mark = pictures.SYNTHETIC + ("; nominal spacing" if given.nominal else "") + preview
-    write_nifti(path, samples.mean(dim=0), spacing, given.centre, mark)
-    if len(samples) > 1:
-        description = f"{pictures.SYNTHETIC}; spread (1 SD), HU{preview}"
-        write_nifti(spread_path, samples.std(dim=0, correction=0), spacing, given.centre, description)
-    return mark
+def _describe_files(files: Sequence[Path]) -> dict:
+    """Names and hashes of the files of an X-ray; None for one that came without a file."""
+    names, hashes = SEPARATOR.join(map(str, files)) or None, SEPARATOR.join(map(sha256, files)) or None
+    return {"file": names, "sha256": hashes}
 
 
-def _write_interval(
-    target: Path, given: GeneratorInput, samples: Tensor, spacing, window: Window, intervals: PredictionIntervals
-) -> dict:
-    """Writes both ends as NIfTI; returns the intervals of organ volumes for the settings."""
-    ends = intervals.of_voxels(samples, tuple(spacing), window)
-    for name, volume in zip(("lower", "upper"), ends, strict=True):
-        description = f"{pictures.SYNTHETIC}; {name} {100 * intervals.level:g} %, HU"
-        write_nifti(f"{target}_synthetic_{name}.nii.gz", volume, spacing, given.centre, description)
-    if not intervals.has_organs(given.nominal):
-        return {"organs": None, "organs_reason": NOMINAL if given.nominal else "no organ volume was calibrated"}
-    return {"organs": intervals.of_organs(samples, tuple(spacing), window)}
+def earlier_files(xrays: Sequence[XrayFiles]) -> list[str]:
+    """Patterns of the files that `generate` writes for X-rays."""
+    names = [(path if isinstance(path, Path) else path[0]).name for path in xrays]
+    return [pattern for stem in _stems(names) for pattern in files_of(stem)]
 
 
-def _stems(xrays: list[Path]) -> list[str]:
-    """File names without their ending; with it where two X-rays would write the same files."""
+def _stems(names: Sequence[str]) -> list[str]:
+    """File names without their ending; with it, or with a number, where two X-rays would write the same files."""
     bare = []
-    for path in xrays:
-        ending = next((e for e in sorted(XRAY_ENDINGS, key=len, reverse=True) if path.name.lower().endswith(e)), "")
-        bare.append(path.name[: len(path.name) - len(ending)])
-    return [p.name.replace(".", "_") if bare.count(stem) > 1 else stem for stem, p in zip(bare, xrays, strict=True)]
+    for name in names:
+        ending = next((e for e in sorted(XRAY_ENDINGS, key=len, reverse=True) if name.lower().endswith(e)), "")
+        bare.append(name[: len(name) - len(ending)])
+    whole = [name.replace(".", "_") if bare.count(stem) > 1 else stem for stem, name in zip(bare, names, strict=True)]
+    return [f"{s}_{i}" if whole.count(s) > 1 else s for i, s in enumerate(whole, start=1)]

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -12,20 +12,20 @@ from torch import Tensor
 from common.errors import UserError
 from dataset.imaging.coverage import fill
 from dataset.imaging.frontal_check import why_not_frontal
-from dataset.imaging.geometry import FRONTAL_VIEWS, fill_unknown, unknown_pose
+from dataset.imaging.geometry import FRONTAL_VIEWS, unknown_pose
 from dataset.imaging.hu_window import Window
 from dataset.imaging.resampling import resample, resample_onto
 from dataset.io.ct import read_volume
-from dataset.io.xray import read_xray_with_view
+from dataset.io.xray import read_xray_with_header
+from dataset.io.xray_dicom import XrayImage
 from dataset.xray.lung_alignment import CHOICES, lung_map
 from ddpm.conditioning.linear_prior import LinearPrior
-from ddpm.conditioning.pose_regressor import PoseRegressor
+from evaluation.generation.xray_warnings import NO_LUNGS, input_warnings
 
 log = logging.getLogger(__name__)
 
 XrayFiles = Path | tuple[Path, ...]
 """The X-ray of a patient: one file, or a frontal and a lateral."""
-NO_LUNGS = "no lungs found"
 VIEW_ORDER = ("frontal", "lateral")  # of a generator with two views
 
 
@@ -40,6 +40,9 @@ class GeneratorInput:
         centre: RAS mm of its centre.
         nominal: whether `extent` is that of a typical patient, as for every radiograph.
         notes: view and alignment; plain JSON.
+        warnings: one line each (`evaluation.generation.xray_warnings`).
+        files: that it was read from; () for a tensor.
+        original: the first view before the alignment.
     """
 
     xray: Float[Tensor, "v h w"]
@@ -48,6 +51,9 @@ class GeneratorInput:
     centre: tuple[float, float, float] = (0.0, 0.0, 0.0)
     nominal: bool = True
     notes: dict = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+    files: tuple[Path, ...] = ()
+    original: Float[Tensor, "h w"] | None = None
 
     @property
     def picture(self) -> Float[Tensor, "h w"]:
@@ -80,7 +86,7 @@ def read_inputs(
     for files in patients:
         _check_views(files, protocol)
     if protocol.get("input") == "volume":
-        return [_read_volume(path, protocol) for (path,) in patients]
+        return [replace(_read_volume(path, protocol), files=(path,)) for (path,) in patients]
     box = protocol.get("lung_box")
     required = align is not None
     if align is None:
@@ -97,38 +103,68 @@ def read_inputs(
     prior = None if required or protocol.get("align") == "lungs" else pipeline.prior
     inputs = []
     for files in patients:
-        images, of_file = _read_views(files, tuple(protocol["xray_size"]), allow_any_picture)
-        if not allow_any_picture and (reason := why_not_frontal(images[0])):
+        images, headers = _read_views(files, tuple(protocol["xray_size"]), allow_any_picture)
+        original, of_file = images[0], headers[0].view
+        reason = why_not_frontal(original)
+        if reason and not allow_any_picture:
             raise UserError(f"{files[0]}: {reason}")
         frontal, notes = view or of_file or "PA", {"align": "none"}
         source = "given" if view else "from the file" if of_file else "assumed"
         if align == "lungs":
-            found = lung_map(images[0], box, pipeline.extent, frontal)
+            found = lung_map(original, box, pipeline.extent, frontal)
             if _is_like_training(images, prior):
                 notes["reason"] = "similar to the training X-rays"
             elif found is not None:
-                images, notes = torch.stack([found.apply(images[0]), *images[1:]]), found.describe()
+                images, notes = torch.stack([found.apply(original), *images[1:]]), found.describe()
             elif required:
                 raise UserError(f"{files[0]}: no lungs found for the alignment; check the X-ray, or set align=none")
             else:
-                log.warning("%s: no lungs found, so the X-ray is not aligned; check it", files[0])
                 notes["reason"] = NO_LUNGS
         notes = {"view": frontal, "view_source": source, "alignment": notes}
         pose = unknown_pose(len(files), [frontal, *VIEW_ORDER[1:]][: len(files)])
-        inputs.append(GeneratorInput(images, pose, pipeline.extent, notes=notes))
+        given = GeneratorInput(images, pose, pipeline.extent, notes=notes, files=files, original=original)
+        warnings = input_warnings(given, pipeline, [note for header in headers for note in header.notes], reason)
+        inputs.append(replace(given, warnings=warnings))
     return inputs
 
 
-def aligned_views(
-    given: GeneratorInput, regressor: PoseRegressor | None
-) -> tuple[Float[Tensor, "v h w"], Float[Tensor, "v 9"]]:
-    """X-rays and poses as the denoiser receives them; the regressor predicts unknown poses."""
-    pose = fill_unknown(given.pose, tuple(given.extent))
-    if regressor is None:
-        return given.xray, pose
-    arguments = (given.xray[None, :, None], pose[None], given.pose.isnan().any(dim=-1)[None])
-    xray, predicted = regressor(*(part.to(regressor.weight.device) for part in arguments))
-    return xray[0, :, 0].cpu(), predicted[0].cpu()
+def tensor_inputs(
+    xray: Float[Tensor, "b v 1 h w"], pipeline, pose: Float[Tensor, "b v 9"] | None = None, allow_any_picture=False
+) -> list[GeneratorInput]:
+    """X-rays as the model takes them, which are not aligned again; `pose` is NaN or None where unknown.
+
+    Raises UserError for another shape, number of views, size or range, and for pictures of unknown pose that are no
+    frontal chest X-rays.
+    """
+    protocol = pipeline.protocol
+    shape = (protocol.get("views", 1), 1, *protocol["xray_size"])
+    if xray.ndim != 5 or tuple(xray.shape[1:]) != shape:
+        raise UserError(
+            f"xray: a tensor of shape {list(xray.shape)}; give one of shape [b, {', '.join(map(str, shape))}], or a "
+            "path, picture or array (h, w), which is resized and aligned"
+        )
+    xray = xray.detach().float().cpu()
+    known = xray[~xray.isnan()]
+    if not len(known) or known.min() < 0.0 or known.max() > 1.0:
+        found = f"from {known.min():g} to {known.max():g}" if len(known) else "all NaN"
+        raise UserError(f"xray: values {found}; scale them to [0, 1] with bright bone")
+    pose = torch.full((*xray.shape[:2], 9), float("nan")) if pose is None else pose.float().cpu()
+    inputs = []
+    for views, place in zip(xray[:, :, 0], pose, strict=True):
+        unknown = protocol.get("input") != "volume" and bool(place[0].isnan().any())
+        reason = why_not_frontal(views[0]) if unknown else None
+        if reason and not allow_any_picture:
+            raise UserError(f"xray: {reason}")
+        given = GeneratorInput(views, place, pipeline.extent, original=views[0])
+        inputs.append(replace(given, warnings=input_warnings(given, pipeline, not_frontal=reason)))
+    return inputs
+
+
+def announce(inputs: Sequence[GeneratorInput]) -> None:
+    """Logs the warnings of every input with its file name."""
+    for given in inputs:
+        for line in given.warnings:
+            log.warning("%s: %s", given.files[0].name if given.files else "xray", line)
 
 
 def _check_views(files: tuple[Path, ...], protocol: dict) -> None:
@@ -141,13 +177,13 @@ def _check_views(files: tuple[Path, ...], protocol: dict) -> None:
         raise UserError(f"xray={';'.join(map(str, files))}: {found}, the checkpoint takes {needed}; {remedy}")
 
 
-def _read_views(files: tuple[Path, ...], size: tuple[int, int], colour: bool) -> tuple[Float[Tensor, "v h w"], str]:
-    """The views of a patient, frontal first, and the view in the frontal file ("" for none)."""
-    read = [read_xray_with_view(path, size, number > 0, colour) for number, path in enumerate(files)]
-    for path, (_, view) in zip(files[1:], read[1:], strict=True):
-        if view not in ("", VIEW_ORDER[1]):
-            raise UserError(f"{path}: the view in the file is {view}; the second view has to be a lateral")
-    return torch.stack([image for image, _ in read]), read[0][1]
+def _read_views(files: tuple[Path, ...], size: tuple[int, int], colour: bool) -> tuple[Tensor, tuple[XrayImage, ...]]:
+    """The views of a patient `(v, h, w)`, frontal first, and what their files say."""
+    images, headers = zip(*(read_xray_with_header(p, size, i > 0, colour) for i, p in enumerate(files)), strict=True)
+    for path, header in zip(files[1:], headers[1:], strict=True):
+        if header.view not in ("", VIEW_ORDER[1]):
+            raise UserError(f"{path}: the view in the file is {header.view}; the second view has to be a lateral")
+    return torch.stack(images), headers
 
 
 def _is_like_training(images: Float[Tensor, "v h w"], prior: LinearPrior | None) -> bool:

@@ -152,7 +152,7 @@ def read_intervals(path: str | Path) -> PredictionIntervals:
     return intervals
 
 
-def find_intervals(path: str | Path | None, checkpoint: str | Path) -> PredictionIntervals | None:
+def find_intervals(path: str | Path | None, checkpoint: str | Path | None) -> PredictionIntervals | None:
     """The calibration file `path`, or the one beside the checkpoint, or None; UserError as `read_intervals`."""
     if path is None and not calibration_path(checkpoint).is_file():
         return None

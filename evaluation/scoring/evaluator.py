@@ -16,10 +16,11 @@ from torch import Tensor
 from common.environment import machine
 from common.errors import UserError
 from common.files import sha256
-from dataset.manifest.table import SPLITS
 from evaluation.distribution.distances import compare_populations, population
 from evaluation.generation.model_inputs import ModelInputs
 from evaluation.generation.sample import Sampling, sample_volumes
+from evaluation.generation.xray_inputs import GeneratorInput
+from evaluation.generation.xray_warnings import MAX_DISTANCE, training_distance
 from evaluation.metrics import crps
 from evaluation.metrics.lpips import load_lpips
 from evaluation.metrics.totalsegmentator import read_organs
@@ -39,6 +40,7 @@ CRPS = {metric.name for metric in crps.METRICS}
 METHODS = ("model", "model_sample", *Baselines.names, "shuffled_xray")
 CASES_IN_MEMORY = 64
 BASELINE_VALUES = 2**28 // 3  # float32 values predicted at a time
+RESULTS = ("metrics.json", "cases.csv", "table.*", "report.*", "sheet.png", "nifti", "gif", "registered_*")
 DEFINITIONS = {  # in the protocol of the result
     "shuffled_xray": "the volume generated from another patient's X-ray (derangement by seed) against this truth",
     "differences": "model minus the other on the same cases; p by sign flips of patients, Holm over the methods",
@@ -71,7 +73,9 @@ class EvaluationSettings:
     allow_seen_patients: bool = False
 
     def __post_init__(self):
-        for key, choices in (("split", SPLITS), ("registration", protocol.REGISTRATIONS)):
+        if self.split == "train":
+            raise UserError("split=train: no evidence, the generator was trained on these cases; choose test or val")
+        for key, choices in (("split", ("test", "val")), ("registration", protocol.REGISTRATIONS)):
             if getattr(self, key) not in choices:
                 raise UserError(f"{key}={getattr(self, key)}: choose {', '.join(choices[:-1])} or {choices[-1]}")
         if "model" not in self.methods or not set(self.methods) <= set(METHODS):
@@ -146,14 +150,13 @@ class Evaluator:
         return self._write(inputs, baselines, tables, distances)
 
     def _read_inputs(self) -> _Inputs:
-        settings, seed, seen = self.settings, self.sampling.seed, None
+        settings, seed = self.settings, self.sampling.seed
         chosen = own_split(self.datamodule, settings.split)
         count = min(len(chosen), settings.cases or len(chosen))
         rows = chosen.rows.iloc[:count]
-        if settings.split != "train":
-            remedy = "give the dataset.fold and the split that it was trained with, or another checkpoint"
-            model, allow = f"checkpoint={self.checkpoint}", settings.allow_seen_patients
-            seen = check_patient_leakage(rows, self.pipeline.protocol, self.data, model, remedy, allow)
+        remedy = "give the dataset.fold and the split that it was trained with, or another checkpoint"
+        model, allow = f"checkpoint={self.checkpoint}", settings.allow_seen_patients
+        seen = check_patient_leakage(rows, self.pipeline.protocol, self.data, model, remedy, allow)
         self.output.mkdir(parents=True, exist_ok=True)
         ids, patients = [str(i) for i in rows["id"]], rows["patient"].astype(str).to_numpy()
         read = chosen.case
@@ -262,6 +265,7 @@ class Evaluator:
             **self.pipeline.describe(),
             "seed": seed,
             "seen_patients": inputs.seen,
+            "xrays_unlike_training": self._unlike_training(inputs.model),
             "estimators": dict.fromkeys(settings.methods, protocol.POINT)
             | {name: protocol.estimator(count) for name, count in sampled.items() if name in settings.methods},
             "extractor": self.extractor and self.extractor.describe(),
@@ -275,6 +279,12 @@ class Evaluator:
             protocol_of = described | {"registration": name}
             written[name] = write_result(folder, protocol_of, table, seed, distribution=distances)
         return written["none"]
+
+    def _unlike_training(self, model: ModelInputs) -> int | None:
+        """X-rays with the warning about their distance from those of the training; None without a linear prior."""
+        rows = zip(model.xrays[:, :, 0], model.poses, model.extents.tolist(), strict=True)
+        distances = [training_distance(GeneratorInput(*row), self.pipeline) for row in rows]
+        return None if None in distances else sum(distance > MAX_DISTANCE for distance in distances)
 
     def _lap(self, stage: str) -> None:
         now = perf_counter()

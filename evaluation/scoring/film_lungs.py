@@ -26,10 +26,10 @@ from dataset.imaging.lung_segmentation import segment_lungs
 from dataset.imaging.unknown_pixels import split_unknown
 from dataset.io.xray import read_xray, read_xray_image, scale_xray_image, undo_resize
 from dataset.xray.lung_alignment import LungMap
-from evaluation.generation.metadata import describe_run, noise_id
+from evaluation.generation.metadata import describe_run
 from evaluation.generation.model_inputs import ModelInputs
 from evaluation.generation.sample import Sampling, sample_volumes
-from evaluation.generation.xray_inputs import GeneratorInput, read_inputs
+from evaluation.generation.xray_inputs import GeneratorInput, announce, read_inputs
 from evaluation.visualization.slices import xray_grey
 
 MASK = "_lungs"  # suffix of the names of masks
@@ -81,14 +81,10 @@ def score_films(
     lungs are not found.
     """
     inputs = read_inputs([film.path for film in films], pipeline, **options)
-    stacked = ModelInputs(
-        torch.stack([given.xray for given in inputs])[:, :, None],
-        torch.stack([given.pose for given in inputs]),
-        torch.tensor([given.extent for given in inputs]),
-    )
-    ids = [noise_id(sha256(film.path)) for film in films]
+    announce(inputs)
+    ids = [sha256(film.path)[:16] for film in films]
     rows, tiles = [], []
-    for part, volumes in sample_volumes(pipeline, stacked, ids, sampling):
+    for part, volumes in sample_volumes(pipeline, ModelInputs.of_inputs(inputs), ids, sampling):
         for index, samples in zip(part, volumes, strict=True):
             film, given = films[index], inputs[index]
             volume = lungs_on_film(samples.mean(dim=0), given, pipeline.pose_regressor, film.lungs.shape)
@@ -106,7 +102,7 @@ def score_films(
         },
         "lung_mm": LUNG_MM,
         "lung_network_sha256": sha256(SHIPPED),
-        "run": describe_run(pipeline, checkpoint, sampling.samples, sampling.seed),
+        "run": describe_run(pipeline, checkpoint, sampling),
     }
     output.mkdir(parents=True, exist_ok=True)
     with atomic_path(output / "films.csv") as temporary:

@@ -66,7 +66,10 @@ def sentence(result: dict) -> str:
     cases = f"{protocol['cases']} {protocol['split']} case{'s' * (protocol['cases'] != 1)}"
     who = f"On {cases} the {'model' if method == MODEL else f'method {method}'}"
     reached = "has no PSNR" if psnr is None else f"reaches {estimate_text(psnr, 2)} dB PSNR"
-    claims = [f"{who} ({protocol['estimator']}) {reached}"]
+    seen, unlike = (protocol.get("seen_patients") or {}).get("train", 0), protocol.get("xrays_unlike_training") or 0
+    mark = f"NO EVIDENCE, {seen} of its patients were trained on: " if seen else ""
+    strange = f", {unlike} of the X-rays are unlike those of the training" if unlike else ""
+    claims = [f"{mark}{who} ({protocol['estimator']}) {reached}{strange}"]
     compared = {name: metrics["psnr"] for name, metrics in result["differences"].items() if metrics.get("psnr")}
     sizes = {name: f"{estimate_text(difference, 2, '+')} dB" for name, difference in compared.items()}
     patients = protocol["patients"]

@@ -60,8 +60,9 @@ def export(
     name: str = "xray2ct",
     precision: str = "float32",
     seen: bool = True,
+    overwrite: bool = True,
 ) -> Path:
-    """Writes the folder atomically, replacing an earlier export, and returns its path.
+    """Writes the folder atomically and returns its path.
 
     Raises UserError for a folder with other content, or one that cannot be written.
 
@@ -69,9 +70,12 @@ def export(
         form: one of `FORMATS`.
         precision: of `PRECISIONS`, for `safetensors` only.
         seen: keep the hashes of the training patients (`evaluation.protocol.leakage`).
+        overwrite: replace an earlier export; False raises UserError for one.
     """
     if output.exists() and (not output.is_dir() or (any(output.iterdir()) and not _is_export(output))):
         raise UserError(f"output={output}: holds something else; give a new folder")
+    if not overwrite and output.is_dir() and _is_export(output):
+        raise UserError(f"output={output}: holds an earlier export; give a new folder, or overwrite=true")
     if not seen:
         pipeline.register_to_config(protocol={k: v for k, v in pipeline.protocol.items() if k != "seen"})
     for part in (pipeline.latent_encoder, pipeline.xray_encoder):

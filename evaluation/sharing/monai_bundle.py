@@ -64,7 +64,8 @@ def infer(
     network: XrayToCT, xray: str, output_dir: str, samples: int = 1, seed: int = 0, batch_size: int = 4
 ) -> list[str]:
     """Writes the files of `evaluation/generate.py` for an X-ray file or folder; returns the paths of the volumes."""
-    made = generate(network.pipeline, find_xrays(xray), Path(output_dir), Sampling(samples, seed, batch_size))
+    sampling = Sampling(samples, seed, batch_size)
+    made = generate(network.pipeline, find_xrays(xray), Path(output_dir), sampling, overwrite=True)
     return [str(path) for path in made]
 
 

@@ -66,11 +66,17 @@ def planes_picture(
     spacing,
     window: Window = DISPLAY_HU,
     size: int = 320,
+    original: Float[Tensor, "h w"] | None = None,
 ) -> Image.Image:
-    """An axial, a coronal and a sagittal slice of a generated volume, beside its X-ray if given."""
-    tiles = [] if xray is None else [xray_tile(xray, size)]
+    """An axial, a coronal and a sagittal slice of a generated volume.
+
+    Beside it, if given, its X-ray as the model takes it, and before that the X-ray as it was given.
+    """
+    xrays = {"X-ray as given": original, "X-ray as the model takes it" if original is not None else "X-ray": xray}
+    xrays = {title: picture for title, picture in xrays.items() if picture is not None}
+    tiles = [xray_tile(picture, size) for picture in xrays.values()]
     tiles += [tile(volume, plane, spacing, window, kind="generated", size=size) for plane in PLANES]
-    return _side_by_side(tiles, ["X-ray"] * (xray is not None) + [f"generated CT, {plane}" for plane in PLANES])
+    return _side_by_side(tiles, [*xrays, *(f"generated CT, {plane}" for plane in PLANES)])
 
 
 def case_frames(

@@ -1,20 +1,43 @@
-"""The command decorator rejects invalid values in one line before the command runs."""
+"""The command decorator ends with one line for invalid values and words, before the command runs."""
 
 import pytest
 from omegaconf import OmegaConf
 
-from common.cli import _guard
+from common.cli import _guard, _refuse_bad_overrides
 
 
-@pytest.mark.parametrize("key", ["seed", "model.seed", "dataset.seed", "generate_seed", "classifier.generate_seed"])
-def test_a_negative_seed_is_rejected_before_the_command_starts(key, capsys):
+def test_a_value_out_of_range_is_rejected_before_the_command_starts(capsys):
     called = []
-    cfg = OmegaConf.create()
-    OmegaConf.update(cfg, key, -3, force_add=True)
-    with pytest.raises(SystemExit) as stopped:
-        _guard(called.append)(cfg)
-    assert stopped.value.code == 1 and not called
-    assert capsys.readouterr().err == f"error: {key}=-3: give 0 or more\n"
+    for key, command in (("seed", "evaluate"), ("model.seed", "train_ddpm"), ("generate_seed", "classification")):
+        cfg = OmegaConf.create()
+        OmegaConf.update(cfg, key, -3, force_add=True)
+        with pytest.raises(SystemExit) as stopped:
+            _guard(called.append, command)(cfg)
+        assert stopped.value.code == 1 and not called
+        assert capsys.readouterr().err == f"error: {key}=-3: give a whole number of at least 0\n"
     OmegaConf.update(cfg, key, 0)
-    _guard(called.append)(cfg)
+    _guard(called.append, command)(cfg)
     assert called == [cfg]
+
+
+@pytest.mark.parametrize(
+    ("command", "words", "line"),
+    [
+        ("generate", ["film.png"], "film.png: options are written key=value, for example xray=film.png"),
+        ("train_vqgan", ["model=ddpm"], "model=ddpm: for train/train_ddpm.py; this command takes model=vq_gan_3d"),
+        ("train_ddpm", ["model=vq_gan_3d"],
+         "model=vq_gan_3d: for train/train_vqgan.py; this command takes model=ddpm"),
+        ("train_ddpm", ["dataset.root_dir=/x"],
+         "dataset.root_dir: not a key of the chosen dataset; add dataset=default"),
+        ("train_ddpm", ["dataset.volume_size=[64,", "64,", "64]", "seed=1"],
+         "dataset.volume_size=[64,: a list in several words; write it without spaces, as in "
+         "dataset.volume_size=[64,64,64]"),
+        ("train_ddpm", ["model.dim_mults=1,2"], "model.dim_mults=1,2: write a list in brackets, as in "
+         "model.dim_mults=[1,2]"),
+        ("generate", ["smples=2"], "smples: unknown key; did you mean samples or sampler or sampler.steps?"),
+    ],
+)  # fmt: skip
+def test_a_wrong_word_ends_in_one_line_with_the_remedy(command, words, line, capsys):
+    with pytest.raises(SystemExit):
+        _refuse_bad_overrides(command, words)
+    assert capsys.readouterr().err == f"error: {line}\n"

@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from pathlib import Path
 
 import pytorch_lightning as pl
@@ -15,7 +16,8 @@ from dataset.cases.case_dataset import CaseDataset
 from ddpm.latent import LatentEncoder
 from ddpm.latent.latent_dataset import is_whole, latent_file, latent_folder, scanned_latents, write_latents
 from evaluation.metrics.voxel_error import mae_hu, psnr
-from train.run.trainer import Progress, errors_as_lines, silence_lightning
+from train.run.progress import progress
+from train.run.trainer import errors_as_lines, silence_lightning
 
 
 class EncodeLatents(pl.LightningModule):
@@ -84,7 +86,8 @@ def _predict(encoder: LatentEncoder, jobs: list, devices: dict, num_workers: int
         logger=False,
         enable_checkpointing=False,
         enable_model_summary=False,
-        callbacks=[Progress(leave=True)],
+        enable_progress_bar=sys.stdout.isatty(),
+        callbacks=[progress()],
     )
     chance = torch.Generator().manual_seed(0)  # without it, the loader draws from the global generator
     loader = DataLoader(_Jobs(jobs), num_workers=num_workers, generator=chance)

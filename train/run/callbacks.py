@@ -23,14 +23,14 @@ def compare_slices(volumes: list[Tensor]) -> np.ndarray:
 
 
 class ReconstructionPictures(pl.Callback):
-    """Logs the first validation volume beside its reconstruction every `every` batches."""
+    """Logs the first validation volume beside its reconstruction every `every` batches; None = never."""
 
-    def __init__(self, every: int):
+    def __init__(self, every: int | None):
         self.every = every
 
     @torch.no_grad()
     def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, outputs, batch, batch_idx) -> None:
-        if (batch_idx + 1) % self.every == 0 and (trainer.is_global_zero or module.sharded):
+        if self.every and (batch_idx + 1) % self.every == 0 and (trainer.is_global_zero or module.sharded):
             volume = trainer.datamodule.val[0]["ct"].unsqueeze(0).to(module.device)
             module.eval()
             reconstruction = module.model(volume).volume

@@ -34,6 +34,13 @@ def make_loggers(folder: Path, name: str, offline: bool, images: bool, project: 
     return loggers
 
 
+def curves_line(folder: Path, loggers: list) -> str:
+    """Where the curves of a run are, and how to open them."""
+    hints = {TensorBoardLogger: f"tensorboard --logdir {folder}", PrivateWandbLogger: f"wandb, in {folder / 'wandb'}"}
+    others = [hints[type(logger)] for logger in loggers if type(logger) in hints]
+    return "; ".join([f"curves: {Path(loggers[0].log_dir) / 'metrics.csv'}, a table by step", *others])
+
+
 class PrivateWandbLogger(WandbLogger):
     """Weights and Biases without pictures by default, since they may show patients."""
 

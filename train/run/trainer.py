@@ -3,19 +3,18 @@
 import logging
 import os
 import signal
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
-from time import perf_counter
+from time import monotonic
 
 import pytorch_lightning as pl
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
-from pytorch_lightning.callbacks import RichProgressBar
 
 from common.autocast import bfloat16_supported
 from common.errors import UserError, user_message, worker_killed
@@ -25,9 +24,12 @@ from train.distributed.processes import REMEDY, print_once, watched
 from train.distributed.signals import EndCleanly, Interrupted
 from train.distributed.slurm_requeue import Requeue
 from train.run.checkpoint_io import LAST, AtomicCheckpointIO
-from train.run.loggers import make_loggers
+from train.run.loggers import curves_line, make_loggers
 from train.run.memory import out_of_memory, peak_memory
+from train.run.progress import BatchClock, progress
 from vq_gan_3d.module import TrainingStopped
+
+FIRST_SECONDS = 60.0  # after which the first checkpoint is written, however rare the others are
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class Intervals:
     """Length of a training, and its intervals, in batches; an optimizer step takes `accumulate` batches."""
 
     batches: int
-    validate_every: int
+    validate_every: int | None  # None = no validation
     checkpoint_every: int
     accumulate: int = 1
 
@@ -46,6 +48,8 @@ def make_trainer(
     """A Trainer of one epoch from the nodes `trainer` and `logger`, which saves `last.ckpt`."""
     trainer, accumulate, last = cfg.trainer, intervals.accumulate, folder / "checkpoints" / LAST
     silence_lightning()
+    loggers = make_loggers(folder, **cfg.logger)
+    print_once(f"run: {folder}\n{curves_line(folder, loggers)}")
     # a checkpoint holds no accumulated gradients, so it waits for the optimizer step
     checkpoint_every = -(-intervals.checkpoint_every // accumulate) * accumulate
     if many(devices, trainer.num_nodes) and trainer.strategy == "auto":
@@ -65,17 +69,19 @@ def make_trainer(
         max_epochs=1,
         use_distributed_sampler=False,  # StepBatchSampler knows its rank
         check_val_every_n_epoch=None,  # validation counts batches
-        val_check_interval=min(intervals.validate_every, intervals.batches),
+        val_check_interval=min(intervals.validate_every or intervals.batches, intervals.batches),
+        limit_val_batches=0.0 if intervals.validate_every is None else 1.0,
         accumulate_grad_batches=accumulate,
         num_sanity_val_steps=0,
         default_root_dir=str(folder),
-        logger=make_loggers(folder, **cfg.logger),
+        logger=loggers,
         plugins=[AtomicCheckpointIO()],
         enable_checkpointing=False,
+        enable_progress_bar=sys.stdout.isatty(),
         callbacks=[
             *signals,
             AlignMoments(),
-            Progress(leave=True),
+            progress(),
             *callbacks,
             BatchClock(),
             SaveLast(last, checkpoint_every),
@@ -90,42 +96,30 @@ def silence_lightning() -> None:
     warnings.filterwarnings("ignore", message="find_unused_parameters=True was specified")
 
 
-class Progress(RichProgressBar):
-    """The progress bar without the version number of the logger."""
-
-    predict_description = "Encoding latents"
-
-    def get_metrics(self, trainer: pl.Trainer, module: pl.LightningModule) -> dict:
-        return {k: v for k, v in super().get_metrics(trainer, module).items() if k != "v_num"}
-
-
-class BatchClock(pl.Callback):
-    """Prints the median time from one batch start to the next, without the first 10 batches."""
-
-    def __init__(self):
-        self.starts = []
-
-    def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch, batch_idx: int) -> None:
-        self.starts.append(perf_counter())
-
-    def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        gaps = [b - a for a, b in zip(self.starts[:-1], self.starts[1:], strict=True)][10:]
-        if gaps and trainer.is_global_zero:
-            print(f"median {1000 * median(gaps):.1f} ms a batch")
-
-
 class SaveLast(pl.Callback):
-    """Writes the checkpoint `path` every `every` batches and after the last one.
+    """Writes the checkpoint `path` every `every` batches and after the last one; the first one after `FIRST_SECONDS`.
 
     Lightning's ModelCheckpoint counts optimizer steps instead, two per batch for the VQ-GAN.
     """
 
     def __init__(self, path: Path, every: int):
-        self.path, self.every = path, every
+        self.path, self.every, self.started, self.saved = path, every, monotonic(), path.is_file()
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self.started = monotonic()
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, outputs, batch, batch_idx) -> None:
-        if (batch_idx + 1) % self.every == 0 or batch_idx + 1 == trainer.num_training_batches:
+        due = (batch_idx + 1) % self.every == 0 or batch_idx + 1 == trainer.num_training_batches
+        if due or self._first_due(trainer, batch_idx):
             trainer.save_checkpoint(self.path)
+            self.saved = True
+
+    def _first_due(self, trainer: pl.Trainer, batch_idx: int) -> bool:
+        """Whether there is no checkpoint after `FIRST_SECONDS`, on any process, and no partial gradients."""
+        if self.saved or (batch_idx + 1) % trainer.accumulate_grad_batches:
+            return False
+        late = monotonic() - self.started >= FIRST_SECONDS
+        return late if trainer.world_size == 1 else trainer.strategy.reduce_boolean_decision(late, all=False)
 
 
 def fit(trainer: pl.Trainer, module: pl.LightningModule, datamodule: pl.LightningDataModule, checkpoint: Path | None):
@@ -170,5 +164,8 @@ def errors_as_lines(trainer: pl.Trainer, remedy: str) -> Iterator[None]:
         cause = f" by {error}" if isinstance(error, Interrupted) else ""
         for callback in trainer.callbacks:
             if isinstance(callback, EndCleanly):
-                cause += f"; saved {callback.path}" if callback.saved else "; the last checkpoint is unchanged"
+                kept = (
+                    "the last checkpoint is unchanged" if callback.path.is_file() else "no checkpoint was written yet"
+                )
+                cause += f"; saved {callback.path}" if callback.saved else f"; {kept}"
         raise UserError(f"interrupted{cause}; {remedy}") from error

@@ -112,7 +112,10 @@ def test_the_commands_score_and_refuse_in_one_line(folders):
     assert json.loads((folders / "out" / "metrics.json").read_text())["methods"]["model"]["psnr"]["mean"] > 30
     grey = np.linspace(0, 255, 24**3).reshape(24, 24, 24)
     write_nifti(folders / "better" / "c1.nii.gz", grey, SPACING, (5.0, 6.0, 7.0))
-    refused = run(f"truth={folders}/true", f"prediction={folders}/better", f"output={folders}/out")
+    given = [f"truth={folders}/true", f"prediction={folders}/better", f"output={folders}/out"]
+    again = run(*given)
+    assert again.returncode == 1 and "cases.csv: of an earlier run; give another folder" in again.stderr
+    refused = run(*given, "overwrite=true")
     assert refused.returncode == 1 and "c1.nii.gz: no HU in range" in refused.stderr
     assert len(refused.stderr.strip().splitlines()) == 1
 

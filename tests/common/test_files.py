@@ -1,0 +1,72 @@
+"""Folders of results: never written over, `latest` points to the newest, as a link or as a text file."""
+
+import os
+from pathlib import Path
+from threading import Thread
+
+import pytest
+
+from common import files
+from common.errors import UserError
+from common.files import follow_latest, result_folder
+
+NAMES = ("metrics.json", "nifti", "table.*")
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def test_every_run_has_a_new_folder_and_latest_points_to_the_newest(capsys):
+    made = [result_folder(None, "evaluate") for _ in range(3)]
+    assert len(set(made)) == 3 and all(folder.parent == Path("outputs/evaluate") for folder in made)
+    assert capsys.readouterr().out.splitlines() == [f"output: {folder}" for folder in made]
+    (made[-1] / "metrics.json").touch()
+    assert Path("outputs/evaluate/latest/metrics.json").is_file()
+
+
+def test_runs_at_the_same_moment_do_not_collide(monkeypatch):
+    class Stopped:
+        @staticmethod
+        def now():
+            return __import__("datetime").datetime(2026, 1, 2, 3, 4, 5)
+
+    monkeypatch.setattr(files, "datetime", Stopped)
+    made = []
+    threads = [Thread(target=lambda: made.append(result_folder(None, "score"))) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(set(made)) == 8 and all(folder.is_dir() for folder in made)
+
+
+def test_earlier_results_are_refused_or_removed_and_other_files_stay():
+    folder = Path("mine")
+    for name in ("nifti/old.nii.gz", "table.csv", "notes.txt"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    with pytest.raises(UserError, match="mine/nifti: of an earlier run; .* overwrite=true"):
+        result_folder("mine", "evaluate", NAMES)
+    assert result_folder("mine", "evaluate", NAMES, overwrite=True) == folder
+    assert [path.name for path in folder.iterdir()] == ["notes.txt"]
+    assert result_folder("mine", "evaluate", NAMES) == folder  # nothing of an earlier run is left
+
+
+def test_without_links_latest_is_a_text_file_that_every_command_follows(monkeypatch):
+    def refuse(*args, **kwargs):
+        raise OSError("no links here")
+
+    monkeypatch.setattr(os, "symlink", refuse)
+    result_folder(None, "evaluate")
+    folder = result_folder(None, "evaluate")
+    assert follow_latest("outputs/evaluate/latest") == str(folder)
+    assert follow_latest("outputs/evaluate/latest/metrics.json") == str(folder / "metrics.json")
+    assert follow_latest("the latest") == "the latest"
+
+
+def test_a_folder_that_cannot_be_made_ends_in_one_line():
+    Path("file").touch()
+    with pytest.raises(UserError, match="output=file/x: cannot be written"):
+        result_folder("file/x", "score")

@@ -1,0 +1,64 @@
+"""A command takes the data of its checkpoint unless told otherwise."""
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf
+
+from common.cli import CONFIG
+from evaluation.protocol.checkpoint_data import take_data_of_checkpoint
+
+TRAINED = {"dataset": "lidc", "volume_size": [32, 48, 48], "window": [-1000, 400], "xray_size": [96, 96], "views": 1}
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    """The node `dataset` of evaluate.py for words of the command line and a protocol, beside a run with a config."""
+    (tmp_path / ".hydra").mkdir()
+    stored = {
+        "dataset": {"root_dir": "/data/mine", "seed": 7, "film_augment": True, "source": {"_target_": "os.system"}}
+    }
+    OmegaConf.save(OmegaConf.create(stored), tmp_path / ".hydra" / "config.yaml")
+
+    def take(*words: str, protocol=TRAINED, checkpoint=tmp_path / "checkpoints" / "last.ckpt"):
+        with initialize_config_dir(str(CONFIG), version_base="1.3"):
+            whole = compose("evaluate", list(words), return_hydra_config=True)
+            cfg = compose("evaluate", list(words))
+        HydraConfig.instance().set_config(whole)
+        try:
+            take_data_of_checkpoint(cfg, "evaluate", protocol, checkpoint)
+        finally:
+            HydraConfig.instance().cfg = None
+        return OmegaConf.to_container(cfg.dataset, resolve=True)
+
+    return take
+
+
+def test_data_set_sizes_window_and_folder_are_those_of_the_training(dataset, capsys):
+    found = dataset()
+    assert found["name"] == "lidc" and found["root_dir"] == "/data/mine" and found["seed"] == 7
+    assert [found[key] for key in ("volume_size", "window", "xray_size")] == [[32, 48, 48], [-1000, 400], [96, 96]]
+    files = found["source"]["source"]["files"]
+    assert files["root_dir"] == "/data/mine" and files["_target_"].startswith("dataset.")  # nothing stored is run
+    assert capsys.readouterr().out == "data: lidc in /data/mine, 32x48x48 voxels (all as in the training)\n"
+
+
+def test_the_command_line_counts_more(dataset, capsys):
+    found = dataset("dataset.seed=3", "dataset.volume_size=[16,16,16]")
+    assert found["seed"] == 3 and found["volume_size"] == [16, 16, 16] and found["window"] == [-1000, 400]
+    other = dataset("dataset=default", "dataset.root_dir=/data/other")
+    assert other["name"] == "default" and other["root_dir"] == "/data/other" and other["seed"] == 0
+    assert other["volume_size"] == [32, 48, 48] and "sizes and window" in capsys.readouterr().out
+    assert dataset("experiment=demo_evaluate")["name"] == "phantom"
+
+
+def test_phantoms_of_an_exported_file_keep_their_population(dataset, tmp_path):
+    protocol = {**TRAINED, "dataset": "phantom", "seed": 1, "extent": [300.0, 250.0, 350.0], "pe_share": 0.25}
+    found = dataset(protocol=protocol, checkpoint=tmp_path / "assets" / "elsewhere" / "model.safetensors")
+    population = found["source"]["population"]
+    assert (population["seed"], population["pe_share"], population["extent"]) == (1, 0.25, [300.0, 250.0, 350.0])
+
+
+def test_a_data_set_without_option_needs_one(dataset, caplog):
+    assert dataset(protocol={**TRAINED, "dataset": "mine"})["name"] == "phantom"
+    assert "trained on mine, which is no option" in caplog.text
