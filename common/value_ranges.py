@@ -32,7 +32,7 @@ RULES: dict[str, str] = {  # rule: keys, by their last words; the longest that m
     "int >= 8 step 8": "dim n_hiddens",
     "int >= 0": """seed generate_seed morph_seed fold num_workers warmup_steps prepare_workers workers test_from
         calibration_from nifti max_queue val test morphs dataset.phantoms score.samples adversarial.start""",
-    OFF: "prior.rank conditioning.channels token_grid preview_every",
+    OFF: "prior.rank fill_rank conditioning.channels token_grid preview_every",
     "int >= 2": "n_folds",
     "2 | 3": "dimensions spatial_dims",
     "int >= 1 <= 65535": "port",
@@ -44,8 +44,8 @@ RULES: dict[str, str] = {  # rule: keys, by their last words; the longest that m
     "number >= 0 | null": "min_vessel_hu",
     f"{SHARE} | null": "classification.margin",
     "number >= 0": """weight weight_decay commitment_weight snr_weight guidance_scale cache_latents_gb cache_volumes_gb
-        margin min_lung_ml uneven tilt degrees roll angle distance gamma blur noise zoom local_contrast affine morph.size
-        organs_mm wall lung_density bone_density""",
+        margin min_lung_ml uneven tilt degrees roll angle distance gamma blur noise zoom local_contrast affine
+        morph.size organs_mm wall lung_density bone_density""",
     SHARE: """share val_share test_share pe_share sign_rate shift collimation markers lines drop dropout
         pure_noise_warmup prior.start phantoms repeat_share expected_auc curve film.crop letterbox unmarked""",
     "number > 0 < 1": "level sensitivity",
