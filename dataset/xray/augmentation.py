@@ -166,7 +166,7 @@ class XrayAugmentation:
             image = image + leads(image.shape, rng)
         if local:
             image = image + local * (image - local_mean(image, LOCAL_SHARE))
-        if sigma > 0.05:
+        if sigma > 0.25:  # less is none
             image = ndimage.gaussian_filter(image, sigma)
         image = image + level * grain * (0.5 + np.clip(image, 0.0, 1.0))
         if with_marker:
@@ -210,11 +210,13 @@ def warp_to_pose(
 
 def homography(pose: Float[Tensor, "9"], new: Float[Tensor, "9"]) -> Float[np.ndarray, "3 3"]:
     """Detector `(column, row, 1)` of `new` to that of `pose`, up to scale; ValueError for another source."""
-    old, new = pose.double(), new.double()
-    if (source_position(old) - source_position(new)).norm() > 1e-2 * float(old[1]) / 10:
+    both = torch.stack([pose, new]).double()
+    axes = torch.stack(camera_axes(both), dim=1).numpy()  # of each pose: beam, column, row
+    old, new = both.numpy()
+    sources = both.numpy()[:, 4:7] - axes[:, 0] * both.numpy()[:, 1:2]
+    if np.linalg.norm(sources[0] - sources[1]) > 1e-3 * old[1]:
         raise ValueError("the source has moved: a homography cannot map this image, render it again")
-    beam, column, row = camera_axes(new)
-    rays = torch.stack([new[8] / 2 * column, new[7] / 2 * row, new[0] * beam], dim=1)
-    beam, column, row = camera_axes(old)
-    onto = torch.stack([2 * old[0] / old[8] * column, 2 * old[0] / old[7] * row, beam])
-    return (onto @ rays).numpy()
+    beam, column, row = axes[1]
+    rays = np.stack([new[8] / 2 * column, new[7] / 2 * row, new[0] * beam], axis=1)
+    beam, column, row = axes[0]
+    return np.stack([2 * old[0] / old[8] * column, 2 * old[0] / old[7] * row, beam]) @ rays

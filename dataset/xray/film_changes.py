@@ -1,5 +1,6 @@
 """Single changes of an X-ray that a real film has: what it does not show, rotation, grey curve, markers and leads."""
 
+import functools
 import math
 
 import numpy as np
@@ -74,8 +75,8 @@ def marker(shape: tuple[int, int], rng: np.random.Generator) -> Float[np.ndarray
     left_side = rng.random() < 0.7  # of the patient: the right of the image
     x = rng.uniform(0.82, 0.92) if left_side else rng.uniform(0.03, 0.12)
     y = rng.uniform(0.02, 0.2) if rng.random() < 0.8 else rng.uniform(0.75, 0.9)
-    font = ImageFont.load_default(size)
-    ImageDraw.Draw(canvas).text((x * width, y * height), "L" if left_side else "R", fill=255, font=font)
+    letter = "L" if left_side else "R"
+    ImageDraw.Draw(canvas).text((x * width, y * height), letter, fill=255, font=_font(size))
     return np.asarray(canvas, dtype=np.float32) / 255.0 * rng.uniform(0.8, 1.2)
 
 
@@ -95,3 +96,8 @@ def leads(shape: tuple[int, int], rng: np.random.Generator) -> Float[np.ndarray,
         draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=int(rng.integers(120, 256)))
     small = canvas.resize((width, height), Image.Resampling.BOX)
     return np.asarray(small, dtype=np.float32) / 255.0 * rng.uniform(0.1, 0.4)
+
+
+@functools.cache
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    return ImageFont.load_default(size)

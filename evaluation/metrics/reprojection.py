@@ -1,7 +1,7 @@
 """Re-projection error: the DRR of a volume at the pose of its X-ray against that X-ray."""
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from evaluation.metrics.base import CaseView, Metric, NotMeasured
@@ -13,15 +13,24 @@ def reprojection_error(drr: Float[Tensor, "*b h w"], xray: Float[Tensor, "*b h w
     return torch.where(known, (drr - xray).abs(), 0.0).sum(dim=(-2, -1)) / known.sum(dim=(-2, -1))
 
 
-def scaled_drr(volume: Float[Tensor, "d h w"], spacing: tuple, pose: tuple, size: tuple) -> Float[Tensor, "h w"]:
-    """DRR of HU on the grey scale of X-rays; NaN if nothing attenuates, because the scale is undefined then."""
+def scaled_drr(
+    volume: Float[Tensor, "d h w"],
+    spacing: tuple,
+    pose: tuple,
+    size: tuple,
+    known: Bool[Tensor, "h w"] | None = None,
+) -> Float[Tensor, "h w"]:
+    """DRR of HU on the grey scale of X-rays; NaN if nothing attenuates, because the scale is undefined then.
+
+    With `known`, where its X-ray is known, the DRR is scaled there as that is, and NaN elsewhere.
+    """
     from dataset.imaging.drr import line_integrals, scale_xray  # late: the ray caster is optional
 
     # One sample per voxel along the beam: half the time, and 0.0001 away from twice as many.
     integrals = line_integrals(volume, spacing, torch.tensor(pose), size, samples=max(volume.shape))
     if float(integrals.amax() - integrals.amin()) < 1e-6:
         return torch.full_like(integrals, float("nan"))
-    return scale_xray(integrals)
+    return scale_xray(integrals, known)
 
 
 def _reprojection(view: CaseView) -> Float[Tensor, " m"]:
@@ -39,11 +48,17 @@ def _reprojection(view: CaseView) -> Float[Tensor, " m"]:
     places, errors = [(view.spacing, tuple(poses[i].tolist()), tuple(xrays[i].shape)) for i in known], []
     try:
         for volume in view.predictions:
-            drrs = torch.stack([view.remembered(scaled_drr, volume, *place) for place in places])
+            drrs = [_drr(view, volume, place, xrays[i]) for i, place in zip(known, places, strict=True)]
+            drrs = torch.stack(drrs)
             errors.append(reprojection_error(drrs, xrays[known]).mean())
     except ModuleNotFoundError as error:
         raise NotMeasured(f"{error.name} is not installed") from error
     return torch.stack(errors)
+
+
+def _drr(view: CaseView, volume: Tensor, place: tuple, xray: Float[Tensor, "h w"]) -> Float[Tensor, "h w"]:
+    shown = ~xray.isnan()
+    return view.remembered(scaled_drr, volume, *place) if shown.all() else scaled_drr(volume, *place, shown)
 
 
 METRICS = (

@@ -2,10 +2,14 @@
 
 import math
 
-import pytest
 import torch
 
-from evaluation.metrics.reprojection import reprojection_error
+from dataset.imaging.drr import line_integrals, scale_xray
+from dataset.imaging.geometry import make_pose
+from dataset.imaging.hu_window import Window
+from evaluation.metrics.base import CaseView
+from evaluation.metrics.catalogue import measure
+from evaluation.metrics.reprojection import reprojection_error, scaled_drr
 
 
 def test_unknown_pixels_are_left_out():
@@ -16,4 +20,22 @@ def test_unknown_pixels_are_left_out():
     hidden[..., 12:] = math.nan
     torch.testing.assert_close(reprojection_error(drr, hidden), reprojection_error(drr[..., :12], xray[..., :12]))
     assert reprojection_error(drr, torch.full_like(xray, math.nan)).isnan().all()
-    assert float(reprojection_error(torch.full((4, 4), math.nan), torch.zeros(4, 4))) != pytest.approx(0.0)
+    assert reprojection_error(torch.full((4, 4), math.nan), torch.zeros(4, 4)).isnan()
+
+
+def test_the_drr_is_scaled_where_the_xray_is_known():
+    """A film that shows a part of a volume differs from the DRR of this volume by nothing there."""
+    hu = torch.full((24, 24, 24), -1000.0)
+    hu[4:20, 6:18, 3:21] = 0.0
+    hu[6:9, 8:12, 16:20] = 1500.0  # dense, at the side that the film does not show
+    pose = make_pose((240.0, 240.0, 240.0))
+    integrals = line_integrals(hu, (10.0, 10.0, 10.0), pose, (32, 32), samples=24)
+    film = scale_xray(integrals[:, :18])
+    xray = torch.cat([film, torch.full((32, 14), math.nan)], dim=1)
+    drr = scaled_drr(hu, (10.0, 10.0, 10.0), tuple(pose.tolist()), (32, 32), ~xray.isnan())
+    assert reprojection_error(drr, xray) < 1e-6
+    whole = scaled_drr(hu, (10.0, 10.0, 10.0), tuple(pose.tolist()), (32, 32))
+    assert reprojection_error(whole, xray) > 0.01
+    case = {"ct": hu, "xray": xray[None], "pose": pose[None], "spacing": torch.full((3,), 10.0)}
+    values, reasons = measure(["reprojection"], CaseView(case, hu[None], Window(-1000.0, 2000.0)))
+    assert not reasons and float(values["reprojection"][0]) < 1e-6
