@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -64,10 +63,10 @@ def reproject(
         return None, None
     xray, poses = aligned_views(given, pipeline.pose_regressor)
     try:
-        drr = scaled_drr(mean, tuple(spacing), tuple(poses[0].tolist()), tuple(xray.shape[-2:]))
+        drr = scaled_drr(mean, tuple(spacing), tuple(poses[0].tolist()), tuple(xray.shape[-2:]), ~xray[0].isnan())
     except ModuleNotFoundError:
         return None, None
-    if not torch.isfinite(drr).all():
+    if drr.isnan().all():
         return None, None
     return drr, round(float(reprojection_error(drr, xray[0])), 4)
 

@@ -28,7 +28,8 @@ def scaled_drr(
 
     # One sample per voxel along the beam: half the time, and 0.0001 away from twice as many.
     integrals = line_integrals(volume, spacing, torch.tensor(pose), size, samples=max(volume.shape))
-    if float(integrals.amax() - integrals.amin()) < 1e-6:
+    shown = integrals if known is None else integrals[known]
+    if not shown.numel() or float(shown.amax() - shown.amin()) < 1e-6:
         return torch.full_like(integrals, float("nan"))
     return scale_xray(integrals, known)
 
