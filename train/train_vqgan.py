@@ -18,7 +18,7 @@ def main(cfg) -> None:
 
     from hydra.utils import instantiate
 
-    from train.autoencoder.build_module import build_module, build_networks, without_codes
+    from train.autoencoder.build_module import accuracy, build_module, build_networks, fit_components, without_codes
     from train.distributed.processes import print_once
     from train.run.callbacks import ReconstructionPictures
     from train.run.trainer import Intervals
@@ -29,13 +29,16 @@ def main(cfg) -> None:
     size = tuple(model.crop or cfg.dataset.volume_size)
     network, perceptual = build_networks(model, size)
     data = run.prepare_data(instantiate(cfg.dataset.source), crop=model.crop)
+    fit_components(network, data)
+    module = build_module(model, network, perceptual, data)
     run.fit(
-        build_module(model, network, perceptual, data),
+        module,
         data,
         data.content_sha256(),
         [ReconstructionPictures(model.picture_every)],
         Network(network, [(1, 1, *size)], data.cache_bytes(), forward=without_codes),
     )
+    print_once(accuracy(module))
     print_once(run.last)
 
 

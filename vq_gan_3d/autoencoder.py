@@ -14,6 +14,7 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from vq_gan_3d.block_pca import BlockPCA
 from vq_gan_3d.codebook import Codebook
 
 
@@ -21,7 +22,7 @@ class Reconstruction(NamedTuple):
     """Output of `VQGAN3D.forward`."""
 
     volume: Float[Tensor, "b 1 D H W"]
-    indices: Int[Tensor, "b d h w"]
+    indices: Int[Tensor, "b d h w"] | None  # of the codes; None without quantisation
     commitment: Float[Tensor, ""]
 
 
@@ -74,6 +75,8 @@ class VQGAN3D(ModelMixin, ConfigMixin):
         downsample: factor along each axis, a power of two.
         patch: factor of the fold, which divides `downsample`.
         n_res_blocks: residual blocks per resolution, on each side.
+        quantise: whether latents are quantised before decoding; without, there is no codebook.
+        block_pca: whether both networks are added to a `BlockPCA`, which must be fitted before training.
     """
 
     _supports_gradient_checkpointing = True  # `enable_gradient_checkpointing()`, per residual block
@@ -89,6 +92,8 @@ class VQGAN3D(ModelMixin, ConfigMixin):
         n_res_blocks: int = 2,
         codebook_decay: float = 0.99,
         restart_below: float = 0.05,
+        quantise: bool = True,
+        block_pca: bool = False,
     ):
         super().__init__()
         if not isinstance(downsample, int) or downsample < 1 or downsample & (downsample - 1):
@@ -105,7 +110,7 @@ class VQGAN3D(ModelMixin, ConfigMixin):
                 down.append(nn.Conv3d(width, widths[i + 1], 4, stride=2, padding=1))
         self.encoder = Layers(*down, _norm(widths[-1]), nn.SiLU(), nn.Conv3d(widths[-1], embedding_dim, 1))
 
-        self.codebook = Codebook(n_codes, embedding_dim, codebook_decay, restart_below)
+        self.codebook = Codebook(n_codes, embedding_dim, codebook_decay, restart_below) if quantise else None
 
         up: list[nn.Module] = [nn.Conv3d(embedding_dim, widths[-1], 3, padding=1)]
         for i in reversed(range(len(widths))):
@@ -114,10 +119,17 @@ class VQGAN3D(ModelMixin, ConfigMixin):
                 up.append(nn.ConvTranspose3d(widths[i], widths[i - 1], 4, stride=2, padding=1))
         self.decoder = Layers(*up, _norm(widths[0]), nn.SiLU(), nn.Conv3d(widths[0], patch**3, 3, padding=1))
 
+        self.pca = BlockPCA(embedding_dim, downsample) if block_pca else None
+        if block_pca:  # the networks start at 0
+            for last in (self.encoder[-1], self.decoder[-1]):
+                nn.init.zeros_(last.weight)
+                nn.init.zeros_(last.bias)
+
     def encode(self, volume: Float[Tensor, "b 1 D H W"]) -> Float[Tensor, "b c d h w"]:
         """Continuous latents before quantisation."""
         self.check_size(tuple(volume.shape[2:]))
-        return self.encoder(fold(volume, self.config.patch))
+        latents = self.encoder(fold(volume, self.config.patch))
+        return latents if self.pca is None else latents + self.pca.encode(volume)
 
     def check_size(self, size: tuple[int, int, int]) -> None:
         """Raises a `ValueError` for a volume or crop with a side that is not a multiple of `downsample`."""
@@ -127,14 +139,18 @@ class VQGAN3D(ModelMixin, ConfigMixin):
             )
 
     def decode(self, latents: Float[Tensor, "b c d h w"], quantise: bool = True) -> Float[Tensor, "b 1 D H W"]:
-        """Decodes continuous latents, by default after quantising them. The volume is not clipped."""
-        if quantise:
+        """Decodes continuous latents, with a codebook by default after quantising them. The volume is not clipped."""
+        if quantise and self.codebook is not None:
             latents = self.codebook(latents).latents
-        return unfold(self.decoder(latents), self.config.patch)
+        volume = unfold(self.decoder(latents), self.config.patch)
+        return volume if self.pca is None else volume + self.pca.decode(latents)
 
     def forward(self, volume: Float[Tensor, "b 1 D H W"]) -> Reconstruction:
         """Encodes, quantises (the codebook learns in training mode) and decodes."""
-        quantised = self.codebook(self.encode(volume))
+        latents = self.encode(volume)
+        if self.codebook is None:
+            return Reconstruction(self.decode(latents), None, latents.new_zeros(()))
+        quantised = self.codebook(latents)
         return Reconstruction(self.decode(quantised.latents, quantise=False), quantised.indices, quantised.commitment)
 
 

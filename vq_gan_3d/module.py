@@ -98,8 +98,11 @@ class VQGANModule(pl.LightningModule):
         volume = batch["ct"]
         out = self.model(volume)
         reconstruction = _where_scanned(out.volume, batch)
-        terms = {"l1": F.l1_loss(reconstruction, volume), "commitment": out.commitment}
-        loss = terms["l1"] + self.commitment_weight * terms["commitment"]
+        terms = {"l1": F.l1_loss(reconstruction, volume)}
+        loss = terms["l1"]
+        if out.indices is not None:
+            terms["commitment"] = out.commitment
+            loss = loss + self.commitment_weight * out.commitment
         if self.perceptual is not None:
             generator = torch.Generator().manual_seed(self.seed * 1_000_003 + int(self.batches_done))
             terms["perceptual"] = self.perceptual(reconstruction, volume, generator)
@@ -123,22 +126,29 @@ class VQGANModule(pl.LightningModule):
             terms["discriminator"] = discriminator_loss(real, fake)
             self._step(optimizers[1], schedules[1], terms["discriminator"], self.discriminator)
 
-        effective, used = perplexity(out.indices, self.model.codebook.n_codes)
-        self._check_collapse(effective)
+        if out.indices is not None:
+            effective, used = perplexity(out.indices, self.model.codebook.n_codes)
+            self._check_collapse(effective)
+            self.log_dict({"codebook/perplexity": effective, "codebook/used": used})
         self.batches_done += 1
         self.log_dict({f"train/{k}": v.detach() for k, v in terms.items()}, sync_dist=True)
-        self.log_dict({"codebook/perplexity": effective, "codebook/used": used})
         self.log("train/lr", schedules[0].get_last_lr()[0])
         self.log("loss", loss.detach(), prog_bar=True, logger=False, sync_dist=True)
 
     def validation_step(self, batch: dict, batch_idx: int) -> None:
-        """Logs L1 and metrics of whole validation volumes."""
+        """Logs L1 and metrics of whole validation volumes, and the metrics of the principal components alone."""
         volume = batch["ct"]
-        reconstruction, size = self.model(volume).volume.float().clamp(-1, 1), volume.shape[0]
-        reconstruction = _where_scanned(reconstruction, batch)
-        self.log("val/l1", F.l1_loss(reconstruction, volume), prog_bar=True, batch_size=size, sync_dist=True)
-        for name, metric in self.metrics.items():
-            self.log(f"val/{name}", metric(reconstruction, volume).mean(), batch_size=size, sync_dist=True)
+        found = {"": self.model(volume).volume}
+        if self.model.pca is not None:
+            found["_pca"] = self.model.pca.decode(self.model.pca.encode(volume))
+        for suffix, decoded in found.items():
+            reconstruction = _where_scanned(decoded.float().clamp(-1, 1), batch)
+            scores = {name: metric(reconstruction, volume).mean() for name, metric in self.metrics.items()}
+            if not suffix:
+                self.log(
+                    "val/l1", F.l1_loss(reconstruction, volume), prog_bar=True, batch_size=len(volume), sync_dist=True
+                )
+            self.log_dict({f"val/{n}{suffix}": v for n, v in scores.items()}, batch_size=len(volume), sync_dist=True)
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         """Adds what rebuilds the model, as plain JSON."""

@@ -13,18 +13,23 @@ from benchmarks.timing import machine_name
 from common.files import newest_checkpoint
 from evaluation.scoring.frozen_protocol import FrozenProtocol
 
-AUTOENCODER_SHARE = 0.3  # of the minutes of a diffusion row; the denoiser has the rest
+AUTOENCODER_SHARE = 0.1  # of the minutes of a diffusion row; the denoiser has the rest
 CALIBRATION_STEPS = 60
 NEVER = 1_000_000  # batches between validations and pictures
 FEW = "+trainer.limit_val_batches=2"  # of the one validation at the end
 AUTOENCODER = {
-    64: ["model.n_hiddens=32", "model.n_codes=2048", "model.batch_size=1"],
-    128: ["model.n_hiddens=32", "model.n_codes=2048", "model.batch_size=2"],
+    64: ["model.n_hiddens=32", "model.crop=[32,32,32]"],
+    128: [
+        "model.n_hiddens=48",
+        "model.downsample=8",
+        "model.patch=4",
+        "model.embedding_dim=16",
+        "model.crop=[64,64,64]",
+    ],
 }
 AUTOENCODER_COMMON = [
-    "model.crop=[32,32,32]",
     "model.n_res_blocks=1",
-    "model.codebook_decay=0.95",
+    "model.batch_size=1",
     "model.lr=2.0e-3",
     "model.warmup_steps=15",
     f"model.losses.adversarial.start={NEVER}",

@@ -1,4 +1,4 @@
-"""Latents of the 3D VQ-GAN: the vectors before quantisation; decoding quantises them."""
+"""Latents of the 3D VQ-GAN: the vectors before quantisation; decoding quantises them if it has a codebook."""
 
 import itertools
 
@@ -32,8 +32,9 @@ class VQGANLatents(LatentEncoder):
         return self.network.encode(volume)
 
     def decode_raw(self, raw: Float[Tensor, "b c d h w"]) -> Float[Tensor, "b 1 D H W"]:
-        """Quantises, then decodes; the codebook stays in eval mode, also in a parent that trains."""
-        self.network.codebook.eval()
+        """Quantises with a codebook, then decodes; the codebook stays in eval mode, also in a parent that trains."""
+        if self.network.codebook is not None:
+            self.network.codebook.eval()
         gradient = torch.is_grad_enabled() and raw.requires_grad
         if max(raw.shape[2:]) <= self.config.tile or gradient:
             return self.network.decode(raw)

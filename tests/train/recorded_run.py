@@ -51,7 +51,7 @@ class Record(pl.Callback):
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
         metrics = trainer.callback_metrics
         self.kept["losses"].append({k: float(v) for k, v in metrics.items() if k.startswith("train/")})
-        if hasattr(getattr(module, "model", None), "codebook"):
+        if getattr(getattr(module, "model", None), "codebook", None) is not None:
             self.kept["codes"].append(module.model.codebook.codes.clone())
 
     def on_train_end(self, trainer, module):

@@ -1,5 +1,6 @@
 """Builds the VQ-GAN, its losses and its training module from the config."""
 
+import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from torch import Tensor
@@ -14,6 +15,8 @@ from vq_gan_3d.adversarial import Discriminator
 from vq_gan_3d.module import VQGANModule
 from vq_gan_3d.optimisation import Optimisation
 from vq_gan_3d.perceptual import SlicePerceptualLoss, make_perceptual
+
+FITTED = 64  # volumes that suffice for the covariance of blocks
 
 
 def build_networks(model: DictConfig, size: tuple[int, int, int]) -> tuple[VQGAN3D, SlicePerceptualLoss | None]:
@@ -57,3 +60,20 @@ def build_module(
 def without_codes(network: VQGAN3D, volume: Tensor) -> Tensor:
     """The forward pass without quantisation, for the memory estimate."""
     return network.decode(network.encode(volume), quantise=False)
+
+
+def fit_components(network: VQGAN3D, data: CTDataModule) -> None:
+    """Fits the principal components of the network's blocks to up to `FITTED` training volumes."""
+    if network.pca is None:
+        return
+    chosen = torch.linspace(0, len(data.train) - 1, min(FITTED, len(data.train))).round().int().tolist()
+    cases = (data.train.case(i) for i in chosen)
+    with user_errors():
+        network.pca.fit((data.window.normalise(case["ct"].float())[None], case["scanned"][None]) for case in cases)
+
+
+def accuracy(module: VQGANModule) -> str:
+    """PSNR of the last validation over all its cases, beside that of the principal components alone."""
+    found = module.trainer.callback_metrics
+    shown = [("PCA", "val/psnr_pca"), ("autoencoder", "val/psnr")]
+    return ", ".join(f"{name} {float(found[key]):.2f} dB" for name, key in shown if key in found)
