@@ -87,7 +87,7 @@ def test_the_length_is_named_or_follows_from_one_measurement(protocol, tmp_path,
     assert training.planned(named, tmp_path, [], []) == training.Steps(20, 30, 30)
     for _ in range(2):
         found = training.planned(options("--minutes", "10"), tmp_path, [], [])
-    assert found == training.Steps(1800, 8400, 600) and len(calls) == 2  # 30 % and 70 % of ten minutes
+    assert found == training.Steps(600, 10800, 600) and len(calls) == 2  # 10 % and 90 % of ten minutes
 
 
 def test_a_finished_training_is_not_repeated_and_another_one_is_refused(tmp_path, monkeypatch):
