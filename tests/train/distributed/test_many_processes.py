@@ -21,7 +21,8 @@ STEPS = 20
 DATA = ["dataset.train=9", "dataset.val=6", "dataset.test=6", "dataset.volume_size=[16,16,16]", "model.seed=3",
         "dataset.xray_size=[32,32]", "dataset.prepare_workers=0", "trainer.accelerator=cpu", "model.precision=32",
         "trainer.log_every_n_steps=1", "model.warmup_steps=1", "model.validate_every=10"]  # fmt: skip
-VQGAN = ["model.quantise=true", "model.n_codes=16", "model.n_hiddens=8", "model.n_res_blocks=1", f"model.max_steps={STEPS}",
+VQGAN = ["model.quantise=true",
+         "model.n_codes=16", "model.n_hiddens=8", "model.n_res_blocks=1", f"model.max_steps={STEPS}",
          "model.codebook_decay=0.5", "model.losses.adversarial.start=5",
          "model.losses.adversarial.discriminator.channels=4", "model.losses.adversarial.discriminator.num_layers_d=1",
          "model.checkpoint_every=10", "model.picture_every=10"]  # fmt: skip

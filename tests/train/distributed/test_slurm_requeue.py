@@ -20,7 +20,8 @@ from train.run.run_folder import RUN_FOLDER, run_folder
 
 TINY = ["dataset.train=5", "dataset.val=1", "dataset.test=1", "dataset.volume_size=[16,16,16]",
         "dataset.xray_size=[32,32]", "dataset.prepare_workers=0", "trainer.accelerator=cpu", "trainer.devices=1",
-        "model.quantise=true", "model.n_codes=16", "model.n_hiddens=8", "model.n_res_blocks=1", "model.batch_size=2", "model.max_steps=300",
+        "model.quantise=true",
+        "model.n_codes=16", "model.n_hiddens=8", "model.n_res_blocks=1", "model.batch_size=2", "model.max_steps=300",
         "model.warmup_steps=1", "model.validate_every=100", "model.checkpoint_every=10", "model.num_workers=0",
         "model.precision=32"]  # fmt: skip
 

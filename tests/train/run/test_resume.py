@@ -11,7 +11,8 @@ from forked_command import run_command
 
 DATA = ["dataset.train=3", "dataset.val=1", "dataset.test=1", "dataset.volume_size=[16,16,16]",
         "dataset.xray_size=[32,32]", "dataset.prepare_workers=0", "model.gpus=0"]  # fmt: skip
-VQGAN = ["model.quantise=true", "model.n_codes=16", "model.n_hiddens=8", "model.n_res_blocks=1", "model.batch_size=2", "model.max_steps=4",
+VQGAN = ["model.quantise=true",
+         "model.n_codes=16", "model.n_hiddens=8", "model.n_res_blocks=1", "model.batch_size=2", "model.max_steps=4",
          "model.warmup_steps=1", "model.losses.adversarial.start=1",
          "model.losses.adversarial.discriminator.channels=4", "model.losses.adversarial.discriminator.num_layers_d=1",
          "model.validate_every=3", "model.checkpoint_every=1",
