@@ -17,7 +17,7 @@ from diffusers.configuration_utils import register_to_config
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from dataset.imaging.unknown_pixels import pooled
+from dataset.imaging.unknown_pixels import pooled, split_unknown
 from ddpm.conditioning.gaussian_fill import conditional_mean, fit_loadings
 from ddpm.conditioning.ridge import RidgeSystem
 
@@ -38,7 +38,7 @@ class LinearPrior(ModelMixin, ConfigMixin):
         deviation: whether to store the standard deviation of latents around the prior, per voxel.
         hidden: returns a prior of 0 with a deviation of 1, for the part of a training without it.
         fill_rank: principal components of the Gaussian of training X-rays (`ddpm.conditioning.gaussian_fill`) that
-            fills unknown pixels; 0 fills them with the training mean.
+            fills unknown pixels; 0 takes them for 0, as models did that knew no others.
     """
 
     @register_to_config
@@ -234,7 +234,9 @@ class LinearPrior(ModelMixin, ConfigMixin):
         return self._filled(self._pool(xray))
 
     def _filled(self, raw: Float[Tensor, "b p"]) -> Float[Tensor, "b p"]:
-        """Standardised pixels; unknown ones have their conditional mean."""
+        """Standardised pixels; unknown ones have their conditional mean, or are 0 without a Gaussian."""
+        if self.fill_loadings is None:
+            return self._standardised(split_unknown(raw)[0])
         return conditional_mean(self._standardised(raw), self.fill_loadings, self.fill_noise)
 
     def _standardised(self, raw: Float[Tensor, "b p"]) -> Float[Tensor, "b p"]:
