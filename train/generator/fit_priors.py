@@ -52,10 +52,9 @@ def fit_priors(
     if "prior" in module.trained:
         prior = module.trained["prior"]
         align = partial(align_batch, module, training=True) if "pose_regressor" in module.trained else None
-        scanned = data.train.scanned()
-        prior.fit(data.train.xrays(pixels, align=align), data.train.latents, patients, scanned)
-        if prior.std is not None and data.train.augments:  # the prior of an augmented X-ray has a larger error
-            prior.measure_deviation(data.train.xrays(pixels, step=0, align=align), data.train.latents, scanned)
+        # a prior of unchanged X-rays would be worse for changed ones than the mean of the training latents
+        step = 0 if data.train.augments else -1
+        prior.fit(data.train.xrays(pixels, step, align), data.train.latents, patients, data.train.scanned())
 
 
 class PriorStart(pl.Callback):

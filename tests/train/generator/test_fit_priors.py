@@ -9,6 +9,7 @@ import torch
 
 from common.errors import UserError
 from dataset.imaging.geometry import make_pose
+from dataset.imaging.unknown_pixels import pooled
 from ddpm.checkpoint.load import load_pipeline
 from ddpm.checkpoint.write import export_pipeline
 from ddpm.conditioning.linear_prior import LinearPrior
@@ -127,6 +128,16 @@ def test_the_linear_prior_is_fitted_on_aligned_x_rays(run):
     for _, training, batch in done.batches:
         for index, xray in zip(batch["index"], batch["xray"], strict=True) if training else ():
             torch.testing.assert_close(done.fitted[0][int(index)], torch.nn.functional.adaptive_avg_pool2d(xray, 8))
+
+
+def test_the_linear_prior_is_fitted_on_augmented_x_rays(run):
+    done = run("dataset.film_augment=true")
+    cases = done.batches[0][0].trainer.datamodule.train
+    for index, xray in enumerate(done.fitted[0]):
+        expected = pooled(cases[(index, 0)]["xray"], 8)
+        torch.testing.assert_close(xray, expected, equal_nan=True)
+        assert not torch.allclose(xray.nan_to_num(), pooled(cases[index]["xray"], 8), atol=1e-2)
+    assert torch.cat(done.fitted).isnan().any() and last(done.folder).prior.fill_loadings.any()
 
 
 @pytest.mark.parametrize(
