@@ -10,7 +10,9 @@ from typing import NamedTuple
 
 import numpy as np
 import pydicom
+from pydicom.datadict import dictionary_has_tag, dictionary_VR
 from pydicom.errors import BytesLengthException, InvalidDicomError
+from pydicom.valuerep import STR_VR
 
 from common.errors import UserError
 from common.file_limits import expect_dicom_size
@@ -86,14 +88,24 @@ def has_dicom_mark(path: str | Path) -> bool:
         return file.read(132)[128:] == b"DICM"
 
 
+def read_dicom(path: str | Path, force: bool = True, **options) -> pydicom.Dataset:
+    """The elements of a DICOM file that have a value; `force` reads files without the prefix, `options` are pydicom's.
+
+    Raises `HEADER_ERRORS` or UserError.
+    """
+    expect_dicom_size(path)
+    ds = pydicom.dcmread(path, force=force, **options)
+    _drop_empty(ds)
+    return ds
+
+
 def read_tags(path: str | Path, tags: list[str]) -> pydicom.Dataset | None:
     """The given elements of a DICOM header, or None if the file is not DICOM."""
     try:
         marked = has_dicom_mark(path)
         if not marked and Path(path).suffix.lower() not in DICOM_ENDINGS:
             return None
-        expect_dicom_size(path)
-        return pydicom.dcmread(path, stop_before_pixels=True, specific_tags=tags, force=not marked)
+        return read_dicom(path, force=not marked, stop_before_pixels=True, specific_tags=tags)
     except (*HEADER_ERRORS, UserError):
         return None
 
@@ -208,6 +220,29 @@ def _numbers(value) -> tuple[float, ...]:
         return tuple(float(v) for v in _several(value))
     except (TypeError, ValueError):
         return ()
+
+
+def _drop_empty(ds: pydicom.Dataset) -> None:
+    """Removes elements without value, as anonymisers leave them, and sequences of empty items."""
+    for tag in list(ds.keys()):
+        raw = ds.get_item(tag)
+        kind = raw.VR or (dictionary_VR(tag) if dictionary_has_tag(tag) else "UN")
+        if kind == "SQ":
+            items = [item for item in ds[tag].value or () if item]
+            for item in items:
+                _drop_empty(item)
+            if not any(items):
+                del ds[tag]
+        elif raw.value is None or (kind in STR_VR and _is_blank(raw.value)) or _length(raw.value) == 0:
+            del ds[tag]
+
+
+def _is_blank(value) -> bool:
+    return isinstance(value, bytes | str) and not value.strip(b" \0\\" if isinstance(value, bytes) else " \0\\")
+
+
+def _length(value) -> int:
+    return len(value) if hasattr(value, "__len__") else 1
 
 
 def _sop_class(ds: pydicom.Dataset) -> str:

@@ -37,6 +37,17 @@ def stored_values(ds: pydicom.Dataset, path: str | Path, name: str | Path) -> np
         raise UserError(f"{name}: damaged, or no decoder for {syntax.name}; export it uncompressed") from error
 
 
+def padding_range(ds: pydicom.Dataset) -> tuple[int, int] | None:
+    """The lowest and the highest stored value of padding; None without Pixel Padding Value."""
+    padding = ds.get("PixelPaddingValue")
+    if padding is None:
+        return None
+    wrap = 65536 if ds.get("PixelRepresentation") == 1 else 0  # an unsigned padding value beside signed pixels
+    limit = ds.get("PixelPaddingRangeLimit", padding)
+    low, high = sorted(int(v) - wrap * (int(v) > 32767) for v in (padding, limit))
+    return low, high
+
+
 def decode_with_simpleitk(path: str | Path, header: pydicom.Dataset) -> np.ndarray:
     """Stored values of a single-frame file `(rows, columns)`: SimpleITK's values with the rescale undone."""
     import SimpleITK as sitk

@@ -13,14 +13,14 @@ from jaxtyping import Float
 from scipy import ndimage
 
 from common.errors import UserError
-from common.file_limits import expect_dicom_size, expect_voxels
+from common.file_limits import expect_voxels
 from dataset.imaging.coverage import NOT_SCANNED_HU, at_least_air
 from dataset.imaging.hu_window import AIR_HU
 from dataset.imaging.lung_segmentation import GAS_BELOW_HU
 from dataset.imaging.volume import STRAIGHT, Volume, check_geometry, check_hu, reorient
 from dataset.io.dicom_groups import SAME_PLACE_MM
-from dataset.io.dicom_headers import HEADER_ERRORS, group_item, is_multiframe, normal_of
-from dataset.io.dicom_pixels import stored_values
+from dataset.io.dicom_headers import HEADER_ERRORS, group_item, is_multiframe, normal_of, read_dicom
+from dataset.io.dicom_pixels import padding_range, stored_values
 from dataset.io.dicom_series import CtSeries
 from dataset.io.nifti import read_nifti
 from dataset.io.slice_positions import fit_stack
@@ -114,8 +114,7 @@ def _slices(series: CtSeries, name: str) -> Iterator[_Slice]:
         frames.setdefault(one.path, set()).add(one.frame)
     for path, wanted in frames.items():
         try:
-            expect_dicom_size(path)
-            ds = pydicom.dcmread(path, force=True)
+            ds = read_dicom(path)
             size = [int(ds.get(key) or 1) for key in ("NumberOfFrames", "Rows", "Columns")]
             expect_voxels([len(frames), *size], name)
             if "PixelData" not in ds:
@@ -159,11 +158,8 @@ def _rescaled(
     if not slope > 0:
         raise UserError(f"{name}: Rescale Slope {slope:g} in a slice; correct the header or export the series again")
     hu = stored.astype(np.float32) * np.float32(slope) + np.float32(intercept)
-    padding, limit = ds.get("PixelPaddingValue"), ds.get("PixelPaddingRangeLimit")
-    if padding is not None:
-        wrap = 65536 if ds.get("PixelRepresentation") == 1 else 0  # an unsigned padding value beside signed pixels
-        low, high = sorted(int(v) - wrap * (int(v) > 32767) for v in (padding, padding if limit is None else limit))
-        hu[(stored >= low) & (stored <= high)] = AIR_HU
+    if (padding := padding_range(ds)) is not None:
+        hu[(stored >= padding[0]) & (stored <= padding[1])] = AIR_HU
     return hu
 
 

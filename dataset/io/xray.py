@@ -4,7 +4,6 @@ A DICOM header (`dataset/io/xray_dicom.py`) or a NIfTI affine gives the orientat
 rows downward, or toward posterior for an axial slice. The reader takes other formats as displayed.
 """
 
-import struct
 import tokenize
 import zipfile
 from pathlib import Path
@@ -23,13 +22,11 @@ from dataset.imaging.drr import scale_xray
 from dataset.imaging.unknown_pixels import UNKNOWN, resampled
 from dataset.io.dicom_headers import has_dicom_mark
 from dataset.io.nifti import NIFTI_ENDINGS, open_nifti
+from dataset.io.pictures import IMAGE_ERRORS, read_picture
 from dataset.io.xray_dicom import XrayImage, read_dicom_xray
 
 XRAY_ENDINGS = (".png", ".jpg", ".jpeg", ".npy", ".dcm", ".dicom", *NIFTI_ENDINGS)
 COLOUR_TOLERANCE = 0.02  # of the range: difference of the colour channels of a grey JPEG by rounding
-IMAGE_FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF")  # by content; not EPS, for which Pillow starts Ghostscript
-# errors of Pillow and NumPy for damaged files
-IMAGE_ERRORS = (OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, OverflowError, struct.error)
 SMALLEST = 16  # pixels along each side
 LARGEST_ASPECT = 3.0  # of a chest X-ray
 
@@ -134,19 +131,7 @@ def _check(image: np.ndarray, path: Path) -> None:
 
 def _read_image(path: Path, colour: bool) -> XrayImage:
     """A picture; pixels of the transparent grey value of a PNG (chunk tRNS) were not exposed."""
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with Image.open(path, formats=IMAGE_FORMATS) as picture:
-            expect_pixels(picture.size, path)
-            picture.load()
-            mode, frames = picture.mode, getattr(picture, "n_frames", 1)
-            transparent = picture.info.get("transparency")
-            array = np.asarray(picture.convert("RGB") if mode == "P" else picture)
-    except (UnidentifiedImageError, *IMAGE_ERRORS, Image.DecompressionBombError) as error:
-        raise UserError(f"{path}: not an image or damaged ({error}); give a PNG, JPEG, DICOM or NIfTI file") from error
-    if frames > 1:
-        raise UserError(f"{path}: {frames} frames where an X-ray is one image; export a single frame")
+    array, mode, transparent = read_picture(path)
     grey = mode in ("L", "I", "F", "1") or mode.startswith("I;16")
     if mode in ("RGBA", "LA", "PA", "RGBa", "La") or transparent is not None and not grey:
         raise UserError(f"{path}: has an alpha channel (mode {mode}); export it as grey without transparency")
@@ -169,6 +154,8 @@ def _read_npy(path: Path, colour: bool) -> np.ndarray:
         raise UserError(f"{path}: holds {kind} where an X-ray is an array of numbers; save one with numpy.save")
     expect_pixels(array.shape, path)
     array = array.astype(np.float32)
+    while array.ndim > 3 and array.shape[0] == 1:
+        array = array[0]
     if array.ndim == 3 and array.shape[0] in (1, 3):
         array = np.moveaxis(array, 0, -1)
     if array.ndim == 3 and array.shape[-1] in (1, 3):

@@ -5,7 +5,6 @@ linear in the X-ray intensity (C.8.11.3.1.2), VOI LUT or window (C.11.2), invers
 Shape INVERSE (C.7.6.3.1.2, C.11.6), flips and transposition by Patient Orientation (C.7.6.1.1.1).
 """
 
-import copy
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,9 +15,10 @@ from jaxtyping import Bool, Float, Int
 from pydicom.pixels import apply_modality_lut, apply_voi_lut
 
 from common.errors import UserError
-from common.file_limits import expect_dicom_size, expect_pixels
-from dataset.io.dicom_headers import HEADER_ERRORS
+from common.file_limits import expect_pixels
+from dataset.io.dicom_headers import HEADER_ERRORS, read_dicom
 from dataset.io.dicom_pixels import stored_values
+from dataset.io.xray_exposure import exposed
 
 MODALITIES = ("CR", "DX", "DR", "RG", "XR")  # DR is in use though not a defined term
 # SOP classes of computed radiography and of digital X-ray for presentation and for processing
@@ -49,7 +49,6 @@ class XrayImage:
 def read_dicom_xray(path: str | Path) -> XrayImage:
     """The image of one radiograph; UserError if it is damaged, another modality, in colour or of several frames."""
     try:
-        expect_dicom_size(path)
         return _read(path)
     except (*HEADER_ERRORS, RuntimeError) as error:  # pydicom parses many values only on access
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
@@ -57,7 +56,7 @@ def read_dicom_xray(path: str | Path) -> XrayImage:
 
 
 def _read(path: str | Path) -> XrayImage:
-    header = pydicom.dcmread(path)
+    header = read_dicom(path, force=False)
     if not is_radiograph(header):
         found = str(header.get("Modality", "") or "").strip() or "missing"
         raise UserError(
@@ -66,16 +65,17 @@ def _read(path: str | Path) -> XrayImage:
         )
     if "PixelData" not in header:
         raise UserError(f"{path}: a DICOM file without pixel data; give the image itself")
-    photometric = str(header.get("PhotometricInterpretation", "MONOCHROME2"))
+    photometric = str(header.get("PhotometricInterpretation", "MONOCHROME2")).strip().upper()
     if photometric not in ("MONOCHROME1", "MONOCHROME2"):
         raise UserError(f"{path}: {photometric} where an X-ray is grey; export it as MONOCHROME2")
     frames = int(header.get("NumberOfFrames", 1) or 1)
     if frames > 1:
         raise UserError(f"{path}: {frames} frames where an X-ray is one image; export a single frame")
     expect_pixels([header.get("Rows", 0) or 0, header.get("Columns", 0) or 0], path)
+    _widen_tables(header)
     stored = _stored_values(header, path)
     image, notes = _displayed(stored, header, photometric)
-    inside = _exposed(stored, header)
+    inside = exposed(stored, header)
     image, turns = upright(image, header.get("PatientOrientation"))
     if inside is not None:
         inside = upright(inside, header.get("PatientOrientation"))[0]
@@ -179,24 +179,16 @@ def _displayed(stored: np.ndarray, header: pydicom.Dataset, photometric: str) ->
 def _through_voi(values: np.ndarray, header: pydicom.Dataset) -> np.ndarray:
     if not header.get("VOILUTSequence"):
         return apply_voi_lut(values, header)
-    # pydicom indexes in the dtype of the entries: 4096 entries of 8 bits would wrap around
-    table = copy.deepcopy(header.VOILUTSequence[0])
-    count, first, bits = (int(v) for v in table.LUTDescriptor)
-    table.LUTDescriptor = [count, first, max(bits, 16)]
-    lookup = pydicom.Dataset()
-    lookup.VOILUTSequence = [table]
-    lookup.file_meta = header.file_meta
-    entries = np.clip(np.rint(values).astype(np.int64), first, first + (count or 2**16) - 1)
-    return apply_voi_lut(entries, lookup)
+    count, first, _ = (int(v) for v in header.VOILUTSequence[0].LUTDescriptor)
+    return apply_voi_lut(np.clip(np.rint(values).astype(np.int64), first, first + (count or 2**16) - 1), header)
 
 
-def _exposed(stored: np.ndarray, header: pydicom.Dataset) -> np.ndarray | None:
-    """False at pixels of Pixel Padding Value or its range, which the shutter covered; None without such pixels."""
-    if "PixelPaddingValue" not in header:
-        return None
-    one, other = int(header.PixelPaddingValue), int(header.get("PixelPaddingRangeLimit", header.PixelPaddingValue))
-    inside = (stored < min(one, other)) | (stored > max(one, other))
-    return inside if inside.any() and not inside.all() else None
+def _widen_tables(header: pydicom.Dataset) -> None:
+    """Entries of LUTs as 16 bits: pydicom indexes in their type, and knows 8 and 16 bits only."""
+    for name in ("ModalityLUTSequence", "VOILUTSequence"):
+        for table in header.get(name) or ():
+            count, first, bits = (int(v) for v in table.LUTDescriptor)
+            table.LUTDescriptor = [count, first, max(bits, 16)]
 
 
 def _spacing(header: pydicom.Dataset, transposed: bool) -> tuple[float, float] | None:

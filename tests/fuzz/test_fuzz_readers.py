@@ -28,7 +28,8 @@ def folder(tmp_path_factory):
 
 def picture(path):
     image = read_xray(path, (32, 32))
-    assert image.shape == (32, 32) and image.min() >= 0 and image.max() <= 1
+    known = image[~image.isnan()]  # the others are unknown pixels
+    assert image.shape == (32, 32) and known.min() >= 0 and known.max() <= 1
     return image
 
 
