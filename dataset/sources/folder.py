@@ -13,6 +13,7 @@ from common.file_limits import LINKS, expect_inside, expect_links_inside
 from dataset.cases.case import Case, case_key, pack_case
 from dataset.cases.store import source_folder
 from dataset.imaging.coverage import NOT_SCANNED_HU, at_least_air, fill, resample_scanned
+from dataset.imaging.drr_options import DrrSettings
 from dataset.imaging.geometry import unknown_pose
 from dataset.imaging.iodine import iodine_ml as measure_iodine
 from dataset.imaging.patient_mask import without_surroundings
@@ -100,11 +101,12 @@ class FolderSource:
         volume.hu = at_least_air(volume.hu)  # padding such as -2000 is air
         return without_surroundings(volume) if self.geometry.remove_table else volume
 
-    def case_of(self, volume: Volume, row, iodine_ml: float | None = None) -> Case:
+    def case_of(self, volume: Volume, row, iodine_ml: float | None = None, drr: DrrSettings | None = None) -> Case:
         """The case of a volume: projected and resampled; its iodine is measured unless given.
 
-        X-rays show the last slices repeated where the scan ends.
+        X-rays show the last slices repeated where the scan ends; `drr` replaces the settings of the data set.
         """
+        drr = drr or self.drr
         size, level = self.geometry.volume_size, logging.DEBUG if row.get("parents") else logging.INFO
         small = resample_scanned(volume, size, self.geometry.spacing)
         if missing := 100.0 * float((small.hu == NOT_SCANNED_HU).mean()):
@@ -117,9 +119,9 @@ class FolderSource:
         elif row["xray"]:
             xray, poses = self._read_xrays(row)
         else:
-            poses = self.drr.poses(volume.extent, self.xray.views)
-            xray = self.drr.render(volume, poses, self.xray.size)
-            if self.drr.remove_iodine:
+            poses = drr.poses(volume.extent, self.xray.views)
+            xray = drr.render(volume, poses, self.xray.size)
+            if drr.remove_iodine:
                 iodine_ml = 0.0
             elif iodine_ml is None:
                 coarse = downsample(volume, IODINE_GRID_MM)

@@ -1,13 +1,16 @@
 """A folder of CTs with synthetic training patients: morphs of those of its training split, and phantoms."""
 
+from dataclasses import replace
 from functools import cached_property
 
+import numpy as np
 import pandas as pd
 
 from common.errors import UserError
 from dataset.cases.case import Case, case_key
 from dataset.cases.store import source_folder
 from dataset.imaging.coverage import NOT_SCANNED_HU
+from dataset.imaging.drr_options import DrrSettings
 from dataset.manifest.table import DRR, SEPARATOR, make_rows
 from dataset.morph.anatomy import Anatomy, describe_anatomy
 from dataset.morph.pairs import Pair, Velocities, neighbours_of, pairs_of
@@ -19,6 +22,7 @@ from dataset.sources.folder import FolderSource
 from dataset.sources.framed_phantom import framed_phantom
 
 PHANTOM = "phantom_"  # start of the id of a phantom
+VIEW_STREAM = 7  # separates the random numbers of views from those of morphs
 MORPH_VERSION = 2  # raise it when the same parents, settings, seed and index give another volume
 
 
@@ -31,6 +35,7 @@ class MorphSource:
     Args:
         source: the folder; its X-rays must be DRRs if there are morphs.
         seed: with the index, it determines a morph or a phantom.
+        ap_share: share of morphs and phantoms whose DRR is AP, at the distance of AP films.
     """
 
     def __init__(
@@ -40,7 +45,9 @@ class MorphSource:
         settings: MorphSettings | None = None,
         seed: int = 0,
         phantoms: int = 0,
+        ap_share: float = 0.0,
     ):
+        self.ap_share = float(ap_share)
         self.phantoms = int(phantoms)
         self.source, self.count, self.settings, self.seed = source, int(count), settings or MorphSettings(), int(seed)
         self.name, self.xray_options = source.name, source.xray_options
@@ -67,7 +74,7 @@ class MorphSource:
             rows.append(self._morph_rows(rows[0]))
         if self.phantoms:
             names = [f"{PHANTOM}{index:08d}" for index in range(self.phantoms)]
-            records = ({"id": name, "patient": name, "parents": name} for name in names)
+            records = ({"id": n, "patient": n, "parents": n, "view": self.view(i)} for i, n in enumerate(names))
             made = make_rows(
                 {**record, "ct": record["id"], "xray_source": DRR, "split": "train"} for record in records
             )
@@ -92,6 +99,7 @@ class MorphSource:
             parents = [str(self.parents.loc[name, "patient"]) for name in recipe.parents]
             tissue = self.parents.loc[recipe.tissue]
             morph = {"id": f"morph_{index:08d}", "label": -1, "xray_source": DRR, "split": "train", "source_hash": ""}
+            morph |= {"view": self.view(index)} if self.ap_share else {}
             morphs.append({**tissue, **morph, "parents": SEPARATOR.join(dict.fromkeys(parents))})
         return pd.DataFrame(morphs, columns=rows.columns)
 
@@ -106,6 +114,10 @@ class MorphSource:
         """The cases to which each training case is registered."""
         return neighbours_of(list(self.parents.index), self.settings.neighbours, self.seed)
 
+    def view(self, index: int) -> str:
+        """AP for a share of the morphs and phantoms, else "", which is the view of the data set."""
+        return "AP" if np.random.default_rng((self.seed, index, VIEW_STREAM)).random() < self.ap_share else ""
+
     def recipe(self, index: int) -> Recipe:
         """The parents of a morph, by id."""
         return draw_recipe(self.neighbours, self.settings, self.seed, index)
@@ -115,10 +127,12 @@ class MorphSource:
         if not row["parents"]:
             return self.source.key(row)
         if row["id"].startswith(PHANTOM):
-            return case_key({**self.source.describe(), "phantom": [_index(row), self.seed, POPULATION_VERSION]})
+            phantom = {"phantom": [_index(row), self.seed, POPULATION_VERSION]}
+            return case_key({**self.source.describe(), **phantom, **self._drr_key(row)})
         recipe = self.recipe(_index(row))
         inputs = {name: self._file_key(name) for name in recipe.parents}
         made = {"morph": self.settings.describe(), "seed": self.seed, "index": _index(row), "version": MORPH_VERSION}
+        made |= self._drr_key(row)
         return case_key({**self.source.describe(), **made, "towards": recipe.towards, "parents": inputs})
 
     def prepare(self, workers: int | None) -> None:
@@ -134,16 +148,26 @@ class MorphSource:
         if not row["parents"]:
             return self.source.build(row)
         if row["id"].startswith(PHANTOM):
-            return self.source.case_of(framed_phantom(_index(row), self.seed), row)
+            return self.source.case_of(framed_phantom(_index(row), self.seed), row, drr=self._drr(row))
         stream = (self.seed, _index(row))
         morph = make_morph(self.recipe(stream[1]), self.anatomy, self.velocities.get, self.settings, stream)
         morph.volume.hu[~morph.scanned] = NOT_SCANNED_HU
-        return self.source.case_of(morph.volume, row, morph.iodine_ml)
+        return self.source.case_of(morph.volume, row, morph.iodine_ml, self._drr(row))
+
+    def _drr(self, row) -> DrrSettings:
+        """Of a morph or a phantom."""
+        own = self.source.drr
+        return replace(own, view="AP", source_detector=None) if row["view"] == "AP" and self.ap_share else own
+
+    def _drr_key(self, row) -> dict:
+        own = self._drr(row)
+        return {} if own is self.source.drr else {"drr_of_case": own.describe()}
 
     def describe(self) -> dict:
         """Protocol of the data: plain JSON, no path."""
         morphs = {"morphs": self.count, "morph": self.settings.describe()} if self.count else {}
-        return {**self.source.describe(), **morphs, **({"phantoms": self.phantoms} if self.phantoms else {})}
+        views = {"ap_share": self.ap_share} if self.ap_share else {}
+        return {**self.source.describe(), **morphs, **({"phantoms": self.phantoms} if self.phantoms else {}), **views}
 
     def anatomy(self, name: str) -> Anatomy:
         """The anatomy of a training case."""

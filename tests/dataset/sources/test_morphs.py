@@ -160,6 +160,20 @@ def test_phantoms_stand_in_the_frame_of_the_others(root, tmp_path):
         MorphSource(source(root), phantoms=-1)
 
 
+def test_a_share_of_the_synthetic_patients_is_seen_from_the_front(root, tmp_path):
+    plain, mixed = (MorphSource(source(root, cache_dir=tmp_path), phantoms=4, ap_share=share) for share in (0.0, 0.6))
+    rows = mixed.rows.iloc[-4:].to_dict("records")
+    views = [row["view"] for row in rows]
+    assert set(views) == {"AP", ""} and list(plain.rows["view"][-4:]) == [""] * 4
+    assert [mixed.key(row) == plain.key({**row, "view": ""}) for row in rows] == [view == "" for view in views]
+    assert mixed.describe()["ap_share"] == 0.6 and "ap_share" not in plain.describe()
+    for path, view in zip(prepare_cases(mixed, tmp_path, 0)[-4:], views, strict=True):
+        pose = read_case(path)["pose"][0]
+        assert pose[[0, 2]].tolist() == ([1200.0, 180.0] if view == "AP" else [1800.0, 0.0])
+    many = MorphSource(source(root), ap_share=0.3)
+    assert 0.25 < np.mean([many.view(index) == "AP" for index in range(500)]) < 0.35
+
+
 def test_a_parent_in_another_split_is_refused_by_the_manifest(tmp_path):
     rows = make_rows(
         [
