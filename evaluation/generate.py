@@ -22,6 +22,7 @@ def main(cfg) -> None:
     xrays = find_xrays(cfg.xray)
     output = result_folder(cfg.output, "generate", earlier_files(xrays), cfg.overwrite)
     pipeline = XrayToCTPipeline.of(*open_generator(cfg.checkpoint, cfg.device, cfg.sampler, shipped=SHIPPED))
+    pipeline.set_progress_bar_config(desc="denoising steps", disable=None)  # none where the output is no terminal
     options = {key: cfg[key] for key in ("align", "view", "batch_size", "bounds", "allow_any_picture")}
     print(SYNTHETIC)
     for result in pipeline.stream(xrays, cfg.samples, cfg.seed, **options):

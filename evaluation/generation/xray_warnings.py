@@ -32,8 +32,10 @@ def input_warnings(given, pipeline, notes: Sequence[str] = (), not_frontal: str 
         found.append(f"{NO_LUNGS}: the X-ray is not aligned; check it")
     down, across = alignment.get("scale", (1.0, 1.0))
     if max(down / across, across / down) > MAX_STRETCH:
-        what, share = ("squeezes", down / across) if down < across else ("stretches", down / across)
-        found.append(f"the alignment to the training lungs {what} the X-ray to {100 * share:.0f} % of its height")
+        share = 100 * (down / across - 1)
+        found.append(
+            f"the alignment to the training lungs changes the X-ray's height against its width by {share:+.0f} %"
+        )
     distance = training_distance(given, pipeline)
     if distance is not None and distance > MAX_DISTANCE:
         found.append(

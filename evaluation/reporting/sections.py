@@ -73,6 +73,12 @@ def limits(protocol: dict, comparisons: int) -> list[str]:
     ]
     if str(protocol.get("dataset")).startswith("phantom"):
         found.append("The cases are drawn phantoms: nothing follows for patients.")
+    if seen := (protocol.get("seen_patients") or {}).get("train"):
+        found.append(f"NO EVIDENCE: the generator was trained on {seen} of these patients.")
+    if unlike := protocol.get("xrays_unlike_training"):
+        found.append(
+            f"{unlike} of the X-rays are unlike those of the training: their volumes show more of the training."
+        )
     if protocol["cases"] < FEW_CASES:
         found.append(f"Few cases ({protocol['cases']}): intervals of so few patients come out too narrow.")
     if comparisons and smallest_p(protocol["patients"], comparisons) > SIGNIFICANT:

@@ -164,8 +164,8 @@ def errors_as_lines(trainer: pl.Trainer, remedy: str) -> Iterator[None]:
         cause = f" by {error}" if isinstance(error, Interrupted) else ""
         for callback in trainer.callbacks:
             if isinstance(callback, EndCleanly):
-                kept = (
-                    "the last checkpoint is unchanged" if callback.path.is_file() else "no checkpoint was written yet"
-                )
-                cause += f"; saved {callback.path}" if callback.saved else f"; {kept}"
+                kept = callback.path.is_file()
+                unsaved = "the last checkpoint is unchanged" if kept else "no checkpoint was written yet"
+                cause += f"; saved {callback.path}" if callback.saved else f"; {unsaved}"
+                remedy = remedy if kept else "the same command begins again"
         raise UserError(f"interrupted{cause}; {remedy}") from error
