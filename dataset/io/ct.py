@@ -11,6 +11,7 @@ from dataset.imaging.volume import Volume
 from dataset.io.dicom_series import find_ct_series
 from dataset.io.dicom_volume import read_series
 from dataset.io.nifti import read_nifti
+from dataset.io.paths import split_series
 
 
 def read_volume(path: str | Path) -> Volume:
@@ -18,10 +19,10 @@ def read_volume(path: str | Path) -> Volume:
 
     UserError for a file that is missing, damaged, not 3-dimensional, or has invalid HU or spacing.
     """
-    if Path(path).is_file():
-        return read_nifti(Path(path))
-    folder, _, series = str(path).partition("#")
-    if not Path(folder).is_dir():
+    folder, series = split_series(path)
+    if folder.is_file() and not series:
+        return read_nifti(folder)
+    if not folder.is_dir():
         raise UserError(f"{path}: no such file or folder; a CT is a .nii, a .nii.gz or a folder with a DICOM series")
     found = find_ct_series(folder, recursive=False)
     if not found:

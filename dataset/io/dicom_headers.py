@@ -50,6 +50,7 @@ class Identity:
     sex: str = ""
     birth_date: str = ""
     study_date: str = ""
+    split: str = ""  # train, val or test, by the folders above the files
 
 
 @dataclass(frozen=True)

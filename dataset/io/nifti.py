@@ -4,7 +4,6 @@ import contextlib
 import gzip
 import logging
 import math
-import re
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -64,11 +63,6 @@ def write_nifti(path: str | Path, hu, spacing, *args, **options) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as temporary:
         nib.save(image, temporary)
-
-
-def volume_name(path: str | Path) -> str:
-    """The name of a volume file or series folder without its suffix."""
-    return re.sub(r"\.nii(\.gz)?$", "", Path(str(path).partition("#")[0]).name, flags=re.IGNORECASE)
 
 
 @contextlib.contextmanager

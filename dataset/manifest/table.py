@@ -4,6 +4,8 @@ Paths are relative to the folder of the table. Several X-rays of a case are sepa
 `xray=a_pa.png;a_lat.png`, `view=PA;lateral`.
 """
 
+import csv
+import io
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -51,8 +53,16 @@ def make_rows(records: Iterable[dict]) -> pd.DataFrame:
 
 
 def parts(value: str) -> list[str]:
-    """The X-rays, or the views, of one case."""
-    return [part.strip() for part in str(value).split(SEPARATOR)] if str(value).strip() else []
+    """The X-rays, or the views, of one case; a name with a semicolon stands in quotes."""
+    rows = list(csv.reader([str(value)], delimiter=SEPARATOR, skipinitialspace=True))
+    return [part.strip() for part in rows[0]] if str(value).strip() else []
+
+
+def join(names: Iterable[str]) -> str:
+    """The inverse of `parts`."""
+    line = io.StringIO()
+    csv.writer(line, delimiter=SEPARATOR, lineterminator="").writerow(names)
+    return line.getvalue()
 
 
 def read_manifest(path: str | Path, label_column: str = "label", target_column: str = "ct") -> pd.DataFrame:

@@ -4,8 +4,8 @@ import logging
 from collections import defaultdict
 from collections.abc import Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from common.file_limits import expect_links_inside
 from dataset.io.dicom_headers import Identity
 from dataset.io.dicom_series import CtSeries, find_ct_series, folders_of
 from dataset.io.nifti import NIFTI_ENDINGS
+from dataset.manifest.table import parts
 from dataset.preparation.deidentify import Pseudonyms
 from dataset.preparation.labels import clean_id, expect_one_split, file_stem, match_labels, read_csv
 from dataset.preparation.pairing import Pairing, pair
@@ -22,6 +23,7 @@ from dataset.preparation.radiographs import Radiograph, find_radiographs
 from dataset.preparation.series_ranking import Candidate, Rule, rank
 from dataset.preparation.user_tables import UserTables
 from dataset.sources.folder_scan import discover
+from dataset.sources.layouts import places_of
 
 log = logging.getLogger(__name__)
 
@@ -65,10 +67,15 @@ def find_all(
     if not follow_links:
         expect_links_inside(source, "copy the files there, or set follow_links=true to follow it")
     series = find_ct_series(source, exclude=exclude, pool=pool)
+    if series:
+        folders = [PurePosixPath(one.files[0].parent.relative_to(source).as_posix()) for one in series]
+        for one, place in zip(series, places_of(folders), strict=True):
+            one.identity = replace(one.identity, split=place.split)
     if any(path.lower().endswith(NIFTI_ENDINGS) for files in folders_of(source) for path in files):
         for row in discover(source, dicom=False, follow_links=True).to_dict("records"):
-            xray = source / row["xray"] if row["xray"] else None
-            series.append(CtSeries([source / row["ct"]], Identity(row["patient"], series_uid=row["ct"]), xray=xray))
+            xray = source / parts(row["xray"])[0] if row["xray"] else None
+            identity = Identity(row["patient"], series_uid=row["ct"], split=row["split"])
+            series.append(CtSeries([source / row["ct"]], identity, xray=xray))
     if not series:
         raise UserError(f"source={source}: no CT in it, neither DICOM nor NIfTI; give the folder of the exports")
     return series, find_radiographs(source, exclude=exclude, pool=pool)
@@ -140,12 +147,15 @@ def make_plan(
             flags.append(reason)
         if xray is not None and not xray.view and not view:
             flags.append("the X-ray has no view in its header")
-        split = next((tables.splits[n] for n in names[one.key] if n in tables.splits), "") if tables.splits else ""
+        split = one.identity.split
+        if tables.splits is not None:
+            split = next((tables.splits[n] for n in names[one.key] if n in tables.splits), "")
         patient, hours = pseudonyms.id("patient", patients[i]), round(pairing.hours.get(i, float("nan")), 2)
         plan.tasks.append(Task(ids[one.key], patient, one, xray, view, hours, label, split, flags))
         pseudonyms.record(linkage_row(plan.tasks[-1]))
+    where = "from_csv" if tables.splits is not None else "folders of the source"
     by_patient = "patients, by Patient ID or by the patient of their X-rays,"
-    expect_one_split([t.patient for t in plan.tasks], [t.split for t in plan.tasks], "from_csv", by_patient)
+    expect_one_split([t.patient for t in plan.tasks], [t.split for t in plan.tasks], where, by_patient)
     return plan
 
 

@@ -20,6 +20,7 @@ from dataset.imaging.patient_mask import without_surroundings
 from dataset.imaging.resampling import downsample, resample_onto
 from dataset.imaging.volume import Volume
 from dataset.io.ct import read_volume
+from dataset.io.paths import split_series
 from dataset.io.xray import read_xray
 from dataset.manifest.table import VOLUME, parts, read_manifest
 from dataset.sources.folder_scan import discover
@@ -178,7 +179,7 @@ class FolderSource:
         root = self.files.root_dir
         for i, row in enumerate(rows.to_dict("records"), start=2):
             for column, names in (("ct", [row["ct"]]), ("xray", parts(row["xray"]))):
-                paths = [root / name.partition("#")[0] for name in names]
+                paths = [split_series(root / name)[0] for name in names]
                 if not all(path.exists() for path in paths):
                     raise UserError(f"{manifest}: row {i}, {column}={row[column]}: no such file; correct the path")
                 for path in () if self.files.follow_links else paths:
@@ -189,6 +190,6 @@ class FolderSource:
 
 def _stamp(root: Path, part: str) -> list:
     """Relative path, size and time of a file, or of every file of a DICOM folder."""
-    path = root / part.partition("#")[0]
+    path, _ = split_series(root / part)
     files = sorted(child for child in path.iterdir() if child.is_file()) if path.is_dir() else [path]
     return [part, [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]]

@@ -11,7 +11,8 @@ from common.errors import UserError
 from dataset.imaging.coverage import fill
 from dataset.imaging.volume import Volume
 from dataset.io.ct import read_volume
-from dataset.io.nifti import NIFTI_ENDINGS, volume_name
+from dataset.io.nifti import NIFTI_ENDINGS
+from dataset.io.paths import volume_name
 
 SAME_MM = 0.01  # tolerance of a spacing
 SAME_PLACE_MM = 0.5  # tolerance of the positions of the first and the last voxel

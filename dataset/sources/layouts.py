@@ -1,0 +1,85 @@
+"""What names of folders and files mean by convention: splits, masks, folders of many patients.
+
+Known are folders of splits, nnU-Net and the Medical Segmentation Decathlon (`imagesTr`, `labelsTr`),
+TotalSegmentator (`segmentations`), and CT-RATE, where `train_7_a_1` is a reconstruction of patient `train_7`.
+"""
+
+import hashlib
+import os
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import PurePosixPath
+from typing import NamedTuple
+
+from dataset.io.paths import volume_name
+
+SPLIT_FOLDER = re.compile(r"(train|val|test)(?:ing|id|idation)?(?:[_-](?:set|data|fixed|split))?", re.IGNORECASE)
+CONTAINER = re.compile(r"images?(?:Tr|Ts|Val)?|cts?|scans?|volumes?|data|nifti|dicom|patients", re.IGNORECASE)
+MASK_FOLDER = re.compile(r"(?:labels?|masks?|seg|segmentations?|annotations?)(?:Tr|Ts|Val)?", re.IGNORECASE)
+MASK_FILE = re.compile(r".*[._-](?:labels?|mask|seg|segmentation)", re.IGNORECASE)
+CT_RATE = re.compile(r"(train|valid)_\d+(?=_[a-z]+_\d+$)")
+VAL_SHARE = 10  # one of so many training patients validates where there are no folders for it
+
+
+class Place(NamedTuple):
+    """What the path of a CT tells."""
+
+    patient: tuple[str, ...]  # split and name of the folder of a patient; empty if the path names none
+    split: str  # train, val, test, or "" for open
+
+
+def is_mask(path: PurePosixPath) -> bool:
+    """Whether a file is a segmentation by its name or by a folder above it."""
+    above = any(MASK_FOLDER.fullmatch(part) for part in path.parts[:-1])
+    return above or MASK_FILE.fullmatch(volume_name(path)) is not None
+
+
+def places_of(paths: Sequence[PurePosixPath]) -> list[Place]:
+    """Patient and split of each CT (a file, or the folder of a series), relative to the folder of the data set.
+
+    Folders above all CTs name no patient. Splits count where there are `train` and others of it.
+    """
+    shared = len(os.path.commonprefix([path.parts[:-1] for path in paths]))
+    found = [_place(path, shared) for path in paths]
+    splits = {place.split for place in found}
+    if "train" not in splits or splits <= {"train", ""}:
+        return [Place(place.patient[1:] and ("", place.patient[1]), "") for place in found]
+    return found if "val" in splits else _with_validation(found, paths)
+
+
+def unique_ids(names: Sequence[str], sources: Sequence[str]) -> list[str]:
+    """An id for each name, in letters, digits, dots, dashes and underscores, as Hydra parses them.
+
+    A digest of the source is added where letters get lost, or where two ids would differ in case alone or not at all.
+    """
+    plain = [re.sub(r"[^A-Za-z0-9._-]+", "_", name).strip("_.") or "case" for name in names]
+    counts = Counter(name.lower() for name in plain)
+    return [
+        one if counts[one.lower()] == 1 and name.isascii() or one == name and plain.count(one) == 1
+        else f"{one}_{_digest(source)}"
+        for one, name, source in zip(plain, names, sources, strict=True)
+    ]  # fmt: skip
+
+
+def _place(path: PurePosixPath, shared: int) -> Place:
+    if match := CT_RATE.match(volume_name(path)):
+        return Place(("", match[0]), "train" if match[1] == "train" else "val")
+    folders, split = list(path.parts[shared:-1]), ""
+    while folders and (CONTAINER.fullmatch(folders[0]) or (not split and SPLIT_FOLDER.fullmatch(folders[0]))):
+        word = SPLIT_FOLDER.fullmatch(folders.pop(0))
+        split = word[1].lower() if word else split
+    return Place((split, folders[0]) if folders else (), split)
+
+
+def _with_validation(found: list[Place], paths: Sequence[PurePosixPath]) -> list[Place]:
+    """Some of the training patients validate."""
+    names = [place.patient or (str(path),) for place, path in zip(found, paths, strict=True)]
+    train = sorted({name for name, place in zip(names, found, strict=True) if place.split == "train"}, key=_digest)
+    chosen = set(train[: max(1, len(train) // VAL_SHARE)]) if len(train) > 1 else set()
+    return [place._replace(split="val") if name in chosen else place for name, place in zip(names, found, strict=True)]
+
+
+def _digest(source: object) -> str:
+    return hashlib.sha256(unicodedata.normalize("NFC", str(source)).encode()).hexdigest()[:8]
