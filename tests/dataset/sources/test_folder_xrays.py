@@ -37,7 +37,7 @@ def test_frontal_and_lateral_xrays_become_two_views(root):
 
 def test_the_drr_of_a_contrast_ct_is_marked(root, monkeypatch):
     save_nifti(root / "a.nii.gz", thorax())
-    monkeypatch.setattr("dataset.sources.folder.iodine_ml", lambda hu, spacing: 200.0)
+    monkeypatch.setattr("dataset.sources.folder.measure_iodine", lambda hu, spacing: 200.0)
     found = {}
     for remove in (False, True):
         made = source(root, drr=DrrSettings(remove_iodine=remove))
@@ -119,7 +119,7 @@ def test_a_warning_names_xrays_without_lungs(root, caplog, monkeypatch):
 
 
 def test_contrast_of_the_manifest_stays(root, monkeypatch):
-    monkeypatch.setattr("dataset.sources.folder.iodine_ml", lambda hu, spacing: 0.0)
+    monkeypatch.setattr("dataset.sources.folder.measure_iodine", lambda hu, spacing: 0.0)
     save_nifti(root / "a.nii.gz", thorax())
     save_nifti(root / "b.nii.gz", thorax())
     table = "id,patient,ct,xray_source\nA,1,a.nii.gz,drr_contrast\nB,2,b.nii.gz,drr\n"

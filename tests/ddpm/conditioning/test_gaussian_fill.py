@@ -100,3 +100,8 @@ def test_fewer_cases_than_components():
     assert loadings.shape == (20, 30) and (loadings[:, 20:] == 0).all() and noise > 0
     z[0, 5:] = math.nan
     assert conditional_mean(z.float(), loadings, noise).isfinite().all()
+
+
+def test_a_folder_keeps_the_gaussian(cases, prior, tmp_path):
+    prior.save_pretrained(tmp_path)
+    assert torch.equal(LinearPrior.from_pretrained(tmp_path)(hidden(cases[0])), prior(hidden(cases[0])))

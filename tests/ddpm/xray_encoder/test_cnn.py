@@ -56,3 +56,12 @@ def test_the_mask_learns_from_unknown_pixels(xray):
     torch.nn.init.normal_(masked.mask_stem.weight)
     black = torch.where(holes.isnan(), 0.0, holes)
     assert not torch.allclose(masked(holes).maps, masked(black).maps)
+
+
+def test_a_folder_keeps_the_mask(xray, tmp_path):
+    masked = make(mask=True)
+    torch.nn.init.normal_(masked.mask_stem.weight)
+    masked.save_pretrained(tmp_path)
+    xray[..., :20] = math.nan
+    again = CNNXrayEncoder.from_pretrained(tmp_path)
+    assert torch.equal(again(xray).maps, masked(xray).maps) and again.config.mask
