@@ -47,7 +47,7 @@ def command(config_name: str) -> Callable:
         def run() -> None:
             logging.captureWarnings(True)
             with _errors_as_lines():
-                sys.argv[1:] = [rename_override(word) for word in sys.argv[1:]]
+                sys.argv[1:] = [expand_home(rename_override(word)) for word in sys.argv[1:]]
             arguments = get_args_parser().parse_args()
             own = arguments.config_path is None and arguments.config_name is None
             if arguments.help and own:
@@ -73,7 +73,7 @@ def _guard(main: Callable[[DictConfig], None], config_name: str) -> Callable[[Di
     def guarded(cfg: DictConfig) -> None:
         with _errors_as_lines(), _terminable():
             rename_keys(cfg)
-            _follow_latest(cfg)
+            _follow_paths(cfg)
             check_values(cfg, _defaults(config_name), config_name)
             main(cfg)
 
@@ -96,11 +96,18 @@ def _errors_as_lines() -> Iterator[None]:
         _stop(f"{getattr(error, 'full_key', None) or 'config'}: {str(error).splitlines()[0]}")
 
 
-def _follow_latest(cfg: DictConfig) -> None:
-    """Replaces the text file `latest`, in a path among the values, by the folder that it names."""
+def expand_home(text: str) -> str:
+    """A word or value with the home folder in place of `~` at the start of each path."""
+    return re.sub(r"(?:^|(?<=[=\[,;\"']))~(?=/|$)", lambda _: str(Path.home()), text)
+
+
+def _follow_paths(cfg: DictConfig) -> None:
+    """Replaces, in each path among the values, `~` by the home folder and a text file `latest` by what it names."""
     for key, value in leaves(cfg):
-        if isinstance(value, str) and LATEST in value and (followed := follow_latest(value)) != value:
-            OmegaConf.update(cfg, key, followed)
+        if isinstance(value, str) and (LATEST in value or "~" in value):
+            followed = follow_latest(expand_home(value))
+            if followed != value:
+                OmegaConf.update(cfg, key, followed)
 
 
 def _defaults(config_name: str) -> DictConfig:

@@ -97,6 +97,11 @@ def result_folder(output: str | None, command: str, names: Iterable[str] = (), o
     return folder
 
 
+def visible(files: Iterable[Path]) -> list[Path]:
+    """The files that are not hidden, sorted: `._name` and `.DS_Store` are not the user's."""
+    return sorted(file for file in files if not file.name.startswith("."))
+
+
 def clear(folder: Path, names: Iterable[str], overwrite: bool) -> None:
     """Removes files and folders of these names (patterns); UserError if there are any and `overwrite` is false."""
     found = sorted(path for name in names for path in folder.glob(name))

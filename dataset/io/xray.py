@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from common.errors import UserError
 from common.file_limits import expect_pixels
+from common.files import visible
 from dataset.imaging.drr import scale_xray
 from dataset.imaging.unknown_pixels import UNKNOWN, resampled
 from dataset.io.dicom_headers import has_dicom_mark
@@ -110,7 +111,7 @@ def undo_resize(image: Float[Tensor, "rows columns"], shape: tuple[int, int]) ->
 def find_xrays(folder: str | Path) -> list[Path]:
     """X-ray files directly in a folder, sorted by name; UserError if there is none."""
     folder = Path(folder)
-    found = sorted(p for p in folder.iterdir() if p.name.lower().endswith(XRAY_ENDINGS) and not p.name.startswith("."))
+    found = visible(path for path in folder.iterdir() if path.name.lower().endswith(XRAY_ENDINGS))
     if not found:
         raise UserError(f"{folder}: no X-ray in it; give files ending in {', '.join(XRAY_ENDINGS)}")
     return found

@@ -15,6 +15,7 @@ import pandas as pd
 from common.errors import UserError
 from common.files import atomic_path
 from dataset.imaging.geometry import VIEWS
+from dataset.manifest.read_csv import read_csv
 
 EMPTY = {  # every column with its value for unknown
     "id": "",
@@ -71,13 +72,11 @@ def read_manifest(path: str | Path, label_column: str = "label", target_column: 
     `label_column` becomes `label`; `target_column`, the volumes to generate, becomes `ct`.
     """
     path = Path(path)
-    try:
-        rows = pd.read_csv(path, dtype=str, keep_default_na=False, skipinitialspace=True)
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: no such file; it must be a table with the columns {COLUMN_HELP}") from error
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not a readable CSV table ({error}); columns: {COLUMN_HELP}") from error
-    rows.columns = [str(name).strip() for name in rows.columns]
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; it must be a table with the columns {COLUMN_HELP}")
+    rows = read_csv(path)
+    known = {name: name.lower() for name in rows.columns if name.lower() in COLUMNS}
+    rows = rows.rename(columns={name: ours for name, ours in known.items() if ours not in rows.columns})
     if rows.columns.has_duplicates:
         twice = rows.columns[rows.columns.duplicated()][0]
         raise UserError(f"{path}: two columns are called {twice!r}; rename or remove one")
@@ -92,7 +91,11 @@ def read_manifest(path: str | Path, label_column: str = "label", target_column: 
     rows["ct"] = rows[target_column]
     for name, value in EMPTY.items():
         text = "" if isinstance(value, float) else str(value)
-        rows[name] = rows[name].str.strip().replace("", text) if name in rows.columns else text
+        rows[name] = rows[name].replace("", text) if name in rows.columns else text
+    for name in dict.fromkeys(("ct", "xray", target_column)):
+        rows[name] = rows[name].str.replace("\\", "/")  # as Windows separates folders
+    for name in (name for name, kind in NUMBERS.items() if kind is float):
+        rows[name] = rows[name].str.replace(",", ".")
     implied = rows["xray"].map(lambda xray: FILM if xray else DRR)
     rows["xray_source"] = rows["xray_source"].where(rows["xray_source"] != "", implied)
     _validate(rows, path)

@@ -1,4 +1,4 @@
-"""Tables of the user: reading CSV, and labels of cases (1 positive, 0 negative, -1 unknown)."""
+"""Tables of the user: identifiers, and labels of cases (1 positive, 0 negative, -1 unknown)."""
 
 import logging
 from collections.abc import Iterable, Mapping
@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from common.errors import UserError
+from dataset.manifest.read_csv import read_csv
 
 UNKNOWN = {"", "nan", "na", "n/a", "none", "null", "unknown", "-1", "?"}
 NEGATIVE = {"0", "no", "n", "false", "negative"}  # a table with these values alone has no positive case
@@ -79,27 +80,6 @@ def match_labels(labels: Mapping[str, int], keys: Iterable[Iterable[str]], file:
             "the label table has %d ids that no case of the source has (the first is its id number %d)", unknown, first
         )
     return found
-
-
-def read_csv(file: str | Path, columns: Iterable[str] = ()) -> pd.DataFrame:
-    """A table with comma, semicolon or tab, as text; with `columns` these alone, in any order.
-
-    Raises UserError for a missing file or column, and for a file that is no table.
-    """
-    columns = list(dict.fromkeys(columns))
-    try:
-        with open(file, encoding="utf-8-sig") as opened:
-            separator = max(",;\t", key=opened.readline().count)
-        names = [name.strip() for name in pd.read_csv(file, sep=separator, nrows=0, encoding="utf-8-sig").columns]
-        if absent := [name for name in columns if name not in names]:
-            raise UserError(f"{file}: no column {', '.join(absent)}; the table has {', '.join(names)}")
-        picked = [names.index(name) for name in columns] if columns else None
-        rows = pd.read_csv(file, sep=separator, dtype=str, keep_default_na=False, usecols=picked, encoding="utf-8-sig")
-    except FileNotFoundError as error:
-        raise UserError(f"{file}: no such file; give a CSV table") from error
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError, IsADirectoryError) as error:
-        raise UserError(f"{file}: not a readable CSV table ({type(error).__name__}); save it as CSV, UTF-8") from error
-    return rows.rename(columns=str.strip)
 
 
 def clean_id(value) -> str:

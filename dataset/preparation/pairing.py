@@ -8,7 +8,8 @@ from pathlib import Path
 from common.errors import UserError
 from dataset.imaging.geometry import FRONTAL_VIEWS
 from dataset.io.dicom_series import CtSeries
-from dataset.preparation.labels import clean_id, file_stem, path_tails, read_csv
+from dataset.manifest.read_csv import read_csv
+from dataset.preparation.labels import clean_id, file_stem, path_tails
 from dataset.preparation.radiographs import Radiograph
 
 SAME_MOMENT_S = 1.0  # smallest difference of exposure times that counts

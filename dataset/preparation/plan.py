@@ -14,9 +14,10 @@ from common.file_limits import expect_links_inside
 from dataset.io.dicom_headers import Identity
 from dataset.io.dicom_series import CtSeries, find_ct_series, folders_of
 from dataset.io.nifti import NIFTI_ENDINGS
+from dataset.manifest.read_csv import read_csv
 from dataset.manifest.table import parts
 from dataset.preparation.deidentify import Pseudonyms
-from dataset.preparation.labels import clean_id, expect_one_split, file_stem, match_labels, read_csv
+from dataset.preparation.labels import clean_id, expect_one_split, file_stem, match_labels
 from dataset.preparation.pairing import Pairing, pair
 from dataset.preparation.patient_linkage import merge_patients
 from dataset.preparation.radiographs import Radiograph, find_radiographs

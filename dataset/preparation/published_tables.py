@@ -13,8 +13,10 @@ import numpy as np
 import pandas as pd
 
 from common.errors import UserError
+from common.files import visible
 from dataset.io.xray_dicom import MODALITIES as RADIOGRAPHS
-from dataset.preparation.labels import RSPECT_COLUMNS, clean_id, expect_one_split, read_csv, rspect_labels
+from dataset.manifest.read_csv import read_csv
+from dataset.preparation.labels import RSPECT_COLUMNS, clean_id, expect_one_split, rspect_labels
 
 KEYS = ("series_uid", "ct_accession", "study_uid", "patient")  # identifiers of a CT, the most exact first
 COLUMNS = {  # our column -> its published names, in lower case without spaces and underscores
@@ -49,7 +51,7 @@ def read_table(path: str | Path) -> pd.DataFrame:
     path = Path(path)
     files = {path: ""}
     if path.is_dir():
-        files = {file: split for file in sorted(path.glob("*.csv")) if (split := _split_of(file))}
+        files = {file: split for file in visible(path.glob("*.csv")) if (split := _split_of(file))}
         if not files:
             raise UserError(f"{path}: no train.csv, valid.csv or test.csv in it; give one table or a folder of these")
     rows = pd.concat([_read_one(file, split) for file, split in files.items()], ignore_index=True)

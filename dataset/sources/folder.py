@@ -10,6 +10,7 @@ import torch
 
 from common.errors import UserError
 from common.file_limits import LINKS, expect_inside, expect_links_inside
+from common.files import visible
 from dataset.cases.case import Case, case_key, pack_case
 from dataset.cases.store import source_folder
 from dataset.imaging.coverage import NOT_SCANNED_HU, at_least_air, fill, resample_scanned
@@ -191,5 +192,5 @@ class FolderSource:
 def _stamp(root: Path, part: str) -> list:
     """Relative path, size and time of a file, or of every file of a DICOM folder."""
     path, _ = split_series(root / part)
-    files = sorted(child for child in path.iterdir() if child.is_file()) if path.is_dir() else [path]
+    files = visible(child for child in path.iterdir() if child.is_file()) if path.is_dir() else [path]
     return [part, [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]]

@@ -6,7 +6,7 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from common.errors import UserError
-from common.files import sha256
+from common.files import sha256, visible
 from ddpm.checkpoint.header import check_size
 from ddpm.lora import adapter_names, merge_lora, restore_lora
 from ddpm.pipeline import XrayToCTPipeline
@@ -46,7 +46,7 @@ def find_base(path: Path, base: dict) -> Path:
     named, config = [], path.parent.parent / ".hydra" / "config.yaml"
     if config.is_file():
         named = [Path(str(OmegaConf.load(config).get("model", {}).get("init_from")))]
-    beside = (file for kind in ("*.ckpt", "*.safetensors") for file in sorted(path.parent.glob(kind)))
+    beside = (file for kind in ("*.ckpt", "*.safetensors") for file in visible(path.parent.glob(kind)))
     for candidate in (*named, *beside):
         if candidate != path and candidate.is_file() and sha256(candidate) == base.get("sha256"):
             return candidate

@@ -6,7 +6,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from common.errors import UserError, user_errors
-from common.files import ROOT
+from common.files import ROOT, visible
 from ddpm.checkpoint.load import load_pipeline
 from ddpm.pipeline_folder import is_folder
 
@@ -39,7 +39,7 @@ def find_checkpoint(path: str | None, folder: str | Path = "outputs/train_ddpm",
             print(f"checkpoint: {path}", flush=True)
             return Path(path)
         folder = path
-    found = [file for file in Path(folder).glob("**/*.ckpt") if file.is_file()]
+    found = [file for file in visible(Path(folder).glob("**/*.ckpt")) if file.is_file()]
     if not found and path is None and shipped is not None and shipped.is_file():
         print(
             f"checkpoint: {shipped} (the shipped weights, trained on phantoms: no training under {folder})", flush=True

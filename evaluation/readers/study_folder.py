@@ -31,8 +31,9 @@ from pathlib import Path
 import pandas as pd
 
 from common.errors import UserError
-from common.files import atomic_path, sha256
+from common.files import atomic_path, sha256, visible
 from dataset.io.nifti import write_nifti
+from dataset.manifest.read_csv import read_csv
 from evaluation.readers.design import Item
 from evaluation.readers.questions import Question, parse_questions
 
@@ -128,7 +129,7 @@ def read_answers(study: Study) -> pd.DataFrame:
     Raises UserError, which names file and row, without answers and for an unknown reader, a missing column, a repeated
     position or one of another item, and an answer outside of its choices.
     """
-    files = sorted((study.folder / "answers").glob("*.csv"))
+    files = visible((study.folder / "answers").glob("*.csv"))
     if not files:
         raise UserError(f"{study.folder / 'answers'}: no <reader>.csv; readers have answered nothing yet")
     orders, tables = study.orders, []
@@ -170,10 +171,7 @@ def _read_reader(file: Path, study: Study, order: list[str]) -> pd.DataFrame:
 def read_text_table(path: Path, columns: tuple[str, ...], optional: str = "") -> pd.DataFrame:
     """A CSV file as text, empty cells as ""; UserError if it is malformed or lacks one of the columns."""
     remedy = f"columns are {', '.join(columns)}{optional}"
-    try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, skipinitialspace=True)
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not a table ({error}); {remedy}") from error
+    table = read_csv(path)
     lacking = [name for name in columns if name not in table.columns]
     if lacking:
         raise UserError(f"{path}: no column {lacking[0]}; {remedy}")

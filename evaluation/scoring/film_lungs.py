@@ -17,7 +17,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from common.errors import UserError
-from common.files import atomic_path, sha256
+from common.files import atomic_path, sha256, visible
 from dataset.imaging.drr import line_integrals
 from dataset.imaging.geometry import fill_unknown
 from dataset.imaging.hu_window import AIR_HU
@@ -57,7 +57,7 @@ def find_films(folder: str | Path | None) -> list[Film]:
     if not folder or not Path(folder).is_dir():
         raise UserError(f"films={folder}: no such folder; give one with <name>.png and <name>{MASK}.png")
     films = []
-    for mask in sorted(Path(folder).glob(f"*{MASK}.png")):
+    for mask in visible(Path(folder).glob(f"*{MASK}.png")):
         path = mask.with_name(mask.name.replace(f"{MASK}.png", ".png"))
         if not path.is_file():
             raise UserError(f"{mask}: its film {path.name} is missing; add it, or remove the mask")

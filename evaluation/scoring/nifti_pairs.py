@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from common.errors import UserError
+from common.files import visible
 from dataset.imaging.coverage import fill
 from dataset.imaging.volume import Volume
 from dataset.io.ct import read_volume
@@ -81,7 +82,7 @@ def volume_files(key: str, folder: str | Path | None) -> dict[str, Path]:
     if not folder or not Path(folder).is_dir():
         raise UserError(f"{key}={folder}: no such folder; give one with a NIfTI file for each case")
     found: dict[str, Path] = {}
-    for file in sorted(file for file in Path(folder).iterdir() if file.name.lower().endswith(NIFTI_ENDINGS)):
+    for file in visible(file for file in Path(folder).iterdir() if file.name.lower().endswith(NIFTI_ENDINGS)):
         name = volume_name(file)
         if name in found:
             raise UserError(f"{file} and {found[name]} have the same id {name}; keep one of them")

@@ -3,11 +3,11 @@
 import threading
 from pathlib import Path
 
-import pandas as pd
 from torch import Tensor
 
 from common.errors import UserError
 from dataset.imaging.hu_window import Window
+from dataset.manifest.read_csv import read_csv
 from evaluation.protocol import comparability as protocol
 from evaluation.scoring.nifti_pairs import read_pair
 from evaluation.scoring.score_cases import metric_names, score_cases
@@ -78,7 +78,7 @@ class _Files:
 def _patients(table: str, ids: list[str]) -> list[str]:
     if not Path(table).is_file():
         raise UserError(f"patients={table}: no such file; give a CSV with the columns id and patient")
-    rows = pd.read_csv(table, dtype=str)
+    rows = read_csv(table)
     if not {"id", "patient"} <= set(rows.columns):
         raise UserError(f"patients={table}: columns {', '.join(rows.columns)}; it needs id and patient")
     if rows["id"].duplicated().any():

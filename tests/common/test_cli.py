@@ -3,7 +3,7 @@
 import pytest
 from omegaconf import OmegaConf
 
-from common.cli import _guard, _refuse_bad_overrides
+from common.cli import _guard, _refuse_bad_overrides, expand_home
 
 
 def test_a_value_out_of_range_is_rejected_before_the_command_starts(capsys):
@@ -41,3 +41,28 @@ def test_a_wrong_word_ends_in_one_line_with_the_remedy(command, words, line, cap
     with pytest.raises(SystemExit):
         _refuse_bad_overrides(command, words)
     assert capsys.readouterr().err == f"error: {line}\n"
+
+
+@pytest.mark.parametrize(
+    ("given", "expanded"),
+    [
+        ("xray=~/chest.png", "xray=HOME/chest.png"),
+        ("xray='\"~/a b.png\"'", "xray='\"HOME/a b.png\"'"),
+        ("output=~", "output=HOME"),
+        ('xray="~/front.png;~/side.png"', 'xray="HOME/front.png;HOME/side.png"'),
+        ("dataset.files=[~/a,~/b]", "dataset.files=[HOME/a,HOME/b]"),
+        ("xray=a~/b.png", "xray=a~/b.png"),
+        ("~model.losses", "~model.losses"),
+        ("xray=file~", "xray=file~"),
+    ],
+)
+def test_the_home_folder_stands_for_a_tilde_at_the_start_of_a_path(monkeypatch, tmp_path, given, expanded):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert expand_home(given) == expanded.replace("HOME", str(tmp_path))
+
+
+def test_a_tilde_in_any_key_arrives_expanded(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    seen = []
+    _guard(seen.append, "generate")(OmegaConf.create({"output": "~/out", "xray": "~/a.png"}))
+    assert seen[0] == {"output": f"{tmp_path}/out", "xray": f"{tmp_path}/a.png"}

@@ -111,3 +111,11 @@ def test_scrubbed_lines_hold_no_identifier(tmp_path):
     for secret in ("PAT-4711", "ACC77889", "DOE", "doe", "smith", "2019", "1.2.840", "export", str(tmp_path)):
         assert secret not in scrubbed
     assert scrubbed.endswith("is damaged, 512x512 pixels, 0.75 mm, [-1024, 3071], 61 slices")
+
+
+def test_an_identifier_is_removed_as_a_whole_word_only(tmp_path):
+    names = Pseudonyms(tmp_path / "link")
+    for patient in ("lung", "slice", "a.b+c"):
+        names.id("patient", patient)
+    line = names.scrub("lungs cut at the top; lung: 3 slices, slice-7 of lung_2 (a.b+c) is damaged")
+    assert line == "lungs cut at the top; [removed]: 3 slices, [removed]-7 of [removed]_2 ([removed]) is damaged"

@@ -130,3 +130,11 @@ def test_marks_of_the_truth_leave_voxels_out(tmp_path):
     assert case["scanned"][:4].all() and not case["scanned"][4:].any()
     found = score_case(case, {"model": volume}, Window(-1000.0, 1000.0), metrics=["mae_hu"])[0]
     assert found["mae_hu"] == pytest.approx(10.0)
+
+
+def test_hidden_files_are_no_cases(tmp_path):
+    for place in ("truth", "prediction"):
+        (tmp_path / place).mkdir()
+        (tmp_path / place / "a.nii.gz").touch()
+    (tmp_path / "truth" / "._a.nii.gz").write_bytes(bytes(4096))
+    assert list(match(tmp_path / "truth", tmp_path / "prediction")) == ["a"]
