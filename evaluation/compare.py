@@ -13,15 +13,21 @@ from common.cli import command  # noqa: E402
 
 @command("compare")
 def main(cfg) -> None:
+    from glob import escape
+
+    from common.files import clear
     from evaluation.scoring.comparison import compare, read_result, table
     from evaluation.scoring.summary import write_metrics
 
+    output = cfg.output and Path(cfg.output)
+    if output:
+        clear(output.parent, [escape(output.name)], cfg.overwrite)
     results = read_result("a", cfg.a), read_result("b", cfg.b)
     result = compare(*results, cfg.method, cfg.method_b or cfg.method, seed=cfg.seed, draws=cfg.draws)
     print(table(result))
-    if cfg.output:
-        write_metrics(Path(cfg.output), result)
-        print(cfg.output)
+    if output:
+        write_metrics(output, result)
+        print(output)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,8 @@ from common.errors import UserError
 from dataset.manifest.table import SEPARATOR
 from ddpm.checkpoint.load import load_pipeline
 from ddpm.pipeline import XrayToCTPipeline as TensorPipeline
-from evaluation.generation.open_pipeline import SHIPPED
+from ddpm.pipeline_folder import is_folder
+from evaluation.generation.open_pipeline import SHIPPED, find_checkpoint
 from evaluation.generation.sample import Sampling
 from evaluation.generation.synthetic_ct import SyntheticCT, SyntheticCTs
 from evaluation.generation.write_volumes import synthesize
@@ -45,11 +46,14 @@ class XrayToCTPipeline(TensorPipeline):
     def from_pretrained(cls, pretrained_model_name_or_path: str | PathLike = "shipped", **options):
         """The pipeline of `shipped` (weights of phantoms), a .ckpt, a .safetensors, a diffusers folder or a hub id.
 
+        A folder of trainings stands for its newest checkpoint.
+
         `options` are those of `ddpm.pipeline.XrayToCTPipeline.from_pretrained`, for folders and the hub. Raises
         UserError for a file or folder that is no generator.
         """
         name = str(pretrained_model_name_or_path)
         path = SHIPPED if name == "shipped" else Path(name).expanduser()
+        path = find_checkpoint(str(path)) if path.is_dir() and not is_folder(path) else path
         if path.is_dir() or not (path.exists() or path.suffix in (".ckpt", ".safetensors")):
             try:
                 pipeline = super().from_pretrained(path if path.is_dir() else name, **options)

@@ -14,16 +14,19 @@ from evaluation.generation.model_inputs import ModelInputs
 
 @dataclass(frozen=True)
 class Sampling:
-    """Number of volumes per X-ray, seed of the noise, and volumes generated at once; UserError for numbers below 1."""
+    """Volumes per X-ray, seed of the noise, and volumes generated at once.
+
+    Raises UserError for numbers below 1 and a negative seed.
+    """
 
     samples: int = 1
     seed: int = 0
     batch_size: int = 4
 
     def __post_init__(self):
-        for name in ("samples", "batch_size"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name}={getattr(self, name)}: give at least 1")
+        for name, least in (("samples", 1), ("batch_size", 1), ("seed", 0)):
+            if getattr(self, name) < least:
+                raise UserError(f"{name}={getattr(self, name)}: give at least {least}")
 
 
 @contextmanager

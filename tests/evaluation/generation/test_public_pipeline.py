@@ -122,11 +122,14 @@ def test_a_wrong_xray_ends_in_one_line(pipe, xray, line):
 def test_wrong_options_and_weights_end_in_one_line(pipe, chest, tmp_path):
     for options, line in (
         ({"num_samples": 0}, "samples=0"),
+        ({"seed": -1}, "seed=-1: give at least 0"),
         ({"output_type": "pil"}, "output_type=pil: choose pt or np"),
         ({"align": "all"}, "align=all"),
     ):
         with pytest.raises(UserError, match=line):
             pipe(chest, **options)
+    with pytest.raises(UserError, match="no [*].ckpt under"):
+        XrayToCTPipeline.from_pretrained(tmp_path)
     with pytest.raises(UserError, match="none.ckpt: no such checkpoint"):
         XrayToCTPipeline.from_pretrained(tmp_path / "none.ckpt")
 
