@@ -23,7 +23,6 @@ from dataset.io.dicom_headers import (
 )
 from dataset.io.slice_positions import fit_stack
 
-NOT_DICOM = (".nii", ".nii.gz", ".png", ".jpg", ".npy", ".csv", ".txt", ".json")
 SMALLEST = 4  # slices at different positions
 SAME_PLACE_MM = 0.01  # slices closer than this are at the same position
 SAME_DIRECTION = 1e-3  # largest difference of a direction cosine within a stack
@@ -63,7 +62,7 @@ def scan_files(paths: list[str]) -> dict[Owner, Scanned]:
     """The headers of the CT files among `paths`, by owner."""
     found: dict[Owner, Scanned] = defaultdict(Scanned)
     for path in paths:
-        if path.lower().endswith(NOT_DICOM) or (ds := read_ct_header(path)) is None:
+        if (ds := read_ct_header(path)) is None:
             continue
         try:
             identity = identity_of(ds)

@@ -16,8 +16,8 @@ from pydicom.valuerep import STR_VR
 
 from common.errors import UserError
 from common.file_limits import expect_dicom_size
+from dataset.io.file_kind import kind_of
 
-DICOM_ENDINGS = ("", ".dcm", ".dicom", ".ima", ".img")  # read also without the prefix DICM
 # pydicom's errors for a value of the wrong type, such as a Slice Thickness of "xxxx"
 VALUE_ERRORS = (BytesLengthException, ValueError, TypeError, KeyError, AttributeError, NotImplementedError,
                IndexError, OverflowError)  # fmt: skip
@@ -83,12 +83,6 @@ class Slice(NamedTuple):
         return self.layout, self.phase
 
 
-def has_dicom_mark(path: str | Path) -> bool:
-    """Whether a file has the prefix DICM at byte 128."""
-    with open(path, "rb") as file:
-        return file.read(132)[128:] == b"DICM"
-
-
 def read_dicom(path: str | Path, force: bool = True, **options) -> pydicom.Dataset:
     """The elements of a DICOM file that have a value; `force` reads files without the prefix, `options` are pydicom's.
 
@@ -103,10 +97,9 @@ def read_dicom(path: str | Path, force: bool = True, **options) -> pydicom.Datas
 def read_tags(path: str | Path, tags: list[str]) -> pydicom.Dataset | None:
     """The given elements of a DICOM header, or None if the file is not DICOM."""
     try:
-        marked = has_dicom_mark(path)
-        if not marked and Path(path).suffix.lower() not in DICOM_ENDINGS:
+        if kind_of(path) != "dicom":
             return None
-        return read_dicom(path, force=not marked, stop_before_pixels=True, specific_tags=tags)
+        return read_dicom(path, stop_before_pixels=True, specific_tags=tags)
     except (*HEADER_ERRORS, UserError):
         return None
 

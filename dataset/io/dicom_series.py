@@ -4,9 +4,10 @@ A stack joins the slices of a series from several folders. It excludes other ser
 other acquisitions under one UID, and localisers.
 """
 
+import logging
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -27,6 +28,8 @@ from dataset.io.dicom_groups import (
 from dataset.io.dicom_headers import CtAcquisition, Identity, Slice, normal_of
 
 REPEATED_MM = 60.0  # a shorter stack with repeated positions is bolus tracking
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -73,10 +76,15 @@ def find_ct_series(
     return [stack for owner in sorted(found) for stack in _stacks(owner.name, tags[owner], found[owner])]
 
 
-def folders_of(source: Path, recursive: bool = True, exclude: Iterable[str] = ()) -> Iterator[list[str]]:
-    """The visible files of each folder under `source` except the resolved paths `exclude`; follows links."""
-    skipped = set(exclude)
-    for folder, children, names in os.walk(source, followlinks=True):
+def folders_of(
+    source: Path, recursive: bool = True, exclude: Iterable[str] = (), closed: list[str] | None = None
+) -> Iterator[list[str]]:
+    """The visible files of each folder under `source` except the resolved paths `exclude`; follows links.
+
+    Files and folders that this user may not read are left out, and added to `closed`.
+    """
+    skipped, closed = set(exclude), [] if closed is None else closed
+    for folder, children, names in os.walk(source, followlinks=True, onerror=lambda e: closed.append(e.filename)):
         real = os.path.realpath(folder)
         if real in skipped:  # a loop of links, or the output of an earlier run
             children.clear()
@@ -85,8 +93,18 @@ def folders_of(source: Path, recursive: bool = True, exclude: Iterable[str] = ()
         children[:] = sorted(name for name in children if recursive and not name.startswith("."))
         files = [os.path.join(folder, name) for name in sorted(names) if not name.startswith(".")]
         files = [path for path in files if os.path.isfile(path)]
+        closed.extend(path for path in files if not os.access(path, os.R_OK))
+        files = [path for path in files if os.access(path, os.R_OK)]
         if files:
             yield files
+
+
+def warn_closed(closed: Collection[str]) -> None:
+    """Logs how many files and folders cannot be read; without their names, which may identify patients."""
+    if closed:
+        folders = sum(os.path.isdir(path) for path in closed)
+        text = "%d files and %d folders may not be read by this user and are left out; chmod them or ask their owner"
+        log.warning(text, len(closed) - folders, folders)
 
 
 def _stacks(name: str, tag: str, scanned: Scanned) -> list[CtSeries]:

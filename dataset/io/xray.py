@@ -21,7 +21,7 @@ from common.file_limits import expect_pixels
 from common.files import visible
 from dataset.imaging.drr import scale_xray
 from dataset.imaging.unknown_pixels import UNKNOWN, resampled
-from dataset.io.dicom_headers import has_dicom_mark
+from dataset.io.file_kind import kind_of
 from dataset.io.nifti import NIFTI_ENDINGS, open_nifti
 from dataset.io.pictures import IMAGE_ERRORS, read_picture
 from dataset.io.xray_dicom import XrayImage, read_dicom_xray
@@ -67,12 +67,12 @@ def read_xray_image(path: str | Path, colour: bool = False) -> XrayImage:
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such file; give an X-ray as PNG, JPEG, NPY, DICOM or NIfTI")
-    lower = path.name.lower()
-    if lower.endswith(NIFTI_ENDINGS):
+    lower, kind = path.name.lower(), kind_of(path)
+    if kind == "nifti" or (not kind and lower.endswith(NIFTI_ENDINGS)):
         xray = XrayImage(_read_nifti(path))
-    elif lower.endswith((".dcm", ".dicom")) or has_dicom_mark(path):
+    elif kind == "dicom" or (not kind and lower.endswith((".dcm", ".dicom"))):
         xray = read_dicom_xray(path)
-    elif lower.endswith(".npy"):
+    elif kind == "npy" or (not kind and lower.endswith(".npy")):
         xray = XrayImage(_read_npy(path, colour))
     else:
         xray = _read_image(path, colour)
@@ -111,7 +111,9 @@ def undo_resize(image: Float[Tensor, "rows columns"], shape: tuple[int, int]) ->
 def find_xrays(folder: str | Path) -> list[Path]:
     """X-ray files directly in a folder, sorted by name; UserError if there is none."""
     folder = Path(folder)
-    found = visible(path for path in folder.iterdir() if path.name.lower().endswith(XRAY_ENDINGS))
+    found = visible(
+        path for path in folder.iterdir() if path.name.lower().endswith(XRAY_ENDINGS) or kind_of(path) == "dicom"
+    )
     if not found:
         raise UserError(f"{folder}: no X-ray in it; give files ending in {', '.join(XRAY_ENDINGS)}")
     return found

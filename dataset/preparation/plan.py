@@ -12,8 +12,7 @@ import numpy as np
 from common.errors import UserError
 from common.file_limits import expect_links_inside
 from dataset.io.dicom_headers import Identity
-from dataset.io.dicom_series import CtSeries, find_ct_series, folders_of
-from dataset.io.nifti import NIFTI_ENDINGS
+from dataset.io.dicom_series import CtSeries, find_ct_series, folders_of, warn_closed
 from dataset.manifest.read_csv import read_csv
 from dataset.manifest.table import parts
 from dataset.preparation.deidentify import Pseudonyms
@@ -23,7 +22,7 @@ from dataset.preparation.patient_linkage import merge_patients
 from dataset.preparation.radiographs import Radiograph, find_radiographs
 from dataset.preparation.series_ranking import Candidate, Rule, rank
 from dataset.preparation.user_tables import UserTables
-from dataset.sources.folder_scan import discover
+from dataset.sources.folder_scan import discover, is_nifti
 from dataset.sources.layouts import places_of
 
 log = logging.getLogger(__name__)
@@ -72,7 +71,10 @@ def find_all(
         folders = [PurePosixPath(one.files[0].parent.relative_to(source).as_posix()) for one in series]
         for one, place in zip(series, places_of(folders), strict=True):
             one.identity = replace(one.identity, split=place.split)
-    if any(path.lower().endswith(NIFTI_ENDINGS) for files in folders_of(source) for path in files):
+    closed: list[str] = []
+    files = [path for files in folders_of(source, closed=closed) for path in files]
+    warn_closed(closed)
+    if any(is_nifti(path) for path in files):
         for row in discover(source, dicom=False, follow_links=True).to_dict("records"):
             xray = source / parts(row["xray"])[0] if row["xray"] else None
             identity = Identity(row["patient"], series_uid=row["ct"], split=row["split"])

@@ -12,8 +12,9 @@ from jaxtyping import Float
 
 from common.errors import UserError
 from common.files import atomic_path
-from dataset.io.dicom_headers import VALUE_ERRORS, Identity, has_dicom_mark, identity_of, read_tags
+from dataset.io.dicom_headers import VALUE_ERRORS, Identity, identity_of, read_tags
 from dataset.io.dicom_series import folders_of
+from dataset.io.file_kind import kind_of
 from dataset.io.xray import read_xray_image, scale_xray_image
 from dataset.io.xray_dicom import XrayImage, is_radiograph, view_of
 from dataset.preparation import borders_and_text
@@ -74,7 +75,7 @@ def _scan(paths: list[str]) -> list[Radiograph]:
     found = []
     for path in map(Path, paths):
         ending = path.suffix.lower()
-        if ending in PICTURE_ENDINGS and not has_dicom_mark(path):
+        if ending in PICTURE_ENDINGS and kind_of(path) != "dicom":
             if ending != ".npy" or _is_flat(path):
                 found.append(Radiograph(path))
         elif (header := read_tags(path, TAGS)) is not None and is_radiograph(header):

@@ -9,8 +9,8 @@ import pandas as pd
 
 from common.errors import UserError
 from common.file_limits import expect_links_inside
-from dataset.io.dicom_headers import DICOM_ENDINGS
-from dataset.io.dicom_series import find_ct_series, folders_of
+from dataset.io.dicom_series import find_ct_series, folders_of, warn_closed
+from dataset.io.file_kind import kind_of
 from dataset.io.nifti import NIFTI_ENDINGS
 from dataset.io.paths import volume_name
 from dataset.manifest.table import DRR, FILM, join, make_rows
@@ -32,11 +32,14 @@ def discover(root: str | Path, dicom: bool = True, follow_links: bool = False) -
     if not follow_links:
         expect_links_inside(root)
     volumes: list[tuple[PurePosixPath, str]] = []  # path relative to the root, key of the series
-    for files in folders_of(root):
-        volumes += [(_below(file, root), "") for file in files if file.lower().endswith(NIFTI_ENDINGS)]
-        if dicom and any(Path(file).suffix.lower() in DICOM_ENDINGS for file in files):
+    closed: list[str] = []
+    for files in folders_of(root, closed=closed):
+        volumes += [(_below(file, root), "") for file in files if is_nifti(file)]
+        if dicom and any(kind_of(file) == "dicom" for file in files):
             folder = Path(files[0]).parent
             volumes += [(_below(folder, root), key) for key in _series(folder)]
+    if dicom:  # otherwise the caller has warned
+        warn_closed(closed)
     masks = [path for path, key in volumes if not key and is_mask(path)]
     volumes = sorted((path, key) for path, key in volumes if path not in masks)
     if masks:
@@ -64,6 +67,11 @@ def discover(root: str | Path, dicom: bool = True, follow_links: bool = False) -
             "%s: %d folders with several volumes are one patient each, unless in manifest.csv", root, len(crowded)
         )
     return make_rows(rows)
+
+
+def is_nifti(path: str) -> bool:
+    """Whether a file is NIfTI by its content, or by its ending if its content is of no known kind."""
+    return (kind_of(path) or ("nifti" if path.lower().endswith(NIFTI_ENDINGS) else "")) == "nifti"
 
 
 def _below(path: str | Path, root: Path) -> PurePosixPath:

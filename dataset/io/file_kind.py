@@ -1,0 +1,30 @@
+"""The format of a file by its first bytes; endings may be missing or wrong."""
+
+import zlib
+from pathlib import Path
+
+HEADER = 352  # bytes of a NIfTI header
+PACKED = 4096  # bytes of a gzip file that unpack to a header
+NIFTI = {b"\x5c\x01\0\0": 344, b"\0\0\x01\x5c": 344, b"\x1c\x02\0\0": 4, b"\0\0\x02\x1c": 4}  # size -> place of magic
+PICTURES = (b"\x89PNG\r\n", b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"BM", b"GIF8")
+FIRST_GROUPS = (b"\x02\0", b"\x08\0")  # of a DICOM file without preamble, little endian
+
+
+def kind_of(path: str | Path) -> str:
+    """`dicom`, `nifti`, `npy`, `picture`, or "" for any other file and for one that cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            start = file.read(PACKED)
+        if start[:2] == b"\x1f\x8b":
+            start = zlib.decompressobj(31).decompress(start, HEADER)
+    except (OSError, zlib.error):
+        return ""
+    if start[128:132] == b"DICM":
+        return "dicom"
+    if (place := NIFTI.get(start[:4])) is not None and start[place : place + 2] == b"n+":
+        return "nifti"
+    if start.startswith(b"\x93NUMPY"):
+        return "npy"
+    if start.startswith(PICTURES):
+        return "picture"
+    return "dicom" if start[:2] in FIRST_GROUPS and start[3:4] == b"\0" else ""
