@@ -181,4 +181,5 @@ def test_bits_of_ct_and_x_ray(tmp_path, case):
     assert np.abs(read_series(find_ct_series(folder)[0]).hu - np.maximum(HU, -1024)).max() <= 1
     expected = read_xray(save_radiograph(tmp_path / "plain.dcm", film(), bits=16))
     shown = read_xray(save_radiograph(tmp_path / "a.dcm", change(film()), bits=16, **tags))
-    assert np.corrcoef(expected.ravel(), shown.ravel())[0, 1] > 0.9999
+    known = ~expected.isnan()  # without the padding to a square
+    assert (shown.isnan() != known).all() and np.corrcoef(expected[known], shown[known])[0, 1] > 0.9999
