@@ -12,7 +12,7 @@ from demo.service.xray_checks import CheckedXray
 
 MARK = "Synthetic, not for diagnosis"
 WELCOME = (
-    '<div class="xc-welcome"><p>Drop a frontal chest X-ray on the left, or take a sample, then generate.</p>'
+    '<div class="xc-welcome"><p>Drop a frontal chest X-ray on the left, or take an example, then generate.</p>'
     "<p>The volume appears here: axial, coronal, sagittal and in 3D, with its HU under the crosshair.</p></div>"
 )
 
@@ -33,17 +33,17 @@ def heading(about: dict) -> str:
 
 
 def banner(about: dict) -> str:
-    """The synthetic mark, and a note for phantom weights."""
-    note = " These weights were trained on phantoms, not on patients: <strong>the anatomy is a drawing.</strong>"
-    return f'<p class="xc-banner" role="note"><strong>{MARK}.</strong>{note if about["phantom"] else ""}</p>'
+    """The synthetic mark, and how far to trust the result."""
+    return f'<p class="xc-banner" role="note"><strong>{MARK}.</strong> {html.escape(about["trust"])}</p>'
 
 
-def xray_preview(preview: CheckedXray) -> str:
-    """The X-ray as the model sees it, with its orientation and warnings."""
+def xray_preview(preview: CheckedXray, note: str = "") -> str:
+    """The X-ray as the model sees it, with its orientation, warnings, and the `note` of an example."""
     warnings = "".join(f'<li role="alert">{html.escape(line)}</li>' for line in preview.warnings)
+    caption = ". ".join(filter(None, ("As the model sees it", preview.orientation, note)))
     return (
         f'<figure class="xc-seen">{picture(preview.picture, "the X-ray as the model sees it")}'
-        f"<figcaption>As the model sees it. {html.escape(preview.orientation)}</figcaption></figure>"
+        f"<figcaption>{html.escape(caption)}</figcaption></figure>"
         + (f'<ul class="xc-warnings">{warnings}</ul>' if warnings else "")
     )
 

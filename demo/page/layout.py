@@ -12,7 +12,7 @@ import gradio as gr
 from common.errors import UserError
 from demo.page import html
 from demo.page.api import plain
-from demo.service.examples import ALIGN, SAMPLES, draw_sample
+from demo.service.examples import EXAMPLES, draw_sample
 from demo.service.messages import Cancelled, GenerationRequest, Result
 from demo.service.service import Service
 
@@ -44,13 +44,13 @@ def build_page(service: Service) -> gr.Blocks:
         with gr.Row(elem_id="xc-body"):
             with gr.Column(scale=0, min_width=330, elem_id="xc-side"):
                 xray = gr.File(label="X-ray: PNG, JPG, DICOM or NIfTI", height=104, elem_id="xc-xray")
-                example = gr.Radio(SAMPLES, label="or an embedded phantom", elem_id="xc-samples")
+                example = gr.Radio(list(EXAMPLES), label="or an example", elem_id="xc-samples")
                 with gr.Row():
                     make = gr.Button("Generate CT", variant="primary", elem_id="xc-generate", scale=3)
                     stop = gr.Button("Cancel", elem_id="xc-cancel", interactive=False, scale=1, min_width=80)
                 seen = gr.HTML(elem_id="xc-seen", **plainly)
                 truth = gr.File(label="True CT to compare with, optional: NIfTI", height=88, elem_id="xc-truth")
-                own_truth = gr.Checkbox(label="Compare with the sample's true CT", visible=False, elem_id="xc-own")
+                own_truth = gr.Checkbox(label="Compare with the example's true CT", visible=False, elem_id="xc-own")
                 with gr.Accordion("Advanced", open=False, elem_id="xc-advanced"):
                     chosen = gr.Dropdown(list(service.samplers), value=service.default_sampler, label="Sampler")
                     steps = gr.Number(sampler["steps"], label="Steps", precision=0, minimum=1)
@@ -108,16 +108,18 @@ class _Events:
         if not xray and not example:
             return ""
         try:
-            return html.xray_preview(self.service.look(*self._inputs(xray, example, view, align)))
+            seen = self.service.look(*self._inputs(xray, example, view, align))
+            return html.xray_preview(seen, "" if xray else EXAMPLES[example].note)
         except UserError as error:
             return html.message(str(error))
 
     def sampled(self, example, view, align):
-        """Replaces an upload with a sample and offers its true CT."""
-        return None, gr.update(visible=True), self.seen(None, example, view, align)
+        """Replaces an upload with an example and offers its true CT, if there is one."""
+        own_truth = gr.update(visible=True) if EXAMPLES[example].has_truth else gr.update(visible=False, value=False)
+        return None, own_truth, self.seen(None, example, view, align)
 
     def uploaded(self, xray, view, align):
-        """Replaces a sample with an upload."""
+        """Replaces an example with an upload."""
         return None, gr.update(visible=False, value=False), self.seen(xray, None, view, align)
 
     def defaults(self, sampler):
@@ -144,7 +146,7 @@ class _Events:
         wait = (gr.update(interactive=False), gr.update(interactive=True))
         ready = (gr.update(interactive=True), gr.update(interactive=False))
         if not xray and not example:
-            yield _shown(html.message("Give an X-ray, or take a sample.", "note")), None, *ready
+            yield _shown(html.message("Give an X-ray, or take an example.", "note")), None, *ready
             return
         key, cancelled = request.session_hash, threading.Event()
         self.cancel(request)
@@ -178,10 +180,11 @@ class _Events:
             self.active[request.session_hash].set()
 
     def _inputs(self, xray, example, view, align) -> tuple[Path, str, str]:
-        """File, view and alignment; samples need no alignment by default."""
+        """File, view and alignment, by default those of an example."""
         if xray:
             return Path(xray), view, align
-        return draw_sample(example, self.service.store.uploads).xray, view, align or ALIGN
+        given, sample = EXAMPLES[example], draw_sample(example, self.service.store.uploads)
+        return sample.xray, view or given.view, align or given.align
 
 
 def _shown(text: str) -> dict:

@@ -18,6 +18,7 @@ RESULT_FILES = {
     "xray.png": "image/png",
     "reprojection.png": "image/png",
     "difference.png": "image/png",
+    "lungs.png": "image/png",
 }
 
 
@@ -107,6 +108,7 @@ class Result:
         preview: too few steps, so the spread is too small.
         reprojection: mean absolute difference between the DRR of the volume and the X-ray, both in [0, 1]; None if
             the window does not keep line integrals.
+        lungs: one line on the lungs of the volume against those in the X-ray; `lungs.png` shows both outlines.
         files: file name to local path.
     """
 
@@ -119,6 +121,7 @@ class Result:
     seconds: float
     preview: bool = False
     reprojection: float | None = None
+    lungs: str = ""
     files: dict[str, Path] = field(default_factory=dict)
 
     @property

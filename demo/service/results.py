@@ -13,7 +13,9 @@ from common.files import sha256
 from dataset.imaging.coverage import fill, resample_scanned
 from dataset.io.ct import read_volume
 from dataset.io.nifti import write_nifti
+from demo.service.lung_outlines import draw_lungs
 from demo.service.messages import RESULT_FILES, Result, Task
+from demo.service.trust import is_phantom
 from demo.service.xray_checks import CheckedXray
 from evaluation.generation.dicom_series import write_zip
 from evaluation.generation.metadata import describe_input, describe_run
@@ -59,8 +61,9 @@ def write_result(
     if bars["name"] == "spread":
         bars |= {"reason": SPREADS_ONLY}  # with or without a calibration beside the checkpoint
     drr, error = reproject(shown, mean, spacing, pipeline)
+    lungs = draw_lungs(place / "lungs.png", mean, shown, pipeline.pose_regressor)
     settings = _settings(task, checked, generator)
-    settings |= {"error_bars": bars, "reprojection_error": error, "metrics": measured}
+    settings |= {"error_bars": bars, "reprojection_error": error, "lungs": lungs, "metrics": measured}
     result = SyntheticCT(samples, shown, tuple(spacing), window, settings)
     result.write_mean_and_spread(place / "volume.nii.gz", place / "spread.nii.gz")
     write_zip(place / "dicom.zip", mean, spacing, shown.centre, window, result.mark)
@@ -73,19 +76,15 @@ def write_result(
         token=task.token,
         window=(window.low, window.high),
         nominal=shown.nominal,
-        phantom=is_phantom(pipeline),
+        phantom=is_phantom(pipeline.protocol),
         warnings=checked.warnings,
         metrics=measured,
         seconds=time.monotonic() - started,
         preview="preview" in bars,
         reprojection=error,
+        lungs=lungs,
         files={name: place / name for name in RESULT_FILES if (place / name).is_file()},
     )
-
-
-def is_phantom(pipeline) -> bool:
-    """Whether the model was trained on phantoms only."""
-    return str(pipeline.protocol.get("dataset", "")).startswith("phantom")
 
 
 def _settings(task: Task, checked: CheckedXray, generator) -> dict:

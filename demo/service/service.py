@@ -12,7 +12,7 @@ from common.errors import UserError
 from demo.service.job_queue import JobQueue
 from demo.service.messages import GenerationRequest, Limits, Progress, Result, Task
 from demo.service.result_store import Store
-from demo.service.results import is_phantom
+from demo.service.trust import how_far_to_trust
 from demo.service.worker import Generator
 from demo.service.xray_checks import CheckedXray, check_xray
 from demo.uploads.accept import accept_upload
@@ -67,7 +67,7 @@ class Service:
         return {
             "window": [pipeline.window.low, pipeline.window.high],
             "volume_size": list(pipeline.volume_size),
-            "phantom": is_phantom(pipeline),
+            "trust": how_far_to_trust(pipeline.protocol),
             "guided": pipeline.guided,
             "device": str(pipeline.device),
             "checkpoint": self._generator.checkpoint,

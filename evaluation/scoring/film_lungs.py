@@ -122,6 +122,28 @@ def lungs_on_film(
 
     `regressor` estimates the pose of the X-ray; None takes the nominal one.
     """
+    inside, alignment = _projected(hu, given, regressor), _alignment(given)
+    if alignment is not None:
+        inside, _ = split_unknown(alignment.inverse.apply(inside))
+    return (undo_resize(inside, shape) >= 0.5).numpy()
+
+
+def lungs_on_xray(
+    hu: Float[Tensor, "d h w"], given: GeneratorInput, regressor
+) -> tuple[Bool[np.ndarray, "s s"], Bool[np.ndarray, "s s"]]:
+    """Masks of `SIDE` pixels in the frame of `given.picture`: the lungs of a volume, and those of the X-ray.
+
+    The first are projected as in `lungs_on_film`, the second found by the lung network before the alignment. A mask is
+    empty if there are no lungs.
+    """
+    found, alignment = find_lungs(given.original).mask((SIDE, SIDE)).float(), _alignment(given)
+    if alignment is not None:
+        found, _ = split_unknown(alignment.apply(found))
+    return tuple((mask >= 0.5).numpy() for mask in (_projected(hu, given, regressor), found))
+
+
+def _projected(hu: Float[Tensor, "d h w"], given: GeneratorInput, regressor) -> Float[Tensor, "s s"]:
+    """Depth of the lungs along the rays of `given.xray`, in [0, 1]; 0.5 is `LUNG_MM`."""
     spacing = tuple(e / n for e, n in zip(given.extent, hu.shape, strict=True))
     lungs = torch.from_numpy(segment_lungs(hu.numpy(), spacing))
     pose = fill_unknown(given.pose, tuple(given.extent))
@@ -130,12 +152,12 @@ def lungs_on_film(
         pose = regressor.estimated_pose(*(part.to(regressor.weight.device) for part in arguments))[0].cpu()
     water = torch.where(lungs, 0.0, AIR_HU)
     depth = line_integrals(water, spacing, pose[0], (SIDE, SIDE)) / MU_WATER
-    alignment = given.notes.get("alignment", {})
-    inside = (depth / LUNG_MM / 2).clamp(0.0, 1.0)  # 0.5 at the threshold
-    if alignment.get("align") == "lungs":
-        found = LungMap(tuple(alignment["found"]), tuple(alignment["target"]))
-        inside, _ = split_unknown(found.inverse.apply(inside))
-    return (undo_resize(inside, shape) >= 0.5).numpy()
+    return (depth / LUNG_MM / 2).clamp(0.0, 1.0)
+
+
+def _alignment(given: GeneratorInput) -> LungMap | None:
+    notes = given.notes.get("alignment", {})
+    return LungMap(tuple(notes["found"]), tuple(notes["target"])) if notes.get("align") == "lungs" else None
 
 
 def network_mask(film: Film) -> Bool[np.ndarray, "h w"]:

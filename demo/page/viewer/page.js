@@ -3,7 +3,8 @@
 // NiiVue is large: load it during the first generation
 const viewerModule = () => import("./viewer.js");
 
-const PICTURES = { "xray.png": "X-ray given", "reprojection.png": "Re-projection of the result", "difference.png": "Difference" };
+const PICTURES = { "xray.png": "X-ray given", "reprojection.png": "Re-projection of the result", "difference.png": "Difference", "lungs.png": "Outlines of the lungs" };
+const LEGEND = { "xc-volume": "of the result, projected", "xc-xray": "found in the X-ray" }; // of lungs.png
 const DOWNLOADS = {
   "volume.nii.gz": "NIfTI", "dicom.zip": "DICOM series", "animation.gif": "GIF", "settings.json": "Settings",
   "spread.nii.gz": "Spread, NIfTI",
@@ -52,19 +53,22 @@ function aside(result) {
   return box;
 }
 
-function pictures({ urls, mark, reprojection, nominal }) {
+function pictures({ urls, mark, reprojection, lungs, nominal }) {
   const box = make("section", "xc-pictures");
   box.setAttribute("aria-label", "X-ray and re-projection");
   for (const [file, caption] of Object.entries(PICTURES)) {
     if (!urls[file]) continue;
     const figure = make("figure", "");
     const image = Object.assign(make("img", ""), { src: urls[file], alt: caption });
-    figure.append(image, make("figcaption", "", file === "xray.png" ? caption : `${caption} · ${mark}`));
+    const text = make("figcaption", "", file === "xray.png" ? caption : `${caption} · ${mark}`);
+    if (file === "lungs.png") text.append(...Object.entries(LEGEND).map(([name, line]) => make("span", name, line)));
+    figure.append(image, text);
     box.append(figure);
   }
   const notes = [];
   if (!urls["reprojection.png"]) notes.push("No re-projection: the model's HU window clips air, so line integrals are wrong.");
   if (Number.isFinite(reprojection)) notes.push(`The re-projection differs from the X-ray by ${reprojection.toFixed(3)} of its grey range on average.`);
+  if (lungs) notes.push(lungs);
   if (nominal) notes.push("An X-ray does not contain the patient size: mm are those of a typical patient, and volumes in millilitres have no meaning.");
   box.append(...notes.map((note) => make("p", "xc-note", note)));
   return box;

@@ -2,15 +2,16 @@
 
 import json
 
-import numpy as np
 import pytest
 from PIL import Image
 
 from common.files import ROOT
-from dataset.io.xray import read_xray_image
+from dataset.imaging.frontal_check import why_not_frontal
+from dataset.io.xray import read_xray
 from demo.page import html
-from demo.service.examples import SAMPLES, draw_sample
+from demo.service.examples import EXAMPLES, draw_sample
 from demo.service.messages import Progress
+from demo.service.trust import how_far_to_trust
 from demo.service.xray_checks import CheckedXray
 
 DEMO = ROOT / "demo"
@@ -35,16 +36,40 @@ def test_duration(seconds, text):
     assert html.duration(seconds) == text
 
 
-def test_a_sample_is_a_frontal_xray_with_the_heart_on_the_left(tmp_path):
-    sample = draw_sample(SAMPLES[1], tmp_path)
-    image = np.asarray(read_xray_image(sample.xray).image, dtype=float)
+PHANTOM = "Phantom: average"
+
+
+def test_the_banner_says_how_far_to_trust_the_result():
+    phantom, real = (how_far_to_trust({"dataset": name}) for name in ("phantom", "chests"))
+    assert "drawing" in html.banner({"trust": phantom}) and html.MARK in html.banner({"trust": phantom})
+    assert "typical of the training patients" in html.banner({"trust": real}) and "drawing" not in real
+
+
+@pytest.mark.parametrize("name", [name for name in EXAMPLES if not name.startswith("Phantom")] + [PHANTOM])
+def test_an_example_is_a_frontal_xray(name, tmp_path):
+    sample = draw_sample(name, tmp_path)
+    image = read_xray(sample.xray, (256, 256))
+    assert why_not_frontal(image) is None
     rows = image[int(0.45 * len(image)) : int(0.6 * len(image))]
-    middle = image.shape[1] // 2
-    span = image.shape[1] // 5
-    assert rows[:, middle : middle + span].mean() > rows[:, middle - span : middle].mean()
-    assert draw_sample(SAMPLES[1], tmp_path) == sample and sample.truth.is_file()
+    middle, span = image.shape[1] // 2, image.shape[1] // 5
+    if sample.truth is not None:  # a DRR is centred
+        assert rows[:, middle : middle + span].mean() > rows[:, middle - span : middle].mean()  # the heart on the left
+    assert draw_sample(name, tmp_path) == sample and sample.xray.stat().st_size < 250_000
+    assert (sample.truth is not None) == EXAMPLES[name].has_truth == (not name.startswith("Film"))
+    assert sample.truth is None or sample.truth.is_file()
+
+
+def test_unknown_examples_are_refused(tmp_path):
     with pytest.raises(KeyError):
         draw_sample("../../etc/passwd", tmp_path)
+
+
+def test_the_xray_of_an_example_comes_with_its_source(tmp_path):
+    Image.new("L", (4, 4)).save(tmp_path / "x.png")
+    checked = CheckedXray(tmp_path / "x.png", "PA", [])
+    for example in EXAMPLES.values():
+        assert example.note in html.xray_preview(checked, example.note)
+    assert all("CC BY 3.0" in example.note for example in EXAMPLES.values() if example.phantom is None)
 
 
 def test_the_lock_file_contains_hashes_and_no_address():

@@ -59,9 +59,11 @@ def test_progress_by_step_then_a_result_with_its_files(service, film):
     assert news[-1].seconds_left is not None
     assert set(result.urls) == {
         "volume.nii.gz", "spread.nii.gz", "dicom.zip", "animation.gif", "settings.json", "xray.png",
-        "reprojection.png", "difference.png",
+        "reprojection.png", "difference.png", "lungs.png",
     }  # fmt: skip
     assert result.nominal and not result.phantom and result.metrics is None
+    assert result.lungs.startswith("No lungs found in the volume")  # untrained
+    assert Image.open(result.files["lungs.png"]).size == (512, 512)
     found = plain(result)
     assert found["spread_name"] == "spread" and found["mark"] == "synthetic, not for diagnosis"
     assert result.window == (-1000.0, 1000.0)
