@@ -64,7 +64,7 @@ EXAMPLES = {
     "Film: slim, PA": Example(FILM, film="hannover_3b46de94.png"),
     "Film: broad, PA": Example(FILM, film="hannover_b9673e89.png"),
     "Film: bedside, AP": Example(FILM, film="hannover_5acb8ac5.png", view="AP"),
-    "Patient: DRR of a CT": Example(PATIENT, patient="lidc-idri-0001.nii.gz"),
+    "Patient: DRR": Example(PATIENT, patient="lidc-idri-0001.nii.gz"),
     "Phantom: tall": Example(PHANTOM, phantom=907),
     "Phantom: average": Example(PHANTOM, phantom=903),
     "Phantom: effusion": Example(PHANTOM, phantom=905),
