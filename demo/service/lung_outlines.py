@@ -7,12 +7,14 @@ from jaxtyping import Bool, Float
 from PIL import Image
 from scipy import ndimage
 from torch import Tensor
+from torch.nn import functional as F
 
 from evaluation.generation.xray_inputs import GeneratorInput
 from evaluation.scoring.film_lungs import COLOURS, dice, lungs_on_xray
 from evaluation.visualization import slices as pictures
 
 SIDE, LINE = 512, 3  # pixels of the longer side, and of the width of an outline
+MAX_VOXELS = 64  # along each axis of the volume: the lungs of finer ones take seconds and hardly differ
 
 
 def draw_lungs(path: Path, mean: Float[Tensor, "d h w"], shown: GeneratorInput, regressor) -> str:
@@ -22,7 +24,8 @@ def draw_lungs(path: Path, mean: Float[Tensor, "d h w"], shown: GeneratorInput, 
         mean: HU of the volume.
         regressor: of the pose, or None.
     """
-    volume, xray = lungs_on_xray(mean, shown, regressor)
+    coarse = F.interpolate(mean[None, None], size=[min(n, MAX_VOXELS) for n in mean.shape], mode="area")[0, 0]
+    volume, xray = lungs_on_xray(coarse, shown, regressor)
     tile = pictures.xray_tile(shown.picture, SIDE)
     picture = np.array(tile)
     for mask, name in ((xray, "network"), (volume, "volume")):

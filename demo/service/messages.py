@@ -101,7 +101,6 @@ class Result:
         token: secret name of its folder.
         window: HU window of the model; the viewer disables presets outside.
         nominal: the patient size is unknown, so volumes in ml have no meaning.
-        phantom: the training data are phantoms.
         metrics: against the uploaded CT: `{name: {"label", "unit", "value", "digits"}}`, value None if undefined;
             `how` names the resampling of the CT. None without a CT.
         seconds: run time without waiting.
@@ -115,7 +114,6 @@ class Result:
     token: str
     window: tuple[float, float]
     nominal: bool
-    phantom: bool
     warnings: list[str]
     metrics: dict | None
     seconds: float

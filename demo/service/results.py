@@ -15,7 +15,6 @@ from dataset.io.ct import read_volume
 from dataset.io.nifti import write_nifti
 from demo.service.lung_outlines import draw_lungs
 from demo.service.messages import RESULT_FILES, Result, Task
-from demo.service.trust import is_phantom
 from demo.service.xray_checks import CheckedXray
 from evaluation.generation.dicom_series import write_zip
 from evaluation.generation.metadata import describe_input, describe_run
@@ -76,7 +75,6 @@ def write_result(
         token=task.token,
         window=(window.low, window.high),
         nominal=shown.nominal,
-        phantom=is_phantom(pipeline.protocol),
         warnings=checked.warnings,
         metrics=measured,
         seconds=time.monotonic() - started,
