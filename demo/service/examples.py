@@ -25,7 +25,7 @@ from dataset.sources.phantom import FIRST_INDEX
 SIZE, EXTENT, XRAY_SIZE = (128, 128, 128), (320.0, 256.0, 352.0), (256, 256)
 FILM = "A real film, without a true CT: COVID-19 Image Repository, Hannover Medical School, CC BY 3.0."
 PATIENT = (
-    "A DRR of the CT of patient LIDC-IDRI-0001 (CC BY 3.0), who is kept out of the training of the included weights."
+    "A DRR of the CT of patient LIDC-IDRI-0001 (CC BY 3.0), whom the included generators have not seen in training."
 )
 PHANTOM = "A DRR of a phantom, that is, of a drawing of a chest, outside the training split."
 
