@@ -81,7 +81,8 @@ def result_folder(output: str | None, command: str, names: Iterable[str] = (), o
     """The folder that a command writes its results into; prints it.
 
     Without `output` a new folder `outputs/<command>/<date>_<time>`, to which `outputs/<command>/latest` points. A
-    given folder must hold no results of an earlier run, which have `names` (patterns); `overwrite` removes them.
+    given folder must hold no results of an earlier run, which have `names` (patterns); `overwrite` removes them. So a
+    command calls `check_output` first, and this after it has checked and read its inputs.
 
     Raises UserError for earlier results, and for a folder that cannot be written.
     """
@@ -97,6 +98,16 @@ def result_folder(output: str | None, command: str, names: Iterable[str] = (), o
     return folder
 
 
+def check_output(output: str | Path | None, names: Iterable[str] = (), overwrite: bool = False) -> None:
+    """Raises the errors of `result_folder` before the work of a command; changes nothing."""
+    folder = Path(output or "outputs").expanduser()
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise UserError(f"output={output or folder}: cannot be written (see {existing}); give another")
+    if output:
+        _earlier(folder, names, overwrite)
+
+
 def visible(files: Iterable[Path]) -> list[Path]:
     """The files that are not hidden, sorted: `._name` and `.DS_Store` are not the user's."""
     return sorted(file for file in files if not file.name.startswith("."))
@@ -104,11 +115,15 @@ def visible(files: Iterable[Path]) -> list[Path]:
 
 def clear(folder: Path, names: Iterable[str], overwrite: bool) -> None:
     """Removes files and folders of these names (patterns); UserError if there are any and `overwrite` is false."""
+    for path in _earlier(folder, names, overwrite):
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+
+
+def _earlier(folder: Path, names: Iterable[str], overwrite: bool) -> list[Path]:
     found = sorted(path for name in names for path in folder.glob(name))
     if found and not overwrite:
         raise UserError(f"{found[0]}: of an earlier run; give another folder, or overwrite=true, which removes it")
-    for path in found:
-        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+    return found
 
 
 def point_latest(folder: Path) -> None:

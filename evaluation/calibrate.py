@@ -16,7 +16,7 @@ def main(cfg) -> None:
     from hydra.utils import instantiate
 
     from common.errors import UserError
-    from common.files import result_folder
+    from common.files import check_output, result_folder
     from dataset.datamodule import prepared_data
     from evaluation.calibration.calibrate_intervals import calibrate, check_settings
     from evaluation.calibration.cases import FirstCases, calibration_source
@@ -29,6 +29,7 @@ def main(cfg) -> None:
     from evaluation.protocol.leakage import check_patient_leakage
 
     check_settings(cfg.samples, cfg.level, cfg.share)  # before the checkpoint is loaded
+    check_output(cfg.output, RESULTS, cfg.overwrite)
     sampling, split = Sampling(cfg.samples, cfg.seed, cfg.batch_size), cfg.calibration_split
     pipeline, checkpoint = open_generator(cfg.checkpoint, cfg.device, cfg.sampler)
     bounds = Path(cfg.bounds or calibration_path(checkpoint))
@@ -46,11 +47,11 @@ def main(cfg) -> None:
         check_protocol(module.protocol(), pipeline.protocol)
         remedy = "give cases that it was not trained on, or another checkpoint"
         check_patient_leakage(cases.rows, pipeline.protocol, module.protocol(), f"checkpoint={checkpoint}", remedy)
-    output = result_folder(cfg.output, "calibrate", RESULTS, cfg.overwrite)
     population = {key: calibrating.protocol()[key] for key in ("dataset", "version")} | {"split": split}
     intervals, scores = calibrate(
         pipeline, calibration, test, testing.train, checkpoint, sampling, cfg.level, cfg.share, population
     )
+    output = result_folder(cfg.output, "calibrate", RESULTS, cfg.overwrite)
     path = write_calibration(intervals, scores, output, bounds)
     print(markdown(intervals))
     print(path)

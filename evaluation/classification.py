@@ -18,7 +18,7 @@ def main(cfg) -> None:
     from omegaconf import OmegaConf
 
     from common.environment import save_config
-    from common.files import result_folder
+    from common.files import check_output, result_folder
     from dataset.datamodule import prepared_data
     from evaluation.classifiers.comparison import analyse
     from evaluation.classifiers.generated_cases import Generators, find_generators
@@ -40,7 +40,7 @@ def main(cfg) -> None:
         options = {"samples": cfg.samples, "seed": cfg.generate_seed, "batch_size": cfg.batch_size}
         paths = find_generators(cfg.generators)
         generators = Generators(paths, sampler, **options, origin=cfg.origin, device=str(device))
-    output = result_folder(cfg.output, "classification", RESULTS, cfg.overwrite)
+    check_output(cfg.output, RESULTS, cfg.overwrite)
     tables, inputs, protocols = [], {}, []
     for fold in folds:
         chosen = {} if fold is None else {"source": {"splits": {"fold": fold}}}
@@ -55,6 +55,7 @@ def main(cfg) -> None:
     result["protocol"] = protocol_of(cfg, protocols, scores, generators) | {"classifiers": describe(found)}
     result["limits"] += fairness(found, generators)
     runs = {one.name: [other.path.parent.parent for other in found if other.name == one.name] for one in found}
+    output = result_folder(cfg.output, "classification", RESULTS, cfg.overwrite)
     write_all(output, result, scores, list(inputs), runs)
     save_config(cfg, output)
     print(markdown(result))

@@ -15,14 +15,18 @@ from common.cli import command  # noqa: E402
 def main(cfg) -> None:
     from glob import escape
 
-    from common.files import clear
+    from common.errors import UserError
+    from common.files import check_output
     from evaluation.scoring.comparison import compare, read_result, table
     from evaluation.scoring.summary import write_metrics
 
-    output = cfg.output and Path(cfg.output)
+    output = cfg.output and Path(cfg.output).expanduser()
     if output:
-        clear(output.parent, [escape(output.name)], cfg.overwrite)
+        check_output(output.parent, [escape(output.name)], cfg.overwrite)
     results = read_result("a", cfg.a), read_result("b", cfg.b)
+    inputs = [path.resolve() for one in results for path in (one.path, one.path.with_name("cases.csv"))]
+    if output and (output.is_dir() or output.resolve() in inputs):
+        raise UserError(f"output={output}: {'a folder' if output.is_dir() else 'an input'}; name another file")
     result = compare(*results, cfg.method, cfg.method_b or cfg.method, seed=cfg.seed, draws=cfg.draws)
     print(table(result))
     if output:

@@ -18,7 +18,7 @@ def main(cfg) -> None:
     from hydra.utils import instantiate
 
     from common.environment import save_config
-    from common.files import result_folder
+    from common.files import check_output, result_folder
     from dataset.datamodule import prepared_data
     from evaluation.generation.open_pipeline import SHIPPED, open_generator, resolve_device
     from evaluation.generation.sample import Sampling
@@ -27,16 +27,19 @@ def main(cfg) -> None:
     from evaluation.scoring.evaluator import RESULTS, EvaluationSettings, Evaluator
     from evaluation.scoring.summary import sentence
 
-    # settings and missing weights are checked before the work
+    # settings and missing weights are checked before the work; earlier results are removed after all refusals
+    check_output(cfg.output, RESULTS, cfg.overwrite)
     settings = EvaluationSettings(**{field.name: cfg[field.name] for field in fields(EvaluationSettings)})
     sampling = Sampling(cfg.samples, cfg.seed, cfg.batch_size)
     extractor = instantiate(cfg.extractor, device=str(resolve_device(cfg.device)))
     pipeline, checkpoint = open_generator(cfg.checkpoint, cfg.device, cfg.sampler, shipped=SHIPPED)
     take_data_of_checkpoint(cfg, "evaluate", pipeline.protocol, checkpoint)
     datamodule = prepared_data(instantiate(cfg.dataset.source), cfg.dataset)
+    evaluator = Evaluator(datamodule, pipeline, sampling, settings, checkpoint, extractor)
+    inputs = evaluator.read_inputs()
     output = result_folder(cfg.output, "evaluate", RESULTS, cfg.overwrite)
     save_config(cfg, output)  # the report shows it
-    result = Evaluator(datamodule, pipeline, output, sampling, settings, checkpoint, extractor).run()
+    result = evaluator.run(inputs, output)
     write_report(output, {"VQ-GAN": cfg.vqgan_run, "DDPM": cfg.ddpm_run})
     print(sentence(result))
     print(output / "report.html")

@@ -13,16 +13,19 @@ from common.cli import command  # noqa: E402
 
 @command("films")
 def main(cfg) -> None:
-    from common.files import result_folder
+    from common.files import check_output, result_folder
     from evaluation.generation.open_pipeline import SHIPPED, open_generator
     from evaluation.generation.sample import Sampling
+    from evaluation.generation.xray_inputs import read_inputs
     from evaluation.scoring.film_lungs import find_films, score_films
 
+    earlier = "films.*", "metrics.json"
+    check_output(cfg.output, earlier, cfg.overwrite)
     sampling, films = Sampling(cfg.samples, cfg.seed, cfg.batch_size), find_films(cfg.films)
     pipeline, checkpoint = open_generator(cfg.checkpoint, cfg.device, cfg.sampler, shipped=SHIPPED)
-    output = result_folder(cfg.output, "films", ("films.*", "metrics.json"), cfg.overwrite)
-    options = {"align": cfg.align, "view": cfg.view, "allow_any_picture": cfg.allow_any_picture}
-    print(score_films(pipeline, films, output, sampling, checkpoint, **options))
+    inputs = read_inputs([film.path for film in films], pipeline, cfg.align, cfg.view, cfg.allow_any_picture)
+    output = result_folder(cfg.output, "films", earlier, cfg.overwrite)
+    print(score_films(pipeline, films, inputs, output, sampling, checkpoint))
 
 
 if __name__ == "__main__":

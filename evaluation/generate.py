@@ -13,19 +13,22 @@ from common.cli import command  # noqa: E402
 
 @command("generate")
 def main(cfg) -> None:
-    from common.files import result_folder
+    from common.files import check_output, result_folder
     from evaluation.generation.open_pipeline import SHIPPED, open_generator
     from evaluation.generation.public_pipeline import XrayToCTPipeline
     from evaluation.generation.write_volumes import earlier_files, find_xrays
     from evaluation.visualization.slices import SYNTHETIC
 
     xrays = find_xrays(cfg.xray)
-    output = result_folder(cfg.output, "generate", earlier_files(xrays), cfg.overwrite)
+    earlier = earlier_files(xrays)
+    check_output(cfg.output, earlier, cfg.overwrite)
     pipeline = XrayToCTPipeline.of(*open_generator(cfg.checkpoint, cfg.device, cfg.sampler, shipped=SHIPPED))
     pipeline.set_progress_bar_config(desc="denoising steps", disable=None)  # none where the output is no terminal
     options = {key: cfg[key] for key in ("align", "view", "batch_size", "bounds", "allow_any_picture")}
     print(SYNTHETIC)
-    for result in pipeline.stream(xrays, cfg.samples, cfg.seed, **options):
+    results = pipeline.stream(xrays, cfg.samples, cfg.seed, **options)  # reads and checks all X-rays
+    output = result_folder(cfg.output, "generate", earlier, cfg.overwrite)
+    for result in results:
         paths = result.save(output, dicom=cfg.dicom)
         bars = result.settings["error_bars"]
         print(f"{result.stem}: error bars: {bars['name']} ({bars.get('reason') or bars['words']})")

@@ -15,29 +15,32 @@ from common.cli import command  # noqa: E402
 @command("score")
 def main(cfg) -> None:
     from common.errors import user_errors
-    from common.files import result_folder
+    from common.files import check_output, result_folder
     from dataset.imaging.hu_window import Window
     from evaluation.scoring.frozen_protocol import read_protocol
     from evaluation.scoring.nifti_pairs import match
     from evaluation.scoring.score_files import score_files
     from evaluation.scoring.score_protocol import score_protocol
 
-    output = result_folder(cfg.output, "score", ("metrics.json", "cases.csv", "table.*"), cfg.overwrite)
+    earlier = "metrics.json", "cases.csv", "table.*"
+    check_output(cfg.output, earlier, cfg.overwrite)
     common = {name: cfg[name] for name in ("method", "samples", "seed")}
     with user_errors():
         if cfg.protocol is not None:
-            result = score_protocol(read_protocol(cfg.protocol), cfg.predictions, output, stage=cfg.stage, **common)
-            print((output / "table.md").read_text())
+            scored = score_protocol(read_protocol(cfg.protocol), cfg.predictions, stage=cfg.stage, **common)
         else:
-            result = score_files(
+            scored = score_files(
                 match(cfg.truth, cfg.prediction, cfg.suffix),
                 Window.parse(cfg.window),
-                output,
                 metrics=cfg.metrics if isinstance(cfg.metrics, str) else tuple(cfg.metrics),
                 patients=cfg.patients,
                 split=cfg.split,
                 **common,
             )
+    output = result_folder(cfg.output, "score", earlier, cfg.overwrite)  # after all files are read
+    result = scored.write(output)
+    if scored.by_patient is not None:
+        print((output / "table.md").read_text())
     for name, estimate in result["methods"][cfg.method].items():
         shown = result["protocol"]["not_measured"].get(name) if estimate is None else estimate["mean"]
         print(f"{name}: {shown}")

@@ -22,9 +22,10 @@ def split_unknown(xray: Float[Tensor, "*n h w"]) -> tuple[Float[Tensor, "*n h w"
 def resampled(
     xray: Float[Tensor, "n c h w"], resample: Callable[[Tensor], Tensor]
 ) -> Float[Tensor, "n c rows columns"]:
-    """`resample`, which is linear with weights of sum 1, or less beyond the border, as the mean of known pixels.
+    """`resample` as the weighted mean of known pixels.
 
-    Pixels of which less than `KNOWN_SHARE` is known are unknown. A known X-ray gives the result of `resample` itself.
+    `resample` is linear; its weights sum to 1, or to less beyond the border. Pixels of which
+    less than `KNOWN_SHARE` is known are unknown. A known X-ray gives the result of `resample` itself.
     """
     filled, known = split_unknown(xray)
     values, share = resample(torch.cat([filled, known.to(filled.dtype)], dim=1)).chunk(2, dim=1)

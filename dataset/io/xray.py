@@ -76,8 +76,7 @@ def read_xray_image(path: str | Path, colour: bool = False) -> XrayImage:
         xray = XrayImage(_read_npy(path, colour))
     else:
         xray = _read_image(path, colour)
-    box = ... if xray.inside is None else ndimage.find_objects(xray.inside.astype(np.uint8))[0]
-    _check(xray.image[box], path)
+    _check(xray, path)
     return xray
 
 
@@ -119,7 +118,9 @@ def find_xrays(folder: str | Path) -> list[Path]:
     return found
 
 
-def _check(image: np.ndarray, path: Path) -> None:
+def _check(xray: XrayImage, path: Path) -> None:
+    box = ... if xray.inside is None else ndimage.find_objects(xray.inside.astype(np.uint8))[0]
+    image = xray.image[box]
     if image.ndim != 2:
         raise UserError(f"{path}: shape {list(image.shape)} where an X-ray is one grey image; export a single frame")
     if not np.isfinite(image).all():
@@ -127,9 +128,10 @@ def _check(image: np.ndarray, path: Path) -> None:
     if min(image.shape) < SMALLEST or max(image.shape) > LARGEST_ASPECT * min(image.shape):
         raise UserError(f"{path}: {image.shape[1]}x{image.shape[0]} pixels; give a whole frontal chest X-ray")
     # percentiles as in the scaling: a blank image with one bright pixel is still blank
-    low, high = np.percentile(image, [0.5, 99.5])
+    exposed = image if xray.inside is None else xray.image[xray.inside]
+    low, high = np.percentile(exposed, [0.5, 99.5])
     if not high > low:
-        raise UserError(f"{path}: (almost) every pixel is {np.median(image):g}; the image is blank, export it again")
+        raise UserError(f"{path}: (almost) every pixel is {np.median(exposed):g}; the image is blank, export it again")
 
 
 def _read_image(path: Path, colour: bool) -> XrayImage:

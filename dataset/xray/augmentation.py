@@ -201,13 +201,6 @@ def move_patient(pose: Float[Tensor, "9"], rotation: float, tilt: float, nearer:
     return new
 
 
-def warp_to_pose(
-    image: Float[Tensor, "h w"], pose: Float[Tensor, "9"], new: Float[Tensor, "9"]
-) -> Float[Tensor, "h w"]:
-    """The X-ray mapped to the detector of `new`, NaN outside; ValueError for another source."""
-    return mapped(image.float(), homography(pose, new))
-
-
 def homography(pose: Float[Tensor, "9"], new: Float[Tensor, "9"]) -> Float[np.ndarray, "3 3"]:
     """Detector `(column, row, 1)` of `new` to that of `pose`, up to scale; ValueError for another source."""
     both = torch.stack([pose, new]).double()

@@ -30,11 +30,6 @@ def shown(
     return (np.abs(rows) <= (1.0 - top - bottom) / 2.0) & (np.abs(columns) <= (1.0 - left - right) / 2.0)
 
 
-def turned(image: Float[Tensor, "h w"], degrees: float) -> Float[Tensor, "h w"]:
-    """The X-ray turned about its centre; what lies outside the original is NaN."""
-    return mapped(image, roll_map(degrees, image.shape[1] / image.shape[0]))
-
-
 def roll_map(degrees: float, aspect: float) -> Float[np.ndarray, "3 3"]:
     """Rotation of an image about its centre, as of `mapped`; `aspect` is width over height."""
     sine, cosine = math.sin(math.radians(degrees)), math.cos(math.radians(degrees))

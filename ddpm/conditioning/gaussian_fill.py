@@ -1,4 +1,4 @@
-"""Unknown features in place of which the conditional mean of a Gaussian stands, given the known ones.
+"""Replaces unknown features by their conditional mean under a Gaussian, given the known ones.
 
 The Gaussian has the covariance W Wᵀ + σ² I of probabilistic principal components (Tipping and Bishop, "Probabilistic
 principal component analysis", 1999, eq. 6 and 7). The scores of its components have the mean

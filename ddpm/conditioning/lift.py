@@ -47,7 +47,7 @@ class RayLift(ModelMixin, ConfigMixin):
     ) -> Float[Tensor, "b c d h w"]:
         """Features on a latent grid of `size` that fills `extent` mm; zero outside the field of the X-ray.
 
-        Where the X-ray is unknown, its maps say so: an encoder with a mask reads it.
+        An encoder with a mask marks unknown pixels in its maps, so the lift treats all pixels alike.
 
         The pose has no NaN (`dataset.imaging.geometry.fill_unknown`).
         """

@@ -38,7 +38,7 @@ class LinearPrior(ModelMixin, ConfigMixin):
         deviation: whether to store the standard deviation of latents around the prior, per voxel.
         hidden: returns a prior of 0 with a deviation of 1, for the part of a training without it.
         fill_rank: principal components of the Gaussian of training X-rays (`ddpm.conditioning.gaussian_fill`) that
-            fills unknown pixels; 0 takes them for 0, as models did that knew no others.
+            fills unknown pixels; 0 sets them to 0, as in models of earlier versions.
     """
 
     @register_to_config

@@ -34,7 +34,7 @@ def describe_input(given: GeneratorInput, pipeline) -> dict:
     """Geometry, alignment, predicted pose, distance from the training X-rays and warnings of an input."""
     spacing = [e / n for e, n in zip(given.extent, pipeline.volume_size, strict=True)]
     geometry, regressor = NOMINAL if given.nominal else "of the input", pipeline.pose_regressor
-    pose = {} if regressor is None else {"pose_guess": predicted_offsets(given, regressor)}
+    pose = {} if regressor is None else {"pose_regressor": predicted_offsets(given, regressor)}
     seen = {"training_distance": training_distance(given, pipeline), "warnings": given.warnings}
     return {"spacing": spacing, "geometry": geometry, **given.notes, **pose, **seen}
 

@@ -104,6 +104,8 @@ class XrayToCTPipeline(TensorPipeline):
         if output_type not in OUTPUT_TYPES:
             raise UserError(f"output_type={output_type}: choose {' or '.join(OUTPUT_TYPES)}; to_nifti() gives NIfTI")
         several = isinstance(xray, list) or getattr(xray, "ndim", 0) == 5
+        if several and not len(xray):
+            raise UserError("xray: an empty list; give at least one X-ray")
         results = self.stream(xray if several else [xray], num_samples, seed, **options)
         results = SyntheticCTs(replace(result, numpy=output_type == "np") for result in results)
         return results if several else results[0]
@@ -124,7 +126,7 @@ class XrayToCTPipeline(TensorPipeline):
         bounds: str | PathLike | None = None,
         allow_any_picture: bool = False,
     ) -> Iterator[SyntheticCT]:
-        """Yields the volumes of each X-ray as soon as they are sampled; reads and checks all X-rays first.
+        """Reads and checks all X-rays, then returns an iterator that samples the volumes of each when asked for.
 
         Args:
             generator: draws the seed.
@@ -143,9 +145,13 @@ class XrayToCTPipeline(TensorPipeline):
                 inputs = tensor_inputs(torch.as_tensor(xrays), self, pose, allow_any_picture)
             else:
                 inputs = _read(xrays, Path(folder), self, align, view, allow_any_picture)
-        with self._sampler(num_inference_steps, guidance_scale):
-            options = {"draw": super().__call__, "progress_bar": partial(_bar, self)}
-            yield from synthesize(self, inputs, sampling, self.checkpoint, intervals, **options)
+        options = {"draw": super().__call__, "progress_bar": partial(_bar, self)}
+
+        def sampled() -> Iterator[SyntheticCT]:
+            with self._sampler(num_inference_steps, guidance_scale):
+                yield from synthesize(self, inputs, sampling, self.checkpoint, intervals, **options)
+
+        return sampled()
 
     @contextmanager
     def _sampler(self, steps: int | None, guidance_scale: float | None) -> Iterator[None]:

@@ -102,7 +102,7 @@ class SyntheticCT:
 
         Raises UserError if files of an earlier run have the same stem; `overwrite` removes them.
         """
-        folder, mean = Path(folder), self.samples.mean(dim=0)
+        folder, mean = Path(folder).expanduser(), self.samples.mean(dim=0)
         target, place = folder / self.stem, (self.spacing, self.given.centre)
         clear(folder, files_of(self.stem), overwrite)
         endings = ("synthetic_ct", "synthetic_spread")

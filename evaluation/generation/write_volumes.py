@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from common.errors import UserError
-from common.files import sha256
+from common.files import check_output, sha256
 from dataset.io.xray import XRAY_ENDINGS
 from dataset.io.xray import find_xrays as xrays_in
 from dataset.manifest.table import SEPARATOR, parts
@@ -82,12 +82,14 @@ def generate(
 ) -> list[Path]:
     """Writes the files of each X-ray (`SyntheticCT.save`) into `output` and returns the paths of the mean volumes.
 
-    Raises UserError, before anything is written, for an X-ray that cannot be read or is no frontal chest X-ray.
+    Raises UserError, before anything is sampled, for an X-ray that cannot be read or is no frontal chest X-ray, and
+    for files of an earlier run without `overwrite`.
 
     Args:
         align, view, allow_any_picture: as in `evaluation.generation.xray_inputs.read_inputs`.
     """
     inputs = read_inputs(xrays, pipeline, align, view, allow_any_picture)
+    check_output(output, earlier_files(xrays), overwrite)
     results = synthesize(pipeline, inputs, sampling, checkpoint, intervals)
     return [result.save(output, overwrite)[0] for result in results]
 

@@ -11,7 +11,7 @@ from common.cli import CONFIG, recompose
 from common.value_ranges import leaves
 
 SIZES = ("volume_size", "window", "xray_size", "views", "align", "remove_table")  # on which every data set depends
-NOT_DATA = ("prepare_workers", "film_augment")  # keys of a training that an evaluation does not take
+NOT_DATA = ("prepare_workers", "film_augment", "source")  # keys and nodes that an evaluation does not take
 
 log = logging.getLogger(__name__)
 
@@ -19,22 +19,22 @@ log = logging.getLogger(__name__)
 def take_data_of_checkpoint(cfg: DictConfig, command: str, protocol: dict, checkpoint: Path) -> None:
     """Fills `cfg.dataset` from the protocol of a checkpoint and from the config of its run, where it stands beside.
 
-    Values of the command line and of an experiment count more. With `dataset=` of the command line only sizes, window
-    and alignment come from the checkpoint.
+    Values of the command line count more. With `dataset=` of the command line only sizes, window and alignment come
+    from the checkpoint; with `experiment=` nothing does.
     """
     if not HydraConfig.initialized() or "dataset" not in HydraConfig.get().runtime.choices:
         return  # not a command, or one that repeats a stored config
     words = list(HydraConfig.get().overrides.task)
     keys = {word.lstrip("+~").partition("=")[0] for word in words}
-    name, told = protocol.get("dataset"), "dataset" in keys
+    name, chosen = protocol.get("dataset"), "dataset" in keys
     if "experiment" in keys:
         return
-    if not told and not (CONFIG / "dataset" / f"{name}.yaml").is_file():
+    if not chosen and not (CONFIG / "dataset" / f"{name}.yaml").is_file():
         log.warning("the checkpoint was trained on %s, which is no option of dataset=; give dataset=<option>", name)
         return
     own = [word for word in words if word.startswith(("dataset=", "dataset.", "dataset/"))]
-    data = recompose(command, own if told else [f"dataset={name}", *own])
-    taken = _trained(protocol, {} if told else _of_run(checkpoint))
+    data = recompose(command, own if chosen else [f"dataset={name}", *own])
+    taken = _trained(protocol, {} if chosen else _of_run(checkpoint))
     for key, _ in leaves(data.dataset):
         if key in taken and f"dataset.{key}" not in keys:
             OmegaConf.update(data, f"dataset.{key}", taken[key])
@@ -42,7 +42,7 @@ def take_data_of_checkpoint(cfg: DictConfig, command: str, protocol: dict, check
         cfg.dataset = data.dataset
     root = cfg.dataset.get("root_dir")
     size = "x".join(map(str, cfg.dataset.volume_size))
-    what = "sizes and window" if told else "all"
+    what = "sizes and window" if chosen else "all"
     print(f"data: {cfg.dataset.name}{f' in {root}' if root else ''}, {size} voxels ({what} as in the training)")
 
 
@@ -64,4 +64,4 @@ def _of_run(checkpoint: Path) -> dict[str, Any]:
     if not file.is_file():
         return {}
     stored = OmegaConf.load(file).get("dataset", {})
-    return {key: value for key, value in leaves(stored) if not key.startswith((*NOT_DATA, "source"))}
+    return {key: value for key, value in leaves(stored) if key.partition(".")[0] not in NOT_DATA}

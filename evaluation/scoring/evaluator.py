@@ -92,7 +92,9 @@ class EvaluationSettings:
 
 
 @dataclass(frozen=True)
-class _Inputs:
+class Inputs:
+    """The cases of an evaluation and what the generator takes of them."""
+
     cases: "_Cases"
     ids: list[str]
     patients: np.ndarray
@@ -109,7 +111,6 @@ class Evaluator:
     Args:
         datamodule: `CTDataModule` after `setup()`.
         pipeline: `XrayToCTPipeline`, its sampler set.
-        output: folder for metrics.json, cases.csv and pictures.
         sampling: the estimate of the model is the mean of its samples; the seed is also that of the bootstrap.
         checkpoint: file behind `pipeline`, for the protocol.
         extractor: one of `evaluation.distribution.feature_extractors`, for distances of distributions; None = none.
@@ -119,13 +120,12 @@ class Evaluator:
         self,
         datamodule,
         pipeline,
-        output: Path,
         sampling: Sampling,
         settings: EvaluationSettings,
         checkpoint: Path | None = None,
         extractor=None,
     ):
-        self.datamodule, self.pipeline, self.output = datamodule, pipeline, output
+        self.datamodule, self.pipeline = datamodule, pipeline
         self.sampling, self.settings, self.checkpoint, self.extractor = sampling, settings, checkpoint, extractor
         self.data, self.window = datamodule.protocol(), pipeline.window
         self.size = tuple(self.data["volume_size"])
@@ -134,22 +134,23 @@ class Evaluator:
         self.tools |= {"lpips": load_lpips(settings.lpips)} if settings.lpips else {}
         self.timings, self._clock = {}, perf_counter()
 
-    def run(self) -> dict:
-        """Writes everything into `output`; returns the content of its `metrics.json`.
-
-        Raises UserError for a split without cases and for patients that the model has trained on.
-        """
-        inputs = self._read_inputs()
-        with TemporaryDirectory(dir=self.output, prefix=".volumes_") as scratch:  # volumes may not fit into memory
+    def run(self, inputs: Inputs, output: Path) -> dict:
+        """Writes everything into the folder `output`; returns the content of its `metrics.json`."""
+        output.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=output, prefix=".volumes_") as scratch:  # volumes may not fit into memory
             generated, samples, spread = self._generate(inputs, Path(scratch))
             baselines, predicted = self._predict_baselines(inputs, Path(scratch))
             tables, distances = self._score(inputs, generated | predicted, samples, spread)
             pictured = generated["model"], tables["none"], self.window, self.settings.nifti
-            write_pictures(self.output, inputs.cases, inputs.ids, *pictured)
+            write_pictures(output, inputs.cases, inputs.ids, *pictured)
             self._lap("pictures")
-        return self._write(inputs, baselines, tables, distances)
+        return self._write(output, inputs, baselines, tables, distances)
 
-    def _read_inputs(self) -> _Inputs:
+    def read_inputs(self) -> Inputs:
+        """The cases of the split; writes nothing.
+
+        Raises UserError for a split without cases and for patients that the model has trained on.
+        """
         settings, seed = self.settings, self.sampling.seed
         chosen = own_split(self.datamodule, settings.split)
         count = min(len(chosen), settings.cases or len(chosen))
@@ -157,7 +158,6 @@ class Evaluator:
         remedy = "give the dataset.fold and the split that it was trained with, or another checkpoint"
         model, allow = f"checkpoint={self.checkpoint}", settings.allow_seen_patients
         seen = check_patient_leakage(rows, self.pipeline.protocol, self.data, model, remedy, allow)
-        self.output.mkdir(parents=True, exist_ok=True)
         ids, patients = [str(i) for i in rows["id"]], rows["patient"].astype(str).to_numpy()
         read = chosen.case
         if settings.totalsegmentator is not None:
@@ -168,9 +168,9 @@ class Evaluator:
             log.warning("shuffled_xray is omitted: split %s holds one patient only", settings.split)
         model_inputs = ModelInputs.of_cases(cases, self.pipeline)
         self._lap("reading")
-        return _Inputs(cases, ids, patients, model_inputs, partner, seen)
+        return Inputs(cases, ids, patients, model_inputs, partner, seen)
 
-    def _generate(self, inputs: _Inputs, scratch: Path) -> tuple[dict[str, Tensor], Tensor, np.ndarray]:
+    def _generate(self, inputs: Inputs, scratch: Path) -> tuple[dict[str, Tensor], Tensor, np.ndarray]:
         """Mean and first of the samples of each case, the samples that the CRPS needs, and their mean spread in HU."""
         count, kept = len(inputs.ids), self.sampling.samples if CRPS & set(self.settings.metrics) else 1
         mapped, spread = _mapped(scratch / "generated.npy", (count, 1 + kept, *self.size)), np.zeros(count)
@@ -181,7 +181,7 @@ class Evaluator:
         self._lap("generation")
         return {"model": mapped[:, 0], "model_sample": mapped[:, 1]}, mapped[:, 1:], spread
 
-    def _predict_baselines(self, inputs: _Inputs, scratch: Path) -> tuple[dict | None, dict[str, Tensor]]:
+    def _predict_baselines(self, inputs: Inputs, scratch: Path) -> tuple[dict | None, dict[str, Tensor]]:
         """Description of the baselines, None without any, and their volumes by name."""
         names, described, predicted = [name for name in Baselines.names if name in self.settings.methods], None, {}
         if names:
@@ -197,7 +197,7 @@ class Evaluator:
         return described, predicted
 
     def _score(
-        self, inputs: _Inputs, volumes: dict[str, Tensor], samples: Tensor, spread: np.ndarray
+        self, inputs: Inputs, volumes: dict[str, Tensor], samples: Tensor, spread: np.ndarray
     ) -> tuple[dict[str, pd.DataFrame], dict | None]:
         """Scores of all cases by registration, and distances of the distributions."""
 
@@ -243,7 +243,12 @@ class Evaluator:
         }
 
     def _write(
-        self, inputs: _Inputs, baselines: dict | None, tables: dict[str, pd.DataFrame], distances: dict | None
+        self,
+        output: Path,
+        inputs: Inputs,
+        baselines: dict | None,
+        tables: dict[str, pd.DataFrame],
+        distances: dict | None,
     ) -> dict:
         settings, samples, seed = self.settings, self.sampling.samples, self.sampling.seed
         described = protocol.describe(
@@ -275,7 +280,7 @@ class Evaluator:
         }
         written = {}
         for name, table in tables.items():  # one protocol per folder, as evaluation/compare.py needs
-            folder = self.output if name == "none" else self.output / f"registered_{name}"
+            folder = output if name == "none" else output / f"registered_{name}"
             protocol_of = described | {"registration": name}
             written[name] = write_result(folder, protocol_of, table, seed, distribution=distances)
         return written["none"]

@@ -26,10 +26,10 @@ from dataset.imaging.lung_segmentation import segment_lungs
 from dataset.imaging.unknown_pixels import split_unknown
 from dataset.io.xray import read_xray, read_xray_image, scale_xray_image, undo_resize
 from dataset.xray.lung_alignment import LungMap
-from evaluation.generation.metadata import describe_run
+from evaluation.generation.metadata import NOISE_ID, describe_run
 from evaluation.generation.model_inputs import ModelInputs
 from evaluation.generation.sample import Sampling, sample_volumes
-from evaluation.generation.xray_inputs import GeneratorInput, announce, read_inputs
+from evaluation.generation.xray_inputs import GeneratorInput, announce
 from evaluation.visualization.slices import xray_grey
 
 MASK = "_lungs"  # suffix of the names of masks
@@ -70,19 +70,17 @@ def find_films(folder: str | Path | None) -> list[Film]:
 def score_films(
     pipeline,
     films: Sequence[Film],
+    inputs: Sequence[GeneratorInput],
     output: Path,
     sampling: Sampling,
     checkpoint: Path | None = None,
-    **options,
 ) -> str:
     """Generates a volume for each film, writes films.csv, metrics.json and films.png, and returns the result line.
 
-    `options` are those of `evaluation.generation.xray_inputs.read_inputs`, which raises UserError for a film whose
-    lungs are not found.
+    `inputs` are the films as the generator takes them. The noise is that of `evaluation/generate.py`.
     """
-    inputs = read_inputs([film.path for film in films], pipeline, **options)
     announce(inputs)
-    ids = [sha256(film.path)[:16] for film in films]
+    ids = [NOISE_ID] * len(films)
     rows, tiles = [], []
     for part, volumes in sample_volumes(pipeline, ModelInputs.of_inputs(inputs), ids, sampling):
         for index, samples in zip(part, volumes, strict=True):

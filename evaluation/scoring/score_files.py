@@ -1,4 +1,4 @@
-"""Scores matched files into `metrics.json` and `cases.csv`, as evaluation/compare.py reads them."""
+"""Scores matched files by the protocol of evaluation/evaluate.py."""
 
 import threading
 from pathlib import Path
@@ -11,21 +11,20 @@ from dataset.manifest.read_csv import read_csv
 from evaluation.protocol import comparability as protocol
 from evaluation.scoring.nifti_pairs import read_pair
 from evaluation.scoring.score_cases import metric_names, score_cases
-from evaluation.scoring.summary import write_result
+from evaluation.scoring.scored import Scored
 
 
 def score_files(
     pairs: dict[str, tuple[Path, Path]],
     window: Window,
-    output: Path,
     metrics="default",
     method: str = "model",
     samples: int = 0,
     patients: str | None = None,
     split: str = "test",
     seed: int = 0,
-) -> dict:
-    """Scores every pair, writes both files into `output` and returns the content of `metrics.json`.
+) -> Scored:
+    """Scores every pair.
 
     Raises UserError for files that do not match and for a table without one of the cases.
 
@@ -53,7 +52,7 @@ def score_files(
         metrics=names,
         seed=seed,
     )
-    return write_result(output, described | {"estimator": estimator, "estimators": {method: estimator}}, scores, seed)
+    return Scored(described | {"estimator": estimator, "estimators": {method: estimator}}, scores, seed)
 
 
 class _Files:

@@ -11,24 +11,23 @@ from dataset.io.ct import read_volume
 from evaluation.protocol import comparability
 from evaluation.scoring.frozen_protocol import FrozenProtocol, grid_of
 from evaluation.scoring.nifti_pairs import check_same_grid, volume_files
-from evaluation.scoring.patient_table import by_patient, write_tables
+from evaluation.scoring.patient_table import by_patient
 from evaluation.scoring.score_cases import TRUTH, score_cases
-from evaluation.scoring.summary import LABELS, write_result
+from evaluation.scoring.scored import Scored
 
 
 def score_protocol(
     protocol: FrozenProtocol,
     predictions: str | Path | None,
-    output: Path,
     method: str = "model",
     samples: int = 0,
     stage: str = "all",
     seed: int = 0,
-) -> dict:
-    """Scores every volume; writes `metrics.json`, `cases.csv`, `table.csv`, `table.md` and `table.tex` into `output`.
+) -> Scored:
+    """Scores every volume, with a table by patient.
 
-    Returns the content of `metrics.json`. Raises UserError for a changed truth, a missing or surplus prediction, one
-    on another grid, and one that does not hold HU.
+    Raises UserError for a changed truth, a missing or surplus prediction, one on another grid, and one that does not
+    hold HU.
 
     Args:
         predictions: folder with a NIfTI file in HU for each X-ray, on the grid of the truth at one of its sizes.
@@ -71,8 +70,8 @@ def score_protocol(
     )
     table = by_patient(scores[scores.method != TRUTH], protocol.metrics)
     caption = f"Protocol {protocol.name}, {stage} patients, {size}³ voxels, {len(protocol.poses)} X-rays a patient."
-    write_tables(output, table, LABELS, caption)
-    return write_result(output, described | {"estimator": estimator, "estimators": {method: estimator}}, scores, seed)
+    described |= {"estimator": estimator, "estimators": {method: estimator}}
+    return Scored(described, scores, seed, table, caption)
 
 
 class _Predictions:

@@ -81,15 +81,15 @@ class BatchClock(pl.Callback):
     """Estimates the duration from the first batches, and prints the median time a batch, without the first 10."""
 
     def __init__(self):
-        self.starts, self._told = [], False
+        self.starts, self._announced = [], False
 
     def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch, batch_idx: int) -> None:
         self.starts.append(perf_counter())
         measured = len(self.starts) - 1
-        if self._told or measured <= WARM_UP:
+        if self._announced or measured <= WARM_UP:
             return
         if measured >= MEASURED_BATCHES or self.starts[-1] - self.starts[0] >= MEASURED_SECONDS:
-            self._told = True
+            self._announced = True
             if trainer.is_global_zero:
                 print(
                     forecast(median(self._gaps(WARM_UP)), trainer.num_training_batches - batch_idx, module.device.type)

@@ -171,6 +171,13 @@ def bad_nearly_constant(path):
     return path.with_suffix(".png")
 
 
+def bad_constant_field(path):
+    """One grey value in an exposed circle."""
+    circle = np.hypot(*np.mgrid[-48:48, -48:48]) < 40
+    Image.fromarray(np.where(circle, 77, 0).astype(np.uint8)).save(path.with_suffix(".png"), transparency=0)
+    return path.with_suffix(".png")
+
+
 def bad_text(path):
     path.with_suffix(".png").write_text("this is no image")
     return path.with_suffix(".png")
@@ -236,6 +243,7 @@ BAD = {
     bad_colour: "colour",
     bad_constant: "blank",
     bad_nearly_constant: "blank",
+    bad_constant_field: "blank",
     bad_text: "not an image",
     bad_truncated: "not an image",
     bad_strip: "96x20 pixels",

@@ -95,6 +95,11 @@ def test_a_list_gives_a_list_of_results_and_one_sample_no_spread(pipe, chest, tm
         results.save(tmp_path)
 
 
+def test_results_are_saved_in_a_folder_of_the_user(result, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert result.save("~/mine")[0] == tmp_path / "mine" / "chest_synthetic_ct.nii.gz"
+
+
 def test_fewer_samples_leave_nothing_of_the_earlier_run(pipe, result, chest, tmp_path):
     result.save(tmp_path, dicom=True)
     (tmp_path / "chest_2_settings.json").touch()  # of another X-ray
@@ -112,6 +117,8 @@ def test_fewer_samples_leave_nothing_of_the_earlier_run(pipe, result, chest, tmp
         (np.zeros((4, 128, 128)), r"xray 1: shape \[4, 128, 128\]"),
         (np.array("x"), "xray 1: .*holds|xray 1: "),
         ("none.png", "none.png: no such file"),
+        ([], "xray: an empty list; give at least one"),
+        (torch.zeros(0, 1, 1, 64, 64), "xray: an empty list; give at least one"),
     ],
 )
 def test_a_wrong_xray_ends_in_one_line(pipe, xray, line):

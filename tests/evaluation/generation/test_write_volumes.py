@@ -93,6 +93,16 @@ def test_equal_stems_do_not_overwrite_each_other(chest, tmp_path):
     assert len(set(written)) == 2 and all(p.is_file() for p in written)
 
 
+def test_earlier_files_are_refused_before_anything_is_sampled(chest, tmp_path):
+    path, _ = chest
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "other_settings.json").touch()
+    (tmp_path / "other.png").write_bytes(path.read_bytes())
+    with pytest.raises(UserError, match="other_settings.json: of an earlier run"):
+        generate(FakePipeline(None, protocol()), [path, tmp_path / "other.png"], tmp_path / "out")
+    assert [file.name for file in (tmp_path / "out").iterdir()] == ["other_settings.json"]
+
+
 def test_missing_inputs_raise_user_error(tmp_path):
     cases = {None: "xray: missing", f"{tmp_path}/none.png": "no such file", ";": "no such", str(tmp_path): "no X-ray"}
     for value, line in cases.items():
@@ -281,7 +291,7 @@ def test_settings_contain_the_predicted_pose(chest, tmp_path):
     pipeline.pose_regressor = PoseRegressor()
     pipeline.pose_regressor.bias[:] = torch.tensor([0.0, 0.0, 1.0, 4.0, 0.0, -6.0]) / 2  # in each of two rounds
     generate(pipeline, [path], tmp_path / "out", align="none")
-    (offsets,) = json.loads((tmp_path / "out" / "chest_settings.json").read_text())["pose_guess"]
+    (offsets,) = json.loads((tmp_path / "out" / "chest_settings.json").read_text())["pose_regressor"]
     expected = {"distance": 0, "azimuth": 0, "elevation": 1.0, "centre_d": 4.0, "centre_h": 0, "centre_w": -6.0}
     assert offsets == expected
 

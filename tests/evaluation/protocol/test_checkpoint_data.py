@@ -16,7 +16,13 @@ def dataset(tmp_path):
     """The node `dataset` of evaluate.py for words of the command line and a protocol, beside a run with a config."""
     (tmp_path / ".hydra").mkdir()
     stored = {
-        "dataset": {"root_dir": "/data/mine", "seed": 7, "film_augment": True, "source": {"_target_": "os.system"}}
+        "dataset": {
+            "root_dir": "/data/mine",
+            "seed": 7,
+            "film_augment": True,
+            "source": {"_target_": "os.system"},
+            "source_window": [0, 80],
+        }
     }
     OmegaConf.save(OmegaConf.create(stored), tmp_path / ".hydra" / "config.yaml")
 
@@ -41,6 +47,10 @@ def test_data_set_sizes_window_and_folder_are_those_of_the_training(dataset, cap
     files = found["source"]["source"]["files"]
     assert files["root_dir"] == "/data/mine" and files["_target_"].startswith("dataset.")  # nothing stored is run
     assert capsys.readouterr().out == "data: lidc in /data/mine, 32x48x48 voxels (all as in the training)\n"
+
+
+def test_keys_that_only_begin_like_a_node_are_taken(dataset):
+    assert dataset(protocol={**TRAINED, "dataset": "default"})["source_window"] == [0, 80]
 
 
 def test_the_command_line_counts_more(dataset, capsys):

@@ -3,13 +3,17 @@
 import numpy as np
 import pytest
 import torch
+from evaluation_fakes import FakePipeline, chest_world, oracle, protocol
 from PIL import Image
 
 from common.errors import UserError
 from dataset.imaging.geometry import unknown_pose
 from dataset.io.xray import resize_xray, undo_resize
 from dataset.xray.lung_alignment import LungMap
-from evaluation.generation.xray_inputs import GeneratorInput
+from evaluation.generation.sample import Sampling
+from evaluation.generation.write_volumes import synthesize
+from evaluation.generation.xray_inputs import GeneratorInput, read_inputs
+from evaluation.scoring import film_lungs
 from evaluation.scoring.film_lungs import dice, find_films, lungs_on_film
 
 EXTENT = (320.0, 256.0, 352.0)
@@ -54,6 +58,18 @@ def test_the_alignment_is_undone():
         body(), given({"align": "lungs", "found": used.found, "target": used.target}), None, (256, 256)
     )
     assert dice(mask, film) > 0.97 and dice(mask, straight) < 0.9
+
+
+def test_the_noise_of_a_film_is_that_of_generate(tmp_path, monkeypatch):
+    cases, scored, sampling = chest_world(1, seed=0), [], Sampling(1, seed=3)
+    save(tmp_path / "a.png", cases.case(0)["xray"][0].float().numpy() * 255)
+    save(tmp_path / "a_lungs.png", np.full((24, 24), 255))
+    monkeypatch.setattr(film_lungs, "lungs_on_film", lambda hu, *_: scored.append(hu) or np.ones((24, 24), bool))
+    pipeline, films = FakePipeline(oracle(cases), protocol()), find_films(tmp_path)
+    inputs = read_inputs([tmp_path / "a.png"], pipeline)
+    film_lungs.score_films(pipeline, films, inputs, tmp_path / "out", sampling)
+    (generated,) = synthesize(pipeline, inputs, sampling)
+    assert torch.equal(scored[0], generated.mean)
 
 
 def save(path, array) -> None:

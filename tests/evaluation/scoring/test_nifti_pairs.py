@@ -36,8 +36,10 @@ def folders(tmp_path):
 
 
 def test_files_score_as_their_tensors_and_compare_with_each_other(folders):
-    made = score_files(match(folders / "true", folders / "made", "_made"), WIDE, folders / "a")
-    better = score_files(match(folders / "true", folders / "better"), WIDE, folders / "b", method="other", samples=4)
+    made = score_files(match(folders / "true", folders / "made", "_made"), WIDE).write(folders / "a")
+    better = score_files(match(folders / "true", folders / "better"), WIDE, method="other", samples=4).write(
+        folders / "b"
+    )
     case, volume = read_pair(folders / "true" / "c1.nii.gz", folders / "made" / "c1_made.nii.gz")
     rows = (folders / "a" / "cases.csv").read_text().splitlines()
     line = dict(zip(rows[0].split(","), next(r for r in rows if r.startswith("c1,c1,model")).split(","), strict=True))
@@ -91,8 +93,8 @@ def test_cases_without_a_partner_are_refused(folders):
 def test_patients_come_from_a_table_that_lists_every_case(folders):
     pairs, table = match(folders / "true", folders / "better"), folders / "patients.csv"
     table.write_text("id,patient\nc0,p\nc1,p\nc2,q\n")
-    result = score_files(pairs, WIDE, folders / "a", patients=str(table), metrics=["psnr"])
-    assert result["protocol"]["patients"] == 2 and result["protocol"]["cases"] == 3
+    found = score_files(pairs, WIDE, patients=str(table), metrics=["psnr"]).protocol
+    assert found["patients"] == 2 and found["cases"] == 3
     for text, line in (
         ("id,patient\nc0,p\n", "no row for c1 and 1 others"),
         ("id,name\nc0,p\n", "it needs id and patient"),
@@ -100,7 +102,7 @@ def test_patients_come_from_a_table_that_lists_every_case(folders):
     ):
         table.write_text(text)
         with pytest.raises(UserError, match=line):
-            score_files(pairs, WIDE, folders / "a", patients=str(table))
+            score_files(pairs, WIDE, patients=str(table))
 
 
 @pytest.mark.slow
@@ -118,6 +120,7 @@ def test_the_commands_score_and_refuse_in_one_line(folders):
     refused = run(*given, "overwrite=true")
     assert refused.returncode == 1 and "c1.nii.gz: no HU in range" in refused.stderr
     assert len(refused.stderr.strip().splitlines()) == 1
+    assert (folders / "out" / "metrics.json").is_file()  # a refused run keeps the earlier results
 
 
 def test_marks_of_the_truth_leave_voxels_out(tmp_path):

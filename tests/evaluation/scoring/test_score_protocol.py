@@ -62,7 +62,7 @@ def test_xrays_keep_16_bits_and_poses_their_numbers(protocol):
 
 
 def test_volumes_get_a_table_by_patient(protocol, predictions, tmp_path):
-    result = score_protocol(protocol, predictions, tmp_path / "out", method="mine")
+    result = score_protocol(protocol, predictions, method="mine").write(tmp_path / "out")
     assert set(result["methods"]) == {"mine"} and result["protocol"]["cases"] == 6
     table = pd.read_csv(tmp_path / "out" / "table.csv")
     assert list(table.patient) == ["a", "b", "c", MEDIAN]
@@ -70,13 +70,13 @@ def test_volumes_get_a_table_by_patient(protocol, predictions, tmp_path):
     assert np.allclose(table.psnr_body, (40.0 + 33.98) / 2, atol=0.2)
     text = (tmp_path / "out" / "table.tex").read_text()
     assert text.count("\\\\") == 5 and "\\toprule" in text and "PSNR" in text
-    few = score_protocol(protocol, predictions, tmp_path / "few", stage="held_out")
-    assert few["protocol"]["patients"] == 1 and few["protocol"]["split"] == "held_out"
+    few = score_protocol(protocol, predictions, stage="held_out").protocol
+    assert few["patients"] == 1 and few["split"] == "held_out"
 
 
 def test_a_missing_or_odd_prediction_is_one_line(protocol, predictions, tmp_path):
     def score():
-        return score_protocol(protocol, predictions, tmp_path / "out")
+        return score_protocol(protocol, predictions)
 
     volume = grid_of(protocol.truth("a", SIZE))
     path = predictions / "a_pa.nii.gz"
@@ -94,13 +94,13 @@ def test_a_missing_or_odd_prediction_is_one_line(protocol, predictions, tmp_path
     with pytest.raises(UserError, match="d_pa is no X-ray of protocol test"):
         score()
     with pytest.raises(UserError, match="no such folder"):
-        score_protocol(protocol, tmp_path / "nowhere", tmp_path / "out")
+        score_protocol(protocol, tmp_path / "nowhere")
 
 
 def test_a_changed_truth_or_xray_is_refused(protocol, predictions, tmp_path):
     (protocol.folder / "b_pa.png").write_bytes(b"another picture")
     with pytest.raises(UserError, match="b_pa.png: missing or not the X-ray"):
-        score_protocol(protocol, predictions, tmp_path / "out")
+        score_protocol(protocol, predictions)
     write_nifti(protocol.file("c"), chest(0.33), (15.0, 12.0, 12.0))
     fresh = read_protocol(protocol.folder)
     from evaluation.scoring import frozen_protocol
