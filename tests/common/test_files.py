@@ -8,7 +8,7 @@ import pytest
 
 from common import files
 from common.errors import UserError
-from common.files import follow_latest, result_folder
+from common.files import check_output, follow_latest, result_folder
 
 NAMES = ("metrics.json", "nifti", "table.*")
 
@@ -52,6 +52,18 @@ def test_earlier_results_are_refused_or_removed_and_other_files_stay():
     assert result_folder("mine", "evaluate", NAMES, overwrite=True) == folder
     assert [path.name for path in folder.iterdir()] == ["notes.txt"]
     assert result_folder("mine", "evaluate", NAMES) == folder  # nothing of an earlier run is left
+
+
+def test_a_check_refuses_as_the_folder_does_and_changes_nothing():
+    Path("mine").mkdir()
+    for path in (Path("file"), Path("mine/metrics.json")):
+        path.touch()
+    for output, line in (("mine", "metrics.json: of an earlier run"), ("file/x", "output=file/x: cannot be written")):
+        with pytest.raises(UserError, match=line):
+            check_output(output, NAMES)
+    for output, overwrite in (("mine", True), ("new/folder", False), (None, False)):
+        check_output(output, NAMES, overwrite)
+    assert sorted(str(path) for path in Path().rglob("*")) == ["file", "mine", "mine/metrics.json"]
 
 
 def test_without_links_latest_is_a_text_file_that_every_command_follows(monkeypatch):
