@@ -1,4 +1,4 @@
-"""Volumes of each kind of row for given cases: diffusion, baselines, peer, shipped weights."""
+"""Volumes of each kind of row for given cases: diffusion, baselines, peer, weights of phantoms."""
 
 import torch
 from jaxtyping import Float

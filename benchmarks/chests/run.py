@@ -38,7 +38,7 @@ from benchmarks.chests.variants import BASELINES, DIFFUSION, MAIN, PEER, ROWS, S
 from benchmarks.timing import machine_name  # noqa: E402
 from dataset.datamodule import CTDataModule, prepared_data  # noqa: E402
 from ddpm.checkpoint.load import load_pipeline  # noqa: E402
-from evaluation.generation.open_pipeline import SHIPPED  # noqa: E402
+from evaluation.generation.open_pipeline import PHANTOM_WEIGHTS  # noqa: E402
 from evaluation.scoring.baselines import Baselines  # noqa: E402
 from evaluation.scoring.frozen_protocol import FrozenProtocol, read_protocol  # noqa: E402
 
@@ -69,7 +69,7 @@ def score_row(
         network = train_peer(module, home / name / "state.pt", steps.peer, seed=options.seed)
         found = [predict.peer(network, name, cases, window) for cases in sets]
     else:
-        checkpoint = SHIPPED
+        checkpoint = PHANTOM_WEIGHTS
         if row.kind == DIFFUSION:
             vqgan = trained_vqgan(options, home, row.population, data, steps.autoencoder)
             checkpoint = trained_ddpm(options, home, options.name or name, row, data, vqgan, steps.denoiser)

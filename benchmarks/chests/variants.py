@@ -35,7 +35,7 @@ class Row:
     """One training or fit with the methods that it adds.
 
     Attributes:
-        kind: `DIFFUSION`, `BASELINES`, `PEER` or `WEIGHTS` (shipped, not trained here).
+        kind: `DIFFUSION`, `BASELINES`, `PEER` or `WEIGHTS` (`PHANTOM_WEIGHTS`, not trained here).
         population: key of `POPULATIONS`.
         train: overrides of `train/train_ddpm.py` besides those of all rows.
         sampler: arguments of the pipeline's `set_sampler`; None = its own.
@@ -68,7 +68,7 @@ MAIN = {
     "model": Row(DIFFUSION, "model"),
     "regression": Row(DIFFUSION, "regression, the same denoiser", train=tuple(REGRESSION), sampler=ONE_STEP),
     "baselines": Row(BASELINES, ""),
-    "phantom_weights": Row(WEIGHTS, "shipped weights, trained on phantoms"),
+    "phantom_weights": Row(WEIGHTS, "weights trained on phantoms"),
 }
 SIDE = {
     **{name: Row(DIFFUSION, f"model on {of.title}", name) for name, of in POPULATIONS.items() if name != "morphs"},

@@ -10,7 +10,8 @@ from common.files import ROOT, visible
 from ddpm.checkpoint.load import load_pipeline
 from ddpm.pipeline_folder import is_folder
 
-SHIPPED = ROOT / "assets" / "phantom_128.safetensors"  # docs/demo_weights.md
+SHIPPED = ROOT / "assets" / "chest_128.safetensors"  # docs/model_card.md
+PHANTOM_WEIGHTS = ROOT / "assets" / "phantom_128.safetensors"  # docs/demo_weights.md
 
 
 def resolve_device(name: str) -> torch.device:
@@ -41,9 +42,7 @@ def find_checkpoint(path: str | None, folder: str | Path = "outputs/train_ddpm",
         folder = path
     found = [file for file in visible(Path(folder).glob("**/*.ckpt")) if file.is_file()]
     if not found and path is None and shipped is not None and shipped.is_file():
-        print(
-            f"checkpoint: {shipped} (the shipped weights, trained on phantoms: no training under {folder})", flush=True
-        )
+        print(f"checkpoint: {shipped} (the shipped weights: no training under {folder})", flush=True)
         return shipped
     if not found:
         raise UserError(f"checkpoint: none given and no *.ckpt under {folder}; {remedy}")

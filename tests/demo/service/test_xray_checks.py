@@ -12,14 +12,14 @@ from dataset.imaging.geometry import view_pose
 from dataset.phantom.render import render_phantom
 from ddpm.checkpoint.load import load_pipeline
 from demo.service.xray_checks import check_xray
-from evaluation.generation.open_pipeline import SHIPPED
+from evaluation.generation.open_pipeline import PHANTOM_WEIGHTS
 
 pytestmark = pytest.mark.frontal_check
 
 
 @pytest.fixture(scope="module")
 def pipeline():
-    return load_pipeline(SHIPPED)
+    return load_pipeline(PHANTOM_WEIGHTS)
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ from dataset.phantom.render import render_phantom
 from dataset.xray.lung_alignment import expected_box
 from ddpm.checkpoint.load import load_pipeline
 from ddpm.conditioning.pose_regressor import PoseRegressor
-from evaluation.generation.open_pipeline import SHIPPED
+from evaluation.generation.open_pipeline import PHANTOM_WEIGHTS
 from evaluation.generation.sample import Sampling
 from evaluation.generation.write_volumes import find_xrays, generate, synthesize
 from evaluation.generation.xray_inputs import read_inputs
@@ -258,7 +258,7 @@ def test_a_dicom_series_has_the_volume_and_affine_of_the_nifti(chest, tmp_path):
 
 
 def test_an_xray_similar_to_training_is_aligned_only_on_request_or_as_in_training(tmp_path):
-    pipeline = load_pipeline(SHIPPED)
+    pipeline = load_pipeline(PHANTOM_WEIGHTS)
     phantom = render_phantom(20000900, size=(64, 64, 64))
     pose = make_pose(extent_mm(phantom.hu.shape, phantom.spacing))[None]
     xray = render_xray(torch.tensor(phantom.hu_plain).float(), phantom.spacing, pose, (128, 128))[0]
