@@ -12,6 +12,8 @@ VIEWER := demo/node_modules/.package-lock.json
 demo: $(STAMP)
 	@$(BIN)/python train/train_vqgan.py experiment=$(DEMO)_vqgan $(DEMO_VQGAN)
 	@$(BIN)/python train/train_ddpm.py experiment=$(DEMO)_ddpm $(DEMO_DDPM)
+	@$(if $(filter chests,$(DEMO)),$(BIN)/python evaluation/generate.py checkpoint=outputs/demo/train_ddpm \
+		xray=assets/films output=outputs/demo/films overwrite=true)
 	@$(BIN)/python evaluation/evaluate.py experiment=$(DEMO)_evaluate overwrite=true $(DEMO_EVALUATE)
 
 # Pulmonary embolism on phantoms: trains a generator and four classifiers, ends with their table and a report.
