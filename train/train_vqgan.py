@@ -29,7 +29,8 @@ def main(cfg) -> None:
     size = tuple(model.crop or cfg.dataset.volume_size)
     network, perceptual = build_networks(model, size)
     data = run.prepare_data(instantiate(cfg.dataset.source), crop=model.crop)
-    fit_components(network, data)
+    if run.checkpoint is None:
+        fit_components(network, data)
     module = build_module(model, network, perceptual, data)
     run.fit(
         module,
@@ -38,7 +39,8 @@ def main(cfg) -> None:
         [ReconstructionPictures(model.picture_every)],
         Network(network, [(1, 1, *size)], data.cache_bytes(), forward=without_codes),
     )
-    print_once(accuracy(module))
+    if found := accuracy(module):
+        print_once(found)
     print_once(run.last)
 
 

@@ -17,6 +17,18 @@ from train.run.checkpoint_io import LAST, PREVIOUS, whole_checkpoint
 
 log = logging.getLogger(__name__)
 
+ABSENT = {  # what a run did whose config is older than the key
+    "model.block_pca": False,
+    "model.quantise": True,
+    "model.network.block_pca": False,
+    "model.network.quantise": True,
+    "model.prior.fill_rank": 0,
+    "model.xray_encoder.mask": False,
+    "dataset.ap_share": 0.0,
+    "dataset.morphs": 0,
+    "dataset.phantoms": 0,
+    **{f"dataset.film.{key}": 0.0 for key in ("roll", "curve", "tilt", "crop", "letterbox", "unmarked")},
+}
 RUNS_KEY = "model.results_folder (of a VQ-GAN model.default_root_dir)"
 RUN_FOLDER = "XRAY2CT_RUN_FOLDER"  # Lightning starts the other processes of a node with this environment
 _MADE_BY = "XRAY2CT_RUN_FOLDER_MADE_BY"  # the process of this machine that has set it
@@ -103,6 +115,7 @@ def refuse_changes(cfg: DictConfig, folder: Path, allow: bool) -> None:
     if not path.is_file():
         return
     before, now = (_flat(config) for config in (OmegaConf.load(path), cfg))
+    before = {key: value for key, value in ABSENT.items() if key in now} | before
     changes = [
         f"{key} was {before.get(key, 'not there')}, is {now.get(key, 'not there')}"
         for key in sorted(before.keys() | now.keys())

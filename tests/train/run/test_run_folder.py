@@ -88,3 +88,12 @@ def test_differences_are_listed_and_refused_unless_allowed(tmp_path, caplog):
     refuse_changes(other, tmp_path, allow=True)
     assert "continuing although model.depth" in caplog.text
     refuse_changes(other, tmp_path / "elsewhere", allow=False)  # a new run
+
+
+def test_a_key_that_is_newer_than_a_run_has_the_value_by_which_the_run_was_made(tmp_path):
+    save_config(OmegaConf.create({"model": {"lr": 1}}), tmp_path)
+    now = OmegaConf.create({"model": {"lr": 1, "quantise": True, "block_pca": False}})
+    refuse_changes(now, tmp_path, allow=False)
+    now.model.quantise = False
+    with pytest.raises(UserError, match="model.quantise was True, is False"):
+        refuse_changes(now, tmp_path, allow=False)
