@@ -29,8 +29,7 @@ pe: $(STAMP)
 
 # The shipped weights, from assets/chests: about two hours on two CPU cores. An interrupted call continues.
 weights: $(STAMP)
-	@$(BIN)/python train/train_lung_network.py dataset.test_patients=[lidc-idri-0001] model.train_num_steps=4000 \
-		model.results_folder=outputs/chest_128/train_lung_network model.resume=auto
+	@$(BIN)/python train/train_lung_network.py model.results_folder=outputs/chest_128/train_lung_network model.resume=auto
 	@cp "$$(ls -t outputs/chest_128/train_lung_network/*/lungs_xray.safetensors | head -1)" assets/networks/
 	@$(BIN)/python train/train_vqgan.py experiment=chest_128_vqgan model.resume=auto
 	@$(BIN)/python train/train_ddpm.py experiment=chest_128_ddpm model.resume=auto
