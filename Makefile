@@ -7,7 +7,7 @@ DATA := chests
 DEMO := $(if $(filter phantom,$(DATA)),demo,chests)
 VIEWER := demo/node_modules/.package-lock.json
 
-.PHONY: demo pe weights test test-slow test-processes faults viewer test-web web lint figures docs clean
+.PHONY: demo pe test test-slow test-processes faults viewer test-web web lint figures docs clean
 
 demo: $(STAMP)
 	@$(BIN)/python train/train_vqgan.py experiment=$(DEMO)_vqgan $(DEMO_VQGAN)
@@ -26,17 +26,6 @@ pe: $(STAMP)
 	@$(BIN)/python train/train_classifier.py experiment=pe_phantoms_generated
 	@$(BIN)/python evaluation/classification.py experiment=pe_phantoms_classification overwrite=true
 	@$(BIN)/python evaluation/evaluate.py experiment=pe_phantoms_evaluate overwrite=true
-
-# The shipped weights, from assets/chests: about two hours on two CPU cores. An interrupted call continues.
-weights: $(STAMP)
-	@$(BIN)/python train/train_lung_network.py model.results_folder=outputs/chest_128/train_lung_network model.resume=auto
-	@cp "$$(ls -t outputs/chest_128/train_lung_network/*/lungs_xray.safetensors | head -1)" assets/networks/
-	@$(BIN)/python train/train_vqgan.py experiment=chest_128_vqgan model.resume=auto
-	@$(BIN)/python train/train_ddpm.py experiment=chest_128_ddpm model.resume=auto
-	@$(BIN)/python evaluation/export.py checkpoint=outputs/chest_128/train_ddpm output=outputs/chest_128/export \
-		format=safetensors precision=bfloat16 seen=true overwrite=true
-	@cp outputs/chest_128/export/*.safetensors assets/chest_128.safetensors
-	@$(BIN)/python evaluation/evaluate.py experiment=chest_128_evaluate overwrite=true
 
 test: $(STAMP)
 	@$(BIN)/python -m pytest -q -n logical --maxprocesses 4 --dist worksteal

@@ -10,16 +10,15 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Bool, Float
-from scipy.fft import dct
 from torch import Tensor, nn
 
 
 class BlockPCA(nn.Module):
     """Volumes `(b, 1, D, H, W)` to `channels` latents a block of `side`³ voxels, and back; in float32.
 
-    The components are rotated by an orthogonal matrix (the cosine transform), so that all latents have about the same
-    variance: a squared error of the latents is then one of the voxels, and no channel is mostly noise. Latents have a
-    mean of 0 and a mean variance of 1 over the blocks of the fit. Before `fit` all latents are 0.
+    Channels are components in falling order of variance, so they are uncorrelated: a Gaussian with a variance for each
+    channel, as noise and the linear prior are, then fits them. Latents have a mean of 0 and a mean variance of 1 over
+    the blocks of the fit. Before `fit` all latents are 0.
     """
 
     def __init__(self, channels: int, side: int):
@@ -44,10 +43,8 @@ class BlockPCA(nn.Module):
         mean = total / count
         variances, components = torch.linalg.eigh(squares / count - mean[:, None] * mean)
         channels = len(self.basis)
-        strongest = components[:, -channels:].T.flip(0)
-        rotation = torch.from_numpy(dct(torch.eye(channels).double().numpy(), axis=0, norm="ortho"))
         self.mean.copy_(mean)
-        self.basis.copy_(rotation.T @ strongest)  # each latent has the same share of the strongest
+        self.basis.copy_(components[:, -channels:].T.flip(0))
         self.scale.copy_(variances[-channels:].clamp_min(0.0).mean().sqrt().clamp_min(1e-6))
 
     def encode(self, volume: Float[Tensor, "b 1 D H W"]) -> Float[Tensor, "b c d h w"]:

@@ -10,8 +10,8 @@ from common.files import ROOT, visible
 from ddpm.checkpoint.load import load_pipeline
 from ddpm.pipeline_folder import is_folder
 
-SHIPPED = ROOT / "assets" / "chest_128.safetensors"  # docs/model_card.md
 PHANTOM_WEIGHTS = ROOT / "assets" / "phantom_128.safetensors"  # docs/demo_weights.md
+SHIPPED = PHANTOM_WEIGHTS
 
 
 def resolve_device(name: str) -> torch.device:
