@@ -50,7 +50,8 @@ RULES: dict[str, str] = {  # rule: keys, by their last words; the longest that m
         pure_noise_warmup prior.start phantoms repeat_share expected_auc curve film.crop letterbox unmarked""",
     "number > 0 < 1": "level sensitivity",
     "number >= 0 < 1": "codebook_decay ema_decay",
-    "[3 int >= 1]": "volume_size crop size",
+    "[3 int >= 1]": "volume_size size",
+    "[3 int >= 1] | null": "crop",
     "[2 int >= 16]": "xray_size",
     "[3 number > 0]": "spacing extent",
     "[3 number > 0] | null": "prepare.spacing",
@@ -62,7 +63,8 @@ RULES: dict[str, str] = {  # rule: keys, by their last words; the longest that m
     "[2 number >= 0 < 1]": "betas",
     "[int >= 1]": "dim_mults block_config model.channels",
     "text | [2 number]": "window source_window",
-    "text | [text]": """classifiers generators metrics target_modules test_patients val_patients label.positive
+    "text | [text] | null": "test_patients val_patients",
+    "text | [text]": """classifiers generators metrics target_modules label.positive
         label.negative""",
     "auto | cpu | mps | cuda | cuda:<number>": "device",
     "PA | AP": "view drr_view",
