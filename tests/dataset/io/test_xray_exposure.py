@@ -27,7 +27,7 @@ FRAMES = {
 NAMES = {"Centre": "CenterOfCircular{}", "Radius": "RadiusOfCircular{}", "Vertices": "VerticesOfThePolygonal{}"}
 
 
-def stated(what, shape):
+def tags_of(what, shape):
     inside, values = FRAMES[shape]
     names = {NAMES[name].format(what) if name in NAMES else f"{what}{name}": value for name, value in values.items()}
     return inside, {f"{what}Shape": shape, **names}
@@ -37,20 +37,20 @@ def stated(what, shape):
 @pytest.mark.parametrize("what", ["Shutter", "Collimator"])
 @pytest.mark.parametrize("covered", [0, 4095])
 def test_shutter_and_collimator(tmp_path, what, shape, covered):
-    inside, tags = stated(what, shape)
+    inside, tags = tags_of(what, shape)
     stored = np.where(inside, film(), covered)
     found = read_xray_image(save_radiograph(tmp_path / "a.dcm", stored, **tags))
     differing = found.inside != inside
     assert differing.sum() <= (0 if shape != "POLYGONAL" else 150)  # pixels on the border of the rhombus
     assert not differing[(ROW > 35) & (ROW < 45) & (COLUMN > 10) & (COLUMN < 54)].any()
-    if shape == "RECTANGULAR":  # as the same frame stated as padding
+    if shape == "RECTANGULAR":  # as the same frame given as padding
         padded = save_radiograph(tmp_path / "b.dcm", np.where(inside, film(top=3900), 4000), PixelPaddingValue=4000)
         shuttered = save_radiograph(tmp_path / "c.dcm", np.where(inside, film(top=3900), 4000), **tags)
         assert np.array_equal(read_xray(padded), read_xray(shuttered), equal_nan=True)
 
 
 def test_several_shapes_cover_together_and_turn_with_the_picture(tmp_path):
-    (box, box_tags), (circle, circle_tags) = stated("Shutter", "RECTANGULAR"), stated("Shutter", "CIRCULAR")
+    (box, box_tags), (circle, circle_tags) = tags_of("Shutter", "RECTANGULAR"), tags_of("Shutter", "CIRCULAR")
     tags = {**box_tags, **circle_tags, "ShutterShape": ["RECTANGULAR", "CIRCULAR"]}
     path = save_radiograph(tmp_path / "a.dcm", film(), orientation=("R", "F"), **tags)
     assert np.array_equal(read_xray_image(path).inside, (box & circle)[:, ::-1])

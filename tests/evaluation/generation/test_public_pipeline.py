@@ -56,8 +56,8 @@ def test_the_command_gives_the_same_volume(pipe, result, chest, tmp_path):
         )
         np.testing.assert_array_equal(command_file.get_fdata(), api_file.get_fdata())
         np.testing.assert_array_equal(command_file.affine, api_file.affine)
-    told, settings = (json.loads((f / "chest_settings.json").read_text()) for f in (tmp_path, tmp_path / "api"))
-    assert told == settings
+    printed, settings = (json.loads((f / "chest_settings.json").read_text()) for f in (tmp_path, tmp_path / "api"))
+    assert printed == settings
     for line in (str(tmp_path / "chest_sample_2_synthetic_ct.nii.gz"), f"difference {result.reprojection}"):
         assert line in done.stdout
 

@@ -1,4 +1,4 @@
-"""A command takes the data of its checkpoint unless told otherwise."""
+"""A command takes the data of its checkpoint unless the command line names others."""
 
 import pytest
 from hydra import compose, initialize_config_dir
