@@ -2,9 +2,9 @@
 
 A header may declare any number of pixels, and a few bytes may inflate to gigabytes. The checks allocate nothing before
 the declared size is within limits, and decompress no more than the declared size. File names play no role.
+What follows a picture in its file (a trailer, the preview of a camera) is not copied.
 """
 
-import shutil
 import struct
 import zlib
 from pathlib import Path
@@ -21,6 +21,8 @@ DAMAGED = (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError,
            NotImplementedError, OverflowError, MemoryError, struct.error, zlib.error,
            pydicom.errors.InvalidDicomError, pydicom.errors.BytesLengthException)  # fmt: skip
 
+CHUNK = 1 << 20  # bytes
+
 
 def accept_upload(upload: Path, place: Path, max_bytes: int, volume: bool = False) -> Path:
     """Copies an X-ray, or with `volume` a CT (NIfTI), to `place` with the extension of its kind; returns the copy.
@@ -35,16 +37,19 @@ def accept_upload(upload: Path, place: Path, max_bytes: int, volume: bool = Fals
     if size > max_bytes:
         raise UserError(f"{name}: {size / 2**20:.0f} MB, at most {max_bytes / 2**20:.0f} MB are allowed")
     try:
-        kind = _checked_kind(upload, size, name, volume)
+        kind, length = _checked_kind(upload, size, name, volume)
     except DAMAGED as error:
         raise UserError(f"{name}: damaged ({type(error).__name__}); export it again") from None
     target = place / f"upload{'_ct' if volume else ''}{kind}"
-    shutil.copyfile(upload, target)
-    target.chmod(0o600)
+    with upload.open("rb") as source, target.open("wb") as copy:
+        target.chmod(0o600)
+        while length > 0 and (part := source.read(min(length, CHUNK))):
+            length -= copy.write(part)
     return target
 
 
-def _checked_kind(upload: Path, size: int, name: str, volume: bool) -> str:
+def _checked_kind(upload: Path, size: int, name: str, volume: bool) -> tuple[str, int]:
+    """The extension, and the bytes to copy."""
     with upload.open("rb") as file:
         start = file.read(HEADER)
     if not volume and start.startswith(b"\x89PNG\r\n\x1a\n"):
@@ -52,5 +57,5 @@ def _checked_kind(upload: Path, size: int, name: str, volume: bool) -> str:
     if not volume and start.startswith(b"\xff\xd8\xff"):
         return expect_jpeg(upload)
     if not volume and start[128:132] == b"DICM":
-        return expect_dicom(upload, start, size)
-    return expect_nifti(upload, start, size, name, volume)
+        return expect_dicom(upload, start, size), size
+    return expect_nifti(upload, start, size, name, volume), size

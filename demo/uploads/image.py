@@ -1,5 +1,6 @@
 """Size checks of PNG and JPEG files by chunks and markers, without decoding."""
 
+import re
 import struct
 from pathlib import Path
 
@@ -10,11 +11,12 @@ MAX_SIDE = 8192  # pixels; a digital detector has at most about 5000
 MAX_PIXELS = 30_000_000
 MAX_TEXT = 1 << 20  # bytes of a compressed text or colour profile
 CHANNELS = {2: 3, 4: 2, 6: 4}  # by the colour type of a PNG
+MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]", re.DOTALL)  # of a JPEG; others belong to the compressed pixels
 LARGE, MAX_RATIO = 4 << 20, 300  # bytes above which to check the ratio; blank images have about 1000
 
 
-def expect_png(upload: Path, size: int) -> str:
-    """Checks the chunks of a PNG (IHDR first, IEND last, one picture, few enough pixels); returns `.png`."""
+def expect_png(upload: Path, size: int) -> tuple[str, int]:
+    """Checks the chunks of a PNG (IHDR first, one picture, few enough pixels); returns `.png` and its length."""
     with upload.open("rb") as file:
         file.seek(8)
         first, packed = True, 0
@@ -42,19 +44,14 @@ def expect_png(upload: Path, size: int) -> str:
                 break
         if whole > LARGE and whole > MAX_RATIO * packed:
             raise UserError("the X-ray: the image is blank; export it again")
-        if file.tell() != size:
-            raise UserError("the X-ray: the PNG has data after the picture; export it again")
-    return ".png"
+        return ".png", file.tell()
 
 
-def expect_jpeg(upload: Path) -> str:
-    """Checks frame header and end of a JPEG; returns `.jpg`. UserError: damaged, too large, or trailing data."""
+def expect_jpeg(upload: Path) -> tuple[str, int]:
+    """Checks frame header and end of a JPEG; returns `.jpg` and its length. UserError: damaged, cut off, too large."""
     data = upload.read_bytes()
     expect_pixels(*jpeg_size(data))
-    end = data.rfind(b"\xff\xd9")
-    if end < 0 or data[end + 2 :].strip(b"\0\n\r "):
-        raise UserError("the X-ray: the JPEG is cut off, or has data after the picture; export it again")
-    return ".jpg"
+    return ".jpg", _jpeg_end(data)
 
 
 def jpeg_size(data: bytes) -> tuple[int, int]:
@@ -75,6 +72,18 @@ def jpeg_size(data: bytes) -> tuple[int, int]:
             break
         at += 2 + length
     raise UserError("the X-ray: a damaged JPEG; export it again")
+
+
+def _jpeg_end(data: bytes) -> int:
+    """Position after the end marker (EOI) of the first picture; segments, which may hold a preview, are skipped."""
+    at = 2
+    while found := MARKER.search(data, at):
+        at = found.end()
+        if data[at - 1] == 0xD9:
+            return at
+        if data[at - 1] != 0x01:  # TEM alone has no length
+            at += struct.unpack(">H", data[at : at + 2].rjust(2, b"\0"))[0]
+    raise UserError("the X-ray: the JPEG is cut off; copy or export it again")
 
 
 def expect_pixels(width: int, height: int) -> None:

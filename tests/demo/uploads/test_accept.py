@@ -1,18 +1,22 @@
 """Uploads: valid files pass under any name; hostile files are refused fast and in little memory."""
 
 import gzip
+import io
+import struct
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 from demo_parts import save_film, small_pipeline
-from hostile import dicom, hostile_cts, hostile_xrays, jpeg, nifti, png
+from hostile import dicom, grey, hostile_cts, hostile_xrays, jpeg, nifti, png
+from PIL import Image
 from radiograph_files import save_radiograph
 
 from common.errors import UserError
 from dataset.io.ct import read_volume
 from dataset.io.nifti import write_nifti
+from dataset.io.xray import read_xray_image
 from demo.service.xray_checks import check_xray
 from demo.uploads.accept import accept_upload
 
@@ -101,6 +105,30 @@ def test_a_ct_passes(tmp_path):
     hu = np.random.default_rng(0).uniform(-1000, 500, (8, 9, 10))
     write_nifti(tmp_path / "ct.nii.gz", hu, (2.0, 2.0, 2.0), description="original CT")
     assert read_volume(accept_upload(tmp_path / "ct.nii.gz", tmp_path, MOST, volume=True)).hu.shape == (8, 9, 10)
+
+
+@pytest.mark.parametrize("trailer", [b"MZ\x90\0" * 240, b"<script>x</script>", bytes(3000), b"\xff\xd9", jpeg()])
+def test_what_follows_a_picture_is_not_copied(tmp_path, trailer):
+    """The page accepts what the command accepts, and keeps the picture alone."""
+    progressive = io.BytesIO()
+    Image.fromarray(grey(200)).save(progressive, "JPEG", progressive=True)
+    for kind, data in {"png": png(), "jpg": jpeg(), "more.jpg": progressive.getvalue()}.items():
+        place = tmp_path / kind
+        place.mkdir()
+        (tmp_path / f"upload.{kind}").write_bytes(data + trailer)
+        kept = accept_upload(tmp_path / f"upload.{kind}", place, MOST)
+        assert kept.read_bytes() == data
+        assert (read_xray_image(kept).image == read_xray_image(tmp_path / f"upload.{kind}").image).all()
+
+
+def test_a_preview_within_or_behind_a_jpeg_is_not_its_end(tmp_path):
+    buffer = io.BytesIO()
+    small, large = Image.fromarray(grey(32)), Image.fromarray(grey(96))
+    large.save(buffer, "MPO", save_all=True, append_images=[small])
+    inside = jpeg()[:2] + b"\xff\xe1" + struct.pack(">H", 2 + len(jpeg(grey(16)))) + jpeg(grey(16)) + jpeg()[2:]
+    for data, side in ((buffer.getvalue(), 96), (inside, 64)):
+        (tmp_path / "upload").write_bytes(data)
+        assert read_xray_image(accept_upload(tmp_path / "upload", tmp_path, MOST)).image.shape == (side, side)
 
 
 def test_large_files_are_refused_before_reading(tmp_path):
