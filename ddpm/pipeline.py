@@ -19,7 +19,7 @@ from ddpm.conditioning.condition import Condition, make_condition
 from ddpm.conditioning.linear_prior import LinearPrior
 from ddpm.conditioning.pose_regressor import PoseRegressor
 from ddpm.denoiser.unet import UNet3D
-from ddpm.diffusion.sample_noise import SampleNoise
+from ddpm.diffusion.sample_noise import SampleNoise, can_pair
 from ddpm.diffusion.samplers import PREVIEW, PREVIEW_STEPS, clean_latents, make_sampler, network_timestep
 from ddpm.diffusion.solvers import LogSNRSolver
 from ddpm.latent.base import LatentEncoder
@@ -149,19 +149,24 @@ class XrayToCTPipeline(DiffusionPipeline):
         scheduler: str,
         steps: int,
         guidance_scale: float = 1.0,
-        antithetic: bool = True,
+        antithetic: bool | None = None,
         spacing: str = "trailing",
         **options,
     ) -> "XrayToCTPipeline":
         """Sets the sampler by its diffusers name (`ddpm.diffusion.samplers.SAMPLERS`), its steps and the guidance.
 
-        `antithetic` draws samples in pairs of opposite noise (`ddpm.diffusion.sample_noise`); `spacing` is that of
-        `make_sampler`; `options` are of the solver, such as `solver_order`.
+        `antithetic` draws samples in pairs of opposite noise (`ddpm.diffusion.sample_noise`); None does so with every
+        sampler that can. `spacing` is that of `make_sampler`; `options` are of the solver, such as `solver_order`.
+        UserError for pairs of a sampler that cannot draw them.
         """
         guidance_scale = self.check_guidance(guidance_scale)
-        self.scheduler = make_sampler(scheduler, self.training_scheduler, spacing, **options)
-        self.steps, self.guidance_scale = int(steps), guidance_scale
-        self.antithetic, self.solver_options = bool(antithetic), options
+        made = make_sampler(scheduler, self.training_scheduler, spacing, **options)
+        if antithetic and not can_pair(made):
+            raise UserError(
+                f"sampler.antithetic=true: {scheduler} cannot draw opposite noise; set sampler.antithetic=false"
+            )
+        self.scheduler, self.steps, self.guidance_scale = made, int(steps), guidance_scale
+        self.antithetic, self.solver_options = can_pair(made) if antithetic is None else bool(antithetic), options
         chosen = {"scheduler": scheduler, "steps": self.steps, "guidance_scale": self.guidance_scale}
         self.register_to_config(sampling={**chosen, "antithetic": self.antithetic, "spacing": spacing, **options})
         return self

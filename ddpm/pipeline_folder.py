@@ -78,9 +78,15 @@ def read_part(folder: str | Path, name: str) -> nn.Module | SchedulerMixin:
 
 
 def read_settings(folder: str | Path) -> dict:
-    """`protocol` of the data, and `sampling`, the arguments of `set_sampler`, if the index has them."""
+    """`protocol` of the data, and `sampling`, the arguments of `set_sampler`, if the index has them.
+
+    Earlier versions wrote `antithetic` for DDPM, whose samples were independent: that entry is left out.
+    """
     index = _json(Path(folder) / INDEX)
-    return {name: index[name] for name in ("protocol", "sampling") if isinstance(index.get(name), dict)}
+    found = {name: dict(index[name]) for name in ("protocol", "sampling") if isinstance(index.get(name), dict)}
+    if found.get("sampling", {}).get("scheduler") == "DDPMScheduler":
+        found["sampling"].pop("antithetic", None)
+    return found
 
 
 def forget_paths(folder: str | Path) -> None:

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ddpm.diffusion.sample_spread import sample_variance
 from evaluation.generation.model_inputs import ModelInputs
 from evaluation.generation.sample import Sampling, sample_volumes
 from evaluation.metrics.regions import body_mask
@@ -31,7 +32,8 @@ def case_facts(samples: Float[Tensor, "s d h w"], case: dict, window) -> dict:
     truth = case["ct"].float().clamp(window.low, window.high)
     spacing = tuple(float(s) for s in case["spacing"])
     body, width = body_mask(case["ct"].float()), window.width
-    variance = samples.var(dim=0) if len(samples) > 1 else torch.zeros_like(truth)
+    # `samplers.ways` draws independent samples
+    variance = sample_variance(samples, antithetic=False) if len(samples) > 1 else torch.zeros_like(truth)
     error = (samples.mean(dim=0) - truth).square().mean() - variance.mean() / len(samples)
     spectrum = torch.stack([noise_power_spectrum(v, spacing, body)[1] for v in samples]).mean(dim=0)
     distance = torch.stack([noise_power_distance(v, truth, spacing, body) for v in samples])

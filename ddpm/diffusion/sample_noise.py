@@ -8,11 +8,16 @@ antithetic variates", 1956). The distribution of each sample is unchanged.
 import zlib
 
 import torch
-from diffusers import DPMSolverMultistepScheduler, SchedulerMixin
+from diffusers import DDPMScheduler, DPMSolverMultistepScheduler, SchedulerMixin
 from jaxtyping import Float
 from torch import Tensor
 
 from common.seeding import generator
+
+
+def can_pair(scheduler: SchedulerMixin) -> bool:
+    """Whether a sampler can draw opposite noise in every step; DDPM draws it from generators, which cannot."""
+    return not isinstance(scheduler, DDPMScheduler)
 
 
 class SampleNoise:
@@ -37,10 +42,11 @@ class SampleNoise:
     def step(self, scheduler: SchedulerMixin, shape: tuple[int, ...]) -> dict:
         """Keyword arguments for one `step` of a stochastic sampler.
 
-        DPM-Solver++ takes the noise itself. DDPM draws it from generators, which cannot draw opposite noise, so each
-        sample has its own.
+        DPM-Solver++ takes the noise itself. DDPM draws it from generators: ValueError for pairs of opposite noise.
         """
         takes_noise = isinstance(scheduler, DPMSolverMultistepScheduler)
+        if not takes_noise and min(self.signs) < 0:
+            raise ValueError(f"{type(scheduler).__name__} cannot draw opposite noise; sample without antithetic pairs")
         if self._streams is None:
             keys = self._shared if takes_noise else self._own
             self._streams = [_generator(*key, "steps") for key in keys]

@@ -13,6 +13,7 @@ from torch import Tensor
 from common.files import atomic_path, clear
 from dataset.imaging.hu_window import Window
 from dataset.io.nifti import nifti_image, write_nifti
+from ddpm.diffusion.sample_spread import sample_spread
 from evaluation.generation.dicom_series import write_series
 from evaluation.generation.metadata import NOMINAL
 from evaluation.generation.xray_inputs import GeneratorInput
@@ -60,8 +61,13 @@ class SyntheticCT:
 
     @property
     def spread(self) -> Float[Tensor, "d h w"] | None:
-        """The standard deviation of the samples in HU; None for one sample, which shows no spread."""
-        return self._array(self.samples.std(dim=0, correction=0)) if len(self.samples) > 1 else None
+        """The standard deviation of a sample in HU; None for one sample, which shows no spread."""
+        return self._array(sample_spread(self.samples, self.antithetic)) if len(self.samples) > 1 else None
+
+    @property
+    def antithetic(self) -> bool:
+        """Whether samples 2k and 2k + 1 have opposite noise."""
+        return bool(self.settings.get("antithetic"))
 
     @property
     def warnings(self) -> list[str]:
@@ -90,7 +96,7 @@ class SyntheticCT:
         if len(self.samples) == 1:
             return [path]
         mark = self.mark.replace("; nominal spacing", "").replace(pictures.SYNTHETIC, SPREAD)
-        write_nifti(spread_path, self.samples.std(dim=0, correction=0), self.spacing, self.given.centre, mark)
+        write_nifti(spread_path, sample_spread(self.samples, self.antithetic), self.spacing, self.given.centre, mark)
         return [path, spread_path]
 
     def save(self, folder: str | Path, overwrite: bool = False, dicom: bool = False) -> list[Path]:
@@ -153,9 +159,9 @@ class SyntheticCTs(list[SyntheticCT]):
 
     @property
     def spread(self) -> Float[Tensor, "b d h w"] | None:
-        """Standard deviations of the samples in HU; None for one sample each."""
-        samples = torch.stack([one.samples for one in self])
-        return self[0]._array(samples.std(dim=1, correction=0)) if samples.shape[1] > 1 else None
+        """Standard deviations of a sample in HU; None for one sample each."""
+        spreads = [sample_spread(one.samples, one.antithetic) for one in self if len(one.samples) > 1]
+        return self[0]._array(torch.stack(spreads)) if spreads else None
 
     @property
     def warnings(self) -> list[list[str]]:

@@ -47,7 +47,8 @@ def write_report(
     if any(truth.values()):
         table.append(sections.method_row(TRUTH, truth, columns, {}, blank))
     differences = result.get("differences", {})
-    spread = scores.loc[scores.method == method, "spread_hu"].mean() if "spread_hu" in scores else float("nan")
+    spreads = scores.loc[scores.method == method, "spread_hu"] if "spread_hu" in scores else []
+    spread = float((spreads**2).mean() ** 0.5) if len(spreads) else float("nan")
     curves = [loss_curves(run, title) for title, run in runs.items()]
     gifs = [gif for gif in sorted((folder / "gif").glob("*.gif")) if gif.stem in set(scores.id)][:MAX_GIFS]
     own = {"this evaluation": folder, "the classification": classification}

@@ -16,6 +16,7 @@ from torch import Tensor
 from common.environment import machine
 from common.errors import UserError
 from common.files import sha256
+from ddpm.diffusion.sample_spread import root_mean_square, sample_spread
 from evaluation.distribution.distances import compare_populations, population
 from evaluation.generation.model_inputs import ModelInputs
 from evaluation.generation.sample import Sampling, sample_volumes
@@ -171,13 +172,18 @@ class Evaluator:
         return Inputs(cases, ids, patients, model_inputs, partner, seen)
 
     def _generate(self, inputs: Inputs, scratch: Path) -> tuple[dict[str, Tensor], Tensor, np.ndarray]:
-        """Mean and first of the samples of each case, the samples that the CRPS needs, and their mean spread in HU."""
+        """Mean and first of the samples of each case, the samples that the CRPS needs, and the spread of each case.
+
+        The spread is the root of the mean variance over the volume in HU, NaN for one sample.
+        """
         count, kept = len(inputs.ids), self.sampling.samples if CRPS & set(self.settings.metrics) else 1
-        mapped, spread = _mapped(scratch / "generated.npy", (count, 1 + kept, *self.size)), np.zeros(count)
+        mapped, spread = _mapped(scratch / "generated.npy", (count, 1 + kept, *self.size)), np.full(count, np.nan)
         for part, volumes in sample_volumes(self.pipeline, inputs.model, inputs.ids, self.sampling):
             place = slice(part.start, part.stop)
             mapped[place, 0], mapped[place, 1:] = volumes.mean(dim=1), volumes[:, :kept]
-            spread[place] = volumes.std(dim=1, correction=0).mean(dim=(1, 2, 3))
+            if self.sampling.samples > 1:
+                paired = self.tools[crps.ANTITHETIC]
+                spread[place] = [root_mean_square(sample_spread(drawn, paired)) for drawn in volumes]
         self._lap("generation")
         return {"model": mapped[:, 0], "model_sample": mapped[:, 1]}, mapped[:, 1:], spread
 

@@ -159,6 +159,15 @@ def test_options_of_the_solver_are_in_its_description():
     assert made.set_sampler("DDPMScheduler", 3, clip_sample=True).describe()["solver_options"] == {"clip_sample": True}
 
 
+def test_pairs_of_opposite_noise_are_drawn_by_every_sampler_that_can(pipeline):
+    for name, paired in (("DPMSolverMultistepScheduler", True), ("DDIMScheduler", True), ("DDPMScheduler", False)):
+        assert pipeline.set_sampler(name, 3).describe()["antithetic"] == paired
+    with pytest.raises(UserError, match="sampler.antithetic=true: DDPMScheduler cannot draw opposite noise"):
+        pipeline.set_sampler("DDPMScheduler", 3, antithetic=True)
+    assert not pipeline.set_sampler("DPMSolverMultistepScheduler", 3, antithetic=False).describe()["antithetic"]
+    pipeline.set_sampler("DPMSolverMultistepScheduler", 3)
+
+
 def test_evaluations_and_progress_count_the_timesteps_that_are_visited(pipeline, xrays):
     """In log-SNR the last of many steps fall on one timestep."""
     seen = []

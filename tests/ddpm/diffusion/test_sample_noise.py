@@ -2,11 +2,10 @@
 
 import pytest
 import torch
-from diffusers import DDPMScheduler
 
 from common.seeding import normal
 from ddpm.diffusion.objective import NoiseObjective
-from ddpm.diffusion.sample_noise import SampleNoise
+from ddpm.diffusion.sample_noise import SampleNoise, can_pair
 from ddpm.diffusion.samplers import make_sampler
 
 SHAPE = (2, 4, 4, 4)
@@ -49,11 +48,13 @@ def test_noise_depends_on_seed_xray_and_number_alone():
         assert not torch.equal(other.start(SHAPE)[0], whole[2])
 
 
-def test_the_ancestral_sampler_gives_a_pair_noise_of_its_own():
+def test_the_ancestral_sampler_gives_every_sample_noise_of_its_own_and_no_pairs():
     scheduler = sampler("DDPMScheduler")
-    assert isinstance(scheduler, DDPMScheduler)
-    first, second = noise((0, 1)).step(scheduler, SHAPE)["generator"]
+    assert not can_pair(scheduler) and can_pair(sampler()) and can_pair(sampler(**SDE))
+    first, second = noise((0, 1), antithetic=False).step(scheduler, SHAPE)["generator"]
     assert not torch.equal(torch.randn(100, generator=first), torch.randn(100, generator=second))
+    with pytest.raises(ValueError, match="DDPMScheduler cannot draw opposite noise"):
+        noise((0, 1)).step(scheduler, SHAPE)
 
 
 def test_under_a_linear_denoiser_a_pair_ends_opposite():

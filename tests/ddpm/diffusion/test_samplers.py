@@ -1,34 +1,15 @@
 """Samplers against data whose exact denoiser is known: N(0, s²) must come out with standard deviation s."""
 
-import math
-
 import pytest
 import torch
 from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
+from exact_recursions import SDE, exact_std, sampled_std
 
 from common.errors import UserError
 from ddpm.diffusion.noise_schedule import NoiseSchedule
 from ddpm.diffusion.objective import NoiseObjective
 from ddpm.diffusion.samplers import FLOW_SAMPLERS, SAMPLERS, clean_latents, make_sampler, network_timestep
 from ddpm.diffusion.solvers import FIRST, LAST
-
-
-def sampled_std(name: str, steps: int, s: float, prediction: str = "v_prediction", **options) -> float:
-    objective = NoiseObjective(prediction=prediction, zero_terminal_snr=prediction != "epsilon")
-    schedule, sampler = NoiseSchedule(objective), make_sampler(name, objective.scheduler(), **options)
-    sampler.set_timesteps(steps)
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(1, 1, 40, 40, 40, generator=generator)
-    draws = name in ("DDPMScheduler", "DDIMScheduler") or "algorithm_type" in options
-    options = {"generator": generator} if draws else {}
-    for t in sampler.timesteps:
-        index = network_timestep(sampler, t).round().long().reshape(1)
-        signal, noise = schedule.levels(index)
-        clean = signal * s**2 / (signal**2 * s**2 + noise**2) * x  # posterior mean of a Gaussian
-        eps = (x - signal * clean) / noise
-        x = sampler.step(schedule.target(clean, eps, index), t, x, **options).prev_sample
-    return x.std().item()
-
 
 DIFFUSION_SAMPLERS = [name for name in SAMPLERS if name != "FlowMatchEulerDiscreteScheduler"]
 
@@ -47,14 +28,8 @@ def test_a_hundred_steps_of_a_flow_give_the_true_std(name, s):
 
 @pytest.mark.parametrize("steps", [4, 6, 12, 20])
 def test_few_euler_steps_follow_the_exact_recursion(steps):
-    """Euler on the flow of a Gaussian is linear: x' = (1 + (σ' - σ) v) x with the velocity v = E[ε - x_0 | x] / x."""
-    s = 0.5
-    sigmas, factor = [1 - i / steps for i in range(steps + 1)], 1.0
-    for now, then in zip(sigmas[:-1], sigmas[1:], strict=True):
-        variance = (1 - now) ** 2 * s**2 + now**2
-        factor *= 1 + (then - now) * (now - (1 - now) * s**2) / variance
-    found = sampled_std("FlowMatchEulerDiscreteScheduler", steps, s, "flow")
-    assert found == pytest.approx(abs(factor), rel=0.02)
+    found = sampled_std("FlowMatchEulerDiscreteScheduler", steps, 0.5, "flow")
+    assert found == pytest.approx(exact_std("FlowMatchEulerDiscreteScheduler", steps, 0.5, "flow"), rel=0.02)
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 4, 12, 20, 1000])
@@ -88,85 +63,30 @@ def test_samplers_that_cannot_follow_the_process_are_refused():
 
 @pytest.mark.parametrize("steps", [4, 8, 12, 20])
 def test_few_ddim_steps_follow_the_exact_recursion(steps):
-    """DDIM on a Gaussian is linear: x_{t'} = (signal' a + noise' (1 - signal a)/noise) x_t, a = clean over x."""
-    s = 0.5
-    objective = NoiseObjective()
-    schedule, sampler = NoiseSchedule(objective), make_sampler("DDIMScheduler", objective.scheduler())
-    sampler.set_timesteps(steps)
-    times = sampler.timesteps.tolist()
-    factor = 1.0
-    for now, then in zip(times, [*times[1:], None], strict=True):
-        signal, noise = schedule.signal[now].item(), schedule.noise[now].item()
-        a = signal * s**2 / (signal**2 * s**2 + noise**2)
-        end = sampler.final_alpha_cumprod.sqrt().item()
-        signal2 = end if then is None else schedule.signal[then].item()
-        noise2 = (1 - signal2**2) ** 0.5
-        factor *= signal2 * a + noise2 * (1 - signal * a) / noise
-    assert sampled_std("DDIMScheduler", steps, s) == pytest.approx(abs(factor), rel=0.02)
-
-
-def posterior_share(signal: float, noise: float, s: float) -> float:
-    """Posterior mean of a Gaussian over the noisy value."""
-    return signal * s**2 / (signal**2 * s**2 + noise**2)
-
-
-def solver_steps(
-    name: str, steps: int, prediction: str = "v_prediction", **options
-) -> tuple[list[float], list[float]]:
-    """Signal and noise at every step of a sampler, and at its end."""
-    objective = NoiseObjective(prediction=prediction)
-    schedule, sampler = NoiseSchedule(objective), make_sampler(name, objective.scheduler(), **options)
-    sampler.set_timesteps(steps)
-    index = network_timestep(sampler, sampler.timesteps).long()
-    assert len(index) == steps
-    end = [1.0, 0.0] if name != "DDIMScheduler" else [schedule.signal[0].item(), schedule.noise[0].item()]
-    return [*schedule.signal[index].tolist(), end[0]], [*schedule.noise[index].tolist(), end[1]]
+    found = sampled_std("DDIMScheduler", steps, 0.5)
+    assert found == pytest.approx(exact_std("DDIMScheduler", steps, 0.5), rel=0.02)
 
 
 @pytest.mark.parametrize("steps", [4, 12, 20])
 @pytest.mark.parametrize("s", [0.3, 1.0])
 @pytest.mark.parametrize(
-    ("prediction", "spacing"),
-    [("v_prediction", "trailing"), ("v_prediction", "log_snr"), ("sample", "log_snr"), ("flow", "log_snr")],
+    ("prediction", "options"),
+    [
+        ("v_prediction", {"spacing": "trailing"}),
+        *((prediction, {"spacing": "log_snr"}) for prediction in ("v_prediction", "sample", "flow")),
+        ("sample", SDE),
+    ],
 )
-def test_dpm_solver_follows_the_exact_recursion(steps, s, prediction, spacing):
-    """DPM-Solver++(2M), algorithm 2 of Lu et al. 2022, on a Gaussian; every factor written out."""
-    options = {"spacing": spacing}
-    signal, noise = solver_steps("DPMSolverMultistepScheduler", steps, prediction, **options)
-    if prediction == "flow":  # a flow counts its noise in T-ths
-        signal = [1.0 - n for n in noise]
-    ratio = [math.log(max(a, 2**-12) / b) if b > 0 else math.inf for a, b in zip(signal, noise, strict=True)]
-    # (diffusers takes 2^-24 for the signal's share of pure noise)
-    x, before = 1.0, None
-    for i in range(steps):
-        clean = posterior_share(signal[i], noise[i], s) * x
-        second = 0 < i < steps - 1  # the first step and the last, which ends without noise, are of first order
-        step = ratio[i + 1] - ratio[i]
-        mixed = clean
-        if second:
-            r = (ratio[i] - ratio[i - 1]) / step
-            mixed = clean + (clean - before) / (2.0 * r)
-        x = noise[i + 1] / noise[i] * x - signal[i + 1] * math.expm1(-step) * mixed
-        before = clean
+def test_dpm_solver_follows_the_exact_recursion(steps, s, prediction, options):
     found = sampled_std("DPMSolverMultistepScheduler", steps, s, prediction, **options)
-    assert found == pytest.approx(abs(x), rel=0.02)
+    assert found == pytest.approx(exact_std("DPMSolverMultistepScheduler", steps, s, prediction, **options), rel=0.02)
 
 
 @pytest.mark.parametrize("steps", [4, 12, 20, 50])
 @pytest.mark.parametrize("s", [0.3, 1.0])
 def test_ancestral_steps_follow_the_exact_recursion_of_the_variance(steps, s):
-    """The posterior q(x_t' | x_t, x_0) of Ho et al. 2020, from one step of the sampler to its next, x_0 estimated."""
-    signal, noise = solver_steps("DDPMScheduler", steps)
-    variance = 1.0
-    for i in range(steps):
-        a, b = signal[i] ** 2, signal[i + 1] ** 2
-        kept = a / b  # alpha of this stride
-        of_clean = math.sqrt(b) * (1.0 - kept) / (1.0 - a)
-        of_noisy = math.sqrt(kept) * (1.0 - b) / (1.0 - a)
-        gain = of_clean * posterior_share(signal[i], noise[i], s) + of_noisy
-        added = (1.0 - b) / (1.0 - a) * (1.0 - kept) if i < steps - 1 else 0.0
-        variance = gain**2 * variance + added
-    assert sampled_std("DDPMScheduler", steps, s) == pytest.approx(math.sqrt(variance), rel=0.02)
+    found = sampled_std("DDPMScheduler", steps, s)
+    assert found == pytest.approx(exact_std("DDPMScheduler", steps, s), rel=0.02)
 
 
 @pytest.mark.parametrize("steps", [10, 12, 20, 100])
@@ -180,8 +100,7 @@ def test_equal_steps_of_log_snr_keep_a_small_std(steps, s):
 @pytest.mark.parametrize("steps", [12, 20, 100])
 @pytest.mark.parametrize("s", [0.05, 0.1, 0.3, 1.0])
 def test_the_stochastic_solver_keeps_a_small_std(steps, s):
-    options = {"spacing": "log_snr", "algorithm_type": "sde-dpmsolver++"}
-    assert sampled_std("DPMSolverMultistepScheduler", steps, s, "sample", **options) == pytest.approx(s, rel=0.06)
+    assert sampled_std("DPMSolverMultistepScheduler", steps, s, "sample", **SDE) == pytest.approx(s, rel=0.06)
 
 
 def test_equal_steps_of_time_reduce_a_small_std():

@@ -58,9 +58,18 @@ def test_files_geometry_and_mark(chest, tmp_path):
     drawn = np.stack([nib.load(tmp_path / "out" / name).get_fdata() for name in sorted(samples)])
     assert np.abs(image.get_fdata() - drawn.mean(axis=0)).max() <= 1.0  # both are rounded to whole HU
     spread = nib.load(tmp_path / "out" / "chest_synthetic_spread.nii.gz").get_fdata()
-    assert np.abs(spread - drawn.std(axis=0)).max() <= 1.5
+    assert np.abs(spread - drawn.std(axis=0, ddof=1)).max() <= 1.5  # independent samples
     with Image.open(tmp_path / "out" / "chest_synthetic_ct.gif") as gif:
         assert gif.n_frames == 24
+
+
+def test_the_spread_of_opposite_pairs_is_written_as_such(chest, tmp_path):
+    path, pipeline = chest
+    pipeline.describe = lambda: {"sampler": "Fake", "steps": 3, "guidance_scale": 1.0, "antithetic": True}
+    generate(pipeline, [path], tmp_path, Sampling(2))
+    drawn = [nib.load(tmp_path / f"chest_sample_{n}_synthetic_ct.nii.gz").get_fdata() for n in (1, 2)]
+    spread = nib.load(tmp_path / "chest_synthetic_spread.nii.gz").get_fdata()
+    assert np.abs(spread - np.abs(drawn[0] - drawn[1]) / 2.0).max() <= 1.5
 
 
 def test_the_same_seed_gives_the_same_volume_under_any_name(chest, tmp_path):
