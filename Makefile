@@ -78,7 +78,7 @@ $(VIEWER): demo/package.json demo/package-lock.json $(STAMP)
 	@touch $@
 
 # Installed once: the stamp is newer than the lists until one of them changes.
-$(STAMP): requirements.txt tests/requirements.txt demo/requirements.txt
+$(STAMP): requirements.txt tests/requirements.txt demo/requirements.txt ddpm/xray_encoder/requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.10 or newer is needed, this is " + sys.version) if sys.version_info < (3, 10) else None'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing the requirements into $(VENV) (several minutes the first time)"

@@ -21,7 +21,7 @@ from hydra.errors import HydraException, InstantiationException, MissingConfigEx
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from common.errors import UserError, user_message
+from common.errors import UserError, import_message, user_message
 from common.files import LATEST, ROOT, follow_latest
 from common.renamed_keys import rename_keys, rename_override
 from common.value_ranges import check_values, leaves
@@ -91,7 +91,11 @@ def _errors_as_lines() -> Iterator[None]:
     except InstantiationException as error:  # a constructor rejected a value
         if not isinstance(error.__cause__, ValueError | TypeError | UserError | ImportError):
             raise
-        _stop(str(error.__cause__))
+        _stop((isinstance(error.__cause__, ImportError) and import_message(error.__cause__)) or str(error.__cause__))
+    except ModuleNotFoundError as error:
+        if (line := import_message(error)) is None:
+            raise
+        _stop(line)
     except OmegaConfBaseException as error:
         _stop(f"{getattr(error, 'full_key', None) or 'config'}: {str(error).splitlines()[0]}")
 

@@ -52,6 +52,8 @@ def versions() -> dict[str, str]:
 
 def git_state(folder: Path) -> dict | None:
     """Commit and changes of the code, with the diff in `changes.patch` in `folder`; None outside a git checkout."""
+    if not (ROOT / ".git").exists():  # an installed copy; git would find a repository around it
+        return None
     commit, changes = _git("rev-parse", "HEAD"), _git("diff", "HEAD")
     if commit is None or changes is None:
         return None

@@ -4,6 +4,11 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+EXTRAS = {  # module: the extra of pyproject.toml that installs it
+    **dict.fromkeys(("gradio", "gradio_client", "fastapi", "uvicorn", "starlette"), "demo"),
+    **dict.fromkeys(("open_clip", "transformers", "torchxrayvision"), "encoders"),
+}
+
 
 class UserError(Exception):
     """An error that the user can fix: one line with the file or key, the value found and the remedy.
@@ -22,6 +27,15 @@ def user_errors() -> Iterator[None]:
         yield
     except (ValueError, ImportError) as error:
         raise UserError(str(error)) from error
+
+
+def import_message(error: ImportError) -> str | None:
+    """How to install the package whose module is missing; None for a module that no extra installs."""
+    module = (error.name or "").partition(".")[0]
+    if not isinstance(error, ModuleNotFoundError) or module not in EXTRAS:
+        return None
+    extra = EXTRAS[module]
+    return f"{module} is not installed; pip install '.[{extra}]' in the folder of xray2ct installs what it needs"
 
 
 def user_message(message: str) -> str:

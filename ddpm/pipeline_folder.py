@@ -19,6 +19,7 @@ from ddpm.registry import MOVED, NETWORKS, OPTIONAL, PARTS, RENAMED_CLASSES, REN
 
 INDEX = "model_index.json"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
+INSTALLED = "xray2ct."  # before the names of modules where the project is installed (xray2ct/rooms.py)
 
 
 def is_folder(path: str | Path) -> bool:
@@ -46,6 +47,7 @@ def check_index(folder: str | Path, linked: bool = False) -> list[str]:
         found = index.get(name)
         allowed = {(_library(cls), cls_name) for cls_name, cls in known.items()}
         module, *rest = map(str, found) if isinstance(found, list) and found else (found,)
+        module = str(module).removeprefix(INSTALLED)
         if (MOVED.get(module, module), *(RENAMED_CLASSES.get(name, name) for name in rest)) not in allowed:
             raise UserError(f"{folder / INDEX}: {name} is {found}, not one of {', '.join(known)}; nothing was run")
         files = ["scheduler_config.json"] if name == "scheduler" else ["config.json", WEIGHTS]
@@ -100,7 +102,7 @@ def forget_paths(folder: str | Path) -> None:
 
 def _library(cls: type) -> str:
     """Module of a class as diffusers writes it into an index."""
-    return "diffusers" if cls.__module__.startswith("diffusers.") else cls.__module__
+    return "diffusers" if cls.__module__.startswith("diffusers.") else cls.__module__.removeprefix(INSTALLED)
 
 
 def _index(folder: Path) -> dict:

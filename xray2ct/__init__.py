@@ -1,7 +1,25 @@
 """The public API: `XrayToCTPipeline` from a chest X-ray to CT volumes, and what it returns and raises."""
 
-from common.errors import UserError
-from evaluation.generation.public_pipeline import XrayToCTPipeline
-from evaluation.generation.synthetic_ct import SyntheticCT, SyntheticCTs
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["SyntheticCT", "SyntheticCTs", "UserError", "XrayToCTPipeline"]
+from xray2ct.rooms import load
+
+if TYPE_CHECKING:
+    from common.errors import UserError
+    from evaluation.generation.public_pipeline import XrayToCTPipeline
+    from evaluation.generation.synthetic_ct import SyntheticCT, SyntheticCTs
+
+PLACES = {
+    "SyntheticCT": "evaluation.generation.synthetic_ct",
+    "SyntheticCTs": "evaluation.generation.synthetic_ct",
+    "UserError": "common.errors",
+    "XrayToCTPipeline": "evaluation.generation.public_pipeline",
+}
+__all__ = ["SyntheticCT", "SyntheticCTs", "UserError", "XrayToCTPipeline"]  # those of PLACES
+
+
+def __getattr__(name: str) -> Any:
+    """Loads a class when it is first used, so that commands do not load what they do not need."""
+    if name not in PLACES:
+        raise AttributeError(f"module 'xray2ct' has no attribute '{name}'; it has {', '.join(__all__)}")
+    return getattr(load(PLACES[name]), name)

@@ -104,5 +104,5 @@ def isolate_gradio(uploads: Path) -> None:
 def viewer_files() -> dict[str, Path]:
     """Route name below `/viewer/` to file; the server serves only these. UserError without NiiVue."""
     if not NIIVUE.is_file():
-        raise UserError("demo/node_modules: no viewer; run `make web`, or `npm ci --omit=dev` in demo/")
+        raise UserError(f"demo/node_modules: no viewer; run `make web`, or `npm ci --omit=dev` in {DEMO}")
     return {path.name: path for path in VIEWER.iterdir()} | {"niivue.js": NIIVUE}

@@ -26,7 +26,8 @@ def write_record(folder: Path, seed: int, data_sha256: str, inputs: dict[str, st
     if not first_process():
         return
     script, path, config = Path(sys.argv[0]), folder / "run.json", (folder / ".hydra").resolve()
-    relative = script.resolve().relative_to(ROOT) if script.resolve().is_relative_to(ROOT) else script
+    of_clone = (ROOT / "pyproject.toml").is_file() and script.resolve().is_relative_to(ROOT)
+    relative = script.resolve().relative_to(ROOT) if of_clone else script
     try:
         record = json.loads(path.read_text()) if path.is_file() else {"repeat": "", "starts": []}
         record["repeat"] = f"python {relative} --config-path {config} --config-name config"
