@@ -1,7 +1,7 @@
 """Base of the frozen latent encoders of CT: volume to raw latents to standardised latents, and back.
 
-The encoder standardises each channel to zero mean and unit variance, as in Karras et al., "Analyzing and Improving the
-Training Dynamics of Diffusion Models" (2024).
+By default each channel is standardised to zero mean and unit variance, as in Karras et al., "Analyzing and Improving
+the Training Dynamics of Diffusion Models" (2024).
 """
 
 import hashlib
@@ -12,6 +12,8 @@ import torch
 from diffusers import ConfigMixin, ModelMixin
 from jaxtyping import Float
 from torch import Tensor
+
+SCALINGS = ("unit", "shared", "range")
 
 
 class LatentEncoder(ModelMixin, ConfigMixin):
@@ -38,9 +40,13 @@ class LatentEncoder(ModelMixin, ConfigMixin):
         raise NotImplementedError
 
     def set_scaling(self, scaling: str) -> "LatentEncoder":
-        """Sets the scaling of `measure`: `unit` variance per channel, or the `range` [-1, 1] over all (X-ray2CTPA)."""
-        if scaling not in ("unit", "range"):
-            raise ValueError(f"model.latent_scaling={scaling}: choose unit or range")
+        """Sets the scaling of `measure`: one of `SCALINGS`.
+
+        `unit` variance per channel; `shared`: the standard deviation of the strongest channel for all, so that latents
+        of principal components keep their shares of the variance; the `range` [-1, 1] over all (X-ray2CTPA).
+        """
+        if scaling not in SCALINGS:
+            raise ValueError(f"model.latent_scaling={scaling}: choose one of {', '.join(SCALINGS)}")
         self._scaling = scaling
         return self
 
@@ -51,7 +57,10 @@ class LatentEncoder(ModelMixin, ConfigMixin):
             std, mean = torch.std_mean(raw.float(), dim=(0, 2, 3, 4))
         else:
             low, high, mean, std = _summary(raw)
-        if getattr(self, "_scaling", "unit") == "range":
+        scaling = getattr(self, "_scaling", "unit")
+        if scaling == "shared":
+            std = std.amax().expand_as(std)
+        elif scaling == "range":
             mean, std = ((low + high) / 2).expand_as(mean), ((high - low) / 2).expand_as(std)
         self.latent_mean.copy_(mean)
         self.latent_std.copy_(std.clamp_min(1e-6))

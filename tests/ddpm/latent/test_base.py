@@ -264,8 +264,18 @@ def test_scaling_to_the_range_is_the_smallest_box_around_all_latents():
     scaled = encoder.standardise(raw)
     assert scaled.min() == pytest.approx(-1.0, abs=1e-5) and scaled.max() == pytest.approx(1.0, abs=1e-5)
     assert torch.allclose(encoder.unstandardise(scaled), raw, atol=1e-5)
-    with pytest.raises(ValueError, match="latent_scaling=box.*unit or range"):
+    with pytest.raises(ValueError, match="latent_scaling=box.*unit, shared, range"):
         encoder.set_scaling("box")
+
+
+def test_shared_scaling_keeps_the_ratios_of_the_channels():
+    encoder = latent_encoder().set_scaling("shared")
+    raw = torch.randn(3, 4, 2, 2, 2) * torch.tensor([4.0, 1.0, 0.5, 0.1]).view(4, 1, 1, 1) + 3.0
+    encoder.measure(raw)
+    scaled, std = encoder.standardise(raw), raw.std(dim=(0, 2, 3, 4))
+    assert torch.allclose(scaled.mean(dim=(0, 2, 3, 4)), torch.zeros(4), atol=1e-5)
+    assert torch.allclose(scaled.std(dim=(0, 2, 3, 4)), std / std.max(), atol=1e-5)
+    assert torch.allclose(encoder.unstandardise(scaled), raw, atol=1e-5)
 
 
 def test_marks_of_latents_are_stored_and_reach_the_batch(tmp_path):
