@@ -16,8 +16,8 @@ from benchmarks.fidelity.paired import Runs, averaged, difference
 from benchmarks.fidelity.variants import BASELINES, Method, unknown_name
 from benchmarks.markdown import span, table_lines
 from evaluation.metrics.catalogue import catalogue
+from evaluation.scoring.pooled import averaged_names, pooled_estimate
 from evaluation.scoring.score_cases import FIDELITY, TRUTH
-from evaluation.statistics.patient_bootstrap import bootstrap_mean
 from evaluation.statistics.significance import holm
 
 HERE = Path(__file__).resolve().parent
@@ -129,7 +129,7 @@ def summarise(size: int, home: Path = HERE) -> dict:
     for name, runs in found.items():
         table = averaged(runs)
         patients = table.pop("patient").to_numpy(dtype=str)
-        metrics = {column: bootstrap_mean(table[column].to_numpy(), patients) for column in table}
+        metrics = {column: pooled_estimate(table, column, patients) for column in table}
         result["reference" if name == TRUTH else "methods"][name] = {
             column: None if estimate.mean is None else estimate.as_dict() for column, estimate in metrics.items()
         }
@@ -168,7 +168,7 @@ def differences(found: Runs) -> dict[str, dict]:
     """`{"one - other": {metric: {"mean", "low", "high", "p_holm", "by_seed", "seed_std"}}}` of `PAIRS`."""
     pairs = {f"{one} - {other}": (one, other) for one, other in PAIRS if one in found and other in found}
     result: dict = {key: {} for key in pairs}
-    for metric in FIDELITY:
+    for metric in averaged_names(FIDELITY):
         p_values = {}
         for key, (one, other) in pairs.items():
             measured = difference(found[one], found[other], metric)

@@ -37,10 +37,12 @@ class Metric:
         function: from a `CaseView` to one value per prediction.
         definition: for reports.
         unit: "" if it has none.
-        best: `high`, `low`, or `one` if 1 is perfect.
+        best: `high`, `low`, `one` if 1 is perfect, or `none`.
         digits: decimals in tables.
         default: measured by default.
         floor: the truth itself does not score perfectly, so its own value is reported too.
+        pooled: how the values of cases become one: `mean`, `root mean square`, or `ratio` (of the spread, see
+            `evaluation.scoring.pooled`).
     """
 
     name: str
@@ -52,6 +54,7 @@ class Metric:
     digits: int = 3
     default: bool = False
     floor: bool = False
+    pooled: str = "mean"
 
 
 class CaseView:

@@ -8,7 +8,11 @@ import numpy as np
 
 from evaluation.metrics.base import CaseView, Metric, NotMeasured
 
-ORDER = ("psnr", "ssim", "mae_hu", "mae_hu_body", "mae_hu_lungs", "lung_dice", "reprojection", "left_right")
+ORDER = (
+    *("psnr", "ssim", "mae_hu", "mae_hu_body", "mae_hu_lungs", "lung_dice"),
+    *("crps", "energy_score", "spread_hu_body", "spread_over_error"),
+    *("reprojection", "left_right"),
+)
 
 
 @cache

@@ -8,7 +8,7 @@ import torch
 
 from dataset.imaging.hu_window import Window
 from evaluation.metrics.catalogue import catalogue
-from evaluation.statistics.patient_bootstrap import DRAWS, LEVEL
+from evaluation.statistics.patient_bootstrap import DRAWS, LEVEL, METHOD
 
 REGISTRATIONS = ("none", "rigid")
 POINT = "point"  # estimator of a deterministic method
@@ -66,7 +66,7 @@ def describe(
         "data_version": data.get("version"),
         "data_sha256": data_sha256,
         "data": data,
-        "bootstrap": {"draws": DRAWS, "seed": seed, "level": LEVEL, "unit": "patient"},
+        "bootstrap": {"draws": DRAWS, "seed": seed, "level": LEVEL, "unit": "patient", "method": METHOD},
         "definitions": {"all": common} | {name: catalogue()[name].definition for name in metrics},
     }
 

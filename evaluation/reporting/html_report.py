@@ -12,6 +12,7 @@ from common.files import atomic_path
 from evaluation.reporting import sections
 from evaluation.reporting.plots import case_scores, loss_curves
 from evaluation.scoring.comparison import read_result
+from evaluation.scoring.pooled import SPREAD
 from evaluation.scoring.score_cases import TRUTH
 from evaluation.scoring.summary import METRIC_LABELS, best_of, evaluated_method, sentence
 from evaluation.visualization.slices import SYNTHETIC
@@ -47,8 +48,7 @@ def write_report(
     if any(truth.values()):
         table.append(sections.method_row(TRUTH, truth, columns, {}, blank))
     differences = result.get("differences", {})
-    spreads = scores.loc[scores.method == method, "spread_hu"] if "spread_hu" in scores else []
-    spread = float((spreads**2).mean() ** 0.5) if len(spreads) else float("nan")
+    spread = (result["methods"][method].get(SPREAD) or {}).get("mean")
     curves = [loss_curves(run, title) for title, run in runs.items()]
     gifs = [gif for gif in sorted((folder / "gif").glob("*.gif")) if gif.stem in set(scores.id)][:MAX_GIFS]
     own = {"this evaluation": folder, "the classification": classification}
@@ -78,7 +78,8 @@ def write_report(
         gifs=[{"name": gif.stem, "data": sections.file_uri(gif)} for gif in gifs],
         classification=sections.classification_part(classification),
         curves=[sections.figure_uri(curve) for curve in curves if curve is not None],
-        spread=f"{spread:.0f}" if protocol["samples"] > 1 and spread == spread else None,
+        spread=None if spread is None else f"{spread:.0f}",
+        ranks=sections.rank_part(result.get("rank_histogram")),
         limits=sections.limits(protocol, len(differences)),
         protocol_rows=_protocol_rows(protocol, result.get("distribution")),
         configs=configs | {f"the {title} training": text for title, text in trained},

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from common.files import newest
 from evaluation.metrics.catalogue import catalogue
 from evaluation.scoring.summary import LABELS, METRIC_LABELS, SIGNIFICANT, badness, measured_names, smallest_p
+from evaluation.visualization.text import estimate_text
 
 FEW_CASES = 30
 CURVES = (  # pictures of a classification folder, in order, and whether one needs the whole width
@@ -38,6 +39,18 @@ def method_row(
             cell["p"] = f"= {estimate['p_holm']:.2g}" if estimate["p_holm"] >= 0.001 else "< 0.001"
         cells.append(cell)
     return {"method": method, "label": LABELS.get(method, method), "cells": cells}
+
+
+def rank_part(ranks: dict | None) -> dict | None:
+    """The rank histogram: its shares in percent with their interval, and its deviation; None without one."""
+    if not ranks:
+        return None
+    percent = [{key: None if v is None else 100.0 * v for key, v in share.items()} for share in ranks["shares"]]
+    return {
+        "shares": [estimate_text(share, 1) for share in percent],
+        "flat": f"{100.0 * ranks['flat']:.1f}",
+        "deviation": estimate_text(ranks["deviation"], 3),
+    }
 
 
 def case_table(scores: pd.DataFrame, method: str) -> dict:
@@ -80,7 +93,7 @@ def limits(protocol: dict, comparisons: int) -> list[str]:
             f"{unlike} of the X-rays are unlike those of the training: their volumes show more of the training."
         )
     if protocol["cases"] < FEW_CASES:
-        found.append(f"Few cases ({protocol['cases']}): intervals of so few patients come out too narrow.")
+        found.append(f"Few cases ({protocol['cases']}): a single unusual patient may decide a result.")
     if comparisons and smallest_p(protocol["patients"], comparisons) > SIGNIFICANT:
         found.append(
             f"With {protocol['patients']} patients and {comparisons} comparisons no difference could have reached "

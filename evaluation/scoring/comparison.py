@@ -10,6 +10,7 @@ import pandas as pd
 from common.errors import UserError
 from evaluation.metrics.catalogue import catalogue
 from evaluation.protocol import comparability as protocol
+from evaluation.scoring.pooled import averaged_names
 from evaluation.scoring.summary import LABELS, is_shown, measured_names
 from evaluation.statistics.patient_bootstrap import DRAWS, LEVEL, paired_difference
 from evaluation.statistics.significance import holm, sign_flip_p
@@ -76,7 +77,7 @@ def compare(
     rows_b = rows_b.loc[rows_a.index]
     patients = rows_a["patient"].to_numpy(dtype=str)
     differences = {}
-    for name in (name for name in measured_names(rows_a) if name in rows_b.columns):
+    for name in (name for name in averaged_names(measured_names(rows_a)) if name in rows_b.columns):
         one, other = rows_a[name].to_numpy(dtype=float), rows_b[name].to_numpy(dtype=float)
         estimate = paired_difference(one, other, patients, draws, seed)
         if estimate.mean is None:

@@ -16,14 +16,14 @@ from torch import Tensor
 from common.environment import machine
 from common.errors import UserError
 from common.files import sha256
-from ddpm.diffusion.sample_spread import root_mean_square, sample_spread
 from evaluation.distribution.distances import compare_populations, population
 from evaluation.generation.model_inputs import ModelInputs
 from evaluation.generation.sample import Sampling, sample_volumes
 from evaluation.generation.xray_inputs import GeneratorInput
 from evaluation.generation.xray_warnings import MAX_DISTANCE, training_distance
-from evaluation.metrics import crps
+from evaluation.metrics import crps, spread_over_error
 from evaluation.metrics.lpips import load_lpips
+from evaluation.metrics.regions import body_mask
 from evaluation.metrics.totalsegmentator import read_organs
 from evaluation.protocol import comparability as protocol
 from evaluation.protocol.data_checks import check_protocol, own_split
@@ -34,10 +34,11 @@ from evaluation.scoring.registration import rigidly_aligned
 from evaluation.scoring.score_cases import metric_names, score_cases
 from evaluation.scoring.summary import write_result
 from evaluation.statistics.patient_bootstrap import derangement
+from evaluation.statistics.rank_histogram import independent, rank_histogram, rank_shares
 
 log = logging.getLogger(__name__)
 
-CRPS = {metric.name for metric in crps.METRICS}
+OF_SAMPLES = {m.name for part in (crps, spread_over_error) for m in part.METRICS}
 METHODS = ("model", "model_sample", *Baselines.names, "shuffled_xray")
 CASES_IN_MEMORY = 64
 BASELINE_VALUES = 2**28 // 3  # float32 values predicted at a time
@@ -139,13 +140,14 @@ class Evaluator:
         """Writes everything into the folder `output`; returns the content of its `metrics.json`."""
         output.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=output, prefix=".volumes_") as scratch:  # volumes may not fit into memory
-            generated, samples, spread = self._generate(inputs, Path(scratch))
+            generated, samples = self._generate(inputs, Path(scratch))
             baselines, predicted = self._predict_baselines(inputs, Path(scratch))
-            tables, distances = self._score(inputs, generated | predicted, samples, spread)
+            tables, distances = self._score(inputs, generated | predicted, samples)
+            ranks = self._ranks(inputs, samples)
             pictured = generated["model"], tables["none"], self.window, self.settings.nifti
             write_pictures(output, inputs.cases, inputs.ids, *pictured)
             self._lap("pictures")
-        return self._write(output, inputs, baselines, tables, distances)
+        return self._write(output, inputs, baselines, tables, distribution=distances, rank_histogram=ranks)
 
     def read_inputs(self) -> Inputs:
         """The cases of the split; writes nothing.
@@ -171,21 +173,15 @@ class Evaluator:
         self._lap("reading")
         return Inputs(cases, ids, patients, model_inputs, partner, seen)
 
-    def _generate(self, inputs: Inputs, scratch: Path) -> tuple[dict[str, Tensor], Tensor, np.ndarray]:
-        """Mean and first of the samples of each case, the samples that the CRPS needs, and the spread of each case.
-
-        The spread is the root of the mean variance over the volume in HU, NaN for one sample.
-        """
-        count, kept = len(inputs.ids), self.sampling.samples if CRPS & set(self.settings.metrics) else 1
-        mapped, spread = _mapped(scratch / "generated.npy", (count, 1 + kept, *self.size)), np.full(count, np.nan)
+    def _generate(self, inputs: Inputs, scratch: Path) -> tuple[dict[str, Tensor], Tensor]:
+        """Mean and first of the samples of each case by method, and the samples that metrics need."""
+        count, kept = len(inputs.ids), self.sampling.samples if OF_SAMPLES & set(self.settings.metrics) else 1
+        mapped = _mapped(scratch / "generated.npy", (count, 1 + kept, *self.size))
         for part, volumes in sample_volumes(self.pipeline, inputs.model, inputs.ids, self.sampling):
             place = slice(part.start, part.stop)
             mapped[place, 0], mapped[place, 1:] = volumes.mean(dim=1), volumes[:, :kept]
-            if self.sampling.samples > 1:
-                paired = self.tools[crps.ANTITHETIC]
-                spread[place] = [root_mean_square(sample_spread(drawn, paired)) for drawn in volumes]
         self._lap("generation")
-        return {"model": mapped[:, 0], "model_sample": mapped[:, 1]}, mapped[:, 1:], spread
+        return {"model": mapped[:, 0], "model_sample": mapped[:, 1]}, mapped[:, 1:]
 
     def _predict_baselines(self, inputs: Inputs, scratch: Path) -> tuple[dict | None, dict[str, Tensor]]:
         """Description of the baselines, None without any, and their volumes by name."""
@@ -203,7 +199,7 @@ class Evaluator:
         return described, predicted
 
     def _score(
-        self, inputs: Inputs, volumes: dict[str, Tensor], samples: Tensor, spread: np.ndarray
+        self, inputs: Inputs, volumes: dict[str, Tensor], samples: Tensor
     ) -> tuple[dict[str, pd.DataFrame], dict | None]:
         """Scores of all cases by registration, and distances of the distributions."""
 
@@ -222,7 +218,7 @@ class Evaluator:
         tables = {}
         for name in dict.fromkeys(("none", self.settings.registration)):
             # registration moves the estimate, not its samples
-            metrics = [m for m in self.settings.metrics if name == "none" or m not in CRPS]
+            metrics = [m for m in self.settings.metrics if name == "none" or m not in OF_SAMPLES]
             table = score_cases(
                 _Cases(with_samples, len(inputs.ids)),
                 volumes_of,
@@ -233,11 +229,23 @@ class Evaluator:
                 tools=self.tools,
                 registration=rigidly_aligned if name == "rigid" else None,
             )
-            table.loc[table.method == "model", "spread_hu"] = spread
             tables[name] = table
         distances = None if self.extractor is None else self._distances(inputs.cases, volumes)
         self._lap("scoring")
         return tables, distances
+
+    def _ranks(self, inputs: Inputs, samples: Tensor) -> dict | None:
+        """The rank histogram of the model in the body; None without two independent samples."""
+        paired = self.tools[crps.ANTITHETIC]
+        if samples.shape[1] < (3 if paired else 2):
+            return None
+        shares = []
+        for case, drawn in zip(inputs.cases, samples, strict=True):
+            hu = case["ct"].float()
+            body = body_mask(hu) & case["scanned"] if "scanned" in case else body_mask(hu)
+            truth = hu.clamp(self.window.low, self.window.high)
+            shares.append(rank_shares(independent(drawn, paired), truth, body))
+        return rank_histogram(np.stack(shares), inputs.patients, seed=self.sampling.seed)
 
     def _distances(self, cases: "_Cases", volumes: dict[str, Tensor]) -> dict:
         spacings = [case["spacing"].tolist() for case in cases]
@@ -254,7 +262,7 @@ class Evaluator:
         inputs: Inputs,
         baselines: dict | None,
         tables: dict[str, pd.DataFrame],
-        distances: dict | None,
+        **parts: dict | None,
     ) -> dict:
         settings, samples, seed = self.settings, self.sampling.samples, self.sampling.seed
         described = protocol.describe(
@@ -288,7 +296,7 @@ class Evaluator:
         for name, table in tables.items():  # one protocol per folder, as evaluation/compare.py needs
             folder = output if name == "none" else output / f"registered_{name}"
             protocol_of = described | {"registration": name}
-            written[name] = write_result(folder, protocol_of, table, seed, distribution=distances)
+            written[name] = write_result(folder, protocol_of, table, seed, **parts)
         return written["none"]
 
     def _unlike_training(self, model: ModelInputs) -> int | None:

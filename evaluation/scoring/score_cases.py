@@ -28,6 +28,11 @@ FIDELITY = (
     "gradient_spectrum",
     "noise_power_spectrum",
     "reprojection",
+    "crps",
+    "crps_body",
+    "energy_score",
+    "spread_hu_body",
+    "spread_over_error",
 )
 SETS = ("default", "fidelity", "all")
 

@@ -8,8 +8,9 @@ import pandas as pd
 
 from common.files import atomic_path
 from evaluation.metrics.catalogue import catalogue
+from evaluation.scoring.pooled import averaged_names, pooled_estimate
 from evaluation.scoring.score_cases import TRUTH
-from evaluation.statistics.patient_bootstrap import DRAWS, bootstrap_mean, paired_difference
+from evaluation.statistics.patient_bootstrap import DRAWS, paired_difference
 from evaluation.statistics.significance import holm, sign_flip_p
 from evaluation.visualization.text import estimate_text
 
@@ -31,8 +32,9 @@ COMPARED = ("mean_volume", "nearest", "ridge", "shuffled_xray")
 def summarise(scores: pd.DataFrame, seed: int = 0, draws: int = DRAWS) -> dict[str, dict]:
     """`{"methods": {method: {metric: {"mean", "low", "high"} or None}}, "reference": …, "differences": …}`.
 
-    A metric without a value in any case is None. `differences` are model minus the other method on the same cases;
-    `p_holm` is a sign-flip p value over patients, Holm-adjusted over the methods.
+    A metric without a value in any case is None. `differences` are model minus the other method on the same cases,
+    for metrics that are a mean over cases; `p_holm` is a sign-flip p value over patients, Holm-adjusted over the
+    methods.
     """
     names = [name for name in scores.method.unique() if name != TRUTH]
     metrics = measured_names(scores)
@@ -40,7 +42,7 @@ def summarise(scores: pd.DataFrame, seed: int = 0, draws: int = DRAWS) -> dict[s
     def estimates(method: str, columns: list[str]) -> dict:
         rows = scores[scores.method == method]
         patients = rows.patient.to_numpy(dtype=str)
-        found = {name: bootstrap_mean(rows[name].to_numpy(), patients, draws, seed) for name in columns}
+        found = {name: pooled_estimate(rows, name, patients, draws, seed) for name in columns}
         return {name: None if value.mean is None else value.as_dict() for name, value in found.items()}
 
     return {
@@ -130,7 +132,7 @@ def _differences(scores: pd.DataFrame, others: list[str], seed: int, draws: int)
     model = scores[scores.method == MODEL].set_index("id")
     patients = model.patient.to_numpy(dtype=str)
     result = {name: {} for name in others}
-    for metric in measured_names(scores):
+    for metric in averaged_names(measured_names(scores)):
         p_values, own = {}, model[metric].to_numpy()
         for name in others:
             other = scores[scores.method == name].set_index("id")[metric].reindex(model.index).to_numpy()
@@ -144,9 +146,11 @@ def _differences(scores: pd.DataFrame, others: list[str], seed: int, draws: int)
 
 
 def best_of(methods: dict, metric: str) -> str | None:
-    """The method with the best mean of a metric, without the shuffled control."""
+    """The method with the best mean of a metric, without the shuffled control; None for a metric without a best."""
     means = {name: values[metric]["mean"] for name, values in methods.items() if values.get(metric) is not None}
     means.pop("shuffled_xray", None)
+    if catalogue()[metric].best == "none":
+        return None
     return min(means, key=lambda name: badness(metric, means[name]), default=None)
 
 

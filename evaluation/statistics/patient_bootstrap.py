@@ -1,12 +1,20 @@
-"""Bootstrap intervals that resample patients with all their cases, and paired differences of methods."""
+"""Intervals over patients with all their cases, and paired differences of methods.
+
+From `FEW_PATIENTS` on an interval is the percentile bootstrap over patients. Below it covers less than it promises
+(0.89 with 8 patients for 0.95), so it is a t interval with the standard error of the linearised ratio of sums over
+patients (Cochran, "Sampling Techniques", 1977, section 2.11) and one degree of freedom less than patients.
+"""
 
 from dataclasses import asdict, dataclass
 
 import numpy as np
 from jaxtyping import Float, Shaped
+from scipy import stats
 
 DRAWS = 2000
 LEVEL = 0.95
+FEW_PATIENTS = 20
+METHOD = f"percentile bootstrap over patients; t interval over patients below {FEW_PATIENTS}"
 
 
 @dataclass(frozen=True)
@@ -24,26 +32,55 @@ class Estimate:
 def bootstrap_mean(
     values: Float[np.ndarray, " n"], patients: Shaped[np.ndarray, " n"], draws: int = DRAWS, seed: int = 0
 ) -> Estimate:
-    """Mean over cases without NaN and its percentile bootstrap interval over patients.
+    """Mean over cases without NaN and its interval over patients.
 
     The draws depend on `seed` and the number of patients only.
     """
-    values, patients = np.asarray(values, dtype=np.float64), np.asarray(patients)
-    known = np.isfinite(values)
+    return bootstrap_ratio(values, np.ones(len(values)), patients, draws, seed)
+
+
+def bootstrap_ratio(
+    numerators: Float[np.ndarray, " n"],
+    denominators: Float[np.ndarray, " n"],
+    patients: Shaped[np.ndarray, " n"],
+    draws: int = DRAWS,
+    seed: int = 0,
+) -> Estimate:
+    """Sum of the numerators over that of the denominators, over cases without NaN, and its interval over patients."""
+    above, below = (np.asarray(part, dtype=np.float64) for part in (numerators, denominators))
+    known = np.isfinite(above) & np.isfinite(below)
     if not known.any():
         return Estimate(None, None, None)
-    values = values[known]
-    names, owner = np.unique(patients[known], return_inverse=True)
-    mean = float(values.mean())
+    names, owner = np.unique(np.asarray(patients)[known], return_inverse=True)
+    above, below = (np.bincount(owner, weights=part[known]) for part in (above, below))
+    ratio = float(above.sum() / below.sum())
     if len(names) == 1:
-        return Estimate(mean, None, None)
-    sums = np.bincount(owner, weights=values)
-    counts = np.bincount(owner).astype(np.float64)
-    drawn = np.random.default_rng(seed).integers(len(names), size=(draws, len(names)))
-    means = sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1)
+        return Estimate(ratio, None, None)
     tail = (1.0 - LEVEL) / 2.0
-    low, high = np.quantile(means, [tail, 1.0 - tail])
-    return Estimate(mean, float(low), float(high))
+    if len(names) < FEW_PATIENTS:
+        count, residual = len(names), (above - ratio * below) / below.mean()
+        error = np.sqrt((residual**2).sum() / (count * (count - 1)))
+        half = float(stats.t.ppf(1.0 - tail, count - 1) * error)
+        return Estimate(ratio, ratio - half, ratio + half)
+    drawn = _draws(len(names), draws, seed)
+    low, high = np.quantile(above[drawn].sum(axis=1) / below[drawn].sum(axis=1), [tail, 1.0 - tail])
+    return Estimate(ratio, float(low), float(high))
+
+
+def resampled_means(
+    values: Float[np.ndarray, "n r"], patients: Shaped[np.ndarray, " n"], draws: int = DRAWS, seed: int = 0
+) -> Float[np.ndarray, "draws r"] | None:
+    """Means over cases of every draw of patients; None below `FEW_PATIENTS`."""
+    names, owner = np.unique(np.asarray(patients), return_inverse=True)
+    if len(names) < FEW_PATIENTS:
+        return None
+    sums = np.stack([np.bincount(owner, weights=column) for column in np.asarray(values, dtype=np.float64).T])
+    counts, drawn = np.bincount(owner).astype(np.float64), _draws(len(names), draws, seed)
+    return (sums[:, drawn].sum(axis=2) / counts[drawn].sum(axis=1)).T
+
+
+def _draws(patients: int, draws: int, seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(patients, size=(draws, patients))
 
 
 def paired_difference(

@@ -29,7 +29,7 @@ def scores_of(cases: int, methods=("model", "mean_volume", "nearest", "ridge", "
         for place, method in enumerate(methods):
             row = {"id": f"case_{case:03d}", "patient": f"p{case}", "method": method}
             row |= {"psnr": 25 - place + generator.normal(0, 0.3), "ssim": 0.8, "mae_hu": 60 + generator.normal(0, 5)}
-            rows.append(row | {"spread_hu": 12.0 if method == "model" else np.nan})
+            rows.append(row | {"spread_hu_body": 12.0 if method == "model" else np.nan})
     return pd.DataFrame(rows)
 
 
@@ -140,7 +140,7 @@ def test_the_sentence_names_too_few_patients(tmp_path):
 
 
 def test_scored_files_of_another_method_have_a_report(tmp_path):
-    scores = scores_of(5, ("model",)).drop(columns="spread_hu")
+    scores = scores_of(5, ("model",)).drop(columns="spread_hu_body")
     result = an_evaluation(tmp_path, scores=scores)
     other = result | {"methods": {"gan": result["methods"]["model"]}}
     results.write_metrics(tmp_path / "metrics.json", other)

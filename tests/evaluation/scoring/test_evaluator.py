@@ -50,9 +50,12 @@ def test_metrics_json_holds_methods_and_protocol(evaluated):
     written = json.loads((output / "metrics.json").read_text())
     assert written == json.loads(json.dumps(result))
     assert set(written["methods"]) == set(METHODS)
-    for metrics in written["methods"].values():
+    for method, metrics in written["methods"].items():
         assert set(metrics) == set(metric_names())
-        for estimate in metrics.values():
+        for name, estimate in metrics.items():
+            if name.startswith("spread") and method not in ("model", "shuffled_xray"):
+                assert estimate is None  # one volume
+                continue
             assert estimate["low"] <= estimate["mean"] <= estimate["high"]
     needed = "estimator samples window data_range_hu spacing split cases data_version checkpoint sampler steps seed"
     assert set(needed.split()) <= set(written["protocol"])
@@ -87,7 +90,23 @@ def test_cases_csv_has_every_case_and_method(evaluated):
     assert len(table) == 6 * (len(METHODS) + 1)
     means = table[table.method == "model"].ssim.mean()
     assert means == pytest.approx(result["methods"]["model"]["ssim"]["mean"], abs=1e-5)
-    assert table.loc[table.method == "model", "spread_hu"].between(15, 45).all()
+    assert table.loc[table.method == "model", "spread_hu_body"].between(35, 45).all()
+
+
+def test_scores_of_the_distribution_stand_beside_psnr(evaluated):
+    output, result, _ = evaluated
+    found = result["methods"]["model"]
+    # the truth is the mean of the samples, so it is nearer to it than a further sample is
+    assert found["spread_over_error"]["mean"] > 3.0 and found["spread_over_error"]["low"] > 2.0
+    assert found["energy_score"]["mean"] < result["methods"]["model_sample"]["energy_score"]["mean"]
+    ranks = result["rank_histogram"]
+    assert [share["mean"] for share in ranks["shares"]] == pytest.approx(
+        [1 / 16, 1 / 4, 3 / 8, 1 / 4, 1 / 16], abs=0.01
+    )
+    assert ranks["flat"] == 0.2 and ranks["independent_samples"] == 4 and ranks["cases"] == 6
+    assert ranks["deviation"]["mean"] == pytest.approx(0.275, abs=0.015)
+    assert "spread_over_error" not in result["differences"]["shuffled_xray"]
+    assert "Rank of the truth among the samples" in (output / "report.html").read_text()
 
 
 def test_files_for_the_first_cases(evaluated):
@@ -149,7 +168,7 @@ def test_the_report_shows_loss_curves(evaluated, tmp_path):
 
 def test_a_perfect_model_stays_finite(tmp_path):
     result = run(chest_data(4, 2, 3), tmp_path, noise=0.0)
-    found = {name: estimate["mean"] for name, estimate in result["methods"]["model"].items()}
+    found = {name: estimate["mean"] for name, estimate in result["methods"]["model"].items() if estimate}
     assert found["psnr"] == 100.0 and found["lung_dice"] == pytest.approx(1.0)
     assert found["ssim"] == pytest.approx(1.0, abs=1e-4) and result["protocol"]["estimator"] == "one sample"
     truth = result["reference"]["truth"]["reprojection"]["mean"]

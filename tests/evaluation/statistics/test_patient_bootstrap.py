@@ -4,7 +4,13 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from evaluation.statistics.patient_bootstrap import bootstrap_mean, derangement, paired_difference
+from evaluation.statistics.patient_bootstrap import (
+    bootstrap_mean,
+    bootstrap_ratio,
+    derangement,
+    paired_difference,
+    resampled_means,
+)
 from evaluation.statistics.significance import holm, sign_flip_p
 
 
@@ -79,3 +85,52 @@ def test_derangement_of_one_patient_or_a_majority():
     assert (crowded[derangement(crowded, 0)] != crowded).all()
     assert derangement(np.array(["a"]), 0) is None
     assert derangement(np.array(["a", "a"]), 0) is None
+
+
+@pytest.mark.parametrize("patients", [4, 8, 19])
+@pytest.mark.parametrize("draw", ["normal", "uniform", "gamma"])
+def test_intervals_of_few_patients_cover_what_they_promise(patients, draw):
+    """The t interval covers 0.95 for normal and uniform values and at least 0.9 for skewed ones."""
+    generator, rounds = np.random.default_rng(0), 1500
+    arguments = {"normal": (0.0, 1.0), "uniform": (-1.0, 1.0), "gamma": (2.0, 1.0)}[draw]
+    truth, hits = 2.0 if draw == "gamma" else 0.0, 0
+    for values in getattr(generator, draw)(*arguments, size=(rounds, patients)):
+        found = bootstrap_mean(values, np.arange(patients))
+        hits += found.low <= truth <= found.high
+    assert (0.9 if draw == "gamma" else 0.925) < hits / rounds < 0.97
+
+
+def test_the_interval_of_few_patients_is_that_of_scipy():
+    values = np.array([3.0, 5.5, 4.0, 9.0, 1.0])
+    found = bootstrap_mean(values, np.arange(5))
+    expected = stats.ttest_1samp(values, 0.0).confidence_interval(0.95)
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
+
+
+def test_few_patients_with_several_cases_count_as_patients():
+    generator, hits, rounds = np.random.default_rng(1), 0, 1000
+    patients = np.repeat(np.arange(8), [1, 2, 3, 4, 4, 3, 2, 1])
+    for _ in range(rounds):
+        values = generator.normal(size=8)[patients] + 0.2 * generator.normal(size=20)
+        found = bootstrap_mean(values, patients)
+        hits += found.low <= 0.0 <= found.high
+    assert 0.90 <= hits / rounds <= 0.97
+
+
+@pytest.mark.parametrize("patients", [8, 40])
+def test_a_ratio_covers_the_truth(patients):
+    generator, hits, rounds = np.random.default_rng(2), 0, 600
+    for _ in range(rounds):
+        below = generator.gamma(20.0, size=patients)
+        above = 0.5 * below + generator.normal(size=patients)
+        found = bootstrap_ratio(above, below, np.arange(patients), draws=500)
+        hits += found.low <= 0.5 <= found.high
+    assert 0.90 <= hits / rounds <= 0.975
+
+
+def test_resampled_means_are_those_of_the_interval():
+    values, patients = np.random.default_rng(3).normal(size=(40, 2)), np.repeat(np.arange(20), 2)
+    drawn = resampled_means(values, patients, draws=500)
+    expected = bootstrap_mean(values[:, 1], patients, draws=500)
+    assert np.quantile(drawn[:, 1], [0.025, 0.975]) == pytest.approx([expected.low, expected.high])
+    assert resampled_means(values[:10], patients[:10]) is None

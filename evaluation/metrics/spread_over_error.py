@@ -1,0 +1,70 @@
+"""Spread of the samples in the body, and its ratio to the error of their mean."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ddpm.diffusion.sample_spread import root_mean_square, sample_spread, variance_of_mean
+from evaluation.metrics.base import CaseView, Metric, NotMeasured
+from evaluation.metrics.crps import samples_of
+from evaluation.metrics.regions import REGIONS
+
+
+def spread_and_error(
+    samples: Float[Tensor, "s n"], truth: Float[Tensor, " n"], antithetic: bool = False
+) -> tuple[float, float]:
+    """Root mean square over positions of the spread, and of the error of the mean of infinitely many samples.
+
+    The squared error of the mean of s samples is larger by the variance of that mean, which the samples give and which
+    is taken off (Fortin et al., "Why should ensemble spread match the RMSE of the ensemble mean?", 2014, eq. 11). If
+    the truth is distributed as the samples both are equal in the mean over cases. The error is NaN if nothing is left.
+    Raises ValueError for fewer than two samples.
+    """
+    spread = root_mean_square(sample_spread(samples, antithetic))
+    square = (samples.mean(dim=0) - truth).double().square().mean() - variance_of_mean(samples, antithetic).mean()
+    return spread, float(square.sqrt())
+
+
+def _measured(view: CaseView) -> list[tuple[float, float]]:
+    body = view.region("body")
+    found = []
+    for drawn, paired in samples_of(view, body, opposite=True):
+        many = len(drawn) > 1
+        found.append(spread_and_error(drawn, view.truth[body], paired) if many else (float("nan"), float("nan")))
+    if all(spread != spread for spread, _ in found):
+        raise NotMeasured("one sample shows no spread")
+    return found
+
+
+def _spread(view: CaseView) -> Float[Tensor, " m"]:
+    return torch.tensor([spread for spread, _ in _measured(view)])
+
+
+def _ratio(view: CaseView) -> Float[Tensor, " m"]:
+    return torch.tensor([spread / error if error else float("nan") for spread, error in _measured(view)])
+
+
+METRICS = (
+    Metric(
+        "spread_hu_body",
+        "spread, HU",
+        _spread,
+        f"standard deviation of a sample inside {REGIONS['body'].definition}; root mean square over voxels, cases",
+        "HU",
+        best="none",
+        digits=1,
+        default=True,
+        pooled="root mean square",
+    ),
+    Metric(
+        "spread_over_error",
+        "spread over error",
+        _ratio,
+        f"inside {REGIONS['body'].definition}: root mean square spread over the root mean square error of the mean of "
+        "infinitely many samples (Fortin et al. 2014), pooled over cases; 1 if the truth is like a further sample",
+        best="one",
+        digits=2,
+        default=True,
+        pooled="ratio",
+    ),
+)
