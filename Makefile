@@ -7,7 +7,7 @@ DATA := chests
 DEMO := $(if $(filter phantom,$(DATA)),demo,chests)
 VIEWER := demo/node_modules/.package-lock.json
 
-.PHONY: demo pe test test-slow test-processes faults viewer test-web web lint figures docs clean
+.PHONY: demo pe test test-slow test-processes faults viewer test-web web lint figures docs clean clean-cache
 
 demo: $(STAMP)
 	@$(BIN)/python train/train_vqgan.py experiment=$(DEMO)_vqgan $(DEMO_VQGAN)
@@ -70,6 +70,11 @@ $(VENV)/.docs: docs/requirements.txt $(STAMP)
 
 clean:
 	rm -rf outputs
+
+# The prepared cases alone; the next command prepares again what it needs.
+clean-cache:
+	rm -rf outputs/cache
+	@test ! -d outputs || du -sh outputs
 
 # The viewer, from its lock file; without Node a Python package installs it.
 $(VIEWER): demo/package.json demo/package-lock.json $(STAMP)

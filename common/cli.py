@@ -17,6 +17,7 @@ from hydra import compose, initialize_config_dir
 from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, InstantiationException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -27,6 +28,7 @@ from common.renamed_keys import rename_keys, rename_override
 from common.value_ranges import check_values, leaves
 
 CONFIG = ROOT / "config"
+SWEPT = "XRAY2CT_SWEPT"  # environment of the jobs of a sweep: its keys
 HYDRA = (  # the Hydra keys of each command's yaml
     "hydra.run.dir=.",
     "hydra.output_subdir=null",
@@ -55,7 +57,9 @@ def command(config_name: str) -> Callable:
                 return
             if not own:
                 _add_hydra_keys(arguments)
-            if arguments.multirun:  # jobs of a launcher may start in another folder
+            if arguments.multirun:
+                os.environ[SWEPT] = " ".join(_swept(arguments.overrides))
+                # jobs of a launcher may start in another folder
                 os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
             if own and not (arguments.multirun or arguments.hydra_help or arguments.info):
                 _refuse_bad_overrides(config_name, arguments.overrides)
@@ -66,6 +70,19 @@ def command(config_name: str) -> Callable:
         return run
 
     return decorate
+
+
+def swept_keys() -> list[str]:
+    """Keys of which the sweep that runs takes several values."""
+    return os.environ.get(SWEPT, "").split()
+
+
+def _swept(words: list[str]) -> list[str]:
+    try:
+        parsed = OverridesParser.create().parse_overrides(words)
+    except OverrideParseException:  # Hydra names it
+        return []
+    return [override.key_or_group for override in parsed if override.is_sweep_override()]
 
 
 def _guard(main: Callable[[DictConfig], None], config_name: str) -> Callable[[DictConfig], None]:

@@ -7,7 +7,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -72,6 +72,25 @@ def newest_checkpoint(folder: str | Path) -> Path | None:
 def newest(files: Iterable[Path]) -> Path | None:
     """The most recently written file, or None."""
     return max(files, key=lambda file: file.stat().st_mtime_ns, default=None)
+
+
+def size_line(folder: Path = Path("outputs")) -> str | None:
+    """What the results and the prepared cases below a folder occupy on the disk; None without the folder."""
+    if not folder.is_dir():
+        return None
+    whole, cache = _bytes(folder), _bytes(folder / "cache")
+    prepared = f", {cache / 1e9:.2f} GB of it prepared cases, which `make clean-cache` removes" if cache else ""
+    return f"{folder}: {whole / 1e9:.2f} GB{prepared}"
+
+
+def _bytes(folder: Path) -> int:
+    """Size of the files below a folder, links not followed."""
+    total = 0
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with suppress(OSError):  # removed meanwhile
+                total += os.lstat(os.path.join(place, name)).st_size
+    return total
 
 
 LATEST = "latest"  # beside dated folders: a link to the newest, or a text file with its name

@@ -6,6 +6,13 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from common.errors import UserError
 
+# Another name: the key. Both work: the VQ-GAN had its own names for keys of the other stages.
+ALIASES: dict[str, str] = {
+    "model.max_steps": "model.train_num_steps",
+    "model.lr": "model.train_lr",
+    "model.default_root_dir": "model.results_folder",
+}
+
 # Old key: new key. The old one still works; a line names the new one.
 KEPT: dict[str, str] = {
     "model.prior_rank": "model.prior.rank",
@@ -65,7 +72,7 @@ def rename_override(word: str) -> str:
     group = next((name for name in _GROUPS if old.startswith(f"{name}.")), None)
     if equals and group is not None:
         return f"{prefix}{_new_name(group)}{old.removeprefix(group)}={value}"
-    if not equals or old not in {**KEPT, **MOVED}:
+    if not equals or old not in {**ALIASES, **KEPT, **MOVED}:
         return word
     return f"{prefix}{_new_name(old)}={value}"
 
@@ -77,11 +84,11 @@ def rename_keys(cfg: DictConfig) -> None:
         UserError: for a key of `MOVED`, and for a former key whose name is now that of a group.
     """
     missing = object()
-    for old in (*KEPT, *MOVED):
+    for old in (*ALIASES, *KEPT, *MOVED):
         value = OmegaConf.select(cfg, old, default=missing, throw_on_missing=False)
         if value is missing or OmegaConf.is_config(value):
             continue
-        new = {**KEPT, **MOVED}[old]
+        new = {**ALIASES, **KEPT, **MOVED}[old]
         if new.startswith(f"{old}."):
             raise UserError(f"{old}={value}: renamed to {new}")
         group, _, key = old.rpartition(".")
@@ -90,7 +97,14 @@ def rename_keys(cfg: DictConfig) -> None:
             (OmegaConf.select(cfg, group) if group else cfg).pop(key)
 
 
+def present_name(key: str) -> str:
+    """The present name of a dotted key, without a line."""
+    return {**ALIASES, **KEPT}.get(key, key)
+
+
 def _new_name(old: str) -> str:
+    if old in ALIASES:
+        return ALIASES[old]
     if old in MOVED:
         raise UserError(f"{old}: renamed to {MOVED[old]}")
     sys.stderr.write(f"{old}: renamed to {KEPT[old]}; the old name will end in the next version\n")

@@ -21,7 +21,7 @@ SHARE = "number >= 0 <= 1"
 OFF = "int >= 0 | null"  # 0 switches off, null too
 RULES: dict[str, str] = {  # rule: keys, by their last words; the longest that matches counts
     "int >= 1": """batch_size generate_batch_size samples cases calibration_cases draws steps sampling_timesteps
-        max_steps train_num_steps timesteps gradient_accumulate_every checkpoint_every save_and_sample_every
+        train_num_steps timesteps gradient_accumulate_every checkpoint_every save_and_sample_every
         log_every_n_steps num_nodes views n_codes embedding_dim n_res_blocks downsample patch blocks head_dim
         width feature_channels stride depth_bins pixels lora.rank prior.pixels adversarial.discriminator.channels
         in_channels kernel_size num_layers_d slices perceptual.slices slices_per_batch init_features growth_rate

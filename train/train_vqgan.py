@@ -24,8 +24,8 @@ def main(cfg) -> None:
     from train.run.trainer import Intervals
     from train.run.training_run import Network, TrainingRun
 
-    intervals = Intervals(model.max_steps, model.validate_every, model.checkpoint_every)
-    run = TrainingRun(cfg, "vqgan", devices, model.default_root_dir, intervals)
+    intervals = Intervals(model.train_num_steps, model.validate_every, model.checkpoint_every)
+    run = TrainingRun(cfg, "vqgan", devices, model.results_folder, intervals)
     size = tuple(model.crop or cfg.dataset.volume_size)
     network, perceptual = build_networks(model, size)
     data = run.prepare_data(instantiate(cfg.dataset.source), crop=model.crop)

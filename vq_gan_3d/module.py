@@ -115,8 +115,8 @@ class VQGANModule(pl.LightningModule):
             values = ", ".join(f"{name} {float(value):g}" for name, value in terms.items())
             raise TrainingStopped(
                 f"the loss is not finite at batch {int(self.batches_done)} (cases {_cases(batch)}; {values}): check "
-                "these cases, lower model.lr or set model.precision=32; model.skip_nonfinite=true skips volumes that "
-                "are not finite; the last checkpoint is unchanged"
+                "these cases, lower model.train_lr or set model.precision=32; model.skip_nonfinite=true skips volumes "
+                "that are not finite; the last checkpoint is unchanged"
             )
         self._step(optimizers[0], schedules[0], loss, self.model)
 
@@ -190,7 +190,7 @@ class VQGANModule(pl.LightningModule):
         if int(self.batches_collapsed) >= COLLAPSE_PATIENCE:
             raise TrainingStopped(
                 f"the codebook collapsed: perplexity {float(effective):.2f} below {COLLAPSE_PERPLEXITY:g} for "
-                f"{COLLAPSE_PATIENCE} batches; lower model.lr or model.n_codes, or check that the volumes differ"
+                f"{COLLAPSE_PATIENCE} batches; lower model.train_lr or model.n_codes, or check that the volumes differ"
             )
 
 

@@ -30,7 +30,7 @@ AUTOENCODER = {
 AUTOENCODER_COMMON = [
     "model.n_res_blocks=1",
     "model.batch_size=1",
-    "model.lr=2.0e-3",
+    "model.train_lr=2.0e-3",
     "model.warmup_steps=15",
     f"model.losses.adversarial.start={NEVER}",
     f"model.validate_every={NEVER}",
@@ -81,7 +81,7 @@ def planned(options: Namespace, folder: Path, data: list[str], vqgan: list[str])
     file = folder / "plan.json"
     if not file.exists():
         measured, runs = {"machine": machine_name()}, folder / "calibration"
-        short = [f"model.max_steps={CALIBRATION_STEPS}", f"model.default_root_dir={runs / 'vqgan'}"]
+        short = [f"model.train_num_steps={CALIBRATION_STEPS}", f"model.results_folder={runs / 'vqgan'}"]
         measured["autoencoder"] = _median_ms(run("train/train_vqgan.py", *data, *vqgan, *short, capture=True))
         short = [f"model.train_num_steps={CALIBRATION_STEPS}", f"model.results_folder={runs / 'ddpm'}", *QUIET]
         short.append(f"model.vqgan_ckpt={newest_checkpoint(runs / 'vqgan')}")
@@ -98,7 +98,7 @@ def planned(options: Namespace, folder: Path, data: list[str], vqgan: list[str])
 def trained_vqgan(options: Namespace, folder: Path, population: str, data: list[str], steps: int) -> Path:
     """Checkpoint of the autoencoder that all diffusion rows of a population share."""
     overrides = [*data, *AUTOENCODER_COMMON, *AUTOENCODER[options.size], f"model.seed={options.seed}"]
-    where = "model.default_root_dir", "model.max_steps"
+    where = "model.results_folder", "model.train_num_steps"
     return _trained("train/train_vqgan.py", folder / f"vqgan_{population}", overrides, where, steps)
 
 

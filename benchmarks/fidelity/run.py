@@ -25,8 +25,8 @@ from common.files import newest_checkpoint, sha256  # noqa: E402
 
 EARLIER_NAMES = {"ancestor": "xray2ctpa", "ancestor_1000": "xray2ctpa_1000"}  # of methods
 AUTOENCODER = {  # at 64³ small crops: on a CPU many small batches train better than few large ones
-    64: ["model.n_hiddens=64", "model.n_codes=4096", "model.max_steps=4000", "model.batch_size=1"],
-    128: ["model.n_hiddens=48", "model.n_codes=4096", "model.max_steps=3000", "model.batch_size=8"]
+    64: ["model.n_hiddens=64", "model.n_codes=4096", "model.train_num_steps=4000", "model.batch_size=1"],
+    128: ["model.n_hiddens=48", "model.n_codes=4096", "model.train_num_steps=3000", "model.batch_size=8"]
     + ["model.num_workers=8"],
 }
 AUTOENCODER_COMMON = [
@@ -35,7 +35,7 @@ AUTOENCODER_COMMON = [
     "model.block_pca=false",
     "model.quantise=true",
     "model.codebook_decay=0.95",
-    "model.lr=2.0e-3",
+    "model.train_lr=2.0e-3",
     "model.warmup_steps=15",
     "model.losses.adversarial.start=1000000",
     "model.validate_every=1000",
@@ -62,7 +62,7 @@ def train_autoencoder(size: int, folder: Path, data: list[str]) -> Path:
     runs = folder / "vqgan"
     done = folder / "vqgan.json"
     if not done.exists():
-        where = [f"model.default_root_dir={runs}", "model.resume=auto" if runs.exists() else "model.resume=null"]
+        where = [f"model.results_folder={runs}", "model.resume=auto" if runs.exists() else "model.resume=null"]
         run("train/train_vqgan.py", *data, *AUTOENCODER_COMMON, *AUTOENCODER[size], *where)
         done.write_text(json.dumps({"checkpoint": str(newest_checkpoint(runs))}))
     return Path(json.loads(done.read_text())["checkpoint"])
@@ -147,7 +147,7 @@ def main() -> None:
     data = [f"experiment=fidelity_{options.size}"]
     if options.tiny:
         data += TINY
-        AUTOENCODER[options.size] += ["model.max_steps=4", "model.n_hiddens=8"]
+        AUTOENCODER[options.size] += ["model.train_num_steps=4", "model.n_hiddens=8"]
     rendered = stored_xrays(options.xrays)
     vqgan = train_autoencoder(options.size, folder, [*data, *rendered])
     for name in options.methods:

@@ -6,7 +6,7 @@ from omegaconf import OmegaConf
 
 from common.errors import UserError
 from common.files import ROOT
-from common.renamed_keys import KEPT, MOVED, rename_keys, rename_override
+from common.renamed_keys import ALIASES, KEPT, MOVED, rename_keys, rename_override
 
 GROUPS = ("dataset=phantom", "dataset=default", "dataset=ct_to_ct")
 
@@ -23,6 +23,16 @@ def test_a_kept_key_is_renamed_with_a_line(capsys):
     moved = "model.losses.adversarial.discriminator.kernel_size=2"
     assert rename_override("model.discriminator.kernel_size=2") == moved == rename_override(moved)
     assert rename_override("model.other=1") == "model.other=1" and rename_override("--help") == "--help"
+
+
+def test_keys_of_stages_that_mean_the_same_have_one_name_and_the_former_ones_stay(capsys):
+    for name in ("model.max_steps", "model.lr", "model.default_root_dir"):
+        assert rename_override(f"{name}=1") == f"{ALIASES[name]}=1" == rename_override(f"{ALIASES[name]}=1")
+    assert capsys.readouterr().err == ""
+    with initialize_config_dir(str(ROOT / "config"), version_base="1.3"):
+        for stage in ("train_vqgan", "train_ddpm", "train_classifier", "train_lung_network"):
+            model = compose(stage).model
+            assert all(key.rpartition(".")[2] in model for key in ALIASES.values()), stage
 
 
 def test_a_moved_key_ends_the_command_with_the_new_name():

@@ -79,7 +79,7 @@ def test_every_wrong_value_ends_in_one_line_with_its_key(commands):
         ("train_ddpm", "model.validate_every=0", "model.validate_every=0: give a whole number of at least 1 or null"),
         ("train_ddpm", "dataset.volume_size=16",
          "dataset.volume_size=16: give a list of 3 whole numbers of at least 1, such as [64,64,64]"),
-        ("train_vqgan", "model.max_steps=-1", "model.max_steps=-1: give a whole number of at least 1"),
+        ("train_vqgan", "model.train_num_steps=-1", "model.train_num_steps=-1: give a whole number of at least 1"),
         ("generate", "samples=abc", "samples=abc: give a whole number of at least 1"),
         ("generate", "device=gpu", "device=gpu: give auto or cpu or mps or cuda or cuda:<number>"),
         ("generate", "dicom=maybe", "dicom=maybe: give true or false"),

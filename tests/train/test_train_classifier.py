@@ -205,7 +205,7 @@ def test_training_ends_after_its_patience_and_resumes(phantoms, tmp_path):
                   "model.warmup_steps=0"]  # fmt: skip
         call("train_classifier", [*longer, f"model.train_num_steps={steps}"])
         if name == "parts":
-            further = ["model.train_num_steps=8", "model.resume=auto", "model.resume_changed=true"]
+            further = ["model.train_num_steps=8", "model.resume=auto"]
             call("train_classifier", [*longer, *further])
         (runs[name],) = tmp_path.glob(f"{name}/*/checkpoints/last.ckpt")
     whole, parts = (torch.load(run, weights_only=True) for run in runs.values())

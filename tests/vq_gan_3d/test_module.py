@@ -78,7 +78,7 @@ def test_adversarial_term_changes_the_training_of_the_generator():
 
 
 def test_not_a_number_stops_with_the_cause():
-    with pytest.raises(TrainingStopped, match="not finite.*model.lr"):
+    with pytest.raises(TrainingStopped, match="not finite.*model.train_lr"):
         fit(make(), batches(2, value=float("nan")))
 
 

@@ -35,7 +35,7 @@ def build_module(
 ) -> VQGANModule:
     """The module that trains `network` on prepared data and writes their protocol into its checkpoints."""
     adversarial, options = None, model.losses.adversarial
-    if options.weight > 0 and options.start < model.max_steps:
+    if options.weight > 0 and options.start < model.train_num_steps:
         adversarial = Discriminator(
             instantiate(options.discriminator),
             instantiate(options.optimizer),
@@ -46,7 +46,7 @@ def build_module(
     protocol = {**data.protocol(), "seen": seen_patients(data.source.rows, data.protocol())}
     return VQGANModule(
         network,
-        Optimisation(optimizer, model.max_steps, model.warmup_steps, skip_nonfinite=model.skip_nonfinite),
+        Optimisation(optimizer, model.train_num_steps, model.warmup_steps, skip_nonfinite=model.skip_nonfinite),
         commitment_weight=model.commitment_weight,
         adversarial=adversarial,
         perceptual=perceptual,

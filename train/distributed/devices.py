@@ -66,6 +66,8 @@ def _choose(gpus: int | None, key: str = "model.gpus") -> dict:
         )
     asked = found if gpus is None else int(gpus)
     note = f" ({key}={asked}, {found} found)" if asked > found else ""
+    if note and not found:
+        note = f" ({key}={asked}, but there is no GPU; the time it takes is printed after the first batches)"
     used = min(asked, found)
     if used == 0:
         return _cpu(1, note)

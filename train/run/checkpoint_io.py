@@ -46,7 +46,7 @@ class AtomicCheckpointIO(CheckpointIO):
             except (OSError, RuntimeError) as error:
                 raise UserError(
                     f"{path}: the checkpoint cannot be written ({error}); the last good one is kept. Free space, or "
-                    "give another folder of runs (model.results_folder, of a VQ-GAN model.default_root_dir), then "
+                    "give another folder of runs (model.results_folder), then "
                     "continue with model.resume=auto"
                 ) from error
             finally:

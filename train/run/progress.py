@@ -12,7 +12,7 @@ MEASURED_SECONDS, MEASURED_BATCHES = 20.0, 20  # after which the duration is est
 WARM_UP = 2  # batches that the estimate leaves out
 DAY = 86400.0
 SHORTER = (
-    "for a shorter one use a GPU, lower model.train_num_steps (of a VQ-GAN model.max_steps), a narrower network "
+    "for a shorter one use a GPU, lower model.train_num_steps, a narrower network "
     "(model.dim, model.n_hiddens) or a smaller dataset.volume_size"
 )
 

@@ -11,9 +11,10 @@ from common import environment
 from common.errors import UserError
 from common.files import newest, newest_checkpoint
 from common.folder_lock import hold
-from common.renamed_keys import KEPT
-from train.distributed.processes import first_process
+from common.renamed_keys import present_name
+from train.distributed.processes import first_process, print_once
 from train.run.checkpoint_io import LAST, PREVIOUS, whole_checkpoint
+from train.run.sweep import sweep_run
 
 log = logging.getLogger(__name__)
 
@@ -29,14 +30,14 @@ ABSENT = {  # what a run did whose config is older than the key
     "dataset.phantoms": 0,
     **{f"dataset.film.{key}": 0.0 for key in ("roll", "curve", "tilt", "crop", "letterbox", "unmarked")},
 }
-RUNS_KEY = "model.results_folder (of a VQ-GAN model.default_root_dir)"
+RUNS_KEY = "model.results_folder"
+LENGTH = "model.train_num_steps"
 RUN_FOLDER = "XRAY2CT_RUN_FOLDER"  # Lightning starts the other processes of a node with this environment
 _MADE_BY = "XRAY2CT_RUN_FOLDER_MADE_BY"  # the process of this machine that has set it
 NO_PART_IN_WEIGHTS = (  # keys, or groups of them, that a resumed run may change
     "model.resume",
     "model.resume_changed",
     "model.results_folder",
-    "model.default_root_dir",
     "model.results_folder_postfix",
     "model.num_workers",
     "model.memory.gradient_checkpointing",
@@ -62,9 +63,9 @@ def run_folder(
 ) -> tuple[Path, Path | None]:
     """The folder of this run and the checkpoint that it resumes from.
 
-    A new run gets `<results_folder>/<date>_<time>[_postfix]`, or the folder `XRAY2CT_RUN_FOLDER`, as in jobs of a
-    scheduler; if that has a checkpoint, the run resumes it. A resumed run continues in its own folder. If `last.ckpt`
-    is damaged, the run resumes from the previous one, with a warning.
+    A new run gets `<results_folder>/<date>_<time>[_postfix]`, in a sweep a folder named by its values, or the folder
+    `XRAY2CT_RUN_FOLDER`, as in jobs of a scheduler; if that has a checkpoint, the run resumes it. A resumed run
+    continues in its own folder. If `last.ckpt` is damaged, the run resumes from the previous one, with a warning.
 
     Args:
         stage: `vqgan`, `ddpm` or `classifier`, the required stage of a checkpoint.
@@ -100,8 +101,8 @@ def run_folder(
             return own, checkpoint
     if given is not None:
         return given, checkpoint
-    stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f")[:-3]
-    folder = Path(results_folder) / (f"{stamp}_{postfix}" if postfix else stamp)
+    parent, name = sweep_run() or (Path(results_folder), datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f")[:-3])
+    folder = parent / (f"{name}_{postfix}" if postfix else name)
     os.environ[RUN_FOLDER], os.environ[_MADE_BY] = str(folder), f"{folder}|{os.getpid()}"
     return folder, checkpoint
 
@@ -109,13 +110,17 @@ def run_folder(
 def refuse_changes(cfg: DictConfig, folder: Path, allow: bool) -> None:
     """Compares the config with that of the resumed run, without keys that have no effect on the weights.
 
-    Raises UserError listing the differences, unless `allow`.
+    A larger number of batches is no difference. Raises UserError listing the differences, unless `allow`.
     """
     path = config_file(folder)
     if not path.is_file():
         return
     before, now = (_flat(config) for config in (OmegaConf.load(path), cfg))
     before = {key: value for key, value in ABSENT.items() if key in now} | before
+    steps = [config.get(LENGTH) for config in (before, now)]
+    if all(isinstance(number, int) for number in steps) and steps[0] < steps[1]:
+        print_once(f"{LENGTH} was {steps[0]}, is {steps[1]}: the run goes on to the new end")
+        before[LENGTH] = steps[1]
     changes = [
         f"{key} was {before.get(key, 'not there')}, is {now.get(key, 'not there')}"
         for key in sorted(before.keys() | now.keys())
@@ -170,7 +175,7 @@ def _flat(config: DictConfig) -> dict[str, object]:
     found: dict[str, object] = {}
 
     def collect(tree, key: str) -> None:
-        key = KEPT.get(key, key)
+        key = present_name(key)
         if any(key == name or key.startswith(f"{name}.") for name in NO_PART_IN_WEIGHTS):
             return
         if isinstance(tree, dict) and tree:

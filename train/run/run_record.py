@@ -12,6 +12,7 @@ from common.errors import UserError
 from common.files import ROOT, atomic_path, sha256
 from train.distributed.processes import first_process
 from train.run.run_folder import RUNS_KEY
+from train.run.sweep import overrides
 
 
 def write_record(folder: Path, seed: int, data_sha256: str, inputs: dict[str, str | None], checkpoint: Path | None):
@@ -34,7 +35,7 @@ def write_record(folder: Path, seed: int, data_sha256: str, inputs: dict[str, st
         record["starts"].append(
             {
                 "started": datetime.now().isoformat(sep=" ", timespec="seconds"),
-                "command": " ".join([str(relative), *sys.argv[1:]]),
+                "command": " ".join([str(relative), *(overrides() or sys.argv[1:])]),
                 "resumed_from": None if checkpoint is None else checkpoint.name,
                 "seed": seed,
                 "data_sha256": data_sha256,
@@ -50,3 +51,14 @@ def write_record(folder: Path, seed: int, data_sha256: str, inputs: dict[str, st
         raise UserError(
             f"the folder of the run, {folder}, cannot be written ({error}); free space, or choose another {RUNS_KEY}"
         ) from error
+
+
+def write_results(folder: Path, figures: dict[str, float]) -> None:
+    """Adds the last figures of a run, such as the validation loss, to its `run.json`."""
+    path = folder / "run.json"
+    if not first_process() or not path.is_file():
+        return
+    record = json.loads(path.read_text())
+    record["results"] = {name: float(value) for name, value in sorted(figures.items())}
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(record, indent=1))

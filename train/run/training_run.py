@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 from torch import nn
 
 from common.errors import user_errors
+from common.files import size_line
 from dataset.datamodule import CTDataModule, prepared_data
 from train.distributed.devices import many
 from train.distributed.processes import print_once
@@ -16,7 +17,7 @@ from train.run.checkpoint_io import LAST
 from train.run.compile import compile_in_place
 from train.run.memory import AUTO, MemoryNeed, activation_bytes, choose_batch_size, restore_batch_size
 from train.run.run_folder import refuse_changes, run_folder, save_config
-from train.run.run_record import write_record
+from train.run.run_record import write_record, write_results
 from train.run.trainer import Intervals, fit, make_trainer
 
 
@@ -71,6 +72,11 @@ class TrainingRun:
         restore_batch_size(model, self.folder, many(devices, cfg.trainer.num_nodes))
         refuse_changes(cfg, self.folder, model.resume_changed)
         pl.seed_everything(model.seed, verbose=False)
+        if "lora" in (model.results_folder_postfix or "").lower() and not model.get("lora", {}).get("enabled"):
+            print_once(
+                f"model.results_folder_postfix={model.results_folder_postfix}, but LoRA is off: all weights are "
+                "trained; model.lora.enabled=true model.init_from=<checkpoint> trains adapters alone"
+            )
 
     @property
     def last(self) -> Path:
@@ -128,3 +134,6 @@ class TrainingRun:
         if network is not None and model.compile:
             compile_in_place(network.module, "cuda" if gpu else "cpu")
         fit(trainer, module, data, self.checkpoint)
+        write_results(self.folder, trainer.callback_metrics)
+        if line := size_line():
+            print_once(line)

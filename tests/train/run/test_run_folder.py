@@ -83,11 +83,19 @@ def test_differences_are_listed_and_refused_unless_allowed(tmp_path, caplog):
     other = OmegaConf.create({"model": {"lr": 2, "num_workers": 0, "depth": 3}})
     with pytest.raises(UserError) as refused:
         refuse_changes(other, tmp_path, allow=False)
-    for change in ("model.lr was 1, is 2", "model.width was 8, is not there", "model.depth was not there, is 3"):
+    for change in ("model.train_lr was 1, is 2", "model.width was 8, is not there", "model.depth was not there, is 3"):
         assert change in str(refused.value)
     refuse_changes(other, tmp_path, allow=True)
     assert "continuing although model.depth" in caplog.text
     refuse_changes(other, tmp_path / "elsewhere", allow=False)  # a new run
+
+
+def test_a_longer_training_needs_no_permission(tmp_path, capsys):
+    save_config(OmegaConf.create({"model": {"max_steps": 10}}), tmp_path)  # the former name
+    refuse_changes(OmegaConf.create({"model": {"train_num_steps": 20}}), tmp_path, allow=False)
+    assert "was 10, is 20: the run goes on" in capsys.readouterr().out
+    with pytest.raises(UserError, match="model.train_num_steps was 10, is 5"):
+        refuse_changes(OmegaConf.create({"model": {"train_num_steps": 5}}), tmp_path, allow=False)
 
 
 def test_a_key_that_is_newer_than_a_run_has_the_value_by_which_the_run_was_made(tmp_path):

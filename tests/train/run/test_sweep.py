@@ -1,0 +1,60 @@
+"""A sweep has one folder with a run for each combination, named by its values, and a table."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from forked_command import run_command
+
+from common.files import size_line
+from train.run.sweep import MAX_NAME, run_name
+
+DATA = ["dataset.train=3", "dataset.val=1", "dataset.test=1", "dataset.volume_size=[16,16,16]",
+        "dataset.xray_size=[32,32]", "dataset.prepare_workers=0", "model.gpus=0", "model.n_hiddens=8",
+        "model.n_res_blocks=1", "model.losses.adversarial.weight=0", "model.max_steps=2", "model.validate_every=2",
+        "model.picture_every=null", "model.results_folder_postfix=lora_finetune"]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("words", "keys", "name"),
+    [
+        (["model.dim=16", "dataset=phantom", "model.seed=1"], ["model.dim", "model.seed"], "dim-16_seed-1"),
+        (["+a.lr=1", "b.lr=2"], ["a.lr", "b.lr"], "a.lr-1_b.lr-2"),
+        (["model.dim_mults=[1,2]"], ["model.dim_mults"], "dim_mults-1-2"),
+        (["dataset.root_dir=/data/a b"], ["dataset.root_dir"], "root_dir-data-a-b"),
+        (["model.dim=16"], [], ""),
+    ],
+)
+def test_a_run_is_named_by_its_values(words, keys, name):
+    assert run_name(words, keys) == name
+
+
+def test_a_name_has_an_end():
+    assert len(run_name([f"a={'x' * 500}"], ["a"])) == MAX_NAME
+
+
+def test_a_sweep_leaves_one_folder_with_its_table(tmp_path):
+    words = ["-m", "model.embedding_dim=4,6", *DATA, "model.results_folder=runs", "dataset.cache_dir=cache"]
+    done = run_command("train/train_vqgan.py", *words, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cache", "runs"]
+    (sweep,) = (tmp_path / "runs").iterdir()
+    names = [f"embedding_dim-{n}_lora_finetune" for n in (4, 6)]
+    assert sorted(path.name for path in sweep.iterdir()) == [*names, "multirun.yaml", "results.csv"]
+    for number, name in zip((4, 6), names, strict=True):
+        record = json.loads((sweep / name / "run.json").read_text())
+        command = record["starts"][0]["command"]
+        assert f"model.embedding_dim={number}" in command and "4,6" not in command and record["results"]
+    table = pd.read_csv(sweep / "results.csv")
+    assert list(table["model.embedding_dim"]) == [4, 6] and list(table["run"]) == names
+    assert set(record["results"]) < set(table) and str(Path("runs") / sweep.name / "results.csv") in done.stdout
+    assert "LoRA is off: all weights are trained" in done.stdout
+
+
+def test_the_size_of_results_is_said_with_that_of_prepared_cases(tmp_path):
+    (tmp_path / "outputs" / "cache").mkdir(parents=True)
+    assert size_line(tmp_path / "nothing") is None
+    (tmp_path / "outputs" / "cache" / "case").write_bytes(bytes(20_000_000))
+    (tmp_path / "outputs" / "volume").write_bytes(bytes(30_000_000))
+    assert "0.05 GB, 0.02 GB of it prepared" in size_line(tmp_path / "outputs")
