@@ -15,6 +15,10 @@ import pytest  # noqa: E402
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from remembered_configs import remember_configs  # noqa: E402
+
+remember_configs()
+
 
 def pytest_collection_finish(session: pytest.Session) -> None:
     gc.freeze()  # the imported objects are not searched again

@@ -42,8 +42,9 @@ def put(home, method: str, psnr, seed: int | None = 0, **columns):
     table.save(rows, 64, home)
 
 
-@pytest.fixture
-def home(tmp_path):
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    tmp_path = tmp_path_factory.mktemp("home")
     rng = np.random.default_rng(0)
     base = 24.0 + rng.normal(size=20)
     for seed in (0, 1):
@@ -61,9 +62,14 @@ def home(tmp_path):
     return tmp_path
 
 
-def test_results_have_the_form_of_metrics_json(home):
+@pytest.fixture(scope="module")
+def result(home):
+    """The written results, once for all tests: each comparison resamples patients and seeds."""
     table.write(64, home)
-    result = json.loads((home / "results.json").read_text())
+    return json.loads((home / "results.json").read_text())
+
+
+def test_results_have_the_form_of_metrics_json(home, result):
     assert {"protocol", "methods", "reference", "differences", "hypotheses"} == set(result)
     assert set(result["methods"]["model"]["psnr"]) == {"mean", "low", "high"}
     assert set(result["reference"]) == {TRUTH} and TRUTH not in result["methods"]
@@ -81,9 +87,8 @@ def test_results_have_the_form_of_metrics_json(home):
     assert "| mean of 8 samples |" in text and "20 min, 100, 100 batches" in text
 
 
-def test_a_mean_is_over_cases_and_seeds_and_a_difference_is_paired(home):
+def test_a_mean_is_over_cases_and_seeds_and_a_difference_is_paired(home, result):
     found = table.read(64, home)
-    result = table.summarise(64, home)
     runs = [run.psnr for _, run in found["model"]]
     assert result["methods"]["model"]["psnr"]["mean"] == pytest.approx(np.mean(runs), abs=1e-5)
     psnr = result["differences"]["model - regression"]["psnr"]
@@ -132,15 +137,15 @@ def test_a_difference_across_machines_has_a_note():
     assert notes == ["", "; different machines", ""]
 
 
-def test_p_values_are_adjusted_for_several_comparisons(home):
+def test_p_values_are_adjusted_for_several_comparisons(home, result):
     found = table.read(64, home)
-    for name, metrics in table.summarise(64, home)["differences"].items():
+    for name, metrics in result["differences"].items():
         one, other = name.split(" - ")
         assert metrics["psnr"]["p_holm"] >= table.difference(found[one], found[other], "psnr")["p"]
 
 
-def test_hypotheses_are_shown_not_shown_or_not_reached(home):
-    entries = table.summarise(64, home)["hypotheses"]
+def test_hypotheses_are_shown_not_shown_or_not_reached(result):
+    entries = result["hypotheses"]
     verdicts = {entry["words"]: entry["verdict"] for entry in entries}
     by_pair = {(e["one"], e["other"], e["metric"]): e["verdict"] for e in entries}
     assert by_pair["model", "regression", "psnr"] == "shown"  # 0.35 below, 0.6 allowed

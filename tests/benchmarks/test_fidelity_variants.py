@@ -1,5 +1,7 @@
 """The methods of the fidelity benchmark: valid options, fair comparisons."""
 
+import functools
+
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
@@ -12,14 +14,20 @@ from evaluation.scoring.score_cases import TRUTH
 OTHER_NOISE = {"regression", "unknown_pose_regression", "xray2ctpa", "xray2ctpa_1000"}  # another noise recipe
 
 
+@functools.cache
+def composed(command: str, *overrides: str):
+    """Methods share trainings and evaluations; each of them is composed once."""
+    with initialize_config_dir(str(ROOT / "config"), version_base="1.3"):
+        return compose(command, list(overrides))
+
+
 @pytest.mark.parametrize("size", [64, 128])
 @pytest.mark.parametrize("name", sorted(methods(64)))
 def test_every_method_has_valid_options(name, size):
     method = methods(size)[name]
-    with initialize_config_dir(str(ROOT / "config"), version_base="1.3"):
-        cfg = compose("train_ddpm", [f"experiment=fidelity_{size}", *method.train, *method.trained_on])
-        instantiate(cfg.model.objective)  # refuses options that contradict each other
-        compose("evaluate", [f"experiment=fidelity_{size}", *method.evaluate, *method.evaluated_on])
+    cfg = composed("train_ddpm", f"experiment=fidelity_{size}", *method.train, *method.trained_on)
+    instantiate(cfg.model.objective)  # refuses options that contradict each other
+    composed("evaluate", f"experiment=fidelity_{size}", *method.evaluate, *method.evaluated_on)
     if method.trained_as is not None:
         whose = methods(size)[method.trained_as]
         assert (method.train, method.trained_on, method.minutes) == (whose.train, whose.trained_on, whose.minutes)

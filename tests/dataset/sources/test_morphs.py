@@ -1,5 +1,7 @@
 """Morphs as training cases of a folder: rows, lineage, cache, resume, bad input."""
 
+import shutil
+
 import numpy as np
 import pytest
 from chest_files import save_nifti, thorax
@@ -19,10 +21,12 @@ from dataset.sources.morphs import MorphSource
 SPLITS = {"a": "train", "b": "train", "c": "train", "d": "val", "e": "test"}
 
 
-@pytest.fixture(autouse=True)
-def quick(monkeypatch):
+@pytest.fixture(autouse=True, scope="module")
+def quick():
     """Registration at the coarsest level alone."""
-    monkeypatch.setattr(registration, "LEVELS", ((4, 2, 5),))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(registration, "LEVELS", ((4, 2, 5),))
+        yield
 
 
 def _write(root, splits=SPLITS, **changes):
@@ -38,6 +42,13 @@ def _write(root, splits=SPLITS, **changes):
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     return _write(tmp_path_factory.mktemp("morphs") / "data")
+
+
+@pytest.fixture(scope="module")
+def prepared(root, tmp_path_factory):
+    """Cache folder and files of the cases of five patients and three morphs."""
+    cache = tmp_path_factory.mktemp("prepared") / "cache"
+    return cache, prepare_cases(_morphs(root, 3, cache), cache, 0)
 
 
 def _morphs(root, count=3, cache=None, **options):
@@ -62,9 +73,9 @@ def test_morphs_are_training_cases_of_training_patients_alone(root):
     assert all(row.patient in row.parents.split(";") for row in morphs.itertuples())
 
 
-def test_the_same_seed_and_index_give_the_same_case_alone_or_among_others(root, tmp_path):
+def test_the_same_seed_and_index_give_the_same_case_alone_or_among_others(root, tmp_path, prepared):
     data = data_module(_morphs(root, 2, tmp_path / "one"), tmp_path / "one")
-    more = prepare_cases(_morphs(root, 3, tmp_path / "two"), tmp_path / "two", 0)
+    more = prepared[1]
     for index in (0, 1):
         first, second = data.train.paths[3 + index], more[5 + index]
         assert first.name == second.name
@@ -75,15 +86,15 @@ def test_the_same_seed_and_index_give_the_same_case_alone_or_among_others(root, 
     assert other_seed.key(other_seed.rows.iloc[-1]) != first.stem.rpartition("-")[2]
 
 
-def test_a_case_has_hu_lungs_and_marks(root, tmp_path):
-    case = read_case(prepare_cases(_morphs(root, 1, tmp_path), tmp_path, 0)[-1])
+def test_a_case_has_hu_lungs_and_marks(prepared):
+    case = read_case(prepared[1][-1])
     hu = case["ct"].float()
     assert ((hu == NOT_SCANNED_HU) | (hu >= -1024)).all() and hu.max() < 1100
     assert not case["lung_box"].isnan().any() and case["xray"].std() > 0.1
 
 
-def test_registrations_are_kept_and_a_resumed_preparation_makes_the_rest(root, tmp_path):
-    prepare_cases(_morphs(root, 3, tmp_path), tmp_path, 0)
+def test_registrations_are_kept_and_a_resumed_preparation_makes_the_rest(root, tmp_path, prepared):
+    shutil.copytree(prepared[0], tmp_path, dirs_exist_ok=True)
     files = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("registrations/*.safetensors")}
     assert len(files) == 3  # pairs of three patients
     cases = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("cases/*.safetensors")}

@@ -67,10 +67,9 @@ def raw_get(app, target: str) -> tuple[int, bytes]:
     return sent[0]["status"], b"".join(message.get("body", b"") for message in sent)
 
 
-def test_the_files_of_the_page_are_served(client, service, tmp_path):
+def test_the_files_of_the_page_are_served(client, result):
     assert client.get("/").status_code == 200 and client.get("/gradio_api/info").status_code == 200
     assert client.get("/viewer/viewer.js").headers["content-type"].startswith("text/javascript")
-    result = last(service.generate(save_film(tmp_path / "x.png"), GenerationRequest()))
     for name, url in result.urls.items():
         answer = client.get(url)
         assert answer.content == result.files[name].read_bytes() and answer.headers["cache-control"] == "no-store"
@@ -86,15 +85,22 @@ ROUTES = ["/result/TOKEN/", "/result/", "/viewer/", "/gradio_api/file=", "/gradi
           "/proxy=", "/readers/", "/", "/gradio_api/stream/", "/theme.css/"]  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+def film(tmp_path_factory):
+    return save_film(tmp_path_factory.mktemp("film") / "x.png")
+
+
+@pytest.fixture(scope="module")
+def result(service, film):
+    return last(service.generate(film, GenerationRequest()))
+
+
 @pytest.mark.parametrize("route", ROUTES)
-def test_no_route_leads_out(client, service, tmp_path, route):
+def test_no_route_leads_out(client, result, film, route):
     """Every file route with every path outside; only Gradio's bundle under /assets and /static may answer."""
-    result = last(service.generate(save_film(tmp_path / "x.png"), GenerationRequest()))
-    mine = [
-        str(result.files["settings.json"]),
-        os.path.relpath(result.files["settings.json"]),
-        str(tmp_path / "x.png"),
-    ]
+    own = result.files["settings.json"]
+    assert own.is_file()
+    mine = [str(own), os.path.relpath(own), str(film)]
     for target in (*ELSEWHERE, *mine, *(quote(path, safe="") for path in mine)):
         asked = route.replace("TOKEN", result.token) + target
         status, body = raw_get(client.app, asked)
