@@ -7,7 +7,7 @@ DATA := chests
 DEMO := $(if $(filter phantom,$(DATA)),demo,chests)
 VIEWER := demo/node_modules/.package-lock.json
 
-.PHONY: demo pe test test-slow test-processes faults viewer test-web web lint figures docs clean clean-cache
+.PHONY: demo pe test test-slow test-nightly test-processes faults viewer test-web web lint figures docs clean clean-cache
 
 demo: $(STAMP)
 	@$(BIN)/python train/train_vqgan.py experiment=$(DEMO)_vqgan $(DEMO_VQGAN)
@@ -27,20 +27,27 @@ pe: $(STAMP)
 	@$(BIN)/python evaluation/classification.py experiment=pe_phantoms_classification overwrite=true
 	@$(BIN)/python evaluation/evaluate.py experiment=pe_phantoms_evaluate overwrite=true
 
+# Compiled modules are kept also where the environment says otherwise: most tests that start a command need them again.
+test test-slow test-nightly faults: export PYTHONDONTWRITEBYTECODE :=
+
 test: $(STAMP)
 	@$(BIN)/python -m pytest -q -n logical --maxprocesses 4 --dist worksteal
 
-# Browsers and faults one at a time: signals and pages have deadlines.
+# What users run, as commands and in a browser: minutes. Pages one at a time, since browsers have deadlines.
+PAGES := tests/demo/page tests/demo/reader_study
 test-slow: $(STAMP)
-	@$(BIN)/python -m pytest -q -m slow -n logical --maxprocesses 4 --dist worksteal \
-		--ignore=tests/demo --ignore=tests/faults
-	@$(BIN)/python -m pytest -q -m slow tests/demo tests/faults
+	@$(BIN)/python -m pytest -q -m slow -n logical --maxprocesses 4 --dist worksteal $(PAGES:%=--ignore=%)
+	@$(BIN)/python -m pytest -q -m slow $(PAGES)
+
+# Long chains, measurements of memory, commands of the benchmarks, real data of this machine: one at a time, an hour.
+test-nightly: $(STAMP)
+	@$(BIN)/python -m pytest -q -m nightly
 
 # Trainings of several processes beside one: a quarter of an hour on an idle machine.
 test-processes: $(STAMP)
 	@$(BIN)/python -m pytest -q -m processes
 
-# The whole fault suite (kills, full disks, damaged files, signals); test-slow runs two tests of each kind.
+# The whole fault suite (kills, full disks, damaged files, signals); test-slow runs some of each kind.
 faults: $(STAMP)
 	@$(BIN)/python -m pytest -q tests/faults -m "faults or slow"
 

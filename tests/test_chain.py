@@ -10,7 +10,7 @@ from forked_command import run_command
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.nightly
 VQGAN = ["model.n_hiddens=16", "model.n_codes=256", "model.max_steps=120", "model.validate_every=60"]
 DDPM = ["model.dim=16", "model.dim_mults=[1,2]", "model.xray_encoder.width=16", "model.train_num_steps=100",
         "model.warmup_steps=10", "model.validate_every=50", "model.save_and_sample_every=50"]  # fmt: skip

@@ -68,6 +68,10 @@ def test_workflow_and_container_run_what_this_repository_runs():
     steps = [step.get("run", "") for job in workflow["jobs"].values() for step in job["steps"]]
     assert ".ci/run" in steps
     makefile, container = (ROOT / "Makefile").read_text(), (ROOT / "Dockerfile").read_text()
+    nightly = yaml.safe_load((ROOT / ".github" / "workflows" / "nightly.yml").read_text())["jobs"]["run"]
+    for target in nightly["strategy"]["matrix"]["target"]:
+        assert re.search(rf"^{target}: \$\(STAMP\)", makefile, flags=re.M), target
+    assert all(f"-m {mark}" in makefile for mark in ("slow", "nightly", "processes", '"faults or slow"'))
     for path in re.search(r"RUN make (.*)", container).group(1).split():  # what `make web` depends on
         assert path == ".venv/.installed" or f"VIEWER := {path}" in makefile
     assert re.search(r"^web: \$\(STAMP\) \$\(VIEWER\)", makefile, flags=re.M) and '"make", "web"' in container

@@ -40,7 +40,7 @@ def write_pairs(folder: Path) -> Path:
     return folder
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.timeout(3600)
 def test_the_readme_command_trains(tmp_path):
     if not TAESDXL.is_dir():

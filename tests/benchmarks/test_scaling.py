@@ -50,7 +50,7 @@ def test_every_curve_changes_a_key_that_its_row_has(tiny):
             assert set(changes) <= set(setting_of(row, settings)), name
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_command_writes_table_and_picture(tmp_path, monkeypatch):
     monkeypatch.setattr(multiprocessing, "get_context", lambda method: CONTEXT)  # libraries are imported once
     command = ["--tiny", "--only", "codebook", "start", "--repeats", "1", "--threads", "1", "--output", str(tmp_path)]

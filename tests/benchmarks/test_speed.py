@@ -168,7 +168,7 @@ def broken(setting: dict, device: str) -> Work:
     raise RuntimeError("no such peer")
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_each_side_runs_in_its_own_process(monkeypatch):
     monkeypatch.setattr(multiprocessing, "get_context", lambda method: CONTEXT)  # libraries are imported once
     part = Row("busy", "holding memory", {"ours": busy, "peer": busy, "broken": broken})
@@ -181,7 +181,7 @@ def test_each_side_runs_in_its_own_process(monkeypatch):
         measure.measure(Row("busy", "", {"ours": broken}), {"mb": 1}, "cpu", repeats=1, threads=1)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_command_writes_rows_and_table(tmp_path, capsys, monkeypatch):
     needs_third_party()
     monkeypatch.setattr(multiprocessing, "get_context", lambda method: CONTEXT)

@@ -274,7 +274,7 @@ def test_every_key_has_a_line_of_help():
         assert " # " in line
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_lungs_and_vessels_of_real_series(real_data, tmp_path):
     _, summary = run(real_data / "dicom", tmp_path / "out", spacing="[3,3,3]")
     rows = summary.sort_values("lung_ml", key=lambda column: column.astype(float))

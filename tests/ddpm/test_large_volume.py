@@ -44,7 +44,7 @@ def megabytes(*tile: str) -> float:
     return peak
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.timeout(1200)
 def test_tiles_bound_the_memory_of_a_large_volume():
     tiles, whole = megabytes(), megabytes("1000")

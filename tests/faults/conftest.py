@@ -1,4 +1,4 @@
-"""The server that starts commands, the marker of the long suite, and two trainings that nothing disturbed."""
+"""The server that starts commands, the marker of the whole suite, and two trainings that nothing disturbed."""
 
 import sys
 from pathlib import Path

@@ -1,5 +1,6 @@
 """Commands as the fault tests start, wait for, interrupt and kill them, and what is left of them."""
 
+import itertools
 import json
 import os
 import shutil
@@ -7,12 +8,15 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
+import pytest
 import torch
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
+STAGES = ("vqgan", "ddpm")
 LONGEST = 240.0  # seconds for one command on a busy machine
 DATA = ["dataset.train=5", "dataset.val=1", "dataset.test=1", "dataset.volume_size=[16,16,16]",
         "dataset.xray_size=[32,32]", "dataset.prepare_workers=0", "model.gpus=0"]  # fmt: skip
@@ -24,6 +28,23 @@ DDPM = ["model.dim=8", "model.dim_mults=[1]", "model.batch_size=2", "model.preci
         "model.xray_encoder.width=8", "model.xray_encoder.feature_channels=8", "model.xray_encoder.embedding_dim=16",
         "model.denoiser.blocks=1", "model.conditioning.depth_bins=2", "model.prior.rank=4", "model.validate_every=5",
         "model.save_and_sample_every=2", "model.sampling_timesteps=1"]  # fmt: skip
+
+
+def stages(*slow: str) -> pytest.MarkDecorator:
+    """Runs a test for both stages of training; `slow` names those of continuous integration."""
+    values = [pytest.param(stage, marks=_mark(stage in slow)) for stage in STAGES]
+    return pytest.mark.parametrize("training", values, indirect=True)
+
+
+def stages_and(name: str, choices: Iterable, *slow: tuple) -> pytest.MarkDecorator:
+    """The same for each stage with each choice of the argument `name`."""
+    pairs = itertools.product(STAGES, choices)
+    values = [pytest.param(*pair, marks=_mark(pair in slow)) for pair in pairs]
+    return pytest.mark.parametrize(("training", name), values, indirect=["training"])
+
+
+def _mark(slow: bool) -> pytest.MarkDecorator:
+    return pytest.mark.slow if slow else pytest.mark.faults
 
 
 class Command:

@@ -1,11 +1,11 @@
 """A run resumed with another config lists the differences and stops unless an option continues it."""
 
 import pytest
+from fault_runs import stages
 from omegaconf import OmegaConf
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("training", ["vqgan", "ddpm"], indirect=True)
+@stages("vqgan")
 def test_differences_are_listed_and_stop_the_run(training):
     first = training.start(kill_in_checkpoint={"moment": "after_rename", "count": 2})
     assert first.wait() == -9

@@ -4,14 +4,14 @@ import os
 
 import pytest
 import torch
-from fault_runs import DATA, DDPM, Training, contents, differing
+from fault_runs import DATA, DDPM, Training, contents, differing, stages_and
 from prepare_runs import HU, SPACING
 from safetensors import safe_open
 
 from train.run.checkpoint_io import PREVIOUS
 
 FIRST, SECOND = pytest.mark.slow, pytest.mark.faults
-WAYS = [pytest.param("changed", marks=FIRST), pytest.param("cut", marks=SECOND), pytest.param("gone", marks=FIRST)]
+WAYS = [pytest.param("changed", marks=FIRST), *(pytest.param(how, marks=SECOND) for how in ("cut", "gone"))]
 
 
 def spoil(path, how: str, name: str = "ct") -> None:
@@ -64,7 +64,7 @@ def test_a_case_damaged_while_training(own_cache, how, workers):
     assert differing(own_cache.weights(), before) == []
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 def test_volumes_in_memory_outlive_their_files(own_cache):
     before = own_cache.weights()
     own_cache.forget()
@@ -72,7 +72,7 @@ def test_volumes_in_memory_outlive_their_files(own_cache):
     assert differing(own_cache.weights(), before) == []
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 def test_a_case_whose_source_is_missing_too(server, tmp_path):
     """Nothing can be made again: one line that names the file."""
     from chest_files import save_nifti
@@ -90,7 +90,7 @@ def test_a_case_whose_source_is_missing_too(server, tmp_path):
     assert "scan" in line and "no such file" in line.lower()
 
 
-@pytest.mark.parametrize("how", [pytest.param("changed", marks=FIRST), pytest.param("cut", marks=FIRST)])
+@pytest.mark.parametrize("how", [pytest.param("changed", marks=FIRST), pytest.param("cut", marks=SECOND)])
 def test_damaged_latents_are_encoded_again(server, whole_vqgan, tmp_path, how):
     words = [*DATA, *DDPM, f"dataset.cache_dir={tmp_path}/cache", f"model.vqgan_ckpt={whole_vqgan.last}"]
     server.start("train/encode_latents.py", *words, place=tmp_path).fine()
@@ -102,12 +102,8 @@ def test_damaged_latents_are_encoded_again(server, whole_vqgan, tmp_path, how):
     assert contents(home) == expected
 
 
-@pytest.mark.parametrize("training", [pytest.param("vqgan", marks=FIRST), pytest.param("ddpm", marks=SECOND)],
-                         indirect=True)  # fmt: skip
-@pytest.mark.parametrize("how", ["cut", "empty", "changed", "gone"])
+@stages_and("how", ["cut", "empty", "changed", "gone"], ("vqgan", "cut"))
 def test_a_damaged_checkpoint_is_replaced_by_the_previous_one(training, how, request):
-    if how in ("empty", "gone") and training.stage == "vqgan":
-        pytest.skip("continuous integration runs two of each kind: the second stage runs all")
     command = training.start(kill_in_checkpoint={"moment": "after_rename", "count": 4})
     assert command.wait() == -9
     path = training.last

@@ -2,23 +2,18 @@
 
 import pytest
 from disks import fill, read_only, small_disk
-from fault_runs import DATA, DDPM, contents, differing
+from fault_runs import DATA, DDPM, contents, differing, stages
 from test_killed_preparation import prepare, tree, whole, written  # noqa: F401 (fixtures)
 
 from train.run.checkpoint_io import whole_checkpoint
 
-BOTH = pytest.mark.parametrize(
-    "training",
-    [pytest.param("vqgan", marks=pytest.mark.slow), pytest.param("ddpm", marks=pytest.mark.faults)],
-    indirect=True,
-)
 COMMANDS = [
-    pytest.param(name, marks=pytest.mark.slow if name in ("train", "prepare") else pytest.mark.faults)
+    pytest.param(name, marks=pytest.mark.slow if name == "train" else pytest.mark.faults)
     for name in ("train", "prepare", "cache", "encode")
 ]
 
 
-@BOTH
+@stages("vqgan")
 def test_a_disk_that_fills_up_while_training(training, request):
     with small_disk(training.place / "runs", 64):
         command = training.start()
@@ -33,7 +28,7 @@ def test_a_disk_that_fills_up_while_training(training, request):
         assert differing(training.weights(), request.getfixturevalue(f"whole_{training.stage}").weights()) == []
 
 
-@BOTH
+@stages()
 def test_a_file_that_may_not_grow(training, request):
     """The same without a disk of its own: the system refuses what is written beyond a size."""
     size = request.getfixturevalue(f"whole_{training.stage}").last.stat().st_size
@@ -43,7 +38,7 @@ def test_a_file_that_may_not_grow(training, request):
     training.start().fine()
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 def test_a_disk_that_is_full_for_prepared_cases(server, tmp_path):
     with small_disk(tmp_path / "cache", 1):
         filler = fill(tmp_path / "cache")

@@ -8,7 +8,6 @@ from fault_runs import DATA, DDPM, contents
 from ddpm.latent.latent_dataset import is_whole, read_latents
 
 CASES = ["dataset.train=24", "dataset.volume_size=[32,32,32]"]
-KILLS = [pytest.param(2, marks=pytest.mark.slow), pytest.param(12, marks=pytest.mark.faults)]
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +35,8 @@ def latents(place) -> list:
     return [path for path in sorted(place.glob("cache/*/latents-*/*.safetensors")) if not path.name.startswith(".")]
 
 
-@pytest.mark.parametrize("kills", KILLS)
+@pytest.mark.faults
+@pytest.mark.parametrize("kills", [2, 12])
 def test_killed_at_random_moments(encode, whole, tmp_path, kills):
     (cases,) = whole.glob("cache/*/cases")
     home = tmp_path / "cache" / cases.parent.name

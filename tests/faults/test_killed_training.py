@@ -5,13 +5,10 @@ The final weights, averages and optimizer moments are bit for bit those of an un
 
 import random
 
-import pytest
-from fault_runs import differing, weights
+from fault_runs import differing, stages_and, weights
 
 from train.run.checkpoint_io import whole_checkpoint
 
-STAGES = pytest.mark.parametrize("training", ["vqgan", "ddpm"], indirect=True)
-KILLS = [pytest.param(2, marks=pytest.mark.slow), pytest.param(12, marks=pytest.mark.faults)]
 MOMENTS = ["half_written", "before_sync", "after_sync", "between_names", "after_rename"]
 
 
@@ -21,8 +18,7 @@ def readable(training) -> None:
         assert whole_checkpoint(path)[0] == path
 
 
-@STAGES
-@pytest.mark.parametrize("kills", KILLS)
+@stages_and("kills", [2, 12], ("ddpm", 2))
 def test_killed_at_random_moments(training, kills, request):
     expected = request.getfixturevalue(f"whole_{training.stage}").weights()
     chance, landed = random.Random(f"{training.stage} {kills}"), 0
@@ -44,10 +40,7 @@ def test_killed_at_random_moments(training, kills, request):
     assert differing(training.weights(), expected) == []
 
 
-@STAGES
-@pytest.mark.parametrize("moment", [
-    pytest.param(m, marks=pytest.mark.slow if m in ("half_written", "between_names") else pytest.mark.faults)
-    for m in MOMENTS])  # fmt: skip
+@stages_and("moment", MOMENTS, ("vqgan", "between_names"), ("ddpm", "half_written"))
 def test_killed_within_a_checkpoint(training, moment, request):
     assert training.start(kill_in_checkpoint={"moment": moment, "count": 4}).wait() == -9
     readable(training)

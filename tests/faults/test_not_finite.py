@@ -1,13 +1,10 @@
 """A NaN in one batch stops the run and names the cases, or the batch is skipped by config and counted."""
 
 import pytest
-from fault_runs import differing, weights
-
-STAGES = pytest.mark.parametrize("training", ["vqgan", "ddpm"], indirect=True)
+from fault_runs import differing, stages, weights
 
 
-@STAGES
-@pytest.mark.slow
+@stages("vqgan")
 def test_the_cases_are_named_and_the_checkpoint_is_untouched(training, request):
     line = training.start(nan_at_step={"steps": [6]}).refusal()
     assert "batch 6" in line and line.count("phantom_0000000") == 2 and "model.skip_nonfinite" in line
@@ -16,8 +13,7 @@ def test_the_cases_are_named_and_the_checkpoint_is_untouched(training, request):
     assert differing(training.weights(), request.getfixturevalue(f"whole_{training.stage}").weights()) == []
 
 
-@STAGES
-@pytest.mark.faults
+@stages()
 def test_skipped_and_counted(training, request):
     options = ("model.skip_nonfinite=true",)
     said = training.start(*options, nan_at_step={"steps": [6, 9]}).fine()

@@ -9,16 +9,13 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from fault_runs import ROOT, Training, differing, weights
+from fault_runs import ROOT, Training, differing, stages, weights
 from PIL import Image
 
 from dataset.cases.store import stored
 
-STAGES = pytest.mark.parametrize("training", ["vqgan", "ddpm"], indirect=True)
 
-
-@pytest.mark.slow
-@STAGES
+@stages("ddpm")
 def test_the_same_command_gives_the_same_weights_and_another_seed_others(training, request):
     whole = request.getfixturevalue(f"whole_{training.stage}").weights()
     training.start().fine()
@@ -28,8 +25,7 @@ def test_the_same_command_gives_the_same_weights_and_another_seed_others(trainin
     assert differing(training.weights(), whole)
 
 
-@pytest.mark.slow
-@STAGES
+@stages("vqgan", "ddpm")
 def test_the_run_folder_says_what_it_was_made_of(training, request):
     whole = request.getfixturevalue(f"whole_{training.stage}")
     folder = whole.last.parent.parent
@@ -47,8 +43,7 @@ def test_the_run_folder_says_what_it_was_made_of(training, request):
         assert start["inputs_sha256"] == {"vqgan_ckpt": hashlib.sha256(used.read_bytes()).hexdigest()}
 
 
-@pytest.mark.slow
-@STAGES
+@stages("ddpm")
 def test_the_documented_command_repeats_a_run(training, server, request, tmp_path):
     """Started anywhere, with nothing but the folder of the run."""
     whole = request.getfixturevalue(f"whole_{training.stage}")
@@ -84,7 +79,7 @@ def test_generation_gives_the_same_volume(server, whole_vqgan, tmp_path):
     assert not all(np.array_equal(one, two) for one, two in zip(found[0], found[2], strict=True))
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 def test_what_the_data_hold_decides_the_hash_and_not_where_they_lie(server, whole_vqgan, tmp_path):
     folder = whole_vqgan.last.parent.parent
     here = json.loads((folder / "run.json").read_text())["starts"][0]["data_sha256"]

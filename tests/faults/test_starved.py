@@ -1,7 +1,7 @@
 """Memory that runs out: of a data worker, and of the device that trains."""
 
 import pytest
-from fault_runs import Training, differing
+from fault_runs import Training, differing, stages
 from test_damage import own_cache  # noqa: F401 (fixture)
 
 
@@ -24,7 +24,7 @@ def test_a_data_worker_of_the_second_stage(training, request):
     assert differing(training.weights(), request.getfixturevalue("whole_ddpm").weights()) == []
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 def test_a_worker_that_prepares_cases(server, tmp_path):
     training = Training(server, "vqgan", tmp_path, 2)
     line = training.start("dataset.prepare_workers=2", starve_builder={"case": 3}).refusal()
@@ -32,11 +32,7 @@ def test_a_worker_that_prepares_cases(server, tmp_path):
     training.start().fine()
 
 
-@pytest.mark.parametrize(
-    "training",
-    [pytest.param("vqgan", marks=pytest.mark.slow), pytest.param("ddpm", marks=pytest.mark.slow)],
-    indirect=True,
-)
+@stages("vqgan")
 def test_a_device_out_of_memory(training):
     """Raised in a step, as CUDA's allocator does: the measured peak and three things to change."""
     line = training.start(no_device_memory={"step": 3}).refusal()

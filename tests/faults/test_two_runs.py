@@ -1,17 +1,11 @@
 """Two runs in one folder: the second is refused, also where the first was killed and left its lock."""
 
 import pytest
-from fault_runs import differing
+from fault_runs import differing, stages
 from test_killed_preparation import prepare, tree  # noqa: F401 (fixtures)
 
-STAGES = pytest.mark.parametrize(
-    "training",
-    [pytest.param("vqgan", marks=pytest.mark.slow), pytest.param("ddpm", marks=pytest.mark.faults)],
-    indirect=True,
-)
 
-
-@STAGES
+@stages("vqgan")
 def test_the_second_is_refused_and_the_first_goes_on(training, request):
     first = training.start(slow_batches={"seconds": 0.3})
     training.until_saved(first, 1)
@@ -21,7 +15,7 @@ def test_the_second_is_refused_and_the_first_goes_on(training, request):
     assert differing(training.weights(), request.getfixturevalue(f"whole_{training.stage}").weights()) == []
 
 
-@STAGES
+@stages()
 def test_a_killed_run_leaves_no_lock(training):
     first = training.start(slow_batches={"seconds": 0.3})
     training.until_saved(first, 1)
@@ -29,7 +23,7 @@ def test_a_killed_run_leaves_no_lock(training):
     training.resume().fine()
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 def test_two_preparations_of_one_folder(prepare, tmp_path):  # noqa: F811
     first = prepare(tmp_path, slow_files={"seconds": 0.5})
     first.until(lambda: (tmp_path / "set" / "candidates.csv").exists())

@@ -6,7 +6,7 @@ from fault_runs import differing
 NOBODY = {"WANDB_BASE_URL": "http://127.0.0.1:9", "WANDB_API_KEY": "0" * 40, "WANDB_SILENT": "true"}
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 @pytest.mark.parametrize("training", ["vqgan"], indirect=True)
 def test_training_goes_on_without_the_server(training, request):
     said = training.start("logger=wandb", "logger.offline=false", env=NOBODY).fine()

@@ -156,7 +156,7 @@ def autoencoder_curve(fast: bool, start: int = 0) -> list[float]:
     return curve(made, DataLoader(items, batch_size=1), fast, "loss", start)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("trained", [denoiser_curve, autoencoder_curve])
 def test_the_curves_of_two_hundred_steps_agree(trained, monkeypatch):
     fast = trained(True)

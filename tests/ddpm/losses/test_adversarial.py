@@ -137,7 +137,7 @@ def _process(rank: int, folder: str) -> None:
     torch.distributed.destroy_process_group()
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_processes_with_other_data_keep_one_discriminator(tmp_path):
     mp.spawn(_process, (str(tmp_path),), nprocs=2)
     a, b = (torch.load(tmp_path / f"{rank}.pt", weights_only=True)["discriminator"] for rank in (0, 1))

@@ -9,7 +9,7 @@ from browser import chromium, needs_browser, outside, pixels, served, watched_pa
 from dataset.io.nifti import write_nifti
 from demo.server.app_factory import viewer_files
 
-pytestmark = needs_browser
+pytestmark = [needs_browser, pytest.mark.slow]
 SHAPE, SPACING = (40, 36, 44), (4.0, 5.0, 3.0)
 BLOCK = (slice(26, 36), slice(4, 12), slice(5, 15))  # superior, anterior, right
 MIDDLE_MM = (28.5, 50.0, 44.0)  # of the block: right, front, up of the volume's centre
@@ -187,7 +187,6 @@ def test_windows_outside_the_model_are_disabled(shown):
     assert page.locator(".xv-hu").inner_text() == "≥ 500 HU"  # the upper end of the window
 
 
-@pytest.mark.slow
 def test_a_second_volume_follows_and_an_overlay_colours(shown):
     page = shown(truthUrl="/truth", overlayUrl="/spread", nominal=True, banner="the anatomy is a drawing")
     assert page.locator(".xv-banner").inner_text() == "the anatomy is a drawing"

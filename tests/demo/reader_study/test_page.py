@@ -21,7 +21,7 @@ from demo.reader_study.routes import readers_app  # noqa: E402
 from demo.server.app_factory import viewer_files  # noqa: E402
 from evaluation.readers.study_folder import read_answers, read_study  # noqa: E402
 
-pytestmark = needs_browser
+pytestmark = [needs_browser, pytest.mark.slow]
 
 
 @pytest.fixture

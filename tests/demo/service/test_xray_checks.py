@@ -100,7 +100,7 @@ def test_the_orientation_contains_view_and_alignment(pipeline, tmp_path):
     assert checked.orientation.startswith("AP, from the file; not aligned; head up, the patient's right on the left")
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_real_films_count_as_frontal_chests(pipeline, real_data, tmp_path):
     """The weights are of phantoms: films differ from training, some in the shape of the lungs; no other warning."""
     expected = ("unlike the training X-rays", "the alignment to the training lungs changes the X-ray's height")

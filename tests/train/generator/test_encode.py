@@ -114,7 +114,7 @@ def command(*overrides: str) -> str:
     return done.stdout
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_command_encodes_alike_on_one_and_two_processes(tmp_path):
     tiny().save_pretrained(tmp_path / "vae")
     data = ["dataset.train=4", "dataset.val=1", "dataset.test=1", "dataset.volume_size=[16,16,16]",
@@ -130,7 +130,7 @@ def test_the_command_encodes_alike_on_one_and_two_processes(tmp_path):
     assert "0 of them encoded now" in command(*data, "model.gpus=0", f"dataset.cache_dir={tmp_path}/one")
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.timeout(3600)
 def test_batches_of_slices_through_the_sdxl_vae_stay_under_six_gigabytes(tmp_path):
     torch.manual_seed(0)

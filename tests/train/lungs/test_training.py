@@ -29,7 +29,7 @@ def train(folder, *overrides) -> dict[str, torch.Tensor]:
     return load_file(written)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_resumed_training_ends_with_the_same_weights(tmp_path, monkeypatch):
     monkeypatch.setattr("dataset.imaging.lung_network.SIZE", 64)
     monkeypatch.setattr("train.lungs.data.SIZE", 64)

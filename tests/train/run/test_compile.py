@@ -43,7 +43,7 @@ def test_without_a_compiler_a_warning_follows(network, monkeypatch, caplog):
     assert network(torch.rand(1, 1, 8, 8, 8)).volume.isfinite().all()
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.timeout(600)
 def test_a_compiled_step_has_the_same_gradients(network, caplog):
     volume, plain = torch.rand(1, 1, 8, 8, 8), copy.deepcopy(network)

@@ -39,7 +39,7 @@ def run(script: str, folder: Path, *overrides: str) -> str:
     return done.stdout + done.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("device", ["cpu", pytest.param("gpu", marks=GPU)])
 @pytest.mark.parametrize("name", CASES)
