@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import math
+from copy import copy
 from functools import partial
 from pathlib import Path
 
@@ -202,6 +203,27 @@ def prepared_data(source, dataset, **options) -> CTDataModule:
     data.prepare_data()
     data.setup()
     return data
+
+
+def split_cases(source, dataset, split: str, trained: dict) -> tuple[CaseDataset, dict]:
+    """The cases of one split, the only ones that are prepared, and a protocol of them.
+
+    Extent, lung box and spacing, which are medians of the training cases, are those of the protocol `trained` of a
+    checkpoint. UserError for a split without a case of its own, and as `CTDataModule`.
+    """
+    if missing := source.missing():
+        raise UserError(f"missing: {'; '.join(missing)}")
+    chosen = copy(source)
+    chosen.rows = source.rows[source.rows["split"] == split].reset_index(drop=True)
+    if chosen.rows.empty:
+        raise UserError(f"split={split}: the data set has no {split} case of its own; give another split")
+    paths = prepare_cases(chosen, dataset.cache_dir, dataset.prepare_workers)
+    window, rows = Window.parse(dataset.window), completed_rows(chosen, paths)
+    same = {key: trained.get(key) for key in ("extent", "lung_box", "spacing")}
+    protocol = {**source.describe(), "window": [window.low, window.high], **source.xray_options.describe(), **same}
+    extent = None if protocol.get("input") == "volume" else same["extent"]
+    options = {"xray_options": source.xray_options, "lung_box": same["lung_box"], "extent": extent}
+    return CaseDataset(paths, rows, window, rebuild=partial(rebuild_case, source), **options), protocol
 
 
 class _StepLoader(DataLoader):

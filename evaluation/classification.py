@@ -26,10 +26,12 @@ def main(cfg) -> None:
     from evaluation.classifiers.scores import describe, fairness, find_classifiers, folds_of, score_fold
     from evaluation.classifiers.tables import RESULTS, markdown, protocol_of, write_all
     from evaluation.generation.open_pipeline import resolve_device
+    from evaluation.protocol.checkpoint_data import dataset_given, take_data_of_checkpoint
 
     device = resolve_device(cfg.device)
     print(f"device: {device}")
-    found = find_classifiers(cfg.classifiers, cfg.search)
+    found = find_classifiers(cfg.classifiers, cfg.search, cfg.dataset.name if dataset_given() else None)
+    take_data_of_checkpoint(cfg, "classification", found[0].protocol["data"], found[0].path)
     folds = folds_of(found)
     for one in found:
         print(f"{one.name}{'' if one.fold is None else f' of fold {one.fold}'}: {one.path}")

@@ -23,7 +23,7 @@ def main(cfg) -> None:
     import matplotlib
     from hydra.utils import instantiate
 
-    from dataset.datamodule import prepared_data
+    from dataset.datamodule import split_cases
     from evaluation.generation.open_pipeline import open_generator
     from evaluation.protocol.checkpoint_data import take_data_of_checkpoint
     from evaluation.protocol.data_checks import check_protocol
@@ -34,10 +34,10 @@ def main(cfg) -> None:
     sampling = Sampling(cfg.samples, cfg.seed, cfg.batch_size)
     pipeline, checkpoint = open_generator(cfg.checkpoint, cfg.device, cfg.sampler)
     take_data_of_checkpoint(cfg, "figures", pipeline.protocol, checkpoint)
-    datamodule = prepared_data(instantiate(cfg.dataset.source), cfg.dataset)
-    check_protocol(datamodule.protocol(), pipeline.protocol)
+    cases, protocol = split_cases(instantiate(cfg.dataset.source), cfg.dataset, cfg.split, pipeline.protocol)
+    check_protocol(protocol, pipeline.protocol)
     output = Path(cfg.output) if cfg.output else ROOT / "assets"
-    for path in write_case_figures(pipeline, getattr(datamodule, cfg.split), output, cfg.cases, sampling):
+    for path in write_case_figures(pipeline, cases, output, cfg.cases, sampling):
         print(path)
 
 

@@ -54,7 +54,7 @@ def generator_arms(cfg, noise: int) -> tuple:
     from hydra.utils import instantiate
 
     from common.files import sha256
-    from dataset.datamodule import prepared_data
+    from dataset.datamodule import split_cases
     from evaluation.generation.open_pipeline import open_generator
     from evaluation.protocol.checkpoint_data import take_data_of_checkpoint
     from evaluation.protocol.data_checks import check_protocol
@@ -64,26 +64,26 @@ def generator_arms(cfg, noise: int) -> tuple:
         raise UserError(f"split={cfg.split}: choose test or val; the generator was trained on the training cases")
     pipeline, checkpoint = open_generator(cfg.checkpoint, cfg.device, cfg.sampler)
     take_data_of_checkpoint(cfg, "reader_study", pipeline.protocol, checkpoint)
-    datamodule = prepared_data(instantiate(cfg.dataset.source), cfg.dataset)
-    check_protocol(datamodule.protocol(), pipeline.protocol)
-    cases = getattr(datamodule, cfg.split)
+    cases, protocol = split_cases(instantiate(cfg.dataset.source), cfg.dataset, cfg.split, pipeline.protocol)
+    check_protocol(protocol, pipeline.protocol)
     origin = {"checkpoint": {"file": str(checkpoint), "sha256": sha256(checkpoint)}, **pipeline.describe()}
-    origin |= {"noise_seed": noise, "split": cfg.split, "data": datamodule.protocol()}
+    origin |= {"noise_seed": noise, "split": cfg.split, "data": protocol}
     return cases.rows, arm_maker(pipeline, cases, noise), pipeline.window, origin
 
 
 def analyse(cfg) -> None:
+    from common.files import check_output, result_folder
     from evaluation.readers import analysis
-    from evaluation.readers.report import write_analysis
+    from evaluation.readers.report import RESULTS, write_analysis
     from evaluation.readers.study_folder import read_answers, read_key, read_study
 
     if cfg.draws < 100:
         raise UserError(f"draws={cfg.draws}: give at least 100, fewer give no reliable interval")
+    check_output(cfg.output, RESULTS, cfg.overwrite)
     study = read_study(cfg.study)
     items, answers = read_key(study, cfg.key), read_answers(study)
     result = analysis.analyse(answers, items, study.questions, cfg.seed or 0, cfg.draws)
-    folder = Path(cfg.output) if cfg.output else study.folder.with_name(f"{study.folder.name}-analysis")
-    path = write_analysis(folder, result)
+    path = write_analysis(result_folder(cfg.output, "reader_study_analysis", RESULTS, cfg.overwrite), result)
     for warning in result["warnings"]:
         print(f"warning: {warning}")
     print(result["statement"])

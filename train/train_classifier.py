@@ -18,13 +18,14 @@ def main(cfg) -> None:
 
     from hydra.utils import instantiate
 
-    from train.classifier.data import INPUTS, check_data, label_data, resolve_config
+    from train.classifier.data import INPUTS, check_data, label_data, resolve_config, take_data_of_generator
     from train.classifier.module import ClassifierModule, KeepBest
     from train.classifier.networks import build_network
     from train.distributed.processes import print_once
     from train.run.trainer import Intervals
     from train.run.training_run import TrainingRun
 
+    take_data_of_generator(cfg)
     resolve_config(cfg)
     intervals = Intervals(model.train_num_steps, model.validate_every, model.validate_every)
     run = TrainingRun(cfg, "classifier", devices, model.results_folder, intervals)

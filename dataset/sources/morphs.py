@@ -137,7 +137,7 @@ class MorphSource:
 
     def prepare(self, workers: int | None) -> None:
         """Registers the training cases to each other before cases are built."""
-        if self.count:
+        if self.count and any(self.rows["parents"]):
             wanted = {name for index in range(self.count) for name in self.recipe(index).parents}
             for name in sorted(wanted):
                 self.anatomy(name)  # here, so that the processes share it

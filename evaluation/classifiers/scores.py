@@ -37,8 +37,10 @@ class Found:
     protocol: dict
 
 
-def find_classifiers(given, search: str | Path) -> list[Found]:
+def find_classifiers(given, search: str | Path, dataset: str | None = None) -> list[Found]:
     """The classifiers in the files and folders `given`, or the newest of each name and fold under `search`.
+
+    Under `search` those of one data set count: `dataset`, or that of the newest classifier.
 
     Raises UserError for a missing path, a file that is no classifier, none at all, and two files of one name and fold.
     """
@@ -49,8 +51,12 @@ def find_classifiers(given, search: str | Path) -> list[Found]:
         if not path.exists() and places:
             raise UserError(f"classifiers: {place}: no such file or folder")
         files = [path] if path.is_file() else path.glob("**/best.safetensors")
-        for file in sorted(files, key=lambda f: f.stat().st_mtime_ns):
-            found = _found(file)
+        listed = [_found(file) for file in sorted(files, key=lambda f: f.stat().st_mtime_ns)]
+        if not places and listed:
+            name = dataset or listed[-1].protocol["data"]["dataset"]
+            listed = [one for one in listed if one.protocol["data"]["dataset"] == name]
+        for found in listed:
+            file = found.path
             if path.is_file() and (found.name, found.fold) in newest:
                 other = newest[found.name, found.fold].path
                 raise UserError(f"classifiers: {file} and {other} are both {found.name} of fold {found.fold}")

@@ -16,6 +16,16 @@ NOT_DATA = ("prepare_workers", "film_augment", "source")  # keys and nodes that 
 log = logging.getLogger(__name__)
 
 
+def dataset_given() -> bool:
+    """Whether the command line, or an experiment that it names, chooses the data set."""
+    return not HydraConfig.initialized() or bool({"dataset", "experiment"} & _given())
+
+
+def _given() -> set[str]:
+    """Keys of the command line."""
+    return {word.lstrip("+~").partition("=")[0] for word in HydraConfig.get().overrides.task}
+
+
 def take_data_of_checkpoint(cfg: DictConfig, command: str, protocol: dict, checkpoint: Path) -> None:
     """Fills `cfg.dataset` from the protocol of a checkpoint and from the config of its run, where it stands beside.
 
@@ -25,7 +35,7 @@ def take_data_of_checkpoint(cfg: DictConfig, command: str, protocol: dict, check
     if not HydraConfig.initialized() or "dataset" not in HydraConfig.get().runtime.choices:
         return  # not a command, or one that repeats a stored config
     words = list(HydraConfig.get().overrides.task)
-    keys = {word.lstrip("+~").partition("=")[0] for word in words}
+    keys = _given()
     name, chosen = protocol.get("dataset"), "dataset" in keys
     if "experiment" in keys:
         return

@@ -13,6 +13,9 @@ from evaluation.visualization.text import estimate_text, markdown_table
 COLOURS = ("#b2182b", "#ef8a62", "#d9d9d9", "#67a9cf", "#2166ac")  # from the worst answer to the best
 
 
+RESULTS = ("analysis.json", "analysis.md", "distributions.csv", "distributions.png")  # files of an analysis
+
+
 def write_analysis(folder: Path, result: dict) -> Path:
     """Writes `analysis.json`, `analysis.md` and the distributions as CSV and PNG; returns the path of the page."""
     folder.mkdir(parents=True, exist_ok=True)

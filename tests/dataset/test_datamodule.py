@@ -9,10 +9,12 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from folder_sources import data_module
+from omegaconf import OmegaConf
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 
+from common.errors import UserError
 from dataset.cases.case import case_key, pack_case
-from dataset.datamodule import CTDataModule
+from dataset.datamodule import CTDataModule, prepared_data, split_cases
 from dataset.imaging.geometry import make_pose
 from dataset.manifest.table import COLUMNS, make_rows
 from dataset.xray.options import XrayOptions
@@ -252,3 +254,17 @@ class GrowingSource(NoiseSource):
 def test_a_typical_patient_is_one_of_the_training_cases(tmp_path):
     data = data_module(GrowingSource(("train", "val", "val", "test", "test")), tmp_path)
     assert data.protocol()["extent"] == [6.0, 5.0, 4.0]
+
+
+def test_one_split_is_prepared_alone_and_gives_the_same_samples(tmp_path):
+    node = OmegaConf.create({"window": "wide", "cache_dir": str(tmp_path / "whole"), "prepare_workers": 0})
+    data = prepared_data(NoiseSource(), node)
+    node.cache_dir = str(tmp_path / "alone")
+    cases, protocol = split_cases(NoiseSource(), node, "test", data.protocol())
+    assert len(list((tmp_path / "alone").glob("*/cases/*.safetensors"))) == len(data.test) == len(cases) == 1
+    one, other = cases[0], data.test[0]
+    assert all(torch.equal(one[key], other[key]) for key in ("ct", "xray", "pose", "spacing"))
+    assert one["id"] == other["id"] and one["label"] == other["label"]
+    assert all(protocol[key] == data.protocol()[key] for key in ("window", "volume_size", "extent", "views"))
+    with pytest.raises(UserError, match="no val case of its own"):
+        split_cases(NoiseSource(("train", "test")), node, "val", data.protocol())

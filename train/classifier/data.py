@@ -11,6 +11,7 @@ from dataset.datamodule import CTDataModule
 from ddpm.checkpoint.read import read
 from evaluation.classifiers.generated_cases import Generators, all_rows, find_generators
 from evaluation.classifiers.hypotheses import PRIMARY
+from evaluation.protocol.checkpoint_data import take_data_of_checkpoint
 from evaluation.protocol.leakage import check_splits, training_splits_of_file
 from evaluation.statistics.roc import expected_half_width
 from train.distributed.processes import print_once
@@ -65,6 +66,13 @@ def encoder_source(init_from: str, fold: int | None) -> str:
     if len(found) != 1:
         raise UserError(f"classifier.init_from={init_from}: holds generators of other folds; name one last.ckpt")
     return str(found[0])
+
+
+def take_data_of_generator(cfg: DictConfig) -> None:
+    """Takes data set and sizes from the generator of the volumes, or of `classifier.init_from`, unless given."""
+    named = cfg.classifier.get("generators") or cfg.classifier.get("init_from")
+    if generators := find_generators(named):
+        take_data_of_checkpoint(cfg, "train_classifier", read(generators[0]).protocol, generators[0])
 
 
 def resolve_config(cfg: DictConfig) -> None:

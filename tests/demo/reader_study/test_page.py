@@ -103,7 +103,7 @@ def test_a_reader_reads_closes_resumes_finishes_and_is_analysed(served):
     analyse = [sys.executable, str(ROOT / "evaluation" / "reader_study.py"), "action=analyse", "draws=100"]
     analysed = subprocess.run([*analyse, f"study={study}"], capture_output=True, text=True, cwd=study.parent)
     assert analysed.returncode == 0, analysed.stderr
-    result = json.loads((study.parent / "study-analysis" / "analysis.json").read_text())
+    result = json.loads((study.parent / "outputs" / "reader_study_analysis" / "latest" / "analysis.json").read_text())
     assert result["first_readings"] == 3 and result["missing_readings"] == 0
     assert sum(map(sum, result["questions"]["realism"]["distribution"].values())) == 3
 

@@ -6,7 +6,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
 from common.cli import CONFIG
-from evaluation.protocol.checkpoint_data import take_data_of_checkpoint
+from evaluation.protocol.checkpoint_data import dataset_given, take_data_of_checkpoint
 
 TRAINED = {"dataset": "lidc", "volume_size": [32, 48, 48], "window": [-1000, 400], "xray_size": [96, 96], "views": 1}
 
@@ -72,3 +72,14 @@ def test_phantoms_of_an_exported_file_keep_their_population(dataset, tmp_path):
 def test_a_data_set_without_option_needs_one(dataset, caplog):
     assert dataset(protocol={**TRAINED, "dataset": "mine"})["name"] == "phantom"
     assert "trained on mine, which is no option" in caplog.text
+
+
+def test_a_data_set_is_given_by_its_group_or_an_experiment():
+    for words, given in (([], False), (["dataset.seed=1"], False), (["dataset=lidc"], True)):
+        with initialize_config_dir(str(CONFIG), version_base="1.3"):
+            whole = compose("evaluate", words, return_hydra_config=True)
+        HydraConfig.instance().set_config(whole)
+        try:
+            assert dataset_given() == given
+        finally:
+            HydraConfig.instance().cfg = None

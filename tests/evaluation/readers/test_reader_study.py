@@ -185,9 +185,10 @@ def test_the_command_analyses(tmp_path):
     analysed = run(tmp_path, "action=analyse", "draws=200")
     assert analysed.returncode == 0, analysed.stderr
     assert "warning: 3 readers" in analysed.stdout and "identified real and generated CT correctly" in analysed.stdout
-    page = (tmp_path / "study-analysis" / "analysis.md").read_text()
+    folder = tmp_path / "outputs" / "reader_study_analysis" / "latest"
+    page = (folder / "analysis.md").read_text()
     assert "Krippendorff" in page and "generated CT" in page
-    assert (tmp_path / "study-analysis" / "distributions.png").stat().st_size > 10_000
+    assert (folder / "distributions.png").stat().st_size > 10_000
 
 
 @pytest.mark.slow
