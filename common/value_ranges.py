@@ -68,6 +68,7 @@ RULES: dict[str, str] = {  # rule: keys, by their last words; the longest that m
         label.negative""",
     "auto | cpu | mps | cuda | cuda:<number>": "device",
     "PA | AP": "view drr_view",
+    "bilinear | linear | two_material": "drr_attenuation",
     "lungs | none": "align",
     "true | false": "pose_regressor freeze_xray_encoder",
     "vae | vqgan": "latent_encoder",

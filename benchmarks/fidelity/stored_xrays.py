@@ -28,6 +28,9 @@ class StoredXrayPhantoms(PhantomSource):
     def xrays(self, row, phantom, poses) -> Float[Tensor, "v h w"]:
         return read_xray_row(self.xray_file, phantom_index(row), (self.xray.views, *self.xray.size))
 
+    def forward_model(self) -> dict:
+        return {**super().forward_model(), "noise": "rounded to 8 bits"}
+
     def describe(self) -> dict:
         return {**super().describe(), "xrays": "8 bit, from a file"}
 

@@ -45,7 +45,8 @@ def data_protocol(source: Source, window: Window, paths: list[Path], rows: pd.Da
 
     `version` is a hash of the cases; `window` is in HU; `spacing` and `extent` in mm `[D, H, W]` and `lung_box` are
     medians of the training cases; `xray_sources` and `split` are counts; `patients_sha256` identifies the patients of
-    each split without their names. The source and its X-ray options add entries such as `dataset`, `align` and `film`.
+    each split without their names; `forward_model` says how the X-rays came about, None if unknown. The source and
+    its X-ray options add entries such as `dataset`, `align` and `film`.
     """
     trained = [path for path, split in zip(paths, rows["split"], strict=True) if split == "train"]
     spacing = np.median([stored(path, "spacing").numpy() for path in trained], axis=0)
@@ -57,6 +58,7 @@ def data_protocol(source: Source, window: Window, paths: list[Path], rows: pd.Da
         "window": [window.low, window.high],
         "spacing": [round(float(s), 4) for s in spacing],
         "extent": [round(float(n * s), 2) for n, s in zip(size, spacing, strict=True)],
+        "forward_model": source.forward_model() if hasattr(source, "forward_model") else None,
         **source.xray_options.describe(),
         "lung_box": median_lung_box(trained),
         "xray_sources": {str(k): int(v) for k, v in rows["xray_source"].value_counts().items()},

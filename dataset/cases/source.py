@@ -12,7 +12,8 @@ from dataset.xray.options import XrayOptions
 class Source(Protocol):
     """A source of cases. Its constructor does not read the disk.
 
-    Optional: `manifest`, the name of the manifest in the cache; `prepare(workers)`, called before cases are built.
+    Optional: `forward_model()`, how its X-rays came about (`dataset.imaging.forward_model`), as JSON or None;
+    `manifest`, the name of the manifest in the cache; `prepare(workers)`, called before cases are built.
     """
 
     name: str  # of the data set in results

@@ -1,4 +1,4 @@
-"""Options of the DRRs of a data set: view, source, detector, grey scale, contrast medium."""
+"""Options of the DRRs of a data set: view, source, detector, grey scale, attenuation, contrast medium."""
 
 from dataclasses import asdict, dataclass
 
@@ -8,6 +8,7 @@ from torch import Tensor
 
 from common.errors import UserError
 from dataset.imaging.drr import IMAGES, render_xray
+from dataset.imaging.forward_model import REMOVED, SHOWN, ForwardModel, attenuation_map
 from dataset.imaging.geometry import FRONTAL_VIEWS, SOURCE_DETECTOR_MM, make_pose, view_pose
 from dataset.imaging.iodine import remove_iodine
 from dataset.imaging.resampling import downsample
@@ -22,6 +23,7 @@ class DrrSettings:
     source_detector: float | None = None  # mm; None means 1800, or 1200 for AP
     field: tuple[float, float] | None = None  # height and width of the detector in mm; None fits the volume
     image: str = "log"  # `log` or `linear` (`dataset.imaging.drr.render_xray`)
+    attenuation: str = "bilinear"  # a key of `dataset.imaging.forward_model.MAPS`
     remove_iodine: bool = False  # remove contrast medium before projection (`dataset.imaging.iodine`)
 
     def __post_init__(self):
@@ -29,6 +31,7 @@ class DrrSettings:
             raise UserError(f"dataset.drr_view={self.view}: choose {' or '.join(FRONTAL_VIEWS)}")
         if self.image not in IMAGES:
             raise UserError(f"dataset.drr_image={self.image}: choose {' or '.join(IMAGES)}")
+        attenuation_map(self.attenuation)
         if self.source_detector is not None and not float(self.source_detector) > 0:
             raise UserError(f"dataset.drr_distance={self.source_detector}: give mm from source to detector")
         if self.field is not None:
@@ -61,8 +64,16 @@ class DrrSettings:
         finest = min(float(poses[0, 7]) / size[0], abs(float(poses[0, 8])) / size[1]) / 2.0
         coarse = downsample(volume, finest)
         hu = remove_iodine(coarse.hu, coarse.spacing) if self.remove_iodine else coarse.hu
-        return render_xray(torch.from_numpy(hu), coarse.spacing, poses, size, self.image)
+        return render_xray(torch.from_numpy(hu), coarse.spacing, poses, size, self.image, self.attenuation)
 
     def describe(self) -> dict:
-        """Plain JSON."""
-        return {**asdict(self), "field": None if self.field is None else list(self.field)}
+        """Plain JSON; without the attenuation map where it is the one of earlier versions, whose cases stay valid."""
+        found = {**asdict(self), "field": None if self.field is None else list(self.field)}
+        if self.attenuation == "bilinear":
+            del found["attenuation"]
+        return found
+
+    def forward_model(self, **facts: str) -> dict:
+        """The forward model of these DRRs as JSON, with further `facts`."""
+        iodine = REMOVED if self.remove_iodine else SHOWN
+        return ForwardModel(self.image, self.attenuation, iodine, **facts).describe()

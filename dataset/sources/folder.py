@@ -139,6 +139,10 @@ class FolderSource:
         folds = {} if self.splits.n_folds is None else {"n_folds": self.splits.n_folds, "fold": self.splits.fold}
         return {**self._preparation(), **drr, **folds}
 
+    def forward_model(self) -> dict | None:
+        """How the DRRs came about; None for input volumes. Nothing is known of the radiographs of the folder."""
+        return None if self.files.source_window is not None else self.drr.forward_model()
+
     def _preparation(self) -> dict:
         settings = {
             "dataset": self.name,

@@ -51,7 +51,7 @@ class MorphSource:
         self.phantoms = int(phantoms)
         self.source, self.count, self.settings, self.seed = source, int(count), settings or MorphSettings(), int(seed)
         self.name, self.xray_options = source.name, source.xray_options
-        self.missing, self.home = source.missing, source.home
+        self.missing, self.home, self.forward_model = source.missing, source.home, source.forward_model
         for key, number in (("morphs", self.count), ("phantoms", self.phantoms)):
             if number < 0:
                 raise UserError(f"dataset.{key}={number}: give 0 or more")

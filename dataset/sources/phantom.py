@@ -13,6 +13,7 @@ from dataset.cases.case import Case, case_key, pack_case
 from dataset.cases.source import positive
 from dataset.imaging.drr import render_xray
 from dataset.imaging.drr_options import DrrSettings
+from dataset.imaging.forward_model import CASE_GRID, NOT_DRAWN, ForwardModel
 from dataset.imaging.geometry import unknown_pose
 from dataset.manifest.table import make_rows
 from dataset.phantom.render import POPULATION_VERSION, Phantom, render_phantom
@@ -108,6 +109,11 @@ class PhantomSource:
         if self.pose_noise:
             poses = perturbed_poses(poses, (self.population.seed, phantom_index(row)))
         return render_xray(torch.from_numpy(phantom.hu_plain), phantom.spacing, poses, self.xray.size)
+
+    def forward_model(self) -> dict:
+        """How the X-rays came about: from the drawing without contrast medium, on the grid of the case."""
+        pose = {"pose": f"unknown: {PROTOCOL}"} if self.pose_noise else {}
+        return ForwardModel(iodine=NOT_DRAWN, grid=CASE_GRID, **pose).describe()
 
     def describe(self) -> dict:
         """Protocol of the data: plain JSON, the same for every split."""

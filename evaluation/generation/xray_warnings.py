@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from jaxtyping import Float
 from torch import Tensor
 
+from dataset.imaging.forward_model import ForwardModel
 from dataset.imaging.geometry import fill_unknown
 from ddpm.conditioning.pose_regressor import PoseRegressor
 from evaluation.metrics.reprojection import reprojection_error, scaled_drr
@@ -58,14 +59,20 @@ def reproject(
 ) -> tuple[Float[Tensor, "h w"] | None, float | None]:
     """DRR of a volume at the pose of its X-ray, and their mean absolute difference in [0, 1].
 
-    None for both if the window does not keep line integrals, nothing attenuates, the input is a volume, or no DRR
-    renderer is installed.
+    The DRR is by the forward model of the training data; where they do not state one (radiographs), by the default
+    one. None for both if no volume can be compared with such X-rays (those of phantoms lack the contrast medium), the
+    window does not keep line integrals, nothing attenuates, the input is a volume, or no DRR renderer is installed.
     """
+    model = ForwardModel.of_protocol(pipeline.protocol) or ForwardModel()
+    if model.why_not_applicable:
+        return None, None
     if not pipeline.window.keeps_line_integrals or pipeline.protocol.get("input") == "volume":
         return None, None
     xray, poses = aligned_views(given, pipeline.pose_regressor)
     try:
-        drr = scaled_drr(mean, tuple(spacing), tuple(poses[0].tolist()), tuple(xray.shape[-2:]), ~xray[0].isnan())
+        drr = scaled_drr(
+            mean, tuple(spacing), tuple(poses[0].tolist()), tuple(xray.shape[-2:]), ~xray[0].isnan(), model
+        )
     except ModuleNotFoundError:
         return None, None
     if drr.isnan().all():

@@ -67,7 +67,7 @@ class CaseView:
         window: HU range to which predictions and truth are clipped; its width is the data range.
         shared: cache across cases with `get(compute, volume, *geometry)`; None computes every time.
         names: methods of the predictions, in order.
-        tools: further inputs by name: `lpips`, a network; `drr`, the options of the DRRs.
+        tools: further inputs by name: `lpips`, a network; `forward_model`, that of the X-rays.
 
     Attributes:
         hu: truth before windowing, the source of all masks.

@@ -16,6 +16,7 @@ from torch import Tensor
 from common.environment import machine
 from common.errors import UserError
 from common.files import sha256
+from dataset.imaging.forward_model import ForwardModel
 from evaluation.distribution.distances import compare_populations, population
 from evaluation.generation.model_inputs import ModelInputs
 from evaluation.generation.sample import Sampling, sample_volumes
@@ -24,6 +25,7 @@ from evaluation.generation.xray_warnings import MAX_DISTANCE, training_distance
 from evaluation.metrics import crps, spread_over_error
 from evaluation.metrics.lpips import load_lpips
 from evaluation.metrics.regions import body_mask
+from evaluation.metrics.reprojection import FORWARD_MODEL
 from evaluation.metrics.totalsegmentator import read_organs
 from evaluation.protocol import comparability as protocol
 from evaluation.protocol.data_checks import check_protocol, own_split
@@ -132,7 +134,8 @@ class Evaluator:
         self.data, self.window = datamodule.protocol(), pipeline.window
         self.size = tuple(self.data["volume_size"])
         check_protocol(self.data, pipeline.protocol)
-        self.tools = {"drr": self.data.get("drr"), crps.ANTITHETIC: pipeline.describe().get("antithetic", False)}
+        self.tools = {FORWARD_MODEL: ForwardModel.of_protocol(self.data)}
+        self.tools |= {crps.ANTITHETIC: pipeline.describe().get("antithetic", False)}
         self.tools |= {"lpips": load_lpips(settings.lpips)} if settings.lpips else {}
         self.timings, self._clock = {}, perf_counter()
 

@@ -106,7 +106,7 @@ def score_case(
     floors = [name for name in names if catalogue()[name].floor]
     truth = dict.fromkeys(names, float("nan"))
     if floors:
-        own, _ = measure(floors, CaseView(case, view.truth[None], window, shared))
+        own, _ = measure(floors, CaseView(case, view.truth[None], window, shared, tools=tools))
         truth |= {name: float(values[0]) for name, values in own.items()}
     return [*rows, {"method": TRUTH} | truth]
 

@@ -5,9 +5,11 @@ from types import SimpleNamespace
 import pandas as pd
 import torch
 
+from dataset.imaging.forward_model import ForwardModel
 from dataset.imaging.geometry import make_pose
 from dataset.imaging.hu_window import Window
 from evaluation.generation.sample import Sampling
+from evaluation.metrics.reprojection import FORWARD_MODEL
 from evaluation.reporting.html_report import write_report
 from evaluation.scoring.evaluator import EvaluationSettings, Evaluator
 from evaluation.scoring.score_cases import score_case
@@ -82,6 +84,7 @@ def protocol(size=(24, 24, 24), window=(-1000.0, 1000.0)) -> dict:
         "extent": list(EXTENT),
         "xray_size": [24, 24],
         "views": 1,
+        "forward_model": ForwardModel().describe(),
     }
 
 
@@ -159,5 +162,6 @@ def oracle(cases: FakeCases):
 
 def score(prediction: torch.Tensor, case: dict, window: Window, metrics="default") -> dict[str, float]:
     """The metrics of one prediction in HU."""
-    row = score_case(case, {"prediction": prediction}, window, metrics=metrics)[0]
+    tools = {FORWARD_MODEL: ForwardModel()}
+    row = score_case(case, {"prediction": prediction}, window, metrics=metrics, tools=tools)[0]
     return {name: value for name, value in row.items() if name != "method"}

@@ -26,6 +26,7 @@ ABSENT = {  # what a run did whose config is older than the key
     "model.prior.fill_rank": 0,
     "model.xray_encoder.mask": False,
     "dataset.ap_share": 0.0,
+    "dataset.drr_attenuation": "bilinear",
     "dataset.morphs": 0,
     "dataset.phantoms": 0,
     **{f"dataset.film.{key}": 0.0 for key in ("roll", "curve", "tilt", "crop", "letterbox", "unmarked")},

@@ -5,11 +5,14 @@ import math
 import torch
 
 from dataset.imaging.drr import line_integrals, scale_xray
+from dataset.imaging.forward_model import ForwardModel
 from dataset.imaging.geometry import make_pose
 from dataset.imaging.hu_window import Window
 from evaluation.metrics.base import CaseView
 from evaluation.metrics.catalogue import measure
-from evaluation.metrics.reprojection import reprojection_error, scaled_drr
+from evaluation.metrics.reprojection import FORWARD_MODEL, reprojection_error, scaled_drr
+
+TOOLS = {FORWARD_MODEL: ForwardModel()}
 
 
 def test_unknown_pixels_are_left_out():
@@ -37,5 +40,5 @@ def test_the_drr_is_scaled_where_the_xray_is_known():
     whole = scaled_drr(hu, (10.0, 10.0, 10.0), tuple(pose.tolist()), (32, 32))
     assert reprojection_error(whole, xray) > 0.01
     case = {"ct": hu, "xray": xray[None], "pose": pose[None], "spacing": torch.full((3,), 10.0)}
-    values, reasons = measure(["reprojection"], CaseView(case, hu[None], Window(-1000.0, 2000.0)))
+    values, reasons = measure(["reprojection"], CaseView(case, hu[None], Window(-1000.0, 2000.0), tools=TOOLS))
     assert not reasons and float(values["reprojection"][0]) < 1e-6

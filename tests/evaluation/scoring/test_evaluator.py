@@ -21,7 +21,9 @@ from evaluation_fakes import (
 )
 
 from common.errors import UserError
+from dataset.imaging.forward_model import ForwardModel
 from dataset.imaging.hu_window import Window
+from evaluation.metrics.reprojection import FORWARD_MODEL
 from evaluation.protocol.leakage import seen_patients
 from evaluation.reporting.html_report import write_report
 from evaluation.reporting.plots import loss_curves
@@ -199,18 +201,22 @@ def test_unknown_poses_give_no_reprojection(tmp_path):
     assert "unknown" in result["protocol"]["not_measured"]["reprojection"]
 
 
-@pytest.mark.parametrize("made", [{"image": "linear"}, {"image": "log", "remove_iodine": True}])
-def test_xrays_of_another_rendering_give_no_reprojection(tmp_path, made):
+@pytest.mark.parametrize(
+    ("stated", "reason"),
+    [(None, "do not state how their X-rays came about"), ({"iodine": "not drawn"}, "without contrast medium")],
+)
+def test_xrays_that_no_volume_can_be_compared_with_give_no_reprojection(tmp_path, stated, reason):
     data = chest_data(4, 2, 2)
-    data.protocol()["drr"] = made
+    data.protocol()["forward_model"] = stated
     result = run(data, tmp_path)
-    assert "grey scale" in result["protocol"]["not_measured"]["reprojection"]
+    assert reason in result["protocol"]["not_measured"]["reprojection"]
 
 
 def test_a_mirrored_volume_scores_worse():
     case = chest_world(1, seed=5).case(0)
     ct = case["ct"].float()
-    rows = score_case(case, {"model": ct, "mirrored": ct.flip(2)}, Window(-1000.0, 1000.0))
+    tools = {FORWARD_MODEL: ForwardModel()}
+    rows = score_case(case, {"model": ct, "mirrored": ct.flip(2)}, Window(-1000.0, 1000.0), tools=tools)
     assert rows[1]["psnr"] < rows[0]["psnr"] - 20 and rows[1]["lung_dice"] < 0.99
     assert rows[1]["reprojection"] > rows[0]["reprojection"]
     with pytest.raises(ValueError, match="voxels"):

@@ -1,0 +1,106 @@
+"""The forward model of a data set: how its X-rays came about. It stands in the protocol of the data.
+
+HU say how much more than water a voxel attenuates the beam of the CT scanner; the beam of a radiograph has another
+spectrum, in which bone counts more. So the map from HU to attenuation is part of the model.
+"""
+
+from dataclasses import asdict, dataclass
+
+from common.errors import UserError
+
+SHOWN, REMOVED, NOT_DRAWN = "as in the CT", "removed", "not drawn"  # iodine
+FILE_GRID, CASE_GRID = "of the file", "of the case"
+
+
+@dataclass(frozen=True)
+class Attenuation:
+    """A map from HU to the linear attenuation coefficient of a beam of one energy.
+
+    `water (1 + HU / 1000)` up to HU 0, then linear to `dense` at `dense_hu` and beyond; both in 1/mm, `energy` in keV.
+    """
+
+    water: float
+    dense: float
+    dense_hu: float
+    energy: float
+    source: str
+
+    def describe(self) -> dict:
+        """Plain JSON."""
+        return asdict(self)
+
+
+# NIST tables 3 and 4 (Hubbell and Seltzer, NISTIR 5632) in cm²/g at 60 and 80 keV: water 0.2059, 0.1837 (1 g/cm³);
+# cortical bone of ICRU-44 0.3148, 0.2229 (1.92 g/cm³). At 70 keV by interpolation of logarithms: 0.1937, 0.2616.
+_WATER_60, _BONE_60, _WATER_70, _BONE_70 = 0.02059, 0.06044, 0.01937, 0.05023
+MAPS = {
+    "bilinear": Attenuation(
+        0.0192, 0.0573, 1000.0, 70.0, "nanodrr; at 1000 HU 3.0 times water, more than cortical bone at 70 keV (2.6)"
+    ),
+    "linear": Attenuation(_WATER_70, 2.0 * _WATER_70, 1000.0, 70.0, "the definition of HU at the scanner's energy"),
+    "two_material": Attenuation(
+        _WATER_60,
+        _BONE_60,
+        round(1000.0 * (_BONE_70 / _WATER_70 - 1.0), 1),
+        60.0,
+        "water and cortical bone (NISTIR 5632), mixed by their HU at 70 keV, as seen at 60 keV",
+    ),
+}
+
+
+def attenuation_map(name: str) -> Attenuation:
+    """The map of a name; UserError for an unknown one."""
+    if name not in MAPS:
+        raise UserError(f"dataset.drr_attenuation={name}: choose {', '.join(MAPS)}")
+    return MAPS[name]
+
+
+@dataclass(frozen=True)
+class ForwardModel:
+    """How DRRs of volumes came about: one energy, no scatter.
+
+    Attributes:
+        image: grey scale (`dataset.imaging.drr.render_xray`).
+        attenuation: a key of `MAPS`.
+        iodine: `SHOWN`, `REMOVED` (`dataset.imaging.iodine`), or `NOT_DRAWN`: the X-rays of phantoms are those of the
+            same drawing without contrast medium.
+        grid: that of the rendered volume, `FILE_GRID` or `CASE_GRID`.
+        noise: of the detector.
+        pose: whether the stored poses are those of rendering.
+    """
+
+    image: str = "log"
+    attenuation: str = "bilinear"
+    iodine: str = SHOWN
+    grid: str = FILE_GRID
+    noise: str = "none"
+    pose: str = "known"
+
+    def describe(self) -> dict:
+        """Plain JSON with the numbers of the attenuation map."""
+        return {**asdict(self), "attenuation_map": attenuation_map(self.attenuation).describe()}
+
+    @classmethod
+    def of_protocol(cls, protocol: dict) -> "ForwardModel | None":
+        """That of the data of a protocol; None where it is not stated, as for radiographs and input volumes.
+
+        Protocols of earlier versions do not state it, but determine it.
+        """
+        stated = protocol.get("forward_model")
+        if isinstance(stated, dict):
+            known = {key: stated[key] for key in cls.__dataclass_fields__ if key in stated}
+            return cls(**known) if known.get("attenuation", "bilinear") in MAPS else None
+        drr = protocol.get("drr")
+        if isinstance(drr, dict):
+            iodine = REMOVED if drr.get("remove_iodine") else SHOWN
+            return cls(drr.get("image", "log"), drr.get("attenuation", "bilinear"), iodine)
+        if str(protocol.get("dataset", "")).startswith("phantom") and "xrays" in protocol:
+            return cls(iodine=NOT_DRAWN, grid=CASE_GRID)
+        return None
+
+    @property
+    def why_not_applicable(self) -> str | None:
+        """Why no X-ray of a volume with contrast medium can be compared with these X-rays; None if one can."""
+        if self.iodine == NOT_DRAWN:
+            return "the X-rays show the drawing without contrast medium, which the volumes contain"
+        return None
