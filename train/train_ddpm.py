@@ -22,12 +22,17 @@ def main(cfg) -> None:
     from train.generator.build_data import build_data
     from train.generator.build_module import build_module
     from train.generator.encode import describe
-    from train.generator.finetuning import open_latent_encoder
+    from train.generator.finetuning import Origin, open_latent_encoder
+    from train.generator.origin_config import take_config_of_origin
     from train.run.trainer import Intervals
     from train.run.training_run import Network, TrainingRun
 
+    origin = Origin(model.init_from) if model.init_from else None
+    if origin is not None:
+        take_config_of_origin(cfg, origin)
+        model = cfg.model
     source = instantiate(cfg.dataset.source)
-    latent_encoder, shape, origin = open_latent_encoder(source, cfg)
+    latent_encoder, shape = open_latent_encoder(source, cfg, origin)
     lengths = (model[key] for key in ("train_num_steps", "validate_every", "save_and_sample_every"))
     intervals = Intervals(*lengths, accumulate=model.gradient_accumulate_every)
     run = TrainingRun(cfg, "ddpm", devices, model.results_folder, intervals)

@@ -16,6 +16,7 @@ from ddpm.checkpoint.load import load_pipeline
 from ddpm.checkpoint.write import component, header_of, save_adapter
 from ddpm.conditioning.pose_regressor import PoseRegressor
 from ddpm.latent import LatentEncoder
+from evaluation.generation.open_pipeline import SHIPPED
 from train.generator.latent_data import check_latent_size, load_latent_encoder
 
 log = logging.getLogger(__name__)
@@ -25,19 +26,19 @@ class Origin:
     """The run of `model.init_from`.
 
     Args:
-        path: checkpoint or exported model of the denoising stage; its adapters are merged.
+        path: checkpoint or exported model of the denoising stage, or `shipped`; its adapters are merged.
 
     Raises UserError for a file that is missing or no such model.
     """
 
     def __init__(self, path: str | Path):
-        self.path = Path(path)
+        self.path = SHIPPED if str(path) == "shipped" else Path(path)
         if not self.path.is_file():
             raise UserError(
                 f"model.init_from={path}: no such checkpoint; give the last.ckpt of a run of train/train_ddpm.py"
             )
-        self.pipeline = load_pipeline(path)
-        self.sha256 = sha256(path)
+        self.pipeline = load_pipeline(self.path)
+        self.sha256 = sha256(self.path)
 
     @property
     def trained_on(self) -> dict[str, dict]:
@@ -104,11 +105,11 @@ class Origin:
                 *(before.low, before.high, window.low, window.high),
             )
         std, mean = torch.std_mean(latents, dim=(0, 2, 3, 4))
-        if std.max() > 2.0 or std.min() < 0.5 or mean.abs().max() > 1.0:
+        if std.max() > 2.0 or std.max() < 0.5 or mean.abs().max() > 1.0:  # weaker channels may share one scale
             log.warning(
-                "these data differ from those of model.init_from: latents have standard deviations of %.2f to %.2f "
-                "and means of up to %.2f instead of 1 and 0",
-                *(std.min(), std.max(), mean.abs().max()),
+                "these data differ from those of model.init_from: latents have standard deviations of up to %.2f and "
+                "means of up to %.2f instead of 1 and 0",
+                *(std.max(), mean.abs().max()),
             )
 
     def describe(self) -> dict:
@@ -116,24 +117,24 @@ class Origin:
         return {"file": self.path.name, "sha256": self.sha256, "inherits": header_of(self.pipeline)["inherits"]}
 
 
-def open_latent_encoder(source, cfg: DictConfig) -> tuple[LatentEncoder, tuple[int, int, int, int], Origin | None]:
-    """The frozen latent encoder, the shape `(c, d, h, w)` of its latents, and the run of `model.init_from` or None.
+def open_latent_encoder(
+    source, cfg: DictConfig, origin: Origin | None
+) -> tuple[LatentEncoder, tuple[int, int, int, int]]:
+    """The frozen latent encoder, and the shape `(c, d, h, w)` of its latents.
 
     Sets `model.vqgan_ckpt` to the VQ-GAN that was found, so that a repeated run takes the same.
 
-    Raises UserError for missing data or files, sizes that do not fit, or an encoder that is not that of
-    `model.init_from`.
+    Raises UserError for missing data or files, sizes that do not fit, or an encoder that is not that of `origin`.
     """
-    model, origin = cfg.model, None
-    if model.init_from:
-        origin = Origin(model.init_from)
+    model = cfg.model
+    if origin is not None:
         encoder = origin.latent_encoder(source, model.latent)
     else:
         encoder = load_latent_encoder(source, model.latent)
         model.vqgan_ckpt = model.vqgan_ckpt or encoder.found_at
         with user_errors():
             encoder.set_scaling(model.latent_scaling)
-    return encoder, check_latent_size(encoder, tuple(cfg.dataset.volume_size), model), origin
+    return encoder, check_latent_size(encoder, tuple(cfg.dataset.volume_size), model)
 
 
 def _differences(name: str, there: dict, here: dict) -> list[str]:
