@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from common.checked_tensors import open_checked, save_tensors
 from common.errors import UserError
 from common.files import ROOT, atomic_path
+from dataset.imaging.unet_2d import unet_2d
 from dataset.imaging.unknown_pixels import split_unknown
 
 SHIPPED = ROOT / "assets" / "networks" / "lungs_xray.safetensors"
@@ -35,11 +36,8 @@ class LungNetwork(nn.Module):
 
     def __init__(self, channels: tuple[int, ...] = (16, 32, 64, 96, 128)):
         super().__init__()
-        from monai.networks.nets import UNet  # takes seconds to import
-
         self.channels = tuple(channels)
-        outputs, strides = len(SIDES) * len(LEVELS_MM), (2,) * (len(channels) - 1)
-        self.unet = UNet(2, 1, outputs, channels=self.channels, strides=strides, norm="batch")
+        self.unet = unet_2d(1, len(SIDES) * len(LEVELS_MM), self.channels)
 
     def forward(self, xray: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b side level h w"]:
         return self.unet(xray * 2.0 - 1.0).unflatten(1, (len(SIDES), len(LEVELS_MM)))

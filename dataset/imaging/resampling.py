@@ -3,8 +3,6 @@
 import numpy as np
 import torch
 from jaxtyping import Float
-from monai.data import MetaTensor
-from monai.transforms import Compose, Orientation, Resize, ResizeWithPadOrCrop, Spacing
 from scipy.ndimage import gaussian_filter
 from torch.nn import functional as F
 
@@ -19,6 +17,9 @@ def resample(volume: Volume, size: tuple[int, int, int], spacing: tuple[float, f
     Without `spacing` the whole volume is resized and keeps its extent. With `spacing` (mm, `(D, H, W)`) it is
     resampled to that spacing, then cropped or padded with air around its centre.
     """
+    from monai.data import MetaTensor  # takes a second to import
+    from monai.transforms import Compose, Orientation, Resize, ResizeWithPadOrCrop, Spacing
+
     wanted = size if spacing is None else [max(1, round(e / s)) for e, s in zip(volume.extent, spacing, strict=True)]
     hu = _low_pass(volume, [n / w for n, w in zip(volume.hu.shape, wanted, strict=True)])[None]
     if spacing is None:

@@ -4,8 +4,6 @@ Paths are relative to the folder of the table. Several X-rays of a case are sepa
 `xray=a_pa.png;a_lat.png`, `view=PA;lateral`.
 """
 
-import csv
-import io
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -16,6 +14,7 @@ from common.errors import UserError
 from common.files import atomic_path
 from dataset.imaging.geometry import VIEWS
 from dataset.manifest.read_csv import read_csv
+from dataset.manifest.separated import parts
 
 EMPTY = {  # every column with its value for unknown
     "id": "",
@@ -39,7 +38,6 @@ NUMBERS = {"hours_xray_to_ct": float, "age": int, "label": int, "fold": int}
 SPLITS = ("train", "val", "test")
 LABELS = (0, 1, -1)  # negative, positive, unknown
 DRR, DRR_CONTRAST, FILM, VOLUME = XRAY_SOURCES = ("drr", "drr_contrast", "film", "volume")
-SEPARATOR = ";"  # between the X-rays, and the views, of one case
 COLUMN_HELP = (
     "id, patient, ct (NIfTI file or DICOM folder, relative to this folder); "
     "optional: xray (file; empty = DRR of the CT; frontal;lateral for two), view (PA, AP, lateral), "
@@ -51,19 +49,6 @@ def make_rows(records: Iterable[dict]) -> pd.DataFrame:
     """A manifest of records; missing columns get the values of `EMPTY`."""
     records = [{**EMPTY, **record} for record in records]
     return pd.DataFrame(records, columns=list(records[0] if records else COLUMNS))
-
-
-def parts(value: str) -> list[str]:
-    """The X-rays, or the views, of one case; a name with a semicolon stands in quotes."""
-    rows = list(csv.reader([str(value)], delimiter=SEPARATOR, skipinitialspace=True))
-    return [part.strip() for part in rows[0]] if str(value).strip() else []
-
-
-def join(names: Iterable[str]) -> str:
-    """The inverse of `parts`."""
-    line = io.StringIO()
-    csv.writer(line, delimiter=SEPARATOR, lineterminator="").writerow(names)
-    return line.getvalue()
 
 
 def read_manifest(path: str | Path, label_column: str = "label", target_column: str = "ct") -> pd.DataFrame:

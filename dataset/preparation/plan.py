@@ -14,7 +14,7 @@ from common.file_limits import expect_links_inside
 from dataset.io.dicom_headers import Identity
 from dataset.io.dicom_series import CtSeries, find_ct_series, folders_of, warn_closed
 from dataset.manifest.read_csv import read_csv
-from dataset.manifest.table import parts
+from dataset.manifest.separated import parts
 from dataset.preparation.deidentify import Pseudonyms
 from dataset.preparation.labels import clean_id, expect_one_split, file_stem, match_labels
 from dataset.preparation.pairing import Pairing, pair

@@ -23,7 +23,8 @@ from dataset.imaging.volume import Volume
 from dataset.io.ct import read_volume
 from dataset.io.paths import split_series
 from dataset.io.xray import read_xray
-from dataset.manifest.table import VOLUME, parts, read_manifest
+from dataset.manifest.separated import parts
+from dataset.manifest.table import VOLUME, read_manifest
 from dataset.sources.folder_scan import discover
 from dataset.sources.settings import Files, Geometry, Splits, Xrays
 from dataset.xray.options import XrayOptions

@@ -13,7 +13,8 @@ from dataset.io.dicom_series import find_ct_series, folders_of, warn_closed
 from dataset.io.file_kind import kind_of
 from dataset.io.nifti import NIFTI_ENDINGS
 from dataset.io.paths import volume_name
-from dataset.manifest.table import DRR, FILM, join, make_rows
+from dataset.manifest.separated import join
+from dataset.manifest.table import DRR, FILM, make_rows
 from dataset.sources.layouts import is_mask, places_of, unique_ids
 
 XRAY_ENDINGS = (".png", ".jpg", ".jpeg", ".dcm")

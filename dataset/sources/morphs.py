@@ -11,7 +11,8 @@ from dataset.cases.case import Case, case_key
 from dataset.cases.store import source_folder
 from dataset.imaging.coverage import NOT_SCANNED_HU
 from dataset.imaging.drr_options import DrrSettings
-from dataset.manifest.table import DRR, SEPARATOR, make_rows
+from dataset.manifest.separated import SEPARATOR
+from dataset.manifest.table import DRR, make_rows
 from dataset.morph.anatomy import Anatomy, describe_anatomy
 from dataset.morph.pairs import Pair, Velocities, neighbours_of, pairs_of
 from dataset.morph.population import Recipe, draw_recipe, make_morph

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from common.errors import UserError
-from dataset.manifest.table import SEPARATOR
+from dataset.manifest.separated import SEPARATOR
 from ddpm.checkpoint.load import load_pipeline
 from ddpm.pipeline import XrayToCTPipeline as TensorPipeline
 from ddpm.pipeline_folder import is_folder

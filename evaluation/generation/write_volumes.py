@@ -7,7 +7,7 @@ from common.errors import UserError
 from common.files import check_output, sha256
 from dataset.io.xray import XRAY_ENDINGS
 from dataset.io.xray import find_xrays as xrays_in
-from dataset.manifest.table import SEPARATOR, parts
+from dataset.manifest.separated import SEPARATOR, parts
 from evaluation.generation.metadata import NOISE_ID, describe_input, describe_run
 from evaluation.generation.model_inputs import ModelInputs
 from evaluation.generation.sample import Sampling, sample_volumes, terminal_bar

@@ -11,7 +11,7 @@ from prepare_runs import run
 from common.errors import UserError
 from dataset.io.ct import read_volume
 from dataset.io.paths import split_series
-from dataset.manifest.table import join, parts
+from dataset.manifest.separated import join, parts
 from dataset.sources.folder_scan import discover
 from dataset.sources.layouts import is_mask, unique_ids
 
