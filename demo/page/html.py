@@ -29,6 +29,7 @@ def heading(about: dict) -> str:
         '<header class="xc-head"><div><h1>xray2ct</h1><p>From one chest X-ray to a CT volume</p></div>'
         f'<ul aria-label="model">{shown}</ul>'
         '<button type="button" id="xc-theme" title="light or dark">Light / dark</button></header>'
+        '<p id="xc-say" role="status" aria-live="polite"></p>'  # page.js announces results here
     )
 
 
@@ -60,7 +61,7 @@ def progress(news: Progress, slices: str) -> str:
     caption = f"<figcaption>The current prediction. {MARK}.</figcaption>"
     body = slices and f'<figure class="xc-preview">{slices}{caption}</figure>'
     return (
-        f'<div class="xc-progress" role="status"><div class="xc-progress-line"><span>{line}</span><span>{left}</span>'
+        f'<div class="xc-progress"><div class="xc-progress-line"><span>{line}</span><span>{left}</span>'
         f'</div><progress max="{max(1, news.steps)}"{value} aria-label="progress"></progress>{body}</div>'
     )
 

@@ -10,6 +10,20 @@ const TURNS = { ArrowLeft: [-10, 0], ArrowRight: [10, 0], ArrowUp: [0, 10], Arro
 const LAYOUT_KEYS = { m: "multiplanar", a: "axial", c: "coronal", s: "sagittal", v: "render" };
 const FAST = 5; // voxels with Shift
 
+const ACTIONS = {
+  "+": (viewer) => viewer.zoom(1.25),
+  "=": (viewer) => viewer.zoom(1.25),
+  "-": (viewer) => viewer.zoom(0.8),
+  x: (viewer) => viewer.setCrosshair(!viewer.crosshairOn),
+  " ": (viewer) => viewer.play(!viewer.playing),
+  n: (viewer) => viewer.setVolume(viewer.shown + 1),
+  p: (viewer) => viewer.setVolume(viewer.shown - 1),
+  o: (viewer) => viewer.toggleOverlay(),
+  f: (viewer) => viewer.toggleFull(),
+  r: (viewer) => viewer.reset(),
+  "?": (viewer) => viewer.help(),
+};
+
 const HELP = [
   ["← →", "crosshair to the patient's right and left"],
   ["↑ ↓", "crosshair up and down"],
@@ -19,22 +33,33 @@ const HELP = [
   ["[ ]", "narrower, wider window"],
   [", .", "lower, higher level"],
   ["M A C S V", "all views, axial, coronal, sagittal, 3D"],
+  ["+ -", "zoom"],
+  ["X", "lines of the crosshair"],
+  ["Space", "cine: run through the slices"],
+  ["N P", "next, previous volume"],
   ["O", "spread on or off"],
+  ["F", "full screen"],
   ["R", "reset"],
-  ["Wheel", "scroll through slices"],
+  ["Wheel", "scroll through slices, with Ctrl zoom"],
   ["Right button", "drag: width horizontally, level vertically"],
+  ["Shift", "drag: move the image"],
+  ["Two clicks", "one view, all views"],
+  ["Two fingers", "zoom"],
 ];
 
 /** Returns the action of a key, or undefined. */
 export function keyActions({ key, shiftKey }, layout) {
   const letter = key.toLowerCase();
-  if (layout === "render" && key in TURNS) return (viewer) => viewer.panels.forEach((panel) => panel.turn(...TURNS[key]));
+  if (layout === "render" && key in TURNS) return (viewer) => viewer.panels.forEach((panel) => panel.solid.turn(...TURNS[key]));
   if (key in STEPS) return (viewer) => viewer.panels[0].step(...STEPS[key].map((n) => n * (shiftKey ? FAST : 1)));
   if (letter in LAYOUT_KEYS) return (viewer) => viewer.setLayout(LAYOUT_KEYS[letter]);
   if (/^[1-4]$/.test(key)) return (viewer) => viewer.setPreset(PRESETS[Number(key) - 1].name);
-  if (key === "[" || key === "]") return (viewer) => viewer.setWindow(viewer.level, viewer.width * (key === "]" ? 1.1 : 1 / 1.1));
-  if (key === "," || key === ".") return (viewer) => viewer.setWindow(viewer.level + (key === "." ? 20 : -20), viewer.width);
-  return { o: (viewer) => viewer.toggleOverlay(), r: (viewer) => viewer.reset(), "?": (viewer) => viewer.help() }[letter];
+  if (key === "[" || key === "]") return (viewer) => {
+    const { level, width } = viewer.window;
+    viewer.setWindow(level, width * (key === "]" ? 1.1 : 1 / 1.1));
+  };
+  if (key === "," || key === ".") return (viewer) => viewer.setWindow(viewer.window.level + (key === "." ? 20 : -20), viewer.window.width);
+  return ACTIONS[letter];
 }
 
 /** Opens the help dialog over `element`; Escape or its button closes it. */

@@ -9,14 +9,24 @@ const DOWNLOADS = {
   "volume.nii.gz": "NIfTI", "dicom.zip": "DICOM series", "animation.gif": "GIF", "settings.json": "Settings",
   "spread.nii.gz": "Spread, NIfTI",
 };
+const READY = "The volume is ready, the viewer has the focus. Synthetic, not for diagnosis.";
 let viewer = null;
 
 const make = (tag, name, text = "") => Object.assign(document.createElement(tag), { className: name, textContent: text });
 const home = () => document.getElementById("xc-result");
 const capital = (text) => text.charAt(0).toUpperCase() + text.slice(1);
 
-/** Removes the last result. */
+function say(text) { document.getElementById("xc-say").textContent = text; }
+
+/** Removes the last result and, where all is in one column, brings progress and result to the top. */
 export function start() {
+  clear();
+  say("Generating");
+  document.body.classList.add("xc-started");
+  if (matchMedia("(max-width: 1000px)").matches) document.getElementById("xc-main").scrollIntoView();
+}
+
+function clear() {
   viewerModule();
   viewer?.close();
   viewer = window.xray2ct.viewer = null;
@@ -25,7 +35,8 @@ export function start() {
 
 /** Shows a result (JSON of `/generate`). */
 export async function show(result) {
-  start();
+  clear();
+  say("");
   if (!result?.urls) return;
   const root = make("div", "xc-viewer");
   home().append(root, aside(result));
@@ -42,8 +53,12 @@ export async function show(result) {
       banner: result.preview ? "A preview in few steps: the spread of its samples is too small." : "",
       nominal: result.nominal,
     });
+    viewer.focus();
+    say(READY);
   } catch (error) {
-    root.replaceChildren(make("p", "xc-message xc-error", `The volume cannot be shown: ${error.message}`));
+    const failed = make("p", "xc-message xc-error", `The volume cannot be shown: ${error.message}`);
+    failed.setAttribute("role", "alert");
+    root.replaceChildren(failed);
   }
 }
 

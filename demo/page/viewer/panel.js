@@ -1,35 +1,10 @@
-// One volume: three planes and a 3D rendering in radiological convention, with orientation marks.
+// One volume: three planes and a 3D rendering with one crosshair, one zoom and one position.
 
-import { Niivue, NVImage, SLICE_TYPE, DRAG_MODE } from "./niivue.js";
-import { addTables, RENDERINGS } from "./rendering.js";
+import { NVImage } from "./niivue.js";
+import { Solid } from "./solid.js";
+import { PLANES, Tile } from "./tile.js";
 
-export const PLANES = {
-  axial: { type: SLICE_TYPE.AXIAL, label: "Axial", marks: ["R", "L", "A", "P"], across: 2 },
-  coronal: { type: SLICE_TYPE.CORONAL, label: "Coronal", marks: ["R", "L", "S", "I"], across: 1 },
-  sagittal: { type: SLICE_TYPE.SAGITTAL, label: "Sagittal", marks: ["A", "P", "S", "I"], across: 0 },
-};
-export const LAYOUTS = ["multiplanar", "axial", "coronal", "sagittal", "render"];
-const SIDES = ["left", "right", "top", "bottom"];
-const QUARTERS = { axial: [0, 0], coronal: [0.5, 0], sagittal: [0, 0.5] }; // the rendering has the last
-const FRONT = { azimuth: 180, elevation: 8 }; // frontal view
-
-const OPTIONS = {
-  isRadiologicalConvention: true, // NiiVue's default is neurological
-  sagittalNoseLeft: true,
-  isOrientationTextVisible: false, // the page has its own marks as text
-  backColor: [0, 0, 0, 1],
-  crosshairColor: [0.36, 0.82, 0.86, 0.75],
-  crosshairWidth: 0.8,
-  crosshairWidthUnit: "mm",
-  crosshairGap: 9,
-  dragAndDropEnabled: false,
-  dragMode: DRAG_MODE.none,
-  dragModePrimary: DRAG_MODE.crosshair,
-  clipPlaneHotKey: "", cycleClipPlaneHotKey: "", viewModeHotKey: "", // the viewer has its own keys
-  loadingText: "",
-  isAntiAlias: true,
-  logLevel: "error",
-};
+export const LAYOUTS = ["multiplanar", ...Object.keys(PLANES), "render"];
 
 const make = (tag, name, text = "") => Object.assign(document.createElement(tag), { className: name, textContent: text });
 
@@ -40,138 +15,116 @@ export async function fetchVolume(url) {
   return NVImage.loadFromUrl({ url: await answer.arrayBuffer(), colormap: "gray", trustCalMinMax: false });
 }
 
+function valueAt(image, mm) {
+  const voxel = image.mm2vox([...mm]);
+  const inside = voxel.every((place, axis) => place >= 0 && place < image.dimsRAS[axis + 1]);
+  return inside ? image.getValue(...voxel) : NaN;
+}
+
 export class Panel {
-  /** `name`: title above the volume; `mark`: label on every view. */
-  constructor({ name = "", mark = "" }) {
+  constructor() {
     this.element = make("section", "xv-panel");
-    this.element.setAttribute("aria-label", name || "volume");
+    this.title = make("h3", "xv-name");
     this.stage = make("div", "xv-stage");
-    this.canvas = make("canvas", "xv-planes");
-    const planes = make("div", "xv-canvas");
-    planes.append(this.canvas);
-    this.renderCanvas = make("canvas", "xv-render");
-    const render = make("div", "xv-canvas xv-canvas-render");
-    render.append(this.renderCanvas);
-    this.stage.append(planes, render);
-    this.tiles = {};
-    for (const [plane, { label, marks }] of Object.entries(PLANES)) this.#tile(plane, label, marks, mark);
-    this.#tile("render", "3D", [], mark);
-    this.element.append(...(name ? [make("h3", "xv-name", name)] : []), this.stage);
-    this.onMove = () => {};
+    this.tiles = Object.fromEntries(Object.keys(PLANES).map((plane) => [plane, new Tile(plane)]));
+    this.solid = new Solid();
+    this.stage.append(...[...this.planes, this.solid].map(({ element }) => element));
+    this.element.append(this.title, this.stage);
+    this.onMove = this.onView = this.onMeasure = () => {};
   }
 
-  #tile(key, label, marks, mark) {
-    const tile = make("div", `xv-tile xv-tile-${key}`);
-    tile.append(make("span", "xv-label", label), make("span", "xv-slice"));
-    marks.forEach((letter, index) => tile.append(make("span", `xv-mark xv-${SIDES[index]}`, letter)));
-    if (mark) tile.append(make("span", "xv-synthetic", mark));
-    this.tiles[key] = tile;
-    this.stage.append(tile);
-  }
+  /** The three planes. */
+  get planes() { return Object.values(this.tiles); }
 
-  async open(image) {
-    this.planes = new Niivue({ ...OPTIONS });
-    this.render = new Niivue({ ...OPTIONS, sliceType: SLICE_TYPE.RENDER, show3Dcrosshair: false, crosshairWidth: 0 });
-    for (const [viewer, canvas] of [[this.planes, this.canvas], [this.render, this.renderCanvas]]) {
-      await viewer.attachToCanvas(canvas, true);
-      canvas.tabIndex = -1; // the stage handles keys
-      addTables(viewer);
+  /** `rangeOf(plane)`: the HU range `[low, high]` of a plane. */
+  async open(image, rangeOf) {
+    for (const tile of this.planes) await tile.open(image, rangeOf(tile.plane));
+    await this.solid.open(image);
+    this.image = image;
+    for (const tile of this.planes) {
+      tile.onMove = () => this.#moved(tile);
+      tile.onMeasure = (...found) => this.onMeasure(...found);
     }
-    this.planes.onLocationChange = () => this.#moved();
-    this.solid = image.clone();
-    this.planes.addVolume(image);
-    this.render.addVolume(this.solid);
-    await this.render.setVolumeRenderIllumination(0.55);
-    this.turnToFront();
     this.toMiddle();
-    this.setLayout("multiplanar");
+  }
+
+  /** Shows another volume on the same grid. */
+  show(image) {
+    this.image = image;
+    for (const part of [...this.planes, this.solid]) part.show(image);
+  }
+
+  /** The title above, "" for none, and the label on every view. */
+  setTitle(name, mark) {
+    this.title.textContent = name;
+    this.title.hidden = !name;
+    this.element.setAttribute("aria-label", name || "volume");
+    for (const { element } of [...this.planes, this.solid]) {
+      element.querySelector(".xv-synthetic")?.remove();
+      if (mark) element.append(make("span", "xv-synthetic", mark));
+    }
   }
 
   /** Moves the crosshair to the central voxel. */
   toMiddle() {
-    this.planes.scene.crosshairPos = [0.5, 0.5, 0.5];
-    this.planes.moveCrosshairInVox(0, 0, 0); // to the voxel's centre
+    const { nv } = this.tiles.axial;
+    nv.scene.crosshairPos = [0.5, 0.5, 0.5];
+    nv.moveCrosshairInVox(0, 0, 0); // to the voxel's centre
   }
 
-  get image() { return this.planes.volumes[0]; }
-
-  #moved() {
-    const { dimsRAS } = this.image;
-    const voxel = this.image.mm2vox([...this.mm]);
-    for (const [plane, { across }] of Object.entries(PLANES)) {
-      this.tiles[plane].querySelector(".xv-slice").textContent = `${voxel[across] + 1} / ${dimsRAS[across + 1]}`;
+  #moved(tile) {
+    const { crosshairPos } = tile.nv.scene;
+    for (const other of this.planes) {
+      if (other !== tile) {
+        other.nv.scene.crosshairPos = [...crosshairPos];
+        other.nv.drawScene();
+      }
+      other.regions.draw();
+      other.caption();
     }
     this.onMove(this);
   }
 
   /** RAS mm of the crosshair. */
-  get mm() { return Array.from(this.planes.frac2mm(this.planes.scene.crosshairPos).slice(0, 3)); }
-
-  /** Returns the value of layer `index` at a point in mm; NaN outside. */
-  valueAt(mm, index = 0) {
-    const layer = this.planes.volumes[index];
-    if (!layer) return NaN;
-    const voxel = layer.mm2vox([...mm]);
-    const inside = voxel.every((place, axis) => place >= 0 && place < layer.dimsRAS[axis + 1]);
-    return inside ? layer.getValue(...voxel) : NaN;
+  get mm() {
+    const { nv } = this.tiles.axial;
+    return Array.from(nv.frac2mm(nv.scene.crosshairPos).slice(0, 3));
   }
 
+  /** Returns the HU at a point in mm; NaN outside. */
+  valueAt(mm) { return valueAt(this.image, mm); }
+
+  /** Returns the value of the overlay at a point in mm; NaN outside. */
+  overlayAt(mm) { return valueAt(this.overlaid, mm); }
+
   moveTo(mm) {
-    this.planes.scene.crosshairPos = this.planes.mm2frac([...mm]).map((part) => Math.min(1, Math.max(0, part)));
-    this.planes.drawScene();
-    this.#moved();
+    this.tiles.axial.setCrosshairAt(mm);
+    this.#moved(this.tiles.axial);
   }
 
   /** Moves the crosshair by whole voxels to the right, to the front and upwards. */
-  step(right, front, up) { this.planes.moveCrosshairInVox(right, front, up); }
+  step(right, front, up) { this.tiles.axial.nv.moveCrosshairInVox(right, front, up); }
 
-  setRange(low, high) {
-    Object.assign(this.image, { cal_min: low, cal_max: high });
-    this.planes.updateGLVolume();
+  /** Slices of a plane, and the number of the one shown. */
+  sliceOf(plane) {
+    const { across } = PLANES[plane];
+    return { count: this.image.dimsRAS[across + 1], index: this.image.mm2vox(this.mm)[across], across };
   }
 
-  setLayout(layout) {
-    this.stage.dataset.layout = layout;
-    if (layout === "multiplanar") {
-      const tiles = Object.entries(QUARTERS).map(([plane, [left, top]]) => (
-        { sliceType: PLANES[plane].type, position: [left, top, 0.5, 0.5] }
-      ));
-      this.planes.setCustomLayout(tiles);
-    } else if (layout in PLANES) {
-      this.planes.setCustomLayout([{ sliceType: PLANES[layout].type, position: [0, 0, 1, 1] }]);
-    }
-    // the canvases have changed size
-    requestAnimationFrame(() => { this.planes.resizeListener(); this.render.resizeListener(); });
+  setLayout(layout) { this.stage.dataset.layout = layout; }
+
+  setRendering(name, top) { this.solid.setRendering(name, top); }
+
+  /** Sets the overlay, an NVImage, with its range `[0, top]`. */
+  overlay(image, top) {
+    Object.assign(image, { colormap: "inferno", cal_min: 0, cal_max: top });
+    this.overlaid = image;
   }
 
-  setRendering(name, top) {
-    const { hu } = RENDERINGS.find((rendering) => rendering.name === name);
-    this.solid.colormap = `xv-${name}`; // first, because NiiVue then sets its own range
-    Object.assign(this.solid, { cal_min: hu[0], cal_max: Math.min(hu[1], top) });
-    this.render.updateGLVolume();
-  }
-
-  turn(azimuth, elevation) {
-    const { renderAzimuth, renderElevation } = this.render.scene;
-    this.render.setRenderAzimuthElevation(renderAzimuth + azimuth, renderElevation + elevation);
-  }
-
-  turnToFront() { this.render.setRenderAzimuthElevation(FRONT.azimuth, FRONT.elevation); }
-
-  /** Overlays a second volume on the planes. */
-  overlay(image, [low, high], opacity) {
-    image.colormap = "inferno";
-    Object.assign(image, { cal_min: low, cal_max: high, opacity });
-    this.planes.addVolume(image);
-  }
-
-  setOverlayOpacity(opacity) { if (this.planes.volumes.length > 1) this.planes.setOpacity(1, opacity); }
+  setOverlayOpacity(opacity) { this.planes.forEach((tile) => tile.setOverlay(this.overlaid, opacity)); }
 
   close() {
-    for (const viewer of [this.planes, this.render]) {
-      viewer?.cleanup();
-      viewer?.gl?.getExtension("WEBGL_lose_context")?.loseContext();
-    }
+    for (const part of [...this.planes, this.solid]) part.close();
     this.element.remove();
   }
 }

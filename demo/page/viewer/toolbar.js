@@ -1,9 +1,13 @@
-// Toolbar of the viewer: window, layout, 3D rendering, overlay.
+// Toolbar of the viewer: volumes, window, layout, tools, slab, 3D rendering, overlay.
 
+import { button, choice, group, number, press } from "./controls.js";
 import { PRESETS, presetState } from "./presets.js";
 import { RENDERINGS, renderingFits } from "./rendering.js";
+import { SLABS } from "./slab.js";
+import { TOOLS } from "./tools.js";
 
 const LAYOUT_NAMES = { multiplanar: "All", axial: "Axial", coronal: "Coronal", sagittal: "Sagittal", render: "3D" };
+const ZOOM = 1.25; // of a button
 
 export class Toolbar {
   constructor(viewer) {
@@ -12,82 +16,127 @@ export class Toolbar {
     this.element.className = "xv-toolbar";
     this.element.setAttribute("role", "toolbar");
     this.element.setAttribute("aria-label", "Viewer");
+    this.element.append(
+      ...(viewer.sources.count > 1 ? [this.#volumes()] : []),
+      this.#windows(),
+      this.#views(),
+      this.#tools(),
+      this.#zoom(),
+      this.#slabs(),
+      this.#renderings(),
+      ...(viewer.options.overlayUrl ? [this.#overlay()] : []),
+      group("",
+        button("Reset", () => viewer.reset(), { title: "reset the view (R)" }),
+        button("?", () => viewer.help(), { title: "keys of the viewer (?)" }),
+      ),
+    );
+  }
+
+  #volumes() {
+    const { viewer } = this;
+    const entries = viewer.sources.list.map(({ name }, index) => [index, name]);
+    this.shown = choice("volume", entries, (value) => viewer.setVolume(Number(value)));
+    this.compared = choice("volume beside it", [["", "alone"], ...entries], (value) => viewer.setCompared(value === "" ? null : Number(value)));
+    return group("Volume",
+      button("‹", () => viewer.setVolume(viewer.shown - 1), { title: "previous volume (P)", ariaLabel: "previous volume" }),
+      this.shown,
+      button("›", () => viewer.setVolume(viewer.shown + 1), { title: "next volume (N)", ariaLabel: "next volume" }),
+      Object.assign(document.createElement("span"), { className: "xv-beside", textContent: "beside" }),
+      this.compared,
+    );
+  }
+
+  #windows() {
+    const { viewer } = this;
     this.presets = PRESETS.map((preset) => {
       const { enabled, title } = presetState(preset, viewer.range);
       return button(preset.label, () => viewer.setPreset(preset.name), { title, disabled: !enabled }, preset);
     });
-    this.width = number("W", "window width in HU", () => viewer.setWindow(viewer.level, Number(this.width.input.value)));
-    this.level = number("L", "window level in HU", () => viewer.setWindow(Number(this.level.input.value), viewer.width));
+    this.width = number("W", "window width in HU", () => viewer.setWindow(viewer.window.level, Number(this.width.input.value)));
+    this.level = number("L", "window level in HU", () => viewer.setWindow(Number(this.level.input.value), viewer.window.width));
+    this.separate = button("Each view", () => viewer.setSeparate(!viewer.separate), { title: "a window for each view: that of the view touched last" });
+    return group("Window", ...this.presets, this.width.element, this.level.element, this.separate);
+  }
+
+  #views() {
+    const { viewer } = this;
     this.layouts = Object.entries(LAYOUT_NAMES).map(([name, label]) => (
-      button(label, () => viewer.setLayout(name), { title: `view: ${label}` }, { name })
+      button(label, () => viewer.setLayout(name), { title: `view: ${label}; a double click does the same` }, { name })
     ));
+    this.full = button("Full screen", () => viewer.toggleFull(), { title: "full screen on or off (F)" });
+    return group("View", ...this.layouts, this.full);
+  }
+
+  #tools() {
+    const { viewer } = this;
+    this.tools = TOOLS.map(({ name, label, title }) => button(label, () => viewer.setTool(name), { title }, { name }));
+    const clear = button("Clear", () => viewer.clearMeasures(), { title: "remove distances and regions" });
+    return group("Drag", ...this.tools, clear);
+  }
+
+  #zoom() {
+    const { viewer } = this;
+    this.lines = button("Lines", () => viewer.setCrosshair(!viewer.crosshairOn), { title: "lines of the crosshair on or off (X)" });
+    return group("Zoom",
+      button("−", () => viewer.zoom(1 / ZOOM), { title: "smaller (-)", ariaLabel: "smaller" }),
+      button("+", () => viewer.zoom(ZOOM), { title: "larger (+)", ariaLabel: "larger" }),
+      button("Fit", () => viewer.fit(), { title: "the whole slice" }),
+      this.lines,
+    );
+  }
+
+  #slabs() {
+    const { viewer } = this;
+    this.kind = choice("projection of neighbouring slices", Object.entries(SLABS), (kind) => viewer.setSlab(kind, viewer.slab.mm));
+    this.thick = number("mm", "slab thickness in mm", () => viewer.setSlab(viewer.slab.kind, Number(this.thick.input.value)), { min: 1, step: 5 });
+    this.cine = button("Cine", () => viewer.play(!viewer.playing), { title: "run through the slices of the view touched last (space)" });
+    return group("Slab", this.kind, this.thick.element, this.cine);
+  }
+
+  #renderings() {
+    const { viewer } = this;
     this.renderings = RENDERINGS.map(({ name, label, hu }) => {
       const fits = renderingFits({ hu }, viewer.range);
       const title = fits ? `3D: ${label.toLowerCase()}` : `3D: ${label.toLowerCase()}; outside the model's HU window`;
       return button(label, () => viewer.setRendering(name), { title, disabled: !fits }, { name });
     });
-    this.element.append(
-      group("Window", ...this.presets, this.width.element, this.level.element),
-      group("View", ...this.layouts),
-      group("3D", ...this.renderings),
-    );
-    if (viewer.options.overlayUrl) this.element.append(this.#overlay());
-    this.element.append(group("",
-      button("Reset", () => viewer.reset(), { title: "reset the view (R)" }),
-      button("?", () => viewer.help(), { title: "keys of the viewer (?)" }),
-    ));
+    return group("3D", ...this.renderings);
   }
 
   #overlay() {
     const { viewer } = this;
     const name = viewer.options.overlayName;
     this.overlay = button(name, () => viewer.toggleOverlay(), { title: `${name} of the samples in HU (O)` });
-    this.scale = Object.assign(document.createElement("span"), { className: "xv-scale" });
     this.opacity = Object.assign(document.createElement("input"), {
       type: "range", min: 0, max: 1, step: 0.05, ariaLabel: `opacity of ${name}`,
     });
     this.opacity.oninput = () => viewer.setOverlay(Number(this.opacity.value));
-    return group("Overlay", this.overlay, this.opacity, this.scale);
+    return group("Overlay", this.overlay, this.opacity);
   }
 
   /** Updates the controls from the state of the viewer. */
   update() {
-    const { level, width, layout, rendering, opacity } = this.viewer;
+    const { viewer } = this;
+    const { level, width } = viewer.window;
     for (const one of this.presets) press(one, Number(one.dataset.level) === level && Number(one.dataset.width) === width);
-    for (const one of this.layouts) press(one, one.dataset.name === layout);
-    for (const one of this.renderings) press(one, one.dataset.name === rendering);
+    for (const [buttons, chosen] of [[this.layouts, viewer.layout], [this.renderings, viewer.rendering], [this.tools, viewer.tool]]) {
+      for (const one of buttons) press(one, one.dataset.name === chosen);
+    }
+    press(this.separate, viewer.separate);
+    press(this.lines, viewer.crosshairOn);
+    press(this.cine, Boolean(viewer.playing));
+    press(this.full, Boolean(document.fullscreenElement) || viewer.element?.classList.contains("xv-full"));
     this.width.input.value = width;
     this.level.input.value = level;
+    this.kind.value = viewer.slab.kind;
+    this.thick.input.value = viewer.slab.mm;
+    this.thick.input.disabled = viewer.slab.kind === "slice";
+    if (this.shown) {
+      this.shown.value = viewer.shown;
+      this.compared.value = viewer.compared ?? "";
+    }
     if (!this.overlay) return;
-    press(this.overlay, opacity > 0);
-    this.opacity.value = opacity ?? 0;
-    this.scale.textContent = `0 – ${this.viewer.overlayTop ?? ""} HU`;
+    press(this.overlay, viewer.opacity > 0);
+    this.opacity.value = viewer.opacity;
   }
-}
-
-const press = (one, pressed) => one.setAttribute("aria-pressed", String(pressed));
-
-function button(text, onclick, properties = {}, data = {}) {
-  const element = Object.assign(document.createElement("button"), { type: "button", textContent: text, onclick, ...properties });
-  for (const [key, value] of Object.entries(data)) element.dataset[key] = value;
-  return element;
-}
-
-function number(text, title, onchange) {
-  const element = Object.assign(document.createElement("label"), { className: "xv-number", title });
-  const input = Object.assign(document.createElement("input"), { type: "number", step: 10, ariaLabel: title, onchange });
-  element.append(text, input);
-  return { element, input };
-}
-
-function group(name, ...parts) {
-  const element = document.createElement("div");
-  element.className = "xv-group";
-  element.setAttribute("role", "group");
-  if (name) {
-    element.setAttribute("aria-label", name);
-    element.append(Object.assign(document.createElement("span"), { className: "xv-group-name", textContent: name }));
-  }
-  element.append(...parts);
-  return element;
 }

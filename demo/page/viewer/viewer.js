@@ -1,17 +1,25 @@
 // Viewer of the demo and the reader study: volumes in radiological convention with NiiVue.
 
+import { listen } from "./interaction.js";
+import { showHelp } from "./keys.js";
+import { legend } from "./legend.js";
 import { fetchVolume, LAYOUTS, Panel } from "./panel.js";
-import { firstWindow, presetState, PRESETS, rangeOf, readHu } from "./presets.js";
+import { firstWindow, presetState, PRESETS, rangeOf } from "./presets.js";
+import { Readout } from "./readout.js";
 import { RENDERINGS, renderingFits } from "./rendering.js";
-import { keyActions, showHelp } from "./keys.js";
+import { SLABS } from "./slab.js";
+import { Sources } from "./sources.js";
+import { PLANES } from "./tile.js";
 import { Toolbar } from "./toolbar.js";
+import { toolNamed, TOOLS } from "./tools.js";
 
 const WIDTHS = [1, 6000];
 const LEVELS = [-2000, 4000];
+const FRAME_MS = 90; // of the cine loop
+const OVERLAY = 0.6; // opacity after switching on
 const CAN_DRAW = "This browser cannot show volumes because it lacks WebGL 2. Use the downloads instead.";
 const make = (tag, name, text = "") => Object.assign(document.createElement(tag), { className: name, textContent: text });
 const clamp = (value, [low, high]) => Math.min(high, Math.max(low, value));
-const signed = (value) => `${value < 0 ? "−" : ""}${Math.abs(Math.round(value))}`;
 
 function loadStyle() {
   const href = new URL("viewer.css", import.meta.url).href;
@@ -26,17 +34,19 @@ function loadStyle() {
 /**
  * Shows a volume in `root`, which sets the size of the viewer.
  *
- * options: `volumeUrl`; `truthUrl`, a second volume beside it; `overlayUrl`, an overlay of the first, named `overlayName`,
- * in HU from 0; `window`, the HU window `[low, high]` of the model; `mark`, a label on every view;
- * `banner`, a line above; `nominal`, whether its mm are those of a typical patient; `names` of the two volumes.
+ * options: `volumeUrl`; `samples`, URLs of the samples of which it is the mean; `truthUrl`, a volume shown beside it;
+ * `overlayUrl`, an overlay of the first, named `overlayName`, in HU from 0; `window`, the HU window `[low, high]` of
+ * the model; `mark`, a label on every view of a generated volume; `banner`, a line above; `nominal`, whether its mm are
+ * those of a typical patient; `names` of volume and truth; `onMove(mm)`, called after each move of the crosshair.
  *
- * Returns `setPreset(name)`, `setWindow(level, width)`, `setLayout(name)`, `crosshair() -> {mm, hu}` (RAS mm),
- * `moveTo(mm)`, `setOverlay(opacity)`, `state()`, `reset()` and `close()`. Throws without a file or WebGL 2, and leaves `root` empty.
+ * Returns `setPreset(name)`, `setWindow(level, width)`, `setLayout(name)`, `setTool(name)`, `setSlab(kind, mm)`,
+ * `setVolume(index)`, `setCompared(index or null)`, `setOverlay(opacity)`, `crosshair() -> {mm, hu}` (RAS mm),
+ * `moveTo(mm)`, `state()`, `focus()`, `reset()` and `close()`. Throws without a file or WebGL 2, and leaves `root` empty.
  */
 export async function mountViewer(root, options) {
   const viewer = new Viewer({
-    truthUrl: null, overlayUrl: null, overlayName: "Spread", window: [-1000, 1000], banner: "", nominal: false,
-    mark: "synthetic, not for diagnosis", names: ["Generated", "True CT"], ...options,
+    samples: [], truthUrl: null, overlayUrl: null, overlayName: "Spread", window: [-1000, 1000], banner: "", nominal: false,
+    mark: "synthetic, not for diagnosis", names: ["Generated", "True CT"], onMove: () => {}, ...options,
   });
   await loadStyle();
   root.append(viewer.element);
@@ -53,46 +63,101 @@ class Viewer {
   constructor(options) {
     this.options = options;
     this.range = options.window.map(Number);
+    this.sources = new Sources(options);
+    this.panels = [new Panel()];
+    Object.assign(this, { shown: 0, compared: null, plane: "axial", separate: false, crosshairOn: true, opacity: 0 });
+    Object.assign(this, { tool: "crosshair", slab: { kind: "slice", mm: 10 }, layout: "multiplanar", playing: null });
+    const { level, width } = firstWindow(this.range);
+    this.windows = Object.fromEntries(Object.keys(PLANES).map((plane) => [plane, { level, width }]));
     this.element = make("div", "xv");
-    this.panels = [new Panel({ name: options.truthUrl ? options.names[0] : "", mark: options.mark })];
-    if (options.truthUrl) this.panels.push(new Panel({ name: options.names[1] }));
-    this.overlaid = false;
     this.toolbar = new Toolbar(this);
-    this.status = make("div", "xv-status");
-    this.status.setAttribute("aria-live", "off");
+    this.readout = new Readout(options, this.range);
     this.desk = make("div", "xv-desk");
     this.desk.tabIndex = 0;
     this.desk.setAttribute("role", "application");
     this.desk.setAttribute("aria-label", "CT volume. Arrow keys move the crosshair, the question mark lists all keys.");
-    this.desk.append(...this.panels.map((panel) => panel.element));
     this.waiting = make("p", "xv-waiting", "Loading the volume …");
-    this.desk.append(this.waiting);
+    this.desk.append(this.panels[0].element, this.waiting);
     this.element.append(...(options.banner ? [make("p", "xv-banner", options.banner)] : []));
-    this.element.append(this.toolbar.element, this.desk, this.status);
+    this.element.append(this.toolbar.element, this.desk, this.readout.element);
   }
 
   async open() {
     if (!document.createElement("canvas").getContext("webgl2")) throw new Error(CAN_DRAW);
-    const { volumeUrl, truthUrl, overlayUrl } = this.options;
-    const urls = [volumeUrl, truthUrl, overlayUrl].filter(Boolean);
-    const images = await Promise.all(urls.map(fetchVolume));
-    for (const panel of this.panels) {
-      await panel.open(images.shift());
-      panel.onMove = (moved) => this.#moved(moved);
-    }
-    if (overlayUrl) {
-      const [spread] = images;
+    const { overlayUrl } = this.options;
+    const { truth } = this.sources;
+    const wanted = [this.sources.load(0), overlayUrl && fetchVolume(overlayUrl), truth && this.sources.load(truth)];
+    const [image, spread] = await Promise.all(wanted);
+    this.rendering = RENDERINGS.find((rendering) => renderingFits(rendering, this.range))?.name ?? "body";
+    await this.#openPanel(this.panels[0], image);
+    if (spread) {
       this.overlayTop = Math.max(10, Math.ceil(spread.robust_max / 10) * 10);
-      this.panels[0].overlay(spread, [0, this.overlayTop], 0);
+      this.panels[0].overlay(spread, this.overlayTop);
+      this.legend = legend(this.panels[0].tiles.axial.nv.colormap("inferno"), this.options.overlayName, this.overlayTop);
+      this.panels[0].stage.append(this.legend);
+      this.setOverlay(0);
     }
     this.waiting.remove();
-    this.setLayout("multiplanar");
-    this.setRendering(RENDERINGS.find((rendering) => renderingFits(rendering, this.range))?.name ?? "body");
-    const { level, width } = firstWindow(this.range);
-    this.setWindow(level, width);
-    this.#listen();
-    this.#moved(this.panels[0]);
+    if (truth) await this.setCompared(truth);
+    listen(this);
+    this.#titles();
+    this.panels[0].toMiddle();
+    this.toolbar.update();
     this.element.dataset.ready = "true";
+  }
+
+  async #openPanel(panel, image) {
+    await panel.open(image, (plane) => rangeOf(this.windows[plane]));
+    panel.onMove = () => this.#moved(panel);
+    panel.onMeasure = (kind, text) => this.readout.measure(kind, text);
+    panel.setLayout(this.layout);
+    panel.setRendering(this.rendering, this.range[1]);
+    for (const tile of panel.planes) {
+      tile.setTool(this.tool);
+      tile.setCrosshair(this.crosshairOn);
+      tile.setSlab(this.slab);
+      tile.setView(this.panels[0].tiles[tile.plane].view);
+    }
+    this.#applyWindows();
+  }
+
+  #titles() {
+    const indices = [this.shown, this.compared];
+    this.panels.forEach((panel, number) => {
+      const { name, mark } = this.sources.list[indices[number]];
+      panel.setTitle(this.sources.count > 1 ? name : "", mark);
+    });
+    this.toolbar.update();
+    this.#read();
+  }
+
+  /** Shows another volume in the first panel. */
+  async setVolume(index) {
+    const { count } = this.sources;
+    const wanted = this.shown = (index + count) % count;
+    const image = await this.sources.load(wanted);
+    if (wanted !== this.shown) return; // another was chosen meanwhile
+    this.panels[0].show(image);
+    this.#titles();
+  }
+
+  /** Shows a volume beside the first, with the same crosshair, zoom and windows; null closes it. */
+  async setCompared(index) {
+    this.compared = index;
+    const image = index === null ? null : await this.sources.load(index);
+    if (index !== this.compared) return;
+    if (index === null) {
+      this.panels.splice(1).forEach((panel) => panel.close());
+    } else if (this.panels[1]) {
+      this.panels[1].show(image);
+    } else {
+      const panel = new Panel();
+      this.panels.push(panel);
+      this.desk.append(panel.element);
+      await this.#openPanel(panel, image);
+      panel.moveTo(this.panels[0].mm);
+    }
+    this.#titles();
   }
 
   setPreset(name) {
@@ -101,11 +166,36 @@ class Viewer {
     if (presetState(preset, this.range).enabled) this.setWindow(preset.level, preset.width);
   }
 
+  /** Window of the chosen view if each view has its own, else of all. */
+  get window() { return this.windows[this.plane]; }
+
   setWindow(level, width) {
-    this.level = clamp(Math.round(level), LEVELS);
-    this.width = clamp(Math.round(width), WIDTHS);
-    const [low, high] = rangeOf(this);
-    this.panels.forEach((panel) => panel.setRange(low, high));
+    const window = { level: clamp(Math.round(level), LEVELS), width: clamp(Math.round(width), WIDTHS) };
+    for (const plane of this.separate ? [this.plane] : Object.keys(PLANES)) this.windows[plane] = window;
+    this.#applyWindows();
+  }
+
+  /** Whether each view has a window of its own. */
+  setSeparate(separate) {
+    this.separate = separate;
+    this.setWindow(this.window.level, this.window.width);
+  }
+
+  #applyWindows() {
+    for (const panel of this.panels) {
+      if (!panel.image) continue;
+      for (const tile of panel.planes) {
+        const { level, width } = this.windows[tile.plane];
+        tile.setRange(...rangeOf({ level, width }));
+        tile.caption(this.separate ? `W ${width}  L ${level}` : "");
+      }
+    }
+    this.toolbar.update();
+  }
+
+  /** Chooses the plane that cine, zoom and a window of its own refer to. */
+  choosePlane(plane) {
+    this.plane = plane;
     this.toolbar.update();
   }
 
@@ -113,7 +203,9 @@ class Viewer {
     if (!LAYOUTS.includes(layout)) throw new Error(`no layout "${layout}"; choose ${LAYOUTS.join(", ")}`);
     this.layout = layout;
     this.panels.forEach((panel) => panel.setLayout(layout));
+    if (layout in PLANES) this.plane = layout;
     this.toolbar.update();
+    requestAnimationFrame(() => this.#tiles((tile) => tile.regions.draw())); // the canvases have changed size
   }
 
   setRendering(name) {
@@ -122,91 +214,137 @@ class Viewer {
     this.toolbar.update();
   }
 
+  setTool(name) {
+    if (!toolNamed(name)) throw new Error(`no tool "${name}"; choose ${TOOLS.map((tool) => tool.name).join(", ")}`);
+    this.tool = name;
+    this.#tiles((tile) => tile.setTool(name));
+    this.toolbar.update();
+  }
+
+  /** `kind`: slice, maximum, mean or minimum; `mm`: thickness. */
+  setSlab(kind, mm) {
+    if (!(kind in SLABS)) throw new Error(`no slab "${kind}"; choose ${Object.keys(SLABS).join(", ")}`);
+    this.slab = { kind, mm: clamp(mm || 1, [1, 1000]) };
+    this.#tiles((tile) => { tile.setSlab(this.slab); tile.caption(); });
+    this.toolbar.update();
+  }
+
+  setCrosshair(on) {
+    this.crosshairOn = on;
+    this.#tiles((tile) => tile.setCrosshair(on));
+    this.toolbar.update();
+  }
+
+  zoom(factor) {
+    const tile = this.panels[0].tiles[this.plane];
+    tile.zoom(factor);
+    this.linkView(tile);
+  }
+
+  /** Gives zoom and position of a tile to all others. */
+  linkView(tile) {
+    const { view } = tile;
+    if (this.view?.every((part, index) => part === view[index])) return;
+    this.view = view;
+    this.#tiles((other) => (other === tile ? other.regions.draw() : other.setView(view)));
+  }
+
+  fit() {
+    this.view = [0, 0, 0, 1];
+    this.#tiles((tile) => tile.setView(this.view));
+  }
+
+  clearMeasures() {
+    this.#tiles((tile) => tile.clearMeasures());
+    this.readout.clear();
+  }
+
+  #tiles(action) { for (const panel of this.panels) if (panel.image) panel.planes.forEach(action); }
+
   setOverlay(opacity) {
     this.opacity = opacity;
     this.panels[0].setOverlayOpacity(opacity);
+    this.legend.hidden = !(opacity > 0);
     this.toolbar.update();
     this.#read();
   }
 
-  toggleOverlay() { if (this.options.overlayUrl) this.setOverlay(this.opacity > 0 ? 0 : 0.6); }
+  toggleOverlay() { if (this.options.overlayUrl) this.setOverlay(this.opacity > 0 ? 0 : OVERLAY); }
+
+  /** Runs through the slices of the chosen view, or stops. */
+  play(on) {
+    clearInterval(this.playing);
+    this.playing = on ? setInterval(() => this.#next(), FRAME_MS) : null;
+    this.toolbar.update();
+  }
+
+  #next() {
+    const { count, index, across } = this.panels[0].sliceOf(this.plane);
+    const step = [0, 0, 0];
+    step[across] = index + 1 < count ? 1 : 1 - count;
+    this.panels[0].step(...step);
+  }
+
+  /** Fills the screen; where the browser cannot, the page. */
+  toggleFull() {
+    if (document.fullscreenElement) document.exitFullscreen();
+    else if (this.element.requestFullscreen) this.element.requestFullscreen().catch(() => this.element.classList.toggle("xv-full"));
+    else this.element.classList.toggle("xv-full");
+  }
 
   /** Resets the view. */
   reset() {
     if (this.options.overlayUrl) this.setOverlay(0);
+    this.play(false);
+    this.separate = false;
     const { level, width } = firstWindow(this.range);
     this.setWindow(level, width);
     this.setLayout("multiplanar");
-    this.panels.forEach((panel) => panel.turnToFront());
+    this.setSlab("slice", 10);
+    this.setTool("crosshair");
+    this.setCrosshair(true);
+    this.clearMeasures();
+    this.fit();
+    this.panels.forEach((panel) => panel.solid.turnToFront());
     this.panels[0].toMiddle();
   }
 
   #moved(panel) {
     if (this.following) return;
     this.following = true; // no events from the panels that follow
-    for (const other of this.panels) if (other !== panel && other.planes) other.moveTo(panel.mm);
+    for (const other of this.panels) if (other !== panel && other.image) other.moveTo(panel.mm);
     this.following = false;
     this.#read();
+    this.options.onMove(panel.mm);
   }
 
-  /** Writes the position of the crosshair and its HU. */
   #read() {
-    const [panel, truth] = this.panels;
-    const { mm } = panel;
-    const place = [["R", "L"], ["A", "P"], ["S", "I"]].map(([more, less], axis) => (
-      `${mm[axis] < 0 ? less : more} ${Math.abs(mm[axis]).toFixed(0)}`
-    ));
-    const parts = [["xv-place", `${place.join("   ")} mm${this.options.nominal ? " (nominal)" : ""}`]];
-    parts.push(["xv-hu", `${readHu(panel.valueAt(mm), this.range)} HU`]);
-    if (truth) parts.push(["xv-truth", `${this.options.names[1]} ${signed(truth.valueAt(mm))} HU`]);
-    if (this.opacity > 0) parts.push(["xv-spread", `${this.options.overlayName} ${signed(panel.valueAt(mm, 1))} HU`]);
-    this.status.replaceChildren(...parts.map(([name, text]) => make("span", name, text)));
-  }
-
-  #listen() {
-    this.desk.addEventListener("keydown", (event) => {
-      event.stopPropagation(); // NiiVue has keys of its own
-      if (event.ctrlKey || event.metaKey || event.altKey) return;
-      const action = keyActions(event, this.layout);
-      if (!action) return;
-      event.preventDefault();
-      action(this);
-    }, true);
-    this.desk.addEventListener("keyup", (event) => event.stopPropagation(), true);
-    this.desk.addEventListener("contextmenu", (event) => event.preventDefault());
-    // a drag with the right button sets width (horizontal) and level (vertical)
-    this.desk.addEventListener("pointerdown", (event) => {
-      this.desk.focus({ preventScroll: true });
-      if (event.button !== 2) return;
-      event.stopPropagation();
-      this.drag = { x: event.clientX, y: event.clientY, level: this.level, width: this.width };
-      this.desk.setPointerCapture(event.pointerId);
-    }, true);
-    this.desk.addEventListener("pointermove", ({ clientX, clientY }) => {
-      if (!this.drag) return;
-      const each = Math.max(1, this.drag.width / 300);
-      this.setWindow(this.drag.level + (clientY - this.drag.y) * each, this.drag.width + (clientX - this.drag.x) * each);
-    });
-    for (const end of ["pointerup", "pointercancel"]) this.desk.addEventListener(end, () => { this.drag = null; });
+    const [panel, other] = this.panels;
+    const beside = other?.image ? { panel: other, name: this.sources.list[this.compared].name } : null;
+    this.readout.read(panel, beside, this.opacity > 0);
   }
 
   help() { showHelp(this.element); }
 
   get handle() {
+    const [first] = this.panels;
+    const passed = ["setPreset", "setWindow", "setSeparate", "setLayout", "setTool", "setSlab", "setVolume", "setCompared",
+      "setOverlay", "setCrosshair", "zoom", "play", "reset", "close"];
     return {
-      setPreset: (name) => this.setPreset(name),
-      setWindow: (level, width) => this.setWindow(level, width),
-      setLayout: (name) => this.setLayout(name),
-      setOverlay: (opacity) => this.setOverlay(opacity),
-      reset: () => this.reset(),
-      moveTo: (mm) => this.panels[0].moveTo(mm),
-      crosshair: () => ({ mm: this.panels[0].mm, hu: this.panels[0].valueAt(this.panels[0].mm) }),
-      state: () => ({ level: this.level, width: this.width, layout: this.layout, rendering: this.rendering }),
-      close: () => this.close(),
+      ...Object.fromEntries(passed.map((name) => [name, (...given) => this[name](...given)])),
+      moveTo: (mm) => first.moveTo(mm),
+      crosshair: () => ({ mm: first.mm, hu: first.valueAt(first.mm) }),
+      focus: () => this.desk.focus(),
+      state: () => {
+        const { layout, rendering, tool, slab, separate, plane, shown, compared, crosshairOn, playing, window } = this;
+        const view = first.tiles[plane].view;
+        return { ...window, layout, rendering, tool, slab, separate, plane, shown, compared, crosshairOn, playing: Boolean(playing), view };
+      },
     };
   }
 
   close() {
+    clearInterval(this.playing);
     this.panels.forEach((panel) => panel.close());
     this.element.remove();
   }

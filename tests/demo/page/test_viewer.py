@@ -13,6 +13,7 @@ pytestmark = [needs_browser, pytest.mark.slow]
 SHAPE, SPACING = (40, 36, 44), (4.0, 5.0, 3.0)
 BLOCK = (slice(26, 36), slice(4, 12), slice(5, 15))  # superior, anterior, right
 MIDDLE_MM = (28.5, 50.0, 44.0)  # of the block: right, front, up of the volume's centre
+NAMES = ("volume", "truth", "spread", "sample1", "sample2")
 AIR, BODY, BRIGHT, TRUE = -1000, 20, 900, 300
 PAGE = """<!doctype html><meta charset="utf-8"><link rel="icon" href="data:,">
 <style>:root { color-scheme: light dark } body { margin: 0 } #root { position: absolute; inset: 0 }</style>
@@ -32,12 +33,14 @@ def shown(tmp_path_factory):
     hu[BLOCK] = BRIGHT
     write_nifti(folder / "volume.nii.gz", hu, SPACING)
     write_nifti(folder / "truth.nii.gz", np.full(SHAPE, TRUE), SPACING)
+    for number in (1, 2):
+        write_nifti(folder / f"sample{number}.nii.gz", hu + 10 * number, SPACING)
     write_nifti(folder / "spread.nii.gz", np.full(SHAPE, 120), SPACING)
     files = {f"/viewer/{name}": path for name, path in viewer_files().items()}
     # without extension: the viewer detects the kind by content
-    files |= {f"/{name}": folder / f"{name}.nii.gz" for name in ("volume", "truth", "spread")}
+    files |= {f"/{name}": folder / f"{name}.nii.gz" for name in NAMES}
     files["/"] = lambda: PAGE.encode()
-    with served(files) as address, chromium() as browser, watched_page(browser, (900, 640)) as page:
+    with served(files) as address, chromium() as browser, watched_page(browser, (900, 640), has_touch=True) as page:
         last = []
 
         def open_viewer(**options):
@@ -65,7 +68,7 @@ def tile(page, plane: str) -> np.ndarray:
     """The picture of a plane, 0 to 255, without the marks and labels over it."""
     settle(page)
     box = page.locator(f".xv-tile-{plane}").first.bounding_box()
-    return pixels(page, box, style=".xv-tile > span { visibility: hidden }")
+    return pixels(page, box, style=".xv-tile > :is(span, svg) { visibility: hidden }")
 
 
 def brightest(picture: np.ndarray, above: float = 160.0) -> tuple[float, float]:
@@ -73,6 +76,25 @@ def brightest(picture: np.ndarray, above: float = 160.0) -> tuple[float, float]:
     rows, columns = np.nonzero(picture > above)
     assert len(rows) > 30
     return float(rows.mean() / picture.shape[0]), float(columns.mean() / picture.shape[1])
+
+
+def choose(page, name: str) -> None:
+    """Presses a button of the toolbar."""
+    page.locator(".xv-toolbar").get_by_role("button", name=name, exact=True).click()
+
+
+def drag(page, plane: str, start: tuple[float, float], end: tuple[float, float]) -> None:
+    """Drags in a plane; places are shares of its width and height."""
+    box = page.locator(f".xv-tile-{plane}").bounding_box()
+    places = [start, tuple((a + b) / 2 for a, b in zip(start, end, strict=True)), end]
+    places = [(box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in places]
+    page.mouse.move(*places[0])
+    page.mouse.down()
+    for place in places[1:]:
+        page.mouse.move(*place)
+    settle(page)
+    page.mouse.up()
+    settle(page)
 
 
 def test_radiological_convention_by_pixels(shown):
@@ -202,6 +224,121 @@ def test_a_second_volume_follows_and_an_overlay_colours(shown):
     settle(page)
     assert "120 HU" in page.locator(".xv-spread").inner_text()
     assert np.abs(tile(page, "coronal") - before).mean() > 5
+
+
+@pytest.mark.slow
+def test_distance_and_region_are_measured(shown):
+    page = shown(samples=["/sample1", "/sample2"], nominal=True)
+    page.evaluate("(mm) => { viewer.moveTo(mm); viewer.setWindow(500, 900); viewer.setCrosshair(false) }", list(MIDDLE_MM))
+    for plane in ("axial", "coronal", "sagittal"):
+        down, across = brightest(tile(page, plane))
+        choose(page, "Region")
+        drag(page, plane, (across - 0.02, down - 0.02), (across + 0.02, down + 0.02))
+        assert f"Region: {BRIGHT} ± 0 HU" in page.locator(".xv-measured").inner_text(), plane
+        assert page.locator(f".xv-tile-{plane} ellipse").count() == 1
+    page.evaluate("viewer.moveTo([0, 0, 0])")
+    assert page.locator(".xv-regions ellipse").count() == 0  # they belong to their slices
+    choose(page, "Distance")
+    picture = tile(page, "axial")
+    columns = np.flatnonzero((picture > 40).any(axis=0))  # the body fills the volume
+    left, right = columns[0] / picture.shape[1], columns[-1] / picture.shape[1]
+    drag(page, "axial", (left + 0.02, 0.5), (right - 0.02, 0.5))
+    measured = page.locator(".xv-measured").inner_text()
+    share = 1 - 0.04 / (right - left)
+    assert abs(float(measured.split()[1]) - share * SHAPE[2] * SPACING[2]) < 4 and "(nominal size)" in measured
+    choose(page, "Clear")
+    assert page.locator(".xv-measured").inner_text() == ""
+
+
+@pytest.mark.slow
+def test_one_finger_drags_and_two_zoom(shown):
+    page = shown(samples=["/sample1", "/sample2"], nominal=True)
+    touch = page.context.new_cdp_session(page)
+    box = page.locator(".xv-tile-coronal").bounding_box()
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+
+    def fingers(kind: str, *places: tuple[float, float]) -> None:
+        points = [{"x": x + dx, "y": y + dy, "id": number} for number, (dx, dy) in enumerate(places)]
+        touch.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+
+    choose(page, "Distance")
+    for kind, *places in (("touchStart", (0, 0)), ("touchMove", (20, 0)), ("touchMove", (40, 0)), ("touchEnd",)):
+        fingers(kind, *places)
+    settle(page)
+    assert "Distance" in page.locator(".xv-measured").inner_text()
+    choose(page, "Crosshair")
+    fingers("touchStart", (0, 0))
+    fingers("touchStart", (0, 0), (40, 0))
+    fingers("touchMove", (0, 0), (80, 0))
+    fingers("touchEnd")
+    assert page.evaluate("viewer.state().view[3]") == 2
+    fingers("touchStart", (0, 30))
+    fingers("touchEnd")
+    settle(page)
+    assert page.evaluate("viewer.crosshair().mm")[2] < 0
+
+
+@pytest.mark.slow
+def test_windows_zoom_slabs_and_cine(shown):
+    page = shown(samples=["/sample1", "/sample2"], nominal=True)
+    page.evaluate("viewer.setWindow(500, 900)")
+    assert tile(page, "axial").max() < 160  # the slice does not meet the block
+    page.evaluate("viewer.setSlab('maximum', 1000)")
+    down, across = brightest(tile(page, "axial"))
+    assert down < 0.47 and across < 0.47 and "maximum" in page.locator(".xv-tile-axial .xv-own").inner_text()
+    page.evaluate("viewer.setSlab('slice', 10); viewer.setSeparate(true)")
+    box = page.locator(".xv-tile-sagittal").bounding_box()
+    page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    page.evaluate("viewer.setWindow(2000, 900)")
+    middle = {plane: np.median(tile(page, plane)[60:-60, 60:-60]) for plane in ("coronal", "sagittal")}
+    assert middle["sagittal"] < 5 and middle["coronal"] > 0
+    page.evaluate("viewer.reset(); viewer.zoom(2)")
+    for plane in ("axial", "coronal"):  # zoomed together
+        assert (tile(page, plane) > 40).mean() > 0.9
+    choose(page, "Pan")
+    drag(page, "axial", (0.5, 0.5), (0.6, 0.5))
+    assert page.evaluate("viewer.state().view[0]") != 0
+    before = page.locator(".xv-tile-axial .xv-slice").inner_text()
+    page.evaluate("viewer.play(true)")
+    page.wait_for_function("(before) => document.querySelector('.xv-tile-axial .xv-slice').textContent !== before", arg=before)
+    page.evaluate("viewer.play(false)")
+    page.locator(".xv-tile-axial").dblclick()
+    assert page.evaluate("viewer.state().layout") == "axial"
+
+
+@pytest.mark.slow
+def test_samples_are_shown_one_by_one_and_beside_another(shown):
+    page = shown(samples=["/sample1", "/sample2"], nominal=True)
+    found = []
+    page.locator(".xv-desk").focus()
+    for _ in range(3):
+        page.keyboard.press("n")
+        page.wait_for_function("(count) => viewer.state().shown === count", arg=(len(found) + 1) % 3)
+        settle(page)
+        found.append(page.evaluate("viewer.crosshair().hu"))
+    assert found == [BODY + 10, BODY + 20, BODY]
+    page.locator(".xv-choice").nth(1).select_option("Sample 2")
+    page.wait_for_selector(".xv-truth")
+    assert f"Sample 2 {BODY + 20} HU" in page.locator(".xv-truth").inner_text()
+    assert page.locator(".xv-name").all_inner_texts() == ["Generated, mean", "Sample 2"]
+    assert page.locator(".xv-synthetic:visible").count() == 8
+    page.locator(".xv-choice").nth(1).select_option("alone")
+    page.wait_for_function("() => document.querySelectorAll('.xv-panel').length === 1")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["maximum", "mean", "minimum"])
+def test_a_slab_is_a_moving_extreme_or_mean(shown, kind):
+    page, values = shown(), np.random.default_rng(0).integers(-1000, 1000, (5, 6, 7))
+    call = """([values, axis, count, kind]) => import("/viewer/slab.js").then(
+        ({ slab }) => Array.from(slab(Float32Array.from(values), [7, 6, 5], axis, count, kind)))"""
+    reduce = {"maximum": np.max, "mean": np.mean, "minimum": np.min}[kind]
+    for axis, count in ((0, 3), (1, 4), (2, 100)):
+        lines = np.moveaxis(values, 2 - axis, 0)
+        low = [k - (count - 1) // 2 for k in range(len(lines))]
+        expected = [reduce(lines[max(0, start) : start + count], axis=0) for start in low]
+        found = np.array(page.evaluate(call, [values.ravel().tolist(), axis, count, kind])).reshape(values.shape)
+        np.testing.assert_allclose(np.moveaxis(found, 2 - axis, 0), expected, atol=1e-3)
 
 
 def test_routes_name_existing_files_only():
