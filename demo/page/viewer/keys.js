@@ -21,7 +21,7 @@ const ACTIONS = {
   o: (viewer) => viewer.toggleOverlay(),
   f: (viewer) => viewer.toggleFull(),
   r: (viewer) => viewer.reset(),
-  "?": (viewer) => viewer.help(),
+  "?": (viewer) => showHelp(viewer.element),
 };
 
 const HELP = [

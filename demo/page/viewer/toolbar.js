@@ -1,6 +1,7 @@
 // Toolbar of the viewer: volumes, window, layout, tools, slab, 3D rendering, overlay.
 
 import { button, choice, group, number, press } from "./controls.js";
+import { showHelp } from "./keys.js";
 import { PRESETS, presetState } from "./presets.js";
 import { RENDERINGS, renderingFits } from "./rendering.js";
 import { SLABS } from "./slab.js";
@@ -27,7 +28,7 @@ export class Toolbar {
       ...(viewer.options.overlayUrl ? [this.#overlay()] : []),
       group("",
         button("Reset", () => viewer.reset(), { title: "reset the view (R)" }),
-        button("?", () => viewer.help(), { title: "keys of the viewer (?)" }),
+        button("?", () => showHelp(viewer.element), { title: "keys of the viewer (?)" }),
       ),
     );
   }

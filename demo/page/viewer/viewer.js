@@ -1,7 +1,6 @@
 // Viewer of the demo and the reader study: volumes in radiological convention with NiiVue.
 
 import { listen } from "./interaction.js";
-import { showHelp } from "./keys.js";
 import { legend } from "./legend.js";
 import { fetchVolume, LAYOUTS, Panel } from "./panel.js";
 import { firstWindow, presetState, PRESETS, rangeOf } from "./presets.js";
@@ -271,7 +270,7 @@ class Viewer {
 
   toggleOverlay() { if (this.options.overlayUrl) this.setOverlay(this.opacity > 0 ? 0 : OVERLAY); }
 
-  /** Runs through the slices of the chosen view, or stops. */
+  /** Starts or stops running through the slices of the chosen plane. */
   play(on) {
     clearInterval(this.playing);
     this.playing = on ? setInterval(() => this.#next(), FRAME_MS) : null;
@@ -323,8 +322,6 @@ class Viewer {
     const beside = other?.image ? { panel: other, name: this.sources.list[this.compared].name } : null;
     this.readout.read(panel, beside, this.opacity > 0);
   }
-
-  help() { showHelp(this.element); }
 
   get handle() {
     const [first] = this.panels;
