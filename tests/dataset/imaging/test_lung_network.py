@@ -15,6 +15,7 @@ from dataset.imaging.lung_network import (
     find_lungs_in_batch,
     load_network,
     save_network,
+    unet_2d,
 )
 
 
@@ -58,3 +59,19 @@ def test_a_batch_gives_what_each_xray_gives():
     xrays = torch.rand(3, 150, 150, generator=torch.Generator().manual_seed(1))
     for alone, together in zip(map(find_lungs, xrays), find_lungs_in_batch(xrays), strict=True):
         assert np.allclose(alone.probability, together.probability, atol=1e-4)
+
+
+def test_its_unet_has_the_weights_the_names_and_the_results_of_monai():
+    from monai.networks.nets import UNet
+
+    torch.manual_seed(0)
+    theirs = UNet(2, 1, 6, channels=(4, 8, 12, 16), strides=(2, 2, 2), norm="batch")
+    torch.manual_seed(0)
+    ours = unet_2d(1, 6, (4, 8, 12, 16))
+    assert list(ours.state_dict()) == list(theirs.state_dict())
+    assert all(
+        torch.equal(a, b) for a, b in zip(ours.state_dict().values(), theirs.state_dict().values(), strict=True)
+    )
+    images = torch.rand(2, 1, 32, 32)
+    assert torch.equal(ours(images), theirs(images))  # with the statistics of the batch
+    assert torch.equal(ours.eval()(images), theirs.eval()(images))
