@@ -1,7 +1,8 @@
 """Scores predicted CT files of any method against the true ones, by the protocol of evaluation/evaluate.py.
 
 `python evaluation/score.py truth=<folder> prediction=<folder> window=wide`, or by a frozen benchmark
-`python evaluation/score.py protocol=chests predictions=<folder>`
+`python evaluation/score.py protocol=chests predictions=<folder>`, or by that of X2CT-GAN's papers
+`python evaluation/score.py protocol=x2ct truth=<folder of dataset=x2ct> predictions=<folder>`
 """
 
 import sys
@@ -21,12 +22,15 @@ def main(cfg) -> None:
     from evaluation.scoring.nifti_pairs import match
     from evaluation.scoring.score_files import score_files
     from evaluation.scoring.score_protocol import score_protocol
+    from evaluation.scoring.score_x2ct import score_x2ct
 
     earlier = "metrics.json", "cases.csv", "table.*"
     check_output(cfg.output, earlier, cfg.overwrite)
     common = {name: cfg[name] for name in ("method", "samples", "seed")}
     with user_errors():
-        if cfg.protocol is not None:
+        if cfg.protocol == "x2ct":
+            scored = score_x2ct(cfg.truth, cfg.predictions, **common)
+        elif cfg.protocol is not None:
             scored = score_protocol(read_protocol(cfg.protocol), cfg.predictions, stage=cfg.stage, **common)
         else:
             scored = score_files(

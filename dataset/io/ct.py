@@ -1,4 +1,4 @@
-"""Reader of CT volumes: NIfTI and DICOM to HU arrays `(D, H, W)` in one orientation.
+"""Reader of CT volumes: NIfTI, MetaImage, NRRD, arrays and DICOM to HU arrays `(D, H, W)` in one orientation.
 
 `D` runs inferior to superior, `H` anterior to posterior, `W` patient right to left. The nearest axis-aligned rotation
 or flip reorients an oblique volume without resampling; `Volume.direction` holds the remaining tilt.
@@ -10,20 +10,23 @@ from common.errors import UserError
 from dataset.imaging.volume import Volume
 from dataset.io.dicom_series import find_ct_series
 from dataset.io.dicom_volume import read_series
-from dataset.io.nifti import read_nifti
 from dataset.io.paths import split_series
+from dataset.io.volume_files import VOLUME_ENDINGS, read_file
 
 
 def read_volume(path: str | Path) -> Volume:
-    """A CT volume from a NIfTI file, a folder with a DICOM series, or one series of several, `folder#key`.
+    """A CT volume from a file, a folder with a DICOM series, or one series of several, `folder#key`.
+
+    Files are NIfTI, MetaImage, NRRD and the arrays of `dataset.io.volume_files`.
 
     UserError for a file that is missing, damaged, not 3-dimensional, or has invalid HU or spacing.
     """
     folder, series = split_series(path)
     if folder.is_file() and not series:
-        return read_nifti(folder)
+        return read_file(folder)
     if not folder.is_dir():
-        raise UserError(f"{path}: no such file or folder; a CT is a .nii, a .nii.gz or a folder with a DICOM series")
+        endings = ", ".join(VOLUME_ENDINGS)
+        raise UserError(f"{path}: no such file or folder; a CT is a file ({endings}) or a folder with a DICOM series")
     found = find_ct_series(folder, recursive=False)
     if not found:
         raise UserError(f"{folder}: no DICOM series of a CT in this folder; give the folder that holds the slices")

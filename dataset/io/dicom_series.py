@@ -48,7 +48,7 @@ class CtSeries:
     xray: Path | None = None  # X-ray file beside a NIfTI file, with the same name
 
     @property
-    def is_nifti(self) -> bool:
+    def is_file(self) -> bool:
         return not self.slices
 
     @property

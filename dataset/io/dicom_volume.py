@@ -22,8 +22,8 @@ from dataset.io.dicom_groups import SAME_PLACE_MM
 from dataset.io.dicom_headers import HEADER_ERRORS, group_item, is_multiframe, normal_of, read_dicom
 from dataset.io.dicom_pixels import padding_range, stored_values
 from dataset.io.dicom_series import CtSeries
-from dataset.io.nifti import read_nifti
 from dataset.io.slice_positions import fit_stack
+from dataset.io.volume_files import read_file
 
 STRAIGHT_DEGREES = 0.1  # largest tilt without resampling: 0.35 mm at 200 mm from the centre
 
@@ -35,9 +35,9 @@ def read_series(series: CtSeries, name: str | Path | None = None) -> Volume:
     unsupported syntax, different slices at one position, missing slices, uneven spacing, gantry tilt and invalid HU.
     """
     name = str(name or series.files[0])
-    if series.is_nifti:
+    if series.is_file:
         try:
-            volume = read_nifti(series.files[0])
+            volume = read_file(series.files[0])
         except UserError as error:
             raise UserError(str(error).replace(str(series.files[0]), name)) from error
         volume.hu = at_least_air(volume.hu)

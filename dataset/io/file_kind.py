@@ -1,5 +1,6 @@
 """The format of a file by its first bytes; endings may be missing or wrong."""
 
+import re
 import zlib
 from pathlib import Path
 
@@ -7,11 +8,16 @@ HEADER = 352  # bytes of a NIfTI header
 PACKED = 4096  # bytes of a gzip file that unpack to a header
 NIFTI = {b"\x5c\x01\0\0": 344, b"\0\0\x01\x5c": 344, b"\x1c\x02\0\0": 4, b"\0\0\x02\x1c": 4}  # size -> place of magic
 PICTURES = (b"\x89PNG\r\n", b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"BM", b"GIF8")
+METAIMAGE = re.compile(rb"^NDims\s*=.*^ElementDataFile\s*=", re.MULTILINE | re.DOTALL)
+NPZ = b"ct.npy"  # first array of a CT
 FIRST_GROUPS = (b"\x02\0", b"\x08\0")  # of a DICOM file without preamble, little endian
 
 
 def kind_of(path: str | Path) -> str:
-    """`dicom`, `nifti`, `npy`, `picture`, or "" for any other file and for one that cannot be read."""
+    """The format of a file, or "" for any other file and for one that cannot be read.
+
+    `dicom`, `nifti`, `metaimage`, `nrrd`, `npz` (with an array `ct`), `h5`, `npy` or `picture`.
+    """
     try:
         with open(path, "rb") as file:
             start = file.read(PACKED)
@@ -27,4 +33,12 @@ def kind_of(path: str | Path) -> str:
         return "npy"
     if start.startswith(PICTURES):
         return "picture"
+    if start.startswith(b"NRRD0"):
+        return "nrrd"
+    if start.startswith(b"\x89HDF\r\n"):
+        return "h5"
+    if start.startswith(b"PK\3\4"):
+        return "npz" if start[30 : 30 + len(NPZ)] == NPZ else ""
+    if METAIMAGE.search(start):
+        return "metaimage"
     return "dicom" if start[:2] in FIRST_GROUPS and start[3:4] == b"\0" else ""

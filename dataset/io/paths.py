@@ -3,6 +3,9 @@
 import re
 from pathlib import Path
 
+X2CT_FILE = "ct_xray_data.h5"
+ENDING = re.compile(r"\.(nii(\.gz)?|mha|mhd|nrrd|npz|h5)$", re.IGNORECASE)
+
 
 def split_series(path: str | Path) -> tuple[Path, str]:
     """The file or folder, and the key of the series ("" for none). A `#` in an existing name is part of it."""
@@ -13,5 +16,13 @@ def split_series(path: str | Path) -> tuple[Path, str]:
 
 
 def volume_name(path: str | Path) -> str:
-    """The name of a volume file or folder without its suffix."""
-    return re.sub(r"\.nii(\.gz)?$", "", Path(path).name, flags=re.IGNORECASE)
+    """The name of a volume file or folder without its suffix; of X2CT-GAN's files, which share one, their folder's."""
+    path = Path(path)
+    if path.name == X2CT_FILE and path.parent.name:
+        return path.parent.name
+    return ENDING.sub("", path.name)
+
+
+def without_ending(path: str) -> str:
+    """A path without the suffix of a volume file."""
+    return ENDING.sub("", path)

@@ -1,5 +1,6 @@
-"""Reader of X-rays in PNG, JPEG, NPY, DICOM and NIfTI: a grey image in [0, 1] with bright bone, NaN where unknown.
+"""Reader of X-rays: a grey image in [0, 1] with bright bone, NaN where unknown.
 
+Formats are PNG, JPEG, TIFF, NPY, DICOM, NIfTI and X2CT-GAN's HDF5 (`<file>#xray1`, `dataset/io/volume_files.py`).
 A DICOM header (`dataset/io/xray_dicom.py`) or a NIfTI affine gives the orientation: columns toward the patient's left,
 rows downward, or toward posterior for an axial slice. The reader takes other formats as displayed.
 """
@@ -24,6 +25,7 @@ from dataset.imaging.unknown_pixels import UNKNOWN, resampled
 from dataset.io.file_kind import kind_of
 from dataset.io.nifti import NIFTI_ENDINGS, open_nifti
 from dataset.io.pictures import IMAGE_ERRORS, read_picture
+from dataset.io.volume_files import read_x2ct_xray, x2ct_pose
 from dataset.io.xray_dicom import XrayImage, read_dicom_xray
 
 XRAY_ENDINGS = (".png", ".jpg", ".jpeg", ".npy", ".dcm", ".dicom", *NIFTI_ENDINGS)
@@ -65,6 +67,11 @@ def read_xray_image(path: str | Path, colour: bool = False) -> XrayImage:
     an image, in colour, transparent, constant or of several frames.
     """
     path = Path(path)
+    if x2ct_pose(path) is not None:
+        file, _, name = str(path).rpartition("#")
+        xray = XrayImage(read_x2ct_xray(Path(file), name))
+        _check(xray, path)
+        return xray
     if not path.is_file():
         raise UserError(f"{path}: no such file; give an X-ray as PNG, JPEG, NPY, DICOM or NIfTI")
     lower, kind = path.name.lower(), kind_of(path)

@@ -13,6 +13,7 @@ from common.errors import UserError
 from common.file_limits import expect_links_inside
 from dataset.io.dicom_headers import Identity
 from dataset.io.dicom_series import CtSeries, find_ct_series, folders_of, warn_closed
+from dataset.io.volume_files import is_volume_file, x2ct_pose
 from dataset.manifest.read_csv import read_csv
 from dataset.manifest.separated import parts
 from dataset.preparation.deidentify import Pseudonyms
@@ -22,7 +23,7 @@ from dataset.preparation.patient_linkage import merge_patients
 from dataset.preparation.radiographs import Radiograph, find_radiographs
 from dataset.preparation.series_ranking import Candidate, Rule, rank
 from dataset.preparation.user_tables import UserTables
-from dataset.sources.folder_scan import discover, is_nifti
+from dataset.sources.folder_scan import discover
 from dataset.sources.layouts import places_of
 
 log = logging.getLogger(__name__)
@@ -63,7 +64,7 @@ def find_all(
     """
     source = Path(source).expanduser()
     if not source.is_dir():
-        raise UserError(f"source={source}: no such folder; give the one that holds DICOM or NIfTI files, at any depth")
+        raise UserError(f"source={source}: no such folder; give the one that holds the CTs, at any depth")
     if not follow_links:
         expect_links_inside(source, "copy the files there, or set follow_links=true to follow it")
     series = find_ct_series(source, exclude=exclude, pool=pool)
@@ -74,13 +75,15 @@ def find_all(
     closed: list[str] = []
     files = [path for files in folders_of(source, closed=closed) for path in files]
     warn_closed(closed)
-    if any(is_nifti(path) for path in files):
+    if any(is_volume_file(path) for path in files):
         for row in discover(source, dicom=False, follow_links=True).to_dict("records"):
-            xray = source / parts(row["xray"])[0] if row["xray"] else None
+            xray = next((source / name for name in parts(row["xray"]) if x2ct_pose(name) is None), None)
             identity = Identity(row["patient"], series_uid=row["ct"], split=row["split"])
             series.append(CtSeries([source / row["ct"]], identity, xray=xray))
     if not series:
-        raise UserError(f"source={source}: no CT in it, neither DICOM nor NIfTI; give the folder of the exports")
+        raise UserError(
+            f"source={source}: no CT in it, neither DICOM nor a volume file; give the folder of the exports"
+        )
     return series, find_radiographs(source, exclude=exclude, pool=pool)
 
 
@@ -172,7 +175,7 @@ def linkage_row(task: Task) -> dict:
         "study": one.identity.study_uid,
         "series": one.key,
         "accession": one.identity.accession,
-        "ct": one.files[0] if one.is_nifti else one.files[0].parent,
+        "ct": one.files[0] if one.is_file else one.files[0].parent,
         "xray": task.xray.path if task.xray else "",
         "xray_accession": task.xray.identity.accession if task.xray else "",
     }
@@ -211,7 +214,7 @@ def _names(one: CtSeries) -> tuple[str, ...]:
     """Identifiers that a label table may use for a case."""
     identity = one.identity
     names = [one.key, identity.series_uid, identity.study_uid, identity.accession, identity.patient]
-    if one.is_nifti:
+    if one.is_file:
         names += [one.files[0].name, file_stem(one.files[0])]
     return tuple(dict.fromkeys(name for name in names if name))
 

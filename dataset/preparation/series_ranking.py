@@ -77,7 +77,7 @@ class Contrast:
     without: Sequence[str]
 
     def evaluate(self, series: CtSeries) -> tuple[float, str]:
-        if series.is_nifti:
+        if series.is_file:
             return 0.5, "contrast unknown"
         text = f" {series.acquisition.description.upper()} "
         excluded = bool(series.acquisition.contrast) or any(word in text for word in self.without)
@@ -135,7 +135,7 @@ class MoreSlices:
     """More slices score higher."""
 
     def evaluate(self, series: CtSeries) -> tuple[float, str]:
-        if series.is_nifti:
+        if series.is_file:
             return 1.0, "one file"
         return 1.0 - 1.0 / (1.0 + len(series.slices)), f"{len(series.slices)} slices"
 

@@ -22,6 +22,7 @@ from dataset.imaging.resampling import downsample, resample_onto
 from dataset.imaging.volume import Volume
 from dataset.io.ct import read_volume
 from dataset.io.paths import split_series
+from dataset.io.volume_files import x2ct_pose
 from dataset.io.xray import read_xray
 from dataset.manifest.separated import parts
 from dataset.manifest.table import VOLUME, read_manifest
@@ -159,7 +160,7 @@ class FolderSource:
         return settings
 
     def _read_xrays(self, row) -> tuple[torch.Tensor, torch.Tensor]:
-        """The X-ray files of a case, frontal first, and their unknown poses."""
+        """The X-ray files of a case, frontal first, and their poses, which only X2CT-GAN's files state."""
         files, wanted = parts(row["xray"]), self.xray.views
         views = parts(row["view"]) or [""] * len(files)
         if len(files) < wanted:
@@ -170,7 +171,11 @@ class FolderSource:
         chosen = sorted(range(len(files)), key=lambda i: views[i] == "lateral")[:wanted]
         root, size = self.files.root_dir, self.xray.size
         images = [read_xray(root / files[i], size, lateral=views[i] == "lateral") for i in chosen]
-        return torch.stack(images), unknown_pose(wanted, [views[i] for i in chosen])
+        poses = unknown_pose(wanted, [views[i] for i in chosen])
+        for place, i in enumerate(chosen):
+            if (known := x2ct_pose(files[i])) is not None:
+                poses[place] = known
+        return torch.stack(images), poses
 
     def _source_slices(self, row, target: Volume) -> torch.Tensor:
         """The input volume on the grid of the target: slices from inferior to superior in [0, 1]."""

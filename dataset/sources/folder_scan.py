@@ -1,4 +1,4 @@
-"""Scans a folder for CT volumes: NIfTI files and DICOM series, their patients, and the X-rays beside them."""
+"""Scans a folder for CT volumes: files and DICOM series, their patients, and the X-rays beside them."""
 
 import glob
 import logging
@@ -11,11 +11,12 @@ from common.errors import UserError
 from common.file_limits import expect_links_inside
 from dataset.io.dicom_series import find_ct_series, folders_of, warn_closed
 from dataset.io.file_kind import kind_of
-from dataset.io.nifti import NIFTI_ENDINGS
-from dataset.io.paths import volume_name
+from dataset.io.paths import volume_name, without_ending
+from dataset.io.volume_files import is_volume_file
 from dataset.manifest.separated import join
 from dataset.manifest.table import DRR, FILM, make_rows
 from dataset.sources.layouts import is_mask, places_of, unique_ids
+from dataset.sources.published import with_published_splits
 
 XRAY_ENDINGS = (".png", ".jpg", ".jpeg", ".dcm")
 
@@ -35,7 +36,7 @@ def discover(root: str | Path, dicom: bool = True, follow_links: bool = False) -
     volumes: list[tuple[PurePosixPath, str]] = []  # path relative to the root, key of the series
     closed: list[str] = []
     for files in folders_of(root, closed=closed):
-        volumes += [(_below(file, root), "") for file in files if is_nifti(file)]
+        volumes += [(_below(file, root), "") for file in files if is_volume_file(file)]
         if dicom and any(kind_of(file) == "dicom" for file in files):
             folder = Path(files[0]).parent
             volumes += [(_below(folder, root), key) for key in _series(folder)]
@@ -46,7 +47,7 @@ def discover(root: str | Path, dicom: bool = True, follow_links: bool = False) -
     if masks:
         log.warning("%s: %d masks are left out, such as %s", root, len(masks), masks[0])
     if not volumes:
-        raise UserError(f"{root}: no .nii, .nii.gz or DICOM series of a CT in it; put CT volumes there")
+        raise UserError(f"{root}: no CT in it, neither a file nor a DICOM series; put CT volumes there")
     paths = [path for path, _ in volumes]
     cts = [f"{path}#{key}" if key else str(path) for path, key in volumes]
     places = places_of(paths)
@@ -67,12 +68,7 @@ def discover(root: str | Path, dicom: bool = True, follow_links: bool = False) -
         log.warning(
             "%s: %d folders with several volumes are one patient each, unless in manifest.csv", root, len(crowded)
         )
-    return make_rows(rows)
-
-
-def is_nifti(path: str) -> bool:
-    """Whether a file is NIfTI by its content, or by its ending if its content is of no known kind."""
-    return (kind_of(path) or ("nifti" if path.lower().endswith(NIFTI_ENDINGS) else "")) == "nifti"
+    return with_published_splits(make_rows(rows), root)
 
 
 def _below(path: str | Path, root: Path) -> PurePosixPath:
@@ -83,7 +79,7 @@ def _ids(cts: list[str], paths: list[PurePosixPath]) -> list[str]:
     """Ids by the names of the CTs; by their paths where names are equal."""
     names = [volume_name(path) for path in paths]
     counts = Counter(name.lower() for name in names)
-    longer = [ct.removesuffix(".gz").removesuffix(".nii") for ct in cts]
+    longer = [without_ending(ct) for ct in cts]
     texts = [name if counts[name.lower()] == 1 else path for name, path in zip(names, longer, strict=True)]
     return unique_ids(texts, cts)
 

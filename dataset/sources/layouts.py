@@ -1,7 +1,8 @@
 """What names of folders and files mean by convention: splits, masks, folders of many patients.
 
 Known are folders of splits, nnU-Net and the Medical Segmentation Decathlon (`imagesTr`, `labelsTr`),
-TotalSegmentator (`segmentations`), and CT-RATE, where `train_7_a_1` is a reconstruction of patient `train_7`.
+TotalSegmentator (`segmentations`), LUNA16 (`subset0`, `seg-lungs-LUNA16`), and CT-RATE, where `train_7_a_1` is a
+reconstruction of patient `train_7`.
 """
 
 import hashlib
@@ -16,8 +17,10 @@ from typing import NamedTuple
 from dataset.io.paths import volume_name
 
 SPLIT_FOLDER = re.compile(r"(train|val|test)(?:ing|id|idation)?(?:[_-](?:set|data|fixed|split))?", re.IGNORECASE)
-CONTAINER = re.compile(r"images?(?:Tr|Ts|Val)?|cts?|scans?|volumes?|data|nifti|dicom|patients", re.IGNORECASE)
-MASK_FOLDER = re.compile(r"(?:labels?|masks?|seg|segmentations?|annotations?)(?:Tr|Ts|Val)?", re.IGNORECASE)
+CONTAINER = re.compile(r"images?(?:Tr|Ts|Val)?|cts?|scans?|volumes?|data|nifti|dicom|patients|subset\d", re.IGNORECASE)
+MASK_FOLDER = re.compile(
+    r"(?:labels?|masks?|seg|segmentations?|annotations?|seg-lungs-luna16)(?:Tr|Ts|Val)?", re.IGNORECASE
+)
 MASK_FILE = re.compile(r".*[._-](?:labels?|mask|seg|segmentation)", re.IGNORECASE)
 CT_RATE = re.compile(r"(train|valid)_\d+(?=_[a-z]+_\d+$)")
 VAL_SHARE = 10  # one of so many training patients validates where there are no folders for it
@@ -46,7 +49,11 @@ def places_of(paths: Sequence[PurePosixPath]) -> list[Place]:
     splits = {place.split for place in found}
     if "train" not in splits or splits <= {"train", ""}:
         return [Place(place.patient[1:] and ("", place.patient[1]), "") for place in found]
-    return found if "val" in splits else _with_validation(found, paths)
+    if "val" in splits:
+        return found
+    names = [place.patient or (str(path),) for place, path in zip(found, paths, strict=True)]
+    splits = with_validation(names, [place.split for place in found])
+    return [place._replace(split=split) for place, split in zip(found, splits, strict=True)]
 
 
 def unique_ids(names: Sequence[str], sources: Sequence[str]) -> list[str]:
@@ -73,12 +80,11 @@ def _place(path: PurePosixPath, shared: int) -> Place:
     return Place((split, folders[0]) if folders else (), split)
 
 
-def _with_validation(found: list[Place], paths: Sequence[PurePosixPath]) -> list[Place]:
-    """Some of the training patients validate."""
-    names = [place.patient or (str(path),) for place, path in zip(found, paths, strict=True)]
-    train = sorted({name for name, place in zip(names, found, strict=True) if place.split == "train"}, key=_digest)
+def with_validation(patients: Sequence[object], splits: Sequence[str]) -> list[str]:
+    """The splits with some of the training patients, by their names, in validation."""
+    train = sorted({name for name, split in zip(patients, splits, strict=True) if split == "train"}, key=_digest)
     chosen = set(train[: max(1, len(train) // VAL_SHARE)]) if len(train) > 1 else set()
-    return [place._replace(split="val") if name in chosen else place for name, place in zip(names, found, strict=True)]
+    return ["val" if name in chosen else split for name, split in zip(patients, splits, strict=True)]
 
 
 def _digest(source: object) -> str:

@@ -12,15 +12,15 @@ from common.files import visible
 from dataset.imaging.coverage import fill
 from dataset.imaging.volume import Volume
 from dataset.io.ct import read_volume
-from dataset.io.nifti import NIFTI_ENDINGS
 from dataset.io.paths import volume_name
+from dataset.io.volume_files import VOLUME_ENDINGS
 
 SAME_MM = 0.01  # tolerance of a spacing
 SAME_PLACE_MM = 0.5  # tolerance of the positions of the first and the last voxel
 
 
 def match(truth: str | Path | None, prediction: str | Path | None, suffix: str = "") -> dict[str, tuple[Path, Path]]:
-    """`{id: (true file, predicted file)}` of two folders of NIfTI files; the predicted name is `<id><suffix>`.
+    """`{id: (true file, predicted file)}` of two folders of volume files; the predicted name is `<id><suffix>`.
 
     Raises UserError for a missing or empty folder, a case without its partner and a repeated id.
     """
@@ -78,15 +78,17 @@ def _mm(values) -> str:
 
 
 def volume_files(key: str, folder: str | Path | None) -> dict[str, Path]:
-    """The NIfTI files of a folder by name; UserError for a missing or empty folder and for a repeated name."""
+    """The volume files of a folder by name; UserError for a missing or empty folder and for a repeated name."""
     if not folder or not Path(folder).is_dir():
-        raise UserError(f"{key}={folder}: no such folder; give one with a NIfTI file for each case")
+        raise UserError(f"{key}={folder}: no such folder; give one with a file for each case")
     found: dict[str, Path] = {}
-    for file in visible(file for file in Path(folder).iterdir() if file.name.lower().endswith(NIFTI_ENDINGS)):
+    for file in visible(file for file in Path(folder).iterdir() if file.name.lower().endswith(VOLUME_ENDINGS)):
         name = volume_name(file)
         if name in found:
             raise UserError(f"{file} and {found[name]} have the same id {name}; keep one of them")
         found[name] = file
     if not found:
-        raise UserError(f"{key}={folder}: no NIfTI file in it; give a folder with a .nii.gz for each case")
+        raise UserError(
+            f"{key}={folder}: no volume file in it; give a folder with a .nii.gz, .mha or .nrrd for each case"
+        )
     return found

@@ -1,5 +1,6 @@
-"""Small CT files for the tests: an asymmetric thorax as NIfTI in any orientation."""
+"""Small CT files for the tests: an asymmetric thorax as NIfTI in any orientation, and as X2CT-GAN stores it."""
 
+import h5py
 import nibabel as nib
 import numpy as np
 
@@ -32,4 +33,21 @@ def save_nifti(path, hu, spacing=SPACING, centre=CENTRE, axcodes="LPS", affine=N
     image = image.as_reoriented(nib.orientations.ornt_transform(nib.io_orientation(image.affine), expected))
     path.parent.mkdir(parents=True, exist_ok=True)
     nib.save(image, path)
+    return path
+
+
+def save_x2ct(path, hu, **changes):
+    """A file of X2CT-GAN: HU + 1024 from superior to inferior."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    ramp = np.tile(np.arange(64, dtype=np.uint8) * 3, (64, 1))
+    content = {
+        "ct": np.maximum(hu, -1024)[::-1] + 1024,
+        "xray1": ramp,
+        "xray2": ramp[:, ::-1],
+        "ori_size": np.int64(320),
+    }
+    with h5py.File(path, "w") as file:
+        for name, value in {**content, "spacing": [1.0, 1.0, 1.0], **changes}.items():
+            if value is not None:
+                file[name] = value
     return path

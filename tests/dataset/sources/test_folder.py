@@ -190,7 +190,7 @@ def test_what_is_missing_is_a_phrase_each(root):
     assert "manifest.csv" in source(root, require_manifest=True).missing()[0]
     with pytest.raises(UserError, match="dataset.root_dir.*label"):
         _ = source(require_manifest=True).rows
-    with pytest.raises(UserError, match="no .nii, .nii.gz or DICOM"):
+    with pytest.raises(UserError, match="neither a file nor a DICOM series"):
         _ = source(root).rows
     (root / "manifest.csv").write_text("id,patient,ct\n1,1,none.nii.gz\n")
     with pytest.raises(UserError, match="row 2, ct=none.nii.gz: no such file"):

@@ -49,7 +49,7 @@ def test_a_ct_is_no_mask(name):
 
 
 def test_only_masks_are_no_data_set(tmp_path):
-    with pytest.raises(UserError, match="no .nii, .nii.gz or DICOM"):
+    with pytest.raises(UserError, match="neither a file nor a DICOM series"):
         discover(tree(tmp_path, "labelsTr/a.nii.gz"))
 
 

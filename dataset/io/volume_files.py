@@ -1,0 +1,235 @@
+"""CT volumes in one file that is neither DICOM nor NIfTI: MetaImage, NRRD, and arrays in `.npz` and `.h5`.
+
+SimpleITK reads `.mha`, `.mhd` and `.nrrd`, with spacing, origin and direction in DICOM's patient axes (LPS).
+
+RAD-ChestCT (Draelos et al., 2021, doi:10.1016/j.media.2020.101857) stores the array `ct` of an `.npz`: HU from -1000
+to 1000, slices from superior to inferior, rows to posterior, columns to the patient's left, resampled to 0.8 mm.
+
+X2CT-GAN (Ying et al., CVPR 2019, arXiv:1905.06902) stores `ct`, `xray1` (frontal), `xray2` (lateral), `ori_size` and
+`spacing` in `ct_xray_data.h5`: HU + 1024 in the same array order, over `ori_size · spacing` mm along each axis.
+"""
+
+import logging
+import re
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from common.errors import UserError
+from common.file_limits import expect_pixels, expect_voxels, is_inside
+from dataset.imaging.volume import Volume, check_geometry, check_hu, reorient
+from dataset.io.file_kind import kind_of
+from dataset.io.nifti import NIFTI_ENDINGS, read_nifti
+
+VOLUME_ENDINGS = (*NIFTI_ENDINGS, ".mha", ".mhd", ".nrrd", ".npz", ".h5")
+X2CT_OFFSET = 1024.0  # stored value of water
+X2CT_XRAYS = ("xray1", "xray2")  # frontal, lateral
+# DRRs of X2CT-GAN (its CT2XRAY/xraypro.py): a detector of 500 mm at 949 mm from the source, the centre of the volume
+# at 541 mm; PA, and lateral from the patient's left with anterior at column 0
+X2CT_POSES = {"xray1": (949.0, 541.0, 0.0, 0.0, 0.0, 0.0, 0.0, 500.0, 500.0),
+              "xray2": (949.0, 541.0, -90.0, 0.0, 0.0, 0.0, 0.0, 500.0, -500.0)}  # fmt: skip
+RAD_SPACING_MM = 0.8
+DOWNWARD = np.array(
+    [[0.0, 0, -1], [0, -1, 0], [-1, 0, 0]]
+)  # RAS columns of slices downward, rows backward, columns left
+DATA_FILE = re.compile(rb"^(?:ElementDataFile\s*=|data ?file:)[ \t]*(\S.*?)\s*$", re.MULTILINE | re.IGNORECASE)
+ITK_HEADER = 1 << 16  # bytes
+ARRAY_ERRORS = (OSError, ValueError, TypeError, KeyError, EOFError, IndexError, RuntimeError, OverflowError,
+                MemoryError, zlib.error, zipfile.BadZipFile, NotImplementedError)  # fmt: skip
+
+log = logging.getLogger(__name__)
+
+
+def is_volume_file(path: str | Path) -> bool:
+    """Whether a file is a CT of one of `READERS` by its content, or NIfTI by its ending if its content is unknown."""
+    kind = kind_of(path) or ("nifti" if str(path).lower().endswith(NIFTI_ENDINGS) else "")
+    return kind in READERS and (kind != "h5" or _has_ct(path))
+
+
+def read_file(path: str | Path) -> Volume:
+    """The volume of one file; UserError if it is damaged, not 3-dimensional, or has an invalid geometry or HU."""
+    return READERS.get(kind_of(path), read_nifti)(Path(path))
+
+
+def read_itk(path: Path) -> Volume:
+    """The volume of a MetaImage or NRRD; UserError also for voxels in a file outside of its folder."""
+    import SimpleITK as sitk
+
+    with open(path, "rb") as file:
+        start = file.read(ITK_HEADER)
+    _expect_data_beside(start, path)
+    nrrd = start.startswith(b"NRRD")
+    reader = sitk.ImageFileReader()
+    reader.SetImageIO("NrrdImageIO" if nrrd else "MetaImageIO")
+    reader.SetFileName(str(path))
+    try:
+        with _no_warnings(sitk):
+            reader.ReadImageInformation()
+            size, axes, parts = list(reader.GetSize()), reader.GetDimension(), reader.GetNumberOfComponents()
+            while len(size) > 3 and size[-1] == 1:
+                size.pop()
+            if len(size) != 3 or parts != 1:
+                found = f"{len(size)} dimensions {size}" if parts == 1 else f"{parts} values a voxel"
+                raise UserError(f"{path}: {found} where a CT has 3 dimensions and one value; save one volume of it")
+            expect_voxels(size, path)
+            array = sitk.GetArrayFromImage(reader.Execute())
+    except RuntimeError as error:
+        reason = " ".join(str(error).rpartition("ERROR:")[2].split())[:200]
+        raise UserError(f"{path}: damaged or no volume that SimpleITK reads ({reason}); export it again") from error
+    if nrrd and not re.search(rb"^space( dimension)?:", start, re.MULTILINE):
+        log.warning("%s: no orientation in the header (space), sides may be exchanged", path)
+    affine = np.eye(4)
+    spacing = np.array(reader.GetSpacing()[:3])
+    affine[:3, :3] = np.reshape(reader.GetDirection(), (axes, axes))[:3, :3] * spacing
+    affine[:3, 3] = reader.GetOrigin()[:3]
+    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
+        raise UserError(f"{path}: its header gives no axes of a volume; correct spacing and direction")
+    hu = array.reshape(size[::-1]).astype(np.float32).transpose(2, 1, 0)
+    return _checked(reorient(hu, np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine), path)
+
+
+def read_npz(path: Path) -> Volume:
+    """The volume of RAD-ChestCT's array `ct`; an array `spacing` (mm, one number or D, H, W) replaces its 0.8 mm."""
+    with _readable(path), np.load(path, allow_pickle=False) as content:
+        if "ct" not in content:
+            raise UserError(f"{path}: no array ct in it, found {', '.join(content) or 'none'}; save the CT as ct")
+        with content.zip.open("ct.npy") as member:  # the shape, before memory is allocated
+            version = np.lib.format.read_magic(member)
+            shape, _, dtype = getattr(np.lib.format, f"read_array_header_{version[0]}_0")(member)
+        _expect_numbers(shape, dtype, path)
+        spacing = content["spacing"] if "spacing" in content else np.array(RAD_SPACING_MM)
+        hu = content["ct"].astype(np.float32)
+    return _from_array(hu, spacing, path)
+
+
+def read_x2ct(path: Path) -> Volume:
+    """The volume of X2CT-GAN's array `ct`; UserError for values below 0, which are no HU + 1024."""
+    with _opened(path) as arrays:
+        ct = _array(arrays, "ct", path)
+        _expect_numbers(ct.shape, ct.dtype, path)
+        spacing = np.ones(3)
+        if "spacing" in arrays and "ori_size" in arrays:
+            extent = np.asarray(_array(arrays, "ori_size", path)[()]) * np.asarray(_array(arrays, "spacing", path)[()])
+            spacing = np.broadcast_to(extent, 3) / np.array(ct.shape)
+        hu = np.asarray(ct, dtype=np.float32)
+    if hu.min() < 0:
+        raise UserError(
+            f"{path}: values from {hu.min():g} to {hu.max():g} where X2CT-GAN stores HU + 1024; add 1024 or save NIfTI"
+        )
+    return _from_array(hu - X2CT_OFFSET, spacing, path)
+
+
+def read_x2ct_xray(path: Path, name: str) -> Float[np.ndarray, "h w"]:
+    """`xray1` (frontal) or `xray2` (lateral) of X2CT-GAN's file: bright bone, row 0 superior."""
+    with _opened(path) as arrays:
+        xray = _array(arrays, name, path)
+        expect_pixels(xray.shape, path)
+        if xray.dtype.kind not in "uif":
+            raise UserError(f"{path}: {name} holds {xray.dtype} where an X-ray holds numbers; export it again")
+        return np.squeeze(np.asarray(xray, dtype=np.float32))
+
+
+def x2ct_pose(path: str | Path) -> Float[Tensor, "9"] | None:
+    """The pose of an X-ray `<file>.h5#xray1` of X2CT-GAN; None for any other path."""
+    file, _, name = str(path).rpartition("#")
+    return torch.tensor(X2CT_POSES[name]) if name in X2CT_POSES and file.lower().endswith(".h5") else None
+
+
+READERS: dict[str, Callable[[Path], Volume]] = {
+    "nifti": read_nifti, "metaimage": read_itk, "nrrd": read_itk, "npz": read_npz, "h5": read_x2ct}  # fmt: skip
+
+
+def _from_array(hu: np.ndarray, spacing: np.ndarray, path: Path) -> Volume:
+    spacing = np.asarray(spacing, dtype=float)
+    if hu.ndim != 3 or spacing.size not in (1, 3) or not (np.isfinite(spacing).all() and (spacing > 0).all()):
+        raise UserError(f"{path}: an array of {list(hu.shape)} and a spacing of {spacing.tolist()} mm; give 3 axes")
+    affine = np.eye(4)
+    affine[:3, :3] = DOWNWARD * spacing.ravel()
+    affine[:3, 3] = -affine[:3, :3] @ ((np.array(hu.shape) - 1) / 2.0)
+    return _checked(reorient(hu, affine), path)
+
+
+def _checked(volume: Volume, path: Path) -> Volume:
+    check_geometry(volume, path)
+    check_hu(volume.hu, path)
+    return volume
+
+
+def _expect_numbers(shape: tuple, dtype: np.dtype, path: Path) -> None:
+    if len(shape) != 3 or dtype.kind not in "uif":
+        raise UserError(f"{path}: ct holds {list(shape)} of {dtype} where a CT is 3-dimensional numbers; save it so")
+    expect_voxels(shape, path)
+
+
+def _expect_data_beside(start: bytes, path: Path) -> None:
+    """Raises UserError if the header names several data files, or one that is missing or outside of its folder."""
+    header = start.partition(b"\n\n")[0] if start.startswith(b"NRRD") else start
+    for name in DATA_FILE.findall(header)[:1]:
+        name = name.decode("utf-8", "replace")
+        if name == "LOCAL":
+            return
+        if name.upper().startswith("LIST") or "%" in name:
+            raise UserError(f"{path}: several data files ({name}); save the volume as one .mha or .nrrd")
+        if not is_inside(path.parent / name, path.parent):
+            raise UserError(f"{path}: its data file {name} lies outside of its folder; copy it there and correct it")
+        if not (path.parent / name).is_file():
+            raise UserError(f"{path}: its data file {name} is missing; copy it beside it")
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except ARRAY_ERRORS as error:
+        reason = " ".join(str(error).split())[:160] or type(error).__name__
+        raise UserError(f"{path}: damaged or not readable ({reason}); copy or export it again") from error
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator:
+    """The HDF5 file of a path."""
+    try:
+        import h5py
+    except ImportError as error:
+        raise UserError(f"{path}: HDF5 needs the package h5py; pip install h5py") from error
+    with _readable(path), h5py.File(path, "r") as file:
+        yield file
+
+
+def _array(file, name: str, path: Path):
+    """A data set of an HDF5 file; UserError if it is missing, or its values lie in another file."""
+    import h5py
+
+    if name not in file:
+        raise UserError(f"{path}: no {name} in it, found {', '.join(file)}; give X2CT-GAN's ct_xray_data.h5")
+    found = file[name] if isinstance(file.get(name, getlink=True), h5py.HardLink) else None
+    if not isinstance(found, h5py.Dataset) or found.is_virtual or found.external:
+        raise UserError(f"{path}: {name} is a link or no array; store its values in the file itself")
+    return found
+
+
+def _has_ct(path: str | Path) -> bool:
+    try:
+        with _opened(Path(path)) as file:
+            return "ct" in file
+    except UserError as error:
+        if "needs the package" in str(error):
+            raise
+        return False
+
+
+@contextmanager
+def _no_warnings(sitk) -> Iterator[None]:
+    shown = sitk.ProcessObject.GetGlobalWarningDisplay()
+    sitk.ProcessObject.GlobalWarningDisplayOff()
+    try:
+        yield
+    finally:
+        sitk.ProcessObject.SetGlobalWarningDisplay(shown)
