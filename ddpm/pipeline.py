@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from os import PathLike
 from os.path import isdir
+from pathlib import Path
 
 import torch
 from diffusers import DDPMScheduler, DiffusionPipeline, SchedulerMixin
@@ -23,10 +24,12 @@ from ddpm.diffusion.sample_noise import SampleNoise, can_pair
 from ddpm.diffusion.samplers import PREVIEW, PREVIEW_STEPS, clean_latents, make_sampler, network_timestep
 from ddpm.diffusion.solvers import LogSNRSolver
 from ddpm.latent.base import LatentEncoder
-from ddpm.pipeline_folder import check_index, forget_paths, read_part, read_settings
+from ddpm.pipeline_folder import INDEX, check_index, forget_paths, read_part, read_settings
 from ddpm.registry import NETWORKS, OPTIONAL, TRAINED
+from ddpm.weights.hub import expect_hub_id, upload
 from ddpm.xray_encoder.base import XrayEncoder
 
+HUB_OPTIONS = ("repo_id", "private", "token", "commit_message", "create_pr")
 DEFAULT_SAMPLER, DEFAULT_STEPS = "DPMSolverMultistepScheduler", 12
 
 
@@ -102,17 +105,27 @@ class XrayToCTPipeline(DiffusionPipeline):
             raise UserError(f"{folder}: its parts do not make a pipeline: {str(error)[:300]}") from error
         return pipeline if dtype is None else pipeline.to(dtype)
 
-    def save_pretrained(self, save_directory: str | PathLike, **options) -> None:
+    def save_pretrained(self, save_directory: str | PathLike, push_to_hub: bool = False, **options) -> None:
         """Writes a folder with `model_index.json`, and config and safetensors of each part, without local paths.
 
         The scheduler in it is the noise process of training; the index holds sampler, steps and guidance.
+        `push_to_hub` then uploads these files to `repo_id` (default: the name of the folder), with the options
+        `private`, `token`, `commit_message` and `create_pr`. Raises a `UserError` if the hub refuses it.
         """
+        hub = {name: options.pop(name) for name in HUB_OPTIONS if name in options}
+        hub_id = str(hub.pop("repo_id", Path(save_directory).absolute().name))
+        if push_to_hub:
+            expect_hub_id("repo_id", hub_id)
         sampler, self.scheduler = self.scheduler, self.training_scheduler
         try:
             super().save_pretrained(save_directory, **{**options, "safe_serialization": True})
         finally:
             self.scheduler = sampler
         forget_paths(save_directory)
+        if push_to_hub:  # only now that the folder holds no path
+            message = hub.pop("commit_message", None) or f"Upload {type(self).__name__}"
+            files = [INDEX, "README.md", *(f"{name}/*" for name in (*self.networks, "scheduler"))]
+            upload(save_directory, hub_id, files, message=message, **hub)
 
     @property
     def networks(self) -> dict[str, nn.Module]:

@@ -16,6 +16,7 @@ from torch import nn
 from common.errors import UserError
 from common.files import atomic_path
 from ddpm.registry import MOVED, NETWORKS, OPTIONAL, PARTS, RENAMED_CLASSES, RENAMED_PARTS, SCHEDULERS, upgrade_config
+from ddpm.weights.licences import public_name
 
 INDEX = "model_index.json"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -92,10 +93,16 @@ def read_settings(folder: str | Path) -> dict:
 
 
 def forget_paths(folder: str | Path) -> None:
-    """Removes the path, possibly with a personal name, that diffusers writes into every config of a folder."""
+    """Removes paths, which may hold personal names, from every config of a folder.
+
+    diffusers writes its own path into each; `source` of an encoder keeps its last part, or a hub id.
+    """
     for file in (Path(folder) / INDEX, *Path(folder).glob("*/*config.json")):
-        content = _json(file)
-        if content.pop("_name_or_path", None) is not None:
+        written = _json(file)
+        content = {key: value for key, value in written.items() if key != "_name_or_path"}
+        if isinstance(content.get("source"), str):
+            content["source"] = public_name(content["source"])
+        if content != written:
             with atomic_path(file) as temporary:
                 temporary.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 

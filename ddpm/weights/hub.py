@@ -1,9 +1,13 @@
-"""Files of the Hugging Face hub: from the cache, else from the hub in one attempt of a few seconds."""
+"""Files of the Hugging Face hub: from the cache, else from the hub in one attempt of a few seconds; and uploads."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
-from huggingface_hub import constants, get_hf_file_metadata, hf_hub_download, hf_hub_url
+from huggingface_hub import HfApi, constants, get_hf_file_metadata, hf_hub_download, hf_hub_url
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from huggingface_hub.utils import validate_repo_id
+
+from common.errors import UserError
 
 PATIENCE_S = 5.0
 
@@ -59,3 +63,44 @@ def why_missing(key: str, hub_id: str, kind: str, files: str, error: Exception) 
         f"{absent}, not in the Hugging Face cache ({constants.HF_HUB_CACHE}), and {reason}. Two ways: on a machine "
         f"with a network run hf download {hub_id} {files} and copy its cache to that folder or set HF_HOME"
     )
+
+
+def expect_hub_id(key: str, hub_id: str) -> None:
+    """Raises a `UserError` for a name that cannot be that of a repository, and where the hub is disabled."""
+    try:
+        validate_repo_id(hub_id)
+    except HFValidationError as error:
+        raise UserError(f"{key}={hub_id}: no name of a repository; give <user or organisation>/<name>") from error
+    if constants.HF_HUB_OFFLINE:
+        raise UserError(f"{key}={hub_id}: HF_HUB_OFFLINE=1 disables the hub; unset it, or upload the folder by hand")
+
+
+def upload(
+    folder: str | Path,
+    hub_id: str,
+    files: Sequence[str] | None = None,
+    private: bool | None = None,
+    token: str | None = None,
+    message: str = "Upload xray2ct",
+    create_pr: bool = False,
+) -> str:
+    """Uploads a folder as one commit and returns its address; the repository is created if it does not exist.
+
+    Args:
+        files: patterns of the files to upload; None uploads all.
+        private: of a new repository; None leaves it to the account.
+        token: None takes that of `hf auth login`.
+
+    Raises:
+        UserError: the hub cannot be reached or refuses the upload.
+    """
+    api = HfApi(token=token)
+    try:
+        repository = api.create_repo(hub_id, exist_ok=True, private=private).repo_id
+        options = {"allow_patterns": files, "commit_message": message, "create_pr": create_pr}
+        return str(api.upload_folder(repo_id=repository, folder_path=str(folder), **options))
+    except Exception as error:  # of the HTTP library, which changes with the version of huggingface_hub
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise UserError(
+            f"{hub_id}: not uploaded ({reason}); log in with hf auth login, or upload {folder} later with hf upload"
+        ) from error

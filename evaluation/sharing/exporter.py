@@ -11,6 +11,7 @@ from common.errors import UserError
 from common.files import sha256
 from ddpm.checkpoint.write import export_pipeline, header_of
 from ddpm.pipeline import XrayToCTPipeline
+from ddpm.weights.hub import expect_hub_id
 from ddpm.weights.licences import public_name
 from evaluation.sharing.model_card import model_card
 from evaluation.sharing.monai_bundle import write_bundle
@@ -21,12 +22,14 @@ OURS = ("model_index.json", "configs", "model.safetensors")  # an export holds o
 CARD = {"monai": "docs/README.md"}  # place of the model card; README.md elsewhere
 
 
-def check_options(form: str, precision: str) -> None:
+def check_options(form: str, precision: str, hub_id: str | None = None) -> None:
     """Checks the options before anything is loaded; UserError with the choices."""
     if form not in FORMATS:
         raise UserError(f"format={form}: choose {', '.join(FORMATS)}")
     if precision not in PRECISIONS:
         raise UserError(f"precision={precision}: choose {' or '.join(PRECISIONS)}")
+    if hub_id:
+        expect_hub_id("push", hub_id)
 
 
 def read_metrics(path: str | Path | None, checkpoint: Path) -> dict | None:
@@ -61,6 +64,7 @@ def export(
     precision: str = "float32",
     seen: bool = True,
     overwrite: bool = True,
+    hub_id: str | None = None,
 ) -> Path:
     """Writes the folder atomically and returns its path.
 
@@ -71,6 +75,7 @@ def export(
         precision: of `PRECISIONS`, for `safetensors` only.
         seen: keep the hashes of the training patients (`evaluation.protocol.leakage`).
         overwrite: replace an earlier export; False raises UserError for one.
+        hub_id: named by the card as the place of a diffusers folder; the caller uploads it.
     """
     if output.exists() and (not output.is_dir() or (any(output.iterdir()) and not _is_export(output))):
         raise UserError(f"output={output}: holds something else; give a new folder")
@@ -81,7 +86,7 @@ def export(
     for part in (pipeline.latent_encoder, pipeline.xray_encoder):
         if source := part.config.get("source"):
             part.register_to_config(source=public_name(source))  # without a local path
-    card = model_card(header_of(pipeline), pipeline.describe(), metrics, name, form, checkpoint)
+    card = model_card(header_of(pipeline), pipeline.describe(), metrics, name, form, checkpoint, hub_id)
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=output.parent, prefix=".export-") as beside:

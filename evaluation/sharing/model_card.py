@@ -18,6 +18,7 @@ LIMITS = """\
   are wrong. Where several samples differ the volume is uncertain; where they agree they may still be wrong.
 - One sample and the mean of several are different estimators, which must not be compared with each other.
 - It was not tested as a medical device."""
+HERE = "<this folder>"
 USE = {
     "diffusers": """\
 From the root of xray2ct:
@@ -49,7 +50,13 @@ python evaluation/generate.py xray=film.png checkpoint=<this folder>/model.safet
 
 
 def model_card(
-    header: dict, described: dict, metrics: dict | None, name: str, form: str, checkpoint: Path | None = None
+    header: dict,
+    described: dict,
+    metrics: dict | None,
+    name: str,
+    form: str,
+    checkpoint: Path | None = None,
+    hub_id: str | None = None,
 ) -> str:
     """The card as Markdown.
 
@@ -58,6 +65,7 @@ def model_card(
         described: of `XrayToCTPipeline.describe`.
         metrics: content of `metrics.json`; None if not evaluated.
         form: of the export.
+        hub_id: where a diffusers folder is on the hub.
     """
     protocol = header["protocol"]
     data = {key: protocol[key] for key in SHOWN if key in protocol}
@@ -74,7 +82,7 @@ def model_card(
         "Chest X-ray to CT volume in Hounsfield units, by xray2ct. **Synthetic, not for diagnosis.**",
         "",
         "## Use",
-        USE[form],
+        USE[form].replace(HERE, hub_id) if hub_id and form == "diffusers" else USE[form],
         "",
         "## Model",
         f"{size:,} parameters ({', '.join(f'{part} {count:,}' for part, count in described['parameters'].items())}).",

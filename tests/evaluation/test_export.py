@@ -113,3 +113,11 @@ def test_wrong_options_are_errors(pipeline, tmp_path):
     with pytest.raises(UserError, match="holds something else"):
         export(pipeline, tmp_path / "thesis", "diffusers")
     assert (tmp_path / "thesis" / "README.md").read_text() == "mine"
+
+
+def test_the_card_of_an_upload_names_its_place(pipeline, tmp_path):
+    card = (export(pipeline, tmp_path / "a", "diffusers", hub_id="me/model") / "README.md").read_text()
+    assert 'from_pretrained("me/model")' in card and "checkpoint=<this folder>" not in card
+    check_options("diffusers", "float32", None)
+    with pytest.raises(UserError, match="push=a/b/c: no name of a repository"):
+        check_options("diffusers", "float32", "a/b/c")
