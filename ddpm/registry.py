@@ -8,7 +8,7 @@ from ddpm.conditioning.lift import GridLift, RayLift
 from ddpm.conditioning.linear_prior import LinearPrior
 from ddpm.conditioning.pose_regressor import PoseRegressor
 from ddpm.denoiser.unet import UNet3D
-from ddpm.latent import SliceVAELatents, VQGANLatents
+from ddpm.latent import MaisiLatents, SliceVAELatents, VQGANLatents
 from ddpm.xray_encoder import ENCODERS
 from vq_gan_3d import VQGAN3D
 
@@ -18,7 +18,8 @@ NETWORKS = (*TRAINED, *FITTED, "latent_encoder")
 OPTIONAL = ("lift", *FITTED)  # parts that a model may lack
 
 SCHEDULERS = {cls.__name__: cls for cls in (DDPMScheduler, FlowMatchEulerDiscreteScheduler)}  # of training
-PARTS = {cls.__name__: cls for cls in (UNet3D, RayLift, GridLift, VQGANLatents, SliceVAELatents)}  # of a pipeline
+LATENTS = (VQGANLatents, SliceVAELatents, MaisiLatents)
+PARTS = {cls.__name__: cls for cls in (UNet3D, RayLift, GridLift, *LATENTS)}  # of a pipeline
 PARTS |= {**ENCODERS, "LinearPrior": LinearPrior, "PoseRegressor": PoseRegressor}
 CLASSIFIERS = {cls.__name__: cls for cls in (CTClassifier, XrayClassifier, TorchvisionXrayClassifier)}
 CLASSES = {"VQGAN3D": VQGAN3D, **PARTS, **SCHEDULERS, **CLASSIFIERS}  # of a checkpoint

@@ -24,6 +24,8 @@ ABSENT = {  # what a run did whose config is older than the key
     "model.network.block_pca": False,
     "model.network.quantise": True,
     "model.prior.fill_rank": 0,
+    "model.maisi_ckpt": None,
+    "model.latent.maisi_ckpt": None,
     "model.xray_encoder.mask": False,
     "dataset.ap_share": 0.0,
     "dataset.drr_attenuation": "bilinear",
