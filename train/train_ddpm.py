@@ -44,7 +44,7 @@ def main(cfg) -> None:
         data.content_sha256(),
         callbacks,
         Network(module.trained["denoiser"], [(1, *shape), (1,)], data.bytes, [latent_encoder], averaged=True),
-        inputs={key: model[key] for key in ("vqgan_ckpt", "vae_ckpt", "init_from")},
+        inputs={key: model[key] for key in ("vqgan_ckpt", "vae_ckpt", "maisi_ckpt", "init_from")},
         summary=f"latents {list(shape)}; {describe(data.reconstruction)}",
     )
     print_once(run.last)

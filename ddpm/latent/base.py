@@ -106,7 +106,7 @@ class LatentEncoder(ModelMixin, ConfigMixin):
 
     def fingerprint(self) -> str:
         """Key of cached latents: 16 hex digits of the weights and settings, without the statistics."""
-        ignored = ("source", "slices_per_batch", "tile", "halo", "splits")  # origin and batching do not change latents
+        ignored = ("source", "slices_per_batch", "tile", "halo")  # origin and batching do not change latents
         settings = {k: v for k, v in dict(self.config).items() if not k.startswith("_") and k not in ignored}
         digest = hashlib.sha256(f"{type(self).__name__} {json.dumps(settings, sort_keys=True)}".encode())
         for name, value in sorted(self.state_dict().items()):

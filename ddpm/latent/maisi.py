@@ -1,7 +1,7 @@
 """Latents of MAISI's 3D CT VAE (Guo et al., "MAISI", 2024, arXiv:2409.11169), with MONAI's network.
 
 MONAI's bundles and tutorials publish its weights. It was trained on CT from -1000 to 1000 HU in [0, 1], with axes to
-the right, anterior and superior, so it suits `dataset.window=wide`. A side of the latents is a quarter of the volume's.
+the right, anterior and superior, so it suits `dataset.window=wide`. Latents have a quarter of its sides.
 """
 
 import inspect
@@ -37,19 +37,19 @@ class MaisiLatents(LatentEncoder):
     """A frozen `AutoencoderKlMaisi` of MONAI; latents are the means of its posterior.
 
     Args:
-        network: constructor arguments of `AutoencoderKlMaisi` besides `spatial_dims`, `in_channels`, `out_channels`
+        maisi: constructor arguments of `AutoencoderKlMaisi` besides `spatial_dims`, `in_channels`, `out_channels`
             and those that only change memory.
         source: path, for the record.
-        splits: parts in which each convolution is computed, to limit the memory; 1 = whole.
     """
 
     @register_to_config
-    def __init__(self, network: dict, source: str = "", splits: int = 1):
+    def __init__(self, maisi: dict, source: str = ""):
         super().__init__()
         from monai.apps.generation.maisi.networks.autoencoderkl_maisi import AutoencoderKlMaisi  # slow
 
-        options = {"num_splits": splits, "save_mem": False, "print_info": False, "norm_float16": False}
-        shape, network = {"spatial_dims": 3, "in_channels": 1, "out_channels": 1}, {**PUBLISHED, **network}
+        # splits of MONAI's convolutions are wrong for short sides
+        options = {"num_splits": 1, "save_mem": False, "print_info": False, "norm_float16": False}
+        shape, network = {"spatial_dims": 3, "in_channels": 1, "out_channels": 1}, {**PUBLISHED, **maisi}
         self.network = AutoencoderKlMaisi(**shape, **network, **options)
         self._factor = 2 ** (len(network["num_channels"]) - 1)
         self._make_statistics(network["latent_channels"])

@@ -2,10 +2,11 @@
 
 from ddpm.xray_encoder.biomedclip import BiomedCLIPXrayEncoder
 from ddpm.xray_encoder.cnn import CNNXrayEncoder
+from ddpm.xray_encoder.hf import HFXrayEncoder
 from ddpm.xray_encoder.transformer import CLIPXrayEncoder, RadDINOXrayEncoder
 from ddpm.xray_encoder.volume import VolumeEncoder
 from ddpm.xray_encoder.xrv_densenet import TorchXRayVisionEncoder
 
 CLASSES = (CNNXrayEncoder, BiomedCLIPXrayEncoder, CLIPXrayEncoder, RadDINOXrayEncoder, TorchXRayVisionEncoder,
-           VolumeEncoder)  # fmt: skip
+           HFXrayEncoder, VolumeEncoder)  # fmt: skip
 ENCODERS = {cls.__name__: cls for cls in CLASSES}

@@ -59,14 +59,16 @@ class _TransformerXrayEncoder(PretrainedXrayEncoder):
             expected = {known, known.removesuffix("_vision_model")}
             if found not in expected:
                 raise ValueError(f"its config.json names the model type {found}, not {' or '.join(sorted(expected))}")
-            with _silenced():  # else it lists the weights of a text tower
+            with silenced():  # else it lists the weights of a text tower
                 loaded, info = network.from_pretrained(
                     config_file.parent, local_files_only=True, output_loading_info=True, dtype="float32"
                 )
             lacking = [*info["missing_keys"], *info["mismatched_keys"]]
             if lacking:  # the library would replace them by random numbers
                 raise ValueError(f"its weights lack {lacking[0]} and {len(lacking) - 1} more")
-            encoder = cls(_plain(loaded.config), **_image(json.loads(image_file.read_text())), source=str(weights))
+            encoder = cls(
+                plain_config(loaded.config), **_image(json.loads(image_file.read_text())), source=str(weights)
+            )
             encoder.network.load_state_dict(loaded.state_dict())
         except (OSError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
             reason = " ".join(str(error).split())[:200]
@@ -95,7 +97,8 @@ class RadDINOXrayEncoder(_TransformerXrayEncoder):
 
 
 @contextmanager
-def _silenced() -> Iterator[None]:
+def silenced() -> Iterator[None]:
+    """Without the log and the progress bars of the transformers library."""
     from transformers.utils import logging
 
     verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
@@ -109,7 +112,7 @@ def _silenced() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _plain(config) -> dict:
+def plain_config(config) -> dict:
     """The entries of a config that differ from the library's defaults, as JSON."""
     ignored = ("architectures", "dtype", "torch_dtype", "transformers_version", "_name_or_path", "model_type")
     return {k: v for k, v in json.loads(config.to_json_string(use_diff=True)).items() if k not in ignored}

@@ -10,6 +10,7 @@ SMALL_KL = {
     "norm_num_groups": 4, "down_block_types": ("DownEncoderBlock2D",) * 2,
     "up_block_types": ("UpDecoderBlock2D",) * 2, "scaling_factor": 0.13025,
 }  # fmt: skip
+SMALL_MAISI = {"num_channels": [8, 8, 16], "num_res_blocks": [1, 1, 1], "norm_num_groups": 4}
 SMALL_TINY = {
     "encoder_block_out_channels": (8, 8), "decoder_block_out_channels": (8, 8), "num_encoder_blocks": (1, 1),
     "num_decoder_blocks": (1, 1), "latent_channels": 4,

@@ -54,14 +54,12 @@ class Origin:
         if missing:
             raise UserError(f"missing: {'; '.join(missing)}")
         encoder = self.pipeline.latent_encoder
-        if latent.vae_ckpt or latent.vqgan_ckpt:
+        if key := next((key for key in ("maisi_ckpt", "vae_ckpt", "vqgan_ckpt") if latent[key]), None):
             given = make_latent_encoder(**latent)
             if given.fingerprint() != encoder.fingerprint():
-                key = "vae_ckpt" if latent.vae_ckpt else "vqgan_ckpt"
                 raise UserError(
                     f"model.{key}={latent[key]} (fingerprint {given.fingerprint()}) is not the latent encoder of "
-                    f"model.init_from={self.path} ({encoder.fingerprint()}): leave out model.vae_ckpt and "
-                    "model.vqgan_ckpt to use its own"
+                    f"model.init_from={self.path} ({encoder.fingerprint()}): leave out model.{key} to use its own"
                 )
         return encoder
 
