@@ -21,8 +21,7 @@ def main(cfg) -> None:
     from evaluation.scoring.frozen_protocol import read_protocol
     from evaluation.scoring.nifti_pairs import match
     from evaluation.scoring.score_files import score_files
-    from evaluation.scoring.score_protocol import score_protocol
-    from evaluation.scoring.score_x2ct import score_x2ct
+    from evaluation.scoring.score_protocol import score_protocol, score_x2ct
 
     earlier = "metrics.json", "cases.csv", "table.*"
     check_output(cfg.output, earlier, cfg.overwrite)

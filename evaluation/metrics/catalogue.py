@@ -1,4 +1,4 @@
-"""The catalogue of metrics: all METRICS tuples of this folder, by name."""
+"""The catalogue of metrics: all METRICS tuples of this folder and those in it, by name."""
 
 import importlib
 import pkgutil
@@ -21,7 +21,7 @@ def catalogue() -> dict[str, Metric]:
     import evaluation.metrics as folder
 
     found: dict[str, Metric] = {}
-    for module in pkgutil.iter_modules(folder.__path__, folder.__name__ + "."):
+    for module in pkgutil.walk_packages(folder.__path__, folder.__name__ + "."):
         for metric in getattr(importlib.import_module(module.name), "METRICS", ()):
             if metric.name in found:
                 raise ValueError(f"{module.name}: a metric {metric.name} exists already")

@@ -39,14 +39,14 @@ def visible_heart(
 
 
 def _lung_dice(view: CaseView) -> Float[Tensor, " m"]:
-    _lungs_in_window(view)
+    lungs_in_window(view)
     return dice(view.counted(view.predicted_lungs), view.counted(view.segmented_lungs))
 
 
 def _lung_dice_labels(view: CaseView) -> Float[Tensor, " m"]:
     """Without the voxels in which `lung_mask` is wrong on the truth."""
     own = view.labelled(*LUNG_LABELS)
-    _lungs_in_window(view)
+    lungs_in_window(view)
     correct = view.counted(own == view.segmented_lungs)
     return dice(view.predicted_lungs & correct, own & correct)
 
@@ -64,7 +64,7 @@ def _body_dice(view: CaseView) -> Float[Tensor, " m"]:
     return dice(view.counted(bodies), view.region("body"))
 
 
-def _lungs_in_window(view: CaseView) -> None:
+def lungs_in_window(view: CaseView) -> None:
     """Raises NotMeasured if most of the lungs lie below the window."""
     lungs, low = view.segmented_lungs, view.window.low
     if lungs.any() and float((view.hu[lungs] < low).float().mean()) > 0.5:

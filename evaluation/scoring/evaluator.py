@@ -24,9 +24,9 @@ from evaluation.generation.xray_inputs import GeneratorInput
 from evaluation.generation.xray_warnings import MAX_DISTANCE, training_distance
 from evaluation.metrics import crps, spread_over_error
 from evaluation.metrics.lpips import load_lpips
+from evaluation.metrics.organs.totalsegmentator import read_organs
 from evaluation.metrics.regions import body_mask
 from evaluation.metrics.reprojection import FORWARD_MODEL
-from evaluation.metrics.totalsegmentator import read_organs
 from evaluation.protocol import comparability as protocol
 from evaluation.protocol.data_checks import check_protocol, own_split
 from evaluation.protocol.leakage import check_patient_leakage

@@ -14,7 +14,7 @@ from dataset.imaging.hu_window import Window
 FOLDER = Path(__file__).resolve().parents[2] / "config" / "dataset"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
 CLINICAL = {"ctpa", "xrayctpa", "lidc", "xraylidc", "rspect"}
-MANIFEST = CLINICAL | {"ct_to_ct"}
+MANIFEST = CLINICAL | {"ct_to_ct", "nlst", "covid_19_ny_sbu", "covid_19_ar"}
 
 
 def load(name, *overrides):

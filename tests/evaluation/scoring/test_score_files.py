@@ -11,7 +11,7 @@ from common.errors import UserError
 from dataset.imaging.geometry import nifti_affine
 from dataset.imaging.hu_window import Window
 from evaluation.metrics import lpips as perceptual
-from evaluation.metrics.totalsegmentator import ORGANS, read_organs
+from evaluation.metrics.organs.totalsegmentator import ORGANS, read_organs
 from evaluation.scoring.score_cases import score_case
 
 SIZE = (8, 10, 12)

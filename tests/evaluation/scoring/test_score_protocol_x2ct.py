@@ -10,8 +10,8 @@ from common.errors import UserError
 from dataset.io.ct import read_volume
 from dataset.io.nifti import write_nifti
 from evaluation.metrics import x2ct
-from evaluation.scoring import score_x2ct as protocol
-from evaluation.scoring.score_x2ct import at_side, score_x2ct
+from evaluation.scoring import score_protocol as protocol
+from evaluation.scoring.score_protocol import at_side, score_x2ct
 
 SIDE = 20  # voxels, in place of 128, which takes seconds
 CASES = ["LIDC-IDRI-0001.1.1", "LIDC-IDRI-0002.2.1", "LIDC-IDRI-0003.3.1"]
