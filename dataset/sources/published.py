@@ -14,7 +14,8 @@ import pandas as pd
 from dataset.io.paths import X2CT_FILE, volume_name
 from dataset.io.volume_files import X2CT_XRAYS
 from dataset.manifest.read_csv import read_csv
-from dataset.manifest.table import DRR, join
+from dataset.manifest.separated import join
+from dataset.manifest.table import DRR
 from dataset.sources.layouts import with_validation
 
 X2CT_LISTS = {"train.txt": "train", "val.txt": "val", "test.txt": "test"}
