@@ -18,7 +18,7 @@ from evaluation.scoring.score_cases import FIDELITY, TRUTH, metric_names, score_
 
 WIDE, NARROW = Window(-1000.0, 1000.0), Window(-200.0, 500.0)
 IMPERFECT = {"reprojection", "cardiothoracic_ratio", "lpips", "spread_hu_body", "spread_over_error"} | {
-    n for n in catalogue() if n.startswith("totalsegmentator")
+    n for n in catalogue() if n.startswith(("totalsegmentator", "x2ct"))
 }
 
 
