@@ -5,6 +5,7 @@ import pandas as pd
 
 from evaluation.metrics.catalogue import catalogue
 from evaluation.statistics.patient_bootstrap import paired_difference
+from evaluation.statistics.seeds_and_patients import over_seeds_and_patients
 from evaluation.statistics.significance import sign_flip_p
 
 Runs = dict[str, list[tuple[dict, pd.DataFrame]]]
@@ -23,8 +24,10 @@ def averaged(runs: list[tuple[dict, pd.DataFrame]]) -> pd.DataFrame:
 def difference(ones: list, others: list, metric: str, margin: float = 0.0) -> dict | None:
     """Mean of `ones - others` on common cases, averaged over training seeds; `p` of a difference of `margin`.
 
-    Uses the common seeds if there are any, since a seed of one row alone only adds variance. None without common
-    cases. `by_seed` holds the differences of the common seeds, in their order.
+    With two common seeds or more the interval and `p` are over seeds and patients. With one seed the interval is over
+    patients, for this one training, and `p` is None: nothing follows for another training. Rows without training have
+    both over patients. Uses the common seeds if there are any, since a seed of one row alone only adds variance. None
+    without common cases. `by_seed` holds the differences of the common seeds, in their order.
     """
     ones, others = in_common(ones, others)
     first, second = averaged(ones), averaged(others)
@@ -36,10 +39,17 @@ def difference(ones: list, others: list, metric: str, margin: float = 0.0) -> di
     estimate = paired_difference(ours, theirs, patients)
     if estimate.mean is None:
         return None
-    found = estimate.as_dict() | {"p": sign_flip_p(ours - theirs - margin, patients), "cases": len(index)}
-    each = [float((a.loc[index, metric] - b.loc[index, metric]).mean()) for a, b in by_seed(ones, others)]
+    trained = any(facts["seed"] is not None for facts, _ in (*ones, *others))
+    p = None if trained else sign_flip_p(ours - theirs - margin, patients)
+    found = estimate.as_dict() | {"p": p, "cases": len(index)}
+    rows = [a.loc[index, metric] - b.loc[index, metric] for a, b in by_seed(ones, others)]
+    each = [float(row.mean()) for row in rows]
     if len(each) > 1:
         found |= {"by_seed": [round(v, 4) for v in each], "seed_std": round(float(np.std(each, ddof=1)), 4)}
+        owned = pd.DataFrame([row.groupby(patients).mean() for row in rows]).dropna(axis=1).to_numpy()
+        if owned.shape[1] > 1:
+            both, found["p"] = over_seeds_and_patients(owned, margin)
+            found |= both.as_dict()
     return found
 
 

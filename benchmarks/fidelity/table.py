@@ -15,6 +15,7 @@ from benchmarks.fidelity import hypotheses
 from benchmarks.fidelity.paired import Runs, averaged, difference
 from benchmarks.fidelity.variants import BASELINES, Method, unknown_name
 from benchmarks.markdown import span, table_lines
+from dataset.imaging.forward_model import ForwardModel
 from evaluation.metrics.catalogue import catalogue
 from evaluation.scoring.pooled import averaged_names, pooled_estimate
 from evaluation.scoring.score_cases import FIDELITY, TRUTH
@@ -92,9 +93,15 @@ def load(size: int, home: Path) -> dict[str, tuple[dict, pd.DataFrame]]:
 
 
 def read(size: int, home: Path = HERE) -> Runs:
-    """All rows of a size: by method, one `(facts, scores by case id)` a training seed."""
+    """All rows of a size: by method, one `(facts, scores by case id)` a training seed.
+
+    Without re-projection errors of volumes that cannot be compared with their X-rays (`ForwardModel`).
+    """
     found: Runs = {}
     for _, (facts, table) in sorted(load(size, home).items()):
+        model = ForwardModel.of_protocol(facts["protocol"].get("data") or {})
+        if model is not None and model.why_not_applicable:
+            table = table.drop(columns="reprojection", errors="ignore")
         found.setdefault(facts["method"], []).append((facts, table.set_index("id")))
     return found
 
@@ -222,6 +229,8 @@ def markdown(result: dict) -> str:
         *table_lines(heads, cells),
         "",
         f"Trained on {machines}. Intervals: 95 %, 2,000 draws over patients, seed 0. "
+        "A difference with two training seeds or more has interval and p over seeds and patients (mixed model); with "
+        "one seed the interval is over patients for this one training, without p. "
         "Seconds are from the machine of a row's first seed (`results.json`); compare them on one machine only.",
         "",
         "## Differences",

@@ -10,6 +10,7 @@ from itertools import combinations
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float
 
 from evaluation.readers.design import ARMS, FEW_CASES, FEW_READERS, Item
 from evaluation.readers.krippendorff import krippendorff
@@ -76,12 +77,23 @@ def analyse(
 
 
 def verdict(rate: dict) -> str:
-    """Verdict on a rate from its 90 % interval: `indistinguishable`, `distinguishable` or `undecided`."""
+    """Verdict: `indistinguishable` by the 90 % interval of a rate, `distinguishable` by the 95 % one, `undecided`.
+
+    Equivalence is two one-sided tests at 5 %, whose interval is that of 90 %; a difference is a two-sided test at 5 %.
+    """
     if rate["low"] is None:
         return "undecided"
     if rate["low"] >= CHANCE - MARGIN and rate["high"] <= CHANCE + MARGIN:
         return "indistinguishable"
-    return "distinguishable" if rate["low"] > CHANCE or rate["high"] < CHANCE else "undecided"
+    return "distinguishable" if rate["low_95"] > CHANCE or rate["high_95"] < CHANCE else "undecided"
+
+
+def rate_of(values: Float[np.ndarray, " draws"], weights: Weights) -> dict:
+    """A rate with its 90 % interval `low`, `high`, its 95 % interval `low_95`, `high_95`, and its verdict."""
+    found = estimate(values, weights, EQUIVALENCE_LEVEL).as_dict()
+    wide = estimate(values, weights, LEVEL).as_dict()
+    found |= {"low_95": wide["low"], "high_95": wide["high"], "level": EQUIVALENCE_LEVEL}
+    return found | {"verdict": verdict(found)}
 
 
 def _statement(result: dict) -> str:
@@ -97,11 +109,12 @@ def _statement(result: dict) -> str:
     start = f"{who} identified real and generated CT correctly in {100 * rate['mean']:.0f} %"
     if rate["low"] is None:
         return f"{start}; too few readers or patients for an interval, so nothing is claimed."
-    start += f" (90 % interval {100 * rate['low']:.0f} to {100 * rate['high']:.0f} %; chance is 50 %)"
+    start += f" (90 % interval {100 * rate['low']:.0f} to {100 * rate['high']:.0f} %, "
+    start += f"95 % {100 * rate['low_95']:.0f} to {100 * rate['high_95']:.0f} %; chance is 50 %)"
     end = {
-        "indistinguishable": "the interval lies within 50 ± 10 %, so they are indistinguishable to such readers",
-        "distinguishable": "the interval excludes 50 %, so readers distinguish them",
-        "undecided": "the interval neither lies within 50 ± 10 % nor excludes 50 %, so nothing is shown",
+        "indistinguishable": "the 90 % interval lies within 50 ± 10 %, so they are indistinguishable to such readers",
+        "distinguishable": "the 95 % interval excludes 50 %, so readers distinguish them",
+        "undecided": "the 90 % interval exceeds 50 ± 10 % and the 95 % interval contains 50 %, so nothing is shown",
     }[rate["verdict"]]
     few = f" Few: {readers} readers, {cases} volumes in the smallest arm." if result["warnings"] else ""
     return f"{start}: {end}.{few}"
@@ -120,8 +133,7 @@ def _identity(by_arm: dict, readers: list[str], weights: Weights) -> dict:
     called_real = {arm: np.where(np.isfinite(v), (v == 1).astype(float), np.nan) for arm, v in by_arm.items()}
     shares, rates, alone = {arm: weighted_rate(v, weights) for arm, v in called_real.items()}, {}, {}
     for one, other in PAIRS:
-        found = estimate((shares[one] + 1.0 - shares[other]) / 2.0, weights, EQUIVALENCE_LEVEL).as_dict()
-        rates[f"{one} against {other}"] = found | {"level": EQUIVALENCE_LEVEL, "verdict": verdict(found)}
+        rates[f"{one} against {other}"] = rate_of((shares[one] + 1.0 - shares[other]) / 2.0, weights)
     for number, reader in enumerate(readers):
         real, generated = (called_real[arm][number] for arm in PRIMARY)
         if np.isfinite(real).any() and np.isfinite(generated).any():

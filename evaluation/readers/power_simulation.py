@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import Float
 
-from evaluation.readers.analysis import EQUIVALENCE_LEVEL, verdict
+from evaluation.readers.analysis import rate_of
 from evaluation.readers.two_way_bootstrap import Weights, draw_weights, estimate, weighted_auc, weighted_rate
 from evaluation.statistics.patient_bootstrap import LEVEL
 
@@ -35,7 +35,7 @@ def expected_precision(readers: int, per_arm: int, positives: int | None = None,
     for number in range(SIMULATED):
         weights = draw_weights(readers, strata, SIMULATED_DRAWS, seed + number)
         rate = simulated_rate(readers, per_arm, 0.0, ABILITY_SPREAD, generator, weights)
-        found.append(verdict(rate) == "indistinguishable")
+        found.append(rate["verdict"] == "indistinguishable")
         if rate["low"] is not None:
             widths.append((rate["high"] - rate["low"]) / 2.0)
         if positives and 0 < positives < per_arm:
@@ -66,7 +66,7 @@ def simulated_rate(
     real[:, :per_arm] = felt[:, :per_arm] > -half
     generated[:, per_arm:] = felt[:, per_arm:] > half
     rate = (weighted_rate(real, weights) + 1.0 - weighted_rate(generated, weights)) / 2.0
-    return estimate(rate, weights, EQUIVALENCE_LEVEL).as_dict()
+    return rate_of(rate, weights)
 
 
 def _auc_half_width(

@@ -47,7 +47,8 @@ BASELINE_VALUES = 2**28 // 3  # float32 values predicted at a time
 RESULTS = ("metrics.json", "cases.csv", "table.*", "report.*", "sheet.png", "nifti", "gif", "registered_*")
 DEFINITIONS = {  # in the protocol of the result
     "shuffled_xray": "the volume generated from another patient's X-ray (derangement by seed) against this truth",
-    "differences": "model minus the other on the same cases; p by sign flips of patients, Holm over the methods",
+    "differences": "model minus the other on the same cases, for this one training; p by sign flips of patients, "
+    "Holm over the methods",
 }
 
 

@@ -10,7 +10,7 @@ import math
 import numpy as np
 import torch
 from jaxtyping import Float
-from scipy.stats import binomtest
+from scipy.stats import betabinom, binomtest
 from torch import Tensor
 
 TOLERANCE = 1e-9  # for rounding errors of levels: 0.1 * 20 must be 2
@@ -68,6 +68,20 @@ def share_score(excess: Float[Tensor, " m"], share: float) -> float:
     """The smallest margin with which `share` of the positions lie inside: the `⌈m share⌉`-th smallest excess."""
     rank = math.ceil(len(excess) * share - TOLERANCE)
     return float(torch.kthvalue(excess, rank).values)
+
+
+def coverage_p(covered: int, cases: int, calibration_cases: int, level: float, ends: int = 1) -> float:
+    """Two-sided p value of a number of covered test cases if the promise holds.
+
+    The coverage of a margin from m calibration cases is itself random, Beta(k, m + 1 - k) with k = ⌈(m + 1) level⌉, so
+    the number of covered cases is beta-binomial (Vovk, "Conditional validity of inductive conformal predictors",
+    2012): a binomial test would reject a right margin too often. With two `ends`, each with a margin of its own for
+    half of the misses, 2 j of the m + 1 ranks lie outside, j = m + 1 - ⌈(m + 1) (1 + level) / 2⌉.
+    """
+    ranks = calibration_cases + 1
+    outside = ranks - math.ceil(ranks * (1.0 - (1.0 - level) / ends) - TOLERANCE)
+    law = betabinom(cases, ranks - ends * outside, ends * outside)
+    return float(min(1.0, 2.0 * min(law.cdf(covered), law.sf(covered - 1))))
 
 
 def coverage(covered: np.ndarray) -> dict[str, float | int]:

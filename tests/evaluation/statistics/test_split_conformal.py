@@ -3,12 +3,13 @@
 import numpy as np
 import pytest
 import torch
-from scipy.stats import binom
+from scipy.stats import binom, binomtest
 
 from evaluation.statistics.split_conformal import (
     cases_needed,
     conformal_margin,
     coverage,
+    coverage_p,
     order_interval,
     rank_of,
     samples_needed,
@@ -98,3 +99,25 @@ def test_the_interval_of_a_coverage_is_the_exact_binomial_one(hits):
         assert binom.sf(hits - 1, 50, found["low"]) == pytest.approx(0.025, abs=1e-4)
     if hits < 50:
         assert binom.cdf(hits, 50, found["high"]) == pytest.approx(0.025, abs=1e-4)
+
+
+@pytest.mark.parametrize(("cases", "ends"), [(128, 1), (128, 2)])
+def test_a_right_margin_is_rejected_as_rarely_as_promised(cases, ends):
+    """By simulation of calibration and test; a binomial test rejects it too often."""
+    rng, level, calibration, rounds = np.random.default_rng(0), 0.9, 99, 500
+    p, binomial = [], []
+    for _ in range(rounds):
+        scores, new = rng.normal(size=calibration), rng.normal(size=cases)
+        one_end = 1.0 - (1.0 - level) / ends
+        covered = new <= conformal_margin(scores, one_end)
+        if ends == 2:
+            covered &= -new <= conformal_margin(-scores, one_end)
+        p.append(coverage_p(int(covered.sum()), cases, calibration, level, ends))
+        binomial.append(binomtest(int(covered.sum()), cases, level).pvalue)
+    assert np.mean(np.array(p) <= 0.05) <= 0.065 and np.mean(np.array(p) <= 0.5) > 0.3
+    assert np.mean(np.array(binomial) <= 0.05) > 0.08
+
+
+def test_the_law_of_coverage_has_the_mean_of_the_promise():
+    law = [coverage_p(count, 50, 99, 0.9) for count in range(51)]
+    assert max(law) == 1.0 and law[45] > 0.5 and law[20] < 1e-6
