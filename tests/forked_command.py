@@ -20,7 +20,7 @@ PROJECT = ["train.run.training_run", "train.generator.build_data", "train.genera
            "ddpm.module", "evaluation.scoring.evaluator", "evaluation.generation.open_pipeline"]  # fmt: skip
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload([*LIBRARIES, *PROJECT])
+CONTEXT.set_forkserver_preload([*LIBRARIES, *PROJECT, "tests.forked_preload"])
 
 
 def in_a_process(function: Callable, *arguments: Any) -> Any:

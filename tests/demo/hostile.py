@@ -1,5 +1,6 @@
 """Hostile X-rays and CTs, each with a name for its defect; not a test file."""
 
+import functools
 import gzip
 import io
 import struct
@@ -18,6 +19,7 @@ JPEG, JPEG2000, RLE = "1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.90", "1.2.8
 DEFLATED = "1.2.840.10008.1.2.1.99"
 EXECUTABLE, SCRIPT = b"MZ\x90\0" * 20, b"<script>fetch('http://x')</script>"
 ABSURD = (0, 1, 2**15, 2**16 - 1, 2**31 - 1, 2**32 - 1)
+MEBIBYTE = bytes(1 << 20)
 
 
 def grey(side: int = 64) -> np.ndarray:
@@ -41,12 +43,26 @@ def chunk(kind: bytes, data: bytes) -> bytes:
 
 
 def zeros(count: int, start: bytes = b"", wbits: int = 15) -> bytes:
-    """`start` and `count` zeros, compressed in pieces to save memory."""
-    squeezer, out = zlib.compressobj(9, zlib.DEFLATED, wbits), bytearray()
-    out += squeezer.compress(start)
-    for _ in range(count >> 20):
-        out += squeezer.compress(bytes(1 << 20))
-    return bytes(out + squeezer.compress(bytes(count & ((1 << 20) - 1))) + squeezer.flush())
+    """`start` and `count` zeros, compressed (raw, zlib or gzip by `wbits`): a mebibyte once, its bytes repeated."""
+    whole, rest = divmod(count, len(MEBIBYTE))
+    body = _deflated(start) + whole * _deflated(MEBIBYTE) + _deflated(bytes(rest), zlib.Z_FINISH)
+    if wbits < 0:
+        return body
+    check = zlib.adler32 if wbits == 15 else zlib.crc32
+    value = check(start)
+    for _ in range(whole):
+        value = check(MEBIBYTE, value)
+    value = check(bytes(rest), value)
+    if wbits == 15:
+        return b"\x78\xda" + body + struct.pack(">I", value)
+    return gzip.compress(b"")[:10] + body + struct.pack("<II", value, (len(start) + count) % 2**32)
+
+
+@functools.cache
+def _deflated(data: bytes, end: int = zlib.Z_FULL_FLUSH) -> bytes:
+    """Blocks that refer to nothing before them and end at a byte."""
+    squeezer = zlib.compressobj(9, zlib.DEFLATED, -15)
+    return squeezer.compress(data) + squeezer.flush(end)
 
 
 def png_of(width: int, height: int, count: int = 0, extra: bytes = b"", depth: int = 8, colour: int = 0) -> bytes:

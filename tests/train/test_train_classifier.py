@@ -91,6 +91,7 @@ def study(folder, train, vae, tmp_path_factory) -> dict:
     return {"data": data, "runs": runs, "generators": generators, "root": root}
 
 
+@pytest.mark.slow
 def test_the_study_in_folds_gives_every_row_every_file_and_no_pooled_auc(study, capsys):
     out = study["root"] / "out"
     call("classification", [*study["data"], f"search={study['runs']}", f"generators=[{','.join(study['generators'])}]",
@@ -112,6 +113,7 @@ def test_the_study_in_folds_gives_every_row_every_file_and_no_pooled_auc(study, 
     assert shown.index("primary comparison, specified in advance") < shown.index("| classifier |")
 
 
+@pytest.mark.slow
 def test_generated_volumes_come_from_the_generator_whose_test_patient_it_is(study):
     by_owner = {}
     for file in study["root"].glob("cache/*/generated-*/*.safetensors"):
@@ -123,6 +125,7 @@ def test_generated_volumes_come_from_the_generator_whose_test_patient_it_is(stud
     assert {frozenset(ids) for ids in by_owner.values()} == {frozenset(g.id) for _, g in rows.groupby("fold")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "overrides", "words"),
     [
@@ -142,6 +145,7 @@ def test_leakage_is_rejected_before_training(study, name, overrides, words):
     assert not list((study["root"] / "refused").glob("**/best.safetensors"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
@@ -212,6 +216,7 @@ def test_training_ends_after_its_patience_and_resumes(phantoms, tmp_path):
     assert whole["global_step"] == parts["global_step"] == 8
 
 
+@pytest.mark.slow
 def test_init_from_loads_the_weights_of_the_encoder(study):
     classifier = xray_classifier(None, study["generators"][0], dropout=0.0)
     theirs = load_pipeline(study["generators"][0]).xray_encoder
@@ -219,6 +224,7 @@ def test_init_from_loads_the_weights_of_the_encoder(study):
     assert all(p.requires_grad for p in classifier.parameters())
 
 
+@pytest.mark.slow
 def test_a_run_with_a_folder_of_generators_resumes(study, tmp_path):
     words = [*study["data"], "dataset.fold=0", "classifier=xray", *NETWORKS["xray"], *SHORT,
              f"classifier.init_from={study['root']}/generators", f"model.results_folder={tmp_path}"]  # fmt: skip
@@ -227,6 +233,7 @@ def test_a_run_with_a_folder_of_generators_resumes(study, tmp_path):
     assert len(list(tmp_path.glob("*/checkpoints/last.ckpt"))) == 1
 
 
+@pytest.mark.slow
 def test_a_folder_of_generators_gives_that_of_the_same_fold(study):
     for fold in range(3):
         assert encoder_source(str(study["root"] / "generators"), fold) == study["generators"][fold]

@@ -65,7 +65,7 @@ def test_the_default_number_of_samples_is_enough():
     hu = torch.nn.functional.interpolate(torch.randn(1, 1, 8, 8, 8) * 400, SIZE, mode="trilinear")[0, 0]
     for azimuth in (0, 40, 90):
         pose = make_pose(EXTENT, azimuth)
-        image, exact = (line_integrals(hu, SPACING, pose, samples=n) for n in (None, 1500))
+        image, exact = (line_integrals(hu, SPACING, pose, (64, 64), samples=n) for n in (None, 1500))
         assert (image - exact).abs().max() < 0.01 * exact.max()
         assert (image - exact).abs().mean() < 0.002 * exact.mean()
 
@@ -114,9 +114,9 @@ def test_several_views():
 def test_speed():
     hu, pose = torch.zeros(64, 64, 64), make_pose((320.0, 256.0, 352.0))
     line_integrals(hu, (5.0, 4.0, 5.5), pose)
-    start = time.perf_counter()
+    start = time.process_time()
     line_integrals(hu, (5.0, 4.0, 5.5), pose)
-    assert time.perf_counter() - start < 1.0  # 0.05 s on an idle core
+    assert time.process_time() - start < 1.0  # 0.05 s
 
 
 @pytest.mark.parametrize(

@@ -23,9 +23,10 @@ from vq_gan_3d.optimisation import Optimisation
 KINDS = ("rad_dino", "torchxrayvision")  # one of each build: norms of a transformer, statistics of batches
 
 
-@pytest.fixture
-def weights(tmp_path) -> dict[str, str]:
-    return {kind: save_network(kind, tmp_path / kind) for kind in KINDS}
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory) -> dict[str, str]:
+    folder = tmp_path_factory.mktemp("networks")
+    return {kind: save_network(kind, folder / kind) for kind in KINDS}
 
 
 def module_of(encoder, **options) -> DDPMModule:
@@ -96,8 +97,8 @@ def test_the_cnn_trains_by_default():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_checkpoint_needs_no_other_file(kind, weights, tmp_path):
-    module = module_of(CLASSES[kind].from_weights(weights[kind]))
+def test_a_checkpoint_needs_no_other_file(kind, tmp_path):
+    module = module_of(CLASSES[kind].from_weights(save_network(kind, tmp_path / kind)))
     trainer, _ = fit(module)
     trainer.save_checkpoint(tmp_path / "last.ckpt")
     content = torch.load(tmp_path / "last.ckpt", weights_only=True)
