@@ -76,6 +76,7 @@ def test_voxels_that_are_not_known_do_not_count(case):
     assert torch.allclose(first, second)
 
 
+@pytest.mark.slow
 def test_one_case_is_learned_by_heart(case):
     torch.manual_seed(0)
     peer = Peer(SIZE, width=8)

@@ -1,5 +1,7 @@
 """Every data set config composes, builds its source without the disk, and explains each of its keys."""
 
+import copy
+import functools
 import re
 from pathlib import Path
 
@@ -18,6 +20,12 @@ MANIFEST = CLINICAL | {"ct_to_ct", "nlst", "covid_19_ny_sbu", "covid_19_ar"}
 
 
 def load(name, *overrides):
+    """The composed data set; a test may change it."""
+    return copy.deepcopy(_composed(name, *overrides))
+
+
+@functools.cache
+def _composed(name, *overrides):
     with initialize_config_dir(str(FOLDER.parent), version_base="1.3"):
         composed = compose("train_vqgan", [f"dataset={name}", *overrides])
     return OmegaConf.create({"dataset": OmegaConf.to_container(composed.dataset)})

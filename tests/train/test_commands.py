@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from forked_command import run_command
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parent.parent.parent
 README_COMMAND = [
     "model=ddpm", "dataset=xrayctpa", "model.vae_ckpt=stabilityai/stable-diffusion-xl-base-1.0",

@@ -118,6 +118,7 @@ def megabytes_of_an_update() -> tuple[float, float]:
     return (used - before) / 2**20, (peak_bytes() - before) / 2**20 if len(held) else 0.0
 
 
+@pytest.mark.slow
 def test_large_codebook_needs_little_memory():
     """16,384 codes on 32³×8 latents: a distance matrix would take 2 GiB, one-hot codes as much again."""
     used, with_more = in_a_process(megabytes_of_an_update)

@@ -33,6 +33,7 @@ def _difference(first, second):
     return float((first - second).abs().mean())
 
 
+@pytest.mark.slow
 def test_the_velocity_aligns_both_ways_and_folds_nowhere(chests, monkeypatch):
     monkeypatch.setattr(registration, "LEVELS", ((4, 8, 10), (2, 2, 8)))  # the finest level takes most of the time
     first, second = chests

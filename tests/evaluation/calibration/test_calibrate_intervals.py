@@ -263,6 +263,7 @@ def test_intervals_and_their_report_are_written(rare, tmp_path):
     assert names == {"bounds_scores.csv", "bounds.md", "reliability.png"}
 
 
+@pytest.mark.slow
 def test_the_heart_regressor_is_better_than_the_mean():
     cases = []
     for index in range(180):

@@ -45,6 +45,7 @@ def result(pipe, chest):
     return pipe(chest, num_samples=2, seed=7, **STEPS)
 
 
+@pytest.mark.slow
 def test_the_command_gives_the_same_volume(pipe, result, chest, tmp_path):
     options = [f"xray={chest}", "samples=2", "seed=7", "sampler.steps=3", f"checkpoint={pipe.checkpoint}"]
     done = run_command("evaluation/generate.py", *options, f"output={tmp_path}", "device=cpu", cwd=tmp_path)

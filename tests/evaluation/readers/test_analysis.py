@@ -156,6 +156,7 @@ def test_the_interval_covers_and_false_equivalence_stays_rare(truth, ability):
         assert np.mean([verdict(rate) == "distinguishable" for rate in rates]) <= 0.09
 
 
+@pytest.mark.slow
 def test_more_readers_and_cases_raise_the_precision():
     small, large = expected_precision(3, 20), expected_precision(10, 120, positives=60)
     assert large["rate_half_width"] < small["rate_half_width"] and large["auc_half_width"] < 0.15

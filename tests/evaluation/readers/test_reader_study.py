@@ -179,6 +179,7 @@ def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
     return run_command("evaluation/reader_study.py", f"study={folder / 'study'}", *arguments, cwd=folder)
 
 
+@pytest.mark.slow
 def test_the_command_analyses(tmp_path):
     make_small_study(tmp_path / "study", readers=3, cases=18)
     answer(tmp_path / "study")

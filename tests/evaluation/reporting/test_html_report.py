@@ -55,6 +55,7 @@ def an_evaluation(folder: Path, cases: int = 12, scores: pd.DataFrame | None = N
     return result
 
 
+@pytest.mark.slow
 def test_a_hundred_cases_are_listed_within_a_minute(tmp_path):
     an_evaluation(tmp_path, 100)
     start = process_time()
@@ -178,6 +179,7 @@ def test_folders_without_an_evaluation_are_refused(tmp_path):
         write_report(tmp_path)
 
 
+@pytest.mark.slow
 def test_the_command(tmp_path):
     an_evaluation(tmp_path)
     done = run_command("evaluation/report.py", f"run={tmp_path}", cwd=tmp_path)

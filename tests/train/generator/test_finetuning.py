@@ -28,6 +28,7 @@ def base(train, vae, tmp_path_factory) -> Path:
     return train(tmp_path_factory.mktemp("base"), f"model.vae_ckpt={vae}") / "last.ckpt"
 
 
+@pytest.mark.slow
 def test_lora_from_another_run_resumed_and_generated_from(base, train, tmp_path):
     start = [*LORA, f"model.init_from={base}", "dataset.seed=5", "model.results_folder_postfix=lora_finetune"]
     folder = train(tmp_path / "lora", *start)
@@ -121,6 +122,7 @@ def patients(tmp_path_factory) -> Path:
     return root
 
 
+@pytest.mark.slow
 def test_a_run_or_vqgan_of_another_fold_is_rejected(patients, train, vae, tmp_path):
     data = ["dataset=default", f"dataset.root_dir={patients}", "dataset.n_folds=3", "model.train_num_steps=1",
             "model.prior.rank=0"]  # fmt: skip

@@ -193,6 +193,7 @@ def test_a_run_before_the_start_of_its_prior_is_no_origin(run, train, tmp_path):
         train(tmp_path / "more", *more, "model.prior.start=0.4")
 
 
+@pytest.mark.slow
 def test_fine_tuning_keeps_the_regressor_of_its_origin(run, train, tmp_path):
     with_it, without = (run(*options).folder / "last.ckpt" for options in ((UNKNOWN,), (UNKNOWN, WITHOUT)))
     more = [*CASES, "model.vae_ckpt=null", "model.allow_seen_patients=true", UNKNOWN]

@@ -22,6 +22,7 @@ def saved(checkpoints) -> int:
     return OmegaConf.load(checkpoints.parent / ".hydra" / "config.yaml").model.batch_size
 
 
+@pytest.mark.slow
 def test_a_run_keeps_the_number_that_it_found(train, save_vae, free, tmp_path, capsys):
     vae = f"model.vae_ckpt={save_vae(0)}"
     free(100)

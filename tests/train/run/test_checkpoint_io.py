@@ -31,6 +31,7 @@ def save_on_a_small_disk(path) -> str:
     return str(caught.value)
 
 
+@pytest.mark.slow
 def test_full_disk_keeps_the_last_good_one(tmp_path):
     """A limit on the size of files stands for a full disk: the write fails half way, in a process of its own."""
     io, path = AtomicCheckpointIO(), tmp_path / "last.ckpt"

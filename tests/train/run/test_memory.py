@@ -58,6 +58,7 @@ def test_gradient_checkpointing_counts_inputs_and_the_largest_part():
     assert whole - less == pytest.approx(2 * alone - inputs, rel=0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak is read from /proc")
 def test_the_peak_excludes_the_parent_process():
     filled = bytearray(b"x") * (GB // 2)

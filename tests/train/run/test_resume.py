@@ -63,6 +63,7 @@ def vqgan(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["vqgan", "ddpm"])
 def test_resumed_weights_are_bit_equal(stage, vqgan, tmp_path):
     cache = f"dataset.cache_dir={vqgan}/cache"

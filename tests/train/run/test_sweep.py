@@ -34,6 +34,7 @@ def test_a_name_has_an_end():
     assert len(run_name([f"a={'x' * 500}"], ["a"])) == MAX_NAME
 
 
+@pytest.mark.slow
 def test_a_sweep_leaves_one_folder_with_its_table(tmp_path):
     words = ["-m", "model.embedding_dim=4,6", *DATA, "model.results_folder=runs", "dataset.cache_dir=cache"]
     done = run_command("train/train_vqgan.py", *words, cwd=tmp_path)
