@@ -46,7 +46,7 @@ def evaluated(tmp_path_factory):
     data = chest_data(20, 6, 6)
     checkpoint = output.parent / "last.ckpt"
     checkpoint.write_bytes(b"weights")
-    return output, run(data, output, noise=40.0, samples=4, nifti=2, checkpoint=checkpoint), data
+    return output, run(data, output, noise=40.0, samples=4, nifti=2, checkpoint=checkpoint, report=True), data
 
 
 def test_metrics_json_holds_methods_and_protocol(evaluated):
@@ -180,14 +180,14 @@ def test_a_perfect_model_stays_finite(tmp_path):
 
 
 def test_one_case_has_no_shuffle_and_no_interval(tmp_path):
-    result = run(chest_data(2, 2, 3), tmp_path, samples=2, cases=1, nifti=1, metrics=("psnr",))
+    result = run(chest_data(2, 2, 3), tmp_path, samples=2, cases=1, nifti=1, metrics=("psnr",), report=True)
     assert "shuffled_xray" not in result["methods"] and result["protocol"]["cases"] == 1
     assert result["methods"]["model"]["psnr"]["low"] is None
     assert "no difference" in sentence(result)
 
 
 def test_a_narrow_window_gives_no_number_for_lungs_and_reprojection(tmp_path):
-    result = run(chest_data(4, 2, 3, protocol(window=(-200.0, 500.0))), tmp_path, methods=("model",))
+    result = run(chest_data(4, 2, 3, protocol(window=(-200.0, 500.0))), tmp_path, methods=("model",), report=True)
     for name in ("lung_dice", "reprojection"):
         assert result["methods"]["model"][name] is None
         assert result["protocol"]["not_measured"][name].startswith("outside window")

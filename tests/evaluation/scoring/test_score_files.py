@@ -138,7 +138,7 @@ def test_the_result_holds_distances_of_populations_and_their_cases(tmp_path):
     data = FakeDataModule(chest_world(3, 1), chest_world(2, 2), chest_world(5, 3))
     pipeline = FakePipeline(oracle(data.test), data.protocol())
     settings = {"samples": 2, "nifti": 0, "methods": ("model", "model_sample"), "metrics": ["psnr"]}
-    result = evaluate(data, pipeline, tmp_path, extractor=HalfMeans(), **settings)
+    result = evaluate(data, pipeline, tmp_path, extractor=HalfMeans(), report=True, **settings)
     assert result["protocol"]["extractor"] == {"name": "half means"}
     found = result["distribution"]["model_sample"]
     assert found["cases"] == 5 and "5 cases" in found["warning"] and found["frechet"]["volume"] >= 0.0
