@@ -1,6 +1,6 @@
 """Low-rank adapters (LoRA, by peft) for fine-tuning a model with frozen weights.
 
-Hu et al., "LoRA" (2021): a layer W becomes W + alpha/rank · B·A with B zero at the start. A convolution's A has its
+LoRA (arXiv:2106.09685): a layer W becomes W + alpha/rank · B·A with B zero at the start. A convolution's A has its
 kernel, its B is 1×1×1. A trained adapter is merged into W.
 """
 

@@ -16,7 +16,8 @@ from common.renamed_keys import present_name, rename_override
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOK = ROOT / "docs" / "quickstart.ipynb"
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "CHANGELOG", "AGENTS")]
+PAGES += sorted((ROOT / "docs").rglob("*.md"))
 GUIDES = [page for page in PAGES if page.name != "CHANGELOG.md"]  # which describe the present state
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.S | re.M)
 OURS = ("common", "vq_gan_3d", "dataset", "ddpm", "evaluation", "train", "demo", "xray2ct", "benchmarks")
@@ -211,7 +212,8 @@ def test_the_glossary_has_at_most_fifteen_terms():
 
 def test_every_page_is_in_the_navigation_of_the_site():
     nav = (ROOT / "mkdocs.yml").read_text()
-    assert all(f": {page.name}\n" in nav for page in (ROOT / "docs").glob("*.md"))
+    pages = [page.relative_to(ROOT / "docs").as_posix() for page in (ROOT / "docs").rglob("*.md")]
+    assert all(f": {page}\n" in nav for page in pages)
 
 
 @pytest.mark.slow

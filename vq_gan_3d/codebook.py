@@ -1,6 +1,6 @@
 """Vector quantisation with an exponential-moving-average codebook, in chunks of bounded memory.
 
-Van den Oord et al., "Neural Discrete Representation Learning" (2017), appendix A.1 for the EMA update; Dhariwal et
+"Neural Discrete Representation Learning" (arXiv:1711.00937), appendix A.1 for the EMA update; Dhariwal et
 al., "Jukebox" (2020) for the restart of dead codes.
 """
 

@@ -1,6 +1,6 @@
 """Perceptual distance in 2.5D: random slices along the three axes through a frozen 2D network.
 
-Zhang et al., "The Unreasonable Effectiveness of Deep Features as a Perceptual Metric" (2018), without the learned
+"The Unreasonable Effectiveness of Deep Features as a Perceptual Metric" (arXiv:1801.03924), without the learned
 weights: features are normalised to unit length per position and compared by squared distance.
 """
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 class CTClassifier(ModelMixin, ConfigMixin):
-    """MONAI's DenseNet (Huang et al. 2017) in 3D, or in 2D with the mean of the logits of slices along D."""
+    """MONAI's DenseNet (arXiv:1608.06993) in 3D, or in 2D with the mean of the logits of slices along D."""
 
     @register_to_config
     def __init__(

@@ -1,7 +1,7 @@
 """X-ray features lifted along cone-beam rays into the latent grid.
 
 Every latent voxel receives the feature of the detector pixel that its own ray hits. A convolution first spreads the
-map over depth bins along the ray, as in Philion and Fidler, "Lift, Splat, Shoot" (2020), and the voxel interpolates
+map over depth bins along the ray, as in "Lift, Splat, Shoot" (arXiv:2008.05711), and the voxel interpolates
 them trilinearly. With `depth_bins=1` a feature is constant along its ray.
 """
 

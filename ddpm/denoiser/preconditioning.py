@@ -2,8 +2,8 @@
 
 For clean latents N(g, s²) around a prior g and noisy latents `x_t = signal x_0 + noise ε`, the posterior mean is
 `g + c_skip (x_t - signal g)` with `c_skip = signal s² / (signal² s² + noise²)`; the posterior standard deviation is
-`c_out = s noise / sqrt(signal² s² + noise²)`: c_skip and c_out of Karras et al., "Elucidating the Design Space of
-Diffusion-Based Generative Models" (2022), table 1, for data with a mean. The prediction is mean + c_out · network.
+`c_out = s noise / sqrt(signal² s² + noise²)`: c_skip and c_out of EDM (Karras et al.,
+arXiv:2206.00364, table 1) for data with a mean. The prediction is mean + c_out · network.
 """
 
 import torch

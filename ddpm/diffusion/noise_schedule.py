@@ -12,7 +12,7 @@ MAX_WEIGHT = 16.0  # loss weight of a timestep
 class NoiseSchedule:
     """Signal and noise levels of an objective at every timestep, as tensors.
 
-    Noisy latents are `x_t = signal_t x_0 + noise_t ε`, with `signal_t² + noise_t² = 1` (Ho et al. 2020, eq. 4); for
+    Noisy latents are `x_t = signal_t x_0 + noise_t ε`, with `signal_t² + noise_t² = 1` (arXiv:2006.11239, eq. 4); for
     `flow`, `signal_t + noise_t = 1`.
     """
 
@@ -53,7 +53,7 @@ class NoiseSchedule:
     def weight(self, timestep: Int[Tensor, " b"]) -> Float[Tensor, " b"]:
         """Loss weight in the units of the target.
 
-        With `min_snr_gamma` γ, min(SNR, γ) over SNR, SNR + 1 or 1 for ε, v and x_0 (Hang et al. 2023, section 3.4).
+        With `min_snr_gamma` γ, min(SNR, γ) over SNR, SNR + 1 or 1 for ε, v and x_0 (arXiv:2303.09556).
         With `snr_weight` s², min(1 + s²·SNR, 16). Otherwise 1.
         """
         gamma, deviation = self.objective.min_snr_gamma, self.objective.snr_weight

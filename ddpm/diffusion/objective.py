@@ -13,10 +13,10 @@ class NoiseObjective:
     """A diffusers schedule and one of four targets (Ho et al. 2020; Salimans and Ho 2022 for v).
 
     `flow` has its own process: straight lines from data to noise, `x_t = (1 - σ) x_0 + σ ε` with σ = (t + 1)/T, and
-    the target ε - x_0 (Lipman et al., "Flow Matching for Generative Modeling", 2023). It ends on pure noise;
+    the target ε - x_0 (Lipman et al., "Flow Matching", arXiv:2210.02747). It ends on pure noise;
     `schedule` and `zero_terminal_snr` have no effect. `NoiseSchedule.weight` is the loss weight, 1 by default (Hang et
-    al., "Efficient Diffusion Training via Min-SNR Weighting Strategy", 2023). Zero terminal SNR follows Lin et al.,
-    "Common Diffusion Noise Schedules and Sample Steps Are Flawed" (2024).
+    al., "Efficient Diffusion Training via Min-SNR Weighting", arXiv:2303.09556). Zero terminal SNR follows Lin et al.,
+    "Common Diffusion Noise Schedules and Sample Steps Are Flawed" (arXiv:2305.08891).
     """
 
     timesteps: int = 1000  # T

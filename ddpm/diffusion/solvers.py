@@ -1,4 +1,4 @@
-"""DPM-Solver++ (Lu et al. 2022) with steps equal in log-SNR, and flow Euler with equal steps to σ = 0.
+"""DPM-Solver++ (arXiv:2211.01095) with steps equal in log-SNR, and flow Euler with equal steps to σ = 0.
 
 With 12 steps equal in time one step covers the low-noise end: exact denoisers with a posterior standard deviation of
 0.1 sample 0.57 of it, with steps equal in log-SNR 1.02. diffusers' own `use_lu_lambdas` starts at the log-SNR of the

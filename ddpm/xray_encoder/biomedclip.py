@@ -17,7 +17,7 @@ OPENAI_MEAN, OPENAI_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26
 
 
 class BiomedCLIPXrayEncoder(PretrainedXrayEncoder):
-    """The embedding is the projected class token, the map the normed patch tokens (Zhang et al., "BiomedCLIP", 2023).
+    """The embedding is the projected class token, the map the normed patch tokens (Zhang et al., arXiv:2303.00915).
 
     `embed_dim` is the length of the projection, `vision` open_clip's `vision_cfg` of a transformer, its own or timm's;
     `image_size`, `mean` and `std` are of its training images; `source` is a hub id or folder, for the record.

@@ -85,13 +85,13 @@ class _TransformerXrayEncoder(PretrainedXrayEncoder):
 
 
 class CLIPXrayEncoder(_TransformerXrayEncoder):
-    """CLIP's image tower (Radford et al., 2021), trained on images of the web."""
+    """CLIP's image tower (arXiv:2103.00020), trained on images of the web."""
 
     network_name = "CLIPVisionModel"
 
 
 class RadDINOXrayEncoder(_TransformerXrayEncoder):
-    """RAD-DINO (Pérez-García et al., 2024): DINOv2 trained on chest X-rays; a map of 37×37 at 518 pixels."""
+    """RAD-DINO (arXiv:2401.10815): DINOv2 trained on chest X-rays; a map of 37×37 at 518 pixels."""
 
     network_name = "Dinov2Model"
 

@@ -16,7 +16,7 @@ FEW_CASES = 500  # with fewer, the Fréchet distance of two halves of one popula
 
 
 def frechet_distance(first: Float[Tensor, "n f"], second: Float[Tensor, "m f"]) -> float:
-    """`|μ₁ - μ₂|² + Tr(Σ₁ + Σ₂ - 2 (Σ₁ Σ₂)^½)` (Heusel et al. 2017), with unbiased covariances, in float64.
+    """`|μ₁ - μ₂|² + Tr(Σ₁ + Σ₂ - 2 (Σ₁ Σ₂)^½)` (arXiv:1706.08500), with unbiased covariances, in float64.
 
     With centred features A and B the last trace is the nuclear norm of `A Bᵀ / √((n - 1)(m - 1))`, which needs no
     matrix root and is exact with fewer cases than features. ValueError for features that are not finite.

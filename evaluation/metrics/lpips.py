@@ -1,4 +1,4 @@
-"""LPIPS of axial slices: distance of deep features with weights fitted to human ratings (Zhang et al. 2018)."""
+"""LPIPS of axial slices: distance of deep features with weights fitted to human ratings (arXiv:1801.03924)."""
 
 from pathlib import Path
 

@@ -229,7 +229,9 @@ def test_a_second_volume_follows_and_an_overlay_colours(shown):
 @pytest.mark.slow
 def test_distance_and_region_are_measured(shown):
     page = shown(samples=["/sample1", "/sample2"], nominal=True)
-    page.evaluate("(mm) => { viewer.moveTo(mm); viewer.setWindow(500, 900); viewer.setCrosshair(false) }", list(MIDDLE_MM))
+    page.evaluate(
+        "(mm) => { viewer.moveTo(mm); viewer.setWindow(500, 900); viewer.setCrosshair(false) }", list(MIDDLE_MM)
+    )
     for plane in ("axial", "coronal", "sagittal"):
         down, across = brightest(tile(page, plane))
         choose(page, "Region")
@@ -300,7 +302,9 @@ def test_windows_zoom_slabs_and_cine(shown):
     assert page.evaluate("viewer.state().view[0]") != 0
     before = page.locator(".xv-tile-axial .xv-slice").inner_text()
     page.evaluate("viewer.play(true)")
-    page.wait_for_function("(before) => document.querySelector('.xv-tile-axial .xv-slice').textContent !== before", arg=before)
+    page.wait_for_function(
+        "(before) => document.querySelector('.xv-tile-axial .xv-slice').textContent !== before", arg=before
+    )
     page.evaluate("viewer.play(false)")
     page.locator(".xv-tile-axial").dblclick()
     assert page.evaluate("viewer.state().layout") == "axial"
