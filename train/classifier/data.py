@@ -70,7 +70,8 @@ def encoder_source(init_from: str, fold: int | None) -> str:
 
 def take_data_of_generator(cfg: DictConfig) -> None:
     """Takes data set and sizes from the generator of the volumes, or of `classifier.init_from`, unless given."""
-    named = cfg.classifier.get("generators") or cfg.classifier.get("init_from")
+    init_from = cfg.classifier.get("init_from")
+    named = init_from if init_from and Path(init_from).exists() else cfg.classifier.get("generators")
     if generators := find_generators(named):
         take_data_of_checkpoint(cfg, "train_classifier", read(generators[0]).protocol, generators[0])
 

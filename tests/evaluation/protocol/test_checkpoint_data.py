@@ -83,3 +83,17 @@ def test_a_data_set_is_given_by_its_group_or_an_experiment():
             assert dataset_given() == given
         finally:
             HydraConfig.instance().cfg = None
+
+
+@pytest.mark.parametrize("command", ["classification", "train_classifier"])
+def test_classifiers_take_the_data_of_their_checkpoint_or_generator(command, tmp_path):
+    with initialize_config_dir(str(CONFIG), version_base="1.3"):
+        whole, cfg = compose(command, [], return_hydra_config=True), compose(command, [])
+    HydraConfig.instance().set_config(whole)
+    try:
+        take_data_of_checkpoint(cfg, command, TRAINED, tmp_path / "checkpoints" / "best.safetensors")
+    finally:
+        HydraConfig.instance().cfg = None
+    assert cfg.dataset.name == "lidc" and list(cfg.dataset.volume_size) == [32, 48, 48]
+    if command == "train_classifier":
+        assert cfg.model.results_folder == "outputs/train_classifier/lidc/ctpa"
