@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[3]
 CODE = """
 import sys
@@ -18,6 +20,7 @@ LEFT_OUT = {"pytorch_lightning", "monai", "wandb", "tensorboard", "sklearn", "sk
             "SimpleITK", "nanodrr", "open_clip", "torchxrayvision", "gradio", "torchmetrics"}  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_generation_imports_no_training_and_no_statistics():
     done = subprocess.run([sys.executable, "-c", CODE], cwd=ROOT, capture_output=True, text=True, check=True)
     assert not LEFT_OUT & set(done.stdout.split())
