@@ -41,7 +41,7 @@ RULES: dict[str, str] = {  # rule: keys, by their last words; the longest that m
     "number > 0": """lr train_lr alpha gradient_clip min_snr_gamma timestep_power keep_minutes xray_megabytes
         ct_megabytes drr_distance limit least_mm""",
     "number > 0 | null": "max_hours",
-    "number >= 0 | null": "min_vessel_hu",
+    "number >= 0 | null": "min_vessel_hu max_days",
     f"{SHARE} | null": "classification.margin",
     "number >= 0": """weight weight_decay commitment_weight snr_weight guidance_scale cache_latents_gb cache_volumes_gb
         margin min_lung_ml uneven tilt degrees roll angle distance gamma blur noise zoom local_contrast affine
@@ -76,7 +76,7 @@ RULES: dict[str, str] = {  # rule: keys, by their last words; the longest that m
     "text": """checkpoint bounds calibration_split origin init_from weights a b output root_dir answers study films
         source linkage lungmask_weights series pairs from_csv file id column key volumes run vqgan_run ddpm_run
         classification push sha256 precision truth prediction predictions protocol patients resume vae_ckpt vqgan_ckpt
-        maisi_ckpt classifier_ckpt lpips totalsegmentator method_b xray password objective.prediction
+        maisi_ckpt classifier_ckpt lpips totalsegmentator index method_b xray password objective.prediction
         adversarial.discriminator.norm""",
 }
 _RULES = {key: rule for rule, keys in RULES.items() for key in keys.split()}

@@ -32,6 +32,7 @@ ROOMS = {  # lowest first: a room imports only rooms of earlier lines; commands 
         ("morph",),
         ("sources", "datamodule"),
         ("preparation",),
+        ("idc",),
     ),
     "ddpm": (
         ("diffusion", "weights", "fsdp"),
