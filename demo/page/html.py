@@ -39,11 +39,13 @@ def banner(about: dict) -> str:
 
 
 def xray_preview(preview: CheckedXray, note: str = "") -> str:
-    """The X-ray as the model sees it, with its orientation, warnings, and the `note` of an example."""
+    """The X-ray as given and as the model sees it, with orientation, warnings, and the `note` of an example."""
     warnings = "".join(f'<li role="alert">{html.escape(line)}</li>' for line in preview.warnings)
-    caption = ". ".join(filter(None, ("As the model sees it", preview.orientation, note)))
+    first = "As given, and as the model sees it" if preview.given else "As the model sees it"
+    caption = ". ".join(filter(None, (first, preview.orientation, note)))
+    given = picture(preview.given, "the X-ray as given") if preview.given else ""
     return (
-        f'<figure class="xc-seen">{picture(preview.picture, "the X-ray as the model sees it")}'
+        f'<figure class="xc-seen"><div>{given}{picture(preview.picture, "the X-ray as the model sees it")}</div>'
         f"<figcaption>{html.escape(caption)}</figcaption></figure>"
         + (f'<ul class="xc-warnings">{warnings}</ul>' if warnings else "")
     )

@@ -1,40 +1,61 @@
-"""Outlines of the lungs over the X-ray: those of the generated volume, projected, and those found in the X-ray."""
+"""Outlines of the lungs over X-ray and film: those of the generated volume, projected, and those in the X-ray."""
 
 from pathlib import Path
 
 import numpy as np
+import torch
 from jaxtyping import Bool, Float
 from PIL import Image
 from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional as F
 
+from dataset.imaging.unknown_pixels import split_unknown
+from dataset.io.xray import undo_resize
 from evaluation.generation.xray_inputs import GeneratorInput
-from evaluation.scoring.film_lungs import COLOURS, dice, lungs_on_xray
+from evaluation.scoring.film_lungs import COLOURS, alignment_of, dice, lungs_on_xray
 from evaluation.visualization import slices as pictures
 
 SIDE, LINE = 512, 3  # pixels of the longer side, and of the width of an outline
 MAX_VOXELS = 64  # along each axis of the volume: the lungs of finer ones take seconds and hardly differ
 
 
-def draw_lungs(path: Path, mean: Float[Tensor, "d h w"], shown: GeneratorInput, regressor) -> str:
-    """Writes the X-ray as the model sees it with both outlines, and returns one line: their Dice, or what is missing.
+def draw_lungs(
+    path: Path, film_path: Path, mean: Float[Tensor, "d h w"], shown: GeneratorInput, film: Image.Image, regressor
+) -> str:
+    """Writes X-ray and film with both outlines, and returns one line: their Dice, or what is missing.
 
     Args:
+        path: of the X-ray as the model sees it.
+        film_path: of the film as given, before any alignment.
         mean: HU of the volume.
+        film: picture of the film.
         regressor: of the pose, or None.
     """
     coarse = F.interpolate(mean[None, None], size=[min(n, MAX_VOXELS) for n in mean.shape], mode="area")[0, 0]
     volume, xray = lungs_on_xray(coarse, shown, regressor)
-    tile = pictures.xray_tile(shown.picture, SIDE)
-    picture = np.array(tile)
-    for mask, name in ((xray, "network"), (volume, "volume")):
-        picture[_outline(mask, tile.size)] = COLOURS[name]
-    pictures.mark_synthetic(Image.fromarray(picture)).save(path)
+    masks = {"network": xray, "volume": volume}
+    _draw(pictures.xray_tile(shown.picture, SIDE), masks).save(path)
+    _draw(film, {name: _on_film(mask, shown, film.size) for name, mask in masks.items()}).save(film_path)
     missing = [place for place, mask in (("the volume", volume), ("the X-ray", xray)) if not mask.any()]
     if missing:
         return f"No lungs found in {' or in '.join(missing)}, so their outlines are not compared."
     return f"Lungs of the volume, projected, against those found in the X-ray: Dice {dice(volume, xray):.2f}."
+
+
+def _draw(picture: Image.Image, masks: dict[str, np.ndarray]) -> Image.Image:
+    drawn = np.array(picture)
+    for name, mask in masks.items():
+        drawn[_outline(mask, picture.size)] = COLOURS[name]
+    return pictures.mark_synthetic(Image.fromarray(drawn))
+
+
+def _on_film(mask: Bool[np.ndarray, "s s"], shown: GeneratorInput, size: tuple[int, int]) -> Bool[np.ndarray, "h w"]:
+    """A mask in the frame of `shown.picture` on a film of `size` (width, height)."""
+    inside, alignment = torch.from_numpy(mask).float(), alignment_of(shown)
+    if alignment is not None:
+        inside, _ = split_unknown(alignment.inverse.apply(inside))
+    return (undo_resize(inside, size[::-1]) >= 0.5).numpy()
 
 
 def _outline(mask: Bool[np.ndarray, "s s"], size: tuple[int, int]) -> Bool[np.ndarray, "h w"]:

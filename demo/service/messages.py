@@ -7,11 +7,14 @@ from common.errors import UserError
 
 MARK = "synthetic, not for diagnosis"  # label on every view of a result
 
+MAX_SAMPLE_FILES = 32  # samples beyond are part of mean and spread only
+
 # File names of a result with their media types; the server serves no other names.
 RESULT_FILES = {
     "volume.nii.gz": "application/gzip",
     "spread.nii.gz": "application/gzip",
     "truth.nii.gz": "application/gzip",
+    **{f"sample_{number}.nii.gz": "application/gzip" for number in range(1, MAX_SAMPLE_FILES + 1)},
     "dicom.zip": "application/zip",
     "animation.gif": "image/gif",
     "settings.json": "application/json",
@@ -19,6 +22,8 @@ RESULT_FILES = {
     "reprojection.png": "image/png",
     "difference.png": "image/png",
     "lungs.png": "image/png",
+    "given.png": "image/png",
+    "given_lungs.png": "image/png",
 }
 
 
@@ -107,7 +112,9 @@ class Result:
         preview: too few steps, so the spread is too small.
         reprojection: mean absolute difference between the DRR of the volume and the X-ray, both in [0, 1]; None if
             the window does not keep line integrals.
-        lungs: one line on the lungs of the volume against those in the X-ray; `lungs.png` shows both outlines.
+        lungs: one line on the lungs of the volume against those in the X-ray; `lungs.png` and `given_lungs.png` show
+            both outlines.
+        projections: of points of the volume onto X-ray and film (`demo.service.xray_position`).
         files: file name to local path.
     """
 
@@ -120,6 +127,7 @@ class Result:
     preview: bool = False
     reprojection: float | None = None
     lungs: str = ""
+    projections: dict = field(default_factory=dict)
     files: dict[str, Path] = field(default_factory=dict)
 
     @property

@@ -14,8 +14,9 @@ from dataset.imaging.coverage import fill, resample_scanned
 from dataset.io.ct import read_volume
 from dataset.io.nifti import write_nifti
 from demo.service.lung_outlines import draw_lungs
-from demo.service.messages import RESULT_FILES, Result, Task
+from demo.service.messages import MAX_SAMPLE_FILES, RESULT_FILES, Result, Task
 from demo.service.xray_checks import CheckedXray
+from demo.service.xray_position import xray_matrices
 from evaluation.generation.dicom_series import write_zip
 from evaluation.generation.metadata import describe_input, describe_run
 from evaluation.generation.sample import Sampling
@@ -42,7 +43,9 @@ FULL_COLOUR = 0.5  # of the range of an X-ray: difference at which the colour sa
 def write_result(
     task: Task, checked: CheckedXray, samples: Float[Tensor, "s d h w"], generator, started: float
 ) -> Result:
-    """Writes the files of a result into `task.place`, which already holds `xray.png`; UserError for an unreadable CT.
+    """Writes the files of a result into `task.place`, which holds `xray.png` and `given.png`.
+
+    UserError for an unreadable CT.
 
     Args:
         samples: HU.
@@ -60,11 +63,16 @@ def write_result(
     if bars["name"] == "spread":
         bars |= {"reason": SPREADS_ONLY}  # with or without a calibration beside the checkpoint
     drr, error = reproject(shown, mean, spacing, pipeline)
-    lungs = draw_lungs(place / "lungs.png", mean, shown, pipeline.pose_regressor)
+    with Image.open(checked.given) as film:
+        paths = place / "lungs.png", place / "given_lungs.png"
+        lungs = draw_lungs(*paths, mean, shown, film.convert("RGB"), pipeline.pose_regressor)
+        projections = xray_matrices(shown, pipeline.pose_regressor, film.size[::-1])
     settings = _settings(task, checked, generator)
     settings |= {"error_bars": bars, "reprojection_error": error, "lungs": lungs, "metrics": measured}
     result = SyntheticCT(samples, shown, tuple(spacing), window, settings)
     result.write_mean_and_spread(place / "volume.nii.gz", place / "spread.nii.gz")
+    for number, sample in enumerate(samples[:MAX_SAMPLE_FILES] if len(samples) > 1 else (), start=1):
+        write_nifti(place / f"sample_{number}.nii.gz", sample, spacing, shown.centre, result.mark)
     write_zip(place / "dicom.zip", mean, spacing, shown.centre, window, result.mark)
     frames = sheets.volume_frames(mean, spacing, pictures.display_window(window), FRAMES)
     sheets.save_gif(place / "animation.gif", frames)
@@ -81,6 +89,7 @@ def write_result(
         preview="preview" in bars,
         reprojection=error,
         lungs=lungs,
+        projections=projections,
         files={name: place / name for name in RESULT_FILES if (place / name).is_file()},
     )
 

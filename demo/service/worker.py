@@ -130,8 +130,8 @@ class _Preview:
         self.newest: Path | None = None
 
     def draw(self, step: int, latents: Float[Tensor, "n c d h w"]) -> None:
-        """Draws the first sample of the batch every `preview_every` steps."""
-        if step % self._every:
+        """Draws the first sample of the batch after the first step and every `preview_every` steps."""
+        if step > 1 and step % self._every:
             return
         on_cpu = latents.device.type == "cpu"
         size = [min(n, COARSE) if on_cpu else n for n in latents.shape[2:]]

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from dataset.io.xray import read_xray, read_xray_image
+from dataset.io.xray import read_xray, read_xray_image, scale_xray_image
 from evaluation.generation.xray_inputs import GeneratorInput, read_inputs
 from evaluation.visualization.slices import xray_tile
 
@@ -20,12 +20,14 @@ class CheckedXray:
         orientation: one line: view, source of the view, alignment.
         warnings: one line each; empty for a frontal X-ray like the training X-rays.
         shown: the input of the generator; None for a lateral view.
+        given: PNG of the film as given, with side marks; None for a lateral view.
     """
 
     picture: Path
     orientation: str
     warnings: list[str]
     shown: GeneratorInput | None = None
+    given: Path | None = None
 
 
 def check_xray(
@@ -36,7 +38,7 @@ def check_xray(
     align: str | None = None,
     allow_any_picture: bool = False,
 ) -> CheckedXray:
-    """Checks an X-ray and writes it to `picture` as the model sees it.
+    """Checks an X-ray and writes it to `picture` as the model sees it, and as given to `given.png` beside it.
 
     UserError if it is unreadable or no frontal chest X-ray; with `allow_any_picture` the latter is a warning.
     """
@@ -46,8 +48,10 @@ def check_xray(
         return CheckedXray(picture, "lateral or oblique, as the file says", [LATERAL])
     (shown,) = read_inputs([xray], pipeline, align, view, allow_any_picture)
     xray_tile(shown.picture, PICTURE_SIDE).save(picture)
+    given = picture.with_name("given.png")
+    xray_tile(scale_xray_image(found), PICTURE_SIDE).save(given)
     assumed = [note for note in found.notes if note.startswith("no Patient Orientation")]
-    return CheckedXray(picture, _orientation(shown, assumed), shown.warnings, shown)
+    return CheckedXray(picture, _orientation(shown, assumed), shown.warnings, shown, given)
 
 
 def _orientation(shown: GeneratorInput, assumed: list[str]) -> str:

@@ -120,7 +120,7 @@ def lungs_on_film(
 
     `regressor` estimates the pose of the X-ray; None takes the nominal one.
     """
-    inside, alignment = _projected(hu, given, regressor), _alignment(given)
+    inside, alignment = _projected(hu, given, regressor), alignment_of(given)
     if alignment is not None:
         inside, _ = split_unknown(alignment.inverse.apply(inside))
     return (undo_resize(inside, shape) >= 0.5).numpy()
@@ -134,7 +134,7 @@ def lungs_on_xray(
     The first are projected as in `lungs_on_film`, the second found by the lung network before the alignment. A mask is
     empty if there are no lungs.
     """
-    found, alignment = find_lungs(given.original).mask((SIDE, SIDE)).float(), _alignment(given)
+    found, alignment = find_lungs(given.original).mask((SIDE, SIDE)).float(), alignment_of(given)
     if alignment is not None:
         found, _ = split_unknown(alignment.apply(found))
     return tuple((mask >= 0.5).numpy() for mask in (_projected(hu, given, regressor), found))
@@ -144,16 +144,22 @@ def _projected(hu: Float[Tensor, "d h w"], given: GeneratorInput, regressor) -> 
     """Depth of the lungs along the rays of `given.xray`, in [0, 1]; 0.5 is `LUNG_MM`."""
     spacing = tuple(e / n for e, n in zip(given.extent, hu.shape, strict=True))
     lungs = torch.from_numpy(segment_lungs(hu.numpy(), spacing))
+    water = torch.where(lungs, 0.0, AIR_HU)
+    depth = line_integrals(water, spacing, pose_of(given, regressor), (SIDE, SIDE)) / MU_WATER
+    return (depth / LUNG_MM / 2).clamp(0.0, 1.0)
+
+
+def pose_of(given: GeneratorInput, regressor) -> Float[Tensor, "9"]:
+    """Pose of the first view in the frame of `given.xray`: known, estimated by `regressor`, or nominal."""
     pose = fill_unknown(given.pose, tuple(given.extent))
     if regressor is not None:
         arguments = given.xray[None, :, None], pose[None]
         pose = regressor.estimated_pose(*(part.to(regressor.weight.device) for part in arguments))[0].cpu()
-    water = torch.where(lungs, 0.0, AIR_HU)
-    depth = line_integrals(water, spacing, pose[0], (SIDE, SIDE)) / MU_WATER
-    return (depth / LUNG_MM / 2).clamp(0.0, 1.0)
+    return pose[0]
 
 
-def _alignment(given: GeneratorInput) -> LungMap | None:
+def alignment_of(given: GeneratorInput) -> LungMap | None:
+    """The map of the X-ray onto `given.xray`; None for one that is not aligned."""
     notes = given.notes.get("alignment", {})
     return LungMap(tuple(notes["found"]), tuple(notes["target"])) if notes.get("align") == "lungs" else None
 

@@ -81,6 +81,21 @@ def pixels(page, box: dict, style: str = "") -> np.ndarray:
     return np.asarray(picture, dtype=float)
 
 
+def upload(page, path, where: str = "#xc-xray") -> None:
+    page.locator(f"{where} input[type=file]").set_input_files(path)
+
+
+def generate(page, **requests) -> None:
+    """Sets numbers under "advanced", then presses the button."""
+    page.locator("#xc-advanced > button").click()
+    page.wait_for_timeout(1500)  # Gradio fills it after opening, which overwrites earlier input
+    for label, value in requests.items():
+        field = page.get_by_label(label.capitalize())
+        field.fill(str(value))
+        field.press("Tab")
+    page.locator("#xc-generate").click()
+
+
 @contextmanager
 def served(files: dict[str, Path | Callable[[], bytes]]) -> Iterator[str]:
     """The address of a loopback server of `files` by route."""

@@ -1,10 +1,11 @@
 // View of a result: builds its elements and opens the viewer.
 
+import { Films } from "./films.js";
+
 // NiiVue is large: load it during the first generation
 const viewerModule = () => import("./viewer.js");
 
-const PICTURES = { "xray.png": "X-ray given", "reprojection.png": "Re-projection of the result", "difference.png": "Difference", "lungs.png": "Outlines of the lungs" };
-const LEGEND = { "xc-volume": "of the result, projected", "xc-xray": "found in the X-ray" }; // of lungs.png
+const PICTURES = { "reprojection.png": "Re-projection of the result", "difference.png": "Difference from the X-ray" };
 const DOWNLOADS = {
   "volume.nii.gz": "NIfTI", "dicom.zip": "DICOM series", "animation.gif": "GIF", "settings.json": "Settings",
   "spread.nii.gz": "Spread, NIfTI",
@@ -39,12 +40,15 @@ export async function show(result) {
   say("");
   if (!result?.urls) return;
   const root = make("div", "xc-viewer");
-  home().append(root, aside(result));
+  const films = new Films(result, (mm) => viewer?.moveTo(mm));
+  home().append(root, aside(result, films));
   const { urls } = result;
   try {
     const { mountViewer } = await viewerModule();
     viewer = window.xray2ct.viewer = await mountViewer(root, {
       volumeUrl: urls["volume.nii.gz"],
+      samples: samplesOf(urls),
+      onMove: (mm) => films.show(mm),
       truthUrl: urls["truth.nii.gz"] ?? null,
       overlayUrl: urls["spread.nii.gz"] ?? null,
       overlayName: capital(result.spread_name || "spread"),
@@ -62,22 +66,27 @@ export async function show(result) {
   }
 }
 
-function aside(result) {
+/** URLs of the samples, in their order. */
+function samplesOf(urls) {
+  const numbers = Object.keys(urls).flatMap((name) => name.match(/^sample_(\d+)\.nii\.gz$/)?.[1] ?? []).map(Number);
+  return numbers.sort((a, b) => a - b).map((number) => urls[`sample_${number}.nii.gz`]);
+}
+
+function aside(result, films) {
   const box = make("div", "xc-aside");
-  box.append(pictures(result), comparison(result.metrics), downloads(result));
+  box.append(pictures(result, films), comparison(result.metrics), downloads(result));
   return box;
 }
 
-function pictures({ urls, mark, reprojection, lungs, nominal }) {
+function pictures({ urls, mark, reprojection, lungs, nominal }, films) {
   const box = make("section", "xc-pictures");
   box.setAttribute("aria-label", "X-ray and re-projection");
+  box.append(films.element);
   for (const [file, caption] of Object.entries(PICTURES)) {
     if (!urls[file]) continue;
     const figure = make("figure", "");
     const image = Object.assign(make("img", ""), { src: urls[file], alt: caption });
-    const text = make("figcaption", "", file === "xray.png" ? caption : `${caption} · ${mark}`);
-    if (file === "lungs.png") text.append(...Object.entries(LEGEND).map(([name, line]) => make("span", name, line)));
-    figure.append(image, text);
+    figure.append(image, make("figcaption", "", `${caption} · ${mark}`));
     box.append(figure);
   }
   const notes = [];
@@ -112,6 +121,10 @@ function downloads({ urls, seconds, warnings, mark }) {
   for (const [file, label] of Object.entries(DOWNLOADS)) {
     if (urls[file]) row.append(Object.assign(make("a", "", label), { href: urls[file], download: `synthetic_${file}` }));
   }
+  const samples = samplesOf(urls);
+  row.append(...samples.map((href, index) => (
+    Object.assign(make("a", "", `Sample ${index + 1}, NIfTI`), { href, download: `synthetic_sample_${index + 1}.nii.gz` })
+  )));
   box.append(row, make("p", "xc-note", `Every file is marked: ${mark}. Generated in ${seconds.toFixed(1)} s.`));
   if (warnings.length) {
     const list = make("ul", "xc-warnings");

@@ -5,7 +5,7 @@ import zipfile
 
 import nibabel as nib
 import pytest
-from browser import chromium, needs_browser, outside, pixels, watched_page
+from browser import chromium, generate, needs_browser, outside, pixels, upload, watched_page
 
 pytest.importorskip("gradio", reason="gradio is not installed, the page is not tested")
 from demo_parts import save_film, served, small_service  # noqa: E402
@@ -34,21 +34,6 @@ def page(desk):
         yield page
 
 
-def upload(page, path, where: str = "#xc-xray") -> None:
-    page.locator(f"{where} input[type=file]").set_input_files(path)
-
-
-def generate(page, **requests) -> None:
-    """Sets numbers under "advanced", then presses the button."""
-    page.locator("#xc-advanced > button").click()
-    page.wait_for_timeout(1500)  # Gradio fills it after opening, which overwrites earlier input
-    for label, value in requests.items():
-        field = page.get_by_label(label.capitalize())
-        field.fill(str(value))
-        field.press("Tab")
-    page.locator("#xc-generate").click()
-
-
 def test_upload_generate_view_and_download(page, tmp_path):
     upload(page, save_film(tmp_path / "MEIER^ANNA.png"))
     page.wait_for_selector(".xc-seen img")
@@ -69,8 +54,22 @@ def test_upload_generate_view_and_download(page, tmp_path):
     assert "Synthetic, not for diagnosis" in page.locator(".xc-banner").inner_text()
     assert page.locator(".xv-synthetic:visible").count() == 4
     assert "millilitres" in page.locator(".xc-pictures").inner_text()
+    assert page.evaluate("document.activeElement.className") == "xv-desk"
+    assert "The volume is ready" in page.locator("#xc-say").inner_text()
+    films = page.locator(".xc-film")
+    assert films.count() == 2
+    down = "document.querySelectorAll('.xc-film .xc-down')[1].style.left"
+    before = page.evaluate(down)
+    box = films.nth(1).bounding_box()
+    films.nth(1).click(position={"x": 0.3 * box["width"], "y": 0.4 * box["height"]})
+    assert page.evaluate(down) != before  # the crosshair is linked to the X-ray, within a voxel
+    assert abs(float(page.evaluate(down).rstrip("%")) - 30) < 100 / 32
+    picture = page.locator(".xc-film img").first
+    before = picture.get_attribute("src")
+    page.locator(".xc-toggle input").click()
+    assert picture.get_attribute("src") != before
     files = {}
-    for label in ("NIfTI", "DICOM series", "GIF", "Settings"):
+    for label in ("NIfTI", "DICOM series", "GIF", "Settings", "Sample 2, NIfTI"):
         with page.expect_download() as started:
             page.locator(".xc-links").get_by_text(label, exact=True).click()
         files[label] = tmp_path / started.value.suggested_filename
@@ -78,6 +77,7 @@ def test_upload_generate_view_and_download(page, tmp_path):
         assert files[label].name.startswith("synthetic_")
     hu = nib.load(files["NIfTI"]).get_fdata()
     assert hu.shape == (32, 32, 32) and -1000 <= hu.min() < hu.max() <= 1000
+    assert nib.load(files["Sample 2, NIfTI"]).shape == (32, 32, 32)
     assert len(zipfile.ZipFile(files["DICOM series"]).namelist()) == 32
     settings = json.loads(files["Settings"].read_text())
     assert settings["seed"] == 7 and settings["samples"] == 2

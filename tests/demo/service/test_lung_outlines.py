@@ -28,11 +28,14 @@ def test_a_chest_and_its_own_drr_have_the_same_lungs(tmp_path):
     hu, given = chest()
     volume, xray = lungs_on_xray(hu, given, None)
     assert volume.shape == xray.shape == (SIDE, SIDE) and dice(volume, xray) > 0.85
-    line = draw_lungs(tmp_path / "lungs.png", hu, given, None)
+    paths = tmp_path / "lungs.png", tmp_path / "given_lungs.png"
+    line = draw_lungs(*paths, hu, given, Image.new("RGB", (384, 512)), None)
     assert f"Dice {dice(volume, xray):.2f}" in line
-    picture = np.asarray(Image.open(tmp_path / "lungs.png").convert("RGB"))
-    for name in ("volume", "network"):
-        assert (picture == COLOURS[name]).all(axis=-1).sum() > 500
+    for path, size in zip(paths, ((512, 512), (512, 384)), strict=True):
+        picture = np.asarray(Image.open(path).convert("RGB"))
+        assert picture.shape[:2] == size
+        for name in ("volume", "network"):
+            assert (picture == COLOURS[name]).all(axis=-1).sum() > 500
 
 
 def test_lungs_follow_the_alignment():
@@ -48,5 +51,7 @@ def test_lungs_follow_the_alignment():
 
 def test_missing_lungs_are_said(tmp_path):
     _, given = chest()
-    line = draw_lungs(tmp_path / "lungs.png", torch.zeros(16, 16, 16), given, None)
+    line = draw_lungs(
+        tmp_path / "a.png", tmp_path / "b.png", torch.zeros(16, 16, 16), given, Image.new("RGB", (64, 64)), None
+    )
     assert line.startswith("No lungs found in the volume,")
