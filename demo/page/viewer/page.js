@@ -23,7 +23,7 @@ function say(text) { document.getElementById("xc-say").textContent = text; }
 export function start() {
   clear();
   say("Generating");
-  document.body.classList.add("xc-started");
+  document.getElementById("xc-body").dataset.started = ""; // for the order in one column
   if (matchMedia("(max-width: 1000px)").matches) document.getElementById("xc-main").scrollIntoView();
 }
 

@@ -24,7 +24,7 @@ function valueAt(image, mm) {
 export class Panel {
   constructor() {
     this.element = make("section", "xv-panel");
-    this.title = make("h3", "xv-name");
+    this.title = make("p", "xv-name");
     this.stage = make("div", "xv-stage");
     this.tiles = Object.fromEntries(Object.keys(PLANES).map((plane) => [plane, new Tile(plane)]));
     this.solid = new Solid();

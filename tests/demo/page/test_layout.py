@@ -31,6 +31,7 @@ def page(tmp_path_factory):
     service = small_service(folder / "run")
     screen = {"size": (390, 844), "has_touch": True}
     with served(build_app(service)) as address, chromium() as browser, watched_page(browser, **screen) as page:
+        page.set_default_timeout(180_000)  # the first result loads the networks
         page.goto(address)
         page.wait_for_selector("#xc-generate")
         upload(page, save_film(folder / "film.png"))
@@ -65,6 +66,7 @@ def test_everything_is_reachable(page, tmp_path, width):
 def test_axe_finds_nothing_serious(page, theme):
     page.set_viewport_size({"width": 390, "height": 844})
     page.evaluate("(dark) => document.body.classList.toggle('dark', dark)", theme == "dark")
+    page.wait_for_timeout(1000)  # colours change gradually
     page.evaluate(AXE.read_text())
     found = page.evaluate("axe.run(document, { resultTypes: ['violations'] })")["violations"]
     lines = [

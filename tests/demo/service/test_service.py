@@ -61,7 +61,8 @@ def test_progress_by_step_then_a_result_with_its_files(service, film):
     assert news[-1].seconds_left is not None
     assert set(result.urls) == {
         "volume.nii.gz", "spread.nii.gz", "dicom.zip", "animation.gif", "settings.json", "xray.png",
-        "reprojection.png", "difference.png", "lungs.png",
+        "reprojection.png", "difference.png", "lungs.png", "given.png", "given_lungs.png",
+        "sample_1.nii.gz", "sample_2.nii.gz",
     }  # fmt: skip
     assert result.nominal and result.metrics is None
     assert result.lungs.startswith("No lungs found in the volume")  # untrained
