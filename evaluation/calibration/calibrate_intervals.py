@@ -14,6 +14,7 @@ from common.files import sha256
 from evaluation.calibration.nonconformity import case_scores
 from evaluation.generation.model_inputs import ModelInputs
 from evaluation.generation.sample import Sampling, sample_volumes
+from evaluation.intervals.input_shift import fit_input_shift
 from evaluation.intervals.organ_volumes import HeartVolumeRegressor, fit_heart_regressor
 from evaluation.intervals.prediction_intervals import LEVEL, SAMPLED_WITH, PredictionIntervals
 from evaluation.intervals.quantities import ORGANS, UNITS
@@ -52,6 +53,9 @@ def calibrate(
     check_cases(calibration, test, chosen, level)
     levels = sorted({x for x in LEVELS if sampling.samples >= samples_needed(x)} | {level})
     heart = fit_heart_regressor(train, pipeline.window)
+    shift = fit_input_shift(train, calibration, chosen["calibration"])
+    if shift is None:
+        log.warning("%d training X-rays: too few for the test whether an X-ray is like the calibration's", len(train))
     scores = pd.concat(
         [
             scores_of(pipeline, cases, chosen[part], sampling, levels, share, heart).assign(part=part)
@@ -81,6 +85,7 @@ def calibrate(
             "seed": sampling.seed,
         },
         heart=heart and asdict(heart),
+        shift=shift and asdict(shift),
     )
     return intervals, scores
 

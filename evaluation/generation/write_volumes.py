@@ -64,7 +64,9 @@ def synthesize(
             settings = {"xray": _describe_files(given.files), **shared, **describe_input(given, pipeline)}
             spacing = tuple(settings["spacing"])
             settings["reprojection_error"] = reproject(given, samples.mean(dim=0), spacing, pipeline)[1]
-            settings["error_bars"] = error_bars(described, sampling.samples, digest, intervals, given.nominal)
+            settings["error_bars"] = error_bars(
+                described, sampling.samples, digest, intervals, given.nominal, given.xray
+            )
             yield SyntheticCT(samples, given, spacing, pipeline.window, settings, stems[index], intervals)
 
 

@@ -16,6 +16,8 @@ from torch import Tensor
 from common.errors import UserError
 from common.files import atomic_path
 from dataset.imaging.hu_window import Window
+from evaluation.intervals.input_shift import LEVEL as SHIFT_LEVEL
+from evaluation.intervals.input_shift import InputShift
 from evaluation.intervals.organ_volumes import HeartVolumeRegressor
 from evaluation.intervals.quantities import ORGANS, TISSUES, UNITS, organ_samples, tissue_masks
 from evaluation.statistics.split_conformal import order_interval, rank_of, samples_needed
@@ -51,6 +53,7 @@ class PredictionIntervals:
         reliability: rows of quantity, level and coverage before and after the margins.
         population: data set, version and number of the calibration cases, and whether their poses were known.
         heart: attributes of the `HeartVolumeRegressor`, or None.
+        shift: attributes of the `InputShift`, which decides whether an X-ray gets intervals; None in older files.
     """
 
     checkpoint: dict
@@ -62,6 +65,7 @@ class PredictionIntervals:
     reliability: list[dict] = field(default_factory=list)
     population: dict = field(default_factory=dict)
     heart: dict | None = None
+    shift: dict | None = None
 
     def write(self, path: str | Path) -> Path:
         """Writes the file atomically and returns its path."""
@@ -81,6 +85,14 @@ class PredictionIntervals:
             if drawn.get(key) != value:
                 return f"calibrated for {key} {value}, drawn with {key} {drawn.get(key)}"
         return None
+
+    def unlike_calibration(self, xray: Float[Tensor, "v h w"]) -> tuple[float | None, str | None]:
+        """The p value of the test of input shift, None without one, and why no interval is claimed, or None."""
+        if self.shift is None:
+            return None, None
+        p = InputShift(**self.shift).p_value(xray)
+        words = f"this X-ray is unlike the calibration's (p {p:.2g}), so no interval is claimed for it"
+        return round(p, 4), words if p < SHIFT_LEVEL else None
 
     def of_voxels(
         self, samples: Float[Tensor, "s d h w"], spacing: tuple[float, float, float], window: Window
@@ -142,6 +154,8 @@ def read_intervals(path: str | Path) -> PredictionIntervals:
             raise ValueError("another format")
         intervals = PredictionIntervals(**found)
         rank_of(int(intervals.drawn["samples"]), float(intervals.level))
+        if intervals.shift is not None:
+            InputShift(**intervals.shift)
         ends = [float(margin[end]) for margin in intervals.margins.values() for end in ("low", "high")]
         if "sha256" not in intervals.checkpoint or not set(intervals.margins) <= set(UNITS) or np.isnan(ends).any():
             raise ValueError("margins or checkpoint")
@@ -160,14 +174,20 @@ def find_intervals(path: str | Path | None, checkpoint: str | Path | None) -> Pr
 
 
 def error_bars(
-    described: dict, samples: int, digest: str | None, intervals: PredictionIntervals | None, nominal: bool = False
+    described: dict,
+    samples: int,
+    digest: str | None,
+    intervals: PredictionIntervals | None,
+    nominal: bool = False,
+    xray: Float[Tensor, "v h w"] | None = None,
 ) -> dict:
     """The kind of error bars of volumes as JSON: `{"name": "none" | "spread" | "interval", …}` with the reason.
 
     `described` is `XrayToCTPipeline.describe()`, `samples` counts per X-ray, `digest` is the hash of the checkpoint,
-    and `nominal` says that the volumes have the size of a typical patient, as from every radiograph.
+    `nominal` says that the volumes have the size of a typical patient, as from every radiograph, and `xray` is the
+    X-ray as the model takes it: one unlike the calibration's gets a spread.
     """
-    preview = {"preview": described["preview"]} if described.get("preview") else {}
+    preview, p = {"preview": described["preview"]} if described.get("preview") else {}, None
     if samples < 2:
         return {"name": "none", "reason": "one sample shows no spread", **preview}
     if intervals is None:
@@ -178,6 +198,8 @@ def error_bars(
     else:
         drawn = {key: described.get(key) for key in SAMPLED_WITH} | {"samples": samples}
         reason = intervals.mismatch(digest or "", drawn)
+        if reason is None and xray is not None:
+            p, reason = intervals.unlike_calibration(xray)
     if reason is not None:
         what = "standard deviation of the samples, HU"
         return {"name": "spread", "what": what, "reason": reason, **preview}
@@ -187,6 +209,7 @@ def error_bars(
         "share": intervals.share,
         "tissues": {name: intervals.margins[name] for name in TISSUES if name in intervals.margins},
         "coverage": intervals.coverage,
+        "input_shift_p": p,
         "words": intervals.words(intervals.has_organs(nominal)),
         **preview,
     }
