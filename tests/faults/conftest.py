@@ -23,6 +23,9 @@ def pytest_collection_modifyitems(config, items) -> None:
         chosen = [item for item in items if not item.get_closest_marker("faults")]
         config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker("faults")])
         items[:] = chosen
+    for item in items:
+        if Path(__file__).parent in item.path.parents:  # the first test also waits for the imports and both trainings
+            item.add_marker(pytest.mark.timeout(1800))
 
 
 @pytest.fixture(scope="session")
