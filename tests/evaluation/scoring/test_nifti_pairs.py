@@ -45,7 +45,7 @@ def test_files_score_as_their_tensors_and_compare_with_each_other(folders):
     line = dict(zip(rows[0].split(","), next(r for r in rows if r.startswith("c1,c1,model")).split(","), strict=True))
     assert float(line["psnr"]) == pytest.approx(score(volume, case, WIDE, ["psnr"])["psnr"], abs=1e-5)
     assert made["protocol"]["estimator"] == "point" and better["protocol"]["estimator"] == "mean of 4 samples"
-    assert made["protocol"]["not_measured"]["reprojection"] == "the poses of the X-rays are unknown"
+    assert made["protocol"]["not_measured"]["reprojection"] == "the data do not state how their X-rays came about"
     pair = [read_result(key, folders / key) for key in "ab"]
     assert compare(*pair, "model", "other")["differences"]["psnr"]["mean"] == pytest.approx(-6.0, abs=0.7)
 
