@@ -90,7 +90,7 @@ function pictures({ urls, mark, reprojection, lungs, nominal }, films) {
     box.append(figure);
   }
   const notes = [];
-  if (!urls["reprojection.png"]) notes.push("No re-projection: the model's HU window clips air, so line integrals are wrong.");
+  if (!urls["reprojection.png"]) notes.push("No re-projection: line integrals of this model's volumes cannot be compared with an X-ray (its HU window clips air, or its training X-rays lack what the volume shows).");
   if (Number.isFinite(reprojection)) notes.push(`The re-projection differs from the X-ray by ${reprojection.toFixed(3)} of its grey range on average.`);
   if (lungs) notes.push(lungs);
   if (nominal) notes.push("An X-ray does not contain the patient size: mm are those of a typical patient, and volumes in millilitres have no meaning.");
