@@ -19,11 +19,11 @@ GAP = 6
 
 @dataclass
 class CasePicture:
-    """A row of the sheet: X-ray in `[0, 1]`, volumes in HU, spacing in mm `(D, H, W)`."""
+    """A row of a sheet: X-ray in `[0, 1]`, volumes in HU, spacing in mm `(D, H, W)`; `truth` None: unknown."""
 
     title: str
     xray: Float[Tensor, "h w"]
-    truth: Float[Tensor, "d h w"]
+    truth: Float[Tensor, "d h w"] | None
     generated: Float[Tensor, "d h w"]
     spacing: tuple[float, float, float]
 
@@ -39,24 +39,47 @@ def case_sheet(cases: Sequence[CasePicture], window: Window = DISPLAY_HU) -> Ima
                 tiles.append(tile(volume, plane, case.spacing, window, kind=kind))
         rows.append(tiles)
     heads = ["X-ray"] + [f"{kind}, {plane}" for plane in PLANES for kind in ("true CT", "generated CT", "error")]
+    levels = f"{_levels(window)}  Error, generated minus true: blue {-ERROR_HU:g} HU, white 0, red {ERROR_HU:g} HU."
+    return _table([case.title for case in cases], rows, heads, levels)
+
+
+def overview_sheet(cases: Sequence[CasePicture], window: Window = DISPLAY_HU) -> Image.Image:
+    """A row per case: X-ray, then generated CT in the three planes, then true CT where it is known."""
+    rows = []
+    for case in cases:
+        tiles = [xray_tile(case.xray)]
+        tiles += [tile(case.generated, plane, case.spacing, window, kind="generated") for plane in PLANES]
+        blank = [Image.new("RGB", picture.size, BACKGROUND) for picture in tiles[1:]]
+        true = (
+            blank if case.truth is None else [tile(case.truth, p, case.spacing, window, kind="true") for p in PLANES]
+        )
+        rows.append(tiles + true)
+    heads = ["X-ray"] + [f"{kind}, {plane}" for kind in ("generated CT", "true CT") for plane in PLANES]
+    return _table([case.title for case in cases], rows, heads, _levels(window))
+
+
+def _levels(window: Window) -> str:
+    return f"{SYNTHETIC}.  Grey: {window.low:g} to {window.high:g} HU."
+
+
+def _table(titles: list[str], rows: list[list[Image.Image]], heads: list[str], foot: str) -> Image.Image:
+    """Rows of tiles below the heads of their columns, each row below its title."""
     widths = [max(picture.width for picture in column) for column in zip(*rows, strict=True)]
     heights = [max(t.height for t in tiles) for tiles in rows]
-    head, caption, foot = 24, 20, 30
-    size = (sum(widths) + GAP * (len(widths) + 1), head + sum(heights) + (caption + GAP) * len(rows) + foot)
+    head, caption, bottom = 24, 20, 30
+    size = (sum(widths) + GAP * (len(widths) + 1), head + sum(heights) + (caption + GAP) * len(rows) + bottom)
     sheet = Image.new("RGB", size, BACKGROUND)
     draw = ImageDraw.Draw(sheet)
     lefts = [GAP + sum(widths[:k]) + GAP * k for k in range(len(widths))]
     for left, width, text in zip(lefts, widths, heads, strict=True):
         draw.text((left + width / 2, head / 2), text, font=font(13), fill=INK, anchor="mm")
     top = head
-    for case, tiles, height in zip(cases, rows, heights, strict=True):
-        draw.text((GAP, top + caption / 2), case.title, font=font(12), fill=INK, anchor="lm")
+    for title, tiles, height in zip(titles, rows, heights, strict=True):
+        draw.text((GAP, top + caption / 2), title, font=font(12), fill=INK, anchor="lm")
         for left, width, picture in zip(lefts, widths, tiles, strict=True):
             sheet.paste(picture, (left + (width - picture.width) // 2, top + caption + (height - picture.height) // 2))
         top += caption + height + GAP
-    levels = f"{SYNTHETIC}.  Grey: {window.low:g} to {window.high:g} HU.  Error, generated minus true: "
-    levels += f"blue {-ERROR_HU:g} HU, white 0, red {ERROR_HU:g} HU."
-    draw.text((GAP, size[1] - foot / 2), levels, font=font(13), fill=ACCENT, anchor="lm")
+    draw.text((GAP, size[1] - bottom / 2), foot, font=font(13), fill=ACCENT, anchor="lm")
     return sheet
 
 
