@@ -8,7 +8,7 @@ DEMO := $(if $(filter phantom,$(DATA)),demo,chests)
 VIEWER := demo/node_modules/.package-lock.json
 AXE := demo/node_modules/axe-core/package.json
 
-.PHONY: demo pe test test-slow test-nightly test-processes faults viewer test-web web lint figures docs clean clean-cache
+.PHONY: demo pe weights test test-slow test-nightly test-processes faults viewer test-web web lint figures docs clean clean-cache
 
 demo: $(STAMP)
 	@$(BIN)/python train/train_vqgan.py experiment=$(DEMO)_vqgan $(DEMO_VQGAN)
@@ -16,6 +16,17 @@ demo: $(STAMP)
 	@$(if $(filter chests,$(DEMO)),$(BIN)/python evaluation/generate.py checkpoint=outputs/demo/train_ddpm \
 		xray=assets/films output=outputs/demo/films overwrite=true)
 	@$(BIN)/python evaluation/evaluate.py experiment=$(DEMO)_evaluate overwrite=true $(DEMO_EVALUATE)
+
+# The shipped weights, from assets/chests: about two hours on two CPU cores. An interrupted call continues.
+weights: $(STAMP)
+	@$(BIN)/python train/train_lung_network.py model.results_folder=outputs/chest_128/train_lung_network model.resume=auto
+	@cp "$$(ls -t outputs/chest_128/train_lung_network/*/lungs_xray.safetensors | head -1)" assets/networks/
+	@$(BIN)/python train/train_vqgan.py experiment=chest_128_vqgan model.resume=auto
+	@$(BIN)/python train/train_ddpm.py experiment=chest_128_ddpm model.resume=auto
+	@$(BIN)/python evaluation/export.py checkpoint=outputs/chest_128/train_ddpm output=outputs/chest_128/export \
+		format=safetensors precision=bfloat16 seen=true overwrite=true
+	@cp outputs/chest_128/export/*.safetensors assets/chest_128.safetensors
+	@$(BIN)/python evaluation/evaluate.py experiment=chest_128_evaluate overwrite=true
 
 # Pulmonary embolism on phantoms: trains a generator and four classifiers, ends with their table and a report.
 pe: $(STAMP)

@@ -11,7 +11,7 @@ from ddpm.checkpoint.load import load_pipeline
 from ddpm.pipeline_folder import is_folder
 
 PHANTOM_WEIGHTS = ROOT / "assets" / "phantom_128.safetensors"  # docs/demo_weights.md
-SHIPPED = PHANTOM_WEIGHTS
+SHIPPED = ROOT / "assets" / "chest_128.safetensors"  # docs/model_card.md
 
 
 def resolve_device(name: str) -> torch.device:

@@ -44,7 +44,7 @@ class XrayToCTPipeline(TensorPipeline):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | PathLike = "shipped", **options):
-        """The pipeline of `shipped` (docs/demo_weights.md), a .ckpt, a .safetensors, a diffusers folder or a hub id.
+        """The pipeline of `shipped` (docs/model_card.md), a .ckpt, a .safetensors, a diffusers folder or a hub id.
 
         A folder of trainings stands for its newest checkpoint.
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from evaluation_fakes import FakePipeline, chest_world, oracle, protocol
+from folder_sources import source
 from phantom_sources import phantom_source
 
 from common.errors import UserError
@@ -29,6 +30,14 @@ def test_the_phantom_weights_are_evaluated_on_phantoms_with_a_warning(caplog):
     test = phantoms.rows[phantoms.rows["split"] == "test"]
     assert check_patient_leakage(test, trained, phantoms.describe(), str(PHANTOM_WEIGHTS), "")["train"] == 0
     assert "has no patients of the training" in caplog.text
+
+
+def test_the_shipped_weights_have_seen_all_chests_but_the_one_of_their_model_card():
+    rows = source(None, root_dir="repository:/assets/chests", require_manifest=True).rows
+    held_out, trained = rows["patient"] == "lidc-idri-0001", read(SHIPPED).protocol
+    assert check_patient_leakage(rows[held_out], trained, {}, "", "")["train"] == 0
+    with pytest.raises(UserError, match="trained on 6 of the 6 patients"):
+        check_patient_leakage(rows[~held_out], trained, {}, "weights", "")
 
 
 def test_the_shipped_checkpoint_is_used_if_none_is_trained_or_named(tmp_path):
