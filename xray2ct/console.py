@@ -19,6 +19,7 @@ def _command(script: str) -> Callable[[], None]:
 
 
 prepare = _command("dataset/prepare.py")
+public = _command("dataset/public.py")
 train_vqgan = _command("train/train_vqgan.py")
 encode_latents = _command("train/encode_latents.py")
 train_ddpm = _command("train/train_ddpm.py")
