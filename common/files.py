@@ -147,7 +147,7 @@ def _earlier(folder: Path, names: Iterable[str], overwrite: bool) -> list[Path]:
 
 def point_latest(folder: Path) -> None:
     """Lets `latest` beside a folder point to it, as a link, or as a text file where links are not allowed."""
-    target, beside = folder.parent / LATEST, folder.parent / f"{PREFIX}{os.getpid()}-{LATEST}"
+    target, beside = folder.parent / LATEST, folder.parent / f"{PREFIX}{os.getpid()}-{folder.name}-{LATEST}"
     if target.is_dir() and not target.is_symlink():
         return  # a folder of the user
     try:

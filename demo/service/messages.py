@@ -98,8 +98,25 @@ class Progress:
     slices: Path | None = None
 
 
-@dataclass(frozen=True)
-class Result:
+@dataclass(frozen=True, kw_only=True)
+class XrayComparison:
+    """The X-ray of a generated volume beside it.
+
+    Attributes:
+        reprojection: mean absolute difference between the DRR of the volume and the X-ray, both in [0, 1]; None if
+            the window does not keep line integrals.
+        lungs: one line on the lungs of the volume against those in the X-ray; `lungs.png` and `given_lungs.png` show
+            both outlines.
+        projections: of points of the volume onto X-ray and film (`demo.service.xray_position`).
+    """
+
+    reprojection: float | None = None
+    lungs: str = ""
+    projections: dict = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result(XrayComparison):
     """A generated volume.
 
     Attributes:
@@ -110,11 +127,6 @@ class Result:
             `how` names the resampling of the CT. None without a CT.
         seconds: run time without waiting.
         preview: too few steps, so the spread is too small.
-        reprojection: mean absolute difference between the DRR of the volume and the X-ray, both in [0, 1]; None if
-            the window does not keep line integrals.
-        lungs: one line on the lungs of the volume against those in the X-ray; `lungs.png` and `given_lungs.png` show
-            both outlines.
-        projections: of points of the volume onto X-ray and film (`demo.service.xray_position`).
         files: file name to local path.
     """
 
@@ -125,9 +137,6 @@ class Result:
     metrics: dict | None
     seconds: float
     preview: bool = False
-    reprojection: float | None = None
-    lungs: str = ""
-    projections: dict = field(default_factory=dict)
     files: dict[str, Path] = field(default_factory=dict)
 
     @property
