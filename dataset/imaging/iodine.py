@@ -6,8 +6,6 @@ Voxels above `IODINE_HU` inside the chest cavity, except the spine, are blood wi
 import numpy as np
 from jaxtyping import Bool, Float
 from scipy import ndimage
-from skimage.morphology import convex_hull_image
-from skimage.segmentation import watershed
 
 from dataset.imaging.lung_segmentation import segment_lungs
 from dataset.imaging.volume import Volume
@@ -52,6 +50,8 @@ def iodine_mask(hu: Float[np.ndarray, "d h w"], spacing: tuple[float, float, flo
     markers[dense & (~cavity | core)] = 1
     markers[dense & cavity & far] = 2
     # the aorta touches the spine: the watershed separates them at the neck
+    from skimage.segmentation import watershed  # late: generation imports this module and needs no scikit-image
+
     thickness = ndimage.distance_transform_edt(dense, sampling=spacing)
     return watershed(-thickness, markers, mask=dense) == 2
 
@@ -89,6 +89,8 @@ def _back_of_lungs(lungs: np.ndarray, spacing: tuple) -> np.ndarray:
 
 def _cavity(lungs: np.ndarray, middle: float, spacing: tuple) -> np.ndarray:
     """Eroded convex hull of the lungs in each axial slice; the other lung, mirrored, replaces a missing one."""
+    from skimage.morphology import convex_hull_image
+
     cavity = np.zeros_like(lungs)
     split = int(round(middle))
     for z in np.flatnonzero(lungs.any(axis=(1, 2))):

@@ -4,7 +4,6 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from dataset.imaging.drr import forward_image, scale_xray
 from dataset.imaging.forward_model import ForwardModel
 from evaluation.metrics.base import CaseView, Metric, NotMeasured
 
@@ -29,6 +28,8 @@ def scaled_drr(
 
     With `known`, where its X-ray is known, the DRR is scaled there as that is, and NaN elsewhere.
     """
+    from dataset.imaging.drr import forward_image, scale_xray  # late: scoring without it needs no reader of CT
+
     image = forward_image(volume, spacing, torch.tensor(pose), size, model)
     shown = image if known is None else image[known]
     if not shown.numel() or float(shown.amax() - shown.amin()) < 1e-6:

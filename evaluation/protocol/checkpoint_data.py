@@ -5,9 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from common.cli import CONFIG, recompose
+from common.errors import UserError
 from common.value_ranges import leaves
 
 SIZES = ("volume_size", "window", "xray_size", "views", "align", "remove_table")  # on which every data set depends
@@ -30,7 +32,7 @@ def take_data_of_checkpoint(cfg: DictConfig, command: str, protocol: dict, check
     """Fills `cfg.dataset` from the protocol of a checkpoint and from the config of its run, where it stands beside.
 
     Values of the command line count more. With `dataset=` of the command line only sizes, window and alignment come
-    from the checkpoint; with `experiment=` nothing does.
+    from the checkpoint; with `experiment=` nothing does. UserError for a key that the data set lacks.
     """
     if not HydraConfig.initialized() or "dataset" not in HydraConfig.get().runtime.choices:
         return  # not a command, or one that repeats a stored config
@@ -43,7 +45,13 @@ def take_data_of_checkpoint(cfg: DictConfig, command: str, protocol: dict, check
         log.warning("the checkpoint was trained on %s, which is no option of dataset=; give dataset=<option>", name)
         return
     own = [word for word in words if word.startswith(("dataset=", "dataset.", "dataset/"))]
-    data = recompose(command, own if chosen else [f"dataset={name}", *own])
+    try:
+        data = recompose(command, own if chosen else [f"dataset={name}", *own])
+    except HydraException as error:
+        raise UserError(
+            f"{' '.join(own)}: the checkpoint was trained on dataset={name}, which does not take this "
+            f"({str(error).splitlines()[0]}); give dataset=<option> to choose another data set"
+        ) from error
     taken = _trained(protocol, {} if chosen else _of_run(checkpoint))
     for key, _ in leaves(data.dataset):
         if key in taken and f"dataset.{key}" not in keys:

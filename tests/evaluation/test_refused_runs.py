@@ -6,6 +6,7 @@ from forked_command import run_command
 from PIL import Image
 
 from common.errors import UserError
+from evaluation.generation.open_pipeline import PHANTOM_WEIGHTS
 
 pytestmark = pytest.mark.slow
 
@@ -32,11 +33,11 @@ def files(tmp_path):
 
 
 COMMANDS = {
-    "score": (["truth=xray", "prediction=films"], "truth=xray: no NIfTI", None),
+    "score": (["truth=xray", "prediction=films"], "truth=xray: no volume file", None),
     "generate": (["xray=xray", "checkpoint=shipped"], "not look like a frontal chest", None),
     "films": (["films=films", "checkpoint=shipped"], "not look like a frontal chest", None),
     "evaluate": (
-        ["dataset.train=1", "dataset.val=1", "dataset.test=1", "checkpoint=shipped"],
+        ["dataset.train=1", "dataset.val=1", "dataset.test=1", f"checkpoint={PHANTOM_WEIGHTS}"],
         "a patient of the training",
         refuse_inputs,
     ),

@@ -9,10 +9,9 @@ from omegaconf import OmegaConf
 def test_differences_are_listed_and_stop_the_run(training):
     first = training.start(kill_in_checkpoint={"moment": "after_rename", "count": 2})
     assert first.wait() == -9
-    rate = {"vqgan": "lr", "ddpm": "train_lr"}[training.stage]
-    changes = (f"model.{rate}=0.002", "model.batch_size=3", "model.num_workers=0")
+    changes = ("model.train_lr=0.002", "model.batch_size=3", "model.num_workers=0")
     line = training.resume(*changes).refusal()
-    assert "model.batch_size was 2, is 3" in line and f"model.{rate} was 0.0003, is 0.002" in line
+    assert "model.batch_size was 2, is 3" in line and "model.train_lr was 0.0003, is 0.002" in line
     assert "model.resume_changed=true" in line and "num_workers" not in line
     assert "continuing although" in training.resume(*changes, "model.resume_changed=true").fine()
     home = training.last.parent.parent / ".hydra"

@@ -5,7 +5,6 @@ from collections.abc import Callable
 
 import torch
 from jaxtyping import Bool, Float
-from monai.metrics import compute_hausdorff_distance
 from torch import Tensor
 
 from evaluation.metrics.base import CaseView, Metric, NotMeasured
@@ -31,6 +30,8 @@ def centroid_shift(found: Mask, truth: Mask, spacing: Spacing) -> float:
 
 def hausdorff_95(found: Mask, truth: Mask, spacing: Spacing) -> float:
     """95 % Hausdorff distance of the surfaces in mm, the larger of both directions (MONAI)."""
+    from monai.metrics import compute_hausdorff_distance  # late: scoring without it needs no MONAI
+
     masks = (mask[None, None].cpu().float() for mask in (found, truth))
     return float(compute_hausdorff_distance(*masks, include_background=True, percentile=95, spacing=spacing))
 

@@ -6,6 +6,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
 from common.cli import CONFIG
+from common.errors import UserError
 from evaluation.protocol.checkpoint_data import dataset_given, take_data_of_checkpoint
 
 TRAINED = {"dataset": "lidc", "volume_size": [32, 48, 48], "window": [-1000, 400], "xray_size": [96, 96], "views": 1}
@@ -38,6 +39,13 @@ def dataset(tmp_path):
         return OmegaConf.to_container(cfg.dataset, resolve=True)
 
     return take
+
+
+def test_a_key_of_another_data_set_is_refused_in_one_line(dataset):
+    with pytest.raises(
+        UserError, match="dataset.train=3: the checkpoint was trained on dataset=lidc.*dataset=<option>"
+    ):
+        dataset("dataset.train=3")
 
 
 def test_data_set_sizes_window_and_folder_are_those_of_the_training(dataset, capsys):
