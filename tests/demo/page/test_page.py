@@ -41,6 +41,7 @@ def test_upload_generate_view_and_download(page, tmp_path):
     generate(page, steps=3, samples=2, seed=7)
     page.wait_for_selector(".xv[data-ready]")
     page.wait_for_timeout(500)
+    assert page.evaluate("document.activeElement.className") == "xv-desk"  # before any click
     for plane in ("axial", "coronal", "sagittal"):
         assert pixels(page, page.locator(f".xv-tile-{plane}").bounding_box()).std() > 5
     before = page.locator(".xv-hu").inner_text(), page.locator(".xv-place").inner_text()
@@ -54,7 +55,6 @@ def test_upload_generate_view_and_download(page, tmp_path):
     assert "Synthetic, not for diagnosis" in page.locator(".xc-banner").inner_text()
     assert page.locator(".xv-synthetic:visible").count() == 4
     assert "millilitres" in page.locator(".xc-pictures").inner_text()
-    assert page.evaluate("document.activeElement.className") == "xv-desk"
     assert "The volume is ready" in page.locator("#xc-say").inner_text()
     films = page.locator(".xc-film")
     assert films.count() == 2
