@@ -82,13 +82,13 @@ class ForwardModel:
 
     @classmethod
     def of_protocol(cls, protocol: dict) -> "ForwardModel | None":
-        """That of the data of a protocol; None where it is not stated, as for radiographs and input volumes.
+        """That of the data of a protocol; None where it is not described, as for radiographs and input volumes.
 
         Protocols of earlier versions do not state it, but determine it.
         """
-        stated = protocol.get("forward_model")
-        if isinstance(stated, dict):
-            known = {key: stated[key] for key in cls.__dataclass_fields__ if key in stated}
+        described = protocol.get("forward_model")
+        if isinstance(described, dict):
+            known = {key: described[key] for key in cls.__dataclass_fields__ if key in described}
             return cls(**known) if known.get("attenuation", "bilinear") in MAPS else None
         drr = protocol.get("drr")
         if isinstance(drr, dict):

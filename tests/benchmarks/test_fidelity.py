@@ -1,7 +1,6 @@
 """The fidelity benchmark: its commands compose, rows merge, differences and hypotheses follow the scores."""
 
 import json
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -11,10 +10,9 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from phantom_sources import phantom_source
 
-from benchmarks.fidelity import hypotheses, samplers, solvers, table
+from benchmarks.fidelity import hypotheses, table
 from benchmarks.fidelity.render_xrays import render
 from benchmarks.fidelity.run import plan, refuse_stale, train
-from benchmarks.fidelity.sampler_plots import guidance_picture, quality_picture
 from benchmarks.fidelity.stored_xrays import StoredXrayPhantoms, read_xray_row, stored_xrays, write_xrays
 from benchmarks.fidelity.variants import BASELINES, Method, methods
 from common.errors import UserError
@@ -224,101 +222,6 @@ def test_scores_of_an_earlier_training_are_refused(tmp_path):
     checkpoint.write_bytes(b"second")
     with pytest.raises(SystemExit, match="has the scores of another training than .*last.ckpt; remove it"):
         refuse_stale(tmp_path, checkpoint)
-
-
-def way(evaluations: int, psnr: float, spread: float, **extra) -> dict:
-    rng = np.random.default_rng(evaluations)
-    cases = {}
-    for i in range(12):
-        noise = 1e-3 * rng.normal(size=6)
-        values = [psnr, psnr + 1, psnr + 1.2, spread, 20.0, 5.0, 4.0]
-        names = (*solvers.ERRORS, *solvers.RATIOS, *solvers.DISTANCES)
-        cases[f"p{i}"] = dict(zip(names, (np.array(values) + [*noise, 0]).tolist(), strict=True))
-        cases[f"p{i}"]["amplitude"] = [100.0 * spread / 90.0, 10.0]
-    described = {"sampler": "x", "step_spacing": "trailing", "steps": evaluations, "evaluations": evaluations}
-    return {**described, "guidance_scale": 1.0, "seconds": 1.0, "samples": 8, "cases": cases, **extra}
-
-
-HOW = {"checkpoint": {"file": "last.ckpt", "sha256": "0" * 64}, "split": "test", "cases": 12, "samples": 8}
-
-
-def test_samplers_are_compared_with_1000_steps(tmp_path):
-    found = {"default": way(12, 23.05, 91.0), "fast": way(4, 22.7, 60.0), "sde": way(20, 23.0, 80.0)}
-    result = samplers.report(found | {samplers.REFERENCE: way(1000, 23.0, 90.0)}, False, HOW)
-    assert result["protocol"] == HOW
-    against = result["ways"]["default"]["against"]
-    assert against["psnr_one"]["mean"] == pytest.approx(0.05, abs=0.01)
-    assert against["spread"]["mean"] == pytest.approx(91 / 90, abs=1e-3)
-    assert against["amplitude"]["worst"] == pytest.approx(91 / 90, abs=1e-3)
-    (tmp_path / "samplers_64.json").write_text(json.dumps(result))
-    entries = hypotheses.sampler_hypotheses(tmp_path / "samplers_64.json")
-    verdicts = {entry["words"]: entry["verdict"] for entry in entries}
-    assert [v for w, v in verdicts.items() if w.startswith("sampler default: spread")] == ["shown"]
-    assert [v for w, v in verdicts.items() if w.startswith("sampler fast")] == ["not reached"]
-    worst = {w.partition(":")[0]: v for w, v in verdicts.items() if "worst frequency" in w}
-    assert worst == {"sampler default": "reached, no interval", "sampler sde": "not reached"}
-    assert all("on 12 test cases" in words for words in verdicts)
-    assert samplers.REFERENCE in samplers.markdown(result)
-    assert len(quality_picture(result).axes) == 4
-
-
-def test_the_guidance_sweep_has_a_table_and_a_picture():
-    found = {f"guidance {g:g}": way(12, 23 - abs(g - 1), 90.0, guidance_scale=g) for g in (0.5, 1.0, 2.0)}
-    result = samplers.report(found, True, HOW)
-    assert result["reference"] == "guidance 1" and len(guidance_picture(result).axes) == 4
-
-
-def test_samplers_draw_independent_samples_and_the_default_is_that_of_the_config():
-    found = samplers.ways(False)
-    assert not any(setting["antithetic"] for setting in found.values())
-    assert found["default"]["steps"] <= 20 and found["fast"]["steps"] <= 4
-    assert found[samplers.REFERENCE] == {"scheduler": "DDPMScheduler", "steps": 1000, "antithetic": False}
-    assert {setting["guidance_scale"] for setting in samplers.ways(True).values()} == set(samplers.GUIDANCE)
-
-
-def test_a_run_of_few_samplers_reports_all_stored_results(tmp_path):
-    settings, measured = {"a, 4": {"steps": 4}, "b": {"steps": 8}, "c": {"steps": 12}}, []
-
-    def gather(wanted, split="val", folder=tmp_path / "kept", settings=settings):
-        def measure(setting):
-            measured.append(setting["steps"])
-            return {"steps": setting["steps"]}
-
-        published = tmp_path / "samplers_64.json"
-        found = samplers.gather(folder, {"split": split}, settings, wanted, measure, published)
-        published.write_text(json.dumps({"ways": found}))
-        return list(found)
-
-    assert gather(["b", "a, 4"]) == ["a, 4", "b"] and measured == [8, 4]
-    assert gather(["c"]) == ["a, 4", "b", "c"] and measured == [8, 4, 12]
-    assert gather(["a, 4"], settings=settings | {"a, 4": {"steps": 5}}) == ["a, 4", "b", "c"] and measured[3:] == [5]
-    for other in ({"split": "test"}, {"folder": tmp_path / "elsewhere"}):
-        with pytest.raises(SystemExit, match="samplers_64.json: 2 of its ways.*--output"):
-            gather(["b"], **other)
-    assert len(measured) == 4  # the error comes before any measurement
-    assert gather(list(settings), split="test") == list(settings) and measured[4:] == [4, 8, 12]
-
-
-def test_an_unknown_sampler_is_refused_with_the_choices(monkeypatch, capsys):
-    monkeypatch.setattr("sys.argv", ["samplers.py", "--checkpoint", "none.ckpt", "--ways", "sde", "ddmp"])
-    with pytest.raises(SystemExit):
-        samplers.main()
-    assert "--ways 'ddmp': choose from default; fast; sde" in capsys.readouterr().err
-
-
-def test_guidance_without_condition_drop_in_training_is_refused(monkeypatch, tmp_path):
-    monkeypatch.setattr("ddpm.checkpoint.load.load_pipeline", lambda *_, **__: SimpleNamespace(guided=False))
-    arguments = ["--checkpoint", "last.ckpt", "--guidance", "--home", str(tmp_path), "--output", str(tmp_path)]
-    monkeypatch.setattr("sys.argv", ["samplers.py", *arguments])
-    with pytest.raises(SystemExit, match="--guidance: last.ckpt was trained without condition drop"):
-        samplers.main()
-
-
-def test_the_published_samplers_have_their_protocol():
-    held = json.loads((table.HERE / "samplers_64.json").read_text())
-    assert held["protocol"]["split"] == "val" and held["protocol"]["samples"] == held["ways"]["default"]["samples"]
-    assert {way["against"]["cases"] for way in held["ways"].values()} == {held["protocol"]["cases"]}
-    assert len(held["protocol"]["checkpoint"]["sha256"]) == 64
 
 
 def test_measured_coverage_becomes_a_sentence(tmp_path):

@@ -87,8 +87,8 @@ def test_the_xray_of_a_phantom_is_that_of_its_plain_drawing_alone():
     """Its forward model applies to the drawing without contrast; the volume with contrast is refused."""
     source = PhantomSource(Population(1, 1, 1), Geometry((32, 32, 32)), Xrays((64, 64)))
     row = {"id": "phantom_00000003"}
-    case, stated = source.build(row), source.forward_model()
-    model = ForwardModel.of_protocol({"forward_model": stated})
+    case, described = source.build(row), source.forward_model()
+    model = ForwardModel.of_protocol({"forward_model": described})
     assert model.iodine == NOT_DRAWN and "contrast medium" in model.why_not_applicable
     plain = torch.from_numpy(render_phantom(3, 0, (32, 32, 32), source.population.extent).hu_plain).float()
     spacing = case["spacing"].tolist()
@@ -99,7 +99,7 @@ def test_the_xray_of_a_phantom_is_that_of_its_plain_drawing_alone():
         for hu in (plain, case["ct"].float())
     ]
     assert found[0] < 0.001 < 0.01 < found[1]
-    assert json.loads(json.dumps(stated)) == stated and stated["attenuation_map"]["energy"] == 70.0
+    assert json.loads(json.dumps(described)) == described and described["attenuation_map"]["energy"] == 70.0
     noisy = PhantomSource(Population(1, 1, 1), Geometry((32, 32, 32)), Xrays((64, 64)), pose_noise=True)
     assert noisy.forward_model()["pose"].startswith("unknown")
 

@@ -1,6 +1,7 @@
 """Parts of the page: escaped text, progress, durations, samples; the lock file of npm."""
 
 import json
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -9,6 +10,7 @@ from common.files import ROOT
 from dataset.imaging.frontal_check import why_not_frontal
 from dataset.io.xray import read_xray
 from demo.page import html
+from demo.server.app_factory import viewer_files
 from demo.service.examples import EXAMPLES, draw_sample
 from demo.service.messages import Progress
 from demo.service.trust import how_far_to_trust
@@ -80,3 +82,9 @@ def test_the_lock_file_contains_hashes_and_no_address():
     assert all(entry["integrity"].startswith("sha512-") for entry in packages.values())
     for name, version in pinned.items():
         assert version[0].isdigit() and packages[f"node_modules/{name}"]["version"] == version
+
+
+def test_routes_name_existing_files_only():
+    files = viewer_files()
+    assert all(isinstance(path, Path) and path.is_file() for path in files.values())
+    assert {"viewer.js", "viewer.css", "niivue.js"} <= set(files)

@@ -1,7 +1,5 @@
 """The viewer in a real browser: orientation by pixels, crosshair, windows, overlay, a second volume."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 from browser import chromium, needs_browser, outside, pixels, served, watched_page
@@ -343,9 +341,3 @@ def test_a_slab_is_a_moving_extreme_or_mean(shown, kind):
         expected = [reduce(lines[max(0, start) : start + count], axis=0) for start in low]
         found = np.array(page.evaluate(call, [values.ravel().tolist(), axis, count, kind])).reshape(values.shape)
         np.testing.assert_allclose(np.moveaxis(found, 2 - axis, 0), expected, atol=1e-3)
-
-
-def test_routes_name_existing_files_only():
-    files = viewer_files()
-    assert all(isinstance(path, Path) and path.is_file() for path in files.values())
-    assert {"viewer.js", "viewer.css", "niivue.js"} <= set(files)

@@ -204,12 +204,12 @@ def test_unknown_poses_give_no_reprojection(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("stated", "reason"),
+    ("model", "reason"),
     [(None, "do not state how their X-rays came about"), ({"iodine": "not drawn"}, "without contrast medium")],
 )
-def test_xrays_that_no_volume_can_be_compared_with_give_no_reprojection(tmp_path, stated, reason):
+def test_xrays_that_no_volume_can_be_compared_with_give_no_reprojection(tmp_path, model, reason):
     data = chest_data(4, 2, 2)
-    data.protocol()["forward_model"] = stated
+    data.protocol()["forward_model"] = model
     result = run(data, tmp_path, **REPROJECTED)
     assert reason in result["protocol"]["not_measured"]["reprojection"]
 
