@@ -10,7 +10,7 @@ from common.files import ROOT
 from dataset.imaging.frontal_check import why_not_frontal
 from dataset.io.xray import read_xray
 from demo.page import html
-from demo.server.app_factory import viewer_files
+from demo.server.app_factory import NIIVUE, viewer_files
 from demo.service.examples import EXAMPLES, draw_sample
 from demo.service.messages import Progress
 from demo.service.trust import how_far_to_trust
@@ -84,6 +84,7 @@ def test_the_lock_file_contains_hashes_and_no_address():
         assert version[0].isdigit() and packages[f"node_modules/{name}"]["version"] == version
 
 
+@pytest.mark.skipif(not NIIVUE.is_file(), reason="the viewer is not installed (make web)")
 def test_routes_name_existing_files_only():
     files = viewer_files()
     assert all(isinstance(path, Path) and path.is_file() for path in files.values())
