@@ -39,9 +39,9 @@ export class Toolbar {
     this.shown = choice("volume", entries, (value) => viewer.setVolume(Number(value)));
     this.compared = choice("volume beside it", [["", "alone"], ...entries], (value) => viewer.setCompared(value === "" ? null : Number(value)));
     return group("Volume",
-      button("‹", () => viewer.setVolume(viewer.shown - 1), { title: "previous volume (P)", ariaLabel: "previous volume" }),
+      button("‹", () => viewer.setVolume(viewer.wanted - 1), { title: "previous volume (P)", ariaLabel: "previous volume" }),
       this.shown,
-      button("›", () => viewer.setVolume(viewer.shown + 1), { title: "next volume (N)", ariaLabel: "next volume" }),
+      button("›", () => viewer.setVolume(viewer.wanted + 1), { title: "next volume (N)", ariaLabel: "next volume" }),
       Object.assign(document.createElement("span"), { className: "xv-beside", textContent: "beside" }),
       this.compared,
     );

@@ -64,7 +64,7 @@ class Viewer {
     this.range = options.window.map(Number);
     this.sources = new Sources(options);
     this.panels = [new Panel()];
-    Object.assign(this, { shown: 0, compared: null, plane: "axial", separate: false, crosshairOn: true, opacity: 0 });
+    Object.assign(this, { shown: 0, wanted: 0, compared: null, plane: "axial", separate: false, crosshairOn: true, opacity: 0 });
     Object.assign(this, { tool: "crosshair", slab: { kind: "slice", mm: 10 }, layout: "multiplanar", playing: null });
     const { level, width } = firstWindow(this.range);
     this.windows = Object.fromEntries(Object.keys(PLANES).map((plane) => [plane, { level, width }]));
@@ -130,13 +130,14 @@ class Viewer {
     this.#read();
   }
 
-  /** Shows another volume in the first panel. */
+  /** Shows another volume in the first panel; `shown` changes when it is loaded. */
   async setVolume(index) {
     const { count } = this.sources;
-    const wanted = this.shown = (index + count) % count;
+    const wanted = this.wanted = (index + count) % count;
     const image = await this.sources.load(wanted);
-    if (wanted !== this.shown) return; // another was chosen meanwhile
+    if (wanted !== this.wanted) return; // another was chosen meanwhile
     this.panels[0].show(image);
+    this.shown = wanted;
     this.#titles();
   }
 
