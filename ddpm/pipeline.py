@@ -24,7 +24,7 @@ from ddpm.diffusion.sample_noise import SampleNoise, can_pair
 from ddpm.diffusion.samplers import PREVIEW, PREVIEW_STEPS, clean_latents, make_sampler, network_timestep
 from ddpm.diffusion.solvers import LogSNRSolver
 from ddpm.latent.base import LatentEncoder
-from ddpm.pipeline_folder import INDEX, check_index, forget_paths, read_part, read_settings
+from ddpm.pipeline_folder import FILES, check_index, make_portable, read_part, read_settings
 from ddpm.registry import NETWORKS, OPTIONAL, TRAINED
 from ddpm.weights.hub import expect_hub_id, upload
 from ddpm.xray_encoder.base import XrayEncoder
@@ -121,10 +121,10 @@ class XrayToCTPipeline(DiffusionPipeline):
             super().save_pretrained(save_directory, **{**options, "safe_serialization": True})
         finally:
             self.scheduler = sampler
-        forget_paths(save_directory)
+        make_portable(save_directory)
         if push_to_hub:  # only now that the folder holds no path
             message = hub.pop("commit_message", None) or f"Upload {type(self).__name__}"
-            files = [INDEX, "README.md", *(f"{name}/*" for name in (*self.networks, "scheduler"))]
+            files = [*FILES, *(f"{name}/*" for name in (*self.networks, "scheduler"))]
             upload(save_directory, hub_id, files, message=message, **hub)
 
     @property

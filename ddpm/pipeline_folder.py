@@ -21,6 +21,14 @@ from ddpm.weights.licences import public_name
 INDEX = "model_index.json"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 INSTALLED = "xray2ct."  # before the names of modules where the project is installed (xray2ct/rooms.py)
+LIBRARY = "xray2ct.parts"  # from which diffusers imports the classes of the index
+PIPELINE_FILE = "pipeline.py"
+FILES = (INDEX, PIPELINE_FILE, "README.md")  # of a folder, beside its parts
+PIPELINE_CODE = '''"""The class of this folder, for `custom_pipeline` of diffusers; xray2ct must be installed."""
+
+import xray2ct.parts  # diffusers takes classes only from modules that are loaded
+from xray2ct import XrayToCTPipeline
+'''
 
 
 def is_folder(path: str | Path) -> bool:
@@ -46,9 +54,9 @@ def check_index(folder: str | Path, linked: bool = False) -> list[str]:
     for name in (*parts, "scheduler"):
         known = SCHEDULERS if name == "scheduler" else PARTS
         found = index.get(name)
-        allowed = {(_library(cls), cls_name) for cls_name, cls in known.items()}
+        allowed = {(place, cls_name) for cls_name, cls in known.items() for place in (_library(cls), LIBRARY)}
         module, *rest = map(str, found) if isinstance(found, list) and found else (found,)
-        module = str(module).removeprefix(INSTALLED)
+        module = str(module) if module == LIBRARY else str(module).removeprefix(INSTALLED)
         if (MOVED.get(module, module), *(RENAMED_CLASSES.get(name, name) for name in rest)) not in allowed:
             raise UserError(f"{folder / INDEX}: {name} is {found}, not one of {', '.join(known)}; nothing was run")
         files = ["scheduler_config.json"] if name == "scheduler" else ["config.json", WEIGHTS]
@@ -92,7 +100,7 @@ def read_settings(folder: str | Path) -> dict:
     return found
 
 
-def forget_paths(folder: str | Path) -> None:
+def _forget_paths(folder: str | Path) -> None:
     """Removes paths, which may hold personal names, from every config of a folder.
 
     diffusers writes its own path into each; `source` of an encoder keeps its last part, or a hub id.
@@ -105,6 +113,23 @@ def forget_paths(folder: str | Path) -> None:
         if content != written:
             with atomic_path(file) as temporary:
                 temporary.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def make_portable(folder: str | Path) -> None:
+    """Removes paths, and lets `diffusers.DiffusionPipeline.from_pretrained(folder, custom_pipeline=folder)` open it.
+
+    The index then names the parts by `xray2ct.parts`, which every installation has, and `pipeline.py` the
+    class of the pipeline; this project reads the index only.
+    """
+    _forget_paths(folder)
+    file = Path(folder) / INDEX
+    content = {
+        name: [LIBRARY, entry[1]] if isinstance(entry, list) and entry[1:] and entry[1] in PARTS else entry
+        for name, entry in _json(file).items()
+    }
+    with atomic_path(file) as temporary:
+        temporary.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    (Path(folder) / PIPELINE_FILE).write_text(PIPELINE_CODE, encoding="utf-8")
 
 
 def _library(cls: type) -> str:

@@ -1,4 +1,4 @@
-"""Exports a trained generator as a diffusers folder, a MONAI bundle or one file, with a model card; uploads it.
+"""Exports a trained generator for diffusers, MONAI or torch.export, or as one file, with a model card; uploads it.
 
 `python evaluation/export.py checkpoint=<path> output=<folder> format=diffusers push=<user>/<name>`
 """

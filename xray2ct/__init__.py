@@ -6,7 +6,7 @@ from xray2ct.rooms import load
 
 if TYPE_CHECKING:
     from common.errors import UserError
-    from evaluation.generation.public_pipeline import XrayToCTPipeline
+    from evaluation.generation.public_pipeline import XrayToCTPipeline, from_pretrained
     from evaluation.generation.synthetic_ct import SyntheticCT, SyntheticCTs
 
 PLACES = {
@@ -14,12 +14,13 @@ PLACES = {
     "SyntheticCTs": "evaluation.generation.synthetic_ct",
     "UserError": "common.errors",
     "XrayToCTPipeline": "evaluation.generation.public_pipeline",
+    "from_pretrained": "evaluation.generation.public_pipeline",
 }
-__all__ = ["SyntheticCT", "SyntheticCTs", "UserError", "XrayToCTPipeline"]  # those of PLACES
+__all__ = ["SyntheticCT", "SyntheticCTs", "UserError", "XrayToCTPipeline", "from_pretrained"]  # those of PLACES
 
 
 def __getattr__(name: str) -> Any:
-    """Loads a class when it is first used, so that commands do not load what they do not need."""
+    """Loads a class or function when it is first used, so that commands do not load what they do not need."""
     if name not in PLACES:
         raise AttributeError(f"module 'xray2ct' has no attribute '{name}'; it has {', '.join(__all__)}")
     return getattr(load(PLACES[name]), name)

@@ -34,12 +34,14 @@ def conditional_mean(
 
     Features without NaN are returned as they are.
     """
-    unknown = z.isnan()
-    if not unknown.any():
+    unknown, exporting = z.isnan(), torch.compiler.is_exporting()  # a program has no branch that depends on values
+    if not exporting and not unknown.any():
         return z
     known = torch.where(unknown, 0.0, z)
     if loadings is None:
         return known
+    if exporting:
+        return torch.where(unknown, _mean(known, unknown, loadings, noise), z)
     return torch.cat(
         [
             torch.where(hole, _mean(part, hole, loadings, noise), part)

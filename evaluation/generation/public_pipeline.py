@@ -165,6 +165,9 @@ class XrayToCTPipeline(TensorPipeline):
             self.set_sampler(**before)
 
 
+from_pretrained = XrayToCTPipeline.from_pretrained
+
+
 @contextmanager
 def _bar(pipeline: TensorPipeline) -> Iterator[Callable[[int, int], None]]:
     """The progress bar of diffusers (`set_progress_bar_config`)."""

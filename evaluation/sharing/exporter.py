@@ -1,4 +1,4 @@
-"""Exports a generator as a diffusers folder, a MONAI bundle or one safetensors file, with a model card."""
+"""Exports a generator as diffusers folder, MONAI bundle, safetensors file or torch programs, with a model card."""
 
 import json
 import shutil
@@ -15,10 +15,11 @@ from ddpm.weights.hub import expect_hub_id
 from ddpm.weights.licences import public_name
 from evaluation.sharing.model_card import model_card
 from evaluation.sharing.monai_bundle import write_bundle
+from evaluation.sharing.torch_programs import write_programs
 
-FORMATS = ("diffusers", "monai", "safetensors")
+FORMATS = ("diffusers", "monai", "safetensors", "torch_export")
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-OURS = ("model_index.json", "configs", "model.safetensors")  # an export holds one of these
+OURS = ("model_index.json", "configs", "model.safetensors", "programs.json")  # an export holds one of these
 CARD = {"monai": "docs/README.md"}  # place of the model card; README.md elsewhere
 
 
@@ -96,6 +97,8 @@ def export(
                 pipeline.save_pretrained(made)
             elif form == "monai":
                 write_bundle(pipeline, made, name)
+            elif form == "torch_export":
+                write_programs(pipeline, made)
             else:
                 export_pipeline(pipeline, made / "model.safetensors", PRECISIONS[precision])
             (made / CARD.get(form, "README.md")).write_text(card, encoding="utf-8")

@@ -19,29 +19,60 @@ LIMITS = """\
 - One sample and the mean of several are different estimators, which must not be compared with each other.
 - It was not tested as a medical device."""
 HERE = "<this folder>"
+LIBRARIES = {"monai": "monai", "torch_export": "pytorch"}  # diffusers otherwise
 USE = {
     "diffusers": """\
-From the root of xray2ct:
+After `pip install <clone of xray2ct>`, from any folder:
 ```python
-from dataset.io.xray import read_xray
-from ddpm.pipeline import XrayToCTPipeline
+import xray2ct
 
-pipeline = XrayToCTPipeline.from_pretrained("<this folder>")
-xray = read_xray("film.png", tuple(pipeline.protocol["xray_size"]))
-volumes = pipeline(xray[None, None, None], num_samples=4, seed=0).volumes  # HU, (1, 4, D, H, W)
+pipe = xray2ct.from_pretrained("<this folder>")
+result = pipe("film.png", num_samples=4, seed=0)  # reads, checks and aligns the X-ray
+result.volumes  # HU, (4, D, H, W)
+result.save("film_ct")
 ```
-`pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)` changes the sampler. From files, with
-alignment by the lungs: `python evaluation/generate.py xray=film.png checkpoint=<this folder>`.""",
+The same by diffusers, which runs the two imports of `pipeline.py`: `DiffusionPipeline.from_pretrained("<this folder>",
+custom_pipeline="<this folder>", trust_remote_code=True)`. Another sampler: `pipe.scheduler =
+DDIMScheduler.from_config(pipe.scheduler.config)`. As a command: `xray2ct-generate xray=film.png
+checkpoint=<this folder>`.""",
     "monai": """\
-From the root of xray2ct (a bundle's config is executed: run one only if you trust its source):
+After `pip install <clone of xray2ct>` and `pip install fire`, from any folder (a bundle's config is executed: run one
+only if you trust its source):
+```
+python -m monai.bundle run --config_file <this folder>/configs/inference.json --bundle_root <this folder> \\
+  --xray film.png --output_dir out
+```
+As a network in Python:
 ```python
 import monai.bundle
 
-root = "<this folder>"
-monai.bundle.run(config_file=f"{root}/configs/inference.json", bundle_root=root, xray="film.png", output_dir="out")
 network = monai.bundle.load("<name of this folder>", bundle_dir="<folder above it>", workflow_type="inference")
 volume = network(xray)  # (b, 1, h, w) in [0, 1] to HU (b, 1, D, H, W)
 ```""",
+    "torch_export": """\
+With torch and diffusers alone, on a CPU, from this folder:
+```python
+import json
+import torch
+from diffusers import DPMSolverMultistepScheduler
+
+torch.set_grad_enabled(False)
+names = ("xray_encoder", "denoiser", "decoder")
+encode, denoise, decode = (torch.export.load(f"{name}.pt2").module() for name in names)
+about, n = json.load(open("programs.json")), 4  # samples
+pose, extent = torch.tensor([about["nominal_pose"]]), torch.tensor([about["extent_mm"]])
+condition = encode(xray=xray, pose=pose, extent=extent)  # xray (1, views, 1, *xray_size) in [0, 1], bright bone
+condition = {name: part.expand(n, *part.shape[1:]) for name, part in condition.items()}
+scheduler = DPMSolverMultistepScheduler.from_pretrained("scheduler")
+scheduler.set_timesteps(about["steps"])
+latents = torch.randn(n, *about["latent_shape"])
+for t in scheduler.timesteps:
+    timestep = (t + about["timestep_offset"]).expand(n)
+    latents = scheduler.step(denoise(sample=latents, timestep=timestep, **condition), t, latents).prev_sample
+volumes = torch.cat([decode(latents=one[None]) for one in latents])  # HU, (n, 1, D, H, W)
+```
+The programs do not check or align an X-ray; its lungs must lie as those of training. `programs.json` holds the largest
+difference of each program to its network. `torch.export.passes.move_to_device_pass` moves a program to a GPU.""",
     "safetensors": """\
 ```
 python evaluation/generate.py xray=film.png checkpoint=<this folder>/model.safetensors
@@ -74,7 +105,7 @@ def model_card(
     lines = [
         "---",
         "license: other",
-        f"library_name: {'monai' if form == 'monai' else 'diffusers'}",
+        f"library_name: {LIBRARIES.get(form, 'diffusers')}",
         "tags: [chest-x-ray, ct, latent-diffusion, synthetic, not-for-diagnosis]",
         "---",
         f"# {name}",

@@ -1,7 +1,7 @@
 """Writes a generator as a MONAI bundle: metadata, inference config and weights for `monai.bundle`.
 
-The config refers to the two functions and the class of this file, so a bundle needs this project. The weights are a
-state dict; the header that rebuilds the networks is JSON in the config.
+The config refers to the two functions and the class of this file by `xray2ct.bundle`, so a bundle needs the package
+xray2ct. The weights are a state dict; the header that rebuilds the networks is JSON in the config.
 """
 
 import json
@@ -93,15 +93,15 @@ def _inference(pipeline: XrayToCTPipeline) -> dict:
         "output_dir": "$@bundle_root + '/eval'",
         "samples": 1,
         "seed": 0,
-        "network_def": {"_target_": "evaluation.sharing.monai_bundle.XrayToCT", "header": json.dumps(header)},
+        "network_def": {"_target_": "xray2ct.bundle.XrayToCT", "header": json.dumps(header)},
         "network": {
-            "_target_": "evaluation.sharing.monai_bundle.filled",
+            "_target_": "xray2ct.bundle.filled",
             "network": "@network_def",
             "weights": f"$@bundle_root + '/{WEIGHTS}'",
             "device": "@device",
         },
         "run": [
-            {"_target_": "evaluation.sharing.monai_bundle.infer"}
+            {"_target_": "xray2ct.bundle.infer"}
             | {key: f"@{key}" for key in ("network", "xray", "output_dir", "samples", "seed")}
         ],
     }
@@ -122,7 +122,7 @@ def _metadata(pipeline: XrayToCTPipeline, name: str) -> dict:
         "required_packages_version": {"python": platform.python_version()},
         "name": name,
         "task": "Synthesis of a chest CT volume from one chest X-ray",
-        "description": "Latent diffusion in 3D. Synthetic, not for diagnosis. Needs the project xray2ct beside it.",
+        "description": "Latent diffusion in 3D. Synthetic, not for diagnosis. Needs the package xray2ct.",
         "authors": "the authors of the weights",
         "copyright": "see the inherited licences, docs/README.md",
         "data_source": str(pipeline.protocol.get("dataset", "unknown")),

@@ -78,7 +78,7 @@ def test_nothing_is_sent_if_the_folder_could_not_be_cleaned(pipeline, sent, monk
     def fail(folder):
         raise UserError("disk full")
 
-    monkeypatch.setattr(pipelines, "forget_paths", fail)
+    monkeypatch.setattr(pipelines, "make_portable", fail)
     with pytest.raises(UserError, match="disk full"):
         pipeline.save_pretrained(sent.folder, push_to_hub=True, repo_id="me/model")
     assert not sent.calls

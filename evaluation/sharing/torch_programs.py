@@ -1,0 +1,141 @@
+"""Writes a generator as three programs of `torch.export` that run with torch alone, each checked against its network.
+
+X-ray encoder and decoder take one X-ray and one volume, the denoiser any batch of samples. `programs.json` holds the
+shapes, the nominal pose, the steps and the differences, `scheduler` the sampler of diffusers.
+"""
+
+import json
+import warnings
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from common.errors import UserError
+from dataset.imaging.geometry import fill_unknown
+from ddpm.conditioning.condition import make_condition
+from ddpm.diffusion.samplers import make_sampler, network_timestep
+from ddpm.pipeline import DEFAULT_SAMPLER, XrayToCTPipeline
+
+TOLERANCE = 1e-4  # of the largest value of an output: rounding of float32 in another order
+BATCH = torch.export.Dim("batch", min=1, max=1024)
+TRACED, CHECKED = 2, 3  # batch sizes of the denoiser
+
+
+class XrayToCondition(nn.Module):
+    """An X-ray `(1, v, 1, h, w)` in [0, 1], its pose `(1, v, 9)` and extent `(1, 3)` to arguments of the denoiser.
+
+    It aligns the X-ray as one of unknown pose, if the generator has a pose regressor.
+    """
+
+    def __init__(self, pipeline: XrayToCTPipeline):
+        super().__init__()
+        self.pose_regressor, self.prior = pipeline.pose_regressor, pipeline.prior
+        self.xray_encoder, self.lift = pipeline.xray_encoder, pipeline.lift
+        self.size = tuple(pipeline.latent_encoder.latent_shape(pipeline.volume_size)[1:])
+        self.token_grid = pipeline.denoiser.condition.token_grid
+
+    def forward(
+        self, xray: Float[Tensor, "1 v 1 h w"], pose: Float[Tensor, "1 v 9"], extent: Float[Tensor, "1 3"]
+    ) -> dict[str, Tensor]:
+        if self.pose_regressor is not None:
+            xray, pose = self.pose_regressor(xray, pose, torch.ones_like(pose[..., 0], dtype=torch.bool))
+        prior = None if self.prior is None else self.prior(xray)
+        prior_std = None if prior is None else self.prior.deviation(prior)
+        place = pose, extent, self.size
+        made = make_condition(self.xray_encoder(xray), self.lift, *place, self.token_grid, prior, prior_std)
+        return {name: part for name, part in made._asdict().items() if part is not None}
+
+
+class LatentsToHU(nn.Module):
+    """Standardised latents `(1, c, d, h, w)` to a volume `(1, 1, D, H, W)` in HU."""
+
+    def __init__(self, pipeline: XrayToCTPipeline):
+        super().__init__()
+        self.latent_encoder, self.window = pipeline.latent_encoder, pipeline.window
+
+    def forward(self, latents: Float[Tensor, "1 c d h w"]) -> Float[Tensor, "1 1 D H W"]:
+        return self.window.denormalise(self.latent_encoder.decode(latents))
+
+
+@torch.no_grad()
+def write_programs(pipeline: XrayToCTPipeline, folder: Path) -> dict[str, float]:
+    """Writes programs, `programs.json` and `scheduler`; returns each program's largest difference to its network.
+
+    A difference is relative to the largest value of the output. Raises UserError for a part that `torch.export` cannot
+    export, or whose program differs by more than `TOLERANCE`.
+    """
+    shape = tuple(pipeline.latent_encoder.latent_shape(pipeline.volume_size))
+    encoder, differences = XrayToCondition(pipeline), {}
+    parts = {"xray_encoder": encoder, "denoiser": pipeline.denoiser, "decoder": LatentsToHU(pipeline)}
+    for name, part in parts.items():
+        program = _export(name, part.eval(), _inputs(name, pipeline, encoder, shape, TRACED))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of weights that share storage
+            torch.export.save(program, folder / f"{name}.pt2")
+        loaded = torch.export.load(folder / f"{name}.pt2").module()
+        inputs = _inputs(name, pipeline, encoder, shape, CHECKED)
+        differences[name] = difference = _difference(loaded(**inputs), part(**inputs))
+        if not difference <= TOLERANCE:
+            raise UserError(
+                f"format=torch_export: the program of {name} differs from its network by {difference:.1e} of its "
+                f"largest value, more than {TOLERANCE:g}; use format=diffusers"
+            )
+    sampler = make_sampler(DEFAULT_SAMPLER, pipeline.training_scheduler)
+    sampler.save_pretrained(folder / "scheduler")
+    content = _description(pipeline, shape, differences, network_timestep(sampler, 0))
+    (folder / "programs.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    return differences
+
+
+def _export(name: str, part: nn.Module, inputs: dict[str, Tensor]) -> torch.export.ExportedProgram:
+    try:
+        batch = {0: BATCH} if name == "denoiser" else {}
+        return torch.export.export(part, (), inputs, dynamic_shapes=dict.fromkeys(inputs, batch))
+    except Exception as error:  # of any part of the compiler
+        reason = str(error).strip().splitlines()[0][:200]
+        raise UserError(f"format=torch_export: torch cannot export {name} ({reason}); use format=diffusers") from error
+
+
+def _inputs(name: str, pipeline: XrayToCTPipeline, encoder: nn.Module, shape: tuple, n: int) -> dict[str, Tensor]:
+    """Random keyword arguments of a program; `n` samples of one X-ray."""
+    drawn = torch.Generator().manual_seed(n)
+    latents = torch.randn(n, *shape, generator=drawn)
+    if name == "decoder":
+        return {"latents": latents[:1]}
+    pose = nominal_pose(pipeline)
+    xray = torch.rand(*pose.shape[:2], 1, *pipeline.protocol["xray_size"], generator=drawn)
+    inputs = {"xray": xray, "pose": pose, "extent": torch.tensor(pipeline.extent)[None]}
+    if name == "xray_encoder":
+        return inputs
+    condition = {key: value.expand(n, *value.shape[1:]).contiguous() for key, value in encoder(**inputs).items()}
+    return {"sample": latents, "timestep": torch.linspace(1, 900, n).long(), **condition}
+
+
+def nominal_pose(pipeline: XrayToCTPipeline) -> Float[Tensor, "1 v 9"]:
+    """The pose that the pipeline assumes for X-rays of unknown pose."""
+    views = pipeline.protocol.get("views", 1)
+    return fill_unknown(torch.full((1, views, 9), float("nan")), pipeline.extent)
+
+
+def _difference(found: Tensor | dict, expected: Tensor | dict) -> float:
+    """The largest difference, relative to the largest value of the output."""
+    if isinstance(expected, dict):
+        return max(_difference(found[name], expected[name]) for name in expected)
+    return float((found - expected).abs().max() / expected.abs().max().clamp_min(1e-12))
+
+
+def _description(pipeline: XrayToCTPipeline, shape: tuple, differences: dict[str, float], offset: int) -> dict:
+    return {
+        "torch_version": torch.__version__,
+        "programs": {name: {"largest_relative_difference": value} for name, value in differences.items()},
+        "xray_size": list(pipeline.protocol["xray_size"]),
+        "latent_shape": list(shape),
+        "volume_size": list(pipeline.volume_size),
+        "window_hu": [pipeline.window.low, pipeline.window.high],
+        "extent_mm": list(pipeline.extent),
+        "nominal_pose": nominal_pose(pipeline)[0].tolist(),
+        "steps": pipeline.steps,
+        "timestep_offset": offset,
+    }
