@@ -28,7 +28,7 @@ RULES: dict[str, str] = {  # rule: keys, by their last words; the longest that m
         drrs readers max_samples train neighbours diffusion_img_size diffusion_depth_size diffusion_num_channels
         image_size train_classifier.model.validate_every""",
     "auto | int >= 1": "model.batch_size",
-    "int >= 1 | null": "validate_every picture_every patience cases_per_arm",
+    "int >= 1 | null": "validate_every picture_every patience cases_per_arm pseudo",
     "int >= 8 step 8": "dim n_hiddens",
     "int >= 0": """seed generate_seed morph_seed fold num_workers warmup_steps prepare_workers workers test_from
         calibration_from nifti max_queue val test morphs dataset.phantoms score.samples adversarial.start""",
@@ -61,9 +61,9 @@ RULES: dict[str, str] = {  # rule: keys, by their last words; the longest that m
     "[2 number]": "towards",
     "[2 number >= 0]": "contrast smooth_mm",
     "[2 number >= 0 < 1]": "betas",
-    "[int >= 1]": "dim_mults block_config model.channels",
+    "[int >= 1]": "dim_mults block_config model.channels ages",
     "text | [2 number]": "window source_window",
-    "text | [text] | null": "test_patients val_patients",
+    "text | [text] | null": "test_patients val_patients pairs.patients findings",
     "text | [text]": """classifiers generators metrics target_modules label.positive
         label.negative""",
     "auto | cpu | mps | cuda | cuda:<number>": "device",
@@ -77,7 +77,7 @@ RULES: dict[str, str] = {  # rule: keys, by their last words; the longest that m
         source linkage lungmask_weights series pairs from_csv file id column key volumes run vqgan_run ddpm_run
         classification push sha256 precision truth prediction predictions protocol patients resume vae_ckpt vqgan_ckpt
         maisi_ckpt classifier_ckpt lpips totalsegmentator index method_b xray password objective.prediction
-        adversarial.discriminator.norm""",
+        adversarial.discriminator.norm masks pairs.split""",
 }
 _RULES = {key: rule for rule, keys in RULES.items() for key in keys.split()}
 SIGNS = {">=": operator.ge, ">": operator.gt, "<=": operator.le, "<": operator.lt}

@@ -51,7 +51,7 @@ ROOMS = {  # lowest first: a room imports only rooms of earlier lines; commands 
         ("protocol", "intervals"),
         ("generation",),
         ("scoring", "sharing", "calibration"),
-        ("reporting", "readers", "classifiers"),
+        ("reporting", "readers", "classifiers", "real_pairs"),
     ),
     "train": (("distributed",), ("classifier",), ("run",), ("generator", "autoencoder", "lungs")),
     "demo": (("uploads",), ("service",), ("page",), ("reader_study",), ("server",)),
