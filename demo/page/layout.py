@@ -49,7 +49,11 @@ def build_page(service: Service) -> gr.Blocks:
                     make = gr.Button("Generate CT", variant="primary", elem_id="xc-generate", scale=3)
                     stop = gr.Button("Cancel", elem_id="xc-cancel", interactive=False, scale=1, min_width=80)
                 seen = gr.HTML(elem_id="xc-seen", **plainly)
-                truth = gr.File(label="True CT to compare with, optional: NIfTI", height=88, elem_id="xc-truth")
+                truth = gr.File(
+                    label="True CT to compare with, optional: NIfTI, NRRD, MHA, NPZ or zip of DICOM",
+                    height=88,
+                    elem_id="xc-truth",
+                )
                 own_truth = gr.Checkbox(label="Compare with the example's true CT", visible=False, elem_id="xc-own")
                 with gr.Accordion("Advanced", open=False, elem_id="xc-advanced"):
                     chosen = gr.Dropdown(list(service.samplers), value=service.default_sampler, label="Sampler")

@@ -17,6 +17,7 @@ from demo.service.job_queue import Job
 from demo.service.messages import GenerationRequest, Progress, Result, Task
 from demo.service.results import write_result
 from demo.service.xray_checks import LATERAL, check_xray
+from demo.uploads.accept import UNPACKED
 from evaluation.generation.metadata import NOISE_ID
 from evaluation.generation.open_pipeline import set_sampler
 from evaluation.visualization import sheets
@@ -73,6 +74,7 @@ class Generator:
                 raise
         finally:
             # delete the uploads, and all files of a cancelled job
+            shutil.rmtree(task.place / UNPACKED, ignore_errors=True)
             for file in filter(None, (task.xray, task.truth)):
                 file.unlink(missing_ok=True)
             if job.cancelled.is_set():

@@ -6,26 +6,32 @@ What follows a picture in its file (a trailer, the preview of a camera) is not c
 """
 
 import struct
+import zipfile
 import zlib
 from pathlib import Path
 
 import pydicom
 
 from common.errors import UserError
+from dataset.io.file_kind import kind_of
 from demo.uploads.dicom import expect_dicom
 from demo.uploads.image import expect_jpeg, expect_png
 from demo.uploads.nifti import HEADER, expect_nifti
+from demo.uploads.volume import expect_volume, unpack_zip
 
 # Errors of header parsers on malformed files; deeply nested DICOM sequences raise RecursionError.
 DAMAGED = (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError, EOFError, RuntimeError,
            NotImplementedError, OverflowError, MemoryError, struct.error, zlib.error,
-           pydicom.errors.InvalidDicomError, pydicom.errors.BytesLengthException)  # fmt: skip
+           zipfile.BadZipFile, pydicom.errors.InvalidDicomError, pydicom.errors.BytesLengthException)  # fmt: skip
 
 CHUNK = 1 << 20  # bytes
+UNPACKED = "upload_ct"  # folder of a CT that came as a zip
 
 
 def accept_upload(upload: Path, place: Path, max_bytes: int, volume: bool = False) -> Path:
-    """Copies an X-ray, or with `volume` a CT (NIfTI), to `place` with the extension of its kind; returns the copy.
+    """Copies an X-ray, or with `volume` a CT, to `place` with the extension of its kind; returns the copy.
+
+    A zip of a CT is unpacked into the folder `UNPACKED`; returns its volume file, or this folder for a DICOM series.
 
     Raises:
         UserError: an unknown kind, too large or damaged. The message does not contain the file name.
@@ -37,6 +43,8 @@ def accept_upload(upload: Path, place: Path, max_bytes: int, volume: bool = Fals
     if size > max_bytes:
         raise UserError(f"{name}: {size / 2**20:.0f} MB, at most {max_bytes / 2**20:.0f} MB are allowed")
     try:
+        if volume and _is_archive(upload):
+            return unpack_zip(upload, place / UNPACKED)
         kind, length = _checked_kind(upload, size, name, volume)
     except DAMAGED as error:
         raise UserError(f"{name}: damaged ({type(error).__name__}); export it again") from None
@@ -58,4 +66,10 @@ def _checked_kind(upload: Path, size: int, name: str, volume: bool) -> tuple[str
         return expect_jpeg(upload)
     if not volume and start[128:132] == b"DICM":
         return expect_dicom(upload, start, size), size
-    return expect_nifti(upload, start, size, name, volume), size
+    return expect_volume(upload, start, size) if volume else expect_nifti(upload, start, size, name, False), size
+
+
+def _is_archive(upload: Path) -> bool:
+    """Whether a file is a zip of files, and not of arrays."""
+    with upload.open("rb") as file:
+        return file.read(4) == b"PK\3\4" and kind_of(upload) != "npz"

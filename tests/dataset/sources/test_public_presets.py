@@ -105,3 +105,21 @@ def test_radiographs_and_ct_of_a_patient_become_pairs(tmp_path):
     for name in ("covid_19_ny_sbu", "covid_19_ar"):
         rows = rows_of(name, tmp_path / "set")
         assert len(rows) == 2 and set(rows["xray_source"]) == {"film"} and set(rows["view"]) == {"AP"}
+
+
+def test_rspect(tmp_path):
+    """`train/<study>/<series>/*.dcm`, patients unnamed, and a table of images with the labels of exams."""
+    lines = ["StudyInstanceUID,SeriesInstanceUID,SOPInstanceUID,negative_exam_for_pe,indeterminate"]
+    for number, (negative, indeterminate) in enumerate(((1, 0), (0, 0), (0, 1))):
+        uids = {"study_uid": f"1.2.{50 + number}", "series_uid": f"1.2.{50 + number}.1"}
+        place = tmp_path / "rspect" / "train" / uids["study_uid"] / uids["series_uid"]
+        write(place, OTHER + number, patient=f"{number:012x}", **uids)
+        lines += [f"{uids['study_uid']},{uids['series_uid']},{image},{negative},{indeterminate}" for image in range(3)]
+    (tmp_path / "train.csv").write_text("\n".join(lines) + "\n")
+    options = {"min_vessel_hu": "null", "crop_box": "whole", "spacing": "null"}
+    manifest, _ = run(tmp_path / "rspect", tmp_path / "set", from_csv=tmp_path / "train.csv", **options)
+    labels = dict(zip(manifest["patient_raw"], manifest["label"], strict=True))
+    assert labels == {f"{0:012x}": 0, f"{1:012x}": 1, f"{2:012x}": -1}
+    rows = rows_of("rspect", tmp_path / "set")
+    assert set(rows["split"]) == {"train", "val", "test"} and sorted(rows["label"]) == [-1, 0, 1]
+    assert not rows["xray_source"].isin(["film"]).any()

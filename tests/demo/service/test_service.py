@@ -5,6 +5,7 @@ import json
 import shlex
 import threading
 import time
+import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from unittest.mock import Mock
@@ -198,6 +199,11 @@ def test_a_true_ct_adds_its_volume_and_metrics(service, film, tmp_path):
     truth = nib.load(same.files["truth.nii.gz"])
     assert np.abs(truth.get_fdata() - volume(same)).max() <= 1
     np.testing.assert_array_equal(truth.affine, nib.load(same.files["volume.nii.gz"]).affine)
+    with zipfile.ZipFile(tmp_path / "truth.zip", "w") as archive:
+        archive.write(tmp_path / "truth.nii.gz", "export/truth.nii.gz")
+    again = last(service.generate(film, GenerationRequest(), tmp_path / "truth.zip"))
+    assert again.metrics == same.metrics
+    assert not list(service.store.results.rglob("upload*"))  # unpacked files are deleted too
     with pytest.raises(UserError, match="the CT"):
         last(service.generate(film, GenerationRequest(), film))
 
