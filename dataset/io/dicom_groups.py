@@ -127,8 +127,8 @@ def places(heights: np.ndarray) -> int:
 
 
 def is_placed(slices: list[Slice]) -> bool:
-    """Whether all slices have a position and an orientation."""
-    return bool(slices[0].layout[0]) and all(len(one.position) == 3 for one in slices)
+    """Whether all slices have a position, an orientation and a pixel spacing."""
+    return bool(slices[0].layout[0] and slices[0].layout[1]) and all(len(one.position) == 3 for one in slices)
 
 
 def tags_of(owners: Iterable[Owner]) -> dict[Owner, str]:

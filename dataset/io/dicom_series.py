@@ -131,7 +131,11 @@ def _stacks(name: str, tag: str, scanned: Scanned) -> list[CtSeries]:
     if any(scanned.headers[one.kind][1].burned_in for one in stack):
         return [_series(name, scanned, stack, notes, tag, dropped="burned-in annotation")]
     if not is_placed(stack):
-        return [_series(name, scanned, stack, notes, tag, dropped="no position or orientation in the headers")]
+        return [
+            _series(
+                name, scanned, stack, notes, tag, dropped="no position, orientation or pixel spacing in the headers"
+            )
+        ]
     distinct, span = places(heights_of(stack)), float(np.ptp(heights_of(stack)))
     if distinct < len(stack) / 2 and span < REPEATED_MM:
         reason = f"bolus tracking: {len(stack)} images at {distinct} places"

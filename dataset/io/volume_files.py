@@ -103,9 +103,9 @@ def read_npz(path: Path) -> Volume:
         with content.zip.open("ct.npy") as member:  # the shape, before memory is allocated
             version = np.lib.format.read_magic(member)
             shape, _, dtype = getattr(np.lib.format, f"read_array_header_{version[0]}_0")(member)
-        _expect_numbers(shape, dtype, path)
+        _expect_numbers(without_single(shape), dtype, path)
         spacing = content["spacing"] if "spacing" in content else np.array(RAD_SPACING_MM)
-        hu = content["ct"].astype(np.float32)
+        hu = content["ct"].reshape(without_single(shape)).astype(np.float32)
     return _from_array(hu, spacing, path)
 
 
@@ -113,12 +113,13 @@ def read_x2ct(path: Path) -> Volume:
     """The volume of X2CT-GAN's array `ct`; UserError for values below 0, which are no HU + 1024."""
     with _opened(path) as arrays:
         ct = _array(arrays, "ct", path)
-        _expect_numbers(ct.shape, ct.dtype, path)
+        shape = without_single(ct.shape)
+        _expect_numbers(shape, ct.dtype, path)
         spacing = np.ones(3)
         if "spacing" in arrays and "ori_size" in arrays:
             extent = np.asarray(_array(arrays, "ori_size", path)[()]) * np.asarray(_array(arrays, "spacing", path)[()])
-            spacing = np.broadcast_to(extent, 3) / np.array(ct.shape)
-        hu = np.asarray(ct, dtype=np.float32)
+            spacing = np.broadcast_to(extent, 3) / np.array(shape)
+        hu = np.asarray(ct, dtype=np.float32).reshape(shape)
     if hu.min() < 0:
         raise UserError(
             f"{path}: values from {hu.min():g} to {hu.max():g} where X2CT-GAN stores HU + 1024; add 1024 or save NIfTI"
@@ -144,6 +145,13 @@ def x2ct_pose(path: str | Path) -> Float[Tensor, "9"] | None:
 
 READERS: dict[str, Callable[[Path], Volume]] = {
     "nifti": read_nifti, "metaimage": read_itk, "nrrd": read_itk, "npz": read_npz, "h5": read_x2ct}  # fmt: skip
+
+
+def without_single(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """A shape of more than three axes without first and last axes of length 1, such as of batch and channel."""
+    while len(shape) > 3 and 1 in (shape[0], shape[-1]):
+        shape = shape[1:] if shape[0] == 1 else shape[:-1]
+    return shape
 
 
 def _from_array(hu: np.ndarray, spacing: np.ndarray, path: Path) -> Volume:

@@ -144,6 +144,8 @@ def _check(xray: XrayImage, path: Path) -> None:
 def _read_image(path: Path, colour: bool) -> XrayImage:
     """A picture; pixels of the transparent grey value of a PNG (chunk tRNS) were not exposed."""
     array, mode, transparent = read_picture(path)
+    if mode in ("RGBA", "LA") and (array[..., -1] == 255).all():  # opaque, as of screenshots
+        array, mode = (array[..., 0], "L") if mode == "LA" else (array[..., :3], "RGB")
     grey = mode in ("L", "I", "F", "1") or mode.startswith("I;16")
     if mode in ("RGBA", "LA", "PA", "RGBa", "La") or transparent is not None and not grey:
         raise UserError(f"{path}: has an alpha channel (mode {mode}); export it as grey without transparency")

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pydicom
 from jaxtyping import Bool, Float, Int
+from pydicom.multival import MultiValue
 from pydicom.pixels import apply_modality_lut, apply_voi_lut
 
 from common.errors import UserError
@@ -65,7 +66,12 @@ def _read(path: str | Path) -> XrayImage:
         )
     if "PixelData" not in header:
         raise UserError(f"{path}: a DICOM file without pixel data; give the image itself")
-    photometric = str(header.get("PhotometricInterpretation", "MONOCHROME2")).strip().upper()
+    photometric = str(header.get("PhotometricInterpretation") or "").strip().upper()
+    if not photometric:
+        raise UserError(
+            f"{path}: Photometric Interpretation is empty, so black and white may be exchanged; enter MONOCHROME1 or "
+            "MONOCHROME2, or export it as PNG"
+        )
     if photometric not in ("MONOCHROME1", "MONOCHROME2"):
         raise UserError(f"{path}: {photometric} where an X-ray is grey; export it as MONOCHROME2")
     frames = int(header.get("NumberOfFrames", 1) or 1)
@@ -178,9 +184,17 @@ def _displayed(stored: np.ndarray, header: pydicom.Dataset, photometric: str) ->
 
 def _through_voi(values: np.ndarray, header: pydicom.Dataset) -> np.ndarray:
     if not header.get("VOILUTSequence"):
-        return apply_voi_lut(values, header)
+        return apply_voi_lut(values, header) if _has_window(header) else values
     count, first, _ = (int(v) for v in header.VOILUTSequence[0].LUTDescriptor)
     return apply_voi_lut(np.clip(np.rint(values).astype(np.int64), first, first + (count or 2**16) - 1), header)
+
+
+def _has_window(header: pydicom.Dataset) -> bool:
+    """Whether the first window has a width that is possible (C.11.2.1.2.1); others are as absent."""
+    width = header.get("WindowWidth")
+    width = width[0] if isinstance(width, MultiValue) and len(width) else width
+    linear = str(header.get("VOILUTFunction") or "LINEAR").strip().upper() == "LINEAR"
+    return not isinstance(width, int | float) or (width >= 1 if linear else width > 0)
 
 
 def _widen_tables(header: pydicom.Dataset) -> None:

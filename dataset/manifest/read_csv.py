@@ -1,5 +1,6 @@
 """Tables as spreadsheets and other programs save them: any separator and encoding, as text."""
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -7,11 +8,12 @@ import pandas as pd
 
 from common.errors import UserError
 
+STATED = re.compile(r'"?sep=(.)"?', re.IGNORECASE)  # first line in which Excel names the separator
 ENCODINGS = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}  # by the first bytes
 
 
 def read_csv(file: str | Path, columns: Iterable[str] = ()) -> pd.DataFrame:
-    """A table with comma, semicolon or tab, as text without spaces around it; with `columns` these alone.
+    """A table with comma, semicolon, tab or bar, as text without spaces around it; with `columns` these alone.
 
     Rows without any value are left out; the index is the row of the file, from 0. Text is UTF-8, UTF-16 with its mark,
     or, as Excel saves it, Windows-1252. Raises UserError for a missing file or column, and a file that is no table.
@@ -20,8 +22,10 @@ def read_csv(file: str | Path, columns: Iterable[str] = ()) -> pd.DataFrame:
     try:
         encoding = _encoding(file)
         with open(file, encoding=encoding) as opened:
-            separator = max(",;\t", key=opened.readline().count)
-        options = {"sep": separator, "encoding": encoding, "skipinitialspace": True}
+            first = opened.readline()
+            named = STATED.fullmatch(first.rstrip("\r\n"))
+            separator = named[1] if named else max(",;\t|", key=first.count)
+        options = {"sep": separator, "encoding": encoding, "skipinitialspace": True, "skiprows": 1 if named else 0}
         names = [name.strip() for name in pd.read_csv(file, nrows=0, **options).columns]
         if absent := [name for name in columns if name not in names]:
             raise UserError(f"{file}: no column {', '.join(absent)}; the table has {', '.join(names)}")

@@ -38,6 +38,8 @@ NUMBERS = {"hours_xray_to_ct": float, "age": int, "label": int, "fold": int}
 SPLITS = ("train", "val", "test")
 LABELS = (0, 1, -1)  # negative, positive, unknown
 DRR, DRR_CONTRAST, FILM, VOLUME = XRAY_SOURCES = ("drr", "drr_contrast", "film", "volume")
+DICOM_AGE = r"^(\d{1,3})([YMWDymwd])$"  # as Patient's Age writes it, 063Y
+AGE_MONTHS = {unit: months for keys, months in (("Yy", 12.0), ("Mm", 1.0), ("WwDd", 0.0)) for unit in keys}
 COLUMN_HELP = (
     "id, patient, ct (NIfTI file or DICOM folder, relative to this folder); "
     "optional: xray (file; empty = DRR of the CT; frontal;lateral for two), view (PA, AP, lateral), "
@@ -79,8 +81,11 @@ def read_manifest(path: str | Path, label_column: str = "label", target_column: 
         rows[name] = rows[name].replace("", text) if name in rows.columns else text
     for name in dict.fromkeys(("ct", "xray", target_column)):
         rows[name] = rows[name].str.replace("\\", "/")  # as Windows separates folders
-    for name in (name for name, kind in NUMBERS.items() if kind is float):
+    for name in NUMBERS:
         rows[name] = rows[name].str.replace(",", ".")
+    years = rows["age"].str.extract(DICOM_AGE)
+    months = years[0].astype(float) * years[1].map(AGE_MONTHS)
+    rows["age"] = rows["age"].where(months.isna(), (months // 12).astype("Int64").astype(str))
     implied = rows["xray"].map(lambda xray: FILM if xray else DRR)
     rows["xray_source"] = rows["xray_source"].where(rows["xray_source"] != "", implied)
     _validate(rows, path)

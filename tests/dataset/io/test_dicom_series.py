@@ -64,7 +64,7 @@ def test_localisers_copies_and_slices_of_another_layout_are_excluded_and_counted
         ({"image_type": ("ORIGINAL", "PRIMARY", "LOCALIZER")}, "localiser"),
         ({"extra": {"BurnedInAnnotation": "YES"}}, "burned-in"),
         ({"skip": (0, 1, 2)}, "too few"),
-        ({"extra": {"ImageOrientationPatient": None}}, "no position or orientation"),
+        ({"extra": {"ImageOrientationPatient": None}}, "no position, orientation or pixel spacing"),
         ({"extra": {"ImagePositionPatient": [0.0, 0.0, 5.0]}}, "bolus tracking: 6 images at 1 place"),
     ],
 )

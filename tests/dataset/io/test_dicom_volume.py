@@ -2,6 +2,7 @@
 
 import nibabel as nib
 import numpy as np
+import pydicom
 import pytest
 from chest_files import thorax
 from dicom_files import CENTRE, SPACING, nifti_affine_of, rotation_about, write_ct_series, write_enhanced_ct
@@ -160,3 +161,13 @@ def test_real_series(real_data):
     volume = read_series(found["Lung_Dx-A0002"])
     assert volume.hu.shape == (30, 512, 512) and volume.spacing == pytest.approx((8.0, 0.646484, 0.646484))
     assert volume.hu.min() == -1024  # the padding was -2000 and less
+
+
+def test_a_ct_without_pixel_spacing_is_named(tmp_path):
+    write_ct_series(tmp_path / "ct", thorax(size=(6, 8, 10)))
+    for file in (tmp_path / "ct").iterdir():
+        header = pydicom.dcmread(file)
+        header.PixelSpacing = None
+        header.save_as(file)
+    with pytest.raises(UserError, match="no position, orientation or pixel spacing in the headers"):
+        read_volume(tmp_path / "ct")

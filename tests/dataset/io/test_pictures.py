@@ -98,3 +98,15 @@ def test_two_pictures_are_refused(tmp_path, ending):
 def test_axes_of_length_one_of_an_array(tmp_path, axes):
     np.save(tmp_path / "a.npy", GREY[axes])
     alike(tmp_path / "a.npy")
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_an_opaque_alpha_channel_is_none(tmp_path, mode):
+    grey = Image.fromarray(np.tile(np.arange(64, dtype=np.uint8) * 3, (64, 1)))
+    grey.convert(mode).save(tmp_path / "a.png")
+    assert (read_xray_image(tmp_path / "a.png").image == np.asarray(grey)).all()
+    half = grey.convert(mode)
+    half.putalpha(128)
+    half.save(tmp_path / "b.png")
+    with pytest.raises(UserError, match="has an alpha channel"):
+        read_xray_image(tmp_path / "b.png")

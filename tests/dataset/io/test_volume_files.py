@@ -145,3 +145,12 @@ def test_an_array_in_another_file_is_not_followed(tmp_path, hu):
         file.create_dataset("raw", (4, 4, 4), "u1", external=[("/etc/hostname", 0, 64)])
     with pytest.raises(UserError, match="a link or no array"):
         read_volume(tmp_path / "virtual.h5")
+
+
+@pytest.mark.parametrize("axes", [(0,), (0, 1), (3,), (0, 4)])
+def test_axes_of_length_one_of_an_array_are_dropped(tmp_path, hu, axes):
+    single = np.expand_dims(hu.clip(-1000, 1000), axes)
+    np.savez(tmp_path / "a.npz", ct=single)
+    save_x2ct(tmp_path / "b.h5", hu, ct=np.expand_dims(np.maximum(hu, -1024) + 1024, axes))
+    for name in ("a.npz", "b.h5"):
+        assert read_volume(tmp_path / name).hu.shape == hu.shape

@@ -138,13 +138,15 @@ def test_shrinking_does_not_alias(tmp_path):
 
 
 def bad_alpha(path):
-    rgba = np.stack([film(8)] * 3 + [np.full((96, 96), 255, np.uint8)], axis=-1)
+    rgba = np.stack([film(8)] * 3 + [np.full((96, 96), 254, np.uint8)], axis=-1)
     Image.fromarray(rgba).save(path.with_suffix(".png"))
     return path.with_suffix(".png")
 
 
 def bad_grey_alpha(path):
-    Image.fromarray(film(8)).convert("LA").save(path.with_suffix(".png"))
+    picture = Image.fromarray(film(8)).convert("LA")
+    picture.putalpha(254)
+    picture.save(path.with_suffix(".png"))
     return path.with_suffix(".png")
 
 

@@ -67,3 +67,18 @@ def test_hidden_files_are_no_tables(tmp_path):
     (tmp_path / ".DS_Store").write_bytes(bytes(64))
     assert len(read_table(tmp_path)) == 1
     assert [file.name for file in visible(tmp_path.iterdir())] == ["train.csv"]
+
+
+@pytest.mark.parametrize("separator", ["|", ";"])
+@pytest.mark.parametrize("first", ["sep={}\n", '"sep={}"\n', ""])
+def test_bars_and_a_line_that_names_the_separator(tmp_path, separator, first):
+    path = written(tmp_path / "manifest.csv", separator, text=lambda t: first.format(separator) + t)
+    assert list(read_manifest(path)["ct"]) == ["ct/a.nii", "ct/b.nii"]
+
+
+@pytest.mark.parametrize(
+    ("written_age", "years"), [("063Y", 63), ("63,0", 63), ("018M", 1), ("20D", 0), ("", -1), ("7", 7)]
+)
+def test_ages_as_dicom_and_spreadsheets_write_them(tmp_path, written_age, years):
+    (tmp_path / "m.csv").write_text(f"id;patient;ct;age\n1;a;x.nii;{written_age}\n")
+    assert read_manifest(tmp_path / "m.csv")["age"][0] == years
