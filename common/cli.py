@@ -19,16 +19,18 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, InstantiationException, MissingConfigException, OverrideParseException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from common.errors import UserError, import_message, user_message
-from common.files import LATEST, ROOT, follow_latest
+from common.files import LATEST, ROOT, follow_latest, results_in
 from common.renamed_keys import rename_keys, rename_override
 from common.value_ranges import check_values, leaves
 
 CONFIG = ROOT / "config"
 SWEPT = "XRAY2CT_SWEPT"  # environment of the jobs of a sweep: its keys
+MAX_NAME = 120  # characters of the name of a folder
 HYDRA = (  # the Hydra keys of each command's yaml
     "hydra.run.dir=.",
     "hydra.output_subdir=null",
@@ -77,6 +79,23 @@ def swept_keys() -> list[str]:
     return os.environ.get(SWEPT, "").split()
 
 
+def sweep_run() -> tuple[Path, str] | None:
+    """The folder of the sweep and the name of this run in it; None outside a sweep."""
+    if not HydraConfig.initialized() or HydraConfig.get().mode != RunMode.MULTIRUN:
+        return None
+    hydra = HydraConfig.get()
+    return Path(hydra.sweep.dir), run_name(list(hydra.overrides.task), swept_keys()) or str(hydra.job.num)
+
+
+def run_name(words: list[str], keys: list[str]) -> str:
+    """The values of the swept `keys` among overrides, as `dim-64_seed-1`, in letters that every file system takes."""
+    ends = [key.rpartition(".")[2] for key in keys]
+    short = {key: end if ends.count(end) == 1 else key for key, end in zip(keys, ends, strict=True)}
+    values = {key: value for key, _, value in (word.lstrip("+~").partition("=") for word in words)}
+    plain = {key: re.sub(r"[^\w.+-]+", "-", value).strip("-") for key, value in values.items()}
+    return "_".join(f"{short[key].replace('/', '-')}-{plain[key]}" for key in keys if key in plain)[:MAX_NAME]
+
+
 def _swept(words: list[str]) -> list[str]:
     try:
         parsed = OverridesParser.create().parse_overrides(words)
@@ -92,7 +111,8 @@ def _guard(main: Callable[[DictConfig], None], config_name: str) -> Callable[[Di
             rename_keys(cfg)
             _follow_paths(cfg)
             check_values(cfg, _defaults(config_name), config_name)
-            main(cfg)
+            with results_in(Path(*run) if (run := sweep_run()) else None):
+                main(cfg)
 
     return guarded
 

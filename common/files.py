@@ -8,6 +8,7 @@ import shutil
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from datetime import datetime
 from pathlib import Path
 
@@ -93,23 +94,36 @@ def _bytes(folder: Path) -> int:
     return total
 
 
+_GIVEN: ContextVar[Path | None] = ContextVar("folder of the results of a run in a sweep", default=None)
 LATEST = "latest"  # beside dated folders: a link to the newest, or a text file with its name
+
+
+@contextmanager
+def results_in(folder: Path | None) -> Iterator[None]:
+    """`result_folder` gives `folder` in the block, if it is not None and the command names no other."""
+    token = _GIVEN.set(folder)
+    try:
+        yield
+    finally:
+        _GIVEN.reset(token)
 
 
 def result_folder(output: str | None, command: str, names: Iterable[str] = (), overwrite: bool = False) -> Path:
     """The folder that a command writes its results into; prints it.
 
-    Without `output` a new folder `outputs/<command>/<date>_<time>`, to which `outputs/<command>/latest` points. A
-    given folder must hold no results of an earlier run, which have `names` (patterns); `overwrite` removes them. So a
-    command calls `check_output` first, and this after it has checked and read its inputs.
+    Without `output` the folder of the run in a sweep, or a new one, `outputs/<command>/<date>_<time>`, to which
+    `outputs/<command>/latest` points. A given folder must hold no results of an earlier run, which have `names`
+    (patterns); `overwrite` removes them. So a command calls `check_output` first, and this after it has checked and
+    read its inputs.
 
     Raises UserError for earlier results, and for a folder that cannot be written.
     """
     try:
-        folder = Path(output).expanduser() if output else _new_folder(Path("outputs") / command)
+        new = not output and _GIVEN.get() is None
+        folder = _new_folder(Path("outputs") / command) if new else Path(output or _GIVEN.get()).expanduser()
         clear(folder, names, overwrite)
         folder.mkdir(parents=True, exist_ok=True)
-        if not output:
+        if new:
             point_latest(folder)
     except OSError as error:
         raise UserError(f"output={output or folder}: cannot be written ({error.strerror}); give another") from error

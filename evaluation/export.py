@@ -19,7 +19,7 @@ def main(cfg) -> None:
     from evaluation.sharing.exporter import check_options, export, read_metrics
 
     check_options(cfg.format, cfg.precision, cfg.push)
-    metrics = read_metrics(cfg.metrics, find_checkpoint(cfg.checkpoint, shipped=SHIPPED))
+    metrics = read_metrics(cfg.metrics, find_checkpoint(cfg.checkpoint, shipped=SHIPPED)) if cfg.metrics else None
     pipeline, checkpoint = open_generator(cfg.checkpoint, "cpu", cfg.sampler, shipped=SHIPPED)
     options = {"precision": cfg.precision, "seen": cfg.seen, "overwrite": cfg.overwrite, "hub_id": cfg.push}
     output = result_folder(cfg.output, "export")

@@ -8,13 +8,13 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from common import environment
+from common.cli import sweep_run
 from common.errors import UserError
 from common.files import newest, newest_checkpoint
 from common.folder_lock import hold
 from common.renamed_keys import present_name
 from train.distributed.processes import first_process, print_once
 from train.run.checkpoint_io import LAST, PREVIOUS, whole_checkpoint
-from train.run.sweep import sweep_run
 
 log = logging.getLogger(__name__)
 

@@ -6,9 +6,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from forked_command import run_command
+from omegaconf import OmegaConf
 
-from common.files import size_line
-from train.run.sweep import MAX_NAME, run_name
+from common.cli import MAX_NAME, run_name
+from common.files import result_folder, results_in, size_line
+from evaluation.reporting.sweep_table import SweepTable as ResultTable
 
 DATA = ["dataset.train=3", "dataset.val=1", "dataset.test=1", "dataset.volume_size=[16,16,16]",
         "dataset.xray_size=[32,32]", "dataset.prepare_workers=0", "model.gpus=0", "model.n_hiddens=8",
@@ -32,6 +34,27 @@ def test_a_run_is_named_by_its_values(words, keys, name):
 
 def test_a_name_has_an_end():
     assert len(run_name([f"a={'x' * 500}"], ["a"])) == MAX_NAME
+
+
+def test_results_of_a_run_in_a_sweep_are_in_its_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with results_in(Path("sweep") / "steps-4"):
+        assert result_folder(None, "evaluate") == Path("sweep") / "steps-4"
+        assert result_folder("mine", "evaluate") == Path("mine")
+    assert not (tmp_path / "outputs").exists()  # no dated folder, and `latest` stays what it was
+    assert result_folder(None, "evaluate").parent == Path("outputs") / "evaluate"
+
+
+def test_the_table_of_evaluations_has_the_means_of_each_run(tmp_path, capsys):
+    for name, estimate in (("steps-12", {"mean": 21.5, "low": 20.0, "high": 23.0}), ("steps-4", None)):
+        (tmp_path / name).mkdir()
+        metrics = {"methods": {"model": {"psnr": estimate}}}
+        (tmp_path / name / "metrics.json").write_text(json.dumps(metrics))
+    (tmp_path / "0").mkdir()  # of Hydra
+    ResultTable().on_multirun_end(OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path)}}}))
+    table = pd.read_csv(tmp_path / "results.csv")
+    assert list(table["run"]) == ["steps-12", "steps-4"] and table["psnr"][0] == 21.5 and table["psnr"].isna()[1]
+    assert "21.5" in capsys.readouterr().out and not (tmp_path / "0").exists()
 
 
 @pytest.mark.slow
