@@ -14,6 +14,7 @@ from common.files import sha256
 from evaluation.calibration.nonconformity import case_scores
 from evaluation.generation.model_inputs import ModelInputs
 from evaluation.generation.sample import Sampling, sample_volumes
+from evaluation.intervals.evidence import TrainingSpread
 from evaluation.intervals.input_shift import fit_input_shift
 from evaluation.intervals.organ_volumes import HeartVolumeRegressor, fit_heart_regressor
 from evaluation.intervals.prediction_intervals import LEVEL, SAMPLED_WITH, PredictionIntervals
@@ -43,7 +44,7 @@ def calibrate(
     Args:
         pipeline: `XrayToCTPipeline` with its sampler.
         calibration, test: `CaseDataset`s without a common patient; the first case of each patient is used.
-        train: `CaseDataset` for the fit of the heart volume regressor.
+        train: `CaseDataset` for the fits of heart volume regressor, test of input shift and training spread.
         sampling: at least `2 / (1 - level)` samples per X-ray.
         level, share: as in `PredictionIntervals`.
         population: data set, version and split of the calibration cases.
@@ -56,6 +57,7 @@ def calibrate(
     shift = fit_input_shift(train, calibration, chosen["calibration"])
     if shift is None:
         log.warning("%d training X-rays: too few for the test whether an X-ray is like the calibration's", len(train))
+    spread = TrainingSpread.fit(train, pipeline.window)
     scores = pd.concat(
         [
             scores_of(pipeline, cases, chosen[part], sampling, levels, share, heart).assign(part=part)
@@ -83,6 +85,7 @@ def calibrate(
             "test_cases": len(chosen["test"]),
             "poses_known": not any(calibration.case(i)["pose"].isnan().any() for i in chosen["calibration"]),
             "seed": sampling.seed,
+            "training_spread": spread and asdict(spread),
         },
         heart=heart and asdict(heart),
         shift=shift and asdict(shift),

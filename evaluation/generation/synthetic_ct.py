@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass, field
+from functools import cached_property
 from glob import escape
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from evaluation.visualization import sheets
 from evaluation.visualization import slices as pictures
 
 SPREAD = f"{pictures.SYNTHETIC}; spread (1 SD), HU"
+EVIDENCE = f"{pictures.SYNTHETIC}; evidence, percent: 0 invented"
 NAMES = ("_synthetic_*", "_sample_*_synthetic_ct.nii.gz", "_settings.json")  # after the stem of the X-ray
 
 
@@ -64,6 +66,18 @@ class SyntheticCT:
         """The standard deviation of a sample in HU; None for one sample, which shows no spread."""
         return self._array(sample_spread(self.samples, self.antithetic)) if len(self.samples) > 1 else None
 
+    @cached_property
+    def evidence(self) -> Float[Tensor, "d h w"] | None:
+        """The share of the variance of training volumes that the X-ray explains (`evaluation.intervals.evidence`).
+
+        None for fewer than 4 samples, or without a calibration that holds the spread of training volumes.
+        """
+        if self.intervals is None:
+            return None
+        digest = (self.settings["checkpoint"] or {}).get("sha256")
+        found = self.intervals.evidence(self.samples, self.antithetic, digest)
+        return None if found is None else self._array(found)
+
     @property
     def antithetic(self) -> bool:
         """Whether samples 2k and 2k + 1 have opposite noise."""
@@ -103,8 +117,8 @@ class SyntheticCT:
         """Writes the files of this X-ray and returns the paths of its NIfTI files, that of the mean first.
 
         `<stem>_synthetic_ct.nii.gz` (the mean), `.gif`, `.png` and `<stem>_settings.json`; of several samples also
-        each, and their spread; with a calibration the ends of its interval; with `dicom` a series in
-        `<stem>_synthetic_dicom`.
+        each, and their spread; with a calibration the ends of its interval and the evidence map in percent; with
+        `dicom` a series in `<stem>_synthetic_dicom`.
 
         Raises UserError if files of an earlier run have the same stem; `overwrite` removes them.
         """
@@ -127,6 +141,9 @@ class SyntheticCT:
                 mark = f"{pictures.SYNTHETIC}; {name} {100 * self.intervals.level:g} %, HU"
                 write_nifti(paths[-1], end, *place, mark)
             bars |= self._organs()
+        if self.evidence is not None:
+            paths.append(Path(f"{target}_synthetic_evidence.nii.gz"))
+            write_nifti(paths[-1], 100.0 * self.evidence, *place, EVIDENCE)  # integers
         if dicom:
             write_series(f"{target}_synthetic_dicom", mean, *place, self.window)
         with atomic_path(f"{target}_settings.json") as temporary:

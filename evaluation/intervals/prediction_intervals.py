@@ -16,6 +16,7 @@ from torch import Tensor
 from common.errors import UserError
 from common.files import atomic_path
 from dataset.imaging.hu_window import Window
+from evaluation.intervals.evidence import FEWEST_SAMPLES, TrainingSpread
 from evaluation.intervals.input_shift import LEVEL as SHIFT_LEVEL
 from evaluation.intervals.input_shift import InputShift
 from evaluation.intervals.organ_volumes import HeartVolumeRegressor
@@ -51,7 +52,8 @@ class PredictionIntervals:
         margins: by quantity `{"low", "high", "cases", "unit"}`: outward shift of both ends.
         coverage: by quantity, on test cases: share with its binomial interval, cases, mean width.
         reliability: rows of quantity, level and coverage before and after the margins.
-        population: data set, version and number of the calibration cases, and whether their poses were known.
+        population: data set, version and number of the calibration cases, whether their poses were known, and
+            `training_spread`, the attributes of the `TrainingSpread` (None with few cases, absent in older files).
         heart: attributes of the `HeartVolumeRegressor`, or None.
         shift: attributes of the `InputShift`, which decides whether an X-ray gets intervals; None in older files.
     """
@@ -93,6 +95,18 @@ class PredictionIntervals:
         p = InputShift(**self.shift).p_value(xray)
         words = f"this X-ray is unlike the calibration's (p {p:.2g}), so no interval is claimed for it"
         return round(p, 4), words if p < SHIFT_LEVEL else None
+
+    def evidence(
+        self, samples: Float[Tensor, "s d h w"], antithetic: bool, digest: str | None
+    ) -> Float[Tensor, "d h w"] | None:
+        """The evidence map of samples of the checkpoint with this hash.
+
+        None for fewer than `FEWEST_SAMPLES`, another checkpoint, or a calibration without the training spread.
+        """
+        found = self.population.get("training_spread")
+        if not found or len(samples) < FEWEST_SAMPLES or digest != self.checkpoint["sha256"]:
+            return None
+        return TrainingSpread(**found).evidence(samples, antithetic)
 
     def of_voxels(
         self, samples: Float[Tensor, "s d h w"], spacing: tuple[float, float, float], window: Window
@@ -156,6 +170,8 @@ def read_intervals(path: str | Path) -> PredictionIntervals:
         rank_of(int(intervals.drawn["samples"]), float(intervals.level))
         if intervals.shift is not None:
             InputShift(**intervals.shift)
+        if intervals.population.get("training_spread"):
+            TrainingSpread(**intervals.population["training_spread"])
         ends = [float(margin[end]) for margin in intervals.margins.values() for end in ("low", "high")]
         if "sha256" not in intervals.checkpoint or not set(intervals.margins) <= set(UNITS) or np.isnan(ends).any():
             raise ValueError("margins or checkpoint")

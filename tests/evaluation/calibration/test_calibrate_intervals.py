@@ -174,6 +174,26 @@ def test_generation_writes_the_interval_around_its_samples(world, tmp_path):
     assert (low <= mean + 1).all() and (mean <= high + 1).all() and (high - low).mean() > 5
 
 
+def test_generation_writes_the_evidence_map_of_four_samples_of_the_calibrated_checkpoint(world, tmp_path):
+    pipeline, parts, checkpoint, intervals, _ = world
+    array = (parts["t"].case(0)["xray"][0].float().numpy() * 255).astype(np.uint8)
+    Image.fromarray(array).save(tmp_path / "chest.png")
+    assert intervals.population["training_spread"] is None  # of 24 training cases
+    spread = {"size": [1, 1, 1], "sd": [100.0], "cases": 40}
+    known = replace(intervals, population={**intervals.population, "training_spread": spread})
+    other = replace(known, checkpoint={"file": "other.ckpt", "sha256": "0"})
+    for name, given, samples in (("map", known, 4), ("few", known, 3), ("other", other, 4), ("older", intervals, 4)):
+        out = tmp_path / name
+        generate(pipeline, [tmp_path / "chest.png"], out, Sampling(samples), checkpoint, intervals=given)
+        assert (out / "chest_synthetic_evidence.nii.gz").is_file() == (name == "map")
+    image = nib.load(tmp_path / "map" / "chest_synthetic_evidence.nii.gz")
+    volume = nib.load(tmp_path / "map" / "chest_synthetic_ct.nii.gz")
+    assert image.shape == volume.shape and np.allclose(image.affine, volume.affine)
+    assert 99 <= image.get_fdata().min() <= image.get_fdata().max() <= 100  # the noise has 3 HU
+    known.write(tmp_path / "bounds.json")
+    assert read_intervals(tmp_path / "bounds.json") == known
+
+
 def test_voxel_intervals_agree_with_the_scores_of_test_cases(world):
     pipeline, parts, _, intervals, scores = world
     case = parts["t"].case(0)
