@@ -90,7 +90,8 @@ class LinearPrior(ModelMixin, ConfigMixin):
         count = len(members.unique(dim=0))
         if count < 3:
             raise ValueError(
-                f"{n} training cases of {count} patients: the linear prior needs 3 patients; set model.prior.rank=0"
+                f"{n} training cases of {count} patients: the linear prior needs 3 patients; "
+                "give more, or model.prior.rank=0"
             )
         raw = self._pool(xrays)
         if raw.shape[1] != len(self.pixel_mean):

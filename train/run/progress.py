@@ -106,9 +106,8 @@ class BatchClock(pl.Callback):
 def forecast(seconds_a_batch: float, batches: int, device: str) -> str:
     """The line about the time that the training will take; with what to change if it takes a day or more."""
     total, name = seconds_a_batch * batches, "CPU" if device == "cpu" else "GPU"
-    line = (
-        f"this training takes about {duration(total)} on this {name}: {batches} batches, {seconds_a_batch:.2g} s each"
-    )
+    left = f"batches left {batches}, {seconds_a_batch:.2g} s each"
+    line = f"this training takes about {duration(total)} more on this {name}: {left}"
     return f"{line}; {SHORTER}" if total >= DAY else line
 
 

@@ -61,10 +61,12 @@ def test_the_duration_is_said_from_the_first_batches(clock, capsys):
         clock.now += 5.2
     (line,) = capsys.readouterr().out.splitlines()
     assert line.startswith(
-        "this training takes about 6 days on this CPU: 99996 batches, 5.2 s each; for a shorter one"
+        "this training takes about 6 days more on this CPU: batches left 99996, 5.2 s each; for a shorter one"
     )
     assert "GPU" not in forecast(1.0, 100, "cpu")
-    assert forecast(0.1, 600, "cuda") == "this training takes about 60 s on this GPU: 600 batches, 0.1 s each"
+    assert (
+        forecast(0.1, 600, "cuda") == "this training takes about 60 s more on this GPU: batches left 600, 0.1 s each"
+    )
 
 
 def test_durations_have_the_unit_that_fits():
