@@ -21,18 +21,18 @@ MAX_VOXELS = 64  # along each axis of the volume: the lungs of finer ones take s
 
 
 def draw_lungs(
-    path: Path, film_path: Path, mean: Float[Tensor, "d h w"], shown: GeneratorInput, film: Image.Image, regressor
+    path: Path, film_path: Path, samples: Float[Tensor, "n d h w"], shown: GeneratorInput, film: Image.Image, regressor
 ) -> str:
     """Writes X-ray and film with both outlines, and returns one line: their Dice, or what is missing.
 
     Args:
         path: of the X-ray as the model sees it.
         film_path: of the film as given, before any alignment.
-        mean: HU of the volume.
+        samples: HU of the volumes.
         film: picture of the film.
         regressor: of the pose, or None.
     """
-    coarse = F.interpolate(mean[None, None], size=[min(n, MAX_VOXELS) for n in mean.shape], mode="area")[0, 0]
+    coarse = F.interpolate(samples[None], size=[min(n, MAX_VOXELS) for n in samples.shape[1:]], mode="area")[0]
     volume, xray = lungs_on_xray(coarse, shown, regressor)
     masks = {"network": xray, "volume": volume}
     _draw(pictures.xray_tile(shown.picture, SIDE), masks).save(path)

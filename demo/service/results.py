@@ -65,7 +65,7 @@ def write_result(
     drr, error = reproject(shown, mean, spacing, pipeline)
     with Image.open(checked.given) as film:
         paths = place / "lungs.png", place / "given_lungs.png"
-        lungs = draw_lungs(*paths, mean, shown, film.convert("RGB"), pipeline.pose_regressor)
+        lungs = draw_lungs(*paths, samples, shown, film.convert("RGB"), pipeline.pose_regressor)
         projections = xray_matrices(shown, pipeline.pose_regressor, film.size[::-1])
     settings = _settings(task, checked, generator)
     settings |= {"error_bars": bars, "reprojection_error": error, "lungs": lungs, "metrics": measured}

@@ -26,10 +26,10 @@ def chest() -> tuple[torch.Tensor, GeneratorInput]:
 
 def test_a_chest_and_its_own_drr_have_the_same_lungs(tmp_path):
     hu, given = chest()
-    volume, xray = lungs_on_xray(hu, given, None)
+    volume, xray = lungs_on_xray(hu[None], given, None)
     assert volume.shape == xray.shape == (SIDE, SIDE) and dice(volume, xray) > 0.85
     paths = tmp_path / "lungs.png", tmp_path / "given_lungs.png"
-    line = draw_lungs(*paths, hu, given, Image.new("RGB", (384, 512)), None)
+    line = draw_lungs(*paths, hu[None], given, Image.new("RGB", (384, 512)), None)
     assert f"Dice {dice(volume, xray):.2f}" in line
     for path, size in zip(paths, ((512, 512), (512, 384)), strict=True):
         picture = np.asarray(Image.open(path).convert("RGB"))
@@ -43,7 +43,7 @@ def test_lungs_follow_the_alignment():
     target = (0.1, 0.7, 0.2, 0.8)
     notes = {"alignment": {"align": "lungs", "found": (0.1, 0.9, 0.1, 0.9), "target": target}}
     moved = GeneratorInput(given.xray, given.pose, given.extent, notes=notes, original=given.original)
-    (volume, before), (same, after) = (lungs_on_xray(hu, one, None) for one in (given, moved))
+    (volume, before), (same, after) = (lungs_on_xray(hu[None], one, None) for one in (given, moved))
     np.testing.assert_array_equal(volume, same)  # the volume is in the frame of the aligned X-ray already
     edges = [np.flatnonzero(mask.any(axis=1))[[0, -1]] / SIDE for mask in (before, after)]
     np.testing.assert_allclose(edges[1], 0.1 + (edges[0] - 0.1) * 0.75, atol=0.02)
@@ -52,6 +52,6 @@ def test_lungs_follow_the_alignment():
 def test_missing_lungs_are_said(tmp_path):
     _, given = chest()
     line = draw_lungs(
-        tmp_path / "a.png", tmp_path / "b.png", torch.zeros(16, 16, 16), given, Image.new("RGB", (64, 64)), None
+        tmp_path / "a.png", tmp_path / "b.png", torch.zeros(1, 16, 16, 16), given, Image.new("RGB", (64, 64)), None
     )
     assert line.startswith("No lungs found in the volume,")
