@@ -63,8 +63,9 @@ def command(config_name: str) -> Callable:
                 os.environ[SWEPT] = " ".join(_swept(arguments.overrides))
                 # jobs of a launcher may start in another folder
                 os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-            if own and not (arguments.multirun or arguments.hydra_help or arguments.info):
-                _refuse_bad_overrides(config_name, arguments.overrides)
+            if own and not (arguments.hydra_help or arguments.info):
+                words = arguments.overrides
+                _refuse_bad_overrides(config_name, _first_values(words) if arguments.multirun else words)
             hydra.main(version_base="1.3", config_path=str(CONFIG), config_name=config_name)(
                 _guard(main, config_name)
             )()
@@ -102,6 +103,20 @@ def _swept(words: list[str]) -> list[str]:
     except OverrideParseException:  # Hydra names it
         return []
     return [override.key_or_group for override in parsed if override.is_sweep_override()]
+
+
+def _first_values(words: list[str]) -> list[str]:
+    """The overrides of the first run of a sweep."""
+    try:
+        parsed = OverridesParser.create().parse_overrides(words)
+    except OverrideParseException:  # `_refuse_bad_overrides` names it
+        return words
+    return [
+        f"{override.get_key_element()}={next(override.sweep_string_iterator())}"
+        if override.is_sweep_override()
+        else word
+        for word, override in zip(words, parsed, strict=True)
+    ]
 
 
 def _guard(main: Callable[[DictConfig], None], config_name: str) -> Callable[[DictConfig], None]:

@@ -3,7 +3,7 @@
 import pytest
 from omegaconf import OmegaConf
 
-from common.cli import _guard, _refuse_bad_overrides, expand_home
+from common.cli import _first_values, _guard, _refuse_bad_overrides, expand_home
 
 
 def test_a_value_out_of_range_is_rejected_before_the_command_starts(capsys):
@@ -41,6 +41,15 @@ def test_a_wrong_word_ends_in_one_line_with_the_remedy(command, words, line, cap
     with pytest.raises(SystemExit):
         _refuse_bad_overrides(command, words)
     assert capsys.readouterr().err == f"error: {line}\n"
+
+
+def test_the_words_of_a_sweep_are_checked_before_it_starts(capsys):
+    words = ["seed=3,1", "films=/a", "sampler.steps=range(2,9)"]
+    assert _first_values(words) == ["seed=3", "films=/a", "sampler.steps=2"]
+    _refuse_bad_overrides("films", _first_values(words))
+    with pytest.raises(SystemExit):
+        _refuse_bad_overrides("films", _first_values(["smples=1,2"]))
+    assert capsys.readouterr().err.startswith("error: smples: unknown key; did you mean samples")
 
 
 @pytest.mark.parametrize(
