@@ -73,7 +73,8 @@ RULES: dict[str, str] = {  # rule: keys, by their last words; the longest that m
     "true | false": "pose_regressor freeze_xray_encoder",
     "vae | vqgan | maisi": "latent_encoder",
     "true | false | warn": "deterministic",
-    "text": """checkpoint bounds calibration_split origin init_from weights a b output root_dir answers study films
+    "text": """checkpoint regression_checkpoint bounds calibration_split origin init_from weights a b output
+        root_dir answers study films
         source linkage lungmask_weights series pairs from_csv file id column key volumes run vqgan_run ddpm_run
         classification push sha256 precision truth prediction predictions protocol patients resume vae_ckpt vqgan_ckpt
         maisi_ckpt classifier_ckpt lpips totalsegmentator index method_b xray password objective.prediction

@@ -50,8 +50,8 @@ ROOMS = {  # lowest first: a room imports only rooms of earlier lines; commands 
         ("metrics", "statistics", "visualization", "distribution"),
         ("protocol", "intervals"),
         ("generation",),
-        ("scoring", "sharing", "calibration"),
-        ("reporting", "readers", "classifiers", "real_pairs"),
+        ("scoring", "sharing", "calibration", "authenticity"),
+        ("reporting", "readers", "classifiers", "real_pairs", "detectability"),
     ),
     "train": (("distributed",), ("classifier",), ("run",), ("generator", "autoencoder", "lungs")),
     "demo": (("uploads",), ("service",), ("page",), ("reader_study",), ("server",)),
@@ -167,6 +167,8 @@ def options() -> list[tuple[str, tuple[str, ...]]]:
         "classification": ["dataset", "sampler"],
         "reader_study": ["dataset", "sampler"],
         "calibrate": ["dataset", "sampler"],
+        "lesions": ["dataset", "sampler"],
+        "memorisation": ["dataset", "sampler"],
     }
     found, seen = [("encode_latents", ("experiment=pairs_24gb",))], set()
     for root, names in groups.items():

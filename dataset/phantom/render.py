@@ -7,7 +7,7 @@ from jaxtyping import Float, UInt8
 
 from dataset.phantom import circulation, organs
 from dataset.phantom.anatomy import LABELS as LABELS  # re-exported
-from dataset.phantom.anatomy import Chest, draw_anatomy, draw_disease
+from dataset.phantom.anatomy import Chest, Disease, draw_anatomy, draw_disease
 from dataset.phantom.canvas import Canvas
 
 POPULATION_VERSION = 1  # increase it when a phantom changes: results of different versions are not comparable
@@ -32,6 +32,7 @@ def render_phantom(
     extent: tuple[float, float, float] = (320.0, 256.0, 352.0),
     pe_share: float = 0.5,
     sign_rate: float = 0.6,
+    disease: Disease | None = None,
 ) -> Phantom:
     """Patient `index` of the population `seed`; patients are independent of each other.
 
@@ -40,6 +41,7 @@ def render_phantom(
         extent: field of view in mm, edge to edge, `(D, H, W)`.
         pe_share: share of patients with emboli.
         sign_rate: share of those with radiographic signs.
+        disease: findings in place of the drawn ones.
     """
     size, extent = tuple(int(n) for n in size), tuple(float(e) for e in extent)
     if len(size) != 3 or min(size) < 8:
@@ -52,7 +54,7 @@ def render_phantom(
         raise ValueError(f"index and seed must not be negative, found {index} and {seed}")
     # one stream per purpose: anatomy, disease and noise are independent
     streams = [np.random.Generator(np.random.SFC64([seed, index, k])) for k in range(4)]
-    disease = draw_disease(streams[0], pe_share, sign_rate)
+    disease = draw_disease(streams[0], pe_share, sign_rate) if disease is None else disease
     anatomy = draw_anatomy(streams[1], disease)
     chest = Chest(anatomy)
     canvas = Canvas(size, extent, anatomy.posture)

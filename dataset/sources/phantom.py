@@ -16,6 +16,7 @@ from dataset.imaging.drr_options import DrrSettings
 from dataset.imaging.forward_model import CASE_GRID, NOT_DRAWN, ForwardModel
 from dataset.imaging.geometry import unknown_pose
 from dataset.manifest.table import make_rows
+from dataset.phantom.anatomy import Disease
 from dataset.phantom.render import POPULATION_VERSION, Phantom, render_phantom
 from dataset.sources.settings import Geometry, Xrays
 from dataset.xray.options import XrayOptions
@@ -93,10 +94,17 @@ class PhantomSource:
 
     def build(self, row) -> Case:
         """Renders one phantom and its X-rays, which show no contrast."""
+        return self.case_of(self.render(phantom_index(row)), row)
+
+    def render(self, index: int, disease: Disease | None = None) -> Phantom:
+        """Phantom `index` of the population on the grid of the cases; `disease` replaces its findings."""
         drawn = self.population
-        place = (phantom_index(row), drawn.seed, self.geometry.volume_size, drawn.extent)
-        phantom = render_phantom(*place, pe_share=drawn.pe_share, sign_rate=drawn.sign_rate)
-        poses = DrrSettings().poses(drawn.extent, self.xray.views)
+        place = (index, drawn.seed, self.geometry.volume_size, drawn.extent)
+        return render_phantom(*place, pe_share=drawn.pe_share, sign_rate=drawn.sign_rate, disease=disease)
+
+    def case_of(self, phantom: Phantom, row) -> Case:
+        """The case of a rendered phantom."""
+        poses = DrrSettings().poses(self.population.extent, self.xray.views)
         xray = self.xrays(row, phantom, poses)
         if self.pose_noise:
             poses = unknown_pose(self.xray.views, VIEW_NAMES[: self.xray.views])

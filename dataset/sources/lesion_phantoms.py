@@ -1,0 +1,57 @@
+"""Healthy phantoms, each once without a lesion and once with each lesion, for measuring what a generator keeps."""
+
+from dataclasses import replace
+from functools import cached_property
+
+import pandas as pd
+
+from dataset.cases.case import Case, case_key
+from dataset.manifest.table import make_rows
+from dataset.phantom.lesions import HEALTHY, LESION_VERSION, LESIONS, draw_lesion
+from dataset.sources.phantom import PhantomSource, phantom_index
+
+
+class LesionPhantoms(PhantomSource):
+    """The test phantoms of a population without their own findings; the id of a case ends in its lesion."""
+
+    @classmethod
+    def of(cls, source: PhantomSource, patients: int | None = None) -> "LesionPhantoms":
+        """The first `patients` test phantoms of a source; None means all."""
+        count = source.population.test if patients is None else min(patients, source.population.test)
+        population = replace(source.population, test=count)
+        return cls(population, source.geometry, source.xray, source.pose_noise, source.name)
+
+    @cached_property
+    def rows(self) -> pd.DataFrame:
+        """A row for each phantom and lesion, `healthy` first; all are test cases."""
+        first = self.population.test_from
+        patients = [f"phantom_{first + i:08d}" for i in range(self.population.test)]
+        return make_rows(
+            {"id": f"{name}_{lesion}", "patient": name, "view": "PA", "xray_source": "drr", "split": "test"}
+            for name in patients
+            for lesion in (HEALTHY, *LESIONS)
+        )
+
+    def home(self) -> dict:
+        """Identity of the cache folder."""
+        return {**super().home(), "lesions": LESION_VERSION}
+
+    def key(self, row) -> str:
+        """Hash of all settings of the case of `row`."""
+        lesion = {"index": self.index(row), "lesion": lesion_of(row), "lesions": LESION_VERSION}
+        return case_key({**self.describe(), **lesion})
+
+    def build(self, row) -> Case:
+        """Renders a phantom with its lesion, and its X-rays."""
+        index, seed = self.index(row), self.population.seed
+        phantom = self.render(index, draw_lesion(lesion_of(row), index, seed))
+        return self.case_of(phantom, {**row, "id": row["patient"]})
+
+    def index(self, row) -> int:
+        """Index in the population of the phantom of a row."""
+        return phantom_index({"id": row["patient"]})
+
+
+def lesion_of(row) -> str:
+    """The lesion of a row of the manifest: `healthy` or one of `LESIONS`."""
+    return str(row["id"]).removeprefix(f"{row['patient']}_")

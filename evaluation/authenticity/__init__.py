@@ -1,0 +1,1 @@
+"""Compares generated volumes with the training cases: whether they repeat one."""

@@ -1,0 +1,1 @@
+"""Measures which lesions a generated volume keeps."""

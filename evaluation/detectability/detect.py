@@ -1,0 +1,116 @@
+"""Detectability of lesions: the filters' scores of every volume, and AUCs with intervals."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy.stats import ttest_ind
+
+from dataset.phantom.lesions import HEALTHY, LESIONS, NODULES_MM
+from evaluation.detectability.lesion_cases import Known, LesionCases
+from evaluation.detectability.matched_filter import ball_search, best_contrast, contrast
+from evaluation.generation.model_inputs import ModelInputs
+from evaluation.generation.sample import Sampling, sample_volumes
+from evaluation.statistics.delong import areas
+from evaluation.statistics.patient_bootstrap import LEVEL
+
+XRAY, TRUTH, MODEL, SAMPLE, RIDGE = METHODS = ("xray", "truth", "model", "model_sample", "ridge")
+
+
+def score_lesions(
+    pipeline, cases: LesionCases, sampling: Sampling, baselines=None, compared: Mapping[str, object] | None = None
+) -> pd.DataFrame:
+    """`lesion, patient, present, method, known, blind`: the contrast at the known place, and the best elsewhere.
+
+    `model` is the mean of the samples; `xray` is the X-ray itself, without a blind search; `baselines` are fitted
+    `Baselines`, `compared` further pipelines by name.
+    """
+    shown = cases.shown()
+    inputs = ModelInputs.of_cases((cases.case(*pair) for pair in shown), pipeline)
+    volumes: list[dict[str, torch.Tensor]] = [{TRUTH: cases.truth(*pair)} for pair in shown]
+    for name, generator in {MODEL: pipeline, **(compared or {})}.items():
+        ids = [patient for patient, _ in shown]  # the lesions of a patient share their noise
+        for part, samples in sample_volumes(generator, inputs, ids, sampling):
+            for index, drawn in zip(part, samples, strict=True):
+                volumes[index][name] = drawn.mean(dim=0)
+                if name == MODEL and sampling.samples > 1:
+                    volumes[index][SAMPLE] = drawn[0]
+    if baselines is not None:
+        for index, volume in enumerate(baselines.predict(inputs.xrays)[RIDGE]):
+            volumes[index][RIDGE] = volume
+    rows = []
+    for patient in cases.patients:
+        known = cases.known(patient)
+        for index, (owner, lesion) in enumerate(shown):
+            if owner == patient:
+                spacing = tuple(cases.case(owner, lesion)["spacing"].tolist())
+                xray = inputs.xrays[index, :, 0].nan_to_num().numpy()
+                rows += _scores(known, patient, lesion, volumes[index], xray, spacing)
+    return pd.DataFrame(rows)
+
+
+def _scores(known: Known, patient: str, shown: str, volumes: dict, xray: np.ndarray, spacing) -> list[dict]:
+    """A row for each lesion and method; a healthy patient is scored for every lesion."""
+    rows = []
+    for lesion in LESIONS if shown == HEALTHY else (shown,):
+        row = {"lesion": lesion, "patient": patient, "present": int(shown != HEALTHY)}
+        rows.append({**row, "method": XRAY, "known": contrast(xray, known.shadows[lesion]), "blind": np.nan})
+        for name, volume in volumes.items():
+            hu = volume.numpy()
+            if lesion in NODULES_MM:
+                blind = ball_search(hu, known.lungs, NODULES_MM[lesion], spacing)
+            else:
+                blind = best_contrast(hu, known.elsewhere[lesion])
+            rows.append({**row, "method": name, "known": contrast(hu, known.signals[lesion]), "blind": blind})
+    return rows
+
+
+def summarise(scores: pd.DataFrame) -> dict[str, dict[str, dict]]:
+    """AUCs of both searches and the share of the contrast that a method keeps, by lesion and method.
+
+    `kept` is the mean contrast of the patients with the lesion minus that of those without, with Welch's t interval.
+    Patients are left out in whom another organ hides the lesion, and X-rays that it does not change; `patients` counts
+    the others. An estimate without both kinds of patients is None.
+    """
+    hidden = scores[(scores.method == TRUTH) & scores.known.isna()]
+    keys = pd.MultiIndex.from_frame(scores[["lesion", "patient"]])
+    seen = scores[~keys.isin(pd.MultiIndex.from_frame(hidden[["lesion", "patient"]]))]
+    found: dict[str, dict[str, dict]] = {}
+    for (lesion, method), rows in seen.groupby(["lesion", "method"], sort=False):
+        entry = {f"{search}_auc": _auc(rows.dropna(subset=search), search) for search in ("known", "blind")}
+        known = rows.dropna(subset="known")
+        found.setdefault(lesion, {})[method] = {**entry, "kept": _kept(known), "patients": len(known)}
+    return found
+
+
+def _auc(rows: pd.DataFrame, search: str) -> dict | None:
+    if rows.present.nunique() < 2:
+        return None
+    result = areas(rows[search].to_numpy(), rows.present.to_numpy(), rows.patient.to_numpy())
+    low, high = result.interval(0)
+    return {"mean": float(result.means[0]), "low": low, "high": high}
+
+
+def _kept(rows: pd.DataFrame) -> dict | None:
+    parts = [rows.known[rows.present == value].to_numpy() for value in (1, 0)]
+    if min(map(len, parts)) < 2:
+        return None
+    interval = ttest_ind(*parts, equal_var=False).confidence_interval(LEVEL)
+    return {"mean": float(parts[0].mean() - parts[1].mean()), "low": float(interval.low), "high": float(interval.high)}
+
+
+def verdicts(summary: dict[str, dict[str, dict]], method: str = MODEL) -> dict[str, str]:
+    """What a method keeps of each lesion: `not recoverable`, `not shown` or `detectable`.
+
+    A lesion that changes the X-ray of no patient is not recoverable; one is detectable if the interval of the AUC at
+    its known place lies above 0.5.
+    """
+    found = {}
+    for lesion, methods in summary.items():
+        known = methods[method]["known_auc"]
+        if methods[XRAY]["patients"] == 0:
+            found[lesion] = "not recoverable"
+        else:
+            found[lesion] = "detectable" if known is not None and known["low"] > 0.5 else "not shown"
+    return found
