@@ -21,8 +21,9 @@ from dataset.imaging.unknown_pixels import split_unknown
 
 SHIPPED = ROOT / "assets" / "networks" / "lungs_xray.safetensors"
 SIZE = 128  # pixels of the input, each side
-LEVELS_MM = (30.0, 45.0, 60.0)  # a pixel shows lung of this depth or more along its ray
-LUNG, VISIBLE = 1, 2  # levels: of the mask, as people draw it; and of the box (`dataset.imaging.lung_box.VISIBLE_MM`)
+LEVELS_MM = (15.0, 35.0, 60.0)  # a pixel shows lung of this depth or more along its ray
+WITH_RECESS = (False, False, True)  # whether lung below the dome of the diaphragm counts for a level
+LUNG, VISIBLE = 0, 2  # levels: of the mask, as people draw it; and of the box (`dataset.imaging.lung_box.VISIBLE_MM`)
 SIDES = ("right", "left")  # of the patient
 SMALLEST = 0.03  # of the image: smallest mask of a box
 TRIM = 0.002  # of the pixels of the mask outside each side of the box
@@ -52,8 +53,20 @@ class FoundLungs:
 
     @functools.cached_property
     def lungs(self) -> Bool[np.ndarray, "h w"]:
-        """Mask of both lungs with the parts behind heart and diaphragm: the two largest components."""
-        return self._mask(LUNG)
+        """Mask of both lungs, as people draw it: with the part behind the heart, down to the dome of the diaphragm.
+
+        The two largest components, in each row up to the inner border of the `VISIBLE` lung and one pixel more, since
+        thinner lung in front of the spine is not drawn.
+        """
+        right = self.probability[0, LUNG] >= self.probability[1, LUNG]
+        sides = self._mask(LUNG) & np.stack([right, ~right])
+        deep = sides & (self.probability[:, VISIBLE] > 0.5)
+        outward = [
+            np.logical_or.accumulate(deep[0, :, ::-1], axis=1)[:, ::-1],
+            np.logical_or.accumulate(deep[1], axis=1),
+        ]
+        within = ndimage.binary_dilation(np.stack(outward), np.ones((1, 1, 3)))
+        return (sides & (within | ~deep.any(axis=2, keepdims=True))).any(axis=0)
 
     @functools.cached_property
     def sides(self) -> Bool[np.ndarray, "side h w"]:

@@ -18,12 +18,12 @@ KINDS = ("lateral", "abdomen", "head end", "axial slice", "coronal slice", "proj
 
 
 def counterexample(
-    channels: Float[Tensor, "4 d h w"],
+    channels: Float[Tensor, "6 d h w"],
     spacing: tuple[float, float, float],
     extent: tuple[float, float, float],
     rng: np.random.Generator,
     size: int,
-) -> Float[Tensor, "4 s s"]:
+) -> Float[Tensor, "6 s s"]:
     """A random picture as the channels of a DRR (`train.lungs.drrs.CHANNELS`), whose lungs are empty.
 
     Args:
@@ -37,7 +37,7 @@ def counterexample(
     else:
         drawn = {"bones": _bones, "drawing": _drawing, "texture": _texture}[kind](rng, size)
         drawn = torch.from_numpy(np.stack([4.0 * drawn, 0.0 * drawn]).astype(np.float32))
-    return torch.cat([drawn, torch.zeros_like(drawn)])
+    return torch.cat([drawn, torch.zeros(len(channels) - len(drawn), *drawn.shape[1:])])
 
 
 def _other_view(kind: str, channels: Tensor, spacing, extent, rng: np.random.Generator, size: int) -> Tensor:

@@ -24,7 +24,7 @@ TURNED = 0.07  # share of films that are inverted or turned, and show no lungs t
 
 
 class FilmLikeDrrs(Dataset):
-    """Samples `{"xray": (1, s, s) in [0, 1], "depth": (2, s, s) mm of right and left lung}`.
+    """Samples `{"xray": (1, s, s) in [0, 1], "depth": (4, s, s) mm of lung as in `CHANNELS`}`.
 
     A key `(index, step)` changes DRR `index` at random, with a generator seeded by `(seed, step, index)`; a key
     `index` always in the same way.

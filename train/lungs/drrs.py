@@ -9,8 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
-from scipy import ndimage
+from jaxtyping import Float
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -21,10 +20,12 @@ from dataset.imaging.geometry import view_pose
 from dataset.imaging.hu_window import AIR_HU
 from dataset.imaging.lung_segmentation import segment_lungs
 from train.lungs.counterexamples import counterexample
+from train.lungs.domes import OUTER, above_dome, split_lungs
 from train.lungs.projection import Deformation, project_volumes
 
-VERSION = 1  # increase it when the same settings render another DRR
-CHANNELS = ("attenuation", "bone", "right", "left")  # dimensionless, dimensionless, mm, mm
+VERSION = 2  # increase it when the same settings render another DRR
+# dimensionless, dimensionless, then mm of each lung above its dome, and of the recess below it
+CHANNELS = ("attenuation", "bone", "right", "left", "right recess", "left recess")
 MU_WATER, MU_BONE = 0.0192, 0.0573  # 1/mm at 70 keV, as in nanodrr
 BONE_HU = 150.0  # above: bone or contrast medium
 FIELD = (1.05, 1.8)  # range of the field, in units of the larger side of the lungs
@@ -39,16 +40,16 @@ Load = Callable[[], tuple[np.ndarray, tuple[float, float, float]]]
 
 @dataclass(frozen=True)
 class LungVolume:
-    """Channels of one chest, cropped to its scanned slices."""
+    """`CHANNELS` of one chest, cropped to its scanned slices."""
 
-    channels: Float[Tensor, "4 d h w"]
+    channels: Float[Tensor, "6 d h w"]
     spacing: tuple[float, float, float]
     centre: Float[Tensor, "3"]  # mm, of the lungs relative to the centre of the volume
     extent: tuple[float, float, float]  # mm, of the lungs
 
 
 def lung_volume(hu: Float[np.ndarray, "d h w"], spacing: tuple[float, float, float]) -> LungVolume | None:
-    """Attenuation, bone, right and left lung of a CT; None if it shows fewer than two lungs."""
+    """`CHANNELS` of a CT; None if it shows fewer than two lungs."""
     scanned = np.flatnonzero((hu > AIR_HU / 2).any(axis=(1, 2)))
     if not len(scanned):
         return None
@@ -59,7 +60,8 @@ def lung_volume(hu: Float[np.ndarray, "d h w"], spacing: tuple[float, float, flo
     hu = torch.from_numpy(hu)
     mu = MU_WATER * (1.0 + hu.clamp(-1000.0, 0.0) / 1000.0) + (MU_BONE - MU_WATER) * hu.clamp(min=0.0) / 1000.0
     bone = (MU_BONE - MU_WATER) * (hu - BONE_HU).clamp(min=0.0) / 1000.0
-    sides = torch.from_numpy(np.stack(sides)).float()
+    above = [above_dome(side, outer) for side, outer in zip(sides, OUTER, strict=True)]
+    sides = torch.from_numpy(np.stack([*above, *(s & ~a for s, a in zip(sides, above, strict=True))])).float()
     sides[:, [0, -1]] = 0.0  # the last slices continue beyond the volume
     index = torch.nonzero(sides.sum(dim=0) > 0).float()
     low, high = index.min(dim=0).values, index.max(dim=0).values + 1
@@ -69,24 +71,7 @@ def lung_volume(hu: Float[np.ndarray, "d h w"], spacing: tuple[float, float, flo
     return LungVolume(torch.cat([torch.stack([mu, bone]), sides]), tuple(spacing), centre, extent)
 
 
-def split_lungs(mask: Bool[np.ndarray, "d h w"]) -> tuple[np.ndarray, np.ndarray] | None:
-    """Masks of the right and the left lung; lungs that touch are separated by erosion. None for fewer than two."""
-    for rounds in range(6):
-        core = ndimage.binary_erosion(mask, iterations=rounds) if rounds else mask
-        labels, count = ndimage.label(core)
-        sizes = np.bincount(labels.ravel(), minlength=count + 1)
-        sizes[0] = 0
-        order = np.argsort(sizes)[::-1]
-        if count >= 2 and sizes[order[1]] > 0.15 * sizes[order[0]]:
-            kept = np.where(np.isin(labels, order[:2]), labels, 0)
-            nearest = ndimage.distance_transform_edt(kept == 0, return_distances=False, return_indices=True)
-            owner = kept[tuple(nearest)]
-            halves = [mask & (owner == label) for label in order[:2]]
-            return tuple(sorted(halves, key=lambda half: np.argwhere(half)[:, 2].mean()))
-    return None
-
-
-def random_drr(volume: LungVolume, rng: np.random.Generator, size: int) -> Float[Tensor, "4 s s"]:
+def random_drr(volume: LungVolume, rng: np.random.Generator, size: int) -> Float[Tensor, "6 s s"]:
     """`CHANNELS` of a randomly deformed chest at a random frontal pose, around its lungs, or a counterexample."""
     if rng.random() < SHARE_OTHER:
         return counterexample(volume.channels, volume.spacing, volume.extent, rng, size)
@@ -103,7 +88,7 @@ def random_drr(volume: LungVolume, rng: np.random.Generator, size: int) -> Float
 
 
 class RenderedDrrs(Dataset):
-    """DRRs `(4, s, s)` by number, read from `folder`; those that are missing there are rendered first.
+    """DRRs `(6, s, s)` by number, read from `folder`; those that are missing there are rendered first.
 
     Args:
         volumes: for each DRR a name, with the hash of the content, and a function that returns HU and spacing.
@@ -131,7 +116,7 @@ class RenderedDrrs(Dataset):
     def __len__(self) -> int:
         return self.count
 
-    def __getitem__(self, index: int) -> Float[Tensor, "4 s s"]:
+    def __getitem__(self, index: int) -> Float[Tensor, "6 s s"]:
         return self._drrs[index].float()
 
 

