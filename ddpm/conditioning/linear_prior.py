@@ -22,8 +22,18 @@ from ddpm.conditioning.gaussian_fill import conditional_mean, fit_loadings
 from ddpm.conditioning.ridge import RidgeSystem
 
 PENALTIES = tuple(10.0 ** (k / 2) for k in range(-8, 5))  # in units of the mean eigenvalue of the features
+MIN_PATIENTS = 3  # of a fit: the penalty is chosen by leaving one out
 MIN_STD = 1e-3  # keeps a pixel that is constant in training from dominating
 MIN_DEVIATION = 0.02  # of standardised latents, where all training cases are equal
+
+
+def require_patients(cases: int, patients: int) -> None:
+    """Raises a ValueError if there are too few training patients for a linear prior."""
+    if patients < MIN_PATIENTS:
+        raise ValueError(
+            f"{cases} training cases of {patients} patients: the linear prior needs {MIN_PATIENTS} patients; "
+            "give more, or model.prior.rank=0"
+        )
 
 
 class LinearPrior(ModelMixin, ConfigMixin):
@@ -87,12 +97,7 @@ class LinearPrior(ModelMixin, ConfigMixin):
         """
         n = len(latents)
         members = _members(range(n) if patients is None else patients)
-        count = len(members.unique(dim=0))
-        if count < 3:
-            raise ValueError(
-                f"{n} training cases of {count} patients: the linear prior needs 3 patients; "
-                "give more, or model.prior.rank=0"
-            )
+        require_patients(n, len(members.unique(dim=0)))
         raw = self._pool(xrays)
         if raw.shape[1] != len(self.pixel_mean):
             raise ValueError(f"X-rays of {xrays.shape[1]} views, the linear prior was made for {self.config.views}")

@@ -4,6 +4,7 @@ import pytorch_lightning as pl
 
 from common.errors import user_errors
 from dataset.imaging.hu_window import Window
+from ddpm.conditioning.linear_prior import require_patients
 from ddpm.module import DDPMModule
 from evaluation.protocol.leakage import check_starting_models
 from train.generator.encode import training_device
@@ -30,6 +31,8 @@ def build_data(
     sampling = SampleAndScore(model.save_and_sample_every, cfg.sampler, model.sampling_timesteps, window)
     sampling.pipeline(module)  # rejects an unknown sampler before the slow preparation
     cases = run.prepare_data(source)
+    if origin is None and "prior" in module.trained:  # before the latents are encoded
+        require_patients(len(cases.train), cases.train.rows["patient"].nunique())
     earlier = (origin or module.latent_encoder).trained_on
     seen = check_starting_models(cases.source.rows, earlier, cases.protocol(), model.allow_seen_patients)
     data = LatentData(cases, module.latent_encoder, run.devices, cfg.trainer.num_nodes, model.memory.cache_latents_gb)

@@ -210,3 +210,11 @@ def test_an_interrupted_run_equals_an_uninterrupted_one(run, train, vae, tmp_pat
     resumed = last(train(parts, *CASES, f"model.vae_ckpt={vae}", UNKNOWN, "model.resume=auto"))
     for name, value in last(whole.folder).denoiser.state_dict().items():
         assert torch.equal(value, resumed.denoiser.state_dict()[name]), name
+
+
+def test_too_few_patients_are_refused_before_latents_are_encoded(train, vae, tmp_path, monkeypatch):
+    monkeypatch.setattr("train.generator.build_data.LatentData", lambda *_: pytest.fail("latents are encoded"))
+    with pytest.raises(
+        UserError, match="2 training cases of 2 patients: the linear prior needs 3 patients; give more"
+    ):
+        train(tmp_path, *CASES, "dataset.train=2", f"model.vae_ckpt={vae}")
