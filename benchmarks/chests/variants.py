@@ -82,8 +82,11 @@ MEAN, SAMPLE, SHUFFLED = "", "_sample", "_shuffled_xray"  # suffixes of the meth
 
 
 def recipe(size: int) -> list[str]:
-    """Overrides of `train/train_ddpm.py` of every diffusion row: the recipe of the fidelity benchmark."""
-    return [*COMMON[size], *OURS, *NETWORK, *(SMALL if size == 128 else ())]
+    """Overrides of `train/train_ddpm.py` of every diffusion row: the recipe of the fidelity benchmark.
+
+    Latents are principal components and keep their shares of the variance.
+    """
+    return [*COMMON[size], *OURS, *NETWORK, *(SMALL if size == 128 else ()), "model.latent_scaling=shared"]
 
 
 def baseline_name(name: str, row: str) -> str:
