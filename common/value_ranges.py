@@ -66,6 +66,7 @@ RULES: dict[str, str] = {  # rule: keys, by their last words; the longest that m
     "text | [text] | null": "test_patients val_patients pairs.patients findings",
     "text | [text]": """classifiers generators metrics target_modules label.positive
         label.negative""",
+    "[text] | null": "parts",
     "auto | cpu | mps | cuda | cuda:<number>": "device",
     "PA | AP": "view drr_view",
     "bilinear | linear | two_material": "drr_attenuation",

@@ -22,13 +22,13 @@ from ddpm.diffusion.noise_schedule import NoiseSchedule
 from ddpm.diffusion.objective import NoiseObjective
 from ddpm.ema import AveragedWeights
 from ddpm.fsdp import shard
-from ddpm.latent.base import LatentEncoder
+from ddpm.latent import DecoderResidual, LatentEncoder
 from ddpm.lora import add_lora
 from ddpm.losses.adversarial import AdversarialTerm
 from ddpm.losses.latent_terms import GeneratorLosses
 from ddpm.losses.loss_type import POINTWISE
 from ddpm.pipeline import XrayToCTPipeline
-from ddpm.registry import FITTED, TRAINED
+from ddpm.registry import FITTED, FROZEN, TRAINED
 from ddpm.xray_encoder.base import XrayEncoder, XrayFeatures
 from vq_gan_3d.optimisation import Optimisation
 
@@ -102,7 +102,7 @@ class DDPMModule(pl.LightningModule):
         # before the average and the optimizer, which take the parameters that have gradients now
         self.lora = None if lora is None else add_lora(self.trained, **lora)
         # in a tuple it is not a registered module, so that no optimizer, average or device copy includes it
-        self._frozen = (parts.latent_encoder.eval().requires_grad_(False),)
+        self._frozen = (parts.latent_encoder.eval().requires_grad_(False), None)
         self.objective, self.schedule = objective, NoiseSchedule(objective)
         self.optimisation, self.protocol, self.volume_size = optimisation, protocol, tuple(protocol["volume_size"])
         self.loss = partial(POINTWISE[losses.pointwise], reduction="none")
@@ -129,6 +129,10 @@ class DDPMModule(pl.LightningModule):
     def latent_encoder(self) -> LatentEncoder:
         """The frozen encoder."""
         return self._frozen[0]
+
+    def keep_residual(self, residual: DecoderResidual | None) -> None:
+        """Sets the residual of the latent encoder's decoder, which checkpoints and pipelines include."""
+        self._frozen = (self.latent_encoder, residual)
 
     def configure_optimizers(self) -> dict:
         """Optimizer of the parameters that train; the schedule counts its steps."""
@@ -255,7 +259,7 @@ class DDPMModule(pl.LightningModule):
         """The pipeline with the present weights, shared with this module."""
         return XrayToCTPipeline(
             **{"lift": None, "prior": None, "pose_regressor": None, **dict(self.trained.items())},
-            latent_encoder=self.latent_encoder.to(self.device),
+            **{name: part and part.to(self.device) for name, part in zip(FROZEN, self._frozen, strict=True)},
             scheduler=self.objective.scheduler(),
             protocol=self.protocol,
         )
@@ -267,11 +271,12 @@ class DDPMModule(pl.LightningModule):
         checkpoint |= {"ema_steps": int(self.ema.average.optimization_step), "left_out": list(self.skipped)}
         if self.discriminator is not None:
             checkpoint["adversarial"] = self.discriminator.state_dict()
-        prefixed = self.latent_encoder.state_dict(prefix="latent_encoder.")
-        checkpoint["latent_encoder"] = {k: v.detach().cpu() for k, v in prefixed.items()}
+        frozen = {name: part for name, part in zip(FROZEN, self._frozen, strict=True) if part is not None}
+        prefixed = [part.state_dict(prefix=f"{name}.") for name, part in frozen.items()]
+        checkpoint["latent_encoder"] = {k: v.detach().cpu() for weights in prefixed for k, v in weights.items()}
         checkpoint["state_dict"] = {k.removeprefix("trained."): v for k, v in checkpoint["state_dict"].items()}
-        components = {name: component(module, f"{name}.") for name, module in self.trained.items()}
-        components["latent_encoder"] = component(self.latent_encoder, "latent_encoder.")
+        parts = {**dict(self.trained.items()), **frozen}
+        components = {name: component(module, f"{name}.") for name, module in parts.items()}
         components["scheduler"] = component(self.objective.scheduler())
         header = {"stage": "ddpm", "components": components, "protocol": self.protocol, "lora": self.lora}
         checkpoint["header"] = complete(header)

@@ -13,17 +13,17 @@ from torch import Tensor, nn
 
 from common.autocast import inference_autocast
 from common.errors import UserError
-from dataset.imaging.frontal_check import why_not_frontal
 from dataset.imaging.geometry import fill_unknown
 from dataset.imaging.hu_window import Window
 from ddpm.conditioning.condition import Condition, make_condition
+from ddpm.conditioning.frontal_only import refuse_other_pictures
 from ddpm.conditioning.linear_prior import LinearPrior
 from ddpm.conditioning.pose_regressor import PoseRegressor
 from ddpm.denoiser.unet import UNet3D
 from ddpm.diffusion.sample_noise import SampleNoise, can_pair
 from ddpm.diffusion.samplers import PREVIEW, PREVIEW_STEPS, clean_latents, make_sampler, network_timestep
 from ddpm.diffusion.solvers import LogSNRSolver
-from ddpm.latent.base import LatentEncoder
+from ddpm.latent import DecoderResidual, LatentEncoder
 from ddpm.pipeline_folder import FILES, check_index, make_portable, read_part, read_settings
 from ddpm.registry import NETWORKS, OPTIONAL, TRAINED
 from ddpm.weights.hub import expect_hub_id, upload
@@ -47,6 +47,7 @@ class XrayToCTPipeline(DiffusionPipeline):
         lift: module that resamples the maps of the X-ray on the latent grid; None for a denoiser without it.
         prior: linear prior of the latents; None for a denoiser without one.
         pose_regressor: aligns X-rays of unknown pose; None assumes the nominal pose.
+        decoder_residual: the detail that the latent encoder loses (`with_residual` adds it); None if not measured.
         protocol: properties of the training data, plain JSON: `window`, `volume_size`, `extent` in mm, `dataset`, ….
         sampling: arguments of `set_sampler`; None takes the default.
     """
@@ -62,6 +63,7 @@ class XrayToCTPipeline(DiffusionPipeline):
         scheduler: SchedulerMixin,
         prior: LinearPrior | None,  # no default: diffusers takes an argument with a default for a setting
         pose_regressor: PoseRegressor | None,
+        decoder_residual: DecoderResidual | None,
         protocol: dict | None = None,
         sampling: dict | None = None,
     ):
@@ -76,6 +78,7 @@ class XrayToCTPipeline(DiffusionPipeline):
             scheduler=scheduler,
             prior=prior,
             pose_regressor=pose_regressor,
+            decoder_residual=decoder_residual,
         )
         self.register_to_config(protocol=protocol)
         for module in self.networks.values():
@@ -164,12 +167,14 @@ class XrayToCTPipeline(DiffusionPipeline):
         guidance_scale: float = 1.0,
         antithetic: bool | None = None,
         spacing: str = "trailing",
+        decoder_residual: bool = True,
         **options,
     ) -> "XrayToCTPipeline":
         """Sets the sampler by its diffusers name (`ddpm.diffusion.samplers.SAMPLERS`), its steps and the guidance.
 
         `antithetic` draws samples in pairs of opposite noise (`ddpm.diffusion.sample_noise`); None does so with every
         sampler that can. `spacing` is that of `make_sampler`; `options` are of the solver, such as `solver_order`.
+        `decoder_residual` says whether spreads and intervals include that part, if there is one.
         UserError for pairs of a sampler that cannot draw them.
         """
         guidance_scale = self.check_guidance(guidance_scale)
@@ -180,8 +185,10 @@ class XrayToCTPipeline(DiffusionPipeline):
             )
         self.scheduler, self.steps, self.guidance_scale = made, int(steps), guidance_scale
         self.antithetic, self.solver_options = can_pair(made) if antithetic is None else bool(antithetic), options
+        self.residual = self.decoder_residual if decoder_residual else None
         chosen = {"scheduler": scheduler, "steps": self.steps, "guidance_scale": self.guidance_scale}
-        self.register_to_config(sampling={**chosen, "antithetic": self.antithetic, "spacing": spacing, **options})
+        chosen |= {"antithetic": self.antithetic, "spacing": spacing, "decoder_residual": bool(decoder_residual)}
+        self.register_to_config(sampling={**chosen, **options})
         return self
 
     @property
@@ -207,6 +214,7 @@ class XrayToCTPipeline(DiffusionPipeline):
             **({"preview": PREVIEW} if self.steps <= PREVIEW_STEPS else {}),
             "guidance_scale": self.guidance_scale,
             "antithetic": self.antithetic,
+            "decoder_residual": self.residual is not None,
             "prediction": self.training_scheduler.config.get("prediction_type", "flow"),
             "latent_encoder": type(self.latent_encoder).__name__,
             "parameters": {k: sum(p.numel() for p in module.parameters()) for k, module in self.networks.items()},
@@ -255,7 +263,7 @@ class XrayToCTPipeline(DiffusionPipeline):
         if len(ids) != b:
             raise ValueError(f"{len(ids)} ids for {b} X-rays")
         if not (allow_any_picture or self.protocol.get("input") == "volume"):
-            _refuse_other_pictures(xray, pose, ids)
+            refuse_other_pictures(xray, pose, ids)
         steps = self.steps if num_inference_steps is None else int(num_inference_steps)
         guidance = self.guidance_scale if guidance_scale is None else self.check_guidance(guidance_scale)
         extent = torch.tensor(self.extent).expand(b, 3) if extent is None else extent
@@ -336,12 +344,3 @@ class XrayToCTPipeline(DiffusionPipeline):
         with inference_autocast(self.denoiser.device):
             decoded = self.latent_encoder.decode(latents).float()
         return self.window.denormalise(decoded)
-
-
-def _refuse_other_pictures(xray: Float[Tensor, "b v 1 h w"], pose: Tensor | None, ids: list[str]) -> None:
-    """Raises UserError for the first X-ray of unknown pose that is no frontal chest X-ray; DRRs have a pose."""
-    unknown = [True] * len(xray) if pose is None else pose[:, 0].isnan().any(dim=-1).tolist()
-    for views, name, checked in zip(xray, ids, unknown, strict=True):
-        reason = why_not_frontal(views[0, 0].detach().float().cpu()) if checked else None
-        if reason:
-            raise UserError(f"X-ray {name}: {reason}")

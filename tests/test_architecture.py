@@ -159,6 +159,7 @@ def options() -> list[tuple[str, tuple[str, ...]]]:
         "train_ddpm": ["dataset", "logger", "trainer", "model/xray_encoder", "model/denoiser", "sampler"],
         "train_vqgan": ["dataset", "logger", "trainer"],
         "encode_latents": ["dataset", "trainer", "sampler"],
+        "fit_parts": ["dataset"],
         "evaluate": ["dataset", "sampler", "extractor"],
         "generate": ["sampler"],
         "demo": ["sampler"],

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 from torch import nn
 
 from common.checked_tensors import save_tensors
@@ -32,6 +33,22 @@ def export_pipeline(pipeline: XrayToCTPipeline, path: str | Path, dtype: torch.d
             narrow = value.is_floating_point() and not key.startswith("latent_")
             weights[f"{name}.{key}"] = value.to(dtype) if narrow else value
     return _write_safetensors(path, weights, header_of(pipeline))
+
+
+def add_parts(path: Path, pipeline: XrayToCTPipeline, parts: dict[str, nn.Module], output: Path) -> Path:
+    """Writes the model of `path`, whose pipeline is given, with further parts; other tensors keep their bits.
+
+    Weights of a training checkpoint or a folder are written in float32.
+    """
+    if path.suffix != ".safetensors":
+        path = export_pipeline(pipeline, output, torch.float32)
+    with safe_open(path, framework="pt") as file:
+        header = json.loads(file.metadata()["header"])
+        weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (safe_open is no dict)
+    for name, part in parts.items():
+        header["components"][name] = component(part, f"{name}.")
+        weights |= {f"{name}.{key}": value for key, value in part.state_dict().items()}
+    return _write_safetensors(output, weights, header)
 
 
 def header_of(pipeline: XrayToCTPipeline) -> dict:

@@ -39,6 +39,10 @@ class SampleNoise:
         """Initial noise of the samples."""
         return self._draw(shape, [_generator(*key, "start") for key in self._shared])
 
+    def residual(self, size: tuple[int, int, int]) -> Float[Tensor, "b D H W"]:
+        """White noise of the decoder's residual (`ddpm.latent.decoder_residual`) of the samples."""
+        return self._draw(size, [_generator(*key, "residual") for key in self._shared])
+
     def step(self, scheduler: SchedulerMixin, shape: tuple[int, ...]) -> dict:
         """Keyword arguments for one `step` of a stochastic sampler.
 

@@ -19,6 +19,7 @@ from common.cli import CONFIG
 from common.errors import UserError
 
 PREFIX = "xray2ct_demo_"
+NOT_OF_SOLVER = ("steps", "guidance_scale", "antithetic", "decoder_residual")  # keys of a `sampler` node
 MIN_PASSWORD = 8  # characters
 SILENCED = ("pydicom", "PIL", "nibabel", "httpx", "uvicorn.access")
 SILENCED += ("dataset.io.xray", "evaluation.generation.xray_inputs")
@@ -87,7 +88,7 @@ def sampler_choices(pipeline, chosen: str, node: dict) -> dict[str, dict]:
         found.setdefault(file.stem, OmegaConf.to_container(OmegaConf.load(file), resolve=True))
     fitting = {}
     for name, options in found.items():
-        own = {k: v for k, v in options.items() if k not in ("steps", "guidance_scale", "antithetic")}
+        own = {k: v for k, v in options.items() if k not in NOT_OF_SOLVER}
         try:
             make_sampler(own.pop("scheduler"), pipeline.training_scheduler, **own)
         except ValueError as error:

@@ -13,12 +13,13 @@ from common.files import sha256
 from dataset.imaging.coverage import fill, resample_scanned
 from dataset.io.ct import read_volume
 from dataset.io.nifti import write_nifti
+from ddpm.latent.decoder_residual import with_residual
 from demo.service.lung_outlines import draw_lungs
 from demo.service.messages import MAX_SAMPLE_FILES, RESULT_FILES, Result, Task
 from demo.service.xray_checks import CheckedXray
 from demo.service.xray_position import xray_matrices
 from evaluation.generation.dicom_series import write_zip
-from evaluation.generation.metadata import describe_input, describe_run
+from evaluation.generation.metadata import NOISE_ID, describe_input, describe_run, spread_parts
 from evaluation.generation.sample import Sampling
 from evaluation.generation.synthetic_ct import SyntheticCT
 from evaluation.generation.xray_inputs import GeneratorInput
@@ -68,8 +69,10 @@ def write_result(
         lungs = draw_lungs(*paths, samples, shown, film.convert("RGB"), pipeline.pose_regressor)
         projections = xray_matrices(shown, pipeline.pose_regressor, film.size[::-1])
     settings = _settings(task, checked, generator)
+    predictive = with_residual(pipeline, samples[None], [NOISE_ID], task.request.seed)[0]
+    settings["spread_hu"] = spread_parts(samples, predictive, pipeline.antithetic)
     settings |= {"error_bars": bars, "reprojection_error": error, "lungs": lungs, "metrics": measured}
-    result = SyntheticCT(samples, shown, tuple(spacing), window, settings)
+    result = SyntheticCT(samples, predictive, shown, tuple(spacing), window, settings)
     result.write_mean_and_spread(place / "volume.nii.gz", place / "spread.nii.gz")
     for number, sample in enumerate(samples[:MAX_SAMPLE_FILES] if len(samples) > 1 else (), start=1):
         write_nifti(place / f"sample_{number}.nii.gz", sample, spacing, shown.centre, result.mark)

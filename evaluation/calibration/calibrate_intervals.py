@@ -11,6 +11,7 @@ import pandas as pd
 
 from common.errors import UserError
 from common.files import sha256
+from ddpm.latent.decoder_residual import with_residual
 from evaluation.calibration.nonconformity import case_scores
 from evaluation.generation.model_inputs import ModelInputs
 from evaluation.generation.sample import Sampling, sample_volumes
@@ -135,10 +136,11 @@ def scores_of(
     ids, patients = (cases.rows[name].iloc[chosen].astype(str).tolist() for name in ("id", "patient"))
     rows = []
     for part, volumes in sample_volumes(pipeline, inputs, ids, sampling):
-        for index, samples in zip(part, volumes, strict=True):
+        predictive = with_residual(pipeline, volumes, [ids[i] for i in part], sampling.seed)
+        for index, samples, drawn in zip(part, volumes, predictive, strict=True):
             spacing = tuple(float(e) / n for e, n in zip(inputs.extents[index], pipeline.volume_size, strict=True))
             case = cases.case(chosen[index])  # read again: all true volumes together may not fit into memory
-            found = case_scores(samples, case, spacing, pipeline.window, levels, share, heart)
+            found = case_scores(samples, case, spacing, pipeline.window, levels, share, heart, drawn)
             rows += [{"id": ids[index], "patient": patients[index]} | row for row in found]
     return pd.DataFrame(rows)
 

@@ -25,19 +25,22 @@ def case_scores(
     levels: Sequence[float],
     share: float,
     heart: HeartVolumeRegressor | None = None,
+    predictive: Float[Tensor, "s d h w"] | None = None,
 ) -> list[dict]:
     """Rows `{"quantity", "level", "below", "above", "width"}` of one case.
 
     `below` and `above` are the distances of the truth outside the lower and the upper end, negative inside; for a
     tissue both are its score. `width` is that of the interval of the samples without margin. Quantities that the case
     or its mean volume does not have are omitted. `samples` are in HU, `spacing` is theirs in mm `(D, H, W)`, and each
-    level needs `2 / (1 - level)` samples.
+    level needs `2 / (1 - level)` samples. Intervals of voxels are those of the `predictive` samples, which contain the
+    detail that the decoder loses; None takes `samples`.
     """
     truth, known, found = case["ct"].float().clamp(window.low, window.high), true_volumes(case), []
-    for name, mask in tissue_masks(samples.mean(dim=0), spacing).items():
+    predictive = samples if predictive is None else predictive
+    for name, mask in tissue_masks(predictive.mean(dim=0), spacing).items():
         mask = mask & case["scanned"] if "scanned" in case else mask
         if mask.any():
-            ordered, wanted = samples[:, mask].sort(dim=0).values, truth[mask]
+            ordered, wanted = predictive[:, mask].sort(dim=0).values, truth[mask]
             for level in levels:
                 low, high = order_interval(ordered, level)
                 score = share_score(torch.maximum(low - wanted, wanted - high), share)

@@ -4,10 +4,13 @@ import platform
 from pathlib import Path
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from common.files import sha256
 from dataset.imaging.geometry import fill_unknown
 from ddpm.conditioning.pose_regressor import FIELDS, PoseRegressor
+from ddpm.diffusion.sample_spread import root_mean_square, sample_spread
 from evaluation.generation.sample import Sampling
 from evaluation.generation.xray_inputs import GeneratorInput
 from evaluation.generation.xray_warnings import training_distance
@@ -37,6 +40,19 @@ def describe_input(given: GeneratorInput, pipeline) -> dict:
     pose = {} if regressor is None else {"pose_regressor": predicted_offsets(given, regressor)}
     seen = {"training_distance": training_distance(given, pipeline), "warnings": given.warnings}
     return {"spacing": spacing, "geometry": geometry, **given.notes, **pose, **seen}
+
+
+def spread_parts(
+    samples: Float[Tensor, "s d h w"], predictive: Float[Tensor, "s d h w"], antithetic: bool
+) -> dict[str, float] | None:
+    """Root mean square spread in HU over the volume, of the latents alone and with the decoder's residual.
+
+    None for one sample.
+    """
+    if len(samples) < 2:
+        return None
+    drawn = {"latents": samples, "with_decoder_residual": predictive}
+    return {name: round(root_mean_square(sample_spread(of, antithetic)), 1) for name, of in drawn.items()}
 
 
 def predicted_offsets(given: GeneratorInput, regressor: PoseRegressor) -> list[dict | None]:

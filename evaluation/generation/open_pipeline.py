@@ -63,6 +63,8 @@ def open_generator(checkpoint: str | None, device: str, sampler: DictConfig, shi
     print(f"device: {place}")
     pipeline = load_pipeline(path, device=place)
     set_sampler(pipeline, OmegaConf.to_container(sampler, resolve=True))
+    if pipeline.decoder_residual is None:
+        print(f"spreads lack the detail that the decoder loses; python train/fit_parts.py checkpoint={path} adds it")
     return pipeline, path
 
 

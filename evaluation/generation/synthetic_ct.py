@@ -32,7 +32,9 @@ class SyntheticCT:
     """Samples of synthetic CT volumes from one X-ray; not for diagnosis.
 
     Attributes:
-        samples: HU.
+        samples: decoded volumes in HU.
+        predictive: the samples with the detail that the decoder loses (`ddpm.latent.decoder_residual`), from which
+            spread, voxel intervals and evidence are made; the same as `samples` without a measured residual.
         given: the X-ray as the model takes it.
         spacing: mm `(D, H, W)`; nominal for a radiograph.
         window: HU window of the model.
@@ -43,6 +45,7 @@ class SyntheticCT:
     """
 
     samples: Float[Tensor, "n d h w"]
+    predictive: Float[Tensor, "n d h w"] = field(repr=False)
     given: GeneratorInput
     spacing: tuple[float, float, float]
     window: Window
@@ -63,8 +66,8 @@ class SyntheticCT:
 
     @property
     def spread(self) -> Float[Tensor, "d h w"] | None:
-        """The standard deviation of a sample in HU; None for one sample, which shows no spread."""
-        return self._array(sample_spread(self.samples, self.antithetic)) if len(self.samples) > 1 else None
+        """The standard deviation of a patient's volume given the X-ray, in HU; None for one sample."""
+        return self._array(sample_spread(self.predictive, self.antithetic)) if len(self.samples) > 1 else None
 
     @cached_property
     def evidence(self) -> Float[Tensor, "d h w"] | None:
@@ -75,7 +78,7 @@ class SyntheticCT:
         if self.intervals is None:
             return None
         digest = (self.settings["checkpoint"] or {}).get("sha256")
-        found = self.intervals.evidence(self.samples, self.antithetic, digest)
+        found = self.intervals.evidence(self.predictive, self.antithetic, digest)
         return None if found is None else self._array(found)
 
     @property
@@ -110,15 +113,18 @@ class SyntheticCT:
         if len(self.samples) == 1:
             return [path]
         mark = self.mark.replace("; nominal spacing", "").replace(pictures.SYNTHETIC, SPREAD)
-        write_nifti(spread_path, sample_spread(self.samples, self.antithetic), self.spacing, self.given.centre, mark)
+        spread = sample_spread(self.predictive, self.antithetic)
+        write_nifti(spread_path, spread, self.spacing, self.given.centre, mark)
         return [path, spread_path]
 
-    def save(self, folder: str | Path, overwrite: bool = False, dicom: bool = False) -> list[Path]:
+    def save(
+        self, folder: str | Path, overwrite: bool = False, dicom: bool = False, with_residual: bool = False
+    ) -> list[Path]:
         """Writes the files of this X-ray and returns the paths of its NIfTI files, that of the mean first.
 
         `<stem>_synthetic_ct.nii.gz` (the mean), `.gif`, `.png` and `<stem>_settings.json`; of several samples also
         each, and their spread; with a calibration the ends of its interval and the evidence map in percent; with
-        `dicom` a series in `<stem>_synthetic_dicom`.
+        `dicom` a series in `<stem>_synthetic_dicom`. `with_residual` writes the samples with the decoder's residual.
 
         Raises UserError if files of an earlier run have the same stem; `overwrite` removes them.
         """
@@ -127,7 +133,8 @@ class SyntheticCT:
         clear(folder, files_of(self.stem), overwrite)
         endings = ("synthetic_ct", "synthetic_spread")
         paths = self.write_mean_and_spread(*(Path(f"{target}_{ending}.nii.gz") for ending in endings))
-        for number, sample in enumerate(self.samples if len(self.samples) > 1 else (), start=1):
+        written = self.predictive if with_residual else self.samples
+        for number, sample in enumerate(written if len(written) > 1 else (), start=1):
             paths.append(Path(f"{target}_sample_{number}_synthetic_ct.nii.gz"))
             write_nifti(paths[-1], sample, *place, self.mark)
         grey = pictures.display_window(self.window)
@@ -136,7 +143,8 @@ class SyntheticCT:
         sheet.save(f"{target}_synthetic_ct.png")
         bars = dict(self.settings["error_bars"])
         if bars["name"] == "interval":
-            for name, end in zip(("lower", "upper"), self.intervals.of_voxels(*self._drawn), strict=True):
+            ends = self.intervals.of_voxels(self.predictive, *self._place)
+            for name, end in zip(("lower", "upper"), ends, strict=True):
                 paths.append(Path(f"{target}_synthetic_{name}.nii.gz"))
                 mark = f"{pictures.SYNTHETIC}; {name} {100 * self.intervals.level:g} %, HU"
                 write_nifti(paths[-1], end, *place, mark)
@@ -152,8 +160,8 @@ class SyntheticCT:
         return paths
 
     @property
-    def _drawn(self) -> tuple:
-        return self.samples, tuple(self.spacing), self.window
+    def _place(self) -> tuple:
+        return tuple(self.spacing), self.window
 
     def _array(self, values: Tensor) -> Tensor:
         return values.numpy() if self.numpy else values
@@ -163,7 +171,7 @@ class SyntheticCT:
         if not self.intervals.has_organs(self.given.nominal):
             reason = NOMINAL if self.given.nominal else "no organ volume was calibrated"
             return {"organs": None, "organs_reason": reason}
-        return {"organs": self.intervals.of_organs(*self._drawn)}
+        return {"organs": self.intervals.of_organs(self.samples, *self._place)}
 
 
 class SyntheticCTs(list[SyntheticCT]):
@@ -177,7 +185,7 @@ class SyntheticCTs(list[SyntheticCT]):
     @property
     def spread(self) -> Float[Tensor, "b d h w"] | None:
         """Standard deviations of a sample in HU; None for one sample each."""
-        spreads = [sample_spread(one.samples, one.antithetic) for one in self if len(one.samples) > 1]
+        spreads = [sample_spread(one.predictive, one.antithetic) for one in self if len(one.samples) > 1]
         return self[0]._array(torch.stack(spreads)) if spreads else None
 
     @property

@@ -8,7 +8,8 @@ from common.files import check_output, sha256
 from dataset.io.xray import XRAY_ENDINGS
 from dataset.io.xray import find_xrays as xrays_in
 from dataset.manifest.separated import SEPARATOR, parts
-from evaluation.generation.metadata import NOISE_ID, describe_input, describe_run
+from ddpm.latent.decoder_residual import with_residual
+from evaluation.generation.metadata import NOISE_ID, describe_input, describe_run, spread_parts
 from evaluation.generation.model_inputs import ModelInputs
 from evaluation.generation.sample import Sampling, sample_volumes, terminal_bar
 from evaluation.generation.synthetic_ct import SyntheticCT, files_of
@@ -59,7 +60,8 @@ def synthesize(
     digest, ids = (shared["checkpoint"] or {}).get("sha256"), [NOISE_ID] * len(inputs)
     stacked = ModelInputs.of_inputs(inputs)
     for part, volumes in sample_volumes(draw or pipeline, stacked, ids, sampling, progress_bar):
-        for index, samples in zip(part, volumes, strict=True):
+        predictive = with_residual(pipeline, volumes, ids[: len(part)], sampling.seed)
+        for index, samples, spread in zip(part, volumes, predictive, strict=True):
             given = inputs[index]
             settings = {"xray": _describe_files(given.files), **shared, **describe_input(given, pipeline)}
             spacing = tuple(settings["spacing"])
@@ -67,7 +69,8 @@ def synthesize(
             settings["error_bars"] = error_bars(
                 described, sampling.samples, digest, intervals, given.nominal, given.xray
             )
-            yield SyntheticCT(samples, given, spacing, pipeline.window, settings, stems[index], intervals)
+            settings["spread_hu"] = spread_parts(samples, spread, described.get("antithetic", False))
+            yield SyntheticCT(samples, spread, given, spacing, pipeline.window, settings, stems[index], intervals)
 
 
 def generate(

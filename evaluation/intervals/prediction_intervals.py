@@ -32,6 +32,7 @@ SAMPLED_WITH = (  # keys of `XrayToCTPipeline.describe` in which calibration and
     "steps",
     "guidance_scale",
     "antithetic",
+    "decoder_residual",
 )
 LEVEL = 0.9  # default share of cases that an interval covers
 NO_GUARANTEE = (

@@ -10,7 +10,7 @@ from evaluation.metrics.base import CaseView, Metric, NotMeasured
 
 ORDER = (
     *("psnr", "ssim", "mae_hu", "mae_hu_body", "mae_hu_lungs", "lung_dice"),
-    *("crps", "energy_score", "spread_hu_body", "spread_over_error"),
+    *("crps", "energy_score", "spread_hu_body", "spread_latent_hu_body", "spread_over_error"),
     *("reprojection", "left_right"),
 )
 

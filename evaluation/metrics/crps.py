@@ -10,6 +10,7 @@ from evaluation.metrics.base import CaseView, Metric, NotMeasured
 from evaluation.metrics.regions import REGIONS
 
 SAMPLES = "samples"  # key of a case: its samples `(s, d, h, w)` in HU by method
+LATENT_SAMPLES = "latent_samples"  # the same without the decoder's residual
 ANTITHETIC = "antithetic"  # key of the tools: whether samples 2k and 2k + 1 have opposite noise
 
 
@@ -45,14 +46,14 @@ def independent_pairs(count: int, antithetic: bool) -> list[tuple[int, int]]:
 
 
 def samples_of(
-    view: CaseView, mask: Bool[Tensor, "d h w"] | None, opposite: bool = False
+    view: CaseView, mask: Bool[Tensor, "d h w"] | None, opposite: bool = False, key: str = SAMPLES
 ) -> Iterator[tuple[Float[Tensor, "s n"], bool]]:
     """Samples of each method, clipped to the window, inside `mask`, and whether they are antithetic.
 
-    A method without samples is a point forecast: its prediction alone. NotMeasured for two antithetic samples, which
-    hold no independent pair, unless `opposite` allows them.
+    `key` is `SAMPLES` or `LATENT_SAMPLES`. A method without samples is a point forecast: its prediction alone.
+    NotMeasured for two antithetic samples, which hold no independent pair, unless `opposite` allows them.
     """
-    samples, antithetic = view.case.get(SAMPLES, {}), bool(view.tools.get(ANTITHETIC))
+    samples, antithetic = view.case.get(key, {}), bool(view.tools.get(ANTITHETIC))
     for name, prediction in zip(view.names or range(len(view.predictions)), view.predictions, strict=True):
         drawn = samples[name].to(view.truth) if name in samples else prediction[None]
         if antithetic and len(drawn) == 2 and not opposite:

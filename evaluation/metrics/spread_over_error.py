@@ -6,7 +6,7 @@ from torch import Tensor
 
 from ddpm.diffusion.sample_spread import root_mean_square, sample_spread, variance_of_mean
 from evaluation.metrics.base import CaseView, Metric, NotMeasured
-from evaluation.metrics.crps import samples_of
+from evaluation.metrics.crps import LATENT_SAMPLES, SAMPLES, samples_of
 from evaluation.metrics.regions import REGIONS
 
 
@@ -25,10 +25,10 @@ def spread_and_error(
     return spread, float(square.sqrt())
 
 
-def _measured(view: CaseView) -> list[tuple[float, float]]:
+def _measured(view: CaseView, key: str = SAMPLES) -> list[tuple[float, float]]:
     body = view.region("body")
     found = []
-    for drawn, paired in samples_of(view, body, opposite=True):
+    for drawn, paired in samples_of(view, body, opposite=True, key=key):
         many = len(drawn) > 1
         found.append(spread_and_error(drawn, view.truth[body], paired) if many else (float("nan"), float("nan")))
     if all(spread != spread for spread, _ in found):
@@ -36,8 +36,8 @@ def _measured(view: CaseView) -> list[tuple[float, float]]:
     return found
 
 
-def _spread(view: CaseView) -> Float[Tensor, " m"]:
-    return torch.tensor([spread for spread, _ in _measured(view)])
+def _spread(view: CaseView, key: str = SAMPLES) -> Float[Tensor, " m"]:
+    return torch.tensor([spread for spread, _ in _measured(view, key)])
 
 
 def _ratio(view: CaseView) -> Float[Tensor, " m"]:
@@ -49,7 +49,20 @@ METRICS = (
         "spread_hu_body",
         "spread, HU",
         _spread,
-        f"standard deviation of a sample inside {REGIONS['body'].definition}; root mean square over voxels, cases",
+        "standard deviation of a sample, with the decoder's residual if the sampler includes it, inside "
+        f" {REGIONS['body'].definition}; root mean square over voxels, cases",
+        "HU",
+        best="none",
+        digits=1,
+        default=True,
+        pooled="root mean square",
+    ),
+    Metric(
+        "spread_latent_hu_body",
+        "spread of the latents alone, HU",
+        lambda view: _spread(view, LATENT_SAMPLES),
+        f"standard deviation of a decoded sample without the decoder's residual inside {REGIONS['body'].definition}; "
+        "root mean square over voxels, cases",
         "HU",
         best="none",
         digits=1,

@@ -11,12 +11,14 @@ from time import perf_counter
 import numpy as np
 import pandas as pd
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from common.environment import machine
 from common.errors import UserError
 from common.files import sha256
 from dataset.imaging.forward_model import ForwardModel
+from ddpm.latent.decoder_residual import with_residual
 from evaluation.distribution.distances import compare_populations, population
 from evaluation.generation.model_inputs import ModelInputs
 from evaluation.generation.sample import Sampling, sample_volumes
@@ -214,10 +216,10 @@ class Evaluator:
             return {name: found[name] for name in self.settings.methods if name in found}
 
         def with_samples(index: int) -> dict:
-            drawn = {"model": samples[index]}
-            if inputs.partner is not None:
-                drawn["shuffled_xray"] = samples[inputs.partner[index]]
-            return inputs.cases.case(index) | {crps.SAMPLES: drawn}
+            of = {"model": index} | ({} if inputs.partner is None else {"shuffled_xray": inputs.partner[index]})
+            drawn = {name: self._predictive(inputs, samples, i) for name, i in of.items()}
+            latent = {name: samples[i] for name, i in of.items()}
+            return inputs.cases.case(index) | {crps.SAMPLES: drawn, crps.LATENT_SAMPLES: latent}
 
         tables = {}
         for name in dict.fromkeys(("none", self.settings.registration)):
@@ -244,12 +246,16 @@ class Evaluator:
         if samples.shape[1] < (3 if paired else 2):
             return None
         shares = []
-        for case, drawn in zip(inputs.cases, samples, strict=True):
-            hu = case["ct"].float()
+        for index, case in enumerate(inputs.cases):
+            hu, drawn = case["ct"].float(), self._predictive(inputs, samples, index)
             body = body_mask(hu) & case["scanned"] if "scanned" in case else body_mask(hu)
             truth = hu.clamp(self.window.low, self.window.high)
             shares.append(rank_shares(independent(drawn, paired), truth, body))
         return rank_histogram(np.stack(shares), inputs.patients, seed=self.sampling.seed)
+
+    def _predictive(self, inputs: Inputs, samples: Tensor, index: int) -> Float[Tensor, "s d h w"]:
+        """Samples of a case with the decoder's residual, if the sampler includes it."""
+        return with_residual(self.pipeline, samples[index][None], [inputs.ids[index]], self.sampling.seed)[0]
 
     def _distances(self, cases: "_Cases", volumes: dict[str, Tensor]) -> dict:
         spacings = [case["spacing"].tolist() for case in cases]

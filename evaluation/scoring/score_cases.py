@@ -32,6 +32,7 @@ FIDELITY = (
     "crps_body",
     "energy_score",
     "spread_hu_body",
+    "spread_latent_hu_body",
     "spread_over_error",
 )
 SETS = ("default", "fidelity", "all")

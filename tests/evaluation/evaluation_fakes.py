@@ -122,6 +122,7 @@ class FakePipeline:
     """Answers with `answer(xray)` in HU plus noise that depends on seed, id and sample alone."""
 
     prior = None
+    residual = None
     pose_regressor = None
 
     def __init__(self, answer, data: dict, noise: float = 20.0):

@@ -27,6 +27,7 @@ ABSENT = {  # what a run did whose config is older than the key
     "model.maisi_ckpt": None,
     "model.latent.maisi_ckpt": None,
     "model.xray_encoder.mask": False,
+    "sampler.decoder_residual": True,
     "dataset.ap_share": 0.0,
     "dataset.drr_attenuation": "bilinear",
     "dataset.morphs": 0,

@@ -1,0 +1,16 @@
+"""Refuses pictures that are no frontal chest X-rays."""
+
+from jaxtyping import Float
+from torch import Tensor
+
+from common.errors import UserError
+from dataset.imaging.frontal_check import why_not_frontal
+
+
+def refuse_other_pictures(xray: Float[Tensor, "b v 1 h w"], pose: Tensor | None, ids: list[str]) -> None:
+    """Raises UserError for the first X-ray of unknown pose that is no frontal chest X-ray; DRRs have a pose."""
+    unknown = [True] * len(xray) if pose is None else pose[:, 0].isnan().any(dim=-1).tolist()
+    for views, name, checked in zip(xray, ids, unknown, strict=True):
+        reason = why_not_frontal(views[0, 0].detach().float().cpu()) if checked else None
+        if reason:
+            raise UserError(f"X-ray {name}: {reason}")

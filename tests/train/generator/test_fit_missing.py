@@ -1,0 +1,69 @@
+"""Parts that are added to a finished model: the rest keeps its bits, and the file loads with them."""
+
+import pytest
+import torch
+from ddpm_parts import module
+from forked_command import run_command
+from safetensors.torch import load_file
+
+from common.errors import UserError
+from ddpm.checkpoint.load import load_pipeline
+from ddpm.checkpoint.write import add_parts, export_pipeline
+from ddpm.latent import DecoderResidual
+from ddpm.pipeline import XrayToCTPipeline
+from train.generator.fit_missing import missing_parts
+
+
+@pytest.fixture(scope="module")
+def pipeline():
+    return module().pipeline()
+
+
+def measured() -> DecoderResidual:
+    volume = torch.rand(16, 16, 16, generator=torch.Generator().manual_seed(0))
+    return DecoderResidual().fit([(volume + 0.1, volume, None)])
+
+
+def test_a_part_is_added_to_an_exported_model_and_the_rest_keeps_its_bits(pipeline, tmp_path):
+    path = export_pipeline(pipeline, tmp_path / "model.safetensors", torch.bfloat16)
+    assert missing_parts(load_pipeline(path), None) == ["decoder_residual"]
+    before, part = load_file(path), measured()
+    add_parts(path, pipeline, {"decoder_residual": part}, path)
+    after, again = load_file(path), load_pipeline(path)
+    assert after.keys() == before.keys() | {"decoder_residual.deviation", "decoder_residual.correlation"}
+    assert all(torch.equal(after[key], value) and after[key].dtype == value.dtype for key, value in before.items())
+    torch.testing.assert_close(again.decoder_residual.deviation, part.deviation)
+    assert again.describe()["decoder_residual"] and missing_parts(again, None) == []
+    again.save_pretrained(tmp_path / "folder")
+    folder = XrayToCTPipeline.from_pretrained(tmp_path / "folder")
+    torch.testing.assert_close(folder.decoder_residual.correlation, part.correlation)
+    again.set_sampler("DPMSolverMultistepScheduler", 2, decoder_residual=False)
+    assert again.residual is None and not again.describe()["decoder_residual"]
+
+
+def test_a_training_checkpoint_is_written_as_an_exported_model(pipeline, tmp_path):
+    add_parts(tmp_path / "last.ckpt", pipeline, {"decoder_residual": measured()}, tmp_path / "new.safetensors")
+    found = load_pipeline(tmp_path / "new.safetensors")
+    for name, part in pipeline.networks.items():
+        for key, value in part.state_dict().items():
+            torch.testing.assert_close(found.networks[name].state_dict()[key], value)
+
+
+def test_an_unknown_part_is_refused(pipeline):
+    with pytest.raises(UserError, match="parts=.*teeth is unknown; choose of decoder_residual"):
+        missing_parts(pipeline, ["teeth"])
+
+
+@pytest.mark.slow
+def test_the_command_adds_the_residual_of_the_training_data(train, vae, tmp_path):
+    words = ["dataset=phantom", "dataset.train=6", "dataset.val=1", "dataset.test=1", "dataset.volume_size=[16,16,16]"]
+    folder = train(tmp_path / "run", *words, f"model.vae_ckpt={vae}")
+    trained = load_pipeline(folder / "last.ckpt")
+    without = load_pipeline(folder / "last.ckpt")
+    without.register_modules(decoder_residual=None)
+    path = export_pipeline(without, tmp_path / "old.safetensors", torch.float32)
+    place = [f"dataset.cache_dir={tmp_path / 'cache'}", f"output={tmp_path / 'new.safetensors'}"]
+    done = run_command("train/fit_parts.py", f"checkpoint={path}", "dataset.train=6", *place)
+    assert done.returncode == 0, done.stderr
+    found = load_pipeline(tmp_path / "new.safetensors")
+    torch.testing.assert_close(found.decoder_residual.deviation, trained.decoder_residual.deviation)

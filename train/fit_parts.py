@@ -1,0 +1,47 @@
+"""Adds parts that need no training to a finished model: `python train/fit_parts.py checkpoint=<path>`.
+
+Checkpoints of earlier versions lack them; a new training measures them itself.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path[0] = str(Path(__file__).resolve().parent.parent)  # replaced: a file in train/ must not shadow a library
+
+from common.cli import command  # noqa: E402
+
+
+@command("fit_parts")
+def main(cfg) -> None:
+    """Fits the missing parts on training cases and writes the model with them as a safetensors file."""
+    from hydra.utils import instantiate
+
+    from common.errors import UserError
+    from dataset.datamodule import split_cases
+    from ddpm.checkpoint.load import load_pipeline
+    from ddpm.checkpoint.write import add_parts
+    from evaluation.generation.open_pipeline import SHIPPED, find_checkpoint, resolve_device
+    from evaluation.protocol.checkpoint_data import take_data_of_checkpoint
+    from evaluation.protocol.data_checks import check_protocol
+    from train.generator.fit_missing import FITTED_LATER, missing_parts
+
+    checkpoint, device = find_checkpoint(cfg.checkpoint, shipped=SHIPPED), resolve_device(cfg.device)
+    output = Path(cfg.output or checkpoint.with_name(f"{checkpoint.stem}_completed.safetensors"))
+    if output.suffix != ".safetensors":
+        raise UserError(f"output={output}: give a file that ends in .safetensors")
+    if output.exists() and not cfg.overwrite:
+        raise UserError(f"output={output}: exists already; overwrite=true replaces it")
+    pipeline = load_pipeline(checkpoint)
+    names = missing_parts(pipeline, cfg.parts)
+    if not names:
+        print(f"{checkpoint}: it has {', '.join(cfg.parts or FITTED_LATER)} already; nothing was written")
+        return
+    take_data_of_checkpoint(cfg, "fit_parts", pipeline.protocol, checkpoint)
+    cases, protocol = split_cases(instantiate(cfg.dataset.source), cfg.dataset, "train", pipeline.protocol)
+    check_protocol(protocol, pipeline.protocol)
+    parts = {name: FITTED_LATER[name](pipeline, cases, device) for name in names}
+    print(add_parts(checkpoint, pipeline, parts, output))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,26 @@
+"""Parts of a finished model that are fitted later on its training cases, without training."""
+
+from collections.abc import Sequence
+
+import torch
+
+from common.errors import UserError
+from dataset.cases.case_dataset import CaseDataset
+from ddpm.latent import DecoderResidual
+from ddpm.pipeline import XrayToCTPipeline
+from train.generator.measure_residual import measure_residual
+
+
+def _residual(pipeline: XrayToCTPipeline, cases: CaseDataset, device: torch.device) -> DecoderResidual:
+    return measure_residual(pipeline.latent_encoder, cases, device)
+
+
+FITTED_LATER = {"decoder_residual": _residual}  # name to function of (pipeline, training cases, device)
+
+
+def missing_parts(pipeline: XrayToCTPipeline, chosen: Sequence[str] | None) -> list[str]:
+    """The chosen parts that the pipeline lacks, None for all; a `UserError` for an unknown name."""
+    names = list(chosen or FITTED_LATER)
+    if unknown := sorted(set(names) - FITTED_LATER.keys()):
+        raise UserError(f"parts=[{', '.join(names)}]: {unknown[0]} is unknown; choose of {', '.join(FITTED_LATER)}")
+    return [name for name in names if getattr(pipeline, name) is None]
