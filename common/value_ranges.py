@@ -47,7 +47,8 @@ RULES: dict[str, str] = {  # rule: keys, by their last words; the longest that m
         margin min_lung_ml uneven tilt degrees roll angle distance gamma blur noise zoom local_contrast affine
         morph.size organs_mm wall lung_density bone_density""",
     SHARE: """share val_share test_share pe_share ap_share sign_rate shift collimation markers lines drop dropout
-        pure_noise_warmup prior.start phantoms repeat_share expected_auc curve film.crop letterbox unmarked""",
+        view_drop pure_noise_warmup prior.start phantoms repeat_share expected_auc curve film.crop letterbox
+        unmarked""",
     "number > 0 < 1": "level sensitivity",
     "number >= 0 < 1": "codebook_decay ema_decay",
     "[3 int >= 1]": "volume_size size",

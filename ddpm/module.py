@@ -17,6 +17,8 @@ from ddpm.checkpoint.write import complete, component
 from ddpm.conditioning.condition import make_condition
 from ddpm.conditioning.linear_prior import LinearPrior
 from ddpm.conditioning.pose_regressor import PoseRegressor
+from ddpm.conditioning.view_priors import ViewPriors
+from ddpm.conditioning.views import draw_views, without_views
 from ddpm.denoiser.unet import UNet3D
 from ddpm.diffusion.noise_schedule import NoiseSchedule
 from ddpm.diffusion.objective import NoiseObjective
@@ -44,7 +46,7 @@ class GeneratorParts:
     xray_encoder: XrayEncoder
     lift: nn.Module | None
     latent_encoder: LatentEncoder  # frozen
-    prior: LinearPrior | None = None
+    prior: LinearPrior | ViewPriors | None = None
     pose_regressor: PoseRegressor | None = None
 
     def trained(self) -> nn.ModuleDict:
@@ -73,7 +75,8 @@ class DDPMModule(pl.LightningModule):
         objective: noise schedule and target.
         optimisation: of all parts that train.
         protocol: plain JSON for generation (`window`, sizes, extent), written into checkpoints; `volume_size`
-            `[D, H, W]` is that of the encoded CT.
+            `[D, H, W]` is that of the encoded CT, `view_drop` the probability that a sample trains without one of its
+            views (`ddpm.conditioning.views`).
         losses: pointwise loss and further terms.
         ema_decay: of the averaged weights.
         condition_drop: probability that a sample trains without its X-ray, for guidance.
@@ -108,7 +111,7 @@ class DDPMModule(pl.LightningModule):
         self.loss = partial(POINTWISE[losses.pointwise], reduction="none")
         self.generator_losses, self.adversarial_start = losses.terms, losses.adversarial_start
         self._discriminator_batch: tuple[Tensor, Tensor, Tensor] | None = None  # for its next step
-        self.condition_drop, self.seed = condition_drop, seed
+        self.condition_drop, self.view_drop, self.seed = condition_drop, protocol.get("view_drop", 0.0), seed
         self.skipped = SkippedBatches(optimisation.skip_nonfinite)
         self.ema = AveragedWeights(self.trained, ema_decay)
 
@@ -153,16 +156,16 @@ class DDPMModule(pl.LightningModule):
         denoiser, mean, prior_std = self.trained["denoiser"], None, None
         if "prior" in self.trained:
             prior = self.trained["prior"]
-            fitted = self.training and prior.leverage is not None  # not if it comes from another run
-            mean = prior(batch["xray"], batch["index"] if fitted else None)
-            prior_std = prior.deviation(mean)
+            fitted = self.training and prior.fitted  # not if it comes from another run
+            mean, prior_std = prior.moments(batch["xray"], batch["index"] if fitted else None)
         if "xray_maps" in batch:  # of `ddpm.xray_encoder.feature_cache`
             encoded = XrayFeatures(batch["xray_embedding"].float(), batch["xray_maps"].float())
         else:
             encoded = self.trained["xray_encoder"](batch["xray"])
         lift, place = dict(self.trained.items()).get("lift"), (batch["pose"], self._extent(batch))
         size, tokens = tuple(noisy.shape[2:]), denoiser.condition.token_grid
-        condition = make_condition(encoded, lift, *place, size, tokens, mean, prior_std)
+        present = self.trained["xray_encoder"].present_views(batch["xray"])
+        condition = make_condition(encoded, lift, *place, size, tokens, mean, prior_std, present)
         return denoiser(noisy, timestep, keep=keep, **condition._asdict())
 
     def _extent(self, batch: dict) -> Float[Tensor, "b 3"]:
@@ -194,6 +197,7 @@ class DDPMModule(pl.LightningModule):
     def training_step(self, batch: dict, batch_idx: int) -> Tensor:
         """Noise, timestep and drop of a sample depend only on seed, step and position in the global batch."""
         eps, timestep, keep = self._draw(batch)
+        batch = self._without_views(batch)
         pointwise, predicted = self.losses(batch, eps, timestep, keep)
         loss = pointwise.mean()
         if self.generator_losses is not None:
@@ -293,6 +297,14 @@ class DDPMModule(pl.LightningModule):
         self.ema.load(checkpoint["ema"], checkpoint["ema_steps"])
         self.skipped[:] = checkpoint.get("left_out", [])
         checkpoint["state_dict"] = {f"trained.{k}": v for k, v in checkpoint["state_dict"].items()}
+
+    def _without_views(self, batch: dict) -> dict:
+        """A batch in which some samples lack a view, also where it contains cached features of that view."""
+        if not self.view_drop:
+            return batch
+        xray, first = batch["xray"], self.global_rank * len(batch["xray"])
+        shown = draw_views(self.view_drop, xray.shape[1], self.seed, batch["step"], first)
+        return {**batch, "xray": without_views(xray, shown.to(xray.device))}
 
     def _draw(self, batch: dict) -> tuple[Tensor, Tensor, Tensor]:
         clean, device = batch["latent"], batch["latent"].device

@@ -19,6 +19,8 @@ from ddpm.conditioning.condition import Condition, make_condition
 from ddpm.conditioning.frontal_only import refuse_other_pictures
 from ddpm.conditioning.linear_prior import LinearPrior
 from ddpm.conditioning.pose_regressor import PoseRegressor
+from ddpm.conditioning.view_priors import ViewPriors
+from ddpm.conditioning.views import complete_views
 from ddpm.denoiser.unet import UNet3D
 from ddpm.diffusion.sample_noise import SampleNoise, can_pair
 from ddpm.diffusion.samplers import PREVIEW, PREVIEW_STEPS, clean_latents, make_sampler, network_timestep
@@ -61,7 +63,7 @@ class XrayToCTPipeline(DiffusionPipeline):
         lift: nn.Module | None,
         latent_encoder: LatentEncoder,
         scheduler: SchedulerMixin,
-        prior: LinearPrior | None,  # no default: diffusers takes an argument with a default for a setting
+        prior: LinearPrior | ViewPriors | None,  # no default: diffusers takes an argument with a default for a setting
         pose_regressor: PoseRegressor | None,
         decoder_residual: DecoderResidual | None,
         protocol: dict | None = None,
@@ -238,6 +240,9 @@ class XrayToCTPipeline(DiffusionPipeline):
     ) -> GeneratedCT:
         """Volumes for X-rays in [0, 1] (bright bone), NaN where they are unknown (`dataset.imaging.unknown_pixels`).
 
+        A generator that was trained with dropped views (`model.conditioning.view_drop`) takes the first view alone, or
+        all views with NaN for the missing ones.
+
         The noise of sample j of an X-ray depends only on `(seed, ids[i], j)`, so neither the batch nor the order of
         the X-rays changes a volume beyond rounding.
 
@@ -257,8 +262,8 @@ class XrayToCTPipeline(DiffusionPipeline):
                 generation.
             preview: called with (step, predicted clean latents) in every step, for `decode`.
         """
-        b, v = xray.shape[:2]
-        device = self.denoiser.device
+        xray, pose = complete_views(xray, pose, self.protocol)
+        b, device = len(xray), self.denoiser.device
         ids = [str(i) for i in range(b)] if ids is None else [str(i) for i in ids]
         if len(ids) != b:
             raise ValueError(f"{len(ids)} ids for {b} X-rays")
@@ -267,7 +272,6 @@ class XrayToCTPipeline(DiffusionPipeline):
         steps = self.steps if num_inference_steps is None else int(num_inference_steps)
         guidance = self.guidance_scale if guidance_scale is None else self.check_guidance(guidance_scale)
         extent = torch.tensor(self.extent).expand(b, 3) if extent is None else extent
-        pose = torch.full((b, v, 9), float("nan")) if pose is None else pose
 
         shape = self.latent_encoder.latent_shape(self.volume_size)
         condition = self._condition(xray.to(device), pose, extent, shape[1:])
@@ -306,11 +310,10 @@ class XrayToCTPipeline(DiffusionPipeline):
         if self.pose_regressor is not None:
             xray, pose = self.pose_regressor(xray, pose, unknown.to(device))
         with inference_autocast(device):
-            prior = None if self.prior is None else self.prior(xray)
-            prior_std = None if prior is None else self.prior.deviation(prior)
+            prior = (None, None) if self.prior is None else self.prior.moments(xray)
             encoded, tokens = self.xray_encoder(xray), self.denoiser.condition.token_grid
-            place = pose, extent.to(device), size
-            return make_condition(encoded, self.lift, *place, tokens, prior, prior_std).float()
+            place, present = (pose, extent.to(device), size), self.xray_encoder.present_views(xray)
+            return make_condition(encoded, self.lift, *place, tokens, *prior, present).float()
 
     @property
     def guided(self) -> bool:

@@ -7,6 +7,7 @@ from ddpm.classifiers.xray import TorchvisionXrayClassifier, XrayClassifier
 from ddpm.conditioning.lift import GridLift, RayLift
 from ddpm.conditioning.linear_prior import LinearPrior
 from ddpm.conditioning.pose_regressor import PoseRegressor
+from ddpm.conditioning.view_priors import ViewPriors
 from ddpm.denoiser.unet import UNet3D
 from ddpm.latent import DecoderResidual, MaisiLatents, SliceVAELatents, VQGANLatents
 from ddpm.xray_encoder import ENCODERS
@@ -21,7 +22,8 @@ OPTIONAL = ("lift", *FITTED, "decoder_residual")  # parts that a model may lack
 SCHEDULERS = {cls.__name__: cls for cls in (DDPMScheduler, FlowMatchEulerDiscreteScheduler)}  # of training
 LATENTS = (VQGANLatents, SliceVAELatents, MaisiLatents)
 PARTS = {cls.__name__: cls for cls in (UNet3D, RayLift, GridLift, *LATENTS)}  # of a pipeline
-PARTS |= {**ENCODERS, "LinearPrior": LinearPrior, "PoseRegressor": PoseRegressor, "DecoderResidual": DecoderResidual}
+PARTS |= {**ENCODERS, "LinearPrior": LinearPrior, "ViewPriors": ViewPriors, "PoseRegressor": PoseRegressor}
+PARTS["DecoderResidual"] = DecoderResidual
 CLASSIFIERS = {cls.__name__: cls for cls in (CTClassifier, XrayClassifier, TorchvisionXrayClassifier)}
 CLASSES = {"VQGAN3D": VQGAN3D, **PARTS, **SCHEDULERS, **CLASSIFIERS}  # of a checkpoint
 

@@ -19,6 +19,11 @@ def split_unknown(xray: Float[Tensor, "*n h w"]) -> tuple[Float[Tensor, "*n h w"
     return torch.where(known, xray, 0.0), known
 
 
+def present_views(xray: Float[Tensor, "b v 1 h w"]) -> Bool[Tensor, "b v"]:
+    """Which views of each patient have a known pixel; a view without one is missing."""
+    return ~xray.isnan().flatten(2).all(dim=2)
+
+
 def resampled(
     xray: Float[Tensor, "n c h w"], resample: Callable[[Tensor], Tensor]
 ) -> Float[Tensor, "n c rows columns"]:

@@ -9,10 +9,11 @@ import torch
 import torch.nn.functional as F
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from dataset.imaging.geometry import camera_axes, project, source_position, voxel_centres
+from ddpm.conditioning.views import mean_over_views
 from ddpm.xray_encoder.base import XrayEncoder
 
 
@@ -44,8 +45,11 @@ class RayLift(ModelMixin, ConfigMixin):
         pose: Float[Tensor, "b v 9"],
         extent: Float[Tensor, "b 3"],
         size: tuple[int, int, int],
+        present: Bool[Tensor, "b v"] | None = None,
     ) -> Float[Tensor, "b c d h w"]:
         """Features on a latent grid of `size` that fills `extent` mm; zero outside the field of the X-ray.
+
+        The mean is over the `present` views; None: all are present.
 
         An encoder with a mask marks unknown pixels in its maps, so the lift treats all pixels alike.
 
@@ -60,7 +64,7 @@ class RayLift(ModelMixin, ConfigMixin):
         reach = 1.0 - 1.0 / self.config.depth_bins
         grid = torch.cat([grid[..., :2], grid[..., 2:].clamp(-reach, reach)], dim=-1)
         lifted = F.grid_sample(bins.float(), grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-        return lifted.unflatten(0, (b, v)).mean(dim=1)
+        return mean_over_views(lifted.unflatten(0, (b, v)), present)
 
 
 class GridLift(ModelMixin, ConfigMixin):
@@ -77,8 +81,9 @@ class GridLift(ModelMixin, ConfigMixin):
         pose: Float[Tensor, "b v2 9"],
         extent: Float[Tensor, "b 3"],
         size: tuple[int, int, int],
+        present: Bool[Tensor, "b v"] | None = None,
     ) -> Float[Tensor, "b c d h w"]:
-        """Trilinear resampling; `pose` and `extent` are unused (same signature as `RayLift`)."""
+        """Trilinear resampling; `pose`, `extent` and `present` are unused (same signature as `RayLift`)."""
         mixed = self.mix(maps.movedim(1, 2))
         return F.interpolate(mixed.float(), size, mode="trilinear", align_corners=False)
 

@@ -187,6 +187,11 @@ class LinearPrior(ModelMixin, ConfigMixin):
         self.mean.copy_((targets * known).sum(dim=0) / known.sum(dim=0).clamp_min(1))
         return torch.where(known, targets - self.mean, 0.0)
 
+    @property
+    def fitted(self) -> bool:
+        """Whether `fit` has run on this object, so that its training cases are known."""
+        return self.leverage is not None
+
     def hide(self, hidden: bool) -> None:
         """Sets `hidden`, which checkpoints store."""
         self.register_to_config(hidden=hidden)
@@ -216,6 +221,13 @@ class LinearPrior(ModelMixin, ConfigMixin):
             c, *size = self.config.latent_shape
             return _resized(latents.unflatten(1, (c, *self.grid)), size)
 
+    def moments(
+        self, xray: Float[Tensor, "b v 1 h w"], index: Int[Tensor, " b"] | None = None
+    ) -> tuple[Float[Tensor, "b c d h w"], Float[Tensor, "b c d h w"] | None]:
+        """The prior and its standard deviation; None if it was not measured."""
+        mean = self(xray, index)
+        return mean, self.deviation(mean)
+
     def deviation(self, prior: Float[Tensor, "b c d h w"]) -> Float[Tensor, "b c d h w"] | None:
         """Standard deviation of left-out training latents around such priors; None if it was not measured."""
         if self.std is None:
@@ -228,7 +240,7 @@ class LinearPrior(ModelMixin, ConfigMixin):
     def distance(self, xray: Float[Tensor, "b v 1 h w"]) -> Float[Tensor, " b"]:
         """Distance of X-rays from the training mean in score space; 1 for the farthest training X-ray."""
         with torch.autocast(xray.device.type, enabled=False):
-            return self._from_mean(self._features(xray) @ self.weight)[:, 0]
+            return self._from_mean(self._features(xray.to(self.mean.device)) @ self.weight)[:, 0]
 
     def _from_mean(self, scores: Tensor) -> Float[Tensor, "b 1"]:
         return (scores / self.score_std).norm(dim=1, keepdim=True) / self.radius.clamp_min(1e-12)

@@ -4,8 +4,10 @@ from typing import NamedTuple
 
 import torch.nn.functional as F
 from diffusers import ConfigMixin, ModelMixin
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
+
+from dataset.imaging.unknown_pixels import present_views
 
 
 class XrayFeatures(NamedTuple):
@@ -26,6 +28,10 @@ class XrayEncoder(ModelMixin, ConfigMixin):
     def forward(self, xray: Float[Tensor, "b v 1 h w"]) -> XrayFeatures:
         """Features of each view of X-rays in [0, 1], bright bone, NaN where they are unknown."""
         raise NotImplementedError
+
+    def present_views(self, xray: Float[Tensor, "b v 1 h w"]) -> Bool[Tensor, "b v"] | None:
+        """Which views are not missing; None for the slices of a volume, which are all there."""
+        return None if self.volumetric else present_views(xray)
 
 
 def resize(image: Float[Tensor, "n c h w"], side: int, mode: str = "bilinear") -> Float[Tensor, "n c s s"]:

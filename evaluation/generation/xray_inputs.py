@@ -20,6 +20,7 @@ from dataset.io.xray import read_xray_with_header
 from dataset.io.xray_dicom import XrayImage
 from dataset.xray.lung_alignment import CHOICES, lung_map
 from ddpm.conditioning.linear_prior import LinearPrior
+from ddpm.conditioning.view_priors import ViewPriors
 from evaluation.generation.xray_warnings import NO_LUNGS, input_warnings
 
 log = logging.getLogger(__name__)
@@ -186,9 +187,9 @@ def _read_views(files: tuple[Path, ...], size: tuple[int, int], colour: bool) ->
     return torch.stack(images), headers
 
 
-def _is_like_training(images: Float[Tensor, "v h w"], prior: LinearPrior | None) -> bool:
+def _is_like_training(images: Float[Tensor, "v h w"], prior: LinearPrior | ViewPriors | None) -> bool:
     """Whether the distance from the mean training X-ray is at most the largest in training."""
-    return prior is not None and float(prior.distance(images[None, :, None].to(prior.mean.device))) <= 1.0
+    return prior is not None and float(prior.distance(images[None, :, None])) <= 1.0
 
 
 def _read_volume(path: Path, protocol: dict) -> GeneratorInput:

@@ -51,7 +51,7 @@ def training_distance(given, pipeline) -> float | None:
     if pipeline.prior is None:
         return None
     aligned, _ = aligned_views(given, pipeline.pose_regressor)  # as the prior was fitted
-    return round(float(pipeline.prior.distance(aligned[None, :, None].to(pipeline.prior.mean.device))), 3)
+    return round(float(pipeline.prior.distance(aligned[None, :, None])), 3)
 
 
 def reproject(

@@ -13,8 +13,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from common.errors import UserError
-from dataset.imaging.geometry import fill_unknown
+from dataset.imaging.geometry import fill_unknown, unknown_pose
 from ddpm.conditioning.condition import make_condition
+from ddpm.conditioning.views import VIEW_NAMES
 from ddpm.diffusion.samplers import make_sampler, network_timestep
 from ddpm.pipeline import DEFAULT_SAMPLER, XrayToCTPipeline
 
@@ -41,10 +42,10 @@ class XrayToCondition(nn.Module):
     ) -> dict[str, Tensor]:
         if self.pose_regressor is not None:
             xray, pose = self.pose_regressor(xray, pose, torch.ones_like(pose[..., 0], dtype=torch.bool))
-        prior = None if self.prior is None else self.prior(xray)
-        prior_std = None if prior is None else self.prior.deviation(prior)
+        prior = (None, None) if self.prior is None else self.prior.moments(xray)
         place = pose, extent, self.size
-        made = make_condition(self.xray_encoder(xray), self.lift, *place, self.token_grid, prior, prior_std)
+        encoded, present = self.xray_encoder(xray), self.xray_encoder.present_views(xray)
+        made = make_condition(encoded, self.lift, *place, self.token_grid, *prior, present)
         return {name: part for name, part in made._asdict().items() if part is not None}
 
 
@@ -116,7 +117,7 @@ def _inputs(name: str, pipeline: XrayToCTPipeline, encoder: nn.Module, shape: tu
 def nominal_pose(pipeline: XrayToCTPipeline) -> Float[Tensor, "1 v 9"]:
     """The pose that the pipeline assumes for X-rays of unknown pose."""
     views = pipeline.protocol.get("views", 1)
-    return fill_unknown(torch.full((1, views, 9), float("nan")), pipeline.extent)
+    return fill_unknown(unknown_pose(views, VIEW_NAMES[:views])[None], pipeline.extent)
 
 
 def _difference(found: Tensor | dict, expected: Tensor | dict) -> float:

@@ -10,12 +10,15 @@ from dataset.imaging.hu_window import Window
 from ddpm.conditioning.condition import make_condition
 from ddpm.conditioning.lift import make_lift
 from ddpm.conditioning.linear_prior import LinearPrior
+from ddpm.conditioning.view_priors import ViewPriors
 from ddpm.diffusion.objective import PREDICTIONS
 from ddpm.latent import LatentEncoder
 from ddpm.module import DDPMModule, GeneratorParts
 from train.generator.build_losses import build_losses
 from train.generator.finetuning import Origin
 from vq_gan_3d.optimisation import Optimisation
+
+VIEW_DROP = 0.5  # default share of samples that train without one of their two views
 
 
 @user_errors()
@@ -42,6 +45,9 @@ def build_module(
     if volumes != xray_encoder.volumetric:
         found, need = ("volumes", "model/xray_encoder=volume") if volumes else ("X-rays", "another model/xray_encoder")
         raise ValueError(f"dataset.source_window={dataset.get('source_window')}: the sources are {found}, use {need}")
+    view_drop = _view_drop(conditioning.view_drop, dataset.views, xray_encoder.volumetric)
+    if origin is not None:
+        origin.check_views(dataset.views, view_drop)
     with_prior = options.rank > 0 and not xray_encoder.volumetric
     _check_prior_start(options.start, with_prior, origin)
     residual, preconditioning = with_prior and model.objective.prediction == "sample", None
@@ -71,8 +77,9 @@ def build_module(
         make_condition(encoded, lift, make_pose(extent)[None, None], torch.tensor([extent]), shape[1:])
     prior = origin.pipeline.prior if with_prior and origin is not None else None
     if with_prior and origin is None:
-        prior = LinearPrior(shape, dataset.views, options.pixels, options.rank, deviation=options.preconditioning,
-                            fill_rank=options.fill_rank)  # fmt: skip
+        kind = ViewPriors if view_drop else LinearPrior
+        prior = kind(shape, dataset.views, options.pixels, options.rank, deviation=options.preconditioning,
+                     fill_rank=options.fill_rank)  # fmt: skip
     losses = build_losses(model, Window.parse(dataset.window), shape)
     objective = instantiate(model.objective)
     if origin is not None:
@@ -93,7 +100,11 @@ def build_module(
             model.gradient_accumulate_every,
             model.skip_nonfinite,
         ),
-        protocol={"volume_size": list(dataset.volume_size), "condition_drop": float(conditioning.drop)},
+        protocol={
+            "volume_size": list(dataset.volume_size),
+            "condition_drop": float(conditioning.drop),
+            **({"view_drop": view_drop} if view_drop else {}),
+        },
         losses=losses,
         ema_decay=model.ema_decay,
         condition_drop=conditioning.drop,
@@ -101,6 +112,13 @@ def build_module(
         lora=lora,
         seed=model.seed,
     )
+
+
+def _view_drop(share: float | None, views: int, volumetric: bool) -> float:
+    """The share of samples that train without one of their views."""
+    if share and (views == 1 or volumetric):
+        raise ValueError(f"model.conditioning.view_drop={share}: the samples have one view; leave it out")
+    return float((VIEW_DROP if views == 2 and not volumetric else 0.0) if share is None else share)
 
 
 def _check_prior_start(share: float | None, with_prior: bool, origin: Origin | None) -> None:

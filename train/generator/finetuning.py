@@ -15,6 +15,7 @@ from ddpm.checkpoint.latent_encoder import make_latent_encoder
 from ddpm.checkpoint.load import load_pipeline
 from ddpm.checkpoint.write import component, header_of, save_adapter
 from ddpm.conditioning.pose_regressor import PoseRegressor
+from ddpm.conditioning.view_priors import ViewPriors
 from ddpm.latent import LatentEncoder
 from evaluation.generation.open_pipeline import SHIPPED
 from train.generator.latent_data import check_latent_size, load_latent_encoder
@@ -62,6 +63,22 @@ class Origin:
                     f"model.init_from={self.path} ({encoder.fingerprint()}): leave out model.{key} to use its own"
                 )
         return encoder
+
+    def check_views(self, views: int, view_drop: float) -> None:
+        """Raises UserError if the run has a linear prior that was fitted on other views."""
+        prior = self.pipeline.prior
+        if prior is None:
+            return
+        if prior.config.views != views:
+            raise UserError(
+                f"dataset.views={views}: model.init_from={self.path} was trained on {prior.config.views}; set "
+                f"dataset.views={prior.config.views}"
+            )
+        if view_drop and not isinstance(prior, ViewPriors):
+            raise UserError(
+                f"model.conditioning.view_drop={view_drop:g}: model.init_from={self.path} has a linear prior of all "
+                "views only; set model.conditioning.view_drop=0"
+            )
 
     def pose_regressor(self, asked: bool | None, views: int) -> PoseRegressor | None:
         """The run's own pose regressor, with which its linear prior and its denoiser were trained.

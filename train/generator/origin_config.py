@@ -49,6 +49,7 @@ def network_keys(pipeline: XrayToCTPipeline) -> dict[str, object]:
     found["model.objective.prediction"] = prediction
     if prediction != "flow":
         found |= {f"model.objective.{key}": scheduler[theirs] for key, theirs in OBJECTIVE.items()}
+    found["model.conditioning.view_drop"] = pipeline.protocol.get("view_drop", 0.0)
     found["model.prior.rank"] = 0 if prior is None else prior.config.rank
     found["model.prior.preconditioning"] = use.get("preconditioning") is not None
     if isinstance(pipeline.xray_encoder, CNNXrayEncoder):

@@ -28,12 +28,14 @@ ABSENT = {  # what a run did whose config is older than the key
     "model.latent.maisi_ckpt": None,
     "model.xray_encoder.mask": False,
     "sampler.decoder_residual": True,
+    "model.conditioning.view_drop": None,
     "dataset.ap_share": 0.0,
     "dataset.drr_attenuation": "bilinear",
     "dataset.morphs": 0,
     "dataset.phantoms": 0,
     **{f"dataset.film.{key}": 0.0 for key in ("roll", "curve", "tilt", "crop", "letterbox", "unmarked")},
 }
+VIEW_DROP = "model.conditioning.view_drop"  # runs older than the key dropped no view, the default does so with two
 RUNS_KEY = "model.results_folder"
 LENGTH = "model.train_num_steps"
 RUN_FOLDER = "XRAY2CT_RUN_FOLDER"  # Lightning starts the other processes of a node with this environment
@@ -120,7 +122,8 @@ def refuse_changes(cfg: DictConfig, folder: Path, allow: bool) -> None:
     if not path.is_file():
         return
     before, now = (_flat(config) for config in (OmegaConf.load(path), cfg))
-    before = {key: value for key, value in ABSENT.items() if key in now} | before
+    absent = ABSENT | ({VIEW_DROP: 0.0} if before.get("dataset.views") == 2 else {})
+    before = {key: value for key, value in absent.items() if key in now} | before
     steps = [config.get(LENGTH) for config in (before, now)]
     if all(isinstance(number, int) for number in steps) and steps[0] < steps[1]:
         print_once(f"{LENGTH} was {steps[0]}, is {steps[1]}: the run goes on to the new end")
