@@ -269,10 +269,10 @@ def _explain_word(config_name: str, word: str, overrides: list[str]) -> str:
 
 def _refuse_foreign_groups(config_name: str, overrides: list[str]) -> None:
     """Ends the command for an option of a group that belongs to another command, as model=ddpm to train_ddpm."""
-    for group, equals, choice in (word.partition("=") for word in overrides):
+    for group, _, choice in (word.partition("=") for word in overrides if word.startswith("model=")):
         owners = [file.stem for file in CONFIG.glob("*.yaml") if _default_choice(file, group) == choice]
         own = _default_choice(CONFIG / f"{config_name}.yaml", group)
-        if equals and group == "model" and owners and own is not None and config_name not in owners:
+        if owners and own is not None and config_name not in owners:
             commands = " or ".join(f"train/{name}.py" for name in sorted(owners) if name.startswith("train_"))
             _stop(f"{group}={choice}: for {commands}; this command takes {group}={own}")
 

@@ -1,4 +1,4 @@
-"""Turns X-ray files into synthetic CT volumes: NIfTI in HU, GIF and PNG, and a DICOM series on request.
+"""Turns X-ray files into synthetic CT volumes: NIfTI in HU and a PNG, on request a DICOM series and a GIF.
 
 `python evaluation/generate.py xray=<file or folder> checkpoint=<path>`
 """
@@ -29,7 +29,7 @@ def main(cfg) -> None:
     results = pipeline.stream(xrays, cfg.samples, cfg.seed, **options)  # reads and checks all X-rays
     output = result_folder(cfg.output, "generate", earlier, cfg.overwrite)
     for result in results:
-        paths = result.save(output, dicom=cfg.dicom, with_residual=cfg.samples_with_residual)
+        paths = result.save(output, dicom=cfg.dicom, gif=cfg.gif, with_residual=cfg.samples_with_residual)
         bars = result.settings["error_bars"]
         print(f"{result.stem}: error bars: {bars['name']} ({bars.get('reason') or bars['words']})")
         if result.reprojection is not None:

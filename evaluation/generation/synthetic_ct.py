@@ -118,13 +118,19 @@ class SyntheticCT:
         return [path, spread_path]
 
     def save(
-        self, folder: str | Path, overwrite: bool = False, dicom: bool = False, with_residual: bool = False
+        self,
+        folder: str | Path,
+        overwrite: bool = False,
+        dicom: bool = False,
+        with_residual: bool = False,
+        gif: bool = False,
     ) -> list[Path]:
         """Writes the files of this X-ray and returns the paths of its NIfTI files, that of the mean first.
 
-        `<stem>_synthetic_ct.nii.gz` (the mean), `.gif`, `.png` and `<stem>_settings.json`; of several samples also
-        each, and their spread; with a calibration the ends of its interval and the evidence map in percent; with
-        `dicom` a series in `<stem>_synthetic_dicom`. `with_residual` writes the samples with the decoder's residual.
+        `<stem>_synthetic_ct.nii.gz` (the mean), `.png` and `<stem>_settings.json`; of several samples also each, and
+        their spread; with a calibration the ends of its interval and the evidence map in percent; with `dicom` a
+        series in `<stem>_synthetic_dicom`; with `gif` an animation through all slices, `<stem>_synthetic_ct.gif`.
+        `with_residual` writes the samples with the decoder's residual.
 
         Raises UserError if files of an earlier run have the same stem; `overwrite` removes them.
         """
@@ -138,7 +144,8 @@ class SyntheticCT:
             paths.append(Path(f"{target}_sample_{number}_synthetic_ct.nii.gz"))
             write_nifti(paths[-1], sample, *place, self.mark)
         grey = pictures.display_window(self.window)
-        sheets.save_gif(Path(f"{target}_synthetic_ct.gif"), sheets.volume_frames(mean, self.spacing, grey))
+        if gif:
+            sheets.save_gif(Path(f"{target}_synthetic_ct.gif"), sheets.volume_frames(mean, self.spacing, grey))
         sheet = sheets.planes_picture(self.given.picture, mean, self.spacing, grey, original=self.given.original)
         sheet.save(f"{target}_synthetic_ct.png")
         bars = dict(self.settings["error_bars"])

@@ -102,10 +102,12 @@ def test_results_are_saved_in_a_folder_of_the_user(result, tmp_path, monkeypatch
 
 
 def test_fewer_samples_leave_nothing_of_the_earlier_run(pipe, result, chest, tmp_path):
-    result.save(tmp_path, dicom=True)
+    result.save(tmp_path, dicom=True, gif=True)
+    with Image.open(tmp_path / "chest_synthetic_ct.gif") as gif:
+        assert gif.n_frames == max(result.samples.shape[1:])
     (tmp_path / "chest_2_settings.json").touch()  # of another X-ray
     pipe(chest, **STEPS).save(tmp_path, overwrite=True)
-    endings = ("settings.json", "synthetic_ct.gif", "synthetic_ct.nii.gz", "synthetic_ct.png")
+    endings = ("settings.json", "synthetic_ct.nii.gz", "synthetic_ct.png")
     assert {path.name for path in tmp_path.iterdir()} == {f"chest_{e}" for e in endings} | {"chest_2_settings.json"}
 
 
