@@ -32,7 +32,7 @@ def test_the_drr_is_scaled_where_the_xray_is_known():
     hu[4:20, 6:18, 3:21] = 0.0
     hu[6:9, 8:12, 16:20] = 1500.0  # dense, at the side that the film does not show
     pose = make_pose((240.0, 240.0, 240.0))
-    integrals = line_integrals(hu, (10.0, 10.0, 10.0), pose, (32, 32), samples=24)
+    integrals = line_integrals(hu, (10.0, 10.0, 10.0), pose, (32, 32))
     film = scale_xray(integrals[:, :18])
     xray = torch.cat([film, torch.full((32, 14), math.nan)], dim=1)
     drr = scaled_drr(hu, (10.0, 10.0, 10.0), tuple(pose.tolist()), (32, 32), ~xray.isnan())
