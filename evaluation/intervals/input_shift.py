@@ -2,13 +2,14 @@
 
 Two statistics: the Mahalanobis distance of grey values and sharpness from those of the training X-rays, and the
 exponent of the grey scale (gamma) that a ridge regression reads off an X-ray, fitted on training X-rays with random
-exponents. Each has a p value by its rank among the calibration X-rays (conformal anomaly detection, Laxhammar and
-Falkman 2010), and twice the smaller one counts (Bonferroni). So at most a share `LEVEL` of X-rays from the population
-of the calibration loses its interval. The test sees another exponent, blur, noise and other pictures; it does not see
-all that can spoil an interval.
+exponents. Each is divided by its size on training X-rays that it was not fitted on. The larger one has a p value by
+its rank among those of the calibration X-rays (conformal anomaly detection, Laxhammar and Falkman 2010). One rank,
+in place of one for each statistic, does not ask for values beyond all of a small calibration. So at most a share
+`LEVEL` of X-rays from the population of the calibration loses its interval. The test sees another exponent, blur,
+noise and other pictures; it does not see all that can spoil an interval.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -20,10 +21,12 @@ LEVEL = 0.05  # p value below which no interval is claimed
 SIDE = 64  # pixels per side that an X-ray is averaged to
 QUANTILES = (0.1, 0.3, 0.5, 0.7, 0.9)  # of the grey values
 BANDS = 3  # octaves of detail, from the finest
-FITTED_ON, FEWEST = 200, 40  # largest and smallest number of training X-rays
+FITTED_ON, FEWEST = 400, 40  # largest and smallest number of training X-rays
 RIDGE = 1e-3  # added to the variances, as a share of them
+DARKEST = 0.02  # grey value below which logarithms stay constant
 COARSE = 16  # pixels per side of the picture in the regression of the exponent
 GREY = (0.0, 0.2, 0.4, 0.6, 0.8)  # lower ends of the grey levels whose detail is in it
+TYPICAL = 0.9  # quantile of a statistic of left-out training X-rays that is its size
 EXPONENTS, WIDEST, PENALTY = 5, 0.35, 100.0  # random exponents of an X-ray, their largest logarithm; of the ridge
 
 
@@ -47,13 +50,18 @@ def xray_features(xray: Float[Tensor, "v h w"]) -> Float[np.ndarray, " f"]:
 
 
 def curve_features(xray: Float[Tensor, "v h w"]) -> Float[np.ndarray, " f"]:
-    """What shows the exponent in the first view: quantiles, a coarse picture, detail by grey level and octave."""
+    """What shows the exponent in the first view.
+
+    Quantiles, a coarse picture, detail by grey level and octave, and the logarithm of the coarse picture, which an
+    exponent scales. Files of earlier versions have no weights for the last part.
+    """
     view = xray[0].detach().float().cpu()
     known = view[~view.isnan()]
     view = torch.where(view.isnan(), known.median() if known.numel() else 0.0, view)
     image = F.adaptive_avg_pool2d(view[None, None], SIDE)
     found = [torch.quantile(image.flatten(), torch.linspace(0.05, 0.95, 19))]
-    found.append(F.adaptive_avg_pool2d(view[None, None], COARSE).flatten())
+    coarse_view = F.adaptive_avg_pool2d(view[None, None], COARSE).flatten()
+    found.append(coarse_view)
     for _ in range(BANDS):
         coarse = F.avg_pool2d(image, 2)
         detail = (image - F.interpolate(coarse, scale_factor=2.0, mode="bilinear", align_corners=False)).abs()
@@ -61,7 +69,7 @@ def curve_features(xray: Float[Tensor, "v h w"]) -> Float[np.ndarray, " f"]:
         means = [detail[level].mean() if level.any() else torch.tensor(0.0) for level in inside]
         found.append(torch.stack(means).clamp_min(1e-4).log())
         image = coarse
-    return torch.cat(found).double().numpy()
+    return torch.cat([*found, coarse_view.clamp(DARKEST, 1.0).log()]).double().numpy()
 
 
 @dataclass(frozen=True)
@@ -71,16 +79,20 @@ class InputShift:
     Attributes:
         mean: of the features of training X-rays.
         whitening: lower triangle whose square is the inverse of their covariance.
-        distances: of the calibration X-rays, ascending.
         curve: weights of `curve_features`, the constant last, that give the logarithm of the exponent.
-        exponents: absolute logarithms of those of the calibration X-rays, ascending.
+        sizes: of distance and exponent, by which they are divided.
+        ranked: the larger quotient of each calibration X-ray, ascending.
+        distances, exponents: of the calibration X-rays, ascending, in files of earlier versions, without the two
+            above: there twice the smaller p value of both counts.
     """
 
     mean: list[float]
     whitening: list[list[float]]
-    distances: list[float]
     curve: list[float]
-    exponents: list[float]
+    sizes: list[float] | None = None
+    ranked: list[float] = field(default_factory=list)
+    distances: list[float] = field(default_factory=list)
+    exponents: list[float] = field(default_factory=list)
 
     def distance(self, xray: Float[Tensor, "v h w"]) -> float:
         """Mahalanobis distance of an X-ray from the training X-rays."""
@@ -88,27 +100,50 @@ class InputShift:
 
     def exponent(self, xray: Float[Tensor, "v h w"]) -> float:
         """Absolute logarithm of the exponent of the grey scale against that of the training X-rays."""
-        return abs(float(np.dot(self.curve[:-1], curve_features(xray))) + self.curve[-1])
+        weights = self.curve[:-1]
+        return abs(float(np.dot(weights, curve_features(xray)[: len(weights)])) + self.curve[-1])
 
     def p_value(self, xray: Float[Tensor, "v h w"]) -> float:
         """At most α with a probability of at most α, for any α, if the X-ray is like those of the calibration."""
+        if self.sizes is not None:
+            return (1 + _farther(self.ranked, self.statistic(xray))) / (1 + len(self.ranked))
         pairs = (self.distances, self.distance(xray)), (self.exponents, self.exponent(xray))
-        farther = min(len(known) - int(np.searchsorted(known, own, side="left")) for known, own in pairs)
+        farther = min(_farther(known, own) for known, own in pairs)
         return min(1.0, 2.0 * (1 + farther) / (1 + len(self.distances)))
+
+    def statistic(self, xray: Float[Tensor, "v h w"]) -> float:
+        """The larger one of distance and exponent in units of their sizes."""
+        return round(max(self.distance(xray) / self.sizes[0], self.exponent(xray) / self.sizes[1]), 4)
 
     @classmethod
     def fit(cls, training: list[Tensor], calibration: list[Tensor]) -> "InputShift | None":
         """The test from training and calibration X-rays `(v, h, w)`; None with fewer than `FEWEST` training X-rays."""
         if len(training) < FEWEST:
             return None
-        features = np.stack([xray_features(xray) for xray in training])
+        halves = training[::2], training[1::2]
+        values = [
+            (part.distance(xray), part.exponent(xray))
+            for part, others in ((cls._of_training(half), other) for half, other in (halves, halves[::-1]))
+            for xray in others
+        ]
+        sizes = _rounded(np.quantile(values, TYPICAL, axis=0) + 1e-9)
+        made = replace(cls._of_training(training), sizes=sizes)
+        return replace(made, ranked=sorted(made.statistic(xray) for xray in calibration))
+
+    @classmethod
+    def _of_training(cls, xrays: list[Tensor]) -> "InputShift":
+        """Both statistics, without their sizes and the calibration."""
+        features = np.stack([xray_features(xray) for xray in xrays])
         covariance = np.cov(features.T)
         covariance += np.diag(RIDGE * np.diag(covariance) + 1e-12)
         whitening = np.linalg.inv(np.linalg.cholesky(covariance))
-        mean, rows = _rounded(features.mean(axis=0)), [_rounded(row) for row in whitening]
-        made = cls(mean, rows, [], _rounded(_curve_weights(training)), [])
-        distances, exponents = ([round(of(x), 4) for x in calibration] for of in (made.distance, made.exponent))
-        return cls(mean, rows, sorted(distances), made.curve, sorted(exponents))
+        rows = [_rounded(row) for row in whitening]
+        return cls(_rounded(features.mean(axis=0)), rows, _rounded(_curve_weights(xrays)))
+
+
+def _farther(known: list[float], own: float) -> int:
+    """How many of the ascending values are at least as large."""
+    return len(known) - int(np.searchsorted(known, own, side="left"))
 
 
 def _curve_weights(xrays: list[Tensor]) -> Float[np.ndarray, " f"]:
@@ -118,7 +153,7 @@ def _curve_weights(xrays: list[Tensor]) -> Float[np.ndarray, " f"]:
     features = np.stack([curve_features(x**w) for x, row in zip(xrays, np.exp(logs), strict=True) for w in row])
     mean, scale, wanted = features.mean(axis=0), features.std(axis=0) + 1e-6, logs.ravel()
     z = (features - mean) / scale
-    weights = z.T @ np.linalg.solve(z @ z.T + PENALTY * np.eye(len(z)), wanted - wanted.mean()) / scale
+    weights = np.linalg.solve(z.T @ z + PENALTY * np.eye(z.shape[1]), z.T @ (wanted - wanted.mean())) / scale
     return np.append(weights, wanted.mean() - weights @ mean)
 
 
