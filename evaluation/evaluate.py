@@ -32,7 +32,7 @@ def main(cfg) -> None:
     settings = EvaluationSettings(**{field.name: cfg[field.name] for field in fields(EvaluationSettings)})
     sampling = Sampling(cfg.samples, cfg.seed, cfg.batch_size)
     extractor = instantiate(cfg.extractor, device=str(resolve_device(cfg.device)))
-    pipeline, checkpoint = open_generator(cfg.checkpoint, cfg.device, cfg.sampler, shipped=SHIPPED)
+    pipeline, checkpoint = open_generator(cfg.checkpoint, cfg.device, cfg.sampler, shipped=SHIPPED, several=True)
     take_data_of_checkpoint(cfg, "evaluate", pipeline.protocol, checkpoint)
     datamodule = prepared_data(instantiate(cfg.dataset.source), cfg.dataset)
     evaluator = Evaluator(datamodule, pipeline, sampling, settings, checkpoint, extractor)

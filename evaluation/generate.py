@@ -22,7 +22,9 @@ def main(cfg) -> None:
     xrays = find_xrays(cfg.xray)
     earlier = earlier_files(xrays)
     check_output(cfg.output, earlier, cfg.overwrite)
-    pipeline = XrayToCTPipeline.of(*open_generator(cfg.checkpoint, cfg.device, cfg.sampler, shipped=SHIPPED))
+    pipeline = XrayToCTPipeline.of(
+        *open_generator(cfg.checkpoint, cfg.device, cfg.sampler, shipped=SHIPPED, several=True)
+    )
     pipeline.set_progress_bar_config(desc="denoising steps", disable=None)  # none where the output is no terminal
     options = {key: cfg[key] for key in ("align", "view", "batch_size", "bounds", "allow_any_picture")}
     print(SYNTHETIC)

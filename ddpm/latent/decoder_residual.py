@@ -122,12 +122,13 @@ def with_residual(
     The residual of a sample depends on its volume, `seed`, its id and its number alone; with antithetic pairs that of
     an odd sample has the opposite noise of the one before, so that means of pairs hardly change.
     """
-    part, window = pipeline.residual, pipeline.window
-    if part is None:
+    if pipeline.residual is None:
         return samples
-    found = samples.clone()
+    window, found = pipeline.window, samples.clone()
+    residual_of = getattr(pipeline, "residual_of", lambda number: pipeline.residual)  # an ensemble has several
     for volumes, name in zip(found, ids, strict=True):
         for number, volume in enumerate(volumes):
+            part = residual_of(number)
             noise = SampleNoise(seed, [name], [number], pipeline.antithetic).residual(tuple(volume.shape))[0]
             decoded = window.normalise(volume.to(part.device, torch.float32))
             residual = part.draw(decoded, noise.to(part.device)) * (window.width / 2.0)

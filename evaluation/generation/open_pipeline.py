@@ -7,8 +7,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from common.errors import UserError, user_errors
 from common.files import ROOT, visible
+from dataset.manifest.separated import parts
 from ddpm.checkpoint.load import load_pipeline
 from ddpm.pipeline_folder import is_folder
+from evaluation.generation.ensemble import Ensemble
 
 PHANTOM_WEIGHTS = ROOT / "assets" / "phantom_128.safetensors"  # docs/demo_weights.md
 SHIPPED = ROOT / "assets" / "chest_128.safetensors"  # docs/model_card.md
@@ -53,15 +55,22 @@ def find_checkpoint(path: str | None, folder: str | Path = "outputs/train_ddpm",
     return newest
 
 
-def open_generator(checkpoint: str | None, device: str, sampler: DictConfig, shipped: Path | None = None) -> tuple:
+def open_generator(
+    checkpoint: str | None, device: str, sampler: DictConfig, shipped: Path | None = None, several: bool = False
+) -> tuple:
     """Loads the pipeline of `find_checkpoint` with the config node `sampler`; returns it with its file.
 
-    Prints checkpoint and device. Raises UserError as `resolve_device`, `find_checkpoint` and `set_sampler`.
+    With `several`, files separated by semicolons are an `Ensemble`; its file is the first. Prints checkpoint and
+    device. Raises UserError as `resolve_device`, `find_checkpoint`, `set_sampler` and `Ensemble`.
     """
-    path = find_checkpoint(checkpoint, shipped=shipped)
-    place = resolve_device(device)
+    names = parts(checkpoint) if checkpoint and not Path(checkpoint).exists() else [checkpoint]
+    if len(names) > 1 and not several:
+        raise UserError(f"checkpoint={checkpoint}: several trainings are for generate.py and evaluate.py; give one")
+    paths = [find_checkpoint(name, shipped=shipped) for name in names]
+    place, path = resolve_device(device), paths[0]
     print(f"device: {place}")
-    pipeline = load_pipeline(path, device=place)
+    members = [load_pipeline(one, device=place) for one in paths]
+    pipeline = members[0] if len(paths) == 1 else Ensemble(members, paths)
     set_sampler(pipeline, OmegaConf.to_container(sampler, resolve=True))
     if pipeline.decoder_residual is None:
         print(f"spreads lack the detail that the decoder loses; python train/fit_parts.py checkpoint={path} adds it")

@@ -19,6 +19,7 @@ from dataset.manifest.separated import SEPARATOR
 from ddpm.checkpoint.load import load_pipeline
 from ddpm.pipeline import XrayToCTPipeline as TensorPipeline
 from ddpm.pipeline_folder import is_folder
+from evaluation.generation.ensemble import Ensemble
 from evaluation.generation.open_pipeline import SHIPPED, find_checkpoint
 from evaluation.generation.sample import Sampling
 from evaluation.generation.synthetic_ct import SyntheticCT, SyntheticCTs
@@ -41,6 +42,7 @@ class XrayToCTPipeline(TensorPipeline):
     """
 
     checkpoint: Path | None = None
+    ensemble: Ensemble | None = None  # which samples in its place
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | PathLike = "shipped", **options):
@@ -74,7 +76,7 @@ class XrayToCTPipeline(TensorPipeline):
         """The same parts and sampler in a pipeline of the public API."""
         parts = {**pipeline.components, "scheduler": pipeline.training_scheduler}
         made = cls(**parts, protocol=pipeline.protocol, sampling=dict(pipeline.config.sampling))
-        made.checkpoint = checkpoint
+        made.checkpoint, made.ensemble = checkpoint, pipeline if isinstance(pipeline, Ensemble) else None
         return made
 
     def __call__(
@@ -145,11 +147,12 @@ class XrayToCTPipeline(TensorPipeline):
                 inputs = tensor_inputs(torch.as_tensor(xrays), self, pose, allow_any_picture)
             else:
                 inputs = _read(xrays, Path(folder), self, align, view, allow_any_picture)
-        options = {"draw": super().__call__, "progress_bar": partial(_bar, self)}
+        drawn_by = self if self.ensemble is None else self.ensemble
+        options = {"draw": self.ensemble or super().__call__, "progress_bar": partial(_bar, self)}
 
         def sampled() -> Iterator[SyntheticCT]:
             with self._sampler(num_inference_steps, guidance_scale):
-                yield from synthesize(self, inputs, sampling, self.checkpoint, intervals, **options)
+                yield from synthesize(drawn_by, inputs, sampling, self.checkpoint, intervals, **options)
 
         return sampled()
 

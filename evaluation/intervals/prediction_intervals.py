@@ -84,6 +84,8 @@ class PredictionIntervals:
         """
         if digest != self.checkpoint["sha256"]:
             return f"the calibration is of another checkpoint ({self.checkpoint['file']})"
+        if drawn.get("ensemble") != self.drawn.get("ensemble"):
+            return "calibrated for one training, drawn with several"
         for key, value in self.drawn.items():
             if drawn.get(key) != value:
                 return f"calibrated for {key} {value}, drawn with {key} {drawn.get(key)}"
@@ -213,7 +215,7 @@ def error_bars(
         needed = samples_needed(intervals.level)
         reason = f"{samples} samples; an interval of {100 * intervals.level:g} % needs at least {needed}"
     else:
-        drawn = {key: described.get(key) for key in SAMPLED_WITH} | {"samples": samples}
+        drawn = {key: described.get(key) for key in (*SAMPLED_WITH, "ensemble")} | {"samples": samples}
         reason = intervals.mismatch(digest or "", drawn)
         if reason is None and xray is not None:
             p, reason = intervals.unlike_calibration(xray)
