@@ -1,5 +1,6 @@
 """Generates CT volumes for X-rays, and writes their files."""
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -7,6 +8,7 @@ from common.errors import UserError
 from common.files import check_output, sha256
 from dataset.io.xray import XRAY_ENDINGS
 from dataset.io.xray import find_xrays as xrays_in
+from dataset.io.xray_pairs import pair_views
 from dataset.manifest.separated import SEPARATOR, parts
 from ddpm.latent.decoder_residual import with_residual
 from evaluation.generation.metadata import NOISE_ID, describe_input, describe_run, spread_parts
@@ -17,11 +19,14 @@ from evaluation.generation.xray_inputs import GeneratorInput, XrayFiles, announc
 from evaluation.generation.xray_warnings import reproject
 from evaluation.intervals.prediction_intervals import PredictionIntervals, error_bars
 
+log = logging.getLogger(__name__)
+
 
 def find_xrays(path: str | None) -> list[XrayFiles]:
-    """The X-ray of each patient: a file, views as `front.png;lateral.png`, or the files of a folder.
+    """The X-rays of each patient: a file, views as `front.png;lateral.png`, or those of a folder.
 
-    Raises UserError for no path, a missing file, and a folder without an X-ray.
+    In a folder a frontal and a lateral of one patient are found by their names or headers (`dataset.io.xray_pairs`).
+    Raises UserError for no path, a missing file, a folder without an X-ray, and a lateral without its frontal.
     """
     if not path:
         raise UserError("xray: missing; give an X-ray file or a folder of them, for example xray=chest.png")
@@ -29,11 +34,24 @@ def find_xrays(path: str | None) -> list[XrayFiles]:
     if given.is_file():
         return [given]
     if given.is_dir():
-        return xrays_in(given)
+        return pair_views(xrays_in(given))
     for view in views or (given,):
         if not view.is_file():
             raise UserError(f"xray={path}: {view}: no such file or folder; give X-ray files or a folder of them")
     return [views]
+
+
+def for_views(xrays: Sequence[XrayFiles], protocol: dict) -> list[XrayFiles]:
+    """The X-rays of a folder as a generator takes them: one of a single view takes the frontals of the pairs.
+
+    Logs the laterals that it leaves out.
+    """
+    pairs = [files for files in xrays if isinstance(files, tuple)]
+    if not pairs or protocol.get("views", 1) > 1:
+        return list(xrays)
+    names = ", ".join(lateral.name for _, lateral in pairs)
+    log.warning("the checkpoint takes one view: %d laterals are left out (%s)", len(pairs), names[:300])
+    return [files[0] if isinstance(files, tuple) else files for files in xrays]
 
 
 def synthesize(

@@ -15,12 +15,14 @@ from dataset.imaging.frontal_check import why_not_frontal
 from dataset.imaging.geometry import FRONTAL_VIEWS, unknown_pose
 from dataset.imaging.hu_window import Window
 from dataset.imaging.resampling import resample, resample_onto
+from dataset.imaging.unknown_pixels import UNKNOWN, present_views
 from dataset.io.ct import read_volume
 from dataset.io.xray import read_xray_with_header
 from dataset.io.xray_dicom import XrayImage
 from dataset.xray.lung_alignment import CHOICES, lung_map
 from ddpm.conditioning.linear_prior import LinearPrior
 from ddpm.conditioning.view_priors import ViewPriors
+from ddpm.conditioning.views import complete_views, serves_fewer_views
 from evaluation.generation.xray_warnings import NO_LUNGS, input_warnings
 
 log = logging.getLogger(__name__)
@@ -35,7 +37,7 @@ class GeneratorInput:
     """One input of a generator.
 
     Attributes:
-        xray: the views, or the slices of a volume, in [0, 1].
+        xray: the views, NaN for a missing one, or the slices of a volume, in [0, 1].
         pose: NaN where unknown.
         extent: mm `(D, H, W)` of the volume to generate.
         centre: RAS mm of its centre.
@@ -72,7 +74,8 @@ def read_inputs(
     """Reads the files of each patient as inputs of a generator.
 
     Raises UserError for an unreadable file, a first view that is no frontal chest X-ray
-    (`dataset.imaging.frontal_check`), no lungs with `align=lungs`, another number of views, or a wrong setting.
+    (`dataset.imaging.frontal_check`), no lungs with `align=lungs`, another number of views, or a wrong setting. A
+    generator of two views that was trained with dropped ones takes a frontal alone; its lateral is then NaN.
 
     Args:
         pipeline: `XrayToCTPipeline`.
@@ -106,6 +109,8 @@ def read_inputs(
     for files in patients:
         images, headers = _read_views(files, tuple(protocol["xray_size"]), allow_any_picture)
         original, of_file = images[0], headers[0].view
+        if len(files) < protocol.get("views", 1):  # missing
+            images = torch.cat([images, torch.full_like(images[:1], UNKNOWN)])
         reason = why_not_frontal(original)
         if reason and not allow_any_picture:
             raise UserError(f"{files[0]}: {reason}")
@@ -122,7 +127,9 @@ def read_inputs(
             else:
                 notes["reason"] = NO_LUNGS
         notes = {"view": frontal, "view_source": source, "alignment": notes}
-        pose = unknown_pose(len(files), [frontal, *VIEW_ORDER[1:]][: len(files)])
+        if len(images) > 1:
+            notes["views"] = list(VIEW_ORDER[: len(files)])
+        pose = unknown_pose(len(images), [frontal, *VIEW_ORDER[1:]][: len(files)])
         given = GeneratorInput(images, pose, pipeline.extent, notes=notes, files=files, original=original)
         warnings = input_warnings(given, pipeline, [note for header in headers for note in header.notes], reason)
         inputs.append(replace(given, warnings=warnings))
@@ -134,11 +141,15 @@ def tensor_inputs(
 ) -> list[GeneratorInput]:
     """X-rays as the model takes them, which are not aligned again; `pose` is NaN or None where unknown.
 
+    A view that is NaN is missing; the last views may be left out, if training dropped views at times.
+
     Raises UserError for another shape, number of views, size or range, and for pictures of unknown pose that are no
     frontal chest X-rays.
     """
     protocol = pipeline.protocol
     shape = (protocol.get("views", 1), 1, *protocol["xray_size"])
+    if xray.ndim == 5 and xray.shape[1] < shape[0] and serves_fewer_views(protocol):
+        xray, pose = complete_views(xray, pose, protocol)
     if xray.ndim != 5 or tuple(xray.shape[1:]) != shape:
         raise UserError(
             f"xray: a tensor of shape {list(xray.shape)}; give one of shape [b, {', '.join(map(str, shape))}], or a "
@@ -146,14 +157,15 @@ def tensor_inputs(
         )
     xray = xray.detach().float().cpu()
     known = xray[~xray.isnan()]
-    if not len(known) or known.min() < 0.0 or known.max() > 1.0:
-        found = f"from {known.min():g} to {known.max():g}" if len(known) else "all NaN"
+    present = present_views(xray).any(dim=1)
+    if not present.all() or known.min() < 0.0 or known.max() > 1.0:
+        found = f"from {known.min():g} to {known.max():g}" if present.all() else "all NaN"
         raise UserError(f"xray: values {found}; scale them to [0, 1] with bright bone")
     pose = torch.full((*xray.shape[:2], 9), float("nan")) if pose is None else pose.float().cpu()
     inputs = []
     for views, place in zip(xray[:, :, 0], pose, strict=True):
-        unknown = protocol.get("input") != "volume" and bool(place[0].isnan().any())
-        reason = why_not_frontal(views[0]) if unknown else None
+        with_frontal = protocol.get("input") != "volume" and not bool(views[0].isnan().all())
+        reason = why_not_frontal(views[0]) if with_frontal and bool(place[0].isnan().any()) else None
         if reason and not allow_any_picture:
             raise UserError(f"xray: {reason}")
         given = GeneratorInput(views, place, pipeline.extent, original=views[0])
@@ -172,10 +184,11 @@ def _check_views(files: tuple[Path, ...], protocol: dict) -> None:
     needed = 1 if protocol.get("input") == "volume" else protocol.get("views", 1)
     if needed > len(VIEW_ORDER):
         raise UserError(f"checkpoint: it was trained on {needed} views of a patient; give one trained on one or two")
-    if len(files) != needed:
-        remedy = "give both as 'xray=\"front.png;lateral.png\"'" if needed > 1 else "give the first alone"
-        found = f"{len(files)} view{'s' * (len(files) > 1)}"
-        raise UserError(f"xray={';'.join(map(str, files))}: {found}, the checkpoint takes {needed}; {remedy}")
+    fewest = 1 if serves_fewer_views(protocol) else needed
+    if not fewest <= len(files) <= needed:
+        remedy = "give both as 'xray=\"front.png;lateral.png\"'" if len(files) < needed else "give the first alone"
+        found, takes = f"{len(files)} view{'s' * (len(files) > 1)}", str(needed) if fewest == needed else "1 or 2"
+        raise UserError(f"xray={';'.join(map(str, files))}: {found}, the checkpoint takes {takes}; {remedy}")
 
 
 def _read_views(files: tuple[Path, ...], size: tuple[int, int], colour: bool) -> tuple[Tensor, tuple[XrayImage, ...]]:

@@ -4,10 +4,22 @@ import json
 from pathlib import Path
 
 from common.files import sha256
+from ddpm.conditioning.views import serves_fewer_views
 from evaluation.metrics.catalogue import catalogue
 from evaluation.visualization.text import markdown_table
 
-SHOWN = ("window", "volume_size", "extent", "xray_size", "views", "resampling", "align", "xray_sources", "split")
+SHOWN = (
+    "window",
+    "volume_size",
+    "extent",
+    "xray_size",
+    "views",
+    "view_drop",
+    "resampling",
+    "align",
+    "xray_sources",
+    "split",
+)
 INHERITED = ("part", "from", "licence")
 SEEN = "It holds short hashes of the ids of its training patients, which do not anonymise a known id."
 LIMITS = """\
@@ -19,6 +31,12 @@ LIMITS = """\
 - One sample and the mean of several are different estimators, which must not be compared with each other.
 - It was not tested as a medical device."""
 HERE = "<this folder>"
+TWO_VIEWS = """\
+It takes a frontal X-ray alone, or a frontal and a lateral: `xray='"pa.png;lateral.png"'` as a command,
+`("pa.png", "lateral.png")` in Python. A tensor of both views has NaN in place of a missing one."""
+BOTH_VIEWS = """\
+It takes a frontal X-ray and a lateral, always both: `xray='"pa.png;lateral.png"'` as a command, `("pa.png",
+"lateral.png")` in Python."""
 LIBRARIES = {"monai": "monai", "torch_export": "pytorch"}  # diffusers otherwise
 USE = {
     "diffusers": """\
@@ -61,7 +79,7 @@ names = ("xray_encoder", "denoiser", "decoder")
 encode, denoise, decode = (torch.export.load(f"{name}.pt2").module() for name in names)
 about, n = json.load(open("programs.json")), 4  # samples
 pose, extent = torch.tensor([about["nominal_pose"]]), torch.tensor([about["extent_mm"]])
-condition = encode(xray=xray, pose=pose, extent=extent)  # xray (1, views, 1, *xray_size) in [0, 1], bright bone
+condition = encode(xray=xray, pose=pose, extent=extent)  # xray (1, views, 1, *xray_size) in [0, 1], NaN = unknown
 condition = {name: part.expand(n, *part.shape[1:]) for name, part in condition.items()}
 scheduler = DPMSolverMultistepScheduler.from_pretrained("scheduler")
 scheduler.set_timesteps(about["steps"])
@@ -114,6 +132,7 @@ def model_card(
         "",
         "## Use",
         USE[form].replace(HERE, hub_id) if hub_id and form == "diffusers" else USE[form],
+        *([] if protocol.get("views") != 2 else ["", TWO_VIEWS if serves_fewer_views(protocol) else BOTH_VIEWS]),
         "",
         "## Model",
         f"{size:,} parameters ({', '.join(f'{part} {count:,}' for part, count in described['parameters'].items())}).",

@@ -17,10 +17,11 @@ from torch import Tensor, nn
 from common.errors import UserError
 from ddpm.checkpoint.build import build_pipeline
 from ddpm.checkpoint.write import header_of
+from ddpm.conditioning.views import serves_fewer_views
 from ddpm.pipeline import XrayToCTPipeline
 from ddpm.weights.safe_load import read_weights
 from evaluation.generation.sample import Sampling
-from evaluation.generation.write_volumes import find_xrays, generate
+from evaluation.generation.write_volumes import find_xrays, for_views, generate
 
 SCHEMA = "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json"
 WEIGHTS = "models/model.pt"  # the name that `monai.bundle.load` looks for
@@ -46,9 +47,12 @@ class XrayToCT(nn.Module):
         """The pipeline with the weights of this network."""
         return self._pipeline[0]
 
-    def forward(self, xray: Float[Tensor, "b 1 h w"], seed: int = 0) -> Float[Tensor, "b 1 D H W"]:
-        """One sample in HU of each frontal X-ray in [0, 1] (bright bone)."""
-        return self.pipeline(xray[:, None], seed=seed, allow_any_picture=True).volumes
+    def forward(self, xray: Float[Tensor, "b v h w"], seed: int = 0) -> Float[Tensor, "b 1 D H W"]:
+        """One sample in HU of each patient's X-rays in [0, 1] (bright bone), a channel for each view, frontal first.
+
+        A generator that was trained with dropped views takes the frontal alone.
+        """
+        return self.pipeline(xray[:, :, None], seed=seed, allow_any_picture=True).volumes
 
 
 def filled(network: XrayToCT, weights: str | Path, device: torch.device | str = "cpu") -> XrayToCT:
@@ -65,7 +69,9 @@ def infer(
 ) -> list[str]:
     """Writes the files of `evaluation/generate.py` for an X-ray file or folder; returns the paths of the volumes."""
     sampling = Sampling(samples, seed, batch_size)
-    made = generate(network.pipeline, find_xrays(xray), Path(output_dir), sampling, overwrite=True)
+    found = find_xrays(xray)
+    found = for_views(found, network.pipeline.protocol) if Path(xray).is_dir() else found
+    made = generate(network.pipeline, found, Path(output_dir), sampling, overwrite=True)
     return [str(path) for path in made]
 
 
@@ -107,11 +113,25 @@ def _inference(pipeline: XrayToCTPipeline) -> dict:
     }
 
 
+def _takes(protocol: dict) -> str:
+    if protocol.get("views", 1) != 2:
+        return "one chest X-ray"
+    return "one or two chest X-rays" if serves_fewer_views(protocol) else "two chest X-rays"
+
+
 def _metadata(pipeline: XrayToCTPipeline, name: str) -> dict:
     low, high = pipeline.window.low, pipeline.window.high
     image = {"type": "image", "format": "magnitude", "modality": "DX", "num_channels": 1, "dtype": "float32"}
     volume = {**image, "format": "hounsfield", "modality": "CT", "spatial_shape": list(pipeline.volume_size)}
-    xray = {"spatial_shape": list(pipeline.protocol["xray_size"]), "value_range": [0, 1], "is_patch_data": False}
+    views = pipeline.protocol.get("views", 1) if pipeline.protocol.get("input") != "volume" else 1
+    names = [f"{name}X-ray, bright bone" for name in (("frontal ", "lateral ") if views == 2 else [""] * views)]
+    xray = {
+        "spatial_shape": list(pipeline.protocol["xray_size"]),
+        "value_range": [0, 1],
+        "is_patch_data": False,
+        "num_channels": views,
+        "channel_def": {str(i): name for i, name in enumerate(names)},
+    }
     return {
         "schema": SCHEMA,
         "version": "0.1.0",
@@ -121,7 +141,7 @@ def _metadata(pipeline: XrayToCTPipeline, name: str) -> dict:
         "numpy_version": np.__version__,
         "required_packages_version": {"python": platform.python_version()},
         "name": name,
-        "task": "Synthesis of a chest CT volume from one chest X-ray",
+        "task": f"Synthesis of a chest CT volume from {_takes(pipeline.protocol)}",
         "description": "Latent diffusion in 3D. Synthetic, not for diagnosis. Needs the package xray2ct.",
         "authors": "the authors of the weights",
         "copyright": "see the inherited licences, docs/README.md",
@@ -129,7 +149,7 @@ def _metadata(pipeline: XrayToCTPipeline, name: str) -> dict:
         "data_type": "X-ray as PNG, JPEG, DICOM or NIfTI; CT as NIfTI",
         "intended_use": "Research; not for diagnosis",
         "network_data_format": {
-            "inputs": {"image": {**image, **xray, "channel_def": {"0": "X-ray, bright bone"}}},
+            "inputs": {"image": {**image, **xray}},
             "outputs": {"pred": {**volume, "value_range": [low, high], "is_patch_data": False,
                                  "channel_def": {"0": "HU, synthetic"}}},
         },

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from common.errors import UserError
 from dataset.imaging.geometry import fill_unknown, unknown_pose
+from dataset.imaging.unknown_pixels import UNKNOWN
 from ddpm.conditioning.condition import make_condition
-from ddpm.conditioning.views import VIEW_NAMES
+from ddpm.conditioning.views import VIEW_NAMES, serves_fewer_views
 from ddpm.diffusion.samplers import make_sampler, network_timestep
 from ddpm.pipeline import DEFAULT_SAMPLER, XrayToCTPipeline
 
@@ -107,6 +108,8 @@ def _inputs(name: str, pipeline: XrayToCTPipeline, encoder: nn.Module, shape: tu
         return {"latents": latents[:1]}
     pose = nominal_pose(pipeline)
     xray = torch.rand(*pose.shape[:2], 1, *pipeline.protocol["xray_size"], generator=drawn)
+    if n == CHECKED and serves_fewer_views(pipeline.protocol):
+        xray[:, -1] = UNKNOWN  # the program, traced with all views, must serve fewer
     inputs = {"xray": xray, "pose": pose, "extent": torch.tensor(pipeline.extent)[None]}
     if name == "xray_encoder":
         return inputs
@@ -132,6 +135,8 @@ def _description(pipeline: XrayToCTPipeline, shape: tuple, differences: dict[str
         "torch_version": torch.__version__,
         "programs": {name: {"largest_relative_difference": value} for name, value in differences.items()},
         "xray_size": list(pipeline.protocol["xray_size"]),
+        "views": pipeline.protocol.get("views", 1),
+        "missing_views": "NaN" if serves_fewer_views(pipeline.protocol) else "refused",
         "latent_shape": list(shape),
         "volume_size": list(pipeline.volume_size),
         "window_hu": [pipeline.window.low, pipeline.window.high],

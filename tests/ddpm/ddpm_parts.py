@@ -8,10 +8,12 @@ import torch
 from dataset.imaging.geometry import make_pose
 from ddpm.checkpoint.write import component
 from ddpm.conditioning.lift import RayLift
+from ddpm.conditioning.view_priors import ViewPriors
 from ddpm.denoiser.unet import UNet3D
 from ddpm.diffusion.objective import NoiseObjective
 from ddpm.latent.vqgan import VQGANLatents
 from ddpm.module import DDPMModule, GeneratorParts
+from ddpm.pipeline import XrayToCTPipeline
 from ddpm.xray_encoder import CNNXrayEncoder
 from vq_gan_3d import VQGAN3D
 from vq_gan_3d.optimisation import Optimisation
@@ -42,6 +44,21 @@ def module(num_batches: int = 4, denoiser: UNet3D | None = None, **options) -> D
     return DDPMModule(
         parts, objective, Optimisation(optimizer, num_batches, warmup_steps=1), dict(PROTOCOL), **options
     )
+
+
+def shared_pipeline(**protocol) -> XrayToCTPipeline:
+    """Untrained, for X-rays of 64 x 64 pixels: a frontal alone, or a frontal and a lateral."""
+    rng = torch.Generator().manual_seed(0)
+    prior = ViewPriors((4, 8, 8, 8), pixels=8, rank=4, fill_rank=2)
+    prior.fit(torch.rand(8, 2, 1, 64, 64, generator=rng), torch.randn(8, 4, 8, 8, 8, generator=rng))
+    condition = {"channels": 4, "embedding_dim": 32}
+    unet = UNet3D(4, dim=8, dim_mults=(1, 2), condition=condition, prior={"residual": True}, blocks=1, head_dim=8)
+    made = module(denoiser=unet, prior=prior)
+    torch.nn.init.normal_(unet.out.weight, std=0.1)
+    pipeline = made.pipeline()
+    shared = {"views": 2, "view_drop": 0.5, "xray_size": [64, 64]}
+    pipeline.register_to_config(protocol={**PROTOCOL, **shared, **protocol})
+    return pipeline
 
 
 def vqgan_file(path, **header) -> tuple[VQGAN3D, Path]:
