@@ -8,13 +8,13 @@ from common.errors import UserError
 from common.files import check_output, sha256
 from dataset.io.xray import XRAY_ENDINGS
 from dataset.io.xray import find_xrays as xrays_in
-from dataset.io.xray_pairs import pair_views
 from dataset.manifest.separated import SEPARATOR, parts
 from ddpm.latent.decoder_residual import with_residual
 from evaluation.generation.metadata import NOISE_ID, describe_input, describe_run, spread_parts
 from evaluation.generation.model_inputs import ModelInputs
 from evaluation.generation.sample import Sampling, sample_volumes, terminal_bar
 from evaluation.generation.synthetic_ct import SyntheticCT, files_of
+from evaluation.generation.view_pairs import pair_views
 from evaluation.generation.xray_inputs import GeneratorInput, XrayFiles, announce, read_inputs
 from evaluation.generation.xray_warnings import reproject
 from evaluation.intervals.prediction_intervals import PredictionIntervals, error_bars
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 def find_xrays(path: str | None) -> list[XrayFiles]:
     """The X-rays of each patient: a file, views as `front.png;lateral.png`, or those of a folder.
 
-    In a folder a frontal and a lateral of one patient are found by their names or headers (`dataset.io.xray_pairs`).
+    In a folder, names or headers tell a frontal and a lateral of one patient (`evaluation.generation.view_pairs`).
     Raises UserError for no path, a missing file, a folder without an X-ray, and a lateral without its frontal.
     """
     if not path:

@@ -8,7 +8,7 @@ from radiograph_files import save_radiograph
 
 from common.errors import UserError
 from dataset.io.xray import find_xrays
-from dataset.io.xray_pairs import pair_views
+from evaluation.generation.view_pairs import pair_views
 
 
 def save(folder, *names):
