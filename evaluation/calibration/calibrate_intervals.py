@@ -13,6 +13,7 @@ from common.errors import UserError
 from common.files import sha256
 from ddpm.latent.decoder_residual import with_residual
 from evaluation.calibration.nonconformity import case_scores
+from evaluation.calibration.region_accuracy import region_accuracy, region_counts
 from evaluation.generation.model_inputs import ModelInputs
 from evaluation.generation.sample import Sampling, sample_volumes
 from evaluation.intervals.evidence import TrainingSpread
@@ -59,13 +60,12 @@ def calibrate(
     if shift is None:
         log.warning("%d training X-rays: too few for the test whether an X-ray is like the calibration's", len(train))
     spread = TrainingSpread.fit(train, pipeline.window)
-    scores = pd.concat(
-        [
-            scores_of(pipeline, cases, chosen[part], sampling, levels, share, heart).assign(part=part)
-            for part, cases in (("calibration", calibration), ("test", test))
-        ],
-        ignore_index=True,
-    )
+    parts, counts = [], []
+    for part, cases in (("calibration", calibration), ("test", test)):
+        found, counted = scores_of(pipeline, cases, chosen[part], sampling, levels, share, heart)
+        parts.append(found.assign(part=part))
+        counts += counted if part == "calibration" else []
+    scores = pd.concat(parts, ignore_index=True)
     margins = {x: margins_of(scores[scores.part == "calibration"], x) for x in levels}
     measured = {x: _coverage(scores[scores.part == "test"], x, margins[x]) for x in levels}
     intervals = PredictionIntervals(
@@ -86,6 +86,7 @@ def calibrate(
             "test_cases": len(chosen["test"]),
             "poses_known": not any(calibration.case(i)["pose"].isnan().any() for i in chosen["calibration"]),
             "seed": sampling.seed,
+            "regions": region_accuracy(counts),
             "training_spread": spread and asdict(spread),
         },
         heart=heart and asdict(heart),
@@ -130,11 +131,11 @@ def scores_of(
     levels: Sequence[float],
     share: float,
     heart: HeartVolumeRegressor | None,
-) -> pd.DataFrame:
-    """`id, patient` and the rows of `case_scores` for each case."""
+) -> tuple[pd.DataFrame, list[dict]]:
+    """`id, patient` and the rows of `case_scores` for each case, and the `region_counts` of the cases."""
     inputs = ModelInputs.of_cases((cases.case(i) for i in chosen), pipeline)
     ids, patients = (cases.rows[name].iloc[chosen].astype(str).tolist() for name in ("id", "patient"))
-    rows = []
+    rows, counts = [], []
     for part, volumes in sample_volumes(pipeline, inputs, ids, sampling):
         predictive = with_residual(pipeline, volumes, [ids[i] for i in part], sampling.seed)
         for index, samples, drawn in zip(part, volumes, predictive, strict=True):
@@ -142,7 +143,8 @@ def scores_of(
             case = cases.case(chosen[index])  # read again: all true volumes together may not fit into memory
             found = case_scores(samples, case, spacing, pipeline.window, levels, share, heart, drawn)
             rows += [{"id": ids[index], "patient": patients[index]} | row for row in found]
-    return pd.DataFrame(rows)
+            counts.append(region_counts(samples.mean(dim=0), case, spacing, pipeline.window))
+    return pd.DataFrame(rows), counts
 
 
 def margins_of(scores: pd.DataFrame, level: float) -> dict[str, dict]:

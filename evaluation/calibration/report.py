@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from evaluation.intervals.prediction_intervals import PredictionIntervals
-from evaluation.intervals.quantities import ORGANS, TITLES
+from evaluation.intervals.quantities import LEAST_ACCURACY, ORGANS, TITLES, title
 from evaluation.visualization.text import estimate_text, markdown_table
 
 RESULTS = ("bounds.md", "bounds_scores.csv", "reliability.png")
@@ -35,7 +35,8 @@ def reliability_picture(intervals: PredictionIntervals) -> Figure | None:
             axis.errorbar(levels + move, mean, np.clip([mean - low, high - mean], 0, None), fmt="o-", color=colour,
                           markersize=4, linewidth=1, elinewidth=0.7, label=label)  # fmt: skip
         width, unit = intervals.coverage[name]["width"], intervals.margins[name]["unit"]
-        axis.set_title(f"{TITLES[name]}\n{100 * intervals.level:g} %: {width:.0f} {unit} wide", fontsize=9)
+        named = title(name, intervals.population.get("regions"))
+        axis.set_title(f"{named}\n{100 * intervals.level:g} %: {width:.0f} {unit} wide", fontsize=9)
         axis.set_xlim(0.45, 1.0)
         axis.set_ylim(-0.02, 1.02)
         axis.spines[["top", "right"]].set_visible(False)
@@ -50,6 +51,7 @@ def reliability_picture(intervals: PredictionIntervals) -> Figure | None:
 
 def markdown(intervals: PredictionIntervals) -> str:
     """A table with a row for each quantity, and the coverage guarantee in words."""
+    accuracy = intervals.population.get("regions")
     drawn, cases = intervals.drawn, intervals.population.get("calibration_cases", "?")
     heading = (
         f"Prediction intervals of {100 * intervals.level:g} % for {intervals.checkpoint['file']}: {drawn['samples']} "
@@ -64,11 +66,32 @@ def markdown(intervals: PredictionIntervals) -> str:
         if found:
             width = f"{found['width']:.0f} {margin['unit']}"
             measured = f"{found['covered']} of {found['cases']}: {estimate_text(found, 3)}"
-        what = TITLES[name] + ("" if name in ORGANS else f", HU of {100 * intervals.share:g} % of its voxels")
+        what = title(name, accuracy) + ("" if name in ORGANS else f", HU of {100 * intervals.share:g} % of its voxels")
         low, high = (f"{sign * margin[end]:+.0f} {margin['unit']}" for sign, end in ((-1, "low"), (1, "high")))
         rows.append([what, low, high, width, measured])
     words = intervals.words(intervals.has_organs(nominal=False))
-    return "\n".join([heading, "", *markdown_table(head, rows), "", words, ""])
+    return "\n".join([heading, "", *markdown_table(head, rows), "", *_names(accuracy), words, ""])
+
+
+def _names(accuracy: dict[str, dict] | None) -> list[str]:
+    """A table of precision and recall of the regions, and what they decide; nothing for files of earlier versions."""
+    if accuracy is None:
+        return []
+    rule = f"A region has an anatomical name if precision and recall against labels are above {LEAST_ACCURACY:g}."
+    if not accuracy:
+        return [f"{rule} The calibration cases have no labels.", ""]
+    rows = [
+        [
+            TITLES[name],
+            f"{found['precision']:.2f}",
+            f"{found['recall']:.2f}",
+            str(found["cases"]),
+            title(name, accuracy),
+        ]
+        for name, found in accuracy.items()
+    ]
+    head = ["region of the generated mean", "precision", "recall", "calibration cases", "called here"]
+    return [rule, "", *markdown_table(head, rows), ""]
 
 
 def write_calibration(intervals: PredictionIntervals, scores: pd.DataFrame, output: Path, path: Path) -> Path:

@@ -20,7 +20,7 @@ from evaluation.intervals.evidence import FEWEST_SAMPLES, TrainingSpread
 from evaluation.intervals.input_shift import LEVEL as SHIFT_LEVEL
 from evaluation.intervals.input_shift import InputShift
 from evaluation.intervals.organ_volumes import HeartVolumeRegressor
-from evaluation.intervals.quantities import ORGANS, TISSUES, UNITS, organ_samples, tissue_masks
+from evaluation.intervals.quantities import ORGANS, TISSUES, UNITS, organ_samples, tissue_masks, title
 from evaluation.statistics.split_conformal import order_interval, rank_of, samples_needed
 
 FORMAT = 1
@@ -54,7 +54,8 @@ class PredictionIntervals:
         coverage: by quantity, on test cases: share with its binomial interval, cases, mean width.
         reliability: rows of quantity, level and coverage before and after the margins.
         population: data set, version and number of the calibration cases, whether their poses were known, and
-            `training_spread`, the attributes of the `TrainingSpread` (None with few cases, absent in older files).
+            `training_spread`, the attributes of the `TrainingSpread` (None with few cases), and `regions`, precision
+            and recall of tissues against labels (empty without labels); both are absent in older files.
         heart: attributes of the `HeartVolumeRegressor`, or None.
         shift: attributes of the `InputShift`, which decides whether an X-ray gets intervals; None in older files.
     """
@@ -226,7 +227,11 @@ def error_bars(
         "name": "interval",
         "level": intervals.level,
         "share": intervals.share,
-        "tissues": {name: intervals.margins[name] for name in TISSUES if name in intervals.margins},
+        "tissues": {
+            name: intervals.margins[name] | {"title": title(name, intervals.population.get("regions"))}
+            for name in TISSUES
+            if name in intervals.margins
+        },
         "coverage": intervals.coverage,
         "input_shift_p": p,
         "words": intervals.words(intervals.has_organs(nominal)),

@@ -20,7 +20,26 @@ TITLES = {
     "lung_volume": "lung volume",
     "heart_volume": "heart volume",
 }
+LEAST_ACCURACY = 0.8  # precision and recall against labels, above which a region has its name
+NAMED_BY_LABELS = {  # regions whose name is tested, and what they are called without it
+    "lungs": "air-filled tissue",
+    "bone": "dense tissue that is not between the lungs",
+    "vessels": "dense tissue between the lungs",
+}
 UNITS = dict.fromkeys(TISSUES, "HU") | dict.fromkeys(ORGANS, "ml")
+
+
+def title(quantity: str, accuracy: dict[str, dict] | None) -> str:
+    """The title of a quantity; without an anatomical name if labels did not confirm it.
+
+    `accuracy` is that of the calibration (`evaluation.calibration.region_accuracy`), None in files of earlier
+    versions, which name every region.
+    """
+    if accuracy is None or quantity not in NAMED_BY_LABELS:
+        return TITLES[quantity]
+    found = accuracy.get(quantity, {"precision": 0.0, "recall": 0.0})
+    confirmed = min(found["precision"], found["recall"]) > LEAST_ACCURACY
+    return TITLES[quantity] if confirmed else NAMED_BY_LABELS[quantity]
 
 
 def tissue_masks(
