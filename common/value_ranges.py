@@ -75,6 +75,7 @@ RULES: dict[str, str] = {  # rule: keys, by their last words; the longest that m
     "true | false": "pose_regressor freeze_xray_encoder",
     "vae | vqgan | maisi": "latent_encoder",
     "true | false | warn": "deterministic",
+    "on | off | true | false": "consistency",
     "text": """checkpoint regression_checkpoint bounds calibration_split origin init_from weights a b output
         root_dir answers study films
         source linkage lungmask_weights series pairs from_csv file id column key volumes run vqgan_run ddpm_run

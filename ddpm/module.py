@@ -17,6 +17,7 @@ from ddpm.checkpoint.write import complete, component
 from ddpm.conditioning.condition import make_condition
 from ddpm.conditioning.linear_prior import LinearPrior
 from ddpm.conditioning.pose_regressor import PoseRegressor
+from ddpm.conditioning.projection_consistency import ProjectionConsistency
 from ddpm.conditioning.view_priors import ViewPriors
 from ddpm.conditioning.views import draw_views, without_views
 from ddpm.denoiser.unet import UNet3D
@@ -30,7 +31,7 @@ from ddpm.losses.adversarial import AdversarialTerm
 from ddpm.losses.latent_terms import GeneratorLosses
 from ddpm.losses.loss_type import POINTWISE
 from ddpm.pipeline import XrayToCTPipeline
-from ddpm.registry import FITTED, FROZEN, TRAINED
+from ddpm.registry import FITTED, FROZEN, OPTIONAL, TRAINED
 from ddpm.xray_encoder.base import XrayEncoder, XrayFeatures
 from vq_gan_3d.optimisation import Optimisation
 
@@ -48,6 +49,7 @@ class GeneratorParts:
     latent_encoder: LatentEncoder  # frozen
     prior: LinearPrior | ViewPriors | None = None
     pose_regressor: PoseRegressor | None = None
+    consistency: ProjectionConsistency | None = None
 
     def trained(self) -> nn.ModuleDict:
         """All but the latent encoder, by name."""
@@ -261,9 +263,9 @@ class DDPMModule(pl.LightningModule):
 
     def pipeline(self) -> XrayToCTPipeline:
         """The pipeline with the present weights, shared with this module."""
+        frozen = {name: part and part.to(self.device) for name, part in zip(FROZEN, self._frozen, strict=True)}
         return XrayToCTPipeline(
-            **{"lift": None, "prior": None, "pose_regressor": None, **dict(self.trained.items())},
-            **{name: part and part.to(self.device) for name, part in zip(FROZEN, self._frozen, strict=True)},
+            **{**dict.fromkeys(OPTIONAL), **dict(self.trained.items()), **frozen},
             scheduler=self.objective.scheduler(),
             protocol=self.protocol,
         )

@@ -2,9 +2,10 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from itertools import count
 from os import PathLike
 from os.path import isdir
-from pathlib import Path
 
 import torch
 from diffusers import DDPMScheduler, DiffusionPipeline, SchedulerMixin
@@ -19,19 +20,21 @@ from ddpm.conditioning.condition import Condition, make_condition
 from ddpm.conditioning.frontal_only import refuse_other_pictures
 from ddpm.conditioning.linear_prior import LinearPrior
 from ddpm.conditioning.pose_regressor import PoseRegressor
+from ddpm.conditioning.projection_consistency import ProjectionConsistency
 from ddpm.conditioning.view_priors import ViewPriors
 from ddpm.conditioning.views import complete_views
+from ddpm.conditioning.xray_correction import XrayCorrection, consistency_mode
 from ddpm.denoiser.unet import UNet3D
 from ddpm.diffusion.sample_noise import SampleNoise, can_pair
-from ddpm.diffusion.samplers import PREVIEW, PREVIEW_STEPS, clean_latents, make_sampler, network_timestep
+from ddpm.diffusion.samplers import PREVIEW, PREVIEW_STEPS, make_sampler, network_timestep
+from ddpm.diffusion.sampling_loop import sample_latents, set_steps
 from ddpm.diffusion.solvers import LogSNRSolver
 from ddpm.latent import DecoderResidual, LatentEncoder
 from ddpm.pipeline_folder import FILES, check_index, make_portable, read_part, read_settings
 from ddpm.registry import NETWORKS, OPTIONAL, TRAINED
-from ddpm.weights.hub import expect_hub_id, upload
+from ddpm.weights.hub import take_hub_options, upload
 from ddpm.xray_encoder.base import XrayEncoder
 
-HUB_OPTIONS = ("repo_id", "private", "token", "commit_message", "create_pr")
 DEFAULT_SAMPLER, DEFAULT_STEPS = "DPMSolverMultistepScheduler", 12
 
 
@@ -40,6 +43,7 @@ class GeneratedCT:
     """Samples of synthetic CT volumes, not for diagnosis."""
 
     volumes: Float[Tensor, "b n D H W"]  # HU, clipped to the window
+    chi2: Float[Tensor, "b n"] | None = None  # of the latents against their X-ray; NaN where they were not compared
 
 
 class XrayToCTPipeline(DiffusionPipeline):
@@ -49,6 +53,7 @@ class XrayToCTPipeline(DiffusionPipeline):
         lift: module that resamples the maps of the X-ray on the latent grid; None for a denoiser without it.
         prior: linear prior of the latents; None for a denoiser without one.
         pose_regressor: aligns X-rays of unknown pose; None assumes the nominal pose.
+        consistency: updates predicted latents towards X-rays of known pose; None leaves them to the network.
         decoder_residual: the detail that the latent encoder loses (`with_residual` adds it); None if not measured.
         protocol: properties of the training data, plain JSON: `window`, `volume_size`, `extent` in mm, `dataset`, ….
         sampling: arguments of `set_sampler`; None takes the default.
@@ -65,6 +70,7 @@ class XrayToCTPipeline(DiffusionPipeline):
         scheduler: SchedulerMixin,
         prior: LinearPrior | ViewPriors | None,  # no default: diffusers takes an argument with a default for a setting
         pose_regressor: PoseRegressor | None,
+        consistency: ProjectionConsistency | None,
         decoder_residual: DecoderResidual | None,
         protocol: dict | None = None,
         sampling: dict | None = None,
@@ -80,6 +86,7 @@ class XrayToCTPipeline(DiffusionPipeline):
             scheduler=scheduler,
             prior=prior,
             pose_regressor=pose_regressor,
+            consistency=consistency,
             decoder_residual=decoder_residual,
         )
         self.register_to_config(protocol=protocol)
@@ -117,10 +124,7 @@ class XrayToCTPipeline(DiffusionPipeline):
         `push_to_hub` then uploads these files to `repo_id` (default: the name of the folder), with the options
         `private`, `token`, `commit_message` and `create_pr`. Raises a `UserError` if the hub refuses it.
         """
-        hub = {name: options.pop(name) for name in HUB_OPTIONS if name in options}
-        hub_id = str(hub.pop("repo_id", Path(save_directory).absolute().name))
-        if push_to_hub:
-            expect_hub_id("repo_id", hub_id)
+        hub = take_hub_options(options, save_directory, push_to_hub)
         sampler, self.scheduler = self.scheduler, self.training_scheduler
         try:
             super().save_pretrained(save_directory, **{**options, "safe_serialization": True})
@@ -128,9 +132,8 @@ class XrayToCTPipeline(DiffusionPipeline):
             self.scheduler = sampler
         make_portable(save_directory)
         if push_to_hub:  # only now that the folder holds no path
-            message = hub.pop("commit_message", None) or f"Upload {type(self).__name__}"
             files = [*FILES, *(f"{name}/*" for name in (*self.networks, "scheduler"))]
-            upload(save_directory, hub_id, files, message=message, **hub)
+            upload(save_directory, files=files, **{"message": f"Upload {type(self).__name__}", **hub})
 
     @property
     def networks(self) -> dict[str, nn.Module]:
@@ -170,6 +173,7 @@ class XrayToCTPipeline(DiffusionPipeline):
         antithetic: bool | None = None,
         spacing: str = "trailing",
         decoder_residual: bool = True,
+        consistency: bool | str | None = None,
         **options,
     ) -> "XrayToCTPipeline":
         """Sets the sampler by its diffusers name (`ddpm.diffusion.samplers.SAMPLERS`), its steps and the guidance.
@@ -177,7 +181,8 @@ class XrayToCTPipeline(DiffusionPipeline):
         `antithetic` draws samples in pairs of opposite noise (`ddpm.diffusion.sample_noise`); None does so with every
         sampler that can. `spacing` is that of `make_sampler`; `options` are of the solver, such as `solver_order`.
         `decoder_residual` says whether spreads and intervals include that part, if there is one.
-        UserError for pairs of a sampler that cannot draw them.
+        `consistency` updates the latents of every step towards the X-ray: `on`, `off`, or None for known poses.
+        UserError for pairs of a sampler that cannot draw them, and for `on` without that part.
         """
         guidance_scale = self.check_guidance(guidance_scale)
         made = make_sampler(scheduler, self.training_scheduler, spacing, **options)
@@ -188,9 +193,10 @@ class XrayToCTPipeline(DiffusionPipeline):
         self.scheduler, self.steps, self.guidance_scale = made, int(steps), guidance_scale
         self.antithetic, self.solver_options = can_pair(made) if antithetic is None else bool(antithetic), options
         self.residual = self.decoder_residual if decoder_residual else None
+        self.consistent = consistency_mode(consistency, self.consistency)
         chosen = {"scheduler": scheduler, "steps": self.steps, "guidance_scale": self.guidance_scale}
         chosen |= {"antithetic": self.antithetic, "spacing": spacing, "decoder_residual": bool(decoder_residual)}
-        self.register_to_config(sampling={**chosen, **options})
+        self.register_to_config(sampling={**chosen, "consistency": self.consistent, **options})
         return self
 
     @property
@@ -212,11 +218,12 @@ class XrayToCTPipeline(DiffusionPipeline):
             "solver_options": self.solver_options,
             "stochastic": self.stochastic,
             "steps": self.steps,
-            "evaluations": self._set_steps(self.steps) * (1 if self.guidance_scale == 1.0 else 2),
+            "evaluations": set_steps(self.scheduler, self.steps, self.device) * (1 + (self.guidance_scale != 1.0)),
             **({"preview": PREVIEW} if self.steps <= PREVIEW_STEPS else {}),
             "guidance_scale": self.guidance_scale,
             "antithetic": self.antithetic,
             "decoder_residual": self.residual is not None,
+            "consistency": self.consistency is not None and self.consistent is not False,
             "prediction": self.training_scheduler.config.get("prediction_type", "flow"),
             "latent_encoder": type(self.latent_encoder).__name__,
             "parameters": {k: sum(p.numel() for p in module.parameters()) for k, module in self.networks.items()},
@@ -276,32 +283,26 @@ class XrayToCTPipeline(DiffusionPipeline):
         shape = self.latent_encoder.latent_shape(self.volume_size)
         condition = self._condition(xray.to(device), pose, extent, shape[1:])
         jobs = [(i, j) for i in range(b) for j in range(num_samples)]
-        total, done = -(-len(jobs) // batch_size) * self._set_steps(steps), 0
-        volumes = torch.empty(b, num_samples, *self.volume_size)
-        for first in range(0, len(jobs), batch_size):
+        total = -(-len(jobs) // batch_size) * (per_batch := set_steps(self.scheduler, steps, self.device))
+        correction = XrayCorrection(self.consistency, self.consistent, xray.to(device), pose, extent, ids)
+        volumes, chi2 = torch.empty(b, num_samples, *self.volume_size), torch.empty(b, num_samples)
+        for done, first in zip(count(0, per_batch), range(0, len(jobs), batch_size), strict=False):
             xrays, samples = (list(part) for part in zip(*jobs[first : first + batch_size], strict=True))
             noise = SampleNoise(seed, [ids[i] for i in xrays], samples, self.antithetic)
             rows = condition.rows(torch.tensor(xrays, device=device))
-            self._set_steps(steps)
-            latents = noise.start(shape).to(device) * getattr(self.scheduler, "init_noise_sigma", 1.0)
-            for t in self.scheduler.timesteps:
-                prediction = self._predict(latents, t, rows, guidance)
-                done += 1
-                if preview is not None:
-                    preview(done, clean_latents(self.scheduler, prediction, t, latents))
-                drawn = noise.step(self.scheduler, shape) if self.stochastic else {}
-                latents = self.scheduler.step(prediction, t, latents, **drawn).prev_sample
-                if progress is not None:
-                    progress(done, total)
+            set_steps(self.scheduler, steps, self.device)
+            latents = sample_latents(
+                self.scheduler,
+                partial(self._predict, condition=rows, guidance=guidance),
+                noise.start(shape).to(device) * getattr(self.scheduler, "init_noise_sigma", 1.0),
+                partial(noise.step, self.scheduler, shape) if self.stochastic else dict,
+                partial(correction.update, xrays) if correction else None,
+                None if preview is None else lambda step, clean, done=done: preview(done + step, clean),
+                None if progress is None else lambda step, done=done: progress(done + step, total),
+            )
             volumes[xrays, samples] = self.decode(latents).cpu()[:, 0]
-        return GeneratedCT(volumes)
-
-    def _set_steps(self, steps: int) -> int:
-        """Prepares the sampler; returns its number of timesteps, below `steps` where several coincide."""
-        self.scheduler.set_timesteps(steps, device=self.device)
-        if hasattr(self.scheduler, "set_begin_index"):  # else it searches its first timestep, which syncs a GPU
-            self.scheduler.set_begin_index(0)
-        return len(self.scheduler.timesteps)
+            chi2[xrays, samples] = correction.chi2(latents, xrays)
+        return GeneratedCT(volumes, chi2 if correction else None)
 
     def _condition(self, xray: Tensor, pose: Tensor, extent: Tensor, size: tuple[int, int, int]) -> Condition:
         """The condition of every X-ray, computed once for all steps and samples."""

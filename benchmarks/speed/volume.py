@@ -43,6 +43,7 @@ def ours(setting: dict, device: str) -> Work:
         lift=RayLift(xray_encoder.feature_channels, setting["networks"]["unet"]["condition"]["channels"]),
         prior=None,
         pose_regressor=None,
+        consistency=None,
         decoder_residual=None,
         latent_encoder=latent_encoder,
         scheduler=DDPMScheduler(prediction_type="v_prediction", clip_sample=False),

@@ -6,6 +6,9 @@ spectrum, in which bone counts more. So the map from HU to attenuation is part o
 
 from dataclasses import asdict, dataclass
 
+from jaxtyping import Float
+from torch import Tensor
+
 from common.errors import UserError
 
 SHOWN, REMOVED, NOT_DRAWN = "as in the CT", "removed", "not drawn"  # iodine
@@ -28,6 +31,11 @@ class Attenuation:
     def describe(self) -> dict:
         """Plain JSON."""
         return asdict(self)
+
+    def of(self, hu: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
+        """Linear attenuation coefficient in 1/mm, 0 below -1000 HU."""
+        soft = self.water * (1.0 + hu / 1000.0).clamp_min(0.0)
+        return soft.where(hu <= 0.0, self.water + (self.dense - self.water) * hu / self.dense_hu)
 
 
 # NIST tables 3 and 4 (Hubbell and Seltzer, NISTIR 5632) in cm²/g at 60 and 80 keV: water 0.2059, 0.1837 (1 g/cm³);

@@ -82,3 +82,18 @@ def clean_from_prediction(
     if kind == "v_prediction":
         return signal * noisy - noise * prediction
     raise ValueError(f"prediction_type={kind}: choose sample, epsilon, v_prediction or flow")
+
+
+def prediction_from_clean(
+    kind: str, clean: Tensor, noisy: Tensor, signal: Tensor | float, noise: Tensor | float
+) -> Tensor:
+    """The inverse of `clean_from_prediction`; `noise` is above 0."""
+    if kind == "sample":
+        return clean
+    if kind == "flow":
+        return (noisy - clean) / noise
+    if kind == "epsilon":
+        return (noisy - signal * clean) / noise
+    if kind == "v_prediction":
+        return (signal * noisy - clean) / noise
+    raise ValueError(f"prediction_type={kind}: choose sample, epsilon, v_prediction or flow")

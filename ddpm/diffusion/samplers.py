@@ -10,7 +10,7 @@ from diffusers import (
 from jaxtyping import Float
 from torch import Tensor
 
-from ddpm.diffusion.noise_schedule import clean_from_prediction
+from ddpm.diffusion.noise_schedule import clean_from_prediction, prediction_from_clean
 from ddpm.diffusion.solvers import FlowEuler, LogSNRSolver
 
 SAMPLERS: dict[str, type[SchedulerMixin]] = {
@@ -65,12 +65,23 @@ def clean_latents(
     scheduler: SchedulerMixin, prediction: Float[Tensor, "*b"], timestep, latents: Float[Tensor, "*b"]
 ) -> Float[Tensor, "*b"]:
     """Clean latents that a prediction of the network at a timestep of the sampler implies."""
+    return clean_from_prediction(_kind(scheduler), prediction, latents, *noise_levels(scheduler, timestep))
+
+
+def prediction_of(
+    scheduler: SchedulerMixin, clean: Float[Tensor, "*b"], timestep, latents: Float[Tensor, "*b"]
+) -> Float[Tensor, "*b"]:
+    """The prediction that implies these clean latents: the inverse of `clean_latents`."""
+    return prediction_from_clean(_kind(scheduler), clean, latents, *noise_levels(scheduler, timestep))
+
+
+def noise_levels(scheduler: SchedulerMixin, timestep) -> tuple[float, float]:
+    """`signal_t` and `noise_t` of `ddpm.diffusion.noise_schedule` at a timestep of the sampler."""
     if _is_flow(scheduler):
-        noise = timestep / scheduler.config.num_train_timesteps
-        return clean_from_prediction("flow", prediction, latents, 1.0 - noise, noise)
-    alpha_cumprod = scheduler.alphas_cumprod[int(timestep)].to(latents).clamp_min(1e-8)
-    levels = alpha_cumprod.sqrt(), (1.0 - alpha_cumprod).sqrt()
-    return clean_from_prediction(scheduler.config.prediction_type, prediction, latents, *levels)
+        noise = float(timestep) / scheduler.config.num_train_timesteps
+        return 1.0 - noise, noise
+    alpha_cumprod = max(float(scheduler.alphas_cumprod[int(timestep)]), 1e-8)
+    return alpha_cumprod**0.5, (1.0 - alpha_cumprod) ** 0.5
 
 
 def network_timestep(scheduler: SchedulerMixin, timestep):
@@ -80,3 +91,7 @@ def network_timestep(scheduler: SchedulerMixin, timestep):
 
 def _is_flow(scheduler: SchedulerMixin) -> bool:
     return isinstance(scheduler, FlowMatchEulerDiscreteScheduler) or scheduler.config.get("use_flow_sigmas", False)
+
+
+def _kind(scheduler: SchedulerMixin) -> str:
+    return "flow" if _is_flow(scheduler) else scheduler.config.prediction_type

@@ -10,6 +10,7 @@ from huggingface_hub.utils import validate_repo_id
 from common.errors import UserError
 
 PATIENCE_S = 5.0
+HUB_OPTIONS = ("repo_id", "private", "token", "commit_message", "create_pr")  # of `save_pretrained` in diffusers
 
 
 def hub_file(hub_id: str, *names: str) -> Path:
@@ -73,6 +74,19 @@ def expect_hub_id(key: str, hub_id: str) -> None:
         raise UserError(f"{key}={hub_id}: no name of a repository; give <user or organisation>/<name>") from error
     if constants.HF_HUB_OFFLINE:
         raise UserError(f"{key}={hub_id}: HF_HUB_OFFLINE=1 disables the hub; unset it, or upload the folder by hand")
+
+
+def take_hub_options(options: dict, folder: str | Path, upload_follows: bool) -> dict:
+    """Removes `repo_id` (default: the name of the folder), `private`, `token`, `commit_message` and `create_pr`.
+
+    Returns them as arguments of `upload`; UserError for a wrong `repo_id` if an upload follows.
+    """
+    given = {name: options.pop(name) for name in HUB_OPTIONS if name in options}
+    message = given.pop("commit_message", None)
+    hub_id = str(given.pop("repo_id", Path(folder).absolute().name))
+    if upload_follows:
+        expect_hub_id("repo_id", hub_id)
+    return {"hub_id": hub_id, **given, **({"message": message} if message else {})}
 
 
 def upload(

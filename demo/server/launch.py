@@ -19,7 +19,8 @@ from common.cli import CONFIG
 from common.errors import UserError
 
 PREFIX = "xray2ct_demo_"
-NOT_OF_SOLVER = ("steps", "guidance_scale", "antithetic", "decoder_residual")  # keys of a `sampler` node
+# keys of a `sampler` node
+NOT_OF_SOLVER = ("steps", "guidance_scale", "antithetic", "decoder_residual", "consistency")
 MIN_PASSWORD = 8  # characters
 SILENCED = ("pydicom", "PIL", "nibabel", "httpx", "uvicorn.access")
 SILENCED += ("dataset.io.xray", "evaluation.generation.xray_inputs")

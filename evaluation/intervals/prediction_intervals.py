@@ -33,6 +33,7 @@ SAMPLED_WITH = (  # keys of `XrayToCTPipeline.describe` in which calibration and
     "guidance_scale",
     "antithetic",
     "decoder_residual",
+    "consistency",
 )
 LEVEL = 0.9  # default share of cases that an interval covers
 NO_GUARANTEE = (

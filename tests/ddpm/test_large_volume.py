@@ -28,7 +28,7 @@ denoiser = UNet3D(8, 32, (1, 2, 4), condition={{"embedding_dim": xrays.embedding
 encoder = VQGANLatents({{"n_hiddens": 32}}, *(int(word) for word in sys.argv[1:]))
 scheduler = NoiseObjective(prediction="sample").scheduler()
 lift = make_lift(xrays, 16, 16)
-pipeline = XrayToCTPipeline(denoiser, xrays, lift, encoder, scheduler, None, None, None, protocol=protocol)
+pipeline = XrayToCTPipeline(denoiser, xrays, lift, encoder, scheduler, None, None, None, None, protocol=protocol)
 before = peak_bytes()
 volume = pipeline(torch.rand(1, 1, 1, 256, 256), num_inference_steps=1, allow_any_picture=True).volumes[0, 0]
 print(json.dumps([(peak_bytes() - before) / 2**20, list(volume.shape), bool(volume.isfinite().all())]))

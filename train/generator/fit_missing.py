@@ -8,6 +8,7 @@ from common.errors import UserError
 from dataset.cases.case_dataset import CaseDataset
 from ddpm.latent import DecoderResidual
 from ddpm.pipeline import XrayToCTPipeline
+from train.generator.fit_consistency import fit_consistency, why_no_consistency
 from train.generator.measure_residual import measure_residual
 
 
@@ -15,12 +16,19 @@ def _residual(pipeline: XrayToCTPipeline, cases: CaseDataset, device: torch.devi
     return measure_residual(pipeline.latent_encoder, cases, device)
 
 
-FITTED_LATER = {"decoder_residual": _residual}  # name to function of (pipeline, training cases, device)
+FITTED_LATER = {
+    "decoder_residual": _residual,
+    "consistency": fit_consistency,
+}  # name to function of (pipeline, training cases, device)
 
 
 def missing_parts(pipeline: XrayToCTPipeline, chosen: Sequence[str] | None) -> list[str]:
-    """The chosen parts that the pipeline lacks, None for all; a `UserError` for an unknown name."""
+    """The chosen parts that the pipeline lacks, None for all that suit it; a `UserError` for an unknown name."""
     names = list(chosen or FITTED_LATER)
     if unknown := sorted(set(names) - FITTED_LATER.keys()):
         raise UserError(f"parts=[{', '.join(names)}]: {unknown[0]} is unknown; choose of {', '.join(FITTED_LATER)}")
+    reason = why_no_consistency(pipeline)
+    if reason and not chosen:
+        print(f"consistency: not for this model: {reason}")
+        names.remove("consistency")
     return [name for name in names if getattr(pipeline, name) is None]

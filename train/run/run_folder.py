@@ -29,6 +29,7 @@ ABSENT = {  # what a run did whose config is older than the key
     "model.xray_encoder.mask": False,
     "sampler.decoder_residual": True,
     "model.conditioning.view_drop": None,
+    "sampler.consistency": None,
     "dataset.ap_share": 0.0,
     "dataset.drr_attenuation": "bilinear",
     "dataset.morphs": 0,

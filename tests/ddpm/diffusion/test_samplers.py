@@ -8,7 +8,14 @@ from exact_recursions import SDE, exact_std, sampled_std
 from common.errors import UserError
 from ddpm.diffusion.noise_schedule import NoiseSchedule
 from ddpm.diffusion.objective import NoiseObjective
-from ddpm.diffusion.samplers import FLOW_SAMPLERS, SAMPLERS, clean_latents, make_sampler, network_timestep
+from ddpm.diffusion.samplers import (
+    FLOW_SAMPLERS,
+    SAMPLERS,
+    clean_latents,
+    make_sampler,
+    network_timestep,
+    prediction_of,
+)
 from ddpm.diffusion.solvers import FIRST, LAST
 
 DIFFUSION_SAMPLERS = [name for name in SAMPLERS if name != "FlowMatchEulerDiscreteScheduler"]
@@ -155,6 +162,10 @@ def test_the_exact_prediction_implies_the_clean_latents(kind, share):
         velocity = kept.sqrt() * noise - (1 - kept).sqrt() * clean
         prediction = {"sample": clean, "epsilon": noise, "v_prediction": velocity}[kind]
     torch.testing.assert_close(clean_latents(scheduler, prediction, timestep, noisy), clean, atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(prediction_of(scheduler, clean, timestep, noisy), prediction, atol=1e-3, rtol=1e-3)
+    changed = clean + 1.0
+    implied = clean_latents(scheduler, prediction_of(scheduler, changed, timestep, noisy), timestep, noisy)
+    torch.testing.assert_close(implied, changed, atol=1e-3, rtol=1e-3)
 
 
 @pytest.mark.parametrize("clipped", [False, True])

@@ -26,7 +26,7 @@ def measured() -> DecoderResidual:
 
 def test_a_part_is_added_to_an_exported_model_and_the_rest_keeps_its_bits(pipeline, tmp_path):
     path = export_pipeline(pipeline, tmp_path / "model.safetensors", torch.bfloat16)
-    assert missing_parts(load_pipeline(path), None) == ["decoder_residual"]
+    assert missing_parts(load_pipeline(path), None) == ["decoder_residual"]  # its protocol states no forward model
     before, part = load_file(path), measured()
     add_parts(path, pipeline, {"decoder_residual": part}, path)
     after, again = load_file(path), load_pipeline(path)

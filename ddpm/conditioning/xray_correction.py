@@ -1,0 +1,77 @@
+"""Which samples are updated towards which X-ray, and how well they agree with it in the end."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from common.errors import UserError
+from ddpm.conditioning.projection_consistency import Measurement, ProjectionConsistency
+
+MODES = {"on": True, "off": False, "true": True, "false": False, "none": None, "null": None}
+REMEDY = "python train/fit_parts.py checkpoint=<path> adds it; or set sampler.consistency=off"
+
+
+def consistency_mode(value: str | bool | None, part: ProjectionConsistency | None) -> bool | None:
+    """`sampler.consistency` as True, False, or None for where it is possible; UserError for True without the part."""
+    name = str(value).lower()
+    if name not in MODES:
+        raise UserError(f"sampler.consistency={value}: choose on, off or null")
+    if MODES[name] and part is None:
+        raise UserError(f"sampler.consistency=on: these weights hold no model of the projection; {REMEDY}")
+    return MODES[name]
+
+
+class XrayCorrection:
+    """The updates of all X-rays of a call.
+
+    Args:
+        part: that of the pipeline, or None.
+        mode: True updates every sample, None those of X-rays with known poses, False none.
+        xray, pose, extent: `(b, v, 1, h, w)`, `(b, v, 9)` NaN where unknown, and `(b, 3)` in mm.
+        ids: names of the X-rays in messages.
+
+    UserError for True with an X-ray of unknown pose or another number of views.
+    """
+
+    def __init__(
+        self,
+        part: ProjectionConsistency | None,
+        mode: bool | None,
+        xray: Float[Tensor, "b v 1 h w"],
+        pose: Float[Tensor, "b v 9"],
+        extent: Float[Tensor, "b 3"],
+        ids: list[str],
+    ):
+        self.measurements: list[Measurement | None] = [None] * len(xray)
+        if part is None or mode is False:
+            return
+        for i, name in enumerate(ids):
+            reason = None
+            if pose[i].isnan().any():
+                reason = "its pose is unknown, as that of a radiograph"
+            elif xray.shape[1] != part.config.views:
+                reason = f"it has {xray.shape[1]} views, the model of the projection {part.config.views}"
+            if reason is None:
+                self.measurements[i] = part.measurement(xray[i], pose[i], extent[i])
+            elif mode:
+                raise UserError(f"sampler.consistency=on: X-ray {name}: {reason}; set sampler.consistency=null or off")
+
+    def __bool__(self) -> bool:
+        return any(one is not None for one in self.measurements)
+
+    def update(
+        self, xrays: list[int], clean: Float[Tensor, "n c d h w"], signal: float, noise: float
+    ) -> Float[Tensor, "n c d h w"]:
+        """Clean latents, predicted at a noise level for the X-rays at positions `xrays`, updated towards them."""
+        clean = clean.clone()
+        for i in sorted(set(xrays)):
+            rows = [row for row, j in enumerate(xrays) if i == j]
+            if (measurement := self.measurements[i]) is not None:
+                clean[rows] += measurement.update(clean[rows], signal, noise).change
+        return clean
+
+    def chi2(self, clean: Float[Tensor, "n c d h w"], xrays: list[int]) -> Float[Tensor, " n"]:
+        """chi² per pixel of latents against the X-ray of each; NaN without a measurement."""
+        pairs = [(self.measurements[i], one[None]) for i, one in zip(xrays, clean, strict=True)]
+        nan = torch.full((1,), float("nan"))
+        return torch.cat([nan if one is None else one.chi2(z).cpu() for one, z in pairs])
