@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from itertools import count
 from os import PathLike
 from os.path import isdir
 
@@ -23,7 +22,7 @@ from ddpm.conditioning.pose_regressor import PoseRegressor
 from ddpm.conditioning.projection_consistency import ProjectionConsistency
 from ddpm.conditioning.view_priors import ViewPriors
 from ddpm.conditioning.views import complete_views
-from ddpm.conditioning.xray_correction import XrayCorrection, consistency_mode
+from ddpm.conditioning.xray_correction import XrayCorrection, consistency_mode, describe_mode
 from ddpm.denoiser.unet import UNet3D
 from ddpm.diffusion.sample_noise import SampleNoise, can_pair
 from ddpm.diffusion.samplers import PREVIEW, PREVIEW_STEPS, make_sampler, network_timestep
@@ -223,7 +222,7 @@ class XrayToCTPipeline(DiffusionPipeline):
             "guidance_scale": self.guidance_scale,
             "antithetic": self.antithetic,
             "decoder_residual": self.residual is not None,
-            "consistency": self.consistency is not None and self.consistent is not False,
+            "consistency": describe_mode(self.consistency, self.consistent),
             "prediction": self.training_scheduler.config.get("prediction_type", "flow"),
             "latent_encoder": type(self.latent_encoder).__name__,
             "parameters": {k: sum(p.numel() for p in module.parameters()) for k, module in self.networks.items()},
@@ -286,7 +285,8 @@ class XrayToCTPipeline(DiffusionPipeline):
         total = -(-len(jobs) // batch_size) * (per_batch := set_steps(self.scheduler, steps, self.device))
         correction = XrayCorrection(self.consistency, self.consistent, xray.to(device), pose, extent, ids)
         volumes, chi2 = torch.empty(b, num_samples, *self.volume_size), torch.empty(b, num_samples)
-        for done, first in zip(count(0, per_batch), range(0, len(jobs), batch_size), strict=False):
+        for first in range(0, len(jobs), batch_size):
+            done = first // batch_size * per_batch
             xrays, samples = (list(part) for part in zip(*jobs[first : first + batch_size], strict=True))
             noise = SampleNoise(seed, [ids[i] for i in xrays], samples, self.antithetic)
             rows = condition.rows(torch.tensor(xrays, device=device))

@@ -127,7 +127,9 @@ def test_files_stay_readable(file):
     assert ast.get_docstring(tree)
     for node in ast.walk(tree):
         if isinstance(node, ast.ClassDef):
-            assert arguments_of(node) <= MAX_ARGUMENTS, f"{node.name} takes {arguments_of(node)} arguments"
+            # diffusers stores a part of a pipeline only if it is an argument of its own
+            most = MAX_ARGUMENTS + ("DiffusionPipeline" in map(ast.unparse, node.bases))
+            assert arguments_of(node) <= most, f"{node.name} takes {arguments_of(node)} arguments"
 
 
 def arguments_of(cls: ast.ClassDef) -> int:

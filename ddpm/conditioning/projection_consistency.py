@@ -23,7 +23,7 @@ from ddpm.conditioning.projection_nuisance import MeasuredXray, ProjectionNuisan
 from ddpm.conditioning.proximal_update import Update, proximal_update
 from ddpm.conditioning.ray_matrix import RayMatrix, ray_matrix
 
-ITERATIONS = 6  # of conjugate gradients in a step
+ITERATIONS = 3  # of conjugate gradients in a step of the sampler
 FOLDS = 8  # of the cross-validation that measures chi² of cases outside the fit
 MIN_DEVIATION = 0.02  # of standardised latents
 LIMIT = 0.99  # quantile of chi² of training cases above which an X-ray does not belong to the latents

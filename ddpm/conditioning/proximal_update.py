@@ -50,11 +50,12 @@ def proximal_update(
     first = norm = (rest * scaled).sum(dim=1, keepdim=True)
     for _ in range(iterations):
         image = measured.covariance(direction) + forward(covariance(transpose(direction))) * measured.known
-        step = norm / (direction * image).sum(dim=1, keepdim=True).clamp_min(1e-30)
+        moving = norm > tolerance**2 * first  # each sample ends by itself, so that its batch does not change it
+        step = torch.where(moving, norm / (direction * image).sum(dim=1, keepdim=True).clamp_min(1e-30), 0.0)
         solution, rest = solution + step * direction, rest - step * image
         scaled = measured.precision(rest)
         last, norm = norm, (rest * scaled).sum(dim=1, keepdim=True)
-        if (norm <= tolerance**2 * first).all():
+        if not moving.any():
             break
         direction = scaled + norm / last.clamp_min(1e-30) * direction
     change = covariance(transpose(solution))

@@ -21,6 +21,13 @@ def consistency_mode(value: str | bool | None, part: ProjectionConsistency | Non
     return MODES[name]
 
 
+def describe_mode(part: ProjectionConsistency | None, mode: bool | None) -> str:
+    """`on`, `off`, or `known poses`, for the settings of a result."""
+    if part is None or mode is False:
+        return "off"
+    return "on" if mode else "known poses"
+
+
 class XrayCorrection:
     """The updates of all X-rays of a call.
 

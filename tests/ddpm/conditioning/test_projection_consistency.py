@@ -1,0 +1,147 @@
+"""Updates towards an X-ray on a small linear world: planted decoder, true line integrals, known errors of latents."""
+
+import pytest
+import torch
+
+from common.errors import UserError
+from dataset.imaging.drr_options import DrrSettings
+from dataset.imaging.geometry import unknown_pose
+from ddpm.conditioning.light_decoder import LightDecoder
+from ddpm.conditioning.projection_consistency import ProjectionConsistency, TrainingCase, light_factors
+from ddpm.conditioning.ray_matrix import ray_matrix
+from ddpm.conditioning.xray_correction import XrayCorrection, consistency_mode
+
+SHAPE, FACTORS, PIXELS = (2, 4, 4, 4), (2, 2, 2), 8
+EXTENT = torch.tensor([320.0, 256.0, 352.0])
+
+
+def planted() -> LightDecoder:
+    decoder, generator = LightDecoder(2, FACTORS), torch.Generator().manual_seed(5)
+    decoder.linear[:, :, 1, 1, 1] = torch.tensor([0.004, 0.002]) * (1.0 + 0.2 * torch.rand(8, 1, generator=generator))
+    decoder.offset.fill_(0.015)
+    return decoder
+
+
+def world(n: int, views: int = 1, seed: int = 0) -> list[TrainingCase]:
+    """Cases whose predicted latents have errors that are equal in both channels."""
+    generator, poses = torch.Generator().manual_seed(seed), DrrSettings().poses(tuple(EXTENT.tolist()), views)
+    rays = ray_matrix((8, 8, 8), tuple(EXTENT.tolist()), poses, PIXELS)
+    found = []
+    for _ in range(n):
+        z = torch.randn(SHAPE, generator=generator)
+        error = 0.5 * torch.randn(1, *SHAPE[1:], generator=generator).expand(SHAPE)
+        integrals = rays.project(planted()(z[None]).flatten(1))[0]
+        integrals = integrals + 0.1 * torch.randn(integrals.shape, generator=generator)
+        xray = ((integrals - 0.1) / 5.0).view(views, 1, PIXELS, PIXELS)
+        found.append(TrainingCase(z, z + error, xray, poses, EXTENT))
+    return found
+
+
+def fitted(views: int = 1, n: int = 60) -> ProjectionConsistency:
+    cases = world(n, views)
+    pairs = [(case.latents[None], planted()(case.latents[None])) for case in cases]
+    return ProjectionConsistency(SHAPE, FACTORS, views, PIXELS, rank=2, max_side=2).fit(cases, pairs)
+
+
+@pytest.fixture(scope="module")
+def model() -> ProjectionConsistency:
+    return fitted()
+
+
+def measure(model: ProjectionConsistency, case: TrainingCase):
+    return model.measurement(case.xray, case.pose, case.extent)
+
+
+@pytest.mark.parametrize("views", [1, 2])
+def test_the_update_lowers_the_error_of_new_cases_and_brings_chi2_to_that_of_the_truth(views, model):
+    model, errors = model if views == 1 else fitted(views), []
+    for case in world(12, views, seed=1):
+        measurement, clean = measure(model, case), case.predicted[None]
+        found = measurement.update(clean, signal=0.0, noise=1.0)
+        after = measurement.chi2(clean + found.change)
+        assert measurement.chi2(clean) > 3.0 * model.level
+        torch.testing.assert_close(after, found.after, rtol=0.05, atol=0.05)
+        assert 0.95 * float(model.level) < float(after) < 0.5 * float(measurement.chi2(clean))
+        errors.append([(case.latents - z).square().mean() for z in (clean[0], clean[0] + found.change[0])])
+    before, after = torch.tensor(errors).unbind(1)
+    assert (after < before).all() and after.mean() < 0.8 * before.mean()
+
+
+def test_true_latents_as_a_start_stay(model):
+    moved = [
+        (measure(model, case).update(case.latents[None], 0.0, 1.0).change.square().mean(),
+         measure(model, case).update(case.predicted[None], 0.0, 1.0).change.square().mean())
+        for case in world(12, seed=1)
+    ]  # fmt: skip
+    of_truth, of_prediction = torch.tensor(moved).unbind(1)
+    assert of_truth.mean() < 0.03 * of_prediction.mean()
+
+
+def test_the_xray_of_another_patient_is_beyond_the_limit(model):
+    cases = world(12, seed=1)
+    own = torch.cat([measure(model, case).chi2(case.predicted[None]) for case in cases])
+    others = zip(cases, cases[1:] + cases[:1], strict=True)
+    other = torch.cat([measure(model, case).chi2(wrong.predicted[None]) for case, wrong in others])
+    assert (own <= 1.5 * model.limit).all() and (other > model.limit).float().mean() >= 0.9
+
+
+def test_the_change_shrinks_with_the_uncertainty_of_the_prediction(model):
+    case = world(1, seed=1)[0]
+    sizes = []
+    for noise in (1.0, 0.3, 0.03):
+        signal = (1.0 - noise**2) ** 0.5
+        sizes.append(float(model.uncertainty(signal, noise)(torch.ones(1, *SHAPE)).abs().mean()))
+    assert sizes[0] > sizes[1] > 10.0 * sizes[2]
+    assert measure(model, case).update(case.predicted[None], 1.0, 1e-3).change.abs().max() < 1e-2
+
+
+def test_the_correlation_of_the_channels_is_that_of_the_errors(model):
+    torch.testing.assert_close(model.correlation, torch.ones(2, 2), atol=1e-3, rtol=0.0)
+
+
+def test_a_stored_model_gives_the_same_update(model, tmp_path):
+    model.save_pretrained(tmp_path)
+    again, case = ProjectionConsistency.from_pretrained(tmp_path), world(1, seed=1)[0]
+    updates = [measure(m, case).update(case.predicted[None], 0.5, 0.8).change for m in (model, again)]
+    torch.testing.assert_close(*updates)
+
+
+def test_a_batch_of_several_xrays_gives_the_updates_of_each(model):
+    a, b = world(2, seed=1)
+    xrays, poses, extents = torch.stack([a.xray, b.xray]), torch.stack([a.pose, b.pose]), EXTENT.expand(2, 3)
+    correction = XrayCorrection(model, None, xrays, poses, extents, ["a", "b"])
+    clean = torch.stack([b.predicted, a.predicted, b.predicted + 0.1])
+    together = correction.update([1, 0, 1], clean, 0.5, 0.8)
+    for row, case in enumerate((b, a, b)):
+        alone = clean[row : row + 1] + measure(model, case).update(clean[row : row + 1], 0.5, 0.8).change
+        torch.testing.assert_close(together[row : row + 1], alone, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(correction.chi2(clean, [1, 0, 1])[1], measure(model, a).chi2(a.predicted[None])[0])
+
+
+def test_xrays_of_unknown_pose_are_left_to_the_network(model):
+    case = world(1, seed=1)[0]
+    place = case.xray[None], unknown_pose(1, ("PA",))[None], EXTENT[None]
+    assert not XrayCorrection(model, None, *place, ["film"])
+    assert not XrayCorrection(model, False, case.xray[None], case.pose[None], EXTENT[None], ["drr"])
+    assert not XrayCorrection(None, None, case.xray[None], case.pose[None], EXTENT[None], ["drr"])
+    with pytest.raises(UserError, match="sampler.consistency=on: X-ray film: its pose is unknown"):
+        XrayCorrection(model, True, *place, ["film"])
+
+
+def test_the_mode_is_on_off_or_null(model):
+    assert [consistency_mode(word, model) for word in ("on", "off", True, None)] == [True, False, True, None]
+    with pytest.raises(UserError, match=r"sampler.consistency=on: .*fit_parts.py"):
+        consistency_mode("on", None)
+    with pytest.raises(UserError, match="sampler.consistency=maybe: choose on, off or null"):
+        consistency_mode("maybe", model)
+
+
+def test_a_fit_needs_cases():
+    with pytest.raises(ValueError, match="7 training cases"):
+        ProjectionConsistency(SHAPE).fit(world(7), [])
+
+
+def test_the_light_grid_divides_the_volume_and_is_at_most_as_fine_as_the_xray():
+    assert light_factors((8, 32, 32, 32), (128, 128, 128), 64) == (2, 2, 2)
+    assert light_factors((4, 128, 16, 16), (128, 128, 128), 64) == (1, 4, 4)
+    assert light_factors((16, 16, 16, 16), (128, 128, 128), 64) == (4, 4, 4)

@@ -1,0 +1,88 @@
+"""Samples of the pipeline with and without the update towards the X-ray, for every kind of prediction."""
+
+import pytest
+import torch
+from ddpm_parts import EXTENT, module
+
+from common.errors import UserError
+from dataset.imaging.geometry import make_pose, unknown_pose
+from ddpm.checkpoint.load import load_pipeline
+from ddpm.checkpoint.write import export_pipeline
+from ddpm.conditioning.projection_consistency import ProjectionConsistency
+from ddpm.diffusion.objective import NoiseObjective
+from ddpm.pipeline import XrayToCTPipeline
+
+SAMPLERS = {"flow": "FlowMatchEulerDiscreteScheduler"}
+XRAY, POSE = torch.rand(1, 1, 1, 64, 64, generator=torch.Generator().manual_seed(3)), make_pose(EXTENT)[None, None]
+
+
+def pipeline(prediction: str = "v_prediction", with_part: bool = True) -> XrayToCTPipeline:
+    objective = NoiseObjective(prediction=prediction, zero_terminal_snr=prediction != "epsilon")
+    made = module(objective=objective).pipeline()
+    if with_part:
+        made.register_modules(consistency=planted())
+    return made
+
+
+def planted() -> ProjectionConsistency:
+    """Attenuation is linear in the first channel; the grey scale is near that of line integrals."""
+    part = ProjectionConsistency((4, 8, 8, 8), (1, 1, 1), pixels=8, rank=1, max_side=2).eval()
+    part.decoder.linear[:, 0, 1, 1, 1], part.decoder.offset[:] = 0.01, 0.01
+    part.nuisance.deviation.fill_(0.05)
+    part.nuisance.grey_mean.copy_(torch.tensor([3.0, 1.0]))
+    part.nuisance.grey_factor.copy_(torch.tensor([[0.1, 0.0], [0.0, 0.1]]))
+    return part
+
+
+def sample(made: XrayToCTPipeline, mode, pose=POSE, **options):
+    made.set_sampler(SAMPLERS.get(made.describe()["prediction"], "DPMSolverMultistepScheduler"), 3, consistency=mode)
+    return made(XRAY, pose, 2, seed=1, allow_any_picture=True, **options)
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample", "flow"])
+def test_samples_agree_better_with_their_xray_for_every_prediction(prediction):
+    made = pipeline(prediction)
+    free, updated = [], sample(made, "on")
+    sample(made, "off", preview=lambda step, clean: free.append(clean))
+    measurement = made.consistency.measurement(XRAY[0], POSE[0], torch.tensor(EXTENT))
+    assert (updated.chi2[0] < 0.3 * measurement.chi2(free[-1])).all()
+    assert torch.isfinite(updated.volumes).all()
+
+
+def test_off_and_an_unknown_pose_give_the_bits_of_a_model_without_the_part():
+    made = pipeline()
+    expected = sample(pipeline(with_part=False), None)
+    assert expected.chi2 is None
+    found = sample(made, "off")
+    assert torch.equal(found.volumes, expected.volumes) and found.chi2 is None
+    nominal = unknown_pose(1, ("PA",))[None]
+    expected = sample(pipeline(with_part=False), None, nominal)
+    assert torch.equal(sample(made, None, nominal).volumes, expected.volumes)
+    with pytest.raises(UserError, match="its pose is unknown"):
+        sample(made, "on", nominal)
+
+
+def test_the_batch_changes_no_sample():
+    made = pipeline()
+    latents: dict[int, list] = {1: [], 8: []}
+    for size, found in latents.items():
+        sample(made, "on", batch_size=size, preview=lambda step, clean, found=found: found.append(clean))
+    together, alone = latents[8][-1], torch.cat([latents[1][2], latents[1][5]])  # of the last of 3 steps
+    torch.testing.assert_close(together, alone, atol=1e-3, rtol=1e-3)
+
+
+def test_on_without_the_part_ends_in_one_line():
+    with pytest.raises(UserError, match=r"sampler.consistency=on: .*train/fit_parts.py") as error:
+        sample(pipeline(with_part=False), "on")
+    assert "\n" not in str(error.value)
+
+
+def test_the_part_survives_the_file_and_the_folder(tmp_path):
+    made = pipeline()
+    expected = sample(made, "on")
+    folder, file = tmp_path / "folder", export_pipeline(made, tmp_path / "model.safetensors", torch.float32)
+    made.save_pretrained(folder)
+    assert XrayToCTPipeline.from_pretrained(folder).consistent is True  # the index holds the sampler
+    for again in (load_pipeline(file), XrayToCTPipeline.from_pretrained(folder)):
+        torch.testing.assert_close(sample(again, None).volumes, expected.volumes, atol=0.5, rtol=0.0)
+        assert again.describe()["consistency"] == "known poses"
