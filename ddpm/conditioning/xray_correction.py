@@ -5,6 +5,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from common.errors import UserError
+from dataset.imaging.geometry import fill_unknown
+from dataset.imaging.unknown_pixels import present_views
 from ddpm.conditioning.projection_consistency import Measurement, ProjectionConsistency
 
 MODES = {"on": True, "off": False, "true": True, "false": False, "none": None, "null": None}
@@ -54,12 +56,13 @@ class XrayCorrection:
             return
         for i, name in enumerate(ids):
             reason = None
-            if pose[i].isnan().any():
+            if pose[i][present_views(xray[i : i + 1])[0].cpu()].isnan().any():
                 reason = "its pose is unknown, as that of a radiograph"
             elif xray.shape[1] != part.config.views:
                 reason = f"it has {xray.shape[1]} views, the model of the projection {part.config.views}"
             if reason is None:
-                self.measurements[i] = part.measurement(xray[i], pose[i], extent[i])
+                place = fill_unknown(pose[i], tuple(extent[i].tolist()))  # of missing views, whose pixels are unknown
+                self.measurements[i] = part.measurement(xray[i], place, extent[i])
             elif mode:
                 raise UserError(f"sampler.consistency=on: X-ray {name}: {reason}; set sampler.consistency=null or off")
 

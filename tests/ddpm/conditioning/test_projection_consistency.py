@@ -128,6 +128,16 @@ def test_xrays_of_unknown_pose_are_left_to_the_network(model):
         XrayCorrection(model, True, *place, ["film"])
 
 
+def test_a_missing_view_takes_no_part():
+    model, case = fitted(views=2), world(1, views=2, seed=1)[0]
+    xray, pose = case.xray.clone(), case.pose.clone()
+    xray[1], pose[1] = float("nan"), float("nan")
+    correction = XrayCorrection(model, True, xray[None], pose[None], EXTENT[None], ["one view"])
+    found = correction.chi2(case.predicted[None], [0])
+    expected = model.measurement(xray, case.pose, EXTENT).chi2(case.predicted[None])
+    torch.testing.assert_close(found, expected)
+
+
 def test_the_mode_is_on_off_or_null(model):
     assert [consistency_mode(word, model) for word in ("on", "off", True, None)] == [True, False, True, None]
     with pytest.raises(UserError, match=r"sampler.consistency=on: .*fit_parts.py"):

@@ -25,7 +25,7 @@ def test_it_gives_the_line_integrals_of_the_renderer(view):
     inner = F.interpolate(coarse, tuple(n - 6 for n in SIZE), mode="trilinear")[0, 0]
     hu = F.pad(200.0 * inner, (3,) * 6, value=-1000)
     spacing = [e / n for e, n in zip(EXTENT, SIZE, strict=True)]
-    rendered = line_integrals(hu, spacing, POSES[view], (16, 16), 200)
+    rendered = line_integrals(hu, spacing, POSES[view], (16, 16))
     found = ray_matrix(SIZE, EXTENT, POSES[view][None], 16).project(attenuation_map("bilinear").of(hu).reshape(1, -1))
     assert (found.view(16, 16) - rendered).abs().max() < 0.01 * rendered.max()
     assert rendered.std() > 0.1 * rendered.max()
@@ -45,4 +45,4 @@ def test_back_projection_is_the_transpose_and_views_follow_each_other():
     there, back = both.project(volumes) * images, volumes * both.back_project(images)
     torch.testing.assert_close(there.sum(dim=1), back.sum(dim=1), rtol=1e-4, atol=1.0)
     single = [ray_matrix(SIZE, EXTENT, pose[None], 8).project(volumes) for pose in poses]
-    torch.testing.assert_close(both.project(volumes), torch.cat(single, dim=1))
+    torch.testing.assert_close(both.project(volumes), torch.cat(single, dim=1), rtol=1e-4, atol=1e-3)
