@@ -13,6 +13,10 @@ from common.cli import command  # noqa: E402
 
 @command("generate")
 def main(cfg) -> None:
+    from ddpm.light_diffusers import import_diffusers
+
+    import_diffusers()
+
     from common.files import check_output, result_folder
     from evaluation.generation.open_pipeline import SHIPPED, open_generator
     from evaluation.generation.public_pipeline import XrayToCTPipeline

@@ -28,7 +28,8 @@ def build_pipeline(
     if weights is not None:
         for name, module in modules.items():
             _fill(path, header, name, module, weights)
-    merge_lora(adapted)
+    if header.get("lora"):
+        merge_lora(adapted)
     entry = _component(path, header, "scheduler")
     scheduler = CLASSES[entry["class"]].from_config(entry["config"])
     return XrayToCTPipeline(**dict.fromkeys(absent), **modules, scheduler=scheduler, protocol=header["protocol"])

@@ -2,9 +2,9 @@
 
 import inspect
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
-from diffusers import AutoencoderKL, AutoencoderTiny
 from diffusers.configuration_utils import register_to_config
 from jaxtyping import Float
 from torch import Tensor
@@ -12,7 +12,17 @@ from torch.utils.checkpoint import checkpoint
 
 from ddpm.latent.base import LatentEncoder
 
-VAE_CLASSES = {cls.__name__: cls for cls in (AutoencoderKL, AutoencoderTiny)}
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL, AutoencoderTiny
+
+VAE_CLASSES = ("AutoencoderKL", "AutoencoderTiny")  # of diffusers
+
+
+def vae_type(name: str) -> type:
+    """A class of `VAE_CLASSES`."""
+    import diffusers  # late: with its VAEs diffusers imports all of its models, which other generators do not need
+
+    return getattr(diffusers, name)
 
 
 class SliceVAELatents(LatentEncoder):
@@ -37,12 +47,12 @@ class SliceVAELatents(LatentEncoder):
             raise ValueError(f"vae_class={vae_class}: choose one of {', '.join(VAE_CLASSES)}")
         if slices_per_batch < 1:
             raise ValueError(f"model.latent.slices_per_batch={slices_per_batch}: give 1 or more")
-        self.network = VAE_CLASSES[vae_class](**vae)
+        self.network = vae_type(vae_class)(**vae)
         self._make_statistics(self.network.config.latent_channels)
         self.eval().requires_grad_(False)
 
     @classmethod
-    def from_vae(cls, vae: AutoencoderKL | AutoencoderTiny, source: str, slices_per_batch: int = 8):
+    def from_vae(cls, vae: "AutoencoderKL | AutoencoderTiny", source: str, slices_per_batch: int = 8):
         """The encoder of a loaded VAE, in float32: the SDXL VAE overflows in float16."""
         known = inspect.signature(type(vae).__init__).parameters  # AutoencoderTiny registers more than it takes
         config = {k: v for k, v in dict(vae.config).items() if k in known}
@@ -72,7 +82,7 @@ class SliceVAELatents(LatentEncoder):
 
     def _encode_slices(self, images: Tensor) -> Tensor:
         encoded = self.network.encode(images)
-        latents = encoded.latents if isinstance(self.network, AutoencoderTiny) else encoded.latent_dist.mode()
+        latents = encoded.latents if type(self.network).__name__ == "AutoencoderTiny" else encoded.latent_dist.mode()
         return (latents - self._shift) * self._scale
 
     def _decode_slices(self, latents: Tensor) -> Tensor:
@@ -81,7 +91,7 @@ class SliceVAELatents(LatentEncoder):
     @property
     def _factor(self) -> int:
         config = self.network.config
-        tiny = isinstance(self.network, AutoencoderTiny)
+        tiny = type(self.network).__name__ == "AutoencoderTiny"
         return 2 ** (len(config.encoder_block_out_channels if tiny else config.block_out_channels) - 1)
 
     @property

@@ -5,16 +5,18 @@ The keys of a single file identify the architecture; the two public configs of s
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from diffusers import AutoencoderKL, AutoencoderTiny
-from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from common.errors import UserError
-from ddpm.latent.slice_vae import VAE_CLASSES, SliceVAELatents
+from ddpm.latent.slice_vae import VAE_CLASSES, SliceVAELatents, vae_type
 from ddpm.weights.hub import hub_file, why_missing
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL, AutoencoderTiny
 
 VAE_HELP = "model.vae_ckpt=<hub id, folder of a diffusers AutoencoderKL or AutoencoderTiny, or .safetensors file>"
 
@@ -61,7 +63,7 @@ def load_vae(vae_ckpt: str, slices_per_batch: int = 8) -> SliceVAELatents:
     return SliceVAELatents.from_vae(vae, str(vae_ckpt), slices_per_batch)
 
 
-def _load_folder(path: Path) -> AutoencoderKL | AutoencoderTiny:
+def _load_folder(path: Path) -> "AutoencoderKL | AutoencoderTiny":
     folder = path if (path / "config.json").is_file() else path / "vae"
     if not (folder / "config.json").is_file():
         raise ValueError(f"neither {path}/config.json nor {path}/vae/config.json exists")
@@ -69,7 +71,7 @@ def _load_folder(path: Path) -> AutoencoderKL | AutoencoderTiny:
     return cls.from_pretrained(folder, local_files_only=True, use_safetensors=True, low_cpu_mem_usage=False)
 
 
-def _load_hub(hub_id: str) -> AutoencoderKL | AutoencoderTiny:
+def _load_hub(hub_id: str) -> "AutoencoderKL | AutoencoderTiny":
     """A whole Stable Diffusion repository keeps its VAE in the subfolder `vae`."""
     config = hub_file(hub_id, "vae/config.json", "config.json")
     subfolder = "vae" if config.parent.name == "vae" else ""
@@ -79,7 +81,7 @@ def _load_hub(hub_id: str) -> AutoencoderKL | AutoencoderTiny:
     return cls.from_pretrained(weights.parent, local_files_only=True, use_safetensors=True, low_cpu_mem_usage=False)
 
 
-def _load_file(path: Path) -> AutoencoderKL | AutoencoderTiny:
+def _load_file(path: Path) -> "AutoencoderKL | AutoencoderTiny":
     with safe_open(path, framework="pt") as file:
         names = list(file.keys())
         prefix = next((p for p in PREFIXES if any(name.startswith(p) for name in names)), "")
@@ -90,6 +92,8 @@ def _load_file(path: Path) -> AutoencoderKL | AutoencoderTiny:
     found = json.loads(beside.read_text()) if beside.is_file() else {}
     vae = cls.from_config(found) if found.get("_class_name") == cls.__name__ else cls(**config)
     if any(name.startswith("encoder.down.") for name in weights):
+        from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint  # late, as in `vae_type`
+
         weights = convert_ldm_vae_checkpoint(weights, vae.config)
     vae.load_state_dict(weights)
     return vae
@@ -98,17 +102,17 @@ def _load_file(path: Path) -> AutoencoderKL | AutoencoderTiny:
 def _describe(weights: dict[str, Tensor], path: Path) -> tuple[type, dict, dict[str, Tensor]]:
     """Class, constructor arguments and weights of a file, from its keys."""
     if "encoder.layers.0.weight" in weights:
-        return AutoencoderTiny, TAESDXL, weights
+        return vae_type("AutoencoderTiny"), TAESDXL, weights
     if "encoder.conv_in.weight" not in weights or "decoder.conv_in.weight" not in weights:
         shown = ", ".join(list(weights)[:3]) or "nothing"
         raise ValueError(f"{path.name} holds {shown}, …: not the encoder and decoder of a 2D VAE")
     for old, new in OLD_ATTENTION.items():
         weights = {name.replace(old, new): value for name, value in weights.items()}
-    return AutoencoderKL, SDXL_VAE, weights
+    return vae_type("AutoencoderKL"), SDXL_VAE, weights
 
 
 def _vae_class(config: Path) -> type:
     name = json.loads(config.read_text()).get("_class_name")
     if name not in VAE_CLASSES:
         raise ValueError(f"{config} names the class {name}, not one of {', '.join(VAE_CLASSES)}")
-    return VAE_CLASSES[name]
+    return vae_type(name)

@@ -27,6 +27,12 @@ class VQGANLatents(LatentEncoder):
         self._make_statistics(self.network.config.embedding_dim)
         self.eval().requires_grad_(False)
 
+    def latent_shape(self, volume_size: tuple[int, int, int]) -> tuple[int, int, int, int]:
+        """`(c, d, h, w)` of the latents of a volume, by its factor: the meta device imports torch's compiler."""
+        self.network.check_size(volume_size)
+        config = self.network.config
+        return (config.embedding_dim, *(side // config.downsample for side in volume_size))
+
     def encode_raw(self, volume: Float[Tensor, "b 1 D H W"]) -> Float[Tensor, "b c d h w"]:
         """Continuous latents before quantisation."""
         return self.network.encode(volume)

@@ -5,7 +5,6 @@ import torch.nn.functional as F
 from diffusers.configuration_utils import register_to_config
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.utils import skip_init
 
 from dataset.imaging.unknown_pixels import split_unknown
 from ddpm.xray_encoder.base import XrayEncoder, XrayFeatures, resize
@@ -49,8 +48,8 @@ class CNNXrayEncoder(XrayEncoder):
         self.merge = nn.ModuleList(nn.Conv2d(a + b, a, 1) for a, b in pairs[self.finest :])
         self.to_maps = nn.Conv2d(widths[self.finest], feature_channels, 1)
         self.to_embedding = embedding_head(widths[-1], embedding_dim)
-        # further input channels of the stem; `skip_init` draws no random numbers, so that the mask changes no others
-        self.mask_stem = skip_init(nn.Conv2d, 16, width, 3, padding=1, bias=False) if mask else None
+        with torch.random.fork_rng(devices=[]):  # further input channels of the stem, whose mask changes no weights
+            self.mask_stem = nn.Conv2d(16, width, 3, padding=1, bias=False) if mask else None
         if mask:
             nn.init.zeros_(self.mask_stem.weight)
 

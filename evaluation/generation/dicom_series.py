@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
-from matplotlib import get_data_path
 from PIL import Image, ImageDraw, ImageFont
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
@@ -20,6 +19,7 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 from common.files import atomic_path
 from dataset.imaging.geometry import nifti_affine
 from dataset.imaging.hu_window import Window
+from evaluation.visualization.slices import font_file
 
 WORD = "SYNTHETIC"
 DESCRIPTION = "SYNTHETIC CT - not for diagnosis"
@@ -92,7 +92,7 @@ def word_bits(rows: int, columns: int) -> UInt8[np.ndarray, "rows columns"]:
     canvas = Image.new("1", (columns, rows))
     draw = ImageDraw.Draw(canvas)
     for points in range(max(SMALLEST_WORD, rows // 8), SMALLEST_WORD - 1, -1):
-        font = ImageFont.truetype(f"{get_data_path()}/fonts/ttf/DejaVuSans-Bold.ttf", points)
+        font = ImageFont.truetype(font_file("DejaVuSans-Bold"), points)
         if font.getlength(WORD) <= columns - 2 or points == SMALLEST_WORD:
             draw.text((columns / 2, 1), WORD, font=font, fill=1, anchor="ma")
             break

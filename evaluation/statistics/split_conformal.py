@@ -10,7 +10,6 @@ import math
 import numpy as np
 import torch
 from jaxtyping import Float
-from scipy.stats import betabinom, binomtest
 from torch import Tensor
 
 TOLERANCE = 1e-9  # for rounding errors of levels: 0.1 * 20 must be 2
@@ -80,6 +79,8 @@ def coverage_p(covered: int, cases: int, calibration_cases: int, level: float, e
     """
     ranks = calibration_cases + 1
     outside = ranks - math.ceil(ranks * (1.0 - (1.0 - level) / ends) - TOLERANCE)
+    from scipy.stats import betabinom  # late: a generation imports this module and needs no law
+
     law = betabinom(cases, ranks - ends * outside, ends * outside)
     return float(min(1.0, 2.0 * min(law.cdf(covered), law.sf(covered - 1))))
 
@@ -88,6 +89,8 @@ def coverage(covered: np.ndarray) -> dict[str, float | int]:
     """Share of covered cases with its exact binomial interval of 95 % (Clopper and Pearson 1934)."""
     covered = np.asarray(covered, dtype=bool)
     hits, count = int(covered.sum()), len(covered)
+    from scipy.stats import binomtest  # late, as above
+
     interval = binomtest(hits, count).proportion_ci(0.95, "exact")
     return {
         "mean": round(hits / count, 6),

@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 from functools import cache
+from importlib.util import find_spec
 
 import numpy as np
 from jaxtyping import Float, UInt8
-from matplotlib import colormaps, get_data_path
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
@@ -58,6 +58,8 @@ def tile(
 
 def error_colours(difference: Float[np.ndarray, "h w"], full: float) -> np.ndarray:
     """RGB of differences from blue at `-full` over white to red at `full`; grey where they are unknown (NaN)."""
+    from matplotlib import colormaps  # late: a generation draws no errors
+
     colours = colormaps["RdBu_r"](np.clip(difference / (2.0 * full) + 0.5, 0.0, 1.0))[..., :3] * 255
     return np.where(np.isnan(difference)[..., None], UNKNOWN_GREY, colours).astype(np.uint8)
 
@@ -87,9 +89,14 @@ def _marked(image: Image.Image, marks: tuple, synthetic: bool = False, dark: boo
     return image
 
 
+def font_file(name: str) -> str:
+    """A font that comes with matplotlib, which is found and not imported: that takes longer than the picture."""
+    return f"{find_spec('matplotlib').submodule_search_locations[0]}/mpl-data/fonts/ttf/{name}.ttf"
+
+
 @cache
 def font(size: int) -> ImageFont.FreeTypeFont:
-    return ImageFont.truetype(f"{get_data_path()}/fonts/ttf/DejaVuSans.ttf", size)
+    return ImageFont.truetype(font_file("DejaVuSans"), size)
 
 
 @cache

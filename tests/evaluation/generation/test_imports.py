@@ -20,6 +20,43 @@ LEFT_OUT = {"pytorch_lightning", "monai", "wandb", "tensorboard", "sklearn", "sk
             "SimpleITK", "nanodrr", "open_clip", "torchxrayvision", "gradio", "torchmetrics"}  # fmt: skip
 
 
+COMMAND = """
+import runpy, sys
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+print(*sys.modules)
+"""
+NOT_BY_THE_COMMAND = LEFT_OUT | {"torch._dynamo", "sympy", "transformers", "peft", "scipy.stats", "matplotlib",
+                                 "diffusers.models.transformers"}  # fmt: skip
+
+
+@pytest.mark.slow
+def test_the_command_imports_what_it_needs_of_diffusers_alone(tmp_path):
+    film = next((ROOT / "assets" / "films").glob("*.png"))
+    words = ["evaluation/generate.py", f"xray={film}", f"output={tmp_path}", "sampler.steps=1", "device=cpu"]
+    code = [sys.executable, "-c", COMMAND, *words]
+    done = subprocess.run(code, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert len(list(tmp_path.glob("*.nii.gz"))) == 1
+    assert not NOT_BY_THE_COMMAND & set(done.stdout.split())
+
+
+@pytest.mark.slow
+def test_all_of_diffusers_is_there_after_the_imports_of_the_command():
+    code = """
+from ddpm.light_diffusers import import_diffusers
+import_diffusers()
+import torch
+from diffusers import AutoencoderKL, DDPMScheduler, FlowMatchEulerDiscreteScheduler, StableDiffusionPipeline
+from diffusers.utils.torch_utils import is_compiled_module
+import peft, scipy.stats, transformers
+assert issubclass(AutoencoderKL, torch.nn.Module)
+layer = torch.nn.Linear(2, 2)
+assert is_compiled_module(torch.compile(layer)) and not is_compiled_module(layer)
+FlowMatchEulerDiscreteScheduler(use_beta_sigmas=True).set_timesteps(4)
+"""
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+
+
 @pytest.mark.slow
 def test_a_generation_imports_no_training_and_no_statistics():
     done = subprocess.run([sys.executable, "-c", CODE], cwd=ROOT, capture_output=True, text=True, check=True)
