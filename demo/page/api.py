@@ -16,9 +16,10 @@ from demo.service.service import Service
 def add_api(page: gr.Blocks, service: Service) -> gr.Blocks:
     """Adds `/look` and `/generate` to a page and returns it; `/generate` yields `{"progress"}`, then `{"result"}`."""
 
-    def look(xray: dict, view: str = "", align: str = "") -> dict:
+    def look(xray: dict, view: str = "", align: str = "", lateral: dict[str, Any] | None = None) -> dict:
         with _gradio_errors():
-            preview = service.look(uploaded(xray, service), view, align)
+            second = None if lateral is None else uploaded(lateral, service)
+            preview = service.look(uploaded(xray, service), view, align, second)
             return {"orientation": preview.orientation, "warnings": preview.warnings}
 
     # The schema does not mark defaults of None as optional, so 0, -1 and "" stand for the default.
@@ -32,12 +33,14 @@ def add_api(page: gr.Blocks, service: Service) -> gr.Blocks:
         view: str = "",
         align: str = "",
         truth: dict[str, Any] | None = None,
+        lateral: dict[str, Any] | None = None,
     ) -> Iterator[dict]:
         with _gradio_errors():
             scale = None if guidance == -1.0 else guidance
             generation = GenerationRequest(sampler, steps or None, scale, seed, samples, view, align)
             ct = None if truth is None else uploaded(truth, service)
-            for item in service.generate(uploaded(xray, service), generation, ct):
+            second = None if lateral is None else uploaded(lateral, service)
+            for item in service.generate(uploaded(xray, service), generation, ct, lateral=second):
                 yield {"progress": plain(item)} if isinstance(item, Progress) else {"result": plain(item)}
 
     with page:

@@ -44,8 +44,10 @@ def xray_preview(preview: CheckedXray, note: str = "") -> str:
     first = "As given, and as the model sees it" if preview.given else "As the model sees it"
     caption = ". ".join(filter(None, (first, preview.orientation, note)))
     given = picture(preview.given, "the X-ray as given") if preview.given else ""
+    seen = picture(preview.picture, "the X-ray as the model sees it")
+    second = picture(preview.lateral, "the lateral as the model sees it") if preview.lateral else ""
     return (
-        f'<figure class="xc-seen"><div>{given}{picture(preview.picture, "the X-ray as the model sees it")}</div>'
+        f'<figure class="xc-seen"><div>{given}{seen}{second}</div>'
         f"<figcaption>{html.escape(caption)}</figcaption></figure>"
         + (f'<ul class="xc-warnings">{warnings}</ul>' if warnings else "")
     )

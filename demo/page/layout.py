@@ -19,6 +19,7 @@ from demo.service.service import Service
 HERE = Path(__file__).resolve().parent
 VIEWS = [("from the file, else PA", ""), ("PA", "PA"), ("AP", "AP")]
 ALIGNMENTS = [("as the model was trained", ""), ("to the lungs", "lungs"), ("none", "none")]
+LATERAL = {"none": "", "optional": "Lateral X-ray, optional", "needed": "Lateral X-ray"}  # by `Service.lateral`
 FONTS = ("system-ui", "-apple-system", "Segoe UI", "sans-serif")
 MODULE = "await import(new URL('viewer/page.js', document.baseURI).href)"
 START, SHOW = f"async () => {{ ({MODULE}).start() }}", f"async (result) => {{ ({MODULE}).show(result) }}"
@@ -44,6 +45,12 @@ def build_page(service: Service) -> gr.Blocks:
         with gr.Row(elem_id="xc-body"):
             with gr.Column(scale=0, min_width=330, elem_id="xc-side"):
                 xray = gr.File(label="X-ray: PNG, JPG, DICOM or NIfTI", height=104, elem_id="xc-xray")
+                lateral = gr.File(
+                    label=LATERAL[service.lateral],
+                    height=88,
+                    visible=service.lateral != "none",
+                    elem_id="xc-lateral",
+                )
                 example = gr.Radio(list(EXAMPLES), label="or an example", elem_id="xc-samples")
                 with gr.Row():
                     make = gr.Button("Generate CT", variant="primary", elem_id="xc-generate", scale=3)
@@ -78,17 +85,17 @@ def build_page(service: Service) -> gr.Blocks:
         about = {"api_visibility": "private", "show_progress": "hidden"}
 
         looked = {"concurrency_limit": 4, **about}
-        example.input(events.sampled, [example, view, align], [xray, own_truth, seen], **looked)
-        xray.upload(events.uploaded, [xray, view, align], [example, own_truth, seen], **looked)
+        example.input(events.sampled, [example, view, align], [xray, lateral, own_truth, seen], **looked)
+        xray.upload(events.uploaded, [xray, view, align, lateral], [example, own_truth, seen], **looked)
         xray.clear(lambda: "", None, seen, **about)
-        for changed in (view.input, align.input):
-            changed(events.seen, [xray, example, view, align], seen, **looked)
+        for changed in (view.input, align.input, lateral.upload, lateral.clear):
+            changed(events.seen, [xray, example, view, align, lateral], seen, **looked)
         chosen.change(events.defaults, chosen, [steps, guidance], **about)
         options = [chosen, steps, guidance, seed, samples, view, align]
         make.click(None, js=START, api_visibility="private")
         made = make.click(
             events.generate,
-            [xray, example, truth, own_truth, *options],
+            [xray, lateral, example, truth, own_truth, *options],
             [status, result, make, stop],
             concurrency_limit=None,
             api_name="page_generate",  # /generate belongs to the API
@@ -107,24 +114,24 @@ class _Events:
         self.service = service
         self.active: dict[str, threading.Event] = {}
 
-    def seen(self, xray, example, view, align):
+    def seen(self, xray, example, view, align, lateral=None):
         """Preview of the X-ray, or an error message."""
         if not xray and not example:
             return ""
         try:
-            seen = self.service.look(*self._inputs(xray, example, view, align))
+            seen = self.service.look(*self._inputs(xray, example, view, align), Path(lateral) if lateral else None)
             return html.xray_preview(seen, "" if xray else EXAMPLES[example].note)
         except UserError as error:
             return html.message(str(error))
 
     def sampled(self, example, view, align):
-        """Replaces an upload with an example and offers its true CT, if there is one."""
+        """Replaces uploads with an example, which has no lateral, and offers its true CT, if there is one."""
         own_truth = gr.update(visible=True) if EXAMPLES[example].has_truth else gr.update(visible=False, value=False)
-        return None, own_truth, self.seen(None, example, view, align)
+        return None, None, own_truth, self.seen(None, example, view, align)
 
-    def uploaded(self, xray, view, align):
+    def uploaded(self, xray, view, align, lateral):
         """Replaces an example with an upload."""
-        return None, gr.update(visible=False, value=False), self.seen(xray, None, view, align)
+        return None, gr.update(visible=False, value=False), self.seen(xray, None, view, align, lateral)
 
     def defaults(self, sampler):
         """Default steps and guidance of a sampler."""
@@ -134,6 +141,7 @@ class _Events:
     def generate(
         self,
         xray,
+        lateral,
         example,
         truth,
         own_truth,
@@ -162,7 +170,8 @@ class _Events:
             if example and own_truth:
                 truth = draw_sample(example, self.service.store.uploads).truth
             result = None
-            for news in self.service.generate(path, generation, Path(truth) if truth else None, cancelled):
+            files = Path(truth) if truth else None, cancelled, Path(lateral) if lateral else None
+            for news in self.service.generate(path, generation, *files):
                 if isinstance(news, Result):
                     result = plain(news)  # no break: closing the iterator early would delete the files
                     continue

@@ -19,6 +19,7 @@ RESULT_FILES = {
     "animation.gif": "image/gif",
     "settings.json": "application/json",
     "xray.png": "image/png",
+    "lateral.png": "image/png",
     "reprojection.png": "image/png",
     "difference.png": "image/png",
     "lungs.png": "image/png",
@@ -78,6 +79,12 @@ class Task:
     xray: Path
     request: GenerationRequest
     truth: Path | None = None
+    lateral: Path | None = None  # the second view
+
+    @property
+    def xrays(self) -> tuple[Path, ...]:
+        """The views, the frontal first."""
+        return (self.xray,) if self.lateral is None else (self.xray, self.lateral)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from common.files import sha256
 from dataset.imaging.coverage import fill, resample_scanned
 from dataset.io.ct import read_volume
 from dataset.io.nifti import write_nifti
+from dataset.manifest.separated import SEPARATOR
 from ddpm.latent.decoder_residual import with_residual
 from demo.service.lung_outlines import draw_lungs
 from demo.service.messages import MAX_SAMPLE_FILES, RESULT_FILES, Result, Task
@@ -99,7 +100,7 @@ def write_result(
 
 def _settings(task: Task, checked: CheckedXray, generator) -> dict:
     """JSON without file names of the patient; `command` reproduces the volume from the same X-ray."""
-    request, digest, pipeline = task.request, sha256(task.xray), generator.pipeline
+    request, digest, pipeline = task.request, SEPARATOR.join(map(sha256, task.xrays)), generator.pipeline
     described = describe_run(pipeline, None, Sampling(request.samples, request.seed))
     described |= {"checkpoint": generator.checkpoint}
     options = {
@@ -113,7 +114,8 @@ def _settings(task: Task, checked: CheckedXray, generator) -> dict:
         "align": request.align or "null",
         **({"allow_any_picture": "true"} if generator.allow_any_picture else {}),
     }
-    command = "python evaluation/generate.py xray=<the same X-ray> checkpoint=<the same checkpoint> "
+    given = "xray=<the same X-ray>" if task.lateral is None else "'xray=\"<the same frontal>;<the same lateral>\"'"
+    command = f"python evaluation/generate.py {given} checkpoint=<the same checkpoint> "
     return {
         "xray": {"sha256": digest},
         **described,

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from common.errors import UserError
+from ddpm.conditioning.views import serves_fewer_views
 from demo.service.job_queue import JobQueue
 from demo.service.messages import GenerationRequest, Limits, Progress, Result, Task
 from demo.service.result_store import Store
@@ -24,7 +25,9 @@ log = logging.getLogger(__name__)
 
 
 class Service:
-    """Checks X-rays and generates volumes; thread-safe, one model, one volume at a time. Takes models of one X-ray.
+    """Checks X-rays and generates volumes; thread-safe, one model, one volume at a time.
+
+    Takes models of a frontal X-ray, of a frontal and a lateral, and of one or both (`about["lateral"]`).
 
     Args:
         pipeline: the generator; for the exclusive use of the service.
@@ -69,19 +72,34 @@ class Service:
             "volume_size": list(pipeline.volume_size),
             "trust": how_far_to_trust(pipeline.protocol),
             "guided": pipeline.guided,
+            "lateral": self.lateral,
             "device": str(pipeline.device),
             "checkpoint": self._generator.checkpoint,
         }
 
-    def look(self, xray: Path, view: str | None = None, align: str | None = None) -> CheckedXray:
-        """Returns the X-ray as the model sees it, with warnings; UserError, without file name, if unreadable."""
+    @property
+    def lateral(self) -> str:
+        """Whether the model takes a lateral as second view: `none`, `optional` or `needed`."""
+        if self.pipeline.protocol.get("views", 1) == 1:
+            return "none"
+        return "optional" if serves_fewer_views(self.pipeline.protocol) else "needed"
+
+    def look(
+        self, xray: Path, view: str | None = None, align: str | None = None, lateral: Path | None = None
+    ) -> CheckedXray:
+        """Returns the X-ray as the model sees it, with warnings; UserError, without file name, if unreadable.
+
+        `lateral` is the second view.
+        """
         request = self.checked(GenerationRequest(view=view, align=align))
+        self._check_lateral(lateral)
         with self._checks, self.store.held() as (_, place):
-            upload = accept_upload(xray, place, self.limits.xray_bytes)
-            with _anonymous(upload):
+            upload, second = self._accepted(xray, lateral, place)
+            with _anonymous(upload, second):
                 options = (request.view, request.align, self.allow_any_picture)
-                checked = check_xray(upload, self.pipeline, place / "xray.png", *options)
-            upload.unlink()
+                checked = check_xray(upload, self.pipeline, place / "xray.png", *options, second)
+            for file in filter(None, (upload, second)):
+                file.unlink()
             return checked
 
     def generate(
@@ -90,18 +108,21 @@ class Service:
         request: GenerationRequest,
         truth: Path | None = None,
         cancelled: threading.Event | None = None,
+        lateral: Path | None = None,
     ) -> Iterator[Progress | Result]:
         """Yields progress, then the result; setting `cancelled` or closing the iterator cancels the request.
 
+        `xray` is the frontal X-ray, `lateral` the second view, which the model may take (`self.lateral`).
         UserError for an unreadable file, an option out of range, too little memory; `Busy` and `Cancelled` are such.
         """
         request = self.checked(request)
+        self._check_lateral(lateral)
         with self.store.held() as (token, place):
             with self._checks:
-                upload = accept_upload(xray, place, self.limits.xray_bytes)
+                upload, second = self._accepted(xray, lateral, place)
                 ct = None if truth is None else accept_upload(truth, place, self.limits.ct_bytes, volume=True)
-            task = Task(token, place, upload, request, ct)
-            with _anonymous(upload, ct):
+            task = Task(token, place, upload, request, ct, second)
+            with _anonymous(upload, second, ct):
                 yield from self.queue.follow(task, cancelled or threading.Event(), self._generator.steps(request))
 
     def checked(self, request: GenerationRequest) -> GenerationRequest:
@@ -122,6 +143,17 @@ class Service:
             raise UserError(f"align={str(align)[:40]}: choose lungs or none, or leave it empty for that of training")
         return GenerationRequest(sampler, steps, guidance, seed, samples, view, align)
 
+    def _check_lateral(self, lateral: Path | None) -> None:
+        if lateral is not None and self.lateral == "none":
+            raise UserError("the lateral: this model takes one view; leave it out")
+        if lateral is None and self.lateral == "needed":
+            raise UserError("the lateral: missing; this model takes a frontal and a lateral X-ray, give both")
+
+    def _accepted(self, xray: Path, lateral: Path | None, place: Path) -> tuple[Path, Path | None]:
+        """Copies of the uploads in `place`."""
+        second = None if lateral is None else accept_upload(lateral, place, self.limits.xray_bytes, lateral=True)
+        return accept_upload(xray, place, self.limits.xray_bytes), second
+
     def close(self) -> None:
         """Cancels every request, ends the worker and deletes every file."""
         self.queue.close()
@@ -132,10 +164,10 @@ def _refuse_unfit(pipeline, checkpoint: Path | None) -> None:
     protocol, name = pipeline.protocol, checkpoint or "checkpoint"
     if protocol.get("input") == "volume":
         raise UserError(f"{name}: this model takes volumes; give a checkpoint trained on X-rays")
-    if protocol.get("views", 1) != 1:
+    if protocol.get("views", 1) > 2:
         raise UserError(
-            f"{name}: the model needs {protocol['views']} views and the page takes one; give a checkpoint trained on "
-            "one view, or run python evaluation/generate.py with two files"
+            f"{name}: the model needs {protocol['views']} views and the page takes a frontal and a lateral; give a "
+            "checkpoint trained on one or two"
         )
     missing = [key for key in ("window", "volume_size", "extent", "xray_size") if key not in protocol]
     if missing:
@@ -160,13 +192,13 @@ def _whole(name: str, value, least: int, most: int) -> int:
 
 
 @contextlib.contextmanager
-def _anonymous(xray: Path, ct: Path | None = None) -> Iterator[None]:
+def _anonymous(xray: Path, lateral: Path | None = None, ct: Path | None = None) -> Iterator[None]:
     """Removes paths from user errors, and logs other errors without their message."""
     try:
         yield
     except UserError as error:
         text = str(error)
-        for path, name in ((xray, "the X-ray"), (ct, "the CT")):
+        for path, name in ((xray, "the X-ray"), (lateral, "the lateral"), (ct, "the CT")):
             text = text.replace(str(path), name) if path else text
         raise type(error)(text) from None
     except Exception as error:

@@ -75,7 +75,7 @@ class Generator:
         finally:
             # delete the uploads, and all files of a cancelled job
             shutil.rmtree(task.place / UNPACKED, ignore_errors=True)
-            for file in filter(None, (task.xray, task.truth)):
+            for file in filter(None, (*task.xrays, task.truth)):
                 file.unlink(missing_ok=True)
             if job.cancelled.is_set():
                 shutil.rmtree(task.place, ignore_errors=True)
@@ -89,7 +89,7 @@ class Generator:
         task: Task = job.task
         request, started = task.request, time.monotonic()
         options = (request.view, request.align, self.allow_any_picture)
-        checked = check_xray(task.xray, self.pipeline, task.place / "xray.png", *options)
+        checked = check_xray(task.xray, self.pipeline, task.place / "xray.png", *options, task.lateral)
         shown = checked.shown
         if shown is None:
             raise UserError(f"the X-ray: {LATERAL}")

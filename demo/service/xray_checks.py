@@ -21,6 +21,7 @@ class CheckedXray:
         warnings: one line each; empty for a frontal X-ray like the training X-rays.
         shown: the input of the generator; None for a lateral view.
         given: PNG of the film as given, with side marks; None for a lateral view.
+        lateral: PNG of the second view as the model sees it; None for one view.
     """
 
     picture: Path
@@ -28,6 +29,7 @@ class CheckedXray:
     warnings: list[str]
     shown: GeneratorInput | None = None
     given: Path | None = None
+    lateral: Path | None = None
 
 
 def check_xray(
@@ -37,25 +39,33 @@ def check_xray(
     view: str | None = None,
     align: str | None = None,
     allow_any_picture: bool = False,
+    lateral: Path | None = None,
 ) -> CheckedXray:
     """Checks an X-ray and writes it to `picture` as the model sees it, and as given to `given.png` beside it.
 
-    UserError if it is unreadable or no frontal chest X-ray; with `allow_any_picture` the latter is a warning.
+    A `lateral`, the second view, is written to `lateral.png`. UserError if one is unreadable or the first is no
+    frontal chest X-ray; with `allow_any_picture` the latter is a warning.
     """
     found, size = read_xray_image(xray, allow_any_picture), tuple(pipeline.protocol["xray_size"])
     if found.view == "lateral":
         xray_tile(read_xray(xray, size, lateral=True), PICTURE_SIDE).save(picture)
         return CheckedXray(picture, "lateral or oblique, as the file says", [LATERAL])
-    (shown,) = read_inputs([xray], pipeline, align, view, allow_any_picture)
+    files = xray if lateral is None else (xray, lateral)
+    (shown,) = read_inputs([files], pipeline, align, view, allow_any_picture)
     xray_tile(shown.picture, PICTURE_SIDE).save(picture)
+    second = None if lateral is None else picture.with_name("lateral.png")
+    if second is not None:
+        xray_tile(shown.xray[1], PICTURE_SIDE).save(second)
     given = picture.with_name("given.png")
     xray_tile(scale_xray_image(found), PICTURE_SIDE).save(given)
     assumed = [note for note in found.notes if note.startswith("no Patient Orientation")]
-    return CheckedXray(picture, _orientation(shown, assumed), shown.warnings, shown, given)
+    return CheckedXray(picture, _orientation(shown, assumed), shown.warnings, shown, given, second)
 
 
 def _orientation(shown: GeneratorInput, assumed: list[str]) -> str:
     notes, aligned = shown.notes, shown.notes.get("alignment", {}).get("align") == "lungs"
     parts = [f"{notes.get('view', 'PA')}, {notes.get('view_source', 'assumed')}"]
+    if "views" in notes:
+        parts.append("with a lateral" if len(notes["views"]) > 1 else "without a lateral")
     parts.append("aligned to the lungs" if aligned else "not aligned")
     return "; ".join([*parts, "head up, the patient's right on the left", *assumed])

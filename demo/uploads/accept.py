@@ -28,15 +28,17 @@ CHUNK = 1 << 20  # bytes
 UNPACKED = "upload_ct"  # folder of a CT that came as a zip
 
 
-def accept_upload(upload: Path, place: Path, max_bytes: int, volume: bool = False) -> Path:
+def accept_upload(upload: Path, place: Path, max_bytes: int, volume: bool = False, lateral: bool = False) -> Path:
     """Copies an X-ray, or with `volume` a CT, to `place` with the extension of its kind; returns the copy.
+
+    `lateral` marks the second view of a patient, for its own file name and messages.
 
     A zip of a CT is unpacked into the folder `UNPACKED`; returns its volume file, or this folder for a DICOM series.
 
     Raises:
         UserError: an unknown kind, too large or damaged. The message does not contain the file name.
     """
-    name = "the CT" if volume else "the X-ray"
+    name = "the CT" if volume else "the lateral" if lateral else "the X-ray"
     if not upload.is_file():
         raise UserError(f"{name}: the file was deleted; upload it again")
     size = upload.stat().st_size
@@ -48,7 +50,7 @@ def accept_upload(upload: Path, place: Path, max_bytes: int, volume: bool = Fals
         kind, length = _checked_kind(upload, size, name, volume)
     except DAMAGED as error:
         raise UserError(f"{name}: damaged ({type(error).__name__}); export it again") from None
-    target = place / f"upload{'_ct' if volume else ''}{kind}"
+    target = place / f"upload{'_ct' if volume else '_lateral' if lateral else ''}{kind}"
     with upload.open("rb") as source, target.open("wb") as copy:
         target.chmod(0o600)
         while length > 0 and (part := source.read(min(length, CHUNK))):

@@ -48,6 +48,7 @@ def module(num_batches: int = 4, denoiser: UNet3D | None = None, **options) -> D
 
 def shared_pipeline(**protocol) -> XrayToCTPipeline:
     """Untrained, for X-rays of 64 x 64 pixels: a frontal alone, or a frontal and a lateral."""
+    torch.manual_seed(0)
     rng = torch.Generator().manual_seed(0)
     prior = ViewPriors((4, 8, 8, 8), pixels=8, rank=4, fill_rank=2)
     prior.fit(torch.rand(8, 2, 1, 64, 64, generator=rng), torch.randn(8, 4, 8, 8, 8, generator=rng))

@@ -221,7 +221,7 @@ def test_a_window_without_lungs_has_no_reprojection(tmp_path, film):
     ("protocol", "message"),
     [
         ({"input": "volume"}, "takes volumes"),
-        ({"views": 2}, "2 views.*evaluation/generate.py"),
+        ({"views": 3}, "3 views.*one or two"),
         ({"xray_size": None}, "xray_size"),
     ],
 )
