@@ -13,6 +13,8 @@ from ddpm.checkpoint.header import FORMAT
 from ddpm.pipeline import XrayToCTPipeline
 from ddpm.weights.licences import inherits
 
+LARGE = 10_000  # numbers of an array that is stored in the precision of the weights
+
 
 def save_adapter(path: str | Path, weights: dict[str, torch.Tensor], lora: dict, base: dict, protocol: dict) -> Path:
     """Writes adapters alone, as safetensors in float32.
@@ -38,16 +40,20 @@ def export_pipeline(pipeline: XrayToCTPipeline, path: str | Path, dtype: torch.d
 def add_parts(path: Path, pipeline: XrayToCTPipeline, parts: dict[str, nn.Module], output: Path) -> Path:
     """Writes the model of `path`, whose pipeline is given, with further parts; other tensors keep their bits.
 
-    Weights of a training checkpoint or a folder are written in float32.
+    Weights of a training checkpoint or a folder are written in float32. Large arrays of a part have the precision of
+    the largest tensor of the file.
     """
     if path.suffix != ".safetensors":
         path = export_pipeline(pipeline, output, torch.float32)
     with safe_open(path, framework="pt") as file:
         header = json.loads(file.metadata()["header"])
         weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (safe_open is no dict)
+    dtype = max(weights.values(), key=torch.numel).dtype
     for name, part in parts.items():
         header["components"][name] = component(part, f"{name}.")
-        weights |= {f"{name}.{key}": value for key, value in part.state_dict().items()}
+        for key, value in part.state_dict().items():
+            large = value.is_floating_point() and value.numel() > LARGE
+            weights[f"{name}.{key}"] = value.to(dtype) if large else value
     return _write_safetensors(output, weights, header)
 
 

@@ -1,0 +1,136 @@
+"""Samples of unseen phantoms with and without the update towards their X-ray; resumable.
+
+`python benchmarks/consistency/run.py --checkpoint <weights with the part> --cases 24 --samples 8 --output <folder>`
+writes one line a case and method to `rows.jsonl`, and prints the table with 95 % bootstrap intervals over the cases.
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from dataset.imaging.lung_segmentation import segment_lungs
+from dataset.sources.phantom import PhantomSource, Population
+from dataset.sources.settings import Geometry, Xrays
+from ddpm.checkpoint.load import load_pipeline
+from evaluation.metrics.crps import crps
+from evaluation.metrics.dice import dice
+from evaluation.metrics.spread_over_error import spread_and_error
+from evaluation.metrics.voxel_error import psnr
+
+METHODS = ("off", "on")
+DRAWS = 2000
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--checkpoint", default="assets/phantom_128.safetensors")
+    parser.add_argument("--cases", type=int, default=24)
+    parser.add_argument("--samples", type=int, default=8)
+    parser.add_argument("--split", default="test", choices=("val", "test"))
+    parser.add_argument("--output", type=Path, default=Path("outputs/consistency"))
+    args = parser.parse_args()
+    pipeline = load_pipeline(args.checkpoint)
+    data = pipeline.protocol
+    population = Population(train=1, val=64, test=128, seed=data["seed"], extent=tuple(data["extent"]))
+    source = PhantomSource(
+        population, Geometry(volume_size=pipeline.volume_size), Xrays(size=tuple(data["xray_size"]))
+    )
+    names = source.rows[source.rows["split"] == args.split].head(args.cases).to_dict("records")
+    args.output.mkdir(parents=True, exist_ok=True)
+    file = args.output / "rows.jsonl"
+    rows = [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
+    done = {(row["case"], row["samples"]) for row in rows}
+    before = source.build(names[-1])  # another patient of the first
+    for name in names:
+        case = source.build(name)
+        if (name["id"], args.samples) not in done:
+            for row in measure(pipeline, case, before, name["id"], args.samples):
+                rows.append(row)
+                with file.open("a") as out:
+                    out.write(json.dumps(row) + "\n")
+            print(*rows[-2:], sep="\n", flush=True)
+        before = case
+    print(table([row for row in rows if row["samples"] == args.samples]))
+
+
+def measure(pipeline, case: dict, other: dict, name: str, samples: int) -> list[dict]:
+    """Both methods on one case, and chi² of the samples without update against wrong X-rays."""
+    truth = pipeline.window.denormalise(pipeline.window.normalise(case["ct"].float()))
+    extent = torch.tensor(pipeline.extent)
+    xray, pose = case["xray"].float()[:, None], case["pose"]
+    own = pipeline.consistency.measurement(xray, pose, extent)
+    latents = pipeline.latent_encoder.encode(pipeline.window.normalise(case["ct"].float())[None, None])
+    found = []
+    for method in METHODS:
+        pipeline.set_sampler(**{**pipeline.config.sampling, "consistency": method})
+        last: list = []
+        start = time.process_time()
+        options = {"ids": [name], "extent": extent[None], "preview": lambda step, z, last=last: last.append(z)}
+        volumes = pipeline(xray[None], pose[None], samples, **options).volumes[0]
+        seconds = (time.process_time() - start) / samples
+        row = {"case": name, "method": method, "samples": samples, "cpu_seconds_a_sample": seconds}
+        row |= scores(volumes, truth, tuple(case["spacing"].tolist()), pipeline.antithetic)
+        z = last[-1]  # of the last step, at which the samples are as good as clean
+        row |= {"chi2": float(own.chi2(z).mean()), "chi2_truth": float(own.chi2(latents))}
+        if method == "off":
+            row |= {f"chi2_{kind}": value for kind, value in controls(pipeline, xray, pose, other, z).items()}
+        found.append(row)
+    return found
+
+
+def controls(pipeline, xray, pose, other: dict, z) -> dict[str, float]:
+    """chi² of samples against the X-ray of another patient, a wrong pose, another grey scale, and noise."""
+    turned, extent = pose.clone(), torch.tensor(pipeline.extent)
+    turned[:, 2] += 5.0
+    noisy = xray + 0.05 * torch.randn(xray.shape, generator=torch.Generator().manual_seed(0))
+    given = {
+        "other_patient": (other["xray"].float()[:, None], pose),
+        "pose_5_degrees": (xray, turned),
+        "gamma_0.8": (xray**0.8, pose),
+        "noise_0.05": (noisy, pose),
+    }
+    part = pipeline.consistency
+    return {kind: float(part.measurement(*place, extent).chi2(z).mean()) for kind, place in given.items()}
+
+
+def scores(volumes, truth, spacing: tuple, antithetic: bool) -> dict[str, float]:
+    """Errors of one sample and of the mean, and of the distribution."""
+    width = 2000.0
+    found = {
+        "psnr_one": float(psnr(volumes[:1], truth[None], width)[0]),
+        "psnr_mean": float(psnr(volumes.mean(dim=0, keepdim=True), truth[None], width)[0]),
+    }
+    if len(volumes) > 2:
+        found["crps"] = float(crps(volumes, truth, antithetic).mean())
+        spread, error = spread_and_error(volumes.flatten(1), truth.flatten(), antithetic)
+        found["spread_over_error"] = spread / error
+    masks = [torch.from_numpy(segment_lungs(v.numpy(), spacing)) for v in (volumes[0], truth)]
+    return {**found, "lung_dice_one": float(dice(*masks))}
+
+
+def table(rows: list[dict]) -> str:
+    """Mean of each number by method, and the mean difference on - off, with 95 % intervals over the cases."""
+    lines = ["| number | off | on | on - off |", "|---|---|---|---|"]
+    pairs = {m: {r["case"]: r for r in rows if r["method"] == m} for m in METHODS}
+    cases = sorted(set(pairs["off"]) & set(pairs["on"]))
+    for key in [k for k, v in rows[0].items() if isinstance(v, float)]:
+        columns = [np.array([pairs[m][c].get(key, np.nan) for c in cases]) for m in METHODS]
+        shown = [interval(values) for values in (*columns, columns[1] - columns[0])]
+        lines.append(f"| {key} | {' | '.join(shown)} |")
+    return "\n".join([f"{len(cases)} cases", *lines])
+
+
+def interval(values: np.ndarray) -> str:
+    if np.isnan(values).any():
+        return "–"
+    picked = np.random.default_rng(0).integers(0, len(values), (DRAWS, len(values)))
+    low, high = np.percentile(values[picked].mean(axis=1), (2.5, 97.5))
+    return f"{values.mean():.3f} [{low:.3f}, {high:.3f}]"
+
+
+if __name__ == "__main__":
+    main()
