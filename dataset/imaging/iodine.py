@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 from scipy import ndimage
 
-from dataset.imaging.lung_segmentation import segment_lungs
+from dataset.imaging.lung_segmentation import segment_lungs, within
 from dataset.imaging.volume import Volume
 
 IODINE_HU = 150.0  # above soft tissue and unenhanced blood
@@ -62,7 +62,7 @@ def remove_iodine(hu: Float[np.ndarray, "d h w"], spacing: tuple[float, float, f
     iodine = iodine_mask(hu, spacing)
     if not iodine.any():
         return hu
-    near = ndimage.distance_transform_edt(~iodine, sampling=spacing) <= BLOOMING_MM
+    near = within(iodine, BLOOMING_MM, spacing)
     bone = (hu > IODINE_HU) & ~iodine
     return np.where(near & ~bone & (hu > BLOOD_HU), BLOOD_HU, hu).astype(np.float32)
 
@@ -102,9 +102,9 @@ def _cavity(lungs: np.ndarray, middle: float, spacing: tuple) -> np.ndarray:
             inside = (columns >= 0) & (columns < plane.shape[1])
             plane = plane.copy()
             plane[rows[inside], columns[inside]] = True
-        hull = np.pad(convex_hull_image(plane), 1)
-        cavity[z] = ndimage.distance_transform_edt(hull, sampling=spacing[1:])[1:-1, 1:-1] > RIM_MM
-    return cavity
+        cavity[z] = convex_hull_image(plane)
+    outside = np.pad(~cavity, [(0, 0), (1, 1), (1, 1)], constant_values=True)
+    return ~within(outside, RIM_MM, (np.inf, *spacing[1:]))[:, 1:-1, 1:-1]  # in the plane
 
 
 def central_vessel_hu(volume: Volume, lungs: Bool[np.ndarray, "d h w"]) -> float | None:

@@ -27,7 +27,7 @@ def segment_lungs(hu: Float[np.ndarray, "d h w"], spacing: tuple[float, float, f
     hu, spacing = np.asarray(hu, dtype=np.float32), tuple(float(s) for s in spacing)
     voxel_ml = float(np.prod(spacing)) / 1000.0
     dark = hu < LUNG_BELOW_HU
-    enclosed = dark & ~_open_air(dark)
+    enclosed = dark & ~open_air(dark)
     tissue = np.cumsum((~dark).sum(axis=(0, 1)))
     middle = int(np.searchsorted(tissue, tissue[-1] / 2.0))  # median column of the body
     enclosed &= ~_airway(enclosed, middle, spacing)
@@ -37,7 +37,7 @@ def segment_lungs(hu: Float[np.ndarray, "d h w"], spacing: tuple[float, float, f
     return _closed(lungs, spacing) & ~(dark & ~lungs)
 
 
-def _open_air(dark: np.ndarray) -> np.ndarray:
+def open_air(dark: np.ndarray) -> np.ndarray:
     """Dark voxels connected to the edge of their axial slice within the slice."""
     labels, count = ndimage.label(dark, structure=IN_PLANE)
     outside = np.zeros(count + 1, dtype=bool)
@@ -45,6 +45,20 @@ def _open_air(dark: np.ndarray) -> np.ndarray:
         outside[np.unique(side)] = True
     outside[0] = False
     return outside[labels]
+
+
+def within(mask: np.ndarray, radius: float, spacing: tuple[float, float, float]) -> np.ndarray:
+    """Voxels within `radius` mm of the mask: squared distances, axis by axis, as far as the ball reaches."""
+    square = np.where(mask, np.float32(0.0), np.float32(np.inf))
+    for axis, step in enumerate(spacing):
+        nearest, along = square.copy(), np.moveaxis(square, axis, 0)
+        for k in range(1, min(int(radius / step), len(along) - 1) + 1):
+            shifted = along + np.float32((k * step) ** 2)
+            for to, of in ((slice(k, None), slice(None, -k)), (slice(None, -k), slice(k, None))):
+                place = np.moveaxis(nearest, axis, 0)[to]
+                np.minimum(place, shifted[of], out=place)
+        square = nearest
+    return square <= radius**2
 
 
 def _airway(enclosed: np.ndarray, middle: int, spacing: tuple[float, float, float]) -> np.ndarray:
@@ -79,12 +93,11 @@ def _largest(enclosed: np.ndarray, hu: np.ndarray, voxel_ml: float) -> np.ndarra
 
 
 def _closed(mask: np.ndarray, spacing: tuple[float, float, float]) -> np.ndarray:
-    """The mask after closing by a ball in mm (by distance maps) and hole filling."""
+    """The mask after closing by a ball in mm and hole filling."""
     reach = [int(np.ceil(CLOSING_MM / s)) + 1 for s in spacing]
     box = ndimage.find_objects(mask.astype(np.uint8))[0]
     inner = np.pad(mask[box], [(r, r) for r in reach])
-    grown = ndimage.distance_transform_edt(~inner, sampling=spacing) <= CLOSING_MM
-    closed = ndimage.distance_transform_edt(grown, sampling=spacing) > CLOSING_MM
+    closed = ~within(~within(inner, CLOSING_MM, spacing), CLOSING_MM, spacing)
     result = mask.copy()
     result[box] |= ndimage.binary_fill_holes(closed | inner)[tuple(slice(r, -r) for r in reach)]
     return result

@@ -11,7 +11,7 @@ from scipy.spatial import ConvexHull
 
 from dataset.imaging.coverage import NOT_SCANNED_HU, fill
 from dataset.imaging.hu_window import AIR_HU
-from dataset.imaging.lung_segmentation import GAS_BELOW_HU, IN_PLANE
+from dataset.imaging.lung_segmentation import GAS_BELOW_HU, IN_PLANE, open_air, within
 from dataset.imaging.resampling import downsample
 from dataset.imaging.volume import Volume
 
@@ -37,8 +37,8 @@ def patient_mask(hu: Float[np.ndarray, "d h w"], spacing: tuple[float, float, fl
     solid = tissue | _inside(_each_filled(tissue, hu) & ~tissue, hull)  # lungs support thin walls
     solid |= _opened((hu > OPEN_LUNG_ABOVE_HU) & hull, THIN_MM / 2.0, spacing)  # and fill gaps of walls that thin
     trunk = _largest(_opened(solid, THIN_MM / 2.0, spacing))
-    trunk |= tissue & (_hull(trunk) | _within(trunk, RESTORED_MM, spacing))
-    return _within(_each_filled(trunk, hu), SKIN_MM, spacing)
+    trunk |= tissue & (_hull(trunk) | within(trunk, RESTORED_MM, spacing))
+    return within(_each_filled(trunk, hu), SKIN_MM, spacing)
 
 
 def without_surroundings(volume: Volume) -> Volume:
@@ -70,22 +70,8 @@ def _opened(mask: np.ndarray, radius: float, spacing: tuple[float, float, float]
     reach = [int(np.ceil(radius / s)) + 1 for s in spacing]
     padded = np.pad(mask, [(reach[0], reach[0]), (0, 0), (0, 0)], mode="edge")
     padded = np.pad(padded, [(0, 0), (reach[1], reach[1]), (reach[2], reach[2])])
-    opened = _within(~_within(~padded, radius, spacing), radius, spacing)
+    opened = within(~within(~padded, radius, spacing), radius, spacing)
     return opened[tuple(slice(r, -r) for r in reach)] & mask
-
-
-def _within(mask: np.ndarray, radius: float, spacing: tuple[float, float, float]) -> np.ndarray:
-    """Voxels within `radius` mm of the mask: squared distances, axis by axis, as far as the ball reaches."""
-    square = np.where(mask, np.float32(0.0), np.float32(np.inf))
-    for axis, step in enumerate(spacing):
-        nearest, along = square.copy(), np.moveaxis(square, axis, 0)
-        for k in range(1, min(int(radius / step), len(along) - 1) + 1):
-            shifted = along + np.float32((k * step) ** 2)
-            for to, of in ((slice(k, None), slice(None, -k)), (slice(None, -k), slice(k, None))):
-                place = np.moveaxis(nearest, axis, 0)[to]
-                np.minimum(place, shifted[of], out=place)
-        square = nearest
-    return square <= radius**2
 
 
 def _largest(mask: np.ndarray) -> np.ndarray:
@@ -125,19 +111,17 @@ def _inside(enclosed: np.ndarray, hull: np.ndarray) -> np.ndarray:
 
 
 def _each_filled(tissue: np.ndarray, hu: np.ndarray) -> np.ndarray:
-    return np.stack([_filled(*axial) for axial in zip(tissue, hu, strict=True)])
-
-
-def _filled(tissue: np.ndarray, hu: np.ndarray) -> np.ndarray:
-    """An axial slice of tissue with its holes filled; at the edge of the image, dark runs of lung are closed too."""
-    framed = np.pad(tissue, 1)
-    for side, edge, values in (
-        (framed[0, 1:-1], tissue[0], hu[0]),
-        (framed[-1, 1:-1], tissue[-1], hu[-1]),
-        (framed[1:-1, 0], tissue[:, 0], hu[:, 0]),
-        (framed[1:-1, -1], tissue[:, -1], hu[:, -1]),
+    """Axial slices of tissue with their holes filled; at the edge of the image, dark runs of lung are closed too."""
+    framed = np.pad(tissue, [(0, 0), (1, 1), (1, 1)])
+    for side, edges, values in (
+        (framed[:, 0, 1:-1], tissue[:, 0], hu[:, 0]),
+        (framed[:, -1, 1:-1], tissue[:, -1], hu[:, -1]),
+        (framed[:, 1:-1, 0], tissue[:, :, 0], hu[:, :, 0]),
+        (framed[:, 1:-1, -1], tissue[:, :, -1], hu[:, :, -1]),
     ):
-        runs, count = ndimage.label(~edge)
-        medians = ndimage.median(values, runs, range(1, count + 1))
-        side[:] = edge | np.isin(runs, 1 + np.flatnonzero(np.asarray(medians) > GAS_BELOW_HU))
-    return ndimage.binary_fill_holes(framed)[1:-1, 1:-1]
+        side[:] = edges
+        for z in np.flatnonzero((~edges & (values > GAS_BELOW_HU)).any(axis=1)):  # elsewhere no run is lung
+            runs, count = ndimage.label(~edges[z])
+            medians = ndimage.median(values[z], runs, range(1, count + 1))
+            side[z] |= np.isin(runs, 1 + np.flatnonzero(np.asarray(medians) > GAS_BELOW_HU))
+    return ~open_air(~framed)[:, 1:-1, 1:-1]

@@ -17,19 +17,20 @@ def resample(volume: Volume, size: tuple[int, int, int], spacing: tuple[float, f
     Without `spacing` the whole volume is resized and keeps its extent. With `spacing` (mm, `(D, H, W)`) it is
     resampled to that spacing, then cropped or padded with air around its centre.
     """
-    from monai.data import MetaTensor  # takes a second to import
-    from monai.transforms import Compose, Orientation, Resize, ResizeWithPadOrCrop, Spacing
-
     wanted = size if spacing is None else [max(1, round(e / s)) for e, s in zip(volume.extent, spacing, strict=True)]
     hu = _low_pass(volume, [n / w for n, w in zip(volume.hu.shape, wanted, strict=True)])[None]
     if spacing is None:
-        steps = [Resize(size, mode="trilinear", align_corners=False)]
-    else:
-        steps = [
-            # edge to edge; from centre to centre the result often lacks a voxel, which would be padded with air
-            Spacing(spacing, mode="bilinear", padding_mode="border", align_corners=False, scale_extent=True),
-            ResizeWithPadOrCrop(size, mode="constant", value=AIR_HU),
-        ]
+        resized = F.interpolate(hu[None], size=tuple(size), mode="trilinear", align_corners=False)[0, 0]
+        spacing = tuple(float(e / n) for e, n in zip(volume.extent, size, strict=True))
+        return Volume(resized.numpy().astype(np.float32), spacing, tuple(float(c) for c in volume.centre))
+    from monai.data import MetaTensor  # takes seconds to import
+    from monai.transforms import Compose, Orientation, ResizeWithPadOrCrop, Spacing
+
+    steps = [
+        # edge to edge; from centre to centre the result often lacks a voxel, which would be padded with air
+        Spacing(spacing, mode="bilinear", padding_mode="border", align_corners=False, scale_extent=True),
+        ResizeWithPadOrCrop(size, mode="constant", value=AIR_HU),
+    ]
     chain = Compose([Orientation("SPL", labels=None), *steps])
     affine = nifti_affine(volume.spacing, volume.centre, volume.hu.shape)[:, [2, 1, 0, 3]]  # of the axes (D, H, W)
     image = chain(MetaTensor(hu, affine=torch.from_numpy(affine)))
