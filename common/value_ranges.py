@@ -26,7 +26,7 @@ RULES: dict[str, str] = {  # rule: keys, by their last words; the longest that m
         width feature_channels stride depth_bins pixels lora.rank prior.pixels adversarial.discriminator.channels
         in_channels kernel_size num_layers_d slices perceptual.slices slices_per_batch init_features growth_rate
         drrs readers max_samples train neighbours diffusion_img_size diffusion_depth_size diffusion_num_channels
-        image_size train_classifier.model.validate_every""",
+        image_size oversample train_classifier.model.validate_every""",
     "auto | int >= 1": "model.batch_size",
     "int >= 1 | null": "validate_every picture_every patience cases_per_arm pseudo",
     "int >= 8 step 8": "dim n_hiddens",
@@ -41,7 +41,7 @@ RULES: dict[str, str] = {  # rule: keys, by their last words; the longest that m
     "number > 0": """lr train_lr alpha gradient_clip min_snr_gamma timestep_power keep_minutes xray_megabytes
         ct_megabytes drr_distance limit least_mm""",
     "number > 0 | null": "max_hours",
-    "number >= 0 | null": "min_vessel_hu max_days",
+    "number >= 0 | null": "min_vessel_hu max_days drr_photons",
     f"{SHARE} | null": "classification.margin",
     "number >= 0": """weight weight_decay commitment_weight snr_weight guidance_scale cache_latents_gb cache_volumes_gb
         margin min_lung_ml uneven tilt degrees roll angle distance gamma blur noise zoom local_contrast affine

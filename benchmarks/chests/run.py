@@ -27,6 +27,7 @@ from benchmarks.chests.sheet import patient_sheet, save_volumes  # noqa: E402
 from benchmarks.chests.training import (  # noqa: E402
     AUTOENCODER,
     AUTOENCODER_COMMON,
+    NOISE_FREE,
     Steps,
     data_overrides,
     planned,
@@ -48,7 +49,7 @@ HELD_OUT_MORPHS = ["dataset.morph_seed=1"]  # another seed than that of the trai
 def open_data(overrides: list[str], **options) -> CTDataModule:
     """The prepared data of a config in this process."""
     with initialize_config_dir(str(ROOT / "config"), version_base="1.3"):
-        dataset = compose("train_ddpm", overrides).dataset
+        dataset = compose("train_ddpm", [NOISE_FREE, *overrides]).dataset
     return prepared_data(instantiate(dataset.source), dataset, **options)
 
 

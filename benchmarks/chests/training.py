@@ -38,6 +38,8 @@ AUTOENCODER_COMMON = [
     "model.checkpoint_every=500",
     FEW,
 ]
+# of every command and data set here, as the frozen X-rays have none; no part of the recorded recipes, which are older
+NOISE_FREE = "dataset.drr_photons=null"
 QUIET = [f"model.validate_every={NEVER}", "model.save_and_sample_every=1000", FEW]
 
 
@@ -82,10 +84,12 @@ def planned(options: Namespace, folder: Path, data: list[str], vqgan: list[str])
     if not file.exists():
         measured, runs = {"machine": machine_name()}, folder / "calibration"
         short = [f"model.train_num_steps={CALIBRATION_STEPS}", f"model.results_folder={runs / 'vqgan'}"]
-        measured["autoencoder"] = _median_ms(run("train/train_vqgan.py", *data, *vqgan, *short, capture=True))
+        measured["autoencoder"] = _median_ms(
+            run("train/train_vqgan.py", NOISE_FREE, *data, *vqgan, *short, capture=True)
+        )
         short = [f"model.train_num_steps={CALIBRATION_STEPS}", f"model.results_folder={runs / 'ddpm'}", *QUIET]
         short.append(f"model.vqgan_ckpt={newest_checkpoint(runs / 'vqgan')}")
-        output = run("train/train_ddpm.py", *data, *recipe(options.size), *short, capture=True)
+        output = run("train/train_ddpm.py", NOISE_FREE, *data, *recipe(options.size), *short, capture=True)
         measured["denoiser"] = _median_ms(output)
         measured["peer"] = milliseconds_a_step(options.size)
         file.write_text(json.dumps(measured))
@@ -128,7 +132,7 @@ def _trained(script: str, home: Path, overrides: list[str], where: tuple[str, st
         home.mkdir(parents=True, exist_ok=True)
         runs = home / "runs"
         resume = "auto" if newest_checkpoint(runs) else "null"
-        run(script, *overrides, f"{where[0]}={runs}", f"{where[1]}={steps}", f"model.resume={resume}")
+        run(script, NOISE_FREE, *overrides, f"{where[0]}={runs}", f"{where[1]}={steps}", f"model.resume={resume}")
         done.write_text(json.dumps({**asked, "checkpoint": str(newest_checkpoint(runs))}))
     found = json.loads(done.read_text())
     if {key: found[key] for key in asked} != asked:

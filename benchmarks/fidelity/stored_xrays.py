@@ -10,7 +10,7 @@ from torch import Tensor
 from common.checked_tensors import save_tensors
 from common.errors import UserError
 from common.files import atomic_path
-from dataset.sources.phantom import PhantomSource, phantom_index
+from dataset.sources.phantom import PhantomSource
 
 
 class StoredXrayPhantoms(PhantomSource):
@@ -26,7 +26,7 @@ class StoredXrayPhantoms(PhantomSource):
         return [] if self.xray_file.is_file() else [f"xray_file={self.xray_file}: no such file"]
 
     def xrays(self, row, phantom, poses) -> Float[Tensor, "v h w"]:
-        return read_xray_row(self.xray_file, phantom_index(row), (self.xray.views, *self.xray.size))
+        return read_xray_row(self.xray_file, self.index(row), (self.xray.views, *self.xray.size))
 
     def forward_model(self) -> dict:
         return {**super().forward_model(), "noise": "rounded to 8 bits"}

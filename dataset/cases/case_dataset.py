@@ -134,10 +134,10 @@ class CaseDataset(Dataset):
             path = self.paths[index]
             hu = filled(stored(path, "ct"))["ct"].float().numpy()
             volume = Volume(hu, tuple(stored(path, "spacing").tolist()))
-            return options.render(volume, poses, tuple(xray.shape[1:]))
+            return options.render(volume, poses, tuple(xray.shape[1:]), stream)
 
+        stream = (self.seed, step, index)
         if step >= 0 and self.augments:
-            stream = (self.seed, step, index)
             xray, pose = options.augmentation(xray, pose, stream, render if options.render else None)
         label, name = self.labels_and_ids[index]
         return {"xray": xray[:, None], "pose": pose, "label": label, "id": name, "spacing": found["spacing"]}

@@ -75,6 +75,7 @@ class _Renderer(Dataset):
         if not poses.isnan().any():  # keep the view alone, as of a radiograph
             poses = torch.where(torch.arange(9) == 2, poses, unknown_pose(len(poses)))
         nominal = fill_unknown(poses, self.data.extent or volume.extent)
-        drawn = perturbed_poses(nominal, (self.data.seed, index, STREAM))
-        xray = self.drr.render(volume, drawn, (self.pixels, self.pixels))
+        words = (self.data.seed, index, STREAM)
+        drawn = perturbed_poses(nominal, words)
+        xray = self.drr.render(volume, drawn, (self.pixels, self.pixels), words)
         return (xray * 255.0).round().to(torch.uint8), nominal, drawn

@@ -7,7 +7,14 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from dataset.imaging.forward_model import REMOVED, Attenuation, ForwardModel, attenuation_map
+from dataset.imaging.forward_model import (
+    REMOVED,
+    Attenuation,
+    ForwardModel,
+    attenuation_map,
+    photons_per_pixel,
+    with_quantum_noise,
+)
 from dataset.imaging.geometry import camera_axes, extent_mm, source_position
 from dataset.imaging.iodine import remove_iodine
 from dataset.imaging.unknown_pixels import UNKNOWN
@@ -16,6 +23,7 @@ OBLIQUE = 0.95  # cosine of the beam with an axis, below which rays cross severa
 PLANES_PER_VOXEL = 3  # of oblique beams
 LOW_PERCENTILE, HIGH_PERCENTILE = 0.5, 99.5  # of the collimated field, mapped to 0 and 1
 IMAGES = ("log", "linear")
+NOISE_STREAM = 5  # separates the random numbers of noise from others of the same words
 _SAMPLES_PER_CHUNK = 4_000_000  # groups of planes limit the memory to about 100 MB
 
 
@@ -98,17 +106,27 @@ def render_xray(
     size: tuple[int, int] = (128, 128),
     image: str = "log",
     attenuation: str = "bilinear",
+    photons: float | None = None,
+    stream: tuple[int, ...] | None = None,
 ) -> Float[Tensor, "v rows columns"]:
     """DRRs in `[0, 1]`, bright bone, one per pose, scaled by `scale_xray`.
 
     `image` is `log` for line integrals L, as in processed radiographs, or `linear` for -exp(-L), the negative
-    transmission of the Beer-Lambert law; `attenuation` is that of `line_integrals`.
+    transmission of the Beer-Lambert law; `attenuation` is that of `line_integrals`. With `photons` per mm² of the
+    detector in the open field, the line integrals have quantum noise (`with_quantum_noise`), which the random words
+    `stream` and the number of the view determine.
     """
     if poses.ndim != 2:
         raise ValueError(f"poses must be (views, 9), found {tuple(poses.shape)}")
     if image not in IMAGES:
         raise ValueError(f"image={image}: choose {' or '.join(IMAGES)}")
+    if photons is not None and stream is None:
+        raise ValueError("photons without stream: give random words, so that each case has noise of its own")
     views = [line_integrals(hu, spacing, pose, size, attenuation=attenuation) for pose in poses]
+    if photons is not None:
+        counts = [photons_per_pixel(photons, pose, size) for pose in poses]
+        words = [(NOISE_STREAM, number, *stream) for number in range(len(views))]
+        views = [with_quantum_noise(*noisy) for noisy in zip(views, counts, words, strict=True)]
     return torch.stack([scale_xray(view if image == "log" else -torch.exp(-view)) for view in views])
 
 
@@ -122,14 +140,19 @@ def forward_image(
     return integrals if model.image == "log" else -torch.exp(-integrals)
 
 
-def _scale_one(image: Tensor, mask: Tensor | None) -> Tensor:
-    values = image.reshape(-1) if mask is None else image[mask]
-    if values.numel() == 0:
+def scale_range(values: Float[Tensor, " n"]) -> tuple[Tensor, Tensor]:
+    """The values that `scale_xray` maps to 0 and 1; ValueError without any value."""
+    count = values.numel()
+    if count == 0:
         raise ValueError("the collimated field is empty")
     # kthvalue: torch.quantile rejects more than 2^24 values, which a large radiograph has
-    count = values.numel()
-    low = values.kthvalue(1 + round((count - 1) * LOW_PERCENTILE / 100)).values
-    high = values.kthvalue(1 + round((count - 1) * HIGH_PERCENTILE / 100)).values
+    ranks = (1 + round((count - 1) * share / 100) for share in (LOW_PERCENTILE, HIGH_PERCENTILE))
+    low, high = (values.kthvalue(rank).values for rank in ranks)
+    return low, high
+
+
+def _scale_one(image: Tensor, mask: Tensor | None) -> Tensor:
+    low, high = scale_range(image.reshape(-1) if mask is None else image[mask])
     if not high > low:
         raise ValueError(f"the X-ray is constant ({float(low):g}) inside its field")
     scaled = ((image - low) / (high - low)).clamp(0.0, 1.0)

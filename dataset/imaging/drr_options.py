@@ -1,5 +1,6 @@
 """Options of the DRRs of a data set: view, source, detector, grey scale, attenuation, contrast medium."""
 
+import math
 from dataclasses import asdict, dataclass
 
 import torch
@@ -25,6 +26,7 @@ class DrrSettings:
     image: str = "log"  # `log` or `linear` (`dataset.imaging.drr.render_xray`)
     attenuation: str = "bilinear"  # a key of `dataset.imaging.forward_model.MAPS`
     remove_iodine: bool = False  # remove contrast medium before projection (`dataset.imaging.iodine`)
+    photons: float | None = None  # per mm² of the detector in the open field; None or 0: no quantum noise
 
     def __post_init__(self):
         if self.view not in FRONTAL_VIEWS:
@@ -39,6 +41,10 @@ class DrrSettings:
             if len(field) != 2 or not min(field) > 0:
                 raise UserError(f"dataset.drr_field={list(field)}: give height and width of the detector in mm")
             object.__setattr__(self, "field", field)
+        if self.photons is not None:
+            if not float(self.photons) >= 0 or math.isinf(float(self.photons)):
+                raise UserError(f"dataset.drr_photons={self.photons}: give photons per mm², or null for no noise")
+            object.__setattr__(self, "photons", float(self.photons) or None)
 
     def poses(self, extent: tuple[float, float, float], views: int = 1) -> Float[Tensor, "v 9"]:
         """Poses of the views of a volume of `extent` mm; UserError for a source inside the patient."""
@@ -58,22 +64,30 @@ class DrrSettings:
             found.append(pose)
         return torch.stack(found)
 
-    def render(self, volume: Volume, poses: Float[Tensor, "v 9"], size: tuple[int, int]) -> Float[Tensor, "v h w"]:
-        """X-rays of a volume in [0, 1]."""
+    def render(
+        self, volume: Volume, poses: Float[Tensor, "v 9"], size: tuple[int, int], stream: tuple[int, ...] | None = None
+    ) -> Float[Tensor, "v h w"]:
+        """X-rays of a volume in [0, 1]; `stream` are random words of their noise, needed with `photons`."""
         # Rays sample the volume at points: block means of half a pixel at the patient suppress its noise.
         finest = min(float(poses[0, 7]) / size[0], abs(float(poses[0, 8])) / size[1]) / 2.0
         coarse = downsample(volume, finest)
         hu = remove_iodine(coarse.hu, coarse.spacing) if self.remove_iodine else coarse.hu
-        return render_xray(torch.from_numpy(hu), coarse.spacing, poses, size, self.image, self.attenuation)
+        look = self.image, self.attenuation, self.photons, stream
+        return render_xray(torch.from_numpy(hu), coarse.spacing, poses, size, *look)
 
     def describe(self) -> dict:
-        """Plain JSON; without the attenuation map where it is the one of earlier versions, whose cases stay valid."""
+        """Plain JSON; without attenuation map and photons of earlier versions, whose cases stay valid."""
         found = {**asdict(self), "field": None if self.field is None else list(self.field)}
         if self.attenuation == "bilinear":
             del found["attenuation"]
+        if self.photons is None:
+            del found["photons"]
         return found
 
     def forward_model(self, **facts: str) -> dict:
         """The forward model of these DRRs as JSON, with further `facts`."""
-        iodine = REMOVED if self.remove_iodine else SHOWN
-        return ForwardModel(self.image, self.attenuation, iodine, **facts).describe()
+        facts = {"iodine": REMOVED if self.remove_iodine else SHOWN, **facts}
+        if self.photons is not None:
+            noise = f"Poisson of {self.photons:g} photons per mm² in the open field"
+            facts = {"noise": noise, "photons": self.photons, **facts}
+        return ForwardModel(self.image, self.attenuation, **facts).describe()

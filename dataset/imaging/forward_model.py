@@ -4,14 +4,19 @@ HU say how much more than water a voxel attenuates the beam of the CT scanner; t
 spectrum, in which bone counts more. So the map from HU to attenuation is part of the model.
 """
 
+import hashlib
 from dataclasses import asdict, dataclass
 
+import numpy as np
+import torch
 from jaxtyping import Float
+from scipy.special import ndtr, pdtrik
 from torch import Tensor
 
 from common.errors import UserError
 
 SHOWN, REMOVED, NOT_DRAWN = "as in the CT", "removed", "not drawn"  # iodine
+FEW_PHOTONS = 100.0
 FILE_GRID, CASE_GRID = "of the file", "of the case"
 
 
@@ -63,6 +68,34 @@ def attenuation_map(name: str) -> Attenuation:
     return MAPS[name]
 
 
+def noise_stream(case: str) -> tuple[int, ...]:
+    """Random words of the noise of a case, the same in every process and order."""
+    return (int.from_bytes(hashlib.sha256(case.encode()).digest()[:8], "big"),)
+
+
+def photons_per_pixel(photons: float, pose: Float[Tensor, "9"], size: tuple[int, int]) -> float:
+    """Photons that reach a pixel of the detector without a patient, from `photons` per mm² of the detector."""
+    return photons * float(pose[7]) * abs(float(pose[8])) / (size[0] * size[1])
+
+
+def with_quantum_noise(
+    integrals: Float[Tensor, "rows columns"], photons: float, stream: tuple[int, ...]
+) -> Float[Tensor, "rows columns"]:
+    """Line integrals L as a detector measures them that counts Poisson(N exp(-L)) of N = `photons` photons a pixel.
+
+    A pixel without any photon counts half of one, so that its logarithm is finite. A normal number of each pixel, from
+    the random words `stream`, is mapped to the same quantile of its Poisson distribution: X-rays of a patient with and
+    without a lesion have the same noise.
+    """
+    expected = photons * np.exp(-integrals.detach().cpu().double().numpy())
+    normal = np.random.default_rng(stream).standard_normal(expected.shape)
+    # many counts: the quantile by Cornish and Fisher's expansion, at most one photon off
+    counted = np.rint(expected + np.sqrt(expected) * normal + (normal**2 - 1.0) / 6.0)
+    few = expected < FEW_PHOTONS
+    counted[few] = np.ceil(pdtrik(ndtr(normal[few]), expected[few]))
+    return torch.from_numpy(-np.log(np.maximum(counted, 0.5) / photons)).to(integrals)
+
+
 @dataclass(frozen=True)
 class ForwardModel:
     """How DRRs of volumes came about: one energy, no scatter.
@@ -72,8 +105,9 @@ class ForwardModel:
         attenuation: a key of `MAPS`.
         iodine: `SHOWN`, `REMOVED` (`dataset.imaging.iodine`), or `NOT_DRAWN`: the X-rays of phantoms are those of the
             same drawing without contrast medium.
-        grid: that of the rendered volume, `FILE_GRID` or `CASE_GRID`.
-        noise: of the detector.
+        grid: that of the rendered volume: `FILE_GRID`, `CASE_GRID`, or another in words.
+        noise: of the detector, in words.
+        photons: per mm² of the detector in the open field, whose Poisson noise the X-rays have; None = no such noise.
         pose: whether the stored poses are those of rendering.
     """
 
@@ -82,6 +116,7 @@ class ForwardModel:
     iodine: str = SHOWN
     grid: str = FILE_GRID
     noise: str = "none"
+    photons: float | None = None
     pose: str = "known"
 
     def describe(self) -> dict:

@@ -27,28 +27,38 @@ class Posture(NamedTuple):
 class Canvas:
     """Arrays of unenhanced HU, contrast enhancement and labels; later structures overwrite earlier ones.
 
-    `x` and `y` are the body coordinates of each voxel, `(D, H, W)`; `z` has the shape `(D, 1, 1)`.
+    `x` and `y` are the body coordinates of each voxel, `(D, H, W)`; `z` has the shape `(D, 1, 1)`. With `layers`, the
+    canvas holds only these of the `D` layers.
     """
 
-    def __init__(self, size: tuple[int, int, int], extent: tuple[float, float, float], posture: Posture):
-        self.size, self.posture = size, posture
+    def __init__(
+        self,
+        size: tuple[int, int, int],
+        extent: tuple[float, float, float],
+        posture: Posture,
+        layers: slice = slice(None),  # noqa: B008 (immutable)
+    ):
+        self._whole, self._layers, self.posture = size, layers, posture
+        self._start, stop, _ = layers.indices(size[0])
+        self.size = (stop - self._start, *size[1:])
         self.spacing = np.array(extent, np.float32) / np.array(size, np.float32)
         self.soft = float(self.spacing.prod()) ** (1.0 / 3.0)  # mm, width of an edge, as the partial volume of a CT
         self.coarsest = float(self.spacing.max())
-        self._first = tuple(-length / 2 for length in extent)  # mm, outer edge of voxel 0, (D, H, W)
         self._step = tuple(float(s) for s in self.spacing)
+        # mm, outer edge of voxel 0, (D, H, W)
+        self._first = (self._start * self._step[0] - extent[0] / 2, -extent[1] / 2, -extent[2] / 2)
         self._cos, self._sin = float(np.cos(posture.turn)), float(np.sin(posture.turn))
         shares = (((np.arange(n) + 0.5) / n - 0.5).astype(np.float32) for n in size)
         grid_z, grid_y, grid_x = (share * np.float32(length) for share, length in zip(shares, extent, strict=True))
-        self.z = (grid_z - np.float32(posture.shift[2]))[:, None, None]
+        self.z = (grid_z[layers] - np.float32(posture.shift[2]))[:, None, None]
         shift_x = posture.shift[0] + posture.lean[0] * self.z
         shift_y = posture.shift[1] + posture.lean[1] * self.z
         cos, sin = self._cos, self._sin
         self.x = (cos * grid_x + sin * grid_y[:, None]) - (cos * shift_x + sin * shift_y)
         self.y = (cos * grid_y[:, None] - sin * grid_x) + (sin * shift_x - cos * shift_y)
-        self.hu = np.full(size, AIR_HU, np.float32)
-        self.enhancement = np.zeros(size, np.float32)
-        self.labels = np.zeros(size, np.uint8)
+        self.hu = np.full(self.size, AIR_HU, np.float32)
+        self.enhancement = np.zeros(self.size, np.float32)
+        self.labels = np.zeros(self.size, np.uint8)
 
     def box(self, centre, half) -> tuple[slice, slice, slice]:
         """Slices of the voxels in a box of half sides `half` mm around a body point; may be empty."""
@@ -145,7 +155,8 @@ class Canvas:
         base = np.floor(place)
         part = (place - base).astype(np.float32)
         base = base.astype(np.int64)
-        inside = ((base >= 0) & (base < np.array(self.size) - 1)).all(axis=-1)
+        start = np.array((self._start, 0, 0))
+        inside = ((base >= -start) & (base < np.array(self._whole) - 1 - start)).all(axis=-1)
         base, part = base[inside], part[inside]
         share = (volumes[inside] / self.spacing.prod()).astype(np.float32)
         stride = np.array([self.size[1] * self.size[2], self.size[2], 1])
@@ -155,14 +166,17 @@ class Canvas:
         for i, j, k in product((0, 1), repeat=3):
             places.append(flat + (i * stride[0] + j * stride[1] + k))
             shares.append(share * weight[0][i] * weight[1][j] * weight[2][k])
-        cover = np.bincount(np.concatenate(places), np.concatenate(shares), minlength=int(np.prod(self.size)))
+        places, shares, count = np.concatenate(places), np.concatenate(shares), int(np.prod(self.size))
+        held = (places >= 0) & (places < count)  # not in the layers beside these
+        cover = np.bincount(places[held], shares[held], minlength=count)
         spots = np.flatnonzero(cover)
         return spots, np.minimum(cover[spots], 1.0).astype(np.float32)
 
     def texture(self, coarse: np.ndarray) -> np.ndarray:
         """A cube `(n, n, n)` interpolated linearly to the grid, so that the texture is the same at any size."""
-        for axis, count in reversed(list(enumerate(self.size))):  # the longest rows last
+        for axis, count in reversed(list(enumerate(self._whole))):  # the longest rows last
             at = (np.arange(count) + 0.5) / count * (coarse.shape[axis] - 1)
+            at = at[self._layers] if axis == 0 else at
             left = np.minimum(at.astype(int), coarse.shape[axis] - 2)
             part = (at - left).astype(np.float32).reshape([-1 if i == axis else 1 for i in range(3)])
             low, high = coarse.take(left, axis), coarse.take(left + 1, axis)
@@ -175,3 +189,14 @@ class Canvas:
     def _offsets(self, where: tuple, centre) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         x, y, z = (np.float32(v) for v in centre)
         return self.x[where] - x, self.y[where] - y, self.z[where[0]] - z
+
+
+class PlainCanvas(Canvas):
+    """A canvas of unenhanced HU alone, for X-rays."""
+
+    def paint(
+        self, cover, hu, label: int | None = None, enhancement: float | None = None, where=..., least=0.5
+    ) -> None:
+        """Blends unenhanced HU; the rest is not drawn."""
+        if hu is not None:
+            super().paint(cover, hu, where=where)

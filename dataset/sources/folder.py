@@ -15,6 +15,7 @@ from dataset.cases.case import Case, case_key, pack_case
 from dataset.cases.store import source_folder
 from dataset.imaging.coverage import NOT_SCANNED_HU, at_least_air, fill, resample_scanned
 from dataset.imaging.drr_options import DrrSettings
+from dataset.imaging.forward_model import noise_stream
 from dataset.imaging.geometry import unknown_pose
 from dataset.imaging.iodine import iodine_ml as measure_iodine
 from dataset.imaging.patient_mask import without_surroundings
@@ -124,7 +125,7 @@ class FolderSource:
             xray, poses = self._read_xrays(row)
         else:
             poses = drr.poses(volume.extent, self.xray.views)
-            xray = drr.render(volume, poses, self.xray.size)
+            xray = drr.render(volume, poses, self.xray.size, noise_stream(row["id"]))
             if drr.remove_iodine:
                 iodine_ml = 0.0
             elif iodine_ml is None:

@@ -5,8 +5,9 @@ from functools import cached_property
 
 import pandas as pd
 
-from dataset.cases.case import Case, case_key
+from dataset.cases.case import case_key
 from dataset.manifest.table import make_rows
+from dataset.phantom.anatomy import Disease
 from dataset.phantom.lesions import HEALTHY, LESION_VERSION, LESIONS, draw_lesion
 from dataset.sources.phantom import PhantomSource, phantom_index
 
@@ -19,7 +20,8 @@ class LesionPhantoms(PhantomSource):
         """The first `patients` test phantoms of a source; None means all."""
         count = source.population.test if patients is None else min(patients, source.population.test)
         population = replace(source.population, test=count)
-        return cls(population, source.geometry, source.xray, source.pose_noise, source.name)
+        groups = population, source.geometry, source.xray
+        return cls(*groups, source.pose_noise, source.name, source.oversample)
 
     @cached_property
     def rows(self) -> pd.DataFrame:
@@ -41,11 +43,9 @@ class LesionPhantoms(PhantomSource):
         lesion = {"index": self.index(row), "lesion": lesion_of(row), "lesions": LESION_VERSION}
         return case_key({**self.describe(), **lesion})
 
-    def build(self, row) -> Case:
-        """Renders a phantom with its lesion, and its X-rays."""
-        index, seed = self.index(row), self.population.seed
-        phantom = self.render(index, draw_lesion(lesion_of(row), index, seed))
-        return self.case_of(phantom, {**row, "id": row["patient"]})
+    def disease(self, row) -> Disease:
+        """The lesion of a row, alone."""
+        return draw_lesion(lesion_of(row), self.index(row), self.population.seed)
 
     def index(self, row) -> int:
         """Index in the population of the phantom of a row."""

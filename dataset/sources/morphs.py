@@ -18,7 +18,7 @@ from dataset.morph.pairs import Pair, Velocities, neighbours_of, pairs_of
 from dataset.morph.population import Recipe, draw_recipe, make_morph
 from dataset.morph.registration import REGISTRATION_VERSION
 from dataset.morph.settings import MorphSettings
-from dataset.phantom.render import POPULATION_VERSION
+from dataset.phantom.render import DRAWING_VERSION
 from dataset.sources.folder import FolderSource
 from dataset.sources.framed_phantom import framed_phantom
 
@@ -53,6 +53,7 @@ class MorphSource:
         self.source, self.count, self.settings, self.seed = source, int(count), settings or MorphSettings(), int(seed)
         self.name, self.xray_options = source.name, source.xray_options
         self.missing, self.home, self.forward_model = source.missing, source.home, source.forward_model
+        self.drr = source.drr
         for key, number in (("morphs", self.count), ("phantoms", self.phantoms)):
             if number < 0:
                 raise UserError(f"dataset.{key}={number}: give 0 or more")
@@ -128,7 +129,7 @@ class MorphSource:
         if not row["parents"]:
             return self.source.key(row)
         if row["id"].startswith(PHANTOM):
-            phantom = {"phantom": [_index(row), self.seed, POPULATION_VERSION]}
+            phantom = {"phantom": [_index(row), self.seed, DRAWING_VERSION]}
             return case_key({**self.source.describe(), **phantom, **self._drr_key(row)})
         recipe = self.recipe(_index(row))
         inputs = {name: self._file_key(name) for name in recipe.parents}

@@ -17,8 +17,8 @@ class XrayOptions:
 
     augmentation: XrayAugmentation | None = None  # random changes in training
     align: str = "none"  # `lungs` aligns X-rays without a pose by their lungs (`dataset.xray.lung_alignment`)
-    # renders X-rays of a volume at given poses, for augmentation with `reproject`
-    render: Callable[[Volume, Tensor, tuple[int, int]], Tensor] | None = None
+    # renders X-rays of a volume at given poses with random words of their noise, for augmentation with `reproject`
+    render: Callable[[Volume, Tensor, tuple[int, int], tuple[int, ...]], Tensor] | None = None
 
     def __post_init__(self):
         if self.align not in ALIGNMENTS:

@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from common.cli import CONFIG, recompose
 from common.errors import UserError
 from common.value_ranges import leaves
+from dataset.imaging.forward_model import REMOVED, ForwardModel
 
 SIZES = ("volume_size", "window", "xray_size", "views", "align", "remove_table")  # on which every data set depends
 NOT_DATA = ("prepare_workers", "film_augment", "source")  # keys and nodes that an evaluation does not take
@@ -52,7 +53,7 @@ def take_data_of_checkpoint(cfg: DictConfig, command: str, protocol: dict, check
             f"{' '.join(own)}: the checkpoint was trained on dataset={name}, which does not take this "
             f"({str(error).splitlines()[0]}); give dataset=<option> to choose another data set"
         ) from error
-    taken = _trained(protocol, {} if chosen else _of_run(checkpoint))
+    taken = _trained(protocol, {} if chosen else _of_run(checkpoint)) | ({} if chosen else _xrays(protocol))
     for key, _ in leaves(data.dataset):
         if key in taken and f"dataset.{key}" not in keys:
             OmegaConf.update(data, f"dataset.{key}", taken[key])
@@ -74,6 +75,19 @@ def _trained(protocol: dict, run: dict[str, Any]) -> dict[str, Any]:
     if "resampling" in protocol:
         found["spacing"] = protocol["spacing"] if protocol["resampling"] == "spacing" else None
     return found
+
+
+def _xrays(protocol: dict[str, Any]) -> dict[str, Any]:
+    """Keys of rendered X-rays; an earlier version had no noise, and phantoms were rendered from their own volume."""
+    model = ForwardModel.of_protocol(protocol)
+    if model is None:
+        return {}
+    drr = {
+        "drr_image": model.image,
+        "drr_attenuation": model.attenuation,
+        "drr_remove_iodine": model.iodine == REMOVED,
+    }
+    return {**drr, "drr_photons": model.photons, "oversample": protocol.get("oversample", 1)}
 
 
 def _of_run(checkpoint: Path) -> dict[str, Any]:

@@ -7,11 +7,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
 from PIL import Image
 
 from benchmarks.chests import fold, predict, run, sheet, table, training
 from benchmarks.chests.freeze import METRICS, POSES, changed_pose
 from benchmarks.chests.variants import MAIN, POPULATIONS, ROWS, labels
+from common.cli import CONFIG
 from dataset.imaging.geometry import camera_axes, make_pose
 from dataset.imaging.hu_window import Window
 from ddpm.pipeline import XrayToCTPipeline  # noqa: F401  the benchmark opens it by name
@@ -224,3 +227,25 @@ def test_unseen_morphs_are_those_with_parents():
     found = fold.morph_cases(SimpleNamespace(rows=rows, case=lambda i: {"number": i}), 2)
     assert found.ids == ["morph_00000000", "morph_00000001"] and found.population == fold.MORPHS
     assert [case["number"] for case in found.cases] == [1, 3]
+
+
+def test_training_cases_have_no_noise_as_the_frozen_xrays_and_keep_their_keys(protocol, monkeypatch, tmp_path):
+    """The recorded recipe of a training does not name it, so that trainings of earlier versions count as they are."""
+    ran = []
+    monkeypatch.setattr(training, "run", lambda *words, **_: ran.append(words))
+    monkeypatch.setattr(training, "newest_checkpoint", lambda folder: tmp_path)
+    words = training.data_overrides(options("--morphs", "9"), protocol, "p2", POPULATIONS["mixed"])
+    training.trained_vqgan(options(), tmp_path, "mixed", words, 5)
+    assert training.NOISE_FREE in ran[0] and "drr_photons" not in (tmp_path / "vqgan_mixed/trained.json").read_text()
+    with initialize_config_dir(str(CONFIG), version_base="1.3"):
+        noisy, quiet = (compose("train_ddpm", [*first, "dataset=chests"]) for first in ([], [training.NOISE_FREE]))
+    sources = [instantiate(cfg.dataset.source) for cfg in (noisy, quiet)]
+    assert [source.forward_model()["photons"] for source in sources] == [800_000.0, None]
+    # what the key of a case says about its DRR, as before there was noise
+    assert sources[1].drr.describe() == {
+        "view": "PA",
+        "source_detector": None,
+        "field": None,
+        "image": "log",
+        "remove_iodine": False,
+    }

@@ -32,6 +32,8 @@ ABSENT = {  # what a run did whose config is older than the key
     "sampler.consistency": None,
     "dataset.ap_share": 0.0,
     "dataset.drr_attenuation": "bilinear",
+    "dataset.drr_photons": None,
+    "dataset.oversample": 1,
     "dataset.morphs": 0,
     "dataset.phantoms": 0,
     **{f"dataset.film.{key}": 0.0 for key in ("roll", "curve", "tilt", "crop", "letterbox", "unmarked")},

@@ -206,7 +206,8 @@ def test_xrays_change_in_training_alone_and_the_same_way_again(tmp_path):
 def test_projecting_anew_is_given_the_volume_of_the_case(tmp_path):
     plain, seen = make_dataset(tmp_path), []
 
-    def render(volume, poses, size):
+    def render(volume, poses, size, stream):
+        assert stream == (data.seed, 0, 2)  # random words of the noise: of the training, the step and the case
         seen.append(volume)
         return torch.rand(len(poses), *size)
 

@@ -6,7 +6,11 @@ import torch
 from phantom_sources import phantom_source
 
 from dataset.imaging.drr import render_xray
-from dataset.phantom.render import render_phantom
+from dataset.imaging.drr_options import DrrSettings
+from dataset.phantom.render import draw_for_xrays, render_phantom
+from dataset.sources.phantom import POPULATION_VERSION
+
+KEY_OF_VERSION_1 = "66ab78ec198b52af"
 
 
 def source(**changes):
@@ -31,6 +35,8 @@ def test_more_training_phantoms_leave_the_other_splits_alone():
         {"views": 2},
         {"pe_share": 0.2},
         {"sign_rate": 0.1},
+        {"oversample": 3},
+        {"drr": DrrSettings(photons=1e5)},
     ],
 )
 def test_every_setting_changes_the_key(change):
@@ -43,8 +49,43 @@ def test_counts_do_not_change_the_key_and_cases_do():
     assert source().key(rows.iloc[0]) == source(train=9).key(rows.iloc[0]) != source().key(rows.iloc[1])
 
 
-def test_a_case_is_the_phantom_and_the_xray_of_its_plain_volume():
+def test_a_case_is_the_phantom_and_the_xray_of_its_finer_drawing():
     made = source(views=2)
+    row = made.rows.iloc[1]
+    case, index = made.build(row), int(row["id"][-8:])
+    phantom, shown = render_phantom(index, size=(16, 16, 16)), draw_for_xrays(index, size=(16, 16, 16))
+    np.testing.assert_allclose(case["ct"], np.clip(phantom.hu, -1024, 3071), atol=0.51)
+    expected = render_xray(torch.as_tensor(shown.hu), shown.spacing, case["pose"], (24, 24))
+    torch.testing.assert_close(case["xray"].float(), expected, atol=1e-3, rtol=0)
+    former = source(views=2, oversample=1).build(row)
+    assert torch.equal(former["ct"], case["ct"])
+    assert 0.002 < (former["xray"].float() - expected).abs().mean() < 0.1
+
+
+def test_the_settings_of_version_1_give_its_keys_and_cases():
+    """Keys as computed by the release with version 1, for the cases of `assets/phantom_128.safetensors` and others."""
+    former = source(oversample=1)
+    assert former.describe()["version"] == 1 and not {"oversample", "photons"} & set(former.describe())
+    assert former.home() == {"version": 1, "seed": 0} and former.forward_model()["photons"] is None
+    assert former.key(former.rows.iloc[0]) == KEY_OF_VERSION_1
+    made, noisy = source(), source(oversample=1, drr=DrrSettings(photons=1e5))
+    assert made.describe()["version"] == noisy.describe()["version"] == POPULATION_VERSION > 1
+    assert made.home() != former.home() and noisy.describe()["photons"] == 1e5
+
+
+def test_the_noise_of_a_case_is_its_own_in_any_order():
+    noisy, quiet = source(drr=DrrSettings(photons=1e4)), source()
+    first, second = noisy.rows.iloc[0], noisy.rows.iloc[1]
+    noise = {}
+    for name, row in [("a", first), ("b", second), ("again", first)]:
+        noise[name] = noisy.build(row)["xray"].float() - quiet.build(row)["xray"].float()
+    assert torch.equal(noise["a"], noise["again"]) and 0 < noise["a"].abs().max() < 0.1
+    assert torch.corrcoef(torch.stack([noise["a"].flatten(), noise["b"].flatten()]))[0, 1].abs() < 0.3
+    assert "Poisson of 10000 photons per mm²" in noisy.forward_model()["noise"]
+
+
+def test_a_case_of_version_1_is_the_phantom_and_the_xray_of_its_plain_volume():
+    made = source(views=2, oversample=1)
     row = made.rows.iloc[1]
     case = made.build(row)
     phantom = render_phantom(int(row["id"][-8:]), seed=0, size=(16, 16, 16))

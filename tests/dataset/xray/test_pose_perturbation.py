@@ -8,7 +8,7 @@ from common.errors import UserError
 from dataset.imaging.drr import render_xray
 from dataset.imaging.drr_options import DrrSettings
 from dataset.imaging.geometry import fill_unknown, make_pose
-from dataset.phantom.render import render_phantom
+from dataset.phantom.render import draw_for_xrays
 from dataset.xray.pose_perturbation import DEGREES, DISTANCE_SHARE, SHIFT_MM, perturbed_poses
 
 EXTENT = (320.0, 256.0, 352.0)
@@ -33,9 +33,9 @@ def test_the_xray_has_the_perturbed_pose_and_the_case_does_not():
     plain, case = known.build(row), secret.build(row)
     assert not plain["pose"].isnan().any() and case["pose"].isnan().sum() == 8 and case["pose"][0, 2] == 0.0
     assert torch.equal(plain["ct"], case["ct"])
-    phantom = render_phantom(3, seed=5, size=(24, 24, 24))
+    shown = draw_for_xrays(3, seed=5, size=(24, 24, 24))
     pose = perturbed_poses(make_pose(EXTENT)[None], (5, 3))
-    expected = render_xray(torch.tensor(phantom.hu_plain), phantom.spacing, pose, (48, 48))
+    expected = render_xray(torch.tensor(shown.hu), shown.spacing, pose, (48, 48))
     torch.testing.assert_close(case["xray"].float(), expected, atol=2e-3, rtol=0)
     assert (case["xray"].float() - plain["xray"].float()).abs().mean() > 0.01
     assert known.key(row) != secret.key(row) and "pose_noise" not in known.describe()

@@ -2,12 +2,16 @@
 
 import math
 
+import pytest
 import torch
 
 from dataset.imaging.drr import line_integrals, scale_xray
+from dataset.imaging.drr_options import DrrSettings
 from dataset.imaging.forward_model import ForwardModel
 from dataset.imaging.geometry import make_pose
 from dataset.imaging.hu_window import Window
+from dataset.imaging.volume import Volume
+from dataset.phantom.render import render_phantom
 from evaluation.metrics.base import CaseView
 from evaluation.metrics.catalogue import measure
 from evaluation.metrics.reprojection import FORWARD_MODEL, reprojection_error, scaled_drr
@@ -42,3 +46,28 @@ def test_the_drr_is_scaled_where_the_xray_is_known():
     case = {"ct": hu, "xray": xray[None], "pose": pose[None], "spacing": torch.full((3,), 10.0)}
     values, reasons = measure(["reprojection"], CaseView(case, hu[None], Window(-1000.0, 2000.0), tools=TOOLS))
     assert not reasons and float(values["reprojection"][0]) < 1e-6
+
+
+@pytest.mark.parametrize("image", ["log", "linear"])
+def test_the_noise_floor_is_what_noise_adds_to_the_error_of_the_truth(image):
+    """Mean over 20 X-rays of the same volume; no such metric for X-rays without noise."""
+    phantom = render_phantom(4, size=(40, 32, 44))
+    volume, size = Volume(phantom.hu_plain, phantom.spacing), (48, 48)
+    settings = DrrSettings(image=image, photons=2e5)
+    poses, model = settings.poses(volume.extent), ForwardModel.of_protocol({"forward_model": settings.forward_model()})
+    quiet = DrrSettings(image=image).render(volume, poses, size)[0]
+    noisy = torch.stack([settings.render(volume, poses, size, (number,))[0] for number in range(20)])
+    found = float((noisy - quiet).abs().mean())
+    case = {
+        "ct": torch.from_numpy(volume.hu),
+        "xray": noisy[:1],
+        "pose": poses,
+        "spacing": torch.tensor(volume.spacing),
+    }
+    window = Window(-1024.0, 3000.0)
+    view = CaseView(case, torch.zeros(2, *volume.hu.shape), window, tools={FORWARD_MODEL: model})
+    values, reasons = measure(["reprojection_noise"], view)
+    first, second = values["reprojection_noise"]
+    assert not reasons and first == second and float(first) == pytest.approx(found, rel=0.1)
+    _, reasons = measure(["reprojection_noise"], CaseView(case, view.predictions, window, tools=TOOLS))
+    assert "no quantum noise" in reasons["reprojection_noise"]

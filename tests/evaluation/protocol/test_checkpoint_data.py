@@ -3,10 +3,14 @@
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
+from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from common.cli import CONFIG
 from common.errors import UserError
+from common.files import ROOT
+from dataset.imaging.forward_model import ForwardModel
+from ddpm.checkpoint.read import read
 from evaluation.protocol.checkpoint_data import dataset_given, take_data_of_checkpoint
 
 TRAINED = {"dataset": "lidc", "volume_size": [32, 48, 48], "window": [-1000, 400], "xray_size": [96, 96], "views": 1}
@@ -105,3 +109,24 @@ def test_classifiers_take_the_data_of_their_checkpoint_or_generator(command, tmp
     assert cfg.dataset.name == "lidc" and list(cfg.dataset.volume_size) == [32, 48, 48]
     if command == "train_classifier":
         assert cfg.model.results_folder == "outputs/train_classifier/lidc/ctpa"
+
+
+def test_a_checkpoint_older_than_noise_keeps_its_xrays(dataset, tmp_path):
+    """Those of the shipped weights: version 1 of the phantoms, and DRRs without noise."""
+    elsewhere = tmp_path / "assets" / "elsewhere" / "model.safetensors"
+    for name in ("phantom_128", "chest_128"):
+        protocol = read(ROOT / "assets" / f"{name}.safetensors").protocol
+        found = dataset(protocol=protocol, checkpoint=elsewhere)
+        assert found["drr_photons"] is None
+        source = instantiate(found["source"])
+        assert source.forward_model()["noise"] == "none" == ForwardModel.of_protocol(protocol).noise
+        if name == "phantom_128":
+            assert source.version == 1 and source.describe()["version"] == 1
+    for file in (elsewhere, tmp_path / "checkpoints" / "last.ckpt"):  # without and with the config of an old run
+        found = dataset(protocol={**TRAINED, "drr": {"image": "linear", "remove_iodine": True}}, checkpoint=file)
+        assert (found["drr_photons"], found["drr_image"], found["drr_remove_iodine"]) == (None, "linear", True)
+    new = {**TRAINED, "dataset": "phantom", "oversample": 3, "forward_model": ForwardModel(photons=5.0).describe()}
+    found = dataset(protocol=new, checkpoint=elsewhere)
+    assert (found["oversample"], found["drr_photons"]) == (3, 5.0)
+    chosen = dataset("dataset=lidc", protocol={**TRAINED, "drr": {}}, checkpoint=elsewhere)
+    assert chosen["drr_photons"] == 800_000.0  # another data set than that of the training: as it is now
