@@ -19,7 +19,7 @@ from dataset.imaging.drr import render_xray
 from dataset.imaging.drr_options import DrrSettings
 from dataset.io.ct import read_volume
 from dataset.io.nifti import write_nifti
-from dataset.phantom.render import render_phantom
+from dataset.phantom.render import draw_for_xrays, render_phantom
 from dataset.sources.phantom import FIRST_INDEX
 
 SIZE, EXTENT, XRAY_SIZE = (128, 128, 128), (320.0, 256.0, 352.0), (256, 256)
@@ -97,7 +97,7 @@ def draw_sample(name: str, folder: Path) -> Sample:
 
 
 def _render_patient(sample: Sample) -> Float[Tensor, "h w"]:
-    """The DRR as `dataset=chests` renders it: the last slices are repeated where the scan ends."""
+    """The DRR as `dataset=chests` renders it, without noise: the last slices are repeated where the scan ends."""
     volume, drr = read_volume(sample.truth), DrrSettings()
     volume.hu = fill(volume.hu)[0]
     return drr.render(volume, drr.poses(volume.extent), XRAY_SIZE)[0]
@@ -105,10 +105,10 @@ def _render_patient(sample: Sample) -> Float[Tensor, "h w"]:
 
 def _render_phantom(example: Example, sample: Sample) -> Float[Tensor, "h w"]:
     """The DRR of a phantom without contrast; writes the phantom with contrast as the true CT."""
-    phantom = render_phantom(FIRST_INDEX["test"] + example.phantom, size=SIZE, extent=EXTENT)
+    drawn = {"index": FIRST_INDEX["test"] + example.phantom, "size": SIZE, "extent": EXTENT}
+    phantom, shown = render_phantom(**drawn), draw_for_xrays(**drawn)
     write_nifti(sample.truth, phantom.hu, phantom.spacing, description="phantom, a drawing of a chest")
-    plain = torch.as_tensor(phantom.hu_plain, dtype=torch.float32)
-    return render_xray(plain, phantom.spacing, DrrSettings().poses(EXTENT), XRAY_SIZE)[0]
+    return render_xray(torch.from_numpy(shown.hu), shown.spacing, DrrSettings().poses(EXTENT), XRAY_SIZE)[0]
 
 
 def _save(xray: Float[Tensor, "h w"], path: Path) -> None:

@@ -19,7 +19,7 @@ from dataset.imaging.volume import Volume
 from dataset.io.ct import read_volume
 from dataset.io.nifti import write_nifti
 from dataset.manifest.table import FILM, make_rows, read_manifest, write_manifest
-from dataset.phantom.render import LABELS, render_phantom
+from dataset.phantom.render import LABELS, draw_for_xrays, render_phantom
 from dataset.preparation.radiographs import write_radiograph
 from dataset.xray.augmentation import XrayAugmentation
 from dataset.xray.pose_perturbation import PROTOCOL, perturbed_poses
@@ -85,13 +85,13 @@ def _read(rows: pd.DataFrame, root: Path) -> Iterator[Scan]:
 
 
 def _phantoms(folder: Path, cases: int, seed: int) -> Iterator[Scan]:
-    """Phantoms whose X-rays show no contrast medium, as a radiograph does not."""
+    """Phantoms whose X-rays show no contrast medium, as a radiograph does not, from a finer drawing."""
     for index in range(FIRST_PHANTOM, FIRST_PHANTOM + cases):
-        phantom, name = render_phantom(index, seed, PHANTOM_SIZE, PHANTOM_EXTENT), f"phantom_{index}"
+        drawn = index, seed, PHANTOM_SIZE, PHANTOM_EXTENT
+        phantom, shown, name = render_phantom(*drawn), draw_for_xrays(*drawn), f"phantom_{index}"
         write_nifti(
             folder / f"{name}.nii.gz", phantom.hu, phantom.spacing, description="phantom, a drawing of a chest"
         )
-        plain = Volume(np.asarray(phantom.hu_plain, dtype=np.float32), tuple(float(s) for s in phantom.spacing))
-        fluid = (phantom.labels == LABELS["fluid"]).sum() * np.prod(plain.spacing) / 1000.0
+        fluid = (phantom.labels == LABELS["fluid"]).sum() * np.prod(phantom.spacing) / 1000.0
         findings = {"label": phantom.label, "effusion": int(fluid >= EFFUSION_ML)}
-        yield {"id": name, "patient": name, **findings}, plain, f"{name}.nii.gz"
+        yield {"id": name, "patient": name, **findings}, shown, f"{name}.nii.gz"
