@@ -47,7 +47,10 @@ def test_the_banner_says_how_far_to_trust_the_result():
     assert "typical of the training patients" in html.banner({"trust": real}) and "drawing" not in real
 
 
-@pytest.mark.parametrize("name", [name for name in EXAMPLES if not name.startswith("Phantom")] + [PHANTOM])
+@pytest.mark.parametrize(
+    "name",
+    [*(name for name in EXAMPLES if not name.startswith("Phantom")), pytest.param(PHANTOM, marks=pytest.mark.slow)],
+)
 def test_an_example_is_a_frontal_xray(name, tmp_path):
     sample = draw_sample(name, tmp_path)
     image = read_xray(sample.xray, (256, 256))
