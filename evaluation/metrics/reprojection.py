@@ -7,6 +7,7 @@ from torch import Tensor
 from dataset.imaging.forward_model import ForwardModel, noise_stream, photons_per_pixel, with_quantum_noise
 from evaluation.metrics.base import CaseView, Metric, NotMeasured
 
+NOISE_DRAWS = 4
 FORWARD_MODEL = "forward_model"  # key of the tools: the `ForwardModel` of the X-rays, or None
 
 
@@ -45,7 +46,7 @@ def expected_noise(
     known: Bool[Tensor, "h w"] | None = None,
     model: ForwardModel = ForwardModel(photons=1.0),  # noqa: B008 (frozen)
 ) -> Float[Tensor, ""]:
-    """`reprojection_error` of the DRR of a volume with quantum noise against that without, for one draw of the noise.
+    """`reprojection_error` of the DRR of a volume with quantum noise against that without, the mean of `NOISE_DRAWS`.
 
     Noise also moves the percentiles of the scale, so a closed form of the noise of single pixels would be too small.
     """
@@ -55,9 +56,11 @@ def expected_noise(
     image = forward_image(volume, spacing, pose, size, model)
     logarithmic = model.image == "log"
     integrals = image if logarithmic else -torch.log(-image)
-    noisy = with_quantum_noise(integrals, photons_per_pixel(model.photons, pose, size), noise_stream("expected noise"))
-    noisy = noisy if logarithmic else -torch.exp(-noisy)
-    return reprojection_error(scale_xray(noisy, known), scale_xray(image, known))
+    photons, quiet, errors = photons_per_pixel(model.photons, pose, size), scale_xray(image, known), []
+    for number in range(NOISE_DRAWS):
+        noisy = with_quantum_noise(integrals, photons, noise_stream(f"expected noise {number}"))
+        errors.append(reprojection_error(scale_xray(noisy if logarithmic else -torch.exp(-noisy), known), quiet))
+    return torch.stack(errors).mean()
 
 
 def _reprojection(view: CaseView) -> Float[Tensor, " m"]:

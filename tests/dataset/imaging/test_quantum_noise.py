@@ -118,7 +118,7 @@ def test_the_truths_own_error_is_that_of_the_noise_and_a_coarser_grid_has_a_larg
     # on the linear scale, noise of the open field also moves the percentile that becomes black
     assert 0.9 * expected < found < (1.1 if image == "log" else 1.6) * expected
     bare, whole = (float(reprojection_error(scale_xray(own), xray)) for xray in (quiet, noisy))
-    assert bare < 0.001 and max(bare, 0.8 * expected) < whole < bare + 2.0 * expected
+    assert bare < 0.001 and max(bare, 0.8 * expected) < whole < bare + 2.5 * expected
     coarse = downsample(patient, 20.0)
     drr = scale_xray(forward_image(torch.from_numpy(coarse.hu), coarse.spacing, poses[0], SIZE, model))
     floor, with_noise = (float(reprojection_error(drr, xray)) for xray in (quiet, noisy))

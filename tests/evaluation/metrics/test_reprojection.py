@@ -52,7 +52,7 @@ def test_the_drr_is_scaled_where_the_xray_is_known():
 def test_the_noise_floor_is_what_noise_adds_to_the_error_of_the_truth(image):
     """Mean over 20 X-rays of the same volume; no such metric for X-rays without noise."""
     phantom = render_phantom(4, size=(40, 32, 44))
-    volume, size = Volume(phantom.hu_plain, phantom.spacing), (48, 48)
+    volume, size = Volume(phantom.hu_plain, phantom.spacing), (96, 96)
     settings = DrrSettings(image=image, photons=2e5)
     poses, model = settings.poses(volume.extent), ForwardModel.of_protocol({"forward_model": settings.forward_model()})
     quiet = DrrSettings(image=image).render(volume, poses, size)[0]
@@ -68,6 +68,6 @@ def test_the_noise_floor_is_what_noise_adds_to_the_error_of_the_truth(image):
     view = CaseView(case, torch.zeros(2, *volume.hu.shape), window, tools={FORWARD_MODEL: model})
     values, reasons = measure(["reprojection_noise"], view)
     first, second = values["reprojection_noise"]
-    assert not reasons and first == second and float(first) == pytest.approx(found, rel=0.1)
+    assert not reasons and first == second and float(first) == pytest.approx(found, rel=0.15)
     _, reasons = measure(["reprojection_noise"], CaseView(case, view.predictions, window, tools=TOOLS))
     assert "no quantum noise" in reasons["reprojection_noise"]
