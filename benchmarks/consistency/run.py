@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from dataset.imaging.drr_options import DrrSettings
 from dataset.imaging.lung_segmentation import segment_lungs
 from dataset.sources.phantom import PhantomSource, Population
 from dataset.sources.settings import Geometry, Xrays
@@ -36,9 +37,9 @@ def main() -> None:
     pipeline = load_pipeline(args.checkpoint)
     data = pipeline.protocol
     population = Population(train=1, val=64, test=128, seed=data["seed"], extent=tuple(data["extent"]))
-    source = PhantomSource(
-        population, Geometry(volume_size=pipeline.volume_size), Xrays(size=tuple(data["xray_size"]))
-    )
+    xrays = Xrays(size=tuple(data["xray_size"]), drr=DrrSettings(photons=data.get("photons")))
+    finer = data.get("oversample", 1)  # absent in protocols of earlier versions
+    source = PhantomSource(population, Geometry(volume_size=pipeline.volume_size), xrays, oversample=finer)
     names = source.rows[source.rows["split"] == args.split].head(args.cases).to_dict("records")
     args.output.mkdir(parents=True, exist_ok=True)
     file = args.output / "rows.jsonl"
