@@ -31,6 +31,8 @@ def why_no_consistency(pipeline: XrayToCTPipeline) -> str | None:
     model = ForwardModel.of_protocol(pipeline.protocol)
     if pipeline.protocol.get("input") == "volume" or model is None:
         return "its data do not state how their X-rays came about"
+    if model.pose != "known":
+        return f"the pose of its X-rays is {model.pose}"
     if model.image != "log":
         return f"its X-rays have the grey scale {model.image}, not that of line integrals (log)"
     if not pipeline.window.keeps_line_integrals:
