@@ -21,6 +21,10 @@ def main(cfg) -> None:
     check_address(cfg.host, cfg.port, cfg.password)
     silence_libraries()
 
+    from ddpm.light_diffusers import import_diffusers
+
+    import_diffusers()
+
     from ddpm.checkpoint.load import load_pipeline
     from demo.server.app_factory import build_app
     from demo.service.messages import Limits
