@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
-from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
 
 from common.errors import UserError
 from dataset.imaging.geometry import nifti_affine
@@ -113,6 +112,9 @@ def check_geometry(volume: Volume, path: str | Path) -> None:
 
 def reorient(array: Float[np.ndarray, "i j k"], affine: Float[np.ndarray, "4 4"]) -> Volume:
     """The volume of an array with any RAS affine, by flips and transposition without resampling."""
+    # here, since metrics of tensors run without nibabel
+    from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
+
     orientation = ornt_transform(io_orientation(affine), axcodes2ornt(tuple("SPL")))
     hu = np.ascontiguousarray(apply_orientation(array, orientation), dtype=np.float32)
     affine = affine @ inv_ornt_aff(orientation, array.shape)
