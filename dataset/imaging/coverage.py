@@ -33,7 +33,9 @@ def fill(hu: Shaped[np.ndarray, "d h w"]) -> tuple[Shaped[np.ndarray, "d h w"], 
 
 
 def at_least_air(hu: Shaped[np.ndarray, "d h w"]) -> Shaped[np.ndarray, "d h w"]:
-    """HU with padding such as -2000 raised to air; marks stay."""
+    """HU with padding such as -2000 raised to air; marks stay. The array itself if there is no padding."""
+    if hu.min() >= AIR_HU:
+        return hu
     return np.where(hu == NOT_SCANNED_HU, hu, np.maximum(hu, np.asarray(AIR_HU, dtype=hu.dtype)))
 
 

@@ -70,6 +70,8 @@ def _image_bits(stored: np.ndarray, ds: pydicom.Dataset) -> np.ndarray:
     if low < 0 or high >= allocated or (stored & ((1 << low) - 1)).any():
         high, low = bits - 1, 0
     image = (stored << (allocated - 1 - high)) >> (allocated - bits)
+    if not low and np.array_equal(image, stored):
+        return stored
     needed = (image != stored).mean() > OVERLAID or _variation(image) > _variation(stored)
     return stored if needed and not low else image
 

@@ -2,6 +2,9 @@
 
 import numpy as np
 import pytest
+import torch
+from scipy.ndimage import gaussian_filter
+from torch.nn import functional as F
 
 from dataset.imaging.resampling import downsample, resample, resample_onto
 from dataset.imaging.volume import Volume
@@ -67,6 +70,15 @@ def test_shrinking_averages_instead_of_aliasing(spacing):
     checks = (np.indices((64, 64, 64)).sum(axis=0) % 2 * 2000.0 - 1000.0).astype(np.float32)
     made = resample(Volume(checks, (1.0, 1.0, 1.0)), (16, 16, 16), spacing)
     assert np.abs(made.hu[2:-2, 2:-2, 2:-2]).max() < 20
+
+
+@pytest.mark.parametrize("size", [(10, 25, 15), (40, 64, 31), (7, 50, 90)])
+def test_resizing_is_the_anti_aliasing_filter_and_trilinear_interpolation(size):
+    hu = np.random.default_rng(0).normal(0.0, 300.0, SIZE).astype(np.float32)
+    sigma = [max(0.0, (n / m - 1.0) / 2.0) for n, m in zip(SIZE, size, strict=True)]
+    filtered = torch.from_numpy(gaussian_filter(hu, sigma, mode="nearest", truncate=3.0))
+    expected = F.interpolate(filtered[None, None], size=size, mode="trilinear", align_corners=False)[0, 0]
+    np.testing.assert_allclose(resample(Volume(hu, SPACING), size).hu, expected, atol=5e-3)
 
 
 def test_same_grid_changes_nothing():
