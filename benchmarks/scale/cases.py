@@ -42,7 +42,7 @@ def write_scans(folder: Path, count: int, shape: tuple[int, int, int], links: bo
 
 
 def measure(scans: Path, cache: Path, size: int, xray: int, processes: int) -> dict:
-    """Wall and CPU seconds, bytes of the cases and peak memory of this process for the preparation of a folder."""
+    """Wall and CPU seconds, bytes of the cases and peak memory of a process for the preparation of a folder."""
     wall, cpu = time.perf_counter(), _cpu()
     source = FolderSource(Files(scans), Geometry((size,) * 3), Xrays((xray, xray)), Splits(cache_dir=str(cache)))
     listed = time.perf_counter() - wall
@@ -56,8 +56,13 @@ def measure(scans: Path, cache: Path, size: int, xray: int, processes: int) -> d
         "cpu_s_per_case": round((_cpu() - cpu) / len(files), 4),
         "cases_per_s": round(len(files) / seconds, 2),
         "bytes_per_case": sum(file.stat().st_size for file in files) // len(files),
-        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        "peak_mb": max(_peaks()) // 1024,
     }
+
+
+def _peaks() -> list[int]:
+    """Peak memory in KiB of this process and of the largest of its ended children."""
+    return [resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
 
 
 def _cpu() -> float:

@@ -2,6 +2,7 @@
 
 import gzip
 import itertools
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -75,6 +76,16 @@ def test_written_volume_round_trips_with_affine_and_hu(tmp_path, hu):
     np.testing.assert_allclose(other.GetSpacing()[::-1], SPACING, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
+def test_files_are_the_same_each_time_and_open_in_other_readers(tmp_path, hu, name):
+    for folder in ("one", "two"):
+        write_nifti(tmp_path / folder / name, hu, SPACING)
+    content = (tmp_path / "one" / name).read_bytes()
+    assert content == (tmp_path / "two" / name).read_bytes()
+    assert gzip.decompress(content) if name.endswith(".gz") else content[344:348] == b"n+1\0"
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "one" / name))), np.rint(hu))
+
+
 def test_nan_is_not_written(tmp_path, hu):
     with pytest.raises(UserError, match="out.nii.gz: 1 voxels are NaN"):
         write_nifti(tmp_path / "out.nii.gz", np.where(np.arange(hu.size).reshape(hu.shape) == 5, np.nan, hu), SPACING)
@@ -85,11 +96,11 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, hu, monke
     write_nifti(tmp_path / "out.nii.gz", hu, SPACING)
     before = (tmp_path / "out.nii.gz").read_bytes()
 
-    def full_disk(image, path):
-        path.write_bytes(b"half")
+    def full_disk(path, content):
+        path.write_text("half")
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(nib, "save", full_disk)
+    monkeypatch.setattr(Path, "write_bytes", full_disk)
     with pytest.raises(OSError, match="No space"):
         write_nifti(tmp_path / "out.nii.gz", hu * 0, SPACING)
     assert (tmp_path / "out.nii.gz").read_bytes() == before
