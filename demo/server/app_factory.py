@@ -9,6 +9,7 @@ from fastapi.responses import FileResponse, RedirectResponse
 from common.errors import UserError
 from demo.server.security import LOOPBACK, Guard
 from demo.service.messages import RESULT_FILES
+from demo.service.requested_files import find_or_make
 from demo.service.service import Service
 
 DEMO = Path(__file__).resolve().parent.parent
@@ -42,7 +43,7 @@ def build_app(
     @app.get("/result/{token}/{name}")
     @app.head("/result/{token}/{name}")
     def result(token: str, name: str) -> FileResponse:
-        path = service.store.find(token, name)
+        path = find_or_make(service.store, token, name)
         if path is None:
             raise HTTPException(404)
         return FileResponse(path, media_type=RESULT_FILES[name], filename=f"synthetic_{name}")

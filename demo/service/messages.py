@@ -27,6 +27,8 @@ RESULT_FILES = {
     "given_lungs.png": "image/png",
 }
 
+ON_REQUEST = ("dicom.zip", "animation.gif")  # made when a client asks for them first (`requested_files`)
+
 
 class Cancelled(UserError):
     """The caller cancelled the request, or no longer listens."""
@@ -148,5 +150,5 @@ class Result(XrayComparison):
 
     @property
     def urls(self) -> dict[str, str]:
-        """File name to URL path, for each file of the result."""
-        return {name: f"/result/{self.token}/{name}" for name in self.files}
+        """File name to URL path, for each file of the result, also those that are made on request."""
+        return {name: f"/result/{self.token}/{name}" for name in (*self.files, *ON_REQUEST)}

@@ -46,6 +46,15 @@ class Store:
         finally:
             self._held.discard(token)
 
+    @contextmanager
+    def kept(self, token: str) -> Iterator[None]:
+        """`sweep` skips the folder of a token during the block."""
+        self._held.add(token)
+        try:
+            yield
+        finally:
+            self._held.discard(token)
+
     def find(self, token: str, name: str) -> Path | None:
         """Returns the path of a result file; None unless token and name both exist in this run."""
         # compare with the listing first: no path is built from an unknown token

@@ -1,4 +1,4 @@
-"""The files of a result: volumes, pictures, a DICOM series, and the settings that reproduce it."""
+"""The files of a result: volumes, pictures, and the settings that reproduce it."""
 
 import json
 import time
@@ -17,9 +17,9 @@ from dataset.manifest.separated import SEPARATOR
 from ddpm.latent.decoder_residual import with_residual
 from demo.service.lung_outlines import draw_lungs
 from demo.service.messages import MAX_SAMPLE_FILES, RESULT_FILES, Result, Task
+from demo.service.requested_files import keep_recipe
 from demo.service.xray_checks import CheckedXray
 from demo.service.xray_position import xray_matrices
-from evaluation.generation.dicom_series import write_zip
 from evaluation.generation.metadata import NOISE_ID, describe_input, describe_run, spread_parts
 from evaluation.generation.sample import Sampling
 from evaluation.generation.synthetic_ct import SyntheticCT
@@ -28,7 +28,6 @@ from evaluation.generation.xray_warnings import aligned_views, reproject
 from evaluation.intervals.prediction_intervals import error_bars
 from evaluation.metrics.catalogue import catalogue
 from evaluation.scoring.score_cases import score_case
-from evaluation.visualization import sheets
 from evaluation.visualization import slices as pictures
 
 SPREADS_ONLY = (
@@ -38,7 +37,6 @@ SPREADS_ONLY = (
 NAMES = ("psnr", "ssim", "mae_hu", "mae_hu_body", "mae_hu_lungs", "lung_dice")
 HOW = "the CT brought to the model's grid as in training: whole, its size in mm taken for the nominal one"
 HOW_SPACING = "the CT brought to the model's grid as in training: around its centre, at the model's spacing"
-FRAMES = 48  # of the GIF
 FULL_COLOUR = 0.5  # of the range of an X-ray: difference at which the colour saturates
 
 
@@ -70,16 +68,16 @@ def write_result(
         lungs = draw_lungs(*paths, samples, shown, film.convert("RGB"), pipeline.pose_regressor)
         projections = xray_matrices(shown, pipeline.pose_regressor, film.size[::-1])
     settings = _settings(task, checked, generator)
-    predictive = with_residual(pipeline, samples[None], [NOISE_ID], task.request.seed)[0]
+    predictive = samples  # of one sample nothing shows the residual
+    if len(samples) > 1:
+        predictive = with_residual(pipeline, samples[None], [NOISE_ID], task.request.seed)[0]
     settings["spread_hu"] = spread_parts(samples, predictive, pipeline.antithetic)
     settings |= {"error_bars": bars, "reprojection_error": error, "lungs": lungs, "metrics": measured}
     result = SyntheticCT(samples, predictive, shown, tuple(spacing), window, settings)
     result.write_mean_and_spread(place / "volume.nii.gz", place / "spread.nii.gz")
     for number, sample in enumerate(samples[:MAX_SAMPLE_FILES] if len(samples) > 1 else (), start=1):
         write_nifti(place / f"sample_{number}.nii.gz", sample, spacing, shown.centre, result.mark)
-    write_zip(place / "dicom.zip", mean, spacing, shown.centre, window, result.mark)
-    frames = sheets.volume_frames(mean, spacing, pictures.display_window(window), FRAMES)
-    sheets.save_gif(place / "animation.gif", frames)
+    keep_recipe(place, spacing, shown.centre, window, result.mark)
     if drr is not None:
         _draw_reprojection(place, drr, aligned_views(shown, pipeline.pose_regressor)[0][0])
     (place / "settings.json").write_text(json.dumps(settings, indent=1, allow_nan=False) + "\n", encoding="utf-8")

@@ -78,7 +78,9 @@ def synthesize(
     digest, ids = (shared["checkpoint"] or {}).get("sha256"), [NOISE_ID] * len(inputs)
     stacked = ModelInputs.of_inputs(inputs)
     for part, volumes in sample_volumes(draw or pipeline, stacked, ids, sampling, progress_bar):
-        predictive = with_residual(pipeline, volumes, ids[: len(part)], sampling.seed)
+        predictive = volumes  # of one sample no file shows the residual
+        if sampling.samples > 1:
+            predictive = with_residual(pipeline, volumes, ids[: len(part)], sampling.seed)
         for index, samples, spread in zip(part, volumes, predictive, strict=True):
             given = inputs[index]
             settings = {"xray": _describe_files(given.files), **shared, **describe_input(given, pipeline)}

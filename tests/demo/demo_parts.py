@@ -14,11 +14,11 @@ from ddpm_parts import PROTOCOL, module
 from PIL import Image
 
 from ddpm.pipeline import XrayToCTPipeline
-from demo.service import results
+from demo.service import requested_files
 from demo.service.messages import Limits
 from demo.service.service import Service
 
-results.FRAMES = 3  # of the GIF: half of the time that a small result takes
+requested_files.FRAMES = 3  # of the GIF: half of the time that a small result takes
 
 SAMPLERS = {
     "default": {"scheduler": "DPMSolverMultistepScheduler", "steps": 2, "guidance_scale": 1.0, "antithetic": True},

@@ -27,7 +27,7 @@ from dataset.io.nifti import write_nifti
 from ddpm.checkpoint.load import load_pipeline
 from ddpm.checkpoint.write import export_pipeline
 from demo.page.api import plain
-from demo.service.messages import Cancelled, GenerationRequest, Progress, Result
+from demo.service.messages import ON_REQUEST, Cancelled, GenerationRequest, Progress, Result
 from evaluation.generation.open_pipeline import set_sampler
 from evaluation.generation.sample import Sampling
 from evaluation.generation.write_volumes import generate
@@ -65,6 +65,7 @@ def test_progress_by_step_then_a_result_with_its_files(service, film):
         "reprojection.png", "difference.png", "lungs.png", "given.png", "given_lungs.png",
         "sample_1.nii.gz", "sample_2.nii.gz",
     }  # fmt: skip
+    assert not set(ON_REQUEST) & {path.name for path in result.files["volume.nii.gz"].parent.iterdir()}
     assert result.nominal and result.metrics is None
     assert result.lungs.startswith("No lungs found in the volume")  # untrained
     assert Image.open(result.files["lungs.png"]).size == (512, 512)
