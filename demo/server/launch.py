@@ -10,7 +10,7 @@ import socket
 import tempfile
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from omegaconf import OmegaConf
@@ -100,20 +100,19 @@ def sampler_choices(pipeline, chosen: str, node: dict) -> dict[str, dict]:
     return fitting
 
 
-def serve(app, host: str, port: int) -> None:
-    """Serves until a signal; then exits through Python, so that cleanup code runs."""
-    import uvicorn
+def end_by_signals() -> None:
+    """Ends the program through Python on SIGTERM and SIGHUP, so that cleanup code runs."""
 
     def leave(*_) -> None:
         raise SystemExit(0)
 
     for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, leave)  # uvicorn shuts down first, then calls this
-    name = f"[{host}]" if ":" in host else host
-    print(f"http://{name}:{port}", flush=True)
-    options = {"access_log": False, "log_level": "error", "server_header": False, "ws": "none"}
-    with suppress(KeyboardInterrupt):
-        uvicorn.run(app, host=host, port=port, timeout_graceful_shutdown=2, **options)
+        signal.signal(number, leave)
+
+
+def url_of(host: str, port: int) -> str:
+    """The address of the page."""
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def _runs(process: int) -> bool:

@@ -34,7 +34,8 @@ class SyntheticCT:
     Attributes:
         samples: decoded volumes in HU.
         predictive: the samples with the detail that the decoder loses (`ddpm.latent.decoder_residual`), from which
-            spread, voxel intervals and evidence are made; the same as `samples` without a measured residual, and where there is one sample.
+            spread, voxel intervals and evidence are made; the same as `samples` without a measured residual, and where
+            there is one sample.
         given: the X-ray as the model takes it.
         spacing: mm `(D, H, W)`; nominal for a radiograph.
         window: HU window of the model.
