@@ -1,18 +1,21 @@
 """Imports diffusers without what only its other pipelines need, for commands that only generate.
 
-Where they are installed, diffusers imports PEFT, transformers, torch's compiler and scipy's statistics, and every
-model of its own for the sake of one VAE: more than half of the time that a generation takes to start. A program that
-uses other pipelines of diffusers needs them, so the public API (`xray2ct`) imports diffusers as it is.
+Where they are installed, diffusers imports PEFT, transformers, torch's compiler and scipy's statistics and integrals,
+and every model of its own for the sake of one VAE, and reads the file lists of all installed packages: more than half
+of the time that a generation takes to start. A program that uses other pipelines of diffusers needs them, so the
+public API (`xray2ct`) imports diffusers as it is.
 """
 
 import importlib
+import importlib.metadata
 import sys
+from collections.abc import Iterator, Mapping
 from types import ModuleType
 
 import torch
 
 UNNEEDED = ("peft", "transformers", "torch._dynamo")  # diffusers takes a package that cannot be imported for absent
-LATER = "scipy.stats"  # schedulers import it for noise levels that no sampler here has; scipy loads it when it is used
+LATER = ("scipy.stats", "scipy.integrate", "requests")  # imported when one of their names is used
 MODULES = ("pipelines.pipeline_utils", "hooks", "schedulers.scheduling_flow_match_euler_discrete",
            "schedulers.scheduling_dpmsolver_multistep", "schedulers.scheduling_ddpm")  # fmt: skip
 
@@ -21,11 +24,13 @@ def import_diffusers() -> None:
     """Imports the base classes of pipelines and models; nothing if they are loaded. Afterwards all can be imported."""
     if f"diffusers.{MODULES[0]}" in sys.modules:
         return
-    stand_ins = {**dict.fromkeys(UNNEEDED), LATER: ModuleType(LATER)}  # None: an import raises ModuleNotFoundError
+    stand_ins = dict.fromkeys(UNNEEDED)  # None: an import raises ModuleNotFoundError
+    stand_ins |= {name: _Later(name) for name in LATER}
     stand_ins = {name: module for name, module in stand_ins.items() if name not in sys.modules}
-    disable = torch.compiler.disable
+    disable, packages = torch.compiler.disable, importlib.metadata.packages_distributions
     sys.modules.update(stand_ins)
     torch.compiler.disable = _undecorated
+    importlib.metadata.packages_distributions = lambda: _Packages(packages)
     try:
         models = importlib.import_module("diffusers.models")
         models.AutoencoderKL = type("AutoencoderKL", (), {})  # pipelines only ask whether a part is one
@@ -35,9 +40,38 @@ def import_diffusers() -> None:
         del models.AutoencoderKL
         sys.modules[f"diffusers.{MODULES[-1]}"].DDPMScheduler._get_compatibles()  # imports every scheduler
     finally:
-        torch.compiler.disable = disable
+        torch.compiler.disable, importlib.metadata.packages_distributions = disable, packages
         for name in stand_ins:
             del sys.modules[name]
+
+
+class _Later(ModuleType):
+    """In place of a module, which it imports when one of its names is used."""
+
+    def __getattr__(self, name: str):
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(importlib.import_module(self.__name__), name)
+
+
+class _Packages(Mapping):
+    """The mapping that `importlib.metadata.packages_distributions` returns, read when something is looked up."""
+
+    def __init__(self, read):
+        self._read, self._found = read, None
+
+    def __bool__(self) -> bool:
+        return True
+
+    def __getitem__(self, name: str) -> list[str]:
+        self._found = self._read() if self._found is None else self._found
+        return self._found[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._read())
+
+    def __len__(self) -> int:
+        return len(self._read())
 
 
 def _need_no_compiler(utilities: ModuleType) -> None:

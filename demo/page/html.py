@@ -54,7 +54,7 @@ def xray_preview(preview: CheckedXray, note: str = "") -> str:
 
 
 def progress(news: Progress, slices: str) -> str:
-    """Progress bar, time left, and the middle slices `slices` of the current prediction."""
+    """Progress bar, time left, and the middle slices `slices` of the prediction so far."""
     if news.ahead:
         line, value = f"Waiting: {news.ahead} before you", ""
     elif news.step == 0:
@@ -62,7 +62,7 @@ def progress(news: Progress, slices: str) -> str:
     else:
         line, value = f"Denoising step {news.step} of {news.steps}", f' value="{news.step}"'
     left = "" if news.seconds_left is None or news.ahead else f"about {duration(news.seconds_left)} left"
-    caption = f"<figcaption>The current prediction. {MARK}.</figcaption>"
+    caption = f"<figcaption>Preliminary, the prediction so far. {MARK}.</figcaption>"
     body = slices and f'<figure class="xc-preview">{slices}{caption}</figure>'
     return (
         f'<div class="xc-progress"><div class="xc-progress-line"><span>{line}</span><span>{left}</span>'

@@ -176,7 +176,7 @@ class _Events:
                     result = plain(news)  # no break: closing the iterator early would delete the files
                     continue
                 if news.slices is not None and news.slices.is_file():
-                    slices = html.picture(news.slices, "middle slices of the current prediction")
+                    slices = html.picture(news.slices, "preliminary middle slices")
                 yield _shown(html.progress(news, slices)), None, *wait
             yield gr.update(value="", visible=False), result, *ready
         except Cancelled:

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from dataset.imaging.unknown_pixels import split_unknown
 from dataset.io.xray import undo_resize
+from demo.service.messages import PNG_LEVEL
 from evaluation.generation.xray_inputs import GeneratorInput
 from evaluation.scoring.film_lungs import COLOURS, alignment_of, dice, lungs_on_xray
 from evaluation.visualization import slices as pictures
@@ -35,8 +36,10 @@ def draw_lungs(
     coarse = F.interpolate(samples[None], size=[min(n, MAX_VOXELS) for n in samples.shape[1:]], mode="area")[0]
     volume, xray = lungs_on_xray(coarse, shown, regressor)
     masks = {"network": xray, "volume": volume}
-    _draw(pictures.xray_tile(shown.picture, SIDE), masks).save(path)
-    _draw(film, {name: _on_film(mask, shown, film.size) for name, mask in masks.items()}).save(film_path)
+    _draw(pictures.xray_tile(shown.picture, SIDE), masks).save(path, compress_level=PNG_LEVEL)
+    _draw(film, {name: _on_film(mask, shown, film.size) for name, mask in masks.items()}).save(
+        film_path, compress_level=PNG_LEVEL
+    )
     missing = [place for place, mask in (("the volume", volume), ("the X-ray", xray)) if not mask.any()]
     if missing:
         return f"No lungs found in {' or in '.join(missing)}, so their outlines are not compared."

@@ -7,6 +7,8 @@ from common.errors import UserError
 
 MARK = "synthetic, not for diagnosis"  # label on every view of a result
 
+PNG_LEVEL = 1  # of compression: a third of the time of the default, for a few more kilobytes
+
 MAX_SAMPLE_FILES = 32  # samples beyond are part of mean and spread only
 
 # File names of a result with their media types; the server serves no other names.

@@ -16,7 +16,7 @@ from dataset.io.nifti import write_nifti
 from dataset.manifest.separated import SEPARATOR
 from ddpm.latent.decoder_residual import with_residual
 from demo.service.lung_outlines import draw_lungs
-from demo.service.messages import MAX_SAMPLE_FILES, RESULT_FILES, Result, Task
+from demo.service.messages import MAX_SAMPLE_FILES, PNG_LEVEL, RESULT_FILES, Result, Task
 from demo.service.requested_files import keep_recipe
 from demo.service.xray_checks import CheckedXray
 from demo.service.xray_position import xray_matrices
@@ -124,10 +124,10 @@ def _settings(task: Task, checked: CheckedXray, generator) -> dict:
 
 def _draw_reprojection(place: Path, drr: Float[Tensor, "h w"], xray: Float[Tensor, "h w"]) -> None:
     """Writes the DRR of the volume and its difference from the X-ray."""
-    pictures.mark_synthetic(pictures.xray_tile(drr, 512)).save(place / "reprojection.png")
+    pictures.mark_synthetic(pictures.xray_tile(drr, 512)).save(place / "reprojection.png", compress_level=PNG_LEVEL)
     image = Image.fromarray(pictures.error_colours((drr - xray).numpy(), FULL_COLOUR))
     image = image.resize((512, 512), Image.Resampling.BICUBIC)
-    pictures.mark_synthetic(image).save(place / "difference.png")
+    pictures.mark_synthetic(image).save(place / "difference.png", compress_level=PNG_LEVEL)
 
 
 def compare(

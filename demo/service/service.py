@@ -37,7 +37,7 @@ class Service:
         keep_minutes: lifetime of uploads and results.
         limits: limits of requests, queue and uploads.
         batch_size: samples per batch.
-        preview_every: steps between two preview pictures; 0 = none.
+        preview_every: steps between two preview pictures after that of the first step; 0 = none.
         allow_any_picture: whether pictures that are no frontal chest X-rays only have a warning.
     """
 
@@ -50,7 +50,7 @@ class Service:
         keep_minutes: float = 60.0,
         limits: Limits = Limits(),  # noqa: B008 (frozen)
         batch_size: int = 1,
-        preview_every: int = 3,
+        preview_every: int = 6,
         allow_any_picture: bool = False,
     ):
         _refuse_unfit(pipeline, checkpoint)

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from common.errors import UserError
 from common.files import sha256
 from demo.service.job_queue import Job
-from demo.service.messages import GenerationRequest, Progress, Result, Task
+from demo.service.messages import PNG_LEVEL, GenerationRequest, Progress, Result, Task
 from demo.service.results import write_result
 from demo.service.xray_checks import LATERAL, check_xray
 from demo.uploads.accept import UNPACKED
@@ -35,7 +35,7 @@ class Generator:
         samplers: `sampler` config nodes by name; the first is the default.
         checkpoint: file of the pipeline, or None.
         batch_size: samples per batch.
-        preview_every: steps between two preview pictures; 0 = none.
+        preview_every: steps between two preview pictures after that of the first step; 0 = none.
         allow_any_picture: whether pictures that are no frontal chest X-rays only have a warning.
     """
 
@@ -95,7 +95,7 @@ class Generator:
             raise UserError(f"the X-ray: {LATERAL}")
         set_sampler(self.pipeline, self.sampler(request)[1])
         job.check()
-        drawing, begun = _Preview(self, task.place, shown.extent), []
+        drawing, begun = _Preview(self, task.place, shown.extent, self.steps(request)), []
 
         def advance(step: int, total: int) -> None:
             job.check()
@@ -126,14 +126,14 @@ class Generator:
 class _Preview:
     """Draws intermediate predictions; on a CPU from downsampled latents."""
 
-    def __init__(self, generator: Generator, place: Path, extent: tuple[float, float, float]):
+    def __init__(self, generator: Generator, place: Path, extent: tuple[float, float, float], last: int):
         self._pipeline, self._every = generator.pipeline, generator.preview_every
-        self._place, self._extent = place, extent
+        self._place, self._extent, self._last = place, extent, last
         self.newest: Path | None = None
 
     def draw(self, step: int, latents: Float[Tensor, "n c d h w"]) -> None:
-        """Draws the first sample of the batch after the first step and every `preview_every` steps."""
-        if step > 1 and step % self._every:
+        """Draws the first sample of the batch after the first step and every `preview_every` steps but the last."""
+        if step > 1 and (step % self._every or step == self._last):
             return
         on_cpu = latents.device.type == "cpu"
         size = [min(n, COARSE) if on_cpu else n for n in latents.shape[2:]]
@@ -141,5 +141,5 @@ class _Preview:
         spacing = [e / n for e, n in zip(self._extent, volume.shape, strict=True)]
         grey = pictures.display_window(self._pipeline.window)
         path = self._place / f"step_{step:04d}.png"
-        sheets.planes_picture(None, volume, spacing, grey, PREVIEW_SIDE).save(path)
+        sheets.planes_picture(None, volume, spacing, grey, PREVIEW_SIDE).save(path, compress_level=PNG_LEVEL)
         self.newest = path

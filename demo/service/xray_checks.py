@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dataset.io.xray import read_xray, read_xray_image, scale_xray_image
+from demo.service.messages import PNG_LEVEL
 from evaluation.generation.xray_inputs import GeneratorInput, read_inputs
 from evaluation.visualization.slices import xray_tile
 
@@ -48,16 +49,16 @@ def check_xray(
     """
     found, size = read_xray_image(xray, allow_any_picture), tuple(pipeline.protocol["xray_size"])
     if found.view == "lateral":
-        xray_tile(read_xray(xray, size, lateral=True), PICTURE_SIDE).save(picture)
+        xray_tile(read_xray(xray, size, lateral=True), PICTURE_SIDE).save(picture, compress_level=PNG_LEVEL)
         return CheckedXray(picture, "lateral or oblique, as the file says", [LATERAL])
     files = xray if lateral is None else (xray, lateral)
     (shown,) = read_inputs([files], pipeline, align, view, allow_any_picture)
-    xray_tile(shown.picture, PICTURE_SIDE).save(picture)
+    xray_tile(shown.picture, PICTURE_SIDE).save(picture, compress_level=PNG_LEVEL)
     second = None if lateral is None else picture.with_name("lateral.png")
     if second is not None:
-        xray_tile(shown.xray[1], PICTURE_SIDE).save(second)
+        xray_tile(shown.xray[1], PICTURE_SIDE).save(second, compress_level=PNG_LEVEL)
     given = picture.with_name("given.png")
-    xray_tile(scale_xray_image(found), PICTURE_SIDE).save(given)
+    xray_tile(scale_xray_image(found), PICTURE_SIDE).save(given, compress_level=PNG_LEVEL)
     assumed = [note for note in found.notes if note.startswith("no Patient Orientation")]
     return CheckedXray(picture, _orientation(shown, assumed), shown.warnings, shown, given, second)
 

@@ -2,7 +2,6 @@
 
 import { Films } from "./films.js";
 
-// NiiVue is large: load it during the first generation
 const viewerModule = () => import("./viewer.js");
 
 const PICTURES = { "reprojection.png": "Re-projection of the result", "difference.png": "Difference from the X-ray" };
@@ -28,7 +27,6 @@ export function start() {
 }
 
 function clear() {
-  viewerModule();
   viewer?.close();
   viewer = window.xray2ct.viewer = null;
   home()?.replaceChildren();
@@ -142,3 +140,4 @@ document.addEventListener("click", ({ target }) => {
 });
 
 window.xray2ct = { viewer: null };
+(window.requestIdleCallback ?? setTimeout)(viewerModule); // NiiVue is large: before a generation, which would wait for it

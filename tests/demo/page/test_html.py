@@ -30,7 +30,7 @@ def test_progress_contains_queue_position_step_and_time():
     assert "3 before you" in html.progress(Progress(3, 0, 12), "")
     working = html.progress(Progress(0, 4, 12, 125.4), "<img>")
     assert "step 4 of 12" in working and "2 min 5 s left" in working and 'value="4"' in working
-    assert html.MARK in working  # the picture of the current prediction is synthetic too
+    assert html.MARK in working and "Preliminary" in working  # the picture of the prediction so far is synthetic too
 
 
 @pytest.mark.parametrize("seconds, text", [(0.2, "0 s"), (59.4, "59 s"), (60, "1 min 0 s"), (3601, "60 min 1 s")])

@@ -80,6 +80,18 @@ def test_progress_by_step_then_a_result_with_its_files(service, film):
     assert not list(result.files["volume.nii.gz"].parent.glob("upload*"))  # the patient's file is gone already
 
 
+def test_a_preliminary_picture_precedes_the_result_and_repeats(service, film):
+    """The first step's prediction is shown before the second step, and is the same for the same seed."""
+    drawn = []
+    for _ in range(2):
+        *news, result = service.generate(film, GenerationRequest(seed=6, steps=7))
+        shown, place = [item.slices for item in news if item.slices], result.files["volume.nii.gz"].parent
+        assert shown and shown[0].parent == place and isinstance(result, Result)
+        assert not (place / "step_0007.png").exists()  # the result follows at once
+        drawn.append((place / "step_0001.png").read_bytes())
+    assert drawn[0] == drawn[1]
+
+
 def test_page_and_command_line_give_the_same_volume(service, film, tmp_path):
     """With the settings of the result only."""
     result = last(service.generate(film, GenerationRequest(seed=5, samples=2, sampler="ddim", steps=3, guidance=2.0)))

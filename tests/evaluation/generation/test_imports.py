@@ -26,8 +26,8 @@ sys.argv = sys.argv[1:]
 runpy.run_path(sys.argv[0], run_name="__main__")
 print(*sys.modules)
 """
-NOT_BY_THE_COMMAND = LEFT_OUT | {"torch._dynamo", "sympy", "transformers", "peft", "scipy.stats", "matplotlib",
-                                 "diffusers.models.transformers"}  # fmt: skip
+NOT_BY_THE_COMMAND = LEFT_OUT | {"torch._dynamo", "sympy", "transformers", "peft", "scipy.stats", "scipy.optimize",
+                                 "matplotlib", "diffusers.models.transformers"}  # fmt: skip
 
 
 @pytest.mark.slow
@@ -53,6 +53,11 @@ assert issubclass(AutoencoderKL, torch.nn.Module)
 layer = torch.nn.Linear(2, 2)
 assert is_compiled_module(torch.compile(layer)) and not is_compiled_module(layer)
 FlowMatchEulerDiscreteScheduler(use_beta_sigmas=True).set_timesteps(4)
+from diffusers.schedulers import scheduling_lms_discrete
+from diffusers.utils import import_utils, loading_utils
+import requests, scipy.integrate
+assert scheduling_lms_discrete.integrate.quad is scipy.integrate.quad and loading_utils.requests.get is requests.get
+assert import_utils._package_map["PIL"] == ["pillow"] and "nothing" not in import_utils._package_map
 """
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
 
