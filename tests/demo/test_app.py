@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from urllib.error import HTTPError
 from urllib.request import urlopen
 
 import pytest
@@ -125,6 +126,10 @@ def test_a_signal_ends_it_without_remains(tmp_path):
     try:
         lines = iter(run.stdout.readline, "")
         assert any(f"http://127.0.0.1:{port}" in line for line in lines)
+        with pytest.raises(HTTPError) as early:  # before the model is loaded
+            urlopen(f"http://127.0.0.1:{port}/")
+        assert early.value.code == 503 and b"Loading weights" in early.value.read()
+        early.value.close()
         end = time.monotonic() + 60
         while time.monotonic() < end:
             try:

@@ -2,6 +2,8 @@
 
 import contextlib
 import socket
+import subprocess
+import sys
 import threading
 import time
 from urllib.error import HTTPError
@@ -13,6 +15,7 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
 from common.errors import UserError
+from common.files import ROOT
 from demo.server import startup as startup_module
 from demo.server.startup import Startup, serving
 
@@ -110,3 +113,10 @@ def test_a_port_in_use_is_an_error(place):
         taken.listen()
         with pytest.raises(UserError, match="cannot listen"), serving(Startup(folder), *taken.getsockname()):
             pytest.fail("served")
+
+
+@pytest.mark.slow
+def test_the_first_answer_waits_for_no_library_of_the_model():
+    code = "import sys, common.cli, uvicorn, demo.server.launch, demo.server.startup; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert not {"torch", "diffusers", "gradio", "scipy", "pydicom", "pandas", "fastapi"} & set(done.stdout.split())
