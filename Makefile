@@ -26,6 +26,7 @@ weights: $(STAMP)
 	@$(BIN)/python evaluation/export.py checkpoint=outputs/chest_128/train_ddpm output=outputs/chest_128/export \
 		format=safetensors precision=bfloat16 seen=true overwrite=true
 	@cp outputs/chest_128/export/*.safetensors assets/chest_128.safetensors
+	@$(BIN)/python train/distill.py experiment=chest_128_fast overwrite=true
 	@$(BIN)/python evaluation/evaluate.py experiment=chest_128_evaluate overwrite=true
 
 # Pulmonary embolism on phantoms: trains a generator and four classifiers, ends with their table and a report.

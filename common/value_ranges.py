@@ -26,7 +26,7 @@ RULES: dict[str, str] = {  # rule: keys, by their last words; the longest that m
         width feature_channels stride depth_bins pixels lora.rank prior.pixels adversarial.discriminator.channels
         in_channels kernel_size num_layers_d slices perceptual.slices slices_per_batch init_features growth_rate
         drrs readers max_samples train neighbours diffusion_img_size diffusion_depth_size diffusion_num_channels
-        image_size oversample train_classifier.model.validate_every""",
+        trajectories batches image_size oversample train_classifier.model.validate_every""",
     "auto | int >= 1": "model.batch_size",
     "int >= 1 | null": "validate_every picture_every patience cases_per_arm pseudo",
     "int >= 8 step 8": "dim n_hiddens",

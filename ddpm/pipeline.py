@@ -7,7 +7,7 @@ from os import PathLike
 from os.path import isdir
 
 import torch
-from diffusers import DDPMScheduler, DiffusionPipeline, SchedulerMixin
+from diffusers import DiffusionPipeline, SchedulerMixin
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -24,8 +24,9 @@ from ddpm.conditioning.view_priors import ViewPriors
 from ddpm.conditioning.views import complete_views
 from ddpm.conditioning.xray_correction import XrayCorrection, consistency_mode, describe_mode
 from ddpm.denoiser.unet import UNet3D
+from ddpm.diffusion.distilled import check_steps, choose_solver, default_sampling
 from ddpm.diffusion.sample_noise import SampleNoise, can_pair
-from ddpm.diffusion.samplers import PREVIEW, PREVIEW_STEPS, make_sampler, network_timestep
+from ddpm.diffusion.samplers import PREVIEW, PREVIEW_STEPS, draws_noise, make_sampler, network_timestep
 from ddpm.diffusion.sampling_loop import sample_latents, set_steps
 from ddpm.diffusion.solvers import LogSNRSolver
 from ddpm.latent import DecoderResidual, LatentEncoder
@@ -33,8 +34,6 @@ from ddpm.pipeline_folder import FILES, check_index, make_portable, read_part, r
 from ddpm.registry import NETWORKS, OPTIONAL, TRAINED
 from ddpm.weights.hub import take_hub_options, upload
 from ddpm.xray_encoder.base import XrayEncoder
-
-DEFAULT_SAMPLER, DEFAULT_STEPS = "DPMSolverMultistepScheduler", 12
 
 
 @dataclass(frozen=True)
@@ -92,7 +91,7 @@ class XrayToCTPipeline(DiffusionPipeline):
         for module in self.networks.values():
             module.eval()
         self.training_scheduler = scheduler
-        self.set_sampler(**(sampling or {"scheduler": DEFAULT_SAMPLER, "steps": DEFAULT_STEPS}))
+        self.set_sampler(**(sampling or default_sampling(protocol)))
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | PathLike, **options) -> "XrayToCTPipeline":
@@ -167,10 +166,10 @@ class XrayToCTPipeline(DiffusionPipeline):
     def set_sampler(
         self,
         scheduler: str,
-        steps: int,
+        steps: int | None,
         guidance_scale: float = 1.0,
         antithetic: bool | None = None,
-        spacing: str = "trailing",
+        spacing: str | None = None,
         decoder_residual: bool = True,
         consistency: bool | str | None = None,
         **options,
@@ -181,15 +180,16 @@ class XrayToCTPipeline(DiffusionPipeline):
         sampler that can. `spacing` is that of `make_sampler`; `options` are of the solver, such as `solver_order`.
         `decoder_residual` says whether spreads and intervals include that part, if there is one.
         `consistency` updates the latents of every step towards the X-ray: `on`, `off`, or None for known poses.
-        UserError for pairs of a sampler that cannot draw them, and for `on` without that part.
+        UserError for pairs of a sampler that cannot draw them, `on` without that part, and as `choose_solver`.
         """
         guidance_scale = self.check_guidance(guidance_scale)
+        scheduler, steps, spacing, options = choose_solver(self.protocol, scheduler, steps, spacing, options)
         made = make_sampler(scheduler, self.training_scheduler, spacing, **options)
         if antithetic and not can_pair(made):
             raise UserError(
                 f"sampler.antithetic=true: {scheduler} cannot draw opposite noise; set sampler.antithetic=false"
             )
-        self.scheduler, self.steps, self.guidance_scale = made, int(steps), guidance_scale
+        self.scheduler, self.steps, self.guidance_scale = made, steps, guidance_scale
         self.antithetic, self.solver_options = can_pair(made) if antithetic is None else bool(antithetic), options
         self.residual = self.decoder_residual if decoder_residual else None
         self.consistent = consistency_mode(consistency, self.consistency)
@@ -201,13 +201,12 @@ class XrayToCTPipeline(DiffusionPipeline):
     @property
     def preview(self) -> str | None:
         """Warning for so few steps that the samples vary too little; None otherwise."""
-        return PREVIEW if self.steps <= PREVIEW_STEPS else None
+        return PREVIEW if self.steps <= PREVIEW_STEPS and "distilled" not in self.config.protocol else None
 
     @property
     def stochastic(self) -> bool:
         """Whether the sampler draws new noise at every step."""
-        sde = str(self.scheduler.config.get("algorithm_type", "")).startswith("sde")
-        return sde or isinstance(self.scheduler, DDPMScheduler)
+        return draws_noise(self.scheduler)
 
     def describe(self) -> dict:
         """Sampler, steps, network evaluations of a sample, guidance and parameters, as plain JSON."""
@@ -218,7 +217,7 @@ class XrayToCTPipeline(DiffusionPipeline):
             "stochastic": self.stochastic,
             "steps": self.steps,
             "evaluations": set_steps(self.scheduler, self.steps, self.device) * (1 + (self.guidance_scale != 1.0)),
-            **({"preview": PREVIEW} if self.steps <= PREVIEW_STEPS else {}),
+            **({"preview": PREVIEW} if self.preview else {}),
             "guidance_scale": self.guidance_scale,
             "antithetic": self.antithetic,
             "decoder_residual": self.residual is not None,
@@ -275,12 +274,12 @@ class XrayToCTPipeline(DiffusionPipeline):
             raise ValueError(f"{len(ids)} ids for {b} X-rays")
         if not (allow_any_picture or self.protocol.get("input") == "volume"):
             refuse_other_pictures(xray, pose, ids)
-        steps = self.steps if num_inference_steps is None else int(num_inference_steps)
+        steps = self.steps if num_inference_steps is None else check_steps(self.protocol, int(num_inference_steps))
         guidance = self.guidance_scale if guidance_scale is None else self.check_guidance(guidance_scale)
         extent = torch.tensor(self.extent).expand(b, 3) if extent is None else extent
 
         shape = self.latent_encoder.latent_shape(self.volume_size)
-        condition = self._condition(xray.to(device), pose, extent, shape[1:])
+        condition = self.condition(xray.to(device), pose, extent, shape[1:])
         jobs = [(i, j) for i in range(b) for j in range(num_samples)]
         total = -(-len(jobs) // batch_size) * (per_batch := set_steps(self.scheduler, steps, self.device))
         correction = XrayCorrection(self.consistency, self.consistent, xray.to(device), pose, extent, ids)
@@ -293,7 +292,7 @@ class XrayToCTPipeline(DiffusionPipeline):
             set_steps(self.scheduler, steps, self.device)
             latents = sample_latents(
                 self.scheduler,
-                partial(self._predict, condition=rows, guidance=guidance),
+                partial(self.predict, condition=rows, guidance=guidance),
                 noise.start(shape).to(device) * getattr(self.scheduler, "init_noise_sigma", 1.0),
                 partial(noise.step, self.scheduler, shape) if self.stochastic else dict,
                 partial(correction.update, xrays) if correction else None,
@@ -304,8 +303,8 @@ class XrayToCTPipeline(DiffusionPipeline):
             chi2[xrays, samples] = correction.chi2(latents, xrays)
         return GeneratedCT(volumes, chi2 if correction else None)
 
-    def _condition(self, xray: Tensor, pose: Tensor, extent: Tensor, size: tuple[int, int, int]) -> Condition:
-        """The condition of every X-ray, computed once for all steps and samples."""
+    def condition(self, xray: Tensor, pose: Tensor, extent: Tensor, size: tuple[int, int, int]) -> Condition:
+        """The condition of every X-ray (completed by `complete_views`) for latents of `size`, for all its samples."""
         device, unknown = xray.device, pose.isnan().any(dim=-1)
         pose = torch.stack([fill_unknown(p, tuple(e.tolist())) for p, e in zip(pose, extent, strict=True)]).to(device)
         if self.pose_regressor is not None:
@@ -330,7 +329,8 @@ class XrayToCTPipeline(DiffusionPipeline):
             )
         return float(scale)
 
-    def _predict(self, latents: Tensor, t: Tensor, condition: Condition, guidance: float) -> Tensor:
+    def predict(self, latents: Tensor, t: Tensor, condition: Condition, guidance: float) -> Tensor:
+        """Prediction of the denoiser at a timestep of the sampler."""
         timestep = network_timestep(self.scheduler, t).expand(latents.shape[0])
         if hasattr(self.scheduler, "scale_model_input"):
             latents = self.scheduler.scale_model_input(latents, t)

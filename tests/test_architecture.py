@@ -162,6 +162,7 @@ def options() -> list[tuple[str, tuple[str, ...]]]:
         "train_vqgan": ["dataset", "logger", "trainer"],
         "encode_latents": ["dataset", "trainer", "sampler"],
         "fit_parts": ["dataset"],
+        "distill": ["dataset", "sampler"],
         "evaluate": ["dataset", "sampler", "extractor"],
         "generate": ["sampler"],
         "demo": ["sampler"],
@@ -187,6 +188,7 @@ def options() -> list[tuple[str, tuple[str, ...]]]:
             "24gb": "train_ddpm",
             "generator": "train_ddpm",
             "encode": "encode_latents",
+            "fast": "distill",
             "classification": "classification",
         }
         roots |= dict.fromkeys(("classifier", "ctpa", "xray", "torchvision", "generated"), "train_classifier")

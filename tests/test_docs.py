@@ -55,6 +55,7 @@ EARLIER = {  # root config: options that earlier versions of the guides show, an
     "reader_study": "action=create study=x checkpoint=x readers=5 cases_per_arm=50 repeat_share=0.1 volumes=x key=x",
     "demo": "study=x port=7860 host=0.0.0.0 password=12345678 checkpoint=x",
     "export": "checkpoint=x output=x format=monai",
+    "distill": "checkpoint=x steps=2 output=x",
 }
 
 

@@ -118,7 +118,7 @@ def _sign(metric: str) -> float:
 
 
 def sampler_hypotheses(path: Path) -> list[dict]:
-    """Default and stochastic sampler against 1,000 ancestral steps, and the mean of `fast`; from `samplers.py`."""
+    """Default and stochastic sampler against 1,000 ancestral steps, and the mean of `preview`; from `samplers.py`."""
     if not path.exists():
         return []
     result = json.loads(path.read_text())
@@ -131,7 +131,9 @@ def sampler_hypotheses(path: Path) -> list[dict]:
         ("gradient", "mean gradient", 0.95, 1.05, ""),
     )
     found = []
-    for way, key, title, low, high, unit in [(way, *one) for way in TESTED for one in alike] + [("fast", *alike[1])]:
+    for way, key, title, low, high, unit in [(way, *one) for way in TESTED for one in alike] + [
+        ("preview", *alike[1])
+    ]:
         measured = against.get(way, {}).get(key)
         limit = f"at least {low:g}" if high == math.inf else f"within {low:g} and {high:g}"
         words = f"sampler {way}: {title} against 1,000 ancestral steps, {where}, is {limit} {unit}".strip()

@@ -13,7 +13,7 @@ COLOURS = {
 GUIDANCE_COLOURS = ("#d1495b", "#22577a")
 NAMED = {
     "default": "DPM-Solver++ in time",
-    "fast": "DPM-Solver++ in time",
+    "preview": "DPM-Solver++ in time",
     "sde": "DPM-Solver++ SDE in log-SNR",
 }
 

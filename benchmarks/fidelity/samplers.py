@@ -25,7 +25,7 @@ SDE = {**DPM, "algorithm_type": "sde-dpmsolver++"}
 REFERENCE = "ancestral, 1000"
 SAMPLERS = {  # most important first, in case the time does not suffice
     "default": None,
-    "fast": None,
+    "preview": None,
     "sde": None,
     REFERENCE: {"scheduler": "DDPMScheduler", "steps": 1000},
     **{f"DPM-Solver++ in log-SNR, {n}": {**DPM, "spacing": "log_snr", "steps": n} for n in (4, 6, 8, 16, 20)},

@@ -37,11 +37,13 @@ def export_pipeline(pipeline: XrayToCTPipeline, path: str | Path, dtype: torch.d
     return _write_safetensors(path, weights, header_of(pipeline))
 
 
-def add_parts(path: Path, pipeline: XrayToCTPipeline, parts: dict[str, nn.Module], output: Path) -> Path:
-    """Writes the model of `path`, whose pipeline is given, with further parts; other tensors keep their bits.
+def add_parts(
+    path: Path, pipeline: XrayToCTPipeline, parts: dict[str, nn.Module], output: Path, protocol: dict | None = None
+) -> Path:
+    """Writes the model of `path`, whose pipeline is given, with new parts; tensors of other parts keep their bits.
 
     Weights of a training checkpoint or a folder are written in float32. Large arrays of a part have the precision of
-    the largest tensor of the file.
+    the largest tensor of the file. `protocol` replaces that of the model; None keeps it.
     """
     if path.suffix != ".safetensors":
         path = export_pipeline(pipeline, output, torch.float32)
@@ -49,6 +51,7 @@ def add_parts(path: Path, pipeline: XrayToCTPipeline, parts: dict[str, nn.Module
         header = json.loads(file.metadata()["header"])
         weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (safe_open is no dict)
     dtype = max(weights.values(), key=torch.numel).dtype
+    header["protocol"] = header["protocol"] if protocol is None else protocol
     for name, part in parts.items():
         header["components"][name] = component(part, f"{name}.")
         for key, value in part.state_dict().items():

@@ -15,10 +15,16 @@ from ddpm.diffusion.objective import NoiseObjective
 
 
 class GaussianPreconditioning(nn.Module):
-    """Posterior mean and c_out at every timestep of a schedule, given by three arguments of `NoiseObjective`."""
+    """Posterior mean and c_out at every timestep of a schedule, given by three arguments of `NoiseObjective`.
 
-    def __init__(self, timesteps: int, schedule: str, zero_terminal_snr: bool):
+    Args:
+        shows_pure_noise: the network sees noisy latents without signal, which determine the sample of a distilled
+            model; otherwise zeros, since they say nothing about the mean.
+    """
+
+    def __init__(self, timesteps: int, schedule: str, zero_terminal_snr: bool, shows_pure_noise: bool = False):
         super().__init__()
+        self.shows_pure_noise = shows_pure_noise
         levels = NoiseSchedule(NoiseObjective(timesteps, schedule, "sample", zero_terminal_snr))
         self.register_buffer("signal", levels.signal, persistent=False)
         self.register_buffer("noise", levels.noise, persistent=False)
@@ -26,7 +32,9 @@ class GaussianPreconditioning(nn.Module):
     def mask_pure_noise(
         self, noisy: Float[Tensor, "b c d h w"], timestep: Int[Tensor, " b"] | Float[Tensor, " b"]
     ) -> Float[Tensor, "b c d h w"]:
-        """Noisy latents; zeros at timesteps without signal."""
+        """Noisy latents; zeros at timesteps without signal, unless `shows_pure_noise`."""
+        if self.shows_pure_noise:
+            return noisy
         has_signal = self.signal[timestep.round().long()] > 0
         return torch.where(has_signal.view(-1, 1, 1, 1, 1), noisy, torch.zeros_like(noisy))
 

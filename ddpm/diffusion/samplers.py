@@ -61,6 +61,12 @@ def make_sampler(name: str, training: SchedulerMixin, spacing: str = "trailing",
     return kind.from_config(training.config, **{"timestep_spacing": "trailing", "clip_sample": False, **options})
 
 
+def draws_noise(scheduler: SchedulerMixin) -> bool:
+    """Whether a sampler draws new noise at every step."""
+    sde = str(scheduler.config.get("algorithm_type", "")).startswith("sde")
+    return sde or isinstance(scheduler, DDPMScheduler)
+
+
 def clean_latents(
     scheduler: SchedulerMixin, prediction: Float[Tensor, "*b"], timestep, latents: Float[Tensor, "*b"]
 ) -> Float[Tensor, "*b"]:

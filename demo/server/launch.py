@@ -82,6 +82,7 @@ def run_folder() -> Iterator[Path]:
 
 def sampler_choices(pipeline, chosen: str, node: dict) -> dict[str, dict]:
     """Returns the `sampler` config nodes that fit this model by name; UserError if the first, `chosen`, does not."""
+    from ddpm.diffusion.distilled import choose_solver
     from ddpm.diffusion.samplers import make_sampler  # late, so that `check_address` needs no torch
 
     found = {chosen: node}
@@ -90,13 +91,15 @@ def sampler_choices(pipeline, chosen: str, node: dict) -> dict[str, dict]:
     fitting = {}
     for name, options in found.items():
         own = {k: v for k, v in options.items() if k not in NOT_OF_SOLVER}
+        chosen_solver = (own.pop("scheduler"), options["steps"], own.pop("spacing", None), own)
         try:
-            make_sampler(own.pop("scheduler"), pipeline.training_scheduler, **own)
-        except ValueError as error:
+            scheduler, steps, spacing, solver = choose_solver(pipeline.protocol, *chosen_solver)
+            make_sampler(scheduler, pipeline.training_scheduler, spacing, **solver)
+        except (ValueError, UserError) as error:
             if name == chosen:
                 raise UserError(f"sampler={name}: {error}") from error
             continue
-        fitting[name] = options
+        fitting[name] = {**options, "steps": steps}
     return fitting
 
 

@@ -79,7 +79,7 @@ def open_generator(
 
 def set_sampler(pipeline, sampler: dict) -> None:
     """Sets the sampler from the config node `sampler`; UserError for an unknown scheduler or steps below 1."""
-    if int(sampler["steps"]) < 1:
+    if sampler["steps"] is not None and int(sampler["steps"]) < 1:
         raise UserError(f"sampler.steps={sampler['steps']}: give at least 1")
     with user_errors():
         pipeline.set_sampler(**sampler)

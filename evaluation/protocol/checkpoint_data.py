@@ -21,11 +21,13 @@ log = logging.getLogger(__name__)
 
 def dataset_given() -> bool:
     """Whether the command line, or an experiment that it names, chooses the data set."""
-    return not HydraConfig.initialized() or bool({"dataset", "experiment"} & _given())
+    return not HydraConfig.initialized() or bool({"dataset", "experiment"} & given_keys())
 
 
-def _given() -> set[str]:
+def given_keys() -> set[str]:
     """Keys of the command line."""
+    if not HydraConfig.initialized():
+        return set()
     return {word.lstrip("+~").partition("=")[0] for word in HydraConfig.get().overrides.task}
 
 
@@ -38,7 +40,7 @@ def take_data_of_checkpoint(cfg: DictConfig, command: str, protocol: dict, check
     if not HydraConfig.initialized() or "dataset" not in HydraConfig.get().runtime.choices:
         return  # not a command, or one that repeats a stored config
     words = list(HydraConfig.get().overrides.task)
-    keys = _given()
+    keys = given_keys()
     name, chosen = protocol.get("dataset"), "dataset" in keys
     if "experiment" in keys:
         return

@@ -17,8 +17,9 @@ from dataset.imaging.geometry import fill_unknown, unknown_pose
 from dataset.imaging.unknown_pixels import UNKNOWN
 from ddpm.conditioning.condition import make_condition
 from ddpm.conditioning.views import VIEW_NAMES, serves_fewer_views
+from ddpm.diffusion.distilled import DEFAULT
 from ddpm.diffusion.samplers import make_sampler, network_timestep
-from ddpm.pipeline import DEFAULT_SAMPLER, XrayToCTPipeline
+from ddpm.pipeline import XrayToCTPipeline
 
 TOLERANCE = 1e-4  # of the largest value of an output: rounding of float32 in another order
 BATCH = torch.export.Dim("batch", min=1, max=1024)
@@ -84,7 +85,7 @@ def write_programs(pipeline: XrayToCTPipeline, folder: Path) -> dict[str, float]
                 f"format=torch_export: the program of {name} differs from its network by {difference:.1e} of its "
                 f"largest value, more than {TOLERANCE:g}; use format=diffusers"
             )
-    sampler = make_sampler(DEFAULT_SAMPLER, pipeline.training_scheduler)
+    sampler = make_sampler(DEFAULT["scheduler"], pipeline.training_scheduler)
     sampler.save_pretrained(folder / "scheduler")
     content = _description(pipeline, shape, differences, network_timestep(sampler, 0))
     (folder / "programs.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

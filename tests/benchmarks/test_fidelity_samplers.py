@@ -27,7 +27,7 @@ HOW = {"checkpoint": {"file": "last.ckpt", "sha256": "0" * 64}, "split": "test",
 
 
 def test_samplers_are_compared_with_1000_steps(tmp_path):
-    found = {"default": way(12, 23.05, 91.0), "fast": way(4, 22.7, 60.0), "sde": way(20, 23.0, 80.0)}
+    found = {"default": way(12, 23.05, 91.0), "preview": way(4, 22.7, 60.0), "sde": way(20, 23.0, 80.0)}
     result = samplers.report(found | {samplers.REFERENCE: way(1000, 23.0, 90.0)}, False, HOW)
     assert result["protocol"] == HOW
     against = result["ways"]["default"]["against"]
@@ -38,7 +38,7 @@ def test_samplers_are_compared_with_1000_steps(tmp_path):
     entries = hypotheses.sampler_hypotheses(tmp_path / "samplers_64.json")
     verdicts = {entry["words"]: entry["verdict"] for entry in entries}
     assert [v for w, v in verdicts.items() if w.startswith("sampler default: spread")] == ["shown"]
-    assert [v for w, v in verdicts.items() if w.startswith("sampler fast")] == ["not reached"]
+    assert [v for w, v in verdicts.items() if w.startswith("sampler preview")] == ["not reached"]
     worst = {w.partition(":")[0]: v for w, v in verdicts.items() if "worst frequency" in w}
     assert worst == {"sampler default": "reached, no interval", "sampler sde": "not reached"}
     assert all("on 12 test cases" in words for words in verdicts)
@@ -55,7 +55,7 @@ def test_the_guidance_sweep_has_a_table_and_a_picture():
 def test_samplers_draw_independent_samples_and_the_default_is_that_of_the_config():
     found = samplers.ways(False)
     assert not any(setting["antithetic"] for setting in found.values())
-    assert found["default"]["steps"] <= 20 and found["fast"]["steps"] <= 4
+    assert found["default"]["steps"] <= 20 and found["preview"]["steps"] <= 4
     assert found[samplers.REFERENCE] == {"scheduler": "DDPMScheduler", "steps": 1000, "antithetic": False}
     assert {setting["guidance_scale"] for setting in samplers.ways(True).values()} == set(samplers.GUIDANCE)
 

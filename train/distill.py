@@ -1,0 +1,46 @@
+"""Distils a finished model into one that samples in few steps: `python train/distill.py checkpoint=<path> steps=2`.
+
+Only X-rays of its training data are needed. The new file holds all parts of its teacher; `sampler=fast` samples it.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path[0] = str(Path(__file__).resolve().parent.parent)  # replaced: a file in train/ must not shadow a library
+
+from common.cli import command  # noqa: E402
+
+
+@command("distill")
+def main(cfg) -> None:
+    """Records trajectories of the teacher on training cases, trains the student and writes it as safetensors file."""
+    from common.errors import UserError
+    from ddpm.checkpoint.write import add_parts
+    from evaluation.generation.open_pipeline import SHIPPED, open_generator
+    from train.generator.distillation import learned_timesteps, make_student
+    from train.generator.distillation_data import training_cases
+    from train.generator.distillation_pairs import record_all
+    from train.generator.distillation_training import Schedule, distance_to_teacher, learn, print_progress
+
+    if cfg.output is not None and Path(cfg.output).suffix != ".safetensors":
+        raise UserError(f"output={cfg.output}: give a file that ends in .safetensors")
+    teacher, checkpoint = open_generator(cfg.checkpoint, cfg.device, cfg.sampler, shipped=SHIPPED)
+    output = Path(cfg.output or checkpoint.with_name(f"{checkpoint.stem}_fast.safetensors"))
+    if output.exists() and not cfg.overwrite:
+        raise UserError(f"output={output}: exists already; overwrite=true replaces it")
+    schedule = Schedule(cfg.batches, cfg.batch_size, cfg.lr, cfg.warmup_steps, cfg.seed)
+    student = make_student(teacher, cfg.steps, checkpoint)  # refuses before the slow preparation
+    cases, seen = training_cases(cfg, teacher, checkpoint)
+    student.register_to_config(protocol={**student.protocol, **seen})
+    pairs, checked = record_all(teacher, learned_timesteps(student), cases, cfg.trajectories, cfg.seed, cfg.batch_size)
+    learn(student, pairs, schedule, print_progress(schedule))
+    found = distance_to_teacher(student, checked, cfg.batch_size)
+    print(
+        f"{len(checked)} trajectories that it has not seen: squared distance to the teacher's samples "
+        f"{found['error']:.0%} of their variance, spread {found['spread']:.2f} of the teacher's"
+    )
+    print(add_parts(checkpoint, teacher, {"denoiser": student.denoiser}, output, student.protocol))
+
+
+if __name__ == "__main__":
+    main()
