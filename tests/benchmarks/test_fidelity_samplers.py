@@ -87,7 +87,7 @@ def test_an_unknown_sampler_is_refused_with_the_choices(monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["samplers.py", "--checkpoint", "none.ckpt", "--ways", "sde", "ddmp"])
     with pytest.raises(SystemExit):
         samplers.main()
-    assert "--ways 'ddmp': choose from default; fast; sde" in capsys.readouterr().err
+    assert "--ways 'ddmp': choose from default; preview; sde" in capsys.readouterr().err
 
 
 def test_guidance_without_condition_drop_in_training_is_refused(monkeypatch, tmp_path):

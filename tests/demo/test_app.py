@@ -97,6 +97,17 @@ def test_a_flow_model_is_offered_samplers_of_flows():
     }
 
 
+def test_a_distilled_model_is_offered_its_own_sampler_alone():
+    pipeline = small_pipeline()
+    own = {"scheduler": "DPMSolverMultistepScheduler", "steps": 1, "spacing": "trailing"}
+    pipeline.register_to_config(protocol={**pipeline.protocol, "distilled": {"sampler": own}})
+    fast = {"scheduler": "distilled", "steps": None, "guidance_scale": 1.0}
+    found = sampler_choices(pipeline, "fast", fast)
+    assert list(found) == ["fast"] and found["fast"]["steps"] == 1
+    with pytest.raises(UserError, match="sampler=default: .*set sampler=fast"):
+        sampler_choices(pipeline, "default", SAMPLERS["default"])
+
+
 def command(tmp_path: Path, *options: str) -> subprocess.Popen:
     environment = {**os.environ, "TMPDIR": str(tmp_path), "OMP_NUM_THREADS": "1"}
     environment.pop("GRADIO_TEMP_DIR", None)

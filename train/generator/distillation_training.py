@@ -23,7 +23,7 @@ class Schedule:
 
     batches: int
     batch_size: int = 4
-    lr: float = 5e-4
+    lr: float = 1.5e-4
     warmup: int = 50
     seed: int = 0
 
