@@ -40,8 +40,8 @@ def choose_solver(
     if given != own:
         key = next(key for key in own | given if own.get(key) != given.get(key))
         raise UserError(
-            f"sampler.{key}={given.get(key)}: these weights are distilled for {own['steps']} steps with "
-            f"sampler.{key}={own.get(key)}; set sampler=fast, or give the checkpoint of their teacher"
+            f"sampler.{key}={given.get(key)}: these weights are distilled for sampler.{key}={own.get(key)}; set "
+            "sampler=fast, or give the checkpoint of their teacher"
         )
     return own["scheduler"], own["steps"], own["spacing"], {key: own[key] for key in own if key not in NAMED}
 

@@ -6,8 +6,9 @@ from ddpm_parts import module
 from omegaconf import OmegaConf
 
 from common.errors import UserError
-from common.files import ROOT
+from common.files import ROOT, sha256
 from ddpm.checkpoint.load import load_pipeline
+from ddpm.checkpoint.read import read
 from ddpm.checkpoint.write import export_pipeline
 from ddpm.diffusion.distilled import DEFAULT, DISTILLED, choose_solver
 from ddpm.pipeline import XrayToCTPipeline
@@ -78,6 +79,16 @@ def test_the_file_and_the_folder_know_their_sampler(pipeline, tmp_path):
             found(XRAY, num_inference_steps=3, allow_any_picture=True)
         with pytest.raises(UserError, match="guidance_scale=2"):
             found(XRAY, guidance_scale=2.0, allow_any_picture=True)
+
+
+def test_the_included_student_has_the_parts_and_the_patients_of_the_included_teacher():
+    teacher, student = (read(ROOT / "assets" / f"{name}.safetensors") for name in ("chest_128", "chest_128_fast"))
+    assert student.protocol["distilled"]["teacher"]["sha256"] == sha256(teacher.path)
+    for split in ("train", "val"):
+        assert set(teacher.protocol["seen"][split]) <= set(student.protocol["seen"][split])
+    assert teacher.weights.keys() == student.weights.keys()
+    same = {key for key, value in teacher.weights.items() if torch.equal(value, student.weights[key])}
+    assert same >= {key for key in teacher.weights if not key.startswith("denoiser.")}
 
 
 def test_few_steps_of_a_distilled_model_are_no_preview(pipeline):
