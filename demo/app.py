@@ -13,7 +13,7 @@ from common.cli import command  # noqa: E402
 
 @command("demo")
 def main(cfg) -> None:
-    from contextlib import suppress
+    from contextlib import ExitStack, suppress
 
     from demo.server.launch import check_address, end_by_signals, run_folder, silence_libraries, url_of
     from demo.server.startup import Startup, serving
@@ -21,17 +21,15 @@ def main(cfg) -> None:
     check_address(cfg.host, cfg.port, cfg.password)
     silence_libraries()
     end_by_signals()
-    with suppress(KeyboardInterrupt), run_folder() as folder:
+    with suppress(KeyboardInterrupt), run_folder() as folder, ExitStack() as last:
         startup = Startup(folder, cfg.password, loopback=cfg.password is None)
         with serving(startup, cfg.host, cfg.port) as server:  # before the imports and weights, which take seconds
             print(f"{url_of(cfg.host, cfg.port)} (loading)", flush=True)
             service = open_service(cfg, folder)
-            try:
-                startup.open(application(cfg, service))
-                print("ready", flush=True)
-                server.join()
-            finally:
-                service.close()
+            last.callback(service.close)  # after the server has ended
+            startup.open(application(cfg, service))
+            print("ready", flush=True)
+            server.join()
 
 
 def open_service(cfg, folder: Path):

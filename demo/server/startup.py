@@ -35,6 +35,7 @@ class Startup:
         self.error = ""
         self._app: ASGIApp = Guard(self._wait, files, SMALL_BODY, password, hosts)
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._life: asyncio.Task | None = None
         self._running, self._ended = threading.Event(), asyncio.Event()
         self._waiting, self._shown = threading.Event(), threading.Event()
 
@@ -80,7 +81,8 @@ class Startup:
         self._running.set()
         await receive()
         self._ended.set()
-        await asyncio.sleep(0)
+        if self._life is not None:
+            await self._life
         await send({"type": "lifespan.shutdown.complete"})
 
     async def _run(self, app) -> None:
@@ -97,7 +99,7 @@ class Startup:
                     raise
                 begun.set_exception(error)
 
-        self._task = self._loop.create_task(live())
+        self._life = self._loop.create_task(live())
         await begun
         self._app = app
 
