@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float
 from scipy import ndimage
 
 from dataset.imaging.lung_segmentation import segment_lungs, within
+from dataset.imaging.patient_mask import SIDES, slice_hulls
 from dataset.imaging.volume import Volume
 
 IODINE_HU = 150.0  # above soft tissue and unenhanced blood
@@ -18,6 +19,7 @@ SPINE_CORE_MM = (12.0, 40.0)  # half width, depth from the back of the lungs: al
 SPINE_REACH_MM = (28.0, 62.0)  # beyond: never vertebra
 VERTEBRA_MM = 35.0  # width
 ONE_SIDED = 0.2  # area ratio of the lungs below which a slice counts as one-sided
+THICKEST_MM = 30.0  # depth of a dense voxel below its surface: vertebrae and aneurysms have less
 BLOOMING_MM = 2.5  # partial volume around iodine
 SMOOTH_MM = 4.0  # standard deviation of the Gaussian that suppresses noise, calcium and thin bone
 MIDDLE = (0.3, 0.75)  # range of the lung height, from below: heart and pulmonary trunk
@@ -49,11 +51,25 @@ def iodine_mask(hu: Float[np.ndarray, "d h w"], spacing: tuple[float, float, flo
     markers = np.zeros(hu.shape, dtype=np.int32)
     markers[dense & (~cavity | core)] = 1
     markers[dense & cavity & far] = 2
-    # the aorta touches the spine: the watershed separates them at the neck
+    return _flooded(dense, markers, spacing) == 2
+
+
+def _flooded(dense: np.ndarray, markers: np.ndarray, spacing: tuple) -> np.ndarray:
+    """The markers, grown into the unmarked dense voxels: the aorta touches the spine, and is cut off at the neck.
+
+    Only the surroundings of the unmarked voxels are flooded, as the others are not changed.
+    """
     from skimage.segmentation import watershed  # late: generation imports this module and needs no scikit-image
 
-    thickness = ndimage.distance_transform_edt(dense, sampling=spacing)
-    return watershed(-thickness, markers, mask=dense) == 2
+    open_voxels = ndimage.find_objects((dense & (markers == 0)).astype(np.uint8))
+    if not open_voxels:
+        return markers
+    reach = [int(np.ceil(THICKEST_MM / step)) for step in spacing]
+    box = tuple(slice(max(0, part.start - n), part.stop + n) for part, n in zip(open_voxels[0], reach, strict=True))
+    thickness = ndimage.distance_transform_edt(dense[box], sampling=spacing)
+    found = markers.copy()
+    found[box] = watershed(-thickness, markers[box], mask=dense[box])
+    return found
 
 
 def remove_iodine(hu: Float[np.ndarray, "d h w"], spacing: tuple[float, float, float]) -> Float[np.ndarray, "d h w"]:
@@ -89,9 +105,7 @@ def _back_of_lungs(lungs: np.ndarray, spacing: tuple) -> np.ndarray:
 
 def _cavity(lungs: np.ndarray, middle: float, spacing: tuple) -> np.ndarray:
     """Eroded convex hull of the lungs in each axial slice; the other lung, mirrored, replaces a missing one."""
-    from skimage.morphology import convex_hull_image
-
-    cavity = np.zeros_like(lungs)
+    both = lungs.copy()
     split = int(round(middle))
     for z in np.flatnonzero(lungs.any(axis=(1, 2))):
         plane = lungs[z]
@@ -100,10 +114,8 @@ def _cavity(lungs: np.ndarray, middle: float, spacing: tuple) -> np.ndarray:
             rows, columns = np.nonzero(plane)
             columns = np.round(2 * middle - columns).astype(int)
             inside = (columns >= 0) & (columns < plane.shape[1])
-            plane = plane.copy()
-            plane[rows[inside], columns[inside]] = True
-        cavity[z] = convex_hull_image(plane)
-    outside = np.pad(~cavity, [(0, 0), (1, 1), (1, 1)], constant_values=True)
+            both[z, rows[inside], columns[inside]] = True
+    outside = np.pad(~slice_hulls(both, SIDES), [(0, 0), (1, 1), (1, 1)], constant_values=True)
     return ~within(outside, RIM_MM, (np.inf, *spacing[1:]))[:, 1:-1, 1:-1]  # in the plane
 
 

@@ -21,6 +21,9 @@ THIN_MM = 10.0  # thickness of what the opening removes
 RESTORED_MM = 5.0  # outside the convex hull of the trunk: tissue this near to it, such as skin folds, is restored
 SKIN_MM = 3.0  # of air around the tissue: partial volume of the skin
 WORKING_MM = 2.5  # voxel size of the mask of a finer volume
+CORNERS = ((-0.5, -0.5), (-0.5, 0.5), (0.5, -0.5), (0.5, 0.5))
+SIDES = ((-0.5, 0.0), (0.5, 0.0), (0.0, -0.5), (0.0, 0.5))
+ON_LINE = 1e-9  # voxels: a centre so near to the border of a hull is in it
 
 
 def patient_mask(hu: Float[np.ndarray, "d h w"], spacing: tuple[float, float, float]) -> Bool[np.ndarray, "d h w"]:
@@ -33,11 +36,11 @@ def patient_mask(hu: Float[np.ndarray, "d h w"], spacing: tuple[float, float, fl
     trunk = _largest(_opened(tissue, THIN_MM / 2.0, spacing))
     if not trunk.any():
         return trunk
-    hull = _hull(trunk)
+    hull = slice_hulls(trunk)
     solid = tissue | _inside(_each_filled(tissue, hu) & ~tissue, hull)  # lungs support thin walls
     solid |= _opened((hu > OPEN_LUNG_ABOVE_HU) & hull, THIN_MM / 2.0, spacing)  # and fill gaps of walls that thin
     trunk = _largest(_opened(solid, THIN_MM / 2.0, spacing))
-    trunk |= tissue & (_hull(trunk) | within(trunk, RESTORED_MM, spacing))
+    trunk |= tissue & (slice_hulls(trunk) | within(trunk, RESTORED_MM, spacing))
     return within(_each_filled(trunk, hu), SKIN_MM, spacing)
 
 
@@ -82,22 +85,26 @@ def _largest(mask: np.ndarray) -> np.ndarray:
     return (labels == np.argmax(sizes)) & mask
 
 
-def _hull(mask: np.ndarray) -> np.ndarray:
-    """Convex hull of each axial slice."""
+def slice_hulls(mask: Bool[np.ndarray, "d h w"], points: tuple = CORNERS) -> Bool[np.ndarray, "d h w"]:
+    """Voxels with their centre in the convex hull of the mask in their axial slice.
+
+    `points` are offsets `(row, column)` of the points that stand for a voxel: its `CORNERS`, or the middles of its
+    `SIDES`, with which the hulls are those of `skimage.morphology.convex_hull_image`.
+    """
     found, rows, columns = np.zeros_like(mask), np.arange(mask.shape[1]), np.arange(mask.shape[2])
     for axial, hull in zip(mask, found, strict=True):
         lit = np.flatnonzero(axial.any(axis=1))
         if not len(lit):
             continue
-        left, right = axial[lit].argmax(axis=1) - 0.5, axial.shape[1] - axial[lit, ::-1].argmax(axis=1) - 0.5
-        corners = [np.stack([lit + half, side], axis=1) for side in (left, right) for half in (-0.5, 0.5)]
-        down, across, offset = ConvexHull(np.concatenate(corners)).equations.T  # normals point outwards
-        limits = -(down[:, None] * rows + offset[:, None])
-        ends, starts = across > 1e-9, across < -1e-9
-        first = (limits[starts] / across[starts, None]).max(axis=0)
-        last = (limits[ends] / across[ends, None]).min(axis=0)
-        inside = (columns >= first[:, None]) & (columns <= last[:, None])
-        hull[lit[0] : lit[-1] + 1] = inside[lit[0] : lit[-1] + 1]
+        ends = axial[lit].argmax(axis=1), axial.shape[1] - 1 - axial[lit, ::-1].argmax(axis=1)
+        outer = np.concatenate([np.stack([lit, end], axis=1) for end in ends])
+        down, across, offset = ConvexHull((outer[:, None] + np.array(points)).reshape(-1, 2)).equations.T  # outwards
+        inside = slice(lit[0], lit[-1] + 1)
+        limits = -(down[:, None] * rows[inside] + offset[:, None])
+        right, left = across > ON_LINE, across < -ON_LINE
+        first = (limits[left] / across[left, None]).max(axis=0) - ON_LINE
+        last = (limits[right] / across[right, None]).min(axis=0) + ON_LINE
+        hull[inside] = (columns >= first[:, None]) & (columns <= last[:, None])
     return found
 
 
@@ -121,7 +128,8 @@ def _each_filled(tissue: np.ndarray, hu: np.ndarray) -> np.ndarray:
     ):
         side[:] = edges
         for z in np.flatnonzero((~edges & (values > GAS_BELOW_HU)).any(axis=1)):  # elsewhere no run is lung
-            runs, count = ndimage.label(~edges[z])
-            medians = ndimage.median(values[z], runs, range(1, count + 1))
-            side[z] |= np.isin(runs, 1 + np.flatnonzero(np.asarray(medians) > GAS_BELOW_HU))
+            changes = np.flatnonzero(np.diff(~edges[z], prepend=False, append=False))
+            for start, stop in changes.reshape(-1, 2):
+                if np.median(values[z, start:stop]) > GAS_BELOW_HU:
+                    side[z, start:stop] = True
     return ~open_air(~framed)[:, 1:-1, 1:-1]

@@ -70,7 +70,7 @@ def _resized(hu: Float[np.ndarray, "d h w"], size: tuple[int, int, int]) -> Floa
     Both are linear and act on one axis at a time, so an axis is multiplied by the matrix of both: a third of the time
     of a filter over all voxels where the grid is much coarser. The last axis is first, since it is contiguous.
     """
-    found = torch.from_numpy(np.ascontiguousarray(hu, dtype=np.float32))
+    found = torch.from_numpy(np.ascontiguousarray(hu, dtype=np.float32)) - AIR_HU  # air stays exact: it is 0
     for axis in (2, 1, 0):
         n, m = found.shape[axis], size[axis]
         if n == m:
@@ -78,7 +78,7 @@ def _resized(hu: Float[np.ndarray, "d h w"], size: tuple[int, int, int]) -> Floa
         filtered = torch.from_numpy(gaussian_filter(np.eye(n), (_sigma(n / m), 0.0), mode="nearest", truncate=3.0))
         matrix = F.interpolate(filtered.T[None], size=m, mode="linear", align_corners=False)[0].T.float()
         found = torch.tensordot(matrix, found, ([1], [axis])).movedim(0, axis)
-    return found.contiguous().numpy()
+    return (found + AIR_HU).contiguous().numpy()
 
 
 def _low_pass(volume: Volume, factors) -> torch.Tensor:

@@ -6,7 +6,6 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from scipy import ndimage
-from skimage.morphology import convex_hull_image
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -14,6 +13,7 @@ from common.errors import UserError
 from dataset.imaging.coverage import NOT_SCANNED_HU, fill
 from dataset.imaging.iodine import remove_iodine
 from dataset.imaging.lung_segmentation import segment_lungs
+from dataset.imaging.patient_mask import SIDES, slice_hulls
 from dataset.imaging.resampling import downsample
 from dataset.imaging.volume import Volume
 from dataset.morph.registration import FIELD, GRID
@@ -95,7 +95,7 @@ def _parts(lungs: Bool[np.ndarray, "d h w"], extent: tuple[float, float, float])
         for name, mask in masks.items()
     }
     # the wall grows away from the convex hull of the lungs, which contains heart and spine
-    hull = np.stack([convex_hull_image(axial) if axial.any() else axial for axial in lungs])
+    hull = slice_hulls(lungs, SIDES)
     hull[: box[0].start], hull[box[0].stop :] = hull[box[0].start], hull[box[0].stop - 1]
     distance = ndimage.distance_transform_edt(~hull, sampling=spacing)
     smooth = ndimage.gaussian_filter(distance, WALL_SMOOTHING_MM / spacing, mode="nearest")

@@ -24,6 +24,12 @@ def test_iodine_is_detected_and_bone_is_not(phantom):
     assert ((phantom.hu > 150) & ~found & bone).sum() > 0.97 * (bone & (phantom.hu > 150)).sum()
 
 
+def test_flooding_the_surroundings_of_the_spine_is_flooding_the_volume(phantom, monkeypatch):
+    found = iodine_mask(phantom.hu, phantom.spacing)
+    monkeypatch.setattr("dataset.imaging.iodine.THICKEST_MM", 1000.0)
+    np.testing.assert_array_equal(found, iodine_mask(phantom.hu, phantom.spacing))
+
+
 def test_without_iodine_the_xray_is_closer_to_the_unenhanced_one(phantom):
     pose = make_pose(tuple(n * s for n, s in zip(phantom.hu.shape, phantom.spacing, strict=True)))[None]
     cleaned = remove_iodine(phantom.hu, phantom.spacing)

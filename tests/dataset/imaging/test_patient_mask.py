@@ -2,11 +2,13 @@
 
 import numpy as np
 import pytest
+from scipy import ndimage
+from skimage.morphology import convex_hull_image
 
 from dataset.imaging.coverage import NOT_SCANNED_HU, cropped
 from dataset.imaging.hu_window import AIR_HU
 from dataset.imaging.lung_segmentation import segment_lungs
-from dataset.imaging.patient_mask import patient_mask, without_surroundings
+from dataset.imaging.patient_mask import SIDES, patient_mask, slice_hulls, without_surroundings
 from dataset.imaging.volume import Volume
 from dataset.phantom.render import render_phantom
 
@@ -93,3 +95,20 @@ def test_marks_stay_and_do_not_open_the_lungs_to_the_air(chest):
     assert np.array_equal(found.hu == NOT_SCANNED_HU, volume.hu == NOT_SCANNED_HU)
     inside = lungs[:, :, column : column + 80]
     assert (found.hu[3:, :, 4:][inside] == hu[:, :, column : column + 80][inside]).mean() > 0.99
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_hulls_of_the_sides_are_those_of_scikit_image(seed):
+    noise = ndimage.gaussian_filter(np.random.default_rng(seed).normal(size=(12, 60, 80)), [0, 4, 4])
+    mask = noise > np.quantile(noise, 0.9)
+    mask[3] = False
+    expected = [convex_hull_image(axial) if axial.any() else axial for axial in mask]
+    np.testing.assert_array_equal(slice_hulls(mask, SIDES), expected)
+
+
+def test_the_hull_of_corners_holds_centres_on_its_border():
+    mask = np.zeros((1, 9, 9), dtype=bool)
+    mask[0, 1, 1] = mask[0, 6, 7] = True
+    hull = slice_hulls(mask)[0]
+    assert hull[1, 1] and hull[6, 7] and not hull[0].any() and not hull[:, 8].any()
+    np.testing.assert_array_equal(slice_hulls(mask.transpose(0, 2, 1))[0], hull.T)

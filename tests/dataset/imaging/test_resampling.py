@@ -81,6 +81,13 @@ def test_resizing_is_the_anti_aliasing_filter_and_trilinear_interpolation(size):
     np.testing.assert_allclose(resample(Volume(hu, SPACING), size).hu, expected, atol=5e-3)
 
 
+def test_resizing_keeps_air_and_makes_nothing_darker():
+    hu = np.random.default_rng(0).choice([-1024.0, 40.0], size=SIZE).astype(np.float32)
+    hu[:20] = -1024.0
+    made = resample(Volume(hu, SPACING), (13, 21, 33)).hu
+    assert made.min() == -1024.0 and (made[:5] == -1024.0).all() and made[8:].max() < 40.1
+
+
 def test_same_grid_changes_nothing():
     hu = np.random.default_rng(0).normal(size=(8, 9, 10)).astype(np.float32)
     made = resample(Volume(hu, (2.0, 1.0, 1.5), CENTRE), (8, 9, 10))
