@@ -23,7 +23,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from common.errors import UserError, import_message, user_message
+from common.errors import UserError, commands_as_installed, import_message, user_message
 from common.files import LATEST, ROOT, follow_latest, results_in
 from common.renamed_keys import rename_keys, rename_override
 from common.value_ranges import check_values, leaves
@@ -211,7 +211,7 @@ def _terminable() -> Iterator[None]:
 
 def _stop(message: str) -> None:
     sys.stdout.flush()
-    sys.stderr.write(f"error: {' '.join(message.split())}\n")
+    sys.stderr.write(f"error: {' '.join(commands_as_installed(message).split())}\n")
     sys.exit(1)
 
 

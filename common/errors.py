@@ -1,8 +1,11 @@
 """The exception that a command prints as one line instead of a traceback."""
 
 import logging
+import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 EXTRAS = {  # module: the extra of pyproject.toml that installs it
     **dict.fromkeys(("gradio", "gradio_client", "fastapi", "uvicorn", "starlette"), "demo"),
@@ -41,6 +44,14 @@ def import_message(error: ImportError) -> str | None:
 def user_message(message: str) -> str:
     """The UserError line inside the traceback of a DataLoader worker; other messages unchanged."""
     return message.rpartition(f"{UserError.__module__}.{UserError.__name__}: ")[2] if "Caught" in message else message
+
+
+def commands_as_installed(text: str) -> str:
+    """A text in which `python train/train_ddpm.py` is `xray2ct-train-ddpm` if a console script runs."""
+    if not Path(sys.argv[0]).name.startswith("xray2ct-"):
+        return text
+    name = r"\b(?:python )?(?:dataset|train|evaluation)/(\w+)\.py"
+    return re.sub(name, lambda found: f"xray2ct-{found[1].replace('_', '-')}", text)
 
 
 def worker_killed(error: BaseException) -> bool:

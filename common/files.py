@@ -80,7 +80,9 @@ def size_line(folder: Path = Path("outputs")) -> str | None:
     if not folder.is_dir():
         return None
     whole, cache = _bytes(folder), _bytes(folder / "cache")
-    prepared = f", {cache / 1e9:.2f} GB of it prepared cases, which `make clean-cache` removes" if cache else ""
+    prepared = (
+        f", {cache / 1e9:.2f} GB of it prepared cases, which can be removed ({folder / 'cache'})" if cache else ""
+    )
     return f"{folder}: {whole / 1e9:.2f} GB{prepared}"
 
 

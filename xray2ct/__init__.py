@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from xray2ct.rooms import load
+from xray2ct.rooms import library_message, load
 
 if TYPE_CHECKING:
     from common.errors import UserError
@@ -23,4 +23,9 @@ def __getattr__(name: str) -> Any:
     """Loads a class or function when it is first used, so that commands do not load what they do not need."""
     if name not in PLACES:
         raise AttributeError(f"module 'xray2ct' has no attribute '{name}'; it has {', '.join(__all__)}")
-    return getattr(load(PLACES[name]), name)
+    try:
+        return getattr(load(PLACES[name]), name)
+    except RuntimeError as error:  # of torchvision, wrapped by transformers and diffusers
+        if (line := library_message(error)) is None:
+            raise
+    raise ImportError(line)

@@ -4,7 +4,7 @@ import runpy
 import sys
 from collections.abc import Callable
 
-from xray2ct.rooms import ROOMS, ROOT, foreign
+from xray2ct.rooms import ROOMS, ROOT, foreign, library_message
 
 
 def _command(script: str) -> Callable[[], None]:
@@ -13,7 +13,12 @@ def _command(script: str) -> Callable[[], None]:
         for room in ROOMS:
             if (file := foreign(room)) is not None:
                 sys.exit(f"error: {file or room}: already loaded as `{room}`, a name that xray2ct needs; rename it")
-        runpy.run_path(str(ROOT / script), run_name="__main__")
+        try:
+            runpy.run_path(str(ROOT / script), run_name="__main__")
+        except RuntimeError as error:
+            if (line := library_message(error)) is None:
+                raise
+            sys.exit(f"error: {line}")
 
     return run
 

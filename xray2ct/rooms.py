@@ -25,6 +25,18 @@ def load(name: str) -> ModuleType:
     return importlib.import_module(name if _importable() else f"{PACKAGE}.{name}")
 
 
+def library_message(error: BaseException | None) -> str | None:
+    """How to mend torch and torchvision of two different builds, which break imports of other libraries, or None."""
+    while error is not None:
+        if "torchvision::" in str(error):
+            return (
+                "torchvision is not of the same build as torch; install both from one index in one command, such as "
+                "pip install --force-reinstall torch torchvision --index-url https://download.pytorch.org/whl/cpu"
+            )
+        error = error.__cause__ or error.__context__
+    return None
+
+
 def foreign(room: str) -> str | None:
     """The file of another module that Python takes for a folder of the project; None for our own, "" for none."""
     module = sys.modules.get(room)

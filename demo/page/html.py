@@ -12,7 +12,7 @@ from demo.service.xray_checks import CheckedXray
 
 MARK = "Synthetic, not for diagnosis"
 WELCOME = (
-    '<div class="xc-welcome"><p>Drop a frontal chest X-ray on the left, or take an example, then generate.</p>'
+    '<div class="xc-welcome"><p>Drop a frontal chest X-ray into the field, or take an example, then generate.</p>'
     "<p>The volume appears here: axial, coronal, sagittal and in 3D, with its HU under the crosshair.</p></div>"
 )
 

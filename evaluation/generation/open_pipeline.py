@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from common.errors import UserError, user_errors
+from common.errors import UserError, commands_as_installed, user_errors
 from common.files import ROOT, visible
 from dataset.manifest.separated import parts
 from ddpm.checkpoint.load import load_pipeline
@@ -73,7 +73,8 @@ def open_generator(
     pipeline = members[0] if len(paths) == 1 else Ensemble(members, paths)
     set_sampler(pipeline, OmegaConf.to_container(sampler, resolve=True))
     if pipeline.decoder_residual is None:
-        print(f"spreads lack the detail that the decoder loses; python train/fit_parts.py checkpoint={path} adds it")
+        remedy = commands_as_installed(f"python train/fit_parts.py checkpoint={path}")
+        print(f"spreads lack the detail that the decoder loses; {remedy} adds it")
     return pipeline, path
 
 

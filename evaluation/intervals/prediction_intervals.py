@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from common.errors import UserError
+from common.errors import UserError, commands_as_installed
 from common.files import atomic_path
 from dataset.imaging.hu_window import Window
 from evaluation.intervals.evidence import FEWEST_SAMPLES, TrainingSpread
@@ -212,7 +212,7 @@ def error_bars(
     if samples < 2:
         return {"name": "none", "reason": "one sample shows no spread", **preview}
     if intervals is None:
-        reason = "not calibrated: python evaluation/calibrate.py computes intervals"
+        reason = commands_as_installed("not calibrated: python evaluation/calibrate.py computes intervals")
     elif samples < samples_needed(intervals.level):
         needed = samples_needed(intervals.level)
         reason = f"{samples} samples; an interval of {100 * intervals.level:g} % needs at least {needed}"

@@ -163,7 +163,7 @@ def model_card(
 
 def _metrics(result: dict | None) -> list[str]:
     if result is None:
-        return ["Not evaluated; `python evaluation/evaluate.py` evaluates it."]
+        return ["Not evaluated; `xray2ct-evaluate checkpoint=<path>` evaluates it."]
     protocol, known, rows = result["protocol"], catalogue(), []
     for metric, estimate in result["methods"]["model"].items():
         label, cells = known[metric].label if metric in known else metric, ("not measured", "")

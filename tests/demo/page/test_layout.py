@@ -19,6 +19,14 @@ OUTSIDE = """(width) => [
   const box = one.getBoundingClientRect();
   return box.width > 1 && one.checkVisibility() && (box.left < -1 || box.right > width + 1);
 }).map((one) => one.outerHTML.slice(0, 100))"""
+COVERED = """() => [...document.querySelectorAll(".xv-tile")].filter((tile) => {
+  const [mark, letter] = [".xv-synthetic", ".xv-bottom"].map((name) => tile.querySelector(name));
+  if (!mark || !letter || !tile.checkVisibility()) return false;
+  const range = document.createRange();
+  range.selectNodeContents(mark);
+  const [a, b] = [range.getBoundingClientRect(), letter.getBoundingClientRect()];
+  return a.left < b.right && b.left < a.right && a.top < b.bottom && b.top < a.bottom;
+}).map((tile) => tile.className)"""
 TOP = "(name) => document.querySelector(name).getBoundingClientRect().top"
 
 
@@ -54,6 +62,7 @@ def test_everything_is_reachable(page, tmp_path, width):
         button.focus()
         box = button.bounding_box()
         assert box["y"] >= 0 and box["y"] + box["height"] <= 844, button.inner_text()
+    assert page.evaluate(COVERED) == []  # the letter of orientation and the mark
     marks = page.locator(".xv-synthetic:visible")
     assert marks.count() == 4
     page.locator(".xv-tile-axial").scroll_into_view_if_needed()

@@ -81,4 +81,6 @@ def test_the_size_of_results_is_said_with_that_of_prepared_cases(tmp_path):
     assert size_line(tmp_path / "nothing") is None
     (tmp_path / "outputs" / "cache" / "case").write_bytes(bytes(20_000_000))
     (tmp_path / "outputs" / "volume").write_bytes(bytes(30_000_000))
-    assert "0.05 GB, 0.02 GB of it prepared" in size_line(tmp_path / "outputs")
+    line = size_line(tmp_path / "outputs")
+    assert "0.05 GB, 0.02 GB of it prepared" in line
+    assert str(tmp_path / "outputs" / "cache") in line and "make" not in line  # an installed copy has no Makefile
