@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -140,11 +141,11 @@ def test_another_setting_or_a_changed_source_is_made_again(tmp_path):
 def test_an_interrupted_case_leaves_no_record_and_no_half_file(tmp_path, monkeypatch):
     write(tmp_path / "in", patient="A")
 
-    def full_disk(image, path):
-        path.write_bytes(b"half")
+    def full_disk(path, content):
+        path.write_text("half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(nib, "save", full_disk)
+    monkeypatch.setattr(Path, "write_bytes", full_disk)
     with pytest.raises(UserError, match="output=.*No space left.*continues"):
         prepare_set(configured(tmp_path / "in", tmp_path / "out", spacing="[5,5,5]"))
     assert not list((tmp_path / "out").rglob("*.nii.gz")) and not list((tmp_path / "out").rglob("*.json"))

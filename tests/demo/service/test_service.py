@@ -153,7 +153,7 @@ def test_errors_in_requests_leave_the_server_running(service, film, monkeypatch,
         (ZeroDivisionError("Mueller_Hans"), r"request failed \(ZeroDivisionError\)"),
     ):
         with monkeypatch.context() as patched:
-            patched.setattr(service.pipeline, "_predict", Mock(side_effect=error))
+            patched.setattr(service.pipeline, "predict", Mock(side_effect=error))
             with pytest.raises(UserError, match=message):
                 last(service.generate(film, GenerationRequest()))
     assert isinstance(last(service.generate(film, GenerationRequest(steps=1))), Result)
