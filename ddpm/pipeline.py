@@ -42,6 +42,7 @@ class GeneratedCT:
 
     volumes: Float[Tensor, "b n D H W"]  # HU, clipped to the window
     chi2: Float[Tensor, "b n"] | None = None  # of the latents against their X-ray; NaN where they were not compared
+    first_chi2: Float[Tensor, "b n"] | None = None  # of the network's first prediction, also without updates
 
 
 class XrayToCTPipeline(DiffusionPipeline):
@@ -263,8 +264,7 @@ class XrayToCTPipeline(DiffusionPipeline):
             batch_size: latents denoised and decoded at once.
             allow_any_picture: False raises UserError if the first view of an X-ray of unknown pose does not look like
                 a frontal chest X-ray (`dataset.imaging.frontal_check`).
-            progress: called with (steps done, all steps) after every step of every batch; its exceptions end the
-                generation.
+            progress: called with (steps done, all steps) after every step; its exceptions end the generation.
             preview: called with (step, predicted clean latents) in every step, for `decode`.
         """
         xray, pose = complete_views(xray, pose, self.protocol)
@@ -277,7 +277,6 @@ class XrayToCTPipeline(DiffusionPipeline):
         steps = self.steps if num_inference_steps is None else check_steps(self.protocol, int(num_inference_steps))
         guidance = self.guidance_scale if guidance_scale is None else self.check_guidance(guidance_scale)
         extent = torch.tensor(self.extent).expand(b, 3) if extent is None else extent
-
         shape = self.latent_encoder.latent_shape(self.volume_size)
         condition = self.condition(xray.to(device), pose, extent, shape[1:])
         jobs = [(i, j) for i in range(b) for j in range(num_samples)]
@@ -298,10 +297,11 @@ class XrayToCTPipeline(DiffusionPipeline):
                 partial(correction.update, xrays) if correction else None,
                 None if preview is None else lambda step, clean, done=done: preview(done + step, clean),
                 None if progress is None else lambda step, done=done: progress(done + step, total),
+                partial(correction.measure, xrays, samples) if correction.measures else None,
             )
             volumes[xrays, samples] = self.decode(latents).cpu()[:, 0]
             chi2[xrays, samples] = correction.chi2(latents, xrays)
-        return GeneratedCT(volumes, chi2 if correction else None)
+        return GeneratedCT(volumes, chi2 if correction else None, correction.first_chi2())
 
     def condition(self, xray: Tensor, pose: Tensor, extent: Tensor, size: tuple[int, int, int]) -> Condition:
         """The condition of every X-ray (completed by `complete_views`) for latents of `size`, for all its samples."""

@@ -35,7 +35,7 @@ class XrayCorrection:
 
     Args:
         part: that of the pipeline, or None.
-        mode: True updates every sample, None those of X-rays with known poses, False none.
+        mode: True updates every sample, None those of X-rays with known poses, False none, but measures their chi².
         xray, pose, extent: `(b, v, 1, h, w)`, `(b, v, 9)` NaN where unknown, and `(b, 3)` in mm.
         ids: names of the X-rays in messages.
 
@@ -52,7 +52,8 @@ class XrayCorrection:
         ids: list[str],
     ):
         self.measurements: list[Measurement | None] = [None] * len(xray)
-        if part is None or mode is False:
+        self.updates, self._first = mode is not False, {}
+        if part is None:
             return
         for i, name in enumerate(ids):
             reason = None
@@ -67,7 +68,23 @@ class XrayCorrection:
                 raise UserError(f"sampler.consistency=on: X-ray {name}: {reason}; set sampler.consistency=null or off")
 
     def __bool__(self) -> bool:
+        return self.updates and self.measures
+
+    @property
+    def measures(self) -> bool:
+        """Whether samples of an X-ray can be compared with it."""
         return any(one is not None for one in self.measurements)
+
+    def measure(self, xrays: list[int], samples: list[int], clean: Float[Tensor, "n c d h w"]) -> None:
+        """Keeps chi² of the first predictions, which no update has changed, of samples of the X-rays at `xrays`."""
+        self._first |= dict(zip(zip(xrays, samples, strict=True), self.chi2(clean, xrays).tolist(), strict=True))
+
+    def first_chi2(self) -> Float[Tensor, "b n"] | None:
+        """chi² that `measure` kept, NaN without a measurement; None where no X-ray is compared."""
+        if not self._first:
+            return None
+        number = 1 + max(j for _, j in self._first)
+        return torch.tensor([[self._first[i, j] for j in range(number)] for i in range(len(self.measurements))])
 
     def update(
         self, xrays: list[int], clean: Float[Tensor, "n c d h w"], signal: float, noise: float

@@ -28,6 +28,7 @@ def sample_latents(
     correct: Callable[[Latents, float, float], Latents] | None = None,
     watch: Callable[[int, Latents], None] | None = None,
     progress: Callable[[int], None] | None = None,
+    measure: Callable[[Latents], None] | None = None,
 ) -> Latents:
     """Clean latents from the initial `latents`; the timesteps of the sampler are set.
 
@@ -37,11 +38,15 @@ def sample_latents(
         correct: predicted clean latents, `signal_t` and `noise_t` to corrected clean latents.
         watch: called with the number of each step, from 1, and its clean latents.
         progress: called with the number of each step after it.
+        measure: called with the clean latents of the first step, before their correction.
     """
     for number, timestep in enumerate(scheduler.timesteps, start=1):
         prediction = predict(latents, timestep)
-        if correct is not None or watch is not None:
+        measured = measure is not None and number == 1
+        if correct is not None or watch is not None or measured:
             clean = clean_latents(scheduler, prediction, timestep, latents)
+            if measured:
+                measure(clean)
             if correct is not None:
                 clean = correct(clean, *noise_levels(scheduler, timestep))
                 prediction = prediction_of(scheduler, clean, timestep, latents)

@@ -15,7 +15,7 @@ from ddpm.latent.decoder_residual import with_residual
 from evaluation.calibration.nonconformity import case_scores
 from evaluation.calibration.region_accuracy import region_accuracy, region_counts
 from evaluation.generation.model_inputs import ModelInputs
-from evaluation.generation.sample import Sampling, sample_volumes
+from evaluation.generation.sample import Sampling, compared_volumes
 from evaluation.intervals.evidence import TrainingSpread
 from evaluation.intervals.input_shift import fit_input_shift
 from evaluation.intervals.organ_volumes import HeartVolumeRegressor, fit_heart_regressor
@@ -56,15 +56,14 @@ def calibrate(
     check_cases(calibration, test, chosen, level)
     levels = sorted({x for x in LEVELS if sampling.samples >= samples_needed(x)} | {level})
     heart = fit_heart_regressor(train, pipeline.window)
-    shift = fit_input_shift(train, calibration, chosen["calibration"])
+    spread = TrainingSpread.fit(train, pipeline.window)
+    parts, counts, chi2 = [], {}, {}
+    for part, cases in (("calibration", calibration), ("test", test)):
+        found, counts[part], chi2[part] = scores_of(pipeline, cases, chosen[part], sampling, levels, share, heart)
+        parts.append(found.assign(part=part))
+    shift = fit_input_shift(train, calibration, chosen["calibration"], chi2["calibration"])
     if shift is None:
         log.warning("%d training X-rays: too few for the test whether an X-ray is like the calibration's", len(train))
-    spread = TrainingSpread.fit(train, pipeline.window)
-    parts, counts = [], []
-    for part, cases in (("calibration", calibration), ("test", test)):
-        found, counted = scores_of(pipeline, cases, chosen[part], sampling, levels, share, heart)
-        parts.append(found.assign(part=part))
-        counts += counted if part == "calibration" else []
     scores = pd.concat(parts, ignore_index=True)
     margins = {x: margins_of(scores[scores.part == "calibration"], x) for x in levels}
     measured = {x: _coverage(scores[scores.part == "test"], x, margins[x]) for x in levels}
@@ -86,7 +85,7 @@ def calibrate(
             "test_cases": len(chosen["test"]),
             "poses_known": not any(calibration.case(i)["pose"].isnan().any() for i in chosen["calibration"]),
             "seed": sampling.seed,
-            "regions": region_accuracy(counts),
+            "regions": region_accuracy(counts["calibration"]),
             "training_spread": spread and asdict(spread),
         },
         heart=heart and asdict(heart),
@@ -131,12 +130,16 @@ def scores_of(
     levels: Sequence[float],
     share: float,
     heart: HeartVolumeRegressor | None,
-) -> tuple[pd.DataFrame, list[dict]]:
-    """`id, patient` and the rows of `case_scores` for each case, and the `region_counts` of the cases."""
+) -> tuple[pd.DataFrame, list[dict], list[float | None]]:
+    """`id, patient` and the rows of `case_scores` for each case, `region_counts` and chi² of the cases.
+
+    chi² is that of `evaluation.generation.sample.compared_volumes`.
+    """
     inputs = ModelInputs.of_cases((cases.case(i) for i in chosen), pipeline)
     ids, patients = (cases.rows[name].iloc[chosen].astype(str).tolist() for name in ("id", "patient"))
-    rows, counts = [], []
-    for part, volumes in sample_volumes(pipeline, inputs, ids, sampling):
+    rows, counts, chi2 = [], [], []
+    for part, volumes, compared in compared_volumes(pipeline, inputs, ids, sampling):
+        chi2 += compared
         predictive = with_residual(pipeline, volumes, [ids[i] for i in part], sampling.seed)
         for index, samples, drawn in zip(part, volumes, predictive, strict=True):
             spacing = tuple(float(e) / n for e, n in zip(inputs.extents[index], pipeline.volume_size, strict=True))
@@ -144,7 +147,7 @@ def scores_of(
             found = case_scores(samples, case, spacing, pipeline.window, levels, share, heart, drawn)
             rows += [{"id": ids[index], "patient": patients[index]} | row for row in found]
             counts.append(region_counts(samples.mean(dim=0), case, spacing, pipeline.window))
-    return pd.DataFrame(rows), counts
+    return pd.DataFrame(rows), counts, chi2
 
 
 def margins_of(scores: pd.DataFrame, level: float) -> dict[str, dict]:

@@ -1,5 +1,6 @@
 """Samples the generator for many X-rays, in batches, with a progress bar over all denoising steps."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -45,6 +46,17 @@ def sample_volumes(
 
     The noise of a volume depends on the seed, the id of its case and the number of the sample, not on the batch.
     """
+    for part, volumes, _ in compared_volumes(pipeline, inputs, ids, sampling, progress_bar):
+        yield part, volumes
+
+
+def compared_volumes(
+    pipeline: Callable, inputs: ModelInputs, ids: Sequence[str], sampling: Sampling, progress_bar=terminal_bar
+) -> Iterator[tuple[range, Float[Tensor, "b s d h w"], list[float | None]]]:
+    """As `sample_volumes`, with chi² of the network's first prediction against each X-ray, the mean of its samples.
+
+    None where it is not known: without the projection consistency, and for X-rays of unknown pose.
+    """
     together, count = max(1, sampling.batch_size // sampling.samples), len(inputs.xrays)
     starts = range(0, count, together)
     with progress_bar() as show:
@@ -65,4 +77,5 @@ def sample_volumes(
                 progress=advance,
                 allow_any_picture=True,  # their reader has checked them
             )
-            yield part, result.volumes.float().cpu()
+            chi2 = [float("nan")] * len(part) if result.first_chi2 is None else result.first_chi2.mean(dim=1).tolist()
+            yield part, result.volumes.float().cpu(), [value if math.isfinite(value) else None for value in chi2]

@@ -1,12 +1,18 @@
 """A test whether an X-ray is like those of the calibration: prediction intervals hold for no other.
 
-Two statistics: the Mahalanobis distance of grey values and sharpness from those of the training X-rays, and the
-exponent of the grey scale (gamma) that a ridge regression reads off an X-ray, fitted on training X-rays with random
-exponents. Each is divided by its size on training X-rays that it was not fitted on. The larger one has a p value by
-its rank among those of the calibration X-rays (conformal anomaly detection, Laxhammar and Falkman 2010). One rank,
-in place of one for each statistic, does not ask for values beyond all of a small calibration. So at most a share
-`LEVEL` of X-rays from the population of the calibration loses its interval. The test sees another exponent, blur,
-noise and other pictures; it does not see all that can spoil an interval.
+Three statistics: the Mahalanobis distance of grey values and sharpness from those of the training X-rays; the exponent
+of the grey scale (gamma) that a ridge regression reads off an X-ray, fitted on training X-rays with random exponents;
+and, where weights hold the projection consistency and the pose is known, chi² of the re-projection of the network's
+first prediction. That prediction is near the mean of the samples and has seen no update towards the X-ray, so its
+chi² is the same with and without updates, which would bring that of the samples down to its usual level.
+
+Distance and exponent are divided by their sizes on training X-rays that they were not fitted on. The network has seen
+all training X-rays, so the size of chi² is its quantile among those of the calibration *and* of the X-ray in question:
+symmetric in all of them, which keeps the p value exact. The largest quotient has a p value by its rank among those of
+the calibration X-rays (conformal anomaly detection, Laxhammar and Falkman 2010; full conformal prediction, Vovk et al.
+2005). One rank, in place of one for each statistic, does not ask for values beyond all of a small calibration. So at
+most a share `LEVEL` of X-rays from the population of the calibration loses its interval. The test sees another
+exponent, blur, noise, other pictures and volumes of another patient; it does not see all that can spoil an interval.
 """
 
 from dataclasses import dataclass, field, replace
@@ -82,6 +88,7 @@ class InputShift:
         curve: weights of `curve_features`, the constant last, that give the logarithm of the exponent.
         sizes: of distance and exponent, by which they are divided.
         ranked: the larger quotient of each calibration X-ray, ascending.
+        chi2: of the first prediction for each calibration X-ray, in the order of `ranked`; empty where not measured.
         distances, exponents: of the calibration X-rays, ascending, in files of earlier versions, without the two
             above: there twice the smaller p value of both counts.
     """
@@ -91,6 +98,7 @@ class InputShift:
     curve: list[float]
     sizes: list[float] | None = None
     ranked: list[float] = field(default_factory=list)
+    chi2: list[float] = field(default_factory=list)
     distances: list[float] = field(default_factory=list)
     exponents: list[float] = field(default_factory=list)
 
@@ -103,21 +111,38 @@ class InputShift:
         weights = self.curve[:-1]
         return abs(float(np.dot(weights, curve_features(xray)[: len(weights)])) + self.curve[-1])
 
-    def p_value(self, xray: Float[Tensor, "v h w"]) -> float:
-        """At most α with a probability of at most α, for any α, if the X-ray is like those of the calibration."""
+    def p_value(self, xray: Float[Tensor, "v h w"], chi2: float | None = None) -> float:
+        """At most α with a probability of at most α, for any α, if the X-ray is like those of the calibration.
+
+        `chi2` is that of the first prediction for it; None, as of unknown poses, leaves the other two statistics.
+        """
         if self.sizes is not None:
-            return (1 + _farther(self.ranked, self.statistic(xray))) / (1 + len(self.ranked))
+            return self.p_of(self.statistic(xray), chi2)
         pairs = (self.distances, self.distance(xray)), (self.exponents, self.exponent(xray))
         farther = min(_farther(known, own) for known, own in pairs)
         return min(1.0, 2.0 * (1 + farther) / (1 + len(self.distances)))
+
+    def p_of(self, statistic: float, chi2: float | None = None) -> float:
+        """The p value of `statistic` of an X-ray and its chi²."""
+        ranked = np.array(self.ranked)
+        if chi2 is not None and self.chi2:
+            chi2 = _rounded([chi2])[0]
+            size = np.quantile([*self.chi2, chi2], TYPICAL)
+            statistic, ranked = max(statistic, chi2 / size), np.maximum(ranked, np.array(self.chi2) / size)
+        return (1 + int((ranked >= statistic).sum())) / (1 + len(ranked))
 
     def statistic(self, xray: Float[Tensor, "v h w"]) -> float:
         """The larger one of distance and exponent in units of their sizes."""
         return round(max(self.distance(xray) / self.sizes[0], self.exponent(xray) / self.sizes[1]), 4)
 
     @classmethod
-    def fit(cls, training: list[Tensor], calibration: list[Tensor]) -> "InputShift | None":
-        """The test from training and calibration X-rays `(v, h, w)`; None with fewer than `FEWEST` training X-rays."""
+    def fit(
+        cls, training: list[Tensor], calibration: list[Tensor], chi2: list[float | None] | None = None
+    ) -> "InputShift | None":
+        """The test from training and calibration X-rays `(v, h, w)`; None with fewer than `FEWEST` training X-rays.
+
+        `chi2` are those of the calibration X-rays; it takes no part unless all of them are known.
+        """
         if len(training) < FEWEST:
             return None
         halves = training[::2], training[1::2]
@@ -128,7 +153,14 @@ class InputShift:
         ]
         sizes = _rounded(np.quantile(values, TYPICAL, axis=0) + 1e-9)
         made = replace(cls._of_training(training), sizes=sizes)
-        return replace(made, ranked=sorted(made.statistic(xray) for xray in calibration))
+        return made.calibrated([made.statistic(xray) for xray in calibration], chi2)
+
+    def calibrated(self, statistics: list[float], chi2: list[float | None] | None = None) -> "InputShift":
+        """The test with these statistics and chi² of the calibration X-rays."""
+        if not chi2 or None in chi2:
+            return replace(self, ranked=sorted(statistics), chi2=[])
+        pairs = sorted(zip(statistics, _rounded(chi2), strict=True))
+        return replace(self, ranked=[own for own, _ in pairs], chi2=[own for _, own in pairs])
 
     @classmethod
     def _of_training(cls, xrays: list[Tensor]) -> "InputShift":
@@ -161,8 +193,11 @@ def _rounded(values) -> list[float]:
     return [float(f"{value:.6g}") for value in values]
 
 
-def fit_input_shift(train, calibration, chosen: list[int]) -> InputShift | None:
-    """The test from at most `FITTED_ON` evenly spread cases of a training set and the chosen calibration cases."""
+def fit_input_shift(train, calibration, chosen: list[int], chi2: list[float | None]) -> InputShift | None:
+    """The test from at most `FITTED_ON` evenly spread cases of a training set and the chosen calibration cases.
+
+    `chi2` are those of the calibration cases, None where not measured.
+    """
     evenly = np.unique(np.linspace(0, len(train) - 1, min(FITTED_ON, len(train))).astype(int))
     training = [train.case(int(index))["xray"].float() for index in evenly]
-    return InputShift.fit(training, [calibration.case(index)["xray"] for index in chosen])
+    return InputShift.fit(training, [calibration.case(index)["xray"] for index in chosen], chi2)

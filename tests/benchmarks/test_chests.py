@@ -139,7 +139,9 @@ class Pipeline:
         progress(1, 1)
         assert torch.allclose(extent, torch.full((3,), 320.0))  # that of the case, whatever the size of the pipeline
         noise = 50.0 * torch.randn(len(xray), num_samples, 8, 8, 8, generator=torch.Generator().manual_seed(seed))
-        return SimpleNamespace(volumes=1000.0 * xray.mean(dim=(1, 2, 3, 4)).view(-1, 1, 1, 1, 1) - 500.0 + noise)
+        return SimpleNamespace(
+            volumes=1000.0 * xray.mean(dim=(1, 2, 3, 4)).view(-1, 1, 1, 1, 1) - 500.0 + noise, first_chi2=None
+        )
 
 
 def test_a_fold_scores_the_mean_one_sample_and_another_patients_xrays(protocol):
