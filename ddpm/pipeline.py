@@ -42,7 +42,7 @@ class GeneratedCT:
 
     volumes: Float[Tensor, "b n D H W"]  # HU, clipped to the window
     chi2: Float[Tensor, "b n"] | None = None  # of the latents against their X-ray; NaN where they were not compared
-    first_chi2: Float[Tensor, "b n"] | None = None  # of the network's first prediction, also without updates
+    first_chi2: Float[Tensor, " b"] | None = None  # of the mean of the first predictions, which no update has changed
 
 
 class XrayToCTPipeline(DiffusionPipeline):
@@ -297,10 +297,10 @@ class XrayToCTPipeline(DiffusionPipeline):
                 partial(correction.update, xrays) if correction else None,
                 None if preview is None else lambda step, clean, done=done: preview(done + step, clean),
                 None if progress is None else lambda step, done=done: progress(done + step, total),
-                partial(correction.measure, xrays, samples) if correction.measures else None,
+                partial(correction.measure, xrays) if correction.measures else None,
             )
             volumes[xrays, samples] = self.decode(latents).cpu()[:, 0]
-            chi2[xrays, samples] = correction.chi2(latents, xrays)
+            chi2[xrays, samples] = correction.chi2(latents, xrays) if correction else torch.nan
         return GeneratedCT(volumes, chi2 if correction else None, correction.first_chi2())
 
     def condition(self, xray: Tensor, pose: Tensor, extent: Tensor, size: tuple[int, int, int]) -> Condition:

@@ -76,8 +76,8 @@ class OtherPatient:
         if self.consistency is None:
             return drawn
         given = zip(xray, pose, extent, first[0].split(num_samples), strict=True)
-        chi2 = [self.consistency.measurement(x, p, e).chi2(clean) for x, p, e, clean in given]
-        return SimpleNamespace(volumes=drawn.volumes, first_chi2=torch.stack(chi2))
+        chi2 = [self.consistency.measurement(x, p, e).chi2(clean.mean(dim=0)[None]) for x, p, e, clean in given]
+        return SimpleNamespace(volumes=drawn.volumes, first_chi2=torch.cat(chi2))
 
 
 class Built:
@@ -162,7 +162,8 @@ def _cell(rows: list[dict], quantity: str, margin: dict, level: float) -> str:
         return "–"
     covered = int(inside.sum())
     p = coverage_p(covered, len(inside), margin["cases"], level, 2 if quantity in ORGANS else 1)
-    return f"{'**' * (inside.mean() < LEAST)}{inside.mean():.3f}{'**' * (inside.mean() < LEAST)} ({p:.2g})"
+    mark = "**" if inside.mean() < LEAST else ""
+    return f"{mark}{inside.mean():.3f}{mark} ({p:.2g})"
 
 
 def main() -> None:

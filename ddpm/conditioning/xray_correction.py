@@ -75,16 +75,18 @@ class XrayCorrection:
         """Whether samples of an X-ray can be compared with it."""
         return any(one is not None for one in self.measurements)
 
-    def measure(self, xrays: list[int], samples: list[int], clean: Float[Tensor, "n c d h w"]) -> None:
-        """Keeps chi² of the first predictions, which no update has changed, of samples of the X-rays at `xrays`."""
-        self._first |= dict(zip(zip(xrays, samples, strict=True), self.chi2(clean, xrays).tolist(), strict=True))
+    def measure(self, xrays: list[int], clean: Float[Tensor, "n c d h w"]) -> None:
+        """Keeps the first predictions, which no update has changed, of samples of the X-rays at `xrays`."""
+        for i, one in zip(xrays, clean, strict=True):
+            total, count = self._first.get(i, (0.0, 0))
+            self._first[i] = total + one, count + 1
 
-    def first_chi2(self) -> Float[Tensor, "b n"] | None:
-        """chi² that `measure` kept, NaN without a measurement; None where no X-ray is compared."""
-        if not self._first:
+    def first_chi2(self) -> Float[Tensor, " b"] | None:
+        """chi² per pixel of the mean first prediction for each X-ray, NaN without a measurement; None without any."""
+        if not self.measures:
             return None
-        number = 1 + max(j for _, j in self._first)
-        return torch.tensor([[self._first[i, j] for j in range(number)] for i in range(len(self.measurements))])
+        means = torch.stack([total / count for _, (total, count) in sorted(self._first.items())])
+        return self.chi2(means, sorted(self._first))
 
     def update(
         self, xrays: list[int], clean: Float[Tensor, "n c d h w"], signal: float, noise: float

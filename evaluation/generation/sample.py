@@ -53,7 +53,7 @@ def sample_volumes(
 def compared_volumes(
     pipeline: Callable, inputs: ModelInputs, ids: Sequence[str], sampling: Sampling, progress_bar=terminal_bar
 ) -> Iterator[tuple[range, Float[Tensor, "b s d h w"], list[float | None]]]:
-    """As `sample_volumes`, with chi² of the network's first prediction against each X-ray, the mean of its samples.
+    """As `sample_volumes`, with chi² of the mean of the network's first predictions against each X-ray.
 
     None where it is not known: without the projection consistency, and for X-rays of unknown pose.
     """
@@ -77,5 +77,5 @@ def compared_volumes(
                 progress=advance,
                 allow_any_picture=True,  # their reader has checked them
             )
-            chi2 = [float("nan")] * len(part) if result.first_chi2 is None else result.first_chi2.mean(dim=1).tolist()
+            chi2 = [math.nan] * len(part) if result.first_chi2 is None else result.first_chi2.tolist()
             yield part, result.volumes.float().cpu(), [value if math.isfinite(value) else None for value in chi2]
