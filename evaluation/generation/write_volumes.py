@@ -12,7 +12,7 @@ from dataset.manifest.separated import SEPARATOR, parts
 from ddpm.latent.decoder_residual import with_residual
 from evaluation.generation.metadata import NOISE_ID, describe_input, describe_run, spread_parts
 from evaluation.generation.model_inputs import ModelInputs
-from evaluation.generation.sample import Sampling, sample_volumes, terminal_bar
+from evaluation.generation.sample import Sampling, compared_volumes, terminal_bar
 from evaluation.generation.synthetic_ct import SyntheticCT, files_of
 from evaluation.generation.view_pairs import pair_views
 from evaluation.generation.xray_inputs import GeneratorInput, XrayFiles, announce, read_inputs
@@ -77,17 +77,17 @@ def synthesize(
     stems = _stems([given.files[0].name if given.files else "xray" for given in inputs])
     digest, ids = (shared["checkpoint"] or {}).get("sha256"), [NOISE_ID] * len(inputs)
     stacked = ModelInputs.of_inputs(inputs)
-    for part, volumes in sample_volumes(draw or pipeline, stacked, ids, sampling, progress_bar):
+    for part, volumes, chi2 in compared_volumes(draw or pipeline, stacked, ids, sampling, progress_bar):
         predictive = volumes  # of one sample no file shows the residual
         if sampling.samples > 1:
             predictive = with_residual(pipeline, volumes, ids[: len(part)], sampling.seed)
-        for index, samples, spread in zip(part, volumes, predictive, strict=True):
+        for index, samples, spread, compared in zip(part, volumes, predictive, chi2, strict=True):
             given = inputs[index]
             settings = {"xray": _describe_files(given.files), **shared, **describe_input(given, pipeline)}
             spacing = tuple(settings["spacing"])
             settings["reprojection_error"] = reproject(given, samples.mean(dim=0), spacing, pipeline)[1]
             settings["error_bars"] = error_bars(
-                described, sampling.samples, digest, intervals, given.nominal, given.xray
+                described, sampling.samples, digest, intervals, given.nominal, given.xray, compared
             )
             settings["spread_hu"] = spread_parts(samples, spread, described.get("antithetic", False))
             yield SyntheticCT(samples, spread, given, spacing, pipeline.window, settings, stems[index], intervals)

@@ -93,11 +93,16 @@ class PredictionIntervals:
                 return f"calibrated for {key} {value}, drawn with {key} {drawn.get(key)}"
         return None
 
-    def unlike_calibration(self, xray: Float[Tensor, "v h w"]) -> tuple[float | None, str | None]:
-        """The p value of the test of input shift, None without one, and why no interval is claimed, or None."""
+    def unlike_calibration(
+        self, xray: Float[Tensor, "v h w"], chi2: float | None = None
+    ) -> tuple[float | None, str | None]:
+        """The p value of the test of input shift, None without one, and why no interval is claimed, or None.
+
+        `chi2` is that of the first prediction for the X-ray, None where it is not known.
+        """
         if self.shift is None:
             return None, None
-        p = InputShift(**self.shift).p_value(xray)
+        p = InputShift(**self.shift).p_value(xray, chi2)
         words = f"this X-ray is unlike the calibration's (p {p:.2g}), so no interval is claimed for it"
         return round(p, 4), words if p < SHIFT_LEVEL else None
 
@@ -201,12 +206,13 @@ def error_bars(
     intervals: PredictionIntervals | None,
     nominal: bool = False,
     xray: Float[Tensor, "v h w"] | None = None,
+    chi2: float | None = None,
 ) -> dict:
     """The kind of error bars of volumes as JSON: `{"name": "none" | "spread" | "interval", …}` with the reason.
 
     `described` is `XrayToCTPipeline.describe()`, `samples` counts per X-ray, `digest` is the hash of the checkpoint,
     `nominal` says that the volumes have the size of a typical patient, as from every radiograph, and `xray` is the
-    X-ray as the model takes it: one unlike the calibration's gets a spread.
+    X-ray as the model takes it, `chi2` that of its first prediction: one unlike the calibration's gets a spread.
     """
     preview, p = {"preview": described["preview"]} if described.get("preview") else {}, None
     if samples < 2:
@@ -220,10 +226,11 @@ def error_bars(
         drawn = {key: described.get(key) for key in (*SAMPLED_WITH, "ensemble")} | {"samples": samples}
         reason = intervals.mismatch(digest or "", drawn)
         if reason is None and xray is not None:
-            p, reason = intervals.unlike_calibration(xray)
+            p, reason = intervals.unlike_calibration(xray, chi2)
     if reason is not None:
         what = "standard deviation of the samples, HU"
-        return {"name": "spread", "what": what, "reason": reason, **preview}
+        tested = {} if p is None else {"input_shift_p": p}
+        return {"name": "spread", "what": what, "reason": reason, **tested, **preview}
     return {
         "name": "interval",
         "level": intervals.level,

@@ -62,6 +62,17 @@ def test_off_and_an_unknown_pose_give_the_bits_of_a_model_without_the_part():
         sample(made, "on", nominal)
 
 
+@pytest.mark.parametrize("mode", ["on", "off"])
+def test_the_chi2_of_the_first_prediction_is_the_same_with_and_without_updates(mode):
+    made, free = pipeline(), []
+    sample(made, "off", preview=lambda step, clean: free.append(clean))
+    measurement = made.consistency.measurement(XRAY[0], POSE[0], torch.tensor(EXTENT))
+    expected = measurement.chi2(free[0].mean(dim=0)[None])
+    for size in (1, 8):
+        torch.testing.assert_close(sample(made, mode, batch_size=size).first_chi2, expected, rtol=1e-3, atol=1e-4)
+    assert sample(made, None, unknown_pose(1, ("PA",))[None]).first_chi2 is None
+
+
 def test_the_batch_changes_no_sample():
     made = pipeline()
     latents: dict[int, list] = {1: [], 8: []}

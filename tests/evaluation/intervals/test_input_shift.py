@@ -4,6 +4,7 @@ import json
 from dataclasses import asdict, replace
 
 import numpy as np
+import projection_world
 import pytest
 import torch
 from intervals_xrays import phantom_xrays
@@ -79,6 +80,57 @@ def test_xrays_of_the_calibration_rarely_lose_their_interval():
         assert abs(np.mean(found <= level) - level) <= 3.0 * chance
 
 
+@pytest.fixture(scope="module")
+def ranks():
+    """The test with 400 calibration X-rays of heavy-tailed chi², and statistics and chi² of 400 fresh ones."""
+    rng = np.random.default_rng(0)
+    statistics, chi2 = rng.gamma(9.0, 0.1, (800, 1)).round(4), rng.lognormal(1.0, 0.5, (800, 1))
+    values = np.concatenate([statistics, chi2], axis=1).tolist()
+    shift = InputShift([], [], [], [1.0, 1.0]).calibrated(*map(list, zip(*values[:400], strict=True)))
+    return shift, values[400:]
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_the_p_value_is_uniform_with_chi2_and_without_it(ranks, known):
+    shift, fresh = ranks
+    found = np.array([shift.p_of(own, chi2 if known else None) for own, chi2 in fresh])
+    for level in (0.05, 0.1, 0.5, 0.9):
+        chance = (2.0 * level * (1.0 - level) / 400) ** 0.5
+        assert abs(np.mean(found <= level) - level) <= 3.0 * chance
+
+
+def test_the_p_value_is_exact_over_all_orders_of_a_small_calibration():
+    """Of n + 1 exchangeable X-rays, each in turn the new one, exactly ⌊α (n + 1)⌋ have p <= α."""
+    rng = np.random.default_rng(1)
+    for _ in range(20):
+        pairs = np.column_stack([rng.random(20).round(4), rng.lognormal(0.0, 1.0, 20)]).tolist()
+        found = []
+        for i in range(20):
+            others = [pair for j, pair in enumerate(pairs) if j != i]
+            shift = InputShift([], [], [], [1.0, 1.0]).calibrated(*map(list, zip(*others, strict=True)))
+            found.append(shift.p_of(*pairs[i]))
+        assert sorted(found) == pytest.approx([k / 20 for k in range(1, 21)])
+
+
+def test_the_unit_of_chi2_does_not_matter_and_a_large_one_is_always_seen(ranks):
+    shift, fresh = ranks
+    scaled = shift.calibrated(shift.ranked, [8.0 * value for value in shift.chi2])
+    for own, chi2 in fresh[:50]:
+        assert scaled.p_of(own, 8.0 * chi2) == shift.p_of(own, chi2)
+        assert shift.p_of(own, 20.0 * max(shift.chi2)) == 1 / 401
+    assert not shift.calibrated(shift.ranked, [*shift.chi2[:-1], None]).chi2  # of one unknown pose
+
+
+def test_the_volume_of_another_patient_loses_its_interval():
+    model = projection_world.fitted()
+    cases = projection_world.world(120, seed=1)
+    own = [float(projection_world.measure(model, case).chi2(case.predicted[None])) for case in cases]
+    shift = InputShift([], [], [], [1.0, 1.0]).calibrated([1.0] * 80, own[:80])
+    assert np.mean([shift.p_of(0.5, chi2) < LEVEL for chi2 in own[80:]]) <= 0.2
+    for case, wrong in zip(cases[80:], cases[79:-1], strict=True):
+        assert shift.p_of(0.5, float(projection_world.measure(model, case).chi2(wrong.predicted[None]))) < LEVEL
+
+
 def test_unknown_pixels_and_the_resolution_change_little(world):
     shift, fresh = world
     xray = fresh[0]
@@ -101,5 +153,13 @@ def test_the_file_decides_between_interval_and_spread(world, tmp_path):
     assert bars["name"] == "interval" and bars["input_shift_p"] > 0.5
     bars = error_bars(described, 20, "y", intervals, xray=like**0.6)
     assert bars["name"] == "spread" and "unlike the calibration's" in bars["reason"]
+    assert bars["input_shift_p"] < LEVEL
+    compared = shift.calibrated(shift.ranked, [1.0 + 0.01 * i for i in range(len(shift.ranked))])
+    compared = replace(intervals, shift=json.loads(json.dumps(asdict(compared))))
+    for chi2, name in ((1.0, "interval"), (None, "interval"), (9.0, "spread")):
+        assert error_bars(described, 20, "y", compared, xray=like, chi2=chi2)["name"] == name
+    before = {name: value for name, value in intervals.shift.items() if name != "chi2"}  # a file of an earlier version
+    before = replace(intervals, shift=before)
+    assert error_bars(described, 20, "y", before, xray=like, chi2=9.0)["name"] == "interval"
     older = replace(intervals, shift=None)
     assert error_bars(described, 20, "y", older, xray=like**0.8)["name"] == "interval"
