@@ -138,6 +138,7 @@ class Result(XrayComparison):
             `how` names the resampling of the CT. None without a CT.
         seconds: run time without waiting.
         preview: too few steps, so the spread is too small.
+        interval: what the test of input shift of the calibration says of the X-ray; empty without one.
         files: file name to local path.
     """
 
@@ -148,6 +149,7 @@ class Result(XrayComparison):
     metrics: dict | None
     seconds: float
     preview: bool = False
+    interval: str = ""
     files: dict[str, Path] = field(default_factory=dict)
 
     @property

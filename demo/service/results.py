@@ -25,11 +25,15 @@ from evaluation.generation.sample import Sampling
 from evaluation.generation.synthetic_ct import SyntheticCT
 from evaluation.generation.xray_inputs import GeneratorInput
 from evaluation.generation.xray_warnings import aligned_views, reproject
-from evaluation.intervals.prediction_intervals import error_bars
+from evaluation.intervals.prediction_intervals import SPREAD, error_bars
 from evaluation.metrics.catalogue import catalogue
 from evaluation.scoring.score_cases import score_case
 from evaluation.visualization import slices as pictures
 
+ALIKE = (
+    "This X-ray is like those of the calibration (p {p:.2g}): python evaluation/generate.py writes its prediction "
+    "interval; the page shows the spread."
+)
 SPREADS_ONLY = (
     "the page shows spreads only; python evaluation/generate.py writes an interval where a calibration of the "
     "checkpoint applies"
@@ -41,7 +45,12 @@ FULL_COLOUR = 0.5  # of the range of an X-ray: difference at which the colour sa
 
 
 def write_result(
-    task: Task, checked: CheckedXray, samples: Float[Tensor, "s d h w"], generator, started: float
+    task: Task,
+    checked: CheckedXray,
+    samples: Float[Tensor, "s d h w"],
+    generator,
+    started: float,
+    chi2: float | None = None,
 ) -> Result:
     """Writes the files of a result into `task.place`, which holds `xray.png` and `given.png`.
 
@@ -51,6 +60,7 @@ def write_result(
         samples: HU.
         generator: the `Generator` that drew them.
         started: `time.monotonic()` at the start.
+        chi2: of the first prediction for the X-ray, None where it is not known.
     """
     shown, place, pipeline = checked.shown, task.place, generator.pipeline
     mean, window = samples.mean(dim=0), pipeline.window
@@ -59,9 +69,8 @@ def write_result(
     truth, target = task.truth, place / "truth.nii.gz"
     measured = None if truth is None else compare(truth, mean, spacing, shown, pipeline, target)
     digest = (generator.checkpoint or {}).get("sha256")
-    bars = error_bars(pipeline.describe(), len(samples), digest, intervals=None)
-    if bars["name"] == "spread":
-        bars |= {"reason": SPREADS_ONLY}  # with or without a calibration beside the checkpoint
+    options = (generator.intervals, shown.nominal, shown.xray, chi2)
+    bars, interval = page_bars(error_bars(pipeline.describe(), len(samples), digest, *options))
     drr, error = reproject(shown, mean, spacing, pipeline)
     with Image.open(checked.given) as film:
         paths = place / "lungs.png", place / "given_lungs.png"
@@ -90,10 +99,23 @@ def write_result(
         seconds=time.monotonic() - started,
         preview="preview" in bars,
         reprojection=error,
+        interval=interval,
         lungs=lungs,
         projections=projections,
         files={name: place / name for name in RESULT_FILES if (place / name).is_file()},
     )
+
+
+def page_bars(bars: dict) -> tuple[dict, str]:
+    """Error bars for the settings of a page, which shows spreads, and what it says of the calibration, or nothing."""
+    p = bars.get("input_shift_p")
+    if bars["name"] == "interval":
+        kept = {key: bars[key] for key in ("input_shift_p", "preview") if bars.get(key) is not None}
+        spread = {"name": "spread", "what": SPREAD, "reason": SPREADS_ONLY, **kept}
+        return spread, "" if p is None else ALIKE.format(p=p)
+    if bars["name"] == "spread" and p is not None:  # an X-ray unlike the calibration's
+        return bars, f"Spread only: {bars['reason']}."
+    return bars | ({"reason": SPREADS_ONLY} if bars["name"] == "spread" else {}), ""
 
 
 def _settings(task: Task, checked: CheckedXray, generator) -> dict:

@@ -20,6 +20,8 @@ from demo.service.xray_checks import LATERAL, check_xray
 from demo.uploads.accept import UNPACKED
 from evaluation.generation.metadata import NOISE_ID
 from evaluation.generation.open_pipeline import set_sampler
+from evaluation.generation.sample import known
+from evaluation.intervals.prediction_intervals import find_intervals
 from evaluation.visualization import sheets
 from evaluation.visualization import slices as pictures
 
@@ -52,6 +54,7 @@ class Generator:
         self.batch_size, self.preview_every = batch_size, preview_every
         self.allow_any_picture = allow_any_picture
         self.checkpoint = None if checkpoint is None else {"file": checkpoint.name, "sha256": sha256(checkpoint)}
+        self.intervals = None if checkpoint is None else find_intervals(None, checkpoint)
         self._after = 0.0  # seconds between last step and result of the previous job
 
     def sampler(self, request: GenerationRequest) -> tuple[str, dict]:
@@ -115,10 +118,11 @@ class Generator:
             batch_size=self.batch_size,
             progress=advance,
             preview=drawing.draw if self.preview_every else None,
-        ).volumes[0]
+        )
         job.check()
         stepped = time.monotonic()
-        result = write_result(task, checked, drawn.float().cpu(), self, started)
+        chi2 = None if drawn.first_chi2 is None else known(drawn.first_chi2.item())
+        result = write_result(task, checked, drawn.volumes[0].float().cpu(), self, started, chi2)
         self._after = time.monotonic() - stepped
         return result
 

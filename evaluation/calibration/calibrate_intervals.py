@@ -17,7 +17,8 @@ from evaluation.calibration.region_accuracy import region_accuracy, region_count
 from evaluation.generation.model_inputs import ModelInputs
 from evaluation.generation.sample import Sampling, compared_volumes
 from evaluation.intervals.evidence import TrainingSpread
-from evaluation.intervals.input_shift import fit_input_shift
+from evaluation.intervals.input_shift import LEVEL as SHIFT_LEVEL
+from evaluation.intervals.input_shift import InputShift, fit_input_shift
 from evaluation.intervals.organ_volumes import HeartVolumeRegressor, fit_heart_regressor
 from evaluation.intervals.prediction_intervals import LEVEL, SAMPLED_WITH, PredictionIntervals
 from evaluation.intervals.quantities import ORGANS, UNITS
@@ -64,6 +65,7 @@ def calibrate(
     shift = fit_input_shift(train, calibration, chosen["calibration"], chi2["calibration"])
     if shift is None:
         log.warning("%d training X-rays: too few for the test whether an X-ray is like the calibration's", len(train))
+    held = _withheld(shift, [test.case(i)["xray"] for i in chosen["test"]], chi2["test"])
     scores = pd.concat(parts, ignore_index=True)
     margins = {x: margins_of(scores[scores.part == "calibration"], x) for x in levels}
     measured = {x: _coverage(scores[scores.part == "test"], x, margins[x]) for x in levels}
@@ -87,6 +89,7 @@ def calibrate(
             "seed": sampling.seed,
             "regions": region_accuracy(counts["calibration"]),
             "training_spread": spread and asdict(spread),
+            "withheld": held,
         },
         heart=heart and asdict(heart),
         shift=shift and asdict(shift),
@@ -175,6 +178,13 @@ def covered_by(scores: pd.DataFrame, margin: dict | None) -> np.ndarray:
     """Which cases of one quantity and level lie inside the interval; without margin that of the samples."""
     low, high = (0.0, 0.0) if margin is None else (margin["low"], margin["high"])
     return ((scores.below <= low) & (scores.above <= high)).to_numpy()
+
+
+def _withheld(shift: InputShift | None, xrays: list, chi2: list[float | None]) -> dict | None:
+    """The share of X-rays that lose their interval by the test, as `coverage` gives it; None without a test."""
+    if shift is None or not xrays:
+        return None
+    return coverage(np.array([shift.p_value(*one) < SHIFT_LEVEL for one in zip(xrays, chi2, strict=True)]))
 
 
 def _coverage(scores: pd.DataFrame, level: float, margins: dict[str, dict]) -> dict[str, dict]:

@@ -70,13 +70,25 @@ def markdown(intervals: PredictionIntervals) -> str:
         low, high = (f"{sign * margin[end]:+.0f} {margin['unit']}" for sign, end in ((-1, "low"), (1, "high")))
         rows.append([what, low, high, width, measured])
     words = intervals.words(intervals.has_organs(nominal=False))
-    return "\n".join([heading, "", *markdown_table(head, rows), "", *_names(accuracy), words, ""])
+    table = [heading, "", *markdown_table(head, rows), ""]
+    return "\n".join([*table, *_names(accuracy), *_withheld(intervals), words, ""])
+
+
+def _withheld(intervals: PredictionIntervals) -> list[str]:
+    """What the test of input shift compares, and how many test X-rays get no interval by it."""
+    found = intervals.population.get("withheld")
+    if found is None or intervals.shift is None:
+        return []
+    also = " and chi² of the first prediction's re-projection" if intervals.shift.get("chi2") else ""
+    return [
+        f"The test of input shift compares distance, exponent{also}. It withholds the interval of {found['covered']} "
+        f"of {found['cases']} test X-rays: {estimate_text(found, 3)}.",
+        "",
+    ]
 
 
 def _names(accuracy: dict[str, dict] | None) -> list[str]:
-    """A table of precision and recall of the regions, and what they decide; nothing for files of earlier versions."""
-    if accuracy is None:
-        return []
+    """A table of precision and recall of the regions, and what they decide."""
     rule = f"A region has an anatomical name if precision and recall against labels are above {LEAST_ACCURACY:g}."
     if not accuracy:
         return [f"{rule} The calibration cases have no labels.", ""]

@@ -78,4 +78,9 @@ def compared_volumes(
                 allow_any_picture=True,  # their reader has checked them
             )
             chi2 = [math.nan] * len(part) if result.first_chi2 is None else result.first_chi2.tolist()
-            yield part, result.volumes.float().cpu(), [value if math.isfinite(value) else None for value in chi2]
+            yield part, result.volumes.float().cpu(), list(map(known, chi2))
+
+
+def known(value: float) -> float | None:
+    """The value, None for NaN."""
+    return None if math.isnan(value) else value

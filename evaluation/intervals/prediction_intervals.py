@@ -36,6 +36,7 @@ SAMPLED_WITH = (  # keys of `XrayToCTPipeline.describe` in which calibration and
     "consistency",
 )
 LEVEL = 0.9  # default share of cases that an interval covers
+SPREAD = "standard deviation of the samples, HU"
 NO_GUARANTEE = (
     "No guarantee for a real X-ray: the intervals hold for the population of the calibration cases, to which a "
     "patient does not belong."
@@ -56,7 +57,8 @@ class PredictionIntervals:
         reliability: rows of quantity, level and coverage before and after the margins.
         population: data set, version and number of the calibration cases, whether their poses were known, and
             `training_spread`, the attributes of the `TrainingSpread` (None with few cases), and `regions`, precision
-            and recall of tissues against labels (empty without labels); both are absent in older files.
+            and recall of tissues against labels (empty without labels); `withheld`, the share of test X-rays that get
+            no interval by the test of input shift, with its binomial interval; all three are absent in older files.
         heart: attributes of the `HeartVolumeRegressor`, or None.
         shift: attributes of the `InputShift`, which decides whether an X-ray gets intervals; None in older files.
     """
@@ -133,12 +135,14 @@ class PredictionIntervals:
     def of_organs(
         self, samples: Float[Tensor, "s d h w"], spacing: tuple[float, float, float], window: Window
     ) -> dict[str, dict]:
-        """`{organ: {"low", "high", "unit"}}` in ml, for each organ with a margin."""
+        """`{organ: {"low", "high", "unit", "title"}}` in ml, for each organ with a margin."""
         heart, found = self.heart and HeartVolumeRegressor(**self.heart), {}
+        accuracy = self.population.get("regions")
         for name, drawn in organ_samples(samples, spacing, heart, window).items():
             if name in self.margins:
                 low, high = map(float, _widened(*order_interval(drawn, self.level), self.margins[name]))
                 found[name] = {"low": round(max(0.0, low), 1), "high": round(high, 1), "unit": UNITS[name]}
+                found[name]["title"] = title(name, accuracy)
         return found
 
     def has_organs(self, nominal: bool) -> bool:
@@ -228,9 +232,8 @@ def error_bars(
         if reason is None and xray is not None:
             p, reason = intervals.unlike_calibration(xray, chi2)
     if reason is not None:
-        what = "standard deviation of the samples, HU"
         tested = {} if p is None else {"input_shift_p": p}
-        return {"name": "spread", "what": what, "reason": reason, **tested, **preview}
+        return {"name": "spread", "what": SPREAD, "reason": reason, **tested, **preview}
     return {
         "name": "interval",
         "level": intervals.level,

@@ -33,13 +33,16 @@ def title(quantity: str, accuracy: dict[str, dict] | None) -> str:
     """The title of a quantity; without an anatomical name if labels did not confirm it.
 
     `accuracy` is that of the calibration (`evaluation.calibration.region_accuracy`), None in files of earlier
-    versions, which name every region.
+    versions, which confirm nothing. The volume of the lungs has the name of their region; that of the heart is
+    estimated by a regression on labels, without a region.
     """
-    if accuracy is None or quantity not in NAMED_BY_LABELS:
+    region = "lungs" if quantity == "lung_volume" else quantity
+    if region not in NAMED_BY_LABELS:
         return TITLES[quantity]
-    found = accuracy.get(quantity, {"precision": 0.0, "recall": 0.0})
+    found = (accuracy or {}).get(region, {"precision": 0.0, "recall": 0.0})
     confirmed = min(found["precision"], found["recall"]) > LEAST_ACCURACY
-    return TITLES[quantity] if confirmed else NAMED_BY_LABELS[quantity]
+    unnamed = NAMED_BY_LABELS[region] if region == quantity else f"volume of {NAMED_BY_LABELS[region]}"
+    return TITLES[quantity] if confirmed else unnamed
 
 
 def tissue_masks(

@@ -76,7 +76,7 @@ function aside(result, films) {
   return box;
 }
 
-function pictures({ urls, mark, reprojection, lungs, nominal }, films) {
+function pictures({ urls, mark, reprojection, interval, lungs, nominal }, films) {
   const box = make("section", "xc-pictures");
   box.setAttribute("aria-label", "X-ray and re-projection");
   box.append(films.element);
@@ -90,6 +90,7 @@ function pictures({ urls, mark, reprojection, lungs, nominal }, films) {
   const notes = [];
   if (!urls["reprojection.png"]) notes.push("No re-projection: line integrals of this model's volumes cannot be compared with an X-ray (its HU window clips air, or its training X-rays lack what the volume shows).");
   if (Number.isFinite(reprojection)) notes.push(`The re-projection differs from the X-ray by ${reprojection.toFixed(3)} of its grey range on average.`);
+  if (interval) notes.push(interval);
   if (lungs) notes.push(lungs);
   if (nominal) notes.push("An X-ray does not contain the patient size: mm are those of a typical patient, and volumes in millilitres have no meaning.");
   box.append(...notes.map((note) => make("p", "xc-note", note)));

@@ -7,6 +7,7 @@ import threading
 import time
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -28,9 +29,12 @@ from ddpm.checkpoint.load import load_pipeline
 from ddpm.checkpoint.write import export_pipeline
 from demo.page.api import plain
 from demo.service.messages import ON_REQUEST, Cancelled, GenerationRequest, Progress, Result
+from demo.service.results import page_bars
 from evaluation.generation.open_pipeline import set_sampler
 from evaluation.generation.sample import Sampling
 from evaluation.generation.write_volumes import generate
+from evaluation.intervals.input_shift import InputShift
+from evaluation.intervals.prediction_intervals import SAMPLED_WITH, PredictionIntervals
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +82,34 @@ def test_progress_by_step_then_a_result_with_its_files(service, film):
     bars = json.loads(result.files["settings.json"].read_text())["error_bars"]
     assert bars["name"] == "spread" and bars["reason"].startswith("the page shows spreads only")
     assert not list(result.files["volume.nii.gz"].parent.glob("upload*"))  # the patient's file is gone already
+
+
+def test_the_page_says_whether_the_xray_is_like_the_calibrations():
+    interval = {"name": "interval", "level": 0.9, "input_shift_p": 0.5, "words": "…"}
+    unlike = {"name": "spread", "reason": "this X-ray is unlike the calibration's (p 0.01)", "input_shift_p": 0.01}
+    other = {"name": "spread", "reason": "calibrated for steps 3"}
+    for bars, reason, words in (
+        (interval, "the page shows spreads only", "This X-ray is like those of the calibration (p 0.5)"),
+        (unlike, "this X-ray is unlike", "Spread only: this X-ray is unlike the calibration's"),
+        (other, "the page shows spreads only", ""),
+    ):
+        shown, said = page_bars(bars)
+        assert shown["name"] == "spread" and shown["reason"].startswith(reason)
+        assert said.startswith(words) and bool(said) == bool(words)
+        assert shown.get("input_shift_p") == bars.get("input_shift_p")
+    assert page_bars({"name": "none", "reason": "one sample shows no spread"})[0]["reason"].startswith("one sample")
+
+
+def test_a_calibration_beside_the_checkpoint_reaches_the_page(service, film, monkeypatch):
+    generator = service._generator
+    described = load_pipeline(service.file).set_sampler(**generator.sampler(GenerationRequest())[1]).describe()
+    drawn = {key: described.get(key) for key in SAMPLED_WITH} | {"samples": 4}
+    xrays = list(torch.rand(60, 1, 8, 8, generator=torch.Generator().manual_seed(0)))
+    shift = asdict(InputShift.fit(xrays[:40], xrays[40:]))
+    intervals = PredictionIntervals(generator.checkpoint, drawn, 0.5, 0.9, {}, shift=shift)
+    monkeypatch.setattr(generator, "intervals", intervals)
+    result = last(service.generate(film, GenerationRequest(samples=4)))
+    assert plain(result)["interval"].startswith("Spread only: this X-ray is unlike the calibration's (p 0.048)")
 
 
 def test_a_preliminary_picture_precedes_the_result_and_repeats(service, film):

@@ -247,7 +247,12 @@ def test_table_and_picture_show_coverage_with_its_interval(world):
     *_, intervals, _ = world
     text = markdown(intervals)
     coverage = intervals.coverage["lungs"]
-    assert f"{coverage['covered']} of 24" in text and "lung volume" in text and NO_GUARANTEE in text
+    assert f"{coverage['covered']} of 24" in text and "volume of air-filled tissue" in text and NO_GUARANTEE in text
+    assert intervals.shift is None and "input shift" not in text  # of 24 training X-rays
+    held = {"covered": 1, "cases": 24, "mean": 1 / 24, "low": 0.001, "high": 0.2}
+    for chi2, words in (([1.0], "chi² of the first"), ([], "distance, exponent. It withholds")):
+        tested = replace(intervals, shift={"chi2": chi2}, population=intervals.population | {"withheld": held})
+        assert words in markdown(tested) and "1 of 24 test X-rays" in markdown(tested)
     figure = reliability_picture(intervals)
     assert len([axis for axis in figure.axes if axis.get_title()]) == len(intervals.coverage)
 
