@@ -23,6 +23,7 @@ from ddpm.conditioning.views import draw_views, without_views
 from ddpm.denoiser.unet import UNet3D
 from ddpm.diffusion.noise_schedule import NoiseSchedule
 from ddpm.diffusion.objective import NoiseObjective
+from ddpm.diffusion.training_spread import TrainingSpread
 from ddpm.ema import AveragedWeights
 from ddpm.fsdp import shard
 from ddpm.latent import DecoderResidual, LatentEncoder
@@ -107,7 +108,7 @@ class DDPMModule(pl.LightningModule):
         # before the average and the optimizer, which take the parameters that have gradients now
         self.lora = None if lora is None else add_lora(self.trained, **lora)
         # in a tuple it is not a registered module, so that no optimizer, average or device copy includes it
-        self._frozen = (parts.latent_encoder.eval().requires_grad_(False), None)
+        self._frozen = (parts.latent_encoder.eval().requires_grad_(False), None, None)
         self.objective, self.schedule = objective, NoiseSchedule(objective)
         self.optimisation, self.protocol, self.volume_size = optimisation, protocol, tuple(protocol["volume_size"])
         self.loss = partial(POINTWISE[losses.pointwise], reduction="none")
@@ -135,9 +136,9 @@ class DDPMModule(pl.LightningModule):
         """The frozen encoder."""
         return self._frozen[0]
 
-    def keep_residual(self, residual: DecoderResidual | None) -> None:
-        """Sets the residual of the latent encoder's decoder, which checkpoints and pipelines include."""
-        self._frozen = (self.latent_encoder, residual)
+    def keep_measured(self, residual: DecoderResidual | None, spread: TrainingSpread | None = None) -> None:
+        """Sets what was measured on training cases (`ddpm.registry.MEASURED`), a part of checkpoints and pipelines."""
+        self._frozen = (self.latent_encoder, residual, spread)
 
     def configure_optimizers(self) -> dict:
         """Optimizer of the parameters that train; the schedule counts its steps."""

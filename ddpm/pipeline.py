@@ -26,9 +26,10 @@ from ddpm.conditioning.xray_correction import XrayCorrection, consistency_mode, 
 from ddpm.denoiser.unet import UNet3D
 from ddpm.diffusion.distilled import check_steps, choose_solver, default_sampling
 from ddpm.diffusion.sample_noise import SampleNoise, can_pair
-from ddpm.diffusion.samplers import PREVIEW, PREVIEW_STEPS, draws_noise, make_sampler, network_timestep
+from ddpm.diffusion.samplers import PREVIEW, PREVIEW_STEPS, check_guidance, draws_noise, make_sampler, network_timestep
 from ddpm.diffusion.sampling_loop import sample_latents, set_steps
 from ddpm.diffusion.solvers import LogSNRSolver
+from ddpm.diffusion.training_spread import TrainingSpread
 from ddpm.latent import DecoderResidual, LatentEncoder
 from ddpm.pipeline_folder import FILES, check_index, make_portable, read_part, read_settings
 from ddpm.registry import NETWORKS, OPTIONAL, TRAINED
@@ -54,6 +55,7 @@ class XrayToCTPipeline(DiffusionPipeline):
         pose_regressor: aligns X-rays of unknown pose; None assumes the nominal pose.
         consistency: updates predicted latents towards X-rays of known pose; None leaves them to the network.
         decoder_residual: the detail that the latent encoder loses (`with_residual` adds it); None if not measured.
+        training_spread: how much training volumes differ, for evidence maps; None if not measured.
         protocol: properties of the training data, plain JSON: `window`, `volume_size`, `extent` in mm, `dataset`, ….
         sampling: arguments of `set_sampler`; None takes the default.
     """
@@ -71,6 +73,7 @@ class XrayToCTPipeline(DiffusionPipeline):
         pose_regressor: PoseRegressor | None,
         consistency: ProjectionConsistency | None,
         decoder_residual: DecoderResidual | None,
+        training_spread: TrainingSpread | None,
         protocol: dict | None = None,
         sampling: dict | None = None,
     ):
@@ -87,6 +90,7 @@ class XrayToCTPipeline(DiffusionPipeline):
             pose_regressor=pose_regressor,
             consistency=consistency,
             decoder_residual=decoder_residual,
+            training_spread=training_spread,
         )
         self.register_to_config(protocol=protocol)
         for module in self.networks.values():
@@ -322,12 +326,7 @@ class XrayToCTPipeline(DiffusionPipeline):
 
     def check_guidance(self, scale: float) -> float:
         """The scale as a number; a `UserError` for a scale other than 1 if training never dropped the X-ray."""
-        if scale != 1.0 and not self.guided:
-            raise UserError(
-                f"sampler.guidance_scale={scale:g}: guidance needs a model that was trained without its X-ray at "
-                "times; this one has model.conditioning.drop=0; use 1"
-            )
-        return float(scale)
+        return check_guidance(scale, self.guided)
 
     def predict(self, latents: Tensor, t: Tensor, condition: Condition, guidance: float) -> Tensor:
         """Prediction of the denoiser at a timestep of the sampler."""

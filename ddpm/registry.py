@@ -10,21 +10,23 @@ from ddpm.conditioning.pose_regressor import PoseRegressor
 from ddpm.conditioning.projection_consistency import ProjectionConsistency
 from ddpm.conditioning.view_priors import ViewPriors
 from ddpm.denoiser.unet import UNet3D
+from ddpm.diffusion.training_spread import TrainingSpread
 from ddpm.latent import DecoderResidual, MaisiLatents, SliceVAELatents, VQGANLatents
 from ddpm.xray_encoder import ENCODERS
 from vq_gan_3d import VQGAN3D
 
 TRAINED = ("denoiser", "xray_encoder", "lift")  # parts that gradients train and that may have adapters
 FITTED = ("prior", "pose_regressor", "consistency")  # parts that are fitted in closed form
-FROZEN = ("latent_encoder", "decoder_residual")  # the encoder of the first stage, and what was measured on it
+MEASURED = ("decoder_residual", "training_spread")  # parts that are measured on training cases
+FROZEN = ("latent_encoder", *MEASURED)  # the encoder of the first stage, and these
 NETWORKS = (*TRAINED, *FITTED, *FROZEN)
-OPTIONAL = ("lift", *FITTED, "decoder_residual")  # parts that a model may lack
+OPTIONAL = ("lift", *FITTED, *MEASURED)  # parts that a model may lack
 
 SCHEDULERS = {cls.__name__: cls for cls in (DDPMScheduler, FlowMatchEulerDiscreteScheduler)}  # of training
 LATENTS = (VQGANLatents, SliceVAELatents, MaisiLatents)
 PARTS = {cls.__name__: cls for cls in (UNet3D, RayLift, GridLift, *LATENTS)}  # of a pipeline
 PARTS |= {cls.__name__: cls for cls in (LinearPrior, ViewPriors, PoseRegressor, ProjectionConsistency)}
-PARTS |= {**ENCODERS, "DecoderResidual": DecoderResidual}
+PARTS |= {**ENCODERS, "DecoderResidual": DecoderResidual, "TrainingSpread": TrainingSpread}
 CLASSIFIERS = {cls.__name__: cls for cls in (CTClassifier, XrayClassifier, TorchvisionXrayClassifier)}
 CLASSES = {"VQGAN3D": VQGAN3D, **PARTS, **SCHEDULERS, **CLASSIFIERS}  # of a checkpoint
 

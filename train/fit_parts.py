@@ -23,7 +23,7 @@ def main(cfg) -> None:
     from evaluation.generation.open_pipeline import SHIPPED, find_checkpoint, resolve_device
     from evaluation.protocol.checkpoint_data import take_data_of_checkpoint
     from evaluation.protocol.data_checks import check_protocol
-    from train.generator.fit_missing import FITTED_LATER, missing_parts
+    from train.generator.fit_missing import FITTED_LATER, fit_parts, missing_parts
 
     checkpoint, device = find_checkpoint(cfg.checkpoint, shipped=SHIPPED), resolve_device(cfg.device)
     output = Path(cfg.output or checkpoint.with_name(f"{checkpoint.stem}_completed.safetensors"))
@@ -39,8 +39,8 @@ def main(cfg) -> None:
     take_data_of_checkpoint(cfg, "fit_parts", pipeline.protocol, checkpoint)
     cases, protocol = split_cases(instantiate(cfg.dataset.source), cfg.dataset, "train", pipeline.protocol)
     check_protocol(protocol, pipeline.protocol)
-    parts = {name: FITTED_LATER[name](pipeline, cases, device) for name in names}
-    print(add_parts(checkpoint, pipeline, parts, output))
+    parts = fit_parts(pipeline, names, cases, device)
+    print(add_parts(checkpoint, pipeline, parts, output) if parts else "nothing was written")
 
 
 if __name__ == "__main__":

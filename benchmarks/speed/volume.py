@@ -45,6 +45,7 @@ def ours(setting: dict, device: str) -> Work:
         pose_regressor=None,
         consistency=None,
         decoder_residual=None,
+        training_spread=None,
         latent_encoder=latent_encoder,
         scheduler=DDPMScheduler(prediction_type="v_prediction", clip_sample=False),
         protocol={

@@ -10,6 +10,7 @@ from diffusers import (
 from jaxtyping import Float
 from torch import Tensor
 
+from common.errors import UserError
 from ddpm.diffusion.noise_schedule import clean_from_prediction, prediction_from_clean
 from ddpm.diffusion.solvers import FlowEuler, LogSNRSolver
 
@@ -101,3 +102,13 @@ def _is_flow(scheduler: SchedulerMixin) -> bool:
 
 def _kind(scheduler: SchedulerMixin) -> str:
     return "flow" if _is_flow(scheduler) else scheduler.config.prediction_type
+
+
+def check_guidance(scale: float, guided: bool) -> float:
+    """The scale as a number; a `UserError` for a scale other than 1 of a model that is not `guided`."""
+    if scale != 1.0 and not guided:
+        raise UserError(
+            f"sampler.guidance_scale={scale:g}: guidance needs a model that was trained without its X-ray at "
+            "times; this one has model.conditioning.drop=0; use 1"
+        )
+    return float(scale)

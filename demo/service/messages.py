@@ -15,6 +15,7 @@ MAX_SAMPLE_FILES = 32  # samples beyond are part of mean and spread only
 RESULT_FILES = {
     "volume.nii.gz": "application/gzip",
     "spread.nii.gz": "application/gzip",
+    "evidence.nii.gz": "application/gzip",  # of four samples or more
     "truth.nii.gz": "application/gzip",
     **{f"sample_{number}.nii.gz": "application/gzip" for number in range(1, MAX_SAMPLE_FILES + 1)},
     "dicom.zip": "application/zip",
@@ -139,6 +140,7 @@ class Result(XrayComparison):
         seconds: run time without waiting.
         preview: too few steps, so the spread is too small.
         interval: what the test of input shift of the calibration says of the X-ray; empty without one.
+        evidence: one line on the evidence map, or why there is none.
         files: file name to local path.
     """
 
@@ -150,6 +152,7 @@ class Result(XrayComparison):
     seconds: float
     preview: bool = False
     interval: str = ""
+    evidence: str = ""
     files: dict[str, Path] = field(default_factory=dict)
 
     @property

@@ -25,6 +25,7 @@ from evaluation.generation.sample import Sampling
 from evaluation.generation.synthetic_ct import SyntheticCT
 from evaluation.generation.xray_inputs import GeneratorInput
 from evaluation.generation.xray_warnings import aligned_views, reproject
+from evaluation.intervals.evidence import describe_evidence, training_spread_of
 from evaluation.intervals.prediction_intervals import SPREAD, error_bars
 from evaluation.metrics.catalogue import catalogue
 from evaluation.scoring.score_cases import score_case
@@ -82,8 +83,13 @@ def write_result(
         predictive = with_residual(pipeline, samples[None], [NOISE_ID], task.request.seed)[0]
     settings["spread_hu"] = spread_parts(samples, predictive, pipeline.antithetic)
     settings |= {"error_bars": bars, "reprojection_error": error, "lungs": lungs, "metrics": measured}
-    result = SyntheticCT(samples, predictive, shown, tuple(spacing), window, settings)
+    spread, named = training_spread_of(pipeline, generator.intervals, digest), generator.checkpoint or {}
+    settings["evidence"] = describe_evidence(
+        spread, len(samples), named.get("file", "<path>"), digest, generator.intervals, shown.xray, chi2
+    )
+    result = SyntheticCT(samples, predictive, shown, tuple(spacing), window, settings, training_spread=spread)
     result.write_mean_and_spread(place / "volume.nii.gz", place / "spread.nii.gz")
+    result.write_evidence(place / "evidence.nii.gz")
     for number, sample in enumerate(samples[:MAX_SAMPLE_FILES] if len(samples) > 1 else (), start=1):
         write_nifti(place / f"sample_{number}.nii.gz", sample, spacing, shown.centre, result.mark)
     keep_recipe(place, spacing, shown.centre, window, result.mark)
@@ -98,6 +104,7 @@ def write_result(
         metrics=measured,
         seconds=time.monotonic() - started,
         preview="preview" in bars,
+        evidence=evidence_line(settings["evidence"]),
         reprojection=error,
         interval=interval,
         lungs=lungs,
@@ -116,6 +123,16 @@ def page_bars(bars: dict) -> tuple[dict, str]:
     if bars["name"] == "spread" and p is not None:  # an X-ray unlike the calibration's
         return bars, f"Spread only: {bars['reason']}."
     return bars | ({"reason": SPREADS_ONLY} if bars["name"] == "spread" else {}), ""
+
+
+def evidence_line(found: dict) -> str:
+    """What the page says of an evidence map, or of its absence, from the entry of the settings."""
+    if found["name"] == "none":
+        return f"No evidence map: {found['reason']}."
+    return (
+        "Evidence: orange is invented, blue is determined by the X-ray; without colour patients do not differ. Blue "
+        f"is no proof: a model that is too sure is blue as well. {found['words'][0].upper()}{found['words'][1:]}."
+    )
 
 
 def _settings(task: Task, checked: CheckedXray, generator) -> dict:

@@ -16,7 +16,6 @@ from evaluation.calibration.nonconformity import case_scores
 from evaluation.calibration.region_accuracy import region_accuracy, region_counts
 from evaluation.generation.model_inputs import ModelInputs
 from evaluation.generation.sample import Sampling, compared_volumes
-from evaluation.intervals.evidence import TrainingSpread
 from evaluation.intervals.input_shift import LEVEL as SHIFT_LEVEL
 from evaluation.intervals.input_shift import InputShift, fit_input_shift
 from evaluation.intervals.organ_volumes import HeartVolumeRegressor, fit_heart_regressor
@@ -47,7 +46,7 @@ def calibrate(
     Args:
         pipeline: `XrayToCTPipeline` with its sampler.
         calibration, test: `CaseDataset`s without a common patient; the first case of each patient is used.
-        train: `CaseDataset` for the fits of heart volume regressor, test of input shift and training spread.
+        train: `CaseDataset` for the fits of heart volume regressor and test of input shift.
         sampling: at least `2 / (1 - level)` samples per X-ray.
         level, share: as in `PredictionIntervals`.
         population: data set, version and split of the calibration cases.
@@ -57,7 +56,6 @@ def calibrate(
     check_cases(calibration, test, chosen, level)
     levels = sorted({x for x in LEVELS if sampling.samples >= samples_needed(x)} | {level})
     heart = fit_heart_regressor(train, pipeline.window)
-    spread = TrainingSpread.fit(train, pipeline.window)
     parts, counts, chi2 = [], {}, {}
     for part, cases in (("calibration", calibration), ("test", test)):
         found, counts[part], chi2[part] = scores_of(pipeline, cases, chosen[part], sampling, levels, share, heart)
@@ -88,7 +86,6 @@ def calibrate(
             "poses_known": not any(calibration.case(i)["pose"].isnan().any() for i in chosen["calibration"]),
             "seed": sampling.seed,
             "regions": region_accuracy(counts["calibration"]),
-            "training_spread": spread and asdict(spread),
             "withheld": held,
         },
         heart=heart and asdict(heart),

@@ -13,6 +13,10 @@ from ddpm.pipeline_folder import is_folder
 from evaluation.generation.ensemble import Ensemble
 
 PHANTOM_WEIGHTS = ROOT / "assets" / "phantom_128.safetensors"  # docs/demo_weights.md
+LACKING = {  # what a model without these parts lacks
+    "decoder_residual": "spreads lack the detail that the decoder loses",
+    "training_spread": "evidence maps lack the spread of training volumes",
+}
 SHIPPED = ROOT / "assets" / "chest_128.safetensors"  # docs/model_card.md
 
 
@@ -72,9 +76,9 @@ def open_generator(
     members = [load_pipeline(one, device=place) for one in paths]
     pipeline = members[0] if len(paths) == 1 else Ensemble(members, paths)
     set_sampler(pipeline, OmegaConf.to_container(sampler, resolve=True))
-    if pipeline.decoder_residual is None:
+    if lacking := [text for name, text in LACKING.items() if getattr(pipeline, name) is None]:
         remedy = commands_as_installed(f"python train/fit_parts.py checkpoint={path}")
-        print(f"spreads lack the detail that the decoder loses; {remedy} adds it")
+        print(f"{' and '.join(lacking)}; {remedy} adds {'them' if len(lacking) > 1 else 'it'}")
     return pipeline, path
 
 

@@ -15,6 +15,7 @@ from common.files import atomic_path, clear
 from dataset.imaging.hu_window import Window
 from dataset.io.nifti import nifti_image, write_nifti
 from ddpm.diffusion.sample_spread import sample_spread
+from ddpm.diffusion.training_spread import FEWEST_SAMPLES, TrainingSpread
 from evaluation.generation.dicom_series import write_series
 from evaluation.generation.metadata import NOMINAL
 from evaluation.generation.xray_inputs import GeneratorInput
@@ -23,7 +24,8 @@ from evaluation.visualization import sheets
 from evaluation.visualization import slices as pictures
 
 SPREAD = f"{pictures.SYNTHETIC}; spread (1 SD), HU"
-EVIDENCE = f"{pictures.SYNTHETIC}; evidence, percent: 0 invented"
+EVIDENCE = f"{pictures.SYNTHETIC}; evidence, percent: 0 invented, -1 undefined"
+UNDEFINED = -1  # percent of evidence in files where training volumes do not differ
 NAMES = ("_synthetic_*", "_sample_*_synthetic_ct.nii.gz", "_settings.json")  # after the stem of the X-ray
 
 
@@ -42,7 +44,8 @@ class SyntheticCT:
         settings: what reproduces the volumes, plain JSON.
         stem: first part of the file names.
         intervals: calibrated for this checkpoint; None without calibration.
-        numpy: whether `volumes`, `mean` and `spread` are NumPy arrays.
+        numpy: whether `volumes`, `mean`, `spread` and `evidence` are NumPy arrays.
+        training_spread: of the model, for the evidence map; None if not measured.
     """
 
     samples: Float[Tensor, "n d h w"]
@@ -54,6 +57,7 @@ class SyntheticCT:
     stem: str = "xray"
     intervals: PredictionIntervals | None = field(default=None, repr=False)
     numpy: bool = False
+    training_spread: TrainingSpread | None = field(default=None, repr=False)
 
     @property
     def volumes(self) -> Float[Tensor, "n d h w"]:
@@ -72,15 +76,14 @@ class SyntheticCT:
 
     @cached_property
     def evidence(self) -> Float[Tensor, "d h w"] | None:
-        """The share of the variance of training volumes that the X-ray explains (`evaluation.intervals.evidence`).
+        """The share of the variance of training volumes that the X-ray explains (`ddpm.diffusion.training_spread`).
 
-        None for fewer than 4 samples, or without a calibration that holds the spread of training volumes.
+        0 to 1, NaN where training volumes do not differ; None for fewer than 4 samples, or a model without their
+        spread.
         """
-        if self.intervals is None:
+        if self.training_spread is None or len(self.predictive) < FEWEST_SAMPLES:
             return None
-        digest = (self.settings["checkpoint"] or {}).get("sha256")
-        found = self.intervals.evidence(self.predictive, self.antithetic, digest)
-        return None if found is None else self._array(found)
+        return self._array(self.training_spread.evidence(self.predictive, self.antithetic))
 
     @property
     def antithetic(self) -> bool:
@@ -118,6 +121,14 @@ class SyntheticCT:
         write_nifti(spread_path, spread, self.spacing, self.given.centre, mark)
         return [path, spread_path]
 
+    def write_evidence(self, path: Path) -> list[Path]:
+        """Writes the evidence map in percent, `UNDEFINED` for NaN; returns the path, or nothing without a map."""
+        if self.evidence is None:
+            return []
+        percent = torch.nan_to_num(100.0 * torch.as_tensor(self.evidence), nan=UNDEFINED)
+        write_nifti(path, percent, self.spacing, self.given.centre, EVIDENCE)  # integers
+        return [path]
+
     def save(
         self,
         folder: str | Path,
@@ -129,8 +140,9 @@ class SyntheticCT:
         """Writes the files of this X-ray and returns the paths of its NIfTI files, that of the mean first.
 
         `<stem>_synthetic_ct.nii.gz` (the mean), `.png` and `<stem>_settings.json`; of several samples also each, and
-        their spread; with a calibration the ends of its interval and the evidence map in percent; with `dicom` a
-        series in `<stem>_synthetic_dicom`; with `gif` an animation through all slices, `<stem>_synthetic_ct.gif`.
+        their spread, and of four or more the evidence map in percent; with a calibration the ends of its interval;
+        with `dicom` a series in `<stem>_synthetic_dicom`; with `gif` an animation through all slices,
+        `<stem>_synthetic_ct.gif`.
         `with_residual` writes the samples with the decoder's residual.
 
         Raises UserError if files of an earlier run have the same stem; `overwrite` removes them.
@@ -157,9 +169,7 @@ class SyntheticCT:
                 mark = f"{pictures.SYNTHETIC}; {name} {100 * self.intervals.level:g} %, HU"
                 write_nifti(paths[-1], end, *place, mark)
             bars |= self._organs()
-        if self.evidence is not None:
-            paths.append(Path(f"{target}_synthetic_evidence.nii.gz"))
-            write_nifti(paths[-1], 100.0 * self.evidence, *place, EVIDENCE)  # integers
+        paths += self.write_evidence(Path(f"{target}_synthetic_evidence.nii.gz"))
         if dicom:
             write_series(f"{target}_synthetic_dicom", mean, *place, self.window)
         with atomic_path(f"{target}_settings.json") as temporary:

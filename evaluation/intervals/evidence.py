@@ -1,75 +1,73 @@
-"""The evidence map: how much an X-ray narrowed each place of a volume, against the training population.
+"""What an evidence map (`ddpm.diffusion.training_spread`) rests on, for the settings of a generated volume."""
 
-By the law of total variance, the variance of a population is the mean posterior variance plus the variance of the
-posterior means. So `1 - posterior variance / population variance` is the share of the variance that the X-ray
-explains: 0 where the samples vary as patients do (invented), 1 where all samples agree (determined). If the samples
-are those of the true posterior, the squared error of their expectation is the other share, `1 - evidence`, of the
-population's.
-"""
-
-import math
-from dataclasses import dataclass
-
-import numpy as np
-import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn import functional as F
 
-from dataset.imaging.hu_window import Window
-from ddpm.diffusion.sample_spread import sample_variance
+from common.errors import commands_as_installed
+from ddpm.diffusion.training_spread import FEWEST_SAMPLES, TrainingSpread
+from evaluation.intervals.prediction_intervals import PredictionIntervals
 
-FEWEST_SAMPLES = 4  # of an X-ray, for a map
-MAX_SIDE = 16  # cells per side, over which variances are averaged
-FITTED_ON, FEWEST = 200, 40  # largest and smallest number of training volumes
-CONSTANT_HU = 10.0  # standard deviation of a cell below which patients do not differ: nothing is left to determine
+WHAT = (
+    "percent of the variance of training volumes that the X-ray explains: 0 invented, 100 determined, -1 where "
+    "training volumes do not differ"
+)
 
 
-@dataclass(frozen=True)
-class TrainingSpread:
-    """The standard deviation of training volumes around their mean, by cell, in the frame of the generated volumes.
+def training_spread_of(pipeline, intervals: PredictionIntervals | None, digest: str | None) -> TrainingSpread | None:
+    """That of the model; of a model without it that of a calibration file of earlier versions of this `digest`."""
+    if pipeline.training_spread is not None or intervals is None or digest != intervals.checkpoint["sha256"]:
+        return pipeline.training_spread
+    return intervals.training_spread
 
-    Attributes:
-        size: cells `[d, h, w]`, at most `MAX_SIDE` each.
-        sd: HU of every cell, the root of the mean variance of its voxels, in the order of a flattened array.
-        cases: volumes that it was measured on.
+
+def describe_evidence(
+    spread: TrainingSpread | None,
+    samples: int,
+    checkpoint: str,
+    digest: str | None = None,
+    intervals: PredictionIntervals | None = None,
+    xray: Float[Tensor, "v h w"] | None = None,
+    chi2: float | None = None,
+) -> dict:
+    """`{"name": "map" | "none", …}` as JSON: number and kind of the training cases, or the reason why there is no map.
+
+    `like_calibration` says whether the X-ray, as the model takes it, is like those of the calibration; None: not
+    checked. `checkpoint` names the model in the remedy, `chi2` is that of the first prediction for the X-ray.
     """
+    if spread is None:
+        remedy = commands_as_installed(f"python train/fit_parts.py checkpoint={checkpoint}")
+        return {"name": "none", "reason": f"the spread of training volumes was not measured; {remedy} adds it"}
+    if samples < FEWEST_SAMPLES:
+        return {"name": "none", "reason": f"{samples} of the {FEWEST_SAMPLES} samples that a map needs"}
+    like, words = _like_calibration(digest, intervals, xray, chi2)
+    count = sum(spread.cases.values())
+    return {
+        "name": "map",
+        "what": WHAT,
+        "training_cases": count,
+        "kinds": spread.cases,
+        "like_calibration": like,
+        "words": f"compared with {count} training volumes ({kinds(spread)}); {words}",
+    }
 
-    size: list[int]
-    sd: list[float]
-    cases: int
 
-    def __post_init__(self):
-        if len(self.size) != 3 or math.prod(self.size) != len(self.sd) or not all(v >= 0.0 for v in self.sd):
-            raise ValueError("the spread of training volumes is damaged")
+def kinds(spread: TrainingSpread) -> str:
+    """The number of training cases of each kind in words, such as `54 morphs, 6 patients`."""
+    return ", ".join(f"{number} {kind}" for kind, number in sorted(spread.cases.items()))
 
-    @classmethod
-    def fit(cls, train, window: Window) -> "TrainingSpread | None":
-        """That of at most `FITTED_ON` evenly spread cases of a `CaseDataset`, clipped to the window as generated
-        volumes are; None with fewer than `FEWEST`.
-        """
-        count = min(FITTED_ON, len(train))
-        if count < FEWEST:
-            return None
-        total, squares = 0.0, 0.0
-        for index in np.linspace(0, len(train) - 1, count).round().astype(int).tolist():
-            hu = train.case(index)["ct"].double().clamp(window.low, window.high)
-            total, squares = total + hu, squares + hu.square()
-        variance = ((squares - total.square() / count) / (count - 1)).clamp_min(0.0).float()
-        size = [min(n, MAX_SIDE) for n in variance.shape]
-        cells = F.adaptive_avg_pool3d(variance[None], size)[0]
-        return cls(size, [round(value, 1) for value in cells.sqrt().flatten().tolist()], count)
 
-    def evidence(self, samples: Float[Tensor, "s d h w"], antithetic: bool) -> Float[Tensor, "d h w"]:
-        """The map in [0, 1] of samples in HU of one X-ray, averaged over cells and interpolated between them.
-
-        0 where training volumes differ by less than `CONSTANT_HU`, as in the air around a patient. `antithetic` is
-        that of `ddpm.diffusion.sample_spread`. Raises ValueError for fewer than `FEWEST_SAMPLES`.
-        """
-        if len(samples) < FEWEST_SAMPLES:
-            raise ValueError(f"{len(samples)} samples: an evidence map needs at least {FEWEST_SAMPLES}")
-        posterior = F.adaptive_avg_pool3d(sample_variance(samples.float(), antithetic)[None], self.size)[0]
-        population = torch.tensor(self.sd).to(posterior).reshape(self.size).square()
-        share = (1.0 - posterior / population.clamp_min(CONSTANT_HU**2)).clamp(0.0, 1.0)
-        share = torch.where(population < CONSTANT_HU**2, torch.zeros_like(share), share)
-        return F.interpolate(share[None, None], samples.shape[1:], mode="trilinear", align_corners=False)[0, 0]
+def _like_calibration(digest, intervals, xray, chi2) -> tuple[bool | None, str]:
+    unchecked = "whether this X-ray is like those of the training was not checked"
+    if intervals is None or xray is None:
+        return None, f"{unchecked}: no calibration"
+    if digest != intervals.checkpoint["sha256"]:
+        return None, f"{unchecked}: the calibration is of another checkpoint"
+    p, unlike = intervals.unlike_calibration(xray, chi2)
+    if p is None:
+        return None, f"{unchecked}: the calibration has no test of X-rays"
+    if unlike:
+        return (
+            False,
+            f"this X-ray is unlike the calibration's (p {p:.2g}), so the map may be too high",
+        )
+    return True, f"this X-ray is like the calibration's (p {p:.2g})"

@@ -16,7 +16,7 @@ from torch import Tensor
 from common.errors import UserError, commands_as_installed
 from common.files import atomic_path
 from dataset.imaging.hu_window import Window
-from evaluation.intervals.evidence import FEWEST_SAMPLES, TrainingSpread
+from ddpm.diffusion.training_spread import TrainingSpread
 from evaluation.intervals.input_shift import LEVEL as SHIFT_LEVEL
 from evaluation.intervals.input_shift import InputShift
 from evaluation.intervals.organ_volumes import HeartVolumeRegressor
@@ -56,9 +56,9 @@ class PredictionIntervals:
         coverage: by quantity, on test cases: share with its binomial interval, cases, mean width.
         reliability: rows of quantity, level and coverage before and after the margins.
         population: data set, version and number of the calibration cases, whether their poses were known, and
-            `training_spread`, the attributes of the `TrainingSpread` (None with few cases), and `regions`, precision
-            and recall of tissues against labels (empty without labels); `withheld`, the share of test X-rays that get
-            no interval by the test of input shift, with its binomial interval; all three are absent in older files.
+            `regions`, precision and recall of tissues against labels (empty without labels); `withheld`, the share of
+            test X-rays that get no interval by the test of input shift, with its binomial interval; the last two are
+            absent in older files.
         heart: attributes of the `HeartVolumeRegressor`, or None.
         shift: attributes of the `InputShift`, which decides whether an X-ray gets intervals; None in older files.
     """
@@ -108,17 +108,11 @@ class PredictionIntervals:
         words = f"this X-ray is unlike the calibration's (p {p:.2g}), so no interval is claimed for it"
         return round(p, 4), words if p < SHIFT_LEVEL else None
 
-    def evidence(
-        self, samples: Float[Tensor, "s d h w"], antithetic: bool, digest: str | None
-    ) -> Float[Tensor, "d h w"] | None:
-        """The evidence map of samples of the checkpoint with this hash.
-
-        None for fewer than `FEWEST_SAMPLES`, another checkpoint, or a calibration without the training spread.
-        """
+    @property
+    def training_spread(self) -> TrainingSpread | None:
+        """That of a file of earlier versions, when it was a part of calibrations; ValueError for a damaged one."""
         found = self.population.get("training_spread")
-        if not found or len(samples) < FEWEST_SAMPLES or digest != self.checkpoint["sha256"]:
-            return None
-        return TrainingSpread(**found).evidence(samples, antithetic)
+        return TrainingSpread.from_numbers(**found) if found else None
 
     def of_voxels(
         self, samples: Float[Tensor, "s d h w"], spacing: tuple[float, float, float], window: Window
@@ -184,8 +178,7 @@ def read_intervals(path: str | Path) -> PredictionIntervals:
         rank_of(int(intervals.drawn["samples"]), float(intervals.level))
         if intervals.shift is not None:
             InputShift(**intervals.shift)
-        if intervals.population.get("training_spread"):
-            TrainingSpread(**intervals.population["training_spread"])
+        _ = intervals.training_spread  # raises if damaged
         ends = [float(margin[end]) for margin in intervals.margins.values() for end in ("low", "high")]
         if "sha256" not in intervals.checkpoint or not set(intervals.margins) <= set(UNITS) or np.isnan(ends).any():
             raise ValueError("margins or checkpoint")

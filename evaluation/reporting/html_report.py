@@ -10,7 +10,7 @@ from jinja2 import Environment
 from common.errors import UserError
 from common.files import atomic_path
 from evaluation.reporting import sections
-from evaluation.reporting.plots import case_scores, loss_curves
+from evaluation.reporting.plots import case_scores, evidence_curve, loss_curves
 from evaluation.scoring.comparison import read_result
 from evaluation.scoring.pooled import SPREAD
 from evaluation.scoring.score_cases import TRUTH
@@ -25,7 +25,7 @@ MAX_GIFS = 4  # a megabyte each; the others lie beside the page
 def write_report(
     folder: Path, runs: dict[str, str | Path | None] | None = None, classification: str | Path | None = None
 ) -> Path:
-    """Writes `report.html` into `folder` from its `metrics.json`, `cases.csv`, `sheet.png` and `gif/`.
+    """Writes `report.html` into `folder` from its `metrics.json`, `cases.csv`, `sheet.png`, `evidence.png` and `gif/`.
 
     Raises UserError if `metrics.json` or `cases.csv` is missing or unreadable.
 
@@ -48,6 +48,7 @@ def write_report(
     if any(truth.values()):
         table.append(sections.method_row(TRUTH, truth, columns, {}, blank))
     differences = result.get("differences", {})
+    reliability = result.get("evidence_reliability")
     spread = (result["methods"][method].get(SPREAD) or {}).get("mean")
     curves = [loss_curves(run, title) for title, run in runs.items()]
     gifs = [gif for gif in sorted((folder / "gif").glob("*.gif")) if gif.stem in set(scores.id)][:MAX_GIFS]
@@ -80,6 +81,9 @@ def write_report(
         curves=[sections.figure_uri(curve) for curve in curves if curve is not None],
         spread=None if spread is None else f"{spread:.0f}",
         ranks=sections.rank_part(result.get("rank_histogram")),
+        evidence=sections.evidence_part(reliability),
+        evidence_sheet=sections.file_uri(folder / "evidence.png"),
+        evidence_curve=sections.figure_uri(evidence_curve(reliability["bins"]) if reliability else None),
         limits=sections.limits(protocol, len(differences)),
         protocol_rows=_protocol_rows(protocol, result.get("distribution")),
         configs=configs | {f"the {title} training": text for title, text in trained},

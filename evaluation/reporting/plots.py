@@ -1,4 +1,4 @@
-"""Charts of the report: scores per case by method, and loss curves of the training runs."""
+"""Charts of the report: scores per case by method, reliability of evidence, loss curves of the training runs."""
 
 from pathlib import Path
 
@@ -49,6 +49,33 @@ def case_scores(scores: pd.DataFrame) -> Figure | None:
         axis.grid(axis="x", alpha=0.3)
         axis.spines[["top", "right"]].set_visible(False)
     axes[0].invert_yaxis()  # shared, so it turns all
+    return figure
+
+
+def evidence_curve(bins: list[dict]) -> Figure:
+    """Error of the mean against what the evidence leaves open, by bin of evidence; the diagonal is reliable."""
+    rows = [row for row in bins if row["error"] is not None]
+    expected, error = (
+        [100.0 * value for value in values]
+        for values in (
+            [row["expected"] for row in rows],
+            [row["error"]["mean"] for row in rows],
+        )
+    )
+    figure = Figure(figsize=(4.6, 4.2), layout="constrained")
+    axis = figure.subplots()
+    axis.plot([0, 100], [0, 100], color="black", linewidth=0.8, label="reliable")
+    ends = [(row["error"]["low"], row["error"]["high"]) for row in rows]
+    for place, value, (low, high) in zip(expected, error, ends, strict=True):
+        if low is not None:
+            axis.plot([place, place], [100.0 * low, 100.0 * high], color=MODEL_COLOUR, linewidth=1.4)
+        axis.plot([place], [value], "o", color=MODEL_COLOUR, markersize=5)
+    axis.set_xlabel("1 − evidence, % of the population's variance", fontsize=9)
+    axis.set_ylabel("squared error of the mean, % of it", fontsize=9)
+    axis.tick_params(labelsize=8)
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize=8, frameon=False)
+    axis.spines[["top", "right"]].set_visible(False)
     return figure
 
 

@@ -53,6 +53,28 @@ def rank_part(ranks: dict | None) -> dict | None:
     }
 
 
+def evidence_part(reliability: dict | None) -> dict | None:
+    """The reliability of evidence maps: rows in percent, mean gap, training cases; None without maps."""
+    if not reliability:
+        return None
+
+    def percent(value: float | None) -> str:
+        return "n/a" if value is None else f"{100.0 * value:.0f}"
+
+    rows = [
+        {
+            "evidence": f"{100.0 * row['from']:.0f} to {100.0 * row['to']:.0f}",
+            "voxels": f"{100.0 * row['voxels']:.1f}",
+            "expected": percent(row["expected"]),
+            "error": "n/a"
+            if row["error"] is None
+            else estimate_text({key: None if v is None else 100.0 * v for key, v in row["error"].items()}, 0),
+        }
+        for row in reliability["bins"]
+    ]
+    return {"rows": rows, "gap": f"{100.0 * reliability['gap']:.0f}", "training": reliability["training_cases"]}
+
+
 def case_table(scores: pd.DataFrame, method: str) -> dict:
     """Every case of a method from the best to the worst: rows with `rank`, `place` and cells.
 

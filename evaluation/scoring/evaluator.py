@@ -11,23 +11,21 @@ from time import perf_counter
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from common.environment import machine
 from common.errors import UserError
 from common.files import sha256
 from dataset.imaging.forward_model import ForwardModel
-from ddpm.latent.decoder_residual import with_residual
 from evaluation.distribution.distances import compare_populations, population
 from evaluation.generation.model_inputs import ModelInputs
 from evaluation.generation.sample import Sampling, sample_volumes
 from evaluation.generation.xray_inputs import GeneratorInput
 from evaluation.generation.xray_warnings import MAX_DISTANCE, training_distance
+from evaluation.intervals.drawn_samples import DrawnSamples, check_samples
 from evaluation.metrics import crps, spread_over_error
 from evaluation.metrics.lpips import load_lpips
 from evaluation.metrics.organs.totalsegmentator import read_organs
-from evaluation.metrics.regions import body_mask
 from evaluation.metrics.reprojection import FORWARD_MODEL
 from evaluation.protocol import comparability as protocol
 from evaluation.protocol.data_checks import check_protocol, own_split
@@ -38,7 +36,6 @@ from evaluation.scoring.registration import rigidly_aligned
 from evaluation.scoring.score_cases import metric_names, score_cases
 from evaluation.scoring.summary import write_result
 from evaluation.statistics.patient_bootstrap import derangement
-from evaluation.statistics.rank_histogram import independent, rank_histogram, rank_shares
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +43,8 @@ OF_SAMPLES = {m.name for part in (crps, spread_over_error) for m in part.METRICS
 METHODS = ("model", "model_sample", *Baselines.names, "shuffled_xray")
 CASES_IN_MEMORY = 64
 BASELINE_VALUES = 2**28 // 3  # float32 values predicted at a time
-RESULTS = ("metrics.json", "cases.csv", "table.*", "report.*", "sheet.png", "nifti", "gif", "registered_*")
+RESULTS = ("metrics.json", "cases.csv", "table.*", "report.*", "sheet.png", "evidence.png", "nifti", "gif")
+RESULTS += ("registered_*",)
 DEFINITIONS = {  # in the protocol of the result
     "shuffled_xray": "the volume generated from another patient's X-ray (derangement by seed) against this truth",
     "differences": "model minus the other on the same cases, for this one training; p by sign flips of patients, "
@@ -148,12 +146,13 @@ class Evaluator:
         with TemporaryDirectory(dir=output, prefix=".volumes_") as scratch:  # volumes may not fit into memory
             generated, samples = self._generate(inputs, Path(scratch))
             baselines, predicted = self._predict_baselines(inputs, Path(scratch))
-            tables, distances = self._score(inputs, generated | predicted, samples)
-            ranks = self._ranks(inputs, samples)
+            drawn = DrawnSamples(self.pipeline, samples, inputs.ids, self.sampling.seed, self.tools[crps.ANTITHETIC])
+            tables, distances = self._score(inputs, generated | predicted, drawn)
+            checks = check_samples(drawn, inputs.cases, inputs.patients)
             pictured = generated["model"], tables["none"], self.window, self.settings.nifti
-            write_pictures(output, inputs.cases, inputs.ids, *pictured)
+            write_pictures(output, inputs.cases, inputs.ids, *pictured, evidence=drawn.evidence)
             self._lap("pictures")
-        return self._write(output, inputs, baselines, tables, distribution=distances, rank_histogram=ranks)
+        return self._write(output, inputs, baselines, tables, distribution=distances, **checks)
 
     def read_inputs(self) -> Inputs:
         """The cases of the split; writes nothing.
@@ -205,7 +204,7 @@ class Evaluator:
         return described, predicted
 
     def _score(
-        self, inputs: Inputs, volumes: dict[str, Tensor], samples: Tensor
+        self, inputs: Inputs, volumes: dict[str, Tensor], samples: DrawnSamples
     ) -> tuple[dict[str, pd.DataFrame], dict | None]:
         """Scores of all cases by registration, and distances of the distributions."""
 
@@ -217,8 +216,8 @@ class Evaluator:
 
         def with_samples(index: int) -> dict:
             of = {"model": index} | ({} if inputs.partner is None else {"shuffled_xray": inputs.partner[index]})
-            drawn = {name: self._predictive(inputs, samples, i) for name, i in of.items()}
-            latent = {name: samples[i] for name, i in of.items()}
+            drawn = {name: samples.predictive(i) for name, i in of.items()}
+            latent = {name: samples.volumes[i] for name, i in of.items()}
             return inputs.cases.case(index) | {crps.SAMPLES: drawn, crps.LATENT_SAMPLES: latent}
 
         tables = {}
@@ -239,23 +238,6 @@ class Evaluator:
         distances = None if self.extractor is None else self._distances(inputs.cases, volumes)
         self._lap("scoring")
         return tables, distances
-
-    def _ranks(self, inputs: Inputs, samples: Tensor) -> dict | None:
-        """The rank histogram of the model in the body; None without two independent samples."""
-        paired = self.tools[crps.ANTITHETIC]
-        if samples.shape[1] < (3 if paired else 2):
-            return None
-        shares = []
-        for index, case in enumerate(inputs.cases):
-            hu, drawn = case["ct"].float(), self._predictive(inputs, samples, index)
-            body = body_mask(hu) & case["scanned"] if "scanned" in case else body_mask(hu)
-            truth = hu.clamp(self.window.low, self.window.high)
-            shares.append(rank_shares(independent(drawn, paired), truth, body))
-        return rank_histogram(np.stack(shares), inputs.patients, seed=self.sampling.seed)
-
-    def _predictive(self, inputs: Inputs, samples: Tensor, index: int) -> Float[Tensor, "s d h w"]:
-        """Samples of a case with the decoder's residual, if the sampler includes it."""
-        return with_residual(self.pipeline, samples[index][None], [inputs.ids[index]], self.sampling.seed)[0]
 
     def _distances(self, cases: "_Cases", volumes: dict[str, Tensor]) -> dict:
         spacings = [case["spacing"].tolist() for case in cases]

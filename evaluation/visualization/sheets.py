@@ -39,8 +39,8 @@ def case_sheet(cases: Sequence[CasePicture], window: Window = DISPLAY_HU) -> Ima
                 tiles.append(tile(volume, plane, case.spacing, window, kind=kind))
         rows.append(tiles)
     heads = ["X-ray"] + [f"{kind}, {plane}" for plane in PLANES for kind in ("true CT", "generated CT", "error")]
-    levels = f"{_levels(window)}  Error, generated minus true: blue {-ERROR_HU:g} HU, white 0, red {ERROR_HU:g} HU."
-    return _table([case.title for case in cases], rows, heads, levels)
+    levels = f"{hu_levels(window)}  Error, generated minus true: blue {-ERROR_HU:g} HU, white 0, red {ERROR_HU:g} HU."
+    return table([case.title for case in cases], rows, heads, levels)
 
 
 def overview_sheet(cases: Sequence[CasePicture], window: Window = DISPLAY_HU) -> Image.Image:
@@ -55,14 +55,15 @@ def overview_sheet(cases: Sequence[CasePicture], window: Window = DISPLAY_HU) ->
         )
         rows.append(tiles + true)
     heads = ["X-ray"] + [f"{kind}, {plane}" for kind in ("generated CT", "true CT") for plane in PLANES]
-    return _table([case.title for case in cases], rows, heads, _levels(window))
+    return table([case.title for case in cases], rows, heads, hu_levels(window))
 
 
-def _levels(window: Window) -> str:
+def hu_levels(window: Window) -> str:
+    """The mark of generated volumes and the HU that are black and white."""
     return f"{SYNTHETIC}.  Grey: {window.low:g} to {window.high:g} HU."
 
 
-def _table(titles: list[str], rows: list[list[Image.Image]], heads: list[str], foot: str) -> Image.Image:
+def table(titles: list[str], rows: list[list[Image.Image]], heads: list[str], foot: str) -> Image.Image:
     """Rows of tiles below the heads of their columns, each row below its title."""
     widths = [max(picture.width for picture in column) for column in zip(*rows, strict=True)]
     heights = [max(t.height for t in tiles) for tiles in rows]

@@ -35,25 +35,32 @@ def tile(
     index: int | None = None,
     kind: str = "true",
     size: int = TILE,
+    over: Image.Image | None = None,
 ) -> Image.Image:
     """One slice with its marks, the longest side of the volume `size` pixels.
 
     `kind` is `true`, `generated` (with `SYNTHETIC`) or `error` (`volume` is a difference in HU: blue too low, red too
-    high; with `SYNTHETIC` too).
+    high; with `SYNTHETIC` too). `over` is an RGBA picture of the voxels of the slice, drawn over it.
     """
     axis, error = PLANES.index(plane), kind == "error"
-    if index is None:
-        index = int(volume.shape[axis] * POSITIONS[plane])
-    hu = np.asarray(display_slice(volume, plane, index).detach().cpu().float())
+    hu = slice_values(volume, plane, index)
     if error:
         image = Image.fromarray(error_colours(hu, ERROR_HU))
     else:
         grey = ((hu - window.low) / window.width).clip(0.0, 1.0)
         image = Image.fromarray((grey * 255).astype(np.uint8)).convert("RGB")
+    if over is not None:
+        image.paste(over, (0, 0), over)
     extent = extent_mm(volume.shape, spacing)
     height, width = (max(1, round(e * (size / max(extent)))) for i, e in enumerate(extent) if i != axis)
     image = image.resize((width, height), Image.Resampling.BICUBIC)
     return _marked(image, DISPLAY_MARKS[plane], synthetic=kind != "true", dark=error)
+
+
+def slice_values(volume: Float[Tensor, "d h w"], plane: str, index: int | None = None) -> Float[np.ndarray, "h w"]:
+    """The values of a slice as it is displayed; None takes that of `POSITIONS`."""
+    index = int(volume.shape[PLANES.index(plane)] * POSITIONS[plane]) if index is None else index
+    return np.asarray(display_slice(volume, plane, index).detach().cpu().float())
 
 
 def error_colours(difference: Float[np.ndarray, "h w"], full: float) -> np.ndarray:

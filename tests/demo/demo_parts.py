@@ -13,6 +13,7 @@ import torch
 from ddpm_parts import PROTOCOL, module
 from PIL import Image
 
+from ddpm.diffusion.training_spread import TrainingSpread
 from ddpm.pipeline import XrayToCTPipeline
 from demo.service import requested_files
 from demo.service.messages import Limits
@@ -32,6 +33,7 @@ def small_pipeline(**protocol) -> XrayToCTPipeline:
     for parameter in made.trained["denoiser"].parameters():
         if not parameter.any():
             torch.nn.init.normal_(parameter, std=0.02)
+    made.keep_measured(None, TrainingSpread.from_numbers([4, 4, 4], [300.0] * 64, 40))
     pipeline = made.pipeline()
     pipeline.register_to_config(protocol={**PROTOCOL, "xray_size": [64, 64], "views": 1, **protocol})
     return pipeline

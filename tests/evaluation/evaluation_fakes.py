@@ -124,6 +124,7 @@ class FakePipeline:
     prior = None
     residual = None
     pose_regressor = None
+    training_spread = None
 
     def __init__(self, answer, data: dict, noise: float = 20.0):
         self._answer, self.protocol, self._noise = answer, data, noise

@@ -11,7 +11,7 @@ from train.generator.encode import training_device
 from train.generator.finetuning import Origin, SaveAdapter
 from train.generator.fit_priors import PriorStart, fit_priors
 from train.generator.latent_data import LatentData, cache_xray_features
-from train.generator.measure_residual import measure_residual
+from train.generator.measure_parts import measure_residual, measure_spread
 from train.run.callbacks import SampleAndScore
 from train.run.training_run import TrainingRun
 
@@ -22,8 +22,8 @@ def build_data(
 ) -> tuple[LatentData, list[pl.Callback]]:
     """Latents of the cases of `source`, and the callbacks of the training.
 
-    Completes the module: its protocol, the decoder's residual and, without `origin`, its pose regressor and linear
-    prior.
+    Completes the module: its protocol, the decoder's residual, the spread of its training volumes and, without
+    `origin`, its pose regressor and linear prior.
 
     Raises UserError for an unknown sampler, missing data, validation or test patients in earlier training, or priors
     that do not fit.
@@ -40,7 +40,8 @@ def build_data(
     data = LatentData(cases, module.latent_encoder, run.devices, cfg.trainer.num_nodes, model.memory.cache_latents_gb)
     module.protocol |= {**cases.protocol(), "seen": seen, "latent_reconstruction": data.reconstruction}
     sampling.cases = cases.val
-    module.keep_residual(measure_residual(module.latent_encoder, cases.train, training_device(run.devices)))
+    residual = measure_residual(module.latent_encoder, cases.train, training_device(run.devices))
+    module.keep_measured(residual, measure_spread(cases.train))
     callbacks: list[pl.Callback] = [sampling]
     if origin is None:
         fit_priors(module, cases, data, model.prior.pixels, model.pose_regressor)

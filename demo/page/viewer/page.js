@@ -7,7 +7,7 @@ const viewerModule = () => import("./viewer.js");
 const PICTURES = { "reprojection.png": "Re-projection of the result", "difference.png": "Difference from the X-ray" };
 const DOWNLOADS = {
   "volume.nii.gz": "NIfTI", "dicom.zip": "DICOM series", "animation.gif": "GIF", "settings.json": "Settings",
-  "spread.nii.gz": "Spread, NIfTI",
+  "spread.nii.gz": "Spread, NIfTI", "evidence.nii.gz": "Evidence, NIfTI",
 };
 const READY = "The volume is ready, the viewer has the focus. Synthetic, not for diagnosis.";
 let viewer = null;
@@ -48,8 +48,7 @@ export async function show(result) {
       samples: samplesOf(urls),
       onMove: (mm) => films.show(mm),
       truthUrl: urls["truth.nii.gz"] ?? null,
-      overlayUrl: urls["spread.nii.gz"] ?? null,
-      overlayName: capital(result.spread_name || "spread"),
+      overlays: { spread: urls["spread.nii.gz"], evidence: urls["evidence.nii.gz"] },
       window: result.window,
       mark: result.mark,
       banner: result.preview ? "A preview in few steps: the spread of its samples is too small." : "",
@@ -76,7 +75,7 @@ function aside(result, films) {
   return box;
 }
 
-function pictures({ urls, mark, reprojection, interval, lungs, nominal }, films) {
+function pictures({ urls, mark, reprojection, interval, lungs, evidence, nominal }, films) {
   const box = make("section", "xc-pictures");
   box.setAttribute("aria-label", "X-ray and re-projection");
   box.append(films.element);
@@ -92,6 +91,7 @@ function pictures({ urls, mark, reprojection, interval, lungs, nominal }, films)
   if (Number.isFinite(reprojection)) notes.push(`The re-projection differs from the X-ray by ${reprojection.toFixed(3)} of its grey range on average.`);
   if (interval) notes.push(interval);
   if (lungs) notes.push(lungs);
+  if (evidence) notes.push(evidence);
   if (nominal) notes.push("An X-ray does not contain the patient size: mm are those of a typical patient, and volumes in millilitres have no meaning.");
   box.append(...notes.map((note) => make("p", "xc-note", note)));
   return box;

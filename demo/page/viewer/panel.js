@@ -94,8 +94,8 @@ export class Panel {
   /** Returns the HU at a point in mm; NaN outside. */
   valueAt(mm) { return valueAt(this.image, mm); }
 
-  /** Returns the value of the overlay at a point in mm; NaN outside. */
-  overlayAt(mm) { return valueAt(this.overlaid, mm); }
+  /** Returns the value of another image at the crosshair; NaN outside. */
+  valueOf(image) { return valueAt(image, this.mm); }
 
   moveTo(mm) {
     this.tiles.axial.setCrosshairAt(mm);
@@ -114,14 +114,6 @@ export class Panel {
   setLayout(layout) { this.stage.dataset.layout = layout; }
 
   setRendering(name, top) { this.solid.setRendering(name, top); }
-
-  /** Sets the overlay, an NVImage, with its range `[0, top]`. */
-  overlay(image, top) {
-    Object.assign(image, { colormap: "inferno", cal_min: 0, cal_max: top });
-    this.overlaid = image;
-  }
-
-  setOverlayOpacity(opacity) { this.planes.forEach((tile) => tile.setOverlay(this.overlaid, opacity)); }
 
   close() {
     for (const part of [...this.planes, this.solid]) part.close();

@@ -6,8 +6,8 @@ const make = (tag, name, text = "") => Object.assign(document.createElement(tag)
 const signed = (value) => `${value < 0 ? "−" : ""}${Math.abs(Math.round(value))}`;
 
 export class Readout {
-  constructor({ nominal, overlayName }, range) {
-    Object.assign(this, { nominal, overlayName, range });
+  constructor({ nominal }, range) {
+    Object.assign(this, { nominal, range });
     this.element = make("div", "xv-status");
     this.values = make("span", "xv-values");
     this.measured = make("span", "xv-measured");
@@ -15,8 +15,8 @@ export class Readout {
     this.element.append(this.values, this.measured);
   }
 
-  /** Writes position and HU; `beside`: the panel of the second volume with its name, or null. */
-  read(panel, beside, overlaid) {
+  /** Writes position and HU; `beside`: the panel of the second volume with its name, `overlay`: its name and text; or null. */
+  read(panel, beside, overlay) {
     const { mm } = panel;
     const place = [["R", "L"], ["A", "P"], ["S", "I"]].map(([more, less], axis) => (
       `${mm[axis] < 0 ? less : more} ${Math.abs(mm[axis]).toFixed(0)}`
@@ -24,7 +24,7 @@ export class Readout {
     const parts = [["xv-place", `${place.join("   ")} mm${this.nominal ? " (nominal)" : ""}`]];
     parts.push(["xv-hu", `${readHu(panel.valueAt(mm), this.range)} HU`]);
     if (beside) parts.push(["xv-truth", `${beside.name} ${signed(beside.panel.valueAt(mm))} HU`]);
-    if (overlaid) parts.push(["xv-spread", `${this.overlayName} ${signed(panel.overlayAt(mm))} HU`]);
+    if (overlay) parts.push([`xv-${overlay.name}`, overlay.text]);
     this.values.replaceChildren(...parts.map(([name, text]) => make("span", name, text)));
   }
 

@@ -148,17 +148,15 @@ export class Tile {
     this.element.querySelector(".xv-own").textContent = [kind === "slice" ? "" : `${kind}, ${mm} mm`, window].filter(Boolean).join("\n");
   }
 
-  /** Overlays a second volume, with opacity 0 none. */
+  /** Overlays a second volume in its colours; null removes it. */
   setOverlay(image, opacity) {
     const [, own] = this.nv.volumes;
-    if (opacity > 0 && !own) {
-      const { colormap, cal_min, cal_max } = image;
-      this.nv.addVolume(Object.assign(image.clone(), { colormap, cal_min, cal_max, opacity }));
-    } else if (opacity > 0) {
-      this.nv.setOpacity(1, opacity);
-    } else if (own) {
-      this.nv.removeVolume(own);
-    }
+    if (own && image === this.overlaid) return this.nv.setOpacity(1, opacity);
+    if (own) this.nv.removeVolume(own);
+    this.overlaid = image;
+    if (!image) return;
+    const { colormap, cal_min, cal_max } = image;
+    this.nv.addVolume(Object.assign(image.clone(), { colormap, cal_min, cal_max, opacity }));
   }
 
   clearMeasures() {

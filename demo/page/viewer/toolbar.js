@@ -2,6 +2,7 @@
 
 import { button, choice, group, number, press } from "./controls.js";
 import { showHelp } from "./keys.js";
+import { OVERLAYS } from "./overlays.js";
 import { PRESETS, presetState } from "./presets.js";
 import { RENDERINGS, renderingFits } from "./rendering.js";
 import { SLABS } from "./slab.js";
@@ -25,7 +26,7 @@ export class Toolbar {
       this.#zoom(),
       this.#slabs(),
       this.#renderings(),
-      ...(viewer.options.overlayUrl ? [this.#overlay()] : []),
+      ...(viewer.overlays.names.length ? [this.#overlay()] : []),
       group("",
         button("Reset", () => viewer.reset(), { title: "reset the view (R)" }),
         button("?", () => showHelp(viewer.element), { title: "keys of the viewer (?)" }),
@@ -106,13 +107,15 @@ export class Toolbar {
 
   #overlay() {
     const { viewer } = this;
-    const name = viewer.options.overlayName;
-    this.overlay = button(name, () => viewer.toggleOverlay(), { title: `${name} of the samples in HU (O)` });
-    this.opacity = Object.assign(document.createElement("input"), {
-      type: "range", min: 0, max: 1, step: 0.05, ariaLabel: `opacity of ${name}`,
+    this.overlays = viewer.overlays.names.map((name) => {
+      const { label, key, title } = OVERLAYS[name];
+      return button(label, () => viewer.toggleOverlay(name), { title: `${title} (${key})` }, { name });
     });
-    this.opacity.oninput = () => viewer.setOverlay(Number(this.opacity.value));
-    return group("Overlay", this.overlay, this.opacity);
+    this.opacity = Object.assign(document.createElement("input"), {
+      type: "range", min: 0, max: 1, step: 0.05, ariaLabel: "opacity of the overlay",
+    });
+    this.opacity.oninput = () => viewer.setOverlay(viewer.overlays.last, Number(this.opacity.value));
+    return group("Overlay", ...this.overlays, this.opacity);
   }
 
   /** Updates the controls from the state of the viewer. */
@@ -136,8 +139,8 @@ export class Toolbar {
       this.shown.value = viewer.shown;
       this.compared.value = viewer.compared ?? "";
     }
-    if (!this.overlay) return;
-    press(this.overlay, viewer.opacity > 0);
-    this.opacity.value = viewer.opacity;
+    if (!this.overlays) return;
+    for (const one of this.overlays) press(one, one.dataset.name === viewer.overlays.shown);
+    this.opacity.value = viewer.overlays.opacity;
   }
 }

@@ -1,8 +1,8 @@
 // Viewer of the demo and the reader study: volumes in radiological convention with NiiVue.
 
 import { listen } from "./interaction.js";
-import { legend } from "./legend.js";
-import { fetchVolume, LAYOUTS, Panel } from "./panel.js";
+import { Overlays } from "./overlays.js";
+import { LAYOUTS, Panel } from "./panel.js";
 import { firstWindow, presetState, PRESETS, rangeOf } from "./presets.js";
 import { Readout } from "./readout.js";
 import { RENDERINGS, renderingFits } from "./rendering.js";
@@ -15,7 +15,6 @@ import { toolNamed, TOOLS } from "./tools.js";
 const WIDTHS = [1, 6000];
 const LEVELS = [-2000, 4000];
 const FRAME_MS = 90; // of the cine loop
-const OVERLAY = 0.6; // opacity after switching on
 const CAN_DRAW = "This browser cannot show volumes because it lacks WebGL 2. Use the downloads instead.";
 const make = (tag, name, text = "") => Object.assign(document.createElement(tag), { className: name, textContent: text });
 const clamp = (value, [low, high]) => Math.min(high, Math.max(low, value));
@@ -34,17 +33,16 @@ function loadStyle() {
  * Shows a volume in `root`, which sets the size of the viewer.
  *
  * options: `volumeUrl`; `samples`, URLs of the samples of which it is the mean; `truthUrl`, a volume shown beside it;
- * `overlayUrl`, an overlay of the first, named `overlayName`, in HU from 0; `window`, the HU window `[low, high]` of
- * the model; `mark`, a label on every view of a generated volume; `banner`, a line above; `nominal`, whether its mm are
+ * `overlays`, URLs of overlays of the first by name (`overlays.js`); `window`, the HU window `[low, high]` of the model; `mark`, a label on every view of a generated volume; `banner`, a line above; `nominal`, whether its mm are
  * those of a typical patient; `names` of volume and truth; `onMove(mm)`, called after each move of the crosshair.
  *
  * Returns `setPreset(name)`, `setWindow(level, width)`, `setLayout(name)`, `setTool(name)`, `setSlab(kind, mm)`,
- * `setVolume(index)`, `setCompared(index or null)`, `setOverlay(opacity)`, `crosshair() -> {mm, hu}` (RAS mm),
+ * `setVolume(index)`, `setCompared(index or null)`, `setOverlay(name or null, opacity)`, `crosshair() -> {mm, hu}` (RAS mm),
  * `moveTo(mm)`, `state()`, `focus()`, `reset()` and `close()`. Throws without a file or WebGL 2, and leaves `root` empty.
  */
 export async function mountViewer(root, options) {
   const viewer = new Viewer({
-    samples: [], truthUrl: null, overlayUrl: null, overlayName: "Spread", window: [-1000, 1000], banner: "", nominal: false,
+    samples: [], truthUrl: null, overlays: {}, window: [-1000, 1000], banner: "", nominal: false,
     mark: "synthetic, not for diagnosis", names: ["Generated", "True CT"], onMove: () => {}, ...options,
   });
   await loadStyle();
@@ -63,8 +61,9 @@ class Viewer {
     this.options = options;
     this.range = options.window.map(Number);
     this.sources = new Sources(options);
+    this.overlays = new Overlays(options.overlays);
     this.panels = [new Panel()];
-    Object.assign(this, { shown: 0, wanted: 0, compared: null, plane: "axial", separate: false, crosshairOn: true, opacity: 0 });
+    Object.assign(this, { shown: 0, wanted: 0, compared: null, plane: "axial", separate: false, crosshairOn: true });
     Object.assign(this, { tool: "crosshair", slab: { kind: "slice", mm: 10 }, layout: "multiplanar", playing: null });
     const { level, width } = firstWindow(this.range);
     this.windows = Object.fromEntries(Object.keys(PLANES).map((plane) => [plane, { level, width }]));
@@ -83,19 +82,11 @@ class Viewer {
 
   async open() {
     if (!document.createElement("canvas").getContext("webgl2")) throw new Error(CAN_DRAW);
-    const { overlayUrl } = this.options;
     const { truth } = this.sources;
-    const wanted = [this.sources.load(0), overlayUrl && fetchVolume(overlayUrl), truth && this.sources.load(truth)];
-    const [image, spread] = await Promise.all(wanted);
+    const [image] = await Promise.all([this.sources.load(0), this.overlays.load(), truth && this.sources.load(truth)]);
     this.rendering = RENDERINGS.find((rendering) => renderingFits(rendering, this.range))?.name ?? "body";
     await this.#openPanel(this.panels[0], image);
-    if (spread) {
-      this.overlayTop = Math.max(10, Math.ceil(spread.robust_max / 10) * 10);
-      this.panels[0].overlay(spread, this.overlayTop);
-      this.legend = legend(this.panels[0].tiles.axial.nv.colormap("inferno"), this.options.overlayName, this.overlayTop);
-      this.panels[0].stage.append(this.legend);
-      this.setOverlay(0);
-    }
+    this.overlays.attach(this.panels[0]);
     this.waiting.remove();
     if (truth) await this.setCompared(truth);
     listen(this);
@@ -261,15 +252,14 @@ class Viewer {
 
   #tiles(action) { for (const panel of this.panels) if (panel.image) panel.planes.forEach(action); }
 
-  setOverlay(opacity) {
-    this.opacity = opacity;
-    this.panels[0].setOverlayOpacity(opacity);
-    this.legend.hidden = !(opacity > 0);
+  /** `name`: spread or evidence, null for none. */
+  setOverlay(name, opacity) {
+    this.overlays.set(name, opacity);
     this.toolbar.update();
     this.#read();
   }
 
-  toggleOverlay() { if (this.options.overlayUrl) this.setOverlay(this.opacity > 0 ? 0 : OVERLAY); }
+  toggleOverlay(name) { if (this.overlays.names.includes(name)) this.setOverlay(name, this.overlays.toggled(name)); }
 
   /** Starts or stops running through the slices of the chosen plane. */
   play(on) {
@@ -294,7 +284,7 @@ class Viewer {
 
   /** Resets the view. */
   reset() {
-    if (this.options.overlayUrl) this.setOverlay(0);
+    this.setOverlay(null, 0);
     this.play(false);
     this.separate = false;
     const { level, width } = firstWindow(this.range);
@@ -321,7 +311,7 @@ class Viewer {
   #read() {
     const [panel, other] = this.panels;
     const beside = other?.image ? { panel: other, name: this.sources.list[this.compared].name } : null;
-    this.readout.read(panel, beside, this.opacity > 0);
+    this.readout.read(panel, beside, this.overlays.reading);
   }
 
   get handle() {

@@ -10,7 +10,7 @@ from common.errors import UserError
 from dataset.imaging.hu_window import Window
 from ddpm.latent import DecoderResidual
 from ddpm.latent.decoder_residual import with_residual
-from train.generator.measure_residual import measure_residual
+from train.generator.measure_parts import measure_residual
 
 SIZE = (24, 24, 24)
 KERNEL = torch.tensor([0.25, 0.5, 0.25])  # along H of the noise: autocorrelation 2/3 at 1 voxel, 1/6 at 2

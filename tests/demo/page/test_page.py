@@ -51,6 +51,8 @@ def test_upload_generate_view_and_download(page, tmp_path):
     assert "(nominal)" in page.locator(".xv-place").inner_text()
     page.locator(".xv-toolbar button", has_text="Spread").click()
     page.wait_for_selector(".xv-spread")
+    assert page.locator(".xv-toolbar button", has_text="Evidence").count() == 0
+    assert "No evidence map: 2 of the 4 samples" in page.locator(".xc-pictures").inner_text()
 
     assert "Synthetic, not for diagnosis" in page.locator(".xc-banner").inner_text()
     assert page.locator(".xv-synthetic:visible").count() == 4
@@ -85,6 +87,24 @@ def test_upload_generate_view_and_download(page, tmp_path):
 
     assert outside(page) == [] and len(page.asked) > 20
     assert page.wrong == []
+
+
+def test_four_samples_show_what_the_xray_determined(page, tmp_path):
+    upload(page, save_film(tmp_path / "film.png"))
+    page.wait_for_selector(".xc-seen img")
+    generate(page, steps=1, samples=4)
+    page.wait_for_selector(".xv[data-ready]")
+    page.keyboard.press("e")
+    page.wait_for_selector(".xv-evidence")
+    text = page.locator(".xv-evidence").inner_text()
+    assert text.startswith("Evidence ") and text.endswith(" %") and 0 <= int(text.split()[1]) <= 100
+    assert page.locator(".xv-legend:visible").count() == 1
+    note = page.locator(".xc-pictures").inner_text()
+    assert "orange is invented" in note and "40 training volumes" in note and "not checked" in note
+    with page.expect_download() as started:
+        page.locator(".xc-links").get_by_text("Evidence, NIfTI", exact=True).click()
+    started.value.save_as(tmp_path / "evidence.nii.gz")
+    assert nib.load(tmp_path / "evidence.nii.gz").shape == (32, 32, 32) and page.wrong == []
 
 
 def test_an_uploaded_ct_is_shown_with_metrics(page, tmp_path):

@@ -1,8 +1,11 @@
 """The viewer in a real browser: orientation by pixels, crosshair, windows, overlay, a second volume."""
 
+from io import BytesIO
+
 import numpy as np
 import pytest
 from browser import chromium, needs_browser, outside, pixels, served, watched_page
+from PIL import Image
 
 from dataset.io.nifti import write_nifti
 from demo.server.app_factory import viewer_files
@@ -11,7 +14,7 @@ pytestmark = [needs_browser, pytest.mark.slow]
 SHAPE, SPACING = (40, 36, 44), (4.0, 5.0, 3.0)
 BLOCK = (slice(26, 36), slice(4, 12), slice(5, 15))  # superior, anterior, right
 MIDDLE_MM = (28.5, 50.0, 44.0)  # of the block: right, front, up of the volume's centre
-NAMES = ("volume", "truth", "spread", "sample1", "sample2")
+NAMES = ("volume", "truth", "spread", "evidence", "sample1", "sample2")
 AIR, BODY, BRIGHT, TRUE = -1000, 20, 900, 300
 PAGE = """<!doctype html><meta charset="utf-8"><link rel="icon" href="data:,">
 <style>:root { color-scheme: light dark } body { margin: 0 } #root { position: absolute; inset: 0 }</style>
@@ -34,6 +37,9 @@ def shown(tmp_path_factory):
     for number in (1, 2):
         write_nifti(folder / f"sample{number}.nii.gz", hu + 10 * number, SPACING)
     write_nifti(folder / "spread.nii.gz", np.full(SHAPE, 120), SPACING)
+    percent = np.full(SHAPE, -1)
+    percent[:, 4:], percent[20:, 4:] = 5, 95  # inferior, superior; without value in front
+    write_nifti(folder / "evidence.nii.gz", percent, SPACING)
     files = {f"/viewer/{name}": path for name, path in viewer_files().items()}
     # without extension: the viewer detects the kind by content
     files |= {f"/{name}": folder / f"{name}.nii.gz" for name in NAMES}
@@ -208,7 +214,7 @@ def test_windows_outside_the_model_are_disabled(shown):
 
 
 def test_a_second_volume_follows_and_an_overlay_colours(shown):
-    page = shown(truthUrl="/truth", overlayUrl="/spread", nominal=True, banner="the anatomy is a drawing")
+    page = shown(truthUrl="/truth", overlays={"spread": "/spread"}, nominal=True, banner="the anatomy is a drawing")
     assert page.locator(".xv-banner").inner_text() == "the anatomy is a drawing"
     assert page.locator(".xv-panel").count() == 2
     assert page.locator(".xv-panel").nth(1).locator(".xv-synthetic").count() == 0  # a true CT is not synthetic
@@ -222,6 +228,76 @@ def test_a_second_volume_follows_and_an_overlay_colours(shown):
     settle(page)
     assert "120 HU" in page.locator(".xv-spread").inner_text()
     assert np.abs(tile(page, "coronal") - before).mean() > 5
+
+
+def colour(page, plane: str, down: float, across: float) -> np.ndarray:
+    """RGB of a place of a plane, in shares of its height and width."""
+    settle(page)
+    box = page.locator(f".xv-tile-{plane}").first.bounding_box()
+    shot = page.screenshot(clip=box, style=".xv-tile > :is(span, svg), .xv-legend { visibility: hidden }")
+    rgb = np.asarray(Image.open(BytesIO(shot)).convert("RGB"), dtype=float)
+    row, column = int(down * rgb.shape[0]), int(across * rgb.shape[1])
+    return rgb[row - 2 : row + 3, column - 2 : column + 3].mean(axis=(0, 1))
+
+
+def test_evidence_colours_what_was_determined_and_what_was_invented(shown):
+    page = shown(overlays={"spread": "/spread", "evidence": "/evidence"})
+    button, legend = page.get_by_role("button", name="Evidence"), page.locator(".xv-legend:visible")
+    assert legend.count() == 0 and button.get_attribute("aria-pressed") == "false"
+    page.evaluate("viewer.setCrosshair(false); viewer.setWindow(20, 2000)")
+    grey = colour(page, "coronal", 0.3, 0.35)
+    assert np.ptp(grey) < 6
+    button.click()
+    assert button.get_attribute("aria-pressed") == "true"
+    assert legend.inner_text().split("\n") == ["Evidence", "0 % invented", "100 % determined"]
+    assert legend.get_by_role("img").get_attribute("aria-label") == (
+        "Evidence: colours from 0 % invented to 100 % determined"
+    )
+    above, below = colour(page, "coronal", 0.3, 0.35), colour(page, "coronal", 0.7, 0.35)
+    assert above[2] > above[0] + 40 and below[0] > below[2] + 40  # blue, orange
+    front = colour(page, "sagittal", 0.5, 0.03 + 0.5 * (1 - page_share(page)))
+    assert np.ptp(front) < 6  # no colour
+    for mm, text in (([0, 0, 40], "Evidence 95 %"), ([0, 0, -40], "Evidence 5 %"), ([0, 85, 0], "do not differ")):
+        page.evaluate("(mm) => viewer.moveTo(mm)", mm)
+        assert text in page.locator(".xv-evidence").inner_text()
+    page.locator("input[type=range]").fill("0.2")
+    assert np.ptp(colour(page, "coronal", 0.3, 0.35)) < np.ptp(above) / 2
+    page.locator(".xv-desk").focus()
+    page.keyboard.press("o")  # one at a time
+    assert page.locator(".xv-spread").count() == 1 and page.locator(".xv-evidence").count() == 0
+    page.keyboard.press("e")
+    assert "Evidence" in legend.inner_text() and legend.count() == 1
+    page.keyboard.press("e")
+    assert legend.count() == 0 and np.ptp(colour(page, "coronal", 0.3, 0.35)) < 6
+
+
+def page_share(page) -> float:
+    """Share of the width of the sagittal that the volume fills."""
+    picture = tile(page, "sagittal")
+    columns = np.flatnonzero((picture > 40).any(axis=0))
+    return (columns[-1] - columns[0] + 1) / picture.shape[1]
+
+
+def test_evidence_fits_a_phone(shown):
+    page = shown(overlays={"spread": "/spread", "evidence": "/evidence"})
+    page.set_viewport_size({"width": 375, "height": 740})
+    try:
+        page.get_by_role("button", name="Evidence").tap()
+        settle(page)
+        box, stage = page.locator(".xv-legend:visible").bounding_box(), page.locator(".xv-stage").bounding_box()
+        assert box["x"] >= stage["x"] and box["x"] + box["width"] <= stage["x"] + stage["width"]
+        assert page.locator(".xv-legend:visible canvas").bounding_box()["width"] > 30
+        assert page.evaluate("document.documentElement.scrollWidth") <= 375
+    finally:
+        page.set_viewport_size({"width": 900, "height": 640})
+
+
+def test_without_samples_enough_there_is_no_evidence_control(shown):
+    page = shown(overlays={"spread": "/spread"})
+    assert page.get_by_role("button", name="Evidence").count() == 0
+    page.locator(".xv-desk").focus()
+    page.keyboard.press("e")
+    assert page.locator(".xv-legend:visible").count() == 0 and page.wrong == []
 
 
 @pytest.mark.slow

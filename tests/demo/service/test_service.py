@@ -74,6 +74,7 @@ def test_progress_by_step_then_a_result_with_its_files(service, film):
     assert result.lungs.startswith("No lungs found in the volume")  # untrained
     assert Image.open(result.files["lungs.png"]).size == (512, 512)
     found = plain(result)
+    assert found["evidence"] == "No evidence map: 2 of the 4 samples that a map needs."
     assert found["spread_name"] == "spread" and found["mark"] == "synthetic, not for diagnosis"
     assert result.window == (-1000.0, 1000.0)
     assert 0.0 < result.reprojection < 1.0
@@ -110,6 +111,16 @@ def test_a_calibration_beside_the_checkpoint_reaches_the_page(service, film, mon
     monkeypatch.setattr(generator, "intervals", intervals)
     result = last(service.generate(film, GenerationRequest(samples=4)))
     assert plain(result)["interval"].startswith("Spread only: this X-ray is unlike the calibration's (p 0.048)")
+
+
+def test_four_samples_have_an_evidence_map(service, film):
+    result = last(service.generate(film, GenerationRequest(samples=4, steps=1)))
+    assert plain(result)["urls"]["evidence.nii.gz"].endswith("/evidence.nii.gz")
+    percent = nib.load(result.files["evidence.nii.gz"]).get_fdata()
+    assert percent.shape == volume(result).shape and 0 <= percent.min() <= percent.max() <= 100
+    found = json.loads(result.files["settings.json"].read_text())["evidence"]
+    assert found["name"] == "map" and found["training_cases"] == 40 and found["like_calibration"] is None
+    assert "compared with 40 training volumes" in found["words"] and "orange is invented" in result.evidence
 
 
 def test_a_preliminary_picture_precedes_the_result_and_repeats(service, film):

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict, replace
+from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
@@ -14,11 +15,13 @@ from PIL import Image
 from common.errors import UserError
 from common.files import sha256
 from dataset.phantom.render import render_phantom
+from ddpm.diffusion.training_spread import TrainingSpread
 from evaluation.calibration.calibrate_intervals import calibrate, check_settings, covered_by, margins_of
 from evaluation.calibration.cases import FirstCases, calibration_source
 from evaluation.calibration.report import markdown, reliability_picture, write_calibration
 from evaluation.generation.sample import Sampling
 from evaluation.generation.write_volumes import generate
+from evaluation.intervals.evidence import training_spread_of
 from evaluation.intervals.organ_volumes import FEWEST, HeartVolumeRegressor, fit_heart_regressor, true_volumes
 from evaluation.intervals.prediction_intervals import (
     NO_GUARANTEE,
@@ -31,6 +34,7 @@ from evaluation.intervals.quantities import ORGANS, TISSUES, tissue_masks
 
 SPACING = tuple(e / 24 for e in EXTENT)
 SAMPLES, LEVEL = 8, 0.75
+SPREAD = {"size": [1, 1, 1], "sd": [100.0], "cases": 40}
 
 
 class SharpPipeline(FakePipeline):
@@ -174,24 +178,27 @@ def test_generation_writes_the_interval_around_its_samples(world, tmp_path):
     assert (low <= mean + 1).all() and (mean <= high + 1).all() and (high - low).mean() > 5
 
 
-def test_generation_writes_the_evidence_map_of_four_samples_of_the_calibrated_checkpoint(world, tmp_path):
+def test_a_calibration_of_earlier_versions_still_gives_evidence_maps(world, tmp_path):
+    """It holds the spread of training volumes; that of the model counts more."""
     pipeline, parts, checkpoint, intervals, _ = world
     array = (parts["t"].case(0)["xray"][0].float().numpy() * 255).astype(np.uint8)
     Image.fromarray(array).save(tmp_path / "chest.png")
-    assert intervals.population["training_spread"] is None  # of 24 training cases
-    spread = {"size": [1, 1, 1], "sd": [100.0], "cases": 40}
-    known = replace(intervals, population={**intervals.population, "training_spread": spread})
-    other = replace(known, checkpoint={"file": "other.ckpt", "sha256": "0"})
-    for name, given, samples in (("map", known, 4), ("few", known, 3), ("other", other, 4), ("older", intervals, 4)):
+    assert "training_spread" not in intervals.population
+    old = replace(intervals, population={**intervals.population, "training_spread": SPREAD})
+    other = replace(old, checkpoint={"file": "other.ckpt", "sha256": "0"})
+    for name, given, samples in (("map", old, 4), ("few", old, 3), ("other", other, 4), ("newer", intervals, 4)):
         out = tmp_path / name
         generate(pipeline, [tmp_path / "chest.png"], out, Sampling(samples), checkpoint, intervals=given)
         assert (out / "chest_synthetic_evidence.nii.gz").is_file() == (name == "map")
-    image = nib.load(tmp_path / "map" / "chest_synthetic_evidence.nii.gz")
-    volume = nib.load(tmp_path / "map" / "chest_synthetic_ct.nii.gz")
-    assert image.shape == volume.shape and np.allclose(image.affine, volume.affine)
-    assert 99 <= image.get_fdata().min() <= image.get_fdata().max() <= 100  # the noise has 3 HU
-    known.write(tmp_path / "bounds.json")
-    assert read_intervals(tmp_path / "bounds.json") == known
+        assert json.loads((out / "chest_settings.json").read_text())["evidence"]["name"] == (
+            "map" if name == "map" else "none"
+        )
+    assert read_intervals(old.write(tmp_path / "bounds.json")) == old
+    own = TrainingSpread.from_numbers([1, 1, 1], [50.0], 3)
+    assert training_spread_of(SimpleNamespace(training_spread=own), old, sha256(checkpoint)) is own
+    damaged = replace(old, population={"training_spread": {**SPREAD, "sd": []}})
+    with pytest.raises(UserError, match="the spread of training volumes is damaged"):
+        read_intervals(damaged.write(tmp_path / "damaged.json"))
 
 
 def test_voxel_intervals_agree_with_the_scores_of_test_cases(world):

@@ -23,7 +23,7 @@ def member(seed, **protocol):
         if not p.any():
             p.data = 0.02 * torch.randn(p.shape, generator=generator)
     volume = torch.rand(16, 16, 16, generator=generator)
-    made.keep_residual(DecoderResidual().fit([(volume + 0.01 * seed, volume, None)]))
+    made.keep_measured(DecoderResidual().fit([(volume + 0.01 * seed, volume, None)]))
     return made.pipeline().set_sampler("DPMSolverMultistepScheduler", 2)
 
 

@@ -1,89 +1,74 @@
-"""The evidence map in worlds with a closed form: the X-ray determines nothing, all, or a part of the variance."""
+"""The evidence map of a generation with the spread of the model itself, and what the settings say of it."""
 
+import json
+from types import SimpleNamespace
+
+import nibabel as nib
+import numpy as np
 import pytest
 import torch
+from evaluation_fakes import FakePipeline, chest_world, oracle, protocol
+from PIL import Image
 
-from dataset.imaging.hu_window import Window
-from evaluation.intervals.evidence import FEWEST, TrainingSpread
+from ddpm.diffusion.training_spread import TrainingSpread
+from evaluation.generation.sample import Sampling
+from evaluation.generation.write_volumes import generate
+from evaluation.intervals.evidence import describe_evidence
 
-SHAPE, SD = (32, 8, 8), 200.0
-WINDOW = Window(-1000.0, 1000.0)
-
-
-def normal(*shape, seed=0):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-class Patients:
-    """Volumes of independent voxels N(0, SD²), beside a slab of air."""
-
-    def __init__(self, count):
-        self.volumes = SD * normal(count, *SHAPE, seed=1)
-        self.volumes[:, :, :, 4:] = -1000.0
-
-    def __len__(self):
-        return len(self.volumes)
-
-    def case(self, index):
-        return {"ct": self.volumes[index]}
+KINDS = {"morphs": 54, "patients": 6}
 
 
 @pytest.fixture(scope="module")
-def spread():
-    return TrainingSpread.fit(Patients(150), WINDOW)
+def world():
+    cases = chest_world(24, seed=1)
+    pipeline = FakePipeline(oracle(cases), protocol(), noise=3.0)
+    volumes = ((cases.case(i)["ct"].float(), None) for i in range(24))
+    pipeline.training_spread = TrainingSpread.fit(volumes, pipeline.window, KINDS)
+    return cases, pipeline
 
 
-def posterior(share, samples=8, pairs=False):
-    """Truth, samples and the posterior mean, where the X-ray determines a `share` (d,) of the variance of each slice.
-
-    Of `x ~ N(0, SD²)` the X-ray shows x + e; the posterior is N(share (x + e), (1 - share) SD²).
-    """
-    share = share.view(-1, 1, 1)
-    truth = SD * normal(*SHAPE, seed=2)
-    mean = share * truth + SD * (share * (1.0 - share)).sqrt() * normal(*SHAPE, seed=3)
-    noise = normal(samples, *SHAPE, seed=4)
-    if pairs:
-        noise[1::2] = -noise[::2]
-    return truth, mean + SD * (1.0 - share).sqrt() * noise, mean
-
-
-def test_the_spread_of_training_volumes_is_measured_by_cell(spread):
-    cells = torch.tensor(spread.sd).reshape(spread.size)
-    assert spread.size == [16, 8, 8] and spread.cases == 150
-    assert cells[:, :, :4].square().mean().sqrt() == pytest.approx(SD, rel=0.01) and (cells[:, :, 4:] == 0).all()
-    assert TrainingSpread.fit(Patients(FEWEST - 1), WINDOW) is None
-    with pytest.raises(ValueError, match="damaged"):
-        TrainingSpread([2, 2, 2], [1.0], 40)
+def test_four_samples_give_a_map_without_calibration(world, tmp_path):
+    cases, pipeline = world
+    array = (cases.case(0)["xray"][0].float().numpy() * 255).astype(np.uint8)
+    Image.fromarray(array).save(tmp_path / "chest.png")
+    for samples in (4, 3):
+        generate(pipeline, [tmp_path / "chest.png"], tmp_path / str(samples), Sampling(samples))
+    path = tmp_path / "4" / "chest_synthetic_evidence.nii.gz"
+    image, volume = nib.load(path), nib.load(tmp_path / "4" / "chest_synthetic_ct.nii.gz")
+    assert image.shape == volume.shape and np.allclose(image.affine, volume.affine)
+    percent = image.get_fdata()
+    assert percent[percent >= 0].min() > 75 and np.median(percent[percent >= 0]) > 90  # 3 HU; patients have 10 or more
+    assert (percent[:2, :2] == -1).all() and percent.max() <= 100  # air beside the body
+    found = json.loads((tmp_path / "4" / "chest_settings.json").read_text())["evidence"]
+    assert found["name"] == "map" and found["training_cases"] == 60 and found["kinds"] == KINDS
+    assert found["like_calibration"] is None and "54 morphs, 6 patients" in found["words"]
+    assert "was not checked: no calibration" in found["words"]
+    assert not (tmp_path / "3" / "chest_synthetic_evidence.nii.gz").exists()
+    found = json.loads((tmp_path / "3" / "chest_settings.json").read_text())["evidence"]
+    assert found == {"name": "none", "reason": "3 of the 4 samples that a map needs"}
 
 
-@pytest.mark.parametrize("pairs", [False, True])
-def test_an_xray_that_shows_nothing_determines_nothing_and_one_that_shows_all_determines_all(pairs):
-    whole = TrainingSpread([1, 1, 1], [SD], 150)
-    _, samples, _ = posterior(torch.zeros(32), pairs=pairs)
-    assert whole.evidence(samples, pairs).max() < 0.05
-    _, samples, _ = posterior(torch.ones(32), pairs=pairs)
-    assert whole.evidence(samples, pairs).min() > 0.999
+def test_the_settings_say_whether_the_xray_is_like_the_calibration(world):
+    _, pipeline = world
+
+    def described(p, digest="0"):
+        unlike = "unlike" if p is not None and p < 0.05 else None
+        intervals = SimpleNamespace(checkpoint={"sha256": "0"}, unlike_calibration=lambda xray, chi2: (p, unlike))
+        return describe_evidence(pipeline.training_spread, 4, "a.ckpt", digest, intervals, torch.zeros(1, 8, 8))
+
+    like, unlike, untested, other = described(0.4), described(0.01), described(None), described(0.4, "1")
+    assert like["like_calibration"] is True and "is like the calibration's (p 0.4)" in like["words"]
+    assert unlike["like_calibration"] is False and "the map may be too high" in unlike["words"]
+    assert untested["like_calibration"] is None and "has no test of X-rays" in untested["words"]
+    assert other["like_calibration"] is None and "of another checkpoint" in other["words"]
+    missing = describe_evidence(None, 4, "a.ckpt")
+    assert missing["name"] == "none" and "train/fit_parts.py checkpoint=a.ckpt adds it" in missing["reason"]
 
 
-def test_the_error_is_the_share_that_is_not_determined():
-    """The reliability law: squared error of the posterior mean = (1 - evidence) SD², within 5 points."""
-    share = torch.tensor([0.0, 0.2, 0.4, 0.5, 0.6, 0.8, 0.9, 0.98]).repeat_interleave(4)
-    truth, samples, mean = posterior(share, samples=16)
-    found = TrainingSpread([8, 1, 1], [SD] * 8, 150).evidence(samples, False)
-    inside = found.reshape(8, 4, 8, 8)[:, 1:3].mean(dim=(1, 2, 3))  # between the centres of cells it is interpolated
-    errors = (truth - mean).square().reshape(8, -1).mean(dim=1) / SD**2
-    assert (inside - share[::4]).abs().max() < 0.1
-    many = TrainingSpread([1, 1, 1], [SD], 150)
-    for value in (0.2, 0.5, 0.8):
-        truth, samples, mean = posterior(torch.full((32,), value), samples=16)
-        determined, error = float(many.evidence(samples, False).mean()), float((truth - mean).square().mean()) / SD**2
-        assert determined == pytest.approx(value, abs=0.03) and error == pytest.approx(1.0 - determined, abs=0.05)
-    assert torch.corrcoef(torch.stack([inside, 1.0 - errors]))[0, 1] > 0.98
-
-
-def test_air_is_not_called_determined_and_three_samples_give_no_map(spread):
-    _, samples, _ = posterior(torch.ones(32))
-    found = spread.evidence(samples, False)
-    assert found[:, :, 4:].max() == 0.0 and found[:, :, :4].min() > 0.99
-    with pytest.raises(ValueError, match="at least 4"):
-        spread.evidence(samples[:3], False)
+def test_a_constant_xray_determines_nothing():
+    """Samples that ignore the X-ray, from the population itself: 0 within the noise of 8 samples over a cell."""
+    rng = torch.Generator().manual_seed(0)
+    volumes = 100.0 * torch.randn(60 + 8, 32, 32, 32, generator=rng)
+    spread = TrainingSpread.fit(((v, None) for v in volumes[:60]), FakePipeline(None, protocol()).window, {})
+    found = spread.evidence(volumes[60:], False)
+    assert found.mean() < 0.1 and found.max() < 0.75  # cells of 2×2×2 voxels

@@ -19,10 +19,12 @@ from evaluation_fakes import (
     oracle,
     protocol,
 )
+from PIL import Image
 
 from common.errors import UserError
 from dataset.imaging.forward_model import ForwardModel
 from dataset.imaging.hu_window import Window
+from ddpm.diffusion.training_spread import TrainingSpread
 from evaluation.metrics.reprojection import FORWARD_MODEL
 from evaluation.protocol.leakage import seen_patients
 from evaluation.reporting.html_report import write_report
@@ -37,6 +39,8 @@ REPROJECTED = {"methods": ("model",), "metrics": ("psnr", "reprojection")}
 def run(data, output, noise=20.0, samples=1, nifti=0, **settings) -> dict:
     """Evaluates a generator that answers with the truth and some noise."""
     pipeline = FakePipeline(oracle(data.test), data.protocol(), noise)
+    volumes = ((data.train.case(i)["ct"], None) for i in range(len(data.train)))
+    pipeline.training_spread = TrainingSpread.fit(volumes, pipeline.window, {"phantoms": len(data.train)})
     return evaluate(data, pipeline, output, samples=samples, nifti=nifti, **settings)
 
 
@@ -111,6 +115,22 @@ def test_scores_of_the_distribution_stand_beside_psnr(evaluated):
     assert ranks["deviation"]["mean"] == pytest.approx(0.275, abs=0.015)
     assert "spread_over_error" not in result["differences"]["shuffled_xray"]
     assert "Rank of the truth among the samples" in (output / "report.html").read_text()
+
+
+def test_evidence_maps_are_drawn_and_their_reliability_is_measured(evaluated):
+    """The samples are the truth and 40 HU of noise, so their mean has no error beyond that of 4 samples."""
+    output, result, _ = evaluated
+    found = result["evidence_reliability"]
+    assert found["training_cases"] == "20 phantoms" and found["cases"] == 6 and len(found["bins"]) == 10
+    assert sum(row["voxels"] for row in found["bins"]) == pytest.approx(1.0, abs=1e-5)
+    top = found["bins"][-1]
+    assert top["voxels"] > 0.1 and top["error"]["mean"] < 0.01 and 0.0 < top["expected"] < 0.1
+    sheet = Image.open(output / "evidence.png").convert("RGB")
+    rgb = np.asarray(sheet).astype(int)
+    assert (rgb[..., 2] - rgb[..., 0] > 60).mean() > 0.03  # blue: determined
+    page = (output / "report.html").read_text()
+    assert "<b>invented</b>" in page and "Are the evidence maps right?" in page and "20 phantoms" in page
+    assert "a legend from 0 % invented to 100 % determined" in page
 
 
 def test_files_for_the_first_cases(evaluated):

@@ -9,6 +9,7 @@ from PIL import Image
 from dataset.imaging.hu_window import Window
 from evaluation.visualization import sheets
 from evaluation.visualization import slices as pictures
+from evaluation.visualization.evidence import COLOURS, evidence_colours, evidence_tile, legend_picture
 
 DARK = torch.full((24, 24, 24), -1000.0)
 
@@ -25,6 +26,17 @@ def test_every_picture_of_a_generated_volume_carries_the_mark(plane):
     assert accent_pixels(pictures.tile(DARK, plane, SPACING, kind="error")) > 100
     assert accent_pixels(pictures.tile(DARK, plane, SPACING)) == 0
     assert accent_pixels(pictures.mark_synthetic(Image.new("RGB", (200, 100)))) > 100
+
+
+def test_evidence_is_orange_where_invented_blue_where_determined_and_grey_where_undefined():
+    share = torch.full((24, 24, 24), torch.nan)
+    share[:, :, 8:16], share[:, :, 16:] = 0.0, 1.0
+    picture = np.asarray(evidence_tile(torch.full((24, 24, 24), -250.0), share, "coronal", SPACING)).astype(int)
+    row = picture[picture.shape[0] // 3]
+    right, middle, left = (row[int(x * len(row))] for x in (0.2, 0.5, 0.8))  # the patient's right is on the left
+    assert np.ptp(right) < 3 and middle[0] > middle[2] + 60 and left[2] > left[0] + 60
+    assert [tuple(evidence_colours(np.array(place))) for place, _ in COLOURS] == [colour for _, colour in COLOURS]
+    assert legend_picture().width < 1000
 
 
 def test_the_mark_is_at_the_lower_edge():

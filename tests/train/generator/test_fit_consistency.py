@@ -55,7 +55,7 @@ def test_a_model_without_forward_model_gets_none(pipeline):
     assert why_no_consistency(pipeline) is None and "consistency" in missing_parts(pipeline, None)
     films = module().pipeline()
     assert "do not state how their X-rays came about" in why_no_consistency(films)
-    assert missing_parts(films, None) == ["decoder_residual"]
+    assert missing_parts(films, None) == ["decoder_residual", "training_spread"]
     with pytest.raises(UserError, match=r"parts=\[consistency\]: not for this model"):
         fit_consistency(films, [], torch.device("cpu"))
 
