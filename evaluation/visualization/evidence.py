@@ -13,7 +13,7 @@ from evaluation.visualization.sheets import GAP, CasePicture, hu_levels, table
 from evaluation.visualization.slices import BACKGROUND, DISPLAY_HU, INK, font, slice_values, tile, xray_tile
 
 COLOURS = ((0.0, (230, 97, 1)), (0.5, (200, 200, 200)), (1.0, (26, 132, 214)))  # also in demo/page/viewer/overlays.js
-OPACITY = 0.6
+OPACITY = 0.5
 LEGEND = (360, 34)  # pixels
 
 
