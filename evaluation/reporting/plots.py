@@ -70,7 +70,7 @@ def evidence_curve(bins: list[dict]) -> Figure:
         if low is not None:
             axis.plot([place, place], [100.0 * low, 100.0 * high], color=MODEL_COLOUR, linewidth=1.4)
         axis.plot([place], [value], "o", color=MODEL_COLOUR, markersize=5)
-    axis.set_xlabel("1 − evidence, % of the population's variance", fontsize=9)
+    axis.set_xlabel("1 − evidence, % of the training variance", fontsize=9)
     axis.set_ylabel("squared error of the mean, % of it", fontsize=9)
     axis.tick_params(labelsize=8)
     axis.grid(alpha=0.3)

@@ -14,7 +14,7 @@ from evaluation.visualization.slices import BACKGROUND, DISPLAY_HU, INK, font, s
 
 COLOURS = ((0.0, (230, 97, 1)), (0.5, (200, 200, 200)), (1.0, (26, 132, 214)))  # also in demo/page/viewer/overlays.js
 OPACITY = 0.5
-LEGEND = (360, 34)  # pixels
+LEGEND = (480, 48)  # pixels
 
 
 def evidence_colours(evidence: Float[np.ndarray, "*n"]) -> UInt8[np.ndarray, "*n 3"]:
@@ -64,10 +64,10 @@ def legend_picture() -> Image.Image:
     width, height = LEGEND
     bar = evidence_colours(np.broadcast_to(np.linspace(0.0, 1.0, width), (height // 2, width)))
     texts = ("Evidence: 0 % invented", "100 % determined by the X-ray")
-    before, after = (round(font(13).getlength(text)) + 2 * GAP for text in texts)
+    before, after = (round(font(22).getlength(text)) + 2 * GAP for text in texts)
     image = Image.new("RGB", (before + width + after, height), BACKGROUND)
     image.paste(Image.fromarray(bar), (before, height // 4))
     draw = ImageDraw.Draw(image)
-    draw.text((0, height / 2), texts[0], font=font(13), fill=INK, anchor="lm")
-    draw.text((before + width + GAP, height / 2), texts[1], font=font(13), fill=INK, anchor="lm")
+    draw.text((0, height / 2), texts[0], font=font(22), fill=INK, anchor="lm")
+    draw.text((before + width + GAP, height / 2), texts[1], font=font(22), fill=INK, anchor="lm")
     return image

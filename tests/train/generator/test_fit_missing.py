@@ -101,15 +101,23 @@ def test_an_unknown_part_is_refused(pipeline):
 
 
 @pytest.mark.slow
-def test_the_command_adds_the_residual_of_the_training_data(train, vae, tmp_path):
-    words = ["dataset=phantom", "dataset.train=8", "dataset.val=1", "dataset.test=1", "dataset.volume_size=[16,16,16]"]
+def test_the_command_adds_the_parts_that_a_training_measures(train, vae, tmp_path):
+    words = [
+        "dataset=phantom",
+        "dataset.train=20",
+        "dataset.val=1",
+        "dataset.test=1",
+        "dataset.volume_size=[16,16,16]",
+    ]
     folder = train(tmp_path / "run", *words, f"model.vae_ckpt={vae}")
     trained = load_pipeline(folder / "last.ckpt")
     without = load_pipeline(folder / "last.ckpt")
-    without.register_modules(decoder_residual=None)
+    without.register_modules(decoder_residual=None, training_spread=None)
     path = export_pipeline(without, tmp_path / "old.safetensors", torch.float32)
     place = [f"dataset.cache_dir={tmp_path / 'cache'}", f"output={tmp_path / 'new.safetensors'}"]
-    done = run_command("train/fit_parts.py", f"checkpoint={path}", "dataset.train=8", *place)
+    done = run_command("train/fit_parts.py", f"checkpoint={path}", "dataset.train=20", *place)
     assert done.returncode == 0, done.stderr
     found = load_pipeline(tmp_path / "new.safetensors")
     torch.testing.assert_close(found.decoder_residual.deviation, trained.decoder_residual.deviation)
+    assert torch.equal(found.training_spread.sd, trained.training_spread.sd) and found.training_spread.sd.max() > 100
+    assert found.training_spread.cases == trained.training_spread.cases == {"phantoms": 20}
