@@ -26,6 +26,8 @@ weights: $(STAMP)
 	@$(BIN)/python evaluation/export.py checkpoint=outputs/chest_128/train_ddpm output=outputs/chest_128/export \
 		format=safetensors precision=bfloat16 seen=true overwrite=true
 	@cp outputs/chest_128/export/*.safetensors assets/chest_128.safetensors
+	@$(BIN)/python train/fit_parts.py checkpoint=shipped "parts=[lung_guide]" overwrite=true dataset=chests dataset.morphs=14 \
+		dataset.phantoms=6 "dataset.test_patients=[lidc-idri-0001]" output=assets/networks/lung_guide.safetensors
 	@$(BIN)/python train/distill.py experiment=chest_128_fast overwrite=true
 	@$(BIN)/python evaluation/evaluate.py experiment=chest_128_evaluate overwrite=true
 

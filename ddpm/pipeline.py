@@ -1,6 +1,6 @@
 """The pipeline from X-rays to CT volumes in HU, with the only sampling loop of the project."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from os import PathLike
@@ -22,7 +22,7 @@ from ddpm.conditioning.pose_regressor import PoseRegressor
 from ddpm.conditioning.projection_consistency import ProjectionConsistency
 from ddpm.conditioning.view_priors import ViewPriors
 from ddpm.conditioning.views import complete_views
-from ddpm.conditioning.xray_correction import XrayCorrection, consistency_mode, describe_mode
+from ddpm.conditioning.xray_correction import Aim, XrayCorrection, consistency_mode, describe_mode
 from ddpm.denoiser.unet import UNet3D
 from ddpm.diffusion.distilled import check_steps, choose_solver, default_sampling
 from ddpm.diffusion.sample_noise import SampleNoise, can_pair
@@ -247,14 +247,13 @@ class XrayToCTPipeline(DiffusionPipeline):
         allow_any_picture: bool = False,
         progress: Callable[[int, int], None] | None = None,
         preview: Callable[[int, Float[Tensor, "n c d h w"]], None] | None = None,
+        guides: Sequence[Aim | None] | None = None,
     ) -> GeneratedCT:
         """Volumes for X-rays in [0, 1] (bright bone), NaN where they are unknown (`dataset.imaging.unknown_pixels`).
 
         A generator that was trained with dropped views (`model.conditioning.view_drop`) takes the first view alone, or
-        all views with NaN for the missing ones.
-
-        The noise of sample j of an X-ray depends only on `(seed, ids[i], j)`, so neither the batch nor the order of
-        the X-rays changes a volume beyond rounding.
+        all views with NaN for the missing ones. The noise of sample j of an X-ray depends only on `(seed, ids[i], j)`,
+        so neither the batch nor the order of the X-rays changes a volume beyond rounding.
 
         Args:
             pose: geometry of each view, NaN or None where unknown: then the nominal posterior-anterior pose, to which
@@ -270,6 +269,7 @@ class XrayToCTPipeline(DiffusionPipeline):
                 a frontal chest X-ray (`dataset.imaging.frontal_check`).
             progress: called with (steps done, all steps) after every step; its exceptions end the generation.
             preview: called with (step, predicted clean latents) in every step, for `decode`.
+            guides: of each X-ray the bounds of its lungs, towards which its latents are updated; None without.
         """
         xray, pose = complete_views(xray, pose, self.protocol)
         b, device = len(xray), self.denoiser.device
@@ -285,7 +285,7 @@ class XrayToCTPipeline(DiffusionPipeline):
         condition = self.condition(xray.to(device), pose, extent, shape[1:])
         jobs = [(i, j) for i in range(b) for j in range(num_samples)]
         total = -(-len(jobs) // batch_size) * (per_batch := set_steps(self.scheduler, steps, self.device))
-        correction = XrayCorrection(self.consistency, self.consistent, xray.to(device), pose, extent, ids)
+        correction = XrayCorrection(self.consistency, self.consistent, xray.to(device), pose, extent, ids, guides)
         volumes, chi2 = torch.empty(b, num_samples, *self.volume_size), torch.empty(b, num_samples)
         for first in range(0, len(jobs), batch_size):
             done = first // batch_size * per_batch

@@ -23,7 +23,8 @@ def main(cfg) -> None:
     check_output(cfg.output, earlier, cfg.overwrite)
     sampling, films = Sampling(cfg.samples, cfg.seed, cfg.batch_size), find_films(cfg.films)
     pipeline, checkpoint = open_generator(cfg.checkpoint, cfg.device, cfg.sampler, shipped=SHIPPED)
-    inputs = read_inputs([film.path for film in films], pipeline, cfg.align, cfg.view, cfg.allow_any_picture)
+    options = cfg.align, cfg.view, cfg.allow_any_picture, cfg.lung_guide
+    inputs = read_inputs([film.path for film in films], pipeline, *options)
     output = result_folder(cfg.output, "films", earlier, cfg.overwrite)
     print(score_films(pipeline, films, inputs, output, sampling, checkpoint))
 

@@ -30,7 +30,7 @@ def main(cfg) -> None:
         *open_generator(cfg.checkpoint, cfg.device, cfg.sampler, shipped=SHIPPED, several=True)
     )
     pipeline.set_progress_bar_config(desc="denoising steps", disable=None)  # none where the output is no terminal
-    options = {key: cfg[key] for key in ("align", "view", "batch_size", "bounds", "allow_any_picture")}
+    options = {key: cfg[key] for key in ("align", "view", "batch_size", "bounds", "allow_any_picture", "lung_guide")}
     xrays = for_views(xrays, pipeline.protocol) if Path(str(cfg.xray)).is_dir() else xrays
     print(SYNTHETIC)
     results = pipeline.stream(xrays, cfg.samples, cfg.seed, **options)  # reads and checks all X-rays

@@ -40,6 +40,7 @@ ROOMS = {  # lowest first: a room imports only rooms of earlier lines; commands 
         ("denoiser", "latent"),
         ("losses", "xray_encoder"),
         ("conditioning", "classifiers"),
+        ("guidance",),
         ("registry",),
         ("pipeline_folder",),
         ("pipeline",),
@@ -53,7 +54,7 @@ ROOMS = {  # lowest first: a room imports only rooms of earlier lines; commands 
         ("scoring", "sharing", "calibration", "authenticity"),
         ("reporting", "readers", "classifiers", "real_pairs", "detectability"),
     ),
-    "train": (("distributed",), ("classifier",), ("run",), ("generator", "autoencoder", "lungs")),
+    "train": (("distributed",), ("classifier",), ("run",), ("generator", "autoencoder"), ("lungs",)),
     "demo": (("uploads",), ("service",), ("page",), ("reader_study",), ("server",)),
 }
 MAX_LINES, MAX_FILES, MAX_COMMON, MAX_ARGUMENTS = 350, 16, 12, 10

@@ -13,7 +13,7 @@ from common.cli import command  # noqa: E402
 
 @command("fit_parts")
 def main(cfg) -> None:
-    """Fits the missing parts on training cases and writes the model with them as a safetensors file."""
+    """Fits the missing parts on training cases and writes the model with them, or a lung guide alone, as a file."""
     from hydra.utils import instantiate
 
     from common.errors import UserError
@@ -24,6 +24,7 @@ def main(cfg) -> None:
     from evaluation.protocol.checkpoint_data import take_data_of_checkpoint
     from evaluation.protocol.data_checks import check_protocol
     from train.generator.fit_missing import FITTED_LATER, fit_parts, missing_parts
+    from train.lungs.fit_lung_guide import LUNG_GUIDE, write_lung_guide
 
     checkpoint, device = find_checkpoint(cfg.checkpoint, shipped=SHIPPED), resolve_device(cfg.device)
     output = Path(cfg.output or checkpoint.with_name(f"{checkpoint.stem}_completed.safetensors"))
@@ -31,14 +32,17 @@ def main(cfg) -> None:
         raise UserError(f"output={output}: give a file that ends in .safetensors")
     if output.exists() and not cfg.overwrite:
         raise UserError(f"output={output}: exists already; overwrite=true replaces it")
-    pipeline = load_pipeline(checkpoint)
-    names = missing_parts(pipeline, cfg.parts)
+    pipeline, alone = load_pipeline(checkpoint), list(cfg.parts or ()) == [LUNG_GUIDE]
+    names = [LUNG_GUIDE] if alone else missing_parts(pipeline, cfg.parts)
     if not names:
         print(f"{checkpoint}: it has {', '.join(cfg.parts or FITTED_LATER)} already; nothing was written")
         return
     take_data_of_checkpoint(cfg, "fit_parts", pipeline.protocol, checkpoint)
     cases, protocol = split_cases(instantiate(cfg.dataset.source), cfg.dataset, "train", pipeline.protocol)
     check_protocol(protocol, pipeline.protocol)
+    if alone:
+        print(write_lung_guide(pipeline, cases, device, output))
+        return
     parts = fit_parts(pipeline, names, cases, device)
     print(add_parts(checkpoint, pipeline, parts, output) if parts else "nothing was written")
 

@@ -47,9 +47,13 @@ class LungNetwork(nn.Module):
 
 @dataclass(frozen=True)
 class FoundLungs:
-    """What the network finds in an X-ray: `probability` of `SIDES` and `LEVELS_MM`, on 128 x 128 pixels."""
+    """What the network finds in an X-ray: `probability` of `SIDES` and `LEVELS_MM`, on 128 x 128 pixels.
+
+    Lung is where the probability exceeds `threshold`.
+    """
 
     probability: Float[np.ndarray, "side level h w"]
+    threshold: float = 0.5
 
     @functools.cached_property
     def lungs(self) -> Bool[np.ndarray, "h w"]:
@@ -60,7 +64,7 @@ class FoundLungs:
         """
         right = self.probability[0, LUNG] >= self.probability[1, LUNG]
         sides = self._mask(LUNG) & np.stack([right, ~right])
-        deep = sides & (self.probability[:, VISIBLE] > 0.5)
+        deep = sides & (self.probability[:, VISIBLE] > self.threshold)
         outward = [
             np.logical_or.accumulate(deep[0, :, ::-1], axis=1)[:, ::-1],
             np.logical_or.accumulate(deep[1], axis=1),
@@ -93,10 +97,10 @@ class FoundLungs:
         near = ndimage.binary_dilation(self.lungs)
         kept = torch.from_numpy(np.where(near, self.probability[:, LUNG].max(axis=0), 0.0))
         fine = F.interpolate(kept[None, None].float(), size=tuple(size), mode="bilinear", align_corners=False)
-        return fine[0, 0] > 0.5
+        return fine[0, 0] > self.threshold
 
     def _mask(self, level: int) -> Bool[np.ndarray, "h w"]:
-        labels, count = ndimage.label(self.probability[:, level].max(axis=0) > 0.5)
+        labels, count = ndimage.label(self.probability[:, level].max(axis=0) > self.threshold)
         sizes = np.bincount(labels.ravel(), minlength=count + 1)
         sizes[0] = 0
         return np.isin(labels, [label for label in np.argsort(sizes)[-2:] if sizes[label]])

@@ -1,5 +1,8 @@
 """Which samples are updated towards which X-ray, and how well they agree with it in the end."""
 
+from collections.abc import Sequence
+from typing import Protocol
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -8,6 +11,7 @@ from common.errors import UserError
 from dataset.imaging.geometry import fill_unknown
 from dataset.imaging.unknown_pixels import present_views
 from ddpm.conditioning.projection_consistency import Measurement, ProjectionConsistency
+from ddpm.conditioning.proximal_update import Update
 
 MODES = {"on": True, "off": False, "true": True, "false": False, "none": None, "null": None}
 REMEDY = "python train/fit_parts.py checkpoint=<path> adds it; or set sampler.consistency=off"
@@ -30,6 +34,13 @@ def describe_mode(part: ProjectionConsistency | None, mode: bool | None) -> str:
     return "on" if mode else "known poses"
 
 
+class Aim(Protocol):
+    """What latents are updated towards."""
+
+    def update(self, clean: Float[Tensor, "b c d h w"], signal: float, noise: float) -> Update:
+        """The change of clean latents that were predicted at a noise level."""
+
+
 class XrayCorrection:
     """The updates of all X-rays of a call.
 
@@ -38,6 +49,8 @@ class XrayCorrection:
         mode: True updates every sample, None those of X-rays with known poses, False none, but measures their chi².
         xray, pose, extent: `(b, v, 1, h, w)`, `(b, v, 9)` NaN where unknown, and `(b, 3)` in mm.
         ids: names of the X-rays in messages.
+        guides: of each X-ray the update by its lungs (`ddpm.guidance.lung_guide`), or None; takes the place of one
+            towards the X-ray where there is none.
 
     UserError for True with an X-ray of unknown pose or another number of views.
     """
@@ -50,8 +63,10 @@ class XrayCorrection:
         pose: Float[Tensor, "b v 9"],
         extent: Float[Tensor, "b 3"],
         ids: list[str],
+        guides: Sequence[Aim | None] | None = None,
     ):
         self.measurements: list[Measurement | None] = [None] * len(xray)
+        self.guides = [None] * len(xray) if guides is None else list(guides)
         self.updates, self._first = mode is not False, {}
         if part is None:
             return
@@ -68,7 +83,7 @@ class XrayCorrection:
                 raise UserError(f"sampler.consistency=on: X-ray {name}: {reason}; set sampler.consistency=null or off")
 
     def __bool__(self) -> bool:
-        return self.updates and self.measures
+        return self.updates and self.measures or any(guide is not None for guide in self.guides)
 
     @property
     def measures(self) -> bool:
@@ -95,8 +110,8 @@ class XrayCorrection:
         clean = clean.clone()
         for i in sorted(set(xrays)):
             rows = [row for row, j in enumerate(xrays) if i == j]
-            if (measurement := self.measurements[i]) is not None:
-                clean[rows] += measurement.update(clean[rows], signal, noise).change
+            if (aim := (self.measurements[i] if self.updates else None) or self.guides[i]) is not None:
+                clean[rows] += aim.update(clean[rows], signal, noise).change
         return clean
 
     def chi2(self, clean: Float[Tensor, "n c d h w"], xrays: list[int]) -> Float[Tensor, " n"]:

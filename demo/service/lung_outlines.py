@@ -8,7 +8,6 @@ from jaxtyping import Bool, Float
 from PIL import Image
 from scipy import ndimage
 from torch import Tensor
-from torch.nn import functional as F
 
 from dataset.imaging.unknown_pixels import split_unknown
 from dataset.io.xray import undo_resize
@@ -18,7 +17,6 @@ from evaluation.scoring.film_lungs import COLOURS, alignment_of, dice, lungs_on_
 from evaluation.visualization import slices as pictures
 
 SIDE, LINE = 512, 3  # pixels of the longer side, and of the width of an outline
-MAX_VOXELS = 64  # along each axis of the volume: the lungs of finer ones take seconds and hardly differ
 
 
 def draw_lungs(
@@ -33,8 +31,7 @@ def draw_lungs(
         film: picture of the film.
         regressor: of the pose, or None.
     """
-    coarse = F.interpolate(samples[None], size=[min(n, MAX_VOXELS) for n in samples.shape[1:]], mode="area")[0]
-    volume, xray = lungs_on_xray(coarse, shown, regressor)
+    volume, xray = lungs_on_xray(samples, shown, regressor)
     masks = {"network": xray, "volume": volume}
     _draw(pictures.xray_tile(shown.picture, SIDE), masks).save(path, compress_level=PNG_LEVEL)
     _draw(film, {name: _on_film(mask, shown, film.size) for name, mask in masks.items()}).save(

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dataset.imaging.geometry import extent_mm
+from ddpm.guidance.lung_guide import LungAim
 from evaluation.generation.xray_inputs import GeneratorInput
 
 
@@ -19,11 +20,13 @@ class ModelInputs:
         xrays: in [0, 1].
         poses: NaN where unknown.
         extents: mm `(D, H, W)` of the volumes to generate.
+        guides: of each case the update by its lungs, or None; () for none.
     """
 
     xrays: Float[Tensor, "n v 1 h w"]
     poses: Float[Tensor, "n v 9"]
     extents: Float[Tensor, "n 3"]
+    guides: Sequence[LungAim | None] = ()
 
     @classmethod
     def of_cases(cls, cases: Iterable[dict], pipeline) -> "ModelInputs":
@@ -44,4 +47,4 @@ class ModelInputs:
     def of_inputs(cls, inputs: Sequence[GeneratorInput]) -> "ModelInputs":
         """Stacks X-rays that were read from files."""
         parts = ((given.xray[:, None], given.pose, torch.tensor(given.extent)) for given in inputs)
-        return cls(*(torch.stack(part) for part in zip(*parts, strict=True)))
+        return cls(*(torch.stack(part) for part in zip(*parts, strict=True)), [given.guide for given in inputs])

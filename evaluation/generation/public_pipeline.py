@@ -127,12 +127,13 @@ class XrayToCTPipeline(TensorPipeline):
         batch_size: int = 8,
         bounds: str | PathLike | None = None,
         allow_any_picture: bool = False,
+        lung_guide: str | None = None,
     ) -> Iterator[SyntheticCT]:
         """Reads and checks all X-rays, then returns an iterator that samples the volumes of each when asked for.
 
         Args:
             generator: draws the seed.
-            align, view, allow_any_picture: as in `evaluation.generation.xray_inputs.read_inputs`.
+            align, view, allow_any_picture, lung_guide: as in `evaluation.generation.xray_inputs.read_inputs`.
             pose: geometry of each view of a batch, NaN or None where unknown.
             num_inference_steps, guidance_scale: of the sampler; None takes those of `set_sampler`.
             batch_size: volumes sampled at once.
@@ -146,7 +147,7 @@ class XrayToCTPipeline(TensorPipeline):
             if getattr(xrays, "ndim", 0) == 5:
                 inputs = tensor_inputs(torch.as_tensor(xrays), self, pose, allow_any_picture)
             else:
-                inputs = _read(xrays, Path(folder), self, align, view, allow_any_picture)
+                inputs = _read(xrays, Path(folder), self, align, view, allow_any_picture, lung_guide)
         drawn_by = self if self.ensemble is None else self.ensemble
         options = {"draw": self.ensemble or super().__call__, "progress_bar": partial(_bar, self)}
 

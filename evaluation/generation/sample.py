@@ -66,6 +66,8 @@ def compared_volumes(
             def advance(step: int, total: int, number: int = number) -> None:
                 show(number * total + step, len(starts) * total)
 
+            guides = inputs.guides[start : part.stop]
+            guided = {"guides": guides} if any(guide is not None for guide in guides) else {}
             result = pipeline(
                 inputs.xrays[start : part.stop],
                 inputs.poses[start : part.stop],
@@ -75,6 +77,7 @@ def compared_volumes(
                 extent=inputs.extents[start : part.stop],
                 batch_size=sampling.batch_size,
                 progress=advance,
+                **guided,
                 allow_any_picture=True,  # their reader has checked them
             )
             chi2 = [math.nan] * len(part) if result.first_chi2 is None else result.first_chi2.tolist()

@@ -23,6 +23,8 @@ from dataset.xray.lung_alignment import CHOICES, lung_map
 from ddpm.conditioning.linear_prior import LinearPrior
 from ddpm.conditioning.view_priors import ViewPriors
 from ddpm.conditioning.views import complete_views, serves_fewer_views
+from ddpm.guidance.lung_guide import LungAim
+from evaluation.generation.lung_guidance import find_guide, lung_aim
 from evaluation.generation.xray_warnings import NO_LUNGS, input_warnings
 
 log = logging.getLogger(__name__)
@@ -46,6 +48,7 @@ class GeneratorInput:
         warnings: one line each (`evaluation.generation.xray_warnings`).
         files: that it was read from; () for a tensor.
         original: the first view before the alignment.
+        guide: the update of the volume by the lungs in the X-ray (`evaluation.generation.lung_guidance`), if any.
     """
 
     xray: Float[Tensor, "v h w"]
@@ -57,6 +60,7 @@ class GeneratorInput:
     warnings: list[str] = field(default_factory=list)
     files: tuple[Path, ...] = ()
     original: Float[Tensor, "h w"] | None = None
+    guide: LungAim | None = None
 
     @property
     def picture(self) -> Float[Tensor, "h w"]:
@@ -70,6 +74,7 @@ def read_inputs(
     align: str | None = None,
     view: str | None = None,
     allow_any_picture: bool = False,
+    lung_guide: str | None = None,
 ) -> list[GeneratorInput]:
     """Reads the files of each patient as inputs of a generator.
 
@@ -84,6 +89,8 @@ def read_inputs(
             whose lungs are found and whose distance from the training X-rays exceeds theirs. Laterals stay unaligned.
         view: PA or AP, of all frontal X-rays; None takes the view from each file, PA if it has none.
         allow_any_picture: whether pictures that are no frontal chest X-rays are accepted, colour pictures as grey.
+        lung_guide: file of the guide of X-rays aligned by their lungs; None takes the included one if it suits
+            the pipeline, `none` takes none.
     """
     patients = [(path,) if isinstance(path, Path) else path for path in paths]
     protocol = pipeline.protocol
@@ -105,7 +112,7 @@ def read_inputs(
         raise UserError("align=lungs: the checkpoint contains no lung box of its training volumes; set align=none")
     # without a request or training with alignment, X-rays like those of training stay unaligned
     prior = None if required or protocol.get("align") == "lungs" else pipeline.prior
-    inputs = []
+    guide, inputs = find_guide(lung_guide, pipeline) if align == "lungs" else None, []
     for files in patients:
         images, headers = _read_views(files, tuple(protocol["xray_size"]), allow_any_picture)
         original, of_file = images[0], headers[0].view
@@ -131,6 +138,8 @@ def read_inputs(
             notes["views"] = list(VIEW_ORDER[: len(files)])
         pose = unknown_pose(len(images), [frontal, *VIEW_ORDER[1:]][: len(files)])
         given = GeneratorInput(images, pose, pipeline.extent, notes=notes, files=files, original=original)
+        if "found" in notes["alignment"] and guide is not None:
+            given = replace(given, guide=lung_aim(guide, given, found), notes={**notes, "lung_guide": True})
         warnings = input_warnings(given, pipeline, [note for header in headers for note in header.notes], reason)
         inputs.append(replace(given, warnings=warnings))
     return inputs

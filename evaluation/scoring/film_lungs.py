@@ -1,6 +1,7 @@
 """Lungs on real films: those of the generated volume, projected onto the film, and those that the lung network finds.
 
-The projected lung of several volumes is where rays cross on average at least `LUNG_MM` of lung, also behind the heart.
+The projected lung of several volumes is where rays cross on average at least `ABOVE_MM` of lung above the dome of the
+diaphragm, along which people draw the outline, or `LUNG_MM` in all; also behind the heart.
 """
 
 import json
@@ -15,16 +16,19 @@ from jaxtyping import Bool, Float
 from PIL import Image, ImageDraw, UnidentifiedImageError
 from scipy import ndimage
 from torch import Tensor
+from torch.nn import functional as F
 
 from common.errors import UserError
 from common.files import atomic_path, sha256, visible
 from dataset.imaging.drr import line_integrals
 from dataset.imaging.geometry import fill_unknown
 from dataset.imaging.hu_window import AIR_HU
-from dataset.imaging.lung_network import SHIPPED, find_lungs
+from dataset.imaging.lung_network import SHIPPED
 from dataset.imaging.lung_segmentation import segment_lungs
 from dataset.imaging.unknown_pixels import split_unknown
 from dataset.io.xray import read_xray, read_xray_image, scale_xray_image, undo_resize
+from dataset.xray.domes import OUTER, above_dome, split_lungs
+from dataset.xray.film_lungs import find_film_lungs
 from dataset.xray.lung_alignment import LungMap
 from evaluation.generation.metadata import NOISE_ID, describe_run
 from evaluation.generation.model_inputs import ModelInputs
@@ -33,9 +37,10 @@ from evaluation.generation.xray_inputs import GeneratorInput, announce
 from evaluation.visualization.slices import xray_grey
 
 MASK = "_lungs"  # suffix of the names of masks
-LUNG_MM = 15.0  # smallest depth of projected lung; chosen on seven films
+ABOVE_MM, LUNG_MM = 10.0, 25.0  # smallest depth of projected lung; chosen on seven films and on DRRs
 MU_WATER = 0.0192  # 1/mm, of HU 0 in `line_integrals`
 SIDE = 256  # pixels of the projection and of the film for the network
+MAX_VOXELS = 64  # along each axis of a segmented volume: the lungs of finer ones take seconds and hardly differ
 TILE, COLUMNS = 320, 7  # pixels of a film in the sheet, films in a row
 COLOURS = {"human": (0, 220, 0), "volume": (255, 60, 60), "network": (90, 150, 255)}
 
@@ -98,7 +103,7 @@ def score_films(
             name: {"median": float(table[column].median()), "worst": float(table[column].min())}
             for name, column in (("volume_lungs", "volume_dice"), ("film_mask", "network_dice"))
         },
-        "lung_mm": LUNG_MM,
+        "lung_mm": {"above_dome": ABOVE_MM, "whole": LUNG_MM},
         "lung_network_sha256": sha256(SHIPPED),
         "run": describe_run(pipeline, checkpoint, sampling),
     }
@@ -134,19 +139,32 @@ def lungs_on_xray(
     The first are projected as in `lungs_on_film`, the second found by the lung network before the alignment. A mask is
     empty if there are no lungs.
     """
-    found, alignment = find_lungs(given.original).mask((SIDE, SIDE)).float(), alignment_of(given)
+    found, alignment = find_film_lungs(given.original).mask((SIDE, SIDE)).float(), alignment_of(given)
     if alignment is not None:
         found, _ = split_unknown(alignment.apply(found))
     return tuple((mask >= 0.5).numpy() for mask in (_projected(volumes, given, regressor), found))
 
 
 def _projected(volumes: Float[Tensor, "n d h w"], given: GeneratorInput, regressor) -> Float[Tensor, "s s"]:
-    """Mean depth of the lungs along the rays of `given.xray`, in [0, 1]; 0.5 is `LUNG_MM`."""
-    spacing = tuple(e / n for e, n in zip(given.extent, volumes.shape[1:], strict=True))
-    share = np.mean([segment_lungs(hu.numpy(), spacing) for hu in volumes], axis=0, dtype=np.float32)
-    water = torch.from_numpy(share - 1.0) * -AIR_HU
-    depth = line_integrals(water, spacing, pose_of(given, regressor), (SIDE, SIDE)) / MU_WATER
-    return (depth / LUNG_MM / 2).clamp(0.0, 1.0)
+    """Mean depth of the lungs along the rays of `given.xray`, in [0, 1]; 0.5 is `ABOVE_MM` or `LUNG_MM`."""
+    coarse = F.interpolate(volumes[None], size=[min(n, MAX_VOXELS) for n in volumes.shape[1:]], mode="area")[0]
+    spacing = tuple(e / n for e, n in zip(given.extent, coarse.shape[1:], strict=True))
+    pose, parts = pose_of(given, regressor), [_above_and_whole(hu.numpy(), spacing) for hu in coarse]
+    depths = []
+    for masks, least in zip(zip(*parts, strict=True), (ABOVE_MM, LUNG_MM), strict=True):
+        water = torch.from_numpy(np.mean(masks, axis=0, dtype=np.float32) - 1.0) * -AIR_HU
+        depths.append(line_integrals(water, spacing, pose, (SIDE, SIDE)) / MU_WATER / least / 2)
+    return torch.maximum(*depths).clamp(0.0, 1.0)
+
+
+def _above_and_whole(hu: Float[np.ndarray, "d h w"], spacing: tuple[float, float, float]) -> tuple[np.ndarray, ...]:
+    """Masks of the lungs above the domes of the diaphragm, and of all; equal if there are fewer than two lungs."""
+    whole = segment_lungs(hu, spacing)
+    sides = split_lungs(whole)
+    if sides is None:
+        return whole, whole
+    right, left = (above_dome(side, outer) for side, outer in zip(sides, OUTER, strict=True))
+    return right | left, whole
 
 
 def pose_of(given: GeneratorInput, regressor) -> Float[Tensor, "9"]:
@@ -166,7 +184,7 @@ def alignment_of(given: GeneratorInput) -> LungMap | None:
 
 def network_mask(film: Film) -> Bool[np.ndarray, "h w"]:
     """The lungs that the lung network finds in a film."""
-    lungs = find_lungs(read_xray(film.path, (SIDE, SIDE)))
+    lungs = find_film_lungs(read_xray(film.path, (SIDE, SIDE)))
     return (undo_resize(lungs.mask((SIDE, SIDE)).float(), film.lungs.shape) >= 0.5).numpy()
 
 

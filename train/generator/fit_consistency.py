@@ -54,7 +54,7 @@ def fit_consistency(pipeline: XrayToCTPipeline, cases: CaseDataset, device: torc
     places = torch.linspace(0, len(posed) - 1, min(FITTED_ON, len(posed))).round().long() if posed else []
     pipeline.to(device)
     shape = pipeline.latent_encoder.latent_shape(pipeline.volume_size)
-    found = [_training_case(pipeline, cases[posed[int(place)]], device) for place in places]
+    found = [training_case(pipeline, cases[posed[int(place)]], device) for place in places]
     pairs = (_decoded(pipeline, case.latents, device) for case in found[:: max(1, len(found) // DECODED)])
     grid = light_factors(shape, pipeline.volume_size, PIXELS)
     model = ProjectionConsistency(shape, grid, views=pipeline.protocol["views"], pixels=PIXELS)
@@ -71,7 +71,7 @@ class _FirstPrediction(Exception):
     """Ends a generation after its first step."""
 
 
-def _training_case(pipeline: XrayToCTPipeline, item: dict, device: torch.device) -> TrainingCase:
+def training_case(pipeline: XrayToCTPipeline, item: dict, device: torch.device) -> TrainingCase:
     """The case with the network's prediction of its latents from pure noise."""
     volume, xray, pose = item["ct"][None], item["xray"], item["pose"]
     extent = torch.tensor(extent_mm(volume.shape[2:], item["spacing"].tolist()))

@@ -1,1 +1,1 @@
-"""The lung network of X-rays: DRRs with lung masks, their augmentation, and the module that trains it."""
+"""The lung network of X-rays: DRRs with lung masks, augmentation and training; and the lung guide of a generator."""

@@ -19,8 +19,8 @@ from dataset.cases.store import in_processes
 from dataset.imaging.geometry import view_pose
 from dataset.imaging.hu_window import AIR_HU
 from dataset.imaging.lung_segmentation import segment_lungs
+from dataset.xray.domes import OUTER, above_dome, split_lungs
 from train.lungs.counterexamples import counterexample
-from train.lungs.domes import OUTER, above_dome, split_lungs
 from train.lungs.projection import Deformation, project_volumes
 
 VERSION = 2  # increase it when the same settings render another DRR

@@ -6,7 +6,7 @@ import torch
 
 from dataset.imaging.drr import line_integrals
 from dataset.imaging.geometry import view_pose
-from train.lungs.domes import OUTER, above_dome, split_lungs
+from dataset.xray.domes import OUTER, above_dome, split_lungs
 from train.lungs.drrs import MU_BONE, MU_WATER
 from train.lungs.projection import Deformation, project_volumes
 

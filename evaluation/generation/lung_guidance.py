@@ -1,0 +1,59 @@
+"""The lung guide of a generator, and what the lungs found in a film ask of its volume."""
+
+import functools
+from pathlib import Path
+from weakref import WeakKeyDictionary
+
+from torch import nn
+
+from common.errors import UserError
+from common.files import ROOT
+from dataset.imaging.geometry import fill_unknown
+from dataset.xray.film_lungs import find_film_lungs
+from dataset.xray.lung_alignment import LungMap
+from dataset.xray.lung_depth import lung_depth
+from ddpm.guidance.guide_file import fingerprint, load_guide
+from ddpm.guidance.lung_guide import LungAim, LungGuide
+
+SHIPPED_GUIDE = ROOT / "assets" / "networks" / "lung_guide.safetensors"  # of the autoencoder of the shipped weights
+NONE = "none"
+_FINGERPRINTS: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
+
+load_guide_once = functools.cache(load_guide)
+
+
+def find_guide(chosen: str | Path | None, pipeline) -> LungGuide | None:
+    """The guide of a file; None for `none`, and for no file if the shipped one does not suit the latent encoder.
+
+    Raises UserError for a file that suits another latent encoder, and for models that cannot be guided: those with a
+    pose regressor, which moves films again.
+    """
+    if chosen == NONE:
+        return None
+    path = SHIPPED_GUIDE if chosen is None else Path(chosen)
+    encoders = [part.latent_encoder for part in getattr(pipeline, "members", [pipeline])]
+    if chosen is None and (pipeline.pose_regressor is not None or not path.is_file()):
+        return None
+    if pipeline.pose_regressor is not None:
+        raise UserError(
+            f"lung_guide={path}: the checkpoint has a pose regressor, which moves films; set lung_guide=none"
+        )
+    guide, suits = load_guide_once(path)
+    if any(_fingerprint(encoder) != suits for encoder in encoders):
+        if chosen is None:
+            return None
+        raise UserError(f"lung_guide={path}: made for another autoencoder than that of the checkpoint; make one with "
+                        "train/fit_parts.py parts=[lung_guide], or set lung_guide=none")  # fmt: skip
+    return guide.to(pipeline.denoiser.device)
+
+
+def lung_aim(guide: LungGuide, given, alignment: LungMap) -> LungAim:
+    """The update by the lungs that the network finds in a film, a `GeneratorInput` that `alignment` has aligned."""
+    depth = lung_depth(find_film_lungs(given.original), alignment)
+    return guide.aim(depth.low, depth.high, fill_unknown(given.pose, tuple(given.extent))[0], given.extent)
+
+
+def _fingerprint(encoder: nn.Module) -> str:
+    if encoder not in _FINGERPRINTS:
+        _FINGERPRINTS[encoder] = fingerprint(encoder)
+    return _FINGERPRINTS[encoder]

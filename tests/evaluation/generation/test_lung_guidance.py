@@ -1,0 +1,49 @@
+"""Lung guides of generators: the included one where it suits, files of others only where they suit."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from common.errors import UserError
+from ddpm.checkpoint.load import load_pipeline
+from ddpm.guidance.guide_file import fingerprint, load_guide, save_guide
+from ddpm.guidance.lung_guide import LungGuide
+from evaluation.generation.lung_guidance import SHIPPED_GUIDE, find_guide
+from evaluation.generation.open_pipeline import SHIPPED
+
+
+def generator(encoder: nn.Module, **parts) -> SimpleNamespace:
+    return SimpleNamespace(
+        latent_encoder=encoder, denoiser=SimpleNamespace(device=torch.device("cpu")), pose_regressor=None, **parts
+    )
+
+
+def test_the_included_guide_suits_the_included_weights():
+    assert fingerprint(load_pipeline(SHIPPED).latent_encoder) == load_guide(SHIPPED_GUIDE)[1]
+    assert SHIPPED_GUIDE.stat().st_size < 200_000
+
+
+def test_a_guide_is_used_for_its_own_autoencoder_alone(tmp_path):
+    own, other = nn.Linear(4, 4), nn.Linear(4, 4)
+    path = tmp_path / "guide.safetensors"
+    save_guide(LungGuide((2, 4, 4, 4)), path, fingerprint(own), {})
+    assert isinstance(find_guide(str(path), generator(own)), LungGuide)
+    with pytest.raises(UserError, match="lung_guide=.*another autoencoder"):
+        find_guide(str(path), generator(other))
+    with pytest.raises(UserError, match="lung_guide=.*another autoencoder"):
+        find_guide(str(path), generator(own, members=[generator(own), generator(other)]))
+    assert find_guide(None, generator(other)) is None  # the included one does not suit
+    assert find_guide("none", generator(own)) is None
+
+
+def test_a_model_that_moves_films_again_is_not_guided(tmp_path):
+    encoder = nn.Linear(4, 4)
+    path = tmp_path / "guide.safetensors"
+    save_guide(LungGuide((2, 4, 4, 4)), path, fingerprint(encoder), {})
+    moving = generator(encoder)
+    moving.pose_regressor = nn.Linear(1, 1)
+    assert find_guide(None, moving) is None
+    with pytest.raises(UserError, match="lung_guide=none"):
+        find_guide(str(path), moving)
