@@ -44,6 +44,13 @@ def blurred(xray):
     return F.avg_pool2d(F.pad(xray[None], (1, 1, 1, 1), mode="replicate"), 3, stride=1)[0]
 
 
+def slightly_blurred(xray):
+    """A quarter of a pixel's variance to each side: a Gaussian of half a pixel."""
+    edges = F.pad(xray[None], (1, 1, 1, 1), mode="replicate")
+    kernel = torch.tensor([0.125, 0.75, 0.125])
+    return F.conv2d(edges, (kernel[:, None] * kernel)[None, None])[0]
+
+
 def noisy(xray):
     return (xray + 0.02 * torch.randn(xray.shape, generator=torch.Generator().manual_seed(0))).clamp(0, 1)
 
@@ -54,10 +61,12 @@ CHANGES: dict[str, Callable] = {
     "exponent 0.9": lambda xray: xray**0.9,
     "blur (3×3 mean)": blurred,
     "noise of 0.02": noisy,
+    "slight blur (half a pixel)": slightly_blurred,
 }
 POPULATIONS = {"all with emboli and their signs": {"pe_share": 1.0, "sign_rate": 1.0}, "larger field": {}}
 OTHER = "volume of another patient"
-SHIFTS = (*CHANGES, *POPULATIONS, OTHER)
+*STRONG, SLIGHT = CHANGES
+SHIFTS = (*STRONG, *POPULATIONS, OTHER, SLIGHT)
 
 
 class OtherPatient:

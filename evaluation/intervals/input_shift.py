@@ -1,7 +1,7 @@
 """A test whether an X-ray is like those of the calibration: prediction intervals hold for no other.
 
-Three statistics: the Mahalanobis distance of grey values and sharpness from those of the training X-rays; the exponent
-of the grey scale (gamma) that a ridge regression reads off an X-ray, fitted on training X-rays with random exponents;
+Three statistics: the distance of grey values and sharpness from those of the training X-rays; the exponent of the grey
+scale (gamma) that a ridge regression reads off an X-ray, fitted on training X-rays with random exponents;
 and, where weights hold the projection consistency and the pose is known, chi² of the re-projection of the network's
 first prediction. That prediction is near the mean of the samples and has seen no update towards the X-ray, so its
 chi² is the same with and without updates, which would bring that of the samples down to its usual level.
@@ -24,30 +24,31 @@ from torch import Tensor
 from torch.nn import functional as F
 
 LEVEL = 0.05  # p value below which no interval is claimed
-SIDE = 64  # pixels per side that an X-ray is averaged to
+SIDE, FINEST = 64, 256  # pixels per side that an X-ray is averaged to: at least, and at most for its finest detail
 QUANTILES = (0.1, 0.3, 0.5, 0.7, 0.9)  # of the grey values
-BANDS = 3  # octaves of detail, from the finest
+BANDS = 3  # octaves of detail of `SIDE` pixels, from the finest
 FITTED_ON, FEWEST = 400, 40  # largest and smallest number of training X-rays
 RIDGE = 1e-3  # added to the variances, as a share of them
 DARKEST = 0.02  # grey value below which logarithms stay constant
 COARSE = 16  # pixels per side of the picture in the regression of the exponent
 GREY = (0.0, 0.2, 0.4, 0.6, 0.8)  # lower ends of the grey levels whose detail is in it
-TYPICAL = 0.9  # quantile of a statistic of left-out training X-rays that is its size
+TYPICAL = 0.95  # quantile of a statistic of left-out training X-rays that is its size
 EXPONENTS, WIDEST, PENALTY = 5, 0.35, 100.0  # random exponents of an X-ray, their largest logarithm; of the ridge
 
 
-def xray_features(xray: Float[Tensor, "v h w"]) -> Float[np.ndarray, " f"]:
+def xray_features(xray: Float[Tensor, "v h w"], side: int = SIDE) -> Float[np.ndarray, " f"]:
     """Quantiles of the grey values and logarithms of the energy of each octave of detail, view by view.
 
-    Unknown pixels (NaN) take the median of the known ones.
+    Views are averaged to `side` pixels per side, `SIDE` times a power of two. Unknown pixels (NaN) take the median of
+    the known ones.
     """
     found = []
     for view in xray.detach().float().cpu():
         known = view[~view.isnan()]
         filled = torch.where(view.isnan(), known.median() if known.numel() else 0.0, view)
-        image = F.adaptive_avg_pool2d(filled[None, None], SIDE)
+        image = F.adaptive_avg_pool2d(filled[None, None], side)
         found += torch.quantile(image.flatten(), torch.tensor(QUANTILES)).tolist()
-        for _ in range(BANDS):
+        for _ in range(BANDS + (side // SIDE).bit_length() - 1):
             coarse = F.avg_pool2d(image, 2)
             detail = image - F.interpolate(coarse, scale_factor=2.0, mode="bilinear", align_corners=False)
             found.append(float(detail.square().mean().clamp_min(1e-12).log()))
@@ -88,9 +89,10 @@ class InputShift:
         curve: weights of `curve_features`, the constant last, that give the logarithm of the exponent.
         sizes: of distance and exponent, by which they are divided.
         ranked: the larger quotient of each calibration X-ray, ascending.
-        chi2: of the first prediction for each calibration X-ray, in the order of `ranked`; empty where not measured.
         distances, exponents: of the calibration X-rays, ascending, in files of earlier versions, without the two
             above: there twice the smaller p value of both counts.
+        chi2: of the first prediction for each calibration X-ray, in the order of `ranked`; empty where not measured.
+        side: of `xray_features`; None in files of earlier versions, whose distance is that of Mahalanobis.
     """
 
     mean: list[float]
@@ -98,13 +100,22 @@ class InputShift:
     curve: list[float]
     sizes: list[float] | None = None
     ranked: list[float] = field(default_factory=list)
-    chi2: list[float] = field(default_factory=list)
     distances: list[float] = field(default_factory=list)
     exponents: list[float] = field(default_factory=list)
+    chi2: list[float] = field(default_factory=list)
+    side: int | None = None
 
     def distance(self, xray: Float[Tensor, "v h w"]) -> float:
-        """Mahalanobis distance of an X-ray from the training X-rays."""
-        return float(np.linalg.norm(np.array(self.whitening) @ (xray_features(xray) - np.array(self.mean))))
+        """The largest deviation of a feature from what the others predict, in standard deviations of that error.
+
+        Among many features one that changes alone, as the finest detail by a slight blur, stands out in its partial
+        residual `(P x)_i / sqrt(P_ii)`, P the inverse covariance (Whittaker 1990, 5.8), but not in `xᵀ P x`.
+        """
+        whitening = np.array(self.whitening)
+        whitened = whitening @ (xray_features(xray, self.side or SIDE) - np.array(self.mean))
+        if self.side is None:
+            return float(np.linalg.norm(whitened))
+        return float(np.max(np.abs(whitening.T @ whitened) / np.linalg.norm(whitening, axis=0)))
 
     def exponent(self, xray: Float[Tensor, "v h w"]) -> float:
         """Absolute logarithm of the exponent of the grey scale against that of the training X-rays."""
@@ -165,12 +176,13 @@ class InputShift:
     @classmethod
     def _of_training(cls, xrays: list[Tensor]) -> "InputShift":
         """Both statistics, without their sizes and the calibration."""
-        features = np.stack([xray_features(xray) for xray in xrays])
+        side = min(max(SIDE, 1 << (min(xrays[0].shape[1:]).bit_length() - 1)), FINEST)
+        features = np.stack([xray_features(xray, side) for xray in xrays])
         covariance = np.cov(features.T)
         covariance += np.diag(RIDGE * np.diag(covariance) + 1e-12)
         whitening = np.linalg.inv(np.linalg.cholesky(covariance))
         rows = [_rounded(row) for row in whitening]
-        return cls(_rounded(features.mean(axis=0)), rows, _rounded(_curve_weights(xrays)))
+        return cls(_rounded(features.mean(axis=0)), rows, _rounded(_curve_weights(xrays)), side=side)
 
 
 def _farther(known: list[float], own: float) -> int:

@@ -56,7 +56,10 @@ def test_a_file_of_an_earlier_version_keeps_its_two_ranks(world):
     shift, fresh = world
     distances, exponents = (sorted(map(of, fresh)) for of in (shift.distance, shift.exponent))
     length = len(curve_features(fresh[0])) - 256
-    old = InputShift(shift.mean, shift.whitening, shift.curve[:length] + [0.0], None, [], distances, exponents)
+    known = {"distances": distances, "exponents": exponents}
+    old = InputShift(shift.mean, shift.whitening, shift.curve[:length] + [0.0], **known)
+    residual = xray_features(fresh[0]) - np.array(shift.mean)
+    assert old.distance(fresh[0]) == pytest.approx(np.linalg.norm(np.array(shift.whitening) @ residual))
     assert old.exponent(fresh[0]) == pytest.approx(abs(np.dot(old.curve[:-1], curve_features(fresh[0])[:length])))
     ranks = [
         sum(value >= of(fresh[3]) for value in known) + 1
