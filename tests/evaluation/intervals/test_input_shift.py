@@ -83,6 +83,16 @@ def test_xrays_of_the_calibration_rarely_lose_their_interval():
         assert abs(np.mean(found <= level) - level) <= 3.0 * chance
 
 
+def test_lost_detail_below_the_coarse_grid_is_seen():
+    xrays = list(torch.rand(80, 1, 128, 128, generator=torch.Generator().manual_seed(0)))
+    shift = InputShift.fit(xrays[:40], xrays[40:70])
+    assert shift.side == 128 and asdict(shift)["side"] == 128
+    for xray in xrays[70:]:
+        coarse = F.interpolate(F.avg_pool2d(xray[None], 2), scale_factor=2, mode="nearest")[0]
+        assert torch.allclose(F.adaptive_avg_pool2d(coarse, 64), F.adaptive_avg_pool2d(xray, 64), atol=1e-6)
+        assert shift.p_value(coarse) < LEVEL and shift.distance(coarse) > 10.0 * shift.distance(xray)
+
+
 @pytest.fixture(scope="module")
 def ranks():
     """The test with 400 calibration X-rays of heavy-tailed chi², and statistics and chi² of 400 fresh ones."""
