@@ -30,7 +30,7 @@ from evaluation.calibration.calibrate_intervals import covered_by, margins_of, s
 from evaluation.generation.sample import Sampling  # noqa: E402
 from evaluation.intervals.input_shift import FITTED_ON, LEVEL, InputShift  # noqa: E402
 from evaluation.intervals.organ_volumes import fit_heart_regressor  # noqa: E402
-from evaluation.intervals.quantities import ORGANS, TITLES  # noqa: E402
+from evaluation.intervals.quantities import ORGANS, title  # noqa: E402
 from evaluation.statistics.split_conformal import coverage_p  # noqa: E402
 
 FIRST = {"calibration": 30_000_000, "unchanged": 40_000_000}  # index of the first phantom; shifted ones follow these
@@ -149,7 +149,7 @@ def tables(rows: list[dict], test: InputShift, level: float) -> str:
                 [shift, str(len(found)), f"{np.mean(p < LEVEL):.3f}"] if part == "all" else [shift, str(len(chosen))]
             )
             parts[part].append(head + [_cell(chosen, name, margin, level) for name, margin in margins.items()])
-    titles = [TITLES[name] for name in margins]
+    titles = [title(name, None) for name in margins]  # not compared with labels here
     heads = {"all": ["X-rays", "cases", "withheld", *titles], "claimed": ["X-rays", "claimed", *titles]}
     words = {"all": "Coverage over all X-rays (beta-binomial p):", "claimed": "Coverage of the claimed intervals:"}
     return "\n".join(line for part in parts for line in (words[part], "", *table_lines(heads[part], parts[part]), ""))
