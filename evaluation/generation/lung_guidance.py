@@ -16,34 +16,27 @@ from ddpm.guidance.guide_file import fingerprint, load_guide
 from ddpm.guidance.lung_guide import LungAim, LungGuide
 
 SHIPPED_GUIDE = ROOT / "assets" / "networks" / "lung_guide.safetensors"  # of the autoencoder of the shipped weights
-NONE = "none"
+INCLUDED = "shipped"  # in place of a file
 _FINGERPRINTS: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
 
 load_guide_once = functools.cache(load_guide)
 
 
 def find_guide(chosen: str | Path | None, pipeline) -> LungGuide | None:
-    """The guide of a file; None for `none`, and for no file if the shipped one does not suit the latent encoder.
+    """The guide of a file, or the included one for `shipped`; None for None.
 
-    Raises UserError for a file that suits another latent encoder, and for models that cannot be guided: those with a
-    pose regressor, which moves films again.
+    Raises UserError for a file that suits another latent encoder, and for a model with a pose regressor, which moves
+    films again.
     """
-    if chosen == NONE:
-        return None
-    path = SHIPPED_GUIDE if chosen is None else Path(chosen)
-    encoders = [part.latent_encoder for part in getattr(pipeline, "members", [pipeline])]
-    if chosen is None and (pipeline.pose_regressor is not None or not path.is_file()):
+    if chosen is None:
         return None
     if pipeline.pose_regressor is not None:
-        raise UserError(
-            f"lung_guide={path}: the checkpoint has a pose regressor, which moves films; set lung_guide=none"
-        )
-    guide, suits = load_guide_once(path)
+        raise UserError(f"lung_guide={chosen}: the checkpoint has a pose regressor, which moves films; set null")
+    guide, suits = load_guide_once(SHIPPED_GUIDE if chosen == INCLUDED else Path(chosen))
+    encoders = [part.latent_encoder for part in getattr(pipeline, "members", [pipeline])]
     if any(_fingerprint(encoder) != suits for encoder in encoders):
-        if chosen is None:
-            return None
-        raise UserError(f"lung_guide={path}: made for another autoencoder than that of the checkpoint; make one with "
-                        "train/fit_parts.py parts=[lung_guide], or set lung_guide=none")  # fmt: skip
+        raise UserError(f"lung_guide={chosen}: made for another autoencoder than the checkpoint's; make one with "
+                        "train/fit_parts.py parts=[lung_guide], or set null")  # fmt: skip
     return guide.to(pipeline.denoiser.device)
 
 

@@ -89,8 +89,7 @@ def read_inputs(
             whose lungs are found and whose distance from the training X-rays exceeds theirs. Laterals stay unaligned.
         view: PA or AP, of all frontal X-rays; None takes the view from each file, PA if it has none.
         allow_any_picture: whether pictures that are no frontal chest X-rays are accepted, colour pictures as grey.
-        lung_guide: file of the guide of X-rays aligned by their lungs; None takes the included one if it suits
-            the pipeline, `none` takes none.
+        lung_guide: file of the guide of X-rays that are aligned by their lungs; `shipped` takes the included one.
     """
     patients = [(path,) if isinstance(path, Path) else path for path in paths]
     protocol = pipeline.protocol

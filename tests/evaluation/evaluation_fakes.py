@@ -125,7 +125,6 @@ class FakePipeline:
     residual = None
     pose_regressor = None
     training_spread = None
-    latent_encoder = torch.nn.Identity()  # which no lung guide suits
 
     def __init__(self, answer, data: dict, noise: float = 20.0):
         self._answer, self.protocol, self._noise = answer, data, noise

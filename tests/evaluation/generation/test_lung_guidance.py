@@ -1,4 +1,4 @@
-"""Lung guides of generators: the included one where it suits, files of others only where they suit."""
+"""Lung guides of generators: only on request, and only where they suit."""
 
 from types import SimpleNamespace
 
@@ -34,8 +34,9 @@ def test_a_guide_is_used_for_its_own_autoencoder_alone(tmp_path):
         find_guide(str(path), generator(other))
     with pytest.raises(UserError, match="lung_guide=.*another autoencoder"):
         find_guide(str(path), generator(own, members=[generator(own), generator(other)]))
-    assert find_guide(None, generator(other)) is None  # the included one does not suit
-    assert find_guide("none", generator(own)) is None
+    with pytest.raises(UserError, match="lung_guide=shipped.*another autoencoder"):
+        find_guide("shipped", generator(other))
+    assert find_guide(None, generator(own)) is None
 
 
 def test_a_model_that_moves_films_again_is_not_guided(tmp_path):
@@ -45,5 +46,5 @@ def test_a_model_that_moves_films_again_is_not_guided(tmp_path):
     moving = generator(encoder)
     moving.pose_regressor = nn.Linear(1, 1)
     assert find_guide(None, moving) is None
-    with pytest.raises(UserError, match="lung_guide=none"):
+    with pytest.raises(UserError, match="pose regressor"):
         find_guide(str(path), moving)
