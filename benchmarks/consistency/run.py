@@ -1,12 +1,14 @@
-"""Samples of unseen phantoms with and without the update towards their X-ray; resumable.
+"""Samples of unseen phantoms, or of a patient of the chest benchmark, with and without the update; resumable.
 
 `python benchmarks/consistency/run.py --checkpoint <weights with the part> --cases 24 --samples 8 --output <folder>`
 writes one line a case and method to `rows.jsonl`, and prints the table with 95 % bootstrap intervals over the cases.
+`--patient lidc-idri-0001` takes the X-rays of that patient in all poses in place of phantoms.
 """
 
 import argparse
 import json
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +23,7 @@ from evaluation.metrics.crps import crps
 from evaluation.metrics.dice import dice
 from evaluation.metrics.spread_over_error import spread_and_error
 from evaluation.metrics.voxel_error import psnr
+from evaluation.scoring.frozen_protocol import read_protocol
 
 METHODS = ("off", "on")
 DRAWS = 2000
@@ -32,36 +35,52 @@ def main() -> None:
     parser.add_argument("--cases", type=int, default=24)
     parser.add_argument("--samples", type=int, default=8)
     parser.add_argument("--split", default="test", choices=("val", "test"))
+    parser.add_argument("--patient", help="patient of the chest benchmark in place of phantoms")
     parser.add_argument("--output", type=Path, default=Path("outputs/consistency"))
     args = parser.parse_args()
     pipeline = load_pipeline(args.checkpoint)
+    if args.patient:
+        cases, other = patient_cases(args.patient, pipeline.volume_size[0])
+    else:
+        cases, other = phantom_cases(pipeline, args.split, args.cases)
+    args.output.mkdir(parents=True, exist_ok=True)
+    file = args.output / "rows.jsonl"
+    rows = [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
+    done = {(row["case"], row["samples"]) for row in rows}
+    for name, case in cases:
+        if (name, args.samples) not in done:
+            for row in measure(pipeline, case, other, name, args.samples):
+                rows.append(row)
+                with file.open("a") as out:
+                    out.write(json.dumps(row) + "\n")
+            print(*rows[-2:], sep="\n", flush=True)
+        other = case if args.patient is None else other
+    print(table([row for row in rows if row["samples"] == args.samples]))
+
+
+def phantom_cases(pipeline, split: str, count: int) -> tuple[Iterator[tuple[str, dict]], dict]:
+    """Ids and cases of phantoms of a split, and another patient than the first."""
     data = pipeline.protocol
     population = Population(train=1, val=64, test=128, seed=data["seed"], extent=tuple(data["extent"]))
     xrays = Xrays(size=tuple(data["xray_size"]), drr=DrrSettings(photons=data.get("photons")))
     finer = data.get("oversample", 1)  # absent in protocols of earlier versions
     source = PhantomSource(population, Geometry(volume_size=pipeline.volume_size), xrays, oversample=finer)
-    names = source.rows[source.rows["split"] == args.split].head(args.cases).to_dict("records")
-    args.output.mkdir(parents=True, exist_ok=True)
-    file = args.output / "rows.jsonl"
-    rows = [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
-    done = {(row["case"], row["samples"]) for row in rows}
-    before = source.build(names[-1])  # another patient of the first
-    for name in names:
-        case = source.build(name)
-        if (name["id"], args.samples) not in done:
-            for row in measure(pipeline, case, before, name["id"], args.samples):
-                rows.append(row)
-                with file.open("a") as out:
-                    out.write(json.dumps(row) + "\n")
-            print(*rows[-2:], sep="\n", flush=True)
-        before = case
-    print(table([row for row in rows if row["samples"] == args.samples]))
+    names = source.rows[source.rows["split"] == split].head(count).to_dict("records")
+    return ((name["id"], source.build(name)) for name in names), source.build(names[-1])
+
+
+def patient_cases(patient: str, size: int) -> tuple[Iterator[tuple[str, dict]], dict]:
+    """Ids and cases of a patient of the chest benchmark in all poses, and the first case of another patient."""
+    protocol = read_protocol("chests")
+    other = protocol.patients[(protocol.patients.index(patient) + 1) % len(protocol.patients)]
+    cases = ((f"{patient} {pose}", protocol.case(patient, pose, size)) for pose in protocol.poses)
+    return cases, protocol.case(other, protocol.poses[0], size)
 
 
 def measure(pipeline, case: dict, other: dict, name: str, samples: int) -> list[dict]:
     """Both methods on one case, and chi² of the samples without update against wrong X-rays."""
     truth = pipeline.window.denormalise(pipeline.window.normalise(case["ct"].float()))
-    extent = torch.tensor(pipeline.extent)
+    extent = extent_of(case)
     xray, pose = case["xray"].float()[:, None], case["pose"]
     own = pipeline.consistency.measurement(xray, pose, extent)
     latents = pipeline.latent_encoder.encode(pipeline.window.normalise(case["ct"].float())[None, None])
@@ -78,14 +97,14 @@ def measure(pipeline, case: dict, other: dict, name: str, samples: int) -> list[
         z = last[-1]  # of the last step, at which the samples are as good as clean
         row |= {"chi2": float(own.chi2(z).mean()), "chi2_truth": float(own.chi2(latents))}
         if method == "off":
-            row |= {f"chi2_{kind}": value for kind, value in controls(pipeline, xray, pose, other, z).items()}
+            row |= {f"chi2_{kind}": value for kind, value in controls(pipeline, xray, pose, extent, other, z).items()}
         found.append(row)
     return found
 
 
-def controls(pipeline, xray, pose, other: dict, z) -> dict[str, float]:
+def controls(pipeline, xray, pose, extent, other: dict, z) -> dict[str, float]:
     """chi² of samples against the X-ray of another patient, a wrong pose, another grey scale, and noise."""
-    turned, extent = pose.clone(), torch.tensor(pipeline.extent)
+    turned = pose.clone()
     turned[:, 2] += 5.0
     noisy = xray + 0.05 * torch.randn(xray.shape, generator=torch.Generator().manual_seed(0))
     given = {
@@ -96,6 +115,11 @@ def controls(pipeline, xray, pose, other: dict, z) -> dict[str, float]:
     }
     part = pipeline.consistency
     return {kind: float(part.measurement(*place, extent).chi2(z).mean()) for kind, place in given.items()}
+
+
+def extent_of(case: dict) -> torch.Tensor:
+    """Millimetres of a case along each axis."""
+    return case["spacing"] * torch.tensor(case["ct"].shape[-3:])
 
 
 def scores(volumes, truth, spacing: tuple, antithetic: bool) -> dict[str, float]:

@@ -38,7 +38,7 @@ def open_ways(names: list[str]) -> dict:
         pipeline = load_pipeline(ROOT / path)
         if steps:
             pipeline.set_sampler("DPMSolverMultistepScheduler", int(steps), consistency=False)
-        found[f"{Path(path).stem}, {pipeline.steps}"] = pipeline
+        found[f"{path}, {pipeline.steps}"] = pipeline
     return found
 
 
