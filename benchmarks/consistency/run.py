@@ -7,6 +7,7 @@ writes one line a case and method to `rows.jsonl`, and prints the table with 95 
 
 import argparse
 import json
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,16 +15,18 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from dataset.imaging.drr_options import DrrSettings
-from dataset.imaging.lung_segmentation import segment_lungs
-from dataset.sources.phantom import PhantomSource, Population
-from dataset.sources.settings import Geometry, Xrays
-from ddpm.checkpoint.load import load_pipeline
-from evaluation.metrics.crps import crps
-from evaluation.metrics.dice import dice
-from evaluation.metrics.spread_over_error import spread_and_error
-from evaluation.metrics.voxel_error import psnr
-from evaluation.scoring.frozen_protocol import read_protocol
+sys.path[0] = str(Path(__file__).resolve().parents[2])
+
+from dataset.imaging.drr_options import DrrSettings  # noqa: E402
+from dataset.imaging.lung_segmentation import segment_lungs  # noqa: E402
+from dataset.sources.phantom import PhantomSource, Population  # noqa: E402
+from dataset.sources.settings import Geometry, Xrays  # noqa: E402
+from ddpm.checkpoint.load import load_pipeline  # noqa: E402
+from evaluation.metrics.crps import crps  # noqa: E402
+from evaluation.metrics.dice import dice  # noqa: E402
+from evaluation.metrics.spread_over_error import spread_and_error  # noqa: E402
+from evaluation.metrics.voxel_error import psnr  # noqa: E402
+from evaluation.scoring.frozen_protocol import read_protocol  # noqa: E402
 
 METHODS = ("off", "on")
 DRAWS = 2000
