@@ -121,6 +121,11 @@ def test_vqgan_is_imported_by_what_encodes_rebuilds_or_trains_alone():
     assert users <= {"latent", "losses", "registry", "checkpoint", "module"}
 
 
+def test_files_of_tests_stay_short():
+    lines = {file.relative_to(ROOT): len(file.read_text().splitlines()) for file in (ROOT / "tests").rglob("*.py")}
+    assert lines and not {file: count for file, count in lines.items() if count > MAX_LINES}
+
+
 @pytest.mark.parametrize("file", MODULES.values(), ids=lambda file: file.relative_to(ROOT).as_posix())
 def test_files_stay_readable(file):
     tree = ast.parse(file.read_text())
