@@ -54,9 +54,21 @@ def commands_as_installed(text: str) -> str:
     return re.sub(name, lambda found: f"xray2ct-{found[1].replace('_', '-')}", text)
 
 
-def worker_killed(error: BaseException) -> bool:
-    """Whether a DataLoader worker was killed from outside, by the text of torch's error."""
-    return "DataLoader worker" in str(error) and ("killed" in str(error) or "exited unexpectedly" in str(error))
+def worker_killed(error: BaseException) -> BaseException | None:
+    """The error that shows that a DataLoader worker was killed from outside: `error` or one of its causes; else None.
+
+    torch raises its own from a signal handler, so at any statement, where a library may catch it and raise another;
+    or the pipe breaks through which the worker was sending. An error of the worker's own code begins with "Caught".
+    """
+    found: BaseException | None = error
+    while found is not None:
+        text = str(found)
+        if "DataLoader worker" in text and ("killed" in text or "exited unexpectedly" in text):
+            return found
+        if isinstance(found, (ConnectionError, EOFError)) and not text.startswith("Caught"):
+            return found
+        found = found.__cause__ or found.__context__
+    return None
 
 
 @contextmanager

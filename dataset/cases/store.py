@@ -60,11 +60,13 @@ def in_processes(jobs: Dataset, workers: int | None, title: str) -> Iterator:
     loader = DataLoader(jobs, batch_size=None, num_workers=workers, generator=torch.Generator().manual_seed(0))
     try:
         yield from track(loader, title, total=len(jobs))
-    except RuntimeError as error:
-        if not worker_killed(error):
+    except Exception as error:
+        killed = worker_killed(error) if workers else None
+        if killed is None:
             raise
+        reason = next(iter(str(killed).splitlines()), type(killed).__name__)
         raise UserError(
-            f"a process that prepared cases was killed ({str(error).splitlines()[0]}), most likely for lack of "
+            f"a process that prepared cases was killed ({reason}), most likely for lack of "
             f"memory: set dataset.prepare_workers below {workers}; the same command goes on, finished cases are kept"
         ) from error
 

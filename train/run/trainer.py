@@ -149,14 +149,6 @@ def errors_as_lines(trainer: pl.Trainer, remedy: str) -> Iterator[None]:
         raise UserError(user_message(str(error))) from error
     except torch.OutOfMemoryError as error:
         raise UserError(out_of_memory(error, trainer.strategy.root_device)) from error
-    except (ConnectionError, EOFError) as error:  # of the pipe or socket through which a worker was sending a batch
-        raise UserError(_killed(error, remedy)) from error
-    except OSError as error:
-        raise UserError(f"the run cannot write or read ({error}); free space or correct the file; {remedy}") from error
-    except RuntimeError as error:
-        if not worker_killed(error):
-            raise
-        raise UserError(_killed(error, remedy)) from error
     except (Interrupted, SystemExit, KeyboardInterrupt) as error:
         if isinstance(error, SystemExit) and error.code != 1:  # a requeue; Lightning turns Ctrl-C into an exit with 1
             raise
@@ -168,9 +160,15 @@ def errors_as_lines(trainer: pl.Trainer, remedy: str) -> Iterator[None]:
                 cause += f"; saved {callback.path}" if callback.saved else f"; {unsaved}"
                 remedy = remedy if kept else "the same command begins again"
         raise UserError(f"interrupted{cause}; {remedy}") from error
+    except Exception as error:
+        if killed := worker_killed(error):
+            raise UserError(_killed(killed, remedy)) from error
+        if not isinstance(error, OSError):
+            raise
+        raise UserError(f"the run cannot write or read ({error}); free space or correct the file; {remedy}") from error
 
 
-def _killed(error: Exception, remedy: str) -> str:
+def _killed(error: BaseException, remedy: str) -> str:
     reason = next(iter(str(error).splitlines()), type(error).__name__)
     return (
         f"a data worker was killed ({reason}), probably for lack of memory: lower model.num_workers (0 loads in the "

@@ -26,3 +26,19 @@ def test_a_known_error_becomes_one_line_with_its_remedy(error, expected):
     message = str(caught.value)
     assert expected in message and message.endswith("model.resume=auto continues") and "\n" not in message
     assert ("model.num_workers" in message) == (expected == KILLED)
+
+
+def test_a_killed_worker_is_found_behind_the_error_of_a_library():
+    """torch raises from a signal handler, for example inside `inspect`, which turns every error into a TypeError."""
+    trainer = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
+    with pytest.raises(UserError, match=KILLED), errors_as_lines(trainer, "resume"):
+        try:
+            raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")
+        except RuntimeError as error:
+            raise TypeError("unsupported callable") from error
+
+
+def test_an_unknown_error_stays_as_it_is():
+    trainer = pl.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
+    with pytest.raises(TypeError, match="unsupported callable"), errors_as_lines(trainer, "resume"):
+        raise TypeError("unsupported callable")
