@@ -30,8 +30,12 @@ def segment_lungs(hu: Float[np.ndarray, "d h w"], spacing: tuple[float, float, f
     enclosed = dark & ~open_air(dark)
     tissue = np.cumsum((~dark).sum(axis=(0, 1)))
     middle = int(np.searchsorted(tissue, tissue[-1] / 2.0))  # median column of the body
-    enclosed &= ~_airway(enclosed, middle, spacing)
-    lungs = _largest(enclosed, hu, voxel_ml)
+    lungs = np.zeros_like(enclosed)
+    if not enclosed.any():
+        return lungs
+    box = ndimage.find_objects(enclosed.view(np.uint8))[0]
+    found = enclosed[box] & ~_airway(enclosed[box], middle - box[2].start, spacing)
+    lungs[box] = _largest(found, hu[box], voxel_ml)
     if not lungs.any():
         return lungs
     return _closed(lungs, spacing) & ~(dark & ~lungs)
@@ -42,31 +46,44 @@ def open_air(dark: np.ndarray) -> np.ndarray:
     labels, count = ndimage.label(dark, structure=IN_PLANE)
     outside = np.zeros(count + 1, dtype=bool)
     for side in (labels[:, 0], labels[:, -1], labels[:, :, 0], labels[:, :, -1]):
-        outside[np.unique(side)] = True
+        outside[side.ravel()] = True
     outside[0] = False
     return outside[labels]
 
 
 def within(mask: np.ndarray, radius: float, spacing: tuple[float, float, float]) -> np.ndarray:
-    """Voxels within `radius` mm of the mask: squared distances, axis by axis, as far as the ball reaches."""
-    square = np.where(mask, np.float32(0.0), np.float32(np.inf))
-    for axis, step in enumerate(spacing):
-        nearest, along = square.copy(), np.moveaxis(square, axis, 0)
-        for k in range(1, min(int(radius / step), len(along) - 1) + 1):
-            shifted = along + np.float32((k * step) ** 2)
-            for to, of in ((slice(k, None), slice(None, -k)), (slice(None, -k), slice(k, None))):
-                place = np.moveaxis(nearest, axis, 0)[to]
-                np.minimum(place, shifted[of], out=place)
-        square = nearest
-    return square <= radius**2
+    """Voxels within `radius` mm of the mask: the union of the mask shifted by all offsets of the ball."""
+    reach = [min(int(radius / step), n - 1) for step, n in zip(spacing, mask.shape, strict=True)]
+    distances = (np.array([k and k * step for k in range(n + 1)]) for n, step in zip(reach, spacing, strict=True))
+    down, back, left = ((along**2).astype(np.float32) for along in distances)
+    inside = (down[:, None, None] + back[:, None] + left <= np.float32(radius**2)).sum(axis=2)  # columns to each side
+    runs = [mask]
+    for k in range(1, reach[2] + 1):
+        runs.append(_united(runs[-1].copy(), mask, k, 2))
+    found = np.zeros_like(mask)
+    for i, widths in enumerate(inside):
+        if widths[0]:
+            disc = runs[widths[0] - 1].copy()
+            for j in range(1, np.count_nonzero(widths)):
+                _united(disc, runs[widths[j] - 1], j, 1)
+            _united(found, disc, i, 0)
+    return found
+
+
+def _united(mask: np.ndarray, other: np.ndarray, shift: int, axis: int) -> np.ndarray:
+    """The mask, in place, with another one shifted by `shift` voxels to both sides of an axis."""
+    to, of = mask.swapaxes(0, axis), other.swapaxes(0, axis)
+    to[shift:] |= of[: len(of) - shift]
+    to[: len(to) - shift] |= of[shift:]
+    return mask
 
 
 def _airway(enclosed: np.ndarray, middle: int, spacing: tuple[float, float, float]) -> np.ndarray:
     """Trachea and main bronchi outside the lung: components, small in each axial slice, that reach the midline."""
     labels, count = ndimage.label(enclosed, structure=IN_PLANE)
-    voxels = np.bincount(labels.ravel(), minlength=count + 1)
-    across = np.broadcast_to(np.arange(enclosed.shape[2], dtype=np.float32), enclosed.shape)
-    place = np.bincount(labels.ravel(), weights=across.ravel(), minlength=count + 1) / np.maximum(voxels, 1)
+    columns, found = np.flatnonzero(enclosed) % enclosed.shape[2], labels[enclosed]
+    voxels = np.bincount(found, minlength=count + 1)
+    place = np.bincount(found, weights=columns, minlength=count + 1) / np.maximum(voxels, 1)
     small = voxels * spacing[1] * spacing[2] < AIRWAY_AREA_MM2
     small[0] = False
     central = small & (np.abs(place - middle) * spacing[2] < MIDLINE_MM)
@@ -80,8 +97,7 @@ def _airway(enclosed: np.ndarray, middle: int, spacing: tuple[float, float, floa
 def _largest(enclosed: np.ndarray, hu: np.ndarray, voxel_ml: float) -> np.ndarray:
     """The one or two largest components, without gas."""
     labels, count = ndimage.label(enclosed)
-    volume = np.bincount(labels.ravel(), minlength=count + 1) * voxel_ml
-    volume[0] = 0.0
+    volume = np.bincount(labels[enclosed], minlength=count + 1) * voxel_ml
     kept: list[int] = []
     for label in np.argsort(volume)[::-1]:
         reference = volume[kept[0]] * SMALLEST_SHARE if kept else 0.0
@@ -98,6 +114,7 @@ def _closed(mask: np.ndarray, spacing: tuple[float, float, float]) -> np.ndarray
     box = ndimage.find_objects(mask.astype(np.uint8))[0]
     inner = np.pad(mask[box], [(r, r) for r in reach])
     closed = ~within(~within(inner, CLOSING_MM, spacing), CLOSING_MM, spacing)
+    around, _ = ndimage.label(~(closed | inner))
     result = mask.copy()
-    result[box] |= ndimage.binary_fill_holes(closed | inner)[tuple(slice(r, -r) for r in reach)]
+    result[box] |= (around != around[0, 0, 0])[tuple(slice(r, -r) for r in reach)]  # all but what surrounds it
     return result

@@ -7,7 +7,6 @@ left is the patient. Arms stay as far as the scan connects them with the trunk.
 import numpy as np
 from jaxtyping import Bool, Float
 from scipy import ndimage
-from scipy.spatial import ConvexHull
 
 from dataset.imaging.coverage import NOT_SCANNED_HU, fill
 from dataset.imaging.hu_window import AIR_HU
@@ -80,9 +79,8 @@ def _opened(mask: np.ndarray, radius: float, spacing: tuple[float, float, float]
 def _largest(mask: np.ndarray) -> np.ndarray:
     """The largest component."""
     labels, _ = ndimage.label(mask)
-    sizes = np.bincount(labels.ravel())
-    sizes[0] = 0
-    return (labels == np.argmax(sizes)) & mask
+    sizes = np.bincount(labels[mask], minlength=1)
+    return labels == sizes.argmax() if mask.any() else mask
 
 
 def slice_hulls(mask: Bool[np.ndarray, "d h w"], points: tuple = CORNERS) -> Bool[np.ndarray, "d h w"]:
@@ -91,28 +89,44 @@ def slice_hulls(mask: Bool[np.ndarray, "d h w"], points: tuple = CORNERS) -> Boo
     `points` are offsets `(row, column)` of the points that stand for a voxel: its `CORNERS`, or the middles of its
     `SIDES`, with which the hulls are those of `skimage.morphology.convex_hull_image`.
     """
-    found, rows, columns = np.zeros_like(mask), np.arange(mask.shape[1]), np.arange(mask.shape[2])
-    for axial, hull in zip(mask, found, strict=True):
-        lit = np.flatnonzero(axial.any(axis=1))
-        if not len(lit):
-            continue
-        ends = axial[lit].argmax(axis=1), axial.shape[1] - 1 - axial[lit, ::-1].argmax(axis=1)
-        outer = np.concatenate([np.stack([lit, end], axis=1) for end in ends])
-        down, across, offset = ConvexHull((outer[:, None] + np.array(points)).reshape(-1, 2)).equations.T  # outwards
-        inside = slice(lit[0], lit[-1] + 1)
-        limits = -(down[:, None] * rows[inside] + offset[:, None])
-        right, left = across > ON_LINE, across < -ON_LINE
-        first = (limits[left] / across[left, None]).max(axis=0) - ON_LINE
-        last = (limits[right] / across[right, None]).min(axis=0) + ON_LINE
-        hull[inside] = (columns >= first[:, None]) & (columns <= last[:, None])
-    return found
+    columns, mirrored = np.arange(mask.shape[2]), [(row, -column) for row, column in points]
+    first = _first_columns(mask, points)
+    last = mask.shape[2] - 1 - _first_columns(mask[:, :, ::-1], mirrored)
+    return (columns >= first[..., None] - ON_LINE) & (columns <= last[..., None] + ON_LINE)
+
+
+def _first_columns(mask: np.ndarray, points) -> np.ndarray:
+    """Column where the hull of each axial slice begins in each row, `(D, H)`; infinite in rows outside the hull.
+
+    Gift wrapping (Jarvis, "On the identification of the convex hull of a finite set of points in the plane",
+    Information Processing Letters 2, 1973) in all slices at once, from the first row to the last.
+    """
+    outermost = np.where(mask.any(axis=2), mask.argmax(axis=2), np.inf)
+    depth, rows = outermost.shape
+    corners = np.full((depth, 2 * rows + 1), np.inf)  # at every half row
+    for row, column in points:
+        place = corners[:, int(1 + 2 * row) :: 2][:, :rows]
+        np.minimum(place, outermost + column, out=place)
+    known, steps = np.isfinite(corners), np.arange(corners.shape[1])
+    at, end, border = known.argmax(axis=1), len(steps) - 1 - known[:, ::-1].argmax(axis=1), corners.copy()
+    left = np.flatnonzero(known.any(axis=1))
+    while len(left):
+        start, run = corners[left, at[left], None], steps - at[left, None]
+        slopes = np.divide(corners[left] - start, run, out=np.full(run.shape, np.inf), where=run > 0)
+        reached = len(steps) - 1 - slopes[:, ::-1].argmin(axis=1)  # the farthest of corners on one line
+        line = start + slopes[np.arange(len(left)), reached, None] * run
+        border[left] = np.where((run >= 0) & (steps <= end[left, None]), line, border[left])
+        at[left] = reached
+        left = left[reached < end[left]]
+    return border[:, 1::2]
 
 
 def _inside(enclosed: np.ndarray, hull: np.ndarray) -> np.ndarray:
     """Components, slice by slice, of which most lies in the hull: lungs, but not the cavity of a table."""
     labels, count = ndimage.label(enclosed, structure=IN_PLANE)
-    sizes = np.bincount(labels.ravel(), minlength=count + 1)
-    kept = 2 * np.bincount(labels.ravel(), weights=hull.ravel(), minlength=count + 1) > sizes
+    found = labels[enclosed]
+    sizes = np.bincount(found, minlength=count + 1)
+    kept = 2 * np.bincount(found, weights=hull[enclosed], minlength=count + 1) > sizes
     kept[0] = False
     return kept[labels]
 
@@ -126,10 +140,20 @@ def _each_filled(tissue: np.ndarray, hu: np.ndarray) -> np.ndarray:
         (framed[:, 1:-1, 0], tissue[:, :, 0], hu[:, :, 0]),
         (framed[:, 1:-1, -1], tissue[:, :, -1], hu[:, :, -1]),
     ):
-        side[:] = edges
-        for z in np.flatnonzero((~edges & (values > GAS_BELOW_HU)).any(axis=1)):  # elsewhere no run is lung
-            changes = np.flatnonzero(np.diff(~edges[z], prepend=False, append=False))
-            for start, stop in changes.reshape(-1, 2):
-                if np.median(values[z, start:stop]) > GAS_BELOW_HU:
-                    side[z, start:stop] = True
+        side[:] = edges | lung_runs(edges, values)
     return ~open_air(~framed)[:, 1:-1, 1:-1]
+
+
+def lung_runs(edges: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Runs without tissue in the rows of `edges` whose median is above gas, `(n, m)`."""
+    dark = np.pad(~edges, [(0, 0), (0, 1)])  # the last column separates the runs of two rows
+    hu = np.pad(values, [(0, 0), (0, 1)]).ravel()
+    start, stop = np.flatnonzero(np.diff(dark.ravel(), prepend=False, append=False)).reshape(-1, 2).T
+    above = np.concatenate([[0], np.cumsum(hu > GAS_BELOW_HU)])
+    majority = 2 * (above[stop] - above[start]) - (stop - start)
+    lung = majority > 0
+    for tie in np.flatnonzero(majority == 0):  # the median is the mean of the two middle values
+        lung[tie] = np.median(hu[start[tie] : stop[tie]]) > GAS_BELOW_HU
+    change = np.zeros(dark.size + 1, dtype=np.int8)
+    change[start[lung]], change[stop[lung]] = 1, -1
+    return np.cumsum(change[:-1], dtype=np.int8).astype(bool).reshape(dark.shape)[:, :-1]

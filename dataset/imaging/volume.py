@@ -87,8 +87,10 @@ def _rescale_fault(hu: np.ndarray) -> str:
     def share(water: float) -> float:  # of tissue or of air and lung, whichever is rarer
         return min(((values >= water + a) & (values <= water + b)).mean() for a, b in (TISSUE_HU, DARK_HU))
 
+    if share(0.0) >= FEW:
+        return ""
     likely = max(MISSCALED, key=share)
-    return MISSCALED[likely] if share(0.0) < FEW and share(likely) > MANY else ""
+    return MISSCALED[likely] if share(likely) > MANY else ""
 
 
 def check_geometry(volume: Volume, path: str | Path) -> None:

@@ -4,9 +4,9 @@ import time
 
 import numpy as np
 import pytest
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import distance_transform_edt, gaussian_filter
 
-from dataset.imaging.lung_segmentation import segment_lungs
+from dataset.imaging.lung_segmentation import segment_lungs, within
 from dataset.imaging.resampling import resample
 from dataset.io.ct import read_volume
 from dataset.phantom.render import LABELS, render_phantom
@@ -127,3 +127,16 @@ def test_real_chests(real_data):
         assert not mask[:, :3].any() and not mask[:, -3:].any()
         blurred = segment_lungs(gaussian_filter(small.hu, 1.0), small.spacing)
         assert dice(mask, blurred) > 0.95
+
+
+@pytest.mark.parametrize("spacing", [(3.1, 2.3, 1.7), (9.0, 1.1, 2.9), (np.inf, 2.3, 1.7)])
+def test_within_is_the_euclidean_distance(spacing):
+    mask = np.random.default_rng(0).random((9, 21, 24)) > 0.995
+    mask[4] = False
+    if np.isinf(spacing[0]):  # in each axial slice alone
+        planes = [distance_transform_edt(~one, sampling=spacing[1:]) if one.any() else 1e9 * ~one for one in mask]
+        expected = np.stack(planes)
+    else:
+        expected = distance_transform_edt(~mask, sampling=spacing)
+    for radius in (0.5, 2.5, 7.3):
+        np.testing.assert_array_equal(within(mask, radius, spacing), expected <= radius)

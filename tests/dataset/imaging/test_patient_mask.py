@@ -7,8 +7,8 @@ from skimage.morphology import convex_hull_image
 
 from dataset.imaging.coverage import NOT_SCANNED_HU, cropped
 from dataset.imaging.hu_window import AIR_HU
-from dataset.imaging.lung_segmentation import segment_lungs
-from dataset.imaging.patient_mask import SIDES, patient_mask, slice_hulls, without_surroundings
+from dataset.imaging.lung_segmentation import GAS_BELOW_HU, segment_lungs
+from dataset.imaging.patient_mask import SIDES, lung_runs, patient_mask, slice_hulls, without_surroundings
 from dataset.imaging.volume import Volume
 from dataset.phantom.render import render_phantom
 
@@ -112,3 +112,22 @@ def test_the_hull_of_corners_holds_centres_on_its_border():
     hull = slice_hulls(mask)[0]
     assert hull[1, 1] and hull[6, 7] and not hull[0].any() and not hull[:, 8].any()
     np.testing.assert_array_equal(slice_hulls(mask.transpose(0, 2, 1))[0], hull.T)
+
+
+def test_runs_at_the_edge_are_lung_by_their_median():
+    rng = np.random.default_rng(0)
+    edges, hu = rng.random((200, 30)) > 0.6, rng.choice([-1000.0, -940.0, -800.0], size=(200, 30)).astype(np.float32)
+    expected = np.zeros_like(edges)
+    for found, edge, values in zip(expected, edges, hu, strict=True):
+        labels, count = ndimage.label(~edge)
+        for run in range(1, count + 1):
+            found[labels == run] = np.median(values[labels == run]) > GAS_BELOW_HU
+    np.testing.assert_array_equal(lung_runs(edges, hu), expected)
+
+
+def test_hulls_do_not_depend_on_the_side_and_are_whole_between_separate_parts():
+    mask = np.random.default_rng(1).random((20, 15, 18)) > 0.97
+    np.testing.assert_array_equal(slice_hulls(mask)[:, :, ::-1], slice_hulls(mask[:, :, ::-1]))
+    np.testing.assert_array_equal(slice_hulls(mask)[:, ::-1], slice_hulls(mask[:, ::-1]))
+    hull = slice_hulls(mask)
+    assert (hull[mask]).all() and (slice_hulls(hull, ((0.0, 0.0),)) == hull).all()
