@@ -72,7 +72,7 @@ def score_row(
     else:
         checkpoint = PHANTOM_WEIGHTS
         if row.kind == DIFFUSION:
-            vqgan = trained_vqgan(options, home, row.population, data, steps.autoencoder)
+            vqgan = None if row.tuned else trained_vqgan(options, home, row.population, data, steps.autoencoder)
             checkpoint = trained_ddpm(options, home, options.name or name, row, data, vqgan, steps.denoiser)
         pipeline = load_pipeline(checkpoint)
         if row.sampler is not None:

@@ -59,7 +59,8 @@ def data_overrides(options: Namespace, protocol: FrozenProtocol, patient: str, p
     """
     place = protocol.patients.index(patient)
     others = protocol.patients[place + 1 :] + protocol.patients[:place]  # each fold leaves other parents out
-    left_out = [] if population.parents is None else others[population.parents :]
+    first, last = population.skipped, population.skipped + (population.parents or len(others))
+    left_out = others[:first] + others[last:]
     found = [*options.data, f"dataset.volume_size=[{','.join([str(options.size)] * 3)}]"]
     found += [f"dataset.test_patients=[{','.join([patient, *left_out])}]", f"dataset.morphs={options.morphs}"]
     found += [f"dataset.phantoms={options.phantoms}"] if population.phantoms else []
@@ -107,15 +108,24 @@ def trained_vqgan(options: Namespace, folder: Path, population: str, data: list[
 
 
 def trained_ddpm(
-    options: Namespace, folder: Path, name: str, row: Row, data: list[str], vqgan: Path, steps: int
+    options: Namespace, folder: Path, name: str, row: Row, data: list[str], vqgan: Path | None, steps: int
 ) -> Path:
-    """Checkpoint of a diffusion row; with `phantoms_first` after half of the steps on phantoms."""
+    """Checkpoint of a diffusion row; with `phantoms_first` after half of the steps on phantoms.
+
+    A row that is fine-tuned starts from the finished training of its other row in `folder`; SystemExit without it.
+    """
     common = [*recipe(options.size), *row.train, *options.train, *QUIET, f"model.seed={options.seed}"]
     where, start = ("model.results_folder", "model.train_num_steps"), [f"model.vqgan_ckpt={vqgan}"]
     if row.phantoms_first:
         first = [*phantom_overrides(options), *common, *start]
         first = _trained("train/train_ddpm.py", folder / f"{name}_first", first, where, max(1, steps // 2))
         start, steps = [f"model.init_from={first}"], max(1, steps - steps // 2)
+    if row.tuned is not None:
+        done = folder / row.tuned / "trained.json"
+        if not done.exists():
+            raise SystemExit(f"{done}: missing; --rows {row.tuned} first, whose weights {name} starts from")
+        # the test split also holds the patients of the other row, on which nothing is scored
+        start = [f"model.init_from={json.loads(done.read_text())['checkpoint']}", "model.allow_seen_patients=true"]
     return _trained("train/train_ddpm.py", folder / name, [*data, *common, *start], where, steps)
 
 

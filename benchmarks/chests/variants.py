@@ -20,14 +20,15 @@ PLAIN = (  # augmentation by affine maps and smooth random fields, without regis
 class Population:
     """Training cases of a fold: morphs of the parents, and phantoms.
 
-    `parents` limits their number (None = all patients but the tested one); `overrides` are of the data set; `phantoms`
-    mixes phantoms in.
+    `parents` limits their number (None = all patients but the tested one), after the first `skipped` ones; `overrides`
+    are of the data set; `phantoms` mixes phantoms in.
     """
 
     title: str
     overrides: tuple[str, ...] = ()
     parents: int | None = None
     phantoms: bool = False
+    skipped: int = 0
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ class Row:
         train: overrides of `train/train_ddpm.py` besides those of all rows.
         sampler: arguments of the pipeline's `set_sampler`; None = its own.
         phantoms_first: the first half of the batches on phantoms.
+        tuned: the row whose weights and autoencoder the training starts from.
         side: needs three folds only.
     """
 
@@ -49,6 +51,7 @@ class Row:
     train: tuple[str, ...] = ()
     sampler: dict | None = None
     phantoms_first: bool = False
+    tuned: str | None = None
     side: bool = False
 
 
@@ -58,7 +61,10 @@ POPULATIONS = {
     "parents_2": Population("morphs of two patients", parents=2),
     "parents_4": Population("morphs of four patients", parents=4),
     "mixed": Population("morphs of six patients and phantoms", phantoms=True),
+    "own_2": Population("morphs of two own patients", parents=2, skipped=4),
+    "own_4": Population("morphs of four own patients", parents=4, skipped=2),
 }
+PRETRAINED = {"own_2": "parents_4", "own_4": "parents_2"}  # the row of the other patients: no patient is in both
 BASELINE_TITLES = {
     "ridge": "ridge regression",
     "nearest": "nearest training case",
@@ -73,6 +79,12 @@ MAIN = {
 SIDE = {
     **{name: Row(DIFFUSION, f"model on {of.title}", name) for name, of in POPULATIONS.items() if name != "morphs"},
     "phantoms_first": Row(DIFFUSION, "model, phantoms in the first half of its batches", phantoms_first=True),
+    **{
+        f"tuned_{name}": Row(
+            DIFFUSION, f"model of {POPULATIONS[row].title}, fine-tuned to {POPULATIONS[name].title}", name, tuned=row
+        )
+        for name, row in PRETRAINED.items()
+    },
     "peer": Row(PEER, "X2CT-GAN class, written anew, one view"),
     **{f"baselines_{name}": Row(BASELINES, f" on {of.title}", name) for name, of in POPULATIONS.items()},
 }

@@ -13,7 +13,7 @@ from PIL import Image
 
 from benchmarks.chests import fold, predict, run, sheet, table, training
 from benchmarks.chests.freeze import METRICS, POSES, changed_pose
-from benchmarks.chests.variants import MAIN, POPULATIONS, ROWS, labels
+from benchmarks.chests.variants import MAIN, POPULATIONS, PRETRAINED, ROWS, labels
 from common.cli import CONFIG
 from dataset.imaging.geometry import camera_axes, make_pose
 from dataset.imaging.hu_window import Window
@@ -63,6 +63,9 @@ def test_the_tested_patient_and_surplus_parents_are_in_the_test_split(protocol):
     assert test_split("morphs", "p2") == {"p2"}
     assert test_split("parents_2", "p2") == set(PATIENTS) - {"p3", "p4"}
     assert test_split("parents_4", "p6") == {"p6", "p4", "p5"}
+    for own, start in PRETRAINED.items():  # with the tested one all seven, each in one of the three
+        trained = [set(PATIENTS) - test_split(name, "p5") for name in (own, start)]
+        assert set.union({"p5"}, *trained) == set(PATIENTS) and not set.intersection(*trained)
     mixed = training.data_overrides(options("--phantoms", "7"), protocol, "p0", POPULATIONS["mixed"])
     assert "dataset.phantoms=7" in mixed
 
@@ -112,6 +115,13 @@ def test_a_finished_training_is_not_repeated_and_another_one_is_refused(tmp_path
     assert len(calls) == 2 and last.name == "last.ckpt"
     assert "dataset=phantom" in calls[0] and "model.train_num_steps=5" in calls[0]
     assert any(word.startswith("model.init_from=") for word in calls[1]) and "model.train_num_steps=6" in calls[1]
+    tuned = ROWS["tuned_own_2"]
+    with pytest.raises(SystemExit, match="--rows parents_4 first"):
+        training.trained_ddpm(plain, tmp_path, "tuned_own_2", tuned, ["dataset=chests"], None, 11)
+    (tmp_path / "parents_4").mkdir()
+    (tmp_path / "parents_4" / "trained.json").write_text('{"checkpoint": "other.ckpt"}')
+    training.trained_ddpm(plain, tmp_path, "tuned_own_2", tuned, ["dataset=chests"], None, 11)
+    assert "model.init_from=other.ckpt" in calls[-1] and not any("vqgan_ckpt" in word for word in calls[-1])
     with pytest.raises(SystemExit, match="another recipe or length"):
         training.trained_ddpm(plain, tmp_path, "phantoms_first", first, ["dataset=chests"], tmp_path / "v.ckpt", 15)
 
