@@ -22,6 +22,7 @@ def main(cfg) -> None:
     from dataset.datamodule import prepared_data
     from evaluation.generation.open_pipeline import SHIPPED, open_generator, resolve_device
     from evaluation.generation.sample import Sampling
+    from evaluation.intervals.prediction_intervals import find_intervals
     from evaluation.protocol.checkpoint_data import take_data_of_checkpoint
     from evaluation.reporting.html_report import write_report
     from evaluation.scoring.evaluator import RESULTS, EvaluationSettings, Evaluator
@@ -35,7 +36,8 @@ def main(cfg) -> None:
     pipeline, checkpoint = open_generator(cfg.checkpoint, cfg.device, cfg.sampler, shipped=SHIPPED, several=True)
     take_data_of_checkpoint(cfg, "evaluate", pipeline.protocol, checkpoint)
     datamodule = prepared_data(instantiate(cfg.dataset.source), cfg.dataset)
-    evaluator = Evaluator(datamodule, pipeline, sampling, settings, checkpoint, extractor)
+    intervals = find_intervals(None, checkpoint)
+    evaluator = Evaluator(datamodule, pipeline, sampling, settings, checkpoint, extractor, intervals)
     inputs = evaluator.read_inputs()
     output = result_folder(cfg.output, "evaluate", RESULTS, cfg.overwrite)
     save_config(cfg, output)  # the report shows it

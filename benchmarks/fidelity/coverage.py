@@ -118,7 +118,7 @@ def rows_of(pipeline, shift: str, first: int, sampling: Sampling, test: InputShi
     names = source.rows[source.rows["split"] == "test"].to_dict("records")
     cases = Built(source, names, CHANGES.get(shift))
     drawn_by, smallest = OtherPatient(pipeline) if shift == OTHER else pipeline, 1.0 - 2.0 / sampling.samples
-    scores, _, chi2 = scores_of(drawn_by, cases, range(TOGETHER), sampling, [smallest], 0.9, heart)
+    scores, _, chi2, _ = scores_of(drawn_by, cases, range(TOGETHER), sampling, [smallest], 0.9, heart)
     return [
         {
             "shift": shift,

@@ -25,7 +25,7 @@ from evaluation.generation.sample import Sampling
 from evaluation.generation.synthetic_ct import SyntheticCT
 from evaluation.generation.xray_inputs import GeneratorInput
 from evaluation.generation.xray_warnings import aligned_views, reproject
-from evaluation.intervals.evidence import describe_evidence, training_spread_of
+from evaluation.intervals.evidence import describe_evidence, evidence_maps
 from evaluation.intervals.prediction_intervals import SPREAD, error_bars
 from evaluation.metrics.catalogue import catalogue
 from evaluation.scoring.score_cases import score_case
@@ -83,11 +83,12 @@ def write_result(
         predictive = with_residual(pipeline, samples[None], [NOISE_ID], task.request.seed)[0]
     settings["spread_hu"] = spread_parts(samples, predictive, pipeline.antithetic)
     settings |= {"error_bars": bars, "reprojection_error": error, "lungs": lungs, "metrics": measured}
-    spread, named = training_spread_of(pipeline, generator.intervals, digest), generator.checkpoint or {}
+    maps = evidence_maps(pipeline, generator.intervals, digest, len(samples))
+    named = generator.checkpoint or {}
     settings["evidence"] = describe_evidence(
-        spread, len(samples), named.get("file", "<path>"), digest, generator.intervals, shown.xray, chi2
+        maps, len(samples), named.get("file", "<path>"), digest, generator.intervals, shown.xray, chi2
     )
-    result = SyntheticCT(samples, predictive, shown, tuple(spacing), window, settings, training_spread=spread)
+    result = SyntheticCT(samples, predictive, shown, tuple(spacing), window, settings, evidence_maps=maps)
     result.write_mean_and_spread(place / "volume.nii.gz", place / "spread.nii.gz")
     result.write_evidence(place / "evidence.nii.gz")
     for number, sample in enumerate(samples[:MAX_SAMPLE_FILES] if len(samples) > 1 else (), start=1):
@@ -129,9 +130,10 @@ def evidence_line(found: dict) -> str:
     """What the page says of an evidence map, or of its absence, from the entry of the settings."""
     if found["name"] == "none":
         return f"No evidence map: {found['reason']}."
+    too_sure = "" if found["calibrated_on"] else ": a model that is too sure is blue as well"
     return (
         "Evidence: orange is invented, blue is determined by the X-ray; without colour patients do not differ. Blue "
-        f"is no proof: a model that is too sure is blue as well. {found['words'][0].upper()}{found['words'][1:]}."
+        f"is no proof{too_sure}. {found['words'][0].upper()}{found['words'][1:]}."
     )
 
 

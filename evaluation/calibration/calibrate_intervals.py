@@ -5,6 +5,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -12,6 +13,7 @@ import pandas as pd
 from common.errors import UserError
 from common.files import sha256
 from ddpm.latent.decoder_residual import with_residual
+from evaluation.calibration.evidence_errors import evidence_errors, fit_evidence
 from evaluation.calibration.nonconformity import case_scores
 from evaluation.calibration.region_accuracy import region_accuracy, region_counts
 from evaluation.generation.model_inputs import ModelInputs
@@ -26,6 +28,15 @@ from evaluation.statistics.split_conformal import cases_needed, conformal_margin
 LEVELS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)  # of the reliability plot, where the number of samples allows them
 
 log = logging.getLogger(__name__)
+
+
+class CaseResults(NamedTuple):
+    """What the samples of cases say: one entry a case, in the table some rows."""
+
+    table: pd.DataFrame  # `id, patient` and the rows of `case_scores`
+    regions: list[dict]  # `region_counts`
+    chi2: list[float | None]  # of `evaluation.generation.sample.compared_volumes`
+    evidence: list[np.ndarray | None]  # `evidence_errors`
 
 
 def calibrate(
@@ -56,15 +67,19 @@ def calibrate(
     check_cases(calibration, test, chosen, level)
     levels = sorted({x for x in LEVELS if sampling.samples >= samples_needed(x)} | {level})
     heart = fit_heart_regressor(train, pipeline.window)
-    parts, counts, chi2 = [], {}, {}
-    for part, cases in (("calibration", calibration), ("test", test)):
-        found, counts[part], chi2[part] = scores_of(pipeline, cases, chosen[part], sampling, levels, share, heart)
-        parts.append(found.assign(part=part))
-    shift = fit_input_shift(train, calibration, chosen["calibration"], chi2["calibration"])
+    found = {
+        part: scores_of(pipeline, cases, chosen[part], sampling, levels, share, heart)
+        for part, cases in (("calibration", calibration), ("test", test))
+    }
+    shift = fit_input_shift(train, calibration, chosen["calibration"], found["calibration"].chi2)
     if shift is None:
         log.warning("%d training X-rays: too few for the test whether an X-ray is like the calibration's", len(train))
-    held = _withheld(shift, [test.case(i)["xray"] for i in chosen["test"]], chi2["test"])
-    scores = pd.concat(parts, ignore_index=True)
+    held = _withheld(shift, [test.case(i)["xray"] for i in chosen["test"]], found["test"].chi2)
+    scores = pd.concat([one.table.assign(part=part) for part, one in found.items()], ignore_index=True)
+    patients = test.rows["patient"].iloc[chosen["test"]].astype(str).to_numpy()
+    evidence = fit_evidence(found["calibration"].evidence, found["test"].evidence, patients, sampling.seed)
+    if evidence is None:
+        log.warning("no curve of evidence: it needs 4 samples and a model with the spread of training volumes")
     margins = {x: margins_of(scores[scores.part == "calibration"], x) for x in levels}
     measured = {x: _coverage(scores[scores.part == "test"], x, margins[x]) for x in levels}
     intervals = PredictionIntervals(
@@ -85,8 +100,9 @@ def calibrate(
             "test_cases": len(chosen["test"]),
             "poses_known": not any(calibration.case(i)["pose"].isnan().any() for i in chosen["calibration"]),
             "seed": sampling.seed,
-            "regions": region_accuracy(counts["calibration"]),
+            "regions": region_accuracy(found["calibration"].regions),
             "withheld": held,
+            "evidence": evidence,
         },
         heart=heart and asdict(heart),
         shift=shift and asdict(shift),
@@ -130,14 +146,12 @@ def scores_of(
     levels: Sequence[float],
     share: float,
     heart: HeartVolumeRegressor | None,
-) -> tuple[pd.DataFrame, list[dict], list[float | None]]:
-    """`id, patient` and the rows of `case_scores` for each case, `region_counts` and chi² of the cases.
-
-    chi² is that of `evaluation.generation.sample.compared_volumes`.
-    """
+) -> CaseResults:
+    """The samples of the chosen cases beside their truths, batch by batch."""
     inputs = ModelInputs.of_cases((cases.case(i) for i in chosen), pipeline)
     ids, patients = (cases.rows[name].iloc[chosen].astype(str).tolist() for name in ("id", "patient"))
-    rows, counts, chi2 = [], [], []
+    rows, counts, chi2, errors = [], [], [], []
+    antithetic = bool(pipeline.describe().get("antithetic"))
     for part, volumes, compared in compared_volumes(pipeline, inputs, ids, sampling):
         chi2 += compared
         predictive = with_residual(pipeline, volumes, [ids[i] for i in part], sampling.seed)
@@ -147,7 +161,9 @@ def scores_of(
             found = case_scores(samples, case, spacing, pipeline.window, levels, share, heart, drawn)
             rows += [{"id": ids[index], "patient": patients[index]} | row for row in found]
             counts.append(region_counts(samples.mean(dim=0), case, spacing, pipeline.window))
-    return pd.DataFrame(rows), counts, chi2
+            measured = pipeline.training_spread, samples, drawn, case, pipeline.window, antithetic
+            errors.append(evidence_errors(*measured))
+    return CaseResults(pd.DataFrame(rows), counts, chi2, errors)
 
 
 def margins_of(scores: pd.DataFrame, level: float) -> dict[str, dict]:

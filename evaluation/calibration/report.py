@@ -71,7 +71,7 @@ def markdown(intervals: PredictionIntervals) -> str:
         rows.append([what, low, high, width, measured])
     words = intervals.words(intervals.has_organs(nominal=False))
     table = [heading, "", *markdown_table(head, rows), ""]
-    return "\n".join([*table, *_names(accuracy), *_withheld(intervals), words, ""])
+    return "\n".join([*table, *_names(accuracy), *_withheld(intervals), *_evidence(intervals), words, ""])
 
 
 def _withheld(intervals: PredictionIntervals) -> list[str]:
@@ -104,6 +104,31 @@ def _names(accuracy: dict[str, dict] | None) -> list[str]:
     ]
     head = ["region of the generated mean", "precision", "recall", "calibration cases", "called here"]
     return [rule, "", *markdown_table(head, rows), ""]
+
+
+def _evidence(intervals: PredictionIntervals) -> list[str]:
+    """Reliability of evidence maps of the test cases, as the samples give them and through the curve."""
+    evidence = intervals.population.get("evidence")
+    if not evidence:
+        return []
+    rows, found = [], evidence["reliability"]
+    for both in zip(found["samples"]["bins"], found["calibrated"]["bins"], strict=True):
+        cells = []
+        for row in both:
+            error = row["error"] and {key: None if v is None else 100.0 * v for key, v in row["error"].items()}
+            values = ["–", "–"] if error is None else [f"{100 * row['expected']:.0f}", estimate_text(error, 0)]
+            cells += [f"{100 * row['voxels']:.1f}", *values]
+        rows.append([f"{100 * both[0]['from']:.0f} to {100 * both[0]['to']:.0f}", *cells])
+    columns = ("voxels, %", "expected error, %", "error, %")
+    head = ["evidence, %", *columns, *(f"{column}, calibrated" for column in columns)]
+    gaps = " and ".join(f"{100 * found[name]['gap']:.0f}" for name in ("samples", "calibrated"))
+    return [
+        f"Evidence maps of the test cases, without and with the curve of {evidence['curve']['cases']} calibration "
+        f"cases: mean difference of {gaps} points. Errors in percent of the variance of training volumes.",
+        "",
+        *markdown_table(head, rows),
+        "",
+    ]
 
 
 def write_calibration(intervals: PredictionIntervals, scores: pd.DataFrame, output: Path, path: Path) -> Path:

@@ -15,16 +15,18 @@ from common.files import atomic_path, clear
 from dataset.imaging.hu_window import Window
 from dataset.io.nifti import nifti_image, write_nifti
 from ddpm.diffusion.sample_spread import sample_spread
-from ddpm.diffusion.training_spread import FEWEST_SAMPLES, TrainingSpread
+from ddpm.diffusion.training_spread import FEWEST_SAMPLES
 from evaluation.generation.dicom_series import write_series
 from evaluation.generation.metadata import NOMINAL
 from evaluation.generation.xray_inputs import GeneratorInput
+from evaluation.intervals.evidence import EvidenceMaps
 from evaluation.intervals.prediction_intervals import PredictionIntervals
 from evaluation.visualization import sheets
 from evaluation.visualization import slices as pictures
 
 SPREAD = f"{pictures.SYNTHETIC}; spread (1 SD), HU"
 EVIDENCE = f"{pictures.SYNTHETIC}; evidence, percent: 0 invented, -1 undefined"
+CALIBRATED_EVIDENCE = f"{pictures.SYNTHETIC}; calibrated evidence, %: 0 invented, -1 undefined"
 UNDEFINED = -1  # percent of evidence in files where training volumes do not differ
 NAMES = ("_synthetic_*", "_sample_*_synthetic_ct.nii.gz", "_settings.json")  # after the stem of the X-ray
 
@@ -45,7 +47,7 @@ class SyntheticCT:
         stem: first part of the file names.
         intervals: calibrated for this checkpoint; None without calibration.
         numpy: whether `volumes`, `mean`, `spread` and `evidence` are NumPy arrays.
-        training_spread: of the model, for the evidence map; None if not measured.
+        evidence_maps: of the model, for the evidence map; None without a spread of training volumes.
     """
 
     samples: Float[Tensor, "n d h w"]
@@ -57,7 +59,7 @@ class SyntheticCT:
     stem: str = "xray"
     intervals: PredictionIntervals | None = field(default=None, repr=False)
     numpy: bool = False
-    training_spread: TrainingSpread | None = field(default=None, repr=False)
+    evidence_maps: EvidenceMaps | None = field(default=None, repr=False)
 
     @property
     def volumes(self) -> Float[Tensor, "n d h w"]:
@@ -79,11 +81,11 @@ class SyntheticCT:
         """The share of the variance of training volumes that the X-ray explains (`ddpm.diffusion.training_spread`).
 
         0 to 1, NaN where training volumes do not differ; None for fewer than 4 samples, or a model without their
-        spread.
+        spread. Calibrated where a calibration applies (`settings["evidence"]`).
         """
-        if self.training_spread is None or len(self.predictive) < FEWEST_SAMPLES:
+        if self.evidence_maps is None or len(self.predictive) < FEWEST_SAMPLES:
             return None
-        return self._array(self.training_spread.evidence(self.predictive, self.antithetic))
+        return self._array(self.evidence_maps(self.predictive, self.antithetic))
 
     @property
     def antithetic(self) -> bool:
@@ -126,7 +128,8 @@ class SyntheticCT:
         if self.evidence is None:
             return []
         percent = torch.nan_to_num(100.0 * torch.as_tensor(self.evidence), nan=UNDEFINED)
-        write_nifti(path, percent, self.spacing, self.given.centre, EVIDENCE)  # integers
+        mark = EVIDENCE if self.evidence_maps.curve is None else CALIBRATED_EVIDENCE
+        write_nifti(path, percent, self.spacing, self.given.centre, mark)  # integers
         return [path]
 
     def save(

@@ -17,7 +17,7 @@ from evaluation.generation.synthetic_ct import SyntheticCT, files_of
 from evaluation.generation.view_pairs import pair_views
 from evaluation.generation.xray_inputs import GeneratorInput, XrayFiles, announce, read_inputs
 from evaluation.generation.xray_warnings import reproject
-from evaluation.intervals.evidence import describe_evidence, training_spread_of
+from evaluation.intervals.evidence import describe_evidence, evidence_maps
 from evaluation.intervals.prediction_intervals import PredictionIntervals, error_bars
 
 log = logging.getLogger(__name__)
@@ -77,7 +77,7 @@ def synthesize(
     shared, described = describe_run(pipeline, checkpoint, sampling), pipeline.describe()
     stems = _stems([given.files[0].name if given.files else "xray" for given in inputs])
     digest, ids = (shared["checkpoint"] or {}).get("sha256"), [NOISE_ID] * len(inputs)
-    stacked, measured = ModelInputs.of_inputs(inputs), training_spread_of(pipeline, intervals, digest)
+    stacked, maps = ModelInputs.of_inputs(inputs), evidence_maps(pipeline, intervals, digest, sampling.samples)
     for part, volumes, chi2 in compared_volumes(draw or pipeline, stacked, ids, sampling, progress_bar):
         predictive = volumes  # of one sample no file shows the residual
         if sampling.samples > 1:
@@ -92,9 +92,9 @@ def synthesize(
             )
             settings["spread_hu"] = spread_parts(samples, spread, described.get("antithetic", False))
             settings["evidence"] = describe_evidence(
-                measured, sampling.samples, str(checkpoint or "<path>"), digest, intervals, given.xray, compared
+                maps, sampling.samples, str(checkpoint or "<path>"), digest, intervals, given.xray, compared
             )
-            options = {"stem": stems[index], "intervals": intervals, "training_spread": measured}
+            options = {"stem": stems[index], "intervals": intervals, "evidence_maps": maps}
             yield SyntheticCT(samples, spread, given, spacing, pipeline.window, settings, **options)
 
 

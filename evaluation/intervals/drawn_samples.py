@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ddpm.diffusion.training_spread import FEWEST_SAMPLES
 from ddpm.latent.decoder_residual import with_residual
-from evaluation.intervals.evidence import kinds
+from evaluation.intervals.evidence import EvidenceMaps, kinds
 from evaluation.metrics.regions import body_mask
 from evaluation.statistics.evidence_reliability import evidence_reliability, reliability_sums
 from evaluation.statistics.rank_histogram import independent, rank_histogram, rank_shares
@@ -25,6 +25,7 @@ class DrawnSamples:
         ids: of the cases.
         seed: of the noise.
         antithetic: as in `ddpm.diffusion.sample_spread`.
+        maps: of evidence; None without.
     """
 
     pipeline: object
@@ -32,6 +33,7 @@ class DrawnSamples:
     ids: Sequence[str]
     seed: int
     antithetic: bool
+    maps: EvidenceMaps | None = None
 
     def predictive(self, index: int) -> Float[Tensor, "s d h w"]:
         """Samples of a case with the decoder's residual, if the sampler includes it."""
@@ -40,13 +42,13 @@ class DrawnSamples:
     @property
     def have_evidence(self) -> bool:
         """Whether there are samples enough for evidence maps, and the spread of training volumes."""
-        return self.pipeline.training_spread is not None and self.volumes.shape[1] >= FEWEST_SAMPLES
+        return self.maps is not None and self.volumes.shape[1] >= FEWEST_SAMPLES
 
     def evidence(self, index: int) -> Float[Tensor, "d h w"] | None:
         """The evidence map of a case; None without."""
         if not self.have_evidence:
             return None
-        return self.pipeline.training_spread.evidence(self.predictive(index), self.antithetic)
+        return self.maps(self.predictive(index), self.antithetic)
 
 
 def check_samples(drawn: DrawnSamples, cases: Iterable[dict], patients: np.ndarray) -> dict[str, dict | None]:
@@ -54,18 +56,19 @@ def check_samples(drawn: DrawnSamples, cases: Iterable[dict], patients: np.ndarr
     evidence maps.
     """
     ranked, window = drawn.volumes.shape[1] >= (3 if drawn.antithetic else 2), drawn.pipeline.window
-    shares, sums, spread = [], [], drawn.pipeline.training_spread if drawn.have_evidence else None
-    for index, case in enumerate(cases) if ranked or spread else ():
+    shares, sums, maps = [], [], drawn.maps if drawn.have_evidence else None
+    for index, case in enumerate(cases) if ranked or maps else ():
         hu, predictive = case["ct"].float(), drawn.predictive(index)
         truth, scanned = hu.clamp(window.low, window.high), case.get("scanned")
         if ranked:
             body = body_mask(hu) if scanned is None else body_mask(hu) & scanned
             shares.append(rank_shares(independent(predictive, drawn.antithetic), truth, body))
-        if spread:
-            found = spread.evidence(predictive, drawn.antithetic), spread.variance(truth.shape).to(truth.device)
+        if maps:
+            found = maps(predictive, drawn.antithetic), maps.spread.variance(truth.shape).to(truth.device)
             sums.append(reliability_sums(*found, drawn.volumes[index], truth, drawn.antithetic, scanned))
     reliability = evidence_reliability(np.stack(sums), patients, seed=drawn.seed) if sums else None
+    on = maps and {"training_cases": kinds(maps.spread), "calibrated_on": maps.curve and maps.curve.cases}
     return {
         "rank_histogram": rank_histogram(np.stack(shares), patients, seed=drawn.seed) if shares else None,
-        "evidence_reliability": reliability and {"training_cases": kinds(spread), **reliability},
+        "evidence_reliability": reliability and on | reliability,
     }

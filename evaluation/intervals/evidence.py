@@ -1,16 +1,52 @@
-"""What an evidence map (`ddpm.diffusion.training_spread`) rests on, for the settings of a generated volume."""
+"""Evidence maps (`ddpm.diffusion.training_spread`), calibrated where a calibration applies, and what they rest on."""
+
+from dataclasses import dataclass
 
 from jaxtyping import Float
 from torch import Tensor
 
 from common.errors import commands_as_installed
 from ddpm.diffusion.training_spread import FEWEST_SAMPLES, TrainingSpread
-from evaluation.intervals.prediction_intervals import PredictionIntervals
+from evaluation.intervals.prediction_intervals import PredictionIntervals, drawn_with
+from evaluation.statistics.evidence_curve import EvidenceCurve
 
 WHAT = (
     "percent of the variance of training volumes that the X-ray explains: 0 invented, 100 determined, -1 where "
     "training volumes do not differ"
 )
+
+
+@dataclass(frozen=True)
+class EvidenceMaps:
+    """Makes the maps of a generator.
+
+    Attributes:
+        spread: of the training volumes.
+        curve: of a calibration for this checkpoint, sampler and number of samples; None without.
+        uncalibrated: why there is no curve.
+    """
+
+    spread: TrainingSpread
+    curve: EvidenceCurve | None = None
+    uncalibrated: str = "no calibration"
+
+    def __call__(self, samples: Float[Tensor, "s d h w"], antithetic: bool) -> Float[Tensor, "d h w"]:
+        """The map of the samples of an X-ray (`TrainingSpread.evidence`), through the curve."""
+        found = self.spread.evidence(samples, antithetic)
+        return found if self.curve is None else self.curve(found)
+
+
+def evidence_maps(
+    pipeline, intervals: PredictionIntervals | None, digest: str | None, samples: int
+) -> EvidenceMaps | None:
+    """Those of a pipeline with the checkpoint hash `digest`, for so many samples; None without training spread."""
+    spread = training_spread_of(pipeline, intervals, digest)
+    if spread is None or intervals is None:
+        return spread and EvidenceMaps(spread)
+    reason = intervals.mismatch(digest or "", drawn_with(pipeline.describe(), samples))
+    if reason is None and intervals.evidence_curve is None:
+        reason = "the calibration has no curve of evidence"
+    return EvidenceMaps(spread, intervals.evidence_curve) if reason is None else EvidenceMaps(spread, None, reason)
 
 
 def training_spread_of(pipeline, intervals: PredictionIntervals | None, digest: str | None) -> TrainingSpread | None:
@@ -21,7 +57,7 @@ def training_spread_of(pipeline, intervals: PredictionIntervals | None, digest: 
 
 
 def describe_evidence(
-    spread: TrainingSpread | None,
+    maps: EvidenceMaps | None,
     samples: int,
     checkpoint: str,
     digest: str | None = None,
@@ -31,23 +67,27 @@ def describe_evidence(
 ) -> dict:
     """`{"name": "map" | "none", …}` as JSON: number and kind of the training cases, or the reason why there is no map.
 
-    `like_calibration` says whether the X-ray, as the model takes it, is like those of the calibration; None: not
-    checked. `checkpoint` names the model in the remedy, `chi2` is that of the first prediction for the X-ray.
+    `calibrated_on` is the number of calibration cases, None for a map as the samples give it. `like_calibration` says
+    whether the X-ray, as the model takes it, is like those of the calibration; None: not checked. `checkpoint` names
+    the model in the remedy, `chi2` is that of the first prediction for the X-ray.
     """
-    if spread is None:
+    if maps is None:
         remedy = commands_as_installed(f"python train/fit_parts.py checkpoint={checkpoint}")
         return {"name": "none", "reason": f"the spread of training volumes was not measured; {remedy} adds it"}
     if samples < FEWEST_SAMPLES:
         return {"name": "none", "reason": f"{samples} of the {FEWEST_SAMPLES} samples that a map needs"}
     like, words = _like_calibration(digest, intervals, xray, chi2)
+    spread, curve = maps.spread, maps.curve
     count = sum(spread.cases.values())
+    calibrated = f"not calibrated ({maps.uncalibrated})" if curve is None else f"calibrated on {curve.cases} cases"
     return {
         "name": "map",
         "what": WHAT,
         "training_cases": count,
         "kinds": spread.cases,
+        "calibrated_on": curve and curve.cases,
         "like_calibration": like,
-        "words": f"compared with {count} training volumes ({kinds(spread)}); {words}",
+        "words": f"compared with {count} training volumes ({kinds(spread)}), {calibrated}; {words}",
     }
 
 

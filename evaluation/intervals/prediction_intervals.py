@@ -21,6 +21,7 @@ from evaluation.intervals.input_shift import LEVEL as SHIFT_LEVEL
 from evaluation.intervals.input_shift import InputShift
 from evaluation.intervals.organ_volumes import HeartVolumeRegressor
 from evaluation.intervals.quantities import ORGANS, TISSUES, UNITS, organ_samples, tissue_masks, title
+from evaluation.statistics.evidence_curve import EvidenceCurve
 from evaluation.statistics.split_conformal import order_interval, rank_of, samples_needed
 
 FORMAT = 1
@@ -57,8 +58,9 @@ class PredictionIntervals:
         reliability: rows of quantity, level and coverage before and after the margins.
         population: data set, version and number of the calibration cases, whether their poses were known, and
             `regions`, precision and recall of tissues against labels (empty without labels); `withheld`, the share of
-            test X-rays that get no interval by the test of input shift, with its binomial interval; the last two are
-            absent in older files.
+            test X-rays that get no interval by the test of input shift, with its binomial interval;
+            `evidence`, the attributes of the `EvidenceCurve` and the reliability of maps of test cases without and
+            with it, or None without a spread of training volumes; the last three are absent in older files.
         heart: attributes of the `HeartVolumeRegressor`, or None.
         shift: attributes of the `InputShift`, which decides whether an X-ray gets intervals; None in older files.
     """
@@ -113,6 +115,12 @@ class PredictionIntervals:
         """That of a file of earlier versions, when it was a part of calibrations; ValueError for a damaged one."""
         found = self.population.get("training_spread")
         return TrainingSpread.from_numbers(**found) if found else None
+
+    @property
+    def evidence_curve(self) -> EvidenceCurve | None:
+        """The curve that calibrates evidence maps; ValueError for a damaged one."""
+        found = self.population.get("evidence")
+        return EvidenceCurve(**found["curve"]) if found else None
 
     def of_voxels(
         self, samples: Float[Tensor, "s d h w"], spacing: tuple[float, float, float], window: Window
@@ -178,7 +186,7 @@ def read_intervals(path: str | Path) -> PredictionIntervals:
         rank_of(int(intervals.drawn["samples"]), float(intervals.level))
         if intervals.shift is not None:
             InputShift(**intervals.shift)
-        _ = intervals.training_spread  # raises if damaged
+        _ = intervals.training_spread, intervals.evidence_curve  # raise if damaged
         ends = [float(margin[end]) for margin in intervals.margins.values() for end in ("low", "high")]
         if "sha256" not in intervals.checkpoint or not set(intervals.margins) <= set(UNITS) or np.isnan(ends).any():
             raise ValueError("margins or checkpoint")
@@ -194,6 +202,11 @@ def find_intervals(path: str | Path | None, checkpoint: str | Path | None) -> Pr
     if path is None and not calibration_path(checkpoint).is_file():
         return None
     return read_intervals(path or calibration_path(checkpoint))
+
+
+def drawn_with(described: dict, samples: int) -> dict:
+    """What `PredictionIntervals.mismatch` compares, from `XrayToCTPipeline.describe()` and samples per X-ray."""
+    return {key: described.get(key) for key in (*SAMPLED_WITH, "ensemble")} | {"samples": samples}
 
 
 def error_bars(
@@ -220,8 +233,7 @@ def error_bars(
         needed = samples_needed(intervals.level)
         reason = f"{samples} samples; an interval of {100 * intervals.level:g} % needs at least {needed}"
     else:
-        drawn = {key: described.get(key) for key in (*SAMPLED_WITH, "ensemble")} | {"samples": samples}
-        reason = intervals.mismatch(digest or "", drawn)
+        reason = intervals.mismatch(digest or "", drawn_with(described, samples))
         if reason is None and xray is not None:
             p, reason = intervals.unlike_calibration(xray, chi2)
     if reason is not None:

@@ -72,7 +72,10 @@ def evidence_part(reliability: dict | None) -> dict | None:
         }
         for row in reliability["bins"]
     ]
-    return {"rows": rows, "gap": f"{100.0 * reliability['gap']:.0f}", "training": reliability["training_cases"]}
+    cases = reliability.get("calibrated_on")
+    calibrated = f"calibrated on {cases} other cases" if cases else "as the samples give them, not calibrated"
+    training, gap = reliability["training_cases"], f"{100.0 * reliability['gap']:.0f}"
+    return {"rows": rows, "gap": gap, "training": training, "calibrated": calibrated}
 
 
 def case_table(scores: pd.DataFrame, method: str) -> dict:

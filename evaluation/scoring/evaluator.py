@@ -23,6 +23,8 @@ from evaluation.generation.sample import Sampling, sample_volumes
 from evaluation.generation.xray_inputs import GeneratorInput
 from evaluation.generation.xray_warnings import MAX_DISTANCE, training_distance
 from evaluation.intervals.drawn_samples import DrawnSamples, check_samples
+from evaluation.intervals.evidence import evidence_maps
+from evaluation.intervals.prediction_intervals import PredictionIntervals
 from evaluation.metrics import crps, spread_over_error
 from evaluation.metrics.lpips import load_lpips
 from evaluation.metrics.organs.totalsegmentator import read_organs
@@ -119,6 +121,7 @@ class Evaluator:
         sampling: the estimate of the model is the mean of its samples; the seed is also that of the bootstrap.
         checkpoint: file behind `pipeline`, for the protocol.
         extractor: one of `evaluation.distribution.feature_extractors`, for distances of distributions; None = none.
+        intervals: a calibration, for its curve of evidence; None = maps as the samples give them.
     """
 
     def __init__(
@@ -129,9 +132,12 @@ class Evaluator:
         settings: EvaluationSettings,
         checkpoint: Path | None = None,
         extractor=None,
+        intervals: PredictionIntervals | None = None,
     ):
         self.datamodule, self.pipeline = datamodule, pipeline
         self.sampling, self.settings, self.checkpoint, self.extractor = sampling, settings, checkpoint, extractor
+        self.digest = checkpoint and sha256(checkpoint)
+        self.maps = evidence_maps(pipeline, intervals, self.digest, sampling.samples)
         self.data, self.window = datamodule.protocol(), pipeline.window
         self.size = tuple(self.data["volume_size"])
         check_protocol(self.data, pipeline.protocol)
@@ -146,7 +152,8 @@ class Evaluator:
         with TemporaryDirectory(dir=output, prefix=".volumes_") as scratch:  # volumes may not fit into memory
             generated, samples = self._generate(inputs, Path(scratch))
             baselines, predicted = self._predict_baselines(inputs, Path(scratch))
-            drawn = DrawnSamples(self.pipeline, samples, inputs.ids, self.sampling.seed, self.tools[crps.ANTITHETIC])
+            noise = self.sampling.seed, self.tools[crps.ANTITHETIC]
+            drawn = DrawnSamples(self.pipeline, samples, inputs.ids, *noise, self.maps)
             tables, distances = self._score(inputs, generated | predicted, drawn)
             checks = check_samples(drawn, inputs.cases, inputs.patients)
             pictured = generated["model"], tables["none"], self.window, self.settings.nifti
@@ -272,7 +279,7 @@ class Evaluator:
         described["definitions"] |= DEFINITIONS
         sampled = {"model": samples, "shuffled_xray": samples, "model_sample": 1}
         described |= {
-            "checkpoint": self.checkpoint and {"file": str(self.checkpoint), "sha256": sha256(self.checkpoint)},
+            "checkpoint": self.checkpoint and {"file": str(self.checkpoint), "sha256": self.digest},
             **self.pipeline.describe(),
             "seed": seed,
             "seen_patients": inputs.seen,

@@ -18,6 +18,7 @@ def reliability_sums(
     truth: Float[Tensor, "d h w"],
     antithetic: bool,
     mask: Bool[Tensor, "d h w"] | None = None,
+    bins: int = BINS,
 ) -> Float[np.ndarray, "4 b"]:
     """Sums over the voxels of each bin: their number, error, variance of the population, its undetermined part.
 
@@ -31,14 +32,15 @@ def reliability_sums(
         truth: HU, clipped as the samples are.
         antithetic: as in `ddpm.diffusion.sample_spread`.
         mask: voxels that count; None for all.
+        bins: of evidence, equally wide.
     """
     known = ~(evidence.isnan() | population.isnan())
     known = known if mask is None else known & mask
     error = (truth - samples.mean(dim=0)).square() - variance_of_mean(samples, antithetic)
     share, variance = evidence[known].double(), population[known].double()
-    place = (share * BINS).long().clamp(0, BINS - 1)
+    place = (share * bins).long().clamp(0, bins - 1)
     columns = torch.ones_like(share), error[known].double(), variance, variance * (1.0 - share)
-    return np.stack([torch.bincount(place, weights=column, minlength=BINS).cpu().numpy() for column in columns])
+    return np.stack([torch.bincount(place, weights=column, minlength=bins).cpu().numpy() for column in columns])
 
 
 def evidence_reliability(

@@ -89,11 +89,20 @@ def protocol(size=(24, 24, 24), window=(-1000.0, 1000.0)) -> dict:
 
 
 def evaluate(
-    data, pipeline, output, samples=4, batch_size=16, checkpoint=None, extractor=None, report=False, **settings
+    data,
+    pipeline,
+    output,
+    samples=4,
+    batch_size=16,
+    checkpoint=None,
+    extractor=None,
+    report=False,
+    intervals=None,
+    **settings,
 ) -> dict:
     """Runs an `Evaluator` with the defaults of the command; `report` also writes its page, whose plots take longer."""
     sampling, settings = Sampling(samples, batch_size=batch_size), EvaluationSettings(**settings)
-    evaluator = Evaluator(data, pipeline, sampling, settings, checkpoint, extractor)
+    evaluator = Evaluator(data, pipeline, sampling, settings, checkpoint, extractor, intervals)
     result = evaluator.run(evaluator.read_inputs(), output)
     if report:
         write_report(output, {})

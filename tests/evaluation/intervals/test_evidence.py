@@ -13,7 +13,7 @@ from PIL import Image
 from ddpm.diffusion.training_spread import TrainingSpread
 from evaluation.generation.sample import Sampling
 from evaluation.generation.write_volumes import generate
-from evaluation.intervals.evidence import describe_evidence
+from evaluation.intervals.evidence import EvidenceMaps, describe_evidence
 
 KINDS = {"morphs": 54, "patients": 6}
 
@@ -54,7 +54,9 @@ def test_the_settings_say_whether_the_xray_is_like_the_calibration(world):
     def described(p, digest="0"):
         unlike = "unlike" if p is not None and p < 0.05 else None
         intervals = SimpleNamespace(checkpoint={"sha256": "0"}, unlike_calibration=lambda xray, chi2: (p, unlike))
-        return describe_evidence(pipeline.training_spread, 4, "a.ckpt", digest, intervals, torch.zeros(1, 8, 8))
+        return describe_evidence(
+            EvidenceMaps(pipeline.training_spread), 4, "a.ckpt", digest, intervals, torch.zeros(1, 8, 8)
+        )
 
     like, unlike, untested, other = described(0.4), described(0.01), described(None), described(0.4, "1")
     assert like["like_calibration"] is True and "is like the calibration's (p 0.4)" in like["words"]
