@@ -87,7 +87,8 @@ def read_inputs(
         align: `lungs` maps the lung box of a frontal X-ray onto that of the training volumes; `none` does not. None
             follows the training; after training on DRRs alone and without pose regressor, it aligns a frontal X-ray
             whose lungs are found and whose distance from the training X-rays exceeds theirs. Laterals stay unaligned.
-        view: PA or AP, of all frontal X-rays; None takes the view from each file, PA if it has none.
+        view: PA or AP, of all frontal X-rays; None takes the view from each file, PA if it has none. After training
+            on DRRs of one view alone every X-ray has the pose of that view (`pose_view` in the notes).
         allow_any_picture: whether pictures that are no frontal chest X-rays are accepted, colour pictures as grey.
         lung_guide: file of the guide of X-rays that are aligned by their lungs; `shipped` takes the included one.
     """
@@ -122,8 +123,9 @@ def read_inputs(
             raise UserError(f"{files[0]}: {reason}")
         frontal, notes = view or of_file or "PA", {"align": "none"}
         source = "given" if view else "from the file" if of_file else "assumed"
+        posed = _trained_view(frontal, protocol)
         if align == "lungs":
-            found = lung_map(original, box, pipeline.extent, frontal)
+            found = lung_map(original, box, pipeline.extent, posed)
             if _is_like_training(images, prior):
                 notes["reason"] = "similar to the training X-rays"
             elif found is not None:
@@ -133,9 +135,10 @@ def read_inputs(
             else:
                 notes["reason"] = NO_LUNGS
         notes = {"view": frontal, "view_source": source, "alignment": notes}
+        notes |= {"pose_view": posed} if posed != frontal else {}
         if len(images) > 1:
             notes["views"] = list(VIEW_ORDER[: len(files)])
-        pose = unknown_pose(len(images), [frontal, *VIEW_ORDER[1:]][: len(files)])
+        pose = unknown_pose(len(images), [posed, *VIEW_ORDER[1:]][: len(files)])
         given = GeneratorInput(images, pose, pipeline.extent, notes=notes, files=files, original=original)
         if "found" in notes["alignment"] and guide is not None:
             given = replace(given, guide=lung_aim(guide, given, found), notes={**notes, "lung_guide": True})
@@ -206,6 +209,13 @@ def _read_views(files: tuple[Path, ...], size: tuple[int, int], colour: bool) ->
         if header.view not in ("", VIEW_ORDER[1]):
             raise UserError(f"{path}: the view in the file is {header.view}; the second view has to be a lateral")
     return torch.stack(images), headers
+
+
+def _trained_view(view: str, protocol: dict) -> str:
+    """The frontal view of training if all its X-rays were DRRs of that one view, else `view`."""
+    trained = protocol.get("drr", {}).get("view")
+    mixed = "film" in protocol.get("xray_sources", {}) or "ap_share" in protocol
+    return view if trained not in FRONTAL_VIEWS or mixed else trained
 
 
 def _is_like_training(images: Float[Tensor, "v h w"], prior: LinearPrior | ViewPriors | None) -> bool:

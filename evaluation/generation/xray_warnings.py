@@ -28,6 +28,11 @@ def input_warnings(given, pipeline, notes: Sequence[str] = (), not_frontal: str 
     if turns := [note for note in notes if note in TURNS]:
         found.append(f"the file is not in the orientation of the display: {', '.join(turns)}")
     found += [not_frontal] if not_frontal else []
+    if posed := given.notes.get("pose_view"):
+        view = given.notes["view"]
+        found.append(
+            f"a view {view}, which the training did not show: taken as {posed}; sizes of the heart may be wrong"
+        )
     alignment = given.notes.get("alignment", {})
     if alignment.get("reason") == NO_LUNGS:
         found.append(f"{NO_LUNGS}: the X-ray is not aligned; check it")

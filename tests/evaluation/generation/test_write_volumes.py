@@ -205,11 +205,11 @@ def test_an_xray_is_aligned_by_its_lungs_and_the_settings_record_the_map(tmp_pat
 
 
 def test_a_given_view_overrides_the_view_in_the_file(tmp_path):
-    seen = {}
+    seen, both = {}, protocol() | {"xray_sources": {"drr": 1, "film": 1}}
     for name, own in (("ap", "AP"), ("pa", "PA"), ("none", "")):
         path = save_radiograph(tmp_path / f"{name}.dcm", view=own)
         for given in (None, "PA", "AP"):
-            (found,) = read_inputs([path], FakePipeline(None, protocol()), view=given)
+            (found,) = read_inputs([path], FakePipeline(None, both), view=given)
             notes = found.notes["view"], found.notes["view_source"]
             seen[name, given] = (float(found.pose[0, 2]), *notes)
     pa, ap = VIEW_AZIMUTH["PA"], VIEW_AZIMUTH["AP"]
@@ -218,6 +218,17 @@ def test_a_given_view_overrides_the_view_in_the_file(tmp_path):
     assert seen["none", None] == (pa, "PA", "assumed")
     for name in ("ap", "pa", "none"):
         assert seen[name, "PA"] == (pa, "PA", "given") and seen[name, "AP"] == (ap, "AP", "given")
+
+
+def test_a_view_that_training_did_not_show_has_the_pose_of_the_other(tmp_path):
+    """After training on DRRs of one view alone the model knows no features along the rays of another."""
+    path = save_radiograph(tmp_path / "film.dcm", view="AP")
+    for trained, share, expected in (("PA", {}, "PA"), ("AP", {}, "AP"), ("PA", {"ap_share": 0.3}, "AP")):
+        data = protocol() | {"drr": {"view": trained}, "xray_sources": {"drr": 2}} | share
+        (found,) = read_inputs([path], FakePipeline(None, data))
+        assert float(found.pose[0, 2]) == VIEW_AZIMUTH[expected] and found.notes["view"] == "AP"
+        assert (found.notes.get("pose_view") == "PA") == (expected == "PA")
+        assert any("taken as PA" in line for line in found.warnings) == (expected == "PA")
 
 
 def test_an_xray_without_lungs_raises_on_request_and_warns_otherwise(chest, tmp_path):
