@@ -6,13 +6,13 @@ of the time that a generation takes to start. A program that uses other pipeline
 public API (`xray2ct`) imports diffusers as it is.
 """
 
+import gc
 import importlib
 import importlib.metadata
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from types import ModuleType
-
-import torch
 
 UNNEEDED = ("peft", "transformers", "torch._dynamo")  # diffusers takes a package that cannot be imported for absent
 LATER = ("scipy.stats", "scipy.integrate", "requests")  # imported when one of their names is used
@@ -20,8 +20,28 @@ MODULES = ("pipelines.pipeline_utils", "hooks", "schedulers.scheduling_flow_matc
            "schedulers.scheduling_dpmsolver_multistep", "schedulers.scheduling_ddpm")  # fmt: skip
 
 
+@contextmanager
+def start_of_process() -> Iterator[None]:
+    """Imports within the block run without garbage collection, whose walks through all that is loaded take time.
+
+    What they load is exempt from later collections as well, also from those that end the process. Nothing changes
+    where torch is loaded before: the process has started already.
+    """
+    if "torch" in sys.modules or not gc.isenabled():
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
 def import_diffusers() -> None:
     """Imports the base classes of pipelines and models; nothing if they are loaded. Afterwards all can be imported."""
+    import torch  # here, since `start_of_process` begins before it
+
     if f"diffusers.{MODULES[0]}" in sys.modules:
         return
     stand_ins = dict.fromkeys(UNNEEDED)  # None: an import raises ModuleNotFoundError

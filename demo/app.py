@@ -37,15 +37,16 @@ def open_service(cfg, folder: Path):
     from hydra.core.hydra_config import HydraConfig
     from omegaconf import OmegaConf
 
-    from ddpm.light_diffusers import import_diffusers
+    from ddpm.light_diffusers import import_diffusers, start_of_process
 
-    import_diffusers()
+    with start_of_process():
+        import_diffusers()
 
-    from ddpm.checkpoint.load import load_pipeline
-    from demo.server.launch import sampler_choices
-    from demo.service.messages import Limits
-    from demo.service.service import Service
-    from evaluation.generation.open_pipeline import SHIPPED, find_checkpoint, resolve_device
+        from ddpm.checkpoint.load import load_pipeline
+        from demo.server.launch import sampler_choices
+        from demo.service.messages import Limits
+        from demo.service.service import Service
+        from evaluation.generation.open_pipeline import SHIPPED, find_checkpoint, resolve_device
 
     device = resolve_device(cfg.device)
     checkpoint = find_checkpoint(cfg.checkpoint, shipped=SHIPPED)

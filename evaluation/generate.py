@@ -13,15 +13,16 @@ from common.cli import command  # noqa: E402
 
 @command("generate")
 def main(cfg) -> None:
-    from ddpm.light_diffusers import import_diffusers
+    from ddpm.light_diffusers import import_diffusers, start_of_process
 
-    import_diffusers()
+    with start_of_process():
+        import_diffusers()
 
-    from common.files import check_output, result_folder
-    from evaluation.generation.open_pipeline import SHIPPED, open_generator
-    from evaluation.generation.public_pipeline import XrayToCTPipeline
-    from evaluation.generation.write_volumes import earlier_files, find_xrays, for_views
-    from evaluation.visualization.slices import SYNTHETIC
+        from common.files import check_output, result_folder
+        from evaluation.generation.open_pipeline import SHIPPED, open_generator
+        from evaluation.generation.public_pipeline import XrayToCTPipeline
+        from evaluation.generation.write_volumes import earlier_files, find_xrays, for_views
+        from evaluation.visualization.slices import SYNTHETIC
 
     xrays = find_xrays(cfg.xray)
     earlier = earlier_files(xrays)

@@ -66,3 +66,27 @@ assert import_utils._package_map["PIL"] == ["pillow"] and "nothing" not in impor
 def test_a_generation_imports_no_training_and_no_statistics():
     done = subprocess.run([sys.executable, "-c", CODE], cwd=ROOT, capture_output=True, text=True, check=True)
     assert not LEFT_OUT & set(done.stdout.split())
+
+
+@pytest.mark.slow
+def test_the_start_of_a_process_is_exempt_from_garbage_collection_and_what_follows_is_not():
+    code = """
+import gc
+from ddpm.light_diffusers import start_of_process
+runs = []
+gc.callbacks.append(lambda phase, info: runs.append(phase))
+with start_of_process():
+    before = len(runs)
+    import torch
+    assert len(runs) == before
+assert gc.isenabled() and gc.get_freeze_count() > 100_000
+frozen = gc.get_freeze_count()
+with start_of_process():
+    assert gc.isenabled()
+assert gc.get_freeze_count() == frozen
+circle = []
+circle.append(circle)
+del circle
+assert gc.collect() >= 1
+"""
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
