@@ -15,12 +15,21 @@ from common.cli import command  # noqa: E402
 def main(cfg) -> None:
     """Records trajectories of the teacher on training cases, trains the student and writes it as safetensors file."""
     from common.errors import UserError
+    from common.files import sha256
     from ddpm.checkpoint.write import add_parts
     from evaluation.generation.open_pipeline import SHIPPED, open_generator
     from train.generator.distillation import learned_timesteps, make_student
     from train.generator.distillation_data import training_cases
     from train.generator.distillation_pairs import record_all
-    from train.generator.distillation_training import Schedule, distance_to_teacher, learn, print_progress
+    from train.generator.distillation_training import (
+        STAGE,
+        Checkpoints,
+        Schedule,
+        distance_to_teacher,
+        learn,
+        print_progress,
+    )
+    from train.run.run_folder import refuse_changes, run_folder, save_config
 
     if cfg.output is not None and Path(cfg.output).suffix != ".safetensors":
         raise UserError(f"output={cfg.output}: give a file that ends in .safetensors")
@@ -28,12 +37,18 @@ def main(cfg) -> None:
     output = Path(cfg.output or checkpoint.with_name(f"{checkpoint.stem}_fast.safetensors"))
     if output.exists() and not cfg.overwrite:
         raise UserError(f"output={output}: exists already; overwrite=true replaces it")
+    run = cfg.model
+    folder, resumed = run_folder(STAGE, run.results_folder, run.results_folder_postfix, run.resume)
     schedule = Schedule(cfg.batches, cfg.batch_size, cfg.lr, cfg.warmup_steps, cfg.seed)
     student = make_student(teacher, cfg.steps, checkpoint)  # refuses before the slow preparation
+    kept = folder / "checkpoints", run.checkpoint_every, sha256(checkpoint)
+    checkpoints = Checkpoints(*kept, student.protocol["distilled"], resumed)
     cases, seen = training_cases(cfg, teacher, checkpoint)
     student.register_to_config(protocol={**student.protocol, **seen})
+    refuse_changes(cfg, folder, run.resume_changed)
+    save_config(cfg, folder)
     pairs, checked = record_all(teacher, learned_timesteps(student), cases, cfg.trajectories, cfg.seed, cfg.batch_size)
-    learn(student, pairs, schedule, print_progress(schedule))
+    learn(student, pairs, schedule, print_progress(schedule), checkpoints)
     found = distance_to_teacher(student, checked, cfg.batch_size)
     print(
         f"{len(checked)} trajectories that it has not seen: squared distance to the teacher's samples "

@@ -1,7 +1,9 @@
-"""Trains a student on the trajectories of its teacher."""
+"""Trains a student on the trajectories of its teacher, and goes on where a training stopped."""
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from diffusers.optimization import get_cosine_schedule_with_warmup
@@ -9,10 +11,13 @@ from torch import Tensor
 
 from common.errors import UserError
 from common.seeding import generator
+from ddpm.checkpoint.write import complete
 from ddpm.pipeline import XrayToCTPipeline
 from train.generator.distillation import END, follow, trajectory_loss
 from train.generator.distillation_pairs import DRAWS, Pairs
+from train.run.checkpoint_io import LAST, AtomicCheckpointIO
 
+STAGE = "distill"  # of a checkpoint of a distillation
 ORDER = 1 << 40  # seeds the order of the pairs; above any position of their noise
 GRADIENT_CLIP = 1.0
 
@@ -28,17 +33,63 @@ class Schedule:
     seed: int = 0
 
 
+class Checkpoints:
+    """Checkpoints of a distillation, `last.ckpt` and `previous.ckpt` in a folder, and the one that it resumes.
+
+    Args:
+        folder: of the checkpoints.
+        every: batches from one to the next.
+        teacher: SHA-256 of the teacher's file or folder.
+        distilled: entry of the student's protocol, for messages.
+        resumed: checkpoint to continue from; None begins with the first batch.
+
+    Raises UserError if `resumed` belongs to another teacher.
+    """
+
+    def __init__(self, folder: Path, every: int, teacher: str, distilled: dict, resumed: Path | None = None):
+        self.path, self.every, self.resumed = folder / LAST, every, resumed
+        about = {"teacher": teacher, "distilled": json.loads(json.dumps(distilled))}
+        self.header = complete({"stage": STAGE, "components": {}, "protocol": {}, **about})
+        self.content = AtomicCheckpointIO().load_checkpoint(resumed) if resumed else None
+        if self.content and self.content["header"]["teacher"] != teacher:
+            name = self.content["header"]["distilled"]["teacher"]["file"]
+            raise UserError(
+                f"checkpoint: another teacher than that of model.resume={resumed}, which was {name}; give that one, "
+                "or model.resume=null for a new distillation"
+            )
+
+    def restore(self, **parts) -> int:
+        """Loads the states of the parts from the resumed checkpoint; returns the number of batches done."""
+        if self.content is None:
+            return 0
+        for name, part in parts.items():
+            part.load_state_dict(self.content[name])
+        return self.content["batch"]
+
+    def save(self, batch: int, **parts) -> None:
+        """Writes the states of the parts after a batch; `state_dict` is the denoiser."""
+        states = {name: part.state_dict() for name, part in parts.items()}
+        AtomicCheckpointIO().save_checkpoint({"header": self.header, "batch": batch, **states}, self.path)
+
+
 def learn(
-    student: XrayToCTPipeline, pairs: Pairs, schedule: Schedule, report: Callable[[int, float], None] | None = None
+    student: XrayToCTPipeline,
+    pairs: Pairs,
+    schedule: Schedule,
+    report: Callable[[int, float], None] | None = None,
+    checkpoints: Checkpoints | None = None,
 ) -> None:
     """Trains the student's denoiser; `report` gets the number of each batch, from 1, and its loss.
 
-    Raises UserError for a loss that is not finite.
+    With `checkpoints` it continues from the resumed one and writes others; the weights are those of a training without
+    interruption. Raises UserError for a loss that is not finite, and for a checkpoint that cannot be written.
     """
     denoiser = student.denoiser.requires_grad_(True).train()
     optimizer = torch.optim.AdamW(denoiser.parameters(), schedule.lr, betas=(0.9, 0.99), weight_decay=0.0)
     rates = get_cosine_schedule_with_warmup(optimizer, schedule.warmup, schedule.batches)
-    for number, rows in enumerate(_order(len(pairs), schedule), start=1):
+    parts = {"state_dict": denoiser, "optimizer": optimizer, "rates": rates}
+    done = checkpoints.restore(**parts) if checkpoints is not None else 0
+    for number, rows in enumerate(_order(len(pairs), schedule)[done:], start=done + 1):
         noise, condition, wanted = pairs.rows(rows, denoiser.device)
         loss = trajectory_loss(follow(student, noise, condition), wanted)
         if not torch.isfinite(loss):
@@ -48,6 +99,8 @@ def learn(
         torch.nn.utils.clip_grad_norm_(denoiser.parameters(), GRADIENT_CLIP)
         optimizer.step()
         rates.step()
+        if checkpoints is not None and (number % checkpoints.every == 0 or number == schedule.batches):
+            checkpoints.save(number, **parts)
         if report is not None:
             report(number, float(loss.detach()))
     denoiser.requires_grad_(False).eval()

@@ -44,6 +44,9 @@ LENGTH = "model.train_num_steps"
 RUN_FOLDER = "XRAY2CT_RUN_FOLDER"  # Lightning starts the other processes of a node with this environment
 _MADE_BY = "XRAY2CT_RUN_FOLDER_MADE_BY"  # the process of this machine that has set it
 NO_PART_IN_WEIGHTS = (  # keys, or groups of them, that a resumed run may change
+    "checkpoint",  # of a distillation: its teacher, which a checksum identifies
+    "output",
+    "overwrite",
     "model.resume",
     "model.resume_changed",
     "model.results_folder",
@@ -77,7 +80,7 @@ def run_folder(
     continues in its own folder. If `last.ckpt` is damaged, the run resumes from the previous one, with a warning.
 
     Args:
-        stage: `vqgan`, `ddpm` or `classifier`, the required stage of a checkpoint.
+        stage: `vqgan`, `ddpm`, `classifier`, `lungs` or `distill`, the required stage of a checkpoint.
         resume: None starts a new run; `auto` resumes the newest run under `results_folder`, or starts one if there is
             none; a path names a checkpoint.
 
