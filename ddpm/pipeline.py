@@ -285,7 +285,8 @@ class XrayToCTPipeline(DiffusionPipeline):
         condition = self.condition(xray.to(device), pose, extent, shape[1:])
         jobs = [(i, j) for i in range(b) for j in range(num_samples)]
         total = -(-len(jobs) // batch_size) * (per_batch := set_steps(self.scheduler, steps, self.device))
-        correction = XrayCorrection(self.consistency, self.consistent, xray.to(device), pose, extent, ids, guides)
+        given = xray.to(device), pose, extent, ids, guides
+        correction = XrayCorrection(self.consistency, self.consistent, *given, self.pose_regressor)
         volumes, chi2 = torch.empty(b, num_samples, *self.volume_size), torch.empty(b, num_samples)
         for first in range(0, len(jobs), batch_size):
             done = first // batch_size * per_batch

@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dataset.imaging.unknown_pixels import pooled
+from ddpm.conditioning.films.ray_projector import RayProjector
 from ddpm.conditioning.light_decoder import LightDecoder
 from ddpm.conditioning.projection_nuisance import MeasuredXray, ProjectionNuisance
 from ddpm.conditioning.proximal_update import Update, proximal_update
@@ -91,7 +92,7 @@ class ProjectionConsistency(ModelMixin, ConfigMixin):
         self.deviation.copy_(deviation)
         unit = (errors / self._deviation()).transpose(0, 1).flatten(1)
         self.correlation.copy_(torch.corrcoef(unit))
-        xrays = torch.stack([self._pixels(case.xray) for case in cases])
+        xrays = torch.stack([self.pixels(case.xray) for case in cases])
         integrals = [
             torch.stack(
                 [self._project(self.decoder(z.float()[None]), case)[0] for z in (case.latents, case.predicted)]
@@ -114,7 +115,7 @@ class ProjectionConsistency(ModelMixin, ConfigMixin):
         self, xray: Float[Tensor, "v 1 h w"], pose: Float[Tensor, "v 9"], extent: Float[Tensor, "3"]
     ) -> "Measurement":
         """The update for one X-ray of known pose, NaN where unknown, of a volume of `extent` mm."""
-        return Measurement(self, self.nuisance.of(self._pixels(xray)), self._rays(pose, extent))
+        return Measurement(self, self.nuisance.of(self.pixels(xray)), self._rays(pose, extent))
 
     def uncertainty(self, signal: float, noise: float) -> Callable[[Tensor], Tensor]:
         """The covariance of the error of predicted clean latents `(b, c, d, h, w)` at a noise level, as a map."""
@@ -126,7 +127,8 @@ class ProjectionConsistency(ModelMixin, ConfigMixin):
         size = tuple(self.config.latent_shape[1:])
         return F.interpolate(self.deviation[None], size, mode="trilinear", align_corners=False)[0]
 
-    def _pixels(self, xray: Float[Tensor, "v 1 h w"]) -> Float[Tensor, " p"]:
+    def pixels(self, xray: Float[Tensor, "v 1 h w"]) -> Float[Tensor, " p"]:
+        """The pixels of an X-ray to which volumes are compared, NaN where unknown."""
         return pooled(xray.float(), self.config.pixels).flatten()
 
     def _project(self, attenuation: Float[Tensor, "b x y z"], case: TrainingCase) -> Float[Tensor, "b p"]:
@@ -146,7 +148,7 @@ class Measurement(NamedTuple):
 
     model: ProjectionConsistency
     measured: MeasuredXray
-    rays: RayMatrix
+    rays: RayMatrix | RayProjector
 
     def residual(self, clean: Float[Tensor, "b c d h w"]) -> Float[Tensor, "b p"]:
         """Measured line integrals minus those of latents."""

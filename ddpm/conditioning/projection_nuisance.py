@@ -59,14 +59,18 @@ class ProjectionNuisance(nn.Module):
         self.grey_factor.copy_(torch.linalg.cholesky(spread))
         return self
 
-    def of(self, xray: Float[Tensor, " p"]) -> "MeasuredXray":
-        """The nuisance of one X-ray, NaN where unknown."""
+    def of(self, xray: Float[Tensor, " p"], grey: bool = True) -> "MeasuredXray":
+        """The nuisance of one X-ray, NaN where unknown; without `grey` gain and offset are exactly their means."""
         known, columns = ~xray.isnan(), self._columns(xray)
-        factors = torch.cat([self.loadings, columns @ self.grey_factor], dim=1) * known[:, None]
+        parts = [self.loadings, columns @ self.grey_factor] if grey else [self.loadings]
+        factors = torch.cat(parts, dim=1) * known[:, None]
         weighted = factors / self.deviation.square()[:, None]
         inner = torch.linalg.inv(torch.eye(factors.shape[1]).to(factors) + factors.T @ weighted)
-        target = torch.where(known, columns @ self.grey_mean - self.mean, 0.0)
-        return MeasuredXray(target, known, self.deviation.square(), factors, weighted, inner)
+        return MeasuredXray(self.integrals(xray), known, self.deviation.square(), factors, weighted, inner)
+
+    def integrals(self, xray: Float[Tensor, " p"]) -> Float[Tensor, " p"]:
+        """Line integrals that an X-ray of the mean grey scale measures; 0 where it is unknown."""
+        return torch.where(~xray.isnan(), self._columns(xray) @ self.grey_mean - self.mean, 0.0)
 
     def _columns(self, xray: Float[Tensor, " p"]) -> Float[Tensor, "p m"]:
         """Pixels and ones of each view, which gains and offsets multiply; 0 where unknown."""

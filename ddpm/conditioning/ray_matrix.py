@@ -46,9 +46,11 @@ def ray_matrix(
         return RayMatrix(matrix.to_sparse_csr(), matrix.t().coalesce().to_sparse_csr())
 
 
-def _view(size: tuple, extent: tuple, pose: Tensor, pixels: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Row, column and value of the entries of one view; entries of the same place add up."""
-    half, counts = torch.tensor(extent).double() / 2.0, torch.tensor(size)
+def ray_samples(
+    size: tuple[int, int, int], extent: tuple[float, float, float], pose: Float[Tensor, "9"], pixels: int
+) -> tuple[Float[Tensor, "rays samples 3"], Float[Tensor, " rays"]]:
+    """Places of the samples along each ray, in voxels, and the mm that each of them counts; differentiable in pose."""
+    half, counts = torch.tensor(extent).to(pose) / 2.0, torch.tensor(size, device=pose.device)
     source, rays = source_position(pose), _rays(pose, pixels)
     # entry into and exit from the box, as multiples of a ray (Kay and Kajiya 1986)
     safe = torch.where(rays.abs() < 1e-9, torch.full_like(rays, 1e-9), rays)
@@ -56,13 +58,20 @@ def _view(size: tuple, extent: tuple, pose: Tensor, pixels: int) -> tuple[Tensor
     near = faces.amin(dim=0).amax(dim=-1).clamp(0.0, 1.0)
     length = (faces.amax(dim=0).amin(dim=-1).clamp(0.0, 1.0) - near).clamp_min(0.0)
     samples = math.ceil(SAMPLES_PER_VOXEL * max(size))
-    steps = (torch.arange(samples).double() + 0.5) / samples
+    steps = (torch.arange(samples).to(pose) + 0.5) / samples
     points = source + rays[:, None] * (near[:, None] + length[:, None] * steps)[..., None]
     place = ((points + half) / (2.0 * half) * counts - 0.5).clamp_min(0.0).minimum(counts - 1.0)
-    weight = (length * rays.norm(dim=-1) / samples)[:, None].expand(-1, samples)
+    return place, length * rays.norm(dim=-1) / samples
+
+
+def _view(size: tuple, extent: tuple, pose: Tensor, pixels: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Row, column and value of the entries of one view; entries of the same place add up."""
+    place, weight = ray_samples(size, extent, pose, pixels)
+    counts, (rays, samples) = torch.tensor(size), place.shape[:2]
+    weight = weight[:, None].expand(-1, samples)
     low = place.floor().minimum((counts - 2.0).clamp_min(0.0))
     share, low = place - low, low.long()
-    rows = torch.arange(len(rays))[:, None].expand(-1, samples)
+    rows = torch.arange(rays)[:, None].expand(-1, samples)
     found = []
     for corner in range(8):
         bits = torch.tensor([corner >> 2 & 1, corner >> 1 & 1, corner & 1])
@@ -77,6 +86,6 @@ def _view(size: tuple, extent: tuple, pose: Tensor, pixels: int) -> tuple[Tensor
 def _rays(pose: Tensor, pixels: int) -> Float[Tensor, "rays 3"]:
     """Vectors `(d, h, w)` in mm from the source to the centres of the pixels, row by row."""
     beam, column, row = camera_axes(pose)
-    across = (torch.arange(pixels).double() + 0.5) / pixels - 0.5
-    places = torch.cartesian_prod(across * pose[7], across * pose[8])
-    return pose[0] * beam + places[:, :1] * row + places[:, 1:] * column
+    across = (torch.arange(pixels).to(pose) + 0.5) / pixels - 0.5
+    down, right = (across * pose[7])[:, None, None], (across * pose[8])[None, :, None]
+    return (pose[0] * beam + down * row + right * column).flatten(0, 1)

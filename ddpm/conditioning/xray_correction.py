@@ -4,12 +4,14 @@ from collections.abc import Sequence
 from typing import Protocol
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from common.errors import UserError
 from dataset.imaging.geometry import fill_unknown
 from dataset.imaging.unknown_pixels import present_views
+from ddpm.conditioning.films.measurement import FilmMeasurement
+from ddpm.conditioning.pose_regressor import PoseRegressor
 from ddpm.conditioning.projection_consistency import Measurement, ProjectionConsistency
 from ddpm.conditioning.proximal_update import Update
 
@@ -46,13 +48,15 @@ class XrayCorrection:
 
     Args:
         part: that of the pipeline, or None.
-        mode: True updates every sample, None those of X-rays with known poses, False none, but measures their chi².
+        mode: True updates every sample, those of a film with its own grey scale and pose
+            (`ddpm.conditioning.films`); None those of X-rays with known poses, False none, but measures their chi².
         xray, pose, extent: `(b, v, 1, h, w)`, `(b, v, 9)` NaN where unknown, and `(b, 3)` in mm.
         ids: names of the X-rays in messages.
         guides: of each X-ray the update by its lungs (`ddpm.guidance.lung_guide`), or None; takes the place of one
             towards the X-ray where there is none.
+        regressor: estimates the pose from which that of a film is searched; None starts at the nominal one.
 
-    UserError for True with an X-ray of unknown pose or another number of views.
+    UserError for True with an X-ray of another number of views.
     """
 
     def __init__(
@@ -64,23 +68,25 @@ class XrayCorrection:
         extent: Float[Tensor, "b 3"],
         ids: list[str],
         guides: Sequence[Aim | None] | None = None,
+        regressor: PoseRegressor | None = None,
     ):
-        self.measurements: list[Measurement | None] = [None] * len(xray)
+        self.measurements: list[Measurement | FilmMeasurement | None] = [None] * len(xray)
         self.guides = [None] * len(xray) if guides is None else list(guides)
         self.updates, self._first = mode is not False, {}
         if part is None:
             return
         for i, name in enumerate(ids):
-            reason = None
-            if pose[i][present_views(xray[i : i + 1])[0].cpu()].isnan().any():
-                reason = "its pose is unknown, as that of a radiograph"
-            elif xray.shape[1] != part.config.views:
-                reason = f"it has {xray.shape[1]} views, the model of the projection {part.config.views}"
-            if reason is None:
-                place = fill_unknown(pose[i], tuple(extent[i].tolist()))  # of missing views, whose pixels are unknown
+            film = bool(pose[i][present_views(xray[i : i + 1])[0].cpu()].isnan().any())
+            if xray.shape[1] != part.config.views:
+                if mode:
+                    reason = f"it has {xray.shape[1]} views, the model of the projection {part.config.views}"
+                    raise UserError(f"sampler.consistency=on: X-ray {name}: {reason}; set null or off")
+                continue
+            place = fill_unknown(pose[i], tuple(extent[i].tolist()))  # also of missing views, whose pixels are unknown
+            if not film:
                 self.measurements[i] = part.measurement(xray[i], place, extent[i])
             elif mode:
-                raise UserError(f"sampler.consistency=on: X-ray {name}: {reason}; set sampler.consistency=null or off")
+                self.measurements[i] = _film(part, xray[i], place, pose[i].isnan().any(dim=-1), extent[i], regressor)
 
     def __bool__(self) -> bool:
         return self.updates and self.measures or any(guide is not None for guide in self.guides)
@@ -93,15 +99,19 @@ class XrayCorrection:
     def measure(self, xrays: list[int], clean: Float[Tensor, "n c d h w"]) -> None:
         """Keeps the first predictions, which no update has changed, of samples of the X-rays at `xrays`."""
         for i, one in zip(xrays, clean, strict=True):
+            if isinstance(self.measurements[i], FilmMeasurement):
+                continue  # chi² after a fit to the film is not comparable with that of X-rays of known pose
             total, count = self._first.get(i, (0.0, 0))
             self._first[i] = total + one, count + 1
 
     def first_chi2(self) -> Float[Tensor, " b"] | None:
         """chi² per pixel of the mean first prediction for each X-ray, NaN without a measurement; None without any."""
-        if not self.measures:
+        if not self._first:
             return None
-        means = torch.stack([total / count for _, (total, count) in sorted(self._first.items())])
-        return self.chi2(means, sorted(self._first))
+        found = torch.full((len(self.measurements),), float("nan"))
+        places = sorted(self._first)
+        found[places] = self.chi2(torch.stack([self._first[i][0] / self._first[i][1] for i in places]), places)
+        return found
 
     def update(
         self, xrays: list[int], clean: Float[Tensor, "n c d h w"], signal: float, noise: float
@@ -119,3 +129,18 @@ class XrayCorrection:
         pairs = [(self.measurements[i], one[None]) for i, one in zip(xrays, clean, strict=True)]
         nan = torch.full((1,), float("nan"))
         return torch.cat([nan if one is None else one.chi2(z).cpu() for one, z in pairs])
+
+
+def _film(
+    part: ProjectionConsistency,
+    xray: Float[Tensor, "v 1 h w"],
+    pose: Float[Tensor, "v 9"],
+    unknown: Bool[Tensor, " v"],
+    extent: Float[Tensor, "3"],
+    regressor: PoseRegressor | None,
+) -> FilmMeasurement:
+    """The measurement of a film as the network takes it: aligned by the regressor, with the angles that this finds."""
+    pose = pose.to(xray.device)
+    if regressor is not None:
+        xray, pose = (one[0] for one in regressor(xray[None], pose[None], unknown[None].to(xray.device)))
+    return FilmMeasurement.of(part, xray, pose, extent)

@@ -8,6 +8,7 @@ from common.errors import UserError
 from dataset.imaging.geometry import make_pose, unknown_pose
 from ddpm.checkpoint.load import load_pipeline
 from ddpm.checkpoint.write import export_pipeline
+from ddpm.conditioning.films.measurement import FilmMeasurement
 from ddpm.conditioning.projection_consistency import ProjectionConsistency
 from ddpm.diffusion.objective import NoiseObjective
 from ddpm.pipeline import XrayToCTPipeline
@@ -58,8 +59,17 @@ def test_off_and_an_unknown_pose_give_the_bits_of_a_model_without_the_part():
     nominal = unknown_pose(1, ("PA",))[None]
     expected = sample(pipeline(with_part=False), None, nominal)
     assert torch.equal(sample(made, None, nominal).volumes, expected.volumes)
-    with pytest.raises(UserError, match="its pose is unknown"):
-        sample(made, "on", nominal)
+
+
+def test_on_updates_a_film_towards_its_known_pixels_alone():
+    made, nominal = pipeline(), unknown_pose(1, ("PA",))[None]
+    found, free = sample(made, "on", nominal), sample(made, "off", nominal)
+    assert torch.isfinite(found.chi2).all() and not torch.equal(found.volumes, free.volumes)
+    assert found.first_chi2 is None and free.first_chi2 is None
+    unseen = torch.full_like(XRAY, torch.nan)
+    with torch.no_grad():
+        film = FilmMeasurement.of(made.consistency, unseen[0], POSE[0], torch.tensor(EXTENT))
+    assert not film.update(torch.randn(2, 4, 8, 8, 8), 0.5, 0.8).change.any()
 
 
 @pytest.mark.parametrize("mode", ["on", "off"])

@@ -81,14 +81,21 @@ def test_a_batch_of_several_xrays_gives_the_updates_of_each(model):
     torch.testing.assert_close(correction.chi2(clean, [1, 0, 1])[1], measure(model, a).chi2(a.predicted[None])[0])
 
 
-def test_xrays_of_unknown_pose_are_left_to_the_network(model):
+def test_xrays_of_unknown_pose_are_left_to_the_network_unless_it_is_on(model):
     case = world(1, seed=1)[0]
     place = case.xray[None], unknown_pose(1, ("PA",))[None], EXTENT[None]
     assert not XrayCorrection(model, None, *place, ["film"])
     assert not XrayCorrection(model, False, case.xray[None], case.pose[None], EXTENT[None], ["drr"])
     assert not XrayCorrection(None, None, case.xray[None], case.pose[None], EXTENT[None], ["drr"])
-    with pytest.raises(UserError, match="sampler.consistency=on: X-ray film: its pose is unknown"):
-        XrayCorrection(model, True, *place, ["film"])
+    film = XrayCorrection(model, True, *place, ["film"])
+    clean = case.predicted[None]
+    after = clean + film.measurements[0].update(clean, 0.0, 1.0).change
+    assert film and film.chi2(after, [0]) < film.chi2(clean, [0])
+    film.measure([0], clean)
+    assert film.first_chi2() is None  # that of a fitted pose is not comparable with a calibration
+    both = place[0].expand(-1, 2, -1, -1, -1), place[1].expand(-1, 2, -1), place[2]
+    with pytest.raises(UserError, match="sampler.consistency=on: X-ray film: it has 2 views"):
+        XrayCorrection(model, True, *both, ["film"])
 
 
 def test_a_missing_view_takes_no_part():

@@ -1,0 +1,1 @@
+"""Projection consistency of films, whose grey scale and pose are unknown."""

@@ -1,0 +1,57 @@
+"""A film to which latents are compared and updated, each sample with the grey scale and pose that fit it best."""
+
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ddpm.conditioning.films.calibration import FilmCalibration, calibrate_film
+from ddpm.conditioning.films.ray_projector import RayProjector
+from ddpm.conditioning.projection_consistency import Measurement, ProjectionConsistency
+from ddpm.conditioning.proximal_update import Update
+
+
+class FilmMeasurement(NamedTuple):
+    """As `Measurement`, for an X-ray of unknown pose.
+
+    Every call starts at the poses of `rays`, so a sample depends neither on others nor on earlier calls.
+    """
+
+    model: ProjectionConsistency
+    film: Float[Tensor, " p"]  # NaN where unknown
+    rays: RayProjector  # at the poses of the pose regressor, or the nominal ones
+
+    @classmethod
+    def of(
+        cls,
+        model: ProjectionConsistency,
+        film: Float[Tensor, "v 1 h w"],
+        poses: Float[Tensor, "v 9"],
+        extent: Float[Tensor, "3"],
+    ) -> "FilmMeasurement":
+        """The film of a volume of `extent` mm with poses to start at."""
+        pixels = model.pixels(film)
+        rays = RayProjector(model.grid, tuple(extent.tolist()), poses.to(pixels), model.config.pixels)
+        return cls(model, pixels, rays)
+
+    def calibration(self, clean: Float[Tensor, "1 c d h w"]) -> FilmCalibration:
+        """Grey scale and displacement of the film by one sample of the latents."""
+        volume = self.model.decoder(clean).flatten()
+        return calibrate_film(self.model.nuisance, self.film, volume, self.rays, float(self.model.level))
+
+    def calibrated(self, clean: Float[Tensor, "1 c d h w"]) -> Measurement:
+        """The film with the grey scale and pose that fit one sample."""
+        found = self.calibration(clean)
+        rays = replace(self.rays, poses=found.poses(self.rays.poses))
+        return Measurement(self.model, self.model.nuisance.of(found.xray(self.film)), rays)
+
+    def chi2(self, clean: Float[Tensor, "b c d h w"]) -> Float[Tensor, " b"]:
+        """chi² per pixel of each sample at its calibration."""
+        return torch.cat([self.calibrated(one[None]).chi2(one[None]) for one in clean])
+
+    def update(self, clean: Float[Tensor, "b c d h w"], signal: float, noise: float) -> Update:
+        """The change of clean latents that were predicted at a noise level."""
+        found = [self.calibrated(one[None]).update(one[None], signal, noise) for one in clean]
+        return Update(*(torch.cat(parts) for parts in zip(*found, strict=True)))
