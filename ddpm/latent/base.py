@@ -9,11 +9,13 @@ import json
 from collections.abc import Iterable
 
 import torch
+import torch.nn.functional as F
 from diffusers import ConfigMixin, ModelMixin
 from jaxtyping import Float
 from torch import Tensor
 
 SCALINGS = ("unit", "shared", "range")
+PREVIEW_SIDE = 16  # latents per side of a preview on a CPU, an eighth of the time of 32
 
 
 class LatentEncoder(ModelMixin, ConfigMixin):
@@ -85,6 +87,14 @@ class LatentEncoder(ModelMixin, ConfigMixin):
         """Volumes of standardised latents, clipped to [-1, 1] except for losses, since clipping stops gradients."""
         volume = self.decode_raw(self.unstandardise(latents))
         return volume.clamp(-1.0, 1.0) if clip else volume
+
+    @torch.no_grad()
+    def preview(self, latents: Float[Tensor, "b c d h w"]) -> Float[Tensor, "b 1 P Q R"]:
+        """Volumes in [-1, 1] for pictures during sampling, on a CPU of downsampled latents where these are large."""
+        if latents.device.type == "cpu":
+            size = [min(side, PREVIEW_SIDE) for side in latents.shape[2:]]
+            latents = F.interpolate(latents, size=size, mode="trilinear")
+        return self.decode(latents)
 
     @torch.no_grad()
     def latent_shape(self, volume_size: tuple[int, int, int]) -> tuple[int, int, int, int]:

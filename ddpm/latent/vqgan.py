@@ -46,6 +46,12 @@ class VQGANLatents(LatentEncoder):
             return self.network.decode(raw)
         return self._decode_tiles(raw)
 
+    @torch.no_grad()
+    def preview(self, latents: Float[Tensor, "b c d h w"]) -> Float[Tensor, "b 1 P Q R"]:
+        """With a `BlockPCA` its part alone, without the network that refines it: whole, and in a fifth of the time."""
+        pca = self.network.pca
+        return super().preview(latents) if pca is None else pca.decode(self.unstandardise(latents)).clamp(-1.0, 1.0)
+
     def _decode_tiles(self, raw: Float[Tensor, "b c d h w"]) -> Float[Tensor, "b 1 D H W"]:
         """Decodes tiles with their halo, then discards the halo.
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn import functional as F
 
+from common.autocast import inference_autocast
 from common.errors import UserError
 from common.files import sha256
 from demo.service.job_queue import Job
@@ -25,7 +25,6 @@ from evaluation.intervals.prediction_intervals import find_intervals
 from evaluation.visualization import sheets
 from evaluation.visualization import slices as pictures
 
-COARSE = 16  # latents per side of a preview decoded on a CPU, an eighth of the time of 32
 PREVIEW_SIDE = 192  # pixels
 NO_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "cannot allocate memory")
 
@@ -128,7 +127,7 @@ class Generator:
 
 
 class _Preview:
-    """Draws intermediate predictions; on a CPU from downsampled latents."""
+    """Draws intermediate predictions, decoded roughly (`LatentEncoder.preview`)."""
 
     def __init__(self, generator: Generator, place: Path, extent: tuple[float, float, float], last: int):
         self._pipeline, self._every = generator.pipeline, generator.preview_every
@@ -139,9 +138,9 @@ class _Preview:
         """Draws the first sample of the batch after the first step and every `preview_every` steps but the last."""
         if step > 1 and (step % self._every or step == self._last):
             return
-        on_cpu = latents.device.type == "cpu"
-        size = [min(n, COARSE) if on_cpu else n for n in latents.shape[2:]]
-        volume = self._pipeline.decode(F.interpolate(latents[:1], size=size, mode="trilinear"))[0, 0].cpu()
+        with inference_autocast(latents.device):
+            decoded = self._pipeline.latent_encoder.preview(latents[:1]).float()
+        volume = self._pipeline.window.denormalise(decoded)[0, 0].cpu()
         spacing = [e / n for e, n in zip(self._extent, volume.shape, strict=True)]
         grey = pictures.display_window(self._pipeline.window)
         path = self._place / f"step_{step:04d}.png"

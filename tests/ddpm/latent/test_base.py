@@ -138,6 +138,28 @@ def test_only_decoding_without_gradient_uses_tiles(volumes):
     assert not torch.equal(encoder.decode_raw(raw), whole)
 
 
+def test_a_preview_is_decoded_from_at_most_16_latents_a_side(encoder, volumes):
+    encoder.measure(encoder.encode_raw(volumes))
+    latents = encoder.encode(volumes[:1])
+    factor = [V // n for V, n in zip(volumes.shape[2:], latents.shape[2:], strict=True)]
+    large = latents.repeat(1, 1, 3, 3, 3)
+    assert list(encoder.preview(large).shape[2:]) == [
+        min(n, 16) * f for n, f in zip(large.shape[2:], factor, strict=True)
+    ]
+    small = latents[:, :, :16, :16, :16]
+    torch.testing.assert_close(encoder.preview(small), encoder.decode(small))
+
+
+def test_the_preview_of_principal_components_is_the_decoder_before_its_training(volumes):
+    encoder = VQGANLatents({"n_hiddens": 8, "n_res_blocks": 1, "quantise": False, "block_pca": True})
+    encoder.network.pca.fit((volume, torch.ones_like(volume, dtype=torch.bool)) for volume in volumes)
+    encoder.measure(encoder.encode_raw(volumes))
+    latents = encoder.encode(volumes)
+    torch.testing.assert_close(encoder.preview(latents), encoder.decode(latents))
+    torch.nn.init.normal_(encoder.network.decoder[-1].weight)
+    assert not torch.allclose(encoder.preview(latents), encoder.decode(latents), atol=1e-2)
+
+
 def test_training_mode_changes_no_weights(encoder, volumes):
     before = {k: v.clone() for k, v in encoder.state_dict().items()}
     encoder.train()
