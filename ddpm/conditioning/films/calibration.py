@@ -21,7 +21,7 @@ from ddpm.conditioning.projection_nuisance import MeasuredXray, ProjectionNuisan
 
 # logarithm, share of the grey range, logarithm, degrees, degrees, mm of the patient in the plane of the image
 NAMES = ("gain", "offset", "gamma", "azimuth", "elevation", "down", "across")
-LIMITS = (math.log(1.6), 0.25, math.log(1.4), 5.0, 5.0, 15.0, 15.0)
+LIMITS = (math.log(2.5), 0.75, math.log(1.4), 5.0, 5.0, 15.0, 15.0)  # a film without open air has more contrast
 GREY = 3  # so many of them concern grey values
 PRIOR = 0.5  # standard deviation, share of the limits
 ROUNDS = 4
