@@ -107,10 +107,16 @@ def test_a_calibration_beside_the_checkpoint_reaches_the_page(service, film, mon
     drawn = {key: described.get(key) for key in SAMPLED_WITH} | {"samples": 4}
     xrays = list(torch.rand(60, 1, 8, 8, generator=torch.Generator().manual_seed(0)))
     shift = asdict(InputShift.fit(xrays[:40], xrays[40:]))
-    intervals = PredictionIntervals(generator.checkpoint, drawn, 0.5, 0.9, {}, shift=shift)
+    evidence = {"curve": {"stated": [0.0, 1.0], "calibrated": [0.25, 0.25], "cases": 7}}
+    intervals = PredictionIntervals(
+        generator.checkpoint, drawn, 0.5, 0.9, {}, population={"evidence": evidence}, shift=shift
+    )
     monkeypatch.setattr(generator, "intervals", intervals)
     result = last(service.generate(film, GenerationRequest(samples=4)))
     assert plain(result)["interval"].startswith("Spread only: this X-ray is unlike the calibration's (p 0.048)")
+    percent = nib.load(result.files["evidence.nii.gz"]).get_fdata()
+    assert np.isin(percent, (25, -1)).all() and (percent == 25).any()
+    assert "calibrated on 7 cases" in result.evidence and "too sure" not in result.evidence
 
 
 def test_four_samples_have_an_evidence_map(service, film):
@@ -121,6 +127,7 @@ def test_four_samples_have_an_evidence_map(service, film):
     found = json.loads(result.files["settings.json"].read_text())["evidence"]
     assert found["name"] == "map" and found["training_cases"] == 40 and found["like_calibration"] is None
     assert "compared with 40 training volumes" in found["words"] and "orange is invented" in result.evidence
+    assert "not calibrated (no calibration)" in result.evidence and "too sure" in result.evidence
 
 
 def test_a_preliminary_picture_precedes_the_result_and_repeats(service, film):
