@@ -62,9 +62,9 @@ POPULATIONS = {
     "parents_4": Population("morphs of four patients", parents=4),
     "mixed": Population("morphs of six patients and phantoms", phantoms=True),
     "own_2": Population("morphs of two own patients", parents=2, skipped=4),
-    "own_4": Population("morphs of four own patients", parents=4, skipped=2),
 }
-PRETRAINED = {"own_2": "parents_4", "own_4": "parents_2"}  # the row of the other patients: no patient is in both
+PRETRAINED = {"own_2": "parents_4"}  # the row of the other patients: no patient is in both
+WITHOUT_PRIOR = ("model.prior.rank=0", "model.prior.preconditioning=false")  # a linear prior needs three patients
 BASELINE_TITLES = {
     "ridge": "ridge regression",
     "nearest": "nearest training case",
@@ -77,7 +77,11 @@ MAIN = {
     "phantom_weights": Row(WEIGHTS, "weights trained on phantoms"),
 }
 SIDE = {
-    **{name: Row(DIFFUSION, f"model on {of.title}", name) for name, of in POPULATIONS.items() if name != "morphs"},
+    **{
+        name: Row(DIFFUSION, f"model on {of.title}", name, train=WITHOUT_PRIOR if of.parents == 2 else ())
+        for name, of in POPULATIONS.items()
+        if name != "morphs"
+    },
     "phantoms_first": Row(DIFFUSION, "model, phantoms in the first half of its batches", phantoms_first=True),
     **{
         f"tuned_{name}": Row(
