@@ -2,9 +2,9 @@
 
 A light decoder, fitted to volumes that the latent encoder decodes, gives the share of air in parts of latent voxels.
 Its integral along a ray through the body is the depth of lung, for which the film gives bounds
-(`dataset.xray.lung_depth`). In every step of the sampler a proximal update (`ddpm.conditioning.proximal_update`) moves
-the latents towards the nearer bound where the depth is beyond it, weighed by the error of the prediction as in
-`ddpm.conditioning.projection_consistency`.
+(`dataset.xray.lung_depth`). In the first steps of the sampler a proximal update (`ddpm.conditioning.proximal_update`)
+moves the latents towards the nearer bound where the depth is beyond it, weighed by the error of the prediction as in
+`ddpm.conditioning.projection_consistency`. The later steps, which decide density and texture, are left to the network.
 """
 
 from collections.abc import Iterable, Sequence
@@ -23,7 +23,8 @@ from ddpm.conditioning.proximal_update import Update, proximal_update
 from ddpm.conditioning.ray_matrix import RayMatrix, ray_matrix
 
 AIR_OF_LUNG = 0.75  # mm of air in 1 mm of lung
-NOISE_MM = 5.0  # of air: standard deviation of the bounds
+NOISE_MM = 15.0  # of air: standard deviation of the bounds
+LEAST_NOISE = 0.6  # noise / (signal + noise) below which nothing is updated
 DARK = -LUNG_BELOW_HU / 1000.0  # share of air above which a voxel may lie outside the body
 ITERATIONS = 3  # of conjugate gradients in a step of the sampler
 FACTORS = (2, 2, 2)  # parts of a latent voxel along each axis
@@ -107,7 +108,10 @@ class LungAim(NamedTuple):
         return torch.where(self.known, air_mm.clamp(self.low, self.high) - air_mm, 0.0)
 
     def update(self, clean: Float[Tensor, "b c d h w"], signal: float, noise: float) -> Update:
-        """The change of clean latents that were predicted at a noise level."""
+        """The change of clean latents that were predicted at a noise level; 0 below `LEAST_NOISE`."""
+        if noise < LEAST_NOISE * (signal + noise):
+            none = clean.new_zeros(len(clean))
+            return Update(torch.zeros_like(clean), none, none)
         decoder, grid = self.guide.decoder, self.guide.grid
         air, jacobian = decoder(clean), decoder.linearised(clean)
         body = torch.from_numpy(np.stack([~open_air(one) for one in air.cpu().numpy() > DARK])).to(air)

@@ -24,7 +24,7 @@ from ddpm.conditioning.linear_prior import LinearPrior
 from ddpm.conditioning.view_priors import ViewPriors
 from ddpm.conditioning.views import complete_views, serves_fewer_views
 from ddpm.guidance.lung_guide import LungAim
-from evaluation.generation.lung_guidance import find_guide, lung_aim
+from evaluation.generation.lung_guidance import WHERE_IT_SUITS, find_guide, lung_aim
 from evaluation.generation.xray_warnings import NO_LUNGS, input_warnings
 
 log = logging.getLogger(__name__)
@@ -74,7 +74,7 @@ def read_inputs(
     align: str | None = None,
     view: str | None = None,
     allow_any_picture: bool = False,
-    lung_guide: str | None = None,
+    lung_guide: str | None = WHERE_IT_SUITS,
 ) -> list[GeneratorInput]:
     """Reads the files of each patient as inputs of a generator.
 
@@ -90,7 +90,8 @@ def read_inputs(
         view: PA or AP, of all frontal X-rays; None takes the view from each file, PA if it has none. After training
             on DRRs of one view alone every X-ray has the pose of that view (`pose_view` in the notes).
         allow_any_picture: whether pictures that are no frontal chest X-rays are accepted, colour pictures as grey.
-        lung_guide: file of the guide of X-rays that are aligned by their lungs; `shipped` takes the included one.
+        lung_guide: file of the guide of X-rays that are aligned by their lungs; `shipped` takes the included one,
+            `auto` takes it for models that it suits.
     """
     patients = [(path,) if isinstance(path, Path) else path for path in paths]
     protocol = pipeline.protocol

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pandas as pd
 import torch
+from torch import nn
 
 from dataset.imaging.forward_model import ForwardModel
 from dataset.imaging.geometry import make_pose
@@ -134,6 +135,7 @@ class FakePipeline:
     residual = None
     pose_regressor = None
     training_spread = None
+    latent_encoder = nn.Linear(1, 1)  # that no lung guide suits
 
     def __init__(self, answer, data: dict, noise: float = 20.0):
         self._answer, self.protocol, self._noise = answer, data, noise

@@ -1,4 +1,4 @@
-"""Lung guides of generators: only on request, and only where they suit."""
+"""Lung guides of generators: only where they suit."""
 
 from types import SimpleNamespace
 
@@ -7,11 +7,13 @@ import torch
 from torch import nn
 
 from common.errors import UserError
+from common.files import ROOT
 from ddpm.checkpoint.load import load_pipeline
 from ddpm.guidance.guide_file import fingerprint, load_guide, save_guide
 from ddpm.guidance.lung_guide import LungGuide
 from evaluation.generation.lung_guidance import SHIPPED_GUIDE, find_guide
 from evaluation.generation.open_pipeline import SHIPPED
+from evaluation.generation.xray_inputs import read_inputs
 
 
 def generator(encoder: nn.Module, **parts) -> SimpleNamespace:
@@ -36,7 +38,14 @@ def test_a_guide_is_used_for_its_own_autoencoder_alone(tmp_path):
         find_guide(str(path), generator(own, members=[generator(own), generator(other)]))
     with pytest.raises(UserError, match="lung_guide=shipped.*another autoencoder"):
         find_guide("shipped", generator(other))
-    assert find_guide(None, generator(own)) is None
+    assert find_guide(None, generator(own)) is None and find_guide("auto", generator(other)) is None
+
+
+def test_films_of_the_included_weights_are_guided_unless_told_otherwise(tmp_path):
+    pipeline, film = load_pipeline(SHIPPED), ROOT / "assets" / "films" / "hannover_3b46de94.png"
+    for chosen, guided in (({}, True), ({"lung_guide": None}, False), ({"align": "none"}, False)):
+        (given,) = read_inputs([film], pipeline, **chosen)
+        assert (given.guide is not None) == guided == given.notes.get("lung_guide", False)
 
 
 def test_a_model_that_moves_films_again_is_not_guided(tmp_path):
@@ -45,6 +54,6 @@ def test_a_model_that_moves_films_again_is_not_guided(tmp_path):
     save_guide(LungGuide((2, 4, 4, 4)), path, fingerprint(encoder), {})
     moving = generator(encoder)
     moving.pose_regressor = nn.Linear(1, 1)
-    assert find_guide(None, moving) is None
+    assert find_guide(None, moving) is None and find_guide("auto", moving) is None
     with pytest.raises(UserError, match="pose regressor"):
         find_guide(str(path), moving)
