@@ -46,7 +46,7 @@ def main(cfg) -> None:
             rows, pipeline.protocol, {}, f"checkpoint={checkpoint}", "give other patients", cfg.allow_seen_patients
         )
         pairs = find_pairs(rows, folder, pipeline.protocol.get("views", 1))
-        cases, left_out = read_pair_cases(pairs, pipeline, cfg.align, cfg.allow_any_picture)
+        cases, left_out = read_pair_cases(pairs, pipeline, cfg.align, cfg.allow_any_picture, cfg.lung_guide)
         output = result_folder(cfg.output, "pairs", RESULTS, cfg.overwrite)
         if pseudo:
             shutil.copytree(folder, output / FOLDER)

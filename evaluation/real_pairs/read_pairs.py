@@ -18,6 +18,7 @@ from dataset.imaging.hu_window import AIR_HU
 from dataset.imaging.resampling import resample_onto
 from dataset.imaging.volume import Volume
 from dataset.io.ct import read_volume
+from evaluation.generation.lung_guidance import WHERE_IT_SUITS
 from evaluation.generation.xray_inputs import GeneratorInput, read_inputs
 from evaluation.real_pairs.find_pairs import Pair
 from evaluation.real_pairs.measures import centre_of, lung_ml, lungs_of
@@ -57,17 +58,21 @@ class PairCase:
 
 
 def read_pair_cases(
-    pairs: Sequence[Pair], pipeline, align: str | None = None, allow_any_picture: bool = False
+    pairs: Sequence[Pair],
+    pipeline,
+    align: str | None = None,
+    allow_any_picture: bool = False,
+    lung_guide: str | None = WHERE_IT_SUITS,
 ) -> tuple[list[PairCase], dict[str, str]]:
     """The pairs that can be read, and why others are left out, by id, which is also logged.
 
-    UserError if no pair is left. `align` and `allow_any_picture` are those of `read_inputs`.
+    UserError if no pair is left. The options are those of `read_inputs`.
     """
     found, left_out = [], {}
     for pair in pairs:
         files = pair.xrays[0] if len(pair.xrays) == 1 else pair.xrays
         try:
-            (given,) = read_inputs([files], pipeline, align, pair.view, allow_any_picture)
+            (given,) = read_inputs([files], pipeline, align, pair.view, allow_any_picture, lung_guide)
             found.append(read_case(pair, given, tuple(pipeline.volume_size), lung_place(pipeline)))
         except UserError as error:
             left_out[pair.id] = str(error)
