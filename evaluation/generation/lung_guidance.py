@@ -16,29 +16,31 @@ from ddpm.guidance.guide_file import fingerprint, load_guide
 from ddpm.guidance.lung_guide import LungAim, LungGuide
 
 SHIPPED_GUIDE = ROOT / "assets" / "networks" / "lung_guide.safetensors"  # of the autoencoder of the shipped weights
-INCLUDED, WHERE_IT_SUITS = "shipped", "auto"  # in place of a file
+INCLUDED, WHERE_IT_SUITS, NEVER = "shipped", "auto", "off"  # in place of a file
 _FINGERPRINTS: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
 
 load_guide_once = functools.cache(load_guide)
 
 
 def find_guide(chosen: str | Path | None, pipeline) -> LungGuide | None:
-    """The guide of a file, or the included one for `shipped`; None for None.
+    """The guide of a file, or the included one for `shipped`; None for None and `off`.
 
     `auto` is the included one for a model that it suits, and None for others. Raises UserError for a given one that
     suits another latent encoder, and for a model with a pose regressor, which moves films again.
     """
-    if chosen is None or chosen == WHERE_IT_SUITS and pipeline.pose_regressor is not None:
+    if chosen in (None, NEVER):
         return None
     if pipeline.pose_regressor is not None:
-        raise UserError(f"lung_guide={chosen}: the checkpoint has a pose regressor, which moves films; set null")
+        if chosen == WHERE_IT_SUITS:
+            return None
+        raise UserError(f"lung_guide={chosen}: the checkpoint has a pose regressor, which moves films; set off")
     guide, suits = load_guide_once(SHIPPED_GUIDE if chosen in (INCLUDED, WHERE_IT_SUITS) else Path(chosen))
     encoders = [part.latent_encoder for part in getattr(pipeline, "members", [pipeline])]
     if any(_fingerprint(encoder) != suits for encoder in encoders):
         if chosen == WHERE_IT_SUITS:
             return None
         raise UserError(f"lung_guide={chosen}: made for another autoencoder than the checkpoint's; make one with "
-                        "train/fit_parts.py parts=[lung_guide], or set null")  # fmt: skip
+                        "train/fit_parts.py parts=[lung_guide], or set off")  # fmt: skip
     return guide.to(pipeline.denoiser.device)
 
 

@@ -91,7 +91,7 @@ def read_inputs(
             on DRRs of one view alone every X-ray has the pose of that view (`pose_view` in the notes).
         allow_any_picture: whether pictures that are no frontal chest X-rays are accepted, colour pictures as grey.
         lung_guide: file of the guide of X-rays that are aligned by their lungs; `shipped` takes the included one,
-            `auto` takes it for models that it suits.
+            `auto` takes it for models that it suits, `off` takes none.
     """
     patients = [(path,) if isinstance(path, Path) else path for path in paths]
     protocol = pipeline.protocol

@@ -43,7 +43,12 @@ def test_a_guide_is_used_for_its_own_autoencoder_alone(tmp_path):
 
 def test_films_of_the_included_weights_are_guided_unless_told_otherwise(tmp_path):
     pipeline, film = load_pipeline(SHIPPED), ROOT / "assets" / "films" / "hannover_3b46de94.png"
-    for chosen, guided in (({}, True), ({"lung_guide": None}, False), ({"align": "none"}, False)):
+    for chosen, guided in (
+        ({}, True),
+        ({"lung_guide": None}, False),
+        ({"lung_guide": "off"}, False),
+        ({"align": "none"}, False),
+    ):
         (given,) = read_inputs([film], pipeline, **chosen)
         assert (given.guide is not None) == guided == given.notes.get("lung_guide", False)
 
