@@ -57,7 +57,7 @@ def build_page(service: Service) -> gr.Blocks:
                     stop = gr.Button("Cancel", elem_id="xc-cancel", interactive=False, scale=1, min_width=80)
                 seen = gr.HTML(elem_id="xc-seen", **plainly)
                 truth = gr.File(
-                    label="True CT to compare with, optional: NIfTI, NRRD, MHA, NPZ or zip of DICOM",
+                    label="True CT, optional (NIfTI, DICOM, …)",
                     height=88,
                     elem_id="xc-truth",
                 )
