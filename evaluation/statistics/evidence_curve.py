@@ -11,12 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from jaxtyping import Float
-from sklearn.isotonic import IsotonicRegression
 from torch import Tensor
 
-from evaluation.statistics.evidence_reliability import BINS
-
-FINE_BINS = 10 * BINS  # of evidence, in which the curve is fitted
+BINS = 10  # of evidence, equally wide
+FINE_BINS = 10 * BINS  # in which the curve is fitted
 
 
 @dataclass(frozen=True)
@@ -44,6 +42,8 @@ class EvidenceCurve:
     @classmethod
     def fit(cls, sums: Float[np.ndarray, "n 4 b"]) -> "EvidenceCurve | None":
         """From the `reliability_sums` of calibration cases in `FINE_BINS`; None without a voxel."""
+        from sklearn.isotonic import IsotonicRegression  # half a second, which a generation does not need
+
         _, error, variance, rest = sums.sum(axis=0)
         known = variance > 0.0
         if not known.any():

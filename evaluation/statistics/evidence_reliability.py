@@ -6,9 +6,8 @@ from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 from ddpm.diffusion.sample_spread import variance_of_mean
+from evaluation.statistics.evidence_curve import BINS
 from evaluation.statistics.patient_bootstrap import DRAWS, bootstrap_ratio
-
-BINS = 10  # of evidence, equally wide
 
 
 def reliability_sums(
