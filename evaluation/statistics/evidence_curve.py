@@ -22,19 +22,19 @@ class EvidenceCurve:
     """A monotone function from [0, 1] to [0, 1], linear between its points and constant beyond them.
 
     Attributes:
-        stated: evidence of the samples, increasing.
+        uncalibrated: evidence of the samples, increasing.
         calibrated: evidence by the errors of the calibration cases, not decreasing.
         cases: number of calibration cases.
 
     Raises ValueError for points that are no such function.
     """
 
-    stated: Sequence[float]
+    uncalibrated: Sequence[float]
     calibrated: Sequence[float]
     cases: int
 
     def __post_init__(self):
-        points = np.array([self.stated, self.calibrated], dtype=float)  # ValueError for unequal lengths
+        points = np.array([self.uncalibrated, self.calibrated], dtype=float)  # ValueError for unequal lengths
         ordered = points.shape[1] and (np.diff(points[0]) > 0).all() and (np.diff(points[1]) >= 0).all()
         if not (ordered and (points >= 0.0).all() and (points <= 1.0).all()):
             raise ValueError("the curve of evidence is damaged")
@@ -51,8 +51,8 @@ class EvidenceCurve:
         error, variance, rest = error[known], variance[known], rest[known]
         model = IsotonicRegression(y_min=0.0, y_max=1.0)
         model.fit(1.0 - rest / variance, 1.0 - error / variance, sample_weight=variance)
-        stated, places = np.unique(model.X_thresholds_.round(4), return_index=True)
-        return cls(stated.tolist(), model.y_thresholds_[places].round(4).tolist(), len(sums))
+        uncalibrated, places = np.unique(model.X_thresholds_.round(4), return_index=True)
+        return cls(uncalibrated.tolist(), model.y_thresholds_[places].round(4).tolist(), len(sums))
 
     def __call__(self, evidence: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         """Calibrated evidence; NaN stays."""
@@ -61,7 +61,7 @@ class EvidenceCurve:
 
     def of(self, evidence: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
         """The same for an array."""
-        return np.interp(evidence, self.stated, self.calibrated)
+        return np.interp(evidence, self.uncalibrated, self.calibrated)
 
 
 def grouped(sums: Float[np.ndarray, "n 4 f"], curve: EvidenceCurve | None = None) -> Float[np.ndarray, "n 4 b"]:

@@ -102,7 +102,9 @@ def test_the_file_round_trips_and_a_damaged_curve_is_refused(world, tmp_path):
     _, _, checkpoint, intervals = world
     path = intervals.write(calibration_path(tmp_path / "model.ckpt"))
     assert read_intervals(path) == intervals and intervals.checkpoint["sha256"] == sha256(checkpoint)
-    curve = intervals.population["evidence"]["curve"] | {"stated": [0.5] * len(intervals.evidence_curve.stated)}
+    curve = intervals.population["evidence"]["curve"] | {
+        "uncalibrated": [0.5] * len(intervals.evidence_curve.uncalibrated)
+    }
     damaged = with_evidence(intervals, {"curve": curve})
     with pytest.raises(UserError, match="bounds=.*the curve of evidence is damaged"):
         read_intervals(damaged.write(tmp_path / "damaged.json"))
