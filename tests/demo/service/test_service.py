@@ -107,7 +107,7 @@ def test_a_calibration_beside_the_checkpoint_reaches_the_page(service, film, mon
     drawn = {key: described.get(key) for key in SAMPLED_WITH} | {"samples": 4}
     xrays = list(torch.rand(60, 1, 8, 8, generator=torch.Generator().manual_seed(0)))
     shift = asdict(InputShift.fit(xrays[:40], xrays[40:]))
-    evidence = {"curve": {"stated": [0.0, 1.0], "calibrated": [0.25, 0.25], "cases": 7}}
+    evidence = {"curve": {"uncalibrated": [0.0, 1.0], "calibrated": [0.25, 0.25], "cases": 7}}
     intervals = PredictionIntervals(
         generator.checkpoint, drawn, 0.5, 0.9, {}, population={"evidence": evidence}, shift=shift
     )
