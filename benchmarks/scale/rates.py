@@ -1,4 +1,4 @@
-"""Cost of one case for the estimates in docs/results.md: CPU seconds of one thread, operations, bytes.
+"""Cost of one case for the estimates in docs/results/: CPU seconds of one thread, operations, bytes.
 
 `python benchmarks/scale/rates.py --ct <a whole chest at full resolution>.nii.gz [--size 128 128 128] [--repeats 1]`
 prints JSON. CPU seconds do not depend on other processes. The SDXL VAE has random weights and encodes one slice, whose

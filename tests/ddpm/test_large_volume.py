@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-LIMIT_MB = 1400  # beyond the libraries: 740 to 1,220 by processor and version of torch; docs/results.md
+LIMIT_MB = 1400  # beyond the libraries: 740 to 1,220 by processor and version of torch; docs/results/
 MEASURE = f"""
 import json, sys
 sys.path.insert(0, {str(ROOT)!r})

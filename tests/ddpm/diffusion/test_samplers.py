@@ -111,7 +111,7 @@ def test_the_stochastic_solver_keeps_a_small_std(steps, s):
 
 
 def test_equal_steps_of_time_reduce_a_small_std():
-    """With an exact denoiser (docs/results.md)."""
+    """With an exact denoiser (docs/results/)."""
     assert sampled_std("DPMSolverMultistepScheduler", 12, 0.1, "sample") < 0.07
 
 
