@@ -13,7 +13,7 @@ import pandas as pd
 
 from benchmarks.fidelity import hypotheses
 from benchmarks.fidelity.paired import Runs, averaged, difference
-from benchmarks.fidelity.variants import BASELINES, Method, unknown_name
+from benchmarks.fidelity.variants import BASELINES, RECIPES, Method, unknown_name
 from benchmarks.markdown import span, table_lines
 from dataset.imaging.forward_model import ForwardModel
 from evaluation.metrics.catalogue import catalogue
@@ -29,9 +29,12 @@ PAIRS = (  # compared rows; both have the same training budget and noise recipe 
     *(("model_sample", name) for name in ("xray2ctpa", "xray2ctpa_1000")),
     ("xray2ctpa", "xray2ctpa_1000"),
     ("model_sample", "regression"),
+    *(("model", name) for name in RECIPES),
     *(("whole_8min", name) for name in ("no_prior", "no_lifting", "no_embedding", "with_tokens", "constant_rays")),
-    *(("whole_8min", name) for name in ("v_prediction", "flow", "no_preconditioning", "no_pure_noise_warmup")),
-    *(("whole_8min", name) for name in ("condition_drop", "factorised", "low_noise_timesteps")),
+    *(
+        ("whole_8min", name)
+        for name in ("no_pure_noise_warmup", "condition_drop", "factorised", "low_noise_timesteps")
+    ),
     ("unknown_pose", "unknown_pose_no_lifting"),
     ("unknown_pose_prior", "unknown_pose_no_prior"),
     ("unknown_pose_no_prior", "unknown_pose_no_prior_no_lifting"),
@@ -215,9 +218,8 @@ def markdown(result: dict) -> str:
         if "psnr" in metrics:
             psnr = metrics["psnr"]
             p = "–" if psnr["p_holm"] is None else f"{psnr['p_holm']:.2g}"
-            differences.append(
-                [name, span(psnr), p, f"{psnr.get('by_seed') or _seeds(name, rows)}{_machines(name, rows)}"]
-            )
+            seeds = f"{psnr.get('by_seed') or _seeds(name, rows)}{_machines(name, rows)}"
+            differences.append([name, span(psnr), p, seeds, span(metrics.get("crps"))])
     machines = "; ".join(sorted({row["machine"] for row in rows.values()}))
     lines = [
         f"# Fidelity at {result['protocol']['size']}³",
@@ -235,7 +237,7 @@ def markdown(result: dict) -> str:
         "",
         "## Differences",
         "",
-        *table_lines(["difference", "PSNR, dB", "p, Holm", "over training seeds"], differences),
+        *table_lines(["difference", "PSNR, dB", "p, Holm", "PSNR by training seed", "CRPS, HU"], differences),
     ]
     return "\n".join(lines) + "\n"
 

@@ -46,6 +46,11 @@ UNKNOWN_POSE = ("dataset.pose_noise=true",)  # X-rays at perturbed poses that th
 NO_PRIOR = ("model.prior.rank=0", "model.prior.preconditioning=false")
 NO_PRECONDITIONING = "model.prior.preconditioning=false"
 NO_LIFTING = ("model.conditioning.channels=0",)
+RECIPES = {  # other prediction targets with the whole budget; their errors weigh low-noise timesteps by themselves
+    "no_preconditioning": (NO_PRECONDITIONING,),
+    "v_prediction": (*RARE_LOW_NOISE, "model.objective.prediction=v_prediction", NO_PRECONDITIONING),
+    "flow": (*RARE_LOW_NOISE, "model.objective.prediction=flow", NO_PRECONDITIONING),
+}
 PARTS = {  # overrides of the ablations
     "whole_8min": (),
     "low_noise_timesteps": (),  # the recipe of `model`
@@ -54,9 +59,6 @@ PARTS = {  # overrides of the ablations
     "no_embedding": ("model.conditioning.global_embedding=false",),
     "with_tokens": ("model.conditioning.token_grid=8",),
     "constant_rays": ("model.conditioning.depth_bins=1",),
-    "v_prediction": ("model.objective.prediction=v_prediction", NO_PRECONDITIONING),
-    "flow": ("model.objective.prediction=flow", NO_PRECONDITIONING),
-    "no_preconditioning": (NO_PRECONDITIONING,),
     "no_pure_noise_warmup": ("model.objective.pure_noise_warmup=0",),
     "condition_drop": ("model.conditioning.drop=0.1",),
     "factorised": FACTORISED,
@@ -131,6 +133,8 @@ def methods(size: int) -> dict[str, Method]:
             xray2ctpa, (*CLIPPED, "cases=8"), {"model": "xray2ctpa_1000"}, whole_minutes, trained_as="xray2ctpa"
         ),
     }
+    for name, overrides in RECIPES.items():
+        found[name] = Method((*ours, *overrides), sampled, named(name), whole_minutes)
     for name, overrides in PARTS.items():
         overrides = () if name == "low_noise_timesteps" else (*RARE_LOW_NOISE, *overrides)
         found[name] = Method((*ours, *overrides), parts, named(name), part_minutes)

@@ -11,6 +11,7 @@ from evaluation.metrics.base import CaseView, Metric, NotMeasured
 ORDER = (
     *("psnr", "ssim", "mae_hu", "mae_hu_body", "mae_hu_lungs", "lung_dice"),
     *("crps", "energy_score", "spread_hu_body", "spread_latent_hu_body", "spread_over_error"),
+    "covered_90",
     *("reprojection", "left_right"),
 )
 

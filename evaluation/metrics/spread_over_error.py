@@ -1,10 +1,11 @@
-"""Spread of the samples in the body, and its ratio to the error of their mean."""
+"""Spread of the samples in the body, its ratio to the error of their mean, and the share of voxels that it covers."""
 
 import torch
 from jaxtyping import Float
+from scipy.special import stdtrit
 from torch import Tensor
 
-from ddpm.diffusion.sample_spread import root_mean_square, sample_spread, variance_of_mean
+from ddpm.diffusion.sample_spread import root_mean_square, sample_spread, sample_variance, variance_of_mean
 from evaluation.metrics.base import CaseView, Metric, NotMeasured
 from evaluation.metrics.crps import LATENT_SAMPLES, SAMPLES, samples_of
 from evaluation.metrics.regions import REGIONS
@@ -25,6 +26,23 @@ def spread_and_error(
     return spread, float(square.sqrt())
 
 
+def covered_share(
+    samples: Float[Tensor, "s n"], truth: Float[Tensor, " n"], antithetic: bool = False, level: float = 0.9
+) -> float:
+    """Share of the positions at which the truth lies in the normal prediction interval of the samples.
+
+    The interval is mean ± t √(variance + variance of the mean) with the quantile t of Student's distribution, so that
+    few samples cover the level as well; with many it is ±1.645 standard deviations for 0.9. Degrees of freedom: s - 1,
+    with opposite pairs their number, which is exact if the errors of a pair are exactly opposite and else wide. Raises
+    ValueError for fewer than two samples.
+    """
+    count = len(samples)
+    freedom = (count + 1) // 2 if antithetic else count - 1
+    variance = sample_variance(samples, antithetic) + variance_of_mean(samples, antithetic).clamp(min=0.0)
+    half = float(stdtrit(freedom, 0.5 + level / 2.0)) * variance.sqrt()
+    return float(((truth - samples.mean(dim=0)).abs() <= half).double().mean())
+
+
 def _measured(view: CaseView, key: str = SAMPLES) -> list[tuple[float, float]]:
     body = view.region("body")
     found = []
@@ -42,6 +60,17 @@ def _spread(view: CaseView, key: str = SAMPLES) -> Float[Tensor, " m"]:
 
 def _ratio(view: CaseView) -> Float[Tensor, " m"]:
     return torch.tensor([spread / error if error else float("nan") for spread, error in _measured(view)])
+
+
+def _covered(view: CaseView) -> Float[Tensor, " m"]:
+    body = view.region("body")
+    shares = [
+        covered_share(drawn, view.truth[body], paired) if len(drawn) > 1 else float("nan")
+        for drawn, paired in samples_of(view, body, opposite=True)
+    ]
+    if all(share != share for share in shares):
+        raise NotMeasured("one sample has no interval")
+    return torch.tensor(shares)
 
 
 METRICS = (
@@ -79,5 +108,15 @@ METRICS = (
         digits=2,
         default=True,
         pooled="ratio",
+    ),
+    Metric(
+        "covered_90",
+        "voxels in the 90 % interval",
+        _covered,
+        f"share of the voxels inside {REGIONS['body'].definition} whose true value lies in the normal prediction "
+        "interval of the samples (Student's t); 0.9 if the truth is like a further, normally distributed sample",
+        best="none",
+        digits=3,
+        default=True,
     ),
 )

@@ -34,6 +34,7 @@ FIDELITY = (
     "spread_hu_body",
     "spread_latent_hu_body",
     "spread_over_error",
+    "covered_90",
 )
 SETS = ("default", "fidelity", "all")
 

@@ -8,10 +8,11 @@ from hydra.utils import instantiate
 
 from benchmarks.fidelity import hypotheses, table
 from benchmarks.fidelity.run import ROOT
-from benchmarks.fidelity.variants import methods
+from benchmarks.fidelity.variants import RECIPES, methods
 from evaluation.scoring.score_cases import TRUTH
 
-OTHER_NOISE = {"regression", "unknown_pose_regression", "xray2ctpa", "xray2ctpa_1000"}  # another noise recipe
+# with another noise recipe on purpose
+OTHER_NOISE = {"regression", "unknown_pose_regression", "xray2ctpa", "xray2ctpa_1000", *RECIPES}
 
 
 @functools.cache
@@ -45,7 +46,7 @@ def test_row_names_are_unique():
 def test_budgets_belong_to_the_machine_of_a_size():
     assert {method.minutes for method in methods(128).values()} == {4.0}
     at_64 = {name: method.minutes for name, method in methods(64).items()}
-    assert {at_64[name] for name in ("model", "regression", "xray2ctpa", "xray2ctpa_1000")} == {20.0}
+    assert {at_64[name] for name in ("model", "regression", "xray2ctpa", "xray2ctpa_1000", *RECIPES)} == {20.0}
     assert at_64["whole_8min"] == at_64["no_lifting"] == at_64["unknown_pose"] == 8.0
 
 

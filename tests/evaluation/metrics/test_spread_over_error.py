@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 import torch
 
-from evaluation.metrics.spread_over_error import spread_and_error
+from evaluation.metrics.spread_over_error import covered_share, spread_and_error
 from evaluation.scoring.pooled import pooled_estimate
 
 
@@ -30,6 +30,24 @@ def test_the_ratio_is_that_of_the_spreads(count, correlation, antithetic, scale)
     found = np.array([spread_and_error(x, y, antithetic) for x, y in zip(samples, truths, strict=True)])
     spread, error = np.sqrt((found**2).mean(axis=0))
     assert spread == pytest.approx(40.0 * scale, rel=0.02) and error == pytest.approx(40.0, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("count", "correlation", "antithetic"),
+    [(2, 0.0, False), (5, 0.0, False), (64, 0.0, False), (2, -1.0, True), (8, -1.0, True), (64, -1.0, True)],
+)
+@pytest.mark.parametrize("level", [0.9, 0.5])
+def test_the_interval_covers_its_level_of_like_truths(count, correlation, antithetic, level):
+    samples, truths = draw(300, count, correlation)
+    found = [covered_share(x, y, antithetic, level) for x, y in zip(samples, truths, strict=True)]
+    assert np.mean(found) == pytest.approx(level, abs=0.01)
+
+
+def test_narrow_samples_cover_less_and_pairs_that_are_not_quite_opposite_more():
+    narrow, truths = draw(100, 64, 0.0, scale=0.5)
+    assert np.mean([covered_share(x, y) for x, y in zip(narrow, truths, strict=True)]) == pytest.approx(0.59, abs=0.02)
+    loose, truths = draw(300, 8, -0.8)
+    assert 0.89 < np.mean([covered_share(x, y, True) for x, y in zip(loose, truths, strict=True)]) < 0.96
 
 
 def test_cases_are_pooled_by_root_mean_squares():

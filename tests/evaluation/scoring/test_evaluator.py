@@ -61,7 +61,11 @@ def test_metrics_json_holds_methods_and_protocol(evaluated):
     for method, metrics in written["methods"].items():
         assert set(metrics) == set(metric_names())
         for name, estimate in metrics.items():
-            if name.startswith("spread") and method not in ("model", "shuffled_xray") or name == "reprojection_noise":
+            if (
+                name.startswith(("spread", "covered"))
+                and method not in ("model", "shuffled_xray")
+                or name == "reprojection_noise"
+            ):
                 assert estimate is None  # one volume; X-rays without noise
                 continue
             assert estimate["low"] <= estimate["mean"] <= estimate["high"]
