@@ -61,12 +61,9 @@ def test_metrics_json_holds_methods_and_protocol(evaluated):
     for method, metrics in written["methods"].items():
         assert set(metrics) == set(metric_names())
         for name, estimate in metrics.items():
-            if (
-                name.startswith(("spread", "covered"))
-                and method not in ("model", "shuffled_xray")
-                or name == "reprojection_noise"
-            ):
-                assert estimate is None  # one volume; X-rays without noise
+            one_volume = method not in ("model", "shuffled_xray") and name.startswith(("spread", "covered"))
+            if one_volume or name == "reprojection_noise":
+                assert estimate is None  # the X-rays have no noise
                 continue
             assert estimate["low"] <= estimate["mean"] <= estimate["high"]
     needed = "estimator samples window data_range_hu spacing split cases data_version checkpoint sampler steps seed"
