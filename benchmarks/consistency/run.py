@@ -132,6 +132,8 @@ def scores(volumes, truth, spacing: tuple, antithetic: bool) -> dict[str, float]
         "psnr_one": float(psnr(volumes[:1], truth[None], width)[0]),
         "psnr_mean": float(psnr(volumes.mean(dim=0, keepdim=True), truth[None], width)[0]),
     }
+    if len(volumes) > 4:
+        found["psnr_mean_4"] = float(psnr(volumes[:4].mean(dim=0, keepdim=True), truth[None], width)[0])
     if len(volumes) > 2:
         found["crps"] = float(crps(volumes, truth, antithetic).mean())
         spread, error = spread_and_error(volumes.flatten(1), truth.flatten(), antithetic)
