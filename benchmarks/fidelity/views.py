@@ -31,7 +31,7 @@ AUTOENCODER = ["model.crop=[32,32,32]", "model.n_hiddens=32",
                "model.n_res_blocks=1", "model.train_num_steps=400", "model.batch_size=2",
                "model.train_lr=1.0e-3", "model.validate_every=200", "model.checkpoint_every=200",
                "model.picture_every=1000000", "model.losses.adversarial.start=1000000"]  # fmt: skip
-TRAINING = ["model.dim=32", "model.xray_encoder.width=32", "model.batch_size=4", "model.train_lr=6.0e-4",
+TRAINING = ["model.dim=32", "model.xray_encoder.width=32", "model.batch_size=4", "model.train_lr=3.0e-4",
             "model.warmup_steps=100", "model.ema_decay=0.995", "model.validate_every=1000000",
             "model.save_and_sample_every=500", "model.dim_mults=[1,2]"]  # fmt: skip
 SAMPLES, STEPS = 8, 12
@@ -167,7 +167,7 @@ def main() -> None:
     parser.add_argument("--poses", nargs="+", default=list(POSES), choices=list(POSES))
     parser.add_argument("--size", type=int, default=64, help="voxels along each side")
     parser.add_argument("--xray", type=int, default=128, help="pixels along each side of an X-ray")
-    parser.add_argument("--batches", type=int, default=4000, help="of every training, 4 samples each")
+    parser.add_argument("--batches", type=int, default=6000, help="of every training, 4 samples each")
     parser.add_argument("--train", type=int, default=600)
     parser.add_argument("--val", type=int, default=32)
     parser.add_argument("--test", type=int, default=64)
