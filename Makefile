@@ -28,6 +28,7 @@ weights: $(STAMP)
 	@$(BIN)/python train/train_ddpm.py experiment=chest_128_ap model.resume=auto \
 		model.init_from="$$(ls -t outputs/chest_128/train_ddpm_morphs/*/checkpoints/last.ckpt | head -1)"
 	@$(BIN)/python evaluation/export.py checkpoint=outputs/chest_128/train_ddpm_ap output=outputs/chest_128/export \
+		average_with="$$(ls -t outputs/chest_128/train_ddpm_morphs/*/checkpoints/last.ckpt | head -1)" \
 		format=safetensors precision=bfloat16 seen=true overwrite=true
 	@cp outputs/chest_128/export/*.safetensors assets/chest_128.safetensors
 	@$(BIN)/python train/fit_parts.py checkpoint=shipped "parts=[lung_guide]" overwrite=true dataset=chests dataset.morphs=14 \
