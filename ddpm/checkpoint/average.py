@@ -26,8 +26,8 @@ def average_with(pipeline: XrayToCTPipeline, path: Path) -> None:
     if started.get("sha256") != digest:
         found = f"{started['file']} (SHA-256 {started['sha256'][:16]}…)" if started else "no other weights"
         raise UserError(
-            f"average_with={path}: the checkpoint was trained from {found}, this file has SHA-256 {digest[:16]}…; give "
-            "the file of its model.init_from"
+            f"average_with={path}: the checkpoint was trained from {found}, this file has SHA-256 {digest[:16]}…; "
+            "give the file of its model.init_from"
         )
     earlier = load_pipeline(path).networks
     for name in TRAINED:
