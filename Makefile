@@ -17,7 +17,7 @@ demo: $(STAMP)
 		xray=assets/films output=outputs/demo/films overwrite=true)
 	@$(BIN)/python evaluation/evaluate.py experiment=$(DEMO)_evaluate overwrite=true $(DEMO_EVALUATE)
 
-# The shipped weights, from assets/chests: about three hours on two CPU cores. An interrupted call continues.
+# The shipped weights, from assets/chests: about two and a half hours on two CPU cores. An interrupted call continues.
 weights: $(STAMP)
 	@$(BIN)/python train/train_lung_network.py model.results_folder=outputs/chest_128/train_lung_network model.resume=auto
 	@cp "$$(ls -t outputs/chest_128/train_lung_network/*/lungs_xray.safetensors | head -1)" assets/networks/
@@ -25,10 +25,7 @@ weights: $(STAMP)
 	@$(BIN)/python train/train_ddpm.py experiment=chest_128_ddpm model.resume=auto
 	@$(BIN)/python train/train_ddpm.py experiment=chest_128_morphs model.resume=auto \
 		model.init_from="$$(ls -t outputs/chest_128/train_ddpm/*/checkpoints/last.ckpt | head -1)"
-	@$(BIN)/python train/train_ddpm.py experiment=chest_128_ap model.resume=auto \
-		model.init_from="$$(ls -t outputs/chest_128/train_ddpm_morphs/*/checkpoints/last.ckpt | head -1)"
-	@$(BIN)/python evaluation/export.py checkpoint=outputs/chest_128/train_ddpm_ap output=outputs/chest_128/export \
-		average_with="$$(ls -t outputs/chest_128/train_ddpm_morphs/*/checkpoints/last.ckpt | head -1)" \
+	@$(BIN)/python evaluation/export.py checkpoint=outputs/chest_128/train_ddpm_morphs output=outputs/chest_128/export \
 		format=safetensors precision=bfloat16 seen=true overwrite=true
 	@cp outputs/chest_128/export/*.safetensors assets/chest_128.safetensors
 	@$(BIN)/python train/fit_parts.py checkpoint=shipped "parts=[lung_guide]" overwrite=true dataset=chests dataset.morphs=14 \

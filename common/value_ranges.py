@@ -76,9 +76,9 @@ RULES: dict[str, str] = {  # rule: keys, by their last words; the longest that m
     "vae | vqgan | maisi": "latent_encoder",
     "true | false | warn": "deterministic",
     "on | off | true | false": "consistency",
-    "text": """checkpoint average_with regression_checkpoint bounds lung_guide calibration_split origin init_from
-        weights a b output root_dir answers study films source linkage lungmask_weights series pairs from_csv file id
-        column key volumes run vqgan_run ddpm_run
+    "text": """checkpoint regression_checkpoint bounds lung_guide calibration_split origin init_from weights a b output
+        root_dir answers study films
+        source linkage lungmask_weights series pairs from_csv file id column key volumes run vqgan_run ddpm_run
         classification push sha256 precision truth prediction predictions protocol patients resume vae_ckpt vqgan_ckpt
         maisi_ckpt classifier_ckpt lpips totalsegmentator index method_b xray password objective.prediction
         adversarial.discriminator.norm masks pairs.split""",

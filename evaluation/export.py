@@ -14,7 +14,6 @@ from common.cli import command  # noqa: E402
 @command("export")
 def main(cfg) -> None:
     from common.files import result_folder
-    from ddpm.checkpoint.average import average_with
     from ddpm.weights.hub import upload
     from evaluation.generation.open_pipeline import SHIPPED, find_checkpoint, open_generator
     from evaluation.sharing.exporter import check_options, export, read_metrics
@@ -22,8 +21,6 @@ def main(cfg) -> None:
     check_options(cfg.format, cfg.precision, cfg.push)
     metrics = read_metrics(cfg.metrics, find_checkpoint(cfg.checkpoint, shipped=SHIPPED)) if cfg.metrics else None
     pipeline, checkpoint = open_generator(cfg.checkpoint, "cpu", cfg.sampler, shipped=SHIPPED)
-    if cfg.average_with is not None:
-        average_with(pipeline, find_checkpoint(cfg.average_with, shipped=SHIPPED))
     options = {"precision": cfg.precision, "seen": cfg.seen, "overwrite": cfg.overwrite, "hub_id": cfg.push}
     output = result_folder(cfg.output, "export")
     print(export(pipeline, output, cfg.format, checkpoint, metrics, cfg.name, **options))
