@@ -36,7 +36,11 @@ class DrawnSamples:
     maps: EvidenceMaps | None = None
 
     def predictive(self, index: int) -> Float[Tensor, "s d h w"]:
-        """Samples of a case with the decoder's residual, if the sampler includes it."""
+        """Samples of a case with the decoder's residual, if the sampler includes it; one sample is a point forecast,
+        without.
+        """
+        if self.volumes.shape[1] == 1:
+            return self.volumes[index]
         return with_residual(self.pipeline, self.volumes[index][None], [self.ids[index]], self.seed)[0]
 
     @property
