@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[0] = str(ROOT)
 
 from benchmarks.fidelity.stored_xrays import stored_xrays  # noqa: E402
-from benchmarks.fidelity.table import HERE, SEEDLESS, collect, load, results_name  # noqa: E402
+from benchmarks.fidelity.table import HERE, collect, results_name  # noqa: E402
 from benchmarks.fidelity.variants import Method, methods  # noqa: E402
 from benchmarks.timing import machine_name  # noqa: E402
 from common.files import newest_checkpoint, sha256  # noqa: E402
@@ -171,9 +171,7 @@ def main() -> None:
         if (evaluated / "metrics.json").exists():
             refuse_stale(evaluated, Path(trained["checkpoint"]))
         else:
-            stored = load(options.size, home_of_results)  # baselines have no seed: once is enough
-            rows = [theirs for theirs, ours in method.evaluated.items() if not (ours in SEEDLESS and ours in stored)]
-            wanted = [f"methods=[{','.join(rows)}]", f"metrics={options.metrics}", "nifti=0"]
+            wanted = [f"methods=[{','.join(method.evaluated)}]", f"metrics={options.metrics}", "nifti=0"]
             where = [
                 f"checkpoint={trained['checkpoint']}",
                 f"output={evaluated}",
