@@ -14,6 +14,7 @@ OURS = [
     "model.xray_encoder.feature_channels=64",
     "model.prior.preconditioning=true",
     "model.conditioning.drop=0",
+    "model.objective.prediction=sample",
     "model.objective.pure_noise_warmup=0.5",
     "model.objective.timestep_power=1",
     "model.objective.snr_weight=0.2",
@@ -50,6 +51,7 @@ RECIPES = {  # other prediction targets with the whole budget; their errors weig
     "no_preconditioning": (NO_PRECONDITIONING,),
     "v_prediction": (*RARE_LOW_NOISE, "model.objective.prediction=v_prediction", NO_PRECONDITIONING),
     "flow": (*RARE_LOW_NOISE, "model.objective.prediction=flow", NO_PRECONDITIONING),
+    "flow_preconditioned": (*RARE_LOW_NOISE, "model.objective.prediction=flow"),
 }
 PARTS = {  # overrides of the ablations
     "whole_8min": (),

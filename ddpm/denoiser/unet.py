@@ -40,7 +40,7 @@ class ConditionShape:
 class PriorUse:
     """Use of a linear prior of the clean latents (`ddpm.conditioning.linear_prior`), beside its input."""
 
-    residual: bool = False  # the network predicts the difference to the prior; for prediction of clean latents
+    residual: bool = False  # the network predicts the difference to the prior; for clean latents or with preconditioning
     preconditioning: dict | None = None  # arguments of `GaussianPreconditioning`; None adds the output to the prior
 
 
@@ -184,8 +184,8 @@ class UNet3D(ModelMixin, ConfigMixin):
             if embedding is not None:
                 raise ValueError("the denoiser is preconditioned: give prior_std with prior")
             prior_std = torch.ones_like(prior)
-        mean, c_out = self.preconditioning(noisy, prior, prior_std, timestep, keep)
-        return mean + c_out * x
+        gaussian, scale = self.preconditioning(noisy, prior, prior_std, timestep, keep)
+        return gaussian + scale * x
 
     def _run(self, part: nn.Module, x: Tensor, emb: Tensor) -> Tensor:
         if self.gradient_checkpointing and torch.is_grad_enabled():

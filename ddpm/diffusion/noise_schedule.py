@@ -39,12 +39,8 @@ class NoiseSchedule:
         return signal * clean + noise * eps
 
     def target(self, clean: Tensor, eps: Tensor, timestep: Int[Tensor, " b"]) -> Tensor:
-        """Target of the prediction: ε, `v = signal ε − noise x_0` (Salimans and Ho 2022, eq. 11), x_0, or ε − x_0."""
-        signal, noise = self.levels(timestep)
-        prediction = self.objective.prediction
-        if prediction == "v_prediction":
-            return signal * eps - noise * clean
-        return {"epsilon": eps, "sample": clean, "flow": eps - clean}[prediction]
+        """Target of the prediction."""
+        return target_of(self.objective.prediction, clean, eps, *self.levels(timestep))
 
     def clean(self, prediction: Tensor, noisy: Tensor, timestep: Int[Tensor, " b"]) -> Tensor:
         """Clean latents that a prediction implies."""
@@ -67,6 +63,13 @@ class NoiseSchedule:
         if self.objective.prediction == "epsilon":
             return capped / snr
         return capped / (snr + 1.0) if self.objective.prediction == "v_prediction" else capped
+
+
+def target_of(kind: str, clean: Tensor, eps: Tensor, signal: Tensor, noise: Tensor) -> Tensor:
+    """Target of `kind`: ε, `v = signal ε − noise x_0` (Salimans and Ho 2022, eq. 11), x_0, or ε − x_0."""
+    if kind == "v_prediction":
+        return signal * eps - noise * clean
+    return {"epsilon": eps, "sample": clean, "flow": eps - clean}[kind]
 
 
 def clean_from_prediction(

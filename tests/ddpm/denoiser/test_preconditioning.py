@@ -23,21 +23,21 @@ def network(**options) -> UNet3D:
 
 
 @pytest.mark.parametrize("timestep", [5, 300, 700, 999])
-def test_mean_and_uncertainty_are_those_of_the_gaussian(timestep):
-    """Among many latents with the same noisy value, their mean and standard deviation."""
+@pytest.mark.parametrize("prediction", ["sample", "v_prediction", "flow"])
+def test_mean_and_uncertainty_are_those_of_the_gaussian(timestep, prediction):
+    """Among many latents with the same noisy value, the mean and standard deviation of their targets."""
     generator = torch.Generator().manual_seed(0)
     prior, n = 0.8, 400_000
     clean = prior + 0.5 * torch.randn(n, generator=generator)
-    schedule = NoiseSchedule(NoiseObjective(prediction="sample"))
-    signal, noise = schedule.signal[timestep], schedule.noise[timestep]
-    noisy = signal * clean + noise * torch.randn(n, generator=generator)
-    shape = (1, 1, n, 1, 1)
-    preconditioning = GaussianPreconditioning(**SETTINGS)
-    given = torch.full(shape, prior), torch.full(shape, 0.5)
-    mean, c_out = preconditioning(noisy.view(shape), *given, torch.tensor([timestep]), None)
-    missed = clean - mean.flatten()
+    schedule = NoiseSchedule(NoiseObjective(prediction=prediction))
+    shape, when = (1, 1, n, 1, 1), torch.tensor([timestep])
+    clean, eps = clean.view(shape), torch.randn(n, generator=generator).view(shape)
+    noisy = schedule.add_noise(clean, eps, when)
+    preconditioning = GaussianPreconditioning(**SETTINGS, prediction=prediction)
+    mean, scale = preconditioning(noisy, torch.full(shape, prior), torch.full(shape, 0.5), when, None)
+    missed, noisy = (schedule.target(clean, eps, when) - mean).flatten(), noisy.flatten()
     assert missed.mean().item() == pytest.approx(0.0, abs=4e-3)
-    assert missed.std().item() == pytest.approx(c_out.unique().item(), rel=0.01)
+    assert missed.std().item() == pytest.approx(scale.unique().item(), rel=0.01)
     assert (
         abs(torch.corrcoef(torch.stack([missed, noisy]))[0, 1]) < 0.01
     )  # the residual is independent of the noisy value
@@ -48,6 +48,19 @@ def test_an_untrained_network_is_the_gaussian_posterior_and_exact_without_noise(
     out = net(x, torch.tensor([0, 999]), torch.zeros(2, 8), prior=prior, prior_std=torch.full_like(x, 0.5))
     torch.testing.assert_close(out[0], x[0], atol=0.05, rtol=0)
     torch.testing.assert_close(out[1], prior[1], atol=2e-3, rtol=0)
+
+
+def test_an_untrained_flow_leads_from_pure_noise_to_the_prior():
+    prior, start = torch.randn(1, 2, 4, 4, 4), torch.randn(1, 2, 4, 4, 4)
+    net = network(prior={"residual": True, "preconditioning": {**SETTINGS, "prediction": "flow"}})
+    std = torch.full_like(prior, 1e-3)
+    out = net(start, torch.tensor([999]), torch.zeros(1, 8), prior=prior, prior_std=std)
+    torch.testing.assert_close(start - out, prior)
+
+
+def test_epsilon_is_refused():
+    with pytest.raises(ValueError, match="choose sample, v_prediction or flow"):
+        GaussianPreconditioning(**SETTINGS, prediction="epsilon")
 
 
 def test_pure_noise_changes_nothing_and_a_little_signal_does():
@@ -88,15 +101,15 @@ def test_preconditioning_without_a_residual_prior_is_refused(options):
         network(**options)
 
 
-@pytest.fixture
-def pipeline():
+@pytest.fixture(params=["sample", "flow"])
+def pipeline(request):
     """A pipeline with a preconditioned denoiser and a fitted prior."""
     xrays, latents = torch.stack([item(i)["xray"] for i in range(8)]), torch.randn(8, 4, 8, 8, 8)
     prior = LinearPrior((4, 8, 8, 8), pixels=8, rank=3, deviation=True).fit(xrays, latents)
     condition = {"channels": 4, "embedding_dim": 32}
-    use = {"residual": True, "preconditioning": SETTINGS}
+    use = {"residual": True, "preconditioning": {**SETTINGS, "prediction": request.param}}
     denoiser = UNet3D(4, dim=8, dim_mults=(1, 2), blocks=1, head_dim=8, condition=condition, prior=use)
-    return module(objective=NoiseObjective(prediction="sample"), denoiser=denoiser, prior=prior).pipeline()
+    return module(objective=NoiseObjective(prediction=request.param), denoiser=denoiser, prior=prior).pipeline()
 
 
 def test_a_saved_pipeline_samples_the_same_volumes(pipeline, tmp_path):
@@ -110,4 +123,4 @@ def test_a_saved_pipeline_samples_the_same_volumes(pipeline, tmp_path):
     assert torch.equal(again(xray, guidance_scale=1.5).volumes, volumes)
     pipeline.set_sampler(**default, spacing="log_snr")
     assert pipeline.describe()["step_spacing"] == "log_snr"
-    assert pipeline.set_sampler("DDIMScheduler", 4).describe()["step_spacing"] == "trailing"
+    assert pipeline.set_sampler(**default).describe()["step_spacing"] == "trailing"

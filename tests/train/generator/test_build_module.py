@@ -21,3 +21,12 @@ def test_an_objective_is_chosen_by_its_prediction(given, remedy):
     found = "None" if given == "null" else given
     with pytest.raises(UserError, match=f"model.objective={found}: .*{remedy}$"):
         build_module(cfg, latent_encoder=None, shape=(4, 8, 8, 8))
+
+
+@pytest.mark.parametrize("prediction", ["flow", "epsilon"])
+def test_a_regression_predicts_no_noise(prediction):
+    given = ["model.denoiser.regression=true", f"model.objective.prediction={prediction}"]
+    with initialize_config_dir(str(CONFIG), version_base="1.3"):
+        cfg = compose("train_ddpm", [*given, "model.objective.zero_terminal_snr=false"])
+    with pytest.raises(UserError, match="cannot predict it; set model.objective.prediction=sample$"):
+        build_module(cfg, latent_encoder=None, shape=(4, 8, 8, 8))
