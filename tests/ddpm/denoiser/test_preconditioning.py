@@ -11,6 +11,8 @@ from ddpm.denoiser.preconditioning import GaussianPreconditioning
 from ddpm.denoiser.unet import UNet3D
 from ddpm.diffusion.noise_schedule import NoiseSchedule
 from ddpm.diffusion.objective import NoiseObjective
+from ddpm.diffusion.samplers import make_sampler, network_timestep
+from ddpm.diffusion.sampling_loop import sample_latents, set_steps
 
 SETTINGS = {"timesteps": 1000, "schedule": "squaredcos_cap_v2", "zero_terminal_snr": True}
 
@@ -56,6 +58,28 @@ def test_an_untrained_flow_leads_from_pure_noise_to_the_prior():
     std = torch.full_like(prior, 1e-3)
     out = net(start, torch.tensor([999]), torch.zeros(1, 8), prior=prior, prior_std=std)
     torch.testing.assert_close(start - out, prior)
+
+
+@pytest.mark.parametrize("prediction", ["sample", "v_prediction", "flow"])
+def test_an_untrained_network_samples_the_gaussian(prediction):
+    scheduler = NoiseObjective(prediction=prediction).scheduler()
+    sampler = make_sampler("DPMSolverMultistepScheduler", scheduler)
+    set_steps(sampler, 50, torch.device("cpu"))
+    net = network(prior={"residual": True, "preconditioning": {**SETTINGS, "prediction": prediction}})
+    noise = torch.randn(8, 2, 8, 8, 8, generator=torch.Generator().manual_seed(0))
+    given = {
+        "embedding": torch.zeros(8, 8),
+        "prior": torch.full_like(noise, 0.7),
+        "prior_std": torch.full_like(noise, 0.5),
+    }
+
+    def predict(latents, timestep):
+        return net(latents, network_timestep(sampler, timestep).expand(8), **given)
+
+    with torch.no_grad():
+        samples = sample_latents(sampler, predict, noise, dict)
+    assert samples.mean().item() == pytest.approx(0.7, abs=0.02)
+    assert samples.std().item() == pytest.approx(0.5, rel=0.03)
 
 
 def test_epsilon_is_refused():
