@@ -108,7 +108,7 @@ def recipe(size: int) -> list[str]:
     Latents are principal components and keep their shares of the variance.
     """
     small = SMALL if size == 128 else ()
-    return [*COMMON[size], *OURS, *NETWORK, *small, *RECIPES["flow_preconditioned"], "model.latent_scaling=shared"]
+    return [*COMMON[size], *OURS, *NETWORK, *small, *RECIPES["flow"], "model.latent_scaling=shared"]
 
 
 def baseline_name(name: str, row: str) -> str:

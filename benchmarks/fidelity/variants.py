@@ -51,7 +51,6 @@ RECIPES = {  # other prediction targets with the whole budget; their errors weig
     "no_preconditioning": (NO_PRECONDITIONING,),
     "v_prediction": (*RARE_LOW_NOISE, "model.objective.prediction=v_prediction", NO_PRECONDITIONING),
     "flow": (*RARE_LOW_NOISE, "model.objective.prediction=flow", NO_PRECONDITIONING),
-    "flow_preconditioned": (*RARE_LOW_NOISE, "model.objective.prediction=flow"),
 }
 PARTS = {  # overrides of the ablations
     "whole_8min": (),
