@@ -108,6 +108,11 @@ def run(options, settings: dict[str, dict], published: Path) -> tuple[dict, dict
             f"--guidance: {options.checkpoint} was trained without condition drop (model.conditioning.drop=0), so it "
             "cannot be guided; give a checkpoint of the method condition_drop"
         )
+    if not options.guidance and pipeline.describe()["prediction"] == "flow":
+        raise SystemExit(
+            f"{options.checkpoint}: a model of flow matching, which has no ancestral sampler to compare with; give a "
+            "checkpoint of the method model"
+        )
     cases = getattr(prepared_data(instantiate(data.source), data), options.split)
     protocol = {
         "checkpoint": sha256(options.checkpoint),

@@ -60,8 +60,8 @@ class GaussianPreconditioning(nn.Module):
     ) -> tuple[Float[Tensor, "b c d h w"], Float[Tensor, "b c d h w"]]:
         """The posterior mean of the target and the scale of the network's output, which is added to it.
 
-        `std` is the standard deviation of clean latents around the prior. The scale is the posterior standard deviation
-        of the target: c_out for clean latents, c_out / noise for v and flow. `keep` is that of `UNet3D`: a
+        `std` is the standard deviation of clean latents around the prior. The scale is the posterior standard
+        deviation of the target: c_out for clean latents, c_out / noise for v and flow. `keep` is that of `UNet3D`: a
         dropped prior is 0 with unit variance around it.
         """
         index = timestep.round().long()

@@ -40,7 +40,7 @@ class ConditionShape:
 class PriorUse:
     """Use of a linear prior of the clean latents (`ddpm.conditioning.linear_prior`), beside its input."""
 
-    residual: bool = False  # the network predicts the difference to the prior; for clean latents or with preconditioning
+    residual: bool = False  # the output is added to the prior; for clean latents or with preconditioning
     preconditioning: dict | None = None  # arguments of `GaussianPreconditioning`; None adds the output to the prior
 
 

@@ -50,8 +50,8 @@ result.volumes  # HU, (4, D, H, W)
 result.save("film_ct")
 ```
 The same by diffusers, which runs the two imports of `pipeline.py`: `DiffusionPipeline.from_pretrained("<this folder>",
-custom_pipeline="<this folder>", trust_remote_code=True)`. Another sampler: `pipe.scheduler =
-DDIMScheduler.from_config(pipe.scheduler.config)`. As a command: `xray2ct-generate xray=film.png
+custom_pipeline="<this folder>", trust_remote_code=True)`. Another sampler: `pipe.set_sampler(
+"DPMSolverMultistepScheduler", 20)`. As a command: `xray2ct-generate xray=film.png
 checkpoint=<this folder>`.""",
     "monai": """\
 After `pip install <clone of xray2ct>` and `pip install fire`, from any folder (a bundle's config is executed: run one

@@ -90,11 +90,22 @@ def test_an_unknown_sampler_is_refused_with_the_choices(monkeypatch, capsys):
     assert "--ways 'ddmp': choose from default; preview; sde" in capsys.readouterr().err
 
 
-def test_guidance_without_condition_drop_in_training_is_refused(monkeypatch, tmp_path):
-    monkeypatch.setattr("ddpm.checkpoint.load.load_pipeline", lambda *_, **__: SimpleNamespace(guided=False))
-    arguments = ["--checkpoint", "last.ckpt", "--guidance", "--home", str(tmp_path), "--output", str(tmp_path)]
+@pytest.mark.parametrize(
+    ("words", "pipeline", "said"),
+    [
+        (["--guidance"], {"guided": False}, "--guidance: last.ckpt was trained without condition drop"),
+        (
+            [],
+            {"describe": lambda: {"prediction": "flow"}},
+            "last.ckpt: a model of flow matching",
+        ),
+    ],
+)
+def test_a_model_that_cannot_be_compared_is_refused(monkeypatch, tmp_path, words, pipeline, said):
+    monkeypatch.setattr("ddpm.checkpoint.load.load_pipeline", lambda *_, **__: SimpleNamespace(**pipeline))
+    arguments = ["--checkpoint", "last.ckpt", *words, "--home", str(tmp_path), "--output", str(tmp_path)]
     monkeypatch.setattr("sys.argv", ["samplers.py", *arguments])
-    with pytest.raises(SystemExit, match="--guidance: last.ckpt was trained without condition drop"):
+    with pytest.raises(SystemExit, match=said):
         samplers.main()
 
 

@@ -52,16 +52,16 @@ def build_module(
     _check_prior_start(options.start, with_prior, origin)
     if model.denoiser.regression and model.objective.prediction not in ("sample", "v_prediction"):
         raise ValueError(
-            f"model.denoiser.regression=true with model.objective.prediction={model.objective.prediction}: the network "
-            "sees no noise and cannot predict it; set model.objective.prediction=sample"
+            f"model.denoiser.regression=true with model.objective.prediction={model.objective.prediction}: the "
+            "network sees no noise and cannot predict it; set model.objective.prediction=sample"
         )
     residual = with_prior and (model.objective.prediction == "sample" or options.preconditioning)
     preconditioning = None
     if options.preconditioning:
         if not with_prior or model.objective.prediction == "epsilon" or model.denoiser.regression:
             raise ValueError(
-                "model.prior.preconditioning: needs the linear prior, another model.objective.prediction than epsilon, "
-                "and no model.denoiser.regression"
+                "model.prior.preconditioning: needs the linear prior, another model.objective.prediction than "
+                "epsilon, and no model.denoiser.regression"
             )
         kept = ("timesteps", "schedule", "zero_terminal_snr", "prediction")
         preconditioning = {key: model.objective[key] for key in kept}
