@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-from benchmarks.fidelity.variants import COMMON, NETWORK, OURS, RECIPES, REGRESSION, SMALL
+from benchmarks.fidelity.variants import COMMON, NETWORK, OURS, REGRESSION, SMALL
 
 DIFFUSION, BASELINES, PEER, WEIGHTS = "diffusion", "baselines", "peer", "weights"
 ONE_STEP = {"scheduler": "DDIMScheduler", "steps": 1, "antithetic": False}
@@ -72,12 +72,7 @@ BASELINE_TITLES = {
 }
 MAIN = {
     "model": Row(DIFFUSION, "model"),
-    "regression": Row(
-        DIFFUSION,
-        "regression, the same denoiser",
-        train=(*REGRESSION, "model.objective.prediction=sample"),
-        sampler=ONE_STEP,
-    ),
+    "regression": Row(DIFFUSION, "regression, the same denoiser", train=tuple(REGRESSION), sampler=ONE_STEP),
     "baselines": Row(BASELINES, ""),
     "phantom_weights": Row(WEIGHTS, "weights trained on phantoms"),
 }
@@ -103,12 +98,11 @@ MEAN, SAMPLE, SHUFFLED = "", "_sample", "_shuffled_xray"  # suffixes of the meth
 
 
 def recipe(size: int) -> list[str]:
-    """Overrides of `train/train_ddpm.py` of every diffusion row: flow matching, the best of the fidelity benchmark.
+    """Overrides of `train/train_ddpm.py` of every diffusion row: the recipe of the fidelity benchmark.
 
     Latents are principal components and keep their shares of the variance.
     """
-    small = SMALL if size == 128 else ()
-    return [*COMMON[size], *OURS, *NETWORK, *small, *RECIPES["flow"], "model.latent_scaling=shared"]
+    return [*COMMON[size], *OURS, *NETWORK, *(SMALL if size == 128 else ()), "model.latent_scaling=shared"]
 
 
 def baseline_name(name: str, row: str) -> str:
