@@ -56,6 +56,9 @@ def upgrade_config(class_name: str, config: dict) -> dict:
     if isinstance(config.get("prior"), bool):
         use = {"residual": residual, "preconditioning": preconditioning}
         config["prior"] = use if config["prior"] else None
+    use = config.get("prior") or {}
+    if use.get("preconditioning"):  # written before targets other than clean latents could be preconditioned
+        config["prior"] = {**use, "preconditioning": {"prediction": "sample", **use["preconditioning"]}}
     if "blind" in config:
         config["regression"] = config.pop("blind")
     return config

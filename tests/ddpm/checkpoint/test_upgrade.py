@@ -14,10 +14,18 @@ def test_flat_arguments_of_the_unet_are_grouped():
     old = {**FLAT, "prior": True, "residual": True, "blind": False, "posterior": preconditioning}
     new = upgrade_config("UNet3D", old)
     assert new["condition"] == {"channels": 3, "embedding_dim": 24, "token_channels": 0, "token_grid": 0}
-    assert new["prior"] == {"residual": True, "preconditioning": preconditioning} and new["regression"] is False
+    grouped = {"residual": True, "preconditioning": {**preconditioning, "prediction": "sample"}}
+    assert new["prior"] == grouped and new["regression"] is False
     assert UNet3D(**new).condition.channels == 3
     assert upgrade_config("UNet3D", {**FLAT, "prior": False, "residual": False, "posterior": None})["prior"] is None
     assert upgrade_config("UNet3D", new) == new
+
+
+def test_preconditioning_without_a_target_is_of_clean_latents():
+    old = {"timesteps": 10, "schedule": "squaredcos_cap_v2", "zero_terminal_snr": True}
+    for given, kept in ((old, "sample"), ({**old, "prediction": "flow"}, "flow")):
+        new = upgrade_config("UNet3D", {"prior": {"residual": True, "preconditioning": given}})
+        assert new["prior"]["preconditioning"] == {**old, "prediction": kept}
 
 
 def test_renamed_parts_bring_their_weights_along():
