@@ -1,4 +1,4 @@
-"""The pipeline from X-rays to CT volumes in HU, with the only sampling loop of the project."""
+"""The pipeline from X-rays to CT volumes in HU."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
