@@ -167,10 +167,12 @@ def _follow_paths(cfg: DictConfig) -> None:
 
 
 def _defaults(config_name: str) -> DictConfig:
-    """The config of a command with its chosen groups and no other change."""
+    """The config of a command with its chosen groups; no values of an experiment, which may be set to null again."""
     choices = HydraConfig.get().runtime.choices if HydraConfig.initialized() else {}
-    groups = [f"{name}={choice}" for name, choice in choices.items() if not name.startswith("hydra/") and choice]
-    return recompose(config_name, groups)
+    groups = {
+        name: of for name, of in choices.items() if of and name != "experiment" and not name.startswith("hydra/")
+    }
+    return recompose(config_name, [f"{name}={choice}" for name, choice in groups.items()])
 
 
 def recompose(config_name: str, overrides: list[str]) -> DictConfig:

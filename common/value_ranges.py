@@ -1,9 +1,9 @@
 """Type and range of every value of the config, which a command checks before its work begins.
 
-A rule is words joined by `|`: a literal such as `auto`, `text`, `int` or `number` with bounds (`int >= 1`,
-`number > 0 < 1`) and a step (`int >= 8 step 8`), or a list of so many of them (`[3 int >= 1]`, of any number without
-one). Booleans, texts and lists of texts need no rule: the default value states their type. A default of null allows
-null.
+A rule is words joined by `|`: a literal such as `auto`, `text`, `path` (a text that no number replaces, since Hydra
+reads 2024_11_29 as 20241129), `int` or `number` with bounds (`int >= 1`, `number > 0 < 1`) and a step
+(`int >= 8 step 8`), or a list of so many of them (`[3 int >= 1]`, of any number without one). Booleans, texts and
+lists of texts need no rule: the default value states their type. A default of null allows null.
 """
 
 import math
@@ -76,16 +76,16 @@ RULES: dict[str, str] = {  # rule: keys, by their last words; the longest that m
     "vae | vqgan | maisi": "latent_encoder",
     "true | false | warn": "deterministic",
     "on | off | true | false": "consistency",
-    "text": """checkpoint regression_checkpoint bounds lung_guide calibration_split origin init_from weights a b output
-        root_dir answers study films
-        source linkage lungmask_weights series pairs from_csv file id column key volumes run vqgan_run ddpm_run
-        classification push sha256 precision truth prediction predictions protocol patients resume vae_ckpt vqgan_ckpt
-        maisi_ckpt classifier_ckpt lpips totalsegmentator index method_b xray password objective.prediction
-        adversarial.discriminator.norm masks pairs.split""",
+    "text": """calibration_split series id column key method_b patients precision objective.prediction
+        adversarial.discriminator.norm pairs.split""",
+    "path": """checkpoint regression_checkpoint bounds lung_guide origin init_from weights a b output root_dir
+        cache_dir results_folder answers study films source linkage lungmask_weights pairs from_csv file volumes run
+        vqgan_run ddpm_run classification push sha256 truth prediction predictions protocol resume vae_ckpt vqgan_ckpt
+        maisi_ckpt classifier_ckpt lpips totalsegmentator index xray password masks""",
 }
 _RULES = {key: rule for rule, keys in RULES.items() for key in keys.split()}
 SIGNS = {">=": operator.ge, ">": operator.gt, "<=": operator.le, "<": operator.lt}
-NAMES = {"int": "a whole number", "number": "a number", "text": "a text"}
+NAMES = {"int": "a whole number", "number": "a number", "text": "a text", "path": "a text"}
 
 
 def check_values(cfg: DictConfig, defaults: DictConfig, command: str = "") -> None:
@@ -98,6 +98,8 @@ def check_values(cfg: DictConfig, defaults: DictConfig, command: str = "") -> No
         value = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
         rule = rule_of(f"{command}.{key}", default)
         if rule is not None and not fits(value, rule):
+            if "path" in rule and _is_number(value):
+                raise UserError(f"""{key}={value}: read as a number; quote it twice, as in '{key}="2024_11"'""")
             example = f", such as {_shown(default)}" if isinstance(default, list) else ""
             raise UserError(f"{key}={_shown(value)}: give {_words(rule)}{example}")
         if value is None and rule == OFF:
@@ -141,12 +143,16 @@ def _fits_one(value: Any, rule: str) -> bool:
         return right and all(_fits_one(item, inner) for item in value)
     kind, step, bounds = _parsed(rule)
     if kind not in ("int", "number"):
-        if kind == "text":
-            return isinstance(value, str | int | float) and not isinstance(value, bool)
+        if kind in ("text", "path"):
+            return isinstance(value, str) or (kind == "text" and _is_number(value))
         return re.fullmatch(re.escape(rule).replace("<number>", r"\d+"), _shown(value)) is not None
-    if isinstance(value, bool) or not isinstance(value, int if kind == "int" else int | float) or math.isnan(value):
+    if not _is_number(value) or (kind == "int" and isinstance(value, float)) or math.isnan(value):
         return False
     return (kind == "number" or value % step == 0) and all(SIGNS[sign](value, bound) for sign, bound in bounds)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 @lru_cache

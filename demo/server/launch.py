@@ -27,7 +27,9 @@ SILENCED += ("dataset.io.xray", "evaluation.generation.xray_inputs")
 
 
 def check_address(host: str, port: int, password: str | None) -> None:
-    """Raises UserError for a network address without a password, a short password, or an unusable port."""
+    """Raises UserError for a network address without a password, one that is short or a number, or a wrong port."""
+    if password is not None and not isinstance(password, str):
+        raise UserError("password=…: read as a number; quote it twice, as in 'password=\"2024_1129\"'")
     if password is not None and len(str(password)) < MIN_PASSWORD:
         raise UserError(f"password=…: {len(str(password))} characters; give at least {MIN_PASSWORD}")
     if not is_loopback(host) and password is None:

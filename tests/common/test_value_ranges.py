@@ -7,6 +7,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from common import cli
 from common.cli import CONFIG
 from common.errors import UserError
 from common.value_ranges import _parsed, check_values, fits, leaves, rule_of
@@ -33,7 +34,7 @@ def commands():
 
 def wrong_values(rule: str) -> list:
     """A value of another type than a rule, and values outside its range."""
-    found = [{"a": 1}] + ["abc"] * ("text" not in rule) + [[]] * ("[" not in rule)
+    found = [{"a": 1}] + ["abc"] * ("text" not in rule and "path" not in rule) + [[]] * ("[" not in rule)
     for one in rule.split(" | "):
         kind, step, bounds = _parsed(re.sub(r"^\[+\d* ?|\]+$", "", one))
         for sign, bound in bounds if "[" not in rule else ():
@@ -99,6 +100,37 @@ def test_null_switches_off_where_zero_does():
         defaults, cfg = compose("train_ddpm"), compose("train_ddpm", ["model.prior.rank=null"])
     check_values(cfg, defaults, "train_ddpm")
     assert cfg.model.prior.rank == 0
+
+
+@pytest.mark.parametrize(
+    ("command", "change", "value"),
+    [
+        ("generate", "output=2024_11_29", "output=20241129"),
+        ("generate", "xray=1e3", "xray=1000.0"),
+        ("train_vqgan", "dataset.cache_dir=2024", "dataset.cache_dir=2024"),
+    ],
+)
+def test_path_that_hydra_reads_as_a_number_is_refused_with_its_quotes(command, change, value):
+    key = value.partition("=")[0]
+    with initialize_config_dir(str(CONFIG), version_base="1.3"):
+        defaults, cfg = compose(command), compose(command, [change])
+        quoted = compose(command, [f'{key}="2024_11_29"'])
+    with pytest.raises(UserError, match=f"^{value}: read as a number; quote it twice"):
+        check_values(cfg, defaults, command)
+    check_values(quoted, defaults, command)
+    assert OmegaConf.select(quoted, key) == "2024_11_29"
+
+
+def test_null_is_allowed_for_a_key_that_an_experiment_sets(monkeypatch):
+    """The defaults that a command checks against are those without the experiment."""
+    with initialize_config_dir(str(CONFIG), version_base="1.3"):
+        cfg = compose("train_ddpm", ["experiment=chest_128_ddpm", "model.objective.snr_weight=null"])
+    choices = {"experiment": "chest_128_ddpm", "dataset": "chests", "hydra/output": "default"}
+    monkeypatch.setattr(cli.HydraConfig, "initialized", lambda: True)
+    monkeypatch.setattr(cli.HydraConfig, "get", lambda: OmegaConf.create({"runtime": {"choices": choices}}))
+    defaults = cli._defaults("train_ddpm")
+    assert defaults.dataset.name == "chests"
+    check_values(cfg, defaults, "train_ddpm")
 
 
 def test_text_may_be_a_number_and_a_whole_number_is_a_number():

@@ -35,6 +35,7 @@ def free_port() -> int:
         ("192.168.1.7", 7860, None, "other machines can reach it"),
         ("ward.example", 7860, None, "other machines can reach it"),
         ("127.0.0.1", 7860, "short", "give at least 8"),
+        ("127.0.0.1", 7860, 20241129, "password=…: read as a number; quote it twice"),
         ("127.0.0.1", 0, None, "port=0"),
         ("127.0.0.1", 70000, None, "port=70000"),
     ],
@@ -42,7 +43,7 @@ def free_port() -> int:
 def test_an_unprotected_address_is_refused(host, port, password, line):
     with pytest.raises(UserError, match=line) as refused:
         check_address(host, port, password)
-    assert "short" not in str(refused.value)
+    assert "short" not in str(refused.value) and "20241129" not in str(refused.value)
 
 
 def test_a_port_in_use_is_an_error_of_one_line():
