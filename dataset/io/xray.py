@@ -5,6 +5,7 @@ A DICOM header (`dataset/io/xray_dicom.py`) or a NIfTI affine gives the orientat
 rows downward, or toward posterior for an axial slice. The reader takes other formats as displayed.
 """
 
+import logging
 import tokenize
 import zipfile
 from pathlib import Path
@@ -26,9 +27,11 @@ from dataset.io.file_kind import kind_of
 from dataset.io.nifti import NIFTI_ENDINGS, open_nifti
 from dataset.io.pictures import IMAGE_ERRORS, read_picture
 from dataset.io.volume_files import read_x2ct_xray, x2ct_pose
-from dataset.io.xray_dicom import XrayImage, read_dicom_xray
+from dataset.io.xray_dicom import XrayImage, has_image, read_dicom_xray
 
-XRAY_ENDINGS = (".png", ".jpg", ".jpeg", ".npy", ".dcm", ".dicom", *NIFTI_ENDINGS)
+log = logging.getLogger(__name__)
+
+XRAY_ENDINGS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".npy", ".dcm", ".dicom", *NIFTI_ENDINGS)
 COLOUR_TOLERANCE = 0.02  # of the range: difference of the colour channels of a grey JPEG by rounding
 SMALLEST = 16  # pixels along each side
 LARGEST_ASPECT = 3.0  # of a chest X-ray
@@ -115,14 +118,26 @@ def undo_resize(image: Float[Tensor, "rows columns"], shape: tuple[int, int]) ->
 
 
 def find_xrays(folder: str | Path) -> list[Path]:
-    """X-ray files directly in a folder, sorted by name; UserError if there is none."""
+    """X-ray files directly in a folder, sorted by name, by their ending or content; UserError if there is none.
+
+    DICOM files without an image (reports, presentation states, DICOMDIR) are left out, which a warning says.
+    """
     folder = Path(folder)
-    found = visible(
-        path for path in folder.iterdir() if path.name.lower().endswith(XRAY_ENDINGS) or kind_of(path) == "dicom"
-    )
+    found = visible(path for path in folder.iterdir() if path.is_file() and _may_be_xray(path))
+    without = [path for path in found if kind_of(path) == "dicom" and not has_image(path)]
+    if without:
+        log.warning(
+            "%s: %d DICOM files without an image are left out, such as %s", folder, len(without), without[0].name
+        )
+    found = [path for path in found if path not in without]
     if not found:
-        raise UserError(f"{folder}: no X-ray in it; give files ending in {', '.join(XRAY_ENDINGS)}")
+        raise UserError(f"{folder}: no X-ray in it; put {', '.join(XRAY_ENDINGS)} there, not in folders below it")
     return found
+
+
+def _may_be_xray(path: Path) -> bool:
+    kinds = ("dicom",) if path.suffix else ("dicom", "picture", "npy", "nifti")
+    return path.name.lower().endswith(XRAY_ENDINGS) or kind_of(path) in kinds
 
 
 def _check(xray: XrayImage, path: Path) -> None:

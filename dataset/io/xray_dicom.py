@@ -93,6 +93,15 @@ def _read(path: str | Path) -> XrayImage:
     return XrayImage(image, view_of(header), _spacing(header, transposed), inside, burned_in, notes + turns)
 
 
+def has_image(path: Path) -> bool:
+    """Whether a DICOM file has pixels, unlike reports, presentation states and DICOMDIR; true if it is damaged."""
+    try:
+        header = read_dicom(path, stop_before_pixels=True)
+        return "Rows" in header or not ("SOPClassUID" in header or "DirectoryRecordSequence" in header)
+    except (*HEADER_ERRORS, UserError):
+        return True  # the reader of the image says what is wrong with it
+
+
 def is_radiograph(header: pydicom.Dataset) -> bool:
     """Whether Modality or SOP class is that of a radiograph; mammograms are not."""
     modality = str(header.get("Modality", "") or "").strip().upper()

@@ -26,7 +26,10 @@ def read_csv(file: str | Path, columns: Iterable[str] = ()) -> pd.DataFrame:
             named = STATED.fullmatch(first.rstrip("\r\n"))
             separator = named[1] if named else max(",;\t|", key=first.count)
         options = {"sep": separator, "encoding": encoding, "skipinitialspace": True, "skiprows": 1 if named else 0}
-        names = [name.strip() for name in pd.read_csv(file, nrows=0, **options).columns]
+        head = pd.read_csv(file, nrows=1, header=None, dtype=str, keep_default_na=False, **options)
+        names = [str(name).strip() for name in head.iloc[0]]  # as in the file: pandas renames the second of two equal
+        if twice := [name for name in columns or names if name and names.count(name) > 1]:
+            raise UserError(f"{file}: two columns are called {twice[0]!r}; rename or remove one")
         if absent := [name for name in columns if name not in names]:
             raise UserError(f"{file}: no column {', '.join(absent)}; the table has {', '.join(names)}")
         picked = [names.index(name) for name in columns] if columns else None

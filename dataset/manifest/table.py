@@ -35,6 +35,7 @@ EMPTY = {  # every column with its value for unknown
 }
 COLUMNS = tuple(EMPTY)
 NUMBERS = {"hours_xray_to_ct": float, "age": int, "label": int, "fold": int}
+MOST = 9999  # age or fold
 SPLITS = ("train", "val", "test")
 LABELS = (0, 1, -1)  # negative, positive, unknown
 DRR, DRR_CONTRAST, FILM, VOLUME = XRAY_SOURCES = ("drr", "drr_contrast", "film", "volume")
@@ -83,6 +84,7 @@ def read_manifest(path: str | Path, label_column: str = "label", target_column: 
         rows[name] = rows[name].str.replace("\\", "/")  # as Windows separates folders
     for name in NUMBERS:
         rows[name] = rows[name].str.replace(",", ".")
+        rows[name] = rows[name].where(rows[name].str.lower() != "nan", "" if NUMBERS[name] is float else "-1")
     years = rows["age"].str.extract(DICOM_AGE)
     months = years[0].astype(float) * years[1].map(AGE_MONTHS)
     rows["age"] = rows["age"].where(months.isna(), (months // 12).astype("Int64").astype(str))
@@ -105,10 +107,12 @@ def _validate(rows: pd.DataFrame, path: Path) -> None:
     if len(repeated):
         raise UserError(f"{path}: id {repeated.iloc[0]} stands in two rows; ids must be unique")
     for name in ("hours_xray_to_ct", "age", "fold"):
-        text = rows[name].astype(str)
-        wrong = np.flatnonzero(pd.to_numeric(rows[name], errors="coerce").isna() & ~text.isin(("", "nan")))
+        numbers, whole = pd.to_numeric(rows[name], errors="coerce"), NUMBERS[name] is int
+        right = np.isfinite(numbers) & ((numbers % 1 == 0) & numbers.between(-1, MOST) if whole else True)
+        wrong = np.flatnonzero(~right & (rows[name] != ""))
         if len(wrong):
-            raise UserError(f"{path}: row {wrong[0] + 2} has {name}={text.iloc[wrong[0]]}; give a number")
+            kind = "a whole number, -1 if unknown" if whole else "a number"
+            raise UserError(f"{path}: row {wrong[0] + 2} has {name}={rows[name].iloc[wrong[0]]}; give {kind}")
     choices = {"label": [str(v) for v in LABELS], "split": [*SPLITS, ""], "xray_source": list(XRAY_SOURCES)}
     for name, allowed in choices.items():
         values = rows[name].astype(str).str.removesuffix(".0")

@@ -24,7 +24,7 @@ from dataset.preparation.radiographs import Radiograph, find_radiographs
 from dataset.preparation.series_ranking import Candidate, Rule, rank
 from dataset.preparation.user_tables import UserTables
 from dataset.sources.folder_scan import discover
-from dataset.sources.layouts import places_of
+from dataset.sources.layouts import is_mask, places_of
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +75,7 @@ def find_all(
     closed: list[str] = []
     files = [path for files in folders_of(source, closed=closed) for path in files]
     warn_closed(closed)
-    if any(is_volume_file(path) for path in files):
+    if any(is_volume_file(path) and not is_mask(PurePosixPath(Path(path).relative_to(source))) for path in files):
         for row in discover(source, dicom=False, follow_links=True).to_dict("records"):
             xray = next((source / name for name in parts(row["xray"]) if x2ct_pose(name) is None), None)
             identity = Identity(row["patient"], series_uid=row["ct"], split=row["split"])

@@ -5,6 +5,7 @@ The view is that of the DICOM header (View Position, view code, Patient Orientat
 name.
 """
 
+import logging
 import re
 from collections.abc import Hashable, Sequence
 from pathlib import Path
@@ -15,6 +16,8 @@ from dataset.io.dicom_headers import HEADER_ERRORS, read_dicom
 from dataset.io.file_kind import kind_of
 from dataset.io.xray_dicom import view_of
 
+log = logging.getLogger(__name__)
+
 LATERAL = "lateral"
 VIEW = re.compile(r"(?:(?P<patient>.+)[ _.-])?(?P<view>pa|ap|frontal|lat|lateral)", re.IGNORECASE)
 
@@ -23,6 +26,20 @@ class _File(NamedTuple):
     path: Path
     patient: Hashable  # files with equal ones are of one patient; None for a file of its own
     view: str  # frontal, lateral, or "" if unknown
+
+
+def frontal_views(files: Sequence[Path]) -> list[Path]:
+    """The files without the laterals, which a warning names; UserError if there are laterals alone."""
+    read = [_described(path) for path in files]
+    laterals = [one.path for one in read if one.view == LATERAL]
+    if laterals and len(laterals) == len(read):
+        raise UserError(
+            f"{laterals[0]}: a lateral, as all X-rays here, for a checkpoint of one view; give the frontal"
+        )
+    if laterals:
+        names = ", ".join(path.name for path in laterals)
+        log.warning("the checkpoint takes one view: %d laterals are left out (%s)", len(laterals), names[:300])
+    return [one.path for one in read if one.view != LATERAL]
 
 
 def pair_views(files: Sequence[Path]) -> list[Path | tuple[Path, Path]]:

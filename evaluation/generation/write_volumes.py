@@ -14,7 +14,7 @@ from evaluation.generation.metadata import NOISE_ID, describe_input, describe_ru
 from evaluation.generation.model_inputs import ModelInputs
 from evaluation.generation.sample import Sampling, compared_volumes, terminal_bar
 from evaluation.generation.synthetic_ct import SyntheticCT, files_of
-from evaluation.generation.view_pairs import pair_views
+from evaluation.generation.view_pairs import frontal_views, pair_views
 from evaluation.generation.xray_inputs import GeneratorInput, XrayFiles, announce, read_inputs
 from evaluation.generation.xray_warnings import reproject
 from evaluation.intervals.evidence import describe_evidence, evidence_maps
@@ -24,10 +24,9 @@ log = logging.getLogger(__name__)
 
 
 def find_xrays(path: str | None) -> list[XrayFiles]:
-    """The X-rays of each patient: a file, views as `front.png;lateral.png`, or those of a folder.
+    """X-rays: a file, views of one patient as `front.png;lateral.png`, or all files of a folder (`for_views`).
 
-    In a folder, names or headers tell a frontal and a lateral of one patient (`evaluation.generation.view_pairs`).
-    Raises UserError for no path, a missing file, a folder without an X-ray, and a lateral without its frontal.
+    Raises UserError for no path, a missing file, and a folder without an X-ray.
     """
     if not path:
         raise UserError("xray: missing; give an X-ray file or a folder of them, for example xray=chest.png")
@@ -35,24 +34,16 @@ def find_xrays(path: str | None) -> list[XrayFiles]:
     if given.is_file():
         return [given]
     if given.is_dir():
-        return pair_views(xrays_in(given))
+        return xrays_in(given)
     for view in views or (given,):
         if not view.is_file():
             raise UserError(f"xray={path}: {view}: no such file or folder; give X-ray files or a folder of them")
     return [views]
 
 
-def for_views(xrays: Sequence[XrayFiles], protocol: dict) -> list[XrayFiles]:
-    """The X-rays of a folder as a generator takes them: one of a single view takes the frontals of the pairs.
-
-    Logs the laterals that it leaves out.
-    """
-    pairs = [files for files in xrays if isinstance(files, tuple)]
-    if not pairs or protocol.get("views", 1) > 1:
-        return list(xrays)
-    names = ", ".join(lateral.name for _, lateral in pairs)
-    log.warning("the checkpoint takes one view: %d laterals are left out (%s)", len(pairs), names[:300])
-    return [files[0] if isinstance(files, tuple) else files for files in xrays]
+def for_views(xrays: Sequence[Path], protocol: dict) -> list[XrayFiles]:
+    """The X-rays of a folder as a generator takes them: pairs of views, or the frontals if it takes one view."""
+    return pair_views(xrays) if protocol.get("views", 1) > 1 else frontal_views(xrays)
 
 
 def synthesize(

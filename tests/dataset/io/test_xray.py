@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian, generate_uid
+from radiograph_files import save_radiograph
 
 from common.errors import UserError
 from dataset.imaging.drr import scale_xray
@@ -271,9 +272,28 @@ def test_bad_xrays_give_one_line_with_file_and_remedy(tmp_path, make):
 def test_folder_of_xrays(tmp_path):
     with pytest.raises(UserError, match="no X-ray"):
         find_xrays(tmp_path)
-    for name in ("b.png", "a.JPG", "c.dcm", "d.nii.gz", "notes.txt", ".hidden.png"):
+    for name in ("b.png", "a.JPG", "c.dcm", "d.nii.gz", "e.TIF", "f.bmp", "notes.txt", ".hidden.png"):
         (tmp_path / name).touch()
-    assert [p.name for p in find_xrays(tmp_path)] == ["a.JPG", "b.png", "c.dcm", "d.nii.gz"]
+    (tmp_path / "BMI.txt").write_text("BMI 25")
+    (tmp_path / "inside").mkdir()
+    Image.fromarray(np.zeros((20, 20), np.uint8)).save(tmp_path / "picture", "PNG")
+    names = ["a.JPG", "b.png", "c.dcm", "d.nii.gz", "e.TIF", "f.bmp", "picture"]
+    assert [p.name for p in find_xrays(tmp_path)] == names
+
+
+def test_dicom_files_without_an_image_are_left_out_with_a_warning(tmp_path, caplog):
+    save_radiograph(tmp_path / "IM1", view="PA")
+    for name, modality in (("PR1", "PR"), ("SR1", "SR")):
+        header = pydicom.dcmread(tmp_path / "IM1")
+        header.Modality = modality
+        for key in ("PixelData", "Rows", "Columns"):
+            delattr(header, key)
+        header.save_as(tmp_path / name)
+    assert [p.name for p in find_xrays(tmp_path)] == ["IM1"]
+    assert "2 DICOM files without an image are left out, such as PR1" in caplog.text
+    (tmp_path / "IM1").unlink()
+    with pytest.raises(UserError, match="no X-ray in it"):
+        find_xrays(tmp_path)
 
 
 def test_real_films_read_as_chests(real_data):

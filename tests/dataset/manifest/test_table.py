@@ -1,5 +1,6 @@
 """The manifest rejects invalid tables; splits are stratified by label and stable."""
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -49,6 +50,14 @@ def test_written_and_read_is_the_same(tmp_path):
 HEAD = "id,patient,ct,label,split\n"
 
 
+@pytest.mark.parametrize("written", ["", "nan", "NaN"])
+def test_unknown_numbers(tmp_path, written):
+    table = tmp_path / "m.csv"
+    table.write_text(f"id,patient,ct,age,fold,label,hours_xray_to_ct\n1,p,a.nii{f',{written}' * 4}\n")
+    row = read_manifest(table).iloc[0]
+    assert (row["age"], row["fold"], row["label"]) == (-1, -1, -1) and np.isnan(row["hours_xray_to_ct"])
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -62,7 +71,13 @@ HEAD = "id,patient,ct,label,split\n"
         (HEAD + "1,p,a.nii,0,training\n", "row 2 has split=training; choose train, val, test"),
         (HEAD + "1,p,a.nii,0,train\n2,p,b.nii,0,test\n", "patient p is in test and train"),
         ("id,patient,ct,fold\n1,p,a.nii,0\n2,p,b.nii,1\n", "patient p is in 0 and 1; a patient belongs to one fold"),
-        ("id,patient,ct,age\n1,p,a.nii,old\n", "row 2 has age=old; give a number"),
+        ("id,patient,ct,age\n1,p,a.nii,old\n", "row 2 has age=old; give a whole number, -1 if unknown"),
+        ("id,patient,ct,age\n1,p,a.nii,inf\n", "row 2 has age=inf; give a whole number"),
+        ("id,patient,ct,age\n1,p,a.nii,1e30\n", "row 2 has age=1e30; give a whole number"),
+        ("id,patient,ct,fold\n1,p,a.nii,1.5\n", "row 2 has fold=1.5; give a whole number"),
+        ("id,patient,ct,fold\n1,p,a.nii,-3\n", "row 2 has fold=-3; give a whole number"),
+        ("id,patient,ct,hours_xray_to_ct\n1,p,a.nii,inf\n", "row 2 has hours_xray_to_ct=inf; give a number"),
+        ("id,patient,ct,label,label\n1,p,a.nii,0,1\n", "two columns are called 'label'; rename or remove one"),
         ("id,patient,ct,xray,view\n1,p,a.nii,a.png,oblique\n", "row 2 has view=oblique; choose PA, AP, lateral"),
         ("id,patient,ct,xray,view\n1,p,a.nii,a.png;b.png,PA\n", "2 X-rays but view=PA; name a view for each"),
         ("id,patient,ct,xray_source\n1,p,a.nii,photo\n", "row 2 has xray_source=photo"),

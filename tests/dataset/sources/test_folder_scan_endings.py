@@ -86,3 +86,22 @@ def test_closed_files_and_folders_are_counted_and_do_not_end_the_rest(tmp_path):
     done = subprocess.run([*drop, command], capture_output=True, text=True)
     (tmp_path / "src" / "c").chmod(0o700)
     assert "1 files and 1 folders may not be read" in done.stderr and done.stdout.strip() == "['a', 'b']", done.stderr
+
+
+def test_masks_beside_a_dicom_series_are_left_out(tmp_path):
+    write_ct_series(tmp_path / "P1" / "ct", HU)
+    (tmp_path / "P1" / "masks").mkdir()
+    save_nifti(tmp_path / "P1" / "masks" / "lung.nii.gz", HU)
+    series, _ = find_all(tmp_path, [], None, False)
+    assert [len(one.slices) for one in series] == [len(HU)]
+
+
+@pytest.mark.parametrize("names", [("ct", "spacing"), ("spacing", "ct")])
+def test_an_archive_is_a_ct_in_any_order_of_its_arrays(tmp_path, names):
+    arrays = {"ct": HU, "spacing": np.array([10.0, 10.0, 10.0])}
+    np.savez(tmp_path / "p1.npz", **{name: arrays[name] for name in names})
+    np.savez(tmp_path / "other.npz", spacing=arrays["spacing"])
+    (tmp_path / "broken.npz").write_bytes(b"PK\3\4" + b"ct.npy" * 20)
+    assert list(discover(tmp_path)["ct"]) == ["p1.npz"]
+    volume = read_volume(tmp_path / "p1.npz")
+    assert np.array_equal(np.sort(volume.hu, axis=None), np.sort(HU, axis=None)) and volume.spacing == (10.0,) * 3

@@ -41,7 +41,7 @@ def files(tmp_path_factory):
 
 
 def test_one_file_or_two_give_other_volumes_and_settings(pipe, files, tmp_path):
-    folder = find_xrays(str(files))
+    folder = for_views(find_xrays(str(files)), {"views": 2})
     assert [(files / "a_pa.png", files / "a_lat.png"), files / "b_pa.png"] == folder
     generate(shared_pipeline(), [folder[0], files / "a_pa.png"], tmp_path / "out", Sampling(batch_size=1))
     settings = [json.loads((tmp_path / "out" / f"a_pa_png_{n}_settings.json").read_text()) for n in (1, 2)]
@@ -79,7 +79,7 @@ def test_weights_of_one_view_leave_the_laterals_of_a_folder_out(files, caplog):
     with caplog.at_level(logging.WARNING):
         assert for_views(folder, {"views": 1}) == [files / "a_pa.png", files / "b_pa.png"]
     assert "1 laterals are left out (a_lat.png)" in caplog.text
-    assert for_views(folder, {"views": 2}) == folder
+    assert for_views(folder, {"views": 2}) == [(files / "a_pa.png", files / "a_lat.png"), files / "b_pa.png"]
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ from radiograph_files import save_radiograph
 
 from common.errors import UserError
 from dataset.io.xray import find_xrays
-from evaluation.generation.view_pairs import pair_views
+from evaluation.generation.view_pairs import frontal_views, pair_views
 
 
 def save(folder, *names):
@@ -62,6 +62,17 @@ def test_what_cannot_be_paired_is_named(tmp_path):
     save(tmp_path, "a_pa.png", "a_ap.png")
     with pytest.raises(UserError, match="a_lat.png: 2 frontal and 1 lateral X-rays of one patient"):
         found(tmp_path)
+
+
+def test_a_model_of_one_view_takes_all_frontals_and_names_the_laterals(tmp_path, caplog):
+    study = generate_uid()
+    for name, view in (("1.dcm", "PA"), ("2.dcm", "LL"), ("3.dcm", "LL"), ("4.dcm", "AP")):
+        save_radiograph(tmp_path / name, view=view, study_uid=study)
+    save(tmp_path, "b.png", "c_lat.png")
+    assert [p.name for p in frontal_views(find_xrays(tmp_path))] == ["1.dcm", "4.dcm", "b.png"]
+    assert "3 laterals are left out (2.dcm, 3.dcm, c_lat.png)" in caplog.text
+    with pytest.raises(UserError, match="2.dcm: a lateral, as all X-rays here"):
+        frontal_views([tmp_path / "2.dcm", tmp_path / "3.dcm"])
 
 
 def test_damaged_files_stay_for_their_reader(tmp_path):
