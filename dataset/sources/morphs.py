@@ -86,9 +86,11 @@ class MorphSource:
     def _morph_rows(self, rows: pd.DataFrame) -> pd.DataFrame:
         trained = rows[rows["split"] == "train"]
         if trained["patient"].nunique() < 2:
+            patients, trained = rows["patient"].nunique(), trained["patient"].nunique()
+            all_train = ", train on all with dataset.val_share=0 dataset.test_share=0," if patients > 1 else ""
             raise UserError(
-                f"dataset.morphs={self.count}: one training patient; morphs need at least 2, "
-                "add CTs or set dataset.morphs=0"
+                f"dataset.morphs={self.count}: {trained} of {patients} patients train; morphs need at least 2: add CTs"
+                f"{all_train} or set dataset.morphs=0"
             )
         if (films := trained["xray"] != "").any():
             raise UserError(

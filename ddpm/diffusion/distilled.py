@@ -30,8 +30,8 @@ def choose_solver(
                 "sampler=fast: these weights are not distilled; set sampler=default or, for a few steps, "
                 "sampler=preview; python train/distill.py checkpoint=<path> distils them"
             )
-        if steps is None:
-            raise UserError("sampler.steps=null: give at least 1")
+        if steps is None or steps < 1 or steps % 1:
+            raise UserError(f"sampler.steps={'null' if steps is None else steps}: give a whole number of at least 1")
         return scheduler, int(steps), spacing or "trailing", options
     if scheduler == DISTILLED:
         given = own | {key: value for key, value in (("steps", steps), ("spacing", spacing)) if value} | options

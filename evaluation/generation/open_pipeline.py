@@ -51,7 +51,13 @@ def find_checkpoint(path: str | None, folder: str | Path = "outputs/train_ddpm",
         print(f"checkpoint: {shipped} (the shipped weights: no training under {folder})", flush=True)
         return shipped
     if not found:
-        raise UserError(f"checkpoint: none given and no *.ckpt under {folder}; {remedy}")
+        none = (
+            f"checkpoint={path}: no *.ckpt in this folder"
+            if path
+            else f"checkpoint: none, and no *.ckpt under {folder}"
+        )
+        exported = sorted(Path(folder).glob("*.safetensors")) if path else []
+        raise UserError(f"{none}; {f'give its file {exported[0]}' if exported else remedy}")
     # the name decides between files of the same time
     newest = max(found, key=lambda file: (file.stat().st_mtime, file.name == "last.ckpt", str(file)))
     others = f", the newest of {len(found)}" if len(found) > 1 else ""

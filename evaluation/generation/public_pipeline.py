@@ -10,11 +10,13 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
+from huggingface_hub.errors import HFValidationError
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
 from common.errors import UserError
+from dataset.io.pictures import IMAGE_ERRORS
 from dataset.manifest.separated import SEPARATOR
 from ddpm.checkpoint.load import load_pipeline
 from ddpm.pipeline import XrayToCTPipeline as TensorPipeline
@@ -60,7 +62,7 @@ class XrayToCTPipeline(TensorPipeline):
         if path.is_dir() or not (path.exists() or path.suffix in (".ckpt", ".safetensors")):
             try:
                 pipeline = super().from_pretrained(path if path.is_dir() else name, **options)
-            except OSError as error:
+            except (OSError, HFValidationError) as error:
                 reason = str(error).splitlines()[0]
                 raise UserError(f"{name}: no file or folder here, and not from the hub ({reason})") from error
         else:
@@ -211,6 +213,10 @@ def _file(xray: Xray, target: Path) -> Path:
         return Path(xray).expanduser()
     if isinstance(xray, Image.Image) and xray.mode not in ("F", "I"):
         path = target.with_suffix(".png")
+        try:
+            xray.load()
+        except IMAGE_ERRORS as error:
+            raise UserError(f"xray: a damaged or closed picture ({error}); open it again or save it anew") from error
         try:
             xray.save(path, exif=xray.getexif())
         except OSError as error:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from numbers import Integral
 
 from jaxtyping import Float
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -17,7 +18,7 @@ from evaluation.generation.model_inputs import ModelInputs
 class Sampling:
     """Volumes per X-ray, seed of the noise, and volumes generated at once.
 
-    Raises UserError for numbers below 1 and a negative seed.
+    Raises UserError for numbers below 1, a negative seed, and what is no whole number.
     """
 
     samples: int = 1
@@ -26,8 +27,9 @@ class Sampling:
 
     def __post_init__(self):
         for name, least in (("samples", 1), ("batch_size", 1), ("seed", 0)):
-            if getattr(self, name) < least:
-                raise UserError(f"{name}={getattr(self, name)}: give at least {least}")
+            value = getattr(self, name)
+            if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
+                raise UserError(f"{name}={value}: give a whole number of at least {least}")
 
 
 @contextmanager

@@ -173,7 +173,11 @@ def tensor_inputs(
     if not present.all() or known.min() < 0.0 or known.max() > 1.0:
         found = f"from {known.min():g} to {known.max():g}" if present.all() else "all NaN"
         raise UserError(f"xray: values {found}; scale them to [0, 1] with bright bone")
-    pose = torch.full((*xray.shape[:2], 9), float("nan")) if pose is None else pose.float().cpu()
+    pose = torch.full((*xray.shape[:2], 9), float("nan")) if pose is None else torch.as_tensor(pose).float().cpu()
+    if tuple(pose.shape) != (*xray.shape[:2], 9):
+        raise UserError(
+            f"pose: shape {list(pose.shape)}; give [{xray.shape[0]}, {xray.shape[1]}, 9], the views' poses"
+        )
     inputs = []
     for views, place in zip(xray[:, :, 0], pose, strict=True):
         with_frontal = protocol.get("input") != "volume" and not bool(views[0].isnan().all())

@@ -16,6 +16,7 @@ from ddpm.checkpoint.load import load_pipeline
 from ddpm.checkpoint.write import component, header_of, save_adapter
 from ddpm.conditioning.pose_regressor import PoseRegressor
 from ddpm.conditioning.view_priors import ViewPriors
+from ddpm.diffusion.distilled import DISTILLED
 from ddpm.latent import LatentEncoder
 from evaluation.generation.open_pipeline import SHIPPED
 from train.generator.latent_data import check_latent_size, load_latent_encoder
@@ -36,9 +37,16 @@ class Origin:
         self.path = SHIPPED if str(path) == "shipped" else Path(path)
         if not self.path.is_file():
             raise UserError(
-                f"model.init_from={path}: no such checkpoint; give the last.ckpt of a run of train/train_ddpm.py"
+                f"model.init_from={path}: {'a folder' if self.path.is_dir() else 'no such checkpoint'}; give the "
+                "last.ckpt of a run of train/train_ddpm.py, or a .safetensors file of evaluation/export.py"
             )
         self.pipeline = load_pipeline(self.path)
+        if DISTILLED in self.pipeline.protocol:
+            teacher = self.pipeline.protocol[DISTILLED]["teacher"]["file"]
+            raise UserError(
+                f"model.init_from={path}: distilled for few steps, which is no start for training; give its teacher, "
+                f"{teacher}, and distil the result with python train/distill.py"
+            )
         self.sha256 = sha256(self.path)
 
     @property

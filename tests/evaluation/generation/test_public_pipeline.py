@@ -132,16 +132,37 @@ def test_a_wrong_xray_ends_in_one_line(pipe, xray, line):
 def test_wrong_options_and_weights_end_in_one_line(pipe, chest, tmp_path):
     for options, line in (
         ({"num_samples": 0}, "samples=0"),
-        ({"seed": -1}, "seed=-1: give at least 0"),
+        ({"num_samples": 2.5}, "samples=2.5: give a whole number of at least 1"),
+        ({"batch_size": 1.5}, "batch_size=1.5: give a whole number of at least 1"),
+        ({"num_inference_steps": 0}, "sampler.steps=0: give a whole number of at least 1"),
+        ({"seed": -1}, "seed=-1: give a whole number of at least 0"),
         ({"output_type": "pil"}, "output_type=pil: choose pt or np"),
         ({"align": "all"}, "align=all"),
     ):
         with pytest.raises(UserError, match=line):
             pipe(chest, **options)
-    with pytest.raises(UserError, match="no [*].ckpt under"):
+    with pytest.raises(UserError, match="pose: shape .*; give .1, 1, 9., the views' poses"):
+        pipe(torch.zeros(1, 1, 1, 64, 64), pose=torch.zeros(1, 9))
+    with pytest.raises(UserError, match="no [*].ckpt in this folder; train one"):
         XrayToCTPipeline.from_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").touch()
+    with pytest.raises(UserError, match="no [*].ckpt in this folder; give its file .*model.safetensors"):
+        XrayToCTPipeline.from_pretrained(tmp_path)
+    with pytest.raises(UserError, match="outputs/runs/a/b: no file or folder here"):
+        XrayToCTPipeline.from_pretrained("outputs/runs/a/b")
     with pytest.raises(UserError, match="none.ckpt: no such checkpoint"):
         XrayToCTPipeline.from_pretrained(tmp_path / "none.ckpt")
+
+
+def test_a_damaged_picture_is_called_so(pipe, tmp_path):
+    whole = tmp_path / "whole.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64), dtype=np.uint8)).save(whole)
+    (tmp_path / "cut.png").write_bytes(whole.read_bytes()[:2000])
+    closed = Image.open(whole)
+    closed.close()
+    for picture in (Image.open(tmp_path / "cut.png"), closed):
+        with pytest.raises(UserError, match="xray: a damaged or closed picture"):
+            pipe(picture)
 
 
 def test_a_saved_folder_opens_with_its_sampler(pipe, chest, tmp_path):

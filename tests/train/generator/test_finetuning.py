@@ -9,7 +9,7 @@ from encoder_files import save_network
 from folder_sources import source as folder_source
 
 from common.errors import UserError
-from common.files import sha256
+from common.files import ROOT, sha256
 from dataset.io.nifti import write_nifti
 from ddpm.checkpoint.load import load_pipeline
 from ddpm.checkpoint.read import read
@@ -63,6 +63,9 @@ def test_lora_from_another_run_resumed_and_generated_from(base, train, tmp_path)
     assert all(torch.equal(v, resumed.averages[k]) for k, v in whole.averages.items())
 
 
+STUDENT = ROOT / "assets" / "chest_128_fast.safetensors"
+
+
 def test_other_parts_than_those_of_the_origin_are_rejected_with_both_values(base, train, vae, save_vae, tmp_path):
     start = [f"model.init_from={base}"]
     epsilon = ["model.objective.prediction=epsilon", "model.objective.zero_terminal_snr=false"]
@@ -71,6 +74,8 @@ def test_other_parts_than_those_of_the_origin_are_rejected_with_both_values(base
         ([*start, *epsilon], "scheduler.prediction_type=v_prediction there, epsilon here"),
         ([*start, f"model.vae_ckpt={save_vae(1)}"], "vae1_.*is not the latent encoder of model.init_from"),
         ([*LORA, f"model.vae_ckpt={vae}"], "model.init_from=<checkpoint>"),
+        ([f"model.init_from={tmp_path}"], "model.init_from=.*: a folder; give the last.ckpt of .*safetensors"),
+        ([f"model.init_from={STUDENT}"], "distilled for few steps, .* give its teacher, chest_128.safetensors"),
         (["model.init_from=gone.ckpt"], "model.init_from=gone.ckpt: no such checkpoint; .*train_ddpm"),
     ):
         with pytest.raises(UserError, match=message):
