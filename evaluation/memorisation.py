@@ -37,7 +37,7 @@ def main(cfg) -> None:
     take_data_of_checkpoint(cfg, "memorisation", pipeline.protocol, checkpoint)
     data = prepared_data(instantiate(cfg.dataset.source), cfg.dataset)
     check_protocol(data.protocol(), pipeline.protocol)
-    unseen = FirstCases(own_split(data, cfg.split), cfg.cases)
+    unseen = FirstCases(own_split(data, cfg.split), cfg.cases, one_per_patient=True)
     remedy = "give cases that it was not trained on, or another checkpoint"
     check_patient_leakage(unseen.rows, pipeline.protocol, data.protocol(), f"checkpoint={checkpoint}", remedy)
     output = result_folder(cfg.output, "memorisation", RESULTS, cfg.overwrite)

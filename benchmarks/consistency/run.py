@@ -1,8 +1,9 @@
 """Samples of unseen phantoms, or of a patient of the chest benchmark, with and without the update; resumable.
 
 `python benchmarks/consistency/run.py --checkpoint <weights with the part> --cases 24 --samples 8 --output <folder>`
-writes one line a case and method to `rows.jsonl`, and prints the table with 95 % bootstrap intervals over the cases.
-`--patient lidc-idri-0001` takes the X-rays of that patient in all poses in place of phantoms.
+writes one line a case and method to `rows.jsonl`, and prints the table with 95 % intervals over the patients
+(`evaluation.statistics.patient_bootstrap`). `--patient lidc-idri-0001` takes the X-rays of that patient in all poses
+in place of phantoms; one patient has no interval.
 """
 
 import argparse
@@ -24,12 +25,13 @@ from dataset.sources.settings import Geometry, Xrays  # noqa: E402
 from ddpm.checkpoint.load import load_pipeline  # noqa: E402
 from evaluation.metrics.crps import crps  # noqa: E402
 from evaluation.metrics.dice import dice  # noqa: E402
+from evaluation.metrics.regions import body_mask  # noqa: E402
 from evaluation.metrics.spread_over_error import spread_and_error  # noqa: E402
 from evaluation.metrics.voxel_error import psnr  # noqa: E402
 from evaluation.scoring.frozen_protocol import read_protocol  # noqa: E402
+from evaluation.statistics.patient_bootstrap import Estimate, bootstrap_mean, bootstrap_ratio  # noqa: E402
 
 METHODS = ("off", "on")
-DRAWS = 2000
 
 
 def main() -> None:
@@ -58,7 +60,7 @@ def main() -> None:
                     out.write(json.dumps(row) + "\n")
             print(*rows[-2:], sep="\n", flush=True)
         other = case if args.patient is None else other
-    print(table([row for row in rows if row["samples"] == args.samples]))
+    print(table([row for row in rows if row["samples"] == args.samples], args.patient))
 
 
 def phantom_cases(pipeline, split: str, count: int) -> tuple[Iterator[tuple[str, dict]], dict]:
@@ -96,7 +98,7 @@ def measure(pipeline, case: dict, other: dict, name: str, samples: int) -> list[
         volumes = pipeline(xray[None], pose[None], samples, **options).volumes[0]
         seconds = (time.process_time() - start) / samples
         row = {"case": name, "method": method, "samples": samples, "cpu_seconds_a_sample": seconds}
-        row |= scores(volumes, truth, tuple(case["spacing"].tolist()), pipeline.antithetic)
+        row |= scores(volumes, truth, tuple(case["spacing"].tolist()), body_mask(case["ct"]), pipeline.antithetic)
         z = last[-1]  # of the last step, at which the samples are as good as clean
         row |= {"chi2": float(own.chi2(z).mean()), "chi2_truth": float(own.chi2(latents))}
         if method == "off":
@@ -125,8 +127,8 @@ def extent_of(case: dict) -> torch.Tensor:
     return case["spacing"] * torch.tensor(case["ct"].shape[-3:])
 
 
-def scores(volumes, truth, spacing: tuple, antithetic: bool) -> dict[str, float]:
-    """Errors of one sample and of the mean, and of the distribution."""
+def scores(volumes, truth, spacing: tuple, body, antithetic: bool) -> dict[str, float]:
+    """Errors of one sample and of the mean, and of the distribution; spread and error (squared) inside the body."""
     width = 2000.0
     found = {
         "psnr_one": float(psnr(volumes[:1], truth[None], width)[0]),
@@ -136,30 +138,48 @@ def scores(volumes, truth, spacing: tuple, antithetic: bool) -> dict[str, float]
         found["psnr_mean_4"] = float(psnr(volumes[:4].mean(dim=0, keepdim=True), truth[None], width)[0])
     if len(volumes) > 2:
         found["crps"] = float(crps(volumes, truth, antithetic).mean())
-        spread, error = spread_and_error(volumes.flatten(1), truth.flatten(), antithetic)
-        found["spread_over_error"] = spread / error
+        spread, error = spread_and_error(volumes[:, body], truth[body], antithetic)
+        found |= {"spread_square": spread**2, "error_square": error**2}
     masks = [torch.from_numpy(segment_lungs(v.numpy(), spacing)) for v in (volumes[0], truth)]
     return {**found, "lung_dice_one": float(dice(*masks))}
 
 
-def table(rows: list[dict]) -> str:
-    """Mean of each number by method, and the mean difference on - off, with 95 % intervals over the cases."""
+def table(rows: list[dict], patient: str | None = None) -> str:
+    """Mean of each number by method, and the mean difference on - off, with 95 % intervals over the patients.
+
+    Spread over error is pooled over cases, as in `evaluate.py`; its difference has no interval.
+    """
     lines = ["| number | off | on | on - off |", "|---|---|---|---|"]
     pairs = {m: {r["case"]: r for r in rows if r["method"] == m} for m in METHODS}
     cases = sorted(set(pairs["off"]) & set(pairs["on"]))
-    for key in [k for k, v in rows[0].items() if isinstance(v, float)]:
-        columns = [np.array([pairs[m][c].get(key, np.nan) for c in cases]) for m in METHODS]
-        shown = [interval(values) for values in (*columns, columns[1] - columns[0])]
-        lines.append(f"| {key} | {' | '.join(shown)} |")
-    return "\n".join([f"{len(cases)} cases", *lines])
+    patients = np.array([patient or case for case in cases])
+    column = {
+        key: [np.array([pairs[m][c].get(key, np.nan) for c in cases], dtype=float) for m in METHODS]
+        for key in [k for k, v in rows[0].items() if isinstance(v, float)]
+    }
+    for key, (off, on) in column.items():
+        if key not in ("spread_square", "error_square"):
+            shown = [interval(bootstrap_mean(values, patients)) for values in (off, on, on - off)]
+            lines.append(f"| {key} | {' | '.join(shown)} |")
+    if "spread_square" in column:
+        squares = zip(column["spread_square"], column["error_square"], strict=True)
+        ratios = [root(bootstrap_ratio(spread, error, patients)) for spread, error in squares]
+        difference = interval(Estimate(ratios[1].mean - ratios[0].mean, None, None))
+        lines.append(f"| spread over error | {' | '.join(map(interval, ratios))} | {difference} |")
+    return "\n".join([f"{len(cases)} cases of {len(set(patients))} patients", *lines])
 
 
-def interval(values: np.ndarray) -> str:
-    if np.isnan(values).any():
+def root(square: Estimate) -> Estimate:
+    """The square root of an estimate and its interval."""
+    low = None if square.low is None else max(square.low, 0.0) ** 0.5
+    return Estimate(square.mean**0.5, low, None if square.high is None else square.high**0.5)
+
+
+def interval(found: Estimate) -> str:
+    """`mean [low, high]`, the mean alone without an interval, a dash without a mean."""
+    if found.mean is None:
         return "–"
-    picked = np.random.default_rng(0).integers(0, len(values), (DRAWS, len(values)))
-    low, high = np.percentile(values[picked].mean(axis=1), (2.5, 97.5))
-    return f"{values.mean():.3f} [{low:.3f}, {high:.3f}]"
+    return f"{found.mean:.3f}" + ("" if found.low is None else f" [{found.low:.3f}, {found.high:.3f}]")
 
 
 if __name__ == "__main__":

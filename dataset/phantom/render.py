@@ -40,7 +40,8 @@ def render_phantom(
     """Patient `index` of the population `seed`; patients are independent of each other.
 
     Args:
-        size: voxels `(D, H, W)`, at least 8 each. Only the voxel noise depends on it.
+        size: voxels `(D, H, W)`, at least 8 each. The voxel noise depends on it, and how much of a lung vessel a
+            voxel can hold.
         extent: field of view in mm, edge to edge, `(D, H, W)`.
         pe_share: share of patients with emboli.
         sign_rate: share of those with radiographic signs.

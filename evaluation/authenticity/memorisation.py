@@ -17,11 +17,10 @@ from evaluation.generation.model_inputs import ModelInputs
 from evaluation.generation.sample import Sampling, sample_volumes
 from evaluation.statistics.binary_metrics import wilson
 from evaluation.statistics.patient_bootstrap import paired_difference
-from evaluation.statistics.significance import holm, sign_flip_p
+from evaluation.statistics.significance import ALPHA, holm, sign_flip_p
 
 GENERATED, UNSEEN, DECODED, COPIES = GROUPS = ("generated", "unseen", "unseen, decoded", "copies, decoded")
 FEWEST = 6  # patients; with fewer no sign-flip p value is below 0.05
-ALPHA = 0.05
 
 
 def measure_ratios(pipeline, train, test, sampling: Sampling) -> pd.DataFrame:

@@ -23,7 +23,7 @@ from evaluation.intervals.input_shift import InputShift, fit_input_shift
 from evaluation.intervals.organ_volumes import HeartVolumeRegressor, fit_heart_regressor
 from evaluation.intervals.prediction_intervals import LEVEL, SAMPLED_WITH, PredictionIntervals
 from evaluation.intervals.quantities import ORGANS, UNITS
-from evaluation.statistics.split_conformal import cases_needed, conformal_margin, coverage, samples_needed
+from evaluation.statistics.split_conformal import cases_needed, conformal_margin, coverage, coverage_p, samples_needed
 
 LEVELS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)  # of the reliability plot, where the number of samples allows them
 
@@ -207,5 +207,7 @@ def _coverage(scores: pd.DataFrame, level: float, margins: dict[str, dict]) -> d
         if len(rows):
             width = round(float(rows.width.mean()) + margin["low"] + margin["high"], 3)
             before, after = (coverage(covered_by(rows, one)) for one in (None, margin))
+            ends = 2 if quantity in ORGANS else 1
+            after["p"] = coverage_p(after["covered"], len(rows), margin["cases"], level, ends)
             found[quantity] = {"before": before, "after": after, "width": width}
     return found

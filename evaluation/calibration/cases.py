@@ -1,5 +1,6 @@
 """Calibration cases: phantoms that no split contains, or a split of real data that was set aside."""
 
+import numpy as np
 from omegaconf import OmegaConf
 
 from common.errors import UserError
@@ -7,10 +8,16 @@ from dataset.manifest.table import SPLITS
 
 
 class FirstCases:
-    """The first `count` cases of a `CaseDataset`; None = all."""
+    """The first `count` cases of a `CaseDataset`, None = all, or of the first case of each of its patients."""
 
-    def __init__(self, cases, count: int | None):
-        self.case, self.rows = cases.case, cases.rows.iloc[:count]
+    def __init__(self, cases, count: int | None, one_per_patient: bool = False):
+        again = cases.rows["patient"].astype(str).duplicated().to_numpy() & one_per_patient
+        self._chosen = np.flatnonzero(~again)[:count].tolist()
+        self._cases, self.rows = cases, cases.rows.iloc[self._chosen]
+
+    def case(self, index: int) -> dict:
+        """The case at a position among the chosen ones."""
+        return self._cases.case(self._chosen[index])
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -50,7 +50,7 @@ def reliability_picture(intervals: PredictionIntervals) -> Figure | None:
 
 
 def markdown(intervals: PredictionIntervals) -> str:
-    """A table with a row for each quantity, and the coverage guarantee in words."""
+    """A table with a row for each quantity, and the coverage guarantee in words; p is that of `coverage_p`."""
     accuracy = intervals.population.get("regions")
     drawn, cases = intervals.drawn, intervals.population.get("calibration_cases", "?")
     heading = (
@@ -66,6 +66,7 @@ def markdown(intervals: PredictionIntervals) -> str:
         if found:
             width = f"{found['width']:.0f} {margin['unit']}"
             measured = f"{found['covered']} of {found['cases']}: {estimate_text(found, 3)}"
+            measured += f", p {found['p']:.2g}" if "p" in found else ""
         what = title(name, accuracy) + ("" if name in ORGANS else f", HU of {100 * intervals.share:g} % of its voxels")
         low, high = (f"{sign * margin[end]:+.0f} {margin['unit']}" for sign, end in ((-1, "low"), (1, "high")))
         rows.append([what, low, high, width, measured])

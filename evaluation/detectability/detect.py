@@ -14,6 +14,7 @@ from evaluation.generation.model_inputs import ModelInputs
 from evaluation.generation.sample import Sampling, sample_volumes
 from evaluation.statistics.delong import areas
 from evaluation.statistics.patient_bootstrap import LEVEL
+from evaluation.statistics.significance import ALPHA, holm
 
 XRAY, TRUTH, MODEL, SAMPLE, RIDGE = METHODS = ("xray", "truth", "model", "model_sample", "ridge")
 
@@ -89,7 +90,7 @@ def _auc(rows: pd.DataFrame, search: str) -> dict | None:
         return None
     result = areas(rows[search].to_numpy(), rows.present.to_numpy(), rows.patient.to_numpy())
     low, high = result.interval(0)
-    return {"mean": float(result.means[0]), "low": low, "high": high}
+    return {"mean": float(result.means[0]), "low": low, "high": high, "p": result.p_value(0)}
 
 
 def _kept(rows: pd.DataFrame) -> dict | None:
@@ -104,13 +105,15 @@ def verdicts(summary: dict[str, dict[str, dict]], method: str = MODEL) -> dict[s
     """What a method keeps of each lesion: `not recoverable`, `not shown` or `detectable`.
 
     A lesion that changes the X-ray of no patient is not recoverable; one is detectable if the interval of the AUC at
-    its known place lies above 0.5.
+    its known place lies above 0.5 and the p value of 0.5, Holm-adjusted over the lesions, is below 0.05.
     """
+    known = {lesion: methods[method]["known_auc"] or {"low": 0.0, "p": None} for lesion, methods in summary.items()}
+    adjusted = holm({lesion: entry["p"] for lesion, entry in known.items()})  # None: separated without error
     found = {}
     for lesion, methods in summary.items():
-        known = methods[method]["known_auc"]
         if methods[XRAY]["patients"] == 0:
             found[lesion] = "not recoverable"
         else:
-            found[lesion] = "detectable" if known is not None and known["low"] > 0.5 else "not shown"
+            shown = known[lesion]["low"] > 0.5 and (adjusted[lesion] is None or adjusted[lesion] < ALPHA)
+            found[lesion] = "detectable" if shown else "not shown"
     return found

@@ -5,10 +5,11 @@ from jaxtyping import Float
 from scipy.special import stdtrit
 from torch import Tensor
 
-from ddpm.diffusion.sample_spread import root_mean_square, sample_spread, sample_variance, variance_of_mean
+from ddpm.diffusion.sample_spread import root_mean_square, sample_spread, variance_of_mean
 from evaluation.metrics.base import CaseView, Metric, NotMeasured
 from evaluation.metrics.crps import LATENT_SAMPLES, SAMPLES, samples_of
 from evaluation.metrics.regions import REGIONS
+from evaluation.statistics.rank_histogram import independent
 
 
 def spread_and_error(
@@ -31,16 +32,18 @@ def covered_share(
 ) -> float:
     """Share of the positions at which the truth lies in the normal prediction interval of the samples.
 
-    The interval is mean ± t √(variance + variance of the mean) with the quantile t of Student's distribution, so that
-    few samples cover the level as well; with many it is ±1.645 standard deviations for 0.9. Degrees of freedom: s - 1,
-    with opposite pairs their number, which is exact if the errors of a pair are exactly opposite and else wide. Raises
-    ValueError for fewer than two samples.
+    Of a pair of opposite noise one sample counts, since the mean of a pair has less than half of their variance by an
+    amount that depends on the correlation of its errors. Of s such independent samples the interval is mean ±
+    t √(variance (1 + 1/s)) with the quantile t of Student's distribution with s - 1 degrees of freedom, so that few
+    samples cover the level as well; with many it is ±1.645 standard deviations for 0.9. Raises ValueError for fewer
+    than two independent samples.
     """
-    count = len(samples)
-    freedom = (count + 1) // 2 if antithetic else count - 1
-    variance = sample_variance(samples, antithetic) + variance_of_mean(samples, antithetic).clamp(min=0.0)
-    half = float(stdtrit(freedom, 0.5 + level / 2.0)) * variance.sqrt()
-    return float(((truth - samples.mean(dim=0)).abs() <= half).double().mean())
+    drawn = independent(samples, antithetic)
+    count = len(drawn)
+    if count < 2:
+        raise ValueError("an interval needs two independent samples")
+    half = float(stdtrit(count - 1, 0.5 + level / 2.0)) * (drawn.var(dim=0) * (1.0 + 1.0 / count)).sqrt()
+    return float(((truth - drawn.mean(dim=0)).abs() <= half).double().mean())
 
 
 def _measured(view: CaseView, key: str = SAMPLES) -> list[tuple[float, float]]:
@@ -65,11 +68,11 @@ def _ratio(view: CaseView) -> Float[Tensor, " m"]:
 def _covered(view: CaseView) -> Float[Tensor, " m"]:
     body = view.region("body")
     shares = [
-        covered_share(drawn, view.truth[body], paired) if len(drawn) > 1 else float("nan")
+        covered_share(drawn, view.truth[body], paired) if len(independent(drawn, paired)) > 1 else float("nan")
         for drawn, paired in samples_of(view, body, opposite=True)
     ]
     if all(share != share for share in shares):
-        raise NotMeasured("one sample has no interval")
+        raise NotMeasured("an interval needs two independent samples")
     return torch.tensor(shares)
 
 

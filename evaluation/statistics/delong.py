@@ -34,6 +34,11 @@ class Areas:
         reach = float(QUANTILE * error)
         return max(0.0, mean - reach), min(1.0, mean + reach)
 
+    def p_value(self, index: int) -> float | None:
+        """Two-sided p value of an AUC of 0.5; None if the classes are separated without error."""
+        error = float(np.sqrt(self.covariance[index, index]))
+        return None if error < 1e-9 else float(2.0 * norm.sf(abs(self.means[index] - 0.5) / error))
+
     def difference(self, first: int, second: int) -> tuple[float, float | None, float | None, float | None]:
         """`first - second`, its interval and the two-sided p value of equal AUCs; None if neither AUC varies."""
         cov, mean = self.covariance, float(self.means[first] - self.means[second])

@@ -4,6 +4,8 @@ import numpy as np
 from jaxtyping import Float, Shaped
 from scipy.stats import permutation_test
 
+ALPHA = 0.05  # level of every verdict
+
 
 def sign_flip_p(
     differences: Float[np.ndarray, " n"], patients: Shaped[np.ndarray, " n"], draws: int = 20000, seed: int = 0

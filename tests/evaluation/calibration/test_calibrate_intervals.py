@@ -250,6 +250,15 @@ def test_calibration_phantoms_are_outside_the_test_split_and_real_data_must_name
     assert len(FirstCases(cases, 3)) == 3 and len(FirstCases(cases, None)) == 4
 
 
+def test_first_cases_of_patients_leave_out_further_cases():
+    cases = chest_world(5, seed=0)
+    cases.rows = cases.rows.assign(patient=["a", "a", "b", "a", "c"])
+    chosen = FirstCases(cases, None, one_per_patient=True)
+    assert list(chosen.rows["patient"]) == ["a", "b", "c"]
+    assert all(torch.equal(chosen.case(i)["ct"], cases.case(j)["ct"]) for i, j in enumerate((0, 2, 4)))
+    assert len(FirstCases(cases, 2, one_per_patient=True)) == 2
+
+
 def test_table_and_picture_show_coverage_with_its_interval(world):
     *_, intervals, _ = world
     text = markdown(intervals)

@@ -144,3 +144,13 @@ def test_a_hidden_lesion_leaves_out_its_patient_and_does_not_make_the_lesion_unr
     assert verdicts(summary) == {"nodule_20": "detectable"}
     scores.loc[scores.method == "xray", "known"] = np.nan
     assert verdicts(summarise(scores)) == {"nodule_20": "not recoverable"}
+
+
+def test_one_of_six_lesions_needs_more_than_an_interval_above_one_half():
+    def entry(p):
+        return {"model": {"known_auc": {"mean": 0.7, "low": 0.52, "high": 0.88, "p": p}}, "xray": {"patients": 9}}
+
+    assert verdicts({"nodule_30": entry(0.03)}) == {"nodule_30": "detectable"}
+    six = {f"lesion_{i}": entry(0.03) for i in range(6)}
+    assert set(verdicts(six).values()) == {"not shown"}
+    assert verdicts(six | {"lesion_0": entry(0.001)})["lesion_0"] == "detectable"

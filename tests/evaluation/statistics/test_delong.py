@@ -127,6 +127,17 @@ def test_intervals_cover_the_true_auc_and_paired_tests_keep_their_level():
     assert 0.92 <= hits / runs <= 0.98 and 0.02 <= rejected / runs <= 0.085
 
 
+def test_the_p_value_of_one_half_agrees_with_the_interval_and_keeps_its_level():
+    rng, labels, below = np.random.default_rng(3), np.arange(60) % 2, 0
+    for _ in range(400):
+        found = areas(rng.normal(size=60), labels, np.arange(60))
+        low, high = found.interval(0)
+        assert (found.p_value(0) < 0.05) == (not low <= 0.5 <= high)
+        below += found.p_value(0) < 0.05
+    assert 0.02 < below / 400 < 0.09
+    assert areas(labels.astype(float), labels, np.arange(60)).p_value(0) is None
+
+
 def test_separated_classes_have_an_interval():
     scores, labels = np.array([[3.0, 2.0, 1.0, 0.0]]), np.array([1, 1, 0, 0])
     low, high = areas(scores, labels, np.arange(4)).interval(0)
