@@ -75,7 +75,12 @@ def check_hu(hu: np.ndarray, path: str | Path) -> None:
         raise UserError(f"{path}: no HU in range, {found}; correct its scale (slope and intercept)")
     if cause := _rescale_fault(hu):
         raise UserError(f"{path}: no HU in range, {found}: {cause}, or export it again")
-    if low > SOFT_BELOW_HU:
+
+
+def check_air(hu: np.ndarray, path: str | Path) -> None:
+    """Raises UserError for HU without air or lung, which every CT of a chest has."""
+    if (low := float(hu.min())) > SOFT_BELOW_HU:
+        found = f"values from {low:g} to {float(hu.max()):g}"
         remedy = "export the CT in Hounsfield units"
         raise UserError(f"{path}: no HU in range, {found} contain neither air nor lung; {remedy}")
 

@@ -7,20 +7,28 @@ or flip reorients an oblique volume without resampling; `Volume.direction` holds
 from pathlib import Path
 
 from common.errors import UserError
-from dataset.imaging.volume import Volume
+from dataset.imaging.volume import Volume, check_air
 from dataset.io.dicom_series import find_ct_series
 from dataset.io.dicom_volume import read_series
 from dataset.io.paths import split_series
 from dataset.io.volume_files import VOLUME_ENDINGS, read_file
 
 
-def read_volume(path: str | Path) -> Volume:
+def read_volume(path: str | Path, clipped_at: float | None = None) -> Volume:
     """A CT volume from a file, a folder with a DICOM series, or one series of several, `folder#key`.
 
-    Files are NIfTI, MetaImage, NRRD and the arrays of `dataset.io.volume_files`.
+    Files are NIfTI, MetaImage, NRRD and the arrays of `dataset.io.volume_files`. A volume whose values below a window
+    were clipped has no air; `clipped_at` is the HU at which that is expected.
 
     UserError for a file that is missing, damaged, not 3-dimensional, or has invalid HU or spacing.
     """
+    volume = _read(path)
+    if clipped_at is None or float(volume.hu.min()) > clipped_at:
+        check_air(volume.hu, path)
+    return volume
+
+
+def _read(path: str | Path) -> Volume:
     folder, series = split_series(path)
     if folder.is_file() and not series:
         return read_file(folder)

@@ -16,6 +16,7 @@ from common.files import DISK_ERRORS
 from dataset.imaging.coverage import cropped, resample_scanned
 from dataset.imaging.iodine import central_vessel_hu
 from dataset.imaging.patient_mask import only_patient
+from dataset.imaging.volume import check_air
 from dataset.io.dicom_volume import read_series, straighten
 from dataset.io.nifti import write_nifti
 from dataset.io.xray_dicom import XrayImage
@@ -127,6 +128,7 @@ def _warnings_into(found: list[str]) -> Iterator[None]:
 def _make_ct(task: Task, settings: Settings) -> dict[str, Any]:
     one, crop, spacing, size = task.series, settings.crop, settings.spacing, settings.volume_size
     volume = read_series(one, task.id)
+    check_air(volume.hu, task.id)
     digest = hashlib.sha256(np.rint(volume.hu).astype(np.int16).tobytes()).hexdigest()[:16]
     resampled = spacing is not None or size is not None
     if resampled:

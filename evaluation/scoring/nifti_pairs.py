@@ -38,14 +38,16 @@ def match(truth: str | Path | None, prediction: str | Path | None, suffix: str =
     return {name: (true[name], predicted[partner]) for name, partner in wanted.items()}
 
 
-def read_pair(true: Path, predicted: Path) -> tuple[dict, Float[Tensor, "d h w"]]:
+def read_pair(true: Path, predicted: Path, clipped_at: float | None = None) -> tuple[dict, Float[Tensor, "d h w"]]:
     """A case for the metrics, without X-ray, and the prediction in HU; no volume is resampled.
+
+    `clipped_at` is the lower end of the window of the metrics, to which a prediction may be clipped.
 
     Voxels of the truth that are marked as not scanned (`dataset.imaging.coverage`) are left out of the metrics.
 
     Raises UserError for another size, spacing or position, and for values that are not HU.
     """
-    truth, volume = read_volume(true), read_volume(predicted)
+    truth, volume = read_volume(true), read_volume(predicted, clipped_at)
     check_same_grid(true, predicted, truth, volume)
     hu, scanned = fill(truth.hu)
     case = {

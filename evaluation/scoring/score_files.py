@@ -35,7 +35,7 @@ def score_files(
     """
     ids = list(pairs)
     owners = ids if patients is None else _patients(patients, ids)
-    cases = _Files(pairs)
+    cases = _Files(pairs, window.low)
     first = cases.case(0)
     names = metric_names(metrics)
     scores = score_cases(cases, lambda i: {method: cases.prediction(i)}, window, owners, ids, metrics=names)
@@ -58,8 +58,8 @@ def score_files(
 class _Files:
     """Pairs as cases and predictions; each thread keeps the pair that it read last."""
 
-    def __init__(self, pairs: dict[str, tuple[Path, Path]]):
-        self._pairs = list(pairs.values())
+    def __init__(self, pairs: dict[str, tuple[Path, Path]], clipped_at: float):
+        self._pairs, self._clipped_at = list(pairs.values()), clipped_at
         self._last = threading.local()
 
     def case(self, index: int) -> dict:
@@ -70,7 +70,7 @@ class _Files:
 
     def _read(self, index: int) -> tuple[dict, Tensor]:
         if getattr(self._last, "index", None) != index:
-            self._last.index, self._last.pair = index, read_pair(*self._pairs[index])
+            self._last.index, self._last.pair = index, read_pair(*self._pairs[index], self._clipped_at)
         return self._last.pair
 
 

@@ -74,6 +74,16 @@ def test_another_grid_is_refused_with_both_and_never_resized(folders, change, li
     assert "c0_made.nii.gz" in str(refusal.value) and "true" in str(refusal.value)
 
 
+def test_a_prediction_may_be_clipped_to_the_window_of_the_metrics(folders):
+    true, made = folders / "true" / "c0.nii.gz", folders / "made" / "c0_made.nii.gz"
+    hu = chest_world(3, 3).case(0)["ct"].float().clamp(-125.0, 275.0)
+    write_nifti(made, hu, SPACING, (5.0, 6.0, 7.0))
+    assert torch.equal(read_pair(true, made, clipped_at=-125.0)[1], hu)
+    for clipped_at in (None, -1000.0):  # without a window, and with one that has air
+        with pytest.raises(UserError, match="c0_made.nii.gz: no HU in range, .* neither air nor lung"):
+            read_pair(true, made, clipped_at)
+
+
 def test_cases_without_a_partner_are_refused(folders):
     with pytest.raises(UserError, match="3 of 3 cases are missing .c0: no c0.nii.gz.*suffix="):
         match(folders / "true", folders / "made")
