@@ -17,7 +17,7 @@ demo: $(STAMP)
 		xray=assets/films output=outputs/demo/films overwrite=true)
 	@$(BIN)/python evaluation/evaluate.py experiment=$(DEMO)_evaluate overwrite=true $(DEMO_EVALUATE)
 
-# The shipped weights, from assets/chests: about two and a half hours on two CPU cores. An interrupted call continues.
+# The shipped weights, from assets/chests: about three hours on two CPU cores. An interrupted call continues.
 weights: $(STAMP)
 	@$(BIN)/python train/train_lung_network.py model.results_folder=outputs/chest_128/train_lung_network model.resume=auto
 	@cp "$$(ls -t outputs/chest_128/train_lung_network/*/lungs_xray.safetensors | head -1)" assets/networks/
