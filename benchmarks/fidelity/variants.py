@@ -21,6 +21,8 @@ OURS = [
 ]
 # recipe of the ablations: low-noise timesteps drawn rarely and weighted as all others
 RARE_LOW_NOISE = ("model.objective.timestep_power=2", "model.objective.snr_weight=null")
+NO_PRECONDITIONING = "model.prior.preconditioning=false"
+FLOW = (*RARE_LOW_NOISE, "model.objective.prediction=flow", NO_PRECONDITIONING)
 FACTORISED = ["model.full_conv=false", "model.denoiser.blocks=2", "model.denoiser.depth_attention=true"]
 REGRESSION = [
     "model.objective.timestep_power=inf",
@@ -45,12 +47,11 @@ XRAY2CTPA = [  # X-ray2CTPA's latent DDPM, on the same latents
 ]
 UNKNOWN_POSE = ("dataset.pose_noise=true",)  # X-rays at perturbed poses that the model is not conditioned on
 NO_PRIOR = ("model.prior.rank=0", "model.prior.preconditioning=false")
-NO_PRECONDITIONING = "model.prior.preconditioning=false"
 NO_LIFTING = ("model.conditioning.channels=0",)
 RECIPES = {  # other prediction targets with the whole budget; their errors weigh low-noise timesteps by themselves
     "no_preconditioning": (NO_PRECONDITIONING,),
     "v_prediction": (*RARE_LOW_NOISE, "model.objective.prediction=v_prediction", NO_PRECONDITIONING),
-    "flow": (*RARE_LOW_NOISE, "model.objective.prediction=flow", NO_PRECONDITIONING),
+    "flow": FLOW,
 }
 PARTS = {  # overrides of the ablations
     "whole_8min": (),

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[0] = str(ROOT)
 
 from benchmarks.fidelity.run import run  # noqa: E402
-from benchmarks.fidelity.variants import OURS, REGRESSION  # noqa: E402
+from benchmarks.fidelity.variants import FLOW, OURS, REGRESSION  # noqa: E402
 from common.files import newest_checkpoint  # noqa: E402
 
 VIEWS = {"frontal": [0], "lateral": [1], "both": [0, 1]}
@@ -26,6 +26,8 @@ NETWORKS = {  # number of views in training, further overrides
     "frontal_model": (1, []),
     "shared_regression": (2, REGRESSION),
     "frontal_regression": (1, REGRESSION),
+    "shared_flow": (2, FLOW),
+    "frontal_flow": (1, FLOW),
 }
 AUTOENCODER = ["model.crop=[32,32,32]", "model.n_hiddens=32",
                "model.n_res_blocks=1", "model.train_num_steps=400", "model.batch_size=2",
