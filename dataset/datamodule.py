@@ -131,8 +131,8 @@ class CTDataModule(pl.LightningDataModule):
         return self._loader(self.train, _StepLoader, batch_sampler=sampler)
 
     def val_dataloader(self) -> DataLoader:
-        """Validation cases in order, whole, without augmentation."""
-        return self._loader(self.val, batch_size=self.batch_size)
+        """Validation cases in order, whole, without augmentation; one at a time if training cases are crops."""
+        return self._loader(self.val, batch_size=1 if self.crop is not None else self.batch_size)
 
     def _loader(self, dataset: Dataset, kind: type[DataLoader] = DataLoader, **options) -> DataLoader:
         return kind(

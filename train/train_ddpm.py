@@ -46,6 +46,7 @@ def main(cfg) -> None:
         Network(module.trained["denoiser"], [(1, *shape), (1,)], data.bytes, [latent_encoder], averaged=True),
         inputs={key: model[key] for key in ("vqgan_ckpt", "vae_ckpt", "maisi_ckpt", "init_from")},
         summary=f"latents {list(shape)}; {describe(data.reconstruction)}",
+        fitted=origin is None,
     )
     print_once(run.last)
 

@@ -218,8 +218,9 @@ def test_splits_are_apart_and_written_down(tmp_path):
 
 
 def test_validation_has_neither_crop_nor_step(tmp_path):
-    data = data_module(NoiseSource(), tmp_path, crop=[3, 3, 3], num_batches=2)
-    assert next(iter(data.train_dataloader()))["ct"].shape == (1, 1, 3, 3, 3)
+    data = data_module(NoiseSource(), tmp_path, crop=[3, 3, 3], num_batches=2, batch_size=2)
+    assert next(iter(data.train_dataloader()))["ct"].shape == (2, 1, 3, 3, 3)
+    assert data.val_dataloader().batch_size == 1  # the memory of a batch is that of crops
     batch = next(iter(data.val_dataloader()))
     assert batch["ct"].shape == (1, 1, 6, 5, 4) and batch["step"].tolist() == [-1]
 

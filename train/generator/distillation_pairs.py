@@ -11,7 +11,7 @@ from torch import Tensor
 from common.seeding import generator, normal
 from dataset.cases.case_dataset import CaseDataset
 from ddpm.conditioning.condition import Condition
-from ddpm.conditioning.views import complete_views
+from ddpm.conditioning.views import complete_views, draw_views, serves_fewer_views, without_views
 from ddpm.pipeline import XrayToCTPipeline
 from train.generator.distillation import States, follow
 
@@ -74,7 +74,8 @@ def record_pairs(
 ) -> Iterator[Pairs]:
     """Yields `count` trajectories, rounded up to `DRAWS` per X-ray, in parts; `join_pairs` makes one of them.
 
-    X-rays are those of random cases, augmented as in training. Only the states at `timesteps` are kept.
+    X-rays are those of random cases, augmented as in training and with views dropped as in it. Only the states at
+    `timesteps` are kept.
     """
     shape = teacher.latent_encoder.latent_shape(teacher.volume_size)
     xrays, device = -(-count // DRAWS), teacher.denoiser.device
@@ -88,6 +89,9 @@ def record_pairs(
             torch.stack([one["pose"] for one in read]),
             teacher.protocol,
         )
+        if serves_fewer_views(teacher.protocol):  # the student, too, must know each choice of views
+            share, views = teacher.protocol["view_drop"], xray.shape[1]
+            xray = without_views(xray, torch.cat([draw_views(share, views, seed, [number], 0) for number in numbers]))
         extent = torch.stack([one["spacing"] for one in read]) * torch.tensor(teacher.volume_size)
         condition = teacher.condition(xray.to(device), pose, extent.float(), tuple(shape[1:]))
         condition = condition.rows(torch.arange(len(read), device=device).repeat_interleave(DRAWS))

@@ -11,6 +11,7 @@ from common.environment import git_state, versions
 from common.errors import UserError
 from common.files import ROOT, atomic_path, sha256
 from train.distributed.processes import first_process
+from train.run.checkpoint_io import LAST
 from train.run.run_folder import RUNS_KEY
 from train.run.sweep import overrides
 
@@ -51,6 +52,17 @@ def write_record(folder: Path, seed: int, data_sha256: str, inputs: dict[str, st
         raise UserError(
             f"the folder of the run, {folder}, cannot be written ({error}); free space, or choose another {RUNS_KEY}"
         ) from error
+
+
+def refuse_other_data(folder: Path, data_sha256: str) -> None:
+    """Raises UserError if a run that is resumed began with other data than these, by its `run.json`."""
+    path = folder / "run.json"
+    starts = json.loads(path.read_text())["starts"] if path.is_file() else []
+    if starts and starts[-1]["data_sha256"] != data_sha256:
+        raise UserError(
+            f"model.resume: the cases or splits of {folder} have changed, to which its scale of latents and linear "
+            f"prior are fitted; restore them, or start a new run with model.init_from={folder / 'checkpoints' / LAST}"
+        )
 
 
 def write_results(folder: Path, figures: dict[str, float]) -> None:

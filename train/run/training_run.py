@@ -17,7 +17,7 @@ from train.run.checkpoint_io import LAST
 from train.run.compile import compile_in_place
 from train.run.memory import AUTO, MemoryNeed, activation_bytes, choose_batch_size, restore_batch_size
 from train.run.run_folder import refuse_changes, run_folder, save_config
-from train.run.run_record import write_record, write_results
+from train.run.run_record import refuse_other_data, write_record, write_results
 from train.run.trainer import Intervals, fit, make_trainer
 
 
@@ -109,11 +109,13 @@ class TrainingRun:
         network: Network | None = None,
         inputs: dict[str, str | None] | None = None,
         summary: str = "",
+        fitted: bool = False,
     ) -> None:
         """Chooses the batch size, writes record and config, and trains.
 
         Args:
             content: hash of the data set, for the record.
+            fitted: parts of the model are fitted to the data before training, so a resumed run needs the same data.
             network: None trains without a memory estimate and without `model.compile`.
             inputs: config keys that name files, whose hashes the record keeps.
             summary: printed before training, before the memory estimate.
@@ -125,6 +127,8 @@ class TrainingRun:
             need = network.memory(module, half="16" in str(model.precision), gpu=gpu)
             choose_batch_size(model, data, need)
             summary = "; ".join(filter(None, (summary, need.line(model.batch_size))))
+        if fitted and self.checkpoint is not None:
+            refuse_other_data(self.folder, content)
         save_config(self.cfg, self.folder)
         write_record(self.folder, model.seed, content, inputs or {}, self.checkpoint)
         with user_errors():

@@ -10,6 +10,7 @@ from ddpm.checkpoint.write import export_pipeline
 from ddpm.conditioning.linear_prior import LinearPrior
 from ddpm.conditioning.view_priors import ViewPriors
 from ddpm.module import DDPMModule
+from train.generator.distillation_pairs import record_pairs
 
 TWO = ("dataset=phantom", "dataset.train=12", "dataset.val=1", "dataset.test=1", "dataset.views=2",
        "model.objective.prediction=sample", "model.train_num_steps=8", "model.save_and_sample_every=8")  # fmt: skip
@@ -56,6 +57,31 @@ def test_its_weights_take_one_x_ray_or_two(shared, tmp_path):
         lateral = torch.cat([torch.full_like(xray[:, :1], torch.nan), xray[:, 1:]], dim=1)
         found = denoised(pipeline, lateral)
         assert found.isfinite().all() and not torch.equal(found, frontal)
+
+
+class Xrays:
+    """Cases of two views without volumes."""
+
+    def __len__(self) -> int:
+        return 4
+
+    def condition(self, index: int, step: int = -1) -> dict:
+        xray = torch.rand(2, 1, 32, 32, generator=torch.Generator().manual_seed(index))
+        extent = torch.tensor([300.0, 300.0, 300.0])
+        return {"xray": xray, "pose": torch.full((2, 9), torch.nan), "spacing": extent / 32.0}
+
+
+def test_a_distillation_drops_views_as_the_training_whatever_its_batch_size(shared, monkeypatch):
+    pipeline = load_pipeline(shared[0]).set_sampler("DPMSolverMultistepScheduler", 2)
+    condition, found = pipeline.condition, []
+    for batch_size in (2, 8):
+        shown: list = []
+        record = lambda xray, *rest, shown=shown: (shown.append(present_views(xray)), condition(xray, *rest))[1]  # noqa: E731
+        monkeypatch.setattr(pipeline, "condition", record)
+        list(record_pairs(pipeline, Xrays(), [999], 24, seed=0, batch_size=batch_size))
+        found.append(torch.cat(shown))
+    assert torch.equal(*found)
+    assert {tuple(row) for row in found[0].tolist()} == {(True, True), (True, False), (False, True)}
 
 
 def test_without_dropped_views_both_are_needed(train, vae, tmp_path):
