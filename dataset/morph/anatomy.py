@@ -38,6 +38,13 @@ class Anatomy:
     parts: dict[str, Float[Tensor, "d h w"]]  # weights by name
     wall: Float[Tensor, "3 d h w"]
 
+    @property
+    def nbytes(self) -> int:
+        """Size of its arrays in memory."""
+        return sum(
+            part.nbytes for part in (self.tissue, self.coarse, self.coarse_lungs, *self.parts.values(), self.wall)
+        )
+
 
 def describe_anatomy(volume: Volume, name: str) -> Anatomy:
     """The anatomy of a volume in HU, marked where it was not scanned; UserError if it shows no lungs."""

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from common.errors import UserError
+from common.memory import free_memory
 from dataset.cases.case import Case, case_key
 from dataset.cases.store import source_folder
 from dataset.imaging.coverage import NOT_SCANNED_HU
@@ -143,9 +144,21 @@ class MorphSource:
         """Registers the training cases to each other before cases are built."""
         if self.count and any(self.rows["parents"]):
             wanted = {name for index in range(self.count) for name in self.recipe(index).parents}
-            for name in sorted(wanted):
-                self.anatomy(name)  # here, so that the processes share it
+            for place, name in enumerate(sorted(wanted)):
+                size = self.anatomy(name).nbytes  # here, so that the processes share it
+                if place == 0:
+                    self._expect_memory(len(wanted), size)
             self.velocities.prepare([pair for pair in pairs_of(self.neighbours) if {*pair} <= wanted], workers)
+
+    def _expect_memory(self, count: int, size: int) -> None:
+        """Raises UserError if `count` anatomies of about `size` bytes do not fit into the free memory."""
+        free = free_memory()
+        if (count - 1) * size > free:
+            raise UserError(
+                f"dataset.morphs={self.count}: the {count} CTs of which they are made take {count * size / 1e9:.0f} GB "
+                f"in memory, where {free / 1e9:.0f} GB are free; make them coarser (dataset/prepare.py "
+                "spacing=[2,2,2]), or train on fewer CTs"
+            )
 
     def build(self, row) -> Case:
         """A case of the folder, a morph or a phantom."""

@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from common.errors import UserError
+from common.memory import UNKNOWN, free_memory
 from dataset.datamodule import CTDataModule
 from train.distributed.processes import print_once
 from train.run.process_memory import peak_bytes
@@ -19,7 +20,6 @@ from train.run.run_folder import config_file
 OPTIMIZER_COPIES = 4  # weights, gradients and Adam's two moments, in float32
 GB = 1024**3
 SHARE = 0.8  # of the free memory that `model.batch_size=auto` fills; the estimate is within a quarter of the peak
-UNKNOWN = 1 << 62
 AUTO = "auto"
 
 
@@ -136,15 +136,7 @@ def _resident() -> int:
 
 
 def _free(gpu: bool) -> int:
-    return torch.cuda.mem_get_info()[0] if gpu else _available()
-
-
-def _available() -> int:
-    try:
-        fields = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
-        return int(fields["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError):  # not Linux
-        return UNKNOWN
+    return torch.cuda.mem_get_info()[0] if gpu else free_memory()
 
 
 def restore_batch_size(model: DictConfig, folder: Path, several: bool) -> None:

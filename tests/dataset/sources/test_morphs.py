@@ -119,6 +119,14 @@ def test_a_changed_parent_makes_new_morphs_and_a_missing_one_is_named(tmp_path):
         _ = _morphs(root, 12).rows
 
 
+def test_parents_that_do_not_fit_into_memory_are_refused_before_the_work(tmp_path, monkeypatch):
+    source = _morphs(_write(tmp_path / "few"))
+    monkeypatch.setattr("dataset.sources.morphs.free_memory", lambda: 1000)
+    with pytest.raises(UserError, match=r"the 3 CTs of which they are made take .* GB .* spacing=.2,2,2."):
+        source.prepare(0)
+    assert len(source._anatomies) == 1
+
+
 def test_one_training_patient_and_films_are_refused(tmp_path):
     one = _write(tmp_path / "one", {"a": "train", "d": "val", "e": "test"})
     with pytest.raises(UserError, match=r"dataset.morphs=3: 1 of 3 patients train; .* dataset.val_share=0"):

@@ -9,7 +9,8 @@ from torch import nn
 
 from common.errors import UserError
 from common.files import ROOT
-from train.run.memory import GB, SHARE, UNKNOWN, MemoryNeed, activation_bytes, peak_memory
+from common.memory import UNKNOWN
+from train.run.memory import GB, SHARE, MemoryNeed, activation_bytes, peak_memory
 from vq_gan_3d import VQGAN3D
 
 
@@ -28,7 +29,7 @@ def test_the_line_names_memory_and_remedy(monkeypatch):
     fits = MemoryNeed(2_000_000, 1_000_000, 10**8, 10**9, gpu=False, averaged=True).line(1)
     assert "2.0 M parameters (1.0 M trained)" in fits and "cached data 0.93 GB" in fits
     assert "will not fit" not in fits
-    monkeypatch.setattr("train.run.memory._available", lambda: GB)
+    monkeypatch.setattr("train.run.memory.free_memory", lambda: GB)
     tight = MemoryNeed(2_000_000, 1_000_000, 5 * GB, 0, gpu=False, averaged=True).line(2)
     assert "will not fit" in tight and "model.batch_size" in tight
 
@@ -36,12 +37,12 @@ def test_the_line_names_memory_and_remedy(monkeypatch):
 def test_the_largest_batch_is_the_last_that_fits(monkeypatch):
     need = MemoryNeed(2_000_000, 1_000_000, 10**8, 10**9, gpu=False, averaged=True)
     monkeypatch.setattr("train.run.memory._resident", lambda: GB)
-    monkeypatch.setattr("train.run.memory._available", lambda: 20 * GB)
+    monkeypatch.setattr("train.run.memory.free_memory", lambda: 20 * GB)
     found = need.largest_batch()
     assert need.peak(found) <= SHARE * 20 * GB < need.peak(found + 1)
-    monkeypatch.setattr("train.run.memory._available", lambda: GB)
+    monkeypatch.setattr("train.run.memory.free_memory", lambda: GB)
     assert need.largest_batch() == 1  # the line before training says that it does not fit
-    monkeypatch.setattr("train.run.memory._available", lambda: UNKNOWN)
+    monkeypatch.setattr("train.run.memory.free_memory", lambda: UNKNOWN)
     with pytest.raises(UserError, match="model.batch_size=auto: .* give a number"):
         need.largest_batch()
 
