@@ -155,8 +155,8 @@ class MorphSource:
         free = free_memory()
         if (count - 1) * size > free:
             raise UserError(
-                f"dataset.morphs={self.count}: the {count} CTs of which they are made take {count * size / 1e9:.0f} GB "
-                f"in memory, where {free / 1e9:.0f} GB are free; make them coarser (dataset/prepare.py "
+                f"dataset.morphs={self.count}: the {count} CTs of which they are made take {count * size / 1e9:.0f} GB"
+                f" in memory, where {free / 1e9:.0f} GB are free; make them coarser (dataset/prepare.py "
                 "spacing=[2,2,2]), or train on fewer CTs"
             )
 
