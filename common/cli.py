@@ -169,10 +169,8 @@ def _follow_paths(cfg: DictConfig) -> None:
 def _defaults(config_name: str) -> DictConfig:
     """The config of a command with its chosen groups; no values of an experiment, which may be set to null again."""
     choices = HydraConfig.get().runtime.choices if HydraConfig.initialized() else {}
-    groups = {
-        name: of for name, of in choices.items() if of and name != "experiment" and not name.startswith("hydra/")
-    }
-    return recompose(config_name, [f"{name}={choice}" for name, choice in groups.items()])
+    chosen = {k: v for k, v in choices.items() if v and k != "experiment" and not k.startswith("hydra/")}
+    return recompose(config_name, [f"{name}={choice}" for name, choice in chosen.items()])
 
 
 def recompose(config_name: str, overrides: list[str]) -> DictConfig:

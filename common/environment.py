@@ -1,4 +1,4 @@
-"""The environment of a result, stored beside it: config, hardware, library versions and git state."""
+"""The environment of a result, stored beside it: config, hardware, library versions and git state; free memory."""
 
 import hashlib
 import os
@@ -14,6 +14,7 @@ from common.files import ROOT, atomic_path
 
 PACKAGES = ("torch", "pytorch-lightning", "diffusers", "monai", "torchmetrics", "safetensors", "nibabel", "hydra-core")
 PACKAGES += ("numpy", "pandas", "scipy", "scikit-learn")
+UNKNOWN = 1 << 62  # bytes of free memory where the system does not say
 
 
 def save_config(cfg: DictConfig, folder: str | Path) -> Path:
@@ -71,3 +72,12 @@ def _git(*arguments: str) -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout if done.returncode == 0 else None
+
+
+def free_memory() -> int:
+    """Bytes that new data can take, with those that the system only caches; `UNKNOWN` where it does not say."""
+    try:
+        fields = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+        return int(fields["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError):  # not Linux
+        return UNKNOWN

@@ -6,8 +6,8 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
+from common.environment import free_memory
 from common.errors import UserError
-from common.memory import free_memory
 from dataset.cases.case import Case, case_key
 from dataset.cases.store import source_folder
 from dataset.imaging.coverage import NOT_SCANNED_HU

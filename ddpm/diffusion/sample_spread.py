@@ -5,6 +5,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 
+def independent(samples: Float[Tensor, " s *shape"], antithetic: bool) -> Float[Tensor, " k *shape"]:
+    """The samples that are independent of each other: one of each pair of opposite noise."""
+    return samples[::2] if antithetic else samples
+
+
 def sample_variance(samples: Float[Tensor, " s *shape"], antithetic: bool) -> Float[Tensor, "*shape"]:
     """Unbiased variance of one sample: half the mean squared difference of independent samples.
 
@@ -23,8 +28,8 @@ def sample_variance(samples: Float[Tensor, " s *shape"], antithetic: bool) -> Fl
     if antithetic and count == 2:
         return within / 4.0
     everything = count * samples.var(dim=0, correction=0) * count  # over all differences
-    independent = count * (count - 1) // 2 - pairs
-    return ((everything - within) / (2.0 * independent)).clamp(min=0.0)
+    differences = count * (count - 1) // 2 - pairs
+    return ((everything - within) / (2.0 * differences)).clamp(min=0.0)
 
 
 def variance_of_mean(samples: Float[Tensor, " s *shape"], antithetic: bool) -> Float[Tensor, "*shape"]:

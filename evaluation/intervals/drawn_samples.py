@@ -7,12 +7,13 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
+from ddpm.diffusion.sample_spread import independent
 from ddpm.diffusion.training_spread import FEWEST_SAMPLES
 from ddpm.latent.decoder_residual import with_residual
 from evaluation.intervals.evidence import EvidenceMaps, kinds
 from evaluation.metrics.regions import body_mask
 from evaluation.statistics.evidence_reliability import evidence_reliability, reliability_sums
-from evaluation.statistics.rank_histogram import independent, rank_histogram, rank_shares
+from evaluation.statistics.rank_histogram import rank_histogram, rank_shares
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,10 @@ from jaxtyping import Float
 from scipy.special import stdtrit
 from torch import Tensor
 
-from ddpm.diffusion.sample_spread import root_mean_square, sample_spread, variance_of_mean
+from ddpm.diffusion.sample_spread import independent, root_mean_square, sample_spread, variance_of_mean
 from evaluation.metrics.base import CaseView, Metric, NotMeasured
 from evaluation.metrics.crps import LATENT_SAMPLES, SAMPLES, samples_of
 from evaluation.metrics.regions import REGIONS
-from evaluation.statistics.rank_histogram import independent
 
 
 def spread_and_error(

@@ -8,11 +8,6 @@ from torch import Tensor
 from evaluation.statistics.patient_bootstrap import DRAWS, bootstrap_mean, resampled_means
 
 
-def independent(samples: Float[Tensor, " s *shape"], antithetic: bool) -> Float[Tensor, " k *shape"]:
-    """The samples that are independent of each other: one of each pair of opposite noise."""
-    return samples[::2] if antithetic else samples
-
-
 def rank_shares(
     samples: Float[Tensor, "s d h w"], truth: Float[Tensor, "d h w"], mask: Bool[Tensor, "d h w"]
 ) -> Float[np.ndarray, " r"]:

@@ -10,8 +10,8 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
+from common.environment import UNKNOWN, free_memory
 from common.errors import UserError
-from common.memory import UNKNOWN, free_memory
 from dataset.datamodule import CTDataModule
 from train.distributed.processes import print_once
 from train.run.process_memory import peak_bytes

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from evaluation.statistics.rank_histogram import deviation_from_flat, independent, rank_histogram, rank_shares
+from ddpm.diffusion.sample_spread import independent
+from evaluation.statistics.rank_histogram import deviation_from_flat, rank_histogram, rank_shares
 
 SHAPE = (20, 20, 20)
 EVERYWHERE = torch.ones(SHAPE, dtype=torch.bool)

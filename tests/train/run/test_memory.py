@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from torch import nn
 
+from common.environment import UNKNOWN
 from common.errors import UserError
 from common.files import ROOT
-from common.memory import UNKNOWN
 from train.run.memory import GB, SHARE, MemoryNeed, activation_bytes, peak_memory
 from vq_gan_3d import VQGAN3D
 
