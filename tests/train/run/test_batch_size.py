@@ -13,7 +13,7 @@ def free(monkeypatch):
 
     def gigabytes(count: float) -> None:
         monkeypatch.setattr("train.run.memory._resident", lambda: 0)
-        monkeypatch.setattr("train.run.memory._available", lambda: int(count * GB))
+        monkeypatch.setattr("train.run.memory.free_memory", lambda: int(count * GB))
 
     return gigabytes
 
