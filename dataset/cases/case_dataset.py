@@ -68,6 +68,9 @@ class CaseDataset(Dataset):
         self.extent = None if extent is None else tuple(float(e) for e in extent)
         self.rebuild, self.keep = rebuild, bool(keep)
         self._kept: dict[int, dict[str, Tensor]] = {}
+        self._lung_maps: dict[
+            tuple[int, int], LungMap | None
+        ] = {}  # so that a training finds the lungs of an X-ray once
 
     @property
     def augments(self) -> bool:
@@ -98,7 +101,9 @@ class CaseDataset(Dataset):
         with open_checked(self.paths[index]) as file:
             pose, shape = file.get_tensor("pose"), file.shape("ct")
             spacing = self._condition_spacing(pose, file.get_tensor("spacing"), shape)
-            maps = self._needs_alignment(pose) and self._maps(file.get_tensor("xray").float(), pose, spacing, shape)
+            maps = self._needs_alignment(pose) and self._maps(
+                file.get_tensor("xray").float(), pose, spacing, shape, index
+            )
             return bool(maps) and None in maps.values()
 
     def _read(self, index: int, volume: bool) -> dict[str, Tensor]:
@@ -108,7 +113,7 @@ class CaseDataset(Dataset):
         with open_checked(self.paths[index]) as file:
             pose, shape = file.get_tensor("pose"), file.shape("ct")
             spacing = self._condition_spacing(pose, file.get_tensor("spacing"), shape)
-            xray = self._aligned(file.get_tensor("xray").float(), pose, spacing, shape)
+            xray = self._aligned(file.get_tensor("xray").float(), pose, spacing, shape, index)
             found = {"xray": xray, "pose": pose, "spacing": spacing}
             found |= filled(file.get_tensor("ct")) if volume else {}
         if self.keep and volume:  # copies: the tensors read are pages of the file
@@ -172,22 +177,26 @@ class CaseDataset(Dataset):
             ct, scanned = ct[box], scanned[box]
         return {"ct": ct, "scanned": scanned[None], **condition, "index": int(index), "step": int(step)}
 
-    def _aligned(self, xray: Tensor, pose: Tensor, spacing: Tensor, shape: tuple) -> Tensor:
+    def _aligned(self, xray: Tensor, pose: Tensor, spacing: Tensor, shape: tuple, index: int) -> Tensor:
         """X-rays with the frontal views of unknown pose aligned by their lungs, where lungs are found."""
-        maps = self._maps(xray, pose, spacing, shape) if self._needs_alignment(pose) else {}
+        maps = self._maps(xray, pose, spacing, shape, index) if self._needs_alignment(pose) else {}
         views = enumerate(xray)
         return torch.stack([image if maps.get(i) is None else maps[i].apply(image) for i, image in views])
 
     def _needs_alignment(self, pose: Tensor) -> bool:
         return self.xray_options.align == "lungs" and self.lung_box is not None and bool(pose.isnan().any())
 
-    def _maps(self, xray: Tensor, pose: Tensor, spacing: Tensor, shape: tuple) -> dict[int, LungMap | None]:
+    def _maps(
+        self, xray: Tensor, pose: Tensor, spacing: Tensor, shape: tuple, index: int
+    ) -> dict[int, LungMap | None]:
         """The lung map of every frontal view of unknown pose; None where no lungs are found."""
         maps, extent = {}, extent_mm(shape, spacing.tolist())
         for view, place in enumerate(pose):
             name = next((name for name, azimuth in VIEW_AZIMUTH.items() if float(place[2]) == azimuth), "PA")
             if place.isnan().any() and name != "lateral":
-                maps[view] = lung_map(xray[view], self.lung_box, extent, name)
+                if (index, view) not in self._lung_maps:
+                    self._lung_maps[index, view] = lung_map(xray[view], self.lung_box, extent, name)
+                maps[view] = self._lung_maps[index, view]
         return maps
 
     def _condition_spacing(self, pose: Tensor, spacing: Tensor, shape: tuple) -> Tensor:

@@ -90,15 +90,15 @@ def test_the_spacing_of_an_xray_without_pose_is_nominal(root, monkeypatch):
     made = source(root, align="lungs")
     made.rows["split"] = "train"
     data = data_module(made, root.parent / "cache")
-    extent = tuple(data.protocol()["extent"])
-    seen.clear()
-    own = []
+    extent, before, own = tuple(data.protocol()["extent"]), len(seen), []
     for index, kind in enumerate(data.train.rows["xray_source"]):
         own.append(tuple((data.train.case(index)["spacing"] * 12).tolist()))
         given = tuple((data.train[index]["spacing"] * 12).tolist())
         assert given == pytest.approx(own[-1] if kind == "drr" else extent, rel=1e-5)
+        assert data.train.condition(index, step=index)["pose"].isnan().any() == (kind != "drr")
     assert len(set(own)) == 3
-    assert len(seen) == 6 and all(one == pytest.approx(extent, rel=1e-5) for one in seen)  # of case and of item
+    assert seen and len(seen) - before <= 3  # once for each X-ray of a set, whatever is read how often
+    assert all(one == pytest.approx(extent, rel=1e-5) for one in seen)
 
 
 def test_a_warning_names_xrays_without_lungs(root, caplog, monkeypatch):
