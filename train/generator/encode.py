@@ -115,7 +115,7 @@ def training_device(devices: dict) -> torch.device:
 def measure_reconstruction(
     encoder: LatentEncoder, cases: CaseDataset, file: Path, device: torch.device
 ) -> dict[str, float]:
-    """PSNR in dB over the window and MAE in HU of one decoded case, measured once and stored.
+    """PSNR in dB over the window and MAE in HU of one decoded case where it was scanned, measured once and stored.
 
     Args:
         cases: the first case is measured, with a slicewise encoder 8 of its slices.
@@ -125,13 +125,16 @@ def measure_reconstruction(
     if stored.is_file():
         return json.loads(stored.read_text())
     encoder.to(device)
+    case = cases[0]
     with inference_autocast(device):
-        pair = encoder.reconstruct(cases[0]["ct"][None].to(device))
+        pair = encoder.reconstruct(case["ct"][None].to(device))
     encoder.cpu()
     true, decoded = (window.denormalise(volume[:, 0].float().cpu()) for volume in pair)
+    scanned = case["scanned"][0]
+    slices = torch.linspace(0, len(scanned) - 1, true.shape[1]).round().long()  # as `LatentEncoder.reconstruct`
     result = {
-        "psnr_db": round(float(psnr(decoded, true, window.width).mean()), 2),
-        "mae_hu": round(float(mae_hu(decoded, true).mean()), 1),
+        "psnr_db": round(float(psnr(decoded, true, window.width, scanned[slices]).mean()), 2),
+        "mae_hu": round(float(mae_hu(decoded, true, scanned[slices]).mean()), 1),
         "data_range_hu": window.width,
     }
     with atomic_path(stored) as temporary:

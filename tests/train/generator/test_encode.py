@@ -97,6 +97,20 @@ def test_reconstruction_is_measured_in_hu_and_stored(cases, tmp_path):
     assert measure_reconstruction(network, cases.val, files[0], torch.device("cpu")) == found
 
 
+def test_reconstruction_leaves_out_what_was_not_scanned(cases, tmp_path):
+    network, item = encoder(), dict(cases.val[0])
+    item["scanned"] = torch.zeros_like(item["ct"], dtype=torch.bool)
+    item["scanned"][:, : item["ct"].shape[1] // 2] = True
+    partly = type("Partly", (), {"window": cases.window, "__getitem__": lambda self, index: item})()
+    found = measure_reconstruction(network, partly, tmp_path / "latents", torch.device("cpu"))
+    volume, decoded = (cases.window.denormalise(part[0]) for part in network.reconstruct(item["ct"][None]))
+    slices = [0, 2, 4, 6, 9, 11, 13, 15]  # of a slicewise encoder
+    assert torch.equal(volume, cases.window.denormalise(item["ct"][:, slices]))
+    error = (volume - decoded)[item["scanned"][:, slices]].abs().mean()
+    assert found["mae_hu"] == pytest.approx(float(error), rel=0.05)
+    assert float(error) != pytest.approx(float((volume - decoded).abs().mean()), rel=0.06)
+
+
 def test_training_reads_standardised_latents_from_the_same_files(cases):
     network = encoder()
     home = Path(cases.manifest_path).parent
