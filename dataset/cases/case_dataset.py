@@ -68,9 +68,8 @@ class CaseDataset(Dataset):
         self.extent = None if extent is None else tuple(float(e) for e in extent)
         self.rebuild, self.keep = rebuild, bool(keep)
         self._kept: dict[int, dict[str, Tensor]] = {}
-        self._lung_maps: dict[
-            tuple[int, int], LungMap | None
-        ] = {}  # so that a training finds the lungs of an X-ray once
+        # by index and view: finding lungs takes longer than the augmentation of a step
+        self._lung_maps: dict[tuple[int, int], LungMap | None] = {}
 
     @property
     def augments(self) -> bool:
@@ -101,9 +100,8 @@ class CaseDataset(Dataset):
         with open_checked(self.paths[index]) as file:
             pose, shape = file.get_tensor("pose"), file.shape("ct")
             spacing = self._condition_spacing(pose, file.get_tensor("spacing"), shape)
-            maps = self._needs_alignment(pose) and self._maps(
-                file.get_tensor("xray").float(), pose, spacing, shape, index
-            )
+            xray = file.get_tensor("xray").float()
+            maps = self._needs_alignment(pose) and self._maps(xray, pose, spacing, shape, index)
             return bool(maps) and None in maps.values()
 
     def _read(self, index: int, volume: bool) -> dict[str, Tensor]:
