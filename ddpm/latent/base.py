@@ -11,7 +11,7 @@ from collections.abc import Iterable
 import torch
 import torch.nn.functional as F
 from diffusers import ConfigMixin, ModelMixin
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 SCALINGS = ("unit", "shared", "range")
@@ -106,12 +106,15 @@ class LatentEncoder(ModelMixin, ConfigMixin):
                 known[volume_size] = tuple(shadow.encode_raw(torch.zeros(1, 1, *volume_size)).shape[1:])
         return known[volume_size]
 
+    def measured_slices(self, depth: int, slices: int = 8) -> Int[Tensor, " n"]:
+        """Numbers of the slices of `reconstruct`: all, of a slicewise encoder at most `slices`, evenly spread."""
+        count = min(depth, slices) if self.slicewise else depth
+        return torch.linspace(0, depth - 1, count).round().long()
+
     @torch.no_grad()
     def reconstruct(self, volume: Float[Tensor, "b 1 D H W"], slices: int = 8) -> tuple[Tensor, Tensor]:
         """The volume, of a slicewise encoder only `slices` of its slices, and its reconstruction, both in [-1, 1]."""
-        if self.slicewise and volume.shape[2] > slices:
-            index = torch.linspace(0, volume.shape[2] - 1, slices, device=volume.device).round().long()
-            volume = volume.index_select(2, index)
+        volume = volume.index_select(2, self.measured_slices(volume.shape[2], slices).to(volume.device))
         return volume, self.decode_raw(self.encode_raw(volume)).float().clamp(-1.0, 1.0)
 
     def fingerprint(self) -> str:

@@ -116,7 +116,8 @@ METRICS = (
         "voxels in the 90 % interval",
         _covered,
         f"share of the voxels inside {REGIONS['body'].definition} whose true value lies in the normal prediction "
-        "interval of the samples (Student's t); 0.9 if the truth is like a further, normally distributed sample",
+        "interval of the independent samples, one of each pair of opposite noise (Student's t); 0.9 if the truth is "
+        "like a further, normally distributed sample",
         best="none",
         digits=3,
         default=True,

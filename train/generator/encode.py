@@ -131,10 +131,10 @@ def measure_reconstruction(
     encoder.cpu()
     true, decoded = (window.denormalise(volume[:, 0].float().cpu()) for volume in pair)
     scanned = case["scanned"][0]
-    slices = torch.linspace(0, len(scanned) - 1, true.shape[1]).round().long()  # as `LatentEncoder.reconstruct`
+    scanned = scanned[encoder.measured_slices(len(scanned))]
     result = {
-        "psnr_db": round(float(psnr(decoded, true, window.width, scanned[slices]).mean()), 2),
-        "mae_hu": round(float(mae_hu(decoded, true, scanned[slices]).mean()), 1),
+        "psnr_db": round(float(psnr(decoded, true, window.width, scanned).mean()), 2),
+        "mae_hu": round(float(mae_hu(decoded, true, scanned).mean()), 1),
         "data_range_hu": window.width,
     }
     with atomic_path(stored) as temporary:
