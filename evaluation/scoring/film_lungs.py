@@ -1,7 +1,9 @@
 """Lungs on real films: those of the generated volume, projected onto the film, and those that the lung network finds.
 
 The projected lung of several volumes is where rays cross on average at least `ABOVE_MM` of lung above the dome of the
-diaphragm, along which people draw the outline, or `LUNG_MM` in all; also behind the heart.
+diaphragm, along which people draw the outline, or `LUNG_MM` in all; also behind the heart. It ends where less than
+`SHARE` of the way through the chest cavity is lung: people draw the border of the mediastinum, although thin lung in
+front of the spine and of the heart reaches further.
 """
 
 import json
@@ -25,6 +27,7 @@ from dataset.imaging.geometry import fill_unknown
 from dataset.imaging.hu_window import AIR_HU
 from dataset.imaging.lung_network import SHIPPED
 from dataset.imaging.lung_segmentation import segment_lungs
+from dataset.imaging.patient_mask import slice_hulls
 from dataset.imaging.unknown_pixels import split_unknown
 from dataset.io.xray import read_xray, read_xray_image, scale_xray_image, undo_resize
 from dataset.xray.domes import OUTER, above_dome, split_lungs
@@ -38,6 +41,7 @@ from evaluation.visualization.slices import xray_grey
 
 MASK = "_lungs"  # suffix of the names of masks
 ABOVE_MM, LUNG_MM = 10.0, 25.0  # smallest depth of projected lung; chosen on seven films and on DRRs
+SHARE = 0.15  # smallest share of lung in the cavity, the convex hull of both lungs; chosen on the same seven films
 MU_WATER = 0.0192  # 1/mm, of HU 0 in `line_integrals`
 SIDE = 256  # pixels of the projection and of the film for the network
 MAX_VOXELS = 64  # along each axis of a segmented volume: the lungs of finer ones take seconds and hardly differ
@@ -104,6 +108,7 @@ def score_films(
             for name, column in (("volume_lungs", "volume_dice"), ("film_mask", "network_dice"))
         },
         "lung_mm": {"above_dome": ABOVE_MM, "whole": LUNG_MM},
+        "lung_share": SHARE,
         "lung_network_sha256": sha256(SHIPPED),
         "run": describe_run(pipeline, checkpoint, sampling),
     }
@@ -146,25 +151,30 @@ def lungs_on_xray(
 
 
 def _projected(volumes: Float[Tensor, "n d h w"], given: GeneratorInput, regressor) -> Float[Tensor, "s s"]:
-    """Mean depth of the lungs along the rays of `given.xray`, in [0, 1]; 0.5 is `ABOVE_MM` or `LUNG_MM`."""
+    """Mean depth of the lungs along the rays of `given.xray`, in [0, 1]; 0.5 is the border of the projected lung."""
     coarse = F.interpolate(volumes[None], size=[min(n, MAX_VOXELS) for n in volumes.shape[1:]], mode="area")[0]
     spacing = tuple(e / n for e, n in zip(given.extent, coarse.shape[1:], strict=True))
-    pose, parts = pose_of(given, regressor), [_above_and_whole(hu.numpy(), spacing) for hu in coarse]
-    depths = []
-    for masks, least in zip(zip(*parts, strict=True), (ABOVE_MM, LUNG_MM), strict=True):
-        water = torch.from_numpy(np.mean(masks, axis=0, dtype=np.float32) - 1.0) * -AIR_HU
-        depths.append(line_integrals(water, spacing, pose, (SIDE, SIDE)) / MU_WATER / least / 2)
-    return torch.maximum(*depths).clamp(0.0, 1.0)
+    pose, parts = pose_of(given, regressor), [_lung_parts(hu.numpy(), spacing) for hu in coarse]
+    above, whole, cavity = (
+        line_integrals(torch.from_numpy(np.mean(masks, axis=0, dtype=np.float32) - 1.0) * -AIR_HU, spacing, pose,
+                       (SIDE, SIDE)) / MU_WATER
+        for masks in zip(*parts, strict=True)
+    )  # fmt: skip
+    depth = torch.minimum(torch.maximum(above / ABOVE_MM, whole / LUNG_MM), whole / (SHARE * cavity).clamp(min=1.0))
+    return (depth / 2).clamp(0.0, 1.0)
 
 
-def _above_and_whole(hu: Float[np.ndarray, "d h w"], spacing: tuple[float, float, float]) -> tuple[np.ndarray, ...]:
-    """Masks of the lungs above the domes of the diaphragm, and of all; equal if there are fewer than two lungs."""
+def _lung_parts(hu: Float[np.ndarray, "d h w"], spacing: tuple[float, float, float]) -> tuple[np.ndarray, ...]:
+    """Masks of the lungs above the domes of the diaphragm, of all lung, and of the cavity that both lungs span.
+
+    With fewer than two lungs there are no domes, and all of the lung counts as above them.
+    """
     whole = segment_lungs(hu, spacing)
-    sides = split_lungs(whole)
+    sides, cavity = split_lungs(whole), slice_hulls(whole)
     if sides is None:
-        return whole, whole
+        return whole, whole, cavity
     right, left = (above_dome(side, outer) for side, outer in zip(sides, OUTER, strict=True))
-    return right | left, whole
+    return right | left, whole, cavity
 
 
 def pose_of(given: GeneratorInput, regressor) -> Float[Tensor, "9"]:

@@ -49,6 +49,17 @@ def test_the_projection_lies_where_the_lungs_are():
     assert np.flatnonzero(higher.any(axis=1))[0] < rows[0] - 8
 
 
+def test_thin_lung_in_front_of_the_mediastinum_is_not_drawn():
+    """16 mm of lung between lungs of 128 mm are an eighth of the cavity, 48 mm are three eighths."""
+    thin, deep = body(), body()
+    thin[10:30, 8:10, 18:26] = -850.0
+    deep[10:30, 8:14, 18:26] = -850.0
+    shown = [lungs_on_film(hu[None], given({"align": "none"}), None, (200, 200)) for hu in (body(), thin, deep)]
+    middle = [mask[70:130, 97:103].mean() for mask in shown]
+    assert middle == pytest.approx([0.0, 0.0, 1.0], abs=0.05)
+    assert dice(shown[0], shown[1]) > 0.97
+
+
 def test_the_alignment_is_undone():
     """A film whose lungs lie at `found` shows the lungs of its volume there."""
     straight = lungs_on_film(body()[None], given({"align": "none"}), None, (256, 256))
