@@ -113,12 +113,12 @@ def generated() -> str:
         inner = {n: {t for t in ts if t.startswith(own)} for n, ts in rooms.items() if n.startswith(own)}
         if any(inner.values()):
             lines += [f"**{own}**", "", *mermaid(reduced(inner))]
-    lines += ["Imports across folders:", "", "| room | imports |", "|---|---|"]
+    lines += ["Imports across folders:", "", "| subfolder | imports |", "|---|---|"]
     for node in sorted(rooms):
         others = sorted(t for t in rooms[node] if t.partition("/")[0] not in (node.partition("/")[0], "common"))
         if others:
             lines.append(f"| {node} | {', '.join(others)} |")
-    return "\n".join(["", *lines, "", "All rooms may import `common/`, which imports none of them.", ""])
+    return "\n".join(["", *lines, "", "All may import `common/`, which imports none of them.", ""])
 
 
 def updated(page: str) -> str:
