@@ -44,7 +44,7 @@ RULES: dict[str, str] = {  # rule: keys, by their last words; the longest that m
     "number >= 0 | null": "min_vessel_hu max_days drr_photons",
     f"{SHARE} | null": "classification.margin",
     "number >= 0": """weight weight_decay commitment_weight snr_weight guidance_scale cache_latents_gb cache_volumes_gb
-        margin min_lung_ml uneven tilt degrees roll angle distance gamma blur noise zoom local_contrast affine
+        margin min_lung_ml tilt degrees roll angle distance gamma blur noise zoom local_contrast affine
         morph.size organs_mm wall lung_density bone_density""",
     SHARE: """share val_share test_share pe_share ap_share sign_rate shift collimation markers lines drop dropout
         view_drop pure_noise_warmup prior.start phantoms repeat_share expected_auc curve film.crop letterbox

@@ -165,10 +165,17 @@ class DDPMModule(pl.LightningModule):
             encoded = XrayFeatures(batch["xray_embedding"].float(), batch["xray_maps"].float())
         else:
             encoded = self.trained["xray_encoder"](batch["xray"])
-        lift, place = dict(self.trained.items()).get("lift"), (batch["pose"], self._extent(batch))
-        size, tokens = tuple(noisy.shape[2:]), denoiser.condition.token_grid
-        present = self.trained["xray_encoder"].present_views(batch["xray"])
-        condition = make_condition(encoded, lift, *place, size, tokens, mean, prior_std, present)
+        condition = make_condition(
+            encoded,
+            dict(self.trained.items()).get("lift"),
+            batch["pose"],
+            self._extent(batch),
+            tuple(noisy.shape[2:]),
+            token_grid=denoiser.condition.token_grid,
+            prior=mean,
+            prior_std=prior_std,
+            present=self.trained["xray_encoder"].present_views(batch["xray"]),
+        )
         return denoiser(noisy, timestep, keep=keep, **condition._asdict())
 
     def _extent(self, batch: dict) -> Float[Tensor, "b 3"]:

@@ -285,8 +285,8 @@ class XrayToCTPipeline(DiffusionPipeline):
         condition = self.condition(xray.to(device), pose, extent, shape[1:])
         jobs = [(i, j) for i in range(b) for j in range(num_samples)]
         total = -(-len(jobs) // batch_size) * (per_batch := set_steps(self.scheduler, steps, self.device))
-        given = xray.to(device), pose, extent, ids, guides
-        correction = XrayCorrection(self.consistency, self.consistent, *given, self.pose_regressor)
+        correct = partial(XrayCorrection, self.consistency, self.consistent, regressor=self.pose_regressor)
+        correction = correct(xray.to(device), pose, extent, ids, guides)
         volumes, chi2 = torch.empty(b, num_samples, *self.volume_size), torch.empty(b, num_samples)
         for first in range(0, len(jobs), batch_size):
             done = first // batch_size * per_batch
@@ -298,11 +298,11 @@ class XrayToCTPipeline(DiffusionPipeline):
                 self.scheduler,
                 partial(self.predict, condition=rows, guidance=guidance),
                 noise.start(shape).to(device) * getattr(self.scheduler, "init_noise_sigma", 1.0),
-                partial(noise.step, self.scheduler, shape) if self.stochastic else dict,
-                partial(correction.update, xrays) if correction else None,
-                None if preview is None else lambda step, clean, done=done: preview(done + step, clean),
-                None if progress is None else lambda step, done=done: progress(done + step, total),
-                partial(correction.measure, xrays) if correction.measures else None,
+                step_noise=partial(noise.step, self.scheduler, shape) if self.stochastic else dict,
+                correct=partial(correction.update, xrays) if correction else None,
+                watch=preview and (lambda step, clean, done=done: preview(done + step, clean)),
+                progress=progress and (lambda step, done=done: progress(done + step, total)),
+                measure=partial(correction.measure, xrays) if correction.measures else None,
             )
             volumes[xrays, samples] = self.decode(latents).cpu()[:, 0]
             chi2[xrays, samples] = correction.chi2(latents, xrays) if correction else torch.nan
@@ -317,8 +317,8 @@ class XrayToCTPipeline(DiffusionPipeline):
         with inference_autocast(device):
             prior = (None, None) if self.prior is None else self.prior.moments(xray)
             encoded, tokens = self.xray_encoder(xray), self.denoiser.condition.token_grid
-            place, present = (pose, extent.to(device), size), self.xray_encoder.present_views(xray)
-            return make_condition(encoded, self.lift, *place, tokens, *prior, present).float()
+            present, extent = self.xray_encoder.present_views(xray), extent.to(device)
+            return make_condition(encoded, self.lift, pose, extent, size, tokens, *prior, present).float()
 
     @property
     def guided(self) -> bool:

@@ -89,7 +89,7 @@ def tree() -> list[str]:
         lines += wrapped([file.name for file in files if file.parent == ROOT / folder], "  ")
         for inner in sorted({room(file) for file in files if file.parent != ROOT / folder}):
             lines += [f"  {inner.partition('/')[2]}/".ljust(22) + first_sentence(inner)]
-            lines += wrapped([file.name for file in files if room(file) == inner], "    ")
+            lines += wrapped([str(file.relative_to(ROOT / inner)) for file in files if room(file) == inner], "    ")
     return [*lines, "```", ""]
 
 

@@ -1,4 +1,4 @@
-"""Judges a generator on pairs of a real X-ray and a CT of one patient: rigid registration, and agreement of measures.
+"""Evaluates a generator on pairs of a real X-ray and a CT of one patient: registration, and agreement of measures.
 
 `python evaluation/pairs.py pairs=<set with manifest.csv>`, or on pseudo-pairs
 `python evaluation/pairs.py pairs=phantoms pseudo=1`

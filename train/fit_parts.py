@@ -27,12 +27,14 @@ def main(cfg) -> None:
     from train.lungs.fit_lung_guide import LUNG_GUIDE, write_lung_guide
 
     checkpoint, device = find_checkpoint(cfg.checkpoint, shipped=SHIPPED), resolve_device(cfg.device)
-    output = Path(cfg.output or checkpoint.with_name(f"{checkpoint.stem}_completed.safetensors"))
+    alone = list(cfg.parts or ()) == [LUNG_GUIDE]
+    ending = LUNG_GUIDE if alone else "completed"
+    output = Path(cfg.output or checkpoint.with_name(f"{checkpoint.stem}_{ending}.safetensors"))
     if output.suffix != ".safetensors":
         raise UserError(f"output={output}: give a file that ends in .safetensors")
     if output.exists() and not cfg.overwrite:
         raise UserError(f"output={output}: exists already; overwrite=true replaces it")
-    pipeline, alone = load_pipeline(checkpoint), list(cfg.parts or ()) == [LUNG_GUIDE]
+    pipeline = load_pipeline(checkpoint)
     names = [LUNG_GUIDE] if alone else missing_parts(pipeline, cfg.parts)
     if not names:
         print(f"{checkpoint}: it has {', '.join(cfg.parts or FITTED_LATER)} already; nothing was written")

@@ -28,7 +28,7 @@ def main(cfg) -> None:
     take_data_of_generator(cfg)
     resolve_config(cfg)
     intervals = Intervals(model.train_num_steps, model.validate_every, model.validate_every)
-    run = TrainingRun(cfg, "classifier", devices, model.results_folder, intervals)
+    run = TrainingRun(cfg, "classifier", devices, intervals)
     data = run.prepare_data(instantiate(cfg.dataset.source))
     content = data.content_sha256()
     check_data(cfg, data)

@@ -35,7 +35,7 @@ def main(cfg) -> None:
     latent_encoder, shape = open_latent_encoder(source, cfg, origin)
     lengths = (model[key] for key in ("train_num_steps", "validate_every", "save_and_sample_every"))
     intervals = Intervals(*lengths, accumulate=model.gradient_accumulate_every)
-    run = TrainingRun(cfg, "ddpm", devices, model.results_folder, intervals)
+    run = TrainingRun(cfg, "ddpm", devices, intervals)
     module = build_module(cfg, latent_encoder, shape, origin)
     data, callbacks = build_data(run, source, module, origin)
     run.fit(

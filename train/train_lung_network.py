@@ -26,7 +26,7 @@ def main(cfg) -> None:
     from train.run.training_run import TrainingRun
 
     intervals = Intervals(model.train_num_steps, model.validate_every, model.checkpoint_every)
-    run = TrainingRun(cfg, "lungs", devices, model.results_folder, intervals)
+    run = TrainingRun(cfg, "lungs", devices, intervals)
     data = run.prepare_data(instantiate(cfg.dataset.source))
     content, protocol = data.content_sha256(), data.protocol()
     lung_data(data, instantiate(model.film), model.drrs, model.phantoms, model.seed, cfg.dataset.prepare_workers)

@@ -25,7 +25,7 @@ def main(cfg) -> None:
     from train.run.training_run import Network, TrainingRun
 
     intervals = Intervals(model.train_num_steps, model.validate_every, model.checkpoint_every)
-    run = TrainingRun(cfg, "vqgan", devices, model.results_folder, intervals)
+    run = TrainingRun(cfg, "vqgan", devices, intervals)
     size = tuple(model.crop or cfg.dataset.volume_size)
     network, perceptual = build_networks(model, size)
     data = run.prepare_data(instantiate(cfg.dataset.source), crop=model.crop)

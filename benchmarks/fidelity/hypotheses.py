@@ -14,10 +14,9 @@ from benchmarks.fidelity.paired import difference
 from benchmarks.markdown import span
 from evaluation.intervals.quantities import ORGANS
 from evaluation.metrics.catalogue import catalogue
-from evaluation.statistics.significance import holm
+from evaluation.statistics.significance import ALPHA, holm
 from evaluation.statistics.split_conformal import coverage_p
 
-SIGNIFICANT = 0.05
 TESTED = ("default", "sde")  # samplers with every hypothesis
 SPLITS = {"val": "validation", "test": "test", "train": "training"}
 
@@ -110,7 +109,7 @@ def verdict(entry: dict) -> str:
     if measured["low"] is None:
         return "not shown"
     nearest = min(sign * measured["low"], sign * measured["high"])
-    return "shown" if nearest > entry["margin"] and entry["p_holm"] <= SIGNIFICANT else "not shown"
+    return "shown" if nearest > entry["margin"] and entry["p_holm"] <= ALPHA else "not shown"
 
 
 def _sign(metric: str) -> float:
@@ -167,7 +166,7 @@ def coverage_hypotheses(path: Path) -> list[dict]:
         calibrated = result["margins"][name]["cases"]
         p = coverage_p(share["covered"], share["cases"], calibrated, level, 2 if name in ORGANS else 1)
         beside = "above the level" if share["mean"] > level else "below the level"
-        state = f"{'compatible with the level' if p > SIGNIFICANT else beside} (p {p:.2g})"
+        state = f"{'compatible with the level' if p > ALPHA else beside} (p {p:.2g})"
         words = f"coverage of the prediction interval of {name.replace('_', ' ')}, level {level:g}, "
         words += f"on {share['cases']} test cases"
         found.append({"words": words, "difference": share, "unit": "", "verdict": state})

@@ -59,6 +59,7 @@ MAPS = {
         "water and cortical bone (NISTIR 5632), mixed by their HU at 70 keV, as seen at 60 keV",
     ),
 }
+MU_WATER = MAPS["bilinear"].water  # 1/mm, of the default map
 
 
 def attenuation_map(name: str) -> Attenuation:

@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dataset.imaging.drr import scale_xray
+from dataset.imaging.forward_model import MU_WATER
 
-MU_WATER = 0.0192  # 1/mm at 70 keV
 WORDS = ("L", "R", "AP", "PA", "SUPINE", "PORTABLE", "ERECT", "SEMI", "12:40", "CHEST", "90kV", "Bett")
 
 

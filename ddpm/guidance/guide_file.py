@@ -41,6 +41,6 @@ def load_guide(path: str | Path) -> tuple[LungGuide, str]:
             guide, suits = LungGuide(header["latent_shape"], side), str(header["suits"])
             guide.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise UserError(f"{path}: holds no lung guide of this version; make one with train/fit_lung_guide.py "
-                            f"({str(error)[:100]})") from error  # fmt: skip
+            raise UserError(f"{path}: holds no lung guide of this version ({str(error)[:100]}); "
+                            "make one with python train/fit_parts.py parts=[lung_guide]") from error  # fmt: skip
     return guide.eval(), suits

@@ -6,7 +6,7 @@ level and by edge strength of the decoded volume at x, `g` a stationary Gaussian
 autocorrelation of `residual / s`. `g` is white noise filtered in frequency space, so it is periodic.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +22,7 @@ FAINT = 0.1  # of the root mean square deviation: below, voxels have no part in 
 NARROW = 1e-3  # of the range [-1, 1]: edge strength at which its logarithmic scale begins
 WIDE = 1.0  # edge strength at which it ends
 
-Pairs = Iterable[tuple[Float[Tensor, "D H W"], Float[Tensor, "D H W"], Bool[Tensor, "D H W"] | None]]
+Pairs = Sequence[tuple[Float[Tensor, "D H W"], Float[Tensor, "D H W"], Bool[Tensor, "D H W"] | None]]
 
 
 class DecoderResidual(ModelMixin, ConfigMixin):
@@ -43,7 +43,7 @@ class DecoderResidual(ModelMixin, ConfigMixin):
         self.register_buffer("correlation", correlation)
 
     @torch.no_grad()
-    def fit(self, pairs: Sequence[tuple[Tensor, Tensor, Tensor | None]]) -> "DecoderResidual":
+    def fit(self, pairs: Pairs) -> "DecoderResidual":
         """Measures the residual on `(truth, decoded, scanned or None)`; a `ValueError` without a scanned voxel."""
         squares, counts = (torch.zeros(self.deviation.numel(), dtype=torch.float64) for _ in range(2))
         for truth, decoded, scanned in pairs:

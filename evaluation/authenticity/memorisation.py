@@ -83,7 +83,7 @@ def authenticity(ratios: pd.DataFrame, seed: int = 0) -> dict:
     closer = None if p is None else p / 2 if difference.mean < 0 else 1.0 - p / 2
     tests = holm({"closer": closer, "copies": comb(m + n - copies, n) / comb(m + n, n)})
     enough = len(set(patients)) >= FEWEST
-    shown = enough and min(value for value in tests.values() if value is not None) < ALPHA
+    shown = enough and min(value for value in tests.values() if value is not None) <= ALPHA
     return {
         "limit": limit,
         "groups": groups,

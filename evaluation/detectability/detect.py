@@ -16,7 +16,7 @@ from evaluation.statistics.delong import areas
 from evaluation.statistics.patient_bootstrap import LEVEL
 from evaluation.statistics.significance import ALPHA, holm
 
-XRAY, TRUTH, MODEL, SAMPLE, RIDGE = METHODS = ("xray", "truth", "model", "model_sample", "ridge")
+XRAY, TRUTH, MODEL, SAMPLE, RIDGE = ("xray", "truth", "model", "model_sample", "ridge")
 
 
 def score_lesions(
@@ -114,6 +114,6 @@ def verdicts(summary: dict[str, dict[str, dict]], method: str = MODEL) -> dict[s
         if methods[XRAY]["patients"] == 0:
             found[lesion] = "not recoverable"
         else:
-            shown = known[lesion]["low"] > 0.5 and (adjusted[lesion] is None or adjusted[lesion] < ALPHA)
+            shown = known[lesion]["low"] > 0.5 and (adjusted[lesion] is None or adjusted[lesion] <= ALPHA)
             found[lesion] = "detectable" if shown else "not shown"
     return found

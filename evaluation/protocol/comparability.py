@@ -27,7 +27,9 @@ SAME = (  # keys in which two comparable results agree
 
 
 def estimator(samples: int) -> str:
-    """`one sample` or `mean of n samples`."""
+    """`one sample` or `mean of n samples`; `POINT` for 0, a deterministic method."""
+    if samples < 1:
+        return POINT
     return f"mean of {samples} samples" if samples > 1 else "one sample"
 
 

@@ -1,1 +1,1 @@
-"""Judges generated volumes on real pairs: X-ray and CT of one patient, with unknown pose, days apart."""
+"""Evaluates generated volumes on real pairs: X-ray and CT of one patient, with unknown pose, days apart."""

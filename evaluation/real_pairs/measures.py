@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import numpy as np
-import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -92,8 +91,3 @@ def expect_masks(folder: str | Path | None) -> None:
     """Raises UserError if `folder` is given and does not exist."""
     if folder is not None and not Path(folder).expanduser().is_dir():
         raise UserError(f"masks={folder}: no such folder; give one with <id>_generated/ and <id>_true/")
-
-
-def as_tensor(volume: Volume) -> Float[Tensor, "d h w"]:
-    """HU of a volume as a tensor."""
-    return torch.from_numpy(np.ascontiguousarray(volume.hu, dtype=np.float32))

@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 
 from common.files import newest
 from evaluation.metrics.catalogue import catalogue
-from evaluation.scoring.summary import LABELS, METRIC_LABELS, SIGNIFICANT, badness, measured_names, smallest_p
+from evaluation.scoring.summary import LABELS, METRIC_LABELS, badness, measured_names, smallest_p
+from evaluation.statistics.significance import ALPHA
 from evaluation.visualization.text import estimate_text
 
 FEW_CASES = 30
@@ -119,10 +120,10 @@ def limits(protocol: dict, comparisons: int) -> list[str]:
         )
     if protocol["cases"] < FEW_CASES:
         found.append(f"Few cases ({protocol['cases']}): a single unusual patient may decide a result.")
-    if comparisons and smallest_p(protocol["patients"], comparisons) > SIGNIFICANT:
+    if comparisons and smallest_p(protocol["patients"], comparisons) > ALPHA:
         found.append(
             f"With {protocol['patients']} patients and {comparisons} comparisons no difference could have reached "
-            f"p ≤ {SIGNIFICANT:g}, whatever its size."
+            f"p ≤ {ALPHA:g}, whatever its size."
         )
     sources = {name for name, count in (protocol.get("data", {}).get("xray_sources") or {}).items() if count}
     if sources and sources <= {"drr", "drr_contrast"}:

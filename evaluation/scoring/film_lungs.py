@@ -23,6 +23,7 @@ from torch.nn import functional as F
 from common.errors import UserError
 from common.files import atomic_path, sha256, visible
 from dataset.imaging.drr import line_integrals
+from dataset.imaging.forward_model import MU_WATER
 from dataset.imaging.geometry import fill_unknown
 from dataset.imaging.hu_window import AIR_HU
 from dataset.imaging.lung_network import SHIPPED
@@ -42,7 +43,6 @@ from evaluation.visualization.slices import xray_grey
 MASK = "_lungs"  # suffix of the names of masks
 ABOVE_MM, LUNG_MM = 10.0, 25.0  # smallest depth of projected lung; chosen on seven films and on DRRs
 SHARE = 0.15  # smallest share of lung in the cavity, the convex hull of both lungs; chosen on the same seven films
-MU_WATER = 0.0192  # 1/mm, of HU 0 in `line_integrals`
 SIDE = 256  # pixels of the projection and of the film for the network
 MAX_VOXELS = 64  # along each axis of a segmented volume: the lungs of finer ones take seconds and hardly differ
 TILE, COLUMNS = 320, 7  # pixels of a film in the sheet, films in a row

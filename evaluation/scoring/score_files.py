@@ -39,7 +39,6 @@ def score_files(
     first = cases.case(0)
     names = metric_names(metrics)
     scores = score_cases(cases, lambda i: {method: cases.prediction(i)}, window, owners, ids, metrics=names)
-    estimator = protocol.POINT if samples < 1 else protocol.estimator(samples)
     described = protocol.describe(
         window=window,
         volume_size=first["ct"].shape,
@@ -52,7 +51,7 @@ def score_files(
         metrics=names,
         seed=seed,
     )
-    return Scored(described | {"estimator": estimator, "estimators": {method: estimator}}, scores, seed)
+    return Scored(described | {"estimators": {method: described["estimator"]}}, scores, seed)
 
 
 class _Files:

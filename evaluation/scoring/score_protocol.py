@@ -70,7 +70,6 @@ def score_protocol(
     scores = score_cases(
         cases, lambda i: {method: cases.prediction(i)}, protocol.window, owners, ids, metrics=protocol.metrics
     )
-    estimator = comparability.POINT if samples < 1 else comparability.estimator(samples)
     described = comparability.describe(
         window=protocol.window,
         volume_size=(size, size, size),
@@ -85,7 +84,7 @@ def score_protocol(
     )
     table = by_patient(scores[scores.method != TRUTH], protocol.metrics)
     caption = f"Protocol {protocol.name}, {stage} patients, {size}³ voxels, {len(protocol.poses)} X-rays a patient."
-    described |= {"estimator": estimator, "estimators": {method: estimator}}
+    described["estimators"] = {method: described["estimator"]}
     return Scored(described, scores, seed, table, caption)
 
 
@@ -147,8 +146,7 @@ def score_x2ct(
         metrics=NAMES,
         seed=seed,
     )
-    estimator = comparability.POINT if samples < 1 else comparability.estimator(samples)
-    return Scored(described | {"estimator": estimator, "estimators": {method: estimator}}, scores, seed)
+    return Scored(described | {"estimators": {method: described["estimator"]}}, scores, seed)
 
 
 def at_side(volume: Volume) -> Volume:

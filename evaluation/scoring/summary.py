@@ -11,7 +11,7 @@ from evaluation.metrics.catalogue import catalogue
 from evaluation.scoring.pooled import averaged_names, pooled_estimate
 from evaluation.scoring.score_cases import TRUTH
 from evaluation.statistics.patient_bootstrap import DRAWS, paired_difference
-from evaluation.statistics.significance import holm, sign_flip_p
+from evaluation.statistics.significance import ALPHA, holm, sign_flip_p
 from evaluation.visualization.text import estimate_text
 
 MODEL = "model"
@@ -25,7 +25,6 @@ LABELS = {
     TRUTH: "the true volume itself",
 }
 METRIC_LABELS = {name: metric.label for name, metric in catalogue().items()}
-SIGNIFICANT = 0.05  # level of an adjusted p value
 COMPARED = ("mean_volume", "nearest", "ridge", "shuffled_xray")
 
 
@@ -75,7 +74,7 @@ def sentence(result: dict) -> str:
     compared = {name: metrics["psnr"] for name, metrics in result["differences"].items() if metrics.get("psnr")}
     sizes = {name: f"{estimate_text(difference, 2, '+')} dB" for name, difference in compared.items()}
     patients = protocol["patients"]
-    if compared and smallest_p(patients, len(compared)) > SIGNIFICANT:
+    if compared and smallest_p(patients, len(compared)) > ALPHA:
         few = f"no difference can be shown, {patients} patient{'s are' if patients > 1 else ' is'} too few"
         found = ", ".join(f"{size} against the {LABELS[name]}" for name, size in sizes.items())
         return f"{claims[0]}; {few} (found: {found})."
@@ -125,7 +124,7 @@ def is_shown(difference: dict, p: float | None) -> bool:
     """Whether the interval and the adjusted p value both exclude zero."""
     if difference["low"] is None or p is None:
         return False
-    return p <= SIGNIFICANT and not difference["low"] <= 0 <= difference["high"]
+    return p <= ALPHA and not difference["low"] <= 0 <= difference["high"]
 
 
 def _differences(scores: pd.DataFrame, others: list[str], seed: int, draws: int) -> dict:

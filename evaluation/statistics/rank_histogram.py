@@ -5,7 +5,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from evaluation.statistics.patient_bootstrap import DRAWS, bootstrap_mean, resampled_means
+from evaluation.statistics.patient_bootstrap import DRAWS, LEVEL, bootstrap_mean, resampled_means
 
 
 def rank_shares(
@@ -50,7 +50,7 @@ def rank_histogram(
     drawn = resampled_means(shares, patients, draws, seed)
     found = {"mean": round(float(deviation_from_flat(shares.mean(axis=0))), 6), "low": None, "high": None}
     if drawn is not None:
-        low, high = np.quantile(deviation_from_flat(drawn), [0.025, 0.975])
+        low, high = np.quantile(deviation_from_flat(drawn), [(1.0 - LEVEL) / 2.0, (1.0 + LEVEL) / 2.0])
         found |= {"low": round(float(low), 6), "high": round(float(high), 6)}
     return {
         "shares": estimates,

@@ -33,7 +33,8 @@ def missing_parts(pipeline: XrayToCTPipeline, chosen: Sequence[str] | None) -> l
     """The chosen parts that the pipeline lacks, None for all that suit it; a `UserError` for an unknown name."""
     names = list(dict.fromkeys(chosen or FITTED_LATER))
     if unknown := sorted(set(names) - FITTED_LATER.keys()):
-        raise UserError(f"parts=[{', '.join(names)}]: {unknown[0]} is unknown; choose of {', '.join(FITTED_LATER)}")
+        raise UserError(f"parts=[{', '.join(names)}]: {unknown[0]} is unknown; choose of "
+                        f"{', '.join(FITTED_LATER)}, or lung_guide alone")  # fmt: skip
     reason = why_no_consistency(pipeline)
     if reason and not chosen:
         print(f"consistency: not for this model: {reason}")

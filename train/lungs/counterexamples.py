@@ -10,10 +10,10 @@ from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional as F
 
+from dataset.imaging.forward_model import MU_WATER
 from dataset.imaging.geometry import view_pose
 from train.lungs.projection import Deformation, project_volumes
 
-MU_WATER = 0.0192  # 1/mm at 70 keV
 KINDS = ("lateral", "abdomen", "head end", "axial slice", "coronal slice", "projection", "bones", "drawing", "texture")
 
 

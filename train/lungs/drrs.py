@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 from common.checked_tensors import DamagedFile, open_checked, save_checked
 from common.errors import UserError
 from dataset.cases.store import in_processes
+from dataset.imaging.forward_model import MAPS
 from dataset.imaging.geometry import view_pose
 from dataset.imaging.hu_window import AIR_HU
 from dataset.imaging.lung_segmentation import segment_lungs
@@ -26,7 +27,7 @@ from train.lungs.projection import Deformation, project_volumes
 VERSION = 2  # increase it when the same settings render another DRR
 # dimensionless, dimensionless, then mm of each lung above its dome, and of the recess below it
 CHANNELS = ("attenuation", "bone", "right", "left", "right recess", "left recess")
-MU_WATER, MU_BONE = 0.0192, 0.0573  # 1/mm at 70 keV, as in nanodrr
+ATTENUATION = MAPS["bilinear"]
 BONE_HU = 150.0  # above: bone or contrast medium
 FIELD = (1.05, 1.8)  # range of the field, in units of the larger side of the lungs
 TURN_DEGREES, TILT_DEGREES = 8.0, 8.0
@@ -58,8 +59,8 @@ def lung_volume(hu: Float[np.ndarray, "d h w"], spacing: tuple[float, float, flo
     if sides is None:
         return None
     hu = torch.from_numpy(hu)
-    mu = MU_WATER * (1.0 + hu.clamp(-1000.0, 0.0) / 1000.0) + (MU_BONE - MU_WATER) * hu.clamp(min=0.0) / 1000.0
-    bone = (MU_BONE - MU_WATER) * (hu - BONE_HU).clamp(min=0.0) / 1000.0
+    mu = ATTENUATION.of(hu)
+    bone = (ATTENUATION.dense - ATTENUATION.water) * (hu - BONE_HU).clamp(min=0.0) / 1000.0
     above = [above_dome(side, outer) for side, outer in zip(sides, OUTER, strict=True)]
     sides = torch.from_numpy(np.stack([*above, *(s & ~a for s, a in zip(sides, above, strict=True))])).float()
     sides[:, [0, -1]] = 0.0  # the last slices continue beyond the volume

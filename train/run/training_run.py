@@ -50,12 +50,11 @@ class Network:
 
 
 class TrainingRun:
-    """A run of the stage `vqgan`, `ddpm` or `classifier`; seeds the global random generators.
+    """A run of the stage `vqgan`, `ddpm`, `classifier` or `lungs`; seeds the global random generators.
 
     Args:
         cfg: with `model`, `dataset`, `trainer` and `logger`; `fit` replaces `model.batch_size=auto` by a number.
         devices: `accelerator` and `devices` of the Trainer (`train.distributed.devices.choose_devices`).
-        results_folder: folder of the runs.
 
     Attributes:
         folder: of this run.
@@ -65,10 +64,11 @@ class TrainingRun:
     folder in which another process writes, or `model.batch_size=auto` on several devices.
     """
 
-    def __init__(self, cfg: DictConfig, stage: str, devices: dict, results_folder: str, intervals: Intervals):
+    def __init__(self, cfg: DictConfig, stage: str, devices: dict, intervals: Intervals):
         self.cfg, self.model, self.devices, self.intervals = cfg, cfg.model, devices, intervals
         model = self.model
-        self.folder, self.checkpoint = run_folder(stage, results_folder, model.results_folder_postfix, model.resume)
+        where = model.results_folder, model.results_folder_postfix
+        self.folder, self.checkpoint = run_folder(stage, *where, model.resume)
         restore_batch_size(model, self.folder, many(devices, cfg.trainer.num_nodes))
         refuse_changes(cfg, self.folder, model.resume_changed)
         pl.seed_everything(model.seed, verbose=False)

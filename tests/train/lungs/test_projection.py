@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from dataset.imaging.drr import line_integrals
+from dataset.imaging.forward_model import MAPS, MU_WATER
 from dataset.imaging.geometry import view_pose
 from dataset.xray.domes import OUTER, above_dome, split_lungs
-from train.lungs.drrs import MU_BONE, MU_WATER
 from train.lungs.projection import Deformation, project_volumes
 
 EXTENT, SPACING = (240.0, 200.0, 280.0), (5.0, 5.0, 5.0)
@@ -25,7 +25,7 @@ def box(low, high) -> torch.Tensor:
 def test_line_integrals_equal_those_of_the_drr(view):
     hu = torch.where(box((8, 10, 12), (40, 30, 40)) > 0, 40.0, -1000.0)
     hu[14:30, 14:26, 16:24] = 600.0
-    mu = MU_WATER * (1 + hu.clamp(max=0) / 1000) + (MU_BONE - MU_WATER) * hu.clamp(min=0) / 1000
+    mu = MU_WATER * (1 + hu.clamp(max=0) / 1000) + (MAPS["bilinear"].dense - MU_WATER) * hu.clamp(min=0) / 1000
     pose = view_pose(EXTENT, view)
     ours, theirs = project_volumes(mu[None], SPACING, pose, (48, 48))[0], line_integrals(hu, SPACING, pose, (48, 48))
     inner = slice(6, -6)  # beyond its last slices the volume continues
