@@ -82,7 +82,7 @@ def analyse(cfg) -> None:
     check_output(cfg.output, RESULTS, cfg.overwrite)
     study = read_study(cfg.study)
     items, answers = read_key(study, cfg.key), read_answers(study)
-    result = analysis.analyse(answers, items, study.questions, cfg.seed or 0, cfg.draws)
+    result = analysis.analyse(answers, items, study.questions, study.first_readings, cfg.seed or 0, cfg.draws)
     path = write_analysis(result_folder(cfg.output, "reader_study_analysis", RESULTS, cfg.overwrite), result)
     for warning in result["warnings"]:
         print(f"warning: {warning}")

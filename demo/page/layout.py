@@ -85,9 +85,9 @@ def build_page(service: Service) -> gr.Blocks:
         about = {"api_visibility": "private", "show_progress": "hidden"}
 
         looked = {"concurrency_limit": 4, **about}
-        example.input(events.sampled, [example, view, align], [xray, lateral, own_truth, seen], **looked)
+        example.input(events.sampled, [example, view, align], [xray, lateral, truth, own_truth, seen], **looked)
         xray.upload(events.uploaded, [xray, view, align, lateral], [example, own_truth, seen], **looked)
-        xray.clear(lambda: "", None, seen, **about)
+        xray.clear(lambda: (None, None, ""), None, [lateral, truth, seen], **about)  # of the same patient
         for changed in (view.input, align.input, lateral.upload, lateral.clear):
             changed(events.seen, [xray, example, view, align, lateral], seen, **looked)
         chosen.change(events.defaults, chosen, [steps, guidance], **about)
@@ -125,9 +125,9 @@ class _Events:
             return html.message(str(error))
 
     def sampled(self, example, view, align):
-        """Replaces uploads with an example, which has no lateral, and offers its true CT, if there is one."""
+        """Replaces the uploads with an example, which has no lateral, and offers its own true CT, if there is one."""
         own_truth = gr.update(visible=True) if EXAMPLES[example].has_truth else gr.update(visible=False, value=False)
-        return None, None, own_truth, self.seen(None, example, view, align)
+        return None, None, None, own_truth, self.seen(None, example, view, align)
 
     def uploaded(self, xray, view, align, lateral):
         """Replaces an example with an upload."""

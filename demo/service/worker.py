@@ -117,6 +117,7 @@ class Generator:
             batch_size=self.batch_size,
             progress=advance,
             preview=drawing.draw if self.preview_every else None,
+            guides=[shown.guide],
         )
         job.check()
         stepped = time.monotonic()

@@ -3,12 +3,14 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from dataset.io.file_kind import kind_of
 from dataset.io.xray import read_xray, read_xray_image, scale_xray_image
 from demo.service.messages import PNG_LEVEL
 from evaluation.generation.xray_inputs import GeneratorInput, read_inputs
 from evaluation.visualization.slices import xray_tile
 
 PICTURE_SIDE = 512  # pixels
+AS_DISPLAYED = "taken as displayed"  # end of the notes of a reader that found no valid orientation
 LATERAL = "the file says that it is a lateral or oblique view: give a frontal chest X-ray"
 
 
@@ -59,7 +61,9 @@ def check_xray(
         xray_tile(shown.xray[1], PICTURE_SIDE).save(second, compress_level=PNG_LEVEL)
     given = picture.with_name("given.png")
     xray_tile(scale_xray_image(found), PICTURE_SIDE).save(given, compress_level=PNG_LEVEL)
-    assumed = [note for note in found.notes if note.startswith("no Patient Orientation")]
+    assumed = [note for note in found.notes if note.endswith(AS_DISPLAYED)]
+    if kind_of(xray) != "dicom":
+        assumed.append(f"no orientation in the file: {AS_DISPLAYED}")
     return CheckedXray(picture, _orientation(shown, assumed), shown.warnings, shown, given, second)
 
 

@@ -17,7 +17,7 @@ from dataset.io.file_kind import kind_of
 from demo.uploads.dicom import expect_dicom
 from demo.uploads.image import expect_jpeg, expect_png
 from demo.uploads.nifti import HEADER, expect_nifti
-from demo.uploads.volume import expect_volume, unpack_zip
+from demo.uploads.volume import expect_directory, expect_volume, unpack_zip
 
 # Errors of header parsers on malformed files; deeply nested DICOM sequences raise RecursionError.
 DAMAGED = (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError, EOFError, RuntimeError,
@@ -72,6 +72,9 @@ def _checked_kind(upload: Path, size: int, name: str, volume: bool) -> tuple[str
 
 
 def _is_archive(upload: Path) -> bool:
-    """Whether a file is a zip of files, and not of arrays."""
+    """Whether a file is a zip of files, and not of arrays; UserError for one with too many files."""
     with upload.open("rb") as file:
-        return file.read(4) == b"PK\3\4" and kind_of(upload) != "npz"
+        if file.read(4) != b"PK\3\4":
+            return False
+    expect_directory(upload)
+    return kind_of(upload) != "npz"

@@ -5,6 +5,7 @@ A reader allocates what a header declares, so the declared size is checked first
 
 import math
 import re
+import struct
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,6 +25,9 @@ SIZES = {"metaimage": rb"^DimSize\s*=([ \d]+)\r?$", "nrrd": rb"^sizes:([ \d]+)\r
 VALUES = {"metaimage": rb"^ElementNumberOfChannels\s*=\s*(\d+)\r?$", "nrrd": rb"^(?!)"}
 ENDINGS = {"metaimage": ".mha", "nrrd": ".nrrd", "npz": ".npz"}
 MAX_FILES, MAX_UNPACKED = 4000, 1 << 30  # of a zip: files, bytes
+MAX_DIRECTORY = MAX_FILES * 512  # bytes of the directory of a zip: an entry has 46, its name and other fields
+END_RECORD = (1 << 16) + 256  # bytes at the end of a zip that hold the end records and the longest comment
+FULL = 0xFFFFFFFF  # of a field whose value stands in the ZIP64 record
 WANTED = "a volume (NIfTI, MetaImage, NRRD, .npz) or a zip of a DICOM series or of .mhd and .raw"
 
 
@@ -41,6 +45,25 @@ def expect_volume(upload: Path, start: bytes, size: int) -> str:
     if kind != "nifti" and not start.startswith(b"\x1f\x8b"):
         raise UserError(f"{NAME}: the content is not {WANTED}; export it as one")
     return expect_nifti(upload, start, size, NAME, True)
+
+
+def expect_directory(upload: Path) -> None:
+    """Refuses a zip whose directory is larger than `MAX_FILES` entries need, before `zipfile` parses all of it.
+
+    The size stands in the end record (PKWARE's APPNOTE, 4.3.16), or, where that is full, in the ZIP64 record (4.3.14),
+    which some writers put in front of it at any size.
+    """
+    with upload.open("rb") as file:
+        file.seek(max(0, upload.stat().st_size - END_RECORD))
+        end = file.read()
+    place = end.rfind(b"PK\5\6")
+    if place < 0 or len(end) < place + 20:
+        raise zipfile.BadZipFile("no end record")
+    size = struct.unpack_from("<L", end, place + 12)[0]
+    if size == FULL and (place := end.rfind(b"PK\6\6", 0, place)) >= 0:
+        size = struct.unpack_from("<Q", end, place + 40)[0]
+    if size > MAX_DIRECTORY:
+        raise UserError(f"{NAME}: a zip of too many or too large files, at most {MAX_FILES} files are allowed")
 
 
 def unpack_zip(upload: Path, place: Path) -> Path:

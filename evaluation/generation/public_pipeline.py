@@ -204,7 +204,7 @@ def _read(xrays: Sequence, folder: Path, pipeline, *options) -> list[GeneratorIn
         for file, name in named.items():
             text = text.replace(file, name)
         raise UserError(text) from error
-    return [replace(given, files=()) if str(given.files[0]) in named else given for given in inputs]
+    return [replace(given, files=()) if any(str(f) in named for f in given.files) else given for given in inputs]
 
 
 def _file(xray: Xray, target: Path) -> Path:

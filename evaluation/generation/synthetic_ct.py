@@ -174,7 +174,7 @@ class SyntheticCT:
             bars |= self._organs()
         paths += self.write_evidence(Path(f"{target}_synthetic_evidence.nii.gz"))
         if dicom:
-            write_series(f"{target}_synthetic_dicom", mean, *place, self.window)
+            write_series(f"{target}_synthetic_dicom", mean, *place, self.window, self.mark)
         with atomic_path(f"{target}_settings.json") as temporary:
             content = json.dumps({**self.settings, "error_bars": bars}, indent=1)
             Path(temporary).write_text(content + "\n", encoding="utf-8")

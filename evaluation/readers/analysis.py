@@ -25,9 +25,17 @@ PAIRS = (PRIMARY, ("real", "autoencoder"), ("autoencoder", "generated"))
 
 
 def analyse(
-    answers: pd.DataFrame, items: Sequence[Item], questions: Sequence[Question], seed: int = 0, draws: int = DRAWS
+    answers: pd.DataFrame,
+    items: Sequence[Item],
+    questions: Sequence[Question],
+    planned: int,
+    seed: int = 0,
+    draws: int = DRAWS,
 ) -> dict:
-    """The content of `analysis.json` from the answers (`study_folder.read_answers`) and the items of the key."""
+    """The content of `analysis.json` from the answers (`study_folder.read_answers`) and the items of the key.
+
+    `planned` is the number of first readings of the complete study.
+    """
     key = pd.DataFrame([vars(item) for item in items])
     readings = answers.merge(key, on="item", validate="many_to_one")
     first = readings[readings["reading"] == 1]
@@ -40,7 +48,7 @@ def analyse(
         "patients": len(patients),
         "volumes": volumes,
         "first_readings": len(first),
-        "missing_readings": len(readers) * len(key) - len(first),
+        "missing_readings": planned - len(first),
         "repeated_readings": int((readings["reading"] > 1).sum()),
         "bootstrap": {"draws": draws, "seed": seed, "unit": "reader and patient", "level": LEVEL},
         "warnings": _warnings(len(readers), min(volumes.values())),

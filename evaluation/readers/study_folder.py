@@ -55,6 +55,11 @@ class Study:
         """The codes each reader sees, in order."""
         return {entry["reader"]: list(entry["order"]) for entry in self.about["readers"]}
 
+    @property
+    def first_readings(self) -> int:
+        """Number of first readings of all readers together, when the study is complete."""
+        return sum(len(set(order)) for order in self.orders.values())
+
 
 def key_folder(study: str | Path, key: str | Path | None = None) -> Path:
     """Folder of the key: `key`, else `<study>-key` beside the study; UserError inside of it, where readers see it."""

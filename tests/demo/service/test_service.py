@@ -23,6 +23,7 @@ from radiograph_files import save_radiograph
 
 from common.cli import CONFIG
 from common.errors import UserError
+from common.files import ROOT
 from dataset.io.ct import read_volume
 from dataset.io.nifti import write_nifti
 from ddpm.checkpoint.load import load_pipeline
@@ -30,11 +31,12 @@ from ddpm.checkpoint.write import export_pipeline
 from demo.page.api import plain
 from demo.service.messages import ON_REQUEST, Cancelled, GenerationRequest, Progress, Result
 from demo.service.results import page_bars
-from evaluation.generation.open_pipeline import set_sampler
+from evaluation.generation.open_pipeline import SHIPPED, set_sampler
 from evaluation.generation.sample import Sampling
 from evaluation.generation.write_volumes import generate
 from evaluation.intervals.input_shift import InputShift
 from evaluation.intervals.prediction_intervals import SAMPLED_WITH, PredictionIntervals
+from xray2ct import XrayToCTPipeline
 
 
 @pytest.fixture(scope="module")
@@ -157,6 +159,22 @@ def test_page_and_command_line_give_the_same_volume(service, film, tmp_path):
     (path,) = generate(pipeline, [film], tmp_path / "out", sampling, align=cfg.align, view=cfg.view)
     np.testing.assert_array_equal(nib.load(path).get_fdata(), volume(result))
     np.testing.assert_array_equal(nib.load(path).affine, nib.load(result.files["volume.nii.gz"]).affine)
+
+
+@pytest.mark.slow
+def test_page_and_python_give_the_same_volume_of_a_real_film(tmp_path):
+    """A film, whose lungs guide the samples."""
+    film, pipe = ROOT / "assets" / "films" / "hannover_b9673e89.png", XrayToCTPipeline.from_pretrained("shipped")
+    service = small_service(tmp_path / "run", load_pipeline(SHIPPED))
+    try:
+        result = last(service.generate(film, GenerationRequest()))
+        assert '"lung_guide": true' in result.files["settings.json"].read_text()
+        difference = np.abs(
+            volume(result).transpose(2, 1, 0) - pipe(film, seed=0, num_inference_steps=2).volumes[0].numpy()
+        )
+    finally:
+        service.close()
+    assert difference.mean() < 1.0  # HU, of the rounding to files
 
 
 def test_the_volume_depends_on_seed_and_xray_only(service, tmp_path):

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from demo_parts import save_film
 from PIL import Image
 from radiograph_files import save_radiograph
 
@@ -92,6 +93,21 @@ def test_an_inverted_dicom_is_converted_with_a_warning(pipeline, tmp_path):
     turned = check_xray(inverted, pipeline, tmp_path / "b.png", **options)
     assert turned.warnings[0].startswith("the file is inverted")
     assert not any(line.startswith("the file is inverted") for line in plain.warnings)
+
+
+def test_the_side_is_assumed_where_the_file_does_not_say_it(pipeline, phantoms, tmp_path):
+    """A valid Patient Orientation says it; an invalid one and a picture do not."""
+    options, orientations = {"align": "none", "allow_any_picture": True}, {}
+    for name, value in (("valid", ["L", "F"]), ("invalid", ["L", "R"])):
+        path = save_radiograph(tmp_path / f"{name}.dcm", orientation=value)
+        orientations[name] = check_xray(path, pipeline, tmp_path / "seen.png", **options).orientation
+    picture = save_film(tmp_path / "film.png")
+    orientations["picture"] = check_xray(picture, pipeline, tmp_path / "seen.png", **options).orientation
+    assert {name: "taken as displayed" in line for name, line in orientations.items()} == {
+        "valid": False,
+        "invalid": True,
+        "picture": True,
+    }
 
 
 def test_the_orientation_contains_view_and_alignment(pipeline, tmp_path):

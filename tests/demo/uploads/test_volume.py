@@ -1,6 +1,7 @@
 """Uploaded CTs: every format of the readers gives its volume under any name; hostile headers and zips are refused."""
 
 import io
+import struct
 import zipfile
 
 import numpy as np
@@ -12,7 +13,7 @@ from dicom_files import write_ct_series
 from common.errors import UserError
 from dataset.io.ct import read_volume
 from demo.uploads.accept import accept_upload
-from demo.uploads.volume import MAX_FILES
+from demo.uploads.volume import FULL, MAX_DIRECTORY, MAX_FILES
 
 HU = thorax(size=(8, 10, 12))
 SPACING = (6.0, 5.0, 4.5)
@@ -130,3 +131,25 @@ def test_hostile_files_are_refused(tmp_path, name, monkeypatch):
         accepted(path, tmp_path)
     assert "\n" not in str(refused.value) and str(tmp_path) not in str(refused.value)
     assert not (tmp_path / "b.txt").exists()
+
+
+@pytest.mark.parametrize("zip64", [False, True])
+def test_a_zip_of_a_huge_directory_is_refused_before_it_is_parsed(tmp_path, monkeypatch, zip64):
+    path, entries = tmp_path / "x", MAX_DIRECTORY // 46 + 1
+    end = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, 0xFFFF, 0xFFFF, FULL if zip64 else 46 * entries, 4, 0)
+    if zip64:
+        record = struct.pack("<4sQ2H2L4Q", b"PK\6\6", 44, 45, 45, 0, 0, entries, entries, 46 * entries, 4)
+        end = record + struct.pack("<4sLQL", b"PK\6\7", 0, 4 + 46 * entries, 1) + end
+    path.write_bytes(b"PK\3\4" + (b"PK\1\2" + bytes(42)) * entries + end)
+    monkeypatch.setattr(zipfile, "ZipFile", None)  # must not be reached
+    with pytest.raises(UserError, match="^the CT: a zip of too many or too large files"):
+        accepted(path, tmp_path)
+
+
+def test_a_zip64_of_few_files_is_read(tmp_path):
+    """As programs write it that do not know the size beforehand."""
+    path = tmp_path / "x.zip"
+    data = save_nifti(tmp_path / "a.nii.gz", HU).read_bytes()
+    with zipfile.ZipFile(path, "w") as archive, archive.open("ct.nii.gz", "w", force_zip64=True) as file:
+        file.write(data)
+    assert accepted(path, tmp_path).name.endswith("ct.nii.gz")

@@ -4,6 +4,7 @@ import json
 
 import nibabel as nib
 import numpy as np
+import pydicom
 import pytest
 import torch
 from demo_parts import small_pipeline
@@ -103,6 +104,8 @@ def test_results_are_saved_in_a_folder_of_the_user(result, tmp_path, monkeypatch
 
 def test_fewer_samples_leave_nothing_of_the_earlier_run(pipe, result, chest, tmp_path):
     result.save(tmp_path, dicom=True, gif=True)
+    slices = sorted((tmp_path / "chest_synthetic_dicom").iterdir())
+    assert pydicom.dcmread(slices[0]).ImageComments == result.mark and "nominal" in result.mark
     with Image.open(tmp_path / "chest_synthetic_ct.gif") as gif:
         assert gif.n_frames == max(result.samples.shape[1:])
     (tmp_path / "chest_2_settings.json").touch()  # of another X-ray

@@ -49,6 +49,8 @@ def test_one_file_or_two_give_other_volumes_and_settings(pipe, files, tmp_path):
     alone, both = pipe(files / "a_pa.png", **STEPS), pipe((files / "a_pa.png", files / "a_lat.png"), **STEPS)
     text = pipe(f"{files / 'a_pa.png'};{files / 'a_lat.png'}", **STEPS)
     assert torch.equal(text.volumes, both.volumes) and not torch.equal(alone.volumes, both.volumes)
+    mixed = pipe((files / "a_pa.png", np.asarray(Image.open(files / "a_lat.png"))), **STEPS)
+    assert torch.equal(mixed.volumes, both.volumes) and mixed.settings["xray"]["file"] is None
 
 
 def test_a_missing_view_is_unknown_and_reading_equals_the_tensor(pipe, files):

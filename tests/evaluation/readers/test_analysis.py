@@ -26,7 +26,7 @@ def study(per_arm: int, readers: int, seed: int = 0) -> tuple[list[Item], dict[s
 def simulated(shift: float, per_arm: int = 60, readers: int = 6, pe_shift: float = 0.0, seed: int = 0) -> dict:
     items, orders = study(per_arm, readers, seed)
     answers = simulate_answers(items, orders, ASKED, {"generated": shift}, pe_shift, seed)
-    return analyse(answers, items, ASKED, draws=400)
+    return analyse(answers, items, ASKED, planned=len(answers), draws=400)
 
 
 def test_equal_arms_are_indistinguishable():
@@ -75,18 +75,18 @@ def test_a_reader_who_always_answers_real_has_a_rate_of_one_half():
     items, orders = study(20, 3)
     answers = simulate_answers(items, orders, ASKED, {})
     answers["origin"] = 1.0
-    rates = analyse(answers, items, ASKED, draws=200)["questions"]["origin"]["rates"]
+    rates = analyse(answers, items, ASKED, planned=len(answers), draws=200)["questions"]["origin"]["rates"]
     assert all(rate["mean"] == 0.5 for rate in rates.values())
 
 
 def test_repeated_readings_only_affect_agreement_within_readers():
     items, orders = study(20, 3)
     answers = simulate_answers(items, orders, ASKED, {"generated": -1.0})
-    before = analyse(answers, items, ASKED, draws=200)
+    before = analyse(answers, items, ASKED, planned=len(answers), draws=200)
     second = answers["reading"] == 2
     assert second.sum() == 3 * 12
     answers.loc[second, "origin"] = 3.0 - answers.loc[second, "origin"]
-    after = analyse(answers, items, ASKED, draws=200)
+    after = analyse(answers, items, ASKED, planned=len(answers), draws=200)
     assert before["questions"]["origin"]["rates"] == after["questions"]["origin"]["rates"]
     own = [r["questions"]["origin"]["agreement_within_readers"] for r in (before, after)]
     assert own[0]["equal"] == pytest.approx(1.0 - own[1]["equal"], abs=1e-6) and own[0]["pairs"] == 36
@@ -101,7 +101,7 @@ def test_counts_by_hand():
          "pe": 1.0 + k % 2}
         for r, answers in given.items() for k, a in enumerate(answers)
     ]  # fmt: skip
-    result = analyse(pd.DataFrame(rows), items, ASKED, draws=200)
+    result = analyse(pd.DataFrame(rows), items, ASKED, planned=len(rows), draws=200)
     entry = result["questions"]["origin"]
     assert entry["rate_by_reader"] == {"r0": (0.75 + 0.5) / 2, "r1": (0.5 + 0.75) / 2}
     assert entry["rates"]["real against generated"]["mean"] == pytest.approx(0.625)

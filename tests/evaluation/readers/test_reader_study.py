@@ -17,6 +17,7 @@ from common.files import ROOT
 from dataset.imaging.hu_window import Window
 from dataset.imaging.volume import Volume
 from dataset.io.nifti import write_nifti
+from evaluation.readers.analysis import analyse
 from evaluation.readers.arms import arm_maker, common_grid, onto_grid, read_table
 from evaluation.readers.create import forecast
 from evaluation.readers.questions import parse_questions
@@ -128,6 +129,19 @@ def test_unknown_readers_and_missing_answers_are_refused(tmp_path):
         read_answers(study)
     with pytest.raises(UserError, match="action=create"):
         read_study(tmp_path / "nothing")
+
+
+def test_readers_who_have_not_begun_are_missing(tmp_path):
+    """Two readers are planned; one has answered."""
+    make_small_study(tmp_path / "study")
+    answer(tmp_path / "study")
+    (tmp_path / "study" / "answers" / "reader_02.csv").unlink()
+    study = read_study(tmp_path / "study")
+    answers, items = read_answers(study), read_key(study, None)
+    result = analyse(answers, items, study.questions, study.first_readings, draws=100)
+    first = int((answers["reading"] == 1).sum())
+    assert len(study.orders) == 2 and result["readers"] == 1
+    assert result["missing_readings"] == 2 * len(items) - first == len(items)
 
 
 def test_an_empty_answer_is_no_answer(tmp_path):
