@@ -38,7 +38,8 @@ def make_pose(
     source_detector: float = SOURCE_DETECTOR_MM,
 ) -> Float[Tensor, "9"]:
     """Cone-beam pose with a square field for a volume of `extent` mm, `PATIENT_DETECTOR_MM` from the detector."""
-    depth, across = (extent[1], extent[2]) if abs(azimuth) % 180 < 45 else (extent[2], extent[1])
+    off_frontal = abs((azimuth + 90.0) % 180.0 - 90.0)  # degrees to the nearer of PA and AP
+    depth, across = (extent[1], extent[2]) if off_frontal < 45 else (extent[2], extent[1])
     source_centre = source_detector - depth / 2.0 - PATIENT_DETECTOR_MM
     nearest = source_centre - depth / 2.0  # the face with the largest magnification
     field = max(extent[0], across) * source_detector / nearest

@@ -13,6 +13,8 @@ from dataset.io.dicom_volume import read_series
 from dataset.io.paths import split_series
 from dataset.io.volume_files import VOLUME_ENDINGS, read_file
 
+LONGEST_KEY, MOST_KEYS = 100, 8  # of a message: letters of the name of a series (a UID has 64), series
+
 
 def read_volume(path: str | Path, clipped_at: float | None = None) -> Volume:
     """A CT volume from a file, a folder with a DICOM series, or one series of several, `folder#key`.
@@ -41,9 +43,10 @@ def _read(path: str | Path) -> Volume:
     if not series:
         chosen = [one for one in found if not one.dropped] or found  # localisers
     elif not (chosen := [one for one in found if one.key == series]):
-        raise UserError(f"{folder}: no series {series}; found {', '.join(one.key for one in found)}")
+        keys = ", ".join(one.key[:LONGEST_KEY] for one in found[:MOST_KEYS])
+        raise UserError(f"{folder}: no series {series}; found {keys}")
     if len(chosen) > 1:
-        raise UserError(f"{folder}: {len(chosen)} DICOM series; name one as {folder}#{chosen[0].key}")
+        raise UserError(f"{folder}: {len(chosen)} DICOM series; name one as {folder}#{chosen[0].key[:LONGEST_KEY]}")
     if chosen[0].dropped:
         raise UserError(f"{folder}: no DICOM series of a CT volume ({chosen[0].dropped}); give the folder of the CT")
     return read_series(chosen[0], folder)

@@ -75,7 +75,8 @@ def straighten(volume: Volume) -> Volume:
     extent = np.abs(turn) @ np.array(volume.extent)
     spacing = np.array(volume.spacing)
     size = np.maximum(1, np.ceil(extent / spacing - 1e-6)).astype(int)
-    matrix = (turn * spacing).T / spacing[:, None]  # output voxels to input voxels
+    # output voxels to mm, to scan axes, which headers may shear a little, to input voxels
+    matrix = np.linalg.inv(turn) * spacing / spacing[:, None]
     offset = (np.array(volume.hu.shape) - 1) / 2.0 - matrix @ ((size - 1) / 2.0)
     hu = ndimage.affine_transform(volume.hu, matrix, offset, tuple(size), order=1, mode="nearest")
     places = np.ogrid[tuple(slice(n) for n in size)]

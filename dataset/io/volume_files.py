@@ -10,6 +10,7 @@ X2CT-GAN (Ying et al., CVPR 2019, arXiv:1905.06902) stores `ct`, `xray1` (fronta
 """
 
 import logging
+import os
 import re
 import zipfile
 import zlib
@@ -56,6 +57,14 @@ def is_volume_file(path: str | Path) -> bool:
 def read_file(path: str | Path) -> Volume:
     """The volume of one file; UserError if it is damaged, not 3-dimensional, or has an invalid geometry or HU."""
     return READERS.get(kind_of(path), read_nifti)(Path(path))
+
+
+def data_files(path: Path) -> list[Path]:
+    """The file that holds the voxels of a MetaImage or NRRD header, if it exists; empty for any other file."""
+    if path.stat().st_size > ITK_HEADER or kind_of(path) not in ("metaimage", "nrrd"):  # a larger file has voxels
+        return []
+    name = _data_file(path.read_bytes())
+    return [path.parent / name] if name and os.path.isfile(path.parent / name) else []
 
 
 def read_itk(path: Path) -> Volume:
@@ -178,17 +187,22 @@ def _expect_numbers(shape: tuple, dtype: np.dtype, path: Path) -> None:
 
 def _expect_data_beside(start: bytes, path: Path) -> None:
     """Raises UserError if the header names several data files, or one that is missing or outside of its folder."""
+    if not (name := _data_file(start)):
+        return
+    if name.upper().startswith("LIST") or "%" in name:
+        raise UserError(f"{path}: several data files ({name}); save the volume as one .mha or .nrrd")
+    if not is_inside(path.parent / name, path.parent):
+        raise UserError(f"{path}: its data file {name} lies outside of its folder; copy it there and correct it")
+    if not (path.parent / name).is_file():
+        raise UserError(f"{path}: its data file {name} is missing; copy it beside it")
+
+
+def _data_file(start: bytes) -> str:
+    """The name of the data file in a header; "" if the voxels follow the header."""
     header = start.partition(b"\n\n")[0] if start.startswith(b"NRRD") else start
-    for name in DATA_FILE.findall(header)[:1]:
-        name = name.decode("utf-8", "replace")
-        if name == "LOCAL":
-            return
-        if name.upper().startswith("LIST") or "%" in name:
-            raise UserError(f"{path}: several data files ({name}); save the volume as one .mha or .nrrd")
-        if not is_inside(path.parent / name, path.parent):
-            raise UserError(f"{path}: its data file {name} lies outside of its folder; copy it there and correct it")
-        if not (path.parent / name).is_file():
-            raise UserError(f"{path}: its data file {name} is missing; copy it beside it")
+    found = DATA_FILE.search(header)
+    name = found[1].decode("utf-8", "replace") if found else ""
+    return "" if name == "LOCAL" else name
 
 
 @contextmanager

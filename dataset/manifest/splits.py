@@ -1,13 +1,18 @@
 """Splits and cross-validation folds by patient, stratified by label, determined by a seed."""
 
 import hashlib
+import logging
+from collections import defaultdict
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from common.errors import UserError
-from dataset.manifest.table import LABELS, SPLITS
+from dataset.manifest.table import EMPTY, LABELS, SPLITS, read_manifest
+
+log = logging.getLogger(__name__)
 
 
 def assign_splits(
@@ -85,10 +90,69 @@ def assign_folds(
     return rows
 
 
+def known_splits(rows: pd.DataFrame, earlier: str | Path) -> dict[str, str]:
+    """The split in an earlier manifest of each patient without one, by its name and by its CTs.
+
+    A patient that joins patients of several splits is in train before val before test: a model that trained on one of
+    them, or was chosen by one, is then not tested on the other.
+    """
+    known = {}
+    for patient, splits in _known(rows, earlier, "split").items():
+        known[patient] = min(splits, key=SPLITS.index)
+        if len(splits) > 1:
+            where = " and ".join(sorted(splits))
+            log.warning("%s: patient %s joins patients of %s; it is %s now", earlier, patient, where, known[patient])
+    return known
+
+
+def known_folds(rows: pd.DataFrame, earlier: str | Path) -> dict[str, int]:
+    """The fold in an earlier manifest of each patient without one, by its name and by its CTs.
+
+    UserError for a patient that joins patients of several folds: in each of them it would test a model that trained on
+    the other.
+    """
+    known = _known(rows, earlier, "fold")
+    for patient, folds in known.items():
+        if len(folds) > 1:
+            where = " and ".join(map(str, sorted(folds)))
+            raise UserError(
+                f"{earlier}: patient {patient} joins patients of folds {where}, whose models trained on each other; "
+                "give it one fold in manifest.csv, or remove all manifests beside this one, and train all folds again"
+            )
+    return {patient: fold for patient, (fold,) in known.items()}
+
+
 def patients_digest(rows: pd.DataFrame) -> dict[str, str]:
     """SHA-256 of the set of patients in each split."""
     names = {split: sorted(set(rows.loc[rows["split"] == split, "patient"].astype(str))) for split in SPLITS}
     return {split: hashlib.sha256("\n".join(patients).encode()).hexdigest() for split, patients in names.items()}
+
+
+def _known(rows: pd.DataFrame, earlier: str | Path, column: str) -> dict[str, set]:
+    """The values of `column` in an earlier manifest for each patient that has none in the rows.
+
+    CTs count as well as names, since a scan names the patient of a folder by its only CT, but by the folder if it has
+    several. A row that is in both manifests with its patient does not count for other patients with its CT.
+    """
+    of_patient, of_ct, of_folder = defaultdict(set), defaultdict(set), defaultdict(set)
+    for patient, ct, value in read_manifest(earlier)[["patient", "ct", column]].itertuples(index=False):
+        if value != EMPTY[column]:
+            of_patient[patient].add(value)
+            of_ct[ct].add((patient, value))
+            for folder in _folders(ct):
+                of_folder[folder].add((patient, value))
+    given = rows.loc[rows[column] != EMPTY[column], "patient"]
+    found = defaultdict(set)
+    for patient, ct in rows.loc[~rows["patient"].isin(given), ["patient", "ct"]].itertuples(index=False):
+        same = of_ct[ct] | of_folder[ct] | set().union(*(of_ct[folder] for folder in _folders(ct)))
+        own = {value for name, value in same if name == patient}
+        found[patient] |= of_patient[patient] | (own or {value for _, value in same})
+    return {patient: values for patient, values in found.items() if values}
+
+
+def _folders(ct: str) -> list[str]:
+    """The folder of a CT that is one series of several in it, `folder#key`; names may have a `#` as well."""
+    return [ct[:i] for i, letter in enumerate(ct) if letter == "#"]
 
 
 def _interleave(rows: pd.DataFrame, seed: int) -> list[str]:

@@ -19,13 +19,14 @@ from dataset.imaging.patient_mask import only_patient
 from dataset.imaging.volume import check_air
 from dataset.io.dicom_volume import read_series, straighten
 from dataset.io.nifti import write_nifti
+from dataset.io.volume_files import data_files
 from dataset.io.xray_dicom import XrayImage
 from dataset.preparation.crop_box import find_crop_box, make_segmenter
 from dataset.preparation.plan import Task
 from dataset.preparation.radiographs import read_radiograph, write_radiograph
 from dataset.preparation.series_ranking import has_contrast_agent
 
-VERSION = 3  # raise it when the same source and settings give other files
+VERSION = 4  # raise it when the same source and settings give other files
 OLD_KEYS = ["latents_window=ctpa", "vae_ckpt=None"]  # of earlier versions, in the state of the cases they finished
 CONTRAST_HU = 150.0  # smallest HU of the heart and great vessels with contrast medium
 DESCRIPTION = "CT, prepared: table removed, cropped, resampled"
@@ -71,7 +72,8 @@ def state_of(task: Task, settings: Settings) -> str:
 
     The text names files of the source, so only a keyed hash of it may be stored.
     """
-    files = [*task.series.files, *([task.xray.path] if task.xray else [])]
+    voxels = [file for path in task.series.files for file in data_files(path)] if task.series.is_file else []
+    files = [*task.series.files, *voxels, *([task.xray.path] if task.xray else [])]
     stamps = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
     values = {**vars(settings), **vars(settings.crop), "voi": settings.crop.kind}  # voi: key of earlier versions
     made_by = [f"{name}={value}" for name, value in values.items() if name not in ("output", "crop", "kind")]

@@ -22,7 +22,7 @@ from rich.progress import track
 from common.errors import UserError
 from common.files import atomic_path, remove_stale
 from common.folder_lock import hold
-from dataset.manifest.table import DRR, DRR_CONTRAST, FILM, make_rows, write_manifest
+from dataset.manifest.table import DRR, DRR_CONTRAST, FILM, SPLITS, make_rows, write_manifest
 from dataset.preparation.case_writer import Settings, finished, make_case, state_of
 from dataset.preparation.deidentify import Pseudonyms, age_years
 from dataset.preparation.patient_linkage import merge_patients
@@ -186,7 +186,11 @@ def _start_process() -> None:
 
 
 def _merge_copies(done: Sequence[Task], copies: dict[str, list[str]], pseudonyms: Pseudonyms) -> None:
-    """Assign one patient to all copies of a scan, so that no split separates them."""
+    """Assign one patient to all copies of a scan, and one split to a patient, so that no split separates them.
+
+    The folders of the source may have the copies in several splits. The whole patient is in test before val before
+    train, so that no case leaves the test split, with a flag for each case that changes.
+    """
     links = [(task.patient, min([task.id, *copies[task.id]])) for task in done]
     patients = merge_patients([task.patient for task in done], links)
     changed = [(task, patient) for task, patient in zip(done, patients, strict=True) if patient != task.patient]
@@ -195,6 +199,15 @@ def _merge_copies(done: Sequence[Task], copies: dict[str, list[str]], pseudonyms
         pseudonyms.record(linkage_row(task))
     if changed:
         pseudonyms.write()
+    given = defaultdict(set)  # splits of each patient
+    for task in done:
+        given[task.patient] |= {task.split} - {""}
+    for task in done:
+        if len(given[task.patient]) > 1:
+            split = max(given[task.patient], key=SPLITS.index)
+            if task.split not in ("", split):
+                task.flags.append(f"split {split} instead of {task.split}, where its patient has a copy of a scan")
+            task.split = split
 
 
 def _logged(path: Path) -> set[str]:

@@ -23,7 +23,7 @@ from dataset.imaging.resampling import downsample, resample_onto
 from dataset.imaging.volume import Volume
 from dataset.io.ct import read_volume
 from dataset.io.paths import split_series
-from dataset.io.volume_files import x2ct_pose
+from dataset.io.volume_files import data_files, x2ct_pose
 from dataset.io.xray import read_xray
 from dataset.manifest.separated import parts
 from dataset.manifest.table import VOLUME, read_manifest
@@ -136,6 +136,15 @@ class FolderSource:
         poses[:, 4:7] -= torch.tensor([down_up, -back_front, -right_left], dtype=torch.float32)
         return pack_case(small.hu, xray, poses, small.spacing, small.centre, iodine_ml=iodine_ml)
 
+    def frame(self) -> dict:
+        """Settings of grid and DRRs on which cases depend that are made and not read: plain JSON."""
+        spacing = {} if self.geometry.spacing is None else {"spacing": self.geometry.spacing}
+        return {**self._preparation(), "drr": self.drr.describe(), **spacing}
+
+    def anatomy_key(self, row) -> list:
+        """What the anatomy of a case depends on: path, size and time of its CT, and the removal of the table."""
+        return [_stamp(self.files.root_dir, row["ct"]), self.geometry.remove_table]
+
     def describe(self) -> dict:
         """Protocol of the data: plain JSON, no path."""
         drr = {"drr": self.drr.describe()} if self.files.source_window is None else {}
@@ -201,7 +210,8 @@ class FolderSource:
 
 
 def _stamp(root: Path, part: str) -> list:
-    """Relative path, size and time of a file, or of every file of a DICOM folder."""
+    """Relative path, size and time of a file and of its separate voxels, or of every file of a DICOM folder."""
     path, _ = split_series(root / part)
-    files = visible(child for child in path.iterdir() if child.is_file()) if path.is_dir() else [path]
+    single = not path.is_dir()
+    files = [path, *data_files(path)] if single else visible(child for child in path.iterdir() if child.is_file())
     return [part, [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]]

@@ -9,7 +9,7 @@ import pandas as pd
 
 from common.errors import UserError
 from common.file_limits import expect_links_inside
-from dataset.io.dicom_series import find_ct_series, folders_of, warn_closed
+from dataset.io.dicom_series import CtSeries, find_ct_series, folders_of, warn_closed
 from dataset.io.file_kind import kind_of
 from dataset.io.paths import volume_name, without_ending
 from dataset.io.volume_files import is_volume_file
@@ -27,19 +27,22 @@ def discover(root: str | Path, dicom: bool = True, follow_links: bool = False) -
     """A manifest for a folder without one: one row per CT, labels unknown, splits by folders or empty.
 
     An X-ray beside a CT with the same name belongs to it. Each CT is a patient, except that a first-level folder with
-    several CTs is one patient (`dataset.sources.layouts`). `dicom` includes DICOM series. UserError without a CT, and
-    for a link out of the folder unless `follow_links`.
+    several CTs is one patient (`dataset.sources.layouts`). `dicom` includes DICOM series. UserError without a CT, for
+    a DICOM series in two folders, and for a link out of the folder unless `follow_links`.
     """
     root = Path(root)
     if not follow_links:
         expect_links_inside(root)
     volumes: list[tuple[PurePosixPath, str]] = []  # path relative to the root, key of the series
     closed: list[str] = []
+    folder_of: dict[tuple[str, ...], PurePosixPath] = {}  # of each DICOM series
     for files in folders_of(root, closed=closed):
         volumes += [(_below(file, root), "") for file in files if is_volume_file(file)]
         if dicom and any(kind_of(file) == "dicom" for file in files):
-            folder = Path(files[0]).parent
-            volumes += [(_below(folder, root), key) for key in _series(folder)]
+            found = find_ct_series(Path(files[0]).parent, recursive=False)
+            folder = _below(Path(files[0]).parent, root)
+            _expect_new(found, folder, folder_of, root)
+            volumes += [(folder, key) for key in _keys(found, folder)]
     if dicom:  # otherwise the caller has warned
         warn_closed(closed)
     masks = [path for path, key in volumes if not key and is_mask(path)]
@@ -84,9 +87,27 @@ def _ids(cts: list[str], paths: list[PurePosixPath]) -> list[str]:
     return unique_ids(texts, cts)
 
 
-def _series(folder: Path) -> list[str]:
-    """The keys of the CT series in a folder; "" for the only one."""
-    found = find_ct_series(folder, recursive=False)
+def _expect_new(
+    found: list[CtSeries], folder: PurePosixPath, folder_of: dict[tuple[str, ...], PurePosixPath], root: Path
+) -> None:
+    """Adds the series of a folder to `folder_of`; UserError if another folder has slices of one, as discs of a PACS.
+
+    The same UID of another patient or study is another series. Localisers do not count.
+    """
+    for one in found:
+        identity = one.identity
+        named = identity.series_uid != identity.study_uid  # without a UID the series has that of its study
+        if named and any(not piece.localiser for piece in one.slices):
+            other = folder_of.setdefault((identity.series_uid, identity.patient, identity.study_uid), folder)
+            if other != folder:
+                raise UserError(
+                    f"{root}: {other} and {folder} hold slices of one DICOM series; put its slices into one folder, "
+                    "or run dataset/prepare.py (list different scans under one UID in manifest.csv)"
+                )
+
+
+def _keys(found: list[CtSeries], folder: PurePosixPath) -> list[str]:
+    """The keys of the CT series of a folder; "" for the only one."""
     for one in found:
         if one.dropped:
             log.info("%s: no candidate: a CT series (%s)", folder, one.dropped)

@@ -82,7 +82,11 @@ class MorphSource:
                 {**record, "ct": record["id"], "xray_source": DRR, "split": "train"} for record in records
             )
             rows.append(made.reindex(columns=rows[0].columns, fill_value=""))
-        return rows[0] if len(rows) == 1 else pd.concat(rows, ignore_index=True)
+        made = pd.concat(rows, ignore_index=True)
+        if (twice := made["id"].duplicated()).any():
+            name = made.loc[twice, "id"].iloc[0]
+            raise UserError(f"dataset.root_dir: a case is called {name}, as morphs and phantoms are; rename it")
+        return made
 
     def _morph_rows(self, rows: pd.DataFrame) -> pd.DataFrame:
         trained = rows[rows["split"] == "train"]
@@ -129,20 +133,20 @@ class MorphSource:
 
     def key(self, row) -> str:
         """Hash of all inputs and settings of a case; those of a morph include its parents."""
-        if not row["parents"]:
+        if not self._is_made(row):
             return self.source.key(row)
         if row["id"].startswith(PHANTOM):
             phantom = {"phantom": [_index(row), self.seed, DRAWING_VERSION]}
-            return case_key({**self.source.describe(), **phantom, **self._drr_key(row)})
+            return case_key({**self.source.frame(), **phantom, **self._drr_key(row)})
         recipe = self.recipe(_index(row))
-        inputs = {name: self._file_key(name) for name in recipe.parents}
+        inputs = {name: self.source.key(self.parents.loc[name]) for name in recipe.parents}
         made = {"morph": self.settings.describe(), "seed": self.seed, "index": _index(row), "version": MORPH_VERSION}
         made |= self._drr_key(row)
-        return case_key({**self.source.describe(), **made, "towards": recipe.towards, "parents": inputs})
+        return case_key({**self.source.frame(), **made, "towards": recipe.towards, "parents": inputs})
 
     def prepare(self, workers: int | None) -> None:
         """Registers the training cases to each other before cases are built."""
-        if self.count and any(self.rows["parents"]):
+        if self.count:
             wanted = {name for index in range(self.count) for name in self.recipe(index).parents}
             for place, name in enumerate(sorted(wanted)):
                 size = self.anatomy(name).nbytes  # here, so that the processes share it
@@ -162,7 +166,7 @@ class MorphSource:
 
     def build(self, row) -> Case:
         """A case of the folder, a morph or a phantom."""
-        if not row["parents"]:
+        if not self._is_made(row):
             return self.source.build(row)
         if row["id"].startswith(PHANTOM):
             return self.source.case_of(framed_phantom(_index(row), self.seed), row, drr=self._drr(row))
@@ -200,11 +204,16 @@ class MorphSource:
         return Velocities(folder, self._file_of, self.anatomy)
 
     def _file_of(self, pair: Pair) -> str:
-        inputs = [self._file_key(name) for name in pair]
+        inputs = [self.source.anatomy_key(self.parents.loc[name]) for name in pair]
         return f"{case_key({'pair': inputs, 'version': REGISTRATION_VERSION})}.safetensors"
 
-    def _file_key(self, name: str) -> str:
-        return self.source.key(self.parents.loc[name])
+    def _is_made(self, row) -> bool:
+        """Whether a case is a morph or phantom of this source, and no file, which may have `parents` of its own."""
+        return bool(row["parents"]) and row["id"] not in self._files
+
+    @cached_property
+    def _files(self) -> frozenset[str]:
+        return frozenset(self.source.rows["id"])
 
 
 def _index(row) -> int:

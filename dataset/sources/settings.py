@@ -11,8 +11,8 @@ from common.errors import UserError
 from dataset.cases.source import positive
 from dataset.imaging.drr_options import DrrSettings
 from dataset.imaging.hu_window import Window
-from dataset.manifest.splits import assign_folds, assign_patients, assign_splits
-from dataset.manifest.table import COLUMN_HELP, read_manifest
+from dataset.manifest.splits import assign_folds, assign_patients, assign_splits, known_folds, known_splits
+from dataset.manifest.table import COLUMN_HELP
 from dataset.xray.augmentation import XrayAugmentation
 
 REPOSITORY = "repository:"  # first part of a folder within this project
@@ -37,7 +37,7 @@ class Files:
 
     def __post_init__(self):
         root = None if self.root_dir in (None, "") else Path(self.root_dir).expanduser()
-        if root is not None and root.parts[0] == REPOSITORY:
+        if root is not None and root.parts[:1] == (REPOSITORY,):
             root = Path(__file__).resolve().parents[2].joinpath(*root.parts[1:])
         window = None if self.source_window is None else Window.parse(self.source_window)
         own_columns = (self.source_column, self.target_column) != ("xray", "ct")
@@ -125,16 +125,21 @@ class Splits:
     def assign(self, rows: pd.DataFrame, folder: Path) -> pd.DataFrame:
         """The rows with a split for each patient, given the earlier manifests in `folder` of the cache.
 
-        UserError for a name in `test_patients` or `val_patients` that no row has, or that is in both.
+        A patient with the name or a CT of one in an earlier manifest keeps its split or fold. One that joins patients
+        of several splits trains if one of them did, else validates: no earlier model is tested on whom it has seen.
+
+        UserError for a patient that joins those of several folds, and for a name in `test_patients` or `val_patients`
+        that no row has, or that is in both.
         """
         if self.chosen:
             return assign_patients(rows, self.val_patients or (), self.test_patients or ())
         folds = self.n_folds is not None
-        tables = sorted(folder.glob(f"manifest_fold_*_of_{self.n_folds}.csv" if folds else "manifest.csv"))
-        column = "fold" if folds else "split"
-        known = read_manifest(tables[0]).groupby("patient")[column].first().to_dict() if tables else {}
+        tables = folder.glob(f"manifest_fold_*_of_{self.n_folds}.csv" if folds else "manifest.csv")
+        newest = max(tables, key=lambda table: table.stat().st_mtime_ns, default=None)  # it has all earlier patients
         if folds:
+            known = known_folds(rows, newest) if newest else {}
             return assign_folds(rows, self.n_folds, self.fold, self.seed, known)
+        known = known_splits(rows, newest) if newest else {}
         return assign_splits(rows, self.val_share, self.test_share, self.seed, known)
 
 

@@ -121,3 +121,10 @@ def test_display_puts_superior_up_right_left_and_anterior_up_or_left(make):
     assert axial[0, 3] == 2 and axial[2, 0] == 3
     assert display_slice(volume, "axial", 3)[2, 3] == 1
     assert set(DISPLAY_MARKS) == {"axial", "coronal", "sagittal"}
+
+
+@pytest.mark.parametrize("azimuth", [0.0, 20.0, 36.0, 72.0, 90.0])
+def test_views_from_both_sides_of_the_frontal_have_one_field(azimuth):
+    """A symmetric body needs the same field from left and right, and from behind and before."""
+    fields = {round(float(make_pose((300.0, 250.0, 400.0), a)[7]), 3) for a in (azimuth, -azimuth, 180.0 - azimuth)}
+    assert len(fields) == 1

@@ -123,13 +123,12 @@ def test_written_oblique_volume_has_its_affine_in_the_file(tmp_path):
     np.testing.assert_allclose(again.affine, volume.affine, atol=1e-3)
 
 
-def ball(direction, centre=CENTRE):
-    """A ball of 25 mm radius, 20 mm to the patient's left of the centre, 15 up, 10 back, on tilted axes."""
-    spacing, size = (4.0, 3.0, 3.5), (30, 34, 32)
+def ball(direction, centre=CENTRE, spacing=(4.0, 3.0, 3.5), size=(30, 34, 32), place=(-20, -10, 15), radius=25):
+    """A ball on tilted axes; by default 20 mm to the patient's left of the centre, 10 back, 15 up."""
     volume = Volume(np.zeros(size, dtype=np.float32), spacing, centre, direction)
     w, h, d = np.meshgrid(*[np.arange(n) for n in size[::-1]], indexing="ij")
     points = np.stack([w, h, d, np.ones_like(w)], axis=-1) @ volume.affine.T
-    inside = np.linalg.norm(points[..., :3] - (np.array(centre) + [-20, -10, 15]), axis=-1) < 25
+    inside = np.linalg.norm(points[..., :3] - (np.array(centre) + place), axis=-1) < radius
     volume.hu = np.where(inside.transpose(2, 1, 0), 40.0, -1000.0).astype(np.float32)
     return volume
 
@@ -144,6 +143,18 @@ def test_straightening_leaves_things_where_they_are(tmp_path):
     middle = np.argwhere(straight.hu > -480).mean(axis=0) - shift
     np.testing.assert_allclose(middle, np.argwhere(expected.hu > -480).mean(axis=0), atol=0.25)
     assert (straight.hu > -480).sum() == pytest.approx((expected.hu > -480).sum(), rel=0.05)
+
+
+@pytest.mark.parametrize("axis", ["x", "y", "z"])
+@pytest.mark.parametrize("place", [(0, 0, 40), (0, 22, -40), (-22, 0, 40), (20, -20, 0)])
+def test_straightening_thick_slices_leaves_things_where_they_are(axis, place):
+    rotation = np.diag([-1.0, -1.0, 1.0]) @ rotation_about(axis, 10)
+    grid = {"spacing": (3.0, 0.7, 0.7), "size": (40, 100, 100), "place": place, "radius": 9}
+    straight = straighten(ball(rotation[:, [2, 1, 0]], **grid))
+    middle = np.argwhere(straight.hu > -480).mean(axis=0)
+    found = straight.affine @ [*middle[::-1], 1.0]
+    off = np.abs(found[:3] - (np.array(CENTRE) + place)) / straight.spacing[::-1]
+    assert off.max() < 1, f"{off} voxels (W, H, D)"
 
 
 def test_a_straight_volume_is_not_resampled():

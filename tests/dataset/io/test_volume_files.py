@@ -10,7 +10,7 @@ from chest_files import CENTRE, SPACING, save_nifti, save_x2ct, thorax
 
 from common.errors import UserError
 from dataset.io.ct import read_volume
-from dataset.io.volume_files import is_volume_file, read_npz, read_x2ct_xray
+from dataset.io.volume_files import data_files, is_volume_file, read_npz, read_x2ct_xray
 from dataset.io.xray import read_xray
 
 ITK = (".mha", ".mhd", ".nrrd")
@@ -79,6 +79,23 @@ def test_voxels_are_read_from_the_folder_alone(tmp_path, hu, name, reason):
     path.write_text(path.read_text().replace("a.raw", name))
     with pytest.raises(UserError, match=reason):
         read_volume(path)
+
+
+@pytest.mark.parametrize(
+    ("header", "data"), [("a.mhd", "a.raw"), ("a.mhd", "a.zraw"), ("a.nhdr", "a.raw"), ("a.nhdr", "a.raw.gz")]
+)
+def test_the_data_file_of_a_header(tmp_path, hu, header, data):
+    path = save_itk(tmp_path / header, hu, compress=data.endswith(("zraw", "gz")))
+    assert data_files(path) == [tmp_path / data] and (tmp_path / data).is_file()
+    assert data_files(path.rename(tmp_path / "scan")) == [tmp_path / data]  # the content decides, not the ending
+    (tmp_path / data).unlink()
+    assert data_files(tmp_path / "scan") == []
+
+
+@pytest.mark.parametrize("ending", [".mha", ".nrrd", ".nii"])
+def test_a_file_with_its_voxels_has_no_data_file(tmp_path, hu, ending):
+    path = save_nifti(tmp_path / "a.nii", hu[:4, :4, :4]) if ending == ".nii" else tmp_path / f"a{ending}"
+    assert data_files(path if ending == ".nii" else save_itk(path, hu[:4, :4, :4])) == []
 
 
 def test_a_header_that_claims_too_many_voxels_is_refused(tmp_path, hu):

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import stat
 
 import pandas as pd
@@ -111,6 +112,16 @@ def test_scrubbed_lines_hold_no_identifier(tmp_path):
     for secret in ("PAT-4711", "ACC77889", "DOE", "doe", "smith", "2019", "1.2.840", "export", str(tmp_path)):
         assert secret not in scrubbed
     assert scrubbed.endswith("is damaged, 512x512 pixels, 0.75 mm, [-1024, 3071], 61 slices")
+
+
+def test_scrubbing_searches_only_for_identifiers_that_the_text_contains(tmp_path, monkeypatch):
+    names, searched, substitute = Pseudonyms(tmp_path / "link"), [], re.sub
+    for i in range(1000):
+        names.id("state", f"state of case {i:04d}")
+    names.record({"id": "a", "name": "Smith"})
+    monkeypatch.setattr(re, "sub", lambda *args: searched.append(args[0]) or substitute(*args))
+    assert names.scrub("Smith, smith: state of case 0007") == "[removed], smith: [removed]"  # case counts
+    assert len(searched) == 2
 
 
 def test_an_identifier_is_removed_as_a_whole_word_only(tmp_path):

@@ -5,6 +5,7 @@ import os
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 import torch
 from chest_files import CENTRE, save_nifti, thorax
 from dicom_files import write_ct_series
@@ -20,6 +21,7 @@ from dataset.imaging.drr import render_xray
 from dataset.imaging.geometry import make_pose, project
 from dataset.io.ct import read_volume
 from dataset.manifest.table import write_manifest
+from dataset.sources.folder import _stamp
 from dataset.sources.folder_scan import discover
 
 
@@ -140,6 +142,17 @@ def test_a_changed_dicom_slice_is_noticed(root):
     before = made.key(made.rows.iloc[0])
     os.utime(sorted(folder.iterdir())[4], (1, 1))
     assert made.key(made.rows.iloc[0]) != before
+
+
+def test_a_changed_data_file_beside_its_header_is_noticed(root):
+    sitk.WriteImage(sitk.ReadImage(str(save_nifti(root / "a.nii", thorax()))), str(root / "a.mhd"))
+    made = source(root)
+    rows = made.rows.set_index("ct", drop=False)
+    before = rows.apply(made.key, axis=1)
+    os.utime(root / "a.raw", (1, 1))
+    assert (rows.apply(made.key, axis=1) != before).to_dict() == {"a.nii": False, "a.mhd": True}
+    stat = (root / "a.nii").stat()
+    assert _stamp(root, "a.nii") == ["a.nii", [("a.nii", stat.st_size, stat.st_mtime_ns)]]  # as in existing caches
 
 
 def test_patients_keep_their_split_when_the_folder_grows(root):

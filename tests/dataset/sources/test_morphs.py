@@ -3,7 +3,9 @@
 import shutil
 
 import numpy as np
+import pandas as pd
 import pytest
+import torch
 from chest_files import save_nifti, thorax
 from folder_sources import data_module, film, source
 from scipy.ndimage import gaussian_filter
@@ -117,6 +119,46 @@ def test_a_changed_parent_makes_new_morphs_and_a_missing_one_is_named(tmp_path):
     (root / "a.nii.gz").unlink()
     with pytest.raises(UserError, match=r"ct=a.nii.gz: no such file"):
         _ = _morphs(root, 12).rows
+
+
+def test_registrations_depend_on_files_alone(root):
+    """Sizes of volumes and X-rays change the cases, not the registrations; the removal of the table changes both."""
+    pair = ("a1", "b1")
+    first, cases = _morphs(root)._file_of(pair), {}
+    for name, options in {
+        "": {},
+        "volume_size": {"volume_size": (16, 16, 16)},
+        "table": {"remove_table": True},
+        "xray_size": {"xray_size": (32, 32)},
+    }.items():
+        other = MorphSource(source(root, **options), 3)
+        cases[name] = other.key(other.rows.iloc[-1])
+        assert (other._file_of(pair) == first) == (name != "table"), name
+    assert len(set(cases.values())) == 4
+
+
+def test_phantoms_depend_on_the_spacing_and_not_on_the_fold(root):
+    keys = {}
+    for spacing in (None, (10.0, 10.0, 10.0), (8.0, 8.0, 8.0)):
+        made = MorphSource(source(root, spacing=spacing), phantoms=1)
+        keys[spacing] = made.key(made.rows.iloc[-1])
+    assert len(set(keys.values())) == 3
+    folds = [MorphSource(source(root, n_folds=3, fold=fold), phantoms=1) for fold in (0, 1)]
+    assert len({made.key(made.rows.iloc[-1]) for made in folds}) == 1
+
+
+def test_a_file_with_parents_of_its_own_is_read(tmp_path):
+    """A user's manifest may name parents of a case, for the check of leakage."""
+    root = _write(tmp_path)
+    rows = pd.read_csv(root / "manifest.csv", dtype=str, keep_default_na=False)
+    rows["parents"] = ["a;b" if name == "c1" else "" for name in rows["id"]]
+    write_manifest(rows, root / "manifest.csv")
+    for count in (0, 2):
+        made = _morphs(root, count)
+        (row,) = made.rows[made.rows["id"] == "c1"].to_dict("records")
+        assert made.key(row) == made.source.key(row)
+        case, plain = made.build(row), made.source.build(row)
+        assert torch.equal(case["ct"], plain["ct"])
 
 
 def test_parents_that_do_not_fit_into_memory_are_refused_before_the_work(tmp_path, monkeypatch):
