@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import json
 import logging
 import os
 import shutil
@@ -37,6 +38,13 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_json(path: str | Path, content, **options) -> None:
+    """Writes JSON atomically, with `options` of `json.dumps`; ValueError for NaN, which JSON does not know."""
+    text = json.dumps(content, indent=1, allow_nan=False, **options)
+    with atomic_path(path) as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8")
 
 
 def remove_stale(folder: str | Path) -> int:

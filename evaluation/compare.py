@@ -16,9 +16,8 @@ def main(cfg) -> None:
     from glob import escape
 
     from common.errors import UserError
-    from common.files import check_output
+    from common.files import check_output, write_json
     from evaluation.scoring.comparison import compare, read_result, table
-    from evaluation.scoring.summary import write_metrics
 
     output = cfg.output and Path(cfg.output).expanduser()
     if output:
@@ -30,7 +29,7 @@ def main(cfg) -> None:
     result = compare(*results, cfg.method, cfg.method_b or cfg.method, seed=cfg.seed, draws=cfg.draws)
     print(table(result))
     if output:
-        write_metrics(output, result)
+        write_json(output, result)
         print(output)
 
 

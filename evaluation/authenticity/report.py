@@ -1,13 +1,12 @@
 """Table, picture and files of the authenticity test."""
 
-import json
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from common.files import atomic_path
+from common.files import atomic_path, write_json
 from dataset.io.nifti import SYNTHETIC
 from evaluation.authenticity.memorisation import FEWEST, GROUPS
 from evaluation.visualization.text import estimate_text, markdown_table
@@ -53,8 +52,7 @@ def write_memorisation(output: Path, ratios: pd.DataFrame, result: dict, run: di
     output.mkdir(parents=True, exist_ok=True)
     with atomic_path(output / "memorisation.csv") as temporary:
         ratios.to_csv(temporary, index=False, float_format="%.5g")
-    with atomic_path(output / "metrics.json") as temporary:
-        Path(temporary).write_text(json.dumps({**result, "run": run}, indent=1) + "\n", encoding="utf-8")
+    write_json(output / "metrics.json", {**result, "run": run})
     table = markdown(result)
     (output / "memorisation.md").write_text(table, encoding="utf-8")
     _picture(ratios, result["limit"]).savefig(output / "memorisation.png", dpi=120)

@@ -8,13 +8,12 @@ from matplotlib.figure import Figure
 from omegaconf import DictConfig
 
 from common.environment import machine
-from common.files import atomic_path
+from common.files import atomic_path, write_json
 from dataset.imaging.geometry import FRONTAL_VIEWS
 from evaluation.classifiers.comparison import COLUMNS
 from evaluation.classifiers.generated_cases import Generators
 from evaluation.classifiers.hypotheses import PRIMARY
 from evaluation.classifiers.plots import precision_recall_picture, reliability_picture, roc_picture, training_picture
-from evaluation.scoring.summary import write_metrics
 from evaluation.statistics.roc import LEVEL
 from evaluation.visualization.text import estimate_text, markdown_table
 
@@ -143,7 +142,7 @@ def write_all(
     for name, table in (("table", flat(result)), ("scores", scores[[*COLUMNS, *names]])):
         with atomic_path(output / f"{name}.csv") as temporary:
             table.round(6).to_csv(temporary, index=False)
-    write_metrics(output / "classification.json", result)
+    write_json(output / "classification.json", result)
     figures = {
         "table": picture(result),
         "roc": roc_picture(scores, result),

@@ -1,11 +1,10 @@
 """Table and files of the lesion benchmark."""
 
-import json
 from pathlib import Path
 
 import pandas as pd
 
-from common.files import atomic_path
+from common.files import atomic_path, write_json
 from dataset.io.nifti import SYNTHETIC
 from evaluation.detectability.detect import verdicts
 from evaluation.visualization.text import estimate_text, markdown_table
@@ -54,8 +53,7 @@ def write_lesions(output: Path, scores: pd.DataFrame, summary: dict, run: dict) 
     with atomic_path(output / "lesions.csv") as temporary:
         scores.to_csv(temporary, index=False, float_format="%.6g")
     result = {"lesions": summary, "verdicts": verdicts(summary), "run": run}
-    with atomic_path(output / "metrics.json") as temporary:
-        Path(temporary).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    write_json(output / "metrics.json", result)
     table = markdown(summary)
     (output / "lesions.md").write_text(table, encoding="utf-8")
     return table

@@ -1,6 +1,5 @@
 """The volumes generated from one X-ray, with their spread, geometry, warnings and settings, and their files."""
 
-import json
 from dataclasses import dataclass, field
 from functools import cached_property
 from glob import escape
@@ -11,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from common.files import atomic_path, clear
+from common.files import clear, write_json
 from dataset.imaging.hu_window import Window
 from dataset.io.nifti import nifti_image, write_nifti
 from ddpm.diffusion.sample_spread import sample_spread
@@ -175,9 +174,7 @@ class SyntheticCT:
         paths += self.write_evidence(Path(f"{target}_synthetic_evidence.nii.gz"))
         if dicom:
             write_series(f"{target}_synthetic_dicom", mean, *place, self.window, self.mark)
-        with atomic_path(f"{target}_settings.json") as temporary:
-            content = json.dumps({**self.settings, "error_bars": bars}, indent=1)
-            Path(temporary).write_text(content + "\n", encoding="utf-8")
+        write_json(f"{target}_settings.json", {**self.settings, "error_bars": bars})
         return paths
 
     @property

@@ -5,9 +5,9 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
+from common.files import write_json
 from evaluation.readers.design import ARM_LABELS, ARMS
 from evaluation.readers.questions import IDENTITY
-from evaluation.scoring.summary import write_metrics
 from evaluation.visualization.text import estimate_text, markdown_table
 
 COLOURS = ("#b2182b", "#ef8a62", "#d9d9d9", "#67a9cf", "#2166ac")  # from the worst answer to the best
@@ -19,7 +19,7 @@ RESULTS = ("analysis.json", "analysis.md", "distributions.csv", "distributions.p
 def write_analysis(folder: Path, result: dict) -> Path:
     """Writes `analysis.json`, `analysis.md` and the distributions as CSV and PNG; returns the path of the page."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_metrics(folder / "analysis.json", result)
+    write_json(folder / "analysis.json", result)
     distributions(result).to_csv(folder / "distributions.csv", index=False)
     distribution_chart(result).savefig(folder / "distributions.png", dpi=120)
     path = folder / "analysis.md"

@@ -31,7 +31,7 @@ from pathlib import Path
 import pandas as pd
 
 from common.errors import UserError
-from common.files import atomic_path, sha256, visible
+from common.files import sha256, visible, write_json
 from dataset.io.nifti import write_nifti
 from dataset.manifest.read_csv import read_csv
 from evaluation.readers.design import Item
@@ -85,17 +85,15 @@ def write_study(folder: Path, key: Path, about: dict, items: list[Item], seed: i
     entries = {item.item: {k: v for k, v in asdict(item).items() if k != "item"} for item in items}
     secret = {"format": FORMAT, "seed": seed, "secret": os.urandom(16).hex(), "items": entries, "origin": origin}
     key.mkdir(parents=True, exist_ok=True)
-    with atomic_path(key / "key.json") as temporary:
-        temporary.write_text(json.dumps(secret, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    write_json(key / "key.json", secret, sort_keys=True)
     pd.DataFrame([asdict(item) for item in items]).to_csv(key / "key.csv", index=False)
     for name in ("key.json", "key.csv"):
         os.chmod(key / name, 0o600)
     codes = sorted(item.item for item in items)  # sorted by code, which is random
     files = [{"item": code, "file": f"volumes/{code}.nii"} for code in codes]
     (folder / "answers").mkdir(exist_ok=True)
-    with atomic_path(folder / "study.json") as temporary:
-        content = {"format": FORMAT, "mark": MARK, "key_sha256": sha256(key / "key.json"), **about, "items": files}
-        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    content = {"format": FORMAT, "mark": MARK, "key_sha256": sha256(key / "key.json"), **about, "items": files}
+    write_json(folder / "study.json", content)
 
 
 def read_study(folder: str | Path | None) -> Study:

@@ -8,7 +8,7 @@ from pathlib import Path
 from jinja2 import Environment
 
 from common.errors import UserError
-from common.files import atomic_path
+from common.files import atomic_path, write_json
 from evaluation.reporting import sections
 from evaluation.reporting.plots import case_scores, evidence_curve, loss_curves
 from evaluation.scoring.comparison import read_result
@@ -110,9 +110,7 @@ def _sources(folder: Path, runs, classification) -> tuple[dict[str, str | Path |
     if classification is None and (folder / "classification").is_dir():
         classification = folder / "classification"
     if runs or classification:
-        with atomic_path(path) as temporary:
-            sources = {"runs": runs, "classification": None if classification is None else str(classification)}
-            temporary.write_text(json.dumps(sources, indent=1) + "\n", encoding="utf-8")
+        write_json(path, {"runs": runs, "classification": None if classification is None else str(classification)})
     return runs, None if classification is None else Path(classification)
 
 

@@ -6,7 +6,6 @@ diaphragm, along which people draw the outline, or `LUNG_MM` in all; also behind
 front of the spine and of the heart reaches further.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from common.errors import UserError
-from common.files import atomic_path, sha256, visible
+from common.files import atomic_path, sha256, visible, write_json
 from dataset.imaging.drr import line_integrals
 from dataset.imaging.forward_model import MU_WATER
 from dataset.imaging.geometry import fill_unknown
@@ -115,8 +114,7 @@ def score_films(
     output.mkdir(parents=True, exist_ok=True)
     with atomic_path(output / "films.csv") as temporary:
         table.round(4).to_csv(temporary, index=False)
-    with atomic_path(output / "metrics.json") as temporary:
-        Path(temporary).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    write_json(output / "metrics.json", result)
     _sheet(tiles).save(output / "films.png")
     parts = [f"median {result[key]['median']:.2f}, worst {result[key]['worst']:.2f}"
              for key in ("volume_lungs", "film_mask")]  # fmt: skip

@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from common.errors import UserError
-from common.files import ROOT, atomic_path, sha256
+from common.files import ROOT, sha256, write_json
 from dataset.imaging.coverage import at_least_air, fill, resample_scanned
 from dataset.imaging.hu_window import Window
 from dataset.imaging.volume import Volume
@@ -186,5 +186,4 @@ def freeze(folder: Path, content: dict, xrays: dict[str, Float[Tensor, "h w"]], 
             case = truth_of(path, size)
             means[str(size)] = round(float(case["ct"][case["scanned"]].mean()), 3)
         truths[patient] = {"file": path.name, "sha256": sha256(path), "mean_hu": means}
-    with atomic_path(folder / "protocol.json") as temporary:
-        temporary.write_text(json.dumps({**content, "xrays": digests, "truths": truths}, indent=1) + "\n")
+    write_json(folder / "protocol.json", {**content, "xrays": digests, "truths": truths})

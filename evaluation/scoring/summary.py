@@ -1,12 +1,11 @@
 """The content of `metrics.json`: means with patient-bootstrap intervals, paired differences, and a sentence."""
 
-import json
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from common.files import atomic_path
+from common.files import write_json
 from evaluation.metrics.catalogue import catalogue
 from evaluation.scoring.pooled import averaged_names, pooled_estimate
 from evaluation.scoring.score_cases import TRUTH
@@ -94,19 +93,13 @@ def sentence(result: dict) -> str:
     return "; ".join(claims) + "."
 
 
-def write_metrics(path: Path, result: dict) -> None:
-    """Writes JSON atomically; raises ValueError for NaN."""
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(result, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-
-
 def write_result(folder: Path, protocol: dict, scores: pd.DataFrame, seed: int, **parts) -> dict:
     """Writes `cases.csv` and `metrics.json` of `scores` with its summary and `parts`; returns the latter's content."""
     protocol = protocol | {"not_measured": scores.attrs["not_measured"]}
     result = {"protocol": protocol, **summarise(scores, seed), **parts}
     folder.mkdir(parents=True, exist_ok=True)
     scores.round(6).to_csv(folder / "cases.csv", index=False)
-    write_metrics(folder / "metrics.json", result)
+    write_json(folder / "metrics.json", result)
     return result
 
 

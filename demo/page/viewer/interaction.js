@@ -21,6 +21,10 @@ export function listen(viewer) {
   const link = (tile) => tile && requestAnimationFrame(() => viewer.linkView(tile)); // after NiiVue has drawn
   let drag = null; // of the window
   let held = null; // tile of a pressed pointer
+  const release = () => {
+    link(held);
+    drag = held = null;
+  };
 
   desk.addEventListener("keydown", (event) => {
     event.stopPropagation(); // NiiVue has keys of its own
@@ -42,21 +46,18 @@ export function listen(viewer) {
     if (event.button !== 2 && !byTool) return;
     if (event.button === 2) event.stopPropagation();
     drag = { x: event.clientX, y: event.clientY, ...viewer.window };
-    if (event.button === 2) desk.setPointerCapture(event.pointerId);
+    // the drag goes on outside the tile; NiiVue, on the canvas, hears of the left button only
+    (event.button === 2 ? desk : event.target).setPointerCapture(event.pointerId);
   }, true);
   // width horizontally, level vertically
-  desk.addEventListener("pointermove", ({ clientX, clientY }) => {
+  desk.addEventListener("pointermove", ({ clientX, clientY, buttons }) => {
+    if (!buttons) return release(); // the release was elsewhere
     link(held);
     if (!drag) return;
     const each = Math.max(1, drag.width / 300);
     viewer.setWindow(drag.level + (clientY - drag.y) * each, drag.width + (clientX - drag.x) * each);
   });
-  for (const end of ["pointerup", "pointercancel"]) {
-    desk.addEventListener(end, () => {
-      link(held);
-      drag = held = null;
-    });
-  }
+  for (const end of ["pointerup", "pointercancel", "lostpointercapture"]) desk.addEventListener(end, release);
 
   desk.addEventListener("wheel", (event) => {
     const [, tile] = under(viewer, event);

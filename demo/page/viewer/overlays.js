@@ -26,7 +26,7 @@ export class Overlays {
   /** `urls` by name of `OVERLAYS`; a name without one has no overlay. */
   constructor(urls) {
     this.names = Object.keys(OVERLAYS).filter((name) => urls[name]);
-    Object.assign(this, { urls, shown: null, last: this.names[0], opacity: 0, images: {}, legends: {} });
+    Object.assign(this, { urls, chosen: null, last: this.names[0], opacity: 0, images: {}, legends: {}, allowed: true });
   }
 
   /** Loads the files; throws if a request fails. */
@@ -50,14 +50,29 @@ export class Overlays {
     }
   }
 
-  /** Shows one overlay; null or an opacity of 0 shows none. Throws for an overlay that is not there. */
+  /** The overlay on the screen, or null. */
+  get shown() { return this.allowed ? this.chosen : null; }
+
+  /** Hides the chosen overlay while the panel shows a volume that was not generated, which it does not describe. */
+  allow(allowed) {
+    if (this.allowed === allowed) return;
+    this.allowed = allowed;
+    this.#draw();
+  }
+
+  /** Chooses one overlay; null or an opacity of 0 chooses none. Throws for an overlay that is not there. */
   set(name, opacity) {
     if (name !== null && !this.names.includes(name)) throw new Error(`no overlay "${name}"; choose of ${this.names.join(", ")}`);
     const on = name !== null && opacity > 0;
-    Object.assign(this, { shown: on ? name : null, opacity: on ? opacity : 0 });
+    Object.assign(this, { chosen: on ? name : null, opacity: on ? opacity : 0 });
     if (on) this.last = name;
-    this.panel.planes.forEach((tile) => tile.setOverlay(on ? this.images[name] : null, this.opacity));
-    for (const [key, element] of Object.entries(this.legends)) element.hidden = key !== this.shown;
+    this.#draw();
+  }
+
+  #draw() {
+    const { shown } = this;
+    this.panel.planes.forEach((tile) => tile.setOverlay(shown && this.images[shown], this.opacity));
+    for (const [key, element] of Object.entries(this.legends)) element.hidden = key !== shown;
   }
 
   /** The opacity that a press of the button or key of an overlay sets. */

@@ -30,35 +30,42 @@ export class Panel {
     this.solid = new Solid();
     this.stage.append(...[...this.planes, this.solid].map(({ element }) => element));
     this.element.append(this.title, this.stage);
-    this.onMove = this.onView = this.onMeasure = () => {};
+    this.onMove = this.onMeasure = this.onRedraw = () => {};
   }
 
   /** The three planes. */
   get planes() { return Object.values(this.tiles); }
 
-  /** `rangeOf(plane)`: the HU range `[low, high]` of a plane. */
-  async open(image, rangeOf) {
+  /** The image of the volume shown; undefined before the panel is open. */
+  get image() { return this.volume?.image; }
+
+  /** `volume`: from `Sources`; `rangeOf(plane)`: the HU range `[low, high]` of a plane. */
+  async open(volume, rangeOf) {
+    const { image } = volume;
+    this.#mark(volume); // before the first picture
     for (const tile of this.planes) await tile.open(image, rangeOf(tile.plane));
     await this.solid.open(image);
-    this.image = image;
+    this.volume = volume;
     for (const tile of this.planes) {
       tile.onMove = () => this.#moved(tile);
       tile.onMeasure = (...found) => this.onMeasure(...found);
+      tile.onRedraw = () => this.onRedraw();
     }
     this.toMiddle();
   }
 
   /** Shows another volume on the same grid. */
-  show(image) {
-    this.image = image;
-    for (const part of [...this.planes, this.solid]) part.show(image);
+  show(volume) {
+    this.volume = volume;
+    this.#mark(volume);
+    for (const part of [...this.planes, this.solid]) part.show(volume.image);
   }
 
-  /** The title above, "" for none, and the label on every view. */
-  setTitle(name, mark) {
-    this.title.textContent = name;
-    this.title.hidden = !name;
-    this.element.setAttribute("aria-label", name || "volume");
+  /** Writes the title above and the label on every view. */
+  #mark({ title, mark }) {
+    this.title.textContent = title;
+    this.title.hidden = !title;
+    this.element.setAttribute("aria-label", title || "volume");
     for (const { element } of [...this.planes, this.solid]) {
       element.querySelector(".xv-synthetic")?.remove();
       if (mark) element.append(make("span", "xv-synthetic", mark));

@@ -38,12 +38,3 @@ export function firstWindow(range) {
     .find((preset) => presetState(preset, range).enabled);
   return first ?? { name: null, level: (range[0] + range[1]) / 2, width: range[1] - range[0] };
 }
-
-/** Formats a HU value; with ≤ or ≥ at the ends of the model's window. */
-export function readHu(value, [low, high]) {
-  if (!Number.isFinite(value)) return "–";
-  const text = (number) => String(Math.round(number)).replace("-", "−");
-  if (value <= low) return `≤ ${text(low)}`;
-  if (value >= high) return `≥ ${text(high)}`;
-  return text(value);
-}

@@ -3,23 +3,29 @@
 import { fetchVolume } from "./panel.js";
 
 export class Sources {
-  /** `{name, url, mark}` of the volume, of its samples and of the truth. */
+  /** `{index, name, title, url, mark, generated}` of the volume, of its samples and of the truth. */
   constructor({ volumeUrl, samples, truthUrl, names, mark }) {
-    this.list = [
-      { name: samples.length ? `${names[0]}, mean` : names[0], url: volumeUrl, mark },
-      ...samples.map((url, index) => ({ name: `Sample ${index + 1}`, url, mark })),
-      ...(truthUrl ? [{ name: names[1], url: truthUrl, mark: "" }] : []),
+    const list = [
+      { name: samples.length ? `${names[0]}, mean` : names[0], url: volumeUrl, mark, generated: true },
+      ...samples.map((url, index) => ({ name: `Sample ${index + 1}`, url, mark, generated: true })),
+      ...(truthUrl ? [{ name: names[1], url: truthUrl, mark: "", generated: false }] : []),
     ];
-    this.truth = truthUrl ? this.list.length - 1 : null;
+    // a single volume needs no title
+    this.list = list.map((entry, index) => ({ ...entry, index, title: list.length > 1 ? entry.name : "" }));
+    this.truth = truthUrl ? list.length - 1 : null;
     this.loaded = new Map();
   }
 
   get count() { return this.list.length; }
 
-  /** The volume of an index as NVImage. */
-  load(index) {
-    const { url } = this.list[index];
-    if (!this.loaded.has(url)) this.loaded.set(url, fetchVolume(url));
-    return this.loaded.get(url);
+  /** The entry of an index with its `image`, a NVImage. Throws if the request fails; the next call asks again. */
+  async load(index) {
+    const entry = this.list[index];
+    if (!this.loaded.has(index)) {
+      const loading = fetchVolume(entry.url);
+      loading.catch(() => this.loaded.delete(index));
+      this.loaded.set(index, loading);
+    }
+    return { ...entry, image: await this.loaded.get(index) };
   }
 }

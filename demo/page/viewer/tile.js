@@ -2,7 +2,7 @@
 
 import { Niivue, SLICE_TYPE, DRAG_MODE } from "./niivue.js";
 import { Regions } from "./regions.js";
-import { slab } from "./slab.js";
+import { slab, slicesOf, thickness } from "./slab.js";
 import { toolNamed, touchAsMouse } from "./tools.js";
 
 export const PLANES = { // across: axis R, A or S of the slices
@@ -60,6 +60,7 @@ export class Tile {
     this.element.append(this.regions.element);
     this.onMove = () => {};
     this.onMeasure = () => {};
+    this.onRedraw = () => {}; // other voxels, so regions are gone
     touchAsMouse(this.element, this.canvas, (factor) => this.zoom(factor));
   }
 
@@ -97,11 +98,15 @@ export class Tile {
     const { kind, mm } = this.slab;
     const { dims } = this.source.hdr;
     const axis = Math.abs(this.image.permRAS[this.across]) - 1; // in the order of the file
-    const count = Math.round(mm / this.image.pixDimsRAS[this.across + 1]);
+    const count = slicesOf(mm, this.#spacing);
     this.image.img = slab(this.source.img, dims.slice(1, 4), axis, count, kind);
     this.nv.updateGLVolume();
     this.regions.clear();
+    this.onRedraw();
   }
+
+  /** mm between slices. */
+  get #spacing() { return this.image.pixDimsRAS[this.across + 1]; }
 
   setRange(low, high) {
     if (this.image.cal_min === low && this.image.cal_max === high) return;
@@ -145,7 +150,8 @@ export class Tile {
     const count = this.image.dimsRAS[this.across + 1];
     const { kind, mm } = this.slab;
     this.element.querySelector(".xv-slice").textContent = `${place[this.across] + 1} / ${count}`;
-    this.element.querySelector(".xv-own").textContent = [kind === "slice" ? "" : `${kind}, ${mm} mm`, window].filter(Boolean).join("\n");
+    const thick = kind === "slice" ? "" : `${kind}, ${thickness(slicesOf(mm, this.#spacing), count, this.#spacing)}`;
+    this.element.querySelector(".xv-own").textContent = [thick, window].filter(Boolean).join("\n");
   }
 
   /** Overlays a second volume in its colours; null removes it. */

@@ -40,9 +40,9 @@ export class Toolbar {
     this.shown = choice("volume", entries, (value) => viewer.setVolume(Number(value)));
     this.compared = choice("volume beside it", [["", "alone"], ...entries], (value) => viewer.setCompared(value === "" ? null : Number(value)));
     return group("Volume",
-      button("‹", () => viewer.setVolume(viewer.wanted - 1), { title: "previous volume (P)", ariaLabel: "previous volume" }),
+      button("‹", () => viewer.nextVolume(-1), { title: "previous volume (P)", ariaLabel: "previous volume" }),
       this.shown,
-      button("›", () => viewer.setVolume(viewer.wanted + 1), { title: "next volume (N)", ariaLabel: "next volume" }),
+      button("›", () => viewer.nextVolume(1), { title: "next volume (N)", ariaLabel: "next volume" }),
       Object.assign(document.createElement("span"), { className: "xv-beside", textContent: "beside" }),
       this.compared,
     );
@@ -108,8 +108,7 @@ export class Toolbar {
   #overlay() {
     const { viewer } = this;
     this.overlays = viewer.overlays.names.map((name) => {
-      const { label, key, title } = OVERLAYS[name];
-      return button(label, () => viewer.toggleOverlay(name), { title: `${title} (${key})` }, { name });
+      return button(OVERLAYS[name].label, () => viewer.toggleOverlay(name), {}, { name });
     });
     this.opacity = Object.assign(document.createElement("input"), {
       type: "range", min: 0, max: 1, step: 0.05, ariaLabel: "opacity of the overlay",
@@ -136,11 +135,17 @@ export class Toolbar {
     this.thick.input.value = viewer.slab.mm;
     this.thick.input.disabled = viewer.slab.kind === "slice";
     if (this.shown) {
-      this.shown.value = viewer.shown;
-      this.compared.value = viewer.compared ?? "";
+      const [first, beside] = viewer.volumes.wanted;
+      this.shown.value = first;
+      this.compared.value = beside ?? "";
     }
     if (!this.overlays) return;
-    for (const one of this.overlays) press(one, one.dataset.name === viewer.overlays.shown);
-    this.opacity.value = viewer.overlays.opacity;
+    const { allowed, shown, opacity } = viewer.overlays;
+    for (const one of this.overlays) {
+      const { title, key } = OVERLAYS[one.dataset.name];
+      press(one, one.dataset.name === shown);
+      Object.assign(one, { disabled: !allowed, title: allowed ? `${title} (${key})` : `${title}; not of a true CT` });
+    }
+    Object.assign(this.opacity, { disabled: !allowed, value: opacity });
   }
 }

@@ -11,6 +11,7 @@ import { Sources } from "./sources.js";
 import { PLANES } from "./tile.js";
 import { Toolbar } from "./toolbar.js";
 import { toolNamed, TOOLS } from "./tools.js";
+import { Volumes } from "./volumes.js";
 
 const WIDTHS = [1, 6000];
 const LEVELS = [-2000, 4000];
@@ -38,7 +39,8 @@ function loadStyle() {
  *
  * Returns `setPreset(name)`, `setWindow(level, width)`, `setLayout(name)`, `setTool(name)`, `setSlab(kind, mm)`,
  * `setVolume(index)`, `setCompared(index or null)`, `setOverlay(name or null, opacity)`, `crosshair() -> {mm, hu}` (RAS mm),
- * `moveTo(mm)`, `state()`, `focus()`, `reset()` and `close()`. Throws without a file or WebGL 2, and leaves `root` empty.
+ * `moveTo(mm)`, `state()`, `focus()`, `reset()` and `close()`. Throws without a file or WebGL 2, and leaves `root` empty; later, a
+ * volume that cannot be read leaves the one that is shown, and a message says so.
  */
 export async function mountViewer(root, options) {
   const viewer = new Viewer({
@@ -63,7 +65,8 @@ class Viewer {
     this.sources = new Sources(options);
     this.overlays = new Overlays(options.overlays);
     this.panels = [new Panel()];
-    Object.assign(this, { shown: 0, wanted: 0, compared: null, plane: "axial", separate: false, crosshairOn: true });
+    this.volumes = new Volumes(this);
+    Object.assign(this, { plane: "axial", separate: false, crosshairOn: true, closed: false });
     Object.assign(this, { tool: "crosshair", slab: { kind: "slice", mm: 10 }, layout: "multiplanar", playing: null });
     const { level, width } = firstWindow(this.range);
     this.windows = Object.fromEntries(Object.keys(PLANES).map((plane) => [plane, { level, width }]));
@@ -83,23 +86,24 @@ class Viewer {
   async open() {
     if (!document.createElement("canvas").getContext("webgl2")) throw new Error(CAN_DRAW);
     const { truth } = this.sources;
-    const [image] = await Promise.all([this.sources.load(0), this.overlays.load(), truth && this.sources.load(truth)]);
+    const [volume] = await Promise.all([this.sources.load(0), this.overlays.load(), truth && this.sources.load(truth)]);
     this.rendering = RENDERINGS.find((rendering) => renderingFits(rendering, this.range))?.name ?? "body";
-    await this.#openPanel(this.panels[0], image);
+    await this.openPanel(this.panels[0], volume);
     this.overlays.attach(this.panels[0]);
     this.waiting.remove();
     if (truth) await this.setCompared(truth);
     listen(this);
-    this.#titles();
     this.panels[0].toMiddle();
-    this.toolbar.update();
+    this.volumesChanged();
     this.element.dataset.ready = "true";
   }
 
-  async #openPanel(panel, image) {
-    await panel.open(image, (plane) => rangeOf(this.windows[plane]));
+  /** Opens a volume in a panel with the settings of the viewer. */
+  async openPanel(panel, volume) {
+    await panel.open(volume, (plane) => rangeOf(this.windows[plane]));
     panel.onMove = () => this.#moved(panel);
-    panel.onMeasure = (kind, text) => this.readout.measure(kind, text);
+    panel.onMeasure = (kind, text) => this.readout.measure(kind, text, panel);
+    panel.onRedraw = () => this.readout.withdraw(panel, "Region");
     panel.setLayout(this.layout);
     panel.setRendering(this.rendering, this.range[1]);
     for (const tile of panel.planes) {
@@ -107,49 +111,27 @@ class Viewer {
       tile.setCrosshair(this.crosshairOn);
       tile.setSlab(this.slab);
       tile.setView(this.panels[0].tiles[tile.plane].view);
+      this.#applyWindow(tile);
     }
-    this.#applyWindows();
   }
 
-  #titles() {
-    const indices = [this.shown, this.compared];
-    this.panels.forEach((panel, number) => {
-      const { name, mark } = this.sources.list[indices[number]];
-      panel.setTitle(this.sources.count > 1 ? name : "", mark);
-    });
+  /** Updates what depends on the volumes that the panels show. */
+  volumesChanged() {
+    this.overlays.allow(this.panels[0].volume.generated);
     this.toolbar.update();
     this.#read();
   }
 
-  /** Shows another volume in the first panel; `shown` changes when it is loaded. */
-  async setVolume(index) {
+  /** Shows another volume in the first panel. */
+  setVolume(index) {
     const { count } = this.sources;
-    const wanted = this.wanted = (index + count) % count;
-    const image = await this.sources.load(wanted);
-    if (wanted !== this.wanted) return; // another was chosen meanwhile
-    this.panels[0].show(image);
-    this.shown = wanted;
-    this.#titles();
+    return this.volumes.choose(0, (index + count) % count);
   }
 
+  nextVolume(step) { return this.setVolume(this.volumes.wanted[0] + step); }
+
   /** Shows a volume beside the first, with the same crosshair, zoom and windows; null closes it. */
-  async setCompared(index) {
-    this.compared = index;
-    const image = index === null ? null : await this.sources.load(index);
-    if (index !== this.compared) return;
-    if (index === null) {
-      this.panels.splice(1).forEach((panel) => panel.close());
-    } else if (this.panels[1]) {
-      this.panels[1].show(image);
-    } else {
-      const panel = new Panel();
-      this.panels.push(panel);
-      this.desk.append(panel.element);
-      await this.#openPanel(panel, image);
-      panel.moveTo(this.panels[0].mm);
-    }
-    this.#titles();
-  }
+  setCompared(index) { return this.volumes.choose(1, index); }
 
   setPreset(name) {
     const preset = PRESETS.find((one) => one.name === name);
@@ -173,15 +155,14 @@ class Viewer {
   }
 
   #applyWindows() {
-    for (const panel of this.panels) {
-      if (!panel.image) continue;
-      for (const tile of panel.planes) {
-        const { level, width } = this.windows[tile.plane];
-        tile.setRange(...rangeOf({ level, width }));
-        tile.caption(this.separate ? `W ${width}  L ${level}` : "");
-      }
-    }
+    this.#tiles((tile) => this.#applyWindow(tile));
     this.toolbar.update();
+  }
+
+  #applyWindow(tile) {
+    const { level, width } = this.windows[tile.plane];
+    tile.setRange(...rangeOf({ level, width }));
+    tile.caption(this.separate ? `W ${width}  L ${level}` : "");
   }
 
   /** Chooses the plane that cine, zoom and a window of its own refer to. */
@@ -259,7 +240,10 @@ class Viewer {
     this.#read();
   }
 
-  toggleOverlay(name) { if (this.overlays.names.includes(name)) this.setOverlay(name, this.overlays.toggled(name)); }
+  toggleOverlay(name) {
+    const { names, allowed } = this.overlays;
+    if (allowed && names.includes(name)) this.setOverlay(name, this.overlays.toggled(name));
+  }
 
   /** Starts or stops running through the slices of the chosen plane. */
   play(on) {
@@ -310,8 +294,7 @@ class Viewer {
 
   #read() {
     const [panel, other] = this.panels;
-    const beside = other?.image ? { panel: other, name: this.sources.list[this.compared].name } : null;
-    this.readout.read(panel, beside, this.overlays.reading);
+    this.readout.read(panel, other ?? null, this.overlays.reading);
   }
 
   get handle() {
@@ -324,7 +307,8 @@ class Viewer {
       crosshair: () => ({ mm: first.mm, hu: first.valueAt(first.mm) }),
       focus: () => this.desk.focus(),
       state: () => {
-        const { layout, rendering, tool, slab, separate, plane, shown, compared, crosshairOn, playing, window } = this;
+        const { layout, rendering, tool, slab, separate, plane, crosshairOn, playing, window } = this;
+        const [shown, compared] = [0, 1].map((number) => this.volumes.shown(number));
         const view = first.tiles[plane].view;
         return { ...window, layout, rendering, tool, slab, separate, plane, shown, compared, crosshairOn, playing: Boolean(playing), view };
       },
@@ -332,6 +316,7 @@ class Viewer {
   }
 
   close() {
+    this.closed = true;
     clearInterval(this.playing);
     this.panels.forEach((panel) => panel.close());
     this.element.remove();

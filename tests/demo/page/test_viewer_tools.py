@@ -196,3 +196,41 @@ def test_a_slab_is_a_moving_extreme_or_mean(shown, kind):
         expected = [reduce(lines[max(0, start) : start + count], axis=0) for start in low]
         found = np.array(page.evaluate(call, [values.ravel().tolist(), axis, count, kind])).reshape(values.shape)
         np.testing.assert_allclose(np.moveaxis(found, 2 - axis, 0), expected, atol=1e-3)
+
+
+@pytest.mark.parametrize("button", ["left", "right"])
+def test_a_drag_of_the_window_ends_outside_of_the_views(shown, button):
+    page = shown()
+    choose(page, "Window" if button == "left" else "Crosshair")
+    read = "(({ level, width }) => [level, width])(viewer.state())"
+    start = page.evaluate(read)
+    box = page.locator(".xv-tile-axial").bounding_box()
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    page.mouse.move(x, y)
+    page.mouse.down(button=button)
+    page.mouse.move(x + 40, y - 20)
+    inside = page.evaluate(read)
+    page.mouse.move(x + 60, 10)  # over the toolbar: the drag goes on
+    outside = page.evaluate(read)
+    page.mouse.up(button=button)
+    assert start != inside != outside != start
+    for place in ((x, y), (x + 70, y + 30)):
+        page.mouse.move(*place)
+    assert page.evaluate(read) == outside
+    page.locator(".xv-tile-axial").dblclick()  # the tile still hears of clicks
+    assert page.evaluate("viewer.state().layout") == "axial"
+
+
+def test_a_drag_whose_release_was_not_seen_ends(shown):
+    page = shown()
+    choose(page, "Window")
+    canvas = "document.querySelector('.xv-tile-axial canvas')"
+    page.evaluate(f"() => {{ {canvas}.setPointerCapture = () => {{}} }}")  # scripted events have no pointer
+    move = f"""([kind, x, buttons]) => {canvas}.dispatchEvent(
+        new PointerEvent(kind, {{ clientX: x, clientY: 300, button: 0, buttons, pointerId: 1, bubbles: true }}))"""
+    widths = [page.evaluate("viewer.state().width")]
+    for event in (["pointerdown", 100, 1], ["pointermove", 140, 1], ["pointermove", 180, 0], ["pointermove", 220, 1]):
+        page.evaluate(move, event)
+        widths.append(page.evaluate("viewer.state().width"))
+    page.evaluate(f"() => {{ delete {canvas}.setPointerCapture }}")
+    assert widths[0] == widths[1] != widths[2] == widths[3] == widths[4]

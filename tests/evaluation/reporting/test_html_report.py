@@ -14,6 +14,7 @@ from PIL import Image
 
 from common.environment import save_config
 from common.errors import UserError
+from common.files import write_json
 from dataset.imaging.hu_window import Window
 from evaluation.protocol import comparability as protocol
 from evaluation.reporting.html_report import write_report
@@ -51,7 +52,7 @@ def an_evaluation(folder: Path, cases: int = 12, scores: pd.DataFrame | None = N
     )
     result = {"protocol": described | {"not_measured": {}, "seed": 0}} | results.summarise(scores, draws=100)
     scores.to_csv(folder / "cases.csv", index=False)
-    results.write_metrics(folder / "metrics.json", result)
+    write_json(folder / "metrics.json", result)
     return result
 
 
@@ -144,7 +145,7 @@ def test_scored_files_of_another_method_have_a_report(tmp_path):
     scores = scores_of(5, ("model",)).drop(columns="spread_hu_body")
     result = an_evaluation(tmp_path, scores=scores)
     other = result | {"methods": {"gan": result["methods"]["model"]}}
-    results.write_metrics(tmp_path / "metrics.json", other)
+    write_json(tmp_path / "metrics.json", other)
     scores.assign(method="gan").to_csv(tmp_path / "cases.csv", index=False)
     page = write_report(tmp_path).read_text()
     assert "the method gan" in page and "<h2>Model minus" not in page and "No pictures" in page
