@@ -17,9 +17,9 @@ from ddpm.checkpoint.write import complete, component
 from ddpm.conditioning.condition import make_condition
 from ddpm.conditioning.linear_prior import LinearPrior
 from ddpm.conditioning.pose_regressor import PoseRegressor
-from ddpm.conditioning.projection_consistency import ProjectionConsistency
 from ddpm.conditioning.view_priors import ViewPriors
 from ddpm.conditioning.views import draw_views, without_views
+from ddpm.consistency.projection_consistency import ProjectionConsistency
 from ddpm.denoiser.unet import UNet3D
 from ddpm.diffusion.noise_schedule import NoiseSchedule
 from ddpm.diffusion.objective import NoiseObjective

@@ -19,10 +19,10 @@ from ddpm.conditioning.condition import Condition, make_condition
 from ddpm.conditioning.frontal_only import refuse_other_pictures
 from ddpm.conditioning.linear_prior import LinearPrior
 from ddpm.conditioning.pose_regressor import PoseRegressor
-from ddpm.conditioning.projection_consistency import ProjectionConsistency
 from ddpm.conditioning.view_priors import ViewPriors
 from ddpm.conditioning.views import complete_views
-from ddpm.conditioning.xray_correction import Aim, XrayCorrection, consistency_mode, describe_mode
+from ddpm.consistency.projection_consistency import ProjectionConsistency
+from ddpm.consistency.xray_correction import LatentUpdate, XrayCorrection, consistency_mode, describe_mode
 from ddpm.denoiser.unet import UNet3D
 from ddpm.diffusion.distilled import check_steps, choose_solver, default_sampling
 from ddpm.diffusion.sample_noise import SampleNoise, can_pair
@@ -247,7 +247,7 @@ class XrayToCTPipeline(DiffusionPipeline):
         allow_any_picture: bool = False,
         progress: Callable[[int, int], None] | None = None,
         preview: Callable[[int, Float[Tensor, "n c d h w"]], None] | None = None,
-        guides: Sequence[Aim | None] | None = None,
+        guides: Sequence[LatentUpdate | None] | None = None,
     ) -> GeneratedCT:
         """Volumes for X-rays in [0, 1] (bright bone), NaN where they are unknown (`dataset.imaging.unknown_pixels`).
 

@@ -7,8 +7,8 @@ from ddpm.classifiers.xray import TorchvisionXrayClassifier, XrayClassifier
 from ddpm.conditioning.lift import GridLift, RayLift
 from ddpm.conditioning.linear_prior import LinearPrior
 from ddpm.conditioning.pose_regressor import PoseRegressor
-from ddpm.conditioning.projection_consistency import ProjectionConsistency
 from ddpm.conditioning.view_priors import ViewPriors
+from ddpm.consistency.projection_consistency import ProjectionConsistency
 from ddpm.denoiser.unet import UNet3D
 from ddpm.diffusion.training_spread import TrainingSpread
 from ddpm.latent import DecoderResidual, MaisiLatents, SliceVAELatents, VQGANLatents
@@ -37,6 +37,7 @@ MOVED = {  # modules
     "ddpm.grid_lift": "ddpm.conditioning.lift",
     "ddpm.prior": "ddpm.conditioning.linear_prior",
     "ddpm.pose_guess": "ddpm.conditioning.pose_regressor",
+    "ddpm.conditioning.projection_consistency": "ddpm.consistency.projection_consistency",
     "ddpm.latent.vae": "ddpm.latent.slice_vae",
     "ddpm.xray_encoder.densenet": "ddpm.xray_encoder.xrv_densenet",
 }

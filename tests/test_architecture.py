@@ -40,7 +40,7 @@ ROOMS = {  # lowest first: a room imports only rooms of earlier lines; commands 
         ("denoiser", "latent"),
         ("losses", "xray_encoder"),
         ("conditioning", "classifiers"),
-        ("guidance",),
+        ("consistency",),
         ("registry",),
         ("pipeline_folder",),
         ("pipeline",),

@@ -12,11 +12,11 @@ from dataset.imaging.geometry import fill_unknown
 from dataset.xray.film_lungs import find_film_lungs
 from dataset.xray.lung_alignment import LungMap
 from dataset.xray.lung_depth import lung_depth
-from ddpm.guidance.guide_file import fingerprint, load_guide
-from ddpm.guidance.lung_guide import LungAim, LungGuide
+from ddpm.consistency.guide_file import fingerprint, load_guide
+from ddpm.consistency.lung_guide import LungGuide, LungUpdate
 
 SHIPPED_GUIDE = ROOT / "assets" / "networks" / "lung_guide.safetensors"  # of the autoencoder of the shipped weights
-INCLUDED, WHERE_IT_SUITS, NEVER = "shipped", "auto", "off"  # in place of a file
+SHIPPED_NAME, AUTO, OFF = "shipped", "auto", "off"  # in place of a file; auto: the shipped one where it suits
 _FINGERPRINTS: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
 
 load_guide_once = functools.cache(load_guide)
@@ -28,26 +28,26 @@ def find_guide(chosen: str | Path | None, pipeline) -> LungGuide | None:
     `auto` is the included one for a model that it suits, and None for others. Raises UserError for a given one that
     suits another latent encoder, and for a model with a pose regressor, which moves films again.
     """
-    if chosen in (None, NEVER):
+    if chosen in (None, OFF):
         return None
     if pipeline.pose_regressor is not None:
-        if chosen == WHERE_IT_SUITS:
+        if chosen == AUTO:
             return None
         raise UserError(f"lung_guide={chosen}: the checkpoint has a pose regressor, which moves films; set off")
-    guide, suits = load_guide_once(SHIPPED_GUIDE if chosen in (INCLUDED, WHERE_IT_SUITS) else Path(chosen))
+    guide, suits = load_guide_once(SHIPPED_GUIDE if chosen in (SHIPPED_NAME, AUTO) else Path(chosen))
     encoders = [part.latent_encoder for part in getattr(pipeline, "members", [pipeline])]
     if any(_fingerprint(encoder) != suits for encoder in encoders):
-        if chosen == WHERE_IT_SUITS:
+        if chosen == AUTO:
             return None
         raise UserError(f"lung_guide={chosen}: made for another autoencoder than the checkpoint's; make one with "
                         "train/fit_parts.py parts=[lung_guide], or set off")  # fmt: skip
     return guide.to(pipeline.denoiser.device)
 
 
-def lung_aim(guide: LungGuide, given, alignment: LungMap) -> LungAim:
+def lung_update(guide: LungGuide, given, alignment: LungMap) -> LungUpdate:
     """The update by the lungs that the network finds in a film, a `GeneratorInput` that `alignment` has aligned."""
     depth = lung_depth(find_film_lungs(given.original), alignment)
-    return guide.aim(depth.low, depth.high, fill_unknown(given.pose, tuple(given.extent))[0], given.extent)
+    return guide.within_bounds(depth.low, depth.high, fill_unknown(given.pose, tuple(given.extent))[0], given.extent)
 
 
 def _fingerprint(encoder: nn.Module) -> str:

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dataset.imaging.geometry import extent_mm
-from ddpm.guidance.lung_guide import LungAim
+from ddpm.consistency.lung_guide import LungUpdate
 from evaluation.generation.xray_inputs import GeneratorInput
 
 
@@ -26,7 +26,7 @@ class ModelInputs:
     xrays: Float[Tensor, "n v 1 h w"]
     poses: Float[Tensor, "n v 9"]
     extents: Float[Tensor, "n 3"]
-    guides: Sequence[LungAim | None] = ()
+    guides: Sequence[LungUpdate | None] = ()
 
     @classmethod
     def of_cases(cls, cases: Iterable[dict], pipeline) -> "ModelInputs":

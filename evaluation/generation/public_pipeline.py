@@ -22,7 +22,7 @@ from ddpm.checkpoint.load import load_pipeline
 from ddpm.pipeline import XrayToCTPipeline as TensorPipeline
 from ddpm.pipeline_folder import is_folder
 from evaluation.generation.ensemble import Ensemble
-from evaluation.generation.lung_guidance import WHERE_IT_SUITS
+from evaluation.generation.lung_guidance import AUTO
 from evaluation.generation.open_pipeline import SHIPPED, find_checkpoint
 from evaluation.generation.sample import Sampling
 from evaluation.generation.synthetic_ct import SyntheticCT, SyntheticCTs
@@ -130,7 +130,7 @@ class XrayToCTPipeline(TensorPipeline):
         batch_size: int = 8,
         bounds: str | PathLike | None = None,
         allow_any_picture: bool = False,
-        lung_guide: str | None = WHERE_IT_SUITS,
+        lung_guide: str | None = AUTO,
     ) -> Iterator[SyntheticCT]:
         """Reads and checks all X-rays, then returns an iterator that samples the volumes of each when asked for.
 

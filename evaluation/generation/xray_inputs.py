@@ -23,8 +23,8 @@ from dataset.xray.lung_alignment import CHOICES, lung_map
 from ddpm.conditioning.linear_prior import LinearPrior
 from ddpm.conditioning.view_priors import ViewPriors
 from ddpm.conditioning.views import complete_views, serves_fewer_views
-from ddpm.guidance.lung_guide import LungAim
-from evaluation.generation.lung_guidance import WHERE_IT_SUITS, find_guide, lung_aim
+from ddpm.consistency.lung_guide import LungUpdate
+from evaluation.generation.lung_guidance import AUTO, find_guide, lung_update
 from evaluation.generation.xray_warnings import NO_LUNGS, input_warnings
 
 log = logging.getLogger(__name__)
@@ -60,7 +60,7 @@ class GeneratorInput:
     warnings: list[str] = field(default_factory=list)
     files: tuple[Path, ...] = ()
     original: Float[Tensor, "h w"] | None = None
-    guide: LungAim | None = None
+    guide: LungUpdate | None = None
 
     @property
     def picture(self) -> Float[Tensor, "h w"]:
@@ -74,7 +74,7 @@ def read_inputs(
     align: str | None = None,
     view: str | None = None,
     allow_any_picture: bool = False,
-    lung_guide: str | None = WHERE_IT_SUITS,
+    lung_guide: str | None = AUTO,
 ) -> list[GeneratorInput]:
     """Reads the files of each patient as inputs of a generator.
 
@@ -142,7 +142,7 @@ def read_inputs(
         pose = unknown_pose(len(images), [posed, *VIEW_ORDER[1:]][: len(files)])
         given = GeneratorInput(images, pose, pipeline.extent, notes=notes, files=files, original=original)
         if "found" in notes["alignment"] and guide is not None:
-            given = replace(given, guide=lung_aim(guide, given, found), notes={**notes, "lung_guide": True})
+            given = replace(given, guide=lung_update(guide, given, found), notes={**notes, "lung_guide": True})
         warnings = input_warnings(given, pipeline, [note for header in headers for note in header.notes], reason)
         inputs.append(replace(given, warnings=warnings))
     return inputs

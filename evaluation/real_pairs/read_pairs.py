@@ -18,7 +18,7 @@ from dataset.imaging.hu_window import AIR_HU
 from dataset.imaging.resampling import resample_onto
 from dataset.imaging.volume import Volume
 from dataset.io.ct import read_volume
-from evaluation.generation.lung_guidance import WHERE_IT_SUITS
+from evaluation.generation.lung_guidance import AUTO
 from evaluation.generation.xray_inputs import GeneratorInput, read_inputs
 from evaluation.real_pairs.find_pairs import Pair
 from evaluation.real_pairs.measures import centre_of, lung_ml, lungs_of
@@ -62,7 +62,7 @@ def read_pair_cases(
     pipeline,
     align: str | None = None,
     allow_any_picture: bool = False,
-    lung_guide: str | None = WHERE_IT_SUITS,
+    lung_guide: str | None = AUTO,
 ) -> tuple[list[PairCase], dict[str, str]]:
     """The pairs that can be read, and why others are left out, by id, which is also logged.
 

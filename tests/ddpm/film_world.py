@@ -3,11 +3,11 @@
 import torch
 
 from dataset.imaging.drr_options import DrrSettings
-from ddpm.conditioning.films.calibration import FilmCalibration
-from ddpm.conditioning.films.ray_projector import RayProjector
-from ddpm.conditioning.light_decoder import LightDecoder
-from ddpm.conditioning.projection_consistency import ProjectionConsistency
-from ddpm.conditioning.projection_nuisance import ProjectionNuisance
+from ddpm.consistency.films.calibration import FilmCalibration
+from ddpm.consistency.films.ray_projector import RayProjector
+from ddpm.consistency.light_decoder import LightDecoder
+from ddpm.consistency.projection_consistency import ProjectionConsistency
+from ddpm.consistency.projection_nuisance import ProjectionNuisance
 
 EXTENT, SIZE, PIXELS = (320.0, 256.0, 352.0), (16, 16, 16), 32
 NOISE = 0.02  # of line integrals

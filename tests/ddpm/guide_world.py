@@ -4,7 +4,7 @@ import torch
 from torch.nn import functional as F
 
 from dataset.imaging.geometry import make_pose
-from ddpm.guidance.lung_guide import LungGuide
+from ddpm.consistency.lung_guide import LungGuide
 
 SHAPE, EXTENT = (2, 8, 8, 8), (320.0, 256.0, 352.0)
 POSE = make_pose(EXTENT)

@@ -3,9 +3,9 @@
 import torch
 
 from dataset.imaging.drr_options import DrrSettings
-from ddpm.conditioning.light_decoder import LightDecoder
-from ddpm.conditioning.projection_consistency import ProjectionConsistency, TrainingCase
-from ddpm.conditioning.ray_matrix import ray_matrix
+from ddpm.consistency.light_decoder import LightDecoder
+from ddpm.consistency.projection_consistency import ProjectionConsistency, TrainingCase
+from ddpm.consistency.ray_matrix import ray_matrix
 
 SHAPE, FACTORS, PIXELS = (2, 4, 4, 4), (2, 2, 2), 8
 EXTENT = torch.tensor([320.0, 256.0, 352.0])

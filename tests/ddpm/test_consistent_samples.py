@@ -8,8 +8,8 @@ from common.errors import UserError
 from dataset.imaging.geometry import make_pose, unknown_pose
 from ddpm.checkpoint.load import load_pipeline
 from ddpm.checkpoint.write import export_pipeline
-from ddpm.conditioning.films.measurement import FilmMeasurement
-from ddpm.conditioning.projection_consistency import ProjectionConsistency
+from ddpm.consistency.films.measurement import FilmMeasurement
+from ddpm.consistency.projection_consistency import ProjectionConsistency
 from ddpm.diffusion.objective import NoiseObjective
 from ddpm.pipeline import XrayToCTPipeline
 

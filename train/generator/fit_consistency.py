@@ -11,7 +11,7 @@ from common.errors import UserError, user_errors
 from dataset.cases.case_dataset import CaseDataset
 from dataset.imaging.forward_model import ForwardModel, attenuation_map
 from dataset.imaging.geometry import extent_mm
-from ddpm.conditioning.projection_consistency import (
+from ddpm.consistency.projection_consistency import (
     ProjectionConsistency,
     TrainingCase,
     attenuation_parts,

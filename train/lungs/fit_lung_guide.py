@@ -6,8 +6,8 @@ import torch
 
 from common.errors import UserError
 from dataset.cases.case_dataset import CaseDataset
-from ddpm.guidance.guide_file import fingerprint, save_guide
-from ddpm.guidance.lung_guide import LungGuide
+from ddpm.consistency.guide_file import fingerprint, save_guide
+from ddpm.consistency.lung_guide import LungGuide
 from ddpm.pipeline import XrayToCTPipeline
 from train.generator.fit_consistency import training_case
 

@@ -9,8 +9,8 @@ from torch import nn
 from common.errors import UserError
 from common.files import ROOT
 from ddpm.checkpoint.load import load_pipeline
-from ddpm.guidance.guide_file import fingerprint, load_guide, save_guide
-from ddpm.guidance.lung_guide import LungGuide
+from ddpm.consistency.guide_file import fingerprint, load_guide, save_guide
+from ddpm.consistency.lung_guide import LungGuide
 from evaluation.generation.lung_guidance import SHIPPED_GUIDE, find_guide
 from evaluation.generation.open_pipeline import SHIPPED
 from evaluation.generation.xray_inputs import read_inputs

@@ -8,7 +8,7 @@ from common.errors import UserError
 from dataset.imaging.hu_window import Window
 from dataset.sources.phantom import PhantomSource, Population
 from dataset.sources.settings import Geometry, Xrays
-from ddpm.guidance.guide_file import fingerprint, load_guide
+from ddpm.consistency.guide_file import fingerprint, load_guide
 from train.lungs.fit_lung_guide import write_lung_guide
 
 

@@ -8,7 +8,7 @@ from dataset.imaging.drr import line_integrals
 from dataset.imaging.drr_options import DrrSettings
 from dataset.imaging.forward_model import attenuation_map
 from dataset.imaging.geometry import make_pose
-from ddpm.conditioning.ray_matrix import ray_matrix
+from ddpm.consistency.ray_matrix import ray_matrix
 
 EXTENT, SIZE = (320.0, 256.0, 352.0), (32, 24, 28)
 POSES = {

@@ -2,8 +2,8 @@
 
 import torch
 
-from ddpm.conditioning.projection_nuisance import ProjectionNuisance
-from ddpm.conditioning.proximal_update import proximal_update
+from ddpm.consistency.projection_nuisance import ProjectionNuisance
+from ddpm.consistency.proximal_update import proximal_update
 
 P, N = 16, 30  # pixels and latents
 

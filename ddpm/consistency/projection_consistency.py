@@ -1,7 +1,7 @@
 """Moves predicted clean latents towards the X-ray that they are sampled for.
 
 The X-ray is predicted from latents by a light decoder and the line integrals of its volume at the pose. At every step
-of the sampler a proximal update (`ddpm.conditioning.proximal_update`) weighs the difference by the nuisance between
+of the sampler a proximal update (`ddpm.consistency.proximal_update`) weighs the difference by the nuisance between
 true latents and their X-ray, and the change by the error of the prediction: per voxel with the standard deviation
 `u = s noise / sqrt(signal² s² + noise²)` of `ddpm.denoiser.preconditioning`, and with its correlations between the
 channels, without which the update goes into latents that no volume has.
@@ -18,11 +18,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dataset.imaging.unknown_pixels import pooled
-from ddpm.conditioning.films.ray_projector import RayProjector
-from ddpm.conditioning.light_decoder import LightDecoder
-from ddpm.conditioning.projection_nuisance import MeasuredXray, ProjectionNuisance
-from ddpm.conditioning.proximal_update import Update, proximal_update
-from ddpm.conditioning.ray_matrix import RayMatrix, ray_matrix
+from ddpm.consistency.films.ray_projector import RayProjector
+from ddpm.consistency.light_decoder import LightDecoder
+from ddpm.consistency.projection_nuisance import MeasuredXray, ProjectionNuisance
+from ddpm.consistency.proximal_update import Update, proximal_update
+from ddpm.consistency.ray_matrix import RayMatrix, ray_matrix
 
 ITERATIONS = 3  # of conjugate gradients in a step of the sampler
 FOLDS = 8  # of the cross-validation that measures chi² of cases outside the fit

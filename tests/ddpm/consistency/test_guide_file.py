@@ -7,7 +7,7 @@ from torch import nn
 
 from common.errors import UserError
 from common.files import ROOT
-from ddpm.guidance.guide_file import fingerprint, load_guide, save_guide
+from ddpm.consistency.guide_file import fingerprint, load_guide, save_guide
 
 
 def test_a_guide_survives_its_file(tmp_path):

@@ -2,7 +2,7 @@
 
 import torch
 
-from ddpm.conditioning.projection_nuisance import ProjectionNuisance
+from ddpm.consistency.projection_nuisance import ProjectionNuisance
 
 VIEWS, PIXELS = 2, 8
 LENGTH = VIEWS * PIXELS**2

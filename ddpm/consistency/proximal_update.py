@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ddpm.conditioning.projection_nuisance import MeasuredXray
+from ddpm.consistency.projection_nuisance import MeasuredXray
 
 Map = Callable[[Tensor], Tensor]
 

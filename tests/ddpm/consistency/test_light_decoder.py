@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ddpm.conditioning.light_decoder import LightDecoder
+from ddpm.consistency.light_decoder import LightDecoder
 
 FACTORS = (2, 1, 2)
 

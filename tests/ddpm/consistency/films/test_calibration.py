@@ -4,8 +4,8 @@ import pytest
 import torch
 from film_world import PIXELS, chest, film_of, nuisance, part, rays
 
-from ddpm.conditioning.films.calibration import LIMITS, NAMES, FilmCalibration, calibrate_film
-from ddpm.conditioning.films.measurement import FilmMeasurement
+from ddpm.consistency.films.calibration import LIMITS, NAMES, FilmCalibration, calibrate_film
+from ddpm.consistency.films.measurement import FilmMeasurement
 
 VOLUME = chest().flatten()
 

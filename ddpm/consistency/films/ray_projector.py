@@ -1,4 +1,4 @@
-"""The line integrals of `ddpm.conditioning.ray_matrix` without a matrix, for poses that change, with derivatives."""
+"""The line integrals of `ddpm.consistency.ray_matrix` without a matrix, for poses that change, with derivatives."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from ddpm.conditioning.ray_matrix import ray_samples
+from ddpm.consistency.ray_matrix import ray_samples
 
 
 @dataclass(frozen=True)

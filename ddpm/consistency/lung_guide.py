@@ -2,9 +2,9 @@
 
 A light decoder, fitted to volumes that the latent encoder decodes, gives the share of air in parts of latent voxels.
 Its integral along a ray through the body is the depth of lung, for which the film gives bounds
-(`dataset.xray.lung_depth`). In the first steps of the sampler a proximal update (`ddpm.conditioning.proximal_update`)
+(`dataset.xray.lung_depth`). In the first steps of the sampler a proximal update (`ddpm.consistency.proximal_update`)
 moves the latents towards the nearer bound where the depth is beyond it, weighed by the error of the prediction as in
-`ddpm.conditioning.projection_consistency`. The later steps, which decide density and texture, are left to the network.
+`ddpm.consistency.projection_consistency`. The later steps, which decide density and texture, are left to the network.
 """
 
 from collections.abc import Iterable, Sequence
@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dataset.imaging.lung_segmentation import LUNG_BELOW_HU, open_air
-from ddpm.conditioning.light_decoder import LightDecoder
-from ddpm.conditioning.projection_nuisance import MeasuredXray
-from ddpm.conditioning.proximal_update import Update, proximal_update
-from ddpm.conditioning.ray_matrix import RayMatrix, ray_matrix
+from ddpm.consistency.light_decoder import LightDecoder
+from ddpm.consistency.projection_nuisance import MeasuredXray
+from ddpm.consistency.proximal_update import Update, proximal_update
+from ddpm.consistency.ray_matrix import RayMatrix, ray_matrix
 
 AIR_OF_LUNG = 0.75  # mm of air in 1 mm of lung
 NOISE_MM = 15.0  # of air: standard deviation of the bounds
@@ -66,13 +66,13 @@ class LungGuide(nn.Module):
         self.deviation.copy_(F.adaptive_avg_pool3d(mean, self.deviation.shape[1:]).sqrt().clamp_min(MIN_DEVIATION))
         return self
 
-    def aim(
+    def within_bounds(
         self,
         low: Float[Tensor, "p p"],
         high: Float[Tensor, "p p"],
         pose: Float[Tensor, "9"],
         extent: Sequence[float],
-    ) -> "LungAim":
+    ) -> "LungUpdate":
         """The update for a film between these bounds of the depth of lung in mm, NaN where it shows nothing.
 
         Its rays have this pose in a volume of `extent` mm.
@@ -86,7 +86,7 @@ class LungGuide(nn.Module):
             self._rays[key] = RayMatrix(*(part.to(device) for part in made))
         known = ~low.isnan().flatten()
         bounds = [torch.where(known, bound.flatten() * AIR_OF_LUNG, 0.0).to(self.deviation) for bound in (low, high)]
-        return LungAim(self, *bounds, known.to(device), self._rays[key])
+        return LungUpdate(self, *bounds, known.to(device), self._rays[key])
 
     def uncertainty(self, signal: float, noise: float) -> Float[Tensor, "c d h w"]:
         """Standard deviation of the error of clean latents that were predicted at a noise level."""
@@ -94,7 +94,7 @@ class LungGuide(nn.Module):
         return s * noise / (signal**2 * s.square() + noise**2).sqrt()
 
 
-class LungAim(NamedTuple):
+class LungUpdate(NamedTuple):
     """Bounds of the air along the rays of one film, in mm; 0 where they are not `known`."""
 
     guide: LungGuide

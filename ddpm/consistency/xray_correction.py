@@ -10,10 +10,10 @@ from torch import Tensor
 from common.errors import UserError
 from dataset.imaging.geometry import fill_unknown
 from dataset.imaging.unknown_pixels import present_views
-from ddpm.conditioning.films.measurement import FilmMeasurement
 from ddpm.conditioning.pose_regressor import PoseRegressor
-from ddpm.conditioning.projection_consistency import Measurement, ProjectionConsistency
-from ddpm.conditioning.proximal_update import Update
+from ddpm.consistency.films.measurement import FilmMeasurement
+from ddpm.consistency.projection_consistency import Measurement, ProjectionConsistency
+from ddpm.consistency.proximal_update import Update
 
 MODES = {"on": True, "off": False, "true": True, "false": False, "none": None, "null": None}
 REMEDY = "python train/fit_parts.py checkpoint=<path> adds it; or set sampler.consistency=off"
@@ -36,7 +36,7 @@ def describe_mode(part: ProjectionConsistency | None, mode: bool | None) -> str:
     return "on" if mode else "known poses"
 
 
-class Aim(Protocol):
+class LatentUpdate(Protocol):
     """What latents are updated towards."""
 
     def update(self, clean: Float[Tensor, "b c d h w"], signal: float, noise: float) -> Update:
@@ -49,10 +49,10 @@ class XrayCorrection:
     Args:
         part: that of the pipeline, or None.
         mode: True updates every sample, those of a film with its own grey scale and pose
-            (`ddpm.conditioning.films`); None those of X-rays with known poses, False none, but measures their chi².
+            (`ddpm.consistency.films`); None those of X-rays with known poses, False none, but measures their chi².
         xray, pose, extent: `(b, v, 1, h, w)`, `(b, v, 9)` NaN where unknown, and `(b, 3)` in mm.
         ids: names of the X-rays in messages.
-        guides: of each X-ray the update by its lungs (`ddpm.guidance.lung_guide`), or None; takes the place of one
+        guides: of each X-ray the update by its lungs (`ddpm.consistency.lung_guide`), or None; takes the place of one
             towards the X-ray where there is none.
         regressor: estimates the pose from which that of a film is searched; None starts at the nominal one.
 
@@ -67,7 +67,7 @@ class XrayCorrection:
         pose: Float[Tensor, "b v 9"],
         extent: Float[Tensor, "b 3"],
         ids: list[str],
-        guides: Sequence[Aim | None] | None = None,
+        guides: Sequence[LatentUpdate | None] | None = None,
         regressor: PoseRegressor | None = None,
     ):
         self.measurements: list[Measurement | FilmMeasurement | None] = [None] * len(xray)
@@ -120,8 +120,8 @@ class XrayCorrection:
         clean = clean.clone()
         for i in sorted(set(xrays)):
             rows = [row for row, j in enumerate(xrays) if i == j]
-            if (aim := (self.measurements[i] if self.updates else None) or self.guides[i]) is not None:
-                clean[rows] += aim.update(clean[rows], signal, noise).change
+            if (towards := (self.measurements[i] if self.updates else None) or self.guides[i]) is not None:
+                clean[rows] += towards.update(clean[rows], signal, noise).change
         return clean
 
     def chi2(self, clean: Float[Tensor, "n c d h w"], xrays: list[int]) -> Float[Tensor, " n"]:

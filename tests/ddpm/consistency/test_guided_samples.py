@@ -5,18 +5,18 @@ import torch
 from ddpm_parts import EXTENT, module
 
 from dataset.imaging.geometry import make_pose, unknown_pose
-from ddpm.guidance.lung_guide import LungAim, LungGuide
+from ddpm.consistency.lung_guide import LungGuide, LungUpdate
 
 XRAYS = torch.rand(2, 1, 1, 64, 64, generator=torch.Generator().manual_seed(3))
 POSES = torch.stack([unknown_pose(1, ["PA"])] * 2)
 
 
-def aim() -> LungAim:
+def towards() -> LungUpdate:
     guide = LungGuide((4, 8, 8, 8)).eval()
     guide.decoder.linear[:, 0, 1, 1, 1], guide.decoder.offset[:] = 0.05, 0.2
     low = torch.full((16, 16), torch.nan)
     low[6:10, 6:10] = 250.0
-    return guide.aim(low, low + 5.0, make_pose(EXTENT), EXTENT)
+    return guide.within_bounds(low, low + 5.0, make_pose(EXTENT), EXTENT)
 
 
 @pytest.fixture(scope="module")
@@ -33,11 +33,11 @@ def sample(made, guides=None):
 
 
 def test_an_xray_without_guide_keeps_its_bits_and_one_with_it_is_nearer_to_its_bounds(made):
-    (free, before), (guided, after) = sample(made), sample(made, [aim(), None])
+    (free, before), (guided, after) = sample(made), sample(made, [towards(), None])
     assert torch.equal(free.volumes[1], guided.volumes[1]) and not torch.equal(free.volumes[0], guided.volumes[0])
     assert torch.equal(sample(made, [None, None])[0].volumes, free.volumes)
     assert free.chi2 is None and guided.first_chi2 is None
-    asked = aim()
+    asked = towards()
     outside = [
         asked.outside(asked.rays.project(asked.guide.decoder(z[:1]).flatten(1))).abs().sum() for z in (before, after)
     ]

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from dataset.imaging.drr_options import DrrSettings
-from ddpm.conditioning.films.ray_projector import RayProjector
-from ddpm.conditioning.ray_matrix import ray_matrix
+from ddpm.consistency.films.ray_projector import RayProjector
+from ddpm.consistency.ray_matrix import ray_matrix
 
 EXTENT, SIZE, PIXELS = (320.0, 256.0, 352.0), (12, 10, 14), 8
 POSES = DrrSettings().poses(EXTENT, 2)

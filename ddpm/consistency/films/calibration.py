@@ -2,7 +2,7 @@
 
 A film shows `gain y^gamma + offset` of the pixels y of a training X-ray from a displaced source. The Levenberg-
 Marquardt method (Marquardt 1963) finds the maximum of their posterior given a volume: the difference of line integrals
-has the covariance of `ddpm.conditioning.projection_nuisance`, larger by the chi² that the volume leaves, and the
+has the covariance of `ddpm.consistency.projection_nuisance`, larger by the chi² that the volume leaves, and the
 parameters a Gaussian of mean 0 and half their limits as standard deviation. Pixels that the film does not measure are
 NaN and have no weight.
 """
@@ -16,8 +16,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dataset.imaging.geometry import camera_axes
-from ddpm.conditioning.films.ray_projector import RayProjector
-from ddpm.conditioning.projection_nuisance import MeasuredXray, ProjectionNuisance
+from ddpm.consistency.films.ray_projector import RayProjector
+from ddpm.consistency.projection_nuisance import MeasuredXray, ProjectionNuisance
 
 # logarithm, share of the grey range, logarithm, degrees, degrees, mm of the patient in the plane of the image
 NAMES = ("gain", "offset", "gamma", "azimuth", "elevation", "down", "across")

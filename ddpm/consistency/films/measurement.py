@@ -7,10 +7,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ddpm.conditioning.films.calibration import FilmCalibration, calibrate_film
-from ddpm.conditioning.films.ray_projector import RayProjector
-from ddpm.conditioning.projection_consistency import Measurement, ProjectionConsistency
-from ddpm.conditioning.proximal_update import Update
+from ddpm.consistency.films.calibration import FilmCalibration, calibrate_film
+from ddpm.consistency.films.ray_projector import RayProjector
+from ddpm.consistency.projection_consistency import Measurement, ProjectionConsistency
+from ddpm.consistency.proximal_update import Update
 
 
 class FilmMeasurement(NamedTuple):

@@ -10,7 +10,7 @@ from torch import nn
 from common.checked_tensors import crc32, open_checked, save_tensors
 from common.errors import UserError
 from common.files import atomic_path
-from ddpm.guidance.lung_guide import LungGuide
+from ddpm.consistency.lung_guide import LungGuide
 
 
 def fingerprint(latent_encoder: nn.Module) -> str:

@@ -6,8 +6,8 @@ from projection_world import EXTENT, SHAPE, fitted, measure, world
 
 from common.errors import UserError
 from dataset.imaging.geometry import unknown_pose
-from ddpm.conditioning.projection_consistency import ProjectionConsistency, light_factors
-from ddpm.conditioning.xray_correction import XrayCorrection, consistency_mode
+from ddpm.consistency.projection_consistency import ProjectionConsistency, light_factors
+from ddpm.consistency.xray_correction import XrayCorrection, consistency_mode
 
 
 @pytest.fixture(scope="module")

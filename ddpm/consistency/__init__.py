@@ -1,0 +1,1 @@
+"""Updates of predicted latents during sampling: towards their X-ray, or towards the lungs of a film."""
