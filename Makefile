@@ -81,7 +81,7 @@ lint: $(STAMP)
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
 
 figures: $(STAMP)
-	@$(BIN)/python evaluation/figures.py
+	@$(BIN)/python evaluation/figures.py output=assets overwrite=true
 
 # The documentation as a site: outputs/site/index.html.
 docs: $(VENV)/.docs

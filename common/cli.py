@@ -18,17 +18,18 @@ from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Glob, IntervalSweep
 from hydra.errors import HydraException, InstantiationException, MissingConfigException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from common.command_help import CONFIG, comments_of, help_text
 from common.errors import UserError, commands_as_installed, import_message, user_message
 from common.files import LATEST, ROOT, follow_latest, results_in
 from common.renamed_keys import rename_keys, rename_override
 from common.value_ranges import check_values, leaves
 
-CONFIG = ROOT / "config"
 SWEPT = "XRAY2CT_SWEPT"  # environment of the jobs of a sweep: its keys
 MAX_NAME = 120  # characters of the name of a folder
 HYDRA = (  # the Hydra keys of each command's yaml
@@ -55,6 +56,7 @@ def command(config_name: str) -> Callable:
             arguments = get_args_parser().parse_args()
             own = arguments.config_path is None and arguments.config_name is None
             if arguments.help and own:
+                _refuse_bad_overrides(config_name, arguments.overrides)
                 print(help_text(config_name, arguments.overrides))
                 return
             if not own:
@@ -63,11 +65,11 @@ def command(config_name: str) -> Callable:
                 os.environ[SWEPT] = " ".join(_swept(arguments.overrides))
                 # jobs of a launcher may start in another folder
                 os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-            if own and not (arguments.hydra_help or arguments.info):
+            if own and not (arguments.hydra_help or arguments.info or arguments.config_dir):
                 words = arguments.overrides
                 _refuse_bad_overrides(config_name, _first_values(words) if arguments.multirun else words)
             hydra.main(version_base="1.3", config_path=str(CONFIG), config_name=config_name)(
-                _guard(main, config_name)
+                _guard(main, config_name, own)
             )()
 
         return run
@@ -111,21 +113,25 @@ def _first_values(words: list[str]) -> list[str]:
         parsed = OverridesParser.create().parse_overrides(words)
     except OverrideParseException:  # `_refuse_bad_overrides` names it
         return words
-    return [
-        f"{override.get_key_element()}={next(override.sweep_string_iterator())}"
-        if override.is_sweep_override()
-        else word
-        for word, override in zip(words, parsed, strict=True)
-    ]
+    first = []
+    for word, override in zip(words, parsed, strict=True):
+        if not override.is_sweep_override():
+            first.append(word)
+        elif not isinstance(override.value(), Glob | IntervalSweep):  # Hydra and its sweeper know their values
+            first.append(f"{override.get_key_element()}={next(override.sweep_string_iterator())}")
+    return first
 
 
-def _guard(main: Callable[[DictConfig], None], config_name: str) -> Callable[[DictConfig], None]:
+def _guard(main: Callable[[DictConfig], None], config_name: str, own: bool = True) -> Callable[[DictConfig], None]:
     @functools.wraps(main)
     def guarded(cfg: DictConfig) -> None:
         with _errors_as_lines(), _terminable():
             rename_keys(cfg)
             _follow_paths(cfg)
-            check_values(cfg, _defaults(config_name), config_name)
+            defaults = _defaults(config_name)
+            if own:
+                _refuse_unknown_keys(cfg, defaults)
+            check_values(cfg, defaults, config_name)
             with results_in(Path(*run) if (run := sweep_run()) else None):
                 main(cfg)
 
@@ -171,6 +177,19 @@ def _defaults(config_name: str) -> DictConfig:
     choices = HydraConfig.get().runtime.choices if HydraConfig.initialized() else {}
     chosen = {k: v for k, v in choices.items() if v and k != "experiment" and not k.startswith("hydra/")}
     return recompose(config_name, [f"{name}={choice}" for name, choice in chosen.items()])
+
+
+def _refuse_unknown_keys(cfg: DictConfig, defaults: DictConfig) -> None:
+    """UserError for a key of an experiment that the command does not have; `+key=` on the command line adds one."""
+    words, choice = [], None
+    if HydraConfig.initialized():
+        words, choice = HydraConfig.get().overrides.task, HydraConfig.get().runtime.choices.get("experiment")
+    added = [word.lstrip("+").partition("=")[0] for word in words if word.startswith("+")]
+    known = _keys(OmegaConf.to_container(defaults))
+    for key in _keys(OmegaConf.to_container(cfg)):
+        if key not in known and not any(f"{key}.".startswith(f"{a}.") or a.startswith(f"{key}.") for a in added):
+            where = f"experiment={choice}: " if choice else ""
+            raise UserError(f"{where}{key}: unknown key{_close_to(key, known)}, or an experiment of another command")
 
 
 def recompose(config_name: str, overrides: list[str]) -> DictConfig:
@@ -224,6 +243,8 @@ def _refuse_bad_overrides(config_name: str, overrides: list[str]) -> None:
             _stop(_explain_word(config_name, str(error.override), overrides))
         except MissingConfigException as error:
             group, _, name = str(error.missing_cfg_file).rpartition("/")
+            if group == "hydra/launcher":
+                _stop(f"{group}={name}: not installed; pip install hydra-submitit-launcher hydra-joblib-launcher")
             choices = sorted(p.stem for p in (CONFIG / group).glob("*.yaml"))
             _stop(f"{group}={name}: no such choice; there are {', '.join(choices)}")
         except (HydraException, OmegaConfBaseException) as error:
@@ -242,18 +263,21 @@ def _explain(config_name: str, overrides: list[str], error: Exception) -> str:
     groups = [o for o in overrides if (CONFIG / o.partition("=")[0]).is_dir()]
     if option := _option_with(config_name, key):
         return f"{key}: not a key of the chosen {option.partition('=')[0]}; add {option}"
-    known = _keys(OmegaConf.to_container(compose(config_name, groups)))
+    return f"{key}: unknown key{_close_to(key, _keys(OmegaConf.to_container(compose(config_name, groups))))}"
+
+
+def _close_to(key: str, known: list[str]) -> str:
+    """The end of a message: which of the known keys may be meant."""
     close = difflib.get_close_matches(key, known, n=3, cutoff=0.6)
     close = close or [k for k in known if k.rpartition(".")[2] == key.rpartition(".")[2]]
-    hint = f"; did you mean {' or '.join(close)}?" if close else "; --help lists every option"
-    return f"{key}: unknown key{hint}"
+    return f"; did you mean {' or '.join(close)}?" if close else "; --help lists every option"
 
 
 def _explain_word(config_name: str, word: str, overrides: list[str]) -> str:
     """What to write in place of a word that Hydra cannot parse."""
     key, equals, value = word.partition("=")
     if not equals:
-        first = next(iter(_comments(CONFIG / f"{config_name}.yaml")))[0]
+        first = next(iter(comments_of(CONFIG / f"{config_name}.yaml")))[0]
         return f"{word}: options are written key=value, for example {first}={word}"
     if value.startswith("[") and "]" not in value:
         rest = overrides[overrides.index(word) + 1 :]
@@ -261,10 +285,9 @@ def _explain_word(config_name: str, word: str, overrides: list[str]) -> str:
         return f"{word}: a list in several words; write it without spaces, as in {whole.replace(' ', '')}"
     if re.fullmatch(r"[\w.+-]+(,[\w.+-]+)+", value):
         return f"{word}: write a list in brackets, as in {key}=[{value}]"
-    return (
-        f"{word}: Hydra cannot parse this value; quote it twice, as in "
-        f"'{key}=\"{value}\"' (characters such as = , ( ) [ ] need it)"
-    )
+    quoted = f"""'{key}="{value}"'""" if "'" not in value else f"""\"{key}=\\"{value}\\"\""""
+    letters = "letters such as = , ( ) [ ] ü need it"
+    return f"{word}: Hydra cannot parse this value; quote it twice, as in {quoted} ({letters})"
 
 
 def _refuse_foreign_groups(config_name: str, overrides: list[str]) -> None:
@@ -297,54 +320,3 @@ def _option_with(config_name: str, key: str) -> str | None:
 def _keys(tree: dict, prefix: str = "") -> list[str]:
     inner = ((f"{prefix}{name}", value) for name, value in tree.items())
     return [k for key, value in inner for k in (key, *(_keys(value, f"{key}.") if isinstance(value, dict) else ()))]
-
-
-def help_text(config_name: str, overrides: list[str]) -> str:
-    """Every option of a command with its value and its yaml comment."""
-    with initialize_config_dir(str(CONFIG), version_base="1.3"):
-        cfg = compose(config_name, overrides, return_hydra_config=True)
-    choices = {k: v for k, v in cfg.hydra.runtime.choices.items() if not k.startswith("hydra/")}
-    options = f"Options are written key=value.{' Groups:' if choices else ''}"
-    lines = [_first_comment(CONFIG / f"{config_name}.yaml"), "", options]
-    for group, chosen in choices.items():
-        folder = group.split("@")[0]
-        names = sorted(p.stem for p in (CONFIG / folder).glob("*.yaml"))
-        lines.append(f"  {group}={chosen}".ljust(34) + f"# one of {', '.join(names)}")
-    files = [("", CONFIG / f"{config_name}.yaml")]
-    for group, chosen in choices.items():
-        folder, _, package = group.partition("@")
-        if chosen and folder != "experiment":
-            files.append((f"{package or folder.replace('/', '.')}.", CONFIG / folder / f"{chosen}.yaml"))
-    for package, file in files:
-        comments = {f"{package}{key}": c for source in _with_bases(file) for key, c in _comments(source)}
-        if comments:
-            lines += ["", f"{file.relative_to(CONFIG)}: {_first_comment(file)}"]
-        for key, comment in comments.items():
-            value = OmegaConf.select(cfg, key, throw_on_missing=False)
-            if not OmegaConf.is_dict(value):
-                lines.append(f"  {key}={'null' if value is None else value}".ljust(60) + f" # {comment}")
-    return "\n".join(lines)
-
-
-def _with_bases(file: Path) -> list[Path]:
-    """The yaml files in the defaults list of a yaml, in order, and the yaml itself."""
-    names = [name for name in OmegaConf.load(file).get("defaults", []) if isinstance(name, str) and name != "_self_"]
-    bases = [file.parent / f"{name}.yaml" for name in names]
-    return [*(found for base in bases if base.is_file() for found in _with_bases(base)), file]
-
-
-def _first_comment(file: Path) -> str:
-    lines = file.read_text(encoding="utf-8").splitlines()
-    first = next((line for line in lines if line.startswith("# ") and "@package" not in line), "")
-    return first.removeprefix("# ")
-
-
-def _comments(file: Path) -> Iterator[tuple[str, str]]:
-    """`(dotted key, comment)` of every line `key: value # comment` of a yaml file."""
-    path = []
-    for line in file.read_text(encoding="utf-8").splitlines():
-        match = re.match(r"^( *)([A-Za-z_]\w*):(.*?)(?:\s# (.*))?$", line)
-        if match and match.group(2) != "defaults":
-            path = [*path[: len(match.group(1)) // 2], match.group(2)]
-            if match.group(4):
-                yield ".".join(path), match.group(4)

@@ -1,9 +1,10 @@
 """Type and range of every value of the config, which a command checks before its work begins.
 
 A rule is words joined by `|`: a literal such as `auto`, `text`, `path` (a text that no number replaces, since Hydra
-reads 2024_11_29 as 20241129), `int` or `number` with bounds (`int >= 1`, `number > 0 < 1`) and a step
-(`int >= 8 step 8`), or a list of so many of them (`[3 int >= 1]`, of any number without one). Booleans, texts and
-lists of texts need no rule: the default value states their type. A default of null allows null.
+reads 2024_11_29 as 20241129), `patient` (a text or a whole number, since Hydra reads 1.10 as 1.1), `int` or `number`
+with bounds (`int >= 1`, `number > 0 < 1`) and a step (`int >= 8 step 8`), or a list of so many of them
+(`[3 int >= 1]`, of any number without one). Booleans, texts and lists of texts need no rule: the default value states
+their type. A default of null allows null.
 """
 
 import math
@@ -26,8 +27,11 @@ RULES: dict[str, str] = {  # rule: keys, by their last words; the longest that m
         width feature_channels stride depth_bins pixels lora.rank prior.pixels adversarial.discriminator.channels
         in_channels kernel_size num_layers_d slices perceptual.slices slices_per_batch init_features growth_rate
         drrs readers max_samples train neighbours diffusion_img_size diffusion_depth_size diffusion_num_channels
-        trajectories batches image_size oversample train_classifier.model.validate_every""",
+        trajectories batches image_size oversample train_classifier.model.validate_every
+        train_classifier.model.batch_size train_lung_network.model.batch_size""",
     "auto | int >= 1": "model.batch_size",
+    "auto | path": "resume",
+    "patient | [patient] | null": "test_patients val_patients",
     "int >= 1 | null": "validate_every picture_every patience cases_per_arm pseudo",
     "int >= 8 step 8": "dim n_hiddens",
     "int >= 0": """seed generate_seed morph_seed fold num_workers warmup_steps prepare_workers workers test_from
@@ -64,7 +68,7 @@ RULES: dict[str, str] = {  # rule: keys, by their last words; the longest that m
     "[2 number >= 0 < 1]": "betas",
     "[int >= 1]": "dim_mults block_config model.channels ages",
     "text | [2 number]": "window source_window",
-    "text | [text] | null": "test_patients val_patients pairs.patients findings",
+    "text | [text] | null": "pairs.patients findings",
     "text | [text]": """classifiers generators metrics target_modules label.positive
         label.negative""",
     "[text] | null": "parts",
@@ -79,17 +83,18 @@ RULES: dict[str, str] = {  # rule: keys, by their last words; the longest that m
     "text": """calibration_split series id column key method_b patients precision objective.prediction
         adversarial.discriminator.norm pairs.split""",
     "path": """checkpoint regression_checkpoint bounds lung_guide origin init_from weights a b output root_dir
-        cache_dir results_folder answers study films source linkage lungmask_weights pairs from_csv file volumes run
-        vqgan_run ddpm_run classification push sha256 truth prediction predictions protocol resume vae_ckpt vqgan_ckpt
-        maisi_ckpt classifier_ckpt lpips totalsegmentator index xray password masks""",
+        cache_dir results_folder results_folder_postfix answers study films source linkage lungmask_weights pairs
+        from_csv file volumes run vqgan_run ddpm_run classification push sha256 truth prediction predictions protocol
+        vae_ckpt vqgan_ckpt maisi_ckpt classifier_ckpt lpips totalsegmentator index xray password masks""",
 }
 _RULES = {key: rule for rule, keys in RULES.items() for key in keys.split()}
 SIGNS = {">=": operator.ge, ">": operator.gt, "<=": operator.le, "<": operator.lt}
-NAMES = {"int": "a whole number", "number": "a number", "text": "a text", "path": "a text"}
+NAMES = {"int": "a whole number", "number": "a number", "text": "a text", "path": "a text",
+         "patient": "a name (quote numbers twice)"}  # fmt: skip
 
 
 def check_values(cfg: DictConfig, defaults: DictConfig, command: str = "") -> None:
-    """Checks every value that has a default which is no interpolation; null turns into 0 where 0 switches off.
+    """Checks every value whose default is no interpolation, and every path; null turns into 0 where 0 switches off.
 
     Raises UserError with the whole key, the value and what is allowed.
     """
@@ -104,6 +109,27 @@ def check_values(cfg: DictConfig, defaults: DictConfig, command: str = "") -> No
             raise UserError(f"{key}={_shown(value)}: give {_words(rule)}{example}")
         if value is None and rule == OFF:
             OmegaConf.update(cfg, key, 0)
+    for key in _interpolated_paths(defaults):
+        value = OmegaConf.select(cfg, key, throw_on_resolution_failure=False)
+        if _is_number(value) or (value is None and not OmegaConf.is_interpolation(*_parent(cfg, key))):
+            raise UserError(f"{key}={_shown(value)}: give a text; quote a number twice, as in '{key}=\"2024_11\"'")
+
+
+def _parent(cfg: DictConfig, key: str) -> tuple[DictConfig, str]:
+    """The node that holds a key, and its last word."""
+    path, _, name = key.rpartition(".")
+    return (OmegaConf.select(cfg, path) if path else cfg), name
+
+
+def _interpolated_paths(tree: DictConfig, prefix: str = "") -> Iterator[str]:
+    """The keys of paths whose value is an interpolation, without arguments of constructors."""
+    for name in () if "_target_" in tree else tree:
+        key = f"{prefix}{name}"
+        if OmegaConf.is_interpolation(tree, name):
+            if "path" in _RULES.get(str(name), ""):
+                yield key
+        elif not OmegaConf.is_missing(tree, name) and OmegaConf.is_dict(tree[name]):
+            yield from _interpolated_paths(tree[name], f"{key}.")
 
 
 def leaves(tree: DictConfig, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -143,8 +169,9 @@ def _fits_one(value: Any, rule: str) -> bool:
         return right and all(_fits_one(item, inner) for item in value)
     kind, step, bounds = _parsed(rule)
     if kind not in ("int", "number"):
-        if kind in ("text", "path"):
-            return isinstance(value, str) or (kind == "text" and _is_number(value))
+        if kind in ("text", "path", "patient"):
+            number = kind == "text" and _is_number(value) or kind == "patient" and type(value) is int
+            return isinstance(value, str) or number
         return re.fullmatch(re.escape(rule).replace("<number>", r"\d+"), _shown(value)) is not None
     if not _is_number(value) or (kind == "int" and isinstance(value, float)) or math.isnan(value):
         return False
@@ -169,7 +196,9 @@ def _words(rule: str) -> str:
     def one(part: str) -> str:
         if part.startswith("["):
             count, inner = re.fullmatch(r"\[(\d*) ?(.*)\]", part).groups()
-            plural = re.sub("^a | a ", " ", re.sub(r"\b(list|number|text)\b", r"\1s", one(inner), count=1)).strip()
+            plural = re.sub(
+                "^a | a ", " ", re.sub(r"\b(list|number|text|name)\b", r"\1s", one(inner), count=1)
+            ).strip()
             return f"a list of {count + ' ' if count else ''}{plural}"
         kind, step, _ = _parsed(part)
         if kind not in NAMES:

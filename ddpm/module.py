@@ -11,7 +11,6 @@ from torch.distributed.tensor import DTensor
 
 from common.errors import UserError
 from common.seeding import generator, normal
-from common.skipped_batches import SkippedBatches
 from dataset.imaging.geometry import fill_unknown
 from ddpm.checkpoint.write import complete, component
 from ddpm.conditioning.condition import make_condition
@@ -33,6 +32,7 @@ from ddpm.losses.latent_terms import GeneratorLosses
 from ddpm.losses.loss_type import POINTWISE
 from ddpm.pipeline import XrayToCTPipeline
 from ddpm.registry import FITTED, FROZEN, OPTIONAL, TRAINED
+from ddpm.skipped_batches import SkippedBatches
 from ddpm.xray_encoder.base import XrayEncoder, XrayFeatures
 from vq_gan_3d.optimisation import Optimisation
 

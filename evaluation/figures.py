@@ -1,6 +1,6 @@
 """Draws test cases and films of a checkpoint for the README: X-ray, generated CT, and the true CT where it is known.
 
-`python evaluation/figures.py checkpoint=<path>` writes `case_<n>.gif`, `cases.png` and `overview.png` into `assets/`.
+`python evaluation/figures.py checkpoint=<path>` writes `case_<n>.gif`, `cases.png` and `overview.png`.
 """
 
 import sys
@@ -11,13 +11,15 @@ sys.path[0] = str(ROOT)  # replaced, so that a file here shadows no library
 
 from common.cli import command  # noqa: E402
 from common.errors import UserError  # noqa: E402
-from common.files import visible  # noqa: E402
+from common.files import check_output, result_folder, visible  # noqa: E402
 from evaluation.generation.model_inputs import ModelInputs  # noqa: E402
 from evaluation.generation.sample import Sampling, sample_volumes  # noqa: E402
 from evaluation.generation.xray_inputs import read_inputs  # noqa: E402
 from evaluation.protocol.comparability import estimator  # noqa: E402
 from evaluation.visualization import sheets  # noqa: E402
 from evaluation.visualization import slices as pictures  # noqa: E402
+
+FIGURES = "case_*.gif", "cases.png", "overview.png"
 
 
 @command("figures")
@@ -31,6 +33,7 @@ def main(cfg) -> None:
     from evaluation.protocol.data_checks import check_protocol
 
     matplotlib.rcParams["font.family"] = "DejaVu Sans"
+    check_output(cfg.output, FIGURES, cfg.overwrite)
     if cfg.split not in ("val", "test"):
         raise UserError(f"split={cfg.split}: choose test or val; the generator was trained on the training cases")
     sampling = Sampling(cfg.samples, cfg.seed, cfg.batch_size)
@@ -38,7 +41,7 @@ def main(cfg) -> None:
     take_data_of_checkpoint(cfg, "figures", pipeline.protocol, checkpoint)
     cases, protocol = split_cases(instantiate(cfg.dataset.source), cfg.dataset, cfg.split, pipeline.protocol)
     check_protocol(protocol, pipeline.protocol)
-    output = Path(cfg.output) if cfg.output else ROOT / "assets"
+    output = result_folder(cfg.output, "figures", FIGURES, cfg.overwrite)
     films = film_rows(pipeline, Path(cfg.films), sampling) if cfg.films else []
     for path in write_case_figures(pipeline, cases, output, cfg.cases, sampling, films):
         print(path)

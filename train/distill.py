@@ -14,9 +14,8 @@ from common.cli import command  # noqa: E402
 @command("distill")
 def main(cfg) -> None:
     """Records trajectories of the teacher on training cases, trains the student and writes it as safetensors file."""
-    from common.errors import UserError
     from common.files import sha256
-    from ddpm.checkpoint.write import add_parts
+    from ddpm.checkpoint.write import add_parts, output_file
     from evaluation.generation.open_pipeline import SHIPPED, open_generator
     from train.generator.distillation import learned_timesteps, make_student
     from train.generator.distillation_data import training_cases
@@ -31,12 +30,8 @@ def main(cfg) -> None:
     )
     from train.run.run_folder import refuse_changes, run_folder, save_config
 
-    if cfg.output is not None and Path(cfg.output).suffix != ".safetensors":
-        raise UserError(f"output={cfg.output}: give a file that ends in .safetensors")
     teacher, checkpoint = open_generator(cfg.checkpoint, cfg.device, cfg.sampler, shipped=SHIPPED)
-    output = Path(cfg.output or checkpoint.with_name(f"{checkpoint.stem}_fast.safetensors"))
-    if output.exists() and not cfg.overwrite:
-        raise UserError(f"output={output}: exists already; overwrite=true replaces it")
+    output = output_file(cfg.output, checkpoint, "fast", cfg.overwrite)
     run = cfg.model
     folder, resumed = run_folder(STAGE, run.results_folder, run.results_folder_postfix, run.resume)
     schedule = Schedule(cfg.batches, cfg.batch_size, cfg.lr, cfg.warmup_steps, cfg.seed)

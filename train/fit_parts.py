@@ -16,10 +16,9 @@ def main(cfg) -> None:
     """Fits the missing parts on training cases and writes the model with them, or a lung guide alone, as a file."""
     from hydra.utils import instantiate
 
-    from common.errors import UserError
     from dataset.datamodule import split_cases
     from ddpm.checkpoint.load import load_pipeline
-    from ddpm.checkpoint.write import add_parts
+    from ddpm.checkpoint.write import add_parts, output_file
     from evaluation.generation.open_pipeline import SHIPPED, find_checkpoint, resolve_device
     from evaluation.protocol.checkpoint_data import take_data_of_checkpoint
     from evaluation.protocol.data_checks import check_protocol
@@ -28,12 +27,7 @@ def main(cfg) -> None:
 
     checkpoint, device = find_checkpoint(cfg.checkpoint, shipped=SHIPPED), resolve_device(cfg.device)
     alone = list(cfg.parts or ()) == [LUNG_GUIDE]
-    ending = LUNG_GUIDE if alone else "completed"
-    output = Path(cfg.output or checkpoint.with_name(f"{checkpoint.stem}_{ending}.safetensors"))
-    if output.suffix != ".safetensors":
-        raise UserError(f"output={output}: give a file that ends in .safetensors")
-    if output.exists() and not cfg.overwrite:
-        raise UserError(f"output={output}: exists already; overwrite=true replaces it")
+    output = output_file(cfg.output, checkpoint, LUNG_GUIDE if alone else "completed", cfg.overwrite)
     pipeline = load_pipeline(checkpoint)
     names = [LUNG_GUIDE] if alone else missing_parts(pipeline, cfg.parts)
     if not names:

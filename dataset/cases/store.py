@@ -11,12 +11,15 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from common.checked_tensors import DamagedFile, open_checked, save_checked
+from common.environment import free_memory
 from common.errors import UserError, worker_killed
 from common.files import remove_stale
 from dataset.cases.case import LARGE, NEEDED, Case, case_key
 from dataset.cases.source import Source
 
 log = logging.getLogger(__name__)
+
+BYTES_PER_PROCESS = 2 * 2**30  # libraries, and a scan of 512 x 512 x 400 voxels while it is resampled
 
 
 def source_folder(source: Source, cache_dir: str | Path) -> Path:
@@ -52,10 +55,13 @@ def prepare_cases(source: Source, cache_dir: str | Path, workers: int | None = N
 def in_processes(jobs: Dataset, workers: int | None, title: str) -> Iterator:
     """The items of `jobs` in order, with a progress bar, made in `workers` processes.
 
-    0 makes them in this process, None uses one process per core. UserError if a process was killed.
+    0 makes them in this process, None uses one process per core as far as the memory allows. UserError if a process
+    was killed.
     """
-    workers = len(os.sched_getaffinity(0)) if workers is None and hasattr(os, "sched_getaffinity") else workers
-    workers = min(os.cpu_count() or 1 if workers is None else workers, len(jobs) // 2)
+    if workers is None:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        workers = max(1, min(cores, free_memory() // BYTES_PER_PROCESS))
+    workers = min(workers, len(jobs) // 2)
     # a DataLoader as process pool limits each worker to one thread
     loader = DataLoader(jobs, batch_size=None, num_workers=workers, generator=torch.Generator().manual_seed(0))
     try:

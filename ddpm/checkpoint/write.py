@@ -8,7 +8,8 @@ from safetensors import safe_open
 from torch import nn
 
 from common.checked_tensors import save_tensors
-from common.files import atomic_path
+from common.errors import UserError
+from common.files import ROOT, atomic_path
 from ddpm.checkpoint.header import FORMAT
 from ddpm.pipeline import XrayToCTPipeline
 from ddpm.weights.licences import inherits
@@ -35,6 +36,22 @@ def export_pipeline(pipeline: XrayToCTPipeline, path: str | Path, dtype: torch.d
             narrow = value.is_floating_point() and not key.startswith("latent_")
             weights[f"{name}.{key}"] = value.to(dtype) if narrow else value
     return _write_safetensors(path, weights, header_of(pipeline))
+
+
+def output_file(given: str | None, checkpoint: Path, ending: str, overwrite: bool) -> Path:
+    """The file for a changed model: `given`, or `<checkpoint>_<ending>.safetensors` beside its checkpoint.
+
+    UserError for another kind of file, one that exists without `overwrite`, and none for included weights, in whose
+    folder nothing is written by itself.
+    """
+    if given is None and checkpoint.resolve().is_relative_to(ROOT / "assets"):
+        raise UserError(f"checkpoint={checkpoint}: included weights; name the new file with output=<file>.safetensors")
+    output = Path(given or checkpoint.with_name(f"{checkpoint.stem}_{ending}.safetensors"))
+    if output.suffix != ".safetensors":
+        raise UserError(f"output={output}: give a file that ends in .safetensors")
+    if output.exists() and not overwrite:
+        raise UserError(f"output={output}: exists already; overwrite=true replaces it")
+    return output
 
 
 def add_parts(

@@ -1,9 +1,15 @@
 """The command decorator ends with one line for invalid values and words, before the command runs."""
 
-import pytest
-from omegaconf import OmegaConf
+from contextlib import suppress
 
-from common.cli import _first_values, _guard, _refuse_bad_overrides, expand_home
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from omegaconf import OmegaConf, open_dict
+
+from common.cli import CONFIG, _first_values, _guard, _keys, _refuse_bad_overrides, expand_home, recompose
+from common.command_help import help_text
 
 
 def test_a_value_out_of_range_is_rejected_before_the_command_starts(capsys):
@@ -34,6 +40,8 @@ def test_a_value_out_of_range_is_rejected_before_the_command_starts(capsys):
          "dataset.volume_size=[64,64,64]"),
         ("train_ddpm", ["model.dim_mults=1,2"], "model.dim_mults=1,2: write a list in brackets, as in "
          "model.dim_mults=[1,2]"),
+        ("generate", ["xray=/data/O'Brien/c.png"], "xray=/data/O'Brien/c.png: Hydra cannot parse this value; quote it "
+         """twice, as in "xray=\\"/data/O'Brien/c.png\\"" (letters such as = , ( ) [ ] ü need it)"""),
         ("generate", ["smples=2"], "smples: unknown key; did you mean samples or sampler or sampler.steps?"),
     ],
 )  # fmt: skip
@@ -50,6 +58,55 @@ def test_the_words_of_a_sweep_are_checked_before_it_starts(capsys):
     with pytest.raises(SystemExit):
         _refuse_bad_overrides("films", _first_values(["smples=1,2"]))
     assert capsys.readouterr().err.startswith("error: smples: unknown key; did you mean samples")
+    assert _first_values(["films=glob(*)", "seed=interval(0,1)", "samples=1,2"]) == ["samples=1"]
+
+
+def test_an_unknown_key_of_an_experiment_is_refused(capsys):
+    """Hydra merges the files of experiments without a check."""
+    for name, key, near in (("chests_vqgan", "model.embedding_dim", ""), ("chests_evaluate", "checkpoint", "")):
+        line = refused_by_guard(capsys, "train_ddpm", [f"experiment={name}"])
+        assert line.startswith(f"error: experiment={name}: ") and "experiment of another command" in line, (key, near)
+    cfg = recompose("train_ddpm", [])
+    OmegaConf.update(cfg, "model.train_num_stepz", 3, force_add=True)
+    with pytest.raises(SystemExit):
+        _guard(lambda cfg: None, "train_ddpm")(cfg)
+    assert "model.train_num_stepz: unknown key; did you mean model.train_num_steps" in capsys.readouterr().err
+
+
+def refused_by_guard(capsys, command: str, words: list[str]) -> str:
+    with initialize_config_dir(str(CONFIG), version_base="1.3"):
+        cfg = compose(command, words, return_hydra_config=True)
+    HydraConfig.instance().set_config(cfg)
+    try:
+        with open_dict(cfg):
+            del cfg["hydra"]
+        with pytest.raises(SystemExit):
+            _guard(lambda cfg: None, command)(cfg)
+    finally:
+        HydraConfig.instance().cfg = None
+    return capsys.readouterr().err
+
+
+def test_every_experiment_fits_the_command_that_names_it(capsys):
+    """Of the names of each file's first comment or its folder, one command at least takes all of its keys."""
+    for file in sorted((CONFIG / "experiment").glob("*.yaml")):
+        takers = []
+        for command in ("train_vqgan", "train_ddpm", "train_classifier", "evaluate", "classification", "distill"):
+            with suppress(HydraException), initialize_config_dir(str(CONFIG), version_base="1.3"):
+                cfg = compose(command, [f"experiment={file.stem}"], return_hydra_config=True)
+                chosen = {k: v for k, v in cfg.hydra.runtime.choices.items() if v and k != "experiment"}
+                words = [f"{k}={v}" for k, v in chosen.items() if not k.startswith("hydra/")]
+                known = set(_keys(OmegaConf.to_container(compose(command, words))))
+                with open_dict(cfg):
+                    del cfg["hydra"]
+                takers += [command] if set(_keys(OmegaConf.to_container(cfg))) <= known else []
+        assert takers, file.name
+
+
+def test_a_password_from_the_environment_is_not_shown(monkeypatch):
+    monkeypatch.setenv("XRAY2CT_PASSWORD", "secret-password-1")
+    text = help_text("demo", [])
+    assert "secret-password-1" not in text and "oc.env:XRAY2CT_PASSWORD" in text
 
 
 @pytest.mark.parametrize(

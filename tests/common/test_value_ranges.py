@@ -34,7 +34,8 @@ def commands():
 
 def wrong_values(rule: str) -> list:
     """A value of another type than a rule, and values outside its range."""
-    found = [{"a": 1}] + ["abc"] * ("text" not in rule and "path" not in rule) + [[]] * ("[" not in rule)
+    texts = any(kind in rule for kind in ("text", "path", "patient"))
+    found = [{"a": 1}] + ["abc"] * (not texts) + [[]] * ("[" not in rule) + [1.5] * ("patient" in rule)
     for one in rule.split(" | "):
         kind, step, bounds = _parsed(re.sub(r"^\[+\d* ?|\]+$", "", one))
         for sign, bound in bounds if "[" not in rule else ():
@@ -74,6 +75,12 @@ def test_every_wrong_value_ends_in_one_line_with_its_key(commands):
 @pytest.mark.parametrize(
     ("command", "change", "line"),
     [
+        ("train_ddpm", "model.results_folder=202411",
+         "model.results_folder=202411: give a text; quote a number twice, as in 'model.results_folder=\"2024_11\"'"),
+        ("train_ddpm dataset=default", "dataset.test_patients=[1.10]", "dataset.test_patients=[1.1]: give a name "
+         "(quote numbers twice) or a list of names (quote numbers twice) or null"),
+        ("train_classifier", "model.batch_size=auto", "model.batch_size=auto: give a whole number of at least 1"),
+        ("train_ddpm", "model.resume=true", "model.resume=true: give auto or a text or null"),
         ("train_ddpm", "model.dim=33", "model.dim=33: give a whole number of at least 8, a multiple of 8"),
         ("train_ddpm", "model.dim_mults=[]",
          "model.dim_mults=[]: give a list of whole numbers of at least 1, such as [1,2]"),
@@ -89,7 +96,8 @@ def test_every_wrong_value_ends_in_one_line_with_its_key(commands):
 )  # fmt: skip
 def test_the_line_says_what_is_allowed(command, change, line):
     with initialize_config_dir(str(CONFIG), version_base="1.3"):
-        defaults, cfg = compose(command), compose(command, [change])
+        command, *groups = command.split()
+        defaults, cfg = compose(command, groups), compose(command, [*groups, change])
     with pytest.raises(UserError) as error:
         check_values(cfg, defaults, command)
     assert str(error.value) == line

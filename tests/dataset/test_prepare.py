@@ -15,7 +15,7 @@ from dicom_files import CENTRE, nifti_affine_of, rotation_about, write_ct_series
 from PIL import Image
 from prepare_runs import HU, OTHER, SPACING, configured, run, write
 
-from common.cli import help_text
+from common.command_help import help_text
 from common.errors import UserError
 from common.files import ROOT
 from dataset.imaging.coverage import fill

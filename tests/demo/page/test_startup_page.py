@@ -53,7 +53,7 @@ def test_an_error_of_loading_is_shown_on_the_open_page(browser, port, tmp_path):
             page.wait_for_timeout(600)
             begun = time.monotonic()
             raise UserError("checkpoint=x.ckpt: no such file")
-        assert time.monotonic() - begun < 10
+        assert time.monotonic() - begun < 25
         page.wait_for_selector("text=x.ckpt")
         assert re.search("could not be loaded: checkpoint=x.ckpt: no such file", page.inner_text("#xc-startup"))
         assert not page.locator("progress").is_visible()

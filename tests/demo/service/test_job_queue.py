@@ -34,7 +34,7 @@ def started(queue, task, **options):
     return follower
 
 
-def until(condition, seconds=5.0):
+def until(condition, seconds=30.0):
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end
