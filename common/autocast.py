@@ -4,10 +4,11 @@ import torch
 
 
 def bfloat16_supported(device: torch.device) -> bool:
-    """Whether the device computes in bfloat16; a CPU without AVX-512 emulates it, many times slower than float32."""
+    """Whether the device computes in bfloat16; a CPU without AVX-512 and a GPU before Ampere emulate it, slower
+    than float32."""
     if device.type == "cpu":
         return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return device.type == "cuda" and torch.cuda.is_bf16_supported()
+    return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def inference_autocast(device: torch.device) -> torch.autocast:

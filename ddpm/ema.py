@@ -45,8 +45,8 @@ class AveragedWeights(pl.Callback):
         if not self.in_use:
             self.average.to(device)
             self.average.store(local(self.parameters()))
+            self.in_use = True  # before the copy, which a signal may interrupt
             self.average.copy_to(local(self.parameters()))
-            self.in_use = True
 
     def swap_out(self) -> None:
         """Restores the weights."""

@@ -1,5 +1,6 @@
 """Training of the denoiser: noise, condition dropping, EMA, and validation at fixed noise and timesteps."""
 
+import math
 from dataclasses import dataclass
 from functools import partial
 
@@ -254,16 +255,18 @@ class DDPMModule(pl.LightningModule):
         self.ema.step(self.device)
 
     def validation_step(self, batch: dict, batch_idx: int) -> None:
-        """Loss at fixed noise and timesteps, so that checkpoints are comparable."""
+        """Loss at fixed noise and timesteps, so that checkpoints are comparable; only at T-1 if no other trains."""
         clean = batch["latent"]
         levels = (torch.arange(VALIDATION_LEVELS) + 0.5) * self.objective.timesteps / VALIDATION_LEVELS
+        if math.isinf(self.objective.timestep_power):
+            levels = torch.tensor([self.objective.timesteps - 1.0])
         keep = clean.new_ones(len(clean))
         total = clean.new_zeros(())
         for k, level in enumerate(levels.long()):
             eps = torch.stack([normal(clean.shape[1:], (self.seed, int(i), k)) for i in batch["index"]]).to(clean)
             timestep = level.to(clean.device).expand(len(clean))
             total = total + self.losses(batch, eps, timestep, keep)[0].mean()
-        self.log("val/loss", total / VALIDATION_LEVELS, prog_bar=True, batch_size=len(clean), sync_dist=True)
+        self.log("val/loss", total / len(levels), prog_bar=True, batch_size=len(clean), sync_dist=True)
 
     def configure_callbacks(self) -> list[pl.Callback]:
         """The average, which replaces the weights in validation."""

@@ -31,7 +31,7 @@ from ddpm.diffusion.sampling_loop import sample_latents, set_steps
 from ddpm.diffusion.solvers import LogSNRSolver
 from ddpm.diffusion.training_spread import TrainingSpread
 from ddpm.latent import DecoderResidual, LatentEncoder
-from ddpm.pipeline_folder import FILES, check_index, make_portable, read_part, read_settings
+from ddpm.pipeline_folder import FILES, check_index, make_portable, read_part, read_settings, refuse_precision
 from ddpm.registry import NETWORKS, OPTIONAL, TRAINED
 from ddpm.weights.hub import take_hub_options, upload
 from ddpm.xray_encoder.base import XrayEncoder
@@ -102,23 +102,23 @@ class XrayToCTPipeline(DiffusionPipeline):
     def from_pretrained(cls, pretrained_model_name_or_path: str | PathLike, **options) -> "XrayToCTPipeline":
         """A pipeline from a folder that `save_pretrained` or `evaluation/export.py` wrote, or from the hub.
 
-        `options` are parts in place of those in the folder, `torch_dtype`, and options of the hub (`revision`,
-        `token`, `cache_dir`, `local_files_only`). Raises a `UserError` for a folder that names foreign classes or
-        lacks weights, and for an option that runs code.
+        `options` are parts in place of those in the folder, and options of the hub (`revision`, `token`, `cache_dir`,
+        `local_files_only`). Raises a `UserError` for a folder that names foreign classes or lacks weights, and for an
+        option that runs code or changes the precision.
         """
         if forbidden := {"custom_pipeline", "trust_remote_code"} & options.keys():
             raise UserError(f"{sorted(forbidden)[0]}: the project runs no code that comes with weights; leave it out")
+        refuse_precision(options)
         given = {name: options.pop(name) for name in (*NETWORKS, "scheduler") if name in options}
-        dtype, folder, here = options.pop("torch_dtype", None), str(pretrained_model_name_or_path), True
+        folder, here = str(pretrained_model_name_or_path), True
         if not isdir(folder):
             folder, here = cls.download(folder, use_safetensors=True, **options), False
         found = check_index(folder, linked=not here)
         parts = {name: read_part(folder, name) for name in found if name not in given}
         try:
-            pipeline = cls(**{**dict.fromkeys(NETWORKS), **parts, **given}, **read_settings(folder))
+            return cls(**{**dict.fromkeys(NETWORKS), **parts, **given}, **read_settings(folder))
         except (TypeError, ValueError, KeyError) as error:
             raise UserError(f"{folder}: its parts do not make a pipeline: {str(error)[:300]}") from error
-        return pipeline if dtype is None else pipeline.to(dtype)
 
     def save_pretrained(self, save_directory: str | PathLike, push_to_hub: bool = False, **options) -> None:
         """Writes a folder with `model_index.json`, and config and safetensors of each part, without local paths.

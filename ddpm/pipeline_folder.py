@@ -8,6 +8,7 @@ neither links that lead out of it nor paths.
 import json
 from pathlib import Path
 
+import torch
 from diffusers import SchedulerMixin
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -29,6 +30,16 @@ PIPELINE_CODE = '''"""The class of this folder, for `custom_pipeline` of diffuse
 import xray2ct.parts  # diffusers takes classes only from modules that are loaded
 from xray2ct import XrayToCTPipeline
 '''
+
+
+def refuse_precision(options: dict) -> None:
+    """Takes `torch_dtype` out of the options of `from_pretrained`; UserError for any but float32."""
+    dtype = options.pop("torch_dtype", None)
+    if dtype not in (None, torch.float32):
+        raise UserError(
+            f"torch_dtype={dtype}: leave it out; networks run in bfloat16 where the device computes in it, the linear "
+            "prior needs float32"
+        )
 
 
 def is_folder(path: str | Path) -> bool:

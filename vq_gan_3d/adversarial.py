@@ -1,4 +1,4 @@
-"""Hinge losses of a patch discriminator (Lim and Ye, "Geometric GAN", 2017)."""
+"""Hinge losses of a patch discriminator (Lim and Ye, "Geometric GAN", 2017), of scores that tanh bounds to [-1, 1]."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

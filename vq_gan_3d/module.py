@@ -37,7 +37,8 @@ class VQGANModule(pl.LightningModule):
         adversarial: discriminator of volumes, or None.
         perceptual: `(volume, target, generator) -> loss` with a `weight`, or None.
         gradient_clip: largest norm of the gradients of each network.
-        metrics: name to function of (reconstruction, target), both in [-1, 1]; logged on validation.
+        metrics: name to function of (reconstruction, target, mask or None) `(d, h, w)`, both in [-1, 1]; logged on
+            validation.
         header: plain JSON for every checkpoint beside the model's config (protocol of the data).
     """
 
@@ -143,7 +144,7 @@ class VQGANModule(pl.LightningModule):
             found["_pca"] = self.model.pca.decode(self.model.pca.encode(volume))
         for suffix, decoded in found.items():
             reconstruction = _where_scanned(decoded.float().clamp(-1, 1), batch)
-            scores = {name: metric(reconstruction, volume).mean() for name, metric in self.metrics.items()}
+            scores = {name: _of_scanned(metric, reconstruction, batch) for name, metric in self.metrics.items()}
             if not suffix:
                 self.log(
                     "val/l1", F.l1_loss(reconstruction, volume), prog_bar=True, batch_size=len(volume), sync_dist=True
@@ -199,6 +200,13 @@ def _where_scanned(reconstruction: Tensor, batch: dict) -> Tensor:
     if "scanned" not in batch:
         return reconstruction
     return torch.where(batch["scanned"], reconstruction, batch["ct"].to(reconstruction.dtype))
+
+
+def _of_scanned(metric: Callable, reconstruction: Tensor, batch: dict) -> Tensor:
+    """Mean over the volumes of a metric of the voxels that were scanned."""
+    masks = [None] * len(reconstruction) if "scanned" not in batch else batch["scanned"][:, 0]
+    volumes = zip(reconstruction[:, 0], batch["ct"][:, 0], masks, strict=True)
+    return torch.stack([metric(one, true, mask=mask) for one, true, mask in volumes]).mean()
 
 
 def _cases(batch: dict) -> str:

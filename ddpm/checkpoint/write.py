@@ -29,11 +29,12 @@ def save_adapter(path: str | Path, weights: dict[str, torch.Tensor], lora: dict,
 
 
 def export_pipeline(pipeline: XrayToCTPipeline, path: str | Path, dtype: torch.dtype = torch.bfloat16) -> Path:
-    """Writes a pipeline as one safetensors file with its header in the metadata; statistics stay in float32."""
+    """Writes a pipeline as one safetensors file with its header; statistics and block PCA stay in float32."""
     weights = {}
     for name, module in pipeline.networks.items():
         for key, value in module.state_dict().items():
-            narrow = value.is_floating_point() and not key.startswith("latent_")
+            # components of block PCA in bfloat16 would add 1 HU of the same pattern to every block
+            narrow = value.is_floating_point() and not key.startswith("latent_") and ".pca." not in f".{key}"
             weights[f"{name}.{key}"] = value.to(dtype) if narrow else value
     return _write_safetensors(path, weights, header_of(pipeline))
 

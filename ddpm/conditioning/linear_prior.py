@@ -197,6 +197,13 @@ class LinearPrior(ModelMixin, ConfigMixin):
         self.register_to_config(hidden=hidden)
 
     @torch.no_grad()
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *arguments) -> None:
+        """Torch's hook. After a new fit, `influence` is in that fit's basis, whose signs are arbitrary."""
+        fitted = None if self.influence is None else self.basis.clone()
+        super()._load_from_state_dict(state_dict, prefix, *arguments)
+        if fitted is not None and not torch.equal(fitted, self.basis):
+            self.influence = self.influence @ (fitted @ self.basis.T)
+
     def forward(
         self, xray: Float[Tensor, "b v 1 h w"], index: Int[Tensor, " b"] | None = None
     ) -> Float[Tensor, "b c d h w"]:

@@ -136,7 +136,7 @@ class ProjectionConsistency(ModelMixin, ConfigMixin):
 
     def _rays(self, pose: Float[Tensor, "v 9"], extent: Float[Tensor, "3"]) -> RayMatrix:
         """The matrix of a pose; the last one is kept, since DRRs of a data set often share theirs."""
-        key = torch.cat([pose.flatten(), extent]).cpu().numpy().tobytes()
+        key = torch.cat([pose.flatten(), extent]).cpu().numpy().tobytes(), str(self.level.device)
         if key not in self._matrices:
             made = ray_matrix(self.grid, tuple(extent.tolist()), pose, self.config.pixels)
             self._matrices = {key: RayMatrix(*(part.to(self.level.device) for part in made))}

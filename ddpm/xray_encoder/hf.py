@@ -14,10 +14,9 @@ from torch import Tensor
 
 from common.errors import UserError
 from ddpm.xray_encoder.pretrained import KEY, PretrainedXrayEncoder, fetch
-from ddpm.xray_encoder.transformer import FILES, RESAMPLING, plain_config, silenced
+from ddpm.xray_encoder.transformer import FILES, RESAMPLING, check_side, harmless, plain_config, silenced
 
 RESCALE = 1.0 / 255.0
-RUNS_CODE = ("auto_map", "trust_remote_code", "custom_pipelines")  # never read
 
 
 class HFXrayEncoder(PretrainedXrayEncoder):
@@ -47,8 +46,8 @@ class HFXrayEncoder(PretrainedXrayEncoder):
         super().__init__()
         from transformers import AutoConfig, AutoModel  # slow
 
-        settings = {key: value for key, value in vision.items() if key not in RUNS_CODE}
-        self.network = AutoModel.from_config(AutoConfig.for_model(**settings), trust_remote_code=False)
+        check_side(image_size)
+        self.network = AutoModel.from_config(AutoConfig.for_model(**harmless(vision)), trust_remote_code=False)
         self.interpolation, self.channels = interpolation, len(mean)
         self.eval()
         with torch.no_grad():

@@ -14,6 +14,9 @@ from ddpm.xray_encoder.pretrained import KEY, PretrainedXrayEncoder, fetch
 
 FILES = (("config.json",), ("preprocessor_config.json",), ("model.safetensors", "pytorch_model.bin"))
 RESAMPLING = {2: "bilinear", 3: "bicubic"}  # PIL's constants in a preprocessor_config.json
+RUNS_CODE = ("auto_map", "trust_remote_code", "custom_pipelines")  # never read
+RUN_CODE = ("attn_implementation", "experts_implementation")  # ends of keys by which transformers fetches kernels
+MAX_SIDE = 1024  # pixels of an image
 
 
 class _TransformerXrayEncoder(PretrainedXrayEncoder):
@@ -37,7 +40,8 @@ class _TransformerXrayEncoder(PretrainedXrayEncoder):
     ):
         super().__init__()
         network = self.network_class()
-        self.network = network(network.config_class(**vision))
+        check_side(image_size)
+        self.network = network(network.config_class(**harmless(vision)))
         self.interpolation = interpolation
         self.embedding_dim = self.feature_channels = self.network.config.hidden_size
         self.patches = image_size // self.network.config.patch_size
@@ -110,6 +114,18 @@ def silenced() -> Iterator[None]:
         logging.set_verbosity(verbosity)
         if bar:
             logging.enable_progress_bar()
+
+
+def harmless(settings: dict) -> dict:
+    """Settings of a network without those that make the library load code, also in nested ones."""
+    kept = {k: v for k, v in settings.items() if k not in RUNS_CODE and not k.endswith(RUN_CODE)}
+    return {k: harmless(v) if isinstance(v, dict) else v for k, v in kept.items()}
+
+
+def check_side(image_size: int) -> None:
+    """UserError for a side of images that no known network has, as the memory grows with its square."""
+    if image_size > MAX_SIDE:
+        raise UserError(f"image_size={image_size}: X-ray encoders take at most {MAX_SIDE} pixels a side")
 
 
 def plain_config(config) -> dict:

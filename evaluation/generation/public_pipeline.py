@@ -20,7 +20,7 @@ from dataset.io.pictures import IMAGE_ERRORS
 from dataset.manifest.separated import SEPARATOR
 from ddpm.checkpoint.load import load_pipeline
 from ddpm.pipeline import XrayToCTPipeline as TensorPipeline
-from ddpm.pipeline_folder import is_folder
+from ddpm.pipeline_folder import is_folder, refuse_precision
 from evaluation.generation.ensemble import Ensemble
 from evaluation.generation.lung_guidance import AUTO
 from evaluation.generation.open_pipeline import SHIPPED, find_checkpoint
@@ -66,11 +66,10 @@ class XrayToCTPipeline(TensorPipeline):
                 reason = str(error).splitlines()[0]
                 raise UserError(f"{name}: no file or folder here, and not from the hub ({reason})") from error
         else:
-            dtype = options.pop("torch_dtype", None)
+            refuse_precision(options)
             if options:
                 raise UserError(f"{path}: {', '.join(options)}: for folders and the hub; leave it out for a file")
             pipeline = cls.of(load_pipeline(path))
-            pipeline = pipeline if dtype is None else pipeline.to(dtype)
         pipeline.checkpoint = path if path.exists() else None
         return pipeline
 

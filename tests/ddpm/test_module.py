@@ -1,5 +1,6 @@
 """Training of the denoiser: trained and frozen parts, repeatability, averages, checkpoints."""
 
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -68,6 +69,15 @@ def test_validation_is_the_same_number_for_the_same_weights():
     first = trainer.callback_metrics["val/loss"].item()
     again = trainer.validate(m, DataLoader(Steps(2), batch_size=2), verbose=False)[0]["val/loss"]
     assert again == pytest.approx(first, rel=1e-6)
+
+
+def test_a_regression_is_validated_at_its_one_timestep():
+    m, seen = module(), []
+    m.objective = replace(m.objective, timestep_power=float("inf"))
+    m.losses = lambda batch, eps, timestep, keep: seen.append(timestep) or (torch.zeros(len(timestep)), {})
+    m.log = lambda *arguments, **options: None
+    m.validation_step(default_collate([item(0, step=0)]), 0)
+    assert [int(t[0]) for t in seen] == [m.objective.timesteps - 1]
 
 
 def test_average_follows_its_recursion():

@@ -120,3 +120,11 @@ def test_a_link_out_of_the_folder_and_a_pickle_are_refused(folder, tmp_path):
     (folder / "lift" / "diffusion_pytorch_model.bin").write_bytes(b"x")
     with pytest.raises(UserError, match="safetensors: missing"):
         XrayToCTPipeline.from_pretrained(folder)
+
+
+def test_another_precision_is_refused(tmp_path):
+    """The networks choose theirs by the device, the linear prior needs float32."""
+    module().pipeline().save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=r"torch_dtype=torch.bfloat16: leave it out"):
+        XrayToCTPipeline.from_pretrained(tmp_path, torch_dtype=torch.bfloat16)
+    assert XrayToCTPipeline.from_pretrained(tmp_path, torch_dtype=torch.float32).denoiser.dtype == torch.float32

@@ -2,6 +2,7 @@
 
 import sys
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import pytorch_lightning as pl
@@ -10,6 +11,7 @@ from monai.networks.nets import PatchDiscriminator
 from torch.utils.data import DataLoader
 
 import vq_gan_3d.module
+from evaluation.metrics.voxel_error import psnr
 from vq_gan_3d import VQGAN3D
 from vq_gan_3d.adversarial import Discriminator
 from vq_gan_3d.module import TrainingStopped, VQGANModule
@@ -161,3 +163,20 @@ def test_a_wholly_scanned_batch_trains_as_one_without_marks():
     fit(plain, batches(3))
     fit(marked, scanned_batches(3, end=16))
     assert all(torch.equal(v, plain.state_dict()[k]) for k, v in marked.state_dict().items())
+
+
+def test_metrics_of_validation_count_scanned_voxels_alone():
+    """What was not scanned is neither right nor wrong: the same error in half of a volume has the same PSNR."""
+    found = {}
+    for name, loader in (("whole", batches(1)), ("half", scanned_batches(1, end=8))):
+        module = make(metrics={"psnr": partial(psnr, data_range=2.0)})
+        monkeypatched = torch.nn.Module()
+        monkeypatched.forward = lambda volume: SimpleNamespace(volume=volume + 0.1)
+        monkeypatched.pca = None
+        module.model = monkeypatched
+        logged = {}
+        module.log_dict = lambda values, logged=logged, **options: logged.update(values)
+        module.log = lambda *arguments, **options: None
+        module.validation_step(next(iter(loader)), 0)
+        found[name] = float(logged["val/psnr"])
+    assert found["half"] == pytest.approx(found["whole"], abs=0.3) and found["whole"] == pytest.approx(26.0, abs=0.5)

@@ -1,5 +1,7 @@
 """Builds the VQ-GAN, its losses and its training module from the config."""
 
+from functools import partial
+
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
@@ -51,7 +53,7 @@ def build_module(
         adversarial=adversarial,
         perceptual=perceptual,
         gradient_clip=model.gradient_clip,
-        metrics={"psnr": lambda a, b: psnr(a, b, data_range=2.0)},
+        metrics={"psnr": partial(psnr, data_range=2.0)},
         header=complete({"protocol": protocol}),
         seed=model.seed,
     )

@@ -7,7 +7,7 @@ from types import FrameType
 
 import pytorch_lightning as pl
 
-PATIENCE_SECONDS = 7.0  # for the current batch; the run ends within 10 s
+PATIENCE_SECONDS = 7.0  # for the current step; the run ends within 10 s
 
 
 class Interrupted(Exception):
@@ -17,9 +17,9 @@ class Interrupted(Exception):
 class EndCleanly(pl.Callback):
     """On a signal, saves a checkpoint and ends the run. It must be the first callback.
 
-    Within a batch, weights and optimizers are partly updated: the run waits for the end of the batch, but after
-    `PATIENCE_SECONDS` ends with its last checkpoint. Between batches (loading, validation, sampling, or the atomic
-    writing of a checkpoint) it saves and stops at once. All processes stop after the same batch.
+    Within a step of the optimizer, which may take several batches, weights and gradients are partly updated: the run
+    waits for its end, but after `PATIENCE_SECONDS` ends with its last checkpoint. Between steps (loading, validation,
+    sampling, or the atomic writing of a checkpoint) it saves and stops at once. All processes stop after one step.
 
     Args:
         path: of the checkpoint.
@@ -43,12 +43,13 @@ class EndCleanly(pl.Callback):
         self._computing = True
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: pl.LightningModule, outputs, batch, batch_idx) -> None:
+        if (batch_idx + 1) % trainer.accumulate_grad_batches:  # a checkpoint holds no partial gradients
+            return
         received = self.received is not None
         if trainer.strategy.reduce_boolean_decision(received, all=False) if not self._alone else received:
             self._end()
-            if (batch_idx + 1) % trainer.accumulate_grad_batches == 0:  # a checkpoint holds no partial gradients
-                trainer.save_checkpoint(self.path)
-                self.saved = True
+            trainer.save_checkpoint(self.path)
+            self.saved = True
             raise Interrupted(self._cause())
         self._computing = False
 

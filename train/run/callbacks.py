@@ -77,13 +77,15 @@ class SampleAndScore(pl.Callback):
         if not trainer.is_global_zero:  # other processes only contribute their sharded weights
             return
         true, window = torch.stack([self.window.denormalise(item["ct"][0]) for item in items]), self.window
-        generated = torch.where(torch.stack([item["scanned"][0] for item in items]), generated, true)
-        scores = {
-            "psnr": psnr(generated, true, window.width),
-            "ssim": ssim(generated, true, window.width, low=window.low),
-            "mae_hu": mae_hu(generated, true),
-        }
-        for name, values in scores.items():
-            module.log(f"sample/{name}", values.mean(), rank_zero_only=True)
+        scores = [
+            {
+                "psnr": psnr(one, truth, window.width, mask),
+                "ssim": ssim(one, truth, window.width, low=window.low, mask=mask),
+                "mae_hu": mae_hu(one, truth, mask),
+            }
+            for one, truth, mask in zip(generated, true, [item["scanned"][0] for item in items], strict=True)
+        ]
+        for name in scores[0]:
+            module.log(f"sample/{name}", torch.stack([s[name] for s in scores]).nanmean(), rank_zero_only=True)
         pair = [window.normalise(true[0]), window.normalise(generated[0])]
         log_picture(trainer, "sample", compare_slices(pair), batch_idx + 1)

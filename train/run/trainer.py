@@ -55,8 +55,9 @@ def make_trainer(
     if many(devices, trainer.num_nodes) and trainer.strategy == "auto":
         devices = {**devices, "strategy": "ddp_find_unused_parameters_true"}
     precision = trainer.precision
-    if devices["accelerator"] == "cpu" and "bf16" in str(precision) and not bfloat16_supported(torch.device("cpu")):
-        print_once(f"model.precision={precision}: this CPU only emulates bfloat16; training uses the faster float32")
+    device = torch.device("cuda" if torch.cuda.is_available() and devices["accelerator"] != "cpu" else "cpu")
+    if "bf16" in str(precision) and not bfloat16_supported(device):
+        print_once(f"model.precision={precision}: this {device.type} only emulates bfloat16; training uses float32")
         precision = "32-true"
     signals = [EndCleanly(last, signal.SIGINT, signal.SIGTERM)]
     if "SUBMITIT_EXECUTOR" in os.environ:  # a job of submitit, which requeues itself

@@ -196,3 +196,15 @@ def test_latents_that_were_not_scanned_do_not_count():
         torch.testing.assert_close(value, fitted[3].state_dict()[name], rtol=1e-5, atol=1e-5)
     inside = torch.where(scanned, latents, torch.nan).nanmean(dim=0).flatten()
     torch.testing.assert_close(fitted[2].mean, inside)
+
+
+def test_the_regression_without_a_case_survives_loading_another_basis():
+    """A resumed run fits again; the signs of the components that it loads may be the opposite."""
+    xrays, latents = cases()
+    prior = make().fit(xrays, latents)
+    expected, state = prior(xrays, torch.arange(len(xrays))), prior.state_dict()
+    signs = torch.ones(len(prior.basis))
+    signs[::2] = -1.0
+    state = {**state, "basis": signs[:, None] * state["basis"], "weight": state["weight"] * signs}
+    prior.load_state_dict(state)
+    torch.testing.assert_close(prior(xrays, torch.arange(len(xrays))), expected, atol=1e-4, rtol=1e-4)

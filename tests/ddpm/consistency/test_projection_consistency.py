@@ -125,3 +125,10 @@ def test_the_light_grid_divides_the_volume_and_is_at_most_as_fine_as_the_xray():
     assert light_factors((8, 32, 32, 32), (128, 128, 128), 64) == (2, 2, 2)
     assert light_factors((4, 128, 16, 16), (128, 128, 128), 64) == (1, 4, 4)
     assert light_factors((16, 16, 16, 16), (128, 128, 128), 64) == (4, 4, 4)
+
+
+def test_the_matrix_of_a_pose_follows_the_model_to_its_device():
+    model, (case,) = fitted(), world(1, seed=2)
+    assert model._rays(case.pose, case.extent).forward.device.type == "cpu"
+    moved = model.to("meta")
+    assert moved._rays(case.pose, case.extent).forward.device.type == "meta"

@@ -14,6 +14,7 @@ from common.errors import UserError
 from ddpm import registry
 from ddpm.checkpoint.write import component
 from ddpm.xray_encoder.hf import HFXrayEncoder
+from ddpm.xray_encoder.transformer import harmless
 
 SIDE = 56
 SMALL = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -142,3 +143,20 @@ def test_what_is_no_vision_network_is_one_line(saved, tmp_path):
         (folder / file).write_text(json.dumps({**content, **change}))
         with pytest.raises(UserError, match="no vision network of transformers"):
             HFXrayEncoder.from_weights(str(folder))
+
+
+@pytest.mark.parametrize("key", ["attn_implementation", "_attn_implementation", "experts_implementation"])
+def test_settings_of_a_foreign_file_fetch_no_kernel(encoders, key):
+    """transformers would fetch code from the hub for a name with a slash."""
+    config = dict(encoders["vit"].config)
+    vision = {**config["vision"], key: "someone/kernel", "text_config": {key: "someone/kernel"}}
+    assert not any(key in str(part) for part in (harmless(vision), harmless(vision)["text_config"]))
+    arguments = {k: config[k] for k in ("image_size", "mean", "std")}
+    made = HFXrayEncoder(vision=vision | {"text_config": None}, **arguments)
+    assert "/" not in str(made.network.config._attn_implementation)
+
+
+def test_a_huge_image_is_refused_before_it_is_made(encoders):
+    config = dict(encoders["vit"].config)
+    with pytest.raises(UserError, match="image_size=20000: X-ray encoders take at most 1024 pixels"):
+        HFXrayEncoder(config["vision"], 20000, config["mean"], config["std"])
