@@ -238,8 +238,8 @@ class DDPMModule(pl.LightningModule):
         if self.discriminator is not None:
             self.discriminator.synchronise(self.device)
 
-    def on_after_backward(self) -> None:
-        """The discriminator's step, after the generator's gradient has passed through it."""
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """The discriminator's step, one for each of the generator's, whose gradient has passed through it."""
         if self._discriminator_batch is not None:
             self.log("train/discriminator", self.discriminator.learn(*self._discriminator_batch), sync_dist=True)
             self._discriminator_batch = None

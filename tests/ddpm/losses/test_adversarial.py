@@ -144,3 +144,18 @@ def test_processes_with_other_data_keep_one_discriminator(tmp_path):
     assert all(torch.equal(a[k], b[k]) for k in a)
     start = term(seed=0).state_dict()["discriminator"]
     assert any(not torch.equal(a[k], start[k]) for k in a)
+
+
+def test_it_steps_once_for_each_step_of_the_generator():
+    """Also with accumulated gradients, so that their balance stays."""
+    for accumulate in (1, 3):
+        m, steps = adversarial_module(), []
+        learn = m.discriminator.learn
+        m.discriminator.learn = lambda *batch, learn=learn, steps=steps: steps.append(1) or learn(*batch)
+        trainer = pl.Trainer(
+            max_steps=2, max_epochs=-1, accelerator="cpu", logger=False, enable_checkpointing=False,
+            enable_progress_bar=False, enable_model_summary=False, limit_val_batches=0,
+            accumulate_grad_batches=accumulate,
+        )  # fmt: skip
+        trainer.fit(m, DataLoader(Steps(2 * accumulate), batch_size=1))
+        assert len(steps) == 2
