@@ -1,4 +1,4 @@
-"""The README's training command with only the paths changed, on a folder of X-ray and CTPA pairs at full size."""
+"""The command of docs/training.md for a pretrained 2D VAE, on pairs of X-ray and CTPA at full size."""
 
 import os
 import subprocess

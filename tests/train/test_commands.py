@@ -9,7 +9,7 @@ from forked_command import run_command
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parent.parent.parent
-README_COMMAND = [
+USER_COMMAND = [
     "model=ddpm", "dataset=xrayctpa", "model.vae_ckpt=stabilityai/stable-diffusion-xl-base-1.0",
     "model.results_folder_postfix=lora_finetune", "model.vqgan_ckpt=missing.ckpt", "model.diffusion_img_size=32",
     "model.diffusion_depth_size=64", "model.diffusion_num_channels=4", "model.dim_mults=[1,2,4,8]",
@@ -35,8 +35,8 @@ def save_tiny_vae(folder: Path) -> None:
     AutoencoderTiny(**widths, num_encoder_blocks=(1, 1), num_decoder_blocks=(1, 1)).save_pretrained(folder)
 
 
-def test_the_readme_command_lists_all_that_is_missing_data_first():
-    line = refused(run_command("train/train_ddpm.py", *README_COMMAND))
+def test_a_command_lists_all_that_is_missing_data_first():
+    line = refused(run_command("train/train_ddpm.py", *USER_COMMAND))
     assert line.index("dataset.root_dir") < line.index("stabilityai/stable-diffusion-xl-base-1.0")
     assert "hf download" in line
 
