@@ -65,19 +65,22 @@ def data_cases(words: list[str], split: str, kind: str, count: int, trained: dic
 
 
 def facts(samples, case: dict, window) -> dict[str, float]:
-    """Scores of the samples `(s, d, h, w)` of one case in HU, of which pairs have opposite noise."""
+    """Scores of the samples `(s, d, h, w)` of one case in HU, in pairs of opposite noise, where it was scanned."""
+    import torch
+
     from evaluation.metrics.crps import crps
     from evaluation.metrics.regions import body_mask
     from evaluation.metrics.spread_over_error import spread_and_error
     from evaluation.metrics.voxel_error import psnr
 
     hu = case["ct"].float().reshape(samples.shape[1:])
-    truth, body = hu.clamp(window.low, window.high), body_mask(hu)
+    scanned = case.get("scanned", torch.ones_like(hu, dtype=torch.bool)).reshape(hu.shape)
+    truth, body = hu.clamp(window.low, window.high), body_mask(hu) & scanned
     spread, error = spread_and_error(samples[:, body], truth[body], antithetic=True)
     return {
-        "psnr_one": float(psnr(samples, truth, window.width).mean()),
-        "psnr_mean": float(psnr(samples.mean(dim=0), truth, window.width)),
-        "crps": float(crps(samples, truth, antithetic=True).mean()),
+        "psnr_one": float(psnr(samples, truth, window.width, scanned).mean()),
+        "psnr_mean": float(psnr(samples.mean(dim=0), truth, window.width, scanned)),
+        "crps": float(crps(samples, truth, antithetic=True)[scanned].mean()),
         "spread": spread,
         "error": error,
     }
