@@ -98,7 +98,9 @@ def measure(pipeline, case: dict, other: dict, name: str, samples: int) -> list[
         volumes = pipeline(xray[None], pose[None], samples, **options).volumes[0]
         seconds = (time.process_time() - start) / samples
         row = {"case": name, "method": method, "samples": samples, "cpu_seconds_a_sample": seconds}
-        row |= scores(volumes, truth, tuple(case["spacing"].tolist()), body_mask(case["ct"]), pipeline.antithetic)
+        scanned = case.get("scanned", torch.ones_like(truth, dtype=torch.bool)).reshape(truth.shape)
+        masks = scanned, body_mask(case["ct"]) & scanned
+        row |= scores(volumes, truth, tuple(case["spacing"].tolist()), *masks, pipeline.antithetic)
         z = last[-1]  # of the last step, at which the samples are as good as clean
         row |= {"chi2": float(own.chi2(z).mean()), "chi2_truth": float(own.chi2(latents))}
         if method == "off":
@@ -127,20 +129,23 @@ def extent_of(case: dict) -> torch.Tensor:
     return case["spacing"] * torch.tensor(case["ct"].shape[-3:])
 
 
-def scores(volumes, truth, spacing: tuple, body, antithetic: bool) -> dict[str, float]:
-    """Errors of one sample and of the mean, and of the distribution; spread and error (squared) inside the body."""
+def scores(volumes, truth, spacing: tuple, scanned, body, antithetic: bool) -> dict[str, float]:
+    """Errors of one sample and of the mean, and of the distribution; spread and error (squared) inside the body.
+
+    Voxels that were not `scanned` are left out, also of the lungs.
+    """
     width = 2000.0
     found = {
-        "psnr_one": float(psnr(volumes[:1], truth[None], width)[0]),
-        "psnr_mean": float(psnr(volumes.mean(dim=0, keepdim=True), truth[None], width)[0]),
+        "psnr_one": float(psnr(volumes[:1], truth[None], width, scanned)[0]),
+        "psnr_mean": float(psnr(volumes.mean(dim=0, keepdim=True), truth[None], width, scanned)[0]),
     }
     if len(volumes) > 4:
-        found["psnr_mean_4"] = float(psnr(volumes[:4].mean(dim=0, keepdim=True), truth[None], width)[0])
+        found["psnr_mean_4"] = float(psnr(volumes[:4].mean(dim=0, keepdim=True), truth[None], width, scanned)[0])
     if len(volumes) > 2:
-        found["crps"] = float(crps(volumes, truth, antithetic).mean())
+        found["crps"] = float(crps(volumes, truth, antithetic)[scanned].mean())
         spread, error = spread_and_error(volumes[:, body], truth[body], antithetic)
         found |= {"spread_square": spread**2, "error_square": error**2}
-    masks = [torch.from_numpy(segment_lungs(v.numpy(), spacing)) for v in (volumes[0], truth)]
+    masks = [torch.from_numpy(segment_lungs(v.numpy(), spacing)) & scanned for v in (volumes[0], truth)]
     return {**found, "lung_dice_one": float(dice(*masks))}
 
 
