@@ -3,6 +3,7 @@
 from contextlib import suppress
 
 import pytest
+from forked_command import run_command
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
@@ -132,3 +133,23 @@ def test_a_tilde_in_any_key_arrives_expanded(monkeypatch, tmp_path):
     seen = []
     _guard(seen.append, "generate")(OmegaConf.create({"output": "~/out", "xray": "~/a.png"}))
     assert seen[0] == {"output": f"{tmp_path}/out", "xray": f"{tmp_path}/a.png"}
+
+
+@pytest.mark.slow
+def test_experiments_and_data_sets_of_a_folder_of_ones_own(tmp_path):
+    """`--config-dir`, for a package that was installed without its repository."""
+    for name, text in (
+        ("experiment/mine", "samples: 3"),
+        ("experiment/typo", "smples: 3"),
+        ("sampler/own", "steps: 3"),
+    ):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / f"{name}.yaml").write_text(f"# @package {'_global_' if 'exp' in name else 'sampler'}\n{text}\n")
+    lines = {}
+    for words in (["experiment=mine"], ["experiment=typo"], ["sampler=own"]):
+        done = run_command("evaluation/evaluate.py", "--config-dir", str(tmp_path), *words, "checkpoint=/nowhere")
+        assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
+        lines[words[0]] = done.stderr.strip().splitlines()[-1]
+    assert lines["experiment=mine"].startswith("error: checkpoint=/nowhere")
+    assert lines["experiment=typo"].startswith("error: experiment=typo: smples: unknown key; did you mean samples")
+    assert "unknown key" not in lines["sampler=own"]
