@@ -128,10 +128,8 @@ def _guard(main: Callable[[DictConfig], None], config_name: str, own: bool = Tru
         with _errors_as_lines(), _terminable():
             rename_keys(cfg)
             _follow_paths(cfg)
-            chosen = _chosen_groups()
-            ours = {name: choice for name, choice in chosen.items() if _is_ours(name, choice)}
-            defaults = recompose(config_name, [f"{name}={choice}" for name, choice in ours.items()])
-            if own and ours == chosen:  # options of --config-dir have keys of their own
+            defaults = _defaults(config_name)
+            if own and all(map(_is_ours, _chosen_groups())):  # options of --config-dir have keys of their own
                 _refuse_unknown_keys(cfg, defaults)
             check_values(cfg, defaults, config_name)
             with results_in(Path(*run) if (run := sweep_run()) else None):
@@ -174,13 +172,20 @@ def _follow_paths(cfg: DictConfig) -> None:
                 OmegaConf.update(cfg, key, followed)
 
 
-def _chosen_groups() -> dict[str, str]:
-    """The option of each group but `experiment`, whose values may be set to null again."""
+def _defaults(config_name: str) -> DictConfig:
+    """The config of a command with its chosen groups; no values of an experiment, which may be set to null again."""
+    return recompose(config_name, [word for word in _chosen_groups() if _is_ours(word)])
+
+
+def _chosen_groups() -> list[str]:
+    """`group=option` of each group but `experiment`."""
     choices = HydraConfig.get().runtime.choices if HydraConfig.initialized() else {}
-    return {k: v for k, v in choices.items() if v and k != "experiment" and not k.startswith("hydra/")}
+    return [f"{k}={v}" for k, v in choices.items() if v and k != "experiment" and not k.startswith("hydra/")]
 
 
-def _is_ours(group: str, choice: str) -> bool:
+def _is_ours(word: str) -> bool:
+    """Whether the option of a word `group=option` stands in `config/`."""
+    group, _, choice = word.partition("=")
     return (CONFIG / group.partition("@")[0] / f"{choice}.yaml").is_file()
 
 
