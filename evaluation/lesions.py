@@ -1,4 +1,4 @@
-"""Measures which lesions a generator keeps, on phantoms of which half have one, beside regressions.
+"""Measures which lesions a generator keeps, in phantoms or CTs, beside regressions.
 
 `python evaluation/lesions.py checkpoint=<path> samples=4`
 """
@@ -16,13 +16,10 @@ def main(cfg) -> None:
     from hydra.utils import instantiate
 
     from common.environment import machine
-    from common.errors import UserError
     from common.files import check_output, result_folder
     from dataset.datamodule import prepared_data, split_cases
-    from dataset.sources.lesion_phantoms import LesionPhantoms
-    from dataset.sources.phantom import PhantomSource
     from evaluation.detectability.detect import score_lesions, summarise
-    from evaluation.detectability.lesion_cases import LesionCases
+    from evaluation.detectability.lesion_cases import LesionCases, with_lesions
     from evaluation.detectability.report import RESULTS, write_lesions
     from evaluation.generation.metadata import describe_run
     from evaluation.generation.open_pipeline import SHIPPED, open_generator
@@ -37,29 +34,27 @@ def main(cfg) -> None:
     pipeline, checkpoint = open_generator(cfg.checkpoint, cfg.device, cfg.sampler, shipped=SHIPPED)
     take_data_of_checkpoint(cfg, "lesions", pipeline.protocol, checkpoint)
     source = instantiate(cfg.dataset.source)
-    if not isinstance(source, PhantomSource):
-        raise UserError(f"dataset={cfg.dataset.name}: lesions are added to phantoms; set dataset=phantom")
-    if min(cfg.dataset.test, cfg.cases or cfg.dataset.test) < 4:
-        raise UserError(f"cases={cfg.cases}: give at least 4 phantoms, two with and two without a lesion")
+    chests = with_lesions(source, cfg.cases, cfg.places)
     other = cfg.regression_checkpoint
     compared = {} if other is None else {"regression": open_generator(other, cfg.device, cfg.sampler)}
     data = prepared_data(source, cfg.dataset) if cfg.ridge else None
-    phantoms = LesionPhantoms.of(source, cfg.cases)
-    lesions, protocol = split_cases(phantoms, cfg.dataset, "test", pipeline.protocol)
+    lesions, protocol = split_cases(chests, cfg.dataset, "test", pipeline.protocol)
     for file, generator in {checkpoint: pipeline, **{path: other for other, path in compared.values()}}.items():
         check_protocol(protocol, generator.protocol)
         ids = lesions.rows.assign(id=lesions.rows["patient"])
         check_patient_leakage(ids, generator.protocol, protocol, f"checkpoint={file}", "give another checkpoint")
     output = result_folder(cfg.output, "lesions", RESULTS, cfg.overwrite)
     baselines = None if data is None else Baselines(data.train, data.val, pipeline.window)
-    cases = LesionCases(phantoms, lesions, pipeline.window)
+    cases = LesionCases(chests, lesions, pipeline.window)
     scores = score_lesions(
         pipeline, cases, sampling, baselines, {name: other for name, (other, _) in compared.items()}
     )
     run = describe_run(pipeline, checkpoint, sampling) | {
         "regression": cfg.regression_checkpoint,
         "ridge": baselines and baselines.describe(),
-        "phantoms": len(cases.patients),
+        "dataset": protocol["dataset"],
+        "patients": int(lesions.rows["patient"].nunique()),
+        "chests": len(cases.subjects),
         "machine": machine(),
     }
     print(write_lesions(output, scores, summarise(scores), run))

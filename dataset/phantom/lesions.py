@@ -13,6 +13,18 @@ LOBE_STRENGTH = 0.95  # share of the air of the lobe that is replaced by tissue;
 ARTERIES = ("right", "left", "right_upper", "right_lower", "left_upper", "left_lower")
 CLOT_SHARE, CLOT_HALF_MM = 0.85, 16.0  # of the radius of the artery; half of its length
 NODULE_SEEDS = (0.25, 0.9)  # range of the place in the lung, beside heart and hilum
+HALF = "airless_half"  # of a lung: stands for the lobe in CTs, whose lobes are not known
+NAMES = (HEALTHY, *LESIONS, HALF)
+
+
+def lesion_of(row) -> str:
+    """The lesion of a row of the manifest, with which its id ends: one of `NAMES`."""
+    return next(name for name in NAMES if str(row["id"]).endswith(f"_{name}"))
+
+
+def subject_of(row) -> str:
+    """The id of a row without its lesion: the same healthy chest with one place for each lesion."""
+    return str(row["id"]).removesuffix(f"_{lesion_of(row)}")
 
 
 def candidates(lesion: str) -> list[Disease]:

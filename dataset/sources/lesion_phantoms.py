@@ -1,19 +1,24 @@
 """Healthy phantoms, each once without a lesion and once with each lesion, for measuring what a generator keeps."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import cached_property
 
+import numpy as np
 import pandas as pd
+from jaxtyping import Float
 
 from dataset.cases.case import case_key
 from dataset.manifest.table import make_rows
 from dataset.phantom.anatomy import Disease
-from dataset.phantom.lesions import HEALTHY, LESION_VERSION, LESIONS, draw_lesion
+from dataset.phantom.lesions import HEALTHY, LESION_VERSION, LESIONS, candidates, draw_lesion, lesion_of
 from dataset.sources.phantom import PhantomSource, phantom_index
 
 
 class LesionPhantoms(PhantomSource):
     """The test phantoms of a population without their own findings; the id of a case ends in its lesion."""
+
+    lesions, both = LESIONS, False
 
     @classmethod
     def of(cls, source: PhantomSource, patients: int | None = None) -> "LesionPhantoms":
@@ -51,7 +56,7 @@ class LesionPhantoms(PhantomSource):
         """Index in the population of the phantom of a row."""
         return phantom_index({"id": row["patient"]})
 
-
-def lesion_of(row) -> str:
-    """The lesion of a row of the manifest: `healthy` or one of `LESIONS`."""
-    return str(row["id"]).removeprefix(f"{row['patient']}_")
+    def places(self, row, lesion: str) -> Iterator[Float[np.ndarray, "d h w"]]:
+        """The phantom of a row with the lesion at each of its places, in HU on the grid of the case."""
+        for disease in candidates(lesion):
+            yield self.render(self.index(row), disease).hu.round()

@@ -1,25 +1,63 @@
-"""Cases of the lesion benchmark: the patients, which of them have the lesion, and what the filters know of them."""
+"""Cases of the lesion benchmark: the chests, which of them have the lesion, and what the filters know of them."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from common.errors import UserError
 from dataset.imaging.hu_window import Window
+from dataset.imaging.lung_segmentation import segment_lungs
 from dataset.phantom.anatomy import LABELS
-from dataset.phantom.lesions import HEALTHY, LESIONS, NODULES_MM, candidates
-from dataset.sources.lesion_phantoms import LesionPhantoms, lesion_of
+from dataset.phantom.lesions import HEALTHY, NODULES_MM, lesion_of, subject_of
+from dataset.sources.lesion_phantoms import LesionPhantoms
+from dataset.sources.lesion_scans import LesionScans
+from dataset.sources.morphs import MorphSource
+from dataset.sources.phantom import PhantomSource
+
+FEWEST = 4  # subjects
+
+
+class LesionSource(Protocol):
+    """A source of chests, each without a lesion and with each one: `LesionPhantoms` or `LesionScans`.
+
+    A *subject* is a chest with one place for each lesion; a CT is several subjects, a phantom one.
+    """
+
+    lesions: tuple[str, ...]
+    both: bool  # every subject is shown with and without a lesion, not only every second one with it
+    rows: pd.DataFrame  # ids end in the lesion
+
+    def places(self, row, lesion: str) -> Iterator[Float[np.ndarray, "d h w"]]: ...  # HU with it at each place
+
+
+def with_lesions(source: PhantomSource | MorphSource, count: int | None, places: int) -> LesionSource:
+    """The first `count` (None: all) test phantoms or test CTs of a source, with lesions at `places` in each CT.
+
+    UserError for fewer than `FEWEST` subjects.
+    """
+    if isinstance(source, PhantomSource):
+        found, remedy = LesionPhantoms.of(source, count), f"cases={count}: give at least {FEWEST} phantoms"
+    else:
+        found = LesionScans(source.source, places, count)
+        remedy = f"places={places}: give at least {FEWEST} places in the test CTs together"
+    subjects = len({subject_of(row) for row in found.rows.to_dict("records")})
+    if subjects < FEWEST:
+        raise UserError(f"{remedy}; found {subjects}")
+    return found
 
 
 @dataclass(frozen=True)
 class Known:
-    """What the filters know of one patient.
+    """What the filters know of one subject.
 
     Attributes:
-        signals: change of HU by lesion, at the place where the patient has it or would have it.
+        signals: change of HU by lesion, at the place where the subject has it or would have it.
         shadows: change of the X-ray by lesion.
         elsewhere: changes of HU at all places where the lesion can be, for lesions other than nodules.
         lungs: where a nodule can be.
@@ -32,50 +70,54 @@ class Known:
 
 
 class LesionCases:
-    """Patients of `LesionPhantoms`, of which every second one has the lesion.
+    """Subjects of a source, each shown with and without a lesion, or every second one with it.
 
     Args:
-        source: the phantoms; `cases` is the `CaseDataset` of its rows.
+        source: the chests; `cases` is the `CaseDataset` of its rows.
         window: of the generator; signals are changes within it.
     """
 
-    def __init__(self, source: LesionPhantoms, cases, window: Window):
+    def __init__(self, source: LesionSource, cases, window: Window):
         self._source, self._cases, self._window = source, cases, window
+        self.lesions = source.lesions
         records = cases.rows.to_dict("records")
-        self._index = {(str(row["patient"]), lesion_of(row)): i for i, row in enumerate(records)}
-        self._records = {str(row["patient"]): row for row in records}
-        self.patients = list(self._records)
+        self._index = {(subject_of(row), lesion_of(row)): i for i, row in enumerate(records)}
+        self._records = {subject_of(row): row for row in records}
+        self.subjects = list(self._records)
 
-    def present(self, patient: str) -> bool:
-        """Whether a patient belongs to the half with lesions."""
-        return self.patients.index(patient) % 2 == 0
+    def patient(self, subject: str) -> str:
+        """The patient of a subject."""
+        return str(self._records[subject]["patient"])
 
     def shown(self) -> list[tuple[str, str]]:
-        """`(patient, lesion)` of each volume to generate: healthy ones of one half, all lesions of the other."""
-        return [(p, lesion) for p in self.patients for lesion in (LESIONS if self.present(p) else (HEALTHY,))]
+        """`(subject, lesion)` of each volume to generate."""
+        halves = ((HEALTHY, *self.lesions),) if self._source.both else (self.lesions, (HEALTHY,))
+        return [(s, lesion) for i, s in enumerate(self.subjects) for lesion in halves[i % len(halves)]]
 
-    def case(self, patient: str, lesion: str) -> dict[str, Tensor]:
-        """The case of a patient with a lesion, as `CaseDataset.case`."""
-        return self._cases.case(self._index[patient, lesion])
+    def case(self, subject: str, lesion: str) -> dict[str, Tensor]:
+        """The case of a subject with a lesion, as `CaseDataset.case`."""
+        return self._cases.case(self._index[subject, lesion])
 
-    def truth(self, patient: str, lesion: str) -> Float[Tensor, "d h w"]:
+    def truth(self, subject: str, lesion: str) -> Float[Tensor, "d h w"]:
         """The true volume in HU within the window."""
-        return self.case(patient, lesion)["ct"].float().clamp(self._window.low, self._window.high)
+        return self.case(subject, lesion)["ct"].float().clamp(self._window.low, self._window.high)
 
-    def known(self, patient: str) -> Known:
-        """What the filters know of a patient; renders the places of a blind search."""
-        healthy = self.case(patient, HEALTHY)
-        base, picture = self.truth(patient, HEALTHY), healthy["xray"].float()
+    def known(self, subject: str) -> Known:
+        """What the filters know of a subject; renders the places of a blind search."""
+        healthy = self.case(subject, HEALTHY)
+        base, picture = self.truth(subject, HEALTHY), healthy["xray"].float()
         signals, shadows = {}, {}
-        for lesion in LESIONS:
-            signals[lesion] = (self.truth(patient, lesion) - base).numpy()
-            shadows[lesion] = torch.nan_to_num(self.case(patient, lesion)["xray"].float() - picture).numpy()
-        lungs = np.isin(healthy["labels"].numpy(), (LABELS["lungs"], LABELS["vessels"]))
-        elsewhere = {name: list(self._places(patient, name, base)) for name in LESIONS if name not in NODULES_MM}
+        for lesion in self.lesions:
+            signals[lesion] = (self.truth(subject, lesion) - base).numpy()
+            shadows[lesion] = torch.nan_to_num(self.case(subject, lesion)["xray"].float() - picture).numpy()
+        if "labels" in healthy:
+            lungs = np.isin(healthy["labels"].numpy(), (LABELS["lungs"], LABELS["vessels"]))
+        else:
+            lungs = segment_lungs(base.numpy(), healthy["spacing"].tolist())
+        searched = [name for name in self.lesions if name not in NODULES_MM]
+        elsewhere = {name: list(self._places(subject, name, base)) for name in searched}
         return Known(signals, shadows, elsewhere, lungs)
 
-    def _places(self, patient: str, lesion: str, base: Tensor) -> Iterator[np.ndarray]:
-        index = self._source.index(self._records[patient])
-        for disease in candidates(lesion):
-            hu = torch.from_numpy(self._source.render(index, disease).hu).round()
-            yield (hu.clamp(self._window.low, self._window.high) - base).numpy()
+    def _places(self, subject: str, lesion: str, base: Tensor) -> Iterator[np.ndarray]:
+        for hu in self._source.places(self._records[subject], lesion):
+            yield (torch.from_numpy(hu).clamp(self._window.low, self._window.high) - base).numpy()

@@ -6,7 +6,7 @@ import pandas as pd
 
 from common.files import atomic_path, write_json
 from dataset.io.nifti import SYNTHETIC
-from evaluation.detectability.detect import verdicts
+from evaluation.detectability.detect import unit, verdicts
 from evaluation.visualization.text import estimate_text, markdown_table
 
 RESULTS = ("lesions.*", "metrics.json")
@@ -17,6 +17,7 @@ LESIONS = {
     "effusion": "effusion",
     "collapsed_lobe": "airless lobe",
     "clot": "clot in a pulmonary artery",
+    "airless_half": "airless half of a lung",
 }
 METHODS = {
     "xray": "X-ray",
@@ -33,17 +34,22 @@ VERDICTS = {
 }
 
 
-def markdown(summary: dict[str, dict[str, dict]]) -> str:
-    """A table with a row for each lesion and method, and a line for each lesion on what the model keeps."""
+def markdown(scores: pd.DataFrame, summary: dict[str, dict[str, dict]]) -> str:
+    """A table with a row for each lesion and method, a line for each lesion on what the model keeps, and a warning
+    where the patients are too few for an interval.
+    """
     rows = []
     for lesion, methods in summary.items():
         for method, found in methods.items():
-            unchanged = "unchanged" if method == "xray" and found["patients"] == 0 else "–"
+            unchanged = "unchanged" if method == "xray" and found["subjects"] == 0 else "–"
             known = estimate_text(found["known_auc"], 2, missing=unchanged)
             blind, kept = (estimate_text(found[key], 2) for key in ("blind_auc", "kept"))
-            rows.append([LESIONS[lesion], METHODS.get(method, method), str(found["patients"]), known, blind, kept])
-    head = ["lesion", "method", "patients", "AUC, known place", "AUC, blind search", "share of the contrast"]
+            rows.append([LESIONS[lesion], METHODS.get(method, method), str(found["subjects"]), known, blind, kept])
+    head = ["lesion", "method", "chests", "AUC, known place", "AUC, blind search", "share of the contrast"]
     words = [f"- {LESIONS[lesion]}: {VERDICTS[word]}" for lesion, word in verdicts(summary).items()]
+    few = scores.patient.nunique()
+    if unit(scores) == "subject" and few < scores.subject.nunique():
+        words += ["", f"{few} patient{'s are' if few > 1 else ' is'} too few: intervals count places, for them alone."]
     return "\n".join([f"{SYNTHETIC}.", "", *markdown_table(head, rows), "", "The model:", "", *words, ""])
 
 
@@ -54,6 +60,6 @@ def write_lesions(output: Path, scores: pd.DataFrame, summary: dict, run: dict) 
         scores.to_csv(temporary, index=False, float_format="%.6g")
     result = {"lesions": summary, "verdicts": verdicts(summary), "run": run}
     write_json(output / "metrics.json", result)
-    table = markdown(summary)
+    table = markdown(scores, summary)
     (output / "lesions.md").write_text(table, encoding="utf-8")
     return table

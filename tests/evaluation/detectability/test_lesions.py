@@ -4,19 +4,26 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from chest_files import save_nifti, thorax
 from evaluation_fakes import FakePipeline
+from folder_sources import source as folder_source
 from phantom_sources import phantom_source
 from sklearn.metrics import roc_auc_score
 
+from common.errors import UserError
 from dataset.cases.case_dataset import CaseDataset
 from dataset.cases.store import prepare_cases
-from dataset.phantom.lesions import HEALTHY, LESIONS, NODULES_MM, draw_lesion
-from dataset.sources.lesion_phantoms import LesionPhantoms, lesion_of
-from evaluation.detectability.detect import score_lesions, summarise, verdicts
-from evaluation.detectability.lesion_cases import LesionCases
+from dataset.manifest.table import make_rows, write_manifest
+from dataset.phantom.lesions import HEALTHY, LESIONS, NODULES_MM, draw_lesion, lesion_of
+from dataset.sources.drawn_lesions import SCAN_LESIONS
+from dataset.sources.lesion_phantoms import LesionPhantoms
+from dataset.sources.morphs import MorphSource
+from evaluation.detectability.detect import score_lesions, summarise, unit, verdicts
+from evaluation.detectability.lesion_cases import LesionCases, with_lesions
 from evaluation.detectability.matched_filter import ball_search, best_contrast, contrast
 from evaluation.detectability.report import write_lesions
 from evaluation.generation.sample import Sampling
+from evaluation.statistics.patient_bootstrap import bootstrap_mean
 
 SIZE, SPACING = (24, 24, 24), (2.0, 2.5, 3.0)
 
@@ -123,11 +130,63 @@ def test_a_perfect_generator_keeps_all_but_the_clot_and_a_constant_one_nothing(l
     assert "not recoverable" in table and "unchanged" in table and "NOT FOR DIAGNOSIS" in table.upper()
 
 
+def test_places_of_few_ct_are_counted_and_of_many_their_patients(tmp_path):
+    """Intervals over ten patients with eight places each count ten, not eighty."""
+
+    def scores(patients: int) -> pd.DataFrame:
+        rng, rows = np.random.default_rng(0), []
+        for patient in range(patients):
+            own = rng.normal(0, 0.3)  # the places of a patient share its error
+            for place in range(8):
+                row = {"lesion": "nodule_20", "patient": f"p{patient}", "subject": f"p{patient}_{place}"}
+                row |= {"present": place % 2, "blind": rng.normal()}
+                keeps = (0.5 + own) * row["present"] + rng.normal(0, 0.05)
+                rows += [{**row, "method": m, "known": keeps} for m in ("xray", "truth", "model")]
+        return pd.DataFrame(rows)
+
+    few, many = scores(9), scores(40)
+    assert (unit(few), unit(many)) == ("subject", "patient")
+    kept = summarise(many)["nodule_20"]["model"]["kept"]
+    means = many[many.method == "model"].groupby(["patient", "present"]).known.mean().unstack()
+    expected = bootstrap_mean((means[1] - means[0]).to_numpy(), means.index.to_numpy())
+    assert (kept["low"], kept["high"]) == pytest.approx((expected.low, expected.high), abs=1e-5)
+    assert kept["low"] < 0.5 < kept["high"] and kept["high"] - kept["low"] > 0.1
+    assert "9 patients are too few" in write_lesions(tmp_path, few, summarise(few), {})
+    assert "too few" not in write_lesions(tmp_path, many, summarise(many), {})
+
+
+def test_cts_are_subjects_at_every_place_and_a_perfect_generator_keeps_their_lesions(tmp_path):
+    for name in "ab":
+        hu = thorax((48, 45, 54), seed=ord(name))
+        save_nifti(tmp_path / "data" / f"{name}.nii.gz", hu, spacing=(6.0, 6.0, 6.0))
+    rows = [{"id": n, "patient": n, "ct": f"{n}.nii.gz", "split": s} for n, s in (("a", "train"), ("b", "test"))]
+    write_manifest(make_rows(rows), tmp_path / "data" / "manifest.csv")
+    folder = MorphSource(folder_source(tmp_path / "data", volume_size=(24, 24, 24)))
+    with pytest.raises(UserError, match="places=3: give at least 4 places"):
+        with_lesions(folder, None, 3)
+    chests = with_lesions(folder, None, 6)
+    dataset = CaseDataset(prepare_cases(chests, tmp_path / "cache", 0), chests.rows, "wide")
+    data = {"window": [-1000.0, 1000.0], "volume_size": list(SIZE), "extent": [288.0, 270.0, 324.0]}
+    pipeline = FakePipeline(None, data, noise=1.0)
+    cases = LesionCases(chests, dataset, pipeline.window)
+    assert len(cases.subjects) == 6 and {cases.patient(name) for name in cases.subjects} == {"b"}
+    truths = [(cases.case(*pair)["xray"].float()[:, None], cases.truth(*pair)) for pair in cases.shown()]
+    pipeline._answer = lambda xray: min(truths, key=lambda truth: float((truth[0] - xray).abs().sum()))[1]
+    summary = summarise(score_lesions(pipeline, cases, Sampling(2, batch_size=64)))
+    assert list(summary) == list(SCAN_LESIONS)
+    for lesion, methods in summary.items():
+        # each place is shown with and without the lesion, so the anatomy behind it cancels
+        assert methods["truth"]["kept"]["mean"] == pytest.approx(1.0, abs=1e-6), lesion
+        assert methods["model"]["kept"]["mean"] == pytest.approx(1.0, abs=0.1), lesion
+        assert methods["xray"]["subjects"] == 2 * 6 and methods["xray"]["kept"]["mean"] == pytest.approx(1.0), lesion
+
+
 def test_a_hidden_lesion_leaves_out_its_patient_and_does_not_make_the_lesion_unrecoverable():
     rows = [
         {
             "lesion": "nodule_20",
             "patient": f"p{i}",
+            "subject": f"p{i}",
             "present": i % 2,
             "method": m,
             "known": i % 2 + 0.01 * i,
@@ -139,7 +198,7 @@ def test_a_hidden_lesion_leaves_out_its_patient_and_does_not_make_the_lesion_unr
     scores = pd.DataFrame(rows)
     scores.loc[scores.patient == "p0", "known"] = np.nan
     summary = summarise(scores)
-    assert {found["patients"] for found in summary["nodule_20"].values()} == {11}
+    assert {found["subjects"] for found in summary["nodule_20"].values()} == {11}
     assert summary["nodule_20"]["truth"]["known_auc"]["mean"] == 1.0
     assert verdicts(summary) == {"nodule_20": "detectable"}
     scores.loc[scores.method == "xray", "known"] = np.nan
@@ -148,7 +207,7 @@ def test_a_hidden_lesion_leaves_out_its_patient_and_does_not_make_the_lesion_unr
 
 def test_one_of_six_lesions_needs_more_than_an_interval_above_one_half():
     def entry(p):
-        return {"model": {"known_auc": {"mean": 0.7, "low": 0.52, "high": 0.88, "p": p}}, "xray": {"patients": 9}}
+        return {"model": {"known_auc": {"mean": 0.7, "low": 0.52, "high": 0.88, "p": p}}, "xray": {"subjects": 9}}
 
     assert verdicts({"nodule_30": entry(0.03)}) == {"nodule_30": "detectable"}
     six = {f"lesion_{i}": entry(0.03) for i in range(6)}
