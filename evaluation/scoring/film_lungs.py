@@ -83,13 +83,13 @@ def score_films(
     sampling: Sampling,
     checkpoint: Path | None = None,
 ) -> str:
-    """Generates a volume for each film, writes films.csv, metrics.json and films.png, and returns the result line.
+    """Generates a volume for each film, writes films.csv, metrics.json and films.png, and returns the result lines.
 
     `inputs` are the films as the generator takes them. The noise is that of `evaluation/generate.py`.
     """
     announce(inputs)
     ids = [NOISE_ID] * len(films)
-    rows, tiles = [], []
+    rows, tiles, before = [], [], None
     for part, volumes in sample_volumes(pipeline, ModelInputs.of_inputs(inputs), ids, sampling):
         for index, samples in zip(part, volumes, strict=True):
             film, given = films[index], inputs[index]
@@ -97,8 +97,11 @@ def score_films(
             network = network_mask(film)
             found = {"volume": volume, "network": network}
             scores = {f"{name}_dice": dice(mask, film.lungs) for name, mask in found.items()}
-            rows.append({"film": film.name, "view": given.notes.get("view"), **scores})
+            other = None if before is None else _of_another(pipeline, before, film, given)
+            rows.append({"film": film.name, "view": given.notes.get("view"), **scores, "other_dice": other})
             tiles.append(_tile(film, {"human": film.lungs, **found}, scores))
+            before = samples
+    rows[0]["other_dice"] = None if len(films) == 1 else _of_another(pipeline, before, films[0], inputs[0])
     table = pd.DataFrame(rows)
     result = {
         "films": len(table),
@@ -106,6 +109,7 @@ def score_films(
             name: {"median": float(table[column].median()), "worst": float(table[column].min())}
             for name, column in (("volume_lungs", "volume_dice"), ("film_mask", "network_dice"))
         },
+        "volume_lungs_of_another_film": None if len(films) == 1 else float(table["other_dice"].median()),
         "lung_mm": {"above_dome": ABOVE_MM, "whole": LUNG_MM},
         "lung_share": SHARE,
         "lung_network_sha256": sha256(SHIPPED),
@@ -118,7 +122,14 @@ def score_films(
     _sheet(tiles).save(output / "films.png")
     parts = [f"median {result[key]['median']:.2f}, worst {result[key]['worst']:.2f}"
              for key in ("volume_lungs", "film_mask")]  # fmt: skip
-    return f"volume lungs: {parts[0]}; film mask: {parts[1]}"
+    other = result["volume_lungs_of_another_film"]
+    control = "" if other is None else f"lungs of the volumes of another film: median {other:.2f}\n"
+    return f"{control}volume lungs: {parts[0]}; film mask: {parts[1]}"
+
+
+def _of_another(pipeline, volumes: Float[Tensor, "n d h w"], film: Film, given: GeneratorInput) -> float:
+    """Dice of the lungs of another film's volumes in place of this film's: what the alignment alone gives."""
+    return dice(lungs_on_film(volumes, given, pipeline.pose_regressor, film.lungs.shape), film.lungs)
 
 
 def lungs_on_film(

@@ -1,6 +1,7 @@
 """Lungs on films: the projection undoes the alignment and the padding, and bad folders are refused."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from evaluation_fakes import FakePipeline, chest_world, oracle, protocol
@@ -81,6 +82,30 @@ def test_the_noise_of_a_film_is_that_of_generate(tmp_path, monkeypatch):
     film_lungs.score_films(pipeline, films, inputs, tmp_path / "out", sampling)
     (generated,) = synthesize(pipeline, inputs, sampling)
     assert torch.equal(scored[0].mean(dim=0), generated.mean)
+
+
+def test_the_volumes_of_another_film_are_the_control(tmp_path, monkeypatch):
+    """Of films a, b, c the control of a is c, of b is a, of c is b."""
+    levels = (-600.0, -300.0, 0.0)
+    for name in "abc":
+        save(tmp_path / f"{name}.png", np.random.default_rng(0).integers(0, 255, (24, 24)))
+        save(tmp_path / f"{name}_lungs.png", np.full((24, 24), 255))
+
+    def rows_of(hu, *_):  # a mask of as many rows as the number of the film whose volumes these are
+        return np.arange(24)[:, None].repeat(24, axis=1) <= levels.index(float(hu.mean()))
+
+    monkeypatch.setattr(film_lungs, "lungs_on_film", rows_of)
+    films = find_films(tmp_path)
+    answers = iter(levels)
+    pipeline = FakePipeline(lambda xray: torch.full((24, 24, 24), next(answers)), protocol(), noise=0.0)
+    inputs = [GeneratorInput(torch.zeros(1, 24, 24), unknown_pose(1, ["PA"]), EXTENT) for _ in films]
+    text = film_lungs.score_films(pipeline, films, inputs, tmp_path / "out", Sampling(1, seed=3))
+    table = pd.read_csv(tmp_path / "out" / "films.csv").set_index("film")
+    own = [table.loc[name, "volume_dice"] for name in "abc"]
+    assert [table.loc[name, "other_dice"] for name in "abc"] == [own[2], own[0], own[1]]
+    lines = text.splitlines()
+    assert lines[0].startswith("lungs of the volumes of another film: median 0.")
+    assert lines[-1].startswith("volume lungs: median 0.") and "; film mask: median 0." in lines[-1]
 
 
 def save(path, array) -> None:
