@@ -123,6 +123,7 @@ def sampler_hypotheses(path: Path) -> list[dict]:
     result = json.loads(path.read_text())
     against = {way: measured.get("against", {}) for way, measured in result["ways"].items()}
     where = f"on {result['protocol']['cases']} {SPLITS[result['protocol']['split']]} cases"
+    where += f" of version {result['protocol'].get('version', 1)} of the phantoms"
     alike = (
         ("psnr_one", "one sample's PSNR", -0.1, math.inf, "dB"),
         ("psnr_mean_of_all", "PSNR of the mean", -0.1, math.inf, "dB"),

@@ -19,7 +19,6 @@ from benchmarks.fidelity.sampler_plots import guidance_picture, quality_picture 
 from benchmarks.fidelity.stored_xrays import stored_xrays  # noqa: E402
 from benchmarks.markdown import span, table_lines  # noqa: E402
 
-HERE = Path(__file__).resolve().parent
 DPM = {"scheduler": "DPMSolverMultistepScheduler"}
 SDE = {**DPM, "algorithm_type": "sde-dpmsolver++"}
 REFERENCE = "ancestral, 1000"
@@ -115,6 +114,7 @@ def run(options, settings: dict[str, dict], published: Path) -> tuple[dict, dict
         )
     cases = getattr(prepared_data(instantiate(data.source), data), options.split)
     protocol = {
+        "version": pipeline.protocol.get("version"),  # of the phantoms
         "checkpoint": sha256(options.checkpoint),
         "split": options.split,
         "cases": min(options.cases, len(cases)),
@@ -170,7 +170,7 @@ def main() -> None:
     parser.add_argument("--xrays", help="file of pre-rendered X-rays")
     parser.add_argument("--dataset", nargs="*", default=[], help="overrides, as dataset.train=600")
     parser.add_argument("--output", type=Path, default=ROOT / "outputs" / "fidelity" / "solvers")
-    parser.add_argument("--home", type=Path, default=HERE, help="folder of the published JSON and picture")
+    parser.add_argument("--home", type=Path, default=ROOT / "outputs" / "fidelity", help="folder of JSON and picture")
     options = parser.parse_args()
     settings = ways(options.guidance)
     unknown = sorted(set(options.ways or ()) - set(settings))
@@ -179,6 +179,7 @@ def main() -> None:
     published = options.home / f"{'guidance' if options.guidance else 'samplers'}_{options.size}.json"
     found, protocol = run(options, settings, published)
     result = report(found, options.guidance, protocol)
+    options.home.mkdir(parents=True, exist_ok=True)
     published.write_text(json.dumps(result, indent=1) + "\n")
     picture = guidance_picture if options.guidance else quality_picture
     picture(result).savefig(published.with_suffix(".png"), dpi=120)
