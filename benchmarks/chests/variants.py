@@ -62,9 +62,17 @@ POPULATIONS = {
     "parents_4": Population("morphs of four patients", parents=4),
     "mixed": Population("morphs of six patients and phantoms", phantoms=True),
     "own_2": Population("morphs of two own patients", parents=2, skipped=4),
+    "own_4": Population("morphs of four own patients", parents=4, skipped=2),
 }
-PRETRAINED = {"own_2": "parents_4"}  # the row of the other patients: no patient is in both
+PRETRAINED = {"own_2": "parents_4", "own_4": "parents_2"}  # rows of the other patients: no patient is in both
 WITHOUT_PRIOR = ("model.prior.rank=0", "model.prior.preconditioning=false")  # a linear prior needs three patients
+
+
+def without_prior(population: str) -> tuple[str, ...]:
+    """Overrides of a training on a population, or from its weights, that has no linear prior."""
+    return WITHOUT_PRIOR if POPULATIONS[population].parents == 2 else ()
+
+
 BASELINE_TITLES = {
     "ridge": "ridge regression",
     "nearest": "nearest training case",
@@ -78,14 +86,18 @@ MAIN = {
 }
 SIDE = {
     **{
-        name: Row(DIFFUSION, f"model on {of.title}", name, train=WITHOUT_PRIOR if of.parents == 2 else ())
+        name: Row(DIFFUSION, f"model on {of.title}", name, train=without_prior(name))
         for name, of in POPULATIONS.items()
         if name != "morphs"
     },
     "phantoms_first": Row(DIFFUSION, "model, phantoms in the first half of its batches", phantoms_first=True),
     **{
         f"tuned_{name}": Row(
-            DIFFUSION, f"model of {POPULATIONS[row].title}, fine-tuned to {POPULATIONS[name].title}", name, tuned=row
+            DIFFUSION,
+            f"model of {POPULATIONS[row].title}, fine-tuned to {POPULATIONS[name].title}",
+            name,
+            train=without_prior(row),
+            tuned=row,
         )
         for name, row in PRETRAINED.items()
     },
