@@ -14,11 +14,12 @@ from dataset.imaging.volume import Volume
 from dataset.phantom.lesions import EFFUSION, HALF, HEALTHY, LOBE_STRENGTH, NODULES_MM
 
 SCAN_LESIONS = (*NODULES_MM, EFFUSION, HALF)
-DRAWING_VERSION = 1  # raise it when the same CT and place give another lesion
+DRAWING_VERSION = 2  # raise it when the same CT and place give another lesion
 NODULE_HU, FLUID_HU, AIRLESS_HU = 32.0, 14.0, 20.0  # as in phantoms
 FLUID_SHARE = 0.3  # of the height of a lung, from its base
 GRID_MM = 3.0  # largest distance of the voxels among which the centres of nodules are drawn
 SIDES = 2  # halves of the box of the lungs along W
+PLACES = {EFFUSION: SIDES, HALF: 2 * SIDES}  # where it can be; a nodule can be anywhere in the lungs
 
 
 @dataclass(frozen=True)
@@ -54,14 +55,13 @@ class LesionDrawing:
         return cls(volume.hu, volume.spacing, lungs, deep * steps + [p.start for p in part], name)
 
     def draw(self, lesion: str, place: int) -> Float[np.ndarray, "d h w"]:
-        """HU with a lesion; nodules of the same `place` have the same centre."""
+        """HU with a lesion, of which `place` is below its `PLACES`; nodules of a place have the same centre."""
         if lesion == HEALTHY:
             return self.hu.copy()
-        rng = np.random.default_rng((*noise_stream(self.name), place, 0 if lesion in NODULES_MM else 1))
-        if lesion in NODULES_MM:
-            return self._nodule(self.centres[rng.integers(len(self.centres))], NODULES_MM[lesion] / 2)
-        places = self.places(lesion)
-        return places[int(rng.integers(len(places)))]
+        if lesion in PLACES:
+            return self.places(lesion)[place]
+        rng = np.random.default_rng((*noise_stream(self.name), place))
+        return self._nodule(self.centres[rng.integers(len(self.centres))], NODULES_MM[lesion] / 2)
 
     def places(self, lesion: str) -> list[Float[np.ndarray, "d h w"]]:
         """HU with an effusion on each side, or with each half of each lung airless."""

@@ -92,12 +92,12 @@ def _expect_new(
 ) -> None:
     """Adds the series of a folder to `folder_of`; UserError if another folder has slices of one, as discs of a PACS.
 
-    The same UID of another patient or study is another series. Localisers do not count.
+    The same UID of another patient or study is another series. Localisers and colour images do not count.
     """
     for one in found:
         identity = one.identity
         named = identity.series_uid != identity.study_uid  # without a UID the series has that of its study
-        if named and any(not piece.localiser for piece in one.slices):
+        if named and any(not piece.other for piece in one.slices):
             other = folder_of.setdefault((identity.series_uid, identity.patient, identity.study_uid), folder)
             if other != folder:
                 raise UserError(

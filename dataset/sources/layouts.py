@@ -21,7 +21,7 @@ CONTAINER = re.compile(r"images?(?:Tr|Ts|Val)?|cts?|scans?|volumes?|data|nifti|d
 MASK_FOLDER = re.compile(
     r"(?:labels?|masks?|seg|segmentations?|annotations?|seg-lungs-luna16)(?:Tr|Ts|Val)?", re.IGNORECASE
 )
-MASK_FILE = re.compile(r".*[._-](?:labels?|mask|seg|segmentation)", re.IGNORECASE)
+MASK_FILE = re.compile(r"(?:.*[._-])?(?:labels?|masks?|seg|segmentations?)", re.IGNORECASE)
 CT_RATE = re.compile(r"(train|valid)_\d+(?=_[a-z]+_\d+$)")
 VAL_SHARE = 10  # one of so many training patients validates where there are no folders for it
 

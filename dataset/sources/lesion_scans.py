@@ -13,7 +13,7 @@ from dataset.imaging.coverage import fill, resample_scanned
 from dataset.imaging.volume import Volume
 from dataset.manifest.table import VOLUME
 from dataset.phantom.lesions import HEALTHY, lesion_of, subject_of
-from dataset.sources.drawn_lesions import DRAWING_VERSION, SCAN_LESIONS, LesionDrawing
+from dataset.sources.drawn_lesions import DRAWING_VERSION, PLACES, SCAN_LESIONS, LesionDrawing
 from dataset.sources.folder import FolderSource
 
 PLACE = "_place"  # between the id of a CT and the number of the place
@@ -21,6 +21,8 @@ PLACE = "_place"  # between the id of a CT and the number of the place
 
 class LesionScans:
     """The test cases of a folder, `count` times each; the id of a case ends in the number of its place and its lesion.
+
+    An effusion and an airless half of a lung have fewer places (`PLACES`) than a nodule.
 
     Args:
         source: the folder; the X-rays of its test cases must be DRRs.
@@ -51,6 +53,7 @@ class LesionScans:
             for row in chosen.to_dict("records")
             for place in range(self.count)
             for lesion in (HEALTHY, *self.lesions)
+            if place < PLACES.get(lesion, self.count)
         ]
         return pd.DataFrame(made, columns=rows.columns)
 

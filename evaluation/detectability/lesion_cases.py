@@ -79,7 +79,6 @@ class LesionCases:
 
     def __init__(self, source: LesionSource, cases, window: Window):
         self._source, self._cases, self._window = source, cases, window
-        self.lesions = source.lesions
         records = cases.rows.to_dict("records")
         self._index = {(subject_of(row), lesion_of(row)): i for i, row in enumerate(records)}
         self._records = {subject_of(row): row for row in records}
@@ -89,10 +88,18 @@ class LesionCases:
         """The patient of a subject."""
         return str(self._records[subject]["patient"])
 
+    def lesions(self, subject: str) -> list[str]:
+        """The lesions that have a place in a subject."""
+        return [lesion for lesion in self._source.lesions if (subject, lesion) in self._index]
+
     def shown(self) -> list[tuple[str, str]]:
         """`(subject, lesion)` of each volume to generate."""
-        halves = ((HEALTHY, *self.lesions),) if self._source.both else (self.lesions, (HEALTHY,))
-        return [(s, lesion) for i, s in enumerate(self.subjects) for lesion in halves[i % len(halves)]]
+        found = []
+        for i, subject in enumerate(self.subjects):
+            with_healthy = self._source.both or i % 2 == 1
+            found += [(subject, HEALTHY)] * with_healthy
+            found += [(subject, lesion) for lesion in self.lesions(subject) if self._source.both or i % 2 == 0]
+        return found
 
     def case(self, subject: str, lesion: str) -> dict[str, Tensor]:
         """The case of a subject with a lesion, as `CaseDataset.case`."""
@@ -107,14 +114,14 @@ class LesionCases:
         healthy = self.case(subject, HEALTHY)
         base, picture = self.truth(subject, HEALTHY), healthy["xray"].float()
         signals, shadows = {}, {}
-        for lesion in self.lesions:
+        for lesion in self.lesions(subject):
             signals[lesion] = (self.truth(subject, lesion) - base).numpy()
             shadows[lesion] = torch.nan_to_num(self.case(subject, lesion)["xray"].float() - picture).numpy()
         if "labels" in healthy:
             lungs = np.isin(healthy["labels"].numpy(), (LABELS["lungs"], LABELS["vessels"]))
         else:
             lungs = segment_lungs(base.numpy(), healthy["spacing"].tolist())
-        searched = [name for name in self.lesions if name not in NODULES_MM]
+        searched = [name for name in signals if name not in NODULES_MM]
         elsewhere = {name: list(self._places(subject, name, base)) for name in searched}
         return Known(signals, shadows, elsewhere, lungs)
 

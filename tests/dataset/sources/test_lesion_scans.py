@@ -59,8 +59,7 @@ def test_fluid_and_airless_halves_fill_parts_of_one_lung(volume, drawing, lesion
     assert overlap.max() == 1  # sides and halves are apart
     if lesion == HALF:
         assert np.array_equal(overlap > 0, drawing.lungs)  # together they are both lungs
-    drawn = drawing.draw(lesion, 0)
-    assert any(np.array_equal(drawn, hu) for hu in drawing.places(lesion))
+    assert all(np.array_equal(drawing.draw(lesion, place), drawing.places(lesion)[place]) for place in range(count))
 
 
 def test_what_was_not_scanned_stays_marked_and_no_lungs_are_refused(volume):
@@ -80,8 +79,11 @@ def test_cases_of_a_place_share_the_noise_and_differ_where_the_lesion_is(tmp_pat
     rows = [{"id": n, "patient": n, "ct": f"{n}.nii.gz", "split": s} for n, s in (("a", "train"), ("b", "test"))]
     write_manifest(make_rows(rows), tmp_path / "data" / "manifest.csv")
     folder = source(tmp_path / "data", volume_size=(24, 24, 24), drr=DrrSettings(photons=1e4))
-    scans = LesionScans(folder, 2)
-    assert set(scans.rows["patient"]) == {"b"} and len(scans.rows) == 2 * (1 + len(SCAN_LESIONS))
+    scans = LesionScans(folder, 3)
+    assert set(scans.rows["patient"]) == {"b"}
+    assert scans.rows["id"].map(lambda name: lesion_of({"id": name})).value_counts().to_dict() == {
+        HEALTHY: 3, **dict.fromkeys(NODULES_MM, 3), EFFUSION: 2, HALF: 3
+    }  # fmt: skip
     assert len({scans.key(row) for row in scans.rows.to_dict("records")}) == len(scans.rows)
     records = scans.rows.to_dict("records")
     cases = dict(zip(scans.rows["id"], map(read_case, prepare_cases(scans, tmp_path / "cache", 0)), strict=True))
