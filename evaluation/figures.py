@@ -31,6 +31,7 @@ def main(cfg) -> None:
     from evaluation.generation.open_pipeline import open_generator
     from evaluation.protocol.checkpoint_data import take_data_of_checkpoint
     from evaluation.protocol.data_checks import check_protocol
+    from evaluation.protocol.leakage import check_patient_leakage
 
     matplotlib.rcParams["font.family"] = "DejaVu Sans"
     check_output(cfg.output, FIGURES, cfg.overwrite)
@@ -41,6 +42,8 @@ def main(cfg) -> None:
     take_data_of_checkpoint(cfg, "figures", pipeline.protocol, checkpoint)
     cases, protocol = split_cases(instantiate(cfg.dataset.source), cfg.dataset, cfg.split, pipeline.protocol)
     check_protocol(protocol, pipeline.protocol)
+    remedy = "give cases that it was not trained on, or another checkpoint"
+    check_patient_leakage(cases.rows, pipeline.protocol, protocol, f"checkpoint={checkpoint}", remedy)
     output = result_folder(cfg.output, "figures", FIGURES, cfg.overwrite)
     films = film_rows(pipeline, Path(cfg.films), sampling) if cfg.films else []
     for path in write_case_figures(pipeline, cases, output, cfg.cases, sampling, films):
@@ -94,7 +97,7 @@ def write_case_figures(
         sheets.save_gif(path, sheets.case_frames(xray, case["ct"], volume, spacing, grey))
         title = f"case {len(rows) + 1}, {ids[len(rows)]}: {estimator(sampling.samples)}"
         rows.append(sheets.CasePicture(title, xray, case["ct"].float(), volume, spacing))
-    sheets.case_sheet(rows, grey).save(paths[-2])
+    sheets.case_sheet(rows, pipeline.window).save(paths[-2])
     sheets.overview_sheet([*rows, *films], grey).save(paths[-1])
     return paths
 

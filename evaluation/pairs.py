@@ -19,6 +19,7 @@ def main(cfg) -> None:
 
     from common.environment import machine, save_config
     from common.files import check_output, result_folder, sha256
+    from ddpm.conditioning.views import serves_fewer_views
     from evaluation.generation.open_pipeline import SHIPPED, open_generator
     from evaluation.generation.sample import Sampling
     from evaluation.protocol.leakage import check_patient_leakage
@@ -34,7 +35,7 @@ def main(cfg) -> None:
     settings = PairSettings(cfg.metrics, tuple(_names(cfg.findings) or ()), tuple(cfg.ages), cfg.masks, cfg.nifti)
     pseudo, name = cfg.pseudo or 0, Path(cfg.pairs or "").name
     # refuses a wrong folder before the checkpoint is read
-    found = scans_of(cfg.pairs, cfg.cases, _names(cfg.patients), cfg.seed) if pseudo else None
+    found = scans_of(cfg.pairs, cfg.cases, _names(cfg.patients), cfg.seed, cfg.split) if pseudo else None
     rows = None if pseudo else pair_rows(cfg.pairs, cfg.split, cfg.cases, _names(cfg.patients))
     pipeline, checkpoint = open_generator(cfg.checkpoint, cfg.device, cfg.sampler, shipped=SHIPPED)
     with TemporaryDirectory(prefix="pairs_") as scratch:
@@ -45,7 +46,8 @@ def main(cfg) -> None:
         seen = check_patient_leakage(
             rows, pipeline.protocol, {}, f"checkpoint={checkpoint}", "give other patients", cfg.allow_seen_patients
         )
-        pairs = find_pairs(rows, folder, pipeline.protocol.get("views", 1))
+        views = pipeline.protocol.get("views", 1)
+        pairs = find_pairs(rows, folder, views, 1 if serves_fewer_views(pipeline.protocol) else views)
         cases, left_out = read_pair_cases(pairs, pipeline, cfg.align, cfg.allow_any_picture, cfg.lung_guide)
         output = result_folder(cfg.output, "pairs", RESULTS, cfg.overwrite)
         if pseudo:

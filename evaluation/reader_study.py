@@ -58,6 +58,7 @@ def generator_arms(cfg, noise: int) -> tuple:
     from evaluation.generation.open_pipeline import open_generator
     from evaluation.protocol.checkpoint_data import take_data_of_checkpoint
     from evaluation.protocol.data_checks import check_protocol
+    from evaluation.protocol.leakage import check_patient_leakage
     from evaluation.readers.arms import arm_maker
 
     if cfg.split not in ("val", "test"):
@@ -66,8 +67,10 @@ def generator_arms(cfg, noise: int) -> tuple:
     take_data_of_checkpoint(cfg, "reader_study", pipeline.protocol, checkpoint)
     cases, protocol = split_cases(instantiate(cfg.dataset.source), cfg.dataset, cfg.split, pipeline.protocol)
     check_protocol(protocol, pipeline.protocol)
+    remedy = "give cases that it was not trained on, or another checkpoint"
+    seen = check_patient_leakage(cases.rows, pipeline.protocol, protocol, f"checkpoint={checkpoint}", remedy)
     origin = {"checkpoint": {"file": str(checkpoint), "sha256": sha256(checkpoint)}, **pipeline.describe()}
-    origin |= {"noise_seed": noise, "split": cfg.split, "data": protocol}
+    origin |= {"noise_seed": noise, "split": cfg.split, "seen_patients": seen, "data": protocol}
     return cases.rows, arm_maker(pipeline, cases, noise), pipeline.window, origin
 
 

@@ -37,7 +37,7 @@ def case_scores(
     """
     truth, known, found = case["ct"].float().clamp(window.low, window.high), true_volumes(case), []
     predictive = samples if predictive is None else predictive
-    for name, mask in tissue_masks(predictive.mean(dim=0), spacing).items():
+    for name, mask in tissue_masks(predictive.mean(dim=0), spacing, window).items():
         mask = mask & case["scanned"] if "scanned" in case else mask
         if mask.any():
             ordered, wanted = predictive[:, mask].sort(dim=0).values, truth[mask]

@@ -18,7 +18,7 @@ def region_counts(
     """`{region: (voxels in both, in the generated mean, in the labels)}` of a case; empty without labels."""
     if "labels" not in case:
         return {}
-    view, found = CaseView(case, mean[None], window), tissue_masks(mean, spacing)
+    view, found = CaseView(case, mean[None], window), tissue_masks(mean, spacing, window)
     counts = {}
     for name in NAMED_BY_LABELS:
         own = view.counted(found[name])

@@ -9,7 +9,7 @@ from dataset.imaging.geometry import FRONTAL_VIEWS
 from evaluation.classifiers.hypotheses import interval, non_inferiority, others, primary
 from evaluation.statistics.binary_metrics import decision_table, wilson
 from evaluation.statistics.delong import Areas, areas, bootstrap_areas
-from evaluation.statistics.patient_bootstrap import DRAWS, bootstrap_mean
+from evaluation.statistics.patient_bootstrap import DRAWS, METHOD, bootstrap_mean
 from evaluation.statistics.platt import brier, fit_recalibration, reliability
 from evaluation.statistics.roc import auc, expected_half_width, sensitive_threshold, youden_threshold
 
@@ -60,7 +60,10 @@ def analyse(
                 for key, cuts in fixed.items()
             },
             "calibration": {
-                "brier": {k: bootstrap_mean(error, patients, draws, seed).as_dict() for k, error in errors.items()},
+                "brier": {
+                    k: bootstrap_mean(error, patients, draws, seed).within(0.0, 1.0).as_dict()
+                    for k, error in errors.items()
+                },
                 "reliability": {key: reliability(decided[key], labels) for key in ("before", "after")},
             },
             "views": _by_view(test, name),
@@ -87,7 +90,7 @@ def analyse(
             "bootstrap": "percentile interval, patients drawn with replacement within each fold",
             "youden": "sensitivity + specificity is largest on the validation cases of the fold",
             "sensitive": f"the highest threshold with a sensitivity of {sensitivity:g} on the validation cases",
-            "proportions": "decisions of all folds together, Wilson; patients resampled where they have several cases",
+            "proportions": f"decisions of all folds together, Wilson; where patients have several cases {METHOD}",
             "calibration": "Platt's recalibration fitted on the validation cases of the fold; Brier score on the test",
             "prevalence": "PPV and NPV hold for the prevalence of these cases only",
         },

@@ -14,7 +14,7 @@ from evaluation.classifiers.comparison import COLUMNS
 from evaluation.classifiers.generated_cases import Generators
 from evaluation.classifiers.hypotheses import PRIMARY
 from evaluation.classifiers.plots import precision_recall_picture, reliability_picture, roc_picture, training_picture
-from evaluation.statistics.roc import LEVEL
+from evaluation.statistics.patient_bootstrap import LEVEL, METHOD
 from evaluation.visualization.text import estimate_text, markdown_table
 
 INPUT_LABELS = {  # in the order of the table
@@ -36,9 +36,11 @@ def markdown(result: dict) -> str:
     mark = " **Phantoms, not patients.**" if result["protocol"].get("phantoms") else ""
     folds = f" in {counts['folds']} folds" if counts["folds"] > 1 else ""
     share = estimate_text(counts["prevalence"], 3)
+    proportions = "Wilson's" if counts["test"] == counts["patients"] else METHOD
     lines = [
         f"{counts['test']} test cases of {counts['patients']} patients{folds}, prevalence {share}.{mark}",
-        "Intervals are 95 %: DeLong's of AUC (table.csv has the bootstrap's beside), Wilson's of proportions.",
+        f"Intervals are 95 %: of AUC DeLong's (table.csv has the bootstrap's beside), of proportions {proportions}, "
+        f"of Brier scores {METHOD}.",
         "",
     ]
     titles = {

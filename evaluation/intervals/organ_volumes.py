@@ -89,10 +89,15 @@ def fit_heart_regressor(cases, window: Window) -> HeartVolumeRegressor | None:
 
 
 def true_volumes(case: dict) -> dict[str, float]:
-    """`lung_volume` and `heart_volume` in ml from the labels of a phantom, else `lung_volume` by segmentation."""
+    """`lung_volume` and `heart_volume` in ml from the labels of a phantom, else `lung_volume` by segmentation.
+
+    Without labels, lungs that reach voxels that were not scanned have no volume.
+    """
     spacing = spacing_of(case)
     if "labels" not in case:
-        return {"lung_volume": lung_millilitres(case["ct"].float(), spacing)}
+        lungs = lung_mask(case["ct"].float(), spacing)
+        cut = "scanned" in case and bool((lungs & ~case["scanned"]).any())
+        return {} if cut else {"lung_volume": millilitres(lungs, spacing)}
     from dataset.phantom.render import LABELS
 
     parts, labels = {"lung_volume": LUNG_LABELS, "heart_volume": ("heart",)}, case["labels"]

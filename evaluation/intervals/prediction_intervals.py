@@ -127,7 +127,7 @@ class PredictionIntervals:
     ) -> tuple[Float[Tensor, "d h w"], Float[Tensor, "d h w"]]:
         """Lower and upper HU of each voxel, clipped to the window; the whole window for a tissue without margin."""
         low, high = order_interval(samples, self.level)
-        for name, mask in tissue_masks(samples.mean(dim=0), spacing).items():
+        for name, mask in tissue_masks(samples.mean(dim=0), spacing, window).items():
             if name in self.margins:
                 low[mask], high[mask] = _widened(low[mask], high[mask], self.margins[name])
             else:

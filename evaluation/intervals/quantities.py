@@ -7,14 +7,15 @@ from torch import Tensor
 from dataset.imaging.hu_window import Window
 from dataset.imaging.lung_segmentation import LUNG_BELOW_HU
 from evaluation.intervals.organ_volumes import HeartVolumeRegressor, lung_millilitres
-from evaluation.metrics.regions import body_mask, lung_mask, split_dense
+from evaluation.metrics.regions import BODY_HU, body_mask, lung_mask, split_dense
 
-TISSUES = ("air", "lungs", "soft", "bone", "vessels")
+TISSUES = ("air", "lungs", "soft", "undivided", "bone", "vessels")
 ORGANS = ("lung_volume", "heart_volume")
 TITLES = {
     "air": "air around the patient",
     "lungs": "lungs",
     "soft": "soft tissue",
+    "undivided": "air, lungs and soft tissue",  # of a window that clips air to the HU of tissue
     "bone": "bone",
     "vessels": "contrast vessels",
     "lung_volume": "lung volume",
@@ -46,15 +47,20 @@ def title(quantity: str, accuracy: dict[str, dict] | None) -> str:
 
 
 def tissue_masks(
-    mean: Float[Tensor, "d h w"], spacing: tuple[float, float, float]
+    mean: Float[Tensor, "d h w"], spacing: tuple[float, float, float], window: Window
 ) -> dict[str, Bool[Tensor, "d h w"]]:
-    """Masks of `TISSUES` that partition a generated mean volume; a mask may be empty."""
+    """Masks of `TISSUES` that partition a generated mean volume; a mask may be empty.
+
+    A window that begins at `BODY_HU` or above makes air look like tissue: all that is not dense is then `undivided`.
+    """
     body, lungs = body_mask(mean), lung_mask(mean, spacing)
     bone, vessels = split_dense(mean, body, lungs, spacing)
+    found = dict.fromkeys(TISSUES, torch.zeros_like(body)) | {"bone": bone, "vessels": vessels}
+    if window.low >= BODY_HU:
+        return found | {"undivided": ~bone & ~vessels}
     lungs = lungs & ~bone & ~vessels
     body = body | lungs
-    soft = body & ~lungs & ~bone & ~vessels
-    return {"air": ~body, "lungs": lungs, "soft": soft, "bone": bone, "vessels": vessels}
+    return found | {"air": ~body, "lungs": lungs, "soft": body & ~lungs & ~bone & ~vessels}
 
 
 def organ_samples(

@@ -115,13 +115,13 @@ class CaseView:
             raise NotMeasured(f"outside window: [{self.window.low:g}, {self.window.high:g}] HU clips the {title}")
 
     def labelled(self, *names: str) -> Bool[Tensor, "d h w"]:
-        """Mask of a phantom's labels; NotMeasured if the case has no labels or none of these."""
+        """Mask of a phantom's labels that were scanned; NotMeasured if the case has no labels or none of these."""
         from dataset.phantom.render import LABELS
 
         if "labels" not in self.case:
             raise NotMeasured("the cases have no labels")
         numbers = torch.tensor([LABELS[name] for name in names], device=self.hu.device)
-        mask = torch.isin(self.case["labels"].to(self.hu.device).to(numbers.dtype), numbers)
+        mask = self.counted(torch.isin(self.case["labels"].to(self.hu.device).to(numbers.dtype), numbers))
         if not mask.any():
             raise NotMeasured(f"the truth has no {' or '.join(names)}")
         return mask

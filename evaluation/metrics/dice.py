@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dataset.imaging.lung_segmentation import LUNG_BELOW_HU
 from evaluation.metrics.base import CaseView, Metric, NotMeasured
-from evaluation.metrics.regions import LUNG_LABELS, body_mask, within_mm
+from evaluation.metrics.regions import BODY_HU, LUNG_LABELS, body_mask, within_mm
 
 HEART_MARGIN_MM = 20.0
 
@@ -60,8 +60,15 @@ def _heart_dice_labels(view: CaseView) -> Float[Tensor, " m"]:
 
 
 def _body_dice(view: CaseView) -> Float[Tensor, " m"]:
-    bodies = torch.stack([view.remembered(body_mask, v) for v in view.predictions])
-    return dice(view.counted(bodies), view.region("body"))
+    return dice(predicted_bodies(view), view.region("body"))
+
+
+def predicted_bodies(view: CaseView) -> Bool[Tensor, "m d h w"]:
+    """Body of each prediction, where it was scanned; NotMeasured if the window clips the air around it."""
+    low, high = view.window.low, view.window.high
+    if low >= BODY_HU:
+        raise NotMeasured(f"outside window: [{low:g}, {high:g}] HU clips the air around the body")
+    return view.counted(torch.stack([view.remembered(body_mask, volume) for volume in view.predictions]))
 
 
 def lungs_in_window(view: CaseView) -> None:

@@ -53,10 +53,11 @@ def load_lpips(weights: str | Path) -> nn.Module:
 def _lpips(view: CaseView) -> Float[Tensor, " m"]:
     network = view.tools.get("lpips")
     if network is None:
-        raise NotMeasured("no weights: give lpips=<AlexNet weights of torchvision>")
+        raise NotMeasured("no weights; evaluation/evaluate.py takes them as lpips=<AlexNet weights of torchvision>")
     network = network.to(view.truth.device)
-    truth = view.window.normalise(view.truth)
-    return torch.stack([lpips_slices(view.window.normalise(v), truth, network) for v in view.predictions])
+    slices = slice(None) if view.scanned is None else view.scanned.flatten(1).any(dim=1)
+    truth, *predictions = (view.window.normalise(volume[slices]) for volume in (view.truth, *view.predictions))
+    return torch.stack([lpips_slices(volume, truth, network) for volume in predictions])
 
 
 METRICS = (

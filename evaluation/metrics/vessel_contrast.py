@@ -34,7 +34,8 @@ def _arteries(view: CaseView) -> Float[Tensor, " m"]:
 
 
 def _share_of_truth(view: CaseView, vessels: Tensor, surroundings: Tensor, title: str) -> Float[Tensor, " m"]:
-    around = within_mm(vessels, view.spacing, SHELL_MM) & surroundings & ~vessels
+    vessels = view.counted(vessels)
+    around = view.counted(within_mm(vessels, view.spacing, SHELL_MM) & surroundings & ~vessels)
     view.require(title, vessels, around)
     wanted = vessel_contrast(view.truth, vessels, around)
     if wanted < SMALLEST_STEP_HU:

@@ -141,10 +141,11 @@ def seen_patients(rows: pd.DataFrame, protocol: dict, earlier: dict[str, dict] |
 
 
 def check_patient_leakage(
-    rows: pd.DataFrame, protocol: dict, present: dict, model: str, remedy: str, allow: bool = False
+    rows: pd.DataFrame, protocol: dict, present: dict, model: str, remedy: str, allow: bool | None = None
 ) -> dict:
     """Raises UserError if a model was trained on patients of `rows`; with `allow` and for validation it warns.
 
+    `allow` is the key `allow_seen_patients` of the command, which the error names; None if the command has none.
     Returns the numbers of patients `train` and `val`, and of models with an unknown training, `unknown`.
     """
     seen, patients, count = _seen_of(protocol, model), rows["patient"].astype(str), {}
@@ -160,6 +161,8 @@ def check_patient_leakage(
     total = patients.nunique()
     if count["train"]:
         line = f"{model} was trained on {count['train']} of the {total} patients to be evaluated"
+        if allow is None:
+            raise UserError(f"{line}: {remedy}, or rename them if they are other people with the same ids")
         if not allow:
             raise UserError(
                 f"{line}: {remedy}; if these are other people with the same ids, or you mean it, set "

@@ -8,7 +8,8 @@ from common.errors import UserError
 ORDINAL, IDENTITY, PE = "ordinal", "real_or_generated", "pe_confidence"
 KINDS = (ORDINAL, IDENTITY, PE)
 IDENTITIES = ("real", "generated")
-RESERVED = ("reader", "position", "item", "seconds", "comment")
+RESERVED = ("reader", "position", "item", "seconds", "comment")  # columns of the answers
+RESERVED += ("reading", "arm", "case", "patient", "label")  # added by the analysis
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import pandas as pd
 from common.errors import UserError
 from dataset.manifest.separated import parts
 from dataset.manifest.table import FILM, SPLITS, read_manifest
+from evaluation.scoring.evaluation_pictures import check_file_names
 
 MANIFEST = "manifest.csv"
 
@@ -39,16 +40,20 @@ def pair_rows(
         raise UserError(
             f"pairs={folder}: no such folder; give a set of dataset/prepare.py with radiographs, or phantoms"
         )
-    if split is not None and split not in SPLITS:
-        raise UserError(f"split={split}: choose {', '.join(SPLITS)}, or null for all")
     path = Path(folder).expanduser() / MANIFEST
-    rows = read_manifest(path)
+    rows = of_split(read_manifest(path), split)
     rows = rows[(rows["xray_source"] == FILM) & (rows["xray"] != "")]
-    rows = rows if split is None else rows[rows["split"] == split]
     if rows.empty:
         where = "" if split is None else f" in the split {split}"
         raise UserError(f"{path}: no row with a radiograph{where}; prepare X-rays with the CTs, or set pseudo=1")
     return of_patients(rows, patients, path).iloc[:cases].reset_index(drop=True)
+
+
+def of_split(rows: pd.DataFrame, split: str | None) -> pd.DataFrame:
+    """The rows of a split, None = all; UserError for an unknown split."""
+    if split not in (None, *SPLITS):
+        raise UserError(f"split={split}: choose {', '.join(SPLITS)}, or null for all")
+    return rows if split is None else rows[rows["split"] == split]
 
 
 def of_patients(rows: pd.DataFrame, patients: Sequence[str] | None, path: Path) -> pd.DataFrame:
@@ -61,20 +66,22 @@ def of_patients(rows: pd.DataFrame, patients: Sequence[str] | None, path: Path) 
     return rows[rows["patient"].astype(str).isin(wanted)]
 
 
-def find_pairs(rows: pd.DataFrame, folder: str | Path, views: int = 1) -> list[Pair]:
-    """The pairs of rows; the first frontal X-ray of each, or with two `views` the frontal and the lateral.
+def find_pairs(rows: pd.DataFrame, folder: str | Path, views: int = 1, fewest: int = 1) -> list[Pair]:
+    """The pairs of rows; the first frontal X-ray of each, with two `views` the first lateral as well.
 
-    UserError for a row without these X-rays, and for a missing X-ray file.
+    A row without a lateral is a pair of the frontal alone if `fewest` is 1. UserError for a row without the X-rays
+    that are needed, a missing X-ray file, and two ids of one file name.
     """
     root, found = Path(folder).expanduser(), []
+    check_file_names(rows["id"])
     for row in rows.to_dict("records"):
         files = [root / name for name in parts(row["xray"])]
         names = parts(row["view"]) or [""] * len(files)
         frontal = [i for i, name in enumerate(names) if name != "lateral"]
         lateral = [i for i, name in enumerate(names) if name == "lateral"]
         chosen = [*frontal[:1], *lateral[: views - 1]]
-        if not frontal or len(chosen) < views:
-            needed = "a frontal X-ray" if views == 1 else "a frontal and a lateral X-ray"
+        if not frontal or len(chosen) < fewest:
+            needed = "a frontal X-ray" if fewest == 1 else "a frontal and a lateral X-ray"
             raise UserError(
                 f"{root / MANIFEST}: {row['id']} has the views {row['view']}; the checkpoint takes {needed}"
             )

@@ -12,12 +12,11 @@ from common.files import atomic_path
 from evaluation.metrics.catalogue import catalogue
 from evaluation.real_pairs.measures import UNITS
 from evaluation.statistics.bland_altman import bland_altman
-from evaluation.statistics.patient_bootstrap import Estimate, bootstrap_mean
+from evaluation.statistics.patient_bootstrap import SHOWN_PATIENTS, Estimate, bootstrap_mean, without_few
 from evaluation.visualization.text import estimate_text, markdown_table
 
 ALL = "all"
-FEW_PATIENTS = 5  # fewer give no limits of agreement: their intervals would exceed any measure
-BY_GROUP = f"By group. Limits need {FEW_PATIENTS} patients."
+BY_GROUP = f"By group. Limits and intervals need {SHOWN_PATIENTS} patients."
 FINDING = {"1": "yes", "0": "no", "1.0": "yes", "0.0": "no"}  # other values are unknown
 
 
@@ -72,7 +71,7 @@ def agreement_table(measured: pd.DataFrame, groups: dict[str, pd.Series]) -> pd.
             spread = part["true"].std() if len(part) > 1 else None
             flat = {"pairs": found.pairs, "patients": found.patients, "true_sd": spread, "sd": found.sd}
             for name in ("bias", "lower", "upper"):
-                few = name != "bias" and found.patients < FEW_PATIENTS
+                few = name != "bias" and found.patients < SHOWN_PATIENTS
                 estimate = Estimate(None, None, None) if few else getattr(found, name)
                 flat |= {name: estimate.mean, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
             records.append({"method": method, "measure": measure, "group": group, "level": level, **flat})
@@ -98,7 +97,11 @@ def markdown(agreement: pd.DataFrame, scores: pd.DataFrame, method: str) -> str:
     """Both tables as Markdown: agreement of all methods, scores of `method`, then both of `method` by group."""
     heads = ["pairs (patients)", "bias", "lower limit", "upper limit", "SD of the truth"]
     agreed, scored = agreement["group"] == ALL, scores["group"] == ALL
-    lines = ["Agreement, generated minus true: bias and 95 % limits of agreement, each with its 95 % interval.", ""]
+    lines = [
+        "Agreement, generated minus true: bias and 95 % limits of agreement, each with its 95 % interval; limits and "
+        f"intervals from {SHOWN_PATIENTS} patients on.",
+        "",
+    ]
     lines += markdown_table(
         ["measure", "method", *heads], [_agreed(row, row["method"]) for row in _rows(agreement[agreed])]
     )
@@ -142,7 +145,7 @@ def _scored(row: dict) -> list[str]:
 
 def _estimate(row: dict, *names: str) -> dict:
     values = (None if row[name] is None or pd.isna(row[name]) else row[name] for name in names)
-    return dict(zip(("mean", "low", "high"), values, strict=True))
+    return without_few(dict(zip(("mean", "low", "high"), values, strict=True)), row["patients"])
 
 
 def _rows(table: pd.DataFrame) -> list[dict]:

@@ -23,7 +23,8 @@ from dataset.phantom.render import LABELS, draw_for_xrays, render_phantom
 from dataset.preparation.radiographs import write_radiograph
 from dataset.xray.augmentation import XrayAugmentation
 from dataset.xray.pose_perturbation import PROTOCOL, perturbed_poses
-from evaluation.real_pairs.find_pairs import MANIFEST, of_patients
+from evaluation.real_pairs.find_pairs import MANIFEST, of_patients, of_split
+from evaluation.scoring.evaluation_pictures import check_file_names, file_name
 
 FOLDER = "pseudo_pairs"  # of a result
 PHANTOMS = "phantoms"  # in place of a folder
@@ -48,8 +49,9 @@ def write_pseudo_pairs(scans: Callable[[Path], Iterator[Scan]], folder: Path, po
             words = (seed, number, pose, STREAM)
             view = FRONTAL_VIEWS[int(np.random.default_rng(words).random() < AP_SHARE)]
             name = f"{row['id']}_pose_{pose + 1}"
-            write_radiograph(pseudo_film(shown, view, words).numpy(), folder / f"{name}.png")
-            rows.append({**row, "id": name, "ct": ct, "xray": f"{name}.png", "view": view, "xray_source": FILM})
+            film = f"{file_name(name)}.png"
+            write_radiograph(pseudo_film(shown, view, words).numpy(), folder / film)
+            rows.append({**row, "id": name, "ct": ct, "xray": film, "view": view, "xray_source": FILM})
     write_manifest(make_rows(rows), folder / MANIFEST)
 
 
@@ -61,18 +63,30 @@ def pseudo_film(volume: Volume, view: str, words: tuple[int, ...]) -> torch.Tens
 
 
 def scans_of(
-    pairs: str | None, cases: int | None, patients: Sequence[str] | None = None, seed: int = 0
+    pairs: str | None,
+    cases: int | None,
+    patients: Sequence[str] | None = None,
+    seed: int = 0,
+    split: str | None = None,
 ) -> Callable[[Path], Iterator[Scan]]:
     """A function of a folder that yields the scans of a set with `manifest.csv`, or of `cases` phantoms.
 
-    It writes the CTs of phantoms into the folder. UserError for no such set, and for an unknown patient.
+    It writes the CTs of phantoms into the folder. UserError for no such set, for an unknown patient or split, and for
+    patients or a split of phantoms.
     """
     if pairs == PHANTOMS:
+        for key, value in {"split": split, "patients": patients}.items():
+            if value is not None:
+                raise UserError(f"{key}={value}: phantoms have no {key}; leave it out, or give a set as pairs")
         return lambda folder: _phantoms(folder, 16 if cases is None else cases, seed)
     path = Path(pairs or "").expanduser() / MANIFEST
     if not pairs or not path.is_file():
         raise UserError(f"pairs={pairs}: no manifest.csv in it; give a set of dataset/prepare.py, or {PHANTOMS}")
-    rows = of_patients(read_manifest(path), patients, path).iloc[:cases]
+    rows = of_split(read_manifest(path), split)
+    if rows.empty:
+        raise UserError(f"{path}: no row in the split {split}; choose another split, or null for all")
+    rows = of_patients(rows, patients, path).iloc[:cases]
+    check_file_names(rows["id"])
     return lambda folder: _read(rows, path.parent)
 
 

@@ -15,13 +15,13 @@ from torch import Tensor
 from common.errors import UserError
 from dataset.imaging.coverage import NOT_SCANNED_HU, SCANNED_SHARE, fill
 from dataset.imaging.hu_window import AIR_HU
-from dataset.imaging.resampling import resample_onto
+from dataset.imaging.resampling import downsample, resample_onto
 from dataset.imaging.volume import Volume
 from dataset.io.ct import read_volume
 from evaluation.generation.lung_guidance import AUTO
 from evaluation.generation.xray_inputs import GeneratorInput, read_inputs
 from evaluation.real_pairs.find_pairs import Pair
-from evaluation.real_pairs.measures import centre_of, lung_ml, lungs_of
+from evaluation.real_pairs.measures import GRID_MM, centre_of, lung_ml, lungs_of
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +34,7 @@ class PairCase:
         ct: HU on the grid, `NOT_SCANNED_HU` where the CT has no voxels.
         spacing: mm `(D, H, W)` of the grid.
         centre: RAS mm of its centre.
-        lung_ml: of the whole CT; NaN where no lungs are found.
+        lung_ml: of the whole CT; NaN where no lungs are found, and of lungs that reach voxels that were not scanned.
     """
 
     pair: Pair
@@ -96,10 +96,12 @@ def read_case(
     spacing = tuple(float(e / n) for e, n in zip(given.extent, size, strict=True))
     frame = Volume(np.zeros(size, dtype=np.float32), spacing, centre)
     marks = Volume(np.where(scanned, 0.0, AIR_HU).astype(np.float32), volume.spacing, volume.centre)
-    inside = resample_onto(marks, frame, size) > AIR_HU * (1.0 - SCANNED_SHARE)
+    edge = AIR_HU * (1.0 - SCANNED_SHARE)
+    inside = resample_onto(marks, frame, size) > edge
+    cut = not scanned.all() and bool((mask & (downsample(marks, GRID_MM).hu <= edge)).any())
     hu = np.clip(resample_onto(volume, frame, size).round(), AIR_HU - 1000.0, 32767).astype(np.int16)
     ct = torch.from_numpy(np.where(inside, hu, np.int16(NOT_SCANNED_HU)))
-    return PairCase(pair, given, ct, spacing, centre, lung_ml(mask, coarse.spacing))
+    return PairCase(pair, given, ct, spacing, centre, np.nan if cut else lung_ml(mask, coarse.spacing))
 
 
 def lung_place(pipeline) -> Float[np.ndarray, "3"]:

@@ -12,9 +12,11 @@ from common.files import atomic_path, write_json
 from evaluation.reporting import sections
 from evaluation.reporting.plots import case_scores, evidence_curve, loss_curves
 from evaluation.scoring.comparison import read_result
+from evaluation.scoring.evaluation_pictures import file_name
 from evaluation.scoring.pooled import SPREAD
 from evaluation.scoring.score_cases import TRUTH
 from evaluation.scoring.summary import METRIC_LABELS, best_of, evaluated_method, sentence
+from evaluation.statistics.patient_bootstrap import SHOWN_PATIENTS, without_few
 from evaluation.visualization.slices import SYNTHETIC
 
 TEMPLATE = Path(__file__).with_name("report.html.jinja")
@@ -37,21 +39,26 @@ def write_report(
     """
     found = read_result("run", folder)
     result, scores, folder = found.summary, found.scores, found.path.parent
+    raw, result = result, without_few(result, result["protocol"]["patients"])
     runs, classification = _sources(folder, runs, classification)
     protocol, method = result["protocol"], evaluated_method(result)
     not_measured = protocol.get("not_measured", {})
     columns = list(result["methods"][method])
     best = {name: best_of(result["methods"], name) for name in columns}
     blank = {name: "outside window" for name, why in not_measured.items() if why.startswith("outside window")}
-    table = [sections.method_row(name, values, columns, best, blank) for name, values in result["methods"].items()]
+    cases = protocol["cases"]
+    table = [
+        sections.method_row(name, values, columns, best, blank, cases) for name, values in result["methods"].items()
+    ]
     truth = result.get("reference", {}).get(TRUTH, {})
     if any(truth.values()):
-        table.append(sections.method_row(TRUTH, truth, columns, {}, blank))
+        table.append(sections.method_row(TRUTH, truth, columns, {}, blank, cases))
     differences = result.get("differences", {})
     reliability = result.get("evidence_reliability")
     spread = (result["methods"][method].get(SPREAD) or {}).get("mean")
     curves = [loss_curves(run, title) for title, run in runs.items()]
-    gifs = [gif for gif in sorted((folder / "gif").glob("*.gif")) if gif.stem in set(scores.id)][:MAX_GIFS]
+    names = {file_name(name) for name in scores.id}
+    gifs = [gif for gif in sorted((folder / "gif").glob("*.gif")) if gif.stem in names][:MAX_GIFS]
     own = {"this evaluation": folder, "the classification": classification}
     configs = {title: place / ".hydra" / "config.yaml" for title, place in own.items() if place is not None}
     configs = {title: file.read_text(encoding="utf-8") for title, file in configs.items() if file.is_file()}
@@ -64,12 +71,14 @@ def write_report(
         phantoms=str(protocol["dataset"]).startswith("phantom"),
         protocol=protocol,
         level=round(100 * protocol["bootstrap"]["level"]),
+        intervals=protocol["bootstrap"].get("method", "bootstrap over patients"),  # in files of earlier versions
+        shown_patients=SHOWN_PATIENTS,
         columns=columns,
         column_labels=METRIC_LABELS,
         evaluated=method,
         table=table,
         differences=[
-            sections.method_row(name, values, columns, {}, blank, "+") for name, values in differences.items()
+            sections.method_row(name, values, columns, {}, blank, cases, "+") for name, values in differences.items()
         ],
         not_measured="; ".join(f"{METRIC_LABELS[name]}: {why}" for name, why in not_measured.items())
         or "not measured for that row",
@@ -88,7 +97,7 @@ def write_report(
         protocol_rows=_protocol_rows(protocol, result.get("distribution")),
         configs=configs | {f"the {title} training": text for title, text in trained},
         records=sections.newest_texts(runs, "run.json"),
-        raw=json.dumps(result, indent=1),
+        raw=json.dumps(raw, indent=1),
     )
     path = folder / "report.html"
     with atomic_path(path) as temporary:

@@ -24,9 +24,18 @@ CURVES = (  # pictures of a classification folder, in order, and whether one nee
 
 
 def method_row(
-    method: str, values: dict, columns: list[str], best: dict[str, str | None], blank: dict[str, str], sign: str = ""
+    method: str,
+    values: dict,
+    columns: list[str],
+    best: dict[str, str | None],
+    blank: dict[str, str],
+    cases: int,
+    sign: str = "",
 ) -> dict:
-    """One method of a table: its cells with interval and p value, `blank[metric]` where there is no number."""
+    """One method of a table: its cells with interval and p value, `blank[metric]` where there is no number.
+
+    A cell counts its cases where they are fewer than `cases`.
+    """
     cells = []
     for metric in columns:
         estimate, digits = values.get(metric), catalogue()[metric].digits
@@ -34,6 +43,8 @@ def method_row(
             cells.append({"mean": blank.get(metric, "n/a")})
             continue
         cell = {"mean": f"{estimate['mean']:{sign}.{digits}f}", "best": best.get(metric) == method}
+        if estimate.get("cases", cases) < cases:
+            cell["cases"] = f"{estimate['cases']} of {cases} cases"
         if estimate["low"] is not None:
             cell["interval"] = f"{estimate['low']:{sign}.{digits}f} … {estimate['high']:{sign}.{digits}f}"
         if estimate.get("p_holm") is not None:

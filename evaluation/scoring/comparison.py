@@ -12,7 +12,7 @@ from evaluation.metrics.catalogue import catalogue
 from evaluation.protocol import comparability as protocol
 from evaluation.scoring.pooled import averaged_names
 from evaluation.scoring.summary import LABELS, is_shown, measured_names
-from evaluation.statistics.patient_bootstrap import DRAWS, LEVEL, paired_difference
+from evaluation.statistics.patient_bootstrap import DRAWS, LEVEL, METHOD, paired_difference
 from evaluation.statistics.significance import holm, sign_flip_p
 from evaluation.visualization.text import estimate_text, markdown_table
 
@@ -63,9 +63,9 @@ def compare(
 ) -> dict:
     """`{"a", "b", "protocol", "differences": {metric: {"a", "b", "mean", "low", "high", "p", "p_holm"}}}`, a minus b.
 
-    Intervals resample patients; p values are from sign flips of patients, Holm-adjusted over the metrics. A metric
-    without a value in either result is omitted. Raises UserError if protocols, estimators, cases or patients differ,
-    and without the method or a common metric.
+    Intervals are those of `paired_difference` over patients; p values are from sign flips of patients, Holm-adjusted
+    over the metrics. A metric without a value in either result is omitted. Raises UserError if protocols, estimators,
+    cases or patients differ, and without the method or a common metric.
     """
     if draws < 100:
         raise UserError(f"draws={draws}: give at least 100 for an interval")
@@ -99,7 +99,7 @@ def compare(
         "b": _origin(second, method_b),
         "protocol": {key: first.summary["protocol"].get(key) for key in protocol.SAME}
         | {"patients": len(set(patients))}
-        | {"bootstrap": {"draws": draws, "seed": seed, "level": LEVEL, "unit": "patient"}},
+        | {"bootstrap": {"draws": draws, "seed": seed, "level": LEVEL, "unit": "patient", "method": METHOD}},
         "differences": differences,
     }
 
@@ -130,6 +130,8 @@ def _verdict(best: str, values: dict) -> str:
         return "no difference shown"
     if best == "one":
         return f"{'a' if abs(values['a'] - 1.0) < abs(values['b'] - 1.0) else 'b'} closer to 1"
+    if best == "none":
+        return "a and b differ"
     return "a better" if (values["mean"] > 0) == (best == "high") else "b better"
 
 

@@ -1,7 +1,7 @@
 """Pictures of an evaluation: the sheet from the best to the worst case, NIfTI and GIF files."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from common.errors import UserError
 from dataset.imaging.coverage import NOT_SCANNED_HU
 from dataset.io.nifti import write_nifti
 from evaluation.visualization import sheets
@@ -22,6 +23,15 @@ SHEET_ROWS = 5  # odd, so that the median case is among them
 def file_name(name: str) -> str:
     """An id as part of a file name."""
     return re.sub(r"[^\w.-]", "_", name)
+
+
+def check_file_names(ids: Iterable[str]) -> None:
+    """Raises UserError if the files of two ids would have one name."""
+    taken: dict[str, str] = {}
+    for name in ids:
+        other = taken.setdefault(file_name(name), name)
+        if other != name:
+            raise UserError(f"ids: the files of {other} and {name} would have one name, {file_name(name)}; rename one")
 
 
 def write_pictures(
@@ -49,7 +59,7 @@ def write_pictures(
         volumes = (case["xray"][0].float(), case["ct"].float(), generated[index])
         rows.append(sheets.CasePicture(title, *volumes, tuple(case["spacing"].tolist())))
         maps.append(evidence(index))
-    sheets.case_sheet(rows, grey).save(output / "sheet.png")
+    sheets.case_sheet(rows, window).save(output / "sheet.png")
     if all(found is not None for found in maps):
         evidence_sheet(rows, maps, grey).save(output / "evidence.png")
     for folder in ("nifti", "gif"):

@@ -33,7 +33,7 @@ from evaluation.protocol import comparability as protocol
 from evaluation.protocol.data_checks import check_protocol, own_split
 from evaluation.protocol.leakage import check_patient_leakage
 from evaluation.scoring.baselines import Baselines
-from evaluation.scoring.evaluation_pictures import file_name, write_pictures
+from evaluation.scoring.evaluation_pictures import check_file_names, file_name, write_pictures
 from evaluation.scoring.registration import rigidly_aligned
 from evaluation.scoring.score_cases import metric_names, score_cases
 from evaluation.scoring.summary import write_result
@@ -164,7 +164,7 @@ class Evaluator:
     def read_inputs(self) -> Inputs:
         """The cases of the split; writes nothing.
 
-        Raises UserError for a split without cases and for patients that the model has trained on.
+        Raises UserError for a split without cases, patients that the model has trained on, and ids of one file name.
         """
         settings, seed = self.settings, self.sampling.seed
         chosen = own_split(self.datamodule, settings.split)
@@ -174,6 +174,7 @@ class Evaluator:
         model, allow = f"checkpoint={self.checkpoint}", settings.allow_seen_patients
         seen = check_patient_leakage(rows, self.pipeline.protocol, self.data, model, remedy, allow)
         ids, patients = [str(i) for i in rows["id"]], rows["patient"].astype(str).to_numpy()
+        check_file_names(ids)
         read = chosen.case
         if settings.totalsegmentator is not None:
             read = partial(_with_organs, chosen, ids, Path(settings.totalsegmentator))

@@ -9,7 +9,7 @@ from common.files import write_json
 from evaluation.metrics.catalogue import catalogue
 from evaluation.scoring.pooled import averaged_names, pooled_estimate
 from evaluation.scoring.score_cases import TRUTH
-from evaluation.statistics.patient_bootstrap import DRAWS, paired_difference
+from evaluation.statistics.patient_bootstrap import DRAWS, Estimate, paired_difference, without_few
 from evaluation.statistics.significance import ALPHA, holm, sign_flip_p
 from evaluation.visualization.text import estimate_text
 
@@ -28,11 +28,11 @@ COMPARED = ("mean_volume", "nearest", "ridge", "shuffled_xray")
 
 
 def summarise(scores: pd.DataFrame, seed: int = 0, draws: int = DRAWS) -> dict[str, dict]:
-    """`{"methods": {method: {metric: {"mean", "low", "high"} or None}}, "reference": …, "differences": …}`.
+    """`{"methods": {method: {metric: {"mean", "low", "high", "cases", "patients"}}}, "reference", "differences"}`.
 
-    A metric without a value in any case is None. `differences` are model minus the other method on the same cases,
-    for metrics that are a mean over cases; `p_holm` is a sign-flip p value over patients, Holm-adjusted over the
-    methods.
+    `cases` and `patients` are those with a value; in place of a metric without any stands None. `differences` are
+    model minus the other method on the same cases, for metrics that are a mean over cases; `p_holm` is a sign-flip p
+    value over patients, Holm-adjusted over the methods.
     """
     names = [name for name in scores.method.unique() if name != TRUTH]
     metrics = measured_names(scores)
@@ -41,7 +41,7 @@ def summarise(scores: pd.DataFrame, seed: int = 0, draws: int = DRAWS) -> dict[s
         rows = scores[scores.method == method]
         patients = rows.patient.to_numpy(dtype=str)
         found = {name: pooled_estimate(rows, name, patients, draws, seed) for name in columns}
-        return {name: None if value.mean is None else value.as_dict() for name, value in found.items()}
+        return {name: _counted(value, rows[name].to_numpy(), patients) for name, value in found.items()}
 
     return {
         "methods": {name: estimates(name, metrics) for name in names},
@@ -61,6 +61,7 @@ def sentence(result: dict) -> str:
     A difference is shown if its interval and its adjusted p value exclude zero. The sentence names too few patients
     for any such difference.
     """
+    result = without_few(result, result["protocol"]["patients"])
     protocol, method = result["protocol"], evaluated_method(result)
     psnr = result["methods"][method].get("psnr")
     cases = f"{protocol['cases']} {protocol['split']} case{'s' * (protocol['cases'] != 1)}"
@@ -129,12 +130,19 @@ def _differences(scores: pd.DataFrame, others: list[str], seed: int, draws: int)
         for name in others:
             other = scores[scores.method == name].set_index("id")[metric].reindex(model.index).to_numpy()
             estimate = paired_difference(own, other, patients, draws, seed)
-            result[name][metric] = None if estimate.mean is None else estimate.as_dict()
+            result[name][metric] = _counted(estimate, np.subtract(own, other), patients)
             p_values[name] = sign_flip_p(np.subtract(own, other), patients, seed=seed)
         for name, p in holm(p_values).items():
             if result[name][metric] is not None:
                 result[name][metric]["p_holm"] = p
     return result
+
+
+def _counted(estimate: Estimate, values: np.ndarray, patients: np.ndarray) -> dict | None:
+    """An estimate with the numbers of cases and patients that have a value; None without any."""
+    known = np.isfinite(values)
+    counts = {"cases": int(known.sum()), "patients": len(set(patients[known]))}
+    return None if estimate.mean is None else estimate.as_dict() | counts
 
 
 def best_of(methods: dict, metric: str) -> str | None:

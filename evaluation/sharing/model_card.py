@@ -6,6 +6,7 @@ from pathlib import Path
 from common.files import sha256
 from ddpm.conditioning.views import serves_fewer_views
 from evaluation.metrics.catalogue import catalogue
+from evaluation.statistics.patient_bootstrap import without_few
 from evaluation.visualization.text import markdown_table
 
 SHOWN = (
@@ -165,16 +166,20 @@ def _metrics(result: dict | None) -> list[str]:
     if result is None:
         return ["Not evaluated; `xray2ct-evaluate checkpoint=<path>` evaluates it."]
     protocol, known, rows = result["protocol"], catalogue(), []
-    for metric, estimate in result["methods"]["model"].items():
+    method = protocol["bootstrap"].get("method", "bootstrap over patients")
+    for metric, estimate in without_few(result["methods"]["model"], protocol["patients"]).items():
         label, cells = known[metric].label if metric in known else metric, ("not measured", "")
         if estimate is not None:
-            cells = f"{estimate['mean']:.4g}", f"{estimate['low']:.4g} to {estimate['high']:.4g}"
+            patients = estimate.get("patients", protocol["patients"])
+            none = f"no interval: {'one patient' if patients == 1 else f'{patients} patients'}"
+            ends = none if estimate["low"] is None else f"{estimate['low']:.4g} to {estimate['high']:.4g}"
+            cells = f"{estimate['mean']:.4g}", ends
         rows.append((label, *cells))
     return [
         f"{protocol['cases']} {protocol['split']} cases, {protocol['patients']} patients, of `{protocol['dataset']}`; "
         f"{protocol['estimator']}, window {protocol['window']} HU (data range {protocol['data_range_hu']:g} HU), "
-        f"registration {protocol['registration']}; mean and 95 % interval of "
-        f"{protocol['bootstrap']['draws']:,} bootstrap draws over patients.",
+        f"registration {protocol['registration']}; mean and 95 % interval ({method}; "
+        f"{protocol['bootstrap']['draws']:,} draws).",
         "",
         *markdown_table(("metric", "mean", "interval"), rows),
     ]

@@ -22,7 +22,7 @@ def decision_table(
 ) -> dict[str, dict | None]:
     """`{name: {"mean", "low", "high", "hits", "count"}}`, None for a rate without cases.
 
-    Wilson intervals, or bootstrap intervals over patients if a patient has several cases, which are not independent.
+    Wilson intervals; if a patient has several cases, which are not independent, those of `bootstrap_mean` in [0, 1].
     """
     positive, labels, patients = np.asarray(positive, dtype=bool), np.asarray(labels), np.asarray(patients)
     right = positive == (labels == 1)
@@ -43,7 +43,7 @@ def decision_table(
         if single:
             low, high = wilson(hits, count)
         else:
-            estimate = bootstrap_mean(right[chosen].astype(float), patients[chosen], draws, seed)
+            estimate = bootstrap_mean(right[chosen].astype(float), patients[chosen], draws, seed).within(0.0, 1.0)
             low, high = estimate.low, estimate.high
         found[name] = {"mean": hits / count, "low": low, "high": high, "hits": hits, "count": count}
     return found

@@ -55,7 +55,7 @@ def evidence_reliability(
     for place in range(BINS):
         count, _, variance, rest = sums[:, :, place].sum(axis=0)
         row = {"from": place / BINS, "to": (place + 1) / BINS, "voxels": round(float(count / max(voxels, 1.0)), 6)}
-        if count:
+        if variance > 0.0:
             error = bootstrap_ratio(sums[:, 1, place], sums[:, 2, place], patients, draws, seed)
             row |= {"expected": round(float(rest / variance), 6), "error": error.as_dict()}
             gap += count / voxels * abs(error.mean - rest / variance)

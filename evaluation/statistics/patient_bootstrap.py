@@ -14,6 +14,7 @@ from scipy import stats
 DRAWS = 2000
 LEVEL = 0.95
 FEW_PATIENTS = 20
+SHOWN_PATIENTS = 5  # tables show no interval of fewer, which would exceed the range of any metric
 METHOD = f"percentile bootstrap over patients; t interval over patients below {FEW_PATIENTS}"
 
 
@@ -24,6 +25,11 @@ class Estimate:
     mean: float | None
     low: float | None
     high: float | None
+
+    def within(self, least: float, most: float) -> "Estimate":
+        """The same with the interval clipped to the range of the quantity, which a t interval may exceed."""
+        ends = (None if end is None else min(max(end, least), most) for end in (self.low, self.high))
+        return Estimate(self.mean, *ends)
 
     def as_dict(self, digits: int = 6) -> dict[str, float | None]:
         return {key: None if value is None else round(value, digits) for key, value in asdict(self).items()}
@@ -46,25 +52,43 @@ def bootstrap_ratio(
     draws: int = DRAWS,
     seed: int = 0,
 ) -> Estimate:
-    """Sum of the numerators over that of the denominators, over cases without NaN, and its interval over patients."""
+    """Sum of the numerators over that of the denominators, over cases without NaN, and its interval over patients.
+
+    Denominators are not negative; a patient whose denominators are all 0 says nothing and does not count.
+    """
     above, below = (np.asarray(part, dtype=np.float64) for part in (numerators, denominators))
     known = np.isfinite(above) & np.isfinite(below)
-    if not known.any():
-        return Estimate(None, None, None)
-    names, owner = np.unique(np.asarray(patients)[known], return_inverse=True)
+    _, owner = np.unique(np.asarray(patients)[known], return_inverse=True)
     above, below = (np.bincount(owner, weights=part[known]) for part in (above, below))
+    above, below = above[below > 0.0], below[below > 0.0]
+    count = len(below)
+    if count == 0:
+        return Estimate(None, None, None)
     ratio = float(above.sum() / below.sum())
-    if len(names) == 1:
+    if count == 1:
         return Estimate(ratio, None, None)
     tail = (1.0 - LEVEL) / 2.0
-    if len(names) < FEW_PATIENTS:
-        count, residual = len(names), (above - ratio * below) / below.mean()
+    if count < FEW_PATIENTS:
+        residual = (above - ratio * below) / below.mean()
         error = np.sqrt((residual**2).sum() / (count * (count - 1)))
         half = float(stats.t.ppf(1.0 - tail, count - 1) * error)
         return Estimate(ratio, ratio - half, ratio + half)
-    drawn = _draws(len(names), draws, seed)
+    drawn = _draws(count, draws, seed)
     low, high = np.quantile(above[drawn].sum(axis=1) / below[drawn].sum(axis=1), [tail, 1.0 - tail])
     return Estimate(ratio, float(low), float(high))
+
+
+def without_few(result, patients: int):
+    """A result, or a part of it, without the intervals of estimates over fewer than `SHOWN_PATIENTS` patients.
+
+    `patients` is the number behind estimates that do not hold their own.
+    """
+    if isinstance(result, list):
+        return [without_few(part, patients) for part in result]
+    if not isinstance(result, dict):
+        return result
+    few = {"mean", "low", "high"} <= result.keys() and result.get("patients", patients) < SHOWN_PATIENTS
+    return {key: None if few and key in ("low", "high") else without_few(v, patients) for key, v in result.items()}
 
 
 def resampled_means(

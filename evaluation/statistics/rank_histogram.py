@@ -46,7 +46,7 @@ def rank_histogram(
     if not known.any():
         return None
     shares, patients = shares[known], np.asarray(patients)[known]
-    estimates = [bootstrap_mean(column, patients, draws, seed).as_dict() for column in shares.T]
+    estimates = [bootstrap_mean(column, patients, draws, seed).within(0.0, 1.0).as_dict() for column in shares.T]
     drawn = resampled_means(shares, patients, draws, seed)
     found = {"mean": round(float(deviation_from_flat(shares.mean(axis=0))), 6), "low": None, "high": None}
     if drawn is not None:

@@ -11,7 +11,17 @@ from torch import Tensor
 from dataset.imaging.geometry import PLANES
 from dataset.imaging.hu_window import Window
 from dataset.io.nifti import SYNTHETIC
-from evaluation.visualization.slices import ACCENT, BACKGROUND, DISPLAY_HU, ERROR_HU, INK, font, tile, xray_tile
+from evaluation.visualization.slices import (
+    ACCENT,
+    BACKGROUND,
+    DISPLAY_HU,
+    ERROR_HU,
+    INK,
+    display_window,
+    font,
+    tile,
+    xray_tile,
+)
 
 GIF_TILE, GIF_GREYS = 176, 32  # GIF compresses noise badly: 256 greys triple its size
 GAP = 6
@@ -28,18 +38,22 @@ class CasePicture:
     spacing: tuple[float, float, float]
 
 
-def case_sheet(cases: Sequence[CasePicture], window: Window = DISPLAY_HU) -> Image.Image:
-    """A row per case: X-ray, then true CT, generated CT and error in the three planes."""
-    rows = []
+def case_sheet(cases: Sequence[CasePicture], window: Window) -> Image.Image:
+    """A row per case: X-ray, then true CT, generated CT and error in the three planes.
+
+    `window` is that of the model: the error is against the truth clipped to it, and grey levels are those that
+    `display_window` shows of it.
+    """
+    rows, grey = [], display_window(window)
     for case in cases:
         tiles = [xray_tile(case.xray)]
         error = case.generated - case.truth.clamp(window.low, window.high).to(case.generated)
         for plane in PLANES:
             for volume, kind in ((case.truth, "true"), (case.generated, "generated"), (error, "error")):
-                tiles.append(tile(volume, plane, case.spacing, window, kind=kind))
+                tiles.append(tile(volume, plane, case.spacing, grey, kind=kind))
         rows.append(tiles)
     heads = ["X-ray"] + [f"{kind}, {plane}" for plane in PLANES for kind in ("true CT", "generated CT", "error")]
-    levels = f"{hu_levels(window)}  Error, generated minus true: blue {-ERROR_HU:g} HU, white 0, red {ERROR_HU:g} HU."
+    levels = f"{hu_levels(grey)}  Error, generated minus true: blue {-ERROR_HU:g} HU, white 0, red {ERROR_HU:g} HU."
     return table([case.title for case in cases], rows, heads, levels)
 
 

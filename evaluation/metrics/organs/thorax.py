@@ -8,6 +8,7 @@ from torch import Tensor
 from dataset.imaging.forward_model import ForwardModel
 from dataset.imaging.geometry import fill_unknown
 from dataset.imaging.lung_network import find_lungs
+from dataset.xray.domes import split_lungs
 from evaluation.metrics.base import CaseView, Metric, NotMeasured
 from evaluation.metrics.dice import lungs_in_window
 from evaluation.metrics.reprojection import FORWARD_MODEL, scaled_drr
@@ -16,23 +17,16 @@ CENTRE = 1.0 / 3.0  # share of the sides of a lung's box: the columns over which
 
 
 def diaphragm_heights(lungs: Bool[Tensor, "d h w"], spacing: tuple[float, float, float]) -> Float[Tensor, "2"]:
-    """Height in mm above the lowest slice of the right and the left diaphragm; NaN for a side without lung.
+    """Height in mm above the lowest slice of the right and the left diaphragm; NaN unless the mask is two lungs.
 
     The height of a side is the median of the lowest lung voxels over the columns in the central third of its box.
     """
-    mask, middle = lungs.cpu().numpy(), lungs.shape[2] // 2
-    if mask.any():
-        across = np.flatnonzero(mask.any(axis=(0, 1)))
-        middle = (int(across[0]) + int(across[-1]) + 1) // 2
-    sides = mask[:, :, :middle], mask[:, :, middle:]
-    return torch.tensor([_height(side) * spacing[0] for side in sides])
+    sides = split_lungs(lungs.cpu().numpy())
+    return torch.full((2,), torch.nan) if sides is None else torch.tensor([_height(s) * spacing[0] for s in sides])
 
 
 def _height(lung: Bool[np.ndarray, "d h w"]) -> float:
-    footprint = lung.any(axis=0)
-    if not footprint.any():
-        return float("nan")
-    box = []
+    footprint, box = lung.any(axis=0), []
     for axis in (1, 0):
         places = np.flatnonzero(footprint.any(axis=axis))
         margin = (places[-1] + 1 - places[0]) * (1.0 - CENTRE) / 2.0
@@ -62,6 +56,8 @@ def _diaphragms(view: CaseView) -> Float[Tensor, " m"]:
     truth = diaphragm_heights(view.counted(view.segmented_lungs), view.spacing)
     if truth.isnan().any():
         raise NotMeasured("the truth shows no two lungs")
+    if view.scanned is not None and not torch.equal(truth, diaphragm_heights(view.segmented_lungs, view.spacing)):
+        raise NotMeasured("the scan does not reach the diaphragms")
     heights = [diaphragm_heights(view.counted(lungs), view.spacing) for lungs in view.predicted_lungs]
     return torch.stack([(height - truth).abs().mean() for height in heights])
 

@@ -1,7 +1,6 @@
 """Organs from output folders of TotalSegmentator for both volumes, which the user runs: Dice, shape, heart size."""
 
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,7 @@ from common.errors import UserError
 from dataset.imaging.geometry import nifti_affine
 from evaluation.metrics.base import CaseView, Metric, NotMeasured
 from evaluation.metrics.dice import dice
-from evaluation.metrics.organs.shape import MEASURES, measured
+from evaluation.metrics.organs.shape import MEASURES
 
 LOBES = (
     "lung_upper_lobe_left",
@@ -76,11 +75,14 @@ def heart_to_thorax(masks: dict[str, Bool[Tensor, "d h w"]]) -> float:
 
 
 def _masks(view: CaseView) -> tuple[list[dict], dict]:
-    """Masks of the predictions and of the truth, by organ."""
+    """Masks of the predictions and of the truth, by organ, where the truth was scanned."""
     masks = view.case.get("organs")
     if masks is None:
         raise NotMeasured("no folder with TotalSegmentator's masks")
-    return [masks.get(name, {}) for name in view.names], masks.get("truth", {})
+    *found, truth = (
+        {organ: view.counted(mask) for organ, mask in masks.get(name, {}).items()} for name in (*view.names, "truth")
+    )
+    return found, truth
 
 
 def _of_organ(organ: str, compute: Callable[[Tensor, Tensor, tuple], float]):
@@ -120,14 +122,14 @@ METRICS = (
         Metric(
             f"totalsegmentator_{organ}_{name}",
             f"{label} of {_label(organ)}",
-            _of_organ(organ, partial(measured, name)),
+            _of_organ(organ, compute),
             f"{text}; {organ} as TotalSegmentator found them in both volumes",
             unit,
             "low",
             1,
         )
         for organ in ORGANS
-        for name, (_, label, unit, text) in MEASURES.items()
+        for name, (compute, label, unit, text) in MEASURES.items()
     ),
     Metric(
         "totalsegmentator_cardiothoracic_ratio",

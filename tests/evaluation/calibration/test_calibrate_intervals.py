@@ -14,6 +14,7 @@ from PIL import Image
 
 from common.errors import UserError
 from common.files import sha256
+from dataset.imaging.hu_window import Window
 from dataset.phantom.render import render_phantom
 from ddpm.diffusion.training_spread import TrainingSpread
 from evaluation.calibration.calibrate_intervals import calibrate, check_settings, covered_by, margins_of
@@ -30,7 +31,7 @@ from evaluation.intervals.prediction_intervals import (
     find_intervals,
     read_intervals,
 )
-from evaluation.intervals.quantities import ORGANS, TISSUES, tissue_masks
+from evaluation.intervals.quantities import ORGANS, TISSUES, TITLES, tissue_masks
 
 SPACING = tuple(e / 24 for e in EXTENT)
 SAMPLES, LEVEL = 8, 0.75
@@ -209,7 +210,7 @@ def test_voxel_intervals_agree_with_the_scores_of_test_cases(world):
     low, high = intervals.of_voxels(drawn, SPACING, pipeline.window)
     truth = case["ct"].float().clamp(-1000, 1000)
     mine = scores[(scores.id == "t_0") & (scores.level == LEVEL)].set_index("quantity")
-    for name, mask in tissue_masks(drawn.mean(dim=0), SPACING).items():
+    for name, mask in tissue_masks(drawn.mean(dim=0), SPACING, pipeline.window).items():
         if mask.any() and name in intervals.margins:
             inside = ((truth >= low) & (truth <= high))[mask].double().mean() >= intervals.share
             assert inside == (mine.loc[name, "below"] <= intervals.margins[name]["low"]), name
@@ -219,10 +220,23 @@ def test_tissues_partition_the_volume_and_one_without_margin_gets_the_whole_wind
     pipeline, parts, _, intervals, _ = world
     volume = parts["t"].case(1)["ct"].float()
     volume[2:5, 10:14, 10:14] = 400.0
-    masks = tissue_masks(volume, SPACING)
+    masks = tissue_masks(volume, SPACING, pipeline.window)
     assert set(masks) == set(TISSUES) and (sum(mask.int() for mask in masks.values()) == 1).all()
     low, high = intervals.of_voxels(volume.expand(SAMPLES, *volume.shape).clone(), SPACING, pipeline.window)
     assert (low[masks["bone"]] == -1000).all() and (high[masks["bone"]] == 1000).all()
+
+
+def test_a_window_without_air_has_no_soft_tissue_of_its_own(world):
+    """Clipped air and lungs look like fat, so they are one region with it, also for files that have another."""
+    *_, intervals, _ = world
+    narrow, volume = Window(-200.0, 500.0), world[1]["t"].case(1)["ct"].float().clamp(-200.0, 500.0)
+    volume[2:5, 10:14, 10:14] = 400.0
+    masks = tissue_masks(volume, SPACING, narrow)
+    assert (sum(mask.int() for mask in masks.values()) == 1).all()
+    assert {name for name, mask in masks.items() if mask.any()} == {"undivided", "bone"}
+    assert TITLES["undivided"] == "air, lungs and soft tissue"
+    low, high = intervals.of_voxels(volume.expand(SAMPLES, *volume.shape).clone(), SPACING, narrow)
+    assert "soft" in intervals.margins and (low == -200.0).all() and (high == 500.0).all()
 
 
 def test_settings_that_cannot_be_calibrated_raise(world):

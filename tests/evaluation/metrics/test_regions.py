@@ -216,3 +216,11 @@ def test_a_missing_label_is_not_measured(case):
     view = CaseView(case | {"labels": torch.zeros_like(case["labels"])}, case["ct"][None], WIDE)
     with pytest.raises(NotMeasured, match="no heart"):
         view.labelled("heart")
+
+
+def test_a_window_without_air_has_no_body_in_the_prediction(case):
+    names = [name for name in catalogue() if name.startswith("body_")]
+    view = CaseView(case, torch.full_like(case["ct"], 40.0)[None], NARROW)  # air as well
+    values, reasons = measure(names, view)
+    assert len(names) == 4 and all("outside window" in reasons[name] for name in names)
+    assert all(np.isnan(value).all() for value in values.values())

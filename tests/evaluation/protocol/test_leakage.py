@@ -139,7 +139,10 @@ def test_training_patients_of_another_fold_or_split_are_not_evaluated(caplog):
     assert not caplog.records
     for other in (2, 3):
         with pytest.raises(UserError, match="g was trained on 4 of the 4 patients.*fold.*allow_seen_patients=true"):
+            check_patient_leakage(test, seen(other), present, "g", "give the fold", allow=False)
+        with pytest.raises(UserError, match="give the fold, or rename") as refused:  # a command without that key
             check_patient_leakage(test, seen(other), present, "g", "give the fold")
+        assert "allow_seen_patients" not in str(refused.value)
     assert check_patient_leakage(test, seen(3), present, "g", "", allow=True)["train"] == 4
     assert check_patient_leakage(test, seen(0), present, "g", "")["val"] == 4
     assert "no evidence" in caplog.text and "validated on 4 of the 4" in caplog.text

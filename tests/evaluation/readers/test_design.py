@@ -123,7 +123,10 @@ def test_the_same_seed_makes_the_same_study_but_another_seal(tmp_path):
     ("questions", "line"),
     [
         ([QUESTIONS[0] | {"kind": "essay"}], "kind=essay"),
-        ([QUESTIONS[0] | {"name": "item"}], "'item' cannot be a column"),
+        *(
+            ([QUESTIONS[0] | {"name": name}], f"'{name}' cannot be a column")
+            for name in ("item", "label", "case", "arm", "patient", "reading")
+        ),
         ([QUESTIONS[0] | {"choices": ["one"]}], "1 choices"),
         ([QUESTIONS[0] | {"kind": "real_or_generated"}], "are real, generated"),
         ([QUESTIONS[0], QUESTIONS[0]], "two have the name realism"),

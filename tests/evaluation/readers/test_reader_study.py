@@ -10,6 +10,7 @@ import pytest
 import torch
 from evaluation_fakes import FakePipeline, chest_world, oracle, protocol
 from forked_command import run_command
+from omegaconf import OmegaConf
 from reader_files import QUESTIONS, chest, make_small_study, simulate_answers
 
 from common.errors import UserError
@@ -17,6 +18,8 @@ from common.files import ROOT
 from dataset.imaging.hu_window import Window
 from dataset.imaging.volume import Volume
 from dataset.io.nifti import write_nifti
+from evaluation.protocol.leakage import seen_patients
+from evaluation.reader_study import generator_arms
 from evaluation.readers.analysis import analyse
 from evaluation.readers.arms import arm_maker, common_grid, onto_grid, read_table
 from evaluation.readers.create import forecast
@@ -87,6 +90,25 @@ def test_arms_of_a_generator():
     assert np.array_equal(make("real", 1).hu, real) and np.array_equal(make("generated", 1).hu, real.clip(-1000, 1000))
     assert np.allclose(make("autoencoder", 1).hu, real.clip(-1000, 1000) / 2, atol=1e-3)
     assert make("generated", 0).spacing == pytest.approx(cases.case(0)["spacing"].tolist())
+
+
+def test_patients_of_the_training_are_not_shown_and_the_key_says_so(tmp_path, monkeypatch):
+    cases, data = chest_world(2, 3), protocol()
+    pipeline, checkpoint = FakePipeline(oracle(cases), data), tmp_path / "last.ckpt"
+    checkpoint.write_bytes(b"weights")
+    cases.rows["split"] = "test"
+    monkeypatch.setattr("hydra.utils.instantiate", lambda source: None)
+    monkeypatch.setattr("dataset.datamodule.split_cases", lambda *_: (cases, data))
+    monkeypatch.setattr("evaluation.generation.open_pipeline.open_generator", lambda *_: (pipeline, checkpoint))
+    cfg = OmegaConf.create({"split": "test", "checkpoint": "a", "device": "cpu", "sampler": {},
+                            "dataset": {"source": {}}})  # fmt: skip
+    trained = cases.rows.assign(split="train")
+    pipeline.protocol = data | {"seen": seen_patients(trained.assign(patient="another"), data)}
+    *_, origin = generator_arms(cfg, 0)
+    assert origin["seen_patients"] == {"train": 0, "val": 0, "unknown": 0}
+    pipeline.protocol = data | {"seen": seen_patients(trained, data)}
+    with pytest.raises(UserError, match="was trained on 2 of the 2 patients"):
+        generator_arms(cfg, 0)
 
 
 def test_answers_are_read_with_their_reading_number(tmp_path):
@@ -218,8 +240,6 @@ def test_the_command_makes_a_study_and_refuses_other_actions(tmp_path):
 
 
 def test_the_config_asks_the_questions_of_the_protocol():
-    from omegaconf import OmegaConf
-
     asked = parse_questions(OmegaConf.to_container(OmegaConf.load(ROOT / "config" / "reader_study.yaml").questions))
     kinds = [question.kind for question in asked]
     assert kinds.count("ordinal") == 3 and all(len(q.choices) == 4 for q in asked if q.kind == "ordinal")

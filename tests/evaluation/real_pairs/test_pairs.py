@@ -1,6 +1,7 @@
 """Pairs: a volume that is the CT moved rigidly is moved back; agreement, groups, masks, and what is left out."""
 
 import json
+from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
@@ -13,13 +14,16 @@ from evaluation_fakes import EXTENT, FakePipeline, protocol
 from PIL import Image
 
 from common.errors import UserError
+from dataset.imaging.coverage import NOT_SCANNED_HU
+from dataset.imaging.lung_segmentation import segment_lungs
 from dataset.imaging.volume import Volume
+from dataset.io.ct import read_volume
 from dataset.io.nifti import write_nifti
 from evaluation.generation.sample import Sampling
 from evaluation.real_pairs import measures, pseudo_pairs
 from evaluation.real_pairs.find_pairs import find_pairs, pair_rows
 from evaluation.real_pairs.groups import agreement_table, groups_of
-from evaluation.real_pairs.read_pairs import lung_place, read_pair_cases
+from evaluation.real_pairs.read_pairs import lung_place, read_case, read_pair_cases
 from evaluation.real_pairs.score_pairs import PairScorer, PairSettings
 
 SIZE = (32, 32, 32)
@@ -130,6 +134,19 @@ def test_lung_volumes_agree_for_the_same_patient_and_not_for_another(result):
     assert list(error["shuffled_xray"].index) == ["a1", "b1", "c1", "a2"] and error["shuffled_xray"].max() > 0.05
 
 
+def test_lungs_that_the_ct_cuts_off_have_no_volume(pairs, tmp_path):
+    root, pipeline, *_, cases, _ = pairs
+    ct = read_volume(root / "a.nii.gz")
+    inside = np.flatnonzero(segment_lungs(ct.hu, ct.spacing).any(axis=(1, 2)))
+    for end, cut in (("base", inside[len(inside) // 3]), ("below", 2)):
+        hu = ct.hu.copy()
+        hu[:cut] = NOT_SCANNED_HU
+        write_nifti(tmp_path / f"{end}.nii.gz", hu, ct.spacing, ct.centre)
+        pair = replace(cases[0].pair, ct=str(tmp_path / f"{end}.nii.gz"))
+        read = read_case(pair, cases[0].given, SIZE, lung_place(pipeline))
+        assert np.isnan(read.lung_ml) if end == "base" else read.lung_ml == pytest.approx(cases[0].lung_ml, rel=0.01)
+
+
 def test_agreement_and_groups_are_tabulated(result):
     agreement = pd.read_csv(result / "agreement.csv")
     own = agreement.query("method == 'model' and measure == 'lung_ml'").set_index(["group", "level"])
@@ -171,11 +188,46 @@ def test_wrong_settings_are_one_line(pairs, tmp_path):
     with pytest.raises(UserError, match="masks=.*: no such folder"):
         PairSettings("default", masks=str(tmp_path / "none"))
     with pytest.raises(UserError, match="a1 has the views PA; the checkpoint takes a frontal and a lateral"):
-        find_pairs(table, root, views=2)
+        find_pairs(table, root, views=2, fewest=2)
     (tmp_path / "a1_true").mkdir()
     nib.save(nib.Nifti1Image(np.zeros((4, 4, 4), np.uint8), np.eye(4)), tmp_path / "a1_true" / "heart.nii.gz")
     with pytest.raises(UserError, match="a1_generated has no heart"):
         measures.mask_volumes(tmp_path, "a1")
+
+
+def test_a_lateral_is_taken_where_there_is_one_and_needed_only_by_a_model_that_takes_both(pairs, tmp_path):
+    root, _, table, _, _ = pairs
+    both = table.iloc[[0, 1]].assign(xray=["a.png;b.png", "c.png"], view=["PA;lateral", "AP"])
+    for views, fewest, files in ((2, 1, [2, 1]), (1, 1, [1, 1])):
+        assert [len(pair.xrays) for pair in find_pairs(both, root, views, fewest)] == files
+    with pytest.raises(UserError, match="b1 has the views AP; the checkpoint takes a frontal and a lateral"):
+        find_pairs(both, root, 2, 2)
+
+
+def test_two_ids_of_one_file_name_are_refused(pairs):
+    root, _, table, _, _ = pairs
+    with pytest.raises(UserError, match="the files of a/1 and a_1 would have one name, a_1"):
+        find_pairs(table.iloc[:2].assign(id=["a/1", "a_1"]), root)
+
+
+def test_pseudo_pairs_are_those_of_the_split_and_phantoms_have_none(pairs, tmp_path, monkeypatch):
+    root, *_ = pairs
+    monkeypatch.setattr(pseudo_pairs, "SIDE", 16)
+    table = pd.read_csv(root / "manifest.csv").assign(split=["train", "test", "val", "train", "test", "val"])
+    for name in "abc":
+        (tmp_path / f"{name}.nii.gz").symlink_to(root / f"{name}.nii.gz")
+    table.to_csv(tmp_path / "manifest.csv", index=False)
+    pseudo_pairs.write_pseudo_pairs(pseudo_pairs.scans_of(str(tmp_path), None, split="test"), tmp_path / "out", 1)
+    assert list(pair_rows(tmp_path / "out")["id"]) == ["b1_pose_1", "broken_pose_1"]
+    for key, value, line in (
+        ("split", "test", "split=test: phantoms have no split"),
+        ("patients", ["a"], "patients=.*: phantoms have no patients"),
+    ):
+        with pytest.raises(UserError, match=line):
+            pseudo_pairs.scans_of("phantoms", 2, **{key: value})
+    table.assign(split="train").to_csv(tmp_path / "manifest.csv", index=False)
+    with pytest.raises(UserError, match="manifest.csv: no row in the split test"):
+        pseudo_pairs.scans_of(str(tmp_path), None, split="test")
 
 
 def test_pseudo_pairs_are_films_of_unknown_pose(pairs, tmp_path, monkeypatch):

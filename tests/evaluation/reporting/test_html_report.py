@@ -20,7 +20,9 @@ from evaluation.protocol import comparability as protocol
 from evaluation.reporting.html_report import write_report
 from evaluation.reporting.sections import case_table, limits, markdown_blocks
 from evaluation.scoring import summary as results
+from evaluation.scoring.evaluation_pictures import file_name
 from evaluation.scoring.summary import sentence, smallest_p
+from evaluation.statistics.patient_bootstrap import METHOD
 from evaluation.statistics.significance import sign_flip_p
 
 
@@ -139,6 +141,33 @@ def test_the_sentence_names_too_few_patients(tmp_path):
     four = sentence(an_evaluation(tmp_path / "four", 4))
     assert "no difference can be shown, 4 patients are too few" in four and "beats" not in four and " p " not in four
     assert "beats the ridge regression" in sentence(an_evaluation(tmp_path / "twelve", 12))
+
+
+def test_a_cell_counts_its_cases_where_some_have_no_value(tmp_path):
+    scores = scores_of(12)
+    scores.loc[(scores.method == "model") & (scores.index < 20), "ssim"] = np.nan  # the first four
+    model = an_evaluation(tmp_path, scores=scores)["methods"]["model"]
+    assert (model["ssim"]["cases"], model["ssim"]["patients"], model["psnr"]["cases"]) == (8, 8, 12)
+    page = write_report(tmp_path).read_text()
+    assert page.count("8 of 12 cases") == 5 and "12 of 12" not in page  # the model, and its four differences
+
+
+def test_few_patients_have_no_interval_and_others_that_of_the_named_method(tmp_path):
+    for cases in (4, 5):
+        result = an_evaluation(tmp_path / str(cases), cases)
+        page = write_report(tmp_path / str(cases)).read_text().partition("metrics.json in full")[0]
+        assert result["methods"]["model"]["psnr"]["low"] is not None  # kept for other programs
+        assert (" … " in page) == ("[" in sentence(result)) == (cases == 5)
+        assert METHOD in page and "Means of fewer than 5 patients have no interval" in page
+
+
+def test_animations_are_found_by_the_names_that_evaluation_gives_them(tmp_path):
+    an_evaluation(tmp_path, scores=scores_of(3).replace("case_000", "Müller/1 a"))
+    (tmp_path / "gif").mkdir()
+    for name in ("Müller/1 a", "case_001", "of another run"):
+        Image.new("L", (8, 8)).save(tmp_path / "gif" / f"{file_name(name)}.gif")
+    page = write_report(tmp_path).read_text()
+    assert page.count("data:image/gif") == 2 and 'alt="Müller_1_a"' in page
 
 
 def test_scored_files_of_another_method_have_a_report(tmp_path):

@@ -65,6 +65,13 @@ def test_a_result_against_itself_shows_nothing(results):
     assert "better" not in table(result)
 
 
+def test_a_metric_without_a_best_value_differs(results):
+    result = compare(read_result("a", results["clean"]), read_result("b", results["noisy"]))
+    shown = {"a": 0.8, "b": 0.9, "mean": -0.1, "low": -0.12, "high": -0.08, "p": 0.01, "p_holm": 0.01}
+    lines = table(result | {"differences": {"covered_90": shown}}).splitlines()
+    assert lines[-1].endswith("| a and b differ |")
+
+
 def test_the_direction_of_a_metric_decides_which_is_better(results):
     result = compare(read_result("a", results["noisy"]), read_result("b", results["clean"]))
     for name in ("psnr", "mae_hu"):

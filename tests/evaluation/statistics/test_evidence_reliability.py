@@ -1,5 +1,7 @@
 """The reliability of evidence maps in an exact Gaussian world, and of samples that vary too little."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -70,3 +72,15 @@ def test_masked_and_constant_voxels_do_not_count():
     assert sums[0][0].sum() == mask.sum()
     evidence, variance = torch.full(SHAPE, torch.nan), torch.full(SHAPE, SD**2)
     assert not reliability_sums(evidence, variance, *reversed(case(0, False)), False).any()
+
+
+def test_a_bin_that_few_of_many_patients_reach_has_a_finite_interval():
+    """Of 24 patients two reach the last bin, one the first; none has NaN, which JSON does not hold."""
+    sums = np.zeros((24, 4, BINS))
+    sums[:, :, 5] = np.array([10.0, 4.0, 8.0, 4.0])
+    sums[:2, :, 9] = np.array([10.0, 1.0, 8.0, 0.8])
+    sums[0, :, 0] = np.array([10.0, 7.0, 8.0, 8.0])
+    found = evidence_reliability(sums, np.arange(24))
+    json.dumps(found, allow_nan=False)
+    assert found["bins"][9]["error"]["mean"] == pytest.approx(0.125)
+    assert found["bins"][0]["error"]["low"] is None

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from evaluation.statistics.binary_metrics import decision_table
 from evaluation.statistics.patient_bootstrap import (
     bootstrap_mean,
     bootstrap_ratio,
@@ -11,6 +12,7 @@ from evaluation.statistics.patient_bootstrap import (
     paired_difference,
     resampled_means,
 )
+from evaluation.statistics.rank_histogram import rank_histogram
 from evaluation.statistics.significance import holm, sign_flip_p
 
 
@@ -128,9 +130,29 @@ def test_a_ratio_covers_the_truth(patients):
     assert 0.90 <= hits / rounds <= 0.975
 
 
+def test_shares_stay_between_zero_and_one():
+    """Three patients with several cases each, whose t interval would reach from below 0 to above 1."""
+    patients, labels = np.repeat(np.arange(3), 2), np.array([0, 1, 0, 1, 0, 1])
+    table = decision_table(np.array([0, 1, 1, 1, 0, 1], dtype=bool), labels, patients)
+    assert table["accuracy"]["high"] == 1.0 and table["specificity"]["low"] == 0.0
+    shares = np.array([[1.0, 0.0], [0.9, 0.1], [0.7, 0.3]])
+    first, second = rank_histogram(shares, np.arange(3))["shares"]
+    assert first["high"] == 1.0 and second["low"] == 0.0
+
+
 def test_resampled_means_are_those_of_the_interval():
     values, patients = np.random.default_rng(3).normal(size=(40, 2)), np.repeat(np.arange(20), 2)
     drawn = resampled_means(values, patients, draws=500)
     expected = bootstrap_mean(values[:, 1], patients, draws=500)
     assert np.quantile(drawn[:, 1], [0.025, 0.975]) == pytest.approx([expected.low, expected.high])
     assert resampled_means(values[:10], patients[:10]) is None
+
+
+def test_patients_without_a_denominator_do_not_count():
+    """24 patients of whom 2 have a denominator: a draw of the others alone would be 0/0."""
+    above, below = np.zeros(24), np.zeros(24)
+    above[:2], below[:2] = (1.0, 3.0), (2.0, 4.0)
+    found = bootstrap_ratio(above, below, np.arange(24))
+    assert found == bootstrap_ratio(above[:2], below[:2], np.arange(2)) and np.isfinite([found.low, found.high]).all()
+    assert bootstrap_ratio(above[1:], below[1:], np.arange(23)).as_dict() == {"mean": 0.75, "low": None, "high": None}
+    assert bootstrap_ratio(above[2:], below[2:], np.arange(22)).as_dict() == dict.fromkeys(("mean", "low", "high"))

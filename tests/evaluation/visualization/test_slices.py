@@ -1,12 +1,16 @@
 """Pictures: orientation, proportions, the synthetic mark, and frames."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
-from evaluation_fakes import SPACING, chest_world
+from evaluation_fakes import SPACING, FakePipeline, chest_world, oracle, protocol
 from PIL import Image
 
 from dataset.imaging.hu_window import Window
+from evaluation.figures import write_case_figures
+from evaluation.generation.sample import Sampling
+from evaluation.scoring.evaluation_pictures import write_pictures
 from evaluation.visualization import sheets
 from evaluation.visualization import slices as pictures
 from evaluation.visualization.evidence import COLOURS, evidence_colours, evidence_tile, legend_picture
@@ -83,11 +87,29 @@ def test_sheet_has_a_row_per_case_and_is_not_blank():
     shown = [
         sheets.CasePicture("case", *pair, tuple(case["spacing"])) for pair, case in zip(pairs, cases, strict=True)
     ]
-    drawn = [sheets.case_sheet(shown[:n]) for n in (1, 3)]
+    drawn = [sheets.case_sheet(shown[:n], Window(-1000.0, 1000.0)) for n in (1, 3)]
     assert drawn[1].width == drawn[0].width > 9 * 100
     assert drawn[1].height > 2.5 * (drawn[0].height - 60)
     assert np.asarray(drawn[1].convert("L")).std() > 30
     assert accent_pixels(drawn[1]) > 3 * 6 * 100  # six tiles of each row are made from a generated volume
+
+
+def test_the_error_of_equal_volumes_is_white_up_to_the_ends_of_the_window_of_the_model(monkeypatch, tmp_path):
+    errors, drawn = [], sheets.tile
+
+    def tile(volume, *arguments, **options):
+        errors.extend([volume] if options.get("kind") == "error" else [])
+        return drawn(volume, *arguments, **options)
+
+    monkeypatch.setattr(sheets, "tile", tile)
+    cases = chest_world(1, seed=0)
+    cases.case(0)["ct"][8:12], cases.case(0)["ct"][12:] = 900, 3000  # grey levels end at 500 HU, the model at 1000
+    pipeline = FakePipeline(oracle(cases), protocol(), noise=0.0)
+    generated = cases.case(0)["ct"][None].float().clamp(-1000.0, 1000.0)
+    scores = pd.DataFrame({"method": ["model"], "psnr": [100.0]})
+    write_pictures(tmp_path, cases, ["case_0"], generated, scores, pipeline.window, nifti=0)
+    write_case_figures(pipeline, cases, tmp_path, 1, Sampling(1))
+    assert len(errors) == 6 and not torch.stack(errors).any()
 
 
 def test_gif_has_a_frame_per_slice_each_with_the_mark(tmp_path):

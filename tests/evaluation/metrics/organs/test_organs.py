@@ -34,7 +34,13 @@ def test_a_shift_moves_centroid_and_surface_by_its_millimetres(axis, steps):
 def test_a_larger_mask_has_the_error_of_its_volume():
     assert shape.volume_error(block(d=(8, 23)), block(), SPACING) == pytest.approx(25.0)
     assert shape.hausdorff_95(block(), block(), SPACING) == shape.centroid_shift(block(), block(), SPACING) == 0.0
-    assert np.isnan(shape.measured("hd95_mm", torch.zeros(32, 28, 30, dtype=torch.bool), block(), SPACING))
+
+
+def test_an_empty_mask_lacks_all_of_the_volume_and_has_no_place():
+    case = {"ct": torch.where(block(), 40.0, -1000.0), "spacing": torch.tensor(SPACING)}
+    names = [f"body_{name}" for name in shape.MEASURES]
+    values, _ = measure(names, CaseView(case, torch.full((1, *case["ct"].shape), -1000.0), WIDE))
+    assert values.pop("body_volume_error") == 100.0 and np.isnan(list(values.values())).all()
 
 
 def test_diaphragms_rise_with_the_base_of_each_lung():
@@ -43,7 +49,13 @@ def test_diaphragms_rise_with_the_base_of_each_lung():
     raised = lungs.clone()
     raised[:11] = False
     assert thorax.diaphragm_heights(raised, SPACING).tolist() == [22.0, 22.0]
-    assert thorax.diaphragm_heights(block(w=(2, 3)), SPACING).isnan().any()
+    touching = block(d=(6, 30), w=(2, 14)) | block(d=(9, 30), w=(16, 28)) | block(d=(20, 22), h=(11, 13), w=(14, 16))
+    assert thorax.diaphragm_heights(touching, SPACING).tolist() == [12.0, 18.0]
+
+
+@pytest.mark.parametrize("w", [(2, 3), (5, 21)])
+def test_one_lung_is_not_two_halves(w):
+    assert thorax.diaphragm_heights(block(w=w), SPACING).isnan().all()
 
 
 def test_the_width_ratio_is_the_gap_in_the_lower_half_over_the_width_of_both():
