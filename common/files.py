@@ -5,6 +5,7 @@ import hashlib
 import json
 import logging
 import os
+import secrets
 import shutil
 import time
 from collections.abc import Iterable, Iterator
@@ -30,7 +31,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     The file is synced before the rename: otherwise a power failure can leave an empty file under the final name.
     """
     path = Path(path)
-    temporary = path.with_name(f"{PREFIX}{os.getpid()}-{path.name}")
+    temporary = path.with_name(_temporary(path.name))
     try:
         yield temporary
         with open(temporary, "rb") as file:
@@ -38,6 +39,11 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _temporary(name: str) -> str:
+    """A name that no other process uses: containers on a shared file system have the same numbers of processes."""
+    return f"{PREFIX}{os.getpid()}-{secrets.token_hex(4)}-{name}"
 
 
 def write_json(path: str | Path, content, **options) -> None:
@@ -171,11 +177,10 @@ def _earlier(folder: Path, names: Iterable[str], overwrite: bool) -> list[Path]:
 
 def point_latest(folder: Path) -> None:
     """Lets `latest` beside a folder point to it, as a link, or as a text file where links are not allowed."""
-    target, beside = folder.parent / LATEST, folder.parent / f"{PREFIX}{os.getpid()}-{folder.name}-{LATEST}"
+    target, beside = folder.parent / LATEST, folder.parent / _temporary(f"{folder.name}-{LATEST}")
     if target.is_dir() and not target.is_symlink():
         return  # a folder of the user
     try:
-        beside.unlink(missing_ok=True)
         os.symlink(folder.name, beside, target_is_directory=True)
     except OSError:
         beside.write_text(folder.name, encoding="utf-8")

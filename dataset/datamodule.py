@@ -19,7 +19,7 @@ from dataset.cases.case_dataset import CaseDataset
 from dataset.cases.description import completed_rows, data_protocol
 from dataset.cases.source import Source
 from dataset.cases.step_sampler import StepBatchSampler
-from dataset.cases.store import prepare_cases, rebuild_case, source_folder
+from dataset.cases.store import prepare_cases, rebuild_case, source_folder, writes_cache
 from dataset.imaging.hu_window import Window
 from dataset.manifest.table import SPLITS, write_manifest
 
@@ -79,7 +79,8 @@ class CTDataModule(pl.LightningDataModule):
         if missing := self.source.missing():
             raise UserError(f"missing: {'; '.join(missing)}")
         self._prepared = self._prepare()
-        write_manifest(self._prepared[1], self.manifest_path)
+        with writes_cache(self.cache_dir):
+            write_manifest(self._prepared[1], self.manifest_path)
 
     def _prepare(self) -> tuple[list[Path], pd.DataFrame]:
         paths = prepare_cases(self.source, self.cache_dir, self.prepare_workers)

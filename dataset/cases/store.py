@@ -3,6 +3,7 @@
 import logging
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -39,10 +40,8 @@ def prepare_cases(source: Source, cache_dir: str | Path, workers: int | None = N
     todo = [(row, path) for row, path in zip(records, paths, strict=True) if not _is_whole(path)]
     if not todo:
         return paths
-    try:
+    with writes_cache(cache_dir):
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"dataset.cache_dir={cache_dir}: cannot be written ({error}); choose another") from error
     remove_stale(folder)
     if hasattr(source, "prepare"):
         source.prepare(workers)
@@ -50,6 +49,17 @@ def prepare_cases(source: Source, cache_dir: str | Path, workers: int | None = N
         if error:
             raise UserError(error)
     return paths
+
+
+@contextmanager
+def writes_cache(cache_dir: str | Path) -> Iterator[None]:
+    """Turns the OSError of a full or read-only disk into a UserError that names the option."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"dataset.cache_dir={cache_dir}: cannot be written ({error}); free space or choose another"
+        ) from error
 
 
 def in_processes(jobs: Dataset, workers: int | None, title: str) -> Iterator:

@@ -33,6 +33,6 @@ def prepare_downloaded(output: Path, max_days: float | None, kind: str) -> Path:
     for key in ("defaults", "hydra"):
         cfg.pop(key)
     cfg.source, cfg.output, cfg.unpaired = str(output / "dicom"), str(output / "set"), "skip"
-    cfg.max_hours = None if max_days is None else 24.0 * max(1.0, max_days)
+    cfg.max_hours = None if max_days is None else 24.0 * (max_days + 1)  # dates so many days apart
     cfg.min_vessel_hu = cfg.min_vessel_hu if kind == "ctpa" else None
     return prepare_set(cfg)[1]

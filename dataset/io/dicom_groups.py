@@ -151,7 +151,7 @@ def _join(found: dict[Owner, Scanned], key: Callable[[Owner, Scanned], tuple | N
     """Joins the owners of one slice each that make an even stack together."""
     groups: dict[tuple, list[Owner]] = defaultdict(list)
     for owner, one in found.items():
-        if len(one.slices) == 1 and not one.slices[0].localiser and (name := key(owner, one)):
+        if len(one.slices) == 1 and not one.slices[0].other and (name := key(owner, one)):
             groups[name].append(owner)
     for owners in groups.values():
         if len(owners) >= SMALLEST and _is_stack([found[owner].slices[0] for owner in owners]):

@@ -33,7 +33,7 @@ TAGS = [
     "SeriesInstanceUID", "SeriesDescription", "ProtocolName", "ContrastBolusAgent", "ContrastBolusRoute",
     "ConvolutionKernel", "SliceThickness", "GantryDetectorTilt", "AcquisitionNumber", "TemporalPositionIdentifier",
     "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "Rows", "Columns",
-    "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "BurnedInAnnotation",
+    "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "BurnedInAnnotation", "SamplesPerPixel",
 ]  # fmt: skip
 
 
@@ -75,7 +75,7 @@ class Slice(NamedTuple):
     position: tuple[float, ...]  # LPS mm of the first pixel; empty if absent
     layout: tuple  # orientation, pixel spacing, rows, columns: the same within a stack, up to rounding
     phase: tuple  # acquisition, temporal position, kernel, image type: separates stacks at the same positions
-    localiser: bool
+    other: str  # what it is if no slice of a volume: localiser, colour image; else ""
 
     @property
     def kind(self) -> tuple:
@@ -128,12 +128,12 @@ def slices_of(ds: pydicom.Dataset, path: str | Path) -> list[Slice]:
     uid = str(ds.get("SOPInstanceUID", ""))
     kinds = tuple(str(v).upper() for v in _several(ds.get("ImageType")))
     phase = (str(ds.get("AcquisitionNumber")), str(ds.get("TemporalPositionIdentifier")), kernel_of(ds), kinds)
-    localiser = "LOCALIZER" in kinds
+    other = "localiser" if "LOCALIZER" in kinds else "colour image" if (ds.get("SamplesPerPixel") or 1) > 1 else ""
     size = tuple(None if ds.get(side) is None else int(ds.get(side)) for side in ("Rows", "Columns"))
     if not is_multiframe(ds):
         position = _numbers(ds.get("ImagePositionPatient"))
         layout = (_numbers(ds.get("ImageOrientationPatient")), _numbers(ds.get("PixelSpacing")), *size)
-        return [Slice(str(path), 0, uid, position, layout, phase, localiser)]
+        return [Slice(str(path), 0, uid, position, layout, phase, other)]
     slices = []
     shared = _first(ds.get("SharedFunctionalGroupsSequence"))
     for i, frame in enumerate(ds.get("PerFrameFunctionalGroupsSequence") or []):
@@ -141,7 +141,7 @@ def slices_of(ds: pydicom.Dataset, path: str | Path) -> list[Slice]:
         spacing = group_item(frame, shared, "PixelMeasuresSequence").get("PixelSpacing")
         position = _numbers(group_item(frame, shared, "PlanePositionSequence").get("ImagePositionPatient"))
         layout = (_numbers(orientation), _numbers(spacing), *size)
-        slices.append(Slice(str(path), i, f"{uid}.{i}", position, layout, phase, localiser))
+        slices.append(Slice(str(path), i, f"{uid}.{i}", position, layout, phase, other))
     return slices
 
 

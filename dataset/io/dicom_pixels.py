@@ -53,7 +53,8 @@ def decode_with_simpleitk(path: str | Path, header: pydicom.Dataset) -> np.ndarr
     import SimpleITK as sitk
 
     sitk.ProcessObject.SetGlobalWarningDisplay(False)
-    image = sitk.GetArrayFromImage(sitk.ReadImage(str(path))).squeeze().astype(np.float64)
+    # GDCM alone: by its first bytes the file could also be a MetaImage, with voxels anywhere
+    image = sitk.GetArrayFromImage(sitk.ReadImage(str(path), imageIO="GDCMImageIO")).squeeze().astype(np.float64)
     slope, intercept = float(header.get("RescaleSlope") or 1.0), float(header.get("RescaleIntercept") or 0.0)
     return np.rint((image - intercept) / slope).astype(np.int64)
 
@@ -61,8 +62,8 @@ def decode_with_simpleitk(path: str | Path, header: pydicom.Dataset) -> np.ndarr
 def _image_bits(stored: np.ndarray, ds: pydicom.Dataset) -> np.ndarray:
     """The values without the bits outside Bits Stored, up to High Bit: overlays of old scanners.
 
-    Headers may be wrong. Bits below the image have to be empty. Those above it have to be few, and the image smoother
-    without them: values that are cut off jump.
+    Headers may be wrong. Bits below the image have to be empty. Those above it have to be few, except where they are
+    the missing signs of signed values, and the image smoother without them: values that are cut off jump.
     """
     allocated, bits = 8 * stored.dtype.itemsize, int(ds.BitsStored)
     high = int(bits - 1 if ds.get("HighBit") is None else ds.HighBit)
@@ -72,7 +73,8 @@ def _image_bits(stored: np.ndarray, ds: pydicom.Dataset) -> np.ndarray:
     image = (stored << (allocated - 1 - high)) >> (allocated - bits)
     if not low and np.array_equal(image, stored):
         return stored
-    needed = (image != stored).mean() > OVERLAID or _variation(image) > _variation(stored)
+    unsigned = stored.dtype.kind == "i" and stored.min() >= 0 and stored.max() < 1 << bits
+    needed = (not unsigned and (image != stored).mean() > OVERLAID) or _variation(image) > _variation(stored)
     return stored if needed and not low else image
 
 

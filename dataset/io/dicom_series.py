@@ -1,13 +1,13 @@
 """Search for CT series in a file tree, from headers only.
 
 A stack joins the slices of a series from several folders. It excludes other series in a folder, other patients and
-other acquisitions under one UID, and localisers.
+other acquisitions under one UID, localisers and colour images.
 """
 
 import logging
 import os
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -76,6 +76,15 @@ def find_ct_series(
     return [stack for owner in sorted(found) for stack in _stacks(owner.name, tags[owner], found[owner])]
 
 
+def patient_ids(series: Sequence[CtSeries]) -> list[str]:
+    """The Patient ID of each series; where it is empty that of its study, if the study has exactly one, else ""."""
+    named = defaultdict(set)
+    for one in series:
+        named[one.identity.study_uid] |= {one.identity.patient} - {""}
+    known = {study: min(names) for study, names in named.items() if study and len(names) == 1}
+    return [one.identity.patient or known.get(one.identity.study_uid, "") for one in series]
+
+
 def folders_of(
     source: Path, recursive: bool = True, exclude: Iterable[str] = (), closed: list[str] | None = None
 ) -> Iterator[list[str]]:
@@ -108,7 +117,7 @@ def warn_closed(closed: Collection[str]) -> None:
 
 
 def _stacks(name: str, tag: str, scanned: Scanned) -> list[CtSeries]:
-    """The stacks of one owner, without localisers, copied slices and slices of another layout."""
+    """The stacks of one owner, without localisers, colour images, copied slices and slices of another layout."""
     slices = [one for one in scanned.slices if one.kind in scanned.headers]
     unreadable = [*scanned.unreadable, *(one.path for one in scanned.slices if one.kind not in scanned.headers)]
     notes = Counter({"unreadable header": len(unreadable)})
@@ -118,14 +127,15 @@ def _stacks(name: str, tag: str, scanned: Scanned) -> list[CtSeries]:
         return [CtSeries(files, Identity(series_uid=name), part=tag, dropped=reason)]
     kept = {}
     for one in slices:
-        if one.localiser:
-            notes["localiser"] += 1
+        if one.other:
+            notes[one.other] += 1
         elif one.uid and (one.uid, one.position) in kept:
             notes["copy of a slice"] += 1
         else:
             kept[(one.uid, one.position) if one.uid else one.path] = one
     if not kept:
-        return [_series(name, scanned, slices, notes, tag, dropped=f"localiser ({len(slices)} images)")]
+        kinds = ", ".join(sorted({one.other for one in slices}))
+        return [_series(name, scanned, slices, notes, tag, dropped=f"{kinds} ({len(slices)} images)")]
     stack = layouts_of(kept.values())[0]
     notes["slice of another orientation or size"] += len(kept) - len(stack)
     if any(scanned.headers[one.kind][1].burned_in for one in stack):

@@ -121,6 +121,9 @@ def _slices(series: CtSeries, name: str) -> Iterator[_Slice]:
             if "PixelData" not in ds:
                 raise UserError(f"{name}: a slice has a header but no pixel data; export the whole series again")
             stored = stored_values(ds, path, name)
+            if stored.ndim != (3 if is_multiframe(ds) and size[0] > 1 else 2):
+                found = f"{name}: a slice of shape {list(stored.shape)} where a CT slice is one grey image"
+                raise UserError(f"{found}; leave out images in colour and of several frames")
             if is_multiframe(ds):
                 yield from _frames(ds, stored, wanted, name)
             else:

@@ -40,8 +40,13 @@ RAD_SPACING_MM = 0.8
 DOWNWARD = np.array(
     [[0.0, 0, -1], [0, -1, 0], [-1, 0, 0]]
 )  # RAS columns of slices downward, rows backward, columns left
-DATA_FILE = re.compile(rb"^(?:ElementDataFile\s*=|data ?file:)[ \t]*(\S.*?)\s*$", re.MULTILINE | re.IGNORECASE)
 ITK_HEADER = 1 << 16  # bytes
+# Lines that leave SimpleITK one way to read them: a field, and of NRRD also its magic, a comment or a `key:=value`
+META_LINE = re.compile(r"(\w[^=:]*?)[ \t]*=[ \t]*(.*?)[ \t]*", re.ASCII)
+NRRD_LINE = re.compile(r"([A-Za-z][A-Za-z ]*): (.*)|NRRD\d+|#.*|.+?:=.*", re.ASCII)
+CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+META_DATA = "ElementDataFile"  # the last field of a MetaImage header
+LOCAL = ("LOCAL", "Local", "local")  # values of it where the voxels follow the header
 ARRAY_ERRORS = (OSError, ValueError, TypeError, KeyError, EOFError, IndexError, RuntimeError, OverflowError,
                 MemoryError, zlib.error, zipfile.BadZipFile, NotImplementedError)  # fmt: skip
 
@@ -63,18 +68,47 @@ def data_files(path: Path) -> list[Path]:
     """The file that holds the voxels of a MetaImage or NRRD header, if it exists; empty for any other file."""
     if path.stat().st_size > ITK_HEADER or kind_of(path) not in ("metaimage", "nrrd"):  # a larger file has voxels
         return []
-    name = _data_file(path.read_bytes())
+    try:
+        name = _data_file(itk_header(path))
+    except UserError:  # its reader says what is wrong with it
+        return []
     return [path.parent / name] if name and os.path.isfile(path.parent / name) else []
+
+
+def itk_header(path: Path) -> dict[str, str]:
+    """The fields of a MetaImage or NRRD header, by name in lower case.
+
+    UserError for a line that SimpleITK may read differently, such as a field that stands in two lines: what is
+    checked would not be what it opens.
+    """
+    with open(path, "rb") as file:
+        start = file.read(ITK_HEADER)
+    whole, nrrd, fields = len(start) < ITK_HEADER, kind_of(path) == "nrrd", {}
+    lines = start.split(b"\n")
+    for number, line in enumerate(lines if whole else lines[:-1], start=1):
+        text = line.removesuffix(b"\r").decode("utf-8", "replace")
+        if nrrd and not text:
+            return fields
+        found = (NRRD_LINE if nrrd else META_LINE).fullmatch(text)
+        name = found and found[1]
+        if not found or CONTROL.search(text) or name and name.lower() in fields:
+            raise UserError(f"{path}: line {number} of its header is ambiguous or damaged; save the volume again")
+        if name:
+            fields[name.lower()] = found[2]
+        if name == META_DATA and not nrrd:
+            return fields
+    if nrrd and whole:  # the voxels are in another file
+        return fields
+    raise UserError(f"{path}: the header has no end in its first {ITK_HEADER >> 10} KB; save the volume again")
 
 
 def read_itk(path: Path) -> Volume:
     """The volume of a MetaImage or NRRD; UserError also for voxels in a file outside of its folder."""
     import SimpleITK as sitk
 
-    with open(path, "rb") as file:
-        start = file.read(ITK_HEADER)
-    _expect_data_beside(start, path)
-    nrrd = start.startswith(b"NRRD")
+    fields = itk_header(path)
+    _expect_data_beside(_data_file(fields), path)
+    nrrd = kind_of(path) == "nrrd"
     reader = sitk.ImageFileReader()
     reader.SetImageIO("NrrdImageIO" if nrrd else "MetaImageIO")
     reader.SetFileName(str(path))
@@ -92,7 +126,7 @@ def read_itk(path: Path) -> Volume:
     except RuntimeError as error:
         reason = " ".join(str(error).rpartition("ERROR:")[2].split())[:200]
         raise UserError(f"{path}: damaged or no volume that SimpleITK reads ({reason}); export it again") from error
-    if nrrd and not re.search(rb"^space( dimension)?:", start, re.MULTILINE):
+    if nrrd and not {"space", "space dimension"} & fields.keys():
         log.warning("%s: no orientation in the header (space), sides may be exchanged", path)
     affine = np.eye(4)
     spacing = np.array(reader.GetSpacing()[:3])
@@ -185,24 +219,22 @@ def _expect_numbers(shape: tuple, dtype: np.dtype, path: Path) -> None:
     expect_voxels(shape, path)
 
 
-def _expect_data_beside(start: bytes, path: Path) -> None:
-    """Raises UserError if the header names several data files, or one that is missing or outside of its folder."""
-    if not (name := _data_file(start)):
+def _expect_data_beside(name: str | None, path: Path) -> None:
+    """Raises UserError for several data files, standard input, and a file that is missing or outside of the folder."""
+    if name is None:
         return
-    if name.upper().startswith("LIST") or "%" in name:
-        raise UserError(f"{path}: several data files ({name}); save the volume as one .mha or .nrrd")
+    if name.upper().startswith("LIST") or "%" in name or name == "-":
+        raise UserError(f"{path}: no single data file ({name}); save the volume as one .mha or .nrrd")
     if not is_inside(path.parent / name, path.parent):
         raise UserError(f"{path}: its data file {name} lies outside of its folder; copy it there and correct it")
     if not (path.parent / name).is_file():
         raise UserError(f"{path}: its data file {name} is missing; copy it beside it")
 
 
-def _data_file(start: bytes) -> str:
-    """The name of the data file in a header; "" if the voxels follow the header."""
-    header = start.partition(b"\n\n")[0] if start.startswith(b"NRRD") else start
-    found = DATA_FILE.search(header)
-    name = found[1].decode("utf-8", "replace") if found else ""
-    return "" if name == "LOCAL" else name
+def _data_file(fields: dict[str, str]) -> str | None:
+    """The name of the data file; None if the voxels follow the header."""
+    name = next((fields[key] for key in (META_DATA.lower(), "data file", "datafile") if key in fields), None)
+    return None if name in LOCAL and META_DATA.lower() in fields else name
 
 
 @contextmanager

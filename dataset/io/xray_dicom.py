@@ -19,6 +19,7 @@ from common.errors import UserError
 from common.file_limits import expect_pixels
 from dataset.io.dicom_headers import HEADER_ERRORS, read_dicom
 from dataset.io.dicom_pixels import stored_values
+from dataset.io.file_kind import kind_of
 from dataset.io.xray_exposure import exposed
 
 MODALITIES = ("CR", "DX", "DR", "RG", "XR")  # DR is in use though not a defined term
@@ -57,7 +58,7 @@ def read_dicom_xray(path: str | Path) -> XrayImage:
 
 
 def _read(path: str | Path) -> XrayImage:
-    header = read_dicom(path, force=False)
+    header = read_dicom(path, force=kind_of(path) == "dicom")  # also without preamble
     if not is_radiograph(header):
         found = str(header.get("Modality", "") or "").strip() or "missing"
         raise UserError(

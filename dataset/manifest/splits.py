@@ -3,14 +3,16 @@
 import hashlib
 import logging
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from common.errors import UserError
-from dataset.manifest.table import EMPTY, LABELS, SPLITS, read_manifest
+from dataset.manifest.patient_linkage import merge_patients
+from dataset.manifest.separated import parts
+from dataset.manifest.table import EMPTY, LABELS, SPLITS, parse_manifest
 
 log = logging.getLogger(__name__)
 
@@ -90,6 +92,42 @@ def assign_folds(
     return rows
 
 
+def with_parents(
+    rows: pd.DataFrame,
+    assign: Callable[[pd.DataFrame], pd.DataFrame],
+    column: str,
+    given: pd.Series,
+    table: str | Path = "manifest.csv",
+) -> pd.DataFrame:
+    """The rows with the splits that `assign` gives; a synthetic case is in the split of all its parents.
+
+    Args:
+        assign: of the other rows, such as `assign_splits`.
+        column: what it assigns, `split` or `fold`.
+        given: whether the user has assigned a row; a synthetic case that is assigned stays where it is.
+        table: the manifest, for the message.
+
+    UserError for a synthetic case whose parents differ, or that is assigned to another split than theirs: images of a
+    patient would be in several splits.
+    """
+    if (rows["parents"] == "").all():
+        return assign(rows)
+    patients, made = rows["patient"], (rows["parents"] != "") & ~given
+    relatives = [[name, *parts(parents)] for name, parents in zip(patients, rows["parents"], strict=True)]
+    links = [(names[0], name) for names in relatives for name in names]
+    families = pd.Series(merge_patients(list(patients), links), rows.index)
+    alone = patients.groupby(families).transform("first")  # stands for a family whose parents have no row
+    follows = made & (families.isin(families[~made]) | (patients != alone))
+    assigned = assign(rows[~follows]).assign(family=families)
+    for family, own in assigned.drop_duplicates(["family", column]).groupby("family"):
+        if len(own) > 1:
+            case = rows.loc[(rows["parents"] != "") & (families == family), "id"].iloc[0]
+            found = " and ".join(f"{name} in {value}" for name, value in own[["patient", column]].to_numpy())
+            raise UserError(f"{table}: case {case} and its parents need one {column} ({found}); give them the same")
+    first = assigned.drop_duplicates("family").set_index("family")
+    return rows.assign(**{name: families.map(first[name]) for name in dict.fromkeys(("split", column))})
+
+
 def known_splits(rows: pd.DataFrame, earlier: str | Path) -> dict[str, str]:
     """The split in an earlier manifest of each patient without one, by its name and by its CTs.
 
@@ -135,7 +173,7 @@ def _known(rows: pd.DataFrame, earlier: str | Path, column: str) -> dict[str, se
     several. A row that is in both manifests with its patient does not count for other patients with its CT.
     """
     of_patient, of_ct, of_folder = defaultdict(set), defaultdict(set), defaultdict(set)
-    for patient, ct, value in read_manifest(earlier)[["patient", "ct", column]].itertuples(index=False):
+    for patient, ct, value in parse_manifest(earlier)[["patient", "ct", column]].itertuples(index=False):
         if value != EMPTY[column]:
             of_patient[patient].add(value)
             of_ct[ct].add((patient, value))

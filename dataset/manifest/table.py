@@ -4,6 +4,7 @@ Paths are relative to the folder of the table. Several X-rays of a case are sepa
 `xray=a_pa.png;a_lat.png`, `view=PA;lateral`.
 """
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -36,6 +37,8 @@ EMPTY = {  # every column with its value for unknown
 COLUMNS = tuple(EMPTY)
 NUMBERS = {"hours_xray_to_ct": float, "age": int, "label": int, "fold": int}
 MOST = 9999  # age or fold
+LONGEST_ID = 150  # bytes: names of files add to it, and a file system takes 255
+NO_FILE_NAME = re.compile(r"[/\\\x00-\x1f]|^\.")
 SPLITS = ("train", "val", "test")
 LABELS = (0, 1, -1)  # negative, positive, unknown
 DRR, DRR_CONTRAST, FILM, VOLUME = XRAY_SOURCES = ("drr", "drr_contrast", "film", "volume")
@@ -54,11 +57,28 @@ def make_rows(records: Iterable[dict]) -> pd.DataFrame:
     return pd.DataFrame(records, columns=list(records[0] if records else COLUMNS))
 
 
-def read_manifest(path: str | Path, label_column: str = "label", target_column: str = "ct") -> pd.DataFrame:
+def read_manifest(
+    path: str | Path, label_column: str = "label", target_column: str = "ct", source_column: str = "xray"
+) -> pd.DataFrame:
     """A valid manifest with all of `COLUMNS` and the other columns of the file; UserError for any other table.
 
-    `label_column` becomes `label`; `target_column`, the volumes to generate, becomes `ct`.
+    `label_column` becomes `label`; `target_column`, the volumes to generate, becomes `ct`; `source_column`, the input
+    of the model, becomes `xray`.
     """
+    rows = parse_manifest(path, label_column, target_column, source_column)
+    for i, name in enumerate(rows["id"], start=2):
+        if NO_FILE_NAME.search(name) or len(name.encode()) > LONGEST_ID:
+            raise UserError(
+                f"{path}: row {i} has id={name[:LONGEST_ID]}, which cannot be the name of a file; give at most "
+                f"{LONGEST_ID} bytes, no slash and no dot in front"
+            )
+    return rows
+
+
+def parse_manifest(
+    path: str | Path, label_column: str = "label", target_column: str = "ct", source_column: str = "xray"
+) -> pd.DataFrame:
+    """As `read_manifest`, with any id: for the tables of earlier runs, whose files exist."""
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such file; it must be a table with the columns {COLUMN_HELP}")
@@ -71,16 +91,16 @@ def read_manifest(path: str | Path, label_column: str = "label", target_column: 
     absent = [name for name in ("id", "patient", target_column) if name not in rows.columns]
     if absent:
         raise UserError(f"{path}: column {', '.join(absent)} is missing; columns: {COLUMN_HELP}")
-    if label_column != "label" and label_column not in rows.columns:
-        found = ", ".join(rows.columns)
-        raise UserError(f"{path}: no column {label_column} (dataset.label_column); the table has {found}")
-    if label_column in rows.columns:
-        rows["label"] = rows[label_column]
-    rows["ct"] = rows[target_column]
+    for key, ours, name in (("label_column", "label", label_column), ("source_column", "xray", source_column)):
+        if name != ours and name not in rows.columns:
+            found = ", ".join(rows.columns)
+            raise UserError(f"{path}: no column {name} (dataset.{key}); the table has {found}")
+    given = {"label": label_column, "xray": source_column, "ct": target_column}
+    rows = rows.assign(**{ours: rows[name] for ours, name in given.items() if name in rows.columns})
     for name, value in EMPTY.items():
         text = "" if isinstance(value, float) else str(value)
         rows[name] = rows[name].replace("", text) if name in rows.columns else text
-    for name in dict.fromkeys(("ct", "xray", target_column)):
+    for name in ("ct", "xray"):
         rows[name] = rows[name].str.replace("\\", "/")  # as Windows separates folders
     for name in NUMBERS:
         rows[name] = rows[name].str.replace(",", ".")
@@ -133,19 +153,13 @@ def _validate(rows: pd.DataFrame, path: Path) -> None:
             patient = places.index[places > 1][0]
             where = " and ".join(sorted(given.loc[given["patient"] == patient, name].astype(str).unique()))
             raise UserError(f"{path}: patient {patient} is in {where}; a patient belongs to one {name}")
-    split_of = rows[rows["split"] != ""].groupby("patient")["split"].first()
-    for i, row in enumerate(rows.to_dict("records"), start=2):
-        for parent in parts(row["parents"]):
-            if row["split"] and split_of.get(parent, row["split"]) != row["split"]:
-                raise UserError(
-                    f"{path}: row {i} is made from patient {parent}, who is in {split_of[parent]}; it belongs to the "
-                    "split of all its parents"
-                )
 
 
 def write_manifest(rows: pd.DataFrame, path: str | Path) -> None:
-    """Writes the table atomically."""
-    path = Path(path)
+    """Writes the table atomically, unless the file has this content already: it may be in a folder for reading."""
+    path, content = Path(path), rows.to_csv(index=False).encode()
+    if path.is_file() and path.read_bytes() == content:
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as temporary:
-        rows.to_csv(temporary, index=False)
+        temporary.write_bytes(content)

@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 
 from common.checked_tensors import DamagedFile, open_checked, save_checked
 from common.errors import UserError
-from dataset.cases.store import in_processes
+from dataset.cases.store import in_processes, writes_cache
 from dataset.morph.anatomy import Anatomy
 from dataset.morph.registration import register
 
@@ -40,16 +40,23 @@ def pairs_of(neighbours: dict[str, list[str]]) -> list[Pair]:
 
 
 class Velocities:
-    """Velocities between patients, read from files, made when they are missing.
+    """Velocities between patients, read from files, made when they are missing; UserError if they cannot be written.
 
     Args:
         folder: for the files.
         file_of: name of the file of a pair, which must change with the content of its volumes.
         anatomy: the anatomy of a patient.
+        cache_dir: the option above the folder, for the message.
     """
 
-    def __init__(self, folder: Path, file_of: Callable[[Pair], str], anatomy: Callable[[str], Anatomy]):
-        self.folder, self.file_of, self.anatomy = folder, file_of, anatomy
+    def __init__(
+        self,
+        folder: Path,
+        file_of: Callable[[Pair], str],
+        anatomy: Callable[[str], Anatomy],
+        cache_dir: str | Path,
+    ):
+        self.folder, self.file_of, self.anatomy, self.cache_dir = folder, file_of, anatomy, cache_dir
         self._kept: dict[Pair, Tensor | None] = {}
 
     def get(self, first: str, second: str) -> Tensor | None:
@@ -64,9 +71,9 @@ class Velocities:
         """Registers the pairs without a file in processes, with a progress bar; a warning for each that folds."""
         todo = [pair for pair in pairs if not (self.folder / self.file_of(pair)).is_file()]
         if todo:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            for _ in in_processes(_Registrations(self, todo), workers, "Registering patients to each other"):
-                pass
+            for problem in in_processes(_Registrations(self, todo), workers, "Registering patients to each other"):
+                if problem:
+                    raise UserError(problem)
         for pair in pairs:
             if self.get(*pair) is None:
                 log.warning("%s and %s: their registration folds, so no morph lies between them", *pair)
@@ -78,7 +85,9 @@ class Velocities:
             content = {"velocity": velocity.half()}
         except UserError:
             velocity, content = None, {"refused": torch.ones(1)}
-        save_checked(content, self.folder / self.file_of(pair))
+        with writes_cache(self.cache_dir):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            save_checked(content, self.folder / self.file_of(pair))
         return None if velocity is None else content["velocity"].float()
 
     def _read(self, pair: Pair) -> Tensor | None:
@@ -86,7 +95,6 @@ class Velocities:
             with open_checked(self.folder / self.file_of(pair)) as file:
                 return file.get_tensor("velocity").float() if "velocity" in file.keys() else None  # noqa: SIM118
         except DamagedFile:
-            self.folder.mkdir(parents=True, exist_ok=True)
             return self.make(pair)
 
 
@@ -97,6 +105,10 @@ class _Registrations(Dataset):
     def __len__(self) -> int:
         return len(self.todo)
 
-    def __getitem__(self, index: int) -> int:
-        self.velocities.make(self.todo[index])
-        return index
+    def __getitem__(self, index: int) -> str:
+        """Registers pair `index`; "" or an error message for the user."""
+        try:
+            self.velocities.make(self.todo[index])
+        except UserError as error:
+            return str(error)
+        return ""

@@ -149,6 +149,7 @@ def _make_ct(task: Task, settings: Settings) -> dict[str, Any]:
     if resampled:
         size = size or tuple(max(1, round(e / s)) for e, s in zip(volume.extent, spacing, strict=True))
         volume = resample_scanned(volume, size, spacing)
+    settings.record(task.id).unlink(missing_ok=True)  # or, if this run is killed, it would describe other files
     write_nifti(settings.ct(task.id), volume.hu, volume.spacing, volume.centre, DESCRIPTION, volume.direction)
     return {
         "spacing": " ".join(f"{s:.6g}" for s in volume.spacing),

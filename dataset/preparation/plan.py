@@ -12,14 +12,14 @@ import numpy as np
 from common.errors import UserError
 from common.file_limits import expect_links_inside
 from dataset.io.dicom_headers import Identity
-from dataset.io.dicom_series import CtSeries, find_ct_series, folders_of, warn_closed
+from dataset.io.dicom_series import CtSeries, find_ct_series, folders_of, patient_ids, warn_closed
 from dataset.io.volume_files import is_volume_file, x2ct_pose
+from dataset.manifest.patient_linkage import merge_patients
 from dataset.manifest.read_csv import read_csv
 from dataset.manifest.separated import parts
 from dataset.preparation.deidentify import Pseudonyms
 from dataset.preparation.labels import clean_id, expect_one_split, file_stem, match_labels
 from dataset.preparation.pairing import Pairing, pair
-from dataset.preparation.patient_linkage import merge_patients
 from dataset.preparation.radiographs import Radiograph, find_radiographs
 from dataset.preparation.series_ranking import Candidate, Rule, rank
 from dataset.preparation.user_tables import UserTables
@@ -70,7 +70,7 @@ def find_all(
     series = find_ct_series(source, exclude=exclude, pool=pool)
     if series:
         folders = [PurePosixPath(one.files[0].parent.relative_to(source).as_posix()) for one in series]
-        for one, place in zip(series, places_of(folders), strict=True):
+        for one, place in zip(series, places_of(folders, patient_ids(series)), strict=True):
             one.identity = replace(one.identity, split=place.split)
     closed: list[str] = []
     files = [path for files in folders_of(source, closed=closed) for path in files]
@@ -107,6 +107,11 @@ def make_plan(
     """
     if unpaired not in ("drr", "skip"):
         raise UserError(f"unpaired={unpaired}: choose drr or skip")
+    lent = set()  # series without Patient ID that get that of their study
+    for one, patient in zip(series, patient_ids(series), strict=True):
+        if patient != one.identity.patient:
+            one.identity = replace(one.identity, patient=patient)
+            lent.add(one.key)
     ids = {one.key: pseudonyms.id("ct", one.key) for one in series}
     picked = set() if tables.series is None else _read_picks(tables.series, series, ids)
     studies: dict[tuple[str, str], list[CtSeries]] = defaultdict(list)  # one UID may stand for studies of two patients
@@ -145,6 +150,8 @@ def make_plan(
             plan.skipped.append((ids[one.key], reason or "no X-ray"))
             continue
         flags, view = list(candidate.flags), pairing.views.get(i, "")
+        if one.key in lent:
+            flags.append("no Patient ID: that of its study is used")
         if not one.identity.patient:
             flags.append("no Patient ID: the study is used as the patient")
         if patients[i] != _patient_name(one):

@@ -30,6 +30,7 @@ COLUMNS = {  # our column -> its published names, in lower case without spaces a
     "label": ("pe", "label"),
     "split": ("split",),
 }
+UNKNOWN = ("", -1)  # split, label
 SPLITS = {"train": "train", "valid": "val", "val": "val", "validation": "val", "test": "test"}
 # 2 means "unknown" in X-ray2CTPA
 LABELS = {"1": 1, "0": 0, "": -1, "-1": -1, "2": -1, "true": 1, "false": 0, "positive": 1, "negative": 0}
@@ -39,7 +40,7 @@ def read_table(path: str | Path) -> pd.DataFrame:
     """One row per CT (or X-ray, where the table lists both), as text, in the columns `COLUMNS`.
 
     Columns that the table lacks are "", other columns are dropped; `label` is 0, 1 or -1, `split` train, val, test or
-    "". Rows per image, as in RSPECT's table, become rows per series.
+    "". Rows per image, as in RSPECT's table, become rows per series. The index names file and row, for messages.
 
     Args:
         path: a CSV file, or a folder of CSV files named after their splits (`y_train.csv`, `valid.csv` …).
@@ -54,17 +55,29 @@ def read_table(path: str | Path) -> pd.DataFrame:
         files = {file: split for file in visible(path.glob("*.csv")) if (split := _split_of(file))}
         if not files:
             raise UserError(f"{path}: no train.csv, valid.csv or test.csv in it; give one table or a folder of these")
-    rows = pd.concat([_read_one(file, split) for file, split in files.items()], ignore_index=True)
+    rows = pd.concat([_read_one(file, split) for file, split in files.items()])
     for column in ("patient", "ct_accession", "study_uid"):
         expect_one_split(rows[column], rows["split"], path, f"× {column}")
     return rows
 
 
 def values_by_key(rows: pd.DataFrame, column: str) -> dict[str, object]:
-    """`label` or `split` of each CT by the most exact identifier in its row; rows of X-rays do not count."""
+    """`label` or `split` of each CT by the most exact identifier in its row; rows of X-rays do not count.
+
+    UserError for a CT with two values; rows without a value do not count beside one with.
+    """
     cts = rows[~rows["modality"].isin(RADIOGRAPHS)]
     keys = cts[list(KEYS)].where(cts[list(KEYS)] != "").bfill(axis=1).iloc[:, 0].dropna()
-    return dict(zip(keys, cts.loc[keys.index, column], strict=True))
+    return one_value_each(keys, cts[column])
+
+
+def one_value_each(keys: pd.Series, values: pd.Series) -> dict[str, object]:
+    """The value of each key, "" or -1 only if no row of the key has another; UserError for two, with their rows."""
+    pairs = pd.DataFrame({"key": keys, "value": values[keys.index]})
+    known = pairs[~pairs["value"].isin(UNKNOWN)].drop_duplicates()
+    for _, rows in known[known["key"].duplicated(keep=False)].groupby("key"):
+        raise UserError(f"{' and '.join(rows.index[:2])} give one CT or patient two values of {values.name}; keep one")
+    return {**dict(pairs.to_numpy()), **dict(known.to_numpy())}
 
 
 def _read_one(path: Path, split: str) -> pd.DataFrame:
@@ -92,7 +105,8 @@ def _read_one(path: Path, split: str) -> pd.DataFrame:
     rows["split"] = split or rows["split"].str.lower().map(lambda name: SPLITS.get(name, ""))
     rows["location"] = rows["location"].map(lambda path: path.replace("\\", "/").removeprefix("./").strip("/"))
     rows["modality"] = rows["modality"].str.upper()
-    return rows[rows["modality"].isin(["", "CT", *RADIOGRAPHS])].drop_duplicates().reset_index(drop=True)
+    rows = rows[rows["modality"].isin(["", "CT", *RADIOGRAPHS])].drop_duplicates()
+    return rows.set_axis([f"{path}: row {row + 2}" for row in rows.index])
 
 
 def _split_of(file: Path) -> str:

@@ -24,8 +24,8 @@ PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".npy")
 TAGS = [
     "SOPClassUID", "SOPInstanceUID", "Modality", "PatientID", "PatientSex",
     "StudyDate", "StudyTime", "SeriesDate", "SeriesTime", "AcquisitionDate", "AcquisitionTime",
-    "AcquisitionDateTime", "ContentDate", "ContentTime", "AccessionNumber", "StudyInstanceUID", "SeriesDescription",
-    "ProtocolName", "ViewPosition", "ViewCodeSequence", "PatientOrientation", "BodyPartExamined",
+    "AcquisitionDateTime", "ContentDate", "ContentTime", "AccessionNumber", "StudyInstanceUID", "SeriesInstanceUID",
+    "SeriesDescription", "ProtocolName", "ViewPosition", "ViewCodeSequence", "PatientOrientation", "BodyPartExamined",
     "PresentationIntentType", "IrradiationEventUID", "SourceImageSequence", "Rows",
 ]  # fmt: skip
 

@@ -22,10 +22,10 @@ from rich.progress import track
 from common.errors import UserError
 from common.files import atomic_path, remove_stale
 from common.folder_lock import hold
+from dataset.manifest.patient_linkage import merge_patients
 from dataset.manifest.table import DRR, DRR_CONTRAST, FILM, SPLITS, make_rows, write_manifest
 from dataset.preparation.case_writer import Settings, finished, make_case, state_of
 from dataset.preparation.deidentify import Pseudonyms, age_years
-from dataset.preparation.patient_linkage import merge_patients
 from dataset.preparation.plan import Plan, Task, linkage_row
 
 BYTES_PER_PROCESS = 3 * 2**30  # peak measured for a scan of 512 x 512 x 399 voxels

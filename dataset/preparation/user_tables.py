@@ -12,7 +12,7 @@ from common.files import atomic_path
 from dataset.io.dicom_series import CtSeries
 from dataset.preparation.labels import path_tails, read_labels
 from dataset.preparation.pairing import names_of
-from dataset.preparation.published_tables import KEYS, RADIOGRAPHS, read_table, values_by_key
+from dataset.preparation.published_tables import KEYS, RADIOGRAPHS, one_value_each, read_table, values_by_key
 from dataset.preparation.radiographs import Radiograph
 
 PAIRS_FILE = "pairs_from_table.csv"  # beside the linkage table, as it holds accession numbers
@@ -66,7 +66,7 @@ def _splits_by_location(table: pd.DataFrame, series: Sequence[CtSeries]) -> dict
     rows = table[(table["location"] != "") & ~table["modality"].isin(RADIOGRAPHS)]
     if rows[list(KEYS)].drop(columns="patient").ne("").any(axis=None):
         return {}
-    splits = dict(zip(rows["location"], rows["split"], strict=True))
+    splits = one_value_each(rows["location"], rows["split"])
     tails = {one.key: [tail for tail in path_tails(one.files[0].parent) if tail in splits] for one in series}
     return {key: splits[found[0]] for key, found in tails.items() if found}
 

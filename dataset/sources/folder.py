@@ -24,14 +24,14 @@ from dataset.imaging.volume import Volume
 from dataset.io.ct import read_volume
 from dataset.io.paths import split_series
 from dataset.io.volume_files import data_files, x2ct_pose
-from dataset.io.xray import read_xray
+from dataset.io.xray import read_xray_with_header
 from dataset.manifest.separated import parts
 from dataset.manifest.table import VOLUME, read_manifest
 from dataset.sources.folder_scan import discover
 from dataset.sources.settings import Files, Geometry, Splits, Xrays
 from dataset.xray.options import XrayOptions
 
-FILM = {"unknown_pixels": "NaN"}  # part of the cache key of cases with radiographs
+FILM = {"unknown_pixels": "NaN", "unknown_view": "header"}  # part of the cache key of cases with radiographs
 IODINE_GRID_MM = 5.0  # voxel size at which iodine is measured
 
 log = logging.getLogger(__name__)
@@ -57,17 +57,13 @@ class FolderSource:
             raise UserError(f"missing: {'; '.join(missing)}")
         files, path = self.files, self.files.root_dir / "manifest.csv"
         if path.is_file():
-            rows = read_manifest(path, files.label_column, files.target_column)
-            if files.source_column not in rows.columns:
-                found = ", ".join(rows.columns)
-                raise UserError(f"{path}: no column {files.source_column} (dataset.source_column); it has {found}")
-            rows["xray"] = rows[files.source_column]
+            rows = read_manifest(path, files.label_column, files.target_column, files.source_column)
             if files.source_window is not None:
                 rows["xray_source"] = VOLUME
             self._check_files(rows, path)
         else:
             rows = discover(files.root_dir, follow_links=files.follow_links)
-        rows = self.splits.assign(rows, source_folder(self, self.splits.cache_dir))
+        rows = self.splits.assign(rows, source_folder(self, self.splits.cache_dir), path)
         counts = rows["split"].value_counts().to_dict()
         log.info("%s: %d volumes of %d patients, %s", files.root_dir, len(rows), rows["patient"].nunique(), counts)
         return rows
@@ -180,8 +176,9 @@ class FolderSource:
             )
         chosen = sorted(range(len(files)), key=lambda i: views[i] == "lateral")[:wanted]
         root, size = self.files.root_dir, self.xray.size
-        images = [read_xray(root / files[i], size, lateral=views[i] == "lateral") for i in chosen]
-        poses = unknown_pose(wanted, [views[i] for i in chosen])
+        read = [read_xray_with_header(root / files[i], size, lateral=views[i] == "lateral") for i in chosen]
+        images = [image for image, _ in read]
+        poses = unknown_pose(wanted, [views[i] or header.view for i, (_, header) in zip(chosen, read, strict=True)])
         for place, i in enumerate(chosen):
             if (known := x2ct_pose(files[i])) is not None:
                 poses[place] = known

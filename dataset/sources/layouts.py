@@ -10,11 +10,12 @@ import os
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
 from dataset.io.paths import volume_name
+from dataset.manifest.patient_linkage import merge_patients
 
 SPLIT_FOLDER = re.compile(r"(train|val|test)(?:ing|id|idation)?(?:[_-](?:set|data|fixed|split))?", re.IGNORECASE)
 CONTAINER = re.compile(r"images?(?:Tr|Ts|Val)?|cts?|scans?|volumes?|data|nifti|dicom|patients|subset\d", re.IGNORECASE)
@@ -23,6 +24,7 @@ MASK_FOLDER = re.compile(
 )
 MASK_FILE = re.compile(r"(?:.*[._-])?(?:labels?|masks?|seg|segmentations?)", re.IGNORECASE)
 CT_RATE = re.compile(r"(train|valid)_\d+(?=_[a-z]+_\d+$)")
+LONGEST_NAME = 120  # letters of an id without its digest: `dataset.manifest.table.LONGEST_ID`, and room for endings
 VAL_SHARE = 10  # one of so many training patients validates where there are no folders for it
 
 
@@ -39,10 +41,11 @@ def is_mask(path: PurePosixPath) -> bool:
     return above or MASK_FILE.fullmatch(volume_name(path)) is not None
 
 
-def places_of(paths: Sequence[PurePosixPath]) -> list[Place]:
+def places_of(paths: Sequence[PurePosixPath], ids: Sequence[str]) -> list[Place]:
     """Patient and split of each CT (a file, or the folder of a series), relative to the folder of the data set.
 
-    Folders above all CTs name no patient. Splits count where there are `train` and others of it.
+    Folders above all CTs name no patient. Splits count where there are `train` and others of it. `ids` are the Patient
+    IDs of the headers, "" if unknown: validation takes whole patients.
     """
     shared = len(os.path.commonprefix([path.parts[:-1] for path in paths]))
     found = [_place(path, shared) for path in paths]
@@ -52,8 +55,17 @@ def places_of(paths: Sequence[PurePosixPath]) -> list[Place]:
     if "val" in splits:
         return found
     names = [place.patient or (str(path),) for place, path in zip(found, paths, strict=True)]
-    splits = with_validation(names, [place.split for place in found])
+    splits = with_validation(one_name_each(names, ids), [place.split for place in found])
     return [place._replace(split=split) for place, split in zip(found, splits, strict=True)]
+
+
+def one_name_each(names: Sequence[Hashable], ids: Sequence[str]) -> list[Hashable]:
+    """The names of patients, of which those with one Patient ID become one.
+
+    A constant ID, as some anonymisers write it, says nothing.
+    """
+    links = [(name, number) for name, number in zip(names, ids, strict=True) if number]
+    return merge_patients(names, links if len({number for _, number in links}) > 1 else [])
 
 
 def unique_ids(names: Sequence[str], sources: Sequence[str]) -> list[str]:
@@ -61,10 +73,13 @@ def unique_ids(names: Sequence[str], sources: Sequence[str]) -> list[str]:
 
     A digest of the source is added where letters get lost, or where two ids would differ in case alone or not at all.
     """
-    plain = [re.sub(r"[^A-Za-z0-9._-]+", "_", name).strip("_.") or "case" for name in names]
+    cut = [name[:LONGEST_NAME] for name in names]
+    plain = [re.sub(r"[^A-Za-z0-9._-]+", "_", name).strip("_.") or "case" for name in cut]
     counts = Counter(name.lower() for name in plain)
     return [
-        one if counts[one.lower()] == 1 and name.isascii() or one == name and plain.count(one) == 1
+        one
+        if counts[one.lower()] == 1 and name.isascii() and len(name) <= LONGEST_NAME
+        or one == name and plain.count(one) == 1
         else f"{one}_{_digest(source)}"
         for one, name, source in zip(plain, names, sources, strict=True)
     ]  # fmt: skip
@@ -82,9 +97,10 @@ def _place(path: PurePosixPath, shared: int) -> Place:
 
 def with_validation(patients: Sequence[object], splits: Sequence[str]) -> list[str]:
     """The splits with some of the training patients, by their names, in validation."""
-    train = sorted({name for name, split in zip(patients, splits, strict=True) if split == "train"}, key=_digest)
-    chosen = set(train[: max(1, len(train) // VAL_SHARE)]) if len(train) > 1 else set()
-    return ["val" if name in chosen else split for name, split in zip(patients, splits, strict=True)]
+    places = list(zip(patients, splits, strict=True))
+    train = sorted({name for name, split in places if split == "train"}, key=_digest)
+    chosen = {(name, "train") for name in train[: max(1, len(train) // VAL_SHARE)]} if len(train) > 1 else set()
+    return ["val" if place in chosen else place[1] for place in places]
 
 
 def _digest(source: object) -> str:

@@ -200,8 +200,9 @@ class MorphSource:
     @cached_property
     def velocities(self) -> Velocities:
         """The registrations, in the folder of the cases."""
-        folder = source_folder(self, self.source.splits.cache_dir) / "registrations"
-        return Velocities(folder, self._file_of, self.anatomy)
+        cache_dir = self.source.splits.cache_dir
+        folder = source_folder(self, cache_dir) / "registrations"
+        return Velocities(folder, self._file_of, self.anatomy, cache_dir)
 
     def _file_of(self, pair: Pair) -> str:
         inputs = [self.source.anatomy_key(self.parents.loc[name]) for name in pair]

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -11,7 +12,14 @@ from common.errors import UserError
 from dataset.cases.source import positive
 from dataset.imaging.drr_options import DrrSettings
 from dataset.imaging.hu_window import Window
-from dataset.manifest.splits import assign_folds, assign_patients, assign_splits, known_folds, known_splits
+from dataset.manifest.splits import (
+    assign_folds,
+    assign_patients,
+    assign_splits,
+    known_folds,
+    known_splits,
+    with_parents,
+)
 from dataset.manifest.table import COLUMN_HELP
 from dataset.xray.augmentation import XrayAugmentation
 
@@ -122,25 +130,31 @@ class Splits:
             return f"manifest_patients_{hashlib.sha256(names.encode()).hexdigest()[:12]}.csv"
         return "manifest.csv" if self.n_folds is None else f"manifest_fold_{self.fold}_of_{self.n_folds}.csv"
 
-    def assign(self, rows: pd.DataFrame, folder: Path) -> pd.DataFrame:
+    def assign(self, rows: pd.DataFrame, folder: Path, table: str | Path = "manifest.csv") -> pd.DataFrame:
         """The rows with a split for each patient, given the earlier manifests in `folder` of the cache.
+
+        `table` is the manifest that the rows come from, for messages.
 
         A patient with the name or a CT of one in an earlier manifest keeps its split or fold. One that joins patients
         of several splits trains if one of them did, else validates: no earlier model is tested on whom it has seen.
 
-        UserError for a patient that joins those of several folds, and for a name in `test_patients` or `val_patients`
-        that no row has, or that is in both.
+        UserError for a patient that joins those of several folds, for a name in `test_patients` or `val_patients` that
+        no row has, or that is in both, and for a synthetic case whose parents are in several splits or folds.
         """
         if self.chosen:
-            return assign_patients(rows, self.val_patients or (), self.test_patients or ())
+            val, test = self.val_patients or (), self.test_patients or ()
+            given = rows["patient"].isin([*val, *test])
+            return with_parents(rows, partial(assign_patients, val=val, test=test), "split", given, table)
         folds = self.n_folds is not None
         tables = folder.glob(f"manifest_fold_*_of_{self.n_folds}.csv" if folds else "manifest.csv")
         newest = max(tables, key=lambda table: table.stat().st_mtime_ns, default=None)  # it has all earlier patients
         if folds:
             known = known_folds(rows, newest) if newest else {}
-            return assign_folds(rows, self.n_folds, self.fold, self.seed, known)
+            draw = partial(assign_folds, n_folds=self.n_folds, fold=self.fold, seed=self.seed, known=known)
+            return with_parents(rows, draw, "fold", rows["fold"] >= 0, table)
         known = known_splits(rows, newest) if newest else {}
-        return assign_splits(rows, self.val_share, self.test_share, self.seed, known)
+        draw = partial(assign_splits, val=self.val_share, test=self.test_share, seed=self.seed, known=known)
+        return with_parents(rows, draw, "split", rows["split"] != "", table)
 
 
 def _set(settings, **values) -> None:

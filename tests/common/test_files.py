@@ -82,3 +82,22 @@ def test_a_folder_that_cannot_be_made_ends_in_one_line():
     Path("file").touch()
     with pytest.raises(UserError, match="output=file/x: cannot be written"):
         result_folder("file/x", "score")
+
+
+def test_processes_of_one_number_write_one_file_at_a_time():
+    """Two containers on a shared file system may have the same process number."""
+    with files.atomic_path("a.txt") as first, files.atomic_path("a.txt") as second:
+        assert first != second and first.suffix == second.suffix == ".txt"
+        first.write_text("1")
+        second.write_text("2")
+    assert Path("a.txt").read_text() == "1" and [path.name for path in Path().iterdir()] == ["a.txt"]
+
+
+def test_temporary_files_of_killed_processes_are_removed():
+    with pytest.raises(KeyboardInterrupt), files.atomic_path("a.txt") as left:
+        Path(f"{left}").touch()
+        Path(f"{left}.copy").touch()
+        raise KeyboardInterrupt
+    os.utime(f"{left}.copy", (1, 1))
+    Path("b.txt").touch()
+    assert files.remove_stale(".") == 1 and [path.name for path in Path().iterdir()] == ["b.txt"]

@@ -1,6 +1,7 @@
 """A run that stops and resumes has the samples and the weights of an uninterrupted one."""
 
 import contextlib
+import errno
 import json
 import logging
 
@@ -16,6 +17,7 @@ from common.errors import UserError
 from dataset.cases.case import case_key, pack_case
 from dataset.datamodule import CTDataModule, prepared_data, split_cases
 from dataset.imaging.geometry import make_pose
+from dataset.manifest import table
 from dataset.manifest.table import COLUMNS, make_rows
 from dataset.xray.options import XrayOptions
 
@@ -269,3 +271,16 @@ def test_one_split_is_prepared_alone_and_gives_the_same_samples(tmp_path):
     assert all(protocol[key] == data.protocol()[key] for key in ("window", "volume_size", "extent", "views"))
     with pytest.raises(UserError, match="no val case of its own"):
         split_cases(NoiseSource(("train", "test")), node, "val", data.protocol())
+
+
+def test_a_complete_cache_is_read_from_a_disk_for_reading(tmp_path, monkeypatch):
+    data_module(NoiseSource(), tmp_path)
+
+    def read_only(*_, **__):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(table, "atomic_path", read_only)
+    data = data_module(NoiseSource(), tmp_path)
+    data.manifest_path.write_text("of another run")
+    with pytest.raises(UserError, match=rf"^dataset.cache_dir={tmp_path}: cannot be written .*Read-only file system"):
+        data_module(NoiseSource(), tmp_path)

@@ -132,3 +132,25 @@ def test_from_csv_lists_cases_labels_splits_and_pairs(pairs, tmp_path):
     assert len(manifest) == 1 and (row["patient_raw"], row["label"], row["split"], row["xray_source"]) == (
         "A", 1, "test", "film")  # fmt: skip
     assert summary[summary["status"] == "skipped"]["reason"].tolist() == ["not in the table of from_csv"]
+
+
+def test_a_series_without_patient_id_is_of_the_patient_of_its_study(tmp_path):
+    write(tmp_path / "in" / "thin", patient="A", study_uid="1.2", series_uid="1.2.1", accession="CT-A")
+    write(tmp_path / "in" / "lung", patient="", study_uid="1.2", series_uid="1.2.2", kernel="B70f", accession="CT-A")
+    write(tmp_path / "in" / "next", OTHER, patient="", study_uid="1.3", series_uid="1.3.1")
+    (tmp_path / "picks.csv").write_text("series\n1.2.2\n")
+    for picks, patients, flag in (("null", ["", "A"], False), (tmp_path / "picks.csv", ["", "A"], True)):
+        manifest, summary = run(
+            tmp_path / "in", tmp_path / "out", spacing="null", crop_box="whole", min_vessel_hu="null", series=picks
+        )
+        assert sorted(manifest["patient_raw"]) == patients  # one case of the study
+        assert summary["reason"].str.contains("no Patient ID: that of its study is used").any() == flag
+    assert manifest["patient"].nunique() == 2
+
+
+def test_validation_takes_whole_patients_of_the_folders_of_splits(tmp_path):
+    for i in range(6):
+        write(tmp_path / "in" / "train" / f"A{i}", HU + np.int16(i), patient=f"P{i % 3}", series_uid=f"1.2.{i}")
+    write(tmp_path / "in" / "test" / "B", OTHER, patient="Q", series_uid="1.3")
+    manifest, _ = run(tmp_path / "in", tmp_path / "out", spacing="[9,9,9]", crop_box="whole", min_vessel_hu="null")
+    assert manifest.groupby("split")["patient_raw"].unique().map(len).to_dict() == {"train": 2, "val": 1, "test": 1}

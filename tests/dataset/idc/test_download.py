@@ -110,3 +110,10 @@ def test_the_command_writes_the_list_before_it_downloads(index, client, tmp_path
 def test_an_unknown_collection_is_refused_before_the_index_is_read():
     with pytest.raises(UserError, match="collection=nlst: choose"):
         read_index("none.parquet", "nlst")
+
+
+@pytest.mark.parametrize(("days", "hours"), [(0, 24), (1, 48), (2.5, 84), (None, None)])
+def test_every_selected_pair_is_within_the_hours_of_the_preparation(tmp_path, monkeypatch, days, hours):
+    """Dates one day apart are up to 48 hours apart."""
+    monkeypatch.setattr(idc_download, "prepare_set", lambda cfg: (None, cfg.max_hours))
+    assert prepare_downloaded(tmp_path, days, "chest") == hours

@@ -51,17 +51,21 @@ def test_localisers_copies_and_slices_of_another_layout_are_excluded_and_counted
     write_ct_series(tmp_path, HU, series_uid="1.2.3")
     write_ct_series(tmp_path, HU[:1, :, :4], series_uid="1.2.3", prefix="SCOUT", image_type=("ORIGINAL", "LOCALIZER"))
     write_ct_series(tmp_path, HU[:2], series_uid="1.2.3", prefix="COR", rotation=rotation_about("x", 90))
+    write_ct_series(tmp_path, HU[:2], series_uid="1.2.3", prefix="RGB", extra={"SamplesPerPixel": 3})
     first = next(tmp_path.glob("IM*"))
     (tmp_path / "copy.dcm").write_bytes(first.read_bytes())
     (found,) = find_ct_series(tmp_path)
     assert len(found.slices) == 6
-    assert found.left_out == "1 × localiser, 1 × copy of a slice, 2 × slice of another orientation or size"
+    assert found.left_out == (
+        "2 × colour image, 1 × localiser, 1 × copy of a slice, 2 × slice of another orientation or size"
+    )
 
 
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
         ({"image_type": ("ORIGINAL", "PRIMARY", "LOCALIZER")}, "localiser"),
+        ({"extra": {"SamplesPerPixel": 3}}, "colour image (6 images)"),
         ({"extra": {"BurnedInAnnotation": "YES"}}, "burned-in"),
         ({"skip": (0, 1, 2)}, "too few"),
         ({"extra": {"ImageOrientationPatient": None}}, "no position, orientation or pixel spacing"),

@@ -182,3 +182,17 @@ def test_a_ct_without_pixel_spacing_is_named(tmp_path):
         header.save_as(file)
     with pytest.raises(UserError, match="no position, orientation or pixel spacing in the headers"):
         read_volume(tmp_path / "ct")
+
+
+def test_a_slice_in_colour_is_refused(tmp_path):
+    folder = write_ct_series(tmp_path, HU)
+    (series,) = find_ct_series(folder)
+    ds = pydicom.dcmread(series.files[3])
+    ds.SamplesPerPixel, ds.PhotometricInterpretation, ds.PlanarConfiguration = 3, "RGB", 0
+    ds.BitsAllocated, ds.BitsStored, ds.HighBit, ds.PixelRepresentation = 8, 8, 7, 0
+    ds.PixelData = bytes(3 * ds.Rows * ds.Columns)
+    pydicom.dcmwrite(series.files[3], ds)
+    with pytest.raises(UserError, match=r"^the case: a slice of shape \[24, 28, 3\]"):
+        read_series(series, "the case")
+    (again,) = find_ct_series(folder)
+    assert len(again.slices) == len(HU) - 1 and again.left_out == "1 × colour image"

@@ -70,7 +70,7 @@ def test_a_file_that_is_cut_off_is_refused(tmp_path, hu, ending):
         ("../b.raw", "outside of its folder"),
         ("/etc/hostname", "outside"),
         ("c.raw", "is missing"),
-        ("LIST", "several"),
+        ("LIST", "no single data file"),
     ],
 )
 def test_voxels_are_read_from_the_folder_alone(tmp_path, hu, name, reason):

@@ -277,3 +277,9 @@ def test_an_empty_photometric_interpretation_is_named(tmp_path):
     path = save_radiograph(tmp_path / "a.dcm", photometric="")
     with pytest.raises(UserError, match="Photometric Interpretation is empty, so black and white may be exchanged"):
         read_xray(path)
+
+
+def test_a_film_without_preamble_is_read(tmp_path, expected):
+    path = save_radiograph(tmp_path / "a.dcm")
+    path.write_bytes(path.read_bytes()[132:])
+    same(path, expected)

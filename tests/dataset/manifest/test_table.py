@@ -82,6 +82,10 @@ def test_unknown_numbers(tmp_path, written):
         ("id,patient,ct,xray,view\n1,p,a.nii,a.png;b.png,PA\n", "2 X-rays but view=PA; name a view for each"),
         ("id,patient,ct,xray_source\n1,p,a.nii,photo\n", "row 2 has xray_source=photo"),
         ("id,patient,ct\n1,2,3,4,5\n1,2\n\x00", "manifest.csv"),
+        ("id,patient,ct\nsiteA/001,p,a.nii\n", "row 2 has id=siteA/001, which cannot be the name of a file"),
+        ("id,patient,ct\n1,p,a.nii\n..\\x,p,a.nii\n", r"row 3 has id=..\\x"),
+        ("id,patient,ct\n.a,p,a.nii\n", "row 2 has id=.a, .* no dot in front"),
+        (f"id,patient,ct\n{'é' * 76},p,a.nii\n", "at most 150 bytes"),
     ],
 )
 def test_bad_tables_give_one_line_with_file_and_remedy(tmp_path, text, message):
@@ -138,6 +142,16 @@ def test_the_volumes_to_generate_may_be_in_another_column(tmp_path):
     assert read_manifest(path, target_column="angio")["ct"].tolist() == ["b.nii"]
     with pytest.raises(UserError, match="column late is missing"):
         read_manifest(path, target_column="late")
+
+
+def test_the_input_may_be_in_another_column(tmp_path):
+    path = table(tmp_path / "m.csv", "id,patient,ct,film,angio\n1,1,a.nii,x\\b.png,c.nii\n2,2,d.nii,,e.nii\n")
+    read = read_manifest(path, source_column="film")
+    assert read["xray"].tolist() == ["x/b.png", ""] and read["xray_source"].tolist() == ["film", "drr"]
+    swapped = read_manifest(path, source_column="ct", target_column="angio")
+    assert swapped["xray"].tolist() == ["a.nii", "d.nii"] and swapped["ct"].tolist() == ["c.nii", "e.nii"]
+    with pytest.raises(UserError, match=r"no column late \(dataset.source_column\); the table has id, patient"):
+        read_manifest(path, source_column="late")
 
 
 def folded(made, n=5, **options):

@@ -55,7 +55,7 @@ def test_download_table_of_lidc(tmp_path):
 """)  # fmt: skip
     rows = read_table(path)
     assert rows["modality"].tolist() == ["CT", "DX"]
-    assert rows["location"][0] == "LIDC-IDRI/LIDC-IDRI-0001/01-01-2000-30178/3000566.000000-03192"
+    assert rows["location"].iloc[0] == "LIDC-IDRI/LIDC-IDRI-0001/01-01-2000-30178/3000566.000000-03192"
     assert set(rows["patient"]) == {"LIDC-IDRI-0001"} and rows["label"].tolist() == [-1, -1]
     assert values_by_key(rows, "label") == {"1.3.1": -1}  # the X-ray is not a case
 
@@ -74,6 +74,28 @@ def test_rspect_rows_of_images_become_series_with_labels(tmp_path):
     assert len(rows) == 3 and values_by_key(rows, "label") == {"r1": 1, "r2": 0, "r3": -1}
     with pytest.raises(UserError, match="without indeterminate"):
         read_table(save(tmp_path / "t.csv", "StudyInstanceUID,SeriesInstanceUID,negative_exam_for_pe\ns,r,0\n"))
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_rows_without_a_value_do_not_replace_one(tmp_path, order):
+    lines = ["7,a,1,train", "7,b,,", "8,c,,", "9,d,0,"][::order]
+    rows = read_table(
+        save(tmp_path / "t.csv", "\n".join(["CT_Accession_number,cxr_Accession_number,PE,split", *lines]))
+    )
+    assert values_by_key(rows, "label") == {"7": 1, "8": -1, "9": 0}
+    assert values_by_key(rows, "split") == {"7": "train", "8": "", "9": ""}
+
+
+def test_two_values_of_a_ct_are_refused_by_their_rows(tmp_path):
+    path = save(tmp_path / "t.csv", "CT_Accession_number,cxr_Accession_number,PE\n4711,a,0\n\n8,b,0\n4711,c,1\n")
+    rows = r"t.csv: row 2 and .*t.csv: row 5"
+    with pytest.raises(UserError, match=rf"{rows} give one CT or patient two values of label; keep one") as caught:
+        values_by_key(read_table(path), "label")
+    assert "4711" not in str(caught.value)
+    for name in ("train", "test"):
+        save(tmp_path / "b" / f"{name}.csv", "SeriesInstanceUID\n1.2.3\n")
+    with pytest.raises(UserError, match=r"test.csv: row 2 and .*train.csv: row 2 give .* two values of split"):
+        values_by_key(read_table(tmp_path / "b"), "split")
 
 
 def test_invalid_tables_are_refused(tmp_path):

@@ -33,6 +33,8 @@ def test_headers_give_patient_time_view_and_sex(tmp_path):
     first = one.identity
     assert (first.patient, first.accession, first.time, first.sex) == ("77", "A9", TIME, "M")
     assert (one.view, other.view, other.identity.time) == ("AP", "lateral", None) and other.identity.study_uid
+    header = pydicom.dcmread(tmp_path / "a" / "x.dcm")
+    assert (first.study_uid, first.series_uid) == (header.StudyInstanceUID, header.SeriesInstanceUID)
 
 
 def test_only_radiographs_are_found(tmp_path):

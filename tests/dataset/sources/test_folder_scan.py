@@ -1,4 +1,4 @@
-"""A DICOM series spread over folders is refused by name; other scans in two folders are not."""
+"""DICOM series in folders: those of one Patient ID are one patient, one spread over folders is refused by name."""
 
 import pytest
 from chest_files import thorax
@@ -46,3 +46,45 @@ def test_series_without_a_uid_in_two_folders_are_several_cts(tmp_path):
     for name in "ab":
         write(tmp_path / name, extra={"SeriesInstanceUID": None})
     assert sorted(discover(tmp_path)["ct"]) == ["a", "b"]
+
+
+def scans(root, patients):
+    """A small series in each folder, by Patient ID."""
+    for i, (folder, patient) in enumerate(patients.items()):
+        write_ct_series(root / folder, HU[:4], series_uid=f"1.2.{i}", study_uid=f"1.3.{i}", patient=patient)
+    return root
+
+
+def test_folders_of_one_patient_id_are_one_patient(tmp_path, caplog):
+    ids = {"ACC1/s": "P1", "ACC2/s": "P2", "ACC3/s": "P1", "ACC3/t": "P3", "x/y/ACC4": "P3", "ACC5": "", "ACC6": ""}
+    patient = discover(scans(tmp_path, ids)).set_index("ct")["patient"]
+    assert patient["ACC1/s"] == patient["ACC3/s"] == patient["ACC3/t"] == patient["x/y/ACC4"]
+    assert patient.nunique() == 4 and "2 patients are merged with another one" in caplog.text
+    assert not caplog.text.count("P1")
+
+
+def test_a_constant_patient_id_says_nothing(tmp_path):
+    assert discover(scans(tmp_path, dict.fromkeys(["A", "B", "C"], "ANON")))["patient"].nunique() == 3
+
+
+def test_a_series_without_patient_id_is_of_the_patient_of_its_study(tmp_path):
+    scans(tmp_path, {"A": "P1", "B": "P2", "C": ""})
+    write_ct_series(tmp_path / "D", HU[:4], series_uid="1.2.9", study_uid="1.3.0", patient="")
+    patient = discover(tmp_path).set_index("ct")["patient"]
+    assert patient["A"] == patient["D"] and patient.nunique() == 3
+
+
+def test_a_patient_id_in_the_folders_of_two_splits_is_refused(tmp_path):
+    scans(tmp_path, {"train/A": "P1", "train/B": "P2", "test/C": "P1"})
+    with pytest.raises(
+        UserError, match="test/C in test and train/A in (train|val) have one Patient ID; move"
+    ) as caught:
+        discover(tmp_path)
+    assert "P1" not in str(caught.value)
+
+
+def test_validation_takes_whole_patients_by_their_ids(tmp_path):
+    ids = {f"train/A{i}": f"P{i % 4}" for i in range(12)} | {"test/X": "Q", "test/Y": "Q"}
+    rows = discover(scans(tmp_path, ids))
+    assert rows["patient"].nunique() == 5 and (rows.groupby("patient")["split"].nunique() == 1).all()
+    assert rows.groupby("split")["patient"].nunique().to_dict() == {"train": 3, "val": 1, "test": 1}

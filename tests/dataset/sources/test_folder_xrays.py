@@ -9,6 +9,7 @@ import torch
 from chest_files import save_nifti, thorax
 from folder_sources import data_module, film, source
 from PIL import Image
+from radiograph_files import save_radiograph
 
 from common.errors import UserError
 from dataset.cases.store import prepare_cases, read_case
@@ -144,3 +145,24 @@ def test_one_volume_can_be_the_source_of_another(root):
     assert made.rows["xray_source"].tolist() == ["volume"] and made.describe()["input"] == "volume"
     with pytest.raises(UserError, match="no column never"):
         _ = source(root, **{**options, "source_column": "never"}).rows
+
+
+def test_the_view_of_a_dicom_header_counts_where_the_manifest_has_none(root):
+    for name, view in (("a", "AP"), ("b", "PA")):
+        save_nifti(root / f"{name}.nii.gz", thorax())
+        save_radiograph(root / f"{name}.dcm", view=view)
+    given = "id,patient,ct,xray,view\nA,1,a.nii.gz,a.dcm,PA\nB,2,b.nii.gz,b.dcm,\n"
+    for table, azimuths in ((None, [180.0, 0.0]), (given, [0.0, 0.0])):
+        if table:
+            (root / "manifest.csv").write_text(table)
+        paths = prepare_cases(source(root), root.parent / "cache", 0)
+        assert [float(read_case(path)["pose"][0, 2]) for path in paths] == azimuths
+
+
+def test_films_in_another_column_are_films(root):
+    save_nifti(root / "cts" / "a.nii.gz", thorax())
+    film(root / "films" / "a.png")
+    (root / "manifest.csv").write_text("id,patient,volume,picture\nA,1,cts\\a.nii.gz,films\\a.png\n")
+    made = source(root, source_column="picture", target_column="volume")
+    assert made.rows["xray_source"].tolist() == ["film"] and made.rows["xray"].tolist() == ["films/a.png"]
+    assert read_case(prepare_cases(made, root.parent / "cache", 0)[0])["pose"].isnan().all()

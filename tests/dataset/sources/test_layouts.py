@@ -12,6 +12,7 @@ from common.errors import UserError
 from dataset.io.ct import read_volume
 from dataset.io.paths import split_series
 from dataset.manifest.separated import join, parts
+from dataset.manifest.table import LONGEST_ID
 from dataset.sources.folder_scan import discover
 from dataset.sources.layouts import is_mask, unique_ids
 
@@ -33,7 +34,8 @@ def patients(root, *names):
 @pytest.mark.parametrize(
     "name",
     ["s1/segmentations/lung.nii.gz", "labelsTr/a.nii.gz", "p/masks/x.nii", "p/ct_seg.nii",
-     "p/ct-label.nii", "a_mask.nii"],
+     "p/ct-label.nii", "a_mask.nii", "mask.nii.gz", "p/label.nii.gz", "p/segmentation.nii", "p/seg.nii.gz",
+     "p/labels.nii", "lung_masks.nii.gz", "p/ct.segmentations.nii"],
 )  # fmt: skip
 def test_masks_are_left_out_with_one_line(tmp_path, caplog, name):
     assert is_mask(PurePosixPath(name))
@@ -42,8 +44,10 @@ def test_masks_are_left_out_with_one_line(tmp_path, caplog, name):
 
 
 @pytest.mark.parametrize(
-    "name", ["ct.nii.gz", "lung_001_0000.nii.gz", "segment.nii", "unlabeled/a.nii", "maskell/1.nii"]
-)
+    "name",
+    ["ct.nii.gz", "lung_001_0000.nii.gz", "segment.nii", "unlabeled/a.nii", "maskell/1.nii", "unmasked.nii",
+     "ct_unlabeled.nii", "mask_free.nii"],
+)  # fmt: skip
 def test_a_ct_is_no_mask(name):
     assert not is_mask(PurePosixPath(name))
 
@@ -136,6 +140,12 @@ def test_ids_stay_different_in_any_script_and_the_same_in_every_run():
     more = unique_ids([*NAMES, "Mäller"], [*NAMES, "Mäller"])
     assert more[:-1] == ids  # another patient changes no id
     assert unique_ids(["Zoë"], ["Zoe\u0308"]) == unique_ids(["Zoë"], ["Zo\u00eb"])  # as macOS and Linux write it
+
+
+def test_a_long_path_is_cut_to_an_id_that_names_files():
+    names = ["a/" * 100 + end for end in "xy"]
+    ids = unique_ids(names, names)
+    assert len(set(ids)) == 2 and all(len(one) <= LONGEST_ID for one in ids)
 
 
 def test_every_name_is_a_case_of_its_own(tmp_path):

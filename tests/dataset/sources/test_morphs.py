@@ -1,5 +1,6 @@
 """Morphs as training cases of a folder: rows, lineage, cache, resume, bad input."""
 
+import errno
 import shutil
 
 import numpy as np
@@ -14,8 +15,8 @@ from common.errors import UserError
 from dataset.cases.store import prepare_cases, read_case
 from dataset.imaging.coverage import NOT_SCANNED_HU
 from dataset.imaging.lung_segmentation import segment_lungs
-from dataset.manifest.table import make_rows, read_manifest, write_manifest
-from dataset.morph import registration
+from dataset.manifest.table import make_rows, write_manifest
+from dataset.morph import pairs, registration
 from dataset.morph.settings import MorphSettings
 from dataset.sources.framed_phantom import framed_phantom
 from dataset.sources.morphs import MorphSource
@@ -235,13 +236,12 @@ def test_a_share_of_the_synthetic_patients_is_seen_from_the_front(root, tmp_path
     assert 0.25 < np.mean([many.view(index) == "AP" for index in range(500)]) < 0.35
 
 
-def test_a_parent_in_another_split_is_refused_by_the_manifest(tmp_path):
-    rows = make_rows(
-        [
-            {"id": "m", "patient": "a", "ct": "m.nii", "split": "train", "parents": "a;b"},
-            {"id": "b", "patient": "b", "ct": "b.nii", "split": "test"},
-        ]
-    )
-    write_manifest(rows, tmp_path / "manifest.csv")
-    with pytest.raises(UserError, match=r"row 2 is made from patient b, who is in test"):
-        read_manifest(tmp_path / "manifest.csv")
+@pytest.mark.parametrize("workers", [0, 2])
+def test_registrations_on_a_full_disk_end_in_one_line(root, tmp_path, monkeypatch, workers):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(pairs, "save_checked", full)
+    monkeypatch.setattr(pairs, "register", lambda *_: torch.zeros(3, 4, 4, 4))
+    with pytest.raises(UserError, match=rf"^dataset.cache_dir={tmp_path}: cannot be written .*No space left"):
+        _morphs(root, 3, tmp_path).prepare(workers)

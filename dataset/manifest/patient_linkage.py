@@ -1,11 +1,11 @@
-"""Merges pseudonyms of one patient: CTs with the same X-ray patient, and copies of one scan."""
+"""Merges names of one patient: CTs with the same X-ray patient, Patient ID or parents, and copies of one scan."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 
 from scipy.cluster.hierarchy import DisjointSet
 
 
-def merge_patients(names: Sequence[str], links: Iterable[tuple[str, str]]) -> list[str]:
+def merge_patients(names: Sequence[Hashable], links: Iterable[tuple[Hashable, str]]) -> list:
     """For each name the alphabetically first of all names of its patient; links are transitive.
 
     A patient with a single name keeps it, so that data prepared before keep their patients.
@@ -19,4 +19,6 @@ def merge_patients(names: Sequence[str], links: Iterable[tuple[str, str]]) -> li
     for name, shared in links:
         groups.add(("shared", shared))
         groups.merge(("name", name), ("shared", shared))
-    return [min(other for kind, other in groups.subset(("name", name)) if kind == "name") for name in names]
+    own = [sorted(name for kind, name in group if kind == "name") for group in groups.subsets()]
+    first = {name: group[0] for group in own for name in group}
+    return [first[name] for name in names]

@@ -2,7 +2,7 @@
 
 from itertools import permutations
 
-from dataset.preparation.patient_linkage import merge_patients
+from dataset.manifest.patient_linkage import merge_patients
 
 
 def test_linked_names_are_one_patient_in_every_order():
