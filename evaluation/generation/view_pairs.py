@@ -78,7 +78,7 @@ def _described(path: Path) -> _File:
     if kind_of(path) != "dicom":
         return _File(path, patient, view)
     try:
-        header = read_dicom(path, force=False, stop_before_pixels=True)
+        header = read_dicom(path, stop_before_pixels=True)  # also without preamble
         of_header = view_of(header)
         study = str(header.get("StudyInstanceUID", "") or "")
     except (*HEADER_ERRORS, UserError):  # the reader of the image names what is wrong with it

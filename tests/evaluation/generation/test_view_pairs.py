@@ -48,6 +48,14 @@ def test_the_header_pairs_dicom_files_of_a_study_and_counts_more_than_the_name(t
     assert found(tmp_path) == [("1_lat.dcm", "2.dcm"), "3.dcm"]
 
 
+def test_the_header_of_files_without_preamble_counts_too(tmp_path):
+    one = generate_uid()
+    for name, view in (("1.dcm", "PA"), ("2.dcm", "LL")):
+        path = save_radiograph(tmp_path / name, view=view, study_uid=one)
+        path.write_bytes(path.read_bytes()[132:])
+    assert found(tmp_path) == [("1.dcm", "2.dcm")]
+
+
 def test_a_dicom_file_without_a_view_takes_it_from_its_name(tmp_path):
     study = generate_uid()
     for name in ("x_lat.dcm", "x_pa.dcm"):
