@@ -63,18 +63,30 @@ def overview_sheet(cases: Sequence[CasePicture], window: Window = DISPLAY_HU) ->
     for case in cases:
         tiles = [xray_tile(case.xray)]
         tiles += [tile(case.generated, plane, case.spacing, window, kind="generated") for plane in PLANES]
-        blank = [Image.new("RGB", picture.size, BACKGROUND) for picture in tiles[1:]]
-        true = (
-            blank if case.truth is None else [tile(case.truth, p, case.spacing, window, kind="true") for p in PLANES]
-        )
-        rows.append(tiles + true)
+        if case.truth is None:
+            tiles += [_empty(picture.size, "no CT exists") for picture in tiles[1:]]
+        else:
+            tiles += [tile(case.truth, plane, case.spacing, window, kind="true") for plane in PLANES]
+        rows.append(tiles)
     heads = ["X-ray"] + [f"{kind}, {plane}" for kind in ("generated CT", "true CT") for plane in PLANES]
     return table([case.title for case in cases], rows, heads, hu_levels(window))
 
 
 def hu_levels(window: Window) -> str:
-    """The mark of generated volumes and the HU that are black and white."""
-    return f"{SYNTHETIC}.  Grey: {window.low:g} to {window.high:g} HU."
+    """The mark of generated volumes, and what the grey levels and the sagittal slices show."""
+    return f"{SYNTHETIC}.  {_levels(window)}"
+
+
+def _levels(window: Window) -> str:
+    centre = (window.low + window.high) / 2.0
+    shown = f"Grey: {window.low:g} to {window.high:g} HU (W {window.width:g}, L {centre:g})."
+    return f"{shown}  Sagittal: through the right lung.  Grey bars of an X-ray: unknown pixels."
+
+
+def _empty(size: tuple[int, int], text: str) -> Image.Image:
+    image = Image.new("RGB", size, BACKGROUND)
+    ImageDraw.Draw(image).text((size[0] / 2, size[1] / 2), text, font=font(12), fill=INK, anchor="mm")
+    return image
 
 
 def table(titles: list[str], rows: list[list[Image.Image]], heads: list[str], foot: str) -> Image.Image:
@@ -114,7 +126,8 @@ def planes_picture(
     xrays = {title: picture for title, picture in xrays.items() if picture is not None}
     tiles = [xray_tile(picture, size) for picture in xrays.values()]
     tiles += [tile(volume, plane, spacing, window, kind="generated", size=size) for plane in PLANES]
-    return _side_by_side(tiles, [*xrays, *(f"generated CT, {plane}" for plane in PLANES)])
+    titles = [*xrays, *(f"generated CT, {plane}" for plane in PLANES)]
+    return _side_by_side(tiles, titles, _levels(window) if xrays else "")
 
 
 def case_frames(
