@@ -84,12 +84,12 @@ def build_page(service: Service) -> gr.Blocks:
         result = gr.JSON(visible="hidden", elem_id="xc-json")
         about = {"api_visibility": "private", "show_progress": "hidden"}
 
-        looked = {"concurrency_limit": 4, **about}
-        example.input(events.sampled, [example, view, align], [xray, lateral, truth, own_truth, seen], **looked)
-        xray.upload(events.uploaded, [xray, view, align, lateral], [example, own_truth, seen], **looked)
-        xray.clear(lambda: (None, None, ""), None, [lateral, truth, seen], **about)  # of the same patient
-        for changed in (view.input, align.input, lateral.upload, lateral.clear):
-            changed(events.seen, [xray, example, view, align, lateral], seen, **looked)
+        last = {"trigger_mode": "always_last", **about}  # the default drops an event while an earlier one is pending
+        picked = example.input(events.picked, example, [xray, lateral, truth, own_truth, seen], **last)
+        uploaded = xray.upload(events.uploaded, None, [example, own_truth, seen], **last)
+        xray.clear(events.cleared, None, [lateral, truth, seen], **last)  # of the same patient
+        for changed in (picked.then, uploaded.then, view.input, align.input, lateral.upload, lateral.clear):
+            changed(events.seen, [xray, example, view, align, lateral], seen, concurrency_limit=4, **last)
         chosen.change(events.defaults, chosen, [steps, guidance], **about)
         options = [chosen, steps, guidance, seed, samples, view, align]
         make.click(None, js=START, api_visibility="private")
@@ -103,7 +103,7 @@ def build_page(service: Service) -> gr.Blocks:
         )
         made.then(None, result, js=SHOW, api_visibility="private")
         stop.click(events.cancel, None, None, queue=False, **about)
-        page.unload(events.cancel)
+        page.unload(events.left)
     return page
 
 
@@ -113,25 +113,32 @@ class _Events:
     def __init__(self, service: Service):
         self.service = service
         self.active: dict[str, threading.Event] = {}
+        self.newest: dict[str, object] = {}  # event of each page after which results of earlier checks are out of date
 
-    def seen(self, xray, example, view, align, lateral=None):
-        """Preview of the X-ray, or an error message."""
-        if not xray and not example:
-            return ""
+    def seen(self, xray, example, view, align, lateral, request: gr.Request):
+        """Preview of the X-ray, or an error message; changes nothing if the X-ray or an option changed meanwhile."""
+        turn = self._turn(request)
         try:
-            seen = self.service.look(*self._inputs(xray, example, view, align), Path(lateral) if lateral else None)
-            return html.xray_preview(seen, "" if xray else EXAMPLES[example].note)
+            shown = self._preview(xray, example, view, align, lateral)
         except UserError as error:
-            return html.message(str(error))
+            shown = html.message(str(error))
+        return shown if self.newest.get(request.session_hash) is turn else gr.skip()
 
-    def sampled(self, example, view, align):
+    def picked(self, example, request: gr.Request):
         """Replaces the uploads with an example, which has no lateral, and offers its own true CT, if there is one."""
+        self._turn(request)
         own_truth = gr.update(visible=True) if EXAMPLES[example].has_truth else gr.update(visible=False, value=False)
-        return None, None, None, own_truth, self.seen(None, example, view, align)
+        return None, None, None, own_truth, ""
 
-    def uploaded(self, xray, view, align, lateral):
+    def uploaded(self, request: gr.Request):
         """Replaces an example with an upload."""
-        return None, gr.update(visible=False, value=False), self.seen(xray, None, view, align, lateral)
+        self._turn(request)
+        return None, gr.update(visible=False, value=False), ""
+
+    def cleared(self, request: gr.Request):
+        """Removes the files that belong to an X-ray."""
+        self._turn(request)
+        return None, None, ""
 
     def defaults(self, sampler):
         """Default steps and guidance of a sampler."""
@@ -165,6 +172,7 @@ class _Events:
         self.active[key] = cancelled
         slices = ""
         try:
+            yield _shown(html.message("Checking the files …", "note")), None, *wait
             path, view, align = self._inputs(xray, example, view, align)
             generation = GenerationRequest(sampler, steps, guidance, seed, samples, view, align)
             if example and own_truth:
@@ -191,6 +199,21 @@ class _Events:
         """Cancels the request of this session."""
         if request.session_hash in self.active:
             self.active[request.session_hash].set()
+
+    def left(self, request: gr.Request) -> None:
+        """Ends what belongs to a page that was closed."""
+        self.cancel(request)
+        self.newest.pop(request.session_hash, None)
+
+    def _turn(self, request: gr.Request) -> object:
+        turn = self.newest[request.session_hash] = object()
+        return turn
+
+    def _preview(self, xray, example, view, align, lateral) -> str:
+        if not xray and not example:
+            return ""
+        seen = self.service.look(*self._inputs(xray, example, view, align), Path(lateral) if lateral else None)
+        return html.xray_preview(seen, "" if xray else EXAMPLES[example].note)
 
     def _inputs(self, xray, example, view, align) -> tuple[Path, str, str]:
         """File, view and alignment, by default those of an example."""

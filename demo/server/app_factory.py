@@ -8,7 +8,7 @@ from fastapi.responses import FileResponse, RedirectResponse
 
 from common.errors import UserError
 from demo.server.security import LOOPBACK, Guard
-from demo.service.messages import RESULT_FILES
+from demo.service.messages import REAL_FILES, RESULT_FILES
 from demo.service.requested_files import find_or_make
 from demo.service.service import Service
 
@@ -46,7 +46,8 @@ def build_app(
         path = find_or_make(service.store, token, name)
         if path is None:
             raise HTTPException(404)
-        return FileResponse(path, media_type=RESULT_FILES[name], filename=f"synthetic_{name}")
+        shown = name if name in REAL_FILES else f"synthetic_{name}"
+        return FileResponse(path, media_type=RESULT_FILES[name], filename=shown)
 
     @app.get("/viewer/{name:path}")
     def viewer(name: str) -> FileResponse:

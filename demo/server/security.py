@@ -77,7 +77,9 @@ class Guard:
                 started, given = True, MutableHeaders(scope=message)
                 for name, value in HEADERS.items():
                     given.setdefault(name, value)
-                if not scope["path"].startswith(("/assets/", "/viewer/", "/static/")):
+                if scope["path"].startswith("/viewer/"):  # no name changes with its content
+                    given.setdefault("cache-control", "no-cache")
+                elif not scope["path"].startswith(("/assets/", "/static/")):
                     given.setdefault("cache-control", "no-store")
             await send(message)
 

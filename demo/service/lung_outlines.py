@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
-from PIL import Image
+from PIL import Image, ImageDraw
 from scipy import ndimage
 from torch import Tensor
 
@@ -16,6 +16,7 @@ from evaluation.generation.xray_inputs import GeneratorInput
 from evaluation.scoring.film_lungs import COLOURS, alignment_of, dice, lungs_on_xray
 from evaluation.visualization import slices as pictures
 
+STAMP = ("given X-ray; red: lungs of the synthetic volume", "not for diagnosis")  # lines, on each picture
 SIDE, LINE = 512, 3  # pixels of the longer side, and of the width of an outline
 
 
@@ -47,7 +48,19 @@ def _draw(picture: Image.Image, masks: dict[str, np.ndarray]) -> Image.Image:
     drawn = np.array(picture)
     for name, mask in masks.items():
         drawn[_outline(mask, picture.size)] = COLOURS[name]
-    return pictures.mark_synthetic(Image.fromarray(drawn))
+    return _stamped(Image.fromarray(drawn))
+
+
+def _stamped(picture: Image.Image) -> Image.Image:
+    """The picture with `STAMP` over its lower edge."""
+    width, height = picture.size
+    points = max(6, int(min(width / 32, 96 * width / max(map(pictures.font(100).getlength, STAMP)))))
+    draw, row = ImageDraw.Draw(picture), points + 4
+    draw.rectangle((0, height - row * len(STAMP), width, height), fill=pictures.BACKGROUND)
+    for number, line in enumerate(reversed(STAMP)):
+        place = width / 2, height - row * (number + 0.5)
+        draw.text(place, line, font=pictures.font(points), fill=pictures.ACCENT, anchor="mm")
+    return picture
 
 
 def _on_film(mask: Bool[np.ndarray, "s s"], shown: GeneratorInput, size: tuple[int, int]) -> Bool[np.ndarray, "h w"]:

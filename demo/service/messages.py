@@ -30,6 +30,9 @@ RESULT_FILES = {
     "given_lungs.png": "image/png",
 }
 
+# Uploads as shown, some with outlines over them; all other files are generated.
+REAL_FILES = ("truth.nii.gz", "xray.png", "lateral.png", "given.png", "lungs.png", "given_lungs.png")
+
 ON_REQUEST = ("dicom.zip", "animation.gif")  # made when a client asks for them first (`requested_files`)
 
 
@@ -77,12 +80,17 @@ class GenerationRequest:
 
 @dataclass(frozen=True)
 class Task:
-    """A request with its files in `place`, the folder of `token`."""
+    """A request with its files in `place`, the folder of `token`.
+
+    `sha256` is that of the X-rays as they were uploaded, joined as in a manifest; the copies lack what follows a
+    picture.
+    """
 
     token: str
     place: Path
     xray: Path
     request: GenerationRequest
+    sha256: str
     truth: Path | None = None
     lateral: Path | None = None  # the second view
 

@@ -9,11 +9,9 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from common.files import sha256
 from dataset.imaging.coverage import fill, resample_scanned
 from dataset.io.ct import read_volume
 from dataset.io.nifti import write_nifti
-from dataset.manifest.separated import SEPARATOR
 from ddpm.latent.decoder_residual import with_residual
 from demo.service.lung_outlines import draw_lungs
 from demo.service.messages import MAX_SAMPLE_FILES, PNG_LEVEL, RESULT_FILES, Result, Task
@@ -132,14 +130,15 @@ def evidence_line(found: dict) -> str:
         return f"No evidence map: {found['reason']}."
     too_sure = "" if found["calibrated_on"] else ": a model that is too sure is blue as well"
     return (
-        "Evidence: orange is invented, blue is determined by the X-ray; without colour patients do not differ. Blue "
-        f"is no proof{too_sure}. {found['words'][0].upper()}{found['words'][1:]}."
+        "Evidence: orange, where the samples vary like the training volumes; blue, where they agree; no colour, where "
+        f"patients do not differ. Blue is not checked against a truth and no proof{too_sure}. "
+        f"{found['words'][0].upper()}{found['words'][1:]}."
     )
 
 
 def _settings(task: Task, checked: CheckedXray, generator) -> dict:
     """JSON without file names of the patient; `command` reproduces the volume from the same X-ray."""
-    request, digest, pipeline = task.request, SEPARATOR.join(map(sha256, task.xrays)), generator.pipeline
+    request, pipeline = task.request, generator.pipeline
     described = describe_run(pipeline, None, Sampling(request.samples, request.seed))
     described |= {"checkpoint": generator.checkpoint}
     options = {
@@ -156,7 +155,7 @@ def _settings(task: Task, checked: CheckedXray, generator) -> dict:
     given = "xray=<the same X-ray>" if task.lateral is None else "'xray=\"<the same frontal>;<the same lateral>\"'"
     command = f"python evaluation/generate.py {given} checkpoint=<the same checkpoint> "
     return {
-        "xray": {"sha256": digest},
+        "xray": {"sha256": task.sha256},
         **described,
         **describe_input(checked.shown, pipeline),
         "command": command + " ".join(f"{key}={value}" for key, value in options.items()),

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from common.errors import UserError
+from common.files import sha256
+from dataset.manifest.separated import SEPARATOR
 from ddpm.conditioning.views import serves_fewer_views
 from demo.service.job_queue import JobQueue
 from demo.service.messages import GenerationRequest, Limits, Progress, Result, Task
@@ -121,7 +123,8 @@ class Service:
             with self._checks:
                 upload, second = self._accepted(xray, lateral, place)
                 ct = None if truth is None else accept_upload(truth, place, self.limits.ct_bytes, volume=True)
-            task = Task(token, place, upload, request, ct, second)
+                digest = SEPARATOR.join(map(sha256, filter(None, (xray, lateral))))
+            task = Task(token, place, upload, request, digest, ct, second)
             with _anonymous(upload, second, ct):
                 yield from self.queue.follow(task, cancelled or threading.Event(), self._generator.steps(request))
 

@@ -2,8 +2,8 @@
 
 PHANTOM = "These weights were trained on phantoms, not on patients: the anatomy is a drawing."
 REAL = (
-    "Size and outlines of lungs, heart and chest wall follow the X-ray; what lies inside them is typical of the "
-    "training patients and is not seen in the X-ray."
+    "Outlines of the lungs, and less exactly of heart and diaphragm, follow the X-ray; size, chest wall and "
+    "everything inside are typical of the training patients."
 )
 
 

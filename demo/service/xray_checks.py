@@ -62,7 +62,7 @@ def check_xray(
     given = picture.with_name("given.png")
     xray_tile(scale_xray_image(found), PICTURE_SIDE).save(given, compress_level=PNG_LEVEL)
     assumed = [note for note in found.notes if note.endswith(AS_DISPLAYED)]
-    if kind_of(xray) != "dicom":
+    if kind_of(xray) not in ("dicom", "nifti"):  # whose header or affine places the sides
         assumed.append(f"no orientation in the file: {AS_DISPLAYED}")
     return CheckedXray(picture, _orientation(shown, assumed), shown.warnings, shown, given, second)
 

@@ -67,7 +67,8 @@ def _checked_kind(upload: Path, size: int, name: str, volume: bool) -> tuple[str
     if not volume and start.startswith(b"\xff\xd8\xff"):
         return expect_jpeg(upload)
     if not volume and start[128:132] == b"DICM":
-        return expect_dicom(upload, start, size), size
+        expect_dicom(upload, start, size)
+        return ".dcm", size
     return expect_volume(upload, start, size) if volume else expect_nifti(upload, start, size, name, False), size
 
 

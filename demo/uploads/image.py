@@ -9,6 +9,7 @@ from dataset.io.xray import LARGEST_ASPECT
 
 MAX_SIDE = 8192  # pixels; a digital detector has at most about 5000
 MAX_PIXELS = 30_000_000
+MAX_SCANS = 100  # of a JPEG; a progressive one has about 10, and a decoder goes over the whole picture for each
 MAX_TEXT = 1 << 20  # bytes of a compressed text or colour profile
 CHANNELS = {2: 3, 4: 2, 6: 4}  # by the colour type of a PNG
 MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]", re.DOTALL)  # of a JPEG; others belong to the compressed pixels
@@ -48,10 +49,12 @@ def expect_png(upload: Path, size: int) -> tuple[str, int]:
 
 
 def expect_jpeg(upload: Path) -> tuple[str, int]:
-    """Checks frame header and end of a JPEG; returns `.jpg` and its length. UserError: damaged, cut off, too large."""
+    """Checks frame header, scans and end of a JPEG; returns `.jpg` and its length. UserError: damaged or too large."""
     data = upload.read_bytes()
     expect_pixels(*jpeg_size(data))
-    return ".jpg", _jpeg_end(data)
+    length = _jpeg_end(data)
+    expect_scans(data[:length])
+    return ".jpg", length
 
 
 def jpeg_size(data: bytes) -> tuple[int, int]:
@@ -74,6 +77,12 @@ def jpeg_size(data: bytes) -> tuple[int, int]:
     raise UserError("the X-ray: a damaged JPEG; export it again")
 
 
+def expect_scans(data: bytes) -> None:
+    """Raises UserError for a JPEG of more than `MAX_SCANS` scans, counted by their markers (SOS)."""
+    if (scans := data.count(b"\xff\xda")) > MAX_SCANS:
+        raise UserError(f"the X-ray: a JPEG of {scans} scans, at most {MAX_SCANS} are allowed; export it as PNG")
+
+
 def _jpeg_end(data: bytes) -> int:
     """Position after the end marker (EOI) of the first picture; segments, which may hold a preview, are skipped."""
     at = 2
@@ -89,6 +98,7 @@ def _jpeg_end(data: bytes) -> int:
 def expect_pixels(width: int, height: int) -> None:
     """Raises UserError for too many pixels or an extreme aspect ratio."""
     if not (width and height) or max(width, height) > MAX_SIDE or width * height > MAX_PIXELS:
-        raise UserError(f"the X-ray: {width}x{height} pixels, at most {MAX_SIDE} a side are allowed")
+        most = f"at most {MAX_SIDE} a side and {MAX_PIXELS // 10**6} million in all are allowed"
+        raise UserError(f"the X-ray: {width}x{height} pixels, {most}")
     if max(width, height) > LARGEST_ASPECT * min(width, height):
         raise UserError(f"the X-ray: {width}x{height} pixels; give a whole frontal chest X-ray")

@@ -12,7 +12,8 @@ MAX_AXIS = 2048  # voxels
 MAX_VOXELS = 200_000_000  # 512 x 512 x 760
 CHUNK = 1 << 20
 HEADER = 352  # bytes of the header and the extension flag
-BYTES = {2: 1, 4: 2, 8: 4, 16: 4, 64: 8, 256: 1, 512: 2, 768: 4}  # per value, by datatype code; real types only
+# per value, by datatype code; real types only
+BYTES = {2: 1, 4: 2, 8: 4, 16: 4, 64: 8, 256: 1, 512: 2, 768: 4, 1024: 8, 1280: 8}
 MAX_OFFSET = 1 << 20  # bytes before the first voxel
 SLACK = 4096  # bytes that may follow the voxels
 

@@ -4,7 +4,6 @@ A reader allocates what a header declares, so the declared size is checked first
 """
 
 import math
-import re
 import struct
 import zipfile
 from collections.abc import Iterator
@@ -12,36 +11,38 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-import pydicom
 
 from common.errors import UserError
+from dataset.io.dicom_headers import read_ct_header, slices_of
 from dataset.io.file_kind import kind_of
-from demo.uploads.dicom import DEFERRED, expect_dicom
+from dataset.io.volume_files import LOCAL, META_DATA, itk_header
+from demo.uploads.dicom import expect_dicom, expect_inflated
 from demo.uploads.nifti import HEADER, MAX_AXIS, MAX_VOXELS, expect_nifti
 
 NAME = "the CT"
-TEXT = 1 << 16  # bytes of a header
-SIZES = {"metaimage": rb"^DimSize\s*=([ \d]+)\r?$", "nrrd": rb"^sizes:([ \d]+)\r?$"}
-VALUES = {"metaimage": rb"^ElementNumberOfChannels\s*=\s*(\d+)\r?$", "nrrd": rb"^(?!)"}
+CHUNK = 1 << 16  # bytes
+ITK = {"metaimage": "MetaImageIO", "nrrd": "NrrdImageIO"}
+DATA_FIELDS = ("data file", "datafile", META_DATA.lower())
 ENDINGS = {"metaimage": ".mha", "nrrd": ".nrrd", "npz": ".npz"}
 MAX_FILES, MAX_UNPACKED = 4000, 1 << 30  # of a zip: files, bytes
 MAX_DIRECTORY = MAX_FILES * 512  # bytes of the directory of a zip: an entry has 46, its name and other fields
 END_RECORD = (1 << 16) + 256  # bytes at the end of a zip that hold the end records and the longest comment
 FULL = 0xFFFFFFFF  # of a field whose value stands in the ZIP64 record
+PACKINGS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # Python inflates others without a limit
 WANTED = "a volume (NIfTI, MetaImage, NRRD, .npz) or a zip of a DICOM series or of .mhd and .raw"
 
 
 def expect_volume(upload: Path, start: bytes, size: int) -> str:
     """Returns the extension of a file with one CT; UserError: another kind, damaged, too large, or data beside it."""
     kind = kind_of(upload)
-    if kind in SIZES:
+    if kind in ITK:
         _expect_header(upload, kind)
         return ENDINGS[kind]
     if kind == "npz":
         _expect_npz(upload)
         return ENDINGS[kind]
     if kind == "dicom":
-        raise UserError(f"{NAME}: one DICOM file is no volume; upload a zip of the whole series")
+        raise UserError(f"{NAME}: a DICOM file alone; upload a zip of the whole series, or of one multi-frame file")
     if kind != "nifti" and not start.startswith(b"\x1f\x8b"):
         raise UserError(f"{NAME}: the content is not {WANTED}; export it as one")
     return expect_nifti(upload, start, size, NAME, True)
@@ -77,13 +78,14 @@ def unpack_zip(upload: Path, place: Path) -> Path:
         if len(infos) > MAX_FILES or sum(info.file_size for info in infos) > MAX_UNPACKED:
             limits = f"at most {MAX_FILES} files and {MAX_UNPACKED >> 20} MB are allowed"
             raise UserError(f"{NAME}: a zip of too many or too large files, {limits}")
+        _expect_packing(infos)
         for info in infos:
             # the base name alone: no folder of the zip is made, and nothing lands outside
             target = place / PurePosixPath(info.filename.replace("\\", "/")).name
             target = target if not target.exists() else place / f"{len(list(place.iterdir()))}_{target.name}"
             with archive.open(info) as source, target.open("xb") as copy:
                 target.chmod(0o600)
-                while part := source.read(TEXT):
+                while part := source.read(CHUNK):
                     copy.write(part)
     return _one_volume(place)
 
@@ -96,12 +98,12 @@ def _one_volume(place: Path) -> Path:
         found = f"{len(volumes)} volume files and {len(slices)} DICOM files"
         raise UserError(f"{NAME}: {found} in the zip where one CT is compared; upload {WANTED}")
     if slices:
-        pixels = sum(map(_slice_pixels, slices))
+        pixels = sum(map(_ct_pixels, slices))
         if pixels > MAX_VOXELS:
             raise UserError(f"{NAME}: {pixels} voxels, at most {MAX_VOXELS // 10**6} million are allowed")
         return place
     (file,) = volumes
-    if kinds[file] in SIZES:
+    if kinds[file] in ITK:
         _expect_header(file, kinds[file], inside=True)
         return file
     with file.open("rb") as opened:
@@ -114,26 +116,26 @@ def _hidden(name: str) -> bool:
 
 
 def _expect_header(upload: Path, kind: str, inside: bool = False) -> None:
-    """Checks the declared size of a MetaImage or NRRD; `inside` a zip its voxels may lie in another file."""
-    with upload.open("rb") as file:
-        text = file.read(TEXT)
-    text = text.partition(b"\n\n")[0] if kind == "nrrd" else re.split(rb"(?m)^(?=ElementDataFile)", text)[0]
-    found = re.findall(SIZES[kind], text, re.MULTILINE)
-    dims = [int(n) for n in found[0].split()] if len(found) == 1 else []
-    if not dims or len(dims) > 7:
-        raise UserError(f"{NAME}: a damaged header; export it again")
-    _expect_size(dims, math.prod(int(n) for n in re.findall(VALUES[kind], text, re.MULTILINE)))
-    with upload.open("rb") as file:
-        whole = file.read(TEXT)
-    beside = re.search(rb"^data ?file:", text, re.MULTILINE | re.IGNORECASE) if kind == "nrrd" else (
-        re.search(rb"^ElementDataFile\s*=[ \t]*LOCAL[ \t]*\r?$", whole, re.MULTILINE) is None
-    )  # fmt: skip
-    if beside and not inside:
+    """Checks header and size of a MetaImage or NRRD; `inside` a zip its voxels may be in another file of the zip."""
+    with _as_ct(str(upload)):
+        fields = itk_header(upload)
+    name = next((fields[key] for key in DATA_FIELDS if key in fields), LOCAL[0])
+    beside = inside and len(PurePosixPath(name).parts) == 1 and (upload.parent / name).is_file()
+    if name not in LOCAL and not beside:  # SimpleITK opens it with the header
         raise UserError(f"{NAME}: its voxels are in another file; upload a zip of both")
+    import SimpleITK as sitk
+
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)
+    reader = sitk.ImageFileReader()
+    reader.SetImageIO(ITK[kind])
+    reader.SetFileName(str(upload))
+    reader.ReadImageInformation()
+    _expect_size(list(reader.GetSize()), reader.GetNumberOfComponents())
 
 
 def _expect_npz(upload: Path) -> None:
     with zipfile.ZipFile(upload) as archive:
+        _expect_packing(archive.infolist())
         for info in archive.infolist():
             with archive.open(info) as member:
                 version = np.lib.format.read_magic(member)
@@ -143,6 +145,11 @@ def _expect_npz(upload: Path) -> None:
                 raise UserError(f"{NAME}: an array of {dtype}; save the CT as numbers")
 
 
+def _expect_packing(infos: list[zipfile.ZipInfo]) -> None:
+    if any(info.compress_type not in PACKINGS for info in infos):
+        raise UserError(f"{NAME}: a zip packed with bzip2, LZMA or the like; pack it with Deflate")
+
+
 def _expect_size(dims: list[int], values: int) -> None:
     if math.prod(dims) * values > MAX_VOXELS or max(dims) > MAX_AXIS or min(dims) < 1:
         shown = "x".join(map(str, dims))
@@ -150,20 +157,21 @@ def _expect_size(dims: list[int], values: int) -> None:
         raise UserError(f"{NAME}: {shown} values, {limits}")
 
 
-def _slice_pixels(file: Path) -> int:
-    """Pixels of a slice after the checks of `expect_dicom`; removes a DICOM file without picture and returns 0."""
-    header = pydicom.dcmread(file, defer_size=DEFERRED)
-    if "PixelData" not in header:
-        file.unlink()
-        return 0
-    with _of_the_ct(), file.open("rb") as opened:
-        expect_dicom(file, opened.read(HEADER), file.stat().st_size)
-    return int(header.Rows) * int(header.Columns)
+def _ct_pixels(file: Path) -> int:
+    """Pixels of a DICOM file after `expect_dicom`; removes a file that is no slice of a CT and returns 0."""
+    with _as_ct("the X-ray"), file.open("rb") as opened:
+        expect_inflated(file)
+        header = read_ct_header(file)
+        if header is None or not any(one.position for one in slices_of(header, file)):  # such as a dose report
+            file.unlink()
+            return 0
+        return expect_dicom(file, opened.read(HEADER), file.stat().st_size, MAX_FILES)
 
 
 @contextmanager
-def _of_the_ct() -> Iterator[None]:
+def _as_ct(named: str) -> Iterator[None]:
+    """Errors name the CT in place of `named`."""
     try:
         yield
     except UserError as error:
-        raise UserError(str(error).replace("the X-ray", NAME)) from None
+        raise UserError(str(error).replace(named, NAME)) from None

@@ -40,8 +40,8 @@ def input_warnings(given, pipeline, notes: Sequence[str] = (), not_frontal: str 
     if max(down / across, across / down) > MAX_STRETCH:
         share = 100 * (down / across - 1)
         found.append(
-            f"the X-ray was {'stretched' if share > 0 else 'squeezed'} by {abs(share):.0f} % in height to fit the average "
-            "lungs of the training; heart and diaphragm may be distorted"
+            f"the X-ray was {'stretched' if share > 0 else 'squeezed'} by {abs(share):.0f} % in height against its width "
+            "to fit the average lungs of the training; heart and diaphragm may be distorted"
         )
     distance = training_distance(given, pipeline)
     if distance is not None and distance > MAX_DISTANCE:

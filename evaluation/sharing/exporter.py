@@ -3,7 +3,9 @@
 import json
 import shutil
 import tempfile
-from pathlib import Path
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path, PurePosixPath
 
 import torch
 
@@ -19,8 +21,14 @@ from evaluation.sharing.torch_programs import write_programs
 
 FORMATS = ("diffusers", "monai", "safetensors", "torch_export")
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-OURS = ("model_index.json", "configs", "model.safetensors", "programs.json")  # an export holds one of these
 CARD = {"monai": "docs/README.md"}  # place of the model card; README.md elsewhere
+# an export holds one of these files, with this text in its first bytes
+OURS = {"model_index.json": b'"XrayToCTPipeline"', "configs/inference.json": b"xray2ct.bundle",
+        "programs.json": b'"nominal_pose"', "model.safetensors": rb'\"stage\": \"ddpm\"'}  # fmt: skip
+START = 1 << 16
+# names of its other files, beside those of a part of the pipeline
+KNOWN = ("README.md", *CARD.values(), *OURS, "pipeline.py", "*.pt2", "configs/metadata.json", "models/model.pt")
+OF_PART = ("config.json", "scheduler_config.json", "diffusion_pytorch_model*")
 
 
 def check_options(form: str, precision: str, hub_id: str | None = None) -> None:
@@ -78,10 +86,8 @@ def export(
         overwrite: replace an earlier export; False raises UserError for one.
         hub_id: named by the card as the place of a diffusers folder; the caller uploads it.
     """
-    if output.exists() and (not output.is_dir() or (any(output.iterdir()) and not _is_export(output))):
-        raise UserError(f"output={output}: holds something else; give a new folder")
-    if not overwrite and output.is_dir() and _is_export(output):
-        raise UserError(f"output={output}: holds an earlier export; give a new folder, or overwrite=true")
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        _expect_export(output, overwrite, pipeline.components)
     if not seen:
         pipeline.register_to_config(protocol={k: v for k, v in pipeline.protocol.items() if k != "seen"})
     for part in (pipeline.latent_encoder, pipeline.xray_encoder):
@@ -110,6 +116,23 @@ def export(
     return output
 
 
+def _expect_export(folder: Path, overwrite: bool, parts: Iterable[str]) -> None:
+    """Raises UserError unless all of a folder is an earlier export, and for one without `overwrite`."""
+    if not _is_export(folder):
+        raise UserError(f"output={folder}: holds something else; give a new folder")
+    if not overwrite:
+        raise UserError(f"output={folder}: holds an earlier export; give a new folder, or overwrite=true")
+    known = [f"/{name}" for name in (*KNOWN, *(f"{part}/{file}" for part in parts for file in OF_PART))]
+    for path in folder.rglob("*"):
+        name = path.relative_to(folder).as_posix()
+        if path.is_symlink() or not (path.is_dir() or any(map(PurePosixPath("/", name).match, known))):
+            raise UserError(f"output={folder}: holds {name}, which is no part of an export; move it or give another")
+
+
 def _is_export(folder: Path) -> bool:
-    has_card = any((folder / card).is_file() for card in ("README.md", *CARD.values()))
-    return has_card and any((folder / name).exists() for name in OURS)
+    found = any((folder / card).is_file() for card in ("README.md", *CARD.values()))
+    for name, text in OURS.items():
+        with suppress(OSError), (folder / name).open("rb") as file:
+            if found and text in file.read(START):
+                return True
+    return False

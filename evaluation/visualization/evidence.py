@@ -1,4 +1,4 @@
-"""Evidence maps in colours over slices of a volume: orange is invented, blue is determined by the X-ray."""
+"""Evidence maps in colours over slices of a volume: orange where samples vary as training volumes do, else blue."""
 
 from collections.abc import Sequence
 
@@ -18,7 +18,7 @@ LEGEND = (480, 48)  # pixels
 
 
 def evidence_colours(evidence: Float[np.ndarray, "*n"]) -> UInt8[np.ndarray, "*n 3"]:
-    """RGB of evidence from 0, invented, to 1, determined; black where it is NaN."""
+    """RGB of evidence from 0 to 1; black where it is NaN."""
     places, colours = zip(*COLOURS, strict=True)
     rgb = [np.interp(evidence, places, channel) for channel in zip(*colours, strict=True)]
     return np.nan_to_num(np.stack(rgb, axis=-1)).round().astype(np.uint8)
@@ -60,10 +60,13 @@ def evidence_sheet(
 
 
 def legend_picture() -> Image.Image:
-    """A bar of the colours from 0 % (invented) to 100 % (determined)."""
+    """A bar of the colours from 0 % to 100 %, with what the samples do there."""
     width, height = LEGEND
     bar = evidence_colours(np.broadcast_to(np.linspace(0.0, 1.0, width), (height // 2, width)))
-    texts = ("Evidence: 0 % invented", "100 % determined by the X-ray")
+    texts = (
+        "Evidence: 0 %: samples vary like the training volumes",
+        "100 %: samples agree (not checked against a truth)",
+    )
     before, after = (round(font(22).getlength(text)) + 2 * GAP for text in texts)
     image = Image.new("RGB", (before + width + after, height), BACKGROUND)
     image.paste(Image.fromarray(bar), (before, height // 4))

@@ -38,6 +38,14 @@ def jpeg(array=None) -> bytes:
     return buffer.getvalue()
 
 
+def many_scans(count: int = 101) -> bytes:
+    """A progressive JPEG whose last scan is repeated."""
+    buffer = io.BytesIO()
+    Image.fromarray(grey()).save(buffer, "JPEG", progressive=True)
+    data = buffer.getvalue()
+    return data[:-2] + data[data.rindex(b"\xff\xda") : -2] * count + data[-2:]
+
+
 def chunk(kind: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
@@ -164,6 +172,7 @@ def hostile_xrays() -> Iterator[tuple[str, bytes]]:
     yield "jpeg of a length of 0", jpeg()[:4] + b"\0\0" + jpeg()[6:]
     yield "jpeg of markers", b"\xff\xd8" + b"\xff" * 100_000
     yield "jpeg of comments", b"\xff\xd8\xff" + b"\xfe\0\2\xff" * 50_000 + b"\xd9"
+    yield "jpeg of many scans", many_scans()
     for frames in (2, 0, -1, 10**6, 2**31 - 1, 10**12, "many"):
         if frames != 0:
             yield (
@@ -183,10 +192,11 @@ def hostile_xrays() -> Iterator[tuple[str, bytes]]:
     yield "dicom of an MR", dicom(Modality="MR", SOPClassUID="1.2.840.10008.5.1.4.1.1.4")
     yield "dicom with text burned in", dicom(BurnedInAnnotation="YES")
     yield "deflated dicom", dicom(syntax=DEFLATED)
-    yield "deflated dicom bomb", _deflated_bomb()
+    yield "deflated dicom bomb", deflated_bomb()
     yield "dicom of an unknown syntax", dicom(syntax="1.2.3.4.5", pixels=b"\0" * 4096)
     big = jpeg(np.zeros((2000, 2000), np.uint8))
     yield "dicom whose jpeg is larger", dicom(syntax=JPEG, pixels=encapsulate([big]))
+    yield "dicom whose jpeg has many scans", dicom(syntax=JPEG, pixels=encapsulate([many_scans()]))
     forged = bytearray(jpeg())
     forged[forged.index(b"\xff\xc0") + 5 : forged.index(b"\xff\xc0") + 9] = b"\xff\xff\xff\xff"
     yield "dicom whose jpeg says 65535", dicom(syntax=JPEG, pixels=encapsulate([bytes(forged)]))
@@ -266,7 +276,7 @@ def _nested(depth: int) -> bytes:
     return dicom() + start * depth
 
 
-def _deflated_bomb() -> bytes:
+def deflated_bomb() -> bytes:
     plain = dicom(syntax=DEFLATED)
     head = plain[: 132 + 12 + struct.unpack("<I", plain[140:144])[0]]
     element = struct.pack("<HH2sHI", 0x7FE0, 0x0010, b"OB", 0, 200_000_000)

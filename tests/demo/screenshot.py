@@ -36,7 +36,6 @@ def main(checkpoint: str | None = None, picture: str = str(ROOT / "assets" / "we
             generate(page, samples=2)
             page.wait_for_selector(".xv[data-ready]")
             page.locator("#xc-advanced > button").click()
-            page.evaluate("xray2ct.viewer.setPreset('mediastinum')")
             page.wait_for_timeout(3000)
             page.screenshot(path=picture, full_page=True)
         service.close()

@@ -4,7 +4,7 @@ const FILMS = { // files without and with outlines
   film: ["given.png", "given_lungs.png", "Film as given"],
   xray: ["xray.png", "lungs.png", "As the model sees it"],
 };
-const LEGEND = { "xc-volume": "lungs of the result, projected", "xc-xray": "lungs found in the X-ray" };
+const LEGEND = { "xc-volume": "lungs of the synthetic volume, projected", "xc-xray": "lungs found in the X-ray" };
 const make = (tag, name, text = "") => Object.assign(document.createElement(tag), { className: name, textContent: text });
 
 /** Place on a film as shares `[across, down]` of a point in mm. */
@@ -23,7 +23,7 @@ function pointAt([m0, m1, m2], [u, v], y) {
 
 export class Films {
   /** `result`: JSON of `/generate`; `onPick(mm)`: called when a place on a film is chosen. */
-  constructor({ urls, mark, projections }, onPick) {
+  constructor({ urls, projections }, onPick) {
     this.projections = projections ?? {};
     this.lines = {};
     this.mm = [0, 0, 0];
@@ -51,7 +51,7 @@ export class Films {
     const box = Object.assign(document.createElement("input"), { type: "checkbox", checked: true });
     box.onchange = () => images.forEach(([image, plain, outlined]) => { image.src = box.checked ? outlined : plain; });
     toggle.append(box, "Outlines");
-    legend.append(toggle, ...Object.entries(LEGEND).map(([name, text]) => make("span", name, text)), make("span", "", mark));
+    legend.append(toggle, ...Object.entries(LEGEND).map(([name, text]) => make("span", name, text)), make("span", "", "not for diagnosis"));
     this.element.append(legend);
   }
 

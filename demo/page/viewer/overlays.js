@@ -4,7 +4,7 @@ import { legend } from "./legend.js";
 import { fetchVolume } from "./panel.js";
 
 const OPACITY = 0.6; // after switching on
-// Orange is invented, blue is determined; index 0, below the range, has no colour. As in evaluation/visualization/evidence.py.
+// Orange: samples vary like training volumes; blue: they agree; index 0, below the range, has no colour. As in evaluation/visualization/evidence.py.
 const EVIDENCE = { min: 0, max: 0, R: [230, 230, 200, 26], G: [97, 97, 200, 132], B: [1, 1, 200, 214], A: [0, 255, 255, 255], I: [0, 1, 128, 255] };
 
 export const OVERLAYS = {
@@ -15,9 +15,9 @@ export const OVERLAYS = {
     read: (value) => `${Math.round(value)} HU`,
   },
   evidence: {
-    label: "Evidence", key: "E", title: "how much of what differs between patients the X-ray determined", colormap: "xv-evidence",
+    label: "Evidence", key: "E", title: "how far the samples agree where patients differ, not checked against a truth", colormap: "xv-evidence",
     range: () => [-0.5, 100], // -1: nothing to determine
-    ends: () => ["0 % invented", "100 % determined"],
+    ends: () => ["0 %: samples vary as in training", "100 %: agree, not checked"],
     read: (value) => (value < 0 ? "– (patients do not differ here)" : `${Math.round(value)} %`),
   },
 };

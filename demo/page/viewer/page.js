@@ -11,6 +11,7 @@ const DOWNLOADS = {
 };
 const READY = "The volume is ready, the viewer has the focus. Synthetic, not for diagnosis.";
 let viewer = null;
+let turn = 0; // number of the result shown, or of the generation begun
 
 const make = (tag, name, text = "") => Object.assign(document.createElement(tag), { className: name, textContent: text });
 const home = () => document.getElementById("xc-result");
@@ -26,15 +27,18 @@ export function start() {
   if (matchMedia("(max-width: 1000px)").matches) document.getElementById("xc-main").scrollIntoView();
 }
 
+/** Removes the last result; returns the turn of the next. */
 function clear() {
   viewer?.close();
   viewer = window.xray2ct.viewer = null;
   home()?.replaceChildren();
+  turn += 1;
+  return turn;
 }
 
 /** Shows a result (JSON of `/generate`). */
 export async function show(result) {
-  clear();
+  const mine = clear();
   say("");
   if (!result?.urls) return;
   const root = make("div", "xc-viewer");
@@ -43,7 +47,7 @@ export async function show(result) {
   const { urls } = result;
   try {
     const { mountViewer } = await viewerModule();
-    viewer = window.xray2ct.viewer = await mountViewer(root, {
+    const mounted = await mountViewer(root, {
       volumeUrl: urls["volume.nii.gz"],
       samples: samplesOf(urls),
       onMove: (mm) => films.show(mm),
@@ -54,9 +58,12 @@ export async function show(result) {
       banner: result.preview ? "A preview in few steps: the spread of its samples is too small." : "",
       nominal: result.nominal,
     });
+    if (mine !== turn) return mounted.close(); // a newer result has taken its place
+    viewer = window.xray2ct.viewer = mounted;
     viewer.focus();
     say(READY);
   } catch (error) {
+    if (mine !== turn) return;
     const failed = make("p", "xc-message xc-error", `The volume cannot be shown: ${error.message}`);
     failed.setAttribute("role", "alert");
     root.replaceChildren(failed);

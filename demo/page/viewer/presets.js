@@ -1,5 +1,6 @@
 // Window presets, and whether the HU window of a model covers them.
 
+// In the order of the toolbar; a viewer opens on the first that the model covers.
 export const PRESETS = [
   { name: "lung", label: "Lung", width: 1500, level: -600 },
   { name: "mediastinum", label: "Mediastinum", width: 400, level: 40 },
@@ -33,8 +34,6 @@ export function presetState(preset, [low, high]) {
 
 /** The first enabled preset, or the whole HU window if none is. */
 export function firstWindow(range) {
-  const first = ["mediastinum", "lung", "bone", "pe"]
-    .map((name) => PRESETS.find((preset) => preset.name === name))
-    .find((preset) => presetState(preset, range).enabled);
-  return first ?? { name: null, level: (range[0] + range[1]) / 2, width: range[1] - range[0] };
+  return PRESETS.find((preset) => presetState(preset, range).enabled)
+    ?? { name: null, level: (range[0] + range[1]) / 2, width: range[1] - range[0] };
 }

@@ -1,11 +1,8 @@
-// Colour tables of the 3D rendering for bones, lungs and body, each over its HU range.
+// Colour tables of the 3D rendering for lungs, body and bones, each over its HU range.
 
 // Colours over the range `hu`: I = index in the table (0 to 255), A = opacity.
+// A viewer opens on the first that the model covers.
 export const RENDERINGS = [
-  {
-    name: "bones", label: "Bones", hu: [120, 620],
-    table: { R: [96, 196, 250, 255], G: [58, 164, 238, 252], B: [44, 132, 216, 244], A: [0, 26, 110, 190], I: [0, 60, 160, 255] },
-  },
   {
     name: "lungs", label: "Lungs", hu: [-960, -420],
     table: { R: [30, 92, 150, 205], G: [70, 150, 196, 224], B: [92, 176, 214, 236], A: [0, 26, 16, 0], I: [0, 90, 170, 255] },
@@ -13,6 +10,10 @@ export const RENDERINGS = [
   {
     name: "body", label: "Body", hu: [-420, 300],
     table: { R: [60, 176, 226, 255], G: [34, 116, 190, 244], B: [28, 92, 164, 226], A: [0, 60, 120, 200], I: [0, 90, 190, 255] },
+  },
+  {
+    name: "bones", label: "Bones", hu: [120, 620],
+    table: { R: [96, 196, 250, 255], G: [58, 164, 238, 252], B: [44, 132, 216, 244], A: [0, 26, 110, 190], I: [0, 60, 160, 255] },
   },
 ];
 

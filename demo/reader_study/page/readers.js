@@ -2,6 +2,7 @@
 import { answerByKey, enable, review, showQuestions } from "./questions.js";
 
 const RETRY_MS = 2000;
+const NO_CONNECTION = "No connection. Please try again.";
 const byId = (id) => document.getElementById(id);
 
 let state = null; // last state from the server
@@ -53,6 +54,7 @@ async function showState(found) {
   if (!state.reading) {
     closeViewer();
     show("done");
+    byId("done-message").textContent = "";
     byId("done-text").textContent = `All ${state.total} volumes are read and every answer is stored.`;
     return;
   }
@@ -79,7 +81,7 @@ async function showVolume(reading) {
       mark: state.mark,
       banner: "",
     });
-    if (reading !== state.reading || byId("study").hidden) return mounted.close();
+    if (reading !== state?.reading || byId("study").hidden) return mounted.close();
     viewer = mounted;
   } catch (error) {
     // The questions stay disabled without a volume.
@@ -135,8 +137,13 @@ async function store(given) {
 // The session has ended, or the reading was finished elsewhere: load the state from the server.
 async function refused(error) {
   if (error.status === 401) return showLogin("Your session has ended. Please log in again.");
-  await showState(await ask("api/reading"));
-  byId("saved").textContent = error.message;
+  try {
+    await showState(await ask("api/reading"));
+    byId("saved").textContent = error.message;
+  } catch (failed) {
+    if (failed instanceof Refused && failed.status === 401) return refused(failed);
+    byId("saved").textContent = NO_CONNECTION;
+  }
 }
 
 function check() {
@@ -157,18 +164,23 @@ function askAgain() {
 
 async function next() {
   byId("next").disabled = true;
-  await saving; // store all answers before the lock
-  if (!byId("study").hidden && !byId("review").hidden) {
-    const spent = takeSeconds();
-    try {
-      await showState(await ask("api/next", { reading: state.reading, seconds: spent }));
-    } catch (error) {
-      seconds += spent;
-      if (error instanceof Refused && error.status < 500) await refused(error);
-      else byId("saved").textContent = "No connection. Please try again.";
-    }
+  try {
+    await saving; // store all answers before the lock
+    if (!byId("study").hidden && !byId("review").hidden) await lock();
+  } finally {
+    byId("next").disabled = false;
   }
-  byId("next").disabled = false;
+}
+
+async function lock() {
+  const spent = takeSeconds();
+  try {
+    await showState(await ask("api/next", { reading: state.reading, seconds: spent }));
+  } catch (error) {
+    seconds += spent;
+    if (error instanceof Refused && error.status < 500) await refused(error);
+    else byId("saved").textContent = NO_CONNECTION;
+  }
 }
 
 function startClock() {
@@ -190,7 +202,14 @@ function takeSeconds() {
 
 async function leave() {
   await saving;
-  await ask("api/logout", {}).catch(() => {});
+  try {
+    await ask("api/logout", {});
+  } catch (error) {
+    if (!(error instanceof Refused && error.status === 401)) { // else the session has ended already
+      for (const id of ["saved", "done-message"]) byId(id).textContent = "Logging out failed. Please try again.";
+      return;
+    }
+  }
   state = null;
   showLogin();
 }
@@ -222,12 +241,13 @@ document.addEventListener("visibilitychange", () => {
   else stopClock();
 });
 document.addEventListener("keydown", (event) => {
+  if (event.repeat && event.key === "Enter") return event.preventDefault(); // a held key presses one button, once
   if (event.ctrlKey || event.altKey || event.metaKey || byId("study").hidden) return;
   if (byId("viewer").contains(event.target)) return; // keys of the viewer
   if (!byId("review").hidden) {
     if (event.key === "Escape") byId("back").click();
-  } else if (/^[1-9]$/.test(event.key) && answerByKey(byId("questions"), Number(event.key))) {
-    event.preventDefault();
+  } else if (/^[1-9]$/.test(event.key)) {
+    if (event.repeat || answerByKey(byId("questions"), Number(event.key))) event.preventDefault();
   } else if (event.key === "Enter" && event.target.type === "radio") {
     event.preventDefault();
     byId("questions").requestSubmit();

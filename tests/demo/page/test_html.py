@@ -45,6 +45,9 @@ def test_the_banner_says_how_far_to_trust_the_result():
     phantom, real = (how_far_to_trust({"dataset": name}) for name in ("phantom", "chests"))
     assert "drawing" in html.banner({"trust": phantom}) and html.MARK in html.banner({"trust": phantom})
     assert "typical of the training patients" in html.banner({"trust": real}) and "drawing" not in real
+    follows, _, typical = real.partition(";")
+    assert "lungs" in follows and not any(word in follows.lower() for word in ("size", "chest wall"))
+    assert "size" in typical.lower() and "chest wall" in typical
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,9 @@
 """The page in a real browser: upload, generate, view, cancel, compare, download."""
 
 import json
+import threading
 import zipfile
+from dataclasses import replace
 
 import nibabel as nib
 import pytest
@@ -9,6 +11,8 @@ from browser import chromium, generate, needs_browser, outside, pixels, upload, 
 
 pytest.importorskip("gradio", reason="gradio is not installed, the page is not tested")
 from demo_parts import save_film, served, small_service  # noqa: E402
+
+from demo.service.examples import EXAMPLES  # noqa: E402
 
 pytestmark = [needs_browser, pytest.mark.slow]
 
@@ -100,7 +104,7 @@ def test_four_samples_show_what_the_xray_determined(page, tmp_path):
     assert text.startswith("Evidence ") and text.endswith(" %") and 0 <= int(text.split()[1]) <= 100
     assert page.locator(".xv-legend:visible").count() == 1
     note = page.locator(".xc-pictures").inner_text()
-    assert "orange is invented" in note and "40 training volumes" in note and "not checked" in note
+    assert "blue, where they agree" in note and "40 training volumes" in note and "not checked" in note
     with page.expect_download() as started:
         page.locator(".xc-links").get_by_text("Evidence, NIfTI", exact=True).click()
     started.value.save_as(tmp_path / "evidence.nii.gz")
@@ -152,6 +156,45 @@ def test_an_unreadable_file_is_refused_in_one_line(page, tmp_path):
     page.wait_for_selector("#xc-seen .xc-error")
     assert "\n" not in page.locator("#xc-seen .xc-error").inner_text().strip()
     assert page.title() != "run"
+
+
+def test_the_preview_is_that_of_the_newest_xray(desk, page, tmp_path, monkeypatch):
+    """Another X-ray, or none, while a check runs."""
+    service, looked, go_on = desk[0], [], threading.Event()
+    look = service.look
+
+    def slow(xray, *options):
+        looked.append(xray.name)
+        assert len(looked) == 2 or go_on.wait(30)
+        return replace(look(xray, *options), warnings=[xray.name])
+
+    def wait_for(count: int) -> None:
+        for _ in range(300):
+            if len(looked) == count:
+                return
+            page.wait_for_timeout(100)
+        raise TimeoutError(looked)
+
+    monkeypatch.setattr(service, "look", slow)
+    first, second = list(EXAMPLES)[:2]
+    page.locator("#xc-samples label", has_text=first).click()
+    wait_for(1)
+    page.locator("#xc-samples label", has_text=second).click()
+    page.wait_for_timeout(1000)
+    go_on.set()
+    page.wait_for_selector(".xc-warnings")
+    assert looked == [EXAMPLES[name].film for name in (first, second)]
+    assert page.locator(".xc-warnings").inner_text() == looked[1]
+
+    go_on.clear()
+    upload(page, save_film(tmp_path / "film.png"))
+    wait_for(3)
+    assert page.locator("#xc-samples input:checked").count() == 0  # replaced at once
+    page.locator("#xc-xray button[aria-label*=lear]").click()
+    page.wait_for_timeout(1000)
+    go_on.set()
+    page.wait_for_timeout(2000)
+    assert page.locator(".xc-seen img").count() == 0 and page.wrong == []
 
 
 def test_light_and_dark_theme_and_width(page):

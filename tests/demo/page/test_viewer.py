@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from browser import needs_browser, outside
-from opened_viewer import BODY, BRIGHT, MIDDLE_MM, SPACING, TRUE, brightest, settle, tile
+from opened_viewer import BODY, BRIGHT, MIDDLE_MM, SPACING, TRUE, brightest, choose, settle, tile
 
 pytestmark = [needs_browser, pytest.mark.slow]
 
@@ -11,11 +11,20 @@ pytestmark = [needs_browser, pytest.mark.slow]
 def test_radiological_convention_by_pixels(shown):
     page = shown()
     page.evaluate("(mm) => { viewer.moveTo(mm); viewer.setWindow(500, 900) }", list(MIDDLE_MM))
+    choose(page, "Bones")
     settle(page)
     for plane in ("axial", "coronal", "sagittal", "render"):
         down, across = brightest(tile(page, plane))
         # right, and in sagittals the front, on the left; the front, and elsewhere superior, on top
         assert down < 0.47 and across < 0.47, f"{plane}: {down:.2f} down, {across:.2f} across"
+
+
+@pytest.mark.parametrize(
+    ("window", "width", "rendering"), [([-1000, 1000], 1500, "lungs"), ([-200, 500], 400, "bones")]
+)
+def test_it_opens_on_the_lungs_if_the_model_has_them(shown, window, width, rendering):
+    state = shown(window=window).evaluate("viewer.state()")
+    assert (state["width"], state["rendering"]) == (width, rendering)
 
 
 def test_marks_are_on_their_sides(shown):

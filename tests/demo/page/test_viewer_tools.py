@@ -30,10 +30,9 @@ def test_evidence_colours_what_was_determined_and_what_was_invented(shown):
     assert np.ptp(grey) < 6
     button.click()
     assert button.get_attribute("aria-pressed") == "true"
-    assert legend.inner_text().split("\n") == ["Evidence", "0 % invented", "100 % determined"]
-    assert legend.get_by_role("img").get_attribute("aria-label") == (
-        "Evidence: colours from 0 % invented to 100 % determined"
-    )
+    ends = ["0 %: samples vary as in training", "100 %: agree, not checked"]
+    assert legend.inner_text().split("\n") == ["Evidence", *ends]
+    assert legend.get_by_role("img").get_attribute("aria-label") == f"Evidence: colours from {' to '.join(ends)}"
     above, below = colour(page, "coronal", 0.3, 0.35), colour(page, "coronal", 0.7, 0.35)
     assert above[2] > above[0] + 40 and below[0] > below[2] + 40  # blue, orange
     front = colour(page, "sagittal", 0.5, 0.03 + 0.5 * (1 - page_share(page)))

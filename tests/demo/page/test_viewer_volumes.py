@@ -116,6 +116,36 @@ def test_a_file_that_is_gone_leaves_the_volume_and_says_so(shown, number, key, n
     assert alert.inner_text() == "" and page.evaluate(PANELS)[number] == [name, [MARK] * 4]
 
 
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_slow_result_does_not_replace_a_newer_one(shown, fails):
+    page = shown(banner="results")
+    found = page.evaluate(
+        """async (fails) => {
+          document.body.insertAdjacentHTML("beforeend", '<p id="xc-say"></p><div id="xc-result"></div>');
+          const { show } = await import("/viewer/page.js"), ask = window.fetch;
+          let release;
+          const held = new Promise((done) => { release = done; });
+          window.fetch = async (url, options) => (
+            url === "/slow" ? (await held, ask(fails ? "/none" : "/volume", options)) : ask(url, options)
+          );
+          const result = (volume, mark) => (
+            { urls: { "volume.nii.gz": volume }, window: [-1000, 1000], mark, warnings: [], seconds: 1 }
+          );
+          const slow = show(result("/slow", "older"));
+          await show(result("/volume", "newer"));
+          const { viewer } = window.xray2ct;
+          release();
+          await slow;
+          window.fetch = ask;
+          const marks = [...document.querySelectorAll("#xc-result .xv-synthetic")].map((mark) => mark.textContent);
+          return [window.xray2ct.viewer === viewer, marks, document.querySelectorAll("#xc-result .xc-error").length];
+        }""",
+        fails,
+    )
+    assert found == [True, ["newer"] * 4, 0]
+    assert all("Failed to load resource" in line for line in page.wrong)
+
+
 def test_overlays_are_off_over_a_true_ct(shown):
     page = shown(**SAMPLES, overlays={"spread": "/spread", "evidence": "/evidence"})
     spread, legend = page.get_by_role("button", name="Spread"), page.locator(".xv-legend:visible")

@@ -9,7 +9,7 @@ import pytest
 from demo_parts import last, save_film, small_service
 from fastapi.testclient import TestClient
 
-from demo.service.messages import GenerationRequest
+from demo.service.messages import REAL_FILES, GenerationRequest
 
 HERE, PASSWORD = "http://127.0.0.1:7860", "correct horse"
 
@@ -69,13 +69,16 @@ def raw_get(app, target: str) -> tuple[int, bytes]:
 
 def test_the_files_of_the_page_are_served(client, result):
     assert client.get("/").status_code == 200 and client.get("/gradio_api/info").status_code == 200
-    assert client.get("/viewer/viewer.js").headers["content-type"].startswith("text/javascript")
+    module = client.get("/viewer/viewer.js").headers
+    assert module["content-type"].startswith("text/javascript") and module["cache-control"] == "no-cache"
+    assert {"given.png", "xray.png", "volume.nii.gz", "dicom.zip"} <= set(result.urls)
     for name, url in result.urls.items():
         answer = client.get(url)
         made = result.files["volume.nii.gz"].parent / name  # DICOM series and animation are made by this request
         assert answer.status_code == 200 and answer.content == made.read_bytes()
         assert answer.headers["cache-control"] == "no-store"
-        assert "synthetic" in answer.headers["content-disposition"]
+        shown = name if name in REAL_FILES else f"synthetic_{name}"
+        assert answer.headers["content-disposition"].endswith(f'filename="{shown}"')
 
 
 ELSEWHERE = ["/etc/passwd", "etc/passwd", "../../../../etc/passwd", "..", ".", "", "%2e%2e/%2e%2e/etc/passwd",

@@ -8,7 +8,7 @@ from dataset.imaging.drr import render_xray
 from dataset.imaging.drr_options import DrrSettings
 from dataset.imaging.geometry import unknown_pose
 from dataset.phantom.render import render_phantom
-from demo.service.lung_outlines import draw_lungs
+from demo.service.lung_outlines import STAMP, draw_lungs
 from evaluation.generation.xray_inputs import GeneratorInput
 from evaluation.scoring.film_lungs import COLOURS, SIDE, dice, lungs_on_xray
 
@@ -24,16 +24,20 @@ def chest() -> tuple[torch.Tensor, GeneratorInput]:
     return hu, given
 
 
-def test_a_chest_and_its_own_drr_have_the_same_lungs(tmp_path):
+def test_a_chest_and_its_own_drr_have_the_same_lungs(tmp_path, monkeypatch):
     hu, given = chest()
     volume, xray = lungs_on_xray(hu[None], given, None)
     assert volume.shape == xray.shape == (SIDE, SIDE) and dice(volume, xray) > 0.85
     paths = tmp_path / "lungs.png", tmp_path / "given_lungs.png"
+    assert STAMP[0].startswith("given X-ray; red: lungs of the synthetic") and STAMP[-1] == "not for diagnosis"
+    monkeypatch.setattr("evaluation.visualization.slices.mark_synthetic", None)  # a film is not synthetic
     line = draw_lungs(*paths, hu[None], given, Image.new("RGB", (384, 512)), None)
     assert f"Dice {dice(volume, xray):.2f}" in line
     for path, size in zip(paths, ((512, 512), (512, 384)), strict=True):
         picture = np.asarray(Image.open(path).convert("RGB"))
         assert picture.shape[:2] == size
+        stamp = picture[-30:].astype(int)
+        assert (stamp[..., 0] - stamp[..., 2] > 120).sum() > 200  # yellow on black
         for name in ("volume", "network"):
             assert (picture == COLOURS[name]).all(axis=-1).sum() > 500
 

@@ -23,7 +23,7 @@ from radiograph_files import save_radiograph
 
 from common.cli import CONFIG
 from common.errors import UserError
-from common.files import ROOT
+from common.files import ROOT, sha256
 from dataset.io.ct import read_volume
 from dataset.io.nifti import write_nifti
 from ddpm.checkpoint.load import load_pipeline
@@ -128,7 +128,8 @@ def test_four_samples_have_an_evidence_map(service, film):
     assert percent.shape == volume(result).shape and 0 <= percent.min() <= percent.max() <= 100
     found = json.loads(result.files["settings.json"].read_text())["evidence"]
     assert found["name"] == "map" and found["training_cases"] == 40 and found["like_calibration"] is None
-    assert "compared with 40 training volumes" in found["words"] and "orange is invented" in result.evidence
+    assert "compared with 40 training volumes" in found["words"]
+    assert "orange, where the samples vary" in result.evidence and "not checked against a truth" in result.evidence
     assert "not calibrated (no calibration)" in result.evidence and "too sure" in result.evidence
 
 
@@ -175,6 +176,13 @@ def test_page_and_python_give_the_same_volume_of_a_real_film(tmp_path):
     finally:
         service.close()
     assert difference.mean() < 1.0  # HU, of the rounding to files
+
+
+def test_the_settings_hold_the_hash_of_the_upload(service, film):
+    """The page keeps the picture alone, without what follows it in the file."""
+    film.write_bytes(film.read_bytes() + b"trailer")
+    result = last(service.generate(film, GenerationRequest(steps=1)))
+    assert json.loads(result.files["settings.json"].read_text())["xray"]["sha256"] == sha256(film)
 
 
 def test_the_volume_depends_on_seed_and_xray_only(service, tmp_path):

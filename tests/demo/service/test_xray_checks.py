@@ -1,5 +1,6 @@
 """Warnings about X-rays: none for a frontal X-ray like those of training, the right one for all others."""
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
@@ -96,17 +97,21 @@ def test_an_inverted_dicom_is_converted_with_a_warning(pipeline, tmp_path):
 
 
 def test_the_side_is_assumed_where_the_file_does_not_say_it(pipeline, phantoms, tmp_path):
-    """A valid Patient Orientation says it; an invalid one and a picture do not."""
+    """A valid Patient Orientation and the affine of a NIfTI say it; an invalid one and a picture do not."""
     options, orientations = {"align": "none", "allow_any_picture": True}, {}
     for name, value in (("valid", ["L", "F"]), ("invalid", ["L", "R"])):
         path = save_radiograph(tmp_path / f"{name}.dcm", orientation=value)
         orientations[name] = check_xray(path, pipeline, tmp_path / "seen.png", **options).orientation
     picture = save_film(tmp_path / "film.png")
-    orientations["picture"] = check_xray(picture, pipeline, tmp_path / "seen.png", **options).orientation
+    grey = np.asarray(Image.open(picture), dtype=np.float32).T[..., None]
+    nib.save(nib.Nifti1Image(grey, np.diag([1.0, -1.0, -1.0, 1.0])), tmp_path / "mirrored.nii")
+    for path in (picture, tmp_path / "mirrored.nii"):
+        orientations[path.stem] = check_xray(path, pipeline, tmp_path / "seen.png", **options).orientation
     assert {name: "taken as displayed" in line for name, line in orientations.items()} == {
         "valid": False,
         "invalid": True,
-        "picture": True,
+        "film": True,
+        "mirrored": False,
     }
 
 

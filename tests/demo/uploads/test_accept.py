@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from demo_parts import save_film, small_pipeline
-from hostile import dicom, grey, hostile_cts, hostile_xrays, jpeg, nifti, png
+from hostile import JPEG, dicom, grey, hostile_cts, hostile_xrays, jpeg, many_scans, nifti, png, png_of
 from PIL import Image
+from pydicom.encaps import encapsulate
 from radiograph_files import save_radiograph
 
 from common.errors import UserError
@@ -129,6 +130,19 @@ def test_a_preview_within_or_behind_a_jpeg_is_not_its_end(tmp_path):
     for data, side in ((buffer.getvalue(), 96), (inside, 64)):
         (tmp_path / "upload").write_bytes(data)
         assert read_xray_image(accept_upload(tmp_path / "upload", tmp_path, MOST)).image.shape == (side, side)
+
+
+def test_the_limit_of_pixels_is_named(tmp_path):
+    """Each side is within its own limit."""
+    with pytest.raises(UserError, match="7000x5000 pixels, at most 8192 a side and 30 million in all are allowed"):
+        accepted(png_of(7000, 5000), tmp_path)
+
+
+def test_a_progressive_jpeg_passes_up_to_a_number_of_scans(tmp_path):
+    for data in (many_scans(50), dicom(syntax=JPEG, pixels=encapsulate([many_scans(50)]))):
+        accepted(data, tmp_path)
+    with pytest.raises(UserError, match="a JPEG of 1.. scans, at most 100 are allowed"):
+        accepted(many_scans(), tmp_path)
 
 
 def test_large_files_are_refused_before_reading(tmp_path):

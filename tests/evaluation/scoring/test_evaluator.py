@@ -131,7 +131,7 @@ def test_evidence_maps_are_drawn_and_their_reliability_is_measured(evaluated):
     assert (rgb[..., 2] - rgb[..., 0] > 60).mean() > 0.03  # blue: determined
     page = (output / "report.html").read_text()
     assert "<b>invented</b>" in page and "Are the evidence maps right?" in page and "20 phantoms" in page
-    assert "a legend from 0 % invented to 100 % determined" in page
+    assert "a legend from 0 % (as variable as the training) to 100 % (samples agree)" in page
 
 
 def test_files_for_the_first_cases(evaluated):

@@ -16,6 +16,7 @@ from ddpm.checkpoint.load import load_pipeline
 from ddpm.checkpoint.write import export_pipeline
 from ddpm.pipeline import XrayToCTPipeline
 from evaluation.sharing.exporter import check_options, export, read_metrics
+from evaluation.sharing.model_card import model_card
 
 PROTOCOL = {"xray_size": [64, 64], "seen": {"train": ["0123456789abcdef"], "val": []}}
 
@@ -103,6 +104,20 @@ def test_the_card_tells_metrics_and_their_absence(pipeline, tmp_path):
         read_metrics(file, checkpoint)
 
 
+@pytest.mark.parametrize(("patients", "ends", "text"), [
+    (1, (None, None), "21.5 | no interval: one patient"), (3, (-4.0, 47.0), "21.5 | no interval: 3 patients"),
+    (5, (20.0, 23.0), "21.5 | 20 to 23")])  # fmt: skip
+def test_the_card_of_few_patients_has_no_interval(patients, ends, text):
+    estimate = dict(zip(("mean", "low", "high"), (21.5, *ends), strict=True))
+    protocol = {"cases": 5, "split": "test", "patients": patients, "dataset": "lidc", "estimator": "one sample",
+                "window": [-1000, 1000], "data_range_hu": 2000.0, "registration": "none",
+                "bootstrap": {"draws": 2000, "method": "as it was done"}}  # fmt: skip
+    header = {"protocol": {}, "format": 1, "inherits": []}
+    metrics = {"protocol": protocol, "methods": {"model": {"psnr": estimate}}, "differences": {}}
+    card = model_card(header, {"parameters": {"denoiser": 1}}, metrics, "a", "diffusers")
+    assert text in card and "as it was done" in card
+
+
 def test_wrong_options_are_errors(pipeline, tmp_path):
     with pytest.raises(UserError, match="format=onnx: choose diffusers"):
         check_options("onnx", "float32")
@@ -113,6 +128,47 @@ def test_wrong_options_are_errors(pipeline, tmp_path):
     with pytest.raises(UserError, match="holds something else"):
         export(pipeline, tmp_path / "thesis", "diffusers")
     assert (tmp_path / "thesis" / "README.md").read_text() == "mine"
+
+
+FOREIGN = {  # folders with a card and a name of an export, and what else they hold
+    "configs/app.yaml": "a: 1",
+    "configs/inference.json": '{"network_def": {"_target_": "monai.networks.nets.UNet"}}',
+    "model_index.json": '{"_class_name": "StableDiffusionPipeline"}',
+    "model.safetensors": "weights",
+    "programs.json": '{"programs": {}}',
+}
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_a_folder_that_is_no_export_is_not_removed(pipeline, tmp_path, name):
+    for file, text in (("README.md", "mine"), (name, FOREIGN[name]), ("src/main.py", "work of years")):
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).write_text(text)
+    with pytest.raises(UserError, match="holds something else"):
+        export(pipeline, tmp_path, "safetensors", overwrite=True)
+    assert (tmp_path / "src" / "main.py").read_text() == "work of years" and len(list(tmp_path.iterdir())) == 3
+
+
+def write_fake_programs(pipeline, folder):
+    """The files of `write_programs`, which takes long."""
+    (folder / "programs.json").write_text(json.dumps({"nominal_pose": [[0.0] * 9]}))
+    (folder / "decoder.pt2").write_bytes(b"program")
+    pipeline.scheduler.save_pretrained(folder / "scheduler")
+
+
+def test_an_export_is_replaced_unless_it_holds_other_files(pipeline, tmp_path, monkeypatch):
+    folder = tmp_path / "model"
+    monkeypatch.setattr("evaluation.sharing.exporter.write_programs", write_fake_programs)
+    for form in ("diffusers", "monai", "torch_export", "safetensors", "diffusers"):
+        assert export(pipeline, folder, form, overwrite=True) == folder
+        with pytest.raises(UserError, match="holds an earlier export"):
+            export(pipeline, folder, form, overwrite=False)
+    for name in ("notes.txt", "denoiser/notes.txt", "eval/config.json", "link"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).symlink_to(tmp_path) if name == "link" else (folder / name).write_text("mine")
+        with pytest.raises(UserError, match=f"holds {name}, which is no part of an export; move it"):
+            export(pipeline, folder, "diffusers", overwrite=True)
+        (folder / name).unlink()
 
 
 def test_the_card_of_an_upload_names_its_place(pipeline, tmp_path):
