@@ -39,9 +39,9 @@ def input_warnings(given, pipeline, notes: Sequence[str] = (), not_frontal: str 
     down, across = alignment.get("scale", (1.0, 1.0))
     if max(down / across, across / down) > MAX_STRETCH:
         share = 100 * (down / across - 1)
+        how = f"{'stretched' if share > 0 else 'squeezed'} by {abs(share):.0f} % in height against its width"
         found.append(
-            f"the X-ray was {'stretched' if share > 0 else 'squeezed'} by {abs(share):.0f} % in height against its width "
-            "to fit the average lungs of the training; heart and diaphragm may be distorted"
+            f"the X-ray was {how} to fit the average lungs of the training; heart and diaphragm may be distorted"
         )
     distance = training_distance(given, pipeline)
     if distance is not None and distance > MAX_DISTANCE:

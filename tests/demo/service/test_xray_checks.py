@@ -124,7 +124,7 @@ def test_the_orientation_contains_view_and_alignment(pipeline, tmp_path):
 @pytest.mark.nightly
 def test_real_films_count_as_frontal_chests(pipeline, real_data, tmp_path):
     """The weights are of phantoms: films differ from training, some in the shape of the lungs; no other warning."""
-    expected = ("unlike the training X-rays", "the alignment to the training lungs changes the X-ray's height")
+    expected = ("unlike the training X-rays", "the X-ray was s")
     for film in sorted((real_data / "xray").glob("*.png")):
         warnings = check_xray(film, pipeline, tmp_path / "seen.png").warnings
         assert all(line.startswith(expected) for line in warnings), (film.name, warnings)
