@@ -133,6 +133,11 @@ class DDPMModule(pl.LightningModule):
         return any(isinstance(p, DTensor) for p in self.trained.parameters())
 
     @property
+    def frozen(self) -> dict[str, nn.Module]:
+        """The latent encoder and the measured parts, by name (`ddpm.registry.FROZEN`)."""
+        return {name: part for name, part in zip(FROZEN, self._frozen, strict=True) if part is not None}
+
+    @property
     def latent_encoder(self) -> LatentEncoder:
         """The frozen encoder."""
         return self._frozen[0]
@@ -215,6 +220,7 @@ class DDPMModule(pl.LightningModule):
             signal = self.schedule.levels(timestep)[0].flatten().square()
             loss = loss + self._latent_losses(predicted, batch, signal)
         if not torch.isfinite(loss):
+            self._discriminator_batch = None  # Lightning calls `on_before_optimizer_step` for a skipped batch too
             return self.skipped.add(float(loss.detach()), batch)
         self.skipped.reset()
         self.log("train/loss", loss.detach(), prog_bar=True, sync_dist=True)
@@ -274,7 +280,7 @@ class DDPMModule(pl.LightningModule):
 
     def pipeline(self) -> XrayToCTPipeline:
         """The pipeline with the present weights, shared with this module."""
-        frozen = {name: part and part.to(self.device) for name, part in zip(FROZEN, self._frozen, strict=True)}
+        frozen = {name: part.to(self.device) for name, part in self.frozen.items()}
         return XrayToCTPipeline(
             **{**dict.fromkeys(OPTIONAL), **dict(self.trained.items()), **frozen},
             scheduler=self.objective.scheduler(),
@@ -288,11 +294,10 @@ class DDPMModule(pl.LightningModule):
         checkpoint |= {"ema_steps": int(self.ema.average.optimization_step), "left_out": list(self.skipped)}
         if self.discriminator is not None:
             checkpoint["adversarial"] = self.discriminator.state_dict()
-        frozen = {name: part for name, part in zip(FROZEN, self._frozen, strict=True) if part is not None}
-        prefixed = [part.state_dict(prefix=f"{name}.") for name, part in frozen.items()]
+        prefixed = [part.state_dict(prefix=f"{name}.") for name, part in self.frozen.items()]
         checkpoint["latent_encoder"] = {k: v.detach().cpu() for weights in prefixed for k, v in weights.items()}
         checkpoint["state_dict"] = {k.removeprefix("trained."): v for k, v in checkpoint["state_dict"].items()}
-        parts = {**dict(self.trained.items()), **frozen}
+        parts = {**dict(self.trained.items()), **self.frozen}
         components = {name: component(module, f"{name}.") for name, module in parts.items()}
         components["scheduler"] = component(self.objective.scheduler())
         header = {"stage": "ddpm", "components": components, "protocol": self.protocol, "lora": self.lora}

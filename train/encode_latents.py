@@ -11,7 +11,7 @@ from common.cli import command  # noqa: E402
 @command("encode_latents")
 def main(cfg) -> None:
     """Encodes the missing cases; prints their number and the error of the encoder."""
-    from train.distributed.devices import choose_devices
+    from train.distributed.devices import choose_devices, own_device
 
     model = cfg.model
     devices = choose_devices(model.gpus, cfg.trainer.accelerator, cfg.trainer.devices)
@@ -22,7 +22,7 @@ def main(cfg) -> None:
     from common.errors import UserError
     from dataset.datamodule import prepared_data
     from dataset.manifest.table import SPLITS
-    from train.generator.encode import describe, encode_missing, measure_reconstruction, training_device
+    from train.generator.encode import describe, encode_missing, measure_reconstruction
     from train.generator.latent_data import check_latent_size, load_latent_encoder
     from train.run.memory import peak_memory
 
@@ -34,7 +34,7 @@ def main(cfg) -> None:
     cases = prepared_data(source, cfg.dataset, num_workers=model.num_workers)
     splits, folder = [getattr(cases, name) for name in cfg.splits], Path(cases.manifest_path).parent
     files, encoded = encode_missing(encoder, splits, folder, devices, model.num_workers, cfg.trainer.num_nodes)
-    quality = measure_reconstruction(encoder, splits[-1], files[-1][0], training_device(devices))
+    quality = measure_reconstruction(encoder, splits[-1], files[-1][0], own_device(devices))
     if rank_zero_only.rank:  # the first process prints for all
         return
     different = {file for names in files for file in names}

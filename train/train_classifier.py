@@ -34,7 +34,7 @@ def main(cfg) -> None:
     check_data(cfg, data)
     network, optimizer = build_network(cfg), instantiate(model.optimizer)
     protocol, weight = label_data(cfg, data, devices)
-    options = (model.train_num_steps, model.warmup_steps, weight, protocol)
+    options = (model.train_num_steps, model.warmup_steps, weight, protocol, model.seed)
     module = ClassifierModule(network, INPUTS[cfg.classifier.input], optimizer, *options)
     best = KeepBest(run.folder, model.patience)
     run.fit(module, data, content, [best], inputs={"init_from": cfg.classifier.get("init_from")})

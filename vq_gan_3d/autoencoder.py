@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from einops import rearrange
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from vq_gan_3d.block_pca import BlockPCA
@@ -22,7 +22,7 @@ class Reconstruction(NamedTuple):
     """Output of `VQGAN3D.forward`."""
 
     volume: Float[Tensor, "b 1 D H W"]
-    indices: Int[Tensor, "b d h w"] | None  # of the codes; None without quantisation
+    indices: Int[Tensor, "*n"] | None  # of the codes of scanned cells; None without quantisation
     commitment: Float[Tensor, ""]
 
 
@@ -145,13 +145,17 @@ class VQGAN3D(ModelMixin, ConfigMixin):
         volume = unfold(self.decoder(latents), self.config.patch)
         return volume if self.pca is None else volume + self.pca.decode(latents)
 
-    def forward(self, volume: Float[Tensor, "b 1 D H W"]) -> Reconstruction:
-        """Encodes, quantises (the codebook learns in training mode) and decodes."""
+    def forward(
+        self, volume: Float[Tensor, "b 1 D H W"], scanned: Bool[Tensor, "b 1 D H W"] | None = None
+    ) -> Reconstruction:
+        """Encodes, quantises and decodes; in training mode the codebook learns from cells with a `scanned` voxel."""
         latents = self.encode(volume)
         if self.codebook is None:
             return Reconstruction(self.decode(latents), None, latents.new_zeros(()))
-        quantised = self.codebook(latents)
-        return Reconstruction(self.decode(quantised.latents, quantise=False), quantised.indices, quantised.commitment)
+        known = None if scanned is None else F.max_pool3d(scanned.float(), self.config.downsample)[:, 0] > 0
+        quantised = self.codebook(latents, known)
+        indices = quantised.indices if known is None else quantised.indices[known]
+        return Reconstruction(self.decode(quantised.latents, quantise=False), indices, quantised.commitment)
 
 
 def _norm(channels: int) -> nn.GroupNorm:

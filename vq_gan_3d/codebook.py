@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 SCORES_PER_CHUNK = 4_194_304  # 16 MB of float32; larger chunks leave the cache and are slower
@@ -20,7 +20,7 @@ class Quantised(NamedTuple):
 
     latents: Float[Tensor, "b c d h w"]  # codes in place of vectors, with a straight-through gradient
     indices: Int[Tensor, "b d h w"]
-    commitment: Float[Tensor, ""]  # mean squared distance of the vectors to their codes
+    commitment: Float[Tensor, ""]  # mean squared distance of the known vectors to their codes
 
 
 class Codebook(nn.Module):
@@ -46,19 +46,25 @@ class Codebook(nn.Module):
         self.register_buffer("average_sum", self.codes.clone())
         self.register_buffer("updates", torch.zeros((), dtype=torch.long))  # 0: not yet initialised from data
 
-    def forward(self, latents: Float[Tensor, "b c d h w"]) -> Quantised:
-        """Replaces every vector by its nearest code (Euclidean); in training mode updates the codes."""
+    def forward(self, latents: Float[Tensor, "b c d h w"], known: Bool[Tensor, "b d h w"] | None = None) -> Quantised:
+        """Replaces every vector by its nearest code (Euclidean); in training mode updates the codes.
+
+        Vectors that are not `known` have no part in the commitment and the codes; None: all are known.
+        """
+        rows = slice(None) if known is None else known.flatten()
         with torch.autocast(latents.device.type, enabled=False):
             flat = latents.float().movedim(1, -1).reshape(-1, self.embedding_dim)
-            if self.training and self.updates == 0:  # random codes would be far from any data
-                self.codes.copy_(self._draw(flat.detach()))
+            learned = flat.detach()[rows]
+            learning = self.training and sum(_counts(learned)) > 0
+            if learning and self.updates == 0:  # random codes would be far from any data
+                self.codes.copy_(self._draw(learned))
                 self.average_sum.copy_(self.codes)
                 self.average_count.fill_(1.0)
             indices = self.nearest(flat.detach())
             quantised = F.embedding(indices, self.codes)  # before the update changes the codes
-            if self.training:
-                self._update(flat.detach(), indices)
-            commitment = F.mse_loss(flat, quantised)
+            if learning:
+                self._update(learned, indices[rows])
+            commitment = F.mse_loss(flat[rows], quantised[rows]) if len(learned) else flat.new_zeros(())
             straight_through = flat + (quantised - flat).detach()
         shape = latents.shape[0], *latents.shape[2:]
         return Quantised(
@@ -101,17 +107,18 @@ class Codebook(nn.Module):
     def _draw(self, flat: Tensor) -> Float[Tensor, "n c"]:
         """`n_codes` vectors of the batch of all processes, with jitter that separates copies.
 
-        The choice depends only on the update count and is the same for one process or several, which hold equally many
-        rows each in the order of their ranks.
+        The choice depends only on the update count and is the same for one process or several, which hold the rows in
+        the order of their ranks.
         """
         rank, world = _rank_and_world()
-        generator = torch.Generator().manual_seed(int(self.updates))
-        choice = torch.randint(world * len(flat), (self.n_codes,), generator=generator).to(flat.device)
+        counts, generator = _counts(flat), torch.Generator().manual_seed(int(self.updates))
+        choice = torch.randint(sum(counts), (self.n_codes,), generator=generator).to(flat.device)
         jitter = torch.randn((self.n_codes, flat.shape[1]), generator=generator).to(flat) * 0.01 * _std(flat)
         if world == 1:
             return flat[choice] + jitter
-        own = choice // len(flat) == rank
-        drawn = torch.where(own.unsqueeze(1), flat[choice % len(flat)], 0.0)
+        choice = choice - sum(counts[:rank])
+        own, drawn = (choice >= 0) & (choice < len(flat)), torch.zeros_like(jitter)
+        drawn[own] = flat[choice[own]]
         dist.all_reduce(drawn)  # each row comes from one process, the others add zeros
         return drawn + jitter
 
@@ -131,6 +138,17 @@ def _rank_and_world() -> tuple[int, int]:
     if dist.is_available() and dist.is_initialized():
         return dist.get_rank(), dist.get_world_size()
     return 0, 1
+
+
+def _counts(flat: Tensor) -> list[int]:
+    """Number of rows of each process."""
+    rank, world = _rank_and_world()
+    if world == 1:
+        return [len(flat)]
+    counts = torch.zeros(world, dtype=torch.long, device=flat.device)
+    counts[rank] = len(flat)
+    dist.all_reduce(counts)
+    return counts.tolist()
 
 
 def _std(flat: Tensor) -> Float[Tensor, ""]:

@@ -1,5 +1,6 @@
 """Training of the VQ-GAN: two optimizers in manual optimization, codebook statistics, and errors that name a cause."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -17,6 +18,8 @@ from vq_gan_3d.perceptual import SlicePerceptualLoss
 
 COLLAPSE_PERPLEXITY = 2.0  # a lower perplexity …
 COLLAPSE_PATIENCE = 200  # … over so many batches stops the training
+
+log = logging.getLogger(__name__)
 
 
 class TrainingStopped(RuntimeError):
@@ -97,7 +100,7 @@ class VQGANModule(pl.LightningModule):
         if self._skip(batch):
             return
         volume = batch["ct"]
-        out = self.model(volume)
+        out = self.model(volume, batch.get("scanned"))
         reconstruction = _where_scanned(out.volume, batch)
         terms = {"l1": F.l1_loss(reconstruction, volume)}
         loss = terms["l1"]
@@ -162,8 +165,13 @@ class VQGANModule(pl.LightningModule):
         }
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
-        """Lightning's hook."""
-        self.skipped = list(checkpoint.get("left_out", []))
+        """Restores the skipped batches; completes a checkpoint of an earlier version without discriminator."""
+        self.skipped, weights = list(checkpoint.get("left_out", [])), checkpoint["state_dict"]
+        own = {} if self.adversarial is None else self.discriminator.state_dict(prefix="discriminator.")
+        if own.keys() - weights.keys():
+            first = max(self.adversarial.first_batch, int(weights["batches_done"]))
+            log.warning("the checkpoint has no discriminator, which starts untrained at batch %d", first)
+            checkpoint["state_dict"] = {**own, **weights}
 
     def _step(self, optimizer, schedule, loss: Tensor, module: nn.Module) -> None:
         optimizer.zero_grad()

@@ -10,7 +10,7 @@ from common.files import sha256, visible
 from ddpm.checkpoint.header import check_size
 from ddpm.lora import adapter_names, merge_lora, restore_lora
 from ddpm.pipeline import XrayToCTPipeline
-from ddpm.registry import CLASSES, NETWORKS, OPTIONAL, TRAINED
+from ddpm.registry import CLASSES, MEASURED, NETWORKS, OPTIONAL, TRAINED
 
 
 def build_pipeline(
@@ -58,18 +58,29 @@ def find_base(path: Path, base: dict) -> Path:
     )
 
 
-def apply_adapters(pipeline: XrayToCTPipeline, header: dict, weights: dict[str, Tensor], path: Path) -> None:
-    """Merges adapters into their base pipeline, which takes their protocol; a `UserError` if they do not fit it."""
+def apply_adapters(
+    pipeline: XrayToCTPipeline, header: dict, weights: dict[str, Tensor], path: Path
+) -> XrayToCTPipeline:
+    """The base pipeline with merged adapters, and with the protocol and the measured parts of their run.
+
+    It keeps the measured parts of the base for a file of an earlier version, which holds none, and has no consistency,
+    which was fitted to predictions of the base. Raises a `UserError` for adapters that do not fit their base.
+    """
     parts = nn.ModuleDict(pipeline.trained)
     _add_adapters(path, header, parts)
-    if odd := sorted(adapter_names(parts) ^ weights.keys()):
+    stored = [name for name in MEASURED if name in header["components"]]
+    measured = {name: build_part(path, header, name, weights) for name in stored}
+    adapters = {key: v for key, v in weights.items() if key.partition(".")[0] not in measured}
+    if odd := sorted(adapter_names(parts) ^ adapters.keys()):
         raise UserError(f"{path}: adapters do not fit their base: {odd[0]} is in one and not in the other")
     try:
-        parts.load_state_dict({**parts.state_dict(), **weights})
+        parts.load_state_dict({**parts.state_dict(), **adapters})
     except RuntimeError as error:
         raise UserError(f"{path}: adapters do not fit their base: {str(error)[:300]}") from error
     merge_lora(parts)
-    pipeline.register_to_config(protocol=header["protocol"])
+    kept = {name: part for name, part in pipeline.networks.items() if not measured or name not in MEASURED}
+    networks = {**dict.fromkeys(OPTIONAL), **kept, **measured, "consistency": None}
+    return XrayToCTPipeline(**networks, scheduler=pipeline.training_scheduler, protocol=header["protocol"])
 
 
 def _add_adapters(path: str | Path, header: dict, parts: nn.ModuleDict) -> None:

@@ -46,8 +46,7 @@ class Checkpoint:
         """
         if self.stage == "adapter":
             pipeline = read(find_base(self.path, self.header.get("base", {}))).pipeline()
-            apply_adapters(pipeline, self.header, self.weights, self.path)
-            return pipeline
+            return apply_adapters(pipeline, self.header, self.weights, self.path)
         self._expect("ddpm")
         return build_pipeline(self.header, {**self.weights, **self.averages, **self.latents}, self.path)
 

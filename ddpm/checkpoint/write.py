@@ -17,14 +17,24 @@ from ddpm.weights.licences import inherits
 LARGE = 10_000  # numbers of an array that is stored in the precision of the weights
 
 
-def save_adapter(path: str | Path, weights: dict[str, torch.Tensor], lora: dict, base: dict, protocol: dict) -> Path:
-    """Writes adapters alone, as safetensors in float32.
+def save_adapter(
+    path: str | Path,
+    weights: dict[str, torch.Tensor],
+    lora: dict,
+    base: dict,
+    protocol: dict,
+    measured: dict[str, nn.Module] | None = None,
+) -> Path:
+    """Writes adapters in float32, with the parts that their run has measured, as safetensors.
 
     `weights` have their names in the training module; `lora` is the result of `ddpm.lora.add_lora`; `base` holds
     `file`, the name, and `sha256` of the base checkpoint.
     """
-    plain = {name: value.detach().float() for name, value in weights.items()}
-    header = {"stage": "adapter", "components": {}, "lora": lora, "base": base, "protocol": protocol}
+    plain, components = {name: value.detach().float() for name, value in weights.items()}, {}
+    for name, part in (measured or {}).items():
+        components[name] = component(part, f"{name}.")
+        plain |= part.state_dict(prefix=f"{name}.")
+    header = {"stage": "adapter", "components": components, "lora": lora, "base": base, "protocol": protocol}
     return _write_safetensors(path, plain, complete(header))
 
 
@@ -60,14 +70,12 @@ def add_parts(
 ) -> Path:
     """Writes the model of `path`, whose pipeline is given, with new parts; tensors of other parts keep their bits.
 
-    Weights of a training checkpoint or a folder are written in float32. Large arrays of a part have the precision of
-    the largest tensor of the file. `protocol` replaces that of the model; None keeps it.
+    Weights of a training checkpoint, a folder or adapters are written in float32. Large arrays of a part have the
+    precision of the largest tensor of the file. `protocol` replaces that of the model; None keeps it.
     """
-    if path.suffix != ".safetensors":
-        path = export_pipeline(pipeline, output, torch.float32)
-    with safe_open(path, framework="pt") as file:
-        header = json.loads(file.metadata()["header"])
-        weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (safe_open is no dict)
+    header, weights = _read_safetensors(path) if path.suffix == ".safetensors" else ({}, {})
+    if header.get("stage") != "ddpm":
+        header, weights = _read_safetensors(export_pipeline(pipeline, output, torch.float32))
     dtype = max(weights.values(), key=torch.numel).dtype
     header["protocol"] = header["protocol"] if protocol is None else protocol
     for name, part in parts.items():
@@ -103,6 +111,12 @@ def component(module, prefix: str = "") -> dict:
     config = {k: v for k, v in dict(module.config).items() if not k.startswith("_")}
     name = type(module).__name__.removeprefix("FSDP")  # FSDP derives the class of a sharded part
     return {"class": name, "config": json.loads(json.dumps(config)), "prefix": prefix}
+
+
+def _read_safetensors(path: Path) -> tuple[dict, dict[str, torch.Tensor]]:
+    with safe_open(path, framework="pt") as file:
+        weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (safe_open is no dict)
+        return json.loads(file.metadata()["header"]), weights
 
 
 def _write_safetensors(path: str | Path, weights: dict[str, torch.Tensor], header: dict) -> Path:

@@ -24,6 +24,7 @@ from ddpm.conditioning.ridge import RidgeSystem
 PENALTIES = tuple(10.0 ** (k / 2) for k in range(-8, 5))  # in units of the mean eigenvalue of the features
 MIN_PATIENTS = 3  # of a fit: the penalty is chosen by leaving one out
 MIN_STD = 1e-3  # keeps a pixel that is constant in training from dominating
+MIN_EIGENVALUE = 1e-6  # of a component of the latents, relative to that of the first
 MIN_DEVIATION = 0.02  # of standardised latents, where all training cases are equal
 
 
@@ -113,9 +114,10 @@ class LinearPrior(ModelMixin, ConfigMixin):
             targets -= self.mean
         else:
             targets = self._scanned_deviations(latents, scanned)
-        rank = min(self.config.rank, n - 1)
-        strongest = torch.linalg.eigh((targets @ targets.T).double())[1].flip(1)[:, :rank].float()
-        basis = F.normalize(strongest.T @ targets, dim=1)
+        values, vectors = torch.linalg.eigh((targets @ targets.T).double())
+        # repeated volumes lower the rank: rounding alone would make up the components of eigenvalue 0
+        rank = min(self.config.rank, n - 1, int((values > MIN_EIGENVALUE * values[-1]).sum()))
+        basis = F.normalize(vectors.flip(1)[:, :rank].float().T @ targets, dim=1)
         self.basis.zero_()[:rank].copy_(basis)
         scores = (targets @ basis.T).double()
 

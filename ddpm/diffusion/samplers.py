@@ -20,6 +20,7 @@ SAMPLERS: dict[str, type[SchedulerMixin]] = {
 }
 PREVIEW_STEPS = 4  # at most so many steps give 0.2 to 0.8 of the true standard deviation with an exact denoiser
 PREVIEW = "preview, spread too small"
+ZERO = 1e-8  # in place of a signal² of 0, by which nothing can be divided
 SPACINGS = ("trailing", "log_snr")
 FLOW_SAMPLERS = ("DPMSolverMultistepScheduler", "FlowMatchEulerDiscreteScheduler")
 
@@ -87,7 +88,7 @@ def noise_levels(scheduler: SchedulerMixin, timestep) -> tuple[float, float]:
     if _is_flow(scheduler):
         noise = float(timestep) / scheduler.config.num_train_timesteps
         return 1.0 - noise, noise
-    alpha_cumprod = max(float(scheduler.alphas_cumprod[int(timestep)]), 1e-8)
+    alpha_cumprod = float(scheduler.alphas_cumprod[int(timestep)]) or ZERO
     return alpha_cumprod**0.5, (1.0 - alpha_cumprod) ** 0.5
 
 

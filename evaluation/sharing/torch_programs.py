@@ -1,7 +1,7 @@
 """Writes a generator as three programs of `torch.export` that run with torch alone, each checked against its network.
 
 X-ray encoder and decoder take one X-ray and one volume, the denoiser any batch of samples. `programs.json` holds the
-shapes, the nominal pose, the steps and the differences, `scheduler` the sampler of diffusers.
+shapes, the nominal pose, the sampler with its steps and the differences, `scheduler` the sampler of diffusers.
 """
 
 import json
@@ -9,6 +9,7 @@ import warnings
 from pathlib import Path
 
 import torch
+from diffusers import SchedulerMixin
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -18,7 +19,7 @@ from dataset.imaging.unknown_pixels import UNKNOWN
 from ddpm.conditioning.condition import make_condition
 from ddpm.conditioning.views import VIEW_NAMES, serves_fewer_views
 from ddpm.diffusion.distilled import DEFAULT
-from ddpm.diffusion.samplers import make_sampler, network_timestep
+from ddpm.diffusion.samplers import SAMPLERS, network_timestep
 from ddpm.pipeline import XrayToCTPipeline
 
 TOLERANCE = 1e-4  # of the largest value of an output: rounding of float32 in another order
@@ -66,30 +67,52 @@ class LatentsToHU(nn.Module):
 def write_programs(pipeline: XrayToCTPipeline, folder: Path) -> dict[str, float]:
     """Writes programs, `programs.json` and `scheduler`; returns each program's largest difference to its network.
 
-    A difference is relative to the largest value of the output. Raises UserError for a part that `torch.export` cannot
-    export, or whose program differs by more than `TOLERANCE`.
+    A difference is relative to the largest value of the output. Raises UserError as `portable_sampler`, and for a part
+    that `torch.export` cannot export or whose program differs by more than `TOLERANCE`.
     """
+    portable_sampler(pipeline).save_pretrained(folder / "scheduler")
     shape = tuple(pipeline.latent_encoder.latent_shape(pipeline.volume_size))
-    encoder, differences = XrayToCondition(pipeline), {}
+    encoder = XrayToCondition(pipeline)
     parts = {"xray_encoder": encoder, "denoiser": pipeline.denoiser, "decoder": LatentsToHU(pipeline)}
+    differences = {}
     for name, part in parts.items():
-        program = _export(name, part.eval(), _inputs(name, pipeline, encoder, shape, TRACED))
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # of weights that share storage
-            torch.export.save(program, folder / f"{name}.pt2")
-        loaded = torch.export.load(folder / f"{name}.pt2").module()
-        inputs = _inputs(name, pipeline, encoder, shape, CHECKED)
-        differences[name] = difference = _difference(loaded(**inputs), part(**inputs))
-        if not difference <= TOLERANCE:
-            raise UserError(
-                f"format=torch_export: the program of {name} differs from its network by {difference:.1e} of its "
-                f"largest value, more than {TOLERANCE:g}; use format=diffusers"
-            )
-    sampler = make_sampler(DEFAULT["scheduler"], pipeline.training_scheduler)
-    sampler.save_pretrained(folder / "scheduler")
-    content = _description(pipeline, shape, differences, network_timestep(sampler, 0))
+        inputs = (_inputs(name, pipeline, encoder, shape, n) for n in (TRACED, CHECKED))
+        differences[name] = _write_program(name, part.eval(), folder, *inputs)
+    content = _description(pipeline, shape, differences)
     (folder / "programs.json").write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     return differences
+
+
+def portable_sampler(pipeline: XrayToCTPipeline) -> SchedulerMixin:
+    """The sampler of the pipeline; UserError for one that needs more than the programs and diffusers."""
+    chosen, scheduler = pipeline.config.sampling, pipeline.scheduler
+    if pipeline.guidance_scale != 1.0:
+        reason = f"guidance_scale={pipeline.guidance_scale:g}: the program of the denoiser has its condition; set 1"
+    elif pipeline.consistent:
+        reason = "consistency=on: the programs do not compare latents with their X-ray; set off"
+    elif chosen["spacing"] != "trailing":
+        reason = f"spacing={chosen['spacing']}: diffusers has no such steps; set sampler.spacing=trailing"
+    elif type(scheduler) not in SAMPLERS.values():
+        reason = f"scheduler={chosen['scheduler']}: diffusers takes other steps; set {DEFAULT['scheduler']}"
+    else:
+        return scheduler
+    raise UserError(f"format=torch_export: sampler.{reason}, or use format=diffusers")
+
+
+def _write_program(name: str, part: nn.Module, folder: Path, traced: dict, checked: dict) -> float:
+    """The program's difference to its network."""
+    program = _export(name, part, traced)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of weights that share storage
+        torch.export.save(program, folder / f"{name}.pt2")
+    loaded = torch.export.load(folder / f"{name}.pt2").module()
+    difference = _difference(loaded(**checked), part(**checked))
+    if not difference <= TOLERANCE:
+        raise UserError(
+            f"format=torch_export: the program of {name} differs from its network by {difference:.1e} of its "
+            f"largest value, more than {TOLERANCE:g}; use format=diffusers"
+        )
+    return difference
 
 
 def _export(name: str, part: nn.Module, inputs: dict[str, Tensor]) -> torch.export.ExportedProgram:
@@ -131,7 +154,7 @@ def _difference(found: Tensor | dict, expected: Tensor | dict) -> float:
     return float((found - expected).abs().max() / expected.abs().max().clamp_min(1e-12))
 
 
-def _description(pipeline: XrayToCTPipeline, shape: tuple, differences: dict[str, float], offset: int) -> dict:
+def _description(pipeline: XrayToCTPipeline, shape: tuple, differences: dict[str, float]) -> dict:
     return {
         "torch_version": torch.__version__,
         "programs": {name: {"largest_relative_difference": value} for name, value in differences.items()},
@@ -143,6 +166,7 @@ def _description(pipeline: XrayToCTPipeline, shape: tuple, differences: dict[str
         "window_hu": [pipeline.window.low, pipeline.window.high],
         "extent_mm": list(pipeline.extent),
         "nominal_pose": nominal_pose(pipeline)[0].tolist(),
+        "sampler": type(pipeline.scheduler).__name__,
         "steps": pipeline.steps,
-        "timestep_offset": offset,
+        "timestep_offset": network_timestep(pipeline.scheduler, 0),
     }

@@ -15,8 +15,12 @@ from torch.utils.data import default_collate
 from common.errors import UserError
 from common.files import sha256
 from ddpm.checkpoint.load import load_pipeline
-from ddpm.checkpoint.write import save_adapter
+from ddpm.checkpoint.write import add_parts, export_pipeline, save_adapter
+from ddpm.consistency.projection_consistency import ProjectionConsistency
+from ddpm.diffusion.training_spread import TrainingSpread
+from ddpm.latent import DecoderResidual
 from ddpm.lora import adapter_names, add_lora, merge_lora, restore_lora
+from ddpm.registry import MEASURED
 
 LORA = {"rank": 2, "alpha": 4}
 
@@ -147,6 +151,42 @@ def test_generation_from_a_checkpoint_and_from_the_adapter_file(run, file):
     assert (predicted(pipeline) - expected).abs().max() < 1e-5
     volume = pipeline.set_sampler("DDIMScheduler", 2)(batch["xray"]).volumes
     assert volume.shape[:2] == (2, 1) and torch.isfinite(volume).all()
+
+
+def measured(scale: float) -> tuple[DecoderResidual, TrainingSpread]:
+    volume = torch.rand(16, 16, 16, generator=torch.Generator().manual_seed(0))
+    residual = DecoderResidual().fit([(volume + scale, volume, None)])
+    return residual, TrainingSpread.from_numbers([1, 1, 2], [100 * scale, 200 * scale], 20)
+
+
+def test_adapters_bring_what_their_own_run_measured(run, tmp_path):
+    """And not the consistency, which was fitted to predictions of the base."""
+    base = load_pipeline(run["folder"] / "base.ckpt")
+    consistency = ProjectionConsistency((4, 8, 8, 8), (1, 1, 1), pixels=8, rank=1, max_side=2)
+    parts = dict(zip(MEASURED, measured(0.1), strict=True)) | {"consistency": consistency}
+    path, own = export_pipeline(base, tmp_path / "base.safetensors", torch.float32), measured(0.2)
+    add_parts(path, base, parts, path)
+    m, origin = run["module"], {"file": path.name, "sha256": sha256(path)}
+    adapters = tmp_path / "adapter.safetensors", m.ema.by_name(), m.lora, origin, m.protocol
+    for kept, stored in ((own, own), ((own[0], None), own[:1]), (measured(0.1), ())):  # the last as in earlier files
+        save_adapter(*adapters, dict(zip(MEASURED, stored, strict=False)))
+        found = load_pipeline(adapters[0])
+        for name, part in zip(MEASURED, kept, strict=True):
+            same = getattr(found, name)
+            assert same is part is None or torch.equal(same.deviation, part.deviation)
+        assert found.residual is found.decoder_residual
+        assert found.consistency is None and found.describe()["consistency"] == base.describe()["consistency"]
+
+
+def test_parts_are_added_to_the_merged_model_of_adapters(run, tmp_path):
+    path = run["folder"] / "adapter.safetensors"
+    merged = load_pipeline(path)
+    added = add_parts(path, merged, {"decoder_residual": measured(0.1)[0]}, tmp_path / "new.safetensors")
+    found = load_pipeline(added)
+    assert found.decoder_residual is not None
+    for name, part in merged.networks.items():
+        for key, value in part.state_dict().items():
+            assert torch.equal(found.networks[name].state_dict()[key], value), key
 
 
 def test_a_resumed_run_goes_on_from_the_same_adapters(run):

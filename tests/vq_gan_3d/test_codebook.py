@@ -1,8 +1,13 @@
 """Laws of the quantiser: nearest codes, gradients, moving averages, memory."""
 
+import copy
+from pathlib import Path
+
 import pytest
 import torch
+import torch.multiprocessing as mp
 from forked_command import in_a_process
+from torch import distributed
 
 from train.run.process_memory import peak_bytes
 from vq_gan_3d.codebook import Codebook, perplexity
@@ -84,6 +89,60 @@ def test_dead_codes_restart_on_the_data():
         out = codebook(data)
     assert codebook.codes.abs().max() < 10
     assert perplexity(out.indices, 64)[0] > 20
+
+
+def test_cells_that_were_not_scanned_do_not_count(codebook):
+    """Commitment, gradient and codes are those of the others alone; every cell gets a code."""
+    vectors, known = torch.randn(1, 4, 4, 3, 3), torch.zeros(1, 4, 3, 3, dtype=torch.bool)
+    known[:, :2] = True
+    other = copy.deepcopy(codebook)
+    marked = torch.where(known[:, None], vectors, 100.0).requires_grad_()
+    for _ in range(3):
+        found, expected = codebook.train()(marked, known), other.train()(vectors[:, :, :2])
+        torch.testing.assert_close(found.commitment, expected.commitment)
+        assert torch.equal(found.indices[:, :2], expected.indices) and found.indices.shape == (1, 4, 3, 3)
+    assert all(torch.equal(value, other.state_dict()[name]) for name, value in codebook.state_dict().items())
+    found.commitment.backward()
+    assert marked.grad[:, :, :2].any() and not marked.grad[:, :, 2:].any()
+
+
+def test_a_batch_of_which_nothing_was_scanned_changes_no_code(codebook):
+    for _ in range(2):  # before and after the first codes
+        before = {k: v.clone() for k, v in codebook.state_dict().items()}
+        out = codebook.train()(torch.randn(1, 4, 2, 2, 2), torch.zeros(1, 2, 2, 2, dtype=torch.bool))
+        assert float(out.commitment) == 0.0 and out.latents.shape == (1, 4, 2, 2, 2)
+        assert all(torch.equal(before[k], v) for k, v in codebook.state_dict().items())
+        codebook(torch.randn(1, 4, 2, 2, 2))
+
+
+SCANNED = ((3, 8), (0, 5), (8, 8))  # slices of each volume that were scanned, by step
+
+
+def _learn(codebook: Codebook, volumes: slice) -> dict:
+    generator = torch.Generator().manual_seed(1)
+    for ends in SCANNED:
+        vectors = torch.randn(2, 4, 8, 3, 3, generator=generator)
+        known = torch.stack([torch.arange(8)[:, None, None].expand(8, 3, 3) < end for end in ends])
+        codebook(vectors[volumes], known[volumes])
+    return codebook.state_dict()
+
+
+def _process(rank: int, folder: Path) -> None:
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    torch.manual_seed(rank)
+    torch.save(_learn(Codebook(20, 4, decay=0.5).train(), slice(rank, rank + 1)), folder / f"{rank}.pt")
+    distributed.destroy_process_group()
+
+
+@pytest.mark.nightly
+def test_processes_with_unequally_many_scanned_cells_learn_as_one(tmp_path):
+    mp.spawn(_process, (tmp_path,), nprocs=2)
+    one, other = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
+    alone = _learn(Codebook(20, 4, decay=0.5).train(), slice(None))
+    for name, value in alone.items():
+        assert torch.equal(one[name], other[name]), name
+        torch.testing.assert_close(one[name], value, atol=1e-5, rtol=1e-5)
 
 
 def test_evaluation_does_not_change_the_codebook(codebook):

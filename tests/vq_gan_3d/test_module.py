@@ -2,6 +2,7 @@
 
 import sys
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -33,16 +34,16 @@ def make(n: int = 4, start: int = 0, weight: float = 0.1, **options) -> VQGANMod
     torch.manual_seed(0)
     network = VQGAN3D(n_codes=64, embedding_dim=4, n_hiddens=8, n_res_blocks=1)
     discriminator = PatchDiscriminator(3, channels=8, in_channels=1, num_layers_d=1, norm="INSTANCE")
-    adversarial = Discriminator(discriminator, adam, start, weight)
-    return VQGANModule(network, Optimisation(adam, n, warmup_steps=1), adversarial=adversarial, **options)
+    options = {"adversarial": Discriminator(discriminator, adam, start, weight), **options}
+    return VQGANModule(network, Optimisation(adam, n, warmup_steps=1), **options)
 
 
-def fit(module: VQGANModule, loader: DataLoader) -> pl.Trainer:
+def fit(module: VQGANModule, loader: DataLoader, checkpoint: Path | None = None, **options) -> pl.Trainer:
     trainer = pl.Trainer(
         max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False,
+        enable_model_summary=False, **options,
     )  # fmt: skip
-    trainer.fit(module, loader)
+    trainer.fit(module, loader, ckpt_path=checkpoint, weights_only=True)
     return trainer
 
 
@@ -58,6 +59,19 @@ def test_discriminator_trains_from_its_first_batch():
     module = make(start=2)
     fit(module, batches(4))
     assert any(not torch.equal(v, before[k]) for k, v in module.discriminator.state_dict().items())
+
+
+def test_a_run_of_an_earlier_version_goes_on_past_the_start_of_the_discriminator(tmp_path, caplog):
+    """Earlier versions built no discriminator for a training that would end before its start."""
+    short, path = make(2, adversarial=None), tmp_path / "last.ckpt"
+    saving = pl.Callback()
+    saving.on_train_batch_end = lambda trainer, *others: others[-1] != 1 or trainer.save_checkpoint(path)
+    fit(short, batches(4), callbacks=[saving])
+    longer = make(4, start=2)
+    before = snapshot(longer.discriminator)
+    fit(longer, batches(4), path)
+    assert int(longer.batches_done) == 4 and "starts untrained at batch 2" in caplog.text
+    assert any(not torch.equal(v, before[k]) for k, v in longer.discriminator.state_dict().items())
 
 
 def test_both_learning_rates_end_at_zero_however_late_the_discriminator_starts():
@@ -155,6 +169,15 @@ def test_no_term_has_a_gradient_where_nothing_was_scanned():
     for volume in kept:
         assert not volume.grad[:, :, 10:].any() and volume.grad[:, :, :10].abs().amin(dim=(0, 1, 3, 4)).ne(0).any()
         assert volume.grad[:, :, :10].any()
+
+
+def test_the_codebook_learns_from_scanned_cells_alone():
+    """A cell of which any voxel was scanned counts: here 11 of 16 slices, 3 of 4 cells along the depth."""
+    module, known = make(), []
+    module.model.codebook.register_forward_pre_hook(lambda codebook, inputs: known.append(inputs[1]))
+    fit(module, scanned_batches(2, end=11))
+    for mask in known:
+        assert mask.shape == (1, 4, 4, 4) and mask[:, :3].all() and not mask[:, 3:].any()
 
 
 def test_a_wholly_scanned_batch_trains_as_one_without_marks():

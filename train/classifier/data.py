@@ -14,6 +14,7 @@ from evaluation.classifiers.hypotheses import PRIMARY
 from evaluation.protocol.checkpoint_data import take_data_of_checkpoint
 from evaluation.protocol.leakage import check_splits, training_splits_of_file
 from evaluation.statistics.roc import expected_half_width
+from train.distributed.devices import own_device
 from train.distributed.processes import print_once
 
 INPUTS = {"ct": "ct", "generated": "ct", "xray": "xray"}  # `classifier.input`: key of the batch
@@ -142,7 +143,7 @@ def label_data(cfg: DictConfig, data: CTDataModule, devices: dict) -> tuple[dict
             samples=classifier.samples,
             seed=classifier.generate_seed,
             batch_size=classifier.generate_batch_size,
-            device="cuda" if devices["accelerator"] == "gpu" else "cpu",
+            device=str(own_device(devices)),
             origin=classifier.origin,
         )
         volumes = generators.make(data, ("train", "val"))

@@ -9,8 +9,12 @@ import torch.nn.functional as F
 from diffusers.optimization import get_cosine_schedule_with_warmup
 from torch import Tensor, nn
 
+from common.seeding import generator
+from ddpm.checkpoint.read import read
 from ddpm.checkpoint.write import complete, component, export_classifier
 from evaluation.statistics.roc import auc
+
+DIGITS = 6  # of a validation AUC
 
 
 class ClassifierModule(pl.LightningModule):
@@ -23,6 +27,7 @@ class ClassifierModule(pl.LightningModule):
         num_batches: length of training, for the cosine after `warmup_batches`.
         positive_weight: of a positive case in the loss.
         protocol: plain JSON, written into checkpoints.
+        seed: of dropout.
     """
 
     def __init__(
@@ -34,11 +39,12 @@ class ClassifierModule(pl.LightningModule):
         warmup_batches: int = 0,
         positive_weight: float = 1.0,
         protocol: dict | None = None,
+        seed: int = 0,
     ):
         super().__init__()
         self.classifier, self.key, self.optimizer = classifier, key, optimizer
         self.num_batches, self.warmup_batches = num_batches, warmup_batches
-        self.positive_weight, self.protocol = float(positive_weight), protocol or {}
+        self.positive_weight, self.protocol, self.seed = float(positive_weight), protocol or {}, seed
         self._scores: list[tuple[Tensor, Tensor]] = []
 
     def configure_optimizers(self) -> dict:
@@ -50,6 +56,10 @@ class ClassifierModule(pl.LightningModule):
     def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         weight = logits.new_tensor(self.positive_weight)
         return F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype), pos_weight=weight)
+
+    def on_train_batch_start(self, batch: dict, batch_idx: int) -> None:
+        """Seeds dropout by seed, step and process, so that a resumed run draws the same."""
+        torch.manual_seed(generator((self.seed, int(batch["step"][0]), self.global_rank)).initial_seed())
 
     def training_step(self, batch: dict, batch_idx: int) -> Tensor:
         """The loss of a batch; raises FloatingPointError if the loss is not finite."""
@@ -93,11 +103,11 @@ class KeepBest(pl.Callback):
         self.best, self.step, self.waited = -1.0, 0, 0
 
     def on_validation_end(self, trainer: pl.Trainer, module: ClassifierModule) -> None:
-        area = float(trainer.callback_metrics["val/auc"])
+        area = round(float(trainer.callback_metrics["val/auc"]), DIGITS)
         if area > self.best:
             self.best, self.step, self.waited = area, int(trainer.global_step), 0
             if trainer.is_global_zero:
-                chosen = {"val_auc": round(area, 6), "batches": self.step}
+                chosen = {"val_auc": area, "batches": self.step}
                 export_classifier(module.classifier, self.path, {**module.protocol, "chosen": chosen})
         else:
             self.waited += 1
@@ -109,4 +119,8 @@ class KeepBest(pl.Callback):
         return {"best": self.best, "step": self.step, "waited": self.waited}
 
     def load_state_dict(self, state_dict: dict) -> None:
-        self.best, self.step, self.waited = state_dict["best"], state_dict["step"], state_dict["waited"]
+        """Restores a state, or that of `best.safetensors` where a validation after the checkpoint was better."""
+        self.best, self.step, self.waited = round(state_dict["best"], DIGITS), state_dict["step"], state_dict["waited"]
+        chosen = read(self.path).protocol["chosen"] if self.path.is_file() else {"val_auc": -1.0}
+        if chosen["val_auc"] > self.best:
+            self.best, self.step, self.waited = chosen["val_auc"], chosen["batches"], 0

@@ -1,6 +1,7 @@
 """Chooses the training devices and prints them first, so that no run uses a CPU unnoticed."""
 
 import logging
+import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +21,8 @@ def choose_devices(gpus: int | None, accelerator: str = "auto", devices: str | i
         devices: `trainer.devices`: number per node, or a list of indices; with `accelerator=cpu` the number of
             processes.
 
-    Raises UserError for a negative number, contradictory keys, or an NVIDIA driver that this torch cannot use.
+    Raises UserError for a negative number, an index without a GPU, contradictory keys, or an NVIDIA driver that this
+    torch cannot use.
     """
     if not first_process():  # the first process prints the warnings of all
         logging.getLogger().setLevel(logging.ERROR)
@@ -38,8 +40,32 @@ def choose_devices(gpus: int | None, accelerator: str = "auto", devices: str | i
     if devices == "auto":
         return _choose(None)
     chosen = _choose(_count(devices), "trainer.devices")
-    listed = chosen["accelerator"] == "gpu" and isinstance(devices, Sequence)
-    return {**chosen, "devices": devices} if listed else chosen
+    if chosen["accelerator"] == "cpu" or isinstance(devices, str | int):
+        return chosen
+    found = torch.cuda.device_count()
+    if any(index not in range(found) for index in devices):
+        raise UserError(f"trainer.devices={list(devices)}: {found} GPUs found; give indices from 0 to {found - 1}")
+    return {**chosen, "devices": list(devices)}
+
+
+def own_device(devices: dict) -> torch.device:
+    """The device of this process among `devices` of the Trainer, which `cuda` without a number means from now on.
+
+    Raises UserError if this machine has more processes than devices.
+    """
+    if devices["accelerator"] == "cpu":
+        return torch.device("cpu")
+    chosen = devices["devices"]
+    indices = range(chosen) if isinstance(chosen, int) else chosen
+    rank = int(os.environ.get("LOCAL_RANK") or os.environ.get("SLURM_LOCALID") or 0) if len(indices) > 1 else 0
+    if rank >= len(indices):
+        raise UserError(
+            f"trainer.devices={chosen}: this is process {rank + 1} of this machine; start as many processes on each "
+            "as it has devices (Slurm: --ntasks-per-node)"
+        )
+    device = torch.device("cuda", indices[rank])
+    torch.cuda.set_device(device)
+    return device
 
 
 def many(devices: dict, num_nodes: int = 1) -> bool:

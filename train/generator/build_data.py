@@ -7,7 +7,6 @@ from dataset.imaging.hu_window import Window
 from ddpm.conditioning.linear_prior import require_patients
 from ddpm.module import DDPMModule
 from evaluation.protocol.leakage import check_starting_models
-from train.generator.encode import training_device
 from train.generator.finetuning import Origin, SaveAdapter
 from train.generator.fit_priors import PriorStart, fit_priors
 from train.generator.latent_data import LatentData, cache_xray_features
@@ -40,18 +39,19 @@ def build_data(
     data = LatentData(cases, module.latent_encoder, run.devices, cfg.trainer.num_nodes, model.memory.cache_latents_gb)
     module.protocol |= {**cases.protocol(), "seen": seen, "latent_reconstruction": data.reconstruction}
     sampling.cases = cases.val
-    residual = measure_residual(module.latent_encoder, cases.train, training_device(run.devices))
+    residual = measure_residual(module.latent_encoder, cases.train, run.device)
     module.keep_measured(residual, measure_spread(cases.train))
     callbacks: list[pl.Callback] = [sampling]
     if origin is None:
         fit_priors(module, cases, data, model.prior.pixels, model.pose_regressor)
         callbacks.append(PriorStart(model.prior.start, module))
     else:
+        origin.warn_of_frame(cases.protocol())
         origin.warn_of_shift(data.excerpt(), cases.window)
         module.protocol["init_from"] = origin.describe()
         if model.lora.enabled:
             callbacks.append(SaveAdapter(run.folder, origin))
     if module.freeze_xray_encoder and model.memory.cache_xray:
-        data.bytes += cache_xray_features(data, module, training_device(run.devices))
+        data.bytes += cache_xray_features(data, module, run.device)
     module.train()  # the check of the sampler has set eval mode
     return data, callbacks

@@ -1,7 +1,6 @@
 """Encodes missing latents with Lightning's predict loop, on one device or many; resumable."""
 
 import json
-import os
 import sys
 from pathlib import Path
 
@@ -104,12 +103,6 @@ def _predict(encoder: LatentEncoder, jobs: list, devices: dict, num_workers: int
                 raise UserError(f"latents cannot be written ({error}); {remedy}") from error
     finally:
         encoder.cpu()
-
-
-def training_device(devices: dict) -> torch.device:
-    """The device of this process."""
-    gpu = devices["accelerator"] in ("gpu", "cuda")
-    return torch.device(f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if gpu else "cpu")
 
 
 def measure_reconstruction(

@@ -18,8 +18,11 @@ from ddpm.conditioning.pose_regressor import PoseRegressor
 from ddpm.conditioning.view_priors import ViewPriors
 from ddpm.diffusion.distilled import DISTILLED
 from ddpm.latent import LatentEncoder
+from ddpm.registry import MEASURED
 from evaluation.generation.open_pipeline import SHIPPED
 from train.generator.latent_data import check_latent_size, load_latent_encoder
+
+OTHER_FRAME = 1.2  # ratio of the lungs' shares of the volume from which a warning is given
 
 log = logging.getLogger(__name__)
 
@@ -119,6 +122,20 @@ class Origin:
         for name, part in parts.items():
             part.load_state_dict(theirs[name].state_dict())
 
+    def warn_of_frame(self, protocol: dict) -> None:
+        """Warns of lungs whose box takes another share of the volume than in the training of the weights."""
+        before, now = (found.get("lung_box") for found in (self.pipeline.protocol, protocol))
+        if before is None or now is None:
+            return
+        shares = [[box[i + 1] - box[i] for i in (0, 2, 4)] for box in (before, now)]
+        if any(max(a, b) > OTHER_FRAME * min(a, b) for a, b in zip(*shares, strict=True)):
+            trained, given = (" x ".join(f"{100 * share:.0f}" for share in part) for part in shares)
+            log.warning(
+                "the lungs fill %s %% of the volumes (height, depth, width) where model.init_from was trained with %s "
+                "%%; crop the CTs as its training did (the included weights: dataset/prepare.py margin=40)",
+                *(given, trained),
+            )
+
     def warn_of_shift(self, latents: Tensor, window: Window) -> None:
         """Warns of another HU window, and of latents that are not standardised by the run's statistics."""
         before = self.pipeline.window
@@ -169,7 +186,7 @@ def _differences(name: str, there: dict, here: dict) -> list[str]:
 
 
 class SaveAdapter(pl.Callback):
-    """Writes the averaged adapters, `adapter.safetensors`, beside every checkpoint of a LoRA run."""
+    """Writes the averaged adapters and the measured parts beside every checkpoint, as `adapter.safetensors`."""
 
     def __init__(self, folder: Path, origin: Origin):
         self.path = Path(folder) / "checkpoints" / "adapter.safetensors"
@@ -178,4 +195,5 @@ class SaveAdapter(pl.Callback):
     def on_save_checkpoint(self, trainer: pl.Trainer, module: pl.LightningModule, checkpoint: dict) -> None:
         averages = module.ema.by_name()
         if trainer.is_global_zero:
-            save_adapter(self.path, averages, module.lora, self.base, module.protocol)
+            measured = {name: part for name, part in module.frozen.items() if name in MEASURED}
+            save_adapter(self.path, averages, module.lora, self.base, module.protocol, measured)

@@ -1,6 +1,7 @@
 """Fits the projection consistency of a finished model to training cases."""
 
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 import torch
 from jaxtyping import Float
@@ -71,6 +72,17 @@ class _FirstPrediction(Exception):
     """Ends a generation after its first step."""
 
 
+@contextmanager
+def _network_alone(pipeline: XrayToCTPipeline) -> Iterator[None]:
+    """No update of predictions towards the X-ray within the context."""
+    sampling = dict(pipeline.config.sampling)
+    pipeline.set_sampler(**{**sampling, "consistency": False})
+    try:
+        yield
+    finally:
+        pipeline.set_sampler(**sampling)
+
+
 def training_case(pipeline: XrayToCTPipeline, item: dict, device: torch.device) -> TrainingCase:
     """The case with the network's prediction of its latents from pure noise."""
     volume, xray, pose = item["ct"][None], item["xray"], item["pose"]
@@ -83,8 +95,9 @@ def training_case(pipeline: XrayToCTPipeline, item: dict, device: torch.device) 
         predicted.append(clean[0].cpu())
         raise _FirstPrediction
 
-    with suppress(_FirstPrediction):
-        pipeline(xray[None], pose[None], seed=SEED, ids=[item["id"]], extent=extent[None], preview=keep)
+    options = {"seed": SEED, "ids": [item["id"]], "extent": extent[None], "allow_any_picture": True}
+    with suppress(_FirstPrediction), _network_alone(pipeline):
+        pipeline(xray[None], pose[None], preview=keep, **options)
     return TrainingCase(latents, predicted[0], xray, pose, extent)
 
 

@@ -14,7 +14,8 @@ from ddpm.latent import LatentEncoder
 from ddpm.latent.latent_dataset import LatentDataset, StoredLatents, read_latents, read_scanned
 from ddpm.module import DDPMModule
 from ddpm.xray_encoder.feature_cache import EncodedDataset
-from train.generator.encode import encode_missing, measure_reconstruction, training_device
+from train.distributed.devices import own_device
+from train.generator.encode import encode_missing, measure_reconstruction
 
 PART = 64  # cases whose latents are read at once if memory does not hold all
 
@@ -93,7 +94,7 @@ class LatentData(CTDataModule):
         splits = [cases.train, cases.val]
         folder = Path(cases.manifest_path).parent
         (train, val), _ = encode_missing(encoder, splits, folder, devices, cases.num_workers, num_nodes)
-        self.reconstruction = measure_reconstruction(encoder, cases.val, val[0], training_device(devices))
+        self.reconstruction = measure_reconstruction(encoder, cases.val, val[0], own_device(devices))
         case_bytes = read_latents(val[:1]).nbytes + cases.val[0]["xray"].nbytes
         kept = case_bytes * (len(train) + len(val)) <= keep_gb * 1e9
         raw = read_latents(train) if kept else None

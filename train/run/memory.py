@@ -136,6 +136,7 @@ def _resident() -> int:
 
 
 def _free(gpu: bool) -> int:
+    """Free bytes of the current GPU (`train.distributed.devices.own_device`), or of the machine."""
     return torch.cuda.mem_get_info()[0] if gpu else free_memory()
 
 

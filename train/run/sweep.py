@@ -1,18 +1,34 @@
-"""The table of a sweep of trainings (`-m model.dim=32,64`): a row for each run with its values and last figures."""
+"""A sweep of trainings (`-m model.dim=32,64`): its devices, and a table of each run's values and last figures."""
 
 import json
+import os
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
 from common.cli import swept_keys
+from common.errors import UserError
 from evaluation.reporting.sweep_table import SweepTable as ResultTable
+from train.distributed.devices import many
 
 
 def overrides() -> list[str]:
     """The options of this run, of a sweep its own alone; [] outside a command."""
     return list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
+
+
+def refuse_several_devices(devices: dict, num_nodes: int) -> None:
+    """Raises UserError for a sweep on several devices outside jobs of submitit.
+
+    Lightning starts the other processes of a run with its whole command, so each would begin the sweep again.
+    """
+    if swept_keys() and many(devices, num_nodes) and "SUBMITIT_EXECUTOR" not in os.environ:
+        raise UserError(
+            f"a sweep over {', '.join(swept_keys())} on several devices (trainer.devices={devices['devices']}, "
+            f"trainer.num_nodes={num_nodes}): set model.gpus=1, start the runs one by one, or submit them as jobs "
+            "(hydra/launcher=slurm)"
+        )
 
 
 class SweepTable(ResultTable):

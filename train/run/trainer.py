@@ -15,6 +15,9 @@ import pytorch_lightning as pl
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
+from torch.nn import SyncBatchNorm
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parallel import DistributedDataParallel
 
 from common.autocast import bfloat16_supported
 from common.errors import UserError, user_message, worker_killed
@@ -82,6 +85,7 @@ def make_trainer(
         callbacks=[
             *signals,
             AlignMoments(),
+            ConstantBuffers(),
             progress(),
             *callbacks,
             BatchClock(),
@@ -95,6 +99,19 @@ def silence_lightning() -> None:
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="pytorch_lightning")
     warnings.filterwarnings("ignore", message="find_unused_parameters=True was specified")
+
+
+class ConstantBuffers(pl.Callback):
+    """Ends DDP's broadcast of all buffers before every forward pass; DDP has made them equal once, at its start.
+
+    The others change alike in all processes (the codebook, counters), except the statistics of a batch norm that is
+    not synchronised, as on a CPU: with one the broadcast stays.
+    """
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        wrapped, norms = trainer.strategy.model, [part for part in module.modules() if isinstance(part, _BatchNorm)]
+        if isinstance(wrapped, DistributedDataParallel) and all(isinstance(norm, SyncBatchNorm) for norm in norms):
+            wrapped.broadcast_buffers = False
 
 
 class SaveLast(pl.Callback):

@@ -11,13 +11,14 @@ from torch import nn
 from common.errors import user_errors
 from common.files import size_line
 from dataset.datamodule import CTDataModule, prepared_data
-from train.distributed.devices import many
+from train.distributed.devices import many, own_device
 from train.distributed.processes import print_once
 from train.run.checkpoint_io import LAST
 from train.run.compile import compile_in_place
 from train.run.memory import AUTO, MemoryNeed, activation_bytes, choose_batch_size, restore_batch_size
 from train.run.run_folder import refuse_changes, run_folder, save_config
 from train.run.run_record import refuse_other_data, write_record, write_results
+from train.run.sweep import refuse_several_devices
 from train.run.trainer import Intervals, fit, make_trainer
 
 
@@ -59,14 +60,16 @@ class TrainingRun:
     Attributes:
         folder: of this run.
         checkpoint: that the run resumes, or None.
+        device: of this process.
 
     Raises UserError for a checkpoint that cannot be resumed, a config that differs from that of the resumed run, a
-    folder in which another process writes, or `model.batch_size=auto` on several devices.
+    folder in which another process writes, or a sweep or `model.batch_size=auto` on several devices.
     """
 
     def __init__(self, cfg: DictConfig, stage: str, devices: dict, intervals: Intervals):
         self.cfg, self.model, self.devices, self.intervals = cfg, cfg.model, devices, intervals
-        model = self.model
+        model, self.device = self.model, own_device(devices)
+        refuse_several_devices(devices, cfg.trainer.num_nodes)
         where = model.results_folder, model.results_folder_postfix
         self.folder, self.checkpoint = run_folder(stage, *where, model.resume)
         restore_batch_size(model, self.folder, many(devices, cfg.trainer.num_nodes))

@@ -87,6 +87,22 @@ def test_cases_of_one_patient_do_not_improve_predictions_for_another():
 
 
 @pytest.mark.parametrize("grid", [4, 2])
+def test_repeated_volumes_add_no_components(grid):
+    """Four X-rays of every CT: the targets span 23 dimensions, however many cases there are."""
+    xrays, latents = cases()
+    noise = 0.05 * torch.randn(4 * 24, *xrays.shape[1:], generator=torch.Generator().manual_seed(5))
+    xrays, latents = xrays.repeat(4, 1, 1, 1, 1) + noise, latents.repeat(4, 1, 1, 1, 1)
+    patients = [i % 24 for i in range(96)]
+    made = [LinearPrior(SHAPE, pixels=8, rank=rank, max_side=grid, deviation=True) for rank in (23, 64)]
+    few, many = (prior.fit(xrays, latents, patients) for prior in made)
+    assert not many.basis[23:].any()
+    torch.testing.assert_close(many(xrays), few(xrays))
+    every = torch.arange(96)
+    torch.testing.assert_close(many(xrays, every), few(xrays, every))
+    torch.testing.assert_close(many.std, few.std)
+
+
+@pytest.mark.parametrize("grid", [4, 2])
 def test_deviation_is_that_of_left_out_cases(grid):
     xrays, latents = cases(200)
     prior = LinearPrior(SHAPE, pixels=8, rank=20, max_side=grid, deviation=True).fit(xrays, latents)

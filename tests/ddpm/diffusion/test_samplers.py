@@ -14,6 +14,7 @@ from ddpm.diffusion.samplers import (
     clean_latents,
     make_sampler,
     network_timestep,
+    noise_levels,
     prediction_of,
 )
 from ddpm.diffusion.solvers import FIRST, LAST
@@ -166,6 +167,18 @@ def test_the_exact_prediction_implies_the_clean_latents(kind, share):
     changed = clean + 1.0
     implied = clean_latents(scheduler, prediction_of(scheduler, changed, timestep, noisy), timestep, noisy)
     torch.testing.assert_close(implied, changed, atol=1e-3, rtol=1e-3)
+
+
+def test_the_last_timestep_has_the_levels_of_training():
+    """The cosine schedule leaves a signal² of 2.4e-9 there; with zero terminal SNR the signal is small, not 0."""
+    objective = NoiseObjective(prediction="epsilon", zero_terminal_snr=False)
+    expected = NoiseSchedule(objective).levels(torch.tensor([999]))
+    assert 0.0 < float(expected[0]) < 1e-4
+    for name in DIFFUSION_SAMPLERS:
+        found = noise_levels(make_sampler(name, objective.scheduler()), 999)
+        assert found == pytest.approx([float(level) for level in expected], rel=1e-5)
+        signal, noise = noise_levels(make_sampler(name, NoiseObjective().scheduler()), 999)
+        assert 0.0 < signal < 1e-3 and noise == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize("clipped", [False, True])

@@ -32,12 +32,12 @@ def adversarial_module(start=0, **options):
     return module(losses=Losses("l2", losses, start), **options)
 
 
-def fit(m, n=3, first=0, **options) -> pl.Trainer:
+def fit(m, n=3, first=0, data=None, **options) -> pl.Trainer:
     trainer = pl.Trainer(
         max_epochs=-1, max_steps=first + n, accelerator="cpu", logger=False, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False, limit_val_batches=0,
     )  # fmt: skip
-    trainer.fit(m, DataLoader(Steps(n, first), batch_size=1), weights_only=True, **options)
+    trainer.fit(m, DataLoader(data or Steps(n, first), batch_size=1), weights_only=True, **options)
     return trainer
 
 
@@ -82,6 +82,17 @@ def test_training_changes_discriminator_and_denoiser():
     pairs = zip(plain.trained["denoiser"].parameters(), other.trained["denoiser"].parameters(), strict=True)
     assert any(not torch.equal(a, b) for a, b in pairs)
     assert not any("discriminator" in name for name, _ in other.named_parameters())
+
+
+def test_a_skipped_batch_does_not_reach_it():
+    m, expected, learnt = adversarial_module(), adversarial_module(), []
+    m.skipped.skip, learn = True, m.discriminator.learn
+    m.discriminator.learn = lambda *batch: learnt.append(batch) or learn(*batch)
+    broken = [Steps(3)[i] for i in range(3)]
+    broken[1]["latent"] = torch.full(SHAPE, torch.nan)
+    fit(m, data=broken), fit(expected, data=broken[:1])
+    assert len(m.skipped) == 1 and len(learnt) == 2
+    assert weights(m).isfinite().all() and not torch.equal(weights(m), weights(expected))
 
 
 def test_it_starts_at_its_batch():

@@ -1,5 +1,6 @@
 """Programs of `torch.export` give what their networks give, and the example of the card the volume of the pipeline."""
 
+import json
 from contextlib import nullcontext
 
 import pytest
@@ -7,6 +8,8 @@ import torch
 from ddpm_parts import module
 
 from common.errors import UserError
+from ddpm.consistency.projection_consistency import ProjectionConsistency
+from ddpm.diffusion.objective import NoiseObjective
 from ddpm.diffusion.sample_noise import SampleNoise
 from evaluation.sharing import torch_programs
 from evaluation.sharing.exporter import export
@@ -42,6 +45,50 @@ def test_the_example_of_the_card_gives_the_volumes_of_the_pipeline(pipeline, fol
     expected = pipeline(xray, seed=7, num_samples=4).volumes[0]
     torch.testing.assert_close(known["volumes"][:, 0], expected, atol=0.1, rtol=0)  # HU, of a range of 2000
     assert expected.std() > 10
+
+
+@pytest.mark.parametrize(
+    ("prediction", "sampler", "words"),
+    [
+        ("v_prediction", {"spacing": "log_snr"}, "sampler.spacing=log_snr.*set sampler.spacing=trailing"),
+        ("v_prediction", {"guidance_scale": 2.0}, "sampler.guidance_scale=2: .*set 1"),
+        ("flow", {"scheduler": "FlowMatchEulerDiscreteScheduler"}, "sampler.scheduler=FlowMatch.*set DPMSolverMulti"),
+    ],
+)
+def test_a_sampler_that_diffusers_alone_does_not_have_is_refused(prediction, sampler, words, tmp_path):
+    made = module(objective=NoiseObjective(prediction=prediction, zero_terminal_snr=prediction != "flow")).pipeline()
+    made.set_sampler(**{"scheduler": "DPMSolverMultistepScheduler", "steps": 3, **sampler})
+    with pytest.raises(UserError, match=f"format=torch_export: {words}.*format=diffusers"):
+        torch_programs.write_programs(made, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_consistency_is_no_part_of_the_programs(tmp_path):
+    made = module().pipeline()
+    made.register_modules(consistency=ProjectionConsistency((4, 8, 8, 8), (1, 1, 1), pixels=8, rank=1, max_side=2))
+    assert torch_programs.portable_sampler(made.set_sampler("DDIMScheduler", 3)) is made.scheduler
+    with pytest.raises(UserError, match="sampler.consistency=on: .*set off.*format=diffusers"):
+        torch_programs.write_programs(made.set_sampler("DDIMScheduler", 3, consistency="on"), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "options"),
+    [
+        ("DDIMScheduler", {}),
+        ("DDPMScheduler", {"antithetic": False}),
+        ("DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++", "solver_order": 1}),
+    ],
+)
+def test_the_chosen_sampler_is_written(pipeline, tmp_path, monkeypatch, scheduler, options):
+    monkeypatch.setattr(torch_programs, "_write_program", lambda *arguments: 0.0)
+    made = module().pipeline().set_sampler(scheduler, 3, **options)
+    made.register_to_config(protocol=pipeline.protocol)
+    torch_programs.write_programs(made, tmp_path)
+    found = json.loads((tmp_path / "scheduler" / "scheduler_config.json").read_text())
+    assert found["_class_name"] == scheduler and found["timestep_spacing"] == "trailing"
+    assert options.items() - {("antithetic", False)} <= found.items()
+    about = json.loads((tmp_path / "programs.json").read_text())
+    assert about["sampler"] == scheduler and about["steps"] == 3
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from common.errors import UserError
-from train.distributed.devices import choose_devices, many
+from train.distributed.devices import choose_devices, many, own_device
 from train.distributed.processes import first_process
 
 
@@ -54,8 +54,38 @@ def test_trainer_keys_give_gpus(four_gpus):
     assert choose_devices(None, "auto", 2) == {"accelerator": "gpu", "devices": 2}
     assert choose_devices(None, "gpu", [1, 3]) == {"accelerator": "gpu", "devices": [1, 3]}
     assert choose_devices(None, "gpu") == {"accelerator": "gpu", "devices": 4}
+    assert choose_devices(None, "gpu", "2") == {"accelerator": "gpu", "devices": 2}
     with pytest.raises(UserError, match="trainer.devices=none"):
         choose_devices(None, "gpu", "none")
+    with pytest.raises(UserError, match=r"trainer.devices=\[1, 4\]: 4 GPUs found; give indices from 0 to 3"):
+        choose_devices(None, "gpu", [1, 4])
+
+
+@pytest.mark.parametrize(
+    ("variables", "devices", "index"),
+    [
+        ({}, 2, 0),
+        ({}, [1, 3], 1),
+        ({"LOCAL_RANK": "1"}, 2, 1),
+        ({"LOCAL_RANK": "1"}, [1, 3], 3),
+        ({"SLURM_LOCALID": "1"}, [1, 3], 3),
+        ({"SLURM_LOCALID": "0", "LOCAL_RANK": "1"}, 2, 1),  # Lightning started this process, Slurm its parent
+        ({"SLURM_LOCALID": "2"}, 1, 0),  # Slurm shows every process a GPU of its own
+    ],
+)
+def test_every_process_has_the_device_that_lightning_gives_it(monkeypatch, variables, devices, index):
+    current = []
+    monkeypatch.setattr(torch.cuda, "set_device", current.append)
+    for name in ("LOCAL_RANK", "SLURM_LOCALID"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    device = torch.device("cuda", index)
+    assert own_device({"accelerator": "gpu", "devices": devices}) == device and current == [device]
+    assert own_device({"accelerator": "cpu", "devices": 2}) == torch.device("cpu") and len(current) == 1
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with pytest.raises(UserError, match="this is process 3 of this machine"):
+        own_device({"accelerator": "gpu", "devices": 2})
 
 
 def test_only_the_first_process_prints(monkeypatch, capsys):

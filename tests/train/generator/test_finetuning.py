@@ -50,7 +50,10 @@ def test_lora_from_another_run_resumed_and_generated_from(base, train, tmp_path)
     assert named == {"file": "last.ckpt", "sha256": sha256(base)}  # without its folder
     assert {row["part"] for row in inherited} >= {"latent_encoder"} and str(tmp_path) not in str(inherited)
     assert str(base.parent.parent) not in str(header)
-    same = load_pipeline(folder / "adapter.safetensors").denoiser.state_dict()
+    adapted = load_pipeline(folder / "adapter.safetensors")
+    first, own, found = (pipeline.decoder_residual.deviation for pipeline in (before, after, adapted))
+    assert torch.equal(found, own) and not torch.equal(found, first)  # as their own run has measured it
+    same = adapted.denoiser.state_dict()
     assert all(torch.allclose(v, same[k], atol=1e-6) for k, v in after.denoiser.state_dict().items())
     assert any(not torch.equal(v, same[k]) for k, v in before.denoiser.state_dict().items())
 
@@ -115,6 +118,19 @@ def test_a_shift_of_the_data_gives_a_warning(base, caplog):
     assert not caplog.records
     origin.warn_of_shift(3 * torch.randn(4, 4, 8, 8, 8), type(origin.pipeline.window)(-1200, 600))
     assert "[-1200, 600]" in caplog.text and "differ from those of model.init_from" in caplog.text
+
+
+def test_lungs_of_another_share_of_the_frame_give_a_warning(base, caplog, monkeypatch):
+    """A scan from neck to abdomen, where the weights learned boxes of the lungs."""
+    origin = Origin(base)
+    box = [0.2, 0.8, 0.2, 0.8, 0.15, 0.85]
+    monkeypatch.setattr(type(origin.pipeline), "protocol", {"lung_box": box})
+    for same in ([0.25, 0.8, 0.2, 0.75, 0.15, 0.85], None):
+        origin.warn_of_frame({"lung_box": same})
+    assert not caplog.records
+    origin.warn_of_frame({"lung_box": [0.4, 0.8, 0.2, 0.8, 0.15, 0.85]})
+    assert "fill 40 x 60 x 70 % of the volumes" in caplog.text and "trained with 60 x 60 x 70 %" in caplog.text
+    assert "dataset/prepare.py margin=40" in caplog.text
 
 
 @pytest.fixture(scope="module")

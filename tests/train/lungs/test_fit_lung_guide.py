@@ -3,6 +3,7 @@
 import pytest
 import torch
 from ddpm_parts import module
+from test_consistent_samples import planted
 
 from common.errors import UserError
 from dataset.imaging.hu_window import Window
@@ -34,6 +35,26 @@ def test_the_file_suits_the_encoder_that_it_was_fitted_to(tmp_path):
     guide, suits = load_guide(path)
     assert suits == fingerprint(pipeline.latent_encoder)
     assert guide.deviation.shape[0] > 0 and torch.isfinite(guide.deviation).all() and (guide.deviation > 0).any()
+
+
+def test_it_is_fitted_to_predictions_of_the_network_alone(tmp_path):
+    """Not to those that the consistency of the model has changed towards the X-ray already."""
+    pipeline, found = module().pipeline(), []
+    for part in (None, planted()):
+        pipeline.register_modules(consistency=part)
+        pipeline.set_sampler("DPMSolverMultistepScheduler", 3)
+        path = write_lung_guide(pipeline, phantoms(pipeline), torch.device("cpu"), tmp_path / "guide.safetensors")
+        found.append(load_guide(path)[0].state_dict())
+    assert found[0].keys() == found[1].keys() and pipeline.consistent is None
+    assert all(torch.equal(value, found[1][name]) for name, value in found[0].items())
+
+
+@pytest.mark.frontal_check
+def test_it_is_fitted_to_films_of_any_look(tmp_path):
+    pipeline = module().pipeline()
+    cases = [{**case, "pose": torch.full_like(case["pose"], torch.nan)} for case in phantoms(pipeline)]
+    cases[0]["xray"] = torch.zeros_like(cases[0]["xray"])
+    assert write_lung_guide(pipeline, cases, torch.device("cpu"), tmp_path / "guide.safetensors").is_file()
 
 
 def test_a_window_without_air_is_refused(tmp_path, monkeypatch):

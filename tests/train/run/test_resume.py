@@ -26,6 +26,10 @@ DDPM = ["model.dim=8", "model.dim_mults=[1]", "model.batch_size=2", "model.train
         "model.losses.adversarial.discriminator.num_layers_d=1",
         "model.losses.adversarial.discriminator.kernel_size=2"]  # fmt: skip
 
+CLASSIFIER = ["classifier=xray", "classifier.encoder.width=8", "classifier.encoder.blocks=1", "classifier.dropout=0.5",
+              "dataset.train=8", "dataset.val=6", "dataset.test=6", "model.train_num_steps=4", "model.batch_size=4",
+              "model.warmup_steps=1", "model.validate_every=1"]  # fmt: skip
+
 
 def stop_after_saves(count: int) -> None:
     """Ends the process as soon as it has saved `count` checkpoints, as a cluster would."""
@@ -64,12 +68,16 @@ def vqgan(tmp_path_factory) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", ["vqgan", "ddpm"])
+@pytest.mark.parametrize("stage", ["vqgan", "ddpm", "classifier"])
 def test_resumed_weights_are_bit_equal(stage, vqgan, tmp_path):
     cache = f"dataset.cache_dir={vqgan}/cache"
     if stage == "vqgan":
         script, key, common = "train_vqgan.py", "model.default_root_dir", [*DATA, *VQGAN, cache]
         whole = vqgan / "runs"
+    elif stage == "classifier":
+        script, key, common = "train_classifier.py", "model.results_folder", [*DATA, *CLASSIFIER, cache]
+        whole = tmp_path / "whole"
+        assert run(script, *common, f"{key}={whole}").returncode == 0
     else:
         script, key = "train_ddpm.py", "model.results_folder"
         common = [*DATA, *DDPM, cache, f"model.latent.search={vqgan}/runs"]

@@ -8,9 +8,11 @@ import pytest
 from forked_command import run_command
 from omegaconf import OmegaConf
 
-from common.cli import MAX_NAME, run_name
+from common.cli import MAX_NAME, SWEPT, run_name
+from common.errors import UserError
 from common.files import result_folder, results_in, size_line
 from evaluation.reporting.sweep_table import SweepTable as ResultTable
+from train.run.sweep import refuse_several_devices
 
 DATA = ["dataset.train=3", "dataset.val=1", "dataset.test=1", "dataset.volume_size=[16,16,16]",
         "dataset.xray_size=[32,32]", "dataset.prepare_workers=0", "model.gpus=0", "model.n_hiddens=8",
@@ -55,6 +57,28 @@ def test_the_table_of_evaluations_has_the_means_of_each_run(tmp_path, capsys):
     table = pd.read_csv(tmp_path / "results.csv")
     assert list(table["run"]) == ["steps-12", "steps-4"] and table["psnr"][0] == 21.5 and table["psnr"].isna()[1]
     assert "21.5" in capsys.readouterr().out and not (tmp_path / "0").exists()
+
+
+def test_a_sweep_on_several_devices_needs_jobs_of_its_own(monkeypatch):
+    monkeypatch.delenv("SUBMITIT_EXECUTOR", raising=False)
+    monkeypatch.delenv(SWEPT, raising=False)
+    refuse_several_devices({"devices": 2}, 1)
+    monkeypatch.setenv(SWEPT, "model.dim model.seed")
+    refuse_several_devices({"devices": [3]}, 1)
+    for devices, nodes in ((2, 1), ([1, 3], 1), (1, 2)):
+        with pytest.raises(UserError, match="model.dim, model.seed.*set model.gpus=1.*hydra/launcher=slurm"):
+            refuse_several_devices({"devices": devices}, nodes)
+    monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
+    refuse_several_devices({"devices": 2}, 1)
+
+
+@pytest.mark.slow
+def test_the_command_refuses_it_before_the_first_run(tmp_path):
+    several = ["trainer.accelerator=cpu", "trainer.devices=2", "model.results_folder=runs"]
+    words = ["-m", "model.embedding_dim=4,6", *(word for word in DATA if word != "model.gpus=0"), *several]
+    done = run_command("train/train_vqgan.py", *words, cwd=tmp_path)
+    assert done.returncode == 1 and "error: a sweep over model.embedding_dim" in done.stderr
+    assert not list(tmp_path.glob("runs/*/*/*"))  # Hydra has made the first folder
 
 
 @pytest.mark.slow
