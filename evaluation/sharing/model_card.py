@@ -73,7 +73,7 @@ With torch and diffusers alone, on a CPU, from this folder:
 ```python
 import json
 import torch
-from diffusers import DPMSolverMultistepScheduler
+from diffusers import {sampler}
 
 torch.set_grad_enabled(False)
 names = ("xray_encoder", "denoiser", "decoder")
@@ -82,7 +82,7 @@ about, n = json.load(open("programs.json")), 4  # samples
 pose, extent = torch.tensor([about["nominal_pose"]]), torch.tensor([about["extent_mm"]])
 condition = encode(xray=xray, pose=pose, extent=extent)  # xray (1, views, 1, *xray_size) in [0, 1], NaN = unknown
 condition = {name: part.expand(n, *part.shape[1:]) for name, part in condition.items()}
-scheduler = DPMSolverMultistepScheduler.from_pretrained("scheduler")
+scheduler = {sampler}.from_pretrained("scheduler")
 scheduler.set_timesteps(about["steps"])
 latents = torch.randn(n, *about["latent_shape"])
 for t in scheduler.timesteps:
@@ -132,7 +132,7 @@ def model_card(
         "Chest X-ray to CT volume in Hounsfield units, by xray2ct. **Synthetic, not for diagnosis.**",
         "",
         "## Use",
-        USE[form].replace(HERE, hub_id) if hub_id and form == "diffusers" else USE[form],
+        _usage(form, hub_id, described.get("sampler", "")),
         *([] if protocol.get("views") != 2 else ["", TWO_VIEWS if serves_fewer_views(protocol) else BOTH_VIEWS]),
         "",
         "## Model",
@@ -160,6 +160,12 @@ def model_card(
         LIMITS,
     ]
     return "\n".join(lines) + "\n"
+
+
+def _usage(form: str, hub_id: str | None, sampler: str) -> str:
+    """How the export is used; `sampler` is the class of diffusers that its programs are sampled with."""
+    text = USE[form].replace("{sampler}", sampler)
+    return text.replace(HERE, hub_id) if hub_id and form == "diffusers" else text
 
 
 def _metrics(result: dict | None) -> list[str]:

@@ -8,11 +8,13 @@ import torch
 from ddpm_parts import module
 
 from common.errors import UserError
+from ddpm.checkpoint.write import header_of
 from ddpm.consistency.projection_consistency import ProjectionConsistency
 from ddpm.diffusion.objective import NoiseObjective
 from ddpm.diffusion.sample_noise import SampleNoise
 from evaluation.sharing import torch_programs
 from evaluation.sharing.exporter import export
+from evaluation.sharing.model_card import model_card
 
 NOISE = 'torch.randn(n, *about["latent_shape"])'
 
@@ -87,6 +89,8 @@ def test_the_chosen_sampler_is_written(pipeline, tmp_path, monkeypatch, schedule
     found = json.loads((tmp_path / "scheduler" / "scheduler_config.json").read_text())
     assert found["_class_name"] == scheduler and found["timestep_spacing"] == "trailing"
     assert options.items() - {("antithetic", False)} <= found.items()
+    card = model_card(header_of(made), made.describe(), None, "x", "torch_export")
+    assert f"import {scheduler}\n" in card and f"= {scheduler}.from_pretrained" in card and "{sampler}" not in card
     about = json.loads((tmp_path / "programs.json").read_text())
     assert about["sampler"] == scheduler and about["steps"] == 3
 
