@@ -132,8 +132,9 @@ class VQGANModule(pl.LightningModule):
 
         if out.indices is not None:
             effective, used = perplexity(out.indices, self.model.codebook.n_codes)
-            self._check_collapse(effective)
-            self.log_dict({"codebook/perplexity": effective, "codebook/used": used})
+            if effective.isfinite():  # not without any scanned cell
+                self._check_collapse(effective)
+                self.log_dict({"codebook/perplexity": effective, "codebook/used": used})
         self.batches_done += 1
         self.log_dict({f"train/{k}": v.detach() for k, v in terms.items()}, sync_dist=True)
         self.log("train/lr", schedules[0].get_last_lr()[0])
@@ -165,7 +166,7 @@ class VQGANModule(pl.LightningModule):
         }
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
-        """Restores the skipped batches; completes a checkpoint of an earlier version without discriminator."""
+        """Restores the skipped batches; completes the checkpoint of a shorter run without discriminator."""
         self.skipped, weights = list(checkpoint.get("left_out", [])), checkpoint["state_dict"]
         own = {} if self.adversarial is None else self.discriminator.state_dict(prefix="discriminator.")
         if own.keys() - weights.keys():

@@ -120,7 +120,7 @@ class LesionCases:
         if "labels" in healthy:
             lungs = np.isin(healthy["labels"].numpy(), (LABELS["lungs"], LABELS["vessels"]))
         else:
-            lungs = segment_lungs(base.numpy(), healthy["spacing"].tolist())
+            lungs = segment_lungs(healthy["ct"].float().numpy(), healthy["spacing"].tolist())
         searched = [name for name in signals if name not in NODULES_MM]
         elsewhere = {name: list(self._places(subject, name, base)) for name in searched}
         return Known(signals, shadows, elsewhere, lungs)

@@ -32,8 +32,8 @@ def contrast(image: Float[np.ndarray, "*n"], signal: Float[np.ndarray, "*n"]) ->
 
 
 def best_contrast(image: Float[np.ndarray, "*n"], signals: Iterable[Float[np.ndarray, "*n"]]) -> float:
-    """The largest `contrast` of several signals, which are the places that a blind search considers."""
-    return max(contrast(image, signal) for signal in signals)
+    """The largest `contrast` of several signals, the places of a blind search; NaN if all signals are zeros."""
+    return float(np.fmax.reduce([contrast(image, signal) for signal in signals]))
 
 
 def ball_search(

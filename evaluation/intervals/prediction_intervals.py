@@ -127,9 +127,12 @@ class PredictionIntervals:
     ) -> tuple[Float[Tensor, "d h w"], Float[Tensor, "d h w"]]:
         """Lower and upper HU of each voxel, clipped to the window; the whole window for a tissue without margin."""
         low, high = order_interval(samples, self.level)
+        margins = self.margins
+        if "soft" in margins and "air" not in margins:  # a file of an earlier version in a window without air
+            margins = {"undivided": margins["soft"], **margins}
         for name, mask in tissue_masks(samples.mean(dim=0), spacing, window).items():
-            if name in self.margins:
-                low[mask], high[mask] = _widened(low[mask], high[mask], self.margins[name])
+            if name in margins:
+                low[mask], high[mask] = _widened(low[mask], high[mask], margins[name])
             else:
                 low[mask], high[mask] = window.low, window.high
         return low.clamp(window.low, window.high), high.clamp(window.low, window.high)

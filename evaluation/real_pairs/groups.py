@@ -88,7 +88,8 @@ def score_table(
             part = scores.iloc[chosen]
             estimate = bootstrap_mean(part[metric].to_numpy(float), part["patient"].to_numpy(str), seed=seed)
             if estimate.mean is not None:
-                counts = {"pairs": int(part[metric].notna().sum()), "patients": part["patient"].nunique()}
+                known = part.loc[part[metric].notna(), "patient"]
+                counts = {"pairs": len(known), "patients": known.nunique()}
                 records.append({"metric": metric, "group": group, "level": level, **counts, **estimate.as_dict()})
     return pd.DataFrame(records, columns=["metric", "group", "level", "pairs", "patients", "mean", "low", "high"])
 

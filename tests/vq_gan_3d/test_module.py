@@ -107,6 +107,18 @@ def test_collapsed_codebook_stops_with_the_cause(monkeypatch):
     assert int(module.batches_done) == 2
 
 
+def test_a_batch_without_a_scanned_cell_does_not_count_for_the_collapse(monkeypatch):
+    monkeypatch.setattr(vq_gan_3d.module, "COLLAPSE_PERPLEXITY", 1000.0)
+    monkeypatch.setattr(vq_gan_3d.module, "COLLAPSE_PATIENCE", 3)
+    loader = batches(8)
+    for i, batch in enumerate(loader.dataset):
+        batch["scanned"] = torch.full_like(batch["ct"], i % 2 == 0, dtype=torch.bool)
+    module = make(n=8)
+    with pytest.raises(TrainingStopped, match="collapsed"):
+        fit(module, loader)
+    assert int(module.batches_done) == 4  # batches 0, 2 and 4
+
+
 class Edges(torch.nn.Module):
     """Two fixed feature maps."""
 

@@ -37,7 +37,7 @@ def build_module(
 ) -> VQGANModule:
     """The module that trains `network` on prepared data and writes their protocol into its checkpoints."""
     adversarial, options = None, model.losses.adversarial
-    if options.weight > 0:  # also if it starts after the last batch: the run may be continued
+    if options.weight > 0 and options.start < model.train_num_steps:  # a run that is extended gets it then
         adversarial = Discriminator(
             instantiate(options.discriminator),
             instantiate(options.optimizer),

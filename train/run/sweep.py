@@ -12,6 +12,8 @@ from common.errors import UserError
 from evaluation.reporting.sweep_table import SweepTable as ResultTable
 from train.distributed.devices import many
 
+STARTED_OUTSIDE = {"SUBMITIT_EXECUTOR", "TORCHELASTIC_RUN_ID", "SLURM_PROCID"}  # by submitit, torchrun, srun
+
 
 def overrides() -> list[str]:
     """The options of this run, of a sweep its own alone; [] outside a command."""
@@ -19,11 +21,11 @@ def overrides() -> list[str]:
 
 
 def refuse_several_devices(devices: dict, num_nodes: int) -> None:
-    """Raises UserError for a sweep on several devices outside jobs of submitit.
+    """Raises UserError for a sweep on several devices whose processes Lightning starts.
 
-    Lightning starts the other processes of a run with its whole command, so each would begin the sweep again.
+    It starts them with the whole command, so each would begin the sweep again.
     """
-    if swept_keys() and many(devices, num_nodes) and "SUBMITIT_EXECUTOR" not in os.environ:
+    if swept_keys() and many(devices, num_nodes) and not STARTED_OUTSIDE & os.environ.keys():
         raise UserError(
             f"a sweep over {', '.join(swept_keys())} on several devices (trainer.devices={devices['devices']}, "
             f"trainer.num_nodes={num_nodes}): set model.gpus=1, start the runs one by one, or submit them as jobs "

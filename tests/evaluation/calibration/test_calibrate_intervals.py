@@ -237,6 +237,9 @@ def test_a_window_without_air_has_no_soft_tissue_of_its_own(world):
     assert TITLES["undivided"] == "air, lungs and soft tissue"
     low, high = intervals.of_voxels(volume.expand(SAMPLES, *volume.shape).clone(), SPACING, narrow)
     assert "soft" in intervals.margins and (low == -200.0).all() and (high == 500.0).all()
+    earlier = replace(intervals, margins={"soft": {"low": 5.0, "high": 5.0}})  # of a model in this window
+    low, high = earlier.of_voxels(torch.full((SAMPLES, *volume.shape), 100.0), SPACING, narrow)
+    assert (low == 95.0).all() and (high == 105.0).all()
 
 
 def test_settings_that_cannot_be_calibrated_raise(world):

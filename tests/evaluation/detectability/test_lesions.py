@@ -13,6 +13,7 @@ from sklearn.metrics import roc_auc_score
 from common.errors import UserError
 from dataset.cases.case_dataset import CaseDataset
 from dataset.cases.store import prepare_cases
+from dataset.imaging.hu_window import Window
 from dataset.manifest.table import make_rows, write_manifest
 from dataset.phantom.lesions import HEALTHY, LESIONS, NODULES_MM, draw_lesion, lesion_of
 from dataset.sources.drawn_lesions import PLACES, SCAN_LESIONS
@@ -41,8 +42,10 @@ def test_contrast_is_the_planted_share_whatever_constant_is_added():
         assert found == pytest.approx(share + contrast(noise, signal), abs=1e-9)
         assert found == pytest.approx(share, abs=0.05)
     assert np.isnan(contrast(noise, np.zeros(SIZE)))
-    elsewhere = ball((4, 4, 4), 12.0)
-    assert best_contrast(noise + signal, [signal, elsewhere]) == pytest.approx(1.0, abs=0.05)
+    elsewhere, outside = ball((4, 4, 4), 12.0), np.zeros(SIZE)
+    for places in ([signal, elsewhere], [outside, signal], [signal, outside]):
+        assert best_contrast(noise + signal, places) == pytest.approx(1.0, abs=0.05)
+    assert np.isnan(best_contrast(noise, [outside, outside]))
 
 
 def test_a_planted_ball_has_auc_1_and_noise_about_one_half():
@@ -174,6 +177,8 @@ def test_cts_are_subjects_at_every_place_and_a_perfect_generator_keeps_their_les
     pipeline._answer = lambda xray: min(truths, key=lambda truth: float((truth[0] - xray).abs().sum()))[1]
     summary = summarise(score_lesions(pipeline, cases, Sampling(2, batch_size=64)))
     assert list(summary) == list(SCAN_LESIONS)
+    clipped = LesionCases(chests, dataset, Window(-200.0, 500.0)).known(cases.subjects[0])
+    assert np.array_equal(clipped.lungs, cases.known(cases.subjects[0]).lungs)  # although the window has none
     for lesion, methods in summary.items():
         # each place is shown with and without the lesion, so the anatomy behind it cancels
         assert methods["truth"]["kept"]["mean"] == pytest.approx(1.0, abs=1e-6), lesion

@@ -22,7 +22,7 @@ from dataset.io.nifti import write_nifti
 from evaluation.generation.sample import Sampling
 from evaluation.real_pairs import measures, pseudo_pairs
 from evaluation.real_pairs.find_pairs import find_pairs, pair_rows
-from evaluation.real_pairs.groups import agreement_table, groups_of
+from evaluation.real_pairs.groups import agreement_table, groups_of, score_table
 from evaluation.real_pairs.read_pairs import lung_place, read_case, read_pair_cases
 from evaluation.real_pairs.score_pairs import PairScorer, PairSettings
 
@@ -162,6 +162,12 @@ def test_agreement_and_groups_are_tabulated(result):
     text = (result / "pairs.md").read_text()
     assert "| lung_ml (ml) | model | 4 (3) |" in text and "| lung Dice | effusion: no | 3 (2) |" in text
     assert (result / "agreement.png").is_file() and (result / "sheet.png").is_file()
+
+
+def test_a_metric_counts_the_patients_that_have_it():
+    scores = pd.DataFrame({"patient": list("abcdef"), "psnr": [17.0, 24.0, *[np.nan] * 4]})
+    row = score_table(scores, ["psnr"], pd.DataFrame(index=scores.index), 0).iloc[0]
+    assert (row["pairs"], row["patients"]) == (2, 2)
 
 
 def test_limits_are_given_from_five_patients_on():

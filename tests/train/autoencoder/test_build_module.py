@@ -13,13 +13,12 @@ SMALL = ["dataset=phantom", "dataset.volume_size=[16,16,16]", "model.n_hiddens=8
          "model.losses.adversarial.discriminator.channels=4"]  # fmt: skip
 
 
-@pytest.mark.parametrize(("weight", "built"), [(0.05, True), (0.0, False)])
-def test_the_discriminator_is_built_by_its_weight_alone(weight, built):
-    """A run that ends before its start may be continued past it."""
-    words = [*SMALL, f"model.losses.adversarial.weight={weight}", "model.train_num_steps=100"]
+@pytest.mark.parametrize(("weight", "steps", "built"), [(0.05, 101, True), (0.05, 100, False), (0.0, 101, False)])
+def test_the_discriminator_is_built_if_it_takes_part_in_the_run(weight, steps, built):
+    """DDP refuses weights that no batch uses."""
+    words = [*SMALL, f"model.losses.adversarial.weight={weight}", "model.losses.adversarial.start=100"]
     with initialize_config_dir(str(ROOT / "config"), version_base="1.3"):
-        model = compose("train_vqgan", words).model
-    assert model.losses.adversarial.start > model.train_num_steps
+        model = compose("train_vqgan", [*words, f"model.train_num_steps={steps}"]).model
     rows = pd.DataFrame({"patient": ["a"], "split": ["train"], "id": ["a"]})
     data = SimpleNamespace(protocol=dict, source=SimpleNamespace(rows=rows))
     module = build_module(model, *build_networks(model, (16, 16, 16)), data)

@@ -60,16 +60,19 @@ def test_the_table_of_evaluations_has_the_means_of_each_run(tmp_path, capsys):
 
 
 def test_a_sweep_on_several_devices_needs_jobs_of_its_own(monkeypatch):
-    monkeypatch.delenv("SUBMITIT_EXECUTOR", raising=False)
-    monkeypatch.delenv(SWEPT, raising=False)
+    started = ("SUBMITIT_EXECUTOR", "TORCHELASTIC_RUN_ID", "SLURM_PROCID")
+    for name in (*started, SWEPT):
+        monkeypatch.delenv(name, raising=False)
     refuse_several_devices({"devices": 2}, 1)
     monkeypatch.setenv(SWEPT, "model.dim model.seed")
     refuse_several_devices({"devices": [3]}, 1)
     for devices, nodes in ((2, 1), ([1, 3], 1), (1, 2)):
         with pytest.raises(UserError, match="model.dim, model.seed.*set model.gpus=1.*hydra/launcher=slurm"):
             refuse_several_devices({"devices": devices}, nodes)
-    monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
-    refuse_several_devices({"devices": 2}, 1)
+    for name in started:
+        with monkeypatch.context() as patch:
+            patch.setenv(name, "0")
+            refuse_several_devices({"devices": 2}, 1)
 
 
 @pytest.mark.slow
