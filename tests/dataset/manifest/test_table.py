@@ -154,6 +154,14 @@ def test_the_input_may_be_in_another_column(tmp_path):
         read_manifest(path, source_column="late")
 
 
+def test_views_are_counted_only_for_the_column_of_x_rays(tmp_path):
+    path = table(tmp_path / "m.csv", "id,patient,ct,film\n1,1,a.nii,x.png;y.png\n")
+    assert read_manifest(path, source_column="film")["xray"].tolist() == ["x.png;y.png"]
+    path = table(tmp_path / "n.csv", "id,patient,ct,xray\n1,1,a.nii,x.png;y.png\n")
+    with pytest.raises(UserError, match="2 X-rays but view="):
+        read_manifest(path)
+
+
 def folded(made, n=5, **options):
     return [assign_folds(made, n, k, **options) for k in range(n)]
 

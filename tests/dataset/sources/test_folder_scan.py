@@ -1,7 +1,7 @@
 """DICOM series in folders: those of one Patient ID are one patient, one spread over folders is refused by name."""
 
 import pytest
-from chest_files import thorax
+from chest_files import save_nifti, thorax
 from dicom_files import write_ct_series
 
 from common.errors import UserError
@@ -67,6 +67,36 @@ def test_a_constant_patient_id_says_nothing(tmp_path):
     assert discover(scans(tmp_path, dict.fromkeys(["A", "B", "C"], "ANON")))["patient"].nunique() == 3
 
 
+@pytest.mark.parametrize("number", ["ANONYMOUS", "anon-7", "Unknown", "none", "Test 4", "PATIENT", "XXX", "0000", "12"])
+def test_a_placeholder_says_nothing_beside_other_ids(tmp_path, caplog, number):
+    ids = {"A": number, "B": number, "C": "P-77", "D": "P-77", "E": "QA"}
+    patient = discover(scans(tmp_path, ids)).set_index("ct")["patient"]
+    assert patient.nunique() == 4 and patient["C"] == patient["D"] and "connect none" not in caplog.text
+
+
+@pytest.mark.parametrize("number", ["1234", "Patterson", "0001", "X-1", "Nonet"])
+def test_ids_that_look_like_placeholders_are_ids(tmp_path, number):
+    patient = discover(scans(tmp_path, {"A": number, "B": number, "C": "QA"}))["patient"]
+    assert patient.nunique() == 2
+
+
+def test_an_id_of_many_folders_connects_none_with_one_warning(tmp_path, caplog):
+    ids = {f"s{i}": "SITE-A" for i in range(7)} | {f"f{i}": "P-5" for i in range(5)} | {"q": "QA"}
+    splits = {f"{'test' if name == 'q' else 'train'}/{name}": number for name, number in ids.items()}
+    patient = discover(scans(tmp_path, splits)).set_index("ct")["patient"]
+    assert patient.nunique() == 9 and patient.filter(like="/f").nunique() == 1
+    warnings = [record.getMessage() for record in caplog.records if "connect none" in record.getMessage()]
+    assert len(warnings) == 1 and "1 Patient IDs of more than 5 folders or files each (7)" in warnings[0]
+    assert "write a manifest.csv" in warnings[0] and "SITE-A" not in caplog.text
+
+
+def test_a_name_in_the_folders_of_two_splits_is_refused(tmp_path):
+    for name in ("train/p1/a.nii.gz", "train/p1/b.nii.gz", "train/q.nii.gz", "test/p1.nii.gz"):
+        save_nifti(tmp_path / name, HU)
+    with pytest.raises(UserError, match=r"are of one patient \(by Patient ID or name\); move one of them, or write"):
+        discover(tmp_path)
+
+
 def test_a_series_without_patient_id_is_of_the_patient_of_its_study(tmp_path):
     scans(tmp_path, {"A": "P1", "B": "P2", "C": ""})
     write_ct_series(tmp_path / "D", HU[:4], series_uid="1.2.9", study_uid="1.3.0", patient="")
@@ -77,7 +107,7 @@ def test_a_series_without_patient_id_is_of_the_patient_of_its_study(tmp_path):
 def test_a_patient_id_in_the_folders_of_two_splits_is_refused(tmp_path):
     scans(tmp_path, {"train/A": "P1", "train/B": "P2", "test/C": "P1"})
     with pytest.raises(
-        UserError, match="test/C in test and train/A in (train|val) have one Patient ID; move"
+        UserError, match=r"test/C in test and train/A in (train|val) are of one patient \(by Patient ID or name\); move"
     ) as caught:
         discover(tmp_path)
     assert "P1" not in str(caught.value)

@@ -127,7 +127,7 @@ HEADERS = {  # spellings that MetaIO and NrrdIO take
     "nrrd: a data file in capitals": nrrd(b"DATAFILE: " + SECRET),
     "nrrd: a space before a field": nrrd(b" data file: " + SECRET),
     "nrrd: two sizes": nrrd(b"sizes: 4 4 4"),
-    "nrrd: a header without an end": nrrd(*[b"# a CT"] * 12000),
+    "nrrd: a header without an end": nrrd(*[b"# a CT"] * 160000),
 }
 HOSTILE = [*HEADERS, "mha", "nrrd", "two sizes", "npz", "mhd", "nhdr", "DICOM file", "text", "cut off", "zip of two",
            "zip of nothing", "zip of many", "zip of zeros", "zip of a huge header"]  # fmt: skip
@@ -228,8 +228,10 @@ def test_a_wrong_multi_frame_ct_is_refused(tmp_path, monkeypatch, change):
 def test_files_beside_the_ct_are_left_out(tmp_path):
     """As the Python reader does: a dose report in colour, a report without picture, another modality."""
     report = {"Modality": "CT", "SamplesPerPixel": 3, "PhotometricInterpretation": "RGB", "PlanarConfiguration": 0}
+    placed = {"ImagePositionPatient": [0, 0, 0], "ImageOrientationPatient": [1, 0, 0, 0, 1, 0], "PixelSpacing": [1, 1]}
     others = {
         "dose.dcm": dicom(SOPClassUID="1.2.840.10008.5.1.4.1.1.7", pixels=bytes(3 * 64 * 64), **report),
+        "placed.dcm": dicom(pixels=bytes(3 * 64 * 64), **report, **placed),
         "sr.dcm": dicom(Modality="SR", Rows=None, Columns=None, pixels=b""),
         "xray.dcm": dicom(Rows=9000, Columns=9000),
     }

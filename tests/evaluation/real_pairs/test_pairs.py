@@ -166,7 +166,7 @@ def test_agreement_and_groups_are_tabulated(result):
 
 def test_a_metric_counts_the_patients_that_have_it():
     scores = pd.DataFrame({"patient": list("abcdef"), "psnr": [17.0, 24.0, *[np.nan] * 4]})
-    row = score_table(scores, ["psnr"], pd.DataFrame(index=scores.index), 0).iloc[0]
+    row = score_table(scores, {}, ["psnr"]).iloc[0]
     assert (row["pairs"], row["patients"]) == (2, 2)
 
 
