@@ -40,11 +40,21 @@ RAD_SPACING_MM = 0.8
 DOWNWARD = np.array(
     [[0.0, 0, -1], [0, -1, 0], [-1, 0, 0]]
 )  # RAS columns of slices downward, rows backward, columns left
-ITK_HEADER = 1 << 16  # bytes
-# Lines that leave SimpleITK one way to read them: a field, and of NRRD also its magic, a comment or a `key:=value`
-META_LINE = re.compile(r"(\w[^=:]*?)[ \t]*=[ \t]*(.*?)[ \t]*", re.ASCII)
-NRRD_LINE = re.compile(r"([A-Za-z][A-Za-z ]*): (.*)|NRRD\d+|#.*|.+?:=.*", re.ASCII)
-CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+ITK_HEADER = {"metaimage": 1 << 16, "nrrd": 1 << 20}  # bytes
+# Lines that leave SimpleITK one way to read them: a field, and of NRRD also its magic, a comment or a `key:=value`.
+# MetaIO ends a name at the first `=` or `:`, skips all of them before the value, and cuts letters beyond ASCII off its
+# end.
+META_LINE = re.compile(r"(?P<name>[^\s=:\x1b\ufffd][^=:\x1b]*)(?P<sign>=|:(?=.*=))[=: \t]*(?P<value>.*)", re.ASCII)
+NRRD_LINE = re.compile(r"(?P<name>[A-Za-z][A-Za-z ]*)(?P<sign>): (?P<value>.*)|NRRD\d+|#.*|.+?:=.*", re.ASCII)
+CONTROL = re.compile(r"[\x00-\x08\x0a-\x1a\x1c-\x1f\x7f]")  # all but the tab and the escape of ISO 2022 text
+META_FIELDS = frozenset(
+    "ObjectType ObjectSubType TransformType NDims ID ParentID AcquisitionDate BinaryData BinaryDataByteOrderMSB "
+    "ElementByteOrderMSB CompressedData CompressedDataSize CompressionLevel Color Position Origin Offset Orientation "
+    "Rotation TransformMatrix CenterOfRotation DistanceUnits AnatomicalOrientation ElementSpacing DimSize HeaderSize "
+    "Modality ImagePosition SequenceID ElementMin ElementMax ElementNumberOfChannels ElementSize ElementNBits "
+    "ElementToIntensityFunctionSlope ElementToIntensityFunctionOffset ElementType ElementDataFile".lower().split()
+)
+NRRD_TEXT = "content"  # the field of NRRD that describes no voxels
 META_DATA = "ElementDataFile"  # the last field of a MetaImage header
 LOCAL = ("LOCAL", "Local", "local")  # values of it where the voxels follow the header
 ARRAY_ERRORS = (OSError, ValueError, TypeError, KeyError, EOFError, IndexError, RuntimeError, OverflowError,
@@ -66,40 +76,55 @@ def read_file(path: str | Path) -> Volume:
 
 def data_files(path: Path) -> list[Path]:
     """The file that holds the voxels of a MetaImage or NRRD header, if it exists; empty for any other file."""
-    if path.stat().st_size > ITK_HEADER or kind_of(path) not in ("metaimage", "nrrd"):  # a larger file has voxels
+    if path.stat().st_size > ITK_HEADER.get(kind_of(path) or "", 0):  # another file, or one with voxels
         return []
     try:
-        name = _data_file(itk_header(path))
+        name = data_file(itk_header(path))
     except UserError:  # its reader says what is wrong with it
         return []
     return [path.parent / name] if name and os.path.isfile(path.parent / name) else []
 
 
 def itk_header(path: Path) -> dict[str, str]:
-    """The fields of a MetaImage or NRRD header, by name in lower case.
+    """The fields of a MetaImage or NRRD header, by name in lower case, of NRRD without spaces.
 
-    UserError for a line that SimpleITK may read differently, such as a field that stands in two lines: what is
-    checked would not be what it opens.
+    UserError for a line that SimpleITK may read differently, such as a field of the format that stands in two lines:
+    what is checked would not be what it opens. Other fields may repeat.
     """
+    nrrd, fields = kind_of(path) == "nrrd", {}
+    limit = ITK_HEADER["nrrd" if nrrd else "metaimage"]
     with open(path, "rb") as file:
-        start = file.read(ITK_HEADER)
-    whole, nrrd, fields = len(start) < ITK_HEADER, kind_of(path) == "nrrd", {}
+        start = file.read(limit)
+    whole = len(start) < limit
     lines = start.split(b"\n")
     for number, line in enumerate(lines if whole else lines[:-1], start=1):
         text = line.removesuffix(b"\r").decode("utf-8", "replace")
         if nrrd and not text:
             return fields
+        if not nrrd and not text.strip(" \t"):
+            continue
         found = (NRRD_LINE if nrrd else META_LINE).fullmatch(text)
-        name = found and found[1]
-        if not found or CONTROL.search(text) or name and name.lower() in fields:
+        name = (found and found["name"] or "").rstrip(" \t")
+        key = name.lower().replace(" ", "") if nrrd else name.lower()
+        value = found["value"] or "" if found else ""
+        value = value if nrrd else value.rstrip(" \t")
+        own = key != NRRD_TEXT if nrrd else key in META_FIELDS
+        doubtful = key in fields or found and found["sign"] == ":" or "\x1b" in text or not nrrd and value[-1:] > "~"
+        if not found or CONTROL.search(text) or name and own and doubtful:
             raise UserError(f"{path}: line {number} of its header is ambiguous or damaged; save the volume again")
         if name:
-            fields[name.lower()] = found[2]
+            fields[key] = value
         if name == META_DATA and not nrrd:
             return fields
     if nrrd and whole:  # the voxels are in another file
         return fields
-    raise UserError(f"{path}: the header has no end in its first {ITK_HEADER >> 10} KB; save the volume again")
+    raise UserError(f"{path}: the header has no end in its first {limit >> 10} KB; save the volume again")
+
+
+def data_file(fields: dict[str, str]) -> str | None:
+    """The name of the data file in the fields of `itk_header`; None if the voxels follow the header."""
+    name = fields.get(META_DATA.lower(), fields.get("datafile"))
+    return None if name in LOCAL and META_DATA.lower() in fields else name
 
 
 def read_itk(path: Path) -> Volume:
@@ -107,7 +132,7 @@ def read_itk(path: Path) -> Volume:
     import SimpleITK as sitk
 
     fields = itk_header(path)
-    _expect_data_beside(_data_file(fields), path)
+    _expect_data_beside(data_file(fields), path)
     nrrd = kind_of(path) == "nrrd"
     reader = sitk.ImageFileReader()
     reader.SetImageIO("NrrdImageIO" if nrrd else "MetaImageIO")
@@ -126,7 +151,7 @@ def read_itk(path: Path) -> Volume:
     except RuntimeError as error:
         reason = " ".join(str(error).rpartition("ERROR:")[2].split())[:200]
         raise UserError(f"{path}: damaged or no volume that SimpleITK reads ({reason}); export it again") from error
-    if nrrd and not {"space", "space dimension"} & fields.keys():
+    if nrrd and not {"space", "spacedimension"} & fields.keys():
         log.warning("%s: no orientation in the header (space), sides may be exchanged", path)
     affine = np.eye(4)
     spacing = np.array(reader.GetSpacing()[:3])
@@ -229,12 +254,6 @@ def _expect_data_beside(name: str | None, path: Path) -> None:
         raise UserError(f"{path}: its data file {name} lies outside of its folder; copy it there and correct it")
     if not (path.parent / name).is_file():
         raise UserError(f"{path}: its data file {name} is missing; copy it beside it")
-
-
-def _data_file(fields: dict[str, str]) -> str | None:
-    """The name of the data file; None if the voxels follow the header."""
-    name = next((fields[key] for key in (META_DATA.lower(), "data file", "datafile") if key in fields), None)
-    return None if name in LOCAL and META_DATA.lower() in fields else name
 
 
 @contextmanager

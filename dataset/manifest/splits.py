@@ -5,6 +5,7 @@ import logging
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -94,38 +95,69 @@ def assign_folds(
 
 def with_parents(
     rows: pd.DataFrame,
-    assign: Callable[[pd.DataFrame], pd.DataFrame],
+    assign: Callable[..., pd.DataFrame],
     column: str,
     given: pd.Series,
     table: str | Path = "manifest.csv",
+    known: dict[str, Any] | None = None,
 ) -> pd.DataFrame:
     """The rows with the splits that `assign` gives; a synthetic case is in the split of all its parents.
 
+    Patients that synthetic cases connect are a family. A draw takes families in place of patients.
+
     Args:
-        assign: of the other rows, such as `assign_splits`.
+        assign: of the rows that follow no other, such as `assign_splits`; a draw takes `known=` too.
         column: what it assigns, `split` or `fold`.
         given: whether the user has assigned a row; a synthetic case that is assigned stays where it is.
         table: the manifest, for the message.
+        known: patient -> earlier value, for a draw; None if `assign` draws nothing.
 
-    UserError for a synthetic case whose parents differ, or that is assigned to another split than theirs: images of a
-    patient would be in several splits.
+    UserError for values of the user that differ in a family, and for earlier folds that do: images of a patient would
+    be in several splits.
     """
     if (rows["parents"] == "").all():
-        return assign(rows)
+        return assign(rows) if known is None else assign(rows, known=known)
     patients, made = rows["patient"], (rows["parents"] != "") & ~given
     relatives = [[name, *parts(parents)] for name, parents in zip(patients, rows["parents"], strict=True)]
     links = [(names[0], name) for names in relatives for name in names]
     families = pd.Series(merge_patients(list(patients), links), rows.index)
     alone = patients.groupby(families).transform("first")  # stands for a family whose parents have no row
     follows = made & (families.isin(families[~made]) | (patients != alone))
-    assigned = assign(rows[~follows]).assign(family=families)
-    for family, own in assigned.drop_duplicates(["family", column]).groupby("family"):
+    rest = rows[~follows].assign(family=families)
+    if known is None:
+        rest = stated = assign(rest)
+    else:
+        stated = rest[given[~follows]]
+    for family, own in stated.drop_duplicates(["family", column]).groupby("family"):
         if len(own) > 1:
             case = rows.loc[(rows["parents"] != "") & (families == family), "id"].iloc[0]
             found = " and ".join(f"{name} in {value}" for name, value in own[["patient", column]].to_numpy())
             raise UserError(f"{table}: case {case} and its parents need one {column} ({found}); give them the same")
-    first = assigned.drop_duplicates("family").set_index("family")
+    if known is not None:
+        earlier = _known_families(rest[~rest["family"].isin(stated["family"])], known, column, table)
+        names = rest.groupby("family")["patient"].min()
+        drawn = rest.assign(patient=rest["family"].map(names))
+        rest = assign(drawn, known={names[family]: value for family, value in earlier.items()})
+    first = rest.drop_duplicates("family").set_index("family")
     return rows.assign(**{name: families.map(first[name]) for name in dict.fromkeys(("split", column))})
+
+
+def _known_families(rows: pd.DataFrame, known: dict[str, Any], column: str, table: str | Path) -> dict[str, Any]:
+    """The earlier value of each family of the rows, settled as `known_splits` and `known_folds` do."""
+    found = {}
+    for family, patients in rows.groupby("family")["patient"]:
+        values = {known[name] for name in patients if known.get(name, EMPTY[column]) != EMPTY[column]}
+        where = " and ".join(sorted(map(str, values)))
+        if len(values) > 1 and column == "fold":
+            raise UserError(
+                f"{table}: a synthetic case joins patients of folds {where}, such as {min(patients)}, whose models "
+                "trained on each other; remove the case, or all manifests of the cache, and train all folds again"
+            )
+        if len(values) > 1:
+            log.warning("%s: a synthetic case joins patients of %s, such as %s", table, where, min(patients))
+        if values:
+            found[family] = min(values, key=SPLITS.index) if column == "split" else min(values)
+    return found
 
 
 def known_splits(rows: pd.DataFrame, earlier: str | Path) -> dict[str, str]:

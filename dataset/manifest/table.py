@@ -110,13 +110,13 @@ def parse_manifest(
     rows["age"] = rows["age"].where(months.isna(), (months // 12).astype("Int64").astype(str))
     implied = rows["xray"].map(lambda xray: FILM if xray else DRR)
     rows["xray_source"] = rows["xray_source"].where(rows["xray_source"] != "", implied)
-    _validate(rows, path)
+    _validate(rows, path, one_view_each=source_column == "xray")
     for name, kind in NUMBERS.items():
         rows[name] = pd.to_numeric(rows[name]).astype(kind)
     return rows[[*COLUMNS, *(name for name in rows.columns if name not in COLUMNS)]]
 
 
-def _validate(rows: pd.DataFrame, path: Path) -> None:
+def _validate(rows: pd.DataFrame, path: Path, one_view_each: bool) -> None:
     if rows.empty:
         raise UserError(f"{path}: no rows; give one per CT with {COLUMN_HELP}")
     for name in ("id", "patient", "ct"):
@@ -144,7 +144,7 @@ def _validate(rows: pd.DataFrame, path: Path) -> None:
         xrays, views = parts(xray), parts(view)
         if any(v not in VIEWS for v in views):
             raise UserError(f"{path}: row {i + 2} has view={view}; choose {', '.join(VIEWS)}")
-        if len(xrays) > 1 and len(xrays) != len(views):
+        if one_view_each and len(xrays) > 1 and len(xrays) != len(views):
             raise UserError(f"{path}: row {i + 2} has {len(xrays)} X-rays but view={view}; name a view for each")
     known_fold = pd.to_numeric(rows["fold"]).fillna(-1) >= 0
     for name, given in (("split", rows[rows["split"] != ""]), ("fold", rows[known_fold])):

@@ -70,7 +70,7 @@ def find_all(
     series = find_ct_series(source, exclude=exclude, pool=pool)
     if series:
         folders = [PurePosixPath(one.files[0].parent.relative_to(source).as_posix()) for one in series]
-        for one, place in zip(series, places_of(folders, patient_ids(series)), strict=True):
+        for one, place in zip(series, places_of(folders, patient_ids(series), every_id=True), strict=True):
             one.identity = replace(one.identity, split=place.split)
     closed: list[str] = []
     files = [path for files in folders_of(source, closed=closed) for path in files]

@@ -15,7 +15,7 @@ from dataset.io.paths import volume_name, without_ending
 from dataset.io.volume_files import is_volume_file
 from dataset.manifest.separated import join
 from dataset.manifest.table import DRR, FILM, make_rows
-from dataset.sources.layouts import is_mask, one_name_each, places_of, unique_ids
+from dataset.sources.layouts import MOST_NAMES, crowded_ids, is_mask, one_name_each, places_of, unique_ids
 from dataset.sources.published import with_published_splits
 
 XRAY_ENDINGS = (".png", ".jpg", ".jpeg", ".dcm")
@@ -27,9 +27,11 @@ def discover(root: str | Path, dicom: bool = True, follow_links: bool = False) -
     """A manifest for a folder without one: one row per CT, labels unknown, splits by folders or empty.
 
     An X-ray beside a CT with the same name belongs to it. Each CT is a patient, except that a first-level folder with
-    several CTs is one (`dataset.sources.layouts`), and so are DICOM series of one Patient ID if there are several IDs.
-    `dicom` includes DICOM series. UserError without a CT, for a DICOM series in two folders, a Patient ID in the
-    folders of two splits, and a link out of the folder unless `follow_links`.
+    several CTs is one (`dataset.sources.layouts`), and so are DICOM series of one Patient ID if there are several IDs,
+    unless the ID is a placeholder or stands in more than `MOST_NAMES` folders. `dicom` includes DICOM series.
+
+    UserError without a CT, for a DICOM series in two folders, a patient in the folders of two splits, and a link out
+    of the folder unless `follow_links`.
     """
     root = Path(root)
     if not follow_links:
@@ -66,6 +68,11 @@ def discover(root: str | Path, dicom: bool = True, follow_links: bool = False) -
     labels = dict(zip(crowded, unique_ids(labels, labels), strict=True))
     names = [labels.get(folder, one) for folder, one in zip(folders, ids, strict=True)]
     patients = one_name_each(names, patient_of)
+    if len(set(patient_of) - {""}) > 1 and (many := crowded_ids(names, patient_of)):
+        log.warning(
+            "%s: %d Patient IDs of more than %d folders or files each (%s) connect none of them; write a manifest.csv "
+            "if each is one patient", root, len(many), MOST_NAMES, ", ".join(map(str, sorted(many.values())))
+        )  # fmt: skip
     _expect_one_split(patients, [place.split for place in places], cts, root)
     if merged := len(set(names)) - len(set(patients)):
         log.warning("%s: %d patients are merged with another one that has the same Patient ID", root, merged)
@@ -129,8 +136,8 @@ def _expect_one_split(patients: list[str], splits: list[str], cts: list[str], ro
         other, name = first.setdefault(patient, (split, ct)) if split else ("", "")
         if other != split:
             raise UserError(
-                f"{root}: {name} in {other} and {ct} in {split} have one Patient ID; move one of them, or write a "
-                "manifest.csv"
+                f"{root}: {name} in {other} and {ct} in {split} are of one patient (by Patient ID or name); move one "
+                "of them, or write a manifest.csv"
             )
 
 

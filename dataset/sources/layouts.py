@@ -25,6 +25,9 @@ MASK_FOLDER = re.compile(
 MASK_FILE = re.compile(r"(?:.*[._-])?(?:labels?|masks?|seg|segmentations?)", re.IGNORECASE)
 CT_RATE = re.compile(r"(train|valid)_\d+(?=_[a-z]+_\d+$)")
 LONGEST_NAME = 120  # letters of an id without its digest: `dataset.manifest.table.LONGEST_ID`, and room for endings
+# A Patient ID that names no patient: of an anonymiser, a test, or a number that each site counts
+PLACEHOLDER = re.compile(r"anon.*|unknown.*|none|test.*|patient|x+|0+|\d{1,3}", re.IGNORECASE)
+MOST_NAMES = 5  # that a Patient ID connects
 VAL_SHARE = 10  # one of so many training patients validates where there are no folders for it
 
 
@@ -41,11 +44,11 @@ def is_mask(path: PurePosixPath) -> bool:
     return above or MASK_FILE.fullmatch(volume_name(path)) is not None
 
 
-def places_of(paths: Sequence[PurePosixPath], ids: Sequence[str]) -> list[Place]:
+def places_of(paths: Sequence[PurePosixPath], ids: Sequence[str], every_id: bool = False) -> list[Place]:
     """Patient and split of each CT (a file, or the folder of a series), relative to the folder of the data set.
 
     Folders above all CTs name no patient. Splits count where there are `train` and others of it. `ids` are the Patient
-    IDs of the headers, "" if unknown: validation takes whole patients.
+    IDs of the headers, "" if unknown: validation takes whole patients, with `every_id` all CTs of any ID.
     """
     shared = len(os.path.commonprefix([path.parts[:-1] for path in paths]))
     found = [_place(path, shared) for path in paths]
@@ -55,17 +58,29 @@ def places_of(paths: Sequence[PurePosixPath], ids: Sequence[str]) -> list[Place]
     if "val" in splits:
         return found
     names = [place.patient or (str(path),) for place, path in zip(found, paths, strict=True)]
-    splits = with_validation(one_name_each(names, ids), [place.split for place in found])
+    splits = with_validation(one_name_each(names, ids, every_id), [place.split for place in found])
     return [place._replace(split=split) for place, split in zip(found, splits, strict=True)]
 
 
-def one_name_each(names: Sequence[Hashable], ids: Sequence[str]) -> list[Hashable]:
+def one_name_each(names: Sequence[Hashable], ids: Sequence[str], every_id: bool = False) -> list[Hashable]:
     """The names of patients, of which those with one Patient ID become one.
 
-    A constant ID, as some anonymisers write it, says nothing.
+    A constant ID, as some anonymisers write it, says nothing, nor does a `PLACEHOLDER` or one of `crowded_ids` unless
+    `every_id` counts.
     """
     links = [(name, number) for name, number in zip(names, ids, strict=True) if number]
-    return merge_patients(names, links if len({number for _, number in links}) > 1 else [])
+    if len({number for _, number in links}) < 2:
+        return merge_patients(names, [])
+    if every_id:
+        return merge_patients(names, links)
+    many = crowded_ids(names, ids)
+    return merge_patients(names, [link for link in links if link[1] not in many and not _is_placeholder(link[1])])
+
+
+def crowded_ids(names: Sequence[Hashable], ids: Sequence[str]) -> dict[str, int]:
+    """How many names have a Patient ID, for each that is no placeholder and has more than `MOST_NAMES`."""
+    found = Counter(number for _, number in set(zip(names, ids, strict=True)) if not _is_placeholder(number))
+    return {number: count for number, count in found.items() if number and count > MOST_NAMES}
 
 
 def unique_ids(names: Sequence[str], sources: Sequence[str]) -> list[str]:
@@ -83,6 +98,10 @@ def unique_ids(names: Sequence[str], sources: Sequence[str]) -> list[str]:
         else f"{one}_{_digest(source)}"
         for one, name, source in zip(plain, names, sources, strict=True)
     ]  # fmt: skip
+
+
+def _is_placeholder(number: str) -> bool:
+    return PLACEHOLDER.fullmatch(number.strip()) is not None
 
 
 def _place(path: PurePosixPath, shared: int) -> Place:

@@ -139,7 +139,7 @@ class Splits:
         of several splits trains if one of them did, else validates: no earlier model is tested on whom it has seen.
 
         UserError for a patient that joins those of several folds, for a name in `test_patients` or `val_patients` that
-        no row has, or that is in both, and for a synthetic case whose parents are in several splits or folds.
+        no row has, or that is in both, and for a synthetic case whose family the user put into several splits.
         """
         if self.chosen:
             val, test = self.val_patients or (), self.test_patients or ()
@@ -150,11 +150,11 @@ class Splits:
         newest = max(tables, key=lambda table: table.stat().st_mtime_ns, default=None)  # it has all earlier patients
         if folds:
             known = known_folds(rows, newest) if newest else {}
-            draw = partial(assign_folds, n_folds=self.n_folds, fold=self.fold, seed=self.seed, known=known)
-            return with_parents(rows, draw, "fold", rows["fold"] >= 0, table)
+            draw = partial(assign_folds, n_folds=self.n_folds, fold=self.fold, seed=self.seed)
+            return with_parents(rows, draw, "fold", rows["fold"] >= 0, table, known)
         known = known_splits(rows, newest) if newest else {}
-        draw = partial(assign_splits, val=self.val_share, test=self.test_share, seed=self.seed, known=known)
-        return with_parents(rows, draw, "split", rows["split"] != "", table)
+        draw = partial(assign_splits, val=self.val_share, test=self.test_share, seed=self.seed)
+        return with_parents(rows, draw, "split", rows["split"] != "", table, known)
 
 
 def _set(settings, **values) -> None:

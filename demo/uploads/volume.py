@@ -15,14 +15,13 @@ import numpy as np
 from common.errors import UserError
 from dataset.io.dicom_headers import read_ct_header, slices_of
 from dataset.io.file_kind import kind_of
-from dataset.io.volume_files import LOCAL, META_DATA, itk_header
+from dataset.io.volume_files import data_file, itk_header
 from demo.uploads.dicom import expect_dicom, expect_inflated
 from demo.uploads.nifti import HEADER, MAX_AXIS, MAX_VOXELS, expect_nifti
 
 NAME = "the CT"
 CHUNK = 1 << 16  # bytes
 ITK = {"metaimage": "MetaImageIO", "nrrd": "NrrdImageIO"}
-DATA_FIELDS = ("data file", "datafile", META_DATA.lower())
 ENDINGS = {"metaimage": ".mha", "nrrd": ".nrrd", "npz": ".npz"}
 MAX_FILES, MAX_UNPACKED = 4000, 1 << 30  # of a zip: files, bytes
 MAX_DIRECTORY = MAX_FILES * 512  # bytes of the directory of a zip: an entry has 46, its name and other fields
@@ -118,10 +117,9 @@ def _hidden(name: str) -> bool:
 def _expect_header(upload: Path, kind: str, inside: bool = False) -> None:
     """Checks header and size of a MetaImage or NRRD; `inside` a zip its voxels may be in another file of the zip."""
     with _as_ct(str(upload)):
-        fields = itk_header(upload)
-    name = next((fields[key] for key in DATA_FIELDS if key in fields), LOCAL[0])
-    beside = inside and len(PurePosixPath(name).parts) == 1 and (upload.parent / name).is_file()
-    if name not in LOCAL and not beside:  # SimpleITK opens it with the header
+        name = data_file(itk_header(upload))
+    beside = inside and name and len(PurePosixPath(name).parts) == 1 and (upload.parent / name).is_file()
+    if name is not None and not beside:  # SimpleITK opens it with the header
         raise UserError(f"{NAME}: its voxels are in another file; upload a zip of both")
     import SimpleITK as sitk
 
@@ -158,11 +156,14 @@ def _expect_size(dims: list[int], values: int) -> None:
 
 
 def _ct_pixels(file: Path) -> int:
-    """Pixels of a DICOM file after `expect_dicom`; removes a file that is no slice of a CT and returns 0."""
+    """Pixels of a DICOM file after `expect_dicom`; removes a file that is no slice of a CT and returns 0.
+
+    Such as a dose report, with or without a position: the reader leaves out colour images and localisers.
+    """
     with _as_ct("the X-ray"), file.open("rb") as opened:
         expect_inflated(file)
         header = read_ct_header(file)
-        if header is None or not any(one.position for one in slices_of(header, file)):  # such as a dose report
+        if header is None or not any(one.position and not one.other for one in slices_of(header, file)):
             file.unlink()
             return 0
         return expect_dicom(file, opened.read(HEADER), file.stat().st_size, MAX_FILES)

@@ -11,6 +11,7 @@ from dataset.io.ct import read_volume
 from dataset.io.volume_files import data_files, itk_header
 
 VOXELS = np.full(64, -1000, np.int16).tobytes()
+RAMP = (np.arange(64, dtype=np.int16) * 20 - 1000).tobytes()
 META = b"ObjectType = Image\nNDims = 3\nDimSize = 4 4 4\nElementSpacing = 1 1 1\nElementType = MET_SHORT\n"
 LOCAL = b"ElementDataFile = LOCAL\n" + VOXELS
 NRRD = b"NRRD0004\ntype: short\ndimension: 3\nsizes: 4 4 4\nendian: little\nencoding: raw\n"
@@ -86,9 +87,8 @@ def test_a_header_of_two_readings_is_refused(folder, name, monkeypatch):
 @pytest.mark.parametrize("value", [b"LOCAL", b"Local", b"local", b"LOCAL \t"])
 @pytest.mark.parametrize("end", [b"\n", b"\r\n"])
 def test_local_voxels_in_every_case_of_the_tools(folder, value, end):
-    voxels = (np.arange(64, dtype=np.int16) * 20 - 1000).tobytes()
     header = (META + b"0008|0060 = CT\nfoo bar=x: y = z\nElementDataFile = " + value).replace(b"\n", end)
-    (folder / "x").write_bytes(header + end + voxels)
+    (folder / "x").write_bytes(header + end + RAMP)
     assert read_volume(folder / "x").hu.shape == (4, 4, 4) and data_files(folder / "x") == []
 
 
@@ -118,7 +118,7 @@ def values_of(path, kind):
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
 def test_lines_of_other_writers_are_read_as_simpleitk_reads_them(folder, lines, expected, end):
     header = META + lines.encode() + b"\nElementDataFile = LOCAL\n"
-    (folder / "x").write_bytes(header.replace(b"\n", end.encode()) + VOXELS)
+    (folder / "x").write_bytes(header.replace(b"\n", end.encode()) + RAMP)
     fields, values = itk_header(folder / "x"), values_of(folder / "x", "MetaImageIO")
     for key, value in expected.items():
         assert values[key] == value and fields[key.lower()] in (value, "3")
@@ -126,8 +126,9 @@ def test_lines_of_other_writers_are_read_as_simpleitk_reads_them(folder, lines, 
 
 
 def test_a_long_nrrd_header_and_its_text_are_read(folder):
+    (folder / "a.raw").write_bytes(RAMP)
     text = f"PatientName:={ESCAPED}\ntag:={'x' * 70000}\ncontent: {ESCAPED}\n"
-    for name, rest in (("x.nrrd", b"\n" + VOXELS), ("x.nhdr", b"data file: a.raw\n")):
+    for name, rest in (("x.nrrd", b"\n" + RAMP), ("x.nhdr", b"data file: a.raw\n")):
         path = folder / name
         path.write_bytes(NRRD + text.encode() + b"# x\n" * 30000 + rest)
         assert values_of(path, "NrrdImageIO")["PatientName"] == ESCAPED and itk_header(path)["content"] == ESCAPED

@@ -57,7 +57,7 @@ def test_splits_and_folds_that_are_drawn(written, column, options):
 
 def test_synthetic_cases_take_no_part_in_the_draw(written):
     plain = source(written({})).rows.set_index("id")["split"]
-    made = {f"m{i}": (f"a{i}", "p0") for i in range(50)}
+    made = {f"m{i}": (f"a{i}", "p7") for i in range(50)}
     made = source(written(made), cache_dir=written(made).parent / "other").rows.set_index("id")["split"]
     assert made[plain.index].equals(plain)
 
@@ -94,8 +94,12 @@ def test_a_new_synthetic_case_of_earlier_splits_trains_with_its_parents(written,
 
 def test_a_new_synthetic_case_of_two_earlier_folds_is_refused(written):
     assigned(written({}, folds={"p0": 0, "p1": 1}), n_folds=3)
+    root = written({"m": ("s", "p0;p1")})
+    table = root / "manifest.csv"
+    save_nifti(root / "b.nii", thorax((8, 8, 8), seed=1))
+    table.write_text(table.read_text().replace("m,s,a.nii", "m,s,b.nii"))  # a CT that no earlier patient has
     with pytest.raises(UserError, match="joins patients of folds 0 and 1, such as p0, whose models") as caught:
-        _ = source(written({"m": ("s", "p0;p1")}), n_folds=3).rows
+        _ = source(root, n_folds=3).rows
     assert "\n" not in str(caught.value)
     rows = source(written({"m": ("s", "p0;p1", "", "0")}), n_folds=3).rows.set_index("id")  # the table decides
     assert rows.loc[["m", "cp0", "cp1"], "fold"].tolist() == [0, 0, 0]
@@ -107,7 +111,7 @@ def test_the_draw_without_parents_is_that_of_the_patients(written):
         expected = draw(rows, known={"p3": {"split": "val", "fold": 2}[column]})
         drawn = with_parents(rows, draw, column, rows["id"] == "", known={"p3": expected[column][3]})
         pd.testing.assert_frame_equal(drawn, expected)
-        one_each = rows.assign(parents=["p0" if name == "p11" else "" for name in rows["patient"]])
+        one_each = rows.assign(parents=["p5" if name == "p11" else "" for name in rows["patient"]])
         one_each.loc[11, "patient"] = "a"  # sorts before its parent
         drawn = with_parents(one_each, draw, column, rows["id"] == "", known={})
         assert drawn["split"][:11].equals(draw(one_each[:11], known={})["split"])

@@ -67,7 +67,9 @@ def test_a_constant_patient_id_says_nothing(tmp_path):
     assert discover(scans(tmp_path, dict.fromkeys(["A", "B", "C"], "ANON")))["patient"].nunique() == 3
 
 
-@pytest.mark.parametrize("number", ["ANONYMOUS", "anon-7", "Unknown", "none", "Test 4", "PATIENT", "XXX", "0000", "12"])
+@pytest.mark.parametrize(
+    "number", ["ANONYMOUS", "anon-7", "Unknown", "none", "Test 4", "PATIENT", "XXX", "0000", "12"]
+)
 def test_a_placeholder_says_nothing_beside_other_ids(tmp_path, caplog, number):
     ids = {"A": number, "B": number, "C": "P-77", "D": "P-77", "E": "QA"}
     patient = discover(scans(tmp_path, ids)).set_index("ct")["patient"]
@@ -107,7 +109,8 @@ def test_a_series_without_patient_id_is_of_the_patient_of_its_study(tmp_path):
 def test_a_patient_id_in_the_folders_of_two_splits_is_refused(tmp_path):
     scans(tmp_path, {"train/A": "P1", "train/B": "P2", "test/C": "P1"})
     with pytest.raises(
-        UserError, match=r"test/C in test and train/A in (train|val) are of one patient \(by Patient ID or name\); move"
+        UserError,
+        match=r"test/C in test and train/A in (train|val) are of one patient \(by Patient ID or name\); move",
     ) as caught:
         discover(tmp_path)
     assert "P1" not in str(caught.value)

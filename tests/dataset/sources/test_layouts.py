@@ -14,7 +14,7 @@ from dataset.io.paths import split_series
 from dataset.manifest.separated import join, parts
 from dataset.manifest.table import LONGEST_ID
 from dataset.sources.folder_scan import discover
-from dataset.sources.layouts import is_mask, unique_ids
+from dataset.sources.layouts import is_mask, places_of, unique_ids
 
 HU = thorax(size=(6, 8, 10))
 
@@ -82,6 +82,17 @@ def test_without_a_folder_for_validation_training_patients_validate(tmp_path):
     rows = discover(tree(tmp_path, *names)).set_index("ct")["split"]
     assert rows["test/t.nii.gz"] == "test"
     assert sorted(rows.drop("test/t.nii.gz")) == ["train"] * 4 + ["val"]
+
+
+def test_validation_takes_whole_patients_of_many_folders_where_every_id_counts():
+    """As in preparation, where a patient is a Patient ID."""
+    ids = ["P-7" if i % 2 else f"Q-{i}" for i in range(40)]
+    paths = [PurePosixPath(f"train/a{i}/s") for i in range(40)] + [PurePosixPath("test/t/s")]
+    splits = [place.split for place in places_of(paths, [*ids, "R-1"], every_id=True)]
+    assert len({split for split, number in zip(splits, ids, strict=False) if number == "P-7"}) == 1
+    assert splits.count("val") in (2, 21) and splits[-1] == "test"
+    loose = [place.split for place in places_of(paths, [*ids, "R-1"])]
+    assert loose.count("val") == 4
 
 
 def test_one_folder_of_a_split_s_name_is_none(tmp_path):
