@@ -112,7 +112,8 @@ $(AXE): $(VIEWER)
 	@touch $(VIEWER) $@
 
 # Installed once: the stamp is newer than the lists until one of them changes.
-$(STAMP): requirements.txt tests/requirements.txt demo/requirements.txt ddpm/xray_encoder/requirements.txt
+$(STAMP): requirements.txt tests/requirements.txt demo/requirements.txt ddpm/xray_encoder/requirements.txt \
+		benchmarks/speed/requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.10 or newer is needed, this is " + sys.version) if sys.version_info < (3, 10) else None'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing the requirements into $(VENV) (several minutes the first time)"

@@ -10,7 +10,7 @@ XRAYS=${XRAYS:-outputs/fidelity/xrays_128.safetensors}
 mkdir -p outputs "$(dirname "$XRAYS")" || exit 1
 failed=0
 
-"$PYTHON" -m pytest -q -s -m slow tests/train/run/test_peak_memory.py -k gpu || failed=1 # announced and measured memory
+"$PYTHON" -m pytest -q -s -m nightly tests/train/run/test_peak_memory.py -k gpu || failed=1 # announced and measured memory
 "$PYTHON" benchmarks/speed/run.py --gpu --json benchmarks/speed/gpu.json --markdown outputs/speed_gpu.md || failed=1
 "$PYTHON" benchmarks/speed/scaling.py --gpu --output outputs/scaling_gpu || failed=1
 

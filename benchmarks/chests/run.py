@@ -158,6 +158,7 @@ def main(words: list[str] | None = None) -> dict:
         for name in options.rows:
             stored = home / "rows" / f"{options.name or name}.csv"
             if stored.exists():
+                _expect_same(stored, _facts(options))
                 print(f"{stored}: scored already", flush=True)
                 continue
             data = data_overrides(options, protocol, patient, population_of(ROWS["model"]))
@@ -174,6 +175,15 @@ def main(words: list[str] | None = None) -> dict:
         sheet.save(output / "sheet.png")
     print((output / "results.md").read_text())
     return result
+
+
+def _expect_same(stored: Path, facts: dict) -> None:
+    """Raises SystemExit for a row that was scored with other options."""
+    found = json.loads(stored.with_suffix(".json").read_text())
+    other = [key for key in {**facts, **found} if key in facts and key != "machine" and found.get(key) != facts[key]]
+    if other:
+        was = ", ".join(f"{key} was {found.get(key)}, is {facts[key]}" for key in other)
+        raise SystemExit(f"{stored}: scored with other options ({was}); remove it, or give --output or --name")
 
 
 def _facts(options: Namespace) -> dict:

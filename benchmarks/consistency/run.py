@@ -18,6 +18,8 @@ import torch
 
 sys.path[0] = str(Path(__file__).resolve().parents[2])
 
+from benchmarks.resumed import expect_same  # noqa: E402
+from common.files import sha256  # noqa: E402
 from dataset.imaging.drr_options import DrrSettings  # noqa: E402
 from dataset.imaging.lung_segmentation import segment_lungs  # noqa: E402
 from dataset.sources.phantom import PhantomSource, Population  # noqa: E402
@@ -49,6 +51,9 @@ def main() -> None:
     else:
         cases, other = phantom_cases(pipeline, args.split, args.cases)
     args.output.mkdir(parents=True, exist_ok=True)
+    expect_same(
+        args.output, {"checkpoint": sha256(Path(args.checkpoint)), "split": args.split, "patient": args.patient}
+    )
     file = args.output / "rows.jsonl"
     rows = [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
     done = {(row["case"], row["samples"]) for row in rows}

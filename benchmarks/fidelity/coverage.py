@@ -21,6 +21,8 @@ from torch.nn import functional as F
 sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 from benchmarks.markdown import table_lines  # noqa: E402
+from benchmarks.resumed import expect_same  # noqa: E402
+from common.files import sha256  # noqa: E402
 from dataset.datamodule import split_cases  # noqa: E402
 from dataset.imaging.drr_options import DrrSettings  # noqa: E402
 from dataset.sources.phantom import PhantomSource, Population  # noqa: E402
@@ -196,6 +198,8 @@ def main() -> None:
     evenly = np.unique(np.linspace(0, len(train) - 1, min(FITTED_ON, len(train))).astype(int))
     test = InputShift.fit([train.case(int(i))["xray"].float() for i in evenly], [])
     args.output.mkdir(parents=True, exist_ok=True)
+    drawn = {"samples": args.samples, "steps": pipeline.config.sampling["steps"]}
+    expect_same(args.output, {"checkpoint": sha256(Path(args.checkpoint)), **drawn})
     file, sampling = args.output / "rows.jsonl", Sampling(args.samples, 0, TOGETHER * args.samples)
     rows = [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
     wanted = [("calibration", args.calibration), *((s, args.shifted) for s in SHIFTS), ("unchanged", args.fresh)]

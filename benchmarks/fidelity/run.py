@@ -140,7 +140,7 @@ def main() -> None:
     if unknown:
         parser.error(f"--methods {' '.join(unknown)}: choose from {', '.join(known)}")
 
-    folder = options.output / str(options.size)
+    folder = options.output / (f"tiny_{options.size}" if options.tiny else str(options.size))
     folder.mkdir(parents=True, exist_ok=True)
     # a trial, or an evaluation of few cases, does not change the stored table
     home_of_results = folder if options.tiny or options.cases is not None else HERE

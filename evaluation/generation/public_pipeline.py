@@ -133,6 +133,8 @@ class XrayToCTPipeline(TensorPipeline):
     ) -> Iterator[SyntheticCT]:
         """Reads and checks all X-rays, then returns an iterator that samples the volumes of each when asked for.
 
+        A single X-ray is taken as a list of one. Steps and guidance hold for this iterator alone.
+
         Args:
             generator: draws the seed.
             align, view, allow_any_picture, lung_guide: as in `evaluation.generation.xray_inputs.read_inputs`.
@@ -141,6 +143,8 @@ class XrayToCTPipeline(TensorPipeline):
             batch_size: volumes sampled at once.
             bounds: calibration file; None takes the one beside the checkpoint, if any.
         """
+        if isinstance(xrays, (str, PathLike, tuple, Image.Image)) or getattr(xrays, "ndim", 0) == 2:
+            xrays = [xrays]
         if generator is not None:
             seed = int(torch.randint(2**32, (), generator=generator, device=generator.device))
         sampling = Sampling(num_samples, seed, batch_size)
@@ -152,19 +156,28 @@ class XrayToCTPipeline(TensorPipeline):
                 inputs = _read(xrays, Path(folder), self, align, view, allow_any_picture, lung_guide)
         drawn_by = self if self.ensemble is None else self.ensemble
         options = {"draw": self.ensemble or super().__call__, "progress_bar": partial(_bar, self)}
+        given = {"steps": num_inference_steps, "guidance_scale": guidance_scale}
+        own = {name: value for name, value in given.items() if value is not None}
 
         def sampled() -> Iterator[SyntheticCT]:
-            with self._sampler(num_inference_steps, guidance_scale):
-                yield from synthesize(drawn_by, inputs, sampling, self.checkpoint, intervals, **options)
+            results = synthesize(drawn_by, inputs, sampling, self.checkpoint, intervals, **options)
+            while True:
+                with self._sampler(own):  # not across a yield, where other calls may run
+                    result = next(results, None)
+                if result is None:
+                    return
+                yield result
 
         return sampled()
 
     @contextmanager
-    def _sampler(self, steps: int | None, guidance_scale: float | None) -> Iterator[None]:
-        """Other steps and guidance in the block, in the settings of the results too."""
+    def _sampler(self, settings: dict) -> Iterator[None]:
+        """Other settings of the sampler in the block, in the settings of the results too."""
+        if not settings:
+            yield
+            return
         before = dict(self.config.sampling)
-        given = {"steps": steps, "guidance_scale": guidance_scale}
-        self.set_sampler(**before | {name: value for name, value in given.items() if value is not None})
+        self.set_sampler(**before | settings)
         try:
             yield
         finally:

@@ -126,6 +126,16 @@ def test_a_finished_training_is_not_repeated_and_another_one_is_refused(tmp_path
         training.trained_ddpm(plain, tmp_path, "phantoms_first", first, ["dataset=chests"], tmp_path / "v.ckpt", 15)
 
 
+def test_a_row_of_other_options_is_refused(tmp_path):
+    stored = tmp_path / "model.csv"
+    facts = run._facts(options("--steps", "200"))
+    stored.with_suffix(".json").write_text(json.dumps({**facts, "machine": "another", "steps": {}}))
+    run._expect_same(stored, facts)
+    for words in (["--steps", "2000"], ["--steps", "200", "--seed", "1"], ["--steps", "200", "--morphs", "9"]):
+        with pytest.raises(SystemExit, match=r"model.csv: scored with other options \(.* was .*, is .*\); remove it"):
+            run._expect_same(stored, run._facts(options(*words)))
+
+
 def test_options_keep_stages_apart(protocol, monkeypatch):
     monkeypatch.setattr(run, "read_protocol", lambda name: protocol)
     with pytest.raises(SystemExit, match="p5 is not in the stage selection"):

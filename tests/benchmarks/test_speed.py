@@ -108,6 +108,7 @@ def test_networks_are_compared_at_equal_parameter_count():
 
 
 @pytest.mark.parametrize(("name", "side"), SIDES, ids=lambda x: x.replace(" ", "_"))
+@pytest.mark.frontal_check
 def test_every_side_runs_at_a_tiny_size(name, side):
     if side != "ours":
         needs_third_party()

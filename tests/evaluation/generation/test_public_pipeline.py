@@ -97,6 +97,24 @@ def test_a_list_gives_a_list_of_results_and_one_sample_no_spread(pipe, chest, tm
         results.save(tmp_path)
 
 
+def test_the_sampler_of_a_stream_is_its_own(pipe, result, chest):
+    """Calls and other streams between its results keep theirs, and one that is not finished changes nothing."""
+    before = dict(pipe.config.sampling)
+    few, more = pipe.stream([chest, chest], 1, 7, num_inference_steps=2), pipe.stream([chest, chest], 1, 7, **STEPS)
+    assert next(few).settings["steps"] == 2 and next(more).settings["steps"] == 3
+    assert pipe(chest, seed=7, num_inference_steps=4).settings["steps"] == 4
+    assert next(few).settings["steps"] == 2 and dict(pipe.config.sampling) == before
+    del more
+    assert dict(pipe.config.sampling) == before
+
+
+def test_a_stream_of_one_xray_is_that_xray(pipe, result, chest):
+    array = np.array(Image.open(chest))
+    for single in (str(chest), chest, Image.open(chest), array, torch.from_numpy(array)):
+        (found,) = pipe.stream(single, 2, 7, **STEPS)
+        assert torch.equal(found.volumes, result.volumes)
+
+
 def test_results_are_saved_in_a_folder_of_the_user(result, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     assert result.save("~/mine")[0] == tmp_path / "mine" / "chest_synthetic_ct.nii.gz"
