@@ -24,8 +24,8 @@ RULES: dict[str, str] = {  # rule: keys, by their last words; the longest that m
     "int >= 1": """batch_size generate_batch_size samples cases calibration_cases draws steps sampling_timesteps
         train_num_steps timesteps gradient_accumulate_every checkpoint_every save_and_sample_every
         log_every_n_steps num_nodes views n_codes embedding_dim n_res_blocks downsample patch blocks head_dim
-        places width feature_channels stride depth_bins pixels lora.rank prior.pixels adversarial.discriminator.channels
-        in_channels kernel_size num_layers_d slices perceptual.slices slices_per_batch init_features growth_rate
+        width feature_channels stride depth_bins pixels lora.rank prior.pixels adversarial.discriminator.channels
+        places in_channels kernel_size num_layers_d slices perceptual.slices slices_per_batch init_features growth_rate
         drrs readers max_samples train neighbours diffusion_img_size diffusion_depth_size diffusion_num_channels
         trajectories batches image_size oversample train_classifier.model.validate_every
         train_classifier.model.batch_size train_lung_network.model.batch_size""",

@@ -1,4 +1,4 @@
-"""The quickstart notebook runs from its first cell to its last, and its volume is closer to the truth than the training mean."""
+"""The quickstart notebook runs from first cell to last; its volume is closer to the truth than the training mean."""
 
 import re
 from pathlib import Path

@@ -125,16 +125,16 @@ def with_parents(
     follows = made & (families.isin(families[~made]) | (patients != alone))
     rest = rows[~follows].assign(family=families)
     if known is None:
-        rest = stated = assign(rest)
+        rest = chosen = assign(rest)
     else:
-        stated = rest[given[~follows]]
-    for family, own in stated.drop_duplicates(["family", column]).groupby("family"):
+        chosen = rest[given[~follows]]
+    for family, own in chosen.drop_duplicates(["family", column]).groupby("family"):
         if len(own) > 1:
             case = rows.loc[(rows["parents"] != "") & (families == family), "id"].iloc[0]
             found = " and ".join(f"{name} in {value}" for name, value in own[["patient", column]].to_numpy())
             raise UserError(f"{table}: case {case} and its parents need one {column} ({found}); give them the same")
     if known is not None:
-        earlier = _known_families(rest[~rest["family"].isin(stated["family"])], known, column, table)
+        earlier = _known_families(rest[~rest["family"].isin(chosen["family"])], known, column, table)
         names = rest.groupby("family")["patient"].min()
         drawn = rest.assign(patient=rest["family"].map(names))
         rest = assign(drawn, known={names[family]: value for family, value in earlier.items()})

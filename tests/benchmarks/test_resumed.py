@@ -8,9 +8,7 @@ from benchmarks.resumed import expect_same
 def test_results_of_other_settings_are_refused(tmp_path):
     for _ in range(2):
         expect_same(tmp_path, {"checkpoint": "a", "split": "val"})
-    with pytest.raises(
-        SystemExit, match=r"other settings \(checkpoint was a, is b\); give another"
-    ):
+    with pytest.raises(SystemExit, match=r"other settings \(checkpoint was a, is b\); give another"):
         expect_same(tmp_path, {"checkpoint": "b", "split": "val"})
 
 
