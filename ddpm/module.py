@@ -97,7 +97,7 @@ class DDPMModule(pl.LightningModule):
         protocol: dict,
         losses: Losses = Losses(),  # noqa: B008 (frozen)
         ema_decay: float = 0.999,
-        condition_drop: float = 0.1,
+        condition_drop: float = 0.0,
         freeze_xray_encoder: bool | None = None,
         lora: dict | None = None,
         seed: int = 0,
