@@ -19,29 +19,11 @@ sys.path[0] = str(ROOT)
 
 from benchmarks.fidelity.stored_xrays import stored_xrays  # noqa: E402
 from benchmarks.fidelity.table import HERE, collect, results_name  # noqa: E402
-from benchmarks.fidelity.variants import Method, methods  # noqa: E402
+from benchmarks.fidelity.variants import AUTOENCODERS, Method, methods  # noqa: E402
 from benchmarks.timing import machine_name  # noqa: E402
 from common.files import newest_checkpoint, sha256  # noqa: E402
 
 EARLIER_NAMES = {"ancestor": "xray2ctpa", "ancestor_1000": "xray2ctpa_1000"}  # of methods
-AUTOENCODER = {  # at 64³ small crops: on a CPU many small batches train better than few large ones
-    64: ["model.n_hiddens=64", "model.n_codes=4096", "model.train_num_steps=4000", "model.batch_size=1"],
-    128: ["model.n_hiddens=48", "model.n_codes=4096", "model.train_num_steps=3000", "model.batch_size=8"]
-    + ["model.num_workers=8"],
-}
-AUTOENCODER_COMMON = [
-    "model.crop=[32,32,32]",
-    "model.n_res_blocks=1",
-    "model.block_pca=false",
-    "model.quantise=true",
-    "model.codebook_decay=0.95",
-    "model.train_lr=2.0e-3",
-    "model.warmup_steps=15",
-    "model.losses.adversarial.start=1000000",
-    "model.validate_every=1000",
-    "model.checkpoint_every=1000",
-    "model.picture_every=1000000",
-]
 NO_LOGGING = ["model.validate_every=1000000", "model.save_and_sample_every=1000"]
 CALIBRATION_BATCHES = 60
 TINY = ["dataset.train=12", "dataset.val=4", "dataset.test=6", "dataset.volume_size=[32,32,32]"]  # smoke test
@@ -57,13 +39,13 @@ def run(script: str, *overrides: str, capture: bool = False) -> str:
     return result.stdout or ""
 
 
-def train_autoencoder(size: int, folder: Path, data: list[str]) -> Path:
+def train_autoencoder(overrides: list[str], folder: Path) -> Path:
     """Checkpoint of the VQ-GAN that all methods share; its training is not part of their budgets."""
     runs = folder / "vqgan"
     done = folder / "vqgan.json"
     if not done.exists():
         where = [f"model.results_folder={runs}", "model.resume=auto" if runs.exists() else "model.resume=null"]
-        run("train/train_vqgan.py", *data, *AUTOENCODER_COMMON, *AUTOENCODER[size], *where)
+        run("train/train_vqgan.py", *overrides, *where)
         done.write_text(json.dumps({"checkpoint": str(newest_checkpoint(runs))}))
     return Path(json.loads(done.read_text())["checkpoint"])
 
@@ -120,6 +102,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--size", type=int, default=64, choices=(64, 128))
     parser.add_argument("--methods", nargs="+", default=["model"], help=", ".join(methods(64)))
+    parser.add_argument(
+        "--autoencoder", default="codebook", choices=list(AUTOENCODERS),
+        help="codebook: that of the stored table; components: continuous latents of principal components"
+    )  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, help="of the training")
     parser.add_argument("--minutes", type=float, help="training budget; by default the method's own")
     parser.add_argument("--output", type=Path, default=ROOT / "outputs" / "fidelity")
@@ -140,16 +126,21 @@ def main() -> None:
     if unknown:
         parser.error(f"--methods {' '.join(unknown)}: choose from {', '.join(known)}")
 
-    folder = options.output / (f"tiny_{options.size}" if options.tiny else str(options.size))
+    kind, autoencoder = options.autoencoder, AUTOENCODERS[options.autoencoder]
+    folder = options.output / "_".join(
+        [*(["tiny"] if options.tiny else []), str(options.size), *([kind] if kind != "codebook" else [])]
+    )
     folder.mkdir(parents=True, exist_ok=True)
-    # a trial, or an evaluation of few cases, does not change the stored table
-    home_of_results = folder if options.tiny or options.cases is not None else HERE
+    # a trial, an evaluation of few cases or another autoencoder does not change the stored table
+    stored = not options.tiny and options.cases is None and kind == "codebook"
+    home_of_results = HERE if stored else folder
     data = [f"experiment=fidelity_{options.size}"]
+    encoding = autoencoder.overrides(options.size)
     if options.tiny:
         data += TINY
-        AUTOENCODER[options.size] += ["model.train_num_steps=4", "model.n_hiddens=8"]
+        encoding += ["model.train_num_steps=4", "model.n_hiddens=8"]
     rendered = stored_xrays(options.xrays)
-    vqgan = train_autoencoder(options.size, folder, [*data, *rendered])
+    vqgan = train_autoencoder([*data, *rendered, *encoding], folder)
     for name in options.methods:
         method = known[name]
         minutes = options.minutes or method.minutes
@@ -157,7 +148,8 @@ def main() -> None:
         home.mkdir(parents=True, exist_ok=True)
         # pre-rendered X-rays have nominal poses
         trained_on, evaluated_on = ([*data, *(own or rendered)] for own in (method.trained_on, method.evaluated_on))
-        settings = [*trained_on, *method.train, f"model.seed={options.seed}", f"model.vqgan_ckpt={vqgan}"]
+        scaling = f"model.latent_scaling={autoencoder.scaling}"
+        settings = [*trained_on, scaling, *method.train, f"model.seed={options.seed}", f"model.vqgan_ckpt={vqgan}"]
         settings += [f"model.precision={options.precision}", *NO_LOGGING]
         budget = plan(method, minutes, home, settings)
         if options.plan:

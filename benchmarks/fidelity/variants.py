@@ -6,6 +6,16 @@ COMMON = {  # the same for every method
     64: ["model.batch_size=2", "model.warmup_steps=50", "model.ema_decay=0.999"],
     128: ["model.batch_size=16", "model.warmup_steps=100", "model.ema_decay=0.999"],
 }
+AUTOENCODER = (
+    "model.crop=[32,32,32]",
+    "model.n_res_blocks=1",
+    "model.warmup_steps=15",
+    "model.losses.adversarial.start=1000000",
+    "model.validate_every=1000",
+    "model.checkpoint_every=1000",
+    "model.picture_every=1000000",
+)
+AUTOENCODER_128 = ("model.train_num_steps=3000", "model.batch_size=8", "model.num_workers=8")
 NETWORK = ["model.dim=32", "model.train_lr=6.0e-4", "model.warmup_steps=200", "model.xray_encoder.width=32"]
 SMALL = ["model.dim_mults=[1,2,3]", "model.prior.rank=32"]  # at 128³, for demo weights below 15 MB in bfloat16
 OURS = [
@@ -81,6 +91,42 @@ BASELINES = ("mean_volume", "nearest", "ridge")  # need no training seed
 ONE_STEP = ("sampler=ddim", "sampler.steps=1", "sampler.antithetic=false", "samples=1")
 # as in the sampler of X-ray2CTPA
 CLIPPED = ("sampler=ancestral", "+sampler.clip_sample=true", "sampler.antithetic=false", "samples=1")
+
+
+@dataclass(frozen=True)
+class Autoencoder:
+    """A training of the VQ-GAN that all methods share.
+
+    Args:
+        train: overrides of `train/train_vqgan.py`.
+        sizes: further ones by volume size.
+        scaling: `model.latent_scaling` of the trainings on its latents.
+    """
+
+    train: tuple[str, ...]
+    sizes: dict[int, tuple[str, ...]]
+    scaling: str
+
+    def overrides(self, size: int) -> list[str]:
+        """Overrides of its training at a volume size."""
+        return [*AUTOENCODER, *self.train, *self.sizes[size]]
+
+
+AUTOENCODERS = {
+    "codebook": Autoencoder(  # at 64³ small crops: on a CPU many small batches train better than few large ones
+        ("model.block_pca=false", "model.quantise=true", "model.codebook_decay=0.95", "model.train_lr=2.0e-3"),
+        {
+            64: ("model.n_hiddens=64", "model.n_codes=4096", "model.train_num_steps=4000", "model.batch_size=1"),
+            128: ("model.n_hiddens=48", "model.n_codes=4096", *AUTOENCODER_128),
+        },
+        scaling="unit",
+    ),
+    "components": Autoencoder(  # continuous latents, added to the principal components of blocks
+        ("model.train_lr=1.0e-3",),
+        {64: ("model.train_num_steps=1200",), 128: ("model.n_hiddens=48", *AUTOENCODER_128)},
+        scaling="overall",
+    ),
+}
 
 
 @dataclass(frozen=True)

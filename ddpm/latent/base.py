@@ -1,7 +1,9 @@
 """Base of the frozen latent encoders of CT: volume to raw latents to standardised latents, and back.
 
-By default each channel is standardised to zero mean and unit variance, as in Karras et al., "Analyzing and Improving
-the Training Dynamics of Diffusion Models" (2024).
+By default the channels have zero mean and one scale for all, which makes their mean variance 1, as the scaling factor
+of latent diffusion does (Rombach et al., arXiv:2112.10752): equal errors of two channels then weigh about equally in
+HU. One scale for each channel follows Karras et al., "Analyzing and Improving the Training Dynamics of Diffusion
+Models" (2024).
 """
 
 import hashlib
@@ -14,7 +16,7 @@ from diffusers import ConfigMixin, ModelMixin
 from jaxtyping import Float, Int
 from torch import Tensor
 
-SCALINGS = ("unit", "shared", "range")
+SCALINGS = ("overall", "unit", "shared", "range")
 PREVIEW_SIDE = 16  # latents per side of a preview on a CPU, an eighth of the time of 32
 
 
@@ -44,8 +46,8 @@ class LatentEncoder(ModelMixin, ConfigMixin):
     def set_scaling(self, scaling: str) -> "LatentEncoder":
         """Sets the scaling of `measure`: one of `SCALINGS`.
 
-        `unit` variance per channel; `shared`: the standard deviation of the strongest channel for all, so that latents
-        of principal components keep their shares of the variance; the `range` [-1, 1] over all (X-ray2CTPA).
+        `overall`: one scale for all channels, a mean variance of 1; `unit` variance per channel; `shared`: one scale,
+        with which the strongest channel has unit variance; the `range` [-1, 1] over all (X-ray2CTPA).
         """
         if scaling not in SCALINGS:
             raise ValueError(f"model.latent_scaling={scaling}: choose one of {', '.join(SCALINGS)}")
@@ -59,8 +61,10 @@ class LatentEncoder(ModelMixin, ConfigMixin):
             std, mean = torch.std_mean(raw.float(), dim=(0, 2, 3, 4))
         else:
             low, high, mean, std = _summary(raw)
-        scaling = getattr(self, "_scaling", "unit")
-        if scaling == "shared":
+        scaling = getattr(self, "_scaling", "overall")
+        if scaling == "overall":
+            std = std.square().mean().sqrt().expand_as(std)
+        elif scaling == "shared":
             std = std.amax().expand_as(std)
         elif scaling == "range":
             mean, std = ((low + high) / 2).expand_as(mean), ((high - low) / 2).expand_as(std)
