@@ -22,7 +22,8 @@ def main(cfg) -> None:
         from evaluation.generation.open_pipeline import SHIPPED, open_generator
         from evaluation.generation.public_pipeline import XrayToCTPipeline
         from evaluation.generation.write_volumes import earlier_files, find_xrays, for_views
-        from evaluation.visualization.slices import SYNTHETIC
+        from evaluation.generation.xray_warnings import ASSUMED
+    from evaluation.visualization.slices import SYNTHETIC
 
     xrays = find_xrays(cfg.xray)
     earlier = earlier_files(xrays)
@@ -41,7 +42,7 @@ def main(cfg) -> None:
         bars = result.settings["error_bars"]
         print(f"{result.stem}: error bars: {bars['name']} ({bars.get('reason') or bars['words']})")
         if result.reprojection is not None:
-            print(f"{result.stem}: re-projection difference {result.reprojection} of a range of 1")
+            print(f"{result.stem}: re-projection difference {result.reprojection} of a range of 1 ({ASSUMED})")
         print(*filter(None, [bars.get("preview")]), *paths, sep="\n")
 
 

@@ -18,7 +18,7 @@ def main(cfg) -> None:
 
     from hydra.utils import instantiate
 
-    from train.autoencoder.build_module import accuracy, build_module, build_networks, fit_components, without_codes
+    from train.autoencoder import build_module as build
     from train.distributed.processes import print_once
     from train.run.callbacks import ReconstructionPictures
     from train.run.trainer import Intervals
@@ -27,20 +27,21 @@ def main(cfg) -> None:
     intervals = Intervals(model.train_num_steps, model.validate_every, model.checkpoint_every)
     run = TrainingRun(cfg, "vqgan", devices, intervals)
     size = tuple(model.crop or cfg.dataset.volume_size)
-    network, perceptual = build_networks(model, size)
+    network, perceptual = build.build_networks(model, size)
     data = run.prepare_data(instantiate(cfg.dataset.source), crop=model.crop)
     if run.checkpoint is None:
-        fit_components(network, data)
-    module = build_module(model, network, perceptual, data)
+        build.fit_components(network, data)
+    module = build.build_module(model, network, perceptual, data)
     run.fit(
         module,
         data,
         data.content_sha256(),
         [ReconstructionPictures(model.picture_every)],
-        Network(network, [(1, 1, *size)], data.cache_bytes(), forward=without_codes),
+        Network(network, [(1, 1, *size)], data.cache_bytes(), forward=build.without_codes),
     )
-    if found := accuracy(module):
+    if found := build.accuracy(module):
         print_once(found)
+    build.warn_below_components(module)
     print_once(run.last)
 
 

@@ -146,12 +146,18 @@ class VQGAN3D(ModelMixin, ConfigMixin):
         return volume if self.pca is None else volume + self.pca.decode(latents)
 
     def forward(
-        self, volume: Float[Tensor, "b 1 D H W"], scanned: Bool[Tensor, "b 1 D H W"] | None = None
+        self,
+        volume: Float[Tensor, "b 1 D H W"],
+        scanned: Bool[Tensor, "b 1 D H W"] | None = None,
+        quantise: bool = True,
     ) -> Reconstruction:
-        """Encodes, quantises and decodes; in training mode the codebook learns from cells with a `scanned` voxel."""
+        """Encodes, quantises and decodes; in training mode the codebook learns from cells with a `scanned` voxel.
+
+        Without a codebook or `quantise` it decodes the continuous latents.
+        """
         latents = self.encode(volume)
-        if self.codebook is None:
-            return Reconstruction(self.decode(latents), None, latents.new_zeros(()))
+        if self.codebook is None or not quantise:
+            return Reconstruction(self.decode(latents, quantise=False), None, latents.new_zeros(()))
         known = None if scanned is None else F.max_pool3d(scanned.float(), self.config.downsample)[:, 0] > 0
         quantised = self.codebook(latents, known)
         indices = quantised.indices if known is None else quantised.indices[known]

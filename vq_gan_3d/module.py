@@ -141,9 +141,15 @@ class VQGANModule(pl.LightningModule):
         self.log("loss", loss.detach(), prog_bar=True, logger=False, sync_dist=True)
 
     def validation_step(self, batch: dict, batch_idx: int) -> None:
-        """Logs L1 and metrics of whole validation volumes, and the metrics of the principal components alone."""
+        """Logs L1 and metrics of whole validation volumes.
+
+        Also the metrics of the principal components alone, as `_pca`, and with a codebook those of the continuous
+        latents, as `_unquantised`.
+        """
         volume = batch["ct"]
         found = {"": self.model(volume).volume}
+        if self.model.codebook is not None:
+            found["_unquantised"] = self.model(volume, quantise=False).volume
         if self.model.pca is not None:
             found["_pca"] = self.model.pca.decode(self.model.pca.encode(volume))
         for suffix, decoded in found.items():

@@ -3,7 +3,8 @@
 `python benchmarks/consistency/run.py --checkpoint <weights with the part> --cases 24 --samples 8 --output <folder>`
 writes one line a case and method to `rows.jsonl`, and prints the table with 95 % intervals over the patients
 (`evaluation.statistics.patient_bootstrap`). `--patient lidc-idri-0001` takes the X-rays of that patient in all poses
-in place of phantoms; one patient has no interval.
+in place of phantoms; one patient has no interval. `--controls 8` also generates the first 8 cases from X-rays of a
+wrong pose, of another grey scale and with noise, with and without the update.
 """
 
 import argparse
@@ -34,6 +35,7 @@ from evaluation.scoring.frozen_protocol import read_protocol  # noqa: E402
 from evaluation.statistics.patient_bootstrap import Estimate, bootstrap_mean, bootstrap_ratio  # noqa: E402
 
 METHODS = ("off", "on")
+CONTROL_SAMPLES = 2
 
 
 def main() -> None:
@@ -43,6 +45,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=8)
     parser.add_argument("--split", default="test", choices=("val", "test"))
     parser.add_argument("--patient", help="patient of the chest benchmark in place of phantoms")
+    parser.add_argument("--controls", type=int, default=0, help="cases that are also generated from wrong X-rays")
     parser.add_argument("--output", type=Path, default=Path("outputs/consistency"))
     args = parser.parse_args()
     pipeline = load_pipeline(args.checkpoint)
@@ -56,23 +59,30 @@ def main() -> None:
     )
     file = args.output / "rows.jsonl"
     rows = [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
-    done = {(row["case"], row["samples"]) for row in rows}
-    for name, case in cases:
-        if (name, args.samples) not in done:
-            for row in measure(pipeline, case, other, name, args.samples):
-                rows.append(row)
-                with file.open("a") as out:
-                    out.write(json.dumps(row) + "\n")
-            print(*rows[-2:], sep="\n", flush=True)
+    done = {(row["case"], row["samples"], *(["control"] if "control" in row else [])) for row in rows}
+    for number, (name, case) in enumerate(cases):
+        new = [] if (name, args.samples) in done else measure(pipeline, case, other, name, args.samples)
+        if number < args.controls and (name, CONTROL_SAMPLES, "control") not in done:
+            new += generated_controls(pipeline, case, name)
+        for row in new:
+            rows.append(row)
+            with file.open("a") as out:
+                out.write(json.dumps(row) + "\n")
+            print(row, flush=True)
         other = case if args.patient is None else other
-    print(table([row for row in rows if row["samples"] == args.samples], args.patient))
+    found = [row for row in rows if row["samples"] == args.samples and "control" not in row]
+    print(table(found, args.patient))
+    print(flags(found, float(pipeline.consistency.limit)))
+    print(control_table([row for row in rows if "control" in row], args.patient))
 
 
 def phantom_cases(pipeline, split: str, count: int) -> tuple[Iterator[tuple[str, dict]], dict]:
     """Ids and cases of phantoms of a split, and another patient than the first."""
     data = pipeline.protocol
     population = Population(train=1, val=64, test=128, seed=data["seed"], extent=tuple(data["extent"]))
-    xrays = Xrays(size=tuple(data["xray_size"]), drr=DrrSettings(photons=data.get("photons")))
+    xrays = Xrays(
+        size=tuple(data["xray_size"]), views=data.get("views", 1), drr=DrrSettings(photons=data.get("photons"))
+    )
     finer = data.get("oversample", 1)  # absent in protocols of earlier versions
     source = PhantomSource(population, Geometry(volume_size=pipeline.volume_size), xrays, oversample=finer)
     names = source.rows[source.rows["split"] == split].head(count).to_dict("records")
@@ -110,23 +120,43 @@ def measure(pipeline, case: dict, other: dict, name: str, samples: int) -> list[
         row |= {"chi2": float(own.chi2(z).mean()), "chi2_truth": float(own.chi2(latents))}
         if method == "off":
             row |= {f"chi2_{kind}": value for kind, value in controls(pipeline, xray, pose, extent, other, z).items()}
+        else:  # of true latents, at the largest uncertainty
+            moved = pipeline.decode(latents + own.update(latents, 0.0, 1.0).change) - pipeline.decode(latents)
+            row["rms_change_of_truth_hu"] = float(moved.square().mean().sqrt())
         found.append(row)
     return found
 
 
 def controls(pipeline, xray, pose, extent, other: dict, z) -> dict[str, float]:
     """chi² of samples against the X-ray of another patient, a wrong pose, another grey scale, and noise."""
+    given = {"other_patient": (other["xray"].float()[:, None], pose), **wrong_xrays(xray, pose)}
+    part = pipeline.consistency
+    return {kind: float(part.measurement(*place, extent).chi2(z).mean()) for kind, place in given.items()}
+
+
+def wrong_xrays(xray, pose) -> dict[str, tuple]:
+    """An X-ray and its pose with a wrong pose, another grey scale, and noise."""
     turned = pose.clone()
     turned[:, 2] += 5.0
     noisy = xray + 0.05 * torch.randn(xray.shape, generator=torch.Generator().manual_seed(0))
-    given = {
-        "other_patient": (other["xray"].float()[:, None], pose),
-        "pose_5_degrees": (xray, turned),
-        "gamma_0.8": (xray**0.8, pose),
-        "noise_0.05": (noisy, pose),
-    }
-    part = pipeline.consistency
-    return {kind: float(part.measurement(*place, extent).chi2(z).mean()) for kind, place in given.items()}
+    return {"pose_5_degrees": (xray, turned), "gamma_0.8": (xray**0.8, pose), "noise_0.05": (noisy, pose)}
+
+
+def generated_controls(pipeline, case: dict, name: str) -> list[dict]:
+    """PSNR of a sample of a case from its own and from wrong X-rays, which network and update take alike."""
+    truth = pipeline.window.denormalise(pipeline.window.normalise(case["ct"].float()))
+    scanned = case.get("scanned", torch.ones_like(truth, dtype=torch.bool)).reshape(truth.shape)
+    extent, xray, pose = extent_of(case), case["xray"].float()[:, None], case["pose"]
+    found = []
+    for kind, (given, place) in {"own": (xray, pose), **wrong_xrays(xray, pose)}.items():
+        for method in METHODS:
+            pipeline.set_sampler(**{**pipeline.config.sampling, "consistency": method})
+            options = {"ids": [name], "extent": extent[None], "allow_any_picture": True}
+            drawn = pipeline(given.clamp(0.0, 1.0)[None], place[None], CONTROL_SAMPLES, **options)
+            row = {"case": name, "method": method, "samples": CONTROL_SAMPLES, "control": kind}
+            row["psnr_one"] = float(psnr(drawn.volumes[0, :1], truth[None], 2000.0, scanned)[0])
+            found.append({**row, "first_chi2": float(drawn.first_chi2[0])})
+    return found
 
 
 def extent_of(case: dict) -> torch.Tensor:
@@ -177,6 +207,30 @@ def table(rows: list[dict], patient: str | None = None) -> str:
         difference = interval(Estimate(ratios[1].mean - ratios[0].mean, None, None))
         lines.append(f"| spread over error | {' | '.join(map(interval, ratios))} | {difference} |")
     return "\n".join([f"{len(cases)} cases of {len(set(patients))} patients", *lines])
+
+
+def flags(rows: list[dict], limit: float) -> str:
+    """For how many cases chi² of samples without update exceeds the limit of the training cases."""
+    off = [row for row in rows if row["method"] == "off"]
+    kinds = [key for key in (off[0] if off else {}) if key == "chi2" or key.startswith("chi2_")]
+    counts = (f"{kind} {sum(row[kind] > limit for row in off)} of {len(off)}" for kind in kinds)
+    return f"above the limit of {limit:.1f}: {', '.join(counts)}"
+
+
+def control_table(rows: list[dict], patient: str | None = None) -> str:
+    """PSNR of a sample by X-ray and method, and chi² of the first prediction, with 95 % intervals over patients."""
+    if not rows:
+        return ""
+    lines = ["| X-ray | off | on | on - off | chi² of the first prediction |", "|---|---|---|---|---|"]
+    for kind in dict.fromkeys(row["control"] for row in rows):
+        of = {m: {r["case"]: r for r in rows if (r["control"], r["method"]) == (kind, m)} for m in METHODS}
+        cases = sorted(set(of["off"]) & set(of["on"]))
+        patients = np.array([patient or case for case in cases])
+        off, on = (np.array([of[m][case]["psnr_one"] for case in cases]) for m in METHODS)
+        first = np.array([of["off"][case]["first_chi2"] for case in cases])
+        shown = [interval(bootstrap_mean(values, patients)) for values in (off, on, on - off, first)]
+        lines.append(f"| {kind} | {' | '.join(shown)} |")
+    return "\n".join(lines)
 
 
 def root(square: Estimate) -> Estimate:

@@ -2,7 +2,8 @@
 
 A hypothesis is shown if the whole 95 % interval of the paired difference over training seeds and patients lies beyond
 its margin and the p value of "exactly the margin", Holm-adjusted over all measured hypotheses, is at most 0.05. One
-training seed has no p value and shows nothing.
+training seed has no p value and shows nothing: a comparison of samplers is of one checkpoint, so its verdict is at
+most "holds for this checkpoint".
 """
 
 import json
@@ -14,6 +15,7 @@ from benchmarks.fidelity.paired import difference
 from benchmarks.markdown import span
 from evaluation.intervals.quantities import ORGANS
 from evaluation.metrics.catalogue import catalogue
+from evaluation.statistics.patient_bootstrap import FEW_PATIENTS, METHOD
 from evaluation.statistics.significance import ALPHA, holm
 from evaluation.statistics.split_conformal import coverage_p
 
@@ -117,11 +119,17 @@ def _sign(metric: str) -> float:
 
 
 def sampler_hypotheses(path: Path) -> list[dict]:
-    """Default and stochastic sampler against 1,000 ancestral steps, and the mean of `preview`; from `samplers.py`."""
+    """Default and stochastic sampler against 1,000 ancestral steps, and the mean of `preview`; from `samplers.py`.
+
+    The verdict is `holds for this checkpoint` (the interval over patients is within the limits), `not shown` (the mean
+    alone is), `not reached`, `not measured`, or `reached, bootstrap of few cases`: the mean is within the limits, and
+    the file is older than the t intervals below `FEW_PATIENTS` patients, with a bootstrap that covers too little.
+    """
     if not path.exists():
         return []
     result = json.loads(path.read_text())
     against = {way: measured.get("against", {}) for way, measured in result["ways"].items()}
+    narrow = result.get("intervals") != METHOD and result["protocol"]["cases"] < FEW_PATIENTS
     where = f"on {result['protocol']['cases']} {SPLITS[result['protocol']['split']]} cases"
     where += f" of version {result['protocol'].get('version', 1)} of the phantoms"
     alike = (
@@ -140,7 +148,8 @@ def sampler_hypotheses(path: Path) -> list[dict]:
         state = "not measured"
         if measured is not None:
             inside = measured["low"] is not None and low <= measured["low"] and measured["high"] <= high
-            state = "shown" if inside else "not shown"
+            state = "holds for this checkpoint" if inside else "not shown"
+            state = "reached, bootstrap of few cases" if narrow else state
             state = state if low <= measured["mean"] <= high else "not reached"
         found.append({"words": words, "difference": measured, "unit": unit, "verdict": state})
     # a ratio of means over cases at the frequency farthest from the reference, without interval

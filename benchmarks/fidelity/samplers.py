@@ -18,6 +18,7 @@ from benchmarks.fidelity import solvers  # noqa: E402
 from benchmarks.fidelity.sampler_plots import guidance_picture, quality_picture  # noqa: E402
 from benchmarks.fidelity.stored_xrays import stored_xrays  # noqa: E402
 from benchmarks.markdown import span, table_lines  # noqa: E402
+from evaluation.statistics.patient_bootstrap import METHOD  # noqa: E402
 
 DPM = {"scheduler": "DPMSolverMultistepScheduler"}
 SDE = {**DPM, "algorithm_type": "sde-dpmsolver++"}
@@ -132,9 +133,11 @@ def run(options, settings: dict[str, dict], published: Path) -> tuple[dict, dict
 
 
 def report(found: dict, guidance: bool, protocol: dict) -> dict:
-    """`{"protocol", "reference", "ways"}`: summaries by name, each against 1,000 ancestral steps or guidance 1."""
+    """`{"protocol", "reference", "intervals", "ways"}`: summaries by name, each against 1,000 ancestral steps or
+    guidance 1, and the method of their intervals.
+    """
     name = "guidance 1" if guidance else REFERENCE
-    result = {"protocol": protocol, "reference": name, "ways": {}}
+    result = {"protocol": protocol, "reference": name, "intervals": METHOD, "ways": {}}
     for way, measured in found.items():
         compared = {"against": solvers.against(measured, found[name])} if name in found else {}
         result["ways"][way] = solvers.summarise(measured) | compared

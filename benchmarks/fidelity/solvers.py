@@ -68,7 +68,7 @@ def measure(pipeline, cases, count: int, samples: int, batch_size: int, seed: in
 
 
 def summarise(way: dict) -> dict:
-    """Means over cases with intervals of a bootstrap over cases."""
+    """Means over cases with intervals over cases (`bootstrap_mean`), each of another patient."""
     ids = sorted(way["cases"])
     summary = {key: value for key, value in way.items() if key != "cases"}
     for name in (*ERRORS, *RATIOS, *DISTANCES):

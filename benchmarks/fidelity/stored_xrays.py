@@ -14,7 +14,11 @@ from dataset.sources.phantom import PhantomSource
 
 
 class StoredXrayPhantoms(PhantomSource):
-    """A phantom source with the X-rays of a file of `write_xrays`, at nominal poses; UserError with `pose_noise`."""
+    """A phantom source with the X-rays of a file of `write_xrays`, at nominal poses; UserError with `pose_noise`.
+
+    The file does not state how they were rendered: with the settings of `xray` (photons, attenuation map), as
+    `render_xrays.py` does for those of the benchmark.
+    """
 
     def __init__(self, xray_file: str | Path, *groups, **options):
         super().__init__(*groups, **options)
@@ -29,7 +33,9 @@ class StoredXrayPhantoms(PhantomSource):
         return read_xray_row(self.xray_file, self.index(row), (self.xray.views, *self.xray.size))
 
     def forward_model(self) -> dict:
-        return {**super().forward_model(), "noise": "rounded to 8 bits"}
+        made = super().forward_model()
+        noise = "" if self.drr.photons is None else f"{made['noise']}, then "
+        return {**made, "noise": f"{noise}rounded to 8 bits"}
 
     def describe(self) -> dict:
         return {**super().describe(), "xrays": "8 bit, from a file"}

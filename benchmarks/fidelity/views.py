@@ -1,6 +1,6 @@
 """Frontal X-ray, lateral and both: ridge regression, regression network and diffusion model on phantoms.
 
-`python benchmarks/fidelity/views.py --size 32 --batches 3000 --output outputs/views`
+`python benchmarks/fidelity/views.py --size 32 --xray 64 --output outputs/views_32`
 
 A *shared* network is trained on two views with dropped ones (`dataset.views=2`), a *frontal* network on the frontal
 alone, both with the same batches. Every stage is skipped if its file exists, and a stopped training resumes, so the
@@ -17,6 +17,7 @@ sys.path[0] = str(ROOT)
 
 from benchmarks.fidelity.run import run  # noqa: E402
 from benchmarks.fidelity.variants import FLOW, OURS, REGRESSION  # noqa: E402
+from benchmarks.resumed import expect_same  # noqa: E402
 from common.files import newest_checkpoint  # noqa: E402
 
 VIEWS = {"frontal": [0], "lateral": [1], "both": [0, 1]}
@@ -143,23 +144,35 @@ def trained(options: argparse.Namespace, pose: str, name: str) -> str:
 
 
 def table(output: Path) -> str:
-    """All measured rows as Markdown: mean PSNR of the test cases, and what the second view adds, with its interval."""
+    """All measured rows as Markdown: mean PSNR of the test cases, and what the second view adds, with its interval.
+
+    Below them the shared networks are compared with the frontal ones, for one view and for both.
+    """
     import numpy as np
 
     from benchmarks.markdown import table_lines
     from evaluation.statistics.patient_bootstrap import bootstrap_mean
 
-    rows = []
+    def shown(more: list[float], less: list[float]) -> str:
+        gains = np.subtract(more, less)
+        found = bootstrap_mean(gains, np.arange(len(gains)))
+        return f"{found.mean:+.2f} [{found.low:+.2f}, {found.high:+.2f}]"
+
+    rows, all_scores = [], {}
     for file in sorted(output.glob("scores_*.json")):
         scores, (_, pose, name) = json.loads(file.read_text()), file.stem.split("_", 2)
+        all_scores[pose, name] = scores
         means = [f"{sum(scores[view]) / len(scores[view]):.2f}" if view in scores else "–" for view in VIEWS]
-        gain = "–"
-        if "both" in scores:
-            gains = np.subtract(scores["both"], scores["frontal"])
-            found = bootstrap_mean(gains, np.arange(len(gains)))
-            gain = f"{found.mean:+.2f} [{found.low:+.2f}, {found.high:+.2f}]"
+        gain = shown(scores["both"], scores["frontal"]) if "both" in scores else "–"
         rows.append([pose, name.replace("_", " "), *means, gain])
-    return "\n".join(table_lines(["pose", "method", *VIEWS, "both − frontal"], rows))
+    pairs = [(pose, name, f"frontal_{name[7:]}") for pose, name in all_scores if name.startswith("shared_")]
+    compared = [
+        f"{pose}, {name}: {view} minus {other}, frontal: {shown(all_scores[pose, name][view], alone['frontal'])} dB"
+        for pose, name, other in pairs
+        if (alone := all_scores.get((pose, other)))
+        for view in ("frontal", "both")
+    ]
+    return "\n".join([*table_lines(["pose", "method", *VIEWS, "both − frontal"], rows), *compared])
 
 
 def main() -> None:
@@ -178,6 +191,7 @@ def main() -> None:
     options = parser.parse_args()
     options.output = options.output.resolve()
     options.output.mkdir(parents=True, exist_ok=True)
+    expect_same(options.output, {key: getattr(options, key) for key in ("size", "xray", "batches", "train", "test")})
     for pose in options.poses:
         for name in options.stages:
             file = options.output / f"scores_{pose}_{name}.json"

@@ -126,7 +126,16 @@ class ForwardModel:
 
     @classmethod
     def of_protocol(cls, protocol: dict) -> "ForwardModel | None":
-        """That of the data of a protocol; None where it is not described, as for radiographs and input volumes.
+        """That of the data of a protocol; None for input volumes and where some X-rays are files, as radiographs are.
+
+        Protocols of earlier versions that have such files state the model of their DRRs.
+        """
+        unstated = "forward_model" in protocol and protocol["forward_model"] is None
+        return None if unstated or "film" in (protocol.get("xray_sources") or {}) else cls.of_drrs(protocol)
+
+    @classmethod
+    def of_drrs(cls, protocol: dict) -> "ForwardModel | None":
+        """That of those X-rays of a protocol that this project renders; None where it is not described.
 
         Protocols of earlier versions do not state it, but determine it.
         """
@@ -137,7 +146,8 @@ class ForwardModel:
         drr = protocol.get("drr")
         if isinstance(drr, dict):
             iodine = REMOVED if drr.get("remove_iodine") else SHOWN
-            return cls(drr.get("image", "log"), drr.get("attenuation", "bilinear"), iodine)
+            look = drr.get("image", "log"), drr.get("attenuation", "bilinear"), iodine
+            return cls(*look, photons=drr.get("photons"))
         if str(protocol.get("dataset", "")).startswith("phantom") and "xrays" in protocol:
             return cls(iodine=NOT_DRAWN, grid=CASE_GRID)
         return None

@@ -148,8 +148,9 @@ class FolderSource:
         return {**self._preparation(), **drr, **folds}
 
     def forward_model(self) -> dict | None:
-        """How the DRRs came about; None for input volumes. Nothing is known of the radiographs of the folder."""
-        return None if self.files.source_window is not None else self.drr.forward_model()
+        """How the X-rays came about; None for input volumes and where a case has X-ray files, which others made."""
+        files = self.files.source_window is not None or (self.rows["xray"] != "").any()
+        return None if files else self.drr.forward_model()
 
     def _preparation(self) -> dict:
         settings = {

@@ -35,7 +35,7 @@ class LesionScans:
     def __init__(self, source: FolderSource, count: int, scans: int | None = None):
         self.source, self.count, self.scans = source, int(count), scans
         self.name, self.xray_options, self.describe = source.name, source.xray_options, source.describe
-        self.missing, self.forward_model = source.missing, source.forward_model
+        self.missing, self.forward_model = source.missing, source.drr.forward_model
         self._last: tuple[str, Volume, LesionDrawing] | None = None  # CTs are large
 
     @cached_property

@@ -55,7 +55,8 @@ class PhantomSource:
 
     Args:
         geometry: only `volume_size` counts.
-        xray: X-rays of a case, except for `align`, and of `drr` only the photons; no augmentation with `reproject`.
+        xray: X-rays of a case, except for `align`, and of `drr` only photons and attenuation map; no augmentation with
+            `reproject`.
         pose_noise: render X-rays at perturbed poses and store them without pose, like radiographs
             (`dataset.xray.pose_perturbation`). One view, or two: frontal and lateral.
         oversample: voxels along each side of a voxel of the case in the drawing that the X-rays show; 1 renders them
@@ -73,7 +74,7 @@ class PhantomSource:
     ):
         self.population, self.geometry, self.xray, self.name = population, geometry, xray, name
         self.pose_noise, self.oversample = bool(pose_noise), int(oversample)
-        self.drr = DrrSettings(photons=xray.drr.photons)
+        self.drr = DrrSettings(attenuation=xray.drr.attenuation, photons=xray.drr.photons)
         if self.oversample < 1:
             raise UserError(f"dataset.oversample={oversample}: give 1 or more")
         if self.pose_noise and self.xray.views > len(VIEW_NAMES):
@@ -143,7 +144,8 @@ class PhantomSource:
         if self.oversample > 1:
             shown = draw_for_xrays(**self._drawn(index, self.disease(row)), oversample=self.oversample)
         hu, stream = torch.from_numpy(shown.hu), noise_stream(f"phantom {self.population.seed} {index}")
-        return render_xray(hu, shown.spacing, poses, self.xray.size, photons=self.drr.photons, stream=stream)
+        look = self.drr.image, self.drr.attenuation, self.drr.photons, stream
+        return render_xray(hu, shown.spacing, poses, self.xray.size, *look)
 
     def _drawn(self, index: int, disease: Disease | None) -> dict:
         """Arguments of both drawings."""
@@ -174,6 +176,7 @@ class PhantomSource:
             "xrays": "rendered",
             **({"pose_noise": PROTOCOL} if self.pose_noise else {}),
             **({"oversample": self.oversample, "photons": self.drr.photons} if self.version > 1 else {}),
+            **({"attenuation": self.drr.attenuation} if self.drr.attenuation != "bilinear" else {}),
         }
 
 

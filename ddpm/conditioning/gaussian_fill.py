@@ -54,3 +54,14 @@ def _mean(known: Tensor, unknown: Tensor, loadings: Tensor, noise: Tensor) -> Fl
     seen = torch.where(unknown[:, :, None], 0.0, loadings)
     precision = seen.mT @ seen + noise * torch.eye(loadings.shape[1], device=loadings.device)
     return torch.linalg.solve(precision, known @ loadings) @ loadings.T
+
+
+def known_mean_and_std(raw: Float[Tensor, "n p"]) -> tuple[Float[Tensor, " p"], Float[Tensor, " p"]]:
+    """Mean and standard deviation of the known values of each pixel; 0 for a pixel that is never known."""
+    known = ~raw.isnan()
+    if known.all():
+        return raw.mean(dim=0), raw.std(dim=0)
+    count = known.sum(dim=0)
+    mean = torch.where(known, raw, 0.0).sum(dim=0) / count.clamp_min(1)
+    squares = torch.where(known, raw - mean, 0.0).square().sum(dim=0)
+    return mean, (squares / (count - 1).clamp_min(1)).sqrt()

@@ -5,6 +5,10 @@ case's patient predicts the case (the leave-one-out identity of Allen, "The rela
 and data augmentation", 1974, for blocks of cases); otherwise the prior would be more accurate on training cases than
 on new patients. A linear map extrapolates without limit, so scores farther from the mean than those of any training
 case are shrunk to that distance. Unknown pixels (NaN) have their conditional mean given the known ones.
+
+The deviation grows with the leverage h of the X-ray (`ddpm.conditioning.ridge`): the predictive variance of a ridge
+regression is σ² (1 + h) (Hoerl and Kennard 1970; Rasmussen and Williams, "Gaussian Processes for Machine Learning",
+2006, section 2.1).
 """
 
 import math
@@ -18,8 +22,16 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from dataset.imaging.unknown_pixels import pooled, split_unknown
-from ddpm.conditioning.gaussian_fill import conditional_mean, fit_loadings
-from ddpm.conditioning.ridge import RidgeSystem
+from ddpm.conditioning.gaussian_fill import conditional_mean, fit_loadings, known_mean_and_std
+from ddpm.conditioning.ridge import (
+    RidgeSystem,
+    group_roots,
+    left_out_residuals,
+    packed_length,
+    packed_root,
+    patient_members,
+    root_squares,
+)
 
 PENALTIES = tuple(10.0 ** (k / 2) for k in range(-8, 5))  # in units of the mean eigenvalue of the features
 MIN_PATIENTS = 3  # of a fit: the penalty is chosen by leaving one out
@@ -50,6 +62,7 @@ class LinearPrior(ModelMixin, ConfigMixin):
         hidden: returns a prior of 0 with a deviation of 1, for the part of a training without it.
         fill_rank: principal components of the Gaussian of training X-rays (`ddpm.conditioning.gaussian_fill`) that
             fills unknown pixels; 0 sets them to 0, as in models of earlier versions.
+        by_leverage: whether the deviation grows with the leverage of the X-ray; false in models of earlier versions.
     """
 
     @register_to_config
@@ -63,6 +76,7 @@ class LinearPrior(ModelMixin, ConfigMixin):
         deviation: bool = False,
         hidden: bool = False,
         fill_rank: int = 0,
+        by_leverage: bool = False,
     ):
         super().__init__()
         c, *size = latent_shape
@@ -79,8 +93,13 @@ class LinearPrior(ModelMixin, ConfigMixin):
         self.register_buffer("std", torch.ones(c, *self.grid) if deviation else None)
         self.register_buffer("fill_loadings", torch.zeros(features, fill_rank) if fill_rank else None)
         self.register_buffer("fill_noise", torch.ones(()) if fill_rank else None)
+        half = torch.zeros(packed_length(features), dtype=torch.float16)
+        by_leverage = deviation and by_leverage
+        self.register_buffer("leverage_root", half if by_leverage else None)
+        # 1 / penalty, 1 / n and the mean leverage of left-out training cases
+        self.register_buffer("leverage_terms", torch.zeros(3) if by_leverage else None)
         # of the training cases; checkpoints omit them. members: all cases of each case's patient, padded with -1
-        for name in ("members", "leverage", "influence"):
+        for name in ("members", "leverage", "influence", "roots"):
             self.register_buffer(name, None, persistent=False)
 
     @torch.no_grad()
@@ -97,12 +116,12 @@ class LinearPrior(ModelMixin, ConfigMixin):
         which they are. Raises a `ValueError` for fewer than three patients.
         """
         n = len(latents)
-        members = _members(range(n) if patients is None else patients)
+        members = patient_members(range(n) if patients is None else patients)
         require_patients(n, len(members.unique(dim=0)))
         raw = self._pool(xrays)
         if raw.shape[1] != len(self.pixel_mean):
             raise ValueError(f"X-rays of {xrays.shape[1]} views, the linear prior was made for {self.config.views}")
-        mean, std = _mean_and_std(raw)
+        mean, std = known_mean_and_std(raw)
         self.pixel_mean.copy_(mean)
         self.pixel_std.copy_(std.clamp_min(MIN_STD))
         system, z = self._fit_fill(raw)
@@ -125,7 +144,7 @@ class LinearPrior(ModelMixin, ConfigMixin):
 
         def left_out(penalty: float) -> Tensor:
             shrunk = system.inverse_values(penalty)
-            return _left_out(scores - rotated @ (shrunk[:, None] * projected), rotated, shrunk, members)
+            return left_out_residuals(scores - rotated @ (shrunk[:, None] * projected), rotated, shrunk, members)
 
         penalty = min(PENALTIES, key=lambda penalty: left_out(penalty).square().mean().item())
         shrunk, influence = system.inverse_values(penalty), left_out(penalty)
@@ -137,6 +156,11 @@ class LinearPrior(ModelMixin, ConfigMixin):
         self.leverage = ((rotated * shrunk) @ system.vectors.T).float().to(self.mean.device)
         self.members = members.to(self.mean.device)
         self.influence = F.pad(influence.float(), (0, self.config.rank - rank)).to(self.mean.device)
+        if self.leverage_root is not None:
+            root, scale = packed_root(system, penalty)
+            self.leverage_root.copy_(root)
+            self.leverage_terms.copy_(torch.tensor([scale, 1.0 / n, 0.0]))
+            self.roots = group_roots(rotated, shrunk, members).float().to(self.mean.device)
         if self.std is not None:
             self.measure_deviation(xrays, latents, scanned)
         return self
@@ -148,10 +172,15 @@ class LinearPrior(ModelMixin, ConfigMixin):
         latents: Float[Tensor, "n c d h w"],
         scanned: Bool[Tensor, "n 1 d h w"] | None = None,
     ) -> None:
-        """Stores the standard deviation of the latents of `fit` around the prior of these X-rays of its cases."""
-        squares, count = torch.zeros_like(self.std), torch.zeros_like(self.std[:1])
+        """Stores the standard deviation of the latents of `fit` around the prior of these X-rays of its cases, and
+        the mean leverage of these X-rays.
+        """
+        squares, count, total = torch.zeros_like(self.std), torch.zeros_like(self.std[:1]), 0.0
         for cases in torch.arange(len(latents)).split(64):
-            square = (latents.index_select(0, cases).float() - self(xrays.index_select(0, cases), cases)).square()
+            own = xrays.index_select(0, cases)
+            square = (latents.index_select(0, cases).float() - self(own, cases)).square()
+            if self.leverage_root is not None:
+                total += float(self._leverage(*self._placed(own, cases)).sum())
             if scanned is None:
                 squares, count = squares + self._coarse(square).sum(dim=0), count + len(cases)
             else:
@@ -159,6 +188,8 @@ class LinearPrior(ModelMixin, ConfigMixin):
                 squares += self._coarse(square * known).sum(dim=0)
                 count += self._coarse(known).sum(dim=0)
         self.std.copy_((squares / count.clamp_min(1e-6)).sqrt().clamp_min(MIN_DEVIATION))
+        if self.leverage_terms is not None:
+            self.leverage_terms[2] = total / len(latents)
 
     def _fit_fill(self, raw: Float[Tensor, "n p"]) -> tuple[RidgeSystem, Float[Tensor, "n p"]]:
         """Fits the Gaussian that fills unknown pixels; the system of the regression, and its features."""
@@ -200,7 +231,13 @@ class LinearPrior(ModelMixin, ConfigMixin):
 
     @torch.no_grad()
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *arguments) -> None:
-        """Torch's hook. After a new fit, `influence` is in that fit's basis, whose signs are arbitrary."""
+        """Torch's hook. After a new fit, `influence` is in that fit's basis, whose signs are arbitrary.
+
+        A run of an earlier version that is resumed has no leverage and keeps its constant deviation.
+        """
+        if self.leverage_root is not None and f"{prefix}leverage_root" not in state_dict:
+            self.leverage_root = self.leverage_terms = None
+            self.register_to_config(by_leverage=False)
         fitted = None if self.influence is None else self.basis.clone()
         super()._load_from_state_dict(state_dict, prefix, *arguments)
         if fitted is not None and not torch.equal(fitted, self.basis):
@@ -213,32 +250,65 @@ class LinearPrior(ModelMixin, ConfigMixin):
 
         Raises a `RuntimeError` for an index before `fit`, as in a loaded model.
         """
-        if index is not None and self.leverage is None:
-            raise RuntimeError("the linear prior has no training cases: call fit first")
-        if self.config.hidden:
-            return self.mean.new_zeros(len(xray), *self.config.latent_shape)
-        with torch.autocast(xray.device.type, enabled=False):
-            z = self._features(xray)
-            scores = z @ self.weight
-            if index is not None:
-                own = self.members[index]
-                pull = torch.einsum("bf,bmf->bm", z, self.leverage[own]) + 1.0 / len(self.leverage)
-                pull = torch.where(own < 0, 0.0, pull)
-                scores = scores - torch.einsum("bm,bmr->br", pull, self.influence[own])
-            scores = scores * (1.0 / self._from_mean(scores).clamp_min(1e-12)).clamp_max(1.0)
-            latents = self.mean + scores @ self.basis
-            c, *size = self.config.latent_shape
-            return _resized(latents.unflatten(1, (c, *self.grid)), size)
+        return self._predicted(xray, index)[0]
 
     def moments(
         self, xray: Float[Tensor, "b v 1 h w"], index: Int[Tensor, " b"] | None = None
     ) -> tuple[Float[Tensor, "b c d h w"], Float[Tensor, "b c d h w"] | None]:
-        """The prior and its standard deviation; None if it was not measured."""
-        mean = self(xray, index)
-        return mean, self.deviation(mean)
+        """The prior and its standard deviation, which grows with the leverage of the X-ray; None if not measured.
+
+        `deviation` times sqrt((1 + h) / (1 + mean h of left-out training cases)). h is that of the X-ray itself, also
+        where its scores are shrunk; with `index`, in the regression without the case's patient.
+        """
+        mean, placed = self._predicted(xray, index)
+        std = self.deviation(mean)
+        if std is None or placed is None or self.leverage_root is None:
+            return mean, std
+        with torch.autocast(xray.device.type, enabled=False):
+            growth = ((1.0 + self._leverage(*placed)) / (1.0 + self.leverage_terms[2])).sqrt()
+        return mean, std * growth.view(-1, 1, 1, 1, 1)
+
+    def _predicted(self, xray: Tensor, index: Tensor | None) -> tuple[Tensor, tuple | None]:
+        """The prior, and the result of `_placed`; None if hidden."""
+        if index is not None and self.leverage is None:
+            raise RuntimeError("the linear prior has no training cases: call fit first")
+        if self.config.hidden:
+            return self.mean.new_zeros(len(xray), *self.config.latent_shape), None
+        with torch.autocast(xray.device.type, enabled=False):
+            z, own, pull = placed = self._placed(xray, index)
+            scores = z @ self.weight
+            if own is not None:
+                scores = scores - torch.einsum("bm,bmr->br", pull, self.influence[own])
+            scores = scores * (1.0 / self._from_mean(scores).clamp_min(1e-12)).clamp_max(1.0)
+            latents = self.mean + scores @ self.basis
+            c, *size = self.config.latent_shape
+            return _resized(latents.unflatten(1, (c, *self.grid)), size), placed
+
+    def _placed(
+        self, xray: Tensor, index: Tensor | None
+    ) -> tuple[Float[Tensor, "b p"], Int[Tensor, "b m"] | None, Float[Tensor, "b m"] | None]:
+        """Features; with `index` also the cases of the patient and their hat values with the X-ray, 0 for padding."""
+        z = self._features(xray)
+        if index is None:
+            return z, None, None
+        own = self.members[index]
+        pull = torch.einsum("bf,bmf->bm", z, self.leverage[own]) + 1.0 / len(self.leverage)
+        return z, own, torch.where(own < 0, 0.0, pull)
+
+    def _leverage(self, z: Tensor, own: Tensor | None, pull: Tensor | None) -> Float[Tensor, " b"]:
+        """zᵀ(ZᵀZ + λI)⁻¹z + 1/n; with cases of the patient, of the regression without them (Woodbury identity)."""
+        scale, intercept, _ = self.leverage_terms
+        found = scale * root_squares(self.leverage_root, z) + intercept
+        if own is None:
+            return found
+        rooted = torch.einsum("bmk,bk->bm", self.roots[own], pull).square()
+        return found + torch.where(own < 0, 0.0, rooted).sum(dim=1)
 
     def deviation(self, prior: Float[Tensor, "b c d h w"]) -> Float[Tensor, "b c d h w"] | None:
-        """Standard deviation of left-out training latents around such priors; None if it was not measured."""
+        """Standard deviation of left-out training latents around such priors; None if it was not measured.
+
+        That of an X-ray of mean leverage; `moments` has that of the X-ray itself.
+        """
         if self.std is None:
             return None
         if self.config.hidden:
@@ -268,44 +338,6 @@ class LinearPrior(ModelMixin, ConfigMixin):
 
     def _standardised(self, raw: Float[Tensor, "b p"]) -> Float[Tensor, "b p"]:
         return (raw - self.pixel_mean) / self.pixel_std
-
-
-def _mean_and_std(raw: Float[Tensor, "n p"]) -> tuple[Float[Tensor, " p"], Float[Tensor, " p"]]:
-    """Mean and standard deviation of the known values of each pixel; 0 for a pixel that is never known."""
-    known = ~raw.isnan()
-    if known.all():
-        return raw.mean(dim=0), raw.std(dim=0)
-    count = known.sum(dim=0)
-    mean = torch.where(known, raw, 0.0).sum(dim=0) / count.clamp_min(1)
-    squares = torch.where(known, raw - mean, 0.0).square().sum(dim=0)
-    return mean, (squares / (count - 1).clamp_min(1)).sqrt()
-
-
-def _members(patients: Sequence) -> Int[Tensor, "n m"]:
-    """Indices of all cases of each case's patient, padded with -1."""
-    cases: dict = {}
-    for i, patient in enumerate(patients):
-        cases.setdefault(patient, []).append(i)
-    longest = max(map(len, cases.values()))
-    return torch.tensor([cases[patient] + [-1] * (longest - len(cases[patient])) for patient in patients])
-
-
-def _left_out(
-    residual: Float[Tensor, "n r"],
-    rotated: Float[Tensor, "n f"],
-    shrunk: Float[Tensor, " f"],
-    members: Int[Tensor, "n m"],
-) -> Float[Tensor, "n r"]:
-    """Residuals of the regression without the case's patient: (I - H)⁻¹ e, H the patient's block of the hat matrix."""
-    n = len(residual)
-    hat = (rotated.square() @ shrunk + 1.0 / n).clamp_max(1.0 - 1e-9)
-    found = residual / (1.0 - hat)[:, None]
-    for row in members[(members >= 0).sum(dim=1) > 1].unique(dim=0):
-        own = row[row >= 0]
-        block = (rotated[own] * shrunk) @ rotated[own].T + 1.0 / n
-        eye = torch.eye(len(own), dtype=block.dtype)
-        found[own] = torch.linalg.solve((1.0 + 1e-9) * eye - block, residual[own])
-    return found
 
 
 def _resized(grid: Float[Tensor, "b c d h w"], size: Sequence[int]) -> Float[Tensor, "b c D H W"]:

@@ -32,10 +32,11 @@ class ViewPriors(ModelMixin, ConfigMixin):
         deviation: bool = False,
         hidden: bool = False,
         fill_rank: int = 0,
+        by_leverage: bool = False,
     ):
         super().__init__()
         self.subsets = [list(kept) for n in range(1, views + 1) for kept in combinations(range(views), n)]
-        options = (pixels, rank, max_side, deviation, hidden, fill_rank)
+        options = (pixels, rank, max_side, deviation, hidden, fill_rank, by_leverage)
         self.priors = nn.ModuleList(LinearPrior(latent_shape, len(kept), *options) for kept in self.subsets)
         marks = torch.tensor([[view in kept for view in range(views)] for kept in self.subsets])
         self.register_buffer("marks", marks, persistent=False)
@@ -65,6 +66,12 @@ class ViewPriors(ModelMixin, ConfigMixin):
         self.register_to_config(hidden=hidden)
         for prior in self.priors:
             prior.hide(hidden)
+
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *arguments) -> None:
+        """Torch's hook, as that of `LinearPrior` for runs of earlier versions."""
+        if self.config.by_leverage and f"{prefix}priors.0.leverage_root" not in state_dict:
+            self.register_to_config(by_leverage=False)
+        super()._load_from_state_dict(state_dict, prefix, *arguments)
 
     def forward(
         self, xray: Float[Tensor, "b v 1 h w"], index: Int[Tensor, " b"] | None = None

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float
+from omegaconf import OmegaConf
 from PIL import Image
 from torch import Tensor
 
+from common.cli import CONFIG
 from dataset.imaging.coverage import fill, resample_scanned
 from dataset.io.ct import read_volume
 from dataset.io.nifti import write_nifti
@@ -141,10 +143,12 @@ def _settings(task: Task, checked: CheckedXray, generator) -> dict:
     request, pipeline = task.request, generator.pipeline
     described = describe_run(pipeline, None, Sampling(request.samples, request.seed))
     described |= {"checkpoint": generator.checkpoint}
+    name, sampler = generator.sampler(request)
     options = {
-        "sampler": generator.sampler(request)[0],
+        "sampler": name,
         "sampler.steps": described.get("steps"),
         "sampler.guidance_scale": described.get("guidance_scale"),
+        **other_than_shipped(name, sampler),
         "samples": request.samples,
         "seed": request.seed,
         "batch_size": generator.batch_size,
@@ -160,6 +164,20 @@ def _settings(task: Task, checked: CheckedXray, generator) -> dict:
         **describe_input(checked.shown, pipeline),
         "command": command + " ".join(f"{key}={value}" for key, value in options.items()),
     }
+
+
+def other_than_shipped(name: str, sampler: dict) -> dict[str, str]:
+    """Options of the command for values of a sampler that differ from those in `config/sampler/<name>.yaml`.
+
+    Without steps and guidance, which the command always states.
+    """
+    shipped, options = OmegaConf.to_container(OmegaConf.load(CONFIG / "sampler" / f"{name}.yaml")), {}
+    for key, value in sampler.items():
+        if key not in ("steps", "guidance_scale") and (key not in shipped or shipped[key] != value):
+            added = "" if key in shipped else "+"  # Hydra's mark of a key that the file lacks
+            words = "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+            options[f"{added}sampler.{key}"] = words
+    return options
 
 
 def _draw_reprojection(place: Path, drr: Float[Tensor, "h w"], xray: Float[Tensor, "h w"]) -> None:

@@ -17,7 +17,7 @@ from evaluation.calibration.evidence_errors import evidence_errors, fit_evidence
 from evaluation.calibration.nonconformity import case_scores
 from evaluation.calibration.region_accuracy import region_accuracy, region_counts
 from evaluation.generation.model_inputs import ModelInputs
-from evaluation.generation.sample import Sampling, compared_volumes
+from evaluation.generation.sample import Sampling, compared_volumes, warn_of_contradictions
 from evaluation.intervals.input_shift import LEVEL as SHIFT_LEVEL
 from evaluation.intervals.input_shift import InputShift, fit_input_shift
 from evaluation.intervals.organ_volumes import HeartVolumeRegressor, fit_heart_regressor
@@ -154,6 +154,7 @@ def scores_of(
     antithetic = bool(pipeline.describe().get("antithetic"))
     for part, volumes, compared in compared_volumes(pipeline, inputs, ids, sampling):
         chi2 += compared
+        warn_of_contradictions(pipeline, [ids[i] for i in part], compared)
         predictive = with_residual(pipeline, volumes, [ids[i] for i in part], sampling.seed)
         for index, samples, drawn in zip(part, volumes, predictive, strict=True):
             spacing = tuple(float(e) / n for e, n in zip(inputs.extents[index], pipeline.volume_size, strict=True))

@@ -13,7 +13,7 @@ from ddpm.conditioning.pose_regressor import FIELDS, PoseRegressor
 from ddpm.diffusion.sample_spread import root_mean_square, sample_spread
 from evaluation.generation.sample import Sampling
 from evaluation.generation.xray_inputs import GeneratorInput
-from evaluation.generation.xray_warnings import training_distance
+from evaluation.generation.xray_warnings import ASSUMED, training_distance
 from evaluation.visualization.slices import SYNTHETIC
 
 NOISE_ID = "xray"  # seeds the noise of every generation: equal seeds give equal noise, whatever the X-ray
@@ -34,12 +34,18 @@ def describe_run(pipeline, checkpoint: Path | None, sampling: Sampling) -> dict:
 
 
 def describe_input(given: GeneratorInput, pipeline) -> dict:
-    """Geometry, alignment, predicted pose, distance from the training X-rays and warnings of an input."""
+    """Geometry, alignment, predicted pose, distance from the training X-rays and warnings of an input.
+
+    `lung_guide`, of an X-ray with a guide, says whether the sampler of `pipeline` uses it: not with
+    `sampler.consistency=on`, which updates the volume towards the X-ray instead.
+    """
     spacing = [e / n for e, n in zip(given.extent, pipeline.volume_size, strict=True)]
     geometry, regressor = NOMINAL if given.nominal else "of the input", pipeline.pose_regressor
     pose = {} if regressor is None else {"pose_regressor": predicted_offsets(given, regressor)}
+    guide = {} if given.guide is None else {"lung_guide": not pipeline.consistent}
     seen = {"training_distance": training_distance(given, pipeline), "warnings": given.warnings}
-    return {"spacing": spacing, "geometry": geometry, **given.notes, **pose, **seen}
+    note = {"reprojection_note": ASSUMED} if given.nominal else {}
+    return {"spacing": spacing, "geometry": geometry, **given.notes, **guide, **pose, **seen, **note}
 
 
 def spread_parts(

@@ -1,5 +1,6 @@
 """Samples the generator for many X-rays, in batches, with a progress bar over all denoising steps."""
 
+import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,6 +13,9 @@ from torch import Tensor
 
 from common.errors import UserError
 from evaluation.generation.model_inputs import ModelInputs
+from evaluation.generation.xray_warnings import contradiction
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -47,8 +51,10 @@ def sample_volumes(
     """Yields volumes in HU batch by batch with the positions of their X-rays, by the sampler of the pipeline.
 
     The noise of a volume depends on the seed, the id of its case and the number of the sample, not on the batch.
+    Logs `warn_of_contradictions`.
     """
-    for part, volumes, _ in compared_volumes(pipeline, inputs, ids, sampling, progress_bar):
+    for part, volumes, chi2 in compared_volumes(pipeline, inputs, ids, sampling, progress_bar):
+        warn_of_contradictions(pipeline, [ids[i] for i in part], chi2)
         yield part, volumes
 
 
@@ -84,6 +90,15 @@ def compared_volumes(
             )
             chi2 = [math.nan] * len(part) if result.first_chi2 is None else result.first_chi2.tolist()
             yield part, result.volumes.float().cpu(), list(map(known, chi2))
+
+
+def warn_of_contradictions(pipeline, names: Sequence[str], chi2: Sequence[float | None]) -> list[str | None]:
+    """The warning about each X-ray that contradicts the network (`xray_warnings.contradiction`), after logging it."""
+    lines = [contradiction(value, pipeline) for value in chi2]
+    for name, line in zip(names, lines, strict=True):
+        if line is not None:
+            log.warning("%s: %s", name, line)
+    return lines
 
 
 def known(value: float) -> float | None:

@@ -98,7 +98,10 @@ class SyntheticCT:
 
     @property
     def reprojection(self) -> float | None:
-        """Mean absolute difference of the DRR of the mean and the X-ray, of a range of 1; None if not measured."""
+        """Mean absolute difference of the DRR of the mean and the X-ray, of a range of 1; None if not measured.
+
+        Not comparable with the metric `reprojection` of an evaluation (`settings["reprojection_note"]`).
+        """
         return self.settings["reprojection_error"]
 
     @property

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from common.errors import UserError
@@ -12,7 +13,7 @@ from dataset.manifest.separated import SEPARATOR, parts
 from ddpm.latent.decoder_residual import with_residual
 from evaluation.generation.metadata import NOISE_ID, describe_input, describe_run, spread_parts
 from evaluation.generation.model_inputs import ModelInputs
-from evaluation.generation.sample import Sampling, compared_volumes, terminal_bar
+from evaluation.generation.sample import Sampling, compared_volumes, terminal_bar, warn_of_contradictions
 from evaluation.generation.synthetic_ct import SyntheticCT, files_of
 from evaluation.generation.view_pairs import frontal_views, pair_views
 from evaluation.generation.xray_inputs import GeneratorInput, XrayFiles, announce, read_inputs
@@ -55,7 +56,9 @@ def synthesize(
     draw: Callable | None = None,
     progress_bar=terminal_bar,
 ) -> Iterator[SyntheticCT]:
-    """Yields the volumes of each X-ray as soon as they are sampled; logs its warnings first.
+    """Yields the volumes of each X-ray as soon as they are sampled; logs the warnings of all first.
+
+    One that contradicts the network's prediction has its warning after that (`warn_of_contradictions`).
 
     The noise depends on the seed and the number of the sample alone. Two views are named after the frontal one.
     Volumes from radiographs have a nominal spacing; generators from volumes keep the extent of the input.
@@ -73,8 +76,12 @@ def synthesize(
         predictive = volumes  # of one sample no file shows the residual
         if sampling.samples > 1:
             predictive = with_residual(pipeline, volumes, ids[: len(part)], sampling.seed)
-        for index, samples, spread, compared in zip(part, volumes, predictive, chi2, strict=True):
+        contradictions = warn_of_contradictions(pipeline, [stems[i] for i in part], chi2)
+        for index, samples, spread, compared, line in zip(
+            part, volumes, predictive, chi2, contradictions, strict=True
+        ):
             given = inputs[index]
+            given = given if line is None else replace(given, warnings=[*given.warnings, line])
             settings = {"xray": _describe_files(given.files), **shared, **describe_input(given, pipeline)}
             spacing = tuple(settings["spacing"])
             settings["reprojection_error"] = reproject(given, samples.mean(dim=0), spacing, pipeline)[1]

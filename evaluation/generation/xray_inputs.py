@@ -142,7 +142,7 @@ def read_inputs(
         pose = unknown_pose(len(images), [posed, *VIEW_ORDER[1:]][: len(files)])
         given = GeneratorInput(images, pose, pipeline.extent, notes=notes, files=files, original=original)
         if "found" in notes["alignment"] and guide is not None:
-            given = replace(given, guide=lung_update(guide, given, found), notes={**notes, "lung_guide": True})
+            given = replace(given, guide=lung_update(guide, given, found))
         warnings = input_warnings(given, pipeline, [note for header in headers for note in header.notes], reason)
         inputs.append(replace(given, warnings=warnings))
     return inputs

@@ -16,6 +16,11 @@ NO_LUNGS = "no lungs found"
 INVERTED = "the file is inverted (dark bone): converted to bright bone"
 TURNS = ("rows and columns exchanged", "left and right exchanged", "turned upside down")  # notes of the DICOM reader
 
+ASSUMED = (  # about the figure of `reproject`
+    "the grey scale of the X-ray, and its pose unless given, are assumed and the floor is unknown: not comparable "
+    "with the re-projection error of an evaluation"
+)
+
 
 def input_warnings(given, pipeline, notes: Sequence[str] = (), not_frontal: str | None = None) -> list[str]:
     """Warnings about a `GeneratorInput`; empty for a frontal X-ray like those of training.
@@ -52,6 +57,25 @@ def input_warnings(given, pipeline, notes: Sequence[str] = (), not_frontal: str 
     return found
 
 
+def contradiction(chi2: float | None, pipeline) -> str | None:
+    """Warning about an X-ray of known pose that contradicts what the network predicts from it; None for others.
+
+    Args:
+        chi2: per pixel, of the network's first prediction against the X-ray; None where it is not known.
+    """
+    part = getattr(pipeline, "consistency", None)
+    if part is None or chi2 is None or chi2 <= float(part.limit):
+        return None
+    remedy = "check its pose and grey scale"
+    if pipeline.consistent is not False:
+        remedy += ", or set sampler.consistency=off, which leaves the volume to the network"
+    return (
+        f"chi² {chi2:.2f} of the first prediction against the X-ray, above {float(part.limit):.2f}, the limit of 99 % "
+        "of the training X-rays: its pose, grey scale or noise may be others than the model's, or the patient unlike "
+        f"those of the training; {remedy}"
+    )
+
+
 def training_distance(given, pipeline) -> float | None:
     """Distance from the mean training X-ray in units of the farthest one; None without a linear prior."""
     if pipeline.prior is None:
@@ -65,11 +89,12 @@ def reproject(
 ) -> tuple[Float[Tensor, "h w"] | None, float | None]:
     """DRR of a volume at the pose of its X-ray, and their mean absolute difference in [0, 1].
 
-    The DRR is by the forward model of the training data; where they do not state one (radiographs), by the default
-    one. None for both if no volume can be compared with such X-rays (those of phantoms lack the contrast medium), the
-    window does not keep line integrals, nothing attenuates, the input is a volume, or no DRR renderer is installed.
+    The DRR is by the forward model of the training data's DRRs; where they have none (radiographs), by the default.
+    The X-ray may have been made otherwise (`ASSUMED`). None for both if no volume can be compared with such X-rays
+    (those of phantoms lack the contrast medium), the window does not keep line integrals, nothing attenuates, the
+    input is a volume, or no DRR renderer is installed.
     """
-    model = ForwardModel.of_protocol(pipeline.protocol) or ForwardModel()
+    model = ForwardModel.of_drrs(pipeline.protocol) or ForwardModel()
     if model.why_not_applicable:
         return None, None
     if not pipeline.window.keeps_line_integrals or pipeline.protocol.get("input") == "volume":

@@ -5,6 +5,7 @@ checkpoint (SHA-256), sampler, steps, guidance and number of samples.
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -255,4 +256,33 @@ def error_bars(
         "input_shift_p": p,
         "words": intervals.words(intervals.has_organs(nominal)),
         **preview,
+    }
+
+
+def input_shift_decisions(
+    described: dict,
+    samples: int,
+    digest: str | None,
+    intervals: PredictionIntervals | None,
+    xrays: dict[str, Float[Tensor, "v h w"]],
+    chi2: Sequence[float | None],
+) -> dict | None:
+    """The test of input shift on X-rays by id, as JSON; None without a calibration that holds one.
+
+    `p` by id and the ids `withheld`, which get no interval below `level`; both empty for a calibration of another
+    checkpoint. `chi2` counts the X-rays tested with it, None if the test has none; `reason` says why no volume has an
+    interval, whatever its X-ray, None if the calibration applies. Arguments as of `error_bars`.
+    """
+    if intervals is None or intervals.shift is None:
+        return None
+    reason = error_bars(described, samples, digest, intervals).get("reason")
+    same, compared = digest == intervals.checkpoint["sha256"], bool(intervals.shift.get("chi2"))
+    pairs = zip(xrays.items(), chi2, strict=True)
+    found = {name: intervals.unlike_calibration(xray, own) for (name, xray), own in pairs} if same else {}
+    return {
+        "level": SHIFT_LEVEL,
+        "p": {name: p for name, (p, _) in found.items()},
+        "withheld": [name for name, (_, unlike) in found.items() if unlike],
+        "chi2": sum(own is not None for own in chi2) if compared else None,
+        "reason": reason,
     }

@@ -81,7 +81,7 @@ def _trained(protocol: dict, run: dict[str, Any]) -> dict[str, Any]:
 
 def _xrays(protocol: dict[str, Any]) -> dict[str, Any]:
     """Keys of rendered X-rays; an earlier version had no noise, and phantoms were rendered from their own volume."""
-    model = ForwardModel.of_protocol(protocol)
+    model = ForwardModel.of_drrs(protocol)
     if model is None:
         return {}
     drr = {

@@ -90,6 +90,7 @@ def write_report(
         curves=[sections.figure_uri(curve) for curve in curves if curve is not None],
         spread=None if spread is None else f"{spread:.0f}",
         ranks=sections.rank_part(result.get("rank_histogram")),
+        input_shift=sections.input_shift_part(result.get("input_shift")),
         evidence=sections.evidence_part(reliability),
         evidence_sheet=sections.file_uri(folder / "evidence.png"),
         evidence_curve=sections.figure_uri(evidence_curve(reliability["bins"]) if reliability else None),

@@ -9,6 +9,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from common.files import newest
+from evaluation.generation.xray_warnings import MAX_DISTANCE
 from evaluation.metrics.catalogue import catalogue
 from evaluation.scoring.summary import LABELS, METRIC_LABELS, badness, measured_names, smallest_p
 from evaluation.statistics.significance import ALPHA
@@ -90,6 +91,28 @@ def evidence_part(reliability: dict | None) -> dict | None:
     return {"rows": rows, "gap": gap, "training": training, "calibrated": calibrated}
 
 
+def input_shift_part(tested: dict | None) -> str | None:
+    """Which X-rays get no prediction interval by the test of input shift, in sentences; None without such a test."""
+    if not tested:
+        return None
+    reason, withheld, count = tested["reason"], tested["withheld"], len(tested["p"])
+    if not count:
+        return f"No volume has a prediction interval, and no X-ray was tested: {reason}."
+    chi2 = tested["chi2"]
+    known = "" if chi2 == count else f" (known for {chi2})"
+    compares = "distance, exponent" if chi2 is None else f"distance, exponent and chi² of the first prediction{known}"
+    names = ", ".join(f"{name} (p {tested['p'][name]:.2g})" for name in withheld)
+    share, named = f"{len(withheld)} of the {count} X-rays", f": {names}" if names else ""
+    verdict = f"It withholds the prediction intervals of {share}{named}."
+    if reason:
+        verdict = f"Unlike them are {share}{named}. No volume has a prediction interval here ({reason})."
+    return (
+        f"The test of input shift ({compares}; p below {tested['level']:g}) compares the X-rays with those of the "
+        f"calibration. {verdict} The scores of this page include all X-rays. The test does not prove that an "
+        "interval holds."
+    )
+
+
 def case_table(scores: pd.DataFrame, method: str) -> dict:
     """Every case of a method from the best to the worst: rows with `rank`, `place` and cells.
 
@@ -127,7 +150,8 @@ def limits(protocol: dict, comparisons: int) -> list[str]:
         found.append(f"NO EVIDENCE: the generator was trained on {seen} of these patients.")
     if unlike := protocol.get("xrays_unlike_training"):
         found.append(
-            f"{unlike} of the X-rays are unlike those of the training: their volumes show more of the training."
+            f"{unlike} of the X-rays are more than {MAX_DISTANCE:g} times as far from the mean training X-ray as the "
+            "farthest training X-ray. This distance does not show that the others are like the training."
         )
     if protocol["cases"] < FEW_CASES:
         found.append(f"Few cases ({protocol['cases']}): a single unusual patient may decide a result.")

@@ -19,12 +19,12 @@ from common.files import sha256
 from dataset.imaging.forward_model import ForwardModel
 from evaluation.distribution.distances import compare_populations, population
 from evaluation.generation.model_inputs import ModelInputs
-from evaluation.generation.sample import Sampling, sample_volumes
+from evaluation.generation.sample import Sampling, compared_volumes, warn_of_contradictions
 from evaluation.generation.xray_inputs import GeneratorInput
 from evaluation.generation.xray_warnings import MAX_DISTANCE, training_distance
 from evaluation.intervals.drawn_samples import DrawnSamples, check_samples
 from evaluation.intervals.evidence import evidence_maps
-from evaluation.intervals.prediction_intervals import PredictionIntervals
+from evaluation.intervals.prediction_intervals import PredictionIntervals, input_shift_decisions
 from evaluation.metrics import crps, spread_over_error
 from evaluation.metrics.lpips import load_lpips
 from evaluation.metrics.organs.totalsegmentator import read_organs
@@ -121,7 +121,8 @@ class Evaluator:
         sampling: the estimate of the model is the mean of its samples; the seed is also that of the bootstrap.
         checkpoint: file behind `pipeline`, for the protocol.
         extractor: one of `evaluation.distribution.feature_extractors`, for distances of distributions; None = none.
-        intervals: a calibration, for its curve of evidence; None = maps as the samples give them.
+        intervals: a calibration, for its curve of evidence and its test of input shift; None = maps as the samples
+            give them, no test.
     """
 
     def __init__(
@@ -136,7 +137,7 @@ class Evaluator:
     ):
         self.datamodule, self.pipeline = datamodule, pipeline
         self.sampling, self.settings, self.checkpoint, self.extractor = sampling, settings, checkpoint, extractor
-        self.digest = checkpoint and sha256(checkpoint)
+        self.intervals, self.digest = intervals, checkpoint and sha256(checkpoint)
         self.maps = evidence_maps(pipeline, intervals, self.digest, sampling.samples)
         self.data, self.window = datamodule.protocol(), pipeline.window
         self.size = tuple(self.data["volume_size"])
@@ -150,12 +151,13 @@ class Evaluator:
         """Writes everything into the folder `output`; returns the content of its `metrics.json`."""
         output.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=output, prefix=".volumes_") as scratch:  # volumes may not fit into memory
-            generated, samples = self._generate(inputs, Path(scratch))
+            generated, samples, chi2 = self._generate(inputs, Path(scratch))
             baselines, predicted = self._predict_baselines(inputs, Path(scratch))
             noise = self.sampling.seed, self.tools[crps.ANTITHETIC]
             drawn = DrawnSamples(self.pipeline, samples, inputs.ids, *noise, self.maps)
             tables, distances = self._score(inputs, generated | predicted, drawn)
             checks = check_samples(drawn, inputs.cases, inputs.patients)
+            checks["input_shift"] = self._input_shift(inputs, chi2)
             pictured = generated["model"], tables["none"], self.window, self.settings.nifti
             write_pictures(output, inputs.cases, inputs.ids, *pictured, evidence=drawn.evidence)
             self._lap("pictures")
@@ -186,15 +188,18 @@ class Evaluator:
         self._lap("reading")
         return Inputs(cases, ids, patients, model_inputs, partner, seen)
 
-    def _generate(self, inputs: Inputs, scratch: Path) -> tuple[dict[str, Tensor], Tensor]:
-        """Mean and first of the samples of each case by method, and the samples that metrics need."""
+    def _generate(self, inputs: Inputs, scratch: Path) -> tuple[dict[str, Tensor], Tensor, list[float | None]]:
+        """Mean and first sample of each case by method, samples that metrics need, and chi² of first predictions."""
         count, kept = len(inputs.ids), self.sampling.samples if OF_SAMPLES & set(self.settings.metrics) else 1
         mapped = _mapped(scratch / "generated.npy", (count, 1 + kept, *self.size))
-        for part, volumes in sample_volumes(self.pipeline, inputs.model, inputs.ids, self.sampling):
+        chi2: list[float | None] = []
+        for part, volumes, compared in compared_volumes(self.pipeline, inputs.model, inputs.ids, self.sampling):
+            warn_of_contradictions(self.pipeline, [inputs.ids[i] for i in part], compared)
+            chi2 += compared
             place = slice(part.start, part.stop)
             mapped[place, 0], mapped[place, 1:] = volumes.mean(dim=1), volumes[:, :kept]
         self._lap("generation")
-        return {"model": mapped[:, 0], "model_sample": mapped[:, 1]}, mapped[:, 1:]
+        return {"model": mapped[:, 0], "model_sample": mapped[:, 1]}, mapped[:, 1:], chi2
 
     def _predict_baselines(self, inputs: Inputs, scratch: Path) -> tuple[dict | None, dict[str, Tensor]]:
         """Description of the baselines, None without any, and their volumes by name."""
@@ -304,6 +309,12 @@ class Evaluator:
         rows = zip(model.xrays[:, :, 0], model.poses, model.extents.tolist(), strict=True)
         distances = [training_distance(GeneratorInput(*row), self.pipeline) for row in rows]
         return None if None in distances else sum(distance > MAX_DISTANCE for distance in distances)
+
+    def _input_shift(self, inputs: Inputs, chi2: list[float | None]) -> dict | None:
+        xrays = dict(zip(inputs.ids, inputs.model.xrays[:, :, 0], strict=True))
+        return input_shift_decisions(
+            self.pipeline.describe(), self.sampling.samples, self.digest, self.intervals, xrays, chi2
+        )
 
     def _lap(self, stage: str) -> None:
         now = perf_counter()

@@ -1,6 +1,7 @@
 """The fidelity benchmark: its commands compose, rows merge, differences and hypotheses follow the scores."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -17,6 +18,7 @@ from benchmarks.fidelity.stored_xrays import StoredXrayPhantoms, read_xray_row, 
 from benchmarks.fidelity.variants import BASELINES, Method, methods
 from common.errors import UserError
 from common.files import ROOT, sha256
+from dataset.imaging.drr_options import DrrSettings
 from evaluation.scoring.score_cases import TRUTH
 
 PROTOCOL = {
@@ -255,6 +257,11 @@ def test_rendered_xrays_equal_those_of_the_data_set(tmp_path):
         node = compose("train_ddpm", [*overrides, *stored_xrays(tmp_path / "xrays.safetensors")]).dataset.source
     source_of_file = instantiate(node)
     assert source_of_file.missing() == [] and source_of_file.describe()["xrays"] == "8 bit, from a file"
+    for photons, noise in ((1e4, "Poisson of 10000 photons per mm² in the open field, then rounded to 8 bits"),
+                           (None, "rounded to 8 bits")):  # fmt: skip
+        settings = replace(source.xray, drr=DrrSettings(photons=photons))
+        stated = StoredXrayPhantoms("x", source.population, source.geometry, settings).forward_model()
+        assert (stated["photons"], stated["noise"]) == (photons, noise)
     torch.testing.assert_close(source_of_file.build(source.rows.iloc[-1])["xray"].float(), own, rtol=0, atol=1 / 255)
     with pytest.raises(UserError, match="xray_file=x.*pose_noise"):
         StoredXrayPhantoms("x", source.population, source.geometry, source.xray, pose_noise=True)

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from benchmarks.fidelity import hypotheses, samplers, solvers, table
 from benchmarks.fidelity.sampler_plots import guidance_picture, quality_picture
@@ -37,13 +38,39 @@ def test_samplers_are_compared_with_1000_steps(tmp_path):
     (tmp_path / "samplers_64.json").write_text(json.dumps(result))
     entries = hypotheses.sampler_hypotheses(tmp_path / "samplers_64.json")
     verdicts = {entry["words"]: entry["verdict"] for entry in entries}
-    assert [v for w, v in verdicts.items() if w.startswith("sampler default: spread")] == ["shown"]
+    assert [v for w, v in verdicts.items() if w.startswith("sampler default: spread")] == ["holds for this checkpoint"]
     assert [v for w, v in verdicts.items() if w.startswith("sampler preview")] == ["not reached"]
     worst = {w.partition(":")[0]: v for w, v in verdicts.items() if "worst frequency" in w}
     assert worst == {"sampler default": "reached, no interval", "sampler sde": "not reached"}
     assert all("on 12 test cases" in words for words in verdicts)
     assert samplers.REFERENCE in samplers.markdown(result)
     assert len(quality_picture(result).axes) == 4
+
+
+def verdicts(result: dict, home) -> set[str]:
+    (home / "samplers_64.json").write_text(json.dumps(result))
+    entries = hypotheses.sampler_hypotheses(home / "samplers_64.json")
+    return {entry["verdict"] for entry in entries if entry["words"].startswith("sampler default: spread")}
+
+
+def test_samplers_of_one_training_are_never_called_shown(tmp_path):
+    """Also with intervals far inside the limits; bootstraps of few cases of an earlier version support no verdict."""
+    found = {"default": way(12, 23.0, 90.0), samplers.REFERENCE: way(1000, 23.0, 90.0)}
+    result = samplers.report(found, False, HOW)
+    old = {key: value for key, value in result.items() if key != "intervals"}
+    assert verdicts(result, tmp_path) == {"holds for this checkpoint"}
+    assert verdicts(old, tmp_path) == {"reached, bootstrap of few cases"}
+    assert verdicts(old | {"protocol": HOW | {"cases": 20}}, tmp_path) == {"holds for this checkpoint"}
+    for file in table.HERE.glob("samplers_*.json"):
+        assert not any(entry["verdict"] == "shown" for entry in hypotheses.sampler_hypotheses(file))
+
+
+def test_few_cases_have_t_intervals():
+    way_of_12, reference = way(12, 23.05, 91.0), way(1000, 23.0, 90.0)
+    ours, theirs = ([facts["psnr_one"] for facts in made["cases"].values()] for made in (way_of_12, reference))
+    expected = stats.ttest_rel(ours, theirs).confidence_interval(0.95)
+    found = solvers.against(way_of_12, reference)["psnr_one"]
+    assert (found["low"], found["high"]) == pytest.approx((expected.low, expected.high), abs=1e-5)
 
 
 def test_the_guidance_sweep_has_a_table_and_a_picture():

@@ -2,15 +2,18 @@
 
 import pytest
 import torch
-from ddpm_parts import EXTENT, module
+from consistent_parts import planted
+from ddpm_parts import EXTENT, VOLUME, module, shared_pipeline
+from vae_files import kl
 
 from common.errors import UserError
+from dataset.imaging.drr_options import DrrSettings
 from dataset.imaging.geometry import make_pose, unknown_pose
 from ddpm.checkpoint.load import load_pipeline
 from ddpm.checkpoint.write import export_pipeline
 from ddpm.consistency.films.measurement import FilmMeasurement
-from ddpm.consistency.projection_consistency import ProjectionConsistency
 from ddpm.diffusion.objective import NoiseObjective
+from ddpm.latent import SliceVAELatents
 from ddpm.pipeline import XrayToCTPipeline
 
 SAMPLERS = {"flow": "FlowMatchEulerDiscreteScheduler"}
@@ -23,16 +26,6 @@ def pipeline(prediction: str = "v_prediction", with_part: bool = True) -> XrayTo
     if with_part:
         made.register_modules(consistency=planted())
     return made
-
-
-def planted() -> ProjectionConsistency:
-    """Attenuation is linear in the first channel; the grey scale is near that of line integrals."""
-    part = ProjectionConsistency((4, 8, 8, 8), (1, 1, 1), pixels=8, rank=1, max_side=2).eval()
-    part.decoder.linear[:, 0, 1, 1, 1], part.decoder.offset[:] = 0.01, 0.01
-    part.nuisance.deviation.fill_(0.05)
-    part.nuisance.grey_mean.copy_(torch.tensor([3.0, 1.0]))
-    part.nuisance.grey_factor.copy_(torch.tensor([[0.1, 0.0], [0.0, 0.1]]))
-    return part
 
 
 def sample(made: XrayToCTPipeline, mode, pose=POSE, **options):
@@ -48,6 +41,42 @@ def test_samples_agree_better_with_their_xray_for_every_prediction(prediction):
     measurement = made.consistency.measurement(XRAY[0], POSE[0], torch.tensor(EXTENT))
     assert (updated.chi2[0] < 0.3 * measurement.chi2(free[-1])).all()
     assert torch.isfinite(updated.volumes).all()
+
+
+def two_views() -> XrayToCTPipeline:
+    made = shared_pipeline()
+    made.register_modules(consistency=planted(views=2))
+    return made
+
+
+def slices_of_a_vae() -> XrayToCTPipeline:
+    """Latents of the 2D VAE, which keep every slice: `(4, 32, 16, 16)` for a volume of 32 voxels a side."""
+    torch.manual_seed(0)
+    made = module(objective=NoiseObjective(prediction="v_prediction", zero_terminal_snr=True)).pipeline()
+    encoder = SliceVAELatents.from_vae(kl(), "test")
+    encoder.measure(encoder.encode_raw(torch.tanh(torch.randn(2, 1, *VOLUME))))
+    made.register_modules(latent_encoder=encoder, consistency=planted(encoder.latent_shape(VOLUME)))
+    return made
+
+
+@pytest.mark.parametrize("make", [two_views, slices_of_a_vae])
+def test_two_views_and_latents_of_slices_obey_the_same_law(make):
+    """Updated samples agree better with all their views; without update they have the bits of a model without it."""
+    made, free = make(), []
+    poses = DrrSettings().poses(EXTENT, made.protocol.get("views", 1))[None]
+    xray = torch.rand(1, poses.shape[1], 1, 64, 64, generator=torch.Generator().manual_seed(3))
+
+    def drawn(mode, **options):
+        made.set_sampler("DPMSolverMultistepScheduler", 3, consistency=mode)
+        return made(xray, poses, 2, seed=1, allow_any_picture=True, **options)
+
+    updated, off = drawn("on"), drawn("off", preview=lambda step, clean: free.append(clean))
+    measurement = made.consistency.measurement(xray[0], poses[0], torch.tensor(EXTENT))
+    before = measurement.chi2(free[-1])
+    assert (before > made.consistency.level).all() and (updated.chi2[0] < 0.3 * before).all()
+    assert torch.isfinite(updated.volumes).all() and not torch.equal(updated.volumes, off.volumes)
+    made.register_modules(consistency=None)
+    assert torch.equal(drawn(None).volumes, off.volumes)
 
 
 def test_off_and_an_unknown_pose_give_the_bits_of_a_model_without_the_part():

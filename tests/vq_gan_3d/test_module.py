@@ -207,7 +207,7 @@ def test_metrics_of_validation_count_scanned_voxels_alone():
         module = make(metrics={"psnr": partial(psnr, data_range=2.0)})
         monkeypatched = torch.nn.Module()
         monkeypatched.forward = lambda volume: SimpleNamespace(volume=volume + 0.1)
-        monkeypatched.pca = None
+        monkeypatched.pca = monkeypatched.codebook = None
         module.model = monkeypatched
         logged = {}
         module.log_dict = lambda values, logged=logged, **options: logged.update(values)
@@ -215,3 +215,32 @@ def test_metrics_of_validation_count_scanned_voxels_alone():
         module.validation_step(next(iter(loader)), 0)
         found[name] = float(logged["val/psnr"])
     assert found["half"] == pytest.approx(found["whole"], abs=0.3) and found["whole"] == pytest.approx(26.0, abs=0.5)
+
+
+@pytest.mark.parametrize("quantise", [True, False])
+def test_validation_measures_latents_with_and_without_codes_and_runs_no_second_pass_without_a_codebook(quantise):
+    torch.manual_seed(0)
+    network = VQGAN3D(8, 4, n_hiddens=8, n_res_blocks=1, quantise=quantise, block_pca=True)
+    batch = next(iter(batches(1)))
+    network.pca.fit([(batch["ct"][0], torch.ones_like(batch["ct"][0], dtype=torch.bool))])
+    network.train()(batch["ct"])  # the first batch chooses the codes
+    metric = partial(psnr, data_range=2.0)
+    module = VQGANModule(network.eval(), Optimisation(adam, 1, warmup_steps=1), metrics={"psnr": metric})
+    logged, passes = {}, []
+    module.log_dict = lambda values, **options: logged.update(values)
+    module.log = lambda *arguments, **options: None
+    network.decoder.register_forward_hook(lambda *arguments: passes.append(1))
+    module.validation_step(batch, 0)
+    assert len(passes) == (2 if quantise else 1)
+    with torch.no_grad():
+        expected = {
+            "val/psnr": network(batch["ct"]).volume,
+            "val/psnr_pca": network.pca.decode(network.pca.encode(batch["ct"])),
+        }
+        if quantise:
+            expected["val/psnr_unquantised"] = network.decode(network.encode(batch["ct"]), quantise=False)
+    expected = {name: float(metric(volume[0, 0].clamp(-1, 1), batch["ct"][0, 0])) for name, volume in expected.items()}
+    assert {name: float(value) for name, value in logged.items()} == pytest.approx(expected)
+    if quantise:  # an untrained autoencoder is its components; the codes of 8 entries lose accuracy
+        assert expected["val/psnr_unquantised"] == pytest.approx(expected["val/psnr_pca"])
+        assert expected["val/psnr"] < expected["val/psnr_pca"] - 0.1

@@ -1,5 +1,6 @@
 """Builds the VQ-GAN, its losses and its training module from the config."""
 
+import logging
 from functools import partial
 
 import torch
@@ -19,6 +20,8 @@ from vq_gan_3d.optimisation import Optimisation
 from vq_gan_3d.perceptual import SlicePerceptualLoss, make_perceptual
 
 FITTED = 64  # volumes that suffice for the covariance of blocks
+
+log = logging.getLogger(__name__)
 
 
 def build_networks(model: DictConfig, size: tuple[int, int, int]) -> tuple[VQGAN3D, SlicePerceptualLoss | None]:
@@ -75,7 +78,29 @@ def fit_components(network: VQGAN3D, data: CTDataModule) -> None:
 
 
 def accuracy(module: VQGANModule) -> str:
-    """PSNR of the last validation over all its cases, beside that of the principal components alone."""
-    found = module.trainer.callback_metrics
-    shown = [("PCA", "val/psnr_pca"), ("autoencoder", "val/psnr")]
-    return ", ".join(f"{name} {float(found[key]):.2f} dB" for name, key in shown if key in found)
+    """PSNR in dB of the last validation over all its cases: of the principal components alone, of the autoencoder with
+    continuous latents and, with a codebook, with quantised ones. Empty without a validation.
+    """
+    return ", ".join(f"{name} {value:.2f} dB" for name, value in _measured(module).items())
+
+
+def warn_below_components(module: VQGANModule) -> None:
+    """Warns if the autoencoder with continuous latents ended below the principal components of as many latents."""
+    found = {name: round(value, 2) for name, value in _measured(module).items()}
+    if "PCA" in found and found["autoencoder"] < found["PCA"]:
+        log.warning(
+            "the training ended at %.2f dB, below the %.2f dB of its principal components alone, which have as many "
+            "latents: train longer (model.train_num_steps), lower model.train_lr, or lower the weights of "
+            "model.losses.adversarial and model.losses.perceptual",
+            found["autoencoder"],
+            found["PCA"],
+        )
+
+
+def _measured(module: VQGANModule) -> dict[str, float]:
+    """The PSNR of the last validation by name, of those that it measured."""
+    found, continuous = module.trainer.callback_metrics, "val/psnr_unquantised"
+    shown = {"PCA": "val/psnr_pca", "autoencoder": "val/psnr"}
+    if continuous in found:
+        shown |= {"autoencoder": continuous, "quantised": "val/psnr"}
+    return {name: float(found[key]) for name, key in shown.items() if key in found}

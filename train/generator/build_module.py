@@ -86,7 +86,7 @@ def build_module(
     if with_prior and origin is None:
         kind = ViewPriors if view_drop else LinearPrior
         prior = kind(shape, dataset.views, options.pixels, options.rank, deviation=options.preconditioning,
-                     fill_rank=options.fill_rank)  # fmt: skip
+                     fill_rank=options.fill_rank, by_leverage=options.preconditioning)  # fmt: skip
     losses = build_losses(model, Window.parse(dataset.window), shape)
     objective = instantiate(model.objective)
     if origin is not None:

@@ -95,7 +95,7 @@ function pictures({ urls, mark, reprojection, interval, lungs, evidence, nominal
   }
   const notes = [];
   if (!urls["reprojection.png"]) notes.push("No re-projection: line integrals of this model's volumes cannot be compared with an X-ray (its HU window clips air, or its training X-rays lack what the volume shows).");
-  if (Number.isFinite(reprojection)) notes.push(`The re-projection differs from the X-ray by ${reprojection.toFixed(3)} of its grey range on average.`);
+  if (Number.isFinite(reprojection)) notes.push(`The re-projection differs from the X-ray by ${reprojection.toFixed(3)} of its grey range on average. Pose and grey scale of the X-ray are assumed and the floor is unknown: not comparable with the re-projection error of an evaluation.`);
   if (interval) notes.push(interval);
   if (lungs) notes.push(lungs);
   if (evidence) notes.push(evidence);

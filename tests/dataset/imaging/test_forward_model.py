@@ -112,3 +112,18 @@ def test_protocols_of_earlier_versions_determine_their_model():
         "linear", iodine=REMOVED
     )
     assert of({"dataset": "x"}) is None and of({"forward_model": None, "input": "volume"}) is None
+
+
+def test_no_model_is_taken_for_xrays_that_are_files_and_their_drrs_keep_theirs():
+    """Protocols of earlier versions state the model of DRRs also where X-rays are films."""
+    settings = DrrSettings(image="linear", attenuation="linear", remove_iodine=True, photons=5.0)
+    made, drr = settings.forward_model(), settings.describe()
+    earlier = {"drr": drr, "forward_model": made, "xray_sources": {"drr": 1, "film": 2}}
+    oldest = {"drr": drr, "xray_sources": {"film": 2}}
+    now = {"drr": drr, "forward_model": None, "xray_sources": {"drr": 3}}
+    for protocol in (earlier, oldest, now):
+        assert ForwardModel.of_protocol(protocol) is None
+        model = ForwardModel.of_drrs(protocol)
+        look = model.image, model.attenuation, model.iodine, model.photons
+        assert look == ("linear", "linear", REMOVED, 5.0)
+    assert ForwardModel.of_protocol({**earlier, "xray_sources": {"drr": 3}}) == ForwardModel.of_drrs(earlier)

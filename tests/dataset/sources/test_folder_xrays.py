@@ -14,6 +14,7 @@ from radiograph_files import save_radiograph
 from common.errors import UserError
 from dataset.cases.store import prepare_cases, read_case
 from dataset.imaging.drr_options import DrrSettings
+from dataset.imaging.forward_model import ForwardModel
 from dataset.imaging.lung_network import lung_box_in_image
 from dataset.xray.lung_alignment import expected_box
 
@@ -45,6 +46,20 @@ def test_the_drr_of_a_contrast_ct_is_marked(root, monkeypatch):
         data = data_module(made, root.parent / "cache")
         found[remove] = (data.train.rows["xray_source"].tolist(), data.protocol()["xray_sources"])
     assert found == {False: (["drr_contrast"], {"drr_contrast": 1}), True: (["drr"], {"drr": 1})}
+
+
+def test_a_forward_model_is_stated_only_where_this_project_rendered_every_xray(root):
+    save_nifti(root / "a.nii.gz", thorax())
+    drr = DrrSettings(photons=1e4)
+    assert source(root, drr=drr).forward_model() == drr.forward_model()
+    save_nifti(root / "b.nii.gz", thorax(seed=1))
+    film(root / "b.png")
+    mixed = data_module(source(root, drr=drr), root.parent / "cache").protocol()
+    assert mixed["forward_model"] is None is ForwardModel.of_protocol(mixed)
+    table = "id,patient,ct,xray,xray_source\nB,2,b.nii.gz,b.png,drr\n"  # DRRs of another renderer
+    (root / "manifest.csv").write_text(table)
+    foreign = data_module(source(root, drr=drr), root.parent / "cache").protocol()
+    assert foreign["xray_sources"] == {"drr": 1} and ForwardModel.of_protocol(foreign) is None
 
 
 def test_options_of_drrs_change_the_keys_of_drrs_alone(root):

@@ -102,3 +102,13 @@ def test_a_test_case_with_a_film_is_refused(tmp_path):
     write_manifest(make_rows([row]), tmp_path / "manifest.csv")
     with pytest.raises(UserError, match="test cases have X-ray files, to which no lesion can be added"):
         _ = LesionScans(source(tmp_path), 2).rows
+
+
+def test_cases_with_lesions_are_rendered_although_a_training_case_of_the_folder_has_a_film(tmp_path):
+    for name in ("a", "b"):
+        save_nifti(tmp_path / f"{name}.nii.gz", thorax())
+    film(tmp_path / "a.png")
+    rows = [{"id": n, "patient": n, "ct": f"{n}.nii.gz", "split": s} for n, s in (("a", "train"), ("b", "test"))]
+    write_manifest(make_rows([rows[0] | {"xray": "a.png"}, rows[1]]), tmp_path / "manifest.csv")
+    folder = source(tmp_path)
+    assert folder.forward_model() is None and LesionScans(folder, 2).forward_model() == folder.drr.forward_model()

@@ -37,6 +37,7 @@ def test_more_training_phantoms_leave_the_other_splits_alone():
         {"sign_rate": 0.1},
         {"oversample": 3},
         {"drr": DrrSettings(photons=1e5)},
+        {"drr": DrrSettings(attenuation="linear")},
     ],
 )
 def test_every_setting_changes_the_key(change):
@@ -60,6 +61,16 @@ def test_a_case_is_the_phantom_and_the_xray_of_its_finer_drawing():
     former = source(views=2, oversample=1).build(row)
     assert torch.equal(former["ct"], case["ct"])
     assert 0.002 < (former["xray"].float() - expected).abs().mean() < 0.1
+
+
+def test_the_xrays_of_phantoms_have_the_attenuation_map_that_the_protocol_states():
+    row, maps = source().rows.iloc[0], ("bilinear", "linear")
+    made = [source(drr=DrrSettings(attenuation=name)) for name in maps]
+    assert [one.forward_model()["attenuation"] for one in made] == list(maps)
+    bilinear, linear = (one.build(row) for one in made)
+    assert torch.equal(bilinear["ct"], linear["ct"])
+    assert (bilinear["xray"].float() - linear["xray"].float()).abs().max() > 0.005
+    assert "attenuation" not in made[0].describe()  # keys of earlier versions
 
 
 def test_the_settings_of_version_1_give_its_keys_and_cases():

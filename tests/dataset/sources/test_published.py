@@ -59,6 +59,7 @@ def test_the_poses_of_x2ct_project_its_volume_onto_its_xrays(tmp_path):
     reader = source(x2ct(tmp_path / "data"), views=2, volume_size=(16, 16, 16), xray_size=(64, 64))
     case = reader.build(reader.rows.iloc[0].to_dict())
     assert case["spacing"].tolist() == [20.0] * 3 and not case["pose"].isnan().any()
+    assert reader.forward_model() is None  # of another renderer, although the poses are known
     views = render_xray(case["ct"].float(), (20.0,) * 3, case["pose"], (64, 64))
 
     def alike(a, b):

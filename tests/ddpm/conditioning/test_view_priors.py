@@ -7,7 +7,7 @@ from ddpm.conditioning.linear_prior import LinearPrior
 from ddpm.conditioning.view_priors import ViewPriors
 
 SHAPE = (2, 4, 4, 4)
-OPTIONS = {"pixels": 8, "rank": 12, "deviation": True, "fill_rank": 4}
+OPTIONS = {"pixels": 8, "rank": 12, "deviation": True, "fill_rank": 4, "by_leverage": True}
 SUBSETS = [[0], [1], [0, 1]]
 
 
@@ -38,7 +38,9 @@ def test_the_prior_of_present_views_is_that_of_a_model_of_these_views(priors, ca
     index = torch.arange(len(xrays))
     for rows in (None, index):
         mean, std = priors.moments(only(xrays, kept), rows)
-        assert torch.equal(mean, alone(xrays[:, kept], rows)) and torch.equal(std, alone.deviation(mean))
+        assert torch.equal(mean, alone(xrays[:, kept], rows)) and torch.equal(
+            std, alone.moments(xrays[:, kept], rows)[1]
+        )
     assert torch.equal(priors.distance(only(xrays, kept)), alone.distance(xrays[:, kept]))
 
 
@@ -59,6 +61,17 @@ def test_it_saves_and_hides_all_priors(priors, cases, tmp_path):
     assert torch.equal(again(cases[0]), priors(cases[0])) and not again.fitted
     again.hide(True)
     assert not again(cases[0]).any() and again.config.hidden
+
+
+def test_priors_of_an_earlier_version_keep_one_deviation_for_all_xrays(priors, cases, tmp_path):
+    old = ViewPriors(SHAPE, 2, **OPTIONS | {"by_leverage": False}).fit(*cases)
+    resumed = ViewPriors(SHAPE, 2, **OPTIONS).fit(*cases)
+    resumed.load_state_dict(old.state_dict())
+    resumed.save_pretrained(tmp_path)
+    for prior in (old, resumed, ViewPriors.from_pretrained(tmp_path)):
+        for kept in SUBSETS:
+            std = prior.moments(only(cases[0], kept))[1]
+            assert torch.equal(std, old.moments(only(cases[0], kept))[1]) and torch.equal(std[0], std[-1])
 
 
 def test_other_numbers_of_views_are_refused(cases):

@@ -2,21 +2,13 @@
 
 import pytest
 import torch
-from ddpm_parts import EXTENT, module
+from consistent_parts import towards
+from ddpm_parts import module
 
-from dataset.imaging.geometry import make_pose, unknown_pose
-from ddpm.consistency.lung_guide import LungGuide, LungUpdate
+from dataset.imaging.geometry import unknown_pose
 
 XRAYS = torch.rand(2, 1, 1, 64, 64, generator=torch.Generator().manual_seed(3))
 POSES = torch.stack([unknown_pose(1, ["PA"])] * 2)
-
-
-def towards() -> LungUpdate:
-    guide = LungGuide((4, 8, 8, 8)).eval()
-    guide.decoder.linear[:, 0, 1, 1, 1], guide.decoder.offset[:] = 0.05, 0.2
-    low = torch.full((16, 16), torch.nan)
-    low[6:10, 6:10] = 250.0
-    return guide.within_bounds(low, low + 5.0, make_pose(EXTENT), EXTENT)
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from exact_recursions import exact_samples, exact_std
+from exact_recursions import SDE, exact_samples, exact_std
 from omegaconf import OmegaConf
 
 from ddpm.diffusion.sample_spread import root_mean_square, sample_spread, sample_variance
@@ -28,6 +28,20 @@ def test_the_spread_of_every_sampler_is_that_of_its_exact_recursion(path):
         found = root_mean_square(sample_spread(samples[:count], paired))
         assert found == pytest.approx(expected, rel=0.03), count
     assert paired == (name != "DDPMScheduler")
+
+
+@pytest.mark.parametrize("steps", [4, 12, 20])
+@pytest.mark.parametrize("s", [0.3, S, 1.0])
+@pytest.mark.parametrize(
+    "options", [{"spacing": "trailing"}, {"spacing": "log_snr"}, SDE], ids=["trailing", "log_snr", "sde"]
+)
+def test_the_spread_of_a_flow_is_that_of_the_exact_recursion_of_dpm_solver(steps, s, options):
+    """The default target with `sampler=default` (trailing), its other spacing and `sampler=sde`."""
+    name = "DPMSolverMultistepScheduler"
+    expected = exact_std(name, steps, s, "flow", **options)
+    samples = exact_samples(name, steps, s, "flow", 8, antithetic=True, side=26, **options)
+    for count in (2, 4, 8):
+        assert root_mean_square(sample_spread(samples[:count], True)) == pytest.approx(expected, rel=0.03), count
 
 
 @pytest.mark.parametrize("name", ["DPMSolverMultistepScheduler", "DDIMScheduler"])

@@ -15,6 +15,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from consistent_parts import planted
 from demo_parts import SAMPLERS, last, save_film, small_pipeline, small_service
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
@@ -160,6 +161,25 @@ def test_page_and_command_line_give_the_same_volume(service, film, tmp_path):
     (path,) = generate(pipeline, [film], tmp_path / "out", sampling, align=cfg.align, view=cfg.view)
     np.testing.assert_array_equal(nib.load(path).get_fdata(), volume(result))
     np.testing.assert_array_equal(nib.load(path).affine, nib.load(result.files["volume.nii.gz"]).affine)
+
+
+def test_the_command_names_what_the_server_has_changed_of_its_sampler(tmp_path, film):
+    """Of `WEB="sampler.consistency=on"`: the command composes the sampler that drew the volume."""
+    words = ["sampler.spacing=log_snr", "sampler.antithetic=false", "sampler.consistency=on"]
+    words.append("+sampler.solver_order=3")  # of the solver: not in the file of the sampler
+    ddim = OmegaConf.to_container(OmegaConf.load(CONFIG / "sampler" / "ddim.yaml")) | {"steps": 2}
+    pipeline = small_pipeline()
+    pipeline.register_modules(consistency=planted())
+    with initialize_config_dir(str(CONFIG), version_base="1.3"):
+        changed = OmegaConf.to_container(compose("demo", [*words, "sampler.steps=2"]).sampler)
+        service = small_service(tmp_path / "run", pipeline, samplers={"default": changed, "ddim": ddim})
+        for name, used, named in (("default", changed, words), ("ddim", ddim, [])):
+            result = last(service.generate(film, GenerationRequest(sampler=name)))
+            command = json.loads(result.files["settings.json"].read_text())["command"].split()
+            options = command[command.index(f"sampler={name}") :]
+            assert OmegaConf.to_container(compose("generate", options).sampler) == used
+            assert [word for word in options if "sampler." in word][2:] == named  # after steps and guidance
+    service.close()
 
 
 @pytest.mark.slow

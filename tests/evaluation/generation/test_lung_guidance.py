@@ -1,19 +1,24 @@
 """Lung guides of generators: only where they suit."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import torch
+from consistent_parts import planted, towards
+from ddpm_parts import EXTENT, module
 from torch import nn
 
 from common.errors import UserError
 from common.files import ROOT
+from dataset.imaging.geometry import unknown_pose
 from ddpm.checkpoint.load import load_pipeline
 from ddpm.consistency.guide_file import fingerprint, load_guide, save_guide
 from ddpm.consistency.lung_guide import LungGuide
 from evaluation.generation.lung_guidance import SHIPPED_GUIDE, find_guide
+from evaluation.generation.metadata import describe_input
 from evaluation.generation.open_pipeline import SHIPPED
-from evaluation.generation.xray_inputs import read_inputs
+from evaluation.generation.xray_inputs import GeneratorInput, read_inputs
 
 
 def generator(encoder: nn.Module, **parts) -> SimpleNamespace:
@@ -50,7 +55,22 @@ def test_films_of_the_included_weights_are_guided_unless_told_otherwise(tmp_path
         ({"align": "none"}, False),
     ):
         (given,) = read_inputs([film], pipeline, **chosen)
-        assert (given.guide is not None) == guided == given.notes.get("lung_guide", False)
+        assert (given.guide is not None) == guided == describe_input(given, pipeline).get("lung_guide", False)
+
+
+def test_the_settings_say_whether_the_guide_changed_the_volume():
+    """`sampler.consistency=on` updates a film towards itself instead, so its guide has no effect."""
+    pipeline, film, xray = module().pipeline(), unknown_pose(1, ["PA"]), torch.rand(1, 1, 1, 64, 64)
+    pipeline.register_modules(consistency=planted())
+    given = GeneratorInput(xray[0, :, 0], film, EXTENT, guide=towards())
+    for mode in ("on", None, "off"):
+        pipeline.set_sampler("DPMSolverMultistepScheduler", 4, consistency=mode)
+        guided, free = (
+            pipeline(xray, film[None], ids=["a"], allow_any_picture=True, guides=guides).volumes
+            for guides in ([towards()], None)
+        )
+        assert describe_input(given, pipeline)["lung_guide"] == (not torch.equal(guided, free)) == (mode != "on")
+        assert "lung_guide" not in describe_input(replace(given, guide=None), pipeline)
 
 
 def test_a_model_that_moves_films_again_is_not_guided(tmp_path):

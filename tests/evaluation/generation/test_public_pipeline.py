@@ -62,6 +62,7 @@ def test_the_command_gives_the_same_volume(pipe, result, chest, tmp_path):
     assert printed == settings
     for line in (str(tmp_path / "chest_sample_2_synthetic_ct.nii.gz"), f"difference {result.reprojection}"):
         assert line in done.stdout
+    assert result.settings["reprojection_note"] in done.stdout
 
 
 def test_a_result_has_volumes_spread_nifti_and_warnings(pipe, result):

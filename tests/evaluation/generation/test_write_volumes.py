@@ -91,6 +91,7 @@ def test_settings_record_seed_checkpoint_and_xray(chest, tmp_path):
     assert settings["seed"] == 9 and settings["samples"] == 1 and settings["sampler"] == "Fake"
     assert len(settings["xray"]["sha256"]) == len(settings["checkpoint"]["sha256"]) == 64
     assert "nominal" in settings["geometry"] and "SYNTHETIC" in settings["mark"]
+    assert "reprojection_error" in settings and "not comparable" in settings["reprojection_note"]
 
 
 def test_equal_stems_do_not_overwrite_each_other(chest, tmp_path):

@@ -128,5 +128,8 @@ def test_a_checkpoint_older_than_noise_keeps_its_xrays(dataset, tmp_path):
     new = {**TRAINED, "dataset": "phantom", "oversample": 3, "forward_model": ForwardModel(photons=5.0).describe()}
     found = dataset(protocol=new, checkpoint=elsewhere)
     assert (found["oversample"], found["drr_photons"]) == (3, 5.0)
+    mixed = {"drr": {"attenuation": "linear"}, "forward_model": None, "xray_sources": {"drr": 1, "film": 1}}
+    found = dataset(protocol={**TRAINED, **mixed}, checkpoint=elsewhere)
+    assert (found["drr_attenuation"], found["drr_photons"]) == ("linear", None)  # of those X-rays that are DRRs
     chosen = dataset("dataset=lidc", protocol={**TRAINED, "drr": {}}, checkpoint=elsewhere)
     assert chosen["drr_photons"] == 800_000.0  # another data set than that of the training: as it is now

@@ -2,23 +2,27 @@
 
 import json
 import re
+from dataclasses import asdict, replace
 from pathlib import Path
 from time import process_time
 
 import numpy as np
 import pandas as pd
 import pytest
+from evaluation_fakes import FakePipeline, chest_data, evaluate, oracle
 from forked_command import run_command
 from omegaconf import OmegaConf
 from PIL import Image
 
 from common.environment import save_config
 from common.errors import UserError
-from common.files import write_json
+from common.files import sha256, write_json
 from dataset.imaging.hu_window import Window
+from evaluation.intervals.input_shift import LEVEL, InputShift
+from evaluation.intervals.prediction_intervals import PredictionIntervals, drawn_with, input_shift_decisions
 from evaluation.protocol import comparability as protocol
 from evaluation.reporting.html_report import write_report
-from evaluation.reporting.sections import case_table, limits, markdown_blocks
+from evaluation.reporting.sections import case_table, input_shift_part, limits, markdown_blocks
 from evaluation.scoring import summary as results
 from evaluation.scoring.evaluation_pictures import file_name
 from evaluation.scoring.summary import sentence, smallest_p
@@ -131,6 +135,59 @@ def test_limits_follow_the_protocol():
     assert "Few cases (5)" in lines(cases=5) and "no difference could have reached" in lines(cases=5)
     assert "Few" not in lines() and "-200 to 500" in lines(window=(-200.0, 500.0))
     assert "registered to the truth" in lines(registration="rigid")
+    far = lines(xrays_unlike_training=2)
+    assert "2 of the X-rays are more than 1.2 times as far from the mean training X-ray as the farthest" in far
+    assert "mean training X-ray" not in lines(xrays_unlike_training=0) + lines(xrays_unlike_training=None)
+
+
+def test_the_page_names_the_xrays_whose_intervals_the_input_test_withholds(tmp_path):
+    """The decision of generation for the same X-ray: `PredictionIntervals.unlike_calibration`."""
+    data, checkpoint = chest_data(40, 40, 4), tmp_path / "model.ckpt"
+    checkpoint.write_bytes(b"weights")
+    data.test.case(2)["xray"] = data.test.case(2)["xray"] ** 0.4
+    xrays = [[cases.case(i)["xray"].float() for i in range(len(cases))] for cases in (data.train, data.val, data.test)]
+    pipeline = FakePipeline(oracle(data.test), data.protocol())
+    drawn, shift = drawn_with(pipeline.describe(), 3), asdict(InputShift.fit(*xrays[:2]))
+    of = {"file": checkpoint.name, "sha256": sha256(checkpoint)}
+    calibrated = PredictionIntervals(of, drawn, 0.3, 0.9, {}, shift=shift)
+    options = {"samples": 3, "nifti": 0, "methods": ("model",), "metrics": ["psnr"], "checkpoint": checkpoint}
+    results, pages = {}, {}
+    for name, intervals in (("with", calibrated), ("without", None)):
+        results[name] = evaluate(data, pipeline, tmp_path / name, report=True, intervals=intervals, **options)
+        pages[name] = (tmp_path / name / "report.html").read_text().partition("metrics.json in full")[0]
+    found, page = results["with"]["input_shift"], pages["with"]
+    expected = {f"case_{i}": calibrated.unlike_calibration(xray) for i, xray in enumerate(xrays[2])}
+    withheld = [name for name, (_, why) in expected.items() if why]
+    assert found["p"] == {name: p for name, (p, _) in expected.items()} and found["p"]["case_2"] < LEVEL
+    assert found["withheld"] == withheld and "case_2" in withheld and len(withheld) < 4
+    assert "test of input shift" in page and f"of {len(withheld)} of the 4 X-rays" in page
+    assert f"case_2 (p {found['p']['case_2']:.2g})" in page
+    assert results["without"]["input_shift"] is None
+    assert "input shift" not in pages["without"] and "withh" not in pages["without"]
+
+    def tested(**changed) -> dict | None:
+        inputs = {f"case_{i}": xray for i, xray in enumerate(xrays[2])}
+        given = replace(calibrated, **changed)
+        return input_shift_decisions(pipeline.describe(), 3, of["sha256"], given, inputs, [None] * 4)
+
+    assert tested() == found and tested(shift=None) is None  # the second a file of an earlier version
+    other = tested(drawn=drawn | {"steps": 4})  # an interval of no X-ray, but the test holds
+    assert other == found | {"reason": "calibrated for steps 4, drawn with steps 3"}
+    assert f"({other['reason']})" in input_shift_part(other)
+    assert f"Unlike them are {len(withheld)} of the 4 X-rays: case_2" in input_shift_part(other)
+    stale = tested(checkpoint=of | {"sha256": "0"})
+    assert stale["p"] == {} and stale["withheld"] == []
+    assert "no X-ray was tested: the calibration is of another checkpoint" in input_shift_part(stale)
+
+
+def test_the_input_test_is_described_as_it_was_done():
+    none = {"p": {"a": 0.4, "b": 0.2}, "withheld": [], "level": 0.05, "chi2": None, "reason": None}
+    assert "of 0 of the 2 X-rays" in input_shift_part(none) and "chi²" not in input_shift_part(none)
+    one = none | {"withheld": ["b"], "p": {"a": 0.4, "b": 0.0123}, "chi2": 1}
+    assert "chi² of the first prediction (known for 1)" in input_shift_part(one)
+    assert "of 1 of the 2 X-rays: b (p 0.012)." in input_shift_part(one)
+    assert "(known" not in input_shift_part(one | {"chi2": 2})
+    assert "does not prove" in input_shift_part(none) and input_shift_part(None) is None
 
 
 def test_the_sentence_names_too_few_patients(tmp_path):
