@@ -80,9 +80,8 @@ def phantom_cases(pipeline, split: str, count: int) -> tuple[Iterator[tuple[str,
     """Ids and cases of phantoms of a split, and another patient than the first."""
     data = pipeline.protocol
     population = Population(train=1, val=64, test=128, seed=data["seed"], extent=tuple(data["extent"]))
-    xrays = Xrays(
-        size=tuple(data["xray_size"]), views=data.get("views", 1), drr=DrrSettings(photons=data.get("photons"))
-    )
+    drr = DrrSettings(attenuation=data.get("attenuation", "bilinear"), photons=data.get("photons"))
+    xrays = Xrays(size=tuple(data["xray_size"]), views=data.get("views", 1), drr=drr)
     finer = data.get("oversample", 1)  # absent in protocols of earlier versions
     source = PhantomSource(population, Geometry(volume_size=pipeline.volume_size), xrays, oversample=finer)
     names = source.rows[source.rows["split"] == split].head(count).to_dict("records")
@@ -195,7 +194,7 @@ def table(rows: list[dict], patient: str | None = None) -> str:
     patients = np.array([patient or case for case in cases])
     column = {
         key: [np.array([pairs[m][c].get(key, np.nan) for c in cases], dtype=float) for m in METHODS]
-        for key in [k for k, v in rows[0].items() if isinstance(v, float)]
+        for key in dict.fromkeys(k for row in rows for k, v in row.items() if isinstance(v, float))
     }
     for key, (off, on) in column.items():
         if key not in ("spread_square", "error_square"):

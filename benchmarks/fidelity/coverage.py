@@ -109,7 +109,8 @@ def source_of(protocol: dict, first: int = 20_000_000, count: int = 32, shift: s
     settings = {key: protocol[key] for key in ("pe_share", "sign_rate")} | POPULATIONS.get(shift, {})
     counts = {"train": protocol["split"]["train"], "val": 1, "test": count, "test_from": first}
     population = Population(**counts, **settings, seed=protocol["seed"], extent=extent)
-    xrays = Xrays(size=tuple(protocol["xray_size"]), drr=DrrSettings(photons=protocol.get("photons")))
+    drr = DrrSettings(attenuation=protocol.get("attenuation", "bilinear"), photons=protocol.get("photons"))
+    xrays = Xrays(size=tuple(protocol["xray_size"]), drr=drr)
     geometry = Geometry(volume_size=tuple(protocol["volume_size"]))
     return PhantomSource(population, geometry, xrays, oversample=protocol.get("oversample", 1))
 

@@ -36,7 +36,7 @@ AUTOENCODER = ["model.crop=[32,32,32]", "model.n_hiddens=32",
                "model.picture_every=1000000", "model.losses.adversarial.start=1000000"]  # fmt: skip
 TRAINING = ["model.dim=32", "model.xray_encoder.width=32", "model.batch_size=4", "model.train_lr=3.0e-4",
             "model.warmup_steps=100", "model.ema_decay=0.995", "model.validate_every=1000000",
-            "model.save_and_sample_every=500", "model.dim_mults=[1,2]"]  # fmt: skip
+            "model.save_and_sample_every=500", "model.dim_mults=[1,2]", "model.latent_scaling=overall"]  # fmt: skip
 SAMPLES, STEPS = 8, 12
 
 
@@ -191,7 +191,8 @@ def main() -> None:
     options = parser.parse_args()
     options.output = options.output.resolve()
     options.output.mkdir(parents=True, exist_ok=True)
-    expect_same(options.output, {key: getattr(options, key) for key in ("size", "xray", "batches", "train", "test")})
+    same = ("size", "xray", "batches", "train", "val", "test")
+    expect_same(options.output, {key: getattr(options, key) for key in same})
     for pose in options.poses:
         for name in options.stages:
             file = options.output / f"scores_{pose}_{name}.json"

@@ -258,7 +258,8 @@ class LinearPrior(ModelMixin, ConfigMixin):
         """The prior and its standard deviation, which grows with the leverage of the X-ray; None if not measured.
 
         `deviation` times sqrt((1 + h) / (1 + mean h of left-out training cases)). h is that of the X-ray itself, also
-        where its scores are shrunk; with `index`, in the regression without the case's patient.
+        where its scores are shrunk; with `index`, in the regression without the case's patient. Unknown pixels
+        enter h by their conditional mean alone, so an X-ray that shows less has a smaller h.
         """
         mean, placed = self._predicted(xray, index)
         std = self.deviation(mean)

@@ -145,11 +145,12 @@ class Origin:
                 *(before.low, before.high, window.low, window.high),
             )
         std, mean = torch.std_mean(latents, dim=(0, 2, 3, 4))
-        if std.max() > 2.0 or std.max() < 0.5 or mean.abs().max() > 1.0:  # weaker channels may share one scale
+        wide = std.square().mean().sqrt()  # at most 1 in the training, whatever the scale of the channels
+        if wide > 2.0 or std.max() < 0.5 or mean.abs().max() > std.max().clamp_min(1.0):
             log.warning(
-                "these data differ from those of model.init_from: latents have standard deviations of up to %.2f and "
+                "these data differ from those of model.init_from: latents have a standard deviation of %.2f and "
                 "means of up to %.2f instead of 1 and 0",
-                *(std.max(), mean.abs().max()),
+                *(wide, mean.abs().max()),
             )
 
     def describe(self) -> dict:

@@ -114,7 +114,9 @@ def test_a_full_fine_tuning_starts_from_the_averaged_weights(base):
 
 def test_a_shift_of_the_data_gives_a_warning(base, caplog):
     origin = Origin(base)
-    origin.warn_of_shift(torch.randn(4, 4, 8, 8, 8), origin.pipeline.window)
+    strong = torch.tensor([1.96, 0.3, 0.2, 0.1]).view(4, 1, 1, 1)  # one scale for all, mean variance 1
+    for scale in (1.0, strong, strong / 1.96):
+        origin.warn_of_shift(scale * torch.randn(4, 4, 8, 8, 8), origin.pipeline.window)
     assert not caplog.records
     origin.warn_of_shift(3 * torch.randn(4, 4, 8, 8, 8), type(origin.pipeline.window)(-1200, 600))
     assert "[-1200, 600]" in caplog.text and "differ from those of model.init_from" in caplog.text
