@@ -75,7 +75,10 @@ class Ensemble:
         return self.members[self.member_of(number)[0]].residual
 
     def __call__(self, xray, pose=None, num_samples: int = 1, ids=None, progress=None, **options) -> GeneratedCT:
-        """As `XrayToCTPipeline.__call__`; raises UserError for fewer samples than give each member one."""
+        """As `XrayToCTPipeline.__call__`; raises UserError for fewer samples than give each member one.
+
+        chi² of the first predictions is that of the first member, as its limit is the one that `consistency` has.
+        """
         places = [self.member_of(number) for number in range(num_samples)]
         counts = [sum(member == k for member, _ in places) for k in range(len(self.members))]
         if not all(counts):
@@ -86,8 +89,17 @@ class Ensemble:
         for k, (member, count) in enumerate(zip(self.members, counts, strict=True)):
             names = [f"{name} of training {k + 1}" if k else name for name in ids]
             advance = None if progress is None else _share(progress, k, len(counts))
-            drawn.append(member(xray, pose, num_samples=count, ids=names, progress=advance, **options).volumes)
-        return GeneratedCT(torch.stack([drawn[k][:, j] for k, j in places], dim=1))
+            drawn.append(member(xray, pose, num_samples=count, ids=names, progress=advance, **options))
+
+        def in_turn(parts):
+            return torch.stack([parts[k][:, j] for k, j in places], dim=1)
+
+        chi2 = [part.chi2 for part in drawn]
+        return GeneratedCT(
+            in_turn([part.volumes for part in drawn]),
+            None if any(part is None for part in chi2) else in_turn(chi2),
+            drawn[0].first_chi2,
+        )
 
 
 def _share(progress, k: int, members: int):

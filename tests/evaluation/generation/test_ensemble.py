@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from consistent_parts import planted
 from ddpm_parts import item, module
 
 from common.errors import UserError
@@ -12,6 +13,7 @@ from evaluation.generation.ensemble import Ensemble
 from evaluation.generation.open_pipeline import open_generator
 from evaluation.intervals.prediction_intervals import PredictionIntervals
 
+POSES = torch.stack([item(i)["pose"] for i in range(2)])
 XRAYS = torch.stack([item(i)["xray"] for i in range(2)])
 
 
@@ -55,6 +57,19 @@ def test_independent_samples_alternate_and_each_has_the_residual_of_its_member(e
     added = with_residual(ensemble, samples, ["a"], seed=0)[0].std(dim=(1, 2, 3))
     assert added[1] == pytest.approx(2.0 * float(added[0]), rel=0.1)  # residuals of 0.01 and 0.02 of the range
     ensemble.set_sampler(scheduler="DPMSolverMultistepScheduler", steps=2)
+
+
+def test_the_disagreement_with_the_xrays_is_that_of_each_sample_and_of_the_first_member(files):
+    members = [member(1), member(2)]
+    assert Ensemble(members, files)(XRAYS, POSES, num_samples=4).chi2 is None
+    for one in members:
+        one.register_modules(consistency=planted())
+    found = Ensemble(members, files)(XRAYS, POSES, num_samples=4, ids=["a", "b"])
+    first = members[0](XRAYS, POSES, num_samples=2, ids=["a", "b"])
+    second = members[1](XRAYS, POSES, num_samples=2, ids=["a of training 2", "b of training 2"])
+    assert found.chi2.shape == (2, 4) and torch.equal(found.first_chi2, first.first_chi2)
+    torch.testing.assert_close(found.chi2, torch.cat([first.chi2, second.chi2], dim=1))
+    assert not torch.allclose(first.chi2, second.chi2)
 
 
 def test_the_progress_counts_the_steps_of_all(ensemble):
