@@ -32,6 +32,21 @@ def sample_variance(samples: Float[Tensor, " s *shape"], antithetic: bool) -> Fl
     return ((everything - within) / (2.0 * differences)).clamp(min=0.0)
 
 
+def squared_deviations(samples: Float[Tensor, " s *shape"], antithetic: bool) -> Float[Tensor, " k *shape"]:
+    """Independent estimates of the variance of one sample, one of each pair of opposite noise or of each sample.
+
+    Pairs are taken as exactly opposite; if they are less so, the estimates are too small by a common factor. Raises
+    ValueError for fewer than two samples.
+    """
+    count = len(samples)
+    if count < 2:
+        raise ValueError(f"{count} sample: a variance needs at least 2")
+    if antithetic:
+        last = count - count % 2
+        return (samples[0:last:2] - samples[1:last:2]).square() / 4.0
+    return (samples - samples.mean(dim=0)).square() * (count / (count - 1))
+
+
 def variance_of_mean(samples: Float[Tensor, " s *shape"], antithetic: bool) -> Float[Tensor, "*shape"]:
     """Unbiased variance of the mean of the samples; below 0 where pairs are more than opposite by chance.
 

@@ -5,6 +5,10 @@ posterior means. So `1 - posterior variance / population variance` is the share 
 explains: 0 where the samples vary as patients do (invented), 1 where all samples agree (determined). If the samples
 are those of the true posterior, the squared error of their expectation is the other share, `1 - evidence`, of the
 population's.
+
+The variance of a few samples is noisy, and where nothing is determined half of the noise would look like evidence.
+So each cell is moved towards the mean of the volume as far as noise explains the differences between cells: the best
+linear predictor of Bühlmann, "Experience rating and credibility", ASTIN Bulletin 4(3), 1967.
 """
 
 import math
@@ -18,8 +22,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dataset.imaging.hu_window import Window
-from ddpm.diffusion.sample_spread import sample_variance
+from ddpm.diffusion.sample_spread import sample_variance, squared_deviations
 
+ESTIMATE = "credible"  # how maps are estimated, for calibrations; other estimates need other curves
 FEWEST_SAMPLES = 4  # of an X-ray, for a map
 MAX_SIDE = 16  # cells per side, over which variances are averaged
 CONSTANT_HU = 10.0  # standard deviation of a cell below which patients do not differ: nothing is left to determine
@@ -100,10 +105,32 @@ class TrainingSpread(ModelMixin, ConfigMixin):
         if len(samples) < FEWEST_SAMPLES:
             raise ValueError(f"{len(samples)} samples: an evidence map needs at least {FEWEST_SAMPLES}")
         population = self.sd.to(samples.device).square()
-        posterior = F.adaptive_avg_pool3d(sample_variance(samples.float(), antithetic)[None], population.shape)[0]
-        share = (1.0 - posterior / population.clamp_min(CONSTANT_HU**2)).clamp(0.0, 1.0)
-        unknown = self.variance(samples.shape[1:]).isnan().to(share.device)
-        return _between_cells(share, samples.shape[1:]).masked_fill(unknown, torch.nan)
+        variances = torch.cat([sample_variance(samples.float(), antithetic)[None],
+                               squared_deviations(samples.float(), antithetic)])  # fmt: skip
+        posterior, *parts = F.adaptive_avg_pool3d(variances, population.shape)
+        varied = population >= CONSTANT_HU**2
+        rest = posterior / population.clamp_min(CONSTANT_HU**2)
+        rest[varied] = credible(posterior[varied], torch.stack(parts)[:, varied], population[varied])
+        unknown = self.variance(samples.shape[1:]).isnan().to(rest.device)
+        return _between_cells(1.0 - rest.clamp(0.0, 1.0), samples.shape[1:]).masked_fill(unknown, torch.nan)
+
+
+def credible(
+    posterior: Float[Tensor, " n"], parts: Float[Tensor, "k n"], population: Float[Tensor, " n"]
+) -> Float[Tensor, " n"]:
+    """`posterior / population` of every cell, moved towards that of all cells by the noise of the estimates.
+
+    Args:
+        posterior: variance of the samples, the mean of `parts` but for a common factor.
+        parts: the independent estimates of it (`ddpm.diffusion.sample_spread.squared_deviations`).
+    """
+    if not len(posterior):
+        return posterior
+    ratio, mean = posterior / population, posterior.sum() / population.sum()
+    scale = posterior.sum() / parts.mean(dim=0).sum().clamp_min(torch.finfo(parts.dtype).tiny)
+    noise = (scale * parts / population).var(dim=0).mean() / len(parts)
+    total = ratio.var(correction=0).clamp_min(torch.finfo(ratio.dtype).tiny)
+    return mean + (1.0 - noise / total).clamp_min(0.0) * (ratio - mean)
 
 
 def _between_cells(values: Float[Tensor, "d h w"], shape: Sequence[int]) -> Float[Tensor, "D H W"]:

@@ -8,7 +8,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from dataset.imaging.hu_window import Window
-from ddpm.diffusion.training_spread import FEWEST_SAMPLES, TrainingSpread
+from ddpm.diffusion.training_spread import ESTIMATE, FEWEST_SAMPLES, TrainingSpread
 from evaluation.statistics.evidence_curve import FINE_BINS, EvidenceCurve, grouped
 from evaluation.statistics.evidence_reliability import evidence_reliability, reliability_sums
 
@@ -38,7 +38,7 @@ def fit_evidence(
     patients: Shaped[np.ndarray, " n"],
     seed: int = 0,
 ) -> dict | None:
-    """`curve`, the attributes of the `EvidenceCurve` of calibration cases, and `reliability` on test cases.
+    """`estimate`, `curve`, the attributes of the `EvidenceCurve` of calibration cases, `reliability` on test cases.
 
     The reliability is `{"samples", "calibrated"}`, each as `evidence_reliability` gives it with intervals over the
     `patients` of the test cases, of the maps without and with the curve. None without evidence.
@@ -50,4 +50,4 @@ def fit_evidence(
     sums = np.stack(test)
     parts = {"samples": grouped(sums), "calibrated": grouped(sums, curve)}
     reliability = {name: evidence_reliability(part, patients, seed=seed) for name, part in parts.items()}
-    return {"curve": asdict(curve), "reliability": reliability}
+    return {"estimate": ESTIMATE, "curve": asdict(curve), "reliability": reliability}

@@ -17,7 +17,7 @@ from torch import Tensor
 from common.errors import UserError, commands_as_installed
 from common.files import atomic_path
 from dataset.imaging.hu_window import Window
-from ddpm.diffusion.training_spread import TrainingSpread
+from ddpm.diffusion.training_spread import ESTIMATE, TrainingSpread
 from evaluation.intervals.input_shift import LEVEL as SHIFT_LEVEL
 from evaluation.intervals.input_shift import InputShift
 from evaluation.intervals.organ_volumes import HeartVolumeRegressor
@@ -119,9 +119,9 @@ class PredictionIntervals:
 
     @property
     def evidence_curve(self) -> EvidenceCurve | None:
-        """The curve that calibrates evidence maps; ValueError for a damaged one."""
+        """The curve that calibrates evidence maps, None for one of another estimate; ValueError for a damaged one."""
         found = self.population.get("evidence")
-        return EvidenceCurve(**found["curve"]) if found else None
+        return EvidenceCurve(**found["curve"]) if found and found.get("estimate") == ESTIMATE else None
 
     def of_voxels(
         self, samples: Float[Tensor, "s d h w"], spacing: tuple[float, float, float], window: Window

@@ -96,6 +96,32 @@ def test_an_xray_that_shows_nothing_determines_nothing_and_one_that_shows_all_de
     assert whole([1, 1, 1]).evidence(samples, pairs).min() > 0.999
 
 
+@pytest.mark.parametrize(("samples", "mean", "high"), [(4, 0.2, 0.15), (8, 0.1, 0.01), (20, 0.05, 0.0)])
+@pytest.mark.parametrize("pairs", [False, True])
+def test_samples_of_the_population_itself_show_no_evidence(samples, mean, high, pairs):
+    """Patients whose neighbouring cells vary together, so that a cell holds few independent values."""
+    weights = torch.exp(-torch.arange(-6.0, 7.0).square() / 4.0)
+    kernel = torch.einsum("i,j,k->ijk", weights, weights, weights)[None, None]
+    kernel = kernel / kernel.square().sum().sqrt()  # unit variance
+    noise = normal(40, 1, 36, 36, 36, seed=7)
+    if pairs:
+        noise[1::2] = -noise[::2]
+    volumes = SD * torch.nn.functional.conv3d(noise, kernel)[:, 0]
+    spread = TrainingSpread.from_numbers([12, 12, 12], [SD] * 12**3, 150)
+    found = torch.stack(
+        [spread.evidence(volumes[k : k + samples], pairs) for k in range(0, 40 - samples + 1, samples)]
+    )
+    assert found.mean() < mean and (found > 0.5).float().mean() <= high
+
+
+def test_noise_does_not_hide_where_the_xray_determines_a_volume():
+    """Half of the volume is determined to 95 %, the other to 0; 8 samples of cells of one value tell them apart."""
+    share = torch.tensor([0.95, 0.0]).repeat_interleave(16)
+    noise = torch.nn.functional.interpolate(normal(8, 1, 16, 4, 4, seed=8), SHAPE)[:, 0]
+    found = whole([16, 4, 4]).evidence(SD * (1.0 - share).sqrt().view(-1, 1, 1) * noise, False)
+    assert found[:14].mean() > 0.7 and found[18:].mean() < 0.3
+
+
 def test_the_error_is_the_share_that_is_not_determined():
     """The reliability law: squared error of the posterior mean = (1 - evidence) SD², within 5 points."""
     share = torch.tensor([0.0, 0.2, 0.4, 0.5, 0.6, 0.8, 0.9, 0.98]).repeat_interleave(4)

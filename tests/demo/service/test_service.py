@@ -29,6 +29,7 @@ from dataset.io.ct import read_volume
 from dataset.io.nifti import write_nifti
 from ddpm.checkpoint.load import load_pipeline
 from ddpm.checkpoint.write import export_pipeline
+from ddpm.diffusion.training_spread import ESTIMATE
 from demo.page.api import plain
 from demo.service.messages import ON_REQUEST, Cancelled, GenerationRequest, Progress, Result
 from demo.service.results import page_bars
@@ -110,7 +111,7 @@ def test_a_calibration_beside_the_checkpoint_reaches_the_page(service, film, mon
     drawn = {key: described.get(key) for key in SAMPLED_WITH} | {"samples": 4}
     xrays = list(torch.rand(60, 1, 8, 8, generator=torch.Generator().manual_seed(0)))
     shift = asdict(InputShift.fit(xrays[:40], xrays[40:]))
-    evidence = {"curve": {"uncalibrated": [0.0, 1.0], "calibrated": [0.25, 0.25], "cases": 7}}
+    evidence = {"estimate": ESTIMATE, "curve": {"uncalibrated": [0.0, 1.0], "calibrated": [0.25, 0.25], "cases": 7}}
     intervals = PredictionIntervals(
         generator.checkpoint, drawn, 0.5, 0.9, {}, population={"evidence": evidence}, shift=shift
     )

@@ -12,7 +12,7 @@ from PIL import Image
 
 from common.errors import UserError
 from common.files import sha256
-from ddpm.diffusion.training_spread import TrainingSpread
+from ddpm.diffusion.training_spread import ESTIMATE, TrainingSpread
 from evaluation.calibration.calibrate_intervals import calibrate
 from evaluation.calibration.report import markdown
 from evaluation.generation.sample import Sampling
@@ -80,7 +80,7 @@ def test_files_and_settings_hold_the_calibrated_map_where_the_calibration_applie
     assert percent[plain >= 0].mean() < plain[plain >= 0].mean() - 10
     assert b"; calibrated evidence, %: 0 invented, -1 undefined" in mark and b"calibrated" not in plain_mark
     assert settings["calibrated_on"] == 12 and "calibrated on 12 cases" in settings["words"]
-    assert plain_settings["calibrated_on"] is None and "no curve of evidence" in plain_settings["words"]
+    assert plain_settings["calibrated_on"] is None and "no curve for this estimate" in plain_settings["words"]
     assert "not calibrated (calibrated for samples 4, drawn with samples 6)" in found["more"][2]["words"]
 
 
@@ -105,7 +105,9 @@ def test_the_file_round_trips_and_a_damaged_curve_is_refused(world, tmp_path):
     curve = intervals.population["evidence"]["curve"] | {
         "uncalibrated": [0.5] * len(intervals.evidence_curve.uncalibrated)
     }
-    damaged = with_evidence(intervals, {"curve": curve})
+    earlier = with_evidence(intervals, {"curve": intervals.population["evidence"]["curve"]})
+    assert earlier.evidence_curve is None  # of a file from before maps were moved towards the mean of the volume
+    damaged = with_evidence(intervals, {"estimate": ESTIMATE, "curve": curve})
     with pytest.raises(UserError, match="bounds=.*the curve of evidence is damaged"):
         read_intervals(damaged.write(tmp_path / "damaged.json"))
 
