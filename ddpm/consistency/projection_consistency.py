@@ -25,7 +25,7 @@ from ddpm.consistency.proximal_update import Update, proximal_update
 from ddpm.consistency.ray_matrix import RayMatrix, ray_matrix
 
 ITERATIONS = 3  # of conjugate gradients in a step of the sampler
-FOLDS = 8  # of the cross-validation that measures chi² of cases outside the fit
+FOLDS = 8  # of the cross-validation that measures chi² of patients outside the fit
 MIN_DEVIATION = 0.02  # of standardised latents
 LIMIT = 0.99  # quantile of chi² of training cases above which an X-ray does not belong to the latents
 
@@ -38,6 +38,7 @@ class TrainingCase(NamedTuple):
     xray: Float[Tensor, "v 1 h w"]
     pose: Float[Tensor, "v 9"]
     extent: Float[Tensor, "3"]
+    patient: str = ""
 
 
 class ProjectionConsistency(ModelMixin, ConfigMixin):
@@ -69,7 +70,7 @@ class ProjectionConsistency(ModelMixin, ConfigMixin):
         self.nuisance = ProjectionNuisance(views, pixels, rank)
         self.register_buffer("deviation", torch.ones(c, *(min(n, max_side) for n in size)))
         self.register_buffer("correlation", torch.eye(c))  # of the errors of the channels
-        self.register_buffer("level", torch.ones(()))  # chi² of true latents of cases that are not in the fit
+        self.register_buffer("level", torch.ones(()))  # chi² of true latents of patients that are not in the fit
         self.register_buffer("limit", torch.ones(()))  # chi² that few predictions for their own X-ray exceed
         self._matrices: dict[bytes, RayMatrix] = {}
 
@@ -81,10 +82,13 @@ class ProjectionConsistency(ModelMixin, ConfigMixin):
     ) -> "ProjectionConsistency":
         """Fits the decoder to pairs of latents and attenuation on `grid`, and everything else to training cases.
 
-        ValueError for fewer than 8 cases.
+        ValueError for fewer than 8 cases or for one patient.
         """
         if len(cases) < 8:
             raise ValueError(f"{len(cases)} training cases: the projection consistency needs 8 of known pose")
+        patients = list(dict.fromkeys(case.patient for case in cases))
+        if len(patients) < 2:
+            raise ValueError(f"{len(cases)} training cases of one patient: the projection consistency needs 2 patients")
         self.decoder.fit(decoded)
         errors = torch.stack([case.latents.float() - case.predicted.float() for case in cases])
         size = self.deviation.shape[1:]
@@ -100,8 +104,8 @@ class ProjectionConsistency(ModelMixin, ConfigMixin):
             for case in cases
         ]
         true, predicted = torch.stack(integrals).unbind(1)
-        fold, chi2 = torch.arange(len(cases)) % FOLDS, []
-        for k in range(FOLDS):
+        fold, chi2 = torch.tensor([patients.index(case.patient) % FOLDS for case in cases]), []
+        for k in range(min(FOLDS, len(patients))):
             self.nuisance.fit(xrays[fold != k], true[fold != k])
             for i in torch.nonzero(fold == k)[:, 0].tolist():
                 measured = self.nuisance.of(xrays[i])

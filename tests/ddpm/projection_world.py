@@ -29,12 +29,22 @@ def world(n: int, views: int = 1, seed: int = 0) -> list[TrainingCase]:
         integrals = rays.project(planted()(z[None]).flatten(1))[0]
         integrals = integrals + 0.1 * torch.randn(integrals.shape, generator=generator)
         xray = ((integrals - 0.1) / 5.0).view(views, 1, PIXELS, PIXELS)
-        found.append(TrainingCase(z, z + error, xray, poses, EXTENT))
+        found.append(TrainingCase(z, z + error, xray, poses, EXTENT, str(len(found))))
     return found
 
 
-def fitted(views: int = 1, n: int = 60) -> ProjectionConsistency:
-    cases = world(n, views)
+def of_patients(cases: list[TrainingCase], each: int, seed: int = 0) -> list[TrainingCase]:
+    """The cases, `each` in turn of one patient, whose X-rays share a nuisance of that patient."""
+    generator, found = torch.Generator().manual_seed(100 + seed), []
+    for first in range(0, len(cases), each):
+        shared = 0.04 * torch.randn(cases[first].xray.shape, generator=generator)
+        for case in cases[first : first + each]:
+            found.append(case._replace(xray=case.xray + shared, patient=f"{seed} {first}"))
+    return found
+
+
+def fitted(views: int = 1, n: int = 60, cases: list[TrainingCase] | None = None) -> ProjectionConsistency:
+    cases = world(n, views) if cases is None else cases
     pairs = [(case.latents[None], planted()(case.latents[None])) for case in cases]
     return ProjectionConsistency(SHAPE, FACTORS, views, PIXELS, rank=2, max_side=2).fit(cases, pairs)
 

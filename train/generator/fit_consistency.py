@@ -47,7 +47,7 @@ def fit_consistency(pipeline: XrayToCTPipeline, cases: CaseDataset, device: torc
 
     The network predicts each case from pure noise, as in the first step of the sampler.
 
-    Raises UserError for a model without known forward model, and for fewer than 8 cases of known pose.
+    Raises UserError for a model without known forward model, for fewer than 8 cases of known pose, or one patient.
     """
     if reason := why_no_consistency(pipeline):
         raise UserError(f"parts=[consistency]: not for this model: {reason}")
@@ -55,7 +55,8 @@ def fit_consistency(pipeline: XrayToCTPipeline, cases: CaseDataset, device: torc
     places = torch.linspace(0, len(posed) - 1, min(FITTED_ON, len(posed))).round().long() if posed else []
     pipeline.to(device)
     shape = pipeline.latent_encoder.latent_shape(pipeline.volume_size)
-    found = [training_case(pipeline, cases[posed[int(place)]], device) for place in places]
+    chosen, patients = [posed[int(place)] for place in places], list(cases.rows["patient"])
+    found = [training_case(pipeline, cases[i], device, str(patients[i])) for i in chosen]
     pairs = (_decoded(pipeline, case.latents, device) for case in found[:: max(1, len(found) // DECODED)])
     grid = light_factors(shape, pipeline.volume_size, PIXELS)
     model = ProjectionConsistency(shape, grid, views=pipeline.protocol["views"], pixels=PIXELS)
@@ -83,7 +84,7 @@ def _network_alone(pipeline: XrayToCTPipeline) -> Iterator[None]:
         pipeline.set_sampler(**sampling)
 
 
-def training_case(pipeline: XrayToCTPipeline, item: dict, device: torch.device) -> TrainingCase:
+def training_case(pipeline: XrayToCTPipeline, item: dict, device: torch.device, patient: str = "") -> TrainingCase:
     """The case with the network's prediction of its latents from pure noise."""
     volume, xray, pose = item["ct"][None], item["xray"], item["pose"]
     extent = torch.tensor(extent_mm(volume.shape[2:], item["spacing"].tolist()))
@@ -98,7 +99,7 @@ def training_case(pipeline: XrayToCTPipeline, item: dict, device: torch.device) 
     options = {"seed": SEED, "ids": [item["id"]], "extent": extent[None], "allow_any_picture": True}
     with suppress(_FirstPrediction), _network_alone(pipeline):
         pipeline(xray[None], pose[None], preview=keep, **options)
-    return TrainingCase(latents, predicted[0], xray, pose, extent)
+    return TrainingCase(latents, predicted[0], xray, pose, extent, patient)
 
 
 def _decoded(

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from projection_world import EXTENT, SHAPE, fitted, measure, world
+from projection_world import EXTENT, SHAPE, fitted, measure, of_patients, world
 
 from common.errors import UserError
 from dataset.imaging.geometry import unknown_pose
@@ -38,6 +38,16 @@ def test_true_latents_as_a_start_stay(model):
     ]  # fmt: skip
     of_truth, of_prediction = torch.tensor(moved).unbind(1)
     assert of_truth.mean() < 0.03 * of_prediction.mean()
+
+
+def test_the_level_is_that_of_true_latents_of_new_patients():
+    """Also where the cases of a patient share what separates projection and X-ray, as morphs do."""
+    model = fitted(cases=of_patients(world(96), each=12))
+    new = of_patients(world(48, seed=1), each=1, seed=1)
+    chi2 = torch.cat([measure(model, case).chi2(case.latents[None]) for case in new]).mean()
+    assert 0.8 < float(chi2) / float(model.level) < 1.25
+    apart = [case._replace(patient=str(i)) for i, case in enumerate(of_patients(world(96), each=12))]
+    assert float(fitted(cases=apart).level) < 0.7 * float(chi2)
 
 
 def test_the_xray_of_another_patient_is_beyond_the_limit(model):
