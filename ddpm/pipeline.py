@@ -44,6 +44,7 @@ class GeneratedCT:
     volumes: Float[Tensor, "b n D H W"]  # HU, clipped to the window
     chi2: Float[Tensor, "b n"] | None = None  # of the latents against their X-ray; NaN where they were not compared
     first_chi2: Float[Tensor, " b"] | None = None  # of the mean of the first predictions, which no update has changed
+    films: list[dict | None] | None = None  # how X-rays of unknown pose were compared (`XrayCorrection.films`)
 
 
 class XrayToCTPipeline(DiffusionPipeline):
@@ -191,9 +192,8 @@ class XrayToCTPipeline(DiffusionPipeline):
         scheduler, steps, spacing, options = choose_solver(self.protocol, scheduler, steps, spacing, options)
         made = make_sampler(scheduler, self.training_scheduler, spacing, **options)
         if antithetic and not can_pair(made):
-            raise UserError(
-                f"sampler.antithetic=true: {scheduler} cannot draw opposite noise; set sampler.antithetic=false"
-            )
+            remedy = "set sampler.antithetic=false"
+            raise UserError(f"sampler.antithetic=true: {scheduler} cannot draw opposite noise; {remedy}")
         self.scheduler, self.steps, self.guidance_scale = made, steps, guidance_scale
         self.antithetic, self.solver_options = can_pair(made) if antithetic is None else bool(antithetic), options
         self.residual = self.decoder_residual if decoder_residual else None
@@ -306,7 +306,7 @@ class XrayToCTPipeline(DiffusionPipeline):
             )
             volumes[xrays, samples] = self.decode(latents).cpu()[:, 0]
             chi2[xrays, samples] = correction.chi2(latents, xrays) if correction else torch.nan
-        return GeneratedCT(volumes, chi2 if correction else None, correction.first_chi2())
+        return GeneratedCT(volumes, chi2 if correction else None, correction.first_chi2(), correction.films())
 
     def condition(self, xray: Tensor, pose: Tensor, extent: Tensor, size: tuple[int, int, int]) -> Condition:
         """The condition of every X-ray (completed by `complete_views`) for latents of `size`, for all its samples."""

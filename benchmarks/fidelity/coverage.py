@@ -88,7 +88,7 @@ class OtherPatient:
             return drawn
         given = zip(xray, pose, extent, first[0].split(num_samples), strict=True)
         chi2 = [self.consistency.measurement(x, p, e).chi2(clean.mean(dim=0)[None]) for x, p, e, clean in given]
-        return SimpleNamespace(volumes=drawn.volumes, first_chi2=torch.cat(chi2))
+        return SimpleNamespace(volumes=drawn.volumes, first_chi2=torch.cat(chi2), chi2=None, films=None)
 
 
 class Built:

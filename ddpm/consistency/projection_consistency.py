@@ -88,7 +88,9 @@ class ProjectionConsistency(ModelMixin, ConfigMixin):
             raise ValueError(f"{len(cases)} training cases: the projection consistency needs 8 of known pose")
         patients = list(dict.fromkeys(case.patient for case in cases))
         if len(patients) < 2:
-            raise ValueError(f"{len(cases)} training cases of one patient: the projection consistency needs 2 patients")
+            raise ValueError(
+                f"{len(cases)} training cases of one patient: the projection consistency needs 2 patients"
+            )
         self.decoder.fit(decoded)
         errors = torch.stack([case.latents.float() - case.predicted.float() for case in cases])
         size = self.deviation.shape[1:]

@@ -11,6 +11,7 @@ from common.errors import UserError
 from dataset.imaging.geometry import fill_unknown
 from dataset.imaging.unknown_pixels import present_views
 from ddpm.conditioning.pose_regressor import PoseRegressor
+from ddpm.consistency.films.calibration import FilmCalibration
 from ddpm.consistency.films.measurement import FilmMeasurement
 from ddpm.consistency.projection_consistency import Measurement, ProjectionConsistency
 from ddpm.consistency.proximal_update import Update
@@ -73,6 +74,7 @@ class XrayCorrection:
         self.measurements: list[Measurement | FilmMeasurement | None] = [None] * len(xray)
         self.guides = [None] * len(xray) if guides is None else list(guides)
         self.updates, self._first = mode is not False, {}
+        self._films: dict[int, list[FilmCalibration]] = {}
         if part is None:
             return
         for i, name in enumerate(ids):
@@ -125,10 +127,36 @@ class XrayCorrection:
         return clean
 
     def chi2(self, clean: Float[Tensor, "n c d h w"], xrays: list[int]) -> Float[Tensor, " n"]:
-        """chi² per pixel of latents against the X-ray of each; NaN without a measurement."""
-        pairs = [(self.measurements[i], one[None]) for i, one in zip(xrays, clean, strict=True)]
-        nan = torch.full((1,), float("nan"))
-        return torch.cat([nan if one is None else one.chi2(z).cpu() for one, z in pairs])
+        """chi² per pixel of latents against the X-ray of each; NaN without a measurement.
+
+        A film is compared at the grey scale and pose that fit each latents best, which `films` keeps.
+        """
+        found = torch.full((len(clean),), float("nan"))
+        for row, (i, one) in enumerate(zip(xrays, clean, strict=True)):
+            measurement = self.measurements[i]
+            if isinstance(measurement, FilmMeasurement):
+                calibration = measurement.calibration(one[None])
+                self._films.setdefault(i, []).append(calibration)
+                measurement = measurement.at(calibration)
+            if measurement is not None:
+                found[row] = measurement.chi2(one[None])[0]
+        return found
+
+    def films(self) -> list[dict | None] | None:
+        """For each X-ray None or, for a film, plain JSON of the calibrations of its samples; None without a film.
+
+        `gain` to `across` (`FilmCalibration.values`) are means over the samples, one number a view; `at_bound` names
+        those that end at a limit in some sample.
+        """
+        if not self._films:
+            return None
+        found: list[dict | None] = [None] * len(self.measurements)
+        for i, samples in self._films.items():
+            values = [one.values() for one in samples]
+            mean = {name: torch.stack([v[name] for v in values]).mean(dim=0) for name in values[0]}
+            reached = dict.fromkeys(name for one in samples for name in one.at_bound())
+            found[i] = {name: [round(v, 3) for v in mean[name].tolist()] for name in mean} | {"at_bound": [*reached]}
+        return found
 
 
 def _film(

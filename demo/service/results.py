@@ -20,6 +20,7 @@ from demo.service.messages import MAX_SAMPLE_FILES, PNG_LEVEL, RESULT_FILES, Res
 from demo.service.requested_files import keep_recipe
 from demo.service.xray_checks import CheckedXray
 from demo.service.xray_position import xray_matrices
+from evaluation.generation.agreement import Agreement
 from evaluation.generation.metadata import NOISE_ID, describe_input, describe_run, spread_parts
 from evaluation.generation.sample import Sampling
 from evaluation.generation.synthetic_ct import SyntheticCT
@@ -51,7 +52,7 @@ def write_result(
     samples: Float[Tensor, "s d h w"],
     generator,
     started: float,
-    chi2: float | None = None,
+    agreement: Agreement = Agreement(),  # noqa: B008 (immutable)
 ) -> Result:
     """Writes the files of a result into `task.place`, which holds `xray.png` and `given.png`.
 
@@ -61,7 +62,7 @@ def write_result(
         samples: HU.
         generator: the `Generator` that drew them.
         started: `time.monotonic()` at the start.
-        chi2: of the first prediction for the X-ray, None where it is not known.
+        agreement: of the samples with the X-ray.
     """
     shown, place, pipeline = checked.shown, task.place, generator.pipeline
     mean, window = samples.mean(dim=0), pipeline.window
@@ -70,7 +71,7 @@ def write_result(
     truth, target = task.truth, place / "truth.nii.gz"
     measured = None if truth is None else compare(truth, mean, spacing, shown, pipeline, target)
     digest = (generator.checkpoint or {}).get("sha256")
-    options = (generator.intervals, shown.nominal, shown.xray, chi2)
+    options = (generator.intervals, shown.nominal, shown.xray, agreement.first)
     bars, interval = page_bars(error_bars(pipeline.describe(), len(samples), digest, *options))
     drr, error = reproject(shown, mean, spacing, pipeline)
     with Image.open(checked.given) as film:
@@ -82,11 +83,13 @@ def write_result(
     if len(samples) > 1:
         predictive = with_residual(pipeline, samples[None], [NOISE_ID], task.request.seed)[0]
     settings["spread_hu"] = spread_parts(samples, predictive, pipeline.antithetic)
+    lines = agreement.warnings(pipeline)
+    settings |= {"agreement": agreement.describe(pipeline), "warnings": [*settings["warnings"], *lines]}
     settings |= {"error_bars": bars, "reprojection_error": error, "lungs": lungs, "metrics": measured}
     maps = evidence_maps(pipeline, generator.intervals, digest, len(samples))
     named = generator.checkpoint or {}
     settings["evidence"] = describe_evidence(
-        maps, len(samples), named.get("file", "<path>"), digest, generator.intervals, shown.xray, chi2
+        maps, len(samples), named.get("file", "<path>"), digest, generator.intervals, shown.xray, agreement.first
     )
     result = SyntheticCT(samples, predictive, shown, tuple(spacing), window, settings, evidence_maps=maps)
     result.write_mean_and_spread(place / "volume.nii.gz", place / "spread.nii.gz")
@@ -101,7 +104,7 @@ def write_result(
         token=task.token,
         window=(window.low, window.high),
         nominal=shown.nominal,
-        warnings=checked.warnings,
+        warnings=[*checked.warnings, *lines],
         metrics=measured,
         seconds=time.monotonic() - started,
         preview="preview" in bars,

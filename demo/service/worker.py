@@ -18,9 +18,9 @@ from demo.service.messages import PNG_LEVEL, GenerationRequest, Progress, Result
 from demo.service.results import write_result
 from demo.service.xray_checks import LATERAL, check_xray
 from demo.uploads.accept import UNPACKED
+from evaluation.generation.agreement import Agreement
 from evaluation.generation.metadata import NOISE_ID
 from evaluation.generation.open_pipeline import set_sampler
-from evaluation.generation.sample import known
 from evaluation.intervals.prediction_intervals import find_intervals
 from evaluation.visualization import sheets
 from evaluation.visualization import slices as pictures
@@ -121,8 +121,7 @@ class Generator:
         )
         job.check()
         stepped = time.monotonic()
-        chi2 = None if drawn.first_chi2 is None else known(drawn.first_chi2.item())
-        result = write_result(task, checked, drawn.volumes[0].float().cpu(), self, started, chi2)
+        result = write_result(task, checked, drawn.volumes[0].float().cpu(), self, started, Agreement.of(drawn, 0))
         self._after = time.monotonic() - stepped
         return result
 

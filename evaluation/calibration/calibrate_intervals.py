@@ -35,7 +35,7 @@ class CaseResults(NamedTuple):
 
     table: pd.DataFrame  # `id, patient` and the rows of `case_scores`
     regions: list[dict]  # `region_counts`
-    chi2: list[float | None]  # of `evaluation.generation.sample.compared_volumes`
+    chi2: list[float | None]  # of the first predictions (`evaluation.generation.agreement`)
     evidence: list[np.ndarray | None]  # `evidence_errors`
 
 
@@ -153,7 +153,7 @@ def scores_of(
     rows, counts, chi2, errors = [], [], [], []
     antithetic = bool(pipeline.describe().get("antithetic"))
     for part, volumes, compared in compared_volumes(pipeline, inputs, ids, sampling):
-        chi2 += compared
+        chi2 += [one.first for one in compared]
         warn_of_contradictions(pipeline, [ids[i] for i in part], compared)
         predictive = with_residual(pipeline, volumes, [ids[i] for i in part], sampling.seed)
         for index, samples, drawn in zip(part, volumes, predictive, strict=True):

@@ -99,6 +99,7 @@ class Ensemble:
             in_turn([part.volumes for part in drawn]),
             None if any(part is None for part in chi2) else in_turn(chi2),
             drawn[0].first_chi2,
+            drawn[0].films,
         )
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from common.files import sha256
 from dataset.imaging.geometry import fill_unknown
+from dataset.imaging.unknown_pixels import present_views
 from ddpm.conditioning.pose_regressor import FIELDS, PoseRegressor
 from ddpm.diffusion.sample_spread import root_mean_square, sample_spread
 from evaluation.generation.sample import Sampling
@@ -37,7 +38,8 @@ def describe_input(given: GeneratorInput, pipeline) -> dict:
     """Geometry, alignment, predicted pose, distance from the training X-rays and warnings of an input.
 
     `lung_guide`, of an X-ray with a guide, says whether the sampler of `pipeline` uses it: not with
-    `sampler.consistency=on`, which updates the volume towards the X-ray instead.
+    `sampler.consistency=on`, which updates the volume towards the X-ray instead. `consistency` says whether this is
+    done where the sampler leaves it to the pose.
     """
     spacing = [e / n for e, n in zip(given.extent, pipeline.volume_size, strict=True)]
     geometry, regressor = NOMINAL if given.nominal else "of the input", pipeline.pose_regressor
@@ -45,6 +47,9 @@ def describe_input(given: GeneratorInput, pipeline) -> dict:
     guide = {} if given.guide is None else {"lung_guide": not pipeline.consistent}
     seen = {"training_distance": training_distance(given, pipeline), "warnings": given.warnings}
     note = {"reprojection_note": ASSUMED} if given.nominal else {}
+    if getattr(pipeline, "consistency", None) is not None and pipeline.consistent is None:
+        unknown = given.pose[present_views(given.xray[None, :, None])[0]].isnan().any()
+        note["consistency"] = "off: unknown pose" if unknown else "on"
     return {"spacing": spacing, "geometry": geometry, **given.notes, **guide, **pose, **seen, **note}
 
 

@@ -1,7 +1,6 @@
 """Samples the generator for many X-rays, in batches, with a progress bar over all denoising steps."""
 
 import logging
-import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,8 +11,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 
 from common.errors import UserError
+from evaluation.generation.agreement import Agreement
 from evaluation.generation.model_inputs import ModelInputs
-from evaluation.generation.xray_warnings import contradiction
 
 log = logging.getLogger(__name__)
 
@@ -53,18 +52,15 @@ def sample_volumes(
     The noise of a volume depends on the seed, the id of its case and the number of the sample, not on the batch.
     Logs `warn_of_contradictions`.
     """
-    for part, volumes, chi2 in compared_volumes(pipeline, inputs, ids, sampling, progress_bar):
-        warn_of_contradictions(pipeline, [ids[i] for i in part], chi2)
+    for part, volumes, compared in compared_volumes(pipeline, inputs, ids, sampling, progress_bar):
+        warn_of_contradictions(pipeline, [ids[i] for i in part], compared)
         yield part, volumes
 
 
 def compared_volumes(
     pipeline: Callable, inputs: ModelInputs, ids: Sequence[str], sampling: Sampling, progress_bar=terminal_bar
-) -> Iterator[tuple[range, Float[Tensor, "b s d h w"], list[float | None]]]:
-    """As `sample_volumes`, with chi² of the mean of the network's first predictions against each X-ray.
-
-    None where it is not known: without the projection consistency, and for X-rays of unknown pose.
-    """
+) -> Iterator[tuple[range, Float[Tensor, "b s d h w"], list[Agreement]]]:
+    """As `sample_volumes`, with the agreement of the samples with each X-ray."""
     together, count = max(1, sampling.batch_size // sampling.samples), len(inputs.xrays)
     starts = range(0, count, together)
     with progress_bar() as show:
@@ -88,19 +84,13 @@ def compared_volumes(
                 **guided,
                 allow_any_picture=True,  # their reader has checked them
             )
-            chi2 = [math.nan] * len(part) if result.first_chi2 is None else result.first_chi2.tolist()
-            yield part, result.volumes.float().cpu(), list(map(known, chi2))
+            yield part, result.volumes.float().cpu(), [Agreement.of(result, row) for row in range(len(part))]
 
 
-def warn_of_contradictions(pipeline, names: Sequence[str], chi2: Sequence[float | None]) -> list[str | None]:
-    """The warning about each X-ray that contradicts the network (`xray_warnings.contradiction`), after logging it."""
-    lines = [contradiction(value, pipeline) for value in chi2]
-    for name, line in zip(names, lines, strict=True):
-        if line is not None:
+def warn_of_contradictions(pipeline, names: Sequence[str], compared: Sequence[Agreement]) -> list[list[str]]:
+    """The warnings about each X-ray that its samples do not agree with (`Agreement.warnings`), after logging them."""
+    found = [one.warnings(pipeline) for one in compared]
+    for name, lines in zip(names, found, strict=True):
+        for line in lines:
             log.warning("%s: %s", name, line)
-    return lines
-
-
-def known(value: float) -> float | None:
-    """The value, None for NaN."""
-    return None if math.isnan(value) else value
+    return found

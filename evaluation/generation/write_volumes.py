@@ -72,25 +72,25 @@ def synthesize(
     stems = _stems([given.files[0].name if given.files else "xray" for given in inputs])
     digest, ids = (shared["checkpoint"] or {}).get("sha256"), [NOISE_ID] * len(inputs)
     stacked, maps = ModelInputs.of_inputs(inputs), evidence_maps(pipeline, intervals, digest, sampling.samples)
-    for part, volumes, chi2 in compared_volumes(draw or pipeline, stacked, ids, sampling, progress_bar):
+    for part, volumes, agreements in compared_volumes(draw or pipeline, stacked, ids, sampling, progress_bar):
         predictive = volumes  # of one sample no file shows the residual
         if sampling.samples > 1:
             predictive = with_residual(pipeline, volumes, ids[: len(part)], sampling.seed)
-        contradictions = warn_of_contradictions(pipeline, [stems[i] for i in part], chi2)
-        for index, samples, spread, compared, line in zip(
-            part, volumes, predictive, chi2, contradictions, strict=True
+        warnings = warn_of_contradictions(pipeline, [stems[i] for i in part], agreements)
+        for index, samples, spread, compared, lines in zip(
+            part, volumes, predictive, agreements, warnings, strict=True
         ):
-            given = inputs[index]
-            given = given if line is None else replace(given, warnings=[*given.warnings, line])
+            given = replace(inputs[index], warnings=[*inputs[index].warnings, *lines])
             settings = {"xray": _describe_files(given.files), **shared, **describe_input(given, pipeline)}
             spacing = tuple(settings["spacing"])
             settings["reprojection_error"] = reproject(given, samples.mean(dim=0), spacing, pipeline)[1]
             settings["error_bars"] = error_bars(
-                described, sampling.samples, digest, intervals, given.nominal, given.xray, compared
+                described, sampling.samples, digest, intervals, given.nominal, given.xray, compared.first
             )
+            settings["agreement"] = compared.describe(pipeline)
             settings["spread_hu"] = spread_parts(samples, spread, described.get("antithetic", False))
             settings["evidence"] = describe_evidence(
-                maps, sampling.samples, str(checkpoint or "<path>"), digest, intervals, given.xray, compared
+                maps, sampling.samples, str(checkpoint or "<path>"), digest, intervals, given.xray, compared.first
             )
             options = {"stem": stems[index], "intervals": intervals, "evidence_maps": maps}
             yield SyntheticCT(samples, spread, given, spacing, pipeline.window, settings, **options)

@@ -195,7 +195,7 @@ class Evaluator:
         chi2: list[float | None] = []
         for part, volumes, compared in compared_volumes(self.pipeline, inputs.model, inputs.ids, self.sampling):
             warn_of_contradictions(self.pipeline, [inputs.ids[i] for i in part], compared)
-            chi2 += compared
+            chi2 += [one.first for one in compared]
             place = slice(part.start, part.stop)
             mapped[place, 0], mapped[place, 1:] = volumes.mean(dim=1), volumes[:, :kept]
         self._lap("generation")

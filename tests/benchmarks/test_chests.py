@@ -160,7 +160,10 @@ class Pipeline:
         assert torch.allclose(extent, torch.full((3,), 320.0))  # that of the case, whatever the size of the pipeline
         noise = 50.0 * torch.randn(len(xray), num_samples, 8, 8, 8, generator=torch.Generator().manual_seed(seed))
         return SimpleNamespace(
-            volumes=1000.0 * xray.mean(dim=(1, 2, 3, 4)).view(-1, 1, 1, 1, 1) - 500.0 + noise, first_chi2=None
+            volumes=1000.0 * xray.mean(dim=(1, 2, 3, 4)).view(-1, 1, 1, 1, 1) - 500.0 + noise,
+            first_chi2=None,
+            chi2=None,
+            films=None,
         )
 
 

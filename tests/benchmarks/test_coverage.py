@@ -47,7 +47,9 @@ def test_volumes_of_another_patient_are_compared_with_the_xray_that_is_given():
             clean = xray.mean(dim=(1, 2, 3, 4)).repeat_interleave(num_samples).view(-1, 1, 1, 1, 1)
             preview(1, clean)
             preview(2, 0.0 * clean)
-            return SimpleNamespace(volumes=clean.view(len(xray), num_samples, 1, 1, 1), first_chi2=None)
+            return SimpleNamespace(
+                volumes=clean.view(len(xray), num_samples, 1, 1, 1), first_chi2=None, chi2=None, films=None
+            )
 
     xrays = torch.arange(3.0).view(3, 1, 1, 1, 1)
     found = coverage.OtherPatient(Pipeline())(xrays, torch.zeros(3, 1, 9), 2, extent=torch.ones(3, 3), seed=0)

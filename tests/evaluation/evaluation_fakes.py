@@ -163,7 +163,9 @@ class FakePipeline:
                 generator = torch.Generator().manual_seed(hash((seed, sample)) % 2**31 + sum(name.encode()))
                 volumes.append(clean + self._noise * torch.randn(clean.shape, generator=generator))
         stacked = torch.stack(volumes).view(len(ids), num_samples, *self.volume_size)
-        return SimpleNamespace(volumes=stacked.clamp(self.window.low, self.window.high), first_chi2=None)
+        return SimpleNamespace(
+            volumes=stacked.clamp(self.window.low, self.window.high), first_chi2=None, chi2=None, films=None
+        )
 
 
 def oracle(cases: FakeCases):

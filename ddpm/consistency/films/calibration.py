@@ -24,6 +24,7 @@ NAMES = ("gain", "offset", "gamma", "azimuth", "elevation", "down", "across")
 LIMITS = (math.log(2.5), 0.75, math.log(1.4), 5.0, 5.0, 15.0, 15.0)  # a film without open air has more contrast
 GREY = 3  # so many of them concern grey values
 PRIOR = 0.5  # standard deviation, share of the limits
+AT_BOUND = 0.999  # share of a limit
 ROUNDS = 4
 LEAST = 1e-3  # grey value of a training X-ray, above 0 for its power
 DAMPING, HARDER, EASIER = 1e-3, 10.0, 0.2
@@ -38,6 +39,11 @@ class FilmCalibration(NamedTuple):
         """Gain, offset, gamma, degrees and mm by name."""
         found = dict(zip(NAMES, (self.shares * self.shares.new_tensor(LIMITS)).T, strict=True))
         return found | {name: found[name].exp() for name in ("gain", "gamma")}
+
+    def at_bound(self) -> list[str]:
+        """Names of the parameters that end at a limit in some view."""
+        reached = (self.shares.abs() > AT_BOUND).any(dim=0).tolist()
+        return [name for name, there in zip(NAMES, reached, strict=True) if there]
 
     def xray(self, film: Float[Tensor, " p"]) -> Float[Tensor, " p"]:
         """The film in the grey scale of training X-rays, view after view."""

@@ -41,17 +41,12 @@ class FilmMeasurement(NamedTuple):
         volume = self.model.decoder(clean).flatten()
         return calibrate_film(self.model.nuisance, self.film, volume, self.rays, float(self.model.level))
 
-    def calibrated(self, clean: Float[Tensor, "1 c d h w"]) -> Measurement:
-        """The film with the grey scale and pose that fit one sample."""
-        found = self.calibration(clean)
+    def at(self, found: FilmCalibration) -> Measurement:
+        """The film with a grey scale and pose."""
         rays = replace(self.rays, poses=found.poses(self.rays.poses))
         return Measurement(self.model, self.model.nuisance.of(found.xray(self.film)), rays)
 
-    def chi2(self, clean: Float[Tensor, "b c d h w"]) -> Float[Tensor, " b"]:
-        """chi² per pixel of each sample at its calibration."""
-        return torch.cat([self.calibrated(one[None]).chi2(one[None]) for one in clean])
-
     def update(self, clean: Float[Tensor, "b c d h w"], signal: float, noise: float) -> Update:
         """The change of clean latents that were predicted at a noise level."""
-        found = [self.calibrated(one[None]).update(one[None], signal, noise) for one in clean]
+        found = [self.at(self.calibration(one[None])).update(one[None], signal, noise) for one in clean]
         return Update(*(torch.cat(parts) for parts in zip(*found, strict=True)))

@@ -42,13 +42,15 @@ def test_the_xray_above_the_limit_has_a_warning_in_log_and_settings(tensors, cap
     assert line.startswith(f"xray_2: chi² {value} ") and "\n" not in line
     assert f"above {made.consistency.limit:.2f}, " in line
     assert all(word in line for word in ("pose", "grey scale", "noise", "patient", "sampler.consistency=off"))
+    assert second.settings["consistency"] == "on" and second.settings["agreement"]["chi2"] > 0
     assert line == f"xray_2: {second.warnings[-1]}" and second.settings["warnings"] == second.warnings
     assert not any("chi²" in text for text in first.warnings)
 
 
 def test_no_warning_where_nothing_is_compared_or_contradicts(tensors, caplog):
     pipe = XrayToCTPipeline.of(tensors[0])
-    pipe(XRAYS, pose=torch.full_like(POSES, torch.nan))
+    for one in pipe(XRAYS, pose=torch.full_like(POSES, torch.nan)):
+        assert one.settings["consistency"] == "off: unknown pose" and one.settings["agreement"] is None
     pipe(XRAYS[:1], pose=POSES[:1])
     assert not warnings_of(caplog)
 
