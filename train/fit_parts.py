@@ -1,6 +1,8 @@
 """Adds parts that need no training to a finished model: `python train/fit_parts.py checkpoint=<path>`.
 
-Checkpoints of earlier versions lack them; a new training measures them itself.
+A new training measures the decoder's residual and the spread of the training volumes itself, which checkpoints of
+earlier versions lack. The projection consistency is always added here: with it, samples for X-rays of known pose agree
+with them by default and take several times as long.
 """
 
 import sys
