@@ -21,6 +21,7 @@ def main(cfg) -> None:
         from common.files import check_output, result_folder
         from evaluation.generation.open_pipeline import SHIPPED, open_generator
         from evaluation.generation.public_pipeline import XrayToCTPipeline
+        from evaluation.generation.view_pairs import count_line
         from evaluation.generation.write_volumes import earlier_files, find_xrays, for_views
         from evaluation.generation.xray_warnings import ASSUMED
     from evaluation.visualization.slices import SYNTHETIC
@@ -33,7 +34,10 @@ def main(cfg) -> None:
     )
     pipeline.set_progress_bar_config(desc="denoising steps", disable=None)  # none where the output is no terminal
     options = {key: cfg[key] for key in ("align", "view", "batch_size", "bounds", "allow_any_picture", "lung_guide")}
-    xrays = for_views(xrays, pipeline.protocol) if Path(str(cfg.xray)).is_dir() else xrays
+    if Path(str(cfg.xray)).is_dir():
+        xrays = for_views(xrays, pipeline.protocol)
+        if pipeline.protocol.get("views", 1) > 1:
+            print(count_line(xrays))
     print(SYNTHETIC)
     results = pipeline.stream(xrays, cfg.samples, cfg.seed, **options)  # reads and checks all X-rays
     output = result_folder(cfg.output, "generate", earlier, cfg.overwrite)

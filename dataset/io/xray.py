@@ -2,7 +2,8 @@
 
 Formats are PNG, JPEG, TIFF, NPY, DICOM, NIfTI and X2CT-GAN's HDF5 (`<file>#xray1`, `dataset/io/volume_files.py`).
 A DICOM header (`dataset/io/xray_dicom.py`) or a NIfTI affine gives the orientation: columns toward the patient's left,
-rows downward, or toward posterior for an axial slice. The reader takes other formats as displayed.
+of a lateral toward posterior, rows downward, of an axial slice toward posterior. The reader takes other formats as
+displayed, so a lateral has to face left.
 """
 
 import logging
@@ -33,6 +34,7 @@ log = logging.getLogger(__name__)
 
 XRAY_ENDINGS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".npy", ".dcm", ".dicom", *NIFTI_ENDINGS)
 COLOUR_TOLERANCE = 0.02  # of the range: difference of the colour channels of a grey JPEG by rounding
+REFUSED = {"lateral": "a lateral view", "other": "an oblique, decubitus or lordotic view"}
 SMALLEST = 16  # pixels along each side
 LARGEST_ASPECT = 3.0  # of a chest X-ray
 
@@ -50,11 +52,13 @@ def read_xray_with_header(
     What it does not show (padding, shutter) is NaN (`dataset.imaging.unknown_pixels`).
 
     `scale_xray` and `resize_xray` give its range and size. UserError for a file that `read_xray_image` refuses, a
-    lateral view without `lateral`, or Burned In Annotation YES. `colour` is that of `read_xray_image`.
+    lateral view without `lateral`, an oblique, decubitus or lordotic view, or Burned In Annotation YES. `colour` is
+    that of `read_xray_image`.
     """
     xray = read_xray_image(path, colour)
-    if xray.view == "lateral" and not lateral:
-        raise UserError(f"{path}: a lateral (or oblique) view; give a frontal chest X-ray")
+    if xray.view == "other" or (xray.view == "lateral" and not lateral):
+        wanted = "lateral" if lateral else "frontal chest"
+        raise UserError(f"{path}: {REFUSED[xray.view]}; give a {wanted} X-ray")
     if xray.burned_in:
         raise UserError(
             f"{path}: Burned In Annotation is YES, text in the image may name the patient; mask it with "
@@ -213,5 +217,6 @@ def _read_nifti(path: Path) -> np.ndarray:
     for axis, code in enumerate(codes[a] for a in axes):
         if code in ("R", "A", "S"):  # axes run to the left, posterior and inferior
             array = np.flip(array, axis)
-    across = [codes[a] in ("L", "R") for a in axes]
-    return array.T if across[0] or not across[1] else array  # columns are the left-right axis
+    # columns are the left-right axis, of a lateral the anterior-posterior one
+    first, second = ({"L": 0, "R": 0, "A": 1, "P": 1}.get(codes[a], 2) for a in axes)
+    return array if second < first else array.T

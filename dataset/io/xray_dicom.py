@@ -1,4 +1,4 @@
-"""Reader of DICOM radiographs in standard display: bright bone, upright, the patient's right at column 0.
+"""Reader of DICOM radiographs in standard display: bright bone, upright, the patient's right or front at column 0.
 
 The steps of DICOM PS3.3 in order: modality LUT or rescale (C.11.1), logarithm of an image FOR PROCESSING that is
 linear in the X-ray intensity (C.8.11.3.1.2), VOI LUT or window (C.11.2), inversion for MONOCHROME1 or Presentation LUT
@@ -27,9 +27,10 @@ MODALITIES = ("CR", "DX", "DR", "RG", "XR")  # DR is in use though not a defined
 SOP_CLASSES = ("1.2.840.10008.5.1.4.1.1.1", "1.2.840.10008.5.1.4.1.1.1.1", "1.2.840.10008.5.1.4.1.1.1.1.1")
 FRONTAL = {"PA": "PA", "AP": "AP", "PA ERECT": "PA", "AP ERECT": "AP", "AP SUPINE": "AP", "POSTERO-ANTERIOR": "PA",
            "POSTEROANTERIOR": "PA", "ANTERO-POSTERIOR": "AP", "ANTEROPOSTERIOR": "AP"}  # fmt: skip
-# other defined terms of View Position: laterals, decubitus, obliques
-NOT_FRONTAL = {"LL", "RL", "LAT", "LLAT", "RLAT", "LATERAL", "LLD", "RLD", "LLO", "RLO", "LAO", "RAO", "LPO", "RPO",
-               "LEFT LATERAL", "RIGHT LATERAL", "OBLIQUE", "DECUBITUS", "LORDOTIC"}  # fmt: skip
+LATERAL = ("LL", "RL", "LAT", "LLAT", "RLAT", "LATERAL", "LEFT LATERAL", "RIGHT LATERAL")
+# decubitus, obliques, lordotic: no model takes them
+OTHER = ("LLD", "RLD", "LLO", "RLO", "LAO", "RAO", "LPO", "RPO", "OBLIQUE", "DECUBITUS", "LORDOTIC")
+POSITIONS = FRONTAL | dict.fromkeys(LATERAL, "lateral") | dict.fromkeys(OTHER, "other")
 # View Code Sequence, PS3.16 CID 4010: SNOMED CT and SNOMED RT codes
 VIEW_CODES = {"272479007": "PA", "R-10214": "PA", "399348003": "AP", "R-10206": "AP", "399067008": "lateral",
               "399173006": "lateral", "R-10236": "lateral", "399198007": "lateral", "R-10232": "lateral"}  # fmt: skip
@@ -40,8 +41,8 @@ WORDS = {"PA": "PA", "AP": "AP", "LAT": "lateral", "LATERAL": "lateral", "LL": "
 class XrayImage:
     """A grey X-ray with the values of its header."""
 
-    image: Float[np.ndarray, "h w"]  # bright bone, row 0 superior, column 0 the patient's right; any scale
-    view: str = ""  # PA, AP, lateral (also decubitus and oblique), or "" if unknown
+    image: Float[np.ndarray, "h w"]  # bright bone, row 0 superior, column 0 the patient's right or front; any scale
+    view: str = ""  # PA, AP, lateral, other (oblique, decubitus, lordotic), or "" if unknown
     spacing: tuple[float, float] | None = None  # mm of a pixel (rows, columns) at the detector
     inside: Bool[np.ndarray, "h w"] | None = None  # True where the detector was exposed; None means everywhere
     burned_in: bool = False  # Burned In Annotation is YES: the pixels may contain names or dates
@@ -110,16 +111,14 @@ def is_radiograph(header: pydicom.Dataset) -> bool:
 
 
 def view_of(header: pydicom.Dataset) -> str:
-    """PA, AP, lateral, or "" if unknown.
+    """PA, AP, lateral, other (oblique, decubitus, lordotic), or "" if unknown.
 
     Sources in order: View Position, view code, Patient Orientation (an anterior or posterior axis means lateral), one
     word such as PA in the series description. A study description can name several views, so it does not count.
     """
     position = re.sub(r"\s+", " ", str(header.get("ViewPosition", "") or "")).strip().upper()
-    if position in FRONTAL:
-        return FRONTAL[position]
-    if position in NOT_FRONTAL:
-        return "lateral"
+    if position in POSITIONS:
+        return POSITIONS[position]
     for item in header.get("ViewCodeSequence") or []:
         if (code := str(item.get("CodeValue", ""))) in VIEW_CODES:
             return VIEW_CODES[code]
@@ -132,26 +131,24 @@ def view_of(header: pydicom.Dataset) -> str:
 
 
 def upright(image: np.ndarray, orientation) -> tuple[np.ndarray, list[str]]:
-    """The image with columns toward the patient's left and rows toward the feet, and notes on the changes.
+    """The image with rows toward the feet and columns toward the patient's left, of a lateral toward the back.
 
     `orientation` is Patient Orientation: the direction of a row, then of a column, such as `["L", "F"]`; the first
-    letters count. Without it, or for a lateral, the image is unchanged.
+    letters count. The list contains notes on the changes. Without a valid orientation the image is unchanged.
     """
     axes = _orientation(orientation)
     if axes is None:
         return image, ["no Patient Orientation: taken as displayed"]
     row, column = axes[0][0], axes[1][0]
-    if {row, column} & set("AP"):
-        return image, []
     notes = []
-    if row in "FH" and column in "LR":
+    if row in "FH" and column not in "FH":
         image, row, column = image.T, column, row
         notes.append("rows and columns exchanged")
-    if row not in "LR" or column not in "FH":
+    if row in "FH" or column not in "FH":
         return image, [*notes, "invalid Patient Orientation: taken as displayed"]
-    if row == "R":
+    if row in "RA":
         image = image[:, ::-1]
-        notes.append("left and right exchanged")
+        notes.append("left and right exchanged" if row == "R" else "front and back exchanged")
     if column == "H":
         image = image[::-1]
         notes.append("turned upside down")

@@ -14,7 +14,7 @@ from dataset.preparation.radiographs import Radiograph
 
 SAME_MOMENT_S = 1.0  # smallest difference of exposure times that counts
 PAIR_COLUMNS = ("ct", "xray")
-ONLY_LATERAL = "the only X-ray is a lateral; assign it in pairs="
+ONLY_LATERAL = "the only X-ray is a lateral or oblique; assign it in pairs="
 
 
 @dataclass
@@ -66,7 +66,7 @@ def pair(
         patient = clean_id(xray.identity.patient)
         if j in taken or xray.problem or not patient:
             continue
-        if xray.view == "lateral":
+        if xray.view in ("lateral", "other"):
             laterals[patient] += 1
         else:
             frontals[patient].append(j)

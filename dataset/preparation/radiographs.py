@@ -38,7 +38,7 @@ class Radiograph:
 
     path: Path
     identity: Identity = Identity()  # empty for PNG, JPEG and NPY
-    view: str = ""  # PA, AP, lateral, or "" if unknown
+    view: str = ""  # PA, AP, lateral, other (oblique, decubitus, lordotic), or "" if unknown
     uid: str = ""  # SOPInstanceUID
     event_uid: str = ""  # IrradiationEventUID, the same in all stored versions of an exposure
     made_from: tuple[str, ...] = ()  # SOP instances that the image was made from
@@ -110,14 +110,14 @@ def read_radiograph(path: str | Path, trim_border: bool = False, mask_text: bool
     Args:
         trim_border: cut off borders without anatomy (collimated, or white with burned-in text).
         mask_text: fill burned-in text; a heuristic, so check the images before you share them.
-        view: PA or AP, assigned by the user; it overrides the header's view, a lateral too.
+        view: PA or AP, assigned by the user; it overrides the header's view, a lateral or oblique too.
 
     Raises:
-        UserError: a file that `dataset.io.xray.read_xray_image` refuses, a lateral, Burned In Annotation YES without
-            `mask_text`, or with it where no text was found.
+        UserError: a file that `dataset.io.xray.read_xray_image` refuses, a lateral or oblique, Burned In Annotation
+            YES without `mask_text`, or with it where no text was found.
     """
     picture = read_xray_image(path)
-    if picture.view == "lateral" and not view:
+    if picture.view in ("lateral", "other") and not view:
         raise UserError(f"{path}: a lateral (or oblique) view; give a frontal one, or assign PA or AP in pairs=")
     if view and view != picture.view:
         picture.view = view

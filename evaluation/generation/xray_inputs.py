@@ -11,9 +11,10 @@ from torch import Tensor
 
 from common.errors import UserError
 from dataset.imaging.coverage import fill
-from dataset.imaging.frontal_check import why_not_frontal
+from dataset.imaging.frontal_check import evidence, implausible, why_not_frontal
 from dataset.imaging.geometry import FRONTAL_VIEWS, unknown_pose
 from dataset.imaging.hu_window import Window
+from dataset.imaging.lung_network import find_lungs
 from dataset.imaging.resampling import resample, resample_onto
 from dataset.imaging.unknown_pixels import UNKNOWN, present_views
 from dataset.io.ct import read_volume
@@ -25,6 +26,7 @@ from ddpm.conditioning.view_priors import ViewPriors
 from ddpm.conditioning.views import complete_views, serves_fewer_views
 from ddpm.consistency.lung_guide import LungUpdate
 from evaluation.generation.lung_guidance import AUTO, find_guide, lung_update
+from evaluation.generation.view_pairs import view_in_name
 from evaluation.generation.xray_warnings import NO_LUNGS, input_warnings
 
 log = logging.getLogger(__name__)
@@ -32,6 +34,8 @@ log = logging.getLogger(__name__)
 XrayFiles = Path | tuple[Path, ...]
 """The X-ray of a patient: one file, or a frontal and a lateral."""
 VIEW_ORDER = ("frontal", "lateral")  # of a generator with two views
+# smallest `evidence` of a sure frontal: size of the smaller lung, gap, certainty; some laterals pass `why_not_frontal`
+SURE_LUNG, SURE_GAP, SURE_CERTAINTY = 0.07, 0.62, 0.9
 
 
 @dataclass(frozen=True)
@@ -79,8 +83,9 @@ def read_inputs(
     """Reads the files of each patient as inputs of a generator.
 
     Raises UserError for an unreadable file, a first view that is no frontal chest X-ray
-    (`dataset.imaging.frontal_check`), no lungs with `align=lungs`, another number of views, or a wrong setting. A
-    generator of two views that was trained with dropped ones takes a frontal alone; its lateral is then NaN.
+    (`dataset.imaging.frontal_check`), a second view that is no lateral by header or name or looks like a frontal, no
+    lungs with `align=lungs`, another number of views, or a wrong setting. A generator of two views that was trained
+    with dropped ones takes a frontal alone; its lateral is then NaN.
 
     Args:
         pipeline: `XrayToCTPipeline`.
@@ -207,13 +212,37 @@ def _check_views(files: tuple[Path, ...], protocol: dict) -> None:
         raise UserError(f"xray={';'.join(map(str, files))}: {found}, the checkpoint takes {takes}; {remedy}")
 
 
-def _read_views(files: tuple[Path, ...], size: tuple[int, int], colour: bool) -> tuple[Tensor, tuple[XrayImage, ...]]:
+def _read_views(files: tuple[Path, ...], size: tuple[int, int], any_picture: bool) -> tuple[Tensor, list[XrayImage]]:
     """The views of a patient `(v, h, w)`, frontal first, and what their files say."""
-    images, headers = zip(*(read_xray_with_header(p, size, i > 0, colour) for i, p in enumerate(files)), strict=True)
-    for path, header in zip(files[1:], headers[1:], strict=True):
-        if header.view not in ("", VIEW_ORDER[1]):
-            raise UserError(f"{path}: the view in the file is {header.view}; the second view has to be a lateral")
-    return torch.stack(images), headers
+    read = [read_xray_with_header(path, size, i > 0, any_picture) for i, path in enumerate(files)]
+    if len(files) > 1:
+        for path, (image, header), place in zip(files, read, VIEW_ORDER, strict=True):
+            _check_place(path, image, header.view, place, any_picture)
+    return torch.stack([image for image, _ in read]), [header for _, header in read]
+
+
+def _check_place(path: Path, image: Float[Tensor, "h w"], view: str, place: str, any_picture: bool) -> None:
+    """UserError if one of two X-rays has another view than its place, by its header, else by its name or picture."""
+    if view and place == "lateral" and view != place:
+        raise UserError(f"{path}: the view in the file is {view}; the second view has to be a lateral")
+    if not view and view_in_name(path) not in ("", place):
+        raise UserError(
+            f"{path}: {view_in_name(path)} by its name in the place of the {place}; give the frontal first and the "
+            "lateral second, or rename it"
+        )
+    if not view and place == "lateral" and not any_picture and _surely_frontal(image):
+        raise UserError(
+            f"{path}: it looks like a frontal chest X-ray; give the lateral second, or set allow_any_picture=true"
+        )
+
+
+def _surely_frontal(xray: Float[Tensor, "h w"]) -> bool:
+    """Whether a picture is a frontal chest X-ray, by limits above those of `why_not_frontal`."""
+    found = find_lungs(xray)
+    if implausible(found):
+        return False
+    e = evidence(found)
+    return min(e["areas"]) >= SURE_LUNG and e["gap"] >= SURE_GAP and e["certainty"] >= SURE_CERTAINTY
 
 
 def _trained_view(view: str, protocol: dict) -> str:

@@ -14,7 +14,12 @@ MAX_DISTANCE = 1.2  # from the mean training X-ray, in units of the farthest tra
 MAX_STRETCH = 1.1  # of an alignment: height against width, either way
 NO_LUNGS = "no lungs found"
 INVERTED = "the file is inverted (dark bone): converted to bright bone"
-TURNS = ("rows and columns exchanged", "left and right exchanged", "turned upside down")  # notes of the DICOM reader
+TURNS = (  # notes of the DICOM reader
+    "rows and columns exchanged",
+    "left and right exchanged",
+    "front and back exchanged",
+    "turned upside down",
+)
 
 ASSUMED = (  # about the figure of `reproject`
     "the grey scale of the X-ray, and its pose unless given, are assumed and the floor is unknown: not comparable "

@@ -93,10 +93,10 @@ def test_dicom_polarity_rescale_and_window(tmp_path, expected):
     close(tmp_path / "no_ending", expected)
 
 
-@pytest.mark.parametrize("axcodes", ["LPS", "RAS", "LIP", "RSA", "PLS", "SRA"])
+@pytest.mark.parametrize("axcodes", ["LPS", "RAS", "LIP", "RSA", "PLS", "SRA", "PIL", "ASR", "IPL", "SAR"])
 def test_nifti_is_turned_by_its_affine(tmp_path, expected, axcodes):
-    coronal = any(c in "IS" for c in axcodes[:2])
-    base = "LIP" if coronal else "LPS"  # as stored from a image: columns to the left, rows down or backward
+    # as stored from an image: columns to the left, of a lateral backward; rows down, of an axial slice backward
+    base = {"L": "PIL", "R": "PIL", "A": "LIP", "P": "LIP"}.get(axcodes[2], "LPS")
     image = nib.Nifti1Image(film(8).T[:, :, None].astype(np.int16), base_affine(base))
     orientation = nib.orientations.axcodes2ornt(tuple(axcodes))
     turned = image.as_reoriented(nib.orientations.ornt_transform(nib.io_orientation(image.affine), orientation))

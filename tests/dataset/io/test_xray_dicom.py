@@ -10,6 +10,8 @@ import torch
 from radiograph_files import film, save_radiograph
 
 from common.errors import UserError
+from dataset.imaging.drr import render_xray
+from dataset.imaging.geometry import view_pose
 from dataset.io.xray import read_xray, read_xray_image, scale_xray_image
 from dataset.io.xray_dicom import MODALITIES, read_dicom_xray, upright, view_of
 
@@ -108,7 +110,7 @@ def test_for_processing_linear_becomes_attenuation(tmp_path):
 
 def stored_as(image, row, column):
     """How an upright image is stored with this Patient Orientation: computed by index, not by flips."""
-    upright_axes = {"L": (1, 1), "R": (1, -1), "F": (0, 1), "H": (0, -1)}
+    upright_axes = {"L": (1, 1), "R": (1, -1), "P": (1, 1), "A": (1, -1), "F": (0, 1), "H": (0, -1)}
     (row_axis, row_sign), (column_axis, column_sign) = upright_axes[row], upright_axes[column]
     height, width = image.shape
     shape = [0, 0]
@@ -123,7 +125,7 @@ def stored_as(image, row, column):
 
 
 @pytest.mark.parametrize(
-    ("row", "column"), [p for p in product("LRFH", repeat=2) if (p[0] in "LR") != (p[1] in "LR")], ids="".join
+    ("row", "column"), [p for p in product("LRAPFH", repeat=2) if (p[0] in "FH") != (p[1] in "FH")], ids="".join
 )
 def test_patient_orientation_decides_turns_and_flips(tmp_path, expected, row, column):
     image = film()
@@ -136,11 +138,27 @@ def test_patient_orientation_decides_turns_and_flips(tmp_path, expected, row, co
 
 def test_without_a_sensible_orientation_nothing_is_turned():
     image = np.arange(6).reshape(2, 3)
-    for value in (None, "", ["L"], ["L", "L"], ["F", "H"], ["X", "Y"], "LF"):
+    for value in (None, "", ["L"], ["L", "L"], ["F", "H"], ["X", "Y"], "LF", ["A", "P"], ["P", "L"]):
         turned, notes = upright(image, value)
         assert (turned == image).all() and "taken as displayed" in notes[-1]
     turned, _ = upright(image, ["RH", "FL"])  # oblique: the principal letter counts
     assert (turned == image[:, ::-1]).all()
+
+
+def test_a_lateral_is_displayed_as_it_is_rendered_with_its_front_at_column_0(tmp_path):
+    hu = torch.full((24, 24, 24), -1000.0)
+    hu[2:22, 2:22, 8:16] = 0.0
+    hu[4:8, 2:5, 8:16] = 800.0  # dense, low and in front
+    rendered = render_xray(hu, (8.0, 8.0, 8.0), view_pose((192.0,) * 3, "lateral")[None], (64, 64))[0].numpy()
+    row, column = np.unravel_index(rendered.argmax(), rendered.shape)
+    assert row > 40 and column < 24
+    turns = {"PF": (), "AF": ("front and back exchanged",), "PH": ("turned upside down",),
+             "FA": ("rows and columns exchanged", "front and back exchanged")}  # fmt: skip
+    for axes, notes in turns.items():
+        stored = stored_as(np.rint(rendered * TOP).astype(np.uint16), *axes)
+        path = save_radiograph(tmp_path / "a.dcm", stored, view="LL", orientation=axes)
+        np.testing.assert_allclose(displayed(path), rendered, atol=0.01)
+        assert read_dicom_xray(path).notes == list(notes)
 
 
 @pytest.mark.parametrize(
@@ -150,8 +168,9 @@ def test_without_a_sensible_orientation_nothing_is_turned():
         ({"view": "AP"}, "AP"),
         ({"view": "AP "}, "AP"),
         ({"view": "LL"}, "lateral"),
-        ({"view": "RLD"}, "lateral"),
-        ({"view": "LAO"}, "lateral"),
+        ({"view": "RLD"}, "other"),
+        ({"view": "LAO"}, "other"),
+        ({"view": "LORDOTIC", "orientation": ("P", "F")}, "other"),
         ({"view": ""}, ""),
         ({"view": "", "SeriesDescription": "W033 Chest PA"}, "PA"),
         ({"view": "", "SeriesDescription": "CHEST LAT"}, "lateral"),
@@ -179,6 +198,13 @@ def test_a_lateral_is_no_frontal_film_unless_it_is_asked_for(tmp_path):
     with pytest.raises(UserError, match="lateral"):
         read_xray(path, SIZE)
     assert read_xray(path, SIZE, lateral=True).shape == SIZE
+
+
+def test_an_oblique_is_neither_a_frontal_nor_a_lateral(tmp_path):
+    path = save_radiograph(tmp_path / "a.dcm", view="LAO")
+    for lateral, remedy in ((False, "frontal chest"), (True, "lateral")):
+        with pytest.raises(UserError, match=f"a.dcm: an oblique, decubitus or lordotic view; give a {remedy} X-ray"):
+            read_xray(path, SIZE, lateral)
 
 
 def test_padding_is_unknown_and_does_not_count(tmp_path, expected):

@@ -97,11 +97,12 @@ def test_two_persons_under_one_id_are_not_paired():
     assert pair([ct(sex="F")], [xray(-1, sex="")]).pairs == {0: 0}
 
 
-def test_a_patient_with_only_a_lateral_is_listed_for_each_ct():
-    xrays = [xray(-1, view="lateral"), xray(-1, patient="OTHER")]
+@pytest.mark.parametrize("view", ["lateral", "other"])
+def test_a_patient_with_only_a_lateral_is_listed_for_each_ct(view):
+    xrays = [xray(-1, view=view), xray(-1, patient="OTHER")]
     result = pair([ct(), ct(patient="OTHER")], xrays)
     assert result.pairs == {1: 1}
-    assert result.reasons == {0: "the only X-ray is a lateral; assign it in pairs="}
+    assert result.reasons == {0: "the only X-ray is a lateral or oblique; assign it in pairs="}
     assert not pair([ct()], [xray(-1), xrays[0]]).reasons
 
 

@@ -121,8 +121,9 @@ def test_a_normalised_array_of_x_ray2ctpa_is_the_same_image(tmp_path):
             read_radiograph(tmp_path / name)
 
 
-def test_a_lateral_is_refused_unless_its_view_is_assigned(tmp_path):
-    path = save_radiograph(tmp_path / "a.dcm", view="LL")
+@pytest.mark.parametrize("view", ["LL", "LAO"])
+def test_a_lateral_is_refused_unless_its_view_is_assigned(tmp_path, view):
+    path = save_radiograph(tmp_path / "a.dcm", view=view)
     with pytest.raises(UserError, match="lateral"):
         read_radiograph(path)
     assert read_radiograph(path, view="PA").view == "PA"  # corrects a wrong header
