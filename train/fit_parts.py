@@ -2,7 +2,7 @@
 
 A new training measures the decoder's residual and the spread of the training volumes itself, which checkpoints of
 earlier versions lack. The projection consistency is always added here: with it, samples for X-rays of known pose agree
-with them by default and take several times as long.
+with them by default and take about ten times as long.
 """
 
 import sys

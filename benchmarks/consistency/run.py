@@ -36,6 +36,7 @@ from evaluation.statistics.patient_bootstrap import Estimate, bootstrap_mean, bo
 
 METHODS = ("off", "on")
 CONTROL_SAMPLES = 2
+ROWS = 2  # version of what a row holds
 
 
 def main() -> None:
@@ -55,7 +56,8 @@ def main() -> None:
         cases, other = phantom_cases(pipeline, args.split, args.cases)
     args.output.mkdir(parents=True, exist_ok=True)
     expect_same(
-        args.output, {"checkpoint": sha256(Path(args.checkpoint)), "split": args.split, "patient": args.patient}
+        args.output,
+        {"checkpoint": sha256(Path(args.checkpoint)), "split": args.split, "patient": args.patient, "rows": ROWS},
     )
     file = args.output / "rows.jsonl"
     rows = [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
@@ -109,7 +111,7 @@ def measure(pipeline, case: dict, other: dict, name: str, samples: int) -> list[
         last: list = []
         start = time.process_time()
         options = {"ids": [name], "extent": extent[None], "preview": lambda step, z, last=last: last.append(z)}
-        volumes = pipeline(xray[None], pose[None], samples, **options).volumes[0]
+        volumes = pipeline(xray[None], pose[None], samples, batch_size=samples, **options).volumes[0]
         seconds = (time.process_time() - start) / samples
         row = {"case": name, "method": method, "samples": samples, "cpu_seconds_a_sample": seconds}
         scanned = case.get("scanned", torch.ones_like(truth, dtype=torch.bool)).reshape(truth.shape)
@@ -118,9 +120,10 @@ def measure(pipeline, case: dict, other: dict, name: str, samples: int) -> list[
         z = last[-1]  # of the last step, at which the samples are as good as clean
         row |= {"chi2": float(own.chi2(z).mean()), "chi2_truth": float(own.chi2(latents))}
         if method == "off":
-            first = last[0].mean(dim=0, keepdim=True)
             given = {"own": (xray, pose), "other_patient": (other["xray"].float()[:, None], pose)}
-            row |= first_chi2(pipeline.consistency, given | wrong_xrays(xray, pose), extent, first)
+            row |= first_chi2(
+                pipeline.consistency, given | wrong_xrays(xray, pose), extent, last[0].mean(dim=0, keepdim=True)
+            )
         else:  # of true latents, at the largest uncertainty
             moved = pipeline.decode(latents + own.update(latents, 0.0, 1.0).change) - pipeline.decode(latents)
             row["rms_change_of_truth_hu"] = float(moved.square().mean().sqrt())

@@ -28,6 +28,7 @@ from dataset.imaging.drr_options import DrrSettings  # noqa: E402
 from dataset.sources.phantom import PhantomSource, Population  # noqa: E402
 from dataset.sources.settings import Geometry, Xrays  # noqa: E402
 from ddpm.checkpoint.load import load_pipeline  # noqa: E402
+from ddpm.pipeline import GeneratedCT  # noqa: E402
 from evaluation.calibration.calibrate_intervals import covered_by, margins_of, scores_of  # noqa: E402
 from evaluation.generation.sample import Sampling  # noqa: E402
 from evaluation.intervals.input_shift import FITTED_ON, LEVEL, InputShift  # noqa: E402
@@ -80,7 +81,7 @@ class OtherPatient:
     def __getattr__(self, name: str):
         return getattr(self.pipeline, name)
 
-    def __call__(self, xray, pose, num_samples: int, extent, **options) -> SimpleNamespace:
+    def __call__(self, xray, pose, num_samples: int, extent, **options) -> GeneratedCT:
         first: list = []  # all predictions of the first step: a call is one batch
         options |= {"extent": extent, "preview": lambda step, clean: first.append(clean) if step == 1 else None}
         drawn = self.pipeline(xray.roll(1, 0), pose, num_samples, **options)
@@ -88,7 +89,7 @@ class OtherPatient:
             return drawn
         given = zip(xray, pose, extent, first[0].split(num_samples), strict=True)
         chi2 = [self.consistency.measurement(x, p, e).chi2(clean.mean(dim=0)[None]) for x, p, e, clean in given]
-        return SimpleNamespace(volumes=drawn.volumes, first_chi2=torch.cat(chi2), chi2=None, films=None)
+        return GeneratedCT(drawn.volumes, first_chi2=torch.cat(chi2))
 
 
 class Built:

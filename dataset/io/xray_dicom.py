@@ -34,6 +34,7 @@ POSITIONS = FRONTAL | dict.fromkeys(LATERAL, "lateral") | dict.fromkeys(OTHER, "
 # View Code Sequence, PS3.16 CID 4010: SNOMED CT and SNOMED RT codes
 VIEW_CODES = {"272479007": "PA", "R-10214": "PA", "399348003": "AP", "R-10206": "AP", "399067008": "lateral",
               "399173006": "lateral", "R-10236": "lateral", "399198007": "lateral", "R-10232": "lateral"}  # fmt: skip
+MIRRORED = "front and back exchanged"  # note of a lateral
 WORDS = {"PA": "PA", "AP": "AP", "LAT": "lateral", "LATERAL": "lateral", "LL": "lateral", "RL": "lateral"}
 
 
@@ -84,15 +85,16 @@ def _read(path: str | Path) -> XrayImage:
     stored = _stored_values(header, path)
     image, notes = _displayed(stored, header, photometric)
     inside = exposed(stored, header)
-    image, turns = upright(image, header.get("PatientOrientation"))
+    view, orientation = view_of(header), header.get("PatientOrientation")
+    image, turns = upright(image, orientation, view)
     if inside is not None:
-        inside = upright(inside, header.get("PatientOrientation"))[0]
+        inside = upright(inside, orientation, view)[0]
         image = np.where(inside, image, image[inside].min())
     transposed = "rows and columns exchanged" in turns
     burned_in = str(header.get("BurnedInAnnotation", "")).strip().upper() == "YES"
     if "ConversionType" in header and not header.get("BurnedInAnnotation"):
         notes.append("scanned or captured from a screen: look for text in the image")
-    return XrayImage(image, view_of(header), _spacing(header, transposed), inside, burned_in, notes + turns)
+    return XrayImage(image, view, _spacing(header, transposed), inside, burned_in, notes + turns)
 
 
 def has_image(path: Path) -> bool:
@@ -119,6 +121,8 @@ def view_of(header: pydicom.Dataset) -> str:
     position = re.sub(r"\s+", " ", str(header.get("ViewPosition", "") or "")).strip().upper()
     if position in POSITIONS:
         return POSITIONS[position]
+    if set(position.split()) & set(OTHER):  # such as PA OBLIQUE
+        return "other"
     for item in header.get("ViewCodeSequence") or []:
         if (code := str(item.get("CodeValue", ""))) in VIEW_CODES:
             return VIEW_CODES[code]
@@ -130,16 +134,19 @@ def view_of(header: pydicom.Dataset) -> str:
     return views.pop() if len(views) == 1 else ""
 
 
-def upright(image: np.ndarray, orientation) -> tuple[np.ndarray, list[str]]:
+def upright(image: np.ndarray, orientation, view: str = "") -> tuple[np.ndarray, list[str]]:
     """The image with rows toward the feet and columns toward the patient's left, of a lateral toward the back.
 
     `orientation` is Patient Orientation: the direction of a row, then of a column, such as `["L", "F"]`; the first
-    letters count. The list contains notes on the changes. Without a valid orientation the image is unchanged.
+    letters count. The list contains notes on the changes. Without a valid orientation, or with one that contradicts
+    the `view` PA or AP, the image is unchanged.
     """
     axes = _orientation(orientation)
     if axes is None:
         return image, ["no Patient Orientation: taken as displayed"]
     row, column = axes[0][0], axes[1][0]
+    if view in ("PA", "AP") and {row, column} & set("AP"):
+        return image, [f"Patient Orientation contradicts the view {view}: taken as displayed"]
     notes = []
     if row in "FH" and column not in "FH":
         image, row, column = image.T, column, row
@@ -148,7 +155,7 @@ def upright(image: np.ndarray, orientation) -> tuple[np.ndarray, list[str]]:
         return image, [*notes, "invalid Patient Orientation: taken as displayed"]
     if row in "RA":
         image = image[:, ::-1]
-        notes.append("left and right exchanged" if row == "R" else "front and back exchanged")
+        notes.append("left and right exchanged" if row == "R" else MIRRORED)
     if column == "H":
         image = image[::-1]
         notes.append("turned upside down")

@@ -16,7 +16,7 @@ from dataset.io.dicom_headers import VALUE_ERRORS, Identity, identity_of, read_t
 from dataset.io.dicom_series import folders_of
 from dataset.io.file_kind import kind_of
 from dataset.io.xray import read_xray_image, scale_xray_image
-from dataset.io.xray_dicom import XrayImage, is_radiograph, view_of
+from dataset.io.xray_dicom import MIRRORED, XrayImage, is_radiograph, view_of
 from dataset.preparation import borders_and_text
 
 CHEST = ("CHEST", "THORAX", "LUNG", "RIBS", "STERNUM", "PULMO")  # words of Body Part Examined
@@ -121,6 +121,10 @@ def read_radiograph(path: str | Path, trim_border: bool = False, mask_text: bool
         raise UserError(f"{path}: a lateral (or oblique) view; give a frontal one, or assign PA or AP in pairs=")
     if view and view != picture.view:
         picture.view = view
+        if MIRRORED in picture.notes:  # as a lateral
+            picture.image = picture.image[:, ::-1]
+            picture.inside = None if picture.inside is None else picture.inside[:, ::-1]
+            picture.notes.remove(MIRRORED)
         picture.notes.append(f"view assigned: {view}")
     if picture.burned_in and not mask_text:
         raise UserError(

@@ -31,7 +31,8 @@ from dataset.sources.folder_scan import discover
 from dataset.sources.settings import Files, Geometry, Splits, Xrays
 from dataset.xray.options import XrayOptions
 
-FILM = {"unknown_pixels": "NaN", "unknown_view": "header"}  # part of the cache key of cases with radiographs
+# part of the cache key of cases with radiographs
+FILM = {"unknown_pixels": "NaN", "unknown_view": "header", "lateral": "front at column 0"}
 IODINE_GRID_MM = 5.0  # voxel size at which iodine is measured
 
 log = logging.getLogger(__name__)

@@ -27,6 +27,7 @@ from ddpm.consistency.ray_matrix import RayMatrix, ray_matrix
 ITERATIONS = 3  # of conjugate gradients in a step of the sampler
 FOLDS = 8  # of the cross-validation that measures chi² of patients outside the fit
 MIN_DEVIATION = 0.02  # of standardised latents
+FEWEST = 8  # cases of a fit
 LIMIT = 0.99  # quantile of chi² of training cases above which an X-ray does not belong to the latents
 
 
@@ -82,14 +83,16 @@ class ProjectionConsistency(ModelMixin, ConfigMixin):
     ) -> "ProjectionConsistency":
         """Fits the decoder to pairs of latents and attenuation on `grid`, and everything else to training cases.
 
-        ValueError for fewer than 8 cases or for one patient.
+        ValueError for fewer than `FEWEST` cases, also of the patients outside a fold.
         """
-        if len(cases) < 8:
-            raise ValueError(f"{len(cases)} training cases: the projection consistency needs 8 of known pose")
         patients = list(dict.fromkeys(case.patient for case in cases))
-        if len(patients) < 2:
+        fold = torch.tensor([patients.index(case.patient) % FOLDS for case in cases])
+        folds = range(min(FOLDS, len(patients)))
+        fewest = min((int((fold != k).sum()) for k in folds), default=0)
+        if fewest < FEWEST:
             raise ValueError(
-                f"{len(cases)} training cases of one patient: the projection consistency needs 2 patients"
+                f"{len(cases)} training cases of {len(patients)} patients: with a patient left out the projection "
+                f"consistency needs {FEWEST} of known pose, there are {fewest}; add patients, or morphs of them"
             )
         self.decoder.fit(decoded)
         errors = torch.stack([case.latents.float() - case.predicted.float() for case in cases])
@@ -106,8 +109,8 @@ class ProjectionConsistency(ModelMixin, ConfigMixin):
             for case in cases
         ]
         true, predicted = torch.stack(integrals).unbind(1)
-        fold, chi2 = torch.tensor([patients.index(case.patient) % FOLDS for case in cases]), []
-        for k in range(min(FOLDS, len(patients))):
+        chi2 = []
+        for k in folds:
             self.nuisance.fit(xrays[fold != k], true[fold != k])
             for i in torch.nonzero(fold == k)[:, 0].tolist():
                 measured = self.nuisance.of(xrays[i])

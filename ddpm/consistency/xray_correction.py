@@ -75,6 +75,7 @@ class XrayCorrection:
         self.guides = [None] * len(xray) if guides is None else list(guides)
         self.updates, self._first = mode is not False, {}
         self._films: dict[int, list[FilmCalibration]] = {}
+        self._present = present_views(xray).cpu()
         if part is None:
             return
         for i, name in enumerate(ids):
@@ -145,8 +146,8 @@ class XrayCorrection:
     def films(self) -> list[dict | None] | None:
         """For each X-ray None or, for a film, plain JSON of the calibrations of its samples; None without a film.
 
-        `gain` to `across` (`FilmCalibration.values`) are means over the samples, one number a view; `at_bound` names
-        those that end at a limit in some sample.
+        `gain` to `across` (`FilmCalibration.values`) are means over the samples, one number a view that is present;
+        `at_bound` names those that end at a limit in some sample.
         """
         if not self._films:
             return None
@@ -155,7 +156,9 @@ class XrayCorrection:
             values = [one.values() for one in samples]
             mean = {name: torch.stack([v[name] for v in values]).mean(dim=0) for name in values[0]}
             reached = dict.fromkeys(name for one in samples for name in one.at_bound())
-            found[i] = {name: [round(v, 3) for v in mean[name].tolist()] for name in mean} | {"at_bound": [*reached]}
+            found[i] = {name: [round(v, 3) for v in mean[name].cpu()[self._present[i]].tolist()] for name in mean} | {
+                "at_bound": [*reached]
+            }
         return found
 
 

@@ -33,10 +33,11 @@ def sample_variance(samples: Float[Tensor, " s *shape"], antithetic: bool) -> Fl
 
 
 def squared_deviations(samples: Float[Tensor, " s *shape"], antithetic: bool) -> Float[Tensor, " k *shape"]:
-    """Independent estimates of the variance of one sample, one of each pair of opposite noise or of each sample.
+    """Estimates of the variance of one sample, one of each pair of opposite noise or of each sample.
 
-    Pairs are taken as exactly opposite; if they are less so, the estimates are too small by a common factor. Raises
-    ValueError for fewer than two samples.
+    Those of pairs are independent; if the pairs are not exactly opposite, all are too small by a common factor. Those
+    of n unpaired samples depend on each other through their mean (`variance_of_estimate`). Raises ValueError for fewer
+    than two samples.
     """
     count = len(samples)
     if count < 2:
@@ -45,6 +46,16 @@ def squared_deviations(samples: Float[Tensor, " s *shape"], antithetic: bool) ->
         last = count - count % 2
         return (samples[0:last:2] - samples[1:last:2]).square() / 4.0
     return (samples - samples.mean(dim=0)).square() * (count / (count - 1))
+
+
+def variance_of_estimate(parts: Float[Tensor, " k *shape"], antithetic: bool) -> Float[Tensor, "*shape"]:
+    """Unbiased variance of the mean of `squared_deviations`, for Gaussian samples without pairs.
+
+    Of n such samples the squared deviations have the variance 2 (n - 2) / (n - 1) and their mean 2 / (n - 1), in units
+    of the squared variance of a sample.
+    """
+    count = len(parts)
+    return parts.var(dim=0) / count * (1.0 if antithetic else (count - 1) / (count - 2))
 
 
 def variance_of_mean(samples: Float[Tensor, " s *shape"], antithetic: bool) -> Float[Tensor, "*shape"]:

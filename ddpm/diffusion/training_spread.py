@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dataset.imaging.hu_window import Window
-from ddpm.diffusion.sample_spread import sample_variance, squared_deviations
+from ddpm.diffusion.sample_spread import sample_variance, squared_deviations, variance_of_estimate
 
 ESTIMATE = "credible"  # how maps are estimated, for calibrations; other estimates need other curves
 FEWEST_SAMPLES = 4  # of an X-ray, for a map
@@ -110,25 +110,25 @@ class TrainingSpread(ModelMixin, ConfigMixin):
         posterior, *parts = F.adaptive_avg_pool3d(variances, population.shape)
         varied = population >= CONSTANT_HU**2
         rest = posterior / population.clamp_min(CONSTANT_HU**2)
-        rest[varied] = credible(posterior[varied], torch.stack(parts)[:, varied], population[varied])
+        rest[varied] = credible(posterior[varied], torch.stack(parts)[:, varied], population[varied], antithetic)
         unknown = self.variance(samples.shape[1:]).isnan().to(rest.device)
         return _between_cells(1.0 - rest.clamp(0.0, 1.0), samples.shape[1:]).masked_fill(unknown, torch.nan)
 
 
 def credible(
-    posterior: Float[Tensor, " n"], parts: Float[Tensor, "k n"], population: Float[Tensor, " n"]
+    posterior: Float[Tensor, " n"], parts: Float[Tensor, "k n"], population: Float[Tensor, " n"], antithetic: bool
 ) -> Float[Tensor, " n"]:
     """`posterior / population` of every cell, moved towards that of all cells by the noise of the estimates.
 
     Args:
         posterior: variance of the samples, the mean of `parts` but for a common factor.
-        parts: the independent estimates of it (`ddpm.diffusion.sample_spread.squared_deviations`).
+        parts: the estimates of it (`ddpm.diffusion.sample_spread.squared_deviations`).
     """
     if not len(posterior):
         return posterior
     ratio, mean = posterior / population, posterior.sum() / population.sum()
     scale = posterior.sum() / parts.mean(dim=0).sum().clamp_min(torch.finfo(parts.dtype).tiny)
-    noise = (scale * parts / population).var(dim=0).mean() / len(parts)
+    noise = variance_of_estimate(scale * parts / population, antithetic).mean()
     total = ratio.var(correction=0).clamp_min(torch.finfo(ratio.dtype).tiny)
     return mean + (1.0 - noise / total).clamp_min(0.0) * (ratio - mean)
 

@@ -77,7 +77,8 @@ class Ensemble:
     def __call__(self, xray, pose=None, num_samples: int = 1, ids=None, progress=None, **options) -> GeneratedCT:
         """As `XrayToCTPipeline.__call__`; raises UserError for fewer samples than give each member one.
 
-        chi² of the first predictions is that of the first member, as its limit is the one that `consistency` has.
+        `consistency` is that of the first member, so chi² of the first predictions and the grey scales of films are
+        its own, and chi² of the samples of others is in units of its level.
         """
         places = [self.member_of(number) for number in range(num_samples)]
         counts = [sum(member == k for member, _ in places) for k in range(len(self.members))]
@@ -94,10 +95,13 @@ class Ensemble:
         def in_turn(parts):
             return torch.stack([parts[k][:, j] for k, j in places], dim=1)
 
-        chi2 = [part.chi2 for part in drawn]
+        chi2 = None
+        if all(part.chi2 is not None for part in drawn):
+            levels = [member.consistency.level for member in self.members]
+            chi2 = in_turn([part.chi2 * float(levels[0] / level) for part, level in zip(drawn, levels, strict=True)])
         return GeneratedCT(
             in_turn([part.volumes for part in drawn]),
-            None if any(part is None for part in chi2) else in_turn(chi2),
+            chi2,
             drawn[0].first_chi2,
             drawn[0].films,
         )

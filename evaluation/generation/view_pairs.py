@@ -36,6 +36,7 @@ class _File(NamedTuple):
     study: str | None  # Study Instance UID
     named: str | None  # the patient in a name with a view
     whole: str | None  # a name without a view
+    by_letters: bool = False  # a lateral only by LL or RL in its name
 
 
 def frontal_views(files: Sequence[Path]) -> list[Path]:
@@ -105,7 +106,7 @@ def view_in_name(path: Path) -> str:
 
 def _frontals_and_laterals(files: Sequence[Path]) -> list[_File]:
     """The files but those of other views, which a warning names; UserError if all are of other views."""
-    read = [_described(path) for path in files]
+    read = _without_initials([_described(path) for path in files])
     others = [one.path for one in read if one.view == OTHER]
     if others and len(others) == len(read):
         raise UserError(
@@ -117,21 +118,34 @@ def _frontals_and_laterals(files: Sequence[Path]) -> list[_File]:
     return [one for one in read if one.view != OTHER]
 
 
+def _without_initials(read: list[_File]) -> list[_File]:
+    """LL or RL after a name counts as a view only beside a frontal of that name; else it may be initials."""
+    frontals = {one.named if one.named is not None else one.whole for one in read if one.view in ("", "frontal")}
+    return [
+        one._replace(view="", named=None, whole=_stem(one.path).lower())
+        if one.by_letters and one.named not in frontals
+        else one
+        for one in read
+    ]
+
+
 def _described(path: Path) -> _File:
     view, study, named = view_in_name(path), None, None
     if match := _match(path):
         parts = match.groupdict()
         named = "_".join(filter(None, (parts["patient"], parts.get("number")))).lower()
     whole = None if match else _stem(path).lower()
+    letters = match is not None and match["view"].lower() in ("ll", "rl")
     if kind_of(path) == "dicom":
         try:
             header = read_dicom(path, stop_before_pixels=True)  # also without preamble
             of_header = view_of(header)
             study = str(header.get("StudyInstanceUID", "") or "") or None
             view = {"": view, LATERAL: LATERAL, OTHER: OTHER}.get(of_header, "frontal")
+            letters = letters and not of_header
         except (*HEADER_ERRORS, UserError):  # the reader of the image names what is wrong with it
             pass
-    return _File(path, view, study, named, whole)
+    return _File(path, view, study, named, whole, letters)
 
 
 def _match(path: Path) -> re.Match | None:

@@ -34,7 +34,8 @@ log = logging.getLogger(__name__)
 XrayFiles = Path | tuple[Path, ...]
 """The X-ray of a patient: one file, or a frontal and a lateral."""
 VIEW_ORDER = ("frontal", "lateral")  # of a generator with two views
-# smallest `evidence` of a sure frontal: size of the smaller lung, gap, certainty; some laterals pass `why_not_frontal`
+# smallest `evidence` of a sure frontal: size of the smaller lung, gap, certainty. 9 of 500 lateral DRRs of phantoms
+# pass `why_not_frontal` and none these; of frontal films 28 of 36 do
 SURE_LUNG, SURE_GAP, SURE_CERTAINTY = 0.07, 0.62, 0.9
 
 
@@ -216,23 +217,22 @@ def _read_views(files: tuple[Path, ...], size: tuple[int, int], any_picture: boo
     """The views of a patient `(v, h, w)`, frontal first, and what their files say."""
     read = [read_xray_with_header(path, size, i > 0, any_picture) for i, path in enumerate(files)]
     if len(files) > 1:
-        for path, (image, header), place in zip(files, read, VIEW_ORDER, strict=True):
-            _check_place(path, image, header.view, place, any_picture)
+        _check_pair(files, [header.view for _, header in read], read[1][0], any_picture)
     return torch.stack([image for image, _ in read]), [header for _, header in read]
 
 
-def _check_place(path: Path, image: Float[Tensor, "h w"], view: str, place: str, any_picture: bool) -> None:
-    """UserError if one of two X-rays has another view than its place, by its header, else by its name or picture."""
-    if view and place == "lateral" and view != place:
-        raise UserError(f"{path}: the view in the file is {view}; the second view has to be a lateral")
-    if not view and view_in_name(path) not in ("", place):
+def _check_pair(files: Sequence[Path], views: Sequence[str], second: Float[Tensor, "h w"], any_picture: bool) -> None:
+    """UserError if the second X-ray of two is no lateral: by its header, else by both names or by its picture."""
+    if views[1] not in ("", "lateral"):
+        raise UserError(f"{files[1]}: the view in the file is {views[1]}; the second view has to be a lateral")
+    if not any(views) and [view_in_name(path) for path in files] == ["lateral", "frontal"]:
         raise UserError(
-            f"{path}: {view_in_name(path)} by its name in the place of the {place}; give the frontal first and the "
-            "lateral second, or rename it"
+            f"{files[0]}: lateral by its name in the place of the frontal; give the frontal first and the lateral "
+            "second, or rename them"
         )
-    if not view and place == "lateral" and not any_picture and _surely_frontal(image):
+    if not views[1] and not any_picture and _surely_frontal(second):
         raise UserError(
-            f"{path}: it looks like a frontal chest X-ray; give the lateral second, or set allow_any_picture=true"
+            f"{files[1]}: it looks like a frontal chest X-ray; give the lateral second, or set allow_any_picture=true"
         )
 
 

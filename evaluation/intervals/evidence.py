@@ -45,7 +45,7 @@ def evidence_maps(
         return spread and EvidenceMaps(spread)
     reason = intervals.mismatch(digest or "", drawn_with(pipeline.describe(), samples))
     if reason is None and intervals.evidence_curve is None:
-        reason = "the calibration has no curve for this estimate of the evidence"
+        reason = "the calibration has no curve for this estimate of the evidence; evaluation/calibrate.py measures one"
     return EvidenceMaps(spread, intervals.evidence_curve) if reason is None else EvidenceMaps(spread, None, reason)
 
 

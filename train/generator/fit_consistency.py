@@ -47,7 +47,8 @@ def fit_consistency(pipeline: XrayToCTPipeline, cases: CaseDataset, device: torc
 
     The network predicts each case from pure noise, as in the first step of the sampler.
 
-    Raises UserError for a model without known forward model, for fewer than 8 cases of known pose, or one patient.
+    Raises UserError for a model without known forward model, and for fewer than 8 cases of known pose, also with a
+    patient left out.
     """
     if reason := why_no_consistency(pipeline):
         raise UserError(f"parts=[consistency]: not for this model: {reason}")

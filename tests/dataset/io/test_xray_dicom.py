@@ -130,7 +130,9 @@ def stored_as(image, row, column):
 def test_patient_orientation_decides_turns_and_flips(tmp_path, expected, row, column):
     image = film()
     stored = stored_as(image, row, column)
-    path = save_radiograph(tmp_path / "a.dcm", stored, orientation=(row, column), ImagerPixelSpacing=[0.2, 0.1])
+    view = "LL" if {row, column} & set("AP") else "PA"
+    options = {"orientation": (row, column), "ImagerPixelSpacing": [0.2, 0.1]}
+    path = save_radiograph(tmp_path / "a.dcm", stored, view=view, **options)
     same(path, expected, 1e-6)
     transposed = row in "FH"
     assert read_dicom_xray(path).spacing == ((0.1, 0.2) if transposed else (0.2, 0.1))
@@ -143,6 +145,13 @@ def test_without_a_sensible_orientation_nothing_is_turned():
         assert (turned == image).all() and "taken as displayed" in notes[-1]
     turned, _ = upright(image, ["RH", "FL"])  # oblique: the principal letter counts
     assert (turned == image[:, ::-1]).all()
+
+
+@pytest.mark.parametrize("orientation", [("A", "F"), ("P", "F"), ("F", "A")])
+def test_an_orientation_that_contradicts_a_frontal_turns_nothing(orientation):
+    image = np.arange(6).reshape(2, 3)
+    turned, notes = upright(image, orientation, "PA")
+    assert (turned == image).all() and notes == ["Patient Orientation contradicts the view PA: taken as displayed"]
 
 
 def test_a_lateral_is_displayed_as_it_is_rendered_with_its_front_at_column_0(tmp_path):
@@ -170,6 +179,8 @@ def test_a_lateral_is_displayed_as_it_is_rendered_with_its_front_at_column_0(tmp
         ({"view": "LL"}, "lateral"),
         ({"view": "RLD"}, "other"),
         ({"view": "LAO"}, "other"),
+        ({"view": "PA OBLIQUE"}, "other"),
+        ({"view": "AP LORDOTIC"}, "other"),
         ({"view": "LORDOTIC", "orientation": ("P", "F")}, "other"),
         ({"view": ""}, ""),
         ({"view": "", "SeriesDescription": "W033 Chest PA"}, "PA"),

@@ -8,7 +8,13 @@ import torch
 from exact_recursions import SDE, exact_samples, exact_std
 from omegaconf import OmegaConf
 
-from ddpm.diffusion.sample_spread import root_mean_square, sample_spread, sample_variance
+from ddpm.diffusion.sample_spread import (
+    root_mean_square,
+    sample_spread,
+    sample_variance,
+    squared_deviations,
+    variance_of_estimate,
+)
 
 CONFIGS = sorted((Path(__file__).parents[3] / "config" / "sampler").glob("*.yaml"))
 CONFIGS = [path for path in CONFIGS if path.stem != "fast"]  # the solver of that one stands in the model
@@ -91,3 +97,14 @@ def test_equal_samples_have_no_spread_and_one_sample_is_refused():
     with pytest.raises(ValueError, match="at least 2"):
         sample_spread(torch.zeros(1, 3), False)
     assert root_mean_square(np.array([3.0, 4.0])) == pytest.approx(12.5**0.5)
+
+
+@pytest.mark.parametrize("antithetic", [False, True])
+@pytest.mark.parametrize("count", [4, 8, 20])
+def test_the_noise_of_a_variance_is_that_of_repetitions(antithetic, count):
+    """Over 20,000 sets of samples the variance of their estimates is the mean of `variance_of_estimate`."""
+    samples = torch.randn(count, 20_000, generator=torch.Generator().manual_seed(3))
+    if antithetic:
+        samples[1::2] = -samples[::2]
+    estimated = variance_of_estimate(squared_deviations(samples, antithetic), antithetic).mean()
+    assert float(estimated) == pytest.approx(float(sample_variance(samples, antithetic).var()), rel=0.1)

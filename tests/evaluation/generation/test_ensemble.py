@@ -62,13 +62,14 @@ def test_independent_samples_alternate_and_each_has_the_residual_of_its_member(e
 def test_the_disagreement_with_the_xrays_is_that_of_each_sample_and_of_the_first_member(files):
     members = [member(1), member(2)]
     assert Ensemble(members, files)(XRAYS, POSES, num_samples=4).chi2 is None
-    for one in members:
+    for number, one in enumerate(members, start=1):
         one.register_modules(consistency=planted())
+        one.consistency.level.fill_(float(number))
     found = Ensemble(members, files)(XRAYS, POSES, num_samples=4, ids=["a", "b"])
     first = members[0](XRAYS, POSES, num_samples=2, ids=["a", "b"])
     second = members[1](XRAYS, POSES, num_samples=2, ids=["a of training 2", "b of training 2"])
     assert found.chi2.shape == (2, 4) and torch.equal(found.first_chi2, first.first_chi2)
-    torch.testing.assert_close(found.chi2, torch.cat([first.chi2, second.chi2], dim=1))
+    torch.testing.assert_close(found.chi2, torch.cat([first.chi2, second.chi2 / 2.0], dim=1))
     assert not torch.allclose(first.chi2, second.chi2)
 
 

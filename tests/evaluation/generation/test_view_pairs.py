@@ -49,6 +49,16 @@ def test_names_pair_a_frontal_with_its_lateral(tmp_path, frontal, lateral):
     )
 
 
+def test_initials_at_the_end_of_a_name_are_no_view(tmp_path):
+    save(tmp_path, "smith_rl.png", "jones_ll.png", "a_pa.png", "a_rl.png", "b.png", "b_ll.png")
+    assert sorted(map(str, found(tmp_path))) == sorted(
+        map(str, ["jones_ll.png", "smith_rl.png", ("a_pa.png", "a_rl.png"), ("b.png", "b_ll.png")])
+    )
+    save_radiograph(tmp_path / "c_rl.dcm", view="LL")
+    with pytest.raises(UserError, match="c_rl.dcm: a lateral without a frontal"):
+        found(tmp_path)
+
+
 def test_the_header_pairs_dicom_files_of_a_study_and_counts_more_than_the_name(tmp_path):
     one, other = generate_uid(), generate_uid()
     save_radiograph(tmp_path / "1_lat.dcm", view="PA", study_uid=one)

@@ -50,7 +50,9 @@ def test_true_latents_have_a_smaller_chi2_than_predictions_of_an_untrained_netwo
     true = pipeline.latent_encoder.encode(item["ct"][None])
     assert measurement.chi2(true) < measurement.chi2(torch.zeros_like(true))
     cases.rows = cases.rows.assign(patient="one")
-    with pytest.raises(UserError, match="12 training cases of one patient"):
+    with pytest.raises(
+        UserError, match="12 training cases of 1 patients: with a patient left out .* there are 0; add patients"
+    ):
         fit_consistency(pipeline, cases, torch.device("cpu"))
 
 
@@ -64,5 +66,7 @@ def test_a_model_without_forward_model_gets_none(pipeline):
 
 
 def test_too_few_cases_are_refused(pipeline):
-    with pytest.raises(UserError, match="3 training cases: the projection consistency needs 8"):
+    with pytest.raises(
+        UserError, match="3 training cases of 3 patients: .* needs 8 of known pose, there are 2; add patients"
+    ):
         fit_consistency(pipeline, Cases(3, pipeline), torch.device("cpu"))

@@ -67,6 +67,14 @@ def test_unknown_pixels_do_not_matter():
     assert not calibration.shares.any() and nothing["gain"] == [1.0]
 
 
+def test_the_parameters_at_a_bound_are_named():
+    found = FilmCalibration(
+        torch.tensor([[0.0, 0.998, -1.0, 0.0, 0.0, 0.0, 0.0], [1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.5]])
+    )
+    assert found.at_bound() == ["gain", "gamma"]
+    assert FilmCalibration(torch.zeros(1, 7)).at_bound() == []
+
+
 def measured(film) -> FilmMeasurement:
     return FilmMeasurement(part(), film, rays())
 
