@@ -109,10 +109,12 @@ class TrainingSpread(ModelMixin, ConfigMixin):
                                squared_deviations(samples.float(), antithetic)])  # fmt: skip
         posterior, *parts = F.adaptive_avg_pool3d(variances, population.shape)
         varied = population >= CONSTANT_HU**2
-        rest = posterior / population.clamp_min(CONSTANT_HU**2)
+        rest = torch.zeros_like(population)
         rest[varied] = credible(posterior[varied], torch.stack(parts)[:, varied], population[varied], antithetic)
+        # of a voxel between cells only those that vary count
+        summed, weight = (_between_cells(part, samples.shape[1:]) for part in (rest.clamp(0.0, 1.0), varied.float()))
         unknown = self.variance(samples.shape[1:]).isnan().to(rest.device)
-        return _between_cells(1.0 - rest.clamp(0.0, 1.0), samples.shape[1:]).masked_fill(unknown, torch.nan)
+        return (1.0 - summed / weight).masked_fill(unknown, torch.nan)
 
 
 def credible(

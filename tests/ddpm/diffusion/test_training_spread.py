@@ -114,6 +114,15 @@ def test_samples_of_the_population_itself_show_no_evidence(samples, mean, high, 
     assert found.mean() < mean and (found > 0.5).float().mean() <= high
 
 
+def test_air_beside_the_body_is_no_evidence():
+    """Samples of the population, whose air is constant: voxels between its cells and others show nothing either."""
+    spread = TrainingSpread.from_numbers([4, 1, 1], [SD, SD, 0.0, 0.0], 150)
+    samples = SD * normal(8, *SHAPE, seed=9)
+    samples[:, 16:] = -1000.0
+    found = spread.evidence(samples, False)
+    assert found[:16].max() < 0.1 and found[20:].isnan().all()
+
+
 def test_noise_does_not_hide_where_the_xray_determines_a_volume():
     """Half of the volume is determined to 95 %, the other to 0; 8 samples of cells of one value tell them apart."""
     share = torch.tensor([0.95, 0.0]).repeat_interleave(16)
