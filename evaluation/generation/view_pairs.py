@@ -41,16 +41,8 @@ class _File(NamedTuple):
 
 def frontal_views(files: Sequence[Path]) -> list[Path]:
     """The files without the laterals and other views, which warnings name; UserError if none is left."""
-    read = _frontals_and_laterals(files)
-    laterals = [one.path for one in read if one.view == LATERAL]
-    if laterals and len(laterals) == len(read):
-        raise UserError(
-            f"{laterals[0]}: a lateral, as all X-rays here, for a checkpoint of one view; give the frontal"
-        )
-    if laterals:
-        names = ", ".join(path.name for path in laterals)
-        log.warning("the checkpoint takes one view: %d laterals are left out (%s)", len(laterals), names[:300])
-    return [one.path for one in read if one.view != LATERAL]
+    read, why = _frontals_and_laterals(files), ", as the checkpoint takes one view"
+    return [one.path for one in _without(LATERAL, read, "a lateral", "laterals", why)]
 
 
 def pair_views(files: Sequence[Path]) -> list[Path | tuple[Path, Path]]:
@@ -107,15 +99,19 @@ def view_in_name(path: Path) -> str:
 def _frontals_and_laterals(files: Sequence[Path]) -> list[_File]:
     """The files but those of other views, which a warning names; UserError if all are of other views."""
     read = _without_initials([_described(path) for path in files])
-    others = [one.path for one in read if one.view == OTHER]
-    if others and len(others) == len(read):
-        raise UserError(
-            f"{others[0]}: an oblique, decubitus or lordotic view, as all X-rays here; give a frontal chest X-ray"
-        )
-    if others:
-        names = ", ".join(path.name for path in others)
-        log.warning("%d oblique, decubitus or lordotic X-rays are left out (%s)", len(others), names[:300])
-    return [one for one in read if one.view != OTHER]
+    kinds = "oblique, decubitus or lordotic"
+    return _without(OTHER, read, f"an {kinds} view", f"{kinds} X-rays")
+
+
+def _without(view: str, read: list[_File], one: str, several: str, why: str = "") -> list[_File]:
+    """The files but those of a view, which a warning names; UserError if all have it."""
+    left_out = [file.path for file in read if file.view == view]
+    if left_out and len(left_out) == len(read):
+        raise UserError(f"{left_out[0]}: {one}, as all X-rays here; give a frontal chest X-ray")
+    if left_out:
+        names = ", ".join(path.name for path in left_out)
+        log.warning("%d %s are left out (%s)%s", len(left_out), several, names[:300], why)
+    return [file for file in read if file.view != view]
 
 
 def _without_initials(read: list[_File]) -> list[_File]:
