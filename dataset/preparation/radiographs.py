@@ -122,8 +122,8 @@ def read_radiograph(path: str | Path, trim_border: bool = False, mask_text: bool
     if view and view != picture.view:
         picture.view = view
         if MIRRORED in picture.notes:  # as a lateral
-            picture.image = picture.image[:, ::-1]
-            picture.inside = None if picture.inside is None else picture.inside[:, ::-1]
+            picture.image = picture.image[:, ::-1].copy()
+            picture.inside = None if picture.inside is None else picture.inside[:, ::-1].copy()
             picture.notes.remove(MIRRORED)
         picture.notes.append(f"view assigned: {view}")
     if picture.burned_in and not mask_text:

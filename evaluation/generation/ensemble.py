@@ -95,9 +95,9 @@ class Ensemble:
         def in_turn(parts):
             return torch.stack([parts[k][:, j] for k, j in places], dim=1)
 
-        chi2 = None
-        if all(part.chi2 is not None for part in drawn):
-            levels = [member.consistency.level for member in self.members]
+        chi2, models = None, [member.consistency for member in self.members]
+        if all(part.chi2 is not None for part in drawn) and None not in models:  # a guide alone compares nothing
+            levels = [model.level for model in models]
             chi2 = in_turn([part.chi2 * float(levels[0] / level) for part, level in zip(drawn, levels, strict=True)])
         return GeneratedCT(
             in_turn([part.volumes for part in drawn]),

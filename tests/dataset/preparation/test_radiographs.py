@@ -127,6 +127,10 @@ def test_a_lateral_is_refused_unless_its_view_is_assigned(tmp_path, view):
     with pytest.raises(UserError, match="lateral"):
         read_radiograph(path)
     assert read_radiograph(path, view="PA").view == "PA"  # corrects a wrong header
+    plain = read_radiograph(path, view="PA").image
+    turned = save_radiograph(tmp_path / "b.dcm", view=view, orientation=("A", "F"))
+    assigned = read_radiograph(turned, view="PA")  # of a frontal, whose orientation is wrong too: as stored
+    assert np.array_equal(assigned.image, plain) and "front and back exchanged" not in assigned.notes
 
 
 def test_burned_in_annotation_is_refused_unless_masked(tmp_path):

@@ -1,5 +1,7 @@
 """Several trainings as one generator: who draws which sample, independence of the batch, and what is refused."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from consistent_parts import planted
@@ -71,6 +73,13 @@ def test_the_disagreement_with_the_xrays_is_that_of_each_sample_and_of_the_first
     assert found.chi2.shape == (2, 4) and torch.equal(found.first_chi2, first.first_chi2)
     torch.testing.assert_close(found.chi2, torch.cat([first.chi2, second.chi2 / 2.0], dim=1))
     assert not torch.allclose(first.chi2, second.chi2)
+
+
+def test_guides_without_the_part_are_no_disagreement(files):
+    """A model without projection consistency still follows the lungs of a film."""
+    guide = SimpleNamespace(update=lambda clean, signal, noise: SimpleNamespace(change=torch.zeros_like(clean)))
+    found = Ensemble([member(1), member(2)], files)(XRAYS, num_samples=4, guides=[guide] * 2)
+    assert found.chi2 is None and found.first_chi2 is None and found.films is None
 
 
 def test_the_progress_counts_the_steps_of_all(ensemble):
